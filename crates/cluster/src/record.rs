@@ -1,0 +1,169 @@
+//! What a run leaves behind: a record a request, the gaps between tokens, and totals.
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use servecast_types::{Duration, Time, WorkerId};
+use smallvec::SmallVec;
+
+/// What a pool of workers is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolRole {
+    /// Prompt and output on one worker.
+    Aggregated,
+    /// Prompts only; their KV goes to a decode worker.
+    Prefill,
+    /// Output only, from a prompt computed elsewhere.
+    Decode,
+}
+
+/// Why a request was not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectReason {
+    /// The prompt needs more KV blocks than a worker has.
+    PromptTooLong,
+    /// The prompt is as long as the model's context or longer.
+    MaxModelLen,
+    /// The prompt exceeds `max_num_batched_tokens` and may not be cut into chunks.
+    Unchunkable,
+    /// The request outgrew the KV cache of a worker that it had for itself.
+    KvCapacity,
+    /// An earlier turn of its session was rejected.
+    PreviousTurn,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestStatus {
+    /// All its tokens were produced.
+    Finished,
+    /// It was turned away or given up.
+    Rejected(RejectReason),
+}
+
+/// One stage of a request: its stay on one worker of one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageRecord {
+    /// The pool.
+    pub pool: PoolRole,
+    /// The worker within the pool.
+    pub worker: WorkerId,
+    /// When the worker got the request.
+    pub queued: Time,
+    /// Start of the first iteration that computed something for it.
+    pub admitted: Option<Time>,
+    /// Prompt tokens found in the prefix cache when it was first admitted.
+    pub reused_tokens: u32,
+    /// Decode pool: when KV blocks for the prompt were reserved and the transfer began.
+    pub transfer_start: Option<Time>,
+    /// Decode pool: when the transfer ended.
+    pub transfer_end: Option<Time>,
+    /// End of the iteration that produced the first token of this stage.
+    pub first_token: Option<Time>,
+    /// End of the iteration that produced the last token of this stage.
+    pub last_token: Option<Time>,
+    /// How often it lost its KV blocks to others and had to be computed again.
+    pub preemptions: u32,
+}
+
+/// The life of one request, complete when the run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestRecord {
+    /// Its session, numbered in order of appearance.
+    pub session: u32,
+    /// Its turn within the session, from 0.
+    pub turn: u32,
+    /// Line of the trace, from 1; its ordinal when the workload was generated.
+    pub line: u64,
+    /// When it arrived (closed loop: when it was dispatched).
+    pub arrival: Time,
+    /// Prompt length.
+    pub input_tokens: u32,
+    /// Output length asked for.
+    pub requested_output_tokens: u32,
+    /// Tokens that reached the user.
+    pub output_tokens: u32,
+    /// How it ended.
+    pub status: RequestStatus,
+    /// When it ended.
+    pub ended: Time,
+    /// When the user saw the first token.
+    pub first_token: Option<Time>,
+    /// When the user saw the second token.
+    pub second_token: Option<Time>,
+    /// When the user saw the last token.
+    pub last_token: Option<Time>,
+    /// Its stages in order; empty when it was rejected on arrival.
+    pub stages: SmallVec<[StageRecord; 1]>,
+}
+
+impl RequestRecord {
+    /// Whether it was served to the end.
+    pub fn is_finished(&self) -> bool {
+        self.status == RequestStatus::Finished
+    }
+
+    /// Time to first token, counted from arrival.
+    pub fn ttft(&self) -> Option<Duration> {
+        Some(self.first_token?.since(self.arrival))
+    }
+
+    /// Time from arrival to the last token.
+    pub fn e2e(&self) -> Option<Duration> {
+        Some(self.last_token?.since(self.arrival))
+    }
+
+    /// Prompt tokens reused at the first admission in the first stage.
+    pub fn reused_tokens(&self) -> u32 {
+        self.stages.first().map_or(0, |stage| stage.reused_tokens)
+    }
+}
+
+/// Gaps between consecutive tokens of finished and unfinished requests alike, pooled: how often each length occurred.
+///
+/// Exact: one entry a *distinct* gap, which is far fewer than tokens, since requests of one batch share it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenGaps {
+    counts: FxHashMap<u64, u64>,
+}
+
+impl TokenGaps {
+    /// Counts `times` gaps of one length.
+    pub fn add(&mut self, gap: Duration, times: u64) {
+        *self.counts.entry(gap.as_ns()).or_insert(0) += times;
+    }
+
+    /// All lengths with their counts, shortest first.
+    pub fn sorted(&self) -> Vec<(Duration, u64)> {
+        let mut gaps: Vec<_> = self.counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect();
+        gaps.sort_unstable();
+        gaps
+    }
+}
+
+/// Sums over the iterations of one pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PoolTotals {
+    /// Number of workers.
+    pub workers: u32,
+    /// Engine iterations that ran.
+    pub iterations: u64,
+    /// Tokens computed, recomputed ones included.
+    pub computed_tokens: u64,
+    /// Preemptions.
+    pub preemptions: u64,
+    /// Nanoseconds that workers spent in iterations, summed over workers.
+    pub busy_ns: u64,
+}
+
+/// Everything that a run recorded.
+#[derive(Debug, Clone, Default)]
+pub struct RunRecord {
+    /// One record a request, in order of arrival.
+    pub requests: Vec<RequestRecord>,
+    /// Gaps between tokens that the user saw.
+    pub gaps: TokenGaps,
+    /// Sums by pool, in the order in which a request meets them.
+    pub pools: Vec<(PoolRole, PoolTotals)>,
+}

@@ -1,0 +1,24 @@
+//! The vocabulary that servecast's crates share.
+//!
+//! - [`Time`] and [`Duration`]: whole nanoseconds of virtual time.
+//! - [`RequestId`], [`WorkerId`], [`BlockId`]: dense ids that index into vectors.
+//! - [`Prompt`]: which content a request consists of, without token vectors; [`BlockHasher`] cuts it into
+//!   engine blocks of any size.
+//! - [`hash`]: the XXH3 block hashes that engines and routers exchange on the wire.
+//! - [`KvEvent`]: what an engine tells a router about its cache.
+//!
+//! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
+
+mod error;
+pub mod hash;
+mod ids;
+mod kv;
+mod prompt;
+mod time;
+
+pub use error::TimeError;
+pub use hash::{BlockHash, SequenceHash};
+pub use ids::{BlockId, RequestId, WorkerId};
+pub use kv::KvEvent;
+pub use prompt::{BlockHasher, ContentId, Interner, Prompt, Run};
+pub use time::{Duration, Time};

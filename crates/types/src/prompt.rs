@@ -1,0 +1,316 @@
+//! What a prompt is made of, without its tokens.
+//!
+//! A simulation needs to know *which blocks are equal*, not what they say. Every token has a 64-bit identity, and
+//! a prompt is a list of [`Run`]s of consecutive identities: one run for a trace block, for a span of real token
+//! ids, for a request's output. The identities of different sources never meet:
+//!
+//! ```text
+//!  bits 63        62..32            31..0
+//!       0         0                 token id            a real token
+//!       0         content id ≥ 1    offset in the block a trace block (see `Interner`)
+//!       1         request number    position            output that nobody else names
+//! ```
+//!
+//! Two prompts then share exactly their longest common prefix, whatever the block sizes of trace and engine are.
+
+use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{RequestId, SequenceHash};
+
+/// `len` tokens with the identities `start`, `start + 1`, ….
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Identity of the first token.
+    pub start: u64,
+    /// Number of tokens.
+    pub len: u32,
+}
+
+impl Run {
+    /// Real token ids `first`, `first + 1`, ….
+    pub const fn tokens(first: u32, len: u32) -> Self {
+        Self { start: first as u64, len }
+    }
+
+    /// The first `len` tokens of a trace block.
+    pub const fn content(id: ContentId, len: u32) -> Self {
+        Self { start: (id.0 as u64) << 32, len }
+    }
+
+    /// Output of a request that no other request repeats.
+    pub const fn output_of(request: RequestId, len: u32) -> Self {
+        Self { start: 1 << 63 | (request.0 as u64) << 32, len }
+    }
+
+    const fn end(self) -> u64 {
+        self.start + self.len as u64
+    }
+}
+
+/// An interned trace block: equal ids of the trace, equal `ContentId`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentId(u32);
+
+/// Gives every distinct 64-bit id of a trace a small number, so that none is truncated and none aliases another.
+#[derive(Debug, Default)]
+pub struct Interner {
+    ids: FxHashMap<u64, ContentId>,
+}
+
+impl Interner {
+    /// An interner that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of `hash_id`, the same every time.
+    ///
+    /// # Panics
+    /// With more than 2³¹ distinct ids, which would need a trace of over 16 GB.
+    pub fn intern(&mut self, hash_id: u64) -> ContentId {
+        let next = self.ids.len() + 1;
+        assert!(next < 1 << 31, "more than 2^31 distinct hash ids");
+        *self.ids.entry(hash_id).or_insert(ContentId(next as u32))
+    }
+
+    /// How many distinct ids were seen.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether nothing was interned yet.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// The content of a request: runs of token identities, adjacent ones merged, so that equal content has one form.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prompt {
+    runs: Vec<Run>,
+    tokens: u32,
+}
+
+impl Prompt {
+    /// A prompt of the given runs; empty runs are dropped.
+    pub fn new(runs: impl IntoIterator<Item = Run>) -> Self {
+        let mut prompt = Self::default();
+        prompt.extend(runs);
+        prompt
+    }
+
+    /// `tokens` tokens out of trace blocks of `block_tokens` each.
+    ///
+    /// Stops at the end of `blocks` if they hold fewer tokens: the caller checks for that.
+    pub fn from_blocks(blocks: impl IntoIterator<Item = ContentId>, block_tokens: u32, tokens: u32) -> Self {
+        let mut prompt = Self::default();
+        for id in blocks {
+            let len = block_tokens.min(tokens - prompt.tokens);
+            prompt.push(Run::content(id, len));
+        }
+        prompt
+    }
+
+    /// Appends a run.
+    pub fn push(&mut self, run: Run) {
+        if run.len == 0 {
+            return;
+        }
+        self.tokens += run.len;
+        match self.runs.last_mut() {
+            Some(last) if last.end() == run.start => last.len += run.len,
+            _ => self.runs.push(run),
+        }
+    }
+
+    /// Length in tokens.
+    pub const fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
+    /// The content, in order; no run continues the one before it.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+}
+
+impl Extend<Run> for Prompt {
+    fn extend<T: IntoIterator<Item = Run>>(&mut self, runs: T) {
+        for run in runs {
+            self.push(run);
+        }
+    }
+}
+
+/// Cuts a prompt into blocks of `block_size` tokens and gives each full one its identity.
+///
+/// The identity is chained: it covers the block and all before it, so equal identities mean equal prefixes. It
+/// costs one hash of a few words a block, whatever the block size.
+#[derive(Debug, Clone)]
+pub struct BlockHasher {
+    block_size: u32,
+    run: usize,
+    used: u32,
+    parent: Option<SequenceHash>,
+}
+
+impl BlockHasher {
+    /// A hasher that stands at the start of a prompt.
+    ///
+    /// # Panics
+    /// If `block_size` is 0.
+    pub fn new(block_size: u32) -> Self {
+        assert!(block_size > 0, "a block holds at least one token");
+        Self { block_size, run: 0, used: 0, parent: None }
+    }
+
+    /// Identity of the next block of `content`, or `None` if less than a block is left.
+    ///
+    /// `content` must be the same at each call, or a longer one that begins with it.
+    pub fn next(&mut self, content: &Prompt) -> Option<SequenceHash> {
+        let mut words = [0_u64; 8];
+        let mut bytes = Vec::new();
+        let mut filled = 0;
+        words[0] = self.parent.map_or(0, |parent| parent.0);
+        let mut count = 1;
+        let (mut run, mut used) = (self.run, self.used);
+        while filled < self.block_size {
+            let current = content.runs.get(run)?;
+            let take = (current.len - used).min(self.block_size - filled);
+            if take > 0 {
+                for word in [current.start + u64::from(used), u64::from(take)] {
+                    if count == words.len() {
+                        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+                        count = 0;
+                    }
+                    words[count] = word;
+                    count += 1;
+                }
+            }
+            filled += take;
+            used += take;
+            // A run that is used up is left only when more is needed: the last run may still grow.
+            if filled < self.block_size {
+                run += 1;
+                used = 0;
+            }
+        }
+        (self.run, self.used) = (run, used);
+        let hash = if bytes.is_empty() {
+            let mut fixed = [0; 64];
+            for (chunk, word) in fixed.chunks_exact_mut(8).zip(&words[..count]) {
+                chunk.copy_from_slice(&word.to_le_bytes());
+            }
+            xxh3_64(&fixed[..count * 8])
+        } else {
+            bytes.extend(words[..count].iter().flat_map(|word| word.to_le_bytes()));
+            xxh3_64(&bytes)
+        };
+        self.parent = Some(SequenceHash(hash));
+        self.parent
+    }
+
+    /// Identities of all full blocks of `content`.
+    pub fn all(content: &Prompt, block_size: u32) -> Vec<SequenceHash> {
+        let mut hasher = Self::new(block_size);
+        let mut hashes = Vec::with_capacity((content.tokens / block_size) as usize);
+        while let Some(hash) = hasher.next(content) {
+            hashes.push(hash);
+        }
+        hashes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shared_blocks(a: &Prompt, b: &Prompt, block_size: u32) -> usize {
+        let (a, b) = (BlockHasher::all(a, block_size), BlockHasher::all(b, block_size));
+        a.iter().zip(&b).take_while(|(a, b)| a == b).count()
+    }
+
+    #[test]
+    fn trace_blocks_need_not_be_a_multiple_of_engine_blocks() {
+        let mut interner = Interner::new();
+        let [a, b, c] = [1, 2, 1 << 40 | 2].map(|id| interner.intern(id));
+        let first = Prompt::from_blocks([a, b], 100, 200);
+        let second = Prompt::from_blocks([a, c], 100, 200);
+        assert_eq!(shared_blocks(&first, &second, 16), 6, "100 common tokens hold 6 blocks of 16");
+        assert_eq!(shared_blocks(&first, &first, 16), 12);
+        assert_eq!(interner.intern(2), b);
+        assert_eq!(interner.len(), 3);
+    }
+
+    #[test]
+    fn a_short_block_shares_what_it_has() {
+        let mut interner = Interner::new();
+        let id = interner.intern(5);
+        let short = Prompt::from_blocks([id], 512, 300);
+        let long = Prompt::from_blocks([id], 512, 512);
+        assert_eq!(shared_blocks(&short, &long, 64) * 64, 256);
+    }
+
+    #[test]
+    fn the_same_block_at_another_position_is_other_content() {
+        let mut interner = Interner::new();
+        let id = interner.intern(5);
+        let hashes = BlockHasher::all(&Prompt::from_blocks([id, id], 64, 128), 64);
+        assert_ne!(hashes[0], hashes[1]);
+    }
+
+    #[test]
+    fn a_prompt_that_repeats_an_output_shares_it() {
+        let output = Run::output_of(RequestId(3), 40);
+        let first = Prompt::new([Run::tokens(10_000, 24), output]);
+        let next = Prompt::new([Run::tokens(10_000, 24), output, Run::tokens(77, 16)]);
+        assert_eq!(shared_blocks(&first, &next, 16), 4);
+        let other = Prompt::new([Run::tokens(10_000, 24), Run::output_of(RequestId(4), 40)]);
+        assert_eq!(shared_blocks(&first, &other, 16), 1);
+    }
+
+    #[test]
+    fn a_growing_prompt_is_hashed_as_if_it_had_been_whole() {
+        let mut hasher = BlockHasher::new(16);
+        let mut growing = Prompt::new([Run::tokens(0, 20)]);
+        let mut seen = vec![hasher.next(&growing).unwrap()];
+        assert_eq!(hasher.next(&growing), None);
+        growing.push(Run::tokens(20, 5));
+        assert_eq!(hasher.next(&growing), None);
+        growing.push(Run::tokens(900, 30));
+        seen.extend(std::iter::from_fn(|| hasher.next(&growing)));
+        assert_eq!(seen, BlockHasher::all(&growing, 16));
+        assert_eq!(seen.len(), 3);
+    }
+
+    fn runs() -> impl Strategy<Value = Vec<Run>> {
+        prop::collection::vec((0_u32..4, 0_u32..30).prop_map(|(first, len)| Run::tokens(first * 10, len)), 0..12)
+    }
+
+    fn spelled_out(prompt: &Prompt) -> Vec<u64> {
+        prompt.runs().iter().flat_map(|run| run.start..run.end()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_are_shared_exactly_up_to_the_common_prefix(a in runs(), b in runs(), block_size in 1_u32..20) {
+            let (a, b) = (Prompt::new(a), Prompt::new(b));
+            let common = spelled_out(&a).iter().zip(&spelled_out(&b)).take_while(|(a, b)| a == b).count();
+            prop_assert_eq!(shared_blocks(&a, &b, block_size), common / block_size as usize);
+            prop_assert_eq!(BlockHasher::all(&a, block_size).len() as u32, a.tokens() / block_size);
+        }
+
+        #[test]
+        fn the_form_of_a_prompt_does_not_depend_on_how_it_was_cut(a in runs(), cut in 0_u32..30) {
+            let whole = Prompt::new(a.iter().copied());
+            let pieces = Prompt::new(a.iter().flat_map(|run| {
+                let head = cut.min(run.len);
+                [Run { len: head, ..*run }, Run { start: run.start + u64::from(head), len: run.len - head }]
+            }));
+            prop_assert_eq!(whole, pieces);
+        }
+    }
+}

@@ -1,1 +1,181 @@
-//! placeholder
+//! How long one iteration of an inference engine takes.
+//!
+//! An engine describes an iteration as a [`Batch`] of sums, a [`LatencyModel`] says what the forward pass costs in
+//! milliseconds, and [`Latency`] turns that into whole nanoseconds under the configured speedups.
+//!
+//! - [`Polynomial`]: the model and constants of Dynamo's mocker, for comparable numbers.
+//! - [`Linear`]: a base, a price a token and a price a request; what the recordings of real schedulers use.
+//! - [`Grid`]: measured times on a grid, read from an `.npz` file.
+//!
+//! **Invariant:** a model is a pure function of the batch. It sees sums only, so an engine that keeps them up to date
+//! never walks over its requests to price an iteration.
+
+mod batch;
+mod grid;
+mod linear;
+mod polynomial;
+
+use std::fmt;
+use std::sync::Arc;
+
+use servecast_types::Duration;
+
+pub use batch::{Batch, DecodeWork, PromptWork};
+pub use grid::{Grid, GridError};
+pub use linear::Linear;
+pub use polynomial::Polynomial;
+
+/// The price of one forward pass over everything in a batch.
+pub trait LatencyModel: fmt::Debug + Send + Sync {
+    /// What the pass costs; both parts are finite and not negative.
+    fn pass(&self, batch: &Batch) -> PassTime;
+}
+
+/// The duration of a pass in two parts, which are rounded and sped up each on its own.
+///
+/// A model that prices the pass as a whole puts it into `prompt_ms` if any prompt tokens are computed, otherwise
+/// into `decode_ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PassTime {
+    /// Milliseconds for prompt tokens.
+    pub prompt_ms: f64,
+    /// Milliseconds for the decode step.
+    pub decode_ms: f64,
+}
+
+impl PassTime {
+    /// The time of a model that does not tell prompt and decode work apart.
+    pub(crate) fn whole(batch: &Batch, ms: f64) -> Self {
+        if batch.prompt.requests > 0 {
+            Self { prompt_ms: ms, decode_ms: 0.0 }
+        } else {
+            Self { prompt_ms: 0.0, decode_ms: ms }
+        }
+    }
+}
+
+/// How much faster than its model an engine runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speedup {
+    prompt: f64,
+    decode: f64,
+}
+
+impl Speedup {
+    /// Prompt time is divided by `speedup_ratio`, decode time by the product of both.
+    pub fn new(speedup_ratio: f64, decode_speedup_ratio: f64) -> Result<Self, LatencyError> {
+        let decode = speedup_ratio * decode_speedup_ratio;
+        for (name, ratio) in [("speedup_ratio", speedup_ratio), ("decode_speedup_ratio", decode_speedup_ratio)] {
+            if !(ratio.is_finite() && ratio > 0.0) {
+                return Err(LatencyError::Speedup { name, ratio });
+            }
+        }
+        if !(decode.is_finite() && decode > 0.0) {
+            return Err(LatencyError::Speedup { name: "speedup_ratio * decode_speedup_ratio", ratio: decode });
+        }
+        Ok(Self { prompt: speedup_ratio, decode })
+    }
+}
+
+impl Default for Speedup {
+    fn default() -> Self {
+        Self { prompt: 1.0, decode: 1.0 }
+    }
+}
+
+/// A model together with the speedups of an engine: batch in, whole nanoseconds out.
+#[derive(Debug, Clone)]
+pub struct Latency {
+    model: Arc<dyn LatencyModel>,
+    speedup: Speedup,
+}
+
+impl Latency {
+    /// A model that runs `speedup` times as fast.
+    pub fn new(model: impl LatencyModel + 'static, speedup: Speedup) -> Self {
+        Self { model: Arc::new(model), speedup }
+    }
+
+    /// How long the iteration takes.
+    ///
+    /// Each part of the pass is rounded to nanoseconds before *and* after its division by the speedup, since the
+    /// recorded times of other simulators were.
+    pub fn iteration(&self, batch: &Batch) -> Result<Duration, LatencyError> {
+        let PassTime { prompt_ms, decode_ms } = self.model.pass(batch);
+        let part = |ms: f64, ratio: f64| {
+            let exact = Duration::from_ms(ms).map_err(|_| LatencyError::NoDuration { ms, ratio })?;
+            exact.divided_by(ratio).map_err(|_| LatencyError::NoDuration { ms, ratio })
+        };
+        Ok(part(prompt_ms, self.speedup.prompt)? + part(decode_ms, self.speedup.decode)?)
+    }
+}
+
+/// Why an iteration has no duration.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LatencyError {
+    /// A speedup that is no positive number.
+    #[error("`{name}` is {ratio}, but a speedup must be a finite number above 0")]
+    Speedup {
+        /// Which one.
+        name: &'static str,
+        /// Its value.
+        ratio: f64,
+    },
+    /// A model gave a time that does not fit 64-bit nanoseconds after its division by the speedup.
+    #[error("the latency model gave {ms} ms for an iteration, which divided by a speedup of {ratio} is no time")]
+    NoDuration {
+        /// What the model said.
+        ms: f64,
+        /// The speedup it is divided by.
+        ratio: f64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fixed(PassTime);
+
+    impl LatencyModel for Fixed {
+        fn pass(&self, _: &Batch) -> PassTime {
+            self.0
+        }
+    }
+
+    fn check(prompt_ms: f64, decode_ms: f64, speedup: (f64, f64), expected_ns: u64) {
+        let speedup = Speedup::new(speedup.0, speedup.1).unwrap();
+        let latency = Latency::new(Fixed(PassTime { prompt_ms, decode_ms }), speedup);
+        assert_eq!(latency.iteration(&Batch::default()).unwrap().as_ns(), expected_ns);
+    }
+
+    #[test]
+    fn the_decode_part_is_divided_by_both_ratios() {
+        check(10.0, 8.0, (1.0, 1.0), 18_000_000);
+        check(10.0, 8.0, (2.0, 1.0), 9_000_000);
+        check(10.0, 8.0, (2.0, 4.0), 6_000_000);
+    }
+
+    #[test]
+    fn each_part_is_rounded_before_and_after_the_division() {
+        // 0.9765625 µs is a tie that goes to 976562 ns; a third of that is 325520.67.
+        check(0.9765625, 0.0, (3.0, 1.0), 325_521);
+        check(0.0000004, 0.0000004, (1.0, 1.0), 0);
+    }
+
+    #[test]
+    fn speedups_must_be_positive_numbers() {
+        for (ratio, decode) in [(0.0, 1.0), (-1.0, 1.0), (f64::NAN, 1.0), (1.0, f64::INFINITY), (1e200, 1e200)] {
+            assert!(Speedup::new(ratio, decode).is_err(), "{ratio} {decode}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_does_not_fit_is_an_error() {
+        let slow = Latency::new(Fixed(PassTime { prompt_ms: 1.0, decode_ms: 0.0 }), Speedup::new(1e-300, 1.0).unwrap());
+        let error = slow.iteration(&Batch::default()).unwrap_err();
+        assert!(matches!(error, LatencyError::NoDuration { .. }), "{error}");
+    }
+}

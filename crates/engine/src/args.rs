@@ -1,0 +1,284 @@
+//! The settings of an engine as users write them: one schema for command line, TOML, JSON and Python.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// Settings of one engine, by the names of vLLM and of Dynamo's `MockEngineArgs`. A key that is absent has the
+/// default that is given with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineArgs {
+    /// The engine that is simulated.
+    pub engine_type: EngineType,
+    /// The release of vLLM whose scheduling decisions are made.
+    pub vllm_version: VllmVersion,
+    /// KV cache blocks of a worker, with the null block.
+    pub num_gpu_blocks: u32,
+    /// Tokens a KV block; 0 is the default of the engine (64 for vLLM).
+    pub block_size: u32,
+    /// vLLM keeps one block that it never hands out; `false` makes all of `num_gpu_blocks` usable.
+    pub reserve_null_block: bool,
+    /// Most requests that run at a time; null for no limit.
+    pub max_num_seqs: Option<u32>,
+    /// Most tokens that one iteration computes; null for no limit.
+    pub max_num_batched_tokens: Option<u32>,
+    /// Longest sequence, prompt and output together; null for no limit.
+    pub max_model_len: Option<u32>,
+    /// Whether requests share KV blocks of equal content.
+    pub enable_prefix_caching: bool,
+    /// Whether a prompt may be cut to fit the token budget of an iteration.
+    pub enable_chunked_prefill: bool,
+    /// Most tokens of one request in an iteration while others are there; 0 for no limit.
+    pub long_prefill_token_threshold: u32,
+    /// Raises that limit to an equal share of `max_num_batched_tokens`.
+    pub long_prefill_token_threshold_adaptive: bool,
+    /// Whether a request is admitted only when blocks for all its known tokens are free.
+    pub scheduler_reserve_full_isl: bool,
+    /// Share of the blocks that an admission leaves free while others run.
+    pub watermark: f64,
+    /// Iterations from one that computes prompts to the next, while requests decode; 1 for no pause.
+    pub prefill_schedule_interval: u32,
+    /// Whether an iteration is scheduled while the one before it runs.
+    pub async_scheduling: bool,
+    /// Order of the waiting queue, and whom a preemption hits.
+    #[serde(alias = "policy")]
+    pub scheduling_policy: SchedulingPolicy,
+    /// Whom a preemption hits under the `fcfs` policy.
+    pub preemption_mode: PreemptionMode,
+    /// vLLM's role in KV transfer: with one, transfers are noticed when the real connector would notice them.
+    pub kv_role: Option<KvRole>,
+    /// What the worker is for; inferred from its pool when absent.
+    pub worker_type: Option<WorkerType>,
+    /// Old form of `worker_type: prefill`.
+    pub is_prefill: Option<bool>,
+    /// Old form of `worker_type: decode`.
+    pub is_decode: Option<bool>,
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US` or `grid:FILE.npz`.
+    pub latency: Option<String>,
+    /// Measured iteration times, an `.npz` file: old form of `latency: "grid:FILE"`.
+    pub planner_profile_data: Option<String>,
+    /// Divides all iteration times.
+    pub speedup_ratio: f64,
+    /// Divides decode times further.
+    pub decode_speedup_ratio: f64,
+    /// Bytes of KV cache a token, over all layers.
+    #[serde(alias = "kv_transfer_bytes_per_token")]
+    pub kv_bytes_per_token: Option<u64>,
+    /// Bandwidth of the hand-off from prefill to decode, in 10⁹ bytes a second; absent or 0 for no delay.
+    pub kv_transfer_bandwidth: Option<f64>,
+    /// Whether a hand-off moves the whole prompt or only what the decode worker lacks.
+    pub kv_transfer_timing_mode: KvTransferTimingMode,
+    /// Data-parallel ranks of a worker; only 1 so far.
+    pub dp_size: u32,
+    /// Draft tokens an iteration; only 0 so far.
+    pub num_speculative_tokens: u32,
+    /// Seconds until a worker that is started serves; no worker is started during a replay.
+    pub startup_time: Option<f64>,
+    /// Router queue policy that goes with this engine.
+    pub router_queue_policy: Option<String>,
+    /// Settings of SGLang.
+    pub sglang: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Thinking tokens of a reasoning model: token ids only, no effect on times.
+    pub reasoning: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Setting of live workers, without effect on a replay.
+    pub enable_local_indexer: bool,
+    /// Setting of live workers, without effect on a replay.
+    pub bootstrap_port: Option<u16>,
+    /// Setting of live workers, without effect on a replay.
+    pub zmq_kv_events_port: Option<u16>,
+    /// Setting of live workers, without effect on a replay.
+    pub zmq_replay_port: Option<u16>,
+    /// Accepted and ignored, as elsewhere.
+    pub has_perf_model: Option<bool>,
+    /// External latency model; refused.
+    pub aic_backend: Option<String>,
+    /// External latency model; refused.
+    pub aic_system: Option<String>,
+    /// External latency model; refused.
+    pub aic_backend_version: Option<String>,
+    /// External latency model; refused.
+    pub aic_model_path: Option<String>,
+    /// External latency model; refused.
+    pub aic_tp_size: Option<u32>,
+    /// External latency model; refused.
+    pub aic_moe_tp_size: Option<u32>,
+    /// External latency model; refused.
+    pub aic_moe_ep_size: Option<u32>,
+    /// External latency model; refused.
+    pub aic_attention_dp_size: Option<u32>,
+}
+
+impl Default for EngineArgs {
+    fn default() -> Self {
+        Self {
+            engine_type: EngineType::Vllm,
+            vllm_version: VllmVersion::V0_33,
+            num_gpu_blocks: 16_384,
+            block_size: 0,
+            reserve_null_block: true,
+            max_num_seqs: Some(256),
+            max_num_batched_tokens: Some(8_192),
+            max_model_len: None,
+            enable_prefix_caching: true,
+            enable_chunked_prefill: true,
+            long_prefill_token_threshold: 0,
+            long_prefill_token_threshold_adaptive: false,
+            scheduler_reserve_full_isl: true,
+            watermark: 0.0,
+            prefill_schedule_interval: 1,
+            async_scheduling: false,
+            scheduling_policy: SchedulingPolicy::Fcfs,
+            preemption_mode: PreemptionMode::Lifo,
+            kv_role: None,
+            worker_type: None,
+            is_prefill: None,
+            is_decode: None,
+            latency: None,
+            planner_profile_data: None,
+            speedup_ratio: 1.0,
+            decode_speedup_ratio: 1.0,
+            kv_bytes_per_token: None,
+            kv_transfer_bandwidth: None,
+            kv_transfer_timing_mode: KvTransferTimingMode::FullPrompt,
+            dp_size: 1,
+            num_speculative_tokens: 0,
+            startup_time: None,
+            router_queue_policy: None,
+            sglang: None,
+            reasoning: None,
+            enable_local_indexer: false,
+            bootstrap_port: None,
+            zmq_kv_events_port: None,
+            zmq_replay_port: None,
+            has_perf_model: None,
+            aic_backend: None,
+            aic_system: None,
+            aic_backend_version: None,
+            aic_model_path: None,
+            aic_tp_size: None,
+            aic_moe_tp_size: None,
+            aic_moe_ep_size: None,
+            aic_attention_dp_size: None,
+        }
+    }
+}
+
+impl EngineArgs {
+    /// Reads settings from a JSON object; unknown keys and values of the wrong type are errors.
+    pub fn from_json(value: serde_json::Value) -> Result<Self, ConfigError> {
+        let serde_json::Value::Object(object) = &value else {
+            return Err(ConfigError::NoObject { found: crate::config::json_kind(&value) });
+        };
+        for key in object.keys() {
+            crate::config::check_key(key, &Self::keys())?;
+        }
+        serde_path_to_error::deserialize(value.clone()).map_err(|error| {
+            let key = error.path().to_string();
+            let found = crate::config::value_at(&value, &key);
+            ConfigError::WrongValue { key, problem: error.into_inner().to_string(), found }
+        })
+    }
+
+    /// All keys that [`EngineArgs::from_json`] knows, aliases included.
+    pub fn keys() -> Vec<String> {
+        let defaults = serde_json::to_value(Self::default()).expect("settings are plain data");
+        let names = defaults.as_object().expect("settings are an object").keys().cloned();
+        names.chain(["policy", "kv_transfer_bytes_per_token"].map(str::to_owned)).collect()
+    }
+}
+
+/// An inference engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineType {
+    /// vLLM, V1 scheduler.
+    Vllm,
+    /// SGLang; not built yet.
+    Sglang,
+    /// TensorRT-LLM; not built yet.
+    Trtllm,
+}
+
+/// Releases of vLLM that schedule differently.
+///
+/// | since | what changed |
+/// |---|---|
+/// | 0.19 | a request is admitted only when blocks for all its known tokens are free |
+/// | 0.24 | freed blocks without content are reused first |
+/// | 0.32 | a request that is alone may exceed `long_prefill_token_threshold`; under `kv_consumer` with asynchronous scheduling a request waits for blocks that are about to be freed instead of preempting |
+/// | 0.33 | under the `priority` policy the scan goes on after a request has preempted itself |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum VllmVersion {
+    /// 0.14
+    #[serde(rename = "0.14")]
+    V0_14,
+    /// 0.19
+    #[serde(rename = "0.19")]
+    V0_19,
+    /// 0.24
+    #[serde(rename = "0.24")]
+    V0_24,
+    /// 0.28
+    #[serde(rename = "0.28")]
+    V0_28,
+    /// 0.32
+    #[serde(rename = "0.32")]
+    V0_32,
+    /// 0.33
+    #[serde(rename = "0.33")]
+    V0_33,
+}
+
+/// Order of the waiting queue, and whom a preemption hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SchedulingPolicy {
+    /// First come, first served.
+    Fcfs,
+    /// By priority, then arrival.
+    Priority,
+}
+
+/// Whom a preemption hits under the `fcfs` policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PreemptionMode {
+    /// The request that was admitted last, as vLLM does.
+    Lifo,
+    /// The request that was admitted first.
+    Fifo,
+}
+
+/// vLLM's `kv_role`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KvRole {
+    /// Computes prompts that others fetch.
+    KvProducer,
+    /// Fetches prompts.
+    KvConsumer,
+}
+
+/// What a worker is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerType {
+    /// Prompt and output.
+    Aggregated,
+    /// Prompts.
+    Prefill,
+    /// Output.
+    Decode,
+}
+
+/// What a hand-off from prefill to decode moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KvTransferTimingMode {
+    /// The whole prompt.
+    FullPrompt,
+    /// What the decode worker does not have in its prefix cache.
+    DestinationMissing,
+}

@@ -1,0 +1,371 @@
+//! Settings that were checked: what can be built from [`EngineArgs`], and why others cannot.
+
+use servecast_latency::{Grid, Latency, LatencyError, Linear, Polynomial, Speedup};
+use servecast_types::Duration;
+
+use crate::Rejection;
+use crate::args::{
+    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion, WorkerType,
+};
+
+/// Most blocks that an engine may have: more than any machine holds, and few enough to number in memory.
+pub const MAX_NUM_GPU_BLOCKS: u32 = 1 << 24;
+
+/// Checked settings of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    pub(crate) vllm_version: VllmVersion,
+    pub(crate) num_gpu_blocks: u32,
+    pub(crate) block_size: u32,
+    pub(crate) reserve_null_block: bool,
+    pub(crate) max_num_seqs: u32,
+    pub(crate) max_num_batched_tokens: u32,
+    pub(crate) max_model_len: u32,
+    pub(crate) enable_prefix_caching: bool,
+    pub(crate) enable_chunked_prefill: bool,
+    pub(crate) long_prefill_token_threshold: u32,
+    pub(crate) long_prefill_token_threshold_adaptive: bool,
+    pub(crate) scheduler_reserve_full_isl: bool,
+    pub(crate) watermark_blocks: u32,
+    pub(crate) prefill_schedule_interval: u32,
+    pub(crate) async_scheduling: bool,
+    pub(crate) scheduling_policy: SchedulingPolicy,
+    pub(crate) preemption_mode: PreemptionMode,
+    pub(crate) kv_role: Option<KvRole>,
+    pub(crate) latency: Latency,
+    kv_transfer: KvTransfer,
+    worker_type: Option<WorkerType>,
+}
+
+/// What a hand-off costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KvTransfer {
+    /// Milliseconds a token of the prompt, at the speed of the engine; `None` if no bandwidth was given.
+    pub ms_per_token: Option<MsPerToken>,
+    /// What is moved.
+    pub timing_mode: KvTransferTimingMode,
+}
+
+/// The terms of a hand-off delay, kept apart so that the delay is computed in one stated order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MsPerToken {
+    bytes_per_token: f64,
+    bytes_per_second: f64,
+    speedup: f64,
+}
+
+impl MsPerToken {
+    /// The delay for `tokens`: tokens · bytes / bandwidth, divided by the speedup.
+    pub fn delay(self, tokens: u32) -> Result<Duration, LatencyError> {
+        let ms = f64::from(tokens) * self.bytes_per_token / self.bytes_per_second * 1000.0;
+        let error = |_| LatencyError::NoDuration { ms, ratio: self.speedup };
+        Duration::from_ms(ms / self.speedup).map_err(error)
+    }
+}
+
+/// Why settings were refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Something else where an object is expected.
+    #[error("expected a JSON object such as {{\"block_size\": 64}}, found {found}")]
+    NoObject {
+        /// What was found.
+        found: &'static str,
+    },
+    /// A key that does not exist.
+    #[error("unknown key `{key}`{}", suggestion(.similar.as_deref()))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The known key that is most like it.
+        similar: Option<String>,
+    },
+    /// A value of the wrong type or out of its range.
+    #[error("`{key}` is {found}: {problem}")]
+    WrongValue {
+        /// The key.
+        key: String,
+        /// Its value, as JSON.
+        found: String,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+    /// Values that do not go together.
+    #[error("{0}")]
+    Conflict(String),
+    /// Something that servecast does not do yet.
+    #[error("`{key}` is {found}, which is not supported yet: {instead}")]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// Speedups that are no positive numbers.
+    #[error(transparent)]
+    Latency(#[from] LatencyError),
+}
+
+fn suggestion(similar: Option<&str>) -> String {
+    similar.map_or_else(String::new, |key| format!(", did you mean `{key}`?"))
+}
+
+impl ConfigError {
+    fn wrong(key: &str, found: impl ToString, problem: impl Into<String>) -> Self {
+        Self::WrongValue { key: key.to_owned(), found: found.to_string(), problem: problem.into() }
+    }
+}
+
+/// Refuses a key that is not among `known`, naming the one most like it.
+pub fn check_key(key: &str, known: &[String]) -> Result<(), ConfigError> {
+    if known.iter().any(|other| other == key) {
+        return Ok(());
+    }
+    let distance = |other: &String| strsim::damerau_levenshtein(key, other);
+    let similar = known.iter().min_by_key(|other| distance(other)).filter(|other| distance(other) <= 1 + key.len() / 3);
+    Err(ConfigError::UnknownKey { key: key.to_owned(), similar: similar.cloned() })
+}
+
+pub(crate) fn json_kind(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "null",
+        serde_json::Value::Bool(_) => "a boolean",
+        serde_json::Value::Number(_) => "a number",
+        serde_json::Value::String(_) => "a string",
+        serde_json::Value::Array(_) => "an array",
+        serde_json::Value::Object(_) => "an object",
+    }
+}
+
+pub(crate) fn value_at(value: &serde_json::Value, path: &str) -> String {
+    let pointer = format!("/{}", path.replace('.', "/"));
+    value.pointer(&pointer).map_or_else(|| "absent".to_owned(), ToString::to_string)
+}
+
+/// Where iteration times come from, before files are read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LatencySpec {
+    /// [`Polynomial`].
+    Polynomial,
+    /// [`Linear`].
+    Linear(Linear),
+    /// [`Grid`], from the named file.
+    Grid(String),
+}
+
+impl EngineArgs {
+    /// Which latency model is asked for.
+    pub fn latency_spec(&self) -> Result<LatencySpec, ConfigError> {
+        let (key, text) = match (&self.latency, &self.planner_profile_data) {
+            (Some(_), Some(_)) => {
+                let problem = "`latency` and `planner_profile_data` both name a latency model: give one of them";
+                return Err(ConfigError::Conflict(problem.to_owned()));
+            }
+            (None, None) => return Ok(LatencySpec::Polynomial),
+            (None, Some(path)) if path.ends_with(".npz") => return Ok(LatencySpec::Grid(path.clone())),
+            (None, Some(path)) => {
+                return Err(ConfigError::Unsupported {
+                    key: "planner_profile_data",
+                    found: format!("`{path}`"),
+                    instead: "give an .npz file",
+                });
+            }
+            (Some(text), None) => ("latency", text),
+        };
+        let wrong = |problem: &str| Err(ConfigError::wrong(key, format!("`{text}`"), problem));
+        match text.split_once(':') {
+            None if text == "polynomial" => Ok(LatencySpec::Polynomial),
+            Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
+            Some(("linear", terms)) => {
+                let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
+                match terms.as_deref() {
+                    Ok(&[base_us, per_token_us, per_seq_us])
+                        if terms.iter().flatten().all(|term| term.is_finite() && *term >= 0.0) =>
+                    {
+                        Ok(LatencySpec::Linear(Linear { base_us, per_token_us, per_seq_us }))
+                    }
+                    _ => wrong("expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0"),
+                }
+            }
+            _ => wrong("expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz"),
+        }
+    }
+
+    /// Checks the settings; `grid` is the content of the file that [`EngineArgs::latency_spec`] names, if it does.
+    pub fn validate(&self, grid: Option<Grid>) -> Result<EngineConfig, ConfigError> {
+        self.refuse_what_is_not_built()?;
+        self.check_ranges()?;
+        let worker_type = self.resolved_worker_type()?;
+        let speedup = Speedup::new(self.speedup_ratio, self.decode_speedup_ratio)?;
+        let latency = match (self.latency_spec()?, grid) {
+            (LatencySpec::Grid(_), Some(grid)) => Latency::new(grid, speedup),
+            (LatencySpec::Grid(path), None) => {
+                return Err(ConfigError::wrong("latency", format!("`grid:{path}`"), "the file was not read"));
+            }
+            (LatencySpec::Linear(linear), _) => Latency::new(linear, speedup),
+            (LatencySpec::Polynomial, _) => Latency::new(Polynomial, speedup),
+        };
+        Ok(EngineConfig {
+            vllm_version: self.vllm_version,
+            num_gpu_blocks: self.num_gpu_blocks,
+            block_size: self.resolved_block_size(),
+            reserve_null_block: self.reserve_null_block,
+            max_num_seqs: self.max_num_seqs.unwrap_or(u32::MAX),
+            max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(u32::MAX),
+            max_model_len: self.max_model_len.unwrap_or(u32::MAX),
+            enable_prefix_caching: self.enable_prefix_caching,
+            enable_chunked_prefill: self.enable_chunked_prefill,
+            long_prefill_token_threshold: self.long_prefill_token_threshold,
+            long_prefill_token_threshold_adaptive: self.long_prefill_token_threshold_adaptive,
+            scheduler_reserve_full_isl: self.scheduler_reserve_full_isl && self.vllm_version >= VllmVersion::V0_19,
+            watermark_blocks: (self.watermark * f64::from(self.num_gpu_blocks)) as u32,
+            prefill_schedule_interval: self.prefill_schedule_interval,
+            async_scheduling: self.async_scheduling,
+            scheduling_policy: self.scheduling_policy,
+            preemption_mode: self.preemption_mode,
+            kv_role: self.kv_role,
+            latency,
+            kv_transfer: self.kv_transfer(),
+            worker_type,
+        })
+    }
+
+    fn resolved_block_size(&self) -> u32 {
+        if self.block_size == 0 { 64 } else { self.block_size }
+    }
+
+    fn resolved_worker_type(&self) -> Result<Option<WorkerType>, ConfigError> {
+        match (self.worker_type, self.is_prefill, self.is_decode) {
+            (None, Some(true), Some(true)) => {
+                Err(ConfigError::Conflict("`is_prefill` and `is_decode` cannot both be true".to_owned()))
+            }
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(ConfigError::Conflict(
+                "`worker_type` cannot be combined with `is_prefill` or `is_decode`: leave those out".to_owned(),
+            )),
+            (Some(given), None, None) => Ok(Some(given)),
+            (None, Some(true), _) => Ok(Some(WorkerType::Prefill)),
+            (None, _, Some(true)) => Ok(Some(WorkerType::Decode)),
+            (None, _, _) => Ok(None),
+        }
+    }
+
+    fn kv_transfer(&self) -> KvTransfer {
+        let ms_per_token = match (self.kv_bytes_per_token, self.kv_transfer_bandwidth) {
+            (Some(bytes), Some(gb_per_second)) if gb_per_second > 0.0 => Some(MsPerToken {
+                bytes_per_token: bytes as f64,
+                bytes_per_second: gb_per_second * 1e9,
+                speedup: self.speedup_ratio,
+            }),
+            _ => None,
+        };
+        KvTransfer { ms_per_token, timing_mode: self.kv_transfer_timing_mode }
+    }
+
+    fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
+        let unsupported = |key, found: String, instead| Err(ConfigError::Unsupported { key, found, instead });
+        match self.engine_type {
+            EngineType::Vllm => {}
+            EngineType::Sglang => return unsupported("engine_type", "`sglang`".into(), "use `vllm`"),
+            EngineType::Trtllm => return unsupported("engine_type", "`trtllm`".into(), "use `vllm`"),
+        }
+        if self.sglang.is_some() {
+            return Err(ConfigError::Conflict("`sglang` holds settings of SGLang, but `engine_type` is `vllm`".to_owned()));
+        }
+        if self.dp_size > 1 {
+            return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
+        }
+        if self.num_speculative_tokens > 0 {
+            return unsupported("num_speculative_tokens", self.num_speculative_tokens.to_string(), "leave it at 0");
+        }
+        let aic = [
+            ("aic_backend", self.aic_backend.is_some()),
+            ("aic_system", self.aic_system.is_some()),
+            ("aic_backend_version", self.aic_backend_version.is_some()),
+            ("aic_model_path", self.aic_model_path.is_some()),
+            ("aic_tp_size", self.aic_tp_size.is_some()),
+            ("aic_moe_tp_size", self.aic_moe_tp_size.is_some()),
+            ("aic_moe_ep_size", self.aic_moe_ep_size.is_some()),
+            ("aic_attention_dp_size", self.aic_attention_dp_size.is_some()),
+        ];
+        match aic.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => unsupported(key, "given".into(), "use `latency` to choose a latency model"),
+            None => Ok(()),
+        }
+    }
+
+    fn check_ranges(&self) -> Result<(), ConfigError> {
+                if !(1..=MAX_NUM_GPU_BLOCKS).contains(&self.num_gpu_blocks) {
+            let problem = format!("expected 1 to {MAX_NUM_GPU_BLOCKS} blocks");
+            return Err(ConfigError::wrong("num_gpu_blocks", self.num_gpu_blocks, problem));
+        }
+        if self.block_size == 1 {
+            return Err(ConfigError::wrong("block_size", 1, "a vLLM block holds at least 2 tokens (vLLM offers 8, 16, 32, 64, 128)"));
+        }
+        let at_least_one = [
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_model_len", self.max_model_len),
+            ("dp_size", Some(self.dp_size)),
+            ("prefill_schedule_interval", Some(self.prefill_schedule_interval)),
+        ];
+        if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {
+            return Err(ConfigError::wrong(key, 0, "expected at least 1"));
+        }
+        if !(0.0..1.0).contains(&self.watermark) {
+            return Err(ConfigError::wrong("watermark", self.watermark, "expected a share from 0 to below 1"));
+        }
+        for (key, value) in
+            [("kv_transfer_bandwidth", self.kv_transfer_bandwidth), ("startup_time", self.startup_time)]
+        {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+                return Err(ConfigError::wrong(key, value, "expected a finite number of at least 0"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl EngineConfig {
+    /// Tokens a KV block.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// Blocks that requests can have.
+    pub fn usable_blocks(&self) -> u32 {
+        self.num_gpu_blocks - u32::from(self.reserve_null_block)
+    }
+
+    /// Whether a prompt of this length can ever be served.
+    pub fn check_request(&self, prompt_tokens: u32) -> Result<(), Rejection> {
+        if prompt_tokens >= self.max_model_len {
+            return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len: self.max_model_len });
+        }
+        let (needed, usable) = (prompt_tokens.div_ceil(self.block_size), self.usable_blocks());
+        if needed > usable {
+            return Err(Rejection::PromptTooLong { needed, usable });
+        }
+        if !self.enable_chunked_prefill && prompt_tokens > self.max_num_batched_tokens {
+            return Err(Rejection::Unchunkable { tokens: prompt_tokens, budget: self.max_num_batched_tokens });
+        }
+        Ok(())
+    }
+
+    /// What a hand-off to or from this engine costs.
+    pub fn kv_transfer(&self) -> KvTransfer {
+        self.kv_transfer
+    }
+
+    /// What the worker is for, if the settings say so.
+    pub fn worker_type(&self) -> Option<WorkerType> {
+        self.worker_type
+    }
+
+    /// Tokens that the KV cache holds.
+    pub(crate) fn kv_capacity_tokens(&self) -> u64 {
+        u64::from(self.num_gpu_blocks) * u64::from(self.block_size)
+    }
+}

@@ -1,0 +1,190 @@
+use std::collections::VecDeque;
+
+use servecast_latency::LatencyError;
+use servecast_types::{BlockId, KvEvent, RequestId, Time};
+
+use crate::iteration::IterationSink;
+use crate::vllm::{Scheduler, Step};
+use crate::{EngineConfig, EngineRequest, Rejection};
+
+/// One worker: a scheduler, its KV cache, and the iterations in flight.
+///
+/// The driver passes time in. At one instant it first ends the iterations that are due
+/// ([`Engine::end_iteration`]), then submits what arrives, then lets the engine start ([`Engine::run`]).
+#[derive(Debug)]
+pub struct Engine {
+    scheduler: Scheduler,
+    /// Oldest first; two under asynchronous scheduling, which decides an iteration while the one before it runs.
+    in_flight: VecDeque<Step>,
+    depth: usize,
+    /// When the last iteration in flight ends.
+    device_free: Time,
+    /// Whether the next decision has to wait for the end of the oldest iteration in flight.
+    blocked: bool,
+    spare: Vec<Step>,
+}
+
+/// What an engine does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineState {
+    /// An iteration runs until then.
+    Busy {
+        /// When [`Engine::end_iteration`] is due.
+        until: Time,
+    },
+    /// Nothing to do until something is submitted or released, or until `wake`.
+    Idle {
+        /// When a KV transfer ends that it waits for.
+        wake: Option<Time>,
+    },
+}
+
+/// What an engine records beyond what it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineTracing {
+    /// Keep the KV events of each iteration.
+    pub kv_events: bool,
+    /// Keep the block ids of each iteration.
+    pub block_ids: bool,
+}
+
+impl Engine {
+    /// An engine without requests.
+    pub fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+        let depth = if config.async_scheduling { 2 } else { 1 };
+        Self {
+            scheduler: Scheduler::new(config, tracing.kv_events, tracing.block_ids),
+            in_flight: VecDeque::with_capacity(depth),
+            depth,
+            device_free: Time::ZERO,
+            blocked: false,
+            spare: Vec::new(),
+        }
+    }
+
+    /// The settings of the engine.
+    pub fn config(&self) -> &EngineConfig {
+        &self.scheduler.config
+    }
+
+    /// Puts a request into the waiting queue, or says why it can never be served.
+    pub fn submit(&mut self, request: EngineRequest) -> Result<(), Rejection> {
+        self.scheduler.add(request)
+    }
+
+    /// Lets go of the KV blocks of an ended request with `hold_kv` once the transfer from here ends at `end`.
+    pub fn release(&mut self, request: RequestId, end: Time, now: Time) {
+        self.scheduler.release(request, end, now);
+    }
+
+    /// Starts what can be started at `now` and says what happens next.
+    pub fn run(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<EngineState, LatencyError> {
+        if self.blocked {
+            return Ok(self.state(now));
+        }
+        loop {
+            let executes = if self.scheduler.has_requests() && self.in_flight.len() < self.depth {
+                let executes = self.start(now, sink)?;
+                if self.in_flight.len() < self.depth && executes {
+                    continue;
+                }
+                executes
+            } else {
+                false
+            };
+            match self.in_flight.front() {
+                Some(oldest) if oldest.iteration.scheduled.is_empty() => {
+                    let progressed = self.end_oldest(sink);
+                    let runs = self.in_flight.iter().any(|step| !step.iteration.scheduled.is_empty());
+                    if !progressed && !runs && !executes {
+                        return Ok(self.state(now));
+                    }
+                }
+                _ => {
+                    self.blocked = !self.in_flight.is_empty();
+                    return Ok(self.state(now));
+                }
+            }
+        }
+    }
+
+    /// Ends the oldest iteration in flight, which is due.
+    pub fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
+        debug_assert_eq!(self.in_flight.front().map(|step| step.iteration.end), Some(now));
+        self.end_oldest(sink);
+        self.blocked = false;
+    }
+
+    /// Decides an iteration and puts it in flight; returns whether it computes anything.
+    fn start(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
+        let mut step = self.spare.pop().unwrap_or_default();
+        self.scheduler.schedule(now, &mut step);
+        let executes = !step.iteration.scheduled.is_empty();
+        if !executes && self.in_flight.is_empty() && !step.iteration.is_eventful() {
+            self.scheduler.give_up_if_stuck(&mut step.iteration);
+        }
+        for transfer in &step.iteration.transfers {
+            sink.transfer_started(transfer, now);
+        }
+        step.iteration.start = now.max(self.device_free);
+        step.iteration.end = step.iteration.start;
+        if executes {
+            step.iteration.end = step.iteration.start + self.scheduler.config.latency.iteration(&step.batch)?;
+        }
+        self.device_free = step.iteration.end;
+        self.in_flight.push_back(step);
+        Ok(executes)
+    }
+
+    /// Applies the oldest iteration in flight; returns whether anything happened in it.
+    fn end_oldest(&mut self, sink: &mut impl IterationSink) -> bool {
+        let Some(mut step) = self.in_flight.pop_front() else { return false };
+        self.scheduler.update(&mut step);
+        let eventful = step.iteration.is_eventful();
+        if eventful {
+            sink.iteration_ended(&step.iteration);
+        }
+        self.spare.push(step);
+        eventful
+    }
+
+    fn state(&self, now: Time) -> EngineState {
+        match self.in_flight.front() {
+            Some(step) if !step.iteration.scheduled.is_empty() => EngineState::Busy { until: step.iteration.end },
+            _ => EngineState::Idle { wake: self.scheduler.next_transfer_end(now) },
+        }
+    }
+
+    /// Whether it holds no request at all.
+    pub fn is_empty(&self) -> bool {
+        !self.scheduler.has_requests() && self.in_flight.is_empty()
+    }
+
+    /// Requests that run now.
+    pub fn num_running(&self) -> usize {
+        self.scheduler.running_len()
+    }
+
+    /// Requests that wait now.
+    pub fn num_waiting(&self) -> usize {
+        self.scheduler.num_waiting()
+    }
+
+    /// The free list of KV blocks, from the one that is taken next.
+    pub fn free_blocks(&self) -> impl Iterator<Item = BlockId> {
+        self.scheduler.free_list()
+    }
+
+    /// Moves KV events that belong to no iteration yet to `sink`.
+    pub fn take_kv_events(&mut self, sink: &mut Vec<KvEvent>) {
+        self.scheduler.take_kv_events(sink);
+    }
+
+    /// Checks the engine's invariants.
+    ///
+    /// # Panics
+    /// If one is broken.
+    pub fn check(&self) {
+        self.scheduler.check();
+    }
+}

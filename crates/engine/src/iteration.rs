@@ -1,0 +1,149 @@
+use servecast_types::{BlockId, KvEvent, RequestId, Time};
+
+use crate::Rejection;
+
+/// What one engine iteration did; complete at its end.
+///
+/// Lists are in decision order. An iteration without scheduled tokens occurs when something else happened: a KV
+/// transfer began or ended, a request was given up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Iteration {
+    /// When the scheduler decided it.
+    pub scheduled_at: Time,
+    /// When the forward pass began: later than `scheduled_at` under asynchronous scheduling.
+    pub start: Time,
+    /// When its results became visible.
+    pub end: Time,
+    /// Requests that computed something.
+    pub scheduled: Vec<Scheduled>,
+    /// Requests of `scheduled` that left the waiting queue, with the tokens that they did not have to compute.
+    pub admitted: Vec<Admitted>,
+    /// Requests that lost their KV blocks.
+    pub preempted: Vec<RequestId>,
+    /// Requests that got a token at the end.
+    pub emitted: Vec<RequestId>,
+    /// Requests that ended at the end of the iteration.
+    pub finished: Vec<Finished>,
+    /// Requests that were given up when it was scheduled.
+    pub rejected: Vec<(RequestId, Rejection)>,
+    /// KV transfers that began when it was scheduled.
+    pub transfers: Vec<Transfer>,
+    /// Requests whose transfer to this worker was noticed as complete at the end.
+    pub received: Vec<RequestId>,
+    /// Requests whose held blocks were dropped at the end.
+    pub sent: Vec<RequestId>,
+    /// Blocks allocated or hit for the scheduled requests: the whole table of an admitted request, what a running one
+    /// gained. Only kept if the engine traces blocks.
+    pub block_ids: Vec<BlockId>,
+    /// Running requests after scheduling.
+    pub num_running: u32,
+    /// Waiting requests after scheduling.
+    pub num_waiting: u32,
+    /// Free blocks after scheduling.
+    pub free_blocks_after_schedule: u32,
+    /// Free blocks at the end.
+    pub free_blocks: u32,
+    /// Distinct block contents that can be hit at the end.
+    pub cached_blocks: u32,
+    /// What a router learns at the end. Only kept if the engine captures KV events.
+    pub kv_events: Vec<KvEvent>,
+}
+
+/// Tokens of one request in an iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens to compute.
+    pub tokens: u32,
+    /// Tokens of its sequence that were computed or hit before.
+    pub computed: u32,
+}
+
+/// A request that left the waiting queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admitted {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens found in the prefix cache of this worker.
+    pub cached_tokens: u32,
+    /// Whether it had been preempted.
+    pub resumed: bool,
+}
+
+/// A request that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens that it generated.
+    pub output_tokens: u32,
+}
+
+/// A KV transfer to this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens that are transferred.
+    pub tokens: u32,
+    /// When the last of them is here.
+    pub end: Time,
+}
+
+impl Iteration {
+    /// Whether anything happened in it.
+    pub fn is_eventful(&self) -> bool {
+        !(self.scheduled.is_empty()
+            && self.preempted.is_empty()
+            && self.finished.is_empty()
+            && self.rejected.is_empty()
+            && self.transfers.is_empty()
+            && self.received.is_empty()
+            && self.sent.is_empty())
+    }
+
+    /// Tokens computed by all requests together.
+    pub fn total_tokens(&self) -> u64 {
+        self.scheduled.iter().map(|scheduled| u64::from(scheduled.tokens)).sum()
+    }
+
+    /// Empties it for reuse, keeping the memory.
+    pub(crate) fn clear(&mut self) {
+        let mut old = std::mem::take(self);
+        old.scheduled.clear();
+        old.admitted.clear();
+        old.preempted.clear();
+        old.emitted.clear();
+        old.finished.clear();
+        old.rejected.clear();
+        old.transfers.clear();
+        old.received.clear();
+        old.sent.clear();
+        old.block_ids.clear();
+        old.kv_events.clear();
+        *self = Self {
+            scheduled: old.scheduled,
+            admitted: old.admitted,
+            preempted: old.preempted,
+            emitted: old.emitted,
+            finished: old.finished,
+            rejected: old.rejected,
+            transfers: old.transfers,
+            received: old.received,
+            sent: old.sent,
+            block_ids: old.block_ids,
+            kv_events: old.kv_events,
+            ..Self::default()
+        };
+    }
+}
+
+/// Receives what an engine does.
+pub trait IterationSink {
+    /// A KV transfer to this worker begins; it ends at `transfer.end`.
+    fn transfer_started(&mut self, transfer: &Transfer, now: Time);
+
+    /// An iteration ended.
+    fn iteration_ended(&mut self, iteration: &Iteration);
+}

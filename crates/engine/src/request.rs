@@ -1,0 +1,104 @@
+use servecast_types::{Duration, Prompt, RequestId, Time};
+
+/// A request as an engine gets it.
+#[derive(Debug, Clone)]
+pub struct EngineRequest {
+    /// Its id; ids of requests that are in an engine at the same time differ.
+    pub id: RequestId,
+    /// Its content.
+    pub prompt: Prompt,
+    /// Identity of its first output token; `None` for an output that nobody else names.
+    pub output: Option<u64>,
+    /// Most tokens that it generates; the scheduler knows this.
+    pub max_tokens: u32,
+    /// Number of tokens after which it stops by itself, which the scheduler does not know in advance.
+    pub stop_after: Option<u32>,
+    /// Lower is more important; ignored unless the policy is `priority`.
+    pub priority: i32,
+    /// When it came, for ties of priority.
+    pub arrival: Time,
+    /// Decides between requests of equal priority and arrival: lower goes first.
+    pub tie_break: u64,
+    /// The KV of its prompt is computed elsewhere and transferred here first.
+    pub remote_prefill: Option<TransferTime>,
+    /// Its KV blocks stay after it ends, until [`Engine::release`](crate::Engine::release).
+    pub hold_kv: bool,
+}
+
+impl EngineRequest {
+    /// A plain request of priority 0.
+    pub fn new(id: RequestId, prompt: Prompt, max_tokens: u32, arrival: Time) -> Self {
+        Self {
+            id,
+            prompt,
+            output: None,
+            max_tokens,
+            stop_after: None,
+            priority: 0,
+            arrival,
+            tie_break: u64::from(id.0),
+            remote_prefill: None,
+            hold_kv: false,
+        }
+    }
+}
+
+/// How long KV blocks are on their way from another worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferTime {
+    /// The same whatever this worker already has.
+    Fixed(Duration),
+    /// This long for the whole prompt, and less in proportion to the tokens that this worker has in its cache.
+    Missing {
+        /// Time for the whole prompt.
+        full_prompt: Duration,
+    },
+}
+
+impl TransferTime {
+    /// The time to bring in `missing` of `prompt` tokens, rounded up to a whole nanosecond.
+    pub(crate) fn for_tokens(self, missing: u32, prompt: u32) -> Duration {
+        match self {
+            Self::Fixed(duration) => duration,
+            Self::Missing { full_prompt } => {
+                let ns = u128::from(full_prompt.as_ns()) * u128::from(missing);
+                Duration::from_ns(ns.div_ceil(u128::from(prompt.max(1))) as u64)
+            }
+        }
+    }
+}
+
+/// Why an engine does not take a request, or gives it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The prompt needs more KV blocks than there are.
+    #[error("the prompt needs {needed} KV blocks of {usable} usable ones")]
+    PromptTooLong {
+        /// Blocks for the prompt.
+        needed: u32,
+        /// Blocks of the engine.
+        usable: u32,
+    },
+    /// The prompt leaves no room for a token within the context.
+    #[error("the prompt has {tokens} tokens, but `max_model_len` is {max_model_len}")]
+    MaxModelLen {
+        /// Prompt length.
+        tokens: u32,
+        /// Longest sequence.
+        max_model_len: u32,
+    },
+    /// The sequence exceeds the token budget of an iteration and may not be cut.
+    #[error("{tokens} tokens cannot be scheduled at once: `max_num_batched_tokens` is {budget} and chunked prefill is off")]
+    Unchunkable {
+        /// Tokens to compute.
+        tokens: u32,
+        /// Most tokens of an iteration.
+        budget: u32,
+    },
+    /// The request outgrew the KV cache that it had for itself.
+    #[error("{tokens} tokens outgrew the KV cache")]
+    KvCapacity {
+        /// Its length when it was given up.
+        tokens: u32,
+    },
+}

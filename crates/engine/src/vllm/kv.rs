@@ -1,0 +1,87 @@
+//! Block allocation for requests, as vLLM's `KVCacheManager` does it: all or nothing, prefix hits first.
+
+use servecast_types::BlockId;
+
+use super::pool::BlockPool;
+use super::request::Request;
+use crate::EngineConfig;
+
+/// The KV cache of a worker.
+#[derive(Debug)]
+pub(crate) struct KvCache {
+    pub(crate) pool: BlockPool,
+    pub(crate) block_size: u32,
+    caching: bool,
+}
+
+impl KvCache {
+    pub(crate) fn new(config: &EngineConfig, capture_events: bool) -> Self {
+        let unhashed_to_head = config.vllm_version >= crate::args::VllmVersion::V0_24;
+        let capture_events = capture_events && config.enable_prefix_caching;
+        let pool =
+            BlockPool::new(config.num_gpu_blocks, config.reserve_null_block, unhashed_to_head, capture_events);
+        Self { pool, block_size: config.block_size, caching: config.enable_prefix_caching }
+    }
+
+    pub(crate) fn blocks_for(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.block_size)
+    }
+
+    /// The longest chain of cached blocks that the known tokens of `request` begin with; at least its last token
+    /// is left to compute.
+    pub(crate) fn find_hits(&self, request: &mut Request, hits: &mut Vec<BlockId>) {
+        hits.clear();
+        if !self.caching {
+            return;
+        }
+        let most = (request.known() - 1) / self.block_size;
+        for &hash in request.hashes(most) {
+            match self.pool.lookup(hash) {
+                Some(block) => hits.push(block),
+                None => break,
+            }
+        }
+    }
+
+    /// How many of `hits` are free now, so that hitting them takes them out of what can be allocated.
+    pub(crate) fn count_free(&self, hits: &[BlockId]) -> u32 {
+        hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32
+    }
+
+    /// Gives a request the blocks that it hit, and new ones so that it has `blocks` in all.
+    ///
+    /// The caller has checked that enough blocks are free.
+    pub(crate) fn allocate(&mut self, request: &mut Request, hits: &[BlockId], blocks: u32) {
+        if !hits.is_empty() {
+            debug_assert!(request.blocks.is_empty(), "only a request without blocks can hit some");
+            hits.iter().for_each(|&block| self.pool.touch(block));
+            request.blocks.extend_from_slice(hits);
+            request.stored = hits.len() as u32;
+        }
+        while (request.blocks.len() as u32) < blocks {
+            request.blocks.push(self.pool.take());
+        }
+    }
+
+    /// Lets others hit the full blocks within the first `tokens` tokens of a request.
+    pub(crate) fn store(&mut self, request: &mut Request, tokens: u32) {
+        let full = tokens / self.block_size;
+        let stored = request.stored;
+        if !self.caching || full <= stored {
+            return;
+        }
+        request.hashes(full);
+        let hashes = request.hashes(full).to_vec();
+        let parent = stored.checked_sub(1).map(|last| hashes[last as usize]);
+        let new = stored as usize..full as usize;
+        self.pool.store(parent, &request.blocks[new.clone()], &hashes[new]);
+        request.stored = full;
+    }
+
+    /// Takes all blocks away from a request.
+    pub(crate) fn free(&mut self, request: &mut Request) {
+        self.pool.release(&request.blocks);
+        request.blocks.clear();
+        request.stored = 0;
+    }
+}

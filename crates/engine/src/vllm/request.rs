@@ -1,0 +1,126 @@
+use servecast_types::{BlockHasher, BlockId, Prompt, RequestId, Run, SequenceHash, Time};
+
+use crate::{EngineRequest, TransferTime};
+
+/// Position of a request in the scheduler's table; reused once the request is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot(pub(crate) u32);
+
+/// Where a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// In the waiting queue, never run.
+    Waiting,
+    /// Blocks are allocated and KV is on its way to them.
+    Loading,
+    /// In the running list.
+    Running,
+    /// In the waiting queue after it lost its blocks.
+    Preempted,
+    /// Ended, but its blocks are held for a reader.
+    Held,
+}
+
+/// Order of the waiting queue under the `priority` policy, and reverse order of preemption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PriorityKey {
+    priority: i32,
+    arrival: Time,
+    tie_break: u64,
+}
+
+/// A request as the scheduler keeps it, with vLLM's counters.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    pub(crate) key: PriorityKey,
+    pub(crate) status: Status,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) max_tokens: u32,
+    pub(crate) stop_after: Option<u32>,
+    pub(crate) hold_kv: bool,
+    /// KV that is still to be fetched when blocks can be had.
+    pub(crate) remote_prefill: Option<TransferTime>,
+    /// The KV of the prompt came from elsewhere and is still here.
+    pub(crate) prompt_was_transferred: bool,
+
+    /// Tokens whose KV is there once what is in flight has run.
+    pub(crate) computed: u32,
+    /// Tokens generated and known.
+    pub(crate) outputs: u32,
+    /// Tokens in flight that the scheduler counts on but does not know yet.
+    pub(crate) placeholders: u32,
+    /// Tokens in flight when it was preempted: they still arrive.
+    pub(crate) stale: u32,
+    pub(crate) preemptions: u32,
+
+    pub(crate) blocks: Vec<BlockId>,
+    /// How many of `blocks` can be hit by others.
+    pub(crate) stored: u32,
+    /// Prompt and output to come.
+    content: Prompt,
+    hasher: BlockHasher,
+    hashes: Vec<SequenceHash>,
+}
+
+impl Request {
+    pub(crate) fn new(request: EngineRequest, block_size: u32) -> Self {
+        let EngineRequest { id, mut prompt, max_tokens, arrival, .. } = request;
+        let prompt_tokens = prompt.tokens();
+        let output_tokens = max_tokens.min(u32::MAX - prompt_tokens);
+        prompt.push(match request.output {
+            Some(start) => Run { start, len: output_tokens },
+            None => Run::output_of(id, output_tokens),
+        });
+        Self {
+            id,
+            key: PriorityKey { priority: request.priority, arrival, tie_break: request.tie_break },
+            status: Status::Waiting,
+            prompt_tokens,
+            max_tokens,
+            stop_after: request.stop_after,
+            hold_kv: request.hold_kv,
+            remote_prefill: request.remote_prefill,
+            prompt_was_transferred: false,
+            computed: 0,
+            outputs: 0,
+            placeholders: 0,
+            stale: 0,
+            preemptions: 0,
+            blocks: Vec::new(),
+            stored: 0,
+            content: prompt,
+            hasher: BlockHasher::new(block_size),
+            hashes: Vec::new(),
+        }
+    }
+
+    /// Tokens that are known: the prompt and what has been generated.
+    pub(crate) fn known(&self) -> u32 {
+        self.prompt_tokens + self.outputs
+    }
+
+    /// Tokens that are known or in flight.
+    pub(crate) fn scheduled_to(&self) -> u32 {
+        self.known() + self.placeholders
+    }
+
+    /// Whether its last token is already in flight, so that nothing more is scheduled for it.
+    pub(crate) fn ends_in_flight(&self) -> bool {
+        self.placeholders > 0 && self.outputs + self.placeholders >= self.max_tokens
+    }
+
+    /// Whether it has generated what it was asked for, has stopped by itself or fills the model's context.
+    pub(crate) fn is_complete(&self, max_model_len: u32) -> bool {
+        self.outputs >= self.max_tokens || self.stop_after == Some(self.outputs) || self.known() >= max_model_len
+    }
+
+    /// Identities of its first `blocks` blocks, whose tokens must be known.
+    pub(crate) fn hashes(&mut self, blocks: u32) -> &[SequenceHash] {
+        while self.hashes.len() < blocks as usize {
+            let hash = self.hasher.next(&self.content).expect("known tokens are part of the content");
+            self.hashes.push(hash);
+        }
+        &self.hashes[..blocks as usize]
+    }
+}

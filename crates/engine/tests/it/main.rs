@@ -1,0 +1,3 @@
+//! Behaviour of the engine against recordings of the real schedulers, and under random load.
+
+mod oracle_vllm;

@@ -1,0 +1,101 @@
+/// What one iteration computes, as sums over its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// Requests with at least one scheduled token.
+    pub requests: u64,
+    /// Scheduled tokens, whatever they are.
+    pub tokens: u64,
+    /// Query-key pairs that causal attention covers: Σ over requests of n·start + n·(n + 1)/2 for n new tokens.
+    pub attention_pairs: u64,
+    /// Prompt tokens only: what a preempted request recomputes of its own output is not in here.
+    pub prompt: PromptWork,
+    /// Requests that get a token other than their first.
+    pub decode: DecodeWork,
+    /// Tokens that the KV cache can hold.
+    pub kv_capacity_tokens: u64,
+}
+
+/// The prompt part of an iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PromptWork {
+    /// Requests that compute prompt tokens.
+    pub requests: u64,
+    /// Σ of the prompt positions at which their chunks start (cached prefix and earlier chunks).
+    pub start_tokens: u64,
+    /// Σ of the prompt positions at which their chunks end.
+    pub end_tokens: u64,
+}
+
+/// The decode part of an iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DecodeWork {
+    /// Requests that decode.
+    pub requests: u64,
+    /// Σ of their contexts: prompt and all tokens produced so far.
+    pub context_tokens: u64,
+}
+
+impl Batch {
+    /// An empty batch on an engine whose KV cache holds `kv_capacity_tokens`.
+    pub fn new(kv_capacity_tokens: u64) -> Self {
+        Self { kv_capacity_tokens, ..Self::default() }
+    }
+
+    /// Adds a request that computes the tokens `start..end` of its sequence.
+    pub fn add_tokens(&mut self, start: u64, end: u64) {
+        let new = end - start;
+        self.requests += 1;
+        self.tokens += new;
+        self.attention_pairs += new * start + new * (new + 1) / 2;
+    }
+
+    /// Notes that `start..end` of what a request computes are prompt tokens.
+    pub fn add_prompt(&mut self, start: u64, end: u64) {
+        self.prompt.requests += 1;
+        self.prompt.start_tokens += start;
+        self.prompt.end_tokens += end;
+    }
+
+    /// Notes that a request with `context` tokens decodes.
+    pub fn add_decode(&mut self, context: u64) {
+        self.decode.requests += 1;
+        self.decode.context_tokens += context;
+    }
+}
+
+impl PromptWork {
+    /// New prompt tokens by the rule of Dynamo's models: requests × (mean end − mean start), both means truncated.
+    ///
+    /// Truncation loses tokens (prompts of 10 and 5 count as 14), but numbers are compared with theirs.
+    pub(crate) fn tokens_by_truncated_means(&self) -> u64 {
+        match self.requests {
+            0 => 0,
+            n => n * (self.end_tokens / n).saturating_sub(self.start_tokens / n),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_means_lose_tokens_as_in_the_original() {
+        let check = |chunks: &[(u64, u64)], tokens| {
+            let mut batch = Batch::new(0);
+            chunks.iter().for_each(|&(start, end)| batch.add_prompt(start, end));
+            assert_eq!(batch.prompt.tokens_by_truncated_means(), tokens, "{chunks:?}");
+        };
+        check(&[], 0);
+        check(&[(0, 10), (0, 5)], 14);
+        check(&[(0, 8), (8, 10)], 10);
+    }
+
+    #[test]
+    fn attention_covers_each_token_and_all_before_it() {
+        let mut batch = Batch::new(0);
+        batch.add_tokens(2, 5);
+        assert_eq!(batch.attention_pairs, 3 + 4 + 5);
+        assert_eq!((batch.requests, batch.tokens), (1, 3));
+    }
+}

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
 use servecast_latency::LatencyError;
-use servecast_types::{BlockId, KvEvent, RequestId, Time};
+use servecast_types::{RequestId, Time};
 
 use crate::iteration::IterationSink;
 use crate::vllm::{Scheduler, Step};
@@ -21,6 +21,7 @@ pub struct Engine {
     device_free: Time,
     /// Whether the next decision has to wait for the end of the oldest iteration in flight.
     blocked: bool,
+    recorder_clock: bool,
     spare: Vec<Step>,
 }
 
@@ -46,6 +47,9 @@ pub struct EngineTracing {
     pub kv_events: bool,
     /// Keep the block ids of each iteration.
     pub block_ids: bool,
+    /// Move the clock as the recorder of the real engine does: where that spins while it polls for KV transfers, the
+    /// recorder goes on to the next input before it ends an empty iteration.
+    pub recorder_clock: bool,
 }
 
 impl Engine {
@@ -58,6 +62,7 @@ impl Engine {
             depth,
             device_free: Time::ZERO,
             blocked: false,
+            recorder_clock: tracing.recorder_clock,
             spare: Vec::new(),
         }
     }
@@ -83,20 +88,23 @@ impl Engine {
             return Ok(self.state(now));
         }
         loop {
-            let executes = if self.scheduler.has_requests() && self.in_flight.len() < self.depth {
+            if self.in_flight.len() < self.depth && self.scheduler.has_requests() {
                 let executes = self.start(now, sink)?;
-                if self.in_flight.len() < self.depth && executes {
-                    continue;
+                if self.in_flight.len() < self.depth {
+                    if executes {
+                        continue;
+                    }
+                    if self.leaves_pending() {
+                        return Ok(self.state(now));
+                    }
                 }
-                executes
-            } else {
-                false
-            };
+            }
             match self.in_flight.front() {
                 Some(oldest) if oldest.iteration.scheduled.is_empty() => {
-                    let progressed = self.end_oldest(sink);
+                    let progressed = self.end_oldest(now, sink);
                     let runs = self.in_flight.iter().any(|step| !step.iteration.scheduled.is_empty());
-                    if !progressed && !runs && !executes {
+                    let idles = !progressed && !runs && self.scheduler.has_requests();
+                    if idles && (self.recorder_clock || !self.scheduler.has_news(now)) {
                         return Ok(self.state(now));
                     }
                 }
@@ -108,10 +116,18 @@ impl Engine {
         }
     }
 
+    /// Whether an iteration that computes nothing stays in flight until the next input.
+    fn leaves_pending(&self) -> bool {
+        let pending = self.in_flight.back().is_some_and(|step| {
+            step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty()
+        });
+        self.recorder_clock && pending && self.scheduler.polls() && self.scheduler.has_requests()
+    }
+
     /// Ends the oldest iteration in flight, which is due.
     pub fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
         debug_assert_eq!(self.in_flight.front().map(|step| step.iteration.end), Some(now));
-        self.end_oldest(sink);
+        self.end_oldest(now, sink);
         self.blocked = false;
     }
 
@@ -137,11 +153,12 @@ impl Engine {
     }
 
     /// Applies the oldest iteration in flight; returns whether anything happened in it.
-    fn end_oldest(&mut self, sink: &mut impl IterationSink) -> bool {
+    fn end_oldest(&mut self, now: Time, sink: &mut impl IterationSink) -> bool {
         let Some(mut step) = self.in_flight.pop_front() else { return false };
+        step.iteration.end = step.iteration.end.max(now);
         self.scheduler.update(&mut step);
         let eventful = step.iteration.is_eventful();
-        if eventful {
+        if eventful || !step.iteration.kv_events.is_empty() {
             sink.iteration_ended(&step.iteration);
         }
         self.spare.push(step);
@@ -157,7 +174,12 @@ impl Engine {
 
     /// Whether it holds no request at all.
     pub fn is_empty(&self) -> bool {
-        !self.scheduler.has_requests() && self.in_flight.is_empty()
+        !self.scheduler.has_unfinished_requests() && self.in_flight.is_empty()
+    }
+
+    /// Iterations that are decided but not ended.
+    pub fn num_in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// Requests that run now.
@@ -168,16 +190,6 @@ impl Engine {
     /// Requests that wait now.
     pub fn num_waiting(&self) -> usize {
         self.scheduler.num_waiting()
-    }
-
-    /// The free list of KV blocks, from the one that is taken next.
-    pub fn free_blocks(&self) -> impl Iterator<Item = BlockId> {
-        self.scheduler.free_list()
-    }
-
-    /// Moves KV events that belong to no iteration yet to `sink`.
-    pub fn take_kv_events(&mut self, sink: &mut Vec<KvEvent>) {
-        self.scheduler.take_kv_events(sink);
     }
 
     /// Checks the engine's invariants.

@@ -35,6 +35,8 @@ pub struct Iteration {
     /// Blocks allocated or hit for the scheduled requests: the whole table of an admitted request, what a running one
     /// gained. Only kept if the engine traces blocks.
     pub block_ids: Vec<BlockId>,
+    /// The free list at the end. Only kept if the engine traces blocks.
+    pub free_list: Vec<BlockId>,
     /// Running requests after scheduling.
     pub num_running: u32,
     /// Waiting requests after scheduling.
@@ -92,7 +94,7 @@ pub struct Transfer {
 }
 
 impl Iteration {
-    /// Whether anything happened in it.
+    /// Whether anything happened in it: KV events alone do not count, since they tell of another iteration.
     pub fn is_eventful(&self) -> bool {
         !(self.scheduled.is_empty()
             && self.preempted.is_empty()
@@ -121,6 +123,7 @@ impl Iteration {
         old.received.clear();
         old.sent.clear();
         old.block_ids.clear();
+        old.free_list.clear();
         old.kv_events.clear();
         *self = Self {
             scheduled: old.scheduled,
@@ -133,6 +136,7 @@ impl Iteration {
             received: old.received,
             sent: old.sent,
             block_ids: old.block_ids,
+            free_list: old.free_list,
             kv_events: old.kv_events,
             ..Self::default()
         };

@@ -1,1 +1,32 @@
-//! placeholder
+//! What a run meant: from the records of a simulation to figures that people and programs read.
+//!
+//! - [`summarize`] turns a [`RunRecord`](servecast_cluster::record::RunRecord) into a [`Report`], a flat JSON
+//!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
+//! - [`render_table`] shows a report on a terminal.
+//! - [`write_request_rows`] writes one JSON line a request.
+//!
+//! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does.
+//!
+//! **Invariant:** nothing here knows how an engine or a router works, reads a clock, or touches a file. Equal
+//! records give equal bytes.
+
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "equal inputs must give equal bits"))]
+
+#[cfg(test)]
+mod fixture;
+
+mod field;
+mod latency;
+mod report;
+mod rows;
+mod sla;
+mod stats;
+mod summary;
+mod table;
+
+pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion};
+pub use rows::write_request_rows;
+pub use sla::{Sla, SlaError};
+pub use stats::Stats;
+pub use summary::{SummaryOptions, summarize};
+pub use table::{TableOptions, render_table};

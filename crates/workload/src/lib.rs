@@ -1,1 +1,31 @@
-//! placeholder
+//! Where requests come from: trace files, generators, and the sessions that both turn into.
+//!
+//! ```text
+//!  JSON Lines ── read_mooncake ──┐
+//!  SyntheticSpec ── generate ────┼── [TraceRow] ── Workload::from_rows ── Workload ── stats
+//!  a seed ── sample_chat_sessions┘        └── write_mooncake ── JSON Lines
+//! ```
+//!
+//! A [`TraceRow`] is what one line of a trace says, with the units of the file. A [`Workload`] is what a
+//! simulation replays: sessions of turns with virtual times and prompts made of interned blocks. Every row is
+//! checked on its way from the one to the other, so a workload can be replayed as it is.
+//!
+//! **Invariant:** nothing here opens a file, and nothing knows of engines, routers or caches.
+
+mod error;
+mod fields;
+mod random;
+mod reader;
+mod row;
+mod sample;
+mod stats;
+mod synthetic;
+mod workload;
+
+pub use error::{SyntheticError, TraceError};
+pub use reader::{Trace, read_mooncake};
+pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_mooncake};
+pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};
+pub use stats::{LengthStats, TraceStats, stats};
+pub use synthetic::{ArrivalProcess, LengthDistribution, SyntheticSpec, generate};
+pub use workload::{Load, Session, TraceNotes, Turn, TurnStart, Workload};

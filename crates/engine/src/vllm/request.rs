@@ -29,6 +29,17 @@ pub(crate) struct PriorityKey {
     tie_break: u64,
 }
 
+impl PriorityKey {
+    /// What a preemption goes by: the highest is hit first.
+    pub(crate) fn rank(self) -> (i32, Time) {
+        (self.priority, self.arrival)
+    }
+
+    pub(crate) fn tie_break(self) -> u64 {
+        self.tie_break
+    }
+}
+
 /// A request as the scheduler keeps it, with vLLM's counters.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -52,7 +63,11 @@ pub(crate) struct Request {
     pub(crate) placeholders: u32,
     /// Tokens in flight when it was preempted: they still arrive.
     pub(crate) stale: u32,
+    /// Tokens in flight when it was preempted that are thrown away when they arrive.
+    pub(crate) dropped: u32,
     pub(crate) preemptions: u32,
+    /// Number of the last iteration that computes something for it.
+    pub(crate) last_iteration: u64,
 
     pub(crate) blocks: Vec<BlockId>,
     /// How many of `blocks` can be hit by others.
@@ -86,7 +101,9 @@ impl Request {
             outputs: 0,
             placeholders: 0,
             stale: 0,
+            dropped: 0,
             preemptions: 0,
+            last_iteration: 0,
             blocks: Vec::new(),
             stored: 0,
             content: prompt,

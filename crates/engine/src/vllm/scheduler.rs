@@ -25,8 +25,16 @@ pub(crate) struct Scheduler {
     pub(super) loading: VecDeque<Loading>,
     /// Ended requests whose blocks a reader still needs, with the time at which it is done if that is known.
     pub(super) held: Vec<(Slot, Option<Time>)>,
+    /// Blocks that become free when the iteration of that number ends; see [`Scheduler::free_blocks`].
+    pub(super) deferred: VecDeque<(u64, Vec<BlockId>)>,
+    /// Iterations decided so far.
+    pub(super) decided: u64,
+    /// Iterations ended so far.
+    pub(super) ended: u64,
+    /// Whether a request ended that vLLM's workers are told of in the next iteration, even if it is empty.
+    pub(super) ended_since_schedule: bool,
     hits: Vec<BlockId>,
-    trace_blocks: bool,
+    pub(super) trace_blocks: bool,
 }
 
 /// A request whose KV is on its way.
@@ -74,6 +82,10 @@ impl Scheduler {
             waiting: WaitingQueue::new(config.scheduling_policy),
             loading: VecDeque::new(),
             held: Vec::new(),
+            deferred: VecDeque::new(),
+            decided: 0,
+            ended: 0,
+            ended_since_schedule: false,
             hits: Vec::new(),
             trace_blocks,
             config,
@@ -94,7 +106,13 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Whether an iteration, be it an empty one, has something to do.
     pub(crate) fn has_requests(&self) -> bool {
+        let polls_for_readers = self.polls() && !self.held.is_empty();
+        self.has_unfinished_requests() || self.ended_since_schedule || polls_for_readers
+    }
+
+    pub(crate) fn has_unfinished_requests(&self) -> bool {
         !self.running.is_empty() || self.num_waiting() > 0
     }
 
@@ -122,9 +140,12 @@ impl Scheduler {
         let cap = self.long_prefill_cap();
         self.schedule_running(&mut budget, cap, step);
         if step.iteration.preempted.is_empty() {
-            self.admit_loaded(&mut budget, cap, step);
-            self.admit_waiting(now, &mut budget, cap, step);
+            if self.admit_loaded(&mut budget, cap, step) {
+                self.admit_waiting(now, &mut budget, cap, step);
+            }
         }
+        self.ended_since_schedule = false;
+        self.decided += 1;
         self.commit(step);
     }
 
@@ -182,6 +203,9 @@ impl Scheduler {
                 return Room::Made;
             }
             let position = self.victim();
+            if self.config.vllm_version >= VllmVersion::V0_32 && self.defers_free(self.running[position]) {
+                return Room::Wait;
+            }
             let victim = self.running.remove(position);
             // A victim that already has tokens in this iteration gives them back.
             if let Some(entry) = step.entries.iter().position(|entry| entry.slot == victim) {
@@ -201,8 +225,9 @@ impl Scheduler {
         let last = self.running.len() - 1;
         match (self.config.scheduling_policy, self.config.preemption_mode) {
             (SchedulingPolicy::Priority, _) => {
-                let key = |slot: &Slot| self.requests[slot.0 as usize].as_ref().map(|request| request.key);
-                (0..=last).max_by_key(|&position| key(&self.running[position])).unwrap_or(last)
+                let rank = |slot: Slot| self.requests[slot.0 as usize].as_ref().map(|request| request.key.rank());
+                // Of equals, the one that was admitted first.
+                (0..=last).rev().max_by_key(|&position| rank(self.running[position])).unwrap_or(last)
             }
             (SchedulingPolicy::Fcfs, PreemptionMode::Lifo) => last,
             (SchedulingPolicy::Fcfs, PreemptionMode::Fifo) => 0,
@@ -211,11 +236,17 @@ impl Scheduler {
 
     /// Takes the blocks of a request that was running and puts it back into the waiting queue.
     fn preempt(&mut self, slot: Slot, iteration: &mut Iteration) {
+        self.free_blocks(slot);
+        let drops_output = self.config.kv_role == Some(KvRole::KvProducer);
         let request = self.requests[slot.0 as usize].as_mut().expect("a running request");
-        self.kv.free(request);
         request.status = Status::Preempted;
         request.computed = 0;
-        request.stale += std::mem::take(&mut request.placeholders);
+        let in_flight = std::mem::take(&mut request.placeholders);
+        if drops_output {
+            request.dropped += in_flight;
+        } else {
+            request.stale += in_flight;
+        }
         request.preemptions += 1;
         request.prompt_was_transferred = false;
         iteration.preempted.push(request.id);
@@ -241,7 +272,9 @@ impl Scheduler {
     }
 
     /// Requests whose KV has arrived, in order; those that still wait for it are passed over.
-    fn admit_loaded(&mut self, budget: &mut u32, cap: u32, step: &mut Step) {
+    ///
+    /// Returns whether all of them were admitted, so that the waiting queue comes next.
+    fn admit_loaded(&mut self, budget: &mut u32, cap: u32, step: &mut Step) -> bool {
         let mut position = 0;
         while position < self.loading.len() && self.may_admit(*budget) {
             let Loading { slot, received, .. } = self.loading[position];
@@ -249,20 +282,23 @@ impl Scheduler {
                 position += 1;
                 continue;
             }
+            let watermark = self.watermark();
             let request = self.requests[slot.0 as usize].as_mut().expect("a loading request");
             self.kv.store(request, request.computed);
             // At least one token is computed here, or none would come out.
             request.computed = request.computed.min(request.known() - 1);
             let tokens = (request.known() - request.computed).min(cap).min(*budget);
             let blocks = self.kv.blocks_for(request.computed + tokens);
-            if blocks.saturating_sub(request.blocks.len() as u32) > self.kv.pool.num_free() {
-                return;
+            let needed = blocks.saturating_sub(request.blocks.len() as u32);
+            if needed + watermark > self.kv.pool.num_free() {
+                return false;
             }
             self.loading.remove(position);
             let cached_tokens = request.computed;
             self.admit(slot, tokens, cached_tokens, 0, step);
             *budget -= tokens;
         }
+        true
     }
 
     fn may_admit(&self, budget: u32) -> bool {
@@ -307,7 +343,7 @@ impl Scheduler {
         let whole = self.kv.blocks_for(known) - hits.len() as u32 + free_hits;
 
         if let Some(transfer) = request.remote_prefill {
-            if whole + self.reserved_blocks() > free {
+            if whole + self.reserved_blocks() + self.watermark() > free {
                 return false;
             }
             let missing = known - hit_tokens;
@@ -340,8 +376,7 @@ impl Scheduler {
         } else {
             blocks - hits.len() as u32 + free_hits
         };
-        let watermark = if self.running.is_empty() { 0 } else { self.config.watermark_blocks };
-        if needed + watermark > free {
+        if needed + self.watermark() > free {
             return false;
         }
         self.waiting.pop();
@@ -351,6 +386,11 @@ impl Scheduler {
         self.admit(slot, tokens, hit_tokens, 0, step);
         *budget -= tokens;
         true
+    }
+
+    /// Blocks that an admission leaves free.
+    fn watermark(&self) -> u32 {
+        if self.running.is_empty() { 0 } else { self.config.watermark_blocks }
     }
 
     /// Blocks that requests in flight will still take for what they already know.
@@ -404,6 +444,7 @@ impl Scheduler {
                 batch.add_decode(end.into());
             }
             request.computed = end;
+            request.last_iteration = self.decided;
             if entry.samples {
                 request.placeholders += 1;
             }
@@ -438,8 +479,33 @@ impl Scheduler {
         loading.chain(held).filter(|&end| end > now).min()
     }
 
+    /// Whether a transfer has ended that no iteration has noticed yet.
+    pub(crate) fn has_news(&self, now: Time) -> bool {
+        let received = self.loading.iter().any(|loading| !loading.received && loading.end <= now);
+        received || self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
+    }
+
+    /// Takes the blocks of a request away; they are free at once, or when what is in flight has run.
+    pub(super) fn free_blocks(&mut self, slot: Slot) {
+        let defers = self.defers_free(slot);
+        let request = self.requests[slot.0 as usize].as_mut().expect("a request with blocks");
+        if defers {
+            self.deferred.push_back((request.last_iteration, std::mem::take(&mut request.blocks)));
+            request.stored = 0;
+        } else {
+            self.kv.free(request);
+        }
+    }
+
+    /// Whether blocks of a request that are freed now may still be written to by an iteration in flight: a consumer
+    /// of remote KV under asynchronous scheduling frees them only when that has ended.
+    fn defers_free(&self, slot: Slot) -> bool {
+        let in_flight = self.requests[slot.0 as usize].as_ref().is_some_and(|request| request.last_iteration > self.ended);
+        in_flight && self.config.async_scheduling && self.config.kv_role == Some(KvRole::KvConsumer)
+    }
+
     /// Whether the real connector's poll is simulated, which notices transfers late.
-    pub(super) fn polls(&self) -> bool {
+    pub(crate) fn polls(&self) -> bool {
         matches!(self.config.kv_role, Some(KvRole::KvConsumer | KvRole::KvProducer))
     }
 }
@@ -448,6 +514,5 @@ enum Room {
     Made,
     PreemptedItself,
     /// Blocks are about to be freed: neither run nor preempt.
-    #[expect(dead_code, reason = "asynchronous kv_consumer")]
     Wait,
 }

@@ -1,8 +1,8 @@
 //! `Scheduler.update_from_output()`: what becomes known at the end of an iteration.
 
-use servecast_types::{BlockId, KvEvent, Time};
+use servecast_types::{RequestId, Time};
 
-use super::request::{Slot, Status};
+use super::request::{PriorityKey, Slot, Status};
 use super::scheduler::{Entry, Scheduler, Step};
 use crate::iteration::{Finished, Iteration};
 
@@ -10,6 +10,10 @@ impl Scheduler {
     /// Applies the results of an iteration at its end.
     pub(crate) fn update(&mut self, step: &mut Step) {
         let Step { iteration, entries, .. } = step;
+        self.ended += 1;
+        while let Some((_, blocks)) = self.deferred.pop_front_if(|(number, _)| *number <= self.ended) {
+            self.kv.pool.release(&blocks);
+        }
         for &entry in entries.iter() {
             if entry.samples {
                 self.deliver(entry, iteration);
@@ -28,6 +32,9 @@ impl Scheduler {
         self.kv.pool.take_events(&mut iteration.kv_events);
         iteration.free_blocks = self.kv.pool.num_free();
         iteration.cached_blocks = self.kv.pool.num_cached() as u32;
+        if self.trace_blocks {
+            iteration.free_list.extend(self.kv.pool.free_list());
+        }
     }
 
     /// A token of a request is known now.
@@ -36,6 +43,10 @@ impl Scheduler {
             return;
         };
         if request.status == Status::Held {
+            return;
+        }
+        if request.dropped > 0 {
+            request.dropped -= 1;
             return;
         }
         if request.stale > 0 {
@@ -56,6 +67,7 @@ impl Scheduler {
 
     fn finish(&mut self, slot: Slot) {
         let request = self.requests[slot.0 as usize].as_mut().expect("a request that finishes");
+        self.ended_since_schedule = true;
         if request.status == Status::Preempted {
             self.waiting.remove(slot);
         }
@@ -63,13 +75,13 @@ impl Scheduler {
             request.status = Status::Held;
             self.held.push((slot, None));
         } else {
-            self.kv.free(request);
+            self.free_blocks(slot);
             self.remove(slot);
         }
     }
 
     /// Lets go of the blocks of an ended request once `end` has come.
-    pub(crate) fn release(&mut self, id: servecast_types::RequestId, end: Time, now: Time) {
+    pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
         let requests = &self.requests;
         let is_it = |slot: Slot| requests[slot.0 as usize].as_ref().is_some_and(|request| request.id == id);
         let Some(position) = self.held.iter().position(|&(slot, _)| is_it(slot)) else { return };
@@ -94,27 +106,25 @@ impl Scheduler {
             let request = self.requests[loading.slot.0 as usize].as_ref().expect("a loading request");
             iteration.received.push(request.id);
         }
-        while let Some(position) = self.held.iter().position(|&(_, end)| end.is_some_and(|end| end <= now)) {
+        while let Some(position) = self.next_sent(now) {
             let (slot, _) = self.held.remove(position);
             iteration.sent.push(self.request(slot).id);
             self.drop_held(slot);
         }
     }
 
-    /// The free list, for comparisons with the real engine.
-    pub(crate) fn free_list(&self) -> impl Iterator<Item = BlockId> {
-        self.kv.pool.free_list()
-    }
-
-    /// Moves KV events that belong to no iteration to `sink`.
-    pub(crate) fn take_kv_events(&mut self, sink: &mut Vec<KvEvent>) {
-        self.kv.pool.take_events(sink);
+    /// Of the held requests whose transfer ended by `now`, the one whose transfer ended first.
+    fn next_sent(&self, now: Time) -> Option<usize> {
+        let order = |slot: Slot| self.requests[slot.0 as usize].as_ref().map(|request| request.key);
+        let ended = self.held.iter().enumerate().filter(|(_, (_, end))| end.is_some_and(|end| end <= now));
+        ended.min_by_key(|&(_, &(slot, end))| (end, order(slot).map(PriorityKey::tie_break))).map(|(position, _)| position)
     }
 
     /// Panics unless blocks are conserved and every request is in exactly one place.
     pub(crate) fn check(&self) {
         let live = || self.requests.iter().flatten();
-        self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()));
+        let deferred = self.deferred.iter().flat_map(|(_, blocks)| blocks.iter().copied());
+        self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()).chain(deferred));
         let places = self.running.len() + self.num_waiting() + self.held.len();
         assert_eq!(live().count(), places, "every request is in one place");
         for request in live() {

@@ -1,0 +1,157 @@
+//! A run small enough to check by hand: times in whole ms, four requests.
+//!
+//! ```text request  arrival  admitted  tokens at                stages 0        10       12        30 40 50
+//! aggregated 1        20       24        100 110 120 140 180      prefill, then decode with a transfer from
+//! 62.5 to 78.25 2        30                                          none: its prompt is too long 3
+//! 60       62        90 100                   aggregated; gave up for want of KV blocks ```
+
+use servecast_cluster::record::{
+    PoolRole, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
+};
+use servecast_types::{Duration, Time, WorkerId};
+use smallvec::{SmallVec, smallvec};
+
+/// The run of the module's table.
+pub(crate) fn run() -> RunRecord {
+    let requests = vec![aggregated(), disaggregated(), rejected_on_arrival(), rejected_later()];
+    let mut gaps = TokenGaps::default();
+    for (gap_ms, times) in [(10, 5), (40, 1), (20, 1)] {
+        gaps.add(Duration::from_ns(gap_ms * 1_000_000), times);
+    }
+    let totals = |workers, iterations, computed_tokens, preemptions, busy_ms: u64| PoolTotals {
+        workers,
+        iterations,
+        computed_tokens,
+        preemptions,
+        busy_ns: busy_ms * 1_000_000,
+    };
+    let pools = vec![
+        (PoolRole::Aggregated, totals(1, 5, 439, 1, 85)),
+        (PoolRole::Prefill, totals(1, 1, 200, 0, 34)),
+        (PoolRole::Decode, totals(2, 6, 307, 1, 102)),
+    ];
+    RunRecord { requests, gaps, pools }
+}
+
+fn aggregated() -> RequestRecord {
+    RequestRecord {
+        session: 0,
+        turn: 0,
+        line: 1,
+        arrival: ms(10.0),
+        input_tokens: 100,
+        requested_output_tokens: 3,
+        output_tokens: 3,
+        status: RequestStatus::Finished,
+        ended: ms(50.0),
+        first_token: Some(ms(30.0)),
+        second_token: Some(ms(40.0)),
+        last_token: Some(ms(50.0)),
+        stages: smallvec![StageRecord {
+            admitted: Some(ms(12.0)),
+            first_token: Some(ms(30.0)),
+            last_token: Some(ms(50.0)),
+            ..stage(PoolRole::Aggregated, 10.0)
+        }],
+    }
+}
+
+fn disaggregated() -> RequestRecord {
+    RequestRecord {
+        session: 1,
+        turn: 0,
+        line: 2,
+        arrival: ms(20.0),
+        input_tokens: 300,
+        requested_output_tokens: 5,
+        output_tokens: 5,
+        status: RequestStatus::Finished,
+        ended: ms(180.0),
+        first_token: Some(ms(100.0)),
+        second_token: Some(ms(110.0)),
+        last_token: Some(ms(180.0)),
+        stages: smallvec![
+            StageRecord {
+                admitted: Some(ms(24.0)),
+                reused_tokens: 100,
+                first_token: Some(ms(60.0)),
+                last_token: Some(ms(60.0)),
+                ..stage(PoolRole::Prefill, 20.0)
+            },
+            StageRecord {
+                worker: WorkerId(1),
+                admitted: Some(ms(80.0)),
+                reused_tokens: 299,
+                transfer_start: Some(ms(62.5)),
+                transfer_end: Some(ms(78.25)),
+                first_token: Some(ms(100.0)),
+                last_token: Some(ms(180.0)),
+                preemptions: 1,
+                ..stage(PoolRole::Decode, 60.0)
+            },
+        ],
+    }
+}
+
+fn rejected_on_arrival() -> RequestRecord {
+    RequestRecord {
+        session: 2,
+        turn: 0,
+        line: 3,
+        arrival: ms(30.0),
+        input_tokens: 9000,
+        requested_output_tokens: 10,
+        output_tokens: 0,
+        status: RequestStatus::Rejected(RejectReason::PromptTooLong),
+        ended: ms(30.0),
+        first_token: None,
+        second_token: None,
+        last_token: None,
+        stages: SmallVec::new(),
+    }
+}
+
+fn rejected_later() -> RequestRecord {
+    RequestRecord {
+        session: 0,
+        turn: 1,
+        line: 4,
+        arrival: ms(60.0),
+        input_tokens: 400,
+        requested_output_tokens: 50,
+        output_tokens: 2,
+        status: RequestStatus::Rejected(RejectReason::KvCapacity),
+        ended: ms(110.0),
+        first_token: Some(ms(90.0)),
+        second_token: Some(ms(100.0)),
+        last_token: Some(ms(100.0)),
+        stages: smallvec![StageRecord {
+            admitted: Some(ms(62.0)),
+            reused_tokens: 64,
+            first_token: Some(ms(90.0)),
+            last_token: Some(ms(100.0)),
+            preemptions: 1,
+            ..stage(PoolRole::Aggregated, 60.0)
+        }],
+    }
+}
+
+/// A stage on worker 0 in which nothing has happened yet.
+fn stage(pool: PoolRole, queued_ms: f64) -> StageRecord {
+    StageRecord {
+        pool,
+        worker: WorkerId(0),
+        queued: ms(queued_ms),
+        admitted: None,
+        reused_tokens: 0,
+        transfer_start: None,
+        transfer_end: None,
+        first_token: None,
+        last_token: None,
+        preemptions: 0,
+    }
+}
+
+fn ms(ms: f64) -> Time {
+    Time::from_ms(ms).expect("a fixture has valid times")
+}

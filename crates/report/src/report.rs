@@ -1,0 +1,340 @@
+//! The report: every figure of a run in one flat, versioned JSON object.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::field::flat_object;
+use crate::sla::Sla;
+use crate::stats::Stats;
+
+/// JSON Schema of [`Report`], as text.
+pub const REPORT_SCHEMA: &str = include_str!("../schema/report.schema.json");
+
+/// Version of the report's keys. Keys may be added within a version; none changes its meaning or goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum SchemaVersion {
+    /// The only version so far.
+    #[default]
+    #[serde(rename = "1")]
+    V1,
+}
+
+/// Counts by name, in the order of the names.
+pub type Counts = BTreeMap<String, u64>;
+
+flat_object! {
+    /// What a run came to.
+    ///
+    /// The JSON form is one flat object with a key a field, except that a [`Stats`] called `x` is the nine
+    /// keys `mean_x`, `min_x`, `max_x`, `median_x`, `p75_x`, `p90_x`, `p95_x`, `p99_x` and `std_x`, and that
+    /// a field which is `None` has no key. Times are of the simulated clock unless a key starts with `wall_`.
+    ///
+    /// *Completed* requests are those served to the end; *duration* below is `duration_ms / 1000`, at least
+    /// 1e-9.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Report {
+        /// Version of the keys of this object.
+        pub schema_version: SchemaVersion,
+        /// Requests that arrived.
+        pub num_requests: u64,
+        /// Requests served to the end.
+        pub completed_requests: u64,
+        /// Requests turned away or given up.
+        pub rejected_requests: u64,
+        /// Rejected requests by reason; reasons that did not occur have no entry.
+        pub rejected_by_reason: Counts,
+        /// Prompt tokens of completed requests.
+        pub total_input_tokens: u64,
+        /// Tokens produced for completed requests.
+        pub total_output_tokens: u64,
+        /// Prompt tokens of rejected requests.
+        pub rejected_input_tokens: u64,
+        /// Tokens produced for rejected requests before they were given up.
+        pub rejected_output_tokens: u64,
+        /// From the first arrival to the last token of any request, in ms.
+        pub duration_ms: f64,
+        /// What the simulation itself took, in ms of real time.
+        pub wall_time_ms: f64,
+        /// Completed requests a second: `completed_requests` / duration.
+        pub request_throughput_rps: f64,
+        /// Prompt tokens of completed requests a second: `total_input_tokens` / duration.
+        pub input_throughput_tok_s: f64,
+        /// Tokens produced for completed requests a second: `total_output_tokens` / duration.
+        pub output_throughput_tok_s: f64,
+        /// Sum of input and output throughput, in tokens a second.
+        pub total_throughput_tok_s: f64,
+        /// Share of the prompt tokens of completed requests, from 0 to 1, that their first admission in the
+        /// first stage found in the prefix cache; 0 without completed requests.
+        pub prefix_cache_reused_ratio: f64,
+        /// Time to first token, in ms: from arrival to the first token, one sample a completed request.
+        pub ttft_ms: Stats,
+        /// Time to second token, in ms: from the first to the second token, one sample a completed request
+        /// with two tokens or more.
+        pub ttst_ms: Stats,
+        /// Time per output token, in ms: (last token - first token) / (tokens - 1), one sample a completed
+        /// request with two tokens or more.
+        pub tpot_ms: Stats,
+        /// Inter-token latency, in ms: every gap between consecutive tokens of a request, pooled over all
+        /// requests.
+        pub itl_ms: Stats,
+        /// Request latency, in ms: from arrival to the last token, one sample a completed request.
+        pub e2e_latency_ms: Stats,
+        /// Token rate that a user sees, in tokens a second: 1000 / gap in ms for every positive gap of
+        /// `itl_ms`.
+        pub output_token_throughput_per_user: Stats,
+        /// Queue time, in ms: from arrival to the start of the first iteration that computed something for
+        /// the request, one sample a completed request.
+        pub queue_time_ms: Stats,
+        /// How often a request lost its KV blocks to others, over all pools.
+        pub total_preemptions: u64,
+        /// Engine iterations over all pools.
+        pub total_iterations: u64,
+        /// Totals of each pool of workers, in the order in which a request meets them.
+        pub pools: Vec<PoolReport>,
+        /// The limits of the goodput; absent when none were given.
+        pub sla: Option<Sla>,
+        /// Completed requests that kept all limits of `sla`; absent without limits.
+        pub goodput_completed_requests: Option<u64>,
+        /// Goodput, in requests a second: `goodput_completed_requests` / duration; absent without limits.
+        pub goodput_request_throughput_rps: Option<f64>,
+        /// Tokens a second of the requests that kept all limits of `sla`; absent without limits.
+        pub goodput_output_throughput_tok_s: Option<f64>,
+        /// What was odd about the trace, as counts by kind; absent when nothing was.
+        pub trace_notes: Option<Counts>,
+    }
+}
+
+/// Totals of one pool of workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolReport {
+    /// What the pool is for: `aggregated`, `prefill` or `decode`.
+    pub pool: String,
+    /// Number of workers.
+    pub workers: u32,
+    /// Engine iterations that ran.
+    pub iterations: u64,
+    /// Tokens computed, recomputed ones included.
+    pub computed_tokens: u64,
+    /// How often a request lost its KV blocks to others.
+    pub preemptions: u64,
+    /// Share of the workers' time spent in iterations: busy time / (workers * `duration_ms`), or 0.
+    pub utilization: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+    use servecast_cluster::record::RunRecord;
+
+    use super::*;
+    use crate::{SummaryOptions, fixture, summarize};
+
+    /// A report in which no optional key is absent.
+    fn full() -> Report {
+        let sla = Sla { ttft_ms: Some(50.0), itl_ms: Some(20.0), e2e_ms: None };
+        let notes = [("ignored_keys".to_owned(), 3)].into();
+        summarize(&fixture::run(), &SummaryOptions { sla, wall_time_ms: 1.5, notes })
+    }
+
+    fn empty() -> Report {
+        summarize(&RunRecord::default(), &SummaryOptions::default())
+    }
+
+    fn keys(object: &Value) -> BTreeSet<&String> {
+        object.as_object().unwrap().keys().collect()
+    }
+
+    fn schema() -> Value {
+        let mut schema = schemars::schema_for!(Report).to_value();
+        // The order of keys must not depend on the features of serde_json that other crates switch on.
+        schema.sort_all_objects();
+        schema
+    }
+
+    /// Rewritten by `UPDATE_SCHEMA=1 cargo test -p servecast-report`.
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the test that keeps the file fresh asks the environment"
+    )]
+    fn the_checked_in_schema_is_fresh() {
+        let fresh = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        if std::env::var("UPDATE_SCHEMA").is_ok() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/report.schema.json");
+            std::fs::write(path, fresh).unwrap();
+        } else {
+            assert!(fresh == REPORT_SCHEMA, "stale: run UPDATE_SCHEMA=1 cargo test -p servecast-report");
+        }
+    }
+
+    #[test]
+    fn reports_are_valid_by_the_schema_and_complete() {
+        let schema = schema();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        for report in [full(), empty()] {
+            let value = serde_json::to_value(report).unwrap();
+            let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{errors:?}");
+        }
+        let mut value = serde_json::to_value(full()).unwrap();
+        assert_eq!(keys(&value), keys(&schema["properties"]));
+        value.as_object_mut().unwrap().remove("p99_itl_ms");
+        assert!(!validator.is_valid(&value));
+    }
+
+    #[test]
+    fn a_report_survives_json() {
+        for report in [full(), empty()] {
+            let text = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+        }
+    }
+
+    #[test]
+    fn reading_says_which_key_is_wrong() {
+        let read = |edit: fn(&mut serde_json::Map<String, Value>)| {
+            let mut value = serde_json::to_value(full()).unwrap();
+            edit(value.as_object_mut().unwrap());
+            serde_json::from_value::<Report>(value).map_err(|error| error.to_string())
+        };
+        let missing = read(|object| drop(object.remove("std_ttst_ms")));
+        assert_eq!(missing.unwrap_err(), "missing key `std_ttst_ms`");
+        let version = read(|object| drop(object.insert("schema_version".into(), "2".into())));
+        assert_eq!(version.unwrap_err(), "key `schema_version`: unknown variant `2`, expected `1`");
+        let newer = read(|object| drop(object.insert("added_later".into(), 1.into())));
+        assert_eq!(newer, Ok(full()));
+    }
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "the whole report is the point")]
+    fn keys_stand_in_the_documented_order() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&full()).unwrap(), @r#"
+        {
+          "schema_version": "1",
+          "num_requests": 4,
+          "completed_requests": 2,
+          "rejected_requests": 2,
+          "rejected_by_reason": {
+            "kv_capacity": 1,
+            "prompt_too_long": 1
+          },
+          "total_input_tokens": 400,
+          "total_output_tokens": 8,
+          "rejected_input_tokens": 9400,
+          "rejected_output_tokens": 2,
+          "duration_ms": 170.0,
+          "wall_time_ms": 1.5,
+          "request_throughput_rps": 11.76470588235294,
+          "input_throughput_tok_s": 2352.9411764705883,
+          "output_throughput_tok_s": 47.05882352941176,
+          "total_throughput_tok_s": 2400.0,
+          "prefix_cache_reused_ratio": 0.25,
+          "mean_ttft_ms": 50.0,
+          "min_ttft_ms": 20.0,
+          "max_ttft_ms": 80.0,
+          "median_ttft_ms": 50.0,
+          "p75_ttft_ms": 65.0,
+          "p90_ttft_ms": 74.0,
+          "p95_ttft_ms": 77.0,
+          "p99_ttft_ms": 79.4,
+          "std_ttft_ms": 30.0,
+          "mean_ttst_ms": 10.0,
+          "min_ttst_ms": 10.0,
+          "max_ttst_ms": 10.0,
+          "median_ttst_ms": 10.0,
+          "p75_ttst_ms": 10.0,
+          "p90_ttst_ms": 10.0,
+          "p95_ttst_ms": 10.0,
+          "p99_ttst_ms": 10.0,
+          "std_ttst_ms": 0.0,
+          "mean_tpot_ms": 15.0,
+          "min_tpot_ms": 10.0,
+          "max_tpot_ms": 20.0,
+          "median_tpot_ms": 15.0,
+          "p75_tpot_ms": 17.5,
+          "p90_tpot_ms": 19.0,
+          "p95_tpot_ms": 19.5,
+          "p99_tpot_ms": 19.9,
+          "std_tpot_ms": 5.0,
+          "mean_itl_ms": 15.714285714285714,
+          "min_itl_ms": 10.0,
+          "max_itl_ms": 40.0,
+          "median_itl_ms": 10.0,
+          "p75_itl_ms": 15.0,
+          "p90_itl_ms": 28.000000000000007,
+          "p95_itl_ms": 33.999999999999986,
+          "p99_itl_ms": 38.79999999999999,
+          "std_itl_ms": 10.497813183356477,
+          "mean_e2e_latency_ms": 100.0,
+          "min_e2e_latency_ms": 40.0,
+          "max_e2e_latency_ms": 160.0,
+          "median_e2e_latency_ms": 100.0,
+          "p75_e2e_latency_ms": 130.0,
+          "p90_e2e_latency_ms": 148.0,
+          "p95_e2e_latency_ms": 154.0,
+          "p99_e2e_latency_ms": 158.8,
+          "std_e2e_latency_ms": 60.0,
+          "mean_output_token_throughput_per_user": 82.14285714285714,
+          "min_output_token_throughput_per_user": 25.0,
+          "max_output_token_throughput_per_user": 100.0,
+          "median_output_token_throughput_per_user": 100.0,
+          "p75_output_token_throughput_per_user": 100.0,
+          "p90_output_token_throughput_per_user": 100.0,
+          "p95_output_token_throughput_per_user": 100.0,
+          "p99_output_token_throughput_per_user": 100.0,
+          "std_output_token_throughput_per_user": 29.01442287369986,
+          "mean_queue_time_ms": 3.0,
+          "min_queue_time_ms": 2.0,
+          "max_queue_time_ms": 4.0,
+          "median_queue_time_ms": 3.0,
+          "p75_queue_time_ms": 3.5,
+          "p90_queue_time_ms": 3.8,
+          "p95_queue_time_ms": 3.9,
+          "p99_queue_time_ms": 3.98,
+          "std_queue_time_ms": 1.0,
+          "total_preemptions": 2,
+          "total_iterations": 12,
+          "pools": [
+            {
+              "pool": "aggregated",
+              "workers": 1,
+              "iterations": 5,
+              "computed_tokens": 439,
+              "preemptions": 1,
+              "utilization": 0.5
+            },
+            {
+              "pool": "prefill",
+              "workers": 1,
+              "iterations": 1,
+              "computed_tokens": 200,
+              "preemptions": 0,
+              "utilization": 0.2
+            },
+            {
+              "pool": "decode",
+              "workers": 2,
+              "iterations": 6,
+              "computed_tokens": 307,
+              "preemptions": 1,
+              "utilization": 0.3
+            }
+          ],
+          "sla": {
+            "ttft_ms": 50.0,
+            "itl_ms": 20.0
+          },
+          "goodput_completed_requests": 1,
+          "goodput_request_throughput_rps": 5.88235294117647,
+          "goodput_output_throughput_tok_s": 17.64705882352941,
+          "trace_notes": {
+            "ignored_keys": 3
+          }
+        }
+        "#);
+    }
+}

@@ -1,0 +1,142 @@
+//! One JSON line a request, for those who compute figures of their own.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use servecast_cluster::record::{
+    PoolRole, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord,
+};
+use servecast_types::{Duration, Time};
+
+use crate::latency::{tpot_ms, ttst};
+
+/// Writes one JSON object a line for each request of `run`, in order of arrival.
+///
+/// A time or latency that does not exist is `null`: the second token of a request with one token, say.
+/// Rejected requests have those of the tokens that they got, so filter by `status` before averaging.
+pub fn write_request_rows(run: &RunRecord, mut out: impl Write) -> io::Result<()> {
+    for (ordinal, request) in run.requests.iter().enumerate() {
+        serde_json::to_writer(&mut out, &RequestRow::new(ordinal, request))?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+#[derive(Serialize)]
+struct RequestRow {
+    request: usize,
+    session: u32,
+    turn: u32,
+    line: u64,
+    arrival_ms: f64,
+    input_length: u32,
+    requested_output_length: u32,
+    output_length: u32,
+    status: &'static str,
+    reject_reason: Option<RejectReason>,
+    first_token_ms: Option<f64>,
+    second_token_ms: Option<f64>,
+    last_token_ms: Option<f64>,
+    ended_ms: f64,
+    ttft_ms: Option<f64>,
+    ttst_ms: Option<f64>,
+    tpot_ms: Option<f64>,
+    e2e_latency_ms: Option<f64>,
+    reused_tokens: u32,
+    preemptions: u32,
+    stages: Vec<StageRow>,
+}
+
+#[derive(Serialize)]
+struct StageRow {
+    pool: PoolRole,
+    worker: u32,
+    queued_ms: f64,
+    admitted_ms: Option<f64>,
+    reused_tokens: u32,
+    transfer_start_ms: Option<f64>,
+    transfer_end_ms: Option<f64>,
+    first_token_ms: Option<f64>,
+    last_token_ms: Option<f64>,
+    preemptions: u32,
+}
+
+impl RequestRow {
+    fn new(ordinal: usize, request: &RequestRecord) -> Self {
+        let (status, reject_reason) = match request.status {
+            RequestStatus::Finished => ("finished", None),
+            RequestStatus::Rejected(reason) => ("rejected", Some(reason)),
+        };
+        Self {
+            request: ordinal,
+            session: request.session,
+            turn: request.turn,
+            line: request.line,
+            arrival_ms: request.arrival.as_ms(),
+            input_length: request.input_tokens,
+            requested_output_length: request.requested_output_tokens,
+            output_length: request.output_tokens,
+            status,
+            reject_reason,
+            first_token_ms: request.first_token.map(Time::as_ms),
+            second_token_ms: request.second_token.map(Time::as_ms),
+            last_token_ms: request.last_token.map(Time::as_ms),
+            ended_ms: request.ended.as_ms(),
+            ttft_ms: request.ttft().map(Duration::as_ms),
+            ttst_ms: ttst(request).map(Duration::as_ms),
+            tpot_ms: tpot_ms(request),
+            e2e_latency_ms: request.e2e().map(Duration::as_ms),
+            reused_tokens: request.reused_tokens(),
+            preemptions: request.stages.iter().map(|stage| stage.preemptions).sum(),
+            stages: request.stages.iter().map(StageRow::new).collect(),
+        }
+    }
+}
+
+impl StageRow {
+    fn new(stage: &StageRecord) -> Self {
+        Self {
+            pool: stage.pool,
+            worker: stage.worker.0,
+            queued_ms: stage.queued.as_ms(),
+            admitted_ms: stage.admitted.map(Time::as_ms),
+            reused_tokens: stage.reused_tokens,
+            transfer_start_ms: stage.transfer_start.map(Time::as_ms),
+            transfer_end_ms: stage.transfer_end.map(Time::as_ms),
+            first_token_ms: stage.first_token.map(Time::as_ms),
+            last_token_ms: stage.last_token.map(Time::as_ms),
+            preemptions: stage.preemptions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn lines() -> Vec<String> {
+        let mut bytes = Vec::new();
+        write_request_rows(&fixture::run(), &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_finished_request_has_all_its_times() {
+        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
+    }
+
+    #[test]
+    fn a_request_rejected_on_arrival_has_none() {
+        insta::assert_snapshot!(lines()[2], @r#"{"request":2,"session":2,"turn":0,"line":3,"arrival_ms":30.0,"input_length":9000,"requested_output_length":10,"output_length":0,"status":"rejected","reject_reason":"prompt_too_long","first_token_ms":null,"second_token_ms":null,"last_token_ms":null,"ended_ms":30.0,"ttft_ms":null,"ttst_ms":null,"tpot_ms":null,"e2e_latency_ms":null,"reused_tokens":0,"preemptions":0,"stages":[]}"#);
+    }
+
+    #[test]
+    fn there_is_a_line_a_request_in_order_of_arrival() {
+        let ordinals: Vec<u64> = lines()
+            .iter()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["request"].as_u64().unwrap())
+            .collect();
+        assert_eq!(ordinals, [0, 1, 2, 3]);
+    }
+}

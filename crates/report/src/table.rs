@@ -1,0 +1,357 @@
+//! The report as a table for terminals, laid out like that of NVIDIA's `aiperf`, with the facts that have no
+//! place in its columns as lines below.
+
+use comfy_table::{
+    Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
+};
+
+use crate::report::{PoolReport, Report};
+use crate::stats::Stats;
+
+const TITLE: &str = "servecast | LLM Metrics";
+
+/// Heavy lines round the header, light ones round the body.
+const STYLE: TableStyle = TableStyle::new()
+    .top_border(LineStyle::new('┏', '━', '┳', '┓'))
+    .header_lines(ContentLineStyle::new('┃', '┃', '┃'))
+    .header_separator(LineStyle::new('┡', '━', '╇', '┩'))
+    .content_lines(ContentLineStyle::new('│', '│', '│'))
+    .bottom_border(LineStyle::new('└', '─', '┴', '┘'));
+
+/// Narrowest column of metric names that breaks none of them into more than two lines.
+const MIN_NAME_WIDTH: usize = 26;
+
+/// What a column adds to the width of its content: a space on either side and one border.
+const COLUMN_FRAME: usize = 3;
+
+const BOLD: &str = "\x1b[1m";
+const PLAIN: &str = "\x1b[0m";
+
+/// How a table should look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableOptions {
+    /// Columns of the terminal: metric names wrap, then statistics are left out, until the table fits.
+    /// `None`: as wide as the content.
+    pub width: Option<u16>,
+    /// Whether title and header are set off by ANSI escapes.
+    pub color: bool,
+}
+
+/// Renders `report` for a terminal; every line ends in a newline.
+///
+/// A metric without samples, and a statistic of a metric that is one value, show as `N/A`.
+pub fn render_table(report: &Report, options: TableOptions) -> String {
+    let rows = rows(report);
+    let columns = columns_that_fit(&rows, options.width);
+    let table = build(&rows, &columns, options.width);
+    let lines: Vec<String> = table.lines().collect();
+    let width = lines.first().map_or(0, |line| line.chars().count());
+
+    let mut text =
+        format!("{:indent$}{}\n", "", styled(TITLE, options), indent = width.saturating_sub(TITLE.len()) / 2);
+    let header_lines = lines.iter().take_while(|line| !line.starts_with('┡')).count();
+    for (number, line) in lines.iter().enumerate() {
+        let is_header = (1..header_lines).contains(&number);
+        text += &if is_header { styled(line, options) } else { line.clone() };
+        text.push('\n');
+    }
+    for fact in facts(report) {
+        text += &fact;
+        text.push('\n');
+    }
+    text
+}
+
+/// A statistic that may have a column.
+struct Column {
+    header: &'static str,
+    of: fn(&Stats) -> f64,
+    /// The column of the highest number goes first when the terminal is narrow.
+    expendable: u8,
+}
+
+const COLUMNS: [Column; 7] = [
+    Column { header: "avg", of: |stats| stats.mean, expendable: 0 },
+    Column { header: "min", of: |stats| stats.min, expendable: 4 },
+    Column { header: "max", of: |stats| stats.max, expendable: 3 },
+    Column { header: "p99", of: |stats| stats.p99, expendable: 1 },
+    Column { header: "p90", of: |stats| stats.p90, expendable: 2 },
+    Column { header: "p75", of: |stats| stats.p75, expendable: 5 },
+    Column { header: "std", of: |stats| stats.std, expendable: 6 },
+];
+
+/// A metric with a cell for each of [`COLUMNS`].
+struct Row {
+    name: &'static str,
+    cells: [String; COLUMNS.len()],
+}
+
+fn rows(report: &Report) -> Vec<Row> {
+    let stats = |name, stats: &Stats| {
+        let has_samples = *stats != Stats::default();
+        let cell =
+            |column: &Column| if has_samples { grouped((column.of)(stats), 2) } else { "N/A".to_owned() };
+        Row { name, cells: COLUMNS.each_ref().map(cell) }
+    };
+    let single = |name, value: f64| {
+        let mut cells = COLUMNS.each_ref().map(|_| "N/A".to_owned());
+        cells[0] = grouped(value, 2);
+        Row { name, cells }
+    };
+    vec![
+        stats("Time to First Token (ms)", &report.ttft_ms),
+        stats("Time to Second Token (ms)", &report.ttst_ms),
+        stats("Request Latency (ms)", &report.e2e_latency_ms),
+        stats("Inter Token Latency (ms)", &report.itl_ms),
+        stats("Time per Output Token (ms)", &report.tpot_ms),
+        stats("Output Token Throughput Per User (tokens/sec/user)", &report.output_token_throughput_per_user),
+        single("Output Token Throughput (tokens/sec)", report.output_throughput_tok_s),
+        single("Request Throughput (requests/sec)", report.request_throughput_rps),
+        single("Request Count (requests)", report.completed_requests as f64),
+    ]
+}
+
+/// Indices of the columns that fit beside the metric names; the average always stays.
+fn columns_that_fit(rows: &[Row], width: Option<u16>) -> Vec<usize> {
+    let mut columns: Vec<usize> = (0..COLUMNS.len()).collect();
+    let Some(width) = width else { return columns };
+    let content = |&column: &usize| {
+        let cells = rows.iter().map(|row| row.cells[column].len());
+        cells.max().unwrap_or(0).max(COLUMNS[column].header.len())
+    };
+    let needed = |columns: &[usize]| {
+        let statistics: usize = columns.iter().map(|column| content(column) + COLUMN_FRAME).sum();
+        1 + MIN_NAME_WIDTH + COLUMN_FRAME + statistics
+    };
+    while columns.len() > 1 && needed(&columns) > usize::from(width) {
+        let most_expendable = columns.iter().copied().max_by_key(|&column| COLUMNS[column].expendable);
+        columns.retain(|&column| Some(column) != most_expendable);
+    }
+    columns
+}
+
+fn build(rows: &[Row], columns: &[usize], width: Option<u16>) -> Table {
+    let right = |text: &str| Cell::new(text).set_alignment(CellAlignment::Right);
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    let headers = columns.iter().map(|&column| right(COLUMNS[column].header));
+    table.set_header(std::iter::once(Cell::new("Metric")).chain(headers));
+    for row in rows {
+        let cells = columns.iter().map(|&column| right(&row.cells[column]));
+        table.add_row(std::iter::once(Cell::new(row.name)).chain(cells));
+    }
+    // Only names may wrap: half a number is none.
+    for column in table.column_iter_mut().skip(1) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table
+}
+
+/// The lines below the table.
+fn facts(report: &Report) -> Vec<String> {
+    let count = |count: u64| grouped(count as f64, 0);
+    let (completed, rejected) = (count(report.completed_requests), count(report.rejected_requests));
+    let mut facts = vec![
+        format!("Prefix cache reuse: {} of prompt tokens", percent(report.prefix_cache_reused_ratio)),
+        format!("Requests: {completed} completed, {rejected} rejected"),
+    ];
+    for (reason, &requests) in &report.rejected_by_reason {
+        facts.push(format!("  rejected as {reason}: {}", count(requests)));
+    }
+    facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
+    for PoolReport { pool, workers, utilization, .. } in &report.pools {
+        let noun = if *workers == 1 { "worker" } else { "workers" };
+        facts.push(format!("Utilization, {pool}: {} of {workers} {noun}", percent(*utilization)));
+    }
+    facts.extend(goodput(report).into_iter().flatten());
+    for (note, &times) in report.trace_notes.iter().flatten() {
+        facts.push(format!("Trace: {note}: {}", count(times)));
+    }
+    facts.push(format!("Simulated duration: {} ms", grouped(report.duration_ms, 2)));
+    facts.push(format!("Wall time: {} ms", grouped(report.wall_time_ms, 2)));
+    facts
+}
+
+/// The goodput and the limits that it is for, when there are any.
+fn goodput(report: &Report) -> Option<[String; 2]> {
+    let rps = grouped(report.goodput_request_throughput_rps?, 2);
+    let tok_s = grouped(report.goodput_output_throughput_tok_s?, 2);
+    let good = grouped(report.goodput_completed_requests? as f64, 0);
+    let all = grouped(report.num_requests as f64, 0);
+    let limits: Vec<String> = report
+        .sla?
+        .limits()
+        .iter()
+        .filter_map(|limit| Some(format!("{} ≤ {} ms", limit.name, limit.value?)))
+        .collect();
+    Some([
+        format!("Goodput: {rps} requests/sec, {tok_s} tokens/sec"),
+        format!("  {good} of {all} requests within {}", limits.join(", ")),
+    ])
+}
+
+/// A share from 0 to 1 as a percentage.
+fn percent(share: f64) -> String {
+    format!("{:.2}%", share * 100.0)
+}
+
+fn styled(text: &str, options: TableOptions) -> String {
+    if options.color { format!("{BOLD}{text}{PLAIN}") } else { text.to_owned() }
+}
+
+/// `value` with `decimals` digits after the point and commas between thousands.
+fn grouped(value: f64, decimals: usize) -> String {
+    let digits = format!("{value:.decimals$}");
+    let whole = digits.find('.').unwrap_or(digits.len());
+    let mut text = String::new();
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && place < whole && (whole - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use servecast_cluster::record::RunRecord;
+
+    use super::*;
+    use crate::{Sla, SummaryOptions, fixture, summarize};
+
+    fn report() -> Report {
+        let sla = Sla { ttft_ms: Some(50.0), itl_ms: None, e2e_ms: Some(100.5) };
+        let notes = [("ignored_keys".to_owned(), 3)].into();
+        summarize(&fixture::run(), &SummaryOptions { sla, wall_time_ms: 1234.5678, notes })
+    }
+
+    fn render(width: Option<u16>) -> String {
+        render_table(&report(), TableOptions { width, color: false })
+    }
+
+    #[test]
+    fn a_wide_terminal_shows_all_statistics() {
+        insta::assert_snapshot!(render(None), @r#"
+                                                      servecast | LLM Metrics
+        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━┓
+        ┃ Metric                                             ┃    avg ┃   min ┃    max ┃    p99 ┃    p90 ┃    p75 ┃   std ┃
+        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━┩
+        │ Time to First Token (ms)                           │  50.00 │ 20.00 │  80.00 │  79.40 │  74.00 │  65.00 │ 30.00 │
+        │ Time to Second Token (ms)                          │  10.00 │ 10.00 │  10.00 │  10.00 │  10.00 │  10.00 │  0.00 │
+        │ Request Latency (ms)                               │ 100.00 │ 40.00 │ 160.00 │ 158.80 │ 148.00 │ 130.00 │ 60.00 │
+        │ Inter Token Latency (ms)                           │  15.71 │ 10.00 │  40.00 │  38.80 │  28.00 │  15.00 │ 10.50 │
+        │ Time per Output Token (ms)                         │  15.00 │ 10.00 │  20.00 │  19.90 │  19.00 │  17.50 │  5.00 │
+        │ Output Token Throughput Per User (tokens/sec/user) │  82.14 │ 25.00 │ 100.00 │ 100.00 │ 100.00 │ 100.00 │ 29.01 │
+        │ Output Token Throughput (tokens/sec)               │  47.06 │   N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+        │ Request Throughput (requests/sec)                  │  11.76 │   N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+        │ Request Count (requests)                           │   2.00 │   N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+        └────────────────────────────────────────────────────┴────────┴───────┴────────┴────────┴────────┴────────┴───────┘
+        Prefix cache reuse: 25.00% of prompt tokens
+        Requests: 2 completed, 2 rejected
+          rejected as kv_capacity: 1
+          rejected as prompt_too_long: 1
+        Preemptions: 2
+        Utilization, aggregated: 50.00% of 1 worker
+        Utilization, prefill: 20.00% of 1 worker
+        Utilization, decode: 30.00% of 2 workers
+        Goodput: 5.88 requests/sec, 17.65 tokens/sec
+          1 of 4 requests within TTFT ≤ 50 ms, E2E ≤ 100.5 ms
+        Trace: ignored_keys: 3
+        Simulated duration: 170.00 ms
+        Wall time: 1,234.57 ms
+        "#);
+    }
+
+    #[test]
+    fn eighty_columns_wrap_names_and_drop_statistics() {
+        let text = render(Some(80));
+        insta::assert_snapshot!(text.split("Prefix").next().unwrap(), @r#"
+                                    servecast | LLM Metrics
+        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┓
+        ┃ Metric                           ┃    avg ┃   min ┃    max ┃    p99 ┃    p90 ┃
+        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━┩
+        │ Time to First Token (ms)         │  50.00 │ 20.00 │  80.00 │  79.40 │  74.00 │
+        │ Time to Second Token (ms)        │  10.00 │ 10.00 │  10.00 │  10.00 │  10.00 │
+        │ Request Latency (ms)             │ 100.00 │ 40.00 │ 160.00 │ 158.80 │ 148.00 │
+        │ Inter Token Latency (ms)         │  15.71 │ 10.00 │  40.00 │  38.80 │  28.00 │
+        │ Time per Output Token (ms)       │  15.00 │ 10.00 │  20.00 │  19.90 │  19.00 │
+        │ Output Token Throughput Per User │  82.14 │ 25.00 │ 100.00 │ 100.00 │ 100.00 │
+        │ (tokens/sec/user)                │        │       │        │        │        │
+        │ Output Token Throughput          │  47.06 │   N/A │    N/A │    N/A │    N/A │
+        │ (tokens/sec)                     │        │       │        │        │        │
+        │ Request Throughput               │  11.76 │   N/A │    N/A │    N/A │    N/A │
+        │ (requests/sec)                   │        │       │        │        │        │
+        │ Request Count (requests)         │   2.00 │   N/A │    N/A │    N/A │    N/A │
+        └──────────────────────────────────┴────────┴───────┴────────┴────────┴────────┘
+        "#);
+    }
+
+    #[test]
+    fn without_samples_there_are_no_numbers() {
+        let report = summarize(&RunRecord::default(), &SummaryOptions::default());
+        let text = render_table(&report, TableOptions { width: Some(60), color: false });
+        insta::assert_snapshot!(text, @r#"
+                        servecast | LLM Metrics
+        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━┳━━━━━┳━━━━━┳━━━━━┓
+        ┃ Metric                      ┃  avg ┃ max ┃ p99 ┃ p90 ┃
+        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━╇━━━━━╇━━━━━╇━━━━━┩
+        │ Time to First Token (ms)    │  N/A │ N/A │ N/A │ N/A │
+        │ Time to Second Token (ms)   │  N/A │ N/A │ N/A │ N/A │
+        │ Request Latency (ms)        │  N/A │ N/A │ N/A │ N/A │
+        │ Inter Token Latency (ms)    │  N/A │ N/A │ N/A │ N/A │
+        │ Time per Output Token (ms)  │  N/A │ N/A │ N/A │ N/A │
+        │ Output Token Throughput Per │  N/A │ N/A │ N/A │ N/A │
+        │ User (tokens/sec/user)      │      │     │     │     │
+        │ Output Token Throughput     │ 0.00 │ N/A │ N/A │ N/A │
+        │ (tokens/sec)                │      │     │     │     │
+        │ Request Throughput          │ 0.00 │ N/A │ N/A │ N/A │
+        │ (requests/sec)              │      │     │     │     │
+        │ Request Count (requests)    │ 0.00 │ N/A │ N/A │ N/A │
+        └─────────────────────────────┴──────┴─────┴─────┴─────┘
+        Prefix cache reuse: 0.00% of prompt tokens
+        Requests: 0 completed, 0 rejected
+        Preemptions: 0
+        Simulated duration: 0.00 ms
+        Wall time: 0.00 ms
+        "#);
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_and_no_number_is_broken() {
+        for width in 46..160 {
+            let text = render(Some(width));
+            let table = text.lines().take_while(|line| !line.starts_with("Prefix"));
+            let widest = table.map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= usize::from(width), "{widest} at {width}:\n{text}");
+            assert!(text.contains("│ 100.00 │"), "at {width}:\n{text}");
+        }
+        assert!(render(Some(1)).contains("avg"));
+    }
+
+    #[test]
+    fn colour_adds_escapes_and_nothing_else() {
+        let options = TableOptions { width: Some(80), color: true };
+        let text = render_table(&report(), options);
+        assert!(text.contains("\x1b[1mservecast | LLM Metrics\x1b[0m\n"));
+        assert!(text.contains("\x1b[1m┃ Metric"));
+        assert_eq!(text.replace(BOLD, "").replace(PLAIN, ""), render(Some(80)));
+    }
+
+    #[test]
+    fn thousands_are_grouped() {
+        for (value, decimals, expected) in [
+            (0.0, 2, "0.00"),
+            (999.994, 2, "999.99"),
+            (999.995001, 2, "1,000.00"),
+            (1234567.891, 2, "1,234,567.89"),
+            (123456.0, 0, "123,456"),
+            (1000000.0, 0, "1,000,000"),
+        ] {
+            assert_eq!(grouped(value, decimals), expected);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+use std::io;
+
+/// Why a trace cannot be replayed.
+///
+/// Lines count from 1 and include blank ones. Nothing of a trace is used once one of its rows is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// The source failed while this line was read.
+    #[error("line {line}: cannot read")]
+    Read {
+        /// The line.
+        line: u64,
+        /// What the source said.
+        #[source]
+        source: io::Error,
+    },
+    /// The first bytes are those of an archive or another binary format.
+    #[error("line 1: this is {format}, not text: {remedy}")]
+    NotText {
+        /// The format that the bytes are known for.
+        format: &'static str,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The line holds bytes that are no UTF-8.
+    #[error("line {line}: byte {byte} is not UTF-8: a trace is JSON Lines text in UTF-8")]
+    NotUtf8 {
+        /// The line.
+        line: u64,
+        /// The first such byte, from 1.
+        byte: usize,
+    },
+    /// The line is no JSON.
+    #[error("line {line}, column {column}: not valid JSON: {problem}")]
+    NotJson {
+        /// The line.
+        line: u64,
+        /// The byte within the line, from 1.
+        column: usize,
+        /// What stands there and what should.
+        problem: String,
+    },
+    /// The line is JSON, but no object.
+    #[error(
+        "line {line}: the row is {found}, but every line must be one JSON object such as {{\"timestamp\": 0, …}}"
+    )]
+    NotObject {
+        /// The line.
+        line: u64,
+        /// What the line is instead.
+        found: String,
+    },
+    /// A key occurs twice in one row.
+    #[error("line {line}: `{key}` is given twice: keep one of them")]
+    DuplicateKey {
+        /// The line.
+        line: u64,
+        /// The key.
+        key: &'static str,
+    },
+    /// A row has two keys that mean the same.
+    #[error("line {line}: `{first}` and `{second}` mean the same: keep one of them")]
+    BothNames {
+        /// The line.
+        line: u64,
+        /// The usual name.
+        first: &'static str,
+        /// The other name.
+        second: &'static str,
+    },
+    /// A key means nothing but looks like a misspelt one.
+    #[error("line {line}: `{key}` is no known key: did you mean `{suggestion}`?")]
+    MisspeltKey {
+        /// The line.
+        line: u64,
+        /// The key as it stands there.
+        key: String,
+        /// The key that was probably meant.
+        suggestion: &'static str,
+    },
+    /// A row lacks a key that it must have.
+    #[error("line {line}: `{field}` is missing or null: give {expected}")]
+    Missing {
+        /// The line.
+        line: u64,
+        /// The key.
+        field: &'static str,
+        /// What its value would be.
+        expected: &'static str,
+    },
+    /// A value has the wrong type or lies outside its range.
+    #[error("line {line}: `{field}` is {found}, but must be {expected}")]
+    Value {
+        /// The line.
+        line: u64,
+        /// The key, with an index within a list.
+        field: String,
+        /// The type of the value and its beginning.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The prompt is longer than its blocks.
+    #[error(
+        "line {line}: `input_length` is {input_length}, but {hash_ids} `hash_ids` of {block_size} tokens cover only \
+         {covered}: it needs {needed} of them, or another trace block size"
+    )]
+    BlockCount {
+        /// The line.
+        line: u64,
+        /// Prompt length in tokens.
+        input_length: u64,
+        /// How many ids the row has.
+        hash_ids: u64,
+        /// Tokens per id.
+        block_size: u32,
+        /// Tokens that the ids stand for.
+        covered: u64,
+        /// How many ids the prompt needs.
+        needed: u64,
+    },
+    /// Neither a length nor blocks: the prompt would be empty.
+    #[error(
+        "line {line}: `hash_ids` is empty and there is no `input_length`, but a prompt has at least 1 token"
+    )]
+    EmptyPrompt {
+        /// The line.
+        line: u64,
+    },
+    /// The first turn of a session waits for a turn before it.
+    #[error(
+        "line {line}: `delay` is {delay_ms} on the first turn of {session}, but a delay counts from the end of the \
+         turn before: leave it out, or give 0"
+    )]
+    FirstTurnDelay {
+        /// The line.
+        line: u64,
+        /// The delay in milliseconds.
+        delay_ms: f64,
+        /// The session in words.
+        session: String,
+    },
+    /// Nothing says when a session starts, and the load is open.
+    #[error(
+        "line {line}: `timestamp` is missing on the first turn of {session}: an open-loop run needs the time in \
+         milliseconds at which it arrives (a closed loop does not)"
+    )]
+    NoTimestamp {
+        /// The line.
+        line: u64,
+        /// The session in words.
+        session: String,
+    },
+    /// A time does not fit 64-bit nanoseconds once counted from the first arrival and divided by the speed-up.
+    #[error(
+        "line {line}: `{field}` comes to {ms:e} ms from the first arrival at a speed-up of {ratio}, but must be at \
+         most {max:e} ms", max = crate::MAX_TIME_MS
+    )]
+    TimeSpan {
+        /// The line.
+        line: u64,
+        /// The key.
+        field: &'static str,
+        /// The time in milliseconds.
+        ms: f64,
+        /// The speed-up ratio.
+        ratio: f64,
+    },
+    /// There is no row at all.
+    #[error("the trace has no rows: every request is a line with one JSON object")]
+    NoRows,
+    /// An id of a trace cannot stand for no tokens.
+    #[error("`trace_block_size` is 0, but every hash id must stand for at least 1 token")]
+    BlockSize,
+    /// The speed-up of arrivals is no positive number.
+    #[error("`arrival_speedup_ratio` is {ratio}, but must be a finite number above 0")]
+    SpeedupRatio {
+        /// The ratio.
+        ratio: f64,
+    },
+}
+
+/// Why a synthetic workload cannot be generated.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyntheticError {
+    /// A number lies outside its range.
+    #[error("`{field}` is {found}, but must be {allowed}")]
+    OutOfRange {
+        /// The option.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// Its range.
+        allowed: String,
+    },
+    /// Prompts are to share prefixes, but there is no group to share them in.
+    #[error(
+        "`shared_prefix_ratio` is {ratio}, but `num_prefix_groups` is 0: it must be at least 1 for prompts \
+         to share a prefix"
+    )]
+    NoPrefixGroups {
+        /// The ratio.
+        ratio: f64,
+    },
+    /// Lengths that are all equal cannot spread.
+    #[error(
+        "`length_spread` is {spread}, but must be 0 unless `length_distribution` is uniform or lognormal"
+    )]
+    SpreadOfConstant {
+        /// The spread.
+        spread: f64,
+    },
+    /// The workload would have more turns than the limit.
+    #[error("`request_count` × `turns_per_session` is {turns} requests, but must be at most {max}")]
+    TooManyTurns {
+        /// How many there would be.
+        turns: u64,
+        /// How many there may be.
+        max: u64,
+    },
+    /// The workload would have more blocks than the limit.
+    #[error(
+        "the prompts have {blocks} blocks of `trace_block_size` tokens in all, but must have at most {max}: \
+         use fewer requests or larger blocks"
+    )]
+    TooManyBlocks {
+        /// How many there would be.
+        blocks: u64,
+        /// How many there may be.
+        max: u64,
+    },
+}

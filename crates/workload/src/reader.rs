@@ -1,0 +1,153 @@
+//! The lines of a Mooncake trace.
+
+use std::io::BufRead;
+use std::str;
+
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use crate::fields::{self, Object};
+use crate::{Load, TraceError, TraceNotes, TraceRow, Workload};
+
+/// A trace as it stands in its file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Trace {
+    /// Its rows, in file order; at least one.
+    pub rows: Vec<TraceRow>,
+    /// What was odd but could be read.
+    pub notes: TraceNotes,
+}
+
+impl Trace {
+    /// The sessions of the trace, see [`Workload::from_rows`], with the notes of the reader among its own.
+    pub fn workload(&self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
+        let mut workload = Workload::from_rows(&self.rows, trace_block_size, load)?;
+        workload.notes.ignored_keys = self.notes.ignored_keys;
+        workload.notes.ignored_key_names.clone_from(&self.notes.ignored_key_names);
+        Ok(workload)
+    }
+}
+
+/// Reads a Mooncake trace: JSON Lines with one request per line, timestamps and delays in milliseconds.
+///
+/// Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
+/// `output_tokens`), `hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that a key is not
+/// there. Blank lines, CRLF and a byte order mark at the start are skipped; unknown keys are counted unless they
+/// look like a slip of the pen.
+///
+/// # Errors
+/// At the first line that cannot be read or holds something else, and when there is no row at all.
+pub fn read_mooncake(mut reader: impl BufRead) -> Result<Trace, TraceError> {
+    let mut trace = Trace::default();
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes).map_err(|source| TraceError::Read { line, source })? == 0 {
+            break;
+        }
+        let mut text = bytes.as_slice();
+        if line == 1 {
+            check_format(text)?;
+            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        }
+        let text = str::from_utf8(text)
+            .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
+            .trim_ascii_end();
+        if !text.trim_ascii_start().is_empty() {
+            read_row(text, line, &mut trace)?;
+        }
+    }
+    if trace.rows.is_empty() { Err(TraceError::NoRows) } else { Ok(trace) }
+}
+
+fn read_row(text: &str, line: u64, trace: &mut Trace) -> Result<(), TraceError> {
+    let starts_an_object = text.trim_ascii_start().starts_with('{');
+    if !starts_an_object && let Ok(value) = serde_json::from_str::<&RawValue>(text) {
+        return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
+    }
+    let object = Object::parse(text).map_err(|error| not_json(text, line, &error))?;
+    trace.rows.push(object.row(line)?);
+    if !object.unknown.is_empty() {
+        trace.notes.note_ignored_keys(object.unknown);
+    }
+    Ok(())
+}
+
+/// Says in the words of a trace what is wrong with the syntax of a line.
+fn not_json(text: &str, line: u64, error: &serde_json::Error) -> TraceError {
+    let start = text.len() - text.trim_ascii_start().len();
+    if !text[start..].starts_with('{') {
+        let problem =
+            format!("found `{}`, but every line must be one JSON object", beginning(&text[start..]));
+        return TraceError::NotJson { line, column: start + 1, problem };
+    }
+    // The parser's column is the last byte that it has read, which can stand within a character.
+    let at = (0..error.column().min(text.len() + 1)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    if error.classify() == Category::Eof {
+        let problem = "the line ends within the row, but every line must be one whole JSON object".into();
+        return TraceError::NotJson { line, column: at + 1, problem };
+    }
+    // A misspelt literal is shown from its first letter, not from the first wrong one.
+    let at = text[..at].trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
+    let (before, rest) = text.split_at(at);
+    let problem = if let Some(word) = NOT_NUMBERS.iter().find(|word| rest.starts_with(*word)) {
+        let sign = if before.ends_with('-') { "-" } else { "" };
+        match key_before(before) {
+            Some(key) => format!("`{}` is {sign}{word}, but JSON has no NaN or infinity", fields::shown(key)),
+            None => format!("found {sign}{word}, but JSON has no NaN or infinity"),
+        }
+    } else {
+        format!("{}, but found `{}`", expectation(&error.to_string()), beginning(rest))
+    };
+    TraceError::NotJson { line, column: at + 1, problem }
+}
+
+/// How programs write floats that JSON does not have.
+const NOT_NUMBERS: [&str; 4] = ["NaN", "nan", "Infinity", "inf"];
+
+/// A parser's complaint as what it wanted, without the position, which is that within the line.
+fn expectation(complaint: &str) -> &str {
+    match complaint.rfind(" at line ").map_or(complaint, |end| &complaint[..end]) {
+        "expected value" => "expected a value",
+        "expected ident" => "expected `true`, `false` or `null`",
+        "key must be a string" => "expected a key in double quotes",
+        "trailing comma" => "expected another key after the comma",
+        "trailing characters" => "expected the end of the line after the object",
+        other => other,
+    }
+}
+
+/// The next few characters.
+fn beginning(text: &str) -> String {
+    const LONGEST: usize = 20;
+    let cut = text.char_indices().nth(LONGEST).map_or(text.len(), |(at, _)| at);
+    format!("{}{}", fields::shown(&text[..cut]), if cut < text.len() { "…" } else { "" })
+}
+
+/// The key whose value comes next.
+fn key_before(text: &str) -> Option<&str> {
+    let key =
+        text.trim_end_matches(['-', ' ', '\t']).strip_suffix(':')?.trim_ascii_end().strip_suffix('"')?;
+    key.rsplit('"').next()
+}
+
+/// Refuses what is known not to be text, since a message about bytes would not help.
+fn check_format(start: &[u8]) -> Result<(), TraceError> {
+    const DECOMPRESS: &str = "decompress it first";
+    const EXPORT: &str = "write it out as JSON Lines";
+    const FORMATS: [(&[u8], &str, &str); 9] = [
+        (b"\x1f\x8b", "gzip data", DECOMPRESS),
+        (b"\x28\xb5\x2f\xfd", "Zstandard data", DECOMPRESS),
+        (b"\xfd7zXZ\0", "xz data", DECOMPRESS),
+        (b"BZh", "bzip2 data", DECOMPRESS),
+        (b"PK\x03\x04", "a zip archive", "extract the trace from it first"),
+        (b"PAR1", "a Parquet file", EXPORT),
+        (b"ARROW1", "an Arrow file", EXPORT),
+        (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
+        (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
+    ];
+    match FORMATS.iter().find(|(magic, ..)| start.starts_with(magic)) {
+        Some(&(_, format, remedy)) => Err(TraceError::NotText { format, remedy }),
+        None => Ok(()),
+    }
+}

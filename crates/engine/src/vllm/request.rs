@@ -122,6 +122,11 @@ impl Request {
         self.known() + self.placeholders
     }
 
+    /// Whether more than one token is left to compute before the next one comes out.
+    pub(crate) fn is_prefilling(&self) -> bool {
+        self.computed + 1 < self.scheduled_to()
+    }
+
     /// Whether its last token is already in flight, so that nothing more is scheduled for it.
     pub(crate) fn ends_in_flight(&self) -> bool {
         self.placeholders > 0 && self.outputs + self.placeholders >= self.max_tokens

@@ -31,6 +31,10 @@ pub(crate) struct Scheduler {
     pub(super) decided: u64,
     /// Iterations ended so far.
     pub(super) ended: u64,
+    /// Number of the last iteration that computed prompts.
+    last_prefill: u64,
+    /// Whether `prefill_schedule_interval` holds nothing back for now.
+    interval_released: bool,
     /// Whether a request ended that vLLM's workers are told of in the next iteration, even if it is empty.
     pub(super) ended_since_schedule: bool,
     hits: Vec<BlockId>,
@@ -85,6 +89,8 @@ impl Scheduler {
             deferred: VecDeque::new(),
             decided: 0,
             ended: 0,
+            last_prefill: 0,
+            interval_released: false,
             ended_since_schedule: false,
             hits: Vec::new(),
             trace_blocks,
@@ -138,11 +144,13 @@ impl Scheduler {
         }
         let mut budget = self.config.max_num_batched_tokens;
         let cap = self.long_prefill_cap();
-        self.schedule_running(&mut budget, cap, step);
-        if step.iteration.preempted.is_empty() {
-            if self.admit_loaded(&mut budget, cap, step) {
-                self.admit_waiting(now, &mut budget, cap, step);
-            }
+        let held = self.holds_prefill();
+        self.schedule_running(&mut budget, cap, held, step);
+        if step.iteration.preempted.is_empty() && self.admit_loaded(&mut budget, cap, step) {
+            self.admit_waiting(now, &mut budget, cap, held, step);
+        }
+        if !held {
+            self.interval_released = self.num_waiting() > 0;
         }
         self.ended_since_schedule = false;
         self.decided += 1;
@@ -164,8 +172,20 @@ impl Scheduler {
         }
     }
 
+    /// Whether `prefill_schedule_interval` keeps prompts out of this iteration: too few iterations have passed since the
+    /// last one with prompts, and somebody decodes. Once an iteration with prompts could not drain the queue there is
+    /// no more holding back.
+    fn holds_prefill(&self) -> bool {
+        let interval = u64::from(self.config.prefill_schedule_interval);
+        if interval <= 1 || self.interval_released || self.decided + 1 - self.last_prefill >= interval {
+            return false;
+        }
+        let request = |slot: &Slot| self.requests[slot.0 as usize].as_ref();
+        self.running.iter().filter_map(request).any(|request| !request.is_prefilling())
+    }
+
     /// Running requests in order: each gets what it still has to compute, within the budget.
-    fn schedule_running(&mut self, budget: &mut u32, cap: u32, step: &mut Step) {
+    fn schedule_running(&mut self, budget: &mut u32, cap: u32, prefill_held: bool, step: &mut Step) {
         let mut index = 0;
         while index < self.running.len() && *budget > 0 {
             let slot = self.running[index];
@@ -173,7 +193,7 @@ impl Scheduler {
             let request = self.request(slot);
             let room = max_model_len.saturating_sub(1).saturating_sub(request.computed);
             let tokens = (request.scheduled_to() - request.computed).min(cap).min(*budget).min(room);
-            if tokens == 0 || request.ends_in_flight() {
+            if tokens == 0 || request.ends_in_flight() || (prefill_held && request.is_prefilling()) {
                 index += 1;
                 continue;
             }
@@ -306,11 +326,11 @@ impl Scheduler {
     }
 
     /// Waiting requests in order, until one does not fit.
-    fn admit_waiting(&mut self, now: Time, budget: &mut u32, cap: u32, step: &mut Step) {
+    fn admit_waiting(&mut self, now: Time, budget: &mut u32, cap: u32, prefill_held: bool, step: &mut Step) {
         while self.may_admit(*budget) {
             let Some(slot) = self.waiting.peek() else { return };
             let mut hits = std::mem::take(&mut self.hits);
-            let admission = self.try_admit(slot, now, &mut hits, budget, cap, step);
+            let admission = self.try_admit(slot, now, &mut hits, budget, cap, prefill_held, step);
             self.hits = hits;
             if !admission {
                 return;
@@ -325,6 +345,7 @@ impl Scheduler {
         hits: &mut Vec<BlockId>,
         budget: &mut u32,
         cap: u32,
+        prefill_held: bool,
         step: &mut Step,
     ) -> bool {
         let request = self.requests[slot.0 as usize].as_mut().expect("a waiting request");
@@ -357,7 +378,8 @@ impl Scheduler {
             step.iteration.transfers.push(Transfer { id: request.id, tokens: missing, end });
             self.waiting.pop();
             let received = self.config.kv_role.is_none() && end <= now;
-            self.loading.push_back(Loading { slot, end, received });
+            let position = self.loading_position(slot);
+            self.loading.insert(position, Loading { slot, end, received });
             if received {
                 step.iteration.received.push(self.request(slot).id);
                 self.admit_loaded(budget, cap, step);
@@ -365,6 +387,9 @@ impl Scheduler {
             return true;
         }
 
+        if prefill_held && known - hit_tokens > 1 {
+            return false;
+        }
         let mut tokens = (known - hit_tokens).min(cap);
         if !self.config.enable_chunked_prefill && tokens > *budget {
             return false;
@@ -386,6 +411,15 @@ impl Scheduler {
         self.admit(slot, tokens, hit_tokens, 0, step);
         *budget -= tokens;
         true
+    }
+
+    /// Where a request goes among those whose KV is on its way: in order of the policy.
+    fn loading_position(&self, slot: Slot) -> usize {
+        let key = |slot: Slot| self.requests[slot.0 as usize].as_ref().map(|request| request.key);
+        match self.config.scheduling_policy {
+            SchedulingPolicy::Fcfs => self.loading.len(),
+            SchedulingPolicy::Priority => self.loading.partition_point(|other| key(other.slot) < key(slot)),
+        }
     }
 
     /// Blocks that an admission leaves free.
@@ -445,6 +479,9 @@ impl Scheduler {
             }
             request.computed = end;
             request.last_iteration = self.decided;
+            if start + 1 < request.scheduled_to() {
+                self.last_prefill = self.decided;
+            }
             if entry.samples {
                 request.placeholders += 1;
             }

@@ -1,3 +1,29 @@
-//! placeholder
+//! A whole serving deployment as a state machine with explicit time, and its virtual-clock driver.
+//!
+//! ```text
+//!  sessions ──▶ admission ──▶ pool 0 ──hand-off──▶ pool 1 ──▶ recorder
+//!               open / closed  router + engines     (decode)
+//! ```
+//!
+//! Aggregated serving is one pool; disaggregated serving is a prefill and a decode pool with a hand-off between them.
+//! There is one event loop for both. Within one instant the order is: iteration ends (in the order in which they were
+//! started), transfer ends, arrivals, then engines that can start.
+//!
+//! **Invariant:** no files, no clock, no threads; the same input gives the same records.
 
+mod admission;
+mod cluster;
+mod config;
+mod error;
+mod handoff;
+mod pool;
 pub mod record;
+mod recorder;
+mod routing;
+mod simulate;
+
+pub use admission::LoadMode;
+pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
+pub use error::{ClusterError, RunError};
+pub use routing::RouterMode;
+pub use simulate::{Observer, Simulation};

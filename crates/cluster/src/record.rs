@@ -17,6 +17,17 @@ pub enum PoolRole {
     Decode,
 }
 
+impl PoolRole {
+    /// The name used in rows and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aggregated => "aggregated",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
 /// Why a request was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +40,8 @@ pub enum RejectReason {
     Unchunkable,
     /// The request outgrew the KV cache of a worker that it had for itself.
     KvCapacity,
+    /// It has no prompt or asks for no token.
+    Empty,
     /// An earlier turn of its session was rejected.
     PreviousTurn,
 }
@@ -136,7 +149,8 @@ impl TokenGaps {
 
     /// All lengths with their counts, shortest first.
     pub fn sorted(&self) -> Vec<(Duration, u64)> {
-        let mut gaps: Vec<_> = self.counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect();
+        let mut gaps: Vec<_> =
+            self.counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect();
         gaps.sort_unstable();
         gaps
     }

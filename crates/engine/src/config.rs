@@ -1,15 +1,21 @@
 //! Settings that were checked: what can be built from [`EngineArgs`], and why others cannot.
 
+use std::path::Path;
+
 use servecast_latency::{Grid, Latency, LatencyError, Linear, Polynomial, Speedup};
 use servecast_types::Duration;
 
-use crate::Rejection;
 use crate::args::{
-    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion, WorkerType,
+    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion,
+    WorkerType,
 };
+use crate::{ConfigError, Rejection};
 
 /// Most blocks that an engine may have: more than any machine holds, and few enough to number in memory.
 pub const MAX_NUM_GPU_BLOCKS: u32 = 1 << 24;
+
+/// Longest sequence that an engine handles, in tokens: far beyond any model, and sums of a few such lengths fit `u32`.
+pub const MAX_SEQUENCE_TOKENS: u32 = i32::MAX as u32;
 
 /// Checked settings of an engine.
 #[derive(Debug, Clone)]
@@ -63,88 +69,6 @@ impl MsPerToken {
     }
 }
 
-/// Why settings were refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// Something else where an object is expected.
-    #[error("expected a JSON object such as {{\"block_size\": 64}}, found {found}")]
-    NoObject {
-        /// What was found.
-        found: &'static str,
-    },
-    /// A key that does not exist.
-    #[error("unknown key `{key}`{}", suggestion(.similar.as_deref()))]
-    UnknownKey {
-        /// The key.
-        key: String,
-        /// The known key that is most like it.
-        similar: Option<String>,
-    },
-    /// A value of the wrong type or out of its range.
-    #[error("`{key}` is {found}: {problem}")]
-    WrongValue {
-        /// The key.
-        key: String,
-        /// Its value, as JSON.
-        found: String,
-        /// What is wrong with it and what would be right.
-        problem: String,
-    },
-    /// Values that do not go together.
-    #[error("{0}")]
-    Conflict(String),
-    /// Something that servecast does not do yet.
-    #[error("`{key}` is {found}, which is not supported yet: {instead}")]
-    Unsupported {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        found: String,
-        /// What to do instead.
-        instead: &'static str,
-    },
-    /// Speedups that are no positive numbers.
-    #[error(transparent)]
-    Latency(#[from] LatencyError),
-}
-
-fn suggestion(similar: Option<&str>) -> String {
-    similar.map_or_else(String::new, |key| format!(", did you mean `{key}`?"))
-}
-
-impl ConfigError {
-    fn wrong(key: &str, found: impl ToString, problem: impl Into<String>) -> Self {
-        Self::WrongValue { key: key.to_owned(), found: found.to_string(), problem: problem.into() }
-    }
-}
-
-/// Refuses a key that is not among `known`, naming the one most like it.
-pub fn check_key(key: &str, known: &[String]) -> Result<(), ConfigError> {
-    if known.iter().any(|other| other == key) {
-        return Ok(());
-    }
-    let distance = |other: &String| strsim::damerau_levenshtein(key, other);
-    let similar = known.iter().min_by_key(|other| distance(other)).filter(|other| distance(other) <= 1 + key.len() / 3);
-    Err(ConfigError::UnknownKey { key: key.to_owned(), similar: similar.cloned() })
-}
-
-pub(crate) fn json_kind(value: &serde_json::Value) -> &'static str {
-    match value {
-        serde_json::Value::Null => "null",
-        serde_json::Value::Bool(_) => "a boolean",
-        serde_json::Value::Number(_) => "a number",
-        serde_json::Value::String(_) => "a string",
-        serde_json::Value::Array(_) => "an array",
-        serde_json::Value::Object(_) => "an object",
-    }
-}
-
-pub(crate) fn value_at(value: &serde_json::Value, path: &str) -> String {
-    let pointer = format!("/{}", path.replace('.', "/"));
-    value.pointer(&pointer).map_or_else(|| "absent".to_owned(), ToString::to_string)
-}
-
 /// Where iteration times come from, before files are read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LatencySpec {
@@ -161,11 +85,14 @@ impl EngineArgs {
     pub fn latency_spec(&self) -> Result<LatencySpec, ConfigError> {
         let (key, text) = match (&self.latency, &self.planner_profile_data) {
             (Some(_), Some(_)) => {
-                let problem = "`latency` and `planner_profile_data` both name a latency model: give one of them";
+                let problem =
+                    "`latency` and `planner_profile_data` both name a latency model: give one of them";
                 return Err(ConfigError::Conflict(problem.to_owned()));
             }
             (None, None) => return Ok(LatencySpec::Polynomial),
-            (None, Some(path)) if path.ends_with(".npz") => return Ok(LatencySpec::Grid(path.clone())),
+            (None, Some(path)) if Path::new(path).extension().is_some_and(|extension| extension == "npz") => {
+                return Ok(LatencySpec::Grid(path.clone()));
+            }
             (None, Some(path)) => {
                 return Err(ConfigError::Unsupported {
                     key: "planner_profile_data",
@@ -187,7 +114,9 @@ impl EngineArgs {
                     {
                         Ok(LatencySpec::Linear(Linear { base_us, per_token_us, per_seq_us }))
                     }
-                    _ => wrong("expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0"),
+                    _ => {
+                        wrong("expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0")
+                    }
                 }
             }
             _ => wrong("expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz"),
@@ -215,12 +144,13 @@ impl EngineArgs {
             reserve_null_block: self.reserve_null_block,
             max_num_seqs: self.max_num_seqs.unwrap_or(u32::MAX),
             max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(u32::MAX),
-            max_model_len: self.max_model_len.unwrap_or(u32::MAX),
+            max_model_len: self.max_model_len.unwrap_or(MAX_SEQUENCE_TOKENS),
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
             long_prefill_token_threshold: self.long_prefill_token_threshold,
             long_prefill_token_threshold_adaptive: self.long_prefill_token_threshold_adaptive,
-            scheduler_reserve_full_isl: self.scheduler_reserve_full_isl && self.vllm_version >= VllmVersion::V0_19,
+            scheduler_reserve_full_isl: self.scheduler_reserve_full_isl
+                && self.vllm_version >= VllmVersion::V0_19,
             watermark_blocks: (self.watermark * f64::from(self.num_gpu_blocks)) as u32,
             prefill_schedule_interval: self.prefill_schedule_interval,
             async_scheduling: self.async_scheduling,
@@ -243,7 +173,8 @@ impl EngineArgs {
                 Err(ConfigError::Conflict("`is_prefill` and `is_decode` cannot both be true".to_owned()))
             }
             (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(ConfigError::Conflict(
-                "`worker_type` cannot be combined with `is_prefill` or `is_decode`: leave those out".to_owned(),
+                "`worker_type` cannot be combined with `is_prefill` or `is_decode`: leave those out"
+                    .to_owned(),
             )),
             (Some(given), None, None) => Ok(Some(given)),
             (None, Some(true), _) => Ok(Some(WorkerType::Prefill)),
@@ -272,13 +203,19 @@ impl EngineArgs {
             EngineType::Trtllm => return unsupported("engine_type", "`trtllm`".into(), "use `vllm`"),
         }
         if self.sglang.is_some() {
-            return Err(ConfigError::Conflict("`sglang` holds settings of SGLang, but `engine_type` is `vllm`".to_owned()));
+            return Err(ConfigError::Conflict(
+                "`sglang` holds settings of SGLang, but `engine_type` is `vllm`".to_owned(),
+            ));
         }
         if self.dp_size > 1 {
             return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
         }
         if self.num_speculative_tokens > 0 {
-            return unsupported("num_speculative_tokens", self.num_speculative_tokens.to_string(), "leave it at 0");
+            return unsupported(
+                "num_speculative_tokens",
+                self.num_speculative_tokens.to_string(),
+                "leave it at 0",
+            );
         }
         let aic = [
             ("aic_backend", self.aic_backend.is_some()),
@@ -297,12 +234,16 @@ impl EngineArgs {
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {
-                if !(1..=MAX_NUM_GPU_BLOCKS).contains(&self.num_gpu_blocks) {
+        if !(1..=MAX_NUM_GPU_BLOCKS).contains(&self.num_gpu_blocks) {
             let problem = format!("expected 1 to {MAX_NUM_GPU_BLOCKS} blocks");
             return Err(ConfigError::wrong("num_gpu_blocks", self.num_gpu_blocks, problem));
         }
         if self.block_size == 1 {
-            return Err(ConfigError::wrong("block_size", 1, "a vLLM block holds at least 2 tokens (vLLM offers 8, 16, 32, 64, 128)"));
+            return Err(ConfigError::wrong(
+                "block_size",
+                1,
+                "a vLLM block holds at least 2 tokens (vLLM offers 8, 16, 32, 64, 128)",
+            ));
         }
         let at_least_one = [
             ("max_num_seqs", self.max_num_seqs),
@@ -314,8 +255,16 @@ impl EngineArgs {
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {
             return Err(ConfigError::wrong(key, 0, "expected at least 1"));
         }
+        if let Some(tokens) = self.max_model_len.filter(|&tokens| tokens > MAX_SEQUENCE_TOKENS) {
+            let problem = format!("expected at most {MAX_SEQUENCE_TOKENS} tokens");
+            return Err(ConfigError::wrong("max_model_len", tokens, problem));
+        }
         if !(0.0..1.0).contains(&self.watermark) {
-            return Err(ConfigError::wrong("watermark", self.watermark, "expected a share from 0 to below 1"));
+            return Err(ConfigError::wrong(
+                "watermark",
+                self.watermark,
+                "expected a share from 0 to below 1",
+            ));
         }
         for (key, value) in
             [("kv_transfer_bandwidth", self.kv_transfer_bandwidth), ("startup_time", self.startup_time)]
@@ -349,7 +298,10 @@ impl EngineConfig {
             return Err(Rejection::PromptTooLong { needed, usable });
         }
         if !self.enable_chunked_prefill && prompt_tokens > self.max_num_batched_tokens {
-            return Err(Rejection::Unchunkable { tokens: prompt_tokens, budget: self.max_num_batched_tokens });
+            return Err(Rejection::Unchunkable {
+                tokens: prompt_tokens,
+                budget: self.max_num_batched_tokens,
+            });
         }
         Ok(())
     }
@@ -367,5 +319,173 @@ impl EngineConfig {
     /// Tokens that the KV cache holds.
     pub(crate) fn kv_capacity_tokens(&self) -> u64 {
         u64::from(self.num_gpu_blocks) * u64::from(self.block_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn build(settings: Value) -> Result<EngineConfig, ConfigError> {
+        EngineArgs::from_json(settings)?.validate(None)
+    }
+
+    #[track_caller]
+    fn refused(settings: Value, message: &str) {
+        assert_eq!(build(settings).unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        refused(json!({"num_gpu_blocks": 0}), "`num_gpu_blocks` is 0: expected 1 to 16777216 blocks");
+        refused(
+            json!({"num_gpu_blocks": 16777217}),
+            "`num_gpu_blocks` is 16777217: expected 1 to 16777216 blocks",
+        );
+        refused(
+            json!({"block_size": 1}),
+            "`block_size` is 1: a vLLM block holds at least 2 tokens (vLLM offers 8, 16, 32, 64, 128)",
+        );
+        refused(json!({"max_num_seqs": 0}), "`max_num_seqs` is 0: expected at least 1");
+        refused(json!({"dp_size": 0}), "`dp_size` is 0: expected at least 1");
+        refused(
+            json!({"max_model_len": 1_u32 << 31}),
+            "`max_model_len` is 2147483648: expected at most 2147483647 tokens",
+        );
+        refused(json!({"watermark": 1.0}), "`watermark` is 1: expected a share from 0 to below 1");
+        refused(json!({"watermark": -1}), "`watermark` is -1: expected a share from 0 to below 1");
+        let nan = EngineArgs { watermark: f64::NAN, ..EngineArgs::default() }.validate(None).unwrap_err();
+        assert_eq!(nan.to_string(), "`watermark` is NaN: expected a share from 0 to below 1");
+        refused(
+            json!({"kv_transfer_bandwidth": -2.5}),
+            "`kv_transfer_bandwidth` is -2.5: expected a finite number of at least 0",
+        );
+        let speedup = "must be a finite number above 0";
+        refused(json!({"speedup_ratio": 0}), &format!("`speedup_ratio` is 0, but a speedup {speedup}"));
+        refused(
+            json!({"decode_speedup_ratio": -1}),
+            &format!("`decode_speedup_ratio` is -1, but a speedup {speedup}"),
+        );
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_with_what_to_do_instead() {
+        refused(
+            json!({"engine_type": "sglang"}),
+            "`engine_type` is `sglang`, which is not supported yet: use `vllm`",
+        );
+        refused(
+            json!({"engine_type": "trtllm"}),
+            "`engine_type` is `trtllm`, which is not supported yet: use `vllm`",
+        );
+        refused(
+            json!({"dp_size": 2}),
+            "`dp_size` is 2, which is not supported yet: use more workers with `dp_size` 1",
+        );
+        refused(
+            json!({"num_speculative_tokens": 3}),
+            "`num_speculative_tokens` is 3, which is not supported yet: leave it at 0",
+        );
+        refused(
+            json!({"planner_profile_data": "profiles/"}),
+            "`planner_profile_data` is `profiles/`, which is not supported yet: give an .npz file",
+        );
+        let instead = "is given, which is not supported yet: use `latency` to choose a latency model";
+        for key in ["aic_backend", "aic_system", "aic_backend_version", "aic_model_path"] {
+            refused(json!({key: "x"}), &format!("`{key}` {instead}"));
+        }
+        for key in ["aic_tp_size", "aic_moe_tp_size", "aic_moe_ep_size", "aic_attention_dp_size"] {
+            refused(json!({key: 1}), &format!("`{key}` {instead}"));
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together_are_refused() {
+        refused(
+            json!({"is_prefill": true, "is_decode": true}),
+            "`is_prefill` and `is_decode` cannot both be true",
+        );
+        refused(
+            json!({"worker_type": "prefill", "is_prefill": true}),
+            "`worker_type` cannot be combined with `is_prefill` or `is_decode`: leave those out",
+        );
+        refused(
+            json!({"latency": "polynomial", "planner_profile_data": "h100.npz"}),
+            "`latency` and `planner_profile_data` both name a latency model: give one of them",
+        );
+        refused(json!({"sglang": {}}), "`sglang` holds settings of SGLang, but `engine_type` is `vllm`");
+    }
+
+    #[test]
+    fn a_latency_model_is_named_with_its_terms() {
+        let linear = "expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0";
+        for latency in
+            ["linear:", "linear:1,2", "linear:1,2,3,4", "linear:1,-2,3", "linear:1,x,3", "linear:1,2,inf"]
+        {
+            refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
+        }
+        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz";
+        for latency in ["", "quadratic", "grid:", "polynomial:3"] {
+            refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
+        }
+        refused(json!({"latency": "grid:h100.npz"}), "`latency` is `grid:h100.npz`: the file was not read");
+        let spec = |settings: Value| EngineArgs::from_json(settings).unwrap().latency_spec().unwrap();
+        let linear = Linear { base_us: 1000.0, per_token_us: 0.5, per_seq_us: 5.0 };
+        assert_eq!(spec(json!({"latency": "linear:1000, 0.5, 5"})), LatencySpec::Linear(linear));
+        assert_eq!(
+            spec(json!({"planner_profile_data": "h100.npz"})),
+            LatencySpec::Grid("h100.npz".to_owned())
+        );
+        assert_eq!(spec(json!({})), LatencySpec::Polynomial);
+    }
+
+    #[test]
+    fn settings_are_resolved() {
+        let config = build(json!({"max_num_seqs": null, "max_model_len": null, "watermark": 0.01})).unwrap();
+        assert_eq!((config.block_size(), config.usable_blocks(), config.watermark_blocks), (64, 16_383, 163));
+        assert_eq!((config.max_num_seqs, config.max_model_len), (u32::MAX, MAX_SEQUENCE_TOKENS));
+        assert!(config.scheduler_reserve_full_isl);
+        assert!(
+            !build(json!({"vllm_version": "0.14"})).unwrap().scheduler_reserve_full_isl,
+            "it came with 0.19"
+        );
+        for (settings, worker_type) in [
+            (json!({}), None),
+            (json!({"is_prefill": false, "is_decode": false}), None),
+            (json!({"is_prefill": true}), Some(WorkerType::Prefill)),
+            (json!({"is_decode": true}), Some(WorkerType::Decode)),
+            (json!({"worker_type": "aggregated"}), Some(WorkerType::Aggregated)),
+        ] {
+            assert_eq!(build(settings).unwrap().worker_type(), worker_type);
+        }
+    }
+
+    #[test]
+    fn prompts_that_can_never_be_served_are_told_apart() {
+        let settings = json!({
+            "block_size": 4, "num_gpu_blocks": 4, "max_model_len": 20, "max_num_batched_tokens": 10,
+            "enable_chunked_prefill": false,
+        });
+        let check = |tokens| {
+            build(settings.clone()).unwrap().check_request(tokens).map_err(|reason| reason.to_string())
+        };
+        assert_eq!(check(10), Ok(()));
+        assert_eq!(
+            check(11).unwrap_err(),
+            "11 tokens cannot be scheduled at once: `max_num_batched_tokens` is 10 and chunked prefill is off"
+        );
+        assert_eq!(check(13).unwrap_err(), "the prompt needs 4 KV blocks of 3 usable ones");
+        assert_eq!(check(20).unwrap_err(), "the prompt has 20 tokens, but `max_model_len` is 20");
+    }
+
+    #[test]
+    fn a_hand_off_takes_bytes_over_bandwidth() {
+        let transfer = |settings: Value| build(settings).unwrap().kv_transfer().ms_per_token;
+        let terms = json!({"kv_bytes_per_token": 1000, "kv_transfer_bandwidth": 2.0, "speedup_ratio": 4.0});
+        assert_eq!(transfer(terms).unwrap().delay(1_000).unwrap().as_ns(), 125_000);
+        assert_eq!(transfer(json!({"kv_bytes_per_token": 1000})), None);
+        assert_eq!(transfer(json!({"kv_bytes_per_token": 1000, "kv_transfer_bandwidth": 0})), None);
     }
 }

@@ -22,6 +22,7 @@ pub struct Engine {
     /// Whether the next decision has to wait for the end of the oldest iteration in flight.
     blocked: bool,
     recorder_clock: bool,
+    /// Ended iterations, whose memory the next ones take over.
     spare: Vec<Step>,
 }
 
@@ -84,44 +85,43 @@ impl Engine {
 
     /// Starts what can be started at `now` and says what happens next.
     pub fn run(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<EngineState, LatencyError> {
-        if self.blocked {
-            return Ok(self.state(now));
-        }
-        loop {
-            if self.in_flight.len() < self.depth && self.scheduler.has_requests() {
-                let executes = self.start(now, sink)?;
+        while !self.blocked {
+            if self.in_flight.len() < self.depth && self.scheduler.has_work(now) {
+                let computes = self.start(now, sink)?;
                 if self.in_flight.len() < self.depth {
-                    if executes {
+                    if computes {
                         continue;
                     }
                     if self.leaves_pending() {
-                        return Ok(self.state(now));
+                        break;
                     }
                 }
             }
-            match self.in_flight.front() {
-                Some(oldest) if oldest.iteration.scheduled.is_empty() => {
-                    let progressed = self.end_oldest(now, sink);
-                    let runs = self.in_flight.iter().any(|step| !step.iteration.scheduled.is_empty());
-                    let idles = !progressed && !runs && self.scheduler.has_requests();
-                    if idles && (self.recorder_clock || !self.scheduler.has_news(now)) {
-                        return Ok(self.state(now));
-                    }
-                }
-                _ => {
-                    self.blocked = !self.in_flight.is_empty();
-                    return Ok(self.state(now));
-                }
+            if self.in_flight.front().is_none_or(Step::computes) {
+                self.blocked = !self.in_flight.is_empty();
+                break;
+            }
+            let progressed = self.end_oldest(now, sink);
+            if !progressed && self.idles(now) {
+                break;
             }
         }
+        Ok(self.state(now))
     }
 
     /// Whether an iteration that computes nothing stays in flight until the next input.
     fn leaves_pending(&self) -> bool {
-        let pending = self.in_flight.back().is_some_and(|step| {
-            step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty()
-        });
-        self.recorder_clock && pending && self.scheduler.polls() && self.scheduler.has_requests()
+        let uneventful =
+            |step: &Step| step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty();
+        let polls = self.recorder_clock && self.scheduler.polls() && self.scheduler.has_requests();
+        polls && self.in_flight.back().is_some_and(uneventful)
+    }
+
+    /// Whether there is nothing to do until the next input, after an iteration in which nothing happened.
+    fn idles(&self, now: Time) -> bool {
+        let pending = |step: &Step| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
+        let waits = self.scheduler.has_requests() && !self.in_flight.iter().any(pending);
+        waits && (self.recorder_clock || !self.scheduler.has_news(now))
     }
 
     /// Ends the oldest iteration in flight, which is due.
@@ -135,21 +135,22 @@ impl Engine {
     fn start(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
         let mut step = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut step);
-        let executes = !step.iteration.scheduled.is_empty();
-        if !executes && self.in_flight.is_empty() && !step.iteration.is_eventful() {
+        if !step.iteration.is_eventful() && !self.in_flight.iter().any(Step::computes) {
             self.scheduler.give_up_if_stuck(&mut step.iteration);
         }
         for transfer in &step.iteration.transfers {
             sink.transfer_started(transfer, now);
         }
+        let computes = step.computes();
         step.iteration.start = now.max(self.device_free);
         step.iteration.end = step.iteration.start;
-        if executes {
-            step.iteration.end = step.iteration.start + self.scheduler.config.latency.iteration(&step.batch)?;
+        if computes {
+            step.iteration.end =
+                step.iteration.start + self.scheduler.config.latency.iteration(&step.batch)?;
         }
         self.device_free = step.iteration.end;
         self.in_flight.push_back(step);
-        Ok(executes)
+        Ok(computes)
     }
 
     /// Applies the oldest iteration in flight; returns whether anything happened in it.
@@ -167,7 +168,9 @@ impl Engine {
 
     fn state(&self, now: Time) -> EngineState {
         match self.in_flight.front() {
-            Some(step) if !step.iteration.scheduled.is_empty() => EngineState::Busy { until: step.iteration.end },
+            Some(step) if !step.iteration.scheduled.is_empty() => {
+                EngineState::Busy { until: step.iteration.end }
+            }
             _ => EngineState::Idle { wake: self.scheduler.next_transfer_end(now) },
         }
     }
@@ -184,12 +187,17 @@ impl Engine {
 
     /// Requests that run now.
     pub fn num_running(&self) -> usize {
-        self.scheduler.running_len()
+        self.scheduler.num_running()
     }
 
     /// Requests that wait now.
     pub fn num_waiting(&self) -> usize {
         self.scheduler.num_waiting()
+    }
+
+    /// KV blocks that are free now, with or without content that can be hit.
+    pub fn num_free_blocks(&self) -> u32 {
+        self.scheduler.num_free_blocks()
     }
 
     /// Checks the engine's invariants.

@@ -110,36 +110,20 @@ impl Iteration {
         self.scheduled.iter().map(|scheduled| u64::from(scheduled.tokens)).sum()
     }
 
-    /// Empties it for reuse, keeping the memory.
+    /// Empties the lists for reuse, keeping their memory; everything else is overwritten.
     pub(crate) fn clear(&mut self) {
-        let mut old = std::mem::take(self);
-        old.scheduled.clear();
-        old.admitted.clear();
-        old.preempted.clear();
-        old.emitted.clear();
-        old.finished.clear();
-        old.rejected.clear();
-        old.transfers.clear();
-        old.received.clear();
-        old.sent.clear();
-        old.block_ids.clear();
-        old.free_list.clear();
-        old.kv_events.clear();
-        *self = Self {
-            scheduled: old.scheduled,
-            admitted: old.admitted,
-            preempted: old.preempted,
-            emitted: old.emitted,
-            finished: old.finished,
-            rejected: old.rejected,
-            transfers: old.transfers,
-            received: old.received,
-            sent: old.sent,
-            block_ids: old.block_ids,
-            free_list: old.free_list,
-            kv_events: old.kv_events,
-            ..Self::default()
-        };
+        self.scheduled.clear();
+        self.admitted.clear();
+        self.preempted.clear();
+        self.emitted.clear();
+        self.finished.clear();
+        self.rejected.clear();
+        self.transfers.clear();
+        self.received.clear();
+        self.sent.clear();
+        self.block_ids.clear();
+        self.free_list.clear();
+        self.kv_events.clear();
     }
 }
 

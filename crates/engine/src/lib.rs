@@ -4,20 +4,55 @@
 //! request gets how many tokens in which iteration, what is preempted, which KV blocks are hit, allocated, freed and
 //! evicted, in what order), and a latency model says how long each iteration takes.
 //!
+//! ```
+//! use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer};
+//! use servecast_types::{Prompt, RequestId, Run, Time};
+//!
+//! struct Tokens(usize);
+//!
+//! impl IterationSink for Tokens {
+//!     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+//!
+//!     fn iteration_ended(&mut self, iteration: &Iteration) {
+//!         self.0 += iteration.emitted.len();
+//!     }
+//! }
+//!
+//! let settings = serde_json::json!({"block_size": 16, "latency": "linear:5000,20,50"});
+//! let config = EngineArgs::from_json(settings)?.validate(None)?;
+//! let mut engine = Engine::new(config, EngineTracing::default());
+//! let prompt = Prompt::new([Run::tokens(0, 100)]);
+//! engine.submit(EngineRequest::new(RequestId(0), prompt, 3, Time::ZERO))?;
+//! let (mut now, mut tokens) = (Time::ZERO, Tokens(0));
+//! while let EngineState::Busy { until } = engine.run(now, &mut tokens)? {
+//!     now = until;
+//!     engine.end_iteration(now, &mut tokens);
+//! }
+//! assert_eq!((tokens.0, now), (3, Time::from_ns(17_190_000)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! **Invariant:** the engine knows nothing of routers, other workers, files or clocks; the same calls give the same
 //! decisions.
 
 mod args;
 mod config;
 mod engine;
+mod error;
 mod iteration;
+mod preset;
 mod request;
 mod vllm;
 
 pub use args::{
-    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion, WorkerType,
+    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion,
+    WorkerType,
 };
-pub use config::{ConfigError, EngineConfig, KvTransfer, LatencySpec, MAX_NUM_GPU_BLOCKS, MsPerToken, check_key};
+pub use config::{
+    EngineConfig, KvTransfer, LatencySpec, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, MsPerToken,
+};
 pub use engine::{Engine, EngineState, EngineTracing};
+pub use error::{ConfigError, check_key};
 pub use iteration::{Admitted, Finished, Iteration, IterationSink, Scheduled, Transfer};
+pub use preset::{EnginePreset, merge};
 pub use request::{EngineRequest, Rejection, TransferTime};

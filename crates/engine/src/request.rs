@@ -71,6 +71,16 @@ impl TransferTime {
 /// Why an engine does not take a request, or gives it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
+    /// There is nothing to compute or nothing to generate.
+    #[error(
+        "the request has {prompt_tokens} prompt tokens and `max_tokens` {max_tokens}, both must be at least 1"
+    )]
+    Empty {
+        /// Prompt length.
+        prompt_tokens: u32,
+        /// Most tokens to generate.
+        max_tokens: u32,
+    },
     /// The prompt needs more KV blocks than there are.
     #[error("the prompt needs {needed} KV blocks of {usable} usable ones")]
     PromptTooLong {
@@ -88,7 +98,9 @@ pub enum Rejection {
         max_model_len: u32,
     },
     /// The sequence exceeds the token budget of an iteration and may not be cut.
-    #[error("{tokens} tokens cannot be scheduled at once: `max_num_batched_tokens` is {budget} and chunked prefill is off")]
+    #[error(
+        "{tokens} tokens cannot be scheduled at once: `max_num_batched_tokens` is {budget} and chunked prefill is off"
+    )]
     Unchunkable {
         /// Tokens to compute.
         tokens: u32,
@@ -101,4 +113,28 @@ pub enum Rejection {
         /// Its length when it was given up.
         tokens: u32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_already_here_shortens_a_transfer_in_proportion() {
+        let full_prompt = Duration::from_ns(1_000);
+        let check = |time: TransferTime, missing, prompt, ns| {
+            assert_eq!(
+                time.for_tokens(missing, prompt),
+                Duration::from_ns(ns),
+                "{time:?}, {missing} of {prompt}"
+            );
+        };
+        check(TransferTime::Fixed(full_prompt), 1, 64, 1_000);
+        check(TransferTime::Missing { full_prompt }, 64, 64, 1_000);
+        check(TransferTime::Missing { full_prompt }, 16, 64, 250);
+        check(TransferTime::Missing { full_prompt }, 1, 3, 334);
+        check(TransferTime::Missing { full_prompt }, 0, 0, 0);
+        let longest = Duration::from_ns(u64::MAX);
+        check(TransferTime::Missing { full_prompt: longest }, u32::MAX, u32::MAX, u64::MAX);
+    }
 }

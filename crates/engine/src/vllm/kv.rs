@@ -5,6 +5,7 @@ use servecast_types::BlockId;
 use super::pool::BlockPool;
 use super::request::Request;
 use crate::EngineConfig;
+use crate::args::VllmVersion;
 
 /// The KV cache of a worker.
 #[derive(Debug)]
@@ -16,13 +17,18 @@ pub(crate) struct KvCache {
 
 impl KvCache {
     pub(crate) fn new(config: &EngineConfig, capture_events: bool) -> Self {
-        let unhashed_to_head = config.vllm_version >= crate::args::VllmVersion::V0_24;
+        let unhashed_to_head = config.vllm_version >= VllmVersion::V0_24;
         let capture_events = capture_events && config.enable_prefix_caching;
-        let pool =
-            BlockPool::new(config.num_gpu_blocks, config.reserve_null_block, unhashed_to_head, capture_events);
+        let pool = BlockPool::new(
+            config.num_gpu_blocks,
+            config.reserve_null_block,
+            unhashed_to_head,
+            capture_events,
+        );
         Self { pool, block_size: config.block_size, caching: config.enable_prefix_caching }
     }
 
+    /// Blocks that hold `tokens` tokens.
     pub(crate) fn blocks_for(&self, tokens: u32) -> u32 {
         tokens.div_ceil(self.block_size)
     }
@@ -54,7 +60,9 @@ impl KvCache {
     pub(crate) fn allocate(&mut self, request: &mut Request, hits: &[BlockId], blocks: u32) {
         if !hits.is_empty() {
             debug_assert!(request.blocks.is_empty(), "only a request without blocks can hit some");
-            hits.iter().for_each(|&block| self.pool.touch(block));
+            for &hit in hits {
+                self.pool.touch(hit);
+            }
             request.blocks.extend_from_slice(hits);
             request.stored = hits.len() as u32;
         }
@@ -70,11 +78,10 @@ impl KvCache {
         if !self.caching || full <= stored {
             return;
         }
-        request.hashes(full);
-        let hashes = request.hashes(full).to_vec();
-        let parent = stored.checked_sub(1).map(|last| hashes[last as usize]);
-        let new = stored as usize..full as usize;
-        self.pool.store(parent, &request.blocks[new.clone()], &hashes[new]);
+        let (blocks, hashes) = request.hashed_blocks(full);
+        let new = stored as usize;
+        let parent = new.checked_sub(1).map(|last| hashes[last]);
+        self.pool.store(parent, &blocks[new..], &hashes[new..]);
         request.stored = full;
     }
 

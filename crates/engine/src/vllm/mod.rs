@@ -1,17 +1,30 @@
 //! vLLM's V1 scheduler and KV cache, decision for decision.
 //!
-//! - [`scheduler`]: what `Scheduler.schedule()` and `update_from_output()` do, with and without asynchronous
-//!   scheduling.
-//! - [`kv`]: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
-//! - [`pool`]: blocks, free list, contents (`BlockPool`).
-//! - [`queue`]: the waiting queue of either policy.
-//! - [`request`]: a request with its counters.
+//! One iteration has two halves, as in vLLM: `schedule()` decides it and allocates its blocks, `update()` applies what
+//! it produced. Under asynchronous scheduling the next `schedule()` comes before the `update()` of the iteration that
+//! runs, so that tokens in flight are counted on before they are known.
+//!
+//! - `scheduler`: the state of a worker, the frame of `schedule()`, and what the engine asks in between.
+//! - `running`: its first half: tokens for the running requests, preemption.
+//! - `admission`: its second half: the waiting requests, KV from elsewhere.
+//! - `update`: what becomes known at the end of an iteration.
+//! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
+//! - `pool`: blocks, free list, contents (`BlockPool`).
+//! - `queue`: the waiting queue of either policy.
+//! - `request`, `table`: a request with its counters, and all of them by slot.
+//!
+//! vLLM goes round for ever in some corners: requests that preempt each other before any gets a token, a producer
+//! whose request has outgrown the cache, a prompt that may not be cut. Here every request ends: see
+//! `Request::is_starved`, `Scheduler::give_up` and `Scheduler::give_up_if_stuck`.
 
+mod admission;
 mod kv;
 mod pool;
 mod queue;
 mod request;
+mod running;
 mod scheduler;
+mod table;
 mod update;
 
 pub(crate) use scheduler::{Scheduler, Step};

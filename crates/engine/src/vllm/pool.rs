@@ -42,7 +42,12 @@ pub(crate) struct BlockPool {
 
 impl BlockPool {
     /// A pool of `num_blocks`, of which the first is never handed out if `reserve_null_block`.
-    pub(crate) fn new(num_blocks: u32, reserve_null_block: bool, unhashed_to_head: bool, capture_events: bool) -> Self {
+    pub(crate) fn new(
+        num_blocks: u32,
+        reserve_null_block: bool,
+        unhashed_to_head: bool,
+        capture_events: bool,
+    ) -> Self {
         let first = u32::from(reserve_null_block).min(num_blocks);
         let entry = |previous, next| Block { hash: None, references: 0, previous, next };
         let mut pool = Self {
@@ -136,7 +141,12 @@ impl BlockPool {
     }
 
     /// Makes the content of `blocks` hittable; `hashes` are theirs, and `parent` is what stands before them.
-    pub(crate) fn store(&mut self, parent: Option<SequenceHash>, blocks: &[BlockId], hashes: &[SequenceHash]) {
+    pub(crate) fn store(
+        &mut self,
+        parent: Option<SequenceHash>,
+        blocks: &[BlockId],
+        hashes: &[SequenceHash],
+    ) {
         debug_assert_eq!(blocks.len(), hashes.len());
         for (&block, &hash) in blocks.iter().zip(hashes) {
             debug_assert!(self.block(block).hash.is_none(), "block {block} already has content");
@@ -161,7 +171,11 @@ impl BlockPool {
     pub(crate) fn free_list(&self) -> impl Iterator<Item = BlockId> {
         let next = |position: u32| Some(self.list[position as usize].next).filter(|&next| next != ENDS);
         std::iter::successors(next(ENDS), move |&position| next(position)).flat_map(|position| {
-            let blocks = if position == FRESH { self.fresh..self.num_blocks } else { position - FIRST..position - FIRST + 1 };
+            let blocks = if position == FRESH {
+                self.fresh..self.num_blocks
+            } else {
+                position - FIRST..position - FIRST + 1
+            };
             blocks.map(BlockId)
         })
     }
@@ -177,7 +191,10 @@ impl BlockPool {
         }
         let mut listed = 0;
         for block in self.free_list() {
-            assert!(block.0 >= self.fresh || self.is_free(block), "block {block} is on the free list but referenced");
+            assert!(
+                block.0 >= self.fresh || self.is_free(block),
+                "block {block} is on the free list but referenced"
+            );
             listed += 1;
         }
         assert_eq!(listed, self.num_free, "length of the free list");

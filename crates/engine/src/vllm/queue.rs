@@ -62,11 +62,54 @@ impl WaitingQueue {
             Self::Priority(queue) => queue.len(),
         }
     }
+}
 
-    pub(crate) fn iter(&self) -> Box<dyn Iterator<Item = Slot> + '_> {
-        match self {
-            Self::Fcfs(queue) => Box::new(queue.iter().copied()),
-            Self::Priority(queue) => Box::new(queue.values().copied()),
+#[cfg(test)]
+mod tests {
+    use servecast_types::Time;
+
+    use super::*;
+
+    /// Pushes slots 0, 1, ... by their priority and arrival, then preempted ones; gives the order in which they come.
+    fn order(policy: SchedulingPolicy, waiting: &[(i32, u64)], preempted: &[(i32, u64)]) -> Vec<u32> {
+        let mut queue = WaitingQueue::new(policy);
+        let keys = waiting.iter().chain(preempted).enumerate();
+        for (slot, &(priority, arrival)) in keys {
+            let key = PriorityKey::new(priority, Time::from_ns(arrival), slot as u64);
+            let slot = Slot(slot as u32);
+            if (slot.0 as usize) < waiting.len() {
+                queue.push(slot, key);
+            } else {
+                queue.push_preempted(slot, key);
+            }
+        }
+        assert_eq!(queue.len(), waiting.len() + preempted.len());
+        let pop = || {
+            let first = queue.peek();
+            assert_eq!(queue.pop(), first);
+            first.map(|slot| slot.0)
+        };
+        std::iter::from_fn(pop).collect()
+    }
+
+    #[test]
+    fn fcfs_goes_by_push_and_preempted_requests_come_first_the_last_one_before_the_others() {
+        assert_eq!(order(SchedulingPolicy::Fcfs, &[(0, 5), (-1, 1)], &[(9, 9), (9, 9)]), [3, 2, 0, 1]);
+    }
+
+    #[test]
+    fn priority_goes_by_priority_then_arrival_then_tie_break_preempted_or_not() {
+        let waiting = [(1, 0), (0, 7), (0, 3), (0, 3)];
+        assert_eq!(order(SchedulingPolicy::Priority, &waiting, &[(0, 1), (2, 0)]), [4, 2, 3, 1, 0, 5]);
+    }
+
+    #[test]
+    fn what_is_removed_does_not_come() {
+        for policy in [SchedulingPolicy::Fcfs, SchedulingPolicy::Priority] {
+            let mut queue = WaitingQueue::new(policy);
+            (0..3).for_each(|slot| queue.push(Slot(slot), PriorityKey::new(0, Time::ZERO, slot.into())));
+            queue.remove(Slot(1));
+            assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(Slot(0)), Some(Slot(2)), None));
         }
     }
 }

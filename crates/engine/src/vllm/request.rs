@@ -2,6 +2,9 @@ use servecast_types::{BlockHasher, BlockId, Prompt, RequestId, Run, SequenceHash
 
 use crate::{EngineRequest, TransferTime};
 
+/// Preemptions without a token in between after which the rules bend; no recorded request comes near it.
+const STARVED_AFTER: u32 = 8;
+
 /// Position of a request in the scheduler's table; reused once the request is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot(pub(crate) u32);
@@ -30,6 +33,10 @@ pub(crate) struct PriorityKey {
 }
 
 impl PriorityKey {
+    pub(crate) fn new(priority: i32, arrival: Time, tie_break: u64) -> Self {
+        Self { priority, arrival, tie_break }
+    }
+
     /// What a preemption goes by: the highest is hit first.
     pub(crate) fn rank(self) -> (i32, Time) {
         (self.priority, self.arrival)
@@ -66,6 +73,10 @@ pub(crate) struct Request {
     /// Tokens in flight when it was preempted that are thrown away when they arrive.
     pub(crate) dropped: u32,
     pub(crate) preemptions: u32,
+    /// Preemptions since its last token.
+    pub(crate) preemptions_in_vain: u32,
+    /// Whether its last iteration stopped short of what is known, so that no token comes out.
+    pub(crate) is_mid_prefill: bool,
     /// Number of the last iteration that computes something for it.
     pub(crate) last_iteration: u64,
 
@@ -89,7 +100,7 @@ impl Request {
         });
         Self {
             id,
-            key: PriorityKey { priority: request.priority, arrival, tie_break: request.tie_break },
+            key: PriorityKey::new(request.priority, arrival, request.tie_break),
             status: Status::Waiting,
             prompt_tokens,
             max_tokens,
@@ -103,6 +114,8 @@ impl Request {
             stale: 0,
             dropped: 0,
             preemptions: 0,
+            preemptions_in_vain: 0,
+            is_mid_prefill: false,
             last_iteration: 0,
             blocks: Vec::new(),
             stored: 0,
@@ -122,9 +135,11 @@ impl Request {
         self.known() + self.placeholders
     }
 
-    /// Whether more than one token is left to compute before the next one comes out.
-    pub(crate) fn is_prefilling(&self) -> bool {
-        self.computed + 1 < self.scheduled_to()
+    /// Whether it was preempted again and again without getting a token.
+    ///
+    /// The real scheduler can go round for ever in such a state; here its rules bend so that somebody gets on.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.preemptions_in_vain >= STARVED_AFTER
     }
 
     /// Whether its last token is already in flight, so that nothing more is scheduled for it.
@@ -134,7 +149,9 @@ impl Request {
 
     /// Whether it has generated what it was asked for, has stopped by itself or fills the model's context.
     pub(crate) fn is_complete(&self, max_model_len: u32) -> bool {
-        self.outputs >= self.max_tokens || self.stop_after == Some(self.outputs) || self.known() >= max_model_len
+        self.outputs >= self.max_tokens
+            || self.stop_after.is_some_and(|stop| self.outputs >= stop)
+            || self.known() >= max_model_len
     }
 
     /// Identities of its first `blocks` blocks, whose tokens must be known.
@@ -144,5 +161,58 @@ impl Request {
             self.hashes.push(hash);
         }
         &self.hashes[..blocks as usize]
+    }
+
+    /// Its first `blocks` blocks with their identities.
+    pub(crate) fn hashed_blocks(&mut self, blocks: u32) -> (&[BlockId], &[SequenceHash]) {
+        self.hashes(blocks);
+        (&self.blocks[..blocks as usize], &self.hashes[..blocks as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(prompt_tokens: u32, max_tokens: u32) -> Request {
+        let prompt = Prompt::new([Run::tokens(0, prompt_tokens)]);
+        Request::new(EngineRequest::new(RequestId(0), prompt, max_tokens, Time::ZERO), 4)
+    }
+
+    #[test]
+    fn it_is_complete_by_whichever_limit_comes_first() {
+        let check = |outputs, stop_after, max_model_len, complete| {
+            let request = Request { stop_after, outputs, ..request(10, 5) };
+            assert_eq!(
+                request.is_complete(max_model_len),
+                complete,
+                "{outputs} {stop_after:?} {max_model_len}"
+            );
+        };
+        check(4, None, 100, false);
+        check(5, None, 100, true);
+        check(3, Some(3), 100, true);
+        check(2, Some(3), 100, false);
+        check(1, Some(0), 100, true);
+        check(2, Some(3), 12, true);
+        check(1, Some(3), 12, false);
+    }
+
+    #[test]
+    fn tokens_in_flight_count_as_scheduled_and_the_last_one_is_foreseen() {
+        let request = |outputs, placeholders| Request { outputs, placeholders, ..request(10, 3) };
+        assert_eq!((request(1, 1).known(), request(1, 1).scheduled_to()), (11, 12));
+        assert!(!request(2, 0).ends_in_flight(), "nothing is in flight");
+        assert!(!request(1, 1).ends_in_flight());
+        assert!(request(1, 2).ends_in_flight());
+    }
+
+    #[test]
+    fn its_blocks_cover_prompt_and_output() {
+        let mut whole = request(6, u32::MAX);
+        let two_blocks = whole.hashes(2).to_vec();
+        let prompt = Prompt::new([Run::tokens(0, 6), Run::output_of(RequestId(0), 2)]);
+        assert_eq!(two_blocks, BlockHasher::all(&prompt, 4));
+        assert_eq!(whole.hashes(1), &two_blocks[..1], "what is known stays");
     }
 }

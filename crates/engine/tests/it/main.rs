@@ -1,3 +1,5 @@
 //! Behaviour of the engine against recordings of the real schedulers, and under random load.
 
 mod oracle_vllm;
+mod properties;
+mod vllm_rules;

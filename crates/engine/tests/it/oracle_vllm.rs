@@ -11,17 +11,21 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer, TransferTime,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer,
+    TransferTime,
 };
 use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
+/// A property of a recording's settings.
+type Predicate = fn(&Value) -> bool;
+
 /// Recordings that are known to differ: what they have in common, and why.
-const EXCEPTIONS: &[(&str, fn(&Value) -> bool)] = &[(
-    "speculative decoding is not simulated yet",
-    |config| config["num_speculative_tokens"].as_u64() > Some(0),
-)];
+const EXCEPTIONS: &[(&str, Predicate)] = &[("speculative decoding is not simulated yet", |config| {
+    config["num_speculative_tokens"].as_u64() > Some(0)
+})];
 
 #[test]
+#[expect(clippy::print_stdout, reason = "says how many recordings there were")]
 fn oracle_vllm() {
     let Some(folder) = oracle_folder() else { return };
     let mut report = String::new();
@@ -34,7 +38,9 @@ fn oracle_vllm() {
             (Ok(()), None) => same += 1,
             (Err(_), Some(_)) => excepted += 1,
             (Err(difference), None) => _ = writeln!(report, "{name}: {difference}"),
-            (Ok(()), Some((cause, _))) => _ = writeln!(report, "{name}: agrees, so the exception has to go: {cause}"),
+            (Ok(()), Some((cause, _))) => {
+                _ = writeln!(report, "{name}: agrees, so the exception has to go: {cause}");
+            }
         }
     }
     println!("{same} recordings reproduced, {excepted} excepted");
@@ -43,11 +49,15 @@ fn oracle_vllm() {
 }
 
 /// `$SERVECAST_ORACLE/vllm`; without it the test is skipped, unless `SERVECAST_REQUIRE_ORACLE` is set.
+#[expect(clippy::print_stdout, reason = "says that nothing was compared")]
 fn oracle_folder() -> Option<PathBuf> {
     if let Some(root) = std::env::var_os("SERVECAST_ORACLE") {
         return Some(Path::new(&root).join("vllm"));
     }
-    assert!(std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(), "SERVECAST_ORACLE is not set, but required");
+    assert!(
+        std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(),
+        "SERVECAST_ORACLE is not set, but required"
+    );
     println!("skipped: SERVECAST_ORACLE is not set");
     None
 }
@@ -93,6 +103,7 @@ struct Recording {
 }
 
 impl Recording {
+    #[expect(clippy::disallowed_methods, reason = "recordings are files")]
     fn read(path: &Path) -> Self {
         let json = |path: &str| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
         let path = path.to_str().unwrap();
@@ -146,7 +157,7 @@ struct Driver<'a> {
     log: Log,
     steps: Vec<BTreeMap<&'static str, Value>>,
     arrivals: VecDeque<usize>,
-    hash_numbers: FxHashMap<SequenceHash, i64>,
+    hash_numbers: FxHashMap<SequenceHash, u32>,
     lives: Vec<Life>,
 }
 
@@ -187,7 +198,9 @@ impl<'a> Driver<'a> {
     fn new(case: &'a Recording) -> Self {
         let mut config = case.expected["config"].clone();
         let keys = config.as_object_mut().unwrap();
-        for only_the_recorder_knows in ["enable_kv_cache_events", "num_lookahead_tokens", "num_speculative_tokens"] {
+        for only_the_recorder_knows in
+            ["enable_kv_cache_events", "num_lookahead_tokens", "num_speculative_tokens"]
+        {
             keys.remove(only_the_recorder_knows);
         }
         let term = |key: &str| case.expected["latency"][key].as_f64().unwrap();
@@ -215,7 +228,8 @@ impl<'a> Driver<'a> {
             let state = self.engine.run(now, &mut self.log).unwrap();
             self.take_steps(now);
             self.engine.check();
-            let arrival = self.arrivals.front().map(|&request| from_us(self.case.requests[request].arrival_us));
+            let arrival =
+                self.arrivals.front().map(|&request| from_us(self.case.requests[request].arrival_us));
             match state {
                 EngineState::Busy { until } => {
                     now = until;
@@ -246,7 +260,12 @@ impl<'a> Driver<'a> {
             tie_break: earlier_ids as u64,
             remote_prefill: case.do_remote_prefill.then(transfer),
             hold_kv: case.do_remote_decode,
-            ..EngineRequest::new(RequestId(index as u32), Prompt::new(runs.chain(tokens)), case.max_tokens, arrival)
+            ..EngineRequest::new(
+                RequestId(index as u32),
+                Prompt::new(runs.chain(tokens)),
+                case.max_tokens,
+                arrival,
+            )
         }
     }
 
@@ -279,7 +298,10 @@ impl<'a> Driver<'a> {
             life.first_token.get_or_insert(iteration.end);
         }
         iteration.preempted.iter().for_each(|id| self.lives[id.index()].preemptions += 1);
-        iteration.finished.iter().for_each(|finished| self.lives[finished.id.index()].finish = Some(iteration.end));
+        iteration
+            .finished
+            .iter()
+            .for_each(|finished| self.lives[finished.id.index()].finish = Some(iteration.end));
     }
 
     /// An iteration in the words of the recorder.
@@ -292,7 +314,9 @@ impl<'a> Driver<'a> {
         };
         let admitted = |resumed: bool| {
             let of_kind = iteration.admitted.iter().filter(move |admitted| admitted.resumed == resumed);
-            of_kind.map(|admitted| self.case.requests[admitted.id.index()].id.as_str()).collect::<Vec<&'a str>>()
+            of_kind
+                .map(|admitted| self.case.requests[admitted.id.index()].id.as_str())
+                .collect::<Vec<&'a str>>()
         };
         let scheduled = iteration.scheduled.iter();
         let mut step = BTreeMap::from([
@@ -317,7 +341,8 @@ impl<'a> Driver<'a> {
         if !self.case.expected["config"]["kv_role"].is_null() {
             let started = iteration.transfers.iter().map(|each| json!([name(each.id), each.tokens]));
             step.insert("remote_loads_started", started.collect());
-            let done = json!({"recv": sorted(names(&iteration.received)), "send": sorted(names(&iteration.sent))});
+            let done =
+                json!({"recv": sorted(names(&iteration.received)), "send": sorted(names(&iteration.sent))});
             step.insert("transfers_done", done);
         }
         let events: Vec<Value> = iteration.kv_events.iter().map(|event| self.canonical(event)).collect();
@@ -339,13 +364,13 @@ impl<'a> Driver<'a> {
     /// An event with its hashes numbered by first appearance.
     fn canonical(&mut self, event: &KvEvent) -> Value {
         let mut number = |hash: SequenceHash| {
-            let next = self.hash_numbers.len() as i64;
+            let next = self.hash_numbers.len() as u32;
             *self.hash_numbers.entry(hash).or_insert(next)
         };
         match event {
             KvEvent::Stored { parent, blocks } => {
                 let parent = parent.map(&mut number);
-                let hashes: Vec<i64> = blocks.iter().map(|&hash| number(hash)).collect();
+                let hashes: Vec<u32> = blocks.iter().map(|&hash| number(hash)).collect();
                 let tokens = hashes.len() as u64 * u64::from(self.engine.config().block_size());
                 json!({"type": "stored", "parent": parent, "hashes": hashes, "num_tokens": tokens})
             }

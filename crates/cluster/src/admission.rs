@@ -1,0 +1,211 @@
+//! When the turns of sessions become requests.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use servecast_types::Time;
+use servecast_workload::{Session, TurnStart, Workload};
+
+use crate::ClusterError;
+
+/// How requests enter the deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadMode {
+    /// At the times of the workload, whatever the deployment does.
+    OpenLoop,
+    /// So that this many sessions are under way at a time. A session keeps its place through its think times until
+    /// its last turn ends; sessions start in order of appearance.
+    ClosedLoop {
+        /// Sessions at a time.
+        concurrency: u32,
+    },
+}
+
+/// A turn of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TurnId {
+    pub(crate) session: u32,
+    pub(crate) turn: u32,
+}
+
+/// Releases turns when they are due.
+///
+/// Turns that are due at the same time are released in order of their line in the trace.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    sessions: Vec<Session>,
+    /// Sessions in the order in which they start.
+    order: Vec<u32>,
+    started: usize,
+    follow_ups: BinaryHeap<Reverse<(Time, u64, TurnId)>>,
+    mode: LoadMode,
+    under_way: u32,
+    /// When a place became free last.
+    place_free: Time,
+}
+
+impl Admission {
+    pub(crate) fn new(workload: Workload, mode: LoadMode) -> Result<Self, ClusterError> {
+        let order: Vec<u32> = match mode {
+            LoadMode::OpenLoop => {
+                workload.arrival_order().into_iter().map(|session| session as u32).collect()
+            }
+            LoadMode::ClosedLoop { concurrency: 0 } => return Err(ClusterError::NoConcurrency),
+            LoadMode::ClosedLoop { .. } => (0..workload.sessions.len() as u32).collect(),
+        };
+        Ok(Self {
+            sessions: workload.sessions,
+            order,
+            started: 0,
+            follow_ups: BinaryHeap::new(),
+            mode,
+            under_way: 0,
+            place_free: Time::ZERO,
+        })
+    }
+
+    pub(crate) fn session(&self, session: u32) -> &Session {
+        &self.sessions[session as usize]
+    }
+
+    /// When the next turn is due, as far as that is known yet.
+    pub(crate) fn next_arrival(&self) -> Option<Time> {
+        let start = self.next_start().map(|(time, ..)| time);
+        let follow_up = self.follow_ups.peek().map(|Reverse((time, ..))| *time);
+        start.into_iter().chain(follow_up).min()
+    }
+
+    /// The next turn that is due by `now`.
+    pub(crate) fn pop_due(&mut self, now: Time) -> Option<TurnId> {
+        let start = self.next_start();
+        let follow_up = self.follow_ups.peek().map(|&Reverse(entry)| entry);
+        let (time, _, turn) = start.into_iter().chain(follow_up).min()?;
+        if time > now {
+            return None;
+        }
+        if start.is_some_and(|(.., first)| first == turn) {
+            self.started += 1;
+            self.under_way += 1;
+        } else {
+            self.follow_ups.pop();
+        }
+        Some(turn)
+    }
+
+    /// A turn has ended: its session goes on.
+    pub(crate) fn turn_ended(&mut self, ended: TurnId, now: Time) {
+        let next = TurnId { turn: ended.turn + 1, ..ended };
+        let Some(turn) = self.session(next.session).turns.get(next.turn as usize) else {
+            return self.session_ended(now);
+        };
+        let due = match turn.start {
+            TurnStart::AfterPrevious(delay) => now + delay,
+            TurnStart::NotBefore(time) | TurnStart::At(time) => time.max(now),
+        };
+        self.follow_ups.push(Reverse((due, turn.line, next)));
+    }
+
+    /// A session will have no more turns: another takes its place.
+    pub(crate) fn session_ended(&mut self, now: Time) {
+        self.under_way -= 1;
+        self.place_free = now;
+    }
+
+    fn next_start(&self) -> Option<(Time, u64, TurnId)> {
+        let session = *self.order.get(self.started)?;
+        let first = self.session(session).turns.first()?;
+        let time = match (self.mode, first.start) {
+            (LoadMode::OpenLoop, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
+            (LoadMode::OpenLoop, TurnStart::AfterPrevious(delay)) => Time::ZERO + delay,
+            (LoadMode::ClosedLoop { concurrency }, _) if self.under_way < concurrency => self.place_free,
+            (LoadMode::ClosedLoop { .. }, _) => return None,
+        };
+        Some((time, first.line, TurnId { session, turn: 0 }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use servecast_types::{Duration, Prompt, Run};
+    use servecast_workload::Turn;
+
+    use super::*;
+
+    fn ms(ms: u64) -> Time {
+        Time::from_ns(ms * 1_000_000)
+    }
+
+    fn session(first_line: u64, starts: &[TurnStart]) -> Session {
+        let turn = |(index, &start): (usize, &TurnStart)| Turn {
+            line: first_line + index as u64,
+            start,
+            prompt: Prompt::new([Run::tokens(0, 4)]),
+            output_tokens: 1,
+            priority: 0,
+            stop_after: None,
+            output: None,
+        };
+        Session { name: None, turns: starts.iter().enumerate().map(turn).collect() }
+    }
+
+    fn admission(sessions: Vec<Session>, mode: LoadMode) -> Admission {
+        Admission::new(Workload { sessions, ..Workload::default() }, mode).unwrap()
+    }
+
+    fn due(admission: &mut Admission, now: Time) -> Vec<(u32, u32)> {
+        std::iter::from_fn(|| admission.pop_due(now)).map(|turn| (turn.session, turn.turn)).collect()
+    }
+
+    fn delay(ms: u64) -> TurnStart {
+        TurnStart::AfterPrevious(Duration::from_ns(ms * 1_000_000))
+    }
+
+    #[test]
+    fn an_open_loop_follows_the_clock_and_then_the_lines() {
+        let at = |time| [TurnStart::At(ms(time))];
+        let sessions = vec![session(1, &at(5)), session(2, &at(0)), session(3, &at(5))];
+        let mut admission = admission(sessions, LoadMode::OpenLoop);
+        assert_eq!(admission.next_arrival(), Some(ms(0)));
+        assert_eq!(due(&mut admission, ms(4)), [(1, 0)]);
+        assert_eq!(due(&mut admission, ms(5)), [(0, 0), (2, 0)]);
+        assert_eq!(admission.next_arrival(), None);
+    }
+
+    #[test]
+    fn later_turns_wait_for_their_delay_or_their_time() {
+        let turns =
+            [TurnStart::At(ms(0)), delay(10), TurnStart::NotBefore(ms(100)), TurnStart::NotBefore(ms(20))];
+        let mut admission = admission(vec![session(1, &turns)], LoadMode::OpenLoop);
+        let mut ends = [30, 50, 130].into_iter();
+        let mut arrivals = Vec::new();
+        while let Some(time) = admission.next_arrival() {
+            let turn = admission.pop_due(time).unwrap();
+            arrivals.push(time);
+            if let Some(end) = ends.next() {
+                admission.turn_ended(turn, ms(end));
+            }
+        }
+        assert_eq!(arrivals, [0, 40, 100, 130].map(ms));
+    }
+
+    #[test]
+    fn a_closed_loop_gives_a_place_to_the_next_session_when_one_has_ended() {
+        let at = TurnStart::At(Time::ZERO);
+        let sessions = vec![session(1, &[at, delay(100)]), session(3, &[at]), session(4, &[at])];
+        let mut admission = admission(sessions, LoadMode::ClosedLoop { concurrency: 2 });
+        assert_eq!(due(&mut admission, ms(0)), [(0, 0), (1, 0)]);
+        assert_eq!(admission.next_arrival(), None);
+        admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(10));
+        assert_eq!(admission.next_arrival(), Some(ms(110)), "the session thinks and keeps its place");
+        admission.turn_ended(TurnId { session: 1, turn: 0 }, ms(20));
+        assert_eq!(admission.next_arrival(), Some(ms(20)));
+        assert_eq!(due(&mut admission, ms(20)), [(2, 0)]);
+        assert_eq!(due(&mut admission, ms(110)), [(0, 1)]);
+    }
+
+    #[test]
+    fn a_closed_loop_needs_somebody_in_it() {
+        let mode = LoadMode::ClosedLoop { concurrency: 0 };
+        assert_eq!(Admission::new(Workload::default(), mode).unwrap_err(), ClusterError::NoConcurrency);
+    }
+}

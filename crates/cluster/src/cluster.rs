@@ -1,0 +1,354 @@
+//! The deployment as a state machine: pools of workers, hand-offs between them, and the life of each request.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+
+use rustc_hash::FxHashMap;
+use servecast_engine::{Engine, EngineRequest, EngineState, Iteration, IterationSink, Rejection, Transfer};
+use servecast_types::{Prompt, RequestId, Time, WorkerId};
+
+use crate::config::{SimulationOptions, Topology};
+use crate::handoff::Handoff;
+use crate::pool::Pool;
+use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
+use crate::recorder::{NewRequest, Recorder};
+use crate::{Observer, RunError};
+
+/// Iterations between two full checks of a worker's blocks, in a checked run: each walks over all blocks.
+const CHECK_EVERY: u64 = 64;
+
+/// A request as it arrives at the deployment.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    pub(crate) origin: NewRequest,
+    pub(crate) prompt: Prompt,
+    /// Identity of its first output token; `None` for an output of its own.
+    pub(crate) output: Option<u64>,
+    /// Number of tokens after which it stops by itself.
+    pub(crate) stop_after: Option<u32>,
+    /// Lower is more important.
+    pub(crate) priority: i32,
+}
+
+/// A deployment at work.
+///
+/// At one instant the driver first lets everything due happen ([`Cluster::advance`]), then hands in arrivals
+/// ([`Cluster::arrive`]), and when nothing more is due at that instant starts the engines ([`Cluster::start`]).
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pools: Vec<Pool>,
+    handoff: Option<Handoff>,
+    deadlines: BinaryHeap<Reverse<Deadline>>,
+    sequence: u64,
+    /// Workers without an iteration in flight that may have something to start, in order of pool and number.
+    ready: BTreeSet<Place>,
+    live: FxHashMap<RequestId, Live>,
+    recorder: Recorder,
+    ended: Vec<(RequestId, RequestStatus)>,
+    check: bool,
+    iterations: u64,
+}
+
+/// A worker of the deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    pool: usize,
+    worker: WorkerId,
+}
+
+/// What is due, in the order in which it happens: by time, then by kind, then by sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Deadline {
+    at: Time,
+    kind: Kind,
+    sequence: u64,
+    /// Where an iteration ends, or where KV comes from.
+    place: Place,
+    request: Option<RequestId>,
+}
+
+/// Kinds of events, in their order within one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    IterationEnd,
+    TransferEnd,
+}
+
+/// A request that has not ended.
+#[derive(Debug)]
+struct Live {
+    /// The worker that serves it.
+    place: Place,
+    /// The worker that holds the KV of its prompt until the transfer ends.
+    source: Option<Place>,
+    /// What the decode stage will get.
+    decode_stage: Option<EngineRequest>,
+}
+
+/// What an engine did during one call, as far as others have to act on it.
+#[derive(Debug, Default)]
+struct Outcome {
+    transfers: Vec<Transfer>,
+    finished: Vec<RequestId>,
+    rejected: Vec<(RequestId, Rejection)>,
+    iterations: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new(topology: &Topology, options: &SimulationOptions) -> Self {
+        let SimulationOptions { router_mode, seed, tracing, check, .. } = *options;
+        let pools = topology.pools.iter().zip(0..);
+        let pools: Vec<Pool> =
+            pools.map(|(config, number)| Pool::new(config, number, router_mode, seed, tracing)).collect();
+        let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len() as u32)));
+        Self {
+            pools,
+            handoff: topology.handoff,
+            deadlines: BinaryHeap::new(),
+            sequence: 0,
+            ready: BTreeSet::new(),
+            live: FxHashMap::default(),
+            recorder,
+            ended: Vec::new(),
+            check,
+            iterations: 0,
+        }
+    }
+
+    /// When something happens by itself next.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.deadlines.peek().map(|Reverse(deadline)| deadline.at)
+    }
+
+    /// Takes a request in; it may be rejected at once.
+    pub(crate) fn arrive(&mut self, arrival: Arrival, now: Time) -> RequestId {
+        let id = self.recorder.arrive(arrival.origin, now);
+        let tokens = arrival.prompt.tokens();
+        let refused = self.pools.iter().find_map(|pool| pool.engines[0].config().check_request(tokens).err());
+        if let Some(reason) = refused {
+            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
+            return id;
+        }
+        let request = EngineRequest {
+            output: arrival.output,
+            stop_after: arrival.stop_after,
+            priority: arrival.priority,
+            ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
+        };
+        let (first_stage, decode_stage) = match self.handoff {
+            None => (request, None),
+            // The token of the prefill stage is not shown: the decode stage computes it again.
+            Some(_) => {
+                let first =
+                    EngineRequest { max_tokens: 1, stop_after: None, hold_kv: true, ..request.clone() };
+                (first, Some(request))
+            }
+        };
+        let place = self.submit(0, first_stage, now);
+        self.live.insert(id, Live { place, source: None, decode_stage });
+        id
+    }
+
+    /// Turns a request away because an earlier turn of its session was not served.
+    pub(crate) fn arrive_rejected(&mut self, origin: NewRequest, now: Time) {
+        let id = self.recorder.arrive(origin, now);
+        self.recorder.end(id, RequestStatus::Rejected(RejectReason::PreviousTurn), now);
+    }
+
+    /// Lets everything happen that is due at `now`.
+    pub(crate) fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+        while let Some(Reverse(deadline)) =
+            self.deadlines.peek().copied().filter(|Reverse(next)| next.at <= now)
+        {
+            self.deadlines.pop();
+            assert!(deadline.at == now, "the driver stops at every deadline");
+            match (deadline.kind, deadline.request) {
+                (Kind::TransferEnd, Some(request)) => self.transfer_ended(request, deadline.place, now),
+                _ => {
+                    self.pools[deadline.place.pool].busy[deadline.place.worker.index()] = false;
+                    self.ready.insert(deadline.place);
+                    let ((), outcome) = self.with_engine(deadline.place, observer, |engine, sink| {
+                        engine.end_iteration(now, sink)
+                    });
+                    self.apply(deadline.place, &outcome, now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts every engine that has something to start.
+    pub(crate) fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+        while let Some(place) = self.ready.pop_first() {
+            let (state, outcome) = self.with_engine(place, observer, |engine, sink| engine.run(now, sink));
+            let state = state.map_err(|source| RunError::Latency { at: now, source })?;
+            if let EngineState::Busy { until } = state {
+                self.pools[place.pool].busy[place.worker.index()] = true;
+                self.schedule(until, Kind::IterationEnd, place, None);
+            }
+            self.apply(place, &outcome, now)?;
+        }
+        Ok(())
+    }
+
+    /// Requests that have ended since the last call, in order.
+    pub(crate) fn take_ended(&mut self) -> Vec<(RequestId, RequestStatus)> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Ends the run, in which nothing can happen any more.
+    pub(crate) fn finish(self, now: Time) -> Result<RunRecord, RunError> {
+        if let Some((&first, live)) = self.live.iter().min_by_key(|(id, _)| **id) {
+            return Err(RunError::Stuck {
+                at: now,
+                unfinished: self.live.len(),
+                first: first.0,
+                pool: self.pools[live.place.pool].role.name(),
+                worker: live.place.worker.0,
+            });
+        }
+        if self.check {
+            self.pools.iter().flat_map(|pool| &pool.engines).for_each(Engine::check);
+        }
+        Ok(self.recorder.take(self.check))
+    }
+
+    /// Gives a request to a worker of a pool.
+    fn submit(&mut self, pool: usize, request: EngineRequest, now: Time) -> Place {
+        let id = request.id;
+        let worker = self.pools[pool].assign();
+        let place = Place { pool, worker };
+        let accepted = self.pools[pool].engines[worker.index()].submit(request);
+        assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
+        self.recorder.queued(id, self.pools[pool].role, worker, now);
+        self.wake(place);
+        place
+    }
+
+    /// Lets a worker start what it can, unless an iteration is in flight, at whose end it does so anyway.
+    fn wake(&mut self, place: Place) {
+        if !self.pools[place.pool].busy[place.worker.index()] {
+            self.ready.insert(place);
+        }
+    }
+
+    fn schedule(&mut self, at: Time, kind: Kind, place: Place, request: Option<RequestId>) {
+        self.sequence += 1;
+        self.deadlines.push(Reverse(Deadline { at, kind, sequence: self.sequence, place, request }));
+    }
+
+    /// Calls an engine and collects what others have to act on.
+    fn with_engine<O: Observer, T>(
+        &mut self,
+        place: Place,
+        observer: &mut O,
+        call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
+    ) -> (T, Outcome) {
+        let pool = &mut self.pools[place.pool];
+        let last_stage = place.pool + 1 == if self.handoff.is_some() { 2 } else { 1 };
+        let engine = &mut pool.engines[place.worker.index()];
+        let recorder = &mut self.recorder;
+        let outcome = Outcome::default();
+        let mut sink = Sink { place, pool: pool.role, last_stage, recorder, observer, outcome };
+        let result = call(engine, &mut sink);
+        let outcome = sink.outcome;
+        if self.check {
+            self.iterations += outcome.iterations;
+            if outcome.iterations > 0 && self.iterations % CHECK_EVERY == 0 {
+                engine.check();
+            }
+        }
+        (result, outcome)
+    }
+
+    /// Acts on what an engine did.
+    fn apply(&mut self, place: Place, outcome: &Outcome, now: Time) -> Result<(), RunError> {
+        for transfer in &outcome.transfers {
+            let Some(source) = self.live.get(&transfer.id).and_then(|live| live.source) else { continue };
+            if transfer.end <= now {
+                self.transfer_ended(transfer.id, source, now);
+            } else {
+                self.schedule(transfer.end, Kind::TransferEnd, source, Some(transfer.id));
+            }
+        }
+        for &id in &outcome.finished {
+            self.pools[place.pool].leave(place.worker);
+            match self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
+                Some(request) => self.hand_off(id, request, now)?,
+                None => self.end(id, RequestStatus::Finished, now),
+            }
+        }
+        for &(id, reason) in &outcome.rejected {
+            self.pools[place.pool].leave(place.worker);
+            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
+        }
+        Ok(())
+    }
+
+    /// Passes a request whose prompt is computed on to the next pool.
+    fn hand_off(&mut self, id: RequestId, request: EngineRequest, now: Time) -> Result<(), RunError> {
+        let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
+        let transfer = handoff.transfer_time(request.prompt.tokens());
+        let remote_prefill = Some(transfer.map_err(|source| RunError::Latency { at: now, source })?);
+        let place = self.submit(1, EngineRequest { remote_prefill, ..request }, now);
+        let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
+        live.source = Some(std::mem::replace(&mut live.place, place));
+        Ok(())
+    }
+
+    /// The KV of a request is where it goes: its source lets go of it.
+    fn transfer_ended(&mut self, id: RequestId, source: Place, now: Time) {
+        self.pools[source.pool].engines[source.worker.index()].release(id, now, now);
+        self.wake(source);
+        if let Some(live) = self.live.get_mut(&id) {
+            live.source = None;
+            let destination = live.place;
+            self.wake(destination);
+        }
+    }
+
+    fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
+        // A request that is given up before its transfer began leaves KV behind.
+        if let Some(source) = self.live.remove(&id).and_then(|live| live.source) {
+            self.transfer_ended(id, source, now);
+        }
+        self.recorder.end(id, status, now);
+        self.ended.push((id, status));
+    }
+}
+
+fn reject_reason(rejection: Rejection) -> RejectReason {
+    match rejection {
+        Rejection::PromptTooLong { .. } => RejectReason::PromptTooLong,
+        Rejection::MaxModelLen { .. } => RejectReason::MaxModelLen,
+        Rejection::Unchunkable { .. } => RejectReason::Unchunkable,
+        Rejection::KvCapacity { .. } => RejectReason::KvCapacity,
+        Rejection::Empty { .. } => RejectReason::Empty,
+    }
+}
+
+/// Hands what an engine does to the recorder and the observer.
+struct Sink<'a, O> {
+    place: Place,
+    pool: PoolRole,
+    /// Whether tokens of this pool reach the user.
+    last_stage: bool,
+    recorder: &'a mut Recorder,
+    observer: &'a mut O,
+    outcome: Outcome,
+}
+
+impl<O: Observer> IterationSink for Sink<'_, O> {
+    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
+        self.recorder.transfer_started(transfer, now);
+        self.outcome.transfers.push(*transfer);
+    }
+
+    fn iteration_ended(&mut self, iteration: &Iteration) {
+        self.recorder.iteration_ended(self.place.pool, self.last_stage, iteration);
+        self.outcome.finished.extend(iteration.finished.iter().map(|finished| finished.id));
+        self.outcome.rejected.extend_from_slice(&iteration.rejected);
+        self.outcome.iterations += 1;
+        self.observer.iteration(self.pool, self.place.worker, iteration);
+    }
+}

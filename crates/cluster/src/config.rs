@@ -1,0 +1,115 @@
+use servecast_engine::{EngineArgs, EngineConfig, EngineTracing, WorkerType};
+
+use crate::handoff::Handoff;
+use crate::record::PoolRole;
+use crate::routing::RouterMode;
+use crate::{ClusterError, LoadMode};
+
+/// Most workers of a pool.
+pub const MAX_WORKERS: u32 = 100_000;
+
+/// A pool of equal workers.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolConfig {
+    /// What it is for.
+    pub(crate) role: PoolRole,
+    /// How many workers it has.
+    pub(crate) workers: u32,
+    /// Each of them.
+    pub(crate) engine: EngineConfig,
+}
+
+/// The pools of a deployment.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// In the order in which a request meets them.
+    pub(crate) pools: Vec<PoolConfig>,
+    /// From the first pool to the second.
+    pub(crate) handoff: Option<Handoff>,
+}
+
+/// The engine of a pool: its settings as given, and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolEngine<'a> {
+    /// How many workers.
+    pub workers: u32,
+    /// The settings.
+    pub args: &'a EngineArgs,
+    /// The same settings, checked.
+    pub config: &'a EngineConfig,
+}
+
+impl Topology {
+    /// One pool whose workers do prompt and output.
+    pub fn aggregated(engine: PoolEngine<'_>) -> Result<Self, ClusterError> {
+        let pool = pool(PoolRole::Aggregated, "num_workers", engine)?;
+        Ok(Self { pools: vec![pool], handoff: None })
+    }
+
+    /// A pool for prompts, a pool for output, and a hand-off between them.
+    pub fn disaggregated(prefill: PoolEngine<'_>, decode: PoolEngine<'_>) -> Result<Self, ClusterError> {
+        let (prefill_size, decode_size) = (prefill.config.block_size(), decode.config.block_size());
+        if prefill_size != decode_size {
+            return Err(ClusterError::BlockSize { prefill: prefill_size, decode: decode_size });
+        }
+        let handoff = Handoff::new(prefill.args, decode.args)?;
+        let pools = vec![
+            pool(PoolRole::Prefill, "num_prefill_workers", prefill)?,
+            pool(PoolRole::Decode, "num_decode_workers", decode)?,
+        ];
+        Ok(Self { pools, handoff: Some(handoff) })
+    }
+}
+
+fn pool(role: PoolRole, flag: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
+    let PoolEngine { workers, config, .. } = engine;
+    if workers == 0 {
+        return Err(ClusterError::NoWorkers { flag });
+    }
+    if workers > MAX_WORKERS {
+        return Err(ClusterError::TooManyWorkers { flag, workers, most: MAX_WORKERS });
+    }
+    let expected = match role {
+        PoolRole::Aggregated => WorkerType::Aggregated,
+        PoolRole::Prefill => WorkerType::Prefill,
+        PoolRole::Decode => WorkerType::Decode,
+    };
+    match config.worker_type() {
+        Some(found) if found != expected => {
+            let found = match found {
+                WorkerType::Aggregated => "aggregated",
+                WorkerType::Prefill => "prefill",
+                WorkerType::Decode => "decode",
+            };
+            Err(ClusterError::WorkerType { pool: role.name(), found })
+        }
+        _ => Ok(PoolConfig { role, workers, engine: config.clone() }),
+    }
+}
+
+/// How a deployment is simulated.
+#[derive(Debug, Clone, Copy)]
+pub struct SimulationOptions {
+    /// How requests enter.
+    pub load: LoadMode,
+    /// Which worker gets them.
+    pub router_mode: RouterMode,
+    /// Root of all random numbers of the deployment.
+    pub seed: u64,
+    /// Check invariants along the way, and panic if one is broken.
+    pub check: bool,
+    /// What engines record for the observer.
+    pub tracing: EngineTracing,
+}
+
+impl Default for SimulationOptions {
+    fn default() -> Self {
+        Self {
+            load: LoadMode::OpenLoop,
+            router_mode: RouterMode::default(),
+            seed: 42,
+            check: false,
+            tracing: EngineTracing::default(),
+        }
+    }
+}

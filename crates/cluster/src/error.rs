@@ -1,0 +1,91 @@
+use servecast_latency::LatencyError;
+use servecast_types::Time;
+
+/// Why a deployment cannot be built.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// A pool without workers.
+    #[error("`{flag}` is 0, but a pool needs at least 1 worker")]
+    NoWorkers {
+        /// The setting.
+        flag: &'static str,
+    },
+    /// A pool larger than can be simulated.
+    #[error("`{flag}` is {workers}, but a pool has at most {most} workers")]
+    TooManyWorkers {
+        /// The setting.
+        flag: &'static str,
+        /// Its value.
+        workers: u32,
+        /// The limit.
+        most: u32,
+    },
+    /// An engine that says it is for another pool.
+    #[error("the {pool} engine has `worker_type` {found}: leave it out or make it {pool}")]
+    WorkerType {
+        /// The pool.
+        pool: &'static str,
+        /// What the engine says.
+        found: &'static str,
+    },
+    /// Pools that cannot hand KV blocks to each other.
+    #[error("`block_size` is {prefill} for prefill and {decode} for decode, but both pools need the same")]
+    BlockSize {
+        /// Of the prefill engine.
+        prefill: u32,
+        /// Of the decode engine.
+        decode: u32,
+    },
+    /// Both engines say what a hand-off costs, and say different things.
+    #[error(
+        "`{key}` is {prefill} for prefill and {decode} for decode: give it once, or the same value twice"
+    )]
+    Handoff {
+        /// The setting.
+        key: &'static str,
+        /// Of the prefill engine.
+        prefill: String,
+        /// Of the decode engine.
+        decode: String,
+    },
+    /// A closed loop without anybody in it.
+    #[error("`replay_concurrency` is 0, but at least 1 session has to run at a time")]
+    NoConcurrency,
+}
+
+/// Why a run could not go on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// An iteration without a duration.
+    #[error("at {at}: {source}")]
+    Latency {
+        /// When it began.
+        at: Time,
+        /// What the latency model said.
+        source: LatencyError,
+    },
+    /// Nothing can happen any more, but requests are unfinished.
+    #[error(
+        "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} on the {pool} worker {worker}"
+    )]
+    Stuck {
+        /// When it stopped.
+        at: Time,
+        /// How many are unfinished.
+        unfinished: usize,
+        /// The first of them.
+        first: u32,
+        /// Where it is.
+        pool: &'static str,
+        /// Where it is.
+        worker: u32,
+    },
+    /// The observer asked to stop.
+    #[error("interrupted at {at} of virtual time")]
+    Interrupted {
+        /// How far the run had come.
+        at: Time,
+    },
+}

@@ -1,0 +1,129 @@
+//! What it costs to hand a prompt's KV from a prefill to a decode worker.
+
+use servecast_engine::{EngineArgs, KvTransferTimingMode, TransferTime};
+use servecast_latency::LatencyError;
+use servecast_types::Duration;
+
+use crate::ClusterError;
+
+/// The cost of a hand-off.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Handoff {
+    /// `None`: it takes no time.
+    rate: Option<Rate>,
+    timing_mode: KvTransferTimingMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Rate {
+    bytes_per_token: f64,
+    bytes_per_second: f64,
+    speedup_ratio: f64,
+}
+
+impl Handoff {
+    /// The cost that the settings of both engines give together.
+    ///
+    /// Each of bandwidth, bytes a token and timing mode may stand with either engine; the speedup is the prefill
+    /// engine's.
+    pub(crate) fn new(prefill: &EngineArgs, decode: &EngineArgs) -> Result<Self, ClusterError> {
+        let bytes = one_of("kv_bytes_per_token", prefill.kv_bytes_per_token, decode.kv_bytes_per_token)?;
+        let bandwidth =
+            one_of("kv_transfer_bandwidth", prefill.kv_transfer_bandwidth, decode.kv_transfer_bandwidth)?;
+        let default = EngineArgs::default().kv_transfer_timing_mode;
+        let given = |args: &EngineArgs| Some(args.kv_transfer_timing_mode).filter(|&mode| mode != default);
+        let rate = match (bytes, bandwidth) {
+            (Some(bytes), Some(gb_per_second)) if gb_per_second > 0.0 => Some(Rate {
+                bytes_per_token: bytes as f64,
+                bytes_per_second: gb_per_second * 1e9,
+                speedup_ratio: prefill.speedup_ratio,
+            }),
+            _ => None,
+        };
+        Ok(Self { rate, timing_mode: given(prefill).or(given(decode)).unwrap_or(default) })
+    }
+
+    /// How long the KV of a prompt is under way: tokens · bytes / bandwidth, divided by the speedup.
+    pub(crate) fn transfer_time(&self, prompt_tokens: u32) -> Result<TransferTime, LatencyError> {
+        let full_prompt = match self.rate {
+            None => Duration::ZERO,
+            Some(Rate { bytes_per_token, bytes_per_second, speedup_ratio }) => {
+                let ms = f64::from(prompt_tokens) * bytes_per_token / bytes_per_second * 1000.0;
+                let too_long = |_| LatencyError::NoDuration { ms, ratio: speedup_ratio };
+                Duration::from_ms(ms).and_then(|delay| delay.divided_by(speedup_ratio)).map_err(too_long)?
+            }
+        };
+        Ok(match self.timing_mode {
+            KvTransferTimingMode::FullPrompt => TransferTime::Fixed(full_prompt),
+            KvTransferTimingMode::DestinationMissing => TransferTime::Missing { full_prompt },
+        })
+    }
+}
+
+/// A setting that either engine may have, but not both differently.
+fn one_of<T: PartialEq + ToString>(
+    key: &'static str,
+    prefill: Option<T>,
+    decode: Option<T>,
+) -> Result<Option<T>, ClusterError> {
+    match (prefill, decode) {
+        (Some(prefill), Some(decode)) if prefill != decode => {
+            Err(ClusterError::Handoff { key, prefill: prefill.to_string(), decode: decode.to_string() })
+        }
+        (prefill, decode) => Ok(prefill.or(decode)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(bytes: Option<u64>, bandwidth: Option<f64>, speedup_ratio: f64) -> EngineArgs {
+        EngineArgs {
+            kv_bytes_per_token: bytes,
+            kv_transfer_bandwidth: bandwidth,
+            speedup_ratio,
+            ..EngineArgs::default()
+        }
+    }
+
+    fn check(prefill: &EngineArgs, decode: &EngineArgs, tokens: u32, expected_ns: u64) {
+        let handoff = Handoff::new(prefill, decode).unwrap();
+        let expected = TransferTime::Fixed(Duration::from_ns(expected_ns));
+        assert_eq!(handoff.transfer_time(tokens).unwrap(), expected);
+    }
+
+    #[test]
+    fn bytes_over_bandwidth_gives_the_delay() {
+        let none = args(None, None, 1.0);
+        check(&args(Some(131_072), Some(64.0), 1.0), &none, 20, 40_960);
+        check(&none, &args(Some(1_000_000), Some(1.0), 1.0), 128, 128_000_000);
+        check(&args(Some(1_000_000), None, 1.0), &args(None, Some(1.0), 1.0), 128, 128_000_000);
+        check(&args(Some(1_000_000), Some(0.0), 1.0), &none, 128, 0);
+        check(&none, &none, 128, 0);
+    }
+
+    #[test]
+    fn the_speedup_of_the_prefill_engine_divides_it() {
+        let decode = args(Some(1_000_000), Some(1.0), 7.0);
+        check(&args(None, None, 4.0), &decode, 128, 32_000_000);
+    }
+
+    #[test]
+    fn engines_that_disagree_are_refused() {
+        let error = Handoff::new(&args(None, Some(8.0), 1.0), &args(None, Some(9.0), 1.0)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`kv_transfer_bandwidth` is 8 for prefill and 9 for decode: give it once, or the same value twice"
+        );
+    }
+
+    #[test]
+    fn only_what_the_decode_worker_lacks_is_moved_if_asked_for() {
+        let mode = KvTransferTimingMode::DestinationMissing;
+        let decode = EngineArgs { kv_transfer_timing_mode: mode, ..args(Some(1_000_000), Some(1.0), 1.0) };
+        let handoff = Handoff::new(&args(None, None, 1.0), &decode).unwrap();
+        let full_prompt = Duration::from_ns(128_000_000);
+        assert_eq!(handoff.transfer_time(128).unwrap(), TransferTime::Missing { full_prompt });
+    }
+}

@@ -1,0 +1,197 @@
+//! Turns what engines do into the records of requests and pools.
+
+use servecast_engine::{Iteration, Transfer};
+use servecast_types::{Duration, RequestId, Time, WorkerId};
+use smallvec::SmallVec;
+
+use crate::record::{PoolRole, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps};
+
+/// What is known of a request when it arrives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewRequest {
+    pub(crate) session: u32,
+    pub(crate) turn: u32,
+    pub(crate) line: u64,
+    pub(crate) input_tokens: u32,
+    pub(crate) output_tokens: u32,
+}
+
+/// Collects the records of a run.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    requests: Vec<RequestRecord>,
+    /// Whether each request has ended.
+    ended: Vec<bool>,
+    gaps: TokenGaps,
+    /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
+    run: (Duration, u64),
+    pools: Vec<(PoolRole, PoolTotals)>,
+}
+
+impl Recorder {
+    pub(crate) fn new(pools: impl Iterator<Item = (PoolRole, u32)>) -> Self {
+        let totals = |workers| PoolTotals { workers, ..PoolTotals::default() };
+        Self {
+            requests: Vec::new(),
+            ended: Vec::new(),
+            gaps: TokenGaps::default(),
+            run: (Duration::ZERO, 0),
+            pools: pools.map(|(role, workers)| (role, totals(workers))).collect(),
+        }
+    }
+
+    /// Opens the record of a request and numbers it.
+    pub(crate) fn arrive(&mut self, request: NewRequest, now: Time) -> RequestId {
+        let id = RequestId(self.requests.len() as u32);
+        self.requests.push(RequestRecord {
+            session: request.session,
+            turn: request.turn,
+            line: request.line,
+            arrival: now,
+            input_tokens: request.input_tokens,
+            requested_output_tokens: request.output_tokens,
+            output_tokens: 0,
+            status: RequestStatus::Finished,
+            ended: now,
+            first_token: None,
+            second_token: None,
+            last_token: None,
+            stages: SmallVec::new(),
+        });
+        self.ended.push(false);
+        id
+    }
+
+    pub(crate) fn queued(&mut self, id: RequestId, pool: PoolRole, worker: WorkerId, now: Time) {
+        self.requests[id.index()].stages.push(StageRecord {
+            pool,
+            worker,
+            queued: now,
+            admitted: None,
+            reused_tokens: 0,
+            transfer_start: None,
+            transfer_end: None,
+            first_token: None,
+            last_token: None,
+            preemptions: 0,
+        });
+    }
+
+    pub(crate) fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
+        let record = &mut self.requests[transfer.id.index()];
+        let reused_tokens = record.input_tokens - transfer.tokens;
+        let stage = record.stages.last_mut().expect("a transfer belongs to a stage");
+        stage.transfer_start = Some(now);
+        stage.transfer_end = Some(transfer.end);
+        stage.reused_tokens = reused_tokens;
+    }
+
+    /// `last_stage`: whether the tokens of this pool reach the user.
+    pub(crate) fn iteration_ended(&mut self, pool: usize, last_stage: bool, iteration: &Iteration) {
+        let (_, totals) = &mut self.pools[pool];
+        totals.iterations += u64::from(!iteration.scheduled.is_empty());
+        totals.computed_tokens += iteration.total_tokens();
+        totals.preemptions += iteration.preempted.len() as u64;
+        totals.busy_ns += iteration.end.since(iteration.start).as_ns();
+        for admitted in &iteration.admitted {
+            let stage = self.stage(admitted.id);
+            if stage.admitted.is_none() {
+                stage.admitted = Some(iteration.scheduled_at);
+                if stage.transfer_start.is_none() {
+                    stage.reused_tokens = admitted.cached_tokens;
+                }
+            }
+        }
+        for &id in &iteration.preempted {
+            self.stage(id).preemptions += 1;
+        }
+        for &id in &iteration.emitted {
+            let stage = self.stage(id);
+            stage.first_token.get_or_insert(iteration.end);
+            stage.last_token = Some(iteration.end);
+            if last_stage {
+                self.token(id, iteration.end);
+            }
+        }
+    }
+
+    pub(crate) fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
+        assert!(!self.ended[id.index()], "request {id} ended twice");
+        self.ended[id.index()] = true;
+        let record = &mut self.requests[id.index()];
+        record.status = status;
+        record.ended = now;
+    }
+
+    /// The records of a run that is over; `check` asserts that they make sense.
+    pub(crate) fn take(self, check: bool) -> RunRecord {
+        let Self { requests, ended, mut gaps, run: (gap, times), pools } = self;
+        if times > 0 {
+            gaps.add(gap, times);
+        }
+        assert!(ended.iter().all(|&ended| ended), "every request ends");
+        if check {
+            requests.iter().for_each(check_record);
+        }
+        RunRecord { requests, gaps, pools }
+    }
+
+    /// Where a request is now.
+    fn stage(&mut self, id: RequestId) -> &mut StageRecord {
+        self.requests[id.index()].stages.last_mut().expect("a request in an engine is in a stage")
+    }
+
+    /// A token reached the user.
+    fn token(&mut self, id: RequestId, now: Time) {
+        let record = &mut self.requests[id.index()];
+        record.output_tokens += 1;
+        match record.last_token.replace(now) {
+            None => record.first_token = Some(now),
+            Some(previous) => {
+                if record.second_token.is_none() {
+                    record.second_token = Some(now);
+                }
+                let gap = now.since(previous);
+                if gap == self.run.0 {
+                    self.run.1 += 1;
+                } else {
+                    let (gap, times) = std::mem::replace(&mut self.run, (gap, 1));
+                    if times > 0 {
+                        self.gaps.add(gap, times);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Panics unless the times of a request are in order and its tokens add up.
+fn check_record(record: &RequestRecord) {
+    let line = record.line;
+    let mut clock = record.arrival;
+    let mut follow = |time: Option<Time>, what: &str| {
+        if let Some(time) = time {
+            assert!(time >= clock, "line {line}: {what} is before what precedes it");
+            clock = time;
+        }
+    };
+    for stage in &record.stages {
+        follow(Some(stage.queued), "queued");
+        follow(stage.transfer_start, "transfer start");
+        follow(stage.transfer_end, "transfer end");
+        follow(stage.admitted, "admission");
+        follow(stage.first_token, "first token");
+        follow(stage.last_token, "last token");
+    }
+    follow(Some(record.ended), "end");
+    assert!(
+        record.output_tokens <= record.requested_output_tokens,
+        "line {line}: more tokens than asked for"
+    );
+    if record.is_finished() {
+        assert!(
+            record.output_tokens > 0 && record.last_token == Some(record.ended),
+            "line {line}: finished early"
+        );
+    }
+}

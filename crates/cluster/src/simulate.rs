@@ -1,0 +1,126 @@
+//! The virtual-clock driver: runs a workload on a deployment, as fast as it can.
+
+use std::ops::ControlFlow;
+
+use servecast_engine::Iteration;
+use servecast_types::{Time, WorkerId};
+use servecast_workload::Workload;
+
+use crate::admission::{Admission, TurnId};
+use crate::cluster::{Arrival, Cluster};
+use crate::config::{SimulationOptions, Topology};
+use crate::record::{PoolRole, RequestStatus, RunRecord};
+use crate::recorder::NewRequest;
+use crate::{ClusterError, RunError};
+
+/// Follows a run while it goes on.
+pub trait Observer {
+    /// An iteration of a worker ended. Requests are numbered in order of arrival.
+    fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, _iteration: &Iteration) {}
+
+    /// The clock moved on and `ended` requests have ended so far; `Break` ends the run.
+    fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// An observer that looks away.
+impl Observer for () {}
+
+/// A deployment and the load on it.
+#[derive(Debug)]
+pub struct Simulation {
+    cluster: Cluster,
+    admission: Admission,
+    /// The turn that each request is.
+    turns: Vec<TurnId>,
+    ended: u64,
+}
+
+impl Simulation {
+    /// Puts a workload in front of a deployment.
+    pub fn new(
+        topology: &Topology,
+        workload: Workload,
+        options: &SimulationOptions,
+    ) -> Result<Self, ClusterError> {
+        let admission = Admission::new(workload, options.load)?;
+        Ok(Self { cluster: Cluster::new(topology, options), admission, turns: Vec::new(), ended: 0 })
+    }
+
+    /// Runs until every request has ended.
+    pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
+        let mut now = Time::ZERO;
+        while let Some(next) =
+            self.admission.next_arrival().into_iter().chain(self.cluster.next_deadline()).min()
+        {
+            assert!(next >= now, "time never runs back");
+            now = next;
+            self.cluster.advance(now, observer)?;
+            self.follow_ended(now);
+            while let Some(turn) = self.admission.pop_due(now) {
+                self.arrive(turn, now);
+                self.follow_ended(now);
+            }
+            self.cluster.start(now, observer)?;
+            self.follow_ended(now);
+            if observer.progress(now, self.ended).is_break() {
+                return Err(RunError::Interrupted { at: now });
+            }
+        }
+        self.cluster.finish(now)
+    }
+
+    fn arrive(&mut self, turn: TurnId, now: Time) {
+        let source = &self.admission.session(turn.session).turns[turn.turn as usize];
+        let arrival = Arrival {
+            origin: self.origin(turn),
+            prompt: source.prompt.clone(),
+            output: source.output,
+            stop_after: source.stop_after,
+            priority: source.priority,
+        };
+        let id = self.cluster.arrive(arrival, now);
+        debug_assert_eq!(id.index(), self.turns.len());
+        self.turns.push(turn);
+    }
+
+    fn origin(&self, turn: TurnId) -> NewRequest {
+        let source = &self.admission.session(turn.session).turns[turn.turn as usize];
+        NewRequest {
+            session: turn.session,
+            turn: turn.turn,
+            line: source.line,
+            input_tokens: source.prompt.tokens(),
+            output_tokens: source.output_tokens,
+        }
+    }
+
+    /// Lets sessions go on whose turn has ended.
+    fn follow_ended(&mut self, now: Time) {
+        for (id, status) in self.cluster.take_ended() {
+            self.ended += 1;
+            let turn = self
+                .turns
+                .get(id.index())
+                .copied()
+                .unwrap_or_else(|| unreachable!("request {id} has arrived"));
+            match status {
+                RequestStatus::Finished => self.admission.turn_ended(turn, now),
+                RequestStatus::Rejected(_) => self.reject_rest(turn, now),
+            }
+        }
+    }
+
+    /// Turns after a rejected one are rejected with it, since their prompts build on it.
+    fn reject_rest(&mut self, rejected: TurnId, now: Time) {
+        let turns = self.admission.session(rejected.session).turns.len() as u32;
+        for turn in rejected.turn + 1..turns {
+            let turn = TurnId { turn, ..rejected };
+            self.cluster.arrive_rejected(self.origin(turn), now);
+            self.turns.push(turn);
+            self.ended += 1;
+        }
+        self.admission.session_ended(now);
+    }
+}

@@ -1,0 +1,195 @@
+//! Small deployments whose times can be worked out by hand.
+
+use serde_json::json;
+use servecast_cluster::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
+use servecast_cluster::{LoadMode, PoolEngine, RouterMode, Simulation, SimulationOptions, Topology};
+use servecast_engine::EngineArgs;
+use servecast_types::Time;
+use servecast_workload::{Load, TraceRow, Workload};
+
+/// An engine whose iterations take 1 ms and 10 µs a token.
+fn engine(extra: serde_json::Value) -> EngineArgs {
+    let mut settings = json!({"latency": "linear:1000,10,0", "block_size": 16, "num_gpu_blocks": 65});
+    settings.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    EngineArgs::from_json(settings).unwrap()
+}
+
+fn row(line: u64, timestamp_ms: f64, input: u64, output: u64) -> TraceRow {
+    let hash_ids = (0..input.div_ceil(16)).map(|block| line << 32 | block).collect();
+    TraceRow {
+        line,
+        timestamp_ms: Some(timestamp_ms),
+        input_length: Some(input),
+        output_length: output,
+        hash_ids,
+        ..TraceRow::default()
+    }
+}
+
+fn turn(line: u64, session: &str, delay_ms: Option<f64>, input: u64) -> TraceRow {
+    let timestamp_ms = if delay_ms.is_none() { Some(0.0) } else { None };
+    TraceRow { session_id: Some(session.to_owned()), timestamp_ms, delay_ms, ..row(line, 0.0, input, 1) }
+}
+
+fn aggregated(workers: u32, args: &EngineArgs) -> Topology {
+    let config = args.validate(None).unwrap();
+    Topology::aggregated(PoolEngine { workers, args, config: &config }).unwrap()
+}
+
+fn disaggregated(prefill: &EngineArgs, decode: &EngineArgs) -> Topology {
+    let configs = [prefill, decode].map(|args| args.validate(None).unwrap());
+    let pool = |args, config| PoolEngine { workers: 1, args, config };
+    Topology::disaggregated(pool(prefill, &configs[0]), pool(decode, &configs[1])).unwrap()
+}
+
+fn run(topology: &Topology, rows: &[TraceRow], options: SimulationOptions) -> RunRecord {
+    let load = match options.load {
+        LoadMode::OpenLoop => Load::Open { arrival_speedup_ratio: 1.0 },
+        LoadMode::ClosedLoop { .. } => Load::Closed,
+    };
+    let workload = Workload::from_rows(rows, 16, load).unwrap();
+    let options = SimulationOptions { check: true, ..options };
+    Simulation::new(topology, workload, &options).unwrap().run(&mut ()).unwrap()
+}
+
+fn us(time: Option<Time>) -> Option<u64> {
+    time.map(|time| time.as_ns() / 1000)
+}
+
+#[test]
+fn one_request_pays_for_its_prompt_and_for_each_token() {
+    let record =
+        run(&aggregated(1, &engine(json!({}))), &[row(1, 5.0, 100, 3)], SimulationOptions::default());
+    let request = &record.requests[0];
+    assert_eq!(us(Some(request.arrival)), Some(0), "the first arrival is time 0");
+    assert_eq!(us(request.first_token), Some(2000));
+    assert_eq!(us(request.second_token), Some(3010));
+    assert_eq!(us(request.last_token), Some(4020));
+    let gaps: Vec<_> = record.gaps.sorted().iter().map(|(gap, times)| (gap.as_ns(), *times)).collect();
+    assert_eq!(gaps, [(1_010_000, 2)]);
+}
+
+#[test]
+fn requests_of_one_moment_share_iterations_and_workers_take_turns() {
+    let rows = [row(1, 0.0, 100, 1), row(2, 0.0, 50, 1), row(3, 0.0, 100, 1)];
+    let record = run(&aggregated(2, &engine(json!({}))), &rows, SimulationOptions::default());
+    let workers: Vec<_> = record.requests.iter().map(|request| request.stages[0].worker.0).collect();
+    assert_eq!(workers, [0, 1, 0]);
+    let first: Vec<_> = record.requests.iter().map(|request| us(request.first_token)).collect();
+    assert_eq!(first, [Some(3000), Some(1500), Some(3000)]);
+}
+
+#[test]
+fn the_least_loaded_worker_gets_the_next_request() {
+    let rows = [row(1, 0.0, 100, 50), row(2, 1.0, 10, 1), row(3, 10.0, 10, 1)];
+    let options = SimulationOptions { router_mode: RouterMode::LeastLoaded, ..SimulationOptions::default() };
+    let record = run(&aggregated(2, &engine(json!({}))), &rows, options);
+    let workers: Vec<_> = record.requests.iter().map(|request| request.stages[0].worker.0).collect();
+    assert_eq!(workers, [0, 1, 1]);
+}
+
+#[test]
+fn a_disaggregated_request_passes_through_both_pools() {
+    // 100 tokens of 10,000 bytes at 1 GB/s are 1 ms under way; the decode worker computes the last prompt token.
+    let prefill = engine(json!({"kv_bytes_per_token": 10_000, "kv_transfer_bandwidth": 1.0}));
+    let record = run(
+        &disaggregated(&prefill, &engine(json!({}))),
+        &[row(1, 0.0, 100, 2)],
+        SimulationOptions::default(),
+    );
+    let [prompt, output] = record.requests[0].stages.as_slice() else { panic!("two stages") };
+    assert_eq!((prompt.pool, output.pool), (PoolRole::Prefill, PoolRole::Decode));
+    assert_eq!(us(prompt.last_token), Some(2000));
+    assert_eq!((us(output.transfer_start), us(output.transfer_end)), (Some(2000), Some(3000)));
+    assert_eq!(us(output.admitted), Some(3000));
+    assert_eq!(us(record.requests[0].first_token), Some(4010));
+    assert_eq!(us(record.requests[0].last_token), Some(5020));
+    assert_eq!(record.requests[0].output_tokens, 2, "the token of the prefill stage is not shown");
+}
+
+#[test]
+fn kv_stays_on_the_prefill_worker_until_it_has_left() {
+    // 4 blocks: the second prompt cannot start before the first has left, 10 ms after it was computed.
+    let small = json!({"num_gpu_blocks": 5, "kv_bytes_per_token": 200_000, "kv_transfer_bandwidth": 1.0});
+    let rows = [row(1, 0.0, 50, 1), row(2, 0.0, 50, 1)];
+    let topology = disaggregated(&engine(small), &engine(json!({})));
+    let record = run(&topology, &rows, SimulationOptions::default());
+    let prefills: Vec<_> = record.requests.iter().map(|request| us(request.stages[0].admitted)).collect();
+    assert_eq!(prefills, [Some(0), Some(11_500)]);
+}
+
+#[test]
+fn a_closed_loop_counts_sessions_through_their_think_times() {
+    let rows = [turn(1, "a", None, 16), turn(2, "a", Some(20.0), 32), turn(3, "b", None, 16)];
+    let options =
+        SimulationOptions { load: LoadMode::ClosedLoop { concurrency: 1 }, ..SimulationOptions::default() };
+    let record = run(&aggregated(1, &engine(json!({}))), &rows, options);
+    let arrivals: Vec<_> =
+        record.requests.iter().map(|request| (request.line, us(Some(request.arrival)))).collect();
+    assert_eq!(arrivals, [(1, Some(0)), (2, Some(21_160)), (3, Some(22_320 + 160))]);
+}
+
+#[test]
+fn what_can_never_fit_is_rejected_and_the_run_goes_on() {
+    let rows = [row(1, 0.0, 64 * 16 + 1, 5), row(2, 0.0, 100, 1)];
+    let record = run(&aggregated(1, &engine(json!({}))), &rows, SimulationOptions::default());
+    assert_eq!(record.requests[0].status, RequestStatus::Rejected(RejectReason::PromptTooLong));
+    assert!(record.requests[0].stages.is_empty());
+    assert!(record.requests[1].is_finished());
+}
+
+#[test]
+fn a_request_that_outgrows_the_cache_is_given_up_with_what_it_has() {
+    let record = run(
+        &aggregated(1, &engine(json!({"num_gpu_blocks": 5}))),
+        &[row(1, 0.0, 60, 100)],
+        SimulationOptions::default(),
+    );
+    let request = &record.requests[0];
+    assert_eq!(request.status, RequestStatus::Rejected(RejectReason::KvCapacity));
+    assert_eq!(request.output_tokens, 5, "64 tokens fit, and the KV of the last one is not needed");
+}
+
+#[test]
+fn turns_after_a_rejected_turn_are_rejected_with_it() {
+    let rows = [turn(1, "a", None, 16), turn(2, "a", Some(1.0), 2000), turn(3, "a", Some(1.0), 2016)];
+    let record = run(&aggregated(1, &engine(json!({}))), &rows, SimulationOptions::default());
+    let statuses: Vec<_> = record.requests.iter().map(|request| request.status).collect();
+    assert_eq!(
+        statuses,
+        [
+            RequestStatus::Finished,
+            RequestStatus::Rejected(RejectReason::PromptTooLong),
+            RequestStatus::Rejected(RejectReason::PreviousTurn),
+        ]
+    );
+}
+
+#[test]
+fn disaggregated_requests_are_checked_against_both_pools_on_arrival() {
+    let topology = disaggregated(&engine(json!({})), &engine(json!({"max_model_len": 64})));
+    let record = run(&topology, &[row(1, 0.0, 64, 5)], SimulationOptions::default());
+    assert_eq!(record.requests[0].status, RequestStatus::Rejected(RejectReason::MaxModelLen));
+}
+
+#[test]
+fn pools_that_do_not_fit_together_are_refused() {
+    let message = |prefill: serde_json::Value, decode: serde_json::Value| {
+        let args = [engine(prefill), engine(decode)];
+        let configs = args.each_ref().map(|args| args.validate(None).unwrap());
+        let pool = |number: usize| PoolEngine { workers: 1, args: &args[number], config: &configs[number] };
+        Topology::disaggregated(pool(0), pool(1)).unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(json!({"block_size": 16}), json!({"block_size": 32})),
+        "`block_size` is 16 for prefill and 32 for decode, but both pools need the same"
+    );
+    assert_eq!(
+        message(json!({"worker_type": "decode"}), json!({})),
+        "the prefill engine has `worker_type` decode: leave it out or make it prefill"
+    );
+    let args = engine(json!({}));
+    let config = args.validate(None).unwrap();
+    let refused = Topology::aggregated(PoolEngine { workers: 0, args: &args, config: &config }).unwrap_err();
+    assert_eq!(refused.to_string(), "`num_workers` is 0, but a pool needs at least 1 worker");
+}

@@ -1,0 +1,5 @@
+//! Behaviour of whole deployments: against recordings, and under random load.
+
+mod lifecycle;
+mod oracle_peer;
+mod properties;

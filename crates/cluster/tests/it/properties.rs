@@ -1,0 +1,179 @@
+//! Whatever the deployment and the load: every request ends once, in order, and a run can be repeated.
+
+use std::ops::ControlFlow;
+
+use proptest::prelude::*;
+use serde_json::json;
+use servecast_cluster::record::{RequestStatus, RunRecord};
+use servecast_cluster::{
+    LoadMode, Observer, PoolEngine, RouterMode, Simulation, SimulationOptions, Topology,
+};
+use servecast_engine::EngineArgs;
+use servecast_types::Time;
+use servecast_workload::{Load, TraceRow, Workload};
+
+#[derive(Debug, Clone)]
+struct Scenario {
+    prefill: EngineArgs,
+    /// Disaggregated if there is one.
+    decode: Option<EngineArgs>,
+    workers: (u32, u32),
+    rows: Vec<TraceRow>,
+    concurrency: Option<u32>,
+    router_mode: RouterMode,
+}
+
+fn engine() -> impl Strategy<Value = EngineArgs> {
+    let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
+    (sizes, switches, transfer, 0..3_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
+        let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
+        let (caching, chunked, gate, asynchronous, priority) = switches;
+        let latency = ["polynomial", "linear:500,10,3", "linear:0,0,0"][latency as usize];
+        EngineArgs::from_json(json!({
+            "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
+            "enable_prefix_caching": caching, "enable_chunked_prefill": chunked,
+            "scheduler_reserve_full_isl": gate, "async_scheduling": asynchronous,
+            "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
+            "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
+        }))
+        .unwrap()
+    })
+}
+
+/// Rows of a few sessions whose prompts share prefixes.
+fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
+    let row = (0_u8..12, 0_u32..40, 1_u64..120, 1_u64..40, 0_u64..3, -2_i32..3);
+    prop::collection::vec(row, 1..40).prop_map(|rows| {
+        let mut seen = std::collections::BTreeSet::new();
+        let row = |(index, (session, time, input, output, family, priority)): (
+            usize,
+            (u8, u32, u64, u64, u64, i32),
+        )| {
+            let first = seen.insert(session);
+            TraceRow {
+                line: index as u64 + 1,
+                session_id: (session < 6).then(|| format!("session {session}")),
+                timestamp_ms: (first || session >= 6 || time % 2 == 0).then(|| f64::from(time)),
+                delay_ms: (!first && session < 6 && time % 3 == 0).then(|| f64::from(time) / 7.0),
+                input_length: Some(input),
+                output_length: output,
+                hash_ids: (0..input.div_ceil(6)).map(|block| family << 32 | block).collect(),
+                priority,
+            }
+        };
+        rows.into_iter().enumerate().map(row).collect()
+    })
+}
+
+fn scenario() -> impl Strategy<Value = Scenario> {
+    let router_mode =
+        prop_oneof![Just(RouterMode::RoundRobin), Just(RouterMode::Random), Just(RouterMode::LeastLoaded)];
+    let decode = prop::option::of(engine());
+    (engine(), decode, (1_u32..4, 1_u32..4), rows(), prop::option::of(1_u32..6), router_mode).prop_map(
+        |(prefill, decode, workers, rows, concurrency, router_mode)| {
+            // Both engines would have to agree on what a hand-off costs: the prefill engine says it.
+            let decode = decode.map(|decode| EngineArgs {
+                kv_transfer_bandwidth: None,
+                kv_bytes_per_token: None,
+                ..decode
+            });
+            Scenario { prefill, decode, workers, rows, concurrency, router_mode }
+        },
+    )
+}
+
+fn run(scenario: &Scenario) -> RunRecord {
+    let pool = |args: &EngineArgs| args.validate(None).unwrap();
+    let prefill = pool(&scenario.prefill);
+    let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
+    let topology = match &scenario.decode {
+        None => Topology::aggregated(first).unwrap(),
+        Some(args) => {
+            let config = pool(args);
+            Topology::disaggregated(first, PoolEngine { workers: scenario.workers.1, args, config: &config })
+                .unwrap()
+        }
+    };
+    let (load, mode) = match scenario.concurrency {
+        None => (Load::Open { arrival_speedup_ratio: 1.0 }, LoadMode::OpenLoop),
+        Some(concurrency) => (Load::Closed, LoadMode::ClosedLoop { concurrency }),
+    };
+    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let options = SimulationOptions {
+        load: mode,
+        router_mode: scenario.router_mode,
+        check: true,
+        ..SimulationOptions::default()
+    };
+    Simulation::new(&topology, workload, &options).unwrap().run(&mut Patience(100_000)).unwrap()
+}
+
+/// Gives up a run that takes more steps than any of these needs.
+struct Patience(u64);
+
+impl Observer for Patience {
+    fn progress(&mut self, _: Time, _: u64) -> ControlFlow<()> {
+        self.0 -= 1;
+        if self.0 == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// Most sessions that are under way at one time.
+fn most_sessions_at_a_time(run: &RunRecord) -> usize {
+    let sessions = run.requests.iter().map(|request| request.session).max().unwrap_or(0) + 1;
+    let spans: Vec<_> = (0..sessions)
+        .map(|session| {
+            let turns = run.requests.iter().filter(|request| request.session == session);
+            (turns.clone().map(|turn| turn.arrival).min(), turns.map(|turn| turn.ended).max())
+        })
+        .collect();
+    let at = |time| spans.iter().filter(|&&(start, end)| start <= time && time < end).count();
+    spans.iter().map(|&(start, _)| at(start)).max().unwrap_or(0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_request_ends_exactly_once(scenario in scenario()) {
+        let record = run(&scenario);
+        let mut lines: Vec<u64> = record.requests.iter().map(|request| request.line).collect();
+        lines.sort_unstable();
+        let expected: Vec<u64> = (1..=scenario.rows.len() as u64).collect();
+        prop_assert_eq!(lines, expected, "every row is one request");
+        let stages = if scenario.decode.is_some() { 2 } else { 1 };
+        let last = scenario.decode.as_ref().unwrap_or(&scenario.prefill);
+        for request in &record.requests {
+            prop_assert!(request.stages.len() <= stages);
+            if request.status == RequestStatus::Finished {
+                let room = last.max_model_len.map_or(u32::MAX, |limit| limit - request.input_tokens);
+                prop_assert_eq!(request.output_tokens, request.requested_output_tokens.min(room));
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_loop_never_exceeds_its_concurrency(mut scenario in scenario(), concurrency in 1_u32..4) {
+        scenario.concurrency = Some(concurrency);
+        prop_assert!(most_sessions_at_a_time(&run(&scenario)) <= concurrency as usize);
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_records(scenario in scenario()) {
+        let (first, second) = (run(&scenario), run(&scenario));
+        prop_assert_eq!(first.requests, second.requests);
+        prop_assert_eq!(first.gaps, second.gaps);
+    }
+
+    #[test]
+    fn gaps_and_first_tokens_account_for_every_token(scenario in scenario()) {
+        let record = run(&scenario);
+        let gaps: u64 = record.gaps.sorted().iter().map(|(_, times)| times).sum();
+        let firsts = record.requests.iter().filter(|request| request.first_token.is_some()).count() as u64;
+        let tokens: u64 = record.requests.iter().map(|request| u64::from(request.output_tokens)).sum();
+        prop_assert_eq!(gaps + firsts, tokens);
+    }
+}

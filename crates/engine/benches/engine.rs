@@ -1,0 +1,90 @@
+//! Iterations of the scheduler under three kinds of load: `cargo bench -p servecast-engine`.
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use serde_json::{Value, json};
+use servecast_engine::{
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer,
+};
+use servecast_types::{Prompt, RequestId, Run, Time};
+
+fn main() {
+    divan::main();
+}
+
+/// 256 requests decode; the time is that of 1,000 iterations.
+#[divan::bench(args = [false, true])]
+fn decode_256(bencher: Bencher, async_scheduling: bool) {
+    const ITERATIONS: u64 = 1_000;
+    let prepare = || {
+        let settings = json!({"async_scheduling": async_scheduling, "max_num_batched_tokens": null});
+        let mut run = Load::new(settings, 256, |index| (Run::tokens(index * 10_000, 500), 2_000));
+        run.go(10);
+        run
+    };
+    bencher
+        .with_inputs(prepare)
+        .counter(ItemsCount::new(ITERATIONS))
+        .bench_local_refs(|run| run.go(ITERATIONS));
+}
+
+/// 64 prompts of 8,000 tokens, of which pairs are equal; the time is that of all of them.
+#[divan::bench]
+fn prefill_64(bencher: Bencher) {
+    let prepare = || Load::new(json!({}), 64, |index| (Run::tokens(index / 2 * 10_000, 8_000), 1));
+    bencher.with_inputs(prepare).counter(ItemsCount::new(64_u32)).bench_local_refs(|run| run.go(u64::MAX));
+}
+
+/// 256 requests of 500 + 500 tokens in a cache for a quarter of them; the time is that of all of them.
+#[divan::bench]
+fn memory_pressure(bencher: Bencher) {
+    let prepare = || {
+        let settings = json!({"num_gpu_blocks": 1_000, "scheduler_reserve_full_isl": false});
+        Load::new(settings, 256, |index| (Run::tokens(index * 10_000, 500), 500))
+    };
+    bencher.with_inputs(prepare).counter(ItemsCount::new(256_u32)).bench_local_refs(|run| run.go(u64::MAX));
+}
+
+struct Load {
+    engine: Engine,
+    now: Time,
+    iterations: Count,
+}
+
+#[derive(Default)]
+struct Count(u64);
+
+impl IterationSink for Count {
+    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+
+    fn iteration_ended(&mut self, _: &Iteration) {
+        self.0 += 1;
+    }
+}
+
+impl Load {
+    /// An engine with `requests` requests, whose prompts and output lengths `request` gives.
+    fn new(mut settings: Value, requests: u32, request: impl Fn(u32) -> (Run, u32)) -> Self {
+        settings["block_size"] = 16.into();
+        settings["latency"] = "linear:5000,10,20".into();
+        let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
+        let mut engine = Engine::new(config, EngineTracing { kv_events: true, ..EngineTracing::default() });
+        for index in 0..requests {
+            let (prompt, max_tokens) = request(index);
+            let request = EngineRequest::new(RequestId(index), Prompt::new([prompt]), max_tokens, Time::ZERO);
+            engine.submit(request).unwrap();
+        }
+        Self { engine, now: Time::ZERO, iterations: Count::default() }
+    }
+
+    /// Goes on for that many iterations, or until all requests have ended.
+    fn go(&mut self, iterations: u64) {
+        let until_count = self.iterations.0.saturating_add(iterations);
+        while self.iterations.0 < until_count
+            && let EngineState::Busy { until } = self.engine.run(self.now, &mut self.iterations).unwrap()
+        {
+            self.now = until;
+            self.engine.end_iteration(until, &mut self.iterations);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The second half of `Scheduler.schedule()`: which waiting requests start to run, and which are given up.
+
+use servecast_types::Time;
+
+use super::request::{Slot, Status};
+use super::scheduler::{Loading, Round, Scheduler, Step};
+use crate::args::SchedulingPolicy;
+use crate::iteration::{Admitted, Iteration, Transfer};
+use crate::{Rejection, TransferTime};
+
+/// What the head of the waiting queue would find in the KV cache.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    /// Tokens that are known: prompt and output so far.
+    known: u32,
+    /// Blocks that it hits.
+    hit_blocks: u32,
+    /// Those of them that are free now, so that hitting them takes them out of what can be allocated.
+    free_hits: u32,
+}
+
+impl Scheduler {
+    /// Requests whose KV has arrived, in order; those that still wait for it are passed over.
+    ///
+    /// Returns whether all of them were admitted, so that the waiting queue comes next.
+    pub(super) fn admit_loaded(&mut self, round: &mut Round, step: &mut Step) -> bool {
+        let mut position = 0;
+        while position < self.loading.len() && self.may_admit(round) {
+            let Loading { slot, received, .. } = self.loading[position];
+            if !received {
+                position += 1;
+                continue;
+            }
+            let request = &mut self.requests[slot];
+            self.kv.store(request, request.computed);
+            // At least one token is computed here, or none would come out.
+            request.computed = request.computed.min(request.known() - 1);
+            let tokens = (request.known() - request.computed).min(round.cap).min(round.budget);
+            let blocks = self.kv.blocks_for(request.computed + tokens);
+            let needed = blocks.saturating_sub(request.blocks.len() as u32);
+            if needed + self.watermark() > self.kv.pool.num_free() {
+                return false;
+            }
+            self.loading.remove(position);
+            self.admit(slot, tokens, round, step);
+        }
+        true
+    }
+
+    /// Waiting requests in order, until one does not fit.
+    pub(super) fn admit_waiting(&mut self, round: &mut Round, step: &mut Step) {
+        while self.may_admit(round) {
+            let Some(slot) = self.waiting.peek() else { return };
+            if !self.try_admit(slot, round, step) {
+                return;
+            }
+        }
+    }
+
+    fn may_admit(&self, round: &Round) -> bool {
+        round.budget > 0 && self.running.len() < self.config.max_num_seqs as usize
+    }
+
+    /// Takes the head of the waiting queue out of it if that is possible now; returns whether it is gone.
+    fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step) -> bool {
+        let request = &mut self.requests[slot];
+        if request.stale > 0 {
+            return false;
+        }
+        let known = request.known();
+        if self.kv.blocks_for(known) > self.config.usable_blocks() {
+            self.give_up(slot, Rejection::KvCapacity { tokens: known }, &mut step.iteration);
+            return true;
+        }
+        self.kv.find_hits(request, &mut self.hits);
+        let fit =
+            Fit { known, hit_blocks: self.hits.len() as u32, free_hits: self.kv.count_free(&self.hits) };
+        match self.requests[slot].remote_prefill {
+            Some(transfer) => self.start_transfer(slot, transfer, fit, round, step),
+            None => self.admit_local(slot, fit, round, step),
+        }
+    }
+
+    /// Admits a request that computes what it does not hit.
+    fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> bool {
+        let hit_tokens = fit.hit_blocks * self.config.block_size;
+        let missing = fit.known - hit_tokens;
+        if round.prefill_held && missing > 1 {
+            return false;
+        }
+        let tokens = missing.min(round.cap);
+        if !self.config.enable_chunked_prefill && tokens > round.budget {
+            return false;
+        }
+        let tokens = tokens.min(round.budget);
+        let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
+        let up_to = if reserves { fit.known } else { hit_tokens + tokens };
+        if self.blocks_to_take(fit, up_to) + self.watermark() > self.kv.pool.num_free() {
+            return false;
+        }
+        self.waiting.pop();
+        let request = &mut self.requests[slot];
+        self.kv.allocate(request, &self.hits, fit.hit_blocks);
+        request.computed = hit_tokens;
+        self.admit(slot, tokens, round, step);
+        true
+    }
+
+    /// Whether a request was preempted although nobody else runs, since blocks wait for transfers.
+    ///
+    /// Without the admission gate it would start and preempt itself again and again until a transfer ends, which
+    /// under a latency model that may give no time at all is never.
+    fn is_crowded_out(&self, slot: Slot) -> bool {
+        let blocks_wait = !self.held.is_empty() || !self.loading.is_empty();
+        blocks_wait && !self.polls() && self.running.is_empty() && self.requests[slot].preemptions > 0
+    }
+
+    /// Gives a request blocks for its whole prompt, and begins to fetch what it does not hit.
+    fn start_transfer(
+        &mut self,
+        slot: Slot,
+        transfer: TransferTime,
+        fit: Fit,
+        round: &mut Round,
+        step: &mut Step,
+    ) -> bool {
+        let taken = self.blocks_to_take(fit, fit.known);
+        if taken + self.reserved_blocks() + self.watermark() > self.kv.pool.num_free() {
+            return false;
+        }
+        self.waiting.pop();
+        let missing = fit.known - fit.hit_blocks * self.config.block_size;
+        let end = round.now + transfer.for_tokens(missing, fit.known);
+        let request = &mut self.requests[slot];
+        self.kv.allocate(request, &self.hits, self.kv.blocks_for(fit.known));
+        request.remote_prefill = None;
+        request.prompt_was_transferred = true;
+        request.computed = fit.known;
+        request.status = Status::Loading;
+        let id = request.id;
+        step.iteration.transfers.push(Transfer { id, tokens: missing, end });
+        self.await_transfer(slot, end, round.now);
+        if !self.polls() && end <= round.now {
+            step.iteration.received.push(id);
+            self.admit_loaded(round, step);
+        }
+        true
+    }
+
+    /// Puts a request among those whose KV is on its way, in order of the policy.
+    fn await_transfer(&mut self, slot: Slot, end: Time, now: Time) {
+        let key = |slot: Slot| self.requests[slot].key;
+        let position = match self.config.scheduling_policy {
+            SchedulingPolicy::Fcfs => self.loading.len(),
+            SchedulingPolicy::Priority => self.loading.partition_point(|other| key(other.slot) < key(slot)),
+        };
+        let received = !self.polls() && end <= now;
+        self.loading.insert(position, Loading { slot, end, received });
+    }
+
+    /// Moves a request to the running list and gives it its first tokens.
+    fn admit(&mut self, slot: Slot, tokens: u32, round: &mut Round, step: &mut Step) {
+        self.running.push(slot);
+        let request = &mut self.requests[slot];
+        request.status = Status::Running;
+        let resumed = request.preemptions > 0;
+        step.iteration.admitted.push(Admitted { id: request.id, cached_tokens: request.computed, resumed });
+        self.schedule_tokens(slot, tokens, 0, step);
+        round.budget -= tokens;
+    }
+
+    /// Free blocks that a waiting request takes when it gets room for its first `tokens` tokens.
+    fn blocks_to_take(&self, fit: Fit, tokens: u32) -> u32 {
+        self.kv.blocks_for(tokens) - fit.hit_blocks + fit.free_hits
+    }
+
+    /// Blocks that an admission leaves free.
+    fn watermark(&self) -> u32 {
+        if self.running.is_empty() { 0 } else { self.config.watermark_blocks }
+    }
+
+    /// Blocks that running requests will still take for what they already know.
+    fn reserved_blocks(&self) -> u32 {
+        let requests = self.running.iter().map(|&slot| &self.requests[slot]);
+        requests
+            .map(|request| self.kv.blocks_for(request.known()).saturating_sub(request.blocks.len() as u32))
+            .sum()
+    }
+
+    /// Removes a request that waits and can never be served.
+    pub(super) fn give_up(&mut self, slot: Slot, reason: Rejection, iteration: &mut Iteration) {
+        self.waiting.remove(slot);
+        iteration.rejected.push((self.requests[slot].id, reason));
+        self.requests.remove(slot);
+    }
+
+    /// Gives up the head of the queue if nothing that is under way could ever make room for it.
+    pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
+        let stuck = self.running.is_empty() && self.loading.is_empty() && self.held.is_empty();
+        let Some(slot) = self.waiting.peek().filter(|_| stuck) else { return };
+        let tokens = self.requests[slot].known();
+        let budget = self.config.max_num_batched_tokens;
+        let unchunkable = !self.config.enable_chunked_prefill && tokens > budget;
+        let reason = if unchunkable {
+            Rejection::Unchunkable { tokens, budget }
+        } else {
+            Rejection::KvCapacity { tokens }
+        };
+        self.give_up(slot, reason, iteration);
+    }
+}

@@ -1,0 +1,138 @@
+//! The first half of `Scheduler.schedule()`: tokens for the running requests, and preemption when blocks run out.
+
+use super::request::{Request, Slot, Status};
+use super::scheduler::{Round, Scheduler, Step};
+use crate::Rejection;
+use crate::args::{KvRole, PreemptionMode, SchedulingPolicy, VllmVersion};
+use crate::iteration::Iteration;
+
+/// How the search for free blocks ended.
+enum Room {
+    Made,
+    PreemptedItself,
+    /// Blocks are about to be freed: neither run nor preempt.
+    Wait,
+}
+
+impl Scheduler {
+    /// Running requests in order: each gets what it still has to compute, within the budget.
+    pub(super) fn schedule_running(&mut self, round: &mut Round, step: &mut Step) {
+        let mut index = 0;
+        while index < self.running.len() && round.budget > 0 {
+            let slot = self.running[index];
+            let tokens = self.tokens_to_run(slot, round);
+            if tokens == 0 {
+                index += 1;
+                continue;
+            }
+            let scheduled = step.entries.len();
+            let room = self.make_room(slot, tokens, round, step);
+            // As in vLLM, a victim that was passed over does not set the scan back.
+            index -= scheduled - step.entries.len();
+            match room {
+                Room::Made => {
+                    let first_new_block = self.requests[slot].blocks.len() as u32;
+                    self.schedule_tokens(slot, tokens, first_new_block, step);
+                    round.budget -= tokens;
+                    index += 1;
+                }
+                Room::PreemptedItself if self.scan_goes_on() => {}
+                Room::PreemptedItself | Room::Wait => break,
+            }
+        }
+    }
+
+    /// Tokens that a running request computes in this iteration; none if it has to be passed over.
+    fn tokens_to_run(&self, slot: Slot, round: &Round) -> u32 {
+        let request = &self.requests[slot];
+        if request.ends_in_flight() || (round.prefill_held && request.is_mid_prefill) {
+            return 0;
+        }
+        let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
+        (request.scheduled_to() - request.computed).min(round.cap).min(round.budget).min(room)
+    }
+
+    fn scan_goes_on(&self) -> bool {
+        self.config.scheduling_policy == SchedulingPolicy::Priority
+            && self.config.vllm_version >= VllmVersion::V0_33
+    }
+
+    /// Preempts until the next `tokens` tokens of a running request have blocks.
+    fn make_room(&mut self, slot: Slot, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
+        let request = &self.requests[slot];
+        let needed =
+            self.kv.blocks_for(request.computed + tokens).saturating_sub(request.blocks.len() as u32);
+        while needed > self.kv.pool.num_free() {
+            let position = self.victim();
+            let victim = self.running[position];
+            if self.defers_free(victim) && self.waits_for_deferred(victim) {
+                return Room::Wait;
+            }
+            self.running.remove(position);
+            // A victim that already has tokens in this iteration gives them back.
+            if let Some(entry) = step.entries.iter().position(|entry| entry.slot == victim) {
+                step.entries.remove(entry);
+                round.budget += step.iteration.scheduled.remove(entry).tokens;
+            }
+            self.preempt(victim, &mut step.iteration);
+            if victim == slot {
+                return Room::PreemptedItself;
+            }
+        }
+        Room::Made
+    }
+
+    /// Whether a request waits for blocks rather than preempt `victim`, whose blocks would be freed late.
+    ///
+    /// Before 0.32 it does not, so that everybody may be preempted at once; but not for ever.
+    fn waits_for_deferred(&self, victim: Slot) -> bool {
+        self.config.vllm_version >= VllmVersion::V0_32 || self.requests[victim].is_starved()
+    }
+
+    /// Position in the running list of the request that a preemption hits.
+    ///
+    /// Where that is not the last one, requests could evict each other for ever before any of them gets a token, so
+    /// a starved one is spared as long as there is another.
+    fn victim(&self) -> usize {
+        let last = self.running.len() - 1;
+        let request = |position: usize| -> &Request { &self.requests[self.running[position]] };
+        match (self.config.scheduling_policy, self.config.preemption_mode) {
+            (SchedulingPolicy::Priority, _) => {
+                // Of equals, the one that was admitted first.
+                let rank = (0..=last).map(|position| request(position).key.rank()).max();
+                let of_rank = || (0..=last).filter(|&position| Some(request(position).key.rank()) == rank);
+                let not_starved = of_rank().find(|&position| !request(position).is_starved());
+                not_starved.or_else(|| of_rank().next_back()).unwrap_or(last)
+            }
+            (SchedulingPolicy::Fcfs, PreemptionMode::Lifo) => last,
+            (SchedulingPolicy::Fcfs, PreemptionMode::Fifo) => {
+                (0..=last).find(|&position| !request(position).is_starved()).unwrap_or(last)
+            }
+        }
+    }
+
+    /// Takes the blocks of a request that was running and puts it back into the waiting queue.
+    fn preempt(&mut self, slot: Slot, iteration: &mut Iteration) {
+        self.free_blocks(slot);
+        let drops_output = self.config.kv_role == Some(KvRole::KvProducer);
+        let request = &mut self.requests[slot];
+        request.status = Status::Preempted;
+        request.computed = 0;
+        let in_flight = std::mem::take(&mut request.placeholders);
+        // A request that is about to outgrow the cache would compute dropped tokens again and again.
+        if drops_output && !request.is_starved() {
+            request.dropped += in_flight;
+        } else {
+            request.stale += in_flight;
+        }
+        request.preemptions += 1;
+        request.preemptions_in_vain += 1;
+        request.prompt_was_transferred = false;
+        iteration.preempted.push(request.id);
+        let (key, known) = (request.key, request.known());
+        self.waiting.push_preempted(slot, key);
+        if self.kv.blocks_for(known) > self.config.usable_blocks() {
+            self.give_up(slot, Rejection::KvCapacity { tokens: known }, iteration);
+        }
+    }
+}

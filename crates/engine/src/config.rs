@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use servecast_latency::{Grid, Latency, LatencyError, Linear, Polynomial, Speedup};
-use servecast_types::Duration;
+use servecast_latency::{Grid, Latency, Linear, Polynomial, Speedup};
 
 use crate::args::{
-    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion,
-    WorkerType,
+    EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion, WorkerType,
 };
 use crate::{ConfigError, Rejection};
 
@@ -39,34 +37,7 @@ pub struct EngineConfig {
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
     pub(crate) latency: Latency,
-    kv_transfer: KvTransfer,
     worker_type: Option<WorkerType>,
-}
-
-/// What a hand-off costs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct KvTransfer {
-    /// Milliseconds a token of the prompt, at the speed of the engine; `None` if no bandwidth was given.
-    pub ms_per_token: Option<MsPerToken>,
-    /// What is moved.
-    pub timing_mode: KvTransferTimingMode,
-}
-
-/// The terms of a hand-off delay, kept apart so that the delay is computed in one stated order.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MsPerToken {
-    bytes_per_token: f64,
-    bytes_per_second: f64,
-    speedup: f64,
-}
-
-impl MsPerToken {
-    /// The delay for `tokens`: tokens · bytes / bandwidth, divided by the speedup.
-    pub fn delay(self, tokens: u32) -> Result<Duration, LatencyError> {
-        let ms = f64::from(tokens) * self.bytes_per_token / self.bytes_per_second * 1000.0;
-        let error = |_| LatencyError::NoDuration { ms, ratio: self.speedup };
-        Duration::from_ms(ms / self.speedup).map_err(error)
-    }
 }
 
 /// Where iteration times come from, before files are read.
@@ -158,7 +129,6 @@ impl EngineArgs {
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
             latency,
-            kv_transfer: self.kv_transfer(),
             worker_type,
         })
     }
@@ -181,18 +151,6 @@ impl EngineArgs {
             (None, _, Some(true)) => Ok(Some(WorkerType::Decode)),
             (None, _, _) => Ok(None),
         }
-    }
-
-    fn kv_transfer(&self) -> KvTransfer {
-        let ms_per_token = match (self.kv_bytes_per_token, self.kv_transfer_bandwidth) {
-            (Some(bytes), Some(gb_per_second)) if gb_per_second > 0.0 => Some(MsPerToken {
-                bytes_per_token: bytes as f64,
-                bytes_per_second: gb_per_second * 1e9,
-                speedup: self.speedup_ratio,
-            }),
-            _ => None,
-        };
-        KvTransfer { ms_per_token, timing_mode: self.kv_transfer_timing_mode }
     }
 
     fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
@@ -304,11 +262,6 @@ impl EngineConfig {
             });
         }
         Ok(())
-    }
-
-    /// What a hand-off to or from this engine costs.
-    pub fn kv_transfer(&self) -> KvTransfer {
-        self.kv_transfer
     }
 
     /// What the worker is for, if the settings say so.
@@ -478,14 +431,5 @@ mod tests {
         );
         assert_eq!(check(13).unwrap_err(), "the prompt needs 4 KV blocks of 3 usable ones");
         assert_eq!(check(20).unwrap_err(), "the prompt has 20 tokens, but `max_model_len` is 20");
-    }
-
-    #[test]
-    fn a_hand_off_takes_bytes_over_bandwidth() {
-        let transfer = |settings: Value| build(settings).unwrap().kv_transfer().ms_per_token;
-        let terms = json!({"kv_bytes_per_token": 1000, "kv_transfer_bandwidth": 2.0, "speedup_ratio": 4.0});
-        assert_eq!(transfer(terms).unwrap().delay(1_000).unwrap().as_ns(), 125_000);
-        assert_eq!(transfer(json!({"kv_bytes_per_token": 1000})), None);
-        assert_eq!(transfer(json!({"kv_bytes_per_token": 1000, "kv_transfer_bandwidth": 0})), None);
     }
 }

@@ -48,9 +48,7 @@ pub use args::{
     EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion,
     WorkerType,
 };
-pub use config::{
-    EngineConfig, KvTransfer, LatencySpec, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, MsPerToken,
-};
+pub use config::{EngineConfig, LatencySpec, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
 pub use iteration::{Admitted, Finished, Iteration, IterationSink, Scheduled, Transfer};

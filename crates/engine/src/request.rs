@@ -5,13 +5,14 @@ use servecast_types::{Duration, Prompt, RequestId, Time};
 pub struct EngineRequest {
     /// Its id; ids of requests that are in an engine at the same time differ.
     pub id: RequestId,
-    /// Its content.
+    /// Its content, at least one token.
     pub prompt: Prompt,
     /// Identity of its first output token; `None` for an output that nobody else names.
     pub output: Option<u64>,
-    /// Most tokens that it generates; the scheduler knows this.
+    /// Most tokens that it generates, at least 1; the scheduler knows this.
     pub max_tokens: u32,
-    /// Number of tokens after which it stops by itself, which the scheduler does not know in advance.
+    /// Number of tokens after which it stops by itself, which the scheduler does not know in advance; it generates at
+    /// least one.
     pub stop_after: Option<u32>,
     /// Lower is more important; ignored unless the policy is `priority`.
     pub priority: i32,

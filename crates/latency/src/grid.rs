@@ -29,7 +29,8 @@ impl Grid {
     /// `prefill_ttft_ms` \[n\], `decode_active_kv_tokens` \[r\], `decode_context_length` \[c\],
     /// `decode_itl` \[r × c\] in ms.
     pub fn from_npz(bytes: &[u8]) -> Result<Self, GridError> {
-        let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|error| GridError::Archive(error.to_string()))?;
+        let mut archive = zip::ZipArchive::new(Cursor::new(bytes))
+            .map_err(|error| GridError::Archive(error.to_string()))?;
         let mut array = |name: &'static str| read_array(&mut archive, name);
         let prompt = Curve { x: axis(array("prefill_isl")?)?, y: vector(array("prefill_ttft_ms")?)?.1 };
         let decode_active = axis(array("decode_active_kv_tokens")?)?;
@@ -54,7 +55,11 @@ impl Grid {
         let column = segment(&self.decode_context, mean_context);
         let along_active = |column: usize| {
             let at = |row: usize| self.decode_ms[row * self.decode_context.len() + column];
-            line((self.decode_active[row], at(row)), (self.decode_active[row + 1], at(row + 1)), active_tokens)
+            line(
+                (self.decode_active[row], at(row)),
+                (self.decode_active[row + 1], at(row + 1)),
+                active_tokens,
+            )
         };
         line(
             (self.decode_context[column], along_active(column)),
@@ -104,7 +109,10 @@ struct Array {
     row_major: Vec<f64>,
 }
 
-fn read_array<R: Read + std::io::Seek>(archive: &mut zip::ZipArchive<R>, name: &'static str) -> Result<Array, GridError> {
+fn read_array<R: Read + std::io::Seek>(
+    archive: &mut zip::ZipArchive<R>,
+    name: &'static str,
+) -> Result<Array, GridError> {
     let mut entry = match archive.by_name(&format!("{name}.npy")) {
         Ok(entry) => entry,
         Err(zip::result::ZipError::FileNotFound) => return Err(GridError::Missing { name }),
@@ -116,7 +124,10 @@ fn read_array<R: Read + std::io::Seek>(archive: &mut zip::ZipArchive<R>, name: &
     let file = npyz::NpyFile::new(&bytes[..]).map_err(unreadable)?;
     let shape = file.shape().to_vec();
     if file.order() != npyz::Order::C && shape.len() > 1 {
-        return Err(GridError::Array { name, problem: "it is in Fortran order, but must be in C order".to_owned() });
+        return Err(GridError::Array {
+            name,
+            problem: "it is in Fortran order, but must be in C order".to_owned(),
+        });
     }
     let row_major = file.into_vec::<f64>().map_err(unreadable)?;
     if let Some(value) = row_major.iter().find(|value| !value.is_finite()) {
@@ -208,7 +219,8 @@ mod tests {
             let options = zip::write::SimpleFileOptions::default().compression_method(method);
             archive.start_file(format!("{name}.npy"), options).unwrap();
             let mut npy = Vec::new();
-            let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut npy).begin_nd().unwrap();
+            let mut writer =
+                npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut npy).begin_nd().unwrap();
             writer.extend(values.iter().copied()).unwrap();
             writer.finish().unwrap();
             archive.write_all(&npy).unwrap();
@@ -231,10 +243,14 @@ mod tests {
     #[test]
     fn times_between_points_lie_on_the_segment_and_beyond_them_on_its_extension() {
         let grid = Grid::from_npz(&npz(CompressionMethod::Stored, &ARRAYS)).unwrap();
-        for (tokens, ms) in [(100.0, 10.0), (150.0, 20.0), (200.0, 30.0), (300.0, 35.0), (600.0, 50.0), (0.0, -10.0)] {
+        for (tokens, ms) in
+            [(100.0, 10.0), (150.0, 20.0), (200.0, 30.0), (300.0, 35.0), (600.0, 50.0), (0.0, -10.0)]
+        {
             assert_eq!(grid.prompt.at(tokens), ms, "{tokens} tokens");
         }
-        for (active, context, ms) in [(0.0, 10.0, 2.0), (500.0, 15.0, 8.0), (1000.0, 40.0, 18.0), (2000.0, 80.0, 36.0)] {
+        for (active, context, ms) in
+            [(0.0, 10.0, 2.0), (500.0, 15.0, 8.0), (1000.0, 40.0, 18.0), (2000.0, 80.0, 36.0)]
+        {
             assert_eq!(grid.decode_ms(active, context), ms, "{active} active, context {context}");
         }
     }
@@ -280,7 +296,8 @@ mod tests {
         let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
         archive.start_file("prefill_isl.npy", zip::write::SimpleFileOptions::default()).unwrap();
         let mut npy = Vec::new();
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&[2]).writer(&mut npy).begin_nd().unwrap();
+        let mut writer =
+            npyz::WriteOptions::new().default_dtype().shape(&[2]).writer(&mut npy).begin_nd().unwrap();
         writer.extend([1_i64, 2]).unwrap();
         writer.finish().unwrap();
         archive.write_all(&npy).unwrap();

@@ -65,13 +65,18 @@ impl Speedup {
     /// Prompt time is divided by `speedup_ratio`, decode time by the product of both.
     pub fn new(speedup_ratio: f64, decode_speedup_ratio: f64) -> Result<Self, LatencyError> {
         let decode = speedup_ratio * decode_speedup_ratio;
-        for (name, ratio) in [("speedup_ratio", speedup_ratio), ("decode_speedup_ratio", decode_speedup_ratio)] {
+        for (name, ratio) in
+            [("speedup_ratio", speedup_ratio), ("decode_speedup_ratio", decode_speedup_ratio)]
+        {
             if !(ratio.is_finite() && ratio > 0.0) {
                 return Err(LatencyError::Speedup { name, ratio });
             }
         }
         if !(decode.is_finite() && decode > 0.0) {
-            return Err(LatencyError::Speedup { name: "speedup_ratio * decode_speedup_ratio", ratio: decode });
+            return Err(LatencyError::Speedup {
+                name: "speedup_ratio * decode_speedup_ratio",
+                ratio: decode,
+            });
         }
         Ok(Self { prompt: speedup_ratio, decode })
     }
@@ -123,7 +128,9 @@ pub enum LatencyError {
         ratio: f64,
     },
     /// A model gave a time that does not fit 64-bit nanoseconds after its division by the speedup.
-    #[error("the latency model gave {ms} ms for an iteration, which divided by a speedup of {ratio} is no time")]
+    #[error(
+        "the latency model gave {ms} ms for an iteration, which divided by a speedup of {ratio} is no time"
+    )]
     NoDuration {
         /// What the model said.
         ms: f64,
@@ -167,14 +174,19 @@ mod tests {
 
     #[test]
     fn speedups_must_be_positive_numbers() {
-        for (ratio, decode) in [(0.0, 1.0), (-1.0, 1.0), (f64::NAN, 1.0), (1.0, f64::INFINITY), (1e200, 1e200)] {
+        for (ratio, decode) in
+            [(0.0, 1.0), (-1.0, 1.0), (f64::NAN, 1.0), (1.0, f64::INFINITY), (1e200, 1e200)]
+        {
             assert!(Speedup::new(ratio, decode).is_err(), "{ratio} {decode}");
         }
     }
 
     #[test]
     fn a_time_that_does_not_fit_is_an_error() {
-        let slow = Latency::new(Fixed(PassTime { prompt_ms: 1.0, decode_ms: 0.0 }), Speedup::new(1e-300, 1.0).unwrap());
+        let slow = Latency::new(
+            Fixed(PassTime { prompt_ms: 1.0, decode_ms: 0.0 }),
+            Speedup::new(1e-300, 1.0).unwrap(),
+        );
         let error = slow.iteration(&Batch::default()).unwrap_err();
         assert!(matches!(error, LatencyError::NoDuration { .. }), "{error}");
     }

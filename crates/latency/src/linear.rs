@@ -16,7 +16,8 @@ impl LatencyModel for Linear {
         if batch.requests == 0 {
             return PassTime::default();
         }
-        let us = self.base_us + self.per_token_us * batch.tokens as f64 + self.per_seq_us * batch.requests as f64;
+        let us =
+            self.base_us + self.per_token_us * batch.tokens as f64 + self.per_seq_us * batch.requests as f64;
         PassTime::whole(batch, us / 1000.0)
     }
 }

@@ -31,7 +31,8 @@ fn prompt_ms(tokens: u64) -> f64 {
 }
 
 fn decode_ms(context_tokens: u64, capacity_tokens: u64) -> f64 {
-    let u = if capacity_tokens == 0 { 1.0 } else { (context_tokens as f64 / capacity_tokens as f64).min(1.0) };
+    let u =
+        if capacity_tokens == 0 { 1.0 } else { (context_tokens as f64 / capacity_tokens as f64).min(1.0) };
     (-25.74 * (u * u) + 54.01 * u + 5.74).max(1.0)
 }
 

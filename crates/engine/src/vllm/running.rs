@@ -27,8 +27,10 @@ impl Scheduler {
             }
             let scheduled = step.entries.len();
             let room = self.make_room(slot, tokens, round, step);
-            // As in vLLM, a victim that was passed over does not set the scan back.
-            index -= scheduled - step.entries.len();
+            // As in vLLM, a victim that was passed over does not set the scan back; as in the peer's `fifo` mode, none does.
+            if !self.preempts_oldest() {
+                index -= scheduled - step.entries.len();
+            }
             match room {
                 Room::Made => {
                     let first_new_block = self.requests[slot].blocks.len() as u32;
@@ -50,6 +52,11 @@ impl Scheduler {
         }
         let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
         (request.scheduled_to() - request.computed).min(round.cap).min(round.budget).min(room)
+    }
+
+    fn preempts_oldest(&self) -> bool {
+        self.config.scheduling_policy == SchedulingPolicy::Fcfs
+            && self.config.preemption_mode == PreemptionMode::Fifo
     }
 
     fn scan_goes_on(&self) -> bool {

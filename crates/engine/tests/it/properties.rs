@@ -70,7 +70,7 @@ fn limits_are_no_pitfalls() {
     }
 }
 
-/// Requests that each need the whole pool and grow side by side, with victims that are chosen from the front of the running list.
+/// Requests that each need the whole pool and grow side by side, with victims from the front of the running list.
 #[test]
 fn requests_do_not_evict_each_other_for_ever() {
     for policy in [json!({"preemption_mode": "fifo"}), json!({"scheduling_policy": "priority"})] {

@@ -26,7 +26,7 @@ impl IterationSink for Schedule {
 
 /// Serves requests given as first prompt token, prompt length, output length and arrival in milliseconds.
 #[track_caller]
-fn check(changes: Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
+fn check(changes: &Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
@@ -52,30 +52,30 @@ fn check(changes: Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
 #[test]
 fn decodes_come_before_prompts_and_prompts_fill_the_budget() {
     let requests = [(0, 6, 3, 0), (100, 6, 1, 0)];
-    check(json!({"max_num_batched_tokens": 8}), &requests, &["0:6@0 1:2@0", "0:1@6 1:4@2", "0:1@7"]);
+    check(&json!({"max_num_batched_tokens": 8}), &requests, &["0:6@0 1:2@0", "0:1@6 1:4@2", "0:1@7"]);
 }
 
 #[test]
 fn a_prompt_that_is_all_cached_computes_its_last_block_again() {
-    check(json!({}), &[(0, 8, 1, 0), (0, 8, 1, 1), (0, 9, 1, 2)], &["0:8@0", "1:4@4", "2:1@8"]);
+    check(&json!({}), &[(0, 8, 1, 0), (0, 8, 1, 1), (0, 9, 1, 2)], &["0:8@0", "1:4@4", "2:1@8"]);
 }
 
 #[test]
 fn a_prompt_hits_what_another_one_computes_in_the_same_iteration() {
-    check(json!({}), &[(0, 9, 1, 0), (0, 9, 1, 0)], &["0:9@0 1:1@8"]);
+    check(&json!({}), &[(0, 9, 1, 0), (0, 9, 1, 0)], &["0:9@0 1:1@8"]);
 }
 
 #[test]
 fn the_last_one_is_preempted_and_computes_its_own_output_again() {
     let settings = json!({"num_gpu_blocks": 4, "reserve_null_block": false, "enable_prefix_caching": false});
     let expected = ["0:7@0 1:7@0", "0:1@7 1:1@7", "1! 0:1@8", "0:1@9", "1:9@0"];
-    check(settings, &[(0, 7, 4, 0), (100, 7, 3, 0)], &expected);
+    check(&settings, &[(0, 7, 4, 0), (100, 7, 3, 0)], &expected);
 }
 
 #[test]
 fn under_asynchronous_scheduling_an_arrival_misses_the_iteration_that_is_decided() {
     let expected = ["0:4@0", "0:1@4", "0:1@5 1:4@0", "0:1@6"];
-    check(json!({"async_scheduling": true}), &[(0, 4, 4, 0), (100, 4, 1, 1)], &expected[..]);
+    check(&json!({"async_scheduling": true}), &[(0, 4, 4, 0), (100, 4, 1, 1)], &expected[..]);
 }
 
 /// Even the last token of a prompt, which looks like a decode step, waits for an iteration with prompts.
@@ -83,5 +83,5 @@ fn under_asynchronous_scheduling_an_arrival_misses_the_iteration_that_is_decided
 fn an_interval_holds_the_rest_of_a_prompt_back_while_others_decode() {
     let settings = json!({"prefill_schedule_interval": 3, "max_num_batched_tokens": 8});
     let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6 1:7@0", "0:1@7", "0:1@8", "0:1@9 1:1@7"];
-    check(settings, &[(0, 4, 7, 0), (100, 8, 1, 2)], &expected);
+    check(&settings, &[(0, 4, 7, 0), (100, 8, 1, 2)], &expected);
 }

@@ -22,7 +22,7 @@ pub enum LoadMode {
 }
 
 /// A turn of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct TurnId {
     pub(crate) session: u32,
     pub(crate) turn: u32,

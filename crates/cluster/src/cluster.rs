@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineState, Iteration, IterationSink, Rejection, Transfer};
 use servecast_types::{Prompt, RequestId, Time, WorkerId};
+use smallvec::SmallVec;
 
 use crate::config::{SimulationOptions, Topology};
 use crate::handoff::Handoff;
@@ -28,7 +29,12 @@ pub(crate) struct Arrival {
     pub(crate) stop_after: Option<u32>,
     /// Lower is more important.
     pub(crate) priority: i32,
+    /// The worker of each stage, where that is not the router's choice.
+    pub(crate) placement: Placement,
 }
+
+/// Workers of a request's stages that were fixed beforehand.
+pub(crate) type Placement = SmallVec<[WorkerId; 2]>;
 
 /// A deployment at work.
 ///
@@ -56,22 +62,31 @@ struct Place {
     worker: WorkerId,
 }
 
-/// What is due, in the order in which it happens: by time, then by kind, then by sequence.
+/// What is due, in the order in which it happens: by time, then by class of event, then by sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Deadline {
     at: Time,
-    kind: Kind,
+    class: u8,
     sequence: u64,
-    /// Where an iteration ends, or where KV comes from.
-    place: Place,
-    request: Option<RequestId>,
+    event: Event,
 }
 
-/// Kinds of events, in their order within one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    IterationEnd,
-    TransferEnd,
+enum Event {
+    /// The oldest iteration in flight of a worker ends.
+    IterationEnd(Place),
+    /// KV has left a worker.
+    TransferEnd(Place, RequestId),
+}
+
+impl Event {
+    /// Which events come first within one instant.
+    fn class(self) -> u8 {
+        match self {
+            Self::IterationEnd(_) => 0,
+            Self::TransferEnd(..) => 1,
+        }
+    }
 }
 
 /// A request that has not ended.
@@ -83,6 +98,7 @@ struct Live {
     source: Option<Place>,
     /// What the decode stage will get.
     decode_stage: Option<EngineRequest>,
+    placement: Placement,
 }
 
 /// What an engine did during one call, as far as others have to act on it.
@@ -135,17 +151,16 @@ impl Cluster {
             priority: arrival.priority,
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
         };
-        let (first_stage, decode_stage) = match self.handoff {
-            None => (request, None),
-            // The token of the prefill stage is not shown: the decode stage computes it again.
-            Some(_) => {
-                let first =
-                    EngineRequest { max_tokens: 1, stop_after: None, hold_kv: true, ..request.clone() };
-                (first, Some(request))
-            }
+        // The token of the prefill stage is not shown: the decode stage computes it again.
+        let (first_stage, decode_stage) = if self.handoff.is_some() {
+            let first = EngineRequest { max_tokens: 1, stop_after: None, hold_kv: true, ..request.clone() };
+            (first, Some(request))
+        } else {
+            (request, None)
         };
-        let place = self.submit(0, first_stage, now);
-        self.live.insert(id, Live { place, source: None, decode_stage });
+        let placement = arrival.placement;
+        let place = self.submit(0, first_stage, placement.first().copied(), now);
+        self.live.insert(id, Live { place, source: None, decode_stage, placement });
         id
     }
 
@@ -162,16 +177,9 @@ impl Cluster {
         {
             self.deadlines.pop();
             assert!(deadline.at == now, "the driver stops at every deadline");
-            match (deadline.kind, deadline.request) {
-                (Kind::TransferEnd, Some(request)) => self.transfer_ended(request, deadline.place, now),
-                _ => {
-                    self.pools[deadline.place.pool].busy[deadline.place.worker.index()] = false;
-                    self.ready.insert(deadline.place);
-                    let ((), outcome) = self.with_engine(deadline.place, observer, |engine, sink| {
-                        engine.end_iteration(now, sink)
-                    });
-                    self.apply(deadline.place, &outcome, now)?;
-                }
+            match deadline.event {
+                Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
+                Event::TransferEnd(source, request) => self.transfer_ended(request, source, now),
             }
         }
         Ok(())
@@ -184,11 +192,25 @@ impl Cluster {
             let state = state.map_err(|source| RunError::Latency { at: now, source })?;
             if let EngineState::Busy { until } = state {
                 self.pools[place.pool].busy[place.worker.index()] = true;
-                self.schedule(until, Kind::IterationEnd, place, None);
+                self.schedule(until, Event::IterationEnd(place));
             }
             self.apply(place, &outcome, now)?;
         }
         Ok(())
+    }
+
+    fn iteration_ended(
+        &mut self,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.pools[place.pool].busy[place.worker.index()] = false;
+        self.ready.insert(place);
+        let ((), outcome) = self.with_engine(place, observer, |engine, sink| {
+            engine.end_iteration(now, sink);
+        });
+        self.apply(place, &outcome, now)
     }
 
     /// Requests that have ended since the last call, in order.
@@ -214,9 +236,9 @@ impl Cluster {
     }
 
     /// Gives a request to a worker of a pool.
-    fn submit(&mut self, pool: usize, request: EngineRequest, now: Time) -> Place {
+    fn submit(&mut self, pool: usize, request: EngineRequest, forced: Option<WorkerId>, now: Time) -> Place {
         let id = request.id;
-        let worker = self.pools[pool].assign();
+        let worker = self.pools[pool].assign(forced);
         let place = Place { pool, worker };
         let accepted = self.pools[pool].engines[worker.index()].submit(request);
         assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
@@ -232,9 +254,9 @@ impl Cluster {
         }
     }
 
-    fn schedule(&mut self, at: Time, kind: Kind, place: Place, request: Option<RequestId>) {
+    fn schedule(&mut self, at: Time, event: Event) {
         self.sequence += 1;
-        self.deadlines.push(Reverse(Deadline { at, kind, sequence: self.sequence, place, request }));
+        self.deadlines.push(Reverse(Deadline { at, class: event.class(), sequence: self.sequence, event }));
     }
 
     /// Calls an engine and collects what others have to act on.
@@ -254,7 +276,7 @@ impl Cluster {
         let outcome = sink.outcome;
         if self.check {
             self.iterations += outcome.iterations;
-            if outcome.iterations > 0 && self.iterations % CHECK_EVERY == 0 {
+            if outcome.iterations > 0 && self.iterations.is_multiple_of(CHECK_EVERY) {
                 engine.check();
             }
         }
@@ -268,7 +290,7 @@ impl Cluster {
             if transfer.end <= now {
                 self.transfer_ended(transfer.id, source, now);
             } else {
-                self.schedule(transfer.end, Kind::TransferEnd, source, Some(transfer.id));
+                self.schedule(transfer.end, Event::TransferEnd(source, transfer.id));
             }
         }
         for &id in &outcome.finished {
@@ -290,7 +312,8 @@ impl Cluster {
         let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
         let transfer = handoff.transfer_time(request.prompt.tokens());
         let remote_prefill = Some(transfer.map_err(|source| RunError::Latency { at: now, source })?);
-        let place = self.submit(1, EngineRequest { remote_prefill, ..request }, now);
+        let forced = self.live.get(&id).and_then(|live| live.placement.get(1).copied());
+        let place = self.submit(1, EngineRequest { remote_prefill, ..request }, forced, now);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
         live.source = Some(std::mem::replace(&mut live.place, place));
         Ok(())

@@ -35,9 +35,10 @@ impl Pool {
         }
     }
 
-    /// Chooses the worker of the next request, which is in flight there from now on.
-    pub(crate) fn assign(&mut self) -> WorkerId {
-        let worker = self.router.pick(&self.in_flight);
+    /// Chooses the worker of the next request, which is in flight there from now on; `forced` overrules the router.
+    pub(crate) fn assign(&mut self, forced: Option<WorkerId>) -> WorkerId {
+        let choice = self.router.pick(&self.in_flight);
+        let worker = forced.unwrap_or(choice);
         self.in_flight[worker.index()] += 1;
         worker
     }

@@ -2,12 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use rustc_hash::FxHashMap;
 use servecast_engine::Iteration;
 use servecast_types::{Time, WorkerId};
 use servecast_workload::Workload;
 
 use crate::admission::{Admission, TurnId};
-use crate::cluster::{Arrival, Cluster};
+use crate::cluster::{Arrival, Cluster, Placement};
 use crate::config::{SimulationOptions, Topology};
 use crate::record::{PoolRole, RequestStatus, RunRecord};
 use crate::recorder::NewRequest;
@@ -34,6 +35,7 @@ pub struct Simulation {
     admission: Admission,
     /// The turn that each request is.
     turns: Vec<TurnId>,
+    placements: FxHashMap<TurnId, Placement>,
     ended: u64,
 }
 
@@ -45,10 +47,23 @@ impl Simulation {
         options: &SimulationOptions,
     ) -> Result<Self, ClusterError> {
         let admission = Admission::new(workload, options.load)?;
-        Ok(Self { cluster: Cluster::new(topology, options), admission, turns: Vec::new(), ended: 0 })
+        let cluster = Cluster::new(topology, options);
+        Ok(Self { cluster, admission, turns: Vec::new(), placements: FxHashMap::default(), ended: 0 })
+    }
+
+    /// Fixes which worker of each pool serves a turn of a session, whatever the router says: to replay recorded
+    /// decisions.
+    ///
+    /// # Panics
+    /// When the run comes to it and there is no such worker.
+    pub fn force_placement(&mut self, session: u32, turn: u32, workers: impl IntoIterator<Item = WorkerId>) {
+        self.placements.insert(TurnId { session, turn }, workers.into_iter().collect());
     }
 
     /// Runs until every request has ended.
+    ///
+    /// # Panics
+    /// If an invariant is broken, which would be a bug; a checked run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         let mut now = Time::ZERO;
         while let Some(next) =
@@ -79,6 +94,7 @@ impl Simulation {
             output: source.output,
             stop_after: source.stop_after,
             priority: source.priority,
+            placement: self.placements.remove(&turn).unwrap_or_default(),
         };
         let id = self.cluster.arrive(arrival, now);
         debug_assert_eq!(id.index(), self.turns.len());

@@ -29,7 +29,8 @@ pub struct Salt<'a> {
 impl Salt<'_> {
     /// The seed under which the blocks of this adapter and namespace are hashed.
     pub fn seed(self) -> u64 {
-        let part = |name: &str, seed| if name.is_empty() { 0 } else { xxh3_64_with_seed(name.as_bytes(), seed) };
+        let part =
+            |name: &str, seed| if name.is_empty() { 0 } else { xxh3_64_with_seed(name.as_bytes(), seed) };
         SEED.wrapping_add(part(self.lora, 0)).wrapping_add(part(self.namespace, 1))
     }
 }

@@ -287,7 +287,10 @@ mod tests {
     }
 
     fn runs() -> impl Strategy<Value = Vec<Run>> {
-        prop::collection::vec((0_u32..4, 0_u32..30).prop_map(|(first, len)| Run::tokens(first * 10, len)), 0..12)
+        prop::collection::vec(
+            (0_u32..4, 0_u32..30).prop_map(|(first, len)| Run::tokens(first * 10, len)),
+            0..12,
+        )
     }
 
     fn spelled_out(prompt: &Prompt) -> Vec<u64> {

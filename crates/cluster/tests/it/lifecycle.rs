@@ -1,6 +1,6 @@
 //! Small deployments whose times can be worked out by hand.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use servecast_cluster::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use servecast_cluster::{LoadMode, PoolEngine, RouterMode, Simulation, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
@@ -8,9 +8,10 @@ use servecast_types::Time;
 use servecast_workload::{Load, TraceRow, Workload};
 
 /// An engine whose iterations take 1 ms and 10 µs a token.
-fn engine(extra: serde_json::Value) -> EngineArgs {
+#[expect(clippy::needless_pass_by_value, reason = "called with `json!`")]
+fn engine(extra: Value) -> EngineArgs {
     let mut settings = json!({"latency": "linear:1000,10,0", "block_size": 16, "num_gpu_blocks": 65});
-    settings.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    settings.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
     EngineArgs::from_json(settings).unwrap()
 }
 
@@ -174,7 +175,7 @@ fn disaggregated_requests_are_checked_against_both_pools_on_arrival() {
 
 #[test]
 fn pools_that_do_not_fit_together_are_refused() {
-    let message = |prefill: serde_json::Value, decode: serde_json::Value| {
+    let message = |prefill: Value, decode: Value| {
         let args = [engine(prefill), engine(decode)];
         let configs = args.each_ref().map(|args| args.validate(None).unwrap());
         let pool = |number: usize| PoolEngine { workers: 1, args: &args[number], config: &configs[number] };

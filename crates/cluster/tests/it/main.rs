@@ -2,4 +2,6 @@
 
 mod lifecycle;
 mod oracle_peer;
+mod oracle_router;
+mod peer;
 mod properties;

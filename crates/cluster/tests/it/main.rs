@@ -1,5 +1,11 @@
 //! Behaviour of whole deployments: against recordings, and under random load.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests read recordings and say when they are skipped"
+)]
+
 mod lifecycle;
 mod oracle_peer;
 mod oracle_router;

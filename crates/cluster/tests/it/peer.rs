@@ -277,6 +277,8 @@ fn key(session: Option<&Value>, turn: u32, line: u64, (input, output): (u32, u32
 fn rows(rows: impl Iterator<Item = (String, Times)>) -> BTreeMap<String, Vec<Times>> {
     let mut sorted: BTreeMap<String, Vec<Times>> = BTreeMap::new();
     rows.for_each(|(key, times)| sorted.entry(key).or_default().push(times));
-    sorted.values_mut().for_each(|times| times.sort_by(|a, b| a.partial_cmp(b).unwrap()));
+    for times in sorted.values_mut() {
+        times.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    }
     sorted
 }

@@ -1,1 +1,118 @@
-//! placeholder
+//! The `servecast` command line: reads flags, files and the environment, runs what they ask for, and writes what came
+//! of it.
+//!
+//! Results go to standard output; progress, notes and errors to standard error. Files appear when they are complete.
+//! Exit codes: 0 for success, 2 for everything that the user gave and can put right, 1 for a run that cannot go on,
+//! 130 for Ctrl-C. A reader that closes standard output is no error.
+
+mod commands;
+mod config;
+mod deployment;
+mod error;
+mod files;
+mod interrupt;
+mod iterations;
+mod progress;
+mod source;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::commands::{completions, replay, schema, trace};
+use crate::error::Failure;
+
+/// Simulate serving deployments of large language models
+///
+/// servecast replays traces of requests through simulated inference engines and reports latency, throughput and cache
+/// reuse.
+#[derive(Debug, Parser)]
+#[command(name = "servecast", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    Replay(Box<replay::ReplayArgs>),
+    Trace(trace::TraceArgs),
+    Schema(schema::SchemaArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs the command line `arguments`, the first of which is the name of the program.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli =
+        match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Help for a closed pipe is no error, and nothing can be said about a closed standard error.
+                let _ = error.print();
+                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            }
+        };
+    let outcome = match cli.command {
+        Subcommands::Replay(args) => replay::run(*args),
+        Subcommands::Trace(args) => trace::run(&args),
+        Subcommands::Schema(args) => schema::run(&args),
+        Subcommands::Completions(args) => completions::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+/// The command line with all that help and completions show.
+fn command() -> Command {
+    // Numbers below 0 are refused as values, with the name of their flag, not as unknown flags.
+    let numbers = |command: Command| {
+        command.mut_args(|arg| {
+            let takes_value = arg.get_action().takes_values();
+            if takes_value { arg.allow_negative_numbers(true) } else { arg }
+        })
+    };
+    Cli::command().mut_subcommand("replay", |command| numbers(config::with_defaults(command))).mut_subcommand(
+        "trace",
+        |command| {
+            command
+                .mut_subcommand("stats", numbers)
+                .mut_subcommand("generate", |command| numbers(config::with_defaults(command)))
+        },
+    )
+}
+
+fn report(failure: &Failure) {
+    let _ = io::stderr().lock().write_all(failure.text().as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_has_help() {
+        fn check(command: &Command) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name}");
+            for arg in command.get_arguments() {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty(), "{name}: {}", arg.get_id());
+                assert!(!help.ends_with('.'), "{name}: {}: {help}", arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+}

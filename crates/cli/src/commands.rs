@@ -1,0 +1,6 @@
+//! The subcommands, a file each.
+
+pub(crate) mod completions;
+pub(crate) mod replay;
+pub(crate) mod schema;
+pub(crate) mod trace;

@@ -1,0 +1,306 @@
+//! `servecast replay`: simulates a deployment under a workload and reports what came of it.
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::ValueHint;
+use servecast_cluster::record::{PoolRole, RunRecord};
+use servecast_cluster::{ClusterError, LoadMode, Observer, RunError, Simulation, SimulationOptions};
+use servecast_engine::Iteration;
+use servecast_report::{
+    Report, Sla, SummaryOptions, TableOptions, render_table, summarize, write_request_rows,
+};
+use servecast_types::{Time, WorkerId};
+use servecast_workload::{Load, TraceError, TraceNotes, Workload};
+
+use crate::config::{DEFAULT_SEED, Format, Layers, NotYetArgs, OutputConfig, ReplayConfig};
+use crate::deployment::{self, Deployment};
+use crate::error::{Failure, chain, quoted};
+use crate::files::{self, OutputFile, note};
+use crate::interrupt::Interrupt;
+use crate::iterations::IterationRows;
+use crate::progress::Progress;
+use crate::source::Source;
+
+/// Simulate a deployment under a trace, a synthetic workload or a built-in sample
+///
+/// Workers are aggregated, or split into a prefill and a decode pool if any of the prefill or decode options is given.
+/// Every option is also a key of the configuration file, in `snake_case` (`num_workers` for --num-workers), and an
+/// environment variable (`SERVECAST_NUM_WORKERS`); flags win over variables, and variables over the file.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    config: ReplayConfig,
+    /// Start every prompt from nothing, the same as --enable-prefix-caching=false
+    #[arg(long, conflicts_with = "enable_prefix_caching", help_heading = "Engine, in every pool")]
+    no_enable_prefix_caching: bool,
+    /// Schedule prompts as a whole, the same as --enable-chunked-prefill=false
+    #[arg(long, conflicts_with = "enable_chunked_prefill", help_heading = "Engine, in every pool")]
+    no_enable_chunked_prefill: bool,
+    /// Take settings from a TOML or .json file with the names of the flags as keys
+    #[arg(long = "config", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
+    config_file: Option<PathBuf>,
+    #[command(flatten)]
+    not_yet: NotYetArgs,
+}
+
+impl ReplayArgs {
+    /// All settings that hold for the run, with their origins.
+    fn layers(mut self) -> Result<Layers, Failure> {
+        self.not_yet.refuse()?;
+        let mut layers = Layers::default();
+        if let Some(path) = &self.config_file {
+            layers.add_file(path)?;
+        }
+        layers.add_environment(std::env::vars_os())?;
+        let engine = &mut self.config.engine;
+        if self.no_enable_prefix_caching {
+            engine.enable_prefix_caching = Some(false);
+        }
+        if self.no_enable_chunked_prefill {
+            engine.enable_chunked_prefill = Some(false);
+        }
+        layers.add_flags(&self.config)?;
+        Ok(layers)
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
+    let layers = args.layers()?;
+    let config = layers.parse()?;
+    let sla = limits(&config, &layers)?;
+    let (mode, load) = load(&config, &layers)?;
+    let source = Source::of(&config, &layers)?;
+    let Deployment { topology, block_size } = deployment::build(&config, &layers)?;
+    check_outputs(&config.output, &source)?;
+    let quiet = config.output.quiet.unwrap_or(false);
+    if !quiet {
+        introduce(&source, &config, mode);
+    }
+    let interrupt = Interrupt::install()?;
+
+    let workload = source.load(load, block_size, &layers)?;
+    let notes = workload.notes.clone();
+    if !quiet {
+        notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+    }
+    let options = SimulationOptions {
+        load: mode,
+        router_mode: config.deployment.router_mode.unwrap_or_default(),
+        seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
+        check: config.output.check.unwrap_or(false),
+        ..SimulationOptions::default()
+    };
+    interrupt.defer()?;
+    let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt)?;
+    let simulation = Simulation::new(&topology, workload, &options)
+        .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    let outcome = simulation.run(&mut follower);
+    let (wall_time_ms, iterations) = follower.finish(outcome.as_ref().err())?;
+    let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
+    let report = summarize(&record, &SummaryOptions { sla, wall_time_ms, notes: counts(&notes) });
+    write_files(&config.output, &record, &report, iterations, &interrupt)?;
+    if !quiet {
+        tell_of_rejected(&report);
+    }
+    print(&report, config.output.format.unwrap_or_default())
+}
+
+fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
+    let limits = &config.limits;
+    let sla = Sla { ttft_ms: limits.sla_ttft_ms, itl_ms: limits.sla_itl_ms, e2e_ms: limits.sla_e2e_ms };
+    sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    Ok(sla)
+}
+
+/// How requests enter the deployment, as the cluster and as the workload see it.
+fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
+    let refused = |message: &str| Failure::user(layers.explained(message));
+    let ratio = config.trace.arrival_speedup_ratio.unwrap_or(1.0);
+    if !(ratio.is_finite() && ratio > 0.0) {
+        return Err(refused(&TraceError::SpeedupRatio { ratio }.to_string()));
+    }
+    match config.trace.replay_concurrency {
+        None => Ok((LoadMode::OpenLoop, Load::Open { arrival_speedup_ratio: ratio })),
+        Some(0) => Err(refused(&ClusterError::NoConcurrency.to_string())),
+        Some(_) if (ratio - 1.0).abs() > 0.0 => {
+            let message = format!(
+                "`arrival_speedup_ratio` is {ratio}, but `replay_concurrency` makes a closed loop, which has no \
+                 arrival times"
+            );
+            Err(refused(&message).with_hint("leave one of the two out"))
+        }
+        Some(concurrency) => Ok((LoadMode::ClosedLoop { concurrency }, Load::Closed)),
+    }
+}
+
+/// Refuses output paths that cannot be written, that are the same, or that are the trace.
+fn check_outputs(output: &OutputConfig, source: &Source) -> Result<(), Failure> {
+    let mut taken = Vec::new();
+    if let Source::Trace { path, .. } = source {
+        taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
+    }
+    let outputs = [
+        ("report_json", &output.report_json),
+        ("requests_jsonl", &output.requests_jsonl),
+        ("iterations_jsonl", &output.iterations_jsonl),
+    ];
+    for (key, path) in outputs {
+        let Some(path) = path else { continue };
+        files::check_output(path)?;
+        let Some(identity) = files::identity(path) else { continue };
+        if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == identity) {
+            let message = format!("`{key}` and `{other}` are the same file, {}", quoted(path));
+            return Err(Failure::user(message).with_hint("give each its own"));
+        }
+        taken.push((key, identity));
+    }
+    Ok(())
+}
+
+/// Says what is replayed if the user did not, and what has no effect.
+fn introduce(source: &Source, config: &ReplayConfig, mode: LoadMode) {
+    if let Source::Sample { seed } = source {
+        note(&format!(
+            "note: no trace is given, so this replays a built-in sample: a minute of chat sessions (seed {seed})"
+        ));
+        note(
+            "      try `servecast replay TRACE`, `servecast replay --workers 2`, or `servecast replay --help`",
+        );
+    }
+    if let (Source::Synthetic { .. }, LoadMode::ClosedLoop { .. }) = (source, mode) {
+        let synthetic = &config.synthetic;
+        if synthetic.arrival_interval_ms.is_some() || synthetic.arrival_process.is_some() {
+            note("note: a closed loop has no arrival times, so their interval and process have no effect");
+        }
+    }
+}
+
+/// Follows a run: shows how far it has come, writes its iterations, and ends it on Ctrl-C.
+struct Follower {
+    progress: Progress,
+    interrupt: Interrupt,
+    iterations: Option<IterationRows<OutputFile>>,
+    /// Why iterations cannot be written any more.
+    failure: Option<io::Error>,
+}
+
+impl Follower {
+    fn new(
+        output: &OutputConfig,
+        workload: &Workload,
+        quiet: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Failure> {
+        let iterations = output.iterations_jsonl.as_deref().map(OutputFile::create).transpose()?;
+        Ok(Self {
+            progress: Progress::new(workload.requests() as u64, quiet),
+            interrupt: interrupt.clone(),
+            iterations: iterations.map(IterationRows::new),
+            failure: None,
+        })
+    }
+
+    /// Wall time of the run in milliseconds and the file of iterations, unless the run was ended for a reason of ours.
+    fn finish(self, error: Option<&RunError>) -> Result<(f64, Option<OutputFile>), Failure> {
+        let wall_time_ms = self.progress.finish();
+        let file = self.iterations.map(IterationRows::into_inner);
+        if let (Some(error), Some(file)) = (self.failure, &file) {
+            return Err(file.failure(&error));
+        }
+        if let Some(error @ RunError::Interrupted { .. }) = error {
+            return Err(Failure::interrupted(error));
+        }
+        Ok((wall_time_ms, file))
+    }
+}
+
+impl Observer for Follower {
+    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+        if self.failure.is_none()
+            && let Some(rows) = &mut self.iterations
+        {
+            self.failure = rows.write(pool, worker, iteration).err();
+        }
+    }
+
+    fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
+        self.progress.tick(now, ended);
+        if self.interrupt.is_requested() || self.failure.is_some() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// What was odd about the trace, as counts by kind.
+fn counts(notes: &TraceNotes) -> servecast_report::Counts {
+    [
+        ("ignored_keys", notes.ignored_keys),
+        ("surplus_hash_ids", notes.surplus_hash_ids),
+        ("inferred_input_length", notes.inferred_input_length),
+    ]
+    .into_iter()
+    .filter(|(_, count)| *count > 0)
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect()
+}
+
+/// Puts all files in place, or none of them if one cannot be written.
+fn write_files(
+    output: &OutputConfig,
+    record: &RunRecord,
+    report: &Report,
+    iterations: Option<OutputFile>,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let mut complete = Vec::from_iter(iterations);
+    let write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
+        let mut file = OutputFile::create(path)?;
+        content(&mut file).map_err(|error| file.failure(&error))?;
+        interrupt.check()?;
+        Ok(file)
+    };
+    if let Some(path) = &output.requests_jsonl {
+        complete.push(write(path, &|file| write_request_rows(record, file))?);
+    }
+    if let Some(path) = &output.report_json {
+        complete.push(write(path, &|file| file.write_all(json(report).as_bytes()))?);
+    }
+    complete.into_iter().try_for_each(OutputFile::commit)
+}
+
+fn json(report: &Report) -> String {
+    serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
+}
+
+fn tell_of_rejected(report: &Report) {
+    if report.rejected_requests == 0 {
+        return;
+    }
+    let reasons: Vec<String> =
+        report.rejected_by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let (rejected, all) = (report.rejected_requests, report.num_requests);
+    note(&format!("note: {rejected} of {all} requests were rejected: {}", reasons.join(", ")));
+}
+
+fn print(report: &Report, format: Format) -> Result<(), Failure> {
+    files::print(&match format {
+        Format::Json => json(report),
+        Format::Table => render_table(report, table_options()),
+    })
+}
+
+/// What standard output can show.
+fn table_options() -> TableOptions {
+    if !io::stdout().is_terminal() {
+        return TableOptions::default();
+    }
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    TableOptions {
+        width: terminal_size::terminal_size().map(|(width, _)| width.0),
+        color: !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+    }
+}

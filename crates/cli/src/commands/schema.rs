@@ -1,0 +1,32 @@
+//! `servecast schema`: prints the contracts of files that programs read and write.
+
+use crate::config::config_schema;
+use crate::error::Failure;
+use crate::files;
+
+/// Print a JSON Schema
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct SchemaArgs {
+    /// What it describes
+    #[arg(value_enum)]
+    of: SchemaOf,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SchemaOf {
+    /// The report of a replay
+    Report,
+    /// The configuration file of a replay
+    Config,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SchemaArgs) -> Result<(), Failure> {
+    match args.of {
+        SchemaOf::Report => files::print(servecast_report::REPORT_SCHEMA),
+        SchemaOf::Config => {
+            let schema = serde_json::to_string_pretty(&config_schema()).expect("a schema is plain data");
+            files::print(&(schema + "\n"))
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `servecast trace`: looks at traces and makes them.
+
+mod generate;
+mod stats;
+
+use crate::error::Failure;
+
+/// Look at traces and make them
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct TraceArgs {
+    #[command(subcommand)]
+    command: TraceCommand,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum TraceCommand {
+    Stats(stats::StatsArgs),
+    Generate(Box<generate::GenerateArgs>),
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &TraceArgs) -> Result<(), Failure> {
+    match &args.command {
+        TraceCommand::Stats(args) => stats::run(args),
+        TraceCommand::Generate(args) => generate::run(args),
+    }
+}

@@ -1,0 +1,104 @@
+//! `servecast trace generate`: writes a synthetic workload, or the sample, as a trace.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, sample_chat_sessions, write_mooncake};
+
+use crate::config::{
+    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
+};
+use crate::error::Failure;
+use crate::files::{self, OutputFile, note};
+use crate::interrupt::Interrupt;
+use crate::source::{Source, first_synthetic_key};
+
+/// Write a synthetic workload as a trace in Mooncake JSON Lines
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    synthetic: SyntheticConfig,
+    /// Tokens that one hash id stands for
+    #[arg(long, help_heading = None::<&str>, value_name = "TOKENS")]
+    trace_block_size: Option<u32>,
+    /// Root of all random numbers
+    #[arg(long, help_heading = None::<&str>, value_name = "N")]
+    seed: Option<u64>,
+    /// Write the built-in sample of chat sessions instead, with 64 tokens a hash id
+    #[arg(long, help_heading = None::<&str>)]
+    sample: bool,
+    /// File to write, packed if named .gz or .zst; `-` for standard output
+    #[arg(long, short, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
+    output: PathBuf,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
+    let to_stdout = files::is_standard_stream(&args.output);
+    if !to_stdout {
+        files::check_output(&args.output)?;
+    }
+    let interrupt = Interrupt::install()?;
+    let (rows, block_size) = rows(args)?;
+    if to_stdout {
+        let stdout = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        return write_mooncake(&rows, stdout).map_err(|error| Failure::write("standard output", &error));
+    }
+    interrupt.defer()?;
+    let mut file = OutputFile::create(&args.output)?;
+    for rows in rows.chunks(1024) {
+        write_mooncake(rows, &mut Unflushed(&mut file)).map_err(|error| file.failure(&error))?;
+        interrupt.check()?;
+    }
+    file.commit()?;
+    let size = if block_size == DEFAULT_TRACE_BLOCK_SIZE {
+        String::new()
+    } else {
+        format!(" --trace-block-size {block_size}")
+    };
+    note(&format!("wrote {} requests; try `servecast replay {}{size}`", rows.len(), args.output.display()));
+    Ok(())
+}
+
+/// The requests, and how many tokens a hash id stands for.
+fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
+    if args.sample {
+        let given = args.trace_block_size.map(|_| "trace_block_size");
+        return match given.or(first_synthetic_key(&args.synthetic)) {
+            Some(key) => {
+                Err(Failure::user(format!("--{} has no effect on the sample", key.replace('_', "-")))
+                    .with_hint("leave it or --sample out"))
+            }
+            None => Ok((sample_chat_sessions(args.seed.unwrap_or(DEFAULT_SEED)), SAMPLE_BLOCK_SIZE)),
+        };
+    }
+    let config = ReplayConfig {
+        trace: TraceConfig { seed: args.seed, ..TraceConfig::default() },
+        synthetic: args.synthetic.clone(),
+        ..ReplayConfig::default()
+    };
+    let mut layers = Layers::default();
+    layers.add_flags(&config)?;
+    let Source::Synthetic { mut spec, .. } = Source::of(&config, &layers)? else {
+        return Err(Failure::user("nothing says what to generate").with_hint(
+            "describe a workload with --input-tokens, --output-tokens and --request-count, or give --sample",
+        ));
+    };
+    spec.trace_block_size = args.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+    let rows = generate(&spec).map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    Ok((rows, spec.trace_block_size))
+}
+
+/// Leaves out the flushes between chunks, which would end a compressed frame each.
+struct Unflushed<'a>(&'a mut OutputFile);
+
+impl io::Write for Unflushed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,295 @@
+//! The settings of a replay: one schema for flags, files and the environment.
+//!
+//! ```text
+//!  defaults < --config FILE < SERVECAST_<KEY> < flags      each a JSON object with the keys of ReplayConfig
+//!         └──────────── Layers ────────────┘ ── parse ──▶ ReplayConfig
+//! ```
+//!
+//! Every flag is a key, in `snake_case`, and its help is the description in the schema. [`Layers`] remembers where each
+//! value came from, so that messages can say so.
+
+mod layers;
+mod not_yet;
+mod schema;
+mod value;
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use servecast_cluster::RouterMode;
+use servecast_engine::{EngineArgs, EngineType};
+use servecast_workload::{ArrivalProcess, LengthDistribution};
+
+pub(crate) use layers::{Layers, Origin, explained};
+pub(crate) use not_yet::NotYetArgs;
+pub(crate) use schema::{config_schema, with_defaults};
+use value::{choice, engine_args, finite};
+
+/// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
+pub(crate) const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
+
+/// The root of all random numbers, unless somebody says otherwise.
+pub(crate) const DEFAULT_SEED: u64 = 42;
+
+/// Settings of `servecast replay`.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, JsonSchema)]
+pub(crate) struct ReplayConfig {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) trace: TraceConfig,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) synthetic: SyntheticConfig,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) deployment: DeploymentConfig,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) engine: EngineShortcuts,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) limits: LimitsConfig,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) output: OutputConfig,
+}
+
+/// What is replayed, and how fast.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct TraceConfig {
+    /// Trace in Mooncake JSON Lines, plain, gzip or Zstandard; `-` for standard input
+    ///
+    /// Without a trace and without the options of a synthetic workload, a built-in sample is replayed.
+    #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
+    pub(crate) trace_file: Option<PathBuf>,
+    /// Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) trace_block_size: Option<u32>,
+    /// Divide arrival times and delays by this
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub(crate) arrival_speedup_ratio: Option<f64>,
+    /// Keep this many sessions under way at a time instead of following the arrival times
+    #[arg(long, value_name = "SESSIONS")]
+    pub(crate) replay_concurrency: Option<u32>,
+    /// Clock of the replay: virtual time is all there is so far
+    #[arg(long, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline"]))]
+    pub(crate) replay_mode: Option<ReplayMode>,
+    /// Root of all random numbers
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// A workload made to measure.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Synthetic workload")]
+pub(crate) struct SyntheticConfig {
+    /// Prompt length, the mean if lengths vary
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) input_tokens: Option<u64>,
+    /// Output length, the mean if lengths vary
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) output_tokens: Option<u64>,
+    /// Number of requests; of sessions, if they have several turns
+    #[arg(long, value_name = "N")]
+    pub(crate) request_count: Option<u64>,
+    /// Time between arrivals, the mean if they are random; 0 sends all at once
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub(crate) arrival_interval_ms: Option<f64>,
+    /// Spacing of arrivals
+    #[arg(long, value_name = "PROCESS", value_parser = choice::<ArrivalProcess>("arrival_process", &["constant", "poisson"]))]
+    pub(crate) arrival_process: Option<ArrivalProcess>,
+    /// Requests per session, each sent after the one before it completes
+    #[arg(long, value_name = "N")]
+    pub(crate) turns_per_session: Option<u64>,
+    /// Pause between a turn and the next of its session
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub(crate) inter_turn_delay_ms: Option<f64>,
+    /// Share of the blocks of a prompt that its prefix group has in common, from 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
+    pub(crate) shared_prefix_ratio: Option<f64>,
+    /// Number of prefix groups; a session joins one at random
+    #[arg(long, value_name = "N")]
+    pub(crate) num_prefix_groups: Option<u64>,
+    /// How lengths vary from request to request
+    #[arg(long, value_name = "LAW", value_parser = choice::<LengthDistribution>("length_distribution", &["constant", "uniform", "lognormal"]))]
+    pub(crate) length_distribution: Option<LengthDistribution>,
+    /// How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)
+    #[arg(long, value_name = "SPREAD", value_parser = finite)]
+    pub(crate) length_spread: Option<f64>,
+}
+
+/// The workers.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Deployment")]
+pub(crate) struct DeploymentConfig {
+    /// Workers of an aggregated deployment
+    #[arg(long, visible_alias = "workers", value_name = "N")]
+    pub(crate) num_workers: Option<u32>,
+    /// Prefill workers; makes the deployment disaggregated
+    #[arg(long, visible_alias = "prefill-workers", value_name = "N")]
+    pub(crate) num_prefill_workers: Option<u32>,
+    /// Decode workers; makes the deployment disaggregated
+    #[arg(long, visible_alias = "decode-workers", value_name = "N")]
+    pub(crate) num_decode_workers: Option<u32>,
+    /// How requests are spread over the workers of a pool
+    #[arg(long, value_name = "MODE", value_parser = choice::<RouterMode>("router_mode", &["round_robin", "random", "least_loaded"]))]
+    pub(crate) router_mode: Option<RouterMode>,
+    /// Engine settings of aggregated workers, a JSON object or @FILE.json
+    ///
+    /// Here and in the two options below, settings go key by key over those of the configuration file.
+    #[arg(long = "extra-engine-args", visible_alias = "engine-args", value_name = "JSON", value_parser = engine_args)]
+    #[schemars(with = "Option<EngineArgs>")]
+    pub(crate) engine_args: Option<Map<String, Value>>,
+    /// Engine settings of prefill workers, a JSON object or @FILE.json
+    #[arg(long, value_name = "JSON", value_parser = engine_args)]
+    #[schemars(with = "Option<EngineArgs>")]
+    pub(crate) prefill_engine_args: Option<Map<String, Value>>,
+    /// Engine settings of decode workers, a JSON object or @FILE.json
+    #[arg(long, value_name = "JSON", value_parser = engine_args)]
+    #[schemars(with = "Option<EngineArgs>")]
+    pub(crate) decode_engine_args: Option<Map<String, Value>>,
+}
+
+/// Engine settings that have a flag of their own.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Engine, in every pool")]
+pub(crate) struct EngineShortcuts {
+    /// Engine that is simulated
+    #[arg(long, value_name = "ENGINE", value_parser = choice::<EngineType>("engine", &["vllm"]))]
+    pub(crate) engine: Option<EngineType>,
+    /// Start from the defaults of a release, such as vllm-0.33
+    #[arg(long, value_name = "NAME")]
+    pub(crate) engine_preset: Option<String>,
+    /// Tokens a KV block
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) block_size: Option<u32>,
+    /// KV blocks of a worker
+    #[arg(long, value_name = "N")]
+    pub(crate) num_gpu_blocks: Option<u32>,
+    /// Most requests that run at a time
+    #[arg(long, value_name = "N")]
+    pub(crate) max_num_seqs: Option<u32>,
+    /// Most tokens that one iteration computes
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_num_batched_tokens: Option<u32>,
+    /// Longest sequence, prompt and output together; without it there is no limit
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_model_len: Option<u32>,
+    /// Divide all iteration times by this
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub(crate) speedup_ratio: Option<f64>,
+    /// Share KV blocks of equal content between requests
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) enable_prefix_caching: Option<bool>,
+    /// Cut prompts to fit the token budget of an iteration
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) enable_chunked_prefill: Option<bool>,
+    /// Schedule an iteration while the one before it runs
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) async_scheduling: Option<bool>,
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US` or `grid:FILE.npz`
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) latency: Option<String>,
+    /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
+    #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
+    pub(crate) kv_transfer_bandwidth: Option<f64>,
+    /// Bytes of KV cache a token, over all layers
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) kv_bytes_per_token: Option<u64>,
+}
+
+/// Limits that a request must keep to count towards goodput.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Goodput")]
+#[expect(clippy::struct_field_names, reason = "these are the names of the flags")]
+pub(crate) struct LimitsConfig {
+    /// Count requests whose first token comes within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub(crate) sla_ttft_ms: Option<f64>,
+    /// Count requests whose mean gap between tokens is within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub(crate) sla_itl_ms: Option<f64>,
+    /// Count requests that complete within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub(crate) sla_e2e_ms: Option<f64>,
+}
+
+/// What is written, and where.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputConfig {
+    /// What is printed: a table, or the report as JSON
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Write the report as JSON; this file and those below are packed if named .gz or .zst
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report_json: Option<PathBuf>,
+    /// Write a JSON line a request
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) requests_jsonl: Option<PathBuf>,
+    /// Write a JSON line an engine iteration
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) iterations_jsonl: Option<PathBuf>,
+    /// Show no progress and no notes
+    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) quiet: Option<bool>,
+    /// Check the invariants of the simulation along the way
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) check: Option<bool>,
+}
+
+/// Which clock drives a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReplayMode {
+    /// Virtual time, as fast as it can be computed.
+    Offline,
+}
+
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Format {
+    /// A table for people.
+    #[default]
+    Table,
+    /// JSON for programs.
+    Json,
+}
+
+impl EngineShortcuts {
+    /// The settings that were given, by their names in engine arguments, with the key that each was given as.
+    pub(crate) fn given(&self) -> Vec<(&'static str, &'static str, Value)> {
+        fn value<T: Serialize>(given: Option<T>) -> Option<Value> {
+            given.map(|given| serde_json::to_value(given).expect("settings are plain data"))
+        }
+        [
+            ("engine", "engine_type", value(self.engine)),
+            ("block_size", "block_size", value(self.block_size)),
+            ("num_gpu_blocks", "num_gpu_blocks", value(self.num_gpu_blocks)),
+            ("max_num_seqs", "max_num_seqs", value(self.max_num_seqs)),
+            ("max_num_batched_tokens", "max_num_batched_tokens", value(self.max_num_batched_tokens)),
+            ("max_model_len", "max_model_len", value(self.max_model_len)),
+            ("speedup_ratio", "speedup_ratio", value(self.speedup_ratio)),
+            ("enable_prefix_caching", "enable_prefix_caching", value(self.enable_prefix_caching)),
+            ("enable_chunked_prefill", "enable_chunked_prefill", value(self.enable_chunked_prefill)),
+            ("async_scheduling", "async_scheduling", value(self.async_scheduling)),
+            ("latency", "latency", value(self.latency.as_ref())),
+            ("kv_transfer_bandwidth", "kv_transfer_bandwidth", value(self.kv_transfer_bandwidth)),
+            ("kv_bytes_per_token", "kv_bytes_per_token", value(self.kv_bytes_per_token)),
+        ]
+        .into_iter()
+        .filter_map(|(key, engine_key, value)| value.map(|value| (key, engine_key, value)))
+        .collect()
+    }
+}

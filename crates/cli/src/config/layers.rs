@@ -1,0 +1,431 @@
+//! Settings from several places, laid over one another as JSON objects.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use servecast_engine::{ConfigError, check_key};
+
+use super::value::{engine_args, json_object};
+use super::{ReplayConfig, not_yet};
+use crate::error::Failure;
+use crate::files;
+
+/// Environment variables that are settings begin with this.
+const PREFIX: &str = "SERVECAST_";
+
+/// Variables with that beginning that are none of ours: the tests know them.
+const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
+
+/// Other names of keys: those of flags.
+const ALIASES: [(&str, &str); 4] = [
+    ("extra_engine_args", "engine_args"),
+    ("workers", "num_workers"),
+    ("prefill_workers", "num_prefill_workers"),
+    ("decode_workers", "num_decode_workers"),
+];
+
+/// Keys whose values are the settings of an engine.
+const ENGINE_ARGS: [&str; 3] = ["engine_args", "prefill_engine_args", "decode_engine_args"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// A flag or an argument.
+    Flag(String),
+}
+
+impl Origin {
+    /// The flag of a key.
+    pub(crate) fn flag(key: &str) -> Self {
+        Self::Flag(match key {
+            "trace_file" => "the argument TRACE".to_owned(),
+            "engine_args" => "--extra-engine-args".to_owned(),
+            key => format!("--{}", key.replace('_', "-")),
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The settings that were given, each from the most specific place, and which place that is.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    values: Map<String, Value>,
+    /// By key; of engine settings by `key.setting`.
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    /// Adds the keys of a configuration file: JSON if its name ends in `.json`, otherwise TOML.
+    pub(crate) fn add_file(&mut self, path: &Path) -> Result<(), Failure> {
+        let text = files::read_text(path)?;
+        let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let object = if is_json { json_object(&text) } else { toml_object(&text) };
+        let name = path.display();
+        let object = object.map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
+        for (key, value) in object {
+            let key = not_yet::refuse_key(&key, &key)
+                .and_then(|()| known_key(&key).map_err(|error| error.message))
+                .map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
+            if self.origins.contains_key(&key) {
+                return Err(Failure::user(format!(
+                    "{name}: `{key}` is given by two names: keep one of them"
+                )));
+            }
+            self.add(&key, value, &Origin::File(path.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the variables of an environment that are settings; empty ones count as absent.
+    pub(crate) fn add_environment(
+        &mut self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(), Failure> {
+        // Sorted, so that the first of several mistakes is always the same.
+        let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
+        for (name, text) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            if OTHER_VARIABLES.contains(&name) || text.is_empty() {
+                continue;
+            }
+            let key = variable_key(name)?;
+            let text = text
+                .into_string()
+                .map_err(|_| Failure::user(format!("the environment variable {name} is not UTF-8")))?;
+            let value = value_of(&key, text);
+            self.add(&key, value, &Origin::Variable(name.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds what flags say.
+    pub(crate) fn add_flags(&mut self, flags: &ReplayConfig) -> Result<(), Failure> {
+        let flags = serde_json::to_value(flags)
+            .map_err(|error| Failure::user(format!("a flag cannot be used: {error}")))?;
+        let Value::Object(flags) = flags else { unreachable!("settings are an object") };
+        for (key, value) in flags {
+            self.add(&key, value, &Origin::flag(&key))?;
+        }
+        Ok(())
+    }
+
+    /// Lays a value over what is there; null is nothing.
+    pub(crate) fn add(&mut self, key: &str, mut value: Value, origin: &Origin) -> Result<(), Failure> {
+        if value.is_null() {
+            return Ok(());
+        }
+        if ENGINE_ARGS.contains(&key)
+            && let Some(text) = value.as_str()
+        {
+            let settings = engine_args(text)
+                .map_err(|problem| Failure::user(format!("`{key}`: {problem} (from {origin})")))?;
+            value = settings.into();
+        }
+        if let (true, Value::Object(settings)) = (ENGINE_ARGS.contains(&key), &value) {
+            for setting in settings.keys() {
+                self.origins.insert(format!("{key}.{setting}"), origin.clone());
+            }
+        }
+        match (self.values.get_mut(key), value) {
+            (Some(Value::Object(below)), Value::Object(above)) => below.extend(above),
+            (_, value) => {
+                self.values.insert(key.to_owned(), value);
+            }
+        }
+        self.origins.insert(key.to_owned(), origin.clone());
+        Ok(())
+    }
+
+    /// The settings, each of its type.
+    pub(crate) fn parse(&self) -> Result<ReplayConfig, Failure> {
+        not_yet::refuse_values(&self.values, |key| self.origins[key].to_string())?;
+        parse(&self.values).map_err(|problem| Failure::user(self.explained(&problem)))
+    }
+
+    /// Where a key got its value, if it has one.
+    pub(crate) fn origin(&self, key: &str) -> Option<&Origin> {
+        self.origins.get(key)
+    }
+
+    /// The message, and where the keys that it mentions got their values.
+    pub(crate) fn explained(&self, message: &str) -> String {
+        explained(message, self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
+    }
+}
+
+/// The message, and where those of `given` that it mentions came from.
+///
+/// A key within another, such as `engine_args.block_size`, is mentioned by its last part.
+pub(crate) fn explained<'a>(message: &str, given: impl IntoIterator<Item = (&'a str, &'a Origin)>) -> String {
+    let is_mentioned = |key: &str| {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        message.contains(&format!("`{name}`")) || message.contains(&format!("`--{}`", name.replace('_', "-")))
+    };
+    let mentioned: Vec<(&str, String)> = given
+        .into_iter()
+        .filter(|(key, _)| is_mentioned(key))
+        .map(|(key, origin)| (key, origin.to_string()))
+        .filter(|(_, origin)| !message.contains(origin.as_str()))
+        .collect();
+    match mentioned.as_slice() {
+        [] => message.to_owned(),
+        [(_, origin)] => format!("{message} (from {origin})"),
+        several => {
+            let origins: Vec<String> =
+                several.iter().map(|(key, origin)| format!("`{key}` from {origin}")).collect();
+            format!("{message} ({})", origins.join(", "))
+        }
+    }
+}
+
+/// The keys that a configuration may have.
+pub(super) fn keys() -> Vec<String> {
+    keys_of::<ReplayConfig>()
+}
+
+fn keys_of<T: Default + Serialize>() -> Vec<String> {
+    let defaults = serde_json::to_value(T::default()).expect("settings are plain data");
+    defaults.as_object().expect("settings are an object").keys().cloned().collect()
+}
+
+/// A key that no configuration has, and the one that it is most like.
+struct UnknownKey {
+    message: String,
+    similar: Option<String>,
+}
+
+fn known_key(key: &str) -> Result<String, UnknownKey> {
+    if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {
+        return Ok((*canonical).to_owned());
+    }
+    check_key(key, &keys()).map(|()| key.to_owned()).map_err(|error| UnknownKey {
+        message: error.to_string(),
+        similar: match error {
+            ConfigError::UnknownKey { similar, .. } => similar,
+            _ => None,
+        },
+    })
+}
+
+fn variable_key(name: &str) -> Result<String, Failure> {
+    let key = name[PREFIX.len()..].to_ascii_lowercase();
+    not_yet::refuse_key(&key, name).map_err(Failure::user)?;
+    let similar = match known_key(&key) {
+        Ok(known) if name == variable(&key) => return Ok(known),
+        Ok(_) => Some(key),
+        Err(error) => error.similar,
+    };
+    let suggestion = similar.map_or_else(String::new, |key| format!(", did you mean `{}`?", variable(&key)));
+    Err(Failure::user(format!("unknown environment variable `{name}`{suggestion}")))
+}
+
+/// The environment variable of a key.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_ascii_uppercase())
+}
+
+/// What the text of a variable means for its key: JSON if that has the right type, otherwise a string.
+fn value_of(key: &str, text: String) -> Value {
+    let fits = |value: &Value| parse(&Map::from_iter([(key.to_owned(), value.clone())])).is_ok();
+    let json = serde_json::from_str::<Value>(&text).ok();
+    let string = Value::String(text);
+    match json {
+        Some(json) if fits(&json) || !fits(&string) => json,
+        _ => string,
+    }
+}
+
+fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
+    Ok(ReplayConfig {
+        trace: section(values)?,
+        synthetic: section(values)?,
+        deployment: section(values)?,
+        engine: section(values)?,
+        limits: section(values)?,
+        output: section(values)?,
+    })
+}
+
+/// Those of `values` that `T` has a key for.
+fn section<T: DeserializeOwned + Default + Serialize>(values: &Map<String, Value>) -> Result<T, String> {
+    let given = |key: String| values.get(&key).map(|value| (key.clone(), value.clone()));
+    let own: Map<String, Value> = keys_of::<T>().into_iter().filter_map(given).collect();
+    serde_path_to_error::deserialize(Value::Object(own.clone())).map_err(|error| {
+        let key = error.path().to_string();
+        let found = own.get(&key).map_or_else(|| "given".to_owned(), ToString::to_string);
+        format!("`{key}` is {found}, but {}", expectation(&error.into_inner().to_string()))
+    })
+}
+
+/// What a parser expected, in the words of its user.
+fn expectation(complaint: &str) -> String {
+    let expected = complaint.rsplit_once("expected ").map_or(complaint, |(_, expected)| expected);
+    let expected = match expected {
+        "u32" => format!("a whole number from 0 to {}", u32::MAX),
+        "u64" => "a whole number of at least 0".to_owned(),
+        "f64" => "a number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a map" => "an object with the settings of an engine".to_owned(),
+        other => other.to_owned(),
+    };
+    format!("must be {expected}")
+}
+
+fn toml_object(text: &str) -> Result<Map<String, Value>, String> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+        let message = error.message();
+        line.map_or_else(|| message.to_owned(), |line| format!("line {line}: {message}"))
+    })?;
+    table.into_iter().map(|(key, value)| json(&key, value).map(|value| (key, value))).collect()
+}
+
+fn json(key: &str, value: toml::Value) -> Result<Value, String> {
+    Ok(match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| format!("`{key}` is {number}, but must be a finite number"))?,
+        toml::Value::Boolean(boolean) => boolean.into(),
+        toml::Value::Datetime(datetime) => datetime.to_string().into(),
+        toml::Value::Array(items) => {
+            items.into_iter().map(|item| json(key, item)).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        toml::Value::Table(table) => {
+            let entries = table.into_iter().map(|(name, value)| {
+                let value = json(&format!("{key}.{name}"), value)?;
+                Ok((name, value))
+            });
+            Value::Object(entries.collect::<Result<_, String>>()?)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(layers: &Layers) -> Result<ReplayConfig, String> {
+        layers.parse().map_err(|failure| failure.message().to_owned())
+    }
+
+    fn environment(variables: &[(&str, &str)]) -> Result<Layers, String> {
+        let mut layers = Layers::default();
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        layers.add_environment(variables).map_err(|failure| failure.message().to_owned())?;
+        Ok(layers)
+    }
+
+    #[test]
+    fn variables_have_the_types_of_their_keys() {
+        let layers = environment(&[
+            ("SERVECAST_NUM_WORKERS", "4"),
+            ("SERVECAST_REPORT_JSON", "1"),
+            ("SERVECAST_SLA_TTFT_MS", "5"),
+            ("SERVECAST_ROUTER_MODE", "random"),
+            ("SERVECAST_ENGINE_ARGS", "{\"block_size\": 8}"),
+            ("SERVECAST_WORKERS", ""),
+            ("SERVECAST_ORACLE", "x"),
+            ("OTHER", "x"),
+        ]);
+        let config = parsed(&layers.unwrap()).unwrap();
+        assert_eq!(config.deployment.num_workers, Some(4));
+        assert_eq!(config.output.report_json, Some(PathBuf::from("1")));
+        assert_eq!(config.limits.sla_ttft_ms, Some(5.0));
+        assert_eq!(config.deployment.engine_args.unwrap()["block_size"], 8);
+    }
+
+    #[test]
+    fn unknown_variables_are_refused() {
+        let error = |name| environment(&[(name, "1")]).unwrap_err();
+        assert_eq!(
+            error("SERVECAST_NUM_WORKER"),
+            "unknown environment variable `SERVECAST_NUM_WORKER`, did you mean `SERVECAST_NUM_WORKERS`?"
+        );
+        assert_eq!(
+            error("SERVECAST_num_workers"),
+            "unknown environment variable `SERVECAST_num_workers`, did you mean `SERVECAST_NUM_WORKERS`?"
+        );
+        assert!(error("SERVECAST_AIC_SYSTEM").contains("`SERVECAST_AIC_SYSTEM` is not there yet"));
+    }
+
+    #[test]
+    fn later_layers_win_key_by_key() {
+        let mut layers = Layers::default();
+        let file = Origin::File("a.toml".into());
+        let settings = serde_json::json!({"block_size": 16, "max_num_seqs": 2});
+        layers.add("engine_args", settings, &file).unwrap();
+        layers.add("seed", 1.into(), &file).unwrap();
+        let flags = ReplayConfig {
+            deployment: super::super::DeploymentConfig {
+                engine_args: Some(json_object("{\"block_size\": 8}").unwrap()),
+                ..Default::default()
+            },
+            ..ReplayConfig::default()
+        };
+        layers.add_flags(&flags).unwrap();
+        let config = parsed(&layers).unwrap();
+        assert_eq!(config.trace.seed, Some(1));
+        assert_eq!(
+            Value::Object(config.deployment.engine_args.unwrap()),
+            serde_json::json!({"block_size": 8, "max_num_seqs": 2})
+        );
+        assert_eq!(layers.origin("engine_args.block_size"), Some(&Origin::flag("engine_args")));
+        assert_eq!(layers.origin("engine_args.max_num_seqs"), Some(&file));
+        assert_eq!(layers.explained("`seed` and `x`"), "`seed` and `x` (from a.toml)");
+    }
+
+    #[test]
+    fn a_wrong_type_is_told_with_its_origin() {
+        for (key, value, expected) in [
+            (
+                "num_workers",
+                "x".into(),
+                "`num_workers` is \"x\", but must be a whole number from 0 to 4294967295 (from a.toml)",
+            ),
+            ("sla_ttft_ms", true.into(), "`sla_ttft_ms` is true, but must be a number (from a.toml)"),
+            ("check", 1.into(), "`check` is 1, but must be true or false (from a.toml)"),
+            (
+                "engine_args",
+                1.into(),
+                "`engine_args` is 1, but must be an object with the settings of an engine (from a.toml)",
+            ),
+            ("format", "xml".into(), "`format` is \"xml\", but must be `table` or `json` (from a.toml)"),
+            (
+                "router_mode",
+                "kv_router".into(),
+                "`router_mode` kv_router is not there yet: use round_robin, random or least_loaded (from a.toml)",
+            ),
+        ] {
+            let mut layers = Layers::default();
+            layers.add(key, value, &Origin::File("a.toml".into())).unwrap();
+            assert_eq!(parsed(&layers).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn toml_is_json() {
+        let object = toml_object("a = 1\nb = [0.5, true]\n[c]\nd = \"e\"\n").unwrap();
+        assert_eq!(Value::Object(object), serde_json::json!({"a": 1, "b": [0.5, true], "c": {"d": "e"}}));
+        assert_eq!(toml_object("[a]\nb = nan").unwrap_err(), "`a.b` is NaN, but must be a finite number");
+        assert!(toml_object("a = 1\na = 2").unwrap_err().starts_with("line 2: "));
+    }
+}

@@ -1,0 +1,199 @@
+//! From settings to pools of checked engines.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use servecast_cluster::{ClusterError, PoolEngine, Topology};
+use servecast_engine::{EngineArgs, EngineConfig, EnginePreset, LatencySpec, WorkerType, merge};
+use servecast_latency::Grid;
+
+use crate::config::{Layers, Origin, ReplayConfig, explained};
+use crate::error::{Failure, chain};
+use crate::files;
+
+/// Workers of a pool, unless somebody says otherwise.
+const DEFAULT_WORKERS: u32 = 1;
+
+/// A deployment that can be simulated.
+#[derive(Debug)]
+pub(crate) struct Deployment {
+    pub(crate) topology: Topology,
+    /// Tokens a KV block, the same in all pools.
+    pub(crate) block_size: u32,
+}
+
+/// Builds the deployment that the settings describe.
+pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failure> {
+    let refused = |error: &ClusterError| Failure::user(layers.explained(&error.to_string()));
+    let given = &config.deployment;
+    let Some(staged) = staged_key(config) else {
+        let pool = Pool::build(WorkerType::Aggregated, given.engine_args.as_ref(), config, layers)?;
+        let topology = Topology::aggregated(pool.with_workers(given.num_workers));
+        return Ok(Deployment {
+            topology: topology.map_err(|error| refused(&error))?,
+            block_size: pool.config.block_size(),
+        });
+    };
+    check_staged(config, layers, staged)?;
+    let prefill = Pool::build(WorkerType::Prefill, given.prefill_engine_args.as_ref(), config, layers)?;
+    let decode = Pool::build(WorkerType::Decode, given.decode_engine_args.as_ref(), config, layers)?;
+    let topology = Topology::disaggregated(
+        prefill.with_workers(given.num_prefill_workers),
+        decode.with_workers(given.num_decode_workers),
+    );
+    Ok(Deployment {
+        topology: topology.map_err(|error| refused(&error))?,
+        block_size: prefill.config.block_size(),
+    })
+}
+
+/// The first setting, if there is one, that makes the deployment disaggregated.
+fn staged_key(config: &ReplayConfig) -> Option<&'static str> {
+    let given = &config.deployment;
+    [
+        ("prefill_engine_args", given.prefill_engine_args.is_some()),
+        ("decode_engine_args", given.decode_engine_args.is_some()),
+        ("num_prefill_workers", given.num_prefill_workers.is_some()),
+        ("num_decode_workers", given.num_decode_workers.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, is_given)| is_given.then_some(key))
+}
+
+/// Refuses settings of an aggregated deployment in a disaggregated one, and half of a disaggregated one.
+fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<(), Failure> {
+    let given = &config.deployment;
+    let refused = |message: &str, hint: &str| Err(Failure::user(layers.explained(message)).with_hint(hint));
+    if given.engine_args.is_some() {
+        let message = format!(
+            "`engine_args` and `{staged}` cannot be combined: the one is for aggregated, the other for disaggregated \
+             serving"
+        );
+        return refused(
+            &message,
+            "--prefill-engine-args and --decode-engine-args set up one pool each; flags such as --block-size hold for both",
+        );
+    }
+    if given.num_workers.is_some() {
+        let message = format!(
+            "`num_workers` and `{staged}` cannot be combined: the one is for aggregated, the other for disaggregated \
+             serving"
+        );
+        return refused(
+            &message,
+            "--num-prefill-workers and --num-decode-workers say how many there are of each",
+        );
+    }
+    match (&given.prefill_engine_args, &given.decode_engine_args) {
+        (Some(_), None) => refused(
+            "`prefill_engine_args` is given without `decode_engine_args`, but each pool needs its settings",
+            "--decode-engine-args '{}' takes the defaults",
+        ),
+        (None, Some(_)) => refused(
+            "`decode_engine_args` is given without `prefill_engine_args`, but each pool needs its settings",
+            "--prefill-engine-args '{}' takes the defaults",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The engine of a pool.
+struct Pool {
+    args: EngineArgs,
+    config: EngineConfig,
+}
+
+impl Pool {
+    fn build(
+        role: WorkerType,
+        explicit: Option<&Map<String, Value>>,
+        config: &ReplayConfig,
+        layers: &Layers,
+    ) -> Result<Self, Failure> {
+        let (name, key) = match role {
+            WorkerType::Aggregated => ("", "engine_args"),
+            WorkerType::Prefill => ("prefill engine: ", "prefill_engine_args"),
+            WorkerType::Decode => ("decode engine: ", "decode_engine_args"),
+        };
+        let settings = Settings::collect(key, explicit, config, layers)?;
+        let refused = |problem: &str| Failure::user(format!("{name}{}", settings.explained(problem)));
+        let preset = match &config.engine.engine_preset {
+            None => Map::new(),
+            Some(preset) => {
+                let preset = EnginePreset::by_name(preset);
+                preset.map_err(|error| Failure::user(layers.explained(&error.to_string())))?.settings(role)
+            }
+        };
+        let args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
+            .map_err(|error| refused(&error.to_string()))?;
+        let grid = match args.latency_spec().map_err(|error| refused(&error.to_string()))? {
+            LatencySpec::Grid(path) => Some(read_grid(Path::new(&path))?),
+            LatencySpec::Polynomial | LatencySpec::Linear(_) => None,
+        };
+        let config = args.validate(grid).map_err(|error| refused(&error.to_string()))?;
+        Ok(Self { args, config })
+    }
+
+    fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {
+        PoolEngine { workers: workers.unwrap_or(DEFAULT_WORKERS), args: &self.args, config: &self.config }
+    }
+}
+
+/// The engine settings of a pool, and where each came from.
+struct Settings<'a> {
+    values: Map<String, Value>,
+    origins: Vec<(String, &'a Origin)>,
+}
+
+impl<'a> Settings<'a> {
+    /// The settings that are given for every pool, under those of this pool.
+    fn collect(
+        key: &str,
+        explicit: Option<&Map<String, Value>>,
+        config: &ReplayConfig,
+        layers: &'a Layers,
+    ) -> Result<Self, Failure> {
+        let mut values = explicit.cloned().unwrap_or_default();
+        let mut origins = Vec::new();
+        for name in values.keys() {
+            origins.extend(layers.origin(&format!("{key}.{name}")).map(|origin| (name.clone(), origin)));
+        }
+        for (shortcut, name, value) in config.engine.given() {
+            let Some(found) = [name, "kv_transfer_bytes_per_token"]
+                .into_iter()
+                .take(if name == "kv_bytes_per_token" { 2 } else { 1 })
+                .find_map(|name| values.get(name))
+            else {
+                origins.extend(layers.origin(shortcut).map(|origin| (name.to_owned(), origin)));
+                values.insert(name.to_owned(), value);
+                continue;
+            };
+            if !is_same(found, &value) {
+                let message =
+                    format!("`{shortcut}` is {value}, but `{key}` has `{name}` {found}: give it once");
+                return Err(Failure::user(layers.explained(&message)));
+            }
+        }
+        let settings = Self { values, origins };
+        // Engine arguments take 0 for the default, but whoever writes it out means something else.
+        if settings.values.get("block_size").and_then(Value::as_u64) == Some(0) {
+            let problem = "`block_size` is 0: a block holds at least 2 tokens; leave it out for the default";
+            return Err(Failure::user(settings.explained(problem)));
+        }
+        Ok(settings)
+    }
+
+    fn explained(&self, problem: &str) -> String {
+        explained(problem, self.origins.iter().map(|(key, origin)| (key.as_str(), *origin)))
+    }
+}
+
+/// Whether two JSON values mean the same setting: 1 and 1.0 do.
+fn is_same(one: &Value, other: &Value) -> bool {
+    one == other || one.as_f64().is_some_and(|number| Some(number) == other.as_f64())
+}
+
+fn read_grid(path: &Path) -> Result<Grid, Failure> {
+    let bytes = files::read(path)?;
+    Grid::from_npz(&bytes).map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
+}

@@ -1,0 +1,282 @@
+//! Files: what comes in, packed or not, and what goes out, whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use tempfile::NamedTempFile;
+
+use crate::error::{Failure, quoted, reason};
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTANDARD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The default of the `zstd` command.
+const ZSTANDARD_LEVEL: i32 = 3;
+
+/// Whether a path stands for standard input or output.
+pub(crate) fn is_standard_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// What messages call an input.
+pub(crate) fn input_name(path: &Path) -> String {
+    if is_standard_stream(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Opens a file, or standard input for `-`, and unpacks what its first bytes say is packed.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    if is_standard_stream(path) {
+        let stdin = BufReader::with_capacity(1 << 16, io::stdin());
+        return unpacked(stdin).map_err(|error| cannot_read(path, &error));
+    }
+    let file = open_file(path)?;
+    unpacked(BufReader::with_capacity(1 << 16, file)).map_err(|error| cannot_read(path, &error))
+}
+
+/// The bytes of a file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    open_file(path)?.read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    Ok(bytes)
+}
+
+/// The text of a file.
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read(path)?)
+        .map_err(|error| Failure::user(format!("{}: {}", path.display(), error.utf8_error())))
+}
+
+fn open_file(path: &Path) -> Result<File, Failure> {
+    let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
+    let metadata = file.metadata().map_err(|error| cannot_read(path, &error))?;
+    if metadata.is_dir() {
+        return Err(Failure::user(format!("cannot read {}: it is a directory", quoted(path)))
+            .with_hint("name a file in it"));
+    }
+    Ok(file)
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    let failure = Failure::user(format!("cannot read `{}`: {}", input_name(path), reason(error)));
+    match std::env::current_dir() {
+        Ok(folder) if error.kind() == io::ErrorKind::NotFound && path.is_relative() => {
+            failure.with_hint(format!("the path is relative to {}", folder.display()))
+        }
+        _ => failure,
+    }
+}
+
+fn unpacked(mut reader: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> {
+    // A pipe may deliver its first bytes one by one.
+    let mut start = Vec::new();
+    reader.by_ref().take(ZSTANDARD.len() as u64).read_to_end(&mut start)?;
+    let (is_gzip, is_zstandard) = (start.starts_with(&GZIP), start.starts_with(&ZSTANDARD));
+    let whole = io::Cursor::new(start).chain(reader);
+    Ok(if is_gzip {
+        Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(whole)))
+    } else if is_zstandard {
+        Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::with_buffer(whole)?))
+    } else {
+        Box::new(whole)
+    })
+}
+
+/// What two paths of the same file have in common, whether it is there yet or not; `None` for a device or a pipe,
+/// which takes what several writers have to say.
+pub(crate) fn identity(path: &Path) -> Option<PathBuf> {
+    if let Ok(path) = fs::canonicalize(path) {
+        return fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()).then_some(path);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    Some(folder.join(path.file_name().unwrap_or_default()))
+}
+
+/// Refuses an output path at which nothing can be put, before any work is done for it.
+pub(crate) fn check_output(path: &Path) -> Result<(), Failure> {
+    match Target::of(path)? {
+        Target::InPlace(_) => Ok(()),
+        // A file without a name leaves nothing behind, whatever happens.
+        Target::Replace(target) => {
+            let file = tempfile::tempfile_in(existing_folder(path, &target)?);
+            file.map(drop).map_err(|error| cannot_write(path, &error))
+        }
+    }
+}
+
+/// A file that appears at its path when it is complete.
+///
+/// Until [`OutputFile::commit`] it is a temporary file in the same folder, which goes away when this is dropped. Its
+/// name says how it is packed: `.gz`, `.zst`, or not at all.
+pub(crate) struct OutputFile {
+    path: PathBuf,
+    writer: Packer,
+    /// The temporary file and its later name; `None` for a device or a pipe, which is written as it comes.
+    rename: Option<(tempfile::TempPath, PathBuf)>,
+}
+
+impl OutputFile {
+    pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+        let (file, rename) = match Target::of(path)? {
+            Target::InPlace(target) => {
+                let file = File::options().write(true).open(target);
+                (file.map_err(|error| cannot_write(path, &error))?, None)
+            }
+            Target::Replace(target) => {
+                let (file, temporary) = temporary(path, &target)?.into_parts();
+                (file, Some((temporary, target)))
+            }
+        };
+        let writer = Packer::new(path, file).map_err(|error| cannot_write(path, &error))?;
+        Ok(Self { path: path.to_owned(), writer, rename })
+    }
+
+    /// Puts the file, now complete, at its path.
+    pub(crate) fn commit(self) -> Result<(), Failure> {
+        let Self { path, writer, rename } = self;
+        let complete = || {
+            writer.finish()?;
+            match rename {
+                Some((temporary, target)) => temporary.persist(target).map_err(|error| error.error),
+                None => Ok(()),
+            }
+        };
+        complete().map_err(|error| Failure::write(quoted(&path), &error))
+    }
+
+    /// An error in writing, with the name of the file.
+    pub(crate) fn failure(&self, error: &io::Error) -> Failure {
+        Failure::write(quoted(&self.path), error)
+    }
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.as_write().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.as_write().flush()
+    }
+}
+
+/// What a path names.
+enum Target {
+    /// A file, there or not, with symbolic links followed: it is replaced.
+    Replace(PathBuf),
+    /// A device or a pipe, which cannot be.
+    InPlace(PathBuf),
+}
+
+impl Target {
+    fn of(path: &Path) -> Result<Self, Failure> {
+        if is_standard_stream(path) {
+            return Err(Failure::user("`-` is no path of an output file")
+                .with_hint("/dev/stdout is one; for the report, --format json prints it"));
+        }
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let names_a_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        match fs::metadata(&target) {
+            Ok(metadata) if metadata.is_dir() => Err(is_directory(path)),
+            Ok(metadata) if metadata.is_file() => {
+                if metadata.permissions().readonly() {
+                    return Err(Failure::user(format!("cannot write {}: it is read-only", quoted(path))));
+                }
+                Ok(Self::Replace(target))
+            }
+            Ok(_) => Ok(Self::InPlace(target)),
+            Err(_) if names_a_directory => Err(is_directory(path)),
+            Err(_) => Ok(Self::Replace(target)),
+        }
+    }
+}
+
+fn is_directory(path: &Path) -> Failure {
+    Failure::user(format!("cannot write {}: it is a directory", quoted(path))).with_hint("name a file in it")
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::user(format!("cannot write {}: {}", quoted(path), reason(error)))
+}
+
+/// An empty file beside `target`, with the permissions that a new file would have.
+fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile, Failure> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".servecast-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The umask takes away from it what it takes away from any new file.
+        builder.permissions(
+            fs::metadata(target)
+                .map_or_else(|_| fs::Permissions::from_mode(0o666), |metadata| metadata.permissions()),
+        );
+    }
+    builder.tempfile_in(existing_folder(path, target)?).map_err(|error| cannot_write(path, &error))
+}
+
+fn existing_folder<'a>(path: &Path, target: &'a Path) -> Result<&'a Path, Failure> {
+    let folder = match target.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => return Err(is_directory(path)),
+    };
+    if folder.exists() {
+        return Ok(folder);
+    }
+    let message = format!("cannot write {}: the folder {} does not exist", quoted(path), quoted(folder));
+    Err(Failure::user(message).with_hint(format!("mkdir -p {}", folder.display())))
+}
+
+/// Packs what is written, as the name of the file says.
+enum Packer {
+    Plain(BufWriter<File>),
+    Gzip(GzEncoder<BufWriter<File>>),
+    Zstandard(zstd::Encoder<'static, BufWriter<File>>),
+}
+
+impl Packer {
+    fn new(path: &Path, file: File) -> io::Result<Self> {
+        let file = BufWriter::with_capacity(1 << 16, file);
+        Ok(match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gz") => Self::Gzip(GzEncoder::new(file, Compression::default())),
+            Some("zst") => Self::Zstandard(zstd::Encoder::new(file, ZSTANDARD_LEVEL)?),
+            _ => Self::Plain(file),
+        })
+    }
+
+    fn as_write(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Plain(writer) => writer,
+            Self::Gzip(writer) => writer,
+            Self::Zstandard(writer) => writer,
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Plain(writer) => writer,
+            Self::Gzip(writer) => writer.finish()?,
+            Self::Zstandard(writer) => writer.finish()?,
+        }
+        .flush()
+    }
+}
+
+/// Writes text to standard output.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::write("standard output", &error))
+}
+
+/// Writes a line to standard error; a closed one keeps nobody from working.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

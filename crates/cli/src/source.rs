@@ -1,0 +1,174 @@
+//! From settings to a workload: a trace, a synthetic workload, or the built-in sample.
+
+use std::path::{Path, PathBuf};
+
+use servecast_workload::{
+    Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, Trace, TraceError, TraceRow, Workload, generate,
+    read_mooncake, sample_chat_sessions,
+};
+
+use crate::config::{
+    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
+};
+use crate::error::{Failure, chain};
+use crate::files;
+
+/// Where the requests of a replay come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Source {
+    /// A trace, every hash id of which stands for so many tokens.
+    Trace { path: PathBuf, block_size: u32 },
+    /// A synthetic workload, cut into blocks of so many tokens, or of the engine's.
+    Synthetic { spec: SyntheticSpec, block_size: Option<u32> },
+    /// The built-in sample.
+    Sample { seed: u64 },
+}
+
+impl Source {
+    /// What the settings ask for.
+    pub(crate) fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
+        let TraceConfig { trace_file, trace_block_size, seed, .. } = &config.trace;
+        let refused = |message: &str| Failure::user(layers.explained(message));
+        if *trace_block_size == Some(0) {
+            return Err(refused(&TraceError::BlockSize.to_string()));
+        }
+        let synthetic = first_synthetic_key(&config.synthetic);
+        match (trace_file, synthetic) {
+            (Some(_), Some(key)) => Err(refused(&format!(
+                "`trace_file` and `{key}` cannot be combined: replay a trace or a synthetic workload"
+            ))
+            .with_hint("a trace says itself when its requests arrive and how long they are")),
+            (Some(path), None) => Ok(Self::Trace {
+                path: path.clone(),
+                block_size: trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE),
+            }),
+            (None, Some(key)) => Ok(Self::Synthetic {
+                spec: synthetic_spec(config, key).map_err(|message| refused(&message))?,
+                block_size: *trace_block_size,
+            }),
+            (None, None) if trace_block_size.is_some() => {
+                Err(refused("`trace_block_size` has no effect on the built-in sample")
+                    .with_hint(TRACE_OR_SYNTHETIC))
+            }
+            (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED) }),
+        }
+    }
+
+    /// Reads or makes the workload.
+    pub(crate) fn load(
+        &self,
+        load: Load,
+        engine_block_size: u32,
+        layers: &Layers,
+    ) -> Result<Workload, Failure> {
+        let refused = |message: &str| Failure::user(layers.explained(message));
+        match self {
+            Self::Trace { path, block_size } => {
+                let trace = read_trace(path)?;
+                trace.workload(*block_size, load).map_err(|error| unusable_trace(path, &error))
+            }
+            Self::Synthetic { spec, block_size } => {
+                let trace_block_size = block_size.unwrap_or(engine_block_size);
+                let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
+                let rows = generate(&spec).map_err(|error: SyntheticError| refused(&error.to_string()))?;
+                workload_of(rows, trace_block_size, load)
+            }
+            Self::Sample { seed } => workload_of(sample_chat_sessions(*seed), SAMPLE_BLOCK_SIZE, load),
+        }
+    }
+}
+
+/// What a user can do who gave neither.
+const TRACE_OR_SYNTHETIC: &str =
+    "name a TRACE, or describe a workload with --input-tokens, --output-tokens and --request-count";
+
+/// Reads a trace.
+pub(crate) fn read_trace(path: &Path) -> Result<Trace, Failure> {
+    read_mooncake(files::open(path)?).map_err(|error| unusable_trace(path, &error))
+}
+
+/// A trace that cannot be replayed, by its name.
+pub(crate) fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
+    let failure = Failure::user(format!("{}: {}", files::input_name(path), chain(error)));
+    match error {
+        TraceError::BlockCount { .. } => {
+            failure.with_hint("--trace-block-size says how many tokens a hash id stands for")
+        }
+        TraceError::NoTimestamp { .. } => {
+            failure.with_hint("--replay-concurrency N replays sessions in a closed loop, without timestamps")
+        }
+        _ => failure,
+    }
+}
+
+fn workload_of(rows: Vec<TraceRow>, block_size: u32, load: Load) -> Result<Workload, Failure> {
+    let trace = Trace { rows, ..Trace::default() };
+    trace.workload(block_size, load).map_err(|error| Failure::user(chain(&error)))
+}
+
+/// The first given setting of a synthetic workload.
+pub(crate) fn first_synthetic_key(config: &SyntheticConfig) -> Option<&'static str> {
+    let SyntheticConfig {
+        input_tokens,
+        output_tokens,
+        request_count,
+        arrival_interval_ms,
+        arrival_process,
+        turns_per_session,
+        inter_turn_delay_ms,
+        shared_prefix_ratio,
+        num_prefix_groups,
+        length_distribution,
+        length_spread,
+    } = config;
+    [
+        ("input_tokens", input_tokens.is_some()),
+        ("output_tokens", output_tokens.is_some()),
+        ("request_count", request_count.is_some()),
+        ("arrival_interval_ms", arrival_interval_ms.is_some()),
+        ("arrival_process", arrival_process.is_some()),
+        ("turns_per_session", turns_per_session.is_some()),
+        ("inter_turn_delay_ms", inter_turn_delay_ms.is_some()),
+        ("shared_prefix_ratio", shared_prefix_ratio.is_some()),
+        ("num_prefix_groups", num_prefix_groups.is_some()),
+        ("length_distribution", length_distribution.is_some()),
+        ("length_spread", length_spread.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, is_given)| is_given.then_some(key))
+}
+
+/// The synthetic workload of which `key` is a setting, or what is missing of it.
+fn synthetic_spec(config: &ReplayConfig, key: &str) -> Result<SyntheticSpec, String> {
+    let given = &config.synthetic;
+    let (Some(input_tokens), Some(output_tokens), Some(request_count)) =
+        (given.input_tokens, given.output_tokens, given.request_count)
+    else {
+        let missing: Vec<&str> = [
+            ("--input-tokens", given.input_tokens),
+            ("--output-tokens", given.output_tokens),
+            ("--request-count", given.request_count),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| value.is_none().then_some(flag))
+        .collect();
+        return Err(format!(
+            "`{key}` asks for a synthetic workload, but {} {} missing",
+            missing.join(", "),
+            if missing.len() == 1 { "is" } else { "are" }
+        ));
+    };
+    let defaults = SyntheticSpec::new(input_tokens, output_tokens, request_count);
+    Ok(SyntheticSpec {
+        arrival_interval_ms: given.arrival_interval_ms.unwrap_or(defaults.arrival_interval_ms),
+        arrival_process: given.arrival_process.unwrap_or(defaults.arrival_process),
+        turns_per_session: given.turns_per_session.unwrap_or(defaults.turns_per_session),
+        inter_turn_delay_ms: given.inter_turn_delay_ms.unwrap_or(defaults.inter_turn_delay_ms),
+        shared_prefix_ratio: given.shared_prefix_ratio.unwrap_or(defaults.shared_prefix_ratio),
+        num_prefix_groups: given.num_prefix_groups.unwrap_or(defaults.num_prefix_groups),
+        length_distribution: given.length_distribution.unwrap_or(defaults.length_distribution),
+        length_spread: given.length_spread.unwrap_or(defaults.length_spread),
+        seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
+        ..defaults
+    })
+}

@@ -1,0 +1,65 @@
+//! Help, completions and schemas.
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn every_command_explains_itself() {
+    let sandbox = Sandbox::new();
+    for command in [
+        &[][..],
+        &["replay"],
+        &["trace"],
+        &["trace", "stats"],
+        &["trace", "generate"],
+        &["schema"],
+        &["completions"],
+    ] {
+        for flag in ["-h", "--help"] {
+            let help = sandbox.run(&[command, &[flag]].concat()).success();
+            assert!(help.contains("Usage: servecast"), "{command:?}");
+        }
+    }
+    let version = sandbox.run(&["--version"]).success();
+    assert_eq!(version, format!("servecast {}\n", env!("CARGO_PKG_VERSION")));
+    sandbox.run(&["replai"]).is_refused(&["replay"]);
+}
+
+#[test]
+fn help_names_defaults_and_hides_what_is_not_there() {
+    let help = Sandbox::new().run(&["replay", "--help"]).success();
+    for text in [
+        "[default: 512]",
+        "[default: round_robin]",
+        "--workers",
+        "Deployment:",
+        "Goodput:",
+        "[default: 16384]",
+    ] {
+        assert!(help.contains(text), "{text}");
+    }
+    for text in ["--aic", "--planner-config", "--router-config", "kv_router", "online", "sglang"] {
+        assert!(!help.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn completions_know_commands_and_flags() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = sandbox.run(&["completions", shell]).success();
+        assert!(script.contains("router-mode") && script.contains("generate"), "{shell}");
+    }
+    sandbox.run(&["completions", "dos"]).is_refused(&["bash", "zsh", "fish"]);
+}
+
+#[test]
+fn schemas_are_json() {
+    let sandbox = Sandbox::new();
+    let report: Value = serde_json::from_str(&sandbox.run(&["schema", "report"]).success()).unwrap();
+    assert!(report["properties"]["mean_ttft_ms"].is_object());
+    let config: Value = serde_json::from_str(&sandbox.run(&["schema", "config"]).success()).unwrap();
+    assert_eq!(config["properties"]["num_workers"]["default"], 1);
+    assert!(config["properties"]["engine_args"].is_object());
+}

@@ -1,0 +1,135 @@
+//! What is written, and where.
+
+use std::fs;
+use std::io::Read;
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn a_table_is_printed() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.run(&["replay", "t.jsonl", "--workers", "2", "--sla-ttft-ms", "30"]).success();
+    let (table, wall_time) = table.trim_end().rsplit_once('\n').unwrap();
+    assert!(wall_time.starts_with("Wall time: "), "{wall_time}");
+    insta::assert_snapshot!(table, @r"
+                                                  servecast | LLM Metrics
+    ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━┓
+    ┃ Metric                                             ┃    avg ┃    min ┃    max ┃    p99 ┃    p90 ┃    p75 ┃   std ┃
+    ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━┩
+    │ Time to First Token (ms)                           │  28.63 │  21.09 │  35.33 │  35.28 │  34.84 │  34.12 │  6.03 │
+    │ Time to Second Token (ms)                          │   5.78 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
+    │ Request Latency (ms)                               │  74.94 │  24.39 │ 145.57 │ 143.39 │ 123.77 │  91.06 │ 44.37 │
+    │ Inter Token Latency (ms)                           │   5.79 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
+    │ Time per Output Token (ms)                         │   5.78 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
+    │ Output Token Throughput Per User (tokens/sec/user) │ 172.76 │ 172.33 │ 173.75 │ 173.75 │ 173.74 │ 173.73 │  0.62 │
+    │ Output Token Throughput (tokens/sec)               │  76.05 │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+    │ Request Throughput (requests/sec)                  │   8.45 │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+    │ Request Count (requests)                           │   4.00 │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+    └────────────────────────────────────────────────────┴────────┴────────┴────────┴────────┴────────┴────────┴───────┘
+    Prefix cache reuse: 24.76% of prompt tokens
+    Requests: 4 completed, 0 rejected
+    Preemptions: 0
+    Utilization, aggregated: 31.66% of 2 workers
+    Goodput: 4.22 requests/sec, 23.24 tokens/sec
+      2 of 4 requests within TTFT ≤ 30 ms
+    Simulated duration: 473.40 ms
+    ");
+}
+
+#[test]
+fn the_report_is_the_same_wherever_it_goes() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run(&["replay", "t.jsonl", "--format", "json", "--report-json", "r.json"]);
+    assert_eq!(outcome.success(), sandbox.read("r.json"));
+    assert_eq!(sandbox.files(), ["r.json", "t.jsonl"]);
+    let table = sandbox.run(&["replay", "t.jsonl", "--report-json", "r.json"]).success();
+    assert!(table.contains("Request Count"));
+    sandbox.run(&["replay", "t.jsonl"]).success();
+    assert_eq!(sandbox.files(), ["r.json", "t.jsonl"], "files are written only where asked");
+}
+
+#[test]
+fn files_are_packed_by_their_names() {
+    let sandbox = Sandbox::new();
+    let files =
+        ["--requests-jsonl", "q.jsonl.gz", "--iterations-jsonl", "i.jsonl.zst", "--report-json", "r.json"];
+    sandbox.run(&[&["replay", "t.jsonl"], &files[..]].concat()).success();
+    let mut requests = String::new();
+    let file = fs::File::open(sandbox.path("q.jsonl.gz")).unwrap();
+    flate2::read::MultiGzDecoder::new(file).read_to_string(&mut requests).unwrap();
+    assert_eq!(requests.lines().count(), 4);
+    let iterations = zstd::decode_all(fs::File::open(sandbox.path("i.jsonl.zst")).unwrap()).unwrap();
+    for line in String::from_utf8(iterations).unwrap().lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        assert!(row["total_tokens"].is_u64());
+    }
+}
+
+#[test]
+fn a_file_is_replaced_as_a_whole() {
+    let sandbox = Sandbox::new();
+    sandbox.write("r.json", "old");
+    sandbox.run(&["replay", "t.jsonl", "--report-json", "r.json", "--num-workers", "0"]).is_refused(&[]);
+    assert_eq!(sandbox.read("r.json"), "old");
+    sandbox.run(&["replay", "t.jsonl", "--report-json", "r.json"]).success();
+    assert!(sandbox.read("r.json").starts_with('{') && sandbox.read("r.json").ends_with("}\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_permissions_stay_and_devices_are_written() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let sandbox = Sandbox::new();
+    sandbox.write("target", "old");
+    fs::set_permissions(sandbox.path("target"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("target", sandbox.path("link")).unwrap();
+    sandbox.run(&["replay", "t.jsonl", "--report-json", "link", "--requests-jsonl", "new"]).success();
+    assert!(fs::symlink_metadata(sandbox.path("link")).unwrap().is_symlink());
+    assert!(sandbox.read("target").contains("mean_ttft_ms"));
+    let mode = |name| fs::metadata(sandbox.path(name)).unwrap().permissions().mode() & 0o777;
+    fs::write(sandbox.path("plain"), "").unwrap();
+    assert_eq!((mode("target"), mode("new")), (0o600, mode("plain")));
+
+    let outcome = sandbox.run(&[
+        "replay",
+        "t.jsonl",
+        "--report-json",
+        "/dev/null",
+        "--requests-jsonl",
+        "/dev/stdout",
+        "--format",
+        "json",
+    ]);
+    assert!(outcome.success().starts_with("{\"request\":0,"));
+}
+
+#[test]
+fn paths_that_cannot_be_written_are_refused_before_the_run() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("folder")).unwrap();
+    for flag in ["--report-json", "--requests-jsonl", "--iterations-jsonl"] {
+        let refused = |path: &str, words: &[&str]| {
+            // The trace is bad too, but nobody gets that far.
+            sandbox.run(&["replay", "none.jsonl", flag, path]).is_refused(words);
+        };
+        refused("folder", &["cannot write `folder`: it is a directory"]);
+        refused("folder/", &["it is a directory"]);
+        refused("new/", &["it is a directory"]);
+        refused(
+            "none/x.json",
+            &["cannot write `none/x.json`: the folder `none` does not exist", "mkdir -p none"],
+        );
+        refused("t.jsonl/x", &["cannot write `t.jsonl/x`"]);
+        refused("/proc/x", &["cannot write `/proc/x`"]);
+        refused("-", &["`-` is no path of an output file"]);
+        refused("", &["a value is required"]);
+    }
+    sandbox
+        .run(&["replay", "t.jsonl", "--report-json", "./t.jsonl"])
+        .is_refused(&["`report_json` and `trace_file` are the same file"]);
+    let same = ["replay", "t.jsonl", "--report-json", "x", "--requests-jsonl", "folder/../x"];
+    sandbox.run(&same).is_refused(&["`requests_jsonl` and `report_json` are the same file"]);
+    assert_eq!(sandbox.files(), ["folder", "t.jsonl"]);
+}

@@ -1,0 +1,252 @@
+//! Replays that go well.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use crate::sandbox::{Sandbox, TRACE};
+
+/// A figure of the report.
+fn figure(report: &Value, key: &str) -> f64 {
+    report[key].as_f64().unwrap_or_else(|| panic!("no {key} in {report}"))
+}
+
+#[test]
+fn one_request_takes_what_the_polynomial_says() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .write("one.jsonl", r#"{"timestamp": 0, "input_length": 128, "output_length": 10, "hash_ids": [1]}"#);
+    for arguments in [&[][..], &["--no-enable-prefix-caching"], &["--no-enable-chunked-prefill"]] {
+        let report = sandbox.report(&[&["one.jsonl"], arguments].concat());
+        assert!((figure(&report, "mean_ttft_ms") - 18.451798).abs() < 1e-9);
+        assert!((figure(&report, "mean_ttst_ms") - 5.746644).abs() < 1e-9);
+    }
+    let report = sandbox.report(&["one.jsonl", "--speedup-ratio", "2"]);
+    assert!((figure(&report, "mean_ttft_ms") - 9.225899).abs() < 1e-9);
+    let report = sandbox.report(&["one.jsonl", "--latency", "linear:1000,10,5"]);
+    assert!((figure(&report, "mean_ttft_ms") - 2.285).abs() < 1e-9);
+}
+
+#[test]
+fn an_aggregated_deployment_serves_a_trace() {
+    let sandbox = Sandbox::new();
+    let report = sandbox.report(&["t.jsonl"]);
+    assert_eq!((report["num_requests"].clone(), report["completed_requests"].clone()), (4.into(), 4.into()));
+    assert_eq!(report["total_input_tokens"], 1200 + 1100 + 1536 + 300);
+    assert_eq!(report["total_output_tokens"], 20 + 5 + 1 + 10);
+    // Two requests find the two blocks that the first has computed.
+    assert!((figure(&report, "prefix_cache_reused_ratio") - 2048.0 / 4136.0).abs() < 1e-12);
+    assert_eq!(report["pools"][0]["workers"], 1);
+
+    let report =
+        sandbox.report(&["t.jsonl", "--workers", "4", "--router-mode", "least_loaded", "--seed", "7"]);
+    assert_eq!(report["pools"][0]["workers"], 4);
+    let report = sandbox.report(&["t.jsonl", "--no-enable-prefix-caching"]);
+    assert_eq!(report["prefix_cache_reused_ratio"], 0.0);
+}
+
+#[test]
+fn a_disaggregated_deployment_serves_a_trace() {
+    let sandbox = Sandbox::new();
+    let staged = [
+        "--prefill-engine-args",
+        r#"{"worker_type":"prefill"}"#,
+        "--decode-engine-args",
+        r#"{"worker_type":"decode"}"#,
+    ];
+    let long =
+        [&["t.jsonl", "--num-prefill-workers", "2", "--num-decode-workers", "1"], &staged[..]].concat();
+    for arguments in [
+        &long[..],
+        &["t.jsonl", "--prefill-workers", "2"],
+        &["t.jsonl", "--prefill-workers", "2", "--decode-workers", "1"],
+    ] {
+        let report = sandbox.report(arguments);
+        assert_eq!(report["completed_requests"], 4);
+        assert_eq!(report["pools"][0]["pool"], "prefill");
+        assert_eq!(report["pools"][0]["workers"], 2);
+        assert_eq!(report["pools"][1]["pool"], "decode");
+        assert_eq!(report["pools"][1]["workers"], 1);
+    }
+    let fast = figure(&sandbox.report(&["t.jsonl", "--decode-workers", "1"]), "mean_ttft_ms");
+    let transfer = ["--kv-bytes-per-token", "1000000", "--kv-transfer-bandwidth", "10"];
+    let slow = sandbox.report(&[&["t.jsonl", "--decode-workers", "1"], &transfer[..]].concat());
+    assert!(figure(&slow, "mean_ttft_ms") > fast + 29.0, "the shortest prompt takes 30 ms to transfer");
+}
+
+#[test]
+fn a_closed_loop_follows_completions() {
+    let sandbox = Sandbox::new();
+    sandbox.write("closed.jsonl", TRACE.replace("\"timestamp\": 100, ", ""));
+    let report = sandbox.report(&["closed.jsonl", "--replay-concurrency", "1"]);
+    assert_eq!(report["completed_requests"], 4);
+    assert_eq!(report["total_iterations"], 36, "one request at a time, a token an iteration");
+}
+
+#[test]
+fn sessions_wait_for_their_turns() {
+    let sandbox = Sandbox::new();
+    let turn = r#""input_length": 100, "output_length": 2, "hash_ids": [1]}"#;
+    sandbox.write(
+        "sessions.jsonl",
+        format!(
+            "{{\"session_id\": \"a\", \"timestamp\": 0, {turn}\n{{\"session_id\": \"a\", \"delay\": 1000, {turn}\n\
+             {{\"session_id\": \"b\", \"timestamp\": 5, {turn}\n"
+        ),
+    );
+    sandbox.report(&["sessions.jsonl", "--requests-jsonl", "rows.jsonl"]);
+    let rows: Vec<Value> =
+        sandbox.read("rows.jsonl").lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let by_line = |line: u64| rows.iter().find(|row| row["line"] == line).unwrap();
+    let gap = figure(by_line(2), "arrival_ms") - figure(by_line(1), "last_token_ms");
+    assert!((gap - 1000.0).abs() < 1e-6, "{gap}");
+    assert_eq!(by_line(3)["arrival_ms"], 5.0);
+    let sped_up = sandbox.report(&["sessions.jsonl", "--arrival-speedup-ratio", "10"]);
+    assert!(figure(&sped_up, "duration_ms") < 200.0);
+}
+
+#[test]
+fn synthetic_workloads_need_no_file() {
+    let sandbox = Sandbox::new();
+    let lengths = ["--input-tokens", "256", "--output-tokens", "8", "--request-count", "20"];
+    let run = |arguments: &[&str]| sandbox.report(&[&lengths, arguments].concat());
+    let report = run(&[]);
+    assert_eq!(
+        (report["completed_requests"].clone(), report["total_input_tokens"].clone()),
+        (20.into(), 5120.into())
+    );
+    let shared =
+        run(&["--shared-prefix-ratio", "0.5", "--num-prefix-groups", "1", "--arrival-interval-ms", "200"]);
+    // The prefix is half of four blocks of the engine.
+    assert!((figure(&shared, "prefix_cache_reused_ratio") - 19.0 * 128.0 / 5120.0).abs() < 1e-12);
+    let turns =
+        run(&["--turns-per-session", "3", "--inter-turn-delay-ms", "10", "--replay-concurrency", "4"]);
+    assert_eq!(turns["completed_requests"], 60);
+    let random =
+        ["--arrival-process", "poisson", "--length-distribution", "lognormal", "--length-spread", "0.5"];
+    let one = run(&[&random[..], &["--seed", "1"]].concat());
+    let other = run(&[&random[..], &["--seed", "2"]].concat());
+    assert_ne!(one["total_input_tokens"], other["total_input_tokens"]);
+}
+
+#[test]
+fn without_anything_there_is_a_sample() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run(&["replay"]);
+    assert!(outcome.stderr.contains("built-in sample") && outcome.stderr.contains("servecast replay TRACE"));
+    assert!(outcome.success().contains("Request Count"));
+    let outcome = sandbox.run(&["replay", "--quiet", "--prefill-workers", "2"]);
+    assert_eq!(outcome.stderr, "");
+    assert!(outcome.success().contains("Utilization, decode"));
+}
+
+#[test]
+fn input_may_be_packed_or_piped() {
+    let sandbox = Sandbox::new();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(TRACE.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstandard = zstd::encode_all(TRACE.as_bytes(), 1).unwrap();
+    // The name does not matter, and a file may have several parts.
+    sandbox.write("a.gz", &gzip);
+    sandbox.write("b", &zstandard);
+    let plain = sandbox.report(&["t.jsonl"]);
+    for name in ["a.gz", "b"] {
+        assert_eq!(sandbox.report(&[name])["duration_ms"], plain["duration_ms"], "{name}");
+    }
+    sandbox.write("twice.gz", [&gzip[..], &gzip[..]].concat());
+    assert_eq!(sandbox.report(&["twice.gz"])["completed_requests"], 8);
+    for input in [TRACE.as_bytes(), &gzip, &zstandard] {
+        let report = sandbox.run_with_input(&["replay", "-", "--format", "json"], input).success();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["duration_ms"], plain["duration_ms"]);
+    }
+}
+
+#[test]
+fn equal_runs_give_equal_bytes() {
+    let sandbox = Sandbox::new();
+    let without_wall_time = |text: &str| -> String {
+        text.lines()
+            .filter(|line| !line.contains("wall_time_ms"))
+            .map(|line| line.to_owned() + "\n")
+            .collect()
+    };
+    for deployment in [
+        &["--workers", "3", "--router-mode", "random"][..],
+        &["--prefill-workers", "2", "--engine-preset", "vllm-0.33"],
+    ] {
+        let run = |name: &str| {
+            let files = [
+                "--requests-jsonl",
+                &format!("{name}.requests"),
+                "--iterations-jsonl",
+                &format!("{name}.iterations"),
+            ];
+            let outcome =
+                sandbox.run(&[&["replay", "--quiet", "--format", "json"], &files[..], deployment].concat());
+            let report = without_wall_time(&outcome.success());
+            (report, sandbox.read(files[1]), sandbox.read(files[3]))
+        };
+        let (one, other) = (run("one"), run("other"));
+        assert!(one == other, "{deployment:?}");
+        assert!(
+            one.0.contains("mean_ttft_ms") && one.1.lines().count() == 235 && one.2.lines().count() > 1000
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_counted() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run(&["replay", "t.jsonl", "--num-gpu-blocks", "22", "--format", "json"]);
+    assert!(outcome.stderr.contains("note: 1 of 4 requests were rejected: prompt_too_long 1"), "{outcome:?}");
+    let report: Value = serde_json::from_str(&outcome.success()).unwrap();
+    assert_eq!(
+        (report["completed_requests"].clone(), report["rejected_requests"].clone()),
+        (3.into(), 1.into())
+    );
+    assert_eq!(report["rejected_by_reason"]["prompt_too_long"], 1);
+}
+
+#[test]
+fn goodput_counts_requests_within_limits() {
+    let sandbox = Sandbox::new();
+    let report =
+        sandbox.report(&["t.jsonl", "--sla-ttft-ms", "25", "--sla-itl-ms", "100", "--sla-e2e-ms", "10000"]);
+    assert_eq!(report["sla"]["ttft_ms"], 25.0);
+    assert!(report["goodput_completed_requests"].as_u64().unwrap() < 4);
+    assert!(sandbox.report(&["t.jsonl"]).get("goodput_completed_requests").is_none());
+}
+
+#[test]
+fn odd_rows_are_noted_and_counted() {
+    let sandbox = Sandbox::new();
+    let row = r#"{"timestamp": 0, "output_length": 2, "hash_ids": [1, 2], "model": "m"}"#;
+    sandbox.write("odd.jsonl", row);
+    let outcome = sandbox.run(&["replay", "odd.jsonl", "--format", "json"]);
+    assert!(outcome.stderr.contains("note: 1 row has keys that are ignored: `model`\n"), "{outcome:?}");
+    let report: Value = serde_json::from_str(&outcome.success()).unwrap();
+    assert_eq!(report["trace_notes"], serde_json::json!({"ignored_keys": 1, "inferred_input_length": 1}));
+}
+
+#[test]
+fn iterations_say_what_a_worker_did() {
+    let sandbox = Sandbox::new();
+    sandbox.report(&["t.jsonl", "--workers", "2", "--iterations-jsonl", "rows.jsonl"]);
+    let rows: Vec<Value> =
+        sandbox.read("rows.jsonl").lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let first = &rows[0];
+    assert_eq!((first["pool"].as_str(), first["worker"].as_u64()), (Some("aggregated"), Some(0)));
+    assert_eq!(first["scheduled"], serde_json::json!([[0, 1200, 0]]));
+    assert_eq!(first["admitted"], serde_json::json!([[0, 0]]));
+    assert_eq!((first["total_tokens"].as_u64(), first["num_running"].as_u64()), (Some(1200), Some(1)));
+    assert_eq!((first["start_ms"].as_f64(), first["emitted"].clone()), (Some(0.0), serde_json::json!([0])));
+    for worker in 0..2 {
+        let own: Vec<&Value> = rows.iter().filter(|row| row["worker"] == worker).collect();
+        assert!(own.iter().enumerate().all(|(ordinal, row)| row["iteration"] == ordinal));
+        assert!(own.windows(2).all(|pair| figure(pair[0], "end_ms") <= figure(pair[1], "end_ms")));
+    }
+    let tokens: u64 = rows.iter().map(|row| row["emitted"].as_array().unwrap().len() as u64).sum();
+    assert_eq!(tokens, 36);
+}

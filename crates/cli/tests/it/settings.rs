@@ -1,0 +1,142 @@
+//! Settings from files, variables and flags.
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file() {
+    let sandbox =
+        Sandbox::new().with_variable("SERVECAST_NUM_WORKERS", "3").with_variable("SERVECAST_SEED", "");
+    sandbox.write("d.toml", "trace_file = \"t.jsonl\"\nnum_workers = 2\nrouter_mode = \"random\"\n[engine_args]\nblock_size = 16\n");
+    sandbox.write(
+        "d.json",
+        r#"{"trace_file": "t.jsonl", "workers": 2, "extra_engine_args": {"block_size": 16}}"#,
+    );
+    let workers = |arguments: &[&str]| sandbox.report(arguments)["pools"][0]["workers"].clone();
+    for file in ["d.toml", "d.json"] {
+        assert_eq!(workers(&["--config", file]), 3);
+        assert_eq!(workers(&["--config", file, "--workers", "4"]), 4);
+        let plain = Sandbox::new();
+        plain.write(file, sandbox.read(file));
+        assert_eq!(plain.report(&["--config", file])["pools"][0]["workers"], 2);
+    }
+}
+
+#[test]
+fn engine_settings_come_as_json_as_files_and_as_flags() {
+    let sandbox = Sandbox::new();
+    sandbox.write("engine.json", r#"{"block_size": 512, "num_gpu_blocks": 100}"#);
+    let inline = r#"{"block_size": 512, "num_gpu_blocks": 100}"#;
+    let with = |arguments: &[&str]| {
+        sandbox.report(&[&["t.jsonl"], arguments].concat())["prefix_cache_reused_ratio"].clone()
+    };
+    let expected = with(&["--block-size", "512", "--num-gpu-blocks", "100"]);
+    assert_eq!(with(&["--extra-engine-args", inline]), expected);
+    assert_eq!(with(&["--extra-engine-args", "@engine.json"]), expected);
+    assert_eq!(
+        with(&["--engine-args", r#"{"block_size": 512}"#, "--block-size", "512", "--num-gpu-blocks", "100"]),
+        expected
+    );
+    // A block of 4096 tokens is in no prompt as a whole.
+    assert_eq!(with(&["--block-size", "4096"]), 0.0);
+}
+
+#[test]
+fn engine_settings_of_a_flag_go_key_by_key_over_those_of_a_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write("d.toml", "[engine_args]\nnum_gpu_blocks = 22\nblock_size = 64\n");
+    let run = |arguments: &[&str]| sandbox.report(&[&["t.jsonl", "--config", "d.toml"], arguments].concat());
+    assert_eq!(run(&[])["rejected_requests"], 1);
+    assert_eq!(run(&["--engine-args", r#"{"num_gpu_blocks": 200}"#])["rejected_requests"], 0);
+    assert_eq!(run(&["--engine-args", r#"{"block_size": 16}"#])["rejected_requests"], 3);
+}
+
+#[test]
+fn shortcuts_hold_for_every_pool() {
+    let sandbox = Sandbox::new();
+    let report = sandbox.report(&[
+        "t.jsonl",
+        "--prefill-workers",
+        "1",
+        "--block-size",
+        "16",
+        "--num-gpu-blocks",
+        "60",
+    ]);
+    assert_eq!(report["rejected_requests"], 3);
+}
+
+#[test]
+fn presets_lie_under_everything_else() {
+    let sandbox = Sandbox::new();
+    let rejected = |arguments: &[&str]| {
+        sandbox.report(
+            &[&["t.jsonl", "--engine-preset", "vllm-0.33", "--num-gpu-blocks", "60"], arguments].concat(),
+        )["rejected_requests"]
+            .clone()
+    };
+    assert_eq!(rejected(&[]), 3, "its blocks have 16 tokens");
+    assert_eq!(rejected(&["--block-size", "64"]), 0);
+    assert_eq!(rejected(&["--engine-args", r#"{"block_size": 64}"#]), 0);
+    assert_eq!(rejected(&["--prefill-workers", "1"]), 3);
+}
+
+#[test]
+fn variables_that_are_no_settings_are_refused() {
+    for (name, words) in [
+        (
+            "SERVECAST_NUM_WORKER",
+            &["unknown environment variable `SERVECAST_NUM_WORKER`", "did you mean `SERVECAST_NUM_WORKERS`?"]
+                [..],
+        ),
+        ("SERVECAST_ROUTER_CONFIG", &["`SERVECAST_ROUTER_CONFIG` is not there yet"]),
+        ("SERVECAST_NUM_WORKERS", &["`num_workers` is \"x\"", "from SERVECAST_NUM_WORKERS"]),
+        ("SERVECAST_ENGINE_ARGS", &["`engine_args`", "not valid JSON", "from SERVECAST_ENGINE_ARGS"]),
+        ("SERVECAST_ROUTER_MODE", &["`router_mode` is \"x\"", "`round_robin`"]),
+        ("SERVECAST_FORMAT", &["`format` is \"x\"", "`table` or `json`"]),
+    ] {
+        Sandbox::new().with_variable(name, "x").run(&["replay", "t.jsonl"]).is_refused(words);
+    }
+    let sandbox = Sandbox::new().with_variable("SERVECAST_ORACLE", "x").with_variable("SERVECAST_DATA", "y");
+    sandbox.report(&["t.jsonl"]);
+}
+
+#[test]
+fn bad_files_are_refused_by_name_and_key() {
+    let sandbox = Sandbox::new();
+    for (content, words) in [
+        ("num_worker = 2", &["c.toml: unknown key `num_worker`, did you mean `num_workers`?"][..]),
+        ("num_workers = \"2\"", &["`num_workers` is \"2\", but must be a whole number", "(from c.toml)"]),
+        ("num_workers = -2", &["`num_workers` is -2, but must be a whole number"]),
+        ("num_workers = 0", &["`num_workers` is 0", "(from c.toml)"]),
+        ("num_workers = 1\nworkers = 2", &["c.toml: `num_workers` is given by two names"]),
+        ("num_workers = 1\nnum_workers = 2", &["c.toml: line 2: duplicate key"]),
+        ("seed = 1\nx =", &["c.toml: line 2: "]),
+        ("aic_system = \"x\"", &["c.toml: `aic_system` is not there yet"]),
+        ("router_mode = \"kv_router\"", &["`router_mode` kv_router is not there yet", "(from c.toml)"]),
+        ("engine = \"sglang\"", &["`engine` sglang is not there yet"]),
+        (
+            "sla_itl_ms = 0",
+            &["`--sla-itl-ms` must be a finite number of milliseconds above 0, not 0 (from c.toml)"],
+        ),
+        ("sla_itl_ms = nan", &["c.toml: `sla_itl_ms` is NaN, but must be a finite number"]),
+        ("engine_args = 1", &["`engine_args` is 1, but must be an object"]),
+        (
+            "[engine_args]\nblok_size = 1",
+            &["unknown key `blok_size`, did you mean `block_size`? (from c.toml)"],
+        ),
+        (
+            "[prefill_engine_args]\nblock_size = 1.5\n[decode_engine_args]",
+            &["prefill engine: `block_size` is 1.5", "(from c.toml)"],
+        ),
+    ] {
+        sandbox.write("c.toml", content);
+        sandbox.run(&["replay", "t.jsonl", "--config", "c.toml"]).is_refused(words);
+    }
+    sandbox.write("c.json", r#"{"seed": 1, "seed": 2}"#);
+    sandbox
+        .run(&["replay", "--config", "c.json"])
+        .is_refused(&["c.json: not valid JSON: `seed` is given twice"]);
+    sandbox.write("c.json", "[]");
+    sandbox.run(&["replay", "--config", "c.json"]).is_refused(&["c.json: expected a JSON object"]);
+    sandbox.run(&["replay", "--config", "none.toml"]).is_refused(&["cannot read `none.toml`: No such file"]);
+}

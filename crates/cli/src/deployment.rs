@@ -37,6 +37,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
     check_staged(config, layers, staged)?;
     let prefill = Pool::build(WorkerType::Prefill, given.prefill_engine_args.as_ref(), config, layers)?;
     let decode = Pool::build(WorkerType::Decode, given.decode_engine_args.as_ref(), config, layers)?;
+    check_hand_off(&prefill.args, &decode.args, layers)?;
     let topology = Topology::disaggregated(
         prefill.with_workers(given.num_prefill_workers),
         decode.with_workers(given.num_decode_workers),
@@ -93,6 +94,22 @@ fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<
             "`decode_engine_args` is given without `prefill_engine_args`, but each pool needs its settings",
             "--prefill-engine-args '{}' takes the defaults",
         ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a bandwidth that nothing would be divided by: the hand-off would silently take no time.
+fn check_hand_off(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) -> Result<(), Failure> {
+    let bandwidth = [prefill, decode].into_iter().find_map(|args| args.kv_transfer_bandwidth);
+    let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
+    match (bandwidth.filter(|&bandwidth| bandwidth > 0.0), bytes) {
+        (Some(bandwidth), None) => {
+            let message =
+                format!("`kv_transfer_bandwidth` is {bandwidth}, but `kv_bytes_per_token` is not given");
+            let hint = "--kv-bytes-per-token says how much there is to transfer: \
+                        2 · layers · KV heads · head size · bytes a number";
+            Err(Failure::user(layers.explained(&message)).with_hint(hint))
+        }
         _ => Ok(()),
     }
 }

@@ -59,7 +59,7 @@ pub enum ClusterError {
 #[non_exhaustive]
 pub enum RunError {
     /// An iteration without a duration.
-    #[error("at {at}: {source}")]
+    #[error("an iteration at {at} has no duration")]
     Latency {
         /// When it began.
         at: Time,

@@ -32,7 +32,7 @@ impl Grid {
         let mut archive = zip::ZipArchive::new(Cursor::new(bytes))
             .map_err(|error| GridError::Archive(error.to_string()))?;
         let mut array = |name: &'static str| read_array(&mut archive, name);
-        let prompt = Curve { x: axis(array("prefill_isl")?)?, y: vector(array("prefill_ttft_ms")?)?.1 };
+        let prompt = Curve { x: axis(array("prefill_isl")?)?, y: vector(array("prefill_ttft_ms")?)? };
         let decode_active = axis(array("decode_active_kv_tokens")?)?;
         let decode_context = axis(array("decode_context_length")?)?;
         let itl = array("decode_itl")?;
@@ -136,9 +136,9 @@ fn read_array<R: Read + std::io::Seek>(
     Ok(Array { name, shape, row_major })
 }
 
-fn vector(array: Array) -> Result<(&'static str, Vec<f64>), GridError> {
+fn vector(array: Array) -> Result<Vec<f64>, GridError> {
     match array.shape.as_slice() {
-        [_] => Ok((array.name, array.row_major)),
+        [_] => Ok(array.row_major),
         shape => {
             let problem = format!("it has {} dimensions, but must have one", shape.len());
             Err(GridError::Array { name: array.name, problem })
@@ -147,7 +147,8 @@ fn vector(array: Array) -> Result<(&'static str, Vec<f64>), GridError> {
 }
 
 fn axis(array: Array) -> Result<Vec<f64>, GridError> {
-    let (name, points) = vector(array)?;
+    let name = array.name;
+    let points = vector(array)?;
     if points.len() < 2 || points.windows(2).any(|pair| pair[0] >= pair[1]) {
         return Err(GridError::Axis { name });
     }

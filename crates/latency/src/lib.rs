@@ -120,7 +120,7 @@ impl Latency {
 #[non_exhaustive]
 pub enum LatencyError {
     /// A speedup that is no positive number.
-    #[error("`{name}` is {ratio}, but a speedup must be a finite number above 0")]
+    #[error("`{name}` is {ratio:?}, but a speedup must be a finite number above 0")]
     Speedup {
         /// Which one.
         name: &'static str,
@@ -129,7 +129,7 @@ pub enum LatencyError {
     },
     /// A model gave a time that does not fit 64-bit nanoseconds after its division by the speedup.
     #[error(
-        "the latency model gave {ms} ms for an iteration, which divided by a speedup of {ratio} is no time"
+        "the latency model gave {ms} ms, which divided by a speedup of {ratio:e} does not fit 64-bit nanoseconds"
     )]
     NoDuration {
         /// What the model said.

@@ -250,3 +250,12 @@ fn iterations_say_what_a_worker_did() {
     let tokens: u64 = rows.iter().map(|row| row["emitted"].as_array().unwrap().len() as u64).sum();
     assert_eq!(tokens, 36);
 }
+
+#[test]
+fn the_example_deployment_runs() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/disaggregated.toml");
+    let report = Sandbox::new().report(&["t.jsonl", "--config", example]);
+    assert_eq!(report["completed_requests"], 4);
+    assert_eq!(report["pools"][1]["workers"], 4);
+    assert_eq!(report["sla"]["ttft_ms"], 2000.0);
+}

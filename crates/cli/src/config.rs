@@ -19,7 +19,7 @@ use clap::ValueHint;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use servecast_cluster::RouterMode;
+use servecast_cluster::{RouterMode, RouterOptions};
 use servecast_engine::{EngineArgs, EngineType};
 use servecast_workload::{ArrivalProcess, LengthDistribution};
 
@@ -139,8 +139,11 @@ pub(crate) struct DeploymentConfig {
     #[arg(long, visible_alias = "decode-workers", value_name = "N")]
     pub(crate) num_decode_workers: Option<u32>,
     /// How requests are spread over the workers of a pool
-    #[arg(long, value_name = "MODE", value_parser = choice::<RouterMode>("router_mode", &["round_robin", "random", "least_loaded"]))]
+    #[arg(long, value_name = "MODE", value_parser = choice::<RouterMode>("router_mode", ROUTER_MODES))]
     pub(crate) router_mode: Option<RouterMode>,
+    /// Blocks of a prompt that the router mode `prefix_hash` goes by
+    #[arg(long, value_name = "N")]
+    pub(crate) prefix_hash_blocks: Option<u32>,
     /// Engine settings of aggregated workers, a JSON object or @FILE.json
     ///
     /// Here and in the two options below, settings go key by key over those of the configuration file.
@@ -155,6 +158,20 @@ pub(crate) struct DeploymentConfig {
     #[arg(long, value_name = "JSON", value_parser = engine_args)]
     #[schemars(with = "Option<EngineArgs>")]
     pub(crate) decode_engine_args: Option<Map<String, Value>>,
+}
+
+/// The router modes that can be chosen.
+const ROUTER_MODES: &[&str] = &["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash"];
+
+impl DeploymentConfig {
+    /// The policy by which requests are routed.
+    pub(crate) fn router(&self) -> RouterOptions {
+        let default = RouterOptions::default();
+        RouterOptions {
+            mode: self.router_mode.unwrap_or(default.mode),
+            prefix_hash_blocks: self.prefix_hash_blocks.unwrap_or(default.prefix_hash_blocks),
+        }
+    }
 }
 
 /// Engine settings that have a flag of their own.

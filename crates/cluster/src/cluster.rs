@@ -112,10 +112,10 @@ struct Outcome {
 
 impl Cluster {
     pub(crate) fn new(topology: &Topology, options: &SimulationOptions) -> Self {
-        let SimulationOptions { router_mode, seed, tracing, check, .. } = *options;
+        let SimulationOptions { router, seed, tracing, check, .. } = *options;
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> =
-            pools.map(|(config, number)| Pool::new(config, number, router_mode, seed, tracing)).collect();
+            pools.map(|(config, number)| Pool::new(config, number, router, seed, tracing)).collect();
         let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len() as u32)));
         Self {
             pools,
@@ -238,7 +238,7 @@ impl Cluster {
     /// Gives a request to a worker of a pool.
     fn submit(&mut self, pool: usize, request: EngineRequest, forced: Option<WorkerId>, now: Time) -> Place {
         let id = request.id;
-        let worker = self.pools[pool].assign(forced);
+        let worker = self.pools[pool].assign(&request.prompt, forced);
         let place = Place { pool, worker };
         let accepted = self.pools[pool].engines[worker.index()].submit(request);
         assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");

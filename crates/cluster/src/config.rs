@@ -2,7 +2,7 @@ use servecast_engine::{EngineArgs, EngineConfig, EngineTracing, WorkerType};
 
 use crate::handoff::Handoff;
 use crate::record::PoolRole;
-use crate::routing::RouterMode;
+use crate::routing::RouterOptions;
 use crate::{ClusterError, LoadMode};
 
 /// Most workers of a pool.
@@ -93,7 +93,7 @@ pub struct SimulationOptions {
     /// How requests enter.
     pub load: LoadMode,
     /// Which worker gets them.
-    pub router_mode: RouterMode,
+    pub router: RouterOptions,
     /// Root of all random numbers of the deployment.
     pub seed: u64,
     /// Check invariants along the way, and panic if one is broken.
@@ -106,7 +106,7 @@ impl Default for SimulationOptions {
     fn default() -> Self {
         Self {
             load: LoadMode::OpenLoop,
-            router_mode: RouterMode::default(),
+            router: RouterOptions::default(),
             seed: 42,
             check: false,
             tracing: EngineTracing::default(),

@@ -25,5 +25,5 @@ mod simulate;
 pub use admission::LoadMode;
 pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
 pub use error::{ClusterError, RunError};
-pub use routing::RouterMode;
+pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode, RouterOptions};
 pub use simulate::{Observer, Simulation};

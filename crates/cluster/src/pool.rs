@@ -1,9 +1,9 @@
 use servecast_engine::{Engine, EngineTracing};
-use servecast_types::WorkerId;
+use servecast_types::{Prompt, WorkerId};
 
 use crate::config::PoolConfig;
 use crate::record::PoolRole;
-use crate::routing::{Router, RouterMode};
+use crate::routing::{Router, RouterOptions};
 
 /// The workers of one stage and the router in front of them.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Pool {
     pub(crate) fn new(
         config: &PoolConfig,
         number: u64,
-        router: RouterMode,
+        router: RouterOptions,
         seed: u64,
         tracing: EngineTracing,
     ) -> Self {
@@ -31,13 +31,13 @@ impl Pool {
             engines: (0..workers).map(|_| Engine::new(config.engine.clone(), tracing)).collect(),
             in_flight: vec![0; workers],
             busy: vec![false; workers],
-            router: Router::new(router, seed, number),
+            router: Router::new(router, workers, config.engine.block_size(), seed, number),
         }
     }
 
     /// Chooses the worker of the next request, which is in flight there from now on; `forced` overrules the router.
-    pub(crate) fn assign(&mut self, forced: Option<WorkerId>) -> WorkerId {
-        let choice = self.router.pick(&self.in_flight);
+    pub(crate) fn assign(&mut self, prompt: &Prompt, forced: Option<WorkerId>) -> WorkerId {
+        let choice = self.router.pick(prompt, &self.in_flight);
         let worker = forced.unwrap_or(choice);
         self.in_flight[worker.index()] += 1;
         worker

@@ -83,7 +83,9 @@ mod tests {
     fn truncated_means_lose_tokens_as_in_the_original() {
         let check = |chunks: &[(u64, u64)], tokens| {
             let mut batch = Batch::new(0);
-            chunks.iter().for_each(|&(start, end)| batch.add_prompt(start, end));
+            for &(start, end) in chunks {
+                batch.add_prompt(start, end);
+            }
             assert_eq!(batch.prompt.tokens_by_truncated_means(), tokens, "{chunks:?}");
         };
         check(&[], 0);

@@ -120,7 +120,7 @@ impl Latency {
 #[non_exhaustive]
 pub enum LatencyError {
     /// A speedup that is no positive number.
-    #[error("`{name}` is {ratio:?}, but a speedup must be a finite number above 0")]
+    #[error("`{name}` is {ratio}, but a speedup must be a finite number above 0")]
     Speedup {
         /// Which one.
         name: &'static str,

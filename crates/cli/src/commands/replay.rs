@@ -88,7 +88,7 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     }
     let options = SimulationOptions {
         load: mode,
-        router_mode: config.deployment.router_mode.unwrap_or_default(),
+        router: config.deployment.router(),
         seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
         check: config.output.check.unwrap_or(false),
         ..SimulationOptions::default()

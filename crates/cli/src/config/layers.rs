@@ -412,7 +412,7 @@ mod tests {
             (
                 "router_mode",
                 "kv_router".into(),
-                "`router_mode` kv_router is not there yet: use round_robin, random or least_loaded (from a.toml)",
+                "`router_mode` kv_router is not there yet: use round_robin, least_loaded, power_of_two or prefix_hash (from a.toml)",
             ),
         ] {
             let mut layers = Layers::default();

@@ -23,7 +23,7 @@ const LATENCY: &str = "--latency chooses among the latency models that there are
 
 /// Values without a meaning yet, each with what there is instead.
 const VALUES: [(&str, &str, &str); 4] = [
-    ("router_mode", "kv_router", "use round_robin, random or least_loaded"),
+    ("router_mode", "kv_router", "use round_robin, least_loaded, power_of_two or prefix_hash"),
     ("replay_mode", "online", "a replay runs in virtual time: use offline"),
     ("engine", "sglang", "use vllm"),
     ("engine", "trtllm", "use vllm"),

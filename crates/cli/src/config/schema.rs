@@ -3,7 +3,7 @@
 use clap::Command;
 use clap::builder::StyledStr;
 use serde_json::{Value, json};
-use servecast_cluster::RouterMode;
+use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
 use servecast_engine::EngineArgs;
 use servecast_workload::SyntheticSpec;
 
@@ -28,6 +28,7 @@ fn default_of(key: &str) -> Option<Value> {
         "length_spread" => json!(synthetic().length_spread),
         "num_workers" | "num_prefill_workers" | "num_decode_workers" => json!(1),
         "router_mode" => json!(RouterMode::default()),
+        "prefix_hash_blocks" => json!(DEFAULT_PREFIX_HASH_BLOCKS),
         "engine" => json!(engine().engine_type),
         "block_size" => json!(64),
         "num_gpu_blocks" => json!(engine().num_gpu_blocks),

@@ -20,7 +20,8 @@ fn crates_depend_only_on_those_above_them() {
         let manifest = fs::read_to_string(crates().join(&name).join("Cargo.toml")).unwrap();
         let manifest: toml::Table = manifest.parse().unwrap();
         let position = ORDER.iter().position(|known| *known == name);
-        let position = position.unwrap_or_else(|| panic!("crate {name} is missing in ARCHITECTURE.md's order"));
+        let position =
+            position.unwrap_or_else(|| panic!("crate {name} is missing in ARCHITECTURE.md's order"));
         for dependency in manifest["dependencies"].as_table().unwrap().keys() {
             let Some(dependency) = dependency.strip_prefix("servecast-") else { continue };
             assert!(ORDER[..position].contains(&dependency), "{name} must not depend on {dependency}");

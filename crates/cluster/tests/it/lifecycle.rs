@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use servecast_cluster::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
-use servecast_cluster::{LoadMode, PoolEngine, RouterMode, Simulation, SimulationOptions, Topology};
+use servecast_cluster::{
+    LoadMode, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
+};
 use servecast_engine::EngineArgs;
 use servecast_types::Time;
 use servecast_workload::{Load, TraceRow, Workload};
@@ -53,6 +55,10 @@ fn run(topology: &Topology, rows: &[TraceRow], options: SimulationOptions) -> Ru
     Simulation::new(topology, workload, &options).unwrap().run(&mut ()).unwrap()
 }
 
+fn router(mode: RouterMode) -> RouterOptions {
+    RouterOptions { mode, ..RouterOptions::default() }
+}
+
 fn us(time: Option<Time>) -> Option<u64> {
     time.map(|time| time.as_ns() / 1000)
 }
@@ -83,7 +89,8 @@ fn requests_of_one_moment_share_iterations_and_workers_take_turns() {
 #[test]
 fn the_least_loaded_worker_gets_the_next_request() {
     let rows = [row(1, 0.0, 100, 50), row(2, 1.0, 10, 1), row(3, 10.0, 10, 1)];
-    let options = SimulationOptions { router_mode: RouterMode::LeastLoaded, ..SimulationOptions::default() };
+    let options =
+        SimulationOptions { router: router(RouterMode::LeastLoaded), ..SimulationOptions::default() };
     let record = run(&aggregated(2, &engine(json!({}))), &rows, options);
     let workers: Vec<_> = record.requests.iter().map(|request| request.stages[0].worker.0).collect();
     assert_eq!(workers, [0, 1, 1]);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use servecast_cluster::record::{RequestStatus, RunRecord};
 use servecast_cluster::{
-    LoadMode, Observer, PoolEngine, RouterMode, Simulation, SimulationOptions, Topology,
+    LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::EngineArgs;
 use servecast_types::Time;
@@ -69,8 +69,13 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    let router_mode =
-        prop_oneof![Just(RouterMode::RoundRobin), Just(RouterMode::Random), Just(RouterMode::LeastLoaded)];
+    let router_mode = prop_oneof![
+        Just(RouterMode::RoundRobin),
+        Just(RouterMode::Random),
+        Just(RouterMode::LeastLoaded),
+        Just(RouterMode::PowerOfTwo),
+        Just(RouterMode::PrefixHash)
+    ];
     let decode = prop::option::of(engine());
     (engine(), decode, (1_u32..4, 1_u32..4), rows(), prop::option::of(1_u32..6), router_mode).prop_map(
         |(prefill, decode, workers, rows, concurrency, router_mode)| {
@@ -104,7 +109,7 @@ fn run(scenario: &Scenario) -> RunRecord {
     let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
     let options = SimulationOptions {
         load: mode,
-        router_mode: scenario.router_mode,
+        router: RouterOptions { mode: scenario.router_mode, prefix_hash_blocks: 2 },
         check: true,
         ..SimulationOptions::default()
     };

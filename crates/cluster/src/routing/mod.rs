@@ -1,0 +1,90 @@
+//! Which worker of a pool gets a request: one policy a file.
+
+mod least_loaded;
+mod power_of_two;
+mod prefix_hash;
+mod random;
+mod round_robin;
+
+use rand::SeedableRng;
+use rand_pcg::Pcg64;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use servecast_types::{Prompt, WorkerId};
+
+use power_of_two::PowerOfTwo;
+use prefix_hash::PrefixHash;
+use random::Random;
+use round_robin::RoundRobin;
+
+/// Blocks that `prefix_hash` looks at, unless somebody says otherwise.
+pub const DEFAULT_PREFIX_HASH_BLOCKS: u32 = 16;
+
+/// A routing policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterMode {
+    /// Workers in turn.
+    #[default]
+    RoundRobin,
+    /// A worker drawn at random.
+    Random,
+    /// The worker with the fewest requests in flight.
+    LeastLoaded,
+    /// The one with fewer requests in flight of two workers drawn at random.
+    PowerOfTwo,
+    /// Prompts that begin alike on one worker, as long as it has little more to do than the others.
+    PrefixHash,
+}
+
+/// A routing policy with what it needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterOptions {
+    /// The policy.
+    pub mode: RouterMode,
+    /// How many blocks of a prompt `prefix_hash` goes by.
+    pub prefix_hash_blocks: u32,
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        Self { mode: RouterMode::default(), prefix_hash_blocks: DEFAULT_PREFIX_HASH_BLOCKS }
+    }
+}
+
+/// Picks workers for one pool.
+#[derive(Debug)]
+pub(crate) enum Router {
+    RoundRobin(RoundRobin),
+    Random(Random),
+    LeastLoaded,
+    PowerOfTwo(PowerOfTwo),
+    PrefixHash(PrefixHash),
+}
+
+impl Router {
+    /// A router for `workers` workers of `block_size` tokens a block; `pool` keeps the random streams of pools apart.
+    pub(crate) fn new(options: RouterOptions, workers: usize, block_size: u32, seed: u64, pool: u64) -> Self {
+        let generator = || Pcg64::seed_from_u64(seed ^ (pool + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        match options.mode {
+            RouterMode::RoundRobin => Self::RoundRobin(RoundRobin::default()),
+            RouterMode::Random => Self::Random(Random::new(generator())),
+            RouterMode::LeastLoaded => Self::LeastLoaded,
+            RouterMode::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(generator())),
+            RouterMode::PrefixHash => {
+                Self::PrefixHash(PrefixHash::new(workers, options.prefix_hash_blocks, block_size))
+            }
+        }
+    }
+
+    /// The worker for the next request; `in_flight` has the number of requests of each.
+    pub(crate) fn pick(&mut self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
+        match self {
+            Self::RoundRobin(policy) => policy.pick(in_flight),
+            Self::Random(policy) => policy.pick(in_flight),
+            Self::LeastLoaded => least_loaded::pick(in_flight),
+            Self::PowerOfTwo(policy) => policy.pick(in_flight),
+            Self::PrefixHash(policy) => policy.pick(prompt, in_flight),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+use rand::RngExt;
+use rand_pcg::Pcg64;
+use servecast_types::WorkerId;
+
+/// The one with fewer requests in flight of two workers drawn at random; the first drawn of equals.
+///
+/// Mitzenmacher, "The power of two choices in randomized load balancing" (2001).
+#[derive(Debug)]
+pub(crate) struct PowerOfTwo {
+    generator: Pcg64,
+}
+
+impl PowerOfTwo {
+    pub(super) fn new(generator: Pcg64) -> Self {
+        Self { generator }
+    }
+
+    pub(super) fn pick(&mut self, in_flight: &[u32]) -> WorkerId {
+        let workers = in_flight.len() as u32;
+        let first = self.generator.random_range(0..workers);
+        if workers == 1 {
+            return WorkerId(first);
+        }
+        // A draw among the others: those from `first` on are one further.
+        let draw = self.generator.random_range(0..workers - 1);
+        let second = draw + u32::from(draw >= first);
+        let load = |worker: u32| in_flight[worker as usize];
+        WorkerId(if load(second) < load(first) { second } else { first })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn picks(in_flight: &[u32]) -> Vec<u32> {
+        let mut policy = PowerOfTwo::new(Pcg64::seed_from_u64(7));
+        (0..200).map(|_| policy.pick(in_flight).0).collect()
+    }
+
+    #[test]
+    fn of_two_workers_the_less_loaded_one_is_picked() {
+        assert!(picks(&[5, 1]).iter().all(|&worker| worker == 1));
+    }
+
+    #[test]
+    fn the_most_loaded_worker_of_many_is_never_picked_and_all_others_are() {
+        let picks = picks(&[1, 9, 1, 1]);
+        assert!(!picks.contains(&1));
+        assert!([0, 2, 3].iter().all(|worker| picks.contains(worker)));
+    }
+
+    #[test]
+    fn one_worker_is_no_choice() {
+        assert!(picks(&[4]).iter().all(|&worker| worker == 0));
+    }
+}

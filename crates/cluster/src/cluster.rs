@@ -116,7 +116,7 @@ impl Cluster {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> =
             pools.map(|(config, number)| Pool::new(config, number, router, seed, tracing)).collect();
-        let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len() as u32)));
+        let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len())));
         Self {
             pools,
             handoff: topology.handoff,
@@ -242,7 +242,7 @@ impl Cluster {
         let place = Place { pool, worker };
         let accepted = self.pools[pool].engines[worker.index()].submit(request);
         assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
-        self.recorder.queued(id, self.pools[pool].role, worker, now);
+        self.recorder.queued(id, pool, worker, now);
         self.wake(place);
         place
     }
@@ -363,12 +363,12 @@ struct Sink<'a, O> {
 
 impl<O: Observer> IterationSink for Sink<'_, O> {
     fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
-        self.recorder.transfer_started(transfer, now);
+        self.recorder.transfer_started(self.place.pool, transfer, now);
         self.outcome.transfers.push(*transfer);
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.recorder.iteration_ended(self.place.pool, self.last_stage, iteration);
+        self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
         self.outcome.finished.extend(iteration.finished.iter().map(|finished| finished.id));
         self.outcome.rejected.extend_from_slice(&iteration.rejected);
         self.outcome.iterations += 1;

@@ -157,18 +157,36 @@ impl TokenGaps {
 }
 
 /// Sums over the iterations of one pool.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolTotals {
-    /// Number of workers.
-    pub workers: u32,
     /// Engine iterations that ran.
     pub iterations: u64,
     /// Tokens computed, recomputed ones included.
     pub computed_tokens: u64,
     /// Preemptions.
     pub preemptions: u64,
-    /// Nanoseconds that workers spent in iterations, summed over workers.
+}
+
+/// What one worker had to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerTotals {
+    /// Requests that it got.
+    pub requests: u64,
+    /// Prompt tokens that it found in its prefix cache when it first admitted them.
+    pub reused_tokens: u64,
+    /// Nanoseconds that it spent in iterations.
     pub busy_ns: u64,
+}
+
+/// A pool: sums over its iterations, and what each worker had to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolRecord {
+    /// What it is for.
+    pub role: PoolRole,
+    /// Sums over its iterations.
+    pub totals: PoolTotals,
+    /// By worker number.
+    pub workers: Vec<WorkerTotals>,
 }
 
 /// Everything that a run recorded.
@@ -178,6 +196,6 @@ pub struct RunRecord {
     pub requests: Vec<RequestRecord>,
     /// Gaps between tokens that the user saw.
     pub gaps: TokenGaps,
-    /// Sums by pool, in the order in which a request meets them.
-    pub pools: Vec<(PoolRole, PoolTotals)>,
+    /// One record a pool, in the order in which a request meets them.
+    pub pools: Vec<PoolRecord>,
 }

@@ -4,7 +4,10 @@ use servecast_engine::{Iteration, Transfer};
 use servecast_types::{Duration, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
-use crate::record::{PoolRole, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps};
+use crate::record::{
+    PoolRecord, PoolRole, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
+    WorkerTotals,
+};
 
 /// What is known of a request when it arrives.
 #[derive(Debug, Clone, Copy)]
@@ -25,18 +28,23 @@ pub(crate) struct Recorder {
     gaps: TokenGaps,
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
     run: (Duration, u64),
-    pools: Vec<(PoolRole, PoolTotals)>,
+    pools: Vec<PoolRecord>,
 }
 
 impl Recorder {
-    pub(crate) fn new(pools: impl Iterator<Item = (PoolRole, u32)>) -> Self {
-        let totals = |workers| PoolTotals { workers, ..PoolTotals::default() };
+    /// A recorder for pools of the given role and number of workers.
+    pub(crate) fn new(pools: impl Iterator<Item = (PoolRole, usize)>) -> Self {
+        let pool = |(role, workers)| PoolRecord {
+            role,
+            totals: PoolTotals::default(),
+            workers: vec![WorkerTotals::default(); workers],
+        };
         Self {
             requests: Vec::new(),
             ended: Vec::new(),
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
-            pools: pools.map(|(role, workers)| (role, totals(workers))).collect(),
+            pools: pools.map(pool).collect(),
         }
     }
 
@@ -62,9 +70,11 @@ impl Recorder {
         id
     }
 
-    pub(crate) fn queued(&mut self, id: RequestId, pool: PoolRole, worker: WorkerId, now: Time) {
+    /// A request got to a worker of a pool.
+    pub(crate) fn queued(&mut self, id: RequestId, pool: usize, worker: WorkerId, now: Time) {
+        self.pools[pool].workers[worker.index()].requests += 1;
         self.requests[id.index()].stages.push(StageRecord {
-            pool,
+            pool: self.pools[pool].role,
             worker,
             queued: now,
             admitted: None,
@@ -77,28 +87,39 @@ impl Recorder {
         });
     }
 
-    pub(crate) fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
+    pub(crate) fn transfer_started(&mut self, pool: usize, transfer: &Transfer, now: Time) {
         let record = &mut self.requests[transfer.id.index()];
         let reused_tokens = record.input_tokens - transfer.tokens;
         let stage = record.stages.last_mut().expect("a transfer belongs to a stage");
         stage.transfer_start = Some(now);
         stage.transfer_end = Some(transfer.end);
         stage.reused_tokens = reused_tokens;
+        let worker = stage.worker.index();
+        self.pools[pool].workers[worker].reused_tokens += u64::from(reused_tokens);
     }
 
     /// `last_stage`: whether the tokens of this pool reach the user.
-    pub(crate) fn iteration_ended(&mut self, pool: usize, last_stage: bool, iteration: &Iteration) {
-        let (_, totals) = &mut self.pools[pool];
+    pub(crate) fn iteration_ended(
+        &mut self,
+        pool: usize,
+        worker: WorkerId,
+        last_stage: bool,
+        iteration: &Iteration,
+    ) {
+        let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
         totals.iterations += u64::from(!iteration.scheduled.is_empty());
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
-        totals.busy_ns += iteration.end.since(iteration.start).as_ns();
+        let worker = &mut workers[worker.index()];
+        worker.busy_ns += iteration.end.since(iteration.start).as_ns();
         for admitted in &iteration.admitted {
-            let stage = self.stage(admitted.id);
+            let stages = &mut self.requests[admitted.id.index()].stages;
+            let stage = stages.last_mut().expect("a request in an engine is in a stage");
             if stage.admitted.is_none() {
                 stage.admitted = Some(iteration.scheduled_at);
                 if stage.transfer_start.is_none() {
                     stage.reused_tokens = admitted.cached_tokens;
+                    worker.reused_tokens += u64::from(admitted.cached_tokens);
                 }
             }
         }

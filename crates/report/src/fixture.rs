@@ -1,12 +1,15 @@
 //! A run small enough to check by hand: times in whole ms, four requests.
 //!
-//! ```text request  arrival  admitted  tokens at                stages 0        10       12        30 40 50
-//! aggregated 1        20       24        100 110 120 140 180      prefill, then decode with a transfer from
-//! 62.5 to 78.25 2        30                                          none: its prompt is too long 3
-//! 60       62        90 100                   aggregated; gave up for want of KV blocks ```
+//! | request | arrival | admitted | tokens at | stages |
+//! |---|---|---|---|---|
+//! | 0 | 10 | 12 | 30 40 50 | aggregated |
+//! | 1 | 20 | 24 | 100 110 120 140 180 | prefill, then decode with a transfer from 62.5 to 78.25 |
+//! | 2 | 30 | | | none: its prompt is too long |
+//! | 3 | 60 | 62 | 90 100 | aggregated; gave up for want of KV blocks |
 
 use servecast_cluster::record::{
-    PoolRole, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
+    PoolRecord, PoolRole, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord,
+    TokenGaps, WorkerTotals,
 };
 use servecast_types::{Duration, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
@@ -18,17 +21,22 @@ pub(crate) fn run() -> RunRecord {
     for (gap_ms, times) in [(10, 5), (40, 1), (20, 1)] {
         gaps.add(Duration::from_ns(gap_ms * 1_000_000), times);
     }
-    let totals = |workers, iterations, computed_tokens, preemptions, busy_ms: u64| PoolTotals {
-        workers,
-        iterations,
-        computed_tokens,
-        preemptions,
-        busy_ns: busy_ms * 1_000_000,
+    let pool = |role, totals: [u64; 3], busy_ms: &[u64]| PoolRecord {
+        role,
+        totals: PoolTotals { iterations: totals[0], computed_tokens: totals[1], preemptions: totals[2] },
+        workers: busy_ms
+            .iter()
+            .map(|busy_ms| WorkerTotals {
+                requests: 2,
+                reused_tokens: *busy_ms,
+                busy_ns: busy_ms * 1_000_000,
+            })
+            .collect(),
     };
     let pools = vec![
-        (PoolRole::Aggregated, totals(1, 5, 439, 1, 85)),
-        (PoolRole::Prefill, totals(1, 1, 200, 0, 34)),
-        (PoolRole::Decode, totals(2, 6, 307, 1, 102)),
+        pool(PoolRole::Aggregated, [5, 439, 1], &[85]),
+        pool(PoolRole::Prefill, [1, 200, 0], &[34]),
+        pool(PoolRole::Decode, [6, 307, 1], &[34, 68]),
     ];
     RunRecord { requests, gaps, pools }
 }

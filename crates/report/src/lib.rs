@@ -24,7 +24,7 @@ mod stats;
 mod summary;
 mod table;
 
-pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion};
+pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion, Spread};
 pub use rows::write_request_rows;
 pub use sla::{Sla, SlaError};
 pub use stats::Stats;

@@ -121,6 +121,39 @@ pub struct PoolReport {
     pub preemptions: u64,
     /// Share of the workers' time spent in iterations: busy time / (workers * `duration_ms`), or 0.
     pub utilization: f64,
+    /// How many requests a worker got.
+    pub requests_per_worker: Spread,
+    /// How many prompt tokens a worker found in its prefix cache.
+    pub reused_tokens_per_worker: Spread,
+    /// Share of its time that a worker spent in iterations.
+    pub utilization_per_worker: Spread,
+}
+
+/// How unevenly something is spread over the workers of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Spread {
+    /// The least of any worker.
+    pub min: f64,
+    /// The mean of all workers.
+    pub mean: f64,
+    /// The most of any worker.
+    pub max: f64,
+}
+
+impl Spread {
+    /// The spread of `values`, one a worker; all zero without workers.
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let (mut min, mut max, mut sum, mut count) = (f64::INFINITY, 0.0_f64, 0.0, 0_u32);
+        for value in values {
+            (min, max) = (min.min(value), max.max(value));
+            sum += value;
+            count += 1;
+        }
+        match count {
+            0 => Self { min: 0.0, mean: 0.0, max: 0.0 },
+            _ => Self { min, mean: sum / f64::from(count), max },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -305,7 +338,22 @@ mod tests {
               "iterations": 5,
               "computed_tokens": 439,
               "preemptions": 1,
-              "utilization": 0.5
+              "utilization": 0.5,
+              "requests_per_worker": {
+                "min": 2.0,
+                "mean": 2.0,
+                "max": 2.0
+              },
+              "reused_tokens_per_worker": {
+                "min": 85.0,
+                "mean": 85.0,
+                "max": 85.0
+              },
+              "utilization_per_worker": {
+                "min": 0.5,
+                "mean": 0.5,
+                "max": 0.5
+              }
             },
             {
               "pool": "prefill",
@@ -313,7 +361,22 @@ mod tests {
               "iterations": 1,
               "computed_tokens": 200,
               "preemptions": 0,
-              "utilization": 0.2
+              "utilization": 0.2,
+              "requests_per_worker": {
+                "min": 2.0,
+                "mean": 2.0,
+                "max": 2.0
+              },
+              "reused_tokens_per_worker": {
+                "min": 34.0,
+                "mean": 34.0,
+                "max": 34.0
+              },
+              "utilization_per_worker": {
+                "min": 0.2,
+                "mean": 0.2,
+                "max": 0.2
+              }
             },
             {
               "pool": "decode",
@@ -321,7 +384,22 @@ mod tests {
               "iterations": 6,
               "computed_tokens": 307,
               "preemptions": 1,
-              "utilization": 0.3
+              "utilization": 0.3,
+              "requests_per_worker": {
+                "min": 2.0,
+                "mean": 2.0,
+                "max": 2.0
+              },
+              "reused_tokens_per_worker": {
+                "min": 34.0,
+                "mean": 51.0,
+                "max": 68.0
+              },
+              "utilization_per_worker": {
+                "min": 0.2,
+                "mean": 0.30000000000000004,
+                "max": 0.4
+              }
             }
           ],
           "sla": {

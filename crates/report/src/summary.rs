@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use servecast_cluster::record::{PoolRole, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps};
+use servecast_cluster::record::{
+    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerTotals,
+};
 use servecast_types::Duration;
 
 use crate::latency::{queue_time, tpot_ms, ttst};
-use crate::report::{Counts, PoolReport, Report, SchemaVersion};
+use crate::report::{Counts, PoolReport, Report, SchemaVersion, Spread};
 use crate::sla::Sla;
 use crate::stats::Stats;
 
@@ -76,9 +78,9 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         e2e_latency_ms: stats(&|request| Some(request.e2e()?.as_ms())),
         output_token_throughput_per_user,
         queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),
-        total_preemptions: run.pools.iter().map(|(_, totals)| totals.preemptions).sum(),
-        total_iterations: run.pools.iter().map(|(_, totals)| totals.iterations).sum(),
-        pools: run.pools.iter().map(|&(role, totals)| pool_report(role, totals, duration)).collect(),
+        total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
+        total_iterations: run.pools.iter().map(|pool| pool.totals.iterations).sum(),
+        pools: run.pools.iter().map(|pool| pool_report(pool, duration)).collect(),
         sla,
         goodput_completed_requests: good.map(|good| good.requests),
         goodput_request_throughput_rps: good.map(|good| per_second(good.requests)),
@@ -136,11 +138,25 @@ fn by_reason(rejected: &[&RequestRecord]) -> Counts {
     counts
 }
 
-fn pool_report(role: PoolRole, totals: PoolTotals, duration: Duration) -> PoolReport {
-    let PoolTotals { workers, iterations, computed_tokens, preemptions, busy_ns } = totals;
-    let available_ns = f64::from(workers) * duration.as_ns() as f64;
-    let utilization = if available_ns > 0.0 { busy_ns as f64 / available_ns } else { 0.0 };
-    PoolReport { pool: name(role), workers, iterations, computed_tokens, preemptions, utilization }
+fn pool_report(pool: &PoolRecord, duration: Duration) -> PoolReport {
+    let PoolTotals { iterations, computed_tokens, preemptions } = pool.totals;
+    let share = |busy_ns: u64| match duration.as_ns() {
+        0 => 0.0,
+        duration_ns => busy_ns as f64 / duration_ns as f64,
+    };
+    let spread = |of: &dyn Fn(&WorkerTotals) -> f64| Spread::of(pool.workers.iter().map(of));
+    let busy_ns: u64 = pool.workers.iter().map(|worker| worker.busy_ns).sum();
+    PoolReport {
+        pool: name(pool.role),
+        workers: pool.workers.len() as u32,
+        iterations,
+        computed_tokens,
+        preemptions,
+        utilization: share(busy_ns) / pool.workers.len().max(1) as f64,
+        requests_per_worker: spread(&|worker| worker.requests as f64),
+        reused_tokens_per_worker: spread(&|worker| worker.reused_tokens as f64),
+        utilization_per_worker: spread(&|worker| share(worker.busy_ns)),
+    }
 }
 
 /// The name under which a unit variant is serialised. Reports hold names as text, so that one written by a

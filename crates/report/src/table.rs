@@ -5,7 +5,7 @@ use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
 };
 
-use crate::report::{PoolReport, Report};
+use crate::report::{PoolReport, Report, Spread};
 use crate::stats::Stats;
 
 const TITLE: &str = "servecast | LLM Metrics";
@@ -162,16 +162,32 @@ fn facts(report: &Report) -> Vec<String> {
         facts.push(format!("  rejected as {reason}: {}", count(requests)));
     }
     facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
-    for PoolReport { pool, workers, utilization, .. } in &report.pools {
-        let noun = if *workers == 1 { "worker" } else { "workers" };
-        facts.push(format!("Utilization, {pool}: {} of {workers} {noun}", percent(*utilization)));
-    }
+    report.pools.iter().for_each(|pool| facts.extend(pool_facts(pool)));
     facts.extend(goodput(report).into_iter().flatten());
     for (note, &times) in report.trace_notes.iter().flatten() {
         facts.push(format!("Trace: {note}: {}", count(times)));
     }
     facts.push(format!("Simulated duration: {} ms", grouped(report.duration_ms, 2)));
     facts.push(format!("Wall time: {} ms", grouped(report.wall_time_ms, 2)));
+    facts
+}
+
+/// How busy a pool was and, with several workers, how evenly.
+fn pool_facts(report: &PoolReport) -> Vec<String> {
+    let PoolReport { pool, workers, utilization, .. } = report;
+    let noun = if *workers == 1 { "worker" } else { "workers" };
+    let mut facts = vec![format!("Utilization, {pool}: {} of {workers} {noun}", percent(*utilization))];
+    if *workers > 1 {
+        let range = |spread: Spread| format!("{} to {}", grouped(spread.min, 0), grouped(spread.max, 0));
+        let Spread { min, max, .. } = report.utilization_per_worker;
+        facts.push(format!(
+            "  a worker: {} requests, {} tokens reused, utilization {} to {}",
+            range(report.requests_per_worker),
+            range(report.reused_tokens_per_worker),
+            percent(min),
+            percent(max)
+        ));
+    }
     facts
 }
 
@@ -258,6 +274,7 @@ mod tests {
         Utilization, aggregated: 50.00% of 1 worker
         Utilization, prefill: 20.00% of 1 worker
         Utilization, decode: 30.00% of 2 workers
+          a worker: 2 to 2 requests, 34 to 68 tokens reused, utilization 20.00% to 40.00%
         Goodput: 5.88 requests/sec, 17.65 tokens/sec
           1 of 4 requests within TTFT ≤ 50 ms, E2E ≤ 100.5 ms
         Trace: ignored_keys: 3

@@ -5,11 +5,14 @@
 //!         └──────────── Layers ────────────┘ ── parse ──▶ ReplayConfig
 //! ```
 //!
+//! The settings of the KV router are one key, `router_config`; flags and variables set those within it one by one.
+//!
 //! Every flag is a key, in `snake_case`, and its help is the description in the schema. [`Layers`] remembers where each
 //! value came from, so that messages can say so.
 
 mod layers;
 mod not_yet;
+mod router;
 mod schema;
 mod value;
 
@@ -19,14 +22,16 @@ use clap::ValueHint;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use servecast_cluster::{RouterMode, RouterOptions};
+use servecast_cluster::RouterMode;
 use servecast_engine::{EngineArgs, EngineType};
+use servecast_router::KvRouterConfig;
 use servecast_workload::{ArrivalProcess, LengthDistribution};
 
 pub(crate) use layers::{Layers, Origin, explained};
-pub(crate) use not_yet::NotYetArgs;
+pub(crate) use not_yet::{NotYetArgs, refuse_value};
+pub(crate) use router::{RouterFlags, RouterGiven, WITHOUT_EFFECT, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
-use value::{choice, engine_args, finite};
+use value::{choice, finite, settings};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
 pub(crate) const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
@@ -144,35 +149,37 @@ pub(crate) struct DeploymentConfig {
     /// Blocks of a prompt that the router mode `prefix_hash` goes by
     #[arg(long, value_name = "N")]
     pub(crate) prefix_hash_blocks: Option<u32>,
+    /// Settings of the KV router, a JSON object or @FILE.json
+    ///
+    /// They go key by key over those of the configuration file and of the environment.
+    #[arg(long, value_name = "JSON", value_parser = settings, help_heading = KV_ROUTER)]
+    #[schemars(with = "Option<KvRouterConfig>")]
+    pub(crate) router_config: Option<Map<String, Value>>,
+    /// How long after an iteration its KV events reach the KV router
+    #[arg(long, value_name = "MS", value_parser = finite, help_heading = KV_ROUTER)]
+    pub(crate) kv_event_delay_ms: Option<f64>,
     /// Engine settings of aggregated workers, a JSON object or @FILE.json
     ///
     /// Here and in the two options below, settings go key by key over those of the configuration file.
-    #[arg(long = "extra-engine-args", visible_alias = "engine-args", value_name = "JSON", value_parser = engine_args)]
+    #[arg(long = "extra-engine-args", visible_alias = "engine-args", value_name = "JSON", value_parser = settings)]
     #[schemars(with = "Option<EngineArgs>")]
     pub(crate) engine_args: Option<Map<String, Value>>,
     /// Engine settings of prefill workers, a JSON object or @FILE.json
-    #[arg(long, value_name = "JSON", value_parser = engine_args)]
+    #[arg(long, value_name = "JSON", value_parser = settings)]
     #[schemars(with = "Option<EngineArgs>")]
     pub(crate) prefill_engine_args: Option<Map<String, Value>>,
     /// Engine settings of decode workers, a JSON object or @FILE.json
-    #[arg(long, value_name = "JSON", value_parser = engine_args)]
+    #[arg(long, value_name = "JSON", value_parser = settings)]
     #[schemars(with = "Option<EngineArgs>")]
     pub(crate) decode_engine_args: Option<Map<String, Value>>,
 }
 
 /// The router modes that can be chosen.
-const ROUTER_MODES: &[&str] = &["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash"];
+const ROUTER_MODES: &[&str] =
+    &["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"];
 
-impl DeploymentConfig {
-    /// The policy by which requests are routed.
-    pub(crate) fn router(&self) -> RouterOptions {
-        let default = RouterOptions::default();
-        RouterOptions {
-            mode: self.router_mode.unwrap_or(default.mode),
-            prefix_hash_blocks: self.prefix_hash_blocks.unwrap_or(default.prefix_hash_blocks),
-        }
-    }
-}
+/// Heading of the flags that are for `--router-mode kv_router` only.
+const KV_ROUTER: &str = "KV router";
 
 /// Engine settings that have a flag of their own.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
@@ -257,6 +264,9 @@ pub(crate) struct OutputConfig {
     /// Write a JSON line an engine iteration
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) iterations_jsonl: Option<PathBuf>,
+    /// Write a JSON line a decision of the KV router
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) routing_jsonl: Option<PathBuf>,
     /// Show no progress and no notes
     #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) quiet: Option<bool>,

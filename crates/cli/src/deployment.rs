@@ -20,6 +20,16 @@ pub(crate) struct Deployment {
     pub(crate) topology: Topology,
     /// Tokens a KV block, the same in all pools.
     pub(crate) block_size: u32,
+    pub(crate) queue_policies: QueuePolicies,
+}
+
+/// What engine settings say of the queue of their router.
+#[derive(Debug, Default)]
+pub(crate) struct QueuePolicies {
+    /// Of the first pool that a request comes to.
+    pub(crate) first: Option<String>,
+    /// Of the decode pool, if it is another.
+    pub(crate) decode: Option<String>,
 }
 
 /// Builds the deployment that the settings describe.
@@ -32,6 +42,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         return Ok(Deployment {
             topology: topology.map_err(|error| refused(&error))?,
             block_size: pool.config.block_size(),
+            queue_policies: QueuePolicies { first: pool.args.router_queue_policy, decode: None },
         });
     };
     check_staged(config, layers, staged)?;
@@ -45,6 +56,10 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
     Ok(Deployment {
         topology: topology.map_err(|error| refused(&error))?,
         block_size: prefill.config.block_size(),
+        queue_policies: QueuePolicies {
+            first: prefill.args.router_queue_policy,
+            decode: decode.args.router_queue_policy,
+        },
     })
 }
 

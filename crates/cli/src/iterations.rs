@@ -42,6 +42,10 @@ impl<W: Write> IterationRows<W> {
         self.out.write_all(&self.line)
     }
 
+    pub(crate) fn out(&self) -> &W {
+        &self.out
+    }
+
     pub(crate) fn into_inner(self) -> W {
         self.out
     }

@@ -13,6 +13,8 @@ mod files;
 mod interrupt;
 mod iterations;
 mod progress;
+mod router;
+mod routing;
 mod source;
 
 use std::ffi::OsString;

@@ -5,12 +5,13 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineState, Iteration, IterationSink, Rejection, Transfer};
+use servecast_router::Admission;
 use servecast_types::{Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
 use crate::config::{SimulationOptions, Topology};
 use crate::handoff::Handoff;
-use crate::pool::Pool;
+use crate::pool::{Dispatch, Dispatches, Pool, Routing};
 use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use crate::recorder::{NewRequest, Recorder};
 use crate::{Observer, RunError};
@@ -53,6 +54,21 @@ pub(crate) struct Cluster {
     ended: Vec<(RequestId, RequestStatus)>,
     check: bool,
     iterations: u64,
+    record_routing: bool,
+    routed: Vec<Routed>,
+}
+
+/// A decision of a KV-aware router.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    /// The pool.
+    pub pool: PoolRole,
+    /// When the request came to the pool.
+    pub arrived: Time,
+    /// When it was sent to a worker.
+    pub at: Time,
+    /// Which worker, and how all were judged.
+    pub admission: Admission,
 }
 
 /// A worker of the deployment.
@@ -92,8 +108,8 @@ impl Event {
 /// A request that has not ended.
 #[derive(Debug)]
 struct Live {
-    /// The worker that serves it.
-    place: Place,
+    /// The worker that serves it, unless a router has parked it.
+    place: Option<Place>,
     /// The worker that holds the KV of its prompt until the transfer ends.
     source: Option<Place>,
     /// What the decode stage will get.
@@ -105,17 +121,27 @@ struct Live {
 #[derive(Debug, Default)]
 struct Outcome {
     transfers: Vec<Transfer>,
-    finished: Vec<RequestId>,
+    /// In the order in which the iteration emitted tokens.
+    signals: Vec<(RequestId, Signal)>,
     rejected: Vec<(RequestId, Rejection)>,
     iterations: u64,
 }
 
+/// What a token means to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    /// The request is done with this stage.
+    Finished,
+    /// Its prompt is computed, and it goes on.
+    FirstToken,
+    /// It has one token more.
+    Token,
+}
+
 impl Cluster {
     pub(crate) fn new(topology: &Topology, options: &SimulationOptions) -> Self {
-        let SimulationOptions { router, seed, tracing, check, .. } = *options;
         let pools = topology.pools.iter().zip(0..);
-        let pools: Vec<Pool> =
-            pools.map(|(config, number)| Pool::new(config, number, router, seed, tracing)).collect();
+        let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
         let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len())));
         Self {
             pools,
@@ -126,8 +152,10 @@ impl Cluster {
             live: FxHashMap::default(),
             recorder,
             ended: Vec::new(),
-            check,
+            check: options.check,
             iterations: 0,
+            record_routing: options.record_routing,
+            routed: Vec::new(),
         }
     }
 
@@ -159,8 +187,9 @@ impl Cluster {
             (request, None)
         };
         let placement = arrival.placement;
-        let place = self.submit(0, first_stage, placement.first().copied(), now);
-        self.live.insert(id, Live { place, source: None, decode_stage, placement });
+        let forced = placement.first().copied();
+        self.live.insert(id, Live { place: None, source: None, decode_stage, placement });
+        self.enter(0, first_stage, forced, now);
         id
     }
 
@@ -213,6 +242,11 @@ impl Cluster {
         self.apply(place, &outcome, now)
     }
 
+    /// Decisions of KV-aware routers since the last call, in order; none unless they are recorded.
+    pub(crate) fn take_routed(&mut self) -> Vec<Routed> {
+        std::mem::take(&mut self.routed)
+    }
+
     /// Requests that have ended since the last call, in order.
     pub(crate) fn take_ended(&mut self) -> Vec<(RequestId, RequestStatus)> {
         std::mem::take(&mut self.ended)
@@ -221,13 +255,13 @@ impl Cluster {
     /// Ends the run, in which nothing can happen any more.
     pub(crate) fn finish(self, now: Time) -> Result<RunRecord, RunError> {
         if let Some((&first, live)) = self.live.iter().min_by_key(|(id, _)| **id) {
-            return Err(RunError::Stuck {
-                at: now,
-                unfinished: self.live.len(),
-                first: first.0,
-                pool: self.pools[live.place.pool].role.name(),
-                worker: live.place.worker.0,
-            });
+            let place = match live.place {
+                Some(Place { pool, worker }) => {
+                    format!("on the {} worker {worker}", self.pools[pool].role.name())
+                }
+                None => "parked by a router".to_owned(),
+            };
+            return Err(RunError::Stuck { at: now, unfinished: self.live.len(), first: first.0, place });
         }
         if self.check {
             self.pools.iter().flat_map(|pool| &pool.engines).for_each(Engine::check);
@@ -235,16 +269,28 @@ impl Cluster {
         Ok(self.recorder.take(self.check))
     }
 
-    /// Gives a request to a worker of a pool.
-    fn submit(&mut self, pool: usize, request: EngineRequest, forced: Option<WorkerId>, now: Time) -> Place {
-        let id = request.id;
-        let worker = self.pools[pool].assign(&request.prompt, forced);
-        let place = Place { pool, worker };
-        let accepted = self.pools[pool].engines[worker.index()].submit(request);
-        assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
-        self.recorder.queued(id, pool, worker, now);
-        self.wake(place);
-        place
+    /// Gives a request to a pool, whose router sends it on at once or later.
+    fn enter(&mut self, pool: usize, request: EngineRequest, forced: Option<WorkerId>, now: Time) {
+        let dispatches = self.pools[pool].route(request, forced, now);
+        self.dispatch(pool, dispatches, now);
+    }
+
+    /// Gives requests to the workers that were chosen for them.
+    fn dispatch(&mut self, pool: usize, dispatches: Dispatches, now: Time) {
+        for Dispatch { request, worker, arrived, admission } in dispatches {
+            let id = request.id;
+            let place = Place { pool, worker };
+            let accepted = self.pools[pool].engines[worker.index()].submit(request);
+            assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
+            self.recorder.queued(id, pool, worker, arrived, now);
+            if let Some(live) = self.live.get_mut(&id) {
+                live.place = Some(place);
+            }
+            if let Some(admission) = admission.filter(|_| self.record_routing) {
+                self.routed.push(Routed { pool: self.pools[pool].role, arrived, at: now, admission });
+            }
+            self.wake(place);
+        }
     }
 
     /// Lets a worker start what it can, unless an iteration is in flight, at whose end it does so anyway.
@@ -266,12 +312,12 @@ impl Cluster {
         observer: &mut O,
         call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
     ) -> (T, Outcome) {
-        let pool = &mut self.pools[place.pool];
-        let last_stage = place.pool + 1 == if self.handoff.is_some() { 2 } else { 1 };
-        let engine = &mut pool.engines[place.worker.index()];
+        let last_stage = place.pool + 1 == self.pools.len();
+        let Pool { role, engines, routing, .. } = &mut self.pools[place.pool];
+        let engine = &mut engines[place.worker.index()];
         let recorder = &mut self.recorder;
         let outcome = Outcome::default();
-        let mut sink = Sink { place, pool: pool.role, last_stage, recorder, observer, outcome };
+        let mut sink = Sink { place, pool: *role, last_stage, routing, recorder, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
         if self.check {
@@ -293,18 +339,39 @@ impl Cluster {
                 self.schedule(transfer.end, Event::TransferEnd(source, transfer.id));
             }
         }
-        for &id in &outcome.finished {
-            self.pools[place.pool].leave(place.worker);
-            match self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
-                Some(request) => self.hand_off(id, request, now)?,
-                None => self.end(id, RequestStatus::Finished, now),
+        for &(id, signal) in &outcome.signals {
+            match signal {
+                Signal::Finished => self.stage_finished(id, place, now)?,
+                Signal::FirstToken => {
+                    let released = self.pools[place.pool].first_token(id, now);
+                    self.dispatch(place.pool, released, now);
+                }
+                Signal::Token => {
+                    let generated = self.recorder.output_tokens(id);
+                    self.pools[place.pool].record_output(id, generated, now);
+                }
             }
         }
         for &(id, reason) in &outcome.rejected {
-            self.pools[place.pool].leave(place.worker);
+            self.leave(id, place, now);
             self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
         }
         Ok(())
+    }
+
+    fn stage_finished(&mut self, id: RequestId, place: Place, now: Time) -> Result<(), RunError> {
+        self.leave(id, place, now);
+        if let Some(request) = self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
+            return self.hand_off(id, request, now);
+        }
+        self.end(id, RequestStatus::Finished, now);
+        Ok(())
+    }
+
+    /// A request has left a worker, which may make room for others.
+    fn leave(&mut self, id: RequestId, place: Place, now: Time) {
+        let released = self.pools[place.pool].leave(id, place.worker, now);
+        self.dispatch(place.pool, released, now);
     }
 
     /// Passes a request whose prompt is computed on to the next pool.
@@ -312,10 +379,10 @@ impl Cluster {
         let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
         let transfer = handoff.transfer_time(request.prompt.tokens());
         let remote_prefill = Some(transfer.map_err(|source| RunError::Latency { at: now, source })?);
-        let forced = self.live.get(&id).and_then(|live| live.placement.get(1).copied());
-        let place = self.submit(1, EngineRequest { remote_prefill, ..request }, forced, now);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
-        live.source = Some(std::mem::replace(&mut live.place, place));
+        live.source = live.place.take();
+        let forced = live.placement.get(1).copied();
+        self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now);
         Ok(())
     }
 
@@ -325,8 +392,9 @@ impl Cluster {
         self.wake(source);
         if let Some(live) = self.live.get_mut(&id) {
             live.source = None;
-            let destination = live.place;
-            self.wake(destination);
+            if let Some(destination) = live.place {
+                self.wake(destination);
+            }
         }
     }
 
@@ -356,6 +424,7 @@ struct Sink<'a, O> {
     pool: PoolRole,
     /// Whether tokens of this pool reach the user.
     last_stage: bool,
+    routing: &'a mut Routing,
     recorder: &'a mut Recorder,
     observer: &'a mut O,
     outcome: Outcome,
@@ -368,8 +437,24 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
+        self.routing.report(self.place.worker, iteration);
+        let (first_tokens, tokens) = (self.routing.awaits_first_tokens(), self.routing.counts_tokens());
+        let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
+        for &id in &iteration.emitted {
+            let signals = &mut self.outcome.signals;
+            if finished.next_if_eq(&id).is_some() {
+                signals.push((id, Signal::Finished));
+                continue;
+            }
+            if first_tokens && self.recorder.awaits_first_token(id) {
+                signals.push((id, Signal::FirstToken));
+            }
+            if tokens {
+                signals.push((id, Signal::Token));
+            }
+        }
+        debug_assert!(finished.next().is_none(), "a request finishes with a token");
         self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
-        self.outcome.finished.extend(iteration.finished.iter().map(|finished| finished.id));
         self.outcome.rejected.extend_from_slice(&iteration.rejected);
         self.outcome.iterations += 1;
         self.observer.iteration(self.pool, self.place.worker, iteration);

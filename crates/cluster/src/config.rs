@@ -88,7 +88,7 @@ fn pool(role: PoolRole, flag: &'static str, engine: PoolEngine<'_>) -> Result<Po
 }
 
 /// How a deployment is simulated.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct SimulationOptions {
     /// How requests enter.
     pub load: LoadMode,
@@ -98,6 +98,8 @@ pub struct SimulationOptions {
     pub seed: u64,
     /// Check invariants along the way, and panic if one is broken.
     pub check: bool,
+    /// Tell the observer of every decision of a KV-aware router.
+    pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
 }
@@ -109,6 +111,7 @@ impl Default for SimulationOptions {
             router: RouterOptions::default(),
             seed: 42,
             check: false,
+            record_routing: false,
             tracing: EngineTracing::default(),
         }
     }

@@ -68,7 +68,7 @@ pub enum RunError {
     },
     /// Nothing can happen any more, but requests are unfinished.
     #[error(
-        "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} on the {pool} worker {worker}"
+        "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} {place}"
     )]
     Stuck {
         /// When it stopped.
@@ -78,9 +78,7 @@ pub enum RunError {
         /// The first of them.
         first: u32,
         /// Where it is.
-        pool: &'static str,
-        /// Where it is.
-        worker: u32,
+        place: String,
     },
     /// The observer asked to stop.
     #[error("interrupted at {at} of virtual time")]

@@ -23,7 +23,8 @@ mod routing;
 mod simulate;
 
 pub use admission::LoadMode;
+pub use cluster::Routed;
 pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
 pub use error::{ClusterError, RunError};
-pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode, RouterOptions};
+pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, RouterMode, RouterOptions};
 pub use simulate::{Observer, Simulation};

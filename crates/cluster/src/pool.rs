@@ -1,50 +1,159 @@
-use servecast_engine::{Engine, EngineTracing};
-use servecast_types::{Prompt, WorkerId};
+use rustc_hash::FxHashMap;
+use servecast_engine::{Engine, EngineRequest, EngineTracing, Iteration};
+use servecast_router::Admission;
+use servecast_types::{RequestId, Time, WorkerId};
+use smallvec::{SmallVec, smallvec};
 
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, SimulationOptions};
 use crate::record::PoolRole;
-use crate::routing::{Router, RouterOptions};
+use crate::routing::{KvPool, KvRouting, Policy, RouterMode};
 
-/// The workers of one stage and the router in front of them.
+/// The workers of one stage and what chooses among them.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) role: PoolRole,
     pub(crate) engines: Vec<Engine>,
-    /// Requests that each worker has.
-    pub(crate) in_flight: Vec<u32>,
     /// Whether each worker has an iteration in flight.
     pub(crate) busy: Vec<bool>,
-    router: Router,
+    /// Requests that each worker has.
+    in_flight: Vec<u32>,
+    pub(crate) routing: Routing,
 }
 
-impl Pool {
-    pub(crate) fn new(
-        config: &PoolConfig,
-        number: u64,
-        router: RouterOptions,
-        seed: u64,
-        tracing: EngineTracing,
-    ) -> Self {
-        let workers = config.workers as usize;
-        Self {
-            role: config.role,
-            engines: (0..workers).map(|_| Engine::new(config.engine.clone(), tracing)).collect(),
-            in_flight: vec![0; workers],
-            busy: vec![false; workers],
-            router: Router::new(router, workers, config.engine.block_size(), seed, number),
+/// What chooses among the workers of a pool.
+#[derive(Debug)]
+pub(crate) enum Routing {
+    Policy(Policy),
+    /// With the requests that the router parked, and when they came.
+    Kv(Box<KvRouting>, FxHashMap<RequestId, (EngineRequest, Time)>),
+}
+
+/// A request that goes to a worker now.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) request: EngineRequest,
+    pub(crate) worker: WorkerId,
+    /// When it came to the pool.
+    pub(crate) arrived: Time,
+    /// The decision of a KV-aware router.
+    pub(crate) admission: Option<Admission>,
+}
+
+/// Mostly one, or none.
+pub(crate) type Dispatches = SmallVec<[Dispatch; 1]>;
+
+impl Routing {
+    /// Takes note of what an iteration changed in the cache of a worker.
+    pub(crate) fn report(&mut self, worker: WorkerId, iteration: &Iteration) {
+        if let Self::Kv(router, _) = self {
+            router.report(worker, &iteration.kv_events, iteration.end);
         }
     }
 
-    /// Chooses the worker of the next request, which is in flight there from now on; `forced` overrules the router.
-    pub(crate) fn assign(&mut self, prompt: &Prompt, forced: Option<WorkerId>) -> WorkerId {
-        let choice = self.router.pick(prompt, &self.in_flight);
-        let worker = forced.unwrap_or(choice);
-        self.in_flight[worker.index()] += 1;
-        worker
+    /// Whether the first tokens of requests matter to it.
+    pub(crate) fn awaits_first_tokens(&self) -> bool {
+        matches!(self, Self::Kv(..))
     }
 
-    /// A request has left a worker.
-    pub(crate) fn leave(&mut self, worker: WorkerId) {
+    /// Whether all tokens of requests matter to it.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        matches!(self, Self::Kv(router, _) if router.tracks_output())
+    }
+}
+
+impl Pool {
+    /// `number` keeps the random streams of pools apart.
+    pub(crate) fn new(config: &PoolConfig, number: u64, options: &SimulationOptions) -> Self {
+        let workers = config.workers as usize;
+        let block_size = config.engine.block_size();
+        let seed = options.seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let routing = if options.router.mode == RouterMode::KvRouter {
+            let pool = KvPool {
+                role: config.role,
+                workers: config.workers,
+                block_size,
+                max_num_batched_tokens: config.engine.max_num_batched_tokens(),
+            };
+            let router = KvRouting::new(&options.router.kv, pool, seed, options.record_routing);
+            Routing::Kv(Box::new(router), FxHashMap::default())
+        } else {
+            Routing::Policy(Policy::new(&options.router, workers, block_size, seed))
+        };
+        // Decode routers do not look at caches.
+        let kv_events = matches!(routing, Routing::Kv(..)) && config.role != PoolRole::Decode;
+        let tracing = EngineTracing { kv_events: options.tracing.kv_events || kv_events, ..options.tracing };
+        Self {
+            role: config.role,
+            engines: (0..workers).map(|_| Engine::new(config.engine.clone(), tracing)).collect(),
+            busy: vec![false; workers],
+            in_flight: vec![0; workers],
+            routing,
+        }
+    }
+
+    /// Takes a request in and chooses its worker, unless it has to wait; `forced` overrules the choice.
+    pub(crate) fn route(
+        &mut self,
+        request: EngineRequest,
+        forced: Option<WorkerId>,
+        now: Time,
+    ) -> Dispatches {
+        match &mut self.routing {
+            Routing::Policy(policy) => {
+                let choice = policy.pick(&request.prompt, &self.in_flight);
+                let worker = forced.unwrap_or(choice);
+                self.in_flight[worker.index()] += 1;
+                smallvec![Dispatch { request, worker, arrived: now, admission: None }]
+            }
+            Routing::Kv(router, parked) => {
+                let description = router.describe(&request);
+                parked.insert(request.id, (request, now));
+                let admitted = router.route(description, forced, now);
+                self.unpark(admitted)
+            }
+        }
+    }
+
+    /// A request of the pool has got its first token and goes on.
+    pub(crate) fn first_token(&mut self, request: RequestId, now: Time) -> Dispatches {
+        match &mut self.routing {
+            Routing::Policy(_) => Dispatches::new(),
+            Routing::Kv(router, _) => {
+                let admitted = router.prefill_done(request, now);
+                self.unpark(admitted)
+            }
+        }
+    }
+
+    /// A request has left its worker.
+    pub(crate) fn leave(&mut self, request: RequestId, worker: WorkerId, now: Time) -> Dispatches {
         self.in_flight[worker.index()] -= 1;
+        match &mut self.routing {
+            Routing::Policy(_) => Dispatches::new(),
+            Routing::Kv(router, _) => {
+                let admitted = router.finish(request, now);
+                self.unpark(admitted)
+            }
+        }
+    }
+
+    /// A request has `generated` tokens by now.
+    pub(crate) fn record_output(&mut self, request: RequestId, generated: u32, now: Time) {
+        if let Routing::Kv(router, _) = &mut self.routing {
+            router.record_output(request, generated, now);
+        }
+    }
+
+    fn unpark(&mut self, admitted: Vec<Admission>) -> Dispatches {
+        let Routing::Kv(_, parked) = &mut self.routing else { return Dispatches::new() };
+        let mut dispatches = Dispatches::new();
+        for admission in admitted {
+            let (request, arrived) =
+                parked.remove(&admission.ticket.id).expect("an admitted request was parked");
+            let worker = WorkerId(admission.ticket.rank.worker);
+            self.in_flight[worker.index()] += 1;
+            dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });
+        }
+        dispatches
     }
 }

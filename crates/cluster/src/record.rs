@@ -62,7 +62,9 @@ pub struct StageRecord {
     pub pool: PoolRole,
     /// The worker within the pool.
     pub worker: WorkerId,
-    /// When the worker got the request.
+    /// When the request came to the pool.
+    pub arrived: Time,
+    /// When the worker got it: later if a router parked it.
     pub queued: Time,
     /// Start of the first iteration that computed something for it.
     pub admitted: Option<Time>,

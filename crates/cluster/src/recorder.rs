@@ -70,12 +70,13 @@ impl Recorder {
         id
     }
 
-    /// A request got to a worker of a pool.
-    pub(crate) fn queued(&mut self, id: RequestId, pool: usize, worker: WorkerId, now: Time) {
+    /// A request that came to a pool at `arrived` got to a worker.
+    pub(crate) fn queued(&mut self, id: RequestId, pool: usize, worker: WorkerId, arrived: Time, now: Time) {
         self.pools[pool].workers[worker.index()].requests += 1;
         self.requests[id.index()].stages.push(StageRecord {
             pool: self.pools[pool].role,
             worker,
+            arrived,
             queued: now,
             admitted: None,
             reused_tokens: 0,
@@ -157,6 +158,16 @@ impl Recorder {
         RunRecord { requests, gaps, pools }
     }
 
+    /// Whether a request has no token of its current stage yet.
+    pub(crate) fn awaits_first_token(&self, id: RequestId) -> bool {
+        self.requests[id.index()].stages.last().is_some_and(|stage| stage.first_token.is_none())
+    }
+
+    /// Tokens of a request that have reached the user.
+    pub(crate) fn output_tokens(&self, id: RequestId) -> u32 {
+        self.requests[id.index()].output_tokens
+    }
+
     /// Where a request is now.
     fn stage(&mut self, id: RequestId) -> &mut StageRecord {
         self.requests[id.index()].stages.last_mut().expect("a request in an engine is in a stage")
@@ -197,6 +208,7 @@ fn check_record(record: &RequestRecord) {
         }
     };
     for stage in &record.stages {
+        follow(Some(stage.arrived), "arrival at the pool");
         follow(Some(stage.queued), "queued");
         follow(stage.transfer_start, "transfer start");
         follow(stage.transfer_end, "transfer end");

@@ -8,7 +8,7 @@ use servecast_types::{Time, WorkerId};
 use servecast_workload::Workload;
 
 use crate::admission::{Admission, TurnId};
-use crate::cluster::{Arrival, Cluster, Placement};
+use crate::cluster::{Arrival, Cluster, Placement, Routed};
 use crate::config::{SimulationOptions, Topology};
 use crate::record::{PoolRole, RequestStatus, RunRecord};
 use crate::recorder::NewRequest;
@@ -18,6 +18,9 @@ use crate::{ClusterError, RunError};
 pub trait Observer {
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
     fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, _iteration: &Iteration) {}
+
+    /// A KV-aware router sent a request to a worker.
+    fn routed(&mut self, _routed: &Routed) {}
 
     /// The clock moved on and `ended` requests have ended so far; `Break` ends the run.
     fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
@@ -79,6 +82,7 @@ impl Simulation {
             }
             self.cluster.start(now, observer)?;
             self.follow_ended(now);
+            self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
             if observer.progress(now, self.ended).is_break() {
                 return Err(RunError::Interrupted { at: now });
             }

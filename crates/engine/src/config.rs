@@ -241,6 +241,11 @@ impl EngineConfig {
         self.block_size
     }
 
+    /// Most tokens that one iteration computes, if there is a limit.
+    pub fn max_num_batched_tokens(&self) -> Option<u32> {
+        Some(self.max_num_batched_tokens).filter(|&tokens| tokens != u32::MAX)
+    }
+
     /// Blocks that requests can have.
     pub fn usable_blocks(&self) -> u32 {
         self.num_gpu_blocks - u32::from(self.reserve_null_block)

@@ -149,6 +149,7 @@ fn stage(pool: PoolRole, queued_ms: f64) -> StageRecord {
     StageRecord {
         pool,
         worker: WorkerId(0),
+        arrived: ms(queued_ms),
         queued: ms(queued_ms),
         admitted: None,
         reused_tokens: 0,

@@ -51,6 +51,7 @@ struct RequestRow {
 struct StageRow {
     pool: PoolRole,
     worker: u32,
+    arrived_ms: f64,
     queued_ms: f64,
     admitted_ms: Option<f64>,
     reused_tokens: u32,
@@ -98,6 +99,7 @@ impl StageRow {
         Self {
             pool: stage.pool,
             worker: stage.worker.0,
+            arrived_ms: stage.arrived.as_ms(),
             queued_ms: stage.queued.as_ms(),
             admitted_ms: stage.admitted.map(Time::as_ms),
             reused_tokens: stage.reused_tokens,
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_finished_request_has_all_its_times() {
-        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
+        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"arrived_ms":20.0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"arrived_ms":60.0,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `servecast replay`: simulates a deployment under a workload and reports what came of it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use servecast_cluster::record::{PoolRole, RunRecord};
-use servecast_cluster::{ClusterError, LoadMode, Observer, RunError, Simulation, SimulationOptions};
+use servecast_cluster::{ClusterError, LoadMode, Observer, Routed, RunError, Simulation, SimulationOptions};
 use servecast_engine::Iteration;
 use servecast_report::{
     Report, Sla, SummaryOptions, TableOptions, render_table, summarize, write_request_rows,
@@ -14,20 +16,26 @@ use servecast_report::{
 use servecast_types::{Time, WorkerId};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
-use crate::config::{DEFAULT_SEED, Format, Layers, NotYetArgs, OutputConfig, ReplayConfig};
+use crate::config::{
+    DEFAULT_SEED, Format, Layers, NotYetArgs, OutputConfig, ReplayConfig, RouterFlags, RouterGiven,
+    add_router,
+};
 use crate::deployment::{self, Deployment};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
 use crate::progress::Progress;
+use crate::router::{self, Routing};
+use crate::routing::RoutingRows;
 use crate::source::Source;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///
 /// Workers are aggregated, or split into a prefill and a decode pool if any of the prefill or decode options is given.
 /// Every option is also a key of the configuration file, in `snake_case` (`num_workers` for --num-workers), and an
-/// environment variable (`SERVECAST_NUM_WORKERS`); flags win over variables, and variables over the file.
+/// environment variable (`SERVECAST_NUM_WORKERS`); flags win over variables, and variables over the file. The settings
+/// of the KV router are keys of the table `router_config`; their variables are `SERVECAST_ROUTER_TEMPERATURE` and so on.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
@@ -42,6 +50,8 @@ pub(crate) struct ReplayArgs {
     #[arg(long = "config", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
     config_file: Option<PathBuf>,
     #[command(flatten)]
+    router: RouterFlags,
+    #[command(flatten)]
     not_yet: NotYetArgs,
 }
 
@@ -53,7 +63,8 @@ impl ReplayArgs {
         if let Some(path) = &self.config_file {
             layers.add_file(path)?;
         }
-        layers.add_environment(std::env::vars_os())?;
+        let variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        layers.add_environment(variables.clone())?;
         let engine = &mut self.config.engine;
         if self.no_enable_prefix_caching {
             engine.enable_prefix_caching = Some(false);
@@ -61,7 +72,9 @@ impl ReplayArgs {
         if self.no_enable_chunked_prefill {
             engine.enable_chunked_prefill = Some(false);
         }
+        let router_config = self.config.deployment.router_config.take();
         layers.add_flags(&self.config)?;
+        add_router(&mut layers, RouterGiven { variables, config: router_config, flags: self.router })?;
         Ok(layers)
     }
 }
@@ -73,11 +86,15 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     let sla = limits(&config, &layers)?;
     let (mode, load) = load(&config, &layers)?;
     let source = Source::of(&config, &layers)?;
-    let Deployment { topology, block_size } = deployment::build(&config, &layers)?;
+    let Deployment { topology, block_size, queue_policies } = deployment::build(&config, &layers)?;
+    let Routing { options: router, notes: unused } = router::build(&config, &layers, &queue_policies)?;
     check_outputs(&config.output, &source)?;
     let quiet = config.output.quiet.unwrap_or(false);
     if !quiet {
         introduce(&source, &config, mode);
+        for sentence in unused {
+            note(&format!("note: {sentence}"));
+        }
     }
     let interrupt = Interrupt::install()?;
 
@@ -88,9 +105,10 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     }
     let options = SimulationOptions {
         load: mode,
-        router: config.deployment.router(),
+        router,
         seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
         check: config.output.check.unwrap_or(false),
+        record_routing: config.output.routing_jsonl.is_some(),
         ..SimulationOptions::default()
     };
     interrupt.defer()?;
@@ -98,10 +116,10 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     let simulation = Simulation::new(&topology, workload, &options)
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     let outcome = simulation.run(&mut follower);
-    let (wall_time_ms, iterations) = follower.finish(outcome.as_ref().err())?;
+    let (wall_time_ms, complete) = follower.finish(outcome.as_ref().err())?;
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
     let report = summarize(&record, &SummaryOptions { sla, wall_time_ms, notes: counts(&notes) });
-    write_files(&config.output, &record, &report, iterations, &interrupt)?;
+    write_files(&config.output, &record, &report, complete, &interrupt)?;
     if !quiet {
         tell_of_rejected(&report);
     }
@@ -146,6 +164,7 @@ fn check_outputs(output: &OutputConfig, source: &Source) -> Result<(), Failure> 
         ("report_json", &output.report_json),
         ("requests_jsonl", &output.requests_jsonl),
         ("iterations_jsonl", &output.iterations_jsonl),
+        ("routing_jsonl", &output.routing_jsonl),
     ];
     for (key, path) in outputs {
         let Some(path) = path else { continue };
@@ -178,13 +197,14 @@ fn introduce(source: &Source, config: &ReplayConfig, mode: LoadMode) {
     }
 }
 
-/// Follows a run: shows how far it has come, writes its iterations, and ends it on Ctrl-C.
+/// Follows a run: shows how far it has come, writes what happens along the way, and ends it on Ctrl-C.
 struct Follower {
     progress: Progress,
     interrupt: Interrupt,
     iterations: Option<IterationRows<OutputFile>>,
-    /// Why iterations cannot be written any more.
-    failure: Option<io::Error>,
+    routing: Option<RoutingRows<OutputFile>>,
+    /// Why rows cannot be written any more.
+    failure: Option<Failure>,
 }
 
 impl Follower {
@@ -194,26 +214,28 @@ impl Follower {
         quiet: bool,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
-        let iterations = output.iterations_jsonl.as_deref().map(OutputFile::create).transpose()?;
+        let create = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
             progress: Progress::new(workload.requests() as u64, quiet),
             interrupt: interrupt.clone(),
-            iterations: iterations.map(IterationRows::new),
+            iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
+            routing: create(&output.routing_jsonl)?.map(RoutingRows::new),
             failure: None,
         })
     }
 
-    /// Wall time of the run in milliseconds and the file of iterations, unless the run was ended for a reason of ours.
-    fn finish(self, error: Option<&RunError>) -> Result<(f64, Option<OutputFile>), Failure> {
+    /// Wall time of the run in milliseconds and the files of rows, unless the run was ended for a reason of ours.
+    fn finish(self, error: Option<&RunError>) -> Result<(f64, Vec<OutputFile>), Failure> {
         let wall_time_ms = self.progress.finish();
-        let file = self.iterations.map(IterationRows::into_inner);
-        if let (Some(error), Some(file)) = (self.failure, &file) {
-            return Err(file.failure(&error));
+        if let Some(failure) = self.failure {
+            return Err(failure);
         }
+        let iterations = self.iterations.map(IterationRows::into_inner);
+        let files = iterations.into_iter().chain(self.routing.map(RoutingRows::into_inner)).collect();
         if let Some(error @ RunError::Interrupted { .. }) = error {
             return Err(Failure::interrupted(error));
         }
-        Ok((wall_time_ms, file))
+        Ok((wall_time_ms, files))
     }
 }
 
@@ -222,7 +244,16 @@ impl Observer for Follower {
         if self.failure.is_none()
             && let Some(rows) = &mut self.iterations
         {
-            self.failure = rows.write(pool, worker, iteration).err();
+            self.failure =
+                rows.write(pool, worker, iteration).map_err(|error| rows.out().failure(&error)).err();
+        }
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        if self.failure.is_none()
+            && let Some(rows) = &mut self.routing
+        {
+            self.failure = rows.write(routed).map_err(|error| rows.out().failure(&error)).err();
         }
     }
 
@@ -253,10 +284,9 @@ fn write_files(
     output: &OutputConfig,
     record: &RunRecord,
     report: &Report,
-    iterations: Option<OutputFile>,
+    mut complete: Vec<OutputFile>,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let mut complete = Vec::from_iter(iterations);
     let write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
         let mut file = OutputFile::create(path)?;
         content(&mut file).map_err(|error| file.failure(&error))?;

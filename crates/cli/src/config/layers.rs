@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use servecast_engine::{ConfigError, check_key};
 
-use super::value::{engine_args, json_object};
-use super::{ReplayConfig, not_yet};
+use super::value::{json_object, settings};
+use super::{ReplayConfig, not_yet, router};
 use crate::error::Failure;
 use crate::files;
 
 /// Environment variables that are settings begin with this.
-const PREFIX: &str = "SERVECAST_";
+pub(super) const PREFIX: &str = "SERVECAST_";
 
 /// Variables with that beginning that are none of ours: the tests know them.
 const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
@@ -29,8 +29,8 @@ const ALIASES: [(&str, &str); 4] = [
     ("decode_workers", "num_decode_workers"),
 ];
 
-/// Keys whose values are the settings of an engine.
-const ENGINE_ARGS: [&str; 3] = ["engine_args", "prefill_engine_args", "decode_engine_args"];
+/// Keys whose values are settings themselves, of an engine or of a router.
+const NESTED: [&str; 4] = ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl fmt::Display for Origin {
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     values: Map<String, Value>,
-    /// By key; of engine settings by `key.setting`.
+    /// By key; of nested settings by `key.setting`.
     origins: BTreeMap<String, Origin>,
 }
 
@@ -93,7 +93,8 @@ impl Layers {
         Ok(())
     }
 
-    /// Adds the variables of an environment that are settings; empty ones count as absent.
+    /// Adds the variables of an environment that are settings; empty ones count as absent. Those of single settings
+    /// of the KV router are left to [`super::add_router`].
     pub(crate) fn add_environment(
         &mut self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -102,7 +103,7 @@ impl Layers {
         let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
         for (name, text) in variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-            if OTHER_VARIABLES.contains(&name) || text.is_empty() {
+            if OTHER_VARIABLES.contains(&name) || router::is_variable(name) || text.is_empty() {
                 continue;
             }
             let key = variable_key(name)?;
@@ -131,14 +132,14 @@ impl Layers {
         if value.is_null() {
             return Ok(());
         }
-        if ENGINE_ARGS.contains(&key)
+        if NESTED.contains(&key)
             && let Some(text) = value.as_str()
         {
-            let settings = engine_args(text)
+            let settings = settings(text)
                 .map_err(|problem| Failure::user(format!("`{key}`: {problem} (from {origin})")))?;
             value = settings.into();
         }
-        if let (true, Value::Object(settings)) = (ENGINE_ARGS.contains(&key), &value) {
+        if let (true, Value::Object(settings)) = (NESTED.contains(&key), &value) {
             for setting in settings.keys() {
                 self.origins.insert(format!("{key}.{setting}"), origin.clone());
             }
@@ -157,6 +158,11 @@ impl Layers {
     pub(crate) fn parse(&self) -> Result<ReplayConfig, Failure> {
         not_yet::refuse_values(&self.values, |key| self.origins[key].to_string())?;
         parse(&self.values).map_err(|problem| Failure::user(self.explained(&problem)))
+    }
+
+    /// The value of a key so far.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
     }
 
     /// Where a key got its value, if it has one.
@@ -215,7 +221,15 @@ fn known_key(key: &str) -> Result<String, UnknownKey> {
     if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {
         return Ok((*canonical).to_owned());
     }
-    check_key(key, &keys()).map(|()| key.to_owned()).map_err(|error| UnknownKey {
+    if router::is_setting(key) {
+        let message = format!("`{key}` is a setting of the KV router: it belongs into `router_config`");
+        return Err(UnknownKey { message, similar: None });
+    }
+    similar_key(key, &keys()).map(|()| key.to_owned())
+}
+
+fn similar_key(key: &str, known: &[String]) -> Result<(), UnknownKey> {
+    check_key(key, known).map_err(|error| UnknownKey {
         message: error.to_string(),
         similar: match error {
             ConfigError::UnknownKey { similar, .. } => similar,
@@ -230,7 +244,14 @@ fn variable_key(name: &str) -> Result<String, Failure> {
     let similar = match known_key(&key) {
         Ok(known) if name == variable(&key) => return Ok(known),
         Ok(_) => Some(key),
-        Err(error) => error.similar,
+        Err(_) => {
+            let of_router = router::variables().map(|name| name[PREFIX.len()..].to_ascii_lowercase());
+            let known: Vec<String> = keys().into_iter().chain(of_router).collect();
+            match similar_key(&key, &known) {
+                Ok(()) => Some(key),
+                Err(error) => error.similar,
+            }
+        }
     };
     let suggestion = similar.map_or_else(String::new, |key| format!(", did you mean `{}`?", variable(&key)));
     Err(Failure::user(format!("unknown environment variable `{name}`{suggestion}")))
@@ -270,18 +291,19 @@ fn section<T: DeserializeOwned + Default + Serialize>(values: &Map<String, Value
     serde_path_to_error::deserialize(Value::Object(own.clone())).map_err(|error| {
         let key = error.path().to_string();
         let found = own.get(&key).map_or_else(|| "given".to_owned(), ToString::to_string);
-        format!("`{key}` is {found}, but {}", expectation(&error.into_inner().to_string()))
+        format!("`{key}` is {found}, but {}", expectation(&key, &error.into_inner().to_string()))
     })
 }
 
 /// What a parser expected, in the words of its user.
-fn expectation(complaint: &str) -> String {
+fn expectation(key: &str, complaint: &str) -> String {
     let expected = complaint.rsplit_once("expected ").map_or(complaint, |(_, expected)| expected);
     let expected = match expected {
         "u32" => format!("a whole number from 0 to {}", u32::MAX),
         "u64" => "a whole number of at least 0".to_owned(),
         "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
+        "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),
         "a map" => "an object with the settings of an engine".to_owned(),
         other => other.to_owned(),
     };
@@ -410,10 +432,11 @@ mod tests {
             ),
             ("format", "xml".into(), "`format` is \"xml\", but must be `table` or `json` (from a.toml)"),
             (
-                "router_mode",
-                "kv_router".into(),
-                "`router_mode` kv_router is not there yet: use round_robin, least_loaded, power_of_two or prefix_hash (from a.toml)",
+                "router_config",
+                1.into(),
+                "`router_config` is 1, but must be an object with the settings of a router (from a.toml)",
             ),
+            ("engine", "trtllm".into(), "`engine` trtllm is not there yet: use vllm (from a.toml)"),
         ] {
             let mut layers = Layers::default();
             layers.add(key, value, &Origin::File("a.toml".into())).unwrap();

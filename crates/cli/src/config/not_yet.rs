@@ -6,11 +6,7 @@ use serde_json::{Map, Value};
 use crate::error::Failure;
 
 /// Flags without an effect yet, each with what there is instead.
-const FLAGS: [(&str, &str); 7] = [
-    (
-        "router-config",
-        "there is no KV-aware router to configure; --router-mode chooses among the routers that there are",
-    ),
+const FLAGS: [(&str, &str); 6] = [
     ("planner-config", "the number of workers is fixed during a replay"),
     ("aic-backend", LATENCY),
     ("aic-system", LATENCY),
@@ -23,10 +19,10 @@ const LATENCY: &str = "--latency chooses among the latency models that there are
 
 /// Values without a meaning yet, each with what there is instead.
 const VALUES: [(&str, &str, &str); 4] = [
-    ("router_mode", "kv_router", "use round_robin, least_loaded, power_of_two or prefix_hash"),
     ("replay_mode", "online", "a replay runs in virtual time: use offline"),
     ("engine", "sglang", "use vllm"),
     ("engine", "trtllm", "use vllm"),
+    ("router_prefill_load_model", "aic", "a replay does not predict how long a prefill takes: use none"),
 ];
 
 /// Flags that are accepted only to be refused in a sentence.
@@ -93,14 +89,16 @@ pub(super) fn refuse_values(
     origin: impl Fn(&str) -> String,
 ) -> Result<(), Failure> {
     for (key, value) in values {
-        if let Some(value) = value.as_str()
-            && let Some(instead) = instead_of(key, value)
-        {
-            let origin = origin(key);
-            return Err(Failure::user(format!(
-                "`{key}` {value} is not there yet: {instead} (from {origin})"
-            )));
-        }
+        refuse_value(key, value)
+            .map_err(|problem| Failure::user(format!("{problem} (from {})", origin(key))))?;
     }
     Ok(())
+}
+
+/// Refuses a value without a meaning yet.
+pub(crate) fn refuse_value(key: &str, value: &Value) -> Result<(), String> {
+    match value.as_str().and_then(|value| instead_of(key, value).map(|instead| (value, instead))) {
+        Some((value, instead)) => Err(format!("`{key}` {value} is not there yet: {instead}")),
+        None => Ok(()),
+    }
 }

@@ -7,6 +7,7 @@ use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
 use servecast_engine::EngineArgs;
 use servecast_workload::SyntheticSpec;
 
+use super::router::default_setting;
 use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode};
 
 /// What a key means that is not given; `None` if that is not a value.
@@ -39,8 +40,9 @@ fn default_of(key: &str) -> Option<Value> {
         "async_scheduling" => json!(engine().async_scheduling),
         "latency" => json!("polynomial"),
         "format" => json!(Format::default()),
+        "kv_event_delay_ms" => json!(0.0),
         "quiet" | "check" => json!(false),
-        _ => return None,
+        key => return default_setting(key),
     })
 }
 

@@ -25,7 +25,7 @@ pub(super) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     names: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     let shown = names.iter().map(|name| PossibleValue::new(*name));
-    let hidden = ["kv_router", "online", "sglang", "trtllm"]
+    let hidden = ["online", "sglang", "trtllm"]
         .into_iter()
         .filter(move |name| not_yet::instead_of(key, name).is_some())
         .map(|name| PossibleValue::new(name).hide(true));
@@ -37,8 +37,8 @@ pub(super) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     })
 }
 
-/// Engine settings: a JSON object, or the name of a file that holds one after an `@`.
-pub(super) fn engine_args(text: &str) -> Result<Map<String, Value>, String> {
+/// Settings of an engine or a router: a JSON object, or the name of a file that holds one after an `@`.
+pub(super) fn settings(text: &str) -> Result<Map<String, Value>, String> {
     match text.strip_prefix('@') {
         None => json_object(text),
         Some(path) => {
@@ -52,7 +52,7 @@ pub(super) fn engine_args(text: &str) -> Result<Map<String, Value>, String> {
 pub(super) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     match serde_json::from_str::<Unique>(text) {
         Ok(Unique(Value::Object(object))) => Ok(object),
-        Ok(_) => Err("expected a JSON object such as {\"block_size\": 64}".to_owned()),
+        Ok(_) => Err("expected a JSON object, {\"KEY\": VALUE, ...}".to_owned()),
         Err(error) => Err(format!("not valid JSON: {error}")),
     }
 }

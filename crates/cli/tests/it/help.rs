@@ -36,10 +36,15 @@ fn help_names_defaults_and_hides_what_is_not_there() {
         "Deployment:",
         "Goodput:",
         "[default: 16384]",
+        "KV router:",
+        "--router-temperature <NUMBER>",
+        "[default: 0.0]",
+        "--no-router-kv-events",
+        "[alias: --kv-overlap-score-weight]",
     ] {
         assert!(help.contains(text), "{text}");
     }
-    for text in ["--aic", "--planner-config", "--router-config", "kv_router", "online", "sglang"] {
+    for text in ["--aic", "--planner-config", "online", "sglang", "none, aic"] {
         assert!(!help.contains(text), "{text}");
     }
 }
@@ -62,4 +67,6 @@ fn schemas_are_json() {
     let config: Value = serde_json::from_str(&sandbox.run(&["schema", "config"]).success()).unwrap();
     assert_eq!(config["properties"]["num_workers"]["default"], 1);
     assert!(config["properties"]["engine_args"].is_object());
+    assert!(config["properties"]["router_config"].is_object());
+    assert!(config["$defs"]["KvRouterConfig"]["properties"]["router_temperature"].is_object());
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod help;
 mod interrupt;
+mod kv_router;
 mod oracle_bad;
 mod output;
 mod replay;

@@ -32,6 +32,7 @@ fn a_table_is_printed() {
     Requests: 4 completed, 0 rejected
     Preemptions: 0
     Utilization, aggregated: 31.66% of 2 workers
+      a worker: 2 to 2 requests, 0 to 1,024 tokens reused, utilization 27.42% to 35.90%
     Goodput: 4.22 requests/sec, 23.24 tokens/sec
       2 of 4 requests within TTFT ≤ 30 ms
     Simulated duration: 473.40 ms
@@ -109,10 +110,11 @@ fn links_and_permissions_stay_and_devices_are_written() {
 fn paths_that_cannot_be_written_are_refused_before_the_run() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("folder")).unwrap();
-    for flag in ["--report-json", "--requests-jsonl", "--iterations-jsonl"] {
+    for flag in ["--report-json", "--requests-jsonl", "--iterations-jsonl", "--routing-jsonl"] {
         let refused = |path: &str, words: &[&str]| {
             // The trace is bad too, but nobody gets that far.
-            sandbox.run(&["replay", "none.jsonl", flag, path]).is_refused(words);
+            let arguments = ["replay", "none.jsonl", "--router-mode", "kv_router", flag, path];
+            sandbox.run(&arguments).is_refused(words);
         };
         refused("folder", &["cannot write `folder`: it is a directory"]);
         refused("folder/", &["it is a directory"]);

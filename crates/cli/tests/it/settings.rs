@@ -88,7 +88,8 @@ fn variables_that_are_no_settings_are_refused() {
             &["unknown environment variable `SERVECAST_NUM_WORKER`", "did you mean `SERVECAST_NUM_WORKERS`?"]
                 [..],
         ),
-        ("SERVECAST_ROUTER_CONFIG", &["`SERVECAST_ROUTER_CONFIG` is not there yet"]),
+        ("SERVECAST_ROUTER_CONFIG", &["`router_config`", "not valid JSON", "from SERVECAST_ROUTER_CONFIG"]),
+        ("SERVECAST_ROUTER_TEMPERATURE", &["`SERVECAST_ROUTER_TEMPERATURE` is `x`: expected a number"]),
         ("SERVECAST_NUM_WORKERS", &["`num_workers` is \"x\"", "from SERVECAST_NUM_WORKERS"]),
         ("SERVECAST_ENGINE_ARGS", &["`engine_args`", "not valid JSON", "from SERVECAST_ENGINE_ARGS"]),
         ("SERVECAST_ROUTER_MODE", &["`router_mode` is \"x\"", "`round_robin`"]),
@@ -112,7 +113,8 @@ fn bad_files_are_refused_by_name_and_key() {
         ("num_workers = 1\nnum_workers = 2", &["c.toml: line 2: duplicate key"]),
         ("seed = 1\nx =", &["c.toml: line 2: "]),
         ("aic_system = \"x\"", &["c.toml: `aic_system` is not there yet"]),
-        ("router_mode = \"kv_router\"", &["`router_mode` kv_router is not there yet", "(from c.toml)"]),
+        ("router_config = 1", &["`router_config` is 1, but must be an object with the settings of a router"]),
+        ("router_temperature = 1", &["c.toml: `router_temperature` is a setting", "into `router_config`"]),
         ("engine = \"sglang\"", &["`engine` sglang is not there yet"]),
         (
             "sla_itl_ms = 0",

@@ -1,5 +1,6 @@
 //! Which worker of a pool gets a request: one policy a file.
 
+mod kv_router;
 mod least_loaded;
 mod power_of_two;
 mod prefix_hash;
@@ -10,8 +11,11 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_types::{Prompt, WorkerId};
+use servecast_router::KvRouterConfig;
+use servecast_types::{Duration, Prompt, WorkerId};
 
+pub use kv_router::KvRouterOptions;
+pub(crate) use kv_router::{KvPool, KvRouting};
 use power_of_two::PowerOfTwo;
 use prefix_hash::PrefixHash;
 use random::Random;
@@ -35,26 +39,35 @@ pub enum RouterMode {
     PowerOfTwo,
     /// Prompts that begin alike on one worker, as long as it has little more to do than the others.
     PrefixHash,
+    /// By what workers have cached and how loaded they are.
+    KvRouter,
 }
 
 /// A routing policy with what it needs to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RouterOptions {
     /// The policy.
     pub mode: RouterMode,
     /// How many blocks of a prompt `prefix_hash` goes by.
     pub prefix_hash_blocks: u32,
+    /// How `kv_router` is set up.
+    pub kv: KvRouterOptions,
 }
 
 impl Default for RouterOptions {
     fn default() -> Self {
-        Self { mode: RouterMode::default(), prefix_hash_blocks: DEFAULT_PREFIX_HASH_BLOCKS }
+        let settings = KvRouterConfig::default().validate().expect("the default settings hold together");
+        Self {
+            mode: RouterMode::default(),
+            prefix_hash_blocks: DEFAULT_PREFIX_HASH_BLOCKS,
+            kv: KvRouterOptions { settings, event_delay: Duration::ZERO },
+        }
     }
 }
 
-/// Picks workers for one pool.
+/// A policy at work, in front of one pool.
 #[derive(Debug)]
-pub(crate) enum Router {
+pub(crate) enum Policy {
     RoundRobin(RoundRobin),
     Random(Random),
     LeastLoaded,
@@ -62,10 +75,13 @@ pub(crate) enum Router {
     PrefixHash(PrefixHash),
 }
 
-impl Router {
-    /// A router for `workers` workers of `block_size` tokens a block; `pool` keeps the random streams of pools apart.
-    pub(crate) fn new(options: RouterOptions, workers: usize, block_size: u32, seed: u64, pool: u64) -> Self {
-        let generator = || Pcg64::seed_from_u64(seed ^ (pool + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+impl Policy {
+    /// A policy for `workers` workers of `block_size` tokens a block.
+    ///
+    /// # Panics
+    /// If the mode is `kv_router`, which does more than pick workers.
+    pub(crate) fn new(options: &RouterOptions, workers: usize, block_size: u32, seed: u64) -> Self {
+        let generator = || Pcg64::seed_from_u64(seed);
         match options.mode {
             RouterMode::RoundRobin => Self::RoundRobin(RoundRobin::default()),
             RouterMode::Random => Self::Random(Random::new(generator())),
@@ -74,6 +90,7 @@ impl Router {
             RouterMode::PrefixHash => {
                 Self::PrefixHash(PrefixHash::new(workers, options.prefix_hash_blocks, block_size))
             }
+            RouterMode::KvRouter => unreachable!("the KV router is set up by its pool"),
         }
     }
 

@@ -6,6 +6,7 @@
     reason = "tests read recordings and say when they are skipped"
 )]
 
+mod kv_router;
 mod lifecycle;
 mod oracle_peer;
 mod oracle_router;

@@ -1,34 +1,47 @@
-//! Replays under the KV router: with each stage on the worker that Dynamo 1.6.1 chose, times agree with its record.
+//! Replays under the KV router, beside Dynamo 1.6.1: each stage is on the worker that it chose, and our router judges
+//! the workers at every decision.
 //!
-//! Cases in which its router parked a request are left out here: when it dispatches them is the router's decision.
+//! Then times agree with its record; our router believes the same overlap on the chosen worker; and that worker has our
+//! lowest cost, or ties for it.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::peer::{Case, cases, delayed_transfers_start_together, variable};
+use serde_json::Value;
+use servecast_types::WorkerId;
+
+use crate::peer::{Case, Shadowed, cases, delayed_transfers_start_together, variable};
+
+/// Costs count as equal if they differ by rounding only.
+const COST_TOLERANCE: f64 = 1e-9;
+
+/// Scores are recorded with three decimals.
+const SCORE_TOLERANCE: f64 = 0.000_51;
 
 type Predicate = fn(&Case) -> bool;
 
 /// Cases that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] = &[
     ("the peer starts one delayed transfer at a time on a busy decode worker", |case| {
-        case.run_with_recorded_placement().is_ok_and(|run| delayed_transfers_start_together(&run))
+        case.run_with_recorded_placement()
+            .is_ok_and(|shadowed| delayed_transfers_start_together(&shadowed.run))
     }),
     ("prefix groups are drawn by the peer's own generator", |case| {
         case.spec["workload"]["num_prefix_groups"].as_u64() > Some(0)
     }),
+    ("the peer left no record", |case| case.recorded_rows().is_err()),
 ];
 
 #[test]
-fn oracle_router_times_under_recorded_placement() {
+fn oracle_router() {
     let Some(root) = variable("SERVECAST_ORACLE") else { return };
     let (mut same, mut excepted, mut report) = (0, 0, String::new());
     for case in cases(&Path::new(&root).join("peer")) {
-        if !case.is_vllm() || case.spec["router"]["mode"] != "kv_router" || !dispatches_at_once(&case) {
+        if !case.is_vllm() || case.spec["router"]["mode"] != "kv_router" {
             continue;
         }
         let exception = EXCEPTIONS.iter().find(|(_, holds)| holds(&case));
-        match (case.run_with_recorded_placement().and_then(|run| case.compare(&run)), exception) {
+        match (compare(&case), exception) {
             (Ok(()), None) => same += 1,
             (Err(_), Some(_)) => excepted += 1,
             (Err(difference), None) => _ = writeln!(report, "{}: {difference}", case.name),
@@ -42,9 +55,85 @@ fn oracle_router_times_under_recorded_placement() {
     assert!(same > 0, "no cases in {}", root.to_string_lossy());
 }
 
-fn dispatches_at_once(case: &Case) -> bool {
-    case.recorded_rows().is_ok_and(|rows| {
-        let history = rows.iter().flat_map(|row| row["routing_history"].as_array().unwrap());
-        history.into_iter().all(|step| step["outcome"] == "immediate")
-    })
+/// What 1.1.1 wrote down of its decisions: scores follow from their terms, and ours are the same as long as both have seen
+/// the same, which is at the first moment.
+#[test]
+fn oracle_router_scores() {
+    let Some(root) = variable("SERVECAST_ORACLE") else { return };
+    let (mut rows_seen, mut compared) = (0, 0);
+    for case in cases(&Path::new(&root).join("peer")) {
+        let Some(rows) = case.recorded_scores().filter(|_| case.is_vllm()) else { continue };
+        for (number, row) in rows.iter().enumerate() {
+            for candidate in row["candidates"].as_array().unwrap() {
+                let [score, weight, prefill, decode] = ["score", "weight", "prefill_blocks", "decode_blocks"]
+                    .map(|term| candidate[term].as_f64().unwrap());
+                let tolerance = SCORE_TOLERANCE * (1.0 + weight);
+                assert!(
+                    (score - (weight * prefill + decode)).abs() <= tolerance,
+                    "{} row {number}",
+                    case.name
+                );
+            }
+        }
+        rows_seen += rows.len();
+        compared += compare_first_scores(&case, &rows);
+    }
+    println!("{rows_seen} recorded decisions add up, {compared} first ones agree with ours");
+    assert!(compared > 0, "no decisions in {}", root.to_string_lossy());
+}
+
+/// Compares the costs of all candidates at the first moment; returns how many decisions that were.
+fn compare_first_scores(case: &Case, rows: &[Value]) -> usize {
+    let chosen = rows.iter().map(|row| WorkerId(row["chosen"].as_u64().unwrap() as u32));
+    let Some(decisions) = case.decisions_of_first_moment(chosen) else { return 0 };
+    for (number, (routed, row)) in decisions.iter().zip(rows).enumerate() {
+        let recorded = row["candidates"].as_array().unwrap();
+        for (ours, theirs) in routed.admission.terms.iter().zip(recorded) {
+            let score = theirs["score"].as_f64().unwrap();
+            let close = (ours.cost - score).abs() <= SCORE_TOLERANCE;
+            assert!(close, "{} decision {number}: {ours:?}, recorded {theirs}", case.name);
+        }
+    }
+    decisions.len()
+}
+
+fn compare(case: &Case) -> Result<(), String> {
+    let shadowed = case.run_with_recorded_placement()?;
+    case.compare(&shadowed.run)?;
+    // With a temperature, any worker may be drawn; and of equal requests it is not known which row is whose.
+    let draws = case.spec["router"]["config"]["router_temperature"].as_f64() > Some(0.0);
+    if draws || case.has_equal_requests() { Ok(()) } else { compare_decisions(&shadowed) }
+}
+
+fn compare_decisions(shadowed: &Shadowed) -> Result<(), String> {
+    for routed in &shadowed.decisions {
+        let ticket = &routed.admission.ticket;
+        let line = shadowed.run.requests[ticket.id.index()].line;
+        let pool = match routed.pool.name() {
+            "aggregated" => "agg",
+            name => name,
+        };
+        let history = shadowed.rows[&line]["routing_history"].as_array().unwrap();
+        let step = history.iter().find(|step| step["pool"] == pool).ok_or("a decision without a record")?;
+        let overlap = step["selected_overlap_blocks"].as_u64();
+        // Decode routers do not look for overlap; of a parked request the peer knows what it was when it came.
+        let looks = pool != "decode" && step["outcome"] == "immediate";
+        if looks && overlap.is_some_and(|overlap| overlap != u64::from(ticket.overlap_blocks)) {
+            return Err(format!(
+                "line {line}, {pool}: overlap {}, recorded {overlap:?}",
+                ticket.overlap_blocks
+            ));
+        }
+        let terms = &routed.admission.terms;
+        let chosen =
+            terms.iter().find(|candidate| candidate.rank == ticket.rank).ok_or("no terms of the chosen")?;
+        let lowest = terms.iter().map(|candidate| candidate.cost).fold(f64::INFINITY, f64::min);
+        if chosen.cost > lowest + COST_TOLERANCE {
+            return Err(format!(
+                "line {line}, {pool} at {}: the recorded worker {} costs {}, another {lowest}: {terms:?}",
+                routed.at, ticket.rank.worker, chosen.cost
+            ));
+        }
+    }
+    Ok(())
 }

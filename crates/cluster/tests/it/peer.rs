@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use servecast_cluster::record::{RequestRecord, RunRecord};
-use servecast_cluster::{LoadMode, PoolEngine, Simulation, SimulationOptions, Topology};
+use servecast_cluster::{
+    KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions, Simulation,
+    SimulationOptions, Topology,
+};
 use servecast_engine::{EngineArgs, EngineConfig, LatencySpec};
 use servecast_latency::Grid;
-use servecast_types::{Time, WorkerId};
+use servecast_router::KvRouterConfig;
+use servecast_types::{Duration, Time, WorkerId};
 use servecast_workload::{Load, SyntheticSpec, Trace, Workload, generate, read_mooncake};
 
 /// Largest difference of a time, in ms.
@@ -25,6 +29,25 @@ pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {
         println!("skipped: {name} is not set");
     }
     value
+}
+
+/// A replay with recorded placement.
+pub(crate) struct Shadowed {
+    pub(crate) run: RunRecord,
+    /// What our router found, in order.
+    pub(crate) decisions: Vec<Routed>,
+    /// The record of each request, by its line.
+    pub(crate) rows: BTreeMap<u64, Value>,
+}
+
+/// Keeps the decisions of routers.
+#[derive(Default)]
+struct Decisions(Vec<Routed>);
+
+impl Observer for Decisions {
+    fn routed(&mut self, routed: &Routed) {
+        self.0.push(routed.clone());
+    }
 }
 
 pub(crate) struct Case {
@@ -68,32 +91,84 @@ impl Case {
         self.pools().iter().all(|pool| pool["workers"] == 1)
     }
 
-    /// Runs the case with every request on the workers that the record names.
-    pub(crate) fn run_with_recorded_placement(&self) -> Result<RunRecord, String> {
-        let rows = self.recorded_rows()?;
+    /// Runs the case with every request on the workers that the record names, and our router choosing beside it.
+    pub(crate) fn run_with_recorded_placement(&self) -> Result<Shadowed, String> {
         let workload = self.workload();
-        let mut placements: BTreeMap<String, Vec<Vec<WorkerId>>> = BTreeMap::new();
-        for row in rows.iter().rev() {
-            let history = row["routing_history"].as_array().unwrap();
-            let worker = |step: &Value| WorkerId(step["logical_worker_id"].as_u64().unwrap() as u32);
-            placements.entry(row_key(row)).or_default().push(history.iter().map(worker).collect());
-        }
-        let by_turn = placements.keys().any(|key| key.starts_with("turn"));
         let names = self.session_names();
-        let mut simulation = self.simulation(workload.clone())?;
+        let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for row in self.recorded_rows()?.into_iter().rev() {
+            rows.entry(row_key(&row)).or_default().push(row);
+        }
+        let by_turn = rows.keys().any(|key| key.starts_with("turn"));
+        let mut simulation = self.simulation(workload.clone(), &self.shadow_options()?)?;
+        let mut by_line = BTreeMap::new();
         for (number, session) in workload.sessions.iter().enumerate() {
             for (turn, request) in session.turns.iter().enumerate() {
                 let size = (request.prompt.tokens(), request.output_tokens);
                 let key = key(names.get(number), turn as u32, request.line, size, by_turn);
-                let workers = placements.get_mut(&key).and_then(Vec::pop);
-                simulation.force_placement(
-                    number as u32,
-                    turn as u32,
-                    workers.ok_or("a request without a record")?,
-                );
+                let row = rows.get_mut(&key).and_then(Vec::pop).ok_or("a request without a record")?;
+                let history = row["routing_history"].as_array().unwrap();
+                let workers =
+                    history.iter().map(|step| WorkerId(step["logical_worker_id"].as_u64().unwrap() as u32));
+                simulation.force_placement(number as u32, turn as u32, workers);
+                by_line.insert(request.line, row);
             }
         }
-        simulation.run(&mut ()).map_err(|error| error.to_string())
+        let mut decisions = Decisions::default();
+        let run = simulation.run(&mut decisions).map_err(|error| error.to_string())?;
+        Ok(Shadowed { run, decisions: decisions.0, rows: by_line })
+    }
+
+    /// What 1.1.1 wrote down of its routing decisions, in order.
+    pub(crate) fn recorded_scores(&self) -> Option<Vec<Value>> {
+        let file = fs::File::open(self.folder.join("routing.jsonl.gz")).ok()?;
+        let mut text = String::new();
+        GzDecoder::new(file).read_to_string(&mut text).unwrap();
+        Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    /// Our decisions at the first moment of the case, if it has arrivals of its own, with the given workers forced.
+    pub(crate) fn decisions_of_first_moment(
+        &self,
+        chosen: impl Iterator<Item = WorkerId>,
+    ) -> Option<Vec<Routed>> {
+        self.trace_lines()?;
+        let workload = self.workload();
+        let order = workload.arrival_order();
+        // 1.1.1 has a queue unless told otherwise.
+        let config = KvRouterConfig::from_json(&self.spec["router"]["config"]).unwrap();
+        let mut options = self.shadow_options().unwrap();
+        options.router.kv.settings = config.validate().unwrap();
+        let mut simulation = self.simulation(workload, &options).ok()?;
+        for (session, worker) in order.into_iter().zip(chosen) {
+            simulation.force_placement(session as u32, 0, [worker]);
+        }
+        let mut decisions = Decisions::default();
+        simulation.run(&mut decisions).ok()?;
+        Some(decisions.0.into_iter().filter(|routed| routed.at == Time::ZERO).collect())
+    }
+
+    /// Whether rows of different requests cannot be told apart.
+    pub(crate) fn has_equal_requests(&self) -> bool {
+        let rows = self.recorded_rows().unwrap_or_default();
+        let mut keys: Vec<String> =
+            rows.iter().map(|row| format!("{} at {}", row_key(row), row["arrival_time_ms"])).collect();
+        keys.sort_unstable();
+        keys.windows(2).any(|pair| pair[0] == pair[1])
+    }
+
+    /// The case's router, with what 1.6.1 does by default: no queue, and output blocks without effect.
+    fn shadow_options(&self) -> Result<SimulationOptions, String> {
+        let mut config = self.spec["router"]["config"].clone();
+        if config["router_queue_threshold"].is_null() {
+            config["router_queue_threshold"] = Value::Null;
+        }
+        config["router_track_output_blocks"] = json!(false);
+        let config = KvRouterConfig::from_json(&config).map_err(|error| error.to_string())?;
+        let settings = config.validate().map_err(|error| error.to_string())?;
+        let kv = KvRouterOptions { settings, event_delay: Duration::ZERO };
+        let router = RouterOptions { mode: RouterMode::KvRouter, kv, ..RouterOptions::default() };
+        Ok(SimulationOptions { router, record_routing: true, ..self.options() })
     }
 
     /// Compares arrival, first and last token of each request with the record.
@@ -152,10 +227,14 @@ impl Case {
     }
 
     pub(crate) fn run(&self) -> Result<RunRecord, String> {
-        self.simulation(self.workload())?.run(&mut ()).map_err(|error| error.to_string())
+        self.simulation(self.workload(), &self.options())?.run(&mut ()).map_err(|error| error.to_string())
     }
 
-    fn simulation(&self, workload: Workload) -> Result<Simulation, String> {
+    fn options(&self) -> SimulationOptions {
+        SimulationOptions { load: self.load_mode(), check: true, ..SimulationOptions::default() }
+    }
+
+    fn simulation(&self, workload: Workload, options: &SimulationOptions) -> Result<Simulation, String> {
         let engines = self.engines().map(|engine| self.engine(engine)).collect::<Result<Vec<_>, String>>()?;
         let pools = self.pools();
         let pool = |number: usize| PoolEngine {
@@ -168,9 +247,7 @@ impl Case {
             _ => Topology::disaggregated(pool(0), pool(1)),
         };
         let topology = topology.map_err(|error| error.to_string())?;
-        let options =
-            SimulationOptions { load: self.load_mode(), check: true, ..SimulationOptions::default() };
-        Simulation::new(&topology, workload, &options).map_err(|error| error.to_string())
+        Simulation::new(&topology, workload, options).map_err(|error| error.to_string())
     }
 
     /// The peer has no null block.

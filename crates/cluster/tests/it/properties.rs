@@ -74,7 +74,8 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         Just(RouterMode::Random),
         Just(RouterMode::LeastLoaded),
         Just(RouterMode::PowerOfTwo),
-        Just(RouterMode::PrefixHash)
+        Just(RouterMode::PrefixHash),
+        Just(RouterMode::KvRouter)
     ];
     let decode = prop::option::of(engine());
     (engine(), decode, (1_u32..4, 1_u32..4), rows(), prop::option::of(1_u32..6), router_mode).prop_map(
@@ -109,7 +110,11 @@ fn run(scenario: &Scenario) -> RunRecord {
     let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
     let options = SimulationOptions {
         load: mode,
-        router: RouterOptions { mode: scenario.router_mode, prefix_hash_blocks: 2 },
+        router: RouterOptions {
+            mode: scenario.router_mode,
+            prefix_hash_blocks: 2,
+            ..RouterOptions::default()
+        },
         check: true,
         ..SimulationOptions::default()
     };

@@ -1,0 +1,115 @@
+//! Ranks and the dense slots in which everything about them is kept.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What requests are routed to: one data-parallel rank of one worker. All state is per rank.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(deny_unknown_fields)]
+pub struct Rank {
+    /// The worker.
+    pub worker: u32,
+    /// Its data-parallel rank, from 0.
+    #[serde(default)]
+    pub dp_rank: u32,
+}
+
+impl Rank {
+    /// The first rank of a worker, which is its only one without data parallelism.
+    pub const fn of_worker(worker: u32) -> Self {
+        Self { worker, dp_rank: 0 }
+    }
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} rank {}", self.worker, self.dp_rank)
+    }
+}
+
+/// What the router has to know about a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RankInfo {
+    /// Tokens that the engine computes in an iteration at most: the unit of the queue threshold. Without it the
+    /// rank counts as never busy in practice (10,000,000 tokens).
+    pub max_num_batched_tokens: Option<u32>,
+}
+
+impl RankInfo {
+    const UNKNOWN_BATCH: u32 = 10_000_000;
+
+    pub(crate) fn batch_tokens(self) -> u32 {
+        self.max_num_batched_tokens.unwrap_or(Self::UNKNOWN_BATCH)
+    }
+}
+
+/// Index of a rank into per-rank vectors; a slot is used again after its rank was removed.
+pub type Slot = u32;
+
+/// The registered ranks in sorted order, each with its slot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RankTable {
+    sorted: Vec<Entry>,
+    free: Vec<Slot>,
+    slots: usize,
+}
+
+/// A registered rank.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) rank: Rank,
+    pub(crate) slot: Slot,
+    /// Outstanding prefill tokens above which the rank is busy.
+    pub(crate) busy_above: f64,
+}
+
+impl RankTable {
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.sorted
+    }
+
+    /// One more than the largest slot ever given.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    pub(crate) fn get(&self, rank: Rank) -> Option<Entry> {
+        self.position(rank).ok().map(|at| self.sorted[at])
+    }
+
+    /// A rank, or nothing.
+    pub(crate) fn exactly(&self, rank: Rank) -> &[Entry] {
+        self.position(rank).map_or(&[], |at| &self.sorted[at..=at])
+    }
+
+    /// Registers a rank, or changes the limit of a registered one.
+    pub(crate) fn insert(&mut self, rank: Rank, busy_above: f64) -> Slot {
+        match self.position(rank) {
+            Ok(at) => {
+                self.sorted[at].busy_above = busy_above;
+                self.sorted[at].slot
+            }
+            Err(at) => {
+                let slot = self.free.pop().unwrap_or(self.slots as Slot);
+                self.slots = self.slots.max(slot as usize + 1);
+                self.sorted.insert(at, Entry { rank, slot, busy_above });
+                slot
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, rank: Rank) -> Option<Slot> {
+        let at = self.position(rank).ok()?;
+        let slot = self.sorted.remove(at).slot;
+        self.free.push(slot);
+        Some(slot)
+    }
+
+    fn position(&self, rank: Rank) -> Result<usize, usize> {
+        self.sorted.binary_search_by_key(&rank, |entry| entry.rank)
+    }
+}

@@ -1,0 +1,271 @@
+//! From a request to its ticket: check, judge, choose, book.
+//!
+//! Everything about one request happens at one time and under the settings that were fixed when it came in. It is
+//! booked before the answer is given, so the next decision sees it.
+
+use std::sync::Arc;
+
+use rand_pcg::Pcg64;
+use servecast_types::{Duration, Time};
+
+use super::{Router, Scratch};
+use crate::index::Index;
+use crate::load::{LoadModel, NewBooking};
+use crate::queue::Lane;
+use crate::rank::{Entry, RankTable, Slot};
+use crate::select::{self, Candidate};
+use crate::ticket::TrackedBlocks;
+use crate::{
+    Admission, CandidateTerms, EffectiveSettings, PrefillLoadModel, RouteError, RoutingRequest, Ticket,
+};
+
+/// The ranks that a lane can use, in order.
+pub(super) fn eligible<'a>(ranks: &'a RankTable, lane: &'a Lane) -> impl Iterator<Item = &'a Entry> {
+    let (entries, allowed): (&[Entry], Option<&[u32]>) = match lane {
+        Lane::Any => (ranks.entries(), None),
+        Lane::Allowed(allowed) => (ranks.entries(), Some(allowed)),
+        Lane::Pinned(rank) => (ranks.exactly(*rank), None),
+    };
+    entries
+        .iter()
+        .filter(move |entry| allowed.is_none_or(|allowed| allowed.binary_search(&entry.rank.worker).is_ok()))
+}
+
+/// Whether every rank of a lane has more outstanding prefill than its limit; not if there is none.
+pub(super) fn busy(ranks: &RankTable, load: &LoadModel, lane: &Lane, now: Time) -> bool {
+    let mut any = false;
+    let all = eligible(ranks, lane).all(|entry| {
+        any = true;
+        load.prefill_tokens(entry.slot, now) as f64 > entry.busy_above
+    });
+    any && all
+}
+
+impl Router {
+    /// Checks a request that is to be booked.
+    pub(super) fn check(
+        &self,
+        request: RoutingRequest,
+    ) -> Result<(RoutingRequest, EffectiveSettings, Lane), RouteError> {
+        let id = request.id;
+        if self.load.contains(id) || self.queue.contains(id) {
+            return Err(RouteError::Duplicate { id });
+        }
+        self.check_shape(request)
+    }
+
+    /// Checks that a request makes sense and that somebody can serve it.
+    pub(super) fn check_shape(
+        &self,
+        mut request: RoutingRequest,
+    ) -> Result<(RoutingRequest, EffectiveSettings, Lane), RouteError> {
+        let id = request.id;
+        request.overrides.check().map_err(|source| RouteError::Override { id, source })?;
+        let most = request.isl_tokens / self.block_size;
+        if request.blocks.len() > most as usize {
+            return Err(RouteError::TooManyBlocks {
+                id,
+                found: request.blocks.len(),
+                isl_tokens: request.isl_tokens,
+                most,
+                block_size: self.block_size,
+            });
+        }
+        if let Some(hashes) = &request.block_hashes
+            && hashes.len() != request.blocks.len()
+        {
+            return Err(RouteError::UnevenHashes {
+                id,
+                blocks: request.blocks.len(),
+                block_hashes: hashes.len(),
+            });
+        }
+        if let Some(allowed) = &mut request.allowed
+            && !allowed.is_sorted()
+        {
+            let mut sorted = allowed.to_vec();
+            sorted.sort_unstable();
+            *allowed = sorted.into();
+        }
+        self.check_ranks(&request)?;
+        let settings = self.settings_of(&request);
+        let lane = Lane::of(&request);
+        Ok((request, settings, lane))
+    }
+
+    fn check_ranks(&self, request: &RoutingRequest) -> Result<(), RouteError> {
+        let id = request.id;
+        if let Some(rank) = request.pinned {
+            if let Some(allowed) = &request.allowed
+                && allowed.binary_search(&rank.worker).is_err()
+            {
+                return Err(RouteError::PinNotAllowed { id, rank, allowed: allowed.to_vec() });
+            }
+            return self.ranks.get(rank).map(|_| ()).ok_or(RouteError::PinMissing { id, rank });
+        }
+        let among = request.allowed.as_ref().map(|allowed| allowed.to_vec());
+        let lane = Lane::of(request);
+        eligible(&self.ranks, &lane).next().map(|_| ()).ok_or(RouteError::NoRanks { id, among })
+    }
+
+    /// Chooses among the ranks of a lane, of which there is one at least, and books.
+    pub(super) fn admit(
+        &mut self,
+        request: &RoutingRequest,
+        settings: EffectiveSettings,
+        lane: &Lane,
+        since: Time,
+    ) -> Admission {
+        let mut random = self.random.clone();
+        let (ticket, slot) = self.select(request, settings, lane, &mut random);
+        self.random = random;
+        self.load.book(
+            &NewBooking {
+                id: ticket.id,
+                slot,
+                isl_tokens: ticket.isl_tokens,
+                blocks: &ticket.blocks,
+                prefill_tokens: ticket.prefill_tokens,
+                prefill_duration: ticket.prefill_duration,
+                expected_output_tokens: ticket.expected_output_tokens,
+            },
+            self.now,
+        );
+        if let Index::Approximate(index) = &mut self.index {
+            index.credit(slot, request.index_blocks(), self.now);
+        }
+        let terms = if self.record_terms { self.terms(&settings) } else { Vec::new() };
+        Admission { ticket, queue_wait: self.now.since(since), terms }
+    }
+
+    /// Judges the ranks of a lane and writes down the terms of the best; changes nothing but buffers.
+    pub(super) fn select(
+        &mut self,
+        request: &RoutingRequest,
+        settings: EffectiveSettings,
+        lane: &Lane,
+        random: &mut Pcg64,
+    ) -> (Ticket, Slot) {
+        let blocks = self.tracked_blocks(request, &settings);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.judge(&mut scratch, request, &settings, lane, &blocks, self.now);
+        let choice = select::choose(&scratch.candidates, &settings, random);
+        let steered =
+            request.steered.and_then(|rank| scratch.candidates.iter().position(|each| each.rank == rank));
+        let chosen = scratch.candidates[steered.unwrap_or(choice)];
+        self.scratch = scratch;
+        let uncached = self.uncached_tokens(request, chosen.overlap_blocks);
+        let prefill_tokens = if settings.track_prefill_tokens { uncached } else { 0 };
+        let ticket = Ticket {
+            id: request.id,
+            rank: chosen.rank,
+            settings,
+            isl_tokens: request.isl_tokens,
+            overlap_blocks: chosen.overlap_blocks,
+            required_blocks: request.isl_tokens.div_ceil(self.block_size),
+            prefill_tokens,
+            prefill_duration: self.predict(prefill_tokens, request.isl_tokens - uncached),
+            blocks,
+            expected_output_tokens: request.expected_output_tokens,
+            admitted_at: self.now,
+        };
+        (ticket, chosen.slot)
+    }
+
+    /// Fills `scratch.candidates` with the ranks of a lane, in order.
+    fn judge(
+        &self,
+        scratch: &mut Scratch,
+        request: &RoutingRequest,
+        settings: &EffectiveSettings,
+        lane: &Lane,
+        blocks: &TrackedBlocks,
+        now: Time,
+    ) {
+        let Scratch { overlaps, shared, candidates } = scratch;
+        self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), overlaps);
+        self.load.shared_prefix(blocks, shared);
+        let tracked = u64::from(blocks.count());
+        candidates.clear();
+        candidates.extend(eligible(&self.ranks, lane).map(|entry| {
+            let slot = entry.slot as usize;
+            let overlap_blocks = overlaps[slot];
+            let tracked_prompt = settings.track_prefill_tokens;
+            let prompt = if tracked_prompt { self.uncached_tokens(request, overlap_blocks) } else { 0 };
+            let mut candidate = Candidate {
+                rank: entry.rank,
+                slot: entry.slot,
+                overlap_blocks,
+                prefill_tokens: self.load.prefill_tokens(entry.slot, now) + u64::from(prompt),
+                decode_blocks: self.load.active_blocks(entry.slot) + tracked - u64::from(shared[slot]),
+                cost: 0.0,
+            };
+            candidate.cost = select::cost(&candidate, self.block_size, settings);
+            candidate
+        }));
+    }
+
+    /// The ranks of a lane as they are judged now, for queries.
+    pub(super) fn judged(
+        &self,
+        request: &RoutingRequest,
+        settings: &EffectiveSettings,
+        lane: &Lane,
+        blocks: &TrackedBlocks,
+        now: Time,
+    ) -> Vec<Candidate> {
+        let mut scratch = Scratch::default();
+        self.judge(&mut scratch, request, settings, lane, blocks, now);
+        scratch.candidates
+    }
+
+    /// The blocks that the load model counts for a request.
+    pub(super) fn tracked_blocks(
+        &self,
+        request: &RoutingRequest,
+        settings: &EffectiveSettings,
+    ) -> TrackedBlocks {
+        if !self.settings.track_active_blocks() {
+            TrackedBlocks::None
+        } else if settings.assume_kv_reuse {
+            TrackedBlocks::Shared(Arc::clone(&request.blocks))
+        } else {
+            let full = request.full_blocks.unwrap_or(request.isl_tokens / self.block_size);
+            TrackedBlocks::Private(full)
+        }
+    }
+
+    fn uncached_tokens(&self, request: &RoutingRequest, overlap_blocks: u32) -> u32 {
+        request.isl_tokens.saturating_sub(overlap_blocks.saturating_mul(self.block_size))
+    }
+
+    fn predict(&self, new_tokens: u32, cached_tokens: u32) -> Option<Duration> {
+        if new_tokens == 0 || self.settings.prefill_load_model() == PrefillLoadModel::None {
+            return None;
+        }
+        self.prefill_model.as_ref()?.predict(new_tokens, cached_tokens)
+    }
+
+    /// What a request would have to compute on the rank of its lane that has most of it.
+    pub(super) fn least_uncached(&mut self, request: &RoutingRequest, lane: &Lane) -> u64 {
+        let mut overlaps = std::mem::take(&mut self.scratch.overlaps);
+        self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), &mut overlaps);
+        let most = eligible(&self.ranks, lane).map(|entry| overlaps[entry.slot as usize]).max();
+        self.scratch.overlaps = overlaps;
+        u64::from(self.uncached_tokens(request, most.unwrap_or(0)))
+    }
+
+    /// How the candidates of the latest selection were judged.
+    pub(super) fn terms(&self, settings: &EffectiveSettings) -> Vec<CandidateTerms> {
+        let terms = self.scratch.candidates.iter().map(|candidate| CandidateTerms {
+            rank: candidate.rank,
+            overlap_blocks: candidate.overlap_blocks,
+            prefill_tokens: candidate.prefill_tokens,
+            prefill_blocks: select::prefill_blocks(candidate.prefill_tokens, self.block_size, settings),
+            decode_blocks: candidate.decode_blocks,
+            cost: candidate.cost,
+            tree_size: self.index.tree().size(candidate.slot),
+        });
+        terms.collect()
+    }
+}

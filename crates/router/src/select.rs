@@ -1,0 +1,167 @@
+//! The choice among candidates.
+//!
+//! ```text
+//!  cost = weight · prefill tokens / block size + decode blocks            prompt tokens tracked
+//!  cost = max(0, decode blocks − weight · overlap blocks)                 not tracked
+//! ```
+//!
+//! Lower is better. Prefill tokens are those outstanding on the rank plus what this prompt lacks there; decode blocks
+//! are those that its requests would hold with this one. The weight multiplies everything still to be computed, other
+//! requests' prompts included.
+//!
+//! At temperature 0 the lowest cost wins; of equal ones the larger overlap, where the weight lets overlap count; of
+//! equal ones again a uniform draw over the candidates in order of rank. Above 0 a candidate is drawn with probability
+//! ∝ exp(−(cost − lowest) / (range · temperature)), so only the position within the range matters.
+
+use rand::{Rng, RngExt};
+
+use crate::EffectiveSettings;
+use crate::rank::{Rank, Slot};
+
+/// What is known about a rank, with the request on it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Candidate {
+    pub(crate) rank: Rank,
+    pub(crate) slot: Slot,
+    pub(crate) overlap_blocks: u32,
+    pub(crate) prefill_tokens: u64,
+    pub(crate) decode_blocks: u64,
+    pub(crate) cost: f64,
+}
+
+/// Prefill tokens in blocks, as they enter the cost.
+pub(crate) fn prefill_blocks(prefill_tokens: u64, block_size: u32, settings: &EffectiveSettings) -> f64 {
+    if settings.track_prefill_tokens { prefill_tokens as f64 / f64::from(block_size) } else { 0.0 }
+}
+
+/// The cost of a candidate; finite and not negative.
+pub(crate) fn cost(candidate: &Candidate, block_size: u32, settings: &EffectiveSettings) -> f64 {
+    let weight = settings.overlap_score_weight;
+    let decode = candidate.decode_blocks as f64;
+    let cost = if settings.track_prefill_tokens {
+        weight * prefill_blocks(candidate.prefill_tokens, block_size, settings) + decode
+    } else {
+        (decode - weight * f64::from(candidate.overlap_blocks)).max(0.0)
+    };
+    // A weight near the largest float must not make costs incomparable.
+    cost.min(f64::MAX)
+}
+
+/// Index of the chosen candidate; `candidates` is not empty and in order of rank.
+pub(crate) fn choose(candidates: &[Candidate], settings: &EffectiveSettings, random: &mut impl Rng) -> usize {
+    match candidates {
+        [_] => 0,
+        _ if settings.router_temperature > 0.0 => {
+            draw(candidates, settings.router_temperature, random.random())
+        }
+        _ => lowest(candidates, settings.overlap_score_weight > 0.0, random),
+    }
+}
+
+fn lowest(candidates: &[Candidate], overlap_counts: bool, random: &mut impl Rng) -> usize {
+    let overlap = |candidate: &Candidate| if overlap_counts { candidate.overlap_blocks } else { 0 };
+    let mut best = &candidates[0];
+    let mut ties = 0_usize;
+    for candidate in candidates {
+        let order = candidate.cost.total_cmp(&best.cost).then(overlap(best).cmp(&overlap(candidate)));
+        if order.is_lt() {
+            best = candidate;
+            ties = 0;
+        }
+        ties += usize::from(order.is_le());
+    }
+    let nth = if ties > 1 { random.random_range(0..ties) } else { 0 };
+    let is_best = |candidate: &Candidate| {
+        candidate.cost.total_cmp(&best.cost).is_eq() && overlap(candidate) == overlap(best)
+    };
+    let mut tied = candidates.iter().enumerate().filter(|(_, candidate)| is_best(candidate));
+    tied.nth(nth).map_or(0, |(index, _)| index)
+}
+
+/// The candidate in whose part of the unit interval `u` falls; the parts are in order of rank.
+fn draw(candidates: &[Candidate], temperature: f64, u: f64) -> usize {
+    let (weights, sum) = softmax(candidates, temperature);
+    let mut cumulative = 0.0;
+    for (index, weight) in weights.iter().enumerate() {
+        cumulative += weight;
+        if u * sum < cumulative {
+            return index;
+        }
+    }
+    // Rounding can leave `u` just beyond the end.
+    weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0)
+}
+
+/// Unnormalised probabilities and their sum.
+fn softmax(candidates: &[Candidate], temperature: f64) -> (Vec<f64>, f64) {
+    let costs = || candidates.iter().map(|candidate| candidate.cost);
+    let lowest = costs().fold(f64::INFINITY, f64::min);
+    let range = costs().fold(0.0, f64::max) - lowest;
+    let weight = |cost: f64| if range > 0.0 { (-(cost - lowest) / range / temperature).exp() } else { 1.0 };
+    let weights: Vec<f64> = costs().map(weight).collect();
+    let sum = weights.iter().sum();
+    (weights, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
+
+    use super::*;
+
+    fn candidates(costs: &[f64]) -> Vec<Candidate> {
+        costs.iter().map(|&cost| Candidate { cost, ..Candidate::default() }).collect()
+    }
+
+    #[test]
+    fn probabilities_depend_on_the_place_within_the_range() {
+        for (costs, temperature, expected) in [
+            ([10.0, 12.0, 20.0], 0.1, [0.8808, 0.1192, 0.0000]),
+            ([10.0, 12.0, 20.0], 0.5, [0.5538, 0.3712, 0.0750]),
+            ([10.0, 12.0, 20.0], 1.0, [0.4573, 0.3744, 0.1682]),
+            ([0.0, 3.0, 9.0], 1.0, [0.4798, 0.3438, 0.1765]),
+            ([5.0, 5.0, 5.0], 1.0, [0.3333, 0.3333, 0.3333]),
+            ([0.0, f64::MAX, f64::MAX], f64::MIN_POSITIVE, [1.0, 0.0, 0.0]),
+        ] {
+            let (weights, sum) = softmax(&candidates(&costs), temperature);
+            for (weight, expected) in weights.iter().zip(expected) {
+                assert!((weight / sum - expected).abs() < 0.000_06, "{costs:?} at {temperature}: {weight}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_draw_takes_the_part_of_the_interval_that_it_falls_into() {
+        let candidates = candidates(&[10.0, 12.0, 20.0]);
+        for (u, expected) in
+            [(0.0, 0), (0.45, 0), (0.4574, 1), (0.8316, 1), (0.8318, 2), (1.0 - f64::EPSILON, 2)]
+        {
+            assert_eq!(draw(&candidates, 1.0, u), expected, "{u}");
+        }
+        let (weights, sum) = softmax(&candidates, 1.0);
+        assert!(weights[0] / sum > 0.45, "{}", weights[0] / sum);
+    }
+
+    #[test]
+    fn of_equal_costs_the_larger_overlap_wins_and_then_a_seeded_draw() {
+        let settings = EffectiveSettings {
+            overlap_score_weight: 1.0,
+            router_temperature: 0.0,
+            assume_kv_reuse: true,
+            track_prefill_tokens: true,
+        };
+        let unweighted = EffectiveSettings { overlap_score_weight: 0.0, ..settings };
+        let mut tied = candidates(&[8.0, 9.0, 8.0, 8.0]);
+        (tied[0].overlap_blocks, tied[3].overlap_blocks) = (1, 3);
+        let choices = |tied: &[Candidate], settings, seed| {
+            let mut random = Pcg64::seed_from_u64(seed);
+            (0..60).map(|_| choose(tied, settings, &mut random)).collect::<Vec<_>>()
+        };
+        assert_eq!(choices(&tied, &settings, 1), [3; 60]);
+        let drawn = choices(&tied, &unweighted, 1);
+        assert!([0, 2, 3].iter().all(|index| drawn.contains(index)) && !drawn.contains(&1));
+        assert_eq!(drawn, choices(&tied, &unweighted, 1));
+        assert_ne!(drawn, choices(&tied, &unweighted, 2));
+    }
+}

@@ -7,17 +7,18 @@ use servecast_cluster::record::PoolRole;
 use servecast_engine::Iteration;
 use servecast_types::{RequestId, WorkerId};
 
+use crate::rows::Rows;
+
 /// Writes iterations as they end.
 pub(crate) struct IterationRows<W> {
-    out: W,
+    out: Rows<W>,
     /// How many rows each worker has, by pool.
     rows: [Vec<u64>; 3],
-    line: Vec<u8>,
 }
 
 impl<W: Write> IterationRows<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { out, rows: Default::default(), line: Vec::new() }
+        Self { out: Rows::new(out), rows: Default::default() }
     }
 
     /// Writes a row, unless nothing happened in the iteration.
@@ -36,18 +37,15 @@ impl<W: Write> IterationRows<W> {
         }
         let ordinal = rows[worker.index()];
         rows[worker.index()] += 1;
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &Row::new(pool, worker, ordinal, iteration))?;
-        self.line.push(b'\n');
-        self.out.write_all(&self.line)
+        self.out.write(&Row::new(pool, worker, ordinal, iteration))
     }
 
     pub(crate) fn out(&self) -> &W {
-        &self.out
+        self.out.out()
     }
 
     pub(crate) fn into_inner(self) -> W {
-        self.out
+        self.out.into_inner()
     }
 }
 

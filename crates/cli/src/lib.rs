@@ -15,6 +15,7 @@ mod iterations;
 mod progress;
 mod router;
 mod routing;
+mod rows;
 mod source;
 
 use std::ffi::OsString;

@@ -1,43 +1,13 @@
 //! One JSON line a decision of the KV router.
 
-use std::io::{self, Write};
-
 use serde::Serialize;
 use servecast_cluster::Routed;
 use servecast_cluster::record::PoolRole;
 use servecast_router::{CandidateTerms, EffectiveSettings};
 
-/// Writes decisions as they are made.
-pub(crate) struct RoutingRows<W> {
-    out: W,
-    line: Vec<u8>,
-}
-
-impl<W: Write> RoutingRows<W> {
-    pub(crate) fn new(out: W) -> Self {
-        Self { out, line: Vec::new() }
-    }
-
-    /// Writes a row.
-    pub(crate) fn write(&mut self, routed: &Routed) -> io::Result<()> {
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &Row::new(routed))?;
-        self.line.push(b'\n');
-        self.out.write_all(&self.line)
-    }
-
-    pub(crate) fn out(&self) -> &W {
-        &self.out
-    }
-
-    pub(crate) fn into_inner(self) -> W {
-        self.out
-    }
-}
-
 /// Requests are numbered in order of arrival, as in the rows of requests.
 #[derive(Serialize)]
-struct Row {
+pub(crate) struct Row {
     pool: PoolRole,
     request: u32,
     worker: u32,
@@ -68,7 +38,7 @@ struct Candidate {
 }
 
 impl Row {
-    fn new(routed: &Routed) -> Self {
+    pub(crate) fn new(routed: &Routed) -> Self {
         let Routed { pool, arrived, at, admission } = routed;
         let ticket = &admission.ticket;
         Self {

@@ -27,7 +27,8 @@ use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
 use crate::progress::Progress;
 use crate::router::{self, Routing};
-use crate::routing::RoutingRows;
+use crate::routing::Row;
+use crate::rows::Rows;
 use crate::source::Source;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
@@ -202,7 +203,7 @@ struct Follower {
     progress: Progress,
     interrupt: Interrupt,
     iterations: Option<IterationRows<OutputFile>>,
-    routing: Option<RoutingRows<OutputFile>>,
+    routing: Option<Rows<OutputFile>>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
 }
@@ -219,7 +220,7 @@ impl Follower {
             progress: Progress::new(workload.requests() as u64, quiet),
             interrupt: interrupt.clone(),
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
-            routing: create(&output.routing_jsonl)?.map(RoutingRows::new),
+            routing: create(&output.routing_jsonl)?.map(Rows::new),
             failure: None,
         })
     }
@@ -231,7 +232,7 @@ impl Follower {
             return Err(failure);
         }
         let iterations = self.iterations.map(IterationRows::into_inner);
-        let files = iterations.into_iter().chain(self.routing.map(RoutingRows::into_inner)).collect();
+        let files = iterations.into_iter().chain(self.routing.map(Rows::into_inner)).collect();
         if let Some(error @ RunError::Interrupted { .. }) = error {
             return Err(Failure::interrupted(error));
         }
@@ -253,7 +254,7 @@ impl Observer for Follower {
         if self.failure.is_none()
             && let Some(rows) = &mut self.routing
         {
-            self.failure = rows.write(routed).map_err(|error| rows.out().failure(&error)).err();
+            self.failure = rows.write(&Row::new(routed)).map_err(|error| rows.out().failure(&error)).err();
         }
     }
 

@@ -5,15 +5,10 @@
 //! pool). [`EXCEPTIONS`] holds, as predicates, where the peer is not sound or has nothing to compare with;
 //! `docs/differences.md` says more about each.
 
-use std::fmt::Write as _;
-use std::path::Path;
-
-use crate::peer::{Case, cases, delayed_transfers_start_together, variable};
-
-type Predicate = fn(&Case) -> bool;
+use crate::peer::{Case, Exception, compare_cases, delayed_transfers_start_together};
 
 /// Cases that are known to differ: what they have in common, and why.
-const EXCEPTIONS: &[(&str, Predicate)] = &[
+const EXCEPTIONS: &[Exception] = &[
     ("a speedup of 0 is refused: the peer takes it for 1", |case| {
         case.engines().any(|engine| engine["speedup_ratio"] == 0.0)
     }),
@@ -32,25 +27,8 @@ const EXCEPTIONS: &[(&str, Predicate)] = &[
 
 #[test]
 fn oracle_peer() {
-    let Some(root) = variable("SERVECAST_ORACLE") else { return };
-    let (mut same, mut excepted) = (0, 0);
-    let mut report = String::new();
-    for case in cases(&Path::new(&root).join("peer")) {
-        if !case.is_vllm() || !(case.spec["router"]["mode"] == "round_robin" || case.has_one_worker_a_pool())
-        {
-            continue;
-        }
-        let exception = EXCEPTIONS.iter().find(|(_, holds)| holds(&case));
-        match (case.run().and_then(|run| case.compare(&run)), exception) {
-            (Ok(()), None) => same += 1,
-            (Err(_), Some(_)) => excepted += 1,
-            (Err(difference), None) => _ = writeln!(report, "{}: {difference}", case.name),
-            (Ok(()), Some((cause, _))) => {
-                _ = writeln!(report, "{}: agrees, so the exception has to go: {cause}", case.name);
-            }
-        }
-    }
-    println!("{same} cases agree, {excepted} are excepted");
-    assert!(report.is_empty(), "{same} cases agree, but:\n{report}");
-    assert!(same > 0, "no cases in {}", root.to_string_lossy());
+    let leaves_no_choice = |case: &Case| {
+        case.is_vllm() && (case.spec["router"]["mode"] == "round_robin" || case.has_one_worker_a_pool())
+    };
+    compare_cases(leaves_no_choice, |case| case.compare(&case.run()?), EXCEPTIONS);
 }

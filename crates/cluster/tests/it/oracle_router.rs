@@ -4,13 +4,14 @@
 //! Then times agree with its record; our router believes the same overlap on the chosen worker; and that worker has our
 //! lowest cost, or ties for it.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
 use servecast_types::WorkerId;
 
-use crate::peer::{Case, Shadowed, cases, delayed_transfers_start_together, variable};
+use crate::peer::{
+    Case, Exception, Shadowed, cases, compare_cases, delayed_transfers_start_together, variable,
+};
 
 /// Costs count as equal if they differ by rounding only.
 const COST_TOLERANCE: f64 = 1e-9;
@@ -18,10 +19,8 @@ const COST_TOLERANCE: f64 = 1e-9;
 /// Scores are recorded with three decimals.
 const SCORE_TOLERANCE: f64 = 0.000_51;
 
-type Predicate = fn(&Case) -> bool;
-
 /// Cases that are known to differ: what they have in common, and why.
-const EXCEPTIONS: &[(&str, Predicate)] = &[
+const EXCEPTIONS: &[Exception] = &[
     ("the peer starts one delayed transfer at a time on a busy decode worker", |case| {
         case.run_with_recorded_placement()
             .is_ok_and(|shadowed| delayed_transfers_start_together(&shadowed.run))
@@ -34,25 +33,7 @@ const EXCEPTIONS: &[(&str, Predicate)] = &[
 
 #[test]
 fn oracle_router() {
-    let Some(root) = variable("SERVECAST_ORACLE") else { return };
-    let (mut same, mut excepted, mut report) = (0, 0, String::new());
-    for case in cases(&Path::new(&root).join("peer")) {
-        if !case.is_vllm() || case.spec["router"]["mode"] != "kv_router" {
-            continue;
-        }
-        let exception = EXCEPTIONS.iter().find(|(_, holds)| holds(&case));
-        match (compare(&case), exception) {
-            (Ok(()), None) => same += 1,
-            (Err(_), Some(_)) => excepted += 1,
-            (Err(difference), None) => _ = writeln!(report, "{}: {difference}", case.name),
-            (Ok(()), Some((cause, _))) => {
-                _ = writeln!(report, "{}: agrees, so the exception has to go: {cause}", case.name);
-            }
-        }
-    }
-    println!("{same} cases agree, {excepted} are excepted");
-    assert!(report.is_empty(), "{same} cases agree, but:\n{report}");
-    assert!(same > 0, "no cases in {}", root.to_string_lossy());
+    compare_cases(|case| case.is_vllm() && case.spec["router"]["mode"] == "kv_router", compare, EXCEPTIONS);
 }
 
 /// What 1.1.1 wrote down of its decisions: scores follow from their terms, and ours are the same as long as both have seen

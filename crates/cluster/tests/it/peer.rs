@@ -1,6 +1,7 @@
 //! Recorded replays of Dynamo: what was replayed, and what 1.6.1 recorded of each request.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,33 @@ use servecast_workload::{Load, SyntheticSpec, Trace, Workload, generate, read_mo
 
 /// Largest difference of a time, in ms.
 const TOLERANCE_MS: f64 = 1e-6;
+
+/// What a kind of case has in common, as a sentence and as a predicate.
+pub(crate) type Exception = (&'static str, fn(&Case) -> bool);
+
+/// Compares the cases that are `chosen`: those under an exception have to differ, all others to agree.
+pub(crate) fn compare_cases(
+    chosen: impl Fn(&Case) -> bool,
+    compare: impl Fn(&Case) -> Result<(), String>,
+    exceptions: &[Exception],
+) {
+    let Some(root) = variable("SERVECAST_ORACLE") else { return };
+    let (mut same, mut excepted, mut report) = (0, 0, String::new());
+    for case in cases(&Path::new(&root).join("peer")).iter().filter(|case| chosen(case)) {
+        let exception = exceptions.iter().find(|(_, holds)| holds(case));
+        match (compare(case), exception) {
+            (Ok(()), None) => same += 1,
+            (Err(_), Some(_)) => excepted += 1,
+            (Err(difference), None) => _ = writeln!(report, "{}: {difference}", case.name),
+            (Ok(()), Some((cause, _))) => {
+                _ = writeln!(report, "{}: agrees, so the exception has to go: {cause}", case.name);
+            }
+        }
+    }
+    println!("{same} cases agree, {excepted} are excepted");
+    assert!(report.is_empty(), "{same} cases agree, but:\n{report}");
+    assert!(same > 0, "no cases in {}", root.to_string_lossy());
+}
 
 /// An environment variable that names recordings; without it the test is skipped, unless it is required.
 pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {

@@ -187,7 +187,7 @@ const KV_ROUTER: &str = "KV router";
 #[command(next_help_heading = "Engine, in every pool")]
 pub(crate) struct EngineShortcuts {
     /// Engine that is simulated
-    #[arg(long, value_name = "ENGINE", value_parser = choice::<EngineType>("engine", &["vllm"]))]
+    #[arg(long, value_name = "ENGINE", value_parser = choice::<EngineType>("engine", &["vllm", "trtllm"]))]
     pub(crate) engine: Option<EngineType>,
     /// Start from the defaults of a release, such as vllm-0.33
     #[arg(long, value_name = "NAME")]

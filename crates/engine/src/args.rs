@@ -80,6 +80,8 @@ pub struct EngineArgs {
     pub startup_time: Option<f64>,
     /// Router queue policy that goes with this engine.
     pub router_queue_policy: Option<String>,
+    /// Settings of TensorRT-LLM.
+    pub trtllm: Option<TrtllmArgs>,
     /// Settings of SGLang.
     pub sglang: Option<Map<String, Value>>,
     /// Thinking tokens of a reasoning model: token ids only, no effect on times.
@@ -148,6 +150,7 @@ impl Default for EngineArgs {
             num_speculative_tokens: 0,
             startup_time: None,
             router_queue_policy: None,
+            trtllm: None,
             sglang: None,
             reasoning: None,
             enable_local_indexer: false,
@@ -231,8 +234,34 @@ pub enum EngineType {
     Vllm,
     /// SGLang; not built yet.
     Sglang,
-    /// TensorRT-LLM; not built yet.
+    /// TensorRT-LLM, with the capacity policy `GUARANTEED_NO_EVICT`.
     Trtllm,
+}
+
+/// Settings of TensorRT-LLM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrtllmArgs {
+    /// When a request is admitted.
+    pub capacity_scheduler_policy: CapacitySchedulerPolicy,
+}
+
+impl Default for TrtllmArgs {
+    fn default() -> Self {
+        Self { capacity_scheduler_policy: CapacitySchedulerPolicy::GuaranteedNoEvict }
+    }
+}
+
+/// When TensorRT-LLM admits a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CapacitySchedulerPolicy {
+    /// When it fits to completion, so that it is never evicted.
+    GuaranteedNoEvict,
+    /// When it fits now; not built.
+    MaxUtilization,
+    /// When the batch before is done; not built.
+    StaticBatch,
 }
 
 /// Releases of vLLM that schedule differently.

@@ -5,8 +5,10 @@ use std::path::Path;
 use servecast_latency::{Grid, Latency, Linear, Polynomial, Speedup};
 
 use crate::args::{
-    EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion, WorkerType,
+    CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
+    WorkerType,
 };
+use crate::trtllm::NoEvict;
 use crate::{ConfigError, Rejection};
 
 /// Most blocks that an engine may have: more than any machine holds, and few enough to number in memory.
@@ -36,6 +38,8 @@ pub struct EngineConfig {
     pub(crate) scheduling_policy: SchedulingPolicy,
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
+    /// Admission by TensorRT-LLM's rule instead of vLLM's.
+    pub(crate) no_evict: Option<NoEvict>,
     pub(crate) latency: Latency,
     worker_type: Option<WorkerType>,
 }
@@ -112,7 +116,8 @@ impl EngineArgs {
             vllm_version: self.vllm_version,
             num_gpu_blocks: self.num_gpu_blocks,
             block_size: self.resolved_block_size(),
-            reserve_null_block: self.reserve_null_block,
+            // The null block is vLLM's.
+            reserve_null_block: self.reserve_null_block && self.engine_type == EngineType::Vllm,
             max_num_seqs: self.max_num_seqs.unwrap_or(u32::MAX),
             max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(u32::MAX),
             max_model_len: self.max_model_len.unwrap_or(MAX_SEQUENCE_TOKENS),
@@ -128,13 +133,19 @@ impl EngineArgs {
             scheduling_policy: self.scheduling_policy,
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
+            no_evict: (self.engine_type == EngineType::Trtllm)
+                .then(|| NoEvict::new(self.resolved_block_size())),
             latency,
             worker_type,
         })
     }
 
     fn resolved_block_size(&self) -> u32 {
-        if self.block_size == 0 { 64 } else { self.block_size }
+        match (self.block_size, self.engine_type) {
+            (0, EngineType::Trtllm) => 32,
+            (0, EngineType::Vllm | EngineType::Sglang) => 64,
+            (given, _) => given,
+        }
     }
 
     fn resolved_worker_type(&self) -> Result<Option<WorkerType>, ConfigError> {
@@ -153,18 +164,44 @@ impl EngineArgs {
         }
     }
 
+    /// Refuses the settings of another engine, and capacity policies that are not simulated.
+    fn check_engine_sections(&self) -> Result<(), ConfigError> {
+        let name = if self.engine_type == EngineType::Trtllm { "trtllm" } else { "vllm" };
+        let conflict = |section, engine| {
+            let message = format!("`{section}` holds settings of {engine}, but `engine_type` is `{name}`");
+            Err(ConfigError::Conflict(message))
+        };
+        if self.sglang.is_some() {
+            return conflict("sglang", "SGLang");
+        }
+        let trtllm = self.engine_type == EngineType::Trtllm;
+        match &self.trtllm {
+            Some(_) if !trtllm => conflict("trtllm", "TensorRT-LLM"),
+            Some(section)
+                if section.capacity_scheduler_policy != CapacitySchedulerPolicy::GuaranteedNoEvict =>
+            {
+                let found = serde_json::json!(section.capacity_scheduler_policy);
+                let found = found.as_str().unwrap_or_default();
+                Err(ConfigError::Unsupported {
+                    key: "trtllm.capacity_scheduler_policy",
+                    found: format!("`{found}`"),
+                    instead: "use `guaranteed_no_evict`",
+                })
+            }
+            _ if trtllm && self.kv_role.is_some() => conflict("kv_role", "vLLM"),
+            _ => Ok(()),
+        }
+    }
+
     fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
         let unsupported = |key, found: String, instead| Err(ConfigError::Unsupported { key, found, instead });
         match self.engine_type {
-            EngineType::Vllm => {}
-            EngineType::Sglang => return unsupported("engine_type", "`sglang`".into(), "use `vllm`"),
-            EngineType::Trtllm => return unsupported("engine_type", "`trtllm`".into(), "use `vllm`"),
+            EngineType::Vllm | EngineType::Trtllm => {}
+            EngineType::Sglang => {
+                return unsupported("engine_type", "`sglang`".into(), "use `vllm` or `trtllm`");
+            }
         }
-        if self.sglang.is_some() {
-            return Err(ConfigError::Conflict(
-                "`sglang` holds settings of SGLang, but `engine_type` is `vllm`".to_owned(),
-            ));
-        }
+        self.check_engine_sections()?;
         if self.dp_size > 1 {
             return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
         }
@@ -256,7 +293,9 @@ impl EngineConfig {
         if prompt_tokens >= self.max_model_len {
             return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len: self.max_model_len });
         }
-        let (needed, usable) = (prompt_tokens.div_ceil(self.block_size), self.usable_blocks());
+        // Under TensorRT-LLM's rule the whole sequence has to fit, at least one token of output included.
+        let least = prompt_tokens + u32::from(self.no_evict.is_some());
+        let (needed, usable) = (least.div_ceil(self.block_size), self.usable_blocks());
         if needed > usable {
             return Err(Rejection::PromptTooLong { needed, usable });
         }
@@ -332,11 +371,24 @@ mod tests {
     fn what_is_not_built_is_refused_with_what_to_do_instead() {
         refused(
             json!({"engine_type": "sglang"}),
-            "`engine_type` is `sglang`, which is not supported yet: use `vllm`",
+            "`engine_type` is `sglang`, which is not supported yet: use `vllm` or `trtllm`",
         );
         refused(
-            json!({"engine_type": "trtllm"}),
-            "`engine_type` is `trtllm`, which is not supported yet: use `vllm`",
+            json!({"engine_type": "trtllm", "trtllm": {"capacity_scheduler_policy": "max_utilization"}}),
+            "`trtllm.capacity_scheduler_policy` is `max_utilization`, which is not supported yet: use \
+             `guaranteed_no_evict`",
+        );
+        refused(
+            json!({"trtllm": {}}),
+            "`trtllm` holds settings of TensorRT-LLM, but `engine_type` is `vllm`",
+        );
+        refused(
+            json!({"engine_type": "trtllm", "sglang": {}}),
+            "`sglang` holds settings of SGLang, but `engine_type` is `trtllm`",
+        );
+        refused(
+            json!({"engine_type": "trtllm", "kv_role": "kv_consumer"}),
+            "`kv_role` holds settings of vLLM, but `engine_type` is `trtllm`",
         );
         refused(
             json!({"dp_size": 2}),

@@ -42,6 +42,7 @@ mod error;
 mod iteration;
 mod preset;
 mod request;
+mod trtllm;
 mod vllm;
 
 pub use args::{

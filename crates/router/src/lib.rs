@@ -37,7 +37,7 @@
 //! - [`wire`]: the formats that routers and engines exchange.
 //!
 //! # Speed
-//! `cargo bench -p servecast-router`, fastest samples on one core of a small cloud machine. A decision is `route`,
+//! `cargo bench -p servecast-router`, fastest samples of two runs on one core of a small cloud machine. A decision is `route`,
 //! `prefill_done` and `finish`; every rank has four prompts cached and eight requests running, and all prompts share
 //! their first tenth. Events store a prompt and remove it again block by block. The chain is as many dependent look-ups
 //! in a bare hash map of the size of the index over 16 ranks.

@@ -41,13 +41,26 @@ pub(crate) struct Key {
     sequence: Reverse<u64>,
 }
 
-/// A request with what was fixed when it came in.
+/// A request that makes sense, with what is fixed when it comes in.
 #[derive(Debug, Clone)]
-pub(crate) struct Waiting {
+pub(crate) struct Checked {
     pub(crate) request: RoutingRequest,
     pub(crate) settings: EffectiveSettings,
+    pub(crate) lane: Lane,
+}
+
+/// A request in the queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) checked: Checked,
     pub(crate) since: Time,
     key: Key,
+}
+
+impl Waiting {
+    pub(crate) fn id(&self) -> RequestId {
+        self.checked.request.id
+    }
 }
 
 impl PartialEq for Waiting {
@@ -107,21 +120,15 @@ impl Queue {
     }
 
     /// Puts a request in; `uncached_tokens` is what it would compute at best, for [`QueuePolicy::Wspt`].
-    pub(crate) fn push(
-        &mut self,
-        policy: QueuePolicy,
-        request: RoutingRequest,
-        settings: EffectiveSettings,
-        uncached_tokens: u64,
-        now: Time,
-    ) {
+    pub(crate) fn push(&mut self, policy: QueuePolicy, checked: Checked, uncached_tokens: u64, now: Time) {
+        let request = &checked.request;
         let weight = weight(policy, request.priority_jump, now, uncached_tokens);
         let key = Key { weight, sequence: Reverse(self.sequence) };
         self.sequence += 1;
         self.isl_tokens += u64::from(request.isl_tokens);
-        let lane = Lane::of(&request);
-        self.lane_of.insert(request.id, lane.clone());
-        self.lanes.entry(lane).or_default().push(Waiting { request, settings, since: now, key });
+        self.lane_of.insert(request.id, checked.lane.clone());
+        let lane = self.lanes.entry(checked.lane.clone()).or_default();
+        lane.push(Waiting { checked, since: now, key });
     }
 
     /// Takes out the request that leaves first among the heads of the lanes that `open` admits.
@@ -143,7 +150,7 @@ impl Queue {
         let Some(lane) = self.lane_of.get(&id).cloned() else { return false };
         let Some(heap) = self.lanes.get_mut(&lane) else { return false };
         let (gone, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(heap).into_iter().partition(|waiting| waiting.request.id == id);
+            std::mem::take(heap).into_iter().partition(|waiting| waiting.id() == id);
         *heap = kept.into();
         if heap.is_empty() {
             self.lanes.remove(&lane);
@@ -167,8 +174,8 @@ impl Queue {
     }
 
     fn forget(&mut self, waiting: &Waiting) {
-        self.lane_of.remove(&waiting.request.id);
-        self.isl_tokens -= u64::from(waiting.request.isl_tokens);
+        self.lane_of.remove(&waiting.id());
+        self.isl_tokens -= u64::from(waiting.checked.request.isl_tokens);
     }
 }
 

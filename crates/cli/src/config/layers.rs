@@ -436,7 +436,7 @@ mod tests {
                 1.into(),
                 "`router_config` is 1, but must be an object with the settings of a router (from a.toml)",
             ),
-            ("engine", "trtllm".into(), "`engine` trtllm is not there yet: use vllm (from a.toml)"),
+            ("engine", "sglang".into(), "`engine` sglang is not there yet: use vllm or trtllm (from a.toml)"),
         ] {
             let mut layers = Layers::default();
             layers.add(key, value, &Origin::File("a.toml".into())).unwrap();

@@ -194,7 +194,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--arrival-interval-ms 1", &["`trace_file` and `arrival_interval_ms` cannot be combined"]),
     ("--router-mode best", &["'best'", "least_loaded"]),
     ("--replay-mode online", &["online", "not there yet"]),
-    ("--engine trtllm", &["trtllm", "not there yet"]),
+    ("--engine sglang", &["sglang", "not there yet"]),
     ("--planner-config x", &["`--planner-config` is not there yet"]),
     ("--aic-backend", &["`--aic-backend` is not there yet", "--latency"]),
     ("--aic-tp-size=2", &["`--aic-tp-size` is not there yet"]),

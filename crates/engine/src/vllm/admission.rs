@@ -6,6 +6,7 @@ use super::request::{Slot, Status};
 use super::scheduler::{Loading, Round, Scheduler, Step};
 use crate::args::SchedulingPolicy;
 use crate::iteration::{Admitted, Iteration, Transfer};
+use crate::trtllm::NoEvict;
 use crate::{Rejection, TransferTime};
 
 /// What the head of the waiting queue would find in the KV cache.
@@ -72,7 +73,13 @@ impl Scheduler {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, &mut step.iteration);
             return true;
         }
-        self.kv.find_hits(request, &mut self.hits);
+        // vLLM leaves the last token to compute; under TensorRT-LLM's rule a whole prompt can be hit.
+        let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
+        self.kv.find_hits(request, hittable, &mut self.hits);
+        if self.config.no_evict.is_some() && request.remote_prefill.is_some() {
+            // What is transferred goes into fresh blocks.
+            self.hits.clear();
+        }
         let fit =
             Fit { known, hit_blocks: self.hits.len() as u32, free_hits: self.kv.count_free(&self.hits) };
         match self.requests[slot].remote_prefill {
@@ -84,7 +91,7 @@ impl Scheduler {
     /// Admits a request that computes what it does not hit.
     fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> bool {
         let hit_tokens = fit.hit_blocks * self.config.block_size;
-        let missing = fit.known - hit_tokens;
+        let missing = (fit.known - hit_tokens).max(1);
         if round.prefill_held && missing > 1 {
             return false;
         }
@@ -93,17 +100,38 @@ impl Scheduler {
             return false;
         }
         let tokens = tokens.min(round.budget);
-        let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
-        let up_to = if reserves { fit.known } else { hit_tokens + tokens };
-        if self.blocks_to_take(fit, up_to) + self.watermark() > self.kv.pool.num_free() {
+        if !self.has_room(slot, fit, hit_tokens + tokens) {
             return false;
         }
         self.waiting.pop();
         let request = &mut self.requests[slot];
         self.kv.allocate(request, &self.hits, fit.hit_blocks);
-        request.computed = hit_tokens;
+        request.computed = hit_tokens.min(fit.known - 1);
+        request.prompt_was_here = hit_tokens == fit.known;
         self.admit(slot, tokens, round, step);
         true
+    }
+
+    /// Whether a waiting request can start, its first tokens being those up to `up_to`.
+    fn has_room(&self, slot: Slot, fit: Fit, up_to: u32) -> bool {
+        if let Some(no_evict) = self.config.no_evict {
+            return no_evict.fits(
+                &self.requests[slot],
+                &self.hits,
+                &self.kv.pool,
+                self.promised_blocks(no_evict),
+            );
+        }
+        let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
+        let tokens = if reserves { fit.known } else { up_to };
+        self.blocks_to_take(fit, tokens) + self.watermark() <= self.kv.pool.num_free()
+    }
+
+    /// Blocks that requests in flight were promised and have not taken yet.
+    fn promised_blocks(&self, no_evict: NoEvict) -> u32 {
+        let loading = self.loading.iter().map(|loading| &loading.slot);
+        let in_flight = self.running.iter().chain(loading);
+        in_flight.map(|&slot| no_evict.outstanding(&self.requests[slot])).sum()
     }
 
     /// Whether a request was preempted although nobody else runs, since blocks wait for transfers.
@@ -124,8 +152,7 @@ impl Scheduler {
         round: &mut Round,
         step: &mut Step,
     ) -> bool {
-        let taken = self.blocks_to_take(fit, fit.known);
-        if taken + self.reserved_blocks() + self.watermark() > self.kv.pool.num_free() {
+        if !self.has_room_for_transfer(slot, fit) {
             return false;
         }
         self.waiting.pop();
@@ -134,7 +161,7 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         self.kv.allocate(request, &self.hits, self.kv.blocks_for(fit.known));
         request.remote_prefill = None;
-        request.prompt_was_transferred = true;
+        request.prompt_was_here = true;
         request.computed = fit.known;
         request.status = Status::Loading;
         let id = request.id;
@@ -145,6 +172,14 @@ impl Scheduler {
             self.admit_loaded(round, step);
         }
         true
+    }
+
+    fn has_room_for_transfer(&self, slot: Slot, fit: Fit) -> bool {
+        if self.config.no_evict.is_some() {
+            return self.has_room(slot, fit, fit.known);
+        }
+        let taken = self.blocks_to_take(fit, fit.known);
+        taken + self.reserved_blocks() + self.watermark() <= self.kv.pool.num_free()
     }
 
     /// Puts a request among those whose KV is on its way, in order of the policy.

@@ -33,15 +33,13 @@ impl KvCache {
         tokens.div_ceil(self.block_size)
     }
 
-    /// The longest chain of cached blocks that the known tokens of `request` begin with; at least its last token
-    /// is left to compute.
-    pub(crate) fn find_hits(&self, request: &mut Request, hits: &mut Vec<BlockId>) {
+    /// The longest chain of cached blocks that the first `tokens` tokens of `request` begin with.
+    pub(crate) fn find_hits(&self, request: &mut Request, tokens: u32, hits: &mut Vec<BlockId>) {
         hits.clear();
         if !self.caching {
             return;
         }
-        let most = (request.known() - 1) / self.block_size;
-        for &hash in request.hashes(most) {
+        for &hash in request.hashes(tokens / self.block_size) {
             match self.pool.lookup(hash) {
                 Some(block) => hits.push(block),
                 None => break,

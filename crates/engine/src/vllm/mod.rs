@@ -27,4 +27,6 @@ mod scheduler;
 mod table;
 mod update;
 
+pub(crate) use pool::BlockPool;
+pub(crate) use request::Request;
 pub(crate) use scheduler::{Scheduler, Step};

@@ -59,8 +59,8 @@ pub(crate) struct Request {
     pub(crate) hold_kv: bool,
     /// KV that is still to be fetched when blocks can be had.
     pub(crate) remote_prefill: Option<TransferTime>,
-    /// The KV of the prompt came from elsewhere and is still here.
-    pub(crate) prompt_was_transferred: bool,
+    /// The KV of the whole prompt was here when it was admitted, transferred or hit, and still is.
+    pub(crate) prompt_was_here: bool,
 
     /// Tokens whose KV is there once what is in flight has run.
     pub(crate) computed: u32,
@@ -107,7 +107,7 @@ impl Request {
             stop_after: request.stop_after,
             hold_kv: request.hold_kv,
             remote_prefill: request.remote_prefill,
-            prompt_was_transferred: false,
+            prompt_was_here: false,
             computed: 0,
             outputs: 0,
             placeholders: 0,

@@ -70,6 +70,7 @@ impl Scheduler {
         let needed =
             self.kv.blocks_for(request.computed + tokens).saturating_sub(request.blocks.len() as u32);
         while needed > self.kv.pool.num_free() {
+            assert!(self.config.no_evict.is_none(), "what was promised at admission is free");
             let position = self.victim();
             let victim = self.running[position];
             if self.defers_free(victim) && self.waits_for_deferred(victim) {
@@ -134,7 +135,7 @@ impl Scheduler {
         }
         request.preemptions += 1;
         request.preemptions_in_vain += 1;
-        request.prompt_was_transferred = false;
+        request.prompt_was_here = false;
         iteration.preempted.push(request.id);
         let (key, known) = (request.key, request.known());
         self.waiting.push_preempted(slot, key);

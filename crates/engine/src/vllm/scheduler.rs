@@ -9,6 +9,7 @@ use super::request::{Request, Slot};
 use super::table::RequestTable;
 use crate::args::{KvRole, VllmVersion};
 use crate::iteration::{Iteration, Scheduled};
+use crate::trtllm::NoEvict;
 use crate::{EngineConfig, EngineRequest, Rejection};
 
 /// The scheduler of one worker, with its KV cache.
@@ -117,12 +118,17 @@ impl Scheduler {
     }
 
     /// Puts a request into the waiting queue, or says why it can never run.
-    pub(crate) fn add(&mut self, request: EngineRequest) -> Result<(), Rejection> {
+    pub(crate) fn add(&mut self, mut request: EngineRequest) -> Result<(), Rejection> {
         let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
         if prompt_tokens == 0 || max_tokens == 0 {
             return Err(Rejection::Empty { prompt_tokens, max_tokens });
         }
         self.config.check_request(prompt_tokens)?;
+        if self.config.no_evict.is_some() {
+            let capacity = u64::from(self.config.usable_blocks()) * u64::from(self.config.block_size);
+            request.max_tokens =
+                NoEvict::clamp_output(prompt_tokens, max_tokens, self.config.max_model_len, capacity);
+        }
         let request = Request::new(request, self.config.block_size);
         let key = request.key;
         self.waiting.push(self.requests.insert(request), key);
@@ -197,12 +203,12 @@ impl Scheduler {
             let request = &mut self.requests[entry.slot];
             let (start, end) = (scheduled.computed, scheduled.computed + scheduled.tokens);
             batch.add_tokens(start.into(), end.into());
-            if start < request.prompt_tokens && !request.prompt_was_transferred {
+            if start < request.prompt_tokens && !request.prompt_was_here {
                 batch.add_prompt(start.into(), end.min(request.prompt_tokens).into());
             }
-            // A first token pays no decode step, unless only the last token of a transferred prompt is computed here.
+            // A first token pays no decode step, unless only the last token of a prompt that was here is computed.
             let produced = request.outputs + request.placeholders;
-            if entry.samples && (produced > 0 || request.prompt_was_transferred) {
+            if entry.samples && (produced > 0 || request.prompt_was_here) {
                 batch.add_decode(end.into());
             }
             request.computed = end;

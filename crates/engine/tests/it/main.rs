@@ -2,4 +2,4 @@
 
 mod oracle_vllm;
 mod properties;
-mod vllm_rules;
+mod rules;

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Rejection,
-    Transfer, TransferTime,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, EngineType, Iteration, IterationSink,
+    Rejection, Transfer, TransferTime,
 };
 use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
@@ -22,6 +22,13 @@ proptest! {
     fn every_load_is_served_under_all_settings(settings in settings(), load in load(24)) {
         let first = run(&settings, &load);
         prop_assert_eq!(first, run(&settings, &load), "two runs differ");
+    }
+
+    #[test]
+    fn no_request_is_evicted_under_tensorrt_llm(settings in trtllm_settings(), load in load(24)) {
+        let iterations = run(&settings, &load);
+        prop_assert!(iterations.iter().all(|iteration| iteration.preempted.is_empty()));
+        prop_assert_eq!(iterations, run(&settings, &load), "two runs differ");
     }
 
     #[test]
@@ -223,6 +230,15 @@ fn settings() -> impl Strategy<Value = Value> {
     )
 }
 
+/// TensorRT-LLM under the limits of any load: its capacity policy admits only what fits to completion.
+fn trtllm_settings() -> impl Strategy<Value = Value> {
+    settings().prop_map(|mut settings| {
+        settings["engine_type"] = "trtllm".into();
+        settings["kv_role"] = Value::Null;
+        settings
+    })
+}
+
 /// Pools that two prompts hardly fit into together, without the gate that keeps them apart.
 fn crowded_settings() -> impl Strategy<Value = Value> {
     (settings(), 1_u32..12).prop_map(|(mut settings, blocks)| {
@@ -377,8 +393,12 @@ impl<'a> Driver<'a> {
                 }
                 (None, None, Some(&output_tokens)) => {
                     let stop = submission.stop_after.unwrap_or(u32::MAX).min(submission.max_tokens);
-                    let room = self.log.args.max_model_len.unwrap_or(i32::MAX as u32) - prompt_tokens;
-                    assert_eq!(output_tokens, stop.min(room), "tokens of request {index}");
+                    let mut room = u64::from(self.log.args.max_model_len.unwrap_or(i32::MAX as u32));
+                    if self.log.args.engine_type == EngineType::Trtllm {
+                        room = room.min(capacity);
+                    }
+                    let stop = u64::from(stop).min(room - u64::from(prompt_tokens));
+                    assert_eq!(u64::from(output_tokens), stop, "tokens of request {index}");
                     assert_eq!(output_tokens, emitted, "tokens of request {index}");
                 }
                 outcome => panic!("request {index} ended as {outcome:?}"),

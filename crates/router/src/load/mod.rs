@@ -40,13 +40,13 @@ struct Booking {
     expected_output_tokens: Option<u32>,
     segments: Segments,
     /// Blocks that nobody can share: prompt blocks without reuse, and output.
-    private: u32,
+    private: u64,
     /// Shareable blocks that no other request of the rank holds.
     exclusive: u64,
     /// Weight of the blocks that it holds alone.
     weight: u64,
     /// Output blocks that were added because of reported tokens.
-    output_blocks: u32,
+    output_blocks: u64,
     last_progress: Time,
     /// When it is next looked at for expiry.
     check_at: Time,
@@ -56,7 +56,7 @@ struct Booking {
 struct RankLoad {
     blocks: u64,
     /// What light blocks weigh less than full ones, in 2⁻³².
-    discount: u64,
+    discount: u128,
     prefill: PrefillQueue,
     requests: u32,
 }
@@ -122,7 +122,7 @@ impl LoadModel {
         if rank.discount == 0 {
             return rank.blocks;
         }
-        let weight = u128::from(rank.blocks) * u128::from(ONE) - u128::from(rank.discount);
+        let weight = u128::from(rank.blocks) * u128::from(ONE) - rank.discount;
         ((weight + u128::from(ONE / 2)) / u128::from(ONE)) as u64
     }
 
@@ -155,7 +155,7 @@ impl LoadModel {
         });
         let (segments, change, private) = match new.blocks {
             TrackedBlocks::None => (Segments::new(), Change::default(), 0),
-            TrackedBlocks::Private(count) => (Segments::new(), Change::default(), *count),
+            TrackedBlocks::Private(count) => (Segments::new(), Change::default(), u64::from(*count)),
             TrackedBlocks::Shared(chain) => {
                 let (segments, change) = self.shared.take(new.slot, number, chain);
                 (segments, change, 0)
@@ -180,7 +180,7 @@ impl LoadModel {
         }
         let rank = &mut self.ranks[new.slot as usize];
         rank.requests += 1;
-        rank.blocks += u64::from(change.blocks) + u64::from(private);
+        rank.blocks += u64::from(change.blocks) + private;
         if new.prefill_tokens > 0 {
             rank.prefill.push(number, new.prefill_tokens, new.prefill_duration, now);
         }
@@ -205,7 +205,7 @@ impl LoadModel {
         let change = self.shared.give_back(booking.slot, number, &booking.segments);
         let rank = &mut self.ranks[booking.slot as usize];
         rank.requests -= 1;
-        rank.blocks -= u64::from(change.blocks) + u64::from(booking.private);
+        rank.blocks -= u64::from(change.blocks) + booking.private;
         rank.prefill.remove(number, now);
         self.apply_exclusive(&change);
         self.free.push(number);
@@ -245,7 +245,7 @@ impl LoadModel {
         let length = u64::from(booking.isl_tokens) + u64::from(generated);
         let begun = length.div_ceil(u64::from(block_size))
             - u64::from(booking.isl_tokens).div_ceil(u64::from(block_size));
-        let fresh = (begun as u32).saturating_sub(booking.output_blocks);
+        let fresh = begun.saturating_sub(booking.output_blocks);
         if fresh > 0 {
             let weight = booking.expected_output_tokens.map(|expected| remaining_share(generated, expected));
             booking.output_blocks += fresh;
@@ -298,21 +298,21 @@ impl LoadModel {
         self.by_check.first().map(|&(check_at, _)| check_at + Duration::from_ns(1))
     }
 
-    fn add_private(&mut self, number: BookingId, count: u32) {
+    fn add_private(&mut self, number: BookingId, count: u64) {
         let Some(booking) = &mut self.bookings[number as usize] else { return };
         booking.private += count;
         let rank = &mut self.ranks[booking.slot as usize];
-        rank.blocks += u64::from(count);
-        rank.discount += u64::from(count) * (ONE - booking.weight);
+        rank.blocks += count;
+        rank.discount += u128::from(count) * u128::from(ONE - booking.weight);
     }
 
     fn set_weight(&mut self, number: BookingId, weight: u64) {
         let Some(booking) = &mut self.bookings[number as usize] else { return };
-        let alone = booking.exclusive + u64::from(booking.private);
+        let alone = u128::from(booking.exclusive + booking.private);
         let rank = &mut self.ranks[booking.slot as usize];
-        rank.discount -= alone * (ONE - booking.weight);
+        rank.discount -= alone * u128::from(ONE - booking.weight);
         booking.weight = weight;
-        rank.discount += alone * (ONE - weight);
+        rank.discount += alone * u128::from(ONE - weight);
     }
 
     fn apply_exclusive(&mut self, change: &Change) {
@@ -320,11 +320,9 @@ impl LoadModel {
             // A request that is being released has no weight any more.
             let Some(booking) = &mut self.bookings[number as usize] else { continue };
             booking.exclusive = booking.exclusive.wrapping_add_signed(blocks);
-            let light = ONE - booking.weight;
-            if light > 0 {
-                let rank = &mut self.ranks[booking.slot as usize];
-                rank.discount = rank.discount.wrapping_add_signed(blocks * light.cast_signed());
-            }
+            let discount = i128::from(blocks) * i128::from(ONE - booking.weight);
+            let rank = &mut self.ranks[booking.slot as usize];
+            rank.discount = rank.discount.wrapping_add_signed(discount);
         }
     }
 }

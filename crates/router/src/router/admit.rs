@@ -11,7 +11,7 @@ use servecast_types::{Duration, Time};
 use super::{Router, Scratch};
 use crate::index::Index;
 use crate::load::{LoadModel, NewBooking};
-use crate::queue::Lane;
+use crate::queue::{Checked, Lane};
 use crate::rank::{Entry, RankTable, Slot};
 use crate::select::{self, Candidate};
 use crate::ticket::TrackedBlocks;
@@ -43,10 +43,7 @@ pub(super) fn busy(ranks: &RankTable, load: &LoadModel, lane: &Lane, now: Time) 
 
 impl Router {
     /// Checks a request that is to be booked.
-    pub(super) fn check(
-        &self,
-        request: RoutingRequest,
-    ) -> Result<(RoutingRequest, EffectiveSettings, Lane), RouteError> {
+    pub(super) fn check(&self, request: RoutingRequest) -> Result<Checked, RouteError> {
         let id = request.id;
         if self.load.contains(id) || self.queue.contains(id) {
             return Err(RouteError::Duplicate { id });
@@ -55,10 +52,7 @@ impl Router {
     }
 
     /// Checks that a request makes sense and that somebody can serve it.
-    pub(super) fn check_shape(
-        &self,
-        mut request: RoutingRequest,
-    ) -> Result<(RoutingRequest, EffectiveSettings, Lane), RouteError> {
+    pub(super) fn check_shape(&self, mut request: RoutingRequest) -> Result<Checked, RouteError> {
         let id = request.id;
         request.overrides.check().map_err(|source| RouteError::Override { id, source })?;
         let most = request.isl_tokens / self.block_size;
@@ -88,9 +82,9 @@ impl Router {
             *allowed = sorted.into();
         }
         self.check_ranks(&request)?;
-        let settings = self.settings_of(&request);
+        let settings = EffectiveSettings::new(&self.settings, request.overrides_of_stage());
         let lane = Lane::of(&request);
-        Ok((request, settings, lane))
+        Ok(Checked { request, settings, lane })
     }
 
     fn check_ranks(&self, request: &RoutingRequest) -> Result<(), RouteError> {
@@ -109,15 +103,9 @@ impl Router {
     }
 
     /// Chooses among the ranks of a lane, of which there is one at least, and books.
-    pub(super) fn admit(
-        &mut self,
-        request: &RoutingRequest,
-        settings: EffectiveSettings,
-        lane: &Lane,
-        since: Time,
-    ) -> Admission {
+    pub(super) fn admit(&mut self, checked: &Checked, since: Time) -> Admission {
         let mut random = self.random.clone();
-        let (ticket, slot) = self.select(request, settings, lane, &mut random);
+        let (ticket, slot) = self.select(checked, &mut random);
         self.random = random;
         self.load.book(
             &NewBooking {
@@ -132,24 +120,19 @@ impl Router {
             self.now,
         );
         if let Index::Approximate(index) = &mut self.index {
-            index.credit(slot, request.index_blocks(), self.now);
+            index.credit(slot, checked.request.index_blocks(), self.now);
         }
-        let terms = if self.record_terms { self.terms(&settings) } else { Vec::new() };
+        let terms = if self.record_terms { self.terms(&checked.settings) } else { Vec::new() };
         Admission { ticket, queue_wait: self.now.since(since), terms }
     }
 
     /// Judges the ranks of a lane and writes down the terms of the best; changes nothing but buffers.
-    pub(super) fn select(
-        &mut self,
-        request: &RoutingRequest,
-        settings: EffectiveSettings,
-        lane: &Lane,
-        random: &mut Pcg64,
-    ) -> (Ticket, Slot) {
-        let blocks = self.tracked_blocks(request, &settings);
+    pub(super) fn select(&mut self, checked: &Checked, random: &mut Pcg64) -> (Ticket, Slot) {
+        let Checked { request, settings, .. } = checked;
+        let blocks = self.tracked_blocks(checked);
         let mut scratch = std::mem::take(&mut self.scratch);
-        self.judge(&mut scratch, request, &settings, lane, &blocks, self.now);
-        let choice = select::choose(&scratch.candidates, &settings, random);
+        self.judge(&mut scratch, checked, &blocks, self.now);
+        let choice = select::choose(&scratch.candidates, settings, random);
         let steered =
             request.steered.and_then(|rank| scratch.candidates.iter().position(|each| each.rank == rank));
         let chosen = scratch.candidates[steered.unwrap_or(choice)];
@@ -159,7 +142,7 @@ impl Router {
         let ticket = Ticket {
             id: request.id,
             rank: chosen.rank,
-            settings,
+            settings: *settings,
             isl_tokens: request.isl_tokens,
             overlap_blocks: chosen.overlap_blocks,
             required_blocks: request.isl_tokens.div_ceil(self.block_size),
@@ -173,15 +156,8 @@ impl Router {
     }
 
     /// Fills `scratch.candidates` with the ranks of a lane, in order.
-    fn judge(
-        &self,
-        scratch: &mut Scratch,
-        request: &RoutingRequest,
-        settings: &EffectiveSettings,
-        lane: &Lane,
-        blocks: &TrackedBlocks,
-        now: Time,
-    ) {
+    fn judge(&self, scratch: &mut Scratch, checked: &Checked, blocks: &TrackedBlocks, now: Time) {
+        let Checked { request, settings, lane } = checked;
         let Scratch { overlaps, shared, candidates } = scratch;
         self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), overlaps);
         self.load.shared_prefix(blocks, shared);
@@ -205,29 +181,19 @@ impl Router {
         }));
     }
 
-    /// The ranks of a lane as they are judged now, for queries.
-    pub(super) fn judged(
-        &self,
-        request: &RoutingRequest,
-        settings: &EffectiveSettings,
-        lane: &Lane,
-        blocks: &TrackedBlocks,
-        now: Time,
-    ) -> Vec<Candidate> {
+    /// The ranks of a lane as they are judged at `now`, for queries.
+    pub(super) fn judged(&self, checked: &Checked, now: Time) -> Vec<Candidate> {
         let mut scratch = Scratch::default();
-        self.judge(&mut scratch, request, settings, lane, blocks, now);
+        self.judge(&mut scratch, checked, &self.tracked_blocks(checked), now);
         scratch.candidates
     }
 
     /// The blocks that the load model counts for a request.
-    pub(super) fn tracked_blocks(
-        &self,
-        request: &RoutingRequest,
-        settings: &EffectiveSettings,
-    ) -> TrackedBlocks {
+    fn tracked_blocks(&self, checked: &Checked) -> TrackedBlocks {
+        let request = &checked.request;
         if !self.settings.track_active_blocks() {
             TrackedBlocks::None
-        } else if settings.assume_kv_reuse {
+        } else if checked.settings.assume_kv_reuse {
             TrackedBlocks::Shared(Arc::clone(&request.blocks))
         } else {
             let full = request.full_blocks.unwrap_or(request.isl_tokens / self.block_size);
@@ -247,7 +213,8 @@ impl Router {
     }
 
     /// What a request would have to compute on the rank of its lane that has most of it.
-    pub(super) fn least_uncached(&mut self, request: &RoutingRequest, lane: &Lane) -> u64 {
+    pub(super) fn least_uncached(&mut self, checked: &Checked) -> u64 {
+        let Checked { request, lane, .. } = checked;
         let mut overlaps = std::mem::take(&mut self.scratch.overlaps);
         self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), &mut overlaps);
         let most = eligible(&self.ranks, lane).map(|entry| overlaps[entry.slot as usize]).max();

@@ -88,9 +88,7 @@ impl Router {
         request: RoutingRequest,
         now: Time,
     ) -> Result<Vec<PotentialLoad>, RouteError> {
-        let (request, settings, lane) = self.check_shape(request)?;
-        let blocks = self.tracked_blocks(&request, &settings);
-        let candidates = self.judged(&request, &settings, &lane, &blocks, now.max(self.now));
+        let candidates = self.judged(&self.check_shape(request)?, now.max(self.now));
         let loads = candidates.iter().map(|candidate| PotentialLoad {
             rank: candidate.rank,
             prefill_tokens: candidate.prefill_tokens,

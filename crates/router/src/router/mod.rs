@@ -19,8 +19,8 @@ use crate::rank::{RankTable, Slot};
 use crate::select::Candidate;
 use crate::wire::IndexEventData;
 use crate::{
-    Admission, ApproximateIndex, Decision, EffectiveSettings, EventError, Queued, RadixTree, Rank, RankInfo,
-    RemovedRank, RouteError, RouterSettings, RoutingRequest,
+    Admission, ApproximateIndex, Decision, EventError, Queued, RadixTree, Rank, RankInfo, RemovedRank,
+    RouteError, RouterSettings, RoutingRequest,
 };
 
 /// Predicts how long the prefill of a prompt takes, for `router_prefill_load_model`.
@@ -127,7 +127,7 @@ impl Router {
         self.index.clear(slot);
         let ranks = &self.ranks;
         let dead = |lane: &Lane| admit::eligible(ranks, lane).next().is_none();
-        let refused = self.queue.remove_lanes(dead).into_iter().map(|waiting| waiting.request.id).collect();
+        let refused = self.queue.remove_lanes(dead).into_iter().map(|waiting| waiting.id()).collect();
         RemovedRank { forgotten, refused, admitted: self.drain() }
     }
 
@@ -137,17 +137,18 @@ impl Router {
     /// A request that no rank can serve, that contradicts itself, or whose id is in use. Nothing has changed then.
     pub fn route(&mut self, request: RoutingRequest, now: Time) -> Result<Decision, RouteError> {
         self.tick(now);
-        let (request, settings, lane) = self.check(request)?;
+        let checked = self.check(request)?;
         let expired = !self.load.expire(self.now).is_empty();
-        let must_wait = self.queue.waiting_in(&lane) > 0
-            || admit::busy(&self.ranks, &self.load, &lane, self.now)
+        let must_wait = self.queue.waiting_in(&checked.lane) > 0
+            || admit::busy(&self.ranks, &self.load, &checked.lane, self.now)
             // What expired may have been in the way of somebody who came before.
             || (expired && !self.queue.is_empty());
         if !must_wait {
-            return Ok(Decision::Admit(self.admit(&request, settings, &lane, self.now)));
+            return Ok(Decision::Admit(self.admit(&checked, self.now)));
         }
-        let uncached = self.least_uncached(&request, &lane);
-        self.queue.push(self.settings.queue_policy(), request, settings, uncached, self.now);
+        let lane = checked.lane.clone();
+        let uncached = self.least_uncached(&checked);
+        self.queue.push(self.settings.queue_policy(), checked, uncached, self.now);
         let released = self.drain();
         Ok(Decision::Queued(Queued { waiting: self.queue.waiting_in(&lane), released }))
     }
@@ -164,8 +165,8 @@ impl Router {
     ) -> Result<Admission, RouteError> {
         self.tick(now);
         request.pinned = Some(rank);
-        let (request, settings, lane) = self.check(request)?;
-        Ok(self.admit(&request, settings, &lane, self.now))
+        let checked = self.check(request)?;
+        Ok(self.admit(&checked, self.now))
     }
 
     /// What [`Router::route`] would decide if nobody waited: at once, without booking and without touching the
@@ -175,10 +176,10 @@ impl Router {
     /// As [`Router::route`], but an id that is in use is fine.
     pub fn peek(&mut self, request: RoutingRequest, now: Time) -> Result<Admission, RouteError> {
         self.tick(now);
-        let (request, settings, lane) = self.check_shape(request)?;
+        let checked = self.check_shape(request)?;
         let mut random = self.random.clone();
-        let (ticket, _) = self.select(&request, settings, &lane, &mut random);
-        Ok(Admission { ticket, queue_wait: Duration::ZERO, terms: self.terms(&settings) })
+        let (ticket, _) = self.select(&checked, &mut random);
+        Ok(Admission { ticket, queue_wait: Duration::ZERO, terms: self.terms(&checked.settings) })
     }
 
     /// The prompt of a request is computed.
@@ -324,14 +325,8 @@ impl Router {
         while !self.queue.is_empty() {
             let (ranks, load, now) = (&self.ranks, &self.load, self.now);
             let Some(waiting) = self.queue.pop(|lane| !admit::busy(ranks, load, lane, now)) else { break };
-            let lane = Lane::of(&waiting.request);
-            admitted.push(self.admit(&waiting.request, waiting.settings, &lane, waiting.since));
+            admitted.push(self.admit(&waiting.checked, waiting.since));
         }
         admitted
-    }
-
-    /// The settings that hold for a request.
-    fn settings_of(&self, request: &RoutingRequest) -> EffectiveSettings {
-        EffectiveSettings::new(&self.settings, request.overrides_of_stage())
     }
 }

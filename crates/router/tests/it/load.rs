@@ -94,6 +94,24 @@ fn every_block_that_output_has_begun_is_added() {
 }
 
 #[test]
+fn the_largest_prompts_of_the_smallest_blocks_do_not_overflow() {
+    let config = KvRouterConfig {
+        router_track_output_blocks: true,
+        router_assume_kv_reuse: false,
+        ..KvRouterConfig::default()
+    };
+    let mut router = router_with(&config, 1, 1, &[A]);
+    for number in 0..3 {
+        router.book(request(number, u32::MAX, []), A, NOW).unwrap();
+        router.record_output(id(number), u32::MAX, NOW).unwrap();
+        router.add_output_block(id(number), Some(0.0), NOW).unwrap();
+    }
+    assert_eq!(load(&router), (0, 3 * u64::from(u32::MAX)));
+    router.add_output_block(id(2), Some(1.0), NOW).unwrap();
+    assert_eq!(load(&router).0, 2 * u64::from(u32::MAX) + 2);
+}
+
+#[test]
 fn without_output_tracking_reports_are_progress_only() {
     let mut router = router(&KvRouterConfig::default());
     router.book(distinct(1, 8, 4), A, NOW).unwrap();

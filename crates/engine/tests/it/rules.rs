@@ -85,3 +85,18 @@ fn an_interval_holds_the_rest_of_a_prompt_back_while_others_decode() {
     let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6 1:7@0", "0:1@7", "0:1@8", "0:1@9 1:1@7"];
     check(&settings, &[(0, 4, 7, 0), (100, 8, 1, 2)], &expected);
 }
+
+#[test]
+fn tensorrt_llm_admits_what_fits_to_completion() {
+    let settings = |engine| json!({"engine_type": engine, "num_gpu_blocks": 4, "reserve_null_block": false});
+    let requests = [(0, 4, 4, 0), (100, 4, 4, 0), (200, 4, 1, 0)];
+    let waits = ["0:4@0 1:4@0", "0:1@4 1:1@4", "0:1@5 1:1@5", "0:1@6 1:1@6", "2:4@0"];
+    check(&settings("trtllm"), &requests, &waits);
+    let starts = ["0:4@0 1:4@0 2:4@0", "0:1@4 1:1@4", "0:1@5 1:1@5", "0:1@6 1:1@6"];
+    check(&settings("vllm"), &requests, &starts);
+}
+
+#[test]
+fn tensorrt_llm_hits_a_whole_prompt() {
+    check(&json!({"engine_type": "trtllm"}), &[(0, 8, 1, 0), (0, 8, 1, 1)], &["0:8@0", "1:1@7"]);
+}

@@ -1,0 +1,67 @@
+//! What TensorRT-LLM does otherwise than vLLM: its capacity scheduler, `GUARANTEED_NO_EVICT`.
+//!
+//! A request is admitted only if its blocks to completion fit beside those that the requests in flight will still take,
+//! so that nobody is ever preempted. Everything else (token budget, running before waiting, block pool, events) is that
+//! of [`crate::vllm`]. After Dynamo's mocker 0.13; there is no recording of the real engine.
+
+use servecast_types::BlockId;
+
+use crate::vllm::{BlockPool, Request};
+
+/// What a request is promised when it is admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoEvict {
+    block_size: u32,
+}
+
+impl NoEvict {
+    pub(crate) fn new(block_size: u32) -> Self {
+        Self { block_size }
+    }
+
+    /// Output that a prompt leaves room for: in the model's context, and in the pool.
+    pub(crate) fn clamp_output(
+        prompt_tokens: u32,
+        max_tokens: u32,
+        max_model_len: u32,
+        capacity: u64,
+    ) -> u32 {
+        let room = u64::from(max_model_len).min(capacity).saturating_sub(prompt_tokens.into());
+        max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX))
+    }
+
+    /// Blocks of a request when it is complete.
+    pub(crate) fn footprint(self, request: &Request) -> u32 {
+        (request.prompt_tokens + request.max_tokens).div_ceil(self.block_size)
+    }
+
+    /// Blocks that a request in flight will still take.
+    pub(crate) fn outstanding(self, request: &Request) -> u32 {
+        self.footprint(request).saturating_sub(request.blocks.len() as u32)
+    }
+
+    /// Whether a request fits to completion. Blocks that it hits and that others use cost nothing; free ones do.
+    pub(crate) fn fits(
+        self,
+        request: &Request,
+        hits: &[BlockId],
+        pool: &BlockPool,
+        outstanding: u32,
+    ) -> bool {
+        let in_use = hits.iter().filter(|&&block| !pool.is_free(block)).count() as u32;
+        u64::from(self.footprint(request) - in_use) + u64::from(outstanding) <= u64::from(pool.num_free())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_cut_to_the_context_and_to_the_pool() {
+        assert_eq!(NoEvict::clamp_output(100, 50, 1000, 1000), 50);
+        assert_eq!(NoEvict::clamp_output(100, 5000, 1000, 2000), 900);
+        assert_eq!(NoEvict::clamp_output(100, 5000, u32::MAX, 320), 220);
+        assert_eq!(NoEvict::clamp_output(400, 1, 1000, 320), 0);
+    }
+}

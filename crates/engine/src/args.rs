@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::ConfigError;
 use crate::error::{check_key, json_kind, rephrase};
+use crate::sglang::SglangArgs;
 
 /// Settings of one engine, by the names of vLLM and of Dynamo's `MockEngineArgs`. A key that is absent has the
 /// default that is given with it.
@@ -18,7 +19,7 @@ pub struct EngineArgs {
     pub vllm_version: VllmVersion,
     /// KV cache blocks of a worker, with the null block.
     pub num_gpu_blocks: u32,
-    /// Tokens a KV block; 0 is the default of the engine (64 for vLLM).
+    /// Tokens a KV block; 0 is the default of the engine (vLLM 64, TensorRT-LLM 32, SGLang 1).
     pub block_size: u32,
     /// vLLM keeps one block that it never hands out; `false` makes all of `num_gpu_blocks` usable.
     pub reserve_null_block: bool,
@@ -83,7 +84,7 @@ pub struct EngineArgs {
     /// Settings of TensorRT-LLM.
     pub trtllm: Option<TrtllmArgs>,
     /// Settings of SGLang.
-    pub sglang: Option<Map<String, Value>>,
+    pub sglang: Option<SglangArgs>,
     /// Thinking tokens of a reasoning model: token ids only, no effect on times.
     pub reasoning: Option<Map<String, Value>>,
     /// Setting of live workers, without effect on a replay.
@@ -232,10 +233,21 @@ impl EngineArgs {
 pub enum EngineType {
     /// vLLM, V1 scheduler.
     Vllm,
-    /// SGLang; not built yet.
+    /// SGLang.
     Sglang,
     /// TensorRT-LLM, with the capacity policy `GUARANTEED_NO_EVICT`.
     Trtllm,
+}
+
+impl EngineType {
+    /// The name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::Trtllm => "trtllm",
+        }
+    }
 }
 
 /// Settings of TensorRT-LLM.

@@ -1,13 +1,13 @@
 //! Settings that were checked: what can be built from [`EngineArgs`], and why others cannot.
 
-use std::path::Path;
-
-use servecast_latency::{Grid, Latency, Linear, Polynomial, Speedup};
+use servecast_latency::{Grid, Latency, Polynomial, Speedup};
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
     WorkerType,
 };
+use crate::latency_spec::LatencySpec;
+use crate::sglang::{self, SglangConfig};
 use crate::trtllm::NoEvict;
 use crate::{ConfigError, Rejection};
 
@@ -40,64 +40,13 @@ pub struct EngineConfig {
     pub(crate) kv_role: Option<KvRole>,
     /// Admission by TensorRT-LLM's rule instead of vLLM's.
     pub(crate) no_evict: Option<NoEvict>,
+    /// SGLang's own settings, if it is the engine.
+    pub(crate) sglang: Option<SglangConfig>,
     pub(crate) latency: Latency,
     worker_type: Option<WorkerType>,
 }
 
-/// Where iteration times come from, before files are read.
-#[derive(Debug, Clone, PartialEq)]
-pub enum LatencySpec {
-    /// [`Polynomial`].
-    Polynomial,
-    /// [`Linear`].
-    Linear(Linear),
-    /// [`Grid`], from the named file.
-    Grid(String),
-}
-
 impl EngineArgs {
-    /// Which latency model is asked for.
-    pub fn latency_spec(&self) -> Result<LatencySpec, ConfigError> {
-        let (key, text) = match (&self.latency, &self.planner_profile_data) {
-            (Some(_), Some(_)) => {
-                let problem =
-                    "`latency` and `planner_profile_data` both name a latency model: give one of them";
-                return Err(ConfigError::Conflict(problem.to_owned()));
-            }
-            (None, None) => return Ok(LatencySpec::Polynomial),
-            (None, Some(path)) if Path::new(path).extension().is_some_and(|extension| extension == "npz") => {
-                return Ok(LatencySpec::Grid(path.clone()));
-            }
-            (None, Some(path)) => {
-                return Err(ConfigError::Unsupported {
-                    key: "planner_profile_data",
-                    found: format!("`{path}`"),
-                    instead: "give an .npz file",
-                });
-            }
-            (Some(text), None) => ("latency", text),
-        };
-        let wrong = |problem: &str| Err(ConfigError::wrong(key, format!("`{text}`"), problem));
-        match text.split_once(':') {
-            None if text == "polynomial" => Ok(LatencySpec::Polynomial),
-            Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
-            Some(("linear", terms)) => {
-                let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
-                match terms.as_deref() {
-                    Ok(&[base_us, per_token_us, per_seq_us])
-                        if terms.iter().flatten().all(|term| term.is_finite() && *term >= 0.0) =>
-                    {
-                        Ok(LatencySpec::Linear(Linear { base_us, per_token_us, per_seq_us }))
-                    }
-                    _ => {
-                        wrong("expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0")
-                    }
-                }
-            }
-            _ => wrong("expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz"),
-        }
-    }
-
     /// Checks the settings; `grid` is the content of the file that [`EngineArgs::latency_spec`] names, if it does.
     pub fn validate(&self, grid: Option<Grid>) -> Result<EngineConfig, ConfigError> {
         self.refuse_what_is_not_built()?;
@@ -112,7 +61,7 @@ impl EngineArgs {
             (LatencySpec::Linear(linear), _) => Latency::new(linear, speedup),
             (LatencySpec::Polynomial, _) => Latency::new(Polynomial, speedup),
         };
-        Ok(EngineConfig {
+        let mut config = EngineConfig {
             vllm_version: self.vllm_version,
             num_gpu_blocks: self.num_gpu_blocks,
             block_size: self.resolved_block_size(),
@@ -135,15 +84,21 @@ impl EngineArgs {
             kv_role: self.kv_role,
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
+            sglang: None,
             latency,
             worker_type,
-        })
+        };
+        if self.engine_type == EngineType::Sglang {
+            sglang::settle(self, &mut config)?;
+        }
+        Ok(config)
     }
 
     fn resolved_block_size(&self) -> u32 {
         match (self.block_size, self.engine_type) {
             (0, EngineType::Trtllm) => 32,
-            (0, EngineType::Vllm | EngineType::Sglang) => 64,
+            (0, EngineType::Vllm) => 64,
+            (0, EngineType::Sglang) => 1,
             (given, _) => given,
         }
     }
@@ -166,12 +121,12 @@ impl EngineArgs {
 
     /// Refuses the settings of another engine, and capacity policies that are not simulated.
     fn check_engine_sections(&self) -> Result<(), ConfigError> {
-        let name = if self.engine_type == EngineType::Trtllm { "trtllm" } else { "vllm" };
+        let name = self.engine_type.name();
         let conflict = |section, engine| {
             let message = format!("`{section}` holds settings of {engine}, but `engine_type` is `{name}`");
             Err(ConfigError::Conflict(message))
         };
-        if self.sglang.is_some() {
+        if self.sglang.is_some() && self.engine_type != EngineType::Sglang {
             return conflict("sglang", "SGLang");
         }
         let trtllm = self.engine_type == EngineType::Trtllm;
@@ -195,12 +150,6 @@ impl EngineArgs {
 
     fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
         let unsupported = |key, found: String, instead| Err(ConfigError::Unsupported { key, found, instead });
-        match self.engine_type {
-            EngineType::Vllm | EngineType::Trtllm => {}
-            EngineType::Sglang => {
-                return unsupported("engine_type", "`sglang`".into(), "use `vllm` or `trtllm`");
-            }
-        }
         self.check_engine_sections()?;
         if self.dp_size > 1 {
             return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
@@ -233,7 +182,7 @@ impl EngineArgs {
             let problem = format!("expected 1 to {MAX_NUM_GPU_BLOCKS} blocks");
             return Err(ConfigError::wrong("num_gpu_blocks", self.num_gpu_blocks, problem));
         }
-        if self.block_size == 1 {
+        if self.block_size == 1 && self.engine_type != EngineType::Sglang {
             return Err(ConfigError::wrong(
                 "block_size",
                 1,
@@ -290,6 +239,9 @@ impl EngineConfig {
 
     /// Whether a prompt of this length can ever be served.
     pub fn check_request(&self, prompt_tokens: u32) -> Result<(), Rejection> {
+        if self.sglang.is_some() {
+            return sglang::check_request(self, prompt_tokens);
+        }
         if prompt_tokens >= self.max_model_len {
             return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len: self.max_model_len });
         }
@@ -370,10 +322,6 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_with_what_to_do_instead() {
         refused(
-            json!({"engine_type": "sglang"}),
-            "`engine_type` is `sglang`, which is not supported yet: use `vllm` or `trtllm`",
-        );
-        refused(
             json!({"engine_type": "trtllm", "trtllm": {"capacity_scheduler_policy": "max_utilization"}}),
             "`trtllm.capacity_scheduler_policy` is `max_utilization`, which is not supported yet: use \
              `guaranteed_no_evict`",
@@ -426,29 +374,6 @@ mod tests {
             "`latency` and `planner_profile_data` both name a latency model: give one of them",
         );
         refused(json!({"sglang": {}}), "`sglang` holds settings of SGLang, but `engine_type` is `vllm`");
-    }
-
-    #[test]
-    fn a_latency_model_is_named_with_its_terms() {
-        let linear = "expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0";
-        for latency in
-            ["linear:", "linear:1,2", "linear:1,2,3,4", "linear:1,-2,3", "linear:1,x,3", "linear:1,2,inf"]
-        {
-            refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
-        }
-        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz";
-        for latency in ["", "quadratic", "grid:", "polynomial:3"] {
-            refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
-        }
-        refused(json!({"latency": "grid:h100.npz"}), "`latency` is `grid:h100.npz`: the file was not read");
-        let spec = |settings: Value| EngineArgs::from_json(settings).unwrap().latency_spec().unwrap();
-        let linear = Linear { base_us: 1000.0, per_token_us: 0.5, per_seq_us: 5.0 };
-        assert_eq!(spec(json!({"latency": "linear:1000, 0.5, 5"})), LatencySpec::Linear(linear));
-        assert_eq!(
-            spec(json!({"planner_profile_data": "h100.npz"})),
-            LatencySpec::Grid("h100.npz".to_owned())
-        );
-        assert_eq!(spec(json!({})), LatencySpec::Polynomial);
     }
 
     #[test]

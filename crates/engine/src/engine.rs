@@ -3,9 +3,9 @@ use std::collections::VecDeque;
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
 
-use crate::iteration::IterationSink;
-use crate::vllm::{Scheduler, Step};
-use crate::{EngineConfig, EngineRequest, Rejection};
+use crate::iteration::{Iteration, IterationSink};
+use crate::step::Step;
+use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
 
 /// One worker: a scheduler, its KV cache, and the iterations in flight.
 ///
@@ -24,6 +24,24 @@ pub struct Engine {
     recorder_clock: bool,
     /// Ended iterations, whose memory the next ones take over.
     spare: Vec<Step>,
+}
+
+/// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
+#[derive(Debug)]
+enum Scheduler {
+    /// TensorRT-LLM too.
+    Vllm(Box<vllm::Scheduler>),
+    Sglang(Box<sglang::Scheduler>),
+}
+
+/// Passes a call on to whichever scheduler it is.
+macro_rules! each {
+    ($scheduler:expr, $name:ident => $call:expr) => {
+        match $scheduler {
+            Scheduler::Vllm($name) => $call,
+            Scheduler::Sglang($name) => $call,
+        }
+    };
 }
 
 /// What an engine does next.
@@ -58,7 +76,7 @@ impl Engine {
     pub fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
         let depth = if config.async_scheduling { 2 } else { 1 };
         Self {
-            scheduler: Scheduler::new(config, tracing.kv_events, tracing.block_ids),
+            scheduler: Scheduler::new(config, tracing),
             in_flight: VecDeque::with_capacity(depth),
             depth,
             device_free: Time::ZERO,
@@ -70,7 +88,7 @@ impl Engine {
 
     /// The settings of the engine.
     pub fn config(&self) -> &EngineConfig {
-        &self.scheduler.config
+        each!(&self.scheduler, scheduler => &scheduler.config)
     }
 
     /// Puts a request into the waiting queue, or says why it can never be served.
@@ -145,8 +163,7 @@ impl Engine {
         step.iteration.start = now.max(self.device_free);
         step.iteration.end = step.iteration.start;
         if computes {
-            step.iteration.end =
-                step.iteration.start + self.scheduler.config.latency.iteration(&step.batch)?;
+            step.iteration.end = step.iteration.start + self.config().latency.iteration(&step.batch)?;
         }
         self.device_free = step.iteration.end;
         self.in_flight.push_back(step);
@@ -166,12 +183,13 @@ impl Engine {
         eventful
     }
 
-    fn state(&self, now: Time) -> EngineState {
+    fn state(&mut self, now: Time) -> EngineState {
         match self.in_flight.front() {
-            Some(step) if !step.iteration.scheduled.is_empty() => {
-                EngineState::Busy { until: step.iteration.end }
+            Some(step) if step.computes() => EngineState::Busy { until: step.iteration.end },
+            _ => {
+                self.scheduler.idle();
+                EngineState::Idle { wake: self.scheduler.next_transfer_end(now) }
             }
-            _ => EngineState::Idle { wake: self.scheduler.next_transfer_end(now) },
         }
     }
 
@@ -206,5 +224,87 @@ impl Engine {
     /// If one is broken.
     pub fn check(&self) {
         self.scheduler.check();
+    }
+}
+
+impl Scheduler {
+    fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+        let (events, traces) = (tracing.kv_events, tracing.block_ids);
+        match config.sglang.clone() {
+            Some(own) => Self::Sglang(Box::new(sglang::Scheduler::new(config, own, events, traces))),
+            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, events, traces))),
+        }
+    }
+
+    fn add(&mut self, request: EngineRequest) -> Result<(), Rejection> {
+        each!(self, scheduler => scheduler.add(request))
+    }
+
+    fn schedule(&mut self, now: Time, step: &mut Step) {
+        each!(self, scheduler => scheduler.schedule(now, step));
+    }
+
+    fn update(&mut self, step: &mut Step) {
+        each!(self, scheduler => scheduler.update(step));
+    }
+
+    fn release(&mut self, request: RequestId, end: Time, now: Time) {
+        each!(self, scheduler => scheduler.release(request, end, now));
+    }
+
+    fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
+        each!(self, scheduler => scheduler.give_up_if_stuck(iteration));
+    }
+
+    /// Nothing is in flight and nothing can be started.
+    fn idle(&mut self) {
+        if let Self::Sglang(scheduler) = self {
+            scheduler.idle();
+        }
+    }
+
+    fn has_work(&self, now: Time) -> bool {
+        each!(self, scheduler => scheduler.has_work(now))
+    }
+
+    /// Whether an iteration, be it an empty one, has something to do.
+    fn has_requests(&self) -> bool {
+        match self {
+            Self::Vllm(scheduler) => scheduler.has_requests(),
+            Self::Sglang(scheduler) => scheduler.has_unfinished_requests(),
+        }
+    }
+
+    fn has_unfinished_requests(&self) -> bool {
+        each!(self, scheduler => scheduler.has_unfinished_requests())
+    }
+
+    /// Whether the real connector's poll is simulated, which notices transfers late.
+    fn polls(&self) -> bool {
+        matches!(self, Self::Vllm(scheduler) if scheduler.polls())
+    }
+
+    fn has_news(&self, now: Time) -> bool {
+        each!(self, scheduler => scheduler.has_news(now))
+    }
+
+    fn next_transfer_end(&self, now: Time) -> Option<Time> {
+        each!(self, scheduler => scheduler.next_transfer_end(now))
+    }
+
+    fn num_running(&self) -> usize {
+        each!(self, scheduler => scheduler.num_running())
+    }
+
+    fn num_waiting(&self) -> usize {
+        each!(self, scheduler => scheduler.num_waiting())
+    }
+
+    fn num_free_blocks(&self) -> u32 {
+        each!(self, scheduler => scheduler.num_free_blocks())
+    }
+
+    fn check(&self) {
+        each!(self, scheduler => scheduler.check());
     }
 }

@@ -6,7 +6,7 @@ use crate::Rejection;
 ///
 /// Lists are in decision order. An iteration without scheduled tokens occurs when something else happened: a KV
 /// transfer began or ended, a request was given up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Iteration {
     /// When the scheduler decided it.
     pub scheduled_at: Time,
@@ -49,6 +49,54 @@ pub struct Iteration {
     pub cached_blocks: u32,
     /// What a router learns at the end. Only kept if the engine captures KV events.
     pub kv_events: Vec<KvEvent>,
+    /// What SGLang's scheduler went by. Only kept if the engine traces blocks.
+    pub sglang: Option<Box<SglangState>>,
+}
+
+/// The state of SGLang's scheduler after a decision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SglangState {
+    /// How many of [`Iteration::scheduled`], from the first on, compute prompts; the others decode.
+    pub prefills: usize,
+    /// The request whose prompt is computed in chunks.
+    pub chunked: Option<RequestId>,
+    /// The running batch.
+    pub running: Vec<RequestId>,
+    /// The waiting queue.
+    pub waiting: Vec<RequestId>,
+    /// Why each of [`Iteration::preempted`] went back to the queue.
+    pub requeued: Vec<Requeue>,
+    /// Whether nobody is admitted until a request leaves.
+    pub batch_is_full: bool,
+    /// Share of their remaining output for which running requests reserve memory.
+    pub new_token_ratio: f64,
+    /// Tokens of free pages.
+    pub available: u64,
+    /// Cached tokens that nobody uses.
+    pub evictable: u64,
+    /// Cached tokens in use.
+    pub protected: u64,
+    /// `available` at the end of the iteration.
+    pub available_end: u64,
+    /// `evictable` at the end of the iteration.
+    pub evictable_end: u64,
+    /// `protected` at the end of the iteration.
+    pub protected_end: u64,
+    /// Prompt tokens that the prefill batch could still take; `None` if none was tried.
+    pub rem_input: Option<i64>,
+    /// Tokens left of the chunk.
+    pub rem_chunk: Option<i64>,
+    /// Memory left when all requests are served to the end.
+    pub rem_total: Option<f64>,
+}
+
+/// Why a request of SGLang went back to the waiting queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requeue {
+    /// Memory ran out.
+    Retracted,
+    /// A more important request took its place.
+    Preempted,
 }
 
 /// Tokens of one request in an iteration.
@@ -124,6 +172,7 @@ impl Iteration {
         self.block_ids.clear();
         self.free_list.clear();
         self.kv_events.clear();
+        self.sglang = None;
     }
 }
 

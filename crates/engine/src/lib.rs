@@ -1,4 +1,4 @@
-//! One inference worker: scheduler, KV cache and iterations, for vLLM.
+//! One inference worker: scheduler, KV cache and iterations, for vLLM, SGLang and TensorRT-LLM.
 //!
 //! [`Engine`] is a state machine with explicit time. It decides exactly what the real scheduler decides (which
 //! request gets how many tokens in which iteration, what is preempted, which KV blocks are hit, allocated, freed and
@@ -40,8 +40,13 @@ mod config;
 mod engine;
 mod error;
 mod iteration;
+mod latency_spec;
 mod preset;
 mod request;
+mod sequence;
+mod sglang;
+mod step;
+mod table;
 mod trtllm;
 mod vllm;
 
@@ -49,9 +54,13 @@ pub use args::{
     EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion,
     WorkerType,
 };
-pub use config::{EngineConfig, LatencySpec, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
+pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
-pub use iteration::{Admitted, Finished, Iteration, IterationSink, Scheduled, Transfer};
+pub use iteration::{
+    Admitted, Finished, Iteration, IterationSink, Requeue, Scheduled, SglangState, Transfer,
+};
+pub use latency_spec::LatencySpec;
 pub use preset::{EnginePreset, merge};
 pub use request::{EngineRequest, Rejection, TransferTime};
+pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangArgs};

@@ -14,6 +14,8 @@ pub struct EngineRequest {
     /// Number of tokens after which it stops by itself, which the scheduler does not know in advance; it generates at
     /// least one.
     pub stop_after: Option<u32>,
+    /// Whether it never stops by itself; SGLang reserves memory for its whole output.
+    pub ignore_eos: bool,
     /// Lower is more important; ignored unless the policy is `priority`.
     pub priority: i32,
     /// When it came, for ties of priority.
@@ -35,6 +37,7 @@ impl EngineRequest {
             output: None,
             max_tokens,
             stop_after: None,
+            ignore_eos: false,
             priority: 0,
             arrival,
             tie_break: u64::from(id.0),

@@ -2,10 +2,12 @@
 
 use servecast_types::Time;
 
-use super::request::{Slot, Status};
-use super::scheduler::{Loading, Round, Scheduler, Step};
+use super::request::Status;
+use super::scheduler::{Loading, Round, Scheduler};
 use crate::args::SchedulingPolicy;
 use crate::iteration::{Admitted, Iteration, Transfer};
+use crate::step::Step;
+use crate::table::Slot;
 use crate::trtllm::NoEvict;
 use crate::{Rejection, TransferTime};
 

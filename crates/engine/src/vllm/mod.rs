@@ -11,7 +11,7 @@
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
 //! - `pool`: blocks, free list, contents (`BlockPool`).
 //! - `queue`: the waiting queue of either policy.
-//! - `request`, `table`: a request with its counters, and all of them by slot.
+//! - `request`: a request with its counters.
 //!
 //! vLLM goes round for ever in some corners: requests that preempt each other before any gets a token, a producer
 //! whose request has outgrown the cache, a prompt that may not be cut. Here every request ends: see
@@ -24,9 +24,8 @@ mod queue;
 mod request;
 mod running;
 mod scheduler;
-mod table;
 mod update;
 
 pub(crate) use pool::BlockPool;
 pub(crate) use request::Request;
-pub(crate) use scheduler::{Scheduler, Step};
+pub(crate) use scheduler::Scheduler;

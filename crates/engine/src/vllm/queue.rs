@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
-use super::request::{PriorityKey, Slot};
+use super::request::PriorityKey;
 use crate::args::SchedulingPolicy;
+use crate::table::Slot;
 
 /// Requests that wait for their admission.
 #[derive(Debug)]

@@ -1,13 +1,10 @@
-use servecast_types::{BlockHasher, BlockId, Prompt, RequestId, Run, SequenceHash, Time};
+use servecast_types::{BlockId, RequestId, SequenceHash, Time};
 
+use crate::sequence::Sequence;
 use crate::{EngineRequest, TransferTime};
 
 /// Preemptions without a token in between after which the rules bend; no recorded request comes near it.
 const STARVED_AFTER: u32 = 8;
-
-/// Position of a request in the scheduler's table; reused once the request is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot(pub(crate) u32);
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,21 +80,13 @@ pub(crate) struct Request {
     pub(crate) blocks: Vec<BlockId>,
     /// How many of `blocks` can be hit by others.
     pub(crate) stored: u32,
-    /// Prompt and output to come.
-    content: Prompt,
-    hasher: BlockHasher,
-    hashes: Vec<SequenceHash>,
+    sequence: Sequence,
 }
 
 impl Request {
     pub(crate) fn new(request: EngineRequest, block_size: u32) -> Self {
-        let EngineRequest { id, mut prompt, max_tokens, arrival, .. } = request;
+        let EngineRequest { id, prompt, output, max_tokens, arrival, .. } = request;
         let prompt_tokens = prompt.tokens();
-        let output_tokens = max_tokens.min(u32::MAX - prompt_tokens);
-        prompt.push(match request.output {
-            Some(start) => Run { start, len: output_tokens },
-            None => Run::output_of(id, output_tokens),
-        });
         Self {
             id,
             key: PriorityKey::new(request.priority, arrival, request.tie_break),
@@ -119,9 +108,7 @@ impl Request {
             last_iteration: 0,
             blocks: Vec::new(),
             stored: 0,
-            content: prompt,
-            hasher: BlockHasher::new(block_size),
-            hashes: Vec::new(),
+            sequence: Sequence::new(id, prompt, output, max_tokens, block_size),
         }
     }
 
@@ -156,22 +143,19 @@ impl Request {
 
     /// Identities of its first `blocks` blocks, whose tokens must be known.
     pub(crate) fn hashes(&mut self, blocks: u32) -> &[SequenceHash] {
-        while self.hashes.len() < blocks as usize {
-            let hash = self.hasher.next(&self.content).expect("known tokens are part of the content");
-            self.hashes.push(hash);
-        }
-        &self.hashes[..blocks as usize]
+        self.sequence.hashes(blocks)
     }
 
     /// Its first `blocks` blocks with their identities.
     pub(crate) fn hashed_blocks(&mut self, blocks: u32) -> (&[BlockId], &[SequenceHash]) {
-        self.hashes(blocks);
-        (&self.blocks[..blocks as usize], &self.hashes[..blocks as usize])
+        (&self.blocks[..blocks as usize], self.sequence.hashes(blocks))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use servecast_types::{Prompt, Run};
+
     use super::*;
 
     fn request(prompt_tokens: u32, max_tokens: u32) -> Request {
@@ -205,14 +189,5 @@ mod tests {
         assert!(!request(2, 0).ends_in_flight(), "nothing is in flight");
         assert!(!request(1, 1).ends_in_flight());
         assert!(request(1, 2).ends_in_flight());
-    }
-
-    #[test]
-    fn its_blocks_cover_prompt_and_output() {
-        let mut whole = request(6, u32::MAX);
-        let two_blocks = whole.hashes(2).to_vec();
-        let prompt = Prompt::new([Run::tokens(0, 6), Run::output_of(RequestId(0), 2)]);
-        assert_eq!(two_blocks, BlockHasher::all(&prompt, 4));
-        assert_eq!(whole.hashes(1), &two_blocks[..1], "what is known stays");
     }
 }

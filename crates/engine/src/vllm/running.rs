@@ -1,10 +1,12 @@
 //! The first half of `Scheduler.schedule()`: tokens for the running requests, and preemption when blocks run out.
 
-use super::request::{Request, Slot, Status};
-use super::scheduler::{Round, Scheduler, Step};
+use super::request::{Request, Status};
+use super::scheduler::{Round, Scheduler};
 use crate::Rejection;
 use crate::args::{KvRole, PreemptionMode, SchedulingPolicy, VllmVersion};
 use crate::iteration::Iteration;
+use crate::step::Step;
+use crate::table::Slot;
 
 /// How the search for free blocks ended.
 enum Room {

@@ -1,14 +1,14 @@
 use std::collections::VecDeque;
 
-use servecast_latency::Batch;
 use servecast_types::{BlockId, RequestId, Time};
 
 use super::kv::KvCache;
 use super::queue::WaitingQueue;
-use super::request::{Request, Slot};
-use super::table::RequestTable;
+use super::request::Request;
 use crate::args::{KvRole, VllmVersion};
-use crate::iteration::{Iteration, Scheduled};
+use crate::iteration::Scheduled;
+use crate::step::{Entry, Step};
+use crate::table::{RequestTable, Slot};
 use crate::trtllm::NoEvict;
 use crate::{EngineConfig, EngineRequest, Rejection};
 
@@ -17,7 +17,7 @@ use crate::{EngineConfig, EngineRequest, Rejection};
 pub(crate) struct Scheduler {
     pub(crate) config: EngineConfig,
     pub(super) kv: KvCache,
-    pub(super) requests: RequestTable,
+    pub(super) requests: RequestTable<Request>,
     pub(super) running: Vec<Slot>,
     pub(super) waiting: WaitingQueue,
     /// Requests that have blocks but do not run yet, since KV is on its way; they go before `waiting`.
@@ -50,26 +50,6 @@ pub(super) struct Loading {
     pub(super) received: bool,
 }
 
-/// An iteration in flight.
-#[derive(Debug, Default)]
-pub(crate) struct Step {
-    pub(crate) iteration: Iteration,
-    pub(crate) batch: Batch,
-    /// One for each of `iteration.scheduled`, in the same order.
-    pub(super) entries: Vec<Entry>,
-}
-
-/// What the scheduler has to know of a scheduled request beyond what it reports.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) slot: Slot,
-    pub(super) id: RequestId,
-    /// Whether the iteration computes its last known token, so that a new one comes out.
-    pub(super) samples: bool,
-    /// Where the request's blocks of this iteration start in its table.
-    first_new_block: u32,
-}
-
 /// What the decisions of one iteration go by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Round {
@@ -80,20 +60,6 @@ pub(super) struct Round {
     pub(super) cap: u32,
     /// Whether prompts have to wait for another iteration.
     pub(super) prefill_held: bool,
-}
-
-impl Step {
-    /// Whether it computes anything, so that it takes time.
-    pub(crate) fn computes(&self) -> bool {
-        !self.entries.is_empty()
-    }
-
-    fn reset(&mut self, now: Time, kv_capacity_tokens: u64) {
-        self.iteration.clear();
-        self.iteration.scheduled_at = now;
-        self.batch = Batch::new(kv_capacity_tokens);
-        self.entries.clear();
-    }
 }
 
 impl Scheduler {
@@ -192,13 +158,16 @@ impl Scheduler {
         self.kv.allocate(request, &[], self.kv.blocks_for(end));
         self.kv.store(request, end.min(request.known()));
         let samples = end == request.scheduled_to();
-        step.iteration.scheduled.push(Scheduled { id: request.id, tokens, computed: request.computed });
-        step.entries.push(Entry { slot, id: request.id, samples, first_new_block });
+        let Request { id, computed, .. } = *request;
+        step.push(
+            Scheduled { id, tokens, computed },
+            Entry { slot, id, samples, first_new_block, requeues: 0 },
+        );
     }
 
     /// Counts what was scheduled as computed, and describes it to the latency model.
     fn commit(&mut self, step: &mut Step) {
-        let Step { iteration, batch, entries } = step;
+        let Step { iteration, batch, entries, .. } = step;
         for (entry, scheduled) in entries.iter().zip(&iteration.scheduled) {
             let request = &mut self.requests[entry.slot];
             let (start, end) = (scheduled.computed, scheduled.computed + scheduled.tokens);
@@ -251,6 +220,11 @@ impl Scheduler {
 
 /// What the engine asks between iterations.
 impl Scheduler {
+    /// Whether a slot still has the request that had it when `id` was noted.
+    pub(super) fn holds(&self, slot: Slot, id: RequestId) -> bool {
+        self.requests.get(slot).is_some_and(|request| request.id == id)
+    }
+
     /// Whether there is anything to decide at `now`: something to compute, or a transfer whose end is to be noticed.
     pub(crate) fn has_work(&self, now: Time) -> bool {
         self.has_requests() || self.has_news(now)

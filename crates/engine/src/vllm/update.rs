@@ -2,9 +2,11 @@
 
 use servecast_types::{RequestId, Time};
 
-use super::request::{Slot, Status};
-use super::scheduler::{Entry, Scheduler, Step};
+use super::request::Status;
+use super::scheduler::Scheduler;
 use crate::iteration::{Finished, Iteration};
+use crate::step::{Entry, Step};
+use crate::table::Slot;
 
 impl Scheduler {
     /// Applies the results of an iteration at its end.
@@ -39,7 +41,7 @@ impl Scheduler {
 
     /// A token of a request is known now, unless the request is gone or gave it up.
     fn deliver(&mut self, entry: Entry, iteration: &mut Iteration) {
-        if !self.requests.holds(entry.slot, entry.id) {
+        if !self.holds(entry.slot, entry.id) {
             return;
         }
         let request = &mut self.requests[entry.slot];
@@ -84,7 +86,7 @@ impl Scheduler {
 
     /// Lets go of the blocks of an ended request once `end` has come.
     pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
-        let Some(position) = self.held.iter().position(|&(slot, _)| self.requests.holds(slot, id)) else {
+        let Some(position) = self.held.iter().position(|&(slot, _)| self.holds(slot, id)) else {
             return;
         };
         if self.polls() || end > now {

@@ -4,20 +4,14 @@
 //! under `$SERVECAST_ORACLE/vllm`; the ones that cannot hold are in [`EXCEPTIONS`], as predicates over their settings.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
-use rustc_hash::FxHashMap;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer,
-    TransferTime,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, TransferTime,
 };
-use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
+use servecast_types::{Duration, Time};
 
-/// A property of a recording's settings.
-type Predicate = fn(&Value) -> bool;
+use crate::recording::{CaseRequest, HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
 
 /// Recordings that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] = &[("speculative decoding is not simulated yet", |config| {
@@ -25,118 +19,35 @@ const EXCEPTIONS: &[(&str, Predicate)] = &[("speculative decoding is not simulat
 })];
 
 #[test]
-#[expect(clippy::print_stdout, reason = "says how many recordings there were")]
 fn oracle_vllm() {
-    let Some(folder) = oracle_folder() else { return };
-    let mut report = String::new();
-    let (mut same, mut excepted) = (0, 0);
-    for path in recordings(&folder) {
-        let name = path.file_name().unwrap().to_string_lossy().replace(".expected.json", "");
-        let recording = Recording::read(&path);
-        let exception = EXCEPTIONS.iter().find(|(_, holds)| holds(&recording.expected["config"]));
-        match (recording.replay(), exception) {
-            (Ok(()), None) => same += 1,
-            (Err(_), Some(_)) => excepted += 1,
-            (Err(difference), None) => _ = writeln!(report, "{name}: {difference}"),
-            (Ok(()), Some((cause, _))) => {
-                _ = writeln!(report, "{name}: agrees, so the exception has to go: {cause}");
+    replay_all("vllm", EXCEPTIONS, replay);
+}
+
+/// Runs the case and compares it with what was recorded; says where they first part.
+fn replay(case: &Recording) -> Result<(), String> {
+    let mut driver = Driver::new(case);
+    driver.run();
+    let steps = case.expected["steps"].as_array().unwrap();
+    for (number, (expected, found)) in steps.iter().zip(&driver.steps).enumerate() {
+        for (key, found) in found {
+            let expected = match (&expected[*key], *key) {
+                (Value::Null, "free_queue_fnv") => continue,
+                (expected, _) => expected,
+            };
+            let expected = &without_first_tokens(expected);
+            if expected != found {
+                return Err(format!("step {number}: `{key}` is {found}, recorded {expected}"));
             }
         }
     }
-    println!("{same} recordings reproduced, {excepted} excepted");
-    assert!(report.is_empty(), "{same} recordings agree, but:\n{report}");
-    assert!(same > 0, "no recordings in {}", folder.display());
-}
-
-/// `$SERVECAST_ORACLE/vllm`; without it the test is skipped, unless `SERVECAST_REQUIRE_ORACLE` is set.
-#[expect(clippy::print_stdout, reason = "says that nothing was compared")]
-fn oracle_folder() -> Option<PathBuf> {
-    if let Some(root) = std::env::var_os("SERVECAST_ORACLE") {
-        return Some(Path::new(&root).join("vllm"));
+    if steps.len() != driver.steps.len() {
+        return Err(format!("{} steps, recorded {}", driver.steps.len(), steps.len()));
     }
-    assert!(
-        std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(),
-        "SERVECAST_ORACLE is not set, but required"
-    );
-    println!("skipped: SERVECAST_ORACLE is not set");
-    None
-}
-
-fn recordings(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.to_string_lossy().ends_with(".expected.json"));
-    paths.sort();
-    paths
-}
-
-#[derive(Deserialize)]
-struct CaseRequest {
-    id: String,
-    #[serde(default)]
-    arrival_us: u64,
-    #[serde(default)]
-    prompt_spans: Vec<(u32, u32)>,
-    prompt_token_ids: Option<Vec<u32>>,
-    max_tokens: u32,
-    #[serde(default)]
-    priority: i32,
-    eos_after: Option<u32>,
-    output_base: Option<u64>,
-    #[serde(default)]
-    do_remote_prefill: bool,
-    #[serde(default)]
-    do_remote_decode: bool,
-    #[serde(default = "transfer_us")]
-    kv_recv_us: u64,
-    #[serde(default = "transfer_us")]
-    kv_send_us: u64,
-}
-
-fn transfer_us() -> u64 {
-    5_000
-}
-
-struct Recording {
-    requests: Vec<CaseRequest>,
-    expected: Value,
-}
-
-impl Recording {
-    #[expect(clippy::disallowed_methods, reason = "recordings are files")]
-    fn read(path: &Path) -> Self {
-        let json = |path: &str| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
-        let path = path.to_str().unwrap();
-        let mut case = json(&path.replace(".expected.json", ".case.json"));
-        Self { requests: serde_json::from_value(case["requests"].take()).unwrap(), expected: json(path) }
+    let requests = driver.requests();
+    if requests != case.expected["requests"] {
+        return Err(format!("requests are {requests}, recorded {}", case.expected["requests"]));
     }
-
-    /// Runs the case and compares it with what was recorded; says where they first part.
-    fn replay(&self) -> Result<(), String> {
-        let mut driver = Driver::new(self);
-        driver.run();
-        let steps = self.expected["steps"].as_array().unwrap();
-        for (number, (expected, found)) in steps.iter().zip(&driver.steps).enumerate() {
-            for (key, found) in found {
-                let expected = match (&expected[*key], *key) {
-                    (Value::Null, "free_queue_fnv") => continue,
-                    (expected, _) => expected,
-                };
-                let expected = &without_first_tokens(expected);
-                if expected != found {
-                    return Err(format!("step {number}: `{key}` is {found}, recorded {expected}"));
-                }
-            }
-        }
-        if steps.len() != driver.steps.len() {
-            return Err(format!("{} steps, recorded {}", driver.steps.len(), steps.len()));
-        }
-        let requests = driver.requests();
-        if requests != self.expected["requests"] {
-            return Err(format!("requests are {requests}, recorded {}", self.expected["requests"]));
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Recorded events also name the first token of what they store, which a simulation does not know.
@@ -157,7 +68,7 @@ struct Driver<'a> {
     log: Log,
     steps: Vec<BTreeMap<&'static str, Value>>,
     arrivals: VecDeque<usize>,
-    hash_numbers: FxHashMap<SequenceHash, u32>,
+    hash_numbers: HashNumbers,
     lives: Vec<Life>,
 }
 
@@ -172,28 +83,6 @@ struct Life {
     preemptions: u32,
 }
 
-#[derive(Default)]
-struct Log {
-    ended: Vec<Iteration>,
-}
-
-impl IterationSink for Log {
-    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
-
-    fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.ended.push(iteration.clone());
-    }
-}
-
-fn us(time: Time) -> u64 {
-    assert_eq!(time.as_ns() % 1000, 0, "recorded times are whole microseconds");
-    time.as_ns() / 1000
-}
-
-fn from_us(us: u64) -> Time {
-    Time::from_ns(us * 1000)
-}
-
 impl<'a> Driver<'a> {
     fn new(case: &'a Recording) -> Self {
         let mut config = case.expected["config"].clone();
@@ -203,17 +92,13 @@ impl<'a> Driver<'a> {
         {
             keys.remove(only_the_recorder_knows);
         }
-        let term = |key: &str| case.expected["latency"][key].as_f64().unwrap();
-        let latency = format!("linear:{},{},{}", term("base_us"), term("per_token_us"), term("per_seq_us"));
-        keys.insert("latency".to_owned(), latency.into());
+        keys.insert("latency".to_owned(), case.latency().into());
         let args = EngineArgs::from_json(config).unwrap();
         let tracing = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true };
         let engine = Engine::new(args.validate(None).unwrap(), tracing);
-        let mut arrivals: Vec<usize> = (0..case.requests.len()).collect();
-        arrivals.sort_by_key(|&request| case.requests[request].arrival_us);
         let lives = vec![Life::default(); case.requests.len()];
-        let (log, arrivals) = (Log::default(), arrivals.into());
-        Self { case, engine, log, steps: Vec::new(), arrivals, hash_numbers: FxHashMap::default(), lives }
+        let (log, arrivals) = (Log::default(), case.arrivals());
+        Self { case, engine, log, steps: Vec::new(), arrivals, hash_numbers: HashNumbers::default(), lives }
     }
 
     fn run(&mut self) {
@@ -248,24 +133,14 @@ impl<'a> Driver<'a> {
 
     fn request(&self, index: usize) -> EngineRequest {
         let case = &self.case.requests[index];
-        let runs = case.prompt_spans.iter().map(|&(first, len)| Run::tokens(first, len));
-        let tokens = case.prompt_token_ids.iter().flatten().map(|&token| Run::tokens(token, 1));
         let earlier_ids = self.case.requests.iter().filter(|other| other.id < case.id).count();
-        let arrival = from_us(case.arrival_us);
         let transfer = || TransferTime::Fixed(Duration::from_ns(case.kv_recv_us * 1000));
         EngineRequest {
-            output: Some(case.output_base.unwrap_or(1_000_000 + 100_000 * index as u64)),
-            stop_after: case.eos_after,
-            priority: case.priority,
+            priority: case.priority.unwrap_or(0),
             tie_break: earlier_ids as u64,
             remote_prefill: case.do_remote_prefill.then(transfer),
             hold_kv: case.do_remote_decode,
-            ..EngineRequest::new(
-                RequestId(index as u32),
-                Prompt::new(runs.chain(tokens)),
-                case.max_tokens,
-                arrival,
-            )
+            ..self.case.request(index)
         }
     }
 
@@ -306,17 +181,16 @@ impl<'a> Driver<'a> {
 
     /// An iteration in the words of the recorder.
     fn describe(&mut self, iteration: &Iteration) -> BTreeMap<&'static str, Value> {
-        let name = |id: RequestId| self.case.requests[id.index()].id.as_str();
-        let names = |ids: &[RequestId]| ids.iter().map(|&id| name(id)).collect::<Vec<_>>();
+        let case = self.case;
+        let name = |id| case.name(id);
+        let names = |ids| case.names(ids);
         let sorted = |mut names: Vec<&'a str>| {
             names.sort_unstable();
             names
         };
         let admitted = |resumed: bool| {
             let of_kind = iteration.admitted.iter().filter(move |admitted| admitted.resumed == resumed);
-            of_kind
-                .map(|admitted| self.case.requests[admitted.id.index()].id.as_str())
-                .collect::<Vec<&'a str>>()
+            of_kind.map(|admitted| case.name(admitted.id)).collect::<Vec<&'a str>>()
         };
         let scheduled = iteration.scheduled.iter();
         let mut step = BTreeMap::from([
@@ -345,7 +219,9 @@ impl<'a> Driver<'a> {
                 json!({"recv": sorted(names(&iteration.received)), "send": sorted(names(&iteration.sent))});
             step.insert("transfers_done", done);
         }
-        let events: Vec<Value> = iteration.kv_events.iter().map(|event| self.canonical(event)).collect();
+        let (numbers, block_size) = (&mut self.hash_numbers, self.engine.config().block_size());
+        let events: Vec<Value> =
+            iteration.kv_events.iter().map(|event| numbers.canonical(event, block_size)).collect();
         let compact = self.case.expected["steps"][0].get("kv_events_fnv").is_some();
         let words = |event: &Value| {
             let kind = if event["type"] == "stored" { 1 } else { 2 };
@@ -359,26 +235,6 @@ impl<'a> Driver<'a> {
             step.insert("kv_events", events.into());
         }
         step
-    }
-
-    /// An event with its hashes numbered by first appearance.
-    fn canonical(&mut self, event: &KvEvent) -> Value {
-        let mut number = |hash: SequenceHash| {
-            let next = self.hash_numbers.len() as u32;
-            *self.hash_numbers.entry(hash).or_insert(next)
-        };
-        match event {
-            KvEvent::Stored { parent, blocks } => {
-                let parent = parent.map(&mut number);
-                let hashes: Vec<u32> = blocks.iter().map(|&hash| number(hash)).collect();
-                let tokens = hashes.len() as u64 * u64::from(self.engine.config().block_size());
-                json!({"type": "stored", "parent": parent, "hashes": hashes, "num_tokens": tokens})
-            }
-            KvEvent::Removed { blocks } => {
-                json!({"type": "removed", "hashes": blocks.iter().map(|&hash| number(hash)).collect::<Vec<_>>()})
-            }
-            KvEvent::Cleared => json!({"type": "cleared", "hashes": []}),
-        }
     }
 
     fn requests(&self) -> Value {

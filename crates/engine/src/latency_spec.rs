@@ -1,0 +1,98 @@
+//! Which latency model the settings of an engine ask for.
+
+use std::path::Path;
+
+use servecast_latency::Linear;
+
+use crate::{ConfigError, EngineArgs};
+
+/// Where iteration times come from, before files are read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LatencySpec {
+    /// [`Polynomial`].
+    Polynomial,
+    /// [`Linear`].
+    Linear(Linear),
+    /// [`Grid`], from the named file.
+    Grid(String),
+}
+
+impl EngineArgs {
+    /// Which latency model is asked for.
+    pub fn latency_spec(&self) -> Result<LatencySpec, ConfigError> {
+        let (key, text) = match (&self.latency, &self.planner_profile_data) {
+            (Some(_), Some(_)) => {
+                let problem =
+                    "`latency` and `planner_profile_data` both name a latency model: give one of them";
+                return Err(ConfigError::Conflict(problem.to_owned()));
+            }
+            (None, None) => return Ok(LatencySpec::Polynomial),
+            (None, Some(path)) if Path::new(path).extension().is_some_and(|extension| extension == "npz") => {
+                return Ok(LatencySpec::Grid(path.clone()));
+            }
+            (None, Some(path)) => {
+                return Err(ConfigError::Unsupported {
+                    key: "planner_profile_data",
+                    found: format!("`{path}`"),
+                    instead: "give an .npz file",
+                });
+            }
+            (Some(text), None) => ("latency", text),
+        };
+        let wrong = |problem: &str| Err(ConfigError::wrong(key, format!("`{text}`"), problem));
+        match text.split_once(':') {
+            None if text == "polynomial" => Ok(LatencySpec::Polynomial),
+            Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
+            Some(("linear", terms)) => {
+                let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
+                match terms.as_deref() {
+                    Ok(&[base_us, per_token_us, per_seq_us])
+                        if terms.iter().flatten().all(|term| term.is_finite() && *term >= 0.0) =>
+                    {
+                        Ok(LatencySpec::Linear(Linear { base_us, per_token_us, per_seq_us }))
+                    }
+                    _ => {
+                        wrong("expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0")
+                    }
+                }
+            }
+            _ => wrong("expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn refused(settings: Value, message: &str) {
+        let error = EngineArgs::from_json(settings).and_then(|args| args.validate(None)).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn a_latency_model_is_named_with_its_terms() {
+        let linear = "expected linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, three numbers of at least 0";
+        for latency in
+            ["linear:", "linear:1,2", "linear:1,2,3,4", "linear:1,-2,3", "linear:1,x,3", "linear:1,2,inf"]
+        {
+            refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
+        }
+        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz";
+        for latency in ["", "quadratic", "grid:", "polynomial:3"] {
+            refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
+        }
+        refused(json!({"latency": "grid:h100.npz"}), "`latency` is `grid:h100.npz`: the file was not read");
+        let spec = |settings: Value| EngineArgs::from_json(settings).unwrap().latency_spec().unwrap();
+        let linear = Linear { base_us: 1000.0, per_token_us: 0.5, per_seq_us: 5.0 };
+        assert_eq!(spec(json!({"latency": "linear:1000, 0.5, 5"})), LatencySpec::Linear(linear));
+        assert_eq!(
+            spec(json!({"planner_profile_data": "h100.npz"})),
+            LatencySpec::Grid("h100.npz".to_owned())
+        );
+        assert_eq!(spec(json!({})), LatencySpec::Polynomial);
+    }
+}

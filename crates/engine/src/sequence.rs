@@ -1,0 +1,62 @@
+use servecast_types::{BlockHasher, Prompt, RequestId, Run, SequenceHash};
+
+/// What a request consists of: its prompt and the output to come, with the identities of its blocks as far as somebody
+/// asked for them.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    content: Prompt,
+    hasher: BlockHasher,
+    hashes: Vec<SequenceHash>,
+}
+
+impl Sequence {
+    /// `output`: identity of the first output token, or `None` for an output that nobody else names.
+    pub(crate) fn new(
+        id: RequestId,
+        mut prompt: Prompt,
+        output: Option<u64>,
+        max_tokens: u32,
+        block_size: u32,
+    ) -> Self {
+        let output_tokens = max_tokens.min(u32::MAX - prompt.tokens());
+        prompt.push(match output {
+            Some(start) => Run { start, len: output_tokens },
+            None => Run::output_of(id, output_tokens),
+        });
+        Self { content: prompt, hasher: BlockHasher::new(block_size), hashes: Vec::new() }
+    }
+
+    pub(crate) fn content(&self) -> &Prompt {
+        &self.content
+    }
+
+    /// Its content with the identities of its first `blocks` blocks.
+    pub(crate) fn content_and_hashes(&mut self, blocks: u32) -> (&Prompt, &[SequenceHash]) {
+        self.hashes(blocks);
+        (&self.content, &self.hashes[..blocks as usize])
+    }
+
+    /// Identities of the first `blocks` blocks, whose tokens must be known.
+    pub(crate) fn hashes(&mut self, blocks: u32) -> &[SequenceHash] {
+        while self.hashes.len() < blocks as usize {
+            let hash = self.hasher.next(&self.content).expect("known tokens are part of the content");
+            self.hashes.push(hash);
+        }
+        &self.hashes[..blocks as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_blocks_cover_prompt_and_output() {
+        let prompt = || Prompt::new([Run::tokens(0, 6)]);
+        let mut whole = Sequence::new(RequestId(0), prompt(), None, u32::MAX, 4);
+        let two_blocks = whole.hashes(2).to_vec();
+        let spelled_out = Prompt::new([Run::tokens(0, 6), Run::output_of(RequestId(0), 2)]);
+        assert_eq!(two_blocks, BlockHasher::all(&spelled_out, 4));
+        assert_eq!(whole.hashes(1), &two_blocks[..1], "what is known stays");
+    }
+}

@@ -1,0 +1,201 @@
+//! The KV memory of a worker: free pages, the pages that single requests own, and the radix tree of shared ones.
+//!
+//! Only sizes are kept, in tokens: which page of the pool something lies in makes no difference to any decision. A
+//! request's KV is a locked prefix in the tree (`protected` tokens) and whole pages of its own behind that.
+
+use servecast_types::{KvEvent, SequenceHash};
+
+use super::request::Request;
+use super::tree::{Key, Match, NodeId, RadixTree};
+use crate::EngineConfig;
+
+#[derive(Debug)]
+pub(super) struct KvCache {
+    pub(super) page_size: u32,
+    /// Tokens of the pool.
+    capacity: u64,
+    /// Tokens of free pages.
+    available: u64,
+    pub(super) tree: RadixTree,
+    /// Whether requests share prefixes.
+    pub(super) shares: bool,
+    events: Option<Vec<KvEvent>>,
+}
+
+impl KvCache {
+    pub(super) fn new(config: &EngineConfig, capture_events: bool) -> Self {
+        let shares = config.enable_prefix_caching;
+        let capacity = config.kv_capacity_tokens();
+        Self {
+            page_size: config.block_size,
+            capacity,
+            available: capacity,
+            tree: RadixTree::new(config.block_size),
+            shares,
+            // The first event of a worker says that it has nothing.
+            events: (capture_events && shares).then(|| vec![KvEvent::Cleared]),
+        }
+    }
+
+    pub(super) fn available(&self) -> u64 {
+        self.available
+    }
+
+    /// Tokens that can be had, cached ones that nobody uses included.
+    pub(super) fn obtainable(&self) -> u64 {
+        self.available + self.tree.evictable_tokens()
+    }
+
+    /// `tokens`, rounded up to whole pages.
+    pub(super) fn ceil_page(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.page_size) * self.page_size
+    }
+
+    /// `tokens`, rounded down to whole pages.
+    pub(super) fn floor_page(&self, tokens: u32) -> u32 {
+        tokens / self.page_size * self.page_size
+    }
+
+    /// The longest cached prefix within the first `tokens` tokens of a request.
+    pub(super) fn find(&mut self, request: &mut Request, tokens: u32) -> Match {
+        if !self.shares {
+            return Match { tokens: 0, node: NodeId::ROOT };
+        }
+        let key = Key { content: request.sequence.content(), tokens, hashes: &[] };
+        self.tree.find(key)
+    }
+
+    /// Evicts until at least `tokens` tokens are free, if they are not and as far as that is possible.
+    pub(super) fn make_available(&mut self, tokens: u64) {
+        if self.available < tokens {
+            self.evict(tokens - self.available);
+        }
+    }
+
+    /// Evicts at least `tokens` tokens, as far as there are that many.
+    fn evict(&mut self, tokens: u64) {
+        let mut evicted = 0;
+        while evicted < tokens {
+            let Some((tokens, hashes)) = self.tree.evict_leaf() else { return };
+            evicted += u64::from(tokens);
+            self.available += u64::from(tokens);
+            if let Some(events) = &mut self.events {
+                renounce(events, hashes);
+            }
+        }
+    }
+
+    /// Gives a request pages so that it can hold `tokens` tokens; the caller has made them available.
+    pub(super) fn allocate(&mut self, request: &mut Request, tokens: u32) {
+        let pages = self.ceil_page(tokens);
+        if pages > request.allocated {
+            let more = u64::from(pages - request.allocated);
+            assert!(more <= self.available, "KV memory is made available before it is allocated");
+            self.available -= more;
+            request.allocated = pages;
+        }
+    }
+
+    /// Starts a request on a prefix that it found: it is locked and need not be computed.
+    pub(super) fn adopt(&mut self, request: &mut Request, found: Match) {
+        debug_assert_eq!(request.allocated, 0, "only a request without KV can adopt some");
+        self.tree.lock(found.node);
+        request.node = found.node;
+        request.protected = found.tokens;
+        request.allocated = found.tokens;
+        request.computed = found.tokens;
+    }
+
+    /// Shares the whole pages within the first `tokens` tokens of a request that goes on.
+    pub(super) fn share(&mut self, request: &mut Request, tokens: u32) {
+        if !self.shares {
+            return;
+        }
+        let aligned = self.floor_page(tokens);
+        let node = self.insert(request, aligned);
+        self.tree.unlock(request.node);
+        self.tree.lock(node);
+        request.node = node;
+        request.protected = aligned;
+    }
+
+    /// Shares the whole pages within the first `tokens` tokens of a request, and takes all its KV away.
+    pub(super) fn share_and_release(&mut self, request: &mut Request, tokens: u32) {
+        if self.shares {
+            let aligned = self.floor_page(tokens);
+            self.insert(request, aligned);
+            request.protected = aligned;
+        }
+        self.release(request);
+    }
+
+    /// Takes all KV of a request away; what is in the tree stays there.
+    pub(super) fn release(&mut self, request: &mut Request) {
+        self.available += u64::from(request.allocated - request.protected);
+        self.tree.unlock(request.node);
+        request.node = NodeId::ROOT;
+        request.protected = 0;
+        request.allocated = 0;
+        request.computed = 0;
+    }
+
+    /// Moves pages of a request into the tree; those that are there already become free.
+    fn insert(&mut self, request: &mut Request, tokens: u32) -> NodeId {
+        let pages = if self.events.is_some() { tokens / self.page_size } else { 0 };
+        let (content, hashes) = request.sequence.content_and_hashes(pages);
+        let inserted = self.tree.insert(Key { content, tokens, hashes });
+        self.available += u64::from(inserted.existing - request.protected);
+        if let Some(events) = &mut self.events
+            && inserted.existing < tokens
+        {
+            let (old, new) = hashes.split_at((inserted.existing / self.page_size) as usize);
+            announce(events, old.last().copied(), new);
+        }
+        // The prompt is a node of its own, and counts as used once more.
+        if tokens > request.prompt_tokens {
+            self.tree.insert(Key { tokens: request.prompt_tokens, content, hashes: &[] });
+        }
+        inserted.node
+    }
+
+    /// Moves the events since the last call to the end of `sink`.
+    pub(super) fn take_events(&mut self, sink: &mut Vec<KvEvent>) {
+        if let Some(events) = &mut self.events {
+            sink.append(events);
+        }
+    }
+
+    /// Panics unless every token of the pool is free, in the tree or owned by one of `requests`.
+    pub(super) fn check<'a>(&self, requests: impl Iterator<Item = &'a Request> + Clone) {
+        let owned: u64 =
+            requests.clone().map(|request| u64::from(request.allocated - request.protected)).sum();
+        let cached = self.tree.evictable_tokens() + self.tree.protected_tokens();
+        assert_eq!(self.available + cached + owned, self.capacity, "KV memory is conserved");
+        self.tree.check(requests.clone().map(|request| request.node));
+        for request in requests {
+            assert!(
+                request.computed <= request.allocated,
+                "request {} has KV for what it computed",
+                request.id
+            );
+        }
+    }
+}
+
+/// Tells that pages can be hit; what continues the event before it becomes part of that.
+fn announce(events: &mut Vec<KvEvent>, parent: Option<SequenceHash>, pages: &[SequenceHash]) {
+    match events.last_mut() {
+        Some(KvEvent::Stored { blocks, .. }) if parent.is_some() && blocks.last().copied() == parent => {
+            blocks.extend_from_slice(pages);
+        }
+        _ => events.push(KvEvent::Stored { parent, blocks: pages.to_vec() }),
+    }
+}
+
+/// Tells that pages are gone, together with those of the event before if it tells the same.
+fn renounce(events: &mut Vec<KvEvent>, pages: Vec<SequenceHash>) {
+    match events.last_mut() {
+        Some(KvEvent::Removed { blocks }) => blocks.extend(pages),
+        _ => events.push(KvEvent::Removed { blocks: pages.into() }),
+    }
+}

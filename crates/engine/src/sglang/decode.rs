@@ -1,0 +1,147 @@
+//! `update_running_batch`: the next token of every running request, and who goes back to the queue when memory is short.
+
+use super::adder::PrefillAdder;
+use super::policy::rank;
+use super::ratio::NewTokenRatio;
+use super::request::Request;
+use super::scheduler::Scheduler;
+use crate::Rejection;
+use crate::iteration::Requeue;
+use crate::step::Step;
+use crate::table::Slot;
+
+impl Scheduler {
+    /// Lets the running requests decode, as far as memory goes.
+    pub(super) fn plan_decode(&mut self, step: &mut Step) {
+        let before = self.running.len();
+        let mut running = std::mem::take(&mut self.running);
+        running.retain(|&slot| self.goes_on(slot));
+        if running.is_empty() {
+            self.batch_is_full = false;
+            self.running = running;
+            return;
+        }
+        if self.has_pages_for(&running) {
+            self.ratio.decay();
+        } else {
+            running = self.retract(running, step);
+        }
+        if running.len() < before {
+            self.batch_is_full = false;
+        }
+        self.decode(&running, step);
+        self.running = running;
+    }
+
+    /// Whether there are pages for the next token of each of `requests`; evicts for them.
+    fn has_pages_for(&mut self, requests: &[Slot]) -> bool {
+        let pages = requests.iter().filter(|&&slot| self.requests[slot].needs_page()).count() as u64;
+        let tokens = pages * u64::from(self.config.block_size);
+        self.cache.make_available(tokens);
+        self.cache.available() >= tokens
+    }
+
+    /// Sends running requests back to the queue until the others have pages: those with the shortest output first, of
+    /// equals the one with the longest prompt. One is kept, or given up if even it has no room.
+    fn retract(&mut self, mut running: Vec<Slot>, step: &mut Step) -> Vec<Slot> {
+        let key = |request: &Request| (std::cmp::Reverse(request.outputs), request.prompt_tokens);
+        let before = running.clone();
+        running.sort_by_key(|&slot| key(&self.requests[slot]));
+        let mut retracted = Vec::new();
+        loop {
+            if running.len() == 1 {
+                break;
+            }
+            let Some(slot) = running.pop() else { break };
+            self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
+            retracted.push(slot);
+            if self.has_pages_for(&running) {
+                break;
+            }
+        }
+        if running.len() == 1 && !self.has_pages_for(&running) {
+            let slot = running[0];
+            running.clear();
+            self.abort(slot, step);
+        }
+        if retracted.is_empty() {
+            // Nobody left, so nobody changed places.
+            running.clone_from(&before);
+        }
+        let outputs = running.iter().map(|&slot| u64::from(self.requests[slot].outputs)).sum();
+        let most = running.iter().map(|&slot| u64::from(self.requests[slot].max_new_tokens)).sum();
+        self.ratio.estimate(running.len() as u64, outputs, most);
+        for slot in retracted {
+            self.requeue(slot);
+        }
+        running
+    }
+
+    /// Takes the KV of a request away, which is not shared, and leaves some memory free for those that stay.
+    fn release_for_requeue(&mut self, slot: Slot, others: usize, how: Requeue, step: &mut Step) {
+        let request = &mut self.requests[slot];
+        self.cache.release(request);
+        request.in_flight = 0;
+        request.extend = 0;
+        request.requeues += 1;
+        step.iteration.preempted.push(request.id);
+        step.requeued.push(how);
+        self.cache.make_available(NewTokenRatio::headroom(others));
+    }
+
+    /// Gives up the only running request, which has outgrown the pool.
+    fn abort(&mut self, slot: Slot, step: &mut Step) {
+        let request = &mut self.requests[slot];
+        let tokens = request.known();
+        self.cache.release(request);
+        step.iteration.rejected.push((request.id, Rejection::KvCapacity { tokens }));
+        self.requests.remove(slot);
+    }
+
+    /// Makes room for a waiting request by sending less important running ones back; returns whether that was enough.
+    pub(super) fn preempt_for(
+        &mut self,
+        slot: Slot,
+        adder: &mut PrefillAdder,
+        preempted: &mut Vec<Slot>,
+        step: &mut Step,
+    ) -> bool {
+        let low_first = self.sglang.schedule_low_priority_values_first;
+        let threshold = i64::from(self.sglang.priority_scheduling_preemption_threshold);
+        let mut candidates = self.running.clone();
+        candidates.sort_by_key(|&slot| {
+            let request = &self.requests[slot];
+            (-rank(request, low_first), std::cmp::Reverse(request.entered))
+        });
+        let request = &self.requests[slot];
+        let own = rank(request, low_first);
+        let output = request.remaining().min(self.sglang.clip_max_new_tokens);
+        // As in the real scheduler, a request that was not looked at yet counts without its prompt.
+        let mut needed = f64::from(request.extend) + f64::from(output) - adder.rem_total(&self.cache);
+        let mut victims = Vec::new();
+        for candidate in candidates {
+            let running = &self.requests[candidate];
+            if rank(running, low_first) - own <= threshold {
+                break;
+            }
+            victims.push(candidate);
+            needed -= adder.reservation(running);
+            if needed <= 0.0 {
+                break;
+            }
+        }
+        if victims.is_empty() || needed > 0.0 {
+            return false;
+        }
+        let in_order: Vec<Slot> =
+            self.running.iter().copied().filter(|slot| victims.contains(slot)).collect();
+        for (position, &victim) in in_order.iter().enumerate() {
+            adder.unreserve(adder.reservation(&self.requests[victim]));
+            let others = self.running.len() - position - 1;
+            self.release_for_requeue(victim, others, Requeue::Preempted, step);
+        }
+        self.running.retain(|slot| !in_order.contains(slot));
+        preempted.extend(in_order);
+        true
+    }
+}

@@ -1,0 +1,112 @@
+use servecast_types::RequestId;
+
+use super::tree::NodeId;
+use crate::sequence::Sequence;
+use crate::{EngineConfig, EngineRequest, TransferTime};
+
+/// Where a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    /// In the waiting queue.
+    Waiting,
+    /// Pages are allocated and KV is on its way to them.
+    Loading,
+    /// Being computed.
+    Active,
+    /// Ended, but its KV is held for a reader.
+    Held,
+}
+
+/// A request as the scheduler keeps it.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) id: RequestId,
+    pub(super) status: Status,
+    pub(super) prompt_tokens: u32,
+    /// Most tokens that it generates, cut to what context and pool have room for; 0 stands for one token.
+    pub(super) max_new_tokens: u32,
+    pub(super) stop_after: Option<u32>,
+    pub(super) ignore_eos: bool,
+    pub(super) priority: i32,
+    /// When it entered the waiting queue, last time: a number that grows.
+    pub(super) entered: u64,
+    pub(super) hold_kv: bool,
+    /// KV that is still to be fetched when pages can be had.
+    pub(super) remote_prefill: Option<TransferTime>,
+    pub(super) sequence: Sequence,
+
+    /// Tokens generated and known.
+    pub(super) outputs: u32,
+    /// Tokens in flight that are counted on but not known yet.
+    pub(super) in_flight: u32,
+    /// Tokens that it would have had to compute when it was last looked at; nothing before that.
+    pub(super) extend: u32,
+    /// How often it was sent back to the queue: results that were under way then are void.
+    pub(super) requeues: u32,
+
+    /// Tokens whose KV is there once what is in flight has run.
+    pub(super) computed: u32,
+    /// Tokens that its pages hold.
+    pub(super) allocated: u32,
+    /// Tokens of its prefix that are in the tree, up to `node`, which it locks.
+    pub(super) protected: u32,
+    pub(super) node: NodeId,
+}
+
+impl Request {
+    /// `request` with at most `max_new_tokens` tokens of output.
+    pub(super) fn new(
+        request: EngineRequest,
+        max_new_tokens: u32,
+        entered: u64,
+        config: &EngineConfig,
+    ) -> Self {
+        let EngineRequest { id, prompt, .. } = request;
+        Self {
+            id,
+            status: Status::Waiting,
+            prompt_tokens: prompt.tokens(),
+            max_new_tokens,
+            stop_after: request.stop_after.filter(|_| !request.ignore_eos),
+            ignore_eos: request.ignore_eos,
+            priority: request.priority,
+            entered,
+            hold_kv: request.hold_kv,
+            remote_prefill: request.remote_prefill,
+            sequence: Sequence::new(id, prompt, request.output, max_new_tokens.max(1), config.block_size),
+            outputs: 0,
+            in_flight: 0,
+            extend: 0,
+            requeues: 0,
+            computed: 0,
+            allocated: 0,
+            protected: 0,
+            node: NodeId::ROOT,
+        }
+    }
+
+    /// Tokens that are known: the prompt and what has been generated.
+    pub(super) fn known(&self) -> u32 {
+        self.prompt_tokens + self.outputs
+    }
+
+    /// Tokens that it may still generate, as far as is known.
+    pub(super) fn remaining(&self) -> u32 {
+        self.max_new_tokens.saturating_sub(self.outputs)
+    }
+
+    /// Whether its last token is known or in flight.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.outputs + self.in_flight >= self.max_new_tokens
+    }
+
+    /// Whether it has generated what it was asked for or has stopped by itself.
+    pub(super) fn is_complete(&self) -> bool {
+        self.outputs >= self.max_new_tokens || self.stop_after.is_some_and(|stop| self.outputs >= stop)
+    }
+
+    /// Whether the next token needs another page.
+    pub(super) fn needs_page(&self) -> bool {
+        self.computed == self.allocated
+    }
+}

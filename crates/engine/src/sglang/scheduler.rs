@@ -1,0 +1,396 @@
+use std::collections::VecDeque;
+
+use servecast_types::Time;
+
+use super::adder::{AddResult, PrefillAdder, Taken};
+use super::cache::KvCache;
+use super::policy::Policy;
+use super::ratio::NewTokenRatio;
+use super::request::{Request, Status};
+use super::settings::{SglangConfig, output_room};
+use crate::iteration::{Admitted, Iteration, Scheduled, SglangState};
+use crate::step::{Entry, Step};
+use crate::table::{RequestTable, Slot};
+use crate::{EngineConfig, EngineRequest, Rejection};
+
+/// The scheduler of one worker, with its KV cache.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    pub(crate) config: EngineConfig,
+    pub(super) sglang: SglangConfig,
+    pub(super) cache: KvCache,
+    pub(super) requests: RequestTable<Request>,
+    pub(super) waiting: Vec<Slot>,
+    pub(super) running: Vec<Slot>,
+    /// Whether nobody is admitted until a request leaves.
+    pub(super) batch_is_full: bool,
+    /// The requests of the last batch if it computed prompts: they run from the next iteration on.
+    pub(super) last_prefill: Vec<Slot>,
+    /// The request whose prompt is computed in chunks.
+    pub(super) chunked: Option<Slot>,
+    pub(super) ratio: NewTokenRatio,
+    policy: Policy,
+    /// Requests whose KV is on its way, with its end.
+    pub(super) loading: VecDeque<(Slot, Time)>,
+    /// Ended requests whose KV a reader still needs, with the time at which it is done if that is known.
+    pub(super) held: Vec<(Slot, Option<Time>)>,
+    /// Entries of the waiting queue so far.
+    pub(super) entries: u64,
+    traces: bool,
+}
+
+impl Scheduler {
+    pub(crate) fn new(
+        config: EngineConfig,
+        sglang: SglangConfig,
+        capture_events: bool,
+        traces: bool,
+    ) -> Self {
+        Self {
+            cache: KvCache::new(&config, capture_events),
+            requests: RequestTable::default(),
+            waiting: Vec::new(),
+            running: Vec::new(),
+            batch_is_full: false,
+            last_prefill: Vec::new(),
+            chunked: None,
+            ratio: NewTokenRatio::new(sglang.schedule_conservativeness),
+            policy: Policy::new(&sglang),
+            loading: VecDeque::new(),
+            held: Vec::new(),
+            entries: 0,
+            traces,
+            sglang,
+            config,
+        }
+    }
+
+    /// Puts a request into the waiting queue, or says why it can never run.
+    pub(crate) fn add(&mut self, request: EngineRequest) -> Result<(), Rejection> {
+        let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
+        if prompt_tokens == 0 || max_tokens == 0 {
+            return Err(Rejection::Empty { prompt_tokens, max_tokens });
+        }
+        self.config.check_request(prompt_tokens)?;
+        let max_new_tokens = max_tokens.min(output_room(&self.config, prompt_tokens));
+        self.entries += 1;
+        let request = Request::new(request, max_new_tokens, self.entries, &self.config);
+        let slot = self.requests.insert(request);
+        self.waiting.push(slot);
+        Ok(())
+    }
+
+    /// Decides the next iteration: `get_next_batch_to_run`.
+    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
+        step.reset(now, self.config.kv_capacity_tokens());
+        self.drop_sent(now, &mut step.iteration);
+        self.start_transfers(now, &mut step.iteration);
+        self.stash_chunk();
+        self.merge_last_prefill();
+        self.admit_loaded(now, &mut step.iteration);
+        let adder = self.plan_prefill(step);
+        if step.entries.is_empty() {
+            self.plan_decode(step);
+        }
+        self.describe(step, adder.as_ref());
+    }
+
+    /// Shares what the last chunk of the chunked request computed.
+    fn stash_chunk(&mut self) {
+        if let Some(slot) = self.chunked {
+            let request = &mut self.requests[slot];
+            let computed = request.computed;
+            self.cache.share(request, computed);
+        }
+    }
+
+    /// Requests whose prompt is computed run from now on; those that ended are gone.
+    fn merge_last_prefill(&mut self) {
+        let mut last = std::mem::take(&mut self.last_prefill);
+        if !last.is_empty() {
+            let before = last.len();
+            last.retain(|&slot| self.is_active(slot) && self.chunked != Some(slot));
+            if last.len() < before {
+                self.batch_is_full = false;
+            }
+            if self.running.is_empty() && !last.is_empty() {
+                self.batch_is_full = false;
+            }
+            self.running.append(&mut last);
+        }
+        self.last_prefill = last;
+        self.last_prefill.clear();
+    }
+
+    /// Whether a request of a batch is still there.
+    fn is_active(&self, slot: Slot) -> bool {
+        self.requests.get(slot).is_some_and(|request| request.status == Status::Active)
+    }
+
+    /// Whether a request of a batch is still there and has a token to come beyond those in flight.
+    pub(super) fn goes_on(&self, slot: Slot) -> bool {
+        self.is_active(slot) && !self.requests[slot].is_finishing()
+    }
+
+    /// Forms a prefill batch if there is something to compute and room for it.
+    fn plan_prefill(&mut self, step: &mut Step) -> Option<PrefillAdder> {
+        let preempts = self.sglang.enable_priority_scheduling;
+        if preempts {
+            self.batch_is_full = false;
+        }
+        if (self.batch_is_full || self.waiting.is_empty()) && self.chunked.is_none() {
+            return None;
+        }
+        if self.room_to_run() == 0 && self.chunked.is_none() && !preempts {
+            self.batch_is_full = true;
+            return None;
+        }
+        self.policy.order(&mut self.waiting, &mut self.requests, &mut self.cache);
+        let mixed = if self.sglang.enable_mixed_chunk { self.running.len() as u32 } else { 0 };
+        let running = self.running.iter().map(|&slot| &self.requests[slot]);
+        let mut adder = PrefillAdder::new(&self.sglang, &self.cache, self.ratio.current(), mixed, running);
+        if let Some(slot) = self.chunked {
+            let more = adder.add_chunked(slot, &self.requests[slot], &self.cache);
+            self.chunked = Some(slot).filter(|_| more);
+        }
+        // A chunk that is not the last one leaves nothing for others.
+        let spent = self.chunked.is_some();
+        let preempted = if spent { Vec::new() } else { self.add_waiting(&mut adder, step) };
+        if adder.taken.is_empty() {
+            return Some(adder);
+        }
+        self.waiting.retain(|&slot| self.requests[slot].status == Status::Waiting);
+        for slot in preempted {
+            self.requeue(slot);
+        }
+        self.chunked = adder.new_chunked.or(self.chunked);
+        self.extend(&adder.taken, step);
+        if self.sglang.enable_mixed_chunk && !self.running.is_empty() {
+            self.mix_running(step);
+        }
+        Some(adder)
+    }
+
+    /// Requests that may start beside those that run.
+    fn room_to_run(&self) -> usize {
+        (self.config.max_num_seqs as usize).saturating_sub(self.running.len())
+    }
+
+    /// Offers the waiting requests to the batch, until it takes no more; returns running ones that made room.
+    fn add_waiting(&mut self, adder: &mut PrefillAdder, step: &mut Step) -> Vec<Slot> {
+        let most = self.sglang.prefill_max_requests.unwrap_or(u32::MAX) as usize;
+        let mut preempted = Vec::new();
+        let mut result = adder.state(&self.cache);
+        for position in 0..self.waiting.len() {
+            let slot = self.waiting[position];
+            if self.requests[slot].remote_prefill.is_some() || self.requests[slot].status != Status::Waiting {
+                continue;
+            }
+            if result != AddResult::Continue {
+                break;
+            }
+            if adder.taken.len() >= self.room_to_run() {
+                self.batch_is_full = true;
+            }
+            if self.batch_is_full
+                && !(self.sglang.enable_priority_scheduling
+                    && self.preempt_for(slot, adder, &mut preempted, step))
+            {
+                break;
+            }
+            if adder.taken.len() >= most {
+                break;
+            }
+            let request = &mut self.requests[slot];
+            let found = self.cache.find(request, request.known() - 1);
+            request.extend = request.known() - found.tokens;
+            result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache);
+            if adder.taken.last().is_some_and(|taken| taken.slot == slot) {
+                let Request { id, requeues, .. } = self.requests[slot];
+                let resumed = requeues > 0;
+                step.iteration.admitted.push(Admitted { id, cached_tokens: found.tokens, resumed });
+            }
+        }
+        if result == AddResult::NoToken && !self.waiting.is_empty() {
+            self.batch_is_full = !(self.running.is_empty() && adder.taken.is_empty());
+        }
+        preempted
+    }
+
+    /// Puts the tokens of a prefill batch into an iteration and gives them memory.
+    fn extend(&mut self, taken: &[Taken], step: &mut Step) {
+        let tokens: u64 = taken.iter().map(|taken| u64::from(taken.tokens)).sum();
+        let pages = if self.config.block_size == 1 {
+            0
+        } else {
+            taken.len() as u64 * u64::from(self.config.block_size)
+        };
+        self.cache.make_available(tokens + pages);
+        for &Taken { slot, tokens } in taken {
+            let request = &mut self.requests[slot];
+            let (start, end) = (request.computed, request.computed + tokens);
+            self.cache.allocate(request, end);
+            request.computed = end;
+            let samples = end == request.known();
+            step.push(Scheduled { id: request.id, tokens, computed: start }, entry(slot, request, samples));
+            step.batch.add_tokens(start.into(), end.into());
+            if start < request.prompt_tokens {
+                step.batch.add_prompt(start.into(), end.min(request.prompt_tokens).into());
+            }
+            if samples {
+                if request.outputs > 0 {
+                    step.batch.add_decode(end.into());
+                }
+                request.in_flight += 1;
+            }
+            self.last_prefill.push(slot);
+        }
+        step.prefills = step.entries.len();
+    }
+
+    /// Lets the running requests decode in a prefill batch.
+    fn mix_running(&mut self, step: &mut Step) {
+        let mut running = std::mem::take(&mut self.running);
+        let before = running.len();
+        running.retain(|&slot| self.goes_on(slot));
+        if running.len() < before {
+            self.batch_is_full = false;
+        }
+        self.decode(&running, step);
+        self.last_prefill.extend(running);
+    }
+
+    /// Computes one more token for each of `requests`.
+    pub(super) fn decode(&mut self, requests: &[Slot], step: &mut Step) {
+        let page = u64::from(self.config.block_size);
+        self.cache.make_available(requests.len() as u64 * page);
+        for &slot in requests {
+            let request = &mut self.requests[slot];
+            let start = request.computed;
+            self.cache.allocate(request, start + 1);
+            request.computed = start + 1;
+            step.push(Scheduled { id: request.id, tokens: 1, computed: start }, entry(slot, request, true));
+            step.batch.add_tokens(start.into(), u64::from(start) + 1);
+            step.batch.add_decode(u64::from(start) + 1);
+            request.in_flight += 1;
+        }
+    }
+
+    /// Puts a request back into the waiting queue.
+    pub(super) fn requeue(&mut self, slot: Slot) {
+        self.entries += 1;
+        let request = &mut self.requests[slot];
+        request.status = Status::Waiting;
+        request.entered = self.entries;
+        self.waiting.push(slot);
+    }
+
+    /// Notes what the iteration leaves behind.
+    fn describe(&self, step: &mut Step, adder: Option<&PrefillAdder>) {
+        let iteration = &mut step.iteration;
+        iteration.num_running = self.running.len() as u32;
+        iteration.num_waiting = self.num_waiting() as u32;
+        iteration.free_blocks_after_schedule = self.num_free_blocks();
+        if !self.traces {
+            return;
+        }
+        let id = |slot: &Slot| self.requests[*slot].id;
+        iteration.sglang = Some(Box::new(SglangState {
+            prefills: step.prefills,
+            chunked: self.chunked.as_ref().map(id),
+            running: self.running.iter().map(id).collect(),
+            waiting: self.waiting.iter().map(id).collect(),
+            batch_is_full: self.batch_is_full,
+            new_token_ratio: self.ratio.current(),
+            available: self.cache.available(),
+            evictable: self.cache.tree.evictable_tokens(),
+            protected: self.cache.tree.protected_tokens(),
+            rem_input: adder.map(|adder| adder.rem_input),
+            rem_chunk: adder.and_then(|adder| adder.rem_chunk),
+            rem_total: adder.map(|adder| adder.rem_total(&self.cache)),
+            ..SglangState::default()
+        }));
+    }
+}
+
+/// What the engine asks between iterations.
+impl Scheduler {
+    /// Whether there is anything to decide at `now`.
+    pub(crate) fn has_work(&self, now: Time) -> bool {
+        self.has_unfinished_requests() || self.has_news(now)
+    }
+
+    pub(crate) fn has_unfinished_requests(&self) -> bool {
+        self.num_running() + self.num_waiting() > 0
+    }
+
+    /// Requests that are being computed.
+    pub(crate) fn num_running(&self) -> usize {
+        let chunked = self.chunked.filter(|slot| !self.last_prefill.contains(slot));
+        self.running.len() + self.last_prefill.len() + usize::from(chunked.is_some())
+    }
+
+    pub(crate) fn num_waiting(&self) -> usize {
+        self.waiting.len() + self.loading.len()
+    }
+
+    pub(crate) fn num_free_blocks(&self) -> u32 {
+        (self.cache.obtainable() / u64::from(self.config.block_size)) as u32
+    }
+
+    /// Whether a transfer has ended that no iteration has noticed yet.
+    pub(crate) fn has_news(&self, now: Time) -> bool {
+        self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
+    }
+
+    /// The next time at which a transfer ends.
+    pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
+        let loading = self.loading.iter().map(|&(_, end)| end);
+        let held = self.held.iter().filter_map(|&(_, end)| end);
+        loading.chain(held).filter(|&end| end > now).min()
+    }
+
+    /// Gives up the head of the queue if nothing that is under way could ever make room for it.
+    pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
+        let computing = self.num_running() > 0 || !self.loading.is_empty() || !self.held.is_empty();
+        if let Some(&slot) = self.waiting.first().filter(|_| !computing) {
+            let tokens = self.requests[slot].known();
+            self.give_up(slot, Rejection::KvCapacity { tokens }, iteration);
+        }
+    }
+
+    /// Removes a request that waits and can never be served.
+    fn give_up(&mut self, slot: Slot, reason: Rejection, iteration: &mut Iteration) {
+        self.waiting.retain(|&other| other != slot);
+        iteration.rejected.push((self.requests.remove(slot).id, reason));
+    }
+
+    /// Whether a slot still has the request that had it when `entry` was made, and its result still counts.
+    pub(super) fn holds(&self, entry: &Entry) -> bool {
+        self.requests
+            .get(entry.slot)
+            .is_some_and(|request| request.id == entry.id && request.requeues == entry.requeues)
+    }
+
+    /// The worker is idle.
+    pub(crate) fn idle(&mut self) {
+        if !self.has_unfinished_requests() {
+            self.ratio.reset();
+        }
+    }
+
+    /// Panics unless KV memory is conserved and every request is in exactly one place.
+    pub(crate) fn check(&self) {
+        self.cache.check(self.requests.iter());
+        let lists = self.num_running() + self.num_waiting() + self.held.len();
+        let finishing =
+            self.requests.iter().filter(|request| request.status == Status::Active && request.is_finishing());
+        let places = lists..=lists + finishing.count();
+        assert!(places.contains(&self.requests.iter().count()), "every request is in one place");
+        assert!(self.running.len() <= self.config.max_num_seqs as usize, "too many requests run");
+    }
+}
+
+fn entry(slot: Slot, request: &Request, samples: bool) -> Entry {
+    Entry { slot, id: request.id, samples, first_new_block: 0, requeues: request.requeues }
+}

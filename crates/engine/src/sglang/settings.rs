@@ -1,0 +1,312 @@
+//! The settings of SGLang, by its own names.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
+use crate::{ConfigError, EngineConfig, MAX_SEQUENCE_TOKENS, Rejection};
+
+/// Settings of SGLang. A key that is absent has the default that is given with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SglangArgs {
+    /// Tokens a page, another name of `block_size`; 1 unless either is given.
+    pub page_size: Option<u32>,
+    /// Tokens of the KV pool, instead of `num_gpu_blocks` pages.
+    pub max_total_tokens: Option<u32>,
+    /// Most requests that run at a time, another name of `max_num_seqs`.
+    pub max_running_requests: Option<u32>,
+    /// Longest sequence, another name of `max_model_len`.
+    #[serde(alias = "context_len")]
+    pub context_length: Option<u32>,
+    /// Most prompt tokens of a prefill batch; a single request may exceed it.
+    pub max_prefill_tokens: u32,
+    /// Most prompt tokens of a prefill batch, beyond which a request is cut; -1 for no cutting.
+    pub chunked_prefill_size: i64,
+    /// Output for which a request reserves memory at most.
+    pub clip_max_new_tokens: u32,
+    /// Order of the waiting queue.
+    pub schedule_policy: SchedulePolicy,
+    /// How much output running requests are expected to produce: more is more careful.
+    pub schedule_conservativeness: f64,
+    /// Whether decodes ride along in prefill batches.
+    pub enable_mixed_chunk: bool,
+    /// Whether requests share nothing, the opposite of `enable_prefix_caching`.
+    pub disable_radix_cache: bool,
+    /// Whether an iteration is planned only when the one before it has ended.
+    ///
+    /// The real engine overlaps by default; here only `--engine-preset sglang-0.5` does, for numbers that compare.
+    pub disable_overlap_schedule: bool,
+    /// Whether requests have priorities.
+    pub enable_priority_scheduling: bool,
+    /// Whether a low priority value is important; otherwise a high one is.
+    pub schedule_low_priority_values_first: bool,
+    /// Difference in priority above which a waiting request displaces a running one.
+    pub priority_scheduling_preemption_threshold: u32,
+    /// Most requests of a prefill batch; null for no limit.
+    pub prefill_max_requests: Option<u32>,
+    /// Which cached prefixes go first; only `lru`.
+    pub radix_eviction_policy: RadixEvictionPolicy,
+    /// Seed of the policy `random`.
+    pub random_seed: u64,
+}
+
+impl Default for SglangArgs {
+    fn default() -> Self {
+        Self {
+            page_size: None,
+            max_total_tokens: None,
+            max_running_requests: None,
+            context_length: None,
+            max_prefill_tokens: 16_384,
+            chunked_prefill_size: 8_192,
+            clip_max_new_tokens: 4_096,
+            schedule_policy: SchedulePolicy::Fcfs,
+            schedule_conservativeness: 1.0,
+            enable_mixed_chunk: false,
+            disable_radix_cache: false,
+            disable_overlap_schedule: true,
+            enable_priority_scheduling: false,
+            schedule_low_priority_values_first: false,
+            priority_scheduling_preemption_threshold: 10,
+            prefill_max_requests: None,
+            radix_eviction_policy: RadixEvictionPolicy::Lru,
+            random_seed: 42,
+        }
+    }
+}
+
+/// Order of SGLang's waiting queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SchedulePolicy {
+    /// First come, first served.
+    #[serde(alias = "fifo")]
+    Fcfs,
+    /// Longest cached prefix first.
+    Lpm,
+    /// Longest output first.
+    Lof,
+    /// Depth first along the radix tree, subtrees with most waiting requests first.
+    DfsWeight,
+    /// At random.
+    Random,
+}
+
+/// Which cached prefixes SGLang evicts first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RadixEvictionPolicy {
+    /// Those that were not used for longest.
+    Lru,
+}
+
+/// Checked settings of SGLang, beyond those that all engines have.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SglangConfig {
+    pub(crate) max_prefill_tokens: u32,
+    pub(crate) chunked_prefill_size: Option<u32>,
+    pub(crate) clip_max_new_tokens: u32,
+    pub(crate) schedule_policy: SchedulePolicy,
+    pub(crate) schedule_conservativeness: f64,
+    pub(crate) enable_mixed_chunk: bool,
+    pub(crate) enable_priority_scheduling: bool,
+    pub(crate) schedule_low_priority_values_first: bool,
+    pub(crate) priority_scheduling_preemption_threshold: u32,
+    pub(crate) prefill_max_requests: Option<u32>,
+    pub(crate) random_seed: u64,
+}
+
+impl SglangArgs {
+    /// The settings that only SGLang has, for pages of `page_size` tokens.
+    fn resolve(&self, page_size: u32) -> Result<SglangConfig, ConfigError> {
+        let chunk = self.chunk(page_size)?;
+        if self.enable_mixed_chunk && chunk.is_none() {
+            return Err(ConfigError::Conflict(
+                "`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0".to_owned(),
+            ));
+        }
+        Ok(SglangConfig {
+            max_prefill_tokens: self.max_prefill_tokens,
+            chunked_prefill_size: chunk,
+            clip_max_new_tokens: self.clip_max_new_tokens,
+            schedule_policy: self.schedule_policy,
+            schedule_conservativeness: self.schedule_conservativeness,
+            enable_mixed_chunk: self.enable_mixed_chunk,
+            enable_priority_scheduling: self.enable_priority_scheduling,
+            schedule_low_priority_values_first: self.schedule_low_priority_values_first,
+            priority_scheduling_preemption_threshold: self.priority_scheduling_preemption_threshold,
+            prefill_max_requests: self.prefill_max_requests,
+            random_seed: self.random_seed,
+        })
+    }
+
+    /// The size of a chunk, if prompts are cut.
+    fn chunk(&self, page_size: u32) -> Result<Option<u32>, ConfigError> {
+        let (key, given) = ("sglang.chunked_prefill_size", self.chunked_prefill_size);
+        if given == -1 {
+            return Ok(None);
+        }
+        let chunk = u32::try_from(given).ok().filter(|&chunk| chunk > 0);
+        let chunk = chunk.ok_or_else(|| {
+            ConfigError::wrong(key, given, "expected at least 1, or -1 to compute prompts as a whole")
+        })?;
+        // As in the real engine, the default is not measured against the page.
+        if !chunk.is_multiple_of(page_size) && given != Self::default().chunked_prefill_size {
+            let problem = format!("expected a multiple of the page size, {page_size}");
+            return Err(ConfigError::wrong(key, given, problem));
+        }
+        Ok(Some(chunk))
+    }
+
+    /// Pages of the pool.
+    fn pages(&self, args: &EngineArgs, page_size: u32) -> Result<u32, ConfigError> {
+        match self.max_total_tokens {
+            None => Ok(args.num_gpu_blocks),
+            Some(tokens) if !tokens.is_multiple_of(page_size) => {
+                let problem = format!("expected a multiple of the page size, {page_size}");
+                Err(ConfigError::wrong("sglang.max_total_tokens", tokens, problem))
+            }
+            Some(_) if args.num_gpu_blocks != EngineArgs::default().num_gpu_blocks => {
+                Err(ConfigError::Conflict(
+                    "`num_gpu_blocks` and `sglang.max_total_tokens` both give the size of the pool: give one of them"
+                        .to_owned(),
+                ))
+            }
+            Some(tokens) => Ok(tokens / page_size),
+        }
+    }
+
+    fn check_ranges(&self) -> Result<(), ConfigError> {
+        let at_least_one = [
+            ("sglang.page_size", self.page_size),
+            ("sglang.max_total_tokens", self.max_total_tokens),
+            ("sglang.max_running_requests", self.max_running_requests),
+            ("sglang.context_length", self.context_length),
+            ("sglang.max_prefill_tokens", Some(self.max_prefill_tokens)),
+            ("sglang.clip_max_new_tokens", Some(self.clip_max_new_tokens)),
+            ("sglang.prefill_max_requests", self.prefill_max_requests),
+        ];
+        if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {
+            return Err(ConfigError::wrong(key, 0, "expected at least 1"));
+        }
+        let ratio = self.schedule_conservativeness;
+        if !(ratio.is_finite() && ratio >= 0.0) {
+            let problem = "expected a finite number of at least 0";
+            return Err(ConfigError::wrong("sglang.schedule_conservativeness", ratio, problem));
+        }
+        Ok(())
+    }
+}
+
+/// Checks the settings of an SGLang engine and resolves those that have two names.
+pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(), ConfigError> {
+    refuse_settings_of_vllm(args)?;
+    let own = args.sglang.clone().unwrap_or_default();
+    own.check_ranges()?;
+    let default = EngineArgs::default();
+    let given_block_size = Some(args.block_size).filter(|&size| size > 0);
+    let page_size = one_of("page_size", own.page_size, "block_size", given_block_size)?.unwrap_or(1);
+    let given_seqs = args.max_num_seqs.filter(|_| args.max_num_seqs != default.max_num_seqs);
+    let seqs = one_of("max_running_requests", own.max_running_requests, "max_num_seqs", given_seqs)?;
+    let context = one_of("context_length", own.context_length, "max_model_len", args.max_model_len)?;
+    let sglang = own.resolve(page_size)?;
+    config.block_size = page_size;
+    config.num_gpu_blocks = own.pages(args, page_size)?;
+    config.reserve_null_block = false;
+    config.max_num_seqs = seqs.or(args.max_num_seqs).unwrap_or(u32::MAX);
+    config.max_model_len = context.unwrap_or(MAX_SEQUENCE_TOKENS).min(MAX_SEQUENCE_TOKENS);
+    config.max_num_batched_tokens = sglang.chunked_prefill_size.unwrap_or(sglang.max_prefill_tokens);
+    config.enable_prefix_caching = args.enable_prefix_caching && !own.disable_radix_cache;
+    config.async_scheduling = !own.disable_overlap_schedule;
+    config.sglang = Some(sglang);
+    Ok(())
+}
+
+/// Output that a prompt leaves room for, in the model's context and in the pool.
+pub(crate) fn output_room(config: &EngineConfig, prompt_tokens: u32) -> u32 {
+    let context = config.max_model_len.saturating_sub(prompt_tokens + 2);
+    let prompt_pages = prompt_tokens.div_ceil(config.block_size);
+    let pages = config.num_gpu_blocks.saturating_sub(prompt_pages + 1);
+    let pool = u64::from(pages) * u64::from(config.block_size);
+    context.min(u32::try_from(pool).unwrap_or(u32::MAX).saturating_sub(1))
+}
+
+/// Whether a prompt of this length can ever be served: it and a page to spare have to fit.
+///
+/// As in the real engine, a prompt that leaves no room for output gets one token all the same.
+pub(crate) fn check_request(config: &EngineConfig, prompt_tokens: u32) -> Result<(), Rejection> {
+    let max_model_len = config.max_model_len;
+    if prompt_tokens >= max_model_len {
+        return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len });
+    }
+    let (needed, usable) = ((prompt_tokens + 1).div_ceil(config.block_size) + 1, config.num_gpu_blocks);
+    if needed > usable {
+        return Err(Rejection::PromptTooLong { needed, usable });
+    }
+    Ok(())
+}
+
+/// A setting that has a name of SGLang's and one that all engines have.
+fn one_of(
+    name: &str,
+    own: Option<u32>,
+    general: &str,
+    given: Option<u32>,
+) -> Result<Option<u32>, ConfigError> {
+    match (own, given) {
+        (Some(own), Some(given)) if own != given => Err(ConfigError::Conflict(format!(
+            "`sglang.{name}` is {own} and `{general}` is {given}, but they are one setting: give one of them"
+        ))),
+        (own, given) => Ok(own.or(given)),
+    }
+}
+
+/// Refuses settings that only vLLM's scheduler has.
+fn refuse_settings_of_vllm(args: &EngineArgs) -> Result<(), ConfigError> {
+    let default = EngineArgs::default();
+    let given = [
+        ("vllm_version", args.vllm_version != default.vllm_version, "SGLang 0.5.23 is simulated"),
+        (
+            "max_num_batched_tokens",
+            args.max_num_batched_tokens != default.max_num_batched_tokens,
+            "use `sglang.max_prefill_tokens` and `sglang.chunked_prefill_size`",
+        ),
+        (
+            "enable_chunked_prefill",
+            args.enable_chunked_prefill != default.enable_chunked_prefill,
+            "use `sglang.chunked_prefill_size`, -1 for no chunks",
+        ),
+        (
+            "long_prefill_token_threshold",
+            args.long_prefill_token_threshold != 0,
+            "use `sglang.chunked_prefill_size`",
+        ),
+        (
+            "long_prefill_token_threshold_adaptive",
+            args.long_prefill_token_threshold_adaptive,
+            "use `sglang.chunked_prefill_size`",
+        ),
+        (
+            "scheduler_reserve_full_isl",
+            args.scheduler_reserve_full_isl != default.scheduler_reserve_full_isl,
+            "use `sglang.schedule_conservativeness`",
+        ),
+        ("watermark", args.watermark > 0.0, "use `sglang.schedule_conservativeness`"),
+        ("prefill_schedule_interval", args.prefill_schedule_interval != 1, "leave it out"),
+        ("async_scheduling", args.async_scheduling, "use `sglang.disable_overlap_schedule`"),
+        (
+            "scheduling_policy",
+            args.scheduling_policy != SchedulingPolicy::Fcfs,
+            "use `sglang.schedule_policy` and `sglang.enable_priority_scheduling`",
+        ),
+        ("preemption_mode", args.preemption_mode != PreemptionMode::Lifo, "leave it out"),
+        ("kv_role", args.kv_role.is_some(), "leave it out"),
+    ];
+    match given.into_iter().find(|(_, given, _)| *given) {
+        Some((key, _, instead)) => Err(ConfigError::Conflict(format!(
+            "`{key}` is a setting of vLLM, but `engine_type` is `sglang`: {instead}"
+        ))),
+        None => Ok(()),
+    }
+}

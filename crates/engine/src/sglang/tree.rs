@@ -1,0 +1,492 @@
+//! The radix tree of cached prefixes: which content is in the KV pool and who keeps it there.
+//!
+//! A node holds a stretch of content, a whole number of pages; a path from the root spells a prefix. A request locks the
+//! path that it uses. What nobody locks can be evicted, leaf by leaf, the one first that was not used for longest.
+//!
+//! Content is compared as runs of token identities, so that a walk costs a step a run and a node, whatever the page
+//! size.
+
+use std::collections::BTreeSet;
+use std::hash::Hasher;
+
+use rustc_hash::{FxHashMap, FxHasher};
+use servecast_types::{Prompt, Run, SequenceHash};
+use smallvec::SmallVec;
+
+/// A node of the tree; reused once the node is evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct NodeId(u32);
+
+impl NodeId {
+    /// The node without content above all others.
+    pub(super) const ROOT: Self = Self(0);
+
+    const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: NodeId,
+    /// Identity of the first page, which tells it from its siblings.
+    first_page: u64,
+    content: SmallVec<[Run; 1]>,
+    tokens: u32,
+    /// Identities of its pages; only kept where others are told of them.
+    hashes: Vec<SequenceHash>,
+    children: u32,
+    /// Place among its siblings: lower came earlier.
+    order: u64,
+    /// Requests that use it, directly or through a node below.
+    locks: u32,
+    last_use: u64,
+}
+
+/// Content that is walked over: the first `tokens` tokens of a request, with the identities of its pages where those
+/// are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key<'a> {
+    pub(super) content: &'a Prompt,
+    pub(super) tokens: u32,
+    pub(super) hashes: &'a [SequenceHash],
+}
+
+/// How far a key is in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Match {
+    pub(super) tokens: u32,
+    /// Where that ends.
+    pub(super) node: NodeId,
+}
+
+/// What an insertion found and made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Inserted {
+    /// Tokens of the key that were there before.
+    pub(super) existing: u32,
+    /// The node of the new part, or where the key ends if all of it was there.
+    pub(super) node: NodeId,
+}
+
+/// All cached prefixes of a worker.
+#[derive(Debug)]
+pub(super) struct RadixTree {
+    page_size: u32,
+    nodes: Vec<Node>,
+    vacant: Vec<NodeId>,
+    children: FxHashMap<(NodeId, u64), NodeId>,
+    /// Leaves that nobody locks, by last use.
+    evictable_leaves: BTreeSet<(u64, NodeId)>,
+    evictable_tokens: u64,
+    protected_tokens: u64,
+    clock: u64,
+    births: u64,
+}
+
+/// A place in the runs of a prompt.
+#[derive(Debug, Clone, Copy)]
+struct Cursor<'a> {
+    runs: &'a [Run],
+    /// Tokens of the first of `runs` that are passed.
+    used: u32,
+}
+
+impl<'a> Cursor<'a> {
+    fn at(prompt: &'a Prompt) -> Self {
+        Self { runs: prompt.runs(), used: 0 }
+    }
+
+    /// What is left of the run at hand, without those that are used up.
+    fn head(&mut self) -> Option<Run> {
+        loop {
+            let run = self.runs.first()?;
+            if self.used < run.len {
+                return Some(Run { start: run.start + u64::from(self.used), len: run.len - self.used });
+            }
+            self.used = 0;
+            self.runs = &self.runs[1..];
+        }
+    }
+
+    fn skip(&mut self, mut tokens: u32) {
+        while tokens > 0 {
+            let head = self.head().expect("no more is skipped than there is");
+            let step = head.len.min(tokens);
+            self.used += step;
+            tokens -= step;
+        }
+    }
+
+    /// The next `tokens` tokens, which are passed.
+    fn take(&mut self, mut tokens: u32) -> SmallVec<[Run; 1]> {
+        let mut runs = SmallVec::new();
+        while tokens > 0 {
+            let head = self.head().expect("no more is taken than there is");
+            let len = head.len.min(tokens);
+            runs.push(Run { start: head.start, len });
+            self.used += len;
+            tokens -= len;
+        }
+        runs
+    }
+
+    /// Identity of the next `tokens` tokens: that of the first one if they are consecutive.
+    fn page(mut self, mut tokens: u32) -> u64 {
+        let first = self.head().expect("a page is looked up only where there is one");
+        if first.len >= tokens {
+            return first.start;
+        }
+        let mut hasher = FxHasher::default();
+        while tokens > 0 {
+            let head = self.head().expect("a page is looked up only where there is one");
+            let len = head.len.min(tokens);
+            hasher.write_u64(head.start);
+            hasher.write_u32(len);
+            self.used += len;
+            tokens -= len;
+        }
+        hasher.finish()
+    }
+
+    /// How many of the next `most` tokens are those of `content`.
+    fn common(mut self, content: &[Run], most: u32) -> u32 {
+        let mut other = Cursor { runs: content, used: 0 };
+        let mut common = 0;
+        while common < most {
+            let (Some(own), Some(theirs)) = (self.head(), other.head()) else { break };
+            if own.start != theirs.start {
+                break;
+            }
+            let len = own.len.min(theirs.len).min(most - common);
+            self.used += len;
+            other.used += len;
+            common += len;
+        }
+        common
+    }
+}
+
+impl RadixTree {
+    pub(super) fn new(page_size: u32) -> Self {
+        let root = Node {
+            parent: NodeId::ROOT,
+            first_page: 0,
+            content: SmallVec::new(),
+            tokens: 0,
+            hashes: Vec::new(),
+            children: 0,
+            order: 0,
+            locks: 1,
+            last_use: 0,
+        };
+        Self {
+            page_size,
+            nodes: vec![root],
+            vacant: Vec::new(),
+            children: FxHashMap::default(),
+            evictable_leaves: BTreeSet::new(),
+            evictable_tokens: 0,
+            protected_tokens: 0,
+            clock: 0,
+            births: 0,
+        }
+    }
+
+    /// Tokens that nobody uses.
+    pub(super) fn evictable_tokens(&self) -> u64 {
+        self.evictable_tokens
+    }
+
+    /// Tokens on locked paths.
+    pub(super) fn protected_tokens(&self) -> u64 {
+        self.protected_tokens
+    }
+
+    /// The longest prefix of whole pages of a key that is here. Counts as a use, and cuts a node in which it ends.
+    pub(super) fn find(&mut self, key: Key<'_>) -> Match {
+        self.walk(key).0
+    }
+
+    /// Adds the whole pages of a key. Counts as a use of what is there.
+    pub(super) fn insert(&mut self, key: Key<'_>) -> Inserted {
+        let (Match { tokens: existing, node: parent }, mut rest) = self.walk(key);
+        let tokens = self.whole_pages(key.tokens) - existing;
+        if tokens == 0 {
+            return Inserted { existing, node: parent };
+        }
+        let first_page = rest.page(self.page_size);
+        let pages = |tokens: u32| (tokens / self.page_size) as usize;
+        let hashes = match key.hashes {
+            [] => Vec::new(),
+            hashes => hashes[pages(existing)..pages(existing + tokens)].to_vec(),
+        };
+        self.births += 1;
+        let node = self.add(Node {
+            parent,
+            first_page,
+            content: rest.take(tokens),
+            tokens,
+            hashes,
+            children: 0,
+            order: self.births,
+            locks: 0,
+            last_use: self.clock,
+        });
+        self.children.insert((parent, first_page), node);
+        self.nodes[parent.index()].children += 1;
+        self.set_evictable(parent, false);
+        self.set_evictable(node, true);
+        self.evictable_tokens += u64::from(tokens);
+        Inserted { existing, node }
+    }
+
+    /// Walks down as far as the key is here.
+    fn walk<'a>(&mut self, key: Key<'a>) -> (Match, Cursor<'a>) {
+        self.clock += 1;
+        let mut cursor = Cursor::at(key.content);
+        let (mut node, mut tokens) = (NodeId::ROOT, 0);
+        let end = self.whole_pages(key.tokens);
+        while tokens < end {
+            let Some(&child) = self.children.get(&(node, cursor.page(self.page_size))) else { break };
+            let Node { content, tokens: length, .. } = &self.nodes[child.index()];
+            let common = self.whole_pages(cursor.common(content, (*length).min(end - tokens)));
+            if common == 0 {
+                break;
+            }
+            let whole = common == *length;
+            cursor.skip(common);
+            tokens += common;
+            self.touch(child);
+            if !whole {
+                node = self.split(child, common);
+                break;
+            }
+            node = child;
+        }
+        (Match { tokens, node }, cursor)
+    }
+
+    fn touch(&mut self, node: NodeId) {
+        let listed = self.is_evictable_leaf(node);
+        if listed {
+            self.set_evictable(node, false);
+        }
+        self.nodes[node.index()].last_use = self.clock;
+        if listed {
+            self.set_evictable(node, true);
+        }
+    }
+
+    /// Cuts a node after `tokens` tokens; returns the new node above it.
+    fn split(&mut self, lower: NodeId, tokens: u32) -> NodeId {
+        let pages = (tokens / self.page_size) as usize;
+        let page_size = self.page_size;
+        let node = &mut self.nodes[lower.index()];
+        let mut rest = Cursor { runs: &node.content, used: 0 };
+        let content = rest.take(tokens);
+        let first_page = rest.page(page_size);
+        let remaining = rest.take(node.tokens - tokens);
+        let rest_of_hashes = if node.hashes.is_empty() { Vec::new() } else { node.hashes.split_off(pages) };
+        let hashes = std::mem::replace(&mut node.hashes, rest_of_hashes);
+        let upper = Node {
+            parent: node.parent,
+            first_page: node.first_page,
+            content,
+            tokens,
+            hashes,
+            children: 1,
+            order: node.order,
+            locks: node.locks,
+            last_use: node.last_use,
+        };
+        node.content = remaining;
+        node.tokens -= tokens;
+        node.first_page = first_page;
+        let key = (upper.parent, upper.first_page);
+        let upper = self.add(upper);
+        self.nodes[lower.index()].parent = upper;
+        self.children.insert(key, upper);
+        self.children.insert((upper, first_page), lower);
+        upper
+    }
+
+    /// Keeps the path to a node from being evicted.
+    pub(super) fn lock(&mut self, node: NodeId) {
+        let mut at = node;
+        while at != NodeId::ROOT {
+            let was_leaf = self.is_evictable_leaf(at);
+            if was_leaf {
+                self.set_evictable(at, false);
+            }
+            let node = &mut self.nodes[at.index()];
+            if node.locks == 0 {
+                self.evictable_tokens -= u64::from(node.tokens);
+                self.protected_tokens += u64::from(node.tokens);
+            }
+            node.locks += 1;
+            at = node.parent;
+        }
+    }
+
+    /// Takes one [`RadixTree::lock`] back.
+    pub(super) fn unlock(&mut self, node: NodeId) {
+        let mut at = node;
+        while at != NodeId::ROOT {
+            let node = &mut self.nodes[at.index()];
+            assert!(node.locks > 0, "a path is unlocked as often as it was locked");
+            node.locks -= 1;
+            let parent = node.parent;
+            if node.locks == 0 {
+                self.evictable_tokens += u64::from(node.tokens);
+                self.protected_tokens -= u64::from(node.tokens);
+                self.set_evictable(at, true);
+            }
+            at = parent;
+        }
+    }
+
+    /// Evicts the leaf that was not used for longest; returns its tokens and the identities of its pages.
+    pub(super) fn evict_leaf(&mut self) -> Option<(u32, Vec<SequenceHash>)> {
+        let (_, id) = self.evictable_leaves.pop_first()?;
+        let node = &mut self.nodes[id.index()];
+        assert!(node.locks == 0 && node.children == 0, "only what nobody uses is evicted");
+        let (parent, first_page, tokens) = (node.parent, node.first_page, node.tokens);
+        let hashes = std::mem::take(&mut node.hashes);
+        node.content = SmallVec::new();
+        self.children.remove(&(parent, first_page));
+        self.vacant.push(id);
+        self.evictable_tokens -= u64::from(tokens);
+        self.nodes[parent.index()].children -= 1;
+        self.set_evictable(parent, true);
+        Some((tokens, hashes))
+    }
+
+    /// The node above; the root is above itself.
+    pub(super) fn parent(&self, node: NodeId) -> NodeId {
+        self.nodes[node.index()].parent
+    }
+
+    /// Place of a node among its siblings.
+    pub(super) fn order(&self, node: NodeId) -> u64 {
+        self.nodes[node.index()].order
+    }
+
+    fn whole_pages(&self, tokens: u32) -> u32 {
+        tokens / self.page_size * self.page_size
+    }
+
+    fn is_evictable_leaf(&self, node: NodeId) -> bool {
+        let node = &self.nodes[node.index()];
+        node.locks == 0 && node.children == 0
+    }
+
+    /// Puts a node on the list of evictable leaves if it is one, or takes it off.
+    fn set_evictable(&mut self, node: NodeId, evictable: bool) {
+        let entry = (self.nodes[node.index()].last_use, node);
+        if !evictable {
+            self.evictable_leaves.remove(&entry);
+        } else if self.is_evictable_leaf(node) {
+            self.evictable_leaves.insert(entry);
+        }
+    }
+
+    fn add(&mut self, node: Node) -> NodeId {
+        if let Some(id) = self.vacant.pop() {
+            self.nodes[id.index()] = node;
+            return id;
+        }
+        self.nodes.push(node);
+        NodeId(self.nodes.len() as u32 - 1)
+    }
+
+    /// Panics unless sizes, locks and the list of leaves agree with the tree and `locked` are all the locks there are;
+    /// for checked runs.
+    pub(super) fn check(&self, locked: impl Iterator<Item = NodeId>) {
+        let mut locks = vec![0_u32; self.nodes.len()];
+        for mut node in locked {
+            while node != NodeId::ROOT {
+                locks[node.index()] += 1;
+                node = self.parent(node);
+            }
+        }
+        let (mut evictable, mut protected, mut leaves) = (0, 0, 0);
+        let mut children = vec![0_u32; self.nodes.len()];
+        for (&(parent, _), &id) in &self.children {
+            let node = &self.nodes[id.index()];
+            assert_eq!(node.parent, parent, "parent of {id:?}");
+            assert_eq!(node.locks, locks[id.index()], "locks of {id:?}");
+            assert_eq!(node.tokens, node.content.iter().map(|run| run.len).sum::<u32>(), "length of {id:?}");
+            assert!(node.tokens > 0 && node.tokens.is_multiple_of(self.page_size), "pages of {id:?}");
+            children[parent.index()] += 1;
+            let size = if node.locks > 0 { &mut protected } else { &mut evictable };
+            *size += u64::from(node.tokens);
+            let listed = self.evictable_leaves.contains(&(node.last_use, id));
+            assert_eq!(listed, self.is_evictable_leaf(id), "whether {id:?} is listed for eviction");
+            leaves += usize::from(listed);
+        }
+        assert_eq!((evictable, protected), (self.evictable_tokens, self.protected_tokens), "sizes");
+        assert_eq!(leaves, self.evictable_leaves.len(), "leaves that are listed for eviction");
+        let counted = self.children.values().chain([&NodeId::ROOT]);
+        for id in counted {
+            assert_eq!(self.nodes[id.index()].children, children[id.index()], "children of {id:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(runs: &[(u32, u32)]) -> Prompt {
+        Prompt::new(runs.iter().map(|&(first, len)| Run::tokens(first, len)))
+    }
+
+    fn key(content: &Prompt) -> Key<'_> {
+        Key { content, tokens: content.tokens(), hashes: &[] }
+    }
+
+    #[test]
+    fn what_is_shared_is_kept_once_and_cut_at_page_boundaries() {
+        let mut tree = RadixTree::new(4);
+        let (first, second) = (prompt(&[(0, 18)]), prompt(&[(0, 10), (100, 6)]));
+        assert_eq!(tree.insert(key(&first)).existing, 0);
+        assert_eq!(tree.evictable_tokens(), 16, "the last two tokens fill no page");
+        assert_eq!(tree.insert(key(&second)).existing, 8, "the third page differs");
+        assert_eq!(tree.evictable_tokens(), 24);
+        let found = tree.find(Key { tokens: 11, ..key(&second) });
+        assert_eq!(found.tokens, 8);
+        tree.check(std::iter::empty());
+    }
+
+    #[test]
+    fn leaves_go_in_order_of_last_use_and_locked_paths_stay() {
+        let mut tree = RadixTree::new(1);
+        let contents = [prompt(&[(0, 4), (10, 2)]), prompt(&[(0, 4), (20, 3)]), prompt(&[(50, 5)])];
+        for content in &contents {
+            tree.insert(key(content));
+        }
+        let found = tree.find(key(&contents[0]));
+        tree.lock(found.node);
+        tree.check([found.node].into_iter());
+        assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (8, 6));
+        assert_eq!(tree.evict_leaf().unwrap().0, 3);
+        assert_eq!(tree.evict_leaf().unwrap().0, 5);
+        assert_eq!(tree.evict_leaf(), None, "the rest is locked");
+        tree.unlock(found.node);
+        assert_eq!(tree.evict_leaf().unwrap().0, 2);
+        assert_eq!(tree.evict_leaf().unwrap().0, 4, "a node without children is a leaf");
+        tree.check(std::iter::empty());
+    }
+
+    #[test]
+    fn pages_of_several_runs_are_told_apart() {
+        let mut tree = RadixTree::new(4);
+        let (one, other) = (prompt(&[(0, 2), (10, 2)]), prompt(&[(0, 3), (11, 1)]));
+        tree.insert(key(&one));
+        assert_eq!(tree.find(key(&other)).tokens, 0);
+        tree.insert(key(&other));
+        assert_eq!((tree.find(key(&one)).tokens, tree.find(key(&other)).tokens), (4, 4));
+        tree.check(std::iter::empty());
+    }
+}

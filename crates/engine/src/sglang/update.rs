@@ -1,0 +1,173 @@
+//! What becomes known at the end of an iteration, and KV that comes from or goes to another worker.
+
+use servecast_types::{RequestId, Time};
+
+use super::request::Status;
+use super::scheduler::Scheduler;
+use crate::iteration::{Admitted, Finished, Iteration, Scheduled, Transfer};
+use crate::step::{Entry, Step};
+use crate::table::Slot;
+
+impl Scheduler {
+    /// Applies the results of an iteration at its end: `process_batch_result`.
+    pub(crate) fn update(&mut self, step: &mut Step) {
+        let Step { iteration, entries, prefills, .. } = step;
+        for (position, entry) in entries.iter().enumerate() {
+            if entry.samples && self.holds(entry) {
+                let Scheduled { tokens, computed, .. } = iteration.scheduled[position];
+                let prompt_end = (position < *prefills).then_some(computed + tokens);
+                self.deliver(entry, prompt_end, iteration);
+            }
+        }
+        // What an iteration without work changed is told by the next one with work.
+        if !entries.is_empty() {
+            self.cache.take_events(&mut iteration.kv_events);
+        }
+        iteration.free_blocks = self.num_free_blocks();
+        let page_size = u64::from(self.config.block_size);
+        let cached = self.cache.tree.evictable_tokens() + self.cache.tree.protected_tokens();
+        iteration.cached_blocks = (cached / page_size) as u32;
+        if let Some(state) = &mut iteration.sglang {
+            state.requeued.clone_from(&step.requeued);
+            state.available_end = self.cache.available();
+            state.evictable_end = self.cache.tree.evictable_tokens();
+            state.protected_end = self.cache.tree.protected_tokens();
+        }
+    }
+
+    /// A token of a request is known now; `prompt_end` is where the prompt ends that it came with.
+    fn deliver(&mut self, entry: &Entry, prompt_end: Option<u32>, iteration: &mut Iteration) {
+        let request = &mut self.requests[entry.slot];
+        if request.status != Status::Active {
+            return;
+        }
+        request.in_flight -= 1;
+        request.outputs += 1;
+        iteration.emitted.push(request.id);
+        if request.is_complete() {
+            iteration.finished.push(Finished { id: request.id, output_tokens: request.outputs });
+            self.finish(entry.slot);
+        } else if let Some(end) = prompt_end {
+            self.cache.share(request, end);
+        }
+    }
+
+    /// The KV of a finished request is shared. That of its last token came to be only if the iteration in flight
+    /// computes it, since nobody knew that the request would stop.
+    fn finish(&mut self, slot: Slot) {
+        let request = &mut self.requests[slot];
+        let computed = request.computed.min(request.known());
+        if request.hold_kv {
+            self.cache.share(request, computed);
+            request.status = Status::Held;
+            self.held.push((slot, None));
+        } else {
+            self.cache.share_and_release(request, computed);
+            self.requests.remove(slot);
+        }
+        let left = |list: &mut Vec<Slot>| {
+            let before = list.len();
+            list.retain(|&other| other != slot);
+            list.len() < before
+        };
+        if left(&mut self.running) | left(&mut self.last_prefill) {
+            self.batch_is_full = false;
+        }
+    }
+
+    /// Lets go of the KV of an ended request once `end` has come.
+    pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
+        let is_held = |&(slot, _): &(Slot, Option<Time>)| self.requests[slot].id == id;
+        let Some(position) = self.held.iter().position(is_held) else { return };
+        if end > now {
+            self.held[position].1 = Some(end);
+        } else {
+            self.drop_held(position);
+        }
+    }
+
+    fn drop_held(&mut self, position: usize) -> RequestId {
+        let (slot, _) = self.held.remove(position);
+        self.cache.release(&mut self.requests[slot]);
+        self.requests.remove(slot).id
+    }
+
+    /// Drops held KV whose reader is done.
+    pub(super) fn drop_sent(&mut self, now: Time, iteration: &mut Iteration) {
+        while let Some(position) = self.held.iter().position(|&(_, end)| end.is_some_and(|end| end <= now)) {
+            let id = self.drop_held(position);
+            iteration.sent.push(id);
+        }
+    }
+
+    /// Gives requests whose prompt was computed elsewhere pages for it, in order as far as there is room beside what
+    /// the running ones will need, and begins to fetch what they do not hit.
+    pub(super) fn start_transfers(&mut self, now: Time, iteration: &mut Iteration) {
+        while let Some(position) =
+            self.waiting.iter().position(|&slot| self.requests[slot].remote_prefill.is_some())
+        {
+            let slot = self.waiting[position];
+            if !self.has_room_for_transfer(slot) {
+                return;
+            }
+            self.waiting.remove(position);
+            let request = &mut self.requests[slot];
+            let prompt = request.prompt_tokens;
+            let found = self.cache.find(request, prompt);
+            self.cache.adopt(request, found);
+            let missing = prompt - found.tokens;
+            self.cache.make_available(u64::from(self.cache.ceil_page(missing)));
+            self.cache.allocate(request, prompt);
+            // The last token is computed here, so that one comes out.
+            request.computed = prompt - 1;
+            request.status = Status::Loading;
+            let transfer = request.remote_prefill.take();
+            let time = transfer.map_or(now, |transfer| now + transfer.for_tokens(missing, prompt));
+            iteration.transfers.push(Transfer { id: request.id, tokens: missing, end: time });
+            self.loading.push_back((slot, time));
+        }
+    }
+
+    /// Whether a prompt from elsewhere fits now, with what the requests in flight will need.
+    fn has_room_for_transfer(&mut self, slot: Slot) -> bool {
+        let (ratio, clip) = (self.ratio.current(), self.sglang.clip_max_new_tokens);
+        let loading = self.loading.iter().map(|(slot, _)| slot);
+        let in_flight = self.running.iter().chain(&self.last_prefill).chain(loading);
+        let reserved: f64 =
+            in_flight.map(|&slot| f64::from(self.requests[slot].remaining().min(clip)) * ratio).sum();
+        let request = &mut self.requests[slot];
+        let found = self.cache.find(request, request.prompt_tokens);
+        self.cache.tree.lock(found.node);
+        let room = self.cache.obtainable() as f64 - reserved;
+        self.cache.tree.unlock(found.node);
+        let request = &self.requests[slot];
+        let missing = request.prompt_tokens - found.tokens;
+        let output = request.max_new_tokens.min(clip);
+        let needed = f64::from(self.cache.ceil_page(missing)) + f64::from(output);
+        needed + f64::from(self.config.block_size) < room
+    }
+
+    /// Requests whose KV has arrived run from now on.
+    pub(super) fn admit_loaded(&mut self, now: Time, iteration: &mut Iteration) {
+        let mut position = 0;
+        while position < self.loading.len() && self.running.len() < self.config.max_num_seqs as usize {
+            let (slot, end) = self.loading[position];
+            if end > now {
+                position += 1;
+                continue;
+            }
+            self.loading.remove(position);
+            let request = &mut self.requests[slot];
+            request.status = Status::Active;
+            let prompt = request.prompt_tokens;
+            iteration.received.push(request.id);
+            iteration.admitted.push(Admitted {
+                id: request.id,
+                cached_tokens: request.protected,
+                resumed: false,
+            });
+            self.cache.share(request, prompt);
+            self.running.push(slot);
+        }
+    }
+}

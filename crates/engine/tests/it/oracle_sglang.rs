@@ -1,0 +1,222 @@
+//! Every recording of the real SGLang scheduler is reproduced step by step.
+//!
+//! The test takes whatever cases lie under `$SERVECAST_ORACLE/sglang`; the ones that cannot hold are in [`EXCEPTIONS`],
+//! as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
+//! difference to any decision.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+use servecast_engine::{
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, Requeue, SglangState,
+};
+use servecast_types::Time;
+
+use crate::recording::{HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
+
+/// Recordings that are known to differ: what they have in common, and why.
+const EXCEPTIONS: &[(&str, Predicate)] =
+    &[("the policy `random` draws from another generator", |config| config["schedule_policy"] == "random")];
+
+#[test]
+fn oracle_sglang() {
+    replay_all("sglang", EXCEPTIONS, replay);
+}
+
+/// Runs the case and compares it with what was recorded; says where they first part.
+fn replay(case: &Recording) -> Result<(), String> {
+    let mut driver = Driver::new(case)?;
+    driver.run()?;
+    let steps = case.expected["steps"].as_array().unwrap();
+    for (number, (expected, found)) in steps.iter().zip(&driver.steps).enumerate() {
+        for (key, found) in found {
+            let expected = &expected[*key];
+            if expected != found {
+                return Err(format!("step {number}: `{key}` is {found}, recorded {expected}"));
+            }
+        }
+    }
+    if steps.len() != driver.steps.len() {
+        return Err(format!("{} steps, recorded {}", driver.steps.len(), steps.len()));
+    }
+    Ok(())
+}
+
+/// Feeds an engine as the recorder fed SGLang: integer microseconds, arrivals between iterations.
+struct Driver<'a> {
+    case: &'a Recording,
+    engine: Engine,
+    log: Log,
+    steps: Vec<BTreeMap<&'static str, Value>>,
+    arrivals: VecDeque<usize>,
+    hash_numbers: HashNumbers,
+    /// Whether lists are recorded as such; as their lengths otherwise.
+    full: bool,
+}
+
+impl<'a> Driver<'a> {
+    fn new(case: &'a Recording) -> Result<Self, String> {
+        let args = EngineArgs::from_json(settings(case)).unwrap();
+        let tracing = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true };
+        let config = args.validate(None).map_err(|error| error.to_string())?;
+        let engine = Engine::new(config, tracing);
+        let full = case.expected["steps"][0]["running"].is_array();
+        let hash_numbers = HashNumbers::default();
+        let (log, arrivals) = (Log::default(), case.arrivals());
+        Ok(Self { case, engine, log, steps: Vec::new(), arrivals, hash_numbers, full })
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let mut now = Time::ZERO;
+        loop {
+            while let Some(&request) = self.arrivals.front()
+                && from_us(self.case.requests[request].arrival_us) <= now
+            {
+                self.arrivals.pop_front();
+                let submitted = self.engine.submit(self.request(request));
+                submitted.map_err(|reason| format!("{}: {reason}", self.case.requests[request].id))?;
+            }
+            let state = self.engine.run(now, &mut self.log).unwrap();
+            self.take_steps();
+            self.engine.check();
+            match (state, self.arrivals.front()) {
+                (EngineState::Busy { until }, _) => {
+                    now = until;
+                    self.engine.end_iteration(now, &mut self.log);
+                    self.take_steps();
+                }
+                (EngineState::Idle { .. }, Some(&next)) => {
+                    now = now.max(from_us(self.case.requests[next].arrival_us));
+                }
+                (EngineState::Idle { .. }, None) => return Ok(()),
+            }
+        }
+    }
+
+    fn request(&self, index: usize) -> EngineRequest {
+        let case = &self.case.requests[index];
+        let low_first = self.case.expected["config"]["schedule_low_priority_values_first"] == true;
+        // Without a priority a request is the least important.
+        let least = if low_first { i32::MAX } else { i32::MIN };
+        EngineRequest {
+            priority: case.priority.unwrap_or(least),
+            ignore_eos: case.ignore_eos,
+            ..self.case.request(index)
+        }
+    }
+
+    fn take_steps(&mut self) {
+        for iteration in std::mem::take(&mut self.log.ended) {
+            let step = self.describe(&iteration);
+            self.steps.push(step);
+        }
+    }
+
+    /// An iteration in the words of the recorder.
+    fn describe(&mut self, iteration: &Iteration) -> BTreeMap<&'static str, Value> {
+        let case = self.case;
+        let state: &SglangState = iteration.sglang.as_deref().unwrap();
+        let list = |ids| if self.full { json!(case.names(ids)) } else { json!(ids.len()) };
+        let scheduled = iteration.scheduled.iter();
+        let requeued = iteration.preempted.iter().zip(&state.requeued).map(|(&id, how)| {
+            let how = match how {
+                Requeue::Retracted => "retracted",
+                Requeue::Preempted => "preempted",
+            };
+            json!([case.name(id), how])
+        });
+        let mut step = BTreeMap::from([
+            ("t_schedule_us", json!(us(iteration.scheduled_at))),
+            (
+                "scheduled",
+                scheduled.map(|each| json!([case.name(each.id), each.tokens, each.computed])).collect(),
+            ),
+            ("requeued", requeued.collect()),
+            ("aborted", iteration.rejected.iter().map(|(id, _)| json!(case.name(*id))).collect()),
+            ("chunked_req", json!(state.chunked.map(|id| case.name(id)))),
+            ("running", list(&state.running)),
+            ("waiting", list(&state.waiting)),
+            ("batch_is_full", json!(state.batch_is_full)),
+            ("new_token_ratio", rounded(state.new_token_ratio, 6)),
+            ("available", json!(state.available)),
+            ("evictable", json!(state.evictable)),
+            ("protected", json!(state.protected)),
+        ]);
+        if let (Some(rem_input), Some(rem_total)) = (state.rem_input, state.rem_total) {
+            let budgets = json!({
+                "rem_input": rem_input, "rem_chunk": state.rem_chunk, "rem_total": rounded(rem_total, 3),
+            });
+            step.insert("adder", budgets);
+        }
+        if iteration.scheduled.is_empty() {
+            return step;
+        }
+        let events = iteration.kv_events.iter();
+        let page_size = self.engine.config().block_size();
+        let events: Vec<Value> = events.map(|event| self.hash_numbers.canonical(event, page_size)).collect();
+        step.extend([
+            ("mode", json!(mode(iteration))),
+            ("t_start_us", json!(us(iteration.start))),
+            ("t_end_us", json!(us(iteration.end))),
+            ("emitted", json!(case.names(&iteration.emitted))),
+            ("finished", iteration.finished.iter().map(|each| json!(case.name(each.id))).collect()),
+            ("available_end", json!(state.available_end)),
+            ("evictable_end", json!(state.evictable_end)),
+            ("protected_end", json!(state.protected_end)),
+        ]);
+        if case.expected["config"]["enable_kv_cache_events"] == true {
+            if self.full {
+                step.insert("kv_events", events.iter().map(in_runs).collect());
+            } else {
+                let hashes = |kind| {
+                    let events = events.iter().filter(move |event| event["type"] == kind);
+                    events.map(|event| event["hashes"].as_array().unwrap().len()).sum::<usize>()
+                };
+                step.insert("kv_events_stored_removed", json!([hashes("stored"), hashes("removed")]));
+            }
+        }
+        step
+    }
+}
+
+/// The settings of a recording by our names.
+fn settings(case: &Recording) -> Value {
+    let mut own = case.expected["config"].clone();
+    let keys = own.as_object_mut().unwrap();
+    keys.remove("enable_kv_cache_events");
+    let overlap = keys.remove("overlap").unwrap() == true;
+    keys.insert("disable_overlap_schedule".to_owned(), (!overlap).into());
+    if keys["chunked_prefill_size"].is_null() {
+        keys["chunked_prefill_size"] = json!(-1);
+    }
+    json!({"engine_type": "sglang", "sglang": own, "latency": case.latency()})
+}
+
+fn mode(iteration: &Iteration) -> &'static str {
+    let state = iteration.sglang.as_deref().unwrap();
+    match (state.prefills, iteration.scheduled.len()) {
+        (0, _) => "decode",
+        (prefills, all) if prefills < all => "mixed",
+        _ => "prefill",
+    }
+}
+
+/// A number with that many decimals, as the recorder rounded it.
+fn rounded(value: f64, decimals: usize) -> Value {
+    json!(format!("{value:.decimals$}").parse::<f64>().unwrap())
+}
+
+/// An event with its hashes as runs of consecutive numbers.
+fn in_runs(event: &Value) -> Value {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for hash in event["hashes"].as_array().unwrap() {
+        let hash = hash.as_u64().unwrap();
+        match runs.last_mut() {
+            Some((first, len)) if *first + *len == hash => *len += 1,
+            _ => runs.push((hash, 1)),
+        }
+    }
+    let mut event = event.clone();
+    event["hashes"] = json!(runs);
+    event
+}

@@ -1,0 +1,193 @@
+//! Recordings of real schedulers: a case (settings and requests) and what the scheduler decided in each step.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use servecast_engine::{EngineRequest, Iteration, IterationSink, Transfer};
+use servecast_types::{KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
+
+/// A property of a recording's settings.
+pub(crate) type Predicate = fn(&Value) -> bool;
+
+/// Replays every recording of an engine; those under an exception have to differ, all others to agree.
+#[expect(clippy::print_stdout, reason = "says how many recordings there were")]
+pub(crate) fn replay_all(
+    engine: &str,
+    exceptions: &[(&str, Predicate)],
+    replay: impl Fn(&Recording) -> Result<(), String>,
+) {
+    let Some(folder) = oracle_folder(engine) else { return };
+    let mut report = String::new();
+    let (mut same, mut excepted) = (0, 0);
+    for path in recordings(&folder) {
+        let name = path.file_name().unwrap().to_string_lossy().replace(".expected.json", "");
+        let recording = Recording::read(&path);
+        let exception = exceptions.iter().find(|(_, holds)| holds(&recording.expected["config"]));
+        match (replay(&recording), exception) {
+            (Ok(()), None) => same += 1,
+            (Err(_), Some(_)) => excepted += 1,
+            (Err(difference), None) => _ = writeln!(report, "{name}: {difference}"),
+            (Ok(()), Some((cause, _))) => {
+                _ = writeln!(report, "{name}: agrees, so the exception has to go: {cause}");
+            }
+        }
+    }
+    println!("{same} recordings reproduced, {excepted} excepted");
+    assert!(report.is_empty(), "{same} recordings agree, but:\n{report}");
+    assert!(same > 0, "no recordings in {}", folder.display());
+}
+
+/// `$SERVECAST_ORACLE/<engine>`; without it the test is skipped, unless `SERVECAST_REQUIRE_ORACLE` is set.
+#[expect(clippy::print_stdout, reason = "says that nothing was compared")]
+fn oracle_folder(engine: &str) -> Option<PathBuf> {
+    if let Some(root) = std::env::var_os("SERVECAST_ORACLE") {
+        return Some(Path::new(&root).join(engine));
+    }
+    assert!(
+        std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(),
+        "SERVECAST_ORACLE is not set, but required"
+    );
+    println!("skipped: SERVECAST_ORACLE is not set");
+    None
+}
+
+fn recordings(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.to_string_lossy().ends_with(".expected.json"));
+    paths.sort();
+    paths
+}
+
+#[derive(Deserialize)]
+pub(crate) struct CaseRequest {
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) arrival_us: u64,
+    #[serde(default)]
+    pub(crate) prompt_spans: Vec<(u32, u32)>,
+    pub(crate) prompt_token_ids: Option<Vec<u32>>,
+    pub(crate) max_tokens: u32,
+    pub(crate) priority: Option<i32>,
+    pub(crate) eos_after: Option<u32>,
+    pub(crate) output_base: Option<u64>,
+    #[serde(default)]
+    pub(crate) ignore_eos: bool,
+    #[serde(default)]
+    pub(crate) do_remote_prefill: bool,
+    #[serde(default)]
+    pub(crate) do_remote_decode: bool,
+    #[serde(default = "transfer_us")]
+    pub(crate) kv_recv_us: u64,
+    #[serde(default = "transfer_us")]
+    pub(crate) kv_send_us: u64,
+}
+
+fn transfer_us() -> u64 {
+    5_000
+}
+
+/// A case and what was recorded of it.
+pub(crate) struct Recording {
+    pub(crate) requests: Vec<CaseRequest>,
+    pub(crate) expected: Value,
+}
+
+impl Recording {
+    #[expect(clippy::disallowed_methods, reason = "recordings are files")]
+    fn read(path: &Path) -> Self {
+        let json = |path: &str| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+        let path = path.to_str().unwrap();
+        let mut case = json(&path.replace(".expected.json", ".case.json"));
+        Self { requests: serde_json::from_value(case["requests"].take()).unwrap(), expected: json(path) }
+    }
+
+    /// Requests in order of arrival, by number.
+    pub(crate) fn arrivals(&self) -> VecDeque<usize> {
+        let mut arrivals: Vec<usize> = (0..self.requests.len()).collect();
+        arrivals.sort_by_key(|&request| self.requests[request].arrival_us);
+        arrivals.into()
+    }
+
+    /// The latency model of the recorder, as a setting.
+    pub(crate) fn latency(&self) -> String {
+        let term = |key: &str| self.expected["latency"][key].as_f64().unwrap();
+        format!("linear:{},{},{}", term("base_us"), term("per_token_us"), term("per_seq_us"))
+    }
+
+    /// A request without what only one engine knows.
+    pub(crate) fn request(&self, index: usize) -> EngineRequest {
+        let case = &self.requests[index];
+        let runs = case.prompt_spans.iter().map(|&(first, len)| Run::tokens(first, len));
+        let tokens = case.prompt_token_ids.iter().flatten().map(|&token| Run::tokens(token, 1));
+        let prompt = Prompt::new(runs.chain(tokens));
+        EngineRequest {
+            output: Some(case.output_base.unwrap_or(1_000_000 + 100_000 * index as u64)),
+            stop_after: case.eos_after,
+            ..EngineRequest::new(RequestId(index as u32), prompt, case.max_tokens, from_us(case.arrival_us))
+        }
+    }
+
+    pub(crate) fn name(&self, id: RequestId) -> &str {
+        &self.requests[id.index()].id
+    }
+
+    pub(crate) fn names(&self, ids: &[RequestId]) -> Vec<&str> {
+        ids.iter().map(|&id| self.name(id)).collect()
+    }
+}
+
+/// Keeps the iterations that ended.
+#[derive(Default)]
+pub(crate) struct Log {
+    pub(crate) ended: Vec<Iteration>,
+}
+
+impl IterationSink for Log {
+    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+
+    fn iteration_ended(&mut self, iteration: &Iteration) {
+        self.ended.push(iteration.clone());
+    }
+}
+
+pub(crate) fn us(time: Time) -> u64 {
+    assert_eq!(time.as_ns() % 1000, 0, "recorded times are whole microseconds");
+    time.as_ns() / 1000
+}
+
+pub(crate) fn from_us(us: u64) -> Time {
+    Time::from_ns(us * 1000)
+}
+
+/// Numbers hashes by their first appearance, as recorders do.
+#[derive(Default)]
+pub(crate) struct HashNumbers(FxHashMap<SequenceHash, u32>);
+
+impl HashNumbers {
+    fn number(&mut self, hash: SequenceHash) -> u32 {
+        let next = self.0.len() as u32;
+        *self.0.entry(hash).or_insert(next)
+    }
+
+    /// An event with its hashes numbered; `block_size` tokens a hash.
+    pub(crate) fn canonical(&mut self, event: &KvEvent, block_size: u32) -> Value {
+        match event {
+            KvEvent::Stored { parent, blocks } => {
+                let parent = parent.map(|parent| self.number(parent));
+                let hashes: Vec<u32> = blocks.iter().map(|&hash| self.number(hash)).collect();
+                let tokens = hashes.len() as u64 * u64::from(block_size);
+                json!({"type": "stored", "parent": parent, "hashes": hashes, "num_tokens": tokens})
+            }
+            KvEvent::Removed { blocks } => {
+                let hashes: Vec<u32> = blocks.iter().map(|&hash| self.number(hash)).collect();
+                json!({"type": "removed", "hashes": hashes})
+            }
+            KvEvent::Cleared => json!({"type": "cleared", "hashes": []}),
+        }
+    }
+}

@@ -2,8 +2,9 @@ use servecast_types::{BlockHasher, BlockId, Prompt, RequestId, Run, SequenceHash
 
 use crate::{EngineRequest, TransferTime};
 
-/// Preemptions without a token in between after which the rules bend; no recorded request comes near it.
-const STARVED_AFTER: u32 = 8;
+/// Preemptions without a token in between after which the rules bend; the real scheduler was seen to get out of more
+/// than 20 when a reader was done or another request ended.
+const STARVED_AFTER: u32 = 64;
 
 /// Position of a request in the scheduler's table; reused once the request is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -192,7 +192,7 @@ impl Scheduler {
             SchedulingPolicy::Priority => self.loading.partition_point(|other| key(other.slot) < key(slot)),
         };
         let received = !self.polls() && end <= now;
-        self.loading.insert(position, Loading { slot, end, received });
+        self.loading.insert(position, Loading { slot, end, from: self.decided + 1, received });
     }
 
     /// Moves a request to the running list and gives it its first tokens.

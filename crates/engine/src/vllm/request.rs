@@ -3,8 +3,9 @@ use servecast_types::{BlockId, RequestId, SequenceHash, Time};
 use crate::sequence::Sequence;
 use crate::{EngineRequest, TransferTime};
 
-/// Preemptions without a token in between after which the rules bend; no recorded request comes near it.
-const STARVED_AFTER: u32 = 8;
+/// Preemptions without a token in between after which the rules bend; the real scheduler was seen to get out of more
+/// than 20 when a reader was done or another request ended.
+const STARVED_AFTER: u32 = 64;
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,9 @@ use crate::iteration::Iteration;
 use crate::step::Step;
 use crate::table::Slot;
 
+/// As `STARVED_AFTER`, in the peer's `fifo` mode, where requests evict each other all the time.
+const SPARED_AFTER: u32 = 8;
+
 /// How the search for free blocks ended.
 enum Room {
     Made,
@@ -27,13 +30,7 @@ impl Scheduler {
                 index += 1;
                 continue;
             }
-            let scheduled = step.entries.len();
-            let room = self.make_room(slot, tokens, round, step);
-            // As in vLLM, a victim that was passed over does not set the scan back; as in the peer's `fifo` mode, none does.
-            if !self.preempts_oldest() {
-                index -= scheduled - step.entries.len();
-            }
-            match room {
+            match self.make_room(&mut index, tokens, round, step) {
                 Room::Made => {
                     let first_new_block = self.requests[slot].blocks.len() as u32;
                     self.schedule_tokens(slot, tokens, first_new_block, step);
@@ -67,7 +64,10 @@ impl Scheduler {
     }
 
     /// Preempts until the next `tokens` tokens of a running request have blocks.
-    fn make_room(&mut self, slot: Slot, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
+    ///
+    /// `index` is its position in the running list, and follows it.
+    fn make_room(&mut self, index: &mut usize, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
+        let slot = self.running[*index];
         let request = &self.requests[slot];
         let needed =
             self.kv.blocks_for(request.computed + tokens).saturating_sub(request.blocks.len() as u32);
@@ -79,6 +79,10 @@ impl Scheduler {
                 return Room::Wait;
             }
             self.running.remove(position);
+            // As in the peer's `fifo` mode, a victim there does not set the scan back.
+            if position < *index && !self.preempts_oldest() {
+                *index -= 1;
+            }
             // A victim that already has tokens in this iteration gives them back.
             if let Some(entry) = step.entries.iter().position(|entry| entry.slot == victim) {
                 step.entries.remove(entry);
@@ -116,7 +120,8 @@ impl Scheduler {
             }
             (SchedulingPolicy::Fcfs, PreemptionMode::Lifo) => last,
             (SchedulingPolicy::Fcfs, PreemptionMode::Fifo) => {
-                (0..=last).find(|&position| !request(position).is_starved()).unwrap_or(last)
+                let is_spared = |position: usize| request(position).preemptions_in_vain >= SPARED_AFTER;
+                (0..=last).find(|&position| !is_spared(position)).unwrap_or(last)
             }
         }
     }

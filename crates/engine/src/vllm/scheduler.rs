@@ -22,16 +22,16 @@ pub(crate) struct Scheduler {
     pub(super) waiting: WaitingQueue,
     /// Requests that have blocks but do not run yet, since KV is on its way; they go before `waiting`.
     pub(super) loading: VecDeque<Loading>,
-    /// Ended requests whose blocks a reader still needs, with the time at which it is done if that is known.
-    pub(super) held: Vec<(Slot, Option<Time>)>,
+    /// Ended requests whose blocks a reader still needs.
+    pub(super) held: Vec<Held>,
     /// Blocks that become free when the iteration of that number ends; see [`Scheduler::free_blocks`].
     pub(super) deferred: VecDeque<(u64, Vec<BlockId>)>,
     /// Iterations decided so far.
     pub(super) decided: u64,
     /// Iterations ended so far.
     pub(super) ended: u64,
-    /// Number of the last iteration that computed prompts.
-    last_prefill: u64,
+    /// Iterations that computed something since the last one that computed prompts, if there was one.
+    since_prefill: Option<u32>,
     /// Whether `prefill_schedule_interval` holds nothing back for now.
     interval_released: bool,
     /// Whether a request ended that vLLM's workers are told of in the next iteration, even if it is empty.
@@ -46,8 +46,18 @@ pub(crate) struct Scheduler {
 pub(super) struct Loading {
     pub(super) slot: Slot,
     pub(super) end: Time,
+    /// Number of the first iteration that can notice the end.
+    pub(super) from: u64,
     /// Whether the scheduler knows that the transfer ended.
     pub(super) received: bool,
+}
+
+/// An ended request whose blocks a reader still needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) slot: Slot,
+    /// When the reader is done, if that is known, and the first iteration that can notice it.
+    pub(super) end: Option<(Time, u64)>,
 }
 
 /// What the decisions of one iteration go by.
@@ -74,7 +84,7 @@ impl Scheduler {
             deferred: VecDeque::new(),
             decided: 0,
             ended: 0,
-            last_prefill: 0,
+            since_prefill: None,
             interval_released: false,
             ended_since_schedule: false,
             hits: Vec::new(),
@@ -105,7 +115,7 @@ impl Scheduler {
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
         step.reset(now, self.config.kv_capacity_tokens());
         if !self.polls() {
-            self.notice_transfers(now, &mut step.iteration);
+            self.notice_transfers(now, self.decided + 1, &mut step.iteration);
         }
         let budget = self.config.max_num_batched_tokens;
         let mut round =
@@ -115,8 +125,8 @@ impl Scheduler {
         if step.iteration.preempted.is_empty() && self.admit_loaded(&mut round, step) {
             self.admit_waiting(&mut round, step);
         }
-        if !round.prefill_held {
-            self.interval_released = self.num_waiting() > 0;
+        if !round.prefill_held && step.iteration.preempted.is_empty() {
+            self.interval_released = self.waiting.len() > 0;
         }
         self.ended_since_schedule = false;
         self.decided += 1;
@@ -138,15 +148,15 @@ impl Scheduler {
         }
     }
 
-    /// Whether `prefill_schedule_interval` keeps prompts out of this iteration: too few iterations have passed since
-    /// the last one with prompts, and somebody decodes. Once an iteration with prompts could not drain the queue
-    /// there is no more holding back.
+    /// Whether `prefill_schedule_interval` keeps prompts out of this iteration: too few iterations have computed
+    /// something since the last one with prompts, and somebody decodes. Once an iteration with prompts could not
+    /// drain the queue there is no more holding back; KV on its way is not in the queue.
     fn holds_prefill(&self) -> bool {
-        let interval = u64::from(self.config.prefill_schedule_interval);
-        if interval <= 1 || self.interval_released || self.decided + 1 - self.last_prefill >= interval {
-            return false;
-        }
-        self.running.iter().any(|&slot| !self.requests[slot].is_mid_prefill)
+        let interval = self.config.prefill_schedule_interval;
+        let is_early = self.since_prefill.is_some_and(|iterations| iterations + 1 < interval);
+        is_early
+            && !self.interval_released
+            && self.running.iter().any(|&slot| !self.requests[slot].is_mid_prefill)
     }
 
     /// Gives a running request blocks for its next `tokens` tokens and an entry in the iteration.
@@ -168,6 +178,7 @@ impl Scheduler {
     /// Counts what was scheduled as computed, and describes it to the latency model.
     fn commit(&mut self, step: &mut Step) {
         let Step { iteration, batch, entries, .. } = step;
+        let mut computes_prompts = false;
         for (entry, scheduled) in entries.iter().zip(&iteration.scheduled) {
             let request = &mut self.requests[entry.slot];
             let (start, end) = (scheduled.computed, scheduled.computed + scheduled.tokens);
@@ -183,7 +194,7 @@ impl Scheduler {
             request.computed = end;
             request.last_iteration = self.decided;
             if start + 1 < request.scheduled_to() || request.is_mid_prefill {
-                self.last_prefill = self.decided;
+                computes_prompts = true;
             }
             request.is_mid_prefill = !entry.samples;
             if entry.samples {
@@ -192,6 +203,11 @@ impl Scheduler {
             if self.trace_blocks {
                 iteration.block_ids.extend_from_slice(&request.blocks[entry.first_new_block as usize..]);
             }
+        }
+        if computes_prompts {
+            self.since_prefill = Some(0);
+        } else if !entries.is_empty() {
+            self.since_prefill = self.since_prefill.map(|iterations| iterations.saturating_add(1));
         }
         iteration.num_running = self.running.len() as u32;
         iteration.num_waiting = self.num_waiting() as u32;
@@ -260,13 +276,13 @@ impl Scheduler {
     /// Whether a transfer has ended that no iteration has noticed yet.
     pub(crate) fn has_news(&self, now: Time) -> bool {
         let received = self.loading.iter().any(|loading| !loading.received && loading.end <= now);
-        received || self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
+        received || self.held.iter().any(|held| held.end.is_some_and(|(end, _)| end <= now))
     }
 
     /// The next time at which a transfer ends.
     pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
         let loading = self.loading.iter().filter(|loading| !loading.received).map(|loading| loading.end);
-        let held = self.held.iter().filter_map(|&(_, end)| end);
+        let held = self.held.iter().filter_map(|held| held.end.map(|(end, _)| end));
         loading.chain(held).filter(|&end| end > now).min()
     }
 

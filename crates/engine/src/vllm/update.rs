@@ -3,7 +3,7 @@
 use servecast_types::{RequestId, Time};
 
 use super::request::Status;
-use super::scheduler::Scheduler;
+use super::scheduler::{Held, Loading, Scheduler};
 use crate::iteration::{Finished, Iteration};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
@@ -29,7 +29,7 @@ impl Scheduler {
             self.running.retain(runs);
         }
         if self.polls() {
-            self.notice_transfers(iteration.start, iteration);
+            self.notice_transfers(iteration.start, self.ended, iteration);
         }
         self.kv.pool.take_events(&mut iteration.kv_events);
         iteration.free_blocks = self.kv.pool.num_free();
@@ -77,7 +77,7 @@ impl Scheduler {
         }
         if request.hold_kv {
             request.status = Status::Held;
-            self.held.push((slot, None));
+            self.held.push(Held { slot, end: None });
         } else {
             self.free_blocks(slot);
             self.requests.remove(slot);
@@ -86,11 +86,11 @@ impl Scheduler {
 
     /// Lets go of the blocks of an ended request once `end` has come.
     pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
-        let Some(position) = self.held.iter().position(|&(slot, _)| self.holds(slot, id)) else {
+        let Some(position) = self.held.iter().position(|held| self.holds(held.slot, id)) else {
             return;
         };
         if self.polls() || end > now {
-            self.held[position].1 = Some(end);
+            self.held[position].end = Some((end, self.decided + 1));
         } else {
             self.drop_held(position);
         }
@@ -98,7 +98,7 @@ impl Scheduler {
 
     /// Frees the blocks of a held request and forgets it; returns its id.
     fn drop_held(&mut self, position: usize) -> RequestId {
-        let (slot, _) = self.held.remove(position);
+        let Held { slot, .. } = self.held.remove(position);
         let request = &mut self.requests[slot];
         let id = request.id;
         self.kv.free(request);
@@ -107,21 +107,29 @@ impl Scheduler {
     }
 
     /// Marks the transfers that ended by `now`: to this worker as received, from it as sent.
-    pub(super) fn notice_transfers(&mut self, now: Time, iteration: &mut Iteration) {
-        for loading in self.loading.iter_mut().filter(|loading| !loading.received && loading.end <= now) {
+    ///
+    /// Iteration `number` notices only what was under way when it was decided.
+    pub(super) fn notice_transfers(&mut self, now: Time, number: u64, iteration: &mut Iteration) {
+        let ended =
+            |loading: &&mut Loading| !loading.received && loading.from <= number && loading.end <= now;
+        for loading in self.loading.iter_mut().filter(ended) {
             loading.received = true;
             iteration.received.push(self.requests[loading.slot].id);
         }
-        while let Some(position) = self.next_sent(now) {
+        while let Some(position) = self.next_sent(now, number) {
             let id = self.drop_held(position);
             iteration.sent.push(id);
         }
     }
 
     /// Of the held requests whose transfer ended by `now`, the one whose transfer ended first.
-    fn next_sent(&self, now: Time) -> Option<usize> {
-        let ended = self.held.iter().enumerate().filter(|(_, (_, end))| end.is_some_and(|end| end <= now));
-        let first = ended.min_by_key(|&(_, &(slot, end))| (end, self.requests[slot].key.tie_break()));
-        first.map(|(position, _)| position)
+    fn next_sent(&self, now: Time, number: u64) -> Option<usize> {
+        let due = |end: Option<(Time, u64)>| {
+            end.filter(|&(end, from)| from <= number && end <= now).map(|(end, _)| end)
+        };
+        let ended = self.held.iter().enumerate().filter_map(|(position, held)| {
+            Some((due(held.end)?, self.requests[held.slot].key.tie_break(), position))
+        });
+        ended.min().map(|(.., position)| position)
     }
 }

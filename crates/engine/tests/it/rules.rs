@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use servecast_engine::{
     Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer,
+    TransferTime,
 };
-use servecast_types::{Prompt, RequestId, Run, Time};
+use servecast_types::{Duration, Prompt, RequestId, Run, Time};
 
 /// Every iteration takes a millisecond.
 const MS: u64 = 1_000_000;
@@ -27,19 +28,24 @@ impl IterationSink for Schedule {
 /// Serves requests given as first prompt token, prompt length, output length and arrival in milliseconds.
 #[track_caller]
 fn check(changes: &Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
+    let request = |(index, &(first, prompt, max_tokens, at)): (usize, &(u32, u32, u32, u64))| {
+        let prompt = Prompt::new([Run::tokens(first, prompt)]);
+        EngineRequest::new(RequestId(index as u32), prompt, max_tokens, Time::from_ns(at * MS))
+    };
+    check_requests(changes, requests.iter().enumerate().map(request).collect(), expected);
+}
+
+#[track_caller]
+fn check_requests(changes: &Value, requests: Vec<EngineRequest>, expected: &[&str]) {
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
     let mut engine = Engine::new(config, EngineTracing::default());
-    let (mut now, mut submitted, mut schedule) = (Time::ZERO, 0, Schedule::default());
+    let (mut now, mut schedule) = (Time::ZERO, Schedule::default());
+    let mut requests = requests.into_iter().peekable();
     loop {
-        while let Some(&(first, prompt, max_tokens, at)) = requests.get(submitted)
-            && Time::from_ns(at * MS) <= now
-        {
-            let id = RequestId(submitted as u32);
-            let prompt = Prompt::new([Run::tokens(first, prompt)]);
-            engine.submit(EngineRequest::new(id, prompt, max_tokens, now)).unwrap();
-            submitted += 1;
+        while let Some(request) = requests.next_if(|request| request.arrival <= now) {
+            engine.submit(request).unwrap();
         }
         let EngineState::Busy { until } = engine.run(now, &mut schedule).unwrap() else { break };
         now = until;
@@ -84,6 +90,56 @@ fn an_interval_holds_the_rest_of_a_prompt_back_while_others_decode() {
     let settings = json!({"prefill_schedule_interval": 3, "max_num_batched_tokens": 8});
     let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6 1:7@0", "0:1@7", "0:1@8", "0:1@9 1:1@7"];
     check(&settings, &[(0, 4, 7, 0), (100, 8, 1, 2)], &expected);
+}
+
+/// The first prompts are not held back, and a single prompt token is none.
+#[test]
+fn an_interval_holds_nothing_back_before_the_first_prompts() {
+    let expected = ["0:1@0", "0:1@1 1:4@0", "0:1@2", "0:1@3"];
+    check(&json!({"prefill_schedule_interval": 3}), &[(0, 1, 4, 0), (100, 4, 1, 1)], &expected);
+}
+
+/// Only an iteration that could look at the queue ends the holding back.
+#[test]
+fn an_interval_still_holds_after_an_iteration_that_preempted() {
+    let settings = json!({
+        "prefill_schedule_interval": 3, "long_prefill_token_threshold": 2, "scheduler_reserve_full_isl": false,
+        "num_gpu_blocks": 4, "reserve_null_block": false, "enable_prefix_caching": false,
+    });
+    let expected = [
+        "0:2@0 1:2@0 2:2@0",
+        "0:1@2 2:1@2",
+        "0:1@3 2:1@3",
+        "2! 0:1@4 1:2@2",
+        "0:1@5",
+        "0:1@6",
+        "0:1@7 1:2@4",
+        "2:5@0",
+    ];
+    check(&settings, &[(0, 2, 7, 0), (100, 6, 1, 0), (200, 2, 4, 0)], &expected);
+}
+
+/// Request 0 gets no more tokens, since its last one is in flight.
+#[test]
+fn nobody_is_skipped_when_a_request_that_was_passed_over_is_preempted() {
+    let settings = json!({
+        "async_scheduling": true, "scheduling_policy": "priority", "num_gpu_blocks": 6, "reserve_null_block": false,
+    });
+    let expected = ["0:7@0 1:8@0 2:7@0", "0! 1:1@8 2:1@7"];
+    check(&settings, &[(0, 7, 1, 0), (100, 8, 2, 0), (200, 7, 2, 0)], &expected);
+}
+
+/// The transfer takes no time. It starts while iteration 1 is about to run, but iteration 2 is the first to notice it.
+#[test]
+fn an_iteration_that_was_decided_before_a_transfer_began_does_not_notice_its_end() {
+    let request = |id, max_tokens, arrival| {
+        let prompt = Prompt::new([Run::tokens(id * 100, 4)]);
+        EngineRequest::new(RequestId(id), prompt, max_tokens, Time::from_ns(arrival))
+    };
+    let remote_prefill = Some(TransferTime::Fixed(Duration::ZERO));
+    let requests = vec![request(0, 6, 0), EngineRequest { remote_prefill, ..request(1, 1, MS) }];
+    let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6", "0:1@7 1:1@3", "0:1@8"];
+    check_requests(&json!({"async_scheduling": true, "kv_role": "kv_consumer"}), requests, &expected);
 }
 
 #[test]

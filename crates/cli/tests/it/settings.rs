@@ -142,3 +142,27 @@ fn bad_files_are_refused_by_name_and_key() {
     sandbox.run(&["replay", "--config", "c.json"]).is_refused(&["c.json: expected a JSON object"]);
     sandbox.run(&["replay", "--config", "none.toml"]).is_refused(&["cannot read `none.toml`: No such file"]);
 }
+
+#[test]
+fn engine_settings_without_effect_are_noted() {
+    let sandbox = Sandbox::new();
+    let notes = |arguments: &[&str]| {
+        let outcome = sandbox.run(&[&["replay", "t.jsonl"], arguments].concat());
+        let notes = outcome.stderr.clone();
+        outcome.success();
+        notes
+    };
+    let live = r#"{"zmq_kv_events_port": 5557, "bootstrap_port": null, "enable_local_indexer": false}"#;
+    assert_eq!(
+        notes(&["--engine-args", live, "--kv-transfer-bandwidth", "5"]),
+        "note: a setting has no effect: `zmq_kv_events_port` is for live workers (from --extra-engine-args)\n\
+         note: a setting has no effect: `kv_transfer_bandwidth` is for prefill and decode workers (from \
+         --kv-transfer-bandwidth)\n"
+    );
+    assert_eq!(
+        notes(&["--prefill-engine-args", r#"{"startup_time": 5}"#, "--decode-engine-args", "{}"]),
+        "note: a setting has no effect: prefill engine: `startup_time` is for workers that are started while \
+         others serve (from --prefill-engine-args)\n"
+    );
+    assert_eq!(notes(&["--engine-args", live, "--quiet"]), "");
+}

@@ -93,12 +93,24 @@ fn variables_that_are_no_settings_are_refused() {
         ("SERVECAST_NUM_WORKERS", &["`num_workers` is \"x\"", "from SERVECAST_NUM_WORKERS"]),
         ("SERVECAST_ENGINE_ARGS", &["`engine_args`", "not valid JSON", "from SERVECAST_ENGINE_ARGS"]),
         ("SERVECAST_ROUTER_MODE", &["`router_mode` is \"x\"", "`round_robin`"]),
+        ("SERVECAST_CHECK", &["`check` is \"x\", but must be true or false", "from SERVECAST_CHECK"]),
         ("SERVECAST_FORMAT", &["`format` is \"x\"", "`table` or `json`"]),
     ] {
         Sandbox::new().with_variable(name, "x").run(&["replay", "t.jsonl"]).is_refused(words);
     }
     let sandbox = Sandbox::new().with_variable("SERVECAST_ORACLE", "x").with_variable("SERVECAST_DATA", "y");
     sandbox.report(&["t.jsonl"]);
+}
+
+#[test]
+fn yes_and_no_have_the_same_words_everywhere() {
+    for word in ["1", "on", "Yes", "true"] {
+        let sandbox = Sandbox::new().with_variable("SERVECAST_QUIET", word);
+        assert_eq!(sandbox.run(&["replay"]).stderr, "", "{word}");
+        let off = sandbox.run(&["replay", "--quiet=off", &format!("--check={word}")]);
+        assert!(off.stderr.contains("built-in sample"), "{off:?}");
+    }
+    Sandbox::new().run(&["replay", "--check=maybe"]).is_refused(&["'maybe'", "--check", "expected true, 1"]);
 }
 
 #[test]

@@ -124,6 +124,7 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
     let report = summarize(&record, &SummaryOptions { sla, wall_time_ms, notes: counts(&notes) });
     write_files(&config.output, &record, &report, complete, &interrupt)?;
+    interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);
     }

@@ -31,7 +31,7 @@ pub(crate) use layers::{Layers, Origin, explained};
 pub(crate) use not_yet::{NotYetArgs, refuse_value};
 pub(crate) use router::{RouterFlags, RouterGiven, WITHOUT_EFFECT, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
-use value::{choice, finite, settings};
+use value::{boolean, choice, finite, settings};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
 pub(crate) const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
@@ -211,13 +211,13 @@ pub(crate) struct EngineShortcuts {
     #[arg(long, value_name = "RATIO", value_parser = finite)]
     pub(crate) speedup_ratio: Option<f64>,
     /// Share KV blocks of equal content between requests
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) enable_prefix_caching: Option<bool>,
     /// Cut prompts to fit the token budget of an iteration
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) enable_chunked_prefill: Option<bool>,
     /// Schedule an iteration while the one before it runs
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) async_scheduling: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US` or `grid:FILE.npz`
     #[arg(long, value_name = "SPEC")]
@@ -268,10 +268,10 @@ pub(crate) struct OutputConfig {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) routing_jsonl: Option<PathBuf>,
     /// Show no progress and no notes
-    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) quiet: Option<bool>,
     /// Check the invariants of the simulation along the way
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) check: Option<bool>,
 }
 

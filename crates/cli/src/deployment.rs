@@ -21,7 +21,21 @@ pub(crate) struct Deployment {
     /// Tokens a KV block, the same in all pools.
     pub(crate) block_size: u32,
     pub(crate) queue_policies: QueuePolicies,
+    /// What was given but has no effect, and why.
+    pub(crate) unused: Vec<String>,
 }
+
+/// Engine settings without effect on a replay, each with the reason.
+const WITHOUT_EFFECT: [(&str, &str); 6] = [
+    ("startup_time", "is for workers that are started while others serve"),
+    ("reasoning", "changes token ids only"),
+    ("enable_local_indexer", LIVE),
+    ("bootstrap_port", LIVE),
+    ("zmq_kv_events_port", LIVE),
+    ("zmq_replay_port", LIVE),
+];
+
+const LIVE: &str = "is for live workers";
 
 /// What engine settings say of the queue of their router.
 #[derive(Debug, Default)]
@@ -37,12 +51,16 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
     let refused = |error: &ClusterError| Failure::user(layers.explained(&error.to_string()));
     let given = &config.deployment;
     let Some(staged) = staged_key(config) else {
-        let pool = Pool::build(WorkerType::Aggregated, given.engine_args.as_ref(), config, layers)?;
+        let mut pool = Pool::build(WorkerType::Aggregated, given.engine_args.as_ref(), config, layers)?;
+        if pool.args.kv_transfer_bandwidth.is_some() {
+            pool.unused.push(layers.explained("`kv_transfer_bandwidth` is for prefill and decode workers"));
+        }
         let topology = Topology::aggregated(pool.with_workers(given.num_workers));
         return Ok(Deployment {
             topology: topology.map_err(|error| refused(&error))?,
             block_size: pool.config.block_size(),
             queue_policies: QueuePolicies { first: pool.args.router_queue_policy, decode: None },
+            unused: pool.unused,
         });
     };
     check_staged(config, layers, staged)?;
@@ -60,6 +78,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
             first: prefill.args.router_queue_policy,
             decode: decode.args.router_queue_policy,
         },
+        unused: [prefill.unused, decode.unused].concat(),
     })
 }
 
@@ -133,6 +152,8 @@ fn check_hand_off(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) ->
 struct Pool {
     args: EngineArgs,
     config: EngineConfig,
+    /// What was given but has no effect, and why.
+    unused: Vec<String>,
 }
 
 impl Pool {
@@ -163,7 +184,8 @@ impl Pool {
             LatencySpec::Polynomial | LatencySpec::Linear(_) => None,
         };
         let config = args.validate(grid).map_err(|error| refused(&error.to_string()))?;
-        Ok(Self { args, config })
+        let unused = settings.unused().map(|reason| format!("{name}{reason}")).collect();
+        Ok(Self { args, config, unused })
     }
 
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {
@@ -213,6 +235,14 @@ impl<'a> Settings<'a> {
             return Err(Failure::user(settings.explained(problem)));
         }
         Ok(settings)
+    }
+
+    /// Those that have no effect, each in a sentence.
+    fn unused(&self) -> impl Iterator<Item = String> + '_ {
+        let is_given =
+            |key: &str| self.values.get(key).is_some_and(|value| !value.is_null() && *value != false);
+        let given = WITHOUT_EFFECT.iter().filter(move |(key, _)| is_given(key));
+        given.map(|(key, reason)| self.explained(&format!("`{key}` {reason}")))
     }
 
     fn explained(&self, problem: &str) -> String {

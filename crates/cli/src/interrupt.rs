@@ -11,7 +11,9 @@ const EXIT_CODE: i32 = 130;
 /// Whether the user asked to stop.
 ///
 /// While input is read nothing needs care, and a read may block, so Ctrl-C ends the process at once. From
-/// [`Interrupt::defer`] on there are temporary files to take away, so it only leaves a mark.
+/// [`Interrupt::defer`] on there are temporary files to take away, so it only leaves a mark until
+/// [`Interrupt::resume`]. A second Ctrl-C ends the process whatever is going on: a write to a pipe that nobody reads
+/// never comes to the mark.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt(Arc<State>);
 
@@ -27,8 +29,8 @@ impl Interrupt {
         let interrupt = Self::default();
         let state = Arc::clone(&interrupt.0);
         let handler = move || {
-            state.requested.store(true, Ordering::SeqCst);
-            if !state.deferred.load(Ordering::SeqCst) {
+            let is_repeated = state.requested.swap(true, Ordering::SeqCst);
+            if is_repeated || !state.deferred.load(Ordering::SeqCst) {
                 std::process::exit(EXIT_CODE);
             }
         };
@@ -41,6 +43,12 @@ impl Interrupt {
     pub(crate) fn defer(&self) -> Result<(), Failure> {
         // The handler sets the one and reads the other in the opposite order, so one of the two notices.
         self.0.deferred.store(true, Ordering::SeqCst);
+        self.check()
+    }
+
+    /// From now on Ctrl-C ends the process at once again.
+    pub(crate) fn resume(&self) -> Result<(), Failure> {
+        self.0.deferred.store(false, Ordering::SeqCst);
         self.check()
     }
 

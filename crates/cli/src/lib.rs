@@ -51,11 +51,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli =
         match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => cli,
-            Err(error) => {
-                // Help for a closed pipe is no error, and nothing can be said about a closed standard error.
-                let _ = error.print();
-                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-            }
+            Err(error) => return print(&error),
         };
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay::run(*args),
@@ -63,13 +59,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Schema(args) => schema::run(&args),
         Subcommands::Completions(args) => completions::run(&args),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            report(&failure);
-            failure.exit_code()
-        }
+    finish(outcome)
+}
+
+/// Prints help, or what is wrong with the arguments.
+fn print(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    if error.use_stderr() {
+        // Nothing can be said about a closed standard error.
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
+    finish(printed.map_err(|error| Failure::write("standard output", &error)))
+}
+
+/// Tells of a failure, and what the shell learns of it.
+fn finish(outcome: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = outcome else { return ExitCode::SUCCESS };
+    let _ = io::stderr().lock().write_all(failure.text().as_bytes());
+    failure.exit_code()
 }
 
 /// The command line with all that help and completions show.
@@ -89,10 +96,6 @@ fn command() -> Command {
                 .mut_subcommand("generate", |command| numbers(config::with_defaults(command)))
         },
     )
-}
-
-fn report(failure: &Failure) {
-    let _ = io::stderr().lock().write_all(failure.text().as_bytes());
 }
 
 #[cfg(test)]

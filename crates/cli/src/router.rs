@@ -16,8 +16,8 @@ const QUEUE_POLICY: &str = "router_queue_policy";
 #[derive(Debug)]
 pub(crate) struct Routing {
     pub(crate) options: RouterOptions,
-    /// What was given but has no effect, a sentence each.
-    pub(crate) notes: Vec<String>,
+    /// What was given but has no effect, and why.
+    pub(crate) unused: Vec<String>,
 }
 
 /// Builds the router that the settings describe.
@@ -29,13 +29,16 @@ pub(crate) fn build(
     let given = &config.deployment;
     let mut options = RouterOptions::default();
     options.mode = given.router_mode.unwrap_or(options.mode);
-    options.prefix_hash_blocks = given.prefix_hash_blocks.unwrap_or(options.prefix_hash_blocks);
+    if let Some(blocks) = given.prefix_hash_blocks {
+        check_prefix_hash_blocks(blocks, options.mode, layers)?;
+        options.prefix_hash_blocks = blocks;
+    }
     let policy = |text: &Option<String>| text.as_deref().map(|text| parse_policy(text, layers)).transpose();
     let (first, decode) = (policy(&policies.first)?, policy(&policies.decode)?);
     if options.mode != RouterMode::KvRouter {
         refuse_unused(config, layers)?;
         let unused = first.or(decode).map(|_| format!("`{QUEUE_POLICY}` needs --router-mode kv_router"));
-        return Ok(Routing { options, notes: without_effect(unused) });
+        return Ok(Routing { options, unused: unused.into_iter().collect() });
     }
     let settings = kv_settings(given.router_config.clone().unwrap_or_default(), first, layers)?;
     let event_delay = event_delay(given.kv_event_delay_ms.unwrap_or(0.0), layers)?;
@@ -47,7 +50,25 @@ pub(crate) fn build(
         decode.map(|_| format!("`{QUEUE_POLICY}` of the decode engine: nobody waits for decode workers")),
     );
     options.kv = KvRouterOptions { settings, event_delay };
-    Ok(Routing { options, notes: without_effect(unused) })
+    Ok(Routing { options, unused })
+}
+
+/// Refuses a number of blocks that nothing goes by, be it that there are none or that the mode is another.
+fn check_prefix_hash_blocks(blocks: u32, mode: RouterMode, layers: &Layers) -> Result<(), Failure> {
+    if mode != RouterMode::PrefixHash {
+        return Err(needs_mode("prefix_hash_blocks", "prefix_hash", layers));
+    }
+    if blocks == 0 {
+        let message = "`prefix_hash_blocks` is 0, but a prompt is sent by at least 1 of its blocks";
+        return Err(Failure::user(layers.explained(message)));
+    }
+    Ok(())
+}
+
+/// A setting that another router mode has no use for.
+fn needs_mode(key: &str, mode: &str, layers: &Layers) -> Failure {
+    Failure::user(layers.explained(&format!("`{key}` needs --router-mode {mode}")))
+        .with_hint("choose that mode, or leave the setting out")
 }
 
 /// Refuses what only the KV router could use.
@@ -60,8 +81,7 @@ fn refuse_unused(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure> 
         None if config.output.routing_jsonl.is_some() => "routing_jsonl",
         None => return Ok(()),
     };
-    let message = format!("`{key}` needs --router-mode kv_router");
-    Err(Failure::user(layers.explained(&message)).with_hint("choose that mode, or leave the setting out"))
+    Err(needs_mode(key, "kv_router", layers))
 }
 
 /// The settings of the KV router, with the queue policy of the engine before it.
@@ -113,8 +133,4 @@ fn unused(config: &KvRouterConfig, layers: &Layers) -> Vec<String> {
     let is_changed = |key: &&str| given[*key] != default[*key];
     let changed = WITHOUT_EFFECT.into_iter().filter(is_changed);
     changed.map(|key| layers.explained(&format!("`{key}` is for live routers"))).collect()
-}
-
-fn without_effect(reasons: impl IntoIterator<Item = String>) -> Vec<String> {
-    reasons.into_iter().map(|reason| format!("a setting has no effect: {reason}")).collect()
 }

@@ -87,14 +87,17 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     let sla = limits(&config, &layers)?;
     let (mode, load) = load(&config, &layers)?;
     let source = Source::of(&config, &layers)?;
-    let Deployment { topology, block_size, queue_policies } = deployment::build(&config, &layers)?;
-    let Routing { options: router, notes: unused } = router::build(&config, &layers, &queue_policies)?;
+    let Deployment { topology, block_size, queue_policies, mut unused } =
+        deployment::build(&config, &layers)?;
+    let Routing { options: router, unused: unused_by_router } =
+        router::build(&config, &layers, &queue_policies)?;
+    unused.extend(unused_by_router);
     check_outputs(&config.output, &source)?;
     let quiet = config.output.quiet.unwrap_or(false);
     if !quiet {
         introduce(&source, &config, mode);
-        for sentence in unused {
-            note(&format!("note: {sentence}"));
+        for reason in unused {
+            note(&format!("note: a setting has no effect: {reason}"));
         }
     }
     let interrupt = Interrupt::install()?;
@@ -121,6 +124,7 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
     let report = summarize(&record, &SummaryOptions { sla, wall_time_ms, notes: counts(&notes) });
     write_files(&config.output, &record, &report, complete, &interrupt)?;
+    interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);
     }

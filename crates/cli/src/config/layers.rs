@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use servecast_engine::{ConfigError, check_key};
 
-use super::value::{json_object, settings};
+use super::value::{boolean, json_object, settings};
 use super::{ReplayConfig, not_yet, router};
 use crate::error::Failure;
 use crate::files;
@@ -262,15 +262,16 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// What the text of a variable means for its key: JSON if that has the right type, otherwise a string.
+/// What the text of a variable means for its key: JSON, a word for yes or no, or a string, whichever has the right type.
 fn value_of(key: &str, text: String) -> Value {
     let fits = |value: &Value| parse(&Map::from_iter([(key.to_owned(), value.clone())])).is_ok();
     let json = serde_json::from_str::<Value>(&text).ok();
+    let word = boolean(&text).ok().map(Value::Bool);
     let string = Value::String(text);
-    match json {
-        Some(json) if fits(&json) || !fits(&string) => json,
-        _ => string,
-    }
+    let meanings = [json, word, Some(string)].into_iter().flatten();
+    let meanings: Vec<Value> = meanings.collect();
+    // If none fits, the refusal shows what was written.
+    meanings.iter().find(|meaning| fits(meaning)).unwrap_or(&meanings[0]).clone()
 }
 
 fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {

@@ -19,6 +19,15 @@ pub(super) fn finite(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Yes or no, in the words that flags and variables of the KV router take too.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("expected true, 1, yes or on, or false, 0, no or off".to_owned()),
+    }
+}
+
 /// One of the values of an enumeration, by its name in files; names that are not there yet are refused in a sentence.
 pub(super) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     key: &'static str,
@@ -138,6 +147,14 @@ mod tests {
         ] {
             assert!(json_object(text).unwrap_err().contains(problem), "{text}");
         }
+    }
+
+    #[test]
+    fn yes_and_no_have_several_names() {
+        for (text, expected) in [("true", true), ("1", true), ("Yes", true), ("OFF", false), ("0", false)] {
+            assert_eq!(boolean(text), Ok(expected));
+        }
+        assert!(boolean("2").is_err() && boolean("").is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Ctrl-C, and readers that go away.
 
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,22 @@ fn an_interrupt_ends_a_read_that_would_wait() {
     assert_eq!(sandbox.files(), ["t.jsonl"]);
 }
 
+/// Rows go to a pipe that nobody reads any more, so no step of the run can look for a first Ctrl-C.
+#[test]
+fn a_second_interrupt_ends_a_write_that_would_wait() {
+    let sandbox = Sandbox::new();
+    let mut child =
+        sandbox.command(&[&LONG[..], &["--iterations-jsonl", "/dev/stdout"]].concat()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let mut status = None;
+    wait_until(|| {
+        send("INT", &child);
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(130));
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let sandbox = Sandbox::new();
@@ -93,4 +110,18 @@ fn a_reader_that_goes_away_is_no_error() {
     }
     // Files are complete before anything is printed.
     assert!(sandbox.read("r.json").contains("mean_ttft_ms"));
+}
+
+/// A full disk, as far as writers can tell.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let sandbox = Sandbox::new();
+    for arguments in [&["replay", "t.jsonl", "--quiet"][..], &["--help"], &["trace", "generate", "--sample"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let outcome = Outcome::of(sandbox.command(arguments).stdout(full).output().unwrap());
+        assert_eq!(outcome.code, Some(1), "{arguments:?}: {outcome:?}");
+        assert_eq!(outcome.stderr, "error: cannot write standard output: No space left on device\n");
+    }
 }

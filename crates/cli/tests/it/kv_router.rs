@@ -288,3 +288,14 @@ fn other_routers_have_none_of_these_settings() {
     variable("DYN_ROUTER_TTL_SECS", "long").success();
     assert_eq!(sandbox.files(), ["t.jsonl"]);
 }
+
+#[test]
+fn the_blocks_of_prefix_hash_are_for_that_mode_and_not_none() {
+    let sandbox = Sandbox::new();
+    let run = |arguments: &[&str]| sandbox.run(&[&["replay", "t.jsonl"], arguments].concat());
+    run(&["--prefix-hash-blocks", "3"])
+        .is_refused(&["`prefix_hash_blocks` needs --router-mode prefix_hash (from --prefix-hash-blocks)"]);
+    run(&["--router-mode", "prefix_hash", "--prefix-hash-blocks", "0"])
+        .is_refused(&["`prefix_hash_blocks` is 0, but a prompt is sent by at least 1 of its blocks"]);
+    run(&["--router-mode", "prefix_hash", "--prefix-hash-blocks", "1"]).success();
+}

@@ -6,6 +6,7 @@ mod interrupt;
 mod kv_router;
 mod oracle_bad;
 mod output;
+mod readme;
 mod replay;
 mod sandbox;
 mod settings;

@@ -3,9 +3,8 @@
 //! The collection is no part of the project: `SERVECAST_ORACLE` names the folder that has it.
 
 use std::fs;
-use std::path::PathBuf;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, recordings};
 
 /// Traces that are odd, but mean something.
 const ACCEPTED: [&str; 9] = [
@@ -24,13 +23,8 @@ const ACCEPTED: [&str; 9] = [
 const WRONG_IN_LINE_2: [&str; 2] = ["delay_no_session", "second_bad"];
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a test that is skipped should say so")]
 fn each_is_replayed_or_refused_by_its_line() {
-    let Some(folder) = std::env::var_os("SERVECAST_ORACLE").map(PathBuf::from) else {
-        assert!(std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(), "SERVECAST_ORACLE is not set");
-        eprintln!("skipped: SERVECAST_ORACLE is not set");
-        return;
-    };
+    let Some(folder) = recordings("SERVECAST_ORACLE") else { return };
     let sandbox = Sandbox::new();
     let mut names = Vec::new();
     for entry in fs::read_dir(folder.join("bad")).unwrap() {

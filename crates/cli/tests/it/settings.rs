@@ -93,12 +93,24 @@ fn variables_that_are_no_settings_are_refused() {
         ("SERVECAST_NUM_WORKERS", &["`num_workers` is \"x\"", "from SERVECAST_NUM_WORKERS"]),
         ("SERVECAST_ENGINE_ARGS", &["`engine_args`", "not valid JSON", "from SERVECAST_ENGINE_ARGS"]),
         ("SERVECAST_ROUTER_MODE", &["`router_mode` is \"x\"", "`round_robin`"]),
+        ("SERVECAST_CHECK", &["`check` is \"x\", but must be true or false", "from SERVECAST_CHECK"]),
         ("SERVECAST_FORMAT", &["`format` is \"x\"", "`table` or `json`"]),
     ] {
         Sandbox::new().with_variable(name, "x").run(&["replay", "t.jsonl"]).is_refused(words);
     }
     let sandbox = Sandbox::new().with_variable("SERVECAST_ORACLE", "x").with_variable("SERVECAST_DATA", "y");
     sandbox.report(&["t.jsonl"]);
+}
+
+#[test]
+fn yes_and_no_have_the_same_words_everywhere() {
+    for word in ["1", "on", "Yes", "true"] {
+        let sandbox = Sandbox::new().with_variable("SERVECAST_QUIET", word);
+        assert_eq!(sandbox.run(&["replay"]).stderr, "", "{word}");
+        let off = sandbox.run(&["replay", "--quiet=off", &format!("--check={word}")]);
+        assert!(off.stderr.contains("built-in sample"), "{off:?}");
+    }
+    Sandbox::new().run(&["replay", "--check=maybe"]).is_refused(&["'maybe'", "--check", "expected true, 1"]);
 }
 
 #[test]
@@ -141,4 +153,28 @@ fn bad_files_are_refused_by_name_and_key() {
     sandbox.write("c.json", "[]");
     sandbox.run(&["replay", "--config", "c.json"]).is_refused(&["c.json: expected a JSON object"]);
     sandbox.run(&["replay", "--config", "none.toml"]).is_refused(&["cannot read `none.toml`: No such file"]);
+}
+
+#[test]
+fn engine_settings_without_effect_are_noted() {
+    let sandbox = Sandbox::new();
+    let notes = |arguments: &[&str]| {
+        let outcome = sandbox.run(&[&["replay", "t.jsonl"], arguments].concat());
+        let notes = outcome.stderr.clone();
+        outcome.success();
+        notes
+    };
+    let live = r#"{"zmq_kv_events_port": 5557, "bootstrap_port": null, "enable_local_indexer": false}"#;
+    assert_eq!(
+        notes(&["--engine-args", live, "--kv-transfer-bandwidth", "5"]),
+        "note: a setting has no effect: `zmq_kv_events_port` is for live workers (from --extra-engine-args)\n\
+         note: a setting has no effect: `kv_transfer_bandwidth` is for prefill and decode workers (from \
+         --kv-transfer-bandwidth)\n"
+    );
+    assert_eq!(
+        notes(&["--prefill-engine-args", r#"{"startup_time": 5}"#, "--decode-engine-args", "{}"]),
+        "note: a setting has no effect: prefill engine: `startup_time` is for workers that are started while \
+         others serve (from --prefill-engine-args)\n"
+    );
+    assert_eq!(notes(&["--engine-args", live, "--quiet"]), "");
 }

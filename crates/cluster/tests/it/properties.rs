@@ -6,10 +6,12 @@ use proptest::prelude::*;
 use serde_json::json;
 use servecast_cluster::record::{RequestStatus, RunRecord};
 use servecast_cluster::{
-    LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
+    KvRouterOptions, LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation,
+    SimulationOptions, Topology,
 };
 use servecast_engine::EngineArgs;
-use servecast_types::Time;
+use servecast_router::KvRouterConfig;
+use servecast_types::{Duration, Time};
 use servecast_workload::{Load, TraceRow, Workload};
 
 #[derive(Debug, Clone)]
@@ -21,6 +23,7 @@ struct Scenario {
     rows: Vec<TraceRow>,
     concurrency: Option<u32>,
     router_mode: RouterMode,
+    kv_router: KvRouterOptions,
 }
 
 fn engine() -> impl Strategy<Value = EngineArgs> {
@@ -68,6 +71,28 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
     })
 }
 
+/// A KV router with settings that matter to a simulation.
+fn kv_router() -> impl Strategy<Value = KvRouterOptions> {
+    let numbers = (prop_oneof![Just(1.0), 0.0..4.0], prop_oneof![Just(0.0), 0.0..2.0]);
+    let queue = (prop::option::of(0.0_f64..4.0), prop::sample::select(vec!["fcfs", "lcfs", "wspt"]));
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let index =
+        (prop_oneof![Just(120.0), 0.0..0.2], 1_u64..60, 0.0_f64..=1.0, prop_oneof![Just(0), 0_u64..50]);
+    (numbers, queue, switches, index).prop_map(|(numbers, queue, switches, index)| {
+        let (events, active, output, reuse, prefill) = switches;
+        let (ttl, most, ratio, delay_ms) = index;
+        let config = KvRouterConfig::from_json(&json!({
+            "overlap_score_weight": numbers.0, "router_temperature": numbers.1, "router_queue_threshold": queue.0,
+            "router_queue_policy": queue.1, "use_kv_events": events, "router_track_active_blocks": active,
+            "router_track_output_blocks": active && output, "router_assume_kv_reuse": reuse,
+            "router_track_prefill_tokens": prefill, "router_ttl_secs": ttl, "router_max_tree_size": most,
+            "router_prune_target_ratio": ratio,
+        }));
+        let settings = config.and_then(|config| config.validate()).unwrap();
+        KvRouterOptions { settings, event_delay: Duration::from_ns(delay_ms * 1_000_000) }
+    })
+}
+
 fn scenario() -> impl Strategy<Value = Scenario> {
     let router_mode = prop_oneof![
         Just(RouterMode::RoundRobin),
@@ -78,15 +103,16 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         Just(RouterMode::KvRouter)
     ];
     let decode = prop::option::of(engine());
-    (engine(), decode, (1_u32..4, 1_u32..4), rows(), prop::option::of(1_u32..6), router_mode).prop_map(
-        |(prefill, decode, workers, rows, concurrency, router_mode)| {
+    let router = (router_mode, kv_router());
+    (engine(), decode, (1_u32..4, 1_u32..4), rows(), prop::option::of(1_u32..6), router).prop_map(
+        |(prefill, decode, workers, rows, concurrency, (router_mode, kv_router))| {
             // Both engines would have to agree on what a hand-off costs: the prefill engine says it.
             let decode = decode.map(|decode| EngineArgs {
                 kv_transfer_bandwidth: None,
                 kv_bytes_per_token: None,
                 ..decode
             });
-            Scenario { prefill, decode, workers, rows, concurrency, router_mode }
+            Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router }
         },
     )
 }
@@ -113,7 +139,7 @@ fn run(scenario: &Scenario) -> RunRecord {
         router: RouterOptions {
             mode: scenario.router_mode,
             prefix_hash_blocks: 2,
-            ..RouterOptions::default()
+            kv: scenario.kv_router.clone(),
         },
         check: true,
         ..SimulationOptions::default()
@@ -144,8 +170,14 @@ fn most_sessions_at_a_time(run: &RunRecord) -> usize {
     spans.iter().map(|&(start, _)| at(start)).max().unwrap_or(0)
 }
 
+/// Few in the default run; `SERVECAST_PROPERTY_CASES` asks for a long campaign.
+fn cases() -> u32 {
+    let given = std::env::var_os("SERVECAST_PROPERTY_CASES");
+    given.map_or(500, |given| given.to_str().unwrap().parse().expect("SERVECAST_PROPERTY_CASES is a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn every_request_ends_exactly_once(scenario in scenario()) {

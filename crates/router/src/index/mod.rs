@@ -7,6 +7,7 @@ mod approximate;
 mod dump;
 mod ranks;
 mod tree;
+mod uses;
 
 use servecast_types::{KvEvent, Time};
 

@@ -27,6 +27,7 @@ use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::ranks::RankSet;
+use super::uses::Uses;
 use crate::EventError;
 use crate::rank::Slot;
 
@@ -64,6 +65,7 @@ pub struct RadixTree {
     names: FxHashMap<(Slot, NodeId), Names>,
     orphans: FxHashMap<(Slot, u64), u32>,
     sizes: Vec<u32>,
+    pub(super) uses: Option<Uses>,
 }
 
 impl Default for RadixTree {
@@ -84,6 +86,7 @@ impl RadixTree {
             names: FxHashMap::default(),
             orphans: FxHashMap::default(),
             sizes: Vec::new(),
+            uses: None,
         }
     }
 
@@ -388,6 +391,9 @@ impl RadixTree {
         self.edges.remove(&(parent, local));
         if self.externals.get(&external) == Some(&id) {
             self.externals.remove(&external);
+        }
+        if let Some(uses) = &mut self.uses {
+            uses.forget(id);
         }
         self.free.push(id);
     }

@@ -1,0 +1,58 @@
+//! The README shows what the binary prints.
+
+use std::fs;
+use std::path::Path;
+
+use crate::sandbox::{Outcome, Sandbox, recordings};
+
+const TRACE: &str = "mooncake_conversation.jsonl";
+
+/// A command of the README and the lines that it shows of its output.
+struct Example {
+    command: Vec<String>,
+    shown: Vec<String>,
+}
+
+/// The commands of the README that replay the trace and show what comes out.
+fn examples() -> Vec<Example> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = fs::read_to_string(readme).unwrap().replace("\\\n", " ");
+    let blocks = readme.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let examples = blocks.filter_map(|(block, _)| {
+        let (command, output) = block.strip_prefix("$ servecast ")?.split_once('\n')?;
+        let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+        let shown: Vec<String> = output.lines().map(str::to_owned).collect();
+        let is_replayed = command.iter().any(|word| word == TRACE) && !shown.is_empty();
+        is_replayed.then_some(Example { command, shown })
+    });
+    examples.collect()
+}
+
+#[test]
+fn what_it_shows_is_what_comes_out() {
+    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let trace = folder.join("traces").join(TRACE);
+    let sandbox = Sandbox::new();
+    let started: Vec<_> = examples()
+        .into_iter()
+        .map(|example| {
+            let command = example.command.iter().map(String::as_str);
+            let command: Vec<&str> =
+                command.map(|word| if word == TRACE { trace.to_str().unwrap() } else { word }).collect();
+            (sandbox.command(&command).spawn().unwrap(), example)
+        })
+        .collect();
+    assert_eq!(started.len(), 3, "round robin, disaggregated, KV router");
+    for (child, example) in started {
+        let text = Outcome::of(child.wait_with_output().unwrap()).success();
+        let mut lines = text.lines();
+        let is_stable = |line: &&String| *line != "…" && !line.starts_with("Wall time");
+        for shown in example.shown.iter().filter(is_stable) {
+            assert!(
+                lines.any(|line| line == shown),
+                "{:?} does not print\n{shown}\nin\n{text}",
+                example.command
+            );
+        }
+    }
+}

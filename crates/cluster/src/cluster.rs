@@ -4,9 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Engine, EngineRequest, EngineState, Iteration, IterationSink, Rejection, Transfer};
+use servecast_engine::{
+    Engine, EngineRequest, EngineState, Finished, Iteration, IterationSink, Rejection, Transfer,
+};
 use servecast_router::Admission;
-use servecast_types::{Prompt, RequestId, Time, WorkerId};
+use servecast_types::{KvEvent, Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
 use crate::config::{SimulationOptions, Topology};
@@ -45,8 +47,15 @@ pub(crate) type Placement = SmallVec<[WorkerId; 2]>;
 pub(crate) struct Cluster {
     pools: Vec<Pool>,
     handoff: Option<Handoff>,
+    /// What is due, but for the iteration ends of a decode pool.
     deadlines: BinaryHeap<Reverse<Deadline>>,
+    /// Iteration ends of a decode pool, which concern nobody else.
+    decode_deadlines: BinaryHeap<Reverse<Deadline>>,
     sequence: u64,
+    /// Workers that have started an iteration at this instant, which may go on by themselves.
+    started: Vec<Place>,
+    /// Whether somebody acts on the end of a request at once: a session that goes on, a closed loop.
+    ends_matter: bool,
     /// Workers without an iteration in flight that may have something to start, in order of pool and number.
     ready: BTreeSet<Place>,
     live: FxHashMap<RequestId, Live>,
@@ -78,12 +87,14 @@ struct Place {
     worker: WorkerId,
 }
 
-/// What is due, in the order in which it happens: by time, then by class of event, then by sequence.
+/// What is due, in the order in which it happens: by time, then by class of event, then by when it was begun, then by
+/// place or sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Deadline {
     at: Time,
     class: u8,
-    sequence: u64,
+    begun: Time,
+    order: (usize, u64),
     event: Event,
 }
 
@@ -120,10 +131,10 @@ struct Live {
 /// What an engine did during one call, as far as others have to act on it.
 #[derive(Debug, Default)]
 struct Outcome {
-    transfers: Vec<Transfer>,
+    transfers: Vec<(Transfer, Time)>,
     /// In the order in which the iteration emitted tokens.
-    signals: Vec<(RequestId, Signal)>,
-    rejected: Vec<(RequestId, Rejection)>,
+    signals: Vec<(RequestId, Signal, Time)>,
+    rejected: Vec<(RequestId, Rejection, Time)>,
     iterations: u64,
 }
 
@@ -139,7 +150,8 @@ enum Signal {
 }
 
 impl Cluster {
-    pub(crate) fn new(topology: &Topology, options: &SimulationOptions) -> Self {
+    /// `ends_matter`: whether somebody acts on the end of a request at once.
+    pub(crate) fn new(topology: &Topology, options: &SimulationOptions, ends_matter: bool) -> Self {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
         let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len())));
@@ -147,7 +159,10 @@ impl Cluster {
             pools,
             handoff: topology.handoff,
             deadlines: BinaryHeap::new(),
+            decode_deadlines: BinaryHeap::new(),
             sequence: 0,
+            started: Vec::new(),
+            ends_matter,
             ready: BTreeSet::new(),
             live: FxHashMap::default(),
             recorder,
@@ -161,7 +176,19 @@ impl Cluster {
 
     /// When something happens by itself next.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.peek().map(|Reverse(deadline)| deadline.at)
+        self.next_due().map(|deadline| deadline.at)
+    }
+
+    fn next_due(&self) -> Option<Deadline> {
+        let heaps = [&self.deadlines, &self.decode_deadlines];
+        heaps.into_iter().filter_map(|heap| heap.peek().map(|Reverse(deadline)| *deadline)).min()
+    }
+
+    fn pop_due(&mut self, now: Time) -> Option<Deadline> {
+        let due = self.next_due().filter(|deadline| deadline.at <= now)?;
+        let first = self.deadlines.peek().is_some_and(|Reverse(deadline)| *deadline == due);
+        let heap = if first { &mut self.deadlines } else { &mut self.decode_deadlines };
+        heap.pop().map(|Reverse(deadline)| deadline)
     }
 
     /// Takes a request in; it may be rejected at once.
@@ -201,10 +228,7 @@ impl Cluster {
 
     /// Lets everything happen that is due at `now`.
     pub(crate) fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
-        while let Some(Reverse(deadline)) =
-            self.deadlines.peek().copied().filter(|Reverse(next)| next.at <= now)
-        {
-            self.deadlines.pop();
+        while let Some(deadline) = self.pop_due(now) {
             assert!(deadline.at == now, "the driver stops at every deadline");
             match deadline.event {
                 Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
@@ -214,18 +238,68 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts every engine that has something to start.
-    pub(crate) fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+    /// Starts every engine that has something to start, and lets those run ahead that nothing can come to before
+    /// `next_arrival`.
+    pub(crate) fn start(
+        &mut self,
+        now: Time,
+        next_arrival: Option<Time>,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         while let Some(place) = self.ready.pop_first() {
             let (state, outcome) = self.with_engine(place, observer, |engine, sink| engine.run(now, sink));
             let state = state.map_err(|source| RunError::Latency { at: now, source })?;
-            if let EngineState::Busy { until } = state {
+            if matches!(state, EngineState::Busy { .. }) {
                 self.pools[place.pool].busy[place.worker.index()] = true;
-                self.schedule(until, Event::IterationEnd(place));
+                self.started.push(place);
             }
-            self.apply(place, &outcome, now)?;
+            self.apply(place, &outcome)?;
         }
+        let mut started = std::mem::take(&mut self.started);
+        // All that start now in an earlier pool have to be known before a worker of a later one runs ahead.
+        started.sort_unstable();
+        for &place in &started {
+            self.run_ahead(place, now, next_arrival, observer)?;
+        }
+        started.clear();
+        self.started = started;
         Ok(())
+    }
+
+    /// Lets a worker go on by itself until something may come to it or others have to act on what it does.
+    fn run_ahead(
+        &mut self,
+        place: Place,
+        now: Time,
+        next_arrival: Option<Time>,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let horizon = self.horizon(place, now, next_arrival);
+        let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
+            let state = engine.run_on(now, horizon, sink);
+            (state, engine.started_at())
+        });
+        match state.map_err(|source| RunError::Latency { at: now, source })? {
+            EngineState::Busy { until } => {
+                let order = (place.pool, u64::from(place.worker.0));
+                self.schedule(until, begun, order, Event::IterationEnd(place));
+            }
+            EngineState::Idle { .. } => self.pools[place.pool].busy[place.worker.index()] = false,
+        }
+        self.apply(place, &outcome)
+    }
+
+    /// Until when a worker may go on by itself.
+    fn horizon(&self, place: Place, now: Time, next_arrival: Option<Time>) -> Time {
+        let hands_off = place.pool + 1 < self.pools.len();
+        let pool = &self.pools[place.pool];
+        let fetches = place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
+        if self.ends_matter || hands_off || fetches || pool.is_watched() {
+            return now;
+        }
+        let arrival = next_arrival.unwrap_or(Time::MAX);
+        let hand_off = self.deadlines.peek().map_or(Time::MAX, |Reverse(deadline)| deadline.at);
+        if place.pool == 0 { arrival } else { arrival.min(hand_off) }
     }
 
     fn iteration_ended(
@@ -239,7 +313,7 @@ impl Cluster {
         let ((), outcome) = self.with_engine(place, observer, |engine, sink| {
             engine.end_iteration(now, sink);
         });
-        self.apply(place, &outcome, now)
+        self.apply(place, &outcome)
     }
 
     /// Decisions of KV-aware routers since the last call, in order; none unless they are recorded.
@@ -300,9 +374,12 @@ impl Cluster {
         }
     }
 
-    fn schedule(&mut self, at: Time, event: Event) {
-        self.sequence += 1;
-        self.deadlines.push(Reverse(Deadline { at, class: event.class(), sequence: self.sequence, event }));
+    fn schedule(&mut self, at: Time, begun: Time, order: (usize, u64), event: Event) {
+        let heap = match event {
+            Event::IterationEnd(Place { pool: 1.., .. }) => &mut self.decode_deadlines,
+            _ => &mut self.deadlines,
+        };
+        heap.push(Reverse(Deadline { at, class: event.class(), begun, order, event }));
     }
 
     /// Calls an engine and collects what others have to act on.
@@ -321,8 +398,9 @@ impl Cluster {
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
         if self.check {
+            let before = self.iterations / CHECK_EVERY;
             self.iterations += outcome.iterations;
-            if outcome.iterations > 0 && self.iterations.is_multiple_of(CHECK_EVERY) {
+            if self.iterations / CHECK_EVERY > before {
                 engine.check();
             }
         }
@@ -330,20 +408,22 @@ impl Cluster {
     }
 
     /// Acts on what an engine did.
-    fn apply(&mut self, place: Place, outcome: &Outcome, now: Time) -> Result<(), RunError> {
-        for transfer in &outcome.transfers {
+    fn apply(&mut self, place: Place, outcome: &Outcome) -> Result<(), RunError> {
+        for (transfer, now) in &outcome.transfers {
             let Some(source) = self.live.get(&transfer.id).and_then(|live| live.source) else { continue };
-            if transfer.end <= now {
-                self.transfer_ended(transfer.id, source, now);
+            if transfer.end <= *now {
+                self.transfer_ended(transfer.id, source, *now);
             } else {
-                self.schedule(transfer.end, Event::TransferEnd(source, transfer.id));
+                self.sequence += 1;
+                let order = (0, self.sequence);
+                self.schedule(transfer.end, Time::ZERO, order, Event::TransferEnd(source, transfer.id));
             }
         }
-        for &(id, signal) in &outcome.signals {
+        for &(id, signal, now) in &outcome.signals {
             match signal {
                 Signal::Finished => self.stage_finished(id, place, now)?,
                 Signal::FirstToken => {
-                    let released = self.pools[place.pool].first_token(id, now);
+                    let released = self.pools[place.pool].first_token(id, place.worker, now);
                     self.dispatch(place.pool, released, now);
                 }
                 Signal::Token => {
@@ -352,7 +432,7 @@ impl Cluster {
                 }
             }
         }
-        for &(id, reason) in &outcome.rejected {
+        for &(id, reason, now) in &outcome.rejected {
             self.leave(id, place, now);
             self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
         }
@@ -433,30 +513,50 @@ struct Sink<'a, O> {
 impl<O: Observer> IterationSink for Sink<'_, O> {
     fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
         self.recorder.transfer_started(self.place.pool, transfer, now);
-        self.outcome.transfers.push(*transfer);
+        self.outcome.transfers.push((*transfer, now));
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.routing.report(self.place.worker, iteration);
+        self.routing.report(self.place.worker, &iteration.kv_events, iteration.end);
         let (first_tokens, tokens) = (self.routing.awaits_first_tokens(), self.routing.counts_tokens());
         let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
         for &id in &iteration.emitted {
             let signals = &mut self.outcome.signals;
             if finished.next_if_eq(&id).is_some() {
-                signals.push((id, Signal::Finished));
+                signals.push((id, Signal::Finished, iteration.end));
                 continue;
             }
             if first_tokens && self.recorder.awaits_first_token(id) {
-                signals.push((id, Signal::FirstToken));
+                signals.push((id, Signal::FirstToken, iteration.end));
             }
             if tokens {
-                signals.push((id, Signal::Token));
+                signals.push((id, Signal::Token, iteration.end));
             }
         }
         debug_assert!(finished.next().is_none(), "a request finishes with a token");
         self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
-        self.outcome.rejected.extend_from_slice(&iteration.rejected);
+        let rejected = iteration.rejected.iter().map(|&(id, reason)| (id, reason, iteration.end));
+        self.outcome.rejected.extend(rejected);
         self.outcome.iterations += 1;
         self.observer.iteration(self.pool, self.place.worker, iteration);
+    }
+
+    fn decoded(&mut self, start: Time, end: Time, requests: u64) {
+        let Place { pool, worker } = self.place;
+        self.recorder.decoded(pool, worker, self.last_stage, end.since(start), requests);
+        self.outcome.iterations += 1;
+    }
+
+    fn finished_decoding(&mut self, finished: Finished, end: Time) {
+        self.caught_up(finished.id, finished.output_tokens, end);
+        self.outcome.signals.push((finished.id, Signal::Finished, end));
+    }
+
+    fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
+        self.routing.report(self.place.worker, events, end);
+    }
+
+    fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
+        self.recorder.caught_up(request, self.last_stage, output_tokens, last_token);
     }
 }

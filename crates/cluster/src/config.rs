@@ -102,6 +102,9 @@ pub struct SimulationOptions {
     pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
+    /// Decide each iteration request by request and show it to the observer; otherwise iterations in which requests only
+    /// decode are taken together, at a fraction of the cost and with the same results.
+    pub plain: bool,
 }
 
 impl Default for SimulationOptions {
@@ -113,6 +116,7 @@ impl Default for SimulationOptions {
             check: false,
             record_routing: false,
             tracing: EngineTracing::default(),
+            plain: false,
         }
     }
 }

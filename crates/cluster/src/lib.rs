@@ -15,6 +15,7 @@ mod admission;
 mod cluster;
 mod config;
 mod error;
+mod gaps;
 mod handoff;
 mod pool;
 pub mod record;

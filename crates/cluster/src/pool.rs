@@ -1,7 +1,7 @@
 use rustc_hash::FxHashMap;
-use servecast_engine::{Engine, EngineRequest, EngineTracing, Iteration};
+use servecast_engine::{Engine, EngineRequest, EngineTracing};
 use servecast_router::Admission;
-use servecast_types::{RequestId, Time, WorkerId};
+use servecast_types::{KvEvent, RequestId, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::{PoolConfig, SimulationOptions};
@@ -44,9 +44,9 @@ pub(crate) type Dispatches = SmallVec<[Dispatch; 1]>;
 
 impl Routing {
     /// Takes note of what an iteration changed in the cache of a worker.
-    pub(crate) fn report(&mut self, worker: WorkerId, iteration: &Iteration) {
+    pub(crate) fn report(&mut self, worker: WorkerId, events: &[KvEvent], end: Time) {
         if let Self::Kv(router, _) = self {
-            router.report(worker, &iteration.kv_events, iteration.end);
+            router.report(worker, events, end);
         }
     }
 
@@ -81,7 +81,11 @@ impl Pool {
         };
         // Decode routers do not look at caches.
         let kv_events = matches!(routing, Routing::Kv(..)) && config.role != PoolRole::Decode;
-        let tracing = EngineTracing { kv_events: options.tracing.kv_events || kv_events, ..options.tracing };
+        let tracing = EngineTracing {
+            kv_events: options.tracing.kv_events || kv_events,
+            stretches: !(options.plain || routing.counts_tokens()),
+            ..options.tracing
+        };
         Self {
             role: config.role,
             engines: (0..workers).map(|_| Engine::new(config.engine.clone(), tracing)).collect(),
@@ -115,25 +119,38 @@ impl Pool {
     }
 
     /// A request of the pool has got its first token and goes on.
-    pub(crate) fn first_token(&mut self, request: RequestId, now: Time) -> Dispatches {
-        match &mut self.routing {
-            Routing::Policy(_) => Dispatches::new(),
-            Routing::Kv(router, _) => {
-                let admitted = router.prefill_done(request, now);
-                self.unpark(admitted)
-            }
+    pub(crate) fn first_token(&mut self, request: RequestId, worker: WorkerId, now: Time) -> Dispatches {
+        if let Routing::Kv(router, _) = &mut self.routing {
+            router.prefill_done(request, worker, now);
         }
+        self.release_parked()
     }
 
     /// A request has left its worker.
     pub(crate) fn leave(&mut self, request: RequestId, worker: WorkerId, now: Time) -> Dispatches {
         self.in_flight[worker.index()] -= 1;
+        if let Routing::Kv(router, _) = &mut self.routing {
+            router.finish(request, worker, now);
+        }
+        self.release_parked()
+    }
+
+    /// Sends parked requests on for which there is room now.
+    fn release_parked(&mut self) -> Dispatches {
         match &mut self.routing {
-            Routing::Policy(_) => Dispatches::new(),
-            Routing::Kv(router, _) => {
-                let admitted = router.finish(request, now);
+            Routing::Kv(router, parked) if !parked.is_empty() => {
+                let admitted = router.act_on_notes();
                 self.unpark(admitted)
             }
+            _ => Dispatches::new(),
+        }
+    }
+
+    /// Whether others wait for what happens on a worker, so that none may run ahead.
+    pub(crate) fn is_watched(&self) -> bool {
+        match &self.routing {
+            Routing::Policy(_) => false,
+            Routing::Kv(router, parked) => !parked.is_empty() || router.tracks_output(),
         }
     }
 

@@ -1,9 +1,10 @@
 //! What a run leaves behind: a record a request, the gaps between tokens, and totals.
 
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use servecast_types::{Duration, Time, WorkerId};
 use smallvec::SmallVec;
+
+pub use crate::gaps::{MOST_DISTINCT_GAPS, TokenGaps};
 
 /// What a pool of workers is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,29 +133,6 @@ impl RequestRecord {
     /// Prompt tokens reused at the first admission in the first stage.
     pub fn reused_tokens(&self) -> u32 {
         self.stages.first().map_or(0, |stage| stage.reused_tokens)
-    }
-}
-
-/// Gaps between consecutive tokens of finished and unfinished requests alike, pooled: how often each length occurred.
-///
-/// Exact: one entry a *distinct* gap, which is far fewer than tokens, since requests of one batch share it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenGaps {
-    counts: FxHashMap<u64, u64>,
-}
-
-impl TokenGaps {
-    /// Counts `times` gaps of one length.
-    pub fn add(&mut self, gap: Duration, times: u64) {
-        *self.counts.entry(gap.as_ns()).or_insert(0) += times;
-    }
-
-    /// All lengths with their counts, shortest first.
-    pub fn sorted(&self) -> Vec<(Duration, u64)> {
-        let mut gaps: Vec<_> =
-            self.counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect();
-        gaps.sort_unstable();
-        gaps
     }
 }
 

@@ -137,6 +137,40 @@ impl Recorder {
         }
     }
 
+    /// An iteration ended in which `requests` running requests got a token, as each did when it began.
+    pub(crate) fn decoded(
+        &mut self,
+        pool: usize,
+        worker: WorkerId,
+        last_stage: bool,
+        gap: Duration,
+        requests: u64,
+    ) {
+        let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
+        totals.iterations += 1;
+        totals.computed_tokens += requests;
+        workers[worker.index()].busy_ns += gap.as_ns();
+        if last_stage {
+            self.gap(gap, requests);
+        }
+    }
+
+    /// A request has `output_tokens` tokens by now, the last one since `last_token`; the gaps between them are counted.
+    pub(crate) fn caught_up(
+        &mut self,
+        id: RequestId,
+        last_stage: bool,
+        output_tokens: u32,
+        last_token: Time,
+    ) {
+        self.stage(id).last_token = Some(last_token);
+        if last_stage {
+            let record = &mut self.requests[id.index()];
+            record.output_tokens = output_tokens;
+            record.last_token = Some(last_token);
+        }
+    }
+
     pub(crate) fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
         assert!(!self.ended[id.index()], "request {id} ended twice");
         self.ended[id.index()] = true;
@@ -183,15 +217,18 @@ impl Recorder {
                 if record.second_token.is_none() {
                     record.second_token = Some(now);
                 }
-                let gap = now.since(previous);
-                if gap == self.run.0 {
-                    self.run.1 += 1;
-                } else {
-                    let (gap, times) = std::mem::replace(&mut self.run, (gap, 1));
-                    if times > 0 {
-                        self.gaps.add(gap, times);
-                    }
-                }
+                self.gap(now.since(previous), 1);
+            }
+        }
+    }
+
+    fn gap(&mut self, gap: Duration, times: u64) {
+        if gap == self.run.0 {
+            self.run.1 += times;
+        } else {
+            let (gap, times) = std::mem::replace(&mut self.run, (gap, times));
+            if times > 0 {
+                self.gaps.add(gap, times);
             }
         }
     }

@@ -7,7 +7,7 @@ use servecast_engine::Iteration;
 use servecast_types::{Time, WorkerId};
 use servecast_workload::Workload;
 
-use crate::admission::{Admission, TurnId};
+use crate::admission::{Admission, LoadMode, TurnId};
 use crate::cluster::{Arrival, Cluster, Placement, Routed};
 use crate::config::{SimulationOptions, Topology};
 use crate::record::{PoolRole, RequestStatus, RunRecord};
@@ -49,8 +49,10 @@ impl Simulation {
         workload: Workload,
         options: &SimulationOptions,
     ) -> Result<Self, ClusterError> {
+        let goes_on = workload.sessions.iter().any(|session| session.turns.len() > 1);
+        let ends_matter = goes_on || options.load != LoadMode::OpenLoop;
         let admission = Admission::new(workload, options.load)?;
-        let cluster = Cluster::new(topology, options);
+        let cluster = Cluster::new(topology, options, ends_matter);
         Ok(Self { cluster, admission, turns: Vec::new(), placements: FxHashMap::default(), ended: 0 })
     }
 
@@ -80,7 +82,7 @@ impl Simulation {
                 self.arrive(turn, now);
                 self.follow_ended(now);
             }
-            self.cluster.start(now, observer)?;
+            self.cluster.start(now, self.admission.next_arrival(), observer)?;
             self.follow_ended(now);
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
             if observer.progress(now, self.ended).is_break() {

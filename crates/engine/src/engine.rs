@@ -1,11 +1,16 @@
 use std::collections::VecDeque;
 
-use servecast_latency::LatencyError;
-use servecast_types::{RequestId, Time};
+use servecast_latency::{Batch, LatencyError};
+use servecast_types::{Duration, RequestId, Time};
 
-use crate::iteration::{Iteration, IterationSink};
+use crate::iteration::IterationSink;
+use crate::scheduler::Scheduler;
 use crate::step::Step;
-use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
+use crate::stretch::{Changes, DecodesOn};
+use crate::{EngineConfig, EngineRequest, Rejection};
+
+/// Iterations that [`Engine::run_on`] ends in one call at most, so that a driver stays in control.
+const MOST_ITERATIONS: u64 = 1 << 16;
 
 /// One worker: a scheduler, its KV cache, and the iterations in flight.
 ///
@@ -15,7 +20,7 @@ use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
 pub struct Engine {
     scheduler: Scheduler,
     /// Oldest first; two under asynchronous scheduling, which decides an iteration while the one before it runs.
-    in_flight: VecDeque<Step>,
+    in_flight: VecDeque<Box<Step>>,
     depth: usize,
     /// When the last iteration in flight ends.
     device_free: Time,
@@ -23,25 +28,22 @@ pub struct Engine {
     blocked: bool,
     recorder_clock: bool,
     /// Ended iterations, whose memory the next ones take over.
-    spare: Vec<Step>,
+    spare: Vec<Box<Step>>,
+    /// Whether decode-only iterations may run as a stretch.
+    stretches: bool,
+    /// The iteration of a stretch in flight.
+    decode: Option<Decode>,
+    /// When the last iteration of the stretch ended.
+    last_decode_end: Time,
+    /// What a stretch changed; kept for its memory.
+    changes: Changes,
 }
 
-/// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
-#[derive(Debug)]
-enum Scheduler {
-    /// TensorRT-LLM too.
-    Vllm(Box<vllm::Scheduler>),
-    Sglang(Box<sglang::Scheduler>),
-}
-
-/// Passes a call on to whichever scheduler it is.
-macro_rules! each {
-    ($scheduler:expr, $name:ident => $call:expr) => {
-        match $scheduler {
-            Scheduler::Vllm($name) => $call,
-            Scheduler::Sglang($name) => $call,
-        }
-    };
+/// An iteration of a stretch in flight.
+#[derive(Debug, Clone, Copy)]
+struct Decode {
+    start: Time,
+    end: Time,
 }
 
 /// What an engine does next.
@@ -69,6 +71,10 @@ pub struct EngineTracing {
     /// Move the clock as the recorder of the real engine does: where that spins while it polls for KV transfers, the
     /// recorder goes on to the next input before it ends an empty iteration.
     pub recorder_clock: bool,
+    /// Take decode-only iterations together and report only what changes in them, by
+    /// [`IterationSink::decoded`] and what stands with it: the same decisions at a fraction of the cost. Not together
+    /// with `block_ids` or `recorder_clock`.
+    pub stretches: bool,
 }
 
 impl Engine {
@@ -83,12 +89,16 @@ impl Engine {
             blocked: false,
             recorder_clock: tracing.recorder_clock,
             spare: Vec::new(),
+            stretches: tracing.stretches && !(tracing.block_ids || tracing.recorder_clock),
+            decode: None,
+            last_decode_end: Time::ZERO,
+            changes: Changes::default(),
         }
     }
 
     /// The settings of the engine.
     pub fn config(&self) -> &EngineConfig {
-        each!(&self.scheduler, scheduler => &scheduler.config)
+        self.scheduler.config()
     }
 
     /// Puts a request into the waiting queue, or says why it can never be served.
@@ -103,6 +113,9 @@ impl Engine {
 
     /// Starts what can be started at `now` and says what happens next.
     pub fn run(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<EngineState, LatencyError> {
+        if self.decode.is_some() || self.decodes_on(now, sink)? {
+            return Ok(self.state(now));
+        }
         while !self.blocked {
             if self.in_flight.len() < self.depth && self.scheduler.has_work(now) {
                 let computes = self.start(now, sink)?;
@@ -115,7 +128,7 @@ impl Engine {
                     }
                 }
             }
-            if self.in_flight.front().is_none_or(Step::computes) {
+            if self.in_flight.front().is_none_or(|step| step.computes()) {
                 self.blocked = !self.in_flight.is_empty();
                 break;
             }
@@ -130,31 +143,146 @@ impl Engine {
     /// Whether an iteration that computes nothing stays in flight until the next input.
     fn leaves_pending(&self) -> bool {
         let uneventful =
-            |step: &Step| step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty();
+            |step: &Box<Step>| step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty();
         let polls = self.recorder_clock && self.scheduler.polls() && self.scheduler.has_requests();
         polls && self.in_flight.back().is_some_and(uneventful)
     }
 
     /// Whether there is nothing to do until the next input, after an iteration in which nothing happened.
     fn idles(&self, now: Time) -> bool {
-        let pending = |step: &Step| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
+        let pending = |step: &Box<Step>| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
         let skips_news = self.recorder_clock && self.scheduler.has_unfinished_requests();
         let waits = self.scheduler.has_requests() && !self.in_flight.iter().any(pending);
         waits && (skips_news || !self.scheduler.has_news(now))
     }
 
+    /// Goes on by itself, ending iterations and starting others as [`Engine::run`] and [`Engine::end_iteration`] would,
+    /// until an iteration would end at `horizon` or later; nothing can come to the engine before that. `now` is when the
+    /// iteration in flight was started.
+    pub fn run_on(
+        &mut self,
+        now: Time,
+        horizon: Time,
+        sink: &mut impl IterationSink,
+    ) -> Result<EngineState, LatencyError> {
+        let mut now = now;
+        for _ in 0..MOST_ITERATIONS {
+            match self.state(now) {
+                EngineState::Busy { until } if until < horizon => {
+                    self.end_iteration(until, sink);
+                    now = until;
+                }
+                _ => break,
+            }
+            if self.scheduler.goes_on() {
+                now = self.glide(now, horizon, sink)?;
+            }
+            self.run(now, sink)?;
+        }
+        Ok(self.state(now))
+    }
+
     /// Ends the oldest iteration in flight, which is due.
     pub fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
+        if let Some(decode) = self.decode.take() {
+            debug_assert_eq!(decode.end, now);
+            self.end_decode(decode, sink);
+            return;
+        }
         debug_assert_eq!(self.in_flight.front().map(|step| step.iteration.end), Some(now));
         self.end_oldest(now, sink);
         self.blocked = false;
+    }
+
+    /// Starts the next iteration of a stretch, if there is one; otherwise a stretch that was under way is over.
+    fn decodes_on(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
+        if self.scheduler.goes_on() && self.start_decode(now)? {
+            return Ok(true);
+        }
+        self.end_stretch(sink);
+        let free = self.stretches && self.in_flight.is_empty();
+        if !(free && self.scheduler.begin_stretch()) {
+            return Ok(false);
+        }
+        self.last_decode_end = now;
+        if self.start_decode(now)? {
+            return Ok(true);
+        }
+        self.end_stretch(sink);
+        Ok(false)
+    }
+
+    fn start_decode(&mut self, now: Time) -> Result<bool, LatencyError> {
+        let decided = self.scheduler.decide_decode();
+        if decided {
+            let stretch = self.scheduler.stretch();
+            let end = now + self.decode_time(stretch.requests(), stretch.computed())?;
+            self.decode = Some(Decode { start: now, end });
+            self.device_free = end;
+        }
+        Ok(decided)
+    }
+
+    fn decode_time(&self, requests: u64, computed: u64) -> Result<Duration, LatencyError> {
+        let config = self.config();
+        config.latency.iteration(&Batch::of_decodes(requests, computed, config.kv_capacity_tokens()))
+    }
+
+    fn end_decode(&mut self, decode: Decode, sink: &mut impl IterationSink) {
+        let Decode { start, end } = decode;
+        let requests = self.scheduler.stretch().requests();
+        self.scheduler.end_decode(&mut self.changes);
+        self.last_decode_end = end;
+        sink.decoded(start, end, requests);
+        if !self.changes.kv_events.is_empty() {
+            sink.cache_changed(&self.changes.kv_events, end);
+            self.changes.kv_events.clear();
+        }
+        for finished in self.changes.finished.drain(..) {
+            sink.finished_decoding(finished, end);
+        }
+    }
+
+    /// Ends the stretch that is under way, if there is one.
+    fn end_stretch(&mut self, sink: &mut impl IterationSink) {
+        self.scheduler.end_stretch(&mut self.changes);
+        for (request, output_tokens) in self.changes.caught_up.drain(..) {
+            sink.caught_up(request, output_tokens, self.last_decode_end);
+        }
+    }
+
+    /// Goes through the iterations of a stretch in which nothing changes, as far as they end before `horizon`; returns
+    /// when the last one ended.
+    fn glide(
+        &mut self,
+        now: Time,
+        horizon: Time,
+        sink: &mut impl IterationSink,
+    ) -> Result<Time, LatencyError> {
+        let stretch = self.scheduler.stretch();
+        let (requests, mut computed) = (stretch.requests(), stretch.computed());
+        let quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
+        let (mut start, mut ended) = (now, 0);
+        while ended < quiet {
+            let end = start + self.decode_time(requests, computed)?;
+            if end >= horizon {
+                break;
+            }
+            sink.decoded(start, end, requests);
+            start = end;
+            computed += requests;
+            ended += 1;
+        }
+        self.scheduler.skip_quiet(ended);
+        self.last_decode_end = start;
+        Ok(start)
     }
 
     /// Decides an iteration and puts it in flight; returns whether it computes anything.
     fn start(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
         let mut step = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut step);
-        if !step.iteration.is_eventful() && !self.in_flight.iter().any(Step::computes) {
+        if !step.iteration.is_eventful() && !self.in_flight.iter().any(|step| step.computes()) {
             self.scheduler.give_up_if_stuck(&mut step.iteration);
         }
         for transfer in &step.iteration.transfers {
@@ -185,6 +313,9 @@ impl Engine {
     }
 
     fn state(&mut self, now: Time) -> EngineState {
+        if let Some(decode) = self.decode {
+            return EngineState::Busy { until: decode.end };
+        }
         match self.in_flight.front() {
             Some(step) if step.computes() => EngineState::Busy { until: step.iteration.end },
             _ => {
@@ -194,14 +325,25 @@ impl Engine {
         }
     }
 
+    /// When the oldest iteration in flight began.
+    pub fn started_at(&self) -> Time {
+        let step = self.in_flight.front().map(|step| step.iteration.start);
+        self.decode.map(|decode| decode.start).or(step).unwrap_or(Time::ZERO)
+    }
+
+    /// Whether KV is fetched from elsewhere, or will be, or is held for others.
+    pub fn awaits_kv(&self) -> bool {
+        self.scheduler.awaits_kv()
+    }
+
     /// Whether it holds no request at all.
     pub fn is_empty(&self) -> bool {
-        !self.scheduler.has_unfinished_requests() && self.in_flight.is_empty()
+        !self.scheduler.has_unfinished_requests() && self.num_in_flight() == 0
     }
 
     /// Iterations that are decided but not ended.
     pub fn num_in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.len() + usize::from(self.decode.is_some())
     }
 
     /// Requests that run now.
@@ -225,87 +367,5 @@ impl Engine {
     /// If one is broken.
     pub fn check(&self) {
         self.scheduler.check();
-    }
-}
-
-impl Scheduler {
-    fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
-        let (events, traces) = (tracing.kv_events, tracing.block_ids);
-        match config.sglang.clone() {
-            Some(own) => Self::Sglang(Box::new(sglang::Scheduler::new(config, own, events, traces))),
-            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, events, traces))),
-        }
-    }
-
-    fn add(&mut self, request: EngineRequest) -> Result<(), Rejection> {
-        each!(self, scheduler => scheduler.add(request))
-    }
-
-    fn schedule(&mut self, now: Time, step: &mut Step) {
-        each!(self, scheduler => scheduler.schedule(now, step));
-    }
-
-    fn update(&mut self, step: &mut Step) {
-        each!(self, scheduler => scheduler.update(step));
-    }
-
-    fn release(&mut self, request: RequestId, end: Time, now: Time) {
-        each!(self, scheduler => scheduler.release(request, end, now));
-    }
-
-    fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        each!(self, scheduler => scheduler.give_up_if_stuck(iteration));
-    }
-
-    /// Nothing is in flight and nothing can be started.
-    fn idle(&mut self) {
-        if let Self::Sglang(scheduler) = self {
-            scheduler.idle();
-        }
-    }
-
-    fn has_work(&self, now: Time) -> bool {
-        each!(self, scheduler => scheduler.has_work(now))
-    }
-
-    /// Whether an iteration, be it an empty one, has something to do.
-    fn has_requests(&self) -> bool {
-        match self {
-            Self::Vllm(scheduler) => scheduler.has_requests(),
-            Self::Sglang(scheduler) => scheduler.has_unfinished_requests(),
-        }
-    }
-
-    fn has_unfinished_requests(&self) -> bool {
-        each!(self, scheduler => scheduler.has_unfinished_requests())
-    }
-
-    /// Whether the real connector's poll is simulated, which notices transfers late.
-    fn polls(&self) -> bool {
-        matches!(self, Self::Vllm(scheduler) if scheduler.polls())
-    }
-
-    fn has_news(&self, now: Time) -> bool {
-        each!(self, scheduler => scheduler.has_news(now))
-    }
-
-    fn next_transfer_end(&self, now: Time) -> Option<Time> {
-        each!(self, scheduler => scheduler.next_transfer_end(now))
-    }
-
-    fn num_running(&self) -> usize {
-        each!(self, scheduler => scheduler.num_running())
-    }
-
-    fn num_waiting(&self) -> usize {
-        each!(self, scheduler => scheduler.num_waiting())
-    }
-
-    fn num_free_blocks(&self) -> u32 {
-        each!(self, scheduler => scheduler.num_free_blocks())
-    }
-
-    fn check(&self) {
-        each!(self, scheduler => scheduler.check());
     }
 }

@@ -183,4 +183,31 @@ pub trait IterationSink {
 
     /// An iteration ended.
     fn iteration_ended(&mut self, iteration: &Iteration);
+
+    /// An iteration ended in which each of `requests` running requests got a token, as each did at `start`.
+    ///
+    /// Only called, like the methods below, if the engine [takes such iterations
+    /// together](crate::EngineTracing::stretches).
+    fn decoded(&mut self, start: Time, end: Time, requests: u64) {
+        unreachable!("{requests} requests decoded from {start} to {end}, which nobody asked to be told of");
+    }
+
+    /// A request ended with the iteration that was [decoded](IterationSink::decoded) last, at `end`.
+    fn finished_decoding(&mut self, finished: Finished, end: Time) {
+        unreachable!("{finished:?} at {end}, which nobody asked to be told of");
+    }
+
+    /// Contents of the prefix cache changed in the iteration that was [decoded](IterationSink::decoded) last.
+    fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
+        unreachable!("{events:?} at {end}, which nobody asked to be told of");
+    }
+
+    /// A request that runs on has `output_tokens` tokens by now, the last of them since `last_token`.
+    ///
+    /// Told of all running requests when there is more to say of them again than that they are decoded.
+    fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
+        unreachable!(
+            "{request} has {output_tokens} tokens at {last_token}, which nobody asked to be told of"
+        );
+    }
 }

@@ -1,7 +1,7 @@
 use std::ops::{Index, IndexMut};
 
 /// Position of a request in the table of a scheduler; reused once the request is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot(pub(crate) u32);
 
 /// The requests of a scheduler by slot; the slot of a removed request is reused.

@@ -41,6 +41,18 @@ impl Batch {
         Self { kv_capacity_tokens, ..Self::default() }
     }
 
+    /// `requests` requests that decode, which have `computed` tokens in the KV cache together.
+    pub fn of_decodes(requests: u64, computed: u64, kv_capacity_tokens: u64) -> Self {
+        let context = computed + requests;
+        Self {
+            requests,
+            tokens: requests,
+            attention_pairs: context,
+            decode: DecodeWork { requests, context_tokens: context },
+            ..Self::new(kv_capacity_tokens)
+        }
+    }
+
     /// Adds a request that computes the tokens `start..end` of its sequence.
     pub fn add_tokens(&mut self, start: u64, end: u64) {
         let new = end - start;

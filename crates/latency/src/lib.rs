@@ -108,8 +108,13 @@ impl Latency {
     pub fn iteration(&self, batch: &Batch) -> Result<Duration, LatencyError> {
         let PassTime { prompt_ms, decode_ms } = self.model.pass(batch);
         let part = |ms: f64, ratio: f64| {
-            let exact = Duration::from_ms(ms).map_err(|_| LatencyError::NoDuration { ms, ratio })?;
-            exact.divided_by(ratio).map_err(|_| LatencyError::NoDuration { ms, ratio })
+            // What is nothing stays nothing, and a division by 1 changes nothing.
+            if ms == 0.0 {
+                return Ok(Duration::ZERO);
+            }
+            let no_duration = |_| LatencyError::NoDuration { ms, ratio };
+            let exact = Duration::from_ms(ms).map_err(no_duration)?;
+            if ratio == 1.0 { Ok(exact) } else { exact.divided_by(ratio).map_err(no_duration) }
         };
         Ok(part(prompt_ms, self.speedup.prompt)? + part(decode_ms, self.speedup.decode)?)
     }

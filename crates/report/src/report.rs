@@ -79,6 +79,9 @@ flat_object! {
         /// Inter-token latency, in ms: every gap between consecutive tokens of a request, pooled over all
         /// requests.
         pub itl_ms: Stats,
+        /// Largest relative error of the percentiles of `itl_ms` and `output_token_throughput_per_user`: 0 while every
+        /// distinct gap is counted by itself, up to 65,536 of them. Mean, minimum and maximum of `itl_ms` are exact in any case.
+        pub itl_relative_error: f64,
         /// Request latency, in ms: from arrival to the last token, one sample a completed request.
         pub e2e_latency_ms: Stats,
         /// Token rate that a user sees, in tokens a second: 1000 / gap in ms for every positive gap of

@@ -75,6 +75,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         ttst_ms: stats(&|request| Some(ttst(request)?.as_ms())),
         tpot_ms: stats(&tpot_ms),
         itl_ms,
+        itl_relative_error: run.gaps.relative_error(),
         e2e_latency_ms: stats(&|request| Some(request.e2e()?.as_ms())),
         output_token_throughput_per_user,
         queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),

@@ -1,7 +1,5 @@
 //! The KV-aware router in front of a pool.
 
-use std::collections::VecDeque;
-
 use servecast_engine::EngineRequest;
 use servecast_router::{Admission, Decision, Rank, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
 use servecast_types::{BlockHasher, Duration, KvEvent, RequestId, Time, WorkerId};
@@ -15,9 +13,39 @@ pub(crate) struct KvRouting {
     stage: Stage,
     block_size: u32,
     tracks_output: bool,
-    /// KV events that are not visible yet, in order of the time at which they are.
-    events: VecDeque<(Time, Rank, Vec<KvEvent>)>,
+    /// KV events that are not visible yet.
+    events: Vec<Report>,
     event_delay: Duration,
+    /// What happened to requests since the last decision.
+    notes: Vec<Note>,
+}
+
+/// KV events of a worker, and when they become visible.
+#[derive(Debug)]
+struct Report {
+    visible: Time,
+    rank: Rank,
+    events: Vec<KvEvent>,
+}
+
+/// What happened to a request, which matters to the next decision only.
+///
+/// Workers run ahead of each other between decisions, so notes are taken in any order and put in order of time, then of
+/// worker, before they are acted on.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    at: Time,
+    worker: WorkerId,
+    id: RequestId,
+    what: Fact,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fact {
+    /// Its first token is out.
+    PrefillDone,
+    /// It has left its worker.
+    Left,
 }
 
 /// What a pool has to tell its router of itself.
@@ -62,8 +90,9 @@ impl KvRouting {
             stage,
             block_size: pool.block_size,
             tracks_output,
-            events: VecDeque::new(),
+            events: Vec::new(),
             event_delay,
+            notes: Vec::new(),
         }
     }
 
@@ -74,6 +103,7 @@ impl KvRouting {
         forced: Option<WorkerId>,
         now: Time,
     ) -> Vec<Admission> {
+        self.act_on_notes();
         self.apply_visible(now);
         let steered = forced.map(|worker| Rank::of_worker(worker.0));
         let request = RoutingRequest { stage: self.stage, steered, ..request };
@@ -94,16 +124,31 @@ impl KvRouting {
         }
     }
 
-    /// The first token of a request is out.
-    pub(crate) fn prefill_done(&mut self, id: RequestId, now: Time) -> Vec<Admission> {
-        self.apply_visible(now);
-        self.router.prefill_done(id, now).unwrap_or_default()
+    /// Takes note that the first token of a request is out; call [`KvRouting::act_on_notes`] if somebody may wait for
+    /// that.
+    pub(crate) fn prefill_done(&mut self, id: RequestId, worker: WorkerId, now: Time) {
+        self.notes.push(Note { at: now, worker, id, what: Fact::PrefillDone });
     }
 
-    /// A request has left its worker.
-    pub(crate) fn finish(&mut self, id: RequestId, now: Time) -> Vec<Admission> {
-        self.apply_visible(now);
-        self.router.finish(id, now)
+    /// Takes note that a request has left its worker; call [`KvRouting::act_on_notes`] if somebody may wait for that.
+    pub(crate) fn finish(&mut self, id: RequestId, worker: WorkerId, now: Time) {
+        self.notes.push(Note { at: now, worker, id, what: Fact::Left });
+    }
+
+    /// Acts on what was noted; returns the parked requests that are admitted by it.
+    pub(crate) fn act_on_notes(&mut self) -> Vec<Admission> {
+        let mut admitted = Vec::new();
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.sort_by_key(|note| (note.at, note.worker));
+        for Note { at, id, what, .. } in notes.drain(..) {
+            self.apply_visible(at);
+            admitted.extend(match what {
+                Fact::PrefillDone => self.router.prefill_done(id, at).unwrap_or_default(),
+                Fact::Left => self.router.finish(id, at),
+            });
+        }
+        self.notes = notes;
+        admitted
     }
 
     /// Whether the router wants to know how many tokens a request has generated.
@@ -119,19 +164,23 @@ impl KvRouting {
     /// A worker reports changes of its prefix cache at the end of an iteration.
     pub(crate) fn report(&mut self, worker: WorkerId, events: &[KvEvent], now: Time) {
         if !events.is_empty() {
-            self.events.push_back((now + self.event_delay, Rank::of_worker(worker.0), events.to_vec()));
+            let rank = Rank::of_worker(worker.0);
+            self.events.push(Report { visible: now + self.event_delay, rank, events: events.to_vec() });
         }
     }
 
+    /// Tells the router of the events that are visible by now, in order of time, then of worker.
     fn apply_visible(&mut self, now: Time) {
-        while let Some((visible, rank, events)) = self.events.front()
-            && *visible <= now
-        {
-            for event in events {
+        if !self.events.iter().any(|report| report.visible <= now) {
+            return;
+        }
+        self.events.sort_by_key(|report| (report.visible, report.rank));
+        let visible = self.events.partition_point(|report| report.visible <= now);
+        for Report { visible, rank, events } in self.events.drain(..visible) {
+            for event in &events {
                 // What cannot be applied, the router counts; its index stays consistent.
-                _ = self.router.apply(*rank, event, *visible);
+                _ = self.router.apply(rank, event, visible);
             }
-            self.events.pop_front();
         }
     }
 }

@@ -85,6 +85,11 @@ impl KvCache {
         }
     }
 
+    /// Takes `tokens` tokens of pages for requests that will own them; the caller has made them available.
+    pub(super) fn take(&mut self, tokens: u64) {
+        self.available -= tokens;
+    }
+
     /// Gives a request pages so that it can hold `tokens` tokens; the caller has made them available.
     pub(super) fn allocate(&mut self, request: &mut Request, tokens: u32) {
         let pages = self.ceil_page(tokens);
@@ -165,12 +170,12 @@ impl KvCache {
         }
     }
 
-    /// Panics unless every token of the pool is free, in the tree or owned by one of `requests`.
-    pub(super) fn check<'a>(&self, requests: impl Iterator<Item = &'a Request> + Clone) {
+    /// Panics unless every token of the pool is free, in the tree, owned by one of `requests` or `taken` for them.
+    pub(super) fn check<'a>(&self, requests: impl Iterator<Item = &'a Request> + Clone, taken: u64) {
         let owned: u64 =
             requests.clone().map(|request| u64::from(request.allocated - request.protected)).sum();
         let cached = self.tree.evictable_tokens() + self.tree.protected_tokens();
-        assert_eq!(self.available + cached + owned, self.capacity, "KV memory is conserved");
+        assert_eq!(self.available + cached + owned + taken, self.capacity, "KV memory is conserved");
         self.tree.check(requests.clone().map(|request| request.node));
         for request in requests {
             assert!(

@@ -10,6 +10,7 @@
 //! - `decode`: the next tokens, retraction, preemption (`update_running_batch`).
 //! - `update`: what becomes known at the end of an iteration (`process_batch_result`), KV of other workers.
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
+//! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `settings`: its settings by their real names.
 //! - `ratio`: how much output running requests are expected to produce.
 
@@ -21,6 +22,7 @@ mod ratio;
 mod request;
 mod scheduler;
 mod settings;
+mod stretch;
 mod tree;
 mod update;
 

@@ -95,6 +95,14 @@ impl Request {
         self.max_new_tokens.saturating_sub(self.outputs)
     }
 
+    /// Tokens that it still generates until it is complete, at least 1.
+    ///
+    /// The scheduler must not decide by it, since it does not know where a request stops by itself.
+    pub(super) fn tokens_to_come(&self) -> u32 {
+        let target = self.stop_after.unwrap_or(u32::MAX).min(self.max_new_tokens);
+        target.saturating_sub(self.outputs).max(1)
+    }
+
     /// Whether its last token is known or in flight.
     pub(super) fn is_finishing(&self) -> bool {
         self.outputs + self.in_flight >= self.max_new_tokens

@@ -10,6 +10,7 @@ use super::request::{Request, Status};
 use super::settings::{SglangConfig, output_room};
 use crate::iteration::{Admitted, Iteration, Scheduled, SglangState};
 use crate::step::{Entry, Step};
+use crate::stretch::Stretch;
 use crate::table::{RequestTable, Slot};
 use crate::{EngineConfig, EngineRequest, Rejection};
 
@@ -37,6 +38,13 @@ pub(crate) struct Scheduler {
     /// Entries of the waiting queue so far.
     pub(super) entries: u64,
     traces: bool,
+    /// Running requests that decoded in the last iteration; 0 if it computed prompts.
+    pub(super) decoded_last: usize,
+    pub(super) stretch: Stretch,
+    /// Whether `stretch` is under way, so that the running requests are not up to date.
+    pub(super) stretches: bool,
+    /// Whether something came that may end the stretch.
+    pub(super) disturbed: bool,
 }
 
 impl Scheduler {
@@ -60,6 +68,10 @@ impl Scheduler {
             held: Vec::new(),
             entries: 0,
             traces,
+            decoded_last: 0,
+            stretch: Stretch::default(),
+            stretches: false,
+            disturbed: false,
             sglang,
             config,
         }
@@ -73,6 +85,8 @@ impl Scheduler {
         }
         self.config.check_request(prompt_tokens)?;
         let max_new_tokens = max_tokens.min(output_room(&self.config, prompt_tokens));
+        // Behind a full batch nobody is looked at.
+        self.disturbed |= self.waiting.is_empty() || !self.batch_is_full;
         self.entries += 1;
         let request = Request::new(request, max_new_tokens, self.entries, &self.config);
         let slot = self.requests.insert(request);
@@ -320,6 +334,12 @@ impl Scheduler {
         self.has_unfinished_requests() || self.has_news(now)
     }
 
+    /// Whether KV is fetched from elsewhere, or will be, or is held for others.
+    pub(crate) fn awaits_kv(&self) -> bool {
+        let fetches = |&slot: &Slot| self.requests[slot].remote_prefill.is_some();
+        !self.loading.is_empty() || !self.held.is_empty() || self.waiting.iter().any(fetches)
+    }
+
     pub(crate) fn has_unfinished_requests(&self) -> bool {
         self.num_running() + self.num_waiting() > 0
     }
@@ -381,7 +401,10 @@ impl Scheduler {
 
     /// Panics unless KV memory is conserved and every request is in exactly one place.
     pub(crate) fn check(&self) {
-        self.cache.check(self.requests.iter());
+        // In a stretch with pages of one token, what requests took is not booked on them yet.
+        let takes = self.stretches && self.config.block_size == 1;
+        let taken = if takes { self.stretch.requests() * u64::from(self.stretch.done()) } else { 0 };
+        self.cache.check(self.requests.iter(), taken);
         let lists = self.num_running() + self.num_waiting() + self.held.len();
         let finishing =
             self.requests.iter().filter(|request| request.status == Status::Active && request.is_finishing());

@@ -12,6 +12,7 @@ impl Scheduler {
     /// Applies the results of an iteration at its end: `process_batch_result`.
     pub(crate) fn update(&mut self, step: &mut Step) {
         let Step { iteration, entries, prefills, .. } = step;
+        self.decoded_last = if *prefills == 0 { entries.len() } else { 0 };
         for (position, entry) in entries.iter().enumerate() {
             if entry.samples && self.holds(entry) {
                 let Scheduled { tokens, computed, .. } = iteration.scheduled[position];
@@ -54,7 +55,7 @@ impl Scheduler {
 
     /// The KV of a finished request is shared. That of its last token came to be only if the iteration in flight
     /// computes it, since nobody knew that the request would stop.
-    fn finish(&mut self, slot: Slot) {
+    pub(super) fn finish(&mut self, slot: Slot) {
         let request = &mut self.requests[slot];
         let computed = request.computed.min(request.known());
         if request.hold_kv {
@@ -77,6 +78,7 @@ impl Scheduler {
 
     /// Lets go of the KV of an ended request once `end` has come.
     pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
+        self.disturbed = true;
         let is_held = |&(slot, _): &(Slot, Option<Time>)| self.requests[slot].id == id;
         let Some(position) = self.held.iter().position(is_held) else { return };
         if end > now {

@@ -90,6 +90,36 @@ impl Scheduler {
         }
     }
 
+    /// Whether the head of the waiting queue cannot be admitted, however many iterations pass in which requests only
+    /// decode and none of them stores [`Scheduler::awaited`].
+    ///
+    /// Blocks are only taken in such iterations and contents only evicted, so that it finds less and less.
+    pub(super) fn cannot_be_admitted(&mut self, slot: Slot) -> bool {
+        let request = &mut self.requests[slot];
+        let known = request.known();
+        if request.stale > 0 || self.kv.blocks_for(known) > self.config.usable_blocks() {
+            return false;
+        }
+        let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
+        self.kv.find_hits(request, hittable, &mut self.hits);
+        let hits = self.hits.len() as u32;
+        let blocks = hittable / self.config.block_size;
+        self.awaited = (hits < blocks).then(|| request.hashes(blocks)[hits as usize]);
+        if self.config.no_evict.is_some() && request.remote_prefill.is_some() {
+            self.hits.clear();
+        }
+        let hit_blocks = self.hits.len() as u32;
+        let fit = Fit { known, hit_blocks, free_hits: self.kv.count_free(&self.hits) };
+        if self.requests[slot].remote_prefill.is_some() {
+            return !self.has_room_for_transfer(slot, fit);
+        }
+        let hit_tokens = hit_blocks * self.config.block_size;
+        let budget = self.config.max_num_batched_tokens - self.running.len() as u32;
+        let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
+        let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
+        may_not_be_cut || !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
+    }
+
     /// Admits a request that computes what it does not hit.
     fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> bool {
         let hit_tokens = fit.hit_blocks * self.config.block_size;

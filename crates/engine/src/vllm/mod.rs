@@ -8,6 +8,7 @@
 //! - `running`: its first half: tokens for the running requests, preemption.
 //! - `admission`: its second half: the waiting requests, KV from elsewhere.
 //! - `update`: what becomes known at the end of an iteration.
+//! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
 //! - `pool`: blocks, free list, contents (`BlockPool`).
 //! - `queue`: the waiting queue of either policy.
@@ -24,6 +25,7 @@ mod queue;
 mod request;
 mod running;
 mod scheduler;
+mod stretch;
 mod update;
 
 pub(crate) use pool::BlockPool;

@@ -4,9 +4,14 @@
 //! whose content can still be hit goes to the tail, so that the list is the LRU order of the prefix cache, and one
 //! without goes to the head. Taking a block that still has content evicts that content.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 use servecast_types::{BlockId, KvEvent, SequenceHash};
 use smallvec::{SmallVec, smallvec};
+
+/// Stands for no block.
+const NONE: u32 = u32::MAX;
 
 /// List position of the free list's two ends.
 const ENDS: u32 = 0;
@@ -17,10 +22,14 @@ const FIRST: u32 = 2;
 
 #[derive(Debug, Clone)]
 struct Block {
-    hash: Option<SequenceHash>,
+    /// Its content, if `has_content`.
+    hash: SequenceHash,
+    has_content: bool,
     references: u32,
     previous: u32,
     next: u32,
+    /// List position of the next block of equal content, which got it later.
+    next_duplicate: u32,
 }
 
 /// All KV blocks of a worker.
@@ -34,8 +43,8 @@ pub(crate) struct BlockPool {
     fresh: u32,
     num_blocks: u32,
     num_free: u32,
-    /// Blocks by content, in the order in which they got it: duplicates are kept and a lookup finds the first.
-    cached: FxHashMap<SequenceHash, SmallVec<[BlockId; 1]>>,
+    /// List position of the first block of each content; duplicates follow each other from there.
+    cached: FxHashMap<SequenceHash, u32>,
     unhashed_to_head: bool,
     events: Option<Vec<KvEvent>>,
 }
@@ -49,9 +58,8 @@ impl BlockPool {
         capture_events: bool,
     ) -> Self {
         let first = u32::from(reserve_null_block).min(num_blocks);
-        let entry = |previous, next| Block { hash: None, references: 0, previous, next };
         let mut pool = Self {
-            list: vec![entry(ENDS, ENDS), entry(ENDS, ENDS)],
+            list: vec![Block::new(), Block::new()],
             fresh: 0,
             num_blocks,
             num_free: num_blocks - first,
@@ -79,7 +87,7 @@ impl BlockPool {
 
     /// The block to hit for `hash`.
     pub(crate) fn lookup(&self, hash: SequenceHash) -> Option<BlockId> {
-        self.cached.get(&hash).map(|blocks| blocks[0])
+        self.cached.get(&hash).map(|&position| BlockId(position - FIRST))
     }
 
     pub(crate) fn is_free(&self, block: BlockId) -> bool {
@@ -127,7 +135,7 @@ impl BlockPool {
             if entry.references > 0 {
                 continue;
             }
-            let hashed = entry.hash.is_some();
+            let hashed = entry.has_content;
             self.num_free += 1;
             if hashed || !self.unhashed_to_head {
                 self.link(block.0 + FIRST, ENDS);
@@ -149,9 +157,14 @@ impl BlockPool {
     ) {
         debug_assert_eq!(blocks.len(), hashes.len());
         for (&block, &hash) in blocks.iter().zip(hashes) {
-            debug_assert!(self.block(block).hash.is_none(), "block {block} already has content");
-            self.block_mut(block).hash = Some(hash);
-            self.cached.entry(hash).or_default().push(block);
+            let position = block.0 + FIRST;
+            let entry = &mut self.list[position as usize];
+            debug_assert!(!entry.has_content, "block {block} already has content");
+            (entry.hash, entry.has_content) = (hash, true);
+            let first = *self.cached.entry(hash).or_insert(position);
+            if first != position {
+                self.append_duplicate(first, position);
+            }
         }
         if let Some(events) = &mut self.events
             && !hashes.is_empty()
@@ -198,8 +211,12 @@ impl BlockPool {
             listed += 1;
         }
         assert_eq!(listed, self.num_free, "length of the free list");
-        let hashed = blocks.iter().filter(|block| block.hash.is_some()).count();
-        assert_eq!(hashed, self.cached.values().map(SmallVec::len).sum::<usize>(), "blocks with content");
+        let hashed = blocks.iter().filter(|block| block.has_content).count();
+        let duplicates = |&first: &u32| {
+            let next = |position: u32| Some(self.list[position as usize].next_duplicate);
+            std::iter::successors(Some(first), move |&at| next(at).filter(|&next| next != NONE)).count()
+        };
+        assert_eq!(hashed, self.cached.values().map(duplicates).sum::<usize>(), "blocks with content");
     }
 
     fn block(&self, block: BlockId) -> &Block {
@@ -212,21 +229,51 @@ impl BlockPool {
 
     /// Brings the next fresh block into being, linked nowhere; returns its position.
     fn grow(&mut self) -> u32 {
-        self.list.push(Block { hash: None, references: 0, previous: ENDS, next: ENDS });
+        self.list.push(Block::new());
         self.fresh += 1;
         self.fresh - 1 + FIRST
     }
 
     fn evict(&mut self, block: BlockId) {
-        let Some(hash) = self.block_mut(block).hash.take() else { return };
-        let duplicates = self.cached.get_mut(&hash).expect("a block with content is indexed by it");
-        duplicates.retain(|&mut other| other != block);
-        if duplicates.is_empty() {
-            self.cached.remove(&hash);
+        let position = block.0 + FIRST;
+        let entry = &mut self.list[position as usize];
+        if !entry.has_content {
+            return;
+        }
+        entry.has_content = false;
+        let (hash, next) = (entry.hash, std::mem::replace(&mut entry.next_duplicate, NONE));
+        let Entry::Occupied(mut first) = self.cached.entry(hash) else {
+            unreachable!("a block with content is indexed by it");
+        };
+        if *first.get() != position {
+            let first = *first.get();
+            self.remove_duplicate(first, position, next);
+        } else if next == NONE {
+            first.remove();
+        } else {
+            first.insert(next);
         }
         if let Some(events) = &mut self.events {
             events.push(KvEvent::Removed { blocks: smallvec![hash] });
         }
+    }
+
+    /// Puts a block behind those of equal content.
+    fn append_duplicate(&mut self, first: u32, position: u32) {
+        let mut last = first;
+        while self.list[last as usize].next_duplicate != NONE {
+            last = self.list[last as usize].next_duplicate;
+        }
+        self.list[last as usize].next_duplicate = position;
+    }
+
+    /// Takes a block out of those of equal content; `next` is the one behind it.
+    fn remove_duplicate(&mut self, first: u32, position: u32, next: u32) {
+        let mut before = first;
+        while self.list[before as usize].next_duplicate != position {
+            before = self.list[before as usize].next_duplicate;
+        }
+        self.list[before as usize].next_duplicate = next;
     }
 
     fn unlink(&mut self, position: u32) {
@@ -241,6 +288,14 @@ impl BlockPool {
         self.list[previous as usize].next = position;
         let entry = &mut self.list[position as usize];
         (entry.previous, entry.next) = (previous, next);
+    }
+}
+
+impl Block {
+    /// A block without content that is linked nowhere.
+    const fn new() -> Self {
+        let hash = SequenceHash(0);
+        Self { hash, has_content: false, references: 0, previous: ENDS, next: ENDS, next_duplicate: NONE }
     }
 }
 

@@ -57,6 +57,14 @@ impl WaitingQueue {
         }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Slot> {
+        let (fcfs, priority) = match self {
+            Self::Fcfs(queue) => (Some(queue.iter()), None),
+            Self::Priority(queue) => (None, Some(queue.values())),
+        };
+        fcfs.into_iter().flatten().chain(priority.into_iter().flatten()).copied()
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Fcfs(queue) => queue.len(),

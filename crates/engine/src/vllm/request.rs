@@ -135,6 +135,15 @@ impl Request {
         self.placeholders > 0 && self.outputs + self.placeholders >= self.max_tokens
     }
 
+    /// Tokens that it still generates until it is complete, at least 1.
+    ///
+    /// The scheduler must not decide by it, since it does not know where a request stops by itself.
+    pub(super) fn tokens_to_come(&self, max_model_len: u32) -> u32 {
+        let stop = self.stop_after.unwrap_or(u32::MAX).min(self.max_tokens);
+        let target = stop.min(max_model_len.saturating_sub(self.prompt_tokens));
+        target.saturating_sub(self.outputs).max(1)
+    }
+
     /// Whether it has generated what it was asked for, has stopped by itself or fills the model's context.
     pub(crate) fn is_complete(&self, max_model_len: u32) -> bool {
         self.outputs >= self.max_tokens

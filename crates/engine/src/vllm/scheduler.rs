@@ -1,13 +1,14 @@
 use std::collections::VecDeque;
 
-use servecast_types::{BlockId, RequestId, Time};
+use servecast_types::{BlockId, RequestId, SequenceHash, Time};
 
 use super::kv::KvCache;
 use super::queue::WaitingQueue;
 use super::request::Request;
-use crate::args::{KvRole, VllmVersion};
+use crate::args::{KvRole, SchedulingPolicy, VllmVersion};
 use crate::iteration::Scheduled;
 use crate::step::{Entry, Step};
+use crate::stretch::Stretch;
 use crate::table::{RequestTable, Slot};
 use crate::trtllm::NoEvict;
 use crate::{EngineConfig, EngineRequest, Rejection};
@@ -39,6 +40,13 @@ pub(crate) struct Scheduler {
     /// The blocks that the request being admitted hits; kept for its memory.
     pub(super) hits: Vec<BlockId>,
     pub(super) trace_blocks: bool,
+    pub(super) stretch: Stretch,
+    /// Whether `stretch` is under way, so that the running requests are not up to date.
+    pub(super) stretches: bool,
+    /// Whether something came that may end the stretch.
+    pub(super) disturbed: bool,
+    /// The block that the head of the waiting queue would hit next if it were stored.
+    pub(super) awaited: Option<SequenceHash>,
 }
 
 /// A request whose KV is on its way.
@@ -89,6 +97,10 @@ impl Scheduler {
             ended_since_schedule: false,
             hits: Vec::new(),
             trace_blocks,
+            stretch: Stretch::default(),
+            stretches: false,
+            disturbed: false,
+            awaited: None,
             config,
         }
     }
@@ -105,6 +117,8 @@ impl Scheduler {
             request.max_tokens =
                 NoEvict::clamp_output(prompt_tokens, max_tokens, self.config.max_model_len, capacity);
         }
+        // Behind a head that has to go on waiting, nobody of the same policy is looked at.
+        self.disturbed |= self.waiting.len() == 0 || self.config.scheduling_policy != SchedulingPolicy::Fcfs;
         let request = Request::new(request, self.config.block_size);
         let key = request.key;
         self.waiting.push(self.requests.insert(request), key);
@@ -134,7 +148,7 @@ impl Scheduler {
     }
 
     /// Most tokens of one request in this iteration.
-    fn long_prefill_cap(&self) -> u32 {
+    pub(super) fn long_prefill_cap(&self) -> u32 {
         let threshold = self.config.long_prefill_token_threshold;
         let requests = self.running.len() + self.num_waiting();
         let alone = requests == 1 && self.config.vllm_version >= VllmVersion::V0_32;
@@ -250,6 +264,12 @@ impl Scheduler {
     pub(crate) fn has_requests(&self) -> bool {
         let polls_for_readers = self.polls() && !self.held.is_empty();
         self.has_unfinished_requests() || self.ended_since_schedule || polls_for_readers
+    }
+
+    /// Whether KV is fetched from elsewhere, or will be, or is held for others.
+    pub(crate) fn awaits_kv(&self) -> bool {
+        let fetches = |slot: Slot| self.requests[slot].remote_prefill.is_some();
+        !self.loading.is_empty() || !self.held.is_empty() || self.waiting.iter().any(fetches)
     }
 
     pub(crate) fn has_unfinished_requests(&self) -> bool {

@@ -69,7 +69,7 @@ impl Scheduler {
         }
     }
 
-    fn finish(&mut self, slot: Slot) {
+    pub(super) fn finish(&mut self, slot: Slot) {
         self.ended_since_schedule = true;
         let request = &mut self.requests[slot];
         if request.status == Status::Preempted {
@@ -86,6 +86,7 @@ impl Scheduler {
 
     /// Lets go of the blocks of an ended request once `end` has come.
     pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
+        self.disturbed = true;
         let Some(position) = self.held.iter().position(|held| self.holds(held.slot, id)) else {
             return;
         };

@@ -57,7 +57,8 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(case: &'a Recording) -> Result<Self, String> {
         let args = EngineArgs::from_json(settings(case)).unwrap();
-        let tracing = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true };
+        let tracing =
+            EngineTracing { kv_events: true, block_ids: true, recorder_clock: true, stretches: false };
         let config = args.validate(None).map_err(|error| error.to_string())?;
         let engine = Engine::new(config, tracing);
         let full = case.expected["steps"][0]["running"].is_array();

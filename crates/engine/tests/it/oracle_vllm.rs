@@ -94,7 +94,8 @@ impl<'a> Driver<'a> {
         }
         keys.insert("latency".to_owned(), case.latency().into());
         let args = EngineArgs::from_json(config).unwrap();
-        let tracing = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true };
+        let tracing =
+            EngineTracing { kv_events: true, block_ids: true, recorder_clock: true, stretches: false };
         let engine = Engine::new(args.validate(None).unwrap(), tracing);
         let lives = vec![Life::default(); case.requests.len()];
         let (log, arrivals) = (Log::default(), case.arrivals());

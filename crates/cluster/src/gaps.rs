@@ -1,0 +1,182 @@
+//! Gaps between consecutive tokens, pooled over all requests: how often each length occurred.
+
+use rustc_hash::FxHashMap;
+use servecast_types::Duration;
+
+/// Distinct lengths up to which each is counted by itself.
+pub const MOST_DISTINCT_GAPS: usize = 1 << 16;
+
+/// Bits of a length that tell its bucket from others: buckets are 2⁻¹⁰ of their lengths wide.
+const PRECISION: u32 = 10;
+
+/// Gaps between consecutive tokens of finished and unfinished requests alike.
+///
+/// Exact while there are at most [`MOST_DISTINCT_GAPS`] distinct lengths: requests of one batch share theirs. Beyond
+/// that, lengths that differ by less than 0.1 % share a bucket, which remembers their number and sum: mean, shortest and
+/// longest stay exact, percentiles are off by [`TokenGaps::relative_error`] at most. Which of the two it is depends on the gaps alone, not
+/// on the order in which they come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenGaps(Form);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Form {
+    Exact(FxHashMap<u64, u64>),
+    Sketch(Sketch),
+}
+
+/// Lengths by size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sketch {
+    buckets: Vec<Bucket>,
+    min_ns: u64,
+    max_ns: u64,
+}
+
+/// Lengths of about the same size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bucket {
+    count: u64,
+    sum_ns: u128,
+}
+
+impl Default for TokenGaps {
+    fn default() -> Self {
+        Self(Form::Exact(FxHashMap::default()))
+    }
+}
+
+impl TokenGaps {
+    /// Counts `times` gaps of one length.
+    pub fn add(&mut self, gap: Duration, times: u64) {
+        match &mut self.0 {
+            Form::Exact(counts) => {
+                *counts.entry(gap.as_ns()).or_insert(0) += times;
+                if counts.len() > MOST_DISTINCT_GAPS {
+                    self.merge_similar();
+                }
+            }
+            Form::Sketch(sketch) => sketch.add(gap.as_ns(), times),
+        }
+    }
+
+    /// All lengths with their counts, shortest first; those of a bucket as their mean.
+    pub fn sorted(&self) -> Vec<(Duration, u64)> {
+        let mut gaps: Vec<_> = match &self.0 {
+            Form::Exact(counts) => counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect(),
+            Form::Sketch(sketch) => sketch.lengths(),
+        };
+        gaps.sort_unstable();
+        gaps
+    }
+
+    /// Largest relative error of a length: 0 while all are counted by themselves.
+    pub fn relative_error(&self) -> f64 {
+        match &self.0 {
+            Form::Exact(_) => 0.0,
+            Form::Sketch(_) => 1.0 / f64::from(1 << PRECISION),
+        }
+    }
+
+    fn merge_similar(&mut self) {
+        let Form::Exact(counts) = &self.0 else { return };
+        let mut sketch = Sketch { buckets: Vec::new(), min_ns: u64::MAX, max_ns: 0 };
+        for (&ns, &times) in counts {
+            sketch.add(ns, times);
+        }
+        self.0 = Form::Sketch(sketch);
+    }
+}
+
+impl Sketch {
+    fn add(&mut self, ns: u64, times: u64) {
+        let index = bucket_of(ns);
+        if index >= self.buckets.len() {
+            self.buckets.resize(index + 1, Bucket::default());
+        }
+        let bucket = &mut self.buckets[index];
+        bucket.count += times;
+        bucket.sum_ns += u128::from(ns) * u128::from(times);
+        self.min_ns = self.min_ns.min(ns);
+        self.max_ns = self.max_ns.max(ns);
+    }
+
+    /// The shortest and the longest one as they are, all others as the mean of their bucket.
+    fn lengths(&self) -> Vec<(Duration, u64)> {
+        let mut lengths = Vec::new();
+        for (index, &bucket) in self.buckets.iter().enumerate() {
+            let Bucket { mut count, mut sum_ns } = bucket;
+            for extreme in [self.min_ns, self.max_ns] {
+                if count > 0 && bucket_of(extreme) == index {
+                    lengths.push((Duration::from_ns(extreme), 1));
+                    count -= 1;
+                    sum_ns -= u128::from(extreme);
+                }
+            }
+            if count > 0 {
+                let mean = (sum_ns + u128::from(count) / 2) / u128::from(count);
+                lengths.push((Duration::from_ns(mean as u64), count));
+            }
+        }
+        lengths
+    }
+}
+
+/// Lengths below 2^(p + 1) have a bucket each; then there are 2^p to every power of two.
+fn bucket_of(ns: u64) -> usize {
+    let shift = (u64::BITS - ns.leading_zeros()).saturating_sub(PRECISION + 1);
+    ((u64::from(shift) << PRECISION) + (ns >> shift)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn few_lengths_are_counted_by_themselves() {
+        let mut gaps = TokenGaps::default();
+        for (ns, times) in [(7_000_001, 2), (5, 1), (7_000_000, 3), (5, 4)] {
+            gaps.add(Duration::from_ns(ns), times);
+        }
+        let expected = [(5, 5), (7_000_000, 3), (7_000_001, 2)];
+        assert_eq!(gaps.sorted(), expected.map(|(ns, times)| (Duration::from_ns(ns), times)));
+        assert!(gaps.relative_error() == 0.0);
+    }
+
+    #[test]
+    fn many_lengths_share_buckets_whose_means_are_exact() {
+        let mut gaps = TokenGaps::default();
+        let lengths = (0..100_000_u64).map(|number| 5_000_000 + 31 * number);
+        lengths.clone().for_each(|ns| gaps.add(Duration::from_ns(ns), 2));
+        let sorted = gaps.sorted();
+        assert!(sorted.len() < 1000 && sorted.is_sorted());
+        assert_eq!(sorted.iter().map(|(_, times)| times).sum::<u64>(), 200_000);
+        let ends = [sorted.first(), sorted.last()].map(|end| end.unwrap().0.as_ns());
+        assert_eq!(ends, [5_000_000, 5_000_000 + 31 * 99_999]);
+        let mean = |sum: f64| sum / 200_000.0;
+        let exact = mean(lengths.map(|ns| 2.0 * ns as f64).sum());
+        let found = mean(sorted.iter().map(|&(gap, times)| gap.as_ns() as f64 * times as f64).sum());
+        assert!((exact - found).abs() <= 0.5, "{exact} {found}");
+    }
+
+    #[test]
+    fn the_order_in_which_gaps_come_does_not_matter() {
+        let lengths = || (0..90_000_u64).map(|number| Duration::from_ns(number * 977 % 1_000_003));
+        let (mut forth, mut back) = (TokenGaps::default(), TokenGaps::default());
+        lengths().for_each(|gap| forth.add(gap, 1));
+        lengths().rev().for_each(|gap| back.add(gap, 1));
+        assert_eq!(forth, back);
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_is_narrower_than_the_stated_error(ns: u64, other: u64) {
+            let (low, high) = (ns.min(other), ns.max(other));
+            prop_assert!(bucket_of(low) <= bucket_of(high));
+            if bucket_of(low) == bucket_of(high) {
+                prop_assert!((high - low) as f64 <= low as f64 / 1024.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+use servecast_types::{RequestId, Time};
+
+use crate::engine::EngineTracing;
+use crate::iteration::Iteration;
+use crate::step::Step;
+use crate::stretch::{Changes, DecodesOn, Stretch};
+use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
+
+/// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
+#[derive(Debug)]
+pub(crate) enum Scheduler {
+    /// TensorRT-LLM too.
+    Vllm(Box<vllm::Scheduler>),
+    /// SGLang.
+    Sglang(Box<sglang::Scheduler>),
+}
+
+/// Passes a call on to whichever scheduler it is.
+macro_rules! each {
+    ($scheduler:expr, $name:ident => $call:expr) => {
+        match $scheduler {
+            Scheduler::Vllm($name) => $call,
+            Scheduler::Sglang($name) => $call,
+        }
+    };
+}
+
+impl Scheduler {
+    pub(crate) fn config(&self) -> &EngineConfig {
+        each!(self, scheduler => &scheduler.config)
+    }
+
+    pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+        let (events, traces) = (tracing.kv_events, tracing.block_ids);
+        match config.sglang.clone() {
+            Some(own) => Self::Sglang(Box::new(sglang::Scheduler::new(config, own, events, traces))),
+            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, events, traces))),
+        }
+    }
+
+    pub(crate) fn add(&mut self, request: EngineRequest) -> Result<(), Rejection> {
+        each!(self, scheduler => scheduler.add(request))
+    }
+
+    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
+        each!(self, scheduler => scheduler.schedule(now, step));
+    }
+
+    pub(crate) fn update(&mut self, step: &mut Step) {
+        each!(self, scheduler => scheduler.update(step));
+    }
+
+    pub(crate) fn release(&mut self, request: RequestId, end: Time, now: Time) {
+        each!(self, scheduler => scheduler.release(request, end, now));
+    }
+
+    pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
+        each!(self, scheduler => scheduler.give_up_if_stuck(iteration));
+    }
+
+    /// Nothing is in flight and nothing can be started.
+    pub(crate) fn idle(&mut self) {
+        if let Self::Sglang(scheduler) = self {
+            scheduler.idle();
+        }
+    }
+
+    pub(crate) fn has_work(&self, now: Time) -> bool {
+        each!(self, scheduler => scheduler.has_work(now))
+    }
+
+    /// Whether an iteration, be it an empty one, has something to do.
+    pub(crate) fn has_requests(&self) -> bool {
+        match self {
+            Self::Vllm(scheduler) => scheduler.has_requests(),
+            Self::Sglang(scheduler) => scheduler.has_unfinished_requests(),
+        }
+    }
+
+    pub(crate) fn has_unfinished_requests(&self) -> bool {
+        each!(self, scheduler => scheduler.has_unfinished_requests())
+    }
+
+    /// Whether the real connector's poll is simulated, which notices transfers late.
+    pub(crate) fn polls(&self) -> bool {
+        matches!(self, Self::Vllm(scheduler) if scheduler.polls())
+    }
+
+    pub(crate) fn has_news(&self, now: Time) -> bool {
+        each!(self, scheduler => scheduler.has_news(now))
+    }
+
+    pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
+        each!(self, scheduler => scheduler.next_transfer_end(now))
+    }
+
+    pub(crate) fn num_running(&self) -> usize {
+        each!(self, scheduler => scheduler.num_running())
+    }
+
+    pub(crate) fn num_waiting(&self) -> usize {
+        each!(self, scheduler => scheduler.num_waiting())
+    }
+
+    pub(crate) fn num_free_blocks(&self) -> u32 {
+        each!(self, scheduler => scheduler.num_free_blocks())
+    }
+
+    pub(crate) fn check(&self) {
+        each!(self, scheduler => scheduler.check());
+    }
+
+    /// Whether KV is fetched from elsewhere, or will be, or is held for others.
+    pub(crate) fn awaits_kv(&self) -> bool {
+        each!(self, scheduler => scheduler.awaits_kv())
+    }
+
+    /// Begins a stretch if the next iterations are nothing but decodes.
+    pub(crate) fn begin_stretch(&mut self) -> bool {
+        each!(self, scheduler => scheduler.begin_stretch())
+    }
+}
+
+impl DecodesOn for Scheduler {
+    fn stretch(&self) -> &Stretch {
+        each!(self, scheduler => scheduler.stretch())
+    }
+
+    fn quiet_iterations(&self) -> u64 {
+        each!(self, scheduler => scheduler.quiet_iterations())
+    }
+
+    fn skip_quiet(&mut self, iterations: u64) {
+        each!(self, scheduler => scheduler.skip_quiet(iterations));
+    }
+
+    fn goes_on(&self) -> bool {
+        each!(self, scheduler => scheduler.goes_on())
+    }
+
+    fn decide_decode(&mut self) -> bool {
+        each!(self, scheduler => scheduler.decide_decode())
+    }
+
+    fn end_decode(&mut self, changes: &mut Changes) {
+        each!(self, scheduler => scheduler.end_decode(changes));
+    }
+
+    fn end_stretch(&mut self, changes: &mut Changes) {
+        each!(self, scheduler => scheduler.end_stretch(changes));
+    }
+}

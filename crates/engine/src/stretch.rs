@@ -1,0 +1,342 @@
+//! Decode-only stretches: iterations in which every running request gets one token and nobody joins.
+//!
+//! What happens in a stretch is known when it begins: when each request fills a block and needs another one, and when it
+//! ends. So an iteration costs what *changes* in it, however many requests run: nothing but a sum in most of them, a
+//! block or two now and then, a request that ends. The requests themselves are brought up to date when the stretch is
+//! over ([`Stretch::done`] tokens each).
+//!
+//! With `computed` tokens at the start and blocks of `b`, a request needs a block in the iterations whose number is
+//! ≡ −computed (mod b), and fills one in those before them.
+
+use servecast_types::{KvEvent, RequestId};
+
+use crate::iteration::Finished;
+use crate::table::Slot;
+
+/// A scheduler whose decode-only iterations run as a stretch.
+///
+/// A stretch iteration is decided ([`DecodesOn::decide_decode`]) and ended ([`DecodesOn::end_decode`]) like any other;
+/// those in which nothing changes are skipped in one go.
+pub(crate) trait DecodesOn {
+    /// The stretch that is under way.
+    fn stretch(&self) -> &Stretch;
+
+    /// Iterations from the next one on that need no decision and end nobody.
+    fn quiet_iterations(&self) -> u64;
+
+    /// So many quiet iterations have ended.
+    fn skip_quiet(&mut self, iterations: u64);
+
+    /// Whether a stretch is under way and nothing has come that might end it.
+    fn goes_on(&self) -> bool;
+
+    /// Decides the next iteration; returns false, with nothing changed, if that is no mere decode.
+    fn decide_decode(&mut self) -> bool;
+
+    /// Applies an iteration at its end.
+    fn end_decode(&mut self, changes: &mut Changes);
+
+    /// Brings the requests up to date with the stretch, which is over.
+    fn end_stretch(&mut self, changes: &mut Changes);
+}
+
+/// What others have to know of a stretch.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Requests that ended with an iteration.
+    pub(crate) finished: Vec<Finished>,
+    /// What a router learns at the end of an iteration.
+    pub(crate) kv_events: Vec<KvEvent>,
+    /// Requests that run on when a stretch is over, with the tokens that they have generated.
+    pub(crate) caught_up: Vec<(RequestId, u32)>,
+}
+
+/// A request of a stretch, as it is when that begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) slot: Slot,
+    /// Tokens whose KV is there.
+    pub(crate) computed: u32,
+    /// Tokens that it still generates.
+    pub(crate) remaining: u32,
+}
+
+/// What a request of a stretch does in an iteration beyond computing a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crossing {
+    /// Its token is the first of a block.
+    Opens,
+    /// Its token is the last of a block.
+    Fills,
+}
+
+/// The iterations of a stretch.
+#[derive(Debug, Default)]
+pub(crate) struct Stretch {
+    /// Iterations that have ended.
+    done: u64,
+    block_size: u64,
+    requests: u64,
+    /// Σ of the tokens whose KV is there before the next iteration.
+    computed: u64,
+    /// By the first iteration in which they open a block, then by place among the running requests.
+    phases: Vec<Phase>,
+    opening: Cursor,
+    filling: Cursor,
+    /// By last iteration, then by place; those before `next_ending` are over.
+    endings: Vec<Ending>,
+    next_ending: usize,
+    /// The changes of one iteration; kept for its memory.
+    changes: Vec<(u32, Slot, Crossing)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Phase {
+    /// Number of the iteration in which it first opens a block.
+    first: u64,
+    place: u32,
+    slot: Slot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ending {
+    /// Number of its last iteration.
+    last: u64,
+    place: u32,
+    slot: Slot,
+    computed: u32,
+}
+
+/// Which of the phases is next, and in which round through them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    index: usize,
+    /// Added to the `first` of a phase.
+    base: u64,
+}
+
+impl Stretch {
+    /// Begins a stretch of `members`, in order of the running list; with blocks of one token it has no crossings.
+    pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
+        let size = u64::from(block_size);
+        (self.done, self.block_size, self.requests, self.computed) = (0, size, 0, 0);
+        self.phases.clear();
+        self.endings.clear();
+        self.next_ending = 0;
+        for (member, place) in members.zip(0..) {
+            let Member { slot, computed, remaining } = member;
+            debug_assert!(remaining > 0, "a request that is complete does not run");
+            self.requests += 1;
+            self.computed += u64::from(computed);
+            // With one token a block everybody opens one in every iteration.
+            if size > 1 {
+                self.phases.push(Phase { first: (size - u64::from(computed) % size) % size, place, slot });
+            }
+            self.endings.push(Ending { last: u64::from(remaining) - 1, place, slot, computed });
+        }
+        self.phases.sort_unstable();
+        self.endings.sort_unstable();
+        self.opening = Cursor::default();
+        // Who opens a block in the first iteration filled the one before already.
+        let filled = self.phases.iter().take_while(|phase| phase.first == 0).count();
+        self.filling = Cursor { index: filled, base: 0 };
+        self.filling.wrap(self.phases.len(), size);
+    }
+
+    /// Iterations that have ended, and so tokens that each running request got.
+    pub(crate) fn done(&self) -> u32 {
+        self.done as u32
+    }
+
+    /// Requests that run.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Σ over the running requests of the tokens whose KV is there before the next iteration.
+    pub(crate) fn computed(&self) -> u64 {
+        self.computed
+    }
+
+    /// Requests that need a block in the next iteration.
+    pub(crate) fn num_opening(&self) -> u32 {
+        if self.block_size == 1 {
+            return self.requests as u32;
+        }
+        if self.next_opening() > self.done {
+            return 0;
+        }
+        let due = self.done - self.opening.base;
+        self.phases[self.opening.index..].iter().take_while(|phase| phase.first == due).count() as u32
+    }
+
+    /// How many iterations from the next one on change no block and end nobody.
+    pub(crate) fn uneventful(&self) -> u64 {
+        let ending = self.endings.get(self.next_ending).map_or(u64::MAX, |ending| ending.last);
+        let next = ending.min(self.next_opening()).min(self.next_filling());
+        next - self.done
+    }
+
+    /// `iterations` of the next ones have ended in which nothing changed.
+    pub(crate) fn skip(&mut self, iterations: u64) {
+        debug_assert!(iterations <= self.uneventful());
+        self.done += iterations;
+        self.computed += iterations * self.requests;
+    }
+
+    /// Who crosses a block boundary in the next iteration, in order of the running list; asked once an iteration.
+    pub(crate) fn take_crossings(&mut self) -> &[(u32, Slot, Crossing)] {
+        self.changes.clear();
+        while self.next_opening() == self.done {
+            let Phase { place, slot, .. } = self.phases[self.opening.index];
+            self.changes.push((place, slot, Crossing::Opens));
+            self.opening.step(self.phases.len(), self.block_size);
+        }
+        while self.next_filling() == self.done {
+            let Phase { place, slot, .. } = self.phases[self.filling.index];
+            self.changes.push((place, slot, Crossing::Fills));
+            self.filling.step(self.phases.len(), self.block_size);
+        }
+        self.changes.sort_unstable_by_key(|&(place, ..)| place);
+        &self.changes
+    }
+
+    /// The next iteration has ended.
+    pub(crate) fn end_iteration(&mut self) {
+        self.done += 1;
+        self.computed += self.requests;
+    }
+
+    /// The next request that ended with the last iteration, in order of the running list.
+    pub(crate) fn pop_ended(&mut self) -> Option<Slot> {
+        let ending = *self.endings.get(self.next_ending).filter(|ending| ending.last < self.done)?;
+        self.next_ending += 1;
+        self.requests -= 1;
+        self.computed -= u64::from(ending.computed) + self.done;
+        if let Some(position) = self.phases.iter().position(|phase| phase.slot == ending.slot) {
+            self.phases.remove(position);
+            for cursor in [&mut self.opening, &mut self.filling] {
+                cursor.removed(position, self.phases.len(), self.block_size);
+            }
+        }
+        Some(ending.slot)
+    }
+
+    fn next_opening(&self) -> u64 {
+        self.phases.get(self.opening.index).map_or(u64::MAX, |phase| self.opening.base + phase.first)
+    }
+
+    fn next_filling(&self) -> u64 {
+        self.phases.get(self.filling.index).map_or(u64::MAX, |phase| self.filling.base + phase.first - 1)
+    }
+}
+
+impl Cursor {
+    fn step(&mut self, len: usize, block_size: u64) {
+        self.index += 1;
+        self.wrap(len, block_size);
+    }
+
+    fn removed(&mut self, position: usize, len: usize, block_size: u64) {
+        if position < self.index {
+            self.index -= 1;
+        }
+        self.wrap(len, block_size);
+    }
+
+    /// Starts over behind the last phase.
+    fn wrap(&mut self, len: usize, block_size: u64) {
+        if self.index >= len && len > 0 {
+            self.index = 0;
+            self.base += block_size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens in each iteration of a stretch: who opens and fills a block, and who ends.
+    fn follow(block_size: u32, members: &[(u32, u32)]) -> Vec<(Vec<(u32, Crossing)>, Vec<u32>)> {
+        let mut stretch = Stretch::default();
+        let members = members.iter().zip(0..).map(|(&(computed, remaining), slot)| Member {
+            slot: Slot(slot),
+            computed,
+            remaining,
+        });
+        stretch.begin(block_size, members);
+        let mut log = Vec::new();
+        while stretch.requests() > 0 {
+            let quiet = stretch.uneventful();
+            for _ in 0..quiet {
+                assert_eq!(stretch.num_opening(), 0);
+                log.push((Vec::new(), Vec::new()));
+            }
+            stretch.skip(quiet);
+            let opening = stretch.num_opening();
+            let crossings: Vec<_> =
+                stretch.take_crossings().iter().map(|&(_, slot, what)| (slot.0, what)).collect();
+            let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
+            assert_eq!(opened, opening as usize);
+            stretch.end_iteration();
+            let ended = std::iter::from_fn(|| stretch.pop_ended()).map(|slot| slot.0).collect();
+            log.push((crossings, ended));
+        }
+        log
+    }
+
+    /// The same, request by request and token by token.
+    fn spelled_out(block_size: u32, members: &[(u32, u32)]) -> Vec<(Vec<(u32, Crossing)>, Vec<u32>)> {
+        let iterations = members.iter().map(|&(_, remaining)| remaining).max().unwrap_or(0);
+        let iteration = |number: u32| {
+            let (mut crossings, mut ended) = (Vec::new(), Vec::new());
+            for (slot, &(computed, remaining)) in (0..).zip(members) {
+                if number >= remaining {
+                    continue;
+                }
+                let at = computed + number;
+                if at.is_multiple_of(block_size) {
+                    crossings.push((slot, Crossing::Opens));
+                }
+                if (at + 1).is_multiple_of(block_size) {
+                    crossings.push((slot, Crossing::Fills));
+                }
+                if number + 1 == remaining {
+                    ended.push(slot);
+                }
+            }
+            (crossings, ended)
+        };
+        (0..iterations).map(iteration).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_happens_token_by_token(
+            block_size in 2_u32..9,
+            members in prop::collection::vec((0_u32..40, 1_u32..60), 1..12),
+        ) {
+            prop_assert_eq!(follow(block_size, &members), spelled_out(block_size, &members));
+        }
+    }
+
+    #[test]
+    fn the_sum_of_contexts_follows_who_runs() {
+        let mut stretch = Stretch::default();
+        let members = [(10, 2), (20, 5)].into_iter().zip(0..);
+        stretch.begin(
+            16,
+            members.map(|((computed, remaining), slot)| Member { slot: Slot(slot), computed, remaining }),
+        );
+        assert_eq!((stretch.requests(), stretch.computed()), (2, 30));
+        stretch.end_iteration();
+        stretch.end_iteration();
+        assert_eq!(stretch.computed(), 34);
+        assert_eq!(stretch.pop_ended(), Some(Slot(0)));
+        assert_eq!((stretch.requests(), stretch.computed(), stretch.done()), (1, 22, 2));
+        assert_eq!(stretch.pop_ended(), None);
+    }
+}

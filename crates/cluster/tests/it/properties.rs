@@ -118,6 +118,11 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 fn run(scenario: &Scenario) -> RunRecord {
+    run_as(scenario, false)
+}
+
+/// `plain`: every iteration by itself, request by request.
+fn run_as(scenario: &Scenario, plain: bool) -> RunRecord {
     let pool = |args: &EngineArgs| args.validate(None).unwrap();
     let prefill = pool(&scenario.prefill);
     let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
@@ -142,6 +147,7 @@ fn run(scenario: &Scenario) -> RunRecord {
             kv: scenario.kv_router.clone(),
         },
         check: true,
+        plain,
         ..SimulationOptions::default()
     };
     Simulation::new(&topology, workload, &options).unwrap().run(&mut Patience(100_000)).unwrap()
@@ -178,6 +184,16 @@ fn cases() -> u32 {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn stretches_change_nothing(scenario in scenario()) {
+        let (fast, plain) = (run_as(&scenario, false), run_as(&scenario, true));
+        for (fast, plain) in fast.requests.iter().zip(&plain.requests) {
+            prop_assert_eq!(fast, plain);
+        }
+        prop_assert_eq!(fast.gaps, plain.gaps);
+        prop_assert_eq!(fast.pools, plain.pools);
+    }
 
     #[test]
     fn every_request_ends_exactly_once(scenario in scenario()) {

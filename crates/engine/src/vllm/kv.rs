@@ -64,8 +64,9 @@ impl KvCache {
             request.blocks.extend_from_slice(hits);
             request.stored = hits.len() as u32;
         }
-        while (request.blocks.len() as u32) < blocks {
-            request.blocks.push(self.pool.take());
+        let new = blocks.saturating_sub(request.blocks.len() as u32);
+        if new > 0 {
+            self.pool.take(new, &mut request.blocks);
         }
     }
 

@@ -94,24 +94,29 @@ impl BlockPool {
         self.block(block).references == 0
     }
 
-    /// Takes the block at the head of the free list, evicting its content.
+    /// Takes `count` blocks from the head of the free list, evicting their contents.
     ///
     /// # Panics
-    /// If no block is free: callers check first, so that an allocation is all or nothing.
-    pub(crate) fn take(&mut self) -> BlockId {
-        assert!(self.num_free > 0, "a block is taken only after the free count was checked");
-        self.num_free -= 1;
-        let head = self.list[ENDS as usize].next;
-        let position = if head == FRESH { self.grow() } else { head };
-        if head != FRESH {
-            self.unlink(position);
-        } else if self.fresh == self.num_blocks {
-            self.unlink(FRESH);
+    /// If fewer are free: callers check first, so that an allocation is all or nothing.
+    pub(crate) fn take(&mut self, count: u32, taken: &mut Vec<BlockId>) {
+        assert!(count <= self.num_free, "blocks are taken only after the free count was checked");
+        self.num_free -= count;
+        let first = taken.len();
+        let mut head = self.list[ENDS as usize].next;
+        for _ in 0..count {
+            // The entry of the fresh range stays at the head until that is used up.
+            let position = if head == FRESH { self.grow() } else { head };
+            if head != FRESH || self.fresh == self.num_blocks {
+                head = self.list[head as usize].next;
+            }
+            self.list[position as usize].references = 1;
+            taken.push(BlockId(position - FIRST));
         }
-        let block = BlockId(position - FIRST);
-        self.evict(block);
-        self.block_mut(block).references = 1;
-        block
+        self.list[ENDS as usize].next = head;
+        self.list[head as usize].previous = ENDS;
+        for &block in &taken[first..] {
+            self.evict(block);
+        }
     }
 
     /// References a block that was hit, taking it off the free list if nobody else does.
@@ -307,8 +312,10 @@ mod tests {
         pool.free_list().map(|block| block.0).collect()
     }
 
-    fn take(pool: &mut BlockPool, n: usize) -> Vec<BlockId> {
-        (0..n).map(|_| pool.take()).collect()
+    fn take(pool: &mut BlockPool, n: u32) -> Vec<BlockId> {
+        let mut taken = Vec::new();
+        pool.take(n, &mut taken);
+        taken
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Scheduler {
             // It got a token in the iteration before and has got its second one.
             request.outputs >= 2
                 && request.last_iteration == self.decided
+                && !request.is_mid_prefill
                 && request.computed + 1 == request.known()
         };
         self.running.iter().all(decodes) && self.waiting_goes_on()

@@ -273,6 +273,9 @@ pub(crate) struct OutputConfig {
     /// Check the invariants of the simulation along the way
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) check: Option<bool>,
+    /// Decide every iteration request by request: slower, with the same results
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(crate) plain: Option<bool>,
 }
 
 /// Which clock drives a replay.

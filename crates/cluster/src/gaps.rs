@@ -69,6 +69,22 @@ impl TokenGaps {
         gaps
     }
 
+    /// Mean length in ms, exact up to the last division; 0 without gaps.
+    pub fn mean_ms(&self) -> f64 {
+        let (mut count, mut sum_ns) = (0_u128, 0_u128);
+        let mut add = |times: u64, ns: u128| {
+            count += u128::from(times);
+            sum_ns += ns;
+        };
+        match &self.0 {
+            Form::Exact(counts) => {
+                counts.iter().for_each(|(&ns, &times)| add(times, u128::from(ns) * u128::from(times)));
+            }
+            Form::Sketch(sketch) => sketch.buckets.iter().for_each(|bucket| add(bucket.count, bucket.sum_ns)),
+        }
+        if count == 0 { 0.0 } else { sum_ns as f64 / 1e6 / count as f64 }
+    }
+
     /// Largest relative error of a length: 0 while all are counted by themselves.
     pub fn relative_error(&self) -> f64 {
         match &self.0 {

@@ -305,6 +305,7 @@ mod tests {
           "p95_itl_ms": 33.999999999999986,
           "p99_itl_ms": 38.79999999999999,
           "std_itl_ms": 10.497813183356477,
+          "itl_relative_error": 0.0,
           "mean_e2e_latency_ms": 100.0,
           "min_e2e_latency_ms": 40.0,
           "max_e2e_latency_ms": 160.0,

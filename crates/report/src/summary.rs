@@ -118,6 +118,7 @@ fn duration(requests: &[RequestRecord]) -> Duration {
 
 /// Statistics of the gaps in ms, and of the token rates, in tokens a second, of those that are not zero.
 fn gap_stats(gaps: &TokenGaps) -> (Stats, Stats) {
+    let mean_ms = gaps.mean_ms();
     let gaps: Vec<(f64, u64)> = gaps.sorted().into_iter().map(|(gap, count)| (gap.as_ms(), count)).collect();
     // The longest gap is the lowest rate.
     let rates: Vec<(f64, u64)> = gaps
@@ -126,7 +127,8 @@ fn gap_stats(gaps: &TokenGaps) -> (Stats, Stats) {
         .filter(|&&(gap_ms, _)| gap_ms > 0.0)
         .map(|&(gap_ms, count)| (1000.0 / gap_ms, count))
         .collect();
-    (Stats::of_counted(&gaps), Stats::of_counted(&rates))
+    let itl_ms = Stats { mean: mean_ms, ..Stats::of_counted(&gaps) };
+    (itl_ms, Stats::of_counted(&rates))
 }
 
 fn by_reason(rejected: &[&RequestRecord]) -> Counts {

@@ -113,6 +113,8 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
         seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
         check: config.output.check.unwrap_or(false),
         record_routing: config.output.routing_jsonl.is_some(),
+        // A row an iteration needs to see each of them.
+        plain: config.output.plain.unwrap_or(false) || config.output.iterations_jsonl.is_some(),
         ..SimulationOptions::default()
     };
     interrupt.defer()?;

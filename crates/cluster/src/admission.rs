@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use servecast_types::Time;
+use servecast_types::{Prompt, Time};
 use servecast_workload::{Session, TurnStart, Workload};
 
 use crate::ClusterError;
@@ -62,6 +62,11 @@ impl Admission {
             under_way: 0,
             place_free: Time::ZERO,
         })
+    }
+
+    /// Hands the prompt of a turn out, which is needed once.
+    pub(crate) fn take_prompt(&mut self, turn: TurnId) -> Prompt {
+        std::mem::take(&mut self.sessions[turn.session as usize].turns[turn.turn as usize].prompt)
     }
 
     pub(crate) fn session(&self, session: u32) -> &Session {

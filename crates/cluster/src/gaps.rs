@@ -62,7 +62,9 @@ impl TokenGaps {
     /// All lengths with their counts, shortest first; those of a bucket as their mean.
     pub fn sorted(&self) -> Vec<(Duration, u64)> {
         let mut gaps: Vec<_> = match &self.0 {
-            Form::Exact(counts) => counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect(),
+            Form::Exact(counts) => {
+                counts.iter().map(|(&ns, &times)| (Duration::from_ns(ns), times)).collect()
+            }
             Form::Sketch(sketch) => sketch.lengths(),
         };
         gaps.sort_unstable();

@@ -93,10 +93,12 @@ impl Simulation {
     }
 
     fn arrive(&mut self, turn: TurnId, now: Time) {
+        let origin = self.origin(turn);
+        let prompt = self.admission.take_prompt(turn);
         let source = &self.admission.session(turn.session).turns[turn.turn as usize];
         let arrival = Arrival {
-            origin: self.origin(turn),
-            prompt: source.prompt.clone(),
+            origin,
+            prompt,
             output: source.output,
             stop_after: source.stop_after,
             priority: source.priority,

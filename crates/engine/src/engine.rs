@@ -150,7 +150,8 @@ impl Engine {
 
     /// Whether there is nothing to do until the next input, after an iteration in which nothing happened.
     fn idles(&self, now: Time) -> bool {
-        let pending = |step: &Box<Step>| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
+        let pending =
+            |step: &Box<Step>| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
         let skips_news = self.recorder_clock && self.scheduler.has_unfinished_requests();
         let waits = self.scheduler.has_requests() && !self.in_flight.iter().any(pending);
         waits && (skips_news || !self.scheduler.has_news(now))

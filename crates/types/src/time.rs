@@ -1,4 +1,5 @@
 use std::fmt;
+use std::num::NonZeroU64;
 use std::ops::{Add, AddAssign, Sub};
 
 use crate::TimeError;
@@ -6,8 +7,10 @@ use crate::TimeError;
 const NS_PER_MS: f64 = 1e6;
 
 /// A moment: whole nanoseconds since the start of the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Time(u64);
+///
+/// Kept as one more than that, so that an `Option<Time>` is no larger: a request has many that are not there yet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(NonZeroU64);
 
 /// A length of time in whole nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -15,18 +18,18 @@ pub struct Duration(u64);
 
 impl Time {
     /// The start of the run.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZeroU64::MIN);
     /// Later than anything that happens.
-    pub const MAX: Self = Self(u64::MAX);
+    pub const MAX: Self = Self(NonZeroU64::MAX);
 
-    /// `ns` nanoseconds after the start of the run.
+    /// `ns` nanoseconds after the start of the run, or [`Time::MAX`] if that is earlier.
     pub const fn from_ns(ns: u64) -> Self {
-        Self(ns)
+        Self(NonZeroU64::MIN.saturating_add(ns))
     }
 
     /// Nanoseconds since the start of the run.
     pub const fn as_ns(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The moment `ms` milliseconds after the start, to the nearest nanosecond.
@@ -36,12 +39,12 @@ impl Time {
 
     /// Milliseconds since the start of the run, for reports.
     pub fn as_ms(self) -> f64 {
-        self.0 as f64 / NS_PER_MS
+        self.as_ns() as f64 / NS_PER_MS
     }
 
     /// How long after `earlier` this is; zero if it is not after it.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration(self.0.saturating_sub(earlier.0))
+        Duration(self.as_ns().saturating_sub(earlier.as_ns()))
     }
 }
 
@@ -96,6 +99,18 @@ impl Add<Duration> for Time {
     /// Saturates at [`Time::MAX`], which no run reaches: it is 584 years after the start.
     fn add(self, length: Duration) -> Self {
         Self(self.0.saturating_add(length.0))
+    }
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Time").field(&self.as_ns()).finish()
     }
 }
 

@@ -117,7 +117,8 @@ impl Workload {
             };
             if is_first {
                 let name = row.session_id.as_deref().map(Box::from);
-                workload.sessions.push(Session { name, turns: Vec::new() });
+                // Most sessions of most traces have one turn.
+                workload.sessions.push(Session { name, turns: Vec::with_capacity(1) });
             }
             workload.sessions[place].turns.push(turn);
         }

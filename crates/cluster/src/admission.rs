@@ -116,8 +116,17 @@ impl Admission {
         self.place_free = now;
     }
 
+    /// When the session after the next `skipped` ones starts.
+    pub(crate) fn start_after(&self, skipped: usize) -> Option<Time> {
+        self.nth_start(skipped).map(|(time, ..)| time)
+    }
+
     fn next_start(&self) -> Option<(Time, u64, TurnId)> {
-        let session = *self.order.get(self.started)?;
+        self.nth_start(0)
+    }
+
+    fn nth_start(&self, skipped: usize) -> Option<(Time, u64, TurnId)> {
+        let session = *self.order.get(self.started + skipped)?;
         let first = self.session(session).turns.first()?;
         let time = match (self.mode, first.start) {
             (LoadMode::OpenLoop, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,

@@ -238,12 +238,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts every engine that has something to start, and lets those run ahead that nothing can come to before
-    /// `next_arrival`.
+    /// Starts every engine that has something to start, and lets those run ahead that nothing can come to for a while.
+    /// `arrival_after` says when a request arrives after the next so many ones.
     pub(crate) fn start(
         &mut self,
         now: Time,
-        next_arrival: Option<Time>,
+        arrival_after: &dyn Fn(usize) -> Option<Time>,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         while let Some(place) = self.ready.pop_first() {
@@ -259,7 +259,7 @@ impl Cluster {
         // All that start now in an earlier pool have to be known before a worker of a later one runs ahead.
         started.sort_unstable();
         for &place in &started {
-            self.run_ahead(place, now, next_arrival, observer)?;
+            self.run_ahead(place, now, arrival_after, observer)?;
         }
         started.clear();
         self.started = started;
@@ -271,10 +271,10 @@ impl Cluster {
         &mut self,
         place: Place,
         now: Time,
-        next_arrival: Option<Time>,
+        arrival_after: &dyn Fn(usize) -> Option<Time>,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        let horizon = self.horizon(place, now, next_arrival);
+        let horizon = self.horizon(place, now, arrival_after);
         let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
             let state = engine.run_on(now, horizon, sink);
             (state, engine.started_at())
@@ -290,16 +290,19 @@ impl Cluster {
     }
 
     /// Until when a worker may go on by itself.
-    fn horizon(&self, place: Place, now: Time, next_arrival: Option<Time>) -> Time {
+    fn horizon(&self, place: Place, now: Time, arrival_after: &dyn Fn(usize) -> Option<Time>) -> Time {
         let hands_off = place.pool + 1 < self.pools.len();
         let pool = &self.pools[place.pool];
         let fetches = place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
         if self.ends_matter || hands_off || fetches || pool.is_watched() {
             return now;
         }
-        let arrival = next_arrival.unwrap_or(Time::MAX);
+        let arrival = |skipped: usize| arrival_after(skipped).unwrap_or(Time::MAX);
+        if place.pool == 0 {
+            return arrival(pool.requests_before(place.worker));
+        }
         let hand_off = self.deadlines.peek().map_or(Time::MAX, |Reverse(deadline)| deadline.at);
-        if place.pool == 0 { arrival } else { arrival.min(hand_off) }
+        arrival(0).min(hand_off)
     }
 
     fn iteration_ended(

@@ -146,6 +146,14 @@ impl Pool {
         }
     }
 
+    /// How many requests certainly go to other workers before one comes to `worker`.
+    pub(crate) fn requests_before(&self, worker: WorkerId) -> usize {
+        match &self.routing {
+            Routing::Policy(policy) => policy.requests_before(worker, self.engines.len()),
+            Routing::Kv(..) => 0,
+        }
+    }
+
     /// Whether others wait for what happens on a worker, so that none may run ahead.
     pub(crate) fn is_watched(&self) -> bool {
         match &self.routing {

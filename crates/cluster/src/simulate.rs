@@ -71,6 +71,7 @@ impl Simulation {
     /// If an invariant is broken, which would be a bug; a checked run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         let mut now = Time::ZERO;
+        let steered = !self.placements.is_empty();
         while let Some(next) =
             self.admission.next_arrival().into_iter().chain(self.cluster.next_deadline()).min()
         {
@@ -82,7 +83,9 @@ impl Simulation {
                 self.arrive(turn, now);
                 self.follow_ended(now);
             }
-            self.cluster.start(now, self.admission.next_arrival(), observer)?;
+            // Where workers are fixed beforehand, it is not the router that says who is next.
+            let arrival_after = |skipped| self.admission.start_after(if steered { 0 } else { skipped });
+            self.cluster.start(now, &arrival_after, observer)?;
             self.follow_ended(now);
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
             if observer.progress(now, self.ended).is_break() {

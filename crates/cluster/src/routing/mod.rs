@@ -94,6 +94,14 @@ impl Policy {
         }
     }
 
+    /// How many requests certainly go to other workers before one comes to `worker`.
+    pub(crate) fn requests_before(&self, worker: WorkerId, workers: usize) -> usize {
+        match self {
+            Self::RoundRobin(policy) => policy.requests_before(worker, workers),
+            Self::Random(_) | Self::LeastLoaded | Self::PowerOfTwo(_) | Self::PrefixHash(_) => 0,
+        }
+    }
+
     /// The worker for the next request; `in_flight` has the number of requests of each.
     pub(crate) fn pick(&mut self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
         match self {

@@ -4,8 +4,6 @@
 //! whose content can still be hit goes to the tail, so that the list is the LRU order of the prefix cache, and one
 //! without goes to the head. Taking a block that still has content evicts that content.
 
-use std::collections::hash_map::Entry;
-
 use rustc_hash::FxHashMap;
 use servecast_types::{BlockId, KvEvent, SequenceHash};
 use smallvec::{SmallVec, smallvec};
@@ -25,6 +23,8 @@ struct Block {
     /// Its content, if `has_content`.
     hash: SequenceHash,
     has_content: bool,
+    /// Whether it is the one that a lookup of its content finds.
+    is_first: bool,
     references: u32,
     previous: u32,
     next: u32,
@@ -44,7 +44,12 @@ pub(crate) struct BlockPool {
     num_blocks: u32,
     num_free: u32,
     /// List position of the first block of each content; duplicates follow each other from there.
+    ///
+    /// An entry whose block has other content by now means nothing: finding it to remove it would cost as much as
+    /// storing did, so such entries are swept out together.
     cached: FxHashMap<SequenceHash, u32>,
+    /// Distinct contents that can be hit.
+    num_cached: usize,
     unhashed_to_head: bool,
     events: Option<Vec<KvEvent>>,
 }
@@ -64,6 +69,7 @@ impl BlockPool {
             num_blocks,
             num_free: num_blocks - first,
             cached: FxHashMap::default(),
+            num_cached: 0,
             unhashed_to_head,
             events: capture_events.then(Vec::new),
         };
@@ -82,12 +88,13 @@ impl BlockPool {
 
     /// Number of distinct contents that can be hit.
     pub(crate) fn num_cached(&self) -> usize {
-        self.cached.len()
+        self.num_cached
     }
 
     /// The block to hit for `hash`.
     pub(crate) fn lookup(&self, hash: SequenceHash) -> Option<BlockId> {
-        self.cached.get(&hash).map(|&position| BlockId(position - FIRST))
+        let position = *self.cached.get(&hash)?;
+        self.list[position as usize].is_first_of(hash).then_some(BlockId(position - FIRST))
     }
 
     pub(crate) fn is_free(&self, block: BlockId) -> bool {
@@ -166,9 +173,14 @@ impl BlockPool {
             let entry = &mut self.list[position as usize];
             debug_assert!(!entry.has_content, "block {block} already has content");
             (entry.hash, entry.has_content) = (hash, true);
-            let first = *self.cached.entry(hash).or_insert(position);
-            if first != position {
+            let first = self.cached.entry(hash).or_insert(position);
+            if *first != position && self.list[*first as usize].is_first_of(hash) {
+                let first = *first;
                 self.append_duplicate(first, position);
+            } else {
+                *first = position;
+                self.list[position as usize].is_first = true;
+                self.num_cached += 1;
             }
         }
         if let Some(events) = &mut self.events
@@ -217,11 +229,14 @@ impl BlockPool {
         }
         assert_eq!(listed, self.num_free, "length of the free list");
         let hashed = blocks.iter().filter(|block| block.has_content).count();
-        let duplicates = |&first: &u32| {
+        let firsts =
+            self.cached.iter().filter(|&(&hash, &first)| self.list[first as usize].is_first_of(hash));
+        assert_eq!(firsts.clone().count(), self.num_cached, "distinct contents");
+        let duplicates = |(_, &first): (&SequenceHash, &u32)| {
             let next = |position: u32| Some(self.list[position as usize].next_duplicate);
             std::iter::successors(Some(first), move |&at| next(at).filter(|&next| next != NONE)).count()
         };
-        assert_eq!(hashed, self.cached.values().map(duplicates).sum::<usize>(), "blocks with content");
+        assert_eq!(hashed, firsts.map(duplicates).sum::<usize>(), "blocks with content");
     }
 
     fn block(&self, block: BlockId) -> &Block {
@@ -246,17 +261,16 @@ impl BlockPool {
             return;
         }
         entry.has_content = false;
+        let was_first = std::mem::take(&mut entry.is_first);
         let (hash, next) = (entry.hash, std::mem::replace(&mut entry.next_duplicate, NONE));
-        let Entry::Occupied(mut first) = self.cached.entry(hash) else {
-            unreachable!("a block with content is indexed by it");
-        };
-        if *first.get() != position {
-            let first = *first.get();
-            self.remove_duplicate(first, position, next);
+        if !was_first {
+            self.remove_duplicate(hash, position, next);
         } else if next == NONE {
-            first.remove();
+            self.num_cached -= 1;
+            self.sweep();
         } else {
-            first.insert(next);
+            self.list[next as usize].is_first = true;
+            self.cached.insert(hash, next);
         }
         if let Some(events) = &mut self.events {
             events.push(KvEvent::Removed { blocks: smallvec![hash] });
@@ -272,13 +286,21 @@ impl BlockPool {
         self.list[last as usize].next_duplicate = position;
     }
 
-    /// Takes a block out of those of equal content; `next` is the one behind it.
-    fn remove_duplicate(&mut self, first: u32, position: u32, next: u32) {
-        let mut before = first;
+    /// Takes a block that is not the first out of those of equal content; `next` is the one behind it.
+    fn remove_duplicate(&mut self, hash: SequenceHash, position: u32, next: u32) {
+        let mut before = self.cached[&hash];
         while self.list[before as usize].next_duplicate != position {
             before = self.list[before as usize].next_duplicate;
         }
         self.list[before as usize].next_duplicate = next;
+    }
+
+    /// Forgets contents that are gone, when there are as many of them as others.
+    fn sweep(&mut self) {
+        if self.cached.len() > 2 * self.num_cached + 64 {
+            let list = &self.list;
+            self.cached.retain(|&hash, &mut first| list[first as usize].is_first_of(hash));
+        }
     }
 
     fn unlink(&mut self, position: u32) {
@@ -300,7 +322,20 @@ impl Block {
     /// A block without content that is linked nowhere.
     const fn new() -> Self {
         let hash = SequenceHash(0);
-        Self { hash, has_content: false, references: 0, previous: ENDS, next: ENDS, next_duplicate: NONE }
+        Self {
+            hash,
+            has_content: false,
+            is_first: false,
+            references: 0,
+            previous: ENDS,
+            next: ENDS,
+            next_duplicate: NONE,
+        }
+    }
+
+    /// Whether a lookup of that content finds this block.
+    fn is_first_of(&self, hash: SequenceHash) -> bool {
+        self.is_first && self.hash == hash
     }
 }
 

@@ -7,7 +7,8 @@
 use rustc_hash::FxHashMap;
 use servecast_types::{Duration, Time};
 
-use super::tree::{NodeId, ROOT, RadixTree};
+use super::nodes::{NodeId, ROOT};
+use super::tree::RadixTree;
 use crate::rank::Slot;
 
 const NONE: u32 = u32::MAX;

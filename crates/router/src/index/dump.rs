@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::tree::{ROOT, RadixTree};
+use super::nodes::ROOT;
+use super::tree::RadixTree;
 use crate::rank::Slot;
 use crate::{EventError, Rank};
 
@@ -56,7 +57,7 @@ pub(crate) fn dump(tree: &RadixTree, mut rank_of: impl FnMut(Slot) -> Option<Ran
         node.ranks.for_each(|slot| holders.extend(rank_of(slot).map(|rank| (rank, slot))));
         holders.sort_unstable();
         for (rank, slot) in holders {
-            let parent = match node.parent() {
+            let parent = match node.parent {
                 ROOT => None,
                 parent => tree.names(slot, parent).first().map(|&(name, _)| name),
             };

@@ -5,6 +5,7 @@
 
 mod approximate;
 mod dump;
+mod nodes;
 mod ranks;
 mod tree;
 mod uses;

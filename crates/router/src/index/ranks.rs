@@ -2,78 +2,83 @@
 
 use crate::rank::Slot;
 
-const FEW: usize = 4;
 /// A large set becomes a small one again well below the size at which it grew, so that it does not flip.
 const FEW_AGAIN: u32 = 2;
 
-/// The ranks that hold a block: up to four in place, more as a bit each.
+/// The ranks that hold a block, a bit each: in place as long as they are among 64 neighbours.
 #[derive(Debug, Clone)]
 pub(crate) enum RankSet {
-    /// The first `len` of `slots`, ascending.
-    Few { len: u8, slots: [Slot; FEW] },
-    /// A bit a slot.
-    Many { count: u32, words: Box<[u64]> },
+    /// Slots from `64 * word` on.
+    Near { word: u32, bits: u64 },
+    /// All slots from 0 on.
+    Far(Box<Far>),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Far {
+    count: u32,
+    words: Vec<u64>,
 }
 
 impl Default for RankSet {
     fn default() -> Self {
-        Self::Few { len: 0, slots: [0; FEW] }
+        Self::Near { word: 0, bits: 0 }
     }
+}
+
+const fn place_of(slot: Slot) -> (u32, u64) {
+    (slot / 64, 1 << (slot % 64))
 }
 
 impl RankSet {
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Few { len, .. } => *len as usize,
-            Self::Many { count, .. } => *count as usize,
+            Self::Near { bits, .. } => bits.count_ones() as usize,
+            Self::Far(far) => far.count as usize,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        // A large set becomes a small one before it is empty.
+        matches!(self, Self::Near { bits: 0, .. })
     }
 
     pub(crate) fn contains(&self, slot: Slot) -> bool {
+        let (at, bit) = place_of(slot);
         match self {
-            Self::Few { len, slots } => slots[..*len as usize].contains(&slot),
-            Self::Many { words, .. } => {
-                words.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
-            }
+            Self::Near { word, bits } => *word == at && bits & bit != 0,
+            Self::Far(far) => far.words.get(at as usize).is_some_and(|bits| bits & bit != 0),
         }
     }
 
     /// Adds a rank; `false` if it is there already.
     pub(crate) fn insert(&mut self, slot: Slot) -> bool {
-        if self.contains(slot) {
-            return false;
-        }
+        let (at, bit) = place_of(slot);
         match self {
-            Self::Few { len, slots } if (*len as usize) < FEW => {
-                let at = slots[..*len as usize].partition_point(|&other| other < slot);
-                slots.copy_within(at..*len as usize, at + 1);
-                slots[at] = slot;
-                *len += 1;
+            Self::Near { word, bits } if *bits == 0 || *word == at => {
+                let is_new = *bits & bit == 0;
+                *word = at;
+                *bits |= bit;
+                is_new
             }
-            Self::Few { slots, .. } => {
-                let most = slot.max(slots[FEW - 1]);
-                let mut words = vec![0_u64; most as usize / 64 + 1].into_boxed_slice();
-                for &member in slots.iter().chain([&slot]) {
-                    words[member as usize / 64] |= 1 << (member % 64);
-                }
-                *self = Self::Many { count: FEW as u32 + 1, words };
+            Self::Near { word, bits } => {
+                let mut words = vec![0; at.max(*word) as usize + 1];
+                words[*word as usize] = *bits;
+                words[at as usize] = bit;
+                *self = Self::Far(Box::new(Far { count: bits.count_ones() + 1, words }));
+                true
             }
-            Self::Many { count, words } => {
-                let word = slot as usize / 64;
-                if word >= words.len() {
-                    let mut longer = std::mem::take(words).into_vec();
-                    longer.resize(word + 1, 0);
-                    *words = longer.into_boxed_slice();
+            Self::Far(far) => {
+                if far.words.len() <= at as usize {
+                    far.words.resize(at as usize + 1, 0);
                 }
-                words[word] |= 1 << (slot % 64);
-                *count += 1;
+                let bits = &mut far.words[at as usize];
+                let is_new = *bits & bit == 0;
+                *bits |= bit;
+                far.count += u32::from(is_new);
+                is_new
             }
         }
-        true
     }
 
     /// Takes a rank out; `false` if it is not there.
@@ -81,34 +86,37 @@ impl RankSet {
         if !self.contains(slot) {
             return false;
         }
+        let (at, bit) = place_of(slot);
         match self {
-            Self::Few { len, slots } => {
-                let at = slots[..*len as usize].partition_point(|&other| other < slot);
-                slots.copy_within(at + 1..*len as usize, at);
-                *len -= 1;
-            }
-            Self::Many { count, words } => {
-                words[slot as usize / 64] &= !(1 << (slot % 64));
-                *count -= 1;
-                if *count <= FEW_AGAIN {
-                    let mut few = Self::default();
-                    self.for_each(|member| {
-                        few.insert(member);
-                    });
-                    *self = few;
+            Self::Near { bits, .. } => *bits &= !bit,
+            Self::Far(far) => {
+                far.words[at as usize] &= !bit;
+                far.count -= 1;
+                if far.count <= FEW_AGAIN
+                    && let Some(word) = far.words.iter().position(|bits| bits.count_ones() == far.count)
+                {
+                    *self = Self::Near { word: word as u32, bits: far.words[word] };
                 }
             }
         }
         true
     }
 
+    /// Whether there are ranks beside those of `smaller`, all of which are here.
+    pub(crate) fn exceeds(&self, smaller: &Self) -> bool {
+        match (self, smaller) {
+            (Self::Near { bits, .. }, Self::Near { bits: others, .. }) => bits != others,
+            _ => self.len() != smaller.len(),
+        }
+    }
+
     /// Visits the ranks in ascending order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Slot)) {
         match self {
-            Self::Few { len, slots } => slots[..*len as usize].iter().copied().for_each(visit),
-            Self::Many { words, .. } => {
-                for (index, &word) in words.iter().enumerate() {
-                    for_each_bit(index, word, &mut visit);
+            Self::Near { word, bits } => for_each_bit(*word, *bits, &mut visit),
+            Self::Far(far) => {
+                for (word, &bits) in (0..).zip(&far.words) {
+                    for_each_bit(word, bits, &mut visit);
                 }
             }
         }
@@ -116,26 +124,34 @@ impl RankSet {
 
     /// Visits the ranks that are not in `smaller`, at the cost of those ranks and a word for 64 ranks.
     pub(crate) fn for_each_not_in(&self, smaller: &Self, mut visit: impl FnMut(Slot)) {
-        match (self, smaller) {
-            (Self::Many { words, .. }, Self::Many { words: others, .. }) => {
-                for (index, &word) in words.iter().enumerate() {
-                    let other = others.get(index).copied().unwrap_or(0);
-                    for_each_bit(index, word & !other, &mut visit);
+        match self {
+            Self::Near { word, bits } => for_each_bit(*word, bits & !smaller.bits_of(*word), &mut visit),
+            Self::Far(far) => {
+                for (word, &bits) in (0..).zip(&far.words) {
+                    for_each_bit(word, bits & !smaller.bits_of(word), &mut visit);
                 }
             }
-            _ => self.for_each(|slot| {
-                if !smaller.contains(slot) {
-                    visit(slot);
+        }
+    }
+
+    fn bits_of(&self, at: u32) -> u64 {
+        match self {
+            Self::Near { word, bits } => {
+                if *word == at {
+                    *bits
+                } else {
+                    0
                 }
-            }),
+            }
+            Self::Far(far) => far.words.get(at as usize).copied().unwrap_or(0),
         }
     }
 }
 
-fn for_each_bit(index: usize, mut word: u64, visit: &mut impl FnMut(Slot)) {
-    while word != 0 {
-        visit(index as u32 * 64 + word.trailing_zeros());
-        word &= word - 1;
+fn for_each_bit(word: u32, mut bits: u64, visit: &mut impl FnMut(Slot)) {
+    while bits != 0 {
+        visit(word * 64 + bits.trailing_zeros());
+        bits &= bits - 1;
     }
 }
 

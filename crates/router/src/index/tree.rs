@@ -20,33 +20,16 @@
 //! finds it; storing it again brings it back with all its copies. Storing the missing block alone therefore ends the
 //! match there, whoever else holds the chain. Engines that evict leaves first never make orphans.
 //!
-//! Memory: a node and two map entries for every distinct block, whatever the number of ranks; copies beyond the
-//! first, names of its own and orphans cost an entry each.
+//! Memory: a node and an entry in a table of names for every distinct block ([`nodes`](super::nodes)), whatever the
+//! number of ranks; copies beyond the first, names of its own and orphans cost an entry each.
 
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
-use super::ranks::RankSet;
+use super::nodes::{Node, NodeId, Nodes, ROOT};
 use super::uses::Uses;
 use crate::EventError;
 use crate::rank::Slot;
-
-pub(super) type NodeId = u32;
-pub(super) const ROOT: NodeId = 0;
-const NONE: NodeId = NodeId::MAX;
-
-#[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) local: u64,
-    /// Name that the first rank to store the block gave it.
-    external: u64,
-    parent: NodeId,
-    /// The child that came last, which a growing chain continues.
-    first_child: NodeId,
-    next: NodeId,
-    previous: NodeId,
-    pub(super) ranks: RankSet,
-}
 
 /// What one rank calls a block, and how often it holds it.
 type Names = SmallVec<[(u64, u32); 1]>;
@@ -54,11 +37,7 @@ type Names = SmallVec<[(u64, u32); 1]>;
 /// Which rank holds which chain of blocks; see the module's documentation.
 #[derive(Debug, Clone)]
 pub struct RadixTree {
-    nodes: Vec<Node>,
-    free: Vec<NodeId>,
-    edges: FxHashMap<(NodeId, u64), NodeId>,
-    /// The block that a name means, for ranks that have not said otherwise.
-    externals: FxHashMap<u64, NodeId>,
+    nodes: Nodes,
     /// Names of a rank that mean another block to others.
     aliases: FxHashMap<(Slot, u64), NodeId>,
     /// Names and copies, wherever they are not one copy under the common name.
@@ -78,10 +57,7 @@ impl RadixTree {
     /// A tree without blocks.
     pub fn new() -> Self {
         Self {
-            nodes: vec![Node::new(0, 0, NONE)],
-            free: Vec::new(),
-            edges: FxHashMap::default(),
-            externals: FxHashMap::default(),
+            nodes: Nodes::new(),
             aliases: FxHashMap::default(),
             names: FxHashMap::default(),
             orphans: FxHashMap::default(),
@@ -104,10 +80,10 @@ impl RadixTree {
 
     /// Distinct blocks that any rank holds.
     pub fn num_blocks(&self) -> usize {
-        self.edges.len()
+        self.nodes.len()
     }
 
-    /// Entries beyond a node and two names for every distinct block: copies, names of one rank only, orphans.
+    /// Entries beyond a node and its name for every distinct block: copies, names of one rank only, orphans.
     pub fn num_extras(&self) -> usize {
         self.aliases.len() + self.names.len() + self.orphans.len()
     }
@@ -121,7 +97,7 @@ impl RadixTree {
         let mut at = ROOT;
         let mut depth = 0;
         for local in locals {
-            let Some(child) = self.child(at, local) else { break };
+            let Some(child) = self.nodes.child(at, local) else { break };
             if at != ROOT {
                 self.leave(at, child, |slot| depths[slot as usize] = depth);
             }
@@ -129,7 +105,7 @@ impl RadixTree {
             at = child;
         }
         if at != ROOT {
-            self.nodes[at as usize].ranks.for_each(|slot| depths[slot as usize] = depth);
+            self.nodes.get(at).ranks.for_each(|slot| depths[slot as usize] = depth);
         }
     }
 
@@ -141,7 +117,7 @@ impl RadixTree {
         let path = locals.into_iter().take_while(|&local| {
             let child = if alone { None } else { self.child(at, local) };
             at = child.unwrap_or(at);
-            alone = at != ROOT && self.nodes[at as usize].ranks.len() == 1;
+            alone = at != ROOT && self.nodes.get(at).ranks.len() == 1;
             child.is_some()
         });
         let path: Vec<u64> = path.collect();
@@ -149,8 +125,8 @@ impl RadixTree {
     }
 
     fn leave(&self, from: NodeId, to: NodeId, visit: impl FnMut(Slot)) {
-        let (from, to) = (&self.nodes[from as usize].ranks, &self.nodes[to as usize].ranks);
-        if from.len() != to.len() {
+        let (from, to) = (&self.nodes.get(from).ranks, &self.nodes.get(to).ranks);
+        if from.exceeds(to) {
             from.for_each_not_in(to, visit);
         }
     }
@@ -187,7 +163,12 @@ impl RadixTree {
     /// If the rank does not hold the block, neither in the tree nor as an orphan.
     pub fn remove(&mut self, slot: Slot, external: u64) -> Result<(), EventError> {
         let Some(node) = self.find(slot, external) else { return self.remove_orphan(slot, external) };
-        if !self.drop_copy(slot, node, external) {
+        if self.drop_copy(slot, node, external) {
+            return Ok(());
+        }
+        if self.nodes.get(node).is_leaf() {
+            self.drop_rank_and_names(slot, node);
+        } else {
             self.detach(slot, node);
         }
         Ok(())
@@ -204,28 +185,20 @@ impl RadixTree {
 
     /// The child of `at` by its local hash.
     pub(super) fn child(&self, at: NodeId, local: u64) -> Option<NodeId> {
-        let latest = self.nodes[at as usize].first_child;
-        let node = self.nodes.get(latest as usize)?;
-        if node.local == local {
-            return Some(latest);
-        }
-        // A single child needs no look-up to be the wrong one.
-        if node.next == NONE { None } else { self.edges.get(&(at, local)).copied() }
+        self.nodes.child(at, local)
     }
 
     /// The block that a rank holds under a name.
-    pub(super) fn find(&self, slot: Slot, external: u64) -> Option<NodeId> {
-        if !self.aliases.is_empty()
-            && let Some(&node) = self.aliases.get(&(slot, external))
-        {
+    fn find(&self, slot: Slot, external: u64) -> Option<NodeId> {
+        if let Some(node) = self.alias(slot, external) {
             return Some(node);
         }
-        let node = *self.externals.get(&external)?;
-        let known_by_it = || match self.names.get(&(slot, node)) {
-            None => true,
-            Some(names) => names.iter().any(|&(name, _)| name == external),
-        };
-        (self.nodes[node as usize].ranks.contains(slot) && known_by_it()).then_some(node)
+        let node = self.nodes.named(external)?;
+        holds_as(&self.names, slot, external, node, self.nodes.get(node)).then_some(node)
+    }
+
+    fn alias(&self, slot: Slot, external: u64) -> Option<NodeId> {
+        if self.aliases.is_empty() { None } else { self.aliases.get(&(slot, external)).copied() }
     }
 
     /// Makes a rank hold the block `local` behind `at`; the flag says whether it did before.
@@ -236,15 +209,14 @@ impl RadixTree {
         local: u64,
         external: u64,
     ) -> Result<(NodeId, bool), EventError> {
-        let existing = self.child(at, local);
-        // A rank has a block in one place only: a second one would turn the tree into a graph.
-        if let Some(held) = self.find(slot, external)
-            && Some(held) != existing
-        {
-            return Err(EventError::MovedBlock { external });
-        }
-        let node = existing.unwrap_or_else(|| self.create(at, local, external));
-        if !self.nodes[node as usize].ranks.insert(slot) {
+        let node = match self.nodes.child(at, local) {
+            Some(node) => {
+                self.check_place(slot, node, external)?;
+                node
+            }
+            None => self.create(slot, at, local, external)?,
+        };
+        if !self.nodes.ranks_mut(node).insert(slot) {
             return Ok((node, true));
         }
         self.sizes[slot as usize] += 1;
@@ -257,38 +229,39 @@ impl RadixTree {
         Ok((node, false))
     }
 
+    /// A rank has a block in one place only: a second one would turn the tree into a graph.
+    fn check_place(&self, slot: Slot, node: NodeId, external: u64) -> Result<(), EventError> {
+        // The name that all use for the block cannot stand for another one.
+        let is_there = self.aliases.is_empty() && self.nodes.is_named(node, external);
+        if is_there || self.find(slot, external).is_none_or(|held| held == node) {
+            Ok(())
+        } else {
+            Err(EventError::MovedBlock { external })
+        }
+    }
+
+    fn create(&mut self, slot: Slot, at: NodeId, local: u64, external: u64) -> Result<NodeId, EventError> {
+        let names = &self.names;
+        let created = match self.alias(slot, external) {
+            Some(_) => None,
+            None => {
+                self.nodes.create(at, local, external, |id, node| !holds_as(names, slot, external, id, node))
+            }
+        };
+        created.ok_or(EventError::MovedBlock { external })
+    }
+
     /// Whether the name means this block to all; if not, it does to this rank from now on.
     fn name_in_common(&mut self, slot: Slot, node: NodeId, external: u64) -> bool {
-        let common =
-            self.nodes[node as usize].external == external && self.externals.get(&external) == Some(&node);
+        let common = self.nodes.is_named(node, external);
         if !common {
             self.aliases.insert((slot, external), node);
         }
         common
     }
 
-    fn create(&mut self, parent: NodeId, local: u64, external: u64) -> NodeId {
-        let mut node = Node::new(local, external, parent);
-        node.next = self.nodes[parent as usize].first_child;
-        let id = if let Some(id) = self.free.pop() {
-            self.nodes[id as usize] = node;
-            id
-        } else {
-            self.nodes.push(node);
-            self.nodes.len() as NodeId - 1
-        };
-        let sibling = self.nodes[parent as usize].first_child;
-        if sibling != NONE {
-            self.nodes[sibling as usize].previous = id;
-        }
-        self.nodes[parent as usize].first_child = id;
-        self.edges.insert((parent, local), id);
-        self.externals.entry(external).or_insert(id);
-        id
-    }
-
     fn add_copy(&mut self, slot: Slot, node: NodeId, external: u64) {
-        let common = self.nodes[node as usize].external;
+        let common = self.nodes.get(node).external;
         let names = self.names.entry((slot, node)).or_insert_with(|| smallvec![(common, 1)]);
         if let Some((_, copies)) = names.iter_mut().find(|(name, _)| *name == external) {
             *copies += 1;
@@ -300,6 +273,9 @@ impl RadixTree {
 
     /// Takes a copy away unless it is the last one; `false` then.
     fn drop_copy(&mut self, slot: Slot, node: NodeId, external: u64) -> bool {
+        if self.names.is_empty() {
+            return false;
+        }
         let Some(names) = self.names.get_mut(&(slot, node)) else { return false };
         let Some(at) = names.iter().position(|&(name, _)| name == external) else { return false };
         if names.len() == 1 && names[0].1 == 1 {
@@ -310,7 +286,7 @@ impl RadixTree {
             names.remove(at);
             self.aliases.remove(&(slot, external));
         }
-        let common = self.nodes[node as usize].external;
+        let common = self.nodes.get(node).external;
         if let &[(name, 1)] = names.as_slice()
             && name == common
             && !self.aliases.contains_key(&(slot, name))
@@ -340,20 +316,16 @@ impl RadixTree {
         let mut next = 0;
         while let Some(&node) = held.get(next) {
             next += 1;
-            let mut child = self.nodes[node as usize].first_child;
-            while child != NONE {
-                if self.nodes[child as usize].ranks.contains(slot) {
-                    held.push(child);
-                }
-                child = self.nodes[child as usize].next;
-            }
+            held.extend(
+                self.nodes.children(node).filter(|&child| self.nodes.get(child).ranks.contains(slot)),
+            );
         }
         held
     }
 
     fn forget_names(&mut self, slot: Slot, node: NodeId) -> Names {
         let Some(names) = self.names.remove(&(slot, node)) else {
-            return smallvec![(self.nodes[node as usize].external, 1)];
+            return smallvec![(self.nodes.get(node).external, 1)];
         };
         for (name, _) in &names {
             self.aliases.remove(&(slot, *name));
@@ -363,39 +335,23 @@ impl RadixTree {
 
     /// Takes a rank and all its copies off a block behind which it holds nothing.
     pub(super) fn drop_rank_and_names(&mut self, slot: Slot, node: NodeId) {
-        self.forget_names(slot, node);
+        if !self.names.is_empty() {
+            self.forget_names(slot, node);
+        }
         self.drop_rank(slot, node);
     }
 
-    fn drop_rank(&mut self, slot: Slot, id: NodeId) {
-        let node = &mut self.nodes[id as usize];
-        let was_there = node.ranks.remove(slot);
+    fn drop_rank(&mut self, slot: Slot, node: NodeId) {
+        let ranks = self.nodes.ranks_mut(node);
+        let was_there = ranks.remove(slot);
         debug_assert!(was_there, "a rank leaves a block that it holds");
         self.sizes[slot as usize] -= 1;
-        if node.ranks.is_empty() {
-            self.unlink(id);
+        if ranks.is_empty() {
+            self.nodes.remove(node);
+            if let Some(uses) = &mut self.uses {
+                uses.forget(node);
+            }
         }
-    }
-
-    fn unlink(&mut self, id: NodeId) {
-        let Node { local, external, parent, first_child, next, previous, .. } = self.nodes[id as usize];
-        debug_assert_eq!(first_child, NONE, "a block that nobody holds has none behind it");
-        if previous == NONE {
-            self.nodes[parent as usize].first_child = next;
-        } else {
-            self.nodes[previous as usize].next = next;
-        }
-        if next != NONE {
-            self.nodes[next as usize].previous = previous;
-        }
-        self.edges.remove(&(parent, local));
-        if self.externals.get(&external) == Some(&id) {
-            self.externals.remove(&external);
-        }
-        if let Some(uses) = &mut self.uses {
-            uses.forget(id);
-        }
-        self.free.push(id);
     }
 
     fn remove_orphan(&mut self, slot: Slot, external: u64) -> Result<(), EventError> {
@@ -410,17 +366,12 @@ impl RadixTree {
     }
 
     pub(super) fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id as usize]
+        self.nodes.get(id)
     }
 
     /// Children of a block, oldest first.
     pub(super) fn children(&self, id: NodeId) -> Vec<NodeId> {
-        let mut children = Vec::new();
-        let mut child = self.nodes[id as usize].first_child;
-        while child != NONE {
-            children.push(child);
-            child = self.nodes[child as usize].next;
-        }
+        let mut children: Vec<_> = self.nodes.children(id).collect();
         children.reverse();
         children
     }
@@ -432,7 +383,7 @@ impl RadixTree {
         let mut next = 0;
         while let Some(&node) = queue.get(next) {
             next += 1;
-            self.nodes[node as usize].ranks.for_each(|slot| holders.push((slot, node)));
+            self.nodes.get(node).ranks.for_each(|slot| holders.push((slot, node)));
             queue.extend(self.children(node));
         }
         holders
@@ -443,7 +394,7 @@ impl RadixTree {
         self.names
             .get(&(slot, node))
             .cloned()
-            .unwrap_or_else(|| smallvec![(self.nodes[node as usize].external, 1)])
+            .unwrap_or_else(|| smallvec![(self.nodes.get(node).external, 1)])
     }
 
     /// Blocks that ranks hold but that cannot be hit, with their copies, sorted.
@@ -459,20 +410,17 @@ impl RadixTree {
     }
 }
 
-impl Node {
-    fn new(local: u64, external: u64, parent: NodeId) -> Self {
-        Self {
-            local,
-            external,
-            parent,
-            first_child: NONE,
-            next: NONE,
-            previous: NONE,
-            ranks: RankSet::default(),
-        }
-    }
-
-    pub(super) fn parent(&self) -> NodeId {
-        self.parent
-    }
+/// Whether a rank holds a block under a name that means it to all but those that call it otherwise.
+fn holds_as(
+    names: &FxHashMap<(Slot, NodeId), Names>,
+    slot: Slot,
+    external: u64,
+    id: NodeId,
+    node: &Node,
+) -> bool {
+    let calls_it_so = || match names.get(&(slot, id)) {
+        None => true,
+        Some(names) => names.iter().any(|&(name, _)| name == external),
+    };
+    node.ranks.contains(slot) && (names.is_empty() || calls_it_so())
 }

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 use servecast_types::{Duration, Time};
 
-use super::tree::{NodeId, ROOT, RadixTree};
+use super::nodes::{NodeId, ROOT};
+use super::tree::RadixTree;
 
 /// The look-ups that met each block within a window of time.
 #[derive(Debug, Clone)]

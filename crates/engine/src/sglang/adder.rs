@@ -92,16 +92,24 @@ impl PrefillAdder {
         cache.obtainable().cast_signed() - self.current_offset
     }
 
-    /// Takes the next chunk of the chunked request, which always gets on; returns whether more of it is left.
-    pub(super) fn add_chunked(&mut self, slot: Slot, request: &Request, cache: &KvCache) -> bool {
+    /// Tokens of the next chunk of the chunked request, which always gets on.
+    pub(super) fn next_chunk(&self, request: &Request, cache: &KvCache) -> u32 {
         let extend = request.known() - request.computed;
         let chunk = self.rem_chunk.unwrap_or(i64::MAX);
         let mut room = chunk.min(self.rem_total(cache).trunc() as i64);
         if room <= 0 {
             room = chunk;
         }
-        let cut = i64::from(extend) > room;
-        let tokens = i64::from(extend).min(room) as u32;
+        if room <= 0 {
+            // The decodes that ride along are more than a chunk has tokens.
+            room = self.page_size.into();
+        }
+        i64::from(extend).min(room) as u32
+    }
+
+    /// Takes `tokens` more of the chunked request; returns whether more of it is left.
+    pub(super) fn add_chunked(&mut self, slot: Slot, request: &Request, tokens: u32) -> bool {
+        let cut = tokens < request.known() - request.computed;
         self.taken.push(Taken { slot, tokens });
         let output = if cut { 0 } else { request.max_new_tokens.min(self.clip_max_new_tokens) };
         self.charge(tokens, output);
@@ -147,7 +155,7 @@ impl PrefillAdder {
         let request = &mut requests[slot];
         let whole = self.rem_chunk.is_none_or(|chunk| i64::from(cache.ceil_page(extend)) <= chunk);
         let tokens = match self.rem_chunk {
-            Some(chunk) if !whole && foreseen => chunk.max(0) as u32,
+            Some(chunk) if !whole && foreseen => chunk.clamp(0, extend.into()) as u32,
             Some(chunk) if !whole => cache.floor_page(chunk.max(0) as u32),
             _ => extend,
         };
@@ -158,7 +166,7 @@ impl PrefillAdder {
         request.status = Status::Active;
         self.taken.push(Taken { slot, tokens });
         let output = request.max_new_tokens.min(self.clip_max_new_tokens);
-        if whole {
+        if tokens == extend {
             self.charge(tokens, output);
         } else {
             self.new_chunked = Some(slot);

@@ -126,6 +126,14 @@ impl SglangArgs {
                 "`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0".to_owned(),
             ));
         }
+        let keeps_priorities = matches!(self.schedule_policy, SchedulePolicy::Fcfs | SchedulePolicy::Lof);
+        if self.enable_priority_scheduling && !keeps_priorities {
+            return Err(ConfigError::Conflict(
+                "`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`: others put \
+                 requests in order without regard to priorities"
+                    .to_owned(),
+            ));
+        }
         Ok(SglangConfig {
             max_prefill_tokens: self.max_prefill_tokens,
             chunked_prefill_size: chunk,

@@ -32,6 +32,8 @@
 mod adder;
 mod cache;
 mod decode;
+#[cfg(test)]
+mod fixture;
 mod policy;
 mod ratio;
 mod request;

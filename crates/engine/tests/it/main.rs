@@ -7,3 +7,4 @@ mod properties;
 mod properties_sglang;
 mod recording;
 mod rules;
+mod rules_sglang;

@@ -4,8 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ConfigError;
-use crate::error::{check_key, json_kind, rephrase};
 use crate::sglang::SglangArgs;
 
 /// Settings of one engine, by the names of vLLM and of Dynamo's `MockEngineArgs`. A key that is absent has the
@@ -171,62 +169,6 @@ impl Default for EngineArgs {
     }
 }
 
-/// Other names of settings, each with the one that it stands for.
-const ALIASES: [(&str, &str); 2] =
-    [("policy", "scheduling_policy"), ("kv_transfer_bytes_per_token", "kv_bytes_per_token")];
-
-/// The name of a setting that may be given by another one.
-pub(crate) fn canonical_key(key: &str) -> &str {
-    ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, name)| name)
-}
-
-impl EngineArgs {
-    /// Reads settings from a JSON object; unknown keys and values of the wrong type are errors.
-    pub fn from_json(value: Value) -> Result<Self, ConfigError> {
-        let Value::Object(settings) = value else {
-            return Err(ConfigError::NoObject { found: json_kind(&value) });
-        };
-        let known = Self::keys();
-        for key in settings.keys() {
-            check_key(key, &known)?;
-            let name = canonical_key(key);
-            if name != key && settings.contains_key(name) {
-                return Err(ConfigError::Conflict(format!(
-                    "`{key}` is another name of `{name}`: give one of them"
-                )));
-            }
-        }
-        Self::deserialize_settings(&settings).map_err(|(key, message)| {
-            let found = settings.get(&key).map_or_else(|| "absent".to_owned(), ToString::to_string);
-            let unnamed = message.contains("expected string or map");
-            let listing = unnamed.then(|| Self::message_with_names(settings.clone(), &key)).flatten();
-            let message = listing.unwrap_or(message);
-            ConfigError::WrongValue { key, found, problem: rephrase(&message) }
-        })
-    }
-
-    /// All keys that [`EngineArgs::from_json`] knows, aliases included.
-    pub fn keys() -> Vec<String> {
-        let Ok(Value::Object(defaults)) = serde_json::to_value(Self::default()) else {
-            unreachable!("settings are written as an object");
-        };
-        let names = defaults.into_iter().map(|(name, _)| name);
-        names.chain(ALIASES.map(|(alias, _)| alias.to_owned())).collect()
-    }
-
-    /// The key of the first bad value, and what `serde` has to say of it.
-    fn deserialize_settings(settings: &Map<String, Value>) -> Result<Self, (String, String)> {
-        serde_path_to_error::deserialize(settings)
-            .map_err(|error| (error.path().to_string(), error.into_inner().to_string()))
-    }
-
-    /// The message for a setting with named values that is not even a string: it lists the names.
-    fn message_with_names(mut settings: Map<String, Value>, key: &str) -> Option<String> {
-        settings.insert(key.to_owned(), "no such name".into());
-        Self::deserialize_settings(&settings).err().map(|(_, message)| message)
-    }
-}
-
 /// An inference engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -356,90 +298,4 @@ pub enum KvTransferTimingMode {
     FullPrompt,
     /// What the decode worker does not have in its prefix cache.
     DestinationMissing,
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[track_caller]
-    fn refused(settings: Value, message: &str) {
-        assert_eq!(EngineArgs::from_json(settings).unwrap_err().to_string(), message);
-    }
-
-    #[test]
-    fn what_is_no_setting_is_refused() {
-        refused(json!([1]), r#"expected a JSON object such as {"block_size": 64}, found an array"#);
-        refused(json!(null), r#"expected a JSON object such as {"block_size": 64}, found null"#);
-        refused(json!({"blok_size": 16}), "unknown key `blok_size`, did you mean `block_size`?");
-        refused(json!({"tensor_parallel": 2}), "unknown key `tensor_parallel`");
-    }
-
-    #[test]
-    fn a_bad_value_is_named_with_what_would_be_right() {
-        let whole = "expected a whole number from 0 to 4294967295";
-        refused(json!({"block_size": "16"}), &format!("`block_size` is \"16\": {whole}"));
-        refused(json!({"num_gpu_blocks": -1}), &format!("`num_gpu_blocks` is -1: {whole}"));
-        refused(json!({"max_num_seqs": 1.5}), &format!("`max_num_seqs` is 1.5: {whole}"));
-        refused(json!({"block_size": null}), &format!("`block_size` is null: {whole}"));
-        refused(
-            json!({"bootstrap_port": 70000}),
-            "`bootstrap_port` is 70000: expected a whole number from 0 to 65535",
-        );
-        let whole = "expected a whole number from 0 to 18446744073709551615";
-        refused(
-            json!({"kv_transfer_bytes_per_token": -8}),
-            &format!("`kv_transfer_bytes_per_token` is -8: {whole}"),
-        );
-        refused(json!({"watermark": "low"}), "`watermark` is \"low\": expected a number");
-        refused(json!({"async_scheduling": 1}), "`async_scheduling` is 1: expected true or false");
-        refused(json!({"latency": 3}), "`latency` is 3: expected a string");
-        refused(json!({"reasoning": []}), "`reasoning` is []: expected an object");
-    }
-
-    #[test]
-    fn named_values_are_listed() {
-        refused(json!({"policy": "lifo"}), "`policy` is \"lifo\": expected `fcfs` or `priority`");
-        refused(
-            json!({"kv_role": "kv_both"}),
-            "`kv_role` is \"kv_both\": expected `kv_producer` or `kv_consumer`",
-        );
-        let versions = "expected one of `0.14`, `0.19`, `0.24`, `0.28`, `0.32`, `0.33`";
-        refused(json!({"vllm_version": "0.30"}), &format!("`vllm_version` is \"0.30\": {versions}"));
-        refused(json!({"vllm_version": 0.33}), &format!("`vllm_version` is 0.33: {versions}"));
-        refused(
-            json!({"engine_type": null}),
-            "`engine_type` is null: expected one of `vllm`, `sglang`, `trtllm`",
-        );
-    }
-
-    #[test]
-    fn another_name_stands_for_a_setting_but_not_beside_it() {
-        let args =
-            EngineArgs::from_json(json!({"policy": "priority", "kv_transfer_bytes_per_token": 8})).unwrap();
-        assert_eq!((args.scheduling_policy, args.kv_bytes_per_token), (SchedulingPolicy::Priority, Some(8)));
-        refused(
-            json!({"policy": "fcfs", "scheduling_policy": "fcfs"}),
-            "`policy` is another name of `scheduling_policy`: give one of them",
-        );
-        refused(
-            json!({"kv_bytes_per_token": 8, "kv_transfer_bytes_per_token": 8}),
-            "`kv_transfer_bytes_per_token` is another name of `kv_bytes_per_token`: give one of them",
-        );
-    }
-
-    #[test]
-    fn null_lifts_a_limit_and_absence_is_the_default() {
-        let args = EngineArgs::from_json(json!({"max_num_seqs": null})).unwrap();
-        assert_eq!(args, EngineArgs { max_num_seqs: None, ..EngineArgs::default() });
-        assert_eq!(EngineArgs::from_json(json!({})).unwrap(), EngineArgs::default());
-    }
-
-    #[test]
-    fn settings_survive_a_round_trip() {
-        let args = EngineArgs { vllm_version: VllmVersion::V0_24, watermark: 0.01, ..EngineArgs::default() };
-        assert_eq!(EngineArgs::from_json(serde_json::to_value(&args).unwrap()).unwrap(), args);
-    }
 }

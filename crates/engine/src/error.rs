@@ -78,6 +78,7 @@ pub(crate) fn rephrase(message: &str) -> String {
         "u16" => format!("expected a whole number from 0 to {}", u16::MAX),
         "u32" => format!("expected a whole number from 0 to {}", u32::MAX),
         "u64" => format!("expected a whole number from 0 to {}", u64::MAX),
+        "i64" => "expected a whole number".to_owned(),
         "f64" => "expected a number".to_owned(),
         "a boolean" => "expected true or false".to_owned(),
         "a map" => "expected an object".to_owned(),

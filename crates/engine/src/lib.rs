@@ -36,6 +36,7 @@
 //! decisions.
 
 mod args;
+mod args_json;
 mod config;
 mod engine;
 mod error;

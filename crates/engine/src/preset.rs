@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::ConfigError;
-use crate::args::{KvRole, VllmVersion, WorkerType, canonical_key};
+use crate::args::{KvRole, VllmVersion, WorkerType};
+use crate::args_json::canonical_key;
 
 /// The defaults of one release of an engine, which a user's own settings override.
 ///

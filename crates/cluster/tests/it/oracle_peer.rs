@@ -1,9 +1,8 @@
 //! Whole replays agree with Dynamo 1.6.1 request by request, wherever it is sound.
 //!
 //! A case is a workload, a load, a topology, and what 1.6.1 recorded for each request. The test takes every case under
-//! `$SERVECAST_ORACLE/peer` whose workers are vLLM and whose routing leaves no choice (round robin, or one worker a
-//! pool). [`EXCEPTIONS`] holds, as predicates, where the peer is not sound or has nothing to compare with;
-//! `docs/differences.md` says more about each.
+//! `$SERVECAST_ORACLE/peer` whose routing leaves no choice (round robin, or one worker a pool). [`EXCEPTIONS`] holds, as
+//! predicates, where the peer is not sound or has nothing to compare with; `docs/differences.md` says more about each.
 
 use crate::peer::{Case, Exception, compare_cases, delayed_transfers_start_together};
 
@@ -22,13 +21,19 @@ const EXCEPTIONS: &[Exception] = &[
     ("the peer starts one delayed transfer at a time on a busy decode worker", |case| {
         case.run().is_ok_and(|run| delayed_transfers_start_together(&run))
     }),
+    (
+        "SGLang takes no prompt that would use up `max_prefill_tokens`, unless it is the first: the peer does",
+        |case| case.prompts_fill_a_prefill_batch(),
+    ),
+    ("the peer's SGLang reserves the decode worker's memory before it computes the prompt", |case| {
+        case.hands_off_between_sglang()
+    }),
     ("the peer left no record", |case| !case.folder.join("peer161_requests.jsonl.gz").exists()),
 ];
 
 #[test]
 fn oracle_peer() {
-    let leaves_no_choice = |case: &Case| {
-        case.is_vllm() && (case.spec["router"]["mode"] == "round_robin" || case.has_one_worker_a_pool())
-    };
+    let leaves_no_choice =
+        |case: &Case| case.spec["router"]["mode"] == "round_robin" || case.has_one_worker_a_pool();
     compare_cases(leaves_no_choice, |case| case.compare(&case.run()?), EXCEPTIONS);
 }

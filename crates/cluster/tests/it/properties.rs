@@ -9,7 +9,7 @@ use servecast_cluster::{
     KvRouterOptions, LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation,
     SimulationOptions, Topology,
 };
-use servecast_engine::EngineArgs;
+use servecast_engine::{EngineArgs, EngineType};
 use servecast_router::KvRouterConfig;
 use servecast_types::{Duration, Time};
 use servecast_workload::{Load, TraceRow, Workload};
@@ -26,7 +26,55 @@ struct Scenario {
     kv_router: KvRouterOptions,
 }
 
+/// Any engine, in blocks of 4 tokens, so that it goes with any other.
 fn engine() -> impl Strategy<Value = EngineArgs> {
+    let trtllm = vllm().prop_map(|args| EngineArgs { engine_type: EngineType::Trtllm, ..args });
+    prop_oneof![3 => vllm(), 3 => sglang(), 1 => trtllm]
+}
+
+fn sglang() -> impl Strategy<Value = EngineArgs> {
+    let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
+    let own = (prop_oneof![Just(-1), 1_i64..16], 1_u32..120, policy, 0.0_f64..2.0);
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>());
+    (vllm(), own, switches).prop_map(|(args, own, switches)| {
+        let (chunk, max_prefill_tokens, policy, conservativeness) = own;
+        let (mixed, serial, priorities) = switches;
+        let priorities = priorities && matches!(policy, "fcfs" | "lof");
+        let own = json!({
+            "chunked_prefill_size": if chunk > 0 { 4 * chunk } else { chunk },
+            "max_prefill_tokens": max_prefill_tokens, "schedule_policy": policy,
+            "schedule_conservativeness": conservativeness, "enable_mixed_chunk": mixed && chunk > 0,
+            "disable_overlap_schedule": serial, "enable_priority_scheduling": priorities,
+            "priority_scheduling_preemption_threshold": 1,
+        });
+        let default = EngineArgs::default();
+        EngineArgs {
+            engine_type: EngineType::Sglang,
+            sglang: Some(serde_json::from_value(own).unwrap()),
+            max_num_batched_tokens: default.max_num_batched_tokens,
+            enable_chunked_prefill: default.enable_chunked_prefill,
+            scheduler_reserve_full_isl: default.scheduler_reserve_full_isl,
+            async_scheduling: default.async_scheduling,
+            scheduling_policy: default.scheduling_policy,
+            ..args
+        }
+    })
+}
+
+/// Output that a prompt leaves room for on an engine: in the context, and in the pool where that limits it.
+fn output_room(args: &EngineArgs, prompt: u32) -> u32 {
+    let (context, pages) = (args.max_model_len.unwrap_or(i32::MAX as u32), args.num_gpu_blocks);
+    match args.engine_type {
+        EngineType::Vllm => context - prompt,
+        EngineType::Trtllm => context.min(4 * pages) - prompt,
+        EngineType::Sglang => {
+            let pool = 4 * (pages - prompt.div_ceil(4)).saturating_sub(1);
+            context.saturating_sub(prompt + 2).min(pool.saturating_sub(1)).max(1)
+        }
+    }
+}
+
+fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
@@ -207,7 +255,7 @@ proptest! {
         for request in &record.requests {
             prop_assert!(request.stages.len() <= stages);
             if request.status == RequestStatus::Finished {
-                let room = last.max_model_len.map_or(u32::MAX, |limit| limit - request.input_tokens);
+                let room = output_room(last, request.input_tokens);
                 prop_assert_eq!(request.output_tokens, request.requested_output_tokens.min(room));
             }
         }

@@ -90,6 +90,12 @@ impl KvCache {
         self.available -= tokens;
     }
 
+    /// Whether memory can be had for `tokens` more tokens of a request.
+    pub(super) fn has_room(&self, request: &Request, tokens: u32) -> bool {
+        let pages = self.ceil_page(request.computed + tokens);
+        u64::from(pages.saturating_sub(request.allocated)) <= self.obtainable()
+    }
+
     /// Gives a request pages so that it can hold `tokens` tokens; the caller has made them available.
     pub(super) fn allocate(&mut self, request: &mut Request, tokens: u32) {
         let pages = self.ceil_page(tokens);

@@ -5,7 +5,6 @@ use super::policy::rank;
 use super::ratio::NewTokenRatio;
 use super::request::Request;
 use super::scheduler::Scheduler;
-use crate::Rejection;
 use crate::iteration::Requeue;
 use crate::step::Step;
 use crate::table::Slot;
@@ -34,7 +33,7 @@ impl Scheduler {
     }
 
     /// Whether there are pages for the next token of each of `requests`; evicts for them.
-    fn has_pages_for(&mut self, requests: &[Slot]) -> bool {
+    pub(super) fn has_pages_for(&mut self, requests: &[Slot]) -> bool {
         let pages = requests.iter().filter(|&&slot| self.requests[slot].needs_page()).count() as u64;
         let tokens = pages * u64::from(self.config.block_size);
         self.cache.make_available(tokens);
@@ -42,39 +41,38 @@ impl Scheduler {
     }
 
     /// Sends running requests back to the queue until the others have pages: those with the shortest output first, of
-    /// equals the one with the longest prompt. One is kept, or given up if even it has no room.
+    /// equals the one with the longest prompt.
+    ///
+    /// The last one has room alone, or goes too: then the memory is with requests that end or whose KV is under way.
     fn retract(&mut self, mut running: Vec<Slot>, step: &mut Step) -> Vec<Slot> {
         let key = |request: &Request| (std::cmp::Reverse(request.outputs), request.prompt_tokens);
-        let before = running.clone();
         running.sort_by_key(|&slot| key(&self.requests[slot]));
         let mut retracted = Vec::new();
-        loop {
-            if running.len() == 1 {
-                break;
-            }
-            let Some(slot) = running.pop() else { break };
+        while let Some(slot) = running.pop() {
             self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
             retracted.push(slot);
             if self.has_pages_for(&running) {
                 break;
             }
         }
-        if running.len() == 1 && !self.has_pages_for(&running) {
-            let slot = running[0];
-            running.clear();
-            self.abort(slot, step);
+        if !running.is_empty() {
+            let outputs = running.iter().map(|&slot| u64::from(self.requests[slot].outputs)).sum();
+            let most = running.iter().map(|&slot| u64::from(self.requests[slot].max_new_tokens)).sum();
+            self.ratio.estimate(running.len() as u64, outputs, most);
         }
-        if retracted.is_empty() {
-            // Nobody left, so nobody changed places.
-            running.clone_from(&before);
-        }
-        let outputs = running.iter().map(|&slot| u64::from(self.requests[slot].outputs)).sum();
-        let most = running.iter().map(|&slot| u64::from(self.requests[slot].max_new_tokens)).sum();
-        self.ratio.estimate(running.len() as u64, outputs, most);
         for slot in retracted {
             self.requeue(slot);
         }
         running
+    }
+
+    /// Sends the request whose prompt is computed in chunks back to the queue, since there is no memory for the next
+    /// one; what it computed stays in the tree as long as there is room.
+    pub(super) fn retract_chunked(&mut self, slot: Slot, step: &mut Step) {
+        self.chunked = None;
+        self.release_for_requeue(slot, self.running.len(), Requeue::Retracted, step);
+        self.requeue(slot);
+        self.batch_is_full = false;
     }
 
     /// Takes the KV of a request away, which is not shared, and leaves some memory free for those that stay.
@@ -87,15 +85,6 @@ impl Scheduler {
         step.iteration.preempted.push(request.id);
         step.requeued.push(how);
         self.cache.make_available(NewTokenRatio::headroom(others));
-    }
-
-    /// Gives up the only running request, which has outgrown the pool.
-    fn abort(&mut self, slot: Slot, step: &mut Step) {
-        let request = &mut self.requests[slot];
-        let tokens = request.known();
-        self.cache.release(request);
-        step.iteration.rejected.push((request.id, Rejection::KvCapacity { tokens }));
-        self.requests.remove(slot);
     }
 
     /// Makes room for a waiting request by sending less important running ones back; returns whether that was enough.

@@ -4,6 +4,21 @@
 //! prefill goes first whenever a batch can be formed. With the overlap schedule the next iteration is planned while one
 //! runs, by what was known before that.
 //!
+//! In a few corners the real engine runs out of memory, aborts a request or waits for ever. Here every request gets on:
+//!
+//! - A prompt that does not fit with a page to spare is rejected; the real queue waits behind it for ever.
+//! - A chunk that continues takes its tokens even if the running requests have reserved them. If there are not that many
+//!   at all, the request goes back to the queue as a retracted one; what it computed can be hit as long as it is cached.
+//! - Decodes ride along in a prefill batch only if that leaves pages for all of them, and wait otherwise. Where they are
+//!   more than a chunk has tokens, a chunk that continues takes a page.
+//! - The last running request goes back to the queue like the others if it has no page, instead of being aborted. Its
+//!   output was cut so that it fits alone, so it only waits for memory of requests that end or whose KV is under way.
+//! - Requests that were preempted for one that is not admitted after all go back to the queue too.
+//! - A request without end whose last page is larger than what is left of the chunk is computed whole.
+//!
+//! KV of other workers goes by the same rules: a transfer starts when the prompt and its output would be admitted beside
+//! what runs, and the request decodes from the first iteration after it.
+//!
 //! - `scheduler`: the state of a worker, `get_next_batch_to_run` and `get_new_batch_prefill`.
 //! - `adder`: the budgets of a prefill batch (`PrefillAdder`).
 //! - `policy`: the order of the waiting queue (`SchedulePolicy`).
@@ -17,6 +32,8 @@
 mod adder;
 mod cache;
 mod decode;
+#[cfg(test)]
+mod fixture;
 mod policy;
 mod ratio;
 mod request;

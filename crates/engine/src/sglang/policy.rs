@@ -166,3 +166,156 @@ fn by_subtree(waiting: &mut [Slot], requests: &mut RequestTable<Request>, cache:
         stack.extend(children.get(&node).into_iter().flatten());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    /// The order in which requests are looked at, by their numbers.
+    fn order(fixture: &mut Fixture) -> Vec<u32> {
+        let mut policy = Policy::new(&fixture.sglang());
+        order_by(&mut policy, fixture)
+    }
+
+    fn order_by(policy: &mut Policy, fixture: &mut Fixture) -> Vec<u32> {
+        let Fixture { cache, requests, waiting, .. } = fixture;
+        policy.order(waiting, requests, cache);
+        waiting.iter().map(|&slot| requests[slot].id.0).collect()
+    }
+
+    fn with(own: &Value, requests: &[(u32, u32)]) -> Fixture {
+        let mut fixture = Fixture::new(100_000, own);
+        for (number, &(prompt, output)) in requests.iter().enumerate() {
+            fixture.add(&[(10_000 * number as u32, prompt)], output);
+        }
+        fixture
+    }
+
+    #[test]
+    fn first_come_first_served_leaves_the_queue_as_it_is() {
+        assert_eq!(order(&mut with(&json!({}), &[(5, 1), (9, 9), (1, 5)])), [0, 1, 2]);
+    }
+
+    #[test]
+    fn longest_output_first_keeps_the_order_of_equals() {
+        let own = json!({"schedule_policy": "lof"});
+        assert_eq!(order(&mut with(&own, &[(5, 1), (5, 9), (5, 1), (5, 9)])), [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn priorities_come_before_everything_else() {
+        for (policy, low_first, expected) in [
+            ("fcfs", false, [1, 3, 0, 2]),
+            ("fcfs", true, [0, 2, 1, 3]),
+            ("lof", false, [3, 1, 2, 0]),
+            ("lof", true, [2, 0, 3, 1]),
+        ] {
+            let own = json!({
+                "schedule_policy": policy, "enable_priority_scheduling": true,
+                "schedule_low_priority_values_first": low_first,
+            });
+            let mut fixture = with(&own, &[(5, 1), (5, 2), (5, 3), (5, 4)]);
+            for (number, priority) in [0, 5, 0, 5].into_iter().enumerate() {
+                let slot = fixture.waiting[number];
+                fixture.requests[slot].priority = priority;
+            }
+            // However they came to lie in the queue.
+            fixture.waiting.rotate_left(1);
+            assert_eq!(order(&mut fixture), expected, "{policy}, low first: {low_first}");
+        }
+    }
+
+    #[test]
+    fn random_is_a_permutation_that_the_seed_decides() {
+        let own = |seed: u64| json!({"schedule_policy": "random", "random_seed": seed});
+        let requests = [(5, 1); 20];
+        let mut shuffled = order(&mut with(&own(1), &requests));
+        assert_eq!(shuffled, order(&mut with(&own(1), &requests)));
+        assert_ne!(shuffled, order(&mut with(&own(2), &requests)));
+        shuffled.sort_unstable();
+        assert_eq!(shuffled, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_longest_cached_prefix_goes_first() {
+        let mut fixture = Fixture::new(1_000, &json!({"schedule_policy": "lpm"}));
+        fixture.cache_prompt(&[(0, 60)]);
+        for prompt in [[(500, 60), (0, 1)], [(0, 40), (900, 9)], [(0, 60), (900, 9)], [(0, 40), (700, 9)]] {
+            fixture.add(&prompt, 1);
+        }
+        assert_eq!(order(&mut fixture), [2, 1, 3, 0]);
+    }
+
+    #[test]
+    fn what_an_earlier_one_is_about_to_cache_is_waited_for() {
+        let mut fixture = Fixture::new(1_000, &json!({"schedule_policy": "lpm"}));
+        for prompt in [(0, 32), (0, 32), (0, 31), (500, 40), (0, 90)] {
+            fixture.add(&[prompt], 1);
+        }
+        assert_eq!(order(&mut fixture), [0, 2, 3, 1, 4], "32 common tokens are worth it, 31 are not");
+        // A prefix of more than 32 tokens that is cached already is taken as it is.
+        fixture.cache_prompt(&[(0, 33)]);
+        fixture.add(&[(0, 90)], 1);
+        assert_eq!(order(&mut fixture), [4, 5, 0, 2, 3, 1]);
+    }
+
+    #[test]
+    fn a_long_queue_is_served_as_it_came() {
+        for (waiting, first) in [(128, 127), (129, 0)] {
+            let mut fixture = Fixture::new(100_000, &json!({"schedule_policy": "lpm"}));
+            fixture.cache_prompt(&[(0, 60)]);
+            for number in 1..waiting {
+                fixture.add(&[(1_000 * number, 50)], 1);
+            }
+            fixture.add(&[(0, 60)], 1);
+            assert_eq!(order(&mut fixture)[0], first, "{waiting} requests");
+        }
+    }
+
+    #[test]
+    fn the_subtree_with_most_requests_goes_first_and_its_end_before_its_middle() {
+        let mut fixture = Fixture::new(1_000, &json!({"schedule_policy": "dfs-weight"}));
+        for prompt in [[(0, 20), (100, 20)], [(0, 20), (200, 20)], [(500, 20), (600, 20)]] {
+            fixture.cache_prompt(&prompt);
+        }
+        for prompt in [
+            [(900, 5), (0, 1)],
+            [(500, 20), (600, 20)],
+            [(0, 20), (900, 1)],
+            [(0, 20), (200, 20)],
+            [(0, 20), (200, 9)],
+        ] {
+            fixture.add(&prompt, 1);
+        }
+        let order = order(&mut fixture);
+        assert_eq!(order.len(), 5);
+        assert_eq!(order[4], 0, "what matches nothing comes last");
+        assert_eq!(order[3], 1, "then the lighter subtree");
+        assert_eq!(order[2], 2, "a node comes after what is below it");
+    }
+
+    #[test]
+    fn every_32nd_time_what_requests_wait_for_counts_as_used() {
+        let mut fixture = Fixture::new(10_000, &json!({}));
+        fixture.cache_prompt(&[(0, 10)]);
+        fixture.add(&[(0, 30)], 1);
+        let mut policy = Policy::new(&fixture.sglang());
+        let mut used = Vec::new();
+        for call in 0..70 {
+            // Newer than the prefix, and evicted first only if that was used since.
+            fixture.cache_prompt(&[(1_000 + 10 * call, 7)]);
+            order_by(&mut policy, &mut fixture);
+            let (tokens, _) = fixture.cache.tree.evict_leaf().unwrap();
+            if tokens == 7 {
+                used.push(call);
+            } else {
+                fixture.cache.tree.evict_leaf().unwrap();
+                fixture.cache_prompt(&[(0, 10)]);
+            }
+        }
+        assert_eq!(used, [0, 32, 64]);
+    }
+}

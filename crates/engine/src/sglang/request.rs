@@ -105,7 +105,7 @@ impl Request {
 
     /// Whether its last token is known or in flight.
     pub(super) fn is_finishing(&self) -> bool {
-        self.outputs + self.in_flight >= self.max_new_tokens
+        self.outputs + self.in_flight >= self.max_new_tokens.max(1)
     }
 
     /// Whether it has generated what it was asked for or has stopped by itself.

@@ -164,18 +164,23 @@ impl Scheduler {
         let running = self.running.iter().map(|&slot| &self.requests[slot]);
         let mut adder = PrefillAdder::new(&self.sglang, &self.cache, self.ratio.current(), mixed, running);
         if let Some(slot) = self.chunked {
-            let more = adder.add_chunked(slot, &self.requests[slot], &self.cache);
+            let tokens = adder.next_chunk(&self.requests[slot], &self.cache);
+            if !self.cache.has_room(&self.requests[slot], tokens) {
+                self.retract_chunked(slot, step);
+                return Some(adder);
+            }
+            let more = adder.add_chunked(slot, &self.requests[slot], tokens);
             self.chunked = Some(slot).filter(|_| more);
         }
         // A chunk that is not the last one leaves nothing for others.
         let spent = self.chunked.is_some();
         let preempted = if spent { Vec::new() } else { self.add_waiting(&mut adder, step) };
-        if adder.taken.is_empty() {
-            return Some(adder);
-        }
         self.waiting.retain(|&slot| self.requests[slot].status == Status::Waiting);
         for slot in preempted {
             self.requeue(slot);
+        }
+        if adder.taken.is_empty() {
+            return Some(adder);
         }
         self.chunked = adder.new_chunked.or(self.chunked);
         self.extend(&adder.taken, step);
@@ -186,7 +191,7 @@ impl Scheduler {
     }
 
     /// Requests that may start beside those that run.
-    fn room_to_run(&self) -> usize {
+    pub(super) fn room_to_run(&self) -> usize {
         (self.config.max_num_seqs as usize).saturating_sub(self.running.len())
     }
 
@@ -262,13 +267,17 @@ impl Scheduler {
         step.prefills = step.entries.len();
     }
 
-    /// Lets the running requests decode in a prefill batch.
+    /// Lets the running requests decode in a prefill batch, unless that leaves no memory for them.
     fn mix_running(&mut self, step: &mut Step) {
         let mut running = std::mem::take(&mut self.running);
         let before = running.len();
         running.retain(|&slot| self.goes_on(slot));
         if running.len() < before {
             self.batch_is_full = false;
+        }
+        if !self.has_pages_for(&running) {
+            self.running = running;
+            return;
         }
         self.decode(&running, step);
         self.last_prefill.extend(running);

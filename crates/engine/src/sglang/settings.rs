@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
-use crate::{ConfigError, EngineConfig, MAX_SEQUENCE_TOKENS, Rejection};
+use crate::{ConfigError, EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, Rejection};
 
 /// Settings of SGLang. A key that is absent has the default that is given with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -12,7 +12,7 @@ use crate::{ConfigError, EngineConfig, MAX_SEQUENCE_TOKENS, Rejection};
 pub struct SglangArgs {
     /// Tokens a page, another name of `block_size`; 1 unless either is given.
     pub page_size: Option<u32>,
-    /// Tokens of the KV pool, instead of `num_gpu_blocks` pages.
+    /// Tokens of the KV pool, rounded down to whole pages, instead of `num_gpu_blocks` pages.
     pub max_total_tokens: Option<u32>,
     /// Most requests that run at a time, another name of `max_num_seqs`.
     pub max_running_requests: Option<u32>,
@@ -126,6 +126,14 @@ impl SglangArgs {
                 "`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0".to_owned(),
             ));
         }
+        let keeps_priorities = matches!(self.schedule_policy, SchedulePolicy::Fcfs | SchedulePolicy::Lof);
+        if self.enable_priority_scheduling && !keeps_priorities {
+            return Err(ConfigError::Conflict(
+                "`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`: others put \
+                 requests in order without regard to priorities"
+                    .to_owned(),
+            ));
+        }
         Ok(SglangConfig {
             max_prefill_tokens: self.max_prefill_tokens,
             chunked_prefill_size: chunk,
@@ -151,8 +159,9 @@ impl SglangArgs {
         let chunk = chunk.ok_or_else(|| {
             ConfigError::wrong(key, given, "expected at least 1, or -1 to compute prompts as a whole")
         })?;
-        // As in the real engine, the default is not measured against the page.
-        if !chunk.is_multiple_of(page_size) && given != Self::default().chunked_prefill_size {
+        // As in the real engine, the default is not measured against the page, as long as it holds one.
+        let default = given == Self::default().chunked_prefill_size && chunk >= page_size;
+        if !chunk.is_multiple_of(page_size) && !default {
             let problem = format!("expected a multiple of the page size, {page_size}");
             return Err(ConfigError::wrong(key, given, problem));
         }
@@ -163,8 +172,8 @@ impl SglangArgs {
     fn pages(&self, args: &EngineArgs, page_size: u32) -> Result<u32, ConfigError> {
         match self.max_total_tokens {
             None => Ok(args.num_gpu_blocks),
-            Some(tokens) if !tokens.is_multiple_of(page_size) => {
-                let problem = format!("expected a multiple of the page size, {page_size}");
+            Some(tokens) if tokens < page_size => {
+                let problem = format!("expected at least a page, {page_size} tokens");
                 Err(ConfigError::wrong("sglang.max_total_tokens", tokens, problem))
             }
             Some(_) if args.num_gpu_blocks != EngineArgs::default().num_gpu_blocks => {
@@ -173,7 +182,12 @@ impl SglangArgs {
                         .to_owned(),
                 ))
             }
-            Some(tokens) => Ok(tokens / page_size),
+            // As in the real engine, the rest that fills no page is left out.
+            Some(tokens) if tokens / page_size <= MAX_NUM_GPU_BLOCKS => Ok(tokens / page_size),
+            Some(tokens) => {
+                let problem = format!("expected at most {MAX_NUM_GPU_BLOCKS} pages of {page_size} tokens");
+                Err(ConfigError::wrong("sglang.max_total_tokens", tokens, problem))
+            }
         }
     }
 
@@ -310,3 +324,6 @@ fn refuse_settings_of_vllm(args: &EngineArgs) -> Result<(), ConfigError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

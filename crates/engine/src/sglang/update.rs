@@ -115,7 +115,7 @@ impl Scheduler {
             self.waiting.remove(position);
             let request = &mut self.requests[slot];
             let prompt = request.prompt_tokens;
-            let found = self.cache.find(request, prompt);
+            let found = self.cache.find(request, prompt - 1);
             self.cache.adopt(request, found);
             let missing = prompt - found.tokens;
             self.cache.make_available(u64::from(self.cache.ceil_page(missing)));
@@ -135,24 +135,27 @@ impl Scheduler {
         let (ratio, clip) = (self.ratio.current(), self.sglang.clip_max_new_tokens);
         let loading = self.loading.iter().map(|(slot, _)| slot);
         let in_flight = self.running.iter().chain(&self.last_prefill).chain(loading);
-        let reserved: f64 =
+        let mut reserved: f64 =
             in_flight.map(|&slot| f64::from(self.requests[slot].remaining().min(clip)) * ratio).sum();
+        if let Some(request) = self.chunked.map(|slot| &self.requests[slot]) {
+            let prompt = self.cache.ceil_page(request.known() - request.computed);
+            reserved += f64::from(prompt) + f64::from(request.remaining().min(clip));
+        }
         let request = &mut self.requests[slot];
-        let found = self.cache.find(request, request.prompt_tokens);
+        let found = self.cache.find(request, request.prompt_tokens - 1);
         self.cache.tree.lock(found.node);
         let room = self.cache.obtainable() as f64 - reserved;
         self.cache.tree.unlock(found.node);
         let request = &self.requests[slot];
         let missing = request.prompt_tokens - found.tokens;
         let output = request.max_new_tokens.min(clip);
-        let needed = f64::from(self.cache.ceil_page(missing)) + f64::from(output);
-        needed + f64::from(self.config.block_size) < room
+        f64::from(missing) + f64::from(output) + f64::from(self.config.block_size) < room
     }
 
     /// Requests whose KV has arrived run from now on.
     pub(super) fn admit_loaded(&mut self, now: Time, iteration: &mut Iteration) {
         let mut position = 0;
-        while position < self.loading.len() && self.running.len() < self.config.max_num_seqs as usize {
+        while position < self.loading.len() && self.room_to_run() > usize::from(self.chunked.is_some()) {
             let (slot, end) = self.loading[position];
             if end > now {
                 position += 1;

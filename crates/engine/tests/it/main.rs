@@ -1,7 +1,10 @@
 //! Behaviour of the engine against recordings of the real schedulers, and under random load.
 
+mod load;
 mod oracle_sglang;
 mod oracle_vllm;
 mod properties;
+mod properties_sglang;
 mod recording;
 mod rules;
+mod rules_sglang;

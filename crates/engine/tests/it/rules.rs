@@ -27,7 +27,7 @@ impl IterationSink for Schedule {
 
 /// Serves requests given as first prompt token, prompt length, output length and arrival in milliseconds.
 #[track_caller]
-fn check(changes: &Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
+pub(crate) fn check(changes: &Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
     let request = |(index, &(first, prompt, max_tokens, at)): (usize, &(u32, u32, u32, u64))| {
         let prompt = Prompt::new([Run::tokens(first, prompt)]);
         EngineRequest::new(RequestId(index as u32), prompt, max_tokens, Time::from_ns(at * MS))
@@ -36,7 +36,7 @@ fn check(changes: &Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) 
 }
 
 #[track_caller]
-fn check_requests(changes: &Value, requests: Vec<EngineRequest>, expected: &[&str]) {
+pub(crate) fn check_requests(changes: &Value, requests: Vec<EngineRequest>, expected: &[&str]) {
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();

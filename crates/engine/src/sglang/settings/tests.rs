@@ -1,0 +1,176 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn build(settings: Value) -> Result<EngineConfig, ConfigError> {
+    let Value::Object(mut settings) = settings else { panic!("settings are an object") };
+    settings.entry("engine_type").or_insert("sglang".into());
+    EngineArgs::from_json(settings.into())?.validate(None)
+}
+
+#[track_caller]
+fn refused(settings: Value, message: &str) {
+    assert_eq!(build(settings).unwrap_err().to_string(), message);
+}
+
+#[track_caller]
+fn refused_own(own: &Value, message: &str) {
+    refused(json!({"sglang": own}), message);
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for key in [
+        "page_size",
+        "max_total_tokens",
+        "max_running_requests",
+        "context_length",
+        "max_prefill_tokens",
+        "clip_max_new_tokens",
+        "prefill_max_requests",
+    ] {
+        refused_own(&json!({key: 0}), &format!("`sglang.{key}` is 0: expected at least 1"));
+    }
+    refused_own(
+        &json!({"schedule_conservativeness": -0.5}),
+        "`sglang.schedule_conservativeness` is -0.5: expected a finite number of at least 0",
+    );
+    let own = SglangArgs { schedule_conservativeness: f64::NAN, ..SglangArgs::default() };
+    let args =
+        EngineArgs { engine_type: crate::EngineType::Sglang, sglang: Some(own), ..EngineArgs::default() };
+    assert_eq!(
+        args.validate(None).unwrap_err().to_string(),
+        "`sglang.schedule_conservativeness` is NaN: expected a finite number of at least 0"
+    );
+}
+
+#[test]
+fn a_chunk_is_whole_pages_or_absent() {
+    let size = |own: Value| build(json!({"sglang": own})).unwrap().sglang.unwrap().chunked_prefill_size;
+    assert_eq!(size(json!({"page_size": 48})), Some(8_192), "the default stands");
+    assert_eq!(size(json!({"page_size": 16, "chunked_prefill_size": 64})), Some(64));
+    assert_eq!(size(json!({"page_size": 16, "chunked_prefill_size": -1})), None);
+    for size in [0, -2] {
+        refused_own(
+            &json!({"chunked_prefill_size": size}),
+            &format!(
+                "`sglang.chunked_prefill_size` is {size}: expected at least 1, or -1 to compute prompts as a whole"
+            ),
+        );
+    }
+    refused_own(
+        &json!({"page_size": 16, "chunked_prefill_size": 100}),
+        "`sglang.chunked_prefill_size` is 100: expected a multiple of the page size, 16",
+    );
+    refused_own(
+        &json!({"page_size": 10_000}),
+        "`sglang.chunked_prefill_size` is 8192: expected a multiple of the page size, 10000",
+    );
+    refused_own(
+        &json!({"chunked_prefill_size": -1, "enable_mixed_chunk": true}),
+        "`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0",
+    );
+}
+
+#[test]
+fn the_pool_is_given_in_pages_or_in_tokens() {
+    let pages = |settings| build(settings).unwrap().num_gpu_blocks;
+    assert_eq!(pages(json!({"num_gpu_blocks": 7})), 7);
+    assert_eq!(pages(json!({"block_size": 16, "sglang": {"max_total_tokens": 100}})), 6);
+    refused_own(
+        &json!({"page_size": 16, "max_total_tokens": 15}),
+        "`sglang.max_total_tokens` is 15: expected at least a page, 16 tokens",
+    );
+    refused_own(
+        &json!({"max_total_tokens": 16_777_217}),
+        "`sglang.max_total_tokens` is 16777217: expected at most 16777216 pages of 1 tokens",
+    );
+    refused(
+        json!({"num_gpu_blocks": 7, "sglang": {"max_total_tokens": 7}}),
+        "`num_gpu_blocks` and `sglang.max_total_tokens` both give the size of the pool: give one of them",
+    );
+}
+
+#[test]
+fn a_setting_with_two_names_has_one_value() {
+    for (own, general) in [
+        ("page_size", "block_size"),
+        ("max_running_requests", "max_num_seqs"),
+        ("context_length", "max_model_len"),
+    ] {
+        build(json!({general: 64, "sglang": {own: 64}})).unwrap();
+        refused(
+            json!({general: 32, "sglang": {own: 64}}),
+            &format!(
+                "`sglang.{own}` is 64 and `{general}` is 32, but they are one setting: give one of them"
+            ),
+        );
+    }
+    let config = build(json!({"max_num_seqs": null, "sglang": {"max_running_requests": 5}})).unwrap();
+    assert_eq!((config.block_size, config.max_num_seqs, config.max_model_len), (1, 5, MAX_SEQUENCE_TOKENS));
+}
+
+#[test]
+fn priorities_need_a_policy_that_keeps_them() {
+    for policy in ["fcfs", "lof"] {
+        build(json!({"sglang": {"enable_priority_scheduling": true, "schedule_policy": policy}})).unwrap();
+    }
+    for policy in ["lpm", "dfs-weight", "random"] {
+        refused_own(
+            &json!({"enable_priority_scheduling": true, "schedule_policy": policy}),
+            "`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`: others put \
+             requests in order without regard to priorities",
+        );
+    }
+}
+
+#[test]
+fn settings_of_another_engine_are_refused_with_what_to_use_instead() {
+    let chunk = "use `sglang.chunked_prefill_size`";
+    let careful = "use `sglang.schedule_conservativeness`";
+    for (key, value, instead) in [
+        ("vllm_version", json!("0.24"), "SGLang 0.5.23 is simulated"),
+        (
+            "max_num_batched_tokens",
+            json!(100),
+            "use `sglang.max_prefill_tokens` and `sglang.chunked_prefill_size`",
+        ),
+        ("enable_chunked_prefill", json!(false), "use `sglang.chunked_prefill_size`, -1 for no chunks"),
+        ("long_prefill_token_threshold", json!(5), chunk),
+        ("long_prefill_token_threshold_adaptive", json!(true), chunk),
+        ("scheduler_reserve_full_isl", json!(false), careful),
+        ("watermark", json!(0.1), careful),
+        ("prefill_schedule_interval", json!(2), "leave it out"),
+        ("async_scheduling", json!(true), "use `sglang.disable_overlap_schedule`"),
+        (
+            "scheduling_policy",
+            json!("priority"),
+            "use `sglang.schedule_policy` and `sglang.enable_priority_scheduling`",
+        ),
+        ("preemption_mode", json!("fifo"), "leave it out"),
+        ("kv_role", json!("kv_consumer"), "leave it out"),
+    ] {
+        refused(
+            json!({key: value}),
+            &format!("`{key}` is a setting of vLLM, but `engine_type` is `sglang`: {instead}"),
+        );
+    }
+    refused(
+        json!({"engine_type": "vllm", "sglang": {}}),
+        "`sglang` holds settings of SGLang, but `engine_type` is `vllm`",
+    );
+    refused(json!({"trtllm": {}}), "`trtllm` holds settings of TensorRT-LLM, but `engine_type` is `sglang`");
+}
+
+#[test]
+fn prompts_that_never_fit_are_told_apart_and_output_is_cut() {
+    let config = build(json!({"block_size": 4, "num_gpu_blocks": 4, "max_model_len": 20})).unwrap();
+    let refused = |tokens| check_request(&config, tokens).unwrap_err().to_string();
+    assert_eq!(check_request(&config, 11), Ok(()));
+    assert_eq!(refused(12), "the prompt needs 5 KV blocks of 4 usable ones");
+    assert_eq!(refused(20), "the prompt has 20 tokens, but `max_model_len` is 20");
+    let room = |tokens| output_room(&config, tokens);
+    assert_eq!((room(1), room(4), room(5), room(9)), (7, 7, 3, 0), "a page is left for the prompt's end");
+    let short = build(json!({"max_model_len": 20})).unwrap();
+    assert_eq!((output_room(&short, 10), output_room(&short, 19)), (8, 0));
+}

@@ -1,0 +1,177 @@
+//! What holds for SGLang whatever its settings and the load, beyond what holds for every engine.
+
+use proptest::prelude::*;
+use rustc_hash::FxHashSet;
+use serde_json::{Value, json};
+use servecast_engine::{Admitted, Iteration};
+use servecast_types::{BlockHasher, KvEvent, Run, SequenceHash};
+
+use crate::load::{Submission, load, run};
+use crate::properties::cases;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_load_is_served_by_sglang(settings in settings(1..150), load in load(24)) {
+        let load = with_repeats(load);
+        let iterations = run(&settings, &load);
+        check_batches(&settings, &iterations);
+        check_hits(&settings, &load, &iterations);
+        prop_assert_eq!(iterations, run(&settings, &load), "two runs differ");
+    }
+
+    #[test]
+    fn pools_of_a_few_pages_do_not_stall_sglang(settings in settings(2..14), load in load(12)) {
+        check_batches(&settings, &run(&settings, &load));
+    }
+}
+
+/// Requests that each need most of the largest pages.
+#[test]
+fn limits_are_no_pitfalls_for_sglang() {
+    for disable_overlap_schedule in [false, true] {
+        for (page_size, pages) in [(1_u32 << 31, 3), ((1 << 31) - 1, 3), (1 << 30, 1 << 24), (u32::MAX, 4)] {
+            let own = json!({
+                "page_size": page_size, "chunked_prefill_size": -1, "disable_overlap_schedule": disable_overlap_schedule,
+                "schedule_policy": "lpm",
+            });
+            let settings = json!({"engine_type": "sglang", "num_gpu_blocks": pages, "sglang": own});
+            let request =
+                Submission { prefix_len: i32::MAX as u32 - 6, max_tokens: u32::MAX, ..Submission::default() };
+            let iterations = run(&settings, &[request.clone(), request]);
+            assert_eq!(iterations.iter().map(|iteration| iteration.emitted.len()).sum::<usize>(), 8);
+        }
+    }
+}
+
+fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
+    let limit = |limits: std::ops::Range<u32>| prop::option::weighted(0.6, limits);
+    let pool = (prop_oneof![Just(1_u32), 2_u32..9, 9_u32..33], pages);
+    let chunk = prop::option::weighted(0.7, prop_oneof![1_u32..4, 1_u32..40]);
+    let budgets =
+        (chunk, prop_oneof![1_u32..250, Just(16_384)], prop_oneof![1_u32..20, Just(4_096)], limit(1..4));
+    let limits = (limit(1..12), limit(1..250), prop_oneof![Just(0.0), 0.0..3.0], 0_u32..3);
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
+    (pool, budgets, limits, switches, policy).prop_map(|(pool, budgets, limits, switches, policy)| {
+        let (page_size, num_gpu_blocks) = pool;
+        let (chunk, max_prefill_tokens, clip_max_new_tokens, prefill_max_requests) = budgets;
+        let (max_num_seqs, max_model_len, conservativeness, threshold) = limits;
+        let (mixed, radix, serial, priorities, low_first) = switches;
+        let priorities = priorities && matches!(policy, "fcfs" | "lof");
+        json!({
+            "engine_type": "sglang",
+            "num_gpu_blocks": num_gpu_blocks,
+            "max_num_seqs": max_num_seqs,
+            "max_model_len": max_model_len,
+            "enable_prefix_caching": radix,
+            "latency": "linear:100,10,20",
+            "sglang": {
+                "page_size": page_size,
+                "max_prefill_tokens": max_prefill_tokens,
+                "chunked_prefill_size": chunk.map_or(-1, |pages| i64::from(pages * page_size)),
+                "clip_max_new_tokens": clip_max_new_tokens,
+                "prefill_max_requests": prefill_max_requests,
+                "schedule_policy": policy,
+                "schedule_conservativeness": conservativeness,
+                "enable_mixed_chunk": mixed && chunk.is_some(),
+                "disable_overlap_schedule": serial,
+                "enable_priority_scheduling": priorities,
+                "schedule_low_priority_values_first": low_first,
+                "priority_scheduling_preemption_threshold": threshold,
+            },
+        })
+    })
+}
+
+/// The load, and then, one after the other, the same prompts once more, which hit what is left of them.
+fn with_repeats(mut load: Vec<Submission>) -> Vec<Submission> {
+    let again = load.iter().enumerate().map(|(index, first)| Submission {
+        repeats: first.repeats.or(Some(index as u32)),
+        max_tokens: 1,
+        gap_us: 10_000_000,
+        remote_prefill: None,
+        reader: None,
+        ..first.clone()
+    });
+    let again: Vec<Submission> = again.collect();
+    load.extend(again);
+    load
+}
+
+/// Budgets and exclusive batches.
+fn check_batches(settings: &Value, iterations: &[Iteration]) {
+    let own = &settings["sglang"];
+    let number = |key: &str| own[key].as_u64().unwrap();
+    let chunk = own["chunked_prefill_size"].as_u64();
+    let requests = own["prefill_max_requests"].as_u64().unwrap_or(u64::MAX);
+    let capacity = number("page_size") * settings["num_gpu_blocks"].as_u64().unwrap();
+    for iteration in iterations {
+        let state = iteration.sglang.as_deref().unwrap();
+        let (prefills, decodes) = iteration.scheduled.split_at(state.prefills);
+        let tokens: u64 = prefills.iter().map(|each| u64::from(each.tokens)).sum();
+        assert!(chunk.is_none_or(|chunk| tokens <= chunk), "{tokens} tokens in a chunk");
+        // A request that comes first may exceed it, and one without end where nothing is shared.
+        let limited = chunk.is_none() && prefills.len() > 1 && settings["enable_prefix_caching"] == true;
+        let most = if limited { number("max_prefill_tokens") } else { u64::MAX };
+        assert!(tokens <= most, "{tokens} tokens in a prefill batch");
+        assert!(prefills.len() as u64 <= requests, "{} requests in a prefill batch", prefills.len());
+        let mixed = own["enable_mixed_chunk"] == true;
+        assert!(mixed || prefills.is_empty() || decodes.is_empty(), "a mixed batch");
+        assert!(decodes.iter().all(|each| each.tokens == 1), "a decode of several tokens");
+        assert!(state.available_end + state.evictable_end + state.protected_end <= capacity);
+        assert!((0.0..=1.0).contains(&state.new_token_ratio), "a ratio of {}", state.new_token_ratio);
+    }
+}
+
+/// An admitted request hits exactly the prefix that the events so far tell of.
+///
+/// An iteration tells at its end of what it changed, so what happened between the last one that had ended when a
+/// request was admitted and the admission itself is known only in part.
+fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
+    let page = settings["sglang"]["page_size"].as_u64().unwrap() as u32;
+    let mut emitted = vec![0_u32; load.len()];
+    for (position, iteration) in iterations.iter().enumerate() {
+        let is_known = |other: &&Iteration| other.end <= iteration.scheduled_at;
+        let known = iterations[..position].iter().take_while(is_known).count();
+        let mut told = contents(&iterations[..known]);
+        let (mut least, mut most) = (told.clone(), std::mem::take(&mut told));
+        for event in iterations[known..=position].iter().flat_map(|iteration| &iteration.kv_events) {
+            match event {
+                KvEvent::Stored { blocks, .. } => most.extend(blocks),
+                KvEvent::Removed { blocks } => blocks.iter().for_each(|hash| _ = least.remove(hash)),
+                KvEvent::Cleared => least.clear(),
+            }
+        }
+        for &Admitted { id, cached_tokens, resumed } in &iteration.admitted {
+            let submission = &load[id.index()];
+            if submission.remote_prefill.is_some() && !resumed {
+                continue;
+            }
+            let mut content = submission.prompt(id.index());
+            content.push(Run::output_of(id, emitted[id.index()]));
+            let mut hashes = BlockHasher::all(&content, page);
+            hashes.truncate(((content.tokens() - 1) / page) as usize);
+            let hit = |set: &FxHashSet<SequenceHash>| {
+                page * hashes.iter().take_while(|hash| set.contains(*hash)).count() as u32
+            };
+            let expected = hit(&least)..=hit(&most);
+            assert!(expected.contains(&cached_tokens), "{id} hits {cached_tokens} tokens, not {expected:?}");
+        }
+        iteration.emitted.iter().for_each(|id| emitted[id.index()] += 1);
+    }
+}
+
+/// What can be hit after these iterations.
+fn contents(iterations: &[Iteration]) -> FxHashSet<SequenceHash> {
+    let mut contents = FxHashSet::default();
+    for event in iterations.iter().flat_map(|iteration| &iteration.kv_events) {
+        match event {
+            KvEvent::Stored { blocks, .. } => contents.extend(blocks),
+            KvEvent::Removed { blocks } => blocks.iter().for_each(|hash| _ = contents.remove(hash)),
+            KvEvent::Cleared => contents.clear(),
+        }
+    }
+    contents
+}

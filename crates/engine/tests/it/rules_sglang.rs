@@ -1,0 +1,125 @@
+//! Small schedules of SGLang that can be worked out by hand.
+
+use serde_json::{Value, json};
+use servecast_engine::EngineRequest;
+use servecast_types::{Prompt, RequestId, Run, Time};
+
+use crate::rules::{check, check_requests};
+
+/// Settings of SGLang with a pool of so many pages of 4 tokens.
+fn sglang(pages: u32, own: &Value) -> Value {
+    json!({"engine_type": "sglang", "num_gpu_blocks": pages, "sglang": own})
+}
+
+/// Requests that share nothing and reserve nothing for their output once they run, so that memory runs out.
+fn careless(pages: u32, changes: &Value) -> Value {
+    let mut own = json!({"disable_radix_cache": true, "schedule_conservativeness": 0});
+    own.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    sglang(pages, &own)
+}
+
+#[test]
+fn prompts_come_before_decodes_and_alone() {
+    let expected = ["0:6@0", "1:6@0", "0:1@6", "0:1@7"];
+    check(&sglang(100, &json!({})), &[(0, 6, 3, 0), (100, 6, 1, 1)], &expected);
+}
+
+#[test]
+fn decodes_ride_along_in_mixed_chunks() {
+    let settings = sglang(100, &json!({"enable_mixed_chunk": true}));
+    check(&settings, &[(0, 6, 3, 0), (100, 6, 1, 1)], &["0:6@0", "1:6@0 0:1@6", "0:1@7"]);
+}
+
+#[test]
+fn prompts_of_one_batch_do_not_share_those_of_the_next_do() {
+    let requests = [(0, 9, 1, 0), (0, 9, 1, 0), (0, 9, 1, 1)];
+    check(&sglang(100, &json!({})), &requests, &["0:9@0 1:9@0", "2:1@8"]);
+}
+
+#[test]
+fn a_long_prompt_goes_first_in_each_batch_until_its_last_chunk_leaves_room() {
+    let settings = sglang(100, &json!({"chunked_prefill_size": 8}));
+    check(&settings, &[(0, 20, 2, 0), (100, 4, 1, 0)], &["0:8@0", "0:8@8", "0:4@16 1:4@0", "0:1@20"]);
+}
+
+#[test]
+fn the_request_with_the_shortest_output_goes_back_when_memory_is_short() {
+    let mut expected = vec!["0:7@0".to_owned(), "1:7@0".to_owned()];
+    expected.extend((7..16).map(|computed| format!("0:1@{computed} 1:1@{computed}")));
+    let rest = ["1! 0:1@16", "0:1@17", "0:1@18", "0:1@19", "1:17@0", "1:1@17"];
+    expected.extend(rest.map(str::to_owned));
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    check(&careless(8, &json!({})), &[(0, 7, 14, 0), (100, 7, 12, 1)], &expected);
+}
+
+/// Three decodes would need three pages, of which the prompt leaves two.
+#[test]
+fn decodes_wait_if_a_mixed_batch_leaves_no_pages_for_them() {
+    let settings = careless(9, &json!({"enable_mixed_chunk": true}));
+    let requests = [(0, 4, 2, 0), (100, 4, 2, 0), (200, 4, 2, 0), (300, 15, 1, 1)];
+    check(&settings, &requests, &["0:4@0 1:4@0 2:4@0", "3:15@0", "0:1@4 1:1@4 2:1@4"]);
+}
+
+/// Beside four decodes a chunk of 8 leaves 4 tokens. The last page goes to the prompt, so that two decodes wait for one;
+/// then there is none for the prompt either.
+#[test]
+fn a_prompt_without_memory_for_its_next_chunk_goes_back() {
+    let settings = careless(19, &json!({"enable_mixed_chunk": true, "chunked_prefill_size": 8}));
+    let requests = [(0, 4, 14, 0), (100, 4, 14, 0), (200, 4, 14, 0), (300, 4, 14, 0), (400, 32, 1, 3)];
+    let expected = [
+        "0:4@0 1:4@0",
+        "2:4@0 0:1@4 1:1@4",
+        "3:4@0 2:1@4 0:1@5 1:1@5",
+        "4:4@0 3:1@4 2:1@5 0:1@6 1:1@6",
+        "4:4@4 3:1@5 2:1@6 0:1@7 1:1@7",
+        "4:4@8 3:1@6 2:1@7 0:1@8 1:1@8",
+        "4:4@12 3:1@7 2:1@8 0:1@9 1:1@9",
+        "4:4@16 3:1@8 2:1@9 0:1@10 1:1@10",
+        "4:4@20 3:1@9 2:1@10 0:1@11 1:1@11",
+        "4:4@24",
+        "4! 3:1@10 2:1@11 0:1@12 1:1@12",
+        "3:1@11 2:1@12 0:1@13 1:1@13",
+        "3:1@12 2:1@13 0:1@14 1:1@14",
+        "3:1@13 2:1@14 0:1@15 1:1@15",
+        "3:1@14 2:1@15 0:1@16 1:1@16",
+        "4:4@0 3:1@15 2:1@16",
+        "4:7@4 3:1@16",
+        "4:8@11",
+        "4:8@19",
+        "4:5@27",
+    ];
+    check(&settings, &requests, &expected);
+}
+
+#[test]
+fn a_more_important_request_takes_the_slot_of_a_running_one() {
+    let check = |threshold: u32, expected: &[&str]| {
+        let own = json!({
+            "max_running_requests": 1, "enable_priority_scheduling": true,
+            "priority_scheduling_preemption_threshold": threshold,
+        });
+        let request = |id: u32, priority, max_tokens, arrival| EngineRequest {
+            priority,
+            ..EngineRequest::new(
+                RequestId(id),
+                Prompt::new([Run::tokens(id * 100, 4)]),
+                max_tokens,
+                Time::from_ns(arrival),
+            )
+        };
+        check_requests(&sglang(100, &own), vec![request(0, 0, 5, 0), request(1, 5, 2, 1)], expected);
+    };
+    check(4, &["0:4@0", "0! 1:4@0", "1:1@4", "0:1@4", "0:1@5", "0:1@6", "0:1@7"]);
+    check(5, &["0:4@0", "0:1@4", "0:1@5", "0:1@6", "0:1@7", "1:4@0", "1:1@4"]);
+}
+
+#[test]
+fn under_overlap_a_stop_costs_a_decode_and_a_foreseen_end_does_not() {
+    for (stop_after, max_tokens) in [(Some(2), 5), (None, 3)] {
+        let prompt = Prompt::new([Run::tokens(0, 4)]);
+        let request =
+            EngineRequest { stop_after, ..EngineRequest::new(RequestId(0), prompt, max_tokens, Time::ZERO) };
+        let settings = sglang(100, &json!({"disable_overlap_schedule": false}));
+        check_requests(&settings, vec![request], &["0:4@0", "0:1@4", "0:1@5"]);
+    }
+}

@@ -232,15 +232,16 @@ pub(crate) fn output_room(config: &EngineConfig, prompt_tokens: u32) -> u32 {
     context.min(u32::try_from(pool).unwrap_or(u32::MAX).saturating_sub(1))
 }
 
-/// Whether a prompt of this length can ever be served: it and a page to spare have to fit.
+/// Whether a prompt of this length can ever be served: it has to fit the pool.
 ///
-/// As in the real engine, a prompt that leaves no room for output gets one token all the same.
+/// As in the real engine, a prompt that leaves no room for output gets one token all the same, which comes with the
+/// prompt and needs no memory.
 pub(crate) fn check_request(config: &EngineConfig, prompt_tokens: u32) -> Result<(), Rejection> {
     let max_model_len = config.max_model_len;
     if prompt_tokens >= max_model_len {
         return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len });
     }
-    let (needed, usable) = ((prompt_tokens + 1).div_ceil(config.block_size) + 1, config.num_gpu_blocks);
+    let (needed, usable) = (prompt_tokens.div_ceil(config.block_size), config.num_gpu_blocks);
     if needed > usable {
         return Err(Rejection::PromptTooLong { needed, usable });
     }
@@ -308,5 +309,65 @@ fn refuse_settings_of_vllm(args: &EngineArgs) -> Result<(), ConfigError> {
             "`{key}` is a setting of vLLM, but `engine_type` is `sglang`: {instead}"
         ))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn build(sglang: &Value) -> Result<EngineConfig, ConfigError> {
+        EngineArgs::from_json(json!({"engine_type": "sglang", "sglang": sglang}))?.validate(None)
+    }
+
+    #[test]
+    fn a_prompt_may_fill_the_pool_and_leave_room_for_one_token() {
+        for (page, tokens, room) in [(1, 100, [0, 0, 0, 1]), (4, 100, [0, 0, 0, 0])] {
+            let config = build(&json!({"page_size": page, "max_total_tokens": tokens})).unwrap();
+            assert_eq!(
+                check_request(&config, tokens + 1),
+                Err(Rejection::PromptTooLong { needed: (tokens + 1).div_ceil(page), usable: tokens / page })
+            );
+            for (short, room) in room.into_iter().enumerate() {
+                let prompt = tokens - short as u32;
+                check_request(&config, prompt).unwrap();
+                assert_eq!(output_room(&config, prompt), room, "{page} {prompt}");
+            }
+        }
+        let config = build(&json!({"context_length": 50})).unwrap();
+        assert_eq!(check_request(&config, 50), Err(Rejection::MaxModelLen { tokens: 50, max_model_len: 50 }));
+        check_request(&config, 49).unwrap();
+        assert_eq!((output_room(&config, 49), output_room(&config, 40)), (0, 8));
+    }
+
+    #[test]
+    fn what_no_sglang_engine_could_have_is_refused() {
+        for (settings, message) in [
+            (json!({"page_size": 0}), "`sglang.page_size` is 0: expected at least 1"),
+            (
+                json!({"page_size": 64, "chunked_prefill_size": 100}),
+                "`sglang.chunked_prefill_size` is 100: expected a multiple of the page size, 64",
+            ),
+            (
+                json!({"chunked_prefill_size": 0}),
+                "`sglang.chunked_prefill_size` is 0: expected at least 1, or -1 to compute prompts as a whole",
+            ),
+            (
+                json!({"page_size": 16, "max_total_tokens": 100}),
+                "`sglang.max_total_tokens` is 100: expected a multiple of the page size, 16",
+            ),
+            (
+                json!({"schedule_conservativeness": -1}),
+                "`sglang.schedule_conservativeness` is -1: expected a finite number of at least 0",
+            ),
+            (
+                json!({"enable_mixed_chunk": true, "chunked_prefill_size": -1}),
+                "`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0",
+            ),
+        ] {
+            assert_eq!(build(&settings).unwrap_err().to_string(), message);
+        }
     }
 }

@@ -175,6 +175,9 @@ impl Default for EngineArgs {
 const ALIASES: [(&str, &str); 2] =
     [("policy", "scheduling_policy"), ("kv_transfer_bytes_per_token", "kv_bytes_per_token")];
 
+/// Other names of settings of one engine, each with its section and the name that it stands for.
+const SECTION_ALIASES: [(&str, &str, &str); 1] = [("sglang", "context_len", "context_length")];
+
 /// The name of a setting that may be given by another one.
 pub(crate) fn canonical_key(key: &str) -> &str {
     ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, name)| name)
@@ -187,8 +190,9 @@ impl EngineArgs {
             return Err(ConfigError::NoObject { found: json_kind(&value) });
         };
         let known = Self::keys();
-        for key in settings.keys() {
+        for (key, value) in &settings {
             check_key(key, &known)?;
+            check_section(key, value)?;
             let name = canonical_key(key);
             if name != key && settings.contains_key(name) {
                 return Err(ConfigError::Conflict(format!(
@@ -197,7 +201,7 @@ impl EngineArgs {
             }
         }
         Self::deserialize_settings(&settings).map_err(|(key, message)| {
-            let found = settings.get(&key).map_or_else(|| "absent".to_owned(), ToString::to_string);
+            let found = at_path(&settings, &key).map_or_else(|| "absent".to_owned(), ToString::to_string);
             let unnamed = message.contains("expected string or map");
             let listing = unnamed.then(|| Self::message_with_names(settings.clone(), &key)).flatten();
             let message = listing.unwrap_or(message);
@@ -220,10 +224,55 @@ impl EngineArgs {
             .map_err(|error| (error.path().to_string(), error.into_inner().to_string()))
     }
 
+    /// The keys within a setting that is an object of settings of one engine, aliases included; none for others.
+    pub fn section_keys(key: &str) -> Vec<String> {
+        let section = match key {
+            "sglang" => serde_json::to_value(SglangArgs::default()),
+            "trtllm" => serde_json::to_value(TrtllmArgs::default()),
+            _ => return Vec::new(),
+        };
+        let Ok(Value::Object(section)) = section else { unreachable!("settings are written as an object") };
+        let aliases = SECTION_ALIASES.iter().filter(|(section, ..)| *section == key);
+        section
+            .into_iter()
+            .map(|(name, _)| name)
+            .chain(aliases.map(|(_, alias, _)| (*alias).to_owned()))
+            .collect()
+    }
+
     /// The message for a setting with named values that is not even a string: it lists the names.
     fn message_with_names(mut settings: Map<String, Value>, key: &str) -> Option<String> {
-        settings.insert(key.to_owned(), "no such name".into());
+        let (section, name) = key.split_once('.').unwrap_or(("", key));
+        let object = match section {
+            "" => &mut settings,
+            section => settings.get_mut(section)?.as_object_mut()?,
+        };
+        object.insert(name.to_owned(), "no such name".into());
         Self::deserialize_settings(&settings).err().map(|(_, message)| message)
+    }
+}
+
+/// Refuses unknown keys within an object of settings of one engine.
+fn check_section(section: &str, settings: &Value) -> Result<(), ConfigError> {
+    let known = EngineArgs::section_keys(section);
+    let Some(settings) = settings.as_object().filter(|_| !known.is_empty()) else { return Ok(()) };
+    for key in settings.keys() {
+        check_key(key, &known).map_err(|error| error.within(section))?;
+        let name = SECTION_ALIASES.iter().find(|(of, alias, _)| *of == section && alias == key);
+        if let Some((.., name)) = name.filter(|(.., name)| settings.contains_key(*name)) {
+            return Err(ConfigError::Conflict(format!(
+                "`{section}.{key}` is another name of `{section}.{name}`: give one of them"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The value at a path of keys with dots between them.
+fn at_path<'a>(settings: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    match path.split_once('.') {
+        None => settings.get(path),
+        Some((section, rest)) => at_path(settings.get(section)?.as_object()?, rest),
     }
 }
 
@@ -397,6 +446,33 @@ mod tests {
         refused(json!({"async_scheduling": 1}), "`async_scheduling` is 1: expected true or false");
         refused(json!({"latency": 3}), "`latency` is 3: expected a string");
         refused(json!({"reasoning": []}), "`reasoning` is []: expected an object");
+    }
+
+    #[test]
+    fn settings_of_one_engine_are_named_by_their_paths() {
+        refused(
+            json!({"sglang": {"pag_size": 1}}),
+            "unknown key `sglang.pag_size`, did you mean `sglang.page_size`?",
+        );
+        refused(json!({"trtllm": {"policy": 1}}), "unknown key `trtllm.policy`");
+        refused(
+            json!({"sglang": {"page_size": "a"}}),
+            "`sglang.page_size` is \"a\": expected a whole number from 0 to 4294967295",
+        );
+        let policies = "expected one of `fcfs`, `fifo`, `lpm`, `lof`, `dfs-weight`, `random`";
+        refused(
+            json!({"sglang": {"schedule_policy": "x"}}),
+            &format!("`sglang.schedule_policy` is \"x\": {policies}"),
+        );
+        refused(
+            json!({"sglang": {"schedule_policy": 3}}),
+            &format!("`sglang.schedule_policy` is 3: {policies}"),
+        );
+        refused(json!({"sglang": 5}), "`sglang` is 5: expected an object");
+        refused(
+            json!({"sglang": {"context_len": 1, "context_length": 1}}),
+            "`sglang.context_len` is another name of `sglang.context_length`: give one of them",
+        );
     }
 
     #[test]

@@ -60,6 +60,19 @@ impl ConfigError {
     }
 }
 
+impl ConfigError {
+    /// An unknown key of a section, by its path.
+    pub(crate) fn within(self, section: &str) -> Self {
+        match self {
+            Self::UnknownKey { key, similar } => Self::UnknownKey {
+                key: format!("{section}.{key}"),
+                similar: similar.map(|similar| format!("{section}.{similar}")),
+            },
+            other => other,
+        }
+    }
+}
+
 /// Refuses a key that is not among `known`, naming the one most like it.
 pub fn check_key(key: &str, known: &[String]) -> Result<(), ConfigError> {
     if known.iter().any(|other| other == key) {
@@ -81,6 +94,7 @@ pub(crate) fn rephrase(message: &str) -> String {
         "f64" => "expected a number".to_owned(),
         "a boolean" => "expected true or false".to_owned(),
         "a map" => "expected an object".to_owned(),
+        other if other.starts_with("struct ") => "expected an object".to_owned(),
         other => format!("expected {other}"),
     }
 }

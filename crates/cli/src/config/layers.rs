@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use servecast_engine::{ConfigError, check_key};
+use servecast_engine::{ConfigError, check_key, lay_over};
 
 use super::value::{boolean, json_object, settings};
 use super::{ReplayConfig, not_yet, router};
@@ -139,19 +139,21 @@ impl Layers {
                 .map_err(|problem| Failure::user(format!("`{key}`: {problem} (from {origin})")))?;
             value = settings.into();
         }
-        if let (true, Value::Object(settings)) = (NESTED.contains(&key), &value) {
-            for setting in settings.keys() {
-                self.origins.insert(format!("{key}.{setting}"), origin.clone());
-            }
+        if NESTED.contains(&key) {
+            self.note_origins(key, &value, origin);
         }
-        match (self.values.get_mut(key), value) {
-            (Some(Value::Object(below)), Value::Object(above)) => below.extend(above),
-            (_, value) => {
-                self.values.insert(key.to_owned(), value);
-            }
-        }
+        lay_over(&mut self.values, Map::from_iter([(key.to_owned(), value)]));
         self.origins.insert(key.to_owned(), origin.clone());
         Ok(())
+    }
+
+    /// Remembers where settings came from that are within others.
+    fn note_origins(&mut self, path: &str, value: &Value, origin: &Origin) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let path = format!("{path}.{key}");
+            self.note_origins(&path, value, origin);
+            self.origins.insert(path, origin.clone());
+        }
     }
 
     /// The settings, each of its type.
@@ -170,6 +172,15 @@ impl Layers {
         self.origins.get(key)
     }
 
+    /// Where the settings within a key came from, by their paths without that key.
+    pub(crate) fn origins_within(&self, key: &str) -> Vec<(String, &Origin)> {
+        let within = |(path, origin): (&'_ String, _)| {
+            let path = path.strip_prefix(key)?.strip_prefix('.')?;
+            Some((path.to_owned(), origin))
+        };
+        self.origins.iter().filter_map(within).collect()
+    }
+
     /// The message, and where the keys that it mentions got their values.
     pub(crate) fn explained(&self, message: &str) -> String {
         explained(message, self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
@@ -178,11 +189,13 @@ impl Layers {
 
 /// The message, and where those of `given` that it mentions came from.
 ///
-/// A key within another, such as `engine_args.block_size`, is mentioned by its last part.
+/// A key within another, such as `engine_args.block_size`, is mentioned by its last part or parts.
 pub(crate) fn explained<'a>(message: &str, given: impl IntoIterator<Item = (&'a str, &'a Origin)>) -> String {
     let is_mentioned = |key: &str| {
+        let starts = std::iter::once(0).chain(key.match_indices('.').map(|(dot, _)| dot + 1));
         let name = key.rsplit('.').next().unwrap_or(key);
-        message.contains(&format!("`{name}`")) || message.contains(&format!("`--{}`", name.replace('_', "-")))
+        starts.into_iter().any(|start| message.contains(&format!("`{}`", &key[start..])))
+            || message.contains(&format!("`--{}`", name.replace('_', "-")))
     };
     let mentioned: Vec<(&str, String)> = given
         .into_iter()
@@ -280,6 +293,7 @@ fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
         synthetic: section(values)?,
         deployment: section(values)?,
         engine: section(values)?,
+        sglang: section(values)?,
         limits: section(values)?,
         output: section(values)?,
     })
@@ -437,7 +451,16 @@ mod tests {
                 1.into(),
                 "`router_config` is 1, but must be an object with the settings of a router (from a.toml)",
             ),
-            ("engine", "sglang".into(), "`engine` sglang is not there yet: use vllm or trtllm (from a.toml)"),
+            (
+                "engine",
+                "tgi".into(),
+                "`engine` is \"tgi\", but must be one of `vllm`, `sglang`, `trtllm` (from a.toml)",
+            ),
+            (
+                "replay_mode",
+                "online".into(),
+                "`replay_mode` online is not there yet: a replay runs in virtual time: use offline (from a.toml)",
+            ),
         ] {
             let mut layers = Layers::default();
             layers.add(key, value, &Origin::File("a.toml".into())).unwrap();

@@ -10,5 +10,6 @@ mod readme;
 mod replay;
 mod sandbox;
 mod settings;
+mod sglang;
 mod trace;
 mod workspace;

@@ -1,4 +1,5 @@
-//! Iterations of the scheduler under three kinds of load: `cargo bench -p servecast-engine`.
+//! Iterations of each scheduler while it decodes, computes prompts, or runs out of memory:
+//! `cargo bench -p servecast-engine`.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -8,17 +9,19 @@ use servecast_engine::{
 };
 use servecast_types::{Prompt, RequestId, Run, Time};
 
+/// Engines with room for a million tokens.
+const ENGINES: [&str; 4] = ["vllm", "vllm_async", "trtllm", "sglang"];
+
 fn main() {
     divan::main();
 }
 
 /// 256 requests decode; the time is that of 1,000 iterations.
-#[divan::bench(args = [false, true])]
-fn decode_256(bencher: Bencher, async_scheduling: bool) {
+#[divan::bench(args = ENGINES)]
+fn decode_256(bencher: Bencher, engine: &str) {
     const ITERATIONS: u64 = 1_000;
     let prepare = || {
-        let settings = json!({"async_scheduling": async_scheduling, "max_num_batched_tokens": null});
-        let mut run = Load::new(settings, 256, |index| (Run::tokens(index * 10_000, 500), 2_000));
+        let mut run = Load::new(roomy(engine), 256, |index| (Run::tokens(index * 10_000, 500), 2_000));
         run.go(10);
         run
     };
@@ -29,9 +32,9 @@ fn decode_256(bencher: Bencher, async_scheduling: bool) {
 }
 
 /// 64 prompts of 8,000 tokens, of which pairs are equal; the time is that of all of them.
-#[divan::bench]
-fn prefill_64(bencher: Bencher) {
-    let prepare = || Load::new(json!({}), 64, |index| (Run::tokens(index / 2 * 10_000, 8_000), 1));
+#[divan::bench(args = ENGINES)]
+fn prefill_64(bencher: Bencher, engine: &str) {
+    let prepare = || Load::new(roomy(engine), 64, |index| (Run::tokens(index / 2 * 10_000, 8_000), 1));
     bencher.with_inputs(prepare).counter(ItemsCount::new(64_u32)).bench_local_refs(|run| run.go(u64::MAX));
 }
 
@@ -39,10 +42,21 @@ fn prefill_64(bencher: Bencher) {
 #[divan::bench]
 fn memory_pressure(bencher: Bencher) {
     let prepare = || {
-        let settings = json!({"num_gpu_blocks": 1_000, "scheduler_reserve_full_isl": false});
+        let settings =
+            json!({"block_size": 16, "num_gpu_blocks": 1_000, "scheduler_reserve_full_isl": false});
         Load::new(settings, 256, |index| (Run::tokens(index * 10_000, 500), 500))
     };
     bencher.with_inputs(prepare).counter(ItemsCount::new(256_u32)).bench_local_refs(|run| run.go(u64::MAX));
+}
+
+fn roomy(engine: &str) -> Value {
+    match engine {
+        "vllm" => json!({"block_size": 16, "num_gpu_blocks": 65_536}),
+        "vllm_async" => json!({"block_size": 16, "num_gpu_blocks": 65_536, "async_scheduling": true}),
+        "trtllm" => json!({"engine_type": "trtllm", "block_size": 16, "num_gpu_blocks": 65_536}),
+        "sglang" => json!({"engine_type": "sglang", "block_size": 1, "num_gpu_blocks": 1_048_576}),
+        _ => unreachable!("every engine has settings"),
+    }
 }
 
 struct Load {
@@ -65,7 +79,6 @@ impl IterationSink for Count {
 impl Load {
     /// An engine with `requests` requests, whose prompts and output lengths `request` gives.
     fn new(mut settings: Value, requests: u32, request: impl Fn(u32) -> (Run, u32)) -> Self {
-        settings["block_size"] = 16.into();
         settings["latency"] = "linear:5000,10,20".into();
         let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
         let mut engine = Engine::new(config, EngineTracing { kv_events: true, ..EngineTracing::default() });

@@ -5,6 +5,8 @@ use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
 };
 
+use servecast_cluster::record::MOST_DISTINCT_GAPS;
+
 use crate::report::{PoolReport, Report, Spread};
 use crate::stats::Stats;
 
@@ -160,6 +162,13 @@ fn facts(report: &Report) -> Vec<String> {
     ];
     for (reason, &requests) in &report.rejected_by_reason {
         facts.push(format!("  rejected as {reason}: {}", count(requests)));
+    }
+    if report.itl_relative_error > 0.0 {
+        facts.push(format!(
+            "Percentiles of inter token latency: within {}, for more than {} distinct gaps",
+            percent(report.itl_relative_error),
+            count(MOST_DISTINCT_GAPS as u64)
+        ));
     }
     facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
     report.pools.iter().for_each(|pool| facts.extend(pool_facts(pool)));
@@ -335,6 +344,17 @@ mod tests {
         Simulated duration: 0.00 ms
         Wall time: 0.00 ms
         "#);
+    }
+
+    #[test]
+    fn percentiles_that_are_not_exact_say_so() {
+        let mut report = report();
+        report.itl_relative_error = 1.0 / 1024.0;
+        let text = render_table(&report, TableOptions::default());
+        assert!(text.contains(
+            "\nPercentiles of inter token latency: within 0.10%, for more than 65,536 distinct gaps\n"
+        ));
+        assert!(!render(None).contains("Percentiles"));
     }
 
     #[test]

@@ -227,8 +227,8 @@ const FLAGS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "--engine sglang --page-size 64 --max-total-tokens 100",
-        &["`sglang.max_total_tokens` is 100", "multiple of the page size, 64"],
+        "--engine sglang --schedule-policy lpm --enable-priority-scheduling",
+        &["`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`"],
     ),
     (
         "--engine sglang --enable-mixed-chunk --chunked-prefill-size -1",

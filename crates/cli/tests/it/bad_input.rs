@@ -227,8 +227,8 @@ const FLAGS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "--engine sglang --page-size 64 --max-total-tokens 100",
-        &["`sglang.max_total_tokens` is 100", "multiple of the page size, 64"],
+        "--engine sglang --page-size 64 --max-total-tokens 10",
+        &["`sglang.max_total_tokens` is 10", "at least a page, 64 tokens", "from --max-total-tokens"],
     ),
     (
         "--engine sglang --enable-mixed-chunk --chunked-prefill-size -1",

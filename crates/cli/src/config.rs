@@ -16,6 +16,7 @@ mod not_yet;
 mod router;
 mod schema;
 mod value;
+mod vary;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub(crate) use not_yet::{NotYetArgs, refuse_value};
 pub(crate) use router::{RouterFlags, RouterGiven, WITHOUT_EFFECT, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
 use value::{boolean, choice, finite, settings};
+pub(crate) use vary::{Difference, combinations, described};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
 pub(crate) const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
@@ -65,6 +67,9 @@ pub(crate) struct ReplayConfig {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) output: OutputConfig,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) several: SeveralConfig,
 }
 
 /// What is replayed, and how fast.
@@ -232,6 +237,22 @@ pub(crate) struct OutputConfig {
     /// Decide every iteration request by request: slower, with the same results
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) plain: Option<bool>,
+}
+
+/// Several runs at once.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Several runs")]
+pub(crate) struct SeveralConfig {
+    /// Run once for each of these values of a setting; with several settings, once for each combination
+    ///
+    /// A key is one of the configuration file, or one within another: `num_workers=4,8`,
+    /// `engine_args.max_num_seqs=128,256`. Commas within quotes and brackets are part of a value.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub(crate) vary: Option<Vec<String>>,
+    /// Most runs at a time; without it one for each core
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
 }
 
 /// Which clock drives a replay.

@@ -30,7 +30,8 @@ const ALIASES: [(&str, &str); 4] = [
 ];
 
 /// Keys whose values are settings themselves, of an engine or of a router.
-const NESTED: [&str; 4] = ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config"];
+pub(super) const NESTED: [&str; 4] =
+    ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl fmt::Display for Origin {
 }
 
 /// The settings that were given, each from the most specific place, and which place that is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Layers {
     values: Map<String, Value>,
     /// By key; of nested settings by `key.setting`.
@@ -147,6 +148,14 @@ impl Layers {
         Ok(())
     }
 
+    /// Takes a value away, as if it had not been given.
+    pub(super) fn remove(&mut self, key: &str) {
+        self.values.remove(key);
+        self.origins.remove(key);
+        let within = format!("{key}.");
+        self.origins.retain(|path, _| !path.starts_with(&within));
+    }
+
     /// Remembers where settings came from that are within others.
     fn note_origins(&mut self, path: &str, value: &Value, origin: &Origin) {
         for (key, value) in value.as_object().into_iter().flatten() {
@@ -225,12 +234,13 @@ fn keys_of<T: Default + Serialize>() -> Vec<String> {
 }
 
 /// A key that no configuration has, and the one that it is most like.
-struct UnknownKey {
-    message: String,
+pub(super) struct UnknownKey {
+    pub(super) message: String,
     similar: Option<String>,
 }
 
-fn known_key(key: &str) -> Result<String, UnknownKey> {
+/// The name of a key that may be given by another one.
+pub(super) fn known_key(key: &str) -> Result<String, UnknownKey> {
     if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {
         return Ok((*canonical).to_owned());
     }
@@ -275,13 +285,15 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// What the text of a variable means for its key: JSON, a word for yes or no, or a string, whichever has the right type.
-fn value_of(key: &str, text: String) -> Value {
+/// What the text of a variable means for its key: JSON, a word for yes or no, a string or a list of one, whichever has
+/// the right type.
+pub(super) fn value_of(key: &str, text: String) -> Value {
     let fits = |value: &Value| parse(&Map::from_iter([(key.to_owned(), value.clone())])).is_ok();
     let json = serde_json::from_str::<Value>(&text).ok();
     let word = boolean(&text).ok().map(Value::Bool);
     let string = Value::String(text);
-    let meanings = [json, word, Some(string)].into_iter().flatten();
+    let list = Value::Array(vec![string.clone()]);
+    let meanings = [json, word, Some(string), Some(list)].into_iter().flatten();
     let meanings: Vec<Value> = meanings.collect();
     // If none fits, the refusal shows what was written.
     meanings.iter().find(|meaning| fits(meaning)).unwrap_or(&meanings[0]).clone()
@@ -294,6 +306,7 @@ fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
         deployment: section(values)?,
         engine: section(values)?,
         sglang: section(values)?,
+        several: section(values)?,
         limits: section(values)?,
         output: section(values)?,
     })
@@ -318,6 +331,7 @@ fn expectation(key: &str, complaint: &str) -> String {
         "u64" => "a whole number of at least 0".to_owned(),
         "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
         "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),
         "a map" => "an object with the settings of an engine".to_owned(),
         other => other.to_owned(),

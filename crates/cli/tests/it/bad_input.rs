@@ -231,6 +231,10 @@ const FLAGS: &[(&str, &[&str])] = &[
         &["`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`"],
     ),
     (
+        "--engine sglang --page-size 64 --max-total-tokens 10",
+        &["`sglang.max_total_tokens` is 10", "at least a page, 64 tokens", "from --max-total-tokens"],
+    ),
+    (
         "--engine sglang --enable-mixed-chunk --chunked-prefill-size -1",
         &["`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0"],
     ),

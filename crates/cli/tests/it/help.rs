@@ -45,6 +45,8 @@ fn help_names_defaults_and_hides_what_is_not_there() {
         assert!(help.contains(text), "{text}");
     }
     for text in [
+        "Several runs:",
+        "--vary <KEY=VALUE,...>",
         "SGLang, in every pool that runs it:",
         "--page-size <TOKENS>",
         "[possible values: vllm, sglang, trtllm]",
@@ -76,6 +78,8 @@ fn schemas_are_json() {
     let sandbox = Sandbox::new();
     let report: Value = serde_json::from_str(&sandbox.run(&["schema", "report"]).success()).unwrap();
     assert!(report["properties"]["mean_ttft_ms"].is_object());
+    let comparison: Value = serde_json::from_str(&sandbox.run(&["schema", "comparison"]).success()).unwrap();
+    assert!(comparison["$defs"]["Report"]["properties"]["mean_ttft_ms"].is_object());
     let config: Value = serde_json::from_str(&sandbox.run(&["schema", "config"]).success()).unwrap();
     assert_eq!(config["properties"]["num_workers"]["default"], 1);
     assert!(config["properties"]["engine_args"].is_object());

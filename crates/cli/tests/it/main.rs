@@ -12,4 +12,5 @@ mod sandbox;
 mod settings;
 mod sglang;
 mod trace;
+mod vary;
 mod workspace;

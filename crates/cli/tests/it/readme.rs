@@ -42,7 +42,7 @@ fn what_it_shows_is_what_comes_out() {
             (sandbox.command(&command).spawn().unwrap(), example)
         })
         .collect();
-    assert_eq!(started.len(), 3, "round robin, disaggregated, KV router");
+    assert_eq!(started.len(), 4, "round robin, disaggregated, KV router, several runs");
     for (child, example) in started {
         let text = Outcome::of(child.wait_with_output().unwrap()).success();
         let mut lines = text.lines();

@@ -19,7 +19,7 @@ use crate::recorder::{NewRequest, Recorder};
 use crate::{Observer, RunError};
 
 /// Iterations between two full checks of a worker's blocks, in a checked run: each walks over all blocks.
-const CHECK_EVERY: u64 = 64;
+const CHECK_EVERY: u64 = 8;
 
 /// A request as it arrives at the deployment.
 #[derive(Debug, Clone)]

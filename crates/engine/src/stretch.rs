@@ -75,6 +75,8 @@ pub(crate) enum Crossing {
 pub(crate) struct Stretch {
     /// Iterations that have ended.
     done: u64,
+    /// Whether the next one is decided.
+    in_flight: bool,
     block_size: u64,
     requests: u64,
     /// Σ of the tokens whose KV is there before the next iteration.
@@ -120,6 +122,7 @@ impl Stretch {
     pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
         let size = u64::from(block_size);
         (self.done, self.block_size, self.requests, self.computed) = (0, size, 0, 0);
+        self.in_flight = false;
         self.phases.clear();
         self.endings.clear();
         self.next_ending = 0;
@@ -146,6 +149,11 @@ impl Stretch {
     /// Iterations that have ended, and so tokens that each running request got.
     pub(crate) fn done(&self) -> u32 {
         self.done as u32
+    }
+
+    /// Iterations that were decided, ended or not, and so tokens for which each running request has memory.
+    pub(crate) fn decided(&self) -> u32 {
+        (self.done + u64::from(self.in_flight)) as u32
     }
 
     /// Requests that run.
@@ -186,6 +194,7 @@ impl Stretch {
 
     /// Who crosses a block boundary in the next iteration, in order of the running list; asked once an iteration.
     pub(crate) fn take_crossings(&mut self) -> &[(u32, Slot, Crossing)] {
+        self.in_flight = true;
         self.changes.clear();
         while self.next_opening() == self.done {
             let Phase { place, slot, .. } = self.phases[self.opening.index];
@@ -203,6 +212,7 @@ impl Stretch {
 
     /// The next iteration has ended.
     pub(crate) fn end_iteration(&mut self) {
+        self.in_flight = false;
         self.done += 1;
         self.computed += self.requests;
     }

@@ -10,11 +10,13 @@
 //! Every flag is a key, in `snake_case`, and its help is the description in the schema. [`Layers`] remembers where each
 //! value came from, so that messages can say so.
 
+mod engine;
 mod layers;
 mod not_yet;
 mod router;
 mod schema;
 mod value;
+mod vary;
 
 use std::path::PathBuf;
 
@@ -23,15 +25,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use servecast_cluster::RouterMode;
-use servecast_engine::{EngineArgs, EngineType};
+use servecast_engine::EngineArgs;
 use servecast_router::KvRouterConfig;
 use servecast_workload::{ArrivalProcess, LengthDistribution};
 
+pub(crate) use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
 pub(crate) use layers::{Layers, Origin, explained};
 pub(crate) use not_yet::{NotYetArgs, refuse_value};
 pub(crate) use router::{RouterFlags, RouterGiven, WITHOUT_EFFECT, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
 use value::{boolean, choice, finite, settings};
+pub(crate) use vary::{Difference, combinations, described};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
 pub(crate) const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
@@ -56,10 +60,16 @@ pub(crate) struct ReplayConfig {
     pub(crate) engine: EngineShortcuts,
     #[command(flatten)]
     #[serde(flatten)]
+    pub(crate) sglang: SglangShortcuts,
+    #[command(flatten)]
+    #[serde(flatten)]
     pub(crate) limits: LimitsConfig,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) output: OutputConfig,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) several: SeveralConfig,
 }
 
 /// What is replayed, and how fast.
@@ -181,55 +191,6 @@ const ROUTER_MODES: &[&str] =
 /// Heading of the flags that are for `--router-mode kv_router` only.
 const KV_ROUTER: &str = "KV router";
 
-/// Engine settings that have a flag of their own.
-#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[command(next_help_heading = "Engine, in every pool")]
-pub(crate) struct EngineShortcuts {
-    /// Engine that is simulated
-    #[arg(long, value_name = "ENGINE", value_parser = choice::<EngineType>("engine", &["vllm", "trtllm"]))]
-    pub(crate) engine: Option<EngineType>,
-    /// Start from the defaults of a release, such as vllm-0.33
-    #[arg(long, value_name = "NAME")]
-    pub(crate) engine_preset: Option<String>,
-    /// Tokens a KV block
-    #[arg(long, value_name = "TOKENS")]
-    pub(crate) block_size: Option<u32>,
-    /// KV blocks of a worker
-    #[arg(long, value_name = "N")]
-    pub(crate) num_gpu_blocks: Option<u32>,
-    /// Most requests that run at a time
-    #[arg(long, value_name = "N")]
-    pub(crate) max_num_seqs: Option<u32>,
-    /// Most tokens that one iteration computes
-    #[arg(long, value_name = "TOKENS")]
-    pub(crate) max_num_batched_tokens: Option<u32>,
-    /// Longest sequence, prompt and output together; without it there is no limit
-    #[arg(long, value_name = "TOKENS")]
-    pub(crate) max_model_len: Option<u32>,
-    /// Divide all iteration times by this
-    #[arg(long, value_name = "RATIO", value_parser = finite)]
-    pub(crate) speedup_ratio: Option<f64>,
-    /// Share KV blocks of equal content between requests
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
-    pub(crate) enable_prefix_caching: Option<bool>,
-    /// Cut prompts to fit the token budget of an iteration
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
-    pub(crate) enable_chunked_prefill: Option<bool>,
-    /// Schedule an iteration while the one before it runs
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
-    pub(crate) async_scheduling: Option<bool>,
-    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US` or `grid:FILE.npz`
-    #[arg(long, value_name = "SPEC")]
-    pub(crate) latency: Option<String>,
-    /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
-    #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
-    pub(crate) kv_transfer_bandwidth: Option<f64>,
-    /// Bytes of KV cache a token, over all layers
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) kv_bytes_per_token: Option<u64>,
-}
-
 /// Limits that a request must keep to count towards goodput.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -278,6 +239,22 @@ pub(crate) struct OutputConfig {
     pub(crate) plain: Option<bool>,
 }
 
+/// Several runs at once.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Several runs")]
+pub(crate) struct SeveralConfig {
+    /// Run once for each of these values of a setting; with several settings, once for each combination
+    ///
+    /// A key is one of the configuration file, or one within another: `num_workers=4,8`,
+    /// `engine_args.max_num_seqs=128,256`. Commas within quotes and brackets are part of a value.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub(crate) vary: Option<Vec<String>>,
+    /// Most runs at a time; without it one for each core
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
+}
+
 /// Which clock drives a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -295,31 +272,4 @@ pub(crate) enum Format {
     Table,
     /// JSON for programs.
     Json,
-}
-
-impl EngineShortcuts {
-    /// The settings that were given, by their names in engine arguments, with the key that each was given as.
-    pub(crate) fn given(&self) -> Vec<(&'static str, &'static str, Value)> {
-        fn value<T: Serialize>(given: Option<T>) -> Option<Value> {
-            given.map(|given| serde_json::to_value(given).expect("settings are plain data"))
-        }
-        [
-            ("engine", "engine_type", value(self.engine)),
-            ("block_size", "block_size", value(self.block_size)),
-            ("num_gpu_blocks", "num_gpu_blocks", value(self.num_gpu_blocks)),
-            ("max_num_seqs", "max_num_seqs", value(self.max_num_seqs)),
-            ("max_num_batched_tokens", "max_num_batched_tokens", value(self.max_num_batched_tokens)),
-            ("max_model_len", "max_model_len", value(self.max_model_len)),
-            ("speedup_ratio", "speedup_ratio", value(self.speedup_ratio)),
-            ("enable_prefix_caching", "enable_prefix_caching", value(self.enable_prefix_caching)),
-            ("enable_chunked_prefill", "enable_chunked_prefill", value(self.enable_chunked_prefill)),
-            ("async_scheduling", "async_scheduling", value(self.async_scheduling)),
-            ("latency", "latency", value(self.latency.as_ref())),
-            ("kv_transfer_bandwidth", "kv_transfer_bandwidth", value(self.kv_transfer_bandwidth)),
-            ("kv_bytes_per_token", "kv_bytes_per_token", value(self.kv_bytes_per_token)),
-        ]
-        .into_iter()
-        .filter_map(|(key, engine_key, value)| value.map(|value| (key, engine_key, value)))
-        .collect()
-    }
 }

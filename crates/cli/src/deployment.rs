@@ -4,12 +4,15 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use servecast_cluster::{ClusterError, PoolEngine, Topology};
-use servecast_engine::{EngineArgs, EngineConfig, EnginePreset, LatencySpec, WorkerType, merge};
+use servecast_engine::{EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, WorkerType, merge};
 use servecast_latency::Grid;
 
-use crate::config::{Layers, Origin, ReplayConfig, explained};
+use self::settings::Settings;
+use crate::config::{Engines, Layers, ReplayConfig};
 use crate::error::{Failure, chain};
 use crate::files;
+
+mod settings;
 
 /// Workers of a pool, unless somebody says otherwise.
 const DEFAULT_WORKERS: u32 = 1;
@@ -25,18 +28,6 @@ pub(crate) struct Deployment {
     pub(crate) unused: Vec<String>,
 }
 
-/// Engine settings without effect on a replay, each with the reason.
-const WITHOUT_EFFECT: [(&str, &str); 6] = [
-    ("startup_time", "is for workers that are started while others serve"),
-    ("reasoning", "changes token ids only"),
-    ("enable_local_indexer", LIVE),
-    ("bootstrap_port", LIVE),
-    ("zmq_kv_events_port", LIVE),
-    ("zmq_replay_port", LIVE),
-];
-
-const LIVE: &str = "is for live workers";
-
 /// What engine settings say of the queue of their router.
 #[derive(Debug, Default)]
 pub(crate) struct QueuePolicies {
@@ -50,8 +41,11 @@ pub(crate) struct QueuePolicies {
 pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failure> {
     let refused = |error: &ClusterError| Failure::user(layers.explained(&error.to_string()));
     let given = &config.deployment;
+    let preset = preset(config, layers)?;
+    let of = |role, explicit| Given::new(role, explicit, config, preset);
     let Some(staged) = staged_key(config) else {
-        let mut pool = Pool::build(WorkerType::Aggregated, given.engine_args.as_ref(), config, layers)?;
+        let given_engine = of(WorkerType::Aggregated, given.engine_args.as_ref());
+        let mut pool = Pool::build(&given_engine, &[given_engine.engine], config, layers)?;
         if pool.args.kv_transfer_bandwidth.is_some() {
             pool.unused.push(layers.explained("`kv_transfer_bandwidth` is for prefill and decode workers"));
         }
@@ -64,8 +58,11 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         });
     };
     check_staged(config, layers, staged)?;
-    let prefill = Pool::build(WorkerType::Prefill, given.prefill_engine_args.as_ref(), config, layers)?;
-    let decode = Pool::build(WorkerType::Decode, given.decode_engine_args.as_ref(), config, layers)?;
+    let prefill = of(WorkerType::Prefill, given.prefill_engine_args.as_ref());
+    let decode = of(WorkerType::Decode, given.decode_engine_args.as_ref());
+    let engines = [prefill.engine, decode.engine];
+    let prefill = Pool::build(&prefill, &engines, config, layers)?;
+    let decode = Pool::build(&decode, &engines, config, layers)?;
     check_hand_off(&prefill.args, &decode.args, layers)?;
     let topology = Topology::disaggregated(
         prefill.with_workers(given.num_prefill_workers),
@@ -148,6 +145,66 @@ fn check_hand_off(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) ->
     }
 }
 
+fn preset(config: &ReplayConfig, layers: &Layers) -> Result<Option<EnginePreset>, Failure> {
+    let preset = config.engine.engine_preset.as_deref().map(EnginePreset::by_name).transpose();
+    preset.map_err(|error| Failure::user(layers.explained(&error.to_string())))
+}
+
+/// What is given for the engine of a pool.
+struct Given<'a> {
+    role: WorkerType,
+    /// Settings of this pool alone.
+    explicit: Option<&'a Map<String, Value>>,
+    preset: Option<EnginePreset>,
+    engine: EngineType,
+}
+
+impl<'a> Given<'a> {
+    fn new(
+        role: WorkerType,
+        explicit: Option<&'a Map<String, Value>>,
+        config: &ReplayConfig,
+        preset: Option<EnginePreset>,
+    ) -> Self {
+        let named = explicit.and_then(|settings| settings.get("engine_type"));
+        // A name that is none is refused with the other settings.
+        let named = named.and_then(|name| serde_json::from_value(name.clone()).ok());
+        let engine = named.or(config.engine.engine).or(preset.map(|preset| preset.engine_type()));
+        Self { role, explicit, preset, engine: engine.unwrap_or(EngineArgs::default().engine_type) }
+    }
+
+    /// The key of the settings of this pool alone.
+    fn key(&self) -> &'static str {
+        match self.role {
+            WorkerType::Aggregated => "engine_args",
+            WorkerType::Prefill => "prefill_engine_args",
+            WorkerType::Decode => "decode_engine_args",
+        }
+    }
+
+    /// What the preset says, unless it is for the engine of another pool.
+    fn preset_settings(
+        &self,
+        engines: &[EngineType],
+        layers: &Layers,
+    ) -> Result<Map<String, Value>, Failure> {
+        let Some(preset) = self.preset else { return Ok(Map::new()) };
+        let of = match preset.engine_type() {
+            EngineType::Sglang => Engines::Sglang,
+            EngineType::Vllm | EngineType::Trtllm => Engines::Vllm,
+        };
+        if of.include(self.engine) {
+            return Ok(preset.settings(self.role));
+        }
+        if engines.iter().any(|&engine| of.include(engine)) {
+            return Ok(Map::new());
+        }
+        let (release, engine) = (preset.engine_type().name(), self.engine.name());
+        let message = format!("`engine_preset` has the defaults of {release}, but the engine is {engine}");
+        Err(Failure::user(layers.explained(&message)).with_hint("choose a preset of that engine, or none"))
+    }
+}
+
 /// The engine of a pool.
 struct Pool {
     args: EngineArgs,
@@ -157,26 +214,21 @@ struct Pool {
 }
 
 impl Pool {
+    /// Builds a pool of a deployment whose pools have these engines.
     fn build(
-        role: WorkerType,
-        explicit: Option<&Map<String, Value>>,
+        given: &Given<'_>,
+        engines: &[EngineType],
         config: &ReplayConfig,
         layers: &Layers,
     ) -> Result<Self, Failure> {
-        let (name, key) = match role {
-            WorkerType::Aggregated => ("", "engine_args"),
-            WorkerType::Prefill => ("prefill engine: ", "prefill_engine_args"),
-            WorkerType::Decode => ("decode engine: ", "decode_engine_args"),
+        let name = match given.role {
+            WorkerType::Aggregated => "",
+            WorkerType::Prefill => "prefill engine: ",
+            WorkerType::Decode => "decode engine: ",
         };
-        let settings = Settings::collect(key, explicit, config, layers)?;
+        let settings = Settings::collect(given, engines, config, layers)?;
         let refused = |problem: &str| Failure::user(format!("{name}{}", settings.explained(problem)));
-        let preset = match &config.engine.engine_preset {
-            None => Map::new(),
-            Some(preset) => {
-                let preset = EnginePreset::by_name(preset);
-                preset.map_err(|error| Failure::user(layers.explained(&error.to_string())))?.settings(role)
-            }
-        };
+        let preset = given.preset_settings(engines, layers)?;
         let args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
             .map_err(|error| refused(&error.to_string()))?;
         let grid = match args.latency_spec().map_err(|error| refused(&error.to_string()))? {
@@ -184,75 +236,13 @@ impl Pool {
             LatencySpec::Polynomial | LatencySpec::Linear(_) => None,
         };
         let config = args.validate(grid).map_err(|error| refused(&error.to_string()))?;
-        let unused = settings.unused().map(|reason| format!("{name}{reason}")).collect();
+        let unused = settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
         Ok(Self { args, config, unused })
     }
 
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {
         PoolEngine { workers: workers.unwrap_or(DEFAULT_WORKERS), args: &self.args, config: &self.config }
     }
-}
-
-/// The engine settings of a pool, and where each came from.
-struct Settings<'a> {
-    values: Map<String, Value>,
-    origins: Vec<(String, &'a Origin)>,
-}
-
-impl<'a> Settings<'a> {
-    /// The settings that are given for every pool, under those of this pool.
-    fn collect(
-        key: &str,
-        explicit: Option<&Map<String, Value>>,
-        config: &ReplayConfig,
-        layers: &'a Layers,
-    ) -> Result<Self, Failure> {
-        let mut values = explicit.cloned().unwrap_or_default();
-        let mut origins = Vec::new();
-        for name in values.keys() {
-            origins.extend(layers.origin(&format!("{key}.{name}")).map(|origin| (name.clone(), origin)));
-        }
-        for (shortcut, name, value) in config.engine.given() {
-            let Some(found) = [name, "kv_transfer_bytes_per_token"]
-                .into_iter()
-                .take(if name == "kv_bytes_per_token" { 2 } else { 1 })
-                .find_map(|name| values.get(name))
-            else {
-                origins.extend(layers.origin(shortcut).map(|origin| (name.to_owned(), origin)));
-                values.insert(name.to_owned(), value);
-                continue;
-            };
-            if !is_same(found, &value) {
-                let message =
-                    format!("`{shortcut}` is {value}, but `{key}` has `{name}` {found}: give it once");
-                return Err(Failure::user(layers.explained(&message)));
-            }
-        }
-        let settings = Self { values, origins };
-        // Engine arguments take 0 for the default, but whoever writes it out means something else.
-        if settings.values.get("block_size").and_then(Value::as_u64) == Some(0) {
-            let problem = "`block_size` is 0: a block holds at least 2 tokens; leave it out for the default";
-            return Err(Failure::user(settings.explained(problem)));
-        }
-        Ok(settings)
-    }
-
-    /// Those that have no effect, each in a sentence.
-    fn unused(&self) -> impl Iterator<Item = String> + '_ {
-        let is_given =
-            |key: &str| self.values.get(key).is_some_and(|value| !value.is_null() && *value != false);
-        let given = WITHOUT_EFFECT.iter().filter(move |(key, _)| is_given(key));
-        given.map(|(key, reason)| self.explained(&format!("`{key}` {reason}")))
-    }
-
-    fn explained(&self, problem: &str) -> String {
-        explained(problem, self.origins.iter().map(|(key, origin)| (key.as_str(), *origin)))
-    }
-}
-
-/// Whether two JSON values mean the same setting: 1 and 1.0 do.
-fn is_same(one: &Value, other: &Value) -> bool {
-    one == other || one.as_f64().is_some_and(|number| Some(number) == other.as_f64())
 }
 
 fn read_grid(path: &Path) -> Result<Grid, Failure> {

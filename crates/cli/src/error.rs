@@ -56,6 +56,11 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Says in front of the message what it is about.
+    pub(crate) fn about(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
     /// What went wrong.
     pub(crate) fn message(&self) -> &str {
         &self.message

@@ -1,6 +1,7 @@
-//! The progress bar of a run.
+//! The progress bar of a run, or of several at once.
 
 use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -55,6 +56,75 @@ impl Progress {
     pub(crate) fn finish(&self) -> f64 {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        self.started.elapsed().as_secs_f64() * 1000.0
+    }
+}
+
+/// Shows how far several runs at once have come, on a terminal and only there.
+pub(crate) struct RunsProgress {
+    bar: Option<ProgressBar>,
+    runs: usize,
+    ended: AtomicUsize,
+}
+
+/// What a run is worth on the bar.
+const PARTS: u64 = 1000;
+
+impl RunsProgress {
+    /// A bar for so many runs, unless nobody would see it.
+    pub(crate) fn new(runs: usize, quiet: bool) -> Self {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{bar:20} {wide_msg}");
+            let length = Some(PARTS * runs as u64);
+            ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr())
+                .with_style(style.expect("the template is constant"))
+                .with_message(format!("0/{runs} runs"))
+        });
+        Self { bar, runs, ended: AtomicUsize::new(0) }
+    }
+
+    /// The part of a run with so many requests.
+    pub(crate) fn run(&self, requests: u64) -> RunProgress<'_> {
+        RunProgress { all: self, requests: requests.max(1), parts: 0, instants: 0, started: Instant::now() }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The progress of one run of several.
+pub(crate) struct RunProgress<'a> {
+    all: &'a RunsProgress,
+    requests: u64,
+    /// What it has on the bar.
+    parts: u64,
+    instants: u32,
+    started: Instant,
+}
+
+impl RunProgress<'_> {
+    /// So many requests have ended.
+    pub(crate) fn tick(&mut self, ended: u64) {
+        let Some(bar) = &self.all.bar else { return };
+        self.instants = self.instants.wrapping_add(1);
+        if self.instants.is_multiple_of(LOOK_EVERY) {
+            let parts = ended * PARTS / self.requests;
+            bar.inc(parts - self.parts);
+            self.parts = parts;
+        }
+    }
+
+    /// Says how long the run took in milliseconds.
+    pub(crate) fn finish(self) -> f64 {
+        let ended = self.all.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(bar) = &self.all.bar {
+            bar.inc(PARTS.saturating_sub(self.parts));
+            bar.set_message(format!("{ended}/{} runs", self.all.runs));
         }
         self.started.elapsed().as_secs_f64() * 1000.0
     }

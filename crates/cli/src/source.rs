@@ -54,6 +54,14 @@ impl Source {
         }
     }
 
+    /// Refuses a synthetic workload that cannot be made.
+    pub(crate) fn check(&self, engine_block_size: u32, layers: &Layers) -> Result<(), Failure> {
+        let Self::Synthetic { spec, block_size } = self else { return Ok(()) };
+        let spec =
+            SyntheticSpec { trace_block_size: block_size.unwrap_or(engine_block_size), ..spec.clone() };
+        spec.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))
+    }
+
     /// Reads or makes the workload.
     pub(crate) fn load(
         &self,
@@ -63,10 +71,7 @@ impl Source {
     ) -> Result<Workload, Failure> {
         let refused = |message: &str| Failure::user(layers.explained(message));
         match self {
-            Self::Trace { path, block_size } => {
-                let trace = read_trace(path)?;
-                trace.workload(*block_size, load).map_err(|error| unusable_trace(path, &error))
-            }
+            Self::Trace { path, block_size } => trace_workload(path, &read_trace(path)?, *block_size, load),
             Self::Synthetic { spec, block_size } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
                 let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
@@ -85,6 +90,16 @@ const TRACE_OR_SYNTHETIC: &str =
 /// Reads a trace.
 pub(crate) fn read_trace(path: &Path) -> Result<Trace, Failure> {
     read_mooncake(files::open(path)?).map_err(|error| unusable_trace(path, &error))
+}
+
+/// The workload of a trace, each hash id of which stands for `block_size` tokens.
+pub(crate) fn trace_workload(
+    path: &Path,
+    trace: &Trace,
+    block_size: u32,
+    load: Load,
+) -> Result<Workload, Failure> {
+    trace.workload(block_size, load).map_err(|error| unusable_trace(path, &error))
 }
 
 /// A trace that cannot be replayed, by its name.

@@ -73,17 +73,12 @@ impl TokenGaps {
 
     /// Mean length in ms, exact up to the last division; 0 without gaps.
     pub fn mean_ms(&self) -> f64 {
-        let (mut count, mut sum_ns) = (0_u128, 0_u128);
-        let mut add = |times: u64, ns: u128| {
-            count += u128::from(times);
-            sum_ns += ns;
-        };
-        match &self.0 {
+        let (count, sum_ns) = match &self.0 {
             Form::Exact(counts) => {
-                counts.iter().for_each(|(&ns, &times)| add(times, u128::from(ns) * u128::from(times)));
+                total(counts.iter().map(|(&ns, &times)| (times, u128::from(ns) * u128::from(times))))
             }
-            Form::Sketch(sketch) => sketch.buckets.iter().for_each(|bucket| add(bucket.count, bucket.sum_ns)),
-        }
+            Form::Sketch(sketch) => total(sketch.buckets.iter().map(|bucket| (bucket.count, bucket.sum_ns))),
+        };
         if count == 0 { 0.0 } else { sum_ns as f64 / 1e6 / count as f64 }
     }
 
@@ -103,6 +98,11 @@ impl TokenGaps {
         }
         self.0 = Form::Sketch(sketch);
     }
+}
+
+/// The sums of counts and of lengths.
+fn total(parts: impl Iterator<Item = (u64, u128)>) -> (u128, u128) {
+    parts.fold((0, 0), |(count, sum_ns), (times, ns)| (count + u128::from(times), sum_ns + ns))
 }
 
 impl Sketch {

@@ -49,6 +49,11 @@ impl EngineArgs {
         names(Self::default()).chain(aliases.filter(|alias| !alias.contains('.'))).collect()
     }
 
+    /// The keys within a setting that is an object of its own, aliases included; none for others.
+    pub fn section_keys(key: &str) -> Vec<String> {
+        sections().into_iter().find(|(section, _)| *section == key).map_or_else(Vec::new, |(_, keys)| keys)
+    }
+
     /// The key of the first bad value, and what `serde` has to say of it.
     fn deserialize_settings(settings: &Value) -> Result<Self, (String, String)> {
         serde_path_to_error::deserialize(settings)

@@ -28,6 +28,7 @@ pub struct Engine {
     blocked: bool,
     recorder_clock: bool,
     /// Ended iterations, whose memory the next ones take over.
+    #[expect(clippy::vec_box, reason = "steps are moved between here and the flight, by their pointers")]
     spare: Vec<Box<Step>>,
     /// Whether decode-only iterations may run as a stretch.
     stretches: bool,
@@ -143,17 +144,16 @@ impl Engine {
     /// Whether an iteration that computes nothing stays in flight until the next input.
     fn leaves_pending(&self) -> bool {
         let uneventful =
-            |step: &Box<Step>| step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty();
+            |step: &Step| step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty();
         let polls = self.recorder_clock && self.scheduler.polls() && self.scheduler.has_requests();
-        polls && self.in_flight.back().is_some_and(uneventful)
+        polls && self.in_flight.back().is_some_and(|step| uneventful(step))
     }
 
     /// Whether there is nothing to do until the next input, after an iteration in which nothing happened.
     fn idles(&self, now: Time) -> bool {
-        let pending =
-            |step: &Box<Step>| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
+        let pending = |step: &Step| step.computes() || (!self.recorder_clock && step.iteration.is_eventful());
         let skips_news = self.recorder_clock && self.scheduler.has_unfinished_requests();
-        let waits = self.scheduler.has_requests() && !self.in_flight.iter().any(pending);
+        let waits = self.scheduler.has_requests() && !self.in_flight.iter().any(|step| pending(step));
         waits && (skips_news || !self.scheduler.has_news(now))
     }
 

@@ -64,6 +64,6 @@ pub use iteration::{
     Admitted, Finished, Iteration, IterationSink, Requeue, Scheduled, SglangState, Transfer,
 };
 pub use latency_spec::LatencySpec;
-pub use preset::{EnginePreset, merge};
+pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection, TransferTime};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangArgs};

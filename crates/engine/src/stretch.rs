@@ -259,8 +259,11 @@ mod tests {
 
     use super::*;
 
-    /// What happens in each iteration of a stretch: who opens and fills a block, and who ends.
-    fn follow(block_size: u32, members: &[(u32, u32)]) -> Vec<(Vec<(u32, Crossing)>, Vec<u32>)> {
+    /// What happens in an iteration: who opens and fills a block, and who ends.
+    type Events = (Vec<(u32, Crossing)>, Vec<u32>);
+
+    /// What happens in each iteration of a stretch.
+    fn follow(block_size: u32, members: &[(u32, u32)]) -> Vec<Events> {
         let mut stretch = Stretch::default();
         let members = members.iter().zip(0..).map(|(&(computed, remaining), slot)| Member {
             slot: Slot(slot),
@@ -289,7 +292,7 @@ mod tests {
     }
 
     /// The same, request by request and token by token.
-    fn spelled_out(block_size: u32, members: &[(u32, u32)]) -> Vec<(Vec<(u32, Crossing)>, Vec<u32>)> {
+    fn spelled_out(block_size: u32, members: &[(u32, u32)]) -> Vec<Events> {
         let iterations = members.iter().map(|&(_, remaining)| remaining).max().unwrap_or(0);
         let iteration = |number: u32| {
             let (mut crossings, mut ended) = (Vec::new(), Vec::new());

@@ -105,6 +105,7 @@ impl Latency {
     ///
     /// Each part of the pass is rounded to nanoseconds before *and* after its division by the speedup, since the
     /// recorded times of other simulators were.
+    #[expect(clippy::float_cmp, reason = "only a division by exactly 1 changes nothing")]
     pub fn iteration(&self, batch: &Batch) -> Result<Duration, LatencyError> {
         let PassTime { prompt_ms, decode_ms } = self.model.pass(batch);
         let part = |ms: f64, ratio: f64| {

@@ -2,7 +2,7 @@
 //!
 //! - [`summarize`] turns a [`RunRecord`](servecast_cluster::record::RunRecord) into a [`Report`], a flat JSON
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
-//! - [`render_table`] shows a report on a terminal.
+//! - [`render_table`] shows a report on a terminal, [`render_comparison`] several beside each other.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!
 //! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does.
@@ -15,6 +15,7 @@
 #[cfg(test)]
 mod fixture;
 
+mod comparison;
 mod field;
 mod latency;
 mod report;
@@ -24,6 +25,7 @@ mod stats;
 mod summary;
 mod table;
 
+pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion, Spread};
 pub use rows::write_request_rows;
 pub use sla::{Sla, SlaError};

@@ -5,13 +5,15 @@ use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
 };
 
+use servecast_cluster::record::MOST_DISTINCT_GAPS;
+
 use crate::report::{PoolReport, Report, Spread};
 use crate::stats::Stats;
 
 const TITLE: &str = "servecast | LLM Metrics";
 
 /// Heavy lines round the header, light ones round the body.
-const STYLE: TableStyle = TableStyle::new()
+pub(crate) const STYLE: TableStyle = TableStyle::new()
     .top_border(LineStyle::new('┏', '━', '┳', '┓'))
     .header_lines(ContentLineStyle::new('┃', '┃', '┃'))
     .header_separator(LineStyle::new('┡', '━', '╇', '┩'))
@@ -22,7 +24,7 @@ const STYLE: TableStyle = TableStyle::new()
 const MIN_NAME_WIDTH: usize = 26;
 
 /// What a column adds to the width of its content: a space on either side and one border.
-const COLUMN_FRAME: usize = 3;
+pub(crate) const COLUMN_FRAME: usize = 3;
 
 const BOLD: &str = "\x1b[1m";
 const PLAIN: &str = "\x1b[0m";
@@ -44,19 +46,24 @@ pub fn render_table(report: &Report, options: TableOptions) -> String {
     let rows = rows(report);
     let columns = columns_that_fit(&rows, options.width);
     let table = build(&rows, &columns, options.width);
+    let mut text = titled(TITLE, &table, options);
+    for fact in facts(report) {
+        text += &fact;
+        text.push('\n');
+    }
+    text
+}
+
+/// A table in [`STYLE`] with a title above it; every line ends in a newline.
+pub(crate) fn titled(title: &str, table: &Table, options: TableOptions) -> String {
     let lines: Vec<String> = table.lines().collect();
     let width = lines.first().map_or(0, |line| line.chars().count());
-
-    let mut text =
-        format!("{:indent$}{}\n", "", styled(TITLE, options), indent = width.saturating_sub(TITLE.len()) / 2);
+    let indent = width.saturating_sub(title.len()) / 2;
+    let mut text = format!("{:indent$}{}\n", "", styled(title, options));
     let header_lines = lines.iter().take_while(|line| !line.starts_with('┡')).count();
     for (number, line) in lines.iter().enumerate() {
         let is_header = (1..header_lines).contains(&number);
         text += &if is_header { styled(line, options) } else { line.clone() };
-        text.push('\n');
-    }
-    for fact in facts(report) {
-        text += &fact;
         text.push('\n');
     }
     text
@@ -161,6 +168,13 @@ fn facts(report: &Report) -> Vec<String> {
     for (reason, &requests) in &report.rejected_by_reason {
         facts.push(format!("  rejected as {reason}: {}", count(requests)));
     }
+    if report.itl_relative_error > 0.0 {
+        facts.push(format!(
+            "Percentiles of inter token latency: within {}, for more than {} distinct gaps",
+            percent(report.itl_relative_error),
+            count(MOST_DISTINCT_GAPS as u64)
+        ));
+    }
     facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
     report.pools.iter().for_each(|pool| facts.extend(pool_facts(pool)));
     facts.extend(goodput(report).into_iter().flatten());
@@ -210,7 +224,7 @@ fn goodput(report: &Report) -> Option<[String; 2]> {
 }
 
 /// A share from 0 to 1 as a percentage.
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.2}%", share * 100.0)
 }
 
@@ -219,7 +233,7 @@ fn styled(text: &str, options: TableOptions) -> String {
 }
 
 /// `value` with `decimals` digits after the point and commas between thousands.
-fn grouped(value: f64, decimals: usize) -> String {
+pub(crate) fn grouped(value: f64, decimals: usize) -> String {
     let digits = format!("{value:.decimals$}");
     let whole = digits.find('.').unwrap_or(digits.len());
     let mut text = String::new();
@@ -335,6 +349,17 @@ mod tests {
         Simulated duration: 0.00 ms
         Wall time: 0.00 ms
         "#);
+    }
+
+    #[test]
+    fn percentiles_that_are_not_exact_say_so() {
+        let mut report = report();
+        report.itl_relative_error = 1.0 / 1024.0;
+        let text = render_table(&report, TableOptions::default());
+        assert!(text.contains(
+            "\nPercentiles of inter token latency: within 0.10%, for more than 65,536 distinct gaps\n"
+        ));
+        assert!(!render(None).contains("Percentiles"));
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn suite_of(name: SuiteName, scale: Scale, args: &Args) -> Result<Suite, Box<dyn
         SuiteName::Million => suite::million(scale),
         SuiteName::OutputCost => suite::output_cost(scale),
         SuiteName::PageSize => {
-            suite::page_size(args.trace.as_deref().ok_or("`page-size` needs --trace FILE")?)
+            suite::page_size(args.trace.as_deref().ok_or("`page-size` needs --trace FILE")?, args.router_mode)
         }
     })
 }

@@ -7,29 +7,29 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
+use serde::Serialize;
 use servecast_cluster::record::{PoolRole, RunRecord};
-use servecast_cluster::{ClusterError, LoadMode, Observer, Routed, RunError, Simulation, SimulationOptions};
+use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation};
 use servecast_engine::Iteration;
-use servecast_report::{
-    Report, Sla, SummaryOptions, TableOptions, render_table, summarize, write_request_rows,
-};
+use servecast_report::{Report, SummaryOptions, TableOptions, render_table, summarize, write_request_rows};
 use servecast_types::{Time, WorkerId};
-use servecast_workload::{Load, TraceError, TraceNotes, Workload};
+use servecast_workload::{TraceNotes, Workload};
 
+use self::plan::Plan;
 use crate::config::{
-    DEFAULT_SEED, Format, Layers, NotYetArgs, OutputConfig, ReplayConfig, RouterFlags, RouterGiven,
-    add_router,
+    Format, Layers, NotYetArgs, OutputConfig, ReplayConfig, RouterFlags, RouterGiven, add_router,
 };
-use crate::deployment::{self, Deployment};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
 use crate::progress::Progress;
-use crate::router::{self, Routing};
 use crate::routing::Row;
 use crate::rows::Rows;
 use crate::source::Source;
+
+mod compare;
+mod plan;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///
@@ -83,89 +83,57 @@ impl ReplayArgs {
 /// Runs the command.
 pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
     let layers = args.layers()?;
-    let config = layers.parse()?;
-    let sla = limits(&config, &layers)?;
-    let (mode, load) = load(&config, &layers)?;
-    let source = Source::of(&config, &layers)?;
-    let Deployment { topology, block_size, queue_policies, mut unused } =
-        deployment::build(&config, &layers)?;
-    let Routing { options: router, unused: unused_by_router } =
-        router::build(&config, &layers, &queue_policies)?;
-    unused.extend(unused_by_router);
-    check_outputs(&config.output, &source)?;
+    let several = layers.parse()?.several;
+    match several.vary {
+        Some(texts) if !texts.is_empty() => compare::run(&layers, &texts, several.threads),
+        _ => run_one(layers),
+    }
+}
+
+fn run_one(layers: Layers) -> Result<(), Failure> {
+    let plan = Plan::new(layers)?;
+    let Plan { config, layers, source, .. } = &plan;
+    check_outputs(&config.output, &[source])?;
     let quiet = config.output.quiet.unwrap_or(false);
     if !quiet {
-        introduce(&source, &config, mode);
-        for reason in unused {
-            note(&format!("note: a setting has no effect: {reason}"));
-        }
+        introduce(&plan);
+        let threads = config.several.threads.map(|_| "`threads` is for the runs of --vary".to_owned());
+        tell_of_unused(plan.unused.iter().cloned().chain(threads.map(|reason| layers.explained(&reason))));
     }
     let interrupt = Interrupt::install()?;
 
-    let workload = source.load(load, block_size, &layers)?;
+    let workload = source.load(plan.load, plan.block_size, layers)?;
     let notes = workload.notes.clone();
     if !quiet {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
-    let options = SimulationOptions {
-        load: mode,
-        router,
-        seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
-        check: config.output.check.unwrap_or(false),
-        record_routing: config.output.routing_jsonl.is_some(),
-        // A row an iteration needs to see each of them.
-        plain: config.output.plain.unwrap_or(false) || config.output.iterations_jsonl.is_some(),
-        ..SimulationOptions::default()
-    };
     interrupt.defer()?;
     let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt)?;
-    let simulation = Simulation::new(&topology, workload, &options)
+    let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     let outcome = simulation.run(&mut follower);
     let (wall_time_ms, complete) = follower.finish(outcome.as_ref().err())?;
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
-    let report = summarize(&record, &SummaryOptions { sla, wall_time_ms, notes: counts(&notes) });
+    let options = SummaryOptions { sla: plan.sla, wall_time_ms, notes: counts(&notes) };
+    let report = summarize(&record, &options);
     write_files(&config.output, &record, &report, complete, &interrupt)?;
     interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);
     }
-    print(&report, config.output.format.unwrap_or_default())
-}
-
-fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
-    let limits = &config.limits;
-    let sla = Sla { ttft_ms: limits.sla_ttft_ms, itl_ms: limits.sla_itl_ms, e2e_ms: limits.sla_e2e_ms };
-    sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
-    Ok(sla)
-}
-
-/// How requests enter the deployment, as the cluster and as the workload see it.
-fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
-    let refused = |message: &str| Failure::user(layers.explained(message));
-    let ratio = config.trace.arrival_speedup_ratio.unwrap_or(1.0);
-    if !(ratio.is_finite() && ratio > 0.0) {
-        return Err(refused(&TraceError::SpeedupRatio { ratio }.to_string()));
-    }
-    match config.trace.replay_concurrency {
-        None => Ok((LoadMode::OpenLoop, Load::Open { arrival_speedup_ratio: ratio })),
-        Some(0) => Err(refused(&ClusterError::NoConcurrency.to_string())),
-        Some(_) if (ratio - 1.0).abs() > 0.0 => {
-            let message = format!(
-                "`arrival_speedup_ratio` is {ratio}, but `replay_concurrency` makes a closed loop, which has no \
-                 arrival times"
-            );
-            Err(refused(&message).with_hint("leave one of the two out"))
-        }
-        Some(concurrency) => Ok((LoadMode::ClosedLoop { concurrency }, Load::Closed)),
-    }
+    files::print(&match config.output.format.unwrap_or_default() {
+        Format::Json => json(&report),
+        Format::Table => render_table(&report, table_options()),
+    })
 }
 
 /// Refuses output paths that cannot be written, that are the same, or that are the trace.
-fn check_outputs(output: &OutputConfig, source: &Source) -> Result<(), Failure> {
+fn check_outputs(output: &OutputConfig, sources: &[&Source]) -> Result<(), Failure> {
     let mut taken = Vec::new();
-    if let Source::Trace { path, .. } = source {
-        taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
+    for source in sources {
+        if let Source::Trace { path, .. } = source {
+            taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
+        }
     }
     let outputs = [
         ("report_json", &output.report_json),
@@ -186,8 +154,9 @@ fn check_outputs(output: &OutputConfig, source: &Source) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Says what is replayed if the user did not, and what has no effect.
-fn introduce(source: &Source, config: &ReplayConfig, mode: LoadMode) {
+/// Says what is replayed if the user did not, and what of the load has no effect.
+fn introduce(plan: &Plan) {
+    let Plan { source, config, mode, .. } = plan;
     if let Source::Sample { seed } = source {
         note(&format!(
             "note: no trace is given, so this replays a built-in sample: a minute of chat sessions (seed {seed})"
@@ -200,6 +169,17 @@ fn introduce(source: &Source, config: &ReplayConfig, mode: LoadMode) {
         let synthetic = &config.synthetic;
         if synthetic.arrival_interval_ms.is_some() || synthetic.arrival_process.is_some() {
             note("note: a closed loop has no arrival times, so their interval and process have no effect");
+        }
+    }
+}
+
+/// Says what was given but has no effect, each once.
+fn tell_of_unused(reasons: impl Iterator<Item = String>) {
+    let mut told = Vec::new();
+    for reason in reasons {
+        if !told.contains(&reason) {
+            note(&format!("note: a setting has no effect: {reason}"));
+            told.push(reason);
         }
     }
 }
@@ -309,7 +289,7 @@ fn write_files(
     complete.into_iter().try_for_each(OutputFile::commit)
 }
 
-fn json(report: &Report) -> String {
+fn json(report: &impl Serialize) -> String {
     serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
 }
 
@@ -321,13 +301,6 @@ fn tell_of_rejected(report: &Report) {
         report.rejected_by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     let (rejected, all) = (report.rejected_requests, report.num_requests);
     note(&format!("note: {rejected} of {all} requests were rejected: {}", reasons.join(", ")));
-}
-
-fn print(report: &Report, format: Format) -> Result<(), Failure> {
-    files::print(&match format {
-        Format::Json => json(report),
-        Format::Table => render_table(report, table_options()),
-    })
 }
 
 /// What standard output can show.

@@ -16,6 +16,8 @@ pub(crate) struct SchemaArgs {
 enum SchemaOf {
     /// The report of a replay
     Report,
+    /// The results of several runs, of `--vary`
+    Comparison,
     /// The configuration file of a replay
     Config,
 }
@@ -23,6 +25,7 @@ enum SchemaOf {
 /// Runs the command.
 pub(crate) fn run(args: &SchemaArgs) -> Result<(), Failure> {
     match args.of {
+        SchemaOf::Comparison => files::print(servecast_report::COMPARISON_SCHEMA),
         SchemaOf::Report => files::print(servecast_report::REPORT_SCHEMA),
         SchemaOf::Config => {
             let schema = serde_json::to_string_pretty(&config_schema()).expect("a schema is plain data");

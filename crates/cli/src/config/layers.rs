@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use servecast_engine::{ConfigError, check_key};
+use servecast_engine::{ConfigError, check_key, lay_over};
 
 use super::value::{boolean, json_object, settings};
 use super::{ReplayConfig, not_yet, router};
@@ -30,7 +30,8 @@ const ALIASES: [(&str, &str); 4] = [
 ];
 
 /// Keys whose values are settings themselves, of an engine or of a router.
-const NESTED: [&str; 4] = ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config"];
+pub(super) const NESTED: [&str; 4] =
+    ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl fmt::Display for Origin {
 }
 
 /// The settings that were given, each from the most specific place, and which place that is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Layers {
     values: Map<String, Value>,
     /// By key; of nested settings by `key.setting`.
@@ -139,19 +140,29 @@ impl Layers {
                 .map_err(|problem| Failure::user(format!("`{key}`: {problem} (from {origin})")))?;
             value = settings.into();
         }
-        if let (true, Value::Object(settings)) = (NESTED.contains(&key), &value) {
-            for setting in settings.keys() {
-                self.origins.insert(format!("{key}.{setting}"), origin.clone());
-            }
+        if NESTED.contains(&key) {
+            self.note_origins(key, &value, origin);
         }
-        match (self.values.get_mut(key), value) {
-            (Some(Value::Object(below)), Value::Object(above)) => below.extend(above),
-            (_, value) => {
-                self.values.insert(key.to_owned(), value);
-            }
-        }
+        lay_over(&mut self.values, Map::from_iter([(key.to_owned(), value)]));
         self.origins.insert(key.to_owned(), origin.clone());
         Ok(())
+    }
+
+    /// Takes a value away, as if it had not been given.
+    pub(super) fn remove(&mut self, key: &str) {
+        self.values.remove(key);
+        self.origins.remove(key);
+        let within = format!("{key}.");
+        self.origins.retain(|path, _| !path.starts_with(&within));
+    }
+
+    /// Remembers where settings came from that are within others.
+    fn note_origins(&mut self, path: &str, value: &Value, origin: &Origin) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let path = format!("{path}.{key}");
+            self.note_origins(&path, value, origin);
+            self.origins.insert(path, origin.clone());
+        }
     }
 
     /// The settings, each of its type.
@@ -170,6 +181,15 @@ impl Layers {
         self.origins.get(key)
     }
 
+    /// Where the settings within a key came from, by their paths without that key.
+    pub(crate) fn origins_within(&self, key: &str) -> Vec<(String, &Origin)> {
+        let within = |(path, origin): (&'_ String, _)| {
+            let path = path.strip_prefix(key)?.strip_prefix('.')?;
+            Some((path.to_owned(), origin))
+        };
+        self.origins.iter().filter_map(within).collect()
+    }
+
     /// The message, and where the keys that it mentions got their values.
     pub(crate) fn explained(&self, message: &str) -> String {
         explained(message, self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
@@ -178,11 +198,13 @@ impl Layers {
 
 /// The message, and where those of `given` that it mentions came from.
 ///
-/// A key within another, such as `engine_args.block_size`, is mentioned by its last part.
+/// A key within another, such as `engine_args.block_size`, is mentioned by its last part or parts.
 pub(crate) fn explained<'a>(message: &str, given: impl IntoIterator<Item = (&'a str, &'a Origin)>) -> String {
     let is_mentioned = |key: &str| {
+        let starts = std::iter::once(0).chain(key.match_indices('.').map(|(dot, _)| dot + 1));
         let name = key.rsplit('.').next().unwrap_or(key);
-        message.contains(&format!("`{name}`")) || message.contains(&format!("`--{}`", name.replace('_', "-")))
+        starts.into_iter().any(|start| message.contains(&format!("`{}`", &key[start..])))
+            || message.contains(&format!("`--{}`", name.replace('_', "-")))
     };
     let mentioned: Vec<(&str, String)> = given
         .into_iter()
@@ -212,12 +234,13 @@ fn keys_of<T: Default + Serialize>() -> Vec<String> {
 }
 
 /// A key that no configuration has, and the one that it is most like.
-struct UnknownKey {
-    message: String,
+pub(super) struct UnknownKey {
+    pub(super) message: String,
     similar: Option<String>,
 }
 
-fn known_key(key: &str) -> Result<String, UnknownKey> {
+/// The name of a key that may be given by another one.
+pub(super) fn known_key(key: &str) -> Result<String, UnknownKey> {
     if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {
         return Ok((*canonical).to_owned());
     }
@@ -262,13 +285,15 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// What the text of a variable means for its key: JSON, a word for yes or no, or a string, whichever has the right type.
-fn value_of(key: &str, text: String) -> Value {
+/// What the text of a variable means for its key: JSON, a word for yes or no, a string or a list of one, whichever has
+/// the right type.
+pub(super) fn value_of(key: &str, text: String) -> Value {
     let fits = |value: &Value| parse(&Map::from_iter([(key.to_owned(), value.clone())])).is_ok();
     let json = serde_json::from_str::<Value>(&text).ok();
     let word = boolean(&text).ok().map(Value::Bool);
     let string = Value::String(text);
-    let meanings = [json, word, Some(string)].into_iter().flatten();
+    let list = Value::Array(vec![string.clone()]);
+    let meanings = [json, word, Some(string), Some(list)].into_iter().flatten();
     let meanings: Vec<Value> = meanings.collect();
     // If none fits, the refusal shows what was written.
     meanings.iter().find(|meaning| fits(meaning)).unwrap_or(&meanings[0]).clone()
@@ -280,6 +305,8 @@ fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
         synthetic: section(values)?,
         deployment: section(values)?,
         engine: section(values)?,
+        sglang: section(values)?,
+        several: section(values)?,
         limits: section(values)?,
         output: section(values)?,
     })
@@ -304,6 +331,7 @@ fn expectation(key: &str, complaint: &str) -> String {
         "u64" => "a whole number of at least 0".to_owned(),
         "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
         "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),
         "a map" => "an object with the settings of an engine".to_owned(),
         other => other.to_owned(),
@@ -437,7 +465,16 @@ mod tests {
                 1.into(),
                 "`router_config` is 1, but must be an object with the settings of a router (from a.toml)",
             ),
-            ("engine", "sglang".into(), "`engine` sglang is not there yet: use vllm or trtllm (from a.toml)"),
+            (
+                "engine",
+                "tgi".into(),
+                "`engine` is \"tgi\", but must be one of `vllm`, `sglang`, `trtllm` (from a.toml)",
+            ),
+            (
+                "replay_mode",
+                "online".into(),
+                "`replay_mode` online is not there yet: a replay runs in virtual time: use offline (from a.toml)",
+            ),
         ] {
             let mut layers = Layers::default();
             layers.add(key, value, &Origin::File("a.toml".into())).unwrap();

@@ -18,9 +18,8 @@ const FLAGS: [(&str, &str); 6] = [
 const LATENCY: &str = "--latency chooses among the latency models that there are";
 
 /// Values without a meaning yet, each with what there is instead.
-const VALUES: [(&str, &str, &str); 3] = [
+const VALUES: [(&str, &str, &str); 2] = [
     ("replay_mode", "online", "a replay runs in virtual time: use offline"),
-    ("engine", "sglang", "use vllm or trtllm"),
     ("router_prefill_load_model", "aic", "a replay does not predict how long a prefill takes: use none"),
 ];
 

@@ -4,7 +4,7 @@ use clap::Command;
 use clap::builder::StyledStr;
 use serde_json::{Value, json};
 use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
-use servecast_engine::EngineArgs;
+use servecast_engine::{EngineArgs, SglangArgs};
 use servecast_workload::SyntheticSpec;
 
 use super::router::default_setting;
@@ -13,6 +13,7 @@ use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, Replay
 /// What a key means that is not given; `None` if that is not a value.
 fn default_of(key: &str) -> Option<Value> {
     let engine = || EngineArgs::default();
+    let sglang = || SglangArgs::default();
     let synthetic = || SyntheticSpec::new(1, 1, 1);
     Some(match key {
         "trace_block_size" => json!(DEFAULT_TRACE_BLOCK_SIZE),
@@ -27,18 +28,30 @@ fn default_of(key: &str) -> Option<Value> {
         "num_prefix_groups" => json!(synthetic().num_prefix_groups),
         "length_distribution" => json!(synthetic().length_distribution),
         "length_spread" => json!(synthetic().length_spread),
-        "num_workers" | "num_prefill_workers" | "num_decode_workers" => json!(1),
+        "num_workers" | "num_prefill_workers" | "num_decode_workers" | "page_size" => json!(1),
         "router_mode" => json!(RouterMode::default()),
         "prefix_hash_blocks" => json!(DEFAULT_PREFIX_HASH_BLOCKS),
         "engine" => json!(engine().engine_type),
         "block_size" => json!(64),
         "num_gpu_blocks" => json!(engine().num_gpu_blocks),
-        "max_num_seqs" => json!(engine().max_num_seqs),
+        "max_num_seqs" | "max_running_requests" => json!(engine().max_num_seqs),
         "max_num_batched_tokens" => json!(engine().max_num_batched_tokens),
         "enable_prefix_caching" => json!(engine().enable_prefix_caching),
         "enable_chunked_prefill" => json!(engine().enable_chunked_prefill),
         "async_scheduling" => json!(engine().async_scheduling),
         "latency" => json!("polynomial"),
+        "max_prefill_tokens" => json!(sglang().max_prefill_tokens),
+        "chunked_prefill_size" => json!(sglang().chunked_prefill_size),
+        "schedule_policy" => json!(sglang().schedule_policy),
+        "schedule_conservativeness" => json!(sglang().schedule_conservativeness),
+        "disable_radix_cache" => json!(sglang().disable_radix_cache),
+        "enable_mixed_chunk" => json!(sglang().enable_mixed_chunk),
+        "disable_overlap_schedule" => json!(sglang().disable_overlap_schedule),
+        "enable_priority_scheduling" => json!(sglang().enable_priority_scheduling),
+        "schedule_low_priority_values_first" => json!(sglang().schedule_low_priority_values_first),
+        "priority_scheduling_preemption_threshold" => {
+            json!(sglang().priority_scheduling_preemption_threshold)
+        }
         "format" => json!(Format::default()),
         "kv_event_delay_ms" => json!(0.0),
         "quiet" | "check" => json!(false),

@@ -34,7 +34,7 @@ pub(super) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     names: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     let shown = names.iter().map(|name| PossibleValue::new(*name));
-    let hidden = ["online", "sglang"]
+    let hidden = ["online"]
         .into_iter()
         .filter(move |name| not_yet::instead_of(key, name).is_some())
         .map(|name| PossibleValue::new(name).hide(true));

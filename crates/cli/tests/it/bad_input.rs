@@ -127,7 +127,20 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--extra-engine-args {\"block_size\":\"64\"}", &["`block_size` is \"64\"", "whole number"]),
     ("--extra-engine-args {\"speedup_ratio\":0}", &["`speedup_ratio` is 0"]),
     ("--extra-engine-args {\"dp_size\":2}", &["`dp_size` is 2", "not supported yet"]),
-    ("--extra-engine-args {\"engine_type\":\"sglang\"}", &["`engine_type` is `sglang`", "not supported yet"]),
+    ("--extra-engine-args {\"engine_type\":\"tgi\"}", &["`engine_type` is \"tgi\"", "`sglang`"]),
+    (
+        "--extra-engine-args {\"engine_type\":\"sglang\",\"sglang\":{\"pag_size\":1}}",
+        &["unknown key `sglang.pag_size`, did you mean `sglang.page_size`? (from --extra-engine-args)"],
+    ),
+    (
+        "--extra-engine-args {\"engine_type\":\"sglang\",\"sglang\":{\"page_size\":\"1\"}}",
+        &["`sglang.page_size` is \"1\": expected a whole number"],
+    ),
+    ("--engine sglang --extra-engine-args {\"sglang\":1}", &["`sglang` is 1: expected an object"]),
+    (
+        "--engine sglang --extra-engine-args {\"sglang\":1} --page-size 1",
+        &["`sglang` is 1: expected an object"],
+    ),
     ("--extra-engine-args {\"worker_type\":\"prefill\"}", &["`worker_type` prefill"]),
     ("--extra-engine-args {\"block_size\":8,\"block_size\":16}", &["`block_size` is given twice"]),
     ("--extra-engine-args {", &["--extra-engine-args", "not valid JSON"]),
@@ -194,7 +207,63 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--arrival-interval-ms 1", &["`trace_file` and `arrival_interval_ms` cannot be combined"]),
     ("--router-mode best", &["'best'", "least_loaded"]),
     ("--replay-mode online", &["online", "not there yet"]),
-    ("--engine sglang", &["sglang", "not there yet"]),
+    ("--engine tgi", &["'tgi'", "vllm, sglang, trtllm"]),
+    ("--page-size 64", &["`page_size` is a setting of SGLang, but the engine is vllm", "--engine sglang"]),
+    (
+        "--engine trtllm --schedule-policy lpm",
+        &["`schedule_policy` is a setting of SGLang", "engine is trtllm"],
+    ),
+    ("--engine sglang --page-size 0", &["`sglang.page_size` is 0: expected at least 1 (from --page-size)"]),
+    ("--engine sglang --block-size 0", &["`block_size` is 0: a block holds at least 1 token"]),
+    ("--engine sglang --schedule-policy best", &["'best'", "dfs-weight"]),
+    ("--engine sglang --schedule-conservativeness -1", &["`sglang.schedule_conservativeness` is -1"]),
+    ("--engine sglang --chunked-prefill-size 0", &["`sglang.chunked_prefill_size` is 0", "or -1"]),
+    (
+        "--engine sglang --page-size 64 --chunked-prefill-size 100",
+        &[
+            "`sglang.chunked_prefill_size` is 100",
+            "multiple of the page size, 64",
+            "from --chunked-prefill-size",
+        ],
+    ),
+    (
+        "--engine sglang --schedule-policy lpm --enable-priority-scheduling",
+        &["`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`"],
+    ),
+    (
+        "--engine sglang --page-size 64 --max-total-tokens 10",
+        &["`sglang.max_total_tokens` is 10", "at least a page, 64 tokens", "from --max-total-tokens"],
+    ),
+    (
+        "--engine sglang --enable-mixed-chunk --chunked-prefill-size -1",
+        &["`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0"],
+    ),
+    (
+        "--engine sglang --page-size 64 --block-size 32",
+        &["`sglang.page_size` is 64 and `block_size` is 32", "`block_size` from --block-size"],
+    ),
+    (
+        "--engine sglang --max-running-requests 8 --max-num-seqs 256",
+        &["`sglang.max_running_requests` is 8 and `max_num_seqs` is 256"],
+    ),
+    (
+        "--engine sglang --disable-radix-cache --enable-prefix-caching",
+        &["`sglang.disable_radix_cache` is true and `enable_prefix_caching` is true"],
+    ),
+    (
+        "--engine sglang --max-total-tokens 64 --num-gpu-blocks 64",
+        &["`sglang.max_total_tokens` is 64 and `num_gpu_blocks` is 64"],
+    ),
+    ("--engine sglang --async-scheduling", &["`async_scheduling` is a setting of vLLM", "overlap_schedule"]),
+    (
+        "--engine sglang --max-num-batched-tokens 512",
+        &["`max_num_batched_tokens` is a setting of vLLM", "`sglang.chunked_prefill_size`"],
+    ),
+    (
+        "--engine vllm --engine-preset sglang-0.5",
+        &["`engine_preset` has the defaults of sglang, but the engine is vllm", "from --engine-preset"],
+    ),
+    ("--engine sglang --engine-preset vllm-0.33", &["`engine_preset` has the defaults of vllm"]),
     ("--planner-config x", &["`--planner-config` is not there yet"]),
     ("--aic-backend", &["`--aic-backend` is not there yet", "--latency"]),
     ("--aic-tp-size=2", &["`--aic-tp-size` is not there yet"]),

@@ -44,7 +44,18 @@ fn help_names_defaults_and_hides_what_is_not_there() {
     ] {
         assert!(help.contains(text), "{text}");
     }
-    for text in ["--aic", "--planner-config", "online", "sglang", "none, aic"] {
+    for text in [
+        "Several runs:",
+        "--vary <KEY=VALUE,...>",
+        "SGLang, in every pool that runs it:",
+        "--page-size <TOKENS>",
+        "[possible values: vllm, sglang, trtllm]",
+        "[possible values: fcfs, lpm, lof, dfs-weight, random]",
+        "[default: 16384]",
+    ] {
+        assert!(help.contains(text), "{text}");
+    }
+    for text in ["--aic", "--planner-config", "online", "none, aic"] {
         assert!(!help.contains(text), "{text}");
     }
 }
@@ -54,7 +65,10 @@ fn completions_know_commands_and_flags() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = sandbox.run(&["completions", shell]).success();
-        assert!(script.contains("router-mode") && script.contains("generate"), "{shell}");
+        assert!(
+            ["router-mode", "generate", "chunked-prefill-size"].iter().all(|word| script.contains(word)),
+            "{shell}"
+        );
     }
     sandbox.run(&["completions", "dos"]).is_refused(&["bash", "zsh", "fish"]);
 }
@@ -64,9 +78,13 @@ fn schemas_are_json() {
     let sandbox = Sandbox::new();
     let report: Value = serde_json::from_str(&sandbox.run(&["schema", "report"]).success()).unwrap();
     assert!(report["properties"]["mean_ttft_ms"].is_object());
+    let comparison: Value = serde_json::from_str(&sandbox.run(&["schema", "comparison"]).success()).unwrap();
+    assert!(comparison["$defs"]["Report"]["properties"]["mean_ttft_ms"].is_object());
     let config: Value = serde_json::from_str(&sandbox.run(&["schema", "config"]).success()).unwrap();
     assert_eq!(config["properties"]["num_workers"]["default"], 1);
     assert!(config["properties"]["engine_args"].is_object());
+    assert_eq!(config["properties"]["max_prefill_tokens"]["default"], 16_384);
+    assert!(config["$defs"]["SglangArgs"]["properties"]["page_size"].is_object());
     assert!(config["properties"]["router_config"].is_object());
     assert!(config["$defs"]["KvRouterConfig"]["properties"]["router_temperature"].is_object());
 }

@@ -69,6 +69,19 @@ fn an_interrupt_ends_a_read_that_would_wait() {
     assert_eq!(sandbox.files(), ["t.jsonl"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_ends_all_of_several_runs() {
+    let sandbox = Sandbox::new();
+    let varied = ["--vary", "seed=1,2,3,4,5", "--threads", "2", "--report-json", "r.json"];
+    let child = sandbox.command(&[&LONG[..], &varied].concat()).spawn().unwrap();
+    wait_until(|| listens(&child));
+    send("INT", &child);
+    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(130), ""), "{outcome:?}");
+    assert_eq!(sandbox.files(), ["t.jsonl"]);
+}
+
 /// Rows go to a pipe that nobody reads any more, so no step of the run can look for a first Ctrl-C.
 #[test]
 fn a_second_interrupt_ends_a_write_that_would_wait() {

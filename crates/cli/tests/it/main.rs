@@ -10,5 +10,7 @@ mod readme;
 mod replay;
 mod sandbox;
 mod settings;
+mod sglang;
 mod trace;
+mod vary;
 mod workspace;

@@ -1,4 +1,4 @@
-//! The README shows what the binary prints.
+//! The README shows what the binary prints, and the pages beside it are complete.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ fn what_it_shows_is_what_comes_out() {
             (sandbox.command(&command).spawn().unwrap(), example)
         })
         .collect();
-    assert_eq!(started.len(), 3, "round robin, disaggregated, KV router");
+    assert_eq!(started.len(), 4, "round robin, disaggregated, KV router, several runs");
     for (child, example) in started {
         let text = Outcome::of(child.wait_with_output().unwrap()).success();
         let mut lines = text.lines();
@@ -54,5 +54,16 @@ fn what_it_shows_is_what_comes_out() {
                 example.command
             );
         }
+    }
+}
+
+#[test]
+fn every_setting_of_sglang_is_documented() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/engines.md");
+    let page = fs::read_to_string(page).unwrap();
+    let schema: serde_json::Value =
+        serde_json::from_str(&Sandbox::new().run(&["schema", "config"]).success()).unwrap();
+    for key in schema["$defs"]["SglangArgs"]["properties"].as_object().unwrap().keys() {
+        assert!(page.contains(&format!("| `{key}` |")), "{key}");
     }
 }

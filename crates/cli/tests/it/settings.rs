@@ -127,7 +127,11 @@ fn bad_files_are_refused_by_name_and_key() {
         ("aic_system = \"x\"", &["c.toml: `aic_system` is not there yet"]),
         ("router_config = 1", &["`router_config` is 1, but must be an object with the settings of a router"]),
         ("router_temperature = 1", &["c.toml: `router_temperature` is a setting", "into `router_config`"]),
-        ("engine = \"sglang\"", &["`engine` sglang is not there yet"]),
+        ("page_size = 64", &["`page_size` is a setting of SGLang, but the engine is vllm (from c.toml)"]),
+        (
+            "[engine_args]\nengine_type = \"sglang\"\nsglang.page_size = 0",
+            &["`sglang.page_size` is 0: expected at least 1 (from c.toml)"],
+        ),
         (
             "sla_itl_ms = 0",
             &["`--sla-itl-ms` must be a finite number of milliseconds above 0, not 0 (from c.toml)"],

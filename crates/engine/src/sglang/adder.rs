@@ -136,7 +136,8 @@ impl PrefillAdder {
             }
         } else {
             let output = request.remaining().min(self.clip_max_new_tokens);
-            let total = f64::from(extend) + f64::from(output) + f64::from(self.page_size);
+            let excess = cache.excess(request.prompt_tokens);
+            let total = f64::from(extend) + f64::from(output) + f64::from(self.page_size) - excess;
             if total >= self.rem_total(cache) {
                 return AddResult::NoToken;
             }
@@ -186,9 +187,9 @@ impl PrefillAdder {
         cache: &KvCache,
     ) -> bool {
         let needed = i64::from(cache.ceil_page(extend));
-        if (needed + i64::from(self.page_size)) as f64
-            > (self.rem_now(cache) as f64).min(self.rem_total(cache))
-        {
+        // A prompt that fills the pool has nothing in reserve.
+        let least = (needed + i64::from(self.page_size)).min(cache.capacity().cast_signed());
+        if least as f64 > (self.rem_now(cache) as f64).min(self.rem_total(cache)) {
             return false;
         }
         let state = |request: &Request, ratio: f64| {

@@ -46,6 +46,18 @@ impl KvCache {
         self.available + self.tree.evictable_tokens()
     }
 
+    /// By how much a prompt of `tokens` tokens, with the page and the token that an admission keeps in reserve, exceeds
+    /// the pool: it needs no more than that, since its one token of output takes no memory.
+    pub(super) fn excess(&self, tokens: u32) -> f64 {
+        let reserve = u64::from(tokens) + u64::from(self.page_size) + 1;
+        reserve.saturating_sub(self.capacity) as f64
+    }
+
+    /// Tokens of the pool.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
     /// `tokens`, rounded up to whole pages.
     pub(super) fn ceil_page(&self, tokens: u32) -> u32 {
         tokens.div_ceil(self.page_size) * self.page_size

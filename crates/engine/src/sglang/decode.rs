@@ -22,6 +22,10 @@ impl Scheduler {
         }
         if self.has_pages_for(&running) {
             self.ratio.decay();
+        } else if self.requests.iter().any(Request::ends_in_flight) {
+            // What they free may suffice, so the decision is put off until it is free.
+            self.running = running;
+            return;
         } else {
             running = self.retract(running, step);
         }
@@ -43,7 +47,7 @@ impl Scheduler {
     /// Sends running requests back to the queue until the others have pages: those with the shortest output first, of
     /// equals the one with the longest prompt.
     ///
-    /// The last one has room alone, or goes too: then the memory is with requests that end or whose KV is under way.
+    /// The last one has room alone, or goes too: then others hold memory for KV that is under way.
     fn retract(&mut self, mut running: Vec<Slot>, step: &mut Step) -> Vec<Slot> {
         let key = |request: &Request| (std::cmp::Reverse(request.outputs), request.prompt_tokens);
         running.sort_by_key(|&slot| key(&self.requests[slot]));

@@ -12,7 +12,7 @@
 //! - Decodes ride along in a prefill batch only if that leaves pages for all of them, and wait otherwise. Where they are
 //!   more than a chunk has tokens, a chunk that continues takes a page.
 //! - The last running request goes back to the queue like the others if it has no page, instead of being aborted. Its
-//!   output was cut so that it fits alone, so it only waits for memory of requests that end or whose KV is under way.
+//!   output was cut so that it fits alone, so it only waits for memory of KV that is under way to or from other workers.
 //! - Requests that were preempted for one that is not admitted after all go back to the queue too.
 //! - A request without end whose last page is larger than what is left of the chunk is computed whole.
 //!

@@ -108,6 +108,11 @@ impl Request {
         self.outputs + self.in_flight >= self.max_new_tokens.max(1)
     }
 
+    /// Whether its last token is in flight.
+    pub(super) fn ends_in_flight(&self) -> bool {
+        self.status == Status::Active && self.in_flight > 0 && self.is_finishing()
+    }
+
     /// Whether it has generated what it was asked for or has stopped by itself.
     pub(super) fn is_complete(&self) -> bool {
         self.outputs >= self.max_new_tokens || self.stop_after.is_some_and(|stop| self.outputs >= stop)

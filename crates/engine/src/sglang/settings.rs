@@ -246,15 +246,16 @@ pub(crate) fn output_room(config: &EngineConfig, prompt_tokens: u32) -> u32 {
     context.min(u32::try_from(pool).unwrap_or(u32::MAX).saturating_sub(1))
 }
 
-/// Whether a prompt of this length can ever be served: it and a page to spare have to fit.
+/// Whether a prompt of this length can ever be served: it has to fit the pool.
 ///
-/// As in the real engine, a prompt that leaves no room for output gets one token all the same.
+/// As in the real engine, a prompt that leaves no room for output gets one token all the same, which comes with the
+/// prompt and needs no memory.
 pub(crate) fn check_request(config: &EngineConfig, prompt_tokens: u32) -> Result<(), Rejection> {
     let max_model_len = config.max_model_len;
     if prompt_tokens >= max_model_len {
         return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len });
     }
-    let (needed, usable) = ((prompt_tokens + 1).div_ceil(config.block_size) + 1, config.num_gpu_blocks);
+    let (needed, usable) = (prompt_tokens.div_ceil(config.block_size), config.num_gpu_blocks);
     if needed > usable {
         return Err(Rejection::PromptTooLong { needed, usable });
     }

@@ -120,8 +120,9 @@ impl Scheduler {
             let missing = prompt - found.tokens;
             self.cache.make_available(u64::from(self.cache.ceil_page(missing)));
             self.cache.allocate(request, prompt);
-            // The last token is computed here, so that one comes out.
+            // The last token is computed here, so that one comes out, in a decode even if there is no room for more.
             request.computed = prompt - 1;
+            request.max_new_tokens = request.max_new_tokens.max(1);
             request.status = Status::Loading;
             let transfer = request.remote_prefill.take();
             let time = transfer.map_or(now, |transfer| now + transfer.for_tokens(missing, prompt));
@@ -149,7 +150,8 @@ impl Scheduler {
         let request = &self.requests[slot];
         let missing = request.prompt_tokens - found.tokens;
         let output = request.max_new_tokens.min(clip);
-        f64::from(missing) + f64::from(output) + f64::from(self.config.block_size) < room
+        let excess = self.cache.excess(request.prompt_tokens);
+        f64::from(missing) + f64::from(output) + f64::from(self.config.block_size) - excess < room
     }
 
     /// Requests whose KV has arrived run from now on.

@@ -123,3 +123,15 @@ fn under_overlap_a_stop_costs_a_decode_and_a_foreseen_end_does_not() {
         check_requests(&settings, vec![request], &["0:4@0", "0:1@4", "0:1@5"]);
     }
 }
+
+/// Under the overlap schedule the last token of request 1 is in flight when request 0 needs a page: instead of sending
+/// that back the decision waits for the end.
+#[test]
+fn nobody_goes_back_while_the_memory_of_one_that_ends_is_about_to_be_free() {
+    let settings = careless(6, &json!({"disable_overlap_schedule": false}));
+    let mut expected = vec!["0:3@0".to_owned(), "0:1@3".to_owned(), "1:3@0".to_owned()];
+    expected.extend((3..11).map(|computed| format!("0:1@{} 1:1@{computed}", computed + 1)));
+    expected.extend(["0:1@12".to_owned(), "0:1@13".to_owned()]);
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    check(&settings, &[(0, 3, 12, 0), (100, 3, 9, 1)], &expected);
+}

@@ -1,0 +1,279 @@
+//! `--vary`: several runs at once, a row of results each.
+//!
+//! ```text
+//!  combinations ─▶ plans (all are checked first) ─▶ threads, each takes the next run ─▶ reports, in order
+//! ```
+//!
+//! Nothing depends on the number of threads: each run is single-threaded and knows nothing of the others. If runs
+//! fail, the failure of the first of them in order is told.
+
+use std::io::Write;
+use std::num::NonZero;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use servecast_cluster::{Observer, Simulation};
+use servecast_report::{
+    ComparedRun, Comparison, Report, SchemaVersion, SummaryOptions, render_comparison, summarize,
+};
+use servecast_types::Time;
+use servecast_workload::{Load, Trace, Workload};
+
+use super::plan::Plan;
+use super::{check_outputs, counts, introduce, json, table_options, tell_of_unused};
+use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
+use crate::error::{Failure, chain};
+use crate::files::{self, OutputFile, note};
+use crate::interrupt::Interrupt;
+use crate::progress::{RunProgress, RunsProgress};
+use crate::source::{Source, read_trace, trace_workload};
+
+/// Runs all combinations of the values of `texts`, each `KEY=VALUE,VALUE,...`.
+pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Result<(), Failure> {
+    let refused = |problem: &str| Failure::user(layers.explained(problem));
+    if threads == Some(0) {
+        return Err(refused("`threads` is 0, but there is at least 1"));
+    }
+    let origin = layers.origin("vary").map_or_else(|| "vary".to_owned(), ToString::to_string);
+    let differences = combinations(texts).map_err(|problem| Failure::user(format!("{origin}: {problem}")))?;
+    let plans = differences.iter().map(|difference| plan(layers, difference));
+    let plans: Vec<Plan> = plans.collect::<Result<_, _>>()?;
+    let Some(first) = plans.first() else { unreachable!("a product of values is not empty") };
+    let output = first.config.output.clone();
+    refuse_rows(&output, layers)?;
+    let sources: Vec<&Source> = plans.iter().map(|plan| &plan.source).collect();
+    check_outputs(&output, &sources)?;
+    let quiet = output.quiet.unwrap_or(false);
+    if !quiet {
+        introduce(first);
+        tell_of_unused(plans.iter().flat_map(|plan| plan.unused.iter().cloned()));
+    }
+    let interrupt = Interrupt::install()?;
+    let jobs = jobs(&differences, plans)?;
+    if !quiet {
+        tell_of_notes(&jobs);
+    }
+    interrupt.defer()?;
+    let threads = threads.map_or_else(
+        || std::thread::available_parallelism().map_or(1, NonZero::get),
+        |threads| threads as usize,
+    );
+    let runs = Runs {
+        next: AtomicUsize::new(0),
+        failed: AtomicUsize::new(usize::MAX),
+        progress: RunsProgress::new(jobs.len(), quiet),
+        interrupt: interrupt.clone(),
+    };
+    let reports = runs.all(jobs, threads)?;
+    let runs = differences.iter().zip(reports);
+    let comparison = Comparison {
+        schema_version: SchemaVersion::V1,
+        varied: differences[0].iter().map(|(path, _)| path.clone()).collect(),
+        runs: runs
+            .map(|(difference, report)| ComparedRun {
+                settings: difference.iter().cloned().collect(),
+                report,
+            })
+            .collect(),
+    };
+    if let Some(path) = &output.report_json {
+        let mut file = OutputFile::create(path)?;
+        file.write_all(json(&comparison).as_bytes()).map_err(|error| file.failure(&error))?;
+        interrupt.check()?;
+        file.commit()?;
+    }
+    interrupt.resume()?;
+    files::print(&match output.format.unwrap_or_default() {
+        Format::Json => json(&comparison),
+        Format::Table => render_comparison(&comparison, table_options()),
+    })
+}
+
+fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
+    let mut layers = layers.clone();
+    let plan = layers.vary(difference).and_then(|()| Plan::new(layers));
+    plan.map_err(|failure| failure.about(&described(difference)))
+}
+
+/// Refuses files that have the rows of one run.
+fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
+    let rows = [
+        ("requests_jsonl", &output.requests_jsonl),
+        ("iterations_jsonl", &output.iterations_jsonl),
+        ("routing_jsonl", &output.routing_jsonl),
+    ];
+    match rows.into_iter().find(|(_, path)| path.is_some()) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let message = format!("`{key}` has the rows of one run, but `vary` makes several");
+            Err(Failure::user(layers.explained(&message)).with_hint(
+                "--report-json has the results of all; run the one that matters by itself for rows",
+            ))
+        }
+    }
+}
+
+/// A run, and the workload that it shares with others.
+struct Job {
+    name: String,
+    plan: Plan,
+    workload: Arc<SharedWorkload>,
+}
+
+/// A workload of some runs. That of a trace is there before any of them begins, others are made when the first does.
+struct SharedWorkload {
+    source: Source,
+    load: Load,
+    /// Tokens a KV block, which the blocks of synthetic prompts may follow; 0 for a trace, which has its own.
+    block_size: u32,
+    workload: OnceLock<Workload>,
+}
+
+/// Prepares all runs. Each trace is read once, and cut into blocks once for each way of doing that.
+fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failure> {
+    let mut traces: Vec<(PathBuf, Trace)> = Vec::new();
+    let mut shared: Vec<Arc<SharedWorkload>> = Vec::new();
+    let mut jobs = Vec::new();
+    for (difference, plan) in differences.iter().zip(plans) {
+        let block_size = if let Source::Trace { .. } = plan.source { 0 } else { plan.block_size };
+        let is_same = |other: &&Arc<SharedWorkload>| {
+            other.source == plan.source && other.load == plan.load && other.block_size == block_size
+        };
+        let workload = if let Some(found) = shared.iter().find(is_same) {
+            Arc::clone(found)
+        } else {
+            let name = |failure: Failure| failure.about(&described(difference));
+            let made = prepare(&plan, &mut traces).map_err(name)?;
+            let workload = made.map_or_else(OnceLock::new, OnceLock::from);
+            let (source, load) = (plan.source.clone(), plan.load);
+            let workload = Arc::new(SharedWorkload { source, load, block_size, workload });
+            shared.push(Arc::clone(&workload));
+            workload
+        };
+        jobs.push(Job { name: described(difference), plan, workload });
+    }
+    Ok(jobs)
+}
+
+/// The workload if it is that of a trace; another is checked.
+fn prepare(plan: &Plan, traces: &mut Vec<(PathBuf, Trace)>) -> Result<Option<Workload>, Failure> {
+    let Source::Trace { path, block_size } = &plan.source else {
+        plan.source.check(plan.block_size, &plan.layers)?;
+        return Ok(None);
+    };
+    let position = if let Some(position) = traces.iter().position(|(known, _)| known == path) {
+        position
+    } else {
+        traces.push((path.clone(), read_trace(path)?));
+        traces.len() - 1
+    };
+    trace_workload(path, &traces[position].1, *block_size, plan.load).map(Some)
+}
+
+/// Says what is odd about traces, each once.
+fn tell_of_notes(jobs: &[Job]) {
+    let mut told = Vec::new();
+    let made = jobs.iter().filter_map(|job| job.workload.workload.get());
+    for sentence in made.flat_map(|workload| workload.notes.sentences()) {
+        if !told.contains(&sentence) {
+            note(&format!("note: {sentence}"));
+            told.push(sentence);
+        }
+    }
+}
+
+/// Runs that threads take one by one.
+struct Runs {
+    /// The next that nobody has taken.
+    next: AtomicUsize,
+    /// The first that failed: those after it need not go on.
+    failed: AtomicUsize,
+    progress: RunsProgress,
+    interrupt: Interrupt,
+}
+
+impl Runs {
+    /// The reports of all runs in order, or the first failure.
+    fn all(&self, jobs: Vec<Job>, threads: usize) -> Result<Vec<Report>, Failure> {
+        let threads = threads.min(jobs.len());
+        let jobs: Vec<Mutex<Option<Job>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
+        let outcomes: Vec<OnceLock<Result<Report, Failure>>> = jobs.iter().map(|_| OnceLock::new()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| self.work(&jobs, &outcomes));
+            }
+        });
+        self.progress.finish();
+        self.interrupt.check()?;
+        let reports = outcomes.into_iter().map_while(OnceLock::into_inner);
+        reports.collect()
+    }
+
+    /// Takes runs until there are none, or none that matters.
+    fn work(&self, jobs: &[Mutex<Option<Job>>], outcomes: &[OnceLock<Result<Report, Failure>>]) {
+        loop {
+            let position = self.next.fetch_add(1, Ordering::Relaxed);
+            if position >= jobs.len() || self.is_over(position) {
+                return;
+            }
+            // A lock is held for no longer than it takes to move a run out.
+            let job = jobs[position].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(job) = job else { continue };
+            let outcome = self.one(position, job);
+            if outcome.is_err() {
+                self.failed.fetch_min(position, Ordering::Relaxed);
+            }
+            let _ = outcomes[position].set(outcome);
+        }
+    }
+
+    /// Whether nobody will look at what comes of a run.
+    fn is_over(&self, position: usize) -> bool {
+        self.interrupt.is_requested() || self.failed.load(Ordering::Relaxed) < position
+    }
+
+    fn one(&self, position: usize, job: Job) -> Result<Report, Failure> {
+        let Job { name, plan, workload } = job;
+        let about = |failure: Failure| failure.about(&name);
+        let workload = workload_of(workload, &plan).map_err(about)?;
+        let notes = counts(&workload.notes);
+        let progress = self.progress.run(workload.requests() as u64);
+        let mut follower = Follower { runs: self, position, progress };
+        let refused = |problem: &str| about(Failure::user(plan.layers.explained(problem)));
+        let simulation = Simulation::new(&plan.topology, workload, &plan.options())
+            .map_err(|error| refused(&error.to_string()))?;
+        let record = simulation.run(&mut follower).map_err(|error| about(Failure::run(chain(&error))))?;
+        let wall_time_ms = follower.progress.finish();
+        Ok(summarize(&record, &SummaryOptions { sla: plan.sla, wall_time_ms, notes }))
+    }
+}
+
+/// The workload of a run, made if it is not there yet, and copied if other runs need it too.
+fn workload_of(shared: Arc<SharedWorkload>, plan: &Plan) -> Result<Workload, Failure> {
+    if shared.workload.get().is_none() {
+        // Two runs may both come here; they make the same, and one of them is kept.
+        let workload = plan.source.load(plan.load, plan.block_size, &plan.layers)?;
+        let _ = shared.workload.set(workload);
+    }
+    let workload = match Arc::try_unwrap(shared) {
+        Ok(alone) => alone.workload.into_inner(),
+        Err(shared) => shared.workload.get().cloned(),
+    };
+    Ok(workload.unwrap_or_else(|| unreachable!("it was made before")))
+}
+
+/// Follows one run of several, and ends it when nobody will look at what comes of it.
+struct Follower<'a> {
+    runs: &'a Runs,
+    position: usize,
+    progress: RunProgress<'a>,
+}
+
+impl Observer for Follower<'_> {
+    fn progress(&mut self, _now: Time, ended: u64) -> ControlFlow<()> {
+        self.progress.tick(ended);
+        if self.runs.is_over(self.position) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a run is, with everything checked that can be checked before it.
+
+use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
+use servecast_report::Sla;
+use servecast_workload::{Load, TraceError};
+
+use crate::config::{DEFAULT_SEED, Layers, ReplayConfig};
+use crate::deployment::{self, Deployment};
+use crate::error::Failure;
+use crate::router::{self, Routing};
+use crate::source::Source;
+
+/// A run that can begin.
+pub(super) struct Plan {
+    pub(super) config: ReplayConfig,
+    pub(super) layers: Layers,
+    pub(super) sla: Sla,
+    pub(super) mode: LoadMode,
+    pub(super) load: Load,
+    pub(super) source: Source,
+    pub(super) topology: Topology,
+    /// Tokens a KV block.
+    pub(super) block_size: u32,
+    router: RouterOptions,
+    /// What was given but has no effect, and why.
+    pub(super) unused: Vec<String>,
+}
+
+impl Plan {
+    /// The run that the settings describe.
+    pub(super) fn new(layers: Layers) -> Result<Self, Failure> {
+        let config = layers.parse()?;
+        let sla = limits(&config, &layers)?;
+        let (mode, load) = load(&config, &layers)?;
+        let source = Source::of(&config, &layers)?;
+        let Deployment { topology, block_size, queue_policies, mut unused } =
+            deployment::build(&config, &layers)?;
+        let Routing { options: router, unused: unused_by_router } =
+            router::build(&config, &layers, &queue_policies)?;
+        unused.extend(unused_by_router);
+        Ok(Self { config, layers, sla, mode, load, source, topology, block_size, router, unused })
+    }
+
+    /// How it is simulated.
+    pub(super) fn options(&self) -> SimulationOptions {
+        SimulationOptions {
+            load: self.mode,
+            router: self.router.clone(),
+            seed: self.config.trace.seed.unwrap_or(DEFAULT_SEED),
+            check: self.config.output.check.unwrap_or(false),
+            record_routing: self.config.output.routing_jsonl.is_some(),
+            // A row an iteration needs to see each of them.
+            plain: self.config.output.plain.unwrap_or(false) || self.config.output.iterations_jsonl.is_some(),
+            ..SimulationOptions::default()
+        }
+    }
+}
+
+fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
+    let limits = &config.limits;
+    let sla = Sla { ttft_ms: limits.sla_ttft_ms, itl_ms: limits.sla_itl_ms, e2e_ms: limits.sla_e2e_ms };
+    sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    Ok(sla)
+}
+
+/// How requests enter the deployment, as the cluster and as the workload see it.
+fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
+    let refused = |message: &str| Failure::user(layers.explained(message));
+    let ratio = config.trace.arrival_speedup_ratio.unwrap_or(1.0);
+    if !(ratio.is_finite() && ratio > 0.0) {
+        return Err(refused(&TraceError::SpeedupRatio { ratio }.to_string()));
+    }
+    match config.trace.replay_concurrency {
+        None => Ok((LoadMode::OpenLoop, Load::Open { arrival_speedup_ratio: ratio })),
+        Some(0) => Err(refused(&ClusterError::NoConcurrency.to_string())),
+        Some(_) if (ratio - 1.0).abs() > 0.0 => {
+            let message = format!(
+                "`arrival_speedup_ratio` is {ratio}, but `replay_concurrency` makes a closed loop, which has no \
+                 arrival times"
+            );
+            Err(refused(&message).with_hint("leave one of the two out"))
+        }
+        Some(concurrency) => Ok((LoadMode::ClosedLoop { concurrency }, Load::Closed)),
+    }
+}

@@ -1,0 +1,223 @@
+//! Several runs beside each other, each with the settings in which it differs from the others.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{Cell, CellAlignment, Table};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::report::{Report, SchemaVersion};
+use crate::table::{COLUMN_FRAME, STYLE, TableOptions, grouped, percent, titled};
+
+/// JSON Schema of [`Comparison`], as text.
+pub const COMPARISON_SCHEMA: &str = include_str!("../schema/comparison.schema.json");
+
+const TITLE: &str = "servecast | Comparison";
+
+/// Runs that differ in some settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Comparison {
+    /// Version of the keys of this object and of the reports in it.
+    pub schema_version: SchemaVersion,
+    /// The settings in which runs differ; the last of them changes fastest from run to run.
+    pub varied: Vec<String>,
+    /// The runs, one for each combination of values.
+    pub runs: Vec<ComparedRun>,
+}
+
+/// One run of several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ComparedRun {
+    /// The settings in which it differs from the others, with their values; null stands for a setting that is not
+    /// given.
+    pub settings: BTreeMap<String, Value>,
+    /// What it came to.
+    pub report: Report,
+}
+
+/// A figure of the table.
+struct Column {
+    /// Two lines, the second of which is the unit.
+    header: &'static str,
+    of: fn(&Report) -> String,
+    /// The column of the highest number goes first when the terminal is narrow.
+    expendable: u8,
+}
+
+const COLUMNS: [Column; 10] = [
+    Column { header: "TTFT avg\n(ms)", of: |report| ms(report.ttft_ms.mean), expendable: 0 },
+    Column { header: "TTFT p99\n(ms)", of: |report| ms(report.ttft_ms.p99), expendable: 5 },
+    Column { header: "ITL avg\n(ms)", of: |report| ms(report.itl_ms.mean), expendable: 1 },
+    Column { header: "ITL p99\n(ms)", of: |report| ms(report.itl_ms.p99), expendable: 7 },
+    Column { header: "Latency avg\n(ms)", of: |report| ms(report.e2e_latency_ms.mean), expendable: 6 },
+    Column { header: "Output\n(tok/s)", of: |report| ms(report.output_throughput_tok_s), expendable: 4 },
+    Column { header: "Reuse\n", of: |report| percent(report.prefix_cache_reused_ratio), expendable: 8 },
+    Column { header: "Utilization\n", of: utilization, expendable: 9 },
+    Column { header: "Rejected\n", of: |report| count(report.rejected_requests), expendable: 3 },
+    Column { header: "Goodput\n(req/s)", of: goodput, expendable: 2 },
+];
+
+/// Renders `comparison` for a terminal, a line a run; every line ends in a newline.
+///
+/// What a run took of real time is left out, so that equal runs give equal bytes. The goodput has a column if a run
+/// has one.
+pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> String {
+    let settings: Vec<Vec<String>> = comparison.runs.iter().map(|run| shown(comparison, run)).collect();
+    let columns = columns_that_fit(comparison, &settings, options.width);
+    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    let names = comparison.varied.iter().map(|name| format!("{name}\n"));
+    table
+        .set_header(names.map(Cell::new).chain(columns.iter().map(|column| right(column.header.to_owned()))));
+    for (run, settings) in comparison.runs.iter().zip(&settings) {
+        let figures = columns.iter().map(|column| right((column.of)(&run.report)));
+        table.add_row(settings.iter().map(Cell::new).chain(figures));
+    }
+    titled(TITLE, &table, options)
+}
+
+/// The values of a run's own settings, in the order in which they were named.
+fn shown(comparison: &Comparison, run: &ComparedRun) -> Vec<String> {
+    let value = |name: &String| match run.settings.get(name) {
+        None => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    comparison.varied.iter().map(value).collect()
+}
+
+/// The columns that there is room for beside the settings; the first always stays.
+fn columns_that_fit(
+    comparison: &Comparison,
+    settings: &[Vec<String>],
+    width: Option<u16>,
+) -> Vec<&'static Column> {
+    let has_goodput = comparison.runs.iter().any(|run| run.report.goodput_request_throughput_rps.is_some());
+    let mut columns: Vec<&Column> =
+        COLUMNS.iter().filter(|column| has_goodput || !column.header.starts_with("Goodput")).collect();
+    let Some(width) = width else { return columns };
+    let widest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0) + COLUMN_FRAME;
+    let names = (0..comparison.varied.len()).map(|position| {
+        let values = settings.iter().map(|run| run[position].chars().count());
+        widest(&mut values.chain([comparison.varied[position].chars().count()]))
+    });
+    let names: usize = names.sum();
+    let figures = |column: &&Column| {
+        let figures = comparison.runs.iter().map(|run| (column.of)(&run.report).chars().count());
+        widest(&mut figures.chain(column.header.lines().map(str::len)))
+    };
+    while columns.len() > 1 && 1 + names + columns.iter().map(figures).sum::<usize>() > usize::from(width) {
+        let most_expendable = columns.iter().map(|column| column.expendable).max();
+        columns.retain(|column| Some(column.expendable) != most_expendable);
+    }
+    columns
+}
+
+fn ms(value: f64) -> String {
+    grouped(value, 2)
+}
+
+fn count(value: u64) -> String {
+    grouped(value as f64, 0)
+}
+
+/// How busy each pool was.
+fn utilization(report: &Report) -> String {
+    let pools: Vec<String> = report.pools.iter().map(|pool| percent(pool.utilization)).collect();
+    pools.join(" / ")
+}
+
+fn goodput(report: &Report) -> String {
+    report.goodput_request_throughput_rps.map_or_else(|| "N/A".to_owned(), |rps| grouped(rps, 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Sla, SummaryOptions, fixture, summarize};
+
+    fn comparison(sla: Sla) -> Comparison {
+        let options = SummaryOptions { sla, wall_time_ms: 1234.5678, ..SummaryOptions::default() };
+        let report = summarize(&fixture::run(), &options);
+        let run = |workers: u32, mode: &str| ComparedRun {
+            settings: [("num_workers".to_owned(), workers.into()), ("router_mode".to_owned(), mode.into())]
+                .into(),
+            report: report.clone(),
+        };
+        Comparison {
+            schema_version: SchemaVersion::V1,
+            varied: vec!["router_mode".to_owned(), "num_workers".to_owned()],
+            runs: vec![run(4, "random"), run(16, "random"), run(4, "kv_router")],
+        }
+    }
+
+    #[test]
+    fn runs_stand_beneath_each_other() {
+        let sla = Sla { ttft_ms: Some(50.0), ..Sla::default() };
+        insta::assert_snapshot!(render_comparison(&comparison(sla), TableOptions::default()), @r"
+                                                                         servecast | Comparison
+        ┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┓
+        ┃ router_mode ┃ num_workers ┃ TTFT avg ┃ TTFT p99 ┃ ITL avg ┃ ITL p99 ┃ Latency avg ┃  Output ┃  Reuse ┃              Utilization ┃ Rejected ┃ Goodput ┃
+        ┃             ┃             ┃     (ms) ┃     (ms) ┃    (ms) ┃    (ms) ┃        (ms) ┃ (tok/s) ┃        ┃                          ┃          ┃ (req/s) ┃
+        ┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━┩
+        │ random      │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
+        │ random      │ 16          │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
+        │ kv_router   │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
+        └─────────────┴─────────────┴──────────┴──────────┴─────────┴─────────┴─────────────┴─────────┴────────┴──────────────────────────┴──────────┴─────────┘
+        ");
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_the_settings_and_what_matters_most() {
+        let options = TableOptions { width: Some(64), color: false };
+        insta::assert_snapshot!(render_comparison(&comparison(Sla::default()), options), @r"
+                           servecast | Comparison
+        ┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━┓
+        ┃ router_mode ┃ num_workers ┃ TTFT avg ┃ ITL avg ┃ Rejected ┃
+        ┃             ┃             ┃     (ms) ┃    (ms) ┃          ┃
+        ┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━┩
+        │ random      │ 4           │    50.00 │   15.71 │        2 │
+        │ random      │ 16          │    50.00 │   15.71 │        2 │
+        │ kv_router   │ 4           │    50.00 │   15.71 │        2 │
+        └─────────────┴─────────────┴──────────┴─────────┴──────────┘
+        ");
+        for width in 0..200 {
+            let options = TableOptions { width: Some(width), color: true };
+            assert!(render_comparison(&comparison(Sla::default()), options).contains("TTFT avg"));
+        }
+    }
+
+    fn schema() -> Value {
+        let mut schema = schemars::schema_for!(Comparison).to_value();
+        schema.sort_all_objects();
+        schema
+    }
+
+    /// Rewritten by `UPDATE_SCHEMA=1 cargo test -p servecast-report`.
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the test that keeps the file fresh asks the environment"
+    )]
+    fn the_checked_in_schema_is_fresh() {
+        let fresh = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        if std::env::var("UPDATE_SCHEMA").is_ok() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/comparison.schema.json");
+            std::fs::write(path, fresh).unwrap();
+        } else {
+            assert!(fresh == COMPARISON_SCHEMA, "stale: run UPDATE_SCHEMA=1 cargo test -p servecast-report");
+        }
+    }
+
+    #[test]
+    fn comparisons_are_valid_by_the_schema_and_survive_a_round_trip() {
+        let comparison = comparison(Sla::default());
+        let value = serde_json::to_value(&comparison).unwrap();
+        let validator = jsonschema::validator_for(&schema()).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(serde_json::from_value::<Comparison>(value).unwrap(), comparison);
+    }
+}

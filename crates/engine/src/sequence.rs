@@ -38,6 +38,7 @@ impl Sequence {
 
     /// Identities of the first `blocks` blocks, whose tokens must be known.
     pub(crate) fn hashes(&mut self, blocks: u32) -> &[SequenceHash] {
+        self.hashes.reserve((blocks as usize).saturating_sub(self.hashes.len()));
         while self.hashes.len() < blocks as usize {
             let hash = self.hasher.next(&self.content).expect("known tokens are part of the content");
             self.hashes.push(hash);

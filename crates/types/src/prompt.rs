@@ -14,6 +14,7 @@
 //! Two prompts then share exactly their longest common prefix, whatever the block sizes of trace and engine are.
 
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{RequestId, SequenceHash};
@@ -169,24 +170,29 @@ impl BlockHasher {
     ///
     /// `content` must be the same at each call, or a longer one that begins with it.
     pub fn next(&mut self, content: &Prompt) -> Option<SequenceHash> {
-        let mut words = [0_u64; 8];
-        let mut bytes = Vec::new();
+        let current = content.runs.get(self.run)?;
+        let parent = self.parent.map_or(0, |parent| parent.0);
+        let hash = if current.len - self.used >= self.block_size {
+            let start = current.start + u64::from(self.used);
+            self.used += self.block_size;
+            hash_words([parent, start, u64::from(self.block_size)])
+        } else {
+            self.across_runs(content, parent)?
+        };
+        self.parent = Some(SequenceHash(hash));
+        self.parent
+    }
+
+    /// As [`BlockHasher::next`] for a block of several runs, or one that begins where a run ends.
+    fn across_runs(&mut self, content: &Prompt, parent: u64) -> Option<u64> {
+        let mut words: SmallVec<[u64; 15]> = smallvec![parent];
         let mut filled = 0;
-        words[0] = self.parent.map_or(0, |parent| parent.0);
-        let mut count = 1;
         let (mut run, mut used) = (self.run, self.used);
         while filled < self.block_size {
             let current = content.runs.get(run)?;
             let take = (current.len - used).min(self.block_size - filled);
             if take > 0 {
-                for word in [current.start + u64::from(used), u64::from(take)] {
-                    if count == words.len() {
-                        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-                        count = 0;
-                    }
-                    words[count] = word;
-                    count += 1;
-                }
+                words.extend([current.start + u64::from(used), u64::from(take)]);
             }
             filled += take;
             used += take;
@@ -197,18 +203,10 @@ impl BlockHasher {
             }
         }
         (self.run, self.used) = (run, used);
-        let hash = if bytes.is_empty() {
-            let mut fixed = [0; 64];
-            for (chunk, word) in fixed.chunks_exact_mut(8).zip(&words[..count]) {
-                chunk.copy_from_slice(&word.to_le_bytes());
-            }
-            xxh3_64(&fixed[..count * 8])
-        } else {
-            bytes.extend(words[..count].iter().flat_map(|word| word.to_le_bytes()));
-            xxh3_64(&bytes)
-        };
-        self.parent = Some(SequenceHash(hash));
-        self.parent
+        Some(match words[..] {
+            [parent, start, len] => hash_words([parent, start, len]),
+            _ => xxh3_64(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<SmallVec<[u8; 128]>>()),
+        })
     }
 
     /// Identities of all full blocks of `content`.
@@ -220,6 +218,15 @@ impl BlockHasher {
         }
         hashes
     }
+}
+
+/// The hash of a block within one run.
+fn hash_words(words: [u64; 3]) -> u64 {
+    let mut bytes = [0; 24];
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    xxh3_64(&bytes)
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! The KV-aware router in front of a pool.
 
+use std::sync::Arc;
+
 use servecast_engine::EngineRequest;
 use servecast_router::{Admission, Decision, Rank, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
 use servecast_types::{BlockHasher, Duration, KvEvent, RequestId, Time, WorkerId};
 
+use super::reports::Reports;
 use crate::record::PoolRole;
 
 /// A KV-aware router and what is on its way to it.
@@ -14,18 +17,10 @@ pub(crate) struct KvRouting {
     block_size: u32,
     tracks_output: bool,
     /// KV events that are not visible yet.
-    events: Vec<Report>,
+    reports: Reports,
     event_delay: Duration,
     /// What happened to requests since the last decision.
     notes: Vec<Note>,
-}
-
-/// KV events of a worker, and when they become visible.
-#[derive(Debug)]
-struct Report {
-    visible: Time,
-    rank: Rank,
-    events: Vec<KvEvent>,
 }
 
 /// What happened to a request, which matters to the next decision only.
@@ -90,7 +85,7 @@ impl KvRouting {
             stage,
             block_size: pool.block_size,
             tracks_output,
-            events: Vec::new(),
+            reports: Reports::default(),
             event_delay,
             notes: Vec::new(),
         }
@@ -104,7 +99,7 @@ impl KvRouting {
         now: Time,
     ) -> Vec<Admission> {
         self.act_on_notes();
-        self.apply_visible(now);
+        self.reports.apply_visible(now, &mut self.router);
         let steered = forced.map(|worker| Rank::of_worker(worker.0));
         let request = RoutingRequest { stage: self.stage, steered, ..request };
         let id = request.id;
@@ -117,7 +112,9 @@ impl KvRouting {
 
     /// The routing request of a prompt.
     pub(crate) fn describe(&self, request: &EngineRequest) -> RoutingRequest {
-        let blocks = BlockHasher::all(&request.prompt, self.block_size);
+        let mut hasher = BlockHasher::new(self.block_size);
+        let next = |_| hasher.next(&request.prompt).expect("as many as fit");
+        let blocks: Arc<[_]> = (0..request.prompt.tokens() / self.block_size).map(next).collect();
         RoutingRequest {
             expected_output_tokens: Some(request.max_tokens),
             ..RoutingRequest::new(request.id, request.prompt.tokens(), blocks)
@@ -141,7 +138,7 @@ impl KvRouting {
         let mut notes = std::mem::take(&mut self.notes);
         notes.sort_by_key(|note| (note.at, note.worker));
         for Note { at, id, what, .. } in notes.drain(..) {
-            self.apply_visible(at);
+            self.reports.apply_visible(at, &mut self.router);
             admitted.extend(match what {
                 Fact::PrefillDone => self.router.prefill_done(id, at).unwrap_or_default(),
                 Fact::Left => self.router.finish(id, at),
@@ -163,24 +160,8 @@ impl KvRouting {
 
     /// A worker reports changes of its prefix cache at the end of an iteration.
     pub(crate) fn report(&mut self, worker: WorkerId, events: &[KvEvent], now: Time) {
-        if !events.is_empty() {
-            let rank = Rank::of_worker(worker.0);
-            self.events.push(Report { visible: now + self.event_delay, rank, events: events.to_vec() });
-        }
-    }
-
-    /// Tells the router of the events that are visible by now, in order of time, then of worker.
-    fn apply_visible(&mut self, now: Time) {
-        if !self.events.iter().any(|report| report.visible <= now) {
-            return;
-        }
-        self.events.sort_by_key(|report| (report.visible, report.rank));
-        let visible = self.events.partition_point(|report| report.visible <= now);
-        for Report { visible, rank, events } in self.events.drain(..visible) {
-            for event in &events {
-                // What cannot be applied, the router counts; its index stays consistent.
-                _ = self.router.apply(rank, event, visible);
-            }
+        for event in events {
+            self.reports.push(now + self.event_delay, Rank::of_worker(worker.0), event);
         }
     }
 }

@@ -5,6 +5,7 @@ mod least_loaded;
 mod power_of_two;
 mod prefix_hash;
 mod random;
+mod reports;
 mod round_robin;
 
 use rand::SeedableRng;

@@ -10,7 +10,7 @@ mod ranks;
 mod tree;
 mod uses;
 
-use servecast_types::{KvEvent, Time};
+use servecast_types::Time;
 
 pub use approximate::{ApproximateIndex, Lifetime};
 pub use dump::{DumpedBlock, DumpedOrphan, IndexDump};
@@ -110,20 +110,6 @@ impl Index {
     }
 }
 
-/// Applies an engine's event whose blocks have one identity.
-pub(crate) fn apply_kv_event(tree: &mut RadixTree, slot: Slot, event: &KvEvent) -> Result<(), EventError> {
-    match event {
-        KvEvent::Stored { parent, blocks } => {
-            tree.store(slot, parent.map(|parent| parent.0), blocks.iter().map(|block| (block.0, block.0)))
-        }
-        KvEvent::Removed { blocks } => remove_all(tree, slot, blocks.iter().map(|block| block.0)),
-        KvEvent::Cleared => {
-            tree.clear(slot);
-            Ok(())
-        }
-    }
-}
-
 /// Applies an event with two names a block.
 pub(crate) fn apply_index_event(
     tree: &mut RadixTree,
@@ -136,24 +122,11 @@ pub(crate) fn apply_index_event(
             tree.store(slot, stored.parent_hash.map(|parent| parent.0), blocks)
         }
         IndexEventData::Removed(removed) => {
-            remove_all(tree, slot, removed.block_hashes.iter().map(|block| block.0))
+            tree.remove_all(slot, removed.block_hashes.iter().map(|block| block.0))
         }
         IndexEventData::Cleared => {
             tree.clear(slot);
             Ok(())
         }
     }
-}
-
-/// Removes all blocks that are there, and then says whether some were not.
-fn remove_all(tree: &mut RadixTree, slot: Slot, blocks: impl Iterator<Item = u64>) -> Result<(), EventError> {
-    let mut missing = None;
-    let mut count = 0;
-    for block in blocks {
-        if tree.remove(slot, block).is_err() {
-            missing = missing.or(Some(block));
-            count += 1;
-        }
-    }
-    missing.map_or(Ok(()), |first| Err(EventError::BlockNotFound { first, count }))
 }

@@ -110,6 +110,12 @@ impl Nodes {
         self.by_name.find(hash_of(name), |&id| self.arena[id as usize].external == name).copied()
     }
 
+    /// Brings what is known of some names into the processor's cache.
+    pub(super) fn read_ahead(&self, names: impl Iterator<Item = u64>) {
+        let known = names.filter(|&name| self.named(name).is_some()).count();
+        std::hint::black_box(known);
+    }
+
     /// Whether a name is that of a block and means it.
     pub(super) fn is_named(&self, id: NodeId, name: u64) -> bool {
         self.arena[id as usize].external == name && (self.unnamed.is_empty() || !self.unnamed.contains(&id))

@@ -10,15 +10,13 @@ const FEW_AGAIN: u32 = 2;
 pub(crate) enum RankSet {
     /// Slots from `64 * word` on.
     Near { word: u32, bits: u64 },
-    /// All slots from 0 on.
-    Far(Box<Far>),
+    /// All slots from 0 on. A look-up compares counts, so these are in place too.
+    Far { count: u32, words: Box<Words> },
 }
 
+/// A list in the size of a pointer.
 #[derive(Debug, Clone)]
-pub(crate) struct Far {
-    count: u32,
-    words: Vec<u64>,
-}
+pub(crate) struct Words(Vec<u64>);
 
 impl Default for RankSet {
     fn default() -> Self {
@@ -34,7 +32,7 @@ impl RankSet {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Near { bits, .. } => bits.count_ones() as usize,
-            Self::Far(far) => far.count as usize,
+            Self::Far { count, .. } => *count as usize,
         }
     }
 
@@ -47,7 +45,7 @@ impl RankSet {
         let (at, bit) = place_of(slot);
         match self {
             Self::Near { word, bits } => *word == at && bits & bit != 0,
-            Self::Far(far) => far.words.get(at as usize).is_some_and(|bits| bits & bit != 0),
+            Self::Far { words, .. } => words.0.get(at as usize).is_some_and(|bits| bits & bit != 0),
         }
     }
 
@@ -65,17 +63,17 @@ impl RankSet {
                 let mut words = vec![0; at.max(*word) as usize + 1];
                 words[*word as usize] = *bits;
                 words[at as usize] = bit;
-                *self = Self::Far(Box::new(Far { count: bits.count_ones() + 1, words }));
+                *self = Self::Far { count: bits.count_ones() + 1, words: Box::new(Words(words)) };
                 true
             }
-            Self::Far(far) => {
-                if far.words.len() <= at as usize {
-                    far.words.resize(at as usize + 1, 0);
+            Self::Far { count, words } => {
+                if words.0.len() <= at as usize {
+                    words.0.resize(at as usize + 1, 0);
                 }
-                let bits = &mut far.words[at as usize];
+                let bits = &mut words.0[at as usize];
                 let is_new = *bits & bit == 0;
                 *bits |= bit;
-                far.count += u32::from(is_new);
+                *count += u32::from(is_new);
                 is_new
             }
         }
@@ -89,13 +87,13 @@ impl RankSet {
         let (at, bit) = place_of(slot);
         match self {
             Self::Near { bits, .. } => *bits &= !bit,
-            Self::Far(far) => {
-                far.words[at as usize] &= !bit;
-                far.count -= 1;
-                if far.count <= FEW_AGAIN
-                    && let Some(word) = far.words.iter().position(|bits| bits.count_ones() == far.count)
+            Self::Far { count, words } => {
+                words.0[at as usize] &= !bit;
+                *count -= 1;
+                if *count <= FEW_AGAIN
+                    && let Some(word) = words.0.iter().position(|bits| bits.count_ones() == *count)
                 {
-                    *self = Self::Near { word: word as u32, bits: far.words[word] };
+                    *self = Self::Near { word: word as u32, bits: words.0[word] };
                 }
             }
         }
@@ -114,8 +112,8 @@ impl RankSet {
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Slot)) {
         match self {
             Self::Near { word, bits } => for_each_bit(*word, *bits, &mut visit),
-            Self::Far(far) => {
-                for (word, &bits) in (0..).zip(&far.words) {
+            Self::Far { words, .. } => {
+                for (word, &bits) in (0..).zip(&words.0) {
                     for_each_bit(word, bits, &mut visit);
                 }
             }
@@ -126,8 +124,8 @@ impl RankSet {
     pub(crate) fn for_each_not_in(&self, smaller: &Self, mut visit: impl FnMut(Slot)) {
         match self {
             Self::Near { word, bits } => for_each_bit(*word, bits & !smaller.bits_of(*word), &mut visit),
-            Self::Far(far) => {
-                for (word, &bits) in (0..).zip(&far.words) {
+            Self::Far { words, .. } => {
+                for (word, &bits) in (0..).zip(&words.0) {
                     for_each_bit(word, bits & !smaller.bits_of(word), &mut visit);
                 }
             }
@@ -143,7 +141,7 @@ impl RankSet {
                     0
                 }
             }
-            Self::Far(far) => far.words.get(at as usize).copied().unwrap_or(0),
+            Self::Far { words, .. } => words.0.get(at as usize).copied().unwrap_or(0),
         }
     }
 }

@@ -31,6 +31,9 @@ use super::uses::Uses;
 use crate::EventError;
 use crate::rank::Slot;
 
+/// How many names are looked up before the first of them is acted on: so many misses of the processor's cache overlap.
+const AHEAD: usize = 32;
+
 /// What one rank calls a block, and how often it holds it.
 type Names = SmallVec<[(u64, u32); 1]>;
 
@@ -147,12 +150,18 @@ impl RadixTree {
             None => ROOT,
             Some(parent) => self.find(slot, parent).ok_or(EventError::ParentNotFound { parent })?,
         };
-        for (local, external) in blocks {
-            let (node, held) = self.place(slot, at, local, external)?;
-            if held {
-                self.add_copy(slot, node, external);
+        let mut blocks = blocks.into_iter();
+        let mut next: SmallVec<[(u64, u64); AHEAD]> = blocks.by_ref().take(AHEAD).collect();
+        while !next.is_empty() {
+            self.nodes.read_ahead(next.iter().map(|&(_, external)| external));
+            for (local, external) in next.drain(..) {
+                let (node, held) = self.place(slot, at, local, external)?;
+                if held {
+                    self.add_copy(slot, node, external);
+                }
+                at = node;
             }
-            at = node;
+            next.extend(blocks.by_ref().take(AHEAD));
         }
         Ok(())
     }
@@ -162,7 +171,42 @@ impl RadixTree {
     /// # Errors
     /// If the rank does not hold the block, neither in the tree nor as an orphan.
     pub fn remove(&mut self, slot: Slot, external: u64) -> Result<(), EventError> {
-        let Some(node) = self.find(slot, external) else { return self.remove_orphan(slot, external) };
+        self.remove_named(slot, external, self.nodes.named(external))
+    }
+
+    /// As [`RadixTree::remove`] for each of `blocks`, all of which are tried.
+    ///
+    /// # Errors
+    /// How many the rank does not hold, and the first of them.
+    pub fn remove_all(
+        &mut self,
+        slot: Slot,
+        blocks: impl IntoIterator<Item = u64>,
+    ) -> Result<(), EventError> {
+        let mut blocks = blocks.into_iter();
+        let mut missing = None;
+        let mut count = 0;
+        let mut next: SmallVec<[(u64, Option<NodeId>); AHEAD]> = SmallVec::new();
+        loop {
+            // Removals give no name to another block, and what they take out nobody holds.
+            next.extend(blocks.by_ref().take(AHEAD).map(|block| (block, self.nodes.named(block))));
+            if next.is_empty() {
+                return missing.map_or(Ok(()), |first| Err(EventError::BlockNotFound { first, count }));
+            }
+            for (block, named) in next.drain(..) {
+                if self.remove_named(slot, block, named).is_err() {
+                    missing = missing.or(Some(block));
+                    count += 1;
+                }
+            }
+        }
+    }
+
+    /// `named`: the block that `external` means.
+    fn remove_named(&mut self, slot: Slot, external: u64, named: Option<NodeId>) -> Result<(), EventError> {
+        let Some(node) = self.find_named(slot, external, named) else {
+            return self.remove_orphan(slot, external);
+        };
         if self.drop_copy(slot, node, external) {
             return Ok(());
         }
@@ -190,11 +234,12 @@ impl RadixTree {
 
     /// The block that a rank holds under a name.
     fn find(&self, slot: Slot, external: u64) -> Option<NodeId> {
-        if let Some(node) = self.alias(slot, external) {
-            return Some(node);
-        }
-        let node = self.nodes.named(external)?;
-        holds_as(&self.names, slot, external, node, self.nodes.get(node)).then_some(node)
+        self.find_named(slot, external, self.nodes.named(external))
+    }
+
+    fn find_named(&self, slot: Slot, external: u64, named: Option<NodeId>) -> Option<NodeId> {
+        let holds = |&node: &NodeId| holds_as(&self.names, slot, external, node, self.nodes.get(node));
+        self.alias(slot, external).or_else(|| named.filter(holds))
     }
 
     fn alias(&self, slot: Slot, external: u64) -> Option<NodeId> {

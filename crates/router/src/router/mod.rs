@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
-use servecast_types::{Duration, KvEvent, RequestId, Time};
+use servecast_types::{Duration, KvEvent, RequestId, SequenceHash, Time};
 
 pub use self::inspect::Sizes;
 use crate::index::{self, EventCounts, Index, IndexDump};
@@ -246,7 +246,38 @@ impl Router {
     /// # Errors
     /// What could not be applied; the index stays consistent, and [`Router::event_counts`] counts it.
     pub fn apply(&mut self, rank: Rank, event: &KvEvent, now: Time) -> Result<(), EventError> {
-        self.apply_to_tree(rank, now, |tree, slot| index::apply_kv_event(tree, slot, event))
+        match event {
+            KvEvent::Stored { parent, blocks } => self.stored(rank, *parent, blocks, now),
+            KvEvent::Removed { blocks } => self.removed(rank, blocks, now),
+            KvEvent::Cleared => self.apply_to_tree(rank, now, |tree, slot| {
+                tree.clear(slot);
+                Ok(())
+            }),
+        }
+    }
+
+    /// [`Router::apply`] for [`KvEvent::Stored`].
+    ///
+    /// # Errors
+    /// As [`Router::apply`].
+    pub fn stored(
+        &mut self,
+        rank: Rank,
+        parent: Option<SequenceHash>,
+        blocks: &[SequenceHash],
+        now: Time,
+    ) -> Result<(), EventError> {
+        let blocks = blocks.iter().map(|block| (block.0, block.0));
+        self.apply_to_tree(rank, now, |tree, slot| tree.store(slot, parent.map(|parent| parent.0), blocks))
+    }
+
+    /// [`Router::apply`] for [`KvEvent::Removed`].
+    ///
+    /// # Errors
+    /// As [`Router::apply`].
+    pub fn removed(&mut self, rank: Rank, blocks: &[SequenceHash], now: Time) -> Result<(), EventError> {
+        let blocks = blocks.iter().map(|block| block.0);
+        self.apply_to_tree(rank, now, |tree, slot| tree.remove_all(slot, blocks))
     }
 
     /// As [`Router::apply`], for engines with names of their own for blocks. Which tier an event is about is the caller's

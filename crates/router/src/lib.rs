@@ -44,18 +44,18 @@
 //!
 //! | prompt blocks | ranks | look-up | events | decision | chain |
 //! |---|---|---|---|---|---|
-//! | 10 | 1 | 65 ns | 1.0 µs | 0.32 µs | 51 ns |
-//! | | 16 | 99 ns | 1.0 µs | 0.57 µs | |
-//! | | 256 | 0.44 µs | 1.3 µs | 4.1 µs | |
-//! | | 1,024 | 1.5 µs | 1.1 µs | 10 µs | |
-//! | 250 | 1 | 0.88 µs | 19 µs | 1.2 µs | 3.3 µs |
-//! | | 16 | 0.92 µs | 22 µs | **1.4 µs** | |
-//! | | 256 | 1.8 µs | 27 µs | 4.7 µs | |
-//! | | 1,024 | 3.2 µs | 37 µs | 12 µs | |
-//! | 2,000 | 1 | 6.5 µs | 0.17 ms | 7.9 µs | 0.15 ms |
-//! | | 16 | 6.9 µs | 0.21 ms | 8.3 µs | |
-//! | | 256 | 8.9 µs | 0.43 ms | 19 µs | |
-//! | | 1,024 | 11 µs | 0.62 ms | 21 µs | |
+//! | 10 | 1 | 61 ns | 0.41 µs | 0.21 µs | 41 ns |
+//! | | 16 | 83 ns | 0.50 µs | 0.35 µs | |
+//! | | 256 | 0.32 µs | 0.63 µs | 2.5 µs | |
+//! | | 1,024 | 1.1 µs | 0.71 µs | 8.2 µs | |
+//! | 250 | 1 | 0.71 µs | 9.5 µs | 1.0 µs | 3.2 µs |
+//! | | 16 | 0.72 µs | 11 µs | **1.1 µs** | |
+//! | | 256 | 1.1 µs | 16 µs | 3.3 µs | |
+//! | | 1,024 | 2.2 µs | 17 µs | 9.3 µs | |
+//! | 2,000 | 1 | 6.3 µs | 82 µs | 6.6 µs | 71 µs |
+//! | | 16 | 6.4 µs | 97 µs | 6.8 µs | |
+//! | | 256 | 14 µs | 0.14 ms | 19 µs | |
+//! | | 1,024 | 14 µs | 0.20 ms | 28 µs | |
 //!
 //! A whole decision costs less than the chain, since neither part touches a hash map for each block: a look-up follows
 //! the child that was stored last and only asks the map where chains part, and the load model keeps runs of blocks with

@@ -9,13 +9,14 @@
 //! of five bytes in a table of names that looks at the nodes themselves. Local hashes are indexed only where chains
 //! part.
 //!
-//! **Invariants:** a node is in `unnamed` if and only if its name means another node. `edges` has the children of
-//! exactly the nodes with two or more.
+//! **Invariants:** `by_name` has every node that is not in `unnamed`, once, and no two under one name. `edges` has the
+//! children of exactly the nodes with two or more.
+
+use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
-use std::hash::BuildHasher;
 
 use super::ranks::RankSet;
 
@@ -45,8 +46,11 @@ pub(super) struct Nodes {
     edges: FxHashMap<(NodeId, u64), NodeId>,
     /// The block that a name means, for ranks that have not said otherwise.
     by_name: HashTable<NodeId>,
+    /// Blocks whose name meant another one when they came.
     unnamed: FxHashSet<NodeId>,
 }
+
+const _: () = assert!(size_of::<Node>() == 48, "the module's documentation says so");
 
 fn hash_of(name: u64) -> u64 {
     FxBuildHasher.hash_one(name)

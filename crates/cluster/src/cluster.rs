@@ -4,18 +4,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{
-    Engine, EngineRequest, EngineState, Finished, Iteration, IterationSink, Rejection, Transfer,
-};
+use servecast_engine::{Engine, EngineRequest, EngineState, Rejection};
 use servecast_router::Admission;
-use servecast_types::{KvEvent, Prompt, RequestId, Time, WorkerId};
+use servecast_types::{Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
 use crate::config::{SimulationOptions, Topology};
 use crate::handoff::Handoff;
-use crate::pool::{Dispatch, Dispatches, Pool, Routing};
+use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use crate::recorder::{NewRequest, Recorder};
+use crate::sink::{Outcome, Signal, Sink};
 use crate::{Observer, RunError};
 
 /// Iterations between two full checks of a worker's blocks, in a checked run: each walks over all blocks.
@@ -82,9 +81,9 @@ pub struct Routed {
 
 /// A worker of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    pool: usize,
-    worker: WorkerId,
+pub(crate) struct Place {
+    pub(crate) pool: usize,
+    pub(crate) worker: WorkerId,
 }
 
 /// What is due, in the order in which it happens: by time, then by class of event, then by when it was begun, then by
@@ -126,27 +125,6 @@ struct Live {
     /// What the decode stage will get.
     decode_stage: Option<EngineRequest>,
     placement: Placement,
-}
-
-/// What an engine did during one call, as far as others have to act on it.
-#[derive(Debug, Default)]
-struct Outcome {
-    transfers: Vec<(Transfer, Time)>,
-    /// In the order in which the iteration emitted tokens.
-    signals: Vec<(RequestId, Signal, Time)>,
-    rejected: Vec<(RequestId, Rejection, Time)>,
-    iterations: u64,
-}
-
-/// What a token means to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signal {
-    /// The request is done with this stage.
-    Finished,
-    /// Its prompt is computed, and it goes on.
-    FirstToken,
-    /// It has one token more.
-    Token,
 }
 
 impl Cluster {
@@ -498,68 +476,5 @@ fn reject_reason(rejection: Rejection) -> RejectReason {
         Rejection::Unchunkable { .. } => RejectReason::Unchunkable,
         Rejection::KvCapacity { .. } => RejectReason::KvCapacity,
         Rejection::Empty { .. } => RejectReason::Empty,
-    }
-}
-
-/// Hands what an engine does to the recorder and the observer.
-struct Sink<'a, O> {
-    place: Place,
-    pool: PoolRole,
-    /// Whether tokens of this pool reach the user.
-    last_stage: bool,
-    routing: &'a mut Routing,
-    recorder: &'a mut Recorder,
-    observer: &'a mut O,
-    outcome: Outcome,
-}
-
-impl<O: Observer> IterationSink for Sink<'_, O> {
-    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
-        self.recorder.transfer_started(self.place.pool, transfer, now);
-        self.outcome.transfers.push((*transfer, now));
-    }
-
-    fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.routing.report(self.place.worker, &iteration.kv_events, iteration.end);
-        let (first_tokens, tokens) = (self.routing.awaits_first_tokens(), self.routing.counts_tokens());
-        let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
-        for &id in &iteration.emitted {
-            let signals = &mut self.outcome.signals;
-            if finished.next_if_eq(&id).is_some() {
-                signals.push((id, Signal::Finished, iteration.end));
-                continue;
-            }
-            if first_tokens && self.recorder.awaits_first_token(id) {
-                signals.push((id, Signal::FirstToken, iteration.end));
-            }
-            if tokens {
-                signals.push((id, Signal::Token, iteration.end));
-            }
-        }
-        debug_assert!(finished.next().is_none(), "a request finishes with a token");
-        self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
-        let rejected = iteration.rejected.iter().map(|&(id, reason)| (id, reason, iteration.end));
-        self.outcome.rejected.extend(rejected);
-        self.outcome.iterations += 1;
-        self.observer.iteration(self.pool, self.place.worker, iteration);
-    }
-
-    fn decoded(&mut self, start: Time, end: Time, requests: u64) {
-        let Place { pool, worker } = self.place;
-        self.recorder.decoded(pool, worker, self.last_stage, end.since(start), requests);
-        self.outcome.iterations += 1;
-    }
-
-    fn finished_decoding(&mut self, finished: Finished, end: Time) {
-        self.caught_up(finished.id, finished.output_tokens, end);
-        self.outcome.signals.push((finished.id, Signal::Finished, end));
-    }
-
-    fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
-        self.routing.report(self.place.worker, events, end);
-    }
-
-    fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
-        self.recorder.caught_up(request, self.last_stage, output_tokens, last_token);
     }
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Aggregated serving is one pool; disaggregated serving is a prefill and a decode pool with a hand-off between them.
-//! There is one event loop for both. Within one instant the order is: iteration ends (in the order in which they were
-//! started), transfer ends, arrivals, then engines that can start.
+//! There is one event loop for both. Within one instant the order is: iteration ends (of those that began earlier
+//! first), transfer ends, arrivals, then engines that can start.
 //!
 //! **Invariant:** no files, no clock, no threads; the same input gives the same records.
 
@@ -22,6 +22,7 @@ pub mod record;
 mod recorder;
 mod routing;
 mod simulate;
+mod sink;
 
 pub use admission::LoadMode;
 pub use cluster::Routed;

@@ -195,20 +195,9 @@ mod tests {
         schema
     }
 
-    /// Rewritten by `UPDATE_SCHEMA=1 cargo test -p servecast-report`.
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "only the test that keeps the file fresh asks the environment"
-    )]
     fn the_checked_in_schema_is_fresh() {
-        let fresh = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
-        if std::env::var("UPDATE_SCHEMA").is_ok() {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/comparison.schema.json");
-            std::fs::write(path, fresh).unwrap();
-        } else {
-            assert!(fresh == COMPARISON_SCHEMA, "stale: run UPDATE_SCHEMA=1 cargo test -p servecast-report");
-        }
+        crate::fixture::check_schema(&schema(), COMPARISON_SCHEMA, "comparison.schema.json");
     }
 
     #[test]

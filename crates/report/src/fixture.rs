@@ -164,3 +164,15 @@ fn stage(pool: PoolRole, queued_ms: f64) -> StageRecord {
 fn ms(ms: f64) -> Time {
     Time::from_ms(ms).expect("a fixture has valid times")
 }
+
+/// Holds a checked-in schema to the type that it describes; `UPDATE_SCHEMA=1 cargo test -p servecast-report` rewrites it.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "only the tests that keep the files fresh ask the environment")]
+pub(crate) fn check_schema(schema: &serde_json::Value, checked_in: &str, file: &str) {
+    let fresh = serde_json::to_string_pretty(schema).unwrap() + "\n";
+    if std::env::var("UPDATE_SCHEMA").is_ok() {
+        std::fs::write(format!("{}/schema/{file}", env!("CARGO_MANIFEST_DIR")), fresh).unwrap();
+    } else {
+        assert!(fresh == checked_in, "{file} is stale: run UPDATE_SCHEMA=1 cargo test -p servecast-report");
+    }
+}

@@ -1,0 +1,94 @@
+//! What the rest of the deployment learns from an engine that does something.
+
+use servecast_engine::{Finished, Iteration, IterationSink, Rejection, Transfer};
+use servecast_types::{KvEvent, RequestId, Time};
+
+use crate::Observer;
+use crate::cluster::Place;
+use crate::pool::Routing;
+use crate::record::PoolRole;
+use crate::recorder::Recorder;
+
+/// What an engine did during one call, as far as others have to act on it.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) transfers: Vec<(Transfer, Time)>,
+    /// In the order in which the iteration emitted tokens.
+    pub(crate) signals: Vec<(RequestId, Signal, Time)>,
+    pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
+    pub(crate) iterations: u64,
+}
+
+/// What a token means to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The request is done with this stage.
+    Finished,
+    /// Its prompt is computed, and it goes on.
+    FirstToken,
+    /// It has one token more.
+    Token,
+}
+
+/// Hands what an engine does to the recorder and the observer.
+pub(crate) struct Sink<'a, O> {
+    pub(crate) place: Place,
+    pub(crate) pool: PoolRole,
+    /// Whether tokens of this pool reach the user.
+    pub(crate) last_stage: bool,
+    pub(crate) routing: &'a mut Routing,
+    pub(crate) recorder: &'a mut Recorder,
+    pub(crate) observer: &'a mut O,
+    pub(crate) outcome: Outcome,
+}
+
+impl<O: Observer> IterationSink for Sink<'_, O> {
+    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
+        self.recorder.transfer_started(self.place.pool, transfer, now);
+        self.outcome.transfers.push((*transfer, now));
+    }
+
+    fn iteration_ended(&mut self, iteration: &Iteration) {
+        self.routing.report(self.place.worker, &iteration.kv_events, iteration.end);
+        let (first_tokens, tokens) = (self.routing.awaits_first_tokens(), self.routing.counts_tokens());
+        let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
+        for &id in &iteration.emitted {
+            let signals = &mut self.outcome.signals;
+            if finished.next_if_eq(&id).is_some() {
+                signals.push((id, Signal::Finished, iteration.end));
+                continue;
+            }
+            if first_tokens && self.recorder.awaits_first_token(id) {
+                signals.push((id, Signal::FirstToken, iteration.end));
+            }
+            if tokens {
+                signals.push((id, Signal::Token, iteration.end));
+            }
+        }
+        debug_assert!(finished.next().is_none(), "a request finishes with a token");
+        self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
+        let rejected = iteration.rejected.iter().map(|&(id, reason)| (id, reason, iteration.end));
+        self.outcome.rejected.extend(rejected);
+        self.outcome.iterations += 1;
+        self.observer.iteration(self.pool, self.place.worker, iteration);
+    }
+
+    fn decoded(&mut self, start: Time, end: Time, requests: u64) {
+        let Place { pool, worker } = self.place;
+        self.recorder.decoded(pool, worker, self.last_stage, end.since(start), requests);
+        self.outcome.iterations += 1;
+    }
+
+    fn finished_decoding(&mut self, finished: Finished, end: Time) {
+        self.caught_up(finished.id, finished.output_tokens, end);
+        self.outcome.signals.push((finished.id, Signal::Finished, end));
+    }
+
+    fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
+        self.routing.report(self.place.worker, events, end);
+    }
+
+    fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
+        self.recorder.caught_up(request, self.last_stage, output_tokens, last_token);
+    }
+}

@@ -166,8 +166,8 @@ fn settings_of_another_engine_are_refused_with_what_to_use_instead() {
 fn prompts_that_never_fit_are_told_apart_and_output_is_cut() {
     let config = build(json!({"block_size": 4, "num_gpu_blocks": 4, "max_model_len": 20})).unwrap();
     let refused = |tokens| check_request(&config, tokens).unwrap_err().to_string();
-    assert_eq!(check_request(&config, 11), Ok(()));
-    assert_eq!(refused(12), "the prompt needs 5 KV blocks of 4 usable ones");
+    assert_eq!(check_request(&config, 16), Ok(()), "its one token needs no memory");
+    assert_eq!(refused(17), "the prompt needs 5 KV blocks of 4 usable ones");
     assert_eq!(refused(20), "the prompt has 20 tokens, but `max_model_len` is 20");
     let room = |tokens| output_room(&config, tokens);
     assert_eq!((room(1), room(4), room(5), room(9)), (7, 7, 3, 0), "a page is left for the prompt's end");

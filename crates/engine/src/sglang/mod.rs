@@ -6,7 +6,8 @@
 //!
 //! In a few corners the real engine runs out of memory, aborts a request or waits for ever. Here every request gets on:
 //!
-//! - A prompt that does not fit with a page to spare is rejected; the real queue waits behind it for ever.
+//! - A prompt that fits the pool, but not with the page and the token that an admission keeps in reserve, is served all the
+//!   same and gets one token, which needs no memory; the real queue may wait behind it for ever.
 //! - A chunk that continues takes its tokens even if the running requests have reserved them. If there are not that many
 //!   at all, the request goes back to the queue as a retracted one; what it computed can be hit as long as it is cached.
 //! - Decodes ride along in a prefill batch only if that leaves pages for all of them, and wait otherwise. Where they are

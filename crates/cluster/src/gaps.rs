@@ -13,8 +13,8 @@ const PRECISION: u32 = 10;
 ///
 /// Exact while there are at most [`MOST_DISTINCT_GAPS`] distinct lengths: requests of one batch share theirs. Beyond
 /// that, lengths that differ by less than 0.1 % share a bucket, which remembers their number and sum: mean, shortest and
-/// longest stay exact, percentiles are off by [`TokenGaps::relative_error`] at most. Which of the two it is depends on the gaps alone, not
-/// on the order in which they come.
+/// longest stay exact, percentiles are off by [`TokenGaps::relative_error`] at most. Which of the two it is depends on the
+/// gaps alone, not on the order in which they come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenGaps(Form);
 

@@ -12,6 +12,7 @@
 //! **Invariant:** no files, no clock, no threads; the same input gives the same records.
 
 mod admission;
+mod breakdown;
 mod cluster;
 mod config;
 mod error;

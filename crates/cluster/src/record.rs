@@ -1,9 +1,11 @@
 //! What a run leaves behind: a record a request, the gaps between tokens, and totals.
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use servecast_types::{Duration, Time, WorkerId};
+use servecast_types::{Duration, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
+pub use crate::breakdown::TtftBreakdown;
 pub use crate::gaps::{MOST_DISTINCT_GAPS, TokenGaps};
 
 /// What a pool of workers is for.
@@ -178,4 +180,7 @@ pub struct RunRecord {
     pub gaps: TokenGaps,
     /// One record a pool, in the order in which a request meets them.
     pub pools: Vec<PoolRecord>,
+    /// When a request that was preempted before the first token of a stage, counted from 0, was admitted last before that
+    /// token. Few are.
+    pub readmitted: FxHashMap<(RequestId, u8), Time>,
 }

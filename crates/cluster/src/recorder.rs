@@ -1,5 +1,6 @@
 //! Turns what engines do into the records of requests and pools.
 
+use rustc_hash::FxHashMap;
 use servecast_engine::{Iteration, Transfer};
 use servecast_types::{Duration, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
@@ -29,6 +30,8 @@ pub(crate) struct Recorder {
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
     run: (Duration, u64),
     pools: Vec<PoolRecord>,
+    /// When requests that were preempted before their first token were admitted last, by request and stage.
+    readmitted: FxHashMap<(RequestId, u8), Time>,
 }
 
 impl Recorder {
@@ -45,6 +48,7 @@ impl Recorder {
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
             pools: pools.map(pool).collect(),
+            readmitted: FxHashMap::default(),
         }
     }
 
@@ -122,6 +126,9 @@ impl Recorder {
                     stage.reused_tokens = admitted.cached_tokens;
                     worker.reused_tokens += u64::from(admitted.cached_tokens);
                 }
+            } else if stage.first_token.is_none() {
+                let stage = (stages.len() - 1) as u8;
+                self.readmitted.insert((admitted.id, stage), iteration.scheduled_at);
             }
         }
         for &id in &iteration.preempted {
@@ -181,7 +188,7 @@ impl Recorder {
 
     /// The records of a run that is over; `check` asserts that they make sense.
     pub(crate) fn take(self, check: bool) -> RunRecord {
-        let Self { requests, ended, mut gaps, run: (gap, times), pools } = self;
+        let Self { requests, ended, mut gaps, run: (gap, times), pools, readmitted } = self;
         if times > 0 {
             gaps.add(gap, times);
         }
@@ -189,7 +196,7 @@ impl Recorder {
         if check {
             requests.iter().for_each(check_record);
         }
-        RunRecord { requests, gaps, pools }
+        RunRecord { requests, gaps, pools, readmitted }
     }
 
     /// Whether a request has no token of its current stage yet.

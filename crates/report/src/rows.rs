@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use servecast_cluster::record::{
-    PoolRole, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord,
+    PoolRole, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown,
 };
 use servecast_types::{Duration, Time};
 
@@ -16,7 +16,8 @@ use crate::latency::{tpot_ms, ttst};
 /// Rejected requests have those of the tokens that they got, so filter by `status` before averaging.
 pub fn write_request_rows(run: &RunRecord, mut out: impl Write) -> io::Result<()> {
     for (ordinal, request) in run.requests.iter().enumerate() {
-        serde_json::to_writer(&mut out, &RequestRow::new(ordinal, request))?;
+        let breakdown = run.ttft_breakdown(ordinal);
+        serde_json::to_writer(&mut out, &RequestRow::new(ordinal, request, breakdown))?;
         out.write_all(b"\n")?;
     }
     out.flush()
@@ -39,12 +40,25 @@ struct RequestRow {
     last_token_ms: Option<f64>,
     ended_ms: f64,
     ttft_ms: Option<f64>,
+    ttft_breakdown: Option<BreakdownRow>,
     ttst_ms: Option<f64>,
     tpot_ms: Option<f64>,
     e2e_latency_ms: Option<f64>,
     reused_tokens: u32,
     preemptions: u32,
     stages: Vec<StageRow>,
+}
+
+/// The parts of a TTFT, which add up to it to the nanosecond.
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "these are the keys of the row")]
+struct BreakdownRow {
+    router_queue_ms: f64,
+    engine_queue_ms: f64,
+    prefill_compute_ms: f64,
+    kv_transfer_ms: f64,
+    decode_wait_ms: f64,
+    preemption_loss_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -63,7 +77,7 @@ struct StageRow {
 }
 
 impl RequestRow {
-    fn new(ordinal: usize, request: &RequestRecord) -> Self {
+    fn new(ordinal: usize, request: &RequestRecord, breakdown: Option<TtftBreakdown>) -> Self {
         let (status, reject_reason) = match request.status {
             RequestStatus::Finished => ("finished", None),
             RequestStatus::Rejected(reason) => ("rejected", Some(reason)),
@@ -84,12 +98,34 @@ impl RequestRow {
             last_token_ms: request.last_token.map(Time::as_ms),
             ended_ms: request.ended.as_ms(),
             ttft_ms: request.ttft().map(Duration::as_ms),
+            ttft_breakdown: breakdown.map(BreakdownRow::new),
             ttst_ms: ttst(request).map(Duration::as_ms),
             tpot_ms: tpot_ms(request),
             e2e_latency_ms: request.e2e().map(Duration::as_ms),
             reused_tokens: request.reused_tokens(),
             preemptions: request.stages.iter().map(|stage| stage.preemptions).sum(),
             stages: request.stages.iter().map(StageRow::new).collect(),
+        }
+    }
+}
+
+impl BreakdownRow {
+    fn new(breakdown: TtftBreakdown) -> Self {
+        let [
+            router_queue_ms,
+            engine_queue_ms,
+            prefill_compute_ms,
+            kv_transfer_ms,
+            decode_wait_ms,
+            preemption_loss_ms,
+        ] = breakdown.parts().map(Duration::as_ms);
+        Self {
+            router_queue_ms,
+            engine_queue_ms,
+            prefill_compute_ms,
+            kv_transfer_ms,
+            decode_wait_ms,
+            preemption_loss_ms,
         }
     }
 }
@@ -125,12 +161,12 @@ mod tests {
 
     #[test]
     fn a_finished_request_has_all_its_times() {
-        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"arrived_ms":20.0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"arrived_ms":60.0,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
+        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttft_breakdown":{"router_queue_ms":0.0,"engine_queue_ms":4.0,"prefill_compute_ms":56.0,"kv_transfer_ms":15.75,"decode_wait_ms":4.25,"preemption_loss_ms":0.0},"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"arrived_ms":20.0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"arrived_ms":60.0,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
     }
 
     #[test]
     fn a_request_rejected_on_arrival_has_none() {
-        insta::assert_snapshot!(lines()[2], @r#"{"request":2,"session":2,"turn":0,"line":3,"arrival_ms":30.0,"input_length":9000,"requested_output_length":10,"output_length":0,"status":"rejected","reject_reason":"prompt_too_long","first_token_ms":null,"second_token_ms":null,"last_token_ms":null,"ended_ms":30.0,"ttft_ms":null,"ttst_ms":null,"tpot_ms":null,"e2e_latency_ms":null,"reused_tokens":0,"preemptions":0,"stages":[]}"#);
+        insta::assert_snapshot!(lines()[2], @r#"{"request":2,"session":2,"turn":0,"line":3,"arrival_ms":30.0,"input_length":9000,"requested_output_length":10,"output_length":0,"status":"rejected","reject_reason":"prompt_too_long","first_token_ms":null,"second_token_ms":null,"last_token_ms":null,"ended_ms":30.0,"ttft_ms":null,"ttft_breakdown":null,"ttst_ms":null,"tpot_ms":null,"e2e_latency_ms":null,"reused_tokens":0,"preemptions":0,"stages":[]}"#);
     }
 
     #[test]

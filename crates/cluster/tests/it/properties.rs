@@ -241,6 +241,22 @@ proptest! {
         }
         prop_assert_eq!(fast.gaps, plain.gaps);
         prop_assert_eq!(fast.pools, plain.pools);
+        prop_assert_eq!(fast.readmitted, plain.readmitted);
+    }
+
+    #[test]
+    fn the_parts_of_a_ttft_add_up_to_it(scenario in scenario()) {
+        let record = run(&scenario);
+        for (ordinal, request) in record.requests.iter().enumerate() {
+            let breakdown = record.ttft_breakdown(ordinal);
+            prop_assert_eq!(breakdown.map(|parts| parts.total()), request.ttft());
+            if let Some(parts) = breakdown {
+                let moves = scenario.decode.is_some();
+                prop_assert!(moves || parts.kv_transfer + parts.decode_wait == Duration::ZERO);
+                let preempted = request.stages.iter().any(|stage| stage.preemptions > 0);
+                prop_assert!(preempted || parts.preemption_loss == Duration::ZERO);
+            }
+        }
     }
 
     #[test]

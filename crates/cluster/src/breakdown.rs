@@ -1,0 +1,71 @@
+//! Where the time to first token goes.
+
+use servecast_types::{Duration, RequestId};
+
+use crate::record::{PoolRole, RunRecord};
+
+/// The time to first token of a request in parts without gap or overlap: they add up to it exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TtftBreakdown {
+    /// Parked by a router, over all stages.
+    pub router_queue: Duration,
+    /// In the queue of the first worker, until the iteration in which it was first computed.
+    pub engine_queue: Duration,
+    /// From the admission that led to the first token of a stage to that token, over all stages: the iterations that
+    /// compute the prompt, with what else is in them. On a decode worker that is the last prompt token.
+    pub prefill_compute: Duration,
+    /// KV on its way to the decode worker.
+    pub kv_transfer: Duration,
+    /// On the decode worker: until the transfer began, for want of room, and from its end to admission.
+    pub decode_wait: Duration,
+    /// From a first admission to the last one before the first token of the stage, over all stages: work that a
+    /// preemption threw away, and the wait for the next try.
+    pub preemption_loss: Duration,
+}
+
+impl TtftBreakdown {
+    /// Names of the parts, in the order of [`TtftBreakdown::parts`].
+    pub const NAMES: [&'static str; 6] =
+        ["router_queue", "engine_queue", "prefill_compute", "kv_transfer", "decode_wait", "preemption_loss"];
+
+    /// The parts in the order of [`TtftBreakdown::NAMES`].
+    pub fn parts(&self) -> [Duration; 6] {
+        let Self { router_queue, engine_queue, prefill_compute, kv_transfer, decode_wait, preemption_loss } =
+            *self;
+        [router_queue, engine_queue, prefill_compute, kv_transfer, decode_wait, preemption_loss]
+    }
+
+    /// The time to first token.
+    pub fn total(&self) -> Duration {
+        self.parts().into_iter().fold(Duration::ZERO, |sum, part| sum + part)
+    }
+}
+
+impl RunRecord {
+    /// Where the time to first token of a request went; `None` for a request without a token.
+    ///
+    /// `ordinal` counts [`RunRecord::requests`] from 0.
+    pub fn ttft_breakdown(&self, ordinal: usize) -> Option<TtftBreakdown> {
+        let request = &self.requests[ordinal];
+        request.first_token?;
+        let mut parts = TtftBreakdown::default();
+        for (number, stage) in request.stages.iter().enumerate() {
+            let (admitted, first_token) = (stage.admitted?, stage.first_token?);
+            parts.router_queue += stage.queued.since(stage.arrived);
+            if stage.pool == PoolRole::Decode {
+                // A hand-off that takes no time may leave no trace.
+                let start = stage.transfer_start.unwrap_or(stage.queued);
+                let end = stage.transfer_end.unwrap_or(start);
+                parts.kv_transfer += end.since(start);
+                parts.decode_wait += start.since(stage.queued) + admitted.since(end);
+            } else {
+                parts.engine_queue += admitted.since(stage.queued);
+            }
+            let key = (RequestId(ordinal as u32), number as u8);
+            let readmitted = self.readmitted.get(&key).copied().unwrap_or(admitted);
+            parts.preemption_loss += readmitted.since(admitted);
+            parts.prefill_compute += first_token.since(readmitted);
+        }
+        Some(parts)
+    }
+}

@@ -13,6 +13,8 @@ pub(crate) enum FailureKind {
     User,
     /// A run that cannot go on: 1.
     Run,
+    /// A condition that the user watches for holds: 3.
+    Condition,
     /// Ctrl-C: 130.
     Interrupted,
     /// Nobody reads standard output any more, which is no error: 0.
@@ -36,6 +38,11 @@ impl Failure {
     /// The run cannot go on.
     pub(crate) fn run(message: impl fmt::Display) -> Self {
         Self { kind: FailureKind::Run, message: message.to_string(), hint: None }
+    }
+
+    /// A condition that the user watches for holds.
+    pub(crate) fn condition(message: impl fmt::Display) -> Self {
+        Self { kind: FailureKind::Condition, message: message.to_string(), hint: None }
     }
 
     /// The user stopped the run.
@@ -85,6 +92,7 @@ impl Failure {
             FailureKind::OutputClosed => 0,
             FailureKind::Run => 1,
             FailureKind::User => 2,
+            FailureKind::Condition => 3,
             FailureKind::Interrupted => 130,
         })
     }

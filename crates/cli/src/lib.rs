@@ -3,7 +3,7 @@
 //!
 //! Results go to standard output; progress, notes and errors to standard error. Files appear when they are complete.
 //! Exit codes: 0 for success, 2 for everything that the user gave and can put right, 1 for a run that cannot go on,
-//! 130 for Ctrl-C. A reader that closes standard output is no error.
+//! 3 for a condition of `--fail-if` that holds, 130 for Ctrl-C. A reader that closes standard output is no error.
 
 mod commands;
 mod config;
@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{completions, replay, schema, trace};
+use crate::commands::{compare, completions, replay, schema, trace};
 use crate::error::Failure;
 
 /// Simulate serving deployments of large language models
@@ -41,6 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     Replay(Box<replay::ReplayArgs>),
+    Compare(compare::CompareArgs),
     Trace(trace::TraceArgs),
     Schema(schema::SchemaArgs),
     Completions(completions::CompletionsArgs),
@@ -55,6 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         };
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay::run(*args),
+        Subcommands::Compare(args) => compare::run(&args),
         Subcommands::Trace(args) => trace::run(&args),
         Subcommands::Schema(args) => schema::run(&args),
         Subcommands::Completions(args) => completions::run(&args),

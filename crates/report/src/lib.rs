@@ -2,7 +2,8 @@
 //!
 //! - [`summarize`] turns a [`RunRecord`](servecast_cluster::record::RunRecord) into a [`Report`], a flat JSON
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
-//! - [`render_table`] shows a report on a terminal, [`render_comparison`] several beside each other.
+//! - [`render_table`] shows a report on a terminal, [`render_comparison`] several beside each other,
+//!   [`render_differences`] how they differ from the first.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!
 //! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does.
@@ -16,8 +17,11 @@
 mod fixture;
 
 mod comparison;
+mod differences;
+mod fail_if;
 mod field;
 mod latency;
+mod paired;
 mod report;
 mod rows;
 mod sla;
@@ -26,6 +30,9 @@ mod summary;
 mod table;
 
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
+pub use differences::{Difference, Differences, NamedFigures, RunDifference, render_differences};
+pub use fail_if::{FailIf, FailIfError, Limit, Operator, relative_change};
+pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
 pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion, Spread};
 pub use rows::write_request_rows;
 pub use sla::{Sla, SlaError};

@@ -289,7 +289,7 @@ fn write_files(
     complete.into_iter().try_for_each(OutputFile::commit)
 }
 
-fn json(report: &impl Serialize) -> String {
+pub(super) fn json(report: &impl Serialize) -> String {
     serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
 }
 
@@ -304,7 +304,7 @@ fn tell_of_rejected(report: &Report) {
 }
 
 /// What standard output can show.
-fn table_options() -> TableOptions {
+pub(super) fn table_options() -> TableOptions {
     if !io::stdout().is_terminal() {
         return TableOptions::default();
     }

@@ -10,6 +10,7 @@ fn every_command_explains_itself() {
     for command in [
         &[][..],
         &["replay"],
+        &["compare"],
         &["trace"],
         &["trace", "stats"],
         &["trace", "generate"],

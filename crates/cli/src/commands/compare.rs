@@ -1,0 +1,126 @@
+//! `servecast compare`: how runs differ from the first of them.
+
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use clap::ValueHint;
+use servecast_engine::check_key;
+use servecast_report::{
+    Differences, FailIf, NamedFigures, Report, RequestFigures, RunDifference, paired_changes,
+    read_request_figures, render_differences,
+};
+
+use super::replay::{json, table_options};
+use crate::config::{DEFAULT_SEED, Format};
+use crate::error::{Failure, chain, quoted};
+use crate::files::{self, note};
+
+/// Compare the reports of runs with that of the first
+///
+/// A run is a file of `replay --report-json`, or a folder of `replay --output-dir` with its report and its rows. Runs of the
+/// same requests that have rows are also compared request by request. Exit status 3 tells that a condition of --fail-if
+/// holds.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CompareArgs {
+    /// Reports, or folders of --output-dir; the first is the baseline
+    #[arg(value_name = "RUN", required = true, num_args = 2.., value_hint = ValueHint::AnyPath)]
+    runs: Vec<PathBuf>,
+    /// Rows of requests of the runs, one file for each in their order (can be repeated)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    requests: Vec<PathBuf>,
+    /// Exit with status 3 if this holds for a run, as in `p99_ttft_ms>+5%` (can be repeated)
+    ///
+    /// The figure is any number of the report. A limit of `+5%` or `-5%` is a change beside the first run, `+20` one in the
+    /// unit of the figure, `200` the figure itself.
+    #[arg(long, value_name = "CONDITION")]
+    fail_if: Vec<FailIf>,
+    /// Root of the random numbers of confidence intervals
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SEED)]
+    seed: u64,
+    /// What is printed: a table, or JSON
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: Format,
+}
+
+/// A run as it was read.
+struct Run {
+    figures: NamedFigures,
+    rows: Option<Vec<RequestFigures>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
+    if !args.requests.is_empty() && args.requests.len() != args.runs.len() {
+        let (files, runs) = (args.requests.len(), args.runs.len());
+        return Err(Failure::user(format!("--requests is given {files} times, but there are {runs} runs")));
+    }
+    let runs = args.runs.iter().enumerate();
+    let runs = runs.map(|(position, path)| read_run(path, args.requests.get(position).map(PathBuf::as_path)));
+    let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
+    let Some((baseline, others)) = runs.split_first() else { unreachable!("there are two runs at least") };
+    for condition in &args.fail_if {
+        let known: Vec<String> = baseline.figures.figures.keys().cloned().collect();
+        check_key(&condition.metric, &known)
+            .map_err(|error| Failure::user(format!("--fail-if {condition}: {error}")))?;
+    }
+    let differences = Differences {
+        baseline: baseline.figures.clone(),
+        runs: others.iter().map(|run| difference(baseline, run, args.seed)).collect(),
+    };
+    files::print(&match args.format {
+        Format::Json => json(&differences),
+        Format::Table => render_differences(&differences, table_options()),
+    })?;
+    check(&differences, &args.fail_if)
+}
+
+fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
+    let in_folder = |name: &str| path.is_dir().then(|| path.join(name));
+    let report_path = in_folder("report.json").unwrap_or_else(|| path.to_owned());
+    let rows_path =
+        rows.map(Path::to_owned).or_else(|| in_folder("requests.jsonl").filter(|path| path.exists()));
+    let report: Report = serde_json::from_reader(files::open(&report_path)?).map_err(|error| {
+        Failure::user(format!("{} is no report of a run: {error}", quoted(&report_path)))
+            .with_hint("`servecast replay --report-json FILE` writes one; one of --vary has several in it")
+    })?;
+    let rows = rows_path.map(|path| {
+        read_request_figures(BufReader::new(files::open(&path)?))
+            .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
+    });
+    let figures = NamedFigures::of(path.display().to_string(), &report);
+    Ok(Run { figures, rows: rows.transpose()? })
+}
+
+fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {
+    let mut difference = RunDifference::of(&baseline.figures, &run.figures);
+    if let (Some(before), Some(after)) = (&baseline.rows, &run.rows) {
+        difference.paired = paired_changes(before, after, seed);
+        if difference.paired.is_none() {
+            let (one, other) = (&baseline.figures.name, &run.figures.name);
+            note(&format!("note: {other} did not run the requests of {one}, so they are not paired"));
+        }
+    }
+    difference
+}
+
+/// Fails with status 3 if a condition holds.
+fn check(differences: &Differences, conditions: &[FailIf]) -> Result<(), Failure> {
+    let mut broken = Vec::new();
+    for condition in conditions {
+        for run in &differences.runs {
+            let Some(figure) = run.figures.get(&condition.metric) else {
+                let (metric, name) = (&condition.metric, &run.name);
+                return Err(Failure::user(format!("--fail-if {condition}: {name} has no `{metric}`")));
+            };
+            if condition.is_broken_by(figure.value, figure.baseline) {
+                let share = figure.relative_change.map(|share| format!(", {:+.2}%", share * 100.0));
+                let (before, after, name) = (figure.baseline, figure.value, &run.name);
+                broken.push(format!(
+                    "{condition}: {before} became {after}{} in {name}",
+                    share.unwrap_or_default()
+                ));
+            }
+        }
+    }
+    if broken.is_empty() { Ok(()) } else { Err(Failure::condition(broken.join("\n       "))) }
+}

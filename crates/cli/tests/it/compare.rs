@@ -1,0 +1,73 @@
+//! Runs beside each other, after the fact.
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+/// Reports and rows of one worker and of two, and of other requests.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    for (name, workers) in [("a", "1"), ("b", "2")] {
+        let (report, rows) = (format!("{name}.json"), format!("{name}.jsonl.gz"));
+        let files = ["--report-json", &report, "--requests-jsonl", &rows, "--workers", workers];
+        sandbox.run(&[&["replay", "t.jsonl"], &files[..]].concat()).success();
+    }
+    let files = ["--report-json", "other.json", "--requests-jsonl", "other.jsonl"];
+    sandbox.run(&[&["replay"], &files[..]].concat()).success();
+    sandbox
+}
+
+#[test]
+fn a_table_shows_each_run_beside_the_first() {
+    let sandbox = sandbox();
+    let table = sandbox.run(&["compare", "a.json", "b.json", "a.json"]).success();
+    let line = table.lines().find(|line| line.contains("TTFT p99 (ms)")).unwrap();
+    assert!(line.contains('%') && line.trim_end_matches(['│', ' ']).ends_with('='), "{line}");
+    assert!(!table.contains("request by request"));
+}
+
+#[test]
+fn runs_of_the_same_requests_are_paired() {
+    let sandbox = sandbox();
+    let rows = ["--requests", "a.jsonl.gz", "--requests", "b.jsonl.gz"];
+    let arguments = [&["compare", "a.json", "b.json"], &rows[..]].concat();
+    let table = sandbox.run(&arguments).success();
+    assert!(table.contains("b.json, request by request") && table.contains("ttft_ms: mean "), "{table}");
+    let text = sandbox.run(&[&arguments[..], &["--format", "json"]].concat()).success();
+    let differences: Value = serde_json::from_str(&text).unwrap();
+    let run = &differences["runs"][0];
+    let (pooled, paired) = (&run["figures"]["mean_ttft_ms"]["change"], &run["paired"][0]["mean_change_ms"]);
+    assert_eq!(run["paired"][0]["pairs"], 4);
+    assert!((pooled.as_f64().unwrap() - paired.as_f64().unwrap()).abs() < 1e-9, "{pooled} {paired}");
+
+    let rows = ["--requests", "a.jsonl.gz", "--requests", "other.jsonl"];
+    let outcome = sandbox.run(&[&["compare", "a.json", "other.json"], &rows[..]].concat());
+    assert!(outcome.stderr.contains("did not run the requests of a.json"), "{outcome:?}");
+    assert!(!outcome.success().contains("request by request"));
+}
+
+#[test]
+fn a_condition_that_holds_is_status_3() {
+    let sandbox = sandbox();
+    let compare = |condition: &str| sandbox.run(&["compare", "b.json", "a.json", "--fail-if", condition]);
+    let outcome = compare("mean_ttft_ms>0");
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(outcome.stdout.contains("TTFT p99") && outcome.stderr.starts_with("error: mean_ttft_ms>0: "));
+    assert!(outcome.stderr.contains(" became ") && outcome.stderr.contains(" in a.json"));
+    compare("mean_ttft_ms>+100000%").success();
+    compare("mean_ttft_m>+5%").is_refused(&["did you mean `mean_ttft_ms`?"]);
+    compare("mean_ttft_ms").is_refused(&[]);
+}
+
+#[test]
+fn what_is_no_report_is_refused() {
+    let sandbox = sandbox();
+    sandbox.run(&["compare", "a.json"]).is_refused(&[]);
+    sandbox.run(&["compare", "a.json", "none.json"]).is_refused(&["cannot read `none.json`"]);
+    sandbox.run(&["compare", "a.json", "t.jsonl"]).is_refused(&["`t.jsonl` is no report of a run"]);
+    sandbox
+        .run(&["compare", "a.json", "b.json", "--requests", "a.jsonl.gz"])
+        .is_refused(&["--requests is given 1 times, but there are 2 runs"]);
+    let rows = ["--requests", "a.jsonl.gz", "--requests", "b.json"];
+    sandbox.run(&[&["compare", "a.json", "b.json"], &rows[..]].concat()).is_refused(&["b.json: line 1: "]);
+}

@@ -1,0 +1,240 @@
+//! How reports differ from the first of them.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{Cell, CellAlignment, Table};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::fail_if::relative_change;
+use crate::paired::PairedChange;
+use crate::report::Report;
+use crate::table::{STYLE, TableOptions, grouped, titled};
+
+const TITLE: &str = "servecast | Differences";
+
+/// Figures that the table shows, with their names.
+const SHOWN: [(&str, &str); 19] = [
+    ("mean_ttft_ms", "TTFT avg (ms)"),
+    ("median_ttft_ms", "TTFT median (ms)"),
+    ("p99_ttft_ms", "TTFT p99 (ms)"),
+    ("mean_itl_ms", "ITL avg (ms)"),
+    ("p99_itl_ms", "ITL p99 (ms)"),
+    ("mean_tpot_ms", "TPOT avg (ms)"),
+    ("mean_e2e_latency_ms", "Latency avg (ms)"),
+    ("p99_e2e_latency_ms", "Latency p99 (ms)"),
+    ("mean_queue_time_ms", "Queue time avg (ms)"),
+    ("request_throughput_rps", "Requests/s"),
+    ("output_throughput_tok_s", "Output tokens/s"),
+    ("goodput_request_throughput_rps", "Goodput (requests/s)"),
+    ("prefix_cache_reused_ratio", "Prefix reuse (share)"),
+    ("completed_requests", "Completed"),
+    ("rejected_requests", "Rejected"),
+    ("total_preemptions", "Preemptions"),
+    ("total_iterations", "Iterations"),
+    ("duration_ms", "Duration (ms)"),
+    ("num_requests", "Requests"),
+];
+
+/// Reports beside the first of them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Differences {
+    /// The first run, which the others are held against.
+    pub baseline: NamedFigures,
+    /// The others.
+    pub runs: Vec<RunDifference>,
+}
+
+/// The figures of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NamedFigures {
+    /// What the user calls it.
+    pub name: String,
+    /// Every number of its report, by key; what it took of real time is left out.
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// A run beside the baseline.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunDifference {
+    /// What the user calls it.
+    pub name: String,
+    /// The figures that both runs have, by key.
+    pub figures: BTreeMap<String, Difference>,
+    /// Statistics over pairs of the same request, if both runs have rows of the same requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Vec<PairedChange>>,
+}
+
+/// A figure beside that of the baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Difference {
+    /// Of the baseline.
+    pub baseline: f64,
+    /// Of the other run.
+    pub value: f64,
+    /// `value - baseline`.
+    pub change: f64,
+    /// `change` as a share of the baseline; absent if only the baseline is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_change: Option<f64>,
+}
+
+impl NamedFigures {
+    /// The figures of a report.
+    pub fn of(name: impl Into<String>, report: &Report) -> Self {
+        let value = serde_json::to_value(report).unwrap_or(Value::Null);
+        let figures = value.as_object().into_iter().flatten();
+        let figures = figures.filter(|(key, _)| !key.starts_with("wall_"));
+        let figures = figures.filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)));
+        Self { name: name.into(), figures: figures.collect() }
+    }
+}
+
+impl RunDifference {
+    /// The figures that `run` and the baseline have.
+    pub fn of(baseline: &NamedFigures, run: &NamedFigures) -> Self {
+        let figures = run.figures.iter().filter_map(|(key, &value)| {
+            let &baseline = baseline.figures.get(key)?;
+            let relative = Some(relative_change(value, baseline)).filter(|change| change.is_finite());
+            let difference =
+                Difference { baseline, value, change: value - baseline, relative_change: relative };
+            Some((key.clone(), difference))
+        });
+        Self { name: run.name.clone(), figures: figures.collect(), paired: None }
+    }
+}
+
+/// Renders differences for a terminal; every line ends in a newline.
+pub fn render_differences(differences: &Differences, options: TableOptions) -> String {
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    let others = differences.runs.iter().flat_map(|run| [run.name.clone(), "change".to_owned()]);
+    let names = std::iter::once(differences.baseline.name.clone()).chain(others);
+    table.set_header(std::iter::once(Cell::new("Metric")).chain(names.map(right)));
+    for (key, name) in SHOWN {
+        let Some(&baseline) = differences.baseline.figures.get(key) else { continue };
+        let others = differences.runs.iter().flat_map(|run| match run.figures.get(key) {
+            Some(difference) => [figure(key, difference.value), relative(difference)],
+            None => ["N/A".to_owned(), String::new()],
+        });
+        let cells = std::iter::once(figure(key, baseline)).chain(others);
+        table.add_row(std::iter::once(Cell::new(name)).chain(cells.map(right)));
+    }
+    let mut text = titled(TITLE, &table, options);
+    for run in &differences.runs {
+        let Some(paired) = &run.paired else { continue };
+        text += &run.name;
+        text += ", request by request, with 95% confidence intervals:\n";
+        for change in paired {
+            text += &sentences(change);
+        }
+    }
+    text
+}
+
+fn figure(key: &str, value: f64) -> String {
+    let decimals = match key {
+        "prefix_cache_reused_ratio" => 4,
+        key if key.ends_with("_ms") || key.ends_with("_s") || key.ends_with("_rps") => 2,
+        _ => 0,
+    };
+    grouped(value, decimals)
+}
+
+fn relative(difference: &Difference) -> String {
+    match difference.relative_change {
+        Some(0.0) => "=".to_owned(),
+        Some(share) => format!("{:+.2}%", share * 100.0),
+        None => "from 0".to_owned(),
+    }
+}
+
+fn sentences(change: &PairedChange) -> String {
+    let PairedChange { metric, pairs, slower, faster, .. } = change;
+    let signed = |ms: f64| {
+        let size = grouped(ms.abs(), 2);
+        if ms < 0.0 { format!("-{size}") } else { format!("+{size}") }
+    };
+    let within = |[low, high]: [f64; 2]| format!("{} to {}", signed(low), signed(high));
+    let pairs = grouped(*pairs as f64, 0);
+    let (slower, faster) = (slower * 100.0, faster * 100.0);
+    format!(
+        "  {metric}: mean {} ({}), median {}, p99 {} ({}); {slower:.1}% slower, {faster:.1}% faster of {pairs}\n",
+        signed(change.mean_change_ms),
+        within(change.mean_change_interval_ms),
+        signed(change.median_change_ms),
+        signed(change.p99_change_ms),
+        within(change.p99_change_interval_ms),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SummaryOptions, fixture, summarize};
+
+    fn figures(name: &str, change: impl Fn(&mut Report)) -> NamedFigures {
+        let mut report = summarize(&fixture::run(), &SummaryOptions::default());
+        change(&mut report);
+        NamedFigures::of(name, &report)
+    }
+
+    #[test]
+    fn a_table_shows_figures_and_changes() {
+        let baseline = figures("a.json", |_| {});
+        let other = figures("b.json", |report| {
+            report.ttft_ms.p99 *= 1.1;
+            report.rejected_requests = 0;
+            report.total_preemptions += 2;
+        });
+        let paired = PairedChange {
+            metric: "ttft_ms",
+            pairs: 1200,
+            slower: 0.25,
+            faster: 0.5,
+            mean_change_ms: -1.5,
+            median_change_ms: 0.0,
+            mean_change_interval_ms: [-2.0, -1.0],
+            p99_change_ms: 1234.0,
+            p99_change_interval_ms: [-1.0, 2000.0],
+        };
+        let mut run = RunDifference::of(&baseline, &other);
+        run.paired = Some(vec![paired]);
+        let differences = Differences { baseline, runs: vec![run] };
+        insta::assert_snapshot!(render_differences(&differences, TableOptions::default()), @r"
+                       servecast | Differences
+        ┏━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━┓
+        ┃ Metric               ┃ a.json ┃ b.json ┃   change ┃
+        ┡━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━┩
+        │ TTFT avg (ms)        │  50.00 │  50.00 │        = │
+        │ TTFT median (ms)     │  50.00 │  50.00 │        = │
+        │ TTFT p99 (ms)        │  79.40 │  87.34 │  +10.00% │
+        │ ITL avg (ms)         │  15.71 │  15.71 │        = │
+        │ ITL p99 (ms)         │  38.80 │  38.80 │        = │
+        │ TPOT avg (ms)        │  15.00 │  15.00 │        = │
+        │ Latency avg (ms)     │ 100.00 │ 100.00 │        = │
+        │ Latency p99 (ms)     │ 158.80 │ 158.80 │        = │
+        │ Queue time avg (ms)  │   3.00 │   3.00 │        = │
+        │ Requests/s           │  11.76 │  11.76 │        = │
+        │ Output tokens/s      │  47.06 │  47.06 │        = │
+        │ Prefix reuse (share) │ 0.2500 │ 0.2500 │        = │
+        │ Completed            │      2 │      2 │        = │
+        │ Rejected             │      2 │      0 │ -100.00% │
+        │ Preemptions          │      2 │      4 │ +100.00% │
+        │ Iterations           │     12 │     12 │        = │
+        │ Duration (ms)        │ 170.00 │ 170.00 │        = │
+        │ Requests             │      4 │      4 │        = │
+        └──────────────────────┴────────┴────────┴──────────┘
+        b.json, request by request, with 95% confidence intervals:
+          ttft_ms: mean -1.50 (-2.00 to -1.00), median +0.00, p99 +1,234.00 (-1.00 to +2,000.00); 25.0% slower, 50.0% faster of 1,200
+        ");
+    }
+
+    #[test]
+    fn what_a_run_took_of_real_time_is_no_figure() {
+        let figures = figures("a", |report| report.wall_time_ms = 5.0).figures;
+        assert!(figures.contains_key("p99_ttft_ms") && !figures.contains_key("wall_time_ms"));
+    }
+}

@@ -1,0 +1,166 @@
+//! Limits that a run must keep beside another one: `p99_ttft_ms>+5%`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A condition on one figure under which a comparison fails.
+///
+/// `METRIC OP LIMIT`, where the operator is `>`, `>=`, `<` or `<=` and the limit is a figure (`200`), a change in the
+/// unit of the figure (`+20`, `-20`) or a change in percent of the baseline (`+5%`, `-5%`, `5%`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailIf {
+    /// Key of the figure.
+    pub metric: String,
+    /// How the figure stands to the limit when it fails.
+    pub operator: Operator,
+    /// What it is held against.
+    pub limit: Limit,
+}
+
+/// How a figure stands to a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// `>`
+    Above,
+    /// `>=`
+    AtLeast,
+    /// `<`
+    Below,
+    /// `<=`
+    AtMost,
+}
+
+/// What a figure is held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    /// The figure itself, in its unit.
+    Value(f64),
+    /// Its distance from the baseline, in its unit.
+    Change(f64),
+    /// Its distance from the baseline as a share of the baseline: 0.05 for `+5%`.
+    RelativeChange(f64),
+}
+
+/// Why a condition cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no condition: {problem}; write METRIC>LIMIT or METRIC<LIMIT, as in `p99_ttft_ms>+5%`")]
+pub struct FailIfError {
+    text: String,
+    problem: &'static str,
+}
+
+impl Operator {
+    /// The longer ones first, since the shorter ones are their beginnings.
+    const ALL: [(&'static str, Self); 4] =
+        [(">=", Self::AtLeast), ("<=", Self::AtMost), (">", Self::Above), ("<", Self::Below)];
+}
+
+impl FailIf {
+    /// Whether a figure breaks the limit beside that of the baseline.
+    ///
+    /// Any rise above a baseline of 0 is an infinite relative change.
+    pub fn is_broken_by(&self, value: f64, baseline: f64) -> bool {
+        let (measured, limit) = match self.limit {
+            Limit::Value(limit) => (value, limit),
+            Limit::Change(limit) => (value - baseline, limit),
+            Limit::RelativeChange(limit) => (relative_change(value, baseline), limit),
+        };
+        match self.operator {
+            Operator::Above => measured > limit,
+            Operator::AtLeast => measured >= limit,
+            Operator::Below => measured < limit,
+            Operator::AtMost => measured <= limit,
+        }
+    }
+}
+
+/// The distance of a figure from its baseline as a share of the baseline; infinite if only the baseline is 0.
+pub fn relative_change(value: f64, baseline: f64) -> f64 {
+    let change = value - baseline;
+    if change == 0.0 { 0.0 } else { change / baseline.abs() }
+}
+
+impl FromStr for FailIf {
+    type Err = FailIfError;
+
+    fn from_str(text: &str) -> Result<Self, FailIfError> {
+        let refused = |problem| FailIfError { text: text.to_owned(), problem };
+        let position = text.find(['<', '>']).ok_or_else(|| refused("it has no `>` and no `<`"))?;
+        let (metric, rest) = text.split_at(position);
+        let found = Operator::ALL.iter().find(|(sign, _)| rest.starts_with(sign));
+        let &(sign, operator) = found.ok_or_else(|| refused("it has no `>` and no `<`"))?;
+        let metric = metric.trim();
+        if metric.is_empty() {
+            return Err(refused("it names no figure"));
+        }
+        let limit = rest[sign.len()..].trim();
+        let is_change = limit.starts_with(['+', '-']);
+        let (number, is_percent) =
+            limit.strip_suffix('%').map_or((limit, false), |number| (number.trim_end(), true));
+        let number = number.parse::<f64>().ok().filter(|number| number.is_finite());
+        let number = number.ok_or_else(|| refused("its limit is no number"))?;
+        let limit = match (is_percent, is_change) {
+            (true, _) => Limit::RelativeChange(number / 100.0),
+            (false, true) => Limit::Change(number),
+            (false, false) => Limit::Value(number),
+        };
+        Ok(Self { metric: metric.to_owned(), operator, limit })
+    }
+}
+
+impl fmt::Display for FailIf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = Operator::ALL.iter().find(|(_, operator)| *operator == self.operator);
+        write!(f, "{}{}", self.metric, sign.map_or("", |(sign, _)| sign))?;
+        match self.limit {
+            Limit::Value(value) => write!(f, "{value}"),
+            Limit::Change(change) => write!(f, "{change:+}"),
+            // Rounded, since 0.07 · 100 is no whole number.
+            Limit::RelativeChange(share) => write!(f, "{:+}%", (share * 1e11).round() / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, broken: &[(f64, f64)], kept: &[(f64, f64)]) {
+        let condition: FailIf = text.parse().unwrap();
+        let is_broken = |&(value, baseline): &(f64, f64)| condition.is_broken_by(value, baseline);
+        assert!(broken.iter().all(is_broken), "{text}: {broken:?}");
+        assert!(!kept.iter().any(is_broken), "{text}: {kept:?}");
+    }
+
+    #[test]
+    fn limits_are_figures_changes_or_shares() {
+        check("p99_ttft_ms>+5%", &[(105.1, 100.0), (1.0, 0.0)], &[(105.0, 100.0), (0.0, 0.0), (1.0, 100.0)]);
+        check("p99_ttft_ms > 5 %", &[(106.0, 100.0)], &[(104.0, 100.0)]);
+        check("x<-5%", &[(94.0, 100.0)], &[(95.1, 100.0), (106.0, 100.0)]);
+        check("x>=+5", &[(105.0, 100.0)], &[(104.0, 100.0)]);
+        check("x<=200", &[(200.0, 0.0), (1.0, 300.0)], &[(201.0, 300.0)]);
+    }
+
+    #[test]
+    fn a_condition_reads_as_it_was_written() {
+        for text in ["p99_ttft_ms>+5%", "x<-7%", "x>=+5", "x<=200", "x>0.5"] {
+            assert_eq!(text.parse::<FailIf>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_condition_is_refused_with_the_reason() {
+        for (text, problem) in [
+            ("p99_ttft_ms", "it has no `>` and no `<`"),
+            (">5", "it names no figure"),
+            ("x>", "its limit is no number"),
+            ("x>inf", "its limit is no number"),
+            ("x=>5%%", "its limit is no number"),
+            ("x>five", "its limit is no number"),
+        ] {
+            let error = text.parse::<FailIf>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{text}` is no condition: {problem}")), "{error}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
 //! - [`render_table`] shows a report on a terminal, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
+//! - [`render_page`] makes a page of a run for a browser, in one file.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!
 //! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does.
@@ -21,9 +22,11 @@ mod differences;
 mod fail_if;
 mod field;
 mod latency;
+mod page;
 mod paired;
 mod report;
 mod rows;
+mod series;
 mod sla;
 mod stats;
 mod summary;
@@ -32,6 +35,7 @@ mod table;
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use differences::{Difference, Differences, NamedFigures, RunDifference, render_differences};
 pub use fail_if::{FailIf, FailIfError, Limit, Operator, relative_change};
+pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
 pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion, Spread};
 pub use rows::write_request_rows;

@@ -228,6 +228,21 @@ pub(crate) struct OutputConfig {
     /// Write a JSON line a decision of the KV router
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) routing_jsonl: Option<PathBuf>,
+    /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report_html: Option<PathBuf>,
+    /// Write a timeline of workers and requests, for ui.perfetto.dev
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) timeline: Option<PathBuf>,
+    /// Part of the run that the timeline shows, in seconds of its clock: `60..90`
+    #[arg(long, value_name = "FROM..TO")]
+    pub(crate) timeline_window: Option<String>,
+    /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Replace the files of --output-dir that are there
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(crate) overwrite: Option<bool>,
     /// Show no progress and no notes
     #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) quiet: Option<bool>,

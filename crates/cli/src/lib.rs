@@ -17,6 +17,7 @@ mod router;
 mod routing;
 mod rows;
 mod source;
+mod timeline;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

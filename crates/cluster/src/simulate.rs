@@ -19,6 +19,10 @@ pub trait Observer {
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
     fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, _iteration: &Iteration) {}
 
+    /// An iteration of a worker ended in which each of `requests` running requests got a token. Unless a run is
+    /// [plain](SimulationOptions::plain), such iterations are told of here and not in [`Observer::iteration`].
+    fn decoded(&mut self, _pool: PoolRole, _worker: WorkerId, _start: Time, _end: Time, _requests: u64) {}
+
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}
 

@@ -76,6 +76,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     fn decoded(&mut self, start: Time, end: Time, requests: u64) {
         let Place { pool, worker } = self.place;
         self.recorder.decoded(pool, worker, self.last_stage, end.since(start), requests);
+        self.observer.decoded(self.pool, worker, start, end, requests);
         self.outcome.iterations += 1;
     }
 

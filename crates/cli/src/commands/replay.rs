@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueHint;
 use serde::Serialize;
-use servecast_cluster::record::{PoolRole, RunRecord};
+use servecast_cluster::record::PoolRole;
 use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation};
 use servecast_engine::Iteration;
-use servecast_report::{Report, SummaryOptions, TableOptions, render_table, summarize, write_request_rows};
+use servecast_report::{Report, SummaryOptions, TableOptions, render_table, summarize};
 use servecast_types::{Time, WorkerId};
 use servecast_workload::{TraceNotes, Workload};
 
@@ -27,8 +27,10 @@ use crate::progress::Progress;
 use crate::routing::Row;
 use crate::rows::Rows;
 use crate::source::Source;
+use crate::timeline::{Timeline, Window};
 
 mod compare;
+mod outputs;
 mod plan;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
@@ -93,7 +95,7 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
 fn run_one(layers: Layers) -> Result<(), Failure> {
     let plan = Plan::new(layers)?;
     let Plan { config, layers, source, .. } = &plan;
-    check_outputs(&config.output, &[source])?;
+    outputs::check(&config.output, &[source])?;
     let quiet = config.output.quiet.unwrap_or(false);
     if !quiet {
         introduce(&plan);
@@ -108,15 +110,19 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
     interrupt.defer()?;
-    let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt)?;
+    let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt, plan.window)?;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     let outcome = simulation.run(&mut follower);
-    let (wall_time_ms, complete) = follower.finish(outcome.as_ref().err())?;
+    let timeline = follower.timeline.take();
+    let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
+    if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
+        complete.push(timeline.finish(&record).map_err(|error| Failure::write(quoted(path), &error))?);
+    }
     let options = SummaryOptions { sla: plan.sla, wall_time_ms, notes: counts(&notes) };
     let report = summarize(&record, &options);
-    write_files(&config.output, &record, &report, complete, &interrupt)?;
+    outputs::write(&plan, &record, &report, complete, &interrupt)?;
     interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);
@@ -125,33 +131,6 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         Format::Json => json(&report),
         Format::Table => render_table(&report, table_options()),
     })
-}
-
-/// Refuses output paths that cannot be written, that are the same, or that are the trace.
-fn check_outputs(output: &OutputConfig, sources: &[&Source]) -> Result<(), Failure> {
-    let mut taken = Vec::new();
-    for source in sources {
-        if let Source::Trace { path, .. } = source {
-            taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
-        }
-    }
-    let outputs = [
-        ("report_json", &output.report_json),
-        ("requests_jsonl", &output.requests_jsonl),
-        ("iterations_jsonl", &output.iterations_jsonl),
-        ("routing_jsonl", &output.routing_jsonl),
-    ];
-    for (key, path) in outputs {
-        let Some(path) = path else { continue };
-        files::check_output(path)?;
-        let Some(identity) = files::identity(path) else { continue };
-        if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == identity) {
-            let message = format!("`{key}` and `{other}` are the same file, {}", quoted(path));
-            return Err(Failure::user(message).with_hint("give each its own"));
-        }
-        taken.push((key, identity));
-    }
-    Ok(())
 }
 
 /// Says what is replayed if the user did not, and what of the load has no effect.
@@ -190,6 +169,7 @@ struct Follower {
     interrupt: Interrupt,
     iterations: Option<IterationRows<OutputFile>>,
     routing: Option<Rows<OutputFile>>,
+    timeline: Option<Timeline<OutputFile>>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
 }
@@ -200,6 +180,7 @@ impl Follower {
         workload: &Workload,
         quiet: bool,
         interrupt: &Interrupt,
+        window: Window,
     ) -> Result<Self, Failure> {
         let create = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
@@ -207,6 +188,7 @@ impl Follower {
             interrupt: interrupt.clone(),
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
             routing: create(&output.routing_jsonl)?.map(Rows::new),
+            timeline: create(&output.timeline)?.map(|file| Timeline::new(file, window)),
             failure: None,
         })
     }
@@ -233,6 +215,21 @@ impl Observer for Follower {
         {
             self.failure =
                 rows.write(pool, worker, iteration).map_err(|error| rows.out().failure(&error)).err();
+        }
+        if self.failure.is_none()
+            && let Some(timeline) = &mut self.timeline
+        {
+            let written = timeline.iteration(pool, worker, iteration);
+            self.failure = written.map_err(|error| timeline.out().failure(&error)).err();
+        }
+    }
+
+    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, start: Time, end: Time, requests: u64) {
+        if self.failure.is_none()
+            && let Some(timeline) = &mut self.timeline
+        {
+            let written = timeline.decoded(pool, worker, (start, end), requests);
+            self.failure = written.map_err(|error| timeline.out().failure(&error)).err();
         }
     }
 
@@ -264,29 +261,6 @@ fn counts(notes: &TraceNotes) -> servecast_report::Counts {
     .filter(|(_, count)| *count > 0)
     .map(|(name, count)| (name.to_owned(), count))
     .collect()
-}
-
-/// Puts all files in place, or none of them if one cannot be written.
-fn write_files(
-    output: &OutputConfig,
-    record: &RunRecord,
-    report: &Report,
-    mut complete: Vec<OutputFile>,
-    interrupt: &Interrupt,
-) -> Result<(), Failure> {
-    let write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
-        let mut file = OutputFile::create(path)?;
-        content(&mut file).map_err(|error| file.failure(&error))?;
-        interrupt.check()?;
-        Ok(file)
-    };
-    if let Some(path) = &output.requests_jsonl {
-        complete.push(write(path, &|file| write_request_rows(record, file))?);
-    }
-    if let Some(path) = &output.report_json {
-        complete.push(write(path, &|file| file.write_all(json(report).as_bytes()))?);
-    }
-    complete.into_iter().try_for_each(OutputFile::commit)
 }
 
 pub(super) fn json(report: &impl Serialize) -> String {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use servecast_engine::{ConfigError, check_key, lay_over};
 
 use super::value::{boolean, json_object, settings};
-use super::{ReplayConfig, not_yet, router};
+use super::{DEFAULT_SEED, OutputConfig, ReplayConfig, SeveralConfig, not_yet, router};
 use crate::error::Failure;
 use crate::files;
 
@@ -169,6 +169,23 @@ impl Layers {
     pub(crate) fn parse(&self) -> Result<ReplayConfig, Failure> {
         not_yet::refuse_values(&self.values, |key| self.origins[key].to_string())?;
         parse(&self.values).map_err(|problem| Failure::user(self.explained(&problem)))
+    }
+
+    /// What was given, but for where results go: a configuration file that repeats the run from anywhere.
+    pub(crate) fn resolved(&self) -> Result<String, Failure> {
+        let mut values = self.values.clone();
+        for key in keys_of::<OutputConfig>().iter().chain(&keys_of::<SeveralConfig>()) {
+            values.remove(key);
+        }
+        values.entry("seed").or_insert_with(|| DEFAULT_SEED.into());
+        if let Some(Value::String(path)) = values.get_mut("trace_file")
+            && let Some(absolute) =
+                std::fs::canonicalize(&*path).ok().and_then(|path| path.to_str().map(str::to_owned))
+        {
+            *path = absolute;
+        }
+        toml::to_string(&values)
+            .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
     }
 
     /// The value of a key so far.

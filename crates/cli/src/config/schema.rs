@@ -54,7 +54,7 @@ fn default_of(key: &str) -> Option<Value> {
         }
         "format" => json!(Format::default()),
         "kv_event_delay_ms" => json!(0.0),
-        "quiet" | "check" => json!(false),
+        "quiet" | "check" | "overwrite" => json!(false),
         key => return default_setting(key),
     })
 }

@@ -12,6 +12,7 @@ mod replay;
 mod sandbox;
 mod settings;
 mod sglang;
+mod timeline;
 mod trace;
 mod vary;
 mod workspace;

@@ -110,7 +110,9 @@ fn links_and_permissions_stay_and_devices_are_written() {
 fn paths_that_cannot_be_written_are_refused_before_the_run() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("folder")).unwrap();
-    for flag in ["--report-json", "--requests-jsonl", "--iterations-jsonl", "--routing-jsonl"] {
+    for flag in
+        ["--report-json", "--requests-jsonl", "--iterations-jsonl", "--routing-jsonl", "--report-html"]
+    {
         let refused = |path: &str, words: &[&str]| {
             // The trace is bad too, but nobody gets that far.
             let arguments = ["replay", "none.jsonl", "--router-mode", "kv_router", flag, path];
@@ -134,4 +136,59 @@ fn paths_that_cannot_be_written_are_refused_before_the_run() {
     let same = ["replay", "t.jsonl", "--report-json", "x", "--requests-jsonl", "folder/../x"];
     sandbox.run(&same).is_refused(&["`requests_jsonl` and `report_json` are the same file"]);
     assert_eq!(sandbox.files(), ["folder", "t.jsonl"]);
+}
+
+#[test]
+fn a_folder_has_all_results_and_what_repeats_the_run() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "c.toml",
+        "num_prefill_workers = 2\n[prefill_engine_args]\nmax_num_seqs = 3\n[decode_engine_args]\n",
+    );
+    let run = ["replay", "t.jsonl", "--config", "c.toml", "--block-size", "16", "--quiet", "--output-dir"];
+    sandbox.run(&[&run[..], &["one"]].concat()).success();
+    let of = |folder: &str, name: &str| sandbox.read(&format!("{folder}/{name}"));
+    sandbox.run(&["replay", "--config", "one/config.toml", "--output-dir", "two", "--seed", "42"]).success();
+    for name in ["requests.jsonl", "config.toml"] {
+        assert_eq!(of("one", name), of("two", name), "{name}");
+    }
+    let report = |folder| {
+        let mut report: Value = serde_json::from_str(&of(folder, "report.json")).unwrap();
+        report["wall_time_ms"] = 0.into();
+        report
+    };
+    assert_eq!(report("one"), report("two"));
+    assert!(of("one", "report.html").starts_with("<!doctype html>"));
+    assert!(!of("one", "config.toml").contains("output_dir"));
+    let table = sandbox.run(&["compare", "one", "two", "--fail-if", "mean_ttft_ms>+0"]).success();
+    assert!(table.contains("two, request by request"), "a folder has rows: {table}");
+}
+
+#[test]
+fn a_folder_with_results_is_kept_unless_told_otherwise() {
+    let sandbox = Sandbox::new();
+    let run = |more: &[&str]| sandbox.run(&[&["replay", "t.jsonl", "--output-dir", "out"], more].concat());
+    run(&[]).success();
+    let before = sandbox.read("out/report.json");
+    run(&["--workers", "2"]).is_refused(&["it has a report.json already", "--overwrite"]);
+    assert_eq!(sandbox.read("out/report.json"), before);
+    run(&["--workers", "2", "--overwrite"]).success();
+    assert_ne!(sandbox.read("out/report.json"), before);
+    let refused = |folder: &str, words: &[&str]| {
+        sandbox.run(&["replay", "t.jsonl", "--output-dir", folder]).is_refused(words);
+    };
+    refused("t.jsonl", &["cannot write into `t.jsonl`: it is no directory"]);
+    refused("none/out", &["the folder `none` does not exist", "mkdir -p none"]);
+}
+
+#[test]
+fn a_page_does_not_change_the_report() {
+    let sandbox = Sandbox::new();
+    let report = |files: &[&str]| {
+        let mut report = sandbox.report(&[&["t.jsonl"], files].concat());
+        report["wall_time_ms"] = 0.into();
+        report
+    };
+    assert_eq!(report(&["--report-html", "r.html"]), report(&[]));
+    assert!(sandbox.read("r.html").contains("\"num_requests\":4"));
 }

@@ -22,7 +22,7 @@ use servecast_types::Time;
 use servecast_workload::{Load, Trace, Workload};
 
 use super::plan::Plan;
-use super::{check_outputs, counts, introduce, json, table_options, tell_of_unused};
+use super::{counts, introduce, json, outputs, table_options, tell_of_unused};
 use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
 use crate::error::{Failure, chain};
 use crate::files::{self, OutputFile, note};
@@ -44,7 +44,7 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     let output = first.config.output.clone();
     refuse_rows(&output, layers)?;
     let sources: Vec<&Source> = plans.iter().map(|plan| &plan.source).collect();
-    check_outputs(&output, &sources)?;
+    outputs::check(&output, &sources)?;
     let quiet = output.quiet.unwrap_or(false);
     if !quiet {
         introduce(first);
@@ -97,17 +97,21 @@ fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
     plan.map_err(|failure| failure.about(&described(difference)))
 }
 
-/// Refuses files that have the rows of one run.
+/// Refuses files that have the rows, or all results, of one run.
 fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
     let rows = [
         ("requests_jsonl", &output.requests_jsonl),
         ("iterations_jsonl", &output.iterations_jsonl),
         ("routing_jsonl", &output.routing_jsonl),
+        ("report_html", &output.report_html),
+        ("timeline", &output.timeline),
+        ("output_dir", &output.output_dir),
     ];
     match rows.into_iter().find(|(_, path)| path.is_some()) {
         None => Ok(()),
         Some((key, _)) => {
-            let message = format!("`{key}` has the rows of one run, but `vary` makes several");
+            let what = if key.ends_with("jsonl") { "rows" } else { "results" };
+            let message = format!("`{key}` has the {what} of one run, but `vary` makes several");
             Err(Failure::user(layers.explained(&message)).with_hint(
                 "--report-json has the results of all; run the one that matters by itself for rows",
             ))

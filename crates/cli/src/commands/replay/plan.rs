@@ -9,6 +9,7 @@ use crate::deployment::{self, Deployment};
 use crate::error::Failure;
 use crate::router::{self, Routing};
 use crate::source::Source;
+use crate::timeline::Window;
 
 /// A run that can begin.
 pub(super) struct Plan {
@@ -21,6 +22,8 @@ pub(super) struct Plan {
     pub(super) topology: Topology,
     /// Tokens a KV block.
     pub(super) block_size: u32,
+    /// The part of the run that the timeline shows.
+    pub(super) window: Window,
     router: RouterOptions,
     /// What was given but has no effect, and why.
     pub(super) unused: Vec<String>,
@@ -33,12 +36,13 @@ impl Plan {
         let sla = limits(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
+        let window = window(&config, &layers)?;
         let Deployment { topology, block_size, queue_policies, mut unused } =
             deployment::build(&config, &layers)?;
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
         unused.extend(unused_by_router);
-        Ok(Self { config, layers, sla, mode, load, source, topology, block_size, router, unused })
+        Ok(Self { config, layers, sla, mode, load, source, topology, block_size, window, router, unused })
     }
 
     /// How it is simulated.
@@ -54,6 +58,16 @@ impl Plan {
             ..SimulationOptions::default()
         }
     }
+}
+
+fn window(config: &ReplayConfig, layers: &Layers) -> Result<Window, Failure> {
+    let Some(text) = &config.output.timeline_window else { return Ok(Window::default()) };
+    let window = Window::parse(text).map_err(|problem| Failure::user(layers.explained(&problem)))?;
+    if config.output.timeline.is_none() {
+        let message = "`timeline_window` is the part that a timeline shows, but there is none";
+        return Err(Failure::user(layers.explained(message)).with_hint("--timeline FILE writes one"));
+    }
+    Ok(window)
 }
 
 fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {

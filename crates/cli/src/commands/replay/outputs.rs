@@ -1,0 +1,144 @@
+//! The files of a run: checked before it, put in place after it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use servecast_cluster::record::RunRecord;
+use servecast_report::{PageContext, Report, render_page, write_request_rows};
+
+use super::json;
+use super::plan::Plan;
+use crate::config::OutputConfig;
+use crate::error::{Failure, quoted, reason};
+use crate::files::{self, OutputFile};
+use crate::interrupt::Interrupt;
+use crate::source::Source;
+
+/// Files of `--output-dir`.
+const REPORT: &str = "report.json";
+const ROWS: &str = "requests.jsonl";
+const CONFIG: &str = "config.toml";
+const PAGE: &str = "report.html";
+
+/// Refuses output paths that cannot be written, that are the same, or that are the trace.
+pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Failure> {
+    let mut taken = Vec::new();
+    for source in sources {
+        if let Source::Trace { path, .. } = source {
+            taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
+        }
+    }
+    let outputs = [
+        ("report_json", &output.report_json),
+        ("requests_jsonl", &output.requests_jsonl),
+        ("iterations_jsonl", &output.iterations_jsonl),
+        ("routing_jsonl", &output.routing_jsonl),
+        ("report_html", &output.report_html),
+        ("timeline", &output.timeline),
+    ];
+    for (key, path) in outputs {
+        let Some(path) = path else { continue };
+        files::check_output(path)?;
+        let Some(identity) = files::identity(path) else { continue };
+        if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == identity) {
+            let message = format!("`{key}` and `{other}` are the same file, {}", quoted(path));
+            return Err(Failure::user(message).with_hint("give each its own"));
+        }
+        taken.push((key, identity));
+    }
+    output
+        .output_dir
+        .as_deref()
+        .map_or(Ok(()), |folder| check_folder(folder, output.overwrite.unwrap_or(false)))
+}
+
+/// Refuses a folder that cannot be made, or that has files of ours which may not be replaced.
+fn check_folder(folder: &Path, overwrite: bool) -> Result<(), Failure> {
+    let refused = |problem: &str| Failure::user(format!("cannot write into {}: {problem}", quoted(folder)));
+    if !folder.exists() {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        return match parent.filter(|parent| !parent.is_dir()) {
+            None => Ok(()),
+            Some(parent) => Err(refused(&format!("the folder {} does not exist", quoted(parent)))
+                .with_hint(format!("mkdir -p {}", parent.display()))),
+        };
+    }
+    if !folder.is_dir() {
+        return Err(refused("it is no directory"));
+    }
+    for name in [REPORT, ROWS, CONFIG, PAGE] {
+        let path = folder.join(name);
+        if path.exists() && !overwrite {
+            return Err(refused(&format!("it has a {name} already"))
+                .with_hint("--overwrite replaces it; or name another folder"));
+        }
+        files::check_output(&path)?;
+    }
+    Ok(())
+}
+
+/// Puts all files in place, or none of them if one cannot be written.
+pub(super) fn write(
+    plan: &Plan,
+    record: &RunRecord,
+    report: &Report,
+    mut complete: Vec<OutputFile>,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let output = &plan.config.output;
+    let mut write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
+        let mut file = OutputFile::create(path)?;
+        content(&mut file).map_err(|error| file.failure(&error))?;
+        interrupt.check()?;
+        complete.push(file);
+        Ok(())
+    };
+    let folder = output.output_dir.as_deref();
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(|error| {
+            Failure::user(format!("cannot make the folder {}: {}", quoted(folder), reason(&error)))
+        })?;
+    }
+    let paths = |file: &Option<std::path::PathBuf>, name: &str| {
+        file.clone().into_iter().chain(folder.map(|folder| folder.join(name))).collect::<Vec<_>>()
+    };
+    for path in paths(&output.requests_jsonl, ROWS) {
+        write(&path, &|file| write_request_rows(record, file))?;
+    }
+    let pages = paths(&output.report_html, PAGE);
+    if !pages.is_empty() || folder.is_some() {
+        let config = config_text(plan)?;
+        let page = render_page(record, report, &PageContext { title: title(plan), config: config.clone() });
+        for path in pages {
+            write(&path, &|file| file.write_all(page.as_bytes()))?;
+        }
+        if let Some(folder) = folder {
+            write(&folder.join(CONFIG), &|file| file.write_all(config.as_bytes()))?;
+        }
+    }
+    for path in paths(&output.report_json, REPORT) {
+        write(&path, &|file| file.write_all(json(report).as_bytes()))?;
+    }
+    complete.into_iter().try_for_each(OutputFile::commit)
+}
+
+/// A configuration file that repeats the run.
+fn config_text(plan: &Plan) -> Result<String, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let head =
+        format!("# Made by servecast {version}; to repeat the run: servecast replay --config config.toml\n");
+    Ok(head + &plan.layers.resolved()?)
+}
+
+/// What was run, in a few words.
+fn title(plan: &Plan) -> String {
+    match &plan.source {
+        Source::Trace { path, .. } if files::is_standard_stream(path) => {
+            "a trace from standard input".to_owned()
+        }
+        Source::Trace { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        Source::Synthetic { .. } => "a synthetic workload".to_owned(),
+        Source::Sample { .. } => "the built-in sample".to_owned(),
+    }
+}

@@ -1,0 +1,110 @@
+//! The timeline of a run, beside its report and its rows.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+/// Requests that share workers, some of which wait, and KV that takes time to move.
+const LOAD: [&str; 8] =
+    ["--input-tokens", "700", "--output-tokens", "30", "--request-count", "60", "--arrival-interval-ms", "8"];
+
+fn events(sandbox: &Sandbox, name: &str) -> Vec<Value> {
+    let file = flate2::read::MultiGzDecoder::new(File::open(sandbox.path(name)).unwrap());
+    let timeline: Value = serde_json::from_reader(file).unwrap();
+    timeline["traceEvents"].as_array().unwrap().clone()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn of_phase<'a>(events: &'a [Value], phase: &'a str) -> impl Iterator<Item = &'a Value> {
+    events.iter().filter(move |event| event["ph"] == phase)
+}
+
+/// A run with its timeline, its rows and its report.
+fn check(deployment: &[&str]) {
+    let sandbox = Sandbox::new();
+    let files = ["--timeline", "t.json.gz", "--requests-jsonl", "q.jsonl"];
+    let report = sandbox.report(&[&LOAD, deployment, &files].concat());
+    let events = events(&sandbox, "t.json.gz");
+    for event in &events {
+        assert!(event["name"].is_string() && event["pid"].is_u64() && event["ph"].is_string(), "{event}");
+        assert!(event["ph"] == "M" || number(&event["ts"]) >= 0.0, "{event}");
+    }
+
+    // Slices of a worker do not overlap, and add up to what the report says.
+    let mut tracks: BTreeMap<(u64, u64), Vec<(f64, f64)>> = BTreeMap::new();
+    for event in of_phase(&events, "X") {
+        let track = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+        tracks.entry(track).or_default().push((number(&event["ts"]), number(&event["dur"])));
+    }
+    for slices in tracks.values() {
+        assert!(slices.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0 + 1e-3));
+    }
+    let busy_us: f64 = tracks.values().flatten().map(|(_, length)| length).sum();
+    let pools = report["pools"].as_array().unwrap();
+    let expected: f64 =
+        pools.iter().map(|pool| number(&pool["utilization"]) * number(&pool["workers"])).sum();
+    let expected_us = expected * number(&report["duration_ms"]) * 1000.0;
+    assert!((busy_us / expected_us - 1.0).abs() < 1e-9, "{busy_us} {expected_us}");
+    let sum = |key: &str| of_phase(&events, "X").map(|event| number(&event["args"][key])).sum::<f64>();
+    let total = |key: &str| pools.iter().map(|pool| number(&pool[key])).sum::<f64>();
+    assert_eq!((sum("iterations"), sum("tokens")), (total("iterations"), total("computed_tokens")));
+
+    // The track of a request begins when it arrives and ends with its last token.
+    let rows: Vec<Value> =
+        sandbox.read("q.jsonl").lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let ends = |phase: &str, name: &str| -> Vec<f64> {
+        of_phase(&events, phase)
+            .filter(|event| event["name"] == name)
+            .map(|event| number(&event["ts"]))
+            .collect()
+    };
+    for row in &rows {
+        let name = format!("request {}", row["request"]);
+        let (begins, ends) = (ends("b", &name), ends("e", &name));
+        assert_eq!((begins.len(), ends.len()), (1, 1), "{name}");
+        assert!((begins[0] - number(&row["arrival_ms"]) * 1000.0).abs() < 1e-3);
+        assert!((ends[0] - number(&row["last_token_ms"]) * 1000.0).abs() < 1e-3);
+    }
+    let handed_off = if pools.len() > 1 { rows.len() } else { 0 };
+    assert_eq!(of_phase(&events, "s").count(), handed_off);
+    assert_eq!(of_phase(&events, "f").count(), handed_off);
+    assert!(of_phase(&events, "C").next().is_some());
+}
+
+#[test]
+fn a_timeline_accounts_for_every_iteration_and_request() {
+    check(&["--workers", "2"]);
+    check(&["--workers", "2", "--plain"]);
+    let transfer = ["--kv-bytes-per-token", "100000", "--kv-transfer-bandwidth", "10"];
+    check(&[&["--prefill-workers", "2", "--decode-workers", "2"], &transfer[..]].concat());
+    check(&["--engine", "sglang"]);
+    check(&["--async-scheduling"]);
+}
+
+#[test]
+fn a_window_bounds_it_and_nothing_of_the_report_changes() {
+    let sandbox = Sandbox::new();
+    let report = |files: &[&str]| {
+        let mut report = sandbox.report(&[&LOAD, files].concat());
+        report["wall_time_ms"] = 0.into();
+        report
+    };
+    let window = ["--timeline", "w.json.gz", "--timeline-window", "0.1..0.15"];
+    assert_eq!(report(&["--timeline", "t.json.gz"]), report(&[]));
+    assert_eq!(report(&window), report(&[]));
+    let (all, some) = (events(&sandbox, "t.json.gz"), events(&sandbox, "w.json.gz"));
+    assert!(some.len() < all.len());
+    for slice in of_phase(&some, "X") {
+        let (start, length) = (number(&slice["ts"]), number(&slice["dur"]));
+        assert!(start <= 150_000.0 && start + length >= 100_000.0, "{slice}");
+    }
+    let run = |window: &str| sandbox.run(&["replay", "--timeline", "x.json", "--timeline-window", window]);
+    run("5").is_refused(&["`timeline_window` is \"5\", but must be FROM..TO in seconds"]);
+    sandbox.run(&["replay", "--timeline-window", "1..2"]).is_refused(&["--timeline FILE writes one"]);
+}

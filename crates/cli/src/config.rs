@@ -237,6 +237,9 @@ pub(crate) struct OutputConfig {
     /// Part of the run that the timeline shows, in seconds of its clock: `60..90`
     #[arg(long, value_name = "FROM..TO")]
     pub(crate) timeline_window: Option<String>,
+    /// Write the result as another tool does: aiperf, vllm-bench, sglang-bench or csv (can be repeated)
+    #[arg(long, value_name = "FORMAT=FILE")]
+    pub(crate) export: Option<Vec<String>>,
     /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) output_dir: Option<PathBuf>,

@@ -4,6 +4,7 @@
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
 //! - [`render_table`] shows a report on a terminal, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
+//! - [`export`] writes a run as other tools write theirs.
 //! - [`render_page`] makes a page of a run for a browser, in one file.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!
@@ -19,6 +20,7 @@ mod fixture;
 
 mod comparison;
 mod differences;
+mod export;
 mod fail_if;
 mod field;
 mod latency;
@@ -34,6 +36,7 @@ mod table;
 
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use differences::{Difference, Differences, NamedFigures, RunDifference, render_differences};
+pub use export::{ExportFormat, export};
 pub use fail_if::{FailIf, FailIfError, Limit, Operator, relative_change};
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};

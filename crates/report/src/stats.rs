@@ -109,7 +109,7 @@ impl Stats {
 /// Interpolates linearly between the two samples around rank `percent / 100 * (total - 1)`, bit for bit as
 /// `numpy.percentile` does by default: from the nearer of the two, so that the result never leaves their
 /// interval.
-fn percentile(total: u64, percent: f64, at: impl Fn(u64) -> f64) -> f64 {
+pub(crate) fn percentile(total: u64, percent: f64, at: impl Fn(u64) -> f64) -> f64 {
     let position = (total - 1) as f64 * (percent / 100.0);
     let rank = position.floor();
     let share = position - rank;

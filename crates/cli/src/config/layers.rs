@@ -348,6 +348,7 @@ fn expectation(key: &str, complaint: &str) -> String {
         "u64" => "a whole number of at least 0".to_owned(),
         "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
+        "a sequence" if key == "export" => "a list of strings, each FORMAT=FILE".to_owned(),
         "a sequence" => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
         "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),
         "a map" => "an object with the settings of an engine".to_owned(),

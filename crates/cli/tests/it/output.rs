@@ -192,3 +192,18 @@ fn a_page_does_not_change_the_report() {
     assert_eq!(report(&["--report-html", "r.html"]), report(&[]));
     assert!(sandbox.read("r.html").contains("\"num_requests\":4"));
 }
+
+#[test]
+fn results_come_in_the_forms_of_other_tools() {
+    let sandbox = Sandbox::new();
+    let report = sandbox.report(&["t.jsonl", "--export", "vllm-bench=v.json", "--export", "csv=r.csv"]);
+    let result: Value = serde_json::from_str(&sandbox.read("v.json")).unwrap();
+    assert_eq!(result["p99_ttft_ms"], report["p99_ttft_ms"]);
+    assert_eq!(sandbox.read("r.csv").lines().count(), 5);
+    let refused = |export: &str, words: &[&str]| {
+        sandbox.run(&["replay", "t.jsonl", "--export", export]).is_refused(words);
+    };
+    refused("x.json", &["`export` is \"x.json\", but must be FORMAT=FILE"]);
+    refused("xml=x", &["must name one of aiperf, vllm-bench, sglang-bench, csv"]);
+    refused("csv=t.jsonl", &["`export` and `trace_file` are the same file"]);
+}

@@ -107,9 +107,11 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
         ("timeline", &output.timeline),
         ("output_dir", &output.output_dir),
     ];
-    match rows.into_iter().find(|(_, path)| path.is_some()) {
+    let exports = output.export.as_ref().map(|_| "export");
+    let given = rows.into_iter().filter(|(_, path)| path.is_some()).map(|(key, _)| key);
+    match given.chain(exports).next() {
         None => Ok(()),
-        Some((key, _)) => {
+        Some(key) => {
             let what = if key.ends_with("jsonl") { "rows" } else { "results" };
             let message = format!("`{key}` has the {what} of one run, but `vary` makes several");
             Err(Failure::user(layers.explained(&message)).with_hint(

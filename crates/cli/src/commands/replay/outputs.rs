@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use servecast_cluster::record::RunRecord;
-use servecast_report::{PageContext, Report, render_page, write_request_rows};
+use servecast_report::{ExportFormat, PageContext, Report, export, render_page, write_request_rows};
 
 use super::json;
 use super::plan::Plan;
@@ -37,8 +37,10 @@ pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Fa
         ("report_html", &output.report_html),
         ("timeline", &output.timeline),
     ];
-    for (key, path) in outputs {
-        let Some(path) = path else { continue };
+    let exports = exports(output)?;
+    let exports = exports.iter().map(|(_, path)| ("export", path));
+    let outputs = outputs.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
+    for (key, path) in outputs.chain(exports) {
         files::check_output(path)?;
         let Some(identity) = files::identity(path) else { continue };
         if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == identity) {
@@ -51,6 +53,22 @@ pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Fa
         .output_dir
         .as_deref()
         .map_or(Ok(()), |folder| check_folder(folder, output.overwrite.unwrap_or(false)))
+}
+
+/// The files of `--export`, with their formats.
+fn exports(output: &OutputConfig) -> Result<Vec<(ExportFormat, PathBuf)>, Failure> {
+    let one = |text: &String| {
+        let (name, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(|| {
+            Failure::user(format!("`export` is {text:?}, but must be FORMAT=FILE, as vllm-bench=result.json"))
+        })?;
+        let names = ExportFormat::ALL.map(|(name, _)| name).join(", ");
+        let found = ExportFormat::ALL.iter().find(|(known, _)| *known == name);
+        let (_, format) = found.ok_or_else(|| {
+            Failure::user(format!("`export` names the format {name:?}, but must name one of {names}"))
+        })?;
+        Ok((*format, PathBuf::from(path)))
+    };
+    output.export.iter().flatten().map(one).collect()
 }
 
 /// Refuses a folder that cannot be made, or that has files of ours which may not be replaced.
@@ -100,11 +118,14 @@ pub(super) fn write(
             Failure::user(format!("cannot make the folder {}: {}", quoted(folder), reason(&error)))
         })?;
     }
-    let paths = |file: &Option<std::path::PathBuf>, name: &str| {
+    let paths = |file: &Option<PathBuf>, name: &str| {
         file.clone().into_iter().chain(folder.map(|folder| folder.join(name))).collect::<Vec<_>>()
     };
     for path in paths(&output.requests_jsonl, ROWS) {
         write(&path, &|file| write_request_rows(record, file))?;
+    }
+    for (format, path) in exports(output)? {
+        write(&path, &|file| export(format, record, report, file))?;
     }
     let pages = paths(&output.report_html, PAGE);
     if !pages.is_empty() || folder.is_some() {

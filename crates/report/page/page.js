@@ -59,6 +59,12 @@
     const ticks = [];
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++)
       for (const m of [1, 2, 5]) if (m * 10 ** e >= low && m * 10 ** e <= high) ticks.push(m * 10 ** e);
+    if (ticks.length < 3) {
+      // A narrow range has hardly a round number on a logarithmic axis.
+      const raw = (high - low) / 4 || 1, unit = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find((m) => m * unit >= raw) * unit;
+      const first = Math.ceil(low / step);
+      return Array.from({ length: Math.max(0, Math.floor(high / step) - first + 1) }, (_, n) => (first + n) * step);
+    }
     return ticks.length > 8 ? ticks.filter((t) => Number.isInteger(Math.round(Math.log10(t) * 1e9) / 1e9)) : ticks;
   };
   const linear = (low, high, from, to) => (v) => from + ((v - low) / (high - low || 1)) * (to - from);

@@ -10,6 +10,7 @@ use servecast_types::{Duration, Time};
 use crate::latency::tpot_ms;
 use crate::report::Report;
 use crate::series::{Series, series};
+use crate::stats::percentile;
 
 const SKELETON: &str = include_str!("../page/page.html");
 const STYLE: &str = include_str!("../page/page.css");
@@ -120,7 +121,10 @@ fn distributions(run: &RunRecord) -> Vec<Distribution> {
         .map(|(name, of)| {
             let mut samples: Vec<f64> = finished(run).filter_map(|(_, request)| of(request)).collect();
             samples.sort_unstable_by(f64::total_cmp);
-            let at = |number: usize| rounded(samples[number * (samples.len() - 1) / QUANTILES]);
+            let at = |number: usize| {
+                let percent = 100.0 * number as f64 / QUANTILES as f64;
+                rounded(percentile(samples.len() as u64, percent, |rank| samples[rank as usize]))
+            };
             let quantiles = if samples.is_empty() { Vec::new() } else { (0..=QUANTILES).map(at).collect() };
             Distribution { name, samples: samples.len(), quantiles }
         })

@@ -5,3 +5,4 @@ pub(crate) mod completions;
 pub(crate) mod replay;
 pub(crate) mod schema;
 pub(crate) mod trace;
+pub(crate) mod validate;

@@ -1,16 +1,13 @@
 //! From settings to pools of checked engines.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 use servecast_cluster::{ClusterError, PoolEngine, Topology};
-use servecast_engine::{EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, WorkerType, merge};
-use servecast_latency::Grid;
+use servecast_engine::{EngineArgs, EngineConfig, EnginePreset, EngineType, WorkerType, merge};
 
 use self::settings::Settings;
 use crate::config::{Engines, Layers, ReplayConfig};
-use crate::error::{Failure, chain};
-use crate::files;
+use crate::error::Failure;
+use crate::latency;
 
 mod settings;
 
@@ -231,11 +228,9 @@ impl Pool {
         let preset = given.preset_settings(engines, layers)?;
         let args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
             .map_err(|error| refused(&error.to_string()))?;
-        let grid = match args.latency_spec().map_err(|error| refused(&error.to_string()))? {
-            LatencySpec::Grid(path) => Some(read_grid(Path::new(&path))?),
-            LatencySpec::Polynomial | LatencySpec::Linear(_) => None,
-        };
-        let config = args.validate(grid).map_err(|error| refused(&error.to_string()))?;
+        let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
+        let measured = latency::load(&spec)?;
+        let config = args.validate(measured).map_err(|error| refused(&error.to_string()))?;
         let unused = settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
         Ok(Self { args, config, unused })
     }
@@ -243,9 +238,4 @@ impl Pool {
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {
         PoolEngine { workers: workers.unwrap_or(DEFAULT_WORKERS), args: &self.args, config: &self.config }
     }
-}
-
-fn read_grid(path: &Path) -> Result<Grid, Failure> {
-    let bytes = files::read(path)?;
-    Grid::from_npz(&bytes).map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
 }

@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod interrupt;
 mod iterations;
+mod latency;
 mod progress;
 mod router;
 mod routing;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{compare, completions, replay, schema, trace};
+use crate::commands::{compare, completions, replay, schema, trace, validate};
 use crate::error::Failure;
 
 /// Simulate serving deployments of large language models
@@ -43,6 +44,7 @@ struct Cli {
 enum Subcommands {
     Replay(Box<replay::ReplayArgs>),
     Compare(compare::CompareArgs),
+    Validate(validate::ValidateArgs),
     Trace(trace::TraceArgs),
     Schema(schema::SchemaArgs),
     Completions(completions::CompletionsArgs),
@@ -58,6 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay::run(*args),
         Subcommands::Compare(args) => compare::run(&args),
+        Subcommands::Validate(args) => validate::run(&args),
         Subcommands::Trace(args) => trace::run(&args),
         Subcommands::Schema(args) => schema::run(&args),
         Subcommands::Completions(args) => completions::run(&args),

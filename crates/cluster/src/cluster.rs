@@ -321,7 +321,9 @@ impl Cluster {
         if self.check {
             self.pools.iter().flat_map(|pool| &pool.engines).for_each(Engine::check);
         }
-        Ok(self.recorder.take(self.check))
+        let engines = self.pools.iter().flat_map(|pool| &pool.engines);
+        let extrapolated_iterations = engines.map(Engine::num_extrapolated).sum();
+        Ok(RunRecord { extrapolated_iterations, ..self.recorder.take(self.check) })
     }
 
     /// Gives a request to a pool, whose router sends it on at once or later.

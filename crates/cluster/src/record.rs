@@ -183,4 +183,6 @@ pub struct RunRecord {
     /// When a request that was preempted before the first token of a stage, counted from 0, was admitted last before that
     /// token. Few are.
     pub readmitted: FxHashMap<(RequestId, u8), Time>,
+    /// Engine iterations whose time lies outside what the latency model was measured on.
+    pub extrapolated_iterations: u64,
 }

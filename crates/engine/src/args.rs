@@ -56,7 +56,8 @@ pub struct EngineArgs {
     pub is_prefill: Option<bool>,
     /// Old form of `worker_type: decode`.
     pub is_decode: Option<bool>,
-    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US` or `grid:FILE.npz`.
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or
+    /// `profile:DIR`.
     pub latency: Option<String>,
     /// Measured iteration times, an `.npz` file: old form of `latency: "grid:FILE"`.
     pub planner_profile_data: Option<String>,

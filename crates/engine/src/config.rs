@@ -1,6 +1,8 @@
 //! Settings that were checked: what can be built from [`EngineArgs`], and why others cannot.
 
-use servecast_latency::{Grid, Latency, Polynomial, Speedup};
+use std::sync::Arc;
+
+use servecast_latency::{Latency, LatencyModel, Polynomial, Speedup};
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
@@ -47,19 +49,21 @@ pub struct EngineConfig {
 }
 
 impl EngineArgs {
-    /// Checks the settings; `grid` is the content of the file that [`EngineArgs::latency_spec`] names, if it does.
-    pub fn validate(&self, grid: Option<Grid>) -> Result<EngineConfig, ConfigError> {
+    /// Checks the settings; `measured` is the model in the files that [`EngineArgs::latency_spec`] names, if it does.
+    pub fn validate(&self, measured: Option<Arc<dyn LatencyModel>>) -> Result<EngineConfig, ConfigError> {
         self.refuse_what_is_not_built()?;
         self.check_ranges()?;
         let worker_type = self.resolved_worker_type()?;
         let speedup = Speedup::new(self.speedup_ratio, self.decode_speedup_ratio)?;
-        let latency = match (self.latency_spec()?, grid) {
-            (LatencySpec::Grid(_), Some(grid)) => Latency::new(grid, speedup),
-            (LatencySpec::Grid(path), None) => {
-                return Err(ConfigError::wrong("latency", format!("`grid:{path}`"), "the file was not read"));
-            }
+        let spec = self.latency_spec()?;
+        let latency = match (spec, measured) {
             (LatencySpec::Linear(linear), _) => Latency::new(linear, speedup),
             (LatencySpec::Polynomial, _) => Latency::new(Polynomial, speedup),
+            (_, Some(measured)) => Latency::shared(measured, speedup),
+            (spec, None) => {
+                let found = format!("`{}`", spec.source().unwrap_or_default());
+                return Err(ConfigError::wrong("latency", found, "the file was not read"));
+            }
         };
         let mut config = EngineConfig {
             vllm_version: self.vllm_version,

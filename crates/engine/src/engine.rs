@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
-use servecast_latency::{Batch, LatencyError};
-use servecast_types::{Duration, RequestId, Time};
+use servecast_latency::{Batch, LatencyError, StepWork};
+use servecast_types::{RequestId, Time};
 
 use crate::iteration::IterationSink;
 use crate::scheduler::Scheduler;
@@ -38,6 +38,8 @@ pub struct Engine {
     last_decode_end: Time,
     /// What a stretch changed; kept for its memory.
     changes: Changes,
+    /// Iterations whose time lies outside what the latency model was measured on.
+    extrapolated: u64,
 }
 
 /// An iteration of a stretch in flight.
@@ -94,6 +96,7 @@ impl Engine {
             decode: None,
             last_decode_end: Time::ZERO,
             changes: Changes::default(),
+            extrapolated: 0,
         }
     }
 
@@ -217,16 +220,17 @@ impl Engine {
         let decided = self.scheduler.decide_decode();
         if decided {
             let stretch = self.scheduler.stretch();
-            let end = now + self.decode_time(stretch.requests(), stretch.computed())?;
+            let batch = self.decode_batch(stretch.work());
+            let end = now + self.config().latency.iteration(&batch)?;
+            self.extrapolated += u64::from(self.config().latency.extrapolates(&batch));
             self.decode = Some(Decode { start: now, end });
             self.device_free = end;
         }
         Ok(decided)
     }
 
-    fn decode_time(&self, requests: u64, computed: u64) -> Result<Duration, LatencyError> {
-        let config = self.config();
-        config.latency.iteration(&Batch::of_decodes(requests, computed, config.kv_capacity_tokens()))
+    fn decode_batch(&self, work: StepWork) -> Batch {
+        Batch::of_decodes(work, self.config().kv_capacity_tokens())
     }
 
     fn end_decode(&mut self, decode: Decode, sink: &mut impl IterationSink) {
@@ -261,17 +265,20 @@ impl Engine {
         sink: &mut impl IterationSink,
     ) -> Result<Time, LatencyError> {
         let stretch = self.scheduler.stretch();
-        let (requests, mut computed) = (stretch.requests(), stretch.computed());
+        let mut work = stretch.work();
+        let requests = work.requests;
         let quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
         let (mut start, mut ended) = (now, 0);
         while ended < quiet {
-            let end = start + self.decode_time(requests, computed)?;
+            let batch = self.decode_batch(work);
+            let end = start + self.config().latency.iteration(&batch)?;
             if end >= horizon {
                 break;
             }
+            self.extrapolated += u64::from(self.config().latency.extrapolates(&batch));
             sink.decoded(start, end, requests);
             start = end;
-            computed += requests;
+            work = work.next();
             ended += 1;
         }
         self.scheduler.skip_quiet(ended);
@@ -294,6 +301,7 @@ impl Engine {
         step.iteration.end = step.iteration.start;
         if computes {
             step.iteration.end = step.iteration.start + self.config().latency.iteration(&step.batch)?;
+            self.extrapolated += u64::from(self.config().latency.extrapolates(&step.batch));
         }
         self.device_free = step.iteration.end;
         self.in_flight.push_back(step);
@@ -345,6 +353,11 @@ impl Engine {
     /// Iterations that are decided but not ended.
     pub fn num_in_flight(&self) -> usize {
         self.in_flight.len() + usize::from(self.decode.is_some())
+    }
+
+    /// Iterations whose time lies outside what the latency model was measured on.
+    pub fn num_extrapolated(&self) -> u64 {
+        self.extrapolated
     }
 
     /// Requests that run now.

@@ -15,6 +15,19 @@ pub enum LatencySpec {
     Linear(Linear),
     /// [`Grid`], from the named file.
     Grid(String),
+    /// [`Profile`](servecast_latency::Profile), of the named folder; what follows the first comma are its options.
+    Profile(String),
+}
+
+impl LatencySpec {
+    /// What a file or folder that it names is called in messages, if it names one.
+    pub(crate) fn source(&self) -> Option<String> {
+        match self {
+            Self::Polynomial | Self::Linear(_) => None,
+            Self::Grid(path) => Some(format!("grid:{path}")),
+            Self::Profile(path) => Some(format!("profile:{path}")),
+        }
+    }
 }
 
 impl EngineArgs {
@@ -43,6 +56,7 @@ impl EngineArgs {
         match text.split_once(':') {
             None if text == "polynomial" => Ok(LatencySpec::Polynomial),
             Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
+            Some(("profile", path)) if !path.is_empty() => Ok(LatencySpec::Profile(path.to_owned())),
             Some(("linear", terms)) => {
                 let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
                 match terms.as_deref() {
@@ -56,7 +70,9 @@ impl EngineArgs {
                     }
                 }
             }
-            _ => wrong("expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz"),
+            _ => wrong(
+                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE.npz or profile:DIR",
+            ),
         }
     }
 }
@@ -81,7 +97,7 @@ mod tests {
         {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
         }
-        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US or grid:FILE.npz";
+        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE.npz or profile:DIR";
         for latency in ["", "quadratic", "grid:", "polynomial:3"] {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
         }
@@ -93,6 +109,8 @@ mod tests {
             spec(json!({"planner_profile_data": "h100.npz"})),
             LatencySpec::Grid("h100.npz".to_owned())
         );
+        let profile = LatencySpec::Profile("real/profile,link=pcie".to_owned());
+        assert_eq!(spec(json!({"latency": "profile:real/profile,link=pcie"})), profile);
         assert_eq!(spec(json!({})), LatencySpec::Polynomial);
     }
 }

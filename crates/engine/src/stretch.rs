@@ -8,6 +8,7 @@
 //! With `computed` tokens at the start and blocks of `b`, a request needs a block in the iterations whose number is
 //! ≡ −computed (mod b), and fills one in those before them.
 
+use servecast_latency::StepWork;
 use servecast_types::{KvEvent, RequestId};
 
 use crate::iteration::Finished;
@@ -88,6 +89,10 @@ pub(crate) struct Stretch {
     /// By last iteration, then by place; those before `next_ending` are over.
     endings: Vec<Ending>,
     next_ending: usize,
+    /// Σ over the running requests of the squares of the tokens that they had at the start.
+    squares: u128,
+    /// The most tokens that one of `endings[i..]` has at the start.
+    longest: Vec<u32>,
     /// The changes of one iteration; kept for its memory.
     changes: Vec<(u32, Slot, Crossing)>,
 }
@@ -123,6 +128,7 @@ impl Stretch {
         let size = u64::from(block_size);
         (self.done, self.block_size, self.requests, self.computed) = (0, size, 0, 0);
         self.in_flight = false;
+        self.squares = 0;
         self.phases.clear();
         self.endings.clear();
         self.next_ending = 0;
@@ -131,6 +137,7 @@ impl Stretch {
             debug_assert!(remaining > 0, "a request that is complete does not run");
             self.requests += 1;
             self.computed += u64::from(computed);
+            self.squares += u128::from(computed).pow(2);
             // With one token a block everybody opens one in every iteration.
             if size > 1 {
                 self.phases.push(Phase { first: (size - u64::from(computed) % size) % size, place, slot });
@@ -139,6 +146,13 @@ impl Stretch {
         }
         self.phases.sort_unstable();
         self.endings.sort_unstable();
+        self.longest.clear();
+        self.longest.resize(self.endings.len(), 0);
+        let mut longest = 0;
+        for (ending, slot) in self.endings.iter().zip(&mut self.longest).rev() {
+            longest = ending.computed.max(longest);
+            *slot = longest;
+        }
         self.opening = Cursor::default();
         // Who opens a block in the first iteration filled the one before already.
         let filled = self.phases.iter().take_while(|phase| phase.first == 0).count();
@@ -161,9 +175,22 @@ impl Stretch {
         self.requests
     }
 
-    /// Σ over the running requests of the tokens whose KV is there before the next iteration.
-    pub(crate) fn computed(&self) -> u64 {
-        self.computed
+    /// The most tokens that a running request has before the next iteration: all of them grow alike.
+    fn longest(&self) -> u64 {
+        self.longest.get(self.next_ending).map_or(0, |&longest| u64::from(longest) + self.done)
+    }
+
+    /// What the next iteration computes.
+    pub(crate) fn work(&self) -> StepWork {
+        let (requests, next) = (u128::from(self.requests), u128::from(self.done) + 1);
+        // All requests that run have grown by as much.
+        let at_start = u128::from(self.computed - self.done * self.requests);
+        StepWork {
+            requests: self.requests,
+            context_tokens: self.computed + self.requests,
+            longest_context_tokens: if self.requests == 0 { 0 } else { self.longest() + 1 },
+            squared_context_tokens: self.squares + 2 * next * at_start + next * next * requests,
+        }
     }
 
     /// Requests that need a block in the next iteration.
@@ -223,6 +250,7 @@ impl Stretch {
         self.next_ending += 1;
         self.requests -= 1;
         self.computed -= u64::from(ending.computed) + self.done;
+        self.squares -= u128::from(ending.computed).pow(2);
         if let Some(position) = self.phases.iter().position(|phase| phase.slot == ending.slot) {
             self.phases.remove(position);
             for cursor in [&mut self.opening, &mut self.filling] {
@@ -344,12 +372,12 @@ mod tests {
             16,
             members.map(|((computed, remaining), slot)| Member { slot: Slot(slot), computed, remaining }),
         );
-        assert_eq!((stretch.requests(), stretch.computed()), (2, 30));
+        assert_eq!((stretch.requests(), stretch.computed, stretch.longest()), (2, 30, 20));
         stretch.end_iteration();
         stretch.end_iteration();
-        assert_eq!(stretch.computed(), 34);
+        assert_eq!(stretch.computed, 34);
         assert_eq!(stretch.pop_ended(), Some(Slot(0)));
-        assert_eq!((stretch.requests(), stretch.computed(), stretch.done()), (1, 22, 2));
+        assert_eq!((stretch.requests(), stretch.computed, stretch.done()), (1, 22, 2));
         assert_eq!(stretch.pop_ended(), None);
     }
 }

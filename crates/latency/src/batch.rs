@@ -7,12 +7,27 @@ pub struct Batch {
     pub tokens: u64,
     /// Query-key pairs that causal attention covers: Σ over requests of n·start + n·(n + 1)/2 for n new tokens.
     pub attention_pairs: u64,
+    /// Requests that compute one token, whose attention is bound by the KV that it reads.
+    pub steps: StepWork,
     /// Prompt tokens only: what a preempted request recomputes of its own output is not in here.
     pub prompt: PromptWork,
     /// Requests that get a token other than their first.
     pub decode: DecodeWork,
     /// Tokens that the KV cache can hold.
     pub kv_capacity_tokens: u64,
+}
+
+/// Requests that compute a single token each, whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepWork {
+    /// How many they are.
+    pub requests: u64,
+    /// Σ of the tokens that they attend to, their own included.
+    pub context_tokens: u64,
+    /// The most that one of them attends to.
+    pub longest_context_tokens: u64,
+    /// Σ of the squares of what they attend to.
+    pub squared_context_tokens: u128,
 }
 
 /// The prompt part of an iteration.
@@ -35,19 +50,35 @@ pub struct DecodeWork {
     pub context_tokens: u64,
 }
 
+impl StepWork {
+    /// The same requests a token later.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self {
+            requests: self.requests,
+            context_tokens: self.context_tokens + self.requests,
+            longest_context_tokens: self.longest_context_tokens + 1,
+            squared_context_tokens: self.squared_context_tokens
+                + 2 * u128::from(self.context_tokens)
+                + u128::from(self.requests),
+        }
+    }
+}
+
 impl Batch {
     /// An empty batch on an engine whose KV cache holds `kv_capacity_tokens`.
     pub fn new(kv_capacity_tokens: u64) -> Self {
         Self { kv_capacity_tokens, ..Self::default() }
     }
 
-    /// `requests` requests that decode, which have `computed` tokens in the KV cache together.
-    pub fn of_decodes(requests: u64, computed: u64, kv_capacity_tokens: u64) -> Self {
-        let context = computed + requests;
+    /// Requests that compute one token each, all of which decode.
+    pub fn of_decodes(steps: StepWork, kv_capacity_tokens: u64) -> Self {
+        let StepWork { requests, context_tokens: context, .. } = steps;
         Self {
             requests,
             tokens: requests,
             attention_pairs: context,
+            steps,
             decode: DecodeWork { requests, context_tokens: context },
             ..Self::new(kv_capacity_tokens)
         }
@@ -59,6 +90,12 @@ impl Batch {
         self.requests += 1;
         self.tokens += new;
         self.attention_pairs += new * start + new * (new + 1) / 2;
+        if new == 1 {
+            self.steps.requests += 1;
+            self.steps.context_tokens += end;
+            self.steps.longest_context_tokens = self.steps.longest_context_tokens.max(end);
+            self.steps.squared_context_tokens += u128::from(end) * u128::from(end);
+        }
     }
 
     /// Notes that `start..end` of what a request computes are prompt tokens.

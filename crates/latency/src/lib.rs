@@ -6,6 +6,7 @@
 //! - [`Polynomial`]: the model and constants of Dynamo's mocker, for comparable numbers.
 //! - [`Linear`]: a base, a price a token and a price a request; what the recordings of real schedulers use.
 //! - [`Grid`]: measured times on a grid, read from an `.npz` file.
+//! - [`Profile`]: measured times of a model's layers, summed over what a pass runs.
 //!
 //! **Invariant:** a model is a pure function of the batch. It sees sums only, so an engine that keeps them up to date
 //! never walks over its requests to price an iteration.
@@ -14,21 +15,28 @@ mod batch;
 mod grid;
 mod linear;
 mod polynomial;
+mod profile;
 
 use std::fmt;
 use std::sync::Arc;
 
 use servecast_types::Duration;
 
-pub use batch::{Batch, DecodeWork, PromptWork};
+pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
 pub use grid::{Grid, GridError};
 pub use linear::Linear;
 pub use polynomial::Polynomial;
+pub use profile::{AllReduce, ModelShape, Profile, ProfileError, ProfileTables};
 
 /// The price of one forward pass over everything in a batch.
 pub trait LatencyModel: fmt::Debug + Send + Sync {
     /// What the pass costs; both parts are finite and not negative.
     fn pass(&self, batch: &Batch) -> PassTime;
+
+    /// Whether the batch lies outside what the model was measured on, so that its time is extrapolated.
+    fn extrapolates(&self, _batch: &Batch) -> bool {
+        false
+    }
 }
 
 /// The duration of a pass in two parts, which are rounded and sped up each on its own.
@@ -98,7 +106,17 @@ pub struct Latency {
 impl Latency {
     /// A model that runs `speedup` times as fast.
     pub fn new(model: impl LatencyModel + 'static, speedup: Speedup) -> Self {
-        Self { model: Arc::new(model), speedup }
+        Self::shared(Arc::new(model), speedup)
+    }
+
+    /// The same of a model that others may use, too.
+    pub fn shared(model: Arc<dyn LatencyModel>, speedup: Speedup) -> Self {
+        Self { model, speedup }
+    }
+
+    /// Whether the time of the iteration is extrapolated.
+    pub fn extrapolates(&self, batch: &Batch) -> bool {
+        self.model.extrapolates(batch)
     }
 
     /// How long the iteration takes.

@@ -38,7 +38,7 @@ pub(crate) fn run() -> RunRecord {
         pool(PoolRole::Prefill, [1, 200, 0], &[34]),
         pool(PoolRole::Decode, [6, 307, 1], &[34, 68]),
     ];
-    RunRecord { requests, gaps, pools, ..RunRecord::default() }
+    RunRecord { requests, gaps, pools, extrapolated_iterations: 3, ..RunRecord::default() }
 }
 
 fn aggregated() -> RequestRecord {

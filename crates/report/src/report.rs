@@ -94,6 +94,9 @@ flat_object! {
         pub total_preemptions: u64,
         /// Engine iterations over all pools.
         pub total_iterations: u64,
+        /// Share of the iterations whose time lies outside what the latency model was measured on; absent when there
+        /// were none.
+        pub latency_extrapolated_ratio: Option<f64>,
         /// Totals of each pool of workers, in the order in which a request meets them.
         pub pools: Vec<PoolReport>,
         /// The limits of the goodput; absent when none were given.
@@ -324,6 +327,7 @@ mod tests {
           "std_queue_time_ms": 1.0,
           "total_preemptions": 2,
           "total_iterations": 12,
+          "latency_extrapolated_ratio": 0.25,
           "pools": [
             {
               "pool": "aggregated",

@@ -81,6 +81,10 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         total_iterations: run.pools.iter().map(|pool| pool.totals.iterations).sum(),
+        latency_extrapolated_ratio: (run.extrapolated_iterations > 0).then(|| {
+            let iterations: u64 = run.pools.iter().map(|pool| pool.totals.iterations).sum();
+            run.extrapolated_iterations as f64 / iterations.max(1) as f64
+        }),
         pools: run.pools.iter().map(|pool| pool_report(pool, duration)).collect(),
         sla,
         goodput_completed_requests: good.map(|good| good.requests),

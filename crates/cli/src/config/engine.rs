@@ -45,7 +45,8 @@ pub(crate) struct EngineShortcuts {
     /// Schedule an iteration while the one before it runs
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) async_scheduling: Option<bool>,
-    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US` or `grid:FILE.npz`
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or
+    /// `profile:DIR`
     #[arg(long, value_name = "SPEC")]
     pub(crate) latency: Option<String>,
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time

@@ -14,5 +14,6 @@ mod settings;
 mod sglang;
 mod timeline;
 mod trace;
+mod validate;
 mod vary;
 mod workspace;

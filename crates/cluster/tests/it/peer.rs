@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use servecast_cluster::{
     SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineConfig, LatencySpec};
-use servecast_latency::Grid;
+use servecast_latency::{Grid, LatencyModel};
 use servecast_router::KvRouterConfig;
 use servecast_types::{Duration, Time, WorkerId};
 use servecast_workload::{Load, SyntheticSpec, Trace, Workload, generate, read_mooncake};
@@ -305,7 +306,9 @@ impl Case {
         }
         let args = EngineArgs::from_json(settings).map_err(|error| error.to_string())?;
         let grid = match args.latency_spec().map_err(|error| error.to_string())? {
-            LatencySpec::Grid(path) => Some(Grid::from_npz(&fs::read(path).unwrap()).unwrap()),
+            LatencySpec::Grid(path) => {
+                Some(Arc::new(Grid::from_npz(&fs::read(path).unwrap()).unwrap()) as Arc<dyn LatencyModel>)
+            }
             _ => None,
         };
         let config = args.validate(grid).map_err(|error| error.to_string())?;

@@ -1,6 +1,7 @@
 //! Whatever the deployment and the load: every request ends once, in order, and a run can be repeated.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -10,9 +11,27 @@ use servecast_cluster::{
     SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineType};
+use servecast_latency::{Batch, LatencyModel, PassTime};
 use servecast_router::KvRouterConfig;
 use servecast_types::{Duration, Time};
 use servecast_workload::{Load, TraceRow, Workload};
+
+/// The model of engines with `profile:uneven`: as a profile does, it looks at how contexts are spread, and extrapolates.
+#[derive(Debug)]
+struct Uneven;
+
+impl LatencyModel for Uneven {
+    fn pass(&self, batch: &Batch) -> PassTime {
+        let steps = batch.steps;
+        let squares = steps.squared_context_tokens as f64;
+        let us = steps.context_tokens as f64 + 7.0 * steps.longest_context_tokens as f64 + squares / 11.0;
+        PassTime { prompt_ms: 0.0, decode_ms: (us + 13.0 * batch.tokens as f64) / 1000.0 }
+    }
+
+    fn extrapolates(&self, batch: &Batch) -> bool {
+        batch.steps.longest_context_tokens > 60
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Scenario {
@@ -78,10 +97,10 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
-    (sizes, switches, transfer, 0..3_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
+    (sizes, switches, transfer, 0..4_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
         let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
         let (caching, chunked, gate, asynchronous, priority) = switches;
-        let latency = ["polynomial", "linear:500,10,3", "linear:0,0,0"][latency as usize];
+        let latency = ["polynomial", "linear:500,10,3", "linear:0,0,0", "profile:uneven"][latency as usize];
         EngineArgs::from_json(json!({
             "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
@@ -171,7 +190,7 @@ fn run(scenario: &Scenario) -> RunRecord {
 
 /// `plain`: every iteration by itself, request by request.
 fn run_as(scenario: &Scenario, plain: bool) -> RunRecord {
-    let pool = |args: &EngineArgs| args.validate(None).unwrap();
+    let pool = |args: &EngineArgs| args.validate(Some(Arc::new(Uneven))).unwrap();
     let prefill = pool(&scenario.prefill);
     let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
     let topology = match &scenario.decode {

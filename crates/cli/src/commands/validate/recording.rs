@@ -1,0 +1,291 @@
+//! A recorded run of a real engine: its settings, its requests, and what became of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use servecast_types::{Prompt, Run, Time};
+use servecast_workload::{Session, Turn, TurnStart, Workload};
+
+use crate::error::Failure;
+use crate::files;
+use crate::latency::{ProfileSettings, text};
+
+/// A recorded run.
+pub(super) struct Recording {
+    pub(super) model: String,
+    pub(super) engine_version: String,
+    /// The preset of the engine's release.
+    pub(super) preset: &'static str,
+    /// What the recording says of the engine.
+    pub(super) settings: Map<String, Value>,
+    pub(super) workers: u32,
+    /// What it does not say.
+    pub(super) assumptions: Vec<String>,
+    /// By line of the workload.
+    pub(super) requests: Vec<Recorded>,
+    /// What another simulator came to.
+    pub(super) other: Option<String>,
+}
+
+/// A request of a recorded run.
+pub(super) struct Recorded {
+    prompt: Prompt,
+    pub(super) times: Times,
+}
+
+/// When things happened to a request, in seconds on one clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) queued: f64,
+    first: f64,
+    pub(super) last: f64,
+    pub(super) output_tokens: u32,
+}
+
+impl Times {
+    pub(super) fn new(queued: f64, first: f64, last: f64, output_tokens: u32) -> Self {
+        Self { queued, first, last, output_tokens }
+    }
+
+    /// TTFT, TPOT or E2E in ms; a single token has no TPOT.
+    pub(super) fn get(&self, index: usize) -> Option<f64> {
+        match index {
+            0 => Some((self.first - self.queued) * 1e3),
+            1 if self.output_tokens < 2 => None,
+            1 => Some((self.last - self.first) * 1e3 / f64::from(self.output_tokens - 1)),
+            _ => Some((self.last - self.queued) * 1e3),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct WorkloadRow {
+    input_toks: u32,
+    output_toks: u32,
+    #[serde(default)]
+    input_tok_ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct RequestRow {
+    request_id: String,
+    output_toks: u32,
+    queued_ts: f64,
+    first_token_ts: f64,
+    last_token_ts: f64,
+}
+
+impl Recording {
+    /// Reads the folder of a recorded run.
+    pub(super) fn read(folder: &Path, num_gpu_blocks: Option<u32>) -> Result<Self, Failure> {
+        let meta_path = folder.join("meta.json");
+        let meta: Value = serde_json::from_str(&files::read_text(&meta_path)?)
+            .map_err(|error| Failure::user(format!("{}: {error}", meta_path.display())))?;
+        let refused = |problem: &str| Failure::user(format!("{}: {problem}", meta_path.display()));
+        let name = |key: &str| meta.get(key).and_then(Value::as_str).map(str::to_owned);
+        let engine_version = name("vllm_version").ok_or_else(|| refused("`vllm_version` is missing"))?;
+        let preset = preset(&engine_version).ok_or_else(|| {
+            refused(&format!("`vllm_version` is `{engine_version}`, but must be 0.14 or later"))
+        })?;
+        let mut assumptions = Vec::new();
+        let mut settings = settings(&meta);
+        if let Some(blocks) = num_gpu_blocks {
+            settings.insert("num_gpu_blocks".to_owned(), blocks.into());
+        } else if !settings.contains_key("num_gpu_blocks") {
+            let blocks = estimated_blocks(folder, &meta, &settings)?;
+            assumptions.push(format!("num_gpu_blocks {blocks}, from the memory of the GPU and the weights"));
+            settings.insert("num_gpu_blocks".to_owned(), blocks.into());
+        }
+        let other = folder.join("lss_validation_summary.txt");
+        let workers = meta.pointer("/engine_kwargs/data_parallel_size").and_then(Value::as_u64).unwrap_or(1);
+        Ok(Self {
+            model: name("model").unwrap_or_default(),
+            engine_version,
+            preset,
+            settings,
+            workers: u32::try_from(workers).unwrap_or(1).max(1),
+            assumptions,
+            requests: requests(folder)?,
+            other: if other.exists() { Some(text(&other)?) } else { None },
+        })
+    }
+
+    /// The requests as the engine got them: each when it was queued, from the first one on.
+    pub(super) fn workload(&self) -> Workload {
+        let first = self.requests.iter().map(|request| request.times.queued).fold(f64::INFINITY, f64::min);
+        let session = |(request, line): (&Recorded, u64)| {
+            let start = Time::from_ns(((request.times.queued - first) * 1e9).round() as u64);
+            let turn = Turn {
+                line,
+                start: TurnStart::At(start),
+                prompt: request.prompt.clone(),
+                output_tokens: request.times.output_tokens,
+                priority: 0,
+                stop_after: None,
+                output: None,
+            };
+            Session { name: None, turns: vec![turn] }
+        };
+        Workload { sessions: self.requests.iter().zip(1..).map(session).collect(), ..Workload::default() }
+    }
+}
+
+/// The preset of the newest release that is not newer than the engine's.
+fn preset(version: &str) -> Option<&'static str> {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    let (major, minor) = (parts.next()??, parts.next()??);
+    let known = [
+        (33, "vllm-0.33"),
+        (32, "vllm-0.32"),
+        (28, "vllm-0.28"),
+        (24, "vllm-0.24"),
+        (19, "vllm-0.19"),
+        (14, "vllm-0.14"),
+    ];
+    known.into_iter().find(|&(known, _)| (major, minor) >= (0, known)).map(|(_, preset)| preset)
+}
+
+/// The settings of the engine in `meta.json`: what it was resolved to, over what it was started with.
+fn settings(meta: &Value) -> Map<String, Value> {
+    let places = [
+        ("max_num_seqs", ["/resolved_config/scheduler_config/max_num_seqs", "/engine_kwargs/max_num_seqs"]),
+        (
+            "max_num_batched_tokens",
+            [
+                "/resolved_config/scheduler_config/max_num_batched_tokens",
+                "/engine_kwargs/max_num_batched_tokens",
+            ],
+        ),
+        ("max_model_len", ["/resolved_config/model_config/max_model_len", "/engine_kwargs/max_model_len"]),
+        ("num_gpu_blocks", ["/kv_cache/num_gpu_blocks", "/resolved_config/cache_config/num_gpu_blocks"]),
+        ("block_size", ["/kv_cache/block_size", "/engine_kwargs/block_size"]),
+        (
+            "enable_prefix_caching",
+            ["/kv_cache/enable_prefix_caching", "/engine_kwargs/enable_prefix_caching"],
+        ),
+        (
+            "enable_chunked_prefill",
+            [
+                "/resolved_config/scheduler_config/enable_chunked_prefill",
+                "/engine_kwargs/enable_chunked_prefill",
+            ],
+        ),
+        (
+            "async_scheduling",
+            ["/resolved_config/scheduler_config/async_scheduling", "/engine_kwargs/async_scheduling"],
+        ),
+    ];
+    let mut settings = Map::new();
+    for (key, pointers) in places {
+        let stated =
+            pointers.iter().filter_map(|pointer| meta.pointer(pointer)).find(|value| !value.is_null());
+        if let Some(value) = stated {
+            settings.insert(key.to_owned(), value.clone());
+        }
+    }
+    settings
+}
+
+/// KV blocks that fit the GPU beside the weights, where the recording states its memory.
+fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) -> Result<u64, Failure> {
+    /// Activations, CUDA graphs and the context of the driver.
+    const OVERHEAD_BYTES: f64 = 2e9;
+    const BYTES_PER_NUMBER: f64 = 2.0;
+    let unknown = |problem: &str| {
+        let message = format!("{}: `num_gpu_blocks` is not recorded, and {problem}", folder.display());
+        Failure::user(message).with_hint("--num-gpu-blocks states it")
+    };
+    let cluster = folder.join("lss_cluster_config.json");
+    let of_cluster = if cluster.exists() {
+        let cluster: Value = serde_json::from_str(&text(&cluster)?).unwrap_or_default();
+        cluster.pointer("/nodes/0/instances/0/npu_mem/mem_size").and_then(Value::as_f64).map(|gb| gb * 1e9)
+    } else {
+        None
+    };
+    let stated = meta.pointer("/hardware/device_total_memory_bytes").and_then(Value::as_f64);
+    let memory = stated.or(of_cluster).ok_or_else(|| unknown("neither is the memory of the GPU"))?;
+    let utilisation = ["/kv_cache/gpu_memory_utilization", "/engine_kwargs/gpu_memory_utilization"];
+    let utilisation = utilisation.iter().find_map(|pointer| meta.pointer(pointer)?.as_f64()).unwrap_or(0.9);
+    let shape = ProfileSettings::of(folder, "")?.shape()?;
+    let gpus = meta.pointer("/engine_kwargs/tensor_parallel_size").and_then(Value::as_u64).unwrap_or(1);
+    let weights = shape.parameters as f64 * BYTES_PER_NUMBER / gpus as f64;
+    let free = memory * utilisation - weights - OVERHEAD_BYTES;
+    let block_size = settings.get("block_size").and_then(Value::as_f64).unwrap_or(16.0);
+    let blocks = free / (shape.kv_bytes_per_token(gpus as u32, BYTES_PER_NUMBER) * block_size);
+    if blocks < 1.0 {
+        let gib = |bytes: f64| bytes / f64::from(1 << 30);
+        return Err(unknown(&format!(
+            "the weights of {:.1} GiB a GPU are too large by {:.1} GiB",
+            gib(weights),
+            gib(-free)
+        )));
+    }
+    Ok(blocks as u64)
+}
+
+/// The requests of the workload with what the engine recorded of each.
+fn requests(folder: &Path) -> Result<Vec<Recorded>, Failure> {
+    let workload = ["workload.jsonl", "workload.jsonl.gz"].map(|name| folder.join(name));
+    let workload = workload.into_iter().find(|path| path.exists()).ok_or_else(|| {
+        Failure::user(format!("{}: there is no workload.jsonl or workload.jsonl.gz", folder.display()))
+    })?;
+    let recorded_path = folder.join("requests.jsonl");
+    let mut recorded = BTreeMap::new();
+    for (line, row) in rows::<RequestRow>(&recorded_path)? {
+        let number = row.request_id.strip_prefix("bench-").and_then(|number| number.parse::<usize>().ok());
+        let wrong =
+            |problem: &str| Failure::user(format!("{}, line {line}: {problem}", recorded_path.display()));
+        let number = number.ok_or_else(|| {
+            wrong(&format!("`request_id` is `{}`, but must be bench-K with a line K from 0", row.request_id))
+        })?;
+        let ordered = row.queued_ts <= row.first_token_ts && row.first_token_ts <= row.last_token_ts;
+        if !ordered {
+            return Err(wrong("`queued_ts`, `first_token_ts` and `last_token_ts` must not decrease"));
+        }
+        recorded.insert(number, row);
+    }
+    let mut requests = Vec::new();
+    for (index, (line, row)) in rows::<WorkloadRow>(&workload)?.into_iter().enumerate() {
+        let wrong = |problem: &str| Failure::user(format!("{}, line {line}: {problem}", workload.display()));
+        let found =
+            recorded.get(&index).ok_or_else(|| wrong(&format!("requests.jsonl has no row bench-{index}")))?;
+        let given = row.input_tok_ids.len();
+        if given != 0 && given != row.input_toks as usize {
+            return Err(wrong(&format!(
+                "`input_toks` is {}, but `input_tok_ids` has {given} ids",
+                row.input_toks
+            )));
+        }
+        if row.input_toks == 0 || found.output_toks == 0 {
+            return Err(wrong("a request needs at least one token of input and one of output"));
+        }
+        let _ = row.output_toks;
+        let prompt = if given == 0 {
+            // Without ids nothing is shared: each prompt has a range of its own.
+            Prompt::new([Run::tokens((index as u32) << 20, row.input_toks)])
+        } else {
+            Prompt::new(row.input_tok_ids.iter().map(|&id| Run::tokens(id, 1)))
+        };
+        let times = Times::new(found.queued_ts, found.first_token_ts, found.last_token_ts, found.output_toks);
+        requests.push(Recorded { prompt, times });
+    }
+    if requests.is_empty() {
+        return Err(Failure::user(format!("{}: there are no requests", workload.display())));
+    }
+    Ok(requests)
+}
+
+/// The rows of a file of JSON lines, with their numbers.
+fn rows<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<(usize, T)>, Failure> {
+    let text = text(path)?;
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    lines
+        .map(|(line, number)| {
+            serde_json::from_str(line)
+                .map(|row| (number, row))
+                .map_err(|error| Failure::user(format!("{}, line {number}: {error}", path.display())))
+        })
+        .collect()
+}

@@ -1,0 +1,82 @@
+//! `servecast validate`, and the latency model `profile`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::sandbox::{Sandbox, recordings};
+
+fn figure(outcome: &Value, name: &str) -> f64 {
+    let figures = outcome["figures"].as_array().unwrap();
+    let row = figures.iter().find(|row| row["figure"] == name).unwrap();
+    row["error_percent"].as_f64().unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::write(&target, fs::read(entry.path()).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn recorded_runs_are_met() {
+    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let sandbox = Sandbox::new();
+    let run = |name: &str| {
+        let path = folder.join("real").join(name);
+        let text = sandbox.run(&["validate", path.to_str().unwrap(), "--format", "json"]).success();
+        serde_json::from_str::<Value>(&text).unwrap()[0].clone()
+    };
+    let single = run("rtx4090_llama8b");
+    for time in ["ttft", "tpot", "e2e"] {
+        assert!(figure(&single, &format!("mean_{time}_ms")).abs() < 1.0, "{single}");
+        assert!(figure(&single, &format!("p99_{time}_ms")).abs() < 1.5, "{single}");
+    }
+    assert!(figure(&single, "e2e_mape") < 0.8, "{single}");
+    let preemptions = single["preemptions"].as_u64().unwrap();
+    assert!((170..210).contains(&preemptions), "{preemptions}");
+    let parallel = run("rtxpro6000_qwen32b_tp2");
+    assert!(figure(&parallel, "mean_e2e_ms").abs() < 2.0, "{parallel}");
+    assert!(figure(&parallel, "e2e_mape") < 3.0, "{parallel}");
+}
+
+#[test]
+fn limits_decide_the_exit_status() {
+    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let path = folder.join("real/rtx4090_llama8b");
+    let sandbox = Sandbox::new();
+    let validate = |limit: &str| sandbox.run(&["validate", path.to_str().unwrap(), "--fail-if", limit]);
+    assert_eq!(validate("mean_e2e_ms>1").code, Some(0));
+    let broken = validate("e2e_mape>0.01");
+    assert_eq!(broken.code, Some(1));
+    assert!(broken.stderr.contains("`e2e_mape` is off by"), "{}", broken.stderr);
+    assert_eq!(validate("speed>1").code, Some(2));
+}
+
+#[test]
+fn a_profile_serves_a_replay_and_a_bad_one_is_refused() {
+    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let sandbox = Sandbox::new();
+    copy(&folder.join("real/rtx4090_llama8b"), &sandbox.path("run"));
+    let replay = |spec: &str| sandbox.run(&["replay", "t.jsonl", "--latency", spec, "--format", "json"]);
+    let report: Value = serde_json::from_str(&replay("profile:run/profile").success()).unwrap();
+    assert_eq!(report["completed_requests"], 4);
+    let refused = |spec: &str, message: &str| {
+        let outcome = replay(spec);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains(message), "{}", outcome.stderr);
+    };
+    refused("profile:nowhere", "nowhere: there is no dense.csv");
+    refused("profile:run/profile,model=a/b", "the shape of the model `a/b` is not known");
+    refused("profile:run/profile,speed=3", "unknown key");
+    fs::write(sandbox.path("run/profile/config.json"), r#"{"model_type": "mamba"}"#).unwrap();
+    refused("profile:run/profile", "`model_type` is `mamba`");
+}

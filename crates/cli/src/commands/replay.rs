@@ -126,6 +126,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);
+        tell_of_extrapolated(&report);
     }
     files::print(&match config.output.format.unwrap_or_default() {
         Format::Json => json(&report),
@@ -275,6 +276,16 @@ fn tell_of_rejected(report: &Report) {
         report.rejected_by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     let (rejected, all) = (report.rejected_requests, report.num_requests);
     note(&format!("note: {rejected} of {all} requests were rejected: {}", reasons.join(", ")));
+}
+
+/// Says how much of the run lies outside what the latency model was measured on.
+fn tell_of_extrapolated(report: &Report) {
+    if let Some(ratio) = report.latency_extrapolated_ratio {
+        let percent = ratio * 100.0;
+        note(&format!(
+            "note: the time of {percent:.2} % of the iterations is extrapolated beyond the measurements"
+        ));
+    }
 }
 
 /// What standard output can show.

@@ -69,6 +69,13 @@ fn a_profile_serves_a_replay_and_a_bad_one_is_refused() {
     let replay = |spec: &str| sandbox.run(&["replay", "t.jsonl", "--latency", spec, "--format", "json"]);
     let report: Value = serde_json::from_str(&replay("profile:run/profile").success()).unwrap();
     assert_eq!(report["completed_requests"], 4);
+    let long = r#"{"timestamp": 0, "input_length": 5000, "output_length": 2, "hash_ids": [1]}"#;
+    sandbox.write("long.jsonl", long);
+    let long = ["long.jsonl", "--trace-block-size", "5000", "--latency", "profile:run", "--format", "json"];
+    let outcome = sandbox.run(&[&["replay"], &long[..]].concat());
+    assert!(outcome.stderr.contains("of the iterations is extrapolated"), "{outcome:?}");
+    let report: Value = serde_json::from_str(&outcome.success()).unwrap();
+    assert!((report["latency_extrapolated_ratio"].as_f64().unwrap() - 0.5).abs() < 1e-9, "{report}");
     let refused = |spec: &str, message: &str| {
         let outcome = replay(spec);
         assert_eq!(outcome.code, Some(2), "{outcome:?}");

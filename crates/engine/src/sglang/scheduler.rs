@@ -85,8 +85,9 @@ impl Scheduler {
         }
         self.config.check_request(prompt_tokens)?;
         let max_new_tokens = max_tokens.min(output_room(&self.config, prompt_tokens));
-        // Behind a full batch nobody is looked at.
-        self.disturbed |= self.waiting.is_empty() || !self.batch_is_full;
+        // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
+        let fetches = request.remote_prefill.is_some();
+        self.disturbed |= fetches || self.waiting.is_empty() || !self.batch_is_full;
         self.entries += 1;
         let request = Request::new(request, max_new_tokens, self.entries, &self.config);
         let slot = self.requests.insert(request);

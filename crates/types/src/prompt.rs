@@ -146,8 +146,10 @@ impl Extend<Run> for Prompt {
 
 /// Cuts a prompt into blocks of `block_size` tokens and gives each full one its identity.
 ///
-/// The identity is chained: it covers the block and all before it, so equal identities mean equal prefixes. It
-/// costs one hash of a few words a block, whatever the block size.
+/// The identity is chained: it covers the block and all before it, so equal identities mean equal prefixes. A block
+/// that goes on where the one before it stops, in the same run of tokens, follows from that one, so its identity is the
+/// next number; any other costs one hash of a few words, whatever the block size. Blocks that live and die together
+/// thus have adjacent identities, and tables that keep [`near`](crate::near) identities near find them in one place.
 #[derive(Debug, Clone)]
 pub struct BlockHasher {
     block_size: u32,
@@ -173,9 +175,13 @@ impl BlockHasher {
         let current = content.runs.get(self.run)?;
         let parent = self.parent.map_or(0, |parent| parent.0);
         let hash = if current.len - self.used >= self.block_size {
-            let start = current.start + u64::from(self.used);
+            let used = self.used;
             self.used += self.block_size;
-            hash_words([parent, start, u64::from(self.block_size)])
+            match used {
+                0 => hash_words([parent, current.start, u64::from(self.block_size)]),
+                // The last token of the parent is the one before this block.
+                _ => parent.wrapping_add(1),
+            }
         } else {
             self.across_runs(content, parent)?
         };

@@ -4,7 +4,7 @@
 //! whose content can still be hit goes to the tail, so that the list is the LRU order of the prefix cache, and one
 //! without goes to the head. Taking a block that still has content evicts that content.
 
-use rustc_hash::FxHashMap;
+use servecast_types::near::NearMap;
 use servecast_types::{BlockId, KvEvent, SequenceHash};
 use smallvec::{SmallVec, smallvec};
 
@@ -43,13 +43,8 @@ pub(crate) struct BlockPool {
     fresh: u32,
     num_blocks: u32,
     num_free: u32,
-    /// List position of the first block of each content; duplicates follow each other from there.
-    ///
-    /// An entry whose block has other content by now means nothing: finding it to remove it would cost as much as
-    /// storing did, so such entries are swept out together.
-    cached: FxHashMap<SequenceHash, u32>,
-    /// Distinct contents that can be hit.
-    num_cached: usize,
+    /// List position of the first block of each content that can be hit; duplicates follow each other from there.
+    cached: NearMap<u32>,
     unhashed_to_head: bool,
     events: Option<Vec<KvEvent>>,
 }
@@ -68,8 +63,7 @@ impl BlockPool {
             fresh: 0,
             num_blocks,
             num_free: num_blocks - first,
-            cached: FxHashMap::default(),
-            num_cached: 0,
+            cached: NearMap::default(),
             unhashed_to_head,
             events: capture_events.then(Vec::new),
         };
@@ -88,13 +82,12 @@ impl BlockPool {
 
     /// Number of distinct contents that can be hit.
     pub(crate) fn num_cached(&self) -> usize {
-        self.num_cached
+        self.cached.len()
     }
 
     /// The block to hit for `hash`.
     pub(crate) fn lookup(&self, hash: SequenceHash) -> Option<BlockId> {
-        let position = *self.cached.get(&hash)?;
-        self.list[position as usize].is_first_of(hash).then_some(BlockId(position - FIRST))
+        self.cached.get(&hash).map(|&position| BlockId(position - FIRST))
     }
 
     pub(crate) fn is_free(&self, block: BlockId) -> bool {
@@ -173,14 +166,9 @@ impl BlockPool {
             let entry = &mut self.list[position as usize];
             debug_assert!(!entry.has_content, "block {block} already has content");
             (entry.hash, entry.has_content) = (hash, true);
-            let first = self.cached.entry(hash).or_insert(position);
-            if *first != position && self.list[*first as usize].is_first_of(hash) {
-                let first = *first;
-                self.append_duplicate(first, position);
-            } else {
-                *first = position;
-                self.list[position as usize].is_first = true;
-                self.num_cached += 1;
+            match *self.cached.entry(hash).or_insert(position) {
+                first if first == position => self.list[position as usize].is_first = true,
+                first => self.append_duplicate(first, position),
             }
         }
         if let Some(events) = &mut self.events
@@ -229,14 +217,17 @@ impl BlockPool {
         }
         assert_eq!(listed, self.num_free, "length of the free list");
         let hashed = blocks.iter().filter(|block| block.has_content).count();
-        let firsts =
-            self.cached.iter().filter(|&(&hash, &first)| self.list[first as usize].is_first_of(hash));
-        assert_eq!(firsts.clone().count(), self.num_cached, "distinct contents");
+        for (&hash, &first) in &self.cached {
+            assert!(
+                self.list[first as usize].is_first_of(hash),
+                "content is found at a block that has it first"
+            );
+        }
         let duplicates = |(_, &first): (&SequenceHash, &u32)| {
             let next = |position: u32| Some(self.list[position as usize].next_duplicate);
             std::iter::successors(Some(first), move |&at| next(at).filter(|&next| next != NONE)).count()
         };
-        assert_eq!(hashed, firsts.map(duplicates).sum::<usize>(), "blocks with content");
+        assert_eq!(hashed, self.cached.iter().map(duplicates).sum::<usize>(), "blocks with content");
     }
 
     fn block(&self, block: BlockId) -> &Block {
@@ -266,8 +257,7 @@ impl BlockPool {
         if !was_first {
             self.remove_duplicate(hash, position, next);
         } else if next == NONE {
-            self.num_cached -= 1;
-            self.sweep();
+            self.cached.remove(&hash);
         } else {
             self.list[next as usize].is_first = true;
             self.cached.insert(hash, next);
@@ -293,14 +283,6 @@ impl BlockPool {
             before = self.list[before as usize].next_duplicate;
         }
         self.list[before as usize].next_duplicate = next;
-    }
-
-    /// Forgets contents that are gone, when there are as many of them as others.
-    fn sweep(&mut self) {
-        if self.cached.len() > 2 * self.num_cached + 64 {
-            let list = &self.list;
-            self.cached.retain(|&hash, &mut first| list[first as usize].is_first_of(hash));
-        }
     }
 
     fn unlink(&mut self, position: u32) {

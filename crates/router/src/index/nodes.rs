@@ -12,11 +12,10 @@
 //! **Invariants:** `by_name` has every node that is not in `unnamed`, once, and no two under one name. `edges` has the
 //! children of exactly the nodes with two or more.
 
-use std::hash::BuildHasher;
-
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+use servecast_types::near;
 
 use super::ranks::RankSet;
 
@@ -52,8 +51,9 @@ pub(super) struct Nodes {
 
 const _: () = assert!(size_of::<Node>() == 48, "the module's documentation says so");
 
+/// Where a name stands in the table: chains of the simulation have adjacent names, which lie side by side.
 fn hash_of(name: u64) -> u64 {
-    FxBuildHasher.hash_one(name)
+    near::place(name)
 }
 
 impl Node {

@@ -4,13 +4,13 @@
 //! is spread evenly already. Placing an identity by its low bits puts such blocks side by side, so that a table of
 //! millions of blocks costs a miss of the processor's cache or two a run instead of one a block.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::SequenceHash;
 
 /// A map by block identity.
-pub type NearMap<V> = HashMap<SequenceHash, V, BuildHasherDefault<NearHasher>>;
+#[expect(clippy::disallowed_types, reason = "it has a hasher without a seed")]
+pub type NearMap<V> = std::collections::HashMap<SequenceHash, V, BuildHasherDefault<NearHasher>>;
 
 /// The place of an identity in a table: adjacent ones have adjacent places.
 ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use servecast_engine::LatencySpec;
-use servecast_latency::{AllReduce, Grid, LatencyModel, ModelShape, Profile, ProfileTables};
+use servecast_latency::{AllReduce, Grid, LatencyModel, ModelShape, Profile, ProfileTables, SkewUse};
 
 use crate::error::{Failure, chain};
 use crate::files;
@@ -39,13 +39,14 @@ pub(crate) struct ProfileSettings {
     link: Option<String>,
     all_reduce_us: Option<f64>,
     all_reduce_gb_per_s: Option<f64>,
+    skew: SkewUse,
 }
 
 /// Bytes of a bf16 or fp16 number, in which activations are exchanged.
 const BYTES_PER_NUMBER: f64 = 2.0;
 /// What GPUs are connected by unless somebody says otherwise.
 const DEFAULT_LINK: &str = "pcie";
-const OPTIONS: &str = "model, tp, link, all_reduce_us and all_reduce_gb_per_s";
+const OPTIONS: &str = "model, tp, link, all_reduce_us, all_reduce_gb_per_s and skew";
 
 impl ProfileSettings {
     /// The settings of a folder: those of its `profile.json` (or of the `meta.json` of a recorded run, there or one
@@ -64,6 +65,7 @@ impl ProfileSettings {
             link: None,
             all_reduce_us: None,
             all_reduce_gb_per_s: None,
+            skew: SkewUse::default(),
         };
         let canonical = std::fs::canonicalize(&tables).unwrap_or_else(|_| tables.clone());
         let above = canonical.parent().map(|parent| parent.join("meta.json"));
@@ -113,6 +115,14 @@ impl ProfileSettings {
             "link" => self.link = Some(value.to_owned()),
             "all_reduce_us" => self.all_reduce_us = Some(number()?),
             "all_reduce_gb_per_s" => self.all_reduce_gb_per_s = Some(number()?),
+            "skew" => {
+                self.skew = match value {
+                    "mixed" => SkewUse::Mixed,
+                    "all" => SkewUse::All,
+                    "none" => SkewUse::Nowhere,
+                    _ => return Err(refused("expected mixed, all or none".to_owned())),
+                };
+            }
             "tp" => {
                 let gpus = value.parse::<u32>().ok().filter(|gpus| (1..=1024).contains(gpus));
                 let gpus =
@@ -181,6 +191,7 @@ impl ProfileSettings {
             skew: skew.as_deref(),
         };
         Profile::new(&tables, self.shape()?, self.all_reduce()?, BYTES_PER_NUMBER)
+            .map(|profile| profile.with_skew(self.skew))
             .map_err(|error| Failure::user(format!("{}: {}", self.folder.display(), chain(&error))))
     }
 

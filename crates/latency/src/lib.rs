@@ -26,7 +26,7 @@ pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
 pub use grid::{Grid, GridError};
 pub use linear::Linear;
 pub use polynomial::Polynomial;
-pub use profile::{AllReduce, ModelShape, Profile, ProfileError, ProfileTables};
+pub use profile::{AllReduce, ModelShape, Profile, ProfileError, ProfileTables, SkewUse};
 
 /// The price of one forward pass over everything in a batch.
 pub trait LatencyModel: fmt::Debug + Send + Sync {

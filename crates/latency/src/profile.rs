@@ -38,6 +38,18 @@ const HEAD: [&str; 2] = ["lm_head", "sampler"];
 /// The longest axes that are stored point by point.
 const MOST_POINTS: f64 = (1 << 20) as f64;
 
+/// Which passes pay for uneven contexts of their decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SkewUse {
+    /// Those with prompts and decodes.
+    #[default]
+    Mixed,
+    /// Those of decodes alone as well.
+    All,
+    /// None.
+    Nowhere,
+}
+
 /// The content of the files of a profile folder.
 #[derive(Debug, Clone, Copy)]
 pub struct ProfileTables<'a> {
@@ -55,8 +67,8 @@ pub struct ProfileTables<'a> {
 ///
 /// Layers that work token by token are looked up by tokens, those of the head by sequences, attention by prompt tokens,
 /// the KV before them, requests that decode and their contexts. Several prompts count as one with as many query-key
-/// pairs. Uneven contexts of decodes that run together with
-/// prompts cost more than even ones by the measured skew.
+/// pairs. Uneven contexts of decodes
+/// cost more than even ones by the measured skew, in the passes that [`SkewUse`] names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     layers: f64,
@@ -66,6 +78,7 @@ pub struct Profile {
     by_sequences: Vec<f64>,
     attention: Attention,
     skew: Skew,
+    skew_use: SkewUse,
 }
 
 impl Profile {
@@ -93,15 +106,26 @@ impl Profile {
         let head = curves(PER_SEQUENCE, tables.per_sequence, "sequences")?;
         let by_sequences = summed(PER_SEQUENCE, &head, &HEAD.map(|name| (name, 1.0)))?;
         let skew = tables.skew.map(Skew::read).transpose()?.unwrap_or_default();
-        Ok(Self { layers, by_tokens, by_sequences, attention: Attention::read(tables.attention)?, skew })
+        let attention = Attention::read(tables.attention)?;
+        Ok(Self { layers, by_tokens, by_sequences, attention, skew, skew_use: SkewUse::default() })
+    }
+
+    /// The same with uneven contexts priced in other passes.
+    #[must_use]
+    pub fn with_skew(self, skew_use: SkewUse) -> Self {
+        Self { skew_use, ..self }
     }
 
     fn attention_us(&self, batch: &Batch) -> f64 {
         let [chunk, before, n, mean] = attention_point(batch);
         let at_mean = self.attention.us([chunk, before.max(0.0), n, mean]);
         let longest = batch.steps.longest_context_tokens as f64;
-        // Decodes alone run as one CUDA graph, whose work is split finely enough that no request is waited for.
-        let us = if chunk > 0.0 && n > 0.0 && longest > mean {
+        let is_priced = match self.skew_use {
+            SkewUse::Mixed => chunk > 0.0,
+            SkewUse::All => true,
+            SkewUse::Nowhere => false,
+        };
+        let us = if is_priced && n > 0.0 && longest > mean {
             let variance = batch.steps.squared_context_tokens as f64 / n - mean * mean;
             let alpha = self.skew.alpha(chunk, n, long_share(mean, longest, variance));
             let at_longest = self.attention.us([chunk, before.max(0.0), n, longest]);

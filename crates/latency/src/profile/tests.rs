@@ -72,7 +72,12 @@ fn uneven_contexts_of_a_mixed_pass_cost_what_was_measured() {
     let batch = [(0, 10), (99, 100), (199, 200)];
     // Half way from both at the mean of 150 to both at 200, in each of two blocks.
     let at = |kv: f64| even.attention.us([10.0, 0.0, 2.0, kv]);
-    close(us(&uneven, &batch) - us(&even, &batch), 2.0 * 0.5 * (at(200.0) - at(150.0)));
+    let more = 2.0 * 0.5 * (at(200.0) - at(150.0));
+    close(us(&uneven, &batch) - us(&even, &batch), more);
+    close(us(&uneven.clone().with_skew(SkewUse::Nowhere), &batch), us(&even, &batch));
+    let decodes = [(99, 100), (199, 200)];
+    close(us(&uneven, &decodes), us(&even, &decodes));
+    assert!(us(&uneven.with_skew(SkewUse::All), &decodes) > us(&even, &decodes));
 }
 
 #[test]

@@ -237,6 +237,9 @@ pub(crate) struct OutputConfig {
     /// Part of the run that the timeline shows, in seconds of its clock: `60..90`
     #[arg(long, value_name = "FROM..TO")]
     pub(crate) timeline_window: Option<String>,
+    /// Show one request in N on the timeline, and N slices of a worker as one; for long runs
+    #[arg(long, value_name = "N")]
+    pub(crate) timeline_sample: Option<u32>,
     /// Write the result as another tool does: aiperf, vllm-bench, sglang-bench or csv (can be repeated)
     #[arg(long, value_name = "FORMAT=FILE")]
     pub(crate) export: Option<Vec<String>>,

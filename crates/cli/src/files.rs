@@ -14,6 +14,9 @@ use crate::error::{Failure, quoted, reason};
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTANDARD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Packs several times faster than the default of `gzip`, to files a third larger: what a run writes costs little beside it.
+const GZIP_LEVEL: u32 = 1;
+
 /// The default of the `zstd` command.
 const ZSTANDARD_LEVEL: i32 = 3;
 
@@ -235,17 +238,21 @@ fn existing_folder<'a>(path: &Path, target: &'a Path) -> Result<&'a Path, Failur
 /// Packs what is written, as the name of the file says.
 enum Packer {
     Plain(BufWriter<File>),
-    Gzip(GzEncoder<BufWriter<File>>),
+    /// Rows are short, and every call of the encoder has its price.
+    Gzip(BufWriter<GzEncoder<File>>),
     Zstandard(zstd::Encoder<'static, BufWriter<File>>),
 }
 
 impl Packer {
     fn new(path: &Path, file: File) -> io::Result<Self> {
-        let file = BufWriter::with_capacity(1 << 16, file);
+        let buffered = |file| BufWriter::with_capacity(1 << 16, file);
         Ok(match path.extension().and_then(|extension| extension.to_str()) {
-            Some("gz") => Self::Gzip(GzEncoder::new(file, Compression::default())),
-            Some("zst") => Self::Zstandard(zstd::Encoder::new(file, ZSTANDARD_LEVEL)?),
-            _ => Self::Plain(file),
+            Some("gz") => Self::Gzip(BufWriter::with_capacity(
+                1 << 16,
+                GzEncoder::new(file, Compression::new(GZIP_LEVEL)),
+            )),
+            Some("zst") => Self::Zstandard(zstd::Encoder::new(buffered(file), ZSTANDARD_LEVEL)?),
+            _ => Self::Plain(buffered(file)),
         })
     }
 
@@ -259,11 +266,10 @@ impl Packer {
 
     fn finish(self) -> io::Result<()> {
         match self {
-            Self::Plain(writer) => writer,
-            Self::Gzip(writer) => writer.finish()?,
-            Self::Zstandard(writer) => writer.finish()?,
+            Self::Plain(mut writer) => writer.flush(),
+            Self::Gzip(writer) => writer.into_inner()?.finish().map(drop),
+            Self::Zstandard(writer) => writer.finish()?.flush(),
         }
-        .flush()
     }
 }
 

@@ -1,9 +1,11 @@
-//! A run as Chrome trace events, which Perfetto and `chrome://tracing` show: a track a worker, a track a request, in
-//! virtual time.
+//! A run as Chrome trace events, which Perfetto and `chrome://tracing` show: a track a worker, and tracks on which
+//! requests are spans with the phases of their lives, in virtual time.
 //!
 //! Iterations of one worker in which the same number of requests decode, one after the other, are one slice that says how
-//! many they are: a run of hours has millions.
+//! many they are: a run of hours has millions. Sampling merges other slices too, so that their sums stay what they are.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
 use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
@@ -50,10 +52,20 @@ impl Default for Window {
     }
 }
 
+/// How a run is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimelineOptions {
+    pub(crate) window: Window,
+    /// One request in so many is shown, and so many slices of a worker without a pause between them are one; at least 1.
+    pub(crate) sample: u32,
+}
+
 /// Writes the events of a run as it goes on.
 pub(crate) struct Timeline<W> {
     out: W,
-    window: Window,
+    options: TimelineOptions,
+    /// The event that is being written; kept for its memory.
+    event: Event,
     is_first: bool,
     /// Of each worker, by pool.
     workers: [Vec<Worker>; 3],
@@ -62,23 +74,87 @@ pub(crate) struct Timeline<W> {
 /// What is not written yet of a worker.
 #[derive(Clone, Copy, Default)]
 struct Worker {
-    decodes: Option<Decodes>,
+    slice: Option<Slice>,
     waiting: u32,
     free_blocks: u32,
 }
 
-/// Iterations one after the other, in which the same number of requests decode.
+/// Iterations one after the other.
 #[derive(Clone, Copy)]
-struct Decodes {
+struct Slice {
     start: Time,
     end: Time,
-    requests: u64,
     iterations: u64,
+    /// At most, in one iteration.
+    requests: u64,
+    /// Requests more than one token of which was computed, over all iterations.
+    prompts: u64,
+    tokens: u64,
+    admitted: u64,
+    preempted: u64,
+    /// How many slices it is in a timeline without sampling.
+    pieces: u32,
+    /// Requests of the last of them, if all they do is decode.
+    decodes: Option<u64>,
+}
+
+impl Slice {
+    fn new(iteration: &Iteration) -> Self {
+        let Iteration { start, end, scheduled, .. } = iteration;
+        let (requests, admitted) = (scheduled.len() as u64, iteration.admitted.len() as u64);
+        let prompts = scheduled.iter().filter(|one| one.tokens > 1).count() as u64;
+        let preempted = iteration.preempted.len() as u64;
+        Self {
+            start: *start,
+            end: *end,
+            iterations: 1,
+            requests,
+            prompts,
+            tokens: iteration.total_tokens(),
+            admitted,
+            preempted,
+            pieces: 1,
+            decodes: (prompts + admitted + preempted == 0).then_some(requests),
+        }
+    }
+
+    fn of_decodes((start, end): (Time, Time), requests: u64) -> Self {
+        Self {
+            start,
+            end,
+            iterations: 1,
+            requests,
+            prompts: 0,
+            tokens: requests,
+            admitted: 0,
+            preempted: 0,
+            pieces: 1,
+            decodes: Some(requests),
+        }
+    }
+
+    /// Takes in what comes next, if the two are one slice.
+    fn goes_on(&mut self, next: &Self, sample: u32) -> bool {
+        let is_same = next.decodes.is_some() && next.decodes == self.decodes;
+        if self.end != next.start || !is_same && self.pieces >= sample {
+            return false;
+        }
+        self.end = next.end;
+        self.iterations += 1;
+        self.requests = self.requests.max(next.requests);
+        self.prompts += next.prompts;
+        self.tokens += next.tokens;
+        self.admitted += next.admitted;
+        self.preempted += next.preempted;
+        self.pieces += u32::from(!is_same);
+        self.decodes = next.decodes;
+        true
+    }
 }
 
 impl<W: Write> Timeline<W> {
-    pub(crate) fn new(out: W, window: Window) -> Self {
-        Self { out, window, is_first: true, workers: Default::default() }
+    pub(crate) fn new(out: W, options: TimelineOptions) -> Self {
+        Self { out, options, event: Event::default(), is_first: true, workers: Default::default() }
     }
 
     pub(crate) fn out(&self) -> &W {
@@ -92,35 +168,23 @@ impl<W: Write> Timeline<W> {
         worker: WorkerId,
         iteration: &Iteration,
     ) -> io::Result<()> {
-        self.flush(pool, worker)?;
-        if !self.window.shows(iteration.start, iteration.end) {
+        let is_new = iteration.end <= iteration.start || self.slice(pool, worker, &Slice::new(iteration))?;
+        let Iteration { start, end, num_waiting: waiting, free_blocks_after_schedule: free, .. } = *iteration;
+        if !is_new || !self.options.window.shows(start, end) {
             return Ok(());
         }
-        let Iteration { start, end, num_running, num_waiting, free_blocks_after_schedule: free, .. } =
-            *iteration;
-        let (process, track) = (pool as usize, worker.0);
-        if end > start {
-            let requests = iteration.scheduled.len();
-            let prompts = iteration.scheduled.iter().filter(|one| one.tokens > 1).count();
-            let (admitted, preempted) = (iteration.admitted.len(), iteration.preempted.len());
-            let name = if prompts > 0 { "prefill" } else { "decode" };
-            let (at, length) = (Micros(start.as_ns()), Micros(end.since(start).as_ns()));
-            let tokens = iteration.total_tokens();
-            self.event(format_args!(
-                r#"{{"ph":"X","name":"{name}","pid":{process},"tid":{track},"ts":{at},"dur":{length},"args":{{"iterations":1,"requests":{requests},"prompts":{prompts},"tokens":{tokens},"admitted":{admitted},"preempted":{preempted},"running":{num_running},"waiting":{num_waiting},"free_blocks":{free}}}}}"#
-            ))?;
-        }
         let known = self.worker(pool, worker);
-        let (waiting, blocks) = (known.waiting != num_waiting, known.free_blocks != free);
-        (known.waiting, known.free_blocks) = (num_waiting, free);
-        let at = Micros(start.as_ns());
-        for (name, value) in [("waiting", num_waiting, waiting), ("free blocks", free, blocks)]
-            .into_iter()
-            .filter_map(|(name, value, changed)| changed.then_some((name, value)))
+        let is_changed = [known.waiting != waiting, known.free_blocks != free];
+        (known.waiting, known.free_blocks) = (waiting, free);
+        for ((name, value), _) in
+            [("waiting", waiting), ("free blocks", free)].into_iter().zip(is_changed).filter(|(_, is)| *is)
         {
-            self.event(format_args!(
-                r#"{{"ph":"C","name":"{name}, worker {track}","pid":{process},"ts":{at},"args":{{"value":{value}}}}}"#
-            ))?;
+            self.event
+                .begin("C")
+                .text("name", &[name, ", worker "], Some(worker.0))
+                .place(pool as usize, None);
+            self.event.time("ts", start.as_ns()).args().number("value", u64::from(value));
+            self.write()?;
         }
         Ok(())
     }
@@ -130,62 +194,82 @@ impl<W: Write> Timeline<W> {
         &mut self,
         pool: PoolRole,
         worker: WorkerId,
-        (start, end): (Time, Time),
+        times: (Time, Time),
         requests: u64,
     ) -> io::Result<()> {
-        if let Some(open) = &mut self.worker(pool, worker).decodes
-            && open.end == start
-            && open.requests == requests
+        // There are millions of them, and hardly any begins something new.
+        if let Some(open) = &mut self.worker(pool, worker).slice
+            && open.decodes == Some(requests)
+            && open.end == times.0
         {
-            open.end = end;
+            open.end = times.1;
             open.iterations += 1;
+            open.tokens += requests;
             return Ok(());
         }
-        self.flush(pool, worker)?;
-        self.worker(pool, worker).decodes = Some(Decodes { start, end, requests, iterations: 1 });
-        Ok(())
+        self.slice(pool, worker, &Slice::of_decodes(times, requests)).map(drop)
     }
 
     /// Writes what is left, and what happened to requests.
     pub(crate) fn finish(mut self, run: &RunRecord) -> io::Result<W> {
         for pool in &run.pools {
-            let process = pool.role as usize;
-            self.name("process_name", process, None, pool.role.name())?;
+            let (process, name) = (pool.role as usize, pool.role.name());
+            self.name("process_name", (process, 0), &[name], None)?;
             for number in 0..pool.workers.len() as u32 {
                 self.flush(pool.role, WorkerId(number))?;
-                self.name(
-                    "thread_name",
-                    process,
-                    Some(number),
-                    &format!("{} worker {number}", pool.role.name()),
-                )?;
+                self.name("thread_name", (process, number), &[name, " worker "], Some(number))?;
             }
         }
-        self.name("process_name", REQUESTS, None, "requests")?;
-        for (ordinal, request) in run.requests.iter().enumerate() {
-            if self.window.shows(request.arrival, request.ended) {
-                self.request(RequestId(ordinal as u32), request)?;
-            }
-        }
+        self.name("process_name", (REQUESTS, 0), &["requests"], None)?;
+        self.requests(run)?;
         let end: &[u8] = if self.is_first { b"{\"traceEvents\":[]}\n" } else { b"\n]}\n" };
         self.out.write_all(end)?;
         Ok(self.out)
     }
 
-    fn request(&mut self, id: RequestId, request: &RequestRecord) -> io::Result<()> {
-        let RequestRecord { input_tokens, output_tokens, line, .. } = request;
+    /// Requests, each on the lowest track that is free when it arrives.
+    fn requests(&mut self, run: &RunRecord) -> io::Result<()> {
+        let mut shown: Vec<(usize, &RequestRecord)> = run
+            .requests
+            .iter()
+            .enumerate()
+            .step_by(self.options.sample as usize)
+            .filter(|(_, request)| self.options.window.shows(request.arrival, request.ended))
+            .collect();
+        shown.sort_by_key(|(ordinal, request)| (request.arrival, *ordinal));
+        let mut taken: BinaryHeap<Reverse<(Time, u32)>> = BinaryHeap::new();
+        let (mut free, mut tracks) = (BinaryHeap::new(), 0);
+        for (ordinal, request) in shown {
+            while let Some(&Reverse((_, track))) = taken.peek().filter(|one| one.0.0 <= request.arrival) {
+                taken.pop();
+                free.push(Reverse(track));
+            }
+            let track = free.pop().map_or(tracks, |Reverse(track)| track);
+            if track == tracks {
+                tracks += 1;
+                self.name("thread_name", (REQUESTS, track), &["requests, track "], Some(track))?;
+            }
+            taken.push(Reverse((request.ended, track)));
+            self.request(RequestId(ordinal as u32), request, track)?;
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, id: RequestId, request: &RequestRecord, track: u32) -> io::Result<()> {
         let end = request.last_token.unwrap_or(request.ended);
-        let status = if request.is_finished() { "finished" } else { "rejected" };
-        let args = format!(
-            r#"{{"line":{line},"input_tokens":{input_tokens},"output_tokens":{output_tokens},"reused_tokens":{},"status":"{status}"}}"#,
-            request.reused_tokens()
-        );
-        self.span(id, &format!("request {id}"), request.arrival, end, &args)?;
+        let place = (REQUESTS, track);
+        self.event.begin("X").text("name", &["request "], Some(id.0)).place(place.0, Some(place.1));
+        self.event.span(request.arrival, end).args().number("line", request.line);
+        self.event.number("input_tokens", u64::from(request.input_tokens));
+        self.event.number("output_tokens", u64::from(request.output_tokens));
+        self.event.number("reused_tokens", u64::from(request.reused_tokens()));
+        if !request.is_finished() {
+            self.event.text("status", &["rejected"], None);
+        }
+        self.write()?;
         let mut handed_off = None;
         for stage in &request.stages {
             let mut at = stage.arrived;
-            let worker = stage.worker;
-            let args = format!(r#"{{"pool":"{}","worker":{worker}}}"#, stage.pool.name());
             let points = [
                 ("router queue", Some(stage.queued)),
                 ("queue", stage.transfer_start.or(stage.admitted)),
@@ -196,58 +280,88 @@ impl<W: Write> Timeline<W> {
             ];
             for (name, to) in points {
                 if let Some(to) = to.filter(|&to| to > at) {
-                    self.span(id, name, at, to, &args)?;
+                    self.event
+                        .begin("X")
+                        .text("name", &[name], None)
+                        .place(place.0, Some(place.1))
+                        .span(at, to);
+                    self.event.args().text("worker", &[stage.pool.name(), " "], Some(stage.worker.0));
+                    self.write()?;
                     at = to;
                 }
             }
-            let (process, track) = (stage.pool as usize, worker.0);
+            let (process, track) = (stage.pool as usize, stage.worker.0);
             if let (Some((process, track, at)), Some(admitted)) = (handed_off, stage.admitted) {
                 self.flow("s", id, process, track, at)?;
-                self.flow("f", id, stage.pool as usize, worker.0, admitted)?;
+                self.flow("f", id, stage.pool as usize, stage.worker.0, admitted)?;
             }
             handed_off = stage.first_token.map(|first_token| (process, track, first_token));
         }
         Ok(())
     }
 
-    /// A part of the life of a request.
-    fn span(&mut self, id: RequestId, name: &str, start: Time, end: Time, args: &str) -> io::Result<()> {
-        let (start, end) = (Micros(start.as_ns()), Micros(end.as_ns()));
-        self.event(format_args!(
-            r#"{{"ph":"b","cat":"request","id":{id},"name":"{name}","pid":{REQUESTS},"tid":0,"ts":{start},"args":{args}}}"#
-        ))?;
-        self.event(format_args!(
-            r#"{{"ph":"e","cat":"request","id":{id},"name":"{name}","pid":{REQUESTS},"tid":0,"ts":{end}}}"#
-        ))
-    }
-
     /// An end of the arrow from the worker that computed a prompt to the one that goes on with it.
-    fn flow(&mut self, phase: &str, id: RequestId, process: usize, track: u32, at: Time) -> io::Result<()> {
-        let at = Micros(at.as_ns());
-        let binding = if phase == "f" { r#","bp":"e""# } else { "" };
-        self.event(format_args!(
-            r#"{{"ph":"{phase}","cat":"hand-off","name":"hand-off","id":{id},"pid":{process},"tid":{track},"ts":{at}{binding}}}"#
-        ))
+    fn flow(
+        &mut self,
+        phase: &'static str,
+        id: RequestId,
+        process: usize,
+        track: u32,
+        at: Time,
+    ) -> io::Result<()> {
+        let event =
+            self.event.begin(phase).text("cat", &["hand-off"], None).text("name", &["hand-off"], None);
+        event.number("id", u64::from(id.0)).place(process, Some(track)).time("ts", at.as_ns());
+        if phase == "f" {
+            event.text("bp", &["e"], None);
+        }
+        self.write()
     }
 
-    fn name(&mut self, what: &str, process: usize, track: Option<u32>, name: &str) -> io::Result<()> {
-        let track = track.unwrap_or(0);
-        self.event(format_args!(
-            r#"{{"ph":"M","name":"{what}","pid":{process},"tid":{track},"args":{{"name":"{name}"}}}}"#
-        ))
+    /// Names a process or a track of it.
+    fn name(
+        &mut self,
+        what: &str,
+        (process, track): (usize, u32),
+        name: &[&str],
+        number: Option<u32>,
+    ) -> io::Result<()> {
+        let event = self.event.begin("M").text("name", &[what], None).place(process, Some(track));
+        event.args().text("name", name, number);
+        self.write()
+    }
+
+    /// Goes on with the slice of a worker, or begins another; whether it did that.
+    fn slice(&mut self, pool: PoolRole, worker: WorkerId, next: &Slice) -> io::Result<bool> {
+        let sample = self.options.sample;
+        if let Some(open) = &mut self.worker(pool, worker).slice
+            && open.goes_on(next, sample)
+        {
+            return Ok(false);
+        }
+        self.flush(pool, worker)?;
+        self.worker(pool, worker).slice = Some(*next);
+        Ok(true)
     }
 
     fn flush(&mut self, pool: PoolRole, worker: WorkerId) -> io::Result<()> {
-        let Some(decodes) = self.worker(pool, worker).decodes.take() else { return Ok(()) };
-        let Decodes { start, end, requests, iterations } = decodes;
-        if end <= start || !self.window.shows(start, end) {
+        let Some(slice) = self.worker(pool, worker).slice.take() else { return Ok(()) };
+        if slice.end <= slice.start || !self.options.window.shows(slice.start, slice.end) {
             return Ok(());
         }
-        let (process, track, tokens) = (pool as usize, worker.0, requests * iterations);
-        let (at, length) = (Micros(start.as_ns()), Micros(end.since(start).as_ns()));
-        self.event(format_args!(
-            r#"{{"ph":"X","name":"decode","pid":{process},"tid":{track},"ts":{at},"dur":{length},"args":{{"iterations":{iterations},"requests":{requests},"tokens":{tokens}}}}}"#
-        ))
+        let name = if slice.prompts > 0 { "prefill" } else { "decode" };
+        let event = self.event.begin("X").text("name", &[name], None).place(pool as usize, Some(worker.0));
+        event.span(slice.start, slice.end).args();
+        event.number("iterations", slice.iterations).number("requests", slice.requests);
+        event.number("tokens", slice.tokens);
+        for (name, count) in
+            [("prompts", slice.prompts), ("admitted", slice.admitted), ("preempted", slice.preempted)]
+        {
+            if count > 0 {
+                event.number(name, count);
+            }
+        }
+        self.write()
     }
 
     fn worker(&mut self, pool: PoolRole, worker: WorkerId) -> &mut Worker {
@@ -258,20 +372,97 @@ impl<W: Write> Timeline<W> {
         &mut workers[worker.index()]
     }
 
-    fn event(&mut self, event: std::fmt::Arguments<'_>) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
         let before = if self.is_first { "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n" } else { ",\n" };
         self.is_first = false;
         self.out.write_all(before.as_bytes())?;
-        self.out.write_fmt(event)
+        self.out.write_all(self.event.end())
     }
 }
 
-/// Nanoseconds as microseconds, the unit of the format, exactly.
-struct Micros(u64);
+/// The text of one event. All of it is ours but numbers, so nothing needs escaping.
+#[derive(Default)]
+struct Event {
+    text: Vec<u8>,
+    has_args: bool,
+    numbers: itoa::Buffer,
+}
 
-impl std::fmt::Display for Micros {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+impl Event {
+    fn begin(&mut self, phase: &str) -> &mut Self {
+        self.text.clear();
+        self.has_args = false;
+        self.push("{\"ph\":\"").push(phase).push("\"")
+    }
+
+    fn push(&mut self, text: &str) -> &mut Self {
+        self.text.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    fn push_number(&mut self, number: u64) -> &mut Self {
+        self.text.extend_from_slice(self.numbers.format(number).as_bytes());
+        self
+    }
+
+    fn key(&mut self, key: &str) -> &mut Self {
+        if self.text.last() != Some(&b'{') {
+            self.push(",");
+        }
+        self.push("\"").push(key).push("\":")
+    }
+
+    fn number(&mut self, key: &str, number: u64) -> &mut Self {
+        self.key(key).push_number(number)
+    }
+
+    /// A text of several parts, with a number at its end.
+    fn text(&mut self, key: &str, parts: &[&str], number: Option<u32>) -> &mut Self {
+        self.key(key).push("\"");
+        for part in parts {
+            self.push(part);
+        }
+        if let Some(number) = number {
+            self.push_number(u64::from(number));
+        }
+        self.push("\"")
+    }
+
+    fn place(&mut self, process: usize, track: Option<u32>) -> &mut Self {
+        self.number("pid", process as u64);
+        match track {
+            Some(track) => self.number("tid", u64::from(track)),
+            None => self,
+        }
+    }
+
+    fn span(&mut self, start: Time, end: Time) -> &mut Self {
+        self.time("ts", start.as_ns()).time("dur", end.since(start).as_ns())
+    }
+
+    /// Nanoseconds as microseconds, the unit of the format, exactly.
+    fn time(&mut self, key: &str, ns: u64) -> &mut Self {
+        self.number(key, ns / 1000);
+        let rest = (ns % 1000) as u32;
+        if rest > 0 {
+            let digits = [rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8);
+            self.text.push(b'.');
+            self.text.extend_from_slice(&digits);
+        }
+        self
+    }
+
+    fn args(&mut self) -> &mut Self {
+        self.has_args = true;
+        self.key("args").push("{")
+    }
+
+    fn end(&mut self) -> &[u8] {
+        if self.has_args {
+            self.push("}");
+        }
+        self.push("}");
+        &self.text
     }
 }
 

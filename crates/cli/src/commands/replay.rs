@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::routing::Row;
 use crate::rows::Rows;
 use crate::source::Source;
-use crate::timeline::{Timeline, Window};
+use crate::timeline::{Timeline, TimelineOptions};
 
 mod compare;
 mod outputs;
@@ -110,7 +110,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
     interrupt.defer()?;
-    let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt, plan.window)?;
+    let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt, plan.timeline)?;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     let outcome = simulation.run(&mut follower);
@@ -181,7 +181,7 @@ impl Follower {
         workload: &Workload,
         quiet: bool,
         interrupt: &Interrupt,
-        window: Window,
+        shown: TimelineOptions,
     ) -> Result<Self, Failure> {
         let create = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
@@ -189,7 +189,7 @@ impl Follower {
             interrupt: interrupt.clone(),
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
             routing: create(&output.routing_jsonl)?.map(Rows::new),
-            timeline: create(&output.timeline)?.map(|file| Timeline::new(file, window)),
+            timeline: create(&output.timeline)?.map(|file| Timeline::new(file, shown)),
             failure: None,
         })
     }

@@ -25,6 +25,19 @@ fn of_phase<'a>(events: &'a [Value], phase: &'a str) -> impl Iterator<Item = &'a
     events.iter().filter(move |event| event["ph"] == phase)
 }
 
+/// Whether an event is on a track of a worker.
+fn is_of_worker(event: &Value) -> bool {
+    event["pid"].as_u64().unwrap() < 10
+}
+
+/// What a report says in bytes, but for the wall time.
+fn report_text(sandbox: &Sandbox, arguments: &[&str]) -> String {
+    let run = ["replay", "--quiet", "--format", "json"];
+    let text = sandbox.run(&[&run, arguments].concat()).success();
+    let wall_time = text.lines().find(|line| line.contains("wall_time_ms")).unwrap().to_owned();
+    text.replace(&wall_time, "")
+}
+
 /// A run with its timeline, its rows and its report.
 fn check(deployment: &[&str]) {
     let sandbox = Sandbox::new();
@@ -38,7 +51,7 @@ fn check(deployment: &[&str]) {
 
     // Slices of a worker do not overlap, and add up to what the report says.
     let mut tracks: BTreeMap<(u64, u64), Vec<(f64, f64)>> = BTreeMap::new();
-    for event in of_phase(&events, "X") {
+    for event in of_phase(&events, "X").filter(|event| is_of_worker(event)) {
         let track = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
         tracks.entry(track).or_default().push((number(&event["ts"]), number(&event["dur"])));
     }
@@ -51,26 +64,34 @@ fn check(deployment: &[&str]) {
         pools.iter().map(|pool| number(&pool["utilization"]) * number(&pool["workers"])).sum();
     let expected_us = expected * number(&report["duration_ms"]) * 1000.0;
     assert!((busy_us / expected_us - 1.0).abs() < 1e-9, "{busy_us} {expected_us}");
-    let sum = |key: &str| of_phase(&events, "X").map(|event| number(&event["args"][key])).sum::<f64>();
+    let of_workers = || of_phase(&events, "X").filter(|event| is_of_worker(event));
+    let sum = |key: &str| of_workers().map(|event| number(&event["args"][key])).sum::<f64>();
     let total = |key: &str| pools.iter().map(|pool| number(&pool[key])).sum::<f64>();
     assert_eq!((sum("iterations"), sum("tokens")), (total("iterations"), total("computed_tokens")));
 
-    // The track of a request begins when it arrives and ends with its last token.
+    // The span of a request begins when it arrives and ends with its last token; its phases fill it.
     let rows: Vec<Value> =
         sandbox.read("q.jsonl").lines().map(|row| serde_json::from_str(row).unwrap()).collect();
-    let ends = |phase: &str, name: &str| -> Vec<f64> {
-        of_phase(&events, phase)
-            .filter(|event| event["name"] == name)
-            .map(|event| number(&event["ts"]))
-            .collect()
-    };
+    let mut free_from: BTreeMap<u64, f64> = BTreeMap::new();
+    let spans: Vec<&Value> = of_phase(&events, "X").filter(|event| !is_of_worker(event)).collect();
+    let mut spans = spans.into_iter().peekable();
     for row in &rows {
-        let name = format!("request {}", row["request"]);
-        let (begins, ends) = (ends("b", &name), ends("e", &name));
-        assert_eq!((begins.len(), ends.len()), (1, 1), "{name}");
-        assert!((begins[0] - number(&row["arrival_ms"]) * 1000.0).abs() < 1e-3);
-        assert!((ends[0] - number(&row["last_token_ms"]) * 1000.0).abs() < 1e-3);
+        let span = spans.next().unwrap();
+        assert_eq!(span["name"], format!("request {}", row["request"]));
+        let (start, end) = (number(&span["ts"]), number(&span["ts"]) + number(&span["dur"]));
+        assert!((start - number(&row["arrival_ms"]) * 1000.0).abs() < 1e-3);
+        assert!((end - number(&row["last_token_ms"]) * 1000.0).abs() < 1e-3);
+        let free = free_from.entry(span["tid"].as_u64().unwrap()).or_default();
+        assert!(start > *free - 1e-3, "two requests at once on a track");
+        *free = end;
+        let mut at = start;
+        while let Some(phase) = spans.next_if(|next| !next["name"].as_str().unwrap().starts_with("request")) {
+            assert!((number(&phase["ts"]) - at).abs() < 1e-3 && phase["tid"] == span["tid"]);
+            at += number(&phase["dur"]);
+        }
+        assert!((at - end).abs() < 1e-2);
     }
+    assert!(spans.next().is_none());
     let handed_off = if pools.len() > 1 { rows.len() } else { 0 };
     assert_eq!(of_phase(&events, "s").count(), handed_off);
     assert_eq!(of_phase(&events, "f").count(), handed_off);
@@ -90,21 +111,62 @@ fn a_timeline_accounts_for_every_iteration_and_request() {
 #[test]
 fn a_window_bounds_it_and_nothing_of_the_report_changes() {
     let sandbox = Sandbox::new();
-    let report = |files: &[&str]| {
-        let mut report = sandbox.report(&[&LOAD, files].concat());
-        report["wall_time_ms"] = 0.into();
-        report
-    };
+    let report = |files: &[&str]| report_text(&sandbox, &[&LOAD, files].concat());
     let window = ["--timeline", "w.json.gz", "--timeline-window", "0.1..0.15"];
     assert_eq!(report(&["--timeline", "t.json.gz"]), report(&[]));
     assert_eq!(report(&window), report(&[]));
     let (all, some) = (events(&sandbox, "t.json.gz"), events(&sandbox, "w.json.gz"));
     assert!(some.len() < all.len());
-    for slice in of_phase(&some, "X") {
+    for slice in of_phase(&some, "X").filter(|event| is_of_worker(event)) {
         let (start, length) = (number(&slice["ts"]), number(&slice["dur"]));
         assert!(start <= 150_000.0 && start + length >= 100_000.0, "{slice}");
     }
+    sandbox.run(&["replay", "--timeline-sample", "2"]).is_refused(&["--timeline FILE writes one"]);
+    sandbox
+        .run(&["replay", "--timeline", "x.json", "--timeline-sample", "0"])
+        .is_refused(&["`timeline_sample` is 0, but must be at least 1"]);
     let run = |window: &str| sandbox.run(&["replay", "--timeline", "x.json", "--timeline-window", window]);
     run("5").is_refused(&["`timeline_window` is \"5\", but must be FROM..TO in seconds"]);
     sandbox.run(&["replay", "--timeline-window", "1..2"]).is_refused(&["--timeline FILE writes one"]);
+}
+
+#[test]
+fn a_sample_is_smaller_and_its_sums_are_the_same() {
+    let sandbox = Sandbox::new();
+    let run = |files: &[&str]| report_text(&sandbox, &[&LOAD, files].concat());
+    run(&["--timeline", "all.json.gz"]);
+    run(&["--timeline", "some.json.gz", "--timeline-sample", "4"]);
+    let (all, some) = (events(&sandbox, "all.json.gz"), events(&sandbox, "some.json.gz"));
+    let slices = |events: &[Value]| {
+        of_phase(events, "X").filter(|event| is_of_worker(event)).cloned().collect::<Vec<_>>()
+    };
+    let (all_slices, some_slices) = (slices(&all), slices(&some));
+    assert!(some_slices.len() * 2 < all_slices.len(), "{} {}", some_slices.len(), all_slices.len());
+    let sum = |slices: &[Value], key: &str| {
+        slices.iter().filter_map(|slice| slice["args"][key].as_u64()).sum::<u64>()
+    };
+    for key in ["iterations", "tokens", "prompts", "admitted"] {
+        assert_eq!(sum(&some_slices, key), sum(&all_slices, key), "{key}");
+    }
+    let busy = |slices: &[Value]| slices.iter().map(|slice| number(&slice["dur"])).sum::<f64>();
+    assert!((busy(&some_slices) / busy(&all_slices) - 1.0).abs() < 1e-9);
+    let requests = |events: &[Value]| {
+        of_phase(events, "X").filter(|event| event["name"].as_str().unwrap().starts_with("request ")).count()
+    };
+    assert_eq!((requests(&all), requests(&some)), (60, 15));
+}
+
+#[test]
+fn no_file_changes_a_byte_of_the_report() {
+    let sandbox = Sandbox::new();
+    let alone = report_text(&sandbox, &LOAD);
+    for files in [
+        &["--timeline", "t.json.gz"][..],
+        &["--report-html", "r.html"],
+        &["--output-dir", "out"],
+        &["--export", "aiperf=a.json", "--export", "csv=r.csv"],
+        &["--requests-jsonl", "q.jsonl", "--iterations-jsonl", "i.jsonl"],
+    ] {
+        assert_eq!(report_text(&sandbox, &[&LOAD, files].concat()), alone, "{files:?}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::deployment::{self, Deployment};
 use crate::error::Failure;
 use crate::router::{self, Routing};
 use crate::source::Source;
-use crate::timeline::Window;
+use crate::timeline::{TimelineOptions, Window};
 
 /// A run that can begin.
 pub(super) struct Plan {
@@ -22,8 +22,8 @@ pub(super) struct Plan {
     pub(super) topology: Topology,
     /// Tokens a KV block.
     pub(super) block_size: u32,
-    /// The part of the run that the timeline shows.
-    pub(super) window: Window,
+    /// What the timeline shows of the run.
+    pub(super) timeline: TimelineOptions,
     router: RouterOptions,
     /// What was given but has no effect, and why.
     pub(super) unused: Vec<String>,
@@ -36,13 +36,13 @@ impl Plan {
         let sla = limits(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
-        let window = window(&config, &layers)?;
+        let timeline = timeline(&config, &layers)?;
         let Deployment { topology, block_size, queue_policies, mut unused } =
             deployment::build(&config, &layers)?;
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
         unused.extend(unused_by_router);
-        Ok(Self { config, layers, sla, mode, load, source, topology, block_size, window, router, unused })
+        Ok(Self { config, layers, sla, mode, load, source, topology, block_size, timeline, router, unused })
     }
 
     /// How it is simulated.
@@ -60,14 +60,26 @@ impl Plan {
     }
 }
 
-fn window(config: &ReplayConfig, layers: &Layers) -> Result<Window, Failure> {
-    let Some(text) = &config.output.timeline_window else { return Ok(Window::default()) };
-    let window = Window::parse(text).map_err(|problem| Failure::user(layers.explained(&problem)))?;
-    if config.output.timeline.is_none() {
-        let message = "`timeline_window` is the part that a timeline shows, but there is none";
-        return Err(Failure::user(layers.explained(message)).with_hint("--timeline FILE writes one"));
+fn timeline(config: &ReplayConfig, layers: &Layers) -> Result<TimelineOptions, Failure> {
+    let output = &config.output;
+    let refused = |message: &str| Failure::user(layers.explained(message));
+    let window = output.timeline_window.as_deref().map_or(Ok(Window::default()), Window::parse);
+    let window = window.map_err(|problem| refused(&problem))?;
+    let sample = output.timeline_sample.unwrap_or(1);
+    if sample == 0 {
+        return Err(refused(
+            "`timeline_sample` is 0, but must be at least 1: one request in so many is shown",
+        ));
     }
-    Ok(window)
+    let given = [
+        ("timeline_window", output.timeline_window.is_some()),
+        ("timeline_sample", output.timeline_sample.is_some()),
+    ];
+    if let Some((key, _)) = given.iter().find(|(_, is_given)| *is_given && output.timeline.is_none()) {
+        return Err(refused(&format!("`{key}` is for what a timeline shows, but there is none"))
+            .with_hint("--timeline FILE writes one"));
+    }
+    Ok(TimelineOptions { window, sample })
 }
 
 fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {

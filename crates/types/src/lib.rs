@@ -5,7 +5,7 @@
 //! - [`Prompt`]: which content a request consists of, without token vectors; [`BlockHasher`] cuts it into
 //!   engine blocks of any size.
 //! - [`hash`]: the XXH3 block hashes that engines and routers exchange on the wire.
-//! - [`near`]: tables that keep adjacent block identities side by side.
+//! - [`NearTable`]: finds blocks by their identity, those of one run side by side.
 //! - [`KvEvent`]: what an engine tells a router about its cache.
 //!
 //! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
@@ -14,7 +14,7 @@ mod error;
 pub mod hash;
 mod ids;
 mod kv;
-pub mod near;
+mod near;
 mod prompt;
 mod time;
 
@@ -22,5 +22,6 @@ pub use error::TimeError;
 pub use hash::{BlockHash, SequenceHash};
 pub use ids::{BlockId, RequestId, WorkerId};
 pub use kv::KvEvent;
+pub use near::NearTable;
 pub use prompt::{BlockHasher, ContentId, Interner, Prompt, Run};
 pub use time::{Duration, Time};

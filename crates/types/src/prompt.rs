@@ -149,7 +149,7 @@ impl Extend<Run> for Prompt {
 /// The identity is chained: it covers the block and all before it, so equal identities mean equal prefixes. A block
 /// that goes on where the one before it stops, in the same run of tokens, follows from that one, so its identity is the
 /// next number; any other costs one hash of a few words, whatever the block size. Blocks that live and die together
-/// thus have adjacent identities, and tables that keep [`near`](crate::near) identities near find them in one place.
+/// thus have adjacent identities, and a [`NearTable`](crate::NearTable) has them in one place.
 #[derive(Debug, Clone)]
 pub struct BlockHasher {
     block_size: u32,

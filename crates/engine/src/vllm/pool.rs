@@ -4,8 +4,7 @@
 //! whose content can still be hit goes to the tail, so that the list is the LRU order of the prefix cache, and one
 //! without goes to the head. Taking a block that still has content evicts that content.
 
-use servecast_types::near::NearMap;
-use servecast_types::{BlockId, KvEvent, SequenceHash};
+use servecast_types::{BlockId, KvEvent, NearTable, SequenceHash};
 use smallvec::{SmallVec, smallvec};
 
 /// Stands for no block.
@@ -44,7 +43,7 @@ pub(crate) struct BlockPool {
     num_blocks: u32,
     num_free: u32,
     /// List position of the first block of each content that can be hit; duplicates follow each other from there.
-    cached: NearMap<u32>,
+    cached: NearTable,
     unhashed_to_head: bool,
     events: Option<Vec<KvEvent>>,
 }
@@ -63,7 +62,7 @@ impl BlockPool {
             fresh: 0,
             num_blocks,
             num_free: num_blocks - first,
-            cached: NearMap::default(),
+            cached: NearTable::default(),
             unhashed_to_head,
             events: capture_events.then(Vec::new),
         };
@@ -87,7 +86,7 @@ impl BlockPool {
 
     /// The block to hit for `hash`.
     pub(crate) fn lookup(&self, hash: SequenceHash) -> Option<BlockId> {
-        self.cached.get(&hash).map(|&position| BlockId(position - FIRST))
+        self.first_of(hash).map(|position| BlockId(position - FIRST))
     }
 
     pub(crate) fn is_free(&self, block: BlockId) -> bool {
@@ -166,9 +165,10 @@ impl BlockPool {
             let entry = &mut self.list[position as usize];
             debug_assert!(!entry.has_content, "block {block} already has content");
             (entry.hash, entry.has_content) = (hash, true);
-            match *self.cached.entry(hash).or_insert(position) {
-                first if first == position => self.list[position as usize].is_first = true,
-                first => self.append_duplicate(first, position),
+            let list = &self.list;
+            match self.cached.insert(hash.0, position, |position| list[position as usize].hash.0) {
+                None => self.list[position as usize].is_first = true,
+                Some(first) => self.append_duplicate(first, position),
             }
         }
         if let Some(events) = &mut self.events
@@ -217,17 +217,23 @@ impl BlockPool {
         }
         assert_eq!(listed, self.num_free, "length of the free list");
         let hashed = blocks.iter().filter(|block| block.has_content).count();
-        for (&hash, &first) in &self.cached {
+        for first in self.cached.values() {
+            let Block { hash, is_first, .. } = self.list[first as usize];
             assert!(
-                self.list[first as usize].is_first_of(hash),
-                "content is found at a block that has it first"
+                is_first && self.first_of(hash) == Some(first),
+                "content is found at the block that has it first"
             );
         }
-        let duplicates = |(_, &first): (&SequenceHash, &u32)| {
+        let duplicates = |first: u32| {
             let next = |position: u32| Some(self.list[position as usize].next_duplicate);
             std::iter::successors(Some(first), move |&at| next(at).filter(|&next| next != NONE)).count()
         };
-        assert_eq!(hashed, self.cached.iter().map(duplicates).sum::<usize>(), "blocks with content");
+        assert_eq!(hashed, self.cached.values().map(duplicates).sum::<usize>(), "blocks with content");
+    }
+
+    /// List position of the first block of some content.
+    fn first_of(&self, hash: SequenceHash) -> Option<u32> {
+        self.cached.get(hash.0, |position| self.list[position as usize].hash.0)
     }
 
     fn block(&self, block: BlockId) -> &Block {
@@ -257,10 +263,11 @@ impl BlockPool {
         if !was_first {
             self.remove_duplicate(hash, position, next);
         } else if next == NONE {
-            self.cached.remove(&hash);
+            self.cached.remove(hash.0, position);
         } else {
             self.list[next as usize].is_first = true;
-            self.cached.insert(hash, next);
+            let list = &self.list;
+            self.cached.replace(hash.0, next, |position| list[position as usize].hash.0);
         }
         if let Some(events) = &mut self.events {
             events.push(KvEvent::Removed { blocks: smallvec![hash] });
@@ -278,7 +285,7 @@ impl BlockPool {
 
     /// Takes a block that is not the first out of those of equal content; `next` is the one behind it.
     fn remove_duplicate(&mut self, hash: SequenceHash, position: u32, next: u32) {
-        let mut before = self.cached[&hash];
+        let mut before = self.first_of(hash).expect("a duplicate has a first");
         while self.list[before as usize].next_duplicate != position {
             before = self.list[before as usize].next_duplicate;
         }
@@ -313,11 +320,6 @@ impl Block {
             next: ENDS,
             next_duplicate: NONE,
         }
-    }
-
-    /// Whether a lookup of that content finds this block.
-    fn is_first_of(&self, hash: SequenceHash) -> bool {
-        self.is_first && self.hash == hash
     }
 }
 

@@ -6,16 +6,14 @@
 //!
 //! Chains are mostly stored once, by one rank, and removed again from their end, and each of their blocks costs a miss
 //! or two of the processor's cache. So a block is a node of 48 bytes, numbered in the order of its chain, and one entry
-//! of five bytes in a table of names that looks at the nodes themselves. Local hashes are indexed only where chains
+//! of 16 to 32 bytes in a table of names, in which the names of the simulation lie in the order of the chain too. Local hashes are indexed only where chains
 //! part.
 //!
 //! **Invariants:** `by_name` has every node that is not in `unnamed`, once, and no two under one name. `edges` has the
 //! children of exactly the nodes with two or more.
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use rustc_hash::{FxHashMap, FxHashSet};
-use servecast_types::near;
+use servecast_types::NearTable;
 
 use super::ranks::RankSet;
 
@@ -44,17 +42,12 @@ pub(super) struct Nodes {
     free: Vec<NodeId>,
     edges: FxHashMap<(NodeId, u64), NodeId>,
     /// The block that a name means, for ranks that have not said otherwise.
-    by_name: HashTable<NodeId>,
+    by_name: NearTable,
     /// Blocks whose name meant another one when they came.
     unnamed: FxHashSet<NodeId>,
 }
 
 const _: () = assert!(size_of::<Node>() == 48, "the module's documentation says so");
-
-/// Where a name stands in the table: chains of the simulation have adjacent names, which lie side by side.
-fn hash_of(name: u64) -> u64 {
-    near::place(name)
-}
 
 impl Node {
     fn new(local: u64, external: u64, parent: NodeId) -> Self {
@@ -80,7 +73,7 @@ impl Nodes {
             arena: vec![Node::new(0, 0, NONE)],
             free: Vec::new(),
             edges: FxHashMap::default(),
-            by_name: HashTable::new(),
+            by_name: NearTable::default(),
             unnamed: FxHashSet::default(),
         }
     }
@@ -111,7 +104,7 @@ impl Nodes {
 
     /// The block that a name means.
     pub(super) fn named(&self, name: u64) -> Option<NodeId> {
-        self.by_name.find(hash_of(name), |&id| self.arena[id as usize].external == name).copied()
+        self.by_name.get(name, |id| self.arena[id as usize].external)
     }
 
     /// Brings what is known of some names into the processor's cache.
@@ -136,15 +129,11 @@ impl Nodes {
     ) -> Option<NodeId> {
         let Self { arena, free, by_name, unnamed, .. } = self;
         let id = free.last().copied().unwrap_or(arena.len() as NodeId);
-        let is_it = |&id: &NodeId| arena[id as usize].external == external;
-        match by_name.entry(hash_of(external), is_it, |&id| hash_of(arena[id as usize].external)) {
-            Entry::Vacant(entry) => _ = entry.insert(id),
-            Entry::Occupied(entry) => {
-                if !is_fine(*entry.get(), &arena[*entry.get() as usize]) {
-                    return None;
-                }
-                unnamed.insert(id);
+        if let Some(named) = by_name.insert(external, id, |id| arena[id as usize].external) {
+            if !is_fine(named, &arena[named as usize]) {
+                return None;
             }
+            unnamed.insert(id);
         }
         let node = Node::new(local, external, parent);
         if free.pop().is_some() {
@@ -191,8 +180,8 @@ impl Nodes {
             }
         }
         if self.unnamed.is_empty() || !self.unnamed.remove(&id) {
-            let entry = self.by_name.find_entry(hash_of(external), |&other| other == id);
-            entry.expect("a block that is not unnamed is found by its name").remove();
+            let was_there = self.by_name.remove(external, id);
+            debug_assert!(was_there, "a block that is not unnamed is found by its name");
         }
         self.free.push(id);
     }

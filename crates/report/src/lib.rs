@@ -2,7 +2,7 @@
 //!
 //! - [`summarize`] turns a [`RunRecord`](servecast_cluster::record::RunRecord) into a [`Report`], a flat JSON
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
-//! - [`render_table`] shows a report on a terminal, [`render_comparison`] several beside each other,
+//! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
 //! - [`export`] writes a run as other tools write theirs.
 //! - [`render_page`] makes a page of a run for a browser, in one file.
@@ -18,6 +18,7 @@
 #[cfg(test)]
 mod fixture;
 
+mod charts;
 mod comparison;
 mod differences;
 mod export;
@@ -34,6 +35,7 @@ mod stats;
 mod summary;
 mod table;
 
+pub use charts::render_charts;
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use differences::{Difference, Differences, NamedFigures, RunDifference, render_differences};
 pub use export::{ExportFormat, export};

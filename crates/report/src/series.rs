@@ -11,30 +11,30 @@ const BINS: usize = 400;
 #[derive(Debug, Serialize)]
 pub(crate) struct Series {
     /// Start of the first bin, in ms.
-    start_ms: f64,
+    pub(crate) start_ms: f64,
     /// Length of a bin, in ms.
-    bin_ms: f64,
+    pub(crate) bin_ms: f64,
     /// Requests that arrive a second.
-    arrivals: Vec<f64>,
+    pub(crate) arrivals: Vec<f64>,
     /// Share of the prompt tokens of requests admitted in the bin that were reused; absent without any.
-    reuse: Vec<Option<f64>>,
-    pools: Vec<PoolSeries>,
+    pub(crate) reuse: Vec<Option<f64>>,
+    pub(crate) pools: Vec<PoolSeries>,
 }
 
 /// Of a pool.
 #[derive(Debug, Serialize)]
-struct PoolSeries {
-    pool: &'static str,
+pub(crate) struct PoolSeries {
+    pub(crate) pool: &'static str,
     /// Requests that a worker computes.
-    running: Vec<f64>,
+    pub(crate) running: Vec<f64>,
     /// Requests in the queues of router and workers, or waiting for their KV.
-    waiting: Vec<f64>,
+    pub(crate) waiting: Vec<f64>,
     /// Tokens of running requests that take KV: the prompt, and the output as far as it is there.
-    context_tokens: Vec<f64>,
+    pub(crate) context_tokens: Vec<f64>,
     /// Tokens computed a second: prompts spread from admission to first token, output from first to last token.
-    tokens: Vec<f64>,
+    pub(crate) tokens: Vec<f64>,
     /// Running requests by worker.
-    workers: Vec<Vec<f64>>,
+    pub(crate) workers: Vec<Vec<f64>>,
 }
 
 /// The time axis.

@@ -228,7 +228,7 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.2}%", share * 100.0)
 }
 
-fn styled(text: &str, options: TableOptions) -> String {
+pub(crate) fn styled(text: &str, options: TableOptions) -> String {
     if options.color { format!("{BOLD}{text}{PLAIN}") } else { text.to_owned() }
 }
 

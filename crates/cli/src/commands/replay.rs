@@ -11,7 +11,7 @@ use serde::Serialize;
 use servecast_cluster::record::PoolRole;
 use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation};
 use servecast_engine::Iteration;
-use servecast_report::{Report, SummaryOptions, TableOptions, render_table, summarize};
+use servecast_report::{Report, SummaryOptions, TableOptions, render_charts, render_table, summarize};
 use servecast_types::{Time, WorkerId};
 use servecast_workload::{TraceNotes, Workload};
 
@@ -130,7 +130,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     }
     files::print(&match config.output.format.unwrap_or_default() {
         Format::Json => json(&report),
-        Format::Table => render_table(&report, table_options()),
+        Format::Table => render_table(&report, table_options()) + &render_charts(&record, table_options()),
     })
 }
 

@@ -12,6 +12,7 @@ mod replay;
 mod sandbox;
 mod settings;
 mod sglang;
+mod terminal;
 mod timeline;
 mod trace;
 mod validate;

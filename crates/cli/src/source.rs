@@ -71,7 +71,10 @@ impl Source {
     ) -> Result<Workload, Failure> {
         let refused = |message: &str| Failure::user(layers.explained(message));
         match self {
-            Self::Trace { path, block_size } => trace_workload(path, &read_trace(path)?, *block_size, load),
+            Self::Trace { path, block_size } => {
+                let trace = read_trace(path)?;
+                trace.into_workload(*block_size, load).map_err(|error| unusable_trace(path, &error))
+            }
             Self::Synthetic { spec, block_size } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
                 let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
@@ -118,7 +121,7 @@ pub(crate) fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
 
 fn workload_of(rows: Vec<TraceRow>, block_size: u32, load: Load) -> Result<Workload, Failure> {
     let trace = Trace { rows, ..Trace::default() };
-    trace.workload(block_size, load).map_err(|error| Failure::user(chain(&error)))
+    trace.into_workload(block_size, load).map_err(|error| Failure::user(chain(&error)))
 }
 
 /// The first given setting of a synthetic workload.

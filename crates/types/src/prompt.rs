@@ -5,11 +5,13 @@
 //! ids, for a request's output. The identities of different sources never meet:
 //!
 //! ```text
-//!  bits 63        62..32            31..0
-//!       0         0                 token id            a real token
-//!       0         content id ≥ 1    offset in the block a trace block (see `Interner`)
-//!       1         request number    position            output that nobody else names
+//!  0     .. 2³²    a real token: its id
+//!  2³²   .. 2⁶³    a token of a trace block: the blocks' tokens one after another, in order of their numbers
+//!                  (see `Interner`)
+//!  2⁶³   .. 2⁶⁴    output that nobody else names: request number in bits 62..32, position in the rest
 //! ```
+//!
+//! Trace blocks with consecutive ids, as new content mostly has, make one run.
 //!
 //! Two prompts then share exactly their longest common prefix, whatever the block sizes of trace and engine are.
 
@@ -34,9 +36,10 @@ impl Run {
         Self { start: first as u64, len }
     }
 
-    /// The first `len` tokens of a trace block.
-    pub const fn content(id: ContentId, len: u32) -> Self {
-        Self { start: (id.0 as u64) << 32, len }
+    /// The first `len` tokens of a trace block, all of which have `block_tokens`.
+    pub const fn content(id: ContentId, block_tokens: u32, len: u32) -> Self {
+        // At most 2³¹ blocks, so that it stays below 2⁶³.
+        Self { start: (1 << 32) + id.0 as u64 * block_tokens as u64, len }
     }
 
     /// Output of a request that no other request repeats.
@@ -53,36 +56,36 @@ impl Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentId(u32);
 
+/// Numbers below this stand for trace blocks, so that the identities of their tokens fit.
+const MOST_CONTENT: u64 = (1 << 31) - 1;
+
 /// Gives every distinct 64-bit id of a trace a small number, so that none is truncated and none aliases another.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Interner {
-    ids: FxHashMap<u64, ContentId>,
+    /// `None` if the ids are small themselves.
+    ids: Option<FxHashMap<u64, ContentId>>,
 }
 
 impl Interner {
-    /// An interner that has seen nothing.
-    pub fn new() -> Self {
-        Self::default()
+    /// An interner for ids of which none is above `largest`.
+    pub fn up_to(largest: u64) -> Self {
+        Self { ids: (largest >= MOST_CONTENT).then(FxHashMap::default) }
     }
 
     /// The number of `hash_id`, the same every time.
     ///
     /// # Panics
-    /// With more than 2³¹ distinct ids, which would need a trace of over 16 GB.
+    /// With more than 2³¹ − 1 distinct ids, which would need a trace of over 16 GB, and with an id above the largest.
     pub fn intern(&mut self, hash_id: u64) -> ContentId {
-        let next = self.ids.len() + 1;
-        assert!(next < 1 << 31, "more than 2^31 distinct hash ids");
-        *self.ids.entry(hash_id).or_insert(ContentId(next as u32))
-    }
-
-    /// How many distinct ids were seen.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether nothing was interned yet.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        let number = match &mut self.ids {
+            None => hash_id,
+            Some(ids) => {
+                let next = ids.len() as u64;
+                u64::from(ids.entry(hash_id).or_insert(ContentId(next as u32)).0)
+            }
+        };
+        assert!(number < MOST_CONTENT, "more than 2^31 distinct hash ids, or one above the largest");
+        ContentId(number as u32)
     }
 }
 
@@ -108,8 +111,9 @@ impl Prompt {
         let mut prompt = Self::default();
         for id in blocks {
             let len = block_tokens.min(tokens - prompt.tokens);
-            prompt.push(Run::content(id, len));
+            prompt.push(Run::content(id, block_tokens, len));
         }
+        prompt.runs.shrink_to_fit();
         prompt
     }
 
@@ -248,19 +252,30 @@ mod tests {
 
     #[test]
     fn trace_blocks_need_not_be_a_multiple_of_engine_blocks() {
-        let mut interner = Interner::new();
+        let mut interner = Interner::up_to(u64::MAX);
         let [a, b, c] = [1, 2, 1 << 40 | 2].map(|id| interner.intern(id));
         let first = Prompt::from_blocks([a, b], 100, 200);
         let second = Prompt::from_blocks([a, c], 100, 200);
         assert_eq!(shared_blocks(&first, &second, 16), 6, "100 common tokens hold 6 blocks of 16");
         assert_eq!(shared_blocks(&first, &first, 16), 12);
         assert_eq!(interner.intern(2), b);
-        assert_eq!(interner.len(), 3);
+        assert_eq!([a, b, c], [0, 1, 2].map(ContentId));
+    }
+
+    #[test]
+    fn consecutive_trace_blocks_are_one_run_and_their_blocks_have_consecutive_identities() {
+        let mut interner = Interner::up_to(9);
+        let prompt = Prompt::from_blocks([4, 5, 9].map(|id| interner.intern(id)), 100, 300);
+        assert_eq!(prompt.runs().iter().map(|run| run.len).collect::<Vec<_>>(), [200, 100]);
+        let hashes = BlockHasher::all(&prompt, 50);
+        let adjacent: Vec<bool> =
+            hashes.windows(2).map(|pair| pair[1].0 == pair[0].0.wrapping_add(1)).collect();
+        assert_eq!(adjacent, [true, true, true, false, true]);
     }
 
     #[test]
     fn a_short_block_shares_what_it_has() {
-        let mut interner = Interner::new();
+        let mut interner = Interner::up_to(5);
         let id = interner.intern(5);
         let short = Prompt::from_blocks([id], 512, 300);
         let long = Prompt::from_blocks([id], 512, 512);
@@ -269,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_same_block_at_another_position_is_other_content() {
-        let mut interner = Interner::new();
+        let mut interner = Interner::up_to(5);
         let id = interner.intern(5);
         let hashes = BlockHasher::all(&Prompt::from_blocks([id, id], 64, 128), 64);
         assert_ne!(hashes[0], hashes[1]);

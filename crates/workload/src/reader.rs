@@ -21,11 +21,22 @@ pub struct Trace {
 impl Trace {
     /// The sessions of the trace, see [`Workload::from_rows`], with the notes of the reader among its own.
     pub fn workload(&self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
-        let mut workload = Workload::from_rows(&self.rows, trace_block_size, load)?;
-        workload.notes.ignored_keys = self.notes.ignored_keys;
-        workload.notes.ignored_key_names.clone_from(&self.notes.ignored_key_names);
-        Ok(workload)
+        let workload = Workload::from_rows(&self.rows, trace_block_size, load)?;
+        Ok(with_notes(workload, self.notes.clone()))
     }
+
+    /// As [`Trace::workload`], for a trace that is not needed again: its rows go as the sessions come.
+    pub fn into_workload(self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
+        let workload = Workload::from_owned_rows(self.rows, trace_block_size, load)?;
+        Ok(with_notes(workload, self.notes))
+    }
+}
+
+/// The reader's notes beside those of the workload.
+fn with_notes(mut workload: Workload, notes: TraceNotes) -> Workload {
+    workload.notes.ignored_keys = notes.ignored_keys;
+    workload.notes.ignored_key_names = notes.ignored_key_names;
+    workload
 }
 
 /// Reads a Mooncake trace: JSON Lines with one request per line, timestamps and delays in milliseconds.

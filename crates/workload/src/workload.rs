@@ -1,5 +1,7 @@
 //! Sessions of turns, ready to be replayed.
 
+use std::borrow::Borrow;
+
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use servecast_types::{Duration, Interner, Prompt, Time};
@@ -92,37 +94,19 @@ impl Workload {
     /// # Panics
     /// With more than 2³¹ distinct hash ids, which would be a trace of over 16 GB.
     pub fn from_rows(rows: &[TraceRow], trace_block_size: u32, load: Load) -> Result<Self, TraceError> {
-        if trace_block_size == 0 {
-            return Err(TraceError::BlockSize);
-        }
-        if rows.is_empty() {
-            return Err(TraceError::NoRows);
-        }
-        let places = session_of_each_row(rows);
-        let clock = Clock::new(load, rows, &places)?;
-        let mut blocks = Blocks { size: trace_block_size, interner: Interner::new() };
-        let mut workload = Self::default();
-        for (row, &place) in rows.iter().zip(&places) {
-            row.check()?;
-            let is_first = place == workload.sessions.len();
-            let turn = Turn {
-                line: row.line,
-                start: if is_first { clock.first_turn(row)? } else { clock.later_turn(row)? },
-                prompt: blocks.prompt(row, &mut workload.notes)?,
-                // Checked to be below a million.
-                output_tokens: row.output_length as u32,
-                priority: row.priority,
-                stop_after: None,
-                output: None,
-            };
-            if is_first {
-                let name = row.session_id.as_deref().map(Box::from);
-                // Most sessions of most traces have one turn.
-                workload.sessions.push(Session { name, turns: Vec::with_capacity(1) });
-            }
-            workload.sessions[place].turns.push(turn);
-        }
-        Ok(workload)
+        Plan::new(rows, trace_block_size, load)?.assemble(rows.iter())
+    }
+
+    /// As [`Workload::from_rows`], with each row dropped once it is used: less memory for a long trace.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_owned_rows(
+        rows: Vec<TraceRow>,
+        trace_block_size: u32,
+        load: Load,
+    ) -> Result<Self, TraceError> {
+        Plan::new(&rows, trace_block_size, load)?.assemble(rows.into_iter())
     }
 
     /// How many requests there are.
@@ -183,6 +167,57 @@ impl TraceNotes {
                 self.ignored_key_names.push(fields::shown(&key));
             }
         }
+    }
+}
+
+/// What has to be known of all rows before the first of them becomes a turn.
+struct Plan {
+    /// The session of each row.
+    places: Vec<usize>,
+    clock: Clock,
+    blocks: Blocks,
+}
+
+impl Plan {
+    fn new(rows: &[TraceRow], trace_block_size: u32, load: Load) -> Result<Self, TraceError> {
+        if trace_block_size == 0 {
+            return Err(TraceError::BlockSize);
+        }
+        if rows.is_empty() {
+            return Err(TraceError::NoRows);
+        }
+        let places = session_of_each_row(rows);
+        let clock = Clock::new(load, rows, &places)?;
+        let largest = rows.iter().flat_map(|row| &row.hash_ids).max().copied().unwrap_or(0);
+        let blocks = Blocks { size: trace_block_size, interner: Interner::up_to(largest) };
+        Ok(Self { places, clock, blocks })
+    }
+
+    fn assemble(mut self, rows: impl Iterator<Item: Borrow<TraceRow>>) -> Result<Workload, TraceError> {
+        let sessions = self.places.iter().max().map_or(0, |last| last + 1);
+        let mut workload = Workload { sessions: Vec::with_capacity(sessions), ..Workload::default() };
+        for (row, place) in rows.zip(self.places) {
+            let row: &TraceRow = row.borrow();
+            row.check()?;
+            let is_first = place == workload.sessions.len();
+            let turn = Turn {
+                line: row.line,
+                start: if is_first { self.clock.first_turn(row)? } else { self.clock.later_turn(row)? },
+                prompt: self.blocks.prompt(row, &mut workload.notes)?,
+                // Checked to be below a million.
+                output_tokens: row.output_length as u32,
+                priority: row.priority,
+                stop_after: None,
+                output: None,
+            };
+            if is_first {
+                let name = row.session_id.as_deref().map(Box::from);
+                // Most sessions of most traces have one turn.
+                workload.sessions.push(Session { name, turns: Vec::with_capacity(1) });
+            }
+            workload.sessions[place].turns.push(turn);
+        }
+        Ok(workload)
     }
 }
 
@@ -317,6 +352,8 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
+    use servecast_types::BlockHasher;
+
     use super::*;
 
     const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
@@ -434,8 +471,9 @@ mod tests {
         let workload = Workload::from_rows(&rows, 100, OPEN).unwrap();
         let prompts: Vec<_> = workload.turns().map(|turn| &turn.prompt).collect();
         assert_eq!((prompts[0].tokens(), prompts[1].tokens()), (150, 200));
-        assert_eq!(prompts[0].runs()[0], prompts[1].runs()[0]);
-        assert_ne!(prompts[0].runs()[1].start, prompts[1].runs()[1].start);
+        let [first, second] = [0, 1].map(|place: usize| BlockHasher::all(prompts[place], 50));
+        assert_eq!(first[..2], second[..2], "the block that both name");
+        assert_ne!(first[2], second[2]);
         assert_eq!(
             workload.notes.sentences(),
             [

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::path::Path;
-use std::process::ExitCode;
 
 /// Who has to do something about a failure; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +72,16 @@ impl Failure {
         &self.message
     }
 
+    /// Who has to do something about it.
+    pub(crate) fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    /// What went wrong, and what the user can do about it.
+    pub(crate) fn into_parts(self) -> (String, Option<String>) {
+        (self.message, self.hint)
+    }
+
     /// What goes to standard error; nothing if there is nothing to say.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
@@ -87,14 +96,14 @@ impl Failure {
         text
     }
 
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self.kind {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self.kind {
             FailureKind::OutputClosed => 0,
             FailureKind::Run => 1,
             FailureKind::User => 2,
             FailureKind::Condition => 3,
             FailureKind::Interrupted => 130,
-        })
+        }
     }
 }
 
@@ -140,7 +149,7 @@ mod tests {
     #[test]
     fn a_reader_that_went_away_is_no_error() {
         let failure = Failure::write("x", &io::ErrorKind::BrokenPipe.into());
-        assert_eq!((failure.text(), failure.exit_code()), (String::new(), ExitCode::SUCCESS));
+        assert_eq!((failure.text(), failure.exit_code()), (String::new(), 0));
     }
 
     #[test]

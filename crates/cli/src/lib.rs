@@ -26,7 +26,8 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{compare, completions, replay, schema, trace, validate};
+pub use crate::commands::replay::embed::{Outcome, Reached, Refusal, RefusalKind, Replay, replay};
+use crate::commands::{compare, completions, replay as replay_command, schema, trace, validate};
 use crate::error::Failure;
 
 /// Simulate serving deployments of large language models
@@ -42,7 +43,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    Replay(Box<replay::ReplayArgs>),
+    Replay(Box<replay_command::ReplayArgs>),
     Compare(compare::CompareArgs),
     Validate(validate::ValidateArgs),
     Trace(trace::TraceArgs),
@@ -52,13 +53,18 @@ enum Subcommands {
 
 /// Runs the command line `arguments`, the first of which is the name of the program.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(run_to_code(arguments))
+}
+
+/// [`run`], with the exit code as a number.
+pub fn run_to_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli =
         match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => cli,
             Err(error) => return print(&error),
         };
     let outcome = match cli.command {
-        Subcommands::Replay(args) => replay::run(*args),
+        Subcommands::Replay(args) => replay_command::run(*args),
         Subcommands::Compare(args) => compare::run(&args),
         Subcommands::Validate(args) => validate::run(&args),
         Subcommands::Trace(args) => trace::run(&args),
@@ -69,18 +75,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Prints help, or what is wrong with the arguments.
-fn print(error: &clap::Error) -> ExitCode {
+fn print(error: &clap::Error) -> u8 {
     let printed = error.print().and_then(|()| io::stdout().flush());
     if error.use_stderr() {
         // Nothing can be said about a closed standard error.
-        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        return u8::try_from(error.exit_code()).unwrap_or(2);
     }
     finish(printed.map_err(|error| Failure::write("standard output", &error)))
 }
 
 /// Tells of a failure, and what the shell learns of it.
-fn finish(outcome: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = outcome else { return ExitCode::SUCCESS };
+fn finish(outcome: Result<(), Failure>) -> u8 {
+    let Err(failure) = outcome else { return 0 };
     let _ = io::stderr().lock().write_all(failure.text().as_bytes());
     failure.exit_code()
 }

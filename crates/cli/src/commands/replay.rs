@@ -30,6 +30,7 @@ use crate::source::Source;
 use crate::timeline::{Timeline, TimelineOptions};
 
 mod compare;
+pub(crate) mod embed;
 mod outputs;
 mod plan;
 

@@ -128,6 +128,22 @@ impl Layers {
         Ok(())
     }
 
+    /// Adds an argument of another program, by its name.
+    pub(crate) fn add_argument(&mut self, name: &str, value: Value) -> Result<(), Failure> {
+        let key = not_yet::refuse_key(name, name)
+            .and_then(|()| known_key(name).map_err(|error| error.message))
+            .map_err(Failure::user)?;
+        let of_command =
+            |key: &String| keys_of::<OutputConfig>().contains(key) && key != "check" && key != "plain";
+        if of_command(&key) || keys_of::<SeveralConfig>().contains(&key) {
+            return Err(Failure::user(format!("`{name}` is for the command line only")));
+        }
+        if self.origins.contains_key(&key) && !value.is_null() {
+            return Err(Failure::user(format!("`{key}` is given by two names: keep one of them")));
+        }
+        self.add(&key, value, &Origin::Flag(name.to_owned()))
+    }
+
     /// Lays a value over what is there; null is nothing.
     pub(crate) fn add(&mut self, key: &str, mut value: Value, origin: &Origin) -> Result<(), Failure> {
         if value.is_null() {

@@ -2,7 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::field::kind_of;
 use super::settings::{RouterSettings, not_negative};
 use crate::ConfigError;
 
@@ -29,6 +31,36 @@ impl RouterConfigOverride {
         assume_kv_reuse: Some(false),
         track_prefill_tokens: Some(false),
     };
+
+    /// The overrides in a JSON object; those that are absent or null are none.
+    pub fn from_json(value: &Value) -> Result<Self, ConfigError> {
+        let object =
+            value.as_object().ok_or_else(|| ConfigError::NoObject { found: kind_of(value).to_owned() })?;
+        let mut overrides = Self::default();
+        for (key, found) in object.iter().filter(|(_, value)| !value.is_null()) {
+            let number = || found.as_f64().ok_or_else(|| ConfigError::wrong(key, found, "expected a number"));
+            let boolean =
+                || found.as_bool().ok_or_else(|| ConfigError::wrong(key, found, "expected true or false"));
+            match key.as_str() {
+                "overlap_score_weight" => overrides.overlap_score_weight = Some(number()?),
+                "router_temperature" => overrides.router_temperature = Some(number()?),
+                "assume_kv_reuse" => overrides.assume_kv_reuse = Some(boolean()?),
+                "track_prefill_tokens" => overrides.track_prefill_tokens = Some(boolean()?),
+                _ => return Err(Self::unknown(key)),
+            }
+        }
+        overrides.check()?;
+        Ok(overrides)
+    }
+
+    fn unknown(key: &str) -> ConfigError {
+        const KEYS: [&str; 4] =
+            ["overlap_score_weight", "router_temperature", "assume_kv_reuse", "track_prefill_tokens"];
+        let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(key, known);
+        let similar = KEYS.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let similar = similar.filter(|known| likeness(known) > 0.5).map(str::to_owned);
+        ConfigError::UnknownKey { key: key.to_owned(), similar }
+    }
 
     /// These overrides with those of `top` in front.
     #[must_use]
@@ -71,6 +103,41 @@ impl EffectiveSettings {
             router_temperature: overrides.router_temperature.unwrap_or(settings.router_temperature()),
             assume_kv_reuse: overrides.assume_kv_reuse.unwrap_or(settings.assume_kv_reuse()),
             track_prefill_tokens: overrides.track_prefill_tokens.unwrap_or(settings.track_prefill_tokens()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn overrides_are_read_from_json() {
+        let overrides = RouterConfigOverride::from_json(&json!({
+            "overlap_score_weight": 2, "assume_kv_reuse": false, "router_temperature": null
+        }));
+        let expected = RouterConfigOverride {
+            overlap_score_weight: Some(2.0),
+            assume_kv_reuse: Some(false),
+            ..RouterConfigOverride::default()
+        };
+        assert_eq!(overrides, Ok(expected));
+        for (value, message) in [
+            (
+                json!({"router_temperatur": 1}),
+                "unknown router setting `router_temperatur`, did you mean `router_temperature`?",
+            ),
+            (json!({"x": 1}), "unknown router setting `x`"),
+            (json!({"assume_kv_reuse": 1}), "`assume_kv_reuse` is 1: expected true or false"),
+            (
+                json!({"router_temperature": -1}),
+                "`router_temperature` is -1: expected a number of at least 0",
+            ),
+            (json!(3), "expected a JSON object such as {\"router_temperature\": 0.5}, found a number"),
+        ] {
+            assert_eq!(RouterConfigOverride::from_json(&value).unwrap_err().to_string(), message);
         }
     }
 }

@@ -1,0 +1,179 @@
+//! Replays: one, or several at once.
+
+#![expect(clippy::needless_pass_by_value, reason = "arguments from Python are values")]
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use serde_json::{Map, Value};
+use servecast_cli::{Refusal, RefusalKind, Replay};
+use servecast_report::{TableOptions, render_table, write_request_rows};
+
+use crate::errors;
+
+/// How often it is looked whether Python has received a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What came of a replay.
+#[pyclass(frozen)]
+pub(crate) struct Outcome(servecast_cli::Outcome);
+
+#[pymethods]
+impl Outcome {
+    /// The report, as `--report-json` writes it.
+    fn report_json(&self) -> String {
+        self.0.json()
+    }
+
+    /// The report, as the command line prints it.
+    fn table(&self) -> String {
+        render_table(&self.0.report, TableOptions::default())
+    }
+
+    /// A JSON line a request.
+    fn requests_jsonl<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let rows = py.detach(|| {
+            let mut rows = Vec::new();
+            write_request_rows(&self.0.record, &mut rows).map(|()| rows)
+        })?;
+        Ok(PyBytes::new(py, &rows))
+    }
+
+    /// A JSON line an iteration, if asked for.
+    fn iterations_jsonl<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.0.iterations.as_ref().map(|rows| PyBytes::new(py, rows))
+    }
+
+    /// What the user should know: what has no effect, what was odd about the trace.
+    fn notes(&self) -> Vec<String> {
+        self.0.notes.clone()
+    }
+}
+
+/// Settings as a JSON object, a trace in place of a file, whether to keep iterations.
+type Given<'py> = (String, Option<Bound<'py, PyBytes>>, bool);
+
+fn replay_of(given: &Given<'_>) -> PyResult<Replay> {
+    let (settings, trace, iterations) = given;
+    let settings: Map<String, Value> = serde_json::from_str(settings)
+        .map_err(|error| PyValueError::new_err(format!("the settings are no JSON object: {error}")))?;
+    let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
+    Ok(Replay { settings, trace, iterations: *iterations })
+}
+
+/// Runs one replay. `progress` is called with the simulated time in ms, the requests that have ended and all of them,
+/// every 50 ms or so; what it raises ends the run, as a signal does.
+#[pyfunction]
+#[pyo3(signature = (given, progress=None))]
+pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>) -> PyResult<Outcome> {
+    let replay = replay_of(&given)?;
+    let mut raised = None;
+    let outcome = py.detach(|| {
+        servecast_cli::replay(&replay, &mut |reached| {
+            let told = Python::attach(|py| {
+                py.check_signals()?;
+                let Some(progress) = &progress else { return Ok(()) };
+                progress.call1(py, (reached.now.as_ms(), reached.ended, reached.requests)).map(drop)
+            });
+            match told {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    raised = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })
+    });
+    if let Some(error) = raised {
+        return Err(error);
+    }
+    outcome.map(Outcome).map_err(|refusal| errors::exception(py, &refusal))
+}
+
+/// Runs several replays, at most `threads` at a time, and returns their outcomes in order. `progress` is called with
+/// how many are done and how many there are. The first refusal, by place in the list, is raised when all are done;
+/// what `progress` raises and signals end them at once.
+#[pyfunction]
+#[pyo3(signature = (given, threads, progress=None))]
+pub(crate) fn run_many(
+    py: Python<'_>,
+    given: Vec<Given<'_>>,
+    threads: usize,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Vec<Outcome>> {
+    let replays = given.iter().map(replay_of).collect::<PyResult<Vec<_>>>()?;
+    let ended = py.detach(|| run_all(&replays, threads, progress.as_ref()))?;
+    let outcomes = ended.into_iter().enumerate().map(|(place, outcome)| {
+        outcome.map(Outcome).map_err(|refusal| {
+            let message = format!("run {place}: {}", refusal.message);
+            errors::exception(py, &Refusal { message, ..refusal })
+        })
+    });
+    outcomes.collect()
+}
+
+type Ended = Result<servecast_cli::Outcome, Refusal>;
+
+fn run_all(replays: &[Replay], threads: usize, progress: Option<&Py<PyAny>>) -> PyResult<Vec<Ended>> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (send, receive) = mpsc::channel();
+    let work = |send: mpsc::Sender<(usize, Ended)>| {
+        while !stop.load(Ordering::Relaxed) {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(replay) = replays.get(place) else { break };
+            let outcome = servecast_cli::replay(replay, &mut |_| {
+                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if send.send((place, outcome)).is_err() {
+                break;
+            }
+        }
+    };
+    let mut ended: Vec<Option<Ended>> = replays.iter().map(|_| None).collect();
+    let told = thread::scope(|scope| {
+        for _ in 0..threads.min(replays.len()) {
+            let send = send.clone();
+            scope.spawn(|| work(send));
+        }
+        drop(send);
+        let told = collect(&receive, &mut ended, progress);
+        stop.store(true, Ordering::Relaxed);
+        told
+    });
+    told?;
+    let lost = || Refusal { kind: RefusalKind::Run, message: "the run was lost".to_owned(), hint: None };
+    Ok(ended.into_iter().map(|one| one.unwrap_or_else(|| Err(lost()))).collect())
+}
+
+/// Takes outcomes in until there are no more to come.
+fn collect(
+    receive: &mpsc::Receiver<(usize, Ended)>,
+    ended: &mut [Option<Ended>],
+    progress: Option<&Py<PyAny>>,
+) -> PyResult<()> {
+    let mut count = 0;
+    loop {
+        let is_new = match receive.recv_timeout(LOOK_EVERY) {
+            Ok((place, outcome)) => {
+                ended[place] = Some(outcome);
+                count += 1;
+                true
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => false,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        Python::attach(|py| {
+            py.check_signals()?;
+            match progress.filter(|_| is_new) {
+                Some(progress) => progress.call1(py, (count, ended.len())).map(drop),
+                None => Ok(()),
+            }
+        })?;
+    }
+}

@@ -1,0 +1,32 @@
+"""servecast forecasts how an LLM serving deployment behaves, before anyone rents the GPUs.
+
+>>> import servecast
+>>> report = servecast.run_synthetic_trace_replay(4000, 300, 100, num_workers=2, arrival_interval_ms=250)
+>>> report.num_requests, round(report.mean_ttft_ms)
+(100, 94)
+"""
+
+from servecast._config import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
+from servecast._errors import ConfigError, ReplayError, ReplayWarning, ServecastError, TraceError
+from servecast._native import __version__
+from servecast._replay import Progress, replay_many, run_synthetic_trace_replay, run_trace_replay
+from servecast._report import Columns, Report
+
+__all__ = [
+    "Columns",
+    "ConfigError",
+    "EngineArgs",
+    "KvRouterConfig",
+    "MockEngineArgs",
+    "Progress",
+    "ReplayError",
+    "ReplayWarning",
+    "Report",
+    "RouterConfigOverride",
+    "ServecastError",
+    "TraceError",
+    "__version__",
+    "replay_many",
+    "run_synthetic_trace_replay",
+    "run_trace_replay",
+]

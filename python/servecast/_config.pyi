@@ -1,0 +1,338 @@
+# Written by python/tools/stubs.py. Do not edit.
+"""Settings of engines and routers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+__all__ = ["EngineArgs", "KvRouterConfig", "MockEngineArgs", "RouterConfigOverride"]
+
+_Self = TypeVar("_Self", bound="_Settings")
+
+class _Settings:
+    def __init__(self, **settings: Any) -> None: ...
+    @classmethod
+    def from_json(cls: type[_Self], text: str) -> _Self: ...
+    def to_json(self) -> str: ...
+    def to_dict(self, *, defaults: bool = False) -> dict[str, Any]: ...
+    def copy(self: _Self, **changes: Any) -> _Self: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def plain(value: Any) -> Any: ...
+
+class EngineArgs(_Settings):
+    def __init__(
+        self,
+        *,
+        aic_attention_dp_size: int | None = ...,
+        aic_backend: str | None = ...,
+        aic_backend_version: str | None = ...,
+        aic_model_path: str | None = ...,
+        aic_moe_ep_size: int | None = ...,
+        aic_moe_tp_size: int | None = ...,
+        aic_system: str | None = ...,
+        aic_tp_size: int | None = ...,
+        async_scheduling: bool = ...,
+        block_size: int = ...,
+        bootstrap_port: int | None = ...,
+        decode_speedup_ratio: float = ...,
+        dp_size: int = ...,
+        enable_chunked_prefill: bool = ...,
+        enable_local_indexer: bool = ...,
+        enable_prefix_caching: bool = ...,
+        engine_type: Literal["vllm", "sglang", "trtllm"] = ...,
+        has_perf_model: bool | None = ...,
+        is_decode: bool | None = ...,
+        is_prefill: bool | None = ...,
+        kv_bytes_per_token: int | None = ...,
+        kv_role: Literal["kv_producer", "kv_consumer"] | None = ...,
+        kv_transfer_bandwidth: float | None = ...,
+        kv_transfer_timing_mode: Literal["full_prompt", "destination_missing"] = ...,
+        latency: str | None = ...,
+        long_prefill_token_threshold: int = ...,
+        long_prefill_token_threshold_adaptive: bool = ...,
+        max_model_len: int | None = ...,
+        max_num_batched_tokens: int | None = ...,
+        max_num_seqs: int | None = ...,
+        num_gpu_blocks: int = ...,
+        num_speculative_tokens: int = ...,
+        planner_profile_data: str | None = ...,
+        preemption_mode: Literal["lifo", "fifo"] = ...,
+        prefill_schedule_interval: int = ...,
+        reasoning: Mapping[str, Any] | None = ...,
+        reserve_null_block: bool = ...,
+        router_queue_policy: str | None = ...,
+        scheduler_reserve_full_isl: bool = ...,
+        scheduling_policy: Literal["fcfs", "priority"] = ...,
+        sglang: Mapping[str, Any] | None = ...,
+        speedup_ratio: float = ...,
+        startup_time: float | None = ...,
+        trtllm: Mapping[str, Any] | None = ...,
+        vllm_version: Literal["0.14", "0.19", "0.24", "0.28", "0.32", "0.33"] = ...,
+        watermark: float = ...,
+        worker_type: Literal["aggregated", "prefill", "decode"] | None = ...,
+        zmq_kv_events_port: int | None = ...,
+        zmq_replay_port: int | None = ...,
+    ) -> None: ...
+    @property
+    def aic_attention_dp_size(self) -> int | None:
+        """External latency model; refused."""
+    @property
+    def aic_backend(self) -> str | None:
+        """External latency model; refused."""
+    @property
+    def aic_backend_version(self) -> str | None:
+        """External latency model; refused."""
+    @property
+    def aic_model_path(self) -> str | None:
+        """External latency model; refused."""
+    @property
+    def aic_moe_ep_size(self) -> int | None:
+        """External latency model; refused."""
+    @property
+    def aic_moe_tp_size(self) -> int | None:
+        """External latency model; refused."""
+    @property
+    def aic_system(self) -> str | None:
+        """External latency model; refused."""
+    @property
+    def aic_tp_size(self) -> int | None:
+        """External latency model; refused."""
+    @property
+    def async_scheduling(self) -> bool:
+        """Whether an iteration is scheduled while the one before it runs."""
+    @property
+    def block_size(self) -> int:
+        """Tokens a KV block; 0 is the default of the engine (vLLM 64, TensorRT-LLM 32, SGLang 1)."""
+    @property
+    def bootstrap_port(self) -> int | None:
+        """Setting of live workers, without effect on a replay."""
+    @property
+    def decode_speedup_ratio(self) -> float:
+        """Divides decode times further."""
+    @property
+    def dp_size(self) -> int:
+        """Data-parallel ranks of a worker; only 1 so far."""
+    @property
+    def enable_chunked_prefill(self) -> bool:
+        """Whether a prompt may be cut to fit the token budget of an iteration."""
+    @property
+    def enable_local_indexer(self) -> bool:
+        """Setting of live workers, without effect on a replay."""
+    @property
+    def enable_prefix_caching(self) -> bool:
+        """Whether requests share KV blocks of equal content."""
+    @property
+    def engine_type(self) -> Literal["vllm", "sglang", "trtllm"]:
+        """The engine that is simulated."""
+    @property
+    def has_perf_model(self) -> bool | None:
+        """Accepted and ignored, as elsewhere."""
+    @property
+    def is_decode(self) -> bool | None:
+        """Old form of `worker_type: decode`."""
+    @property
+    def is_prefill(self) -> bool | None:
+        """Old form of `worker_type: prefill`."""
+    @property
+    def kv_bytes_per_token(self) -> int | None:
+        """Bytes of KV cache a token, over all layers."""
+    @property
+    def kv_role(self) -> Literal["kv_producer", "kv_consumer"] | None:
+        """vLLM's role in KV transfer: with one, transfers are noticed when the real connector would notice them."""
+    @property
+    def kv_transfer_bandwidth(self) -> float | None:
+        """Bandwidth of the hand-off from prefill to decode, in 10⁹ bytes a second; absent or 0 for no delay."""
+    @property
+    def kv_transfer_timing_mode(self) -> Literal["full_prompt", "destination_missing"]:
+        """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""
+    @property
+    def latency(self) -> str | None:
+        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or"""
+    @property
+    def long_prefill_token_threshold(self) -> int:
+        """Most tokens of one request in an iteration while others are there; 0 for no limit."""
+    @property
+    def long_prefill_token_threshold_adaptive(self) -> bool:
+        """Raises that limit to an equal share of `max_num_batched_tokens`."""
+    @property
+    def max_model_len(self) -> int | None:
+        """Longest sequence, prompt and output together; null for no limit."""
+    @property
+    def max_num_batched_tokens(self) -> int | None:
+        """Most tokens that one iteration computes; null for no limit."""
+    @property
+    def max_num_seqs(self) -> int | None:
+        """Most requests that run at a time; null for no limit."""
+    @property
+    def num_gpu_blocks(self) -> int:
+        """KV cache blocks of a worker, with the null block."""
+    @property
+    def num_speculative_tokens(self) -> int:
+        """Draft tokens an iteration; only 0 so far."""
+    @property
+    def planner_profile_data(self) -> str | None:
+        """Measured iteration times, an `.npz` file: old form of `latency: "grid:FILE"`."""
+    @property
+    def preemption_mode(self) -> Literal["lifo", "fifo"]:
+        """Whom a preemption hits under the `fcfs` policy."""
+    @property
+    def prefill_schedule_interval(self) -> int:
+        """Iterations from one that computes prompts to the next, while requests decode; 1 for no pause."""
+    @property
+    def reasoning(self) -> Mapping[str, Any] | None:
+        """Thinking tokens of a reasoning model: token ids only, no effect on times."""
+    @property
+    def reserve_null_block(self) -> bool:
+        """vLLM keeps one block that it never hands out; `false` makes all of `num_gpu_blocks` usable."""
+    @property
+    def router_queue_policy(self) -> str | None:
+        """Router queue policy that goes with this engine."""
+    @property
+    def scheduler_reserve_full_isl(self) -> bool:
+        """Whether a request is admitted only when blocks for all its known tokens are free."""
+    @property
+    def scheduling_policy(self) -> Literal["fcfs", "priority"]:
+        """Order of the waiting queue, and whom a preemption hits."""
+    @property
+    def sglang(self) -> Mapping[str, Any] | None:
+        """Settings of SGLang."""
+    @property
+    def speedup_ratio(self) -> float:
+        """Divides all iteration times."""
+    @property
+    def startup_time(self) -> float | None:
+        """Seconds until a worker that is started serves; no worker is started during a replay."""
+    @property
+    def trtllm(self) -> Mapping[str, Any] | None:
+        """Settings of TensorRT-LLM."""
+    @property
+    def vllm_version(self) -> Literal["0.14", "0.19", "0.24", "0.28", "0.32", "0.33"]:
+        """The release of vLLM whose scheduling decisions are made."""
+    @property
+    def watermark(self) -> float:
+        """Share of the blocks that an admission leaves free while others run."""
+    @property
+    def worker_type(self) -> Literal["aggregated", "prefill", "decode"] | None:
+        """What the worker is for; inferred from its pool when absent."""
+    @property
+    def zmq_kv_events_port(self) -> int | None:
+        """Setting of live workers, without effect on a replay."""
+    @property
+    def zmq_replay_port(self) -> int | None:
+        """Setting of live workers, without effect on a replay."""
+
+class KvRouterConfig(_Settings):
+    def __init__(
+        self,
+        *,
+        durable_kv_events: bool = ...,
+        overlap_score_weight: float = ...,
+        router_assume_kv_reuse: bool = ...,
+        router_event_threads: int = ...,
+        router_max_tree_size: int = ...,
+        router_prefill_load_model: Literal["none", "aic"] = ...,
+        router_prune_target_ratio: float = ...,
+        router_queue_policy: Literal["fcfs", "lcfs", "wspt"] = ...,
+        router_queue_threshold: float | None = ...,
+        router_replica_sync: bool = ...,
+        router_reset_states: bool = ...,
+        router_snapshot_threshold: int | None = ...,
+        router_temperature: float = ...,
+        router_track_active_blocks: bool = ...,
+        router_track_output_blocks: bool = ...,
+        router_track_prefill_tokens: bool = ...,
+        router_ttl_secs: float = ...,
+        serve_indexer: bool = ...,
+        skip_initial_worker_wait: bool = ...,
+        use_kv_events: bool = ...,
+        use_remote_indexer: bool = ...,
+    ) -> None: ...
+    @property
+    def durable_kv_events(self) -> bool:
+        """Receive KV events over a durable transport; no effect on the router itself"""
+    @property
+    def overlap_score_weight(self) -> float:
+        """Weight of the prefill term of the cost, and of cached blocks where prompt tokens are not tracked; 0 ignores both"""
+    @property
+    def router_assume_kv_reuse(self) -> bool:
+        """Count blocks that running requests share once; without, every request has blocks of its own"""
+    @property
+    def router_event_threads(self) -> int:
+        """Threads that apply KV events in a live router; no effect on decisions"""
+    @property
+    def router_max_tree_size(self) -> int:
+        """Without KV events: predicted blocks, over all ranks, above which the oldest are dropped"""
+    @property
+    def router_prefill_load_model(self) -> Literal["none", "aic"]:
+        """Let outstanding prefill work shrink over its predicted duration"""
+    @property
+    def router_prune_target_ratio(self) -> float:
+        """Without KV events: share of the maximum that is left after dropping, from 0 to 1"""
+    @property
+    def router_queue_policy(self) -> Literal["fcfs", "lcfs", "wspt"]:
+        """Order in which parked requests are admitted"""
+    @property
+    def router_queue_threshold(self) -> float | None:
+        """Park requests while every rank has more prefill tokens outstanding than this many of its largest batches; none never parks"""
+    @property
+    def router_replica_sync(self) -> bool:
+        """Tell other replicas of the router what was routed; no effect on the router itself"""
+    @property
+    def router_reset_states(self) -> bool:
+        """Forget the state of a durable transport at start; no effect on the router itself"""
+    @property
+    def router_snapshot_threshold(self) -> int | None:
+        """Messages between snapshots of a durable transport; no effect on the router itself"""
+    @property
+    def router_temperature(self) -> float:
+        """Randomness of the choice: 0 takes the lowest cost, more draws from a softmax over the costs"""
+    @property
+    def router_track_active_blocks(self) -> bool:
+        """Count the blocks of running prompts as load"""
+    @property
+    def router_track_output_blocks(self) -> bool:
+        """Count generated blocks as load too, as they are reported"""
+    @property
+    def router_track_prefill_tokens(self) -> bool:
+        """Count uncached prompt tokens as load until their prefill is done"""
+    @property
+    def router_ttl_secs(self) -> float:
+        """Without KV events: seconds for which a routed prompt is taken to be cached"""
+    @property
+    def serve_indexer(self) -> bool:
+        """Answer other processes' questions for overlaps; no effect on the router itself"""
+    @property
+    def skip_initial_worker_wait(self) -> bool:
+        """Route before any worker is known; no effect on the router itself"""
+    @property
+    def use_kv_events(self) -> bool:
+        """Learn what workers have cached from their KV events; without, predict it from own decisions"""
+    @property
+    def use_remote_indexer(self) -> bool:
+        """Ask another process for overlaps; no effect on the router itself"""
+
+class RouterConfigOverride(_Settings):
+    def __init__(
+        self,
+        *,
+        overlap_score_weight: float | None = ...,
+        router_temperature: float | None = ...,
+        assume_kv_reuse: bool | None = ...,
+        track_prefill_tokens: bool | None = ...,
+    ) -> None: ...
+    @property
+    def overlap_score_weight(self) -> float | None:
+        """Replaces `overlap_score_weight`; at least 0."""
+    @property
+    def router_temperature(self) -> float | None:
+        """Replaces `router_temperature`; at least 0."""
+    @property
+    def assume_kv_reuse(self) -> bool | None:
+        """Replaces `router_assume_kv_reuse`."""
+    @property
+    def track_prefill_tokens(self) -> bool | None:
+        """Replaces `router_track_prefill_tokens`."""
+
+MockEngineArgs = EngineArgs

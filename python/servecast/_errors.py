@@ -1,0 +1,41 @@
+"""What servecast raises."""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError", "ReplayError", "ReplayWarning", "ServecastError", "TraceError"]
+
+
+class ServecastError(Exception):
+    """Something that servecast refuses, or that went wrong in it.
+
+    Attributes:
+        message: What, where, what was found, and what would be right.
+        hint: What can be done about it, if there is something to say.
+    """
+
+    message: str
+    hint: str | None
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+
+class ConfigError(ServecastError, ValueError):
+    """A setting, or several that do not go together."""
+
+
+class TraceError(ServecastError, ValueError):
+    """A trace that cannot be read or replayed."""
+
+
+class ReplayError(ServecastError, RuntimeError):
+    """A run that cannot go on."""
+
+
+class ReplayWarning(UserWarning):
+    """A setting without effect, or something odd about a trace."""

@@ -1,0 +1,252 @@
+"""Replays of traces and of synthetic workloads."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Union
+
+from servecast import _native
+from servecast._config import EngineArgs, KvRouterConfig, plain
+from servecast._errors import ConfigError, ReplayWarning, TraceError
+from servecast._report import Report
+
+__all__ = ["Progress", "replay_many", "run_synthetic_trace_replay", "run_trace_replay"]
+
+Trace = Union[str, "os.PathLike[str]", Iterable[Mapping[str, Any]]]
+EngineSettings = Union[EngineArgs, Mapping[str, Any], str]
+RouterSettings = Union[KvRouterConfig, Mapping[str, Any], str]
+RouterMode = Literal["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"]
+
+
+class Progress(NamedTuple):
+    """How far a replay is."""
+
+    now_ms: float
+    """Simulated time."""
+    ended: int
+    """Requests that are completed or rejected."""
+    requests: int
+    """All requests."""
+
+
+ProgressCallback = Callable[[Progress], object]
+
+
+def run_trace_replay(
+    trace_file: Trace,
+    *,
+    extra_engine_args: EngineSettings | None = None,
+    prefill_engine_args: EngineSettings | None = None,
+    decode_engine_args: EngineSettings | None = None,
+    router_config: RouterSettings | None = None,
+    aic_perf_config: None = None,
+    num_workers: int | None = None,
+    num_prefill_workers: int | None = None,
+    num_decode_workers: int | None = None,
+    replay_concurrency: int | None = None,
+    replay_mode: Literal["offline"] = "offline",
+    router_mode: RouterMode = "round_robin",
+    arrival_speedup_ratio: float = 1.0,
+    trace_block_size: int = 512,
+    iterations: bool = False,
+    progress: ProgressCallback | None = None,
+    **settings: Any,
+) -> Report:
+    """Replay a trace.
+
+    Args:
+        trace_file: A path to Mooncake JSON Lines (plain, gzip or Zstandard), or the rows themselves as dicts.
+        extra_engine_args: The engine of aggregated workers.
+        prefill_engine_args: The engine of prefill workers. It or any of the next two settings of pools makes the
+            deployment disaggregated; engine settings of the two pools come in pairs.
+        decode_engine_args: The engine of decode workers.
+        router_config: Settings of the KV-aware router.
+        aic_perf_config: Not there: ``latency`` names a latency model.
+        num_workers: Aggregated workers, 1 if not given.
+        num_prefill_workers: Prefill workers, 1 if not given.
+        num_decode_workers: Decode workers, 1 if not given.
+        replay_concurrency: Sessions at a time, in place of the arrival times of the trace.
+        replay_mode: Virtual time is the only one.
+        router_mode: How requests are spread over the workers of a pool.
+        arrival_speedup_ratio: By how much faster than in the trace requests arrive.
+        trace_block_size: Prompt tokens that a hash id stands for.
+        iterations: Keep a row an iteration, for ``Report.iterations``.
+        progress: Called every 50 ms or so; what it raises ends the replay.
+        **settings: Any other key of a configuration file, such as ``seed``, ``engine``, ``latency``,
+            ``max_num_seqs`` or ``sla_ttft_ms``.
+
+    Raises:
+        ConfigError: A setting cannot be used, or some do not go together.
+        TraceError: The trace cannot be read or replayed.
+        ReplayError: The run cannot go on.
+    """
+    given = _given(run_trace_replay, locals())
+    return _run(_trace(given.pop("trace_file")), given, iterations, progress)
+
+
+def run_synthetic_trace_replay(
+    input_tokens: int,
+    output_tokens: int,
+    request_count: int,
+    *,
+    extra_engine_args: EngineSettings | None = None,
+    prefill_engine_args: EngineSettings | None = None,
+    decode_engine_args: EngineSettings | None = None,
+    router_config: RouterSettings | None = None,
+    aic_perf_config: None = None,
+    num_workers: int | None = None,
+    num_prefill_workers: int | None = None,
+    num_decode_workers: int | None = None,
+    replay_concurrency: int | None = None,
+    replay_mode: Literal["offline"] = "offline",
+    router_mode: RouterMode = "round_robin",
+    arrival_speedup_ratio: float = 1.0,
+    arrival_interval_ms: float = 1.0,
+    turns_per_session: int = 1,
+    shared_prefix_ratio: float = 0.0,
+    num_prefix_groups: int = 0,
+    inter_turn_delay_ms: float = 0.0,
+    iterations: bool = False,
+    progress: ProgressCallback | None = None,
+    **settings: Any,
+) -> Report:
+    """Replay a synthetic workload.
+
+    Args:
+        input_tokens: Prompt length, the mean if ``length_distribution`` is given.
+        output_tokens: Output length, likewise.
+        request_count: Requests; sessions, if they have several turns.
+        arrival_interval_ms: Time between arrivals, the mean if ``arrival_process`` is ``"poisson"``.
+        turns_per_session: Requests of a session, each sent after the one before it completes.
+        shared_prefix_ratio: Share of the blocks of a prompt that its prefix group has in common.
+        num_prefix_groups: Number of prefix groups; a session joins one at random.
+        inter_turn_delay_ms: Pause between a turn and the next of its session.
+        extra_engine_args: This and everything below is as in ``run_trace_replay``.
+        prefill_engine_args: The engine of prefill workers.
+        decode_engine_args: The engine of decode workers.
+        router_config: Settings of the KV-aware router.
+        aic_perf_config: Not there: ``latency`` names a latency model.
+        num_workers: Aggregated workers.
+        num_prefill_workers: Prefill workers.
+        num_decode_workers: Decode workers.
+        replay_concurrency: Sessions at a time, in place of arrival times.
+        replay_mode: Virtual time is the only one.
+        router_mode: How requests are spread over the workers of a pool.
+        arrival_speedup_ratio: By how much faster requests arrive.
+        iterations: Keep a row an iteration.
+        progress: Called every 50 ms or so.
+        **settings: Any other key of a configuration file.
+
+    Raises:
+        ConfigError: A setting cannot be used, or some do not go together.
+        ReplayError: The run cannot go on.
+    """
+    given = _given(run_synthetic_trace_replay, locals())
+    return _run(({}, None), given, iterations, progress)
+
+
+def replay_many(
+    runs: Iterable[Mapping[str, Any]],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> list[Report]:
+    """Run several replays at once, and return their reports in order.
+
+    Args:
+        runs: The arguments of each, by name: those of ``run_trace_replay`` if there is a ``trace_file``, otherwise
+            those of ``run_synthetic_trace_replay``.
+        threads: Most runs at a time; without it, one for each core.
+        progress: Called with how many are done and how many there are.
+
+    Raises:
+        ConfigError, TraceError, ReplayError: Of the first run in the list that is refused, with its place.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"`threads` is {threads}, but must be at least 1")
+    prepared = []
+    for run in runs:
+        function = run_trace_replay if "trace_file" in run else run_synthetic_trace_replay
+        if "progress" in run:
+            raise ConfigError("`progress` is an argument of replay_many, not of one of its runs")
+        bound = inspect.signature(function).bind(**run)
+        given = _given(function, bound.arguments)
+        trace = _trace(given.pop("trace_file")) if "trace_file" in given else ({}, None)
+        prepared.append(_prepared(trace, given, bool(run.get("iterations", False))))
+    outcomes = _native.run_many(prepared, threads or os.cpu_count() or 1, progress)
+    return [_reported(outcome) for outcome in outcomes]
+
+
+def _given(function: Callable[..., Report], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings among the arguments that are no defaults."""
+    parameters = inspect.signature(function).parameters
+    given = {
+        name: arguments[name]
+        for name, parameter in parameters.items()
+        if name not in ("iterations", "progress", "settings")
+        and name in arguments
+        and arguments[name] is not None
+        and not _is_same(arguments[name], parameter.default)
+    }
+    if "aic_perf_config" in given:
+        raise ConfigError(
+            "`aic_perf_config` is not there yet", "latency chooses among the latency models that there are"
+        )
+    return {**given, **arguments.get("settings", {})}
+
+
+def _is_same(value: object, default: object) -> bool:
+    return type(value) is type(default) and value == default
+
+
+def _trace(trace: Trace) -> tuple[dict[str, Any], bytes | None]:
+    """Return a trace as a setting, or as the text of its rows."""
+    if isinstance(trace, (str, os.PathLike)):
+        return {"trace_file": os.fspath(trace)}, None
+    lines = []
+    for place, row in enumerate(trace, 1):
+        if not isinstance(row, Mapping):
+            raise TraceError(f"trace: row {place} is a {type(row).__name__}, but must be a dict")
+        try:
+            lines.append(json.dumps(dict(row), default=plain, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"trace: row {place}: {error}") from None
+    return {}, "\n".join(lines).encode()
+
+
+def _prepared(
+    trace: tuple[dict[str, Any], bytes | None], given: dict[str, Any], iterations: bool
+) -> tuple[str, bytes | None, bool]:
+    named, text = trace
+    members = []
+    for key, value in {**named, **given}.items():
+        try:
+            members.append(f"{json.dumps(key)}: {json.dumps(value, default=plain, allow_nan=False)}")
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"`{key}`: {error}") from None
+    return f"{{{', '.join(members)}}}", text, iterations
+
+
+def _run(
+    trace: tuple[dict[str, Any], bytes | None],
+    given: dict[str, Any],
+    iterations: bool,
+    progress: ProgressCallback | None,
+) -> Report:
+    told = None if progress is None else partial(_tell, progress)
+    return _reported(_native.run(_prepared(trace, given, iterations), told))
+
+
+def _tell(progress: ProgressCallback, now_ms: float, ended: int, requests: int) -> None:
+    progress(Progress(now_ms, ended, requests))
+
+
+def _reported(outcome: _native.Outcome) -> Report:
+    for note in outcome.notes():
+        warnings.warn(note, ReplayWarning, stacklevel=4)
+    return Report(outcome)

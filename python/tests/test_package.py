@@ -1,0 +1,106 @@
+"""The package: its command line, its types."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, without_wall_time
+
+import servecast
+
+
+def python(
+    *arguments: str | Path, timeout: float = 50, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd)
+
+
+def test_the_command_line_is_the_binary(trace: Path, binary: Callable[..., str]) -> None:
+    for arguments in (["--help"], ["--version"], ["replay", "--help"], ["schema", "report"]):
+        assert python("-m", "servecast", *arguments).stdout == binary(*arguments)
+    flags = ["replay", trace, "--quiet", "--format", "json"]
+    ours = python("-m", "servecast", *flags)
+    assert ours.returncode == 0
+    assert without_wall_time(ours.stdout) == without_wall_time(binary(*flags))
+
+
+def test_the_script_is_the_command_line() -> None:
+    script = Path(sys.executable).parent / "servecast"
+    run = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    assert run.stdout == f"servecast {servecast.__version__}\n"
+
+
+def test_bad_input_ends_the_command_line_with_2(tmp_path: Path) -> None:
+    run = python("-m", "servecast", "replay", tmp_path / "nowhere.jsonl")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and "Traceback" not in run.stderr
+
+
+def test_the_package_needs_nothing_else() -> None:
+    assert version("servecast") == servecast.__version__
+    assert all("extra ==" in one for one in requires("servecast") or [])
+    loaded = python("-c", "import servecast, sys; print({'numpy', 'pandas', 'polars'} & set(sys.modules))")
+    assert loaded.stdout == "set()\n"
+
+
+def test_stubs_are_those_of_the_schema() -> None:
+    run = python(ROOT / "python" / "tools" / "stubs.py", "--check")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+USER = """
+import servecast
+from servecast import ConfigError, EngineArgs, KvRouterConfig, Progress, Report
+
+def show(progress: Progress) -> None:
+    print(progress.ended, progress.requests)
+
+def run() -> Report:
+    engine = EngineArgs(engine_type="sglang", block_size=16, max_num_seqs=None)
+    size: int = engine.block_size
+    try:
+        return servecast.run_trace_replay(
+            [{"timestamp": 0, "input_length": size}],
+            prefill_engine_args=engine,
+            decode_engine_args=engine.copy(num_gpu_blocks=100),
+            router_mode="kv_router",
+            router_config=KvRouterConfig(router_queue_policy="wspt"),
+            progress=show,
+        )
+    except ConfigError as error:
+        print(error.hint)
+        raise
+"""
+
+WRONG = """
+from servecast import EngineArgs, run_trace_replay
+
+EngineArgs(block_siz=3)
+EngineArgs(block_size="3")
+EngineArgs(engine_type="tgi")
+run_trace_replay("x", router_mode="magic")
+run_trace_replay("x", num_workers="two")
+"""
+
+
+@pytest.mark.timeout(240)
+def test_types_hold_for_users_and_stubs(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
+    right.write_text(USER)
+    wrong.write_text(WRONG)
+    run = python("-m", "mypy", "--strict", *cache, right, timeout=120)
+    assert run.returncode == 0, run.stdout
+    run = python("-m", "mypy", "--strict", *cache, wrong, timeout=120)
+    assert {line.split(":")[1] for line in run.stdout.splitlines() if ": error:" in line} == {"4", "5", "6", "7", "8"}
+    assert python("-m", "mypy", *cache, "-p", "servecast", timeout=120, cwd=ROOT).returncode == 0
+    config = ["--mypy-config-file", ROOT / "pyproject.toml"]
+    run = python("-m", "mypy.stubtest", "servecast._native", "servecast._config", "--ignore-missing-stub", *config, timeout=120)
+    assert run.returncode == 0, run.stdout

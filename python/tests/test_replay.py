@@ -1,0 +1,256 @@
+"""Replays: what they return, and that it is what the binary writes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Row, without_wall_time
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import servecast
+from servecast import ConfigError, EngineArgs, KvRouterConfig, Progress, ReplayWarning, Report
+
+Binary = Callable[..., str]
+
+TRACE_CASES: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, []),
+    ({"num_workers": 3}, ["--num-workers", "3"]),
+    (
+        {"num_workers": 2, "router_mode": "kv_router", "router_config": KvRouterConfig(router_temperature=0.5)},
+        ["--num-workers", "2", "--router-mode", "kv_router", "--router-temperature", "0.5"],
+    ),
+    (
+        {"prefill_engine_args": EngineArgs(block_size=16), "decode_engine_args": {"block_size": 16}},
+        ["--prefill-engine-args", '{"block_size": 16}', "--decode-engine-args", '{"block_size": 16}'],
+    ),
+    (
+        {"num_prefill_workers": 2, "num_decode_workers": 2, "router_mode": "kv_router", "seed": 7},
+        ["--num-prefill-workers", "2", "--num-decode-workers", "2", "--router-mode", "kv_router", "--seed", "7"],
+    ),
+    (
+        {"replay_concurrency": 4, "extra_engine_args": EngineArgs(engine_type="sglang", block_size=16)},
+        ["--replay-concurrency", "4", "--extra-engine-args", '{"engine_type": "sglang", "block_size": 16}'],
+    ),
+    ({"arrival_speedup_ratio": 3.5, "sla_ttft_ms": 40}, ["--arrival-speedup-ratio", "3.5", "--sla-ttft-ms", "40"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "flags"), TRACE_CASES)
+def test_a_trace_gives_the_bytes_of_the_binary(
+    trace: Path, binary: Binary, arguments: dict[str, Any], flags: list[str]
+) -> None:
+    report = servecast.run_trace_replay(trace, **arguments)
+    expected = binary("replay", trace, "--quiet", "--format", "json", *flags)
+    assert without_wall_time(report.to_json()) == without_wall_time(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        ({}, []),
+        ({"turns_per_session": 3, "inter_turn_delay_ms": 50.0}, ["--turns-per-session", "3", "--inter-turn-delay-ms", "50"]),
+        ({"num_prefill_workers": 2, "num_decode_workers": 1}, ["--num-prefill-workers", "2", "--num-decode-workers", "1"]),
+        (
+            {"shared_prefix_ratio": 0.5, "num_prefix_groups": 2, "arrival_process": "poisson", "seed": 3},
+            ["--shared-prefix-ratio", "0.5", "--num-prefix-groups", "2", "--arrival-process", "poisson", "--seed", "3"],
+        ),
+    ],
+)
+def test_a_synthetic_workload_gives_the_bytes_of_the_binary(
+    binary: Binary, arguments: dict[str, Any], flags: list[str]
+) -> None:
+    report = servecast.run_synthetic_trace_replay(300, 9, 40, **arguments)
+    size = ["--input-tokens", "300", "--output-tokens", "9", "--request-count", "40"]
+    expected = binary("replay", "--quiet", "--format", "json", *size, *flags)
+    assert without_wall_time(report.to_json()) == without_wall_time(expected)
+
+
+def test_explicit_defaults_change_nothing(binary: Binary) -> None:
+    arguments = {"arrival_interval_ms": 1.0, "turns_per_session": 1, "router_mode": "round_robin", "num_workers": None}
+    given = servecast.run_synthetic_trace_replay(300, 9, 40, **arguments)  # type: ignore[arg-type]
+    flags = ["--input-tokens", "300", "--output-tokens", "9", "--request-count", "40", "--arrival-interval-ms", "1"]
+    assert without_wall_time(given.to_json()) == without_wall_time(
+        binary("replay", "--quiet", "--format", "json", *flags)
+    )
+
+
+def test_rows_of_a_trace_may_be_dicts_or_come_from_an_iterator(trace: Path, rows: list[Row]) -> None:
+    expected = servecast.run_trace_replay(str(trace)).requests["ttft_ms"]
+    assert list(servecast.run_trace_replay(rows).requests["ttft_ms"]) == list(expected)
+    assert list(servecast.run_trace_replay(row for row in rows).requests["ttft_ms"]) == list(expected)
+
+
+def test_rows_may_hold_numbers_of_numpy(rows: list[Row]) -> None:
+    numpy = pytest.importorskip("numpy")
+    odd = [{**row, "hash_ids": numpy.array(row["hash_ids"]), "timestamp": numpy.float64(row["timestamp"])} for row in rows]
+    assert servecast.run_trace_replay(odd).num_requests == len(rows)
+
+
+def test_rows_of_requests_and_iterations_are_those_of_the_binary(tmp_path: Path, trace: Path, binary: Binary) -> None:
+    report = servecast.run_trace_replay(trace, num_workers=2, iterations=True)
+    files = {"requests": tmp_path / "requests.jsonl", "iterations": tmp_path / "iterations.jsonl"}
+    flags = [str(text) for name, path in files.items() for text in (f"--{name}-jsonl", path)]
+    binary("replay", trace, "--quiet", "--num-workers", "2", *flags)
+    for name, path in files.items():
+        written = [json.loads(line) for line in path.read_text().splitlines()]
+        columns = getattr(report, name)
+        assert columns.num_rows == len(written)
+        for row in written:
+            row.update(row.pop("ttft_breakdown", {}))
+        for key in written[0]:
+            assert [row[key] for row in written] == list(columns[key]), key
+
+
+def test_iterations_are_kept_on_request_only(trace: Path) -> None:
+    with pytest.raises(ConfigError, match="iterations=True"):
+        _ = servecast.run_trace_replay(trace).iterations
+
+
+def test_a_report_is_a_mapping_with_attributes(trace: Path) -> None:
+    report = servecast.run_trace_replay(trace)
+    assert report["num_requests"] == report.num_requests == 30
+    assert dict(report) == report.to_dict() == json.loads(report.to_json())
+    assert len(report) == len(list(report)) and "mean_ttft_ms" in report
+    assert "mean_ttft_ms" in dir(report)
+    with pytest.raises(AttributeError, match="'ttft'"):
+        _ = report.ttft
+    with pytest.raises(KeyError):
+        _ = report["ttft"]
+
+
+def test_a_report_shows_the_table(trace: Path) -> None:
+    report = servecast.run_trace_replay(trace)
+    assert "Time to First Token (ms)" in repr(report)
+    page = report._repr_html_()
+    assert page.count("<tr>") == page.count("</tr>") == 10
+    assert "Time to First Token (ms)" in page and "Requests: 30 completed" in page
+
+
+def test_columns_without_a_value_are_not_a_number() -> None:
+    numpy = pytest.importorskip("numpy")
+    report = servecast.run_synthetic_trace_replay(100, 1, 4)
+    assert numpy.isnan(report.requests["ttst_ms"].astype(float)).all() or report.requests["ttst_ms"].dtype == object
+    assert report.requests["input_length"].dtype == numpy.int64
+    assert report.requests["ttft_ms"].dtype == numpy.float64
+
+
+def test_frames_have_a_row_a_request(trace: Path) -> None:
+    report = servecast.run_trace_replay(trace)
+    for library, convert in (("pandas", report.to_pandas), ("polars", report.to_polars)):
+        pytest.importorskip(library)
+        frame = convert()
+        assert len(frame) == 30
+        assert list(frame["ttft_ms"]) == list(report.requests["ttft_ms"])
+
+
+def test_a_setting_without_effect_is_a_warning(trace: Path) -> None:
+    with pytest.warns(ReplayWarning, match="a setting has no effect: .*bootstrap_port"):
+        servecast.run_trace_replay(trace, extra_engine_args=EngineArgs(bootstrap_port=80))
+
+
+def test_progress_ends_with_all_requests(trace: Path) -> None:
+    seen: list[Progress] = []
+    servecast.run_trace_replay(trace, progress=seen.append)
+    assert seen[-1].ended == seen[-1].requests == 30
+    assert [one.now_ms for one in seen] == sorted(one.now_ms for one in seen)
+
+
+def test_what_progress_raises_ends_the_replay(trace: Path) -> None:
+    def stop(progress: Progress) -> None:
+        raise KeyError(progress.requests)
+
+    with pytest.raises(KeyError, match="30"):
+        servecast.run_trace_replay(trace, progress=stop)
+
+
+def test_other_threads_run_during_a_replay() -> None:
+    stop = threading.Event()
+    count = 0
+
+    def work() -> None:
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    before = count
+    servecast.run_synthetic_trace_replay(50, 2000, 400, plain=True)
+    during = count - before
+    stop.set()
+    thread.join()
+    assert during > 0
+
+
+def test_ctrl_c_ends_a_replay_at_once() -> None:
+    program = (
+        "import servecast, sys\n"
+        "print('begin', flush=True)\n"
+        "try:\n"
+        "    servecast.run_synthetic_trace_replay(2000, 20000, 20000, plain=True)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begin\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        try:
+            text, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert text == "interrupted\n"
+        assert time.monotonic() - begin < 5
+
+
+def test_many_runs_have_the_results_of_single_ones(trace: Path) -> None:
+    runs: list[dict[str, Any]] = [
+        {"trace_file": trace, "num_workers": workers, "router_mode": mode}
+        for workers in (1, 2)
+        for mode in ("round_robin", "kv_router")
+    ]
+    runs.append({"input_tokens": 100, "output_tokens": 5, "request_count": 9, "iterations": True, "seed": 4})
+    seen: list[tuple[int, int]] = []
+    many = servecast.replay_many(runs, threads=3, progress=lambda done, all_runs: seen.append((done, all_runs)))
+    assert seen == [(done, 5) for done in range(1, 6)]
+    alone: list[Report] = [servecast.run_trace_replay(**run) for run in runs[:-1]]
+    alone.append(servecast.run_synthetic_trace_replay(100, 5, 9, seed=4))
+    assert [without_wall_time(one.to_json()) for one in many] == [without_wall_time(one.to_json()) for one in alone]
+    assert many[-1].iterations.num_rows > 0
+
+
+def test_no_runs_have_no_results() -> None:
+    assert servecast.replay_many([]) == []
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 40)), min_size=1, max_size=20),
+    workers=st.integers(1, 4),
+    staged=st.booleans(),
+    mode=st.sampled_from(["round_robin", "kv_router", "least_loaded"]),
+)
+def test_every_request_ends_once(lengths: list[tuple[int, int]], workers: int, staged: bool, mode: Any) -> None:
+    rows = [
+        {"timestamp": 5 * place, "input_length": isl, "output_length": osl, "hash_ids": list(range(-(-isl // 512)))}
+        for place, (isl, osl) in enumerate(lengths)
+    ]
+    counts = {"num_prefill_workers": workers} if staged else {"num_workers": workers}
+    report = servecast.run_trace_replay(rows, router_mode=mode, check=True, **counts)  # type: ignore[arg-type]
+    assert report.completed_requests + report.rejected_requests == len(rows)
+    assert report.total_output_tokens == sum(osl for _, osl in lengths)
+    assert list(report.requests["output_length"]) == [osl for _, osl in lengths]

@@ -34,6 +34,7 @@
 //! - [`index`]: what each rank has cached, from KV events or predicted.
 //! - `load`: what the requests of each rank hold and still have to compute.
 //! - `queue`: requests that wait for room. `select`: costs and the choice.
+//! - [`standalone`]: a router for gateways, behind the names of requests and workers that these have.
 //! - [`wire`]: the formats that routers and engines exchange.
 //!
 //! # Speed
@@ -73,6 +74,7 @@ mod rank;
 mod request;
 mod router;
 mod select;
+pub mod standalone;
 mod ticket;
 pub mod wire;
 

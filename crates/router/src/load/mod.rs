@@ -97,6 +97,12 @@ impl LoadModel {
         self.by_id.contains_key(&id)
     }
 
+    /// Where a request is booked.
+    pub(crate) fn slot_of(&self, id: RequestId) -> Option<Slot> {
+        let &number = self.by_id.get(&id)?;
+        self.bookings[number as usize].as_ref().map(|booking| booking.slot)
+    }
+
     pub(crate) fn num_requests(&self) -> usize {
         self.by_id.len()
     }

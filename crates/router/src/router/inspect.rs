@@ -1,6 +1,6 @@
 //! What a router can tell about its state.
 
-use servecast_types::Time;
+use servecast_types::{RequestId, Time};
 
 use super::Router;
 use crate::index::{EventCounts, IndexDump};
@@ -53,6 +53,12 @@ impl Router {
     /// Requests that are booked on a rank.
     pub fn active_requests(&self, rank: Rank) -> Option<u32> {
         self.ranks.get(rank).map(|entry| self.load.requests_on(entry.slot))
+    }
+
+    /// The rank on which a request is booked.
+    pub fn rank_of(&self, id: RequestId) -> Option<Rank> {
+        let slot = self.load.slot_of(id)?;
+        self.ranks.entries().iter().find(|entry| entry.slot == slot).map(|entry| entry.rank)
     }
 
     /// Active blocks of a rank.

@@ -10,4 +10,6 @@ mod load_model;
 mod queue;
 mod robustness;
 mod selection;
+mod standalone;
+mod standalone_properties;
 mod support;

@@ -7,14 +7,28 @@
 """
 
 from servecast._config import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
-from servecast._errors import ConfigError, ReplayError, ReplayWarning, ServecastError, TraceError
-from servecast._native import __version__
+from servecast._errors import ConfigError, ReplayError, ReplayWarning, RouterError, ServecastError, TraceError
+from servecast._native import Batch, __version__
 from servecast._replay import Progress, replay_many, run_synthetic_trace_replay, run_trace_replay
 from servecast._report import Columns, Report
+from servecast._router import (
+    Applied,
+    Decision,
+    Router,
+    Selection,
+    Worker,
+    WorkerLoad,
+    WorkersChanged,
+    block_hashes,
+    sequence_hashes,
+)
 
 __all__ = [
+    "Applied",
+    "Batch",
     "Columns",
     "ConfigError",
+    "Decision",
     "EngineArgs",
     "KvRouterConfig",
     "MockEngineArgs",
@@ -22,11 +36,19 @@ __all__ = [
     "ReplayError",
     "ReplayWarning",
     "Report",
+    "Router",
     "RouterConfigOverride",
+    "RouterError",
+    "Selection",
     "ServecastError",
     "TraceError",
+    "Worker",
+    "WorkerLoad",
+    "WorkersChanged",
     "__version__",
+    "block_hashes",
     "replay_many",
     "run_synthetic_trace_replay",
     "run_trace_replay",
+    "sequence_hashes",
 ]

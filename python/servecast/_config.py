@@ -12,6 +12,9 @@ from typing import Any, ClassVar, TypeVar
 from servecast import _native
 from servecast._errors import ConfigError
 
+FUNCTION = "callable:function"
+"""What stands for a function where settings are checked."""
+
 __all__ = ["EngineArgs", "KvRouterConfig", "MockEngineArgs", "RouterConfigOverride"]
 
 _Self = TypeVar("_Self", bound="_Settings")
@@ -22,6 +25,8 @@ class _Settings:
 
     _KIND: ClassVar[str]
     _DEFAULTS: ClassVar[dict[str, Any]]
+    _FUNCTIONS: ClassVar[frozenset[str]] = frozenset()
+    """Settings that may also be functions, which have no JSON value."""
     __slots__ = ("_all", "_given")
 
     _given: dict[str, Any]
@@ -34,12 +39,13 @@ class _Settings:
             setattr(cls, key, property(lambda self, key=key: self._all[key]))
 
     def __init__(self, **settings: Any) -> None:
+        functions = {key: value for key, value in settings.items() if key in self._FUNCTIONS and callable(value)}
         try:
-            given = json.dumps(settings, default=plain, allow_nan=False)
+            given = json.dumps({**settings, **dict.fromkeys(functions, FUNCTION)}, default=plain, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{type(self).__name__}: {error}") from None
-        self._all = json.loads(_native.check_settings(self._KIND, given))
-        self._given = json.loads(given)
+        self._all = {**json.loads(_native.check_settings(self._KIND, given)), **functions}
+        self._given = {**json.loads(given), **functions}
 
     @classmethod
     def from_json(cls: type[_Self], text: str) -> _Self:
@@ -53,12 +59,20 @@ class _Settings:
         return cls(**settings)
 
     def to_json(self) -> str:
-        """Return what was given as a JSON object, from which ``from_json`` makes an equal one."""
+        """Return what was given as a JSON object, from which ``from_json`` makes an equal one.
+
+        Raises:
+            ConfigError: A function was given, which has no JSON value.
+        """
+        for key in self._FUNCTIONS & self._given.keys():
+            if callable(self._given[key]):
+                raise ConfigError(f"{type(self).__name__}: `{key}` is a function, which has no JSON value")
         return json.dumps(self._given)
 
     def to_dict(self, *, defaults: bool = False) -> dict[str, Any]:
         """Return what was given; with ``defaults``, all settings."""
-        return json.loads(json.dumps(self._all if defaults else self._given))  # type: ignore[no-any-return]
+        settings = self._all if defaults else self._given
+        return {key: value if callable(value) else _copied(value) for key, value in settings.items()}
 
     def copy(self: _Self, **changes: Any) -> _Self:
         """Return a copy, with some settings changed."""
@@ -74,7 +88,7 @@ class _Settings:
         return self._all == other._all
 
     def __hash__(self) -> int:
-        return hash((self._KIND, json.dumps(self._all, sort_keys=True)))
+        return hash((self._KIND, json.dumps(self._all, sort_keys=True, default=hash)))
 
     def __repr__(self) -> str:
         given = ", ".join(f"{key}={value!r}" for key, value in self._given.items())
@@ -82,6 +96,10 @@ class _Settings:
 
     def __reduce__(self: _Self) -> tuple[Any, ...]:
         return (_made, (type(self), self._given))
+
+
+def _copied(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _made(cls: type[_Self], given: dict[str, Any]) -> _Self:
@@ -101,10 +119,14 @@ def plain(value: Any) -> Any:
 
 
 class EngineArgs(_Settings):
-    """Settings of an engine, by the names of vLLM and of Dynamo's ``MockEngineArgs``."""
+    """Settings of an engine, by the names of vLLM and of Dynamo's ``MockEngineArgs``.
+
+    ``latency`` may also be a function from a ``Batch`` to milliseconds.
+    """
 
     __slots__ = ()
     _KIND = "engine"
+    _FUNCTIONS = frozenset(["latency"])
 
 
 class KvRouterConfig(_Settings):

@@ -1,8 +1,10 @@
 # Written by python/tools/stubs.py. Do not edit.
 """Settings of engines and routers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
+
+from servecast._native import Batch
 
 __all__ = ["EngineArgs", "KvRouterConfig", "MockEngineArgs", "RouterConfigOverride"]
 
@@ -18,6 +20,8 @@ class _Settings:
     def __iter__(self) -> Iterator[str]: ...
     def __eq__(self, other: object) -> bool: ...
     def __hash__(self) -> int: ...
+
+FUNCTION: str
 
 def plain(value: Any) -> Any: ...
 
@@ -49,7 +53,7 @@ class EngineArgs(_Settings):
         kv_role: Literal["kv_producer", "kv_consumer"] | None = ...,
         kv_transfer_bandwidth: float | None = ...,
         kv_transfer_timing_mode: Literal["full_prompt", "destination_missing"] = ...,
-        latency: str | None = ...,
+        latency: Callable[[Batch], float] | str | None = ...,
         long_prefill_token_threshold: int = ...,
         long_prefill_token_threshold_adaptive: bool = ...,
         max_model_len: int | None = ...,
@@ -148,8 +152,8 @@ class EngineArgs(_Settings):
     def kv_transfer_timing_mode(self) -> Literal["full_prompt", "destination_missing"]:
         """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""
     @property
-    def latency(self) -> str | None:
-        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or"""
+    def latency(self) -> Callable[[Batch], float] | str | None:
+        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or `profile:DIR`."""
     @property
     def long_prefill_token_threshold(self) -> int:
         """Most tokens of one request in an iteration while others are there; 0 for no limit."""

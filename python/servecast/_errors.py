@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "ReplayError", "ReplayWarning", "ServecastError", "TraceError"]
+__all__ = ["ConfigError", "ReplayError", "ReplayWarning", "RouterError", "ServecastError", "TraceError"]
 
 
 class ServecastError(Exception):
@@ -37,5 +37,14 @@ class ReplayError(ServecastError, RuntimeError):
     """A run that cannot go on."""
 
 
+class RouterError(ServecastError, ValueError):
+    """A request that a router cannot serve, or that it does not know."""
+
+
 class ReplayWarning(UserWarning):
     """A setting without effect, or something odd about a trace."""
+
+
+# Tracebacks show where users import them from.
+for _class in (ServecastError, ConfigError, TraceError, ReplayError, RouterError, ReplayWarning):
+    _class.__module__ = "servecast"

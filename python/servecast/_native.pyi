@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import final
+from typing import Any, Literal, final
 
 __version__: str
 
@@ -12,13 +12,75 @@ class Outcome:
     def iterations_jsonl(self) -> bytes | None: ...
     def notes(self) -> list[str]: ...
 
+_Given = tuple[str, bytes | None, bool, list[Callable[[Batch], float]]]
+_Phase = Literal["aggregated", "prefill", "decode"]
+_Role = Literal["decode", "prefill"]
+_Selected = tuple[str, _Phase, int, int, int, int, int, int, float]
+_Requests = list[tuple[str, _Phase]]
+_Changed = tuple[_Requests, _Requests, list[_Selected]]
+_Worker = tuple[int, _Role, int, int, int | None]
+_Load = tuple[int, int, int, int, int, float]
+_Applied = tuple[int, int, list[str]]
+
+@final
+class Batch:
+    @property
+    def requests(self) -> int:
+        """Requests with at least one scheduled token."""
+    @property
+    def tokens(self) -> int:
+        """Scheduled tokens, whatever they are."""
+    @property
+    def attention_pairs(self) -> int:
+        """Query-key pairs that causal attention covers."""
+    @property
+    def prompt_requests(self) -> int:
+        """Requests that compute prompt tokens."""
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens that are computed."""
+    @property
+    def prompt_start_tokens(self) -> int:
+        """Sum of the prompt positions at which their chunks start: cached prefix and earlier chunks."""
+    @property
+    def decode_requests(self) -> int:
+        """Requests that get a token other than their first."""
+    @property
+    def decode_context_tokens(self) -> int:
+        """Sum of their contexts: prompt and all tokens produced so far."""
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Tokens that the KV cache can hold."""
+
+@final
+class Router:
+    def __new__(cls, config: str, block_size: int, seed: int) -> Router: ...
+    def register_worker(self, worker: _Worker, now_ms: float) -> _Changed: ...
+    def remove_worker(self, worker_id: int, now_ms: float) -> _Changed: ...
+    def route(
+        self, request_id: str, asked: dict[str, Any], now_ms: float
+    ) -> tuple[_Selected | None, list[_Selected], int]: ...
+    def book(self, request_id: str, rank: tuple[int, int], asked: dict[str, Any], now_ms: float) -> _Selected: ...
+    def select(self, asked: dict[str, Any], now_ms: float) -> _Selected: ...
+    def potential_loads(self, asked: dict[str, Any], now_ms: float) -> list[_Load]: ...
+    def mark_prefill_complete(self, request_id: str, now_ms: float) -> list[_Selected]: ...
+    def record_output(self, request_id: str, generated: int, now_ms: float) -> None: ...
+    def free(self, request_id: str, phase: _Phase | None, now_ms: float) -> list[_Selected]: ...
+    def apply_events(self, events: str, now_ms: float) -> _Applied: ...
+    def apply_message(self, rank: tuple[int, int], frames: list[bytes], now_ms: float) -> _Applied: ...
+    def dump(self, now_ms: float) -> str: ...
+    def workers(self) -> list[_Worker]: ...
+    def queued_requests(self) -> int: ...
+
+def block_hashes(tokens: Sequence[int], block_size: int, lora_name: str, namespace: str, eagle: bool) -> list[int]: ...
+def sequence_hashes(block_hashes: Sequence[int]) -> list[int]: ...
 def main(arguments: Sequence[str | PathLike[str]]) -> int: ...
 def run(
-    given: tuple[str, bytes | None, bool],
+    given: _Given,
     progress: Callable[[float, int, int], object] | None = None,
 ) -> Outcome: ...
 def run_many(
-    given: Sequence[tuple[str, bytes | None, bool]],
+    given: Sequence[_Given],
     threads: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Outcome]: ...

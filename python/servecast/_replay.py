@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, Union
 
@@ -35,6 +35,7 @@ class Progress(NamedTuple):
 
 
 ProgressCallback = Callable[[Progress], object]
+LatencyFunction = Callable[[_native.Batch], float]
 
 
 def run_trace_replay(
@@ -53,6 +54,7 @@ def run_trace_replay(
     router_mode: RouterMode = "round_robin",
     arrival_speedup_ratio: float = 1.0,
     trace_block_size: int = 512,
+    latency: str | LatencyFunction | None = None,
     iterations: bool = False,
     progress: ProgressCallback | None = None,
     **settings: Any,
@@ -75,10 +77,13 @@ def run_trace_replay(
         router_mode: How requests are spread over the workers of a pool.
         arrival_speedup_ratio: By how much faster than in the trace requests arrive.
         trace_block_size: Prompt tokens that a hash id stands for.
+        latency: How long iterations take: a latency model by its name, or a function from a ``Batch`` to milliseconds,
+            which is called for each iteration and has to answer equal batches alike. ``EngineArgs`` may have one for
+            its pool alone.
         iterations: Keep a row an iteration, for ``Report.iterations``.
         progress: Called every 50 ms or so; what it raises ends the replay.
-        **settings: Any other key of a configuration file, such as ``seed``, ``engine``, ``latency``,
-            ``max_num_seqs`` or ``sla_ttft_ms``.
+        **settings: Any other key of a configuration file, such as ``seed``, ``engine``, ``max_num_seqs`` or
+            ``sla_ttft_ms``.
 
     Raises:
         ConfigError: A setting cannot be used, or some do not go together.
@@ -111,6 +116,7 @@ def run_synthetic_trace_replay(
     shared_prefix_ratio: float = 0.0,
     num_prefix_groups: int = 0,
     inter_turn_delay_ms: float = 0.0,
+    latency: str | LatencyFunction | None = None,
     iterations: bool = False,
     progress: ProgressCallback | None = None,
     **settings: Any,
@@ -138,6 +144,7 @@ def run_synthetic_trace_replay(
         replay_mode: Virtual time is the only one.
         router_mode: How requests are spread over the workers of a pool.
         arrival_speedup_ratio: By how much faster requests arrive.
+        latency: How long iterations take: the name of a latency model, or a function.
         iterations: Keep a row an iteration.
         progress: Called every 50 ms or so.
         **settings: Any other key of a configuration file.
@@ -221,15 +228,36 @@ def _trace(trace: Trace) -> tuple[dict[str, Any], bytes | None]:
 
 def _prepared(
     trace: tuple[dict[str, Any], bytes | None], given: dict[str, Any], iterations: bool
-) -> tuple[str, bytes | None, bool]:
+) -> tuple[str, bytes | None, bool, list[LatencyFunction]]:
     named, text = trace
+    functions: list[LatencyFunction] = []
     members = []
-    for key, value in {**named, **given}.items():
+    for key, value in {**named, **_with_names(given, functions)}.items():
         try:
             members.append(f"{json.dumps(key)}: {json.dumps(value, default=plain, allow_nan=False)}")
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`{key}`: {error}") from None
-    return f"{{{', '.join(members)}}}", text, iterations
+    return f"{{{', '.join(members)}}}", text, iterations, functions
+
+
+def _with_names(given: dict[str, Any], functions: list[LatencyFunction]) -> dict[str, Any]:
+    """Return settings with names in place of latency functions, which go to ``functions``."""
+
+    def named(settings: Mapping[str, Any]) -> dict[str, Any]:
+        latency = settings.get("latency")
+        if not callable(latency):
+            return dict(settings)
+        functions.append(latency)
+        return {**settings, "latency": f"callable:{len(functions) - 1}"}
+
+    settings = named(given)
+    for key in ("extra_engine_args", "engine_args", "prefill_engine_args", "decode_engine_args"):
+        engine = settings.get(key)
+        if isinstance(engine, EngineArgs):
+            settings[key] = named(engine.to_dict())
+        elif isinstance(engine, Mapping):
+            settings[key] = named(engine)
+    return settings
 
 
 def _run(

@@ -26,9 +26,7 @@ class Columns(Mapping[str, Any]):
     """
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._lists: dict[str, list[Any]] = {
-            key: [row[key] for row in rows] for key in (rows[0] if rows else ())
-        }
+        self._lists: dict[str, list[Any]] = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
         self._arrays: dict[str, Any] = {}
         self.num_rows = len(rows)
 
@@ -168,7 +166,9 @@ def _html(table: str) -> str:
             tag = "th" if line.startswith("┃") else "td"
             cells = [html.escape(cell.strip()) for cell in line.strip("┃│").replace("┆", "│").split(line[0])]
             aligned = ["left", *["right"] * (len(cells) - 1)]
-            rows.append("".join(f'<{tag} style="text-align: {side}">{cell}</{tag}>' for cell, side in zip(cells, aligned)))
+            rows.append(
+                "".join(f'<{tag} style="text-align: {side}">{cell}</{tag}>' for cell, side in zip(cells, aligned))
+            )
         elif rows and not line.startswith(("┡", "└", "├")):
             below.append(html.escape(line))
     body = "".join(f"<tr>{row}</tr>" for row in rows)

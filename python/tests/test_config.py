@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from servecast import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
 
 MADE: list[Any] = [

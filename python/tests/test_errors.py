@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Row
-
 import servecast
-from servecast import ConfigError, EngineArgs, KvRouterConfig, ReplayError, RouterConfigOverride, ServecastError, TraceError
+from conftest import Row
+from servecast import (
+    ConfigError,
+    EngineArgs,
+    KvRouterConfig,
+    ReplayError,
+    RouterConfigOverride,
+    ServecastError,
+    TraceError,
+)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +108,9 @@ def test_exceptions_have_a_message_and_a_hint(rows: list[Row]) -> None:
 def test_one_refused_run_among_many_is_told_by_its_place(rows: list[Row]) -> None:
     with pytest.raises(ConfigError, match="^run 1: `num_workers`"):
         servecast.replay_many([{"trace_file": rows}, {"trace_file": rows, "num_workers": 0}])
-    for arguments in ({"threads": 0}, {"threads": -2}):
+    for threads in (0, -2):
         with pytest.raises(ConfigError, match="`threads`"):
-            servecast.replay_many([], **arguments)
+            servecast.replay_many([], threads=threads)
     with pytest.raises(ConfigError, match="`progress`"):
         servecast.replay_many([{"trace_file": rows, "progress": print}])
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import servecast
 from conftest import Row, without_wall_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import servecast
 from servecast import ConfigError, EngineArgs, KvRouterConfig, Progress, ReplayWarning, Report
 
 Binary = Callable[..., str]
@@ -58,8 +57,14 @@ def test_a_trace_gives_the_bytes_of_the_binary(
     ("arguments", "flags"),
     [
         ({}, []),
-        ({"turns_per_session": 3, "inter_turn_delay_ms": 50.0}, ["--turns-per-session", "3", "--inter-turn-delay-ms", "50"]),
-        ({"num_prefill_workers": 2, "num_decode_workers": 1}, ["--num-prefill-workers", "2", "--num-decode-workers", "1"]),
+        (
+            {"turns_per_session": 3, "inter_turn_delay_ms": 50.0},
+            ["--turns-per-session", "3", "--inter-turn-delay-ms", "50"],
+        ),
+        (
+            {"num_prefill_workers": 2, "num_decode_workers": 1},
+            ["--num-prefill-workers", "2", "--num-decode-workers", "1"],
+        ),
         (
             {"shared_prefix_ratio": 0.5, "num_prefix_groups": 2, "arrival_process": "poisson", "seed": 3},
             ["--shared-prefix-ratio", "0.5", "--num-prefix-groups", "2", "--arrival-process", "poisson", "--seed", "3"],
@@ -92,7 +97,9 @@ def test_rows_of_a_trace_may_be_dicts_or_come_from_an_iterator(trace: Path, rows
 
 def test_rows_may_hold_numbers_of_numpy(rows: list[Row]) -> None:
     numpy = pytest.importorskip("numpy")
-    odd = [{**row, "hash_ids": numpy.array(row["hash_ids"]), "timestamp": numpy.float64(row["timestamp"])} for row in rows]
+    odd = [
+        {**row, "hash_ids": numpy.array(row["hash_ids"]), "timestamp": numpy.float64(row["timestamp"])} for row in rows
+    ]
     assert servecast.run_trace_replay(odd).num_requests == len(rows)
 
 
@@ -174,31 +181,43 @@ def test_what_progress_raises_ends_the_replay(trace: Path) -> None:
 
 
 def test_other_threads_run_during_a_replay() -> None:
-    stop = threading.Event()
-    count = 0
+    stop, running = threading.Event(), threading.Event()
+    ticks: list[float] = []
 
     def work() -> None:
-        nonlocal count
+        running.set()
         while not stop.is_set():
-            count += 1
+            ticks.append(time.monotonic())
             time.sleep(0.001)
 
     thread = threading.Thread(target=work)
     thread.start()
-    before = count
+    running.wait()
+    began = time.monotonic()
     servecast.run_synthetic_trace_replay(50, 2000, 400, plain=True)
-    during = count - before
+    ended = time.monotonic()
     stop.set()
     thread.join()
-    assert during > 0
+    # Were the interpreter held, the other thread would stand still but for the two ends.
+    third = (ended - began) / 3
+    middle = [tick for tick in ticks if began + third < tick < ended - third]
+    assert third > 0.01, "the replay is too short to tell"
+    assert len(middle) > 2
 
 
-def test_ctrl_c_ends_a_replay_at_once() -> None:
+ONE = "servecast.run_synthetic_trace_replay(2000, 20000, 20000, plain=True)"
+MANY = (
+    "servecast.replay_many([{'input_tokens': 2000, 'output_tokens': 20000, 'request_count': 20000, 'plain': True}] * 4)"
+)
+
+
+@pytest.mark.parametrize("call", [ONE, MANY])
+def test_ctrl_c_ends_replays_at_once(call: str) -> None:
     program = (
-        "import servecast, sys\n"
+        "import servecast\n"
         "print('begin', flush=True)\n"
         "try:\n"
-        "    servecast.run_synthetic_trace_replay(2000, 20000, 20000, plain=True)\n"
+        f"    {call}\n"
         "except KeyboardInterrupt:\n"
         "    print('interrupted')\n"
     )
@@ -207,14 +226,14 @@ def test_ctrl_c_ends_a_replay_at_once() -> None:
         assert process.stdout.readline() == "begin\n"
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        begin = time.monotonic()
+        began = time.monotonic()
         try:
             text, _ = process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
         assert text == "interrupted\n"
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - began < 5
 
 
 def test_many_runs_have_the_results_of_single_ones(trace: Path) -> None:

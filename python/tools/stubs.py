@@ -18,8 +18,10 @@ HEAD = '''\
 # Written by python/tools/stubs.py. Do not edit.
 """Settings of engines and routers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
+
+from servecast._native import Batch
 
 __all__ = ["EngineArgs", "KvRouterConfig", "MockEngineArgs", "RouterConfigOverride"]
 
@@ -36,6 +38,8 @@ class _Settings:
     def __eq__(self, other: object) -> bool: ...
     def __hash__(self) -> int: ...
 
+FUNCTION: str
+
 def plain(value: Any) -> Any: ...
 '''
 
@@ -45,6 +49,9 @@ OVERRIDE = {
     "assume_kv_reuse": ("bool | None", "Replaces `router_assume_kv_reuse`."),
     "track_prefill_tokens": ("bool | None", "Replaces `router_track_prefill_tokens`."),
 }
+
+# What Python takes beside the types of the schema.
+BESIDE = {("EngineArgs", "latency"): "Callable[[Batch], float]"}
 
 SIMPLE = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "null": "None"}
 
@@ -67,13 +74,17 @@ def stub() -> str:
     for name in ("EngineArgs", "KvRouterConfig"):
         properties = schema["$defs"][name]["properties"]
         settings = {
-            key: (type_of(value, schema["$defs"]), value.get("description", ""))
+            key: (with_function(name, key, type_of(value, schema["$defs"])), value.get("description", ""))
             for key, value in properties.items()
         }
         parts.append(class_of(name, settings))
     parts.append(class_of("RouterConfigOverride", OVERRIDE))
     parts.append("MockEngineArgs = EngineArgs\n")
     return "\n".join(parts)
+
+
+def with_function(name: str, key: str, kind: str) -> str:
+    return " | ".join(part for part in (BESIDE.get((name, key)), kind) if part)
 
 
 def type_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
@@ -103,7 +114,7 @@ def class_of(name: str, settings: dict[str, tuple[str, str]]) -> str:
     lines = [f"class {name}(_Settings):", "    def __init__(", "        self,", "        *,"]
     lines += [indent(arguments, " " * 8).rstrip("\n"), "    ) -> None: ..."]
     for key, (kind, description) in settings.items():
-        first = description.split("\n")[0]
+        first = " ".join(description.split("\n\n")[0].split())
         lines += ["    @property", f"    def {key}(self) -> {kind}:", f'        """{first}"""']
     return "\n".join(lines) + "\n"
 

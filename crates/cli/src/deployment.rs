@@ -229,7 +229,7 @@ impl Pool {
         let args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
             .map_err(|error| refused(&error.to_string()))?;
         let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
-        let measured = latency::load(&spec)?;
+        let measured = latency::load(&spec, layers.models())?;
         let config = args.validate(measured).map_err(|error| refused(&error.to_string()))?;
         let unused = settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
         Ok(Self { args, config, unused })

@@ -1,5 +1,6 @@
-//! Latency models that are read from files.
+//! Latency models that are read from files, or that a program brings along.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,9 +11,19 @@ use servecast_latency::{AllReduce, Grid, LatencyModel, ModelShape, Profile, Prof
 use crate::error::{Failure, chain};
 use crate::files;
 
-/// The model that a setting names by a file or a folder, if it does.
-pub(crate) fn load(spec: &LatencySpec) -> Result<Option<Arc<dyn LatencyModel>>, Failure> {
+/// Latency models that a program brings along, by the names that follow `callable:`.
+pub type Models = BTreeMap<String, Arc<dyn LatencyModel>>;
+
+/// The model that a setting names, unless an engine has it built in: that of a file or a folder, or one of `models`.
+pub(crate) fn load(spec: &LatencySpec, models: &Models) -> Result<Option<Arc<dyn LatencyModel>>, Failure> {
     match spec {
+        LatencySpec::Callable(name) => match models.get(name) {
+            Some(model) => Ok(Some(Arc::clone(model))),
+            None => Err(Failure::user(format!(
+                "`latency` is `callable:{name}`, but no latency model of that name was brought along"
+            ))
+            .with_hint("a program in Python can: docs/python.md says how")),
+        },
         LatencySpec::Polynomial | LatencySpec::Linear(_) => Ok(None),
         LatencySpec::Grid(path) => Ok(Some(Arc::new(read_grid(Path::new(path))?))),
         LatencySpec::Profile(text) => {

@@ -29,6 +29,7 @@ use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use crate::commands::replay::embed::{Outcome, Reached, Refusal, RefusalKind, Replay, replay};
 use crate::commands::{compare, completions, replay as replay_command, schema, trace, validate};
 use crate::error::Failure;
+pub use crate::latency::Models;
 
 /// Simulate serving deployments of large language models
 ///

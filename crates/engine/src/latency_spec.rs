@@ -17,6 +17,8 @@ pub enum LatencySpec {
     Grid(String),
     /// [`Profile`](servecast_latency::Profile), of the named folder; what follows the first comma are its options.
     Profile(String),
+    /// One that the program around the simulation brings along, by its name there.
+    Callable(String),
 }
 
 impl LatencySpec {
@@ -26,6 +28,7 @@ impl LatencySpec {
             Self::Polynomial | Self::Linear(_) => None,
             Self::Grid(path) => Some(format!("grid:{path}")),
             Self::Profile(path) => Some(format!("profile:{path}")),
+            Self::Callable(name) => Some(format!("callable:{name}")),
         }
     }
 }
@@ -57,6 +60,7 @@ impl EngineArgs {
             None if text == "polynomial" => Ok(LatencySpec::Polynomial),
             Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
             Some(("profile", path)) if !path.is_empty() => Ok(LatencySpec::Profile(path.to_owned())),
+            Some(("callable", name)) if !name.is_empty() => Ok(LatencySpec::Callable(name.to_owned())),
             Some(("linear", terms)) => {
                 let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
                 match terms.as_deref() {
@@ -98,7 +102,7 @@ mod tests {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
         }
         let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE.npz or profile:DIR";
-        for latency in ["", "quadratic", "grid:", "polynomial:3"] {
+        for latency in ["", "quadratic", "grid:", "callable:", "polynomial:3"] {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
         }
         refused(json!({"latency": "grid:h100.npz"}), "`latency` is `grid:h100.npz`: the file was not read");
@@ -111,6 +115,7 @@ mod tests {
         );
         let profile = LatencySpec::Profile("real/profile,link=pcie".to_owned());
         assert_eq!(spec(json!({"latency": "profile:real/profile,link=pcie"})), profile);
+        assert_eq!(spec(json!({"latency": "callable:mine"})), LatencySpec::Callable("mine".to_owned()));
         assert_eq!(spec(json!({})), LatencySpec::Polynomial);
     }
 }

@@ -53,7 +53,7 @@ pub struct PassTime {
 
 impl PassTime {
     /// The time of a model that does not tell prompt and decode work apart.
-    pub(crate) fn whole(batch: &Batch, ms: f64) -> Self {
+    pub fn whole(batch: &Batch, ms: f64) -> Self {
         if batch.prompt.requests > 0 {
             Self { prompt_ms: ms, decode_ms: 0.0 }
         } else {

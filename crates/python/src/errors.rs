@@ -21,6 +21,11 @@ pub(crate) fn config(py: Python<'_>, message: &str) -> PyErr {
     exception(py, &refusal)
 }
 
+/// The exception for what a router refuses.
+pub(crate) fn router(py: Python<'_>, message: &str) -> PyErr {
+    make(py, "RouterError", message, None).map_or_else(|error| error, PyErr::from_value)
+}
+
 fn make<'py>(py: Python<'py>, class: &str, message: &str, hint: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
     let class = py.import("servecast._errors")?.getattr(PyString::new(py, class))?;
     class.call1((message, hint))

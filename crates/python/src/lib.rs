@@ -4,7 +4,10 @@
 //! are classes of `servecast._errors`. The interpreter is released while a replay runs.
 
 mod errors;
+mod hashes;
+mod latency;
 mod replay;
+mod router;
 mod settings;
 
 use std::ffi::OsString;
@@ -15,9 +18,15 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
+    use super::hashes::{block_hashes, sequence_hashes};
+    #[pymodule_export]
+    use super::latency::Batch;
+    #[pymodule_export]
     use super::main;
     #[pymodule_export]
     use super::replay::{Outcome, run, run_many};
+    #[pymodule_export]
+    use super::router::Router;
     #[pymodule_export]
     use super::settings::{check_settings, default_settings};
 

@@ -16,6 +16,7 @@ use servecast_cli::{Refusal, RefusalKind, Replay};
 use servecast_report::{TableOptions, render_table, write_request_rows};
 
 use crate::errors;
+use crate::latency::Functions;
 
 /// How often it is looked whether Python has received a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -56,15 +57,40 @@ impl Outcome {
     }
 }
 
-/// Settings as a JSON object, a trace in place of a file, whether to keep iterations.
-type Given<'py> = (String, Option<Bound<'py, PyBytes>>, bool);
+/// Settings as a JSON object, a trace in place of a file, whether to keep iterations, and functions that settings name
+/// as latency models.
+type Given<'py> = (String, Option<Bound<'py, PyBytes>>, bool, Vec<Py<PyAny>>);
 
-fn replay_of(given: &Given<'_>) -> PyResult<Replay> {
-    let (settings, trace, iterations) = given;
-    let settings: Map<String, Value> = serde_json::from_str(settings)
-        .map_err(|error| PyValueError::new_err(format!("the settings are no JSON object: {error}")))?;
-    let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
-    Ok(Replay { settings, trace, iterations: *iterations })
+/// A replay, and the functions that it calls.
+struct Run {
+    replay: Replay,
+    functions: Functions,
+}
+
+impl Run {
+    fn new(given: Given<'_>) -> PyResult<Self> {
+        let (settings, trace, iterations, functions) = given;
+        let settings: Map<String, Value> = serde_json::from_str(&settings)
+            .map_err(|error| PyValueError::new_err(format!("the settings are no JSON object: {error}")))?;
+        let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
+        let functions = Functions::new(functions);
+        let replay = Replay { settings, trace, iterations, models: functions.models.clone() };
+        Ok(Self { replay, functions })
+    }
+
+    /// What Python gets of how it ended. What a function raised is why it ended.
+    fn outcome(&self, py: Python<'_>, ended: Ended, place: Option<usize>) -> PyResult<Outcome> {
+        if let Some(raised) = self.functions.raised() {
+            return Err(raised);
+        }
+        ended.map(Outcome).map_err(|refusal| match place {
+            None => errors::exception(py, &refusal),
+            Some(place) => {
+                let message = format!("run {place}: {}", refusal.message);
+                errors::exception(py, &Refusal { message, ..refusal })
+            }
+        })
+    }
 }
 
 /// Runs one replay. `progress` is called with the simulated time in ms, the requests that have ended and all of them,
@@ -72,10 +98,10 @@ fn replay_of(given: &Given<'_>) -> PyResult<Replay> {
 #[pyfunction]
 #[pyo3(signature = (given, progress=None))]
 pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>) -> PyResult<Outcome> {
-    let replay = replay_of(&given)?;
+    let run = Run::new(given)?;
     let mut raised = None;
     let outcome = py.detach(|| {
-        servecast_cli::replay(&replay, &mut |reached| {
+        servecast_cli::replay(&run.replay, &mut |reached| {
             let told = Python::attach(|py| {
                 py.check_signals()?;
                 let Some(progress) = &progress else { return Ok(()) };
@@ -93,7 +119,7 @@ pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>)
     if let Some(error) = raised {
         return Err(error);
     }
-    outcome.map(Outcome).map_err(|refusal| errors::exception(py, &refusal))
+    run.outcome(py, outcome, None)
 }
 
 /// Runs several replays, at most `threads` at a time, and returns their outcomes in order. `progress` is called with
@@ -107,27 +133,23 @@ pub(crate) fn run_many(
     threads: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Vec<Outcome>> {
-    let replays = given.iter().map(replay_of).collect::<PyResult<Vec<_>>>()?;
-    let ended = py.detach(|| run_all(&replays, threads, progress.as_ref()))?;
-    let outcomes = ended.into_iter().enumerate().map(|(place, outcome)| {
-        outcome.map(Outcome).map_err(|refusal| {
-            let message = format!("run {place}: {}", refusal.message);
-            errors::exception(py, &Refusal { message, ..refusal })
-        })
-    });
+    let runs = given.into_iter().map(Run::new).collect::<PyResult<Vec<_>>>()?;
+    let ended = py.detach(|| run_all(&runs, threads, progress.as_ref()))?;
+    let outcomes =
+        runs.iter().zip(ended).enumerate().map(|(place, (run, ended))| run.outcome(py, ended, Some(place)));
     outcomes.collect()
 }
 
 type Ended = Result<servecast_cli::Outcome, Refusal>;
 
-fn run_all(replays: &[Replay], threads: usize, progress: Option<&Py<PyAny>>) -> PyResult<Vec<Ended>> {
+fn run_all(runs: &[Run], threads: usize, progress: Option<&Py<PyAny>>) -> PyResult<Vec<Ended>> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (send, receive) = mpsc::channel();
     let work = |send: mpsc::Sender<(usize, Ended)>| {
         while !stop.load(Ordering::Relaxed) {
             let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(replay) = replays.get(place) else { break };
-            let outcome = servecast_cli::replay(replay, &mut |_| {
+            let Some(run) = runs.get(place) else { break };
+            let outcome = servecast_cli::replay(&run.replay, &mut |_| {
                 if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             if send.send((place, outcome)).is_err() {
@@ -135,9 +157,9 @@ fn run_all(replays: &[Replay], threads: usize, progress: Option<&Py<PyAny>>) -> 
             }
         }
     };
-    let mut ended: Vec<Option<Ended>> = replays.iter().map(|_| None).collect();
+    let mut ended: Vec<Option<Ended>> = runs.iter().map(|_| None).collect();
     let told = thread::scope(|scope| {
-        for _ in 0..threads.min(replays.len()) {
+        for _ in 0..threads.min(runs.len()) {
             let send = send.clone();
             scope.spawn(|| work(send));
         }

@@ -102,7 +102,8 @@ fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
     let engine = EngineArgs::from_json(merge(preset.settings(WorkerType::Aggregated), settings.into()))
         .map_err(|error| refused(&error.to_string()))?;
     let spec = engine.latency_spec().map_err(|error| refused(&error.to_string()))?;
-    let config = engine.validate(latency::load(&spec)?).map_err(|error| refused(&error.to_string()))?;
+    let measured = latency::load(&spec, &latency::Models::new())?;
+    let config = engine.validate(measured).map_err(|error| refused(&error.to_string()))?;
     let pool = PoolEngine { workers: recording.workers, args: &engine, config: &config };
     let topology = Topology::aggregated(pool).map_err(|error| refused(&error.to_string()))?;
     let workload = recording.workload();

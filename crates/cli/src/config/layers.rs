@@ -14,6 +14,7 @@ use super::value::{boolean, json_object, settings};
 use super::{DEFAULT_SEED, OutputConfig, ReplayConfig, SeveralConfig, not_yet, router};
 use crate::error::Failure;
 use crate::files;
+use crate::latency::Models;
 
 /// Environment variables that are settings begin with this.
 pub(super) const PREFIX: &str = "SERVECAST_";
@@ -70,9 +71,21 @@ pub(crate) struct Layers {
     values: Map<String, Value>,
     /// By key; of nested settings by `key.setting`.
     origins: BTreeMap<String, Origin>,
+    /// What `latency` may name beside files and built-in models.
+    models: Models,
 }
 
 impl Layers {
+    /// No settings yet, in a program that brings latency models along.
+    pub(crate) fn with_models(models: Models) -> Self {
+        Self { models, ..Self::default() }
+    }
+
+    /// The latency models that were brought along.
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
+    }
+
     /// Adds the keys of a configuration file: JSON if its name ends in `.json`, otherwise TOML.
     pub(crate) fn add_file(&mut self, path: &Path) -> Result<(), Failure> {
         let text = files::read_text(path)?;

@@ -19,6 +19,7 @@ use super::{counts, json};
 use crate::config::Layers;
 use crate::error::{Failure, FailureKind, chain};
 use crate::iterations::IterationRows;
+use crate::latency::Models;
 use crate::source::{Source, trace_workload, unusable_trace};
 
 /// How often a run tells how far it has come.
@@ -36,6 +37,8 @@ pub struct Replay {
     pub trace: Option<Vec<u8>>,
     /// Keep a row an iteration.
     pub iterations: bool,
+    /// Latency models that settings may name as `callable:NAME`.
+    pub models: Models,
 }
 
 /// What came of a replay.
@@ -142,7 +145,7 @@ pub fn replay(
 
 /// The settings, each from the argument of its name.
 fn layers(replay: &Replay) -> Result<Layers, Failure> {
-    let mut layers = Layers::default();
+    let mut layers = Layers::with_models(replay.models.clone());
     for (name, value) in &replay.settings {
         layers.add_argument(name, value.clone())?;
     }
@@ -233,7 +236,10 @@ impl Observer for Follower<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
+    use servecast_latency::Linear;
 
     use super::*;
 
@@ -288,6 +294,25 @@ mod tests {
         }
         let stopped = replay(&settings(synthetic), &mut |_| ControlFlow::Break(())).unwrap_err();
         assert_eq!(stopped.kind, RefusalKind::Interrupted);
+    }
+
+    #[test]
+    fn a_latency_model_may_be_brought_along() {
+        let with = |latency: &str| {
+            let size =
+                json!({"input_tokens": 100, "output_tokens": 20, "request_count": 3, "latency": latency});
+            settings(size)
+        };
+        let mut ours = with("callable:mine");
+        let message = "`latency` is `callable:mine`, but no latency model of that name was brought along";
+        assert_eq!(refusal(&ours), (RefusalKind::Config, message.to_owned()));
+        let linear = Linear { base_us: 1000.0, per_token_us: 0.5, per_seq_us: 5.0 };
+        ours.models.insert("mine".to_owned(), Arc::new(linear));
+        let ttft = |one: &Replay| {
+            let outcome = replay(one, &mut |_| ControlFlow::Continue(())).unwrap();
+            serde_json::to_value(&outcome.report).unwrap()["max_ttft_ms"].clone()
+        };
+        assert_eq!(ttft(&ours), ttft(&with("linear:1000,0.5,5")));
     }
 
     #[test]

@@ -65,13 +65,14 @@ def main() -> int:
     print("|---|--:|--:|--:|--:|")
     worst = 0.0
     with tempfile.TemporaryDirectory(prefix="servecast-python-") as scratch:
-        for name, arguments in DEPLOYMENTS.items():
-            seconds = costs(args.servecast, args.trace, arguments, args.rounds, Path(scratch))
+        for title, arguments in DEPLOYMENTS.items():
+            files = (str(Path(name).resolve()) for name in (args.servecast, args.trace))
+            seconds = costs(*files, arguments, args.rounds, Path(scratch))
             own, call, process = (statistics.median(values) for values in seconds.values())
             over = 100 * (call / own - 1)
             worst = max(worst, over)
             shown = [spread(values, 3) for values in seconds.values()]
-            print(f"| {name} | {shown[0]} | {shown[1]} | {over:+.1f} % | {shown[2]} |", flush=True)
+            print(f"| {title} | {shown[0]} | {shown[1]} | {over:+.1f} % | {shown[2]} |", flush=True)
     if args.fail_above is not None and worst > args.fail_above:
         print(f"a call from Python costs {worst:.1f} % over the binary, more than {args.fail_above} %", file=sys.stderr)
         return 1

@@ -83,7 +83,7 @@ def print_table(reports: dict[str, Report]) -> None:
         figures = (sum(values) / len(values) for values in parts)
         rows.append((f"of the mean TTFT: {part} (ms)", *(f"{figure:,.1f}" for figure in figures)))
     for row in rows:
-        print(f"{row[0]:36}" + "".join(f"{cell:>24}" for cell in row[1:]))
+        print(f"{row[0]:40}" + "".join(f"{cell:>24}" for cell in row[1:]))
 
 
 print_table(reports)

@@ -66,8 +66,8 @@ def main() -> int:
     worst = 0.0
     with tempfile.TemporaryDirectory(prefix="servecast-python-") as scratch:
         for title, arguments in DEPLOYMENTS.items():
-            files = (str(Path(name).resolve()) for name in (args.servecast, args.trace))
-            seconds = costs(*files, arguments, args.rounds, Path(scratch))
+            binary, trace = (str(Path(name).resolve()) for name in (args.servecast, args.trace))
+            seconds = costs(binary, trace, arguments, args.rounds, Path(scratch))
             own, call, process = (statistics.median(values) for values in seconds.values())
             over = 100 * (call / own - 1)
             worst = max(worst, over)

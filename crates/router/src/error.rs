@@ -44,6 +44,34 @@ pub enum ConfigError {
         /// With what it does not go together, and what to do.
         problem: &'static str,
     },
+    /// An environment variable of servecast's that does not exist.
+    #[error("unknown environment variable `{name}`{}", suggestion(.similar.as_deref()))]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The known variable that is most like it.
+        similar: Option<String>,
+    },
+    /// An environment variable that is no text.
+    #[error("the environment variable {name} is not UTF-8")]
+    NotUtf8 {
+        /// The variable.
+        name: String,
+    },
+    /// One setting with two values from places of the same rank.
+    #[error("`{name}` is {value}, but `{other}` has `{key}` {found}: give it once")]
+    GivenTwice {
+        /// Where it has one value.
+        name: String,
+        /// That value.
+        value: String,
+        /// Where it has another.
+        other: String,
+        /// The setting.
+        key: &'static str,
+        /// The other value.
+        found: String,
+    },
 }
 
 fn suggestion(similar: Option<&str>) -> String {

@@ -79,8 +79,8 @@ mod ticket;
 pub mod wire;
 
 pub use config::{
-    EffectiveSettings, FIELDS, Field, Kind, KvRouterConfig, PrefillLoadModel, QueuePolicy,
-    RouterConfigOverride, RouterSettings,
+    EffectiveSettings, EnvSetting, FIELDS, Field, Kind, KvRouterConfig, PrefillLoadModel, QueuePolicy,
+    RouterConfigOverride, RouterSettings, env_settings,
 };
 pub use error::{ConfigError, EventError, RouteError};
 pub use index::{ApproximateIndex, DumpedBlock, DumpedOrphan, EventCounts, IndexDump, Lifetime, RadixTree};

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use serde_json::{Map, Value, json};
-use servecast_router::{FIELDS, Field, Kind, KvRouterConfig};
+use servecast_router::{EnvSetting, FIELDS, Field, Kind, KvRouterConfig, env_settings};
 
 use super::layers::{Layers, Origin, PREFIX};
 use super::{KV_ROUTER, not_yet};
@@ -58,24 +58,15 @@ pub(crate) fn add_router(layers: &mut Layers, given: RouterGiven) -> Result<(), 
 /// Adds variables: our own over others. Others are meant for another program unless there is a KV router.
 fn add_variables(layers: &mut Layers, variables: &BTreeMap<OsString, OsString>) -> Result<(), Failure> {
     let is_kv_router = layers.value("router_mode") == Some(&json!("kv_router"));
-    for field in FIELDS {
-        for &name in field.env {
-            let is_own = name.starts_with(PREFIX);
-            let Some(text) = variables.get(OsStr::new(name)).filter(|text| !text.is_empty()) else {
-                continue;
-            };
-            if !is_own && !is_kv_router {
-                continue;
-            }
-            let text = text
-                .to_str()
-                .ok_or_else(|| Failure::user(format!("the environment variable {name} is not UTF-8")))?;
-            // A value that loses is checked all the same: nobody wants to find it bad later.
-            let value = field.parse(name, text).map_err(Failure::user)?;
-            let is_given = matches!(layers.origin(&path(field)), Some(Origin::Variable(_)));
-            if is_own || !is_given {
-                add(layers, field, value, &Origin::Variable(name.to_owned()), is_given)?;
-            }
+    let is_meant = |name: &str| is_kv_router || name.starts_with(PREFIX);
+    let variable =
+        |name: &str| variables.get(OsStr::new(name)).map(OsString::as_os_str).filter(|_| is_meant(name));
+    for setting in env_settings(variable).map_err(Failure::user)? {
+        let is_own = setting.is_own();
+        let EnvSetting { field, name, value } = setting;
+        let is_given = matches!(layers.origin(&path(field)), Some(Origin::Variable(_)));
+        if is_own || !is_given {
+            add(layers, field, value, &Origin::Variable(name.to_owned()), is_given)?;
         }
     }
     Ok(())

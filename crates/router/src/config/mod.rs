@@ -7,6 +7,7 @@
 //! [`FIELDS`] has a row for every field of [`KvRouterConfig`] with all its names; both come from one macro call, so
 //! neither can have a field that the other lacks. Names, defaults and ranges are those of Dynamo's KV router 1.1.1.
 
+mod env;
 mod field;
 mod overrides;
 mod settings;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+pub use env::{EnvSetting, env_settings};
 pub use field::{Field, Kind};
 pub use overrides::{EffectiveSettings, RouterConfigOverride};
 pub use settings::RouterSettings;
@@ -219,34 +221,6 @@ impl KvRouterConfig {
             let expected = Field::by_key(&key).map_or_else(|_| error.inner().to_string(), Field::expectation);
             ConfigError::wrong(&key, found, expected)
         })
-    }
-
-    /// The settings in an environment, given as names and values; other variables are passed over.
-    ///
-    /// Of several names of one setting, servecast's own wins, then the first in [`FIELDS`].
-    pub fn from_env<'a>(
-        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, ConfigError> {
-        Self::from_object(&Self::env_object(variables)?)
-    }
-
-    /// The settings that an environment sets, as a JSON object, to be laid over others.
-    pub fn env_object<'a>(
-        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Map<String, Value>, ConfigError> {
-        let mut best: Vec<Option<(usize, Value)>> = vec![None; FIELDS.len()];
-        for (name, text) in variables {
-            for (field, best) in FIELDS.iter().zip(&mut best) {
-                let Some(order) = field.env.iter().position(|&other| other == name) else { continue };
-                // A value that loses is checked all the same: nobody wants to find it bad later.
-                let value = field.parse(name, text)?;
-                if best.as_ref().is_none_or(|&(other, _)| order < other) {
-                    *best = Some((order, value));
-                }
-            }
-        }
-        let set = FIELDS.iter().zip(best);
-        Ok(set.filter_map(|(field, best)| best.map(|(_, value)| (field.key.to_owned(), value))).collect())
     }
 
     /// Checks every range and every pair of settings.

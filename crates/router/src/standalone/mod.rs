@@ -40,7 +40,7 @@ mod phase;
 mod request;
 mod workers;
 
-use servecast_types::{BlockHash, Time, hash};
+use servecast_types::{BlockHash, SequenceHash, Time, hash};
 
 pub use self::dump::{RequestDump, StandaloneDump, WorkerDump};
 pub use self::error::StandaloneError;
@@ -188,7 +188,35 @@ impl StandaloneRouter {
         blocks: &TokenBlocks<'_>,
         now: Time,
     ) -> Result<(), StandaloneError> {
-        let stored = stored_blocks(blocks, self.block_size())?;
+        let contents = hash::block_hashes(blocks.tokens, self.block_size() as usize, blocks.salt);
+        self.stored_hashes(rank, blocks.parent, &contents, blocks.names, now)
+    }
+
+    /// As [`StandaloneRouter::stored_tokens`], for blocks whose contents were hashed by the caller.
+    ///
+    /// # Errors
+    /// As [`StandaloneRouter::stored_tokens`].
+    pub fn stored_hashes(
+        &mut self,
+        rank: WorkerRank,
+        parent: Option<SequenceHash>,
+        contents: &[BlockHash],
+        names: Option<&[SequenceHash]>,
+        now: Time,
+    ) -> Result<(), StandaloneError> {
+        if let Some(names) = names.filter(|names| names.len() != contents.len()) {
+            let (names, full_blocks, block_size) = (names.len(), contents.len(), self.block_size());
+            return Err(StandaloneError::UnevenNames { names, full_blocks, block_size });
+        }
+        let mut before = parent;
+        let block = |(at, &tokens_hash): (usize, &BlockHash)| {
+            let chained = hash::extend(before, tokens_hash);
+            before = Some(chained);
+            let block_hash = names.map_or(chained, |names| names[at]);
+            StoredBlock { block_hash, tokens_hash, mm_extra_info: None }
+        };
+        let blocks = contents.iter().enumerate().map(block).collect();
+        let stored = StoredBlocks { parent_hash: parent, blocks };
         self.apply_data(rank, &IndexEventData::Stored(stored), now)
     }
 
@@ -400,27 +428,4 @@ impl StandaloneRouter {
     fn admitted(&self, admissions: &[Admission]) -> Vec<Selection> {
         admissions.iter().map(|admission| self.selection(admission)).collect()
     }
-}
-
-/// The full blocks of some tokens under their two names.
-fn stored_blocks(blocks: &TokenBlocks<'_>, block_size: u32) -> Result<StoredBlocks, StandaloneError> {
-    let TokenBlocks { parent, tokens, names, salt } = *blocks;
-    let locals = hash::block_hashes(tokens, block_size as usize, salt);
-    if let Some(names) = names
-        && names.len() != locals.len()
-    {
-        return Err(StandaloneError::UnevenNames {
-            names: names.len(),
-            full_blocks: locals.len(),
-            block_size,
-        });
-    }
-    let mut before = parent;
-    let block = |(at, &local): (usize, &BlockHash)| {
-        let chained = hash::extend(before, local);
-        before = Some(chained);
-        let block_hash = names.map_or(chained, |names| names[at]);
-        StoredBlock { block_hash, tokens_hash: local, mm_extra_info: None }
-    };
-    Ok(StoredBlocks { parent_hash: parent, blocks: locals.iter().enumerate().map(block).collect() })
 }

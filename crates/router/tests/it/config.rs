@@ -202,6 +202,55 @@ fn a_bad_value_in_the_environment_is_an_error_even_where_another_name_wins() {
 }
 
 #[test]
+fn a_variable_with_all_settings_lies_between_our_single_ones_and_those_of_others() {
+    let whole = ("SERVECAST_ROUTER_CONFIG", r#"{"router_temperature": 0.5, "router_ttl_secs": 3}"#);
+    let config = KvRouterConfig::from_env([
+        whole,
+        ("DYN_ROUTER_TEMPERATURE", "0.7"),
+        ("SERVECAST_ROUTER_TTL_SECS", "3.0"),
+        ("SERVECAST_ROUTER_QUEUE_THRESHOLD", "2"),
+        ("SERVECAST_ROUTER_USE_KV_EVENTS", ""),
+        ("SERVECAST_ROUTER_MODE", "random"),
+        ("SERVECAST_NUM_WORKERS", "3"),
+    ]);
+    let expected = KvRouterConfig {
+        router_temperature: 0.5,
+        router_ttl_secs: 3.0,
+        router_queue_threshold: Some(2.0),
+        ..KvRouterConfig::default()
+    };
+    assert_eq!(config, Ok(expected));
+    for (variables, expected) in [
+        (
+            vec![whole, ("SERVECAST_ROUTER_TTL_SECS", "4")],
+            "`SERVECAST_ROUTER_TTL_SECS` is 4.0, but `SERVECAST_ROUTER_CONFIG` has `router_ttl_secs` 3: give it once",
+        ),
+        (
+            vec![("SERVECAST_ROUTER_CONFIG", "[1]")],
+            "`SERVECAST_ROUTER_CONFIG` is `[1]`: expected a JSON object with settings",
+        ),
+        (
+            vec![("SERVECAST_ROUTER_CONFIG", r#"{"router_ttl_sec": 1}"#)],
+            "unknown router setting `router_ttl_sec`, did you mean `router_ttl_secs`?",
+        ),
+        (
+            vec![("SERVECAST_ROUTER_TEMPERATUR", "1")],
+            "unknown environment variable `SERVECAST_ROUTER_TEMPERATUR`, did you mean `SERVECAST_ROUTER_TEMPERATURE`?",
+        ),
+        (
+            vec![("servecast_router_ttl_secs", "1")],
+            "unknown environment variable `servecast_router_ttl_secs`, did you mean `SERVECAST_ROUTER_TTL_SECS`?",
+        ),
+        (
+            vec![("SERVECAST_ROUTER_ON_THE_MOON", "1")],
+            "unknown environment variable `SERVECAST_ROUTER_ON_THE_MOON`",
+        ),
+    ] {
+        assert_eq!(KvRouterConfig::from_env(variables).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
 fn the_router_of_a_prefill_pool_tracks_no_blocks_at_all() {
     let config = KvRouterConfig { router_track_output_blocks: true, ..KvRouterConfig::default() };
     let prefill = config.for_prefill();

@@ -86,17 +86,20 @@ pub(crate) fn succeeded(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whether there is a valgrind; it has to be where everything is required.
+/// Whether the tools of a test are there; they have to be where everything is required.
 #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
-pub(crate) fn has_valgrind() -> bool {
-    let found =
-        Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !found {
-        assert!(
-            env::var_os("SERVECAST_REQUIRE_ORACLE").is_none_or(|value| value != "1"),
-            "no valgrind, which SERVECAST_REQUIRE_ORACLE=1 requires"
-        );
-        eprintln!("skipped: no valgrind");
-    }
-    found
+pub(crate) fn has(tools: &[&str]) -> bool {
+    let runs = |tool: &&&str| {
+        Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
+    let Some(missing) = tools.iter().find(|tool| !runs(tool)) else { return true };
+    assert!(
+        env::var_os("SERVECAST_REQUIRE_ORACLE").is_none_or(|value| value != "1"),
+        "no {missing}, which SERVECAST_REQUIRE_ORACLE=1 requires"
+    );
+    eprintln!("skipped: no {missing}");
+    false
 }
+
+/// What it takes to build programs.
+pub(crate) const BUILD: [&str; 2] = ["cc", "pkg-config"];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use servecast_engine::EngineRequest;
+use servecast_router::standalone::Phase;
 use servecast_router::{Admission, Decision, Rank, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
 use servecast_types::{BlockHasher, Duration, KvEvent, RequestId, Time, WorkerId};
 
@@ -63,11 +64,12 @@ pub struct KvRouterOptions {
 
 impl KvRouting {
     pub(crate) fn new(options: &KvRouterOptions, pool: KvPool, seed: u64, record_terms: bool) -> Self {
-        // The router of a decode pool differs by the overrides of its stage only.
-        let settings = match pool.role {
-            PoolRole::Prefill => options.settings.for_prefill_pool(),
-            PoolRole::Aggregated | PoolRole::Decode => options.settings.clone(),
+        let phase = match pool.role {
+            PoolRole::Aggregated => Phase::Aggregated,
+            PoolRole::Prefill => Phase::Prefill,
+            PoolRole::Decode => Phase::Decode,
         };
+        let settings = phase.role().settings(&options.settings);
         let tracks_output = settings.track_output_blocks();
         let mut router = Router::new(settings, pool.block_size, seed);
         if record_terms {
@@ -78,11 +80,10 @@ impl KvRouting {
             let admitted = router.add_rank(Rank::of_worker(worker), info, Time::ZERO);
             debug_assert!(admitted.is_empty(), "nobody waits yet");
         }
-        let stage = if pool.role == PoolRole::Decode { Stage::Decode } else { Stage::Whole };
         let event_delay = options.event_delay;
         Self {
             router,
-            stage,
+            stage: phase.stage(),
             block_size: pool.block_size,
             tracks_output,
             reports: Reports::default(),

@@ -46,6 +46,7 @@ class EngineArgs(_Settings):
         enable_local_indexer: bool = ...,
         enable_prefix_caching: bool = ...,
         engine_type: Literal["vllm", "sglang", "trtllm"] = ...,
+        gpu_memory_utilization: float = ...,
         has_perf_model: bool | None = ...,
         is_decode: bool | None = ...,
         is_prefill: bool | None = ...,
@@ -131,6 +132,9 @@ class EngineArgs(_Settings):
     def engine_type(self) -> Literal["vllm", "sglang", "trtllm"]:
         """The engine that is simulated."""
     @property
+    def gpu_memory_utilization(self) -> float:
+        """Share of the memory of a GPU that the engine takes, from which `num_gpu_blocks` is worked out where it is not given and the latency model knows model and GPU."""
+    @property
     def has_perf_model(self) -> bool | None:
         """Accepted and ignored, as elsewhere."""
     @property
@@ -153,7 +157,7 @@ class EngineArgs(_Settings):
         """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""
     @property
     def latency(self) -> Callable[[Batch], float] | str | None:
-        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or `profile:DIR`."""
+        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR` or `roofline:OPTIONS`."""
     @property
     def long_prefill_token_threshold(self) -> int:
         """Most tokens of one request in an iteration while others are there; 0 for no limit."""
@@ -177,7 +181,7 @@ class EngineArgs(_Settings):
         """Draft tokens an iteration; only 0 so far."""
     @property
     def planner_profile_data(self) -> str | None:
-        """Measured iteration times, an `.npz` file: old form of `latency: "grid:FILE"`."""
+        """Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`."""
     @property
     def preemption_mode(self) -> Literal["lifo", "fifo"]:
         """Whom a preemption hits under the `fcfs` policy."""

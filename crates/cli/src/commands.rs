@@ -2,6 +2,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod explain;
 pub(crate) mod replay;
 pub(crate) mod schema;
 pub(crate) mod trace;

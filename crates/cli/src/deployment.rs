@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 use servecast_cluster::{ClusterError, PoolEngine, Topology};
-use servecast_engine::{EngineArgs, EngineConfig, EnginePreset, EngineType, WorkerType, merge};
+use servecast_engine::{
+    EngineArgs, EngineConfig, EnginePreset, EngineType, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
+};
+use servecast_latency::{CapacitySetup, GIB};
 
 use self::settings::Settings;
 use crate::config::{Engines, Layers, ReplayConfig};
@@ -23,6 +26,8 @@ pub(crate) struct Deployment {
     pub(crate) queue_policies: QueuePolicies,
     /// What was given but has no effect, and why.
     pub(crate) unused: Vec<String>,
+    /// What was not given, but follows from the rest.
+    pub(crate) derived: Vec<String>,
 }
 
 /// What engine settings say of the queue of their router.
@@ -52,6 +57,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
             block_size: pool.config.block_size(),
             queue_policies: QueuePolicies { first: pool.args.router_queue_policy, decode: None },
             unused: pool.unused,
+            derived: pool.derived.into_iter().collect(),
         });
     };
     check_staged(config, layers, staged)?;
@@ -73,6 +79,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
             decode: decode.args.router_queue_policy,
         },
         unused: [prefill.unused, decode.unused].concat(),
+        derived: prefill.derived.into_iter().chain(decode.derived).collect(),
     })
 }
 
@@ -202,12 +209,41 @@ impl<'a> Given<'a> {
     }
 }
 
+/// Works out how many KV blocks fit the GPU, and says so.
+fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<String, Failure> {
+    let page_size = args.sglang.as_ref().and_then(|sglang| sglang.page_size);
+    let setup = CapacitySetup {
+        // What is out of range is refused with the other settings.
+        gpu_memory_utilization: args.gpu_memory_utilization.clamp(0.01, 1.0),
+        block_size: page_size.unwrap_or_else(|| args.resolved_block_size()),
+        max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens),
+        max_num_seqs: args.max_num_seqs.unwrap_or(setup.max_num_seqs),
+        ..setup.clone()
+    };
+    let capacity = setup.capacity().map_err(|error| {
+        Failure::user(error).with_hint(
+            "more GPUs (tp=N), fewer bytes a weight (dtype=fp8) or a larger --gpu-memory-utilization make room; \
+             --num-gpu-blocks sets the capacity regardless",
+        )
+    })?;
+    let blocks = capacity.num_gpu_blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
+    args.num_gpu_blocks = blocks;
+    Ok(format!(
+        "`num_gpu_blocks` is {blocks}, worked out from the memory of the GPU: {:.2} GiB for the KV cache, blocks of {} \
+         tokens",
+        capacity.kv_cache / GIB,
+        setup.block_size
+    ))
+}
+
 /// The engine of a pool.
 struct Pool {
     args: EngineArgs,
     config: EngineConfig,
     /// What was given but has no effect, and why.
     unused: Vec<String>,
+    /// What was not given, but follows from the rest.
+    derived: Option<String>,
 }
 
 impl Pool {
@@ -226,13 +262,24 @@ impl Pool {
         let settings = Settings::collect(given, engines, config, layers)?;
         let refused = |problem: &str| Failure::user(format!("{name}{}", settings.explained(problem)));
         let preset = given.preset_settings(engines, layers)?;
-        let args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
+        let mut args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
             .map_err(|error| refused(&error.to_string()))?;
         let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
         let measured = latency::load(&spec, layers.models())?;
+        let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
+        let derived = match &setup {
+            Some(setup) => Some(format!("{name}{}", work_out_blocks(&mut args, setup)?)),
+            None => None,
+        };
         let config = args.validate(measured).map_err(|error| refused(&error.to_string()))?;
-        let unused = settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
-        Ok(Self { args, config, unused })
+        let mut unused: Vec<String> =
+            settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
+        if setup.is_none() && settings.values.contains_key("gpu_memory_utilization") {
+            let reason = "`gpu_memory_utilization` is for working out `num_gpu_blocks`, which is given or does not \
+                          follow, since the latency model knows no GPU";
+            unused.push(format!("{name}{}", settings.explained(reason)));
+        }
+        Ok(Self { args, config, unused, derived })
     }
 
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {

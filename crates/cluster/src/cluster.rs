@@ -322,8 +322,11 @@ impl Cluster {
             self.pools.iter().flat_map(|pool| &pool.engines).for_each(Engine::check);
         }
         let engines = self.pools.iter().flat_map(|pool| &pool.engines);
-        let extrapolated_iterations = engines.map(Engine::num_extrapolated).sum();
-        Ok(RunRecord { extrapolated_iterations, ..self.recorder.take(self.check) })
+        let extrapolated_iterations = engines.clone().map(Engine::num_extrapolated).sum();
+        let mut latency_estimates: Vec<String> =
+            engines.filter_map(|engine| engine.latency_estimate().map(str::to_owned)).collect();
+        latency_estimates.dedup();
+        Ok(RunRecord { extrapolated_iterations, latency_estimates, ..self.recorder.take(self.check) })
     }
 
     /// Gives a request to a pool, whose router sends it on at once or later.

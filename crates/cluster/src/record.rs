@@ -185,4 +185,6 @@ pub struct RunRecord {
     pub readmitted: FxHashMap<(RequestId, u8), Time>,
     /// Engine iterations whose time lies outside what the latency model was measured on.
     pub extrapolated_iterations: u64,
+    /// What the times of iterations are estimated from, where nothing was measured; empty otherwise.
+    pub latency_estimates: Vec<String>,
 }

@@ -196,7 +196,7 @@ impl Recorder {
         if check {
             requests.iter().for_each(check_record);
         }
-        RunRecord { requests, gaps, pools, readmitted, extrapolated_iterations: 0 }
+        RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() }
     }
 
     /// Whether a request has no token of its current stage yet.

@@ -17,6 +17,9 @@ pub struct EngineArgs {
     pub vllm_version: VllmVersion,
     /// KV cache blocks of a worker, with the null block.
     pub num_gpu_blocks: u32,
+    /// Share of the memory of a GPU that the engine takes, from which `num_gpu_blocks` is worked out where it is not given
+    /// and the latency model knows model and GPU.
+    pub gpu_memory_utilization: f64,
     /// Tokens a KV block; 0 is the default of the engine (vLLM 64, TensorRT-LLM 32, SGLang 1).
     pub block_size: u32,
     /// vLLM keeps one block that it never hands out; `false` makes all of `num_gpu_blocks` usable.
@@ -56,10 +59,10 @@ pub struct EngineArgs {
     pub is_prefill: Option<bool>,
     /// Old form of `worker_type: decode`.
     pub is_decode: Option<bool>,
-    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or
-    /// `profile:DIR`.
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
+    /// `profile:DIR` or `roofline:OPTIONS`.
     pub latency: Option<String>,
-    /// Measured iteration times, an `.npz` file: old form of `latency: "grid:FILE"`.
+    /// Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`.
     pub planner_profile_data: Option<String>,
     /// Divides all iteration times.
     pub speedup_ratio: f64,
@@ -120,6 +123,7 @@ impl Default for EngineArgs {
             engine_type: EngineType::Vllm,
             vllm_version: VllmVersion::V0_33,
             num_gpu_blocks: 16_384,
+            gpu_memory_utilization: 0.9,
             block_size: 0,
             reserve_null_block: true,
             max_num_seqs: Some(256),

@@ -98,7 +98,8 @@ impl EngineArgs {
         Ok(config)
     }
 
-    fn resolved_block_size(&self) -> u32 {
+    /// Tokens a KV block, 0 standing for the default of the engine.
+    pub fn resolved_block_size(&self) -> u32 {
         match (self.block_size, self.engine_type) {
             (0, EngineType::Trtllm) => 32,
             (0, EngineType::Vllm) => 64,
@@ -185,6 +186,13 @@ impl EngineArgs {
         if !(1..=MAX_NUM_GPU_BLOCKS).contains(&self.num_gpu_blocks) {
             let problem = format!("expected 1 to {MAX_NUM_GPU_BLOCKS} blocks");
             return Err(ConfigError::wrong("num_gpu_blocks", self.num_gpu_blocks, problem));
+        }
+        if !(self.gpu_memory_utilization > 0.0 && self.gpu_memory_utilization <= 1.0) {
+            return Err(ConfigError::wrong(
+                "gpu_memory_utilization",
+                self.gpu_memory_utilization,
+                "expected a share above 0 and at most 1",
+            ));
         }
         if self.block_size == 1 && self.engine_type != EngineType::Sglang {
             return Err(ConfigError::wrong(
@@ -308,6 +316,13 @@ mod tests {
             "`max_model_len` is 2147483648: expected at most 2147483647 tokens",
         );
         refused(json!({"watermark": 1.0}), "`watermark` is 1: expected a share from 0 to below 1");
+        let share = "expected a share above 0 and at most 1";
+        for (given, shown) in [(json!(0), "0"), (json!(1.5), "1.5"), (json!(-0.5), "-0.5")] {
+            refused(
+                json!({"gpu_memory_utilization": given}),
+                &format!("`gpu_memory_utilization` is {shown}: {share}"),
+            );
+        }
         refused(json!({"watermark": -1}), "`watermark` is -1: expected a share from 0 to below 1");
         let nan = EngineArgs { watermark: f64::NAN, ..EngineArgs::default() }.validate(None).unwrap_err();
         assert_eq!(nan.to_string(), "`watermark` is NaN: expected a share from 0 to below 1");
@@ -349,10 +364,6 @@ mod tests {
         refused(
             json!({"num_speculative_tokens": 3}),
             "`num_speculative_tokens` is 3, which is not supported yet: leave it at 0",
-        );
-        refused(
-            json!({"planner_profile_data": "profiles/"}),
-            "`planner_profile_data` is `profiles/`, which is not supported yet: give an .npz file",
         );
         let instead = "is given, which is not supported yet: use `latency` to choose a latency model";
         for key in ["aic_backend", "aic_system", "aic_backend_version", "aic_model_path"] {

@@ -360,6 +360,11 @@ impl Engine {
         self.extrapolated
     }
 
+    /// What the times of its iterations are estimated from, if nothing of them was measured.
+    pub fn latency_estimate(&self) -> Option<&str> {
+        self.config().latency.estimate()
+    }
+
     /// Requests that run now.
     pub fn num_running(&self) -> usize {
         self.scheduler.num_running()

@@ -1,7 +1,5 @@
 //! Which latency model the settings of an engine ask for.
 
-use std::path::Path;
-
 use servecast_latency::Linear;
 
 use crate::{ConfigError, EngineArgs};
@@ -9,14 +7,16 @@ use crate::{ConfigError, EngineArgs};
 /// Where iteration times come from, before files are read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LatencySpec {
-    /// [`Polynomial`].
+    /// [`Polynomial`](servecast_latency::Polynomial).
     Polynomial,
     /// [`Linear`].
     Linear(Linear),
-    /// [`Grid`], from the named file.
+    /// [`Grid`](servecast_latency::Grid), from the named file or folder.
     Grid(String),
     /// [`Profile`](servecast_latency::Profile), of the named folder; what follows the first comma are its options.
     Profile(String),
+    /// [`Roofline`](servecast_latency::Roofline), by its options.
+    Roofline(String),
     /// One that the program around the simulation brings along, by its name there.
     Callable(String),
 }
@@ -28,6 +28,7 @@ impl LatencySpec {
             Self::Polynomial | Self::Linear(_) => None,
             Self::Grid(path) => Some(format!("grid:{path}")),
             Self::Profile(path) => Some(format!("profile:{path}")),
+            Self::Roofline(options) => Some(format!("roofline:{options}")),
             Self::Callable(name) => Some(format!("callable:{name}")),
         }
     }
@@ -43,16 +44,7 @@ impl EngineArgs {
                 return Err(ConfigError::Conflict(problem.to_owned()));
             }
             (None, None) => return Ok(LatencySpec::Polynomial),
-            (None, Some(path)) if Path::new(path).extension().is_some_and(|extension| extension == "npz") => {
-                return Ok(LatencySpec::Grid(path.clone()));
-            }
-            (None, Some(path)) => {
-                return Err(ConfigError::Unsupported {
-                    key: "planner_profile_data",
-                    found: format!("`{path}`"),
-                    instead: "give an .npz file",
-                });
-            }
+            (None, Some(path)) => return Ok(LatencySpec::Grid(path.clone())),
             (Some(text), None) => ("latency", text),
         };
         let wrong = |problem: &str| Err(ConfigError::wrong(key, format!("`{text}`"), problem));
@@ -61,6 +53,7 @@ impl EngineArgs {
             Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
             Some(("profile", path)) if !path.is_empty() => Ok(LatencySpec::Profile(path.to_owned())),
             Some(("callable", name)) if !name.is_empty() => Ok(LatencySpec::Callable(name.to_owned())),
+            Some(("roofline", options)) => Ok(LatencySpec::Roofline(options.to_owned())),
             Some(("linear", terms)) => {
                 let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
                 match terms.as_deref() {
@@ -75,7 +68,7 @@ impl EngineArgs {
                 }
             }
             _ => wrong(
-                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE.npz or profile:DIR",
+                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR or roofline:OPTIONS",
             ),
         }
     }
@@ -101,7 +94,7 @@ mod tests {
         {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
         }
-        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE.npz or profile:DIR";
+        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR or roofline:OPTIONS";
         for latency in ["", "quadratic", "grid:", "callable:", "polynomial:3"] {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
         }
@@ -113,8 +106,12 @@ mod tests {
             spec(json!({"planner_profile_data": "h100.npz"})),
             LatencySpec::Grid("h100.npz".to_owned())
         );
+        let folder = LatencySpec::Grid("profiles/h100".to_owned());
+        assert_eq!(spec(json!({"planner_profile_data": "profiles/h100"})), folder);
         let profile = LatencySpec::Profile("real/profile,link=pcie".to_owned());
         assert_eq!(spec(json!({"latency": "profile:real/profile,link=pcie"})), profile);
+        let roofline = LatencySpec::Roofline("model=a/b,gpu=L4".to_owned());
+        assert_eq!(spec(json!({"latency": "roofline:model=a/b,gpu=L4"})), roofline);
         assert_eq!(spec(json!({"latency": "callable:mine"})), LatencySpec::Callable("mine".to_owned()));
         assert_eq!(spec(json!({})), LatencySpec::Polynomial);
     }

@@ -1,5 +1,7 @@
 //! Measured iteration times on a grid, as Dynamo's profiler writes them.
 
+mod raw;
+
 use std::io::{Cursor, Read};
 
 use crate::{Batch, LatencyModel, PassTime};
@@ -9,6 +11,9 @@ use crate::{Batch, LatencyModel, PassTime};
 /// - Prompt: piecewise linear in the new prompt tokens, extended beyond both ends along the outermost segments.
 /// - Decode: bilinear in Σ context of the decoding requests and ⌊Σ context / requests⌋, extended likewise, at
 ///   least 1 ms.
+///
+/// An `.npz` file is one whole grid ([`Grid::from_npz`]); a profiler's folder has the measurements of prompts and of
+/// decodes in a file each ([`Grid::from_raw`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grid {
     prompt: Curve,
@@ -182,6 +187,12 @@ pub enum GridError {
         /// Its name.
         name: &'static str,
     },
+    /// The bytes are no JSON, or no object of arrays.
+    #[error("not a readable JSON object of arrays of numbers: {0}")]
+    Json(String),
+    /// Measurements that make no grid.
+    #[error("{0}")]
+    Points(String),
     /// An array does not fit its axes.
     #[error("array `{name}` has shape {found:?}, but its axes ask for {expected:?}")]
     Shape {

@@ -7,15 +7,23 @@
 //! - [`Linear`]: a base, a price a token and a price a request; what the recordings of real schedulers use.
 //! - [`Grid`]: measured times on a grid, read from an `.npz` file.
 //! - [`Profile`]: measured times of a model's layers, summed over what a pass runs.
+//! - [`Roofline`]: an estimate from the shape of a model ([`ModelShape`]) and the data sheet of a GPU ([`GpuSheet`]).
+//!
+//! [`CapacitySetup`] works out how many KV blocks fit beside a model.
 //!
 //! **Invariant:** a model is a pure function of the batch. It sees sums only, so an engine that keeps them up to date
 //! never walks over its requests to price an iteration.
 
 mod batch;
+mod capacity;
+mod gpu;
 mod grid;
 mod linear;
+mod link;
+mod model;
 mod polynomial;
 mod profile;
+mod roofline;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,10 +31,15 @@ use std::sync::Arc;
 use servecast_types::Duration;
 
 pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
+pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
+pub use gpu::GpuSheet;
 pub use grid::{Grid, GridError};
 pub use linear::Linear;
+pub use link::{AllReduce, AllReduceTable, Ring};
+pub use model::{Attention, Experts, ModelError, ModelShape, WeightType, Window};
 pub use polynomial::Polynomial;
-pub use profile::{AllReduce, ModelShape, Profile, ProfileError, ProfileTables, SkewUse};
+pub use profile::{Layers, Profile, ProfileError, ProfileSetup, ProfileTables, SkewUse};
+pub use roofline::{Efficiency, Roofline, RooflineSetup};
 
 /// The price of one forward pass over everything in a batch.
 pub trait LatencyModel: fmt::Debug + Send + Sync {
@@ -36,6 +49,11 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
     /// Whether the batch lies outside what the model was measured on, so that its time is extrapolated.
     fn extrapolates(&self, _batch: &Batch) -> bool {
         false
+    }
+
+    /// What the times are estimated from, if nothing of them was measured.
+    fn estimate(&self) -> Option<&str> {
+        None
     }
 }
 
@@ -117,6 +135,11 @@ impl Latency {
     /// Whether the time of the iteration is extrapolated.
     pub fn extrapolates(&self, batch: &Batch) -> bool {
         self.model.extrapolates(batch)
+    }
+
+    /// What the times are estimated from, if nothing of them was measured.
+    pub fn estimate(&self) -> Option<&str> {
+        self.model.estimate()
     }
 
     /// How long the iteration takes.

@@ -3,35 +3,30 @@
 use std::collections::BTreeMap;
 
 use self::attention::Attention;
+use self::experts::ExpertTimes;
 use self::skew::Skew;
-use self::table::Curve;
-use crate::{Batch, LatencyModel, PassTime};
+use crate::{AllReduce, Batch, LatencyModel, ModelShape, PassTime};
 
 mod attention;
 mod error;
-mod shape;
+mod experts;
 mod skew;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use error::ProfileError;
-pub use shape::{AllReduce, ModelShape};
+pub(crate) use table::{Curve, read as read_table};
 
 const DENSE: &str = "dense.csv";
 const PER_SEQUENCE: &str = "per_sequence.csv";
 /// Layers that run once a pass, by tokens.
 const ONCE: [&str; 2] = ["embedding", "final_layernorm"];
-/// Layers of every block, by tokens, and how often they run in it.
-const BLOCK: [(&str, f64); 7] = [
-    ("layernorm", 2.0),
-    ("qkv_proj", 1.0),
-    ("rotary_emb", 1.0),
-    ("o_proj", 1.0),
-    ("gate_up_proj", 1.0),
-    ("act_fn", 1.0),
-    ("down_proj", 1.0),
-];
+const NORM: &str = "layernorm";
+/// Layers of the attention of every block, by tokens.
+const BLOCK: [&str; 3] = ["qkv_proj", "rotary_emb", "o_proj"];
+/// Layers of every block without experts, by tokens.
+const FEED_FORWARD: [&str; 3] = ["gate_up_proj", "act_fn", "down_proj"];
 const QK_NORM: &str = "qk_norm";
 /// Layers that run once a pass, by sequences.
 const HEAD: [&str; 2] = ["lm_head", "sampler"];
@@ -59,21 +54,50 @@ pub struct ProfileTables<'a> {
     pub per_sequence: &'a str,
     /// `prefill_chunk,kv_prefill,n_decode,kv_decode,time_us`.
     pub attention: &'a str,
+    /// `tokens,activated_experts,time_us`, with a column `ep` where several groups of GPUs were measured: choosing experts
+    /// and running them, in a block. A model with experts needs it.
+    pub experts: Option<&'a str>,
     /// `pc,n,kv_mean,kv_big,t_mean_us,t_max_us,t_skew_us` and more; without it, uneven contexts cost what even ones do.
     pub skew: Option<&'a str>,
 }
 
+/// How often layers of `dense.csv` run in a pass, by name, for models that have others than a llama.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Layers {
+    /// Times in each block.
+    pub block: BTreeMap<String, f64>,
+    /// Times in the pass.
+    pub pass: BTreeMap<String, f64>,
+}
+
+/// What has to be known of a profile beside its tables.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProfileSetup {
+    /// The model.
+    pub shape: ModelShape,
+    /// What follows attention and the feed-forward part of every block.
+    pub all_reduce: Option<AllReduce>,
+    /// Bytes of a number that is exchanged.
+    pub bytes_per_number: f64,
+    /// GPUs that share out the experts of a block.
+    pub expert_parallel_size: u32,
+    /// The layers of a pass, if not those of a llama with what the shape says.
+    pub layers: Option<Layers>,
+}
+
 /// A pass as the sum of its layers, each measured on the GPU, with prompts and decodes in one pass.
 ///
-/// Layers that work token by token are looked up by tokens, those of the head by sequences, attention by prompt tokens,
-/// the KV before them, requests that decode and their contexts. Several prompts count as one with as many query-key
-/// pairs. Uneven contexts of decodes
-/// cost more than even ones by the measured skew, in the passes that [`SkewUse`] names.
+/// Layers that work token by token are looked up by tokens, those of the head by sequences, experts by tokens and how many
+/// of them some token goes to, attention by prompt tokens, the KV before them, requests that decode and their contexts.
+/// Several prompts count as one with as many query-key pairs. Uneven contexts of decodes cost more than even ones by the
+/// measured skew, in the passes that [`SkewUse`] names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     layers: f64,
-    /// µs of everything that goes by tokens, all-reduces included, by tokens.
+    /// µs of everything that goes by tokens, all-reduces and experts included, by tokens.
     by_tokens: Vec<f64>,
+    /// The most tokens at which all of that was measured.
+    most_tokens: u64,
     /// µs of the head by sequences.
     by_sequences: Vec<f64>,
     attention: Attention,
@@ -82,32 +106,43 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Makes a model of measured times; `all_reduce` follows attention and the feed-forward part of every block.
-    pub fn new(
-        tables: &ProfileTables<'_>,
-        shape: ModelShape,
-        all_reduce: Option<AllReduce>,
-        bytes_per_number: f64,
-    ) -> Result<Self, ProfileError> {
-        let layers = f64::from(shape.layers);
+    /// Makes a model of measured times.
+    pub fn new(tables: &ProfileTables<'_>, setup: &ProfileSetup) -> Result<Self, ProfileError> {
+        let layers = f64::from(setup.shape.layers);
         let dense = curves(DENSE, tables.dense, "tokens")?;
-        let mut parts: Vec<(&'static str, f64)> = ONCE.map(|name| (name, 1.0)).to_vec();
-        parts.extend(BLOCK.map(|(name, times)| (name, times * layers)));
-        if shape.qk_norm || dense.contains_key(QK_NORM) {
-            parts.push((QK_NORM, layers));
-        }
+        let parts = parts(setup, &dense);
         let mut by_tokens = summed(DENSE, &dense, &parts)?;
-        if let Some(all_reduce) = all_reduce {
-            let bytes_per_token = f64::from(shape.hidden_size) * bytes_per_number;
+        let mut most_tokens = by_tokens.len() as u64 - 1;
+        if let Some(all_reduce) = &setup.all_reduce {
+            let bytes_per_token = f64::from(setup.shape.hidden_size) * setup.bytes_per_number;
             for (tokens, us) in by_tokens.iter_mut().enumerate().skip(1) {
                 *us += 2.0 * layers * all_reduce.time_us(tokens as f64 * bytes_per_token);
             }
+            most_tokens = most_tokens.min((all_reduce.most_bytes() / bytes_per_token) as u64);
+        }
+        if let Some(experts) = setup.shape.experts {
+            let text = tables.experts.ok_or(ProfileError::NoExperts { count: experts.count })?;
+            let times = ExpertTimes::read(text, setup.expert_parallel_size)?;
+            let activated = experts.activated(setup.expert_parallel_size);
+            for (tokens, us) in by_tokens.iter_mut().enumerate().skip(1) {
+                let activated = activated[tokens.min(activated.len() - 1)];
+                *us += f64::from(experts.layers) * times.us(tokens as f64, activated);
+            }
+            most_tokens = most_tokens.min(times.most_tokens() as u64);
         }
         let head = curves(PER_SEQUENCE, tables.per_sequence, "sequences")?;
-        let by_sequences = summed(PER_SEQUENCE, &head, &HEAD.map(|name| (name, 1.0)))?;
+        let by_sequences = summed(PER_SEQUENCE, &head, &HEAD.map(|name| (name.to_owned(), 1.0)))?;
         let skew = tables.skew.map(Skew::read).transpose()?.unwrap_or_default();
         let attention = Attention::read(tables.attention)?;
-        Ok(Self { layers, by_tokens, by_sequences, attention, skew, skew_use: SkewUse::default() })
+        Ok(Self {
+            layers,
+            by_tokens,
+            most_tokens,
+            by_sequences,
+            attention,
+            skew,
+            skew_use: SkewUse::default(),
+        })
     }
 
     /// The same with uneven contexts priced in other passes.
@@ -155,7 +190,7 @@ impl LatencyModel for Profile {
 
     fn extrapolates(&self, batch: &Batch) -> bool {
         let [chunk, before, n, mean] = attention_point(batch);
-        batch.tokens >= self.by_tokens.len() as u64
+        batch.tokens > self.most_tokens
             || batch.requests >= self.by_sequences.len() as u64
             || self.attention.is_outside([chunk, before.max(0.0), n, mean])
     }
@@ -194,6 +229,27 @@ fn at(values: &[f64], index: u64) -> f64 {
     }
 }
 
+/// The layers of a pass, with how often each runs in it.
+fn parts(setup: &ProfileSetup, measured: &BTreeMap<String, Curve>) -> Vec<(String, f64)> {
+    let shape = &setup.shape;
+    let layers = f64::from(shape.layers);
+    if let Some(given) = &setup.layers {
+        let pass = given.pass.iter().map(|(name, times)| (name.clone(), *times));
+        return pass.chain(given.block.iter().map(|(name, times)| (name.clone(), times * layers))).collect();
+    }
+    let plain = layers - shape.experts.map_or(0.0, |experts| f64::from(experts.layers));
+    let mut parts: Vec<(&str, f64)> = ONCE.map(|name| (name, 1.0)).to_vec();
+    parts.push((NORM, layers * f64::from(shape.norms)));
+    parts.extend(BLOCK.map(|name| (name, layers)));
+    if plain > 0.0 {
+        parts.extend(FEED_FORWARD.map(|name| (name, plain)));
+    }
+    if shape.qk_norm || measured.contains_key(QK_NORM) {
+        parts.push((QK_NORM, layers));
+    }
+    parts.into_iter().map(|(name, times)| (name.to_owned(), times)).collect()
+}
+
 /// The measured curves of a file by layer.
 fn curves(
     file: &'static str,
@@ -220,16 +276,18 @@ fn curves(
 fn summed(
     file: &'static str,
     curves: &BTreeMap<String, Curve>,
-    parts: &[(&'static str, f64)],
+    parts: &[(String, f64)],
 ) -> Result<Vec<f64>, ProfileError> {
     let expected = || parts.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    if let Some(layer) = curves.keys().find(|layer| parts.iter().all(|(name, _)| name != layer)) {
+    // A model whose blocks all have experts has no other feed-forward part; it may have been measured all the same.
+    let is_known = |layer: &str| FEED_FORWARD.contains(&layer) || parts.iter().any(|(name, _)| name == layer);
+    if let Some(layer) = curves.keys().find(|layer| !is_known(layer)) {
         return Err(ProfileError::UnknownLayer { file, layer: layer.clone(), expected: expected() });
     }
     let mut chosen = Vec::new();
-    for &(layer, times) in parts {
-        let curve = curves.get(layer).ok_or(ProfileError::MissingLayer { file, layer })?;
-        chosen.push((curve, times));
+    for (layer, times) in parts {
+        let missing = || ProfileError::MissingLayer { file, layer: layer.clone() };
+        chosen.push((curves.get(layer).ok_or_else(missing)?, *times));
     }
     let last = chosen.iter().map(|(curve, _)| curve.last()).fold(f64::INFINITY, f64::min) as u64;
     let sum = |x: u64| chosen.iter().map(|(curve, times)| times * curve.at(x as f64)).sum();

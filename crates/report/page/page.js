@@ -274,6 +274,11 @@
   }
 
   document.getElementById("title").textContent = data.title;
+  if (data.report.latency_estimate) {
+    const estimate = document.getElementById("estimate");
+    estimate.textContent = `Iteration times are an estimate, nothing was measured: ${data.report.latency_estimate}`;
+    estimate.hidden = false;
+  }
   summary();
   distributions();
   breakdown();

@@ -1,6 +1,7 @@
 //! Several runs beside each other, each with the settings in which it differs from the others.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table};
 use schemars::JsonSchema;
@@ -75,7 +76,15 @@ pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> Stri
         let figures = columns.iter().map(|column| right((column.of)(&run.report)));
         table.add_row(settings.iter().map(Cell::new).chain(figures));
     }
-    titled(TITLE, &table, options)
+    let mut text = titled(TITLE, &table, options);
+    let mut estimates: Vec<&str> =
+        comparison.runs.iter().filter_map(|run| run.report.latency_estimate.as_deref()).collect();
+    estimates.sort_unstable();
+    estimates.dedup();
+    for estimate in estimates {
+        let _ = writeln!(text, "Iteration times are an estimate, nothing was measured: {estimate}");
+    }
+    text
 }
 
 /// The values of a run's own settings, in the order in which they were named.
@@ -166,6 +175,7 @@ mod tests {
         │ random      │ 16          │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
         │ kv_router   │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
         └─────────────┴─────────────┴──────────┴──────────┴─────────┴─────────┴─────────────┴─────────┴────────┴──────────────────────────┴──────────┴─────────┘
+        Iteration times are an estimate, nothing was measured: roofline of a model on 1 GPU
         ");
     }
 
@@ -182,6 +192,7 @@ mod tests {
         │ random      │ 16          │    50.00 │   15.71 │        2 │
         │ kv_router   │ 4           │    50.00 │   15.71 │        2 │
         └─────────────┴─────────────┴──────────┴─────────┴──────────┘
+        Iteration times are an estimate, nothing was measured: roofline of a model on 1 GPU
         ");
         for width in 0..200 {
             let options = TableOptions { width: Some(width), color: true };

@@ -61,7 +61,7 @@ macro_rules! one_key {
     )+};
 }
 
-one_key!(u64, f64, BTreeMap<String, u64>, crate::SchemaVersion, Vec<crate::PoolReport>, Sla);
+one_key!(u64, f64, String, BTreeMap<String, u64>, crate::SchemaVersion, Vec<crate::PoolReport>, Sla);
 
 impl<T: Field> Field for Option<T> {
     fn write<M: SerializeMap>(&self, name: &str, object: &mut M) -> Result<(), M::Error> {

@@ -38,7 +38,8 @@ pub(crate) fn run() -> RunRecord {
         pool(PoolRole::Prefill, [1, 200, 0], &[34]),
         pool(PoolRole::Decode, [6, 307, 1], &[34, 68]),
     ];
-    RunRecord { requests, gaps, pools, extrapolated_iterations: 3, ..RunRecord::default() }
+    let latency_estimates = vec!["roofline of a model on 1 GPU".to_owned()];
+    RunRecord { requests, gaps, pools, extrapolated_iterations: 3, latency_estimates, ..RunRecord::default() }
 }
 
 fn aggregated() -> RequestRecord {

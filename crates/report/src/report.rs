@@ -97,6 +97,9 @@ flat_object! {
         /// Share of the iterations whose time lies outside what the latency model was measured on; absent when there
         /// were none.
         pub latency_extrapolated_ratio: Option<f64>,
+        /// What iteration times are estimated from, where nothing was measured, such as `roofline of
+        /// meta-llama/Llama-3.1-8B on 1 H100-SXM`; absent where all were measured or given.
+        pub latency_estimate: Option<String>,
         /// Totals of each pool of workers, in the order in which a request meets them.
         pub pools: Vec<PoolReport>,
         /// The limits of the goodput; absent when none were given.
@@ -328,6 +331,7 @@ mod tests {
           "total_preemptions": 2,
           "total_iterations": 12,
           "latency_extrapolated_ratio": 0.25,
+          "latency_estimate": "roofline of a model on 1 GPU",
           "pools": [
             {
               "pool": "aggregated",

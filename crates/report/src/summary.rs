@@ -85,6 +85,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
             let iterations: u64 = run.pools.iter().map(|pool| pool.totals.iterations).sum();
             run.extrapolated_iterations as f64 / iterations.max(1) as f64
         }),
+        latency_estimate: (!run.latency_estimates.is_empty()).then(|| run.latency_estimates.join(", ")),
         pools: run.pools.iter().map(|pool| pool_report(pool, duration)).collect(),
         sla,
         goodput_completed_requests: good.map(|good| good.requests),

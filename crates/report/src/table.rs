@@ -181,6 +181,12 @@ fn facts(report: &Report) -> Vec<String> {
     for (note, &times) in report.trace_notes.iter().flatten() {
         facts.push(format!("Trace: {note}: {}", count(times)));
     }
+    if let Some(ratio) = report.latency_extrapolated_ratio {
+        facts.push(format!("Iteration times extrapolated beyond the measurements: {}", percent(ratio)));
+    }
+    if let Some(estimate) = &report.latency_estimate {
+        facts.push(format!("Iteration times are an estimate, nothing was measured: {estimate}"));
+    }
     facts.push(format!("Simulated duration: {} ms", grouped(report.duration_ms, 2)));
     facts.push(format!("Wall time: {} ms", grouped(report.wall_time_ms, 2)));
     facts
@@ -292,6 +298,8 @@ mod tests {
         Goodput: 5.88 requests/sec, 17.65 tokens/sec
           1 of 4 requests within TTFT ≤ 50 ms, E2E ≤ 100.5 ms
         Trace: ignored_keys: 3
+        Iteration times extrapolated beyond the measurements: 25.00%
+        Iteration times are an estimate, nothing was measured: roofline of a model on 1 GPU
         Simulated duration: 170.00 ms
         Wall time: 1,234.57 ms
         "#);

@@ -87,6 +87,10 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
         read_request_figures(BufReader::new(files::open(&path)?))
             .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
     });
+    if let Some(estimate) = &report.latency_estimate {
+        let name = path.display();
+        note(&format!("note: iteration times of {name} are an estimate, nothing was measured: {estimate}"));
+    }
     let figures = NamedFigures::of(path.display().to_string(), &report);
     Ok(Run { figures, rows: rows.transpose()? })
 }

@@ -100,6 +100,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let quiet = config.output.quiet.unwrap_or(false);
     if !quiet {
         introduce(&plan);
+        plan.derived.iter().for_each(|derived| note(&format!("note: {derived}")));
         let threads = config.several.threads.map(|_| "`threads` is for the runs of --vary".to_owned());
         tell_of_unused(plan.unused.iter().cloned().chain(threads.map(|reason| layers.explained(&reason))));
     }
@@ -128,6 +129,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     if !quiet {
         tell_of_rejected(&report);
         tell_of_extrapolated(&report);
+        tell_of_estimate(&report);
     }
     files::print(&match config.output.format.unwrap_or_default() {
         Format::Json => json(&report),
@@ -286,6 +288,13 @@ fn tell_of_extrapolated(report: &Report) {
         note(&format!(
             "note: the time of {percent:.2} % of the iterations is extrapolated beyond the measurements"
         ));
+    }
+}
+
+/// Says that nothing of the iteration times was measured.
+fn tell_of_estimate(report: &Report) {
+    if let Some(estimate) = &report.latency_estimate {
+        note(&format!("note: iteration times are an estimate, nothing was measured: {estimate}"));
     }
 }
 

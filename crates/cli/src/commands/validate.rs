@@ -74,6 +74,9 @@ struct Outcome {
     preemptions: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_extrapolated_ratio: Option<f64>,
+    /// What iteration times are estimated from, where nothing was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_estimate: Option<String>,
 }
 
 /// Runs the command.
@@ -126,6 +129,7 @@ fn outcome(folder: &Path, recording: &Recording, record: &RunRecord) -> Outcome 
         preemptions: record.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         latency_extrapolated_ratio: (extrapolated > 0)
             .then(|| extrapolated as f64 / iterations.max(1) as f64),
+        latency_estimate: record.latency_estimates.first().cloned(),
     }
 }
 
@@ -151,6 +155,12 @@ fn table(outcome: &Outcome) -> String {
     };
     let mut lines = vec![format!("{}: {} on vLLM {}", outcome.run, outcome.model, outcome.engine_version)];
     lines.extend(outcome.assumptions.iter().map(|assumption| format!("assumed: {assumption}")));
+    lines.extend(
+        outcome
+            .latency_estimate
+            .iter()
+            .map(|estimate| format!("iteration times are an estimate, nothing was measured: {estimate}")),
+    );
     lines.push(line(["figure", "real", "servecast", "error", "other", "error"]));
     lines.extend(outcome.figures.iter().map(|row| {
         line([

@@ -21,9 +21,12 @@ pub(crate) struct EngineShortcuts {
     /// Tokens a KV block
     #[arg(long, value_name = "TOKENS")]
     pub(crate) block_size: Option<u32>,
-    /// KV blocks of a worker
+    /// KV blocks of a worker; worked out where the latency model knows model and GPU
     #[arg(long, value_name = "N")]
     pub(crate) num_gpu_blocks: Option<u32>,
+    /// Share of a GPU's memory that the engine takes, for working out --num-gpu-blocks
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
+    pub(crate) gpu_memory_utilization: Option<f64>,
     /// Most requests that run at a time
     #[arg(long, value_name = "N")]
     pub(crate) max_num_seqs: Option<u32>,
@@ -45,8 +48,8 @@ pub(crate) struct EngineShortcuts {
     /// Schedule an iteration while the one before it runs
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) async_scheduling: Option<bool>,
-    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE.npz` or
-    /// `profile:DIR`
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
+    /// `profile:DIR` or `roofline:OPTIONS`
     #[arg(long, value_name = "SPEC")]
     pub(crate) latency: Option<String>,
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
@@ -166,6 +169,7 @@ impl EngineShortcuts {
             "engine", "engine_type", Any => self.engine;
             "block_size", "block_size", Any => self.block_size;
             "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;
+            "gpu_memory_utilization", "gpu_memory_utilization", Any => self.gpu_memory_utilization;
             "max_num_seqs", "max_num_seqs", Any => self.max_num_seqs;
             "max_num_batched_tokens", "max_num_batched_tokens", Vllm => self.max_num_batched_tokens;
             "max_model_len", "max_model_len", Any => self.max_model_len;

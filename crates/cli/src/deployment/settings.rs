@@ -154,6 +154,11 @@ impl<'a> Settings<'a> {
         value.filter(|value| !value.is_null())
     }
 
+    /// Whether they say how large the KV cache is.
+    pub(super) fn give_capacity(&self) -> bool {
+        ["num_gpu_blocks", "sglang.max_total_tokens"].into_iter().any(|key| self.get(key).is_some())
+    }
+
     /// Those that have no effect, each in a sentence.
     pub(super) fn unused(&self, args: &EngineArgs) -> impl Iterator<Item = String> + '_ {
         let is_on = |key: &str| self.get(key).is_some_and(|value| *value != false);

@@ -5,6 +5,7 @@ mod compare;
 mod help;
 mod interrupt;
 mod kv_router;
+mod latency;
 mod oracle_bad;
 mod output;
 mod readme;

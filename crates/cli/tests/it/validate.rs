@@ -84,6 +84,29 @@ fn a_profile_serves_a_replay_and_a_bad_one_is_refused() {
     refused("profile:nowhere", "nowhere: there is no dense.csv");
     refused("profile:run/profile,model=a/b", "the shape of the model `a/b` is not known");
     refused("profile:run/profile,speed=3", "unknown key");
+    refused(
+        "profile:run/profile,tp=2",
+        "the layers were measured with tensor_parallel_size 1: measure them with 2",
+    );
+    let manifest = |text: &str| sandbox.write("run/profile/profile.json", text);
+    manifest(r#"{"model": "meta-llama/Llama-3.1-8B", "time_unit": "ms"}"#);
+    refused("profile:run/profile", "`time_unit` is `ms`, but must be `us`");
+    manifest(r#"{"model": "meta-llama/Llama-3.1-8B", "tensor_parallel": 2}"#);
+    refused("profile:run/profile", "unknown field `tensor_parallel`");
+    manifest(r#"{"model": "Qwen/Qwen3-30B-A3B"}"#);
+    refused("profile:run/profile", "layer `qk_norm` is missing, which the model runs in every pass");
+    manifest(
+        r#"{"schema_version": 1, "model": "meta-llama/Llama-3.1-8B", "tensor_parallel_size": 2, "gpu": "RTX-4090",
+            "engine": "vllm", "engine_version": "0.19.0", "time_unit": "us"}"#,
+    );
+    sandbox.write("run/profile/all_reduce.csv", "gpus,bytes,time_us\n4,1024,5\n4,65536,9\n");
+    refused("profile:run/profile", "all_reduce.csv: fewer than two sizes were measured with 2 GPUs");
+    sandbox.write("run/profile/all_reduce.csv", "gpus,bytes,time_us\n2,8192,50000\n2,65536,50000\n");
+    let report: Value = serde_json::from_str(&replay("profile:run/profile").success()).unwrap();
+    // Two exchanges of 50 ms in each of 32 blocks.
+    assert!(report["min_itl_ms"].as_f64().unwrap() > 3200.0, "{report}");
+    let ring: Value = serde_json::from_str(&replay("profile:run/profile,all_reduce=ring").success()).unwrap();
+    assert!(ring["min_itl_ms"].as_f64().unwrap() < 100.0, "{ring}");
     fs::write(sandbox.path("run/profile/config.json"), r#"{"model_type": "mamba"}"#).unwrap();
     refused("profile:run/profile", "`model_type` is `mamba`");
 }

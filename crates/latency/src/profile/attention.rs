@@ -1,6 +1,6 @@
 //! Attention times on a dense grid: prompt tokens × KV before them × requests that decode × KV of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ProfileError;
 use super::table;
@@ -11,7 +11,8 @@ const AXES: usize = 4;
 /// A point: prompt tokens, KV before them, requests that decode, KV of each.
 pub(super) type Point = [f64; AXES];
 
-/// Times in µs at every combination of the values of four axes, linear in between.
+/// Times in µs at every combination of the values of four axes, linear in between. Several measured grids, one finer than
+/// the other, make one with the points of all.
 ///
 /// The first axis starts with 0 (nothing but decodes), the third one as well (nothing but prompts).
 #[derive(Debug, Clone, PartialEq)]
@@ -27,11 +28,22 @@ type Measured = BTreeMap<[u64; AXES], f64>;
 
 impl Attention {
     pub(super) fn read(text: &str) -> Result<Self, ProfileError> {
-        let columns = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"];
+        let header = text.lines().next().unwrap_or_default();
+        let has = |column: &str| header.split(',').any(|name| name.trim() == column);
+        // Newer profilers state the mean of what the tokens of a chunk attend to instead of what is before it.
+        let is_mean = !has("kv_prefill") && has("prefill_key");
+        let before = if is_mean { "prefill_key" } else { "kv_prefill" };
+        let mut columns = vec!["prefill_chunk", before, "n_decode", "kv_decode", "time_us"];
+        columns.extend(has("decode_q_len").then_some("decode_q_len"));
         let mut measured = Measured::new();
         for row in table::read(FILE, text, false, &columns)?.rows {
+            // More than one token a decode is speculative decoding.
+            if row.values.get(5).is_some_and(|&tokens| tokens > 1.0) {
+                continue;
+            }
             let at = |axis: usize| row.values[axis] as u64;
-            let point = [at(0), at(1), at(2), at(3)];
+            let own = if is_mean { at(0) / 2 } else { 0 };
+            let point = [at(0), at(1).saturating_sub(own), at(2), at(3)];
             if measured.insert(point, row.values[4]).is_some() {
                 return Err(ProfileError::Order {
                     file: FILE,
@@ -50,38 +62,40 @@ impl Attention {
             file: FILE,
             problem: format!("{what} were not measured on a grid of at least two points an axis"),
         };
-        let mixed = complete_axes(measured.keys().filter(|p| p[0] > 0 && p[2] > 0).copied().collect());
-        let decode = complete_axes(measured.keys().filter(|p| p[0] == 0 && p[2] > 0).copied().collect());
-        if mixed.iter().any(|axis| axis.len() < 2) {
+        let mixed = Dense::of(measured, |p| p[0] > 0 && p[2] > 0);
+        if mixed.axes.iter().any(|axis| axis.len() < 2) {
             return Err(few("passes of prompts and decodes together"));
         }
-        if decode[2].len() < 2 || mixed[3].iter().any(|kv| !decode[3].contains(kv)) {
+        let decodes = Dense::of(measured, |p| p[0] == 0 && p[2] > 0);
+        if decodes.axes[2].len() < 2 || decodes.axes[3].len() < 2 {
             return Err(few("decodes alone"));
         }
-        let most_mixed = mixed[2][mixed[2].len() - 1];
-        let mut decodes = decode[2].clone();
-        decodes.retain(|n| *n > most_mixed || mixed[2].contains(n));
-        let with_none = |values: &[u64]| std::iter::once(0).chain(values.iter().copied()).collect();
-        let axes: [Vec<u64>; AXES] =
-            [with_none(&mixed[0]), mixed[1].clone(), with_none(&decodes), mixed[3].clone()];
-        let mut us = Vec::with_capacity(axes.iter().map(Vec::len).product());
-        for &chunk in &axes[0] {
-            for &before in &axes[1] {
-                for &n in &axes[2] {
-                    for &kv in &axes[3] {
-                        us.push(cell(measured, [chunk, before, n, kv], most_mixed).ok_or_else(|| {
-                            ProfileError::Points {
-                                file: FILE,
-                                problem: format!(
-                                    "prefill_chunk {chunk}, kv_prefill {before}, n_decode {n}, kv_decode {kv} was \
-                                     not measured, but its neighbours were"
-                                ),
-                            }
-                        })?);
-                    }
-                }
-            }
+        let prompts = Dense::of(measured, |p| p[0] > 0 && p[2] == 0);
+        if prompts.axes[0].len() < 2 || prompts.axes[1].is_empty() {
+            return Err(few("prompts alone"));
         }
+        let most_mixed = mixed.axes[2][mixed.axes[2].len() - 1];
+        let more_decodes = decodes.axes[2].iter().copied().filter(|&n| n > most_mixed);
+        let counts = mixed.axes[2].iter().copied().chain(more_decodes);
+        let axes: [Vec<u64>; AXES] = [
+            std::iter::once(0).chain(mixed.axes[0].iter().copied()).collect(),
+            mixed.axes[1].clone(),
+            std::iter::once(0).chain(counts).collect(),
+            mixed.axes[3].clone(),
+        ];
+        let cell = |[chunk, before, n, kv]: [u64; AXES]| match (chunk, n) {
+            // What does not matter to a pass (the KV of decodes without decodes) may be anything.
+            (0, 0) => 0.0,
+            (0, _) => decodes.at([0, 0, n, kv]),
+            (_, 0) => prompts.at([chunk, before, 0, 0]),
+            _ if n <= most_mixed => mixed.at([chunk, before, n, kv]),
+            // More decodes than were measured together with prompts cost what they cost more without prompts.
+            _ => {
+                let more = decodes.at([0, 0, n, kv]) - decodes.at([0, 0, most_mixed, kv]);
+                mixed.at([chunk, before, most_mixed, kv]) + more.max(0.0)
+            }
+        };
+        let us = points(&axes).map(cell).collect();
         let axes = axes.map(|axis| axis.into_iter().map(|value| value as f64).collect());
         Ok(Self { axes, us, most_mixed_decodes: most_mixed as f64 })
     }
@@ -114,51 +128,112 @@ impl Attention {
     }
 
     fn interpolated(&self, point: Point) -> f64 {
-        let mut places = [(0, 0.0); AXES];
-        for ((axis, &x), place) in self.axes.iter().zip(&point).zip(&mut places) {
-            *place = locate(axis, x);
-        }
-        let strides = [
-            self.axes[1].len() * self.axes[2].len() * self.axes[3].len(),
-            self.axes[2].len() * self.axes[3].len(),
-            self.axes[3].len(),
-            1,
-        ];
-        let base: usize = places.iter().zip(&strides).map(|((place, _), stride)| place * stride).sum();
-        let mut corners = [0.0; 1 << AXES];
-        for (corner, value) in corners.iter_mut().enumerate() {
-            let offset: usize =
-                (0..AXES).map(|axis| if corner >> axis & 1 == 1 { strides[axis] } else { 0 }).sum();
-            *value = self.us[base + offset];
-        }
-        let mut count = corners.len();
-        for axis in (0..AXES).rev() {
-            count /= 2;
-            let share = places[axis].1;
-            for low in 0..count {
-                corners[low] += share * (corners[low + count] - corners[low]);
-            }
-        }
-        corners[0]
+        interpolated(&self.axes, &self.us, point)
     }
 }
 
-/// The time of a grid point. What does not matter to a pass (the KV of decodes without decodes) may be anything.
-fn cell(measured: &Measured, point: [u64; AXES], most_mixed: u64) -> Option<f64> {
-    let [chunk, before, n, kv] = point;
-    match (chunk, n) {
-        (0, 0) => Some(0.0),
-        (0, _) => measured.get(&[0, 0, n, kv]).copied(),
-        (_, 0) => measured.get(&[chunk, before, 0, 0]).copied(),
-        _ if n <= most_mixed => measured.get(&point).copied(),
-        // More decodes than were measured together with prompts cost what they cost more without prompts.
-        _ => {
-            let at_most = measured.get(&[chunk, before, most_mixed, kv])?;
-            let (alone, at_most_alone) =
-                (measured.get(&[0, 0, n, kv])?, measured.get(&[0, 0, most_mixed, kv])?);
-            Some(at_most + (alone - at_most_alone).max(0.0))
+/// What the values of a grid are linear in between; constant beyond its ends.
+fn interpolated(axes: &[Vec<f64>; AXES], values: &[f64], point: Point) -> f64 {
+    let mut places = [(0, 0.0); AXES];
+    for ((axis, &x), place) in axes.iter().zip(&point).zip(&mut places) {
+        *place = locate(axis, x);
+    }
+    let mut strides = [1; AXES];
+    for axis in (0..AXES - 1).rev() {
+        strides[axis] = strides[axis + 1] * axes[axis + 1].len();
+    }
+    let base: usize = places.iter().zip(&strides).map(|((place, _), stride)| place * stride).sum();
+    // The next point of an axis of one is itself.
+    let steps: [usize; AXES] =
+        std::array::from_fn(|axis| if axes[axis].len() > 1 { strides[axis] } else { 0 });
+    let mut corners = [0.0; 1 << AXES];
+    for (corner, value) in corners.iter_mut().enumerate() {
+        let offset: usize = (0..AXES).map(|axis| if corner >> axis & 1 == 1 { steps[axis] } else { 0 }).sum();
+        *value = values[base + offset];
+    }
+    let mut count = corners.len();
+    for axis in (0..AXES).rev() {
+        count /= 2;
+        let share = places[axis].1;
+        for low in 0..count {
+            corners[low] += share * (corners[low + count] - corners[low]);
         }
     }
+    corners[0]
+}
+
+/// All combinations of the values of axes, the last one running fastest.
+fn points(axes: &[Vec<u64>; AXES]) -> impl Iterator<Item = [u64; AXES]> {
+    let [a, b, c, d] = axes;
+    a.iter().flat_map(move |&a| {
+        b.iter().flat_map(move |&b| c.iter().flat_map(move |&c| d.iter().map(move |&d| [a, b, c, d])))
+    })
+}
+
+/// Measurements of one kind of pass on a grid without gaps.
+struct Dense {
+    axes: [Vec<u64>; AXES],
+    numbers: [Vec<f64>; AXES],
+    us: Vec<f64>,
+}
+
+impl Dense {
+    /// The grid of all values that were measured. Points that were not lie on the line between the nearest two measured
+    /// ones along the axis on which these are closest (by ratio). What cannot be had that way is left out: the grid is
+    /// then the largest one of which every combination was measured.
+    fn of(measured: &Measured, is_kind: impl Fn(&[u64; AXES]) -> bool) -> Self {
+        let known: Vec<[u64; AXES]> = measured.keys().filter(|point| is_kind(point)).copied().collect();
+        let all: [Vec<u64>; AXES] = std::array::from_fn(|axis| {
+            known.iter().map(|point| point[axis]).collect::<BTreeSet<u64>>().into_iter().collect()
+        });
+        let mut us: Vec<Option<f64>> = points(&all).map(|point| measured.get(&point).copied()).collect();
+        while let Some(more) = filled(&all, &us) {
+            us = more;
+        }
+        let (axes, us) = if let Some(us) = us.into_iter().collect::<Option<Vec<f64>>>() {
+            (all, us)
+        } else {
+            let axes = complete_axes(known);
+            let us = points(&axes).filter_map(|point| measured.get(&point).copied()).collect();
+            (axes, us)
+        };
+        let numbers = axes.each_ref().map(|axis| axis.iter().map(|&value| value as f64).collect());
+        Self { axes, numbers, us }
+    }
+
+    fn at(&self, point: [u64; AXES]) -> f64 {
+        interpolated(&self.numbers, &self.us, point.map(|value| value as f64))
+    }
+}
+
+/// The values with as many gaps filled as lie between two values of an axis; `None` if there are none to fill.
+fn filled(axes: &[Vec<u64>; AXES], us: &[Option<f64>]) -> Option<Vec<Option<f64>>> {
+    let mut strides = [1; AXES];
+    for axis in (0..AXES - 1).rev() {
+        strides[axis] = strides[axis + 1] * axes[axis + 1].len();
+    }
+    let mut more = us.to_vec();
+    let mut changed = false;
+    for (index, value) in more.iter_mut().enumerate().filter(|(_, value)| value.is_none()) {
+        let mut best = None;
+        for (axis, values) in axes.iter().enumerate() {
+            let place = index / strides[axis] % values.len();
+            let at = |other: usize| us[index - place * strides[axis] + other * strides[axis]];
+            let below = (0..place).rev().find_map(|other| Some((values[other], at(other)?)));
+            let above = (place + 1..values.len()).find_map(|other| Some((values[other], at(other)?)));
+            let Some(((low, at_low), (high, at_high))) = below.zip(above) else { continue };
+            let ratio = high as f64 / low.max(1) as f64;
+            if best.is_none_or(|(smallest, _)| ratio < smallest) {
+                let share = (values[place] - low) as f64 / (high - low) as f64;
+                best = Some((ratio, at_low + share * (at_high - at_low)));
+            }
+        }
+        if let Some((_, us)) = best {
+            *value = Some(us);
+            changed = true;
+        }
+    }
+    changed.then_some(more)
 }
 
 /// The largest axes, found by leaving out the sparsest value again and again, of which every combination is a point.
@@ -186,7 +261,63 @@ fn complete_axes(mut points: Vec<[u64; AXES]>) -> [Vec<u64>; AXES] {
 
 /// The segment of an axis on which `x` lies, and how far along it.
 fn locate(axis: &[f64], x: f64) -> (usize, f64) {
+    if axis.len() < 2 {
+        return (0, 0.0);
+    }
     let place = axis.partition_point(|&point| point <= x).saturating_sub(1).min(axis.len() - 2);
     let share = (x - axis[place]) / (axis[place + 1] - axis[place]);
     (place, share.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// Two grids that have some points in common: 0, 4, 8 × 0, 4, 8 and 0, 2, 8 × 0, 2, 8.
+    #[test]
+    fn grids_of_different_points_are_laid_over_each_other() {
+        let plane = |point: [u64; AXES]| (3 * point[0] + 5 * point[1]) as f64;
+        let mut measured = Measured::new();
+        for grid in [[1, 4, 8], [1, 2, 8]] {
+            for point in grid.iter().flat_map(|&a| grid.map(|b| [a, b, 1, 1])) {
+                measured.insert(point, plane(point));
+            }
+        }
+        assert!(!measured.contains_key(&[2, 4, 1, 1]));
+        let dense = Dense::of(&measured, |_| true);
+        assert_eq!(dense.axes[0], [1, 2, 4, 8]);
+        for point in points(&dense.axes) {
+            assert!((dense.at(point) - plane(point)).abs() < 1e-9, "{point:?}");
+        }
+    }
+
+    #[test]
+    fn both_ways_to_state_what_a_prompt_attends_to_are_read() {
+        let rows = "0,0,1,16,1\n0,0,2,16,2\n0,0,1,32,2\n0,0,2,32,4\n";
+        let mut before = format!("prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n{rows}");
+        let mut mean = format!("prefill_chunk,prefill_key,n_decode,kv_decode,time_us\n{rows}");
+        for (chunk, kv, n, context) in points(&[vec![8, 16], vec![0, 64], vec![0, 1, 2], vec![16, 32]])
+            .map(|[a, b, c, d]| (a, b, c, if c == 0 { 0 } else { d }))
+            .collect::<BTreeSet<_>>()
+        {
+            writeln!(before, "{chunk},{kv},{n},{context},{}", chunk + kv + n).unwrap();
+            writeln!(mean, "{chunk},{},{n},{context},{}", kv + chunk / 2, chunk + kv + n).unwrap();
+        }
+        assert_eq!(Attention::read(&before).unwrap(), Attention::read(&mean).unwrap());
+        let drafts = before.replace("time_us", "time_us,decode_q_len").replace('\n', ",1\n");
+        let drafts = drafts.replacen(",1\n", "\n", 1) + "8,0,1,16,999,4\n";
+        assert_eq!(Attention::read(&before).unwrap(), Attention::read(&drafts).unwrap());
+    }
+
+    #[test]
+    fn a_gap_at_the_edge_is_left_out() {
+        let mut measured: Measured =
+            points(&[vec![1, 2, 4], vec![1, 2, 4], vec![1], vec![1]]).map(|point| (point, 1.0)).collect();
+        measured.remove(&[4, 4, 1, 1]);
+        let dense = Dense::of(&measured, |_| true);
+        assert_eq!(dense.axes[0].len() * dense.axes[1].len(), 6);
+        assert_eq!(dense.us.len(), 6);
+    }
 }

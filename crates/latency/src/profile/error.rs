@@ -40,10 +40,20 @@ pub enum ProfileError {
         /// Which file.
         file: &'static str,
         /// Which layer.
-        layer: &'static str,
+        layer: String,
+    },
+    /// A model with experts whose experts were not measured.
+    #[error(
+        "moe.csv is missing, but the model has {count} experts a block: measure them by tokens and activated experts"
+    )]
+    NoExperts {
+        /// Experts a block.
+        count: u32,
     },
     /// A layer whose place in a pass is not known.
-    #[error("{file}: layer `{layer}` is unknown; expected {expected}")]
+    #[error(
+        "{file}: layer `{layer}` is unknown; expected {expected}, unless `layers` in profile.json says how often others run"
+    )]
     UnknownLayer {
         /// Which file.
         file: &'static str,

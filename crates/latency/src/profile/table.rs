@@ -3,18 +3,18 @@
 use super::ProfileError;
 
 /// Rows of numbers, with the line of each and the name of a layer where the table has one.
-pub(super) struct Rows {
-    pub(super) rows: Vec<Row>,
+pub(crate) struct Rows {
+    pub(crate) rows: Vec<Row>,
 }
 
-pub(super) struct Row {
-    pub(super) line: u64,
-    pub(super) layer: String,
-    pub(super) values: Vec<f64>,
+pub(crate) struct Row {
+    pub(crate) line: u64,
+    pub(crate) layer: String,
+    pub(crate) values: Vec<f64>,
 }
 
 /// Reads the named columns, which hold finite numbers of at least 0 unless they are in `signed`.
-pub(super) fn read(
+pub(crate) fn read(
     file: &'static str,
     text: &str,
     layer: bool,
@@ -62,12 +62,12 @@ pub(super) fn read(
 
 /// A measured curve: strictly increasing points, linear in between.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Curve {
+pub(crate) struct Curve {
     points: Vec<(f64, f64)>,
 }
 
 impl Curve {
-    pub(super) fn add(&mut self, file: &'static str, row: &Row) -> Result<(), ProfileError> {
+    pub(crate) fn add(&mut self, file: &'static str, row: &Row) -> Result<(), ProfileError> {
         let (x, y) = (row.values[0], row.values[1]);
         if let Some(&(before, _)) = self.points.last()
             && x <= before
@@ -84,12 +84,12 @@ impl Curve {
         Ok(())
     }
 
-    pub(super) fn last(&self) -> f64 {
+    pub(crate) fn last(&self) -> f64 {
         self.points.last().map_or(0.0, |&(x, _)| x)
     }
 
     /// The value at `x`; constant before the first point and after the last one.
-    pub(super) fn at(&self, x: f64) -> f64 {
+    pub(crate) fn at(&self, x: f64) -> f64 {
         let next = self.points.partition_point(|&(point, _)| point < x);
         let after = self.points[next.min(self.points.len() - 1)];
         let before = self.points[next.saturating_sub(1)];

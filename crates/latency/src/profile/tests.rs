@@ -1,4 +1,5 @@
 use super::*;
+use crate::{AllReduceTable, Experts, Ring};
 
 const ATTENTION: &str = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n\
     0,0,1,100,1\n0,0,1,200,2\n0,0,4,100,4\n0,0,4,200,8\n\
@@ -7,12 +8,23 @@ const ATTENTION: &str = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n\
     10,100,1,100,7\n10,100,1,200,8\n10,100,4,100,10\n10,100,4,200,14\n\
     20,0,1,100,11\n20,0,1,200,12\n20,0,4,100,14\n20,0,4,200,18\n\
     20,100,1,100,13\n20,100,1,200,14\n20,100,4,100,16\n20,100,4,200,20\n";
-const SHAPE: ModelShape =
-    ModelShape { layers: 2, hidden_size: 1000, kv_heads: 1, head_size: 1, parameters: 1, qk_norm: false };
+
+/// Two blocks of a width of 1000.
+fn setup() -> ProfileSetup {
+    let config = r#"{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 1000, "intermediate_size": 1,
+        "num_attention_heads": 1, "vocab_size": 1}"#;
+    ProfileSetup {
+        shape: ModelShape::from_config(config).unwrap(),
+        all_reduce: None,
+        bytes_per_number: 2.0,
+        expert_parallel_size: 1,
+        layers: None,
+    }
+}
 
 /// Every layer takes 1 µs for a token and 32 µs for 32.
 fn dense() -> String {
-    let layers = ONCE.into_iter().chain(BLOCK.map(|(layer, _)| layer));
+    let layers = ONCE.into_iter().chain([NORM]).chain(BLOCK).chain(FEED_FORWARD);
     layers.fold("layer,tokens,time_us\n".to_owned(), |text, layer| {
         text + &format!("{layer},1,1\n{layer},32,32\n")
     })
@@ -22,7 +34,11 @@ const PER_SEQUENCE: &str =
     "layer,sequences,time_us\nlm_head,1,100\nlm_head,8,100\nsampler,1,10\nsampler,8,10\n";
 
 fn profile(dense: &str, attention: &str, skew: Option<&str>) -> Result<Profile, ProfileError> {
-    Profile::new(&ProfileTables { dense, per_sequence: PER_SEQUENCE, attention, skew }, SHAPE, None, 2.0)
+    Profile::new(&ProfileTables { attention, skew, ..tables(dense) }, &setup())
+}
+
+fn tables(dense: &str) -> ProfileTables<'_> {
+    ProfileTables { dense, per_sequence: PER_SEQUENCE, attention: ATTENTION, experts: None, skew: None }
 }
 
 fn us(profile: &Profile, chunks: &[(u64, u64)]) -> f64 {
@@ -82,13 +98,62 @@ fn uneven_contexts_of_a_mixed_pass_cost_what_was_measured() {
 
 #[test]
 fn an_all_reduce_follows_both_halves_of_a_block() {
-    let all_reduce = AllReduce { gpus: 2, latency_us: 3.0, bandwidth_gb_per_s: 1.0 };
+    let all_reduce = AllReduce::Ring(Ring { gpus: 2, latency_us: 3.0, bandwidth_gb_per_s: 1.0 });
     let dense = dense();
-    let tables =
-        ProfileTables { dense: &dense, per_sequence: PER_SEQUENCE, attention: ATTENTION, skew: None };
-    let alone = Profile::new(&tables, SHAPE, None, 2.0).unwrap();
-    let both = Profile::new(&tables, SHAPE, Some(all_reduce), 2.0).unwrap();
+    let alone = Profile::new(&tables(&dense), &setup()).unwrap();
+    let both = ProfileSetup { all_reduce: Some(all_reduce), ..setup() };
+    let both = Profile::new(&tables(&dense), &both).unwrap();
     close(us(&both, &[(99, 100)]) - us(&alone, &[(99, 100)]), 4.0 * 2.0 * (3.0 + 1.0));
+}
+
+#[test]
+fn an_all_reduce_may_be_measured_and_says_how_far() {
+    let table = AllReduceTable::read("bytes,time_us\n2000,5\n20000,14\n", 2).unwrap();
+    let setup = ProfileSetup { all_reduce: Some(AllReduce::Table(table)), ..setup() };
+    let dense = dense();
+    let [with, without] = [&setup, &self::setup()].map(|setup| Profile::new(&tables(&dense), setup).unwrap());
+    close(us(&with, &[(0, 10)]) - us(&without, &[(0, 10)]), 4.0 * 14.0);
+    let mut batch = Batch::new(0);
+    batch.add_tokens(0, 11);
+    assert!(with.extrapolates(&batch) && !without.extrapolates(&batch));
+}
+
+#[test]
+fn experts_are_priced_by_how_many_are_activated() {
+    let mut setup = setup();
+    setup.shape.experts =
+        Some(Experts { count: 4, per_token: 2, inner_size: 1, shared_inner_size: 0, layers: 2 });
+    let dense = dense();
+    let without = dense.lines().filter(|line| FEED_FORWARD.iter().all(|layer| !line.starts_with(layer)));
+    let without = without.collect::<Vec<_>>().join("\n");
+    let missing = Profile::new(&tables(&without), &setup).unwrap_err().to_string();
+    assert!(missing.starts_with("moe.csv is missing, but the model has 4 experts a block"), "{missing}");
+    let moe = "tokens,activated_experts,time_us\n1,2,20\n2,2,22\n2,4,42\n32,4,50\n";
+    let moe = ProfileTables { experts: Some(moe), ..tables(&without) };
+    let profile = Profile::new(&moe, &setup).unwrap();
+    // Two layers once, five in each of two blocks, the head, attention, and the experts of both blocks.
+    close(us(&profile, &[(99, 100)]), 12.0 + 110.0 + 2.0 + 2.0 * 20.0);
+    // Two tokens go to 4 · (1 − ¼) = 3 experts.
+    let attention = profile.attention.us([0.0, 0.0, 2.0, 100.0]);
+    close(us(&profile, &[(99, 100), (99, 100)]), 2.0 * 12.0 + 110.0 + 2.0 * attention + 2.0 * 32.0);
+    // With experts in one block only, the other one has a plain feed-forward part.
+    setup.shape.experts = setup.shape.experts.map(|experts| Experts { layers: 1, ..experts });
+    let half = ProfileTables { dense: &dense, ..moe };
+    let half = Profile::new(&half, &setup).unwrap();
+    close(us(&half, &[(99, 100)]), 12.0 + 3.0 + 110.0 + 2.0 + 20.0);
+    let more = Profile::new(&moe, &setup).unwrap_err().to_string();
+    assert!(more.contains("layer `gate_up_proj` is missing"), "{more}");
+}
+
+#[test]
+fn layers_of_other_models_may_be_named() {
+    let dense = "layer,tokens,time_us\nembed,1,1\nembed,32,32\nmixer,1,2\nmixer,32,64\n";
+    let named = |names: &[(&str, f64)]| names.iter().map(|&(name, times)| (name.to_owned(), times)).collect();
+    let layers = Layers { block: named(&[("mixer", 3.0)]), pass: named(&[("embed", 1.0)]) };
+    let other = ProfileSetup { layers: Some(layers), ..setup() };
+    let profile = Profile::new(&tables(dense), &other).unwrap();
+    close(us(&profile, &[(99, 100)]), 1.0 + 2.0 * 3.0 * 2.0 + 110.0 + 2.0);
+    assert!(Profile::new(&tables(dense), &setup()).is_err());
 }
 
 #[track_caller]

@@ -48,6 +48,12 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     let quiet = output.quiet.unwrap_or(false);
     if !quiet {
         introduce(first);
+        let mut derived: Vec<&String> = plans.iter().flat_map(|plan| &plan.derived).collect();
+        derived.sort_unstable();
+        derived.dedup();
+        for derived in derived {
+            note(&format!("note: {derived}"));
+        }
         tell_of_unused(plans.iter().flat_map(|plan| plan.unused.iter().cloned()));
     }
     let interrupt = Interrupt::install()?;

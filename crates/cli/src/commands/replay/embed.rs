@@ -115,7 +115,7 @@ pub fn replay(
 ) -> Result<Outcome, Refusal> {
     let config = |failure| Refusal::of(RefusalKind::Config, failure);
     let plan = layers(replay).and_then(Plan::new).map_err(config)?;
-    let mut notes: Vec<String> = Vec::new();
+    let mut notes: Vec<String> = plan.derived.clone();
     for reason in &plan.unused {
         let note = format!("a setting has no effect: {reason}");
         if !notes.contains(&note) {

@@ -27,6 +27,8 @@ pub(super) struct Plan {
     router: RouterOptions,
     /// What was given but has no effect, and why.
     pub(super) unused: Vec<String>,
+    /// What was not given, but follows from the rest.
+    pub(super) derived: Vec<String>,
 }
 
 impl Plan {
@@ -37,12 +39,25 @@ impl Plan {
         let (mode, load) = load(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
-        let Deployment { topology, block_size, queue_policies, mut unused } =
+        let Deployment { topology, block_size, queue_policies, mut unused, derived } =
             deployment::build(&config, &layers)?;
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
         unused.extend(unused_by_router);
-        Ok(Self { config, layers, sla, mode, load, source, topology, block_size, timeline, router, unused })
+        Ok(Self {
+            config,
+            layers,
+            sla,
+            mode,
+            load,
+            source,
+            topology,
+            block_size,
+            timeline,
+            router,
+            unused,
+            derived,
+        })
     }
 
     /// How it is simulated.

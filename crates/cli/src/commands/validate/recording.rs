@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use servecast_latency::CapacitySetup;
 use servecast_types::{Prompt, Run, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 
@@ -190,9 +191,6 @@ fn settings(meta: &Value) -> Map<String, Value> {
 
 /// KV blocks that fit the GPU beside the weights, where the recording states its memory.
 fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) -> Result<u64, Failure> {
-    /// Activations, CUDA graphs and the context of the driver.
-    const OVERHEAD_BYTES: f64 = 2e9;
-    const BYTES_PER_NUMBER: f64 = 2.0;
     let unknown = |problem: &str| {
         let message = format!("{}: `num_gpu_blocks` is not recorded, and {problem}", folder.display());
         Failure::user(message).with_hint("--num-gpu-blocks states it")
@@ -208,21 +206,19 @@ fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) 
     let memory = stated.or(of_cluster).ok_or_else(|| unknown("neither is the memory of the GPU"))?;
     let utilisation = ["/kv_cache/gpu_memory_utilization", "/engine_kwargs/gpu_memory_utilization"];
     let utilisation = utilisation.iter().find_map(|pointer| meta.pointer(pointer)?.as_f64()).unwrap_or(0.9);
-    let shape = ProfileSettings::of(folder, "")?.shape()?;
-    let gpus = meta.pointer("/engine_kwargs/tensor_parallel_size").and_then(Value::as_u64).unwrap_or(1);
-    let weights = shape.parameters as f64 * BYTES_PER_NUMBER / gpus as f64;
-    let free = memory * utilisation - weights - OVERHEAD_BYTES;
-    let block_size = settings.get("block_size").and_then(Value::as_f64).unwrap_or(16.0);
-    let blocks = free / (shape.kv_bytes_per_token(gpus as u32, BYTES_PER_NUMBER) * block_size);
-    if blocks < 1.0 {
-        let gib = |bytes: f64| bytes / f64::from(1 << 30);
-        return Err(unknown(&format!(
-            "the weights of {:.1} GiB a GPU are too large by {:.1} GiB",
-            gib(weights),
-            gib(-free)
-        )));
-    }
-    Ok(blocks as u64)
+    let profile = ProfileSettings::of(folder, "")?;
+    let mut deployed = profile.deployed.clone();
+    deployed.memory_bytes = Some(memory);
+    let setup = deployed.capacity_setup(profile.shape()?)?.ok_or_else(|| unknown("no memory is known"))?;
+    let number = |key: &str| settings.get(key).and_then(Value::as_u64).map(|number| number as u32);
+    let setup = CapacitySetup {
+        gpu_memory_utilization: utilisation,
+        block_size: number("block_size").unwrap_or(setup.block_size),
+        max_num_batched_tokens: number("max_num_batched_tokens").unwrap_or(setup.max_num_batched_tokens),
+        max_num_seqs: number("max_num_seqs").unwrap_or(setup.max_num_seqs),
+        ..setup
+    };
+    setup.capacity().map(|capacity| capacity.num_gpu_blocks).map_err(|error| unknown(&error.to_string()))
 }
 
 /// The requests of the workload with what the engine recorded of each.

@@ -1,0 +1,200 @@
+//! How many KV blocks fit a GPU beside a model.
+
+use crate::model::{BF16_BYTES, ModelShape, WeightType};
+
+/// What is served, and on what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CapacitySetup {
+    /// The model.
+    pub model: ModelShape,
+    /// How weights are stored.
+    pub weights: WeightType,
+    /// Bytes of a number in the KV cache.
+    pub kv_bytes: f64,
+    /// Bytes of memory that a program sees on the GPU.
+    pub memory_bytes: f64,
+    /// Share of the memory that the engine may take.
+    pub gpu_memory_utilization: f64,
+    /// GPUs that share each layer.
+    pub tensor_parallel_size: u32,
+    /// Groups of GPUs that have some layers each.
+    pub pipeline_parallel_size: u32,
+    /// Tokens a KV block.
+    pub block_size: u32,
+    /// Most tokens of an iteration.
+    pub max_num_batched_tokens: u32,
+    /// Most requests of an iteration.
+    pub max_num_seqs: u32,
+}
+
+/// The arithmetic of [`CapacitySetup::capacity`], all in bytes on one GPU (the fullest one).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Capacity {
+    /// What the engine may take.
+    pub budget: f64,
+    /// Weights.
+    pub weights: f64,
+    /// The largest activations of an iteration.
+    pub activations: f64,
+    /// Context of the driver, libraries, graphs, and buffers of collectives.
+    pub runtime: f64,
+    /// What is left for the KV cache.
+    pub kv_cache: f64,
+    /// KV of a token.
+    pub kv_per_token: f64,
+    /// KV of a block.
+    pub kv_per_block: f64,
+    /// How many blocks that makes.
+    pub num_gpu_blocks: u64,
+}
+
+/// A model that does not fit its GPUs.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "the model is too large for its GPUs by {missing_gib:.2} GiB a GPU: it needs {needed_gib:.2} GiB with one KV block, \
+     but may take {budget_gib:.2} GiB"
+)]
+pub struct TooLarge {
+    /// How much is missing a GPU, in GiB.
+    pub missing_gib: f64,
+    /// What is needed with a single KV block, in GiB.
+    pub needed_gib: f64,
+    /// What there is, in GiB.
+    pub budget_gib: f64,
+}
+
+/// Bytes of a GiB.
+pub const GIB: f64 = (1_u64 << 30) as f64;
+
+/// What the driver keeps of the memory that it reports, before any program starts: half a GiB.
+pub const DRIVER_BYTES: f64 = 0.5 * GIB;
+
+/// Context of the driver, libraries with their workspaces, and graphs.
+const RUNTIME_BYTES: f64 = 0.6 * GIB;
+
+/// Buffers of collectives, where there are several GPUs.
+const COLLECTIVE_BYTES: f64 = 0.4 * GIB;
+
+/// Bytes a logit while tokens are sampled: in bf16, and in 32 bits raw, as probabilities, and sorted.
+const BYTES_PER_LOGIT: f64 = 2.0 + 3.0 * 4.0;
+
+impl CapacitySetup {
+    /// The arithmetic: what the engine may take, less weights, activations and runtime, over the size of a block.
+    pub fn capacity(&self) -> Result<Capacity, TooLarge> {
+        let gpus = f64::from(self.tensor_parallel_size.max(1));
+        let stages = f64::from(self.pipeline_parallel_size.max(1));
+        let layers = f64::from(self.model.layers);
+        let share = (layers / stages).ceil() / layers;
+        // The first group has the embedding and the last one the head: the fuller has one of them at most.
+        let embeddings = self.model.weight_bytes_of_embeddings();
+        let outside = if stages > 1.0 && !self.model.tied_embeddings { embeddings / 2.0 } else { embeddings };
+        let weights = (self.model.weight_bytes_of_blocks(self.weights) * share + outside) / gpus;
+        let collectives = if gpus * stages > 1.0 { COLLECTIVE_BYTES } else { 0.0 };
+        let kv_numbers = f64::from(self.model.kv_numbers(self.tensor_parallel_size));
+        let kv_per_token = layers * share * kv_numbers * self.kv_bytes;
+        let kv_per_block = kv_per_token * f64::from(self.block_size);
+        let (budget, activations, runtime) = (
+            self.memory_bytes * self.gpu_memory_utilization,
+            self.activation_bytes(gpus),
+            RUNTIME_BYTES + collectives,
+        );
+        let kv_cache = budget - weights - activations - runtime;
+        if kv_cache < kv_per_block {
+            return Err(TooLarge {
+                missing_gib: (kv_per_block - kv_cache) / GIB,
+                needed_gib: (weights + activations + runtime + kv_per_block) / GIB,
+                budget_gib: budget / GIB,
+            });
+        }
+        let num_gpu_blocks = (kv_cache / kv_per_block) as u64;
+        Ok(Capacity {
+            budget,
+            weights,
+            activations,
+            runtime,
+            kv_cache,
+            kv_per_token,
+            kv_per_block,
+            num_gpu_blocks,
+        })
+    }
+
+    /// The largest activations of an iteration: those of a block with the most tokens, or the logits of the most
+    /// requests.
+    fn activation_bytes(&self, gpus: f64) -> f64 {
+        let model = &self.model;
+        let tokens = f64::from(self.max_num_batched_tokens);
+        let requests = f64::from(self.max_num_seqs.min(self.max_num_batched_tokens));
+        let hidden = f64::from(model.hidden_size);
+        let query = f64::from(model.heads) * f64::from(model.head_size);
+        let inner = match model.experts {
+            // Each token is laid out once for each expert that it goes to.
+            Some(experts) => {
+                let width = f64::from(experts.inner_size) * 3.0 / gpus + hidden;
+                f64::from(experts.per_token) * width + f64::from(experts.shared_inner_size) * 3.0 / gpus
+            }
+            None => f64::from(model.inner_size) * 3.0 / gpus,
+        };
+        let block = tokens * (3.0 * hidden + (2.0 * query) / gpus + inner) * BF16_BYTES;
+        let logits = requests * f64::from(model.vocabulary) * BYTES_PER_LOGIT + tokens * hidden * BF16_BYTES;
+        block.max(logits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup(model: &str, memory_gib: f64, tensor_parallel_size: u32) -> CapacitySetup {
+        let model = ModelShape::by_name(model).unwrap();
+        CapacitySetup {
+            weights: model.quantisation.unwrap_or(WeightType::Bf16),
+            model,
+            kv_bytes: 2.0,
+            memory_bytes: memory_gib * GIB,
+            gpu_memory_utilization: 0.9,
+            tensor_parallel_size,
+            pipeline_parallel_size: 1,
+            block_size: 16,
+            max_num_batched_tokens: 2048,
+            max_num_seqs: 256,
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_cut_into_blocks() {
+        let llama = setup("meta-llama/Llama-3.1-8B", 79.0, 1);
+        let found = llama.capacity().unwrap();
+        let sum = found.weights + found.activations + found.runtime + found.kv_cache;
+        assert!((sum - found.budget).abs() < 1.0);
+        assert!((found.kv_per_token - 131_072.0).abs() < 1e-9);
+        let whole = found.num_gpu_blocks as f64 * found.kv_per_block;
+        assert!(whole <= found.kv_cache && whole + found.kv_per_block > found.kv_cache);
+        let fp8 = CapacitySetup { kv_bytes: 1.0, ..llama }.capacity().unwrap();
+        assert_eq!(fp8.num_gpu_blocks / 2, found.num_gpu_blocks, "half the bytes, twice the blocks");
+    }
+
+    #[test]
+    fn more_gpus_hold_more_than_their_number_of_times() {
+        let of = |tensor: u32, pipeline: u32| {
+            let setup = setup("Qwen/Qwen3-32B", 94.0, tensor);
+            CapacitySetup { pipeline_parallel_size: pipeline, ..setup }.capacity().unwrap().num_gpu_blocks
+        };
+        assert!(of(2, 1) > 4 * of(1, 1), "{} {}", of(2, 1), of(1, 1));
+        let ratio = of(1, 2) as f64 / of(2, 1) as f64;
+        assert!((0.9..1.1).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_says_by_how_much() {
+        let error = setup("meta-llama/Llama-3.1-70B", 79.0, 1).capacity().unwrap_err();
+        assert!((error.missing_gib - (error.needed_gib - error.budget_gib)).abs() < 1e-9);
+        assert!((error.needed_gib - 70.55 * 2.0 / 1.073_741_824 - 1.1).abs() < 0.5, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("the model is too large for its GPUs by 6"), "{text}");
+        // On two GPUs the weights take 65.7 GiB of 71.1, so that it just fits; not with a smaller share.
+        let two = setup("meta-llama/Llama-3.1-70B", 79.0, 2);
+        assert!((1000..2500).contains(&two.capacity().unwrap().num_gpu_blocks));
+        CapacitySetup { gpu_memory_utilization: 0.8, ..two }.capacity().unwrap_err();
+    }
+}

@@ -1,0 +1,319 @@
+//! Iteration times that nobody measured: what a model computes and reads, over what a GPU can compute and read.
+
+use crate::link::AllReduce;
+use crate::model::{Attention, BF16_BYTES, ModelShape, WeightType};
+use crate::{Batch, GpuSheet, LatencyModel, PassTime, Ring};
+
+/// How far a GPU is from its data sheet, and what an iteration costs beside its work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Efficiency {
+    /// Share of the FLOP/s that large matrix products reach.
+    pub compute: f64,
+    /// Share of the FLOP/s that the attention of prompts reaches.
+    pub attention: f64,
+    /// Share of the memory bandwidth that is reached.
+    pub memory: f64,
+    /// Time of the shortest kernel, in µs.
+    pub kernel_us: f64,
+    /// Time of an iteration in which the GPU waits for its host, in µs.
+    pub host_us: f64,
+}
+
+/// Shares that well-tuned kernels reach on large inputs, a kernel that does nothing, and a host that is mostly hidden
+/// behind the GPU. Assumptions, not measurements of any machine.
+impl Default for Efficiency {
+    fn default() -> Self {
+        Self { compute: 0.75, attention: 0.5, memory: 0.85, kernel_us: 2.5, host_us: 500.0 }
+    }
+}
+
+/// A model on so many GPUs, each with a part of every layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RooflineSetup {
+    /// The model.
+    pub model: ModelShape,
+    /// What the model is called in reports.
+    pub model_name: String,
+    /// The GPU.
+    pub gpu: GpuSheet,
+    /// GPUs that share each layer.
+    pub tensor_parallel_size: u32,
+    /// How weights are stored.
+    pub weights: WeightType,
+    /// Bytes of a number in the KV cache.
+    pub kv_bytes: f64,
+    /// How far from the data sheet.
+    pub efficiency: Efficiency,
+    /// The link between GPUs; without it that of the GPU.
+    pub all_reduce: Option<AllReduce>,
+}
+
+/// Kernels of a block that are too short to be bound by anything: norms, rotary embedding, activation, KV writes, and
+/// the ends of matrix products.
+const KERNELS_PER_BLOCK: f64 = 8.0;
+/// The same with experts, whose choice and sorting take some more.
+const KERNELS_PER_BLOCK_WITH_EXPERTS: f64 = 14.0;
+
+/// An estimate: each part of a pass takes what the slower of computing and reading takes.
+///
+/// - Matrices of the blocks: 2 operations a parameter and token, or reading them once.
+/// - Experts: the same, of which those are read that some token goes to ([`Experts::activated`](crate::Experts)).
+/// - Head: 2 operations a parameter and request, or reading it once.
+/// - Attention: 4 operations a query-key pair, head and number for prompts, and the KV of all requests read once; blocks
+///   with a window see no further than that.
+/// - Activations are written and read between kernels, and no kernel is shorter than `kernel_us`.
+/// - Two all-reduces a block where several GPUs share it, and `host_us` an iteration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Roofline {
+    label: String,
+    /// µs a token of the matrices of all blocks if bound by computing, and µs if bound by reading.
+    blocks: [f64; 2],
+    /// The same of the experts: µs a token, and µs an activated expert of each block.
+    experts: [f64; 2],
+    /// Activated experts by tokens.
+    activated: Vec<f64>,
+    /// The same of the head: µs a request, and µs.
+    head: [f64; 2],
+    /// µs a token for activations between kernels.
+    us_per_token: f64,
+    /// µs a query-key pair of prompts in a block.
+    us_per_pair: f64,
+    /// µs to read the KV of a token in a block, and to compute with it.
+    us_per_context: f64,
+    layers: f64,
+    /// Blocks with a window, and how far it goes.
+    windowed: (f64, f64),
+    /// All-reduces of a pass: µs without data, and µs a token.
+    all_reduce: Option<(AllReduce, f64, f64)>,
+    fixed_us: f64,
+}
+
+impl Roofline {
+    /// The estimate for a model on a GPU.
+    pub fn new(setup: &RooflineSetup) -> Self {
+        let RooflineSetup { model, gpu, efficiency, weights, .. } = setup;
+        let gpus = f64::from(setup.tensor_parallel_size.max(1));
+        // 10¹² operations a second are 10⁶ a µs, and 10⁹ bytes a second 10³.
+        let bf16 = gpu.bf16_tflops * 1e6;
+        let matrix = match weights {
+            WeightType::Fp8 => gpu.fp8_tflops.map_or(bf16, |tflops| tflops * 1e6),
+            _ => bf16,
+        };
+        let read = gpu.memory_gb_per_s * 1e3 * efficiency.memory;
+        let (dense_bytes, expert_bytes) = model.block_bytes(*weights);
+        let layers = f64::from(model.layers);
+        let per_token = |parameters: f64, flops: f64| 2.0 * parameters / gpus / (flops * efficiency.compute);
+        let with_experts = model.experts.map_or(0.0, |experts| f64::from(experts.layers));
+        let experts_per_token = model.experts.map_or(0.0, |experts| f64::from(experts.per_token));
+        let head = model.embedding_parameters() as f64;
+        let (pair_flops, context_flops) = attention_flops(model);
+        let context_bytes = f64::from(model.kv_numbers(setup.tensor_parallel_size)) * setup.kv_bytes;
+        let window = model
+            .window
+            .map_or((0.0, f64::INFINITY), |window| (f64::from(window.layers), f64::from(window.tokens)));
+        let kernels =
+            KERNELS_PER_BLOCK * (layers - with_experts) + KERNELS_PER_BLOCK_WITH_EXPERTS * with_experts;
+        let ring = || Ring::over(&gpu.link, setup.tensor_parallel_size).map(AllReduce::Ring);
+        let all_reduce =
+            (setup.tensor_parallel_size > 1).then(|| setup.all_reduce.clone().or_else(ring)).flatten();
+        Self {
+            label: format!("roofline of {} on {} {}", setup.model_name, setup.tensor_parallel_size, gpu.name),
+            blocks: [per_token(model.dense_parameters() as f64, matrix), dense_bytes / gpus / read],
+            experts: [
+                per_token(with_experts * experts_per_token * model.expert_parameters() as f64, matrix),
+                with_experts * expert_bytes / gpus / read,
+            ],
+            activated: model.experts.map_or_else(|| vec![0.0], |experts| experts.activated(1)),
+            head: [per_token(head, bf16), head * BF16_BYTES / gpus / read],
+            us_per_token: layers * activation_numbers(model, gpus) * BF16_BYTES / read,
+            us_per_pair: pair_flops / gpus / (bf16 * efficiency.attention),
+            us_per_context: (context_bytes / read).max(context_flops / gpus / (bf16 * efficiency.attention)),
+            layers,
+            windowed: window,
+            all_reduce: all_reduce
+                .map(|link| (link, 2.0 * layers, f64::from(model.hidden_size) * BF16_BYTES)),
+            fixed_us: efficiency.host_us + kernels * efficiency.kernel_us,
+        }
+    }
+
+    /// What the attention of all blocks takes, in µs.
+    fn attention_us(&self, batch: &Batch) -> f64 {
+        let steps = batch.steps;
+        let (windowed, window) = self.windowed;
+        // How much of the pairs or contexts a block with a window has, by their mean.
+        let share = |mean: f64| if mean > window { window / mean } else { 1.0 };
+        let blocks = |mean: f64| self.layers - windowed + windowed * share(mean);
+        let prompt_tokens = (batch.tokens - steps.requests) as f64;
+        let pairs = (batch.attention_pairs - steps.context_tokens) as f64;
+        let mut us = 0.0;
+        if prompt_tokens > 0.0 {
+            // Each prompt reads the KV before it once, which its pairs over its tokens bound.
+            let context = pairs / prompt_tokens + prompt_tokens / 2.0;
+            let computing = pairs * self.us_per_pair * blocks(pairs / prompt_tokens);
+            us += computing.max(context * self.us_per_context * blocks(context));
+        }
+        if steps.requests > 0 {
+            let context = steps.context_tokens as f64;
+            us += context * self.us_per_context * blocks(context / steps.requests as f64);
+        }
+        us
+    }
+}
+
+impl LatencyModel for Roofline {
+    fn pass(&self, batch: &Batch) -> PassTime {
+        if batch.requests == 0 {
+            return PassTime::default();
+        }
+        let slower =
+            |[computing, reading]: [f64; 2], amount: f64, read: f64| (computing * amount).max(reading * read);
+        let (tokens, requests) = (batch.tokens as f64, batch.requests as f64);
+        let last = self.activated.len() - 1;
+        let activated = self.activated[last.min(batch.tokens as usize)];
+        let mut us = self.fixed_us
+            + slower(self.blocks, tokens, 1.0)
+            + slower(self.experts, tokens, activated)
+            + slower(self.head, requests, 1.0)
+            + tokens * self.us_per_token
+            + self.attention_us(batch);
+        if let Some((link, times, bytes_per_token)) = &self.all_reduce {
+            us += times * link.time_us(tokens * bytes_per_token);
+        }
+        PassTime::whole(batch, us / 1000.0)
+    }
+
+    fn estimate(&self) -> Option<&str> {
+        Some(&self.label)
+    }
+}
+
+/// Operations of a block for a query-key pair of a prompt, and for a token that a decode attends to.
+fn attention_flops(model: &ModelShape) -> (f64, f64) {
+    let (heads, size) = (f64::from(model.heads), f64::from(model.head_size));
+    match model.attention {
+        Attention::Grouped { .. } => (4.0 * heads * size, 4.0 * heads * size),
+        Attention::Latent { kv_rank, rope_size, value_size, .. } => {
+            let (rank, rope) = (f64::from(kv_rank), f64::from(rope_size));
+            // Decodes work on the compressed vector itself.
+            (2.0 * heads * (size + f64::from(value_size)), 2.0 * heads * (2.0 * rank + rope))
+        }
+    }
+}
+
+/// Numbers a token that the kernels of a block between its matrix products write and read on each GPU: the residual
+/// stream at each norm, queries and keys at the rotary embedding, and the feed-forward part at its activation.
+fn activation_numbers(model: &ModelShape, gpus: f64) -> f64 {
+    let query_key = f64::from(model.heads) * f64::from(model.head_size);
+    let inner = match model.experts {
+        Some(experts) => f64::from(experts.per_token * experts.inner_size + experts.shared_inner_size),
+        None => f64::from(model.inner_size),
+    };
+    4.0 * f64::from(model.norms) * f64::from(model.hidden_size) + (2.0 * query_key + 3.0 * inner) / gpus
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup(model: &str, gpu: &str, gpus: u32) -> RooflineSetup {
+        let shape = ModelShape::by_name(model).unwrap();
+        RooflineSetup {
+            weights: shape.quantisation.unwrap_or(WeightType::Bf16),
+            model: shape,
+            model_name: model.to_owned(),
+            gpu: GpuSheet::by_name(gpu).unwrap(),
+            tensor_parallel_size: gpus,
+            kv_bytes: 2.0,
+            efficiency: Efficiency {
+                compute: 1.0,
+                attention: 1.0,
+                memory: 1.0,
+                kernel_us: 0.0,
+                host_us: 0.0,
+            },
+            all_reduce: None,
+        }
+    }
+
+    fn ms(roofline: &Roofline, chunks: &[(u64, u64)]) -> f64 {
+        let mut batch = Batch::new(0);
+        for &(start, end) in chunks {
+            batch.add_tokens(start, end);
+        }
+        let PassTime { prompt_ms, decode_ms } = roofline.pass(&batch);
+        prompt_ms + decode_ms
+    }
+
+    #[test]
+    fn a_lone_decode_reads_all_weights() {
+        let roofline = Roofline::new(&setup("meta-llama/Llama-3.1-8B", "H100-SXM", 1));
+        let weights = (8.03e9 - 128_256.0 * 4096.0) * 2.0 / 3350e9 * 1e3;
+        let found = ms(&roofline, &[(999, 1000)]);
+        let kv = 1000.0 * 131_072.0 / 3350e9 * 1e3;
+        assert!((found - weights - kv).abs() < 0.01, "{found}, not {weights} and {kv}");
+    }
+
+    #[test]
+    fn a_long_prompt_computes() {
+        let roofline = Roofline::new(&setup("meta-llama/Llama-3.1-8B", "H100-SXM", 1));
+        let products = 2.0 * 8192.0 * 6.98e9 / 989.4e12 * 1e3;
+        let attention = 32.0 * 4.0 * 4096.0 * 8192.0 * 8193.0 / 2.0 / 989.4e12 * 1e3;
+        let activations = 32.0 * 8192.0 * 2.0 * (8.0 * 4096.0 + 2.0 * 4096.0 + 3.0 * 14336.0) / 3350e9 * 1e3;
+        let found = ms(&roofline, &[(0, 8192)]);
+        // The head of one request is all that is beside them.
+        let head = 128_256.0 * 4096.0 * 2.0 / 3350e9 * 1e3;
+        let expected = products + attention + activations + head;
+        assert!((found / expected - 1.0).abs() < 0.001, "{found}, not {expected}");
+    }
+
+    #[test]
+    fn experts_are_read_as_far_as_tokens_go_to_them() {
+        let roofline = Roofline::new(&setup("Qwen/Qwen3-30B-A3B", "H100-SXM", 1));
+        let few = ms(&roofline, &[(9, 10)]);
+        // 3.3 billion parameters are active, of which the embedding is only looked up.
+        let expected = 2.0 * 3.04e9 / 3350e9 * 1e3;
+        assert!((few / expected - 1.0).abs() < 0.03, "{few}, not {expected}");
+        let many = ms(&roofline, &[(9, 10); 256]);
+        let all = 2.0 * 30.2e9 / 3350e9 * 1e3;
+        assert!((many / all - 1.0).abs() < 0.06, "{many}, not {all}");
+    }
+
+    #[test]
+    fn several_gpus_share_the_work_and_exchange() {
+        let [one, two] = [1, 2].map(|gpus| setup("Qwen/Qwen3-32B", "H100-SXM", gpus));
+        let (alone, shared) = (Roofline::new(&one), Roofline::new(&two));
+        let decode = [(99, 100)];
+        let exchange = 128.0 * (2.0 * 4.0 + 10_240.0 / 360e3) / 1e3;
+        let difference = ms(&shared, &decode) - ms(&alone, &decode) / 2.0;
+        assert!((difference - exchange).abs() < 0.01, "{difference}, not {exchange}");
+        assert_eq!(shared.estimate(), Some("roofline of Qwen/Qwen3-32B on 2 H100-SXM"));
+    }
+
+    #[test]
+    fn windows_limit_what_is_attended_to() {
+        let whole = setup("google/gemma-3-27b-it", "H200", 1);
+        let mut unlimited = whole.clone();
+        unlimited.model.window = None;
+        let [limited, unlimited] = [&whole, &unlimited].map(Roofline::new);
+        let (near, far) = ([(999, 1000)], [(99_999, 100_000)]);
+        assert!((ms(&limited, &near) - ms(&unlimited, &near)).abs() < 1e-12);
+        assert!(ms(&limited, &far) < ms(&unlimited, &far) - 1.0);
+        assert!(ms(&limited, &[(0, 50_000)]) < ms(&unlimited, &[(0, 50_000)]));
+    }
+
+    #[test]
+    fn more_work_never_takes_less() {
+        for model in ModelShape::names() {
+            let roofline = Roofline::new(&setup(model, "B200", 8));
+            let mut before = 0.0;
+            for tokens in [1_u64, 2, 3, 64, 512, 4096, 65_536] {
+                let now = ms(&roofline, &[(0, tokens)]);
+                assert!(
+                    now > before && now.is_finite(),
+                    "{model}: {tokens} tokens take {now} after {before}"
+                );
+                before = now;
+            }
+        }
+    }
+}

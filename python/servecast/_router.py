@@ -462,13 +462,23 @@ def block_hashes(
         lora_name: Its LoRA adapter; equal tokens of different adapters are different blocks.
         namespace: Its cache namespace, likewise.
         eagle: Blocks look one token ahead, as in engines with EAGLE drafting.
+
+    Raises:
+        ConfigError: A token that is no number from 0 to 4294967295, or a block without tokens.
     """
-    return _native.block_hashes(tokens, _whole("block_size", block_size, 1, 2**32 - 1), lora_name, namespace, eagle)
+    size = _whole("block_size", block_size, 1, 2**32 - 1)
+    try:
+        return _native.block_hashes(tokens, size, lora_name, namespace, eagle)
+    except OverflowError as error:
+        raise ConfigError(f"`tokens`: {error}") from None
 
 
 def sequence_hashes(block_hashes: Sequence[int]) -> list[int]:
     """Chain hashes of content into hashes that stand for a block and all before it."""
-    return _native.sequence_hashes(block_hashes)
+    try:
+        return _native.sequence_hashes(block_hashes)
+    except OverflowError as error:
+        raise ConfigError(f"`block_hashes`: {error}") from None
 
 
 _monotonic_ns = time.monotonic_ns

@@ -376,6 +376,8 @@ def test_threads_may_share_a_router() -> None:
         (lambda: router().apply_events([stored(0, PROMPT), {"worker_id": 1}], now_ms=0), "event 1: missing field"),
         (lambda: router().record_output("a", -1, now_ms=0), "`generated_tokens` is -1"),
         (lambda: servecast.block_hashes([1], 0), "`block_size` is 0"),
+        (lambda: servecast.block_hashes([-1], 4), "`tokens`: "),
+        (lambda: servecast.sequence_hashes([2**64]), "`block_hashes`: "),
     ],
 )
 def test_arguments_that_cannot_be_used(call: Callable[[], object], message: str) -> None:

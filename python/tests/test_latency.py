@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_replay_within_a_function() -> None:
         "    print('begin', flush=True) if batch.prompt_requests else None\n"
         "    return 1 + len(range(1000)) * 0.001\n"
         "try:\n"
-        "    long = {'max_model_len': 999999, 'num_gpu_blocks': 999999}\n"
+        "    long = {'max_model_len': 999999, 'num_gpu_blocks': 999999, 'max_num_seqs': 1}\n"
         "    servecast.run_synthetic_trace_replay(2000, 900000, 20, latency=price, extra_engine_args=long)\n"
         "except KeyboardInterrupt:\n"
         "    print('interrupted')\n"

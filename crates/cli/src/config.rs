@@ -11,10 +11,12 @@
 //! value came from, so that messages can say so.
 
 mod engine;
+mod keys;
 mod layers;
 mod not_yet;
 mod router;
 mod schema;
+mod toml_file;
 mod value;
 mod vary;
 
@@ -240,7 +242,7 @@ pub(crate) struct OutputConfig {
     /// Show one request in N on the timeline, and N slices of a worker as one; for long runs
     #[arg(long, value_name = "N")]
     pub(crate) timeline_sample: Option<u32>,
-    /// Write the result as another tool does: aiperf, vllm-bench, sglang-bench or csv (can be repeated)
+    /// Write the result as another tool does: aiperf, aiperf-records, vllm-bench, sglang-bench or csv (can be repeated)
     #[arg(long, value_name = "FORMAT=FILE")]
     pub(crate) export: Option<Vec<String>>,
     /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config
@@ -258,6 +260,13 @@ pub(crate) struct OutputConfig {
     /// Decide every iteration request by request: slower, with the same results
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) plain: Option<bool>,
+}
+
+impl OutputConfig {
+    /// Whether a page is written.
+    pub(crate) fn has_page(&self) -> bool {
+        self.report_html.is_some() || self.output_dir.is_some()
+    }
 }
 
 /// Several runs at once.

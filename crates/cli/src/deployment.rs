@@ -12,10 +12,12 @@ use crate::config::{Engines, Layers, ReplayConfig};
 use crate::error::Failure;
 use crate::latency;
 
+pub(crate) use self::settings::without_effect;
+
 mod settings;
 
 /// Workers of a pool, unless somebody says otherwise.
-const DEFAULT_WORKERS: u32 = 1;
+pub(crate) const DEFAULT_WORKERS: u32 = 1;
 
 /// A deployment that can be simulated.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Deployment {
     /// Tokens a KV block, the same in all pools.
     pub(crate) block_size: u32,
     pub(crate) queue_policies: QueuePolicies,
+    /// The settings of each pool's engine, in the order in which a request meets them.
+    pub(crate) engines: Vec<EngineArgs>,
     /// What was given but has no effect, and why.
     pub(crate) unused: Vec<String>,
     /// What was not given, but follows from the rest.
@@ -55,7 +59,8 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         return Ok(Deployment {
             topology: topology.map_err(|error| refused(&error))?,
             block_size: pool.config.block_size(),
-            queue_policies: QueuePolicies { first: pool.args.router_queue_policy, decode: None },
+            queue_policies: QueuePolicies { first: pool.args.router_queue_policy.clone(), decode: None },
+            engines: vec![pool.args],
             unused: pool.unused,
             derived: pool.derived.into_iter().collect(),
         });
@@ -75,9 +80,10 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         topology: topology.map_err(|error| refused(&error))?,
         block_size: prefill.config.block_size(),
         queue_policies: QueuePolicies {
-            first: prefill.args.router_queue_policy,
-            decode: decode.args.router_queue_policy,
+            first: prefill.args.router_queue_policy.clone(),
+            decode: decode.args.router_queue_policy.clone(),
         },
+        engines: vec![prefill.args, decode.args],
         unused: [prefill.unused, decode.unused].concat(),
         derived: prefill.derived.into_iter().chain(decode.derived).collect(),
     })

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
+use servecast_cluster::Decoded;
 use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_engine::Iteration;
 use servecast_types::{RequestId, Time, WorkerId};
@@ -189,25 +190,20 @@ impl<W: Write> Timeline<W> {
         Ok(())
     }
 
-    /// An iteration ended in which so many requests got a token each.
-    pub(crate) fn decoded(
-        &mut self,
-        pool: PoolRole,
-        worker: WorkerId,
-        times: (Time, Time),
-        requests: u64,
-    ) -> io::Result<()> {
+    /// An iteration ended in which every running request got a token.
+    pub(crate) fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decoded: &Decoded) -> io::Result<()> {
+        let Decoded { start, end, requests, .. } = *decoded;
         // There are millions of them, and hardly any begins something new.
         if let Some(open) = &mut self.worker(pool, worker).slice
             && open.decodes == Some(requests)
-            && open.end == times.0
+            && open.end == start
         {
-            open.end = times.1;
+            open.end = end;
             open.iterations += 1;
             open.tokens += requests;
             return Ok(());
         }
-        self.slice(pool, worker, &Slice::of_decodes(times, requests)).map(drop)
+        self.slice(pool, worker, &Slice::of_decodes((start, end), requests)).map(drop)
     }
 
     /// Writes what is left, and what happened to requests.

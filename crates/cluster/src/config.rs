@@ -61,6 +61,13 @@ impl Topology {
     }
 }
 
+impl Topology {
+    /// Each pool's role, number of workers and engine, in the order in which a request meets them.
+    pub fn pools(&self) -> impl Iterator<Item = (PoolRole, u32, &EngineConfig)> {
+        self.pools.iter().map(|pool| (pool.role, pool.workers, &pool.engine))
+    }
+}
+
 fn pool(role: PoolRole, flag: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
     let PoolEngine { workers, config, .. } = engine;
     if workers == 0 {

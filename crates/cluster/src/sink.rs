@@ -3,11 +3,11 @@
 use servecast_engine::{Finished, Iteration, IterationSink, Rejection, Transfer};
 use servecast_types::{KvEvent, RequestId, Time};
 
-use crate::Observer;
 use crate::cluster::Place;
 use crate::pool::Routing;
 use crate::record::PoolRole;
 use crate::recorder::Recorder;
+use crate::{Decoded, Observer};
 
 /// What an engine did during one call, as far as others have to act on it.
 #[derive(Debug, Default)]
@@ -73,10 +73,11 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
         self.observer.iteration(self.pool, self.place.worker, iteration);
     }
 
-    fn decoded(&mut self, start: Time, end: Time, requests: u64) {
+    fn decoded(&mut self, start: Time, end: Time, requests: u64, free_blocks: u32) {
         let Place { pool, worker } = self.place;
         self.recorder.decoded(pool, worker, self.last_stage, end.since(start), requests);
-        self.observer.decoded(self.pool, worker, start, end, requests);
+        let decoded = Decoded { start, end, requests, free_blocks };
+        self.observer.decoded(self.pool, worker, &decoded);
         self.outcome.iterations += 1;
     }
 

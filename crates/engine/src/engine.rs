@@ -235,10 +235,10 @@ impl Engine {
 
     fn end_decode(&mut self, decode: Decode, sink: &mut impl IterationSink) {
         let Decode { start, end } = decode;
-        let requests = self.scheduler.stretch().requests();
+        let (requests, free_blocks) = (self.scheduler.stretch().requests(), self.scheduler.num_free_blocks());
         self.scheduler.end_decode(&mut self.changes);
         self.last_decode_end = end;
-        sink.decoded(start, end, requests);
+        sink.decoded(start, end, requests, free_blocks);
         if !self.changes.kv_events.is_empty() {
             sink.cache_changed(&self.changes.kv_events, end);
             self.changes.kv_events.clear();
@@ -268,6 +268,9 @@ impl Engine {
         let mut work = stretch.work();
         let requests = work.requests;
         let quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
+        let mut free_blocks = self.scheduler.num_free_blocks();
+        // With blocks of one token every token takes one.
+        let taken = if self.config().block_size() == 1 { requests as u32 } else { 0 };
         let (mut start, mut ended) = (now, 0);
         while ended < quiet {
             let batch = self.decode_batch(work);
@@ -276,7 +279,8 @@ impl Engine {
                 break;
             }
             self.extrapolated += u64::from(self.config().latency.extrapolates(&batch));
-            sink.decoded(start, end, requests);
+            free_blocks = free_blocks.saturating_sub(taken);
+            sink.decoded(start, end, requests, free_blocks);
             start = end;
             work = work.next();
             ended += 1;

@@ -184,12 +184,16 @@ pub trait IterationSink {
     /// An iteration ended.
     fn iteration_ended(&mut self, iteration: &Iteration);
 
-    /// An iteration ended in which each of `requests` running requests got a token, as each did at `start`.
+    /// An iteration ended in which each of `requests` running requests got a token, as each did at `start`; while it
+    /// ran, `free_blocks` were free.
     ///
     /// Only called, like the methods below, if the engine [takes such iterations
     /// together](crate::EngineTracing::stretches).
-    fn decoded(&mut self, start: Time, end: Time, requests: u64) {
-        unreachable!("{requests} requests decoded from {start} to {end}, which nobody asked to be told of");
+    fn decoded(&mut self, start: Time, end: Time, requests: u64, free_blocks: u32) {
+        unreachable!(
+            "{requests} requests decoded from {start} to {end} with {free_blocks} blocks free, which nobody asked to \
+             be told of"
+        );
     }
 
     /// A request ended with the iteration that was [decoded](IterationSink::decoded) last, at `end`.

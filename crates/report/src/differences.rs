@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 
 use comfy_table::{Cell, CellAlignment, Table};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::fail_if::relative_change;
 use crate::paired::PairedChange;
-use crate::report::Report;
+use crate::report::{Report, SchemaVersion};
 use crate::table::{STYLE, TableOptions, grouped, titled};
+
+/// JSON Schema of [`Differences`], as text.
+pub const DIFFERENCES_SCHEMA: &str = include_str!("../schema/differences.schema.json");
 
 const TITLE: &str = "servecast | Differences";
 
-/// Figures that the table shows, with their names.
-const SHOWN: [(&str, &str); 19] = [
+/// Figures that table and page show, with their names.
+pub(crate) const SHOWN: [(&str, &str); 19] = [
     ("mean_ttft_ms", "TTFT avg (ms)"),
     ("median_ttft_ms", "TTFT median (ms)"),
     ("p99_ttft_ms", "TTFT p99 (ms)"),
@@ -37,8 +41,10 @@ const SHOWN: [(&str, &str); 19] = [
 ];
 
 /// Reports beside the first of them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Differences {
+    /// Version of the keys of this object and of the figures in it.
+    pub schema_version: SchemaVersion,
     /// The first run, which the others are held against.
     pub baseline: NamedFigures,
     /// The others.
@@ -46,7 +52,7 @@ pub struct Differences {
 }
 
 /// The figures of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct NamedFigures {
     /// What the user calls it.
     pub name: String,
@@ -55,7 +61,7 @@ pub struct NamedFigures {
 }
 
 /// A run beside the baseline.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RunDifference {
     /// What the user calls it.
     pub name: String,
@@ -67,7 +73,7 @@ pub struct RunDifference {
 }
 
 /// A figure beside that of the baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Difference {
     /// Of the baseline.
     pub baseline: f64,
@@ -202,7 +208,7 @@ mod tests {
         };
         let mut run = RunDifference::of(&baseline, &other);
         run.paired = Some(vec![paired]);
-        let differences = Differences { baseline, runs: vec![run] };
+        let differences = Differences { schema_version: SchemaVersion::V1, baseline, runs: vec![run] };
         insta::assert_snapshot!(render_differences(&differences, TableOptions::default()), @r"
                        servecast | Differences
         ┏━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━┓
@@ -230,6 +236,30 @@ mod tests {
         b.json, request by request, with 95% confidence intervals:
           ttft_ms: mean -1.50 (-2.00 to -1.00), median +0.00, p99 +1,234.00 (-1.00 to +2,000.00); 25.0% slower, 50.0% faster of 1,200
         ");
+    }
+
+    fn schema() -> Value {
+        let mut schema = schemars::schema_for!(Differences).to_value();
+        schema.sort_all_objects();
+        schema
+    }
+
+    #[test]
+    fn the_checked_in_schema_is_fresh() {
+        crate::fixture::check_schema(&schema(), DIFFERENCES_SCHEMA, "differences.schema.json");
+    }
+
+    #[test]
+    fn differences_are_valid_by_the_schema() {
+        let (baseline, other) = (figures("a", |_| {}), figures("b", |report| report.rejected_requests = 0));
+        let runs = vec![RunDifference::of(&baseline, &other)];
+        let differences = Differences { schema_version: SchemaVersion::V1, baseline, runs };
+        let mut value = serde_json::to_value(&differences).unwrap();
+        let validator = jsonschema::validator_for(&schema()).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        value["runs"][0].as_object_mut().unwrap().remove("figures");
+        assert!(!validator.is_valid(&value));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
 //! - [`export`] writes a run as other tools write theirs.
-//! - [`render_page`] makes a page of a run for a browser, in one file.
+//! - [`render_page`] makes a page of a run for a browser, in one file, [`render_differences_page`] one of a comparison.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!
 //! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does.
@@ -18,9 +18,11 @@
 #[cfg(test)]
 mod fixture;
 
+mod activity;
 mod charts;
 mod comparison;
 mod differences;
+mod differences_page;
 mod export;
 mod fail_if;
 mod field;
@@ -35,10 +37,14 @@ mod stats;
 mod summary;
 mod table;
 
+pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
-pub use differences::{Difference, Differences, NamedFigures, RunDifference, render_differences};
-pub use export::{ExportFormat, export};
+pub use differences::{
+    DIFFERENCES_SCHEMA, Difference, Differences, NamedFigures, RunDifference, render_differences,
+};
+pub use differences_page::{ComparedPage, render_differences_page};
+pub use export::{ExportFormat, TokenTimes, export};
 pub use fail_if::{FailIf, FailIfError, Limit, Operator, relative_change};
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};

@@ -1,26 +1,33 @@
 //! The report as one page: a file that needs nothing else, with all its data in one JSON block.
 //!
-//! Everything on it comes from the records of requests, so that it costs the run nothing.
+//! Most of it comes from the records of requests; what workers did over time is kept while the run goes on.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use servecast_cluster::record::{RequestRecord, RunRecord, TtftBreakdown};
 use servecast_types::{Duration, Time};
 
-use crate::latency::tpot_ms;
+pub(crate) use self::distribution::Distribution;
+use self::distribution::distributions;
+use self::workers::{PoolLoad, pools};
+use crate::activity::Activity;
 use crate::report::Report;
 use crate::series::{Series, series};
-use crate::stats::percentile;
+
+mod distribution;
+mod workers;
 
 const SKELETON: &str = include_str!("../page/page.html");
 const STYLE: &str = include_str!("../page/page.css");
-const SCRIPT: &str = include_str!("../page/page.js");
+/// What all pages share, the chart of a distribution, the other charts of a run, those over time, and the page of a run.
+pub(crate) const COMMON: &str = include_str!("../page/common.js");
+pub(crate) const DISTRIBUTION: &str = include_str!("../page/distribution.js");
+const CHARTS: &str = include_str!("../page/charts.js");
+const TIME: &str = include_str!("../page/time.js");
+const RUN: &str = include_str!("../page/run.js");
 const UPLOT: &str = include_str!("../vendor/uplot/uPlot.iife.min.js");
 const UPLOT_LICENSE: &str = include_str!("../vendor/uplot/LICENSE");
 const UPLOT_STYLE: &str = include_str!("../vendor/uplot/uPlot.min.css");
-
-/// Points of a distribution: quantiles at equal distances.
-const QUANTILES: usize = 400;
 
 /// Most points of the scatter chart.
 const MOST_POINTS: usize = 3000;
@@ -39,28 +46,27 @@ pub struct PageContext {
     pub title: String,
     /// The configuration, as text.
     pub config: String,
+    /// The version of servecast.
+    pub version: String,
+    /// Tokens a KV block.
+    pub block_size: u32,
 }
 
 #[derive(Serialize)]
 struct Page<'a> {
     title: &'a str,
     config: &'a str,
+    version: &'a str,
+    block_size: u32,
     report: &'a Report,
     series: Series,
+    pools: Vec<PoolLoad>,
     distributions: Vec<Distribution>,
     parts: [&'static str; 6],
     bands: Vec<Band>,
     scatter: Vec<(u32, f64)>,
     prefix: Vec<(u32, u64, u64)>,
     slowest: Vec<Value>,
-}
-
-#[derive(Serialize)]
-struct Distribution {
-    name: &'static str,
-    samples: usize,
-    /// Values at equal distances of their rank, in ms.
-    quantiles: Vec<f64>,
 }
 
 /// Requests between two percentiles of the TTFT.
@@ -73,13 +79,23 @@ struct Band {
     parts_ms: [f64; 6],
 }
 
-/// Renders the page of a run.
-pub fn render_page(run: &RunRecord, report: &Report, context: &PageContext) -> String {
+/// Renders the page of a run; what was [kept](Activity) while it went on shows how busy workers were and the KV that they
+/// used.
+pub fn render_page(
+    run: &RunRecord,
+    activity: Option<&Activity>,
+    report: &Report,
+    context: &PageContext,
+) -> String {
+    let series = series(run);
     let page = Page {
         title: &context.title,
         config: &context.config,
+        version: &context.version,
+        block_size: context.block_size,
         report,
-        series: series(run),
+        pools: pools(run, &series, activity),
+        series,
         distributions: distributions(run),
         parts: TtftBreakdown::NAMES,
         bands: bands(run),
@@ -87,14 +103,21 @@ pub fn render_page(run: &RunRecord, report: &Report, context: &PageContext) -> S
         prefix: prefix(run),
         slowest: slowest(run),
     };
+    skeleton("servecast report", &[COMMON, DISTRIBUTION, CHARTS, TIME, RUN], &page)
+}
+
+/// A page with these scripts, one after the other, and what they show.
+pub(crate) fn skeleton(title: &str, scripts: &[&str], data: &impl Serialize) -> String {
     // `<` within a script block could end it.
-    let data = serde_json::to_string(&page).unwrap_or_default().replace('<', "\\u003c");
+    let data = serde_json::to_string(data).unwrap_or_default().replace('<', "\\u003c");
+    let script = scripts.concat();
     let parts = [
+        ("/*TITLE*/", title),
         ("/*UPLOT_STYLE*/", UPLOT_STYLE),
         ("/*STYLE*/", STYLE),
         ("/*UPLOT_LICENSE*/", UPLOT_LICENSE),
         ("/*UPLOT*/", UPLOT),
-        ("/*SCRIPT*/", SCRIPT),
+        ("/*SCRIPT*/", &script),
     ];
     let page = parts.iter().fold(SKELETON.to_owned(), |page, (mark, text)| page.replacen(mark, text, 1));
     page.replacen("/*DATA*/", &data, 1)
@@ -107,46 +130,6 @@ fn rounded(ms: f64) -> f64 {
 
 fn finished(run: &RunRecord) -> impl Iterator<Item = (usize, &RequestRecord)> {
     run.requests.iter().enumerate().filter(|(_, request)| request.is_finished())
-}
-
-fn distributions(run: &RunRecord) -> Vec<Distribution> {
-    type Latency = fn(&RequestRecord) -> Option<f64>;
-    let latencies: [(&'static str, Latency); 3] = [
-        ("TTFT", |request| request.ttft().map(Duration::as_ms)),
-        ("TPOT", tpot_ms),
-        ("E2E latency", |request| request.e2e().map(Duration::as_ms)),
-    ];
-    let mut distributions: Vec<Distribution> = latencies
-        .iter()
-        .map(|(name, of)| {
-            let mut samples: Vec<f64> = finished(run).filter_map(|(_, request)| of(request)).collect();
-            samples.sort_unstable_by(f64::total_cmp);
-            let at = |number: usize| {
-                let percent = 100.0 * number as f64 / QUANTILES as f64;
-                rounded(percentile(samples.len() as u64, percent, |rank| samples[rank as usize]))
-            };
-            let quantiles = if samples.is_empty() { Vec::new() } else { (0..=QUANTILES).map(at).collect() };
-            Distribution { name, samples: samples.len(), quantiles }
-        })
-        .collect();
-    distributions.insert(1, gaps(run));
-    distributions
-}
-
-/// Gaps between tokens, which are counted by length.
-fn gaps(run: &RunRecord) -> Distribution {
-    let gaps = run.gaps.sorted();
-    let total: u64 = gaps.iter().map(|(_, times)| times).sum();
-    let mut quantiles = Vec::new();
-    let mut seen = 0;
-    for (gap, times) in gaps {
-        seen += times;
-        let is_next = |count: usize| (count as u64) * (total - 1) / (QUANTILES as u64) < seen;
-        while quantiles.len() <= QUANTILES && is_next(quantiles.len()) {
-            quantiles.push(rounded(gap.as_ms()));
-        }
-    }
-    Distribution { name: "ITL", samples: total as usize, quantiles }
 }
 
 fn bands(run: &RunRecord) -> Vec<Band> {
@@ -224,7 +207,9 @@ mod tests {
     fn page(config: &str) -> String {
         let run = fixture::run();
         let report = summarize(&run, &SummaryOptions::default());
-        render_page(&run, &report, &PageContext { title: "a run".to_owned(), config: config.to_owned() })
+        let context =
+            PageContext { title: "a run".to_owned(), config: config.to_owned(), ..PageContext::default() };
+        render_page(&run, None, &report, &context)
     }
 
     fn data(page: &str) -> Value {
@@ -268,8 +253,7 @@ mod tests {
         let data = data(&page(""));
         let ends = |number: usize| {
             let quantiles = data["distributions"][number]["quantiles"].as_array().unwrap();
-            assert_eq!(quantiles.len(), QUANTILES + 1);
-            (quantiles[0].as_f64().unwrap(), quantiles[QUANTILES].as_f64().unwrap())
+            (quantiles[0].as_f64().unwrap(), quantiles.last().unwrap().as_f64().unwrap())
         };
         assert_eq!((ends(0), ends(1), ends(3)), ((20.0, 80.0), (10.0, 40.0), (40.0, 160.0)));
     }

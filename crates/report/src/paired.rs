@@ -5,6 +5,7 @@ use std::io::{self, BufRead};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use rustc_hash::FxHashMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::Stats;
@@ -60,7 +61,7 @@ pub fn read_request_figures(rows: impl BufRead) -> Result<Vec<RequestFigures>, R
 }
 
 /// How one latency of the same requests differs between two runs, in ms; changes are the other run minus the baseline.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PairedChange {
     /// Key of the latency.
     pub metric: &'static str,

@@ -5,7 +5,7 @@ use servecast_cluster::record::{RequestRecord, RunRecord, StageRecord};
 use servecast_types::Time;
 
 /// Bins of time of a run.
-const BINS: usize = 400;
+pub(crate) const BINS: usize = 400;
 
 /// Averages over bins of equal length.
 #[derive(Debug, Serialize)]
@@ -14,6 +14,9 @@ pub(crate) struct Series {
     pub(crate) start_ms: f64,
     /// Length of a bin, in ms.
     pub(crate) bin_ms: f64,
+    /// From the first arrival to the last end.
+    #[serde(skip)]
+    pub(crate) span: (Time, Time),
     /// Requests that arrive a second.
     pub(crate) arrivals: Vec<f64>,
     /// Share of the prompt tokens of requests admitted in the bin that were reused; absent without any.
@@ -33,8 +36,20 @@ pub(crate) struct PoolSeries {
     pub(crate) context_tokens: Vec<f64>,
     /// Tokens computed a second: prompts spread from admission to first token, output from first to last token.
     pub(crate) tokens: Vec<f64>,
-    /// Running requests by worker.
-    pub(crate) workers: Vec<Vec<f64>>,
+    /// By worker; on a page they are [rows](crate::page).
+    #[serde(skip)]
+    pub(crate) workers: Vec<WorkerSeries>,
+}
+
+/// Of a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerSeries {
+    /// Requests that it computes.
+    pub(crate) running: Vec<f64>,
+    /// Requests that it has but does not compute.
+    pub(crate) waiting: Vec<f64>,
+    /// Prompt tokens reused and in all, of requests admitted in the bin.
+    pub(crate) prompts: Vec<(f64, f64)>,
 }
 
 /// The time axis.
@@ -63,11 +78,14 @@ impl Axis {
 
 /// The series of a run.
 pub(crate) fn series(run: &RunRecord) -> Series {
-    let start = run.requests.iter().map(|request| request.arrival).min().unwrap_or(Time::ZERO).as_ms();
-    let end = run.requests.iter().map(|request| request.ended).max().unwrap_or(Time::ZERO).as_ms();
+    let from = run.requests.iter().map(|request| request.arrival).min().unwrap_or(Time::ZERO);
+    let to = run.requests.iter().map(|request| request.ended).max().unwrap_or(Time::ZERO);
+    let (start, end) = (from.as_ms(), to.as_ms());
     let axis = Axis { start, bin: ((end - start) / BINS as f64).max(1e-6) };
     let mut arrivals = vec![0.0; BINS];
     let mut prompts = vec![(0.0, 0.0); BINS];
+    let worker =
+        WorkerSeries { running: vec![0.0; BINS], waiting: vec![0.0; BINS], prompts: vec![(0.0, 0.0); BINS] };
     let mut pools: Vec<PoolSeries> = run
         .pools
         .iter()
@@ -77,7 +95,7 @@ pub(crate) fn series(run: &RunRecord) -> Series {
             waiting: vec![0.0; BINS],
             context_tokens: vec![0.0; BINS],
             tokens: vec![0.0; BINS],
-            workers: vec![vec![0.0; BINS]; pool.workers.len()],
+            workers: vec![worker.clone(); pool.workers.len()],
         })
         .collect();
     for request in &run.requests {
@@ -95,10 +113,9 @@ pub(crate) fn series(run: &RunRecord) -> Series {
         }
     }
     for series in &mut pools {
-        let workers = series.workers.iter_mut().flatten();
         let lines =
             [&mut series.running, &mut series.waiting, &mut series.context_tokens, &mut series.tokens];
-        for value in lines.into_iter().flatten().chain(workers) {
+        for value in lines.into_iter().flatten() {
             *value = (*value * 100.0).round() / 100.0;
         }
     }
@@ -109,6 +126,7 @@ pub(crate) fn series(run: &RunRecord) -> Series {
     Series {
         start_ms: axis.start,
         bin_ms: axis.bin,
+        span: (from, to),
         arrivals,
         reuse: prompts.iter().map(share).collect(),
         pools,
@@ -120,20 +138,26 @@ impl PoolSeries {
         let arrived = stage.arrived.as_ms();
         let end = stage.last_token.unwrap_or(request.ended).as_ms();
         let admitted = stage.admitted.map_or(end, Time::as_ms);
+        let worker = &mut self.workers[stage.worker.index()];
         axis.spread(arrived, admitted, |bin, share, _| self.waiting[bin] += share);
+        axis.spread(stage.queued.as_ms(), admitted, |bin, share, _| worker.waiting[bin] += share);
+        if let Some(admitted) = stage.admitted {
+            let (reused, all) = &mut worker.prompts[axis.bin_of(admitted.as_ms())];
+            *reused += f64::from(stage.reused_tokens);
+            *all += f64::from(request.input_tokens);
+        }
         let first = stage.first_token.map_or(end, Time::as_ms);
         let (input, output) = (f64::from(request.input_tokens), f64::from(request.output_tokens));
-        let worker = &mut self.workers[stage.worker.index()];
         axis.spread(admitted, first, |bin, share, _| {
             self.running[bin] += share;
-            worker[bin] += share;
+            worker.running[bin] += share;
             self.context_tokens[bin] += share * input;
             let prompt = f64::from(request.input_tokens.saturating_sub(stage.reused_tokens));
             self.tokens[bin] += prompt * share / (first - admitted) * 1000.0;
         });
         axis.spread(first, end, |bin, share, middle| {
             self.running[bin] += share;
-            worker[bin] += share;
+            worker.running[bin] += share;
             self.context_tokens[bin] += share * (input + output * middle);
             self.tokens[bin] += (output - 1.0).max(0.0) * share / (end - first) * 1000.0;
         });
@@ -157,7 +181,7 @@ mod tests {
         near(total(&aggregated.running), 38.0 + 38.0);
         near(total(&prefill.running), 36.0);
         near(total(&decode.running), 100.0);
-        near(total(&decode.workers[1]), 100.0);
+        near(total(&decode.workers[1].running), 100.0);
         near(total(&decode.waiting), 20.0);
         near(total(&prefill.tokens) / 1000.0, 200.0);
         near(total(&series.arrivals) / 1000.0, 4.0);

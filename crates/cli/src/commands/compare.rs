@@ -1,19 +1,19 @@
 //! `servecast compare`: how runs differ from the first of them.
 
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use servecast_engine::check_key;
 use servecast_report::{
-    Differences, FailIf, NamedFigures, Report, RequestFigures, RunDifference, paired_changes,
-    read_request_figures, render_differences,
+    ComparedPage, Differences, FailIf, NamedFigures, Report, RequestFigures, RunDifference, SchemaVersion,
+    paired_changes, read_request_figures, render_differences, render_differences_page,
 };
 
 use super::replay::{json, table_options};
 use crate::config::{DEFAULT_SEED, Format};
 use crate::error::{Failure, chain, quoted};
-use crate::files::{self, note};
+use crate::files::{self, OutputFile, note};
 
 /// Compare the reports of runs with that of the first
 ///
@@ -34,6 +34,9 @@ pub(crate) struct CompareArgs {
     /// unit of the figure, `200` the figure itself.
     #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<FailIf>,
+    /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// Root of the random numbers of confidence intervals
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SEED)]
     seed: u64,
@@ -54,6 +57,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
         let (files, runs) = (args.requests.len(), args.runs.len());
         return Err(Failure::user(format!("--requests is given {files} times, but there are {runs} runs")));
     }
+    if let Some(path) = &args.html {
+        check_page(path, args)?;
+    }
     let runs = args.runs.iter().enumerate();
     let runs = runs.map(|(position, path)| read_run(path, args.requests.get(position).map(PathBuf::as_path)));
     let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
@@ -64,14 +70,37 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
             .map_err(|error| Failure::user(format!("--fail-if {condition}: {error}")))?;
     }
     let differences = Differences {
+        schema_version: SchemaVersion::V1,
         baseline: baseline.figures.clone(),
         runs: others.iter().map(|run| difference(baseline, run, args.seed)).collect(),
     };
+    let broken = broken(&differences, &args.fail_if)?;
+    if let Some(path) = &args.html {
+        let all: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
+        let conditions = args.fail_if.iter().map(ToString::to_string).collect();
+        let broken = broken.clone();
+        let page = ComparedPage { differences: &differences, requests: &all, conditions, broken };
+        let mut file = OutputFile::create(path)?;
+        file.write_all(render_differences_page(&page).as_bytes()).map_err(|error| file.failure(&error))?;
+        file.commit()?;
+    }
     files::print(&match args.format {
         Format::Json => json(&differences),
         Format::Table => render_differences(&differences, table_options()),
     })?;
-    check(&differences, &args.fail_if)
+    if broken.is_empty() { Ok(()) } else { Err(Failure::condition(broken.join("\n       "))) }
+}
+
+/// Refuses a page that cannot be written or would take the place of what is compared.
+fn check_page(path: &Path, args: &CompareArgs) -> Result<(), Failure> {
+    files::check_output(path)?;
+    let identity = files::identity(path);
+    let inputs = args.runs.iter().chain(&args.requests);
+    match inputs.into_iter().find(|input| identity.is_some() && files::identity(input) == identity) {
+        Some(_) => Err(Failure::user(format!("--html is {}, which is one of the runs", quoted(path)))
+            .with_hint("give it another name")),
+        None => Ok(()),
+    }
 }
 
 fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
@@ -107,8 +136,8 @@ fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {
     difference
 }
 
-/// Fails with status 3 if a condition holds.
-fn check(differences: &Differences, conditions: &[FailIf]) -> Result<(), Failure> {
+/// The conditions that hold, each with the figures for which it does.
+fn broken(differences: &Differences, conditions: &[FailIf]) -> Result<Vec<String>, Failure> {
     let mut broken = Vec::new();
     for condition in conditions {
         for run in &differences.runs {
@@ -126,5 +155,5 @@ fn check(differences: &Differences, conditions: &[FailIf]) -> Result<(), Failure
             }
         }
     }
-    if broken.is_empty() { Ok(()) } else { Err(Failure::condition(broken.join("\n       "))) }
+    Ok(broken)
 }

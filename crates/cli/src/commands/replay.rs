@@ -9,16 +9,17 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde::Serialize;
 use servecast_cluster::record::PoolRole;
-use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation};
+use servecast_cluster::{Decoded, LoadMode, Observer, Routed, RunError, Simulation, Topology};
 use servecast_engine::Iteration;
-use servecast_report::{Report, SummaryOptions, TableOptions, render_charts, render_table, summarize};
+use servecast_report::{
+    Activity, BusySpan, PoolSize, Report, SummaryOptions, TableOptions, TokenTimes, render_charts,
+    render_table, summarize,
+};
 use servecast_types::{Time, WorkerId};
 use servecast_workload::{TraceNotes, Workload};
 
 use self::plan::Plan;
-use crate::config::{
-    Format, Layers, NotYetArgs, OutputConfig, ReplayConfig, RouterFlags, RouterGiven, add_router,
-};
+use crate::config::{Format, Layers, NotYetArgs, ReplayConfig, RouterFlags, RouterGiven, add_router};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
@@ -27,12 +28,13 @@ use crate::progress::Progress;
 use crate::routing::Row;
 use crate::rows::Rows;
 use crate::source::Source;
-use crate::timeline::{Timeline, TimelineOptions};
+use crate::timeline::Timeline;
 
 mod compare;
 pub(crate) mod embed;
 mod outputs;
 mod plan;
+mod resolved;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///
@@ -112,11 +114,12 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
     interrupt.defer()?;
-    let mut follower = Follower::new(&config.output, &workload, quiet, &interrupt, plan.timeline)?;
+    let mut follower = Follower::new(&plan, &workload, quiet, &interrupt)?;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     let outcome = simulation.run(&mut follower);
     let timeline = follower.timeline.take();
+    let (activity, tokens) = (follower.activity.take(), follower.tokens.take());
     let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
     if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
@@ -124,7 +127,13 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     }
     let options = SummaryOptions { sla: plan.sla, wall_time_ms, notes: counts(&notes) };
     let report = summarize(&record, &options);
-    outputs::write(&plan, &record, &report, complete, &interrupt)?;
+    let run = outputs::Run {
+        record: &record,
+        report: &report,
+        activity: activity.as_ref(),
+        tokens: tokens.as_ref(),
+    };
+    outputs::write(&plan, run, complete, &interrupt)?;
     interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);
@@ -174,25 +183,26 @@ struct Follower {
     iterations: Option<IterationRows<OutputFile>>,
     routing: Option<Rows<OutputFile>>,
     timeline: Option<Timeline<OutputFile>>,
+    /// What the page shows of workers, if there is one.
+    activity: Option<Activity>,
+    /// When each token reached the user, if an export says so.
+    tokens: Option<TokenTimes>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
 }
 
 impl Follower {
-    fn new(
-        output: &OutputConfig,
-        workload: &Workload,
-        quiet: bool,
-        interrupt: &Interrupt,
-        shown: TimelineOptions,
-    ) -> Result<Self, Failure> {
+    fn new(plan: &Plan, workload: &Workload, quiet: bool, interrupt: &Interrupt) -> Result<Self, Failure> {
+        let output = &plan.config.output;
         let create = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
             progress: Progress::new(workload.requests() as u64, quiet),
             interrupt: interrupt.clone(),
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
             routing: create(&output.routing_jsonl)?.map(Rows::new),
-            timeline: create(&output.timeline)?.map(|file| Timeline::new(file, shown)),
+            timeline: create(&output.timeline)?.map(|file| Timeline::new(file, plan.timeline)),
+            activity: output.has_page().then(|| watch(&plan.topology)),
+            tokens: plan.keeps_token_times().then(TokenTimes::default),
             failure: None,
         })
     }
@@ -212,8 +222,30 @@ impl Follower {
     }
 }
 
+/// Keeps what the workers of a deployment do.
+fn watch(topology: &Topology) -> Activity {
+    Activity::new(topology.pools().map(|(role, workers, engine)| PoolSize {
+        role,
+        workers,
+        blocks: engine.usable_blocks(),
+    }))
+}
+
 impl Observer for Follower {
     fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+        if let Some(tokens) = self.tokens.as_mut().filter(|_| pool != PoolRole::Prefill) {
+            iteration.emitted.iter().for_each(|&id| tokens.add(id, iteration.end));
+        }
+        if let Some(activity) = &mut self.activity {
+            let span = BusySpan {
+                start: iteration.start,
+                end: iteration.end,
+                tokens: iteration.total_tokens(),
+                free_blocks: iteration.free_blocks_after_schedule,
+                free_blocks_after: iteration.free_blocks,
+            };
+            activity.add(pool, worker, &span);
+        }
         if self.failure.is_none()
             && let Some(rows) = &mut self.iterations
         {
@@ -228,11 +260,16 @@ impl Observer for Follower {
         }
     }
 
-    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, start: Time, end: Time, requests: u64) {
+    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decoded: &Decoded) {
+        if let Some(activity) = &mut self.activity {
+            let Decoded { start, end, requests, free_blocks } = *decoded;
+            let span = BusySpan { start, end, tokens: requests, free_blocks, free_blocks_after: free_blocks };
+            activity.add(pool, worker, &span);
+        }
         if self.failure.is_none()
             && let Some(timeline) = &mut self.timeline
         {
-            let written = timeline.decoded(pool, worker, (start, end), requests);
+            let written = timeline.decoded(pool, worker, decoded);
             self.failure = written.map_err(|error| timeline.out().failure(&error)).err();
         }
     }

@@ -18,6 +18,8 @@ enum SchemaOf {
     Report,
     /// The results of several runs, of `--vary`
     Comparison,
+    /// How runs differ, of `servecast compare --format json`
+    Differences,
     /// The configuration file of a replay
     Config,
 }
@@ -26,6 +28,7 @@ enum SchemaOf {
 pub(crate) fn run(args: &SchemaArgs) -> Result<(), Failure> {
     match args.of {
         SchemaOf::Comparison => files::print(servecast_report::COMPARISON_SCHEMA),
+        SchemaOf::Differences => files::print(servecast_report::DIFFERENCES_SCHEMA),
         SchemaOf::Report => files::print(servecast_report::REPORT_SCHEMA),
         SchemaOf::Config => {
             let schema = serde_json::to_string_pretty(&config_schema()).expect("a schema is plain data");

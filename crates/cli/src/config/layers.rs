@@ -8,27 +8,18 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use servecast_engine::{ConfigError, check_key, lay_over};
+use servecast_engine::lay_over;
 
+use super::keys::{PREFIX, keys_of, known_key, variable_key};
+use super::toml_file::toml_object;
 use super::value::{boolean, json_object, settings};
-use super::{DEFAULT_SEED, OutputConfig, ReplayConfig, SeveralConfig, not_yet, router};
+use super::{OutputConfig, ReplayConfig, SeveralConfig, not_yet, router};
 use crate::error::Failure;
 use crate::files;
 use crate::latency::Models;
 
-/// Environment variables that are settings begin with this.
-pub(super) const PREFIX: &str = "SERVECAST_";
-
 /// Variables with that beginning that are none of ours: the tests know them.
 const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
-
-/// Other names of keys: those of flags.
-const ALIASES: [(&str, &str); 4] = [
-    ("extra_engine_args", "engine_args"),
-    ("workers", "num_workers"),
-    ("prefill_workers", "num_prefill_workers"),
-    ("decode_workers", "num_decode_workers"),
-];
 
 /// Keys whose values are settings themselves, of an engine or of a router.
 pub(super) const NESTED: [&str; 4] =
@@ -200,23 +191,6 @@ impl Layers {
         parse(&self.values).map_err(|problem| Failure::user(self.explained(&problem)))
     }
 
-    /// What was given, but for where results go: a configuration file that repeats the run from anywhere.
-    pub(crate) fn resolved(&self) -> Result<String, Failure> {
-        let mut values = self.values.clone();
-        for key in keys_of::<OutputConfig>().iter().chain(&keys_of::<SeveralConfig>()) {
-            values.remove(key);
-        }
-        values.entry("seed").or_insert_with(|| DEFAULT_SEED.into());
-        if let Some(Value::String(path)) = values.get_mut("trace_file")
-            && let Some(absolute) =
-                std::fs::canonicalize(&*path).ok().and_then(|path| path.to_str().map(str::to_owned))
-        {
-            *path = absolute;
-        }
-        toml::to_string(&values)
-            .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
-    }
-
     /// The value of a key so far.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key)
@@ -267,68 +241,6 @@ pub(crate) fn explained<'a>(message: &str, given: impl IntoIterator<Item = (&'a 
             format!("{message} ({})", origins.join(", "))
         }
     }
-}
-
-/// The keys that a configuration may have.
-pub(super) fn keys() -> Vec<String> {
-    keys_of::<ReplayConfig>()
-}
-
-fn keys_of<T: Default + Serialize>() -> Vec<String> {
-    let defaults = serde_json::to_value(T::default()).expect("settings are plain data");
-    defaults.as_object().expect("settings are an object").keys().cloned().collect()
-}
-
-/// A key that no configuration has, and the one that it is most like.
-pub(super) struct UnknownKey {
-    pub(super) message: String,
-    similar: Option<String>,
-}
-
-/// The name of a key that may be given by another one.
-pub(super) fn known_key(key: &str) -> Result<String, UnknownKey> {
-    if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {
-        return Ok((*canonical).to_owned());
-    }
-    if router::is_setting(key) {
-        let message = format!("`{key}` is a setting of the KV router: it belongs into `router_config`");
-        return Err(UnknownKey { message, similar: None });
-    }
-    similar_key(key, &keys()).map(|()| key.to_owned())
-}
-
-fn similar_key(key: &str, known: &[String]) -> Result<(), UnknownKey> {
-    check_key(key, known).map_err(|error| UnknownKey {
-        message: error.to_string(),
-        similar: match error {
-            ConfigError::UnknownKey { similar, .. } => similar,
-            _ => None,
-        },
-    })
-}
-
-fn variable_key(name: &str) -> Result<String, Failure> {
-    let key = name[PREFIX.len()..].to_ascii_lowercase();
-    not_yet::refuse_key(&key, name).map_err(Failure::user)?;
-    let similar = match known_key(&key) {
-        Ok(known) if name == variable(&key) => return Ok(known),
-        Ok(_) => Some(key),
-        Err(_) => {
-            let of_router = router::variables().map(|name| name[PREFIX.len()..].to_ascii_lowercase());
-            let known: Vec<String> = keys().into_iter().chain(of_router).collect();
-            match similar_key(&key, &known) {
-                Ok(()) => Some(key),
-                Err(error) => error.similar,
-            }
-        }
-    };
-    let suggestion = similar.map_or_else(String::new, |key| format!(", did you mean `{}`?", variable(&key)));
-    Err(Failure::user(format!("unknown environment variable `{name}`{suggestion}")))
-}
-
-/// The environment variable of a key.
-fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.to_ascii_uppercase())
 }
 
 /// What the text of a variable means for its key: JSON, a word for yes or no, a string or a list of one, whichever has
@@ -384,37 +296,6 @@ fn expectation(key: &str, complaint: &str) -> String {
         other => other.to_owned(),
     };
     format!("must be {expected}")
-}
-
-fn toml_object(text: &str) -> Result<Map<String, Value>, String> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
-        let message = error.message();
-        line.map_or_else(|| message.to_owned(), |line| format!("line {line}: {message}"))
-    })?;
-    table.into_iter().map(|(key, value)| json(&key, value).map(|value| (key, value))).collect()
-}
-
-fn json(key: &str, value: toml::Value) -> Result<Value, String> {
-    Ok(match value {
-        toml::Value::String(text) => text.into(),
-        toml::Value::Integer(number) => number.into(),
-        toml::Value::Float(number) => serde_json::Number::from_f64(number)
-            .map(Value::Number)
-            .ok_or_else(|| format!("`{key}` is {number}, but must be a finite number"))?,
-        toml::Value::Boolean(boolean) => boolean.into(),
-        toml::Value::Datetime(datetime) => datetime.to_string().into(),
-        toml::Value::Array(items) => {
-            items.into_iter().map(|item| json(key, item)).collect::<Result<Vec<_>, _>>()?.into()
-        }
-        toml::Value::Table(table) => {
-            let entries = table.into_iter().map(|(name, value)| {
-                let value = json(&format!("{key}.{name}"), value)?;
-                Ok((name, value))
-            });
-            Value::Object(entries.collect::<Result<_, String>>()?)
-        }
-    })
 }
 
 #[cfg(test)]
@@ -527,13 +408,5 @@ mod tests {
             layers.add(key, value, &Origin::File("a.toml".into())).unwrap();
             assert_eq!(parsed(&layers).unwrap_err(), expected);
         }
-    }
-
-    #[test]
-    fn toml_is_json() {
-        let object = toml_object("a = 1\nb = [0.5, true]\n[c]\nd = \"e\"\n").unwrap();
-        assert_eq!(Value::Object(object), serde_json::json!({"a": 1, "b": [0.5, true], "c": {"d": "e"}}));
-        assert_eq!(toml_object("[a]\nb = nan").unwrap_err(), "`a.b` is NaN, but must be a finite number");
-        assert!(toml_object("a = 1\na = 2").unwrap_err().starts_with("line 2: "));
     }
 }

@@ -12,7 +12,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use serde_json::{Map, Value, json};
 use servecast_router::{EnvSetting, FIELDS, Field, Kind, KvRouterConfig, env_settings};
 
-use super::layers::{Layers, Origin, PREFIX};
+use super::keys::PREFIX;
+use super::layers::{Layers, Origin};
 use super::{KV_ROUTER, not_yet};
 use crate::error::Failure;
 

@@ -94,7 +94,7 @@ pub(crate) fn with_defaults(command: Command) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layers::keys;
+    use super::super::keys::keys;
     use super::*;
 
     #[test]

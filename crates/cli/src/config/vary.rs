@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 use servecast_engine::{EngineArgs, check_key};
 use servecast_router::Field;
 
-use super::layers::{Layers, NESTED, Origin, known_key, value_of};
+use super::keys::known_key;
+use super::layers::{Layers, NESTED, Origin, value_of};
 use crate::error::Failure;
 
 /// Most runs of a comparison: far more than anybody waits for, and few enough to keep.

@@ -49,6 +49,12 @@ const SAME: [(&str, &str, Meaning); 5] = [
     ("sglang.max_total_tokens", "num_gpu_blocks", Meaning::Other),
 ];
 
+/// Settings without effect on a replay with this engine.
+pub(crate) fn without_effect(engine: EngineType) -> impl Iterator<Item = &'static str> {
+    let of_vllm = OF_VLLM.into_iter().filter(move |_| engine == EngineType::Sglang);
+    WITHOUT_EFFECT.into_iter().map(|(key, _)| key).chain(of_vllm)
+}
+
 /// How the values of two settings are related that give the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Meaning {

@@ -47,6 +47,45 @@ fn runs_of_the_same_requests_are_paired() {
 }
 
 #[test]
+fn differences_follow_their_schema() {
+    let sandbox = sandbox();
+    let text = sandbox.run(&["compare", "a.json", "b.json", "other.json", "--format", "json"]).success();
+    let schema = sandbox.run(&["schema", "differences"]).success();
+    let (differences, schema): (Value, Value) =
+        (serde_json::from_str(&text).unwrap(), serde_json::from_str(&schema).unwrap());
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&differences).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(
+        (&differences["schema_version"], &differences["runs"][1]["name"]),
+        (&"1".into(), &"other.json".into())
+    );
+}
+
+#[test]
+fn a_page_shows_the_runs_and_what_fails() {
+    let sandbox = sandbox();
+    let rows = ["--requests", "a.jsonl.gz", "--requests", "b.jsonl.gz"];
+    let compare = |more: &[&str]| {
+        sandbox.run(&[&["compare", "a.json", "b.json", "--html", "c.html"], &rows[..], more].concat())
+    };
+    let outcome = compare(&["--fail-if", "mean_ttft_ms<+0"]);
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    let page = sandbox.read("c.html");
+    assert!(
+        page.starts_with("<!doctype html>") && page.contains("mean_ttft_ms\\u003c+0: "),
+        "it says what fails"
+    );
+    compare(&[]).success();
+    assert_eq!(sandbox.read("c.html").matches("mean_ttft_ms\\u003c+0").count(), 0);
+    let refused = |page: &str, words: &[&str]| {
+        sandbox.run(&["compare", "a.json", "b.json", "--html", page]).is_refused(words);
+    };
+    refused("none/c.html", &["the folder `none` does not exist"]);
+    refused("./b.json", &["--html is `./b.json`, which is one of the runs"]);
+}
+
+#[test]
 fn a_condition_that_holds_is_status_3() {
     let sandbox = sandbox();
     let compare = |condition: &str| sandbox.run(&["compare", "b.json", "a.json", "--fail-if", condition]);

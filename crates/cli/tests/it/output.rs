@@ -5,7 +5,7 @@ use std::io::Read;
 
 use serde_json::Value;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Outcome, Sandbox, recordings};
 
 #[test]
 fn a_table_is_printed() {
@@ -165,6 +165,105 @@ fn a_folder_has_all_results_and_what_repeats_the_run() {
 }
 
 #[test]
+fn a_configuration_has_every_setting_and_repeats_the_run_from_anywhere() {
+    let limits = r#"{"max_num_seqs": null, "max_num_batched_tokens": null}"#;
+    for arguments in [
+        &["t.jsonl"][..],
+        &["t.jsonl", "--extra-engine-args", limits, "--sla-ttft-ms", "30"],
+        &[
+            "t.jsonl",
+            "--engine-preset",
+            "vllm-0.24",
+            "--prefill-workers",
+            "2",
+            "--kv-bytes-per-token",
+            "1000",
+        ],
+        &["t.jsonl", "--workers", "2", "--router-mode", "kv_router", "--router-queue-threshold", "none"],
+        &["t.jsonl", "--workers", "2", "--router-mode", "prefix_hash", "--replay-concurrency", "2"],
+        &["t.jsonl", "--engine", "sglang", "--page-size", "16", "--max-total-tokens", "20000"],
+        &["t.jsonl", "--engine-preset", "sglang-0.5", "--schedule-policy", "random", "--max-num-seqs", "3"],
+        &["t.jsonl", "--engine", "trtllm", "--latency", "linear:1000,1,5"],
+        &[
+            "--input-tokens",
+            "90",
+            "--output-tokens",
+            "9",
+            "--request-count",
+            "9",
+            "--arrival-process",
+            "poisson",
+        ],
+        &["--seed", "7"],
+    ] {
+        let sandbox = Sandbox::new();
+        let output = ["--quiet", "--output-dir", "one"];
+        sandbox.run(&[&["replay"], arguments, &output[..]].concat()).success();
+        let again = ["replay", "--config", "../one/config.toml", "--output-dir", "../two"];
+        std::fs::create_dir(sandbox.path("elsewhere")).unwrap();
+        let mut command = sandbox.command(&again);
+        let outcome = Outcome::of(command.current_dir(sandbox.path("elsewhere")).output().unwrap());
+        assert!(!outcome.stderr.contains("no effect"), "{arguments:?}: {}", outcome.stderr);
+        outcome.success();
+        let text = |folder: &str, name: &str| {
+            let text = sandbox.read(&format!("{folder}/{name}"));
+            text.lines().filter(|line| !line.contains("\"wall_time_ms\"")).collect::<Vec<_>>().join("\n")
+        };
+        for name in ["report.json", "requests.jsonl", "config.toml"] {
+            assert_eq!(text("one", name), text("two", name), "{name} of {arguments:?}");
+        }
+        let config = sandbox.read("one/config.toml");
+        for key in ["seed = ", "router_mode = ", "num_gpu_blocks = ", "latency = ", "speedup_ratio = "] {
+            let is_pool = key == "num_gpu_blocks = " && config.contains("max_total_tokens");
+            assert!(config.contains(key) || is_pool, "{key} is missing in {config}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_shows_the_defaults() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["replay", "t.jsonl", "--quiet", "--output-dir", "out"]).success();
+    let config = sandbox.read("out/config.toml");
+    let folder = sandbox.path("").canonicalize().unwrap();
+    insta::assert_snapshot!(config.replace(folder.to_str().unwrap(), "/FOLDER"), @r#"
+    # Every setting of a run of servecast 0.1.0; to repeat it: servecast replay --config config.toml
+    trace_file = "/FOLDER/t.jsonl"
+    trace_block_size = 512
+    arrival_speedup_ratio = 1.0
+    replay_mode = "offline"
+    seed = 42
+    num_workers = 1
+    router_mode = "round_robin"
+
+    [engine_args]
+    async_scheduling = false
+    block_size = 64
+    decode_speedup_ratio = 1.0
+    dp_size = 1
+    enable_chunked_prefill = true
+    enable_prefix_caching = true
+    engine_type = "vllm"
+    kv_transfer_timing_mode = "full_prompt"
+    latency = "polynomial"
+    long_prefill_token_threshold = 0
+    long_prefill_token_threshold_adaptive = false
+    max_num_batched_tokens = 8192
+    max_num_seqs = 256
+    num_gpu_blocks = 16384
+    num_speculative_tokens = 0
+    preemption_mode = "lifo"
+    prefill_schedule_interval = 1
+    reserve_null_block = true
+    scheduler_reserve_full_isl = true
+    scheduling_policy = "fcfs"
+    speedup_ratio = 1.0
+    vllm_version = "0.33"
+    watermark = 0.0
+    "#);
+}
+
+#[test]
 fn a_folder_with_results_is_kept_unless_told_otherwise() {
     let sandbox = Sandbox::new();
     let run = |more: &[&str]| sandbox.run(&[&["replay", "t.jsonl", "--output-dir", "out"], more].concat());
@@ -194,16 +293,49 @@ fn a_page_does_not_change_the_report() {
 }
 
 #[test]
+fn a_page_is_small_whatever_it_shows() {
+    let sandbox = Sandbox::new();
+    let load = [
+        "--input-tokens",
+        "900",
+        "--output-tokens",
+        "9",
+        "--request-count",
+        "6000",
+        "--arrival-interval-ms",
+        "3",
+    ];
+    let pools = ["--prefill-workers", "130", "--decode-workers", "900", "--quiet", "--report-html", "r.html"];
+    sandbox.run(&[&["replay"], &load[..], &pools].concat()).success();
+    assert!(sandbox.read("r.html").len() < 1_000_000, "{}", sandbox.read("r.html").len());
+    if let Some(data) = recordings("SERVECAST_DATA") {
+        let trace = data.join("traces/mooncake_conversation.jsonl");
+        let arguments =
+            ["replay", trace.to_str().unwrap(), "--workers", "8", "--quiet", "--report-html", "c.html"];
+        sandbox.run(&arguments).success();
+        assert!(sandbox.read("c.html").len() < 1_000_000, "{}", sandbox.read("c.html").len());
+    }
+}
+
+#[test]
 fn results_come_in_the_forms_of_other_tools() {
     let sandbox = Sandbox::new();
-    let report = sandbox.report(&["t.jsonl", "--export", "vllm-bench=v.json", "--export", "csv=r.csv"]);
+    let exports =
+        ["--export", "vllm-bench=v.json", "--export", "csv=r.csv", "--export", "aiperf-records=a.jsonl.gz"];
+    let report = sandbox.report(&[&["t.jsonl"], &exports[..]].concat());
     let result: Value = serde_json::from_str(&sandbox.read("v.json")).unwrap();
     assert_eq!(result["p99_ttft_ms"], report["p99_ttft_ms"]);
     assert_eq!(sandbox.read("r.csv").lines().count(), 5);
+    // Gaps are of single tokens: pooled, their mean is that of the report.
+    let gaps = result["itls"].as_array().unwrap().iter().flat_map(|gaps| gaps.as_array().unwrap());
+    let gaps: Vec<f64> = gaps.map(|gap| gap.as_f64().unwrap() * 1000.0).collect();
+    assert_eq!(gaps.len() as u64, report["total_output_tokens"].as_u64().unwrap() - 4);
+    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+    assert!((mean - report["mean_itl_ms"].as_f64().unwrap()).abs() < 1e-9);
     let refused = |export: &str, words: &[&str]| {
         sandbox.run(&["replay", "t.jsonl", "--export", export]).is_refused(words);
     };
     refused("x.json", &["`export` is \"x.json\", but must be FORMAT=FILE"]);
-    refused("xml=x", &["must name one of aiperf, vllm-bench, sglang-bench, csv"]);
+    refused("xml=x", &["must name one of aiperf, aiperf-records, vllm-bench, sglang-bench, csv"]);
     refused("csv=t.jsonl", &["`export` and `trace_file` are the same file"]);
 }

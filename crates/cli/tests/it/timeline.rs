@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::sandbox::Sandbox;
 
@@ -14,7 +14,45 @@ const LOAD: [&str; 8] =
 fn events(sandbox: &Sandbox, name: &str) -> Vec<Value> {
     let file = flate2::read::MultiGzDecoder::new(File::open(sandbox.path(name)).unwrap());
     let timeline: Value = serde_json::from_reader(file).unwrap();
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let errors: Vec<String> =
+        validator.iter_errors(&timeline).take(3).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
     timeline["traceEvents"].as_array().unwrap().clone()
+}
+
+/// What the Trace Event Format asks of the events that are written: their keys by phase, and nothing else.
+fn schema() -> Value {
+    let (count, text) = (json!({"type": "integer", "minimum": 0}), json!({"type": "string", "minLength": 1}));
+    let time = json!({"type": "number", "minimum": 0});
+    let counts = json!({"type": "object", "additionalProperties": count});
+    let event = |phase: &str, more: &[(&str, &Value)]| {
+        let mut keys = vec![("pid", &count), ("name", &text)];
+        keys.extend(more);
+        let mut properties: Map<String, Value> =
+            keys.iter().map(|(key, schema)| ((*key).to_owned(), (*schema).clone())).collect();
+        properties.insert("ph".to_owned(), json!({"const": phase}));
+        let required: Vec<String> = properties.keys().filter(|key| *key != "tid").cloned().collect();
+        json!({"properties": properties, "required": required, "additionalProperties": false})
+    };
+    let any = json!({"type": "object", "minProperties": 1});
+    let (bound, value) = (json!({"const": "e"}), json!({"type": "object", "required": ["value"]}));
+    let named = json!({"properties": {"name": text}, "required": ["name"], "additionalProperties": false});
+    let value = json!({"allOf": [counts, value]});
+    let flow = [("tid", &count), ("ts", &time), ("id", &count), ("cat", &text)];
+    let metadata = event("M", &[("tid", &count), ("args", &named)]);
+    let span = event("X", &[("tid", &count), ("ts", &time), ("dur", &time), ("args", &any)]);
+    let counter = event("C", &[("ts", &time), ("args", &value)]);
+    let (begins, ends) = (event("s", &flow), event("f", &[&flow[..], &[("bp", &bound)]].concat()));
+    json!({
+        "type": "object",
+        "properties": {
+            "displayTimeUnit": {"const": "ms"},
+            "traceEvents": {"items": {"type": "object", "oneOf": [metadata, span, counter, begins, ends]}},
+        },
+        "required": ["traceEvents"],
+        "additionalProperties": false,
+    })
 }
 
 fn number(value: &Value) -> f64 {
@@ -44,11 +82,6 @@ fn check(deployment: &[&str]) {
     let files = ["--timeline", "t.json.gz", "--requests-jsonl", "q.jsonl"];
     let report = sandbox.report(&[&LOAD, deployment, &files].concat());
     let events = events(&sandbox, "t.json.gz");
-    for event in &events {
-        assert!(event["name"].is_string() && event["pid"].is_u64() && event["ph"].is_string(), "{event}");
-        assert!(event["ph"] == "M" || number(&event["ts"]) >= 0.0, "{event}");
-    }
-
     // Slices of a worker do not overlap, and add up to what the report says.
     let mut tracks: BTreeMap<(u64, u64), Vec<(f64, f64)>> = BTreeMap::new();
     for event in of_phase(&events, "X").filter(|event| is_of_worker(event)) {
@@ -106,6 +139,23 @@ fn a_timeline_accounts_for_every_iteration_and_request() {
     check(&[&["--prefill-workers", "2", "--decode-workers", "2"], &transfer[..]].concat());
     check(&["--engine", "sglang"]);
     check(&["--async-scheduling"]);
+}
+
+#[test]
+fn the_schema_refuses_what_is_no_event() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let of = |event: Value| validator.is_valid(&json!({"traceEvents": [event]}));
+    let span =
+        json!({"ph": "X", "name": "decode", "pid": 0, "tid": 1, "ts": 0.5, "dur": 1, "args": {"tokens": 3}});
+    assert!(of(span.clone()));
+    for (key, value) in [("ph", json!("Y")), ("ts", json!(-1)), ("pid", json!("0")), ("surplus", json!(1))] {
+        let mut wrong = span.clone();
+        wrong[key] = value;
+        assert!(!of(wrong), "{key}");
+    }
+    let mut wrong = span;
+    wrong.as_object_mut().unwrap().remove("dur");
+    assert!(!of(wrong));
 }
 
 #[test]

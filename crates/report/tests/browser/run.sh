@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
-# Replays the sample (or what the arguments say), opens its page in headless Chromium, and keeps screenshots in $OUT.
-# Needs node, npm and Debian's chromium ($CHROMIUM names another).
+# Makes pages of runs and of a comparison, opens them in headless Chromium and checks them. What is missing is installed
+# (setup.sh); pages and screenshots stay in $OUT.
 set -euo pipefail
-here="$(cd "$(dirname "$0")" && pwd)"
-out="${OUT:-$(mktemp -d)}"
-modules="${MODULES:-${XDG_CACHE_HOME:-$HOME/.cache}/servecast-browser}"
-mkdir -p "$modules" "$out"
-cp "$here/package.json" "$here/page.mjs" "$modules"
-[ -d "$modules/node_modules/playwright-core" ] || npm install --prefix "$modules" --no-audit --no-fund --silent
-cargo run --quiet --locked --release --bin servecast -- replay --quiet --report-html "$out/report.html" "$@" > "$out/report.txt"
-node "$modules/page.mjs" "$out/report.html" "$out"
-echo "page and screenshots: $out"
+source "$(dirname "$0")/setup.sh"
+
+replay() {
+  "$servecast" replay --quiet "$@" > /dev/null
+}
+# A few workers, and many of two pools with a router and KV that takes time to move.
+replay --workers 3 --sla-ttft-ms 300 --overwrite --output-dir "$out/few"
+replay --workers 4 --overwrite --output-dir "$out/more"
+replay --prefill-workers 3 --decode-workers 140 --router-mode kv_router --kv-bytes-per-token 131072 \
+  --kv-transfer-bandwidth 5 --input-tokens 6000 --output-tokens 150 --request-count 3000 --arrival-interval-ms 40 \
+  --arrival-process poisson --length-distribution lognormal --length-spread 0.8 --shared-prefix-ratio 0.5 \
+  --num-prefix-groups 8 --report-html "$out/many.html"
+"$servecast" compare "$out/few" "$out/more" --html "$out/compare.html" --fail-if 'p99_ttft_ms>+900%' > /dev/null
+cp "$out/few/report.html" "$out/few.html"
+node "$modules/page.mjs" "$out" run="$out/few.html" run="$out/many.html" compare="$out/compare.html" ||
+  fail "a page is not as it should be; pages and screenshots: $out"
+echo "pages and screenshots: $out"

@@ -5,10 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use servecast_cluster::record::RunRecord;
-use servecast_report::{ExportFormat, PageContext, Report, export, render_page, write_request_rows};
+use servecast_report::{
+    Activity, ExportFormat, PageContext, Report, TokenTimes, export, render_page, write_request_rows,
+};
 
 use super::json;
 use super::plan::Plan;
+use super::resolved::resolved;
 use crate::config::OutputConfig;
 use crate::error::{Failure, quoted, reason};
 use crate::files::{self, OutputFile};
@@ -56,7 +59,7 @@ pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Fa
 }
 
 /// The files of `--export`, with their formats.
-fn exports(output: &OutputConfig) -> Result<Vec<(ExportFormat, PathBuf)>, Failure> {
+pub(super) fn exports(output: &OutputConfig) -> Result<Vec<(ExportFormat, PathBuf)>, Failure> {
     let one = |text: &String| {
         let (name, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(|| {
             Failure::user(format!("`export` is {text:?}, but must be FORMAT=FILE, as vllm-bench=result.json"))
@@ -96,14 +99,25 @@ fn check_folder(folder: &Path, overwrite: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A run that is over.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) record: &'a RunRecord,
+    pub(super) report: &'a Report,
+    /// What workers did over time, for the page.
+    pub(super) activity: Option<&'a Activity>,
+    /// When each token came, for exports that say so.
+    pub(super) tokens: Option<&'a TokenTimes>,
+}
+
 /// Puts all files in place, or none of them if one cannot be written.
 pub(super) fn write(
     plan: &Plan,
-    record: &RunRecord,
-    report: &Report,
+    run: Run<'_>,
     mut complete: Vec<OutputFile>,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
+    let Run { record, report, activity, tokens } = run;
     let output = &plan.config.output;
     let mut write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
         let mut file = OutputFile::create(path)?;
@@ -125,12 +139,18 @@ pub(super) fn write(
         write(&path, &|file| write_request_rows(record, file))?;
     }
     for (format, path) in exports(output)? {
-        write(&path, &|file| export(format, record, report, file))?;
+        write(&path, &|file| export(format, record, report, tokens, file))?;
     }
     let pages = paths(&output.report_html, PAGE);
     if !pages.is_empty() || folder.is_some() {
         let config = config_text(plan)?;
-        let page = render_page(record, report, &PageContext { title: title(plan), config: config.clone() });
+        let context = PageContext {
+            title: title(plan),
+            config: config.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            block_size: plan.block_size,
+        };
+        let page = render_page(record, activity, report, &context);
         for path in pages {
             write(&path, &|file| file.write_all(page.as_bytes()))?;
         }
@@ -147,9 +167,10 @@ pub(super) fn write(
 /// A configuration file that repeats the run.
 fn config_text(plan: &Plan) -> Result<String, Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    let head =
-        format!("# Made by servecast {version}; to repeat the run: servecast replay --config config.toml\n");
-    Ok(head + &plan.layers.resolved()?)
+    let head = format!(
+        "# Every setting of a run of servecast {version}; to repeat it: servecast replay --config config.toml\n"
+    );
+    Ok(head + &resolved(plan)?)
 }
 
 /// What was run, in a few words.

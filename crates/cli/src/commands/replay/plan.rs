@@ -1,9 +1,13 @@
 //! What a run is, with everything checked that can be checked before it.
 
+use std::path::PathBuf;
+
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
-use servecast_report::Sla;
+use servecast_engine::EngineArgs;
+use servecast_report::{ExportFormat, Sla};
 use servecast_workload::{Load, TraceError};
 
+use super::outputs::exports;
 use crate::config::{DEFAULT_SEED, Layers, ReplayConfig};
 use crate::deployment::{self, Deployment};
 use crate::error::Failure;
@@ -24,7 +28,11 @@ pub(super) struct Plan {
     pub(super) block_size: u32,
     /// What the timeline shows of the run.
     pub(super) timeline: TimelineOptions,
-    router: RouterOptions,
+    /// The settings of each pool's engine.
+    pub(super) engines: Vec<EngineArgs>,
+    pub(super) router: RouterOptions,
+    /// The files of `--export`, with their formats.
+    pub(super) exports: Vec<(ExportFormat, PathBuf)>,
     /// What was given but has no effect, and why.
     pub(super) unused: Vec<String>,
     /// What was not given, but follows from the rest.
@@ -39,7 +47,8 @@ impl Plan {
         let (mode, load) = load(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
-        let Deployment { topology, block_size, queue_policies, mut unused, derived } =
+        let exports = exports(&config.output)?;
+        let Deployment { topology, block_size, queue_policies, engines, mut unused, derived } =
             deployment::build(&config, &layers)?;
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
@@ -54,10 +63,17 @@ impl Plan {
             topology,
             block_size,
             timeline,
+            engines,
             router,
+            exports,
             unused,
             derived,
         })
+    }
+
+    /// Whether an export has the time of every single token.
+    pub(super) fn keeps_token_times(&self) -> bool {
+        self.exports.iter().any(|(format, _)| format.needs_token_times())
     }
 
     /// How it is simulated.
@@ -69,7 +85,9 @@ impl Plan {
             check: self.config.output.check.unwrap_or(false),
             record_routing: self.config.output.routing_jsonl.is_some(),
             // A row an iteration needs to see each of them.
-            plain: self.config.output.plain.unwrap_or(false) || self.config.output.iterations_jsonl.is_some(),
+            plain: self.config.output.plain.unwrap_or(false)
+                || self.config.output.iterations_jsonl.is_some()
+                || self.keeps_token_times(),
             ..SimulationOptions::default()
         }
     }

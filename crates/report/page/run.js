@@ -1,0 +1,114 @@
+// The page of a run.
+
+const WANTED = 0.99;
+
+function summary() {
+  const r = data.report;
+  const at = section("summary", "Summary");
+  if (r.latency_estimate) {
+    const estimate = document.getElementById("estimate");
+    estimate.textContent = `Iteration times are an estimate, nothing was measured: ${r.latency_estimate}`;
+    estimate.hidden = false;
+  }
+  const limits = Object.entries(r.sla ?? {}).filter(([, limit]) => limit != null).map(([key, limit]) => `${key.replace("_ms", "").toUpperCase()} ≤ ${number(limit)} ms`);
+  if (limits.length) {
+    const share = r.goodput_completed_requests / Math.max(r.num_requests, 1), kept = share >= WANTED;
+    at.append(node("p", { class: `verdict ${kept ? "good" : "bad"}` }, node("b", {}, kept ? "✓ SLA kept" : "✗ SLA missed"),
+      `: ${number(share * 100)}% of all requests within ${limits.join(", ")}; goodput ${number(r.goodput_request_throughput_rps)} requests/s. The verdict asks for ${WANTED * 100}%.`));
+  } else at.append(node("p", { class: "dim" }, "No SLA was given, so there is no verdict: --sla-ttft-ms, --sla-itl-ms and --sla-e2e-ms set limits."));
+  const both = (name, digits, factor = 1) => `${number(r[`mean_${name}`] / factor, digits)} / ${number(r[`p99_${name}`] / factor, digits)}`;
+  const cards = [
+    ["TTFT, mean / p99", `${both("ttft_ms", 0)} ms`], ["ITL, mean / p99", `${both("itl_ms", 2)} ms`], ["E2E latency, mean / p99", `${both("e2e_latency_ms", 1, 1e3)} s`],
+    ["Output", `${number(r.output_throughput_tok_s, 0)} tokens/s`], ["Requests", `${number(r.request_throughput_rps)} /s`], ["Completed / rejected", `${number(r.completed_requests)} / ${number(r.rejected_requests)}`],
+    ["Prefix reuse", `${number(r.prefix_cache_reused_ratio * 100)}%`], ["Preemptions", number(r.total_preemptions)],
+  ];
+  at.append(node("div", { class: "cards" }, ...cards.map(([name, value]) => node("div", { class: "card" }, node("span", {}, name), node("b", {}, value)))));
+  const statistics = ["mean", "min", "median", "p90", "p95", "p99", "max"];
+  at.append(table(["Metric (ms)", ...statistics], ["ttft", "ttst", "itl", "tpot", "e2e_latency", "queue_time"].map((name) => [words(name), ...statistics.map((s) => number(r[`${s}_${name}_ms`]))])));
+  const pool = (p) => [p.pool, p.workers, number(p.iterations), number(p.computed_tokens), number(p.preemptions), `${number(p.utilization * 100)}%`, `${number(p.utilization_per_worker.min * 100)}% / ${number(p.utilization_per_worker.max * 100)}%`];
+  at.append(table(["Pool", "workers", "iterations", "tokens computed", "preemptions", "utilization", "least / most used worker"], r.pools.map(pool)));
+}
+
+/// What a request went through, in order: the part of the TTFT (or the output behind them), from, to, in ms.
+const OUTPUT = 6;
+const life = (request) => {
+  const spans = [];
+  const loss = request.parts?.[5] ?? 0;
+  for (const stage of request.stages) {
+    let at = stage.arrived;
+    const until = (part, time) => {
+      if (time != null && time > at) spans.push([part, at, time, `${stage.pool} ${stage.worker}`]);
+      at = Math.max(at, time ?? at);
+    };
+    until(0, stage.queued);
+    const isDecode = stage.pool === "decode", wait = isDecode ? 4 : 1;
+    until(wait, stage.transfer_start);
+    until(3, stage.transfer_end);
+    until(wait, stage.admitted);
+    if (stage.preemptions && loss > 0 && stage.first_token != null) until(5, Math.min(at + loss, stage.first_token));
+    until(2, stage.first_token);
+    until(OUTPUT, stage.last_token);
+  }
+  return spans;
+};
+
+function slowest() {
+  const at = section("slowest", "Slowest requests", "The life lines of the requests with the longest TTFT.");
+  if (!data.slowest.length) return;
+  const names = [...data.parts.map(words), "output"], row = 26;
+  const requests = data.slowest, height = requests.length * row + 24;
+  at.append(legend(names));
+  for (const [high, caption] of [[Math.max(...requests.map((r) => r.ttft)), "Until the first token, since arrival"], [Math.max(...requests.map((r) => r.e2e)), "The whole life, since arrival"]]) {
+    figure(at, {
+      label: `Life lines of the ${requests.length} requests with the longest TTFT. ${caption}`, caption, height,
+      paint: (chart, width) => {
+        const x = linear(0, high, 68, width - 16);
+        for (const t of ticks(high, Math.max(2, Math.floor(width / 110)))) {
+          draw(chart, "line", { class: "axis", x1: x(t), x2: x(t), y1: 0, y2: requests.length * row });
+          tick(chart, x(t), height - 8, `${short(t)} ms`);
+        }
+        requests.forEach((request, n) => {
+          draw(chart, "text", { x: 62, y: n * row + 17, "text-anchor": "end" }, `# ${request.request}`);
+          for (const [part, from, to, where] of life(request)) {
+            const left = x(from - request.arrival), right = x(Math.min(to - request.arrival, high));
+            const bar = { x: left, y: n * row + 4, width: Math.max(right - left, 0.5), height: row - 9, fill: colors[part] };
+            if (from - request.arrival < high) tip(draw(chart, "rect", bar), `request ${request.request}, ${names[part]}: ${number(to - from)} ms on ${where}`);
+          }
+        });
+      },
+    });
+  }
+  const line = (r) => [r.request, r.line, number(r.arrival / 1e3), number(r.input), number(r.reused), number(r.output), number(r.ttft), number(r.e2e), r.stages.map((s) => `${s.pool} ${s.worker}`).join(" → "), sum(r.stages.map((s) => s.preemptions))];
+  at.append(table(["Request", "line", "arrival (s)", "input", "reused", "output", "TTFT (ms)", "E2E (ms)", "workers", "preemptions"], requests.map(line)));
+}
+
+function reproduce() {
+  const at = section("reproduce", "Configuration", `Every setting of the run. Saved as config.toml, it gives the same report with servecast ${data.version}:`);
+  const command = "servecast replay --config config.toml";
+  at.append(node("pre", { tabindex: "0", "aria-label": "Command" }, command));
+  const copy = node("button", { type: "button" }, "Copy the configuration");
+  copy.addEventListener("click", async () => {
+    // Browsers may refuse it to a file; then the text is selected.
+    try {
+      await navigator.clipboard.writeText(data.config);
+      copy.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(config);
+    }
+  });
+  const config = node("pre", { tabindex: "0", "aria-label": "config.toml" }, data.config);
+  at.append(copy, config);
+}
+
+summary();
+distributions();
+breakdown();
+const repaintLines = timeSeries();
+const repaintHeat = heat();
+prompts();
+slowest();
+reproduce();
+finish(() => {
+  repaintLines();
+  repaintHeat();
+});

@@ -1,0 +1,250 @@
+//! What workers do over time: how busy they are, what they compute, how much KV is in use.
+//!
+//! Kept while a run goes on, in bins of time that become longer as it does, so that its size is known beforehand.
+
+use servecast_cluster::record::PoolRole;
+use servecast_types::{Time, WorkerId};
+
+/// Bins of a worker, in a deployment of few and of many workers; all workers together have about `ALL_BINS`.
+const MOST_BINS: usize = 4096;
+const LEAST_BINS: usize = 512;
+const ALL_BINS: usize = 1 << 17;
+
+/// Length of a bin at the beginning, as a power of two in nanoseconds: about a millisecond.
+const FIRST_SHIFT: u32 = 20;
+
+/// The workers of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSize {
+    /// What the pool is for.
+    pub role: PoolRole,
+    /// How many workers it has.
+    pub workers: u32,
+    /// KV blocks of a worker that requests can have.
+    pub blocks: u32,
+}
+
+/// An iteration of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusySpan {
+    /// When it began.
+    pub start: Time,
+    /// When it ended.
+    pub end: Time,
+    /// Tokens that it computed; without any the worker was not busy.
+    pub tokens: u64,
+    /// KV blocks that were free while it ran.
+    pub free_blocks: u32,
+    /// KV blocks that are free from its end on.
+    pub free_blocks_after: u32,
+}
+
+/// What the workers of a run did over time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Activity {
+    shift: u32,
+    bins: usize,
+    pools: Vec<PoolActivity>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct PoolActivity {
+    size: PoolSize,
+    workers: Vec<WorkerActivity>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct WorkerActivity {
+    bins: Vec<Bin>,
+    /// Up to when the use of KV is known, and what it has been since.
+    known_until: u64,
+    used_blocks: u32,
+}
+
+/// Sums over a stretch of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Bin {
+    /// Nanoseconds in iterations.
+    pub(crate) busy: f64,
+    /// Tokens computed.
+    pub(crate) tokens: f64,
+    /// Iterations; one that lies in two bins is shared between them.
+    pub(crate) iterations: f64,
+    /// Σ over the nanoseconds of the KV blocks in use.
+    pub(crate) block_ns: f64,
+}
+
+impl Bin {
+    fn add(&mut self, other: &Self, share: f64) {
+        self.busy += other.busy * share;
+        self.tokens += other.tokens * share;
+        self.iterations += other.iterations * share;
+        self.block_ns += other.block_ns * share;
+    }
+}
+
+impl Activity {
+    /// For the workers of these pools.
+    pub fn new(pools: impl IntoIterator<Item = PoolSize>) -> Self {
+        let sizes: Vec<PoolSize> = pools.into_iter().collect();
+        let workers: usize = sizes.iter().map(|size| size.workers as usize).sum();
+        let bins = (ALL_BINS / workers.max(1)).clamp(LEAST_BINS, MOST_BINS);
+        let worker = WorkerActivity { bins: vec![Bin::default(); bins], known_until: 0, used_blocks: 0 };
+        let pool =
+            |size: PoolSize| PoolActivity { size, workers: vec![worker.clone(); size.workers as usize] };
+        Self { shift: FIRST_SHIFT, bins, pools: sizes.into_iter().map(pool).collect() }
+    }
+
+    /// A worker ended an iteration; those of one worker come in order of time.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub fn add(&mut self, pool: PoolRole, worker: WorkerId, span: &BusySpan) {
+        let (start, end) = (span.start.as_ns(), span.end.as_ns());
+        while (end >> self.shift) as usize >= self.bins {
+            self.fold();
+        }
+        let shift = self.shift;
+        let pool = self.pools.iter_mut().find(|of| of.size.role == pool).expect("the pool is one of the run");
+        let blocks = pool.size.blocks;
+        let worker = &mut pool.workers[worker.index()];
+        if start > worker.known_until && worker.used_blocks > 0 {
+            let idle = Bin { block_ns: 1.0, ..Bin::default() };
+            worker.spread(shift, worker.known_until, start, &idle, f64::from(worker.used_blocks));
+        }
+        let used = f64::from(blocks.saturating_sub(span.free_blocks));
+        if end > start && span.tokens > 0 {
+            let length = (end - start) as f64;
+            let (tokens, iterations) = (span.tokens as f64 / length, 1.0 / length);
+            let whole = Bin { busy: 1.0, tokens, iterations, block_ns: used };
+            worker.spread(shift, start, end, &whole, 1.0);
+        }
+        worker.known_until = end.max(worker.known_until);
+        worker.used_blocks = blocks.saturating_sub(span.free_blocks_after);
+    }
+
+    /// Makes bins twice as long.
+    fn fold(&mut self) {
+        self.shift += 1;
+        for worker in self.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
+            let half = worker.bins.len() / 2;
+            for number in 0..half {
+                let (mut both, second) = (worker.bins[2 * number], worker.bins[2 * number + 1]);
+                both.add(&second, 1.0);
+                worker.bins[number] = both;
+            }
+            worker.bins[half..].fill(Bin::default());
+        }
+    }
+
+    /// KV blocks of a worker of a pool, and the bins of each of its workers, over `bins` equal parts of a time.
+    pub(crate) fn of_pool(
+        &self,
+        role: PoolRole,
+        span: (Time, Time),
+        bins: usize,
+    ) -> Option<(u32, Vec<Vec<Bin>>)> {
+        let pool = self.pools.iter().find(|pool| pool.size.role == role)?;
+        let workers = pool.workers.iter().map(|worker| worker.resampled(self.shift, span, bins));
+        Some((pool.size.blocks, workers.collect()))
+    }
+}
+
+impl WorkerActivity {
+    /// Adds `density * factor` for each nanosecond between two times.
+    fn spread(&mut self, shift: u32, start: u64, end: u64, density: &Bin, factor: f64) {
+        let mut at = start;
+        while at < end {
+            let bin = at >> shift;
+            let until = (bin + 1).saturating_mul(1 << shift).min(end);
+            self.bins[bin as usize].add(density, (until - at) as f64 * factor);
+            at = until;
+        }
+    }
+
+    fn resampled(&self, shift: u32, (from, to): (Time, Time), bins: usize) -> Vec<Bin> {
+        let (from, to, fine) = (from.as_ns() as f64, to.as_ns() as f64, (1_u64 << shift) as f64);
+        let length = ((to - from) / bins as f64).max(1.0);
+        let part = |number: usize| {
+            let (start, end) = (from + number as f64 * length, from + (number + 1) as f64 * length);
+            let mut sum = Bin::default();
+            let last = ((end / fine).ceil() as usize).min(self.bins.len());
+            for (bin, values) in self.bins.iter().enumerate().take(last).skip((start / fine) as usize) {
+                // Nothing happens in the part of a bin that is before or behind the run.
+                let (left, right) = ((bin as f64 * fine).max(from), ((bin + 1) as f64 * fine).min(to));
+                let share = (right.min(end) - left.max(start)) / (right - left);
+                if share > 0.0 {
+                    sum.add(values, share);
+                }
+            }
+            sum
+        };
+        (0..bins).map(part).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROLE: PoolRole = PoolRole::Aggregated;
+
+    fn activity(spans: &[(u64, u64, u64, u32)]) -> Activity {
+        let mut activity = Activity::new([PoolSize { role: ROLE, workers: 1, blocks: 100 }]);
+        for &(start, end, tokens, used) in spans {
+            let free_blocks = 100 - used;
+            let (start, end) = (Time::from_ns(start), Time::from_ns(end));
+            let span = BusySpan { start, end, tokens, free_blocks, free_blocks_after: free_blocks };
+            activity.add(ROLE, WorkerId(0), &span);
+        }
+        activity
+    }
+
+    fn sum(bins: &[Bin]) -> Bin {
+        bins.iter().fold(Bin::default(), |mut sum, bin| {
+            sum.add(bin, 1.0);
+            sum
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn sums_stay_what_they_are_however_long_a_run_is(
+            spans in prop::collection::vec((0_u64..50_000_000_000, 1_u64..9_000_000_000, 1_u64..5000, 0_u32..100), 1..60),
+        ) {
+            let mut at = 0;
+            let spans: Vec<_> = spans
+                .into_iter()
+                .map(|(pause, length, tokens, used)| {
+                    let start = at + pause;
+                    at = start + length;
+                    (start, at, tokens, used)
+                })
+                .collect();
+            let (_, workers) = activity(&spans).of_pool(ROLE, (Time::ZERO, Time::from_ns(at)), 300).unwrap();
+            let found = sum(&workers[0]);
+            let near = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-6;
+            prop_assert!(near(found.busy, spans.iter().map(|span| (span.1 - span.0) as f64).sum()));
+            prop_assert!(near(found.tokens, spans.iter().map(|span| span.2 as f64).sum()));
+            prop_assert!(near(found.iterations, spans.len() as f64));
+            let idle: f64 = spans.windows(2).map(|pair| (pair[1].0 - pair[0].1) as f64 * f64::from(pair[0].3)).sum();
+            let busy: f64 = spans.iter().map(|span| (span.1 - span.0) as f64 * f64::from(span.3)).sum();
+            prop_assert!((found.block_ns - idle - busy).abs() <= 1e-6 * (idle + busy));
+        }
+    }
+
+    #[test]
+    fn blocks_stay_in_use_between_iterations() {
+        let second = 1_000_000_000;
+        let spans = [(0, second, 10, 40), (3 * second, 4 * second, 10, 20)];
+        let (blocks, workers) =
+            activity(&spans).of_pool(ROLE, (Time::ZERO, Time::from_ns(4 * second)), 4).unwrap();
+        assert_eq!(blocks, 100);
+        let used: Vec<f64> = workers[0].iter().map(|bin| (bin.block_ns / second as f64).round()).collect();
+        assert_eq!(used, [40.0, 40.0, 40.0, 20.0]);
+        let busy: Vec<f64> = workers[0].iter().map(|bin| (bin.busy / second as f64).round()).collect();
+        assert_eq!(busy, [1.0, 0.0, 0.0, 1.0]);
+    }
+}

@@ -6,7 +6,8 @@ const middles = (bins) => Array.from({ length: bins }, (_, n) => span[0] + ((n +
 
 /// Figures of workers over time: name, key of a row, unit.
 const FIGURES = [
-  ["Share of time in iterations", "busy", "%"], ["KV blocks in use", "kv", "%"], ["Running requests", "running", ""],
+  ["Share of time in iterations", "busy", "%"], ["KV blocks in use", "kv", "%"], ["Batch: tokens an iteration", "batch", ""],
+  ["Running requests", "running", ""],
   ["Waiting requests", "waiting", ""], ["Prefix reuse of admitted prompts", "reuse", "%"],
 ].filter(([, key]) => data.pools.some((pool) => pool.rows.some((row) => row[key].length)));
 const rowName = (pool, n) => {

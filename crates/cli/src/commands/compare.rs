@@ -10,7 +10,7 @@ use servecast_report::{
     paired_changes, read_request_figures, render_differences, render_differences_page,
 };
 
-use super::replay::{json, table_options};
+use super::replay::{REPORT, ROWS, json, table_options};
 use crate::config::{DEFAULT_SEED, Format};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
@@ -76,13 +76,15 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     };
     let broken = broken(&differences, &args.fail_if)?;
     if let Some(path) = &args.html {
-        let all: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
+        let requests: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
         let conditions = args.fail_if.iter().map(ToString::to_string).collect();
-        let broken = broken.clone();
-        let page = ComparedPage { differences: &differences, requests: &all, conditions, broken };
-        let mut file = OutputFile::create(path)?;
-        file.write_all(render_differences_page(&page).as_bytes()).map_err(|error| file.failure(&error))?;
-        file.commit()?;
+        let page = ComparedPage {
+            differences: &differences,
+            requests: &requests,
+            conditions,
+            broken: broken.clone(),
+        };
+        write_page(path, &page)?;
     }
     files::print(&match args.format {
         Format::Json => json(&differences),
@@ -94,20 +96,28 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
 /// Refuses a page that cannot be written or would take the place of what is compared.
 fn check_page(path: &Path, args: &CompareArgs) -> Result<(), Failure> {
     files::check_output(path)?;
-    let identity = files::identity(path);
-    let inputs = args.runs.iter().chain(&args.requests);
-    match inputs.into_iter().find(|input| identity.is_some() && files::identity(input) == identity) {
-        Some(_) => Err(Failure::user(format!("--html is {}, which is one of the runs", quoted(path)))
-            .with_hint("give it another name")),
-        None => Ok(()),
+    let Some(identity) = files::identity(path) else { return Ok(()) };
+    let runs = args.runs.iter().flat_map(|run| [run.clone(), run.join(REPORT), run.join(ROWS)]);
+    if runs
+        .chain(args.requests.iter().cloned())
+        .any(|input| files::identity(&input) == Some(identity.clone()))
+    {
+        return Err(Failure::user(format!("--html is {}, which is part of a run", quoted(path)))
+            .with_hint("give it another name"));
     }
+    Ok(())
+}
+
+fn write_page(path: &Path, page: &ComparedPage<'_>) -> Result<(), Failure> {
+    let mut file = OutputFile::create(path)?;
+    file.write_all(render_differences_page(page).as_bytes()).map_err(|error| file.failure(&error))?;
+    file.commit()
 }
 
 fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
     let in_folder = |name: &str| path.is_dir().then(|| path.join(name));
-    let report_path = in_folder("report.json").unwrap_or_else(|| path.to_owned());
-    let rows_path =
-        rows.map(Path::to_owned).or_else(|| in_folder("requests.jsonl").filter(|path| path.exists()));
+    let report_path = in_folder(REPORT).unwrap_or_else(|| path.to_owned());
+    let rows_path = rows.map(Path::to_owned).or_else(|| in_folder(ROWS).filter(|path| path.exists()));
     let report: Report = serde_json::from_reader(files::open(&report_path)?).map_err(|error| {
         Failure::user(format!("{} is no report of a run: {error}", quoted(&report_path)))
             .with_hint("`servecast replay --report-json FILE` writes one; one of --vary has several in it")

@@ -30,6 +30,8 @@ use crate::rows::Rows;
 use crate::source::Source;
 use crate::timeline::Timeline;
 
+pub(super) use self::outputs::{REPORT, ROWS};
+
 mod compare;
 pub(crate) mod embed;
 mod outputs;

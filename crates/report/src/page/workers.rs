@@ -50,6 +50,8 @@ struct Watched {
 struct Row {
     busy: Vec<f64>,
     kv: Vec<f64>,
+    /// Tokens an iteration.
+    batch: Vec<Option<f64>>,
     running: Vec<f64>,
     waiting: Vec<f64>,
     reuse: Vec<Option<f64>>,
@@ -105,16 +107,19 @@ fn watched(workers: &[Vec<Bin>], bin_ns: f64) -> Watched {
     let sum = |bin: usize, of: fn(&Bin) -> f64| workers.iter().map(|bins| of(&bins[bin])).sum::<f64>();
     let line = |of: &dyn Fn(usize) -> f64| (0..BINS).map(|bin| rounded(of(bin))).collect();
     let count = workers.len().max(1) as f64;
-    let batch_tokens = |bin: usize| {
-        let iterations = sum(bin, |bin| bin.iterations);
-        (iterations > 1e-9).then(|| rounded(sum(bin, |bin| bin.tokens) / iterations))
-    };
+    let batch_tokens =
+        |bin: usize| tokens_an_iteration(sum(bin, |bin| bin.tokens), sum(bin, |bin| bin.iterations));
     Watched {
         busy: line(&|bin| sum(bin, |bin| bin.busy) / bin_ns / count * 100.0),
         blocks_in_use: line(&|bin| (sum(bin, |bin| bin.block_ns) / bin_ns).round()),
         batch_tokens: (0..BINS).map(batch_tokens).collect(),
         tokens: line(&|bin| (sum(bin, |bin| bin.tokens) / bin_ns * 1e9).round()),
     }
+}
+
+fn tokens_an_iteration(tokens: f64, iterations: f64) -> Option<f64> {
+    // What is left of an iteration at the edge of a bin can be next to nothing.
+    (iterations > 1e-9).then(|| rounded(tokens / iterations))
 }
 
 fn row(lines: &[WorkerSeries], watched: Option<(u32, &[Vec<Bin>])>, length: usize, bin_ns: f64) -> Row {
@@ -128,10 +133,18 @@ fn row(lines: &[WorkerSeries], watched: Option<(u32, &[Vec<Bin>])>, length: usiz
         None => Vec::new(),
         Some((_, bins)) => mean(&|bin| bins.iter().map(|bins| of(&bins[bin])).sum::<f64>() / bin_ns),
     };
+    let batch = |number: usize| {
+        let bins = watched.into_iter().flat_map(|(_, bins)| bins);
+        let bins = bins.flat_map(|bins| &bins[number * step..(number + 1) * step]);
+        let (tokens, iterations) =
+            bins.fold((0.0, 0.0), |sum, bin| (sum.0 + bin.tokens, sum.1 + bin.iterations));
+        tokens_an_iteration(tokens, iterations)
+    };
     let blocks = watched.map_or(1.0, |(blocks, _)| f64::from(blocks.max(1)));
     Row {
         busy: of_bins(&|bin| bin.busy * 100.0),
         kv: of_bins(&|bin| bin.block_ns / blocks * 100.0),
+        batch: (0..if watched.is_some() { length } else { 0 }).map(batch).collect(),
         running: mean(&|bin| lines.iter().map(|line| line.running[bin]).sum()),
         waiting: mean(&|bin| lines.iter().map(|line| line.waiting[bin]).sum()),
         reuse: reuse(lines, length),
@@ -193,7 +206,8 @@ mod tests {
         let watched = decode.watched.as_ref().unwrap();
         assert!((mean(&watched.busy) - 25.0).abs() < 0.5);
         assert!((mean(&watched.tokens) - 850.0 / 0.17).abs() < 50.0);
-        assert_eq!(watched.batch_tokens[100], Some(850.0));
+        assert_eq!((watched.batch_tokens[100], decode.rows[1].batch[100]), (Some(850.0), Some(850.0)));
+        assert_eq!(decode.rows[0].batch[100], None);
         assert_eq!(decode.workers.len(), 2);
     }
 

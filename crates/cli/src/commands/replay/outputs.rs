@@ -19,8 +19,8 @@ use crate::interrupt::Interrupt;
 use crate::source::Source;
 
 /// Files of `--output-dir`.
-const REPORT: &str = "report.json";
-const ROWS: &str = "requests.jsonl";
+pub(crate) const REPORT: &str = "report.json";
+pub(crate) const ROWS: &str = "requests.jsonl";
 const CONFIG: &str = "config.toml";
 const PAGE: &str = "report.html";
 

@@ -116,13 +116,13 @@ pub struct PotentialLoad {
     pub decode_blocks: u64,
 }
 
-/// What the removal of a rank did to requests.
+/// What a change of the ranks did to requests.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RemovedRank {
-    /// Requests that were booked there and are forgotten, in order of id. Later calls about them find nothing.
+    /// Requests that were booked on ranks that are gone, rank by rank in order of id. Later calls about them find nothing.
     pub forgotten: Vec<RequestId>,
     /// Parked requests that no rank can serve any more, in the order in which they came.
     pub refused: Vec<RequestId>,
-    /// Parked requests that were admitted elsewhere.
+    /// Parked requests that were admitted.
     pub admitted: Vec<Admission>,
 }

@@ -109,22 +109,32 @@ impl Router {
 
     /// Registers a rank, or changes what is known about it. Returns the parked requests that it lets in.
     pub fn add_rank(&mut self, rank: Rank, info: RankInfo, now: Time) -> Vec<Admission> {
-        self.tick(now);
-        let threshold = self.settings.queue_threshold();
-        let busy_above =
-            threshold.map_or(f64::INFINITY, |threshold| threshold * f64::from(info.batch_tokens()));
-        let slot = self.ranks.insert(rank, busy_above);
-        self.index.add_slot(slot);
-        self.load.add_slot(slot);
-        self.drain()
+        self.change_ranks(&[(rank, info)], &[], now).admitted
     }
 
     /// Forgets a rank with everything that is known about it; nothing happens if it is not registered.
     pub fn remove_rank(&mut self, rank: Rank, now: Time) -> RemovedRank {
+        self.change_ranks(&[], &[rank], now)
+    }
+
+    /// Registers ranks and forgets others in one step: no parked request is refused for one that is going if it could go
+    /// to one that is coming, and none is admitted to one that is going.
+    pub fn change_ranks(&mut self, coming: &[(Rank, RankInfo)], going: &[Rank], now: Time) -> RemovedRank {
         self.tick(now);
-        let Some(slot) = self.ranks.remove(rank) else { return RemovedRank::default() };
-        let forgotten = self.load.forget_rank(slot, self.now);
-        self.index.clear(slot);
+        let threshold = self.settings.queue_threshold();
+        for &(rank, info) in coming {
+            let busy_above =
+                threshold.map_or(f64::INFINITY, |threshold| threshold * f64::from(info.batch_tokens()));
+            let slot = self.ranks.insert(rank, busy_above);
+            self.index.add_slot(slot);
+            self.load.add_slot(slot);
+        }
+        let mut forgotten = Vec::new();
+        for &rank in going {
+            let Some(slot) = self.ranks.remove(rank) else { continue };
+            forgotten.extend(self.load.forget_rank(slot, self.now));
+            self.index.clear(slot);
+        }
         let ranks = &self.ranks;
         let dead = |lane: &Lane| admit::eligible(ranks, lane).next().is_none();
         let refused = self.queue.remove_lanes(dead).into_iter().map(|waiting| waiting.id()).collect();

@@ -40,7 +40,7 @@ mod phase;
 mod request;
 mod workers;
 
-use servecast_types::{BlockHash, SequenceHash, Time, hash};
+use servecast_types::{BlockHash, RequestId, SequenceHash, Time, hash};
 
 pub use self::dump::{RequestDump, StandaloneDump, WorkerDump};
 pub use self::error::StandaloneError;
@@ -110,18 +110,9 @@ impl StandaloneRouter {
         now: Time,
     ) -> Result<WorkersChanged, StandaloneError> {
         let Registered { number, gone } = self.workers.register(worker_id, info)?;
-        let mut changed = WorkersChanged::default();
         let rank_info = RankInfo { max_num_batched_tokens: info.max_num_batched_tokens };
-        // New ranks come first, so that nobody is refused who could go there.
-        for dp_rank in info.dp_ranks() {
-            let rank = Rank { worker: number, dp_rank };
-            let admitted = self.pool_mut(info.role).add_rank(rank, rank_info, now);
-            changed.admitted.extend(self.admitted(&admitted));
-        }
-        for rank in gone {
-            self.remove_rank(info.role, rank, now, &mut changed);
-        }
-        Ok(changed)
+        let ranks = info.dp_ranks().map(|dp_rank| (Rank { worker: number, dp_rank }, rank_info));
+        Ok(self.change_ranks(info.role, &ranks.collect::<Vec<_>>(), &gone, now))
     }
 
     /// Forgets a worker with everything that is known about it.
@@ -130,19 +121,24 @@ impl StandaloneRouter {
     /// If it is not registered.
     pub fn remove_worker(&mut self, worker_id: u64, now: Time) -> Result<WorkersChanged, StandaloneError> {
         let (role, gone) = self.workers.ranks_of(worker_id)?;
-        let mut changed = WorkersChanged::default();
-        for rank in gone {
-            self.remove_rank(role, rank, now, &mut changed);
-        }
+        let changed = self.change_ranks(role, &[], &gone, now);
         self.workers.remove(worker_id);
         Ok(changed)
     }
 
-    fn remove_rank(&mut self, role: WorkerRole, rank: Rank, now: Time, changed: &mut WorkersChanged) {
-        let RemovedRank { forgotten, refused, admitted } = self.pool_mut(role).remove_rank(rank, now);
-        changed.admitted.extend(self.admitted(&admitted));
-        changed.forgotten.extend(forgotten.into_iter().filter_map(|id| self.bookings.remove_number(id)));
-        changed.refused.extend(refused.into_iter().filter_map(|id| self.bookings.remove_number(id)));
+    fn change_ranks(
+        &mut self,
+        role: WorkerRole,
+        coming: &[(Rank, RankInfo)],
+        going: &[Rank],
+        now: Time,
+    ) -> WorkersChanged {
+        let RemovedRank { forgotten, refused, admitted } =
+            self.pool_mut(role).change_ranks(coming, going, now);
+        let admitted = self.admitted(&admitted);
+        let mut names =
+            |ids: &[RequestId]| ids.iter().filter_map(|&id| self.bookings.remove_number(id)).collect();
+        WorkersChanged { forgotten: names(&forgotten), refused: names(&refused), admitted }
     }
 
     /// The registered workers, in order of id.

@@ -226,6 +226,35 @@ fn workers_come_change_and_go() {
 }
 
 #[test]
+fn who_waits_goes_to_a_rank_that_comes_and_never_to_one_that_goes() {
+    let mut router = StandaloneRouter::new(&KvRouterConfig::default(), BLOCK, 1).unwrap();
+    let info = WorkerInfo { dp_size: 2, ..worker(WorkerRole::Decode) };
+    router.register_worker(A, info, NOW).unwrap();
+    for dp_rank in [0, 1] {
+        let on = WorkerRank { worker_id: A, dp_rank };
+        router.book(&request(&dp_rank.to_string(), Phase::Aggregated, 80), on, NOW).unwrap();
+        // Rank 1 is the better one for what waits.
+        if dp_rank == 1 {
+            router.stored_tokens(on, &tokens(&(0..80).collect::<Vec<_>>()), NOW).unwrap();
+        }
+    }
+    for id in ["a", "b"] {
+        router.route(&request(id, Phase::Aggregated, 80), NOW).unwrap();
+    }
+    // Only rank 0 is left, with a larger limit.
+    let info = WorkerInfo { dp_size: 1, max_num_batched_tokens: Some(32), ..info };
+    let changed = router.register_worker(A, info, NOW).unwrap();
+    let admitted: Vec<_> =
+        changed.admitted.iter().map(|each| (each.request.id.as_ref(), each.rank.dp_rank)).collect();
+    assert_eq!((ids(&changed.forgotten), admitted), (vec!["1"], vec![("a", 0)]));
+    // All ranks are others.
+    let changed = router.register_worker(A, WorkerInfo { dp_rank_start: 5, ..info }, NOW).unwrap();
+    assert!(changed.refused.is_empty());
+    assert_eq!((changed.admitted.len(), changed.admitted[0].rank.dp_rank), (1, 5));
+    assert_eq!(ids(&changed.forgotten), ["0", "a"]);
+}
+
+#[test]
 fn a_worker_does_not_inherit_what_waits_for_one_that_is_gone() {
     let mut router = router();
     for (id, worker_id) in [("a", A), ("b", B)] {

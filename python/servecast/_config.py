@@ -85,10 +85,21 @@ class _Settings:
         if type(self) is not type(other):
             return NotImplemented
         assert isinstance(other, _Settings)
-        return self._all == other._all
+        return self._meant() == other._meant()
 
     def __hash__(self) -> int:
-        return hash((self._KIND, json.dumps(self._all, sort_keys=True, default=hash)))
+        return hash((self._KIND, json.dumps(self._meant(), sort_keys=True, default=hash)))
+
+    def _meant(self) -> dict[str, Any]:
+        """Return what was given, without nothing for settings that are nothing by default.
+
+        A default that is given is more than one that is not: presets and models lie under what was given.
+        """
+        return {
+            key: self._all.get(key, value)
+            for key, value in self._given.items()
+            if value is not None or self._DEFAULTS.get(key) is not None
+        }
 
     def __repr__(self) -> str:
         given = ", ".join(f"{key}={value!r}" for key, value in self._given.items())

@@ -37,9 +37,12 @@ def test_settings_have_all_values_as_attributes() -> None:
     assert MockEngineArgs is EngineArgs
 
 
-def test_a_default_that_is_given_is_equal_to_none() -> None:
-    assert EngineArgs(num_gpu_blocks=16384) == EngineArgs()
-    assert EngineArgs() != KvRouterConfig()
+def test_a_default_that_is_given_is_more_than_none() -> None:
+    # A preset lies under what was given, and so does what a latency model says of the KV cache.
+    assert EngineArgs(num_gpu_blocks=16384) != EngineArgs()
+    assert EngineArgs(latency=None) == EngineArgs() and EngineArgs(max_num_seqs=None) != EngineArgs()
+    assert EngineArgs(speedup_ratio=2) == EngineArgs(speedup_ratio=2.0)
+    assert EngineArgs() == EngineArgs() != KvRouterConfig()
 
 
 def test_settings_do_not_change() -> None:

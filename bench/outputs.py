@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measures what outputs cost a replay: `bench/outputs.py TRACE [--rounds N] [ARGUMENT…]`.
+"""Measures what outputs cost a replay: `bench/outputs.py TRACE [--rounds N] [--binary FILE] [ARGUMENT…]`.
 
-Runs the release binary with no output, with a page, with a packed timeline and with all gaps between tokens, in turns, and
+Runs the release binary (or --binary) with no output, with a page, with a packed timeline and with all gaps between tokens, in turns, and
 prints medians of CPU time (user and system) beside that of the plain run, and sizes of the files.
 """
 
@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "servecast"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
-def cpu_seconds(arguments: list[str]) -> float:
+def cpu_seconds(binary: Path, arguments: list[str]) -> float:
     """CPU time of a replay that goes well."""
-    process = subprocess.Popen([BINARY, "replay", "--quiet", *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([binary, "replay", "--quiet", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -30,6 +30,7 @@ def cpu_seconds(arguments: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--binary", type=Path, default=TARGET / "release" / "servecast")
     parser.add_argument("trace")
     parsed, deployment = parser.parse_known_args()
     deployment = deployment or ["--workers", "8"]
@@ -43,7 +44,8 @@ def main() -> None:
         times: dict[str, list[float]] = {flag: [] for flag in outputs}
         for _ in range(parsed.rounds):
             for flag, file in outputs.items():
-                times[flag].append(cpu_seconds([parsed.trace, *deployment, *([flag, file] if file else [])]))
+                output = [flag, file] if file else []
+                times[flag].append(cpu_seconds(parsed.binary, [parsed.trace, *deployment, *output]))
         plain = statistics.median(times["nothing"])
         for flag, file in outputs.items():
             median = statistics.median(times[flag])

@@ -134,7 +134,7 @@ const heatColors = () => {
 };
 
 function heat() {
-  const at = section("heat", "Workers over time", "A row a worker. Point at a cell, or use the arrow keys, to read it.");
+  const at = section("heat", "Workers over time", `${data.pools.some((pool) => pool.group > 1) ? "A row a worker, or the mean of neighbours where there are many" : "A row a worker"}. Point at a cell, or use the arrow keys, to read it.`);
   let figureShown = FIGURES[0];
   const maps = data.pools.map((pool) => heatMap(pool));
   const repaint = () => maps.forEach((map) => map.paint(figureShown));

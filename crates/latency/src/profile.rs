@@ -152,6 +152,12 @@ impl Profile {
     }
 
     fn attention_us(&self, batch: &Batch) -> f64 {
+        let steps = batch.steps;
+        if batch.tokens == steps.requests && self.skew_use != SkewUse::All {
+            return self
+                .attention
+                .decodes_us(steps.requests, steps.context_tokens as f64 / steps.requests.max(1) as f64);
+        }
         let [chunk, before, n, mean] = attention_point(batch);
         let at_mean = self.attention.us([chunk, before.max(0.0), n, mean]);
         let longest = batch.steps.longest_context_tokens as f64;
@@ -189,10 +195,15 @@ impl LatencyModel for Profile {
     }
 
     fn extrapolates(&self, batch: &Batch) -> bool {
+        if batch.tokens > self.most_tokens || batch.requests >= self.by_sequences.len() as u64 {
+            return true;
+        }
+        let steps = batch.steps;
+        if batch.tokens == steps.requests {
+            return self.attention.are_decodes_outside(steps.requests, steps.context_tokens);
+        }
         let [chunk, before, n, mean] = attention_point(batch);
-        batch.tokens > self.most_tokens
-            || batch.requests >= self.by_sequences.len() as u64
-            || self.attention.is_outside([chunk, before.max(0.0), n, mean])
+        self.attention.is_outside([chunk, before.max(0.0), n, mean])
     }
 }
 

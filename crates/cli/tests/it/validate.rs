@@ -110,3 +110,36 @@ fn a_profile_serves_a_replay_and_a_bad_one_is_refused() {
     fs::write(sandbox.path("run/profile/config.json"), r#"{"model_type": "mamba"}"#).unwrap();
     refused("profile:run/profile", "`model_type` is `mamba`");
 }
+
+#[test]
+fn a_profile_of_a_model_with_experts_needs_their_times() {
+    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let sandbox = Sandbox::new();
+    copy(&folder.join("real/rtx4090_llama8b/profile"), &sandbox.path("moe"));
+    let dense = sandbox.read("moe/dense.csv");
+    sandbox.write("moe/dense.csv", dense + "qk_norm,1,2\nqk_norm,2048,2\n");
+    sandbox.write(
+        "moe/config.json",
+        r#"{"model_type": "qwen3_moe", "num_hidden_layers": 48, "hidden_size": 2048, "intermediate_size": 6144,
+            "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 151936,
+            "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}"#,
+    );
+    let replay = |spec: &str| sandbox.run(&["replay", "t.jsonl", "--latency", spec, "--format", "json"]);
+    let missing = replay("profile:moe");
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+    let message = "moe: moe.csv is missing, but the model has 128 experts a block";
+    assert!(missing.stderr.contains(message), "{}", missing.stderr);
+    let of_experts = |us: u32| {
+        sandbox.write(
+            "moe/moe.csv",
+            format!("ep,tokens,activated_experts,time_us\n1,1,8,{us}\n1,2048,128,{us}\n"),
+        );
+        let report: Value = serde_json::from_str(&replay("profile:moe").success()).unwrap();
+        report["min_itl_ms"].as_f64().unwrap()
+    };
+    // 48 blocks, each a millisecond slower; requests meet at other times, so contexts are not quite the same.
+    let more = of_experts(2000) - of_experts(1000);
+    assert!((more - 48.0).abs() < 0.1, "{more}");
+    let shared = replay("profile:moe,ep=4");
+    assert!(shared.stderr.contains("experts were measured with expert_parallel_size 1, not 4"), "{shared:?}");
+}

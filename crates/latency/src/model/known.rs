@@ -19,7 +19,7 @@ enum Kind {
     Experts(u32, u32, u32, bool),
 }
 
-const ROWS: [Row; 31] = [
+const ROWS: [Row; 35] = [
     ("meta-llama/Llama-2-7b-hf", 32, 4096, 11008, (32, 32, 128), 32000, Kind::Plain),
     ("meta-llama/Llama-2-70b-hf", 80, 8192, 28672, (64, 8, 128), 32000, Kind::Plain),
     ("meta-llama/Meta-Llama-3-8B", 32, 4096, 14336, (32, 8, 128), 128256, Kind::Plain),
@@ -31,11 +31,13 @@ const ROWS: [Row; 31] = [
     ("meta-llama/Llama-3.2-3B", 28, 3072, 8192, (24, 8, 128), 128256, Kind::Tied),
     ("meta-llama/Llama-3.3-70B", 80, 8192, 28672, (64, 8, 128), 128256, Kind::Plain),
     ("mistralai/Mistral-7B-v0.3", 32, 4096, 14336, (32, 8, 128), 32768, Kind::Plain),
+    ("mistralai/Mistral-7B-Instruct-v0.3", 32, 4096, 14336, (32, 8, 128), 32768, Kind::Plain),
     ("mistralai/Mistral-Small-24B-2501", 40, 5120, 32768, (32, 8, 128), 131072, Kind::Plain),
     ("mistralai/Mixtral-8x7B-v0.1", 32, 4096, 14336, (32, 8, 128), 32000, Kind::Experts(8, 2, 14336, false)),
     ("mistralai/Mixtral-8x22B-v0.1", 56, 6144, 16384, (48, 8, 128), 32768, Kind::Experts(8, 2, 16384, false)),
     ("Qwen/Qwen2.5-0.5B", 24, 896, 4864, (14, 2, 64), 151936, Kind::Tied),
     ("Qwen/Qwen2.5-1.5B", 28, 1536, 8960, (12, 2, 128), 151936, Kind::Tied),
+    ("Qwen/Qwen2.5-3B", 36, 2048, 11008, (16, 2, 128), 151936, Kind::Tied),
     ("Qwen/Qwen2.5-7B", 28, 3584, 18944, (28, 4, 128), 152064, Kind::Plain),
     ("Qwen/Qwen2.5-14B", 48, 5120, 13824, (40, 8, 128), 152064, Kind::Plain),
     ("Qwen/Qwen2.5-32B", 64, 5120, 27648, (40, 8, 128), 152064, Kind::Plain),
@@ -47,17 +49,31 @@ const ROWS: [Row; 31] = [
     ("Qwen/Qwen3-14B", 40, 5120, 17408, (40, 8, 128), 151936, Kind::Normed),
     ("Qwen/Qwen3-32B", 64, 5120, 25600, (64, 8, 128), 151936, Kind::Normed),
     ("Qwen/Qwen3-30B-A3B", 48, 2048, 6144, (32, 4, 128), 151936, Kind::Experts(128, 8, 768, true)),
+    ("Qwen/Qwen3-Coder-30B-A3B", 48, 2048, 6144, (32, 4, 128), 151936, Kind::Experts(128, 8, 768, true)),
     ("Qwen/Qwen3-235B-A22B", 94, 4096, 12288, (64, 4, 128), 151936, Kind::Experts(128, 8, 1536, true)),
+    ("microsoft/Phi-3.5-MoE", 32, 4096, 6400, (32, 8, 128), 32064, Kind::Experts(16, 2, 6400, false)),
     ("microsoft/phi-4", 40, 5120, 17920, (40, 10, 128), 100352, Kind::Plain),
     ("microsoft/Phi-3.5-mini-instruct", 32, 3072, 8192, (32, 32, 96), 32064, Kind::Plain),
     ("microsoft/Phi-3-mini-4k-instruct", 32, 3072, 8192, (32, 32, 96), 32064, Kind::Plain),
 ];
 
 /// Endings of names that change nothing about the shape.
-const ENDINGS: [&str; 6] =
-    ["-Instruct", "-Base", "-Instruct-v0.1", "-Instruct-2507", "-Thinking-2507", "-chat-hf"];
+const ENDINGS: [&str; 7] =
+    ["-Instruct", "-instruct", "-Base", "-Instruct-v0.1", "-Instruct-2507", "-Thinking-2507", "-chat-hf"];
+
+/// Endings of names of models whose weights are stored in another form.
+const STORED: [(&str, WeightType); 4] = [
+    ("-FP8", WeightType::Fp8),
+    ("-FP8-dynamic", WeightType::Fp8),
+    ("-AWQ", WeightType::Int4),
+    ("-GPTQ-Int4", WeightType::Int4),
+];
 
 pub(super) fn shape(name: &str) -> Option<ModelShape> {
+    let stored = STORED.iter().find_map(|&(ending, kind)| Some((name.strip_suffix(ending)?, kind)));
+    if let Some((plain, kind)) = stored {
+        return Some(ModelShape { quantisation: Some(kind), ..shape(plain)? });
+    }
     if let Some(shape) = special(name) {
         return Some(shape);
     }
@@ -65,7 +81,13 @@ pub(super) fn shape(name: &str) -> Option<ModelShape> {
         let ending = name.strip_prefix(known.trim_end_matches("-hf").trim_end_matches("-v0.1"));
         *name == *known || ending.is_some_and(|ending| ENDINGS.contains(&ending))
     };
-    ROWS.iter().find(|row| is(row.0)).map(of_row)
+    // Meta's first name of Llama 3.1.
+    let other =
+        name.strip_prefix("meta-llama/Meta-Llama-3.1-").map(|rest| format!("meta-llama/Llama-3.1-{rest}"));
+    match other {
+        Some(other) => shape(&other),
+        None => ROWS.iter().find(|row| is(row.0)).map(of_row),
+    }
 }
 
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -193,6 +215,8 @@ mod tests {
             let found = shape(name).unwrap_or_else(|| panic!("{name}")).parameters() as f64 / 1e9;
             assert!((found / expected - 1.0).abs() < 0.006, "{name}: {found}, not {expected}");
         }
+        assert_eq!(shape("Qwen/Qwen3-32B-FP8").unwrap().quantisation, Some(WeightType::Fp8));
+        assert_eq!(shape("Qwen/Qwen2.5-7B-Instruct-AWQ").unwrap().quantisation, Some(WeightType::Int4));
         assert_eq!(shape("meta-llama/Llama-3.1-8B-Vision"), None);
         assert!(names().all(|name| shape(name).is_some()));
     }

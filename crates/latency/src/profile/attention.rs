@@ -22,7 +22,13 @@ pub(super) struct Attention {
     us: Vec<f64>,
     /// Most decodes that were measured together with prompts.
     most_mixed_decodes: f64,
+    /// µs of decodes alone, at every number of them up to [`MOST_ROWS`] and every value of the last axis: most passes of
+    /// a run are such.
+    decodes: Vec<f64>,
 }
+
+/// Most numbers of decodes that are stored one by one.
+const MOST_ROWS: u64 = 4096;
 
 type Measured = BTreeMap<[u64; AXES], f64>;
 
@@ -95,9 +101,12 @@ impl Attention {
                 mixed.at([chunk, before, most_mixed, kv]) + more.max(0.0)
             }
         };
-        let us = points(&axes).map(cell).collect();
-        let axes = axes.map(|axis| axis.into_iter().map(|value| value as f64).collect());
-        Ok(Self { axes, us, most_mixed_decodes: most_mixed as f64 })
+        let us: Vec<f64> = points(&axes).map(cell).collect();
+        let most = axes[2][axes[2].len() - 1].min(MOST_ROWS);
+        let axes: [Vec<f64>; AXES] = axes.map(|axis| axis.into_iter().map(|value| value as f64).collect());
+        let row = |n: u64| axes[3].iter().map(move |&kv| [0.0, 0.0, n as f64, kv]);
+        let decodes = (0..=most).flat_map(row).map(|point| interpolated(&axes, &us, point)).collect();
+        Ok(Self { axes, us, most_mixed_decodes: most_mixed as f64, decodes })
     }
 
     /// Whether a point lies outside what was measured.
@@ -105,6 +114,24 @@ impl Attention {
         let beyond = |axis: usize, x: f64| x > self.axes[axis][self.axes[axis].len() - 1];
         let prompts = chunk > 0.0 && (beyond(0, chunk) || beyond(1, before) || n > self.most_mixed_decodes);
         prompts || (n > 0.0 && (beyond(2, n) || beyond(3, kv)))
+    }
+
+    /// The time in µs of decodes alone, all of the same context: what [`Attention::us`] says, sooner.
+    pub(super) fn decodes_us(&self, n: u64, kv: f64) -> f64 {
+        let kvs = &self.axes[3];
+        let row = n as usize * kvs.len();
+        let last = kvs.len() - 1;
+        let Some(us) = self.decodes.get(row..row + kvs.len()).filter(|_| kv <= kvs[last]) else {
+            return self.us([0.0, 0.0, n as f64, kv]);
+        };
+        let (place, share) = locate(kvs, kv);
+        us[place] + share * (us[place + 1] - us[place])
+    }
+
+    /// Whether so many decodes, with so many tokens of context in all, lie outside what was measured.
+    pub(super) fn are_decodes_outside(&self, n: u64, context_tokens: u64) -> bool {
+        let last = |axis: usize| self.axes[axis][self.axes[axis].len() - 1];
+        n as f64 > last(2) || context_tokens as f64 > last(3) * n as f64
     }
 
     /// The time in µs; beyond the measured points in proportion to the work (query-key pairs of prompts, KV read by
@@ -290,6 +317,27 @@ mod tests {
         assert_eq!(dense.axes[0], [1, 2, 4, 8]);
         for point in points(&dense.axes) {
             assert!((dense.at(point) - plane(point)).abs() < 1e-9, "{point:?}");
+        }
+    }
+
+    #[test]
+    fn decodes_alone_take_the_same_either_way() {
+        let measured: Measured = points(&[vec![0, 8, 16], vec![0, 64], vec![0, 1, 4, 32], vec![16, 64, 512]])
+            .map(|[a, b, c, d]| {
+                ([a, if a == 0 { 0 } else { b }, c, if c == 0 { 0 } else { d }], 1.0 + (a + b + c * d) as f64)
+            })
+            .filter(|(point, _)| point[0] + point[2] > 0)
+            .collect();
+        let attention = Attention::on_grid(&measured).unwrap();
+        for n in [1_u64, 2, 3, 31, 32, 33, 100] {
+            for kv in [1.0, 16.0, 17.5, 300.0, 512.0, 600.0, 5000.0] {
+                let (general, own) = (attention.us([0.0, 0.0, n as f64, kv]), attention.decodes_us(n, kv));
+                assert!((general - own).abs() < 1e-9 * general, "{n} {kv}: {general} {own}");
+                let context = (kv * n as f64) as u64;
+                let mean = context as f64 / n as f64;
+                let outside = attention.is_outside([0.0, 0.0, n as f64, mean]);
+                assert_eq!(attention.are_decodes_outside(n, context), outside, "{n} {kv}");
+            }
         }
     }
 

@@ -56,36 +56,34 @@ impl Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentId(u32);
 
-/// Numbers below this stand for trace blocks, so that the identities of their tokens fit.
-const MOST_CONTENT: u64 = (1 << 31) - 1;
+/// Ids below this stand for themselves; larger ones are numbered from here.
+const FIRST_NUMBERED: u32 = 1 << 30;
 
 /// Gives every distinct 64-bit id of a trace a small number, so that none is truncated and none aliases another.
-#[derive(Debug)]
+///
+/// Small ids, which most traces have, are their own numbers: they take no memory, and consecutive ones stay so.
+#[derive(Debug, Default)]
 pub struct Interner {
-    /// `None` if the ids are small themselves.
-    ids: Option<FxHashMap<u64, ContentId>>,
+    large: FxHashMap<u64, u32>,
 }
 
 impl Interner {
-    /// An interner for ids of which none is above `largest`.
-    pub fn up_to(largest: u64) -> Self {
-        Self { ids: (largest >= MOST_CONTENT).then(FxHashMap::default) }
+    /// An interner that has seen no id.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// The number of `hash_id`, the same every time.
     ///
     /// # Panics
-    /// With more than 2³¹ − 1 distinct ids, which would need a trace of over 16 GB, and with an id above the largest.
+    /// With more than 2³⁰ distinct ids of 2³⁰ and above, which would need a trace of over 10 GB.
     pub fn intern(&mut self, hash_id: u64) -> ContentId {
-        let number = match &mut self.ids {
-            None => hash_id,
-            Some(ids) => {
-                let next = ids.len() as u64;
-                u64::from(ids.entry(hash_id).or_insert(ContentId(next as u32)).0)
-            }
-        };
-        assert!(number < MOST_CONTENT, "more than 2^31 distinct hash ids, or one above the largest");
-        ContentId(number as u32)
+        if hash_id < u64::from(FIRST_NUMBERED) {
+            return ContentId(hash_id as u32);
+        }
+        let next = self.large.len() as u32;
+        assert!(next < FIRST_NUMBERED, "more than 2^30 distinct large hash ids");
+        ContentId(FIRST_NUMBERED + *self.large.entry(hash_id).or_insert(next))
     }
 }
 
@@ -252,19 +250,19 @@ mod tests {
 
     #[test]
     fn trace_blocks_need_not_be_a_multiple_of_engine_blocks() {
-        let mut interner = Interner::up_to(u64::MAX);
+        let mut interner = Interner::new();
         let [a, b, c] = [1, 2, 1 << 40 | 2].map(|id| interner.intern(id));
         let first = Prompt::from_blocks([a, b], 100, 200);
         let second = Prompt::from_blocks([a, c], 100, 200);
         assert_eq!(shared_blocks(&first, &second, 16), 6, "100 common tokens hold 6 blocks of 16");
         assert_eq!(shared_blocks(&first, &first, 16), 12);
         assert_eq!(interner.intern(2), b);
-        assert_eq!([a, b, c], [0, 1, 2].map(ContentId));
+        assert_eq!([a, b, c], [1, 2, FIRST_NUMBERED].map(ContentId));
     }
 
     #[test]
     fn consecutive_trace_blocks_are_one_run_and_their_blocks_have_consecutive_identities() {
-        let mut interner = Interner::up_to(9);
+        let mut interner = Interner::new();
         let prompt = Prompt::from_blocks([4, 5, 9].map(|id| interner.intern(id)), 100, 300);
         assert_eq!(prompt.runs().iter().map(|run| run.len).collect::<Vec<_>>(), [200, 100]);
         let hashes = BlockHasher::all(&prompt, 50);
@@ -275,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_short_block_shares_what_it_has() {
-        let mut interner = Interner::up_to(5);
+        let mut interner = Interner::new();
         let id = interner.intern(5);
         let short = Prompt::from_blocks([id], 512, 300);
         let long = Prompt::from_blocks([id], 512, 512);
@@ -284,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_same_block_at_another_position_is_other_content() {
-        let mut interner = Interner::up_to(5);
+        let mut interner = Interner::new();
         let id = interner.intern(5);
         let hashes = BlockHasher::all(&Prompt::from_blocks([id, id], 64, 128), 64);
         assert_ne!(hashes[0], hashes[1]);

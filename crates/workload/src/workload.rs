@@ -5,6 +5,7 @@ use std::borrow::Borrow;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use servecast_types::{Duration, Interner, Prompt, Time};
+use smallvec::SmallVec;
 
 use crate::row::{MAX_INPUT_TOKENS, TraceRow, tokens_up_to};
 use crate::{TraceError, fields};
@@ -23,8 +24,8 @@ pub struct Workload {
 pub struct Session {
     /// The name that the trace gives it.
     pub name: Option<Box<str>>,
-    /// Its requests, in file order; at least one.
-    pub turns: Vec<Turn>,
+    /// Its requests, in file order; at least one, and in most traces just one.
+    pub turns: SmallVec<[Turn; 1]>,
 }
 
 /// One request.
@@ -92,7 +93,7 @@ impl Workload {
     /// With the line of the first row that cannot be used, and when there are no rows.
     ///
     /// # Panics
-    /// With more than 2³¹ distinct hash ids, which would be a trace of over 16 GB.
+    /// With more than 2³⁰ distinct hash ids of 2³⁰ and above, which would be a trace of over 10 GB.
     pub fn from_rows(rows: &[TraceRow], trace_block_size: u32, load: Load) -> Result<Self, TraceError> {
         Plan::new(rows, trace_block_size, load)?.assemble(rows.iter())
     }
@@ -188,8 +189,7 @@ impl Plan {
         }
         let places = session_of_each_row(rows);
         let clock = Clock::new(load, rows, &places)?;
-        let largest = rows.iter().flat_map(|row| &row.hash_ids).max().copied().unwrap_or(0);
-        let blocks = Blocks { size: trace_block_size, interner: Interner::up_to(largest) };
+        let blocks = Blocks { size: trace_block_size, interner: Interner::new() };
         Ok(Self { places, clock, blocks })
     }
 
@@ -212,8 +212,7 @@ impl Plan {
             };
             if is_first {
                 let name = row.session_id.as_deref().map(Box::from);
-                // Most sessions of most traces have one turn.
-                workload.sessions.push(Session { name, turns: Vec::with_capacity(1) });
+                workload.sessions.push(Session { name, turns: SmallVec::new() });
             }
             workload.sessions[place].turns.push(turn);
         }

@@ -127,7 +127,7 @@ impl Recording {
                 stop_after: None,
                 output: None,
             };
-            Session { name: None, turns: vec![turn] }
+            Session { name: None, turns: std::iter::once(turn).collect() }
         };
         Workload { sessions: self.requests.iter().zip(1..).map(session).collect(), ..Workload::default() }
     }

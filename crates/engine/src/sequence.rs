@@ -1,4 +1,4 @@
-use servecast_types::{BlockHasher, Prompt, RequestId, Run, SequenceHash};
+use servecast_types::{BlockHasher, HashRuns, Prompt, RequestId, Run};
 
 /// What a request consists of: its prompt and the output to come, with the identities of its blocks as far as somebody
 /// asked for them.
@@ -6,7 +6,7 @@ use servecast_types::{BlockHasher, Prompt, RequestId, Run, SequenceHash};
 pub(crate) struct Sequence {
     content: Prompt,
     hasher: BlockHasher,
-    hashes: Vec<SequenceHash>,
+    hashes: HashRuns,
 }
 
 impl Sequence {
@@ -23,27 +23,26 @@ impl Sequence {
             Some(start) => Run { start, len: output_tokens },
             None => Run::output_of(id, output_tokens),
         });
-        Self { content: prompt, hasher: BlockHasher::new(block_size), hashes: Vec::new() }
+        Self { content: prompt, hasher: BlockHasher::new(block_size), hashes: HashRuns::default() }
     }
 
     pub(crate) fn content(&self) -> &Prompt {
         &self.content
     }
 
-    /// Its content with the identities of its first `blocks` blocks.
-    pub(crate) fn content_and_hashes(&mut self, blocks: u32) -> (&Prompt, &[SequenceHash]) {
+    /// Its content with the identities of its first `blocks` blocks, and maybe of some more.
+    pub(crate) fn content_and_hashes(&mut self, blocks: u32) -> (&Prompt, &HashRuns) {
         self.hashes(blocks);
-        (&self.content, &self.hashes[..blocks as usize])
+        (&self.content, &self.hashes)
     }
 
-    /// Identities of the first `blocks` blocks, whose tokens must be known.
-    pub(crate) fn hashes(&mut self, blocks: u32) -> &[SequenceHash] {
-        self.hashes.reserve((blocks as usize).saturating_sub(self.hashes.len()));
-        while self.hashes.len() < blocks as usize {
-            let hash = self.hasher.next(&self.content).expect("known tokens are part of the content");
-            self.hashes.push(hash);
+    /// Identities of the first `blocks` blocks, whose tokens must be known, and maybe of some more.
+    pub(crate) fn hashes(&mut self, blocks: u32) -> &HashRuns {
+        while let missing @ 1.. = blocks.saturating_sub(self.hashes.len() as u32) {
+            let run = self.hasher.next_run(&self.content, missing);
+            self.hashes.push_run(run.expect("known tokens are part of the content"));
         }
-        &self.hashes[..blocks as usize]
+        &self.hashes
     }
 }
 
@@ -55,9 +54,9 @@ mod tests {
     fn its_blocks_cover_prompt_and_output() {
         let prompt = || Prompt::new([Run::tokens(0, 6)]);
         let mut whole = Sequence::new(RequestId(0), prompt(), None, u32::MAX, 4);
-        let two_blocks = whole.hashes(2).to_vec();
+        let two_blocks = whole.hashes(2).clone();
         let spelled_out = Prompt::new([Run::tokens(0, 6), Run::output_of(RequestId(0), 2)]);
-        assert_eq!(two_blocks, BlockHasher::all(&spelled_out, 4));
-        assert_eq!(whole.hashes(1), &two_blocks[..1], "what is known stays");
+        assert_eq!(two_blocks, BlockHasher::all_runs(&spelled_out, 4));
+        assert_eq!(whole.hashes(1), &two_blocks, "what is known stays");
     }
 }

@@ -4,9 +4,7 @@
 //! so that nobody is ever preempted. Everything else (token budget, running before waiting, block pool, events) is that
 //! of [`crate::vllm`]. After Dynamo's mocker 0.13; there is no recording of the real engine.
 
-use servecast_types::BlockId;
-
-use crate::vllm::{BlockPool, Request};
+use crate::vllm::Request;
 
 /// What a request is promised when it is admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,16 +38,10 @@ impl NoEvict {
         self.footprint(request).saturating_sub(request.blocks.len() as u32)
     }
 
-    /// Whether a request fits to completion. Blocks that it hits and that others use cost nothing; free ones do.
-    pub(crate) fn fits(
-        self,
-        request: &Request,
-        hits: &[BlockId],
-        pool: &BlockPool,
-        outstanding: u32,
-    ) -> bool {
-        let in_use = hits.iter().filter(|&&block| !pool.is_free(block)).count() as u32;
-        u64::from(self.footprint(request) - in_use) + u64::from(outstanding) <= u64::from(pool.num_free())
+    /// Whether a request fits to completion. The `in_use` blocks that it hits and that others use cost nothing; free ones
+    /// do.
+    pub(crate) fn fits(self, request: &Request, in_use: u32, outstanding: u32, num_free: u32) -> bool {
+        u64::from(self.footprint(request) - in_use) + u64::from(outstanding) <= u64::from(num_free)
     }
 }
 

@@ -38,7 +38,7 @@ fn look_up<const N: usize>(bencher: Bencher, ranks: u32) {
 fn apply<const N: usize>(bencher: Bencher, ranks: u32) {
     let mut load = Load::new(ranks, N);
     let blocks = prompt(u64::MAX, N);
-    let stored = KvEvent::Stored { parent: None, blocks: blocks.to_vec() };
+    let stored = KvEvent::Stored { parent: None, blocks: blocks.iter().copied().collect() };
     let removed: Vec<_> = blocks
         .iter()
         .rev()
@@ -106,7 +106,7 @@ impl Load {
         for worker in 0..ranks {
             for own in 0..PROMPTS_PER_RANK {
                 let prompt = &prompts[(worker * PROMPTS_PER_RANK + own) as usize % prompts.len()];
-                let event = KvEvent::Stored { parent: None, blocks: prompt.to_vec() };
+                let event = KvEvent::Stored { parent: None, blocks: prompt.iter().copied().collect() };
                 router.apply(Rank::of_worker(worker), &event, Time::ZERO).unwrap();
             }
         }

@@ -21,7 +21,7 @@
 //!     router.add_rank(Rank::of_worker(worker), RankInfo { max_num_batched_tokens: Some(8192) }, Time::ZERO);
 //! }
 //! let blocks = vec![SequenceHash(1), SequenceHash(2)];
-//! router.apply(Rank::of_worker(1), &KvEvent::Stored { parent: None, blocks: blocks.clone() }, Time::ZERO)?;
+//! router.apply(Rank::of_worker(1), &KvEvent::Stored { parent: None, blocks: blocks.iter().copied().collect() }, Time::ZERO)?;
 //!
 //! let decision = router.route(RoutingRequest::new(RequestId(0), 40, blocks), Time::ZERO)?;
 //! let Decision::Admit(admission) = decision else { panic!("nobody is busy") };

@@ -1,6 +1,4 @@
-use smallvec::SmallVec;
-
-use crate::SequenceHash;
+use crate::{HashRuns, SequenceHash};
 
 /// What an engine tells a router about its prefix cache, in the order in which it happened.
 ///
@@ -13,12 +11,12 @@ pub enum KvEvent {
         /// The block before the first of `blocks`.
         parent: Option<SequenceHash>,
         /// Consecutive blocks of one sequence.
-        blocks: Vec<SequenceHash>,
+        blocks: HashRuns,
     },
-    /// `blocks` were evicted.
+    /// `blocks` were evicted. vLLM sends an event a block; here those that go at once are one.
     Removed {
         /// The evicted blocks, in order.
-        blocks: SmallVec<[SequenceHash; 1]>,
+        blocks: HashRuns,
     },
     /// The whole cache was dropped.
     Cleared,

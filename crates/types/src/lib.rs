@@ -5,7 +5,7 @@
 //! - [`Prompt`]: which content a request consists of, without token vectors; [`BlockHasher`] cuts it into
 //!   engine blocks of any size.
 //! - [`hash`]: the XXH3 block hashes that engines and routers exchange on the wire.
-//! - [`NearTable`]: finds blocks by their identity, those of one run side by side.
+//! - [`HashRuns`]: lists of block identities, a run at a time; [`RunIndex`] finds the run that one lies in.
 //! - [`KvEvent`]: what an engine tells a router about its cache.
 //!
 //! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
@@ -14,14 +14,16 @@ mod error;
 pub mod hash;
 mod ids;
 mod kv;
-mod near;
 mod prompt;
+mod run_index;
+mod runs;
 mod time;
 
 pub use error::TimeError;
 pub use hash::{BlockHash, SequenceHash};
 pub use ids::{BlockId, RequestId, WorkerId};
 pub use kv::KvEvent;
-pub use near::NearTable;
 pub use prompt::{BlockHasher, ContentId, Interner, Prompt, Run};
+pub use run_index::{Extent, RunIndex};
+pub use runs::{HashRun, HashRuns};
 pub use time::{Duration, Time};

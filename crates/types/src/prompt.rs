@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{RequestId, SequenceHash};
+use crate::{HashRun, HashRuns, RequestId, SequenceHash};
 
 /// `len` tokens with the identities `start`, `start + 1`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl Extend<Run> for Prompt {
 /// The identity is chained: it covers the block and all before it, so equal identities mean equal prefixes. A block
 /// that goes on where the one before it stops, in the same run of tokens, follows from that one, so its identity is the
 /// next number; any other costs one hash of a few words, whatever the block size. Blocks that live and die together
-/// thus have adjacent identities, and a [`NearTable`](crate::NearTable) has them in one place.
+/// thus have consecutive identities, and are handled as one [`HashRun`].
 #[derive(Debug, Clone)]
 pub struct BlockHasher {
     block_size: u32,
@@ -191,6 +191,19 @@ impl BlockHasher {
         self.parent
     }
 
+    /// Identities of the next blocks of `content` as far as they are consecutive, `most` of them at most, or `None` if
+    /// less than a block is left.
+    ///
+    /// `most` is at least 1; `content` as for [`BlockHasher::next`].
+    pub fn next_run(&mut self, content: &Prompt, most: u32) -> Option<HashRun> {
+        let first = self.next(content)?;
+        let more = ((content.runs[self.run].len - self.used) / self.block_size).min(most - 1);
+        self.used += more * self.block_size;
+        let run = HashRun::up(first, 1 + more);
+        self.parent = Some(run.last());
+        Some(run)
+    }
+
     /// As [`BlockHasher::next`] for a block of several runs, or one that begins where a run ends.
     fn across_runs(&mut self, content: &Prompt, parent: u64) -> Option<u64> {
         let mut words: SmallVec<[u64; 15]> = smallvec![parent];
@@ -215,6 +228,12 @@ impl BlockHasher {
             [parent, start, len] => hash_words([parent, start, len]),
             _ => xxh3_64(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<SmallVec<[u8; 128]>>()),
         })
+    }
+
+    /// Identities of all full blocks of `content`, as runs.
+    pub fn all_runs(content: &Prompt, block_size: u32) -> HashRuns {
+        let mut hasher = Self::new(block_size);
+        std::iter::from_fn(|| hasher.next_run(content, u32::MAX)).collect()
     }
 
     /// Identities of all full blocks of `content`.
@@ -330,6 +349,16 @@ mod tests {
             let common = spelled_out(&a).iter().zip(&spelled_out(&b)).take_while(|(a, b)| a == b).count();
             prop_assert_eq!(shared_blocks(&a, &b, block_size), common / block_size as usize);
             prop_assert_eq!(BlockHasher::all(&a, block_size).len() as u32, a.tokens() / block_size);
+        }
+
+        #[test]
+        fn runs_of_identities_are_the_identities(content in runs(), block_size in 1_u32..20, most in 1_u32..5) {
+            let content = Prompt::new(content);
+            let all: HashRuns = BlockHasher::all(&content, block_size).into_iter().collect();
+            prop_assert_eq!(&BlockHasher::all_runs(&content, block_size), &all);
+            let mut hasher = BlockHasher::new(block_size);
+            let piecemeal: HashRuns = std::iter::from_fn(|| hasher.next_run(&content, most)).collect();
+            prop_assert_eq!(piecemeal, all);
         }
 
         #[test]

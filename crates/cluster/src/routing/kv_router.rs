@@ -1,7 +1,5 @@
 //! The KV-aware router in front of a pool.
 
-use std::sync::Arc;
-
 use servecast_engine::EngineRequest;
 use servecast_router::standalone::Phase;
 use servecast_router::{Admission, Decision, Rank, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
@@ -113,9 +111,9 @@ impl KvRouting {
 
     /// The routing request of a prompt.
     pub(crate) fn describe(&self, request: &EngineRequest) -> RoutingRequest {
-        let mut hasher = BlockHasher::new(self.block_size);
-        let next = |_| hasher.next(&request.prompt).expect("as many as fit");
-        let blocks: Arc<[_]> = (0..request.prompt.tokens() / self.block_size).map(next).collect();
+        let runs = BlockHasher::all_runs(&request.prompt, self.block_size);
+        let mut blocks = Vec::with_capacity(runs.len());
+        runs.runs().for_each(|run| blocks.extend(run.iter()));
         RoutingRequest {
             expected_output_tokens: Some(request.max_tokens),
             ..RoutingRequest::new(request.id, request.prompt.tokens(), blocks)

@@ -1,22 +1,12 @@
 //! KV events on their way from the workers of a pool to its router.
 
-use std::ops::Range;
-
 use servecast_router::{Rank, Router};
-use servecast_types::{KvEvent, SequenceHash, Time};
-
-/// Blocks of reports that are over and may stay beside as many that are not.
-const TOLERATED: usize = 4096;
+use servecast_types::{HashRuns, KvEvent, SequenceHash, Time};
 
 /// What workers have reported and their router does not know yet.
-///
-/// Engines make an event of every evicted block. Here these are runs of one buffer, so a block costs its eight bytes.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     waiting: Vec<Report>,
-    blocks: Vec<SequenceHash>,
-    /// How many of `blocks` belong to a report that waits.
-    num_waiting: usize,
 }
 
 /// One event, or several removals in a row.
@@ -25,7 +15,7 @@ struct Report {
     visible: Time,
     rank: Rank,
     what: Change,
-    blocks: Range<usize>,
+    blocks: HashRuns,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,22 +28,19 @@ enum Change {
 impl Reports {
     /// Takes note of an event that becomes visible at a time.
     pub(super) fn push(&mut self, visible: Time, rank: Rank, event: &KvEvent) {
-        let (what, blocks): (_, &[SequenceHash]) = match event {
-            KvEvent::Stored { parent, blocks } => (Change::Stored { parent: *parent }, blocks),
-            KvEvent::Removed { blocks } => (Change::Removed, blocks),
-            KvEvent::Cleared => (Change::Cleared, &[]),
+        let (what, blocks) = match event {
+            KvEvent::Stored { parent, blocks } => (Change::Stored { parent: *parent }, blocks.clone()),
+            KvEvent::Removed { blocks } => (Change::Removed, blocks.clone()),
+            KvEvent::Cleared => (Change::Cleared, HashRuns::default()),
         };
-        let start = self.blocks.len();
-        self.blocks.extend_from_slice(blocks);
-        self.num_waiting += blocks.len();
         match self.waiting.last_mut() {
             Some(last)
-                if (last.visible, last.rank, last.what) == (visible, rank, Change::Removed)
-                    && (what, start) == (Change::Removed, last.blocks.end) =>
+                if what == Change::Removed
+                    && (last.visible, last.rank, last.what) == (visible, rank, what) =>
             {
-                last.blocks.end = self.blocks.len();
+                last.blocks.extend(blocks.runs());
             }
-            _ => self.waiting.push(Report { visible, rank, what, blocks: start..self.blocks.len() }),
+            _ => self.waiting.push(Report { visible, rank, what, blocks }),
         }
     }
 
@@ -65,32 +52,12 @@ impl Reports {
         self.waiting.sort_by_key(|report| (report.visible, report.rank));
         let count = self.waiting.partition_point(|report| report.visible <= now);
         for Report { visible, rank, what, blocks } in self.waiting.drain(..count) {
-            self.num_waiting -= blocks.len();
-            let blocks = &self.blocks[blocks];
             // What cannot be applied, the router counts; its index stays consistent.
             _ = match what {
-                Change::Stored { parent } => router.stored(rank, parent, blocks, visible),
-                Change::Removed => router.removed(rank, blocks, visible),
+                Change::Stored { parent } => router.stored(rank, parent, blocks.runs(), visible),
+                Change::Removed => router.removed(rank, blocks.runs(), visible),
                 Change::Cleared => router.apply(rank, &KvEvent::Cleared, visible),
             };
-        }
-        self.forget_applied();
-    }
-
-    fn forget_applied(&mut self) {
-        if self.num_waiting == 0 {
-            self.blocks.clear();
-            for report in &mut self.waiting {
-                report.blocks = 0..0;
-            }
-        } else if self.blocks.len() > 2 * self.num_waiting + TOLERATED {
-            let mut kept = Vec::with_capacity(self.num_waiting);
-            for report in &mut self.waiting {
-                let start = kept.len();
-                kept.extend_from_slice(&self.blocks[report.blocks.clone()]);
-                report.blocks = start..kept.len();
-            }
-            self.blocks = kept;
         }
     }
 }
@@ -98,12 +65,12 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use servecast_router::{KvRouterConfig, RankInfo, RoutingRequest};
-    use servecast_types::RequestId;
+    use servecast_types::{HashRun, RequestId};
 
     use super::*;
 
     #[test]
-    fn what_waits_survives_what_is_over() {
+    fn events_take_effect_when_they_are_visible() {
         let mut router = Router::new(KvRouterConfig::default().validate().unwrap(), 1, 0);
         let ranks = [0, 1].map(Rank::of_worker);
         for rank in ranks {
@@ -115,26 +82,23 @@ mod tests {
             // Each rank holds the ten latest blocks, of which half are on their way.
             for rank in ranks {
                 let visible = Time::from_ns(step + 5);
-                let stored = KvEvent::Stored { parent: None, blocks: vec![hash(step)] };
+                let stored = KvEvent::Stored { parent: None, blocks: HashRun::up(hash(step), 1).into() };
                 reports.push(visible, rank, &stored);
                 if let Some(old) = step.checked_sub(5) {
-                    reports.push(
-                        visible,
-                        rank,
-                        &KvEvent::Removed { blocks: [hash(old)].into_iter().collect() },
-                    );
+                    let removed = KvEvent::Removed { blocks: HashRun::up(hash(old), 1).into() };
+                    reports.push(visible, rank, &removed);
                 }
             }
             reports.apply_visible(Time::from_ns(step), &mut router);
         }
-        assert!(reports.blocks.len() < 2 * TOLERATED, "{}", reports.blocks.len());
+        assert!(reports.waiting.len() <= 2 * 2 * 6, "what is over is forgotten");
         assert_eq!(router.tree_size(ranks[1]), Some(5));
         for (block, depth) in [(19_994, 1), (19_990, 1), (19_989, 0), (19_995, 0)] {
             let request = RoutingRequest::new(RequestId(0), 1, vec![hash(block)]);
             assert_eq!(router.overlaps(&request), ranks.map(|rank| (rank, depth)), "{block}");
         }
         reports.apply_visible(Time::MAX, &mut router);
-        assert_eq!((router.tree_size(ranks[0]), reports.blocks.len()), (Some(5), 0));
+        assert_eq!((router.tree_size(ranks[0]), reports.waiting.len()), (Some(5), 0));
         let counts = router.event_counts();
         assert_eq!((counts.applied, counts.block_not_found, counts.moved_block), (2 * 39_995, 0, 0));
     }

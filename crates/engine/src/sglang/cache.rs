@@ -3,7 +3,7 @@
 //! Only sizes are kept, in tokens: which page of the pool something lies in makes no difference to any decision. A
 //! request's KV is a locked prefix in the tree (`protected` tokens) and whole pages of its own behind that.
 
-use servecast_types::{KvEvent, SequenceHash};
+use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash};
 
 use super::request::Request;
 use super::tree::{Key, Match, NodeId, RadixTree};
@@ -73,7 +73,7 @@ impl KvCache {
         if !self.shares {
             return Match { tokens: 0, node: NodeId::ROOT };
         }
-        let key = Key { content: request.sequence.content(), tokens, hashes: &[] };
+        let key = Key { content: request.sequence.content(), tokens, hashes: None };
         self.tree.find(key)
     }
 
@@ -166,17 +166,18 @@ impl KvCache {
     fn insert(&mut self, request: &mut Request, tokens: u32) -> NodeId {
         let pages = if self.events.is_some() { tokens / self.page_size } else { 0 };
         let (content, hashes) = request.sequence.content_and_hashes(pages);
-        let inserted = self.tree.insert(Key { content, tokens, hashes });
+        let inserted = self.tree.insert(Key { content, tokens, hashes: (pages > 0).then_some(hashes) });
         self.available += u64::from(inserted.existing - request.protected);
         if let Some(events) = &mut self.events
             && inserted.existing < tokens
         {
-            let (old, new) = hashes.split_at((inserted.existing / self.page_size) as usize);
-            announce(events, old.last().copied(), new);
+            let old = inserted.existing / self.page_size;
+            let parent = old.checked_sub(1).and_then(|last| hashes.get(last));
+            announce(events, parent, hashes.range(old..pages));
         }
         // The prompt is a node of its own, and counts as used once more.
         if tokens > request.prompt_tokens {
-            self.tree.insert(Key { tokens: request.prompt_tokens, content, hashes: &[] });
+            self.tree.insert(Key { tokens: request.prompt_tokens, content, hashes: None });
         }
         inserted.node
     }
@@ -206,19 +207,19 @@ impl KvCache {
 }
 
 /// Tells that pages can be hit; what continues the event before it becomes part of that.
-fn announce(events: &mut Vec<KvEvent>, parent: Option<SequenceHash>, pages: &[SequenceHash]) {
+fn announce(events: &mut Vec<KvEvent>, parent: Option<SequenceHash>, pages: impl Iterator<Item = HashRun>) {
     match events.last_mut() {
-        Some(KvEvent::Stored { blocks, .. }) if parent.is_some() && blocks.last().copied() == parent => {
-            blocks.extend_from_slice(pages);
+        Some(KvEvent::Stored { blocks, .. }) if parent.is_some() && blocks.last() == parent => {
+            blocks.extend(pages);
         }
-        _ => events.push(KvEvent::Stored { parent, blocks: pages.to_vec() }),
+        _ => events.push(KvEvent::Stored { parent, blocks: pages.collect() }),
     }
 }
 
 /// Tells that pages are gone, together with those of the event before if it tells the same.
-fn renounce(events: &mut Vec<KvEvent>, pages: Vec<SequenceHash>) {
+fn renounce(events: &mut Vec<KvEvent>, pages: HashRuns) {
     match events.last_mut() {
-        Some(KvEvent::Removed { blocks }) => blocks.extend(pages),
-        _ => events.push(KvEvent::Removed { blocks: pages.into() }),
+        Some(KvEvent::Removed { blocks }) => blocks.extend(pages.runs()),
+        _ => events.push(KvEvent::Removed { blocks: pages }),
     }
 }

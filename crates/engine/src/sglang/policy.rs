@@ -112,7 +112,7 @@ fn by_longest_prefix(waiting: &mut [Slot], requests: &mut RequestTable<Request>,
         // The last token is computed in any case.
         let mut key = i64::from(matched.min(tokens - 1));
         if matched <= IN_BATCH_CHECK {
-            let content = Key { content: request.sequence.content(), tokens, hashes: &[] };
+            let content = Key { content: request.sequence.content(), tokens, hashes: None };
             if about_to_be_cached.find(content).tokens >= IN_BATCH_DEPRIORITIZE {
                 key = -1;
             } else {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::hash::Hasher;
 
 use rustc_hash::{FxHashMap, FxHasher};
-use servecast_types::{Prompt, Run, SequenceHash};
+use servecast_types::{HashRuns, Prompt, Run};
 use smallvec::SmallVec;
 
 /// A node of the tree; reused once the node is evicted.
@@ -34,7 +34,7 @@ struct Node {
     content: SmallVec<[Run; 1]>,
     tokens: u32,
     /// Identities of its pages; only kept where others are told of them.
-    hashes: Vec<SequenceHash>,
+    hashes: HashRuns,
     children: u32,
     /// Place among its siblings: lower came earlier.
     order: u64,
@@ -49,7 +49,7 @@ struct Node {
 pub(super) struct Key<'a> {
     pub(super) content: &'a Prompt,
     pub(super) tokens: u32,
-    pub(super) hashes: &'a [SequenceHash],
+    pub(super) hashes: Option<&'a HashRuns>,
 }
 
 /// How far a key is in the tree.
@@ -174,7 +174,7 @@ impl RadixTree {
             first_page: 0,
             content: SmallVec::new(),
             tokens: 0,
-            hashes: Vec::new(),
+            hashes: HashRuns::default(),
             children: 0,
             order: 0,
             locks: 1,
@@ -216,11 +216,8 @@ impl RadixTree {
             return Inserted { existing, node: parent };
         }
         let first_page = rest.page(self.page_size);
-        let pages = |tokens: u32| (tokens / self.page_size) as usize;
-        let hashes = match key.hashes {
-            [] => Vec::new(),
-            hashes => hashes[pages(existing)..pages(existing + tokens)].to_vec(),
-        };
+        let pages = existing / self.page_size..(existing + tokens) / self.page_size;
+        let hashes = key.hashes.map(|hashes| hashes.range(pages).collect()).unwrap_or_default();
         self.births += 1;
         let node = self.add(Node {
             parent,
@@ -280,15 +277,16 @@ impl RadixTree {
 
     /// Cuts a node after `tokens` tokens; returns the new node above it.
     fn split(&mut self, lower: NodeId, tokens: u32) -> NodeId {
-        let pages = (tokens / self.page_size) as usize;
+        let pages = tokens / self.page_size;
         let page_size = self.page_size;
         let node = &mut self.nodes[lower.index()];
         let mut rest = Cursor { runs: &node.content, used: 0 };
         let content = rest.take(tokens);
         let first_page = rest.page(page_size);
         let remaining = rest.take(node.tokens - tokens);
-        let rest_of_hashes = if node.hashes.is_empty() { Vec::new() } else { node.hashes.split_off(pages) };
-        let hashes = std::mem::replace(&mut node.hashes, rest_of_hashes);
+        let all = std::mem::take(&mut node.hashes);
+        let hashes = all.range(0..pages.min(all.len() as u32)).collect();
+        node.hashes = all.range(pages.min(all.len() as u32)..all.len() as u32).collect();
         let upper = Node {
             parent: node.parent,
             first_page: node.first_page,
@@ -347,7 +345,7 @@ impl RadixTree {
     }
 
     /// Evicts the leaf that was not used for longest; returns its tokens and the identities of its pages.
-    pub(super) fn evict_leaf(&mut self) -> Option<(u32, Vec<SequenceHash>)> {
+    pub(super) fn evict_leaf(&mut self) -> Option<(u32, HashRuns)> {
         let (_, id) = self.evictable_leaves.pop_first()?;
         let node = &mut self.nodes[id.index()];
         assert!(node.locks == 0 && node.children == 0, "only what nobody uses is evicted");
@@ -443,7 +441,7 @@ mod tests {
     }
 
     fn key(content: &Prompt) -> Key<'_> {
-        Key { content, tokens: content.tokens(), hashes: &[] }
+        Key { content, tokens: content.tokens(), hashes: None }
     }
 
     #[test]

@@ -82,8 +82,7 @@ impl Scheduler {
             // What is transferred goes into fresh blocks.
             self.hits.clear();
         }
-        let fit =
-            Fit { known, hit_blocks: self.hits.len() as u32, free_hits: self.kv.count_free(&self.hits) };
+        let fit = Fit { known, hit_blocks: self.hits.len(), free_hits: self.hits.free };
         match self.requests[slot].remote_prefill {
             Some(transfer) => self.start_transfer(slot, transfer, fit, round, step),
             None => self.admit_local(slot, fit, round, step),
@@ -102,14 +101,14 @@ impl Scheduler {
         }
         let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
         self.kv.find_hits(request, hittable, &mut self.hits);
-        let hits = self.hits.len() as u32;
+        let hits = self.hits.len();
         let blocks = hittable / self.config.block_size;
-        self.awaited = (hits < blocks).then(|| request.hashes(blocks)[hits as usize]);
+        self.awaited = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
         if self.config.no_evict.is_some() && request.remote_prefill.is_some() {
             self.hits.clear();
         }
-        let hit_blocks = self.hits.len() as u32;
-        let fit = Fit { known, hit_blocks, free_hits: self.kv.count_free(&self.hits) };
+        let hit_blocks = self.hits.len();
+        let fit = Fit { known, hit_blocks, free_hits: self.hits.free };
         if self.requests[slot].remote_prefill.is_some() {
             return !self.has_room_for_transfer(slot, fit);
         }
@@ -137,7 +136,7 @@ impl Scheduler {
         }
         self.waiting.pop();
         let request = &mut self.requests[slot];
-        self.kv.allocate(request, &self.hits, fit.hit_blocks);
+        self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks);
         request.computed = hit_tokens.min(fit.known - 1);
         request.prompt_was_here = hit_tokens == fit.known;
         self.admit(slot, tokens, round, step);
@@ -147,12 +146,9 @@ impl Scheduler {
     /// Whether a waiting request can start, its first tokens being those up to `up_to`.
     fn has_room(&self, slot: Slot, fit: Fit, up_to: u32) -> bool {
         if let Some(no_evict) = self.config.no_evict {
-            return no_evict.fits(
-                &self.requests[slot],
-                &self.hits,
-                &self.kv.pool,
-                self.promised_blocks(no_evict),
-            );
+            let in_use = self.hits.in_use();
+            let outstanding = self.promised_blocks(no_evict);
+            return no_evict.fits(&self.requests[slot], in_use, outstanding, self.kv.pool.num_free());
         }
         let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
         let tokens = if reserves { fit.known } else { up_to };
@@ -191,7 +187,7 @@ impl Scheduler {
         let missing = fit.known - fit.hit_blocks * self.config.block_size;
         let end = round.now + transfer.for_tokens(missing, fit.known);
         let request = &mut self.requests[slot];
-        self.kv.allocate(request, &self.hits, self.kv.blocks_for(fit.known));
+        self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(fit.known));
         request.remote_prefill = None;
         request.prompt_was_here = true;
         request.computed = fit.known;

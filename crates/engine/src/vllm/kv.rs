@@ -2,7 +2,7 @@
 
 use servecast_types::BlockId;
 
-use super::pool::BlockPool;
+use super::pool::{BlockPool, Hits};
 use super::request::Request;
 use crate::EngineConfig;
 use crate::args::VllmVersion;
@@ -34,22 +34,14 @@ impl KvCache {
     }
 
     /// The longest chain of cached blocks that the first `tokens` tokens of `request` begin with.
-    pub(crate) fn find_hits(&self, request: &mut Request, tokens: u32, hits: &mut Vec<BlockId>) {
+    pub(crate) fn find_hits(&self, request: &mut Request, tokens: u32, hits: &mut Hits) {
         hits.clear();
         if !self.caching {
             return;
         }
-        for &hash in request.hashes(tokens / self.block_size) {
-            match self.pool.lookup(hash) {
-                Some(block) => hits.push(block),
-                None => break,
-            }
-        }
-    }
-
-    /// How many of `hits` are free now, so that hitting them takes them out of what can be allocated.
-    pub(crate) fn count_free(&self, hits: &[BlockId]) -> u32 {
-        hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32
+        let blocks = tokens / self.block_size;
+        let mut runs = request.hashes(blocks).range(0..blocks);
+        while runs.next().is_some_and(|run| self.pool.find_hits(run, hits)) {}
     }
 
     /// Gives a request the blocks that it hit, and new ones so that it has `blocks` in all.
@@ -58,9 +50,7 @@ impl KvCache {
     pub(crate) fn allocate(&mut self, request: &mut Request, hits: &[BlockId], blocks: u32) {
         if !hits.is_empty() {
             debug_assert!(request.blocks.is_empty(), "only a request without blocks can hit some");
-            for &hit in hits {
-                self.pool.touch(hit);
-            }
+            self.pool.touch(hits);
             request.blocks.extend_from_slice(hits);
             request.stored = hits.len() as u32;
         }
@@ -78,9 +68,9 @@ impl KvCache {
             return;
         }
         let (blocks, hashes) = request.hashed_blocks(full);
-        let new = stored as usize;
-        let parent = new.checked_sub(1).map(|last| hashes[last]);
-        self.pool.store(parent, &blocks[new..], &hashes[new..]);
+        let before = stored.checked_sub(1);
+        let before = before.and_then(|last| Some((blocks[last as usize], hashes.get(last)?)));
+        self.pool.store(before, &blocks[stored as usize..full as usize], hashes.range(stored..full));
         request.stored = full;
     }
 

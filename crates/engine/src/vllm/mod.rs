@@ -10,7 +10,7 @@
 //! - `update`: what becomes known at the end of an iteration.
 //! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
-//! - `pool`: blocks, free list, contents (`BlockPool`).
+//! - `pool`: blocks, free list, contents (`BlockPool`); `segment`: blocks that it handles as one.
 //! - `queue`: the waiting queue of either policy.
 //! - `request`: a request with its counters.
 //!
@@ -25,9 +25,9 @@ mod queue;
 mod request;
 mod running;
 mod scheduler;
+mod segment;
 mod stretch;
 mod update;
 
-pub(crate) use pool::BlockPool;
 pub(crate) use request::Request;
 pub(crate) use scheduler::Scheduler;

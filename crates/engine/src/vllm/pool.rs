@@ -1,51 +1,57 @@
 //! The KV blocks of a worker: who references them, which are free, and which content can be hit.
 //!
-//! As vLLM's `BlockPool`: the free blocks form one doubly linked list. Blocks are taken from its head; a freed block
-//! whose content can still be hit goes to the tail, so that the list is the LRU order of the prefix cache, and one
-//! without goes to the head. Taking a block that still has content evicts that content.
+//! As vLLM's `BlockPool`: the free blocks form one list. Blocks are taken from its head; a freed block whose content can
+//! still be hit goes to the tail, so that the list is the LRU order of the prefix cache, and one without goes to the head.
+//! Taking a block that still has content evicts that content.
+//!
+//! Blocks that came together mostly live and die together, so they are kept as [`Segment`]s: all costs are a segment,
+//! but for a few bytes a block.
 
-use servecast_types::{BlockId, KvEvent, NearTable, SequenceHash};
-use smallvec::{SmallVec, smallvec};
+use servecast_types::{BlockId, Extent, HashRun, HashRuns, KvEvent, RunIndex, SequenceHash};
 
-/// Stands for no block.
-const NONE: u32 = u32::MAX;
-
-/// List position of the free list's two ends.
-const ENDS: u32 = 0;
-/// List position that stands for all blocks that were never taken.
-const FRESH: u32 = 1;
-/// List position of block 0.
-const FIRST: u32 = 2;
-
-#[derive(Debug, Clone)]
-struct Block {
-    /// Its content, if `has_content`.
-    hash: SequenceHash,
-    has_content: bool,
-    /// Whether it is the one that a lookup of its content finds.
-    is_first: bool,
-    references: u32,
-    previous: u32,
-    next: u32,
-    /// List position of the next block of equal content, which got it later.
-    next_duplicate: u32,
-}
+use super::segment::{ENDS, FRESH, NONE, Segment, Segments};
 
 /// All KV blocks of a worker.
 ///
 /// Blocks come into being when they are first taken, so that an idle worker costs nothing: until then one entry of
-/// the free list stands for the whole range `fresh..num_blocks`, which nothing can split.
+/// the free list stands for all of them, which nothing can split.
 #[derive(Debug)]
 pub(crate) struct BlockPool {
-    /// The ends of the circular free list, the entry of the fresh range, then the blocks.
-    list: Vec<Block>,
-    fresh: u32,
+    segments: Segments,
+    /// The segment of each block in being; of one that a request holds without content, and of the null block, none.
+    segment_of: Vec<u32>,
     num_blocks: u32,
     num_free: u32,
-    /// List position of the first block of each content that can be hit; duplicates follow each other from there.
-    cached: NearTable,
+    /// Distinct contents that can be hit.
+    num_cached: u32,
+    /// Finds the first segment of each content that can be hit; duplicates follow each other from there.
+    cached: RunIndex,
     unhashed_to_head: bool,
     events: Option<Vec<KvEvent>>,
+}
+
+/// Cached blocks that a prompt begins with.
+#[derive(Debug, Default)]
+pub(crate) struct Hits {
+    pub(crate) blocks: Vec<BlockId>,
+    /// How many of them nobody references, so that hitting them takes them out of what can be allocated.
+    pub(crate) free: u32,
+}
+
+impl Hits {
+    pub(crate) fn clear(&mut self) {
+        self.blocks.clear();
+        self.free = 0;
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+
+    /// How many of them somebody references.
+    pub(crate) fn in_use(&self) -> u32 {
+        self.len() - self.free
+    }
 }
 
 impl BlockPool {
@@ -58,19 +64,17 @@ impl BlockPool {
     ) -> Self {
         let first = u32::from(reserve_null_block).min(num_blocks);
         let mut pool = Self {
-            list: vec![Block::new(), Block::new()],
-            fresh: 0,
+            segments: Segments::new(),
+            segment_of: vec![NONE; first as usize],
             num_blocks,
             num_free: num_blocks - first,
-            cached: NearTable::default(),
+            num_cached: 0,
+            cached: RunIndex::default(),
             unhashed_to_head,
             events: capture_events.then(Vec::new),
         };
         if pool.num_free > 0 {
-            pool.link(FRESH, ENDS);
-        }
-        if first == 1 {
-            pool.grow();
+            pool.segments.link(FRESH, ENDS);
         }
         pool
     }
@@ -80,17 +84,25 @@ impl BlockPool {
     }
 
     /// Number of distinct contents that can be hit.
-    pub(crate) fn num_cached(&self) -> usize {
-        self.cached.len()
+    pub(crate) fn num_cached(&self) -> u32 {
+        self.num_cached
     }
 
-    /// The block to hit for `hash`.
-    pub(crate) fn lookup(&self, hash: SequenceHash) -> Option<BlockId> {
-        self.first_of(hash).map(|position| BlockId(position - FIRST))
-    }
-
-    pub(crate) fn is_free(&self, block: BlockId) -> bool {
-        self.block(block).references == 0
+    /// Adds the blocks to hit for an ascending run to `hits`, up to the first that is not cached; returns whether all are.
+    ///
+    /// The run goes on where `hits` ends.
+    pub(crate) fn find_hits(&self, run: HashRun, hits: &mut Hits) -> bool {
+        let mut at = 0;
+        while at < run.len {
+            let Some((segment, offset)) = self.find(run.get(at)) else { return false };
+            let Segment { blocks, references, .. } = &self.segments[segment];
+            let rest = &blocks[offset as usize..];
+            let rest = &rest[..rest.len().min((run.len - at) as usize)];
+            hits.blocks.extend_from_slice(rest);
+            at += rest.len() as u32;
+            hits.free += if *references == 0 { rest.len() as u32 } else { 0 };
+        }
+        true
     }
 
     /// Takes `count` blocks from the head of the free list, evicting their contents.
@@ -100,82 +112,254 @@ impl BlockPool {
     pub(crate) fn take(&mut self, count: u32, taken: &mut Vec<BlockId>) {
         assert!(count <= self.num_free, "blocks are taken only after the free count was checked");
         self.num_free -= count;
-        let first = taken.len();
-        let mut head = self.list[ENDS as usize].next;
-        for _ in 0..count {
-            // The entry of the fresh range stays at the head until that is used up.
-            let position = if head == FRESH { self.grow() } else { head };
-            if head != FRESH || self.fresh == self.num_blocks {
-                head = self.list[head as usize].next;
-            }
-            self.list[position as usize].references = 1;
-            taken.push(BlockId(position - FIRST));
-        }
-        self.list[ENDS as usize].next = head;
-        self.list[head as usize].previous = ENDS;
-        for &block in &taken[first..] {
-            self.evict(block);
+        let mut missing = count;
+        while missing > 0 {
+            missing -= match self.segments[ENDS].next {
+                FRESH => self.take_fresh(missing, taken),
+                head => self.take_from(head, missing, taken),
+            };
         }
     }
 
-    /// References a block that was hit, taking it off the free list if nobody else does.
-    pub(crate) fn touch(&mut self, block: BlockId) {
-        if self.is_free(block) {
-            self.unlink(block.0 + FIRST);
-            self.num_free -= 1;
+    /// Brings blocks into being.
+    fn take_fresh(&mut self, most: u32, taken: &mut Vec<BlockId>) -> u32 {
+        let fresh = self.segment_of.len() as u32;
+        let end = self.num_blocks.min(fresh + most);
+        taken.extend((fresh..end).map(BlockId));
+        self.segment_of.resize(end as usize, NONE);
+        if end == self.num_blocks {
+            self.segments.unlink(FRESH);
         }
-        self.block_mut(block).references += 1;
+        end - fresh
+    }
+
+    /// Takes blocks from the end of the segment at the head of the list; returns how many.
+    fn take_from(&mut self, head: u32, most: u32, taken: &mut Vec<BlockId>) -> u32 {
+        let len = self.segments[head].len();
+        let count = len.min(most);
+        let left = len - count;
+        if left > 0 && self.segments[head].has_duplicates() {
+            // The end becomes a segment of its own, and the new head.
+            self.split(head, left);
+            return 0;
+        }
+        self.evict(head, left);
+        for block in self.segments[head].blocks.drain(left as usize..).rev() {
+            self.segment_of[block.index()] = NONE;
+            taken.push(block);
+        }
+        if left == 0 {
+            self.segments.unlink(head);
+            self.segments.discard(head);
+        }
+        count
+    }
+
+    /// Drops the content of a segment from block `left` on; with duplicates that is all of it.
+    fn evict(&mut self, segment: u32, left: u32) {
+        let Segment { content, is_first, next_duplicate, .. } = self.segments[segment];
+        let Some(first) = content else { return };
+        let len = self.segments[segment].len();
+        if is_first {
+            self.cached.resize(first.0, len, left, segment);
+        } else {
+            self.segments.remove_duplicate(self.first_of(first), segment);
+        }
+        if is_first && next_duplicate != NONE {
+            self.segments[next_duplicate].is_first = true;
+            self.cached.resize(first.0, 0, len, next_duplicate);
+        } else if is_first {
+            self.num_cached -= len - left;
+        }
+        if let Some(events) = &mut self.events {
+            let run = HashRun::up(first, len).get(len - 1);
+            events.push(KvEvent::Removed { blocks: HashRun::down(run, len - left).into() });
+        }
+    }
+
+    /// References blocks that were hit, taking them off the free list if nobody else does.
+    pub(crate) fn touch(&mut self, mut blocks: &[BlockId]) {
+        while let Some(first) = blocks.first() {
+            let segment = self.segment_of[first.index()];
+            debug_assert_eq!(self.segments[segment].blocks[0], *first, "hits begin where segments do");
+            let held = self.segments[segment].blocks.iter().zip(blocks);
+            // A sequence may leave a run in the middle and go on elsewhere.
+            let count = held.take_while(|(ours, hit)| ours == hit).count() as u32;
+            if count < self.segments[segment].len() {
+                self.split(segment, count);
+            }
+            if self.segments[segment].references == 0 {
+                self.segments.unlink(segment);
+                self.num_free -= count;
+            }
+            self.segments[segment].references += 1;
+            blocks = &blocks[count as usize..];
+        }
     }
 
     /// Drops one reference to each block of a request, given in sequence order.
     ///
     /// The tail of a sequence becomes free first, so it is evicted before what it depends on.
     pub(crate) fn release(&mut self, blocks: &[BlockId]) {
-        let mut unhashed: SmallVec<[u32; 16]> = SmallVec::new();
-        for &block in blocks.iter().rev() {
-            let entry = self.block_mut(block);
-            assert!(entry.references > 0, "block {block} was released more often than taken");
+        let has_content = |block: &BlockId| self.segment_of[block.index()] != NONE;
+        let (mut stored, unhashed) = blocks.split_at(blocks.partition_point(has_content));
+        let unhashed = self.free_unhashed(unhashed);
+        while let Some(last) = stored.last() {
+            let segment = self.segment_of[last.index()];
+            let entry = &mut self.segments[segment];
+            assert!(entry.references > 0, "block {last} was released more often than taken");
+            debug_assert_eq!(entry.blocks.last(), Some(last), "who holds a block of a segment holds all");
             entry.references -= 1;
-            if entry.references > 0 {
-                continue;
+            let len = entry.len();
+            if entry.references == 0 {
+                self.segments.link(segment, ENDS);
+                self.num_free += len;
             }
-            let hashed = entry.has_content;
-            self.num_free += 1;
-            if hashed || !self.unhashed_to_head {
-                self.link(block.0 + FIRST, ENDS);
-            } else {
-                unhashed.push(block.0 + FIRST);
-            }
+            stored = &stored[..stored.len() - len as usize];
         }
-        for &position in unhashed.iter().rev() {
-            self.link(position, self.list[ENDS as usize].next);
+        if let Some(unhashed) = unhashed.filter(|_| self.unhashed_to_head) {
+            self.segments.link(unhashed, self.segments[ENDS].next);
         }
     }
 
-    /// Makes the content of `blocks` hittable; `hashes` are theirs, and `parent` is what stands before them.
+    /// Makes a free segment of blocks without content, linked already if that goes to the tail.
+    fn free_unhashed(&mut self, blocks: &[BlockId]) -> Option<u32> {
+        if blocks.is_empty() {
+            return None;
+        }
+        self.num_free += blocks.len() as u32;
+        let segment = self.add(Segment::new(None, blocks));
+        if !self.unhashed_to_head {
+            self.segments.link(segment, ENDS);
+        }
+        Some(segment)
+    }
+
+    /// Makes the content of `blocks` hittable.
+    ///
+    /// `hashes` are theirs, ascending runs; `before` is the block in front of them with its content, which can be hit.
     pub(crate) fn store(
         &mut self,
-        parent: Option<SequenceHash>,
-        blocks: &[BlockId],
-        hashes: &[SequenceHash],
+        before: Option<(BlockId, SequenceHash)>,
+        mut blocks: &[BlockId],
+        hashes: impl Iterator<Item = HashRun> + Clone,
     ) {
-        debug_assert_eq!(blocks.len(), hashes.len());
-        for (&block, &hash) in blocks.iter().zip(hashes) {
-            let position = block.0 + FIRST;
-            let entry = &mut self.list[position as usize];
-            debug_assert!(!entry.has_content, "block {block} already has content");
-            (entry.hash, entry.has_content) = (hash, true);
-            let list = &self.list;
-            match self.cached.insert(hash.0, position, |position| list[position as usize].hash.0) {
-                None => self.list[position as usize].is_first = true,
-                Some(first) => self.append_duplicate(first, position),
+        if let Some(events) = &mut self.events
+            && !blocks.is_empty()
+        {
+            let parent = before.map(|(_, parent)| parent);
+            events.push(KvEvent::Stored { parent, blocks: hashes.clone().collect::<HashRuns>() });
+        }
+        let mut before = before.map(|(block, _)| block);
+        for mut run in hashes {
+            loop {
+                let count = self.store_some(before, blocks, run);
+                before = Some(blocks[count as usize - 1]);
+                blocks = &blocks[count as usize..];
+                if count == run.len {
+                    break;
+                }
+                run = run.part(count..run.len);
             }
         }
-        if let Some(events) = &mut self.events
-            && !hashes.is_empty()
-        {
-            events.push(KvEvent::Stored { parent, blocks: hashes.to_vec() });
+        debug_assert!(blocks.is_empty(), "a hash for each block");
+    }
+
+    /// Stores the first blocks of a run: those up to the first whose content is here already, or those that are here
+    /// already in one segment. Returns how many.
+    fn store_some(&mut self, before: Option<BlockId>, blocks: &[BlockId], run: HashRun) -> u32 {
+        let overlap = self.cached.first_overlap((run.first.0, run.len), |segment| self.extent(segment));
+        if let Some((0, other)) = overlap {
+            return self.store_duplicates(other, blocks, run);
         }
+        let count = overlap.map_or(run.len, |(at, _)| at);
+        let blocks = &blocks[..count as usize];
+        self.num_cached += count;
+        let continued = before.and_then(|before| self.continued(before, run.first));
+        let segment = if let Some(segment) = continued {
+            self.segments[segment].blocks.extend_from_slice(blocks);
+            for block in blocks {
+                self.segment_of[block.index()] = segment;
+            }
+            segment
+        } else {
+            self.add(Segment { is_first: true, references: 1, ..Segment::new(Some(run.first), blocks) })
+        };
+        let (first, len) = self.extent(segment);
+        self.cached.resize(first, len - count, len, segment);
+        count
+    }
+
+    /// The segment that ends with `block` if `next` continues it in every respect.
+    fn continued(&self, block: BlockId, next: SequenceHash) -> Option<u32> {
+        let id = self.segment_of[block.index()];
+        let segment = self.segments.get(id)?;
+        let (first, len) = self.extent(id);
+        let continues = segment.content.is_some()
+            && first.wrapping_add(u64::from(len)) == next.0
+            && segment.references == 1
+            && !segment.has_duplicates()
+            && segment.blocks.last() == Some(&block);
+        continues.then_some(id)
+    }
+
+    /// Puts blocks behind those of equal content, `other` being the first of these.
+    fn store_duplicates(&mut self, mut other: u32, blocks: &[BlockId], run: HashRun) -> u32 {
+        let offset = run.first.0.wrapping_sub(self.extent(other).0) as u32;
+        if offset > 0 {
+            other = self.split(other, offset);
+        }
+        let count = run.len.min(self.segments[other].len());
+        if count < self.segments[other].len() {
+            self.split(other, count);
+        }
+        let duplicate =
+            self.add(Segment { references: 1, ..Segment::new(Some(run.first), &blocks[..count as usize]) });
+        self.segments.append_duplicate(other, duplicate);
+        count
+    }
+
+    /// Cuts a segment and those of equal content in front of block `at`; returns what is behind the cut.
+    fn split(&mut self, segment: u32, at: u32) -> u32 {
+        let content = self.segments[segment].content.expect("only contents are shared in part");
+        let first = self.first_of(content);
+        let len = self.segments[first].len();
+        let second = SequenceHash(content.0.wrapping_add(u64::from(at)));
+        let (mut next, mut before, mut result) = (first, NONE, NONE);
+        while next != NONE {
+            let left = &mut self.segments[next];
+            let right = Segment {
+                references: left.references,
+                is_first: left.is_first,
+                ..Segment::new(Some(second), &left.blocks[at as usize..])
+            };
+            left.blocks.truncate(at as usize);
+            let (is_free, following) = (left.references == 0, left.next_duplicate);
+            let right = self.add(right);
+            if is_free {
+                self.segments.link(right, next);
+            }
+            if before == NONE {
+                self.cached.resize(content.0, len, at, next);
+                self.cached.resize(second.0, 0, len - at, right);
+            } else {
+                self.segments[before].next_duplicate = right;
+            }
+            if next == segment {
+                result = right;
+            }
+            (next, before) = (following, right);
+        }
+        result
+    }
+
+    fn add(&mut self, segment: Segment) -> u32 {
+        let id = self.segments.vacant();
+        for block in &segment.blocks {
+            self.segment_of[block.index()] = id;
+        }
+        self.segments.put(id, segment);
+        id
     }
 
     /// Moves the events since the last call to the end of `sink`.
@@ -187,145 +371,71 @@ impl BlockPool {
 
     /// The free list from head to tail.
     pub(crate) fn free_list(&self) -> impl Iterator<Item = BlockId> {
-        let next = |position: u32| Some(self.list[position as usize].next).filter(|&next| next != ENDS);
-        std::iter::successors(next(ENDS), move |&position| next(position)).flat_map(|position| {
-            let blocks = if position == FRESH {
-                self.fresh..self.num_blocks
-            } else {
-                position - FIRST..position - FIRST + 1
-            };
-            blocks.map(BlockId)
+        self.segments.linked().flat_map(|segment| {
+            let fresh = self.segment_of.len() as u32..self.num_blocks;
+            let fresh = if segment == FRESH { fresh } else { 0..0 };
+            self.segments[segment].blocks.iter().rev().copied().chain(fresh.map(BlockId))
         })
+    }
+
+    fn find(&self, hash: SequenceHash) -> Option<(u32, u32)> {
+        self.cached.find(hash.0, |segment| self.extent(segment))
+    }
+
+    /// The first segment of a content that a segment begins with.
+    fn first_of(&self, content: SequenceHash) -> u32 {
+        self.find(content).expect("what has content is found by it").0
+    }
+
+    /// The identities of a segment with content.
+    fn extent(&self, segment: u32) -> Extent {
+        let Segment { content, blocks, .. } = &self.segments[segment];
+        (content.map_or(0, |first| first.0), blocks.len() as u32)
     }
 
     /// Panics unless the list, the counts and the index of contents agree and `references` are all that there are;
     /// for checked runs.
     pub(crate) fn check(&self, references: impl Iterator<Item = BlockId>) {
-        let blocks = &self.list[FIRST as usize..];
-        let mut expected = vec![0_u32; blocks.len()];
+        let mut expected = vec![0_u32; self.segment_of.len()];
         references.for_each(|block| expected[block.index()] += 1);
-        for (id, (block, &expected)) in blocks.iter().zip(&expected).enumerate() {
-            assert_eq!(block.references, expected, "references of block {id}");
+        let mut known = std::collections::BTreeSet::new();
+        for (block, (&segment, &expected)) in self.segment_of.iter().zip(&expected).enumerate() {
+            if segment == NONE {
+                assert!(expected <= 1, "block {block} without content is shared");
+                continue;
+            }
+            known.insert(segment);
+            let Segment { blocks, references, .. } = &self.segments[segment];
+            assert_eq!(*references, expected, "references of block {block}");
+            assert!(blocks.contains(&BlockId(block as u32)), "block {block} is in its segment");
         }
-        let mut listed = 0;
-        for block in self.free_list() {
-            assert!(
-                block.0 >= self.fresh || self.is_free(block),
-                "block {block} is on the free list but referenced"
-            );
-            listed += 1;
+        let on_list: u32 = self.segments.linked().map(|segment| self.segments[segment].references).sum();
+        assert_eq!(on_list, 0, "references of free blocks");
+        assert_eq!(self.free_list().count() as u32, self.num_free, "length of the free list");
+        let mut num_cached = 0;
+        for &id in &known {
+            let segment = &self.segments[id];
+            let Some(first) = segment.content else { continue };
+            for (at, hash) in (0..).zip(HashRun::up(first, segment.len()).iter()) {
+                let (found, offset) = self.find(hash).expect("content is found");
+                assert_eq!(
+                    (self.segments[found].is_first, offset),
+                    (true, at),
+                    "by the segment that has it first"
+                );
+                assert!(self.segments.duplicates(found).any(|other| other == id), "and those behind that");
+            }
+            num_cached += if segment.is_first { segment.len() } else { 0 };
         }
-        assert_eq!(listed, self.num_free, "length of the free list");
-        let hashed = blocks.iter().filter(|block| block.has_content).count();
-        for first in self.cached.values() {
-            let Block { hash, is_first, .. } = self.list[first as usize];
-            assert!(
-                is_first && self.first_of(hash) == Some(first),
-                "content is found at the block that has it first"
-            );
-        }
-        let duplicates = |first: u32| {
-            let next = |position: u32| Some(self.list[position as usize].next_duplicate);
-            std::iter::successors(Some(first), move |&at| next(at).filter(|&next| next != NONE)).count()
-        };
-        assert_eq!(hashed, self.cached.values().map(duplicates).sum::<usize>(), "blocks with content");
-    }
-
-    /// List position of the first block of some content.
-    fn first_of(&self, hash: SequenceHash) -> Option<u32> {
-        self.cached.get(hash.0, |position| self.list[position as usize].hash.0)
-    }
-
-    fn block(&self, block: BlockId) -> &Block {
-        &self.list[block.index() + FIRST as usize]
-    }
-
-    fn block_mut(&mut self, block: BlockId) -> &mut Block {
-        &mut self.list[block.index() + FIRST as usize]
-    }
-
-    /// Brings the next fresh block into being, linked nowhere; returns its position.
-    fn grow(&mut self) -> u32 {
-        self.list.push(Block::new());
-        self.fresh += 1;
-        self.fresh - 1 + FIRST
-    }
-
-    fn evict(&mut self, block: BlockId) {
-        let position = block.0 + FIRST;
-        let entry = &mut self.list[position as usize];
-        if !entry.has_content {
-            return;
-        }
-        entry.has_content = false;
-        let was_first = std::mem::take(&mut entry.is_first);
-        let (hash, next) = (entry.hash, std::mem::replace(&mut entry.next_duplicate, NONE));
-        if !was_first {
-            self.remove_duplicate(hash, position, next);
-        } else if next == NONE {
-            self.cached.remove(hash.0, position);
-        } else {
-            self.list[next as usize].is_first = true;
-            let list = &self.list;
-            self.cached.replace(hash.0, next, |position| list[position as usize].hash.0);
-        }
-        if let Some(events) = &mut self.events {
-            events.push(KvEvent::Removed { blocks: smallvec![hash] });
-        }
-    }
-
-    /// Puts a block behind those of equal content.
-    fn append_duplicate(&mut self, first: u32, position: u32) {
-        let mut last = first;
-        while self.list[last as usize].next_duplicate != NONE {
-            last = self.list[last as usize].next_duplicate;
-        }
-        self.list[last as usize].next_duplicate = position;
-    }
-
-    /// Takes a block that is not the first out of those of equal content; `next` is the one behind it.
-    fn remove_duplicate(&mut self, hash: SequenceHash, position: u32, next: u32) {
-        let mut before = self.first_of(hash).expect("a duplicate has a first");
-        while self.list[before as usize].next_duplicate != position {
-            before = self.list[before as usize].next_duplicate;
-        }
-        self.list[before as usize].next_duplicate = next;
-    }
-
-    fn unlink(&mut self, position: u32) {
-        let Block { previous, next, .. } = self.list[position as usize];
-        self.list[previous as usize].next = next;
-        self.list[next as usize].previous = previous;
-    }
-
-    /// Puts an entry in front of `next`; in front of the ends is the tail.
-    fn link(&mut self, position: u32, next: u32) {
-        let previous = std::mem::replace(&mut self.list[next as usize].previous, position);
-        self.list[previous as usize].next = position;
-        let entry = &mut self.list[position as usize];
-        (entry.previous, entry.next) = (previous, next);
-    }
-}
-
-impl Block {
-    /// A block without content that is linked nowhere.
-    const fn new() -> Self {
-        let hash = SequenceHash(0);
-        Self {
-            hash,
-            has_content: false,
-            is_first: false,
-            references: 0,
-            previous: ENDS,
-            next: ENDS,
-            next_duplicate: NONE,
-        }
+        assert_eq!(num_cached, self.num_cached, "distinct contents");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NO_HASHES: [HashRun; 0] = [];
 
     fn ids(pool: &BlockPool) -> Vec<u32> {
         pool.free_list().map(|block| block.0).collect()
@@ -335,6 +445,16 @@ mod tests {
         let mut taken = Vec::new();
         pool.take(n, &mut taken);
         taken
+    }
+
+    fn store(pool: &mut BlockPool, blocks: &[BlockId], first: u64) {
+        pool.store(None, blocks, std::iter::once(HashRun::up(SequenceHash(first), blocks.len() as u32)));
+    }
+
+    fn hits(pool: &BlockPool, first: u64, len: u32) -> Vec<u32> {
+        let mut hits = Hits::default();
+        pool.find_hits(HashRun::up(SequenceHash(first), len), &mut hits);
+        hits.blocks.iter().map(|block| block.0).collect()
     }
 
     #[test]
@@ -349,7 +469,7 @@ mod tests {
     fn content_goes_to_the_tail_and_the_rest_to_the_head_tail_of_the_sequence_first() {
         let mut pool = BlockPool::new(8, true, true, false);
         let blocks = take(&mut pool, 5);
-        pool.store(None, &blocks[..3], &[10, 11, 12].map(SequenceHash));
+        store(&mut pool, &blocks[..3], 10);
         pool.release(&blocks);
         assert_eq!(ids(&pool), [5, 4, 6, 7, 3, 2, 1]);
         pool.check(std::iter::empty());
@@ -361,6 +481,7 @@ mod tests {
     fn older_releases_put_every_freed_block_at_the_tail() {
         let mut pool = BlockPool::new(6, true, false, false);
         let blocks = take(&mut pool, 3);
+        store(&mut pool, &blocks[..2], 10);
         pool.release(&blocks);
         assert_eq!(ids(&pool), [4, 5, 3, 2, 1]);
     }
@@ -369,33 +490,77 @@ mod tests {
     fn a_hit_takes_a_block_off_the_free_list_and_keeps_its_content() {
         let mut pool = BlockPool::new(5, true, true, false);
         let blocks = take(&mut pool, 2);
-        let hash = SequenceHash(7);
-        pool.store(None, &blocks[..1], &[hash]);
+        store(&mut pool, &blocks[..1], 7);
         pool.release(&blocks);
-        let hit = pool.lookup(hash).unwrap();
+        let hit = &blocks[..1];
+        assert_eq!(hits(&pool, 7, 2), [1], "as far as there are some");
         pool.touch(hit);
         pool.touch(hit);
         assert_eq!(ids(&pool), [2, 3, 4]);
-        pool.release(&[hit]);
-        assert!(!pool.is_free(hit));
-        pool.check([hit].into_iter());
+        pool.release(hit);
+        pool.check(hit.iter().copied());
+    }
+
+    #[test]
+    fn a_prefix_that_is_hit_parts_from_the_rest() {
+        let mut pool = BlockPool::new(7, true, true, true);
+        let blocks = take(&mut pool, 4);
+        store(&mut pool, &blocks, 10);
+        pool.release(&blocks);
+        pool.touch(&blocks[..2]);
+        assert_eq!(ids(&pool), [5, 6, 4, 3]);
+        let other = take(&mut pool, 3);
+        assert_eq!(other, [5, 6, 4].map(BlockId));
+        pool.store(
+            Some((blocks[1], SequenceHash(11))),
+            &other,
+            NO_HASHES.into_iter().chain([HashRun::up(SequenceHash(12), 2), HashRun::up(SequenceHash(50), 1)]),
+        );
+        assert_eq!(
+            hits(&pool, 10, 9),
+            [1, 2, 3, 6],
+            "block 5 has the content of block 3, which had it first"
+        );
+        assert_eq!(pool.num_cached(), 5);
+        pool.check(blocks[..2].iter().chain(&other).copied());
+        pool.release(&[&blocks[..2], &other].concat());
+        assert_eq!(ids(&pool), [3, 4, 6, 5, 2, 1]);
+        pool.check(std::iter::empty());
+    }
+
+    #[test]
+    fn a_sequence_may_leave_a_run_and_go_on_elsewhere() {
+        let mut pool = BlockPool::new(8, true, true, false);
+        let blocks = take(&mut pool, 6);
+        store(&mut pool, &blocks[..4], 10);
+        store(&mut pool, &blocks[4..], 50);
+        pool.release(&blocks);
+        let hits = [&blocks[..2], &blocks[4..]].concat();
+        pool.touch(&hits);
+        pool.check(hits.iter().copied());
+        assert_eq!(ids(&pool), [7, 4, 3]);
     }
 
     #[test]
     fn duplicates_are_evicted_one_by_one_and_each_is_announced() {
-        let mut pool = BlockPool::new(4, true, true, true);
-        let blocks = take(&mut pool, 2);
-        let hash = SequenceHash(7);
-        pool.store(None, &blocks[..1], &[hash]);
-        pool.store(None, &blocks[1..], &[hash]);
-        assert_eq!(pool.lookup(hash), Some(blocks[0]), "the first one is hit");
-        assert_eq!(pool.num_cached(), 1);
-        pool.release(&blocks[..1]);
+        let mut pool = BlockPool::new(6, true, true, true);
+        let blocks = take(&mut pool, 4);
+        let (first, second) = blocks.split_at(2);
+        store(&mut pool, first, 7);
+        store(&mut pool, second, 7);
+        assert_eq!(hits(&pool, 7, 2), [1, 2], "the first ones are hit");
+        assert_eq!(pool.num_cached(), 2);
+        pool.release(first);
         take(&mut pool, 2);
-        assert_eq!(pool.lookup(hash), Some(blocks[1]));
+        pool.check(second.iter().copied().chain([BlockId(5), BlockId(2)]));
+        assert_eq!(hits(&pool, 7, 2), [1, 4]);
         let mut events = Vec::new();
         pool.take_events(&mut events);
-        let stored = KvEvent::Stored { parent: None, blocks: vec![hash] };
-        assert_eq!(events, [stored.clone(), stored, KvEvent::Removed { blocks: smallvec![hash] }]);
+        let stored = KvEvent::Stored { parent: None, blocks: HashRun::up(SequenceHash(7), 2).into() };
+        let removed = KvEvent::Removed { blocks: HashRun::up(SequenceHash(8), 1).into() };
+        assert_eq!(events, [stored.clone(), stored, removed]);
+        pool.release(second);
+        take(&mut pool, 3);
+        assert_eq!((pool.num_cached(), hits(&pool, 7, 2)), (0, vec![]));
     }
 }

@@ -1,4 +1,4 @@
-use servecast_types::{BlockId, RequestId, SequenceHash, Time};
+use servecast_types::{BlockId, HashRuns, RequestId, SequenceHash, Time};
 
 use crate::sequence::Sequence;
 use crate::{EngineRequest, TransferTime};
@@ -151,14 +151,20 @@ impl Request {
             || self.known() >= max_model_len
     }
 
-    /// Identities of its first `blocks` blocks, whose tokens must be known.
-    pub(crate) fn hashes(&mut self, blocks: u32) -> &[SequenceHash] {
+    /// Identities of its first `blocks` blocks, whose tokens must be known, and maybe of some more.
+    pub(crate) fn hashes(&mut self, blocks: u32) -> &HashRuns {
         self.sequence.hashes(blocks)
     }
 
-    /// Its first `blocks` blocks with their identities.
-    pub(crate) fn hashed_blocks(&mut self, blocks: u32) -> (&[BlockId], &[SequenceHash]) {
-        (&self.blocks[..blocks as usize], self.sequence.hashes(blocks))
+    /// Identity of the last of its blocks that can be hit by others.
+    pub(crate) fn last_stored(&mut self) -> Option<SequenceHash> {
+        let last = self.stored.checked_sub(1)?;
+        self.hashes(self.stored).get(last)
+    }
+
+    /// Its blocks, with the identities of the first `blocks` of them and maybe of some more.
+    pub(crate) fn hashed_blocks(&mut self, blocks: u32) -> (&[BlockId], &HashRuns) {
+        (&self.blocks, self.sequence.hashes(blocks))
     }
 }
 

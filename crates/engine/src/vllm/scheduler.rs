@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use servecast_types::{BlockId, RequestId, SequenceHash, Time};
 
 use super::kv::KvCache;
+use super::pool::Hits;
 use super::queue::WaitingQueue;
 use super::request::Request;
 use crate::args::{KvRole, SchedulingPolicy, VllmVersion};
@@ -38,7 +39,7 @@ pub(crate) struct Scheduler {
     /// Whether a request ended that vLLM's workers are told of in the next iteration, even if it is empty.
     pub(super) ended_since_schedule: bool,
     /// The blocks that the request being admitted hits; kept for its memory.
-    pub(super) hits: Vec<BlockId>,
+    pub(super) hits: Hits,
     pub(super) trace_blocks: bool,
     pub(super) stretch: Stretch,
     /// Whether `stretch` is under way, so that the running requests are not up to date.
@@ -95,7 +96,7 @@ impl Scheduler {
             since_prefill: None,
             interval_released: false,
             ended_since_schedule: false,
-            hits: Vec::new(),
+            hits: Hits::default(),
             trace_blocks,
             stretch: Stretch::default(),
             stretches: false,

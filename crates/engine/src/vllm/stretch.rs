@@ -84,9 +84,7 @@ impl DecodesOn for Scheduler {
                 Crossing::Opens => self.kv.allocate(request, &[], self.kv.blocks_for(end)),
                 Crossing::Fills => {
                     self.kv.store(request, end);
-                    let stored = self.awaited.is_some()
-                        && request.hashes(request.stored).last().copied() == self.awaited;
-                    self.disturbed |= stored;
+                    self.disturbed |= self.awaited.is_some() && request.last_stored() == self.awaited;
                 }
             }
         }

@@ -33,7 +33,7 @@ impl Scheduler {
         }
         self.kv.pool.take_events(&mut iteration.kv_events);
         iteration.free_blocks = self.kv.pool.num_free();
-        iteration.cached_blocks = self.kv.pool.num_cached() as u32;
+        iteration.cached_blocks = self.kv.pool.num_cached();
         if self.trace_blocks {
             iteration.free_list.extend(self.kv.pool.free_list());
         }

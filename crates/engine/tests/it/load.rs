@@ -337,16 +337,16 @@ impl Log {
                 KvEvent::Stored { parent, blocks } => {
                     let known = parent.is_none_or(|parent| self.contents.contains_key(&parent));
                     assert!(known, "a block is stored after what precedes it");
-                    for &hash in blocks {
+                    for hash in blocks.iter() {
                         *self.contents.entry(hash).or_default() += 1;
                     }
                 }
                 KvEvent::Removed { blocks } => {
-                    for hash in blocks {
-                        let count = self.contents.get_mut(hash).expect("what is removed was stored");
+                    for hash in blocks.iter() {
+                        let count = self.contents.get_mut(&hash).expect("what is removed was stored");
                         *count -= 1;
                         if *count == 0 {
-                            self.contents.remove(hash);
+                            self.contents.remove(&hash);
                         }
                     }
                 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use servecast_engine::{
     Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, TransferTime,
 };
-use servecast_types::{Duration, Time};
+use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::recording::{CaseRequest, HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
 
@@ -221,8 +221,10 @@ impl<'a> Driver<'a> {
             step.insert("transfers_done", done);
         }
         let (numbers, block_size) = (&mut self.hash_numbers, self.engine.config().block_size());
-        let events: Vec<Value> =
-            iteration.kv_events.iter().map(|event| numbers.canonical(event, block_size)).collect();
+        let events: Vec<Value> = one_by_one(&iteration.kv_events)
+            .iter()
+            .map(|event| numbers.canonical(event, block_size))
+            .collect();
         let compact = self.case.expected["steps"][0].get("kv_events_fnv").is_some();
         let words = |event: &Value| {
             let kind = if event["type"] == "stored" { 1 } else { 2 };
@@ -259,4 +261,15 @@ impl<'a> Driver<'a> {
 fn fnv(words: impl Iterator<Item = u64>) -> Value {
     let hash = words.fold(0xCBF29CE484222325_u64, |hash, word| (hash ^ word).wrapping_mul(0x100000001B3));
     format!("{hash:016x}").into()
+}
+
+/// The events with one for each block that was removed, as vLLM sends them.
+fn one_by_one(events: &[KvEvent]) -> Vec<KvEvent> {
+    let split = |event: &KvEvent| match event {
+        KvEvent::Removed { blocks } => {
+            blocks.iter().map(|hash| KvEvent::Removed { blocks: HashRun::up(hash, 1).into() }).collect()
+        }
+        event => vec![event.clone()],
+    };
+    events.iter().flat_map(split).collect()
 }

@@ -139,8 +139,8 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
         let (mut least, mut most) = (told.clone(), std::mem::take(&mut told));
         for event in iterations[known..=position].iter().flat_map(|iteration| &iteration.kv_events) {
             match event {
-                KvEvent::Stored { blocks, .. } => most.extend(blocks),
-                KvEvent::Removed { blocks } => blocks.iter().for_each(|hash| _ = least.remove(hash)),
+                KvEvent::Stored { blocks, .. } => most.extend(blocks.iter()),
+                KvEvent::Removed { blocks } => blocks.iter().for_each(|hash| _ = least.remove(&hash)),
                 KvEvent::Cleared => least.clear(),
             }
         }
@@ -168,8 +168,8 @@ fn contents(iterations: &[Iteration]) -> FxHashSet<SequenceHash> {
     let mut contents = FxHashSet::default();
     for event in iterations.iter().flat_map(|iteration| &iteration.kv_events) {
         match event {
-            KvEvent::Stored { blocks, .. } => contents.extend(blocks),
-            KvEvent::Removed { blocks } => blocks.iter().for_each(|hash| _ = contents.remove(hash)),
+            KvEvent::Stored { blocks, .. } => contents.extend(blocks.iter()),
+            KvEvent::Removed { blocks } => blocks.iter().for_each(|hash| _ = contents.remove(&hash)),
             KvEvent::Cleared => contents.clear(),
         }
     }

@@ -179,12 +179,12 @@ impl HashNumbers {
         match event {
             KvEvent::Stored { parent, blocks } => {
                 let parent = parent.map(|parent| self.number(parent));
-                let hashes: Vec<u32> = blocks.iter().map(|&hash| self.number(hash)).collect();
+                let hashes: Vec<u32> = blocks.iter().map(|hash| self.number(hash)).collect();
                 let tokens = hashes.len() as u64 * u64::from(block_size);
                 json!({"type": "stored", "parent": parent, "hashes": hashes, "num_tokens": tokens})
             }
             KvEvent::Removed { blocks } => {
-                let hashes: Vec<u32> = blocks.iter().map(|&hash| self.number(hash)).collect();
+                let hashes: Vec<u32> = blocks.iter().map(|hash| self.number(hash)).collect();
                 json!({"type": "removed", "hashes": hashes})
             }
             KvEvent::Cleared => json!({"type": "cleared", "hashes": []}),

@@ -50,7 +50,7 @@ impl ApproximateIndex {
     /// An index without predictions.
     pub fn new(lifetime: Lifetime) -> Self {
         Self {
-            tree: RadixTree::new(),
+            tree: RadixTree::new().of_singles(),
             lifetime,
             entries: Vec::new(),
             free: Vec::new(),

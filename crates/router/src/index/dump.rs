@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::nodes::ROOT;
+use super::nodes::{NodeId, ROOT};
 use super::tree::RadixTree;
 use crate::rank::Slot;
 use crate::{EventError, Rank};
@@ -50,26 +50,35 @@ pub struct DumpedOrphan {
 /// Writes down a tree, breadth first; `rank_of` names the rank of a slot.
 pub(crate) fn dump(tree: &RadixTree, mut rank_of: impl FnMut(Slot) -> Option<Rank>) -> IndexDump {
     let mut blocks = Vec::new();
-    let mut queue: VecDeque<_> = tree.children(ROOT).into();
-    while let Some(id) = queue.pop_front() {
+    let first_blocks = |node: NodeId| tree.children(node).into_iter().map(|child| (child, 0));
+    let mut queue: VecDeque<_> = first_blocks(ROOT).collect();
+    while let Some((id, place)) = queue.pop_front() {
         let node = tree.node(id);
-        let mut holders: Vec<(Rank, Slot)> = Vec::with_capacity(node.ranks.len());
-        node.ranks.for_each(|slot| holders.extend(rank_of(slot).map(|rank| (rank, slot))));
+        let mut holders: Vec<(Rank, Slot)> = Vec::with_capacity(node.holders.ranks().len());
+        node.holders.for_each(node.len, |slot, depth| {
+            holders.extend(rank_of(slot).filter(|_| depth > place).map(|rank| (rank, slot)));
+        });
         holders.sort_unstable();
+        let before = match (place.checked_sub(1), node.parent) {
+            (Some(place), _) => Some((id, place)),
+            (None, ROOT) => None,
+            (None, parent) => Some((parent, tree.node(parent).len - 1)),
+        };
         for (rank, slot) in holders {
-            let parent = match node.parent {
-                ROOT => None,
-                parent => tree.names(slot, parent).first().map(|&(name, _)| name),
-            };
-            blocks.extend(tree.names(slot, id).iter().map(|&(external, copies)| DumpedBlock {
+            let parent = before.and_then(|(node, place)| Some(tree.names(slot, node, place).first()?.0));
+            blocks.extend(tree.names(slot, id, place).iter().map(|&(external, copies)| DumpedBlock {
                 rank,
                 parent,
-                local: node.local,
+                local: node.local.wrapping_add(place.into()),
                 external,
                 copies,
             }));
         }
-        queue.extend(tree.children(id));
+        if place + 1 < node.len {
+            queue.push_back((id, place + 1));
+        } else {
+            queue.extend(first_blocks(id));
+        }
     }
     let mut orphans: Vec<_> = tree
         .orphans()

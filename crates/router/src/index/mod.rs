@@ -5,12 +5,15 @@
 
 mod approximate;
 mod dump;
+mod holders;
+mod look_up;
+mod names;
 mod nodes;
 mod ranks;
 mod tree;
 mod uses;
 
-use servecast_types::Time;
+use servecast_types::{HashRuns, Time};
 
 pub use approximate::{ApproximateIndex, Lifetime};
 pub use dump::{DumpedBlock, DumpedOrphan, IndexDump};
@@ -93,7 +96,10 @@ impl Index {
         slot_of: impl Fn(Rank) -> Option<Slot>,
         now: Time,
     ) -> Result<(), EventError> {
-        let mut tree = RadixTree::new();
+        let mut tree = match self {
+            Self::Events(_) => RadixTree::new(),
+            Self::Approximate(_) => RadixTree::new().of_singles(),
+        };
         for slot in 0..slots {
             tree.add_slot(slot as Slot);
         }
@@ -122,7 +128,8 @@ pub(crate) fn apply_index_event(
             tree.store(slot, stored.parent_hash.map(|parent| parent.0), blocks)
         }
         IndexEventData::Removed(removed) => {
-            tree.remove_all(slot, removed.block_hashes.iter().map(|block| block.0))
+            let names: HashRuns = removed.block_hashes.iter().copied().collect();
+            tree.remove_all(slot, names.runs())
         }
         IndexEventData::Cleared => {
             tree.clear(slot);

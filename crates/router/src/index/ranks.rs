@@ -36,11 +36,6 @@ impl RankSet {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        // A large set becomes a small one before it is empty.
-        matches!(self, Self::Near { bits: 0, .. })
-    }
-
     pub(crate) fn contains(&self, slot: Slot) -> bool {
         let (at, bit) = place_of(slot);
         match self {

@@ -20,33 +20,46 @@
 //! finds it; storing it again brings it back with all its copies. Storing the missing block alone therefore ends the
 //! match there, whoever else holds the chain. Engines that evict leaves first never make orphans.
 //!
-//! Memory: a node and an entry in a table of names for every distinct block ([`nodes`](super::nodes)), whatever the
-//! number of ranks; copies beyond the first, names of its own and orphans cost an entry each.
+//! **Runs.** Blocks that follow one another under consecutive hashes and names share a node ([`nodes`](super::nodes)), of
+//! which each rank holds some first blocks, so that a prompt is stored, evicted and stored again at a cost a run, not a
+//! block. A block of which more is known than that, a copy or another name, becomes a node of its own.
+//!
+//! Memory: a node for every run, whatever the number of ranks; copies beyond the first, names of its own and orphans cost
+//! an entry each.
 
 use rustc_hash::FxHashMap;
-use smallvec::{SmallVec, smallvec};
+use servecast_types::HashRun;
+use smallvec::smallvec;
 
-use super::nodes::{Node, NodeId, Nodes, ROOT};
+use super::names::Names;
+use super::nodes::{BlockRun, Node, NodeId, Nodes, ROOT};
 use super::uses::Uses;
 use crate::EventError;
 use crate::rank::Slot;
 
-/// How many names are looked up before the first of them is acted on: so many misses of the processor's cache overlap.
-const AHEAD: usize = 32;
+/// A place on a chain: behind the first `passed` blocks of a node, at least one unless it is the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) node: NodeId,
+    pub(super) passed: u32,
+}
 
-/// What one rank calls a block, and how often it holds it.
-type Names = SmallVec<[(u64, u32); 1]>;
+impl At {
+    pub(super) const ROOT: Self = Self { node: ROOT, passed: 0 };
+}
 
 /// Which rank holds which chain of blocks; see the module's documentation.
 #[derive(Debug, Clone)]
 pub struct RadixTree {
-    nodes: Nodes,
+    pub(super) nodes: Nodes,
     /// Names of a rank that mean another block to others.
-    aliases: FxHashMap<(Slot, u64), NodeId>,
-    /// Names and copies, wherever they are not one copy under the common name.
-    names: FxHashMap<(Slot, NodeId), Names>,
-    orphans: FxHashMap<(Slot, u64), u32>,
-    sizes: Vec<u32>,
+    pub(super) aliases: FxHashMap<(Slot, u64), NodeId>,
+    /// Names and copies of single blocks, wherever they are not one copy under the common name.
+    pub(super) names: FxHashMap<(Slot, NodeId), Names>,
+    pub(super) orphans: FxHashMap<(Slot, u64), u32>,
+    pub(super) sizes: Vec<u32>,
+    /// Whether every block is a node of its own.
+    singles_only: bool,
     pub(super) uses: Option<Uses>,
 }
 
@@ -65,8 +78,15 @@ impl RadixTree {
             names: FxHashMap::default(),
             orphans: FxHashMap::default(),
             sizes: Vec::new(),
+            singles_only: false,
             uses: None,
         }
+    }
+
+    /// The same without runs, for those who keep something of every block.
+    pub(super) fn of_singles(self) -> Self {
+        debug_assert_eq!(self.num_blocks(), 0, "what is in the tree already may be in runs");
+        Self { singles_only: true, ..self }
     }
 
     /// Makes room for a rank.
@@ -91,49 +111,6 @@ impl RadixTree {
         self.aliases.len() + self.names.len() + self.orphans.len()
     }
 
-    /// How many leading blocks of `locals` each rank holds, into `depths` by slot; 0 for those that hold none.
-    ///
-    /// O(blocks + ranks), apart from a word for 64 ranks wherever a rank drops out.
-    pub fn look_up(&self, locals: impl IntoIterator<Item = u64>, depths: &mut Vec<u32>) {
-        depths.clear();
-        depths.resize(self.sizes.len(), 0);
-        let mut at = ROOT;
-        let mut depth = 0;
-        for local in locals {
-            let Some(child) = self.nodes.child(at, local) else { break };
-            if at != ROOT {
-                self.leave(at, child, |slot| depths[slot as usize] = depth);
-            }
-            depth += 1;
-            at = child;
-        }
-        if at != ROOT {
-            self.nodes.get(at).ranks.for_each(|slot| depths[slot as usize] = depth);
-        }
-    }
-
-    /// As [`RadixTree::look_up`], but stops as soon as one rank is left, whose depth is then a lower bound: enough
-    /// to know *who* holds most.
-    pub fn look_up_until_alone(&self, locals: impl IntoIterator<Item = u64>, depths: &mut Vec<u32>) {
-        let mut alone = false;
-        let mut at = ROOT;
-        let path = locals.into_iter().take_while(|&local| {
-            let child = if alone { None } else { self.child(at, local) };
-            at = child.unwrap_or(at);
-            alone = at != ROOT && self.nodes.get(at).ranks.len() == 1;
-            child.is_some()
-        });
-        let path: Vec<u64> = path.collect();
-        self.look_up(path, depths);
-    }
-
-    fn leave(&self, from: NodeId, to: NodeId, visit: impl FnMut(Slot)) {
-        let (from, to) = (&self.nodes.get(from).ranks, &self.nodes.get(to).ranks);
-        if from.exceeds(to) {
-            from.for_each_not_in(to, visit);
-        }
-    }
-
     /// Adds a copy of each of `blocks`, given as (local, external), behind `parent` or at the start of a chain.
     ///
     /// # Errors
@@ -145,25 +122,125 @@ impl RadixTree {
         parent: Option<u64>,
         blocks: impl IntoIterator<Item = (u64, u64)>,
     ) -> Result<(), EventError> {
+        let run = |(local, external)| BlockRun { local, external, len: 1 };
+        self.store_runs(slot, parent, blocks.into_iter().map(run))
+    }
+
+    /// As [`RadixTree::store`] for blocks whose two names are equal.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn store_hashes(
+        &mut self,
+        slot: Slot,
+        parent: Option<u64>,
+        blocks: impl Iterator<Item = HashRun>,
+    ) -> Result<(), EventError> {
+        // A run that descends is one block after another.
+        let ascending = |run: HashRun| {
+            let len = if run.descends { 1 } else { run.len };
+            (0..run.len).step_by(len as usize).map(move |at| {
+                let first = run.get(at).0;
+                BlockRun { local: first, external: first, len }
+            })
+        };
+        self.store_runs(slot, parent, blocks.flat_map(ascending))
+    }
+
+    fn store_runs(
+        &mut self,
+        slot: Slot,
+        parent: Option<u64>,
+        runs: impl Iterator<Item = BlockRun>,
+    ) -> Result<(), EventError> {
         self.add_slot(slot);
         let mut at = match parent {
-            None => ROOT,
-            Some(parent) => self.find(slot, parent).ok_or(EventError::ParentNotFound { parent })?,
-        };
-        let mut blocks = blocks.into_iter();
-        let mut next: SmallVec<[(u64, u64); AHEAD]> = blocks.by_ref().take(AHEAD).collect();
-        while !next.is_empty() {
-            self.nodes.read_ahead(next.iter().map(|&(_, external)| external));
-            for (local, external) in next.drain(..) {
-                let (node, held) = self.place(slot, at, local, external)?;
-                if held {
-                    self.add_copy(slot, node, external);
-                }
-                at = node;
+            None => At::ROOT,
+            Some(parent) => {
+                let (node, place) = self.find(slot, parent).ok_or(EventError::ParentNotFound { parent })?;
+                At { node, passed: place + 1 }
             }
-            next.extend(blocks.by_ref().take(AHEAD));
+        };
+        for mut run in runs {
+            while run.len > 0 {
+                let stored;
+                (at, stored) = self.store_some(slot, at, run)?;
+                run = run.behind(stored);
+            }
         }
         Ok(())
+    }
+
+    /// Stores the first blocks of a run at a place; returns where that ends and how many they are.
+    fn store_some(&mut self, slot: Slot, mut at: At, run: BlockRun) -> Result<(At, u32), EventError> {
+        let Some(next) = self.step(at, run.local) else {
+            if at.passed < self.nodes.get(at.node).len {
+                at.node = self.nodes.split(at.node, at.passed);
+            }
+            return self.store_new(slot, at, run);
+        };
+        let (node, place) = (self.nodes.get(next.node), next.passed - 1);
+        let is_regular = !node.is_single
+            && node.external.wrapping_add(u64::from(place)) == run.external
+            // Further copies are counted block by block.
+            && node.depth(slot) == place;
+        let count = if is_regular { self.count_regular(slot, run, node.len - place) } else { 0 };
+        if count == 0 {
+            let single = self.nodes.isolate(next.node, place);
+            let parent = self.nodes.get(single).parent;
+            return self.store_single(slot, parent, run);
+        }
+        let depth = place + count;
+        let node = self.nodes.get_mut(next.node);
+        node.holders.set_depth(slot, depth, node.len);
+        self.sizes[slot as usize] += count;
+        Ok((At { node: next.node, passed: depth }, count))
+    }
+
+    /// Stores the first blocks of a run behind the end of a node where they are not yet.
+    fn store_new(&mut self, slot: Slot, at: At, run: BlockRun) -> Result<(At, u32), EventError> {
+        let most = if self.singles_only { 0 } else { self.nodes.count_unused_names(run.external, run.len) };
+        let count = self.count_regular(slot, run, most);
+        if count == 0 {
+            return self.store_single(slot, at.node, run);
+        }
+        self.sizes[slot as usize] += count;
+        let node = self.nodes.get(at.node);
+        let len = node.len;
+        let continues = at != At::ROOT
+            && (node.local.wrapping_add(len.into()), node.external.wrapping_add(len.into()))
+                == (run.local, run.external)
+            && node.is_leaf()
+            && !(node.is_single || node.is_shared());
+        if continues {
+            self.nodes.resize(at.node, len + count);
+            return Ok((At { passed: len + count, ..at }, count));
+        }
+        let node = self.nodes.create(at.node, BlockRun { len: count, ..run });
+        self.nodes.get_mut(node).holders.set_depth(slot, count, count);
+        Ok((At { node, passed: count }, count))
+    }
+
+    /// How many of the first `most` blocks of a run are nothing special to a rank.
+    fn count_regular(&self, slot: Slot, run: BlockRun, most: u32) -> u32 {
+        let most = most.min(run.len);
+        if self.aliases.is_empty() && self.orphans.is_empty() {
+            return most;
+        }
+        let is_special = |&at: &u32| {
+            let name = (slot, run.external.wrapping_add(u64::from(at)));
+            self.aliases.contains_key(&name) || self.orphans.contains_key(&name)
+        };
+        (0..most).find(is_special).unwrap_or(most)
+    }
+
+    /// Stores the first block of a run behind the end of a node, as a node of its own.
+    fn store_single(&mut self, slot: Slot, at: NodeId, run: BlockRun) -> Result<(At, u32), EventError> {
+        let (node, held) = self.place(slot, at, run.local, run.external)?;
+        if held {
+            self.add_copy(slot, node, run.external);
+        }
+        Ok((At { node, passed: 1 }, 1))
     }
 
     /// Takes one copy of a block away from a rank.
@@ -171,42 +248,10 @@ impl RadixTree {
     /// # Errors
     /// If the rank does not hold the block, neither in the tree nor as an orphan.
     pub fn remove(&mut self, slot: Slot, external: u64) -> Result<(), EventError> {
-        self.remove_named(slot, external, self.nodes.named(external))
-    }
-
-    /// As [`RadixTree::remove`] for each of `blocks`, all of which are tried.
-    ///
-    /// # Errors
-    /// How many the rank does not hold, and the first of them.
-    pub fn remove_all(
-        &mut self,
-        slot: Slot,
-        blocks: impl IntoIterator<Item = u64>,
-    ) -> Result<(), EventError> {
-        let mut blocks = blocks.into_iter();
-        let mut missing = None;
-        let mut count = 0;
-        let mut next: SmallVec<[(u64, Option<NodeId>); AHEAD]> = SmallVec::new();
-        loop {
-            // Removals give no name to another block, and what they take out nobody holds.
-            next.extend(blocks.by_ref().take(AHEAD).map(|block| (block, self.nodes.named(block))));
-            if next.is_empty() {
-                return missing.map_or(Ok(()), |first| Err(EventError::BlockNotFound { first, count }));
-            }
-            for (block, named) in next.drain(..) {
-                if self.remove_named(slot, block, named).is_err() {
-                    missing = missing.or(Some(block));
-                    count += 1;
-                }
-            }
-        }
-    }
-
-    /// `named`: the block that `external` means.
-    fn remove_named(&mut self, slot: Slot, external: u64, named: Option<NodeId>) -> Result<(), EventError> {
-        let Some(node) = self.find_named(slot, external, named) else {
+        let Some((node, place)) = self.find(slot, external) else {
             return self.remove_orphan(slot, external);
         };
+        let node = self.nodes.isolate(node, place);
         if self.drop_copy(slot, node, external) {
             return Ok(());
         }
@@ -218,6 +263,80 @@ impl RadixTree {
         Ok(())
     }
 
+    /// As [`RadixTree::remove`] for each of `blocks`, all of which are tried.
+    ///
+    /// # Errors
+    /// How many the rank does not hold, and the first of them.
+    pub fn remove_all(
+        &mut self,
+        slot: Slot,
+        blocks: impl Iterator<Item = HashRun>,
+    ) -> Result<(), EventError> {
+        let mut missing = None;
+        let mut count = 0;
+        for run in blocks {
+            // The order makes no difference, and from its end a run goes at once.
+            let turned = !run.descends;
+            let run = if turned { HashRun::down(run.last(), run.len) } else { run };
+            let mut missing_here = None;
+            let mut at = 0;
+            while at < run.len {
+                let name = run.get(at).0;
+                let removed = self.remove_end(slot, name, run.len - at);
+                if removed == 0 && self.remove(slot, name).is_err() {
+                    missing_here = missing_here.filter(|_| !turned).or(Some(name));
+                    count += 1;
+                }
+                at += removed.max(1);
+            }
+            missing = missing.or(missing_here);
+        }
+        missing.map_or(Ok(()), |first| Err(EventError::BlockNotFound { first, count }))
+    }
+
+    /// Takes up to `most` blocks of a run that ends with `name` away from a rank that holds nothing behind them; returns how
+    /// many, 0 if it is not that simple.
+    fn remove_end(&mut self, slot: Slot, name: u64, most: u32) -> u32 {
+        let Some((id, place)) = self.nodes.named(name) else { return 0 };
+        let node = self.nodes.get(id);
+        let depth = place + 1;
+        let holds = |child: NodeId| self.nodes.get(child).holders.ranks().contains(slot);
+        if node.is_single
+            || node.depth(slot) != depth
+            || (depth == node.len && self.nodes.children(id).any(holds))
+        {
+            return 0;
+        }
+        let most = most.min(depth);
+        let is_alias = |&at: &u32| self.alias(slot, name.wrapping_sub(at.into())).is_some();
+        let count = if self.aliases.is_empty() { most } else { (0..most).find(is_alias).unwrap_or(most) };
+        if count > 0 {
+            self.hold_less(slot, id, depth - count);
+        }
+        count
+    }
+
+    /// A rank holds only the first `depth` blocks of a node from now on.
+    fn hold_less(&mut self, slot: Slot, id: NodeId, depth: u32) {
+        let node = self.nodes.get_mut(id);
+        self.sizes[slot as usize] -= node.depth(slot) - depth;
+        let deepest = if node.is_shared() || depth == 0 {
+            node.holders.set_depth(slot, depth, node.len);
+            node.holders.deepest(node.len)
+        } else {
+            depth
+        };
+        if deepest == 0 {
+            self.nodes.remove(id);
+            if let Some(uses) = &mut self.uses {
+                uses.forget(id);
+            }
+        } else if deepest < node.len {
+            node.holders.shrink(deepest);
+            self.nodes.resize(id, deepest);
+        }
+    }
+
     /// Drops everything that a rank holds.
     pub fn clear(&mut self, slot: Slot) {
         for &node in self.held_from(slot, ROOT)[1..].iter().rev() {
@@ -227,26 +346,15 @@ impl RadixTree {
         debug_assert_eq!(self.size(slot), 0, "nothing is left of a cleared rank");
     }
 
-    /// The child of `at` by its local hash.
-    pub(super) fn child(&self, at: NodeId, local: u64) -> Option<NodeId> {
-        self.nodes.child(at, local)
+    /// The block that a rank holds under a name: its node and its place in it.
+    fn find(&self, slot: Slot, external: u64) -> Option<(NodeId, u32)> {
+        if let Some(node) = self.alias(slot, external) {
+            return Some((node, 0));
+        }
+        self.nodes.named(external).filter(|&named| self.holds_as(slot, external, named))
     }
 
-    /// The block that a rank holds under a name.
-    fn find(&self, slot: Slot, external: u64) -> Option<NodeId> {
-        self.find_named(slot, external, self.nodes.named(external))
-    }
-
-    fn find_named(&self, slot: Slot, external: u64, named: Option<NodeId>) -> Option<NodeId> {
-        let holds = |&node: &NodeId| holds_as(&self.names, slot, external, node, self.nodes.get(node));
-        self.alias(slot, external).or_else(|| named.filter(holds))
-    }
-
-    fn alias(&self, slot: Slot, external: u64) -> Option<NodeId> {
-        if self.aliases.is_empty() { None } else { self.aliases.get(&(slot, external)).copied() }
-    }
-
-    /// Makes a rank hold the block `local` behind `at`; the flag says whether it did before.
+    /// Makes a rank hold the single block `local` behind the end of `at`; the flag says whether it did before.
     pub(super) fn place(
         &mut self,
         slot: Slot,
@@ -256,14 +364,19 @@ impl RadixTree {
     ) -> Result<(NodeId, bool), EventError> {
         let node = match self.nodes.child(at, local) {
             Some(node) => {
+                debug_assert!(
+                    self.nodes.get(node).is_single,
+                    "what is known of one block has a node of its own"
+                );
                 self.check_place(slot, node, external)?;
                 node
             }
             None => self.create(slot, at, local, external)?,
         };
-        if !self.nodes.ranks_mut(node).insert(slot) {
+        if self.nodes.get(node).depth(slot) > 0 {
             return Ok((node, true));
         }
+        self.nodes.get_mut(node).holders.set_depth(slot, 1, 1);
         self.sizes[slot as usize] += 1;
         let orphaned = if self.orphans.is_empty() { None } else { self.orphans.remove(&(slot, external)) };
         let copies = orphaned.unwrap_or(0) + 1;
@@ -278,7 +391,7 @@ impl RadixTree {
     fn check_place(&self, slot: Slot, node: NodeId, external: u64) -> Result<(), EventError> {
         // The name that all use for the block cannot stand for another one.
         let is_there = self.aliases.is_empty() && self.nodes.is_named(node, external);
-        if is_there || self.find(slot, external).is_none_or(|held| held == node) {
+        if is_there || self.find(slot, external).is_none_or(|held| held == (node, 0)) {
             Ok(())
         } else {
             Err(EventError::MovedBlock { external })
@@ -286,62 +399,13 @@ impl RadixTree {
     }
 
     fn create(&mut self, slot: Slot, at: NodeId, local: u64, external: u64) -> Result<NodeId, EventError> {
-        let names = &self.names;
-        let created = match self.alias(slot, external) {
-            Some(_) => None,
-            None => {
-                self.nodes.create(at, local, external, |id, node| !holds_as(names, slot, external, id, node))
-            }
-        };
-        created.ok_or(EventError::MovedBlock { external })
-    }
-
-    /// Whether the name means this block to all; if not, it does to this rank from now on.
-    fn name_in_common(&mut self, slot: Slot, node: NodeId, external: u64) -> bool {
-        let common = self.nodes.is_named(node, external);
-        if !common {
-            self.aliases.insert((slot, external), node);
-        }
-        common
-    }
-
-    fn add_copy(&mut self, slot: Slot, node: NodeId, external: u64) {
-        let common = self.nodes.get(node).external;
-        let names = self.names.entry((slot, node)).or_insert_with(|| smallvec![(common, 1)]);
-        if let Some((_, copies)) = names.iter_mut().find(|(name, _)| *name == external) {
-            *copies += 1;
-        } else {
-            names.push((external, 1 + self.orphans.remove(&(slot, external)).unwrap_or(0)));
-            self.name_in_common(slot, node, external);
+        match self.find(slot, external) {
+            Some(_) => Err(EventError::MovedBlock { external }),
+            None => Ok(self.nodes.create_single(at, local, external)),
         }
     }
 
-    /// Takes a copy away unless it is the last one; `false` then.
-    fn drop_copy(&mut self, slot: Slot, node: NodeId, external: u64) -> bool {
-        if self.names.is_empty() {
-            return false;
-        }
-        let Some(names) = self.names.get_mut(&(slot, node)) else { return false };
-        let Some(at) = names.iter().position(|&(name, _)| name == external) else { return false };
-        if names.len() == 1 && names[0].1 == 1 {
-            return false;
-        }
-        names[at].1 -= 1;
-        if names[at].1 == 0 {
-            names.remove(at);
-            self.aliases.remove(&(slot, external));
-        }
-        let common = self.nodes.get(node).external;
-        if let &[(name, 1)] = names.as_slice()
-            && name == common
-            && !self.aliases.contains_key(&(slot, name))
-        {
-            self.names.remove(&(slot, node));
-        }
-        true
-    }
-
-    /// Takes a rank off a block and off all behind it, whose copies become orphans.
+    /// Takes a rank off a single block and off all behind it, whose copies become orphans.
     fn detach(&mut self, slot: Slot, top: NodeId) {
         // From the leaves up, so that a block without ranks has no children either.
         for &node in self.held_from(slot, top).iter().rev() {
@@ -351,7 +415,7 @@ impl RadixTree {
                     self.add_orphan(slot, name, copies);
                 }
             }
-            self.drop_rank(slot, node);
+            self.hold_less(slot, node, 0);
         }
     }
 
@@ -361,111 +425,40 @@ impl RadixTree {
         let mut next = 0;
         while let Some(&node) = held.get(next) {
             next += 1;
-            held.extend(
-                self.nodes.children(node).filter(|&child| self.nodes.get(child).ranks.contains(slot)),
-            );
+            held.extend(self.nodes.children(node).filter(|&child| self.nodes.get(child).depth(slot) > 0));
         }
         held
     }
 
-    fn forget_names(&mut self, slot: Slot, node: NodeId) -> Names {
-        let Some(names) = self.names.remove(&(slot, node)) else {
-            return smallvec![(self.nodes.get(node).external, 1)];
-        };
-        for (name, _) in &names {
-            self.aliases.remove(&(slot, *name));
-        }
-        names
-    }
-
-    /// Takes a rank and all its copies off a block behind which it holds nothing.
+    /// Takes a rank and all its copies off a node behind which it holds nothing.
     pub(super) fn drop_rank_and_names(&mut self, slot: Slot, node: NodeId) {
         if !self.names.is_empty() {
             self.forget_names(slot, node);
         }
-        self.drop_rank(slot, node);
-    }
-
-    fn drop_rank(&mut self, slot: Slot, node: NodeId) {
-        let ranks = self.nodes.ranks_mut(node);
-        let was_there = ranks.remove(slot);
-        debug_assert!(was_there, "a rank leaves a block that it holds");
-        self.sizes[slot as usize] -= 1;
-        if ranks.is_empty() {
-            self.nodes.remove(node);
-            if let Some(uses) = &mut self.uses {
-                uses.forget(node);
-            }
-        }
-    }
-
-    fn remove_orphan(&mut self, slot: Slot, external: u64) -> Result<(), EventError> {
-        let Some(copies) = self.orphans.get_mut(&(slot, external)) else {
-            return Err(EventError::BlockNotFound { first: external, count: 1 });
-        };
-        *copies -= 1;
-        if *copies == 0 {
-            self.orphans.remove(&(slot, external));
-        }
-        Ok(())
+        self.hold_less(slot, node, 0);
     }
 
     pub(super) fn node(&self, id: NodeId) -> &Node {
         self.nodes.get(id)
     }
 
-    /// Children of a block, oldest first.
+    /// Children of a node, oldest first.
     pub(super) fn children(&self, id: NodeId) -> Vec<NodeId> {
         let mut children: Vec<_> = self.nodes.children(id).collect();
         children.reverse();
         children
     }
 
-    /// Every block with every rank that holds it, parents first.
+    /// Every single block with every rank that holds it, parents first.
     pub(super) fn holders(&self) -> Vec<(Slot, NodeId)> {
         let mut holders = Vec::new();
         let mut queue = self.children(ROOT);
         let mut next = 0;
         while let Some(&node) = queue.get(next) {
             next += 1;
-            self.nodes.get(node).ranks.for_each(|slot| holders.push((slot, node)));
+            self.nodes.get(node).holders.ranks().for_each(|slot| holders.push((slot, node)));
             queue.extend(self.children(node));
         }
         holders
     }
-
-    /// What a rank calls a block that it holds, with the copies of each name.
-    pub(super) fn names(&self, slot: Slot, node: NodeId) -> Names {
-        self.names
-            .get(&(slot, node))
-            .cloned()
-            .unwrap_or_else(|| smallvec![(self.nodes.get(node).external, 1)])
-    }
-
-    /// Blocks that ranks hold but that cannot be hit, with their copies, sorted.
-    pub(super) fn orphans(&self) -> Vec<(Slot, u64, u32)> {
-        let mut orphans: Vec<_> =
-            self.orphans.iter().map(|(&(slot, external), &copies)| (slot, external, copies)).collect();
-        orphans.sort_unstable();
-        orphans
-    }
-
-    pub(super) fn add_orphan(&mut self, slot: Slot, external: u64, copies: u32) {
-        *self.orphans.entry((slot, external)).or_insert(0) += copies;
-    }
-}
-
-/// Whether a rank holds a block under a name that means it to all but those that call it otherwise.
-fn holds_as(
-    names: &FxHashMap<(Slot, NodeId), Names>,
-    slot: Slot,
-    external: u64,
-    id: NodeId,
-    node: &Node,
-) -> bool {
-    let calls_it_so = || match names.get(&(slot, id)) {
-        None => true,
-        Some(names) => names.iter().any(|&(name, _)| name == external),
-    };
-    node.ranks.contains(slot) && (names.is_empty() || calls_it_so())
 }

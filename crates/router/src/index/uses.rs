@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 use servecast_types::{Duration, Time};
 
-use super::nodes::{NodeId, ROOT};
-use super::tree::RadixTree;
+use super::nodes::NodeId;
+use super::tree::{At, RadixTree};
 
 /// The look-ups that met each block within a window of time.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ impl RadixTree {
     #[must_use]
     pub fn counting_uses(mut self, window: Duration) -> Self {
         self.uses = Some(Uses { window, by_block: FxHashMap::default() });
-        self
+        self.of_singles()
     }
 
     /// As [`RadixTree::look_up`], and counts it: returns how often each leading block was met by earlier look-ups of this
@@ -55,10 +55,10 @@ impl RadixTree {
         self.look_up(locals.clone(), depths);
         // Taken out, so that the tree can be walked beside it.
         let Some(mut uses) = self.uses.take() else { return Vec::new() };
-        let mut at = ROOT;
+        let mut at = At::ROOT;
         let path = locals.into_iter().map_while(|local| {
-            at = self.child(at, local)?;
-            Some(at)
+            at = self.step(at, local)?;
+            Some(at.node)
         });
         let counts = path.map(|node| uses.count(node, now)).filter(|&earlier| earlier > 0).collect();
         self.uses = Some(uses);

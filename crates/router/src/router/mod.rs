@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
-use servecast_types::{Duration, KvEvent, RequestId, SequenceHash, Time};
+use servecast_types::{Duration, HashRun, KvEvent, RequestId, SequenceHash, Time};
 
 pub use self::inspect::Sizes;
 use crate::index::{self, EventCounts, Index, IndexDump};
@@ -257,8 +257,8 @@ impl Router {
     /// What could not be applied; the index stays consistent, and [`Router::event_counts`] counts it.
     pub fn apply(&mut self, rank: Rank, event: &KvEvent, now: Time) -> Result<(), EventError> {
         match event {
-            KvEvent::Stored { parent, blocks } => self.stored(rank, *parent, blocks, now),
-            KvEvent::Removed { blocks } => self.removed(rank, blocks, now),
+            KvEvent::Stored { parent, blocks } => self.stored(rank, *parent, blocks.runs(), now),
+            KvEvent::Removed { blocks } => self.removed(rank, blocks.runs(), now),
             KvEvent::Cleared => self.apply_to_tree(rank, now, |tree, slot| {
                 tree.clear(slot);
                 Ok(())
@@ -274,19 +274,23 @@ impl Router {
         &mut self,
         rank: Rank,
         parent: Option<SequenceHash>,
-        blocks: &[SequenceHash],
+        blocks: impl Iterator<Item = HashRun>,
         now: Time,
     ) -> Result<(), EventError> {
-        let blocks = blocks.iter().map(|block| (block.0, block.0));
-        self.apply_to_tree(rank, now, |tree, slot| tree.store(slot, parent.map(|parent| parent.0), blocks))
+        let parent = parent.map(|parent| parent.0);
+        self.apply_to_tree(rank, now, |tree, slot| tree.store_hashes(slot, parent, blocks))
     }
 
     /// [`Router::apply`] for [`KvEvent::Removed`].
     ///
     /// # Errors
     /// As [`Router::apply`].
-    pub fn removed(&mut self, rank: Rank, blocks: &[SequenceHash], now: Time) -> Result<(), EventError> {
-        let blocks = blocks.iter().map(|block| block.0);
+    pub fn removed(
+        &mut self,
+        rank: Rank,
+        blocks: impl Iterator<Item = HashRun>,
+        now: Time,
+    ) -> Result<(), EventError> {
         self.apply_to_tree(rank, now, |tree, slot| tree.remove_all(slot, blocks))
     }
 

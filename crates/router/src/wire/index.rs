@@ -128,14 +128,16 @@ impl From<&KvEvent> for IndexEventData {
                 parent_hash: *parent,
                 blocks: blocks
                     .iter()
-                    .map(|&hash| StoredBlock {
+                    .map(|hash| StoredBlock {
                         block_hash: hash,
                         tokens_hash: BlockHash(hash.0),
                         mm_extra_info: None,
                     })
                     .collect(),
             }),
-            KvEvent::Removed { blocks } => Self::Removed(RemovedBlocks { block_hashes: blocks.to_vec() }),
+            KvEvent::Removed { blocks } => {
+                Self::Removed(RemovedBlocks { block_hashes: blocks.iter().collect() })
+            }
             KvEvent::Cleared => Self::Cleared,
         }
     }

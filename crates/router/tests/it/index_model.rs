@@ -32,8 +32,11 @@ impl Forest {
                 _ => block.checked_sub(1),
             };
             let siblings = children.entry(parent).or_insert(0);
+            // An only child mostly continues its parent, as the blocks of a prompt do.
+            let next = parent.map_or(0, |parent| forest.locals[parent] + 1);
+            let apart = if random.random_bool(0.8) { 0 } else { 500 };
             forest.parents.push(parent);
-            forest.locals.push(*siblings);
+            forest.locals.push(next + apart + *siblings * 1000);
             *siblings += 1;
         }
         forest
@@ -105,18 +108,21 @@ impl Held {
 
 struct Model {
     forest: Forest,
+    /// Whether ranks store what they do not hold yet, under common names, and evict several blocks from the end of a chain:
+    /// then the tree has runs, where otherwise copies and names cut it into single blocks.
+    like_engines: bool,
     router: Router,
     held: Vec<Held>,
 }
 
 impl Model {
-    fn new(random: &mut Pcg64) -> Self {
+    fn new(like_engines: bool, random: &mut Pcg64) -> Self {
         let forest = Forest::new(random);
         let mut router = Router::new(KvRouterConfig::default().validate().unwrap(), 1, 0);
         for worker in 0..RANKS {
             router.add_rank(Rank::of_worker(worker), RankInfo::default(), NOW);
         }
-        Self { forest, router, held: vec![Held::default(); RANKS as usize] }
+        Self { forest, like_engines, router, held: vec![Held::default(); RANKS as usize] }
     }
 
     fn apply(&mut self, rank: u32, event: &IndexEventData) -> Result<(), EventError> {
@@ -128,6 +134,9 @@ impl Model {
         let block = random.random_range(0..PATHS);
         let second = random.random_bool(0.2);
         match random.random_range(0..1000) {
+            0..400 if self.like_engines => self.store_missing(rank, block),
+            400..998 if self.like_engines => self.evict(rank, block, false, random),
+            900..998 => self.evict(rank, block, second, random),
             0..500 => self.store(rank, block, second, random),
             500..998 => self.remove(rank, block, second),
             998 => {
@@ -164,6 +173,42 @@ impl Model {
             let parent = parent.unwrap().1;
             assert_eq!(self.apply(rank, &event), Err(EventError::ParentNotFound { parent }));
         }
+    }
+
+    /// Stores what a rank does not hold of a chain.
+    fn store_missing(&mut self, rank: u32, leaf: usize) {
+        let chain = self.forest.chain(leaf);
+        let held = self.held[rank as usize].blocks();
+        let from = chain.iter().take_while(|block| held.contains(block)).count();
+        let blocks: Vec<_> =
+            chain[from..].iter().map(|&block| (self.forest.locals[block], block as u64)).collect();
+        let parent = from.checked_sub(1).map(|before| chain[before] as u64);
+        self.apply(rank, &index_stored(parent, &blocks)).unwrap();
+        for &block in &chain[from..] {
+            self.held[rank as usize].store(block, block as u64);
+        }
+    }
+
+    /// Removes blocks from the end of a chain, or from somewhere in it, in either order.
+    fn evict(&mut self, rank: u32, leaf: usize, second: bool, random: &mut Pcg64) {
+        let chain = self.forest.chain(leaf);
+        let held = self.held[rank as usize].blocks();
+        let depth = chain.iter().take_while(|block| held.contains(block)).count();
+        let end = if random.random_bool(0.9) { depth } else { chain.len() };
+        let start = end.saturating_sub(random.random_range(0..12));
+        let name = |block| if self.like_engines { block as u64 } else { name(rank, block, second) };
+        let mut blocks: Vec<_> = chain[start..end].iter().map(|&block| (block, name(block))).collect();
+        if random.random_bool(0.7) {
+            blocks.reverse();
+        }
+        let names: Vec<_> = blocks.iter().map(|&(_, name)| name).collect();
+        let held = &mut self.held[rank as usize];
+        let missing: Vec<_> =
+            blocks.iter().filter(|&&(block, name)| !held.remove(&self.forest, block, name)).collect();
+        let not_found =
+            |&&(_, first): &&(usize, u64)| EventError::BlockNotFound { first, count: missing.len() };
+        let expected = missing.first().map_or(Ok(()), |first| Err(not_found(first)));
+        assert_eq!(self.apply(rank, &index_removed(&names)), expected);
     }
 
     /// Removes a leaf more often than a block in the middle, as engines do.
@@ -218,11 +263,20 @@ impl Model {
 
 #[test]
 fn random_events_leave_what_a_map_would_hold() {
+    check_random_events(false);
+}
+
+#[test]
+fn events_as_engines_send_them_leave_what_a_map_would_hold() {
+    check_random_events(true);
+}
+
+fn check_random_events(like_engines: bool) {
     let total = operations();
     let rounds = 20;
     for seed in 0..rounds {
         let mut random = random(seed);
-        let mut model = Model::new(&mut random);
+        let mut model = Model::new(like_engines, &mut random);
         for step in 0..total / rounds as u32 {
             model.step(&mut random);
             model.check(random.random_range(0..PATHS));

@@ -110,7 +110,8 @@ fn media_have_tiers_and_an_unknown_one_is_not_the_device() {
 
 #[test]
 fn simulated_engines_name_content_and_position_by_one_hash() {
-    let event = KvEvent::Stored { parent: Some(SequenceHash(1)), blocks: vec![SequenceHash(2)] };
+    let event =
+        KvEvent::Stored { parent: Some(SequenceHash(1)), blocks: [SequenceHash(2)].into_iter().collect() };
     let block = StoredBlock { block_hash: SequenceHash(2), tokens_hash: BlockHash(2), mm_extra_info: None };
     let stored = StoredBlocks { parent_hash: Some(SequenceHash(1)), blocks: vec![block] };
     assert_eq!(IndexEventData::from(&event), IndexEventData::Stored(stored));

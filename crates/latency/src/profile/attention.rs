@@ -173,20 +173,11 @@ fn interpolated(axes: &[Vec<f64>; AXES], values: &[f64], point: Point) -> f64 {
     // The next point of an axis of one is itself.
     let steps: [usize; AXES] =
         std::array::from_fn(|axis| if axes[axis].len() > 1 { strides[axis] } else { 0 });
-    let mut corners = [0.0; 1 << AXES];
-    for (corner, value) in corners.iter_mut().enumerate() {
-        let offset: usize = (0..AXES).map(|axis| if corner >> axis & 1 == 1 { steps[axis] } else { 0 }).sum();
-        *value = values[base + offset];
-    }
-    let mut count = corners.len();
-    for axis in (0..AXES).rev() {
-        count /= 2;
-        let share = places[axis].1;
-        for low in 0..count {
-            corners[low] += share * (corners[low + count] - corners[low]);
-        }
-    }
-    corners[0]
+    let between = |low: f64, high: f64, axis: usize| low + places[axis].1 * (high - low);
+    let line = |at: usize| between(values[at], values[at + steps[3]], 3);
+    let plane = |at: usize| between(line(at), line(at + steps[2]), 2);
+    let cube = |at: usize| between(plane(at), plane(at + steps[1]), 1);
+    between(cube(base), cube(base + steps[0]), 0)
 }
 
 /// All combinations of the values of axes, the last one running fastest.

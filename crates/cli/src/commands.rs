@@ -1,5 +1,6 @@
 //! The subcommands, a file each.
 
+pub(crate) mod calibrate;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod explain;

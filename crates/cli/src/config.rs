@@ -36,7 +36,8 @@ pub(crate) use layers::{Layers, Origin, explained};
 pub(crate) use not_yet::{NotYetArgs, refuse_value};
 pub(crate) use router::{RouterFlags, RouterGiven, WITHOUT_EFFECT, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
-use value::{boolean, choice, finite, settings};
+pub(crate) use value::settings;
+use value::{boolean, choice, finite};
 pub(crate) use vary::{Difference, combinations, described};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.

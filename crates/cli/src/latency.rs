@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use servecast_engine::LatencySpec;
-use servecast_latency::{CapacitySetup, Grid, GridError, LatencyModel};
+use servecast_latency::{CapacitySetup, Grid, GridError, LatencyModel, Step};
 
 use crate::error::{Failure, chain};
 use crate::files;
@@ -35,6 +35,7 @@ pub(crate) fn load(spec: &LatencySpec, models: &Models) -> Result<Option<Arc<dyn
         LatencySpec::Polynomial | LatencySpec::Linear(_) => Ok(None),
         LatencySpec::Grid(path) => Ok(Some(Arc::new(read_grid(Path::new(path))?))),
         LatencySpec::Profile(text) => Ok(Some(Arc::new(profile_settings(text)?.read()?))),
+        LatencySpec::Step(path) => Ok(Some(Arc::new(read_step(Path::new(path))?))),
         LatencySpec::Roofline(options) => Ok(Some(Arc::new(RooflineSettings::of(options)?.read()?))),
     }
 }
@@ -53,6 +54,11 @@ pub(crate) fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Fail
         }
         _ => Ok(None),
     }
+}
+
+fn read_step(path: &Path) -> Result<Step, Failure> {
+    let text = files::read_text(path)?;
+    Step::from_toml(&text).map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
 }
 
 fn profile_settings(text: &str) -> Result<ProfileSettings, Failure> {

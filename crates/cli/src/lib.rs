@@ -27,7 +27,9 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::commands::replay::embed::{Outcome, Reached, Refusal, RefusalKind, Replay, replay};
-use crate::commands::{compare, completions, explain, replay as replay_command, schema, trace, validate};
+use crate::commands::{
+    calibrate, compare, completions, explain, replay as replay_command, schema, trace, validate,
+};
 use crate::error::Failure;
 pub use crate::latency::Models;
 
@@ -47,6 +49,7 @@ enum Subcommands {
     Replay(Box<replay_command::ReplayArgs>),
     Compare(compare::CompareArgs),
     Validate(validate::ValidateArgs),
+    Calibrate(calibrate::CalibrateArgs),
     Explain(explain::ExplainArgs),
     Trace(trace::TraceArgs),
     Schema(schema::SchemaArgs),
@@ -69,6 +72,7 @@ pub fn run_to_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Subcommands::Replay(args) => replay_command::run(*args),
         Subcommands::Compare(args) => compare::run(&args),
         Subcommands::Validate(args) => validate::run(&args),
+        Subcommands::Calibrate(args) => calibrate::run(&args),
         Subcommands::Explain(args) => explain::run(&args),
         Subcommands::Trace(args) => trace::run(&args),
         Subcommands::Schema(args) => schema::run(&args),

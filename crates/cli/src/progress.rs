@@ -1,6 +1,7 @@
 //! The progress bar of a run, or of several at once.
 
 use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -127,5 +128,36 @@ impl RunProgress<'_> {
             bar.set_message(format!("{ended}/{} runs", self.all.runs));
         }
         self.started.elapsed().as_secs_f64() * 1000.0
+    }
+}
+
+/// Shows how far a fit has come, on a terminal and only there.
+pub(crate) struct FitProgress(Option<ProgressBar>);
+
+impl FitProgress {
+    /// A spinner, unless nobody would see it.
+    pub(crate) fn new(quiet: bool) -> Self {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{spinner} {pos} simulations, {wide_msg}");
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+                .with_style(style.expect("the template is constant"))
+        });
+        Self(bar)
+    }
+
+    /// All runs were simulated once more, and were off by so much.
+    pub(crate) fn tick(&self, loss: f64) -> ControlFlow<()> {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+            bar.set_message(format!("off by {:.2} %", loss.sqrt() * 100.0));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes the spinner away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }

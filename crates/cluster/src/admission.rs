@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use servecast_types::{Prompt, Time};
+use servecast_types::{Duration, Prompt, Time};
 use servecast_workload::{Session, TurnStart, Workload};
 
 use crate::ClusterError;
@@ -42,10 +42,12 @@ pub(crate) struct Admission {
     under_way: u32,
     /// When a place became free last.
     place_free: Time,
+    /// What lies between the user and the deployment: a turn is due there so much after it is sent.
+    front_end: Duration,
 }
 
 impl Admission {
-    pub(crate) fn new(workload: Workload, mode: LoadMode) -> Result<Self, ClusterError> {
+    pub(crate) fn new(workload: Workload, mode: LoadMode, front_end: Duration) -> Result<Self, ClusterError> {
         let order: Vec<u32> = match mode {
             LoadMode::OpenLoop => {
                 workload.arrival_order().into_iter().map(|session| session as u32).collect()
@@ -61,7 +63,13 @@ impl Admission {
             mode,
             under_way: 0,
             place_free: Time::ZERO,
+            front_end,
         })
+    }
+
+    /// When a turn was sent that is due now.
+    pub(crate) fn sent(&self, now: Time) -> Time {
+        Time::from_ns(now.since(Time::ZERO + self.front_end).as_ns())
     }
 
     /// Hands the prompt of a turn out, which is needed once.
@@ -77,7 +85,7 @@ impl Admission {
     pub(crate) fn next_arrival(&self) -> Option<Time> {
         let start = self.next_start().map(|(time, ..)| time);
         let follow_up = self.follow_ups.peek().map(|Reverse((time, ..))| *time);
-        start.into_iter().chain(follow_up).min()
+        Some(start.into_iter().chain(follow_up).min()? + self.front_end)
     }
 
     /// The next turn that is due by `now`.
@@ -85,7 +93,7 @@ impl Admission {
         let start = self.next_start();
         let follow_up = self.follow_ups.peek().map(|&Reverse(entry)| entry);
         let (time, _, turn) = start.into_iter().chain(follow_up).min()?;
-        if time > now {
+        if time + self.front_end > now {
             return None;
         }
         if start.is_some_and(|(.., first)| first == turn) {
@@ -116,9 +124,9 @@ impl Admission {
         self.place_free = now;
     }
 
-    /// When the session after the next `skipped` ones starts.
+    /// When the session after the next `skipped` ones is due.
     pub(crate) fn start_after(&self, skipped: usize) -> Option<Time> {
-        self.nth_start(skipped).map(|(time, ..)| time)
+        self.nth_start(skipped).map(|(time, ..)| time + self.front_end)
     }
 
     fn next_start(&self) -> Option<(Time, u64, TurnId)> {
@@ -140,7 +148,7 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use servecast_types::{Duration, Prompt, Run};
+    use servecast_types::{Prompt, Run};
     use servecast_workload::Turn;
 
     use super::*;
@@ -163,7 +171,7 @@ mod tests {
     }
 
     fn admission(sessions: Vec<Session>, mode: LoadMode) -> Admission {
-        Admission::new(Workload { sessions, ..Workload::default() }, mode).unwrap()
+        Admission::new(Workload { sessions, ..Workload::default() }, mode, Duration::ZERO).unwrap()
     }
 
     fn due(admission: &mut Admission, now: Time) -> Vec<(u32, u32)> {
@@ -218,8 +226,29 @@ mod tests {
     }
 
     #[test]
+    fn a_front_end_lies_between_sending_and_being_due() {
+        let workload = Workload {
+            sessions: vec![
+                session(1, &[TurnStart::At(ms(5)), delay(10)]),
+                session(3, &[TurnStart::At(ms(6))]),
+            ],
+            ..Workload::default()
+        };
+        let front_end = Duration::from_ns(2_000_000);
+        let mut admission = Admission::new(workload, LoadMode::OpenLoop, front_end).unwrap();
+        assert_eq!((admission.next_arrival(), admission.start_after(1)), (Some(ms(7)), Some(ms(8))));
+        assert_eq!(due(&mut admission, ms(6)), []);
+        assert_eq!(due(&mut admission, ms(7)), [(0, 0)]);
+        assert_eq!(admission.sent(ms(7)), ms(5));
+        admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(20));
+        assert_eq!(due(&mut admission, ms(31)), [(1, 0)]);
+        assert_eq!(admission.next_arrival(), Some(ms(32)));
+    }
+
+    #[test]
     fn a_closed_loop_needs_somebody_in_it() {
         let mode = LoadMode::ClosedLoop { concurrency: 0 };
-        assert_eq!(Admission::new(Workload::default(), mode).unwrap_err(), ClusterError::NoConcurrency);
+        let error = Admission::new(Workload::default(), mode, Duration::ZERO).unwrap_err();
+        assert_eq!(error, ClusterError::NoConcurrency);
     }
 }

@@ -7,6 +7,8 @@ use crate::record::{PoolRole, RunRecord};
 /// The time to first token of a request in parts without gap or overlap: they add up to it exactly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TtftBreakdown {
+    /// On the way to the deployment.
+    pub front_end: Duration,
     /// Parked by a router, over all stages.
     pub router_queue: Duration,
     /// In the queue of the first worker, until the iteration in which it was first computed.
@@ -25,14 +27,28 @@ pub struct TtftBreakdown {
 
 impl TtftBreakdown {
     /// Names of the parts, in the order of [`TtftBreakdown::parts`].
-    pub const NAMES: [&'static str; 6] =
-        ["router_queue", "engine_queue", "prefill_compute", "kv_transfer", "decode_wait", "preemption_loss"];
+    pub const NAMES: [&'static str; 7] = [
+        "front_end",
+        "router_queue",
+        "engine_queue",
+        "prefill_compute",
+        "kv_transfer",
+        "decode_wait",
+        "preemption_loss",
+    ];
 
     /// The parts in the order of [`TtftBreakdown::NAMES`].
-    pub fn parts(&self) -> [Duration; 6] {
-        let Self { router_queue, engine_queue, prefill_compute, kv_transfer, decode_wait, preemption_loss } =
-            *self;
-        [router_queue, engine_queue, prefill_compute, kv_transfer, decode_wait, preemption_loss]
+    pub fn parts(&self) -> [Duration; 7] {
+        let Self {
+            front_end,
+            router_queue,
+            engine_queue,
+            prefill_compute,
+            kv_transfer,
+            decode_wait,
+            preemption_loss,
+        } = *self;
+        [front_end, router_queue, engine_queue, prefill_compute, kv_transfer, decode_wait, preemption_loss]
     }
 
     /// The time to first token.
@@ -49,6 +65,9 @@ impl RunRecord {
         let request = &self.requests[ordinal];
         request.first_token?;
         let mut parts = TtftBreakdown::default();
+        if let Some(first) = request.stages.first() {
+            parts.front_end = first.arrived.since(request.arrival);
+        }
         for (number, stage) in request.stages.iter().enumerate() {
             let (admitted, first_token) = (stage.admitted?, stage.first_token?);
             parts.router_queue += stage.queued.since(stage.arrived);

@@ -1,4 +1,5 @@
 use servecast_engine::{EngineArgs, EngineConfig, EngineTracing, WorkerType};
+use servecast_types::Duration;
 
 use crate::handoff::Handoff;
 use crate::record::PoolRole;
@@ -58,6 +59,11 @@ impl Topology {
             pool(PoolRole::Decode, "num_decode_workers", decode)?,
         ];
         Ok(Self { pools, handoff: Some(handoff) })
+    }
+
+    /// How long a request is on its way to the first pool.
+    pub(crate) fn front_end(&self) -> Duration {
+        self.pools.first().map_or(Duration::ZERO, |pool| pool.engine.front_end())
     }
 }
 

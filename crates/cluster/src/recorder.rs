@@ -16,6 +16,8 @@ pub(crate) struct NewRequest {
     pub(crate) session: u32,
     pub(crate) turn: u32,
     pub(crate) line: u64,
+    /// When the user sent it: before it came here if there is something in front.
+    pub(crate) arrival: Time,
     pub(crate) input_tokens: u32,
     pub(crate) output_tokens: u32,
 }
@@ -59,7 +61,7 @@ impl Recorder {
             session: request.session,
             turn: request.turn,
             line: request.line,
-            arrival: now,
+            arrival: request.arrival,
             input_tokens: request.input_tokens,
             requested_output_tokens: request.output_tokens,
             output_tokens: 0,

@@ -68,7 +68,7 @@ impl Simulation {
     ) -> Result<Self, ClusterError> {
         let goes_on = workload.sessions.iter().any(|session| session.turns.len() > 1);
         let ends_matter = goes_on || options.load != LoadMode::OpenLoop;
-        let admission = Admission::new(workload, options.load)?;
+        let admission = Admission::new(workload, options.load, topology.front_end())?;
         let cluster = Cluster::new(topology, options, ends_matter);
         Ok(Self { cluster, admission, turns: Vec::new(), placements: FxHashMap::default(), ended: 0 })
     }
@@ -113,7 +113,7 @@ impl Simulation {
     }
 
     fn arrive(&mut self, turn: TurnId, now: Time) {
-        let origin = self.origin(turn);
+        let origin = self.origin(turn, self.admission.sent(now));
         let prompt = self.admission.take_prompt(turn);
         let source = &self.admission.session(turn.session).turns[turn.turn as usize];
         let arrival = Arrival {
@@ -129,12 +129,13 @@ impl Simulation {
         self.turns.push(turn);
     }
 
-    fn origin(&self, turn: TurnId) -> NewRequest {
+    fn origin(&self, turn: TurnId, arrival: Time) -> NewRequest {
         let source = &self.admission.session(turn.session).turns[turn.turn as usize];
         NewRequest {
             session: turn.session,
             turn: turn.turn,
             line: source.line,
+            arrival,
             input_tokens: source.prompt.tokens(),
             output_tokens: source.output_tokens,
         }
@@ -161,7 +162,7 @@ impl Simulation {
         let turns = self.admission.session(rejected.session).turns.len() as u32;
         for turn in rejected.turn + 1..turns {
             let turn = TurnId { turn, ..rejected };
-            self.cluster.arrive_rejected(self.origin(turn), now);
+            self.cluster.arrive_rejected(self.origin(turn, now), now);
             self.turns.push(turn);
             self.ended += 1;
         }

@@ -60,7 +60,7 @@ pub struct EngineArgs {
     /// Old form of `worker_type: decode`.
     pub is_decode: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
-    /// `profile:DIR` or `roofline:OPTIONS`.
+    /// `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`.
     pub latency: Option<String>,
     /// Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`.
     pub planner_profile_data: Option<String>,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use servecast_latency::{Latency, LatencyModel, Polynomial, Speedup};
+use servecast_types::Duration;
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
@@ -234,6 +235,11 @@ impl EngineArgs {
 }
 
 impl EngineConfig {
+    /// How long a request is on its way to the engine.
+    pub fn front_end(&self) -> Duration {
+        self.latency.front_end()
+    }
+
     /// Tokens a KV block.
     pub fn block_size(&self) -> u32 {
         self.block_size

@@ -19,6 +19,8 @@ pub enum LatencySpec {
     Roofline(String),
     /// One that the program around the simulation brings along, by its name there.
     Callable(String),
+    /// [`Step`](servecast_latency::Step), from the named file.
+    Step(String),
 }
 
 impl LatencySpec {
@@ -30,6 +32,7 @@ impl LatencySpec {
             Self::Profile(path) => Some(format!("profile:{path}")),
             Self::Roofline(options) => Some(format!("roofline:{options}")),
             Self::Callable(name) => Some(format!("callable:{name}")),
+            Self::Step(path) => Some(format!("step:{path}")),
         }
     }
 }
@@ -54,6 +57,7 @@ impl EngineArgs {
             Some(("profile", path)) if !path.is_empty() => Ok(LatencySpec::Profile(path.to_owned())),
             Some(("callable", name)) if !name.is_empty() => Ok(LatencySpec::Callable(name.to_owned())),
             Some(("roofline", options)) => Ok(LatencySpec::Roofline(options.to_owned())),
+            Some(("step", path)) if !path.is_empty() => Ok(LatencySpec::Step(path.to_owned())),
             Some(("linear", terms)) => {
                 let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
                 match terms.as_deref() {
@@ -68,7 +72,8 @@ impl EngineArgs {
                 }
             }
             _ => wrong(
-                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR or roofline:OPTIONS",
+                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, step:FILE.toml or \
+                 roofline:OPTIONS",
             ),
         }
     }
@@ -94,8 +99,9 @@ mod tests {
         {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
         }
-        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR or roofline:OPTIONS";
-        for latency in ["", "quadratic", "grid:", "callable:", "polynomial:3"] {
+        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, step:FILE.toml or \
+                   roofline:OPTIONS";
+        for latency in ["", "quadratic", "grid:", "callable:", "step:", "polynomial:3"] {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
         }
         refused(json!({"latency": "grid:h100.npz"}), "`latency` is `grid:h100.npz`: the file was not read");

@@ -7,6 +7,7 @@
 //! - [`Linear`]: a base, a price a token and a price a request; what the recordings of real schedulers use.
 //! - [`Grid`]: measured times on a grid, read from an `.npz` file.
 //! - [`Profile`]: measured times of a model's layers, summed over what a pass runs.
+//! - [`Step`]: prices of what a pass computes, fitted to measured iterations or requests.
 //! - [`Roofline`]: an estimate from the shape of a model ([`ModelShape`]) and the data sheet of a GPU ([`GpuSheet`]).
 //!
 //! [`CapacitySetup`] works out how many KV blocks fit beside a model.
@@ -24,6 +25,7 @@ mod model;
 mod polynomial;
 mod profile;
 mod roofline;
+mod step;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub use model::{Attention, Experts, ModelError, ModelShape, WeightType, Window};
 pub use polynomial::Polynomial;
 pub use profile::{Layers, Profile, ProfileError, ProfileSetup, ProfileTables, SkewUse};
 pub use roofline::{Efficiency, Roofline, RooflineSetup};
+pub use step::{Step, StepError, StepExperts, StepFeatures, StepPrices};
 
 /// The price of one forward pass over everything in a batch.
 pub trait LatencyModel: fmt::Debug + Send + Sync {
@@ -49,6 +52,11 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
     /// Whether the batch lies outside what the model was measured on, so that its time is extrapolated.
     fn extrapolates(&self, _batch: &Batch) -> bool {
         false
+    }
+
+    /// How long a request is on its way to the engine, whatever that does: what a server in front of it takes.
+    fn front_end(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// What the times are estimated from, if nothing of them was measured.
@@ -135,6 +143,11 @@ impl Latency {
     /// Whether the time of the iteration is extrapolated.
     pub fn extrapolates(&self, batch: &Batch) -> bool {
         self.model.extrapolates(batch)
+    }
+
+    /// How long a request is on its way to the engine; no speedup divides it.
+    pub fn front_end(&self) -> Duration {
+        self.model.front_end()
     }
 
     /// What the times are estimated from, if nothing of them was measured.

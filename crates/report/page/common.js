@@ -4,7 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const main = document.getElementById("main");
 const toc = document.getElementById("toc");
-const colors = [0, 1, 2, 3, 4, 5, 6].map((n) => `var(--c${n})`);
+const colors = [0, 1, 2, 3, 4, 5, 6, 7].map((n) => `var(--c${n})`);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 const number = (value, digits = 2) =>

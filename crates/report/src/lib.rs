@@ -36,6 +36,7 @@ mod sla;
 mod stats;
 mod summary;
 mod table;
+mod validation;
 
 pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
@@ -54,3 +55,4 @@ pub use sla::{Sla, SlaError};
 pub use stats::Stats;
 pub use summary::{SummaryOptions, summarize};
 pub use table::{TableOptions, render_table};
+pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

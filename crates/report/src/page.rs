@@ -62,7 +62,7 @@ struct Page<'a> {
     series: Series,
     pools: Vec<PoolLoad>,
     distributions: Vec<Distribution>,
-    parts: [&'static str; 6],
+    parts: [&'static str; 7],
     bands: Vec<Band>,
     scatter: Vec<(u32, f64)>,
     prefix: Vec<(u32, u64, u64)>,
@@ -76,7 +76,7 @@ struct Band {
     to: f64,
     requests: usize,
     /// Means of the parts of the TTFT, in ms.
-    parts_ms: [f64; 6],
+    parts_ms: [f64; 7],
 }
 
 /// Renders the page of a run; what was [kept](Activity) while it went on shows how busy workers were and the KV that they
@@ -139,7 +139,7 @@ fn bands(run: &RunRecord) -> Vec<Band> {
     let rank = |percent: f64| (percent / 100.0 * parts.len() as f64).round() as usize;
     let band = |(from, to)| {
         let requests = &parts[rank(from)..rank(to)];
-        let mut sums = [0.0; 6];
+        let mut sums = [0.0; 7];
         for request in requests {
             for (sum, part) in sums.iter_mut().zip(request.parts()) {
                 *sum += part.as_ms();

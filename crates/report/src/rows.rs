@@ -53,6 +53,7 @@ struct RequestRow {
 #[derive(Serialize)]
 #[expect(clippy::struct_field_names, reason = "these are the keys of the row")]
 struct BreakdownRow {
+    front_end_ms: f64,
     router_queue_ms: f64,
     engine_queue_ms: f64,
     prefill_compute_ms: f64,
@@ -112,6 +113,7 @@ impl RequestRow {
 impl BreakdownRow {
     fn new(breakdown: TtftBreakdown) -> Self {
         let [
+            front_end_ms,
             router_queue_ms,
             engine_queue_ms,
             prefill_compute_ms,
@@ -120,6 +122,7 @@ impl BreakdownRow {
             preemption_loss_ms,
         ] = breakdown.parts().map(Duration::as_ms);
         Self {
+            front_end_ms,
             router_queue_ms,
             engine_queue_ms,
             prefill_compute_ms,
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_finished_request_has_all_its_times() {
-        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttft_breakdown":{"router_queue_ms":0.0,"engine_queue_ms":4.0,"prefill_compute_ms":56.0,"kv_transfer_ms":15.75,"decode_wait_ms":4.25,"preemption_loss_ms":0.0},"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"arrived_ms":20.0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"arrived_ms":60.0,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
+        insta::assert_snapshot!(lines()[1], @r#"{"request":1,"session":1,"turn":0,"line":2,"arrival_ms":20.0,"input_length":300,"requested_output_length":5,"output_length":5,"status":"finished","reject_reason":null,"first_token_ms":100.0,"second_token_ms":110.0,"last_token_ms":180.0,"ended_ms":180.0,"ttft_ms":80.0,"ttft_breakdown":{"front_end_ms":0.0,"router_queue_ms":0.0,"engine_queue_ms":4.0,"prefill_compute_ms":56.0,"kv_transfer_ms":15.75,"decode_wait_ms":4.25,"preemption_loss_ms":0.0},"ttst_ms":10.0,"tpot_ms":20.0,"e2e_latency_ms":160.0,"reused_tokens":100,"preemptions":1,"stages":[{"pool":"prefill","worker":0,"arrived_ms":20.0,"queued_ms":20.0,"admitted_ms":24.0,"reused_tokens":100,"transfer_start_ms":null,"transfer_end_ms":null,"first_token_ms":60.0,"last_token_ms":60.0,"preemptions":0},{"pool":"decode","worker":1,"arrived_ms":60.0,"queued_ms":60.0,"admitted_ms":80.0,"reused_tokens":299,"transfer_start_ms":62.5,"transfer_end_ms":78.25,"first_token_ms":100.0,"last_token_ms":180.0,"preemptions":1}]}"#);
     }
 
     #[test]

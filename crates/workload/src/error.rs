@@ -69,6 +69,17 @@ pub enum TraceError {
         /// The other name.
         second: &'static str,
     },
+    /// Some rows have token ids, others hash ids.
+    #[error(
+        "line {line}: the row has {}, but the rows before it have {}: keep them in files of their own",
+        kind(!token_ids), kind(*token_ids)
+    )]
+    OtherKind {
+        /// The line.
+        line: u64,
+        /// Whether the rows before it have token ids.
+        token_ids: bool,
+    },
     /// A key means nothing but looks like a misspelt one.
     #[error("line {line}: `{key}` is no known key: did you mean `{suggestion}`?")]
     MisspeltKey {
@@ -231,4 +242,9 @@ pub enum SyntheticError {
         /// How many there may be.
         max: u64,
     },
+}
+
+/// What rows are made of.
+fn kind(token_ids: bool) -> &'static str {
+    if token_ids { "`input_tok_ids`" } else { "`hash_ids`" }
 }

@@ -19,7 +19,17 @@ const SESSION_ID: &str = "session_id";
 const HASH_IDS: &str = "hash_ids";
 const PRIORITY: &str = "priority";
 
-const KEYS: [&str; 11] = [
+/// Keys of workloads with token ids.
+const ARRIVAL_TIME_NS: &str = "arrival_time_ns";
+const INPUT_TOKS: &str = "input_toks";
+const OUTPUT_TOKS: &str = "output_toks";
+const INPUT_TOK_IDS: &str = "input_tok_ids";
+const OUTPUT_TOK_IDS: &str = "output_tok_ids";
+
+/// How many of [`KEYS`] others may be misspelt forms of: names for token ids are many.
+const SPELT: usize = 11;
+
+const KEYS: [&str; 16] = [
     TIMESTAMP[0],
     INPUT_LENGTH[0],
     OUTPUT_LENGTH[0],
@@ -31,6 +41,11 @@ const KEYS: [&str; 11] = [
     DELAY[1],
     INPUT_LENGTH[1],
     OUTPUT_LENGTH[1],
+    ARRIVAL_TIME_NS,
+    INPUT_TOKS,
+    OUTPUT_TOKS,
+    INPUT_TOK_IDS,
+    OUTPUT_TOK_IDS,
 ];
 
 /// The values of one object by key, not yet interpreted.
@@ -54,6 +69,9 @@ impl<'a> Object<'a> {
     /// The row that the object stands for.
     pub(crate) fn row(&self, line: u64) -> Result<TraceRow, TraceError> {
         self.check_keys(line)?;
+        if self.has_token_ids() {
+            return self.token_row(line);
+        }
         Ok(TraceRow {
             line,
             session_id: self.field(line, SESSION_ID).map(|field| field.string()).transpose()?,
@@ -79,6 +97,47 @@ impl<'a> Object<'a> {
                     expected: "a list with an id for every block of the prompt",
                 })?
                 .hash_ids()?,
+            priority: self.field(line, PRIORITY).map_or(Ok(0), |field| field.priority())?,
+        })
+    }
+
+    /// Whether it is a row of a workload with token ids.
+    pub(crate) fn has_token_ids(&self) -> bool {
+        [INPUT_TOK_IDS, INPUT_TOKS].iter().any(|key| self.raw(key).is_some())
+    }
+
+    /// A row whose hash ids are the ids of the tokens, each of which is a block of its own.
+    fn token_row(&self, line: u64) -> Result<TraceRow, TraceError> {
+        let missing = |field, expected| TraceError::Missing { line, field, expected };
+        let mooncake = [TIMESTAMP, INPUT_LENGTH, OUTPUT_LENGTH, [HASH_IDS, HASH_IDS]];
+        let of_tokens = [ARRIVAL_TIME_NS, INPUT_TOKS, OUTPUT_TOKS, INPUT_TOK_IDS];
+        for (names, second) in mooncake.iter().zip(of_tokens) {
+            if let Some(first) = names.iter().find(|name| self.raw(name).is_some()) {
+                return Err(TraceError::BothNames { line, first, second });
+            }
+        }
+        let ids = self.field(line, INPUT_TOK_IDS);
+        let ids = ids.ok_or(missing(INPUT_TOK_IDS, "a list with the id of every token of the prompt"))?;
+        let hash_ids = ids.hash_ids()?;
+        if hash_ids.is_empty() {
+            return Err(ids.wrong("a list with at least one id".into()));
+        }
+        if let Some(tokens) = self.field(line, INPUT_TOKS)
+            && tokens.tokens(MAX_INPUT_TOKENS)? != hash_ids.len() as u64
+        {
+            return Err(tokens.wrong(format!("{}, the number of `input_tok_ids`", hash_ids.len())));
+        }
+        Ok(TraceRow {
+            line,
+            timestamp_ms: self.field(line, ARRIVAL_TIME_NS).map(|field| field.nanoseconds()).transpose()?,
+            output_length: self
+                .field(line, OUTPUT_TOKS)
+                .ok_or(missing(OUTPUT_TOKS, "the number of tokens to generate, from 1 to 999999"))?
+                .tokens(MAX_OUTPUT_TOKENS)?,
+            input_length: Some(hash_ids.len() as u64),
+            hash_ids,
+            session_id: self.field(line, SESSION_ID).map(|field| field.string()).transpose()?,
+            delay_ms: self.either(line, DELAY)?.map(|field| field.delay()).transpose()?,
             priority: self.field(line, PRIORITY).map_or(Ok(0), |field| field.priority())?,
         })
     }
@@ -132,7 +191,7 @@ fn near_miss(key: &str) -> Option<&'static str> {
         // Of two keys as near, the one with as many words is meant.
         (joined_distance <= slips).then_some((joined_distance, words(&key) != words(known)))
     };
-    let near = KEYS.into_iter().filter_map(|known| Some((distance(known)?, known)));
+    let near = KEYS[..SPELT].iter().copied().filter_map(|known| Some((distance(known)?, known)));
     near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
 
@@ -157,6 +216,12 @@ impl Field<'_> {
             .ok()
             .filter(|ms| row::is_timestamp(*ms))
             .ok_or_else(|| self.wrong(row::TIMESTAMP.into()))
+    }
+
+    /// A time in nanoseconds, in milliseconds.
+    fn nanoseconds(&self) -> Result<f64, TraceError> {
+        let ms = self.text.parse::<f64>().ok().map(|ns| ns / 1e6).filter(|ms| row::is_timestamp(*ms));
+        ms.ok_or_else(|| self.wrong("a number of nanoseconds from -1.8e19 to 1.8e19".into()))
     }
 
     fn delay(&self) -> Result<f64, TraceError> {

@@ -16,19 +16,28 @@ pub struct Trace {
     pub rows: Vec<TraceRow>,
     /// What was odd but could be read.
     pub notes: TraceNotes,
+    /// Whether the hash ids of its rows are the ids of their tokens, each of which stands for itself.
+    pub token_ids: bool,
 }
 
 impl Trace {
     /// The sessions of the trace, see [`Workload::from_rows`], with the notes of the reader among its own.
     pub fn workload(&self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
-        let workload = Workload::from_rows(&self.rows, trace_block_size, load)?;
+        let workload = Workload::from_rows(&self.rows, self.block_size(trace_block_size), load)?;
         Ok(with_notes(workload, self.notes.clone()))
     }
 
     /// As [`Trace::workload`], for a trace that is not needed again: its rows go as the sessions come.
     pub fn into_workload(self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
-        let workload = Workload::from_owned_rows(self.rows, trace_block_size, load)?;
+        let block_size = self.block_size(trace_block_size);
+        let workload = Workload::from_owned_rows(self.rows, block_size, load)?;
         Ok(with_notes(workload, self.notes))
+    }
+
+    /// Tokens that a hash id stands for.
+    fn block_size(&self, trace_block_size: u32) -> u32 {
+        // What is no block size at all is refused with or without token ids.
+        if self.token_ids { trace_block_size.min(1) } else { trace_block_size }
     }
 }
 
@@ -43,7 +52,8 @@ fn with_notes(mut workload: Workload, notes: TraceNotes) -> Workload {
 ///
 /// Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
 /// `output_tokens`), `hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that a key is not
-/// there. Blank lines, CRLF and a byte order mark at the start are skipped; unknown keys are counted unless they
+/// there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`, `input_tok_ids` and
+/// `output_tok_ids`, which is not used; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at the start are skipped; unknown keys are counted unless they
 /// look like a slip of the pen.
 ///
 /// # Errors
@@ -77,7 +87,13 @@ fn read_row(text: &str, line: u64, trace: &mut Trace) -> Result<(), TraceError> 
         return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
     }
     let object = Object::parse(text).map_err(|error| not_json(text, line, &error))?;
-    trace.rows.push(object.row(line)?);
+    let row = object.row(line)?;
+    if trace.rows.is_empty() {
+        trace.token_ids = object.has_token_ids();
+    } else if trace.token_ids != object.has_token_ids() {
+        return Err(TraceError::OtherKind { line, token_ids: trace.token_ids });
+    }
+    trace.rows.push(row);
     if !object.unknown.is_empty() {
         trace.notes.note_ignored_keys(object.unknown);
     }

@@ -1,5 +1,6 @@
 //! `servecast validate`: replays recorded runs of real engines and says how far off the simulation is.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
@@ -7,15 +8,19 @@ use serde::Serialize;
 use servecast_cluster::record::RunRecord;
 use servecast_cluster::{PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::{EngineArgs, EnginePreset, WorkerType, merge};
+use servecast_report::{ValidatedRun, render_validation};
 
+use self::curves::{Curves, Recorder};
 use self::figures::{Figures, Row};
 use self::recording::Recording;
 use crate::config::Format;
 use crate::error::{Failure, chain};
+use crate::files::OutputFile;
 use crate::{files, latency};
 
+mod curves;
 mod figures;
-mod recording;
+pub(super) mod recording;
 
 /// Replay recorded runs of real engines and show how far off the simulation is
 ///
@@ -37,6 +42,9 @@ pub(crate) struct ValidateArgs {
     /// it for more
     #[arg(long, value_name = "FIGURE>PERCENT", value_parser = limit)]
     fail_if: Vec<Limit>,
+    /// Write a page with the curves of both laid over each other, for a browser: one file that loads nothing from elsewhere
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// How to print the figures
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -77,10 +85,16 @@ struct Outcome {
     /// What iteration times are estimated from, where nothing was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_estimate: Option<String>,
+    /// What only the page shows.
+    #[serde(skip)]
+    page: ValidatedRun,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.html {
+        files::check_output(path)?;
+    }
     let mut outcomes = Vec::new();
     for folder in &args.folders {
         outcomes.push(validate(folder, args)?);
@@ -89,6 +103,13 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         Format::Json => serde_json::to_string_pretty(&outcomes).expect("figures are plain data") + "\n",
         Format::Table => outcomes.iter().map(table).collect::<Vec<_>>().join("\n"),
     };
+    if let Some(path) = &args.html {
+        let pages: Vec<ValidatedRun> = outcomes.iter().map(page).collect();
+        let mut file = OutputFile::create(path)?;
+        let html = render_validation("Recorded runs beside their simulations", &pages);
+        file.write_all(html.as_bytes()).map_err(|error| file.failure(&error))?;
+        file.commit()?;
+    }
     files::print(&text)?;
     let broken: Vec<String> =
         outcomes.iter().flat_map(|outcome| broken_limits(outcome, &args.fail_if)).collect();
@@ -110,14 +131,30 @@ fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
     let pool = PoolEngine { workers: recording.workers, args: &engine, config: &config };
     let topology = Topology::aggregated(pool).map_err(|error| refused(&error.to_string()))?;
     let workload = recording.workload();
-    let simulation = Simulation::new(&topology, workload, &SimulationOptions::default())
-        .map_err(|error| refused(&error.to_string()))?;
-    let record = simulation.run(&mut ()).map_err(|error| Failure::run(chain(&error)))?;
-    Ok(outcome(folder, &recording, &record))
+    // Every iteration is looked at.
+    let options = SimulationOptions { plain: true, ..SimulationOptions::default() };
+    let simulation =
+        Simulation::new(&topology, workload, &options).map_err(|error| refused(&error.to_string()))?;
+    let mut recorder = Recorder::new(config.usable_blocks(), recording.workers);
+    let record = simulation.run(&mut recorder).map_err(|error| Failure::run(chain(&error)))?;
+    let recorded = Curves::recorded(folder)?.unwrap_or_default();
+    Ok(outcome(folder, &recording, &record, (&recorded, &recorder.into_curves())))
 }
 
-fn outcome(folder: &Path, recording: &Recording, record: &RunRecord) -> Outcome {
-    let figures = Figures::of(recording, record).rows(recording.other.as_deref());
+fn outcome(
+    folder: &Path,
+    recording: &Recording,
+    record: &RunRecord,
+    (recorded, simulated): (&Curves, &Curves),
+) -> Outcome {
+    let both = Figures::of(recording, record);
+    let mut figures = both.rows(recording.other.as_deref());
+    figures.extend(recorded.errors(simulated).into_iter().map(|(name, error)| Row::error(name, error)));
+    let page = ValidatedRun {
+        distributions: both.distributions(),
+        charts: recorded.beside(simulated),
+        ..ValidatedRun::default()
+    };
     let iterations: u64 = record.pools.iter().map(|pool| pool.totals.iterations).sum();
     let extrapolated = record.extrapolated_iterations;
     Outcome {
@@ -130,7 +167,38 @@ fn outcome(folder: &Path, recording: &Recording, record: &RunRecord) -> Outcome 
         latency_extrapolated_ratio: (extrapolated > 0)
             .then(|| extrapolated as f64 / iterations.max(1) as f64),
         latency_estimate: record.latency_estimates.first().cloned(),
+        page,
     }
+}
+
+/// The same for the page.
+fn page(outcome: &Outcome) -> ValidatedRun {
+    let mut about = vec![format!("{} on vLLM {}", outcome.model, outcome.engine_version)];
+    about.extend(outcome.assumptions.iter().map(|assumption| format!("assumed: {assumption}")));
+    about.push(format!("{} preemptions", outcome.preemptions));
+    ValidatedRun {
+        name: outcome.run.clone(),
+        about,
+        head: HEAD.map(str::to_owned).to_vec(),
+        rows: outcome.figures.iter().map(|row| cells(row).to_vec()).collect(),
+        ..outcome.page.clone()
+    }
+}
+
+const HEAD: [&str; 6] = ["figure", "real", "servecast", "error", "other", "error"];
+
+/// A figure as text, under [`HEAD`].
+fn cells(row: &Row) -> [String; 6] {
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:+.2} %"));
+    [
+        row.figure.clone(),
+        number(row.real),
+        number(row.servecast),
+        percent(row.error_percent),
+        number(row.other),
+        percent(row.other_error_percent),
+    ]
 }
 
 fn broken_limits(outcome: &Outcome, limits: &[Limit]) -> Vec<String> {
@@ -147,11 +215,8 @@ fn broken_limits(outcome: &Outcome, limits: &[Limit]) -> Vec<String> {
 
 /// The figures beside each other, for a reader.
 fn table(outcome: &Outcome) -> String {
-    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
-    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:+.2} %"));
-    let line = |cells: [&str; 6]| {
-        let [figure, real, ours, error, other, other_error] = cells;
-        format!("{figure:<22}{real:>14}{ours:>14}{error:>11}{other:>14}{other_error:>11}")
+    let line = |[figure, real, ours, error, other, other_error]: [String; 6]| {
+        format!("{figure:<26}{real:>14}{ours:>14}{error:>11}{other:>14}{other_error:>11}")
     };
     let mut lines = vec![format!("{}: {} on vLLM {}", outcome.run, outcome.model, outcome.engine_version)];
     lines.extend(outcome.assumptions.iter().map(|assumption| format!("assumed: {assumption}")));
@@ -161,17 +226,8 @@ fn table(outcome: &Outcome) -> String {
             .iter()
             .map(|estimate| format!("iteration times are an estimate, nothing was measured: {estimate}")),
     );
-    lines.push(line(["figure", "real", "servecast", "error", "other", "error"]));
-    lines.extend(outcome.figures.iter().map(|row| {
-        line([
-            &row.figure,
-            &number(row.real),
-            &number(row.servecast),
-            &percent(row.error_percent),
-            &number(row.other),
-            &percent(row.other_error_percent),
-        ])
-    }));
+    lines.push(line(HEAD.map(str::to_owned)));
+    lines.extend(outcome.figures.iter().map(|row| line(cells(row))));
     lines.push(format!("preemptions: {}", outcome.preemptions));
     if let Some(ratio) = outcome.latency_extrapolated_ratio {
         lines.push(format!("iterations outside the measured grid: {:.2} %", ratio * 100.0));

@@ -49,7 +49,7 @@ pub(crate) struct EngineShortcuts {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) async_scheduling: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
-    /// `profile:DIR` or `roofline:OPTIONS`
+    /// `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`
     #[arg(long, value_name = "SPEC")]
     pub(crate) latency: Option<String>,
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time

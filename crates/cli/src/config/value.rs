@@ -47,7 +47,7 @@ pub(super) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
 }
 
 /// Settings of an engine or a router: a JSON object, or the name of a file that holds one after an `@`.
-pub(super) fn settings(text: &str) -> Result<Map<String, Value>, String> {
+pub(crate) fn settings(text: &str) -> Result<Map<String, Value>, String> {
     match text.strip_prefix('@') {
         None => json_object(text),
         Some(path) => {

@@ -1,6 +1,7 @@
 //! The `servecast` binary, from outside.
 
 mod bad_input;
+mod calibrate;
 mod compare;
 mod help;
 mod interrupt;

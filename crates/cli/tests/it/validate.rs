@@ -49,6 +49,32 @@ fn recorded_runs_are_met() {
 }
 
 #[test]
+fn the_page_lays_curves_over_each_other() {
+    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let path = folder.join("real/rtx4090_llama8b");
+    let sandbox = Sandbox::new();
+    let arguments = ["validate", path.to_str().unwrap(), "--html", "page.html", "--format", "json"];
+    let text = sandbox.run(&arguments).success();
+    let outcome = serde_json::from_str::<Value>(&text).unwrap()[0].clone();
+    assert!(figure(&outcome, "gen_throughput_over_time") < 8.0, "{outcome}");
+    assert!(figure(&outcome, "kv_use_over_time") < 4.0, "{outcome}");
+    let page = sandbox.read("page.html");
+    let data = page.split_once("<script id=\"data\" type=\"application/json\">").unwrap().1;
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    let run = &data["validated"][0];
+    assert_eq!(run["distributions"].as_array().unwrap().len(), 3);
+    let charts: Vec<&str> =
+        run["charts"].as_array().unwrap().iter().map(|chart| chart["name"].as_str().unwrap()).collect();
+    assert_eq!(charts.len(), 5, "{charts:?}");
+    assert!(
+        run["charts"].as_array().unwrap().iter().all(|chart| chart["real"].as_array().unwrap().len() == 184)
+    );
+    let bad = sandbox.run(&["validate", path.to_str().unwrap(), "--html", "no/page.html"]);
+    bad.is_refused(&["the folder `no` does not exist"]);
+    assert_eq!(sandbox.files(), ["page.html", "t.jsonl"]);
+}
+
+#[test]
 fn limits_decide_the_exit_status() {
     let Some(folder) = recordings("SERVECAST_DATA") else { return };
     let path = folder.join("real/rtx4090_llama8b");

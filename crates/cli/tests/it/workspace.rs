@@ -4,8 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates in the order of `ARCHITECTURE.md`: each may depend on those before it.
-const ORDER: &[&str] =
-    &["types", "latency", "engine", "router", "workload", "cluster", "report", "cli", "python", "capi"];
+const ORDER: &[&str] = &[
+    "types",
+    "latency",
+    "engine",
+    "router",
+    "workload",
+    "cluster",
+    "calibrate",
+    "report",
+    "cli",
+    "python",
+    "capi",
+];
 
 /// Crates that must not know each other although one stands before the other.
 const STRANGERS: &[(&str, &str)] = &[("router", "engine"), ("router", "latency"), ("workload", "engine")];

@@ -11,7 +11,7 @@ use servecast_cluster::{
     SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineType};
-use servecast_latency::{Batch, LatencyModel, PassTime};
+use servecast_latency::{Batch, LatencyModel, PassTime, Step};
 use servecast_router::KvRouterConfig;
 use servecast_types::{Duration, Time};
 use servecast_workload::{Load, TraceRow, Workload};
@@ -32,6 +32,12 @@ impl LatencyModel for Uneven {
         batch.steps.longest_context_tokens > 60
     }
 }
+
+/// The model of engines with `step:experts.toml`, with something in front of it.
+const STEP: &str = "front_end_us = 1700\n[prefill]\nbase_us = 300\nper_prefill_token_us = 7\nper_sequence_us = 11\n\
+                    per_context_token_us = 1.5\nper_attention_pair_us = 0.25\n[decode]\nbase_us = 200\n\
+                    per_sequence_us = 9\nper_context_token_us = 1.25\n[experts]\ncount = 8\nper_token = 2\n\
+                    all_us = 400\n";
 
 #[derive(Debug, Clone)]
 struct Scenario {
@@ -97,10 +103,12 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
-    (sizes, switches, transfer, 0..4_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
+    (sizes, switches, transfer, 0..5_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
         let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
         let (caching, chunked, gate, asynchronous, priority) = switches;
-        let latency = ["polynomial", "linear:500,10,3", "linear:0,0,0", "profile:uneven"][latency as usize];
+        let latencies =
+            ["polynomial", "linear:500,10,3", "linear:0,0,0", "profile:uneven", "step:experts.toml"];
+        let latency = latencies[latency as usize];
         EngineArgs::from_json(json!({
             "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
@@ -190,7 +198,12 @@ fn run(scenario: &Scenario) -> RunRecord {
 
 /// `plain`: every iteration by itself, request by request.
 fn run_as(scenario: &Scenario, plain: bool) -> RunRecord {
-    let pool = |args: &EngineArgs| args.validate(Some(Arc::new(Uneven))).unwrap();
+    let step = Step::from_toml(STEP).unwrap();
+    let pool = |args: &EngineArgs| {
+        let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
+        let model: Arc<dyn LatencyModel> = if is_step { Arc::new(step) } else { Arc::new(Uneven) };
+        args.validate(Some(model)).unwrap()
+    };
     let prefill = pool(&scenario.prefill);
     let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
     let topology = match &scenario.decode {

@@ -1,6 +1,7 @@
 //! What is wrong with a trace is said with line, field, value and what would be right; what is merely odd is read.
 
-use servecast_workload::{Load, TraceError, Workload, read_mooncake};
+use servecast_types::{BlockHasher, Time};
+use servecast_workload::{Load, TraceError, TurnStart, Workload, read_mooncake};
 
 use crate::{read, recordings};
 
@@ -55,7 +56,70 @@ const ACCEPTED: &[(&str, &str)] = &[
         r#"{"timestamp": 7, "input_length": 90, "output_length": 3, "hash_ids": [8], "chat_id": {"a": [1]}, "type": 1}"#,
         "1 row has keys that are ignored: `chat_id`, `type`",
     ),
+    (
+        "{\"input_toks\": 3, \"output_toks\": 2, \"arrival_time_ns\": 1500000, \"input_tok_ids\": [5, 9, 128000], \
+         \"output_tok_ids\": [7, 7]}\n{\"output_toks\": 2, \"arrival_time_ns\": 0, \"input_tok_ids\": [5]}",
+        "",
+    ),
 ];
+
+#[test]
+fn rows_with_token_ids_share_what_their_tokens_share() {
+    let text = "{\"input_toks\": 5, \"output_toks\": 2, \"arrival_time_ns\": 1500000, \"input_tok_ids\": [5, 9, 1, 2, 7]}\n\
+                {\"input_toks\": 5, \"output_toks\": 3, \"arrival_time_ns\": 500000, \"input_tok_ids\": [5, 9, 1, 3, 7]}";
+    let trace = read_mooncake(text.as_bytes()).unwrap();
+    assert!(trace.token_ids);
+    let workload = trace.workload(512, OPEN).unwrap();
+    let turns: Vec<_> = workload.turns().collect();
+    assert_eq!(
+        turns.iter().map(|turn| (turn.prompt.tokens(), turn.output_tokens)).collect::<Vec<_>>(),
+        [(5, 2), (5, 3)]
+    );
+    assert_eq!(turns[0].start, TurnStart::At(Time::from_ns(1_000_000)));
+    let [first, second] = [0, 1].map(|turn: usize| BlockHasher::all(&turns[turn].prompt, 1));
+    let shared = first.iter().zip(&second).take_while(|(one, other)| one == other).count();
+    assert_eq!(shared, 3);
+}
+
+/// Rows with token ids, each with the message that refuses it.
+const TOKENS_REFUSED: &[(&str, &str)] = &[
+    (
+        r#"{"input_toks": 3, "output_toks": 2, "arrival_time_ns": 0}"#,
+        "line 1: `input_tok_ids` is missing or null: give a list with the id of every token of the prompt",
+    ),
+    (
+        r#"{"input_toks": 3, "output_toks": 2, "arrival_time_ns": 0, "input_tok_ids": [1, 2]}"#,
+        "line 1: `input_toks` is the number 3, but must be 2, the number of `input_tok_ids`",
+    ),
+    (
+        r#"{"output_toks": 2, "arrival_time_ns": 0, "input_tok_ids": []}"#,
+        "line 1: `input_tok_ids` is the list [], but must be a list with at least one id",
+    ),
+    (
+        r#"{"output_toks": 2, "arrival_time_ns": 0, "input_tok_ids": [1, -2]}"#,
+        "line 1: `input_tok_ids[1]` is the number -2, but must be a whole number from 0 to 18446744073709551615",
+    ),
+    (
+        r#"{"output_toks": 2, "arrival_time_ns": "soon", "input_tok_ids": [1]}"#,
+        "line 1: `arrival_time_ns` is the string \"soon\", but must be a number of nanoseconds from -1.8e19 to 1.8e19",
+    ),
+    (
+        r#"{"output_toks": 2, "arrival_time_ns": 0, "input_tok_ids": [1], "hash_ids": [1]}"#,
+        "line 1: `hash_ids` and `input_tok_ids` mean the same: keep one of them",
+    ),
+    (
+        "{\"output_toks\": 2, \"arrival_time_ns\": 0, \"input_tok_ids\": [1]}\n\
+         {\"timestamp\": 7, \"output_length\": 3, \"hash_ids\": [8]}",
+        "line 2: the row has `hash_ids`, but the rows before it have `input_tok_ids`: keep them in files of their own",
+    ),
+];
+
+#[test]
+fn rows_with_token_ids_that_make_no_sense_are_refused() {
+    for (text, message) in TOKENS_REFUSED {
+        assert_eq!(outcome(text.as_bytes(), 100).unwrap_err(), *message);
+    }
+}
 
 /// Traces at a block size of 100, each with the message that refuses it.
 const REFUSED: &[(&str, &str)] = &[

@@ -159,6 +159,7 @@ fn latency(args: &EngineArgs) -> String {
     let options = |options: &str| options.split(',').map(option).collect::<Vec<_>>().join(",");
     match args.latency_spec() {
         Ok(LatencySpec::Grid(path)) => format!("grid:{}", absolute(&path)),
+        Ok(LatencySpec::Step(path)) => format!("step:{}", absolute(&path)),
         Ok(LatencySpec::Profile(text)) => match text.split_once(',') {
             None => format!("profile:{}", absolute(&text)),
             Some((folder, given)) => format!("profile:{},{}", absolute(folder), options(given)),

@@ -2,12 +2,16 @@
 
 use serde::Serialize;
 use servecast_cluster::record::RunRecord;
+use servecast_report::DistributionPair;
 
+use super::curves::Curves;
 use super::recording::{Recording, Times};
 
 /// Statistics of each time, by the name that figures carry.
 const STATISTICS: [(&str, Option<f64>); 4] =
     [("mean", None), ("p50", Some(50.0)), ("p90", Some(90.0)), ("p99", Some(99.0))];
+/// Points of a distribution.
+const QUANTILES: usize = 200;
 const TIMES: [&str; 3] = ["ttft", "tpot", "e2e"];
 
 /// One figure of the recorded run, of the simulation, and of another simulator where that was recorded.
@@ -63,7 +67,28 @@ impl Figures {
             .collect();
         names.extend(TIMES.iter().map(|time| format!("{time}_mape")));
         names.extend(["duration_s", "output_tok_per_s"].map(str::to_owned));
+        names.extend(Curves::NAMES.map(str::to_owned));
         names
+    }
+
+    /// TTFT, TPOT and E2E of the recording and of the simulation.
+    pub(super) fn distributions(&self) -> Vec<DistributionPair> {
+        let of = |(index, time): (usize, &&str)| {
+            let values = |times: &[Times]| sorted(times.iter().filter_map(|times| times.get(index)));
+            let quantiles = |values: &[f64]| {
+                let at = |number: usize| rank(values, 100.0 * number as f64 / QUANTILES as f64);
+                (0..=QUANTILES).filter_map(at).map(|ms| (ms * 1e3).round() / 1e3).collect()
+            };
+            let (real, ours) = (values(&self.real), values(&self.ours));
+            DistributionPair {
+                name: time.to_uppercase(),
+                real: quantiles(&real),
+                ours: quantiles(&ours),
+                samples: real.len(),
+                means: [&real, &ours].map(|values| mean(values).unwrap_or(0.0)),
+            }
+        };
+        TIMES.iter().enumerate().map(of).filter(|pair| !pair.real.is_empty()).collect()
     }
 
     /// All figures, with those of another simulator from the text of its summary.
@@ -111,6 +136,11 @@ impl Figures {
 }
 
 impl Row {
+    /// A figure that is an error itself.
+    pub(super) fn error(figure: &str, percent: f64) -> Self {
+        Self { error_percent: Some(percent), ..Self::empty(figure.to_owned()) }
+    }
+
     fn empty(figure: String) -> Self {
         let (real, servecast, error_percent, other, other_error_percent) = (None, None, None, None, None);
         Self { figure, real, servecast, error_percent, other, other_error_percent }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use servecast_calibrate::{RequestRow as MeasuredRow, RequestTimes};
 use servecast_latency::CapacitySetup;
 use servecast_types::{Prompt, Run, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
@@ -14,16 +15,16 @@ use crate::files;
 use crate::latency::{ProfileSettings, text};
 
 /// A recorded run.
-pub(super) struct Recording {
+pub(in crate::commands) struct Recording {
     pub(super) model: String,
     pub(super) engine_version: String,
     /// The preset of the engine's release.
-    pub(super) preset: &'static str,
+    pub(in crate::commands) preset: &'static str,
     /// What the recording says of the engine.
-    pub(super) settings: Map<String, Value>,
-    pub(super) workers: u32,
+    pub(in crate::commands) settings: Map<String, Value>,
+    pub(in crate::commands) workers: u32,
     /// What it does not say.
-    pub(super) assumptions: Vec<String>,
+    pub(in crate::commands) assumptions: Vec<String>,
     /// By line of the workload.
     pub(super) requests: Vec<Recorded>,
     /// What another simulator came to.
@@ -80,7 +81,7 @@ struct RequestRow {
 
 impl Recording {
     /// Reads the folder of a recorded run.
-    pub(super) fn read(folder: &Path, num_gpu_blocks: Option<u32>) -> Result<Self, Failure> {
+    pub(in crate::commands) fn read(folder: &Path, num_gpu_blocks: Option<u32>) -> Result<Self, Failure> {
         let meta_path = folder.join("meta.json");
         let meta: Value = serde_json::from_str(&files::read_text(&meta_path)?)
             .map_err(|error| Failure::user(format!("{}: {error}", meta_path.display())))?;
@@ -111,6 +112,23 @@ impl Recording {
             requests: requests(folder)?,
             other: if other.exists() { Some(text(&other)?) } else { None },
         })
+    }
+
+    /// The requests as rows to calibrate by.
+    pub(in crate::commands) fn rows(&self) -> Vec<MeasuredRow> {
+        let row = |(request, line): (&Recorded, u64)| {
+            let times = request.times;
+            let since_ms = |at: f64| (at - times.queued) * 1e3;
+            MeasuredRow {
+                line,
+                arrival_s: times.queued,
+                input_tokens: request.prompt.tokens(),
+                output_tokens: times.output_tokens,
+                prompt: Some(request.prompt.clone()),
+                times: Some(RequestTimes { ttft_ms: since_ms(times.first), e2e_ms: since_ms(times.last) }),
+            }
+        };
+        self.requests.iter().zip(1..).map(row).collect()
     }
 
     /// The requests as the engine got them: each when it was queued, from the first one on.

@@ -1,0 +1,365 @@
+//! Requests that were measured, from the files of tools that measure.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use servecast_calibrate::{RequestRow, RequestTimes};
+
+use crate::error::Failure;
+
+/// Requests of a file, and those of it that were not served.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    pub(super) rows: Vec<RequestRow>,
+    pub(super) failed: usize,
+}
+
+/// What a request is, by the names that tools have for it.
+const ARRIVAL: &[&str] = &["arrival", "arrival_time", "start_time", "start"];
+const INPUT: &[&str] = &["input_tokens", "input_length", "input_toks", "prompt_tokens", "isl"];
+const OUTPUT: &[&str] = &["output_tokens", "output_length", "output_toks", "completion_tokens", "osl"];
+const TTFT: &[&str] = &["ttft", "time_to_first_token"];
+const E2E: &[&str] = &["e2e", "e2e_latency", "request_latency", "latency"];
+/// Units, and what makes seconds of them.
+const UNITS: [(&str, f64); 4] = [("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)];
+/// A century.
+const MOST_SECONDS: f64 = 4e9;
+
+/// Rows with keys such as `arrival_ms`, `input_tokens`, `output_tokens`, `ttft_ms` and `e2e_ms`: JSON Lines.
+pub(super) fn json_lines(path: &Path, text: &str) -> Result<Measured, Failure> {
+    let mut file = File { path, unit: None, measured: Measured::default() };
+    for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
+        let row: Map<String, Value> =
+            serde_json::from_str(line).map_err(|error| file.wrong(number, &error.to_string()))?;
+        file.take(number, &row)?;
+    }
+    Ok(file.measured)
+}
+
+/// The same as comma-separated values with a header.
+pub(super) fn table(path: &Path, text: &str) -> Result<Measured, Failure> {
+    let mut file = File { path, unit: None, measured: Measured::default() };
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let problem = |error: csv::Error| Failure::user(format!("{}: {error}", path.display()));
+    let header = reader.headers().map_err(problem)?.clone();
+    for record in reader.records() {
+        let record = record.map_err(problem)?;
+        let number = record.position().map_or(0, csv::Position::line);
+        let value = |text: &str| match text {
+            "" => Value::Null,
+            _ => serde_json::from_str(text)
+                .ok()
+                .filter(Value::is_number)
+                .unwrap_or_else(|| Value::String(text.to_owned())),
+        };
+        let row = header.iter().map(str::to_owned).zip(record.iter().map(value)).collect();
+        file.take(number, &row)?;
+    }
+    Ok(file.measured)
+}
+
+/// A file of rows, all of whose times have one unit.
+struct File<'a> {
+    path: &'a Path,
+    unit: Option<(&'static str, f64)>,
+    measured: Measured,
+}
+
+impl File<'_> {
+    fn wrong(&self, line: u64, problem: &str) -> Failure {
+        Failure::user(format!("{}, line {line}: {problem}", self.path.display()))
+    }
+
+    fn take(&mut self, line: u64, row: &Map<String, Value>) -> Result<(), Failure> {
+        let served = row
+            .get("status")
+            .and_then(Value::as_str)
+            .is_none_or(|status| matches!(status, "finished" | "ok" | "success" | "completed"));
+        if !served {
+            self.measured.failed += 1;
+            return Ok(());
+        }
+        let arrival = self.time(line, row, ARRIVAL, "arrival")?;
+        let arrival_s =
+            arrival.ok_or_else(|| self.missing(line, row, "arrival_ms, when the request was sent"))?;
+        let input_tokens = self.tokens(line, row, INPUT)?;
+        let output_tokens = self.tokens(line, row, OUTPUT)?;
+        let ttft = self.time(line, row, TTFT, "ttft")?;
+        let e2e = self.time(line, row, E2E, "e2e")?;
+        let times = match (ttft, e2e) {
+            (None, None) => None,
+            (Some(ttft), Some(e2e)) => Some(self.checked(line, ttft, e2e)?),
+            (Some(_), None) => return Err(self.missing(line, row, "e2e_ms, from arrival to the last token")),
+            (None, Some(_)) => {
+                return Err(self.missing(line, row, "ttft_ms, from arrival to the first token"));
+            }
+        };
+        self.measured.rows.push(RequestRow {
+            line,
+            arrival_s,
+            input_tokens,
+            output_tokens,
+            prompt: None,
+            times,
+        });
+        Ok(())
+    }
+
+    fn checked(&self, line: u64, ttft_s: f64, e2e_s: f64) -> Result<RequestTimes, Failure> {
+        times_of(ttft_s, e2e_s).map_err(|problem| self.wrong(line, &problem))
+    }
+
+    fn missing(&self, line: u64, row: &Map<String, Value>, what: &str) -> Failure {
+        let keys: Vec<&str> = row.keys().map(String::as_str).take(12).collect();
+        self.wrong(line, &format!("there is no {what}")).with_hint(format!(
+            "rows have arrival, ttft and e2e with a unit (_ms, _s, _us or _ns), input_tokens and output_tokens; this one \
+             has {}",
+            keys.join(", ")
+        ))
+    }
+
+    /// A time in seconds, whatever its name's unit is; that of all of them must be one.
+    fn time(
+        &mut self,
+        line: u64,
+        row: &Map<String, Value>,
+        names: &[&str],
+        what: &str,
+    ) -> Result<Option<f64>, Failure> {
+        for name in names {
+            for (unit, seconds) in UNITS {
+                let key = format!("{name}_{unit}");
+                let Some(value) = row.get(&key).filter(|value| !value.is_null()) else { continue };
+                let first = *self.unit.get_or_insert((unit, seconds));
+                if first.0 != unit {
+                    return Err(self.wrong(
+                        line,
+                        &format!(
+                            "`{key}` is in {unit}, but other times of the file are in {}: write all in one unit",
+                            first.0
+                        ),
+                    ));
+                }
+                let time = value.as_f64().map(|time| time * seconds);
+                // When it was sent may count from anywhere.
+                let lowest = if what == "arrival" { -MOST_SECONDS } else { 0.0 };
+                let time = time.filter(|time| (lowest..=MOST_SECONDS).contains(time));
+                return time.map(Some).ok_or_else(|| {
+                    self.wrong(line, &format!("`{key}` is {value}, but must be a time of at least 0 {unit}"))
+                });
+            }
+            if row.get(*name).is_some_and(|value| !value.is_null()) {
+                return Err(self.wrong(
+                    line,
+                    &format!("`{name}` has no unit: call it {name}_ms, {name}_s, {name}_us or {name}_ns"),
+                ));
+            }
+        }
+        Ok(None)
+    }
+
+    fn tokens(&self, line: u64, row: &Map<String, Value>, names: &[&str]) -> Result<u32, Failure> {
+        let found =
+            names.iter().find_map(|name| Some((name, row.get(*name).filter(|value| !value.is_null())?)));
+        let (name, value) =
+            found.ok_or_else(|| self.missing(line, row, &format!("{}, a number of tokens", names[0])))?;
+        tokens(value).ok_or_else(|| {
+            self.wrong(
+                line,
+                &format!("`{name}` is {value}, but must be a whole number of tokens from 1 to {MOST_TOKENS}"),
+            )
+        })
+    }
+}
+
+/// The longest prompt or output that is believed.
+const MOST_TOKENS: u64 = 1 << 24;
+
+fn tokens(value: &Value) -> Option<u32> {
+    let whole = value.as_u64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0)?;
+        Some(number as u64)
+    });
+    whole.filter(|tokens| (1..=MOST_TOKENS).contains(tokens)).map(|tokens| tokens as u32)
+}
+
+fn times_of(ttft_s: f64, e2e_s: f64) -> Result<RequestTimes, String> {
+    if ttft_s <= 0.0 || e2e_s < ttft_s {
+        return Err(format!(
+            "the first token comes after {ttft_s} s and the last one after {e2e_s} s, but the first must come after 0 s \
+             and not after the last"
+        ));
+    }
+    Ok(RequestTimes { ttft_ms: ttft_s * 1e3, e2e_ms: e2e_s * 1e3 })
+}
+
+/// The JSON of `vllm bench serve --save-result --save-detailed`, whose times are seconds.
+pub(super) fn vllm_bench(path: &Path, object: &Map<String, Value>) -> Result<Measured, Failure> {
+    let refused = |problem: String| Failure::user(format!("{}: {problem}", path.display()));
+    let list = |key: &str| object.get(key).and_then(Value::as_array);
+    let needed = |key: &str| {
+        list(key).ok_or_else(|| {
+            refused(format!("there is no list `{key}`"))
+                .with_hint("`vllm bench serve --save-result --save-detailed` writes it; start_times need a recent release")
+        })
+    };
+    let (inputs, outputs) = (needed("input_lens")?, needed("output_lens")?);
+    let (ttfts, starts) = (needed("ttfts")?, needed("start_times")?);
+    let (latencies, gaps, errors) = (list("latencies"), list("itls"), list("errors"));
+    if latencies.is_none() && gaps.is_none() {
+        return Err(refused("there is neither a list `latencies` nor a list `itls`".to_owned()));
+    }
+    let lists = [Some(inputs), Some(outputs), Some(ttfts), Some(starts), latencies, gaps, errors];
+    if let Some(other) = lists.into_iter().flatten().find(|list| list.len() != inputs.len()) {
+        let (one, other) = (inputs.len(), other.len());
+        return Err(refused(format!(
+            "`input_lens` has {one} entries, but another list {other}: they must agree"
+        )));
+    }
+    let mut measured = Measured::default();
+    for index in 0..inputs.len() {
+        let wrong = |problem: &str| refused(format!("request {index}: {problem}"));
+        let failed = errors.and_then(|errors| errors[index].as_str()).is_some_and(|error| !error.is_empty());
+        if failed || outputs[index].as_u64() == Some(0) {
+            measured.failed += 1;
+            continue;
+        }
+        let number = |value: &Value, key: &str| {
+            let number = value.as_f64().filter(|number| (-MOST_SECONDS..=MOST_SECONDS).contains(number));
+            number.ok_or_else(|| wrong(&format!("`{key}` is {value}, but must be a number of seconds")))
+        };
+        let count = |value: &Value, key: &str| {
+            tokens(value)
+                .ok_or_else(|| wrong(&format!("`{key}` is {value}, but must be a number of tokens from 1")))
+        };
+        let ttft_s = number(&ttfts[index], "ttfts")?;
+        let e2e_s = if let Some(latencies) = latencies {
+            number(&latencies[index], "latencies")?
+        } else {
+            let gaps = gaps.and_then(|gaps| gaps[index].as_array());
+            let mut sum = ttft_s;
+            for gap in gaps.ok_or_else(|| wrong("`itls` has no list"))? {
+                sum += number(gap, "itls")?;
+            }
+            sum
+        };
+        measured.rows.push(RequestRow {
+            line: index as u64,
+            arrival_s: number(&starts[index], "start_times")?,
+            input_tokens: count(&inputs[index], "input_lens")?,
+            output_tokens: count(&outputs[index], "output_lens")?,
+            prompt: None,
+            times: Some(times_of(ttft_s, e2e_s).map_err(|problem| wrong(&problem))?),
+        });
+    }
+    Ok(measured)
+}
+
+/// `profile_export.jsonl` of AIPerf: a record a request, whose metrics say their units.
+pub(super) fn aiperf(path: &Path, text: &str) -> Result<Measured, Failure> {
+    let mut measured = Measured::default();
+    for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
+        let wrong = |problem: &str| Failure::user(format!("{}, line {number}: {problem}", path.display()));
+        let record: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let metadata = &record["metadata"];
+        let skipped = !record["error"].is_null()
+            || metadata["was_cancelled"] == true
+            || metadata["benchmark_phase"].as_str().is_some_and(|phase| phase != "profiling");
+        if skipped {
+            measured.failed += 1;
+            continue;
+        }
+        let metric = |tag: &str| {
+            let metric = &record["metrics"][tag];
+            let value = metric.get("value").unwrap_or(metric).as_f64();
+            let value = value.ok_or_else(|| wrong(&format!("there is no metric `{tag}`")))?;
+            Ok((value, metric["unit"].as_str().unwrap_or("").to_owned()))
+        };
+        let seconds = |tag: &str| {
+            let (value, unit) = metric(tag)?;
+            let known: BTreeMap<&str, f64> = UNITS.into_iter().chain([("sec", 1.0)]).collect();
+            let factor = known
+                .get(unit.as_str())
+                .ok_or_else(|| wrong(&format!("`{tag}` is in `{unit}`, but must be in s, ms, us or ns")))?;
+            Ok::<f64, Failure>(value * factor)
+        };
+        let count = |tag: &str| {
+            let (value, _) = metric(tag)?;
+            tokens(&value.into())
+                .ok_or_else(|| wrong(&format!("`{tag}` is {value}, but must be a number of tokens from 1")))
+        };
+        let start = metadata["request_start_ns"].as_f64();
+        let start = start.ok_or_else(|| wrong("there is no metadata `request_start_ns`"))?;
+        let times = times_of(seconds("time_to_first_token")?, seconds("request_latency")?);
+        measured.rows.push(RequestRow {
+            line: number,
+            arrival_s: start / 1e9,
+            input_tokens: count("input_sequence_length")?,
+            output_tokens: count("output_sequence_length")?,
+            prompt: None,
+            times: Some(times.map_err(|problem| wrong(&problem))?),
+        });
+    }
+    Ok(measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(measured: Result<Measured, Failure>) -> RequestRow {
+        measured.map_err(|failure| failure.message().to_owned()).unwrap().rows[0].clone()
+    }
+
+    fn expected() -> RequestRow {
+        let times = Some(RequestTimes { ttft_ms: 250.0, e2e_ms: 1250.0 });
+        RequestRow { line: 0, arrival_s: 2.0, input_tokens: 100, output_tokens: 11, prompt: None, times }
+    }
+
+    #[test]
+    fn every_tool_has_its_words() {
+        let path = Path::new("f");
+        let lines = "{\"arrival_ms\": 2000, \"input_length\": 100, \"output_length\": 11, \"ttft_ms\": 250, \
+                     \"e2e_latency_ms\": 1250, \"status\": \"finished\"}\n{\"status\": \"rejected\"}\n";
+        assert_eq!(row(json_lines(path, lines)), RequestRow { line: 1, ..expected() });
+        assert_eq!(json_lines(path, lines).unwrap().failed, 1);
+        let text = "arrival_s,isl,osl,ttft_s,e2e_s\n2.0,100,11,0.25,1.25\n";
+        assert_eq!(row(table(path, text)), RequestRow { line: 2, ..expected() });
+        let bench = serde_json::json!({
+            "input_lens": [100, 3], "output_lens": [11, 0], "ttfts": [0.25, 0.0], "itls": [[0.5, 0.5], []],
+            "start_times": [2.0, 2.0], "errors": ["", "gone"],
+        });
+        assert_eq!(row(vllm_bench(path, bench.as_object().unwrap())), expected());
+        let record = serde_json::json!({
+            "metadata": {"request_start_ns": 2_000_000_000_u64, "benchmark_phase": "profiling"},
+            "metrics": {
+                "time_to_first_token": {"value": 250.0, "unit": "ms"}, "request_latency": {"value": 1.25, "unit": "s"},
+                "input_sequence_length": {"value": 100, "unit": "tokens"},
+                "output_sequence_length": {"value": 11, "unit": "tokens"},
+            },
+        });
+        assert_eq!(row(aiperf(path, &record.to_string())), RequestRow { line: 1, ..expected() });
+    }
+
+    #[test]
+    fn rows_that_cannot_be_meant_are_refused() {
+        let check = |rest: &str, message: &str| {
+            let line = format!("{{\"arrival_ms\": 0, \"input_tokens\": 9, \"output_tokens\": 2, {rest}}}");
+            let error = json_lines(Path::new("f"), &line).unwrap_err();
+            assert!(error.message().contains(message), "{}", error.message());
+        };
+        check(
+            "\"ttft_ms\": -1, \"e2e_ms\": 2",
+            "f, line 1: `ttft_ms` is -1, but must be a time of at least 0 ms",
+        );
+        check("\"ttft_s\": 1, \"e2e_ms\": 2", "`ttft_s` is in s, but other times of the file are in ms");
+        check("\"ttft\": 1, \"e2e_ms\": 2", "`ttft` has no unit: call it ttft_ms");
+        check(
+            "\"ttft_ms\": 3, \"e2e_ms\": 2",
+            "the first token comes after 0.003 s and the last one after 0.002 s",
+        );
+        check("\"ttft_ms\": 3", "there is no e2e_ms");
+        check("\"ttft_ms\": 1, \"e2e_ms\": 2, \"input_tokens\": 0.5", "`input_tokens` is 0.5");
+    }
+}

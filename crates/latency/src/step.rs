@@ -1,0 +1,413 @@
+//! Iteration times from a handful of prices, as `servecast calibrate` fits them.
+
+use std::fmt::Write as _;
+
+use servecast_types::Duration;
+use toml::{Table, Value};
+
+use crate::{Batch, LatencyModel, PassTime};
+
+/// What a pass computes, as far as a step model puts a price on it.
+///
+/// A request with more than one new token computes a prompt, or what a preempted one lost; one with a single new token
+/// takes a step, whose price is in the context that it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepFeatures {
+    /// New tokens of requests that compute more than one.
+    pub prefill_tokens: f64,
+    /// Requests.
+    pub sequences: f64,
+    /// Σ of the contexts of requests that compute one token.
+    pub context_tokens: f64,
+    /// Query-key pairs of the others: Σ of n·start + n·(n + 1)/2 for n new tokens after `start` others.
+    pub attention_pairs: f64,
+    /// New tokens of all requests.
+    pub tokens: f64,
+}
+
+impl StepFeatures {
+    /// The features of a batch.
+    pub fn of(batch: &Batch) -> Self {
+        let steps = batch.steps;
+        Self {
+            prefill_tokens: (batch.tokens - steps.requests) as f64,
+            sequences: batch.requests as f64,
+            context_tokens: steps.context_tokens as f64,
+            attention_pairs: (batch.attention_pairs - steps.context_tokens) as f64,
+            tokens: batch.tokens as f64,
+        }
+    }
+
+    /// Whether anybody computes more than one token, so that the prices of prompts hold.
+    pub fn computes_prompts(&self) -> bool {
+        self.prefill_tokens > 0.0
+    }
+}
+
+/// The prices of a pass, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepPrices {
+    /// Of the pass itself.
+    pub base_us: f64,
+    /// Of each of [`StepFeatures::prefill_tokens`].
+    pub per_prefill_token_us: f64,
+    /// Of each request.
+    pub per_sequence_us: f64,
+    /// Of each of [`StepFeatures::context_tokens`].
+    pub per_context_token_us: f64,
+    /// Of each of [`StepFeatures::attention_pairs`].
+    pub per_attention_pair_us: f64,
+}
+
+/// The experts of a layer, of which every token activates some: the more tokens, the more of them have to be read, up to
+/// all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepExperts {
+    /// How many there are.
+    pub count: u32,
+    /// How many a token activates.
+    pub per_token: u32,
+    /// Microseconds that a pass takes for all of them, in all layers.
+    pub all_us: f64,
+}
+
+impl StepExperts {
+    /// The share of the experts that so many tokens activate if each chooses at random: 1 − (1 − k/n)^tokens.
+    pub fn activated(count: u32, per_token: u32, tokens: u64) -> f64 {
+        // By squaring, since what the logarithm and exponential of a platform give differs in the last digit.
+        let (mut base, mut exponent, mut idle) = (1.0 - f64::from(per_token) / f64::from(count), tokens, 1.0);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                idle *= base;
+            }
+            base *= base;
+            exponent >>= 1;
+        }
+        1.0 - idle
+    }
+}
+
+/// A pass priced by what it computes:
+///
+/// `base + prefill tokens + sequences + context tokens + attention pairs (+ activated experts)`, each at its price.
+///
+/// Passes in which anybody computes more than one token have one set of prices, those of steps alone may have another:
+/// engines run them differently (CUDA graphs). Before a request comes to an engine it spends a constant time in front
+/// of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Of passes in which prompts are computed, with or without steps beside them.
+    pub prefill: StepPrices,
+    /// Of passes that consist of steps.
+    pub decode: StepPrices,
+    /// Of a mixture-of-experts model.
+    pub experts: Option<StepExperts>,
+    /// Microseconds that a request spends in front of the engine.
+    pub front_end_us: f64,
+}
+
+impl LatencyModel for Step {
+    fn pass(&self, batch: &Batch) -> PassTime {
+        if batch.requests == 0 {
+            return PassTime::default();
+        }
+        PassTime::whole(batch, self.us(&StepFeatures::of(batch), batch.tokens) / 1000.0)
+    }
+
+    fn front_end(&self) -> Duration {
+        // What is read from a file is checked to fit.
+        Duration::from_ms(self.front_end_us / 1000.0).unwrap_or(Duration::ZERO)
+    }
+}
+
+impl Step {
+    fn us(&self, features: &StepFeatures, tokens: u64) -> f64 {
+        let prices = if features.computes_prompts() { &self.prefill } else { &self.decode };
+        let us = prices.base_us
+            + prices.per_prefill_token_us * features.prefill_tokens
+            + prices.per_sequence_us * features.sequences
+            + prices.per_context_token_us * features.context_tokens
+            + prices.per_attention_pair_us * features.attention_pairs;
+        match self.experts {
+            None => us,
+            Some(StepExperts { count, per_token, all_us }) => {
+                us + all_us * StepExperts::activated(count, per_token, tokens)
+            }
+        }
+    }
+
+    /// Reads a model from the text of a TOML file, see [`Step::to_toml`].
+    ///
+    /// # Errors
+    /// For text that is no TOML, keys that mean nothing, and values that are no price.
+    pub fn from_toml(text: &str) -> Result<Self, StepError> {
+        let table: Table =
+            text.parse().map_err(|error: toml::de::Error| StepError::Toml { problem: error.to_string() })?;
+        let mut root = Section { path: "", table: &table };
+        root.check(&["front_end_us", "prefill", "decode", "experts"])?;
+        let prefill = root.section("prefill")?.ok_or(StepError::Missing { key: "prefill" })?;
+        let prefill_keys =
+            [BASE, "per_prefill_token_us", PER_SEQUENCE, PER_CONTEXT_TOKEN, "per_attention_pair_us"];
+        let prefill = prefill.prices(&prefill_keys)?;
+        let decode = match root.section("decode")? {
+            Some(decode) => decode.prices(&[BASE, PER_SEQUENCE, PER_CONTEXT_TOKEN])?,
+            // What prompts alone have plays no part in them.
+            None => prefill,
+        };
+        let experts = root.section("experts")?.map(|experts| experts.experts()).transpose()?;
+        let of_steps =
+            |prices: &StepPrices| prices.base_us + prices.per_sequence_us + prices.per_context_token_us;
+        for (phase, us) in
+            [("prefill", of_steps(&prefill) + prefill.per_prefill_token_us), ("decode", of_steps(&decode))]
+        {
+            if us <= 0.0 {
+                return Err(StepError::Free { phase });
+            }
+        }
+        Ok(Self { prefill, decode, experts, front_end_us: root.price("front_end_us")?.unwrap_or(0.0) })
+    }
+
+    /// The model as the text of a TOML file.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let prices = |text: &mut String, name: &str, entries: &[(&str, f64)]| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "\n[{name}]");
+            for (key, us) in entries {
+                let _ = writeln!(text, "{key} = {us:?}");
+            }
+        };
+        let _ = writeln!(text, "front_end_us = {:?}", self.front_end_us);
+        let StepPrices {
+            base_us,
+            per_prefill_token_us,
+            per_sequence_us,
+            per_context_token_us,
+            per_attention_pair_us,
+        } = self.prefill;
+        let prefill = [
+            (BASE, base_us),
+            ("per_prefill_token_us", per_prefill_token_us),
+            (PER_SEQUENCE, per_sequence_us),
+            (PER_CONTEXT_TOKEN, per_context_token_us),
+            ("per_attention_pair_us", per_attention_pair_us),
+        ];
+        prices(&mut text, "prefill", &prefill);
+        let StepPrices { base_us, per_sequence_us, per_context_token_us, .. } = self.decode;
+        let decode =
+            [(BASE, base_us), (PER_SEQUENCE, per_sequence_us), (PER_CONTEXT_TOKEN, per_context_token_us)];
+        prices(&mut text, "decode", &decode);
+        if let Some(StepExperts { count, per_token, all_us }) = self.experts {
+            let _ =
+                writeln!(text, "\n[experts]\ncount = {count}\nper_token = {per_token}\nall_us = {all_us:?}");
+        }
+        text
+    }
+}
+
+const BASE: &str = "base_us";
+const PER_SEQUENCE: &str = "per_sequence_us";
+const PER_CONTEXT_TOKEN: &str = "per_context_token_us";
+/// An hour, in microseconds: no price is higher, and sums of prices stay within 64-bit nanoseconds.
+const MOST_US: f64 = 3.6e9;
+
+/// A table of the file.
+struct Section<'a> {
+    path: &'a str,
+    table: &'a Table,
+}
+
+impl<'a> Section<'a> {
+    fn named(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Refuses keys other than these.
+    fn check(&self, known: &[&'static str]) -> Result<(), StepError> {
+        for key in self.table.keys() {
+            if !known.contains(&key.as_str()) {
+                let near = |known: &&&str| strsim::damerau_levenshtein(key, known);
+                let nearest = known.iter().min_by_key(near).filter(|known| near(known) <= 6);
+                return Err(StepError::UnknownKey {
+                    key: self.named(key),
+                    expected: nearest.map_or_else(
+                        || format!("there are {}", known.join(", ")),
+                        |nearest| format!("did you mean `{nearest}`?"),
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, key: &str, found: &Value, expected: &'static str) -> StepError {
+        StepError::Value { key: self.named(key), found: found.to_string().trim_end().to_owned(), expected }
+    }
+
+    fn section(&mut self, key: &'static str) -> Result<Option<Section<'a>>, StepError> {
+        match self.table.get(key) {
+            None => Ok(None),
+            Some(Value::Table(table)) => Ok(Some(Section { path: key, table })),
+            Some(found) => Err(self.wrong(key, found, "a table of prices")),
+        }
+    }
+
+    fn price(&self, key: &str) -> Result<Option<f64>, StepError> {
+        let Some(found) = self.table.get(key) else { return Ok(None) };
+        let us = match found {
+            Value::Integer(us) => Some(*us as f64),
+            Value::Float(us) => Some(*us),
+            _ => None,
+        };
+        match us.filter(|us| (0.0..=MOST_US).contains(us)) {
+            Some(us) => Ok(Some(us)),
+            None => Err(self.wrong(key, found, "a number of microseconds from 0 to 3.6e9")),
+        }
+    }
+
+    /// Prices that are not given are 0.
+    fn prices(&self, known: &[&'static str]) -> Result<StepPrices, StepError> {
+        self.check(known)?;
+        let price = |key: &str| Ok(self.price(key)?.unwrap_or(0.0));
+        Ok(StepPrices {
+            base_us: price(BASE)?,
+            per_prefill_token_us: price("per_prefill_token_us")?,
+            per_sequence_us: price(PER_SEQUENCE)?,
+            per_context_token_us: price(PER_CONTEXT_TOKEN)?,
+            per_attention_pair_us: price("per_attention_pair_us")?,
+        })
+    }
+
+    fn experts(&self) -> Result<StepExperts, StepError> {
+        self.check(&["count", "per_token", "all_us"])?;
+        let number = |key: &'static str, most: u32| {
+            let found = self.table.get(key).ok_or(StepError::Missing { key: "experts" })?;
+            let number = found.as_integer().and_then(|number| u32::try_from(number).ok());
+            let number = number.filter(|number| (1..=most).contains(number));
+            number.ok_or_else(|| self.wrong(key, found, "a whole number of experts, per_token at most count"))
+        };
+        let count = number("count", 1 << 20)?;
+        let per_token = number("per_token", count)?;
+        let all_us = self.price("all_us")?.ok_or(StepError::Missing { key: "experts" })?;
+        Ok(StepExperts { count, per_token, all_us })
+    }
+}
+
+/// Why a file is no step model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// The text is no TOML.
+    #[error("not valid TOML: {problem}")]
+    Toml {
+        /// What the parser says, with the line.
+        problem: String,
+    },
+    /// A key that means nothing.
+    #[error("`{key}` is no known key: {expected}")]
+    UnknownKey {
+        /// With the tables that it is in.
+        key: String,
+        /// What is near, or what there is.
+        expected: String,
+    },
+    /// A table or one of its keys is missing.
+    #[error(
+        "`[{key}]` is missing or not complete: [prefill] has prices such as base_us, [experts] has count, per_token and \
+         all_us"
+    )]
+    Missing {
+        /// The table.
+        key: &'static str,
+    },
+    /// A value that is no price.
+    #[error("`{key}` is {found}, but must be {expected}")]
+    Value {
+        /// With the tables that it is in.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// Passes would take no time.
+    #[error(
+        "`[{phase}]` prices nothing that every pass has: give base_us, per_sequence_us or another above 0"
+    )]
+    Free {
+        /// The table.
+        phase: &'static str,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "front_end_us = 500\n[prefill]\nbase_us = 1000.0\nper_prefill_token_us = 10\n\
+                        per_sequence_us = 5\nper_context_token_us = 0.5\nper_attention_pair_us = 0.001\n\
+                        [decode]\nbase_us = 800\nper_sequence_us = 6\nper_context_token_us = 0.25\n";
+
+    #[track_caller]
+    fn costs(step: &Step, chunks: &[(u64, u64)], ms: f64) {
+        let mut batch = Batch::new(0);
+        for &(start, end) in chunks {
+            batch.add_tokens(start, end);
+        }
+        let PassTime { prompt_ms, decode_ms } = step.pass(&batch);
+        assert!((prompt_ms + decode_ms - ms).abs() < 1e-9, "{} instead of {ms}", prompt_ms + decode_ms);
+    }
+
+    #[test]
+    fn each_phase_has_its_prices() {
+        let step = Step::from_toml(FILE).unwrap();
+        assert_eq!(step.front_end(), Duration::from_ns(500_000));
+        costs(&step, &[], 0.0);
+        // 1000 + 10·100 + 5·2 + 0.5·41 + 0.001·(100·7 + 5050)
+        costs(&step, &[(7, 107), (40, 41)], 2.03625);
+        // 800 + 6·2 + 0.25·(41 + 61)
+        costs(&step, &[(40, 41), (60, 61)], 0.8375);
+    }
+
+    #[test]
+    fn without_prices_of_its_own_a_step_costs_what_prompts_do() {
+        let step = Step::from_toml("[prefill]\nbase_us = 1000\nper_context_token_us = 1").unwrap();
+        costs(&step, &[(99, 100)], 1.1);
+    }
+
+    #[test]
+    fn experts_saturate() {
+        let file = "[prefill]\nbase_us = 100\n[experts]\ncount = 8\nper_token = 2\nall_us = 1000";
+        let step = Step::from_toml(file).unwrap();
+        costs(&step, &[(9, 10)], 0.35);
+        costs(&step, &[(9, 11)], 0.1 + (1.0 - 0.75 * 0.75));
+        costs(&step, &[(0, 8192)], 1.1);
+        assert!((StepExperts::activated(128, 8, 77) - (1.0 - (120_f64 / 128.0).powi(77))).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let file = format!("{FILE}[experts]\ncount = 128\nper_token = 8\nall_us = 0.125\n");
+        let step = Step::from_toml(&file).unwrap();
+        assert_eq!(Step::from_toml(&step.to_toml()).unwrap(), step);
+    }
+
+    #[test]
+    fn files_that_price_nothing_sensible_are_refused() {
+        let check = |text: &str, message: &str| {
+            let error = Step::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        };
+        check("front_end_us = 1", "`[prefill]` is missing");
+        check("[prefill]\nbase_ms = 1", "`prefill.base_ms` is no known key: did you mean `base_us`?");
+        check("[prefill]\nbase_us = 1\n[decode]\nper_prefill_token_us = 1", "`decode.per_prefill_token_us`");
+        check("[prefill]\nbase_us = 1\n[warmup]", "`warmup` is no known key");
+        check("[prefill]\nbase_us = -1.5", "`prefill.base_us` is -1.5, but must be a number of microseconds");
+        check("[prefill]\nbase_us = nan", "`prefill.base_us` is nan");
+        check("[prefill]\nbase_us = \"1 ms\"", "`prefill.base_us` is \"1 ms\"");
+        check("[prefill]\nbase_us = 1\n[decode]", "`[decode]` prices nothing");
+        check("prefill = 3", "`prefill` is 3, but must be a table");
+        check("[prefill]\nbase_us = 1\n[experts]\ncount = 4\nper_token = 5\nall_us = 1", "experts.per_token");
+        check("[prefill", "not valid TOML");
+    }
+}

@@ -290,10 +290,13 @@ impl StandaloneRouter {
         let mut admitted = Vec::new();
         for phase in Phase::ALL.into_iter().filter(|each| phase.is_none_or(|phase| phase == *each)) {
             if let Some(number) = self.bookings.remove(id, phase) {
-                admitted.extend(self.pool_mut(phase.role()).finish(number, now));
+                let released = self.pool_mut(phase.role()).finish(number, now);
+                admitted.extend(self.admitted(&released));
             }
         }
-        self.admitted(&admitted)
+        // One phase of a request may let in the next, which is over with it.
+        admitted.retain(|each| self.bookings.number(&each.request.id, each.request.phase).is_some());
+        admitted
     }
 
     /// A request has `generated` output tokens by now, which `router_track_output_blocks` counts as load in the phases

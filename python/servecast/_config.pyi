@@ -157,7 +157,7 @@ class EngineArgs(_Settings):
         """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""
     @property
     def latency(self) -> Callable[[Batch], float] | str | None:
-        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR` or `roofline:OPTIONS`."""
+        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`."""
     @property
     def long_prefill_token_threshold(self) -> int:
         """Most tokens of one request in an iteration while others are there; 0 for no limit."""

@@ -1,5 +1,7 @@
 //! The KV-aware router in front of a pool.
 
+use std::sync::Arc;
+
 use servecast_engine::EngineRequest;
 use servecast_router::standalone::Phase;
 use servecast_router::{Admission, Decision, Rank, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
@@ -112,8 +114,10 @@ impl KvRouting {
     /// The routing request of a prompt.
     pub(crate) fn describe(&self, request: &EngineRequest) -> RoutingRequest {
         let runs = BlockHasher::all_runs(&request.prompt, self.block_size);
-        let mut blocks = Vec::with_capacity(runs.len());
-        runs.runs().for_each(|run| blocks.extend(run.iter()));
+        let mut hashes = runs.iter();
+        // Of a known length, so that the list is written once.
+        let blocks: Arc<[_]> =
+            (0..runs.len()).map(|_| hashes.next().expect("as many as there are")).collect();
         RoutingRequest {
             expected_output_tokens: Some(request.max_tokens),
             ..RoutingRequest::new(request.id, request.prompt.tokens(), blocks)

@@ -29,7 +29,7 @@
 
 use rustc_hash::FxHashMap;
 use servecast_types::HashRun;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::names::Names;
 use super::nodes::{BlockRun, Node, NodeId, Nodes, ROOT};
@@ -272,26 +272,45 @@ impl RadixTree {
         slot: Slot,
         blocks: impl Iterator<Item = HashRun>,
     ) -> Result<(), EventError> {
-        let mut missing = None;
+        // The order makes no difference, and from its end a chain goes at once. A chain may be several runs, its end the
+        // last of them, so those behind which something is left wait for their turn in reverse.
+        let mut runs: SmallVec<[(HashRun, u32); 4]> = blocks.map(|run| (run, run.len)).collect();
+        for (run, left) in &mut runs {
+            *left -= self.remove_ends(slot, run.lowest().0, *left);
+        }
+        let mut first = None;
         let mut count = 0;
-        for run in blocks {
-            // The order makes no difference, and from its end a run goes at once.
-            let turned = !run.descends;
-            let run = if turned { HashRun::down(run.last(), run.len) } else { run };
-            let mut missing_here = None;
-            let mut at = 0;
-            while at < run.len {
-                let name = run.get(at).0;
-                let removed = self.remove_end(slot, name, run.len - at);
-                if removed == 0 && self.remove(slot, name).is_err() {
-                    missing_here = missing_here.filter(|_| !turned).or(Some(name));
+        for (run, left) in runs.iter_mut().rev() {
+            let lowest = run.lowest().0;
+            let mut missing: Option<u64> = None;
+            loop {
+                *left -= self.remove_ends(slot, lowest, *left);
+                let Some(before) = left.checked_sub(1) else { break };
+                let name = lowest.wrapping_add(before.into());
+                if self.remove(slot, name).is_err() {
+                    // From the top down, so the first of a run that descends, and the last of one that ascends, comes first.
+                    missing = missing.filter(|_| run.descends).or(Some(name));
                     count += 1;
                 }
-                at += removed.max(1);
+                *left = before;
             }
-            missing = missing.or(missing_here);
+            first = missing.or(first);
         }
-        missing.map_or(Ok(()), |first| Err(EventError::BlockNotFound { first, count }))
+        first.map_or(Ok(()), |first| Err(EventError::BlockNotFound { first, count }))
+    }
+
+    /// Takes as many of the last of `len` blocks away from a rank, named from `lowest` on, as it holds nothing behind;
+    /// returns how many.
+    fn remove_ends(&mut self, slot: Slot, lowest: u64, len: u32) -> u32 {
+        let mut left = len;
+        while let Some(before) = left.checked_sub(1) {
+            let removed = self.remove_end(slot, lowest.wrapping_add(before.into()), left);
+            if removed == 0 {
+                break;
+            }
+            left -= removed;
+        }
+        len - left
     }
 
     /// Takes up to `most` blocks of a run that ends with `name` away from a rank that holds nothing behind them; returns how

@@ -50,7 +50,11 @@ impl TokenGaps {
     pub fn add(&mut self, gap: Duration, times: u64) {
         match &mut self.0 {
             Form::Exact(counts) => {
-                *counts.entry(gap.as_ns()).or_insert(0) += times;
+                if let Some(count) = counts.get_mut(&gap.as_ns()) {
+                    *count += times;
+                    return;
+                }
+                counts.insert(gap.as_ns(), times);
                 if counts.len() > MOST_DISTINCT_GAPS {
                     self.merge_similar();
                 }

@@ -1,7 +1,7 @@
 //! Turns what engines do into the records of requests and pools.
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Iteration, Transfer};
+use servecast_engine::{Decodes, Iteration, Transfer};
 use servecast_types::{Duration, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
@@ -146,22 +146,20 @@ impl Recorder {
         }
     }
 
-    /// An iteration ended in which `requests` running requests got a token, as each did when it began.
-    pub(crate) fn decoded(
-        &mut self,
-        pool: usize,
-        worker: WorkerId,
-        last_stage: bool,
-        gap: Duration,
-        requests: u64,
-    ) {
+    /// Iterations ended in which each running request got a token, as each did when they began.
+    pub(crate) fn decoded(&mut self, pool: usize, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
+        let Decodes { start, ends, requests, .. } = *decodes;
         let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
-        totals.iterations += 1;
-        totals.computed_tokens += requests;
-        workers[worker.index()].busy_ns += gap.as_ns();
-        if last_stage {
-            self.gap(gap, requests);
+        totals.iterations += ends.len() as u64;
+        totals.computed_tokens += ends.len() as u64 * requests;
+        let mut before = start;
+        for &end in ends {
+            if last_stage {
+                self.gaps.add(end.since(before), requests);
+            }
+            before = end;
         }
+        workers[worker.index()].busy_ns += before.since(start).as_ns();
     }
 
     /// A request has `output_tokens` tokens by now, the last one since `last_token`; the gaps between them are counted.

@@ -1,6 +1,6 @@
 //! What the rest of the deployment learns from an engine that does something.
 
-use servecast_engine::{Finished, Iteration, IterationSink, Rejection, Transfer};
+use servecast_engine::{Decodes, Finished, Iteration, IterationSink, Rejection, Transfer};
 use servecast_types::{KvEvent, RequestId, Time};
 
 use crate::cluster::Place;
@@ -73,12 +73,14 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
         self.observer.iteration(self.pool, self.place.worker, iteration);
     }
 
-    fn decoded(&mut self, start: Time, end: Time, requests: u64, free_blocks: u32) {
+    fn decoded(&mut self, decodes: &Decodes) {
         let Place { pool, worker } = self.place;
-        self.recorder.decoded(pool, worker, self.last_stage, end.since(start), requests);
-        let decoded = Decoded { start, end, requests, free_blocks };
-        self.observer.decoded(self.pool, worker, &decoded);
-        self.outcome.iterations += 1;
+        self.recorder.decoded(pool, worker, self.last_stage, decodes);
+        for (start, end, free_blocks) in decodes.iterations() {
+            let decoded = Decoded { start, end, requests: decodes.requests, free_blocks };
+            self.observer.decoded(self.pool, worker, &decoded);
+        }
+        self.outcome.iterations += decodes.ends.len() as u64;
     }
 
     fn finished_decoding(&mut self, finished: Finished, end: Time) {

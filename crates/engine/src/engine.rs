@@ -1,9 +1,9 @@
 use std::collections::VecDeque;
 
-use servecast_latency::{Batch, LatencyError, StepWork};
-use servecast_types::{RequestId, Time};
+use servecast_latency::{Batch, LatencyError, MOST_DECODES, StepWork};
+use servecast_types::{Duration, RequestId, Time};
 
-use crate::iteration::IterationSink;
+use crate::iteration::{Decodes, IterationSink};
 use crate::scheduler::Scheduler;
 use crate::step::Step;
 use crate::stretch::{Changes, DecodesOn};
@@ -171,16 +171,13 @@ impl Engine {
     ) -> Result<EngineState, LatencyError> {
         let mut now = now;
         for _ in 0..MOST_ITERATIONS {
-            match self.state(now) {
-                EngineState::Busy { until } if until < horizon => {
-                    self.end_iteration(until, sink);
-                    now = until;
-                }
-                _ => break,
+            let EngineState::Busy { until } = self.state(now) else { break };
+            if until >= horizon {
+                break;
             }
-            if self.scheduler.goes_on() {
-                now = self.glide(now, horizon, sink)?;
-            }
+            self.end_iteration(until, sink);
+            let length = until.since(now);
+            now = if self.scheduler.goes_on() { self.glide(until, length, horizon, sink) } else { until };
             self.run(now, sink)?;
         }
         Ok(self.state(now))
@@ -238,7 +235,7 @@ impl Engine {
         let (requests, free_blocks) = (self.scheduler.stretch().requests(), self.scheduler.num_free_blocks());
         self.scheduler.end_decode(&mut self.changes);
         self.last_decode_end = end;
-        sink.decoded(start, end, requests, free_blocks);
+        sink.decoded(&Decodes { start, ends: &[end], requests, free_blocks, taken_blocks: 0 });
         if !self.changes.kv_events.is_empty() {
             sink.cache_changed(&self.changes.kv_events, end);
             self.changes.kv_events.clear();
@@ -257,37 +254,44 @@ impl Engine {
     }
 
     /// Goes through the iterations of a stretch in which nothing changes, as far as they end before `horizon`; returns
-    /// when the last one ended.
-    fn glide(
-        &mut self,
-        now: Time,
-        horizon: Time,
-        sink: &mut impl IterationSink,
-    ) -> Result<Time, LatencyError> {
-        let stretch = self.scheduler.stretch();
-        let mut work = stretch.work();
-        let requests = work.requests;
-        let quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
+    /// when the last one ended. The iteration before them took `length`.
+    fn glide(&mut self, now: Time, length: Duration, horizon: Time, sink: &mut impl IterationSink) -> Time {
+        let capacity = self.config().kv_capacity_tokens();
+        let mut work = self.scheduler.stretch().work();
         let mut free_blocks = self.scheduler.num_free_blocks();
         // With blocks of one token every token takes one.
-        let taken = if self.config().block_size() == 1 { requests as u32 } else { 0 };
-        let (mut start, mut ended) = (now, 0);
-        while ended < quiet {
-            let batch = self.decode_batch(work);
-            let end = start + self.config().latency.iteration(&batch)?;
-            if end >= horizon {
-                break;
+        let taken_blocks = if self.config().block_size() == 1 { work.requests as u32 } else { 0 };
+        let (mut start, mut length, mut ended) = (now, length, 0);
+        let mut quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
+        while quiet > 0 && start < horizon {
+            // About so many fit before the horizon, as they take about as long as the one before.
+            let fitting = horizon.since(start).as_ns() / length.as_ns().max(1) + 1;
+            let (mut durations, mut ends) = ([Duration::ZERO; MOST_DECODES], [Time::ZERO; MOST_DECODES]);
+            let most = quiet.min(fitting).min(MOST_DECODES as u64) as usize;
+            let timed = self.config().latency.decode_iterations(work, capacity, &mut durations[..most]);
+            let (mut count, mut end) = (0, start);
+            for (duration, slot) in durations[..timed].iter().zip(&mut ends) {
+                end = end + *duration;
+                if end >= horizon {
+                    break;
+                }
+                *slot = end;
+                count += 1;
             }
-            self.extrapolated += u64::from(self.config().latency.extrapolates(&batch));
-            free_blocks = free_blocks.saturating_sub(taken);
-            sink.decoded(start, end, requests, free_blocks);
-            start = end;
-            work = work.next();
-            ended += 1;
+            let Some(&last) = ends[..count].last() else { break };
+            let decodes =
+                Decodes { start, ends: &ends[..count], requests: work.requests, free_blocks, taken_blocks };
+            sink.decoded(&decodes);
+            self.extrapolated += self.config().latency.extrapolated_decodes(work, capacity, count);
+            free_blocks = free_blocks.saturating_sub(count as u32 * taken_blocks);
+            (start, length) = (last, durations[count - 1]);
+            work = work.after(count as u64);
+            ended += count as u64;
+            quiet = if count < most { 0 } else { quiet - count as u64 };
         }
         self.scheduler.skip_quiet(ended);
         self.last_decode_end = start;
-        Ok(start)
+        start
     }
 
     /// Decides an iteration and puts it in flight; returns whether it computes anything.

@@ -176,6 +176,30 @@ impl Iteration {
     }
 }
 
+/// Iterations one after the other in which the same requests got a token each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decodes<'a> {
+    /// When the first of them began.
+    pub start: Time,
+    /// When each of them ended, which is when the next one began; not empty.
+    pub ends: &'a [Time],
+    /// Requests that got a token in each of them.
+    pub requests: u64,
+    /// KV blocks that were free while the first of them ran.
+    pub free_blocks: u32,
+    /// KV blocks that each of them took from those.
+    pub taken_blocks: u32,
+}
+
+impl Decodes<'_> {
+    /// Start, end and free KV blocks of each of them.
+    pub fn iterations(&self) -> impl Iterator<Item = (Time, Time, u32)> {
+        let starts = std::iter::once(self.start).chain(self.ends.iter().copied());
+        let free = (0..).map(|before| self.free_blocks.saturating_sub(before * self.taken_blocks));
+        starts.zip(self.ends).zip(free).map(|((start, &end), free)| (start, end, free))
+    }
+}
+
 /// Receives what an engine does.
 pub trait IterationSink {
     /// A KV transfer to this worker begins; it ends at `transfer.end`.
@@ -184,16 +208,12 @@ pub trait IterationSink {
     /// An iteration ended.
     fn iteration_ended(&mut self, iteration: &Iteration);
 
-    /// An iteration ended in which each of `requests` running requests got a token, as each did at `start`; while it
-    /// ran, `free_blocks` were free.
+    /// Iterations ended in which each running request got a token, as each did at their start.
     ///
     /// Only called, like the methods below, if the engine [takes such iterations
     /// together](crate::EngineTracing::stretches).
-    fn decoded(&mut self, start: Time, end: Time, requests: u64, free_blocks: u32) {
-        unreachable!(
-            "{requests} requests decoded from {start} to {end} with {free_blocks} blocks free, which nobody asked to \
-             be told of"
-        );
+    fn decoded(&mut self, decodes: &Decodes) {
+        unreachable!("{decodes:?}, which nobody asked to be told of");
     }
 
     /// A request ended with the iteration that was [decoded](IterationSink::decoded) last, at `end`.

@@ -61,7 +61,7 @@ pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
 pub use iteration::{
-    Admitted, Finished, Iteration, IterationSink, Requeue, Scheduled, SglangState, Transfer,
+    Admitted, Decodes, Finished, Iteration, IterationSink, Requeue, Scheduled, SglangState, Transfer,
 };
 pub use latency_spec::LatencySpec;
 pub use preset::{EnginePreset, lay_over, merge};

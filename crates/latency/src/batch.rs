@@ -51,16 +51,16 @@ pub struct DecodeWork {
 }
 
 impl StepWork {
-    /// The same requests a token later.
+    /// The same requests `tokens` tokens later.
     #[must_use]
-    pub fn next(self) -> Self {
+    pub fn after(self, tokens: u64) -> Self {
+        let later = u128::from(tokens);
         Self {
             requests: self.requests,
-            context_tokens: self.context_tokens + self.requests,
-            longest_context_tokens: self.longest_context_tokens + 1,
+            context_tokens: self.context_tokens + tokens * self.requests,
+            longest_context_tokens: self.longest_context_tokens + tokens,
             squared_context_tokens: self.squared_context_tokens
-                + 2 * u128::from(self.context_tokens)
-                + u128::from(self.requests),
+                + later * (2 * u128::from(self.context_tokens) + later * u128::from(self.requests)),
         }
     }
 }

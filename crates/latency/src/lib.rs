@@ -44,14 +44,34 @@ pub use profile::{Layers, Profile, ProfileError, ProfileSetup, ProfileTables, Sk
 pub use roofline::{Efficiency, Roofline, RooflineSetup};
 pub use step::{Step, StepError, StepExperts, StepFeatures, StepPrices};
 
+/// The most iterations that [`Latency::decode_iterations`] times in one call.
+pub const MOST_DECODES: usize = 32;
+
 /// The price of one forward pass over everything in a batch.
 pub trait LatencyModel: fmt::Debug + Send + Sync {
     /// What the pass costs; both parts are finite and not negative.
     fn pass(&self, batch: &Batch) -> PassTime;
 
+    /// What passes cost in which the same requests decode a token each, one pass after the other, as
+    /// [`LatencyModel::pass`] says; `first` is what the first of them computes.
+    fn decode_passes(&self, first: StepWork, kv_capacity_tokens: u64, passes: &mut [PassTime]) {
+        let mut work = first;
+        for pass in passes {
+            *pass = self.pass(&Batch::of_decodes(work, kv_capacity_tokens));
+            work = work.after(1);
+        }
+    }
+
     /// Whether the batch lies outside what the model was measured on, so that its time is extrapolated.
     fn extrapolates(&self, _batch: &Batch) -> bool {
         false
+    }
+
+    /// How many of the next `passes` [passes](Self::decode_passes) are extrapolated.
+    fn extrapolated_decodes(&self, first: StepWork, kv_capacity_tokens: u64, passes: usize) -> u64 {
+        let works = std::iter::successors(Some(first), |work| Some(work.after(1)));
+        let extrapolated = |&work: &StepWork| self.extrapolates(&Batch::of_decodes(work, kv_capacity_tokens));
+        works.take(passes).filter(extrapolated).count() as u64
     }
 
     /// How long a request is on its way to the engine, whatever that does: what a server in front of it takes.
@@ -145,6 +165,11 @@ impl Latency {
         self.model.extrapolates(batch)
     }
 
+    /// How many of the first `iterations` of [`decode_iterations`](Self::decode_iterations) are extrapolated.
+    pub fn extrapolated_decodes(&self, first: StepWork, kv_capacity_tokens: u64, iterations: usize) -> u64 {
+        self.model.extrapolated_decodes(first, kv_capacity_tokens, iterations)
+    }
+
     /// How long a request is on its way to the engine; no speedup divides it.
     pub fn front_end(&self) -> Duration {
         self.model.front_end()
@@ -159,20 +184,50 @@ impl Latency {
     ///
     /// Each part of the pass is rounded to nanoseconds before *and* after its division by the speedup, since the
     /// recorded times of other simulators were.
-    #[expect(clippy::float_cmp, reason = "only a division by exactly 1 changes nothing")]
     pub fn iteration(&self, batch: &Batch) -> Result<Duration, LatencyError> {
-        let PassTime { prompt_ms, decode_ms } = self.model.pass(batch);
-        let part = |ms: f64, ratio: f64| {
-            // What is nothing stays nothing, and a division by 1 changes nothing.
-            if ms == 0.0 {
-                return Ok(Duration::ZERO);
+        self.duration(self.model.pass(batch))
+    }
+
+    /// How long iterations take in which the same requests decode a token each, one after the other; `first` is what the
+    /// first of them computes.
+    ///
+    /// Returns how many of `durations` it has set: all, or those before the first one for which
+    /// [`iteration`](Self::iteration) fails.
+    pub fn decode_iterations(
+        &self,
+        first: StepWork,
+        kv_capacity_tokens: u64,
+        durations: &mut [Duration],
+    ) -> usize {
+        let mut passes = [PassTime::default(); MOST_DECODES];
+        let passes = &mut passes[..durations.len()];
+        self.model.decode_passes(first, kv_capacity_tokens, passes);
+        for (set, (pass, duration)) in passes.iter().zip(durations).enumerate() {
+            match self.duration(*pass) {
+                Ok(known) => *duration = known,
+                Err(_) => return set,
             }
-            let no_duration = |_| LatencyError::NoDuration { ms, ratio };
-            let exact = Duration::from_ms(ms).map_err(no_duration)?;
-            if ratio == 1.0 { Ok(exact) } else { exact.divided_by(ratio).map_err(no_duration) }
-        };
+        }
+        passes.len()
+    }
+
+    #[inline]
+    fn duration(&self, PassTime { prompt_ms, decode_ms }: PassTime) -> Result<Duration, LatencyError> {
         Ok(part(prompt_ms, self.speedup.prompt)? + part(decode_ms, self.speedup.decode)?)
     }
+}
+
+/// A part of a pass, sped up.
+#[inline]
+#[expect(clippy::float_cmp, reason = "only a division by exactly 1 changes nothing")]
+fn part(ms: f64, ratio: f64) -> Result<Duration, LatencyError> {
+    // What is nothing stays nothing, and a division by 1 changes nothing.
+    if ms == 0.0 {
+        return Ok(Duration::ZERO);
+    }
+    let no_duration = |_| LatencyError::NoDuration { ms, ratio };
+    let exact = Duration::from_ms(ms).map_err(no_duration)?;
+    if ratio == 1.0 { Ok(exact) } else { exact.divided_by(ratio).map_err(no_duration) }
 }
 
 /// Why an iteration has no duration.

@@ -41,6 +41,7 @@ impl RunIndex {
     ///
     /// # Panics
     /// If it had not `old_len`.
+    #[inline]
     pub fn resize(&mut self, first: u64, old_len: u32, new_len: u32, run: u32) {
         let (old, new) = (stretches_of(first, old_len), stretches_of(first, new_len));
         for place in old..new {

@@ -5,6 +5,10 @@ use std::ops::{Add, AddAssign, Sub};
 use crate::TimeError;
 
 const NS_PER_MS: f64 = 1e6;
+/// Lengths below this many ns, 18 minutes, are rounded the short way.
+const SURE_NS: f64 = (1_u64 << 40) as f64;
+/// The bits of a number's fraction, all of which a number from 2⁵² on has for whole ones.
+const FRACTION_BITS: u32 = f64::MANTISSA_DIGITS - 1;
 
 /// A moment: whole nanoseconds since the start of the run.
 ///
@@ -33,6 +37,7 @@ impl Time {
     }
 
     /// The moment `ms` milliseconds after the start, to the nearest nanosecond.
+    #[inline]
     pub fn from_ms(ms: f64) -> Result<Self, TimeError> {
         Duration::from_ms(ms).map(|since| Self::ZERO + since)
     }
@@ -71,7 +76,22 @@ impl Duration {
     }
 
     /// A length of `secs` seconds, rounded to the nearest nanosecond with ties to even.
+    #[inline]
     pub fn from_secs(secs: f64) -> Result<Self, TimeError> {
+        const SHIFT: f64 = (1_u64 << FRACTION_BITS) as f64;
+        // The product is off by less than 2⁻¹³ ns here, so away from ties it rounds as the exact one does.
+        let ns = secs * 1e9;
+        if (0.0..SURE_NS).contains(&ns) {
+            let shifted = ns + SHIFT;
+            if (ns - (shifted - SHIFT)).abs() < 0.499 {
+                return Ok(Self(shifted.to_bits() & ((1 << FRACTION_BITS) - 1)));
+            }
+        }
+        Self::from_secs_exactly(secs)
+    }
+
+    #[cold]
+    fn from_secs_exactly(secs: f64) -> Result<Self, TimeError> {
         let error = || TimeError { ms: secs * 1000.0 };
         let exact = std::time::Duration::try_from_secs_f64(secs).map_err(|_| error())?;
         u64::try_from(exact.as_nanos()).map(Self).map_err(|_| error())
@@ -150,12 +170,25 @@ impl fmt::Display for Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn milliseconds_round_to_the_nearest_nanosecond_with_ties_to_even() {
         for (secs, ns) in [(0.0029296875, 2_929_688), (0.0009765625, 976_562), (0.018451798, 18_451_798)] {
             assert_eq!(Duration::from_secs(secs).unwrap().as_ns(), ns, "{secs} s");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_is_that_of_the_standard_library(secs in prop_oneof![0.0..2.0, 0.0..2000.0, 0.0..1e9], half in 0_u64..1 << 42) {
+            // Some of these are ties or next to one.
+            for secs in [secs, (half as f64 + 0.5) / 1e9, half as f64 / 1e9, half as f64 / 1024.0] {
+                let exact = std::time::Duration::try_from_secs_f64(secs).unwrap();
+                prop_assert_eq!(u128::from(Duration::from_secs(secs).unwrap().as_ns()), exact.as_nanos());
+            }
         }
     }
 

@@ -68,9 +68,7 @@ impl KvCache {
             return;
         }
         let (blocks, hashes) = request.hashed_blocks(full);
-        let before = stored.checked_sub(1);
-        let before = before.and_then(|last| Some((blocks[last as usize], hashes.get(last)?)));
-        self.pool.store(before, &blocks[stored as usize..full as usize], hashes.range(stored..full));
+        self.pool.store(&blocks[..full as usize], stored, hashes);
         request.stored = full;
     }
 

@@ -235,34 +235,30 @@ impl BlockPool {
         Some(segment)
     }
 
-    /// Makes the content of `blocks` hittable.
+    /// Makes the content of `blocks` hittable from block `stored` on; what is before that can be hit already.
     ///
-    /// `hashes` are theirs, ascending runs; `before` is the block in front of them with its content, which can be hit.
-    pub(crate) fn store(
-        &mut self,
-        before: Option<(BlockId, SequenceHash)>,
-        mut blocks: &[BlockId],
-        hashes: impl Iterator<Item = HashRun> + Clone,
-    ) {
+    /// `hashes` are those of the blocks, ascending runs, and maybe of some more.
+    pub(crate) fn store(&mut self, blocks: &[BlockId], stored: u32, hashes: &HashRuns) {
+        let new = stored..blocks.len() as u32;
         if let Some(events) = &mut self.events
-            && !blocks.is_empty()
+            && !new.is_empty()
         {
-            let parent = before.map(|(_, parent)| parent);
-            events.push(KvEvent::Stored { parent, blocks: hashes.clone().collect::<HashRuns>() });
+            let parent = stored.checked_sub(1).and_then(|before| hashes.get(before));
+            events.push(KvEvent::Stored { parent, blocks: hashes.range(new.clone()).collect() });
         }
-        let mut before = before.map(|(block, _)| block);
-        for mut run in hashes {
+        let mut done = stored as usize;
+        for mut run in hashes.range(new) {
             loop {
-                let count = self.store_some(before, blocks, run);
-                before = Some(blocks[count as usize - 1]);
-                blocks = &blocks[count as usize..];
+                let before = done.checked_sub(1).map(|before| blocks[before]);
+                let count = self.store_some(before, &blocks[done..], run);
+                done += count as usize;
                 if count == run.len {
                     break;
                 }
                 run = run.part(count..run.len);
             }
         }
-        debug_assert!(blocks.is_empty(), "a hash for each block");
+        debug_assert_eq!(done, blocks.len(), "a hash for each block");
     }
 
     /// Stores the first blocks of a run: those up to the first whose content is here already, or those that are here
@@ -277,8 +273,8 @@ impl BlockPool {
         self.num_cached += count;
         let continued = before.and_then(|before| self.continued(before, run.first));
         let segment = if let Some(segment) = continued {
-            self.segments[segment].blocks.extend_from_slice(blocks);
-            for block in blocks {
+            for &block in blocks {
+                self.segments[segment].blocks.push(block);
                 self.segment_of[block.index()] = segment;
             }
             segment
@@ -435,8 +431,6 @@ impl BlockPool {
 mod tests {
     use super::*;
 
-    const NO_HASHES: [HashRun; 0] = [];
-
     fn ids(pool: &BlockPool) -> Vec<u32> {
         pool.free_list().map(|block| block.0).collect()
     }
@@ -448,7 +442,7 @@ mod tests {
     }
 
     fn store(pool: &mut BlockPool, blocks: &[BlockId], first: u64) {
-        pool.store(None, blocks, std::iter::once(HashRun::up(SequenceHash(first), blocks.len() as u32)));
+        pool.store(blocks, 0, &HashRun::up(SequenceHash(first), blocks.len() as u32).into());
     }
 
     fn hits(pool: &BlockPool, first: u64, len: u32) -> Vec<u32> {
@@ -511,11 +505,9 @@ mod tests {
         assert_eq!(ids(&pool), [5, 6, 4, 3]);
         let other = take(&mut pool, 3);
         assert_eq!(other, [5, 6, 4].map(BlockId));
-        pool.store(
-            Some((blocks[1], SequenceHash(11))),
-            &other,
-            NO_HASHES.into_iter().chain([HashRun::up(SequenceHash(12), 2), HashRun::up(SequenceHash(50), 1)]),
-        );
+        let hashes =
+            [HashRun::up(SequenceHash(10), 4), HashRun::up(SequenceHash(50), 1)].into_iter().collect();
+        pool.store(&[&blocks[..2], &other].concat(), 2, &hashes);
         assert_eq!(
             hits(&pool, 10, 9),
             [1, 2, 3, 6],

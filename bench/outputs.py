@@ -39,12 +39,13 @@ def main() -> None:
             "nothing": None,
             "--report-html": f"{folder}/report.html",
             "--timeline": f"{folder}/timeline.json.gz",
+            "--timeline (not packed)": f"{folder}/timeline.json",
             "--export": f"vllm-bench={folder}/vllm.json",
         }
         times: dict[str, list[float]] = {flag: [] for flag in outputs}
         for _ in range(parsed.rounds):
             for flag, file in outputs.items():
-                output = [flag, file] if file else []
+                output = [flag.split()[0], file] if file else []
                 times[flag].append(cpu_seconds(parsed.binary, [parsed.trace, *deployment, *output]))
         plain = statistics.median(times["nothing"])
         for flag, file in outputs.items():
@@ -52,7 +53,7 @@ def main() -> None:
             # Each round beside itself: what else the machine does changes slowly.
             ratio = statistics.median(time / base for time, base in zip(times[flag], times["nothing"]))
             size = f", {os.path.getsize(file.split('=')[-1]):,} bytes" if file else ""
-            print(f"{flag:14} {median:.3f} s, {(ratio - 1) * 100:+.0f} %{size}")
+            print(f"{flag:23} {median:.3f} s, {(ratio - 1) * 100:+.0f} %{size}")
         print(f"medians of {parsed.rounds} rounds; nothing else: {plain:.3f} s")
 
 

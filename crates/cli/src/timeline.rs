@@ -8,9 +8,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
-use servecast_cluster::Decoded;
 use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
-use servecast_engine::Iteration;
+use servecast_engine::{Decodes, Iteration};
 use servecast_types::{RequestId, Time, WorkerId};
 
 /// Process of the tracks of requests; those of pools are below.
@@ -119,14 +118,15 @@ impl Slice {
         }
     }
 
-    fn of_decodes((start, end): (Time, Time), requests: u64) -> Self {
+    fn of_decodes(decodes: &Decodes) -> Self {
+        let requests = decodes.requests;
         Self {
-            start,
-            end,
-            iterations: 1,
+            start: decodes.start,
+            end: decodes.end(),
+            iterations: decodes.count(),
             requests,
             prompts: 0,
-            tokens: requests,
+            tokens: decodes.count() * requests,
             admitted: 0,
             preempted: 0,
             pieces: 1,
@@ -141,7 +141,7 @@ impl Slice {
             return false;
         }
         self.end = next.end;
-        self.iterations += 1;
+        self.iterations += next.iterations;
         self.requests = self.requests.max(next.requests);
         self.prompts += next.prompts;
         self.tokens += next.tokens;
@@ -190,20 +190,9 @@ impl<W: Write> Timeline<W> {
         Ok(())
     }
 
-    /// An iteration ended in which every running request got a token.
-    pub(crate) fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decoded: &Decoded) -> io::Result<()> {
-        let Decoded { start, end, requests, .. } = *decoded;
-        // There are millions of them, and hardly any begins something new.
-        if let Some(open) = &mut self.worker(pool, worker).slice
-            && open.decodes == Some(requests)
-            && open.end == start
-        {
-            open.end = end;
-            open.iterations += 1;
-            open.tokens += requests;
-            return Ok(());
-        }
-        self.slice(pool, worker, &Slice::of_decodes((start, end), requests)).map(drop)
+    /// Iterations ended in which every running request got a token.
+    pub(crate) fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) -> io::Result<()> {
+        self.slice(pool, worker, &Slice::of_decodes(decodes)).map(drop)
     }
 
     /// Writes what is left, and what happened to requests.

@@ -30,4 +30,4 @@ pub use cluster::Routed;
 pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
 pub use error::{ClusterError, RunError};
 pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, RouterMode, RouterOptions};
-pub use simulate::{Decoded, Observer, Simulation};
+pub use simulate::{Observer, Simulation};

@@ -148,18 +148,18 @@ impl Recorder {
 
     /// Iterations ended in which each running request got a token, as each did when they began.
     pub(crate) fn decoded(&mut self, pool: usize, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
-        let Decodes { start, ends, requests, .. } = *decodes;
+        let (count, requests) = (decodes.count(), decodes.requests);
         let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
-        totals.iterations += ends.len() as u64;
-        totals.computed_tokens += ends.len() as u64 * requests;
-        let mut before = start;
-        for &end in ends {
-            if last_stage {
+        totals.iterations += count;
+        totals.computed_tokens += count * requests;
+        workers[worker.index()].busy_ns += decodes.end().since(decodes.start).as_ns();
+        if last_stage {
+            let mut before = decodes.start;
+            for &end in decodes.ends {
                 self.gaps.add(end.since(before), requests);
+                before = end;
             }
-            before = end;
         }
-        workers[worker.index()].busy_ns += before.since(start).as_ns();
     }
 
     /// A request has `output_tokens` tokens by now, the last one since `last_token`; the gaps between them are counted.

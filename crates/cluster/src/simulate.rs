@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::Iteration;
+use servecast_engine::{Decodes, Iteration};
 use servecast_types::{Time, WorkerId};
 use servecast_workload::Workload;
 
@@ -19,9 +19,9 @@ pub trait Observer {
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
     fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, _iteration: &Iteration) {}
 
-    /// An iteration of a worker ended in which each running request got a token. Unless a run is
+    /// Iterations of a worker ended in which each running request got a token. Unless a run is
     /// [plain](SimulationOptions::plain), such iterations are told of here and not in [`Observer::iteration`].
-    fn decoded(&mut self, _pool: PoolRole, _worker: WorkerId, _decoded: &Decoded) {}
+    fn decoded(&mut self, _pool: PoolRole, _worker: WorkerId, _decodes: &Decodes) {}
 
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}
@@ -30,19 +30,6 @@ pub trait Observer {
     fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
-}
-
-/// An iteration in which every running request got a token and nothing else happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decoded {
-    /// When it began.
-    pub start: Time,
-    /// When it ended.
-    pub end: Time,
-    /// Requests that got a token.
-    pub requests: u64,
-    /// KV blocks that were free while it ran.
-    pub free_blocks: u32,
 }
 
 /// An observer that looks away.

@@ -3,11 +3,11 @@
 use servecast_engine::{Decodes, Finished, Iteration, IterationSink, Rejection, Transfer};
 use servecast_types::{KvEvent, RequestId, Time};
 
+use crate::Observer;
 use crate::cluster::Place;
 use crate::pool::Routing;
 use crate::record::PoolRole;
 use crate::recorder::Recorder;
-use crate::{Decoded, Observer};
 
 /// What an engine did during one call, as far as others have to act on it.
 #[derive(Debug, Default)]
@@ -76,11 +76,8 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     fn decoded(&mut self, decodes: &Decodes) {
         let Place { pool, worker } = self.place;
         self.recorder.decoded(pool, worker, self.last_stage, decodes);
-        for (start, end, free_blocks) in decodes.iterations() {
-            let decoded = Decoded { start, end, requests: decodes.requests, free_blocks };
-            self.observer.decoded(self.pool, worker, &decoded);
-        }
-        self.outcome.iterations += decodes.ends.len() as u64;
+        self.observer.decoded(self.pool, worker, decodes);
+        self.outcome.iterations += decodes.count();
     }
 
     fn finished_decoding(&mut self, finished: Finished, end: Time) {

@@ -283,7 +283,7 @@ impl Engine {
                 Decodes { start, ends: &ends[..count], requests: work.requests, free_blocks, taken_blocks };
             sink.decoded(&decodes);
             self.extrapolated += self.config().latency.extrapolated_decodes(work, capacity, count);
-            free_blocks = free_blocks.saturating_sub(count as u32 * taken_blocks);
+            free_blocks = decodes.free_blocks_after();
             (start, length) = (last, durations[count - 1]);
             work = work.after(count as u64);
             ended += count as u64;

@@ -192,11 +192,19 @@ pub struct Decodes<'a> {
 }
 
 impl Decodes<'_> {
-    /// Start, end and free KV blocks of each of them.
-    pub fn iterations(&self) -> impl Iterator<Item = (Time, Time, u32)> {
-        let starts = std::iter::once(self.start).chain(self.ends.iter().copied());
-        let free = (0..).map(|before| self.free_blocks.saturating_sub(before * self.taken_blocks));
-        starts.zip(self.ends).zip(free).map(|((start, &end), free)| (start, end, free))
+    /// How many they are.
+    pub fn count(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
+    /// When the last of them ended.
+    pub fn end(&self) -> Time {
+        self.ends.last().copied().unwrap_or(self.start)
+    }
+
+    /// KV blocks that are free after them.
+    pub fn free_blocks_after(&self) -> u32 {
+        self.free_blocks.saturating_sub(self.ends.len() as u32 * self.taken_blocks)
     }
 }
 

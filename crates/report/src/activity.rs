@@ -24,18 +24,20 @@ pub struct PoolSize {
     pub blocks: u32,
 }
 
-/// An iteration of a worker.
+/// Iterations of a worker, one after the other and about equally long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BusySpan {
-    /// When it began.
+    /// When the first of them began.
     pub start: Time,
-    /// When it ended.
+    /// When the last of them ended.
     pub end: Time,
-    /// Tokens that it computed; without any the worker was not busy.
+    /// How many they are.
+    pub iterations: u64,
+    /// Tokens that they computed; without any the worker was not busy.
     pub tokens: u64,
-    /// KV blocks that were free while it ran.
+    /// KV blocks that were free while they ran.
     pub free_blocks: u32,
-    /// KV blocks that are free from its end on.
+    /// KV blocks that are free from their end on.
     pub free_blocks_after: u32,
 }
 
@@ -95,7 +97,7 @@ impl Activity {
         Self { shift: FIRST_SHIFT, bins, pools: sizes.into_iter().map(pool).collect() }
     }
 
-    /// A worker ended an iteration; those of one worker come in order of time.
+    /// A worker ended iterations; those of one worker come in order of time.
     ///
     /// # Panics
     /// If there is no such worker.
@@ -115,7 +117,7 @@ impl Activity {
         let used = f64::from(blocks.saturating_sub(span.free_blocks));
         if end > start && span.tokens > 0 {
             let length = (end - start) as f64;
-            let (tokens, iterations) = (span.tokens as f64 / length, 1.0 / length);
+            let (tokens, iterations) = (span.tokens as f64 / length, span.iterations as f64 / length);
             let whole = Bin { busy: 1.0, tokens, iterations, block_ns: used };
             worker.spread(shift, start, end, &whole, 1.0);
         }
@@ -196,7 +198,8 @@ mod tests {
         for &(start, end, tokens, used) in spans {
             let free_blocks = 100 - used;
             let (start, end) = (Time::from_ns(start), Time::from_ns(end));
-            let span = BusySpan { start, end, tokens, free_blocks, free_blocks_after: free_blocks };
+            let span =
+                BusySpan { start, end, iterations: 1, tokens, free_blocks, free_blocks_after: free_blocks };
             activity.add(ROLE, WorkerId(0), &span);
         }
         activity

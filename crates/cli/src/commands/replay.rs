@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde::Serialize;
 use servecast_cluster::record::PoolRole;
-use servecast_cluster::{Decoded, LoadMode, Observer, Routed, RunError, Simulation, Topology};
-use servecast_engine::Iteration;
+use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation, Topology};
+use servecast_engine::{Decodes, Iteration};
 use servecast_report::{
     Activity, BusySpan, PoolSize, Report, SummaryOptions, TableOptions, TokenTimes, render_charts,
     render_table, summarize,
@@ -242,6 +242,7 @@ impl Observer for Follower {
             let span = BusySpan {
                 start: iteration.start,
                 end: iteration.end,
+                iterations: 1,
                 tokens: iteration.total_tokens(),
                 free_blocks: iteration.free_blocks_after_schedule,
                 free_blocks_after: iteration.free_blocks,
@@ -262,16 +263,23 @@ impl Observer for Follower {
         }
     }
 
-    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decoded: &Decoded) {
+    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) {
         if let Some(activity) = &mut self.activity {
-            let Decoded { start, end, requests, free_blocks } = *decoded;
-            let span = BusySpan { start, end, tokens: requests, free_blocks, free_blocks_after: free_blocks };
+            let (first, after) = (decodes.free_blocks, decodes.free_blocks_after());
+            let span = BusySpan {
+                start: decodes.start,
+                end: decodes.end(),
+                iterations: decodes.count(),
+                tokens: decodes.count() * decodes.requests,
+                free_blocks: u32::midpoint(first, after),
+                free_blocks_after: after,
+            };
             activity.add(pool, worker, &span);
         }
         if self.failure.is_none()
             && let Some(timeline) = &mut self.timeline
         {
-            let written = timeline.decoded(pool, worker, decoded);
+            let written = timeline.decoded(pool, worker, decodes);
             self.failure = written.map_err(|error| timeline.out().failure(&error)).err();
         }
     }

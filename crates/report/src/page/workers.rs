@@ -192,8 +192,14 @@ mod tests {
                 blocks: 10,
             }));
         let ms = |ms: u64| Time::from_ns(ms * 1_000_000);
-        let span =
-            BusySpan { start: ms(10), end: ms(95), tokens: 850, free_blocks: 4, free_blocks_after: 10 };
+        let span = BusySpan {
+            start: ms(10),
+            end: ms(95),
+            iterations: 1,
+            tokens: 850,
+            free_blocks: 4,
+            free_blocks_after: 10,
+        };
         activity.add(PoolRole::Decode, WorkerId(1), &span);
         let pools = pools(&run, &series(&run), Some(&activity));
         let decode = &pools[2];

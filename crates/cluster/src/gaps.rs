@@ -110,6 +110,7 @@ fn total(parts: impl Iterator<Item = (u64, u128)>) -> (u128, u128) {
 }
 
 impl Sketch {
+    #[inline]
     fn add(&mut self, ns: u64, times: u64) {
         let index = bucket_of(ns);
         if index >= self.buckets.len() {

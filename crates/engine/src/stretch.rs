@@ -41,6 +41,9 @@ pub(crate) trait DecodesOn {
     fn end_stretch(&mut self, changes: &mut Changes);
 }
 
+/// Blocks of so many tokens at most are ordered by counting even when there are fewer requests.
+const MOST_COUNTS: usize = 64;
+
 /// What others have to know of a stretch.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -86,13 +89,20 @@ pub(crate) struct Stretch {
     phases: Vec<Phase>,
     opening: Cursor,
     filling: Cursor,
-    /// By last iteration, then by place; those before `next_ending` are over.
+    /// By last iteration, then by place, once the first one has ended; those before `next_ending` are over.
     endings: Vec<Ending>,
     next_ending: usize,
+    /// Number of the iteration in which the next request ends.
+    next_end: u64,
     /// Σ over the running requests of the squares of the tokens that they had at the start.
     squares: u128,
-    /// The most tokens that one of `endings[i..]` has at the start.
-    longest: Vec<u32>,
+    /// The most tokens that a running request had at the start.
+    longest: u32,
+    /// The same of `endings[i..]`, once these are in order.
+    longest_of_rest: Vec<u32>,
+    /// Where the phases of each first iteration begin, and the phases in order; both kept for their memory.
+    starts: Vec<u32>,
+    ordered: Vec<Phase>,
     /// The changes of one iteration; kept for its memory.
     changes: Vec<(u32, Slot, Crossing)>,
 }
@@ -128,31 +138,27 @@ impl Stretch {
         let size = u64::from(block_size);
         (self.done, self.block_size, self.requests, self.computed) = (0, size, 0, 0);
         self.in_flight = false;
-        self.squares = 0;
+        (self.squares, self.longest) = (0, 0);
         self.phases.clear();
         self.endings.clear();
-        self.next_ending = 0;
+        self.longest_of_rest.clear();
+        (self.next_ending, self.next_end) = (0, u64::MAX);
         for (member, place) in members.zip(0..) {
             let Member { slot, computed, remaining } = member;
             debug_assert!(remaining > 0, "a request that is complete does not run");
             self.requests += 1;
             self.computed += u64::from(computed);
             self.squares += u128::from(computed).pow(2);
+            self.longest = self.longest.max(computed);
             // With one token a block everybody opens one in every iteration.
             if size > 1 {
                 self.phases.push(Phase { first: (size - u64::from(computed) % size) % size, place, slot });
             }
-            self.endings.push(Ending { last: u64::from(remaining) - 1, place, slot, computed });
+            let last = u64::from(remaining) - 1;
+            self.next_end = self.next_end.min(last);
+            self.endings.push(Ending { last, place, slot, computed });
         }
-        self.phases.sort_unstable();
-        self.endings.sort_unstable();
-        self.longest.clear();
-        self.longest.resize(self.endings.len(), 0);
-        let mut longest = 0;
-        for (ending, slot) in self.endings.iter().zip(&mut self.longest).rev() {
-            longest = ending.computed.max(longest);
-            *slot = longest;
-        }
+        self.order_phases();
         self.opening = Cursor::default();
         // Who opens a block in the first iteration filled the one before already.
         let filled = self.phases.iter().take_while(|phase| phase.first == 0).count();
@@ -177,7 +183,7 @@ impl Stretch {
 
     /// The most tokens that a running request has before the next iteration: all of them grow alike.
     fn longest(&self) -> u64 {
-        self.longest.get(self.next_ending).map_or(0, |&longest| u64::from(longest) + self.done)
+        u64::from(self.longest) + self.done
     }
 
     /// What the next iteration computes.
@@ -207,8 +213,7 @@ impl Stretch {
 
     /// How many iterations from the next one on change no block and end nobody.
     pub(crate) fn uneventful(&self) -> u64 {
-        let ending = self.endings.get(self.next_ending).map_or(u64::MAX, |ending| ending.last);
-        let next = ending.min(self.next_opening()).min(self.next_filling());
+        let next = self.next_end.min(self.next_opening()).min(self.next_filling());
         next - self.done
     }
 
@@ -246,8 +251,16 @@ impl Stretch {
 
     /// The next request that ended with the last iteration, in order of the running list.
     pub(crate) fn pop_ended(&mut self) -> Option<Slot> {
-        let ending = *self.endings.get(self.next_ending).filter(|ending| ending.last < self.done)?;
+        if self.next_end >= self.done {
+            return None;
+        }
+        if self.next_ending == 0 {
+            self.order_endings();
+        }
+        let ending = self.endings[self.next_ending];
         self.next_ending += 1;
+        self.next_end = self.endings.get(self.next_ending).map_or(u64::MAX, |ending| ending.last);
+        self.longest = self.longest_of_rest.get(self.next_ending).copied().unwrap_or(0);
         self.requests -= 1;
         self.computed -= u64::from(ending.computed) + self.done;
         self.squares -= u128::from(ending.computed).pow(2);
@@ -258,6 +271,43 @@ impl Stretch {
             }
         }
         Some(ending.slot)
+    }
+
+    /// Puts the phases, which are in order of place, in order of their first iterations too.
+    ///
+    /// They are counted rather than compared where that is cheaper, since it is most of what a short stretch costs.
+    fn order_phases(&mut self) {
+        let size = self.block_size as usize;
+        if size > MOST_COUNTS.max(self.phases.len()) {
+            self.phases.sort_unstable();
+            return;
+        }
+        self.starts.clear();
+        self.starts.resize(size + 1, 0);
+        for phase in &self.phases {
+            self.starts[phase.first as usize + 1] += 1;
+        }
+        for at in 1..size {
+            self.starts[at] += self.starts[at - 1];
+        }
+        self.ordered.clone_from(&self.phases);
+        for &phase in &self.phases {
+            let place = &mut self.starts[phase.first as usize];
+            self.ordered[*place as usize] = phase;
+            *place += 1;
+        }
+        std::mem::swap(&mut self.phases, &mut self.ordered);
+    }
+
+    /// Puts the endings in order; a stretch that is over before the first of them goes without.
+    fn order_endings(&mut self) {
+        self.endings.sort_unstable();
+        self.longest_of_rest.resize(self.endings.len(), 0);
+        let mut longest = 0;
+        for (ending, slot) in self.endings.iter().zip(&mut self.longest_of_rest).rev() {
+            longest = ending.computed.max(longest);
+            *slot = longest;
+        }
     }
 
     fn next_opening(&self) -> u64 {

@@ -55,11 +55,7 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
     /// What passes cost in which the same requests decode a token each, one pass after the other, as
     /// [`LatencyModel::pass`] says; `first` is what the first of them computes.
     fn decode_passes(&self, first: StepWork, kv_capacity_tokens: u64, passes: &mut [PassTime]) {
-        let mut work = first;
-        for pass in passes {
-            *pass = self.pass(&Batch::of_decodes(work, kv_capacity_tokens));
-            work = work.after(1);
-        }
+        one_by_one(self, first, kv_capacity_tokens, passes);
     }
 
     /// Whether the batch lies outside what the model was measured on, so that its time is extrapolated.
@@ -82,6 +78,20 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
     /// What the times are estimated from, if nothing of them was measured.
     fn estimate(&self) -> Option<&str> {
         None
+    }
+}
+
+/// [`LatencyModel::decode_passes`] of a model that has no shorter way.
+fn one_by_one(
+    model: &(impl LatencyModel + ?Sized),
+    first: StepWork,
+    kv_capacity_tokens: u64,
+    passes: &mut [PassTime],
+) {
+    let mut work = first;
+    for pass in passes {
+        *pass = model.pass(&Batch::of_decodes(work, kv_capacity_tokens));
+        work = work.after(1);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use self::attention::Attention;
 use self::experts::ExpertTimes;
 use self::skew::Skew;
-use crate::{AllReduce, Batch, LatencyModel, ModelShape, PassTime};
+use crate::{AllReduce, Batch, LatencyModel, ModelShape, PassTime, StepWork, one_by_one};
 
 mod attention;
 mod error;
@@ -154,9 +154,8 @@ impl Profile {
     fn attention_us(&self, batch: &Batch) -> f64 {
         let steps = batch.steps;
         if batch.tokens == steps.requests && self.skew_use != SkewUse::All {
-            return self
-                .attention
-                .decodes_us(steps.requests, steps.context_tokens as f64 / steps.requests.max(1) as f64);
+            let mean = steps.context_tokens as f64 / steps.requests.max(1) as f64;
+            return self.attention.decodes(steps.requests, mean).us(mean);
         }
         let [chunk, before, n, mean] = attention_point(batch);
         let at_mean = self.attention.us([chunk, before.max(0.0), n, mean]);
@@ -192,6 +191,30 @@ impl LatencyModel for Profile {
             + at(&self.by_sequences, batch.requests)
             + self.layers * self.attention_us(batch);
         PassTime::whole(batch, us / 1000.0)
+    }
+
+    fn decode_passes(&self, first: StepWork, kv_capacity_tokens: u64, passes: &mut [PassTime]) {
+        let n = first.requests;
+        if n == 0 || self.skew_use == SkewUse::All {
+            return one_by_one(self, first, kv_capacity_tokens, passes);
+        }
+        let other_us = at(&self.by_tokens, n) + at(&self.by_sequences, n);
+        let mean = |context_tokens: u64| context_tokens as f64 / n as f64;
+        let mut attention = self.attention.decodes(n, mean(first.context_tokens));
+        let contexts = (0..).map(|later| first.context_tokens + later * n);
+        for (pass, context_tokens) in passes.iter_mut().zip(contexts) {
+            let us = other_us + self.layers * attention.us(mean(context_tokens));
+            *pass = PassTime { prompt_ms: 0.0, decode_ms: us / 1000.0 };
+        }
+    }
+
+    fn extrapolated_decodes(&self, first: StepWork, _kv_capacity_tokens: u64, passes: usize) -> u64 {
+        let n = first.requests;
+        if n > self.most_tokens || n >= self.by_sequences.len() as u64 {
+            return passes as u64;
+        }
+        let contexts = (0..passes as u64).map(|later| first.context_tokens + later * n);
+        contexts.filter(|&context| self.attention.are_decodes_outside(n, context)).count() as u64
     }
 
     fn extrapolates(&self, batch: &Batch) -> bool {

@@ -33,6 +33,23 @@ impl KvCache {
         tokens.div_ceil(self.block_size)
     }
 
+    /// Blocks that a request still needs for its first `tokens` tokens.
+    pub(crate) fn missing_blocks(&self, request: &Request, tokens: u32) -> u32 {
+        let blocks = request.blocks.len();
+        // A product is cheaper than a division, and most tokens need no block.
+        let is_covered = u64::from(tokens) <= blocks as u64 * u64::from(self.block_size);
+        if is_covered { 0 } else { self.blocks_for(tokens).saturating_sub(blocks as u32) }
+    }
+
+    /// Gives a request the blocks that it still needs for its first `tokens` tokens; the caller has checked that they are
+    /// free.
+    pub(crate) fn extend(&mut self, request: &mut Request, tokens: u32) {
+        let missing = self.missing_blocks(request, tokens);
+        if missing > 0 {
+            self.pool.take(missing, &mut request.blocks);
+        }
+    }
+
     /// The longest chain of cached blocks that the first `tokens` tokens of `request` begin with.
     pub(crate) fn find_hits(&self, request: &mut Request, tokens: u32, hits: &mut Hits) {
         hits.clear();
@@ -61,12 +78,17 @@ impl KvCache {
     }
 
     /// Lets others hit the full blocks within the first `tokens` tokens of a request.
+    #[inline]
     pub(crate) fn store(&mut self, request: &mut Request, tokens: u32) {
-        let full = tokens / self.block_size;
-        let stored = request.stored;
-        if !self.caching || full <= stored {
-            return;
+        // Most tokens fill no block.
+        let fills_one = u64::from(tokens) >= (u64::from(request.stored) + 1) * u64::from(self.block_size);
+        if fills_one && self.caching {
+            self.store_blocks(request, tokens / self.block_size);
         }
+    }
+
+    fn store_blocks(&mut self, request: &mut Request, full: u32) {
+        let stored = request.stored;
         let (blocks, hashes) = request.hashed_blocks(full);
         self.pool.store(&blocks[..full as usize], stored, hashes);
         request.stored = full;

@@ -69,8 +69,7 @@ impl Scheduler {
     fn make_room(&mut self, index: &mut usize, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
         let slot = self.running[*index];
         let request = &self.requests[slot];
-        let needed =
-            self.kv.blocks_for(request.computed + tokens).saturating_sub(request.blocks.len() as u32);
+        let needed = self.kv.missing_blocks(request, request.computed + tokens);
         while needed > self.kv.pool.num_free() {
             assert!(self.config.no_evict.is_none(), "what was promised at admission is free");
             let position = self.victim();

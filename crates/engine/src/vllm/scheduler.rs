@@ -180,7 +180,7 @@ impl Scheduler {
     pub(super) fn schedule_tokens(&mut self, slot: Slot, tokens: u32, first_new_block: u32, step: &mut Step) {
         let request = &mut self.requests[slot];
         let end = request.computed + tokens;
-        self.kv.allocate(request, &[], self.kv.blocks_for(end));
+        self.kv.extend(request, end);
         self.kv.store(request, end.min(request.known()));
         let samples = end == request.scheduled_to();
         let Request { id, computed, .. } = *request;

@@ -44,7 +44,8 @@ impl Scheduler {
                 && !request.is_mid_prefill
                 && request.computed + 1 == request.known()
         };
-        self.running.iter().all(decodes) && self.waiting_goes_on()
+        // Those that still compute their prompts came last.
+        self.running.iter().rev().all(decodes) && self.waiting_goes_on()
     }
 
     /// Whether nobody can be admitted before a running request ends.
@@ -81,7 +82,7 @@ impl DecodesOn for Scheduler {
             let request = &mut self.requests[slot];
             let end = request.computed + done + 1;
             match crossing {
-                Crossing::Opens => self.kv.allocate(request, &[], self.kv.blocks_for(end)),
+                Crossing::Opens => self.kv.extend(request, end),
                 Crossing::Fills => {
                     self.kv.store(request, end);
                     self.disturbed |= self.awaited.is_some() && request.last_stored() == self.awaited;

@@ -116,16 +116,12 @@ impl Attention {
         prompts || (n > 0.0 && (beyond(2, n) || beyond(3, kv)))
     }
 
-    /// The time in µs of decodes alone, all of the same context: what [`Attention::us`] says, sooner.
-    pub(super) fn decodes_us(&self, n: u64, kv: f64) -> f64 {
+    /// The times of so many decodes alone, whose context is `kv` and only grows from there.
+    pub(super) fn decodes(&self, n: u64, kv: f64) -> Decodes<'_> {
         let kvs = &self.axes[3];
         let row = n as usize * kvs.len();
-        let last = kvs.len() - 1;
-        let Some(us) = self.decodes.get(row..row + kvs.len()).filter(|_| kv <= kvs[last]) else {
-            return self.us([0.0, 0.0, n as f64, kv]);
-        };
-        let (place, share) = locate(kvs, kv);
-        us[place] + share * (us[place + 1] - us[place])
+        let us = self.decodes.get(row..row + kvs.len());
+        Decodes { attention: self, n: n as f64, us, place: locate(kvs, kv).0 }
     }
 
     /// Whether so many decodes, with so many tokens of context in all, lie outside what was measured.
@@ -156,6 +152,33 @@ impl Attention {
 
     fn interpolated(&self, point: Point) -> f64 {
         interpolated(&self.axes, &self.us, point)
+    }
+}
+
+/// So many decodes alone, all of the same context.
+pub(super) struct Decodes<'a> {
+    attention: &'a Attention,
+    n: f64,
+    /// Their times at every value of the last axis.
+    us: Option<&'a [f64]>,
+    /// Between which values of the axis the context was last.
+    place: usize,
+}
+
+impl Decodes<'_> {
+    /// The time in µs: what [`Attention::us`] says, sooner.
+    pub(super) fn us(&mut self, kv: f64) -> f64 {
+        let Some(us) = self.us else { return self.attention.us([0.0, 0.0, self.n, kv]) };
+        let kvs = &self.attention.axes[3];
+        let last = kvs[kvs.len() - 1];
+        let inside = kv.min(last);
+        while self.place + 2 < kvs.len() && kvs[self.place + 1] <= inside {
+            self.place += 1;
+        }
+        let (low, high) = (kvs[self.place], kvs[self.place + 1]);
+        let share = ((inside - low) / (high - low)).clamp(0.0, 1.0);
+        let us = us[self.place] + share * (us[self.place + 1] - us[self.place]);
+        if kv <= last { us } else { us * (self.n * kv) / (self.n * last) }
     }
 }
 
@@ -322,7 +345,8 @@ mod tests {
         let attention = Attention::on_grid(&measured).unwrap();
         for n in [1_u64, 2, 3, 31, 32, 33, 100] {
             for kv in [1.0, 16.0, 17.5, 300.0, 512.0, 600.0, 5000.0] {
-                let (general, own) = (attention.us([0.0, 0.0, n as f64, kv]), attention.decodes_us(n, kv));
+                let (general, own) =
+                    (attention.us([0.0, 0.0, n as f64, kv]), attention.decodes(n, kv).us(kv));
                 assert!((general - own).abs() < 1e-9 * general, "{n} {kv}: {general} {own}");
                 let context = (kv * n as f64) as u64;
                 let mean = context as f64 / n as f64;

@@ -21,7 +21,7 @@ pub(crate) fn read(
     columns: &[&'static str],
 ) -> Result<Rows, ProfileError> {
     let broken = |error: &csv::Error| ProfileError::Table { file, problem: error.to_string() };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(text.as_bytes());
     let header: Vec<String> =
         reader.headers().map_err(|error| broken(&error))?.iter().map(str::to_owned).collect();
     let place = |column: &'static str| {
@@ -34,11 +34,11 @@ pub(crate) fn read(
     let layer_place = if layer { Some(place("layer")?) } else { None };
     let places: Vec<usize> = columns.iter().map(|&column| place(column)).collect::<Result<_, _>>()?;
     let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| broken(&error))?;
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(|error| broken(&error))? {
         let line = record.position().map_or(0, csv::Position::line);
         let value = |(&place, &column): (&usize, &&'static str)| {
-            let found = &record[place];
+            let found = record[place].trim();
             match found.parse::<f64>() {
                 Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
                 _ => Err(ProfileError::Value {
@@ -50,8 +50,11 @@ pub(crate) fn read(
                 }),
             }
         };
-        let values = places.iter().zip(columns).map(value).collect::<Result<_, _>>()?;
-        let layer = layer_place.map_or_else(String::new, |place| record[place].to_owned());
+        let mut values = Vec::with_capacity(columns.len());
+        for column in places.iter().zip(columns) {
+            values.push(value(column)?);
+        }
+        let layer = layer_place.map_or_else(String::new, |place| record[place].trim().to_owned());
         rows.push(Row { line, layer, values });
     }
     if rows.is_empty() {

@@ -82,6 +82,32 @@ fn what_was_not_measured_is_extrapolated_and_said() {
 }
 
 #[test]
+fn decodes_in_a_row_are_priced_as_each_by_itself() {
+    for skew_use in [SkewUse::Mixed, SkewUse::All] {
+        let model = profile(&dense(), ATTENTION, None).unwrap().with_skew(skew_use);
+        // From below the measured contexts to above them; more sequences than were measured, and tokens.
+        for (n, context) in [(1, 20), (3, 320), (4, 790), (4, 100_000), (7, 30), (9, 950), (33, 3_500)] {
+            let first = StepWork {
+                requests: n,
+                context_tokens: context,
+                longest_context_tokens: context / n + 1,
+                squared_context_tokens: u128::from(context).pow(2) / u128::from(n),
+            };
+            let (mut found, mut expected) = ([PassTime::default(); 32], [PassTime::default(); 32]);
+            model.decode_passes(first, 0, &mut found);
+            one_by_one(&model, first, 0, &mut expected);
+            assert_eq!(found, expected, "{n} {context}");
+            let outside = |later: &u64| model.extrapolates(&Batch::of_decodes(first.after(*later), 0));
+            assert_eq!(
+                model.extrapolated_decodes(first, 0, 32),
+                (0..32).filter(outside).count() as u64,
+                "{n} {context}"
+            );
+        }
+    }
+}
+
+#[test]
 fn uneven_contexts_of_a_mixed_pass_cost_what_was_measured() {
     let skew = "pc,n,ratio,t_mean_us,t_max_us,t_skew_us\n10,2,0.5,10,20,15\n";
     let [even, uneven] = [None, Some(skew)].map(|skew| profile(&dense(), ATTENTION, skew).unwrap());

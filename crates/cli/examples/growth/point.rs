@@ -92,14 +92,14 @@ impl Source {
             Ok(Trace { rows: generate(spec)?, ..Trace::default() })
         };
         Ok(match self {
-            Self::Open(spec) => (made(spec)?.workload(spec.trace_block_size, open)?, LoadMode::OpenLoop),
+            Self::Open(spec) => (made(spec)?.into_workload(spec.trace_block_size, open)?, LoadMode::OpenLoop),
             Self::Closed(spec, concurrency) => {
                 let mode = LoadMode::ClosedLoop { concurrency: *concurrency };
-                (made(spec)?.workload(spec.trace_block_size, Load::Closed)?, mode)
+                (made(spec)?.into_workload(spec.trace_block_size, Load::Closed)?, mode)
             }
             Self::Trace(path, block_size) => {
                 let trace = read_mooncake(BufReader::new(File::open(path)?))?;
-                (trace.workload(*block_size, open)?, LoadMode::OpenLoop)
+                (trace.into_workload(*block_size, open)?, LoadMode::OpenLoop)
             }
         })
     }

@@ -65,7 +65,6 @@ impl Times {
 #[derive(Deserialize)]
 struct WorkloadRow {
     input_toks: u32,
-    output_toks: u32,
     #[serde(default)]
     input_tok_ids: Vec<u32>,
 }
@@ -100,6 +99,11 @@ impl Recording {
             assumptions.push(format!("num_gpu_blocks {blocks}, from the memory of the GPU and the weights"));
             settings.insert("num_gpu_blocks".to_owned(), blocks.into());
         }
+        let (requests, without_ids) = requests(folder)?;
+        if without_ids > 0 {
+            assumptions
+                .push(format!("no shared prefixes for the {without_ids} requests without `input_tok_ids`"));
+        }
         let other = folder.join("lss_validation_summary.txt");
         let workers = meta.pointer("/engine_kwargs/data_parallel_size").and_then(Value::as_u64).unwrap_or(1);
         Ok(Self {
@@ -109,7 +113,7 @@ impl Recording {
             settings,
             workers: u32::try_from(workers).unwrap_or(1).max(1),
             assumptions,
-            requests: requests(folder)?,
+            requests,
             other: if other.exists() { Some(text(&other)?) } else { None },
         })
     }
@@ -240,7 +244,9 @@ fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) 
 }
 
 /// The requests of the workload with what the engine recorded of each.
-fn requests(folder: &Path) -> Result<Vec<Recorded>, Failure> {
+///
+/// Also says how many of them have no token ids.
+fn requests(folder: &Path) -> Result<(Vec<Recorded>, usize), Failure> {
     let workload = ["workload.jsonl", "workload.jsonl.gz"].map(|name| folder.join(name));
     let workload = workload.into_iter().find(|path| path.exists()).ok_or_else(|| {
         Failure::user(format!("{}: there is no workload.jsonl or workload.jsonl.gz", folder.display()))
@@ -260,7 +266,7 @@ fn requests(folder: &Path) -> Result<Vec<Recorded>, Failure> {
         }
         recorded.insert(number, row);
     }
-    let mut requests = Vec::new();
+    let (mut requests, mut without_ids) = (Vec::new(), 0);
     for (index, (line, row)) in rows::<WorkloadRow>(&workload)?.into_iter().enumerate() {
         let wrong = |problem: &str| Failure::user(format!("{}, line {line}: {problem}", workload.display()));
         let found =
@@ -275,10 +281,10 @@ fn requests(folder: &Path) -> Result<Vec<Recorded>, Failure> {
         if row.input_toks == 0 || found.output_toks == 0 {
             return Err(wrong("a request needs at least one token of input and one of output"));
         }
-        let _ = row.output_toks;
+        without_ids += usize::from(given == 0);
         let prompt = if given == 0 {
             // Without ids nothing is shared: each prompt has a range of its own.
-            Prompt::new([Run::tokens((index as u32) << 20, row.input_toks)])
+            Prompt::new([Run { start: (1 << 32) + ((index as u64) << 30), len: row.input_toks }])
         } else {
             Prompt::new(row.input_tok_ids.iter().map(|&id| Run::tokens(id, 1)))
         };
@@ -288,7 +294,7 @@ fn requests(folder: &Path) -> Result<Vec<Recorded>, Failure> {
     if requests.is_empty() {
         return Err(Failure::user(format!("{}: there are no requests", workload.display())));
     }
-    Ok(requests)
+    Ok((requests, without_ids))
 }
 
 /// The rows of a file of JSON lines, with their numbers.

@@ -265,7 +265,7 @@ impl Engine {
         let mut quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
         while quiet > 0 && start < horizon {
             // About so many fit before the horizon, as they take about as long as the one before.
-            let fitting = horizon.since(start).as_ns() / length.as_ns().max(1) + 1;
+            let fitting = (horizon.since(start).as_ns() / length.as_ns().max(1)).saturating_add(1);
             let (mut durations, mut ends) = ([Duration::ZERO; MOST_DECODES], [Time::ZERO; MOST_DECODES]);
             let most = quiet.min(fitting).min(MOST_DECODES as u64) as usize;
             let timed = self.config().latency.decode_iterations(work, capacity, &mut durations[..most]);

@@ -65,8 +65,18 @@ pub(crate) struct Member {
     pub(crate) remaining: u32,
 }
 
+/// A request that crosses a block boundary.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// Whether that was in the iteration before.
+    is_late: bool,
+    place: u32,
+    pub(crate) slot: Slot,
+    pub(crate) crossing: Crossing,
+}
+
 /// What a request of a stretch does in an iteration beyond computing a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Crossing {
     /// Its token is the first of a block.
     Opens,
@@ -82,6 +92,8 @@ pub(crate) struct Stretch {
     /// Whether the next one is decided.
     in_flight: bool,
     block_size: u64,
+    /// Whether filled blocks may be told of an iteration late.
+    fills_wait: bool,
     requests: u64,
     /// Σ of the tokens whose KV is there before the next iteration.
     computed: u64,
@@ -104,7 +116,7 @@ pub(crate) struct Stretch {
     starts: Vec<u32>,
     ordered: Vec<Phase>,
     /// The changes of one iteration; kept for its memory.
-    changes: Vec<(u32, Slot, Crossing)>,
+    changes: Vec<Change>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,10 +146,13 @@ struct Cursor {
 
 impl Stretch {
     /// Begins a stretch of `members`, in order of the running list; with blocks of one token it has no crossings.
-    pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
+    ///
+    /// With `fills_wait`, who fills a block is told of together with the opening of the next one, an iteration later: half
+    /// as many iterations have something in them. What was not told of when the stretch ends is the caller's to see to.
+    pub(crate) fn begin(&mut self, block_size: u32, fills_wait: bool, members: impl Iterator<Item = Member>) {
         let size = u64::from(block_size);
         (self.done, self.block_size, self.requests, self.computed) = (0, size, 0, 0);
-        self.in_flight = false;
+        (self.in_flight, self.fills_wait) = (false, fills_wait);
         (self.squares, self.longest) = (0, 0);
         self.phases.clear();
         self.endings.clear();
@@ -213,8 +228,8 @@ impl Stretch {
 
     /// How many iterations from the next one on change no block and end nobody.
     pub(crate) fn uneventful(&self) -> u64 {
-        let next = self.next_end.min(self.next_opening()).min(self.next_filling());
-        next - self.done
+        let next_filling = if self.fills_wait { u64::MAX } else { self.next_filling() };
+        self.next_end.min(self.next_opening()).min(next_filling) - self.done
     }
 
     /// `iterations` of the next ones have ended in which nothing changed.
@@ -224,21 +239,23 @@ impl Stretch {
         self.computed += iterations * self.requests;
     }
 
-    /// Who crosses a block boundary in the next iteration, in order of the running list; asked once an iteration.
-    pub(crate) fn take_crossings(&mut self) -> &[(u32, Slot, Crossing)] {
+    /// Who crosses a block boundary in the next iteration, in order of the running list, behind those who filled a block in
+    /// the one before and were not told of; asked once an iteration.
+    pub(crate) fn take_crossings(&mut self) -> &[Change] {
         self.in_flight = true;
         self.changes.clear();
         while self.next_opening() == self.done {
             let Phase { place, slot, .. } = self.phases[self.opening.index];
-            self.changes.push((place, slot, Crossing::Opens));
+            self.changes.push(Change { is_late: false, place, slot, crossing: Crossing::Opens });
             self.opening.step(self.phases.len(), self.block_size);
         }
-        while self.next_filling() == self.done {
+        while self.next_filling() <= self.done {
+            let is_late = self.next_filling() < self.done;
             let Phase { place, slot, .. } = self.phases[self.filling.index];
-            self.changes.push((place, slot, Crossing::Fills));
+            self.changes.push(Change { is_late, place, slot, crossing: Crossing::Fills });
             self.filling.step(self.phases.len(), self.block_size);
         }
-        self.changes.sort_unstable_by_key(|&(place, ..)| place);
+        self.changes.sort_unstable_by_key(|change| (!change.is_late, change.place, change.crossing));
         &self.changes
     }
 
@@ -350,16 +367,16 @@ mod tests {
     /// What happens in an iteration: who opens and fills a block, and who ends.
     type Events = (Vec<(u32, Crossing)>, Vec<u32>);
 
-    /// What happens in each iteration of a stretch.
-    fn follow(block_size: u32, members: &[(u32, u32)]) -> Vec<Events> {
+    /// What happens in each iteration of a stretch; what is told of late, where it happened.
+    fn follow(block_size: u32, fills_wait: bool, members: &[(u32, u32)]) -> Vec<Events> {
         let mut stretch = Stretch::default();
         let members = members.iter().zip(0..).map(|(&(computed, remaining), slot)| Member {
             slot: Slot(slot),
             computed,
             remaining,
         });
-        stretch.begin(block_size, members);
-        let mut log = Vec::new();
+        stretch.begin(block_size, fills_wait, members);
+        let mut log: Vec<Events> = Vec::new();
         while stretch.requests() > 0 {
             let quiet = stretch.uneventful();
             for _ in 0..quiet {
@@ -368,8 +385,16 @@ mod tests {
             }
             stretch.skip(quiet);
             let opening = stretch.num_opening();
-            let crossings: Vec<_> =
-                stretch.take_crossings().iter().map(|&(_, slot, what)| (slot.0, what)).collect();
+            let changes = stretch.take_crossings().iter();
+            let (late, crossings): (Vec<Change>, Vec<Change>) =
+                changes.copied().partition(|change| change.is_late);
+            assert!(late.is_empty() || fills_wait);
+            let of = |change: Change| (change.slot.0, change.crossing);
+            if let Some((before, _)) = log.last_mut() {
+                before.extend(late.into_iter().map(of));
+                before.sort_unstable();
+            }
+            let crossings: Vec<_> = crossings.into_iter().map(of).collect();
             let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
             assert_eq!(opened, opening as usize);
             stretch.end_iteration();
@@ -410,7 +435,9 @@ mod tests {
             block_size in 2_u32..9,
             members in prop::collection::vec((0_u32..40, 1_u32..60), 1..12),
         ) {
-            prop_assert_eq!(follow(block_size, &members), spelled_out(block_size, &members));
+            for fills_wait in [false, true] {
+                prop_assert_eq!(follow(block_size, fills_wait, &members), spelled_out(block_size, &members));
+            }
         }
     }
 
@@ -420,6 +447,7 @@ mod tests {
         let members = [(10, 2), (20, 5)].into_iter().zip(0..);
         stretch.begin(
             16,
+            false,
             members.map(|((computed, remaining), slot)| Member { slot: Slot(slot), computed, remaining }),
         );
         assert_eq!((stretch.requests(), stretch.computed, stretch.longest()), (2, 30, 20));

@@ -1,6 +1,6 @@
 //! A Python function as latency model.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use servecast_cli::Models;
@@ -104,7 +104,7 @@ impl Functions {
 
     /// The first exception of any of them.
     pub(crate) fn raised(&self) -> Option<PyErr> {
-        self.raised.take()
+        self.raised.first().take()
     }
 }
 
@@ -113,12 +113,8 @@ impl Functions {
 struct Raised(Mutex<Option<PyErr>>);
 
 impl Raised {
-    fn note(&self, error: PyErr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-
-    fn take(&self) -> Option<PyErr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn first(&self) -> MutexGuard<'_, Option<PyErr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,8 +149,11 @@ impl LatencyModel for Function {
         if batch.requests == 0 {
             return PassTime::default();
         }
-        let ms = Python::attach(|py| self.call(py, batch)).unwrap_or_else(|error| {
-            self.raised.note(error);
+        // Several passes are asked for at once, and one that comes after an exception must not hide it.
+        let is_over = self.raised.first().is_some();
+        let answer = if is_over { Ok(f64::NAN) } else { Python::attach(|py| self.call(py, batch)) };
+        let ms = answer.unwrap_or_else(|error| {
+            self.raised.first().get_or_insert(error);
             f64::NAN
         });
         PassTime::whole(batch, ms)

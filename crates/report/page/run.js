@@ -30,24 +30,25 @@ function summary() {
 }
 
 /// What a request went through, in order: the part of the TTFT (or the output behind them), from, to, in ms.
-const OUTPUT = 6;
 const life = (request) => {
   const spans = [];
-  const loss = request.parts?.[5] ?? 0;
+  const part = (name) => data.parts.indexOf(name);
+  const loss = request.parts?.[part("preemption_loss")] ?? 0;
+  let at = request.arrival;
   for (const stage of request.stages) {
-    let at = stage.arrived;
     const until = (part, time) => {
       if (time != null && time > at) spans.push([part, at, time, `${stage.pool} ${stage.worker}`]);
       at = Math.max(at, time ?? at);
     };
-    until(0, stage.queued);
-    const isDecode = stage.pool === "decode", wait = isDecode ? 4 : 1;
+    until(part("front_end"), stage.arrived);
+    until(part("router_queue"), stage.queued);
+    const wait = part(stage.pool === "decode" ? "decode_wait" : "engine_queue");
     until(wait, stage.transfer_start);
-    until(3, stage.transfer_end);
+    until(part("kv_transfer"), stage.transfer_end);
     until(wait, stage.admitted);
-    if (stage.preemptions && loss > 0 && stage.first_token != null) until(5, Math.min(at + loss, stage.first_token));
-    until(2, stage.first_token);
-    until(OUTPUT, stage.last_token);
+    if (stage.preemptions && loss > 0 && stage.first_token != null) until(part("preemption_loss"), Math.min(at + loss, stage.first_token));
+    until(part("prefill_compute"), stage.first_token);
+    until(data.parts.length, stage.last_token);
   }
   return spans;
 };

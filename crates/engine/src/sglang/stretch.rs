@@ -5,7 +5,7 @@
 use super::request::Status;
 use super::scheduler::Scheduler;
 use crate::iteration::Finished;
-use crate::stretch::{Changes, Crossing, DecodesOn, Member, Stretch};
+use crate::stretch::{Change, Changes, Crossing, DecodesOn, Member, Stretch};
 use crate::table::Slot;
 
 impl Scheduler {
@@ -19,7 +19,7 @@ impl Scheduler {
             let request = &self.requests[slot];
             Member { slot, computed: request.computed, remaining: request.tokens_to_come() }
         });
-        self.stretch.begin(self.config.block_size, members);
+        self.stretch.begin(self.config.block_size, true, members);
         self.stretches = true;
         self.disturbed = false;
         true
@@ -90,7 +90,7 @@ impl DecodesOn for Scheduler {
         self.ratio.decay();
         self.cache.make_available(self.stretch.requests() * self.page_size());
         self.cache.take(needed);
-        for &(_, slot, crossing) in self.stretch.take_crossings() {
+        for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
             if crossing == Crossing::Opens {
                 self.requests[slot].allocated += self.config.block_size;
             }

@@ -358,6 +358,11 @@ impl BlockPool {
         id
     }
 
+    /// Whether somebody wants to know what is stored and removed.
+    pub(crate) fn has_events(&self) -> bool {
+        self.events.is_some()
+    }
+
     /// Moves the events since the last call to the end of `sink`.
     pub(crate) fn take_events(&mut self, sink: &mut Vec<KvEvent>) {
         if let Some(events) = &mut self.events {

@@ -5,7 +5,7 @@
 use super::request::Status;
 use super::scheduler::Scheduler;
 use crate::iteration::Finished;
-use crate::stretch::{Changes, Crossing, DecodesOn, Member, Stretch};
+use crate::stretch::{Change, Changes, Crossing, DecodesOn, Member, Stretch};
 use crate::table::Slot;
 
 impl Scheduler {
@@ -19,7 +19,9 @@ impl Scheduler {
             let remaining = request.tokens_to_come(self.config.max_model_len);
             Member { slot, computed: request.computed, remaining }
         });
-        self.stretch.begin(self.config.block_size, members);
+        // Who waits for a block, and a router, have to know at once.
+        let fills_wait = self.awaited.is_none() && !self.kv.pool.has_events();
+        self.stretch.begin(self.config.block_size, fills_wait, members);
         self.stretches = true;
         self.disturbed = false;
         true
@@ -78,7 +80,7 @@ impl DecodesOn for Scheduler {
             return false;
         }
         let done = self.stretch.done();
-        for &(_, slot, crossing) in self.stretch.take_crossings() {
+        for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
             let request = &mut self.requests[slot];
             let end = request.computed + done + 1;
             match crossing {
@@ -124,6 +126,8 @@ impl DecodesOn for Scheduler {
             debug_assert_eq!(request.status, Status::Running);
             request.computed += done;
             request.outputs += done;
+            // A block that was filled in the last iteration.
+            self.kv.store(request, request.computed);
             request.preemptions_in_vain = 0;
             request.last_iteration = self.decided;
             changes.caught_up.push((request.id, request.outputs));

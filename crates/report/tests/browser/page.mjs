@@ -56,6 +56,7 @@ async function check(kind, file, [width, colorScheme]) {
     await checkCursorAndZoom(page);
     await checkKeyboard(page);
     await checkChoices(page);
+    await checkLives(page);
   }
   await checkAccess(page);
   await page.mouse.move(0, 0);
@@ -186,6 +187,20 @@ async function checkChoices(page) {
   if (isOfWorker) assert.notEqual(await names(), old);
   assert.equal(await page.$$eval("#time .lines canvas", (all) => all.length), lines, "one picture a chart");
   await last.selectOption({ index: 0 });
+}
+
+/// The spans of a life line up to the first token are the parts that its TTFT was split into.
+async function checkLives(page) {
+  const lives = await page.evaluate(() => data.slowest.map((request) => {
+    const sums = data.parts.map(() => 0);
+    for (const [part, from, to] of life(request)) if (part < sums.length) sums[part] += to - from;
+    return [request.request, request.parts, sums];
+  }));
+  assert.ok(lives.length > 0);
+  for (const [request, parts, sums] of lives) {
+    const isSame = parts.every((ms, part) => Math.abs(ms - sums[part]) < 1e-3);
+    assert.ok(isSame, `request ${request}: ${parts} in all, but ${sums} in its life line`);
+  }
 }
 
 /// What axe knows of accessibility, contrast of colours included.

@@ -203,6 +203,9 @@ impl Latency {
     ///
     /// Returns how many of `durations` it has set: all, or those before the first one for which
     /// [`iteration`](Self::iteration) fails.
+    ///
+    /// # Panics
+    /// If there are more than [`MOST_DECODES`].
     pub fn decode_iterations(
         &self,
         first: StepWork,

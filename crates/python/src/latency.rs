@@ -113,6 +113,7 @@ impl Functions {
 struct Raised(Mutex<Option<PyErr>>);
 
 impl Raised {
+    /// Locks it.
     fn first(&self) -> MutexGuard<'_, Option<PyErr>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -37,7 +37,6 @@ impl Time {
     }
 
     /// The moment `ms` milliseconds after the start, to the nearest nanosecond.
-    #[inline]
     pub fn from_ms(ms: f64) -> Result<Self, TimeError> {
         Duration::from_ms(ms).map(|since| Self::ZERO + since)
     }
@@ -71,6 +70,7 @@ impl Duration {
     ///
     /// The rounding is that of [`std::time::Duration::from_secs_f64`] on `ms / 1000`, since recorded times of
     /// other simulators were quantised that way and `(ms * 1e6).round()` differs by up to 8 ns.
+    #[inline]
     pub fn from_ms(ms: f64) -> Result<Self, TimeError> {
         Self::from_secs(ms / 1000.0).map_err(|_| TimeError { ms })
     }

@@ -53,8 +53,8 @@ fn with_notes(mut workload: Workload, notes: TraceNotes) -> Workload {
 /// Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
 /// `output_tokens`), `hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that a key is not
 /// there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`, `input_tok_ids` and
-/// `output_tok_ids`, which is not used; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at the start are skipped; unknown keys are counted unless they
-/// look like a slip of the pen.
+/// `output_tok_ids`, which is not used; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
+/// the start are skipped; unknown keys are counted unless they look like a slip of the pen.
 ///
 /// # Errors
 /// At the first line that cannot be read or holds something else, and when there is no row at all.

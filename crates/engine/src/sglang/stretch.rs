@@ -19,6 +19,7 @@ impl Scheduler {
             let request = &self.requests[slot];
             Member { slot, computed: request.computed, remaining: request.tokens_to_come() }
         });
+        // What a request generates can be hit only when it has ended, so that a page is full matters to nobody.
         self.stretch.begin(self.config.block_size, true, members);
         self.stretches = true;
         self.disturbed = false;

@@ -101,7 +101,7 @@ struct Slice {
 impl Slice {
     fn new(iteration: &Iteration) -> Self {
         let Iteration { start, end, scheduled, .. } = iteration;
-        let (requests, admitted) = (scheduled.len() as u64, iteration.admitted.len() as u64);
+        let (requests, admitted) = (iteration.num_scheduled(), iteration.admitted.len() as u64);
         let prompts = scheduled.iter().filter(|one| one.tokens > 1).count() as u64;
         let preempted = iteration.preempted.len() as u64;
         Self {

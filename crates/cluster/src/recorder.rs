@@ -114,7 +114,7 @@ impl Recorder {
         iteration: &Iteration,
     ) {
         let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
-        totals.iterations += u64::from(!iteration.scheduled.is_empty());
+        totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
         let worker = &mut workers[worker.index()];
@@ -135,6 +135,9 @@ impl Recorder {
         }
         for &id in &iteration.preempted {
             self.stage(id).preemptions += 1;
+        }
+        if last_stage && iteration.decoded > 0 {
+            self.gap(iteration.end.since(iteration.start), iteration.decoded);
         }
         for &id in &iteration.emitted {
             let stage = self.stage(id);

@@ -20,7 +20,8 @@ pub trait Observer {
     fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, _iteration: &Iteration) {}
 
     /// Iterations of a worker ended in which each running request got a token. Unless a run is
-    /// [plain](SimulationOptions::plain), such iterations are told of here and not in [`Observer::iteration`].
+    /// [plain](SimulationOptions::plain), such iterations are told of here and not in [`Observer::iteration`], and what
+    /// decodes beside prompts is only [counted](Iteration::decoded) there.
     fn decoded(&mut self, _pool: PoolRole, _worker: WorkerId, _decodes: &Decodes) {}
 
     /// A KV-aware router sent a request to a worker.

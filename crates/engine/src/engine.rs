@@ -6,7 +6,7 @@ use servecast_types::{Duration, RequestId, Time};
 use crate::iteration::{Decodes, IterationSink};
 use crate::scheduler::Scheduler;
 use crate::step::Step;
-use crate::stretch::{Changes, DecodesOn};
+use crate::stretch::{Ahead, Changes, DecodesOn};
 use crate::{EngineConfig, EngineRequest, Rejection};
 
 /// Iterations that [`Engine::run_on`] ends in one call at most, so that a driver stays in control.
@@ -195,22 +195,25 @@ impl Engine {
         self.blocked = false;
     }
 
-    /// Starts the next iteration of a stretch, if there is one; otherwise a stretch that was under way is over.
+    /// Starts the next iteration of a stretch, if nothing else happens in it; a stretch that cannot go on is over.
     fn decodes_on(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
+        if !self.stretches || !self.in_flight.is_empty() {
+            return Ok(false);
+        }
         if self.scheduler.goes_on() && self.start_decode(now)? {
             return Ok(true);
         }
-        self.end_stretch(sink);
-        let free = self.stretches && self.in_flight.is_empty();
-        if !(free && self.scheduler.begin_stretch()) {
+        let ahead = self.scheduler.look_ahead(&mut self.changes);
+        self.tell_of_caught_up(sink);
+        if ahead == Ahead::Other {
             return Ok(false);
         }
-        self.last_decode_end = now;
-        if self.start_decode(now)? {
-            return Ok(true);
+        let decodes = self.start_decode(now)?;
+        if !decodes {
+            self.scheduler.end_stretch(&mut self.changes);
+            self.tell_of_caught_up(sink);
         }
-        self.end_stretch(sink);
-        Ok(false)
+        Ok(decodes)
     }
 
     fn start_decode(&mut self, now: Time) -> Result<bool, LatencyError> {
@@ -245,9 +248,8 @@ impl Engine {
         }
     }
 
-    /// Ends the stretch that is under way, if there is one.
-    fn end_stretch(&mut self, sink: &mut impl IterationSink) {
-        self.scheduler.end_stretch(&mut self.changes);
+    /// Tells of the requests of a stretch that is over.
+    fn tell_of_caught_up(&mut self, sink: &mut impl IterationSink) {
         for (request, output_tokens) in self.changes.caught_up.drain(..) {
             sink.caught_up(request, output_tokens, self.last_decode_end);
         }
@@ -321,6 +323,12 @@ impl Engine {
         let Some(mut step) = self.in_flight.pop_front() else { return false };
         step.iteration.end = step.iteration.end.max(now);
         self.scheduler.update(&mut step);
+        if step.iteration.decoded > 0 {
+            self.last_decode_end = step.iteration.end;
+        }
+        for finished in step.ended.drain(..) {
+            sink.finished_decoding(finished, step.iteration.end);
+        }
         let eventful = step.iteration.is_eventful();
         if eventful || !step.iteration.kv_events.is_empty() {
             sink.iteration_ended(&step.iteration);

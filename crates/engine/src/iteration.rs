@@ -16,6 +16,9 @@ pub struct Iteration {
     pub end: Time,
     /// Requests that computed something.
     pub scheduled: Vec<Scheduled>,
+    /// Requests that got a token besides, each as in the iteration before, and are in none of the lists; they came before
+    /// those that are. Only if the engine [takes decodes together](crate::EngineTracing::stretches).
+    pub decoded: u64,
     /// Requests of `scheduled` that left the waiting queue, with the tokens that they did not have to compute.
     pub admitted: Vec<Admitted>,
     /// Requests that lost their KV blocks.
@@ -144,7 +147,7 @@ pub struct Transfer {
 impl Iteration {
     /// Whether anything happened in it: KV events alone do not count, since they tell of another iteration.
     pub fn is_eventful(&self) -> bool {
-        !(self.scheduled.is_empty()
+        !(self.num_scheduled() == 0
             && self.preempted.is_empty()
             && self.finished.is_empty()
             && self.rejected.is_empty()
@@ -153,14 +156,20 @@ impl Iteration {
             && self.sent.is_empty())
     }
 
+    /// How many requests computed something.
+    pub fn num_scheduled(&self) -> u64 {
+        self.scheduled.len() as u64 + self.decoded
+    }
+
     /// Tokens computed by all requests together.
     pub fn total_tokens(&self) -> u64 {
-        self.scheduled.iter().map(|scheduled| u64::from(scheduled.tokens)).sum()
+        self.scheduled.iter().map(|scheduled| u64::from(scheduled.tokens)).sum::<u64>() + self.decoded
     }
 
     /// Empties the lists for reuse, keeping their memory; everything else is overwritten.
     pub(crate) fn clear(&mut self) {
         self.scheduled.clear();
+        self.decoded = 0;
         self.admitted.clear();
         self.preempted.clear();
         self.emitted.clear();
@@ -224,7 +233,8 @@ pub trait IterationSink {
         unreachable!("{decodes:?}, which nobody asked to be told of");
     }
 
-    /// A request ended with the iteration that was [decoded](IterationSink::decoded) last, at `end`.
+    /// A request that was told of as [decoded](IterationSink::decoded) ended at `end`, with the iteration that was told of
+    /// last, or is told of next if that does [more](Iteration::decoded).
     fn finished_decoding(&mut self, finished: Finished, end: Time) {
         unreachable!("{finished:?} at {end}, which nobody asked to be told of");
     }
@@ -236,7 +246,7 @@ pub trait IterationSink {
 
     /// A request that runs on has `output_tokens` tokens by now, the last of them since `last_token`.
     ///
-    /// Told of all running requests when there is more to say of them again than that they are decoded.
+    /// Told when there is more to say of a request again than that it is decoded.
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
         unreachable!(
             "{request} has {output_tokens} tokens at {last_token}, which nobody asked to be told of"

@@ -3,7 +3,7 @@ use servecast_types::{RequestId, Time};
 use crate::engine::EngineTracing;
 use crate::iteration::Iteration;
 use crate::step::Step;
-use crate::stretch::{Changes, DecodesOn, Stretch};
+use crate::stretch::{Ahead, Changes, DecodesOn, Stretch};
 use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
 
 /// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
@@ -114,11 +114,6 @@ impl Scheduler {
     pub(crate) fn awaits_kv(&self) -> bool {
         each!(self, scheduler => scheduler.awaits_kv())
     }
-
-    /// Begins a stretch if the next iterations are nothing but decodes.
-    pub(crate) fn begin_stretch(&mut self) -> bool {
-        each!(self, scheduler => scheduler.begin_stretch())
-    }
 }
 
 impl DecodesOn for Scheduler {
@@ -136,6 +131,10 @@ impl DecodesOn for Scheduler {
 
     fn goes_on(&self) -> bool {
         each!(self, scheduler => scheduler.goes_on())
+    }
+
+    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead {
+        each!(self, scheduler => scheduler.look_ahead(changes))
     }
 
     fn decide_decode(&mut self) -> bool {

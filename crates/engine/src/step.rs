@@ -1,7 +1,7 @@
 use servecast_latency::Batch;
 use servecast_types::{RequestId, Time};
 
-use crate::iteration::{Iteration, Requeue, Scheduled};
+use crate::iteration::{Finished, Iteration, Requeue, Scheduled};
 use crate::table::Slot;
 
 /// An iteration in flight.
@@ -11,6 +11,8 @@ pub(crate) struct Step {
     pub(crate) batch: Batch,
     /// One for each of `iteration.scheduled`, in the same order.
     pub(crate) entries: Vec<Entry>,
+    /// Of the requests that [decoded besides](Iteration::decoded), those that ended.
+    pub(crate) ended: Vec<Finished>,
     /// How many of `entries`, from the first on, compute prompts; only SGLang's batches are told apart.
     pub(crate) prefills: usize,
     /// Why each of `iteration.preempted` went back to the queue.
@@ -33,7 +35,7 @@ pub(crate) struct Entry {
 impl Step {
     /// Whether it computes anything, so that it takes time.
     pub(crate) fn computes(&self) -> bool {
-        !self.entries.is_empty()
+        self.iteration.num_scheduled() > 0
     }
 
     /// Empties it for a decision at `now`.
@@ -42,6 +44,7 @@ impl Step {
         self.iteration.scheduled_at = now;
         self.batch = Batch::new(kv_capacity_tokens);
         self.entries.clear();
+        self.ended.clear();
         self.prefills = 0;
         self.requeued.clear();
     }

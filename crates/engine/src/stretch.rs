@@ -1,12 +1,18 @@
-//! Decode-only stretches: iterations in which every running request gets one token and nobody joins.
+//! Stretches: requests that decode, one token in every iteration, until they end.
 //!
-//! What happens in a stretch is known when it begins: when each request fills a block and needs another one, and when it
-//! ends. So an iteration costs what *changes* in it, however many requests run: nothing but a sum in most of them, a
-//! block or two now and then, a request that ends. The requests themselves are brought up to date when the stretch is
-//! over ([`Stretch::done`] tokens each).
+//! What a request does from then on is known when it joins the stretch: when it fills a block and needs another one, and
+//! when it ends. So an iteration costs what *changes* in it, however many requests run: nothing but a sum in most of
+//! them, a block or two now and then, a request that ends. The members of a stretch are brought up to date when it is
+//! over, each by the iterations since it joined.
 //!
-//! With `computed` tokens at the start and blocks of `b`, a request needs a block in the iterations whose number is
-//! ≡ −computed (mod b), and fills one in those before them.
+//! Most iterations of a stretch do nothing else, and those in which nothing changes are skipped in one go. vLLM computes
+//! prompts beside its decodes: there the stretch goes on, and an iteration costs what the prompts cost and what changes.
+//!
+//! A request with `computed` tokens and blocks of `b` needs a block after −computed (mod b) iterations and every b
+//! iterations from there, and fills one in those before them.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use servecast_latency::StepWork;
 use servecast_types::{KvEvent, RequestId};
@@ -14,10 +20,10 @@ use servecast_types::{KvEvent, RequestId};
 use crate::iteration::Finished;
 use crate::table::Slot;
 
-/// A scheduler whose decode-only iterations run as a stretch.
+/// A scheduler whose decodes run as a stretch.
 ///
-/// A stretch iteration is decided ([`DecodesOn::decide_decode`]) and ended ([`DecodesOn::end_decode`]) like any other;
-/// those in which nothing changes are skipped in one go.
+/// An iteration of nothing but a stretch is decided ([`DecodesOn::decide_decode`]) and ended ([`DecodesOn::end_decode`])
+/// like any other; those in which nothing changes are skipped in one go.
 pub(crate) trait DecodesOn {
     /// The stretch that is under way.
     fn stretch(&self) -> &Stretch;
@@ -28,8 +34,12 @@ pub(crate) trait DecodesOn {
     /// So many quiet iterations have ended.
     fn skip_quiet(&mut self, iterations: u64);
 
-    /// Whether a stretch is under way and nothing has come that might end it.
+    /// Whether a stretch of all that runs is under way and nothing has come that might end it.
     fn goes_on(&self) -> bool;
+
+    /// Finds out what the next iteration is, nothing being in flight; begins a stretch if it can, and ends the one under
+    /// way if it must.
+    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead;
 
     /// Decides the next iteration; returns false, with nothing changed, if that is no mere decode.
     fn decide_decode(&mut self) -> bool;
@@ -39,6 +49,15 @@ pub(crate) trait DecodesOn {
 
     /// Brings the requests up to date with the stretch, which is over.
     fn end_stretch(&mut self, changes: &mut Changes);
+}
+
+/// What the next iteration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// A decode of all that runs, as a stretch.
+    Decode,
+    /// Anything; if a stretch is under way, it goes on in it.
+    Other,
 }
 
 /// Blocks of so many tokens at most are ordered by counting even when there are fewer requests.
@@ -55,7 +74,7 @@ pub(crate) struct Changes {
     pub(crate) caught_up: Vec<(RequestId, u32)>,
 }
 
-/// A request of a stretch, as it is when that begins.
+/// A request that joins a stretch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
@@ -94,24 +113,20 @@ pub(crate) struct Stretch {
     block_size: u64,
     /// Whether filled blocks may be told of an iteration late.
     fills_wait: bool,
-    requests: u64,
-    /// Σ of the tokens whose KV is there before the next iteration.
-    computed: u64,
-    /// By the first iteration in which they open a block, then by place among the running requests.
+    /// The members with the tokens whose KV is there before the next iteration.
+    held: StepWork,
+    /// Place of the next member among all that there were.
+    next_place: u32,
+    /// By when they open blocks, then by place.
     phases: Vec<Phase>,
     opening: Cursor,
     filling: Cursor,
-    /// By last iteration, then by place, once the first one has ended; those before `next_ending` are over.
-    endings: Vec<Ending>,
-    next_ending: usize,
+    /// The first to end is on top; of those, the one that joined first.
+    endings: BinaryHeap<Reverse<Ending>>,
     /// Number of the iteration in which the next request ends.
     next_end: u64,
-    /// Σ over the running requests of the squares of the tokens that they had at the start.
-    squares: u128,
-    /// The most tokens that a running request had at the start.
-    longest: u32,
-    /// The same of `endings[i..]`, once these are in order.
-    longest_of_rest: Vec<u32>,
+    /// The longest is on top, unless it has ended.
+    longest: BinaryHeap<Length>,
     /// Where the phases of each first iteration begin, and the phases in order; both kept for their memory.
     starts: Vec<u32>,
     ordered: Vec<Phase>,
@@ -121,8 +136,8 @@ pub(crate) struct Stretch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Phase {
-    /// Number of the iteration in which it first opens a block.
-    first: u64,
+    /// It opens a block in the iterations whose number is this one modulo the block size.
+    opens: u32,
     place: u32,
     slot: Slot,
 }
@@ -133,97 +148,125 @@ struct Ending {
     last: u64,
     place: u32,
     slot: Slot,
-    computed: u32,
+    /// Tokens that it had, or would have had, when the stretch began.
+    at_start: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Length {
+    at_start: i64,
+    last: u64,
 }
 
 /// Which of the phases is next, and in which round through them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cursor {
     index: usize,
-    /// Added to the `first` of a phase.
+    /// Number of the iteration with which the round began, a multiple of the block size.
     base: u64,
 }
 
 impl Stretch {
     /// Begins a stretch of `members`, in order of the running list; with blocks of one token it has no crossings.
-    ///
-    /// With `fills_wait`, who fills a block is told of together with the opening of the next one, an iteration later: half
-    /// as many iterations have something in them. What was not told of when the stretch ends is the caller's to see to.
-    pub(crate) fn begin(&mut self, block_size: u32, fills_wait: bool, members: impl Iterator<Item = Member>) {
-        let size = u64::from(block_size);
-        (self.done, self.block_size, self.requests, self.computed) = (0, size, 0, 0);
-        (self.in_flight, self.fills_wait) = (false, fills_wait);
-        (self.squares, self.longest) = (0, 0);
+    pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
+        self.clear();
+        self.block_size = u64::from(block_size);
+        let mut endings = std::mem::take(&mut self.endings).into_vec();
+        let mut longest = std::mem::take(&mut self.longest).into_vec();
+        for member in members {
+            let (phase, ending) = self.add(member);
+            self.phases.extend(phase);
+            longest.push(Length { at_start: ending.at_start, last: ending.last });
+            endings.push(Reverse(ending));
+        }
+        (self.endings, self.longest) = (endings.into(), longest.into());
+        self.order_phases();
+        self.seek();
+    }
+
+    /// Lets a request join that comes behind the others in the running list; filled blocks have all been told of.
+    pub(crate) fn join(&mut self, member: Member) {
+        debug_assert!(!self.in_flight && self.next_filling() >= self.done, "it joins between iterations");
+        let (phase, ending) = self.add(member);
+        if let Some(phase) = phase {
+            let position = self.phases.partition_point(|other| *other < phase);
+            self.phases.insert(position, phase);
+            self.seek();
+        }
+        self.longest.push(Length { at_start: ending.at_start, last: ending.last });
+        self.endings.push(Reverse(ending));
+    }
+
+    /// Counts a member.
+    fn add(&mut self, member: Member) -> (Option<Phase>, Ending) {
+        let Member { slot, computed, remaining } = member;
+        debug_assert!(remaining > 0, "a request that is complete does not run");
+        let (place, tokens, size) = (self.next_place, u64::from(computed), self.block_size);
+        self.next_place += 1;
+        self.held.requests += 1;
+        self.held.context_tokens += tokens;
+        self.held.longest_context_tokens = self.held.longest_context_tokens.max(tokens);
+        self.held.squared_context_tokens += u128::from(tokens).pow(2);
+        let last = self.done + u64::from(remaining) - 1;
+        self.next_end = self.next_end.min(last);
+        // With one token a block everybody opens one in every iteration.
+        let phase = (size > 1).then(|| Phase { opens: self.opens(tokens), place, slot });
+        (phase, Ending { last, place, slot, at_start: tokens.cast_signed() - self.done.cast_signed() })
+    }
+
+    /// When a request that has `tokens` tokens now opens blocks.
+    fn opens(&self, tokens: u64) -> u32 {
+        let (size, tokens) = (self.block_size, tokens % self.block_size);
+        ((self.done + size - tokens) % size) as u32
+    }
+
+    /// Forgets the members.
+    pub(crate) fn clear(&mut self) {
+        (self.done, self.in_flight, self.next_place) = (0, false, 0);
+        (self.held, self.next_end) = (StepWork::default(), u64::MAX);
         self.phases.clear();
         self.endings.clear();
-        self.longest_of_rest.clear();
-        (self.next_ending, self.next_end) = (0, u64::MAX);
-        for (member, place) in members.zip(0..) {
-            let Member { slot, computed, remaining } = member;
-            debug_assert!(remaining > 0, "a request that is complete does not run");
-            self.requests += 1;
-            self.computed += u64::from(computed);
-            self.squares += u128::from(computed).pow(2);
-            self.longest = self.longest.max(computed);
-            // With one token a block everybody opens one in every iteration.
-            if size > 1 {
-                self.phases.push(Phase { first: (size - u64::from(computed) % size) % size, place, slot });
-            }
-            let last = u64::from(remaining) - 1;
-            self.next_end = self.next_end.min(last);
-            self.endings.push(Ending { last, place, slot, computed });
-        }
-        self.order_phases();
-        self.opening = Cursor::default();
-        // Who opens a block in the first iteration filled the one before already.
-        let filled = self.phases.iter().take_while(|phase| phase.first == 0).count();
-        self.filling = Cursor { index: filled, base: 0 };
-        self.filling.wrap(self.phases.len(), size);
+        self.longest.clear();
     }
 
-    /// Iterations that have ended, and so tokens that each running request got.
-    pub(crate) fn done(&self) -> u32 {
-        self.done as u32
+    /// Whether a filled block may be told of together with the opening of the next one, an iteration later: half as many
+    /// iterations have something in them. What was not told of when the stretch ends is the caller's to see to.
+    pub(crate) fn let_fills_wait(&mut self, fills_wait: bool) {
+        debug_assert!(self.next_filling() >= self.done, "what waited was told of");
+        self.fills_wait = fills_wait;
     }
 
-    /// Iterations that were decided, ended or not, and so tokens for which each running request has memory.
-    pub(crate) fn decided(&self) -> u32 {
-        (self.done + u64::from(self.in_flight)) as u32
+    /// Iterations that have ended.
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Iterations that were decided, ended or not: for their tokens each running request has memory.
+    pub(crate) fn decided(&self) -> u64 {
+        self.done + u64::from(self.in_flight)
     }
 
     /// Requests that run.
     pub(crate) fn requests(&self) -> u64 {
-        self.requests
-    }
-
-    /// The most tokens that a running request has before the next iteration: all of them grow alike.
-    fn longest(&self) -> u64 {
-        u64::from(self.longest) + self.done
+        self.held.requests
     }
 
     /// What the next iteration computes.
     pub(crate) fn work(&self) -> StepWork {
-        let (requests, next) = (u128::from(self.requests), u128::from(self.done) + 1);
-        // All requests that run have grown by as much.
-        let at_start = u128::from(self.computed - self.done * self.requests);
-        StepWork {
-            requests: self.requests,
-            context_tokens: self.computed + self.requests,
-            longest_context_tokens: if self.requests == 0 { 0 } else { self.longest() + 1 },
-            squared_context_tokens: self.squares + 2 * next * at_start + next * next * requests,
-        }
+        self.held.after(1)
     }
 
     /// Requests that need a block in the next iteration.
     pub(crate) fn num_opening(&self) -> u32 {
         if self.block_size == 1 {
-            return self.requests as u32;
+            return self.requests() as u32;
         }
         if self.next_opening() > self.done {
             return 0;
         }
         let due = self.done - self.opening.base;
-        self.phases[self.opening.index..].iter().take_while(|phase| phase.first == due).count() as u32
+        let due = self.phases[self.opening.index..].iter().take_while(|phase| u64::from(phase.opens) == due);
+        due.count() as u32
     }
 
     /// How many iterations from the next one on change no block and end nobody.
@@ -235,8 +278,12 @@ impl Stretch {
     /// `iterations` of the next ones have ended in which nothing changed.
     pub(crate) fn skip(&mut self, iterations: u64) {
         debug_assert!(iterations <= self.uneventful());
+        self.pass(iterations);
+    }
+
+    fn pass(&mut self, iterations: u64) {
         self.done += iterations;
-        self.computed += iterations * self.requests;
+        self.held = self.held.after(iterations);
     }
 
     /// Who crosses a block boundary in the next iteration, in order of the running list, behind those who filled a block in
@@ -249,21 +296,34 @@ impl Stretch {
             self.changes.push(Change { is_late: false, place, slot, crossing: Crossing::Opens });
             self.opening.step(self.phases.len(), self.block_size);
         }
-        while self.next_filling() <= self.done {
+        self.collect_fills(self.done);
+        self.changes.sort_unstable_by_key(|change| (!change.is_late, change.place, change.crossing));
+        &self.changes
+    }
+
+    /// Who filled a block in the iteration before and was not told of, in order of the running list.
+    pub(crate) fn take_late_fills(&mut self) -> &[Change] {
+        self.changes.clear();
+        if let Some(before) = self.done.checked_sub(1) {
+            self.collect_fills(before);
+        }
+        &self.changes
+    }
+
+    /// Adds those to the changes who have filled a block by the end of iteration `until` and were not told of.
+    fn collect_fills(&mut self, until: u64) {
+        while self.next_filling() <= until {
             let is_late = self.next_filling() < self.done;
             let Phase { place, slot, .. } = self.phases[self.filling.index];
             self.changes.push(Change { is_late, place, slot, crossing: Crossing::Fills });
             self.filling.step(self.phases.len(), self.block_size);
         }
-        self.changes.sort_unstable_by_key(|change| (!change.is_late, change.place, change.crossing));
-        &self.changes
     }
 
     /// The next iteration has ended.
     pub(crate) fn end_iteration(&mut self) {
         self.in_flight = false;
-        self.done += 1;
-        self.computed += self.requests;
+        self.pass(1);
     }
 
     /// The next request that ended with the last iteration, in order of the running list.
@@ -271,26 +331,32 @@ impl Stretch {
         if self.next_end >= self.done {
             return None;
         }
-        if self.next_ending == 0 {
-            self.order_endings();
+        let Reverse(Ending { place, slot, at_start, .. }) = self.endings.pop()?;
+        self.next_end = self.endings.peek().map_or(u64::MAX, |Reverse(ending)| ending.last);
+        let tokens = self.tokens(at_start);
+        self.held.requests -= 1;
+        self.held.context_tokens -= tokens;
+        self.held.squared_context_tokens -= u128::from(tokens).pow(2);
+        while self.longest.peek().is_some_and(|length| length.last < self.done) {
+            self.longest.pop();
         }
-        let ending = self.endings[self.next_ending];
-        self.next_ending += 1;
-        self.next_end = self.endings.get(self.next_ending).map_or(u64::MAX, |ending| ending.last);
-        self.longest = self.longest_of_rest.get(self.next_ending).copied().unwrap_or(0);
-        self.requests -= 1;
-        self.computed -= u64::from(ending.computed) + self.done;
-        self.squares -= u128::from(ending.computed).pow(2);
-        if let Some(position) = self.phases.iter().position(|phase| phase.slot == ending.slot) {
+        self.held.longest_context_tokens =
+            self.longest.peek().map_or(0, |length| self.tokens(length.at_start));
+        if self.block_size > 1 {
+            let phase = Phase { opens: self.opens(tokens), place, slot };
+            let position = self.phases.binary_search(&phase).expect("a member has a phase");
             self.phases.remove(position);
-            for cursor in [&mut self.opening, &mut self.filling] {
-                cursor.removed(position, self.phases.len(), self.block_size);
-            }
+            self.seek();
         }
-        Some(ending.slot)
+        Some(slot)
     }
 
-    /// Puts the phases, which are in order of place, in order of their first iterations too.
+    /// Tokens that a member has now.
+    fn tokens(&self, at_start: i64) -> u64 {
+        self.done.wrapping_add_signed(at_start)
+    }
+
+    /// Puts the phases, which are in order of place, in order of their iterations too.
     ///
     /// They are counted rather than compared where that is cheaper, since it is most of what a short stretch costs.
     fn order_phases(&mut self) {
@@ -302,50 +368,53 @@ impl Stretch {
         self.starts.clear();
         self.starts.resize(size + 1, 0);
         for phase in &self.phases {
-            self.starts[phase.first as usize + 1] += 1;
+            self.starts[phase.opens as usize + 1] += 1;
         }
         for at in 1..size {
             self.starts[at] += self.starts[at - 1];
         }
         self.ordered.clone_from(&self.phases);
         for &phase in &self.phases {
-            let place = &mut self.starts[phase.first as usize];
+            let place = &mut self.starts[phase.opens as usize];
             self.ordered[*place as usize] = phase;
             *place += 1;
         }
         std::mem::swap(&mut self.phases, &mut self.ordered);
     }
 
-    /// Puts the endings in order; a stretch that is over before the first of them goes without.
-    fn order_endings(&mut self) {
-        self.endings.sort_unstable();
-        self.longest_of_rest.resize(self.endings.len(), 0);
-        let mut longest = 0;
-        for (ending, slot) in self.endings.iter().zip(&mut self.longest_of_rest).rev() {
-            longest = ending.computed.max(longest);
-            *slot = longest;
-        }
+    /// Lets both cursors point at what comes next, everything before the next iteration having been told of.
+    fn seek(&mut self) {
+        self.opening = self.cursor_at(self.done);
+        // Who opens a block next filled the one before already.
+        self.filling = self.cursor_at(self.done + 1);
+    }
+
+    /// The first opening in iteration `number` or later.
+    fn cursor_at(&self, number: u64) -> Cursor {
+        let offset = number % self.block_size;
+        let index = self.phases.partition_point(|phase| u64::from(phase.opens) < offset);
+        let mut cursor = Cursor { index, base: number - offset };
+        cursor.wrap(self.phases.len(), self.block_size);
+        cursor
     }
 
     fn next_opening(&self) -> u64 {
-        self.phases.get(self.opening.index).map_or(u64::MAX, |phase| self.opening.base + phase.first)
+        self.at(self.opening).unwrap_or(u64::MAX)
     }
 
+    /// A block is filled in the iteration before the one that opens the next.
     fn next_filling(&self) -> u64 {
-        self.phases.get(self.filling.index).map_or(u64::MAX, |phase| self.filling.base + phase.first - 1)
+        self.at(self.filling).map_or(u64::MAX, |opening| opening - 1)
+    }
+
+    fn at(&self, cursor: Cursor) -> Option<u64> {
+        self.phases.get(cursor.index).map(|phase| cursor.base + u64::from(phase.opens))
     }
 }
 
 impl Cursor {
     fn step(&mut self, len: usize, block_size: u64) {
         self.index += 1;
-        self.wrap(len, block_size);
-    }
-
-    fn removed(&mut self, position: usize, len: usize, block_size: u64) {
-        if position < self.index {
-            self.index -= 1;
-        }
         self.wrap(len, block_size);
     }
 
@@ -365,97 +434,131 @@ mod tests {
     use super::*;
 
     /// What happens in an iteration: who opens and fills a block, and who ends.
-    type Events = (Vec<(u32, Crossing)>, Vec<u32>);
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct Events {
+        work: StepWork,
+        crossings: Vec<(u32, Crossing)>,
+        ended: Vec<u32>,
+    }
 
-    /// What happens in each iteration of a stretch; what is told of late, where it happened.
-    fn follow(block_size: u32, fills_wait: bool, members: &[(u32, u32)]) -> Vec<Events> {
-        let mut stretch = Stretch::default();
-        let members = members.iter().zip(0..).map(|(&(computed, remaining), slot)| Member {
-            slot: Slot(slot),
-            computed,
-            remaining,
-        });
-        stretch.begin(block_size, fills_wait, members);
-        let mut log: Vec<Events> = Vec::new();
-        while stretch.requests() > 0 {
-            let quiet = stretch.uneventful();
-            for _ in 0..quiet {
-                assert_eq!(stretch.num_opening(), 0);
-                log.push((Vec::new(), Vec::new()));
+    /// A request that joins when `at` iterations have ended.
+    #[derive(Debug, Clone, Copy)]
+    struct Joiner {
+        at: u64,
+        computed: u32,
+        remaining: u32,
+    }
+
+    fn of(changes: &[Change]) -> Vec<(u32, Crossing)> {
+        changes.iter().map(|change| (change.slot.0, change.crossing)).collect()
+    }
+
+    /// What happens in each iteration of a stretch that goes on until everybody has ended; what is told of late, where it
+    /// happened. The joiners are in order.
+    fn follow(block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> {
+        let member = |slot: usize| {
+            let Joiner { computed, remaining, .. } = joiners[slot];
+            Member { slot: Slot(slot as u32), computed, remaining }
+        };
+        let first = joiners.iter().take_while(|joiner| joiner.at == 0).count();
+        let (mut stretch, mut next, mut log) = (Stretch::default(), first, Vec::<Events>::new());
+        stretch.begin(block_size, (0..first).map(member));
+        stretch.let_fills_wait(fills_wait);
+        while stretch.requests() > 0 || next < joiners.len() {
+            let to_join = joiners.get(next).map_or(u64::MAX, |joiner| joiner.at) - stretch.done();
+            if to_join == 0 {
+                add_late(&mut log, &of(stretch.take_late_fills()));
+                stretch.join(member(next));
+                next += 1;
+                continue;
             }
-            stretch.skip(quiet);
-            let opening = stretch.num_opening();
-            let changes = stretch.take_crossings().iter();
-            let (late, crossings): (Vec<Change>, Vec<Change>) =
-                changes.copied().partition(|change| change.is_late);
-            assert!(late.is_empty() || fills_wait);
-            let of = |change: Change| (change.slot.0, change.crossing);
-            if let Some((before, _)) = log.last_mut() {
-                before.extend(late.into_iter().map(of));
-                before.sort_unstable();
+            if stretch.requests() > 0 {
+                let quiet = stretch.uneventful().min(to_join - 1);
+                for _ in 0..quiet {
+                    assert_eq!(stretch.num_opening(), 0);
+                    log.push(Events { work: stretch.work(), ..Events::default() });
+                    stretch.skip(1);
+                }
             }
-            let crossings: Vec<_> = crossings.into_iter().map(of).collect();
+            let (work, opening) = (stretch.work(), stretch.num_opening());
+            let changes = stretch.take_crossings();
+            let late = changes.iter().take_while(|change| change.is_late).count();
+            assert!(late == 0 || fills_wait);
+            add_late(&mut log, &of(&changes[..late]));
+            let crossings = of(&changes[late..]);
             let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
             assert_eq!(opened, opening as usize);
             stretch.end_iteration();
             let ended = std::iter::from_fn(|| stretch.pop_ended()).map(|slot| slot.0).collect();
-            log.push((crossings, ended));
+            log.push(Events { work, crossings, ended });
         }
         log
     }
 
+    fn add_late(log: &mut [Events], late: &[(u32, Crossing)]) {
+        if let Some(before) = log.last_mut() {
+            before.crossings.extend(late);
+            before.crossings.sort_unstable();
+        }
+    }
+
     /// The same, request by request and token by token.
-    fn spelled_out(block_size: u32, members: &[(u32, u32)]) -> Vec<Events> {
-        let iterations = members.iter().map(|&(_, remaining)| remaining).max().unwrap_or(0);
-        let iteration = |number: u32| {
-            let (mut crossings, mut ended) = (Vec::new(), Vec::new());
-            for (slot, &(computed, remaining)) in (0..).zip(members) {
-                if number >= remaining {
-                    continue;
-                }
-                let at = computed + number;
+    fn spelled_out(block_size: u32, joiners: &[Joiner]) -> Vec<Events> {
+        let end = |joiner: &Joiner| joiner.at + u64::from(joiner.remaining);
+        let iteration = |number: u64| {
+            let mut events = Events::default();
+            let run = |joiner: &&Joiner| (joiner.at..end(joiner)).contains(&number);
+            for (slot, joiner) in (0..).zip(joiners).filter(|(_, joiner)| run(joiner)) {
+                let at = joiner.computed + (number - joiner.at) as u32;
+                let context = u64::from(at) + 1;
+                events.work.requests += 1;
+                events.work.context_tokens += context;
+                events.work.longest_context_tokens = events.work.longest_context_tokens.max(context);
+                events.work.squared_context_tokens += u128::from(context).pow(2);
                 if at.is_multiple_of(block_size) {
-                    crossings.push((slot, Crossing::Opens));
+                    events.crossings.push((slot, Crossing::Opens));
                 }
                 if (at + 1).is_multiple_of(block_size) {
-                    crossings.push((slot, Crossing::Fills));
+                    events.crossings.push((slot, Crossing::Fills));
                 }
-                if number + 1 == remaining {
-                    ended.push(slot);
+                if number + 1 == end(joiner) {
+                    events.ended.push(slot);
                 }
             }
-            (crossings, ended)
+            events
         };
-        (0..iterations).map(iteration).collect()
+        (0..joiners.iter().map(end).max().unwrap_or(0)).map(iteration).collect()
     }
 
     proptest! {
         #[test]
         fn it_is_what_happens_token_by_token(
             block_size in 2_u32..9,
-            members in prop::collection::vec((0_u32..40, 1_u32..60), 1..12),
+            mut joiners in prop::collection::vec((prop_oneof![Just(0), 0_u64..40], 0_u32..40, 1_u32..60), 1..12),
         ) {
+            joiners.sort_by_key(|joiner| joiner.0);
+            let joiner = |&(at, computed, remaining)| Joiner { at, computed, remaining };
+            let joiners: Vec<_> = joiners.iter().map(joiner).collect();
             for fills_wait in [false, true] {
-                prop_assert_eq!(follow(block_size, fills_wait, &members), spelled_out(block_size, &members));
+                prop_assert_eq!(follow(block_size, fills_wait, &joiners), spelled_out(block_size, &joiners));
             }
         }
     }
 
     #[test]
-    fn the_sum_of_contexts_follows_who_runs() {
+    fn with_blocks_of_one_token_only_ends_are_told() {
         let mut stretch = Stretch::default();
         let members = [(10, 2), (20, 5)].into_iter().zip(0..);
         stretch.begin(
-            16,
-            false,
+            1,
             members.map(|((computed, remaining), slot)| Member { slot: Slot(slot), computed, remaining }),
         );
-        assert_eq!((stretch.requests(), stretch.computed, stretch.longest()), (2, 30, 20));
+        assert_eq!((stretch.num_opening(), stretch.uneventful()), (2, 1));
+        stretch.skip(1);
+        assert!(stretch.take_crossings().is_empty());
+        assert_eq!((stretch.done(), stretch.decided()), (1, 2));
         stretch.end_iteration();
-        stretch.end_iteration();
-        assert_eq!(stretch.computed, 34);
-        assert_eq!(stretch.pop_ended(), Some(Slot(0)));
-        assert_eq!((stretch.requests(), stretch.computed, stretch.done()), (1, 22, 2));
-        assert_eq!(stretch.pop_ended(), None);
+        assert_eq!((stretch.pop_ended(), stretch.pop_ended()), (Some(Slot(0)), None));
+        assert_eq!((stretch.requests(), stretch.work().context_tokens, stretch.done()), (1, 23, 2));
     }
 }

@@ -58,7 +58,7 @@ impl StepWork {
         Self {
             requests: self.requests,
             context_tokens: self.context_tokens + tokens * self.requests,
-            longest_context_tokens: self.longest_context_tokens + tokens,
+            longest_context_tokens: if self.requests == 0 { 0 } else { self.longest_context_tokens + tokens },
             squared_context_tokens: self.squared_context_tokens
                 + later * (2 * u128::from(self.context_tokens) + later * u128::from(self.requests)),
         }
@@ -73,15 +73,24 @@ impl Batch {
 
     /// Requests that compute one token each, all of which decode.
     pub fn of_decodes(steps: StepWork, kv_capacity_tokens: u64) -> Self {
+        let mut batch = Self::new(kv_capacity_tokens);
+        batch.add_decodes(steps);
+        batch
+    }
+
+    /// Adds requests that compute one token each, all of which decode.
+    pub fn add_decodes(&mut self, steps: StepWork) {
         let StepWork { requests, context_tokens: context, .. } = steps;
-        Self {
-            requests,
-            tokens: requests,
-            attention_pairs: context,
-            steps,
-            decode: DecodeWork { requests, context_tokens: context },
-            ..Self::new(kv_capacity_tokens)
-        }
+        self.requests += requests;
+        self.tokens += requests;
+        self.attention_pairs += context;
+        self.steps.requests += requests;
+        self.steps.context_tokens += context;
+        self.steps.longest_context_tokens =
+            self.steps.longest_context_tokens.max(steps.longest_context_tokens);
+        self.steps.squared_context_tokens += steps.squared_context_tokens;
+        self.decode.requests += requests;
+        self.decode.context_tokens += context;
     }
 
     /// Adds a request that computes the tokens `start..end` of its sequence.
@@ -148,5 +157,24 @@ mod tests {
         batch.add_tokens(2, 5);
         assert_eq!(batch.attention_pairs, 3 + 4 + 5);
         assert_eq!((batch.requests, batch.tokens), (1, 3));
+    }
+
+    #[test]
+    fn requests_that_decode_count_the_same_together_and_one_by_one() {
+        let (mut together, mut single) = (Batch::new(100), Batch::new(100));
+        for batch in [&mut together, &mut single] {
+            batch.add_tokens(3, 10);
+        }
+        for context in [7, 12] {
+            single.add_tokens(context - 1, context);
+            single.add_decode(context);
+        }
+        together.add_decodes(StepWork {
+            requests: 2,
+            context_tokens: 19,
+            longest_context_tokens: 12,
+            squared_context_tokens: 49 + 144,
+        });
+        assert_eq!(together, single);
     }
 }

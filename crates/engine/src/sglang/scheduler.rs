@@ -413,7 +413,7 @@ impl Scheduler {
     pub(crate) fn check(&self) {
         // In a stretch with pages of one token, what requests took is not booked on them yet.
         let takes = self.stretches && self.config.block_size == 1;
-        let taken = if takes { self.stretch.requests() * u64::from(self.stretch.decided()) } else { 0 };
+        let taken = if takes { self.stretch.requests() * self.stretch.decided() } else { 0 };
         self.cache.check(self.requests.iter(), taken);
         let lists = self.num_running() + self.num_waiting() + self.held.len();
         let finishing =

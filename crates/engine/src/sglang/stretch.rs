@@ -5,27 +5,23 @@
 use super::request::Status;
 use super::scheduler::Scheduler;
 use crate::iteration::Finished;
-use crate::stretch::{Change, Changes, Crossing, DecodesOn, Member, Stretch};
+use crate::stretch::{Ahead, Change, Changes, Crossing, DecodesOn, Member, Stretch};
 use crate::table::Slot;
 
 impl Scheduler {
-    /// Begins a stretch if the next iterations are decode batches of the running requests; those that wait have to go on
-    /// waiting.
-    pub(crate) fn begin_stretch(&mut self) -> bool {
-        if !self.may_stretch() {
-            return false;
-        }
+    fn begin_stretch(&mut self) {
         let members = self.running.iter().map(|&slot| {
             let request = &self.requests[slot];
             Member { slot, computed: request.computed, remaining: request.tokens_to_come() }
         });
         // What a request generates can be hit only when it has ended, so that a page is full matters to nobody.
-        self.stretch.begin(self.config.block_size, true, members);
+        self.stretch.begin(self.config.block_size, members);
+        self.stretch.let_fills_wait(true);
         self.stretches = true;
         self.disturbed = false;
-        true
     }
 
+    /// Whether the next iterations are decode batches of the running requests; those that wait have to go on waiting.
     fn may_stretch(&self) -> bool {
         let waits =
             self.waiting.is_empty() || (self.batch_is_full && !self.sglang.enable_priority_scheduling);
@@ -81,6 +77,15 @@ impl DecodesOn for Scheduler {
         self.stretches && !self.disturbed && self.stretch.requests() > 0
     }
 
+    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead {
+        self.end_stretch(changes);
+        if !self.may_stretch() {
+            return Ahead::Other;
+        }
+        self.begin_stretch();
+        Ahead::Decode
+    }
+
     fn decide_decode(&mut self) -> bool {
         let pages = u64::from(self.stretch.num_opening());
         let needed = pages * self.page_size();
@@ -101,7 +106,7 @@ impl DecodesOn for Scheduler {
 
     fn end_decode(&mut self, changes: &mut Changes) {
         self.stretch.end_iteration();
-        let done = self.stretch.done();
+        let done = self.stretch.done() as u32;
         while let Some(slot) = self.stretch.pop_ended() {
             self.catch_up(slot, done);
             let request = &self.requests[slot];
@@ -117,7 +122,7 @@ impl DecodesOn for Scheduler {
         if !std::mem::take(&mut self.stretches) {
             return;
         }
-        let done = self.stretch.done();
+        let done = self.stretch.done() as u32;
         if done == 0 {
             return;
         }

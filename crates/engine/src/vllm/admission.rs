@@ -244,10 +244,11 @@ impl Scheduler {
 
     /// Blocks that running requests will still take for what they already know.
     fn reserved_blocks(&self) -> u32 {
-        let requests = self.running.iter().map(|&slot| &self.requests[slot]);
-        requests
+        let requests = self.running[self.num_members()..].iter().map(|&slot| &self.requests[slot]);
+        let others: u32 = requests
             .map(|request| self.kv.blocks_for(request.known()).saturating_sub(request.blocks.len() as u32))
-            .sum()
+            .sum();
+        self.stretch.num_opening() + others
     }
 
     /// Removes a request that waits and can never be served.

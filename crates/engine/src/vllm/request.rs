@@ -77,6 +77,9 @@ pub(crate) struct Request {
     pub(crate) is_mid_prefill: bool,
     /// Number of the last iteration that computes something for it.
     pub(crate) last_iteration: u64,
+    /// Iterations of the stretch that had ended when it joined it. As long as it is a member, `computed`, `outputs` and
+    /// `last_iteration` stay what they were then.
+    pub(crate) joined: u64,
 
     pub(crate) blocks: Vec<BlockId>,
     /// How many of `blocks` can be hit by others.
@@ -107,6 +110,7 @@ impl Request {
             preemptions_in_vain: 0,
             is_mid_prefill: false,
             last_iteration: 0,
+            joined: 0,
             blocks: Vec::new(),
             stored: 0,
             sequence: Sequence::new(id, prompt, output, max_tokens, block_size),

@@ -20,9 +20,9 @@ enum Room {
 }
 
 impl Scheduler {
-    /// Running requests in order: each gets what it still has to compute, within the budget.
+    /// Running requests in order, behind those of a stretch: each gets what it still has to compute, within the budget.
     pub(super) fn schedule_running(&mut self, round: &mut Round, step: &mut Step) {
-        let mut index = 0;
+        let mut index = self.num_members();
         while index < self.running.len() && round.budget > 0 {
             let slot = self.running[index];
             let tokens = self.tokens_to_run(slot, round);
@@ -44,7 +44,7 @@ impl Scheduler {
     }
 
     /// Tokens that a running request computes in this iteration; none if it has to be passed over.
-    fn tokens_to_run(&self, slot: Slot, round: &Round) -> u32 {
+    pub(super) fn tokens_to_run(&self, slot: Slot, round: &Round) -> u32 {
         let request = &self.requests[slot];
         if request.ends_in_flight() || (round.prefill_held && request.is_mid_prefill) {
             return 0;

@@ -41,9 +41,8 @@ pub(crate) struct Scheduler {
     /// The blocks that the request being admitted hits; kept for its memory.
     pub(super) hits: Hits,
     pub(super) trace_blocks: bool,
+    /// Running requests that decode: so many of `running` from the first on, which are not up to date.
     pub(super) stretch: Stretch,
-    /// Whether `stretch` is under way, so that the running requests are not up to date.
-    pub(super) stretches: bool,
     /// Whether something came that may end the stretch.
     pub(super) disturbed: bool,
     /// The block that the head of the waiting queue would hit next if it were stored.
@@ -99,7 +98,6 @@ impl Scheduler {
             hits: Hits::default(),
             trace_blocks,
             stretch: Stretch::default(),
-            stretches: false,
             disturbed: false,
             awaited: None,
             config,
@@ -132,9 +130,8 @@ impl Scheduler {
         if !self.polls() {
             self.notice_transfers(now, self.decided + 1, &mut step.iteration);
         }
-        let budget = self.config.max_num_batched_tokens;
-        let mut round =
-            Round { now, budget, cap: self.long_prefill_cap(), prefill_held: self.holds_prefill() };
+        let mut round = self.round(now);
+        self.schedule_members(&mut round, step);
         self.schedule_running(&mut round, step);
         // Nobody is admitted in an iteration that had to preempt.
         if step.iteration.preempted.is_empty() && self.admit_loaded(&mut round, step) {
@@ -146,6 +143,12 @@ impl Scheduler {
         self.ended_since_schedule = false;
         self.decided += 1;
         self.commit(step);
+    }
+
+    /// What an iteration that is decided `now` goes by.
+    pub(super) fn round(&self, now: Time) -> Round {
+        let budget = self.config.max_num_batched_tokens;
+        Round { now, budget, cap: self.long_prefill_cap(), prefill_held: self.holds_prefill() }
     }
 
     /// Most tokens of one request in this iteration.

@@ -1,53 +1,52 @@
-//! Iterations in which all that happens is that every running request gets a token, as a [`Stretch`].
+//! The requests that decode as a [`Stretch`]: the first ones of the running list.
 //!
-//! Each of them decides and changes exactly what `schedule()` and `update()` would.
+//! An iteration decides and changes exactly what `schedule()` and `update()` would, if it asked request by request.
 
-use super::request::Status;
-use super::scheduler::Scheduler;
+use super::request::{Request, Status};
+use super::scheduler::{Round, Scheduler};
 use crate::iteration::Finished;
-use crate::stretch::{Change, Changes, Crossing, DecodesOn, Member, Stretch};
+use crate::step::Step;
+use crate::stretch::{Ahead, Change, Changes, Crossing, DecodesOn, Member, Stretch};
 use crate::table::Slot;
 
 impl Scheduler {
-    /// Begins a stretch if the next iterations are nothing but decodes; requests that wait have to go on waiting.
-    pub(crate) fn begin_stretch(&mut self) -> bool {
-        if !self.may_stretch() {
-            return false;
-        }
-        let members = self.running.iter().map(|&slot| {
-            let request = &self.requests[slot];
-            let remaining = request.tokens_to_come(self.config.max_model_len);
-            Member { slot, computed: request.computed, remaining }
-        });
-        // Who waits for a block, and a router, have to know at once.
-        let fills_wait = self.awaited.is_none() && !self.kv.pool.has_events();
-        self.stretch.begin(self.config.block_size, fills_wait, members);
-        self.stretches = true;
-        self.disturbed = false;
-        true
+    /// How many of the running requests, from the first on, are members of the stretch.
+    pub(super) fn num_members(&self) -> usize {
+        self.stretch.requests() as usize
     }
 
-    fn may_stretch(&mut self) -> bool {
-        let special = self.config.async_scheduling
-            || self.config.prefill_schedule_interval > 1
-            || self.polls()
-            || !self.loading.is_empty()
-            || !self.held.is_empty()
-            || !self.deferred.is_empty();
-        let fits = self.running.len() < self.config.max_num_batched_tokens as usize;
-        if special || self.running.is_empty() || !fits {
-            return false;
+    /// Whether the settings allow for a stretch, and all that run fit into an iteration.
+    fn may_stretch(&self) -> bool {
+        let special =
+            self.config.async_scheduling || self.config.prefill_schedule_interval > 1 || self.polls();
+        !special && self.running.len() < self.config.max_num_batched_tokens as usize
+    }
+
+    /// Whether the next iterations are nothing but a stretch.
+    fn only_decodes(&mut self) -> bool {
+        let transfers = !self.loading.is_empty() || !self.held.is_empty();
+        let members = self.num_members();
+        members > 0 && members == self.running.len() && !transfers && self.waiting_goes_on()
+    }
+
+    /// Lets the running requests join that come next and decode from now on; the first ones begin the stretch.
+    fn enlist(&mut self) {
+        if self.num_members() == 0 {
+            let (requests, decided) = (&self.requests, self.decided);
+            let decoding = self.running.iter().take_while(|&&slot| requests[slot].decodes(decided));
+            let members = decoding.map(|&slot| member(slot, &requests[slot], self.config.max_model_len));
+            self.stretch.begin(self.config.block_size, members);
+            for &slot in &self.running[..self.stretch.requests() as usize] {
+                self.requests[slot].joined = 0;
+            }
         }
-        let decodes = |&slot: &Slot| {
-            let request = &self.requests[slot];
-            // It got a token in the iteration before and has got its second one.
-            request.outputs >= 2
-                && request.last_iteration == self.decided
-                && !request.is_mid_prefill
-                && request.computed + 1 == request.known()
-        };
-        // Those that still compute their prompts came last.
-        self.running.iter().rev().all(decodes) && self.waiting_goes_on()
+        while let Some(&slot) = self.running.get(self.num_members())
+            && self.requests[slot].decodes(self.decided)
+        {
+            let request = &mut self.requests[slot];
+            request.joined = self.stretch.done();
+            self.stretch.join(member(slot, request, self.config.max_model_len));
+        }
     }
 
     /// Whether nobody can be admitted before a running request ends.
@@ -55,6 +54,106 @@ impl Scheduler {
         self.awaited = None;
         let Some(slot) = self.waiting.peek() else { return true };
         self.running.len() >= self.config.max_num_seqs as usize || self.cannot_be_admitted(slot)
+    }
+
+    /// Whether all running requests get the blocks that they need next.
+    fn has_room_for_running(&self) -> bool {
+        let mut round = self.round(servecast_types::Time::ZERO);
+        round.budget -= self.num_members() as u32;
+        let mut needed = self.stretch.num_opening();
+        for &slot in &self.running[self.num_members()..] {
+            let tokens = self.tokens_to_run(slot, &round);
+            let request = &self.requests[slot];
+            needed += self.kv.missing_blocks(request, request.computed + tokens);
+            round.budget -= tokens;
+        }
+        needed <= self.kv.pool.num_free()
+    }
+
+    /// Gives the members of the stretch their next token, if there are any.
+    pub(super) fn schedule_members(&mut self, round: &mut Round, step: &mut Step) {
+        let members = self.stretch.requests();
+        if members == 0 {
+            return;
+        }
+        step.batch.add_decodes(self.stretch.work());
+        step.iteration.decoded = members;
+        round.budget -= members as u32;
+        self.cross_blocks();
+        // What comes after this iteration is not known yet.
+        self.disturbed = true;
+    }
+
+    /// Gives members the blocks that they need in the next iteration, and lets others hit those that they fill.
+    fn cross_blocks(&mut self) {
+        let decided = self.stretch.done() + 1;
+        for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
+            let request = &mut self.requests[slot];
+            let end = request.tokens_in(decided);
+            match crossing {
+                Crossing::Opens => self.kv.extend(request, end),
+                Crossing::Fills => {
+                    self.kv.store(request, end);
+                    self.disturbed |= self.awaited.is_some() && request.last_stored() == self.awaited;
+                }
+            }
+        }
+    }
+
+    fn tell_late_fills(&mut self) {
+        let done = self.stretch.done();
+        for &Change { slot, .. } in self.stretch.take_late_fills() {
+            let request = &mut self.requests[slot];
+            let end = request.tokens_in(done);
+            self.kv.store(request, end);
+        }
+    }
+
+    /// Ends an iteration for the members of the stretch.
+    pub(super) fn end_iteration_of_members(&mut self, finished: &mut Vec<Finished>) {
+        self.stretch.end_iteration();
+        while let Some(slot) = self.stretch.pop_ended() {
+            let request = &mut self.requests[slot];
+            request.catch_up(self.stretch.done(), self.decided);
+            finished.push(Finished { id: request.id, output_tokens: request.outputs });
+            let position = self.running.iter().position(|&other| other == slot);
+            self.running.remove(position.expect("a member runs"));
+            self.finish(slot);
+            // There may be room now for those who wait.
+            self.disturbed |= self.waiting.len() > 0;
+        }
+    }
+}
+
+fn member(slot: Slot, request: &Request, max_model_len: u32) -> Member {
+    Member { slot, computed: request.computed, remaining: request.tokens_to_come(max_model_len) }
+}
+
+/// A request as a member of a stretch.
+impl Request {
+    /// Whether nothing is left of it but to decode, `decided` iterations having been decided.
+    fn decodes(&self, decided: u64) -> bool {
+        // It got a token in the iteration before and has got its second one.
+        self.outputs >= 2
+            && self.last_iteration == decided
+            && !self.is_mid_prefill
+            && self.computed + 1 == self.known()
+    }
+
+    /// Its tokens whose KV is there after `done` iterations of the stretch.
+    fn tokens_in(&self, done: u64) -> u32 {
+        self.computed + (done - self.joined) as u32
+    }
+
+    /// Counts the tokens that it got in the stretch, in which `done` iterations have ended; returns how many.
+    fn catch_up(&mut self, done: u64, decided: u64) -> u32 {
+        debug_assert_eq!(self.status, Status::Running);
+        let tokens = (done - self.joined) as u32;
+        self.computed += tokens;
+        self.outputs += tokens;
+        self.preemptions_in_vain = 0;
+        self.last_iteration = decided;
+        tokens
     }
 }
 
@@ -69,68 +168,57 @@ impl DecodesOn for Scheduler {
 
     fn skip_quiet(&mut self, iterations: u64) {
         self.stretch.skip(iterations);
+        self.decided += iterations;
+        self.ended += iterations;
     }
 
     fn goes_on(&self) -> bool {
-        self.stretches && !self.disturbed && self.stretch.requests() > 0
+        !self.disturbed && self.num_members() > 0
+    }
+
+    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead {
+        self.tell_late_fills();
+        if self.may_stretch() {
+            self.enlist();
+            if self.only_decodes() {
+                // Who waits for a block, and a router, have to know at once.
+                self.stretch.let_fills_wait(self.awaited.is_none() && !self.kv.pool.has_events());
+                self.disturbed = false;
+                return Ahead::Decode;
+            }
+            if self.has_room_for_running() {
+                return Ahead::Other;
+            }
+        }
+        self.end_stretch(changes);
+        Ahead::Other
     }
 
     fn decide_decode(&mut self) -> bool {
         if self.stretch.num_opening() > self.kv.pool.num_free() {
             return false;
         }
-        let done = self.stretch.done();
-        for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
-            let request = &mut self.requests[slot];
-            let end = request.computed + done + 1;
-            match crossing {
-                Crossing::Opens => self.kv.extend(request, end),
-                Crossing::Fills => {
-                    self.kv.store(request, end);
-                    self.disturbed |= self.awaited.is_some() && request.last_stored() == self.awaited;
-                }
-            }
-        }
+        self.decided += 1;
+        self.cross_blocks();
         true
     }
 
     fn end_decode(&mut self, changes: &mut Changes) {
-        self.stretch.end_iteration();
-        let done = self.stretch.done();
-        while let Some(slot) = self.stretch.pop_ended() {
-            let request = &mut self.requests[slot];
-            request.computed += done;
-            request.outputs += done;
-            request.last_iteration = self.decided + u64::from(done);
-            changes.finished.push(Finished { id: request.id, output_tokens: request.outputs });
-            self.running.retain(|&other| other != slot);
-            self.finish(slot);
-            // There may be room now for those who wait.
-            self.disturbed |= self.waiting.len() > 0;
-        }
+        self.ended += 1;
+        self.end_iteration_of_members(&mut changes.finished);
         self.kv.pool.take_events(&mut changes.kv_events);
     }
 
     fn end_stretch(&mut self, changes: &mut Changes) {
-        if !std::mem::take(&mut self.stretches) {
-            return;
-        }
         let done = self.stretch.done();
-        self.decided += u64::from(done);
-        self.ended += u64::from(done);
-        if done == 0 {
-            return;
-        }
-        for &slot in &self.running {
+        for &slot in &self.running[..self.num_members()] {
             let request = &mut self.requests[slot];
-            debug_assert_eq!(request.status, Status::Running);
-            request.computed += done;
-            request.outputs += done;
-            // A block that was filled in the last iteration.
-            self.kv.store(request, request.computed);
-            request.preemptions_in_vain = 0;
-            request.last_iteration = self.decided;
-            changes.caught_up.push((request.id, request.outputs));
+            if request.catch_up(done, self.decided) > 0 {
+                // A block that was filled in the last iteration.
+                self.kv.store(request, request.computed);
+                changes.caught_up.push((request.id, request.outputs));
+            }
         }
+        self.stretch.clear();
     }
 }

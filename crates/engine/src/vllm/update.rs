@@ -11,8 +11,11 @@ use crate::table::Slot;
 impl Scheduler {
     /// Applies the results of an iteration at its end.
     pub(crate) fn update(&mut self, step: &mut Step) {
-        let Step { iteration, entries, .. } = step;
+        let Step { iteration, entries, ended, .. } = step;
         self.ended += 1;
+        if iteration.decoded > 0 {
+            self.end_iteration_of_members(ended);
+        }
         while let Some((number, blocks)) = self.deferred.front()
             && *number <= self.ended
         {
@@ -23,10 +26,14 @@ impl Scheduler {
             self.deliver(entry, iteration);
         }
         if !iteration.finished.is_empty() {
-            let requests = &self.requests;
+            let (requests, mut members) = (&self.requests, self.num_members());
             let runs =
-                |&slot: &Slot| requests.get(slot).is_some_and(|request| request.status == Status::Running);
-            self.running.retain(runs);
+                |slot: Slot| requests.get(slot).is_some_and(|request| request.status == Status::Running);
+            self.running.retain(|&slot| {
+                let is_member = members > 0;
+                members = members.saturating_sub(1);
+                is_member || runs(slot)
+            });
         }
         if self.polls() {
             self.notice_transfers(iteration.start, self.ended, iteration);

@@ -65,6 +65,8 @@ impl KvCache {
     ///
     /// The caller has checked that enough blocks are free.
     pub(crate) fn allocate(&mut self, request: &mut Request, hits: &[BlockId], blocks: u32) {
+        let most = self.blocks_for(request.most_tokens()).min(self.pool.num_blocks());
+        request.blocks.reserve_exact(most as usize);
         if !hits.is_empty() {
             debug_assert!(request.blocks.is_empty(), "only a request without blocks can hit some");
             self.pool.touch(hits);
@@ -85,6 +87,12 @@ impl KvCache {
         if fills_one && self.caching {
             self.store_blocks(request, tokens / self.block_size);
         }
+    }
+
+    /// Whether it is soon enough to store what a request generates when it loses its blocks: nobody else can hit it, and
+    /// nobody is told of it.
+    pub(crate) fn stores_at_end(&self, request: &Request) -> bool {
+        request.has_private_output && !self.pool.has_events()
     }
 
     fn store_blocks(&mut self, request: &mut Request, full: u32) {

@@ -79,6 +79,10 @@ impl BlockPool {
         pool
     }
 
+    pub(crate) fn num_blocks(&self) -> u32 {
+        self.num_blocks
+    }
+
     pub(crate) fn num_free(&self) -> u32 {
         self.num_free
     }

@@ -14,7 +14,10 @@ pub(super) const FRESH: u32 = 1;
 
 /// Blocks that follow one another in a sequence and have everything in common: whether they have content, who references
 /// them, and that they are neighbours on the free list, the last one first.
+///
+/// One cache line.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub(super) struct Segment {
     /// In order of the sequence.
     pub(super) blocks: SmallVec<[BlockId; 4]>,
@@ -52,6 +55,8 @@ impl Segment {
         self.content.is_some() && (!self.is_first || self.next_duplicate != NONE)
     }
 }
+
+const _: () = assert!(size_of::<Segment>() == 64);
 
 /// All segments of a pool, by number; numbers are used again.
 #[derive(Debug)]

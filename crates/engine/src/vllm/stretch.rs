@@ -84,7 +84,8 @@ impl Scheduler {
         self.disturbed = true;
     }
 
-    /// Gives members the blocks that they need in the next iteration, and lets others hit those that they fill.
+    /// Gives members the blocks that they need in the next iteration, and lets others hit those that they fill, unless
+    /// [nobody would](Self::stores_at_end).
     fn cross_blocks(&mut self) {
         let decided = self.stretch.done() + 1;
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
@@ -92,6 +93,7 @@ impl Scheduler {
             let end = request.tokens_in(decided);
             match crossing {
                 Crossing::Opens => self.kv.extend(request, end),
+                Crossing::Fills if self.kv.stores_at_end(request) => {}
                 Crossing::Fills => {
                     self.kv.store(request, end);
                     self.disturbed |= self.awaited.is_some() && request.last_stored() == self.awaited;
@@ -104,8 +106,10 @@ impl Scheduler {
         let done = self.stretch.done();
         for &Change { slot, .. } in self.stretch.take_late_fills() {
             let request = &mut self.requests[slot];
-            let end = request.tokens_in(done);
-            self.kv.store(request, end);
+            if !self.kv.stores_at_end(request) {
+                let end = request.tokens_in(done);
+                self.kv.store(request, end);
+            }
         }
     }
 
@@ -115,6 +119,7 @@ impl Scheduler {
         while let Some(slot) = self.stretch.pop_ended() {
             let request = &mut self.requests[slot];
             request.catch_up(self.stretch.done(), self.decided);
+            self.kv.store(request, request.computed);
             finished.push(Finished { id: request.id, output_tokens: request.outputs });
             let position = self.running.iter().position(|&other| other == slot);
             self.running.remove(position.expect("a member runs"));
@@ -214,7 +219,7 @@ impl DecodesOn for Scheduler {
         for &slot in &self.running[..self.num_members()] {
             let request = &mut self.requests[slot];
             if request.catch_up(done, self.decided) > 0 {
-                // A block that was filled in the last iteration.
+                // Blocks that were filled in the last iteration, or that nobody else could hit.
                 self.kv.store(request, request.computed);
                 changes.caught_up.push((request.id, request.outputs));
             }

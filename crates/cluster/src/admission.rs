@@ -124,17 +124,8 @@ impl Admission {
         self.place_free = now;
     }
 
-    /// When the session after the next `skipped` ones is due.
-    pub(crate) fn start_after(&self, skipped: usize) -> Option<Time> {
-        self.nth_start(skipped).map(|(time, ..)| time + self.front_end)
-    }
-
     fn next_start(&self) -> Option<(Time, u64, TurnId)> {
-        self.nth_start(0)
-    }
-
-    fn nth_start(&self, skipped: usize) -> Option<(Time, u64, TurnId)> {
-        let session = *self.order.get(self.started + skipped)?;
+        let session = *self.order.get(self.started)?;
         let first = self.session(session).turns.first()?;
         let time = match (self.mode, first.start) {
             (LoadMode::OpenLoop, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
@@ -236,7 +227,7 @@ mod tests {
         };
         let front_end = Duration::from_ns(2_000_000);
         let mut admission = Admission::new(workload, LoadMode::OpenLoop, front_end).unwrap();
-        assert_eq!((admission.next_arrival(), admission.start_after(1)), (Some(ms(7)), Some(ms(8))));
+        assert_eq!(admission.next_arrival(), Some(ms(7)));
         assert_eq!(due(&mut admission, ms(6)), []);
         assert_eq!(due(&mut admission, ms(7)), [(0, 0)]);
         assert_eq!(admission.sent(ms(7)), ms(5));

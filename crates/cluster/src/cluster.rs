@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     started: Vec<Place>,
     /// Whether somebody acts on the end of a request at once: a session that goes on, a closed loop.
     ends_matter: bool,
+    /// Whether no worker has to do with another.
+    are_apart: bool,
     /// Workers without an iteration in flight that may have something to start, in order of pool and number.
     ready: BTreeSet<Place>,
     live: FxHashMap<RequestId, Live>,
@@ -129,9 +131,12 @@ struct Live {
 
 impl Cluster {
     /// `ends_matter`: whether somebody acts on the end of a request at once.
+    ///
+    /// In a plain run workers are never taken to be [apart](Cluster::workers_apart).
     pub(crate) fn new(topology: &Topology, options: &SimulationOptions, ends_matter: bool) -> Self {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
+        let blind = pools.len() == 1 && pools[0].routes_blindly();
         let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len())));
         Self {
             pools,
@@ -141,6 +146,7 @@ impl Cluster {
             sequence: 0,
             started: Vec::new(),
             ends_matter,
+            are_apart: blind && !ends_matter && !options.plain,
             ready: BTreeSet::new(),
             live: FxHashMap::default(),
             recorder,
@@ -217,31 +223,42 @@ impl Cluster {
     }
 
     /// Starts every engine that has something to start, and lets those run ahead that nothing can come to for a while.
-    /// `arrival_after` says when a request arrives after the next so many ones.
+    /// Nothing arrives before `next_arrival`.
     pub(crate) fn start(
         &mut self,
         now: Time,
-        arrival_after: &dyn Fn(usize) -> Option<Time>,
+        next_arrival: Option<Time>,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         while let Some(place) = self.ready.pop_first() {
-            let (state, outcome) = self.with_engine(place, observer, |engine, sink| engine.run(now, sink));
-            let state = state.map_err(|source| RunError::Latency { at: now, source })?;
-            if matches!(state, EngineState::Busy { .. }) {
-                self.pools[place.pool].busy[place.worker.index()] = true;
+            if self.start_worker(place, now, observer)? {
                 self.started.push(place);
             }
-            self.apply(place, &outcome)?;
         }
         let mut started = std::mem::take(&mut self.started);
         // All that start now in an earlier pool have to be known before a worker of a later one runs ahead.
         started.sort_unstable();
         for &place in &started {
-            self.run_ahead(place, now, arrival_after, observer)?;
+            self.run_ahead(place, now, next_arrival.unwrap_or(Time::MAX), observer)?;
         }
         started.clear();
         self.started = started;
         Ok(())
+    }
+
+    /// Lets a worker start what it can; returns whether an iteration is in flight then.
+    fn start_worker(
+        &mut self,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<bool, RunError> {
+        let (state, outcome) = self.with_engine(place, observer, |engine, sink| engine.run(now, sink));
+        let state = state.map_err(|source| RunError::Latency { at: now, source })?;
+        let is_busy = matches!(state, EngineState::Busy { .. });
+        self.pools[place.pool].busy[place.worker.index()] |= is_busy;
+        self.apply(place, &outcome)?;
+        Ok(is_busy)
     }
 
     /// Lets a worker go on by itself until something may come to it or others have to act on what it does.
@@ -249,10 +266,10 @@ impl Cluster {
         &mut self,
         place: Place,
         now: Time,
-        arrival_after: &dyn Fn(usize) -> Option<Time>,
+        next_arrival: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        let horizon = self.horizon(place, now, arrival_after);
+        let horizon = self.horizon(place, now, next_arrival);
         let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
             let state = engine.run_on(now, horizon, sink);
             (state, engine.started_at())
@@ -268,19 +285,80 @@ impl Cluster {
     }
 
     /// Until when a worker may go on by itself.
-    fn horizon(&self, place: Place, now: Time, arrival_after: &dyn Fn(usize) -> Option<Time>) -> Time {
+    fn horizon(&self, place: Place, now: Time, next_arrival: Time) -> Time {
         let hands_off = place.pool + 1 < self.pools.len();
         let pool = &self.pools[place.pool];
         let fetches = place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
         if self.ends_matter || hands_off || fetches || pool.is_watched() {
             return now;
         }
-        let arrival = |skipped: usize| arrival_after(skipped).unwrap_or(Time::MAX);
         if place.pool == 0 {
-            return arrival(pool.requests_before(place.worker));
+            return next_arrival;
         }
         let hand_off = self.deadlines.peek().map_or(Time::MAX, |Reverse(deadline)| deadline.at);
-        arrival(0).min(hand_off)
+        next_arrival.min(hand_off)
+    }
+
+    /// The number of workers if none has to do with another: what comes to each is known beforehand, and nobody acts on
+    /// what it does. Then requests may [arrive](Cluster::arrive) ahead of time, and [wait](Cluster::run_worker) for it.
+    pub(crate) fn workers_apart(&self) -> Option<u32> {
+        self.are_apart.then(|| self.pools[0].engines.len() as u32)
+    }
+
+    /// Lets a worker do what is to do until it has taken in all that has arrived; then to its end if `is_last`. Returns
+    /// whether it is done; otherwise there is more, and it only stopped so that its driver stays in control.
+    pub(crate) fn run_worker(
+        &mut self,
+        worker: WorkerId,
+        is_last: bool,
+        observer: &mut impl Observer,
+    ) -> Result<bool, RunError> {
+        let place = Place { pool: 0, worker };
+        loop {
+            let next = self.pools[0].inboxes[worker.index()].front().map(|request| request.arrival);
+            let Some(until) = next.or(is_last.then_some(Time::MAX)) else { return Ok(true) };
+            if !self.run_until(place, until, observer)? {
+                return Ok(false);
+            }
+            if next.is_none() {
+                return Ok(true);
+            }
+            let Pool { inboxes, engines, .. } = &mut self.pools[0];
+            // Whatever comes at one instant comes before the engine starts.
+            while let Some(request) = inboxes[worker.index()].pop_front_if(|request| request.arrival == until)
+            {
+                submit(&mut engines[worker.index()], request);
+            }
+            self.start_worker(place, until, observer)?;
+        }
+    }
+
+    /// Lets a worker end all iterations that are due by `until` and start those that begin before; returns whether it came
+    /// that far.
+    fn run_until(
+        &mut self,
+        place: Place,
+        until: Time,
+        observer: &mut impl Observer,
+    ) -> Result<bool, RunError> {
+        if !self.pools[place.pool].busy[place.worker.index()] {
+            return Ok(true);
+        }
+        let ((start, state), outcome) = self.with_engine(place, observer, |engine, sink| {
+            let start = engine.started_at();
+            let state = engine.run_on(start, until, sink);
+            if state == Ok(EngineState::Busy { until }) {
+                engine.end_iteration(until, sink);
+            }
+            (start, state)
+        });
+        self.apply(place, &outcome)?;
+        let next = match state.map_err(|source| RunError::Latency { at: start, source })? {
+            EngineState::Busy { until } => until,
+            EngineState::Idle { .. } => Time::MAX,
+        };
+        self.pools[place.pool].busy[place.worker.index()] = next != until && next != Time::MAX;
+        Ok(next >= until)
     }
 
     fn iteration_ended(
@@ -340,8 +418,12 @@ impl Cluster {
         for Dispatch { request, worker, arrived, admission } in dispatches {
             let id = request.id;
             let place = Place { pool, worker };
-            let accepted = self.pools[pool].engines[worker.index()].submit(request);
-            assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
+            if self.are_apart {
+                self.pools[pool].inboxes[worker.index()].push_back(request);
+            } else {
+                submit(&mut self.pools[pool].engines[worker.index()], request);
+                self.wake(place);
+            }
             self.recorder.queued(id, pool, worker, arrived, now);
             if let Some(live) = self.live.get_mut(&id) {
                 live.place = Some(place);
@@ -349,7 +431,6 @@ impl Cluster {
             if let Some(admission) = admission.filter(|_| self.record_routing) {
                 self.routed.push(Routed { pool: self.pools[pool].role, arrived, at: now, admission });
             }
-            self.wake(place);
         }
     }
 
@@ -472,6 +553,12 @@ impl Cluster {
         self.recorder.end(id, status, now);
         self.ended.push((id, status));
     }
+}
+
+fn submit(engine: &mut Engine, request: EngineRequest) {
+    let id = request.id;
+    let accepted = engine.submit(request);
+    assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
 }
 
 fn reject_reason(rejection: Rejection) -> RejectReason {

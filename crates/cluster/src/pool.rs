@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineTracing};
 use servecast_router::Admission;
@@ -17,6 +19,8 @@ pub(crate) struct Pool {
     pub(crate) busy: Vec<bool>,
     /// Requests that each worker has.
     in_flight: Vec<u32>,
+    /// Requests on their way to each worker, if its driver [runs workers one by one](crate::cluster::Cluster::workers_apart).
+    pub(crate) inboxes: Vec<VecDeque<EngineRequest>>,
     pub(crate) routing: Routing,
 }
 
@@ -91,6 +95,7 @@ impl Pool {
             engines: (0..workers).map(|_| Engine::new(config.engine.clone(), tracing)).collect(),
             busy: vec![false; workers],
             in_flight: vec![0; workers],
+            inboxes: vec![VecDeque::new(); workers],
             routing,
         }
     }
@@ -146,12 +151,9 @@ impl Pool {
         }
     }
 
-    /// How many requests certainly go to other workers before one comes to `worker`.
-    pub(crate) fn requests_before(&self, worker: WorkerId) -> usize {
-        match &self.routing {
-            Routing::Policy(policy) => policy.requests_before(worker, self.engines.len()),
-            Routing::Kv(..) => 0,
-        }
+    /// Whether it sends requests on as they come, whatever its workers do.
+    pub(crate) fn routes_blindly(&self) -> bool {
+        matches!(&self.routing, Routing::Policy(policy) if policy.is_blind())
     }
 
     /// Whether others wait for what happens on a worker, so that none may run ahead.

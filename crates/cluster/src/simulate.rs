@@ -14,6 +14,9 @@ use crate::record::{PoolRole, RequestStatus, RunRecord};
 use crate::recorder::NewRequest;
 use crate::{ClusterError, RunError};
 
+/// Requests of each worker, on average, that arrive before the workers run, if these have nothing to do with one another.
+const ARRIVALS_AT_A_TIME: u32 = 16;
+
 /// Follows a run while it goes on.
 pub trait Observer {
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
@@ -75,8 +78,10 @@ impl Simulation {
     /// # Panics
     /// If an invariant is broken, which would be a bug; a checked run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
+        if let Some(workers) = self.cluster.workers_apart() {
+            return self.run_apart(workers, observer);
+        }
         let mut now = Time::ZERO;
-        let steered = !self.placements.is_empty();
         while let Some(next) =
             self.admission.next_arrival().into_iter().chain(self.cluster.next_deadline()).min()
         {
@@ -88,9 +93,7 @@ impl Simulation {
                 self.arrive(turn, now);
                 self.follow_ended(now);
             }
-            // Where workers are fixed beforehand, it is not the router that says who is next.
-            let arrival_after = |skipped| self.admission.start_after(if steered { 0 } else { skipped });
-            self.cluster.start(now, &arrival_after, observer)?;
+            self.cluster.start(now, self.admission.next_arrival(), observer)?;
             self.follow_ended(now);
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
             if observer.progress(now, self.ended).is_break() {
@@ -98,6 +101,40 @@ impl Simulation {
             }
         }
         self.cluster.finish(now)
+    }
+
+    /// Runs workers that have nothing to do with one another, each by itself through a few arrivals at a time: the state of
+    /// one worker stays in the processor's cache for as long, however many there are.
+    fn run_apart(mut self, workers: u32, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
+        let mut now = Time::ZERO;
+        loop {
+            let mut arrivals = 0;
+            while arrivals < workers * ARRIVALS_AT_A_TIME
+                && let Some(at) = self.admission.next_arrival()
+            {
+                assert!(at >= now, "time never runs back");
+                now = at;
+                // What comes at one instant stays together.
+                while let Some(turn) = self.admission.pop_due(at) {
+                    self.arrive(turn, at);
+                    arrivals += 1;
+                }
+            }
+            let is_last = self.admission.next_arrival().is_none();
+            for worker in (0..workers).map(WorkerId) {
+                let mut is_done = false;
+                while !is_done {
+                    is_done = self.cluster.run_worker(worker, is_last, observer)?;
+                    self.follow_ended(now);
+                    if observer.progress(now, self.ended).is_break() {
+                        return Err(RunError::Interrupted { at: now });
+                    }
+                }
+            }
+            if is_last {
+                return self.cluster.finish(now);
+            }
+        }
     }
 
     fn arrive(&mut self, turn: TurnId, now: Time) {

@@ -95,12 +95,9 @@ impl Policy {
         }
     }
 
-    /// How many requests certainly go to other workers before one comes to `worker`.
-    pub(crate) fn requests_before(&self, worker: WorkerId, workers: usize) -> usize {
-        match self {
-            Self::RoundRobin(policy) => policy.requests_before(worker, workers),
-            Self::Random(_) | Self::LeastLoaded | Self::PowerOfTwo(_) | Self::PrefixHash(_) => 0,
-        }
+    /// Whether it picks without looking at what workers have to do.
+    pub(crate) fn is_blind(&self) -> bool {
+        matches!(self, Self::RoundRobin(_) | Self::Random(_))
     }
 
     /// The worker for the next request; `in_flight` has the number of requests of each.

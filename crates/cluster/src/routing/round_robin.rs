@@ -12,11 +12,6 @@ impl RoundRobin {
         self.next = worker + 1;
         WorkerId(worker as u32)
     }
-
-    /// How many requests go to other workers before one comes to `worker`.
-    pub(super) fn requests_before(&self, worker: WorkerId, workers: usize) -> usize {
-        (worker.index() + workers - self.next % workers) % workers
-    }
 }
 
 #[cfg(test)]
@@ -28,7 +23,5 @@ mod tests {
         let mut policy = RoundRobin::default();
         let picks: Vec<u32> = (0..5).map(|_| policy.pick(&[9, 0, 0]).0).collect();
         assert_eq!(picks, [0, 1, 2, 0, 1]);
-        let before: Vec<usize> = (0..3).map(|worker| policy.requests_before(WorkerId(worker), 3)).collect();
-        assert_eq!(before, [1, 2, 0]);
     }
 }

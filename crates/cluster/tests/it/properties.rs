@@ -121,15 +121,17 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     })
 }
 
-/// Rows of a few sessions whose prompts share prefixes.
+/// Rows of a few sessions whose prompts share prefixes, or of requests by themselves.
 fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
     let row = (0_u8..12, 0_u32..40, 1_u64..120, 1_u64..40, 0_u64..3, -2_i32..3);
-    prop::collection::vec(row, 1..40).prop_map(|rows| {
+    let alone = prop::bool::weighted(0.3);
+    (alone, prop::collection::vec(row, 1..60)).prop_map(|(alone, rows)| {
         let mut seen = std::collections::BTreeSet::new();
         let row = |(index, (session, time, input, output, family, priority)): (
             usize,
             (u8, u32, u64, u64, u64, i32),
         )| {
+            let session = if alone { 6 } else { session };
             let first = seen.insert(session);
             TraceRow {
                 line: index as u64 + 1,

@@ -15,7 +15,7 @@ use crate::recorder::NewRequest;
 use crate::{ClusterError, RunError};
 
 /// Requests of each worker, on average, that arrive before the workers run, if these have nothing to do with one another.
-const ARRIVALS_AT_A_TIME: u32 = 16;
+const ARRIVALS_AT_A_TIME: u32 = 64;
 
 /// Follows a run while it goes on.
 pub trait Observer {

@@ -1,6 +1,6 @@
 //! Whatever the deployment and the load: every request ends once, in order, and a run can be repeated.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -121,23 +121,21 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     })
 }
 
-/// Rows of a few sessions whose prompts share prefixes, or of requests by themselves.
-fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
+/// Rows of a few sessions, up to number `sessions`, whose prompts share prefixes, and of requests by themselves.
+fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Vec<TraceRow>> {
     let row = (0_u8..12, 0_u32..40, 1_u64..120, 1_u64..40, 0_u64..3, -2_i32..3);
-    let alone = prop::bool::weighted(0.3);
-    (alone, prop::collection::vec(row, 1..60)).prop_map(|(alone, rows)| {
+    prop::collection::vec(row, size).prop_map(move |rows| {
         let mut seen = std::collections::BTreeSet::new();
         let row = |(index, (session, time, input, output, family, priority)): (
             usize,
             (u8, u32, u64, u64, u64, i32),
         )| {
-            let session = if alone { 6 } else { session };
             let first = seen.insert(session);
             TraceRow {
                 line: index as u64 + 1,
-                session_id: (session < 6).then(|| format!("session {session}")),
-                timestamp_ms: (first || session >= 6 || time % 2 == 0).then(|| f64::from(time)),
-                delay_ms: (!first && session < 6 && time % 3 == 0).then(|| f64::from(time) / 7.0),
+                session_id: (session < sessions).then(|| format!("session {session}")),
+                timestamp_ms: (first || session >= sessions || time % 2 == 0).then(|| f64::from(time)),
+                delay_ms: (!first && session < sessions && time % 3 == 0).then(|| f64::from(time) / 7.0),
                 input_length: Some(input),
                 output_length: output,
                 hash_ids: (0..input.div_ceil(6)).map(|block| family << 32 | block).collect(),
@@ -181,7 +179,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     ];
     let decode = prop::option::of(engine());
     let router = (router_mode, kv_router());
-    (engine(), decode, (1_u32..4, 1_u32..4), rows(), prop::option::of(1_u32..6), router).prop_map(
+    (engine(), decode, (1_u32..4, 1_u32..4), rows(6, 1..40), prop::option::of(1_u32..6), router).prop_map(
         |(prefill, decode, workers, rows, concurrency, (router_mode, kv_router))| {
             // Both engines would have to agree on what a hand-off costs: the prefill engine says it.
             let decode = decode.map(|decode| EngineArgs {
@@ -264,18 +262,35 @@ fn cases() -> u32 {
     given.map_or(500, |given| given.to_str().unwrap().parse().expect("SERVECAST_PROPERTY_CASES is a number"))
 }
 
+/// Checks that a run is as it is request by request.
+fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
+    let (fast, plain) = (run_as(scenario, false), run_as(scenario, true));
+    for (fast, plain) in fast.requests.iter().zip(&plain.requests) {
+        prop_assert_eq!(fast, plain);
+    }
+    prop_assert_eq!(fast.gaps, plain.gaps);
+    prop_assert_eq!(fast.pools, plain.pools);
+    prop_assert_eq!(fast.readmitted, plain.readmitted);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn stretches_change_nothing(scenario in scenario()) {
-        let (fast, plain) = (run_as(&scenario, false), run_as(&scenario, true));
-        for (fast, plain) in fast.requests.iter().zip(&plain.requests) {
-            prop_assert_eq!(fast, plain);
-        }
-        prop_assert_eq!(fast.gaps, plain.gaps);
-        prop_assert_eq!(fast.pools, plain.pools);
-        prop_assert_eq!(fast.readmitted, plain.readmitted);
+        is_as_plain(&scenario)?;
+    }
+
+    /// So many requests that such workers do not take all of them in at a time.
+    #[test]
+    fn workers_that_have_nothing_to_do_with_one_another_may_run_one_by_one(
+        scenario in scenario(),
+        rows in rows(0, 100..300),
+        draws in any::<bool>(),
+    ) {
+        let router_mode = if draws { RouterMode::Random } else { RouterMode::RoundRobin };
+        is_as_plain(&Scenario { decode: None, concurrency: None, rows, router_mode, ..scenario })?;
     }
 
     #[test]

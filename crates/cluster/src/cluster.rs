@@ -324,8 +324,10 @@ impl Cluster {
                 return Ok(true);
             }
             let Pool { inboxes, engines, .. } = &mut self.pools[0];
+            let inbox = &mut inboxes[worker.index()];
             // Whatever comes at one instant comes before the engine starts.
-            while let Some(request) = inboxes[worker.index()].pop_front_if(|request| request.arrival == until)
+            while inbox.front().is_some_and(|request| request.arrival == until)
+                && let Some(request) = inbox.pop_front()
             {
                 submit(&mut engines[worker.index()], request);
             }

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn it_is_complete_by_whichever_limit_comes_first() {
         let check = |outputs, stop_after, max_model_len, complete| {
-            let request = Request { stop_after, outputs, ..request(10, 5) };
+            let request = Request { outputs, stop_after, ..request(10, 5) };
             assert_eq!(
                 request.is_complete(max_model_len),
                 complete,

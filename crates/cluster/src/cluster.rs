@@ -1,7 +1,9 @@
 //! The deployment as a state machine: pools of workers, hand-offs between them, and the life of each request.
 
+mod apart;
+
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BinaryHeap, VecDeque};
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineState, Rejection};
@@ -57,11 +59,13 @@ pub(crate) struct Cluster {
     ends_matter: bool,
     /// Whether no worker has to do with another.
     are_apart: bool,
-    /// Workers without an iteration in flight that may have something to start, in order of pool and number.
-    ready: BTreeSet<Place>,
+    /// Workers without an iteration in flight that may have something to start, in order of pool and number; some twice.
+    ready: BinaryHeap<Reverse<Place>>,
     live: FxHashMap<RequestId, Live>,
     recorder: Recorder,
-    ended: Vec<(RequestId, RequestStatus)>,
+    ended: VecDeque<(RequestId, RequestStatus)>,
+    /// What the last engine that was called did; kept for its memory.
+    outcome: Outcome,
     check: bool,
     iterations: u64,
     record_routing: bool,
@@ -147,10 +151,11 @@ impl Cluster {
             started: Vec::new(),
             ends_matter,
             are_apart: blind && !ends_matter && !options.plain,
-            ready: BTreeSet::new(),
+            ready: BinaryHeap::new(),
             live: FxHashMap::default(),
             recorder,
-            ended: Vec::new(),
+            ended: VecDeque::new(),
+            outcome: Outcome::default(),
             check: options.check,
             iterations: 0,
             record_routing: options.record_routing,
@@ -230,7 +235,10 @@ impl Cluster {
         next_arrival: Option<Time>,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        while let Some(place) = self.ready.pop_first() {
+        while let Some(Reverse(place)) = self.ready.pop() {
+            while self.ready.peek() == Some(&Reverse(place)) {
+                self.ready.pop();
+            }
             if self.start_worker(place, now, observer)? {
                 self.started.push(place);
             }
@@ -257,7 +265,7 @@ impl Cluster {
         let state = state.map_err(|source| RunError::Latency { at: now, source })?;
         let is_busy = matches!(state, EngineState::Busy { .. });
         self.pools[place.pool].busy[place.worker.index()] |= is_busy;
-        self.apply(place, &outcome)?;
+        self.apply(place, outcome)?;
         Ok(is_busy)
     }
 
@@ -281,7 +289,7 @@ impl Cluster {
             }
             EngineState::Idle { .. } => self.pools[place.pool].busy[place.worker.index()] = false,
         }
-        self.apply(place, &outcome)
+        self.apply(place, outcome)
     }
 
     /// Until when a worker may go on by itself.
@@ -299,70 +307,6 @@ impl Cluster {
         next_arrival.min(hand_off)
     }
 
-    /// The number of workers if none has to do with another: what comes to each is known beforehand, and nobody acts on
-    /// what it does. Then requests may [arrive](Cluster::arrive) ahead of time, and [wait](Cluster::run_worker) for it.
-    pub(crate) fn workers_apart(&self) -> Option<u32> {
-        self.are_apart.then(|| self.pools[0].engines.len() as u32)
-    }
-
-    /// Lets a worker do what is to do until it has taken in all that has arrived; then to its end if `is_last`. Returns
-    /// whether it is done; otherwise there is more, and it only stopped so that its driver stays in control.
-    pub(crate) fn run_worker(
-        &mut self,
-        worker: WorkerId,
-        is_last: bool,
-        observer: &mut impl Observer,
-    ) -> Result<bool, RunError> {
-        let place = Place { pool: 0, worker };
-        loop {
-            let next = self.pools[0].inboxes[worker.index()].front().map(|request| request.arrival);
-            let Some(until) = next.or(is_last.then_some(Time::MAX)) else { return Ok(true) };
-            if !self.run_until(place, until, observer)? {
-                return Ok(false);
-            }
-            if next.is_none() {
-                return Ok(true);
-            }
-            let Pool { inboxes, engines, .. } = &mut self.pools[0];
-            let inbox = &mut inboxes[worker.index()];
-            // Whatever comes at one instant comes before the engine starts.
-            while inbox.front().is_some_and(|request| request.arrival == until)
-                && let Some(request) = inbox.pop_front()
-            {
-                submit(&mut engines[worker.index()], request);
-            }
-            self.start_worker(place, until, observer)?;
-        }
-    }
-
-    /// Lets a worker end all iterations that are due by `until` and start those that begin before; returns whether it came
-    /// that far.
-    fn run_until(
-        &mut self,
-        place: Place,
-        until: Time,
-        observer: &mut impl Observer,
-    ) -> Result<bool, RunError> {
-        if !self.pools[place.pool].busy[place.worker.index()] {
-            return Ok(true);
-        }
-        let ((start, state), outcome) = self.with_engine(place, observer, |engine, sink| {
-            let start = engine.started_at();
-            let state = engine.run_on(start, until, sink);
-            if state == Ok(EngineState::Busy { until }) {
-                engine.end_iteration(until, sink);
-            }
-            (start, state)
-        });
-        self.apply(place, &outcome)?;
-        let next = match state.map_err(|source| RunError::Latency { at: start, source })? {
-            EngineState::Busy { until } => until,
-            EngineState::Idle { .. } => Time::MAX,
-        };
-        self.pools[place.pool].busy[place.worker.index()] = next != until && next != Time::MAX;
-        Ok(next >= until)
-    }
-
     fn iteration_ended(
         &mut self,
         place: Place,
@@ -370,11 +314,11 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.pools[place.pool].busy[place.worker.index()] = false;
-        self.ready.insert(place);
+        self.ready.push(Reverse(place));
         let ((), outcome) = self.with_engine(place, observer, |engine, sink| {
             engine.end_iteration(now, sink);
         });
-        self.apply(place, &outcome)
+        self.apply(place, outcome)
     }
 
     /// Decisions of KV-aware routers since the last call, in order; none unless they are recorded.
@@ -382,9 +326,9 @@ impl Cluster {
         std::mem::take(&mut self.routed)
     }
 
-    /// Requests that have ended since the last call, in order.
-    pub(crate) fn take_ended(&mut self) -> Vec<(RequestId, RequestStatus)> {
-        std::mem::take(&mut self.ended)
+    /// The next of the requests that have ended, in order.
+    pub(crate) fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus)> {
+        self.ended.pop_front()
     }
 
     /// Ends the run, in which nothing can happen any more.
@@ -439,7 +383,7 @@ impl Cluster {
     /// Lets a worker start what it can, unless an iteration is in flight, at whose end it does so anyway.
     fn wake(&mut self, place: Place) {
         if !self.pools[place.pool].busy[place.worker.index()] {
-            self.ready.insert(place);
+            self.ready.push(Reverse(place));
         }
     }
 
@@ -462,7 +406,7 @@ impl Cluster {
         let Pool { role, engines, routing, .. } = &mut self.pools[place.pool];
         let engine = &mut engines[place.worker.index()];
         let recorder = &mut self.recorder;
-        let outcome = Outcome::default();
+        let outcome = std::mem::take(&mut self.outcome);
         let mut sink = Sink { place, pool: *role, last_stage, routing, recorder, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
@@ -477,7 +421,7 @@ impl Cluster {
     }
 
     /// Acts on what an engine did.
-    fn apply(&mut self, place: Place, outcome: &Outcome) -> Result<(), RunError> {
+    fn apply(&mut self, place: Place, mut outcome: Outcome) -> Result<(), RunError> {
         for (transfer, now) in &outcome.transfers {
             let Some(source) = self.live.get(&transfer.id).and_then(|live| live.source) else { continue };
             if transfer.end <= *now {
@@ -505,6 +449,8 @@ impl Cluster {
             self.leave(id, place, now);
             self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
         }
+        outcome.clear();
+        self.outcome = outcome;
         Ok(())
     }
 
@@ -553,7 +499,7 @@ impl Cluster {
             self.transfer_ended(id, source, now);
         }
         self.recorder.end(id, status, now);
-        self.ended.push((id, status));
+        self.ended.push_back((id, status));
     }
 }
 

@@ -168,7 +168,7 @@ impl Simulation {
 
     /// Lets sessions go on whose turn has ended.
     fn follow_ended(&mut self, now: Time) {
-        for (id, status) in self.cluster.take_ended() {
+        while let Some((id, status)) = self.cluster.pop_ended() {
             self.ended += 1;
             let turn = self
                 .turns

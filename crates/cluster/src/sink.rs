@@ -19,6 +19,16 @@ pub(crate) struct Outcome {
     pub(crate) iterations: u64,
 }
 
+impl Outcome {
+    /// Empties it for reuse, keeping its memory.
+    pub(crate) fn clear(&mut self) {
+        self.transfers.clear();
+        self.signals.clear();
+        self.rejected.clear();
+        self.iterations = 0;
+    }
+}
+
 /// What a token means to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {

@@ -97,8 +97,12 @@ impl KvCache {
 
     fn store_blocks(&mut self, request: &mut Request, full: u32) {
         let stored = request.stored;
+        // Of what it generates itself, nobody has stored anything, unless it was here before.
+        let is_new = request.has_private_output
+            && request.preemptions == 0
+            && stored >= request.prompt_tokens / self.block_size;
         let (blocks, hashes) = request.hashed_blocks(full);
-        self.pool.store(&blocks[..full as usize], stored, hashes);
+        self.pool.store(&blocks[..full as usize], stored, hashes, is_new);
         request.stored = full;
     }
 

@@ -241,8 +241,8 @@ impl BlockPool {
 
     /// Makes the content of `blocks` hittable from block `stored` on; what is before that can be hit already.
     ///
-    /// `hashes` are those of the blocks, ascending runs, and maybe of some more.
-    pub(crate) fn store(&mut self, blocks: &[BlockId], stored: u32, hashes: &HashRuns) {
+    /// `hashes` are those of the blocks, ascending runs, and maybe of some more; `is_new` if none of it is here already.
+    pub(crate) fn store(&mut self, blocks: &[BlockId], stored: u32, hashes: &HashRuns, is_new: bool) {
         let new = stored..blocks.len() as u32;
         if let Some(events) = &mut self.events
             && !new.is_empty()
@@ -254,7 +254,7 @@ impl BlockPool {
         for mut run in hashes.range(new) {
             loop {
                 let before = done.checked_sub(1).map(|before| blocks[before]);
-                let count = self.store_some(before, &blocks[done..], run);
+                let count = self.store_some(before, &blocks[done..], run, is_new);
                 done += count as usize;
                 if count == run.len {
                     break;
@@ -267,8 +267,10 @@ impl BlockPool {
 
     /// Stores the first blocks of a run: those up to the first whose content is here already, or those that are here
     /// already in one segment. Returns how many.
-    fn store_some(&mut self, before: Option<BlockId>, blocks: &[BlockId], run: HashRun) -> u32 {
-        let overlap = self.cached.first_overlap((run.first.0, run.len), |segment| self.extent(segment));
+    fn store_some(&mut self, before: Option<BlockId>, blocks: &[BlockId], run: HashRun, is_new: bool) -> u32 {
+        let search = || self.cached.first_overlap((run.first.0, run.len), |segment| self.extent(segment));
+        debug_assert!(!is_new || search().is_none(), "what is new is not here yet");
+        let overlap = if is_new { None } else { search() };
         if let Some((0, other)) = overlap {
             return self.store_duplicates(other, blocks, run);
         }

@@ -11,7 +11,7 @@ fn take(pool: &mut BlockPool, n: u32) -> Vec<BlockId> {
 }
 
 fn store(pool: &mut BlockPool, blocks: &[BlockId], first: u64) {
-    pool.store(blocks, 0, &HashRun::up(SequenceHash(first), blocks.len() as u32).into());
+    pool.store(blocks, 0, &HashRun::up(SequenceHash(first), blocks.len() as u32).into(), false);
 }
 
 fn hits(pool: &BlockPool, first: u64, len: u32) -> Vec<u32> {
@@ -75,7 +75,7 @@ fn a_prefix_that_is_hit_parts_from_the_rest() {
     let other = take(&mut pool, 3);
     assert_eq!(other, [5, 6, 4].map(BlockId));
     let hashes = [HashRun::up(SequenceHash(10), 4), HashRun::up(SequenceHash(50), 1)].into_iter().collect();
-    pool.store(&[&blocks[..2], &other].concat(), 2, &hashes);
+    pool.store(&[&blocks[..2], &other].concat(), 2, &hashes, false);
     assert_eq!(hits(&pool, 10, 9), [1, 2, 3, 6], "block 5 has the content of block 3, which had it first");
     assert_eq!(pool.num_cached(), 5);
     pool.check(blocks[..2].iter().chain(&other).copied());

@@ -224,14 +224,16 @@ impl Latency {
         passes.len()
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the compiler declines, for a twentieth of a run of long outputs")]
     fn duration(&self, PassTime { prompt_ms, decode_ms }: PassTime) -> Result<Duration, LatencyError> {
         Ok(part(prompt_ms, self.speedup.prompt)? + part(decode_ms, self.speedup.decode)?)
     }
 }
 
 /// A part of a pass, sped up.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as its caller")]
 #[expect(clippy::float_cmp, reason = "only a division by exactly 1 changes nothing")]
 fn part(ms: f64, ratio: f64) -> Result<Duration, LatencyError> {
     // What is nothing stays nothing, and a division by 1 changes nothing.

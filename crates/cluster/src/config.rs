@@ -115,8 +115,8 @@ pub struct SimulationOptions {
     pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
-    /// Decide each iteration request by request and show it to the observer; otherwise iterations in which requests only
-    /// decode are taken together, at a fraction of the cost and with the same results.
+    /// Decide each iteration request by request and show it to the observer; otherwise requests that decode are taken
+    /// together, and workers run one by one where they may, at a fraction of the cost and with the same results.
     pub plain: bool,
 }
 

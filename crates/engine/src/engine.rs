@@ -30,7 +30,7 @@ pub struct Engine {
     /// Ended iterations, whose memory the next ones take over.
     #[expect(clippy::vec_box, reason = "steps are moved between here and the flight, by their pointers")]
     spare: Vec<Box<Step>>,
-    /// Whether decode-only iterations may run as a stretch.
+    /// Whether requests that decode may do so as a stretch.
     stretches: bool,
     /// The iteration of a stretch in flight.
     decode: Option<Decode>,
@@ -74,8 +74,8 @@ pub struct EngineTracing {
     /// Move the clock as the recorder of the real engine does: where that spins while it polls for KV transfers, the
     /// recorder goes on to the next input before it ends an empty iteration.
     pub recorder_clock: bool,
-    /// Take decode-only iterations together and report only what changes in them, by
-    /// [`IterationSink::decoded`] and what stands with it: the same decisions at a fraction of the cost. Not together
+    /// Take requests that decode together and report only what changes, by [`IterationSink::decoded`] and what stands
+    /// with it, and by [`Iteration::decoded`](crate::Iteration::decoded): the same decisions at a fraction of the cost. Not together
     /// with `block_ids` or `recorder_clock`.
     pub stretches: bool,
 }

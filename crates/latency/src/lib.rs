@@ -225,7 +225,10 @@ impl Latency {
     }
 
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "the compiler declines, for a twentieth of a run of long outputs")]
+    #[expect(
+        clippy::inline_always,
+        reason = "the compiler declines, for a twentieth of a run of long outputs"
+    )]
     fn duration(&self, PassTime { prompt_ms, decode_ms }: PassTime) -> Result<Duration, LatencyError> {
         Ok(part(prompt_ms, self.speedup.prompt)? + part(decode_ms, self.speedup.decode)?)
     }

@@ -8,7 +8,7 @@
 //! - `running`: its first half: tokens for the running requests, preemption.
 //! - `admission`: its second half: the waiting requests, KV from elsewhere.
 //! - `update`: what becomes known at the end of an iteration.
-//! - `stretch`: iterations that only decode, at the cost of what changes in them.
+//! - `stretch`: requests that decode, at the cost of what changes.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
 //! - `pool`: blocks, free list, contents (`BlockPool`); `segment`: blocks that it handles as one.
 //! - `queue`: the waiting queue of either policy.

@@ -85,7 +85,7 @@ impl Scheduler {
     }
 
     /// Gives members the blocks that they need in the next iteration, and lets others hit those that they fill, unless
-    /// [nobody would](Self::stores_at_end).
+    /// [nobody would](super::kv::KvCache::stores_at_end).
     fn cross_blocks(&mut self) {
         let decided = self.stretch.done() + 1;
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {

@@ -4,7 +4,7 @@
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
 //! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
-//! - [`mod@export`] writes a run as other tools write theirs.
+//! - [`export()`] writes a run as other tools write theirs.
 //! - [`render_page`] makes a page of a run for a browser, in one file, [`render_differences_page`] one of a comparison.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!

@@ -1,6 +1,6 @@
 //! The deployment as a state machine: pools of workers, hand-offs between them, and the life of each request.
 
-mod apart;
+mod ahead;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -267,44 +267,6 @@ impl Cluster {
         self.pools[place.pool].busy[place.worker.index()] |= is_busy;
         self.apply(place, outcome)?;
         Ok(is_busy)
-    }
-
-    /// Lets a worker go on by itself until something may come to it or others have to act on what it does.
-    fn run_ahead(
-        &mut self,
-        place: Place,
-        now: Time,
-        next_arrival: Time,
-        observer: &mut impl Observer,
-    ) -> Result<(), RunError> {
-        let horizon = self.horizon(place, now, next_arrival);
-        let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
-            let state = engine.run_on(now, horizon, sink);
-            (state, engine.started_at())
-        });
-        match state.map_err(|source| RunError::Latency { at: now, source })? {
-            EngineState::Busy { until } => {
-                let order = (place.pool, u64::from(place.worker.0));
-                self.schedule(until, begun, order, Event::IterationEnd(place));
-            }
-            EngineState::Idle { .. } => self.pools[place.pool].busy[place.worker.index()] = false,
-        }
-        self.apply(place, outcome)
-    }
-
-    /// Until when a worker may go on by itself.
-    fn horizon(&self, place: Place, now: Time, next_arrival: Time) -> Time {
-        let hands_off = place.pool + 1 < self.pools.len();
-        let pool = &self.pools[place.pool];
-        let fetches = place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
-        if self.ends_matter || hands_off || fetches || pool.is_watched() {
-            return now;
-        }
-        if place.pool == 0 {
-            return next_arrival;
-        }
-        let hand_off = self.deadlines.peek().map_or(Time::MAX, |Reverse(deadline)| deadline.at);
-        next_arrival.min(hand_off)
     }
 
     fn iteration_ended(

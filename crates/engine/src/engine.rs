@@ -75,8 +75,8 @@ pub struct EngineTracing {
     /// recorder goes on to the next input before it ends an empty iteration.
     pub recorder_clock: bool,
     /// Take requests that decode together and report only what changes, by [`IterationSink::decoded`] and what stands
-    /// with it, and by [`Iteration::decoded`](crate::Iteration::decoded): the same decisions at a fraction of the cost. Not together
-    /// with `block_ids` or `recorder_clock`.
+    /// with it, and by [`Iteration::decoded`](crate::Iteration::decoded): the same decisions at a fraction of the cost.
+    /// Not together with `block_ids` or `recorder_clock`.
     pub stretches: bool,
 }
 

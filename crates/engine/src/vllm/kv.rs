@@ -65,8 +65,9 @@ impl KvCache {
     ///
     /// The caller has checked that enough blocks are free.
     pub(crate) fn allocate(&mut self, request: &mut Request, hits: &[BlockId], blocks: u32) {
+        // At once what it will take, rather than moved several times as it grows.
         let most = self.blocks_for(request.most_tokens()).min(self.pool.num_blocks());
-        request.blocks.reserve_exact(most as usize);
+        request.blocks.reserve_exact((most as usize).saturating_sub(request.blocks.len()));
         if !hits.is_empty() {
             debug_assert!(request.blocks.is_empty(), "only a request without blocks can hit some");
             self.pool.touch(hits);

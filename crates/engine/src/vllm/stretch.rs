@@ -2,6 +2,8 @@
 //!
 //! An iteration decides and changes exactly what `schedule()` and `update()` would, if it asked request by request.
 
+use servecast_types::Time;
+
 use super::request::{Request, Status};
 use super::scheduler::{Round, Scheduler};
 use crate::iteration::Finished;
@@ -36,7 +38,7 @@ impl Scheduler {
             let decoding = self.running.iter().take_while(|&&slot| requests[slot].decodes(decided));
             let members = decoding.map(|&slot| member(slot, &requests[slot], self.config.max_model_len));
             self.stretch.begin(self.config.block_size, members);
-            for &slot in &self.running[..self.stretch.requests() as usize] {
+            for &slot in &self.running[..self.num_members()] {
                 self.requests[slot].joined = 0;
             }
         }
@@ -58,7 +60,8 @@ impl Scheduler {
 
     /// Whether all running requests get the blocks that they need next.
     fn has_room_for_running(&self) -> bool {
-        let mut round = self.round(servecast_types::Time::ZERO);
+        // How many tokens somebody gets does not depend on the time.
+        let mut round = self.round(Time::ZERO);
         round.budget -= self.num_members() as u32;
         let mut needed = self.stretch.num_opening();
         for &slot in &self.running[self.num_members()..] {
@@ -102,6 +105,7 @@ impl Scheduler {
         }
     }
 
+    /// Lets others hit what members filled in the iteration before, where that has waited.
     fn tell_late_fills(&mut self) {
         let done = self.stretch.done();
         for &Change { slot, .. } in self.stretch.take_late_fills() {

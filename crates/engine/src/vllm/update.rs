@@ -29,6 +29,7 @@ impl Scheduler {
             let (requests, mut members) = (&self.requests, self.num_members());
             let runs =
                 |slot: Slot| requests.get(slot).is_some_and(|request| request.status == Status::Running);
+            // Members that ended have left the list already, and looking at the others costs a cache miss each.
             self.running.retain(|&slot| {
                 let is_member = members > 0;
                 members = members.saturating_sub(1);

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer,
-    TransferTime,
+    Decodes, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Finished, Iteration,
+    IterationSink, Transfer, TransferTime,
 };
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
 
@@ -27,12 +27,19 @@ impl IterationSink for Schedule {
 
 /// Serves requests given as first prompt token, prompt length, output length and arrival in milliseconds.
 #[track_caller]
-pub(crate) fn check(changes: &Value, requests: &[(u32, u32, u32, u64)], expected: &[&str]) {
-    let request = |(index, &(first, prompt, max_tokens, at)): (usize, &(u32, u32, u32, u64))| {
+pub(crate) fn check(changes: &Value, requests: &[Numbers], expected: &[&str]) {
+    check_requests(changes, numbered(requests), expected);
+}
+
+/// A request: first prompt token, prompt length, output length and arrival in milliseconds.
+type Numbers = (u32, u32, u32, u64);
+
+fn numbered(requests: &[Numbers]) -> Vec<EngineRequest> {
+    let request = |(index, &(first, prompt, max_tokens, at)): (usize, &Numbers)| {
         let prompt = Prompt::new([Run::tokens(first, prompt)]);
         EngineRequest::new(RequestId(index as u32), prompt, max_tokens, Time::from_ns(at * MS))
     };
-    check_requests(changes, requests.iter().enumerate().map(request).collect(), expected);
+    requests.iter().enumerate().map(request).collect()
 }
 
 #[track_caller]
@@ -40,25 +47,100 @@ pub(crate) fn check_requests(changes: &Value, requests: Vec<EngineRequest>, expe
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
-    let mut engine = Engine::new(config, EngineTracing::default());
-    let (mut now, mut schedule) = (Time::ZERO, Schedule::default());
-    let mut requests = requests.into_iter().peekable();
+    let mut schedule = Schedule::default();
+    serve(&mut Engine::new(config, EngineTracing::default()), requests, &mut schedule);
+    assert_eq!(schedule.0, expected);
+}
+
+/// Serves requests, in order of arrival, to their ends.
+fn serve(engine: &mut Engine, requests: Vec<EngineRequest>, sink: &mut impl IterationSink) {
+    let (mut now, mut requests) = (Time::ZERO, requests.into_iter().peekable());
     loop {
         while let Some(request) = requests.next_if(|request| request.arrival <= now) {
             engine.submit(request).unwrap();
         }
-        let EngineState::Busy { until } = engine.run(now, &mut schedule).unwrap() else { break };
+        let EngineState::Busy { until } = engine.run(now, sink).unwrap() else { break };
         now = until;
-        engine.end_iteration(now, &mut schedule);
+        engine.end_iteration(now, sink);
         engine.check();
     }
-    assert_eq!(schedule.0, expected);
 }
 
 #[test]
 fn decodes_come_before_prompts_and_prompts_fill_the_budget() {
     let requests = [(0, 6, 3, 0), (100, 6, 1, 0)];
     check(&json!({"max_num_batched_tokens": 8}), &requests, &["0:6@0 1:2@0", "0:1@6 1:4@2", "0:1@7"]);
+}
+
+/// What an engine tells of that takes decodes together: `+n` for n requests that decoded besides, or only decoded.
+#[derive(Default)]
+struct Together(Vec<String>);
+
+impl IterationSink for Together {
+    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+
+    fn iteration_ended(&mut self, iteration: &Iteration) {
+        let scheduled = iteration.scheduled.iter();
+        let scheduled = scheduled.map(|each| format!("{}:{}@{}", each.id, each.tokens, each.computed));
+        let decoded = (iteration.decoded > 0).then(|| format!("+{}", iteration.decoded));
+        self.0.push(decoded.into_iter().chain(scheduled).collect::<Vec<_>>().join(" "));
+    }
+
+    fn decoded(&mut self, decodes: &Decodes) {
+        self.0.extend(decodes.ends.iter().map(|_| format!("+{}", decodes.requests)));
+    }
+
+    fn finished_decoding(&mut self, finished: Finished, end: Time) {
+        self.0.push(format!("{} has {} tokens at {}", finished.id, finished.output_tokens, end.as_ns() / MS));
+    }
+
+    fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
+        self.0.push(format!("{request} had {output_tokens} tokens at {}", last_token.as_ns() / MS));
+    }
+}
+
+#[test]
+fn decodes_go_on_together_beside_a_prompt_and_are_told_of_one_by_one_when_blocks_run_out() {
+    let settings = json!({
+        "block_size": 4, "latency": "linear:1000,0,0", "max_num_batched_tokens": 8, "num_gpu_blocks": 6,
+        "reserve_null_block": false, "enable_prefix_caching": false, "scheduler_reserve_full_isl": false,
+    });
+    let one_by_one = [
+        "0:4@0",
+        "0:1@4",
+        "0:1@5",
+        "0:1@6 1:7@0",
+        "0:1@7 1:5@7",
+        "1! 0:1@8",
+        "0:1@9 1:7@0",
+        "1! 0:1@10",
+        "0:1@11 1:7@0",
+        "1:6@7",
+        "1:1@13",
+    ];
+    check(&settings, &[(0, 4, 9, 0), (100, 12, 3, 3)], &one_by_one);
+    let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
+    let mut engine = Engine::new(config, EngineTracing { stretches: true, ..EngineTracing::default() });
+    let mut told = Together::default();
+    serve(&mut engine, numbered(&[(0, 4, 9, 0), (100, 12, 3, 3)]), &mut told);
+    let together = [
+        "0:4@0",
+        "0:1@4",
+        "+1",
+        "+1 1:7@0",
+        "+1 1:5@7",
+        "0 had 5 tokens at 5",
+        "0:1@8",
+        "+1 1:7@0",
+        "0 had 7 tokens at 7",
+        "0:1@10",
+        "0 has 9 tokens at 9",
+        "+1 1:7@0",
+        "1:6@7",
+        "+1",
+        "1 has 3 tokens at 11",
+    ];
+    assert_eq!(told.0, together);
 }
 
 #[test]

@@ -1,13 +1,54 @@
-//! Workers that have nothing to do with one another: each runs by itself, through all that has come to it.
+//! How far a worker goes by itself, without the event loop: up to when something may come to it, or, where workers have
+//! nothing to do with one another, through all that has come to it.
+
+use std::cmp::Reverse;
 
 use servecast_engine::EngineState;
 use servecast_types::{Time, WorkerId};
 
-use super::{Cluster, Place, submit};
+use super::{Cluster, Event, Place, submit};
 use crate::pool::Pool;
 use crate::{Observer, RunError};
 
 impl Cluster {
+    /// Lets a worker go on by itself until something may come to it or others have to act on what it does.
+    pub(super) fn run_ahead(
+        &mut self,
+        place: Place,
+        now: Time,
+        next_arrival: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let horizon = self.horizon(place, now, next_arrival);
+        let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
+            let state = engine.run_on(now, horizon, sink);
+            (state, engine.started_at())
+        });
+        match state.map_err(|source| RunError::Latency { at: now, source })? {
+            EngineState::Busy { until } => {
+                let order = (place.pool, u64::from(place.worker.0));
+                self.schedule(until, begun, order, Event::IterationEnd(place));
+            }
+            EngineState::Idle { .. } => self.pools[place.pool].busy[place.worker.index()] = false,
+        }
+        self.apply(place, outcome)
+    }
+
+    /// Until when a worker may go on by itself.
+    fn horizon(&self, place: Place, now: Time, next_arrival: Time) -> Time {
+        let hands_off = place.pool + 1 < self.pools.len();
+        let pool = &self.pools[place.pool];
+        let fetches = place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
+        if self.ends_matter || hands_off || fetches || pool.is_watched() {
+            return now;
+        }
+        if place.pool == 0 {
+            return next_arrival;
+        }
+        let hand_off = self.deadlines.peek().map_or(Time::MAX, |Reverse(deadline)| deadline.at);
+        next_arrival.min(hand_off)
+    }
+
     /// The number of workers if none has to do with another: what comes to each is known beforehand, and nobody acts on
     /// what it does. Then requests may [arrive](Cluster::arrive) ahead of time, and [wait](Cluster::run_worker) for it.
     pub(crate) fn workers_apart(&self) -> Option<u32> {

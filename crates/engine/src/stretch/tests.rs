@@ -1,0 +1,132 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// What happens in an iteration: who opens and fills a block, and who ends.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Events {
+    work: StepWork,
+    crossings: Vec<(u32, Crossing)>,
+    ended: Vec<u32>,
+}
+
+/// A request that joins when `at` iterations have ended.
+#[derive(Debug, Clone, Copy)]
+struct Joiner {
+    at: u64,
+    computed: u32,
+    remaining: u32,
+}
+
+fn of(changes: &[Change]) -> Vec<(u32, Crossing)> {
+    changes.iter().map(|change| (change.slot.0, change.crossing)).collect()
+}
+
+/// What happens in each iteration of a stretch that goes on until everybody has ended; what is told of late, where it
+/// happened. The joiners are in order.
+fn follow(block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> {
+    let member = |slot: usize| {
+        let Joiner { computed, remaining, .. } = joiners[slot];
+        Member { slot: Slot(slot as u32), computed, remaining }
+    };
+    let first = joiners.iter().take_while(|joiner| joiner.at == 0).count();
+    let (mut stretch, mut next, mut log) = (Stretch::default(), first, Vec::<Events>::new());
+    stretch.begin(block_size, (0..first).map(member));
+    stretch.let_fills_wait(fills_wait);
+    while stretch.requests() > 0 || next < joiners.len() {
+        let to_join = joiners.get(next).map_or(u64::MAX, |joiner| joiner.at) - stretch.done();
+        if to_join == 0 {
+            add_late(&mut log, &of(stretch.take_late_fills()));
+            stretch.join(member(next));
+            next += 1;
+            continue;
+        }
+        if stretch.requests() > 0 {
+            let quiet = stretch.uneventful().min(to_join - 1);
+            for _ in 0..quiet {
+                assert_eq!(stretch.num_opening(), 0);
+                log.push(Events { work: stretch.work(), ..Events::default() });
+                stretch.skip(1);
+            }
+        }
+        let (work, opening) = (stretch.work(), stretch.num_opening());
+        let changes = stretch.take_crossings();
+        let late = changes.iter().take_while(|change| change.is_late).count();
+        assert!(late == 0 || fills_wait);
+        add_late(&mut log, &of(&changes[..late]));
+        let crossings = of(&changes[late..]);
+        let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
+        assert_eq!(opened, opening as usize);
+        stretch.end_iteration();
+        let ended = std::iter::from_fn(|| stretch.pop_ended()).map(|slot| slot.0).collect();
+        log.push(Events { work, crossings, ended });
+    }
+    log
+}
+
+fn add_late(log: &mut [Events], late: &[(u32, Crossing)]) {
+    if let Some(before) = log.last_mut() {
+        before.crossings.extend(late);
+        before.crossings.sort_unstable();
+    }
+}
+
+/// The same, request by request and token by token.
+fn spelled_out(block_size: u32, joiners: &[Joiner]) -> Vec<Events> {
+    let end = |joiner: &Joiner| joiner.at + u64::from(joiner.remaining);
+    let iteration = |number: u64| {
+        let mut events = Events::default();
+        let run = |joiner: &&Joiner| (joiner.at..end(joiner)).contains(&number);
+        for (slot, joiner) in (0..).zip(joiners).filter(|(_, joiner)| run(joiner)) {
+            let at = joiner.computed + (number - joiner.at) as u32;
+            let context = u64::from(at) + 1;
+            events.work.requests += 1;
+            events.work.context_tokens += context;
+            events.work.longest_context_tokens = events.work.longest_context_tokens.max(context);
+            events.work.squared_context_tokens += u128::from(context).pow(2);
+            if at.is_multiple_of(block_size) {
+                events.crossings.push((slot, Crossing::Opens));
+            }
+            if (at + 1).is_multiple_of(block_size) {
+                events.crossings.push((slot, Crossing::Fills));
+            }
+            if number + 1 == end(joiner) {
+                events.ended.push(slot);
+            }
+        }
+        events
+    };
+    (0..joiners.iter().map(end).max().unwrap_or(0)).map(iteration).collect()
+}
+
+proptest! {
+    #[test]
+    fn it_is_what_happens_token_by_token(
+        block_size in 2_u32..9,
+        mut joiners in prop::collection::vec((prop_oneof![Just(0), 0_u64..40], 0_u32..40, 1_u32..60), 1..12),
+    ) {
+        joiners.sort_by_key(|joiner| joiner.0);
+        let joiner = |&(at, computed, remaining)| Joiner { at, computed, remaining };
+        let joiners: Vec<_> = joiners.iter().map(joiner).collect();
+        for fills_wait in [false, true] {
+            prop_assert_eq!(follow(block_size, fills_wait, &joiners), spelled_out(block_size, &joiners));
+        }
+    }
+}
+
+#[test]
+fn with_blocks_of_one_token_only_ends_are_told() {
+    let mut stretch = Stretch::default();
+    let members = [(10, 2), (20, 5)].into_iter().zip(0..);
+    stretch.begin(
+        1,
+        members.map(|((computed, remaining), slot)| Member { slot: Slot(slot), computed, remaining }),
+    );
+    assert_eq!((stretch.num_opening(), stretch.uneventful()), (2, 1));
+    stretch.skip(1);
+    assert!(stretch.take_crossings().is_empty());
+    assert_eq!((stretch.done(), stretch.decided()), (1, 2));
+    stretch.end_iteration();
+    assert_eq!((stretch.pop_ended(), stretch.pop_ended()), (Some(Slot(0)), None));
+    assert_eq!((stretch.requests(), stretch.work().context_tokens, stretch.done()), (1, 23, 2));
+}

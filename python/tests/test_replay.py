@@ -194,7 +194,7 @@ def test_other_threads_run_during_a_replay() -> None:
     thread.start()
     running.wait()
     began = time.monotonic()
-    servecast.run_synthetic_trace_replay(50, 2000, 400, plain=True)
+    servecast.run_synthetic_trace_replay(50, 2000, 6000, plain=True)
     ended = time.monotonic()
     stop.set()
     thread.join()

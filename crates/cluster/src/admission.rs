@@ -1,7 +1,7 @@
 //! When the turns of sessions become requests.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use servecast_types::{Duration, Prompt, Time};
 use servecast_workload::{Session, TurnStart, Workload};
@@ -38,10 +38,8 @@ pub(crate) struct Admission {
     order: Vec<u32>,
     started: usize,
     follow_ups: BinaryHeap<Reverse<(Time, u64, TurnId)>>,
-    mode: LoadMode,
-    under_way: u32,
-    /// When a place became free last.
-    place_free: Time,
+    /// In a closed loop, when each free place became free, the first one in front; places of an open loop are endless.
+    free_places: Option<VecDeque<Time>>,
     /// What lies between the user and the deployment: a turn is due there so much after it is sent.
     front_end: Duration,
 }
@@ -55,14 +53,18 @@ impl Admission {
             LoadMode::ClosedLoop { concurrency: 0 } => return Err(ClusterError::NoConcurrency),
             LoadMode::ClosedLoop { .. } => (0..workload.sessions.len() as u32).collect(),
         };
+        let free_places = match mode {
+            LoadMode::OpenLoop => None,
+            LoadMode::ClosedLoop { concurrency } => {
+                Some(vec![Time::ZERO; (concurrency as usize).min(order.len())].into())
+            }
+        };
         Ok(Self {
             sessions: workload.sessions,
             order,
             started: 0,
             follow_ups: BinaryHeap::new(),
-            mode,
-            under_way: 0,
-            place_free: Time::ZERO,
+            free_places,
             front_end,
         })
     }
@@ -98,7 +100,7 @@ impl Admission {
         }
         if start.is_some_and(|(.., first)| first == turn) {
             self.started += 1;
-            self.under_way += 1;
+            self.free_places.as_mut().map(VecDeque::pop_front);
         } else {
             self.follow_ups.pop();
         }
@@ -120,18 +122,18 @@ impl Admission {
 
     /// A session will have no more turns: another takes its place.
     pub(crate) fn session_ended(&mut self, now: Time) {
-        self.under_way -= 1;
-        self.place_free = now;
+        if let Some(places) = &mut self.free_places {
+            places.push_back(now);
+        }
     }
 
     fn next_start(&self) -> Option<(Time, u64, TurnId)> {
         let session = *self.order.get(self.started)?;
         let first = self.session(session).turns.first()?;
-        let time = match (self.mode, first.start) {
-            (LoadMode::OpenLoop, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
-            (LoadMode::OpenLoop, TurnStart::AfterPrevious(delay)) => Time::ZERO + delay,
-            (LoadMode::ClosedLoop { concurrency }, _) if self.under_way < concurrency => self.place_free,
-            (LoadMode::ClosedLoop { .. }, _) => return None,
+        let time = match (&self.free_places, first.start) {
+            (Some(places), _) => *places.front()?,
+            (None, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
+            (None, TurnStart::AfterPrevious(delay)) => Time::ZERO + delay,
         };
         Some((time, first.line, TurnId { session, turn: 0 }))
     }
@@ -234,6 +236,22 @@ mod tests {
         admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(20));
         assert_eq!(due(&mut admission, ms(31)), [(1, 0)]);
         assert_eq!(admission.next_arrival(), Some(ms(32)));
+    }
+
+    #[test]
+    fn a_start_in_the_front_end_is_not_put_off_by_a_later_end() {
+        let at = TurnStart::At(Time::ZERO);
+        let workload =
+            Workload { sessions: (1..=4).map(|line| session(line, &[at])).collect(), ..Workload::default() };
+        let mode = LoadMode::ClosedLoop { concurrency: 2 };
+        let mut admission = Admission::new(workload, mode, Duration::from_ns(200_000_000)).unwrap();
+        assert_eq!(due(&mut admission, ms(200)), [(0, 0), (1, 0)]);
+        admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(300));
+        admission.turn_ended(TurnId { session: 1, turn: 0 }, ms(400));
+        assert_eq!(admission.next_arrival(), Some(ms(500)));
+        assert_eq!(due(&mut admission, ms(500)), [(2, 0)]);
+        assert_eq!(admission.sent(ms(500)), ms(300));
+        assert_eq!(due(&mut admission, ms(600)), [(3, 0)]);
     }
 
     #[test]

@@ -55,6 +55,12 @@ pub(crate) struct Cluster {
     sequence: u64,
     /// Workers that have started an iteration at this instant, which may go on by themselves.
     started: Vec<Place>,
+    /// Hand-offs whose KV transfer has not started: a decode worker has no room for them yet, or is in an iteration.
+    waiting_transfers: usize,
+    /// Whether every worker stops at the end of each iteration, whatever could reach it.
+    plain: bool,
+    /// The first invariant that was found broken.
+    broken: Option<Box<RunError>>,
     /// Whether somebody acts on the end of a request at once: a session that goes on, a closed loop.
     ends_matter: bool,
     /// Whether no worker has to do with another.
@@ -126,11 +132,19 @@ impl Event {
 struct Live {
     /// The worker that serves it, unless a router has parked it.
     place: Option<Place>,
-    /// The worker that holds the KV of its prompt until the transfer ends.
-    source: Option<Place>,
+    /// Where the KV of its prompt is held until the transfer ends.
+    source: Option<Source>,
     /// What the decode stage will get.
     decode_stage: Option<EngineRequest>,
     placement: Placement,
+}
+
+/// The prefill worker that holds the KV of a prompt for a decode worker.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    place: Place,
+    /// Whether the transfer has started.
+    is_moving: bool,
 }
 
 impl Cluster {
@@ -149,6 +163,9 @@ impl Cluster {
             decode_deadlines: BinaryHeap::new(),
             sequence: 0,
             started: Vec::new(),
+            waiting_transfers: 0,
+            plain: options.plain,
+            broken: None,
             ends_matter,
             are_apart: blind && !ends_matter && !options.plain,
             ready: BinaryHeap::new(),
@@ -244,8 +261,8 @@ impl Cluster {
             }
         }
         let mut started = std::mem::take(&mut self.started);
-        // All that start now in an earlier pool have to be known before a worker of a later one runs ahead.
-        started.sort_unstable();
+        // How far a worker runs ahead depends on when those may act that do not run ahead: their deadlines come first.
+        started.sort_unstable_by_key(|&place| (self.may_run_ahead(place), place));
         for &place in &started {
             self.run_ahead(place, now, next_arrival.unwrap_or(Time::MAX), observer)?;
         }
@@ -294,7 +311,7 @@ impl Cluster {
     }
 
     /// Ends the run, in which nothing can happen any more.
-    pub(crate) fn finish(self, now: Time) -> Result<RunRecord, RunError> {
+    pub(crate) fn finish(mut self, now: Time) -> Result<RunRecord, RunError> {
         if let Some((&first, live)) = self.live.iter().min_by_key(|(id, _)| **id) {
             let place = match live.place {
                 Some(Place { pool, worker }) => {
@@ -305,14 +322,20 @@ impl Cluster {
             return Err(RunError::Stuck { at: now, unfinished: self.live.len(), first: first.0, place });
         }
         if self.check {
-            self.pools.iter().flat_map(|pool| &pool.engines).for_each(Engine::check);
+            let workers =
+                |(pool, of): (usize, &Pool)| (0..of.engines.len() as u32).map(move |worker| (pool, worker));
+            let places: Vec<_> = self.pools.iter().enumerate().flat_map(workers).collect();
+            for (pool, worker) in places {
+                self.check_worker(Place { pool, worker: WorkerId(worker) });
+            }
         }
+        self.holds()?;
         let engines = self.pools.iter().flat_map(|pool| &pool.engines);
         let extrapolated_iterations = engines.clone().map(Engine::num_extrapolated).sum();
         let mut latency_estimates: Vec<String> =
             engines.filter_map(|engine| engine.latency_estimate().map(str::to_owned)).collect();
         latency_estimates.dedup();
-        Ok(RunRecord { extrapolated_iterations, latency_estimates, ..self.recorder.take(self.check) })
+        Ok(RunRecord { extrapolated_iterations, latency_estimates, ..self.recorder.take(self.check)? })
     }
 
     /// Gives a request to a pool, whose router sends it on at once or later.
@@ -329,7 +352,7 @@ impl Cluster {
             if self.are_apart {
                 self.pools[pool].inboxes[worker.index()].push_back(request);
             } else {
-                submit(&mut self.pools[pool].engines[worker.index()], request);
+                self.submit(place, request, now);
                 self.wake(place);
             }
             self.recorder.queued(id, pool, worker, arrived, now);
@@ -340,6 +363,13 @@ impl Cluster {
                 self.routed.push(Routed { pool: self.pools[pool].role, arrived, at: now, admission });
             }
         }
+    }
+
+    fn submit(&mut self, place: Place, request: EngineRequest, now: Time) {
+        self.check_causality(place, now);
+        let id = request.id;
+        let accepted = self.pools[place.pool].engines[place.worker.index()].submit(request);
+        assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
     }
 
     /// Lets a worker start what it can, unless an iteration is in flight, at whose end it does so anyway.
@@ -376,16 +406,48 @@ impl Cluster {
             let before = self.iterations / CHECK_EVERY;
             self.iterations += outcome.iterations;
             if self.iterations / CHECK_EVERY > before {
-                engine.check();
+                self.check_worker(place);
             }
         }
         (result, outcome)
     }
 
+    /// Walks over all requests and blocks of a worker.
+    fn check_worker(&mut self, place: Place) {
+        let engine = &self.pools[place.pool].engines[place.worker.index()];
+        let (at, checked) = (engine.clock(), engine.check());
+        if let Err(what) = checked {
+            self.break_invariant(place, at, what);
+        }
+    }
+
+    /// Notes that a worker is not as it must be; the driver ends the run.
+    fn break_invariant(&mut self, place: Place, at: Time, what: String) {
+        let place = format!("{} worker {}", self.pools[place.pool].role.name(), place.worker);
+        self.broken.get_or_insert_with(|| Box::new(RunError::Invariant { at, place, what }));
+    }
+
+    /// An error if an invariant was found broken.
+    pub(crate) fn holds(&mut self) -> Result<(), RunError> {
+        self.broken.take().map_or(Ok(()), |error| Err(*error))
+    }
+
+    /// A worker that is told something at `now` has not gone beyond that by itself.
+    fn check_causality(&mut self, place: Place, now: Time) {
+        let clock = self.pools[place.pool].engines[place.worker.index()].clock();
+        if now < clock {
+            self.break_invariant(
+                place,
+                now,
+                format!("it is reached by something, but has gone on to {clock}"),
+            );
+        }
+    }
+
     /// Acts on what an engine did.
     fn apply(&mut self, place: Place, mut outcome: Outcome) -> Result<(), RunError> {
         for (transfer, now) in &outcome.transfers {
-            let Some(source) = self.live.get(&transfer.id).and_then(|live| live.source) else { continue };
+            let Some(source) = self.transfer_started(transfer.id) else { continue };
             if transfer.end <= *now {
                 self.transfer_ended(transfer.id, source, *now);
             } else {
@@ -437,14 +499,24 @@ impl Cluster {
         let transfer = handoff.transfer_time(request.prompt.tokens());
         let remote_prefill = Some(transfer.map_err(|source| RunError::Latency { at: now, source })?);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
-        live.source = live.place.take();
+        live.source = live.place.take().map(|place| Source { place, is_moving: false });
+        self.waiting_transfers += usize::from(live.source.is_some());
         let forced = live.placement.get(1).copied();
         self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now);
         Ok(())
     }
 
+    /// The KV of a request is on its way; returns where from.
+    fn transfer_started(&mut self, id: RequestId) -> Option<Place> {
+        let source = self.live.get_mut(&id)?.source.as_mut()?;
+        self.waiting_transfers -= usize::from(!source.is_moving);
+        source.is_moving = true;
+        Some(source.place)
+    }
+
     /// The KV of a request is where it goes: its source lets go of it.
     fn transfer_ended(&mut self, id: RequestId, source: Place, now: Time) {
+        self.check_causality(source, now);
         self.pools[source.pool].engines[source.worker.index()].release(id, now, now);
         self.wake(source);
         if let Some(live) = self.live.get_mut(&id) {
@@ -458,17 +530,12 @@ impl Cluster {
     fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
         // A request that is given up before its transfer began leaves KV behind.
         if let Some(source) = self.live.remove(&id).and_then(|live| live.source) {
-            self.transfer_ended(id, source, now);
+            self.waiting_transfers -= usize::from(!source.is_moving);
+            self.transfer_ended(id, source.place, now);
         }
         self.recorder.end(id, status, now);
         self.ended.push_back((id, status));
     }
-}
-
-fn submit(engine: &mut Engine, request: EngineRequest) {
-    let id = request.id;
-    let accepted = engine.submit(request);
-    assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
 }
 
 fn reject_reason(rejection: Rejection) -> RejectReason {

@@ -109,14 +109,16 @@ pub struct SimulationOptions {
     pub router: RouterOptions,
     /// Root of all random numbers of the deployment.
     pub seed: u64,
-    /// Check invariants along the way, and panic if one is broken.
+    /// Check invariants along the way, and end with [`RunError::Invariant`](crate::RunError::Invariant) if one is
+    /// broken.
     pub check: bool,
     /// Tell the observer of every decision of a KV-aware router.
     pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
-    /// Decide each iteration request by request and show it to the observer; otherwise requests that decode are taken
-    /// together, and workers run one by one where they may, at a fraction of the cost and with the same results.
+    /// Decide each iteration request by request, show it to the observer, and let no worker run ahead of the event loop;
+    /// otherwise requests that decode are taken together, and workers run by themselves where nothing can reach them, at
+    /// a fraction of the cost and with the same results.
     pub plain: bool,
 }
 

@@ -80,6 +80,16 @@ pub enum RunError {
         /// Where it is.
         place: String,
     },
+    /// An invariant does not hold: the results would be wrong.
+    #[error("{place} at {at}: {what}; this is a bug of servecast")]
+    Invariant {
+        /// When it was found.
+        at: Time,
+        /// Which worker or which request.
+        place: String,
+        /// What does not hold.
+        what: String,
+    },
     /// The observer asked to stop.
     #[error("interrupted at {at} of virtual time")]
     Interrupted {

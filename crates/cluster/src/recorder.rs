@@ -2,9 +2,10 @@
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Decodes, Iteration, Transfer};
-use servecast_types::{Duration, RequestId, Time, WorkerId};
+use servecast_types::{Duration, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
+use crate::RunError;
 use crate::record::{
     PoolRecord, PoolRole, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
     WorkerTotals,
@@ -189,17 +190,21 @@ impl Recorder {
         record.ended = now;
     }
 
-    /// The records of a run that is over; `check` asserts that they make sense.
-    pub(crate) fn take(self, check: bool) -> RunRecord {
+    /// The records of a run that is over; with `check` those that make no sense are an error.
+    pub(crate) fn take(self, check: bool) -> Result<RunRecord, RunError> {
         let Self { requests, ended, mut gaps, run: (gap, times), pools, readmitted } = self;
         if times > 0 {
             gaps.add(gap, times);
         }
         assert!(ended.iter().all(|&ended| ended), "every request ends");
-        if check {
-            requests.iter().for_each(check_record);
+        for record in requests.iter().filter(|_| check) {
+            check_record(record).map_err(|what| RunError::Invariant {
+                at: record.ended,
+                place: format!("the request of line {}", record.line),
+                what,
+            })?;
         }
-        RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() }
+        Ok(RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() })
     }
 
     /// Whether a request has no token of its current stage yet.
@@ -244,34 +249,30 @@ impl Recorder {
     }
 }
 
-/// Panics unless the times of a request are in order and its tokens add up.
-fn check_record(record: &RequestRecord) {
-    let line = record.line;
+/// Checks that the times of a request are in order and its tokens add up; says what does not hold.
+fn check_record(record: &RequestRecord) -> Result<(), String> {
     let mut clock = record.arrival;
-    let mut follow = |time: Option<Time>, what: &str| {
-        if let Some(time) = time {
-            assert!(time >= clock, "line {line}: {what} is before what precedes it");
-            clock = time;
-        }
-    };
-    for stage in &record.stages {
-        follow(Some(stage.arrived), "arrival at the pool");
-        follow(Some(stage.queued), "queued");
-        follow(stage.transfer_start, "transfer start");
-        follow(stage.transfer_end, "transfer end");
-        follow(stage.admitted, "admission");
-        follow(stage.first_token, "first token");
-        follow(stage.last_token, "last token");
+    let stages = record.stages.iter().flat_map(|stage| {
+        [
+            (Some(stage.arrived), "arrival at the pool"),
+            (Some(stage.queued), "arrival at the worker"),
+            (stage.transfer_start, "transfer start"),
+            (stage.transfer_end, "transfer end"),
+            (stage.admitted, "admission"),
+            (stage.first_token, "first token"),
+            (stage.last_token, "last token"),
+        ]
+    });
+    for (time, what) in stages.chain([(Some(record.ended), "end")]) {
+        let Some(time) = time else { continue };
+        ensure!(time >= clock, "its {what} at {time} is before what precedes it at {clock}");
+        clock = time;
     }
-    follow(Some(record.ended), "end");
-    assert!(
-        record.output_tokens <= record.requested_output_tokens,
-        "line {line}: more tokens than asked for"
-    );
+    let (tokens, requested) = (record.output_tokens, record.requested_output_tokens);
+    ensure!(tokens <= requested, "it has {tokens} output tokens, more than {requested}");
     if record.is_finished() {
-        assert!(
-            record.output_tokens > 0 && record.last_token == Some(record.ended),
-            "line {line}: finished early"
-        );
+        ensure!(tokens > 0, "it finished without a token");
+        ensure!(record.last_token == Some(record.ended), "it did not end with its last token");
     }
+    Ok(())
 }

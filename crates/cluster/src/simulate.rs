@@ -76,7 +76,8 @@ impl Simulation {
     /// Runs until every request has ended.
     ///
     /// # Panics
-    /// If an invariant is broken, which would be a bug; a checked run looks for more of them.
+    /// If servecast has a bug that leaves it no other way out. Invariants that do not hold are errors; a
+    /// [checked](SimulationOptions::check) run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         if let Some(workers) = self.cluster.workers_apart() {
             return self.run_apart(workers, observer);
@@ -96,6 +97,7 @@ impl Simulation {
             self.cluster.start(now, self.admission.next_arrival(), observer)?;
             self.follow_ended(now);
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
+            self.cluster.holds()?;
             if observer.progress(now, self.ended).is_break() {
                 return Err(RunError::Interrupted { at: now });
             }
@@ -125,6 +127,7 @@ impl Simulation {
                 let mut is_done = false;
                 while !is_done {
                     is_done = self.cluster.run_worker(worker, is_last, observer)?;
+                    self.cluster.holds()?;
                     self.follow_ended(now);
                     if observer.progress(now, self.ended).is_break() {
                         return Err(RunError::Interrupted { at: now });

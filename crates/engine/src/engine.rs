@@ -24,6 +24,8 @@ pub struct Engine {
     depth: usize,
     /// When the last iteration in flight ends.
     device_free: Time,
+    /// When it last decided or ended an iteration.
+    clock: Time,
     /// Whether the next decision has to wait for the end of the oldest iteration in flight.
     blocked: bool,
     recorder_clock: bool,
@@ -89,6 +91,7 @@ impl Engine {
             in_flight: VecDeque::with_capacity(depth),
             depth,
             device_free: Time::ZERO,
+            clock: Time::ZERO,
             blocked: false,
             recorder_clock: tracing.recorder_clock,
             spare: Vec::new(),
@@ -185,6 +188,7 @@ impl Engine {
 
     /// Ends the oldest iteration in flight, which is due.
     pub fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
+        self.clock = now;
         if let Some(decode) = self.decode.take() {
             debug_assert_eq!(decode.end, now);
             self.end_decode(decode, sink);
@@ -219,6 +223,7 @@ impl Engine {
     fn start_decode(&mut self, now: Time) -> Result<bool, LatencyError> {
         let decided = self.scheduler.decide_decode();
         if decided {
+            self.clock = now;
             let stretch = self.scheduler.stretch();
             let batch = self.decode_batch(stretch.work());
             let end = now + self.config().latency.iteration(&batch)?;
@@ -293,11 +298,13 @@ impl Engine {
         }
         self.scheduler.skip_quiet(ended);
         self.last_decode_end = start;
+        self.clock = start;
         start
     }
 
     /// Decides an iteration and puts it in flight; returns whether it computes anything.
     fn start(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
+        self.clock = now;
         let mut step = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut step);
         if !step.iteration.is_eventful() && !self.in_flight.iter().any(|step| step.computes()) {
@@ -323,6 +330,10 @@ impl Engine {
         let Some(mut step) = self.in_flight.pop_front() else { return false };
         step.iteration.end = step.iteration.end.max(now);
         self.scheduler.update(&mut step);
+        if !step.computes() {
+            // It may have been in flight since long before; no pass ran.
+            step.iteration.start = step.iteration.end;
+        }
         if step.iteration.decoded > 0 {
             self.last_decode_end = step.iteration.end;
         }
@@ -348,6 +359,11 @@ impl Engine {
                 EngineState::Idle { wake: self.scheduler.next_transfer_end(now) }
             }
         }
+    }
+
+    /// How far it has come: when it last decided or ended an iteration. Nothing may come to it before.
+    pub fn clock(&self) -> Time {
+        self.clock
     }
 
     /// When the oldest iteration in flight began.
@@ -396,11 +412,8 @@ impl Engine {
         self.scheduler.num_free_blocks()
     }
 
-    /// Checks the engine's invariants.
-    ///
-    /// # Panics
-    /// If one is broken.
-    pub fn check(&self) {
-        self.scheduler.check();
+    /// Checks the engine's invariants, which takes a walk over all its requests and blocks; says which is broken.
+    pub fn check(&self) -> Result<(), String> {
+        self.scheduler.check()
     }
 }

@@ -10,7 +10,8 @@ use crate::Rejection;
 pub struct Iteration {
     /// When the scheduler decided it.
     pub scheduled_at: Time,
-    /// When the forward pass began: later than `scheduled_at` under asynchronous scheduling.
+    /// When the forward pass began: later than `scheduled_at` under asynchronous scheduling. `end` if nothing was
+    /// computed.
     pub start: Time,
     /// When its results became visible.
     pub end: Time,

@@ -106,8 +106,8 @@ impl Scheduler {
         each!(self, scheduler => scheduler.num_free_blocks())
     }
 
-    pub(crate) fn check(&self) {
-        each!(self, scheduler => scheduler.check());
+    pub(crate) fn check(&self) -> Result<(), String> {
+        each!(self, scheduler => scheduler.check())
     }
 
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.

@@ -10,6 +10,7 @@
 //!
 //! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
 
+mod ensure;
 mod error;
 pub mod hash;
 mod ids;

@@ -3,11 +3,10 @@
 
 use std::cmp::Reverse;
 
-use servecast_engine::EngineState;
+use servecast_engine::{EngineRequest, EngineState};
 use servecast_types::{Time, WorkerId};
 
-use super::{Cluster, Event, Place, submit};
-use crate::pool::Pool;
+use super::{Cluster, Event, Place};
 use crate::{Observer, RunError};
 
 impl Cluster {
@@ -34,19 +33,31 @@ impl Cluster {
         self.apply(place, outcome)
     }
 
-    /// Until when a worker may go on by itself.
-    fn horizon(&self, place: Place, now: Time, next_arrival: Time) -> Time {
+    /// Whether a worker may go on by itself at all: nobody waits for what it does, and it waits for nobody.
+    pub(super) fn may_run_ahead(&self, place: Place) -> bool {
         let hands_off = place.pool + 1 < self.pools.len();
         let pool = &self.pools[place.pool];
-        let fetches = place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
-        if self.ends_matter || hands_off || fetches || pool.is_watched() {
+        let fetches = || place.pool > 0 && pool.engines[place.worker.index()].awaits_kv();
+        !(self.plain || self.ends_matter || hands_off || pool.is_watched() || fetches())
+    }
+
+    /// Until when a worker may go on by itself: nothing can reach it before.
+    ///
+    /// What reaches a worker of the first pool is an arrival. What reaches a decode worker is a hand-off, at the end of
+    /// a prefill iteration. One is in flight, and so among the deadlines, or an arrival starts it, or prompts wait on an
+    /// idle worker for memory. That is held until KV has been fetched: from the end of a transfer on, if it has started,
+    /// or else not before a decode worker that waits to fetch decides its next iteration.
+    fn horizon(&self, place: Place, now: Time, next_arrival: Time) -> Time {
+        if !self.may_run_ahead(place) {
             return now;
         }
         if place.pool == 0 {
             return next_arrival;
         }
-        let hand_off = self.deadlines.peek().map_or(Time::MAX, |Reverse(deadline)| deadline.at);
-        next_arrival.min(hand_off)
+        let waits = self.waiting_transfers > 0;
+        let heaps = [Some(&self.deadlines), Some(&self.decode_deadlines).filter(|_| waits)];
+        let next = heaps.into_iter().flatten().filter_map(|heap| heap.peek().map(|Reverse(due)| due.at));
+        next.min().map_or(next_arrival, |next| next.min(next_arrival))
     }
 
     /// The number of workers if none has to do with another: what comes to each is known beforehand, and nobody acts on
@@ -73,13 +84,10 @@ impl Cluster {
             if next.is_none() {
                 return Ok(true);
             }
-            let Pool { inboxes, engines, .. } = &mut self.pools[0];
-            let inbox = &mut inboxes[worker.index()];
             // Whatever comes at one instant comes before the engine starts.
-            while inbox.front().is_some_and(|request| request.arrival == until)
-                && let Some(request) = inbox.pop_front()
-            {
-                submit(&mut engines[worker.index()], request);
+            let is_due = |request: &mut EngineRequest| request.arrival == until;
+            while let Some(request) = self.pools[0].inboxes[worker.index()].pop_front_if(is_due) {
+                self.submit(place, request, until);
             }
             self.start_worker(place, until, observer)?;
         }

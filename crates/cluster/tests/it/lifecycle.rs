@@ -201,3 +201,36 @@ fn pools_that_do_not_fit_together_are_refused() {
     let refused = Topology::aggregated(PoolEngine { workers: 0, args: &args, config: &config }).unwrap_err();
     assert_eq!(refused.to_string(), "`num_workers` is 0, but a pool needs at least 1 worker");
 }
+
+/// One prefill worker and two decode workers of 13 usable blocks of 64 tokens, every iteration 10 ms.
+fn tight_prefill(decode: &Value) -> Topology {
+    let settings = json!({
+        "latency": "linear:10000,0,0", "block_size": 64, "num_gpu_blocks": 14, "kv_bytes_per_token": 1000,
+    });
+    let prefill = EngineArgs::from_json(settings.clone()).unwrap();
+    let mut decode_settings = settings;
+    decode_settings.as_object_mut().unwrap().extend(decode.as_object().cloned().unwrap_or_default());
+    let decode = EngineArgs::from_json(decode_settings).unwrap();
+    let configs = [&prefill, &decode].map(|args| args.validate(None).unwrap());
+    Topology::disaggregated(
+        PoolEngine { workers: 1, args: &prefill, config: &configs[0] },
+        PoolEngine { workers: 2, args: &decode, config: &configs[1] },
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_decode_worker_does_not_run_past_a_hand_off_that_waits_for_prefill_memory() {
+    // The prompt of line 4 waits until the KV of line 3 has left the prefill worker: at 60 ms, when the decode worker
+    // that is to have it ends line 1. It is computed by 70 ms and handed to the other decode worker, which decodes
+    // line 2 meanwhile and must not be further than that.
+    let rows = [row(1, 0.0, 640, 5), row(2, 0.0, 64, 100), row(3, 11.0, 640, 5), row(4, 12.0, 250, 5)];
+    for plain in [false, true] {
+        let options = SimulationOptions { plain, ..SimulationOptions::default() };
+        let record = run(&tight_prefill(&json!({})), &rows, options);
+        let ttfts = record.requests.iter().map(|request| request.ttft().unwrap().as_ms());
+        let ttfts: Vec<f64> = ttfts.collect();
+        assert_eq!(ttfts[3], 68.0, "plain: {plain}");
+        assert_eq!(ttfts.iter().sum::<f64>() / 4.0, 41.75, "plain: {plain}");
+    }
+}

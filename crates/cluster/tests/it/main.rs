@@ -12,3 +12,4 @@ mod oracle_peer;
 mod oracle_router;
 mod peer;
 mod properties;
+mod scenario;

@@ -1,247 +1,13 @@
 //! Whatever the deployment and the load: every request ends once, in order, and a run can be repeated.
 
-use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use serde_json::json;
-use servecast_cluster::record::{RequestStatus, RunRecord};
-use servecast_cluster::{
-    KvRouterOptions, LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation,
-    SimulationOptions, Topology,
-};
+use servecast_cluster::RouterMode;
+use servecast_cluster::record::{PoolRole, RequestStatus, RunRecord};
 use servecast_engine::{EngineArgs, EngineType};
-use servecast_latency::{Batch, LatencyModel, PassTime, Step};
-use servecast_router::KvRouterConfig;
-use servecast_types::{Duration, Time};
-use servecast_workload::{Load, TraceRow, Workload};
+use servecast_types::Duration;
+use servecast_workload::TraceRow;
 
-/// The model of engines with `profile:uneven`: as a profile does, it looks at how contexts are spread, and extrapolates.
-#[derive(Debug)]
-struct Uneven;
-
-impl LatencyModel for Uneven {
-    fn pass(&self, batch: &Batch) -> PassTime {
-        let steps = batch.steps;
-        let squares = steps.squared_context_tokens as f64;
-        let us = steps.context_tokens as f64 + 7.0 * steps.longest_context_tokens as f64 + squares / 11.0;
-        PassTime { prompt_ms: 0.0, decode_ms: (us + 13.0 * batch.tokens as f64) / 1000.0 }
-    }
-
-    fn extrapolates(&self, batch: &Batch) -> bool {
-        batch.steps.longest_context_tokens > 60
-    }
-}
-
-/// The model of engines with `step:experts.toml`, with something in front of it.
-const STEP: &str = "front_end_us = 1700\n[prefill]\nbase_us = 300\nper_prefill_token_us = 7\nper_sequence_us = 11\n\
-                    per_context_token_us = 1.5\nper_attention_pair_us = 0.25\n[decode]\nbase_us = 200\n\
-                    per_sequence_us = 9\nper_context_token_us = 1.25\n[experts]\ncount = 8\nper_token = 2\n\
-                    all_us = 400\n";
-
-#[derive(Debug, Clone)]
-struct Scenario {
-    prefill: EngineArgs,
-    /// Disaggregated if there is one.
-    decode: Option<EngineArgs>,
-    workers: (u32, u32),
-    rows: Vec<TraceRow>,
-    concurrency: Option<u32>,
-    router_mode: RouterMode,
-    kv_router: KvRouterOptions,
-}
-
-/// Any engine, in blocks of 4 tokens, so that it goes with any other.
-fn engine() -> impl Strategy<Value = EngineArgs> {
-    let trtllm = vllm().prop_map(|args| EngineArgs { engine_type: EngineType::Trtllm, ..args });
-    prop_oneof![3 => vllm(), 3 => sglang(), 1 => trtllm]
-}
-
-fn sglang() -> impl Strategy<Value = EngineArgs> {
-    let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
-    let own = (prop_oneof![Just(-1), 1_i64..16], 1_u32..120, policy, 0.0_f64..2.0);
-    let switches = (any::<bool>(), any::<bool>(), any::<bool>());
-    (vllm(), own, switches).prop_map(|(args, own, switches)| {
-        let (chunk, max_prefill_tokens, policy, conservativeness) = own;
-        let (mixed, serial, priorities) = switches;
-        let priorities = priorities && matches!(policy, "fcfs" | "lof");
-        let own = json!({
-            "chunked_prefill_size": if chunk > 0 { 4 * chunk } else { chunk },
-            "max_prefill_tokens": max_prefill_tokens, "schedule_policy": policy,
-            "schedule_conservativeness": conservativeness, "enable_mixed_chunk": mixed && chunk > 0,
-            "disable_overlap_schedule": serial, "enable_priority_scheduling": priorities,
-            "priority_scheduling_preemption_threshold": 1,
-        });
-        let default = EngineArgs::default();
-        EngineArgs {
-            engine_type: EngineType::Sglang,
-            sglang: Some(serde_json::from_value(own).unwrap()),
-            max_num_batched_tokens: default.max_num_batched_tokens,
-            enable_chunked_prefill: default.enable_chunked_prefill,
-            scheduler_reserve_full_isl: default.scheduler_reserve_full_isl,
-            async_scheduling: default.async_scheduling,
-            scheduling_policy: default.scheduling_policy,
-            ..args
-        }
-    })
-}
-
-/// Output that a prompt leaves room for on an engine: in the context, and in the pool where that limits it.
-fn output_room(args: &EngineArgs, prompt: u32) -> u32 {
-    let (context, pages) = (args.max_model_len.unwrap_or(i32::MAX as u32), args.num_gpu_blocks);
-    match args.engine_type {
-        EngineType::Vllm => context - prompt,
-        EngineType::Trtllm => context.min(4 * pages) - prompt,
-        EngineType::Sglang => {
-            let pool = 4 * (pages - prompt.div_ceil(4)).saturating_sub(1);
-            context.saturating_sub(prompt + 2).min(pool.saturating_sub(1)).max(1)
-        }
-    }
-}
-
-fn vllm() -> impl Strategy<Value = EngineArgs> {
-    let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
-    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
-    (sizes, switches, transfer, 0..5_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
-        let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
-        let (caching, chunked, gate, asynchronous, priority) = switches;
-        let latencies =
-            ["polynomial", "linear:500,10,3", "linear:0,0,0", "profile:uneven", "step:experts.toml"];
-        let latency = latencies[latency as usize];
-        EngineArgs::from_json(json!({
-            "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
-            "enable_prefix_caching": caching, "enable_chunked_prefill": chunked,
-            "scheduler_reserve_full_isl": gate, "async_scheduling": asynchronous,
-            "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
-            "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
-        }))
-        .unwrap()
-    })
-}
-
-/// Rows of a few sessions, up to number `sessions`, whose prompts share prefixes, and of requests by themselves.
-fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Vec<TraceRow>> {
-    let row = (0_u8..12, 0_u32..40, 1_u64..120, 1_u64..40, 0_u64..3, -2_i32..3);
-    prop::collection::vec(row, size).prop_map(move |rows| {
-        let mut seen = std::collections::BTreeSet::new();
-        let row = |(index, (session, time, input, output, family, priority)): (
-            usize,
-            (u8, u32, u64, u64, u64, i32),
-        )| {
-            let first = seen.insert(session);
-            TraceRow {
-                line: index as u64 + 1,
-                session_id: (session < sessions).then(|| format!("session {session}")),
-                timestamp_ms: (first || session >= sessions || time % 2 == 0).then(|| f64::from(time)),
-                delay_ms: (!first && session < sessions && time % 3 == 0).then(|| f64::from(time) / 7.0),
-                input_length: Some(input),
-                output_length: output,
-                hash_ids: (0..input.div_ceil(6)).map(|block| family << 32 | block).collect(),
-                priority,
-            }
-        };
-        rows.into_iter().enumerate().map(row).collect()
-    })
-}
-
-/// A KV router with settings that matter to a simulation.
-fn kv_router() -> impl Strategy<Value = KvRouterOptions> {
-    let numbers = (prop_oneof![Just(1.0), 0.0..4.0], prop_oneof![Just(0.0), 0.0..2.0]);
-    let queue = (prop::option::of(0.0_f64..4.0), prop::sample::select(vec!["fcfs", "lcfs", "wspt"]));
-    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let index =
-        (prop_oneof![Just(120.0), 0.0..0.2], 1_u64..60, 0.0_f64..=1.0, prop_oneof![Just(0), 0_u64..50]);
-    (numbers, queue, switches, index).prop_map(|(numbers, queue, switches, index)| {
-        let (events, active, output, reuse, prefill) = switches;
-        let (ttl, most, ratio, delay_ms) = index;
-        let config = KvRouterConfig::from_json(&json!({
-            "overlap_score_weight": numbers.0, "router_temperature": numbers.1, "router_queue_threshold": queue.0,
-            "router_queue_policy": queue.1, "use_kv_events": events, "router_track_active_blocks": active,
-            "router_track_output_blocks": active && output, "router_assume_kv_reuse": reuse,
-            "router_track_prefill_tokens": prefill, "router_ttl_secs": ttl, "router_max_tree_size": most,
-            "router_prune_target_ratio": ratio,
-        }));
-        let settings = config.and_then(|config| config.validate()).unwrap();
-        KvRouterOptions { settings, event_delay: Duration::from_ns(delay_ms * 1_000_000) }
-    })
-}
-
-fn scenario() -> impl Strategy<Value = Scenario> {
-    let router_mode = prop_oneof![
-        Just(RouterMode::RoundRobin),
-        Just(RouterMode::Random),
-        Just(RouterMode::LeastLoaded),
-        Just(RouterMode::PowerOfTwo),
-        Just(RouterMode::PrefixHash),
-        Just(RouterMode::KvRouter)
-    ];
-    let decode = prop::option::of(engine());
-    let router = (router_mode, kv_router());
-    (engine(), decode, (1_u32..4, 1_u32..4), rows(6, 1..40), prop::option::of(1_u32..6), router).prop_map(
-        |(prefill, decode, workers, rows, concurrency, (router_mode, kv_router))| {
-            // Both engines would have to agree on what a hand-off costs: the prefill engine says it.
-            let decode = decode.map(|decode| EngineArgs {
-                kv_transfer_bandwidth: None,
-                kv_bytes_per_token: None,
-                ..decode
-            });
-            Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router }
-        },
-    )
-}
-
-fn run(scenario: &Scenario) -> RunRecord {
-    run_as(scenario, false)
-}
-
-/// `plain`: every iteration by itself, request by request.
-fn run_as(scenario: &Scenario, plain: bool) -> RunRecord {
-    let step = Step::from_toml(STEP).unwrap();
-    let pool = |args: &EngineArgs| {
-        let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
-        let model: Arc<dyn LatencyModel> = if is_step { Arc::new(step) } else { Arc::new(Uneven) };
-        args.validate(Some(model)).unwrap()
-    };
-    let prefill = pool(&scenario.prefill);
-    let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
-    let topology = match &scenario.decode {
-        None => Topology::aggregated(first).unwrap(),
-        Some(args) => {
-            let config = pool(args);
-            Topology::disaggregated(first, PoolEngine { workers: scenario.workers.1, args, config: &config })
-                .unwrap()
-        }
-    };
-    let (load, mode) = match scenario.concurrency {
-        None => (Load::Open { arrival_speedup_ratio: 1.0 }, LoadMode::OpenLoop),
-        Some(concurrency) => (Load::Closed, LoadMode::ClosedLoop { concurrency }),
-    };
-    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
-    let options = SimulationOptions {
-        load: mode,
-        router: RouterOptions {
-            mode: scenario.router_mode,
-            prefix_hash_blocks: 2,
-            kv: scenario.kv_router.clone(),
-        },
-        check: true,
-        plain,
-        ..SimulationOptions::default()
-    };
-    Simulation::new(&topology, workload, &options).unwrap().run(&mut Patience(100_000)).unwrap()
-}
-
-/// Gives up a run that takes more steps than any of these needs.
-struct Patience(u64);
-
-impl Observer for Patience {
-    fn progress(&mut self, _: Time, _: u64) -> ControlFlow<()> {
-        self.0 -= 1;
-        if self.0 == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-}
+use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch};
 
 /// Most sessions that are under way at one time.
 fn most_sessions_at_a_time(run: &RunRecord) -> usize {
@@ -262,15 +28,19 @@ fn cases() -> u32 {
     given.map_or(500, |given| given.to_str().unwrap().parse().expect("SERVECAST_PROPERTY_CASES is a number"))
 }
 
-/// Checks that a run is as it is request by request.
+/// Checks that a run is as it is request by request, in all that it records and shows to an observer.
 fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
-    let (fast, plain) = (run_as(scenario, false), run_as(scenario, true));
+    let ((fast, seen), (plain, expected)) = (watch(scenario, false), watch(scenario, true));
+    prop_assert_eq!(fast.requests.len(), plain.requests.len());
     for (fast, plain) in fast.requests.iter().zip(&plain.requests) {
         prop_assert_eq!(fast, plain);
     }
     prop_assert_eq!(fast.gaps, plain.gaps);
     prop_assert_eq!(fast.pools, plain.pools);
     prop_assert_eq!(fast.readmitted, plain.readmitted);
+    prop_assert_eq!(fast.extrapolated_iterations, plain.extrapolated_iterations);
+    prop_assert_eq!(fast.latency_estimates, plain.latency_estimates);
+    prop_assert_eq!(seen.timeless(), expected.timeless());
     Ok(())
 }
 
@@ -291,6 +61,26 @@ proptest! {
     ) {
         let router_mode = if draws { RouterMode::Random } else { RouterMode::RoundRobin };
         is_as_plain(&Scenario { decode: None, concurrency: None, rows, router_mode, ..scenario })?;
+    }
+
+    /// A worker does nothing before the end of the iteration before, unless it decides one iteration ahead.
+    #[test]
+    fn iterations_of_a_worker_follow_one_another(scenario in scenario()) {
+        let asynchronous = |args: &EngineArgs| args.async_scheduling || args.engine_type == EngineType::Sglang;
+        let (record, seen) = watch(&scenario, false);
+        for passes in seen.passes.values() {
+            for (before, after) in passes.iter().zip(passes.iter().skip(1)) {
+                prop_assert!(after.start >= before.end, "{:?} overlaps {:?}", after, before);
+            }
+        }
+        let last = scenario.decode.as_ref().unwrap_or(&scenario.prefill);
+        for stage in record.requests.iter().flat_map(|request| &request.stages) {
+            let engine = if stage.pool == PoolRole::Decode { last } else { &scenario.prefill };
+            let Some(admitted) = stage.admitted.filter(|_| !asynchronous(engine)) else { continue };
+            let passes = &seen.passes[&(stage.pool, stage.worker)];
+            let during = passes.iter().find(|pass| pass.start < admitted && admitted < pass.end);
+            prop_assert_eq!(during, None, "a request was admitted during an iteration");
+        }
     }
 
     #[test]
@@ -346,5 +136,46 @@ proptest! {
         let firsts = record.requests.iter().filter(|request| request.first_token.is_some()).count() as u64;
         let tokens: u64 = record.requests.iter().map(|request| u64::from(request.output_tokens)).sum();
         prop_assert_eq!(gaps + firsts, tokens);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4 * cases(), ..ProptestConfig::default() })]
+
+    /// A session of two turns makes the driver stop at every end of a request, so that no worker runs ahead: nothing
+    /// that it does long after all others may change what became of them. Small prefill pools make prompts wait for
+    /// memory that is held for decode workers.
+    #[test]
+    fn an_unrelated_later_session_changes_no_record(
+        scenario in scenario(),
+        decode in engine(),
+        blocks in 4_u32..14,
+        blind in any::<bool>(),
+    ) {
+        let decode = EngineArgs { kv_transfer_bandwidth: None, kv_bytes_per_token: None, ..decode };
+        let prefill = EngineArgs { num_gpu_blocks: blocks, ..scenario.prefill.clone() };
+        let router_mode = if blind { RouterMode::RoundRobin } else { scenario.router_mode };
+        let rows = scenario.rows.iter().map(|row| TraceRow { session_id: None, delay_ms: None, ..row.clone() });
+        let rows = rows.map(|row| TraceRow { timestamp_ms: row.timestamp_ms.or(Some(40.0)), ..row });
+        let rows: Vec<TraceRow> = rows.collect();
+        let alone = Scenario {
+            prefill, decode: Some(decode), concurrency: None, router_mode, rows, ..scenario
+        };
+        let turn = |line, timestamp_ms| TraceRow {
+            line,
+            session_id: Some("later".to_owned()),
+            timestamp_ms,
+            delay_ms: timestamp_ms.is_none().then_some(1.0),
+            input_length: Some(3),
+            output_length: 2,
+            hash_ids: vec![1 << 40],
+            ..TraceRow::default()
+        };
+        let count = alone.rows.len();
+        let mut with_later = alone.clone();
+        with_later.rows.extend([turn(count as u64 + 1, Some(1e6)), turn(count as u64 + 2, None)]);
+        let (alone, with_later) = (run(&alone), run(&with_later));
+        prop_assert_eq!(&alone.requests[..], &with_later.requests[..count]);
+        prop_assert_eq!(with_later.requests.len(), count + 2);
     }
 }

@@ -3,7 +3,7 @@
 //! Only sizes are kept, in tokens: which page of the pool something lies in makes no difference to any decision. A
 //! request's KV is a locked prefix in the tree (`protected` tokens) and whole pages of its own behind that.
 
-use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash};
+use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash, ensure};
 
 use super::request::Request;
 use super::tree::{Key, Match, NodeId, RadixTree};
@@ -189,20 +189,27 @@ impl KvCache {
         }
     }
 
-    /// Panics unless every token of the pool is free, in the tree, owned by one of `requests` or `taken` for them.
-    pub(super) fn check<'a>(&self, requests: impl Iterator<Item = &'a Request> + Clone, taken: u64) {
+    /// Checks that every token of the pool is free, in the tree, owned by one of `requests` or `taken` for them.
+    pub(super) fn check<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a Request> + Clone,
+        taken: u64,
+    ) -> Result<(), String> {
         let owned: u64 =
             requests.clone().map(|request| u64::from(request.allocated - request.protected)).sum();
         let cached = self.tree.evictable_tokens() + self.tree.protected_tokens();
-        assert_eq!(self.available + cached + owned + taken, self.capacity, "KV memory is conserved");
-        self.tree.check(requests.clone().map(|request| request.node));
+        let accounted = self.available + cached + owned + taken;
+        ensure!(
+            accounted == self.capacity,
+            "{accounted} tokens of KV are accounted for, of {}",
+            self.capacity
+        );
+        self.tree.check(requests.clone().map(|request| request.node))?;
         for request in requests {
-            assert!(
-                request.computed <= request.allocated,
-                "request {} has KV for what it computed",
-                request.id
-            );
+            let (id, computed, allocated) = (request.id, request.computed, request.allocated);
+            ensure!(computed <= allocated, "request {id} computed {computed} tokens in KV of {allocated}");
         }
+        Ok(())
     }
 }
 

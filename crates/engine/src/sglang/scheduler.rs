@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use servecast_types::Time;
+use servecast_types::{Time, ensure};
 
 use super::adder::{AddResult, PrefillAdder, Taken};
 use super::cache::KvCache;
@@ -410,17 +410,20 @@ impl Scheduler {
     }
 
     /// Panics unless KV memory is conserved and every request is in exactly one place.
-    pub(crate) fn check(&self) {
+    pub(crate) fn check(&self) -> Result<(), String> {
         // In a stretch with pages of one token, what requests took is not booked on them yet.
         let takes = self.stretches && self.config.block_size == 1;
         let taken = if takes { self.stretch.requests() * self.stretch.decided() } else { 0 };
-        self.cache.check(self.requests.iter(), taken);
+        self.cache.check(self.requests.iter(), taken)?;
         let lists = self.num_running() + self.num_waiting() + self.held.len();
         let finishing =
             self.requests.iter().filter(|request| request.status == Status::Active && request.is_finishing());
         let places = lists..=lists + finishing.count();
-        assert!(places.contains(&self.requests.iter().count()), "every request is in one place");
-        assert!(self.running.len() <= self.config.max_num_seqs as usize, "too many requests run");
+        let requests = self.requests.iter().count();
+        ensure!(places.contains(&requests), "{requests} requests are in {places:?} places");
+        let (running, most) = (self.running.len(), self.config.max_num_seqs);
+        ensure!(running <= most as usize, "{running} requests run, of {most} at most");
+        Ok(())
     }
 }
 

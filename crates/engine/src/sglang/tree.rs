@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::hash::Hasher;
 
 use rustc_hash::{FxHashMap, FxHasher};
-use servecast_types::{HashRuns, Prompt, Run};
+use servecast_types::{HashRuns, Prompt, Run, ensure};
 use smallvec::SmallVec;
 
 /// A node of the tree; reused once the node is evicted.
@@ -398,9 +398,8 @@ impl RadixTree {
         NodeId(self.nodes.len() as u32 - 1)
     }
 
-    /// Panics unless sizes, locks and the list of leaves agree with the tree and `locked` are all the locks there are;
-    /// for checked runs.
-    pub(super) fn check(&self, locked: impl Iterator<Item = NodeId>) {
+    /// Checks that sizes, locks and the list of leaves agree with the tree, and that `locked` are all locks.
+    pub(super) fn check(&self, locked: impl Iterator<Item = NodeId>) -> Result<(), String> {
         let mut locks = vec![0_u32; self.nodes.len()];
         for mut node in locked {
             while node != NodeId::ROOT {
@@ -412,23 +411,42 @@ impl RadixTree {
         let mut children = vec![0_u32; self.nodes.len()];
         for (&(parent, _), &id) in &self.children {
             let node = &self.nodes[id.index()];
-            assert_eq!(node.parent, parent, "parent of {id:?}");
-            assert_eq!(node.locks, locks[id.index()], "locks of {id:?}");
-            assert_eq!(node.tokens, node.content.iter().map(|run| run.len).sum::<u32>(), "length of {id:?}");
-            assert!(node.tokens > 0 && node.tokens.is_multiple_of(self.page_size), "pages of {id:?}");
+            ensure!(
+                node.parent == parent,
+                "{id:?} is listed below {parent:?}, but belongs to {:?}",
+                node.parent
+            );
+            let (counted, held) = (node.locks, locks[id.index()]);
+            ensure!(counted == held, "{id:?} counts {counted} locks, but has {held}");
+            let tokens = node.content.iter().map(|run| run.len).sum::<u32>();
+            ensure!(node.tokens == tokens, "{id:?} counts {} tokens, but has {tokens}", node.tokens);
+            ensure!(
+                tokens > 0 && tokens.is_multiple_of(self.page_size),
+                "{id:?} has {tokens} tokens, which are no whole pages"
+            );
             children[parent.index()] += 1;
             let size = if node.locks > 0 { &mut protected } else { &mut evictable };
             *size += u64::from(node.tokens);
             let listed = self.evictable_leaves.contains(&(node.last_use, id));
-            assert_eq!(listed, self.is_evictable_leaf(id), "whether {id:?} is listed for eviction");
+            ensure!(
+                listed == self.is_evictable_leaf(id),
+                "{id:?} is listed for eviction and locked, or neither"
+            );
             leaves += usize::from(listed);
         }
-        assert_eq!((evictable, protected), (self.evictable_tokens, self.protected_tokens), "sizes");
-        assert_eq!(leaves, self.evictable_leaves.len(), "leaves that are listed for eviction");
+        let counted = (self.evictable_tokens, self.protected_tokens);
+        ensure!(
+            (evictable, protected) == counted,
+            "{evictable} tokens are evictable and {protected} protected, but {counted:?} are counted"
+        );
+        let listed = self.evictable_leaves.len();
+        ensure!(leaves == listed, "{listed} leaves are listed for eviction, of {leaves}");
         let counted = self.children.values().chain([&NodeId::ROOT]);
         for id in counted {
-            assert_eq!(self.nodes[id.index()].children, children[id.index()], "children of {id:?}");
+            let (counted, found) = (self.nodes[id.index()].children, children[id.index()]);
+            ensure!(counted == found, "{id:?} counts {counted} children, but has {found}");
         }
+        Ok(())
     }
 }
 
@@ -454,7 +472,7 @@ mod tests {
         assert_eq!(tree.evictable_tokens(), 24);
         let found = tree.find(Key { tokens: 11, ..key(&second) });
         assert_eq!(found.tokens, 8);
-        tree.check(std::iter::empty());
+        tree.check(std::iter::empty()).unwrap();
     }
 
     #[test]
@@ -466,7 +484,7 @@ mod tests {
         }
         let found = tree.find(key(&contents[0]));
         tree.lock(found.node);
-        tree.check([found.node].into_iter());
+        tree.check([found.node].into_iter()).unwrap();
         assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (8, 6));
         assert_eq!(tree.evict_leaf().unwrap().0, 3);
         assert_eq!(tree.evict_leaf().unwrap().0, 5);
@@ -474,7 +492,7 @@ mod tests {
         tree.unlock(found.node);
         assert_eq!(tree.evict_leaf().unwrap().0, 2);
         assert_eq!(tree.evict_leaf().unwrap().0, 4, "a node without children is a leaf");
-        tree.check(std::iter::empty());
+        tree.check(std::iter::empty()).unwrap();
     }
 
     #[test]
@@ -485,6 +503,6 @@ mod tests {
         assert_eq!(tree.find(key(&other)).tokens, 0);
         tree.insert(key(&other));
         assert_eq!((tree.find(key(&one)).tokens, tree.find(key(&other)).tokens), (4, 4));
-        tree.check(std::iter::empty());
+        tree.check(std::iter::empty()).unwrap();
     }
 }

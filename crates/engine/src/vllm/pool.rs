@@ -7,7 +7,7 @@
 //! Blocks that came together mostly live and die together, so they are kept as [`Segment`]s: all costs are a segment,
 //! but for a few bytes a block.
 
-use servecast_types::{BlockId, Extent, HashRun, HashRuns, KvEvent, RunIndex, SequenceHash};
+use servecast_types::{BlockId, Extent, HashRun, HashRuns, KvEvent, RunIndex, SequenceHash, ensure};
 
 use super::segment::{ENDS, FRESH, NONE, Segment, Segments};
 
@@ -400,41 +400,45 @@ impl BlockPool {
         (content.map_or(0, |first| first.0), blocks.len() as u32)
     }
 
-    /// Panics unless the list, the counts and the index of contents agree and `references` are all that there are;
-    /// for checked runs.
-    pub(crate) fn check(&self, references: impl Iterator<Item = BlockId>) {
+    /// Checks that free list, reference counts and content index agree, and that `references` are all references of
+    /// requests; says what does not hold.
+    pub(crate) fn check(&self, references: impl Iterator<Item = BlockId>) -> Result<(), String> {
         let mut expected = vec![0_u32; self.segment_of.len()];
         references.for_each(|block| expected[block.index()] += 1);
         let mut known = std::collections::BTreeSet::new();
         for (block, (&segment, &expected)) in self.segment_of.iter().zip(&expected).enumerate() {
             if segment == NONE {
-                assert!(expected <= 1, "block {block} without content is shared");
+                ensure!(expected <= 1, "block {block} has no content, but {expected} references");
                 continue;
             }
             known.insert(segment);
             let Segment { blocks, references, .. } = &self.segments[segment];
-            assert_eq!(*references, expected, "references of block {block}");
-            assert!(blocks.contains(&BlockId(block as u32)), "block {block} is in its segment");
+            ensure!(
+                *references == expected,
+                "block {block} counts {references} references, but has {expected}"
+            );
+            ensure!(blocks.contains(&BlockId(block as u32)), "block {block} is not in its segment");
         }
         let on_list: u32 = self.segments.linked().map(|segment| self.segments[segment].references).sum();
-        assert_eq!(on_list, 0, "references of free blocks");
-        assert_eq!(self.free_list().count() as u32, self.num_free, "length of the free list");
+        ensure!(on_list == 0, "free blocks have {on_list} references");
+        let listed = self.free_list().count();
+        ensure!(listed as u32 == self.num_free, "{listed} blocks are on the free list of {}", self.num_free);
         let mut num_cached = 0;
         for &id in &known {
             let segment = &self.segments[id];
             let Some(first) = segment.content else { continue };
             for (at, hash) in (0..).zip(HashRun::up(first, segment.len()).iter()) {
-                let (found, offset) = self.find(hash).expect("content is found");
-                assert_eq!(
-                    (self.segments[found].is_first, offset),
-                    (true, at),
-                    "by the segment that has it first"
-                );
-                assert!(self.segments.duplicates(found).any(|other| other == id), "and those behind that");
+                let found = self.find(hash).filter(|&(found, offset)| {
+                    self.segments[found].is_first
+                        && offset == at
+                        && self.segments.duplicates(found).any(|other| other == id)
+                });
+                ensure!(found.is_some(), "content {hash:?} of a block is not in the index");
             }
             num_cached += if segment.is_first { segment.len() } else { 0 };
         }
-        assert_eq!(num_cached, self.num_cached, "distinct contents");
+        ensure!(num_cached == self.num_cached, "{num_cached} distinct contents, {} counted", self.num_cached);
+        Ok(())
     }
 }
 

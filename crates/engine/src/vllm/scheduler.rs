@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use servecast_types::{BlockId, RequestId, SequenceHash, Time};
+use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
 
 use super::kv::KvCache;
 use super::pool::Hits;
@@ -310,22 +310,25 @@ impl Scheduler {
         loading.chain(held).filter(|&end| end > now).min()
     }
 
-    /// Panics unless blocks are conserved and every request is in exactly one place.
-    pub(crate) fn check(&self) {
+    /// Checks that blocks are conserved and every request is in exactly one place; says what does not hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let live = || self.requests.iter();
         let deferred = self.deferred.iter().flat_map(|(_, blocks)| blocks.iter().copied());
-        self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()).chain(deferred));
+        self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()).chain(deferred))?;
         let places = self.num_running() + self.num_waiting() + self.held.len();
-        assert_eq!(live().count(), places, "every request is in one place");
-        assert!(self.num_running() <= self.config.max_num_seqs as usize, "too many requests run");
+        let requests = live().count();
+        ensure!(requests == places, "{requests} requests are in {places} places");
+        let (running, most) = (self.num_running(), self.config.max_num_seqs);
+        ensure!(running <= most as usize, "{running} requests run, of {most} at most");
         for request in live() {
             let covered = request.blocks.len() as u64 * u64::from(self.config.block_size);
-            assert!(
-                u64::from(request.computed) <= covered,
-                "request {} computed more than its blocks hold",
-                request.id
+            let Request { id, computed, outputs, max_tokens, .. } = *request;
+            ensure!(
+                u64::from(computed) <= covered,
+                "request {id} computed {computed} tokens, but its blocks hold {covered}"
             );
-            assert!(request.outputs <= request.max_tokens, "request {} produced too many tokens", request.id);
+            ensure!(outputs <= max_tokens, "request {id} produced {outputs} tokens of {max_tokens} at most");
         }
+        Ok(())
     }
 }

@@ -155,12 +155,12 @@ impl<'a> Driver<'a> {
                     self.refused.insert(id, reason);
                 }
                 submitted += 1;
-                self.engine.check();
+                self.engine.check().unwrap();
             }
             while let Some(entry) = self.releases.first_entry().filter(|entry| entry.key().0 <= now) {
                 let ((_, id), end) = entry.remove_entry();
                 self.engine.release(id, end, now);
-                self.engine.check();
+                self.engine.check().unwrap();
             }
             let state = self.engine.run(now, &mut self.log).unwrap();
             self.follow();
@@ -203,7 +203,7 @@ impl<'a> Driver<'a> {
 
     /// After a call: invariants, and the readers of what has ended.
     fn follow(&mut self) {
-        self.engine.check();
+        self.engine.check().unwrap();
         assert!(self.log.fruitless <= MOST_FRUITLESS_ITERATIONS, "no progress");
         for iteration in &self.log.iterations[self.iterations_seen..] {
             for finished in &iteration.finished {

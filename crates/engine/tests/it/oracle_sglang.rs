@@ -79,7 +79,7 @@ impl<'a> Driver<'a> {
             }
             let state = self.engine.run(now, &mut self.log).unwrap();
             self.take_steps();
-            self.engine.check();
+            self.engine.check().unwrap();
             match (state, self.arrivals.front()) {
                 (EngineState::Busy { until }, _) => {
                     now = until;

@@ -113,7 +113,7 @@ impl<'a> Driver<'a> {
             }
             let state = self.engine.run(now, &mut self.log).unwrap();
             self.take_steps(now);
-            self.engine.check();
+            self.engine.check().unwrap();
             let arrival =
                 self.arrivals.front().map(|&request| from_us(self.case.requests[request].arrival_us));
             match state {

@@ -62,7 +62,7 @@ fn serve(engine: &mut Engine, requests: Vec<EngineRequest>, sink: &mut impl Iter
         let EngineState::Busy { until } = engine.run(now, sink).unwrap() else { break };
         now = until;
         engine.end_iteration(now, sink);
-        engine.check();
+        engine.check().unwrap();
     }
 }
 

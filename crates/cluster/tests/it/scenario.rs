@@ -1,0 +1,329 @@
+//! Random deployments with random load on them, and how a run of one is looked at.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::json;
+use servecast_cluster::record::{PoolRole, RunRecord};
+use servecast_cluster::{
+    KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions, Simulation,
+    SimulationOptions, Topology,
+};
+use servecast_engine::{Admitted, Decodes, EngineArgs, EngineType, Iteration, Rejection, Transfer};
+use servecast_latency::{Batch, LatencyModel, PassTime, Step};
+use servecast_router::KvRouterConfig;
+use servecast_types::{Duration, RequestId, Time, WorkerId};
+use servecast_workload::{Load, TraceRow, Workload};
+
+/// The model of engines with `profile:uneven`: as a profile does, it looks at how contexts are spread, and extrapolates.
+#[derive(Debug)]
+struct Uneven;
+
+impl LatencyModel for Uneven {
+    fn pass(&self, batch: &Batch) -> PassTime {
+        let steps = batch.steps;
+        let squares = steps.squared_context_tokens as f64;
+        let us = steps.context_tokens as f64 + 7.0 * steps.longest_context_tokens as f64 + squares / 11.0;
+        PassTime { prompt_ms: 0.0, decode_ms: (us + 13.0 * batch.tokens as f64) / 1000.0 }
+    }
+
+    fn extrapolates(&self, batch: &Batch) -> bool {
+        batch.steps.longest_context_tokens > 60
+    }
+}
+
+/// The model of engines with `step:experts.toml`, with something in front of it.
+const STEP: &str = "front_end_us = 1700\n[prefill]\nbase_us = 300\nper_prefill_token_us = 7\nper_sequence_us = 11\n\
+                    per_context_token_us = 1.5\nper_attention_pair_us = 0.25\n[decode]\nbase_us = 200\n\
+                    per_sequence_us = 9\nper_context_token_us = 1.25\n[experts]\ncount = 8\nper_token = 2\n\
+                    all_us = 400\n";
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) prefill: EngineArgs,
+    /// Disaggregated if there is one.
+    pub(crate) decode: Option<EngineArgs>,
+    pub(crate) workers: (u32, u32),
+    pub(crate) rows: Vec<TraceRow>,
+    pub(crate) concurrency: Option<u32>,
+    pub(crate) router_mode: RouterMode,
+    pub(crate) kv_router: KvRouterOptions,
+}
+
+/// Any engine, in blocks of 4 tokens, so that it goes with any other.
+pub(crate) fn engine() -> impl Strategy<Value = EngineArgs> {
+    let trtllm = vllm().prop_map(|args| EngineArgs { engine_type: EngineType::Trtllm, ..args });
+    prop_oneof![3 => vllm(), 3 => sglang(), 1 => trtllm]
+}
+
+fn sglang() -> impl Strategy<Value = EngineArgs> {
+    let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
+    let own = (prop_oneof![Just(-1), 1_i64..16], 1_u32..120, policy, 0.0_f64..2.0);
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>());
+    (vllm(), own, switches).prop_map(|(args, own, switches)| {
+        let (chunk, max_prefill_tokens, policy, conservativeness) = own;
+        let (mixed, serial, priorities) = switches;
+        let priorities = priorities && matches!(policy, "fcfs" | "lof");
+        let own = json!({
+            "chunked_prefill_size": if chunk > 0 { 4 * chunk } else { chunk },
+            "max_prefill_tokens": max_prefill_tokens, "schedule_policy": policy,
+            "schedule_conservativeness": conservativeness, "enable_mixed_chunk": mixed && chunk > 0,
+            "disable_overlap_schedule": serial, "enable_priority_scheduling": priorities,
+            "priority_scheduling_preemption_threshold": 1,
+        });
+        let default = EngineArgs::default();
+        EngineArgs {
+            engine_type: EngineType::Sglang,
+            sglang: Some(serde_json::from_value(own).unwrap()),
+            max_num_batched_tokens: default.max_num_batched_tokens,
+            enable_chunked_prefill: default.enable_chunked_prefill,
+            scheduler_reserve_full_isl: default.scheduler_reserve_full_isl,
+            async_scheduling: default.async_scheduling,
+            scheduling_policy: default.scheduling_policy,
+            ..args
+        }
+    })
+}
+
+/// Output that a prompt leaves room for on an engine: in the context, and in the pool where that limits it.
+pub(crate) fn output_room(args: &EngineArgs, prompt: u32) -> u32 {
+    let (context, pages) = (args.max_model_len.unwrap_or(i32::MAX as u32), args.num_gpu_blocks);
+    match args.engine_type {
+        EngineType::Vllm => context - prompt,
+        EngineType::Trtllm => context.min(4 * pages) - prompt,
+        EngineType::Sglang => {
+            let pool = 4 * (pages - prompt.div_ceil(4)).saturating_sub(1);
+            context.saturating_sub(prompt + 2).min(pool.saturating_sub(1)).max(1)
+        }
+    }
+}
+
+fn vllm() -> impl Strategy<Value = EngineArgs> {
+    let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
+    (sizes, switches, transfer, 0..5_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
+        let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
+        let (caching, chunked, gate, asynchronous, priority) = switches;
+        let latencies =
+            ["polynomial", "linear:500,10,3", "linear:0,0,0", "profile:uneven", "step:experts.toml"];
+        let latency = latencies[latency as usize];
+        EngineArgs::from_json(json!({
+            "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
+            "enable_prefix_caching": caching, "enable_chunked_prefill": chunked,
+            "scheduler_reserve_full_isl": gate, "async_scheduling": asynchronous,
+            "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
+            "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
+        }))
+        .unwrap()
+    })
+}
+
+/// Rows of a few sessions, up to number `sessions`, whose prompts share prefixes, and of requests by themselves.
+pub(crate) fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Vec<TraceRow>> {
+    let row = (0_u8..12, 0_u32..40, 1_u64..120, 1_u64..40, 0_u64..3, -2_i32..3);
+    prop::collection::vec(row, size).prop_map(move |rows| {
+        let mut seen = std::collections::BTreeSet::new();
+        let row = |(index, (session, time, input, output, family, priority)): (
+            usize,
+            (u8, u32, u64, u64, u64, i32),
+        )| {
+            let first = seen.insert(session);
+            TraceRow {
+                line: index as u64 + 1,
+                session_id: (session < sessions).then(|| format!("session {session}")),
+                timestamp_ms: (first || session >= sessions || time % 2 == 0).then(|| f64::from(time)),
+                delay_ms: (!first && session < sessions && time % 3 == 0).then(|| f64::from(time) / 7.0),
+                input_length: Some(input),
+                output_length: output,
+                hash_ids: (0..input.div_ceil(6)).map(|block| family << 32 | block).collect(),
+                priority,
+            }
+        };
+        rows.into_iter().enumerate().map(row).collect()
+    })
+}
+
+/// A KV router with settings that matter to a simulation.
+fn kv_router() -> impl Strategy<Value = KvRouterOptions> {
+    let numbers = (prop_oneof![Just(1.0), 0.0..4.0], prop_oneof![Just(0.0), 0.0..2.0]);
+    let queue = (prop::option::of(0.0_f64..4.0), prop::sample::select(vec!["fcfs", "lcfs", "wspt"]));
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let index =
+        (prop_oneof![Just(120.0), 0.0..0.2], 1_u64..60, 0.0_f64..=1.0, prop_oneof![Just(0), 0_u64..50]);
+    (numbers, queue, switches, index).prop_map(|(numbers, queue, switches, index)| {
+        let (events, active, output, reuse, prefill) = switches;
+        let (ttl, most, ratio, delay_ms) = index;
+        let config = KvRouterConfig::from_json(&json!({
+            "overlap_score_weight": numbers.0, "router_temperature": numbers.1, "router_queue_threshold": queue.0,
+            "router_queue_policy": queue.1, "use_kv_events": events, "router_track_active_blocks": active,
+            "router_track_output_blocks": active && output, "router_assume_kv_reuse": reuse,
+            "router_track_prefill_tokens": prefill, "router_ttl_secs": ttl, "router_max_tree_size": most,
+            "router_prune_target_ratio": ratio,
+        }));
+        let settings = config.and_then(|config| config.validate()).unwrap();
+        KvRouterOptions { settings, event_delay: Duration::from_ns(delay_ms * 1_000_000) }
+    })
+}
+
+pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
+    let router_mode = prop_oneof![
+        Just(RouterMode::RoundRobin),
+        Just(RouterMode::Random),
+        Just(RouterMode::LeastLoaded),
+        Just(RouterMode::PowerOfTwo),
+        Just(RouterMode::PrefixHash),
+        Just(RouterMode::KvRouter)
+    ];
+    let decode = prop::option::of(engine());
+    let router = (router_mode, kv_router());
+    (engine(), decode, (1_u32..4, 1_u32..4), rows(6, 1..40), prop::option::of(1_u32..6), router).prop_map(
+        |(prefill, decode, workers, rows, concurrency, (router_mode, kv_router))| {
+            // Both engines would have to agree on what a hand-off costs: the prefill engine says it.
+            let decode = decode.map(|decode| EngineArgs {
+                kv_transfer_bandwidth: None,
+                kv_bytes_per_token: None,
+                ..decode
+            });
+            Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router }
+        },
+    )
+}
+
+pub(crate) fn run(scenario: &Scenario) -> RunRecord {
+    watch(scenario, false).0
+}
+
+/// `plain`: every iteration by itself, request by request.
+pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
+    let step = Step::from_toml(STEP).unwrap();
+    let pool = |args: &EngineArgs| {
+        let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
+        let model: Arc<dyn LatencyModel> = if is_step { Arc::new(step) } else { Arc::new(Uneven) };
+        args.validate(Some(model)).unwrap()
+    };
+    let prefill = pool(&scenario.prefill);
+    let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
+    let topology = match &scenario.decode {
+        None => Topology::aggregated(first).unwrap(),
+        Some(args) => {
+            let config = pool(args);
+            Topology::disaggregated(first, PoolEngine { workers: scenario.workers.1, args, config: &config })
+                .unwrap()
+        }
+    };
+    let (load, mode) = match scenario.concurrency {
+        None => (Load::Open { arrival_speedup_ratio: 1.0 }, LoadMode::OpenLoop),
+        Some(concurrency) => (Load::Closed, LoadMode::ClosedLoop { concurrency }),
+    };
+    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let options = SimulationOptions {
+        load: mode,
+        router: RouterOptions {
+            mode: scenario.router_mode,
+            prefix_hash_blocks: 2,
+            kv: scenario.kv_router.clone(),
+        },
+        check: true,
+        record_routing: true,
+        plain,
+        ..SimulationOptions::default()
+    };
+    let mut watch = Watch::default();
+    let simulation = Simulation::new(&topology, workload, &options).unwrap();
+    let record = simulation.run(&mut watch).unwrap_or_else(|error| panic!("{error}"));
+    (record, watch)
+}
+
+/// Most steps of the event loop that any of these runs needs.
+const MOST_STEPS: u64 = 100_000;
+
+/// All that an observer sees of a run, with decodes that were reported together taken apart.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Watch {
+    /// By worker.
+    pub(crate) passes: BTreeMap<(PoolRole, WorkerId), Vec<Pass>>,
+    /// Decisions of KV-aware routers.
+    pub(crate) routed: Vec<String>,
+    steps: u64,
+}
+
+/// What an observer sees of one iteration in which something happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Pass {
+    pub(crate) start: Time,
+    pub(crate) end: Time,
+    requests: u64,
+    tokens: u64,
+    /// After scheduling.
+    free_blocks: u32,
+    admitted: Vec<Admitted>,
+    preempted: Vec<RequestId>,
+    rejected: Vec<(RequestId, Rejection)>,
+    transfers: Vec<Transfer>,
+    received: Vec<RequestId>,
+    sent: Vec<RequestId>,
+}
+
+impl Watch {
+    /// The same, whatever the number of steps that the event loop took.
+    pub(crate) fn timeless(self) -> Self {
+        Self { steps: 0, ..self }
+    }
+}
+
+impl Observer for Watch {
+    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+        // KV events alone are no iteration: a router sees them, and what it decides is compared.
+        if !iteration.is_eventful() {
+            return;
+        }
+        self.passes.entry((pool, worker)).or_default().push(Pass {
+            start: iteration.start,
+            end: iteration.end,
+            requests: iteration.num_scheduled(),
+            tokens: iteration.total_tokens(),
+            free_blocks: iteration.free_blocks_after_schedule,
+            admitted: iteration.admitted.clone(),
+            preempted: iteration.preempted.clone(),
+            rejected: iteration.rejected.clone(),
+            transfers: iteration.transfers.clone(),
+            received: iteration.received.clone(),
+            sent: iteration.sent.clone(),
+        });
+    }
+
+    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) {
+        let mut start = decodes.start;
+        let mut free_blocks = decodes.free_blocks;
+        for &end in decodes.ends {
+            self.passes.entry((pool, worker)).or_default().push(Pass {
+                start,
+                end,
+                requests: decodes.requests,
+                tokens: decodes.requests,
+                free_blocks,
+                admitted: Vec::new(),
+                preempted: Vec::new(),
+                rejected: Vec::new(),
+                transfers: Vec::new(),
+                received: Vec::new(),
+                sent: Vec::new(),
+            });
+            start = end;
+            free_blocks = free_blocks.saturating_sub(decodes.taken_blocks);
+        }
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        self.routed.push(format!("{routed:?}"));
+    }
+
+    fn progress(&mut self, _: Time, _: u64) -> ControlFlow<()> {
+        self.steps += 1;
+        if self.steps == MOST_STEPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

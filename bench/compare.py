@@ -17,6 +17,7 @@ from pathlib import Path
 WORKERS = 8
 STAGE_WORKERS = 4
 TRACE_BLOCK_SIZE = 512
+BASELINE = "baseline"
 
 # Name, description, and the options that servecast and the command line of release 1.1.1 have in common.
 TOPOLOGIES = {
@@ -134,16 +135,19 @@ def spread(values: list[float], digits: int) -> str:
     return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
+def paired(over: list[Figures], under: list[Figures]) -> tuple[list[float], list[float]]:
+    """Ratios of CPU time and of memory within each round, so that a machine that slows down slows both."""
+    pairs = list(zip(over, under, strict=True))
+    return [a.cpu_s / b.cpu_s for a, b in pairs], [a.peak_mb / b.peak_mb for a, b in pairs]
+
+
 def print_table(title: str, runs: dict[str, list[Figures]]) -> None:
-    (_, own), *_ = runs.items()
+    own = runs["servecast"]
     print(f"### {title}\n")
     print("| simulator | CPU s (range) | CPU, times servecast's | peak MB (range) | memory, times servecast's |")
     print("|---|--:|--:|--:|--:|")
     for name, figures in runs.items():
-        # Ratios of runs of the same round, so that a machine that slows down slows both.
-        pairs = list(zip(figures, own, strict=True))
-        cpu = statistics.median(theirs.cpu_s / ours.cpu_s for theirs, ours in pairs)
-        memory = statistics.median(theirs.peak_mb / ours.peak_mb for theirs, ours in pairs)
+        cpu, memory = (statistics.median(ratios) for ratios in paired(figures, own))
         cells = [
             name,
             spread([run.cpu_s for run in figures], 2),
@@ -152,12 +156,16 @@ def print_table(title: str, runs: dict[str, list[Figures]]) -> None:
             f"{memory:.1f}",
         ]
         print("| " + " | ".join(cells) + " |")
+    if BASELINE in runs:
+        cpu, memory = (spread(ratios, 3) for ratios in paired(own, runs[BASELINE]))
+        print(f"\nservecast, times the baseline: CPU {cpu}, memory {memory}")
     print(flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--servecast", required=True, help="binary")
+    parser.add_argument("--baseline", help="another binary of servecast")
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
     parser.add_argument("--peer", action="append", default=[], metavar="VERSION=PYTHON")
@@ -172,6 +180,9 @@ def main() -> int:
 
     for topology in args.topologies.split(","):
         commands = {"servecast": servecast_command(servecast, trace, topology)}
+        if args.baseline:
+            baseline = str(Path(args.baseline).resolve())
+            commands[BASELINE] = servecast_command(baseline, trace, topology)
         for version, python in peers.items():
             commands[f"Dynamo {version}"] = peer_command(os.path.abspath(python), trace, topology)
         title, _ = TOPOLOGIES[topology]

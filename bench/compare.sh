@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Times servecast beside other simulators on the same trace and the same deployments, in turns, and prints ratios.
+# Times servecast beside other simulators, or an older build of itself, on the same trace and the same deployments, in
+# turns, and prints ratios.
 #
 # The others come from their package index into virtual environments in a scratch folder; nothing is installed
 # elsewhere.
@@ -7,7 +8,8 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Time servecast beside other simulators on one trace: CPU seconds, peak memory, and ratios
+Time servecast beside other simulators, or beside another build of itself, on one trace: CPU seconds, peak memory, and
+ratios
 
 Usage: bench/compare.sh [OPTIONS] TRACE
 
@@ -21,6 +23,9 @@ Options:
   --topologies LIST Any of round_robin, kv_router, disaggregated, with commas [default: all]
   --skip-install    Use the virtual environments as they are
   --servecast FILE  Binary to time [default: a release build of this checkout]
+  --baseline FILE   A second binary of servecast to compare with, say that of an older commit: it runs in turns with
+                    the first, and every deployment gets a line with servecast's cost over the baseline's (the median
+                    over rounds of the ratio within a round; above 1, servecast costs more)
   --python FILE     Python 3.10 or newer for the virtual environments [default: python3]
   -h, --help        Print help
 
@@ -39,12 +44,13 @@ peers=1.1.1,1.6.1
 topologies=round_robin,kv_router,disaggregated
 install=yes
 servecast=
+baseline=
 python=python3
 trace=
 
 while [ $# -gt 0 ]; do
   case "$1" in
-    --rounds | --peer-dir | --peers | --topologies | --servecast | --python)
+    --rounds | --peer-dir | --peers | --topologies | --servecast | --baseline | --python)
       [ $# -ge 2 ] || fail "$1 needs a value"
       option="${1#--}"
       printf -v "${option//-/_}" '%s' "$2"
@@ -105,6 +111,7 @@ if [ -z "$servecast" ]; then
   servecast="$target/release/servecast"
 fi
 [ -x "$servecast" ] || fail "cannot run $servecast"
+[ -z "$baseline" ] || [ -x "$baseline" ] || fail "cannot run $baseline, the baseline"
 
 exec "$python" "$here/compare.py" --servecast "$servecast" --rounds "$rounds" --topologies "$topologies" \
-  ${ready[@]+"${ready[@]}"} "$trace"
+  ${baseline:+--baseline "$baseline"} ${ready[@]+"${ready[@]}"} "$trace"

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::sandbox::{Sandbox, recordings};
+use crate::sandbox::Sandbox;
 
 /// Prices that are known, for runs to fit them to.
 const STEP: &str = "front_end_us = 2000.0\n\n[prefill]\nbase_us = 9000.0\nper_prefill_token_us = 60.0\n\
@@ -112,7 +112,7 @@ fn prices_are_found_again_from_iterations() {
 
 /// Asserts that a model fitted to the times of the first half of a recorded run predicts the other half.
 fn half_predicts_half(name: &str) {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let sandbox = Sandbox::new();
     let path = folder.join("real").join(name);
     let arguments =

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use crate::sandbox::{Sandbox, recordings};
+use crate::sandbox::Sandbox;
 
 /// Traces that are odd, but mean something.
 const ACCEPTED: [&str; 9] = [
@@ -24,7 +24,7 @@ const WRONG_IN_LINE_2: [&str; 2] = ["delay_no_session", "second_bad"];
 
 #[test]
 fn each_is_replayed_or_refused_by_its_line() {
-    let Some(folder) = recordings("SERVECAST_ORACLE") else { return };
+    let Some(folder) = testkit::outside(testkit::ORACLE) else { return };
     let sandbox = Sandbox::new();
     let mut names = Vec::new();
     for entry in fs::read_dir(folder.join("bad")).unwrap() {

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use serde_json::Value;
 
-use crate::sandbox::{Outcome, Sandbox, recordings};
+use crate::sandbox::{Outcome, Sandbox};
 
 #[test]
 fn a_table_is_printed() {
@@ -308,7 +308,7 @@ fn a_page_is_small_whatever_it_shows() {
     let pools = ["--prefill-workers", "130", "--decode-workers", "900", "--quiet", "--report-html", "r.html"];
     sandbox.run(&[&["replay"], &load[..], &pools].concat()).success();
     assert!(sandbox.read("r.html").len() < 1_000_000, "{}", sandbox.read("r.html").len());
-    if let Some(data) = recordings("SERVECAST_DATA") {
+    if let Some(data) = testkit::outside(testkit::DATA) {
         let trace = data.join("traces/mooncake_conversation.jsonl");
         let arguments =
             ["replay", trace.to_str().unwrap(), "--workers", "8", "--quiet", "--report-html", "c.html"];

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::sandbox::{Outcome, Sandbox, recordings};
+use crate::sandbox::{Outcome, Sandbox};
 
 const TRACE: &str = "mooncake_conversation.jsonl";
 
@@ -30,7 +30,7 @@ fn examples() -> Vec<Example> {
 
 #[test]
 fn what_it_shows_is_what_comes_out() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let trace = folder.join("traces").join(TRACE);
     let sandbox = Sandbox::new();
     let started: Vec<_> = examples()

@@ -15,17 +15,6 @@ pub(crate) const TRACE: &str = r#"{"timestamp": 0, "input_length": 1200, "output
 {"timestamp": 400.5, "input_length": 300, "output_length": 10, "hash_ids": [6]}
 "#;
 
-/// A folder that is no part of the project, by the variable that names it; `None` skips a test.
-#[expect(clippy::print_stderr, reason = "a test that is skipped should say so")]
-pub(crate) fn recordings(variable: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os(variable).map(PathBuf::from);
-    if folder.is_none() {
-        assert!(std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(), "{variable} is not set");
-        eprintln!("skipped: {variable} is not set");
-    }
-    folder
-}
-
 /// An empty folder, and the binary in an empty environment.
 pub(crate) struct Sandbox {
     folder: TempDir,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, recordings};
+use crate::sandbox::Sandbox;
 
 /// What a replay of the small trace did, iteration by iteration.
 #[track_caller]
@@ -232,7 +232,7 @@ fn settings_without_effect_are_noted() {
 
 /// The conversation trace, if it is there.
 fn conversation() -> Option<String> {
-    let folder = recordings("SERVECAST_DATA")?;
+    let folder = testkit::outside(testkit::DATA)?;
     Some(folder.join("traces/mooncake_conversation.jsonl").to_str().unwrap().to_owned())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::sandbox::{Sandbox, recordings};
+use crate::sandbox::Sandbox;
 
 fn figure(outcome: &Value, name: &str) -> f64 {
     let figures = outcome["figures"].as_array().unwrap();
@@ -28,7 +28,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn recorded_runs_are_met() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let sandbox = Sandbox::new();
     let run = |name: &str| {
         let path = folder.join("real").join(name);
@@ -50,7 +50,7 @@ fn recorded_runs_are_met() {
 
 #[test]
 fn the_page_lays_curves_over_each_other() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let path = folder.join("real/rtx4090_llama8b");
     let sandbox = Sandbox::new();
     let arguments = ["validate", path.to_str().unwrap(), "--html", "page.html", "--format", "json"];
@@ -76,7 +76,7 @@ fn the_page_lays_curves_over_each_other() {
 
 #[test]
 fn limits_decide_the_exit_status() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let path = folder.join("real/rtx4090_llama8b");
     let sandbox = Sandbox::new();
     let validate = |limit: &str| sandbox.run(&["validate", path.to_str().unwrap(), "--fail-if", limit]);
@@ -89,7 +89,7 @@ fn limits_decide_the_exit_status() {
 
 #[test]
 fn a_profile_serves_a_replay_and_a_bad_one_is_refused() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let sandbox = Sandbox::new();
     copy(&folder.join("real/rtx4090_llama8b"), &sandbox.path("run"));
     let replay = |spec: &str| sandbox.run(&["replay", "t.jsonl", "--latency", spec, "--format", "json"]);
@@ -139,7 +139,7 @@ fn a_profile_serves_a_replay_and_a_bad_one_is_refused() {
 
 #[test]
 fn a_profile_of_a_model_with_experts_needs_their_times() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let sandbox = Sandbox::new();
     copy(&folder.join("real/rtx4090_llama8b/profile"), &sandbox.path("moe"));
     let dense = sandbox.read("moe/dense.csv");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, recordings};
+use crate::sandbox::Sandbox;
 
 /// What does not depend on real time.
 fn stable(text: &str) -> String {
@@ -208,7 +208,7 @@ fn the_first_run_that_fails_is_told() {
 
 #[test]
 fn a_real_trace_gives_the_same_bytes_on_one_thread_and_on_four() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let sandbox = Sandbox::new();
     let trace = std::fs::read_to_string(folder.join("traces/mooncake_conversation.jsonl")).unwrap();
     sandbox.write("c.jsonl", trace.lines().take(500).collect::<Vec<_>>().join("\n"));

@@ -16,6 +16,7 @@ const ORDER: &[&str] = &[
     "cli",
     "python",
     "capi",
+    "testkit",
 ];
 
 /// Crates that must not know each other although one stands before the other.

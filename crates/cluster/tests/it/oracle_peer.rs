@@ -1,7 +1,7 @@
 //! Whole replays agree with Dynamo 1.6.1 request by request, wherever it is sound.
 //!
-//! A case is a workload, a load, a topology, and what 1.6.1 recorded for each request. The test takes every case under
-//! `$SERVECAST_ORACLE/peer` whose routing leaves no choice (round robin, or one worker a pool). [`EXCEPTIONS`] holds, as
+//! A case is a workload, a load, a topology, and what 1.6.1 recorded for each request. The test takes every case of the
+//! repository and under `$SERVECAST_ORACLE/peer` whose routing leaves no choice (round robin, or one worker a pool). [`EXCEPTIONS`] holds, as
 //! predicates, where the peer is not sound or has nothing to compare with; `docs/differences.md` says more about each.
 
 use crate::peer::{Case, Exception, compare_cases, delayed_transfers_start_together};

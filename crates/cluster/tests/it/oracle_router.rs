@@ -4,14 +4,10 @@
 //! Then times agree with its record; our router believes the same overlap on the chosen worker; and that worker has our
 //! lowest cost, or ties for it.
 
-use std::path::Path;
-
 use serde_json::Value;
 use servecast_types::WorkerId;
 
-use crate::peer::{
-    Case, Exception, Shadowed, cases, compare_cases, delayed_transfers_start_together, variable,
-};
+use crate::peer::{Case, Exception, Shadowed, all_cases, compare_cases, delayed_transfers_start_together};
 
 /// Costs count as equal if they differ by rounding only.
 const COST_TOLERANCE: f64 = 1e-9;
@@ -43,9 +39,8 @@ fn oracle_router() {
 /// the same, which is at the first moment.
 #[test]
 fn oracle_router_scores() {
-    let Some(root) = variable("SERVECAST_ORACLE") else { return };
-    let (mut rows_seen, mut compared) = (0, 0);
-    for case in cases(&Path::new(&root).join("peer")) {
+    let (mut compared, mut cases) = (0, 0);
+    for case in all_cases() {
         let Some(rows) = case.recorded_scores() else { continue };
         for (number, row) in rows.iter().enumerate() {
             for candidate in row["candidates"].as_array().unwrap() {
@@ -59,11 +54,11 @@ fn oracle_router_scores() {
                 );
             }
         }
-        rows_seen += rows.len();
+        cases += 1;
         compared += compare_first_scores(&case, &rows);
     }
-    println!("{rows_seen} recorded decisions add up, {compared} first ones agree with ours");
-    assert!(compared > 0, "no decisions in {}", root.to_string_lossy());
+    testkit::compared(cases);
+    assert!(compared > 0, "no decision of a first moment in {cases} cases");
 }
 
 /// Compares the costs of all candidates at the first moment; returns how many decisions that were.

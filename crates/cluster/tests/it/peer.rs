@@ -26,15 +26,15 @@ const TOLERANCE_MS: f64 = 1e-6;
 /// What a kind of case has in common, as a sentence and as a predicate.
 pub(crate) type Exception = (&'static str, fn(&Case) -> bool);
 
-/// Compares the cases that are `chosen`: those under an exception have to differ, all others to agree.
+/// Compares the cases that are `chosen`, in the repository and under `$SERVECAST_ORACLE/peer`: those under an exception
+/// have to differ, all others to agree.
 pub(crate) fn compare_cases(
     chosen: impl Fn(&Case) -> bool,
     compare: impl Fn(&Case) -> Result<(), String>,
     exceptions: &[Exception],
 ) {
-    let Some(root) = variable("SERVECAST_ORACLE") else { return };
     let (mut same, mut excepted, mut report) = (0, 0, String::new());
-    for case in cases(&Path::new(&root).join("peer")).iter().filter(|case| chosen(case)) {
+    for case in all_cases().iter().filter(|case| chosen(case)) {
         let exception = exceptions.iter().find(|(_, holds)| holds(case));
         match (compare(case), exception) {
             (Ok(()), None) => same += 1,
@@ -45,19 +45,9 @@ pub(crate) fn compare_cases(
             }
         }
     }
-    println!("{same} cases agree, {excepted} are excepted");
-    assert!(report.is_empty(), "{same} cases agree, but:\n{report}");
-    assert!(same > 0, "no cases in {}", root.to_string_lossy());
-}
-
-/// An environment variable that names recordings; without it the test is skipped, unless it is required.
-pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {
-    let value = std::env::var_os(name);
-    if value.is_none() {
-        assert!(std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(), "{name} is not set, but required");
-        println!("skipped: {name} is not set");
-    }
-    value
+    testkit::compared(same + excepted);
+    assert!(report.is_empty(), "{same} cases agree, {excepted} are excepted, but:\n{report}");
+    assert!(same > 0, "no case was chosen");
 }
 
 /// A replay with recorded placement.
@@ -85,7 +75,12 @@ pub(crate) struct Case {
     pub(crate) spec: Value,
 }
 
-pub(crate) fn cases(folder: &Path) -> Vec<Case> {
+/// The cases of the repository, and those under `$SERVECAST_ORACLE/peer`.
+pub(crate) fn all_cases() -> Vec<Case> {
+    testkit::recordings("peer", &["peer"]).iter().flat_map(|folder| cases(folder)).collect()
+}
+
+fn cases(folder: &Path) -> Vec<Case> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.join("case.json").exists());
@@ -355,9 +350,10 @@ impl Case {
         let (path, lines) = match spec["kind"].as_str().unwrap() {
             "trace" => (self.folder.join(spec["file"].as_str().unwrap()), usize::MAX),
             "trace_prefix" => {
-                let data = variable("SERVECAST_DATA").expect("SERVECAST_DATA belongs to SERVECAST_ORACLE");
+                let data =
+                    testkit::outside(testkit::DATA).expect("SERVECAST_DATA belongs to SERVECAST_ORACLE");
                 let name = spec["source"].as_str().unwrap().split(':').next_back().unwrap();
-                (Path::new(&data).join("traces").join(name), spec["first_lines"].as_u64().unwrap() as usize)
+                (data.join("traces").join(name), spec["first_lines"].as_u64().unwrap() as usize)
             }
             _ => return None,
         };

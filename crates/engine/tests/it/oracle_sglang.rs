@@ -1,7 +1,7 @@
 //! Every recording of the real SGLang scheduler is reproduced step by step.
 //!
-//! The test takes whatever cases lie under `$SERVECAST_ORACLE/sglang`; the ones that cannot hold are in [`EXCEPTIONS`],
-//! as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
+//! The test takes the cases of the repository and whatever cases lie under `$SERVECAST_ORACLE/sglang`; the ones that
+//! cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
 //! difference to any decision.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +20,7 @@ const EXCEPTIONS: &[(&str, Predicate)] =
 
 #[test]
 fn oracle_sglang() {
-    replay_all("sglang", EXCEPTIONS, replay);
+    replay_all("sglang", &["sglang"], EXCEPTIONS, replay);
 }
 
 /// Runs the case and compares it with what was recorded; says where they first part.

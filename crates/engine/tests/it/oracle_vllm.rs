@@ -1,7 +1,8 @@
 //! Every recording of the real vLLM scheduler is reproduced step by step.
 //!
-//! A recording is a case (settings and requests) and what vLLM decided in each step. The test takes whatever cases lie
-//! under `$SERVECAST_ORACLE/vllm`; the ones that cannot hold are in [`EXCEPTIONS`], as predicates over their settings.
+//! A recording is a case (settings and requests) and what vLLM decided in each step. The test takes the cases of the
+//! repository and whatever cases lie under `$SERVECAST_ORACLE/vllm`; the ones that cannot hold are in [`EXCEPTIONS`], as
+//! predicates over their settings.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,7 +21,7 @@ const EXCEPTIONS: &[(&str, Predicate)] = &[("speculative decoding is not simulat
 
 #[test]
 fn oracle_vllm() {
-    replay_all("vllm", EXCEPTIONS, replay);
+    replay_all("vllm", &["vllm"], EXCEPTIONS, replay);
 }
 
 /// Runs the case and compares it with what was recorded; says where they first part.

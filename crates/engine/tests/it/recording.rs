@@ -13,17 +13,18 @@ use servecast_types::{KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 /// A property of a recording's settings.
 pub(crate) type Predicate = fn(&Value) -> bool;
 
-/// Replays every recording of an engine; those under an exception have to differ, all others to agree.
-#[expect(clippy::print_stdout, reason = "says how many recordings there were")]
+/// Replays every recording of an engine: those of the repository, and those in `folders` under `$SERVECAST_ORACLE`.
+///
+/// Recordings under an exception have to differ, all others to agree.
 pub(crate) fn replay_all(
     engine: &str,
+    folders: &[&str],
     exceptions: &[(&str, Predicate)],
     replay: impl Fn(&Recording) -> Result<(), String>,
 ) {
-    let Some(folder) = oracle_folder(engine) else { return };
     let mut report = String::new();
     let (mut same, mut excepted) = (0, 0);
-    for path in recordings(&folder) {
+    for path in testkit::recordings(engine, folders).iter().flat_map(|folder| recordings(folder)) {
         let name = path.file_name().unwrap().to_string_lossy().replace(".expected.json", "");
         let recording = Recording::read(&path);
         let exception = exceptions.iter().find(|(_, holds)| holds(&recording.expected["config"]));
@@ -36,30 +37,17 @@ pub(crate) fn replay_all(
             }
         }
     }
-    println!("{same} recordings reproduced, {excepted} excepted");
-    assert!(report.is_empty(), "{same} recordings agree, but:\n{report}");
-    assert!(same > 0, "no recordings in {}", folder.display());
+    testkit::compared(same + excepted);
+    assert!(report.is_empty(), "{same} recordings agree, {excepted} are excepted, but:\n{report}");
 }
 
-/// `$SERVECAST_ORACLE/<engine>`; without it the test is skipped, unless `SERVECAST_REQUIRE_ORACLE` is set.
-#[expect(clippy::print_stdout, reason = "says that nothing was compared")]
-fn oracle_folder(engine: &str) -> Option<PathBuf> {
-    if let Some(root) = std::env::var_os("SERVECAST_ORACLE") {
-        return Some(Path::new(&root).join(engine));
-    }
-    assert!(
-        std::env::var_os("SERVECAST_REQUIRE_ORACLE").is_none(),
-        "SERVECAST_ORACLE is not set, but required"
-    );
-    println!("skipped: SERVECAST_ORACLE is not set");
-    None
-}
-
+/// The recordings of a folder, by name; there is at least one.
 fn recordings(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.to_string_lossy().ends_with(".expected.json"));
     paths.sort();
+    assert!(!paths.is_empty(), "no recordings in {}", folder.display());
     paths
 }
 

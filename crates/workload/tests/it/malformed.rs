@@ -3,7 +3,7 @@
 use servecast_types::{BlockHasher, Time};
 use servecast_workload::{Load, TraceError, TurnStart, Workload, read_mooncake};
 
-use crate::{read, recordings};
+use crate::read;
 
 const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
 
@@ -523,7 +523,7 @@ const RECORDED: &[(&str, Result<&str, &str>)] = &[
 
 #[test]
 fn recorded_traces_are_read_or_refused() {
-    let Some(folder) = recordings("SERVECAST_ORACLE") else { return };
+    let Some(folder) = testkit::outside(testkit::ORACLE) else { return };
     let folder = folder.join("bad");
     for (name, expected) in RECORDED {
         let bytes = read(&folder.join(name));

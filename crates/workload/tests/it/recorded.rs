@@ -2,11 +2,11 @@
 
 use servecast_workload::{Load, read_mooncake, stats};
 
-use crate::{read, recordings};
+use crate::read;
 
 #[test]
 fn conversations_have_their_known_size_and_reuse() {
-    let Some(folder) = recordings("SERVECAST_DATA") else { return };
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let bytes = read(&folder.join("traces/mooncake_conversation.jsonl"));
     let trace = read_mooncake(bytes.as_slice()).unwrap();
     let workload = trace.workload(512, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();

@@ -1,10 +1,6 @@
 //! Behaviour of whole deployments: against recordings, and under random load.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "tests read recordings and say when they are skipped"
-)]
+#![expect(clippy::disallowed_methods, reason = "tests read recordings")]
 
 mod kv_router;
 mod lifecycle;

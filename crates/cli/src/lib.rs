@@ -22,6 +22,7 @@ mod timeline;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -61,8 +62,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(run_to_code(arguments))
 }
 
-/// [`run`], with the exit code as a number.
+/// [`run`], with the exit code as a number: 1 for a panic, which is a bug.
 pub fn run_to_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    panic::catch_unwind(AssertUnwindSafe(|| run_subcommand(arguments))).unwrap_or_else(|_| {
+        finish(Err(Failure::run("servecast stopped at a bug of its own, which is described above")
+            .with_hint("please report it, with the command and its input")))
+    })
+}
+
+fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli =
         match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => cli,

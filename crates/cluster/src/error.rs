@@ -66,6 +66,15 @@ pub enum RunError {
         /// What the latency model said.
         source: LatencyError,
     },
+    /// Virtual time does not reach as far as what comes next.
+    #[error(
+        "after {at} comes something more than 2^64 ns (584 years) from the start, where virtual time ends: an \
+         iteration, a KV transfer or an arrival"
+    )]
+    TimeOverflow {
+        /// How far the run had come.
+        at: Time,
+    },
     /// Nothing can happen any more, but requests are unfinished.
     #[error(
         "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} {place}"

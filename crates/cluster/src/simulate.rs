@@ -87,6 +87,7 @@ impl Simulation {
             self.admission.next_arrival().into_iter().chain(self.cluster.next_deadline()).min()
         {
             assert!(next >= now, "time never runs back");
+            within_time(next, now)?;
             now = next;
             self.cluster.advance(now, observer)?;
             self.follow_ended(now);
@@ -115,6 +116,7 @@ impl Simulation {
                 && let Some(at) = self.admission.next_arrival()
             {
                 assert!(at >= now, "time never runs back");
+                within_time(at, now)?;
                 now = at;
                 // What comes at one instant stays together.
                 while let Some(turn) = self.admission.pop_due(at) {
@@ -196,4 +198,9 @@ impl Simulation {
         }
         self.admission.session_ended(now);
     }
+}
+
+/// An error if what comes next is so far away that sums of times have saturated.
+pub(crate) fn within_time(next: Time, now: Time) -> Result<(), RunError> {
+    if next == Time::MAX { Err(RunError::TimeOverflow { at: now }) } else { Ok(()) }
 }

@@ -116,7 +116,7 @@ impl Duration {
 impl Add<Duration> for Time {
     type Output = Self;
 
-    /// Saturates at [`Time::MAX`], which no run reaches: it is 584 years after the start.
+    /// Saturates at [`Time::MAX`], 584 years after the start; a run that comes to it ends with an error.
     fn add(self, length: Duration) -> Self {
         Self(self.0.saturating_add(length.0))
     }

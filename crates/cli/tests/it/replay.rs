@@ -259,3 +259,100 @@ fn the_example_deployment_runs() {
     assert_eq!(report["pools"][1]["workers"], 4);
     assert_eq!(report["sla"]["ttft_ms"], 2000.0);
 }
+
+#[test]
+fn a_run_that_outlasts_virtual_time_ends_with_an_error() {
+    let sandbox = Sandbox::new();
+    for arguments in
+        [&[][..], &["--replay-concurrency", "4"], &["--workers", "2", "--router-mode", "kv_router"]]
+    {
+        let arguments = [&["replay", "--speedup-ratio", "1e-9"], arguments].concat();
+        let outcome = sandbox.run(&arguments);
+        assert_eq!(outcome.code, Some(1), "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("where virtual time ends"), "{arguments:?}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_closed_loop_behind_a_front_end_sends_a_request_when_another_ends() {
+    let sandbox = Sandbox::new();
+    sandbox.write("fe.toml", "front_end_us = 200000.0\n[prefill]\nbase_us = 10000.0\n");
+    let row = |output, id| {
+        format!(
+            "{{\"timestamp\": 0, \"input_length\": 100, \"output_length\": {output}, \"hash_ids\": [{id}]}}\n"
+        )
+    };
+    let rows: String = [10, 20, 5, 5].iter().zip(1..).map(|(output, id)| row(*output, id)).collect();
+    sandbox.write("loop.jsonl", rows);
+    let arguments = ["loop.jsonl", "--replay-concurrency", "2", "--latency", "step:fe.toml"];
+    sandbox.report(&[&arguments[..], &["--requests-jsonl", "rows.jsonl"]].concat());
+    let rows = sandbox.read("rows.jsonl");
+    let arrivals: Vec<f64> =
+        rows.lines().map(|row| figure(&serde_json::from_str(row).unwrap(), "arrival_ms")).collect();
+    assert_eq!(arrivals, [0.0, 0.0, 300.0, 400.0], "when lines 1 and 2 end");
+}
+
+#[test]
+fn a_consumer_of_kv_that_waits_for_memory_is_served_in_order() {
+    let sandbox = Sandbox::new();
+    let row = |timestamp, output| {
+        format!(
+            "{{\"timestamp\": {timestamp}, \"input_length\": 1, \"output_length\": {output}, \"hash_ids\": [0]}}\n"
+        )
+    };
+    sandbox.write("tight.jsonl", [row(0, 6), row(0, 7), row(1, 1), row(0, 1)].concat());
+    let report = sandbox.report(&[
+        "tight.jsonl",
+        "--prefill-workers",
+        "1",
+        "--decode-workers",
+        "2",
+        "--engine-preset",
+        "vllm-0.33",
+        "--num-gpu-blocks",
+        "2",
+        "--kv-transfer-bandwidth",
+        "0.0001",
+        "--kv-bytes-per-token",
+        "1000",
+    ]);
+    assert_eq!(report["completed_requests"], 4);
+}
+
+#[test]
+fn an_idle_worker_is_not_utilized_whatever_its_router_listens_to() {
+    let sandbox = Sandbox::new();
+    let utilization = |router| {
+        let report = sandbox.report(&[
+            "--engine-preset",
+            "vllm-0.33",
+            "--prefill-workers",
+            "1",
+            "--decode-workers",
+            "1",
+            "--kv-transfer-bandwidth",
+            "1",
+            "--kv-bytes-per-token",
+            "131072",
+            "--input-tokens",
+            "1000",
+            "--output-tokens",
+            "200",
+            "--request-count",
+            "60",
+            "--length-distribution",
+            "uniform",
+            "--length-spread",
+            "0.8",
+            "--arrival-interval-ms",
+            "60",
+            "--arrival-process",
+            "poisson",
+            "--router-mode",
+            router,
+        ]);
+        let pools = report["pools"].as_array().unwrap().iter();
+        pools.map(|pool| figure(pool, "utilization")).collect::<Vec<_>>()
+    };
+    assert_eq!(utilization("round_robin"), utilization("kv_router"));
+}

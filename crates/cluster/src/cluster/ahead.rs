@@ -7,6 +7,7 @@ use servecast_engine::{EngineRequest, EngineState};
 use servecast_types::{Time, WorkerId};
 
 use super::{Cluster, Event, Place};
+use crate::simulate::within_time;
 use crate::{Observer, RunError};
 
 impl Cluster {
@@ -107,14 +108,17 @@ impl Cluster {
         let ((start, state), outcome) = self.with_engine(place, observer, |engine, sink| {
             let start = engine.started_at();
             let state = engine.run_on(start, until, sink);
-            if state == Ok(EngineState::Busy { until }) {
+            if state == Ok(EngineState::Busy { until }) && until < Time::MAX {
                 engine.end_iteration(until, sink);
             }
             (start, state)
         });
         self.apply(place, outcome)?;
         let next = match state.map_err(|source| RunError::Latency { at: start, source })? {
-            EngineState::Busy { until } => until,
+            EngineState::Busy { until } => {
+                within_time(until, self.pools[place.pool].engines[place.worker.index()].clock())?;
+                until
+            }
             EngineState::Idle { .. } => Time::MAX,
         };
         self.pools[place.pool].busy[place.worker.index()] = next != until && next != Time::MAX;

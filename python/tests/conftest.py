@@ -50,15 +50,21 @@ def trace(tmp_path: Path, rows: list[Row]) -> Path:
 
 
 @pytest.fixture
-def binary() -> Callable[..., str]:
-    """Run the binary that cargo built, and return what it prints; without one, skip unless it was named."""
+def binary_path() -> Path:
+    """Find the binary that cargo built; without one, skip unless it was named."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     path = Path(BINARY) if BINARY else target / "debug" / "servecast"
     if not path.exists():
         (pytest.fail if BINARY else pytest.skip)(f"{path} is not built")
+    return path.resolve()
+
+
+@pytest.fixture
+def binary(binary_path: Path) -> Callable[..., str]:
+    """Run the binary, and return what it prints."""
 
     def run(*arguments: str | Path) -> str:
-        command = [str(path), *map(str, arguments)]
+        command = [str(binary_path), *map(str, arguments)]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
     return run

@@ -1,0 +1,186 @@
+"""Random deployments: a trace, the arguments of a replay, and what of them a check of its figures has to know."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TRACE_BLOCK_SIZE = 16
+ROUTER_MODES = ["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"]
+VLLM_PRESETS = ["vllm-0.33", "vllm-0.32", "vllm-0.28", "vllm-0.24", "vllm-0.19", "vllm-0.14"]
+FRONT_END_US = 1700
+STEP_MODEL = f"""front_end_us = {FRONT_END_US}
+[prefill]
+base_us = 300
+per_prefill_token_us = 7
+per_sequence_us = 11
+per_context_token_us = 1.5
+per_attention_pair_us = 0.25
+[decode]
+base_us = 200
+per_sequence_us = 9
+per_context_token_us = 1.25
+"""
+
+
+@dataclass
+class Deployment:
+    """What is replayed, and how."""
+
+    rows: list[dict[str, Any]]
+    arguments: list[str] = field(default_factory=list)
+    # Workers of each pool, in the order in which a request meets them.
+    pools: dict[str, int] = field(default_factory=dict)
+    # What an iteration of each pool may hold: requests, tokens; none where the engine has no such limit.
+    most_requests: dict[str, int] = field(default_factory=dict)
+    most_tokens: dict[str, int | None] = field(default_factory=dict)
+    asynchronous: bool = False
+    front_end_ms: float = 0.0
+    concurrency: int | None = None
+    sla: dict[str, float] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> list[str]:
+        """Write what the replay reads; return all its arguments."""
+        (folder / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        (folder / "step.toml").write_text(STEP_MODEL)
+        return ["replay", "trace.jsonl", "--trace-block-size", str(TRACE_BLOCK_SIZE), *self.arguments]
+
+
+def rows(draw: random.Random, longest: int) -> list[dict[str, Any]]:
+    """Return rows whose prompts share prefixes, some of them turns of sessions."""
+    sessions = draw.choice([0, 0, 3, 8])
+    last_turn: dict[str, tuple[float, list[int], int]] = {}
+    at, found = 0.0, []
+    gap = draw.choice([0, 1, 5, 20, 200])
+    for number in range(draw.randint(1, draw.choice([3, 20, 60]))):
+        at = round(at + draw.expovariate(1) * gap, 3) if draw.random() < 0.8 else at
+        input_length = draw.randint(1, longest if draw.random() < 0.95 else 3 * longest)
+        family = draw.randint(1, 4)
+        # Blocks of the family up to a point, then blocks of its own.
+        blocks, own = -(-input_length // TRACE_BLOCK_SIZE), draw.randint(0, 12)
+        ids = [1000 * family + block if block < own else 100_000 * (number + 1) + block for block in range(blocks)]
+        row: dict[str, Any] = {"timestamp": at, "input_length": input_length, "hash_ids": ids}
+        row["output_length"] = 1 if draw.random() < 0.1 else draw.randint(1, draw.choice([5, 40, 120]))
+        if draw.random() < 0.3:
+            row["priority"] = draw.randint(-20, 20)
+        if sessions and draw.random() < 0.7:
+            name = f"session {draw.randrange(sessions)}"
+            row["session_id"] = name
+            if name in last_turn:
+                time, ids, tokens = last_turn[name]
+                if tokens + 2 < longest:
+                    # The conversation so far, and something new.
+                    row["input_length"] = input_length = draw.randint(tokens + 1, longest)
+                    blocks = -(-input_length // TRACE_BLOCK_SIZE)
+                    row["hash_ids"] = ids[: tokens // TRACE_BLOCK_SIZE] + [
+                        100_000 * (number + 1) + block for block in range(tokens // TRACE_BLOCK_SIZE, blocks)
+                    ]
+                if draw.random() < 0.5:
+                    del row["timestamp"]
+                    row["delay"] = draw.choice([0, round(draw.random() * 50, 3)])
+            last_turn[name] = (at, row["hash_ids"], row["input_length"])
+        found.append(row)
+    return found
+
+
+def deployment(seed: int) -> Deployment:
+    """Return the random deployment of a seed."""
+    draw = random.Random(seed)
+    longest = draw.choice([30, 200, 600])
+    one = Deployment(rows(draw, longest))
+    family = draw.choice(["vllm", "vllm", "vllm", "sglang", "sglang", "trtllm"])
+    block_size = draw.choice([1, 4, 16, 64]) if family == "sglang" else draw.choice([4, 16, 64])
+    if family == "trtllm" or draw.random() < 0.5:
+        one.arguments += ["--engine", family]
+        if family == "vllm" and draw.random() < 0.3:
+            one.asynchronous = True
+            one.arguments += ["--async-scheduling"]
+        if family == "sglang" and draw.random() < 0.3:
+            one.asynchronous = True
+            one.arguments += ["--disable-overlap-schedule=false"]
+    else:
+        one.asynchronous = True
+        one.arguments += ["--engine-preset", "sglang-0.5" if family == "sglang" else draw.choice(VLLM_PRESETS)]
+    one.arguments += ["--block-size", str(block_size)]
+    disaggregated = draw.random() < 0.45
+    for pool in ["prefill", "decode"] if disaggregated else ["aggregated"]:
+        one.pools[pool] = draw.randint(1, 4)
+        key = {"aggregated": "--num-workers", "prefill": "--prefill-workers", "decode": "--decode-workers"}[pool]
+        one.arguments += [key, str(one.pools[pool])]
+        args = engine_args(draw, family, block_size, longest)
+        one.most_requests[pool] = args["max_num_seqs"]
+        # SGLang's limits are for prompts alone, of which a single one may exceed them.
+        one.most_tokens[pool] = args.get("max_num_batched_tokens")
+        flag = "--extra-engine-args" if pool == "aggregated" else f"--{pool}-engine-args"
+        one.arguments += [flag, json.dumps(args)]
+    if disaggregated and draw.random() < 0.6:
+        one.arguments += ["--kv-bytes-per-token", "1000"]
+        one.arguments += ["--kv-transfer-bandwidth", str(draw.choice([0.001, 0.01, 1]))]
+    latency(draw, one)
+    router(draw, one)
+    if draw.random() < 0.3:
+        one.concurrency = draw.randint(1, 12)
+        one.arguments += ["--replay-concurrency", str(one.concurrency)]
+    elif draw.random() < 0.3:
+        one.arguments += ["--arrival-speedup-ratio", str(draw.choice([0.5, 3, 10]))]
+    limits: dict[str, list[float]] = {"ttft_ms": [5, 20, 100], "itl_ms": [0.9, 2, 12], "e2e_ms": [30, 300]}
+    for limit, values in limits.items():
+        if draw.random() < 0.3:
+            one.sla[limit] = draw.choice(values)
+            one.arguments += [f"--sla-{limit.replace('_', '-')}", str(one.sla[limit])]
+    one.arguments += ["--seed", str(draw.randrange(1000))]
+    return one
+
+
+def engine_args(draw: random.Random, family: str, block_size: int, longest: int) -> dict[str, Any]:
+    """Return settings of the engines of a pool; memory is often short."""
+    blocks = -(-longest // block_size)
+    args: dict[str, Any] = {"max_num_seqs": draw.choice([1, 2, 4, 16, 64])}
+    args["num_gpu_blocks"] = blocks + draw.choice([2, blocks, 4 * blocks, 50 * blocks])
+    if draw.random() < 0.2:
+        args["max_model_len"] = longest + draw.randint(1, 60)
+    if draw.random() < 0.15:
+        args["enable_prefix_caching"] = False
+    if family == "sglang":
+        own: dict[str, Any] = {"schedule_policy": draw.choice(["fcfs", "lpm", "lof", "dfs-weight", "random"])}
+        own["chunked_prefill_size"] = draw.choice([-1, 64, 128, 512])
+        own["schedule_conservativeness"] = draw.choice([0.1, 0.5, 1.0])
+        if own["chunked_prefill_size"] > 0 and draw.random() < 0.3:
+            own["enable_mixed_chunk"] = True
+        if own["schedule_policy"] in ("fcfs", "lof") and draw.random() < 0.3:
+            own["enable_priority_scheduling"] = True
+        return {**args, "sglang": own}
+    args["max_num_batched_tokens"] = draw.choice([64, 100, 512, 4096])
+    if draw.random() < 0.15:
+        args["enable_chunked_prefill"] = False
+    if family == "vllm":
+        if draw.random() < 0.2:
+            args["scheduling_policy"] = "priority"
+        if draw.random() < 0.1:
+            args["long_prefill_token_threshold"] = 32
+    return args
+
+
+def latency(draw: random.Random, one: Deployment) -> None:
+    """Choose how long iterations take."""
+    spec = draw.choice(["polynomial", "linear:500,10,3", "linear:1000,0.37,11", "linear:0,0,0", "step:step.toml"])
+    if spec.startswith("step"):
+        one.front_end_ms = FRONT_END_US / 1000
+    one.arguments += ["--latency", spec]
+
+
+def router(draw: random.Random, one: Deployment) -> None:
+    """Choose who gives requests to workers."""
+    mode = draw.choice(ROUTER_MODES)
+    one.arguments += ["--router-mode", mode]
+    if mode == "kv_router":
+        settings: dict[str, Any] = {"overlap_score_weight": draw.choice([0, 1, 3])}
+        settings["router_temperature"] = draw.choice([0, 0, 0.7])
+        settings["router_queue_threshold"] = draw.choice([None, None, 0.5, 4])
+        settings["use_kv_events"] = draw.random() < 0.8
+        one.arguments += ["--router-config", json.dumps(settings)]
+        if draw.random() < 0.2:
+            one.arguments += ["--kv-event-delay-ms", "3"]

@@ -1,0 +1,400 @@
+"""Recompute the figures of a report from the rows of its requests and of its iterations, with NumPy.
+
+Nothing here knows how servecast computes them: a figure follows from its description in the schema of the report and
+from what the rows say. As a program: `python recompute.py BINARY COUNT [FIRST_SEED]` replays so many random
+deployments and says where a figure differs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from deployments import Deployment, deployment
+
+Row = dict[str, Any]
+# Keys of a report that say what was replayed rather than what came out of it.
+GIVEN = {"schema_version", "wall_time_ms", "sla", "trace_notes", "latency_estimate"}
+RELATIVE_TOLERANCE = 1e-9
+SECOND_NS = 1_000_000_000
+
+
+def ns(ms: float) -> int:
+    """Return a time of a row in whole nanoseconds, which it is a multiple of."""
+    return round(ms * 1e6)
+
+
+class Run:
+    """What rows say of a run; times in ns."""
+
+    def __init__(self, requests: list[Row], iterations: list[Row], pools: dict[str, int]) -> None:
+        self.requests, self.iterations, self.pools = requests, iterations, pools
+        self.last_pool = list(pools)[-1]
+        # Ends of the iterations in which a request got a token, admissions as (decided, tokens found), preemptions.
+        self.tokens: dict[tuple[str, int], list[int]] = defaultdict(list)
+        self.admissions: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        self.preemptions: Counter[tuple[str, int]] = Counter()
+        self.transfers: dict[int, tuple[int, int]] = {}
+        for row in iterations:
+            pool = row["pool"]
+            for request in row["emitted"]:
+                self.tokens[pool, request].append(ns(row["end_ms"]))
+            for request, found in row["admitted"]:
+                self.admissions[pool, request].append((ns(row["scheduled_at_ms"]), found))
+            for request in row["preempted"]:
+                self.preemptions[pool, request] += 1
+            for request, tokens, end in row["transfers"]:
+                self.transfers[request] = (tokens, ns(end))
+        self.completed = [row for row in requests if row["status"] == "finished"]
+        arrivals = [ns(row["arrival_ms"]) for row in requests]
+        last_tokens = [times[-1] for row in requests if (times := self.visible(row))]
+        self.first_arrival = min(arrivals, default=0)
+        self.duration = max(last_tokens) - self.first_arrival if last_tokens else 0
+
+    def visible(self, row: Row) -> list[int]:
+        """Return when the tokens that a user sees came."""
+        return self.tokens[self.last_pool, row["request"]]
+
+    def gaps(self) -> Any:
+        """Return all gaps between tokens of a request, as an array."""
+        return np.concatenate([np.zeros(0, int), *(np.diff(self.visible(row)) for row in self.requests)])
+
+
+def statistics(name: str, samples: Iterable[float]) -> Row:
+    """Return the nine statistics of a metric."""
+    values = np.array(list(samples), float)
+    names = ["mean", "min", "max", "median", "p75", "p90", "p95", "p99", "std"]
+    if not values.size:
+        return {f"{key}_{name}": 0.0 for key in names}
+    figures = [values.mean(), values.min(), values.max(), *np.percentile(values, [50, 75, 90, 95, 99]), values.std()]
+    return {f"{key}_{name}": float(figure) for key, figure in zip(names, figures)}
+
+
+def expected_report(run: Run, one: Deployment) -> Row:
+    """Return every figure of the report."""
+    completed = run.completed
+    rejected = [row for row in run.requests if row["status"] != "finished"]
+    seconds = max(run.duration / SECOND_NS, 1e-9)
+    inputs = sum(row["input_length"] for row in completed)
+    outputs = sum(len(run.visible(row)) for row in completed)
+    first_pool = next(iter(run.pools))
+    reused = sum(run.admissions[first_pool, row["request"]][0][1] for row in completed)
+    several = [row for row in completed if len(run.visible(row)) > 1]
+
+    def of(rows: list[Row], figure: Callable[[Row, list[int]], float]) -> list[float]:
+        return [figure(row, run.visible(row)) for row in rows]
+
+    gaps = run.gaps()
+    report: Row = {
+        "num_requests": len(run.requests),
+        "completed_requests": len(completed),
+        "rejected_requests": len(rejected),
+        "rejected_by_reason": dict(Counter(row["reject_reason"] for row in rejected)),
+        "total_input_tokens": inputs,
+        "total_output_tokens": outputs,
+        "rejected_input_tokens": sum(row["input_length"] for row in rejected),
+        "rejected_output_tokens": sum(len(run.visible(row)) for row in rejected),
+        "duration_ms": run.duration / 1e6,
+        "request_throughput_rps": len(completed) / seconds,
+        "input_throughput_tok_s": inputs / seconds,
+        "output_throughput_tok_s": outputs / seconds,
+        "total_throughput_tok_s": (inputs + outputs) / seconds,
+        "prefix_cache_reused_ratio": reused / max(inputs, 1),
+        "itl_relative_error": 0.0,
+        "total_preemptions": sum(run.preemptions.values()),
+        "pools": [pool_report(run, pool) for pool in run.pools],
+        **statistics("ttft_ms", of(completed, lambda row, at: (at[0] - ns(row["arrival_ms"])) / 1e6)),
+        **statistics("ttst_ms", of(several, lambda _, at: (at[1] - at[0]) / 1e6)),
+        **statistics("tpot_ms", of(several, lambda _, at: (at[-1] - at[0]) / 1e6 / (len(at) - 1))),
+        **statistics("itl_ms", gaps / 1e6),
+        **statistics("e2e_latency_ms", of(completed, lambda row, at: (at[-1] - ns(row["arrival_ms"])) / 1e6)),
+        **statistics("output_token_throughput_per_user", 1e9 / gaps[gaps > 0]),
+        **statistics(
+            "queue_time_ms",
+            of(
+                completed,
+                lambda row, _: (run.admissions[first_pool, row["request"]][0][0] - ns(row["arrival_ms"])) / 1e6,
+            ),
+        ),
+    }
+    report["total_iterations"] = sum(pool["iterations"] for pool in report["pools"])
+    if one.sla:
+        good = [row for row in completed if keeps(run, row, one.sla)]
+        report["goodput_completed_requests"] = len(good)
+        report["goodput_request_throughput_rps"] = len(good) / seconds
+        report["goodput_output_throughput_tok_s"] = sum(len(run.visible(row)) for row in good) / seconds
+    return report
+
+
+def keeps(run: Run, row: Row, sla: dict[str, float]) -> bool:
+    """Whether a request kept all limits."""
+    at, arrival = run.visible(row), ns(row["arrival_ms"])
+    figures = {"ttft_ms": (at[0] - arrival) / 1e6, "e2e_ms": (at[-1] - arrival) / 1e6}
+    if len(at) > 1:
+        figures["itl_ms"] = (at[-1] - at[0]) / 1e6 / (len(at) - 1)
+    return all(figures[limit] <= most for limit, most in sla.items() if limit in figures)
+
+
+def pool_report(run: Run, pool: str) -> Row:
+    """Return the figures of a pool."""
+    iterations = [row for row in run.iterations if row["pool"] == pool]
+    stages = [(row, stage) for row in run.requests for stage in row["stages"] if stage["pool"] == pool]
+    requests, reused, busy = [], [], []
+    for worker in range(run.pools[pool]):
+        own = [(row, stage) for row, stage in stages if stage["worker"] == worker]
+        requests.append(float(len(own)))
+        reused.append(float(sum(found_tokens(run, pool, row) for row, _ in own)))
+        intervals = [
+            (ns(row["start_ms"]), ns(row["end_ms"]))
+            for row in iterations
+            if row["worker"] == worker and row["scheduled"]
+        ]
+        busy.append(covered(intervals) / run.duration if run.duration else 0.0)
+    return {
+        "pool": pool,
+        "workers": run.pools[pool],
+        "iterations": sum(bool(row["scheduled"]) for row in iterations),
+        "computed_tokens": sum(tokens for row in iterations for _, tokens, _ in row["scheduled"]),
+        "preemptions": sum(len(row["preempted"]) for row in iterations),
+        "utilization": float(np.mean(busy)),
+        "requests_per_worker": spread(requests),
+        "reused_tokens_per_worker": spread(reused),
+        "utilization_per_worker": spread(busy),
+    }
+
+
+def found_tokens(run: Run, pool: str, row: Row) -> int:
+    """Return how many prompt tokens a worker of a pool had of a request when it came."""
+    if pool == "decode" and row["request"] in run.transfers:
+        return int(row["input_length"] - run.transfers[row["request"]][0])
+    admissions = run.admissions[pool, row["request"]]
+    return admissions[0][1] if admissions else 0
+
+
+def covered(intervals: list[tuple[int, int]]) -> int:
+    """Return the length of a union of intervals."""
+    total, end = 0, 0
+    for start, stop in sorted(intervals):
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def spread(values: list[float]) -> Row:
+    """Return how unevenly something is spread over workers."""
+    return {"min": min(values), "mean": float(np.mean(values)), "max": max(values)}
+
+
+def expected_row(run: Run, row: Row, one: Deployment) -> Row:
+    """Return what the row of a request says besides what it was and how it ended."""
+    number, at, arrival = row["request"], run.visible(row), ns(row["arrival_ms"])
+    several = len(at) > 1
+    stages = []
+    for stage in row["stages"]:
+        pool = stage["pool"]
+        tokens, admissions = run.tokens[pool, number], run.admissions[pool, number]
+        stages.append(
+            {
+                "admitted_ms": admissions[0][0] / 1e6 if admissions else None,
+                "reused_tokens": found_tokens(run, pool, row),
+                "transfer_end_ms": run.transfers[number][1] / 1e6
+                if pool == "decode" and number in run.transfers
+                else None,
+                "first_token_ms": tokens[0] / 1e6 if tokens else None,
+                "last_token_ms": tokens[-1] / 1e6 if tokens else None,
+                "preemptions": run.preemptions[pool, number],
+            }
+        )
+    return {
+        "output_length": len(at),
+        "first_token_ms": at[0] / 1e6 if at else None,
+        "second_token_ms": at[1] / 1e6 if several else None,
+        "last_token_ms": at[-1] / 1e6 if at else None,
+        "ttft_ms": (at[0] - arrival) / 1e6 if at else None,
+        "ttst_ms": (at[1] - at[0]) / 1e6 if several else None,
+        "tpot_ms": (at[-1] - at[0]) / 1e6 / (len(at) - 1) if several else None,
+        "e2e_latency_ms": (at[-1] - arrival) / 1e6 if at else None,
+        "reused_tokens": stages[0]["reused_tokens"] if stages else 0,
+        "preemptions": sum(stage["preemptions"] for stage in stages),
+        "ttft_breakdown": breakdown(run, row, one) if at else None,
+        "stages": stages,
+    }
+
+
+def breakdown(run: Run, row: Row, one: Deployment) -> Row:
+    """Return where the TTFT of a request went."""
+    parts = dict.fromkeys(
+        ["router_queue", "engine_queue", "prefill_compute", "kv_transfer", "decode_wait", "preemption_loss"], 0
+    )
+    for stage in row["stages"]:
+        pool, request = stage["pool"], row["request"]
+        first_token = run.tokens[pool, request][0]
+        queued = ns(stage["queued_ms"])
+        parts["router_queue"] += queued - ns(stage["arrived_ms"])
+        # All that lie before the first token; the first one may last no time.
+        first, *again = [at for at, _ in run.admissions[pool, request]]
+        decided = [first, *(at for at in again if at < first_token)]
+        if pool == "decode" and stage["transfer_start_ms"] is not None:
+            start, end = ns(stage["transfer_start_ms"]), ns(stage["transfer_end_ms"])
+            parts["kv_transfer"] += end - start
+            parts["decode_wait"] += start - queued + decided[0] - end
+        elif pool == "decode":
+            parts["decode_wait"] += decided[0] - queued
+        else:
+            parts["engine_queue"] += decided[0] - queued
+        parts["preemption_loss"] += decided[-1] - decided[0]
+        parts["prefill_compute"] += first_token - decided[-1]
+    return {"front_end_ms": one.front_end_ms, **{f"{part}_ms": value / 1e6 for part, value in parts.items()}}
+
+
+def unsound(run: Run, one: Deployment) -> list[str]:
+    """Say what of the rows cannot be."""
+    found = []
+    ends: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+    for number, row in enumerate(run.iterations):
+        where, pool = f"iteration row {number}", row["pool"]
+        decided, start, end = (ns(row[key]) for key in ("scheduled_at_ms", "start_ms", "end_ms"))
+        before = ends[pool, row["worker"]]
+        if not decided <= start <= end or start < before[-1]:
+            found.append(f"{where}: times out of order")
+        # With asynchronous scheduling, an iteration is decided while the one before it runs.
+        if decided < before[-2 if one.asynchronous else -1]:
+            found.append(f"{where}: decided at {decided} ns, before the iteration before it had ended")
+        before.append(end)
+        if len(row["scheduled"]) > one.most_requests[pool]:
+            found.append(f"{where}: {len(row['scheduled'])} requests")
+        tokens = sum(tokens for _, tokens, _ in row["scheduled"])
+        if tokens != row["total_tokens"] or tokens > (one.most_tokens[pool] or tokens):
+            found.append(f"{where}: {tokens} tokens")
+    found += idle_workers(run)
+    if one.concurrency:
+        spans: dict[int, list[int]] = {}
+        for row in run.requests:
+            span = spans.setdefault(row["session"], [ns(row["arrival_ms"]), 0])
+            span[:] = min(span[0], ns(row["arrival_ms"])), max(span[1], ns(row["ended_ms"]))
+        most = max(sum(start <= at < end for start, end in spans.values()) for at, _ in spans.values())
+        if most > one.concurrency:
+            found.append(f"{most} sessions at a time, not {one.concurrency}")
+    return found
+
+
+def idle_workers(run: Run) -> list[str]:
+    """Say where work was not conserved: a worker was in no iteration although it had a request.
+
+    In a pool that hands nothing over, a request waits for nothing but the worker.
+    """
+    found = []
+    for worker in range(run.pools.get("aggregated", 0)):
+        own = [
+            (ns(stage["queued_ms"]), ns(row["ended_ms"]), row["request"])
+            for row in run.requests
+            for stage in row["stages"]
+            if stage["worker"] == worker
+        ]
+        rows = (row for row in run.iterations if row["worker"] == worker)
+        intervals = [(ns(row["start_ms"]), ns(row["end_ms"])) for row in rows if row["scheduled"]]
+        busy = covered(intervals)
+        for queued, ended, request in own:
+            # Its stay adds nothing to what the iterations cover.
+            if covered([*intervals, (queued, ended)]) != busy:
+                found.append(f"aggregated worker {worker} was idle while request {request} was there")
+    return found
+
+
+def differences(found: Any, expected: Any, where: str) -> list[str]:
+    """Say where what was written is not what was expected; keys that are not expected do not matter."""
+    if isinstance(expected, dict):
+        return [line for key in expected for line in differences(found.get(key), expected[key], f"{where}.{key}")]
+    if isinstance(expected, list):
+        if len(found) != len(expected):
+            return [f"{where}: {len(found)} entries, not {len(expected)}"]
+        return [
+            line
+            for number, (one, other) in enumerate(zip(found, expected))
+            for line in differences(one, other, f"{where}[{number}]")
+        ]
+    if isinstance(expected, float) and found is not None:
+        # Times are whole nanoseconds, and shares of what is added up in another order.
+        close = abs(found - expected) <= RELATIVE_TOLERANCE * max(abs(expected), 1e-3)
+    else:
+        close = found == expected
+    return [] if close else [f"{where} is {found}, not {expected}"]
+
+
+def compare(one: Deployment, report: Row, requests: list[Row], iterations: list[Row]) -> list[str]:
+    """Say what a report and the rows of requests have wrong, going by the rows of iterations."""
+    run = Run(requests, iterations, one.pools)
+    expected = expected_report(run, one)
+    unknown = report.keys() - expected.keys() - GIVEN
+    found = [f"`{key}` is in the report, but not recomputed" for key in sorted(unknown)]
+    found += differences(report, expected, "report")
+    for row in run.requests:
+        found += differences(row, expected_row(run, row, one), f"request {row['request']}")
+        if (parts := row["ttft_breakdown"]) and sum(map(ns, parts.values())) != ns(row["ttft_ms"]):
+            found.append(f"request {row['request']}: the parts of its TTFT do not add up")
+    return found + unsound(run, one)
+
+
+def replay(binary: Path, one: Deployment, folder: Path, iterations: bool = True) -> tuple[Row, list[Row], list[Row]]:
+    """Replay a deployment; return its report, without the one figure that varies, and rows."""
+    command = [str(binary), *one.write(folder), "--quiet", "--format", "json", "--requests-jsonl", "requests.jsonl"]
+    if iterations:
+        command += ["--iterations-jsonl", "iterations.jsonl"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    if run.returncode != 0:
+        raise RuntimeError(f"exit status {run.returncode}: {run.stderr.strip()}\n{' '.join(command)}")
+    report: Row = json.loads(run.stdout)
+    report.pop("wall_time_ms")
+    read = [
+        [json.loads(line) for line in (folder / name).read_text().splitlines()] if wanted else []
+        for name, wanted in {"requests.jsonl": True, "iterations.jsonl": iterations}.items()
+    ]
+    return report, read[0], read[1]
+
+
+def check(binary: Path, seed: int, folder: Path) -> list[str]:
+    """Replay the deployment of a seed; return what its report and rows have wrong."""
+    one = deployment(seed)
+    report, requests, iterations = replay(binary, one, folder)
+    found = compare(one, report, requests, iterations)
+    # Rows of iterations make a run look at each by itself, which must not change anything.
+    if replay(binary, one, folder, iterations=False) != (report, requests, []):
+        found.append("observing iterations changes the result")
+    return [f"seed {seed}: {line}" for line in found]
+
+
+def simple() -> Deployment:
+    """Return a deployment of one worker with two requests."""
+    rows = [
+        {"timestamp": 3 * number, "input_length": 40, "output_length": 5, "hash_ids": [1, 2, number]}
+        for number in (0, 1)
+    ]
+    arguments = ["--num-workers", "1", "--latency", "linear:1000,10,0", "--block-size", "16"]
+    limits = {"most_requests": {"aggregated": 256}, "most_tokens": {"aggregated": 8192}}
+    return Deployment(rows, arguments, {"aggregated": 1}, **limits)  # type: ignore[arg-type]
+
+
+def main() -> int:
+    """Check so many deployments, and say what was found."""
+    binary, count = Path(sys.argv[1]).resolve(), int(sys.argv[2])
+    first = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(first, first + count):
+            found = check(binary, seed, Path(folder))
+            wrong += bool(found)
+            for line in found[:8]:
+                print(line, flush=True)
+    print(f"{count} deployments recomputed, {wrong} differ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

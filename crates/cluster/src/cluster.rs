@@ -432,6 +432,16 @@ impl Cluster {
         self.broken.take().map_or(Ok(()), |error| Err(*error))
     }
 
+    /// In a checked run, a worker that has nothing to do has no request, unless KV is on its way to it or held there.
+    fn check_work_is_conserved(&mut self, place: Place) {
+        let engine = &self.pools[place.pool].engines[place.worker.index()];
+        let (running, waiting) = (engine.num_running(), engine.num_waiting());
+        if self.check && running + waiting > 0 && !engine.awaits_kv() {
+            let what = format!("it idles, but {running} requests run and {waiting} wait");
+            self.break_invariant(place, engine.clock(), what);
+        }
+    }
+
     /// A worker that is told something at `now` has not gone beyond that by itself.
     fn check_causality(&mut self, place: Place, now: Time) {
         let clock = self.pools[place.pool].engines[place.worker.index()].clock();

@@ -29,7 +29,10 @@ impl Cluster {
                 let order = (place.pool, u64::from(place.worker.0));
                 self.schedule(until, begun, order, Event::IterationEnd(place));
             }
-            EngineState::Idle { .. } => self.pools[place.pool].busy[place.worker.index()] = false,
+            EngineState::Idle { .. } => {
+                self.pools[place.pool].busy[place.worker.index()] = false;
+                self.check_work_is_conserved(place);
+            }
         }
         self.apply(place, outcome)
     }
@@ -119,7 +122,10 @@ impl Cluster {
                 within_time(until, self.pools[place.pool].engines[place.worker.index()].clock())?;
                 until
             }
-            EngineState::Idle { .. } => Time::MAX,
+            EngineState::Idle { .. } => {
+                self.check_work_is_conserved(place);
+                Time::MAX
+            }
         };
         self.pools[place.pool].busy[place.worker.index()] = next != until && next != Time::MAX;
         Ok(next >= until)

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests read recordings")]
 
+mod conservation;
 mod kv_router;
 mod lifecycle;
 mod oracle_peer;
@@ -9,3 +10,4 @@ mod oracle_router;
 mod peer;
 mod properties;
 mod scenario;
+mod theory;

@@ -23,7 +23,7 @@ fn most_sessions_at_a_time(run: &RunRecord) -> usize {
 }
 
 /// Few in the default run; `SERVECAST_PROPERTY_CASES` asks for a long campaign.
-fn cases() -> u32 {
+pub(crate) fn cases() -> u32 {
     let given = std::env::var_os("SERVECAST_PROPERTY_CASES");
     given.map_or(500, |given| given.to_str().unwrap().parse().expect("SERVECAST_PROPERTY_CASES is a number"))
 }

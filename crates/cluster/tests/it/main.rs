@@ -8,4 +8,5 @@ mod oracle_peer;
 mod oracle_router;
 mod peer;
 mod properties;
+mod routing;
 mod scenario;

@@ -20,14 +20,11 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         let horizon = self.horizon(place, now, next_arrival);
-        let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
-            let state = engine.run_on(now, horizon, sink);
-            (state, engine.started_at())
-        });
+        let (state, outcome) =
+            self.with_engine(place, observer, |engine, sink| engine.run_on(now, horizon, sink));
         match state.map_err(|source| RunError::Latency { at: now, source })? {
             EngineState::Busy { until } => {
-                let order = (place.pool, u64::from(place.worker.0));
-                self.schedule(until, begun, order, Event::IterationEnd(place));
+                self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
             }
             EngineState::Idle { .. } => self.pools[place.pool].busy[place.worker.index()] = false,
         }

@@ -4,6 +4,7 @@ use serde_json::json;
 use servecast_cluster::record::RunRecord;
 use servecast_cluster::{PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology};
 use servecast_engine::{EngineArgs, EngineConfig};
+use servecast_types::Time;
 use servecast_workload::{Load, TraceRow, Workload};
 
 const BLOCK_SIZE: u32 = 64;
@@ -121,4 +122,35 @@ fn least_loaded_spreads_lone_requests_and_their_reuse() {
     }
     let mean = ratios / 16.0;
     assert!((0.10..0.13).contains(&mean), "mean reuse {mean}");
+}
+
+/// Hand-offs of one instant go in the order of prefill workers, whichever began its iteration first.
+#[test]
+fn hand_offs_of_one_instant_go_in_order_of_their_workers() {
+    // Worker 1 computes line 2 from 0 to 4 ms; worker 0 line 1 from 0 to 1.64 ms and line 3 from 2 to 4 ms.
+    let rows = [row(1, 0.0, 0, 64, 1), row(2, 0.0, 10, 300, 1), row(3, 2.0, 20, 100, 1)];
+    let record = run(&disaggregated(2, 3), &rows, RouterMode::RoundRobin, 0);
+    let prefill = [0, 1, 2].map(|line: usize| record.requests[line].stages[0].last_token);
+    assert_eq!(prefill, [1_640_000, 4_000_000, 4_000_000].map(|ns| Some(Time::from_ns(ns))));
+    let workers = [0, 1, 2].map(|line: usize| record.requests[line].stages[1].worker.0);
+    assert_eq!(workers, [0, 2, 1]);
+}
+
+/// A decode worker that ends a request at the instant of a hand-off does not have it any more.
+#[test]
+fn a_hand_off_sees_what_decode_workers_have_ended_at_its_instant() {
+    // Lines 1 and 2, of 2 and 5 blocks, are handed off after 5.48 ms. The last of three decodes of line 2 goes from 7.5
+    // to 8.51 ms, the prompt of line 3 from 6.23 to 8.51 ms.
+    let rows = [row(1, 0.0, 0, 128, 20), row(2, 0.0, 10, 320, 3), row(3, 6.23, 20, 128, 1)];
+    for plain in [false, true] {
+        for seed in 0..4 {
+            let options = SimulationOptions { plain, ..options(RouterMode::KvRouter, seed) };
+            let record = run_with(&disaggregated(1, 2), &rows, &options);
+            let (ended, handed_off) = (&record.requests[1], &record.requests[2].stages[0]);
+            assert_eq!(ended.last_token, Some(Time::from_ns(8_510_000)));
+            assert_eq!(handed_off.last_token, ended.last_token);
+            let workers = [0, 1, 2].map(|line: usize| record.requests[line].stages[1].worker.0);
+            assert_eq!(workers, [workers[0], 1 - workers[0], 1 - workers[0]], "plain: {plain}, seed {seed}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use servecast_engine::{EngineRequest, EngineState};
+use servecast_engine::EngineState;
 use servecast_types::{Time, WorkerId};
 
 use super::{Cluster, Event, Place};
@@ -83,8 +83,10 @@ impl Cluster {
                 return Ok(true);
             }
             // Whatever comes at one instant comes before the engine starts.
-            let is_due = |request: &mut EngineRequest| request.arrival == until;
-            while let Some(request) = self.pools[0].inboxes[worker.index()].pop_front_if(is_due) {
+            let inbox = &self.pools[0].inboxes[worker.index()];
+            let due = inbox.iter().take_while(|request| request.arrival == until).count();
+            for _ in 0..due {
+                let request = self.pools[0].inboxes[worker.index()].pop_front().expect("as many are due");
                 self.submit(place, request, until);
             }
             self.start_worker(place, until, observer)?;

@@ -98,14 +98,12 @@ pub(crate) struct Place {
     pub(crate) worker: WorkerId,
 }
 
-/// What is due, in the order in which it happens: by time, then by class of event, then by when it was begun, then by
-/// place or sequence.
+/// What is due, in the order in which it happens: by time, then by class of event, then by worker or sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Deadline {
     at: Time,
     class: u8,
-    begun: Time,
-    order: (usize, u64),
+    order: u64,
     event: Event,
 }
 
@@ -118,11 +116,13 @@ enum Event {
 }
 
 impl Event {
-    /// Which events come first within one instant.
+    /// Which events come first within one instant: what decode workers have done, so that the router knows of it when
+    /// prompts are handed off.
     fn class(self) -> u8 {
         match self {
-            Self::IterationEnd(_) => 0,
-            Self::TransferEnd(..) => 1,
+            Self::IterationEnd(Place { pool: 1.., .. }) => 0,
+            Self::IterationEnd(_) => 1,
+            Self::TransferEnd(..) => 2,
         }
     }
 }
@@ -379,12 +379,12 @@ impl Cluster {
         }
     }
 
-    fn schedule(&mut self, at: Time, begun: Time, order: (usize, u64), event: Event) {
+    fn schedule(&mut self, at: Time, order: u64, event: Event) {
         let heap = match event {
             Event::IterationEnd(Place { pool: 1.., .. }) => &mut self.decode_deadlines,
             _ => &mut self.deadlines,
         };
-        heap.push(Reverse(Deadline { at, class: event.class(), begun, order, event }));
+        heap.push(Reverse(Deadline { at, class: event.class(), order, event }));
     }
 
     /// Calls an engine and collects what others have to act on.
@@ -462,8 +462,7 @@ impl Cluster {
                 self.transfer_ended(transfer.id, source, *now);
             } else {
                 self.sequence += 1;
-                let order = (0, self.sequence);
-                self.schedule(transfer.end, Time::ZERO, order, Event::TransferEnd(source, transfer.id));
+                self.schedule(transfer.end, self.sequence, Event::TransferEnd(source, transfer.id));
             }
         }
         for &(id, signal, now) in &outcome.signals {

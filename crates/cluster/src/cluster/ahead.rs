@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use servecast_engine::{EngineRequest, EngineState};
+use servecast_engine::EngineState;
 use servecast_types::{Time, WorkerId};
 
 use super::{Cluster, Event, Place};
@@ -20,14 +20,11 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         let horizon = self.horizon(place, now, next_arrival);
-        let ((state, begun), outcome) = self.with_engine(place, observer, |engine, sink| {
-            let state = engine.run_on(now, horizon, sink);
-            (state, engine.started_at())
-        });
+        let (state, outcome) =
+            self.with_engine(place, observer, |engine, sink| engine.run_on(now, horizon, sink));
         match state.map_err(|source| RunError::Latency { at: now, source })? {
             EngineState::Busy { until } => {
-                let order = (place.pool, u64::from(place.worker.0));
-                self.schedule(until, begun, order, Event::IterationEnd(place));
+                self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
             }
             EngineState::Idle { .. } => {
                 self.pools[place.pool].busy[place.worker.index()] = false;
@@ -89,8 +86,10 @@ impl Cluster {
                 return Ok(true);
             }
             // Whatever comes at one instant comes before the engine starts.
-            let is_due = |request: &mut EngineRequest| request.arrival == until;
-            while let Some(request) = self.pools[0].inboxes[worker.index()].pop_front_if(is_due) {
+            let inbox = &self.pools[0].inboxes[worker.index()];
+            let due = inbox.iter().take_while(|request| request.arrival == until).count();
+            for _ in 0..due {
+                let request = self.pools[0].inboxes[worker.index()].pop_front().expect("as many are due");
                 self.submit(place, request, until);
             }
             self.start_worker(place, until, observer)?;

@@ -1,17 +1,61 @@
+use rand::RngExt;
+use rand_pcg::Pcg64;
 use servecast_types::WorkerId;
 
-/// The worker with the fewest requests in flight; the first of equals.
-pub(super) fn pick(in_flight: &[u32]) -> WorkerId {
-    WorkerId((0..in_flight.len()).min_by_key(|&worker| in_flight[worker]).unwrap_or(0) as u32)
+/// The worker with the fewest requests in flight; of equals, one drawn at random.
+///
+/// The first of equals would get every request of a deployment that is never busy, and the cache of one worker would
+/// serve them all.
+#[derive(Debug)]
+pub(crate) struct LeastLoaded {
+    generator: Pcg64,
+}
+
+impl LeastLoaded {
+    pub(super) fn new(generator: Pcg64) -> Self {
+        Self { generator }
+    }
+
+    pub(super) fn pick(&mut self, in_flight: &[u32]) -> WorkerId {
+        let fewest = in_flight.iter().min().copied().unwrap_or(0);
+        let ties = in_flight.iter().filter(|&&requests| requests == fewest).count();
+        let nth = if ties > 1 { self.generator.random_range(0..ties) } else { 0 };
+        let mut tied = (0..).zip(in_flight).filter(|&(_, &requests)| requests == fewest);
+        WorkerId(tied.nth(nth).map_or(0, |(worker, _)| worker))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
+    use crate::routing::tests::assert_even;
+
+    fn policy(seed: u64) -> LeastLoaded {
+        LeastLoaded::new(Pcg64::seed_from_u64(seed))
+    }
 
     #[test]
-    fn the_first_of_those_with_the_fewest_requests_is_picked() {
-        assert_eq!(pick(&[3, 1, 1, 2]), WorkerId(1));
-        assert_eq!(pick(&[0]), WorkerId(0));
+    fn the_worker_with_the_fewest_requests_is_picked() {
+        assert_eq!(policy(0).pick(&[3, 2, 1, 2]), WorkerId(2));
+        assert_eq!(policy(0).pick(&[0]), WorkerId(0));
+    }
+
+    #[test]
+    fn those_with_the_fewest_requests_are_picked_equally_often() {
+        let mut policy = policy(1);
+        let picks: Vec<WorkerId> = (0..4_000).map(|_| policy.pick(&[1, 3, 1, 1, 2, 1])).collect();
+        assert_even(&picks, &[0, 2, 3, 5]);
+    }
+
+    #[test]
+    fn draws_depend_on_the_seed_alone() {
+        let picks = |seed| {
+            let mut policy = policy(seed);
+            (0..64).map(|_| policy.pick(&[0; 4])).collect::<Vec<_>>()
+        };
+        assert_eq!(picks(7), picks(7));
+        assert_ne!(picks(7), picks(8));
     }
 }

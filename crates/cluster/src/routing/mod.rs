@@ -17,6 +17,7 @@ use servecast_types::{Duration, Prompt, WorkerId};
 
 pub use kv_router::KvRouterOptions;
 pub(crate) use kv_router::{KvPool, KvRouting};
+use least_loaded::LeastLoaded;
 use power_of_two::PowerOfTwo;
 use prefix_hash::PrefixHash;
 use random::Random;
@@ -34,7 +35,7 @@ pub enum RouterMode {
     RoundRobin,
     /// A worker drawn at random.
     Random,
-    /// The worker with the fewest requests in flight.
+    /// The worker with the fewest requests in flight; of equals, one drawn at random.
     LeastLoaded,
     /// The one with fewer requests in flight of two workers drawn at random.
     PowerOfTwo,
@@ -71,7 +72,7 @@ impl Default for RouterOptions {
 pub(crate) enum Policy {
     RoundRobin(RoundRobin),
     Random(Random),
-    LeastLoaded,
+    LeastLoaded(LeastLoaded),
     PowerOfTwo(PowerOfTwo),
     PrefixHash(PrefixHash),
 }
@@ -86,10 +87,11 @@ impl Policy {
         match options.mode {
             RouterMode::RoundRobin => Self::RoundRobin(RoundRobin::default()),
             RouterMode::Random => Self::Random(Random::new(generator())),
-            RouterMode::LeastLoaded => Self::LeastLoaded,
+            RouterMode::LeastLoaded => Self::LeastLoaded(LeastLoaded::new(generator())),
             RouterMode::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(generator())),
             RouterMode::PrefixHash => {
-                Self::PrefixHash(PrefixHash::new(workers, options.prefix_hash_blocks, block_size))
+                let fallback = LeastLoaded::new(generator());
+                Self::PrefixHash(PrefixHash::new(workers, options.prefix_hash_blocks, block_size, fallback))
             }
             RouterMode::KvRouter => unreachable!("the KV router is set up by its pool"),
         }
@@ -105,9 +107,76 @@ impl Policy {
         match self {
             Self::RoundRobin(policy) => policy.pick(in_flight),
             Self::Random(policy) => policy.pick(in_flight),
-            Self::LeastLoaded => least_loaded::pick(in_flight),
+            Self::LeastLoaded(policy) => policy.pick(in_flight),
             Self::PowerOfTwo(policy) => policy.pick(in_flight),
             Self::PrefixHash(policy) => policy.pick(prompt, in_flight),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks by χ² that `workers` were picked equally often, and nobody else.
+    ///
+    /// Even draws pass with a probability of 99.9 %; a test draws from a fixed seed, so it passes always or never.
+    pub(super) fn assert_even(picks: &[WorkerId], workers: &[u32]) {
+        // The 99.9 % quantiles of χ² with 1, 2, … degrees of freedom.
+        const LIMITS: [f64; 7] = [10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32];
+        let count = |worker| picks.iter().filter(|&&pick| pick == WorkerId(worker)).count();
+        let counts: Vec<usize> = workers.iter().map(|&worker| count(worker)).collect();
+        assert_eq!(counts.iter().sum::<usize>(), picks.len(), "only of {workers:?}");
+        let expected = picks.len() as f64 / workers.len() as f64;
+        let deviation: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
+        assert!(deviation < LIMITS[workers.len() - 2], "χ² of {counts:?} is {deviation:.1}");
+    }
+
+    fn picks(mode: RouterMode, prompt: &Prompt, in_flight: &[u32]) -> Vec<WorkerId> {
+        let options = RouterOptions { mode, ..RouterOptions::default() };
+        let mut policy = Policy::new(&options, in_flight.len(), 16, 3);
+        (0..8_000).map(|_| policy.pick(prompt, in_flight)).collect()
+    }
+
+    #[test]
+    fn no_policy_prefers_one_of_equally_loaded_workers() {
+        let short = Prompt::new([servecast_types::Run::tokens(5, 15)]);
+        for mode in [
+            RouterMode::RoundRobin,
+            RouterMode::Random,
+            RouterMode::LeastLoaded,
+            RouterMode::PowerOfTwo,
+            RouterMode::PrefixHash,
+        ] {
+            for workers in 2..=8 {
+                let all: Vec<u32> = (0..workers).collect();
+                assert_even(&picks(mode, &short, &vec![2; workers as usize]), &all);
+            }
+        }
+    }
+
+    /// What a worker is called does not change how often it is picked.
+    #[test]
+    fn picks_go_by_load_and_not_by_the_order_of_workers() {
+        let short = Prompt::new([servecast_types::Run::tokens(5, 15)]);
+        for mode in [RouterMode::LeastLoaded, RouterMode::PowerOfTwo, RouterMode::PrefixHash] {
+            let loads = [4, 0, 2, 0, 7];
+            for rotation in 0..loads.len() {
+                let mut rotated = loads;
+                rotated.rotate_left(rotation);
+                let picks = picks(mode, &short, &rotated);
+                // Back to the names that workers have without the rotation; the two idle ones are alike.
+                let named = picks.iter().map(|pick| (pick.0 as usize + rotation) % loads.len());
+                let idle: Vec<WorkerId> = named
+                    .filter(|&worker| loads[worker] == 0)
+                    .map(|worker| WorkerId(worker as u32))
+                    .collect();
+                assert_even(&idle, &[1, 3]);
+                let share = idle.len() as f64 / picks.len() as f64;
+                // Of two workers drawn of five, at least one is idle in 7 of 10 cases.
+                let expected = if mode == RouterMode::PowerOfTwo { 0.7 } else { 1.0 };
+                assert!((share - expected).abs() < 0.02, "{mode:?} rotated by {rotation}: {share}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 use servecast_types::{BlockHasher, Prompt, SequenceHash, WorkerId};
 
-use super::least_loaded;
+use super::least_loaded::LeastLoaded;
 
 /// Places on the ring a worker has, so that neighbours share its load when it is full.
 const PLACES: u64 = 64;
@@ -19,26 +19,27 @@ pub(crate) struct PrefixHash {
     ring: Vec<(u64, WorkerId)>,
     blocks: u32,
     block_size: u32,
+    fallback: LeastLoaded,
 }
 
 impl PrefixHash {
     /// `blocks`: how many blocks of `block_size` tokens have to be equal.
-    pub(super) fn new(workers: usize, blocks: u32, block_size: u32) -> Self {
+    pub(super) fn new(workers: usize, blocks: u32, block_size: u32, fallback: LeastLoaded) -> Self {
         let places = (0..workers as u64).flat_map(|worker| (0..PLACES).map(move |place| (worker, place)));
         let mut ring: Vec<(u64, WorkerId)> =
             places.map(|(worker, place)| (mix(worker << 32 | place), WorkerId(worker as u32))).collect();
         ring.sort_unstable();
-        Self { ring, blocks, block_size }
+        Self { ring, blocks, block_size, fallback }
     }
 
-    pub(super) fn pick(&self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
-        let Some(SequenceHash(prefix)) = self.prefix(prompt) else { return least_loaded::pick(in_flight) };
+    pub(super) fn pick(&mut self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
+        let Some(SequenceHash(prefix)) = self.prefix(prompt) else { return self.fallback.pick(in_flight) };
         let total: u64 = in_flight.iter().map(|&requests| u64::from(requests)).sum();
         let most = (LOAD_FACTOR * (total + 1) as f64 / in_flight.len() as f64).ceil() as u32;
         let start = self.ring.partition_point(|&(position, _)| position < prefix);
         let clockwise = self.ring[start..].iter().chain(&self.ring[..start]);
         let free = clockwise.map(|&(_, worker)| worker).find(|worker| in_flight[worker.index()] < most);
-        free.unwrap_or_else(|| least_loaded::pick(in_flight))
+        free.unwrap_or_else(|| self.fallback.pick(in_flight))
     }
 
     /// Identity of the first blocks of a prompt, as many as count and it has.
@@ -58,9 +59,15 @@ fn mix(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
     use servecast_types::Run;
 
     use super::*;
+
+    fn policy(workers: usize) -> PrefixHash {
+        PrefixHash::new(workers, 4, 16, LeastLoaded::new(Pcg64::seed_from_u64(0)))
+    }
 
     fn prompt(family: u32, tail: u32) -> Prompt {
         Prompt::new([Run::tokens(family * 1000, 64), Run::tokens(1_000_000 + tail * 1000, 32)])
@@ -68,7 +75,7 @@ mod tests {
 
     #[test]
     fn prompts_that_begin_alike_go_to_one_worker() {
-        let policy = PrefixHash::new(8, 4, 16);
+        let mut policy = policy(8);
         let worker = policy.pick(&prompt(1, 1), &[1; 8]);
         assert!((2..20).all(|tail| policy.pick(&prompt(1, tail), &[1; 8]) == worker));
         let workers: Vec<WorkerId> = (0..64).map(|family| policy.pick(&prompt(family, 0), &[1; 8])).collect();
@@ -77,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_worker_with_too_much_to_do_passes_requests_on() {
-        let policy = PrefixHash::new(4, 4, 16);
+        let mut policy = policy(4);
         let first = policy.pick(&prompt(1, 0), &[1; 4]);
         let mut loads = [1; 4];
         loads[first.index()] = 3;
@@ -89,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_prompt_without_a_full_block_goes_where_the_load_is_least() {
-        let policy = PrefixHash::new(3, 4, 16);
+        let mut policy = policy(3);
         assert_eq!(policy.pick(&Prompt::new([Run::tokens(5, 15)]), &[2, 1, 0]), WorkerId(2));
     }
 }

@@ -9,5 +9,6 @@ mod oracle_peer;
 mod oracle_router;
 mod peer;
 mod properties;
+mod routing;
 mod scenario;
 mod theory;

@@ -129,6 +129,24 @@ proptest! {
         prop_assert_eq!(first.gaps, second.gaps);
     }
 
+    /// Only which ids of a trace are equal matters, unless `prefix_hash` places them.
+    #[test]
+    fn hash_ids_of_other_names_change_nothing(scenario in scenario(), factor in any::<u32>()) {
+        prop_assume!(scenario.router_mode != RouterMode::PrefixHash);
+        let renamed = |name: &dyn Fn(u64) -> u64| {
+            let mut renamed = scenario.clone();
+            renamed.rows.iter_mut().flat_map(|row| &mut row.hash_ids).for_each(|id| *id = name(*id));
+            run(&renamed)
+        };
+        let record = run(&scenario);
+        let [apart, small] = [
+            renamed(&|id| id.wrapping_mul(2 * u64::from(factor) + 1)),
+            renamed(&|id| 3 * (id & 0xFFFF_FFFF) + (id >> 32)),
+        ];
+        prop_assert_eq!(&apart.requests, &record.requests);
+        prop_assert_eq!(&small.requests, &record.requests);
+    }
+
     #[test]
     fn gaps_and_first_tokens_account_for_every_token(scenario in scenario()) {
         let record = run(&scenario);

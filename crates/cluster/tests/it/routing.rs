@@ -1,0 +1,156 @@
+//! Which worker gets a request: what ties and what happens at one instant have to do with it.
+
+use serde_json::json;
+use servecast_cluster::record::RunRecord;
+use servecast_cluster::{PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology};
+use servecast_engine::{EngineArgs, EngineConfig};
+use servecast_types::Time;
+use servecast_workload::{Load, TraceRow, Workload};
+
+const BLOCK_SIZE: u32 = 64;
+
+/// An iteration takes 1 ms and 10 µs a token.
+fn engine() -> (EngineArgs, EngineConfig) {
+    let settings = json!({"latency": "linear:1000,10,0", "block_size": BLOCK_SIZE, "num_gpu_blocks": 680});
+    let args = EngineArgs::from_json(settings).unwrap();
+    let config = args.validate(None).unwrap();
+    (args, config)
+}
+
+fn row(line: u64, timestamp_ms: f64, first_id: u64, input: u64, output: u64) -> TraceRow {
+    TraceRow {
+        line,
+        timestamp_ms: Some(timestamp_ms),
+        input_length: Some(input),
+        output_length: output,
+        hash_ids: (first_id..first_id + input.div_ceil(BLOCK_SIZE.into())).collect(),
+        ..TraceRow::default()
+    }
+}
+
+fn run(topology: &Topology, rows: &[TraceRow], mode: RouterMode, seed: u64) -> RunRecord {
+    run_with(topology, rows, &options(mode, seed))
+}
+
+fn options(mode: RouterMode, seed: u64) -> SimulationOptions {
+    let router = RouterOptions { mode, ..RouterOptions::default() };
+    SimulationOptions { router, seed, check: true, ..SimulationOptions::default() }
+}
+
+fn run_with(topology: &Topology, rows: &[TraceRow], options: &SimulationOptions) -> RunRecord {
+    let workload = Workload::from_rows(rows, BLOCK_SIZE, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
+    Simulation::new(topology, workload, options).unwrap().run(&mut ()).unwrap()
+}
+
+fn aggregated(workers: u32) -> Topology {
+    let (args, config) = engine();
+    Topology::aggregated(PoolEngine { workers, args: &args, config: &config }).unwrap()
+}
+
+fn disaggregated(prefill: u32, decode: u32) -> Topology {
+    let (args, config) = engine();
+    let pool = |workers| PoolEngine { workers, args: &args, config: &config };
+    Topology::disaggregated(pool(prefill), pool(decode)).unwrap()
+}
+
+/// Requests of each of four workers of a stage.
+fn requests_per_worker(record: &RunRecord, stage: usize) -> [usize; 4] {
+    let mut counts = [0; 4];
+    record.requests.iter().for_each(|request| counts[request.stages[stage].worker.index()] += 1);
+    counts
+}
+
+/// Whether the counts of four workers are those of even draws, by χ² with three degrees of freedom at 99.9 %.
+fn is_even(counts: [usize; 4]) -> bool {
+    let expected = counts.iter().sum::<usize>() as f64 / 4.0;
+    counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum::<f64>() < 16.27
+}
+
+/// 64 prompts of 32 blocks in turn, 5 s apart: by then every worker is idle.
+fn lone_requests(number: u64) -> Vec<TraceRow> {
+    let row = |number| row(number + 1, 5_000.0 * number as f64, number % 64 * 32, 2_048, 2);
+    (0..number).map(row).collect()
+}
+
+#[test]
+fn idle_workers_get_as_many_requests_each_whatever_the_policy() {
+    for mode in [
+        RouterMode::RoundRobin,
+        RouterMode::Random,
+        RouterMode::LeastLoaded,
+        RouterMode::PowerOfTwo,
+        RouterMode::PrefixHash,
+        RouterMode::KvRouter,
+    ] {
+        // Prompts of less than a block each, so that neither a prefix nor a cache says where they belong.
+        let rows: Vec<TraceRow> =
+            (0..400).map(|number| row(number + 1, 5_000.0 * number as f64, number, 63, 2)).collect();
+        for seed in 0..3 {
+            let counts = requests_per_worker(&run(&aggregated(4), &rows, mode, seed), 0);
+            assert!(is_even(counts), "{mode:?}, seed {seed}: {counts:?}");
+            let record = run(&disaggregated(4, 4), &rows, mode, seed);
+            let counts = [0, 1].map(|stage| requests_per_worker(&record, stage));
+            assert!(counts.into_iter().all(is_even), "{mode:?}, seed {seed}, two stages: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn ties_go_by_the_seed() {
+    let workers = |mode, seed| {
+        let record = run(&aggregated(4), &lone_requests(64), mode, seed);
+        record.requests.iter().map(|request| request.stages[0].worker.0).collect::<Vec<_>>()
+    };
+    for mode in [RouterMode::LeastLoaded, RouterMode::PowerOfTwo, RouterMode::KvRouter] {
+        assert_eq!(workers(mode, 5), workers(mode, 5), "{mode:?}");
+        assert_ne!(workers(mode, 5), workers(mode, 6), "{mode:?}");
+    }
+}
+
+/// Every prompt comes twice. Its worker is the same again in one of four cases, and has it still unless more than 20 of
+/// the 63 between were its own too: an eighth of all tokens but for the last block of each prompt. If one worker got all
+/// requests, there would be nothing to reuse.
+#[test]
+fn least_loaded_spreads_lone_requests_and_their_reuse() {
+    let mut ratios = 0.0;
+    for seed in 0..16 {
+        let record = run(&aggregated(4), &lone_requests(128), RouterMode::LeastLoaded, seed);
+        let counts = requests_per_worker(&record, 0);
+        assert!(is_even(counts), "seed {seed}: {counts:?}");
+        let reused: u64 = record.requests.iter().map(|request| u64::from(request.reused_tokens())).sum();
+        ratios += reused as f64 / (128.0 * 2_048.0);
+    }
+    let mean = ratios / 16.0;
+    assert!((0.10..0.13).contains(&mean), "mean reuse {mean}");
+}
+
+/// Hand-offs of one instant go in the order of prefill workers, whichever began its iteration first.
+#[test]
+fn hand_offs_of_one_instant_go_in_order_of_their_workers() {
+    // Worker 1 computes line 2 from 0 to 4 ms; worker 0 line 1 from 0 to 1.64 ms and line 3 from 2 to 4 ms.
+    let rows = [row(1, 0.0, 0, 64, 1), row(2, 0.0, 10, 300, 1), row(3, 2.0, 20, 100, 1)];
+    let record = run(&disaggregated(2, 3), &rows, RouterMode::RoundRobin, 0);
+    let prefill = [0, 1, 2].map(|line: usize| record.requests[line].stages[0].last_token);
+    assert_eq!(prefill, [1_640_000, 4_000_000, 4_000_000].map(|ns| Some(Time::from_ns(ns))));
+    let workers = [0, 1, 2].map(|line: usize| record.requests[line].stages[1].worker.0);
+    assert_eq!(workers, [0, 2, 1]);
+}
+
+/// A decode worker that ends a request at the instant of a hand-off does not have it any more.
+#[test]
+fn a_hand_off_sees_what_decode_workers_have_ended_at_its_instant() {
+    // Lines 1 and 2, of 2 and 5 blocks, are handed off after 5.48 ms. The last of three decodes of line 2 goes from 7.5
+    // to 8.51 ms, the prompt of line 3 from 6.23 to 8.51 ms.
+    let rows = [row(1, 0.0, 0, 128, 20), row(2, 0.0, 10, 320, 3), row(3, 6.23, 20, 128, 1)];
+    for plain in [false, true] {
+        for seed in 0..4 {
+            let options = SimulationOptions { plain, ..options(RouterMode::KvRouter, seed) };
+            let record = run_with(&disaggregated(1, 2), &rows, &options);
+            let (ended, handed_off) = (&record.requests[1], &record.requests[2].stages[0]);
+            assert_eq!(ended.last_token, Some(Time::from_ns(8_510_000)));
+            assert_eq!(handed_off.last_token, ended.last_token);
+            let workers = [0, 1, 2].map(|line: usize| record.requests[line].stages[1].worker.0);
+            assert_eq!(workers, [workers[0], 1 - workers[0], 1 - workers[0]], "plain: {plain}, seed {seed}");
+        }
+    }
+}

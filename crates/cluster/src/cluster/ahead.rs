@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use servecast_engine::{EngineRequest, EngineState};
+use servecast_engine::EngineState;
 use servecast_types::{Time, WorkerId};
 
 use super::{Cluster, Event, Place};
@@ -86,8 +86,12 @@ impl Cluster {
                 return Ok(true);
             }
             // Whatever comes at one instant comes before the engine starts.
-            let is_due = |request: &mut EngineRequest| request.arrival == until;
-            while let Some(request) = self.pools[0].inboxes[worker.index()].pop_front_if(is_due) {
+            let inbox = |cluster: &mut Self| {
+                let inbox = &mut cluster.pools[0].inboxes[worker.index()];
+                let is_due = inbox.front().is_some_and(|request| request.arrival == until);
+                if is_due { inbox.pop_front() } else { None }
+            };
+            while let Some(request) = inbox(self) {
                 self.submit(place, request, until);
             }
             self.start_worker(place, until, observer)?;

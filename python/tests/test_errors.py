@@ -49,7 +49,7 @@ from servecast import (
         ({"arrival_speedup_ratio": float("nan")}, "`arrival_speedup_ratio`: Out of range float"),
         ({"trace_block_size": 0}, "`trace_block_size`"),
         ({"aic_perf_config": {}}, "`aic_perf_config` is not there yet"),
-        ({"aic_backend": "vllm"}, "`aic_backend` is not there yet"),
+        ({"aic_backend": "vllm"}, "unknown key `aic_backend`: not there yet"),
         ({"input_tokens": 5}, "`trace_file` and `input_tokens` cannot be combined"),
         ({"report_json": "x.json"}, "`report_json` is for the command line only"),
         ({"vary": ["num_workers=1,2"]}, "`vary` is for the command line only"),

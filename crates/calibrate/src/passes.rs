@@ -84,8 +84,7 @@ fn check(rows: &[PassRow], terms: &Terms) -> Result<(), CalibrateError> {
     let level = |row: &PassRow| fit::level_of(row.features.sequences);
     let levels: BTreeSet<u32> = rows.iter().map(level).collect();
     let Some(&only) = levels.first() else {
-        let remedy =
-            "record a run with --iterations-jsonl, or vLLM's with --enable-logging-iteration-details";
+        let remedy = "`servecast replay --iterations-jsonl FILE` records them, and vLLM with --enable-logging-iteration-details";
         return Err(CalibrateError::Nothing { what: "iterations", remedy });
     };
     if levels.len() < 2 {

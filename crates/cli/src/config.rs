@@ -33,8 +33,8 @@ use servecast_workload::{ArrivalProcess, LengthDistribution};
 
 pub(crate) use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
 pub(crate) use layers::{Layers, Origin, explained};
-pub(crate) use not_yet::{NotYetArgs, refuse_value};
-pub(crate) use router::{RouterFlags, RouterGiven, WITHOUT_EFFECT, add_router};
+pub(crate) use not_yet::refuse_value;
+pub(crate) use router::{RouterFlags, RouterGiven, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
 pub(crate) use value::settings;
 use value::{boolean, choice, finite};
@@ -95,7 +95,7 @@ pub(crate) struct TraceConfig {
     #[arg(long, value_name = "SESSIONS")]
     pub(crate) replay_concurrency: Option<u32>,
     /// Clock of the replay: virtual time is all there is so far
-    #[arg(long, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline"]))]
+    #[arg(long, hide = true, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline"]))]
     pub(crate) replay_mode: Option<ReplayMode>,
     /// Root of all random numbers
     #[arg(long, value_name = "N")]

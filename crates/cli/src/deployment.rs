@@ -52,9 +52,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
     let Some(staged) = staged_key(config) else {
         let given_engine = of(WorkerType::Aggregated, given.engine_args.as_ref());
         let mut pool = Pool::build(&given_engine, &[given_engine.engine], config, layers)?;
-        if pool.args.kv_transfer_bandwidth.is_some() {
-            pool.unused.push(layers.explained("`kv_transfer_bandwidth` is for prefill and decode workers"));
-        }
+        pool.unused.extend(unused_hand_off(&pool.args).map(|reason| layers.explained(&reason)));
         let topology = Topology::aggregated(pool.with_workers(given.num_workers));
         return Ok(Deployment {
             topology: topology.map_err(|error| refused(&error))?,
@@ -72,6 +70,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
     let prefill = Pool::build(&prefill, &engines, config, layers)?;
     let decode = Pool::build(&decode, &engines, config, layers)?;
     check_hand_off(&prefill.args, &decode.args, layers)?;
+    let free = is_free(&prefill.args, &decode.args).then(|| FREE_HAND_OFF.to_owned());
     let topology = Topology::disaggregated(
         prefill.with_workers(given.num_prefill_workers),
         decode.with_workers(given.num_decode_workers),
@@ -85,7 +84,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         },
         engines: vec![prefill.args, decode.args],
         unused: [prefill.unused, decode.unused].concat(),
-        derived: prefill.derived.into_iter().chain(decode.derived).collect(),
+        derived: prefill.derived.into_iter().chain(decode.derived).chain(free).collect(),
     })
 }
 
@@ -137,6 +136,25 @@ fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<
         ),
         _ => Ok(()),
     }
+}
+
+/// What says something of a hand-off where there is none.
+fn unused_hand_off(args: &EngineArgs) -> impl Iterator<Item = String> {
+    let given = [
+        ("kv_transfer_bandwidth", args.kv_transfer_bandwidth.is_some()),
+        ("kv_bytes_per_token", args.kv_bytes_per_token.is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, is_given)| *is_given);
+    given.map(|(key, _)| format!("`{key}` is for prefill and decode workers"))
+}
+
+/// What is said where a hand-off costs nothing.
+const FREE_HAND_OFF: &str = "the hand-off of KV from prefill to decode workers takes no time, since no \
+                             `kv_transfer_bandwidth` (with `kv_bytes_per_token`) is given: TTFT is too short by the transfer";
+
+/// Whether nothing says how long a hand-off takes; a bandwidth of 0 says that it takes no time.
+fn is_free(prefill: &EngineArgs, decode: &EngineArgs) -> bool {
+    prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth).is_none()
 }
 
 /// Refuses a bandwidth that nothing would be divided by: the hand-off would silently take no time.
@@ -215,17 +233,22 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Works out how many KV blocks fit the GPU, and says so.
-fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<String, Failure> {
+/// What is served where, with what the engine takes of it.
+pub(crate) fn capacity_setup(args: &EngineArgs, setup: &CapacitySetup) -> CapacitySetup {
     let page_size = args.sglang.as_ref().and_then(|sglang| sglang.page_size);
-    let setup = CapacitySetup {
+    CapacitySetup {
         // What is out of range is refused with the other settings.
         gpu_memory_utilization: args.gpu_memory_utilization.clamp(0.01, 1.0),
         block_size: page_size.unwrap_or_else(|| args.resolved_block_size()),
         max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens),
         max_num_seqs: args.max_num_seqs.unwrap_or(setup.max_num_seqs),
         ..setup.clone()
-    };
+    }
+}
+
+/// Works out how many KV blocks fit the GPU, and says so.
+fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<String, Failure> {
+    let setup = capacity_setup(args, setup);
     let capacity = setup.capacity().map_err(|error| {
         Failure::user(error).with_hint(
             "more GPUs (tp=N), fewer bytes a weight (dtype=fp8) or a larger --gpu-memory-utilization make room; \

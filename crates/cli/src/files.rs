@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use servecast_workload::{KnownFormat, TELLING_BYTES, known_format};
 use tempfile::NamedTempFile;
 
 use crate::error::{Failure, quoted, reason};
@@ -38,6 +39,17 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
     }
     let file = open_file(path)?;
     unpacked(BufReader::with_capacity(1 << 16, file)).map_err(|error| cannot_read(path, &error))
+}
+
+/// What a file is by how it begins, if that is known; standard input cannot be read twice.
+pub(crate) fn format_of(path: &Path) -> Option<KnownFormat> {
+    if is_standard_stream(path) || !fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return None;
+    }
+    let mut start = Vec::new();
+    // What cannot be unpacked to its end has told enough.
+    let _ = open(path).ok()?.take(TELLING_BYTES as u64).read_to_end(&mut start);
+    known_format(&start)
 }
 
 /// The bytes of a file.

@@ -19,6 +19,7 @@ mod routing;
 mod rows;
 mod source;
 mod timeline;
+mod unknown;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -71,11 +72,17 @@ pub fn run_to_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let cli =
-        match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
-            Ok(cli) => cli,
-            Err(error) => return print(&error),
-        };
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = command().try_get_matches_from(&arguments);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            return match unknown::option(&error, &command(), &arguments) {
+                Some(failure) => finish(Err(failure)),
+                None => print(&error),
+            };
+        }
+    };
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay_command::run(*args),
         Subcommands::Compare(args) => compare::run(&args),

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 use servecast_cluster::{KvRouterOptions, RouterMode, RouterOptions};
-use servecast_router::{Field, KvRouterConfig, RouterSettings};
+use servecast_router::{FIELDS, Field, KvRouterConfig, RouterSettings};
 use servecast_types::Duration;
 
-use crate::config::{Layers, ReplayConfig, WITHOUT_EFFECT, refuse_value};
+use crate::config::{Layers, ReplayConfig, refuse_value};
 use crate::deployment::QueuePolicies;
 use crate::error::Failure;
 
@@ -75,7 +75,11 @@ fn needs_mode(key: &str, mode: &str, layers: &Layers) -> Failure {
 fn refuse_unused(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure> {
     let first_setting = config.deployment.router_config.iter().flat_map(Map::keys).min();
     let key = match first_setting {
-        Some(key) => key,
+        Some(key) => {
+            // What is no setting at all is not to be had with another mode either.
+            Field::by_key(key).map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+            key
+        }
         None if config.deployment.router_config.is_some() => "router_config",
         None if config.deployment.kv_event_delay_ms.is_some() => "kv_event_delay_ms",
         None if config.output.routing_jsonl.is_some() => "routing_jsonl",
@@ -130,7 +134,7 @@ fn event_delay(ms: f64, layers: &Layers) -> Result<Duration, Failure> {
 fn unused(config: &KvRouterConfig, layers: &Layers) -> Vec<String> {
     let json = |config: &KvRouterConfig| serde_json::to_value(config).expect("settings are plain data");
     let (given, default) = (json(config), json(&KvRouterConfig::default()));
-    let is_changed = |key: &&str| given[*key] != default[*key];
-    let changed = WITHOUT_EFFECT.into_iter().filter(is_changed);
-    changed.map(|key| layers.explained(&format!("`{key}` is for live routers"))).collect()
+    let is_changed = |field: &&Field| !field.has_effect() && given[field.key] != default[field.key];
+    let changed = FIELDS.iter().filter(is_changed);
+    changed.map(|field| layers.explained(&format!("`{}` is for live routers", field.key))).collect()
 }

@@ -92,7 +92,17 @@ const TRACE_OR_SYNTHETIC: &str =
 
 /// Reads a trace.
 pub(crate) fn read_trace(path: &Path) -> Result<Trace, Failure> {
-    read_mooncake(files::open(path)?).map_err(|error| unusable_trace(path, &error))
+    read_mooncake(files::open(path)?).map_err(|error| {
+        // What is no text is named by the reader.
+        let format = if matches!(error, TraceError::NotText { .. }) { None } else { files::format_of(path) };
+        let Some((format, instead)) = format.and_then(|format| Some((format, format.instead_of_a_trace()?)))
+        else {
+            return unusable_trace(path, &error);
+        };
+        let name = files::input_name(path);
+        Failure::user(format!("{name}: the file holds {}, which cannot be replayed", format.name))
+            .with_hint(instead)
+    })
 }
 
 /// The workload of a trace, each hash id of which stands for `block_size` tokens.

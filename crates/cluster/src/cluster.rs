@@ -505,8 +505,7 @@ impl Cluster {
     /// Passes a request whose prompt is computed on to the next pool.
     fn hand_off(&mut self, id: RequestId, request: EngineRequest, now: Time) -> Result<(), RunError> {
         let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
-        let transfer = handoff.transfer_time(request.prompt.tokens());
-        let remote_prefill = Some(transfer.map_err(|source| RunError::Latency { at: now, source })?);
+        let remote_prefill = Some(handoff.transfer_time(request.prompt.tokens(), now)?);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
         live.source = live.place.take().map(|place| Source { place, is_moving: false });
         self.waiting_transfers += usize::from(live.source.is_some());

@@ -75,6 +75,24 @@ pub enum RunError {
         /// How far the run had come.
         at: Time,
     },
+    /// A hand-off that takes longer than virtual time can say.
+    #[error(
+        "the hand-off of {prompt_tokens} tokens at {at} does not end within 64-bit nanoseconds: `kv_transfer_bandwidth` \
+         {gb_per_second:e} GB/s with `kv_bytes_per_token` {bytes_per_token} and a speedup of {speedup_ratio:e}; a larger \
+         bandwidth takes less"
+    )]
+    Handoff {
+        /// When it was to begin.
+        at: Time,
+        /// The prompt.
+        prompt_tokens: u32,
+        /// Bytes of KV of a token.
+        bytes_per_token: u64,
+        /// 10⁹ bytes a second.
+        gb_per_second: f64,
+        /// What divides it.
+        speedup_ratio: f64,
+    },
     /// Nothing can happen any more, but requests are unfinished.
     #[error(
         "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} {place}"

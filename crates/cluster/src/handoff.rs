@@ -1,10 +1,9 @@
 //! What it costs to hand a prompt's KV from a prefill to a decode worker.
 
 use servecast_engine::{EngineArgs, KvTransferTimingMode, TransferTime};
-use servecast_latency::LatencyError;
-use servecast_types::Duration;
+use servecast_types::{Duration, Time};
 
-use crate::ClusterError;
+use crate::{ClusterError, RunError};
 
 /// The cost of a hand-off.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,14 +42,21 @@ impl Handoff {
         Ok(Self { rate, timing_mode: given(prefill).or(given(decode)).unwrap_or(default) })
     }
 
-    /// How long the KV of a prompt is under way: tokens · bytes / bandwidth, divided by the speedup.
-    pub(crate) fn transfer_time(&self, prompt_tokens: u32) -> Result<TransferTime, LatencyError> {
+    /// How long the KV of a prompt is under way that is handed off `now`: tokens · bytes / bandwidth, divided by the
+    /// speedup.
+    pub(crate) fn transfer_time(&self, prompt_tokens: u32, now: Time) -> Result<TransferTime, RunError> {
         let full_prompt = match self.rate {
             None => Duration::ZERO,
             Some(Rate { bytes_per_token, bytes_per_second, speedup_ratio }) => {
                 let ms = f64::from(prompt_tokens) * bytes_per_token / bytes_per_second * 1000.0;
-                let too_long = |_| LatencyError::NoDuration { ms, ratio: speedup_ratio };
-                Duration::from_ms(ms).and_then(|delay| delay.divided_by(speedup_ratio)).map_err(too_long)?
+                let delay = Duration::from_ms(ms).and_then(|delay| delay.divided_by(speedup_ratio));
+                delay.map_err(|_| RunError::Handoff {
+                    at: now,
+                    prompt_tokens,
+                    bytes_per_token: bytes_per_token as u64,
+                    gb_per_second: bytes_per_second / 1e9,
+                    speedup_ratio,
+                })?
             }
         };
         Ok(match self.timing_mode {
@@ -90,7 +96,7 @@ mod tests {
     fn check(prefill: &EngineArgs, decode: &EngineArgs, tokens: u32, expected_ns: u64) {
         let handoff = Handoff::new(prefill, decode).unwrap();
         let expected = TransferTime::Fixed(Duration::from_ns(expected_ns));
-        assert_eq!(handoff.transfer_time(tokens).unwrap(), expected);
+        assert_eq!(handoff.transfer_time(tokens, Time::ZERO).unwrap(), expected);
     }
 
     #[test]
@@ -110,6 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn a_hand_off_without_end_names_what_it_follows_from() {
+        let handoff = Handoff::new(&args(Some(131_072), Some(1e-300), 1.0), &args(None, None, 1.0)).unwrap();
+        let error = handoff.transfer_time(100, Time::from_ns(1_000_000)).unwrap_err().to_string();
+        for part in ["100 tokens", "`kv_transfer_bandwidth` 1e-300", "`kv_bytes_per_token` 131072"] {
+            assert!(error.contains(part) && !error.contains("latency"), "{error}");
+        }
+    }
+
+    #[test]
     fn engines_that_disagree_are_refused() {
         let error = Handoff::new(&args(None, Some(8.0), 1.0), &args(None, Some(9.0), 1.0)).unwrap_err();
         assert_eq!(
@@ -124,6 +139,6 @@ mod tests {
         let decode = EngineArgs { kv_transfer_timing_mode: mode, ..args(Some(1_000_000), Some(1.0), 1.0) };
         let handoff = Handoff::new(&args(None, None, 1.0), &decode).unwrap();
         let full_prompt = Duration::from_ns(128_000_000);
-        assert_eq!(handoff.transfer_time(128).unwrap(), TransferTime::Missing { full_prompt });
+        assert_eq!(handoff.transfer_time(128, Time::ZERO).unwrap(), TransferTime::Missing { full_prompt });
     }
 }

@@ -123,7 +123,24 @@ mod tests {
         refused(json!([1]), r#"expected a JSON object such as {"block_size": 64}, found an array"#);
         refused(json!(null), r#"expected a JSON object such as {"block_size": 64}, found null"#);
         refused(json!({"blok_size": 16}), "unknown key `blok_size`, did you mean `block_size`?");
-        refused(json!({"tensor_parallel": 2}), "unknown key `tensor_parallel`");
+        refused(json!({"no_such_thing": 2}), "unknown key `no_such_thing`");
+        refused(json!({"aic_tp": 2}), "unknown key `aic_tp`");
+    }
+
+    #[test]
+    fn settings_of_other_tools_are_answered_by_what_they_mean() {
+        for (key, sentence) in [
+            ("tensor_parallel_size", "`latency` roofline:model=NAME,gpu=NAME,tp=N"),
+            ("num_g2_blocks", "KV cache outside the GPU"),
+            ("max_batch_size", "`max_num_seqs` is how many requests run at a time"),
+            ("speculative_config", "`decode_speedup_ratio` divides decode times"),
+        ] {
+            let error = EngineArgs::from_json(json!({key: 1})).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("unknown key `{key}`: ")), "{error}");
+            assert!(error.contains(sentence) && !error.contains("did you mean"), "{error}");
+        }
+        let error = EngineArgs::from_json(json!({"sglang": {"mem_fraction_static": 0.8}})).unwrap_err();
+        assert!(error.to_string().contains("`gpu_memory_utilization` is the share"), "{error}");
     }
 
     #[test]

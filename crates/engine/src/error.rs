@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use servecast_latency::LatencyError;
+use servecast_types::{foreign, similar};
 
 /// Why settings were refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -14,7 +15,7 @@ pub enum ConfigError {
         found: &'static str,
     },
     /// A key that does not exist.
-    #[error("unknown key `{key}`{}", suggestion(.similar.as_deref()))]
+    #[error("unknown key `{key}`{}", suggestion(key, .similar.as_deref()))]
     UnknownKey {
         /// The key.
         key: String,
@@ -49,7 +50,11 @@ pub enum ConfigError {
     Latency(#[from] LatencyError),
 }
 
-fn suggestion(similar: Option<&str>) -> String {
+/// What to do about an unknown key: what there is for a setting of another tool, or the key that was probably meant.
+fn suggestion(key: &str, similar: Option<&str>) -> String {
+    if let Some(foreign) = foreign(key) {
+        return format!(": {}", foreign.sentence(|setting| format!("`{setting}`")));
+    }
     similar.map_or_else(String::new, |key| format!(", did you mean `{key}`?"))
 }
 
@@ -60,15 +65,19 @@ impl ConfigError {
     }
 }
 
-/// Refuses a key that is not among `known`, naming the one most like it.
+/// Refuses a key that is not among `known`, naming what there is for it, or the one most like it.
 pub fn check_key(key: &str, known: &[String]) -> Result<(), ConfigError> {
     if known.iter().any(|other| other == key) {
         return Ok(());
     }
-    let distance = |other: &String| strsim::damerau_levenshtein(key, other);
-    let similar =
-        known.iter().min_by_key(|other| distance(other)).filter(|other| distance(other) <= 1 + key.len() / 3);
-    Err(ConfigError::UnknownKey { key: key.to_owned(), similar: similar.cloned() })
+    let shown = known.iter().map(String::as_str).filter(|known| !is_refused(known));
+    let similar = similar(key, shown).filter(|_| foreign(key).is_none());
+    Err(ConfigError::UnknownKey { key: key.to_owned(), similar: similar.map(str::to_owned) })
+}
+
+/// Whether a key is there only to be refused or passed over, so that nobody is pointed to it.
+fn is_refused(key: &str) -> bool {
+    key.starts_with("aic_") || key == "has_perf_model"
 }
 
 /// The problem of a value that `serde` refused, from its message.

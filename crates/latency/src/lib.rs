@@ -38,7 +38,7 @@ pub use gpu::GpuSheet;
 pub use grid::{Grid, GridError};
 pub use linear::Linear;
 pub use link::{AllReduce, AllReduceTable, Ring};
-pub use model::{Attention, Experts, ModelError, ModelShape, WeightType, Window};
+pub use model::{Attention, Experts, ModelError, ModelShape, UnevenHeads, WeightType, Window};
 pub use polynomial::Polynomial;
 pub use profile::{Layers, Profile, ProfileError, ProfileSetup, ProfileTables, SkewUse};
 pub use roofline::{Efficiency, Roofline, RooflineSetup};

@@ -38,6 +38,29 @@ pub struct ModelShape {
     pub quantisation: Option<WeightType>,
 }
 
+/// A number of GPUs that the heads of a model cannot be shared out over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{gpus} GPUs cannot share {heads} heads{} evenly: it can be {}", kv_heads.map_or_else(String::new, |heads| format!(" ({heads} of keys and values)")), listed(possible))]
+pub struct UnevenHeads {
+    /// GPUs that were to share each layer.
+    pub gpus: u32,
+    /// Heads of queries.
+    pub heads: u32,
+    /// Heads of keys and values, if there are fewer.
+    pub kv_heads: Option<u32>,
+    /// The numbers of GPUs that can.
+    pub possible: Vec<u32>,
+}
+
+/// Numbers in a sentence.
+fn listed(numbers: &[u32]) -> String {
+    let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => texts.concat(),
+    }
+}
+
 /// How keys and values are made and kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
@@ -242,6 +265,34 @@ impl ModelShape {
         }
     }
 
+    /// Whether so many GPUs can share each layer: heads of queries are shared out evenly, and so are those of keys and
+    /// values unless there are more GPUs than heads, each of which then lies on as many GPUs as the others.
+    ///
+    /// # Errors
+    /// They cannot, with the numbers that could.
+    pub fn check_shared_by(&self, gpus: u32) -> Result<(), UnevenHeads> {
+        let fits = |gpus: u32| {
+            let of_keys = match self.attention {
+                Attention::Grouped { kv_heads } => kv_heads.max(1),
+                Attention::Latent { .. } => 1,
+            };
+            self.heads.is_multiple_of(gpus) && (of_keys.is_multiple_of(gpus) || gpus.is_multiple_of(of_keys))
+        };
+        if gpus > 0 && fits(gpus) {
+            return Ok(());
+        }
+        let kv_heads = match self.attention {
+            Attention::Grouped { kv_heads } if kv_heads != self.heads => Some(kv_heads),
+            _ => None,
+        };
+        Err(UnevenHeads {
+            gpus,
+            heads: self.heads,
+            kv_heads,
+            possible: (1..=self.heads).filter(|&gpus| fits(gpus)).collect(),
+        })
+    }
+
     /// Bytes of KV cache that a token takes on each of `gpus` GPUs, over all blocks.
     pub fn kv_bytes_per_token(&self, gpus: u32, bytes_per_number: f64) -> f64 {
         f64::from(self.layers) * f64::from(self.kv_numbers(gpus)) * bytes_per_number
@@ -270,6 +321,23 @@ impl Experts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_are_shared_out_evenly() {
+        let can = |name: &str, gpus: u32| ModelShape::by_name(name).unwrap().check_shared_by(gpus).is_ok();
+        // 32 heads, 8 of keys and values.
+        for gpus in [1, 2, 4, 8, 16, 32] {
+            assert!(can("meta-llama/Llama-3.1-8B", gpus), "{gpus}");
+        }
+        for gpus in [0, 3, 5, 6, 7, 12, 64] {
+            assert!(!can("meta-llama/Llama-3.1-8B", gpus), "{gpus}");
+        }
+        let error = ModelShape::by_name("meta-llama/Llama-3.1-8B").unwrap().check_shared_by(3).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "3 GPUs cannot share 32 heads (8 of keys and values) evenly: it can be 1, 2, 4, 8, 16 or 32"
+        );
+    }
 
     #[test]
     fn tokens_share_experts_more_the_more_they_are() {

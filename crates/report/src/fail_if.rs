@@ -1,12 +1,15 @@
-//! Limits that a run must keep beside another one: `p99_ttft_ms>+5%`.
+//! Limits that a run must keep beside another one, or a simulation beside what was recorded: `p99_ttft_ms>+5%`.
 
 use std::fmt;
 use std::str::FromStr;
 
+use servecast_types::similar;
+
 /// A condition on one figure under which a comparison fails.
 ///
 /// `METRIC OP LIMIT`, where the operator is `>`, `>=`, `<` or `<=` and the limit is a figure (`200`), a change in the
-/// unit of the figure (`+20`, `-20`) or a change in percent of the baseline (`+5%`, `-5%`, `5%`).
+/// unit of the figure (`+20`, `-20`), a change in percent of the baseline (`+5%`, `-5%`) or a percentage without a sign
+/// (`5%`), which means a rise beside another run and a distance either way beside what was recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FailIf {
     /// Key of the figure.
@@ -39,6 +42,8 @@ pub enum Limit {
     Change(f64),
     /// Its distance from the baseline as a share of the baseline: 0.05 for `+5%`.
     RelativeChange(f64),
+    /// A share of the baseline without a sign: 0.05 for `5%`.
+    Share(f64),
 }
 
 /// Why a condition cannot be read.
@@ -49,6 +54,14 @@ pub struct FailIfError {
     problem: &'static str,
 }
 
+/// A condition on a figure that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no figure `{metric}`{}", .similar.as_ref().map_or_else(String::new, |name| format!(", did you mean `{name}`?")))]
+pub struct UnknownFigure {
+    metric: String,
+    similar: Option<String>,
+}
+
 impl Operator {
     /// The longer ones first, since the shorter ones are their beginnings.
     const ALL: [(&'static str, Self); 4] =
@@ -56,6 +69,21 @@ impl Operator {
 }
 
 impl FailIf {
+    /// The condition with the figure by its name among `known`: `p50_…` is `median_…`, `…_e2e_ms` is
+    /// `…_e2e_latency_ms`, and the other way round.
+    ///
+    /// # Errors
+    /// There is no such figure; the error names the one most like it.
+    pub fn on_one_of(mut self, known: &[String]) -> Result<Self, UnknownFigure> {
+        let meant = plain_name(&self.metric);
+        if let Some(name) = known.iter().find(|name| plain_name(name) == meant) {
+            self.metric.clone_from(name);
+            return Ok(self);
+        }
+        let similar = similar(&self.metric, known.iter().map(String::as_str)).map(str::to_owned);
+        Err(UnknownFigure { metric: self.metric, similar })
+    }
+
     /// Whether a figure breaks the limit beside that of the baseline.
     ///
     /// Any rise above a baseline of 0 is an infinite relative change.
@@ -63,15 +91,28 @@ impl FailIf {
         let (measured, limit) = match self.limit {
             Limit::Value(limit) => (value, limit),
             Limit::Change(limit) => (value - baseline, limit),
-            Limit::RelativeChange(limit) => (relative_change(value, baseline), limit),
+            Limit::RelativeChange(limit) | Limit::Share(limit) => (relative_change(value, baseline), limit),
         };
-        match self.operator {
-            Operator::Above => measured > limit,
-            Operator::AtLeast => measured >= limit,
-            Operator::Below => measured < limit,
-            Operator::AtMost => measured <= limit,
+        self.operator.holds(measured, limit)
+    }
+}
+
+impl Operator {
+    /// Whether a figure stands so to a limit.
+    pub fn holds(self, figure: f64, limit: f64) -> bool {
+        match self {
+            Self::Above => figure > limit,
+            Self::AtLeast => figure >= limit,
+            Self::Below => figure < limit,
+            Self::AtMost => figure <= limit,
         }
     }
+}
+
+/// The name of a figure in the words that all names for it have in common.
+fn plain_name(name: &str) -> String {
+    let name = name.strip_prefix("median_").map_or_else(|| name.to_owned(), |rest| format!("p50_{rest}"));
+    ["_e2e_latency_", "_request_latency_", "_e2el_"].iter().fold(name, |name, e2e| name.replace(e2e, "_e2e_"))
 }
 
 /// The distance of a figure from its baseline as a share of the baseline; infinite if only the baseline is 0.
@@ -100,7 +141,8 @@ impl FromStr for FailIf {
         let number = number.parse::<f64>().ok().filter(|number| number.is_finite());
         let number = number.ok_or_else(|| refused("its limit is no number"))?;
         let limit = match (is_percent, is_change) {
-            (true, _) => Limit::RelativeChange(number / 100.0),
+            (true, true) => Limit::RelativeChange(number / 100.0),
+            (true, false) => Limit::Share(number / 100.0),
             (false, true) => Limit::Change(number),
             (false, false) => Limit::Value(number),
         };
@@ -115,10 +157,15 @@ impl fmt::Display for FailIf {
         match self.limit {
             Limit::Value(value) => write!(f, "{value}"),
             Limit::Change(change) => write!(f, "{change:+}"),
-            // Rounded, since 0.07 · 100 is no whole number.
-            Limit::RelativeChange(share) => write!(f, "{:+}%", (share * 1e11).round() / 1e9),
+            Limit::RelativeChange(share) => write!(f, "{:+}%", percent(share)),
+            Limit::Share(share) => write!(f, "{}%", percent(share)),
         }
     }
+}
+
+/// A share in percent, rounded, since 0.07 · 100 is no whole number.
+fn percent(share: f64) -> f64 {
+    (share * 1e11).round() / 1e9
 }
 
 #[cfg(test)]
@@ -144,9 +191,26 @@ mod tests {
 
     #[test]
     fn a_condition_reads_as_it_was_written() {
-        for text in ["p99_ttft_ms>+5%", "x<-7%", "x>=+5", "x<=200", "x>0.5"] {
+        for text in ["p99_ttft_ms>+5%", "x<-7%", "x>7%", "x>=+5", "x<=200", "x>0.5"] {
             assert_eq!(text.parse::<FailIf>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_figure_has_the_names_that_tools_give_it() {
+        let known = ["median_ttft_ms", "mean_e2e_latency_ms", "mean_itl_ms"].map(str::to_owned);
+        let on = |text: &str| text.parse::<FailIf>().unwrap().on_one_of(&known);
+        for (text, name) in [
+            ("mean_itl_ms>1", "mean_itl_ms"),
+            ("p50_ttft_ms>1", "median_ttft_ms"),
+            ("mean_e2e_ms>1", "mean_e2e_latency_ms"),
+            ("mean_request_latency_ms>1", "mean_e2e_latency_ms"),
+        ] {
+            assert_eq!(on(text).unwrap().metric, name);
+        }
+        let error = |text| on(text).unwrap_err().to_string();
+        assert_eq!(error("mean_itl>1"), "there is no figure `mean_itl`, did you mean `mean_itl_ms`?");
+        assert_eq!(error("x>1"), "there is no figure `x`");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use differences::{
 };
 pub use differences_page::{ComparedPage, render_differences_page};
 pub use export::{ExportFormat, TokenTimes, export};
-pub use fail_if::{FailIf, FailIfError, Limit, Operator, relative_change};
+pub use fail_if::{FailIf, FailIfError, Limit, Operator, UnknownFigure, relative_change};
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
 pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion, Spread};

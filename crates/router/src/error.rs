@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use servecast_types::RequestId;
+use servecast_types::{RequestId, foreign};
 
 use crate::Rank;
 
@@ -17,7 +17,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A key that does not exist.
-    #[error("unknown router setting `{key}`{}", suggestion(.similar.as_deref()))]
+    #[error("unknown router setting `{key}`{}", instead(key, .similar.as_deref()))]
     UnknownKey {
         /// The key.
         key: String,
@@ -72,6 +72,14 @@ pub enum ConfigError {
         /// The other value.
         found: String,
     },
+}
+
+/// What to do about an unknown key: what there is for a setting of another tool, or the key that was probably meant.
+fn instead(key: &str, similar: Option<&str>) -> String {
+    match foreign(key) {
+        Some(foreign) => format!(": {}", foreign.sentence(|setting| format!("`{setting}`"))),
+        None => suggestion(similar),
+    }
 }
 
 fn suggestion(similar: Option<&str>) -> String {

@@ -7,11 +7,13 @@
 //! - [`hash`]: the XXH3 block hashes that engines and routers exchange on the wire.
 //! - [`HashRuns`]: lists of block identities, a run at a time; [`RunIndex`] finds the run that one lies in.
 //! - [`KvEvent`]: what an engine tells a router about its cache.
+//! - [`foreign`]: what there is for settings that people know from other tools.
 //!
 //! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
 
 mod ensure;
 mod error;
+mod foreign;
 pub mod hash;
 mod ids;
 mod kv;
@@ -21,6 +23,7 @@ mod runs;
 mod time;
 
 pub use error::TimeError;
+pub use foreign::{Foreign, foreign, similar};
 pub use hash::{BlockHash, SequenceHash};
 pub use ids::{BlockId, RequestId, WorkerId};
 pub use kv::KvEvent;

@@ -14,6 +14,7 @@
 
 mod error;
 mod fields;
+mod formats;
 mod random;
 mod reader;
 mod row;
@@ -23,6 +24,7 @@ mod synthetic;
 mod workload;
 
 pub use error::{SyntheticError, TraceError};
+pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, known_format};
 pub use reader::{Trace, read_mooncake};
 pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_mooncake};
 pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};

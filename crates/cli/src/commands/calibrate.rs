@@ -10,6 +10,7 @@ use servecast_calibrate::{
     CalibrateError, Experts, Fit, Options, PassRun, Phases, RequestRun, fit_passes, fit_requests,
 };
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
+use servecast_workload::{FormatKind, known_format};
 
 use crate::commands::validate::recording::Recording;
 use crate::config::{Format, settings};
@@ -108,6 +109,8 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
     let options = Options { phases: args.phases, experts: args.experts };
     let refused = |error: CalibrateError| match &error {
         CalibrateError::Interrupted => Failure::interrupted(&error),
+        CalibrateError::Simulation { .. } => Failure::user(&error)
+            .with_hint("--engine, --engine-preset, --extra-engine-args and --num-workers state the settings"),
         _ => Failure::user(&error),
     };
     let (fit, what) = match (passes.is_empty(), runs.is_empty()) {
@@ -190,22 +193,37 @@ fn read(path: &Path, args: &CalibrateArgs) -> Result<Input, Failure> {
         Kind::Empty => return Err(Failure::user(format!("{}: the file is empty", path.display()))),
         Kind::OwnIterations => return passes::own(path, &text).map(Input::Passes),
         Kind::VllmLog => return passes::vllm_log(path, &text).map(Input::Passes),
-        Kind::VllmBench(object) => requests::vllm_bench(path, &object)?,
-        Kind::Aiperf => requests::aiperf(path, &text)?,
-        Kind::Rows => requests::json_lines(path, &text)?,
-        Kind::Table => requests::table(path, &text)?,
+        Kind::VllmBench(object) => requests::vllm_bench(path, &object),
+        Kind::Aiperf => requests::aiperf(path, &text),
+        Kind::Rows => requests::json_lines(path, &text),
+        Kind::Table => requests::table(path, &text),
     };
-    if measured.failed > 0 && !args.quiet {
-        files::note(&format!(
-            "note: {}: {} requests were not served and are left out",
-            path.display(),
-            measured.failed
-        ));
+    let measured = match measured {
+        Ok(measured) if measured.rows.is_empty() => match without_times(path, &text) {
+            Some(failure) => return Err(failure),
+            None => measured,
+        },
+        measured => measured.map_err(|failure| without_times(path, &text).unwrap_or(failure))?,
+    };
+    let left_out = [(measured.failed, "were not served"), (measured.warmups, "are warm-up")];
+    for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0 && !args.quiet) {
+        files::note(&format!("note: {}: {count} requests {why} and are left out", path.display()));
     }
     let name = path.display().to_string();
     let engine = engine_args(args, &name, Value::Null)?;
     let workers = args.num_workers.unwrap_or(1);
     Ok(Input::Requests(Box::new(RequestRun { name, rows: measured.rows, engine, workers })))
+}
+
+/// The refusal of a file that is known to hold something else than measured times.
+fn without_times(path: &Path, text: &str) -> Option<Failure> {
+    let format = known_format(text.as_bytes()).filter(|format| format.kind != FormatKind::Measured)?;
+    let message =
+        format!("{}: the file holds {}, which has no times of single requests", path.display(), format.name);
+    Some(Failure::user(message).with_hint(
+        "a fit needs when each request was sent and when its first and last token came, or the length of iterations: \
+         `servecast calibrate --help` lists the forms",
+    ))
 }
 
 /// What a file is, by its content.
@@ -241,7 +259,8 @@ fn kind(text: &str) -> Kind {
 fn recorded(folder: &Path, args: &CalibrateArgs) -> Result<RequestRun, Failure> {
     let given = args.engine_args.as_ref().and_then(|settings| settings.get("num_gpu_blocks"));
     let blocks = given.and_then(Value::as_u64).map(|blocks| blocks as u32);
-    let recording = Recording::read(folder, blocks)?;
+    let hint = "--extra-engine-args '{\"num_gpu_blocks\": N}' states it";
+    let recording = Recording::read(folder, blocks, hint)?;
     if !args.quiet {
         for assumption in &recording.assumptions {
             files::note(&format!("note: {}: assumed {assumption}", folder.display()));
@@ -303,12 +322,20 @@ fn json_text(fit: &Fit) -> String {
         .map(|part| json!({"part": part.part, "errors_percent": errors(&part.errors_percent)}));
     let result = json!({
         "coefficients": fit.coefficients,
+        "intervals": INTERVALS.join(" "),
         "levels": levels.collect::<Vec<_>>(),
         "held_out": held_out.collect::<Vec<_>>(),
         "warnings": fit.warnings,
     });
     serde_json::to_string_pretty(&result).expect("figures are plain data") + "\n"
 }
+
+/// What the intervals of prices are, and are not.
+const INTERVALS: [&str; 2] = [
+    "± is the 95 % interval of a price over other data of the same kind: how far it moves when each twentieth of the rows \
+     is left out.",
+    "It is no error of predictions: for that, see what was held out of the fit.",
+];
 
 /// The fit, for a reader.
 fn table(fit: &Fit, what: &str, args: &CalibrateArgs) -> String {
@@ -319,6 +346,7 @@ fn table(fit: &Fit, what: &str, args: &CalibrateArgs) -> String {
         let (value, width) = (number(coefficient.value_us), number(coefficient.half_width_us));
         let _ = writeln!(text, "{:<32}{value:>14}{width:>14}", coefficient.name);
     }
+    let _ = writeln!(text, "{}", INTERVALS.join("\n"));
     let most = fit.levels.iter().map(|level| &level.errors_percent).max_by_key(|errors| errors.len());
     let names: Vec<&str> = most.into_iter().flatten().map(|(name, _)| *name).collect();
     let mut header = String::new();
@@ -349,7 +377,7 @@ fn table(fit: &Fit, what: &str, args: &CalibrateArgs) -> String {
         let _ = writeln!(text, "\nwarning: {warning}");
     }
     if let Some(path) = &args.output {
-        let _ = writeln!(text, "\nreplay with --latency step:{}", path.display());
+        let _ = writeln!(text, "\nreplay with `servecast replay --latency step:{}`", path.display());
     }
     text
 }

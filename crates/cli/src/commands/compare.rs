@@ -4,11 +4,11 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use servecast_engine::check_key;
 use servecast_report::{
     ComparedPage, Differences, FailIf, NamedFigures, Report, RequestFigures, RunDifference, SchemaVersion,
     paired_changes, read_request_figures, render_differences, render_differences_page,
 };
+use servecast_workload::FormatKind;
 
 use super::replay::{REPORT, ROWS, json, table_options};
 use crate::config::{DEFAULT_SEED, Format};
@@ -31,7 +31,7 @@ pub(crate) struct CompareArgs {
     /// Exit with status 3 if this holds for a run, as in `p99_ttft_ms>+5%` (can be repeated)
     ///
     /// The figure is any number of the report. A limit of `+5%` or `-5%` is a change beside the first run, `+20` one in the
-    /// unit of the figure, `200` the figure itself.
+    /// unit of the figure, `200` the figure itself, `5%` the same as `+5%`.
     #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<FailIf>,
     /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
@@ -64,20 +64,21 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     let runs = runs.map(|(position, path)| read_run(path, args.requests.get(position).map(PathBuf::as_path)));
     let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
     let Some((baseline, others)) = runs.split_first() else { unreachable!("there are two runs at least") };
-    for condition in &args.fail_if {
-        let known: Vec<String> = baseline.figures.figures.keys().cloned().collect();
-        check_key(&condition.metric, &known)
-            .map_err(|error| Failure::user(format!("--fail-if {condition}: {error}")))?;
-    }
+    let known: Vec<String> = baseline.figures.figures.keys().cloned().collect();
+    let conditions = args.fail_if.iter().map(|condition| {
+        let refused = |error| Failure::user(format!("--fail-if {condition}: {error}"));
+        condition.clone().on_one_of(&known).map_err(refused)
+    });
+    let conditions: Vec<FailIf> = conditions.collect::<Result<_, _>>()?;
     let differences = Differences {
         schema_version: SchemaVersion::V1,
         baseline: baseline.figures.clone(),
         runs: others.iter().map(|run| difference(baseline, run, args.seed)).collect(),
     };
-    let broken = broken(&differences, &args.fail_if)?;
+    let broken = broken(&differences, &conditions)?;
     if let Some(path) = &args.html {
         let requests: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
-        let conditions = args.fail_if.iter().map(ToString::to_string).collect();
+        let conditions = conditions.iter().map(ToString::to_string).collect();
         let page = ComparedPage {
             differences: &differences,
             requests: &requests,
@@ -118,10 +119,8 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
     let in_folder = |name: &str| path.is_dir().then(|| path.join(name));
     let report_path = in_folder(REPORT).unwrap_or_else(|| path.to_owned());
     let rows_path = rows.map(Path::to_owned).or_else(|| in_folder(ROWS).filter(|path| path.exists()));
-    let report: Report = serde_json::from_reader(files::open(&report_path)?).map_err(|error| {
-        Failure::user(format!("{} is no report of a run: {error}", quoted(&report_path)))
-            .with_hint("`servecast replay --report-json FILE` writes one; one of --vary has several in it")
-    })?;
+    let report: Report = serde_json::from_reader(files::open(&report_path)?)
+        .map_err(|error| no_report(&report_path, &error.to_string()))?;
     let rows = rows_path.map(|path| {
         read_request_figures(BufReader::new(files::open(&path)?))
             .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
@@ -132,6 +131,28 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
     }
     let figures = NamedFigures::of(path.display().to_string(), &report);
     Ok(Run { figures, rows: rows.transpose()? })
+}
+
+/// A file that is no report, by what it is.
+fn no_report(path: &Path, problem: &str) -> Failure {
+    let name = quoted(path);
+    let Some(format) = files::format_of(path).filter(|format| format.kind != FormatKind::Report) else {
+        return Failure::user(format!("{name} is no report of a run: {problem}"))
+            .with_hint("`servecast replay --report-json FILE` writes one");
+    };
+    let hint = match format.kind {
+        FormatKind::Trace => {
+            format!("`servecast replay {} --report-json FILE` writes a report of it", path.display())
+        }
+        FormatKind::Result => {
+            "give each run's own report: `servecast replay --report-json FILE` without --vary".to_owned()
+        }
+        FormatKind::Measured => {
+            "rows of requests go with their report: --requests FILE, one for each run".to_owned()
+        }
+        _ => "`servecast replay --report-json FILE` writes a report".to_owned(),
+    };
+    Failure::user(format!("{name} holds {}, no report of a run", format.name)).with_hint(hint)
 }
 
 fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {

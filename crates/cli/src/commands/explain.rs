@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueHint};
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
 use servecast_latency::{Capacity, CapacitySetup, GIB, WeightType};
 
 use crate::config::Format;
+use crate::deployment::capacity_setup;
 use crate::error::Failure;
 use crate::files;
 use crate::latency::{Deployed, KvType, ProfileSettings, model_shape};
@@ -25,8 +27,8 @@ enum ExplainOf {
 
 /// Show how many KV blocks fit the GPUs beside a model, and why
 ///
-/// The same arithmetic gives `--num-gpu-blocks` of a replay where it is not given and the latency model knows model and
-/// GPU.
+/// The same arithmetic, with the same defaults, gives `num_gpu_blocks` of a replay where it is not given and the latency
+/// model knows model and GPU. Memory and blocks are those of each GPU.
 #[derive(Debug, Clone, clap::Args)]
 struct CapacityArgs {
     /// Model by its name on the Hugging Face hub, or its config.json
@@ -51,20 +53,26 @@ struct CapacityArgs {
     #[arg(long, value_name = "TYPE", value_parser = weight_type)]
     dtype: Option<WeightType>,
     /// How the KV cache is stored: auto, bf16, fp16 or fp8
-    #[arg(long, value_name = "TYPE", value_parser = kv_type)]
+    #[arg(long, visible_alias = "kv-dtype", value_name = "TYPE", value_parser = kv_type)]
     kv_cache_dtype: Option<KvType>,
-    /// Share of the memory that the engine takes
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
-    gpu_memory_utilization: f64,
-    /// Tokens a KV block
-    #[arg(long, value_name = "TOKENS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
-    block_size: u32,
-    /// Most tokens that one iteration computes
-    #[arg(long, value_name = "TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
-    max_num_batched_tokens: u32,
-    /// Most requests that run at a time
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    max_num_seqs: u32,
+    /// Engine whose defaults hold for what is not given below, as for a replay
+    #[arg(long, value_name = "ENGINE", value_parser = engine)]
+    engine: Option<EngineType>,
+    /// Release whose defaults hold for what is not given below, as for a replay
+    #[arg(long, value_name = "NAME")]
+    engine_preset: Option<String>,
+    /// Share of the memory that the engine takes [default: 0.9]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    gpu_memory_utilization: Option<f64>,
+    /// Tokens a KV block; without it the default of a replay
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    block_size: Option<u32>,
+    /// Most tokens that one iteration computes; without it the default of a replay
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_num_batched_tokens: Option<u32>,
+    /// Most requests that run at a time; without it the default of a replay
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_num_seqs: Option<u32>,
     /// How to print it
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -78,6 +86,10 @@ fn positive(text: &str) -> Result<f64, String> {
 fn share(text: &str) -> Result<f64, String> {
     let share = positive(text).ok().filter(|share| *share <= 1.0);
     share.ok_or_else(|| "expected a share above 0 and at most 1".to_owned())
+}
+
+fn engine(text: &str) -> Result<EngineType, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected vllm, sglang or trtllm".to_owned())
 }
 
 fn weight_type(text: &str) -> Result<WeightType, String> {
@@ -122,13 +134,14 @@ fn capacity(args: &CapacityArgs) -> Result<(), Failure> {
             .with_hint("--gpu NAME or --memory-gib GIB says so")
     };
     let setup = CapacitySetup {
-        gpu_memory_utilization: args.gpu_memory_utilization,
         pipeline_parallel_size: args.pipeline_parallel_size,
-        block_size: args.block_size,
-        max_num_batched_tokens: args.max_num_batched_tokens,
-        max_num_seqs: args.max_num_seqs,
         ..deployed.capacity_setup(shape)?.ok_or_else(unknown)?
     };
+    setup.model.check_shared_by(setup.tensor_parallel_size).map_err(|error| {
+        let model = deployed.model.as_deref().unwrap_or("the model");
+        Failure::user(format!("--tensor-parallel-size is {}: {model}: {error}", setup.tensor_parallel_size))
+    })?;
+    let setup = capacity_setup(&engine_args(args)?, &setup);
     let found = setup.capacity().map_err(|error| {
         Failure::user(error)
             .with_hint("more GPUs, fewer bytes a weight or a larger --gpu-memory-utilization make room")
@@ -139,6 +152,22 @@ fn capacity(args: &CapacityArgs) -> Result<(), Failure> {
             serde_json::to_string_pretty(&object(&deployed, &setup, &found)).unwrap_or_default() + "\n"
         }
     })
+}
+
+/// The settings of the engine as a replay would have them.
+fn engine_args(args: &CapacityArgs) -> Result<EngineArgs, Failure> {
+    let preset = args.engine_preset.as_deref().map(EnginePreset::by_name).transpose();
+    let preset = preset.map_err(Failure::user)?;
+    let given = [
+        ("engine_type", args.engine.map(|engine| engine.name().into())),
+        ("gpu_memory_utilization", args.gpu_memory_utilization.map(Value::from)),
+        ("block_size", args.block_size.map(Value::from)),
+        ("max_num_batched_tokens", args.max_num_batched_tokens.map(Value::from)),
+        ("max_num_seqs", args.max_num_seqs.map(Value::from)),
+    ];
+    let given = given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let preset = preset.map_or_else(Map::new, |preset| preset.settings(WorkerType::Aggregated));
+    EngineArgs::from_json(merge(preset, Value::Object(given.collect()))).map_err(Failure::user)
 }
 
 fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String {
@@ -173,20 +202,33 @@ fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String
     );
     line(gib(-found.runtime), "driver context, libraries, graphs, buffers of collectives".to_owned());
     line(gib(found.kv_cache), "is left for the KV cache".to_owned());
+    let each = if tensor * pipeline > 1 { "on each GPU" } else { "on the GPU" };
     line(
         format!("{:>10} B", found.kv_per_token),
         format!(
-            "KV of a token: {stage} layers × {} numbers × {} B ({})",
+            "KV of a token {each}: {stage} layers × {} numbers × {} B ({})",
             shape.kv_numbers(tensor),
             setup.kv_bytes,
             kv_type.name()
         ),
     );
-    line(format!("{:>10} B", found.kv_per_block), format!("KV of a block of {} tokens", setup.block_size));
+    line(
+        format!("{:>10} B", whole_kv(setup)),
+        "KV of a token in all, each number once: what a hand-off moves (kv_bytes_per_token)".to_owned(),
+    );
+    line(
+        format!("{:>10} B", found.kv_per_block),
+        format!("KV of a block of {} tokens {each}", setup.block_size),
+    );
     line(format!("{:>10}", found.num_gpu_blocks), "num_gpu_blocks".to_owned());
     let tokens = found.num_gpu_blocks * u64::from(setup.block_size);
     line(format!("{tokens:>10}"), "tokens of KV cache".to_owned());
     lines.join("\n") + "\n"
+}
+
+/// Bytes of KV of a token over all GPUs, those that several GPUs have counted once.
+fn whole_kv(setup: &CapacitySetup) -> f64 {
+    setup.model.kv_bytes_per_token(1, setup.kv_bytes)
 }
 
 fn object(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> serde_json::Value {
@@ -203,7 +245,8 @@ fn object(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> serde
         "activation_bytes": found.activations.round(),
         "runtime_bytes": found.runtime.round(),
         "kv_cache_bytes": found.kv_cache.round(),
-        "kv_bytes_per_token": found.kv_per_token,
+        "kv_bytes_per_token": whole_kv(setup),
+        "kv_bytes_per_token_per_gpu": found.kv_per_token,
         "block_size": setup.block_size,
         "num_gpu_blocks": found.num_gpu_blocks,
     })

@@ -19,7 +19,7 @@ use servecast_types::{Time, WorkerId};
 use servecast_workload::{TraceNotes, Workload};
 
 use self::plan::Plan;
-use crate::config::{Format, Layers, NotYetArgs, ReplayConfig, RouterFlags, RouterGiven, add_router};
+use crate::config::{Format, Layers, ReplayConfig, RouterFlags, RouterGiven, add_router};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
@@ -59,14 +59,11 @@ pub(crate) struct ReplayArgs {
     config_file: Option<PathBuf>,
     #[command(flatten)]
     router: RouterFlags,
-    #[command(flatten)]
-    not_yet: NotYetArgs,
 }
 
 impl ReplayArgs {
     /// All settings that hold for the run, with their origins.
     fn layers(mut self) -> Result<Layers, Failure> {
-        self.not_yet.refuse()?;
         let mut layers = Layers::default();
         if let Some(path) = &self.config_file {
             layers.add_file(path)?;

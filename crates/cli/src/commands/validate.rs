@@ -8,10 +8,10 @@ use serde::Serialize;
 use servecast_cluster::record::RunRecord;
 use servecast_cluster::{PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::{EngineArgs, EnginePreset, WorkerType, merge};
-use servecast_report::{ValidatedRun, render_validation};
+use servecast_report::{FailIf, Limit, Operator, ValidatedRun, render_validation};
 
 use self::curves::{Curves, Recorder};
-use self::figures::{Figures, Row};
+use self::figures::{Figures, Row, UNSERVED};
 use self::recording::Recording;
 use crate::config::Format;
 use crate::error::{Failure, chain};
@@ -35,38 +35,21 @@ pub(crate) struct ValidateArgs {
     /// How long an iteration takes; by default the profile of the recorded run
     #[arg(long, value_name = "SPEC")]
     latency: Option<String>,
-    /// KV blocks of a worker, where the recording does not state them
+    /// KV blocks of a worker, in place of what the recording states or of what fits its GPU
     #[arg(long, value_name = "BLOCKS")]
     num_gpu_blocks: Option<u32>,
-    /// Exit with 1 if a figure is off by more than a limit in percent, such as `mean_e2e_ms>1` or `e2e_mape>0.8`; repeat
-    /// it for more
-    #[arg(long, value_name = "FIGURE>PERCENT", value_parser = limit)]
-    fail_if: Vec<Limit>,
+    /// Exit with status 3 if this holds for a run, as in `mean_e2e_ms>1%` (can be repeated)
+    ///
+    /// A limit of `1%` is how far the figure may be off from the recorded one, either way; `+1%` and `-1%` are limits of
+    /// the error with its sign.
+    #[arg(long, value_name = "CONDITION")]
+    fail_if: Vec<FailIf>,
     /// Write a page with the curves of both laid over each other, for a browser: one file that loads nothing from elsewhere
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
     /// How to print the figures
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
-}
-
-/// The largest error that a figure may have.
-#[derive(Debug, Clone, PartialEq)]
-struct Limit {
-    figure: String,
-    percent: f64,
-}
-
-fn limit(text: &str) -> Result<Limit, String> {
-    let expected = || format!("expected FIGURE>PERCENT with a figure of {}", Figures::names().join(", "));
-    let (figure, percent) = text.split_once('>').ok_or_else(expected)?;
-    let figure = figure.trim().to_owned();
-    if !Figures::names().contains(&figure) {
-        return Err(format!("there is no figure `{figure}`; {}", expected()));
-    }
-    let percent = percent.trim().trim_end_matches('%').parse().ok();
-    let percent = percent.filter(|percent: &f64| percent.is_finite() && *percent >= 0.0);
-    Ok(Limit { figure, percent: percent.ok_or_else(expected)? })
 }
 
 /// What one recorded run came to.
@@ -95,6 +78,7 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         files::check_output(path)?;
     }
+    let conditions: Vec<FailIf> = args.fail_if.iter().map(on_an_error).collect::<Result<_, _>>()?;
     let mut outcomes = Vec::new();
     for folder in &args.folders {
         outcomes.push(validate(folder, args)?);
@@ -111,13 +95,34 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         file.commit()?;
     }
     files::print(&text)?;
-    let broken: Vec<String> =
-        outcomes.iter().flat_map(|outcome| broken_limits(outcome, &args.fail_if)).collect();
-    if broken.is_empty() { Ok(()) } else { Err(Failure::run(broken.join("\n"))) }
+    let broken: Vec<String> = outcomes.iter().flat_map(|outcome| broken(outcome, &conditions)).collect();
+    if broken.is_empty() { Ok(()) } else { Err(Failure::condition(broken.join("\n       "))) }
+}
+
+/// The condition, which has to be one on an error.
+fn on_an_error(condition: &FailIf) -> Result<FailIf, Failure> {
+    let refused = |problem: &str| Failure::user(format!("--fail-if {condition}: {problem}"));
+    let condition = condition.clone().on_one_of(&Figures::names()).map_err(|error| {
+        refused(&error.to_string()).with_hint(format!("figures are {}", Figures::names().join(", ")))
+    })?;
+    let (share, problem) = match condition.limit {
+        Limit::RelativeChange(_) => return Ok(condition),
+        Limit::Share(_) if matches!(condition.operator, Operator::Above | Operator::AtLeast) => {
+            return Ok(condition);
+        }
+        Limit::Share(share) => (share, "an error that is small is no failure"),
+        Limit::Value(number) | Limit::Change(number) => {
+            let problem =
+                "how far a figure is off is in percent of the recorded one, and the limit has no `%`";
+            (number.abs() / 100.0, problem)
+        }
+    };
+    let meant = FailIf { operator: Operator::Above, limit: Limit::Share(share), ..condition };
+    Err(refused(problem).with_hint(format!("`{meant}` fails if the figure is off by more, either way")))
 }
 
 fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
-    let recording = Recording::read(folder, args.num_gpu_blocks)?;
+    let recording = Recording::read(folder, args.num_gpu_blocks, "--num-gpu-blocks states it")?;
     let refused = |problem: &str| Failure::user(format!("{}: {problem}", folder.display()));
     let preset = EnginePreset::by_name(recording.preset).map_err(|error| refused(&error.to_string()))?;
     let mut settings = recording.settings.clone();
@@ -201,16 +206,28 @@ fn cells(row: &Row) -> [String; 6] {
     ]
 }
 
-fn broken_limits(outcome: &Outcome, limits: &[Limit]) -> Vec<String> {
-    let row = |limit: &Limit| outcome.figures.iter().find(|row| row.figure == limit.figure);
-    let broken = |limit: &Limit| {
-        let error = row(limit)?.error_percent?;
-        (error.abs() > limit.percent).then(|| {
-            let Limit { figure, percent } = limit;
-            format!("{}: `{figure}` is off by {error:.2} %, more than {percent} %", outcome.run)
-        })
+/// The conditions that hold, each with the error for which it does. One on a figure without an error holds, since nothing
+/// was compared; and where there are conditions at all, every request of the recording has to be in the figures.
+fn broken(outcome: &Outcome, conditions: &[FailIf]) -> Vec<String> {
+    let unserved = outcome.figures.iter().find(|row| row.figure == UNSERVED && !conditions.is_empty());
+    let unserved = unserved.and_then(|row| row.servecast).map(|count| {
+        format!("{count} requests of {} are not served by the simulation and are in no figure", outcome.run)
+    });
+    let broken = |condition: &FailIf| {
+        let run = &outcome.run;
+        let row = outcome.figures.iter().find(|row| row.figure == condition.metric);
+        let Some(error) = row.and_then(|row| row.error_percent) else {
+            return Some(format!("{condition}: {run} has nothing to compare for `{}`", condition.metric));
+        };
+        let (measured, limit) = match condition.limit {
+            Limit::Share(share) => (error.abs(), share * 100.0),
+            Limit::RelativeChange(share) => (error, share * 100.0),
+            Limit::Value(_) | Limit::Change(_) => unreachable!("conditions were checked"),
+        };
+        let is_broken = condition.operator.holds(measured, limit);
+        is_broken.then(|| format!("{condition}: off by {error:+.2}% in {run}"))
     };
-    limits.iter().filter_map(broken).collect()
+    unserved.into_iter().chain(conditions.iter().filter_map(broken)).collect()
 }
 
 /// The figures beside each other, for a reader.

@@ -1,9 +1,10 @@
 //! The names of settings: keys of files, their other names, and the variables of the environment.
 
 use serde::Serialize;
-use servecast_engine::{ConfigError, check_key};
+use servecast_engine::EngineArgs;
+use servecast_types::{foreign, similar};
 
-use super::{ReplayConfig, not_yet, router};
+use super::{ReplayConfig, router};
 use crate::error::Failure;
 
 /// Environment variables that are settings begin with this.
@@ -28,6 +29,9 @@ pub(super) fn keys_of<T: Default + Serialize>() -> Vec<String> {
     defaults.as_object().expect("settings are an object").keys().cloned().collect()
 }
 
+/// Keys without an effect, which nobody is pointed to.
+const HIDDEN: [&str; 2] = ["plain", "replay_mode"];
+
 /// A key that no configuration has, and the one that it is most like.
 pub(super) struct UnknownKey {
     pub(super) message: String,
@@ -39,37 +43,61 @@ pub(super) fn known_key(key: &str) -> Result<String, UnknownKey> {
     if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {
         return Ok((*canonical).to_owned());
     }
+    let known = keys();
+    if known.iter().any(|known| known == key) {
+        return Ok(key.to_owned());
+    }
+    let message = |end: &str| Err(UnknownKey { message: format!("`{key}` {end}"), similar: None });
     if router::is_setting(key) {
-        let message = format!("`{key}` is a setting of the KV router: it belongs into `router_config`");
+        return message("is a setting of the KV router: it belongs into `router_config`");
+    }
+    if let Some(foreign) = foreign(key) {
+        let message =
+            format!("unknown key `{key}`: {}", foreign.sentence(|setting| located(setting, &known)));
         return Err(UnknownKey { message, similar: None });
     }
-    similar_key(key, &keys()).map(|()| key.to_owned())
+    if EngineArgs::keys().iter().any(|known| known == key) {
+        return message(
+            "is a setting of the engine: it belongs into `engine_args`, or into `prefill_engine_args` and \
+             `decode_engine_args`",
+        );
+    }
+    let similar = similar_key(key, &known);
+    let suggestion = similar.as_deref().map_or_else(String::new, |key| format!(", did you mean `{key}`?"));
+    Err(UnknownKey { message: format!("unknown key `{key}`{suggestion}"), similar })
 }
 
-fn similar_key(key: &str, known: &[String]) -> Result<(), UnknownKey> {
-    check_key(key, known).map_err(|error| UnknownKey {
-        message: error.to_string(),
-        similar: match error {
-            ConfigError::UnknownKey { similar, .. } => similar,
-            _ => None,
-        },
-    })
+/// Where a setting stands in a configuration.
+fn located(setting: &str, known: &[String]) -> String {
+    if known.iter().any(|known| known == setting) {
+        format!("`{setting}`")
+    } else if router::is_setting(setting) {
+        format!("`{setting}` of `router_config`")
+    } else {
+        format!("`{setting}` of `engine_args`")
+    }
+}
+
+fn similar_key(key: &str, known: &[String]) -> Option<String> {
+    let shown = known.iter().map(String::as_str).filter(|known| !HIDDEN.contains(known));
+    similar(key, shown).map(str::to_owned)
 }
 
 /// The key that an environment variable is for.
 pub(super) fn variable_key(name: &str) -> Result<String, Failure> {
     let key = name[PREFIX.len()..].to_ascii_lowercase();
-    not_yet::refuse_key(&key, name).map_err(Failure::user)?;
     let similar = match known_key(&key) {
         Ok(known) if name == variable(&key) => return Ok(known),
         Ok(_) => Some(key),
-        Err(_) => {
+        Err(error) => {
+            if let Some(foreign) = foreign(&key) {
+                let sentence = foreign.sentence(variable);
+                return Err(Failure::user(format!("unknown environment variable `{name}`: {sentence}")));
+            }
             let of_router = router::variables().map(|name| name[PREFIX.len()..].to_ascii_lowercase());
             let known: Vec<String> = keys().into_iter().chain(of_router).collect();
-            match similar_key(&key, &known) {
-                Ok(()) => Some(key),
-                Err(error) => error.similar,
-            }
+            let is_known = known.iter().any(|known| *known == key);
+            if is_known { Some(key) } else { error.similar.or_else(|| similar_key(&key, &known)) }
         }
     };
     let suggestion = similar.map_or_else(String::new, |key| format!(", did you mean `{}`?", variable(&key)));

@@ -85,9 +85,7 @@ impl Layers {
         let name = path.display();
         let object = object.map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
         for (key, value) in object {
-            let key = not_yet::refuse_key(&key, &key)
-                .and_then(|()| known_key(&key).map_err(|error| error.message))
-                .map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
+            let key = known_key(&key).map_err(|error| Failure::user(format!("{name}: {}", error.message)))?;
             if self.origins.contains_key(&key) {
                 return Err(Failure::user(format!(
                     "{name}: `{key}` is given by two names: keep one of them"
@@ -134,9 +132,7 @@ impl Layers {
 
     /// Adds an argument of another program, by its name.
     pub(crate) fn add_argument(&mut self, name: &str, value: Value) -> Result<(), Failure> {
-        let key = not_yet::refuse_key(name, name)
-            .and_then(|()| known_key(name).map_err(|error| error.message))
-            .map_err(Failure::user)?;
+        let key = known_key(name).map_err(|error| Failure::user(error.message))?;
         let of_command =
             |key: &String| keys_of::<OutputConfig>().contains(key) && key != "check" && key != "plain";
         if of_command(&key) || keys_of::<SeveralConfig>().contains(&key) {
@@ -343,7 +339,15 @@ mod tests {
             error("SERVECAST_num_workers"),
             "unknown environment variable `SERVECAST_num_workers`, did you mean `SERVECAST_NUM_WORKERS`?"
         );
-        assert!(error("SERVECAST_AIC_SYSTEM").contains("`SERVECAST_AIC_SYSTEM` is not there yet"));
+        assert!(
+            error("SERVECAST_AIC_SYSTEM")
+                .contains("`SERVECAST_AIC_SYSTEM`: not there yet, SERVECAST_LATENCY")
+        );
+        assert_eq!(
+            error("SERVECAST_PLAIM"),
+            "unknown environment variable `SERVECAST_PLAIM`",
+            "what is hidden is not suggested"
+        );
     }
 
     #[test]

@@ -20,18 +20,6 @@ use crate::error::Failure;
 /// The key that holds all of them.
 const KEY: &str = "router_config";
 
-/// Settings of live routers, which change nothing in a replay: it has no replicas, transports or threads.
-pub(crate) const WITHOUT_EFFECT: [&str; 8] = [
-    "durable_kv_events",
-    "router_replica_sync",
-    "router_snapshot_threshold",
-    "router_reset_states",
-    "router_event_threads",
-    "skip_initial_worker_wait",
-    "use_remote_indexer",
-    "serve_indexer",
-];
-
 /// What says something about single settings, or comes after variables that do.
 #[derive(Debug)]
 pub(crate) struct RouterGiven {
@@ -173,7 +161,7 @@ impl FromArgMatches for RouterFlags {
 /// The flag that sets a field, if it has one.
 fn on(field: &'static Field) -> Option<Arg> {
     let arg = named(Arg::new(field.key), field.flags)?.help(field.doc);
-    let arg = arg.hide_short_help(WITHOUT_EFFECT.contains(&field.key));
+    let arg = arg.hide(!field.has_effect());
     Some(match field.kind {
         Kind::Bool => {
             arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true")
@@ -197,7 +185,8 @@ fn on(field: &'static Field) -> Option<Arg> {
 fn off(field: &'static Field) -> Option<Arg> {
     let (&flag, &on) = (field.no_flags.first()?, field.flags.first()?);
     let arg = named(Arg::new(flag), field.no_flags)?.help(format!("The same as {on}=false"));
-    Some(arg.action(ArgAction::SetTrue).conflicts_with(field.key).hide_short_help(true))
+    let arg = arg.action(ArgAction::SetTrue).conflicts_with(field.key);
+    Some(arg.hide_short_help(true).hide(!field.has_effect()))
 }
 
 fn named(arg: Arg, flags: &'static [&'static str]) -> Option<Arg> {
@@ -344,12 +333,6 @@ mod tests {
                 assert!(layers("kv_router", &case).unwrap_err().starts_with(&format!("`{name}` is `?`: ")));
             }
         }
-    }
-
-    #[test]
-    fn the_table_says_what_has_no_effect() {
-        let without_effect = FIELDS.iter().filter(|field| field.doc.contains("no effect"));
-        assert_eq!(without_effect.map(|field| field.key).collect::<Vec<_>>(), WITHOUT_EFFECT);
     }
 
     #[test]

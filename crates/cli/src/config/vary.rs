@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use servecast_engine::{EngineArgs, check_key};
 use servecast_router::Field;
+use servecast_types::foreign;
 
 use super::keys::known_key;
 use super::layers::{Layers, NESTED, Origin, value_of};
@@ -117,8 +118,8 @@ fn path(key: &str) -> Result<String, String> {
         None => (key.as_str(), None),
         Some((first, within)) => (first, Some(within)),
     };
-    if within.is_none() && EngineArgs::keys().iter().any(|known| known == first) && known_key(first).is_err()
-    {
+    let is_of_engine = EngineArgs::keys().iter().any(|known| known == first) && foreign(first).is_none();
+    if within.is_none() && is_of_engine && known_key(first).is_err() {
         return Err(format!(
             "`{first}` is a setting of the engine: write `engine_args.{first}`, or `prefill_engine_args.{first}` and \
              `decode_engine_args.{first}`"
@@ -148,7 +149,7 @@ fn path(key: &str) -> Result<String, String> {
             servecast_engine::ConfigError::UnknownKey { similar: Some(similar), .. } => {
                 format!("unknown key `{prefix}.{key}`, did you mean `{prefix}.{similar}`?")
             }
-            _ => format!("unknown key `{prefix}.{key}`"),
+            error => error.to_string().replacen(&format!("`{key}`"), &format!("`{prefix}.{key}`"), 1),
         })
     };
     unknown(&first, setting, &known)?;

@@ -99,14 +99,14 @@ impl Deployed {
         match key {
             "model" => self.model = Some(value.to_owned()),
             "gpu" => self.gpu = Some(value.to_owned()),
-            "tp" => self.gpus = Some(gpus(value)?),
+            "tp" | "tensor_parallel_size" => self.gpus = Some(gpus(value)?),
             "dtype" => {
                 let known = || WeightType::ALL.map(|(name, _)| name).join(", ");
                 let dtype =
                     WeightType::by_name(value).ok_or_else(|| format!("expected one of {}", known()))?;
                 self.dtype = Some(dtype);
             }
-            "kv_dtype" => {
+            "kv_dtype" | "kv_cache_dtype" => {
                 self.kv_dtype = Some(KvType::by_name(value).ok_or("expected auto, bf16, fp16 or fp8")?);
             }
             "link" => self.link = Some(value.to_owned()),
@@ -132,8 +132,8 @@ impl Deployed {
         GpuSheet::by_name(name).map(Some).ok_or_else(|| {
             let known = GpuSheet::names().collect::<Vec<_>>().join(", ");
             Failure::user(format!("the GPU `{name}` is not known")).with_hint(format!(
-                "gpu=FILE.toml describes it by name, memory_mib, memory_gb_per_s, bf16_tflops, fp8_tflops and link; \
-                 known by name are {known}"
+                "a FILE.toml in its place describes it by name, memory_mib, memory_gb_per_s, bf16_tflops, fp8_tflops and \
+                 link; known by name are {known}"
             ))
         })
     }
@@ -228,7 +228,7 @@ pub(crate) fn model_shape(name: &str) -> Result<ModelShape, Failure> {
         return shape_of_config(&config);
     }
     Err(Failure::user(format!("the shape of the model `{name}` is not known")).with_hint(format!(
-        "model=PATH/config.json names its description from the Hugging Face hub; {}",
+        "the path of its config.json from the Hugging Face hub in its place describes it; {}",
         known_models()
     )))
 }

@@ -254,9 +254,13 @@ impl ProfileSettings {
             experts: experts.as_deref(),
             skew: skew.as_deref(),
         };
+        let (shape, gpus) = (self.shape()?, self.deployed.gpus.unwrap_or(1));
+        shape.check_shared_by(gpus).map_err(|error| {
+            Failure::user(format!("{}: `tensor_parallel_size` is {gpus}: {error}", self.folder.display()))
+        })?;
         let setup = ProfileSetup {
-            shape: self.shape()?,
-            all_reduce: self.deployed.all_reduce(self.deployed.gpus.unwrap_or(1))?,
+            shape,
+            all_reduce: self.deployed.all_reduce(gpus)?,
             bytes_per_number: BYTES_PER_NUMBER,
             expert_parallel_size: self.expert_parallel_size,
             layers: self.layers.clone(),

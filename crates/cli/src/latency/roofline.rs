@@ -64,6 +64,9 @@ impl RooflineSettings {
             missing("gpu", format!("known by name are {known}; gpu=FILE.toml describes another"))
         })?;
         let gpus = self.deployed.gpus.unwrap_or(1);
+        model
+            .check_shared_by(gpus)
+            .map_err(|error| refused_option(WHAT, &format!("tp={gpus}"), &format!("{name}: {error}")))?;
         Ok(Roofline::new(&RooflineSetup {
             weights: self.deployed.dtype.or(model.quantisation).unwrap_or(WeightType::Bf16),
             model,

@@ -264,16 +264,16 @@ const FLAGS: &[(&str, &[&str])] = &[
         &["`engine_preset` has the defaults of sglang, but the engine is vllm", "from --engine-preset"],
     ),
     ("--engine sglang --engine-preset vllm-0.33", &["`engine_preset` has the defaults of vllm"]),
-    ("--planner-config x", &["`--planner-config` is not there yet"]),
-    ("--aic-backend", &["`--aic-backend` is not there yet", "--latency"]),
-    ("--aic-tp-size=2", &["`--aic-tp-size` is not there yet"]),
+    ("--planner-config x", &["no option `--planner-config`: not there yet"]),
+    ("--aic-backend", &["no option `--aic-backend`: not there yet", "--latency"]),
+    ("--aic-tp-size=2", &["no option `--aic-tp-size`: not there yet"]),
     ("--engine-preset vllm-9", &["`engine_preset` is `vllm-9`", "`vllm-0.33`"]),
     ("--latency cubic", &["`latency` is `cubic`", "polynomial", "from --latency"]),
     ("--latency linear:1,2", &["`latency` is `linear:1,2`", "three numbers"]),
     ("--latency grid:none.npz", &["cannot read `none.npz`"]),
     ("--latency grid:t.jsonl", &["t.jsonl: not a readable .npz archive"]),
     ("--kv-transfer-bandwidth -1", &["`kv_transfer_bandwidth` is -1"]),
-    ("--workrs 2", &["'--workrs'", "--workers"]),
+    ("--workrs 2", &["no option `--workrs`, did you mean `--workers`?"]),
     ("second.jsonl", &["'second.jsonl'"]),
 ];
 
@@ -324,4 +324,15 @@ fn half_a_workload_is_refused() {
 
 fn split(arguments: &str) -> impl Iterator<Item = &str> {
     arguments.split(' ')
+}
+
+#[test]
+fn a_hand_off_without_end_is_the_fault_of_the_bandwidth() {
+    let sandbox = Sandbox::new();
+    let pools = ["replay", "t.jsonl", "--prefill-workers", "1", "--decode-workers", "1"];
+    let transfer = ["--kv-bytes-per-token", "131072", "--kv-transfer-bandwidth", "1e-300"];
+    let outcome = sandbox.run(&[&pools[..], &transfer[..]].concat());
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let words = "`kv_transfer_bandwidth` 1e-300 GB/s with `kv_bytes_per_token` 131072";
+    assert!(outcome.stderr.contains(words) && !outcome.stderr.contains("latency model"), "{outcome:?}");
 }

@@ -1,5 +1,7 @@
 //! The latency model `step`, and `servecast calibrate`, which fits it.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::sandbox::Sandbox;
@@ -144,8 +146,15 @@ fn what_cannot_be_fitted_is_refused_with_what_to_do() {
     };
     let alone: String = (0..20).map(|number| row(1000 * number, 100 + number)).collect();
     sandbox.write("alone.jsonl", alone);
+    let help = sandbox.run(&["calibrate", "--help"]).success();
     let refused = |arguments: &[&str], words: &[&str]| {
-        sandbox.run(&[&["calibrate"], arguments].concat()).is_refused(words);
+        let outcome = sandbox.run(&[&["calibrate"], arguments].concat());
+        outcome.is_refused(words);
+        // It names only options that it has.
+        let flags = outcome.stderr.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+        for flag in flags.filter(|word| word.starts_with("--")) {
+            assert!(help.contains(flag), "{flag}: {outcome:?}");
+        }
     };
     refused(&["alone.jsonl"], &["measured at one load level (1 at a time)", "measure at another rate"]);
     let equal: String = (0..20).map(|number| row(10 * number, 100)).collect();
@@ -168,9 +177,58 @@ fn what_cannot_be_fitted_is_refused_with_what_to_do() {
     let varied: String = (0..20).map(|number| row(10 * number, 100 + number)).collect();
     sandbox.write("varied.jsonl", varied);
     let few = ["varied.jsonl", "--engine-args", r#"{"num_gpu_blocks": 4, "block_size": 16}"#];
-    refused(&few, &["varied.jsonl: line 1: the simulated engine does not serve a prompt of 100 tokens"]);
+    let words = [
+        "varied.jsonl: line 1: the simulated engine does not serve a prompt of 100 tokens",
+        "--engine-preset, ",
+    ];
+    refused(&few, &words);
     let latency = ["varied.jsonl", "--engine-args", r#"{"latency": "polynomial"}"#];
     refused(&latency, &["`latency` is what is fitted"]);
     refused(&["varied.jsonl", "--first-requests", "20"], &["varied.jsonl has 20 requests", "from 1 to 19"]);
+    // A recorded run that does not say how many blocks there were.
+    fs::create_dir(sandbox.path("run")).unwrap();
+    sandbox.write("run/meta.json", r#"{"vllm_version": "0.19.0"}"#);
+    let blocks =
+        ["`num_gpu_blocks` is not recorded", "--extra-engine-args '{\"num_gpu_blocks\": N}' states it"];
+    refused(&["run"], &blocks);
+    sandbox.run(&["validate", "run"]).is_refused(&[blocks[0], "--num-gpu-blocks states it"]);
     assert!(!sandbox.files().iter().any(|name| name.contains(".toml")));
+}
+
+#[test]
+fn warm_up_requests_are_no_failures() {
+    let sandbox = Sandbox::new();
+    let record = |phase: &str, start_ns: u64| {
+        let seconds = |value: f64| serde_json::json!({"value": value, "unit": "s"});
+        let tokens = |value: u64| serde_json::json!({"value": value, "unit": "tokens"});
+        let record = serde_json::json!({
+            "metadata": {"request_start_ns": start_ns, "benchmark_phase": phase},
+            "metrics": {
+                "time_to_first_token": seconds(0.1), "request_latency": seconds(1.0),
+                "input_sequence_length": tokens(100), "output_sequence_length": tokens(10),
+            },
+        });
+        format!("{record}\n")
+    };
+    let lines: String =
+        (0..6).map(|number| record(if number < 2 { "warmup" } else { "profiling" }, number)).collect();
+    sandbox.write("aiperf.jsonl", lines);
+    let outcome = sandbox.run(&["calibrate", "aiperf.jsonl"]);
+    assert!(
+        outcome.stderr.contains("note: aiperf.jsonl: 2 requests are warm-up and are left out"),
+        "{outcome:?}"
+    );
+    assert!(!outcome.stderr.contains("not served"), "{outcome:?}");
+}
+
+#[test]
+fn intervals_say_what_they_are() {
+    let sandbox = Sandbox::new();
+    own_runs(&sandbox, "--iterations-jsonl");
+    let inputs = ["calibrate", "low.jsonl", "middle.jsonl", "high.jsonl"];
+    let words = "± is the 95 % interval of a price over other data of the same kind";
+    assert!(sandbox.run(&inputs).success().contains(words));
+    let result = sandbox.run(&[&inputs[..], &["--format", "json"]].concat()).success();
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert!(result["intervals"].as_str().unwrap().contains(words));
 }

@@ -103,7 +103,9 @@ fn what_is_no_report_is_refused() {
     let sandbox = sandbox();
     sandbox.run(&["compare", "a.json"]).is_refused(&[]);
     sandbox.run(&["compare", "a.json", "none.json"]).is_refused(&["cannot read `none.json`"]);
-    sandbox.run(&["compare", "a.json", "t.jsonl"]).is_refused(&["`t.jsonl` is no report of a run"]);
+    sandbox
+        .run(&["compare", "a.json", "t.jsonl"])
+        .is_refused(&["`t.jsonl` holds a trace in Mooncake JSON Lines, no report of a run"]);
     sandbox
         .run(&["compare", "a.json", "b.json", "--requests", "a.jsonl.gz"])
         .is_refused(&["--requests is given 1 times, but there are 2 runs"]);

@@ -56,7 +56,9 @@ fn help_names_defaults_and_hides_what_is_not_there() {
     ] {
         assert!(help.contains(text), "{text}");
     }
-    for text in ["--aic", "--planner-config", "online", "none, aic"] {
+    for text in
+        ["--aic", "--planner-config", "online", "none, aic", "no effect", "--replay-mode", "--serve-indexer"]
+    {
         assert!(!help.contains(text), "{text}");
     }
 }

@@ -171,7 +171,8 @@ fn models_and_gpus_may_be_described_by_files() {
 fn the_capacity_follows_from_model_and_gpu() {
     let sandbox = Sandbox::new();
     let explain = |arguments: &[&str]| sandbox.run(&[&["explain", "capacity"], arguments].concat());
-    let llama = ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--format", "json"];
+    let llama =
+        ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--block-size", "16", "--format", "json"];
     let found: Value = serde_json::from_str(&explain(&llama).success()).unwrap();
     let blocks = found["num_gpu_blocks"].as_u64().unwrap();
     // 71 GiB less 15 GiB of weights and some GiB of the rest, over 2 MiB a block.
@@ -212,7 +213,59 @@ fn the_capacity_follows_from_model_and_gpu() {
         "fp8",
     ]);
     let table = table.success();
-    assert!(table.contains("KV of a token: 32 layers × 1024 numbers × 1 B (fp8)"), "{table}");
+    assert!(
+        table.contains("32768 B     KV of a token on each GPU: 32 layers × 1024 numbers × 1 B (fp8)"),
+        "{table}"
+    );
+    assert!(table.contains("131072 B     KV of a token in all, each number once"), "{table}");
     let nothing = explain(&["--model", "Qwen/Qwen3-32B"]);
     assert_eq!(nothing.code, Some(2));
+}
+
+#[test]
+fn the_capacity_is_that_of_a_replay() {
+    let sandbox = Sandbox::new();
+    let llama = ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM"];
+    for engine in [
+        &[][..],
+        &["--engine-preset", "vllm-0.33"],
+        &["--engine-preset", "vllm-0.33", "--max-num-seqs", "2000"],
+        &["--engine-preset", "sglang-0.5"],
+        &["--engine", "trtllm", "--max-num-batched-tokens", "100000"],
+    ] {
+        let explain = [&["explain", "capacity", "--format", "json"], &llama[..], engine].concat();
+        let found: Value = serde_json::from_str(&sandbox.run(&explain).success()).unwrap();
+        let replay = [&["replay", "t.jsonl", "--latency", ROOFLINE], engine].concat();
+        let outcome = sandbox.run(&replay);
+        let note = format!("note: `num_gpu_blocks` is {}, worked out", found["num_gpu_blocks"]);
+        assert!(outcome.stderr.contains(&note), "{engine:?}: {note} {outcome:?}");
+    }
+}
+
+#[test]
+fn kv_bytes_are_those_of_all_gpus_or_of_one() {
+    let sandbox = Sandbox::new();
+    let explain = |arguments: &[&str]| -> Value {
+        let arguments = [&["explain", "capacity", "--gpu", "H200", "--format", "json"], arguments].concat();
+        serde_json::from_str(&sandbox.run(&arguments).success()).unwrap()
+    };
+    // 80 layers, 8 heads of 128 numbers each of keys and values, 2 bytes.
+    let whole = 80.0 * 2.0 * 8.0 * 128.0 * 2.0;
+    for (tp, share) in [("2", 2.0), ("8", 8.0), ("16", 8.0)] {
+        let found = explain(&["--model", "meta-llama/Llama-3.1-70B", "--tp", tp]);
+        assert_eq!(found["kv_bytes_per_token"], whole, "{found}");
+        assert_eq!(found["kv_bytes_per_token_per_gpu"], whole / share, "{found}");
+    }
+}
+
+#[test]
+fn gpus_that_cannot_share_the_heads_are_refused() {
+    let sandbox = Sandbox::new();
+    let words = "meta-llama/Llama-3.1-8B: 3 GPUs cannot share 32 heads (8 of keys and values) evenly: it can be 1, 2, 4, 8, \
+                 16 or 32";
+    let spec = "roofline:model=meta-llama/Llama-3.1-8B,gpu=H100-SXM,tp=3";
+    sandbox.run(&["replay", "t.jsonl", "--latency", spec]).is_refused(&["roofline option `tp=3`: ", words]);
+    let explain =
+        ["explain", "capacity", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--tp", "3"];
+    sandbox.run(&explain).is_refused(&["--tensor-parallel-size is 3: ", words]);
 }

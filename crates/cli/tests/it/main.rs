@@ -3,6 +3,7 @@
 mod bad_input;
 mod calibrate;
 mod compare;
+mod formats;
 mod help;
 mod interrupt;
 mod kv_router;
@@ -17,6 +18,7 @@ mod sglang;
 mod terminal;
 mod timeline;
 mod trace;
+mod unknown;
 mod validate;
 mod vary;
 mod workspace;

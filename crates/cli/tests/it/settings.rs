@@ -124,7 +124,11 @@ fn bad_files_are_refused_by_name_and_key() {
         ("num_workers = 1\nworkers = 2", &["c.toml: `num_workers` is given by two names"]),
         ("num_workers = 1\nnum_workers = 2", &["c.toml: line 2: duplicate key"]),
         ("seed = 1\nx =", &["c.toml: line 2: "]),
-        ("aic_system = \"x\"", &["c.toml: `aic_system` is not there yet"]),
+        ("aic_system = \"x\"", &["c.toml: unknown key `aic_system`: not there yet, `latency` chooses"]),
+        (
+            "watermark = 0.1",
+            &["c.toml: `watermark` is a setting of the engine: it belongs into `engine_args`"],
+        ),
         ("router_config = 1", &["`router_config` is 1, but must be an object with the settings of a router"]),
         ("router_temperature = 1", &["c.toml: `router_temperature` is a setting", "into `router_config`"]),
         ("page_size = 64", &["`page_size` is a setting of SGLang, but the engine is vllm (from c.toml)"]),
@@ -176,9 +180,50 @@ fn engine_settings_without_effect_are_noted() {
          --kv-transfer-bandwidth)\n"
     );
     assert_eq!(
-        notes(&["--prefill-engine-args", r#"{"startup_time": 5}"#, "--decode-engine-args", "{}"]),
+        notes(&[
+            "--prefill-engine-args",
+            r#"{"startup_time": 5, "kv_transfer_bandwidth": 0}"#,
+            "--decode-engine-args",
+            "{}"
+        ]),
         "note: a setting has no effect: prefill engine: `startup_time` is for workers that are started while \
          others serve (from --prefill-engine-args)\n"
     );
     assert_eq!(notes(&["--engine-args", live, "--quiet"]), "");
+}
+
+#[test]
+fn a_setting_beside_one_that_takes_it_for_nothing_is_noted() {
+    let sandbox = Sandbox::new();
+    let synthetic = ["replay", "--input-tokens", "9", "--output-tokens", "2", "--request-count", "3"];
+    for (given, note) in [
+        (&["--inter-turn-delay-ms", "5"][..], "`inter_turn_delay_ms` is for sessions of several turns"),
+        (&["--num-prefix-groups", "2"], "`num_prefix_groups` is for prompts that share something"),
+        (&["--overwrite"], "`overwrite` is for `output_dir`"),
+        (&["--kv-bytes-per-token", "5"], "`kv_bytes_per_token` is for prefill and decode workers"),
+    ] {
+        let outcome = sandbox.run(&[&synthetic[..], given].concat());
+        let note = format!("note: a setting has no effect: {note}");
+        assert!(outcome.stderr.contains(&note) && outcome.stderr.lines().count() == 1, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_hand_off_without_a_bandwidth_is_said_to_be_free() {
+    let sandbox = Sandbox::new();
+    let notes = |arguments: &[&str]| {
+        let staged = ["replay", "t.jsonl", "--prefill-workers", "1", "--decode-workers", "1"];
+        let outcome = sandbox.run(&[&staged[..], arguments].concat());
+        let notes = outcome.stderr.clone();
+        outcome.success();
+        notes
+    };
+    let free = "the hand-off of KV from prefill to decode workers takes no time";
+    assert_eq!(notes(&[]).matches(free).count(), 1);
+    assert_eq!(notes(&["--kv-bytes-per-token", "131072"]).matches(free).count(), 1);
+    assert_eq!(notes(&["--vary", "seed=1,2"]).matches(free).count(), 1);
+    assert_eq!(notes(&["--kv-bytes-per-token", "131072", "--kv-transfer-bandwidth", "25"]), "");
+    assert_eq!(notes(&["--kv-transfer-bandwidth", "0"]), "", "who says 0 knows it");
+    let aggregated = sandbox.run(&["replay", "t.jsonl", "--workers", "2"]);
+    assert_eq!(aggregated.stderr, "");
 }

@@ -75,16 +75,48 @@ fn the_page_lays_curves_over_each_other() {
 }
 
 #[test]
-fn limits_decide_the_exit_status() {
+fn a_condition_on_an_error_that_holds_is_status_3() {
     let Some(folder) = testkit::outside(testkit::DATA) else { return };
-    let path = folder.join("real/rtx4090_llama8b");
     let sandbox = Sandbox::new();
-    let validate = |limit: &str| sandbox.run(&["validate", path.to_str().unwrap(), "--fail-if", limit]);
-    assert_eq!(validate("mean_e2e_ms>1").code, Some(0));
-    let broken = validate("e2e_mape>0.01");
-    assert_eq!(broken.code, Some(1));
-    assert!(broken.stderr.contains("`e2e_mape` is off by"), "{}", broken.stderr);
-    assert_eq!(validate("speed>1").code, Some(2));
+    copy(&folder.join("real/rtx4090_llama8b"), &sandbox.path("run"));
+    fs::remove_file(sandbox.path("run/timeseries.csv")).unwrap();
+    let validate = |condition: &str| sandbox.run(&["validate", "run", "--fail-if", condition]);
+    let text = sandbox.run(&["validate", "run", "--format", "json"]).success();
+    let outcome = serde_json::from_str::<Value>(&text).unwrap()[0].clone();
+    // The limit without a sign is for errors either way, one with a sign for the error as it is: +0.29 %.
+    let error = figure(&outcome, "mean_e2e_ms");
+    assert!((0.1..0.9).contains(&error), "{error}");
+    for condition in ["mean_e2e_ms>0.1%", "mean_e2e_ms >= 0.1 %", "mean_e2e_ms>+0.1%", "mean_e2e_ms>-1%"] {
+        let broken = validate(condition);
+        assert_eq!(broken.code, Some(3), "{condition}: {broken:?}");
+        assert!(broken.stderr.contains(&format!(": off by {error:+.2}% in run")), "{broken:?}");
+    }
+    for condition in ["mean_e2e_ms>1%", "mean_e2e_ms<-0.1%", "mean_e2e_ms>+1%"] {
+        validate(condition).success();
+    }
+    assert_eq!(validate("e2e_mape>0.01%").code, Some(3));
+    // What was not recorded was not compared, and that is no success.
+    let nothing = validate("kv_use_over_time>90%");
+    assert_eq!(nothing.code, Some(3), "{nothing:?}");
+    assert!(nothing.stderr.contains("nothing to compare for `kv_use_over_time`"), "{nothing:?}");
+    // Neither is what the simulation does not serve.
+    let few = sandbox.run(&["validate", "run", "--num-gpu-blocks", "40", "--fail-if", "p50_ttft_ms>100000%"]);
+    assert_eq!(few.code, Some(3), "{few:?}");
+    assert!(few.stderr.contains("requests of run are not served by the simulation"), "{few:?}");
+    assert!(few.stdout.contains("assumed: num_gpu_blocks 40 in place of the recorded 2588"), "{few:?}");
+}
+
+#[test]
+fn a_condition_on_an_error_needs_a_percentage() {
+    let sandbox = Sandbox::new();
+    let refused = |condition: &str, words: &[&str]| {
+        sandbox.run(&["validate", "run", "--fail-if", condition]).is_refused(words);
+    };
+    refused("mean_e2e_ms>1", &["mean_e2e_ms>1: ", "the limit has no `%`", "`mean_e2e_ms>1%` fails if"]);
+    refused("e2e_mape>+0.8", &["the limit has no `%`", "`e2e_mape>0.8%`"]);
+    refused("mean_e2e_ms<1%", &["small is no failure", "`mean_e2e_ms>1%`"]);
+    refused("mean_e2e_m>1%", &["did you mean `mean_e2e_ms`?", "figures are mean_ttft_ms, "]);
+    refused("mean_e2e_ms", &["`mean_e2e_ms` is no condition: it has no `>` and no `<`"]);
 }
 
 #[test]

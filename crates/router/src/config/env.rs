@@ -111,14 +111,18 @@ fn same(field: &Field, one: &Value, other: &Value) -> Result<bool, ConfigError> 
 
 /// Refuses variables that look like settings and are none.
 fn refuse_unknown<'a>(names: impl Iterator<Item = &'a OsString>) -> Result<(), ConfigError> {
-    let known = || FIELDS.iter().flat_map(|field| field.env).copied().filter(|name| name.starts_with(OWN));
+    let of = |fields: Vec<&'static Field>| {
+        fields.into_iter().flat_map(|field| field.env).copied().filter(|name| name.starts_with(OWN))
+    };
+    let known = || of(FIELDS.iter().collect());
+    let shown = || of(FIELDS.iter().filter(|field| field.has_effect()).collect());
     for name in names.filter_map(|name| name.to_str()) {
         let upper = name.to_ascii_uppercase();
         if !upper.starts_with(OWN) || [WHOLE, MODE].contains(&name) || known().any(|known| known == name) {
             continue;
         }
         let distance = |other: &&str| strsim::damerau_levenshtein(&upper, other);
-        let similar = known().chain([WHOLE]).min_by_key(distance).filter(|other| distance(other) <= 4);
+        let similar = shown().chain([WHOLE]).min_by_key(distance).filter(|other| distance(other) <= 4);
         return Err(ConfigError::UnknownVariable {
             name: name.to_owned(),
             similar: similar.map(str::to_owned),

@@ -1,6 +1,7 @@
 //! One row of the table of settings.
 
 use serde_json::{Number, Value};
+use servecast_types::foreign;
 
 use super::FIELDS;
 use crate::ConfigError;
@@ -39,7 +40,24 @@ pub enum Kind {
     Choice,
 }
 
+/// Settings of live routers, which change nothing here: there are no replicas, transports or threads.
+const WITHOUT_EFFECT: [&str; 8] = [
+    "durable_kv_events",
+    "router_replica_sync",
+    "router_snapshot_threshold",
+    "router_reset_states",
+    "router_event_threads",
+    "skip_initial_worker_wait",
+    "use_remote_indexer",
+    "serve_indexer",
+];
+
 impl Field {
+    /// Whether decisions depend on it; settings of live routers are accepted all the same.
+    pub fn has_effect(&self) -> bool {
+        !WITHOUT_EFFECT.contains(&self.key)
+    }
+
     /// The field of a key, or an error that names the key most like it.
     pub fn by_key(key: &str) -> Result<&'static Self, ConfigError> {
         if let Some(field) = FIELDS.iter().find(|field| field.key == key) {
@@ -48,7 +66,9 @@ impl Field {
         // People leave the prefix off, or put it on; that is nearer than any other key.
         let stem = |key: &str| key.strip_prefix("router_").unwrap_or(key).to_owned();
         let distance = |field: &&Self| strsim::damerau_levenshtein(&stem(key), &stem(field.key));
-        let similar = FIELDS.iter().min_by_key(distance).filter(|field| distance(field) <= 1 + key.len() / 3);
+        let shown = FIELDS.iter().filter(|field| field.has_effect());
+        let similar = shown.min_by_key(distance).filter(|field| distance(field) <= 1 + key.len() / 3);
+        let similar = similar.filter(|_| foreign(key).is_none());
         Err(ConfigError::UnknownKey {
             key: key.to_owned(),
             similar: similar.map(|field| field.key.to_owned()),
@@ -115,5 +135,29 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_what_has_no_effect() {
+        let without_effect = FIELDS.iter().filter(|field| field.doc.contains("no effect"));
+        assert_eq!(without_effect.map(|field| field.key).collect::<Vec<_>>(), WITHOUT_EFFECT);
+    }
+
+    #[test]
+    fn names_of_other_routers_are_answered_by_what_they_mean() {
+        let error = |key| Field::by_key(key).unwrap_err().to_string();
+        assert!(error("overlap_score_credit").contains("a cached block counts in full here"));
+        assert!(error("prefill_load_scale").contains(": `overlap_score_weight` weighs what is left"));
+        assert!(error("host_cache_hit_weight").contains("not simulated"));
+        assert_eq!(
+            error("router_temperatur"),
+            "unknown router setting `router_temperatur`, did you mean `router_temperature`?"
+        );
+        assert_eq!(error("serve_indexr"), "unknown router setting `serve_indexr`");
     }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use servecast_types::foreign;
 
 use super::field::kind_of;
 use super::settings::{RouterSettings, not_negative};
@@ -58,7 +59,8 @@ impl RouterConfigOverride {
             ["overlap_score_weight", "router_temperature", "assume_kv_reuse", "track_prefill_tokens"];
         let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(key, known);
         let similar = KEYS.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        let similar = similar.filter(|known| likeness(known) > 0.5).map(str::to_owned);
+        let similar = similar.filter(|known| likeness(known) > 0.5 && foreign(key).is_none());
+        let similar = similar.map(str::to_owned);
         ConfigError::UnknownKey { key: key.to_owned(), similar }
     }
 

@@ -13,6 +13,8 @@ use crate::error::Failure;
 pub(super) struct Measured {
     pub(super) rows: Vec<RequestRow>,
     pub(super) failed: usize,
+    /// Those that came before the measurement.
+    pub(super) warmups: usize,
 }
 
 /// What a request is, by the names that tools have for it.
@@ -263,10 +265,11 @@ pub(super) fn aiperf(path: &Path, text: &str) -> Result<Measured, Failure> {
         let wrong = |problem: &str| Failure::user(format!("{}, line {number}: {problem}", path.display()));
         let record: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let metadata = &record["metadata"];
-        let skipped = !record["error"].is_null()
-            || metadata["was_cancelled"] == true
-            || metadata["benchmark_phase"].as_str().is_some_and(|phase| phase != "profiling");
-        if skipped {
+        if metadata["benchmark_phase"].as_str().is_some_and(|phase| phase != "profiling") {
+            measured.warmups += 1;
+            continue;
+        }
+        if !record["error"].is_null() || metadata["was_cancelled"] == true {
             measured.failed += 1;
             continue;
         }
@@ -340,6 +343,11 @@ mod tests {
             },
         });
         assert_eq!(row(aiperf(path, &record.to_string())), RequestRow { line: 1, ..expected() });
+        let (mut warmup, mut cancelled) = (record.clone(), record.clone());
+        warmup["metadata"]["benchmark_phase"] = "warmup".into();
+        cancelled["metadata"]["was_cancelled"] = true.into();
+        let measured = aiperf(path, &format!("{warmup}\n{warmup}\n{cancelled}\n{record}")).unwrap();
+        assert_eq!((measured.rows.len(), measured.warmups, measured.failed), (1, 2, 1));
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Plan {
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
         unused.extend(unused_by_router);
+        unused.extend(without_effect(&config).map(|reason| layers.explained(reason)));
         Ok(Self {
             config,
             layers,
@@ -91,6 +92,26 @@ impl Plan {
             ..SimulationOptions::default()
         }
     }
+}
+
+/// What was given beside settings that take it for nothing, each with the reason.
+fn without_effect(config: &ReplayConfig) -> impl Iterator<Item = &'static str> {
+    let (synthetic, output) = (&config.synthetic, &config.output);
+    let has_turns = synthetic.turns_per_session.is_some_and(|turns| turns > 1);
+    let shares = synthetic.shared_prefix_ratio.is_some_and(|share| share > 0.0);
+    [
+        (
+            synthetic.inter_turn_delay_ms.is_some_and(|delay| delay > 0.0) && !has_turns,
+            "`inter_turn_delay_ms` is for sessions of several turns (`turns_per_session`)",
+        ),
+        (
+            synthetic.num_prefix_groups.is_some_and(|groups| groups > 0) && !shares,
+            "`num_prefix_groups` is for prompts that share something (`shared_prefix_ratio`)",
+        ),
+        (output.overwrite == Some(true) && output.output_dir.is_none(), "`overwrite` is for `output_dir`"),
+    ]
+    .into_iter()
+    .filter_map(|(is_unused, reason)| is_unused.then_some(reason))
 }
 
 fn timeline(config: &ReplayConfig, layers: &Layers) -> Result<TimelineOptions, Failure> {

@@ -12,6 +12,8 @@ const STATISTICS: [(&str, Option<f64>); 4] =
     [("mean", None), ("p50", Some(50.0)), ("p90", Some(90.0)), ("p99", Some(99.0))];
 /// Points of a distribution.
 const QUANTILES: usize = 200;
+/// The row that says how many requests are in no figure.
+pub(super) const UNSERVED: &str = "unserved";
 const TIMES: [&str; 3] = ["ttft", "tpot", "e2e"];
 
 /// One figure of the recorded run, of the simulation, and of another simulator where that was recorded.
@@ -129,7 +131,7 @@ impl Figures {
         let rates = (rate(&self.real, real), rate(&self.ours, ours));
         rows.push(Row::new("output_tok_per_s".to_owned(), rates, None));
         if self.unserved > 0 {
-            rows.push(Row { servecast: Some(self.unserved as f64), ..Row::empty("unserved".to_owned()) });
+            rows.push(Row { servecast: Some(self.unserved as f64), ..Row::empty(UNSERVED.to_owned()) });
         }
         rows
     }

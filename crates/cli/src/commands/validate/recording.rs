@@ -79,8 +79,13 @@ struct RequestRow {
 }
 
 impl Recording {
-    /// Reads the folder of a recorded run.
-    pub(in crate::commands) fn read(folder: &Path, num_gpu_blocks: Option<u32>) -> Result<Self, Failure> {
+    /// Reads the folder of a recorded run. `num_gpu_blocks` counts in place of what it states or lets be worked out;
+    /// `hint` says how the user states it.
+    pub(in crate::commands) fn read(
+        folder: &Path,
+        num_gpu_blocks: Option<u32>,
+        hint: &str,
+    ) -> Result<Self, Failure> {
         let meta_path = folder.join("meta.json");
         let meta: Value = serde_json::from_str(&files::read_text(&meta_path)?)
             .map_err(|error| Failure::user(format!("{}: {error}", meta_path.display())))?;
@@ -93,9 +98,13 @@ impl Recording {
         let mut assumptions = Vec::new();
         let mut settings = settings(&meta);
         if let Some(blocks) = num_gpu_blocks {
-            settings.insert("num_gpu_blocks".to_owned(), blocks.into());
+            let recorded = settings.insert("num_gpu_blocks".to_owned(), blocks.into());
+            if let Some(recorded) = recorded.filter(|recorded| *recorded != blocks) {
+                assumptions.push(format!("num_gpu_blocks {blocks} in place of the recorded {recorded}"));
+            }
         } else if !settings.contains_key("num_gpu_blocks") {
-            let blocks = estimated_blocks(folder, &meta, &settings)?;
+            let blocks =
+                estimated_blocks(folder, &meta, &settings).map_err(|failure| failure.with_hint(hint))?;
             assumptions.push(format!("num_gpu_blocks {blocks}, from the memory of the GPU and the weights"));
             settings.insert("num_gpu_blocks".to_owned(), blocks.into());
         }
@@ -215,7 +224,7 @@ fn settings(meta: &Value) -> Map<String, Value> {
 fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) -> Result<u64, Failure> {
     let unknown = |problem: &str| {
         let message = format!("{}: `num_gpu_blocks` is not recorded, and {problem}", folder.display());
-        Failure::user(message).with_hint("--num-gpu-blocks states it")
+        Failure::user(message)
     };
     let cluster = folder.join("lss_cluster_config.json");
     let of_cluster = if cluster.exists() {

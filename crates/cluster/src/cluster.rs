@@ -155,7 +155,7 @@ impl Cluster {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
         let blind = pools.len() == 1 && pools[0].routes_blindly();
-        let recorder = Recorder::new(pools.iter().map(|pool| (pool.role, pool.engines.len())));
+        let recorder = Recorder::new(topology.pools.iter());
         Self {
             pools,
             handoff: topology.handoff,

@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use servecast_engine::Decodes;
 use servecast_types::{Duration, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
@@ -158,6 +159,29 @@ pub struct WorkerTotals {
     pub reused_tokens: u64,
     /// Nanoseconds that it spent in iterations.
     pub busy_ns: u64,
+    /// Σ over its iterations of the requests that computed something, times its nanoseconds.
+    pub request_ns: u128,
+    /// Σ over its iterations of the KV blocks that requests held, times its nanoseconds. What only the prefix cache
+    /// holds is free.
+    pub block_ns: u128,
+    /// The most KV blocks that requests held in an iteration.
+    pub peak_blocks: u32,
+}
+
+impl WorkerTotals {
+    /// So many requests computed something for so long, while requests held `blocks` KV blocks.
+    pub(crate) fn computed(&mut self, requests: u64, blocks: u32, length: Duration) {
+        self.request_ns += u128::from(requests) * u128::from(length.as_ns());
+        self.block_ns += u128::from(blocks) * u128::from(length.as_ns());
+        self.peak_blocks = self.peak_blocks.max(blocks);
+    }
+
+    /// Iterations ended in which the same requests got a token each, on a worker of `usable` KV blocks.
+    pub(crate) fn decoded(&mut self, decodes: &Decodes, usable: u32) {
+        self.request_ns += u128::from(decodes.requests) * u128::from(decodes.length().as_ns());
+        self.block_ns += decodes.block_ns(usable);
+        self.peak_blocks = self.peak_blocks.max(usable.saturating_sub(decodes.free_blocks_after()));
+    }
 }
 
 /// A pool: sums over its iterations, and what each worker had to do.
@@ -165,6 +189,10 @@ pub struct WorkerTotals {
 pub struct PoolRecord {
     /// What it is for.
     pub role: PoolRole,
+    /// Most requests that run on a worker at a time, if there is a limit.
+    pub max_num_seqs: Option<u32>,
+    /// KV blocks of a worker that requests can have.
+    pub usable_blocks: u32,
     /// Sums over its iterations.
     pub totals: PoolTotals,
     /// By worker number.

@@ -6,9 +6,9 @@ use servecast_types::{Duration, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
 use crate::RunError;
+use crate::config::PoolConfig;
 use crate::record::{
-    PoolRecord, PoolRole, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
-    WorkerTotals,
+    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps, WorkerTotals,
 };
 
 /// What is known of a request when it arrives.
@@ -38,12 +38,14 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder for pools of the given role and number of workers.
-    pub(crate) fn new(pools: impl Iterator<Item = (PoolRole, usize)>) -> Self {
-        let pool = |(role, workers)| PoolRecord {
-            role,
+    /// A recorder for pools.
+    pub(crate) fn new<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Self {
+        let pool = |config: &PoolConfig| PoolRecord {
+            role: config.role,
+            max_num_seqs: config.engine.max_num_seqs(),
+            usable_blocks: config.engine.usable_blocks(),
             totals: PoolTotals::default(),
-            workers: vec![WorkerTotals::default(); workers],
+            workers: vec![WorkerTotals::default(); config.workers as usize],
         };
         Self {
             requests: Vec::new(),
@@ -114,12 +116,16 @@ impl Recorder {
         last_stage: bool,
         iteration: &Iteration,
     ) {
-        let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
+        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
         let worker = &mut workers[worker.index()];
         worker.busy_ns += iteration.end.since(iteration.start).as_ns();
+        if iteration.num_scheduled() > 0 {
+            let blocks = usable_blocks.saturating_sub(iteration.free_blocks_after_schedule);
+            worker.computed(iteration.num_scheduled(), blocks, iteration.end.since(iteration.start));
+        }
         for admitted in &iteration.admitted {
             let stages = &mut self.requests[admitted.id.index()].stages;
             let stage = stages.last_mut().expect("a request in an engine is in a stage");
@@ -153,10 +159,12 @@ impl Recorder {
     /// Iterations ended in which each running request got a token, as each did when they began.
     pub(crate) fn decoded(&mut self, pool: usize, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
         let (count, requests) = (decodes.count(), decodes.requests);
-        let PoolRecord { totals, workers, .. } = &mut self.pools[pool];
+        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
         totals.iterations += count;
         totals.computed_tokens += count * requests;
-        workers[worker.index()].busy_ns += decodes.end().since(decodes.start).as_ns();
+        let worker = &mut workers[worker.index()];
+        worker.busy_ns += decodes.length().as_ns();
+        worker.decoded(decodes, *usable_blocks);
         if last_stage {
             let mut before = decodes.start;
             for &end in decodes.ends {

@@ -250,6 +250,11 @@ impl EngineConfig {
         Some(self.max_num_batched_tokens).filter(|&tokens| tokens != u32::MAX)
     }
 
+    /// Most requests that run at a time, if there is a limit.
+    pub fn max_num_seqs(&self) -> Option<u32> {
+        Some(self.max_num_seqs).filter(|&requests| requests != u32::MAX)
+    }
+
     /// Blocks that requests can have.
     pub fn usable_blocks(&self) -> u32 {
         self.num_gpu_blocks - u32::from(self.reserve_null_block)

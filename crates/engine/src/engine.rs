@@ -286,8 +286,13 @@ impl Engine {
                 count += 1;
             }
             let Some(&last) = ends[..count].last() else { break };
-            let decodes =
-                Decodes { start, ends: &ends[..count], requests: work.requests, free_blocks, taken_blocks };
+            let decodes = Decodes {
+                start,
+                ends: &ends[..count],
+                requests: work.requests,
+                free_blocks: free_blocks.saturating_sub(taken_blocks),
+                taken_blocks,
+            };
             sink.decoded(&decodes);
             self.extrapolated += self.config().latency.extrapolated_decodes(work, capacity, count);
             free_blocks = decodes.free_blocks_after();

@@ -1,4 +1,4 @@
-use servecast_types::{BlockId, KvEvent, RequestId, Time};
+use servecast_types::{BlockId, Duration, KvEvent, RequestId, Time};
 
 use crate::Rejection;
 
@@ -197,7 +197,7 @@ pub struct Decodes<'a> {
     pub requests: u64,
     /// KV blocks that were free while the first of them ran.
     pub free_blocks: u32,
-    /// KV blocks that each of them took from those.
+    /// KV blocks that each of them after the first took from those.
     pub taken_blocks: u32,
 }
 
@@ -212,9 +212,29 @@ impl Decodes<'_> {
         self.ends.last().copied().unwrap_or(self.start)
     }
 
-    /// KV blocks that are free after them.
+    /// KV blocks that are free while the last of them runs, and after it unless a request ends with it.
     pub fn free_blocks_after(&self) -> u32 {
-        self.free_blocks.saturating_sub(self.ends.len() as u32 * self.taken_blocks)
+        self.free_blocks.saturating_sub((self.ends.len() as u32).saturating_sub(1) * self.taken_blocks)
+    }
+
+    /// How long all of them took.
+    pub fn length(&self) -> Duration {
+        self.end().since(self.start)
+    }
+
+    /// Σ over them of the KV blocks that requests held, of `usable` blocks, times its nanoseconds.
+    pub fn block_ns(&self, usable: u32) -> u128 {
+        let held = u128::from(usable.saturating_sub(self.free_blocks));
+        let mut block_ns = held * u128::from(self.length().as_ns());
+        if self.taken_blocks > 0 {
+            let mut before = self.start;
+            for (number, &end) in (0_u128..).zip(self.ends) {
+                let more = number * u128::from(self.taken_blocks);
+                block_ns += more * u128::from(end.since(before).as_ns());
+                before = end;
+            }
+        }
+        block_ns
     }
 }
 

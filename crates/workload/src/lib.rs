@@ -14,6 +14,7 @@
 
 mod error;
 mod fields;
+mod fingerprint;
 mod formats;
 mod random;
 mod reader;

@@ -234,3 +234,44 @@ fn a_decode_worker_does_not_run_past_a_hand_off_that_waits_for_prefill_memory() 
         assert_eq!(ttfts.iter().sum::<f64>() / 4.0, 41.75, "plain: {plain}");
     }
 }
+
+/// Two prompts of two blocks are computed in one iteration of 1.64 ms; four decodes of 1.02 ms follow, for which each
+/// request has a third block.
+#[test]
+fn batches_and_blocks_in_use_are_weighted_by_the_time_in_iterations() {
+    let rows = [row(1, 0.0, 32, 5), row(2, 0.0, 32, 5)];
+    for plain in [false, true] {
+        let options = SimulationOptions { plain, ..SimulationOptions::default() };
+        let record = run(&aggregated(2, &engine(json!({"max_num_seqs": 8}))), &rows[..1], options);
+        let [busy, idle] = &record.pools[0].workers[..] else { panic!("two workers") };
+        let one = 1_320_000 + 4 * 1_010_000;
+        assert_eq!((busy.busy_ns, busy.request_ns), (one, u128::from(one)));
+        assert_eq!((idle.request_ns, idle.block_ns, idle.peak_blocks), (0, 0, 0));
+
+        let options = SimulationOptions { plain, ..SimulationOptions::default() };
+        let record = run(&aggregated(1, &engine(json!({"max_num_seqs": 8}))), &rows, options);
+        let pool = &record.pools[0];
+        assert_eq!((pool.max_num_seqs, pool.usable_blocks), (Some(8), 64));
+        let worker = pool.workers[0];
+        assert_eq!(worker.busy_ns, 1_640_000 + 4 * 1_020_000);
+        assert_eq!(worker.request_ns, 2 * u128::from(worker.busy_ns));
+        assert_eq!(worker.block_ns, 4 * 1_640_000 + 6 * 4 * 1_020_000);
+        assert_eq!(worker.peak_blocks, 6);
+    }
+}
+
+/// With pages of one token every decode takes one from the pool.
+#[test]
+fn pages_of_one_token_in_use_grow_with_every_decode() {
+    let settings = json!({"engine_type": "sglang", "block_size": 1, "num_gpu_blocks": 1000});
+    let records = [false, true].map(|plain| {
+        let options = SimulationOptions { plain, ..SimulationOptions::default() };
+        run(&aggregated(1, &engine(settings.clone())), &[row(1, 0.0, 100, 101)], options)
+    });
+    assert_eq!(records[0].pools, records[1].pools);
+    let worker = records[0].pools[0].workers[0];
+    // 100 pages while the prompt is computed for 2 ms, then 101 to 200 in passes of 1.01 ms.
+    let decodes: u128 = (101..=200).map(|pages| pages * 1_010_000).sum();
+    assert_eq!(worker.block_ns, 100 * 2_000_000 + decodes);
+    assert_eq!(worker.peak_blocks, 200);
+}

@@ -99,7 +99,7 @@ fn rows_of(workers: usize) -> usize {
 }
 
 fn worker(totals: &WorkerTotals, duration_ns: u64) -> Worker {
-    let WorkerTotals { requests, reused_tokens, busy_ns } = *totals;
+    let WorkerTotals { requests, reused_tokens, busy_ns, .. } = *totals;
     Worker { requests, reused_tokens, busy: rounded(busy_ns as f64 / duration_ns.max(1) as f64 * 100.0) }
 }
 

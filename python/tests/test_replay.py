@@ -268,7 +268,8 @@ def test_every_request_ends_once(lengths: list[tuple[int, int]], workers: int, s
         {"timestamp": 5 * place, "input_length": isl, "output_length": osl, "hash_ids": list(range(-(-isl // 512)))}
         for place, (isl, osl) in enumerate(lengths)
     ]
-    counts = {"num_prefill_workers": workers} if staged else {"num_workers": workers}
+    stages = {"num_prefill_workers": workers, "num_decode_workers": 1}
+    counts = stages if staged else {"num_workers": workers}
     report = servecast.run_trace_replay(rows, router_mode=mode, check=True, **counts)  # type: ignore[arg-type]
     assert report.completed_requests + report.rejected_requests == len(rows)
     assert report.total_output_tokens == sum(osl for _, osl in lengths)

@@ -10,6 +10,10 @@ use flate2::write::GzEncoder;
 use tempfile::NamedTempFile;
 
 use crate::error::{Failure, quoted, reason};
+use crate::lines::{LONGEST_LINE, Lines};
+
+/// The largest file that is read as a whole, in bytes.
+const LARGEST: u64 = 1 << 30;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTANDARD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -42,8 +46,23 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
 
 /// The bytes of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    whole(path, open_file(path)?)
+}
+
+/// The text of a file, unpacked if it is packed.
+pub(crate) fn read_unpacked_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(whole(path, open(path)?)?)
+        .map_err(|error| Failure::user(format!("{}: {}", path.display(), error.utf8_error())))
+}
+
+/// Everything that is in an input.
+fn whole(path: &Path, input: impl Read) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    open_file(path)?.read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    input.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    if bytes.len() as u64 > LARGEST {
+        let size = LARGEST >> 20;
+        return Err(Failure::user(format!("cannot read {}: it has more than {size} MiB", quoted(path))));
+    }
     Ok(bytes)
 }
 
@@ -79,13 +98,14 @@ fn unpacked(mut reader: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> 
     reader.by_ref().take(ZSTANDARD.len() as u64).read_to_end(&mut start)?;
     let (is_gzip, is_zstandard) = (start.starts_with(&GZIP), start.starts_with(&ZSTANDARD));
     let whole = io::Cursor::new(start).chain(reader);
-    Ok(if is_gzip {
+    let unpacked: Box<dyn BufRead> = if is_gzip {
         Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(whole)))
     } else if is_zstandard {
         Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::with_buffer(whole)?))
     } else {
         Box::new(whole)
-    })
+    };
+    Ok(Box::new(Lines::new(unpacked, LONGEST_LINE)))
 }
 
 /// What two paths of the same file have in common, whether it is there yet or not; `None` for a device or a pipe,

@@ -17,6 +17,7 @@ mod sglang;
 mod terminal;
 mod timeline;
 mod trace;
+mod trace_forms;
 mod validate;
 mod vary;
 mod workspace;

@@ -119,7 +119,7 @@ impl Request {
             joined: 0,
             blocks: Vec::new(),
             stored: 0,
-            sequence: Sequence::new(id, prompt, output, max_tokens, block_size),
+            sequence: Sequence::new(id, prompt, output.as_deref(), max_tokens, block_size),
         }
     }
 

@@ -12,7 +12,7 @@ use servecast_cluster::{Observer, RunError, Simulation};
 use servecast_engine::Iteration;
 use servecast_report::{Report, SummaryOptions, summarize};
 use servecast_types::{Time, WorkerId};
-use servecast_workload::{Workload, read_mooncake};
+use servecast_workload::{Workload, read_trace};
 
 use super::plan::Plan;
 use super::{counts, json};
@@ -124,7 +124,7 @@ pub fn replay(
     }
     let workload = workload(replay, &plan)?;
     let trace_notes = workload.notes.clone();
-    notes.extend(trace_notes.sentences());
+    notes.extend(trace_notes.sentences().iter().map(|sentence| with_argument_names(sentence)));
     let mut options = plan.options();
     options.plain |= replay.iterations;
     let mut follower = Follower::new(replay, &workload, watch);
@@ -181,11 +181,11 @@ fn workload(replay: &Replay, plan: &Plan) -> Result<Workload, Refusal> {
         Source::Synthetic { .. } | Source::Sample { .. } => RefusalKind::Config,
     };
     let workload = match (&replay.trace, &plan.source) {
-        (Some(text), Source::Trace { block_size, .. }) => {
+        (Some(text), Source::Trace { reading, .. }) => {
             let path = Path::new(TRACE);
-            read_mooncake(text.as_slice())
+            read_trace(text.as_slice(), reading.unit)
                 .map_err(|error| unusable_trace(path, &error))
-                .and_then(|trace| trace_workload(path, &trace, *block_size, plan.load))
+                .and_then(|trace| trace_workload(path, &trace, *reading, plan.load))
         }
         _ => plan.source.load(plan.load, plan.block_size, &plan.layers),
     };

@@ -8,6 +8,7 @@ use servecast_cluster::record::RunRecord;
 use servecast_report::{
     Activity, ExportFormat, PageContext, Report, TokenTimes, export, render_page, write_request_rows,
 };
+use servecast_workload::TraceNotes;
 
 use super::json;
 use super::plan::Plan;
@@ -108,6 +109,8 @@ pub(super) struct Run<'a> {
     pub(super) activity: Option<&'a Activity>,
     /// When each token came, for exports that say so.
     pub(super) tokens: Option<&'a TokenTimes>,
+    /// What was found out about the trace.
+    pub(super) notes: &'a TraceNotes,
 }
 
 /// Puts all files in place, or none of them if one cannot be written.
@@ -117,7 +120,7 @@ pub(super) fn write(
     mut complete: Vec<OutputFile>,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let Run { record, report, activity, tokens } = run;
+    let Run { record, report, activity, tokens, notes } = run;
     let output = &plan.config.output;
     let mut write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
         let mut file = OutputFile::create(path)?;
@@ -143,7 +146,7 @@ pub(super) fn write(
     }
     let pages = paths(&output.report_html, PAGE);
     if !pages.is_empty() || folder.is_some() {
-        let config = config_text(plan)?;
+        let config = config_text(plan, notes)?;
         let context = PageContext {
             title: title(plan),
             config: config.clone(),
@@ -165,12 +168,12 @@ pub(super) fn write(
 }
 
 /// A configuration file that repeats the run.
-fn config_text(plan: &Plan) -> Result<String, Failure> {
+fn config_text(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     let head = format!(
         "# Every setting of a run of servecast {version}; to repeat it: servecast replay --config config.toml\n"
     );
-    Ok(head + &resolved(plan)?)
+    Ok(head + &resolved(plan, notes)?)
 }
 
 /// What was run, in a few words.

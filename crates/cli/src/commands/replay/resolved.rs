@@ -5,19 +5,22 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use servecast_cluster::{LoadMode, RouterMode};
 use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
-use servecast_workload::SyntheticSpec;
+use servecast_workload::{Recognised, SyntheticSpec, TraceNotes};
 
 use super::plan::Plan;
-use crate::config::{DEFAULT_SEED, DeploymentConfig, ReplayConfig, ReplayMode, SyntheticConfig, TraceConfig};
+use crate::config::{
+    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, DeploymentConfig, ReplayConfig, ReplayMode, SyntheticConfig,
+    TraceConfig,
+};
 use crate::deployment::{DEFAULT_WORKERS, without_effect};
 use crate::error::Failure;
 use crate::files;
 use crate::source::Source;
 
 /// The settings of a run as a TOML file.
-pub(super) fn resolved(plan: &Plan) -> Result<String, Failure> {
+pub(super) fn resolved(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
     let config = ReplayConfig {
-        trace: trace(plan),
+        trace: trace(plan, notes),
         synthetic: match &plan.source {
             Source::Synthetic { spec, .. } => synthetic(spec),
             Source::Trace { .. } | Source::Sample { .. } => SyntheticConfig::default(),
@@ -30,13 +33,18 @@ pub(super) fn resolved(plan: &Plan) -> Result<String, Failure> {
         .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
 }
 
-fn trace(plan: &Plan) -> TraceConfig {
+fn trace(plan: &Plan, notes: &TraceNotes) -> TraceConfig {
     let (trace_file, trace_block_size) = match &plan.source {
-        Source::Trace { path, block_size } => (Some(absolute(path)), Some(*block_size)),
+        Source::Trace { path, reading } => {
+            let known = notes.recognised.and_then(Recognised::block_size);
+            let block_size = reading.block_size.or(known).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+            (Some(absolute(path)), Some(block_size))
+        }
         Source::Synthetic { block_size, .. } => (None, Some(block_size.unwrap_or(plan.block_size))),
         Source::Sample { .. } => (None, None),
     };
     let given = &plan.config.trace;
+    let is_trace = matches!(plan.source, Source::Trace { .. });
     let (ratio, concurrency) = match plan.mode {
         LoadMode::OpenLoop => (Some(given.arrival_speedup_ratio.unwrap_or(1.0)), None),
         LoadMode::ClosedLoop { concurrency } => (None, Some(concurrency)),
@@ -44,6 +52,9 @@ fn trace(plan: &Plan) -> TraceConfig {
     TraceConfig {
         trace_file,
         trace_block_size,
+        // Without a unit it is recognised again.
+        time_unit: given.time_unit,
+        turns: is_trace.then(|| given.turns.unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,
         replay_mode: Some(ReplayMode::Offline),

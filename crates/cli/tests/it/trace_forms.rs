@@ -1,6 +1,8 @@
 //! What a trace may say otherwise than rows of whole prompts in milliseconds, and what becomes of it.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read as _};
 
 use serde_json::Value;
 
@@ -189,6 +191,84 @@ fn turns_go_by_their_timestamps() {
     assert_eq!(
         notes,
         "note: 1 row has a timestamp before that of an earlier row of its session: turns go by their timestamps (line 2)\n"
+    );
+}
+
+#[test]
+fn the_order_of_lines_does_not_matter() {
+    let sandbox = Sandbox::new();
+    // Large ids are numbered in the order in which they turn up.
+    let family = |request: u64| (1 << 40) + (request * request % 7) * 977_777;
+    let mut lines: Vec<String> = (0..60)
+        .map(|request| {
+            let ids = list([family(request), family(request) + 5, (1 << 50) + request, request]);
+            format!(
+                "{{\"timestamp\": {}, \"input_length\": {}, \"output_length\": {}, \"hash_ids\": {ids}}}",
+                request * 7,
+                500 + request,
+                1 + request % 13
+            )
+        })
+        .collect();
+    sandbox.write("t.jsonl", lines.join("\n"));
+    lines.sort_by_key(|line| {
+        line.bytes().map(u64::from).rev().fold(0, |hash, byte| (hash * 31 + byte) % 1009)
+    });
+    sandbox.write("shuffled.jsonl", lines.join("\n"));
+    let run = |trace: &str, arguments: &[&str]| {
+        let (mut rows, _) = rows(&sandbox, &[&[trace, "--trace-block-size", "128"], arguments].concat());
+        for row in &mut rows {
+            row.as_object_mut().unwrap().remove("line");
+            row.as_object_mut().unwrap().remove("session");
+        }
+        rows.sort_by_key(|row| row["arrival_ms"].as_f64().unwrap() as u64);
+        rows
+    };
+    let modes = ["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"];
+    for mode in modes {
+        for engine in ["vllm", "sglang", "trtllm"] {
+            let arguments =
+                ["--router-mode", mode, "--engine", engine, "--workers", "4", "--num-gpu-blocks", "60"];
+            let arguments = [&arguments[..], &["--block-size", "16"]].concat();
+            assert_eq!(run("t.jsonl", &arguments), run("shuffled.jsonl", &arguments), "{mode} {engine}");
+        }
+    }
+}
+
+#[test]
+fn a_line_without_an_end_is_refused_packed_or_not() {
+    let sandbox = Sandbox::new();
+    // 300 MiB of the same byte, in a few kilobytes.
+    let long = || io::repeat(b'7').take(300 << 20);
+    sandbox.write("bomb.zst", zstd::encode_all(long(), 1).unwrap());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    io::copy(&mut long(), &mut gzip).unwrap();
+    sandbox.write("bomb.gz", gzip.finish().unwrap());
+    sandbox.run(&["replay", "--output-dir", "run", "t.jsonl"]).success();
+    fs::create_dir(sandbox.path("recorded")).unwrap();
+    sandbox
+        .write("recorded/meta.json", "{\"vllm_version\": \"0.19\", \"kv_cache\": {\"num_gpu_blocks\": 9}}");
+    fs::copy(sandbox.path("bomb.zst"), sandbox.path("recorded/requests.jsonl")).unwrap();
+    sandbox.write("recorded/workload.jsonl", "");
+    let refused = |arguments: &[&str], name: &str| {
+        sandbox.run(arguments).is_refused(&[name, "line 1 has more than 256 MiB"]);
+    };
+    refused(&["replay", "bomb.zst"], "bomb.zst");
+    refused(&["replay", "bomb.gz"], "bomb.gz");
+    refused(&["trace", "stats", "bomb.zst"], "bomb.zst");
+    refused(&["calibrate", "bomb.zst"], "bomb.zst");
+    refused(&["validate", "recorded"], "requests.jsonl");
+    refused(
+        &[
+            "compare",
+            "run/report.json",
+            "run/report.json",
+            "--requests",
+            "bomb.zst",
+            "--requests",
+            "run/requests.jsonl",
+        ],
+        "bomb.zst",
     );
 }
 

@@ -55,21 +55,22 @@ impl ContentNames {
             return vec![name.map_or(run, |name| Run { start: (name >> 1) + position, len: run.len })];
         }
         let size = u64::from(self.block_tokens.max(1));
+        let first = FIRST_TRACE + u64::from(FIRST_NUMBERED) * size;
         let mut parts = Vec::new();
+        // What stands for itself goes on as far as it does.
+        let own = first.saturating_sub(run.start).min(u64::from(run.len)) as u32;
+        if own > 0 {
+            parts.push(Run { len: own, ..run });
+            run = Run { start: run.start + u64::from(own), len: run.len - own };
+        }
         while run.len > 0 {
-            let at = run.start.saturating_sub(FIRST_TRACE);
-            let (number, within) = (at / size, at % size);
-            let name = number.checked_sub(u64::from(FIRST_NUMBERED)).and_then(|n| self.large.get(n as usize));
-            // What stands for itself goes on as far as it does.
-            let len = match name {
-                Some(_) => run.len.min((size - within) as u32),
-                None => {
-                    let own = (FIRST_TRACE + u64::from(FIRST_NUMBERED) * size).saturating_sub(run.start);
-                    if own == 0 { run.len } else { u64::from(run.len).min(own) as u32 }
-                }
+            let (number, within) = ((run.start - first) / size, (run.start - first) % size);
+            let Some(name) = self.large.get(number as usize) else {
+                parts.push(run);
+                break;
             };
-            let start = name.map_or(run.start, |name| (xxh3_64(&name.to_le_bytes()) >> 1) + within);
-            parts.push(Run { start, len });
+            let len = u64::from(run.len).min(size - within) as u32;
+            parts.push(Run { start: (xxh3_64(&name.to_le_bytes()) >> 1) + within, len });
             run = Run { start: run.start + u64::from(len), len: run.len - len };
         }
         parts
@@ -112,7 +113,9 @@ mod tests {
         let prompt = |number| Prompt::new([Run::tokens(0, 5), Run::reply(number, 20)]);
         let names = |replies: &[(&str, usize)]| {
             let mut names = ContentNames::new(1, Vec::new());
-            replies.iter().for_each(|(session, turn)| names.add_reply(session, *turn));
+            for &(session, turn) in replies {
+                names.add_reply(session, turn);
+            }
             names
         };
         let first = names(&[("a", 0), ("b", 0)]);

@@ -158,13 +158,13 @@ fn turns_that_hold_what_is_new_are_whole_on_demand() {
         r#"{"session_id":"a","delay":1000,"input_length":592,"output_length":16,"hash_ids":[10,11]}"#;
     sandbox.write("t.jsonl", format!("{first}\n{second}\n"));
     let (whole, notes) = rows(&sandbox, &["t.jsonl"]);
-    assert_eq!(column(&whole, "input_tokens"), [4190.0, 592.0]);
+    assert_eq!(column(&whole, "input_length"), [4190.0, 592.0]);
     assert!(
         notes.contains("note: 1 row has nothing in common with the turn before it: --turns delta"),
         "{notes}"
     );
     let (delta, notes) = rows(&sandbox, &["t.jsonl", "--turns", "delta"]);
-    assert_eq!(column(&delta, "input_tokens"), [4190.0, 5374.0]);
+    assert_eq!(column(&delta, "input_length"), [4190.0, 5374.0]);
     assert_eq!(notes, "");
     // 4,190 + 591 tokens have KV: 74 blocks of 64.
     assert_eq!(reused(&sandbox, &["t.jsonl", "--turns", "delta"]), 4736);
@@ -187,7 +187,7 @@ fn turns_go_by_their_timestamps() {
         .write("t.jsonl", [row("a", 5000, 100, 1), row("a", 1000, 200, 1), row("b", 3000, 100, 7)].concat());
     let (rows, notes) = rows(&sandbox, &["t.jsonl"]);
     assert_eq!(column(&rows, "arrival_ms"), [4000.0, 0.0, 2000.0]);
-    assert_eq!(column(&rows, "input_tokens"), [100.0, 200.0, 100.0]);
+    assert_eq!(column(&rows, "input_length"), [100.0, 200.0, 100.0]);
     assert_eq!(
         notes,
         "note: 1 row has a timestamp before that of an earlier row of its session: turns go by their timestamps (line 2)\n"
@@ -205,7 +205,7 @@ fn the_order_of_lines_does_not_matter() {
             format!(
                 "{{\"timestamp\": {}, \"input_length\": {}, \"output_length\": {}, \"hash_ids\": {ids}}}",
                 request * 7,
-                500 + request,
+                450 + request,
                 1 + request % 13
             )
         })

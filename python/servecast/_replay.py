@@ -20,6 +20,7 @@ __all__ = ["Progress", "replay_many", "run_synthetic_trace_replay", "run_trace_r
 Trace = Union[str, "os.PathLike[str]", Iterable[Mapping[str, Any]]]
 EngineSettings = Union[EngineArgs, Mapping[str, Any], str]
 RouterSettings = Union[KvRouterConfig, Mapping[str, Any], str]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 RouterMode = Literal["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"]
 
 
@@ -53,7 +54,9 @@ def run_trace_replay(
     replay_mode: Literal["offline"] = "offline",
     router_mode: RouterMode = "round_robin",
     arrival_speedup_ratio: float = 1.0,
-    trace_block_size: int = 512,
+    trace_block_size: int | None = None,
+    time_unit: TimeUnit | None = None,
+    turns: Literal["whole", "delta"] = "whole",
     latency: str | LatencyFunction | None = None,
     iterations: bool = False,
     progress: ProgressCallback | None = None,
@@ -64,19 +67,23 @@ def run_trace_replay(
     Args:
         trace_file: A path to Mooncake JSON Lines (plain, gzip or Zstandard), or the rows themselves as dicts.
         extra_engine_args: The engine of aggregated workers.
-        prefill_engine_args: The engine of prefill workers. It or any of the next two settings of pools makes the
-            deployment disaggregated; engine settings of the two pools come in pairs.
+        prefill_engine_args: The engine of prefill workers. Engine settings or counts of prefill and decode workers,
+            which come in pairs, make the deployment disaggregated.
         decode_engine_args: The engine of decode workers.
         router_config: Settings of the KV-aware router.
         aic_perf_config: Not there: ``latency`` names a latency model.
         num_workers: Aggregated workers, 1 if not given.
-        num_prefill_workers: Prefill workers, 1 if not given.
-        num_decode_workers: Decode workers, 1 if not given.
+        num_prefill_workers: Prefill workers; with ``num_decode_workers`` or, for 1 of each, neither.
+        num_decode_workers: Decode workers.
         replay_concurrency: Sessions at a time, in place of the arrival times of the trace.
         replay_mode: Virtual time is the only one.
         router_mode: How requests are spread over the workers of a pool.
         arrival_speedup_ratio: By how much faster than in the trace requests arrive.
-        trace_block_size: Prompt tokens that a hash id stands for.
+        trace_block_size: Prompt tokens that a hash id stands for, 512 if not given (16 in rows with ``chat_id`` and
+            ``parent_chat_id``).
+        time_unit: Unit of timestamps and of ``delay``. Without it they are milliseconds (``arrival_time_ns``
+            nanoseconds), unless they are beyond doubt in another unit, which a warning says.
+        turns: What the rows of a session hold: whole prompts, or ``"delta"``, what is new in each turn.
         latency: How long iterations take: a latency model by its name, or a function from a ``Batch`` to milliseconds,
             which is called for each iteration and has to answer equal batches alike. ``EngineArgs`` may have one for
             its pool alone.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,27 @@ def test_a_setting_without_effect_is_a_warning(trace: Path) -> None:
         servecast.run_trace_replay(trace, extra_engine_args=EngineArgs(bootstrap_port=80))
 
 
+def test_times_and_turns_are_read_as_the_trace_means_them() -> None:
+    rows = [
+        {"session_id": "a", "timestamp": 0.0, "input_length": 4190, "output_length": 592, "hash_ids": list(range(9))},
+        {"session_id": "a", "delay_ms": 1000, "input_length": 592, "output_length": 16, "hash_ids": [10, 11]},
+        {"timestamp": 0.2, "input_length": 20, "output_length": 8, "hash_ids": [90]},
+    ]
+    with pytest.warns(ReplayWarning) as caught:
+        servecast.run_trace_replay(rows)
+    told = [str(one.message) for one in caught]
+    assert any("make 5000 requests a second: time_unit s" in one for one in told)
+    assert any("nothing in common with the turn before it: turns delta" in one for one in told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = servecast.run_trace_replay(rows, time_unit="s", turns="delta")
+    assert list(report.requests["arrival_ms"])[:2] == [0.0, 200.0]
+    assert list(report.requests["input_length"]) == [4190, 20, 5374]
+    chats = [{"chat_id": 1, "parent_chat_id": -1, "timestamp": 1.5, "output_length": 1, "hash_ids": [1, 2]}]
+    with pytest.warns(ReplayWarning, match="timestamps in seconds and 16 tokens"):
+        assert list(servecast.run_trace_replay(chats).requests["input_length"]) == [32]
+
+
 def test_progress_ends_with_all_requests(trace: Path) -> None:
     seen: list[Progress] = []
     servecast.run_trace_replay(trace, progress=seen.append)
@@ -299,7 +321,8 @@ def test_every_request_ends_once(lengths: list[tuple[int, int]], workers: int, s
         {"timestamp": 5 * place, "input_length": isl, "output_length": osl, "hash_ids": list(range(-(-isl // 512)))}
         for place, (isl, osl) in enumerate(lengths)
     ]
-    counts = {"num_prefill_workers": workers} if staged else {"num_workers": workers}
+    stages = {"num_prefill_workers": workers, "num_decode_workers": 1}
+    counts = stages if staged else {"num_workers": workers}
     report = servecast.run_trace_replay(rows, router_mode=mode, check=True, **counts)  # type: ignore[arg-type]
     assert report.completed_requests + report.rejected_requests == len(rows)
     assert report.total_output_tokens == sum(osl for _, osl in lengths)

@@ -31,6 +31,7 @@ Names of types in signatures:
   dict, or JSON text, of the same.
 - `LatencyFunction`: a function from a `Batch` to milliseconds. `ProgressCallback`: one that takes a `Progress`.
 - `RouterMode`: `"round_robin"`, `"random"`, `"least_loaded"`, `"power_of_two"`, `"prefix_hash"` or `"kv_router"`.
+- `TimeUnit`: `"s"`, `"ms"`, `"us"` or `"ns"`.
 - `Pin`: the id of a worker, or a pair of that and a data-parallel rank.
 - `Phase`: `"aggregated"`, `"prefill"` or `"decode"`. `Role`: `"decode"` or `"prefill"`.
 """

@@ -29,15 +29,16 @@ use serde_json::{Map, Value};
 use servecast_cluster::RouterMode;
 use servecast_engine::EngineArgs;
 use servecast_router::KvRouterConfig;
-use servecast_workload::{ArrivalProcess, LengthDistribution};
+use servecast_workload::{ArrivalProcess, LengthDistribution, TimeUnit, Turns};
 
 pub(crate) use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
 pub(crate) use layers::{Layers, Origin, explained};
 pub(crate) use not_yet::refuse_value;
 pub(crate) use router::{RouterFlags, RouterGiven, add_router};
 pub(crate) use schema::{config_schema, with_defaults};
+pub(crate) use value::choice;
 pub(crate) use value::settings;
-use value::{boolean, choice, finite};
+use value::{boolean, finite};
 pub(crate) use vary::{Difference, combinations, described};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
@@ -88,6 +89,12 @@ pub(crate) struct TraceConfig {
     /// Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default
     #[arg(long, value_name = "TOKENS")]
     pub(crate) trace_block_size: Option<u32>,
+    /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
+    #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
+    pub(crate) time_unit: Option<TimeUnit>,
+    /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta)
+    #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
+    pub(crate) turns: Option<Turns>,
     /// Divide arrival times and delays by this
     #[arg(long, value_name = "RATIO", value_parser = finite)]
     pub(crate) arrival_speedup_ratio: Option<f64>,
@@ -150,10 +157,10 @@ pub(crate) struct DeploymentConfig {
     /// Workers of an aggregated deployment
     #[arg(long, visible_alias = "workers", value_name = "N")]
     pub(crate) num_workers: Option<u32>,
-    /// Prefill workers; makes the deployment disaggregated
+    /// Prefill workers of a disaggregated deployment, together with --num-decode-workers
     #[arg(long, visible_alias = "prefill-workers", value_name = "N")]
     pub(crate) num_prefill_workers: Option<u32>,
-    /// Decode workers; makes the deployment disaggregated
+    /// Decode workers of a disaggregated deployment, together with --num-prefill-workers
     #[arg(long, visible_alias = "decode-workers", value_name = "N")]
     pub(crate) num_decode_workers: Option<u32>,
     /// How requests are spread over the workers of a pool
@@ -186,6 +193,12 @@ pub(crate) struct DeploymentConfig {
     #[schemars(with = "Option<EngineArgs>")]
     pub(crate) decode_engine_args: Option<Map<String, Value>>,
 }
+
+/// The units of time that can be chosen.
+pub(crate) const TIME_UNITS: &[&str] = &["s", "ms", "us", "ns"];
+
+/// What rows of sessions can hold.
+pub(crate) const TURNS: &[&str] = &["whole", "delta"];
 
 /// The router modes that can be chosen.
 const ROUTER_MODES: &[&str] =

@@ -133,6 +133,19 @@ fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<
             "--num-prefill-workers and --num-decode-workers say how many there are of each",
         );
     }
+    let alone = match (given.num_prefill_workers, given.num_decode_workers) {
+        (Some(_), None) => Some(["num_prefill_workers", "num_decode_workers", "--num-decode-workers"]),
+        (None, Some(_)) => Some(["num_decode_workers", "num_prefill_workers", "--num-prefill-workers"]),
+        _ => None,
+    };
+    if let Some([one, other, flag]) = alone {
+        let message =
+            format!("`{one}` is given without `{other}`, but a disaggregated deployment has both pools");
+        let hint = format!(
+            "{flag} says how many there are of the other; --num-workers makes an aggregated deployment"
+        );
+        return refused(&message, &hint);
+    }
     match (&given.prefill_engine_args, &given.decode_engine_args) {
         (Some(_), None) => refused(
             "`prefill_engine_args` is given without `decode_engine_args`, but each pool needs its settings",

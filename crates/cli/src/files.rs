@@ -12,6 +12,10 @@ use servecast_workload::{KnownFormat, TELLING_BYTES, known_format};
 use tempfile::NamedTempFile;
 
 use crate::error::{Failure, quoted, reason};
+use crate::lines::{LONGEST_LINE, Lines};
+
+/// The largest file that is read as a whole, in bytes.
+const LARGEST: u64 = 1 << 30;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTANDARD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -55,8 +59,23 @@ pub(crate) fn format_of(path: &Path) -> Option<KnownFormat> {
 
 /// The bytes of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    whole(path, open_file(path)?)
+}
+
+/// The text of a file, unpacked if it is packed.
+pub(crate) fn read_unpacked_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(whole(path, open(path)?)?)
+        .map_err(|error| Failure::user(format!("{}: {}", path.display(), error.utf8_error())))
+}
+
+/// Everything that is in an input.
+fn whole(path: &Path, input: impl Read) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    open_file(path)?.read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    input.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    if bytes.len() as u64 > LARGEST {
+        let size = LARGEST >> 20;
+        return Err(Failure::user(format!("cannot read {}: it has more than {size} MiB", quoted(path))));
+    }
     Ok(bytes)
 }
 
@@ -92,13 +111,14 @@ fn unpacked(mut reader: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> 
     reader.by_ref().take(ZSTANDARD.len() as u64).read_to_end(&mut start)?;
     let (is_gzip, is_zstandard) = (start.starts_with(&GZIP), start.starts_with(&ZSTANDARD));
     let whole = io::Cursor::new(start).chain(reader);
-    Ok(if is_gzip {
+    let unpacked: Box<dyn BufRead> = if is_gzip {
         Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(whole)))
     } else if is_zstandard {
         Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::with_buffer(whole)?))
     } else {
         Box::new(whole)
-    })
+    };
+    Ok(Box::new(Lines::new(unpacked, LONGEST_LINE)))
 }
 
 /// Most links that lead to one another.

@@ -129,9 +129,5 @@ fn read_grid(path: &Path) -> Result<Grid, Failure> {
 
 /// The text of a file, unpacked if it is packed.
 pub(crate) fn text(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    files::open(path)?
-        .read_to_string(&mut text)
-        .map_err(|error| Failure::user(format!("cannot read {}: {error}", path.display())))?;
-    Ok(text)
+    files::read_unpacked_text(path)
 }

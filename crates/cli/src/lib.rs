@@ -13,6 +13,7 @@ mod files;
 mod interrupt;
 mod iterations;
 mod latency;
+mod lines;
 mod progress;
 mod router;
 mod routing;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use servecast_workload::{
-    Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, Trace, TraceError, TraceRow, Workload, generate,
-    read_mooncake, sample_chat_sessions,
+    Cut, Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, TimeUnit, Trace, TraceError, TraceNotes,
+    TraceRow, Turns, Workload, generate, sample_chat_sessions,
 };
 
 use crate::config::{
@@ -12,12 +12,30 @@ use crate::config::{
 };
 use crate::error::{Failure, chain};
 use crate::files;
+use crate::lines::LongLine;
+
+/// How a trace is to be read, as far as somebody says.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Reading {
+    /// Tokens that a hash id stands for.
+    pub(crate) block_size: Option<u32>,
+    pub(crate) unit: Option<TimeUnit>,
+    pub(crate) turns: Turns,
+}
+
+impl Reading {
+    /// What the rows of `trace` stand for.
+    pub(crate) fn cut(self, trace: &Trace) -> Cut {
+        let block_size = self.block_size.or(trace.block_size).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+        Cut { block_size, turns: self.turns }
+    }
+}
 
 /// Where the requests of a replay come from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Source {
-    /// A trace, every hash id of which stands for so many tokens.
-    Trace { path: PathBuf, block_size: u32 },
+    /// A trace.
+    Trace { path: PathBuf, reading: Reading },
     /// A synthetic workload, cut into blocks of so many tokens, or of the engine's.
     Synthetic { spec: SyntheticSpec, block_size: Option<u32> },
     /// The built-in sample.
@@ -27,7 +45,7 @@ pub(crate) enum Source {
 impl Source {
     /// What the settings ask for.
     pub(crate) fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
-        let TraceConfig { trace_file, trace_block_size, seed, .. } = &config.trace;
+        let TraceConfig { trace_file, trace_block_size, time_unit, turns, seed, .. } = &config.trace;
         let refused = |message: &str| Failure::user(layers.explained(message));
         if *trace_block_size == Some(0) {
             return Err(refused(&TraceError::BlockSize.to_string()));
@@ -38,10 +56,16 @@ impl Source {
                 "`trace_file` and `{key}` cannot be combined: replay a trace or a synthetic workload"
             ))
             .with_hint("a trace says itself when its requests arrive and how long they are")),
-            (Some(path), None) => Ok(Self::Trace {
-                path: path.clone(),
-                block_size: trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE),
-            }),
+            (Some(path), None) => {
+                let turns = turns.unwrap_or_default();
+                let reading = Reading { block_size: *trace_block_size, unit: *time_unit, turns };
+                Ok(Self::Trace { path: path.clone(), reading })
+            }
+            (None, _) if time_unit.is_some() || turns.is_some() => {
+                let key = if time_unit.is_some() { "time_unit" } else { "turns" };
+                Err(refused(&format!("`{key}` says how a trace is read, but there is none"))
+                    .with_hint("name a TRACE"))
+            }
             (None, Some(key)) => Ok(Self::Synthetic {
                 spec: synthetic_spec(config, key).map_err(|message| refused(&message))?,
                 block_size: *trace_block_size,
@@ -83,9 +107,10 @@ impl Source {
     ) -> Result<Workload, Failure> {
         let refused = |message: &str| Failure::user(layers.explained(message));
         match self {
-            Self::Trace { path, block_size } => {
-                let trace = read_trace(path)?;
-                trace.into_workload(*block_size, load).map_err(|error| unusable_trace(path, &error))
+            Self::Trace { path, reading } => {
+                let trace = read_trace(path, reading.unit)?;
+                let cut = reading.cut(&trace);
+                trace.into_workload(cut, load).map_err(|error| unusable_trace(path, &error))
             }
             Self::Synthetic { spec, block_size } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
@@ -103,8 +128,8 @@ const TRACE_OR_SYNTHETIC: &str =
     "name a TRACE, or describe a workload with --input-tokens, --output-tokens and --request-count";
 
 /// Reads a trace.
-pub(crate) fn read_trace(path: &Path) -> Result<Trace, Failure> {
-    read_mooncake(files::open(path)?).map_err(|error| {
+pub(crate) fn read_trace(path: &Path, unit: Option<TimeUnit>) -> Result<Trace, Failure> {
+    servecast_workload::read_trace(files::open(path)?, unit).map_err(|error| {
         // What is no text is named by the reader.
         let format = if matches!(error, TraceError::NotText { .. }) { None } else { files::format_of(path) };
         let Some((format, instead)) = format.and_then(|format| Some((format, format.instead_of_a_trace()?)))
@@ -117,18 +142,23 @@ pub(crate) fn read_trace(path: &Path) -> Result<Trace, Failure> {
     })
 }
 
-/// The workload of a trace, each hash id of which stands for `block_size` tokens.
+/// The workload of a trace.
 pub(crate) fn trace_workload(
     path: &Path,
     trace: &Trace,
-    block_size: u32,
+    reading: Reading,
     load: Load,
 ) -> Result<Workload, Failure> {
-    trace.workload(block_size, load).map_err(|error| unusable_trace(path, &error))
+    trace.workload(reading.cut(trace), load).map_err(|error| unusable_trace(path, &error))
 }
 
 /// A trace that cannot be replayed, by its name.
 pub(crate) fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
+    if let TraceError::Read { source, .. } = error
+        && source.get_ref().is_some_and(|source| source.is::<LongLine>())
+    {
+        return Failure::user(format!("{}: {source}", files::input_name(path)));
+    }
     let failure = Failure::user(format!("{}: {}", files::input_name(path), chain(error)));
     match error {
         TraceError::BlockCount { .. } => {
@@ -142,8 +172,10 @@ pub(crate) fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
 }
 
 fn workload_of(rows: Vec<TraceRow>, block_size: u32, load: Load) -> Result<Workload, Failure> {
-    let trace = Trace { rows, ..Trace::default() };
-    trace.into_workload(block_size, load).map_err(|error| Failure::user(chain(&error)))
+    let workload = Workload::from_owned_rows(rows, block_size, load);
+    let workload = workload.map_err(|error| Failure::user(chain(&error)))?;
+    // What is odd about it was asked for.
+    Ok(Workload { notes: TraceNotes::default(), ..workload })
 }
 
 /// The first given setting of a synthetic workload.

@@ -74,9 +74,10 @@ impl Admission {
         Time::from_ns(now.since(Time::ZERO + self.front_end).as_ns())
     }
 
-    /// Hands the prompt of a turn out, which is needed once.
-    pub(crate) fn take_prompt(&mut self, turn: TurnId) -> Prompt {
-        std::mem::take(&mut self.sessions[turn.session as usize].turns[turn.turn as usize].prompt)
+    /// Hands the prompt of a turn out, and its output as far as it is named: they are needed once.
+    pub(crate) fn take_content(&mut self, turn: TurnId) -> (Prompt, Option<Box<Prompt>>) {
+        let turn = &mut self.sessions[turn.session as usize].turns[turn.turn as usize];
+        (std::mem::take(&mut turn.prompt), turn.output.take())
     }
 
     pub(crate) fn session(&self, session: u32) -> &Session {

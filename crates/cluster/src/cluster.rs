@@ -4,11 +4,12 @@ mod ahead;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineState, Rejection};
 use servecast_router::Admission;
-use servecast_types::{Prompt, RequestId, Time, WorkerId};
+use servecast_types::{ContentNames, Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
 use crate::config::{SimulationOptions, Topology};
@@ -27,8 +28,8 @@ const CHECK_EVERY: u64 = 8;
 pub(crate) struct Arrival {
     pub(crate) origin: NewRequest,
     pub(crate) prompt: Prompt,
-    /// Identity of its first output token; `None` for an output of its own.
-    pub(crate) output: Option<u64>,
+    /// What it generates as far as somebody else names it.
+    pub(crate) output: Option<Box<Prompt>>,
     /// Number of tokens after which it stops by itself.
     pub(crate) stop_after: Option<u32>,
     /// Lower is more important.
@@ -178,6 +179,12 @@ impl Cluster {
             record_routing: options.record_routing,
             routed: Vec::new(),
         }
+    }
+
+    /// Says what the content of prompts is called.
+    pub(crate) fn name_contents(&mut self, names: ContentNames) {
+        let names = Arc::new(names);
+        self.pools.iter_mut().for_each(|pool| pool.name_contents(&names));
     }
 
     /// When something happens by itself next.

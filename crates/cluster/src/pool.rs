@@ -1,9 +1,10 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineTracing};
 use servecast_router::Admission;
-use servecast_types::{KvEvent, RequestId, Time, WorkerId};
+use servecast_types::{ContentNames, KvEvent, RequestId, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::{PoolConfig, SimulationOptions};
@@ -97,6 +98,13 @@ impl Pool {
             in_flight: vec![0; workers],
             inboxes: vec![VecDeque::new(); workers],
             routing,
+        }
+    }
+
+    /// Says what the content of prompts is called.
+    pub(crate) fn name_contents(&mut self, names: &Arc<ContentNames>) {
+        if let Routing::Policy(policy) = &mut self.routing {
+            policy.name_contents(names);
         }
     }
 

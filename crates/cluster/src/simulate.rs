@@ -54,13 +54,15 @@ impl Simulation {
     /// Puts a workload in front of a deployment.
     pub fn new(
         topology: &Topology,
-        workload: Workload,
+        mut workload: Workload,
         options: &SimulationOptions,
     ) -> Result<Self, ClusterError> {
+        let names = std::mem::take(&mut workload.names);
         let goes_on = workload.sessions.iter().any(|session| session.turns.len() > 1);
         let ends_matter = goes_on || options.load != LoadMode::OpenLoop;
         let admission = Admission::new(workload, options.load, topology.front_end())?;
-        let cluster = Cluster::new(topology, options, ends_matter);
+        let mut cluster = Cluster::new(topology, options, ends_matter);
+        cluster.name_contents(names);
         Ok(Self { cluster, admission, turns: Vec::new(), placements: FxHashMap::default(), ended: 0 })
     }
 
@@ -144,12 +146,12 @@ impl Simulation {
 
     fn arrive(&mut self, turn: TurnId, now: Time) {
         let origin = self.origin(turn, self.admission.sent(now));
-        let prompt = self.admission.take_prompt(turn);
+        let (prompt, output) = self.admission.take_content(turn);
         let source = &self.admission.session(turn.session).turns[turn.turn as usize];
         let arrival = Arrival {
             origin,
             prompt,
-            output: source.output,
+            output,
             stop_after: source.stop_after,
             priority: source.priority,
             placement: self.placements.remove(&turn).unwrap_or_default(),

@@ -7,8 +7,8 @@ pub struct EngineRequest {
     pub id: RequestId,
     /// Its content, at least one token.
     pub prompt: Prompt,
-    /// Identity of its first output token; `None` for an output that nobody else names.
-    pub output: Option<u64>,
+    /// What it generates, from the first token on, as far as somebody else names it; `None`: nobody does.
+    pub output: Option<Box<Prompt>>,
     /// Most tokens that it generates, at least 1; the scheduler knows this.
     pub max_tokens: u32,
     /// Number of tokens after which it stops by itself, which the scheduler does not know in advance; it generates at

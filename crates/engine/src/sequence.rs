@@ -10,19 +10,21 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    /// `output`: identity of the first output token, or `None` for an output that nobody else names.
+    /// `output`: what it generates first as far as somebody else names it; the rest is its own.
     pub(crate) fn new(
         id: RequestId,
         mut prompt: Prompt,
-        output: Option<u64>,
+        output: Option<&Prompt>,
         max_tokens: u32,
         block_size: u32,
     ) -> Self {
         let output_tokens = max_tokens.min(u32::MAX - prompt.tokens());
-        prompt.push(match output {
-            Some(start) => Run { start, len: output_tokens },
-            None => Run::output_of(id, output_tokens),
-        });
+        let mut own = output_tokens;
+        if let Some(named) = output {
+            prompt.extend(named.range(0..output_tokens));
+            own -= named.tokens().min(output_tokens);
+        }
+        prompt.push(Run::output_of(id, own));
         Self { content: prompt, hasher: BlockHasher::new(block_size), hashes: HashRuns::default() }
     }
 
@@ -60,5 +62,19 @@ mod tests {
         assert_eq!(first_five, BlockHasher::all(&spelled_out, 4));
         let known = whole.hashes(5).clone();
         assert_eq!(whole.hashes(1), &known, "what is known stays");
+    }
+
+    #[test]
+    fn an_output_may_be_named_in_part() {
+        let prompt = || Prompt::new([Run::tokens(0, 6)]);
+        let named = Prompt::new([Run::tokens(50, 3), Run::tokens(90, 4)]);
+        let content = |max_tokens| {
+            let sequence = Sequence::new(RequestId(1), prompt(), Some(&named), max_tokens, 4);
+            sequence.content().clone()
+        };
+        let longer = [Run::tokens(50, 3), Run::tokens(90, 4), Run::output_of(RequestId(1), 2)];
+        assert_eq!(content(9), Prompt::new([Run::tokens(0, 6)].into_iter().chain(longer)));
+        let shorter = [Run::tokens(0, 6), Run::tokens(50, 3), Run::tokens(90, 2)];
+        assert_eq!(content(5), Prompt::new(shorter));
     }
 }

@@ -286,6 +286,19 @@ impl Stretch {
         self.held = self.held.after(iterations);
     }
 
+    /// Who fills a block in the next iteration, in no order.
+    pub(crate) fn filling(&self) -> impl Iterator<Item = Slot> {
+        let mut cursor = self.filling;
+        std::iter::from_fn(move || {
+            let fills = self.at(cursor)? <= self.done + 1;
+            fills.then(|| {
+                let slot = self.phases[cursor.index].slot;
+                cursor.step(self.phases.len(), self.block_size);
+                slot
+            })
+        })
+    }
+
     /// Who crosses a block boundary in the next iteration, in order of the running list, behind those who filled a block in
     /// the one before and were not told of; asked once an iteration.
     pub(crate) fn take_crossings(&mut self) -> &[Change] {

@@ -8,18 +8,21 @@
 //!  0     .. 2³²    a real token: its id
 //!  2³²   .. 2⁶³    a token of a trace block: the blocks' tokens one after another, in order of their numbers
 //!                  (see `Interner`)
-//!  2⁶³   .. 2⁶⁴    output that nobody else names: request number in bits 62..32, position in the rest
+//!  2⁶³   .. 2⁶³+2⁶²  output that nobody else names: request number in bits 61..32, position in the rest
+//!  2⁶³+2⁶² .. 2⁶⁴  a reply that later turns of its session repeat: its number in bits 61..32, likewise
 //! ```
 //!
 //! Trace blocks with consecutive ids, as new content mostly has, make one run.
 //!
 //! Two prompts then share exactly their longest common prefix, whatever the block sizes of trace and engine are.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{HashRun, HashRuns, RequestId, SequenceHash};
+use crate::{ContentNames, HashRun, HashRuns, RequestId, SequenceHash};
 
 /// `len` tokens with the identities `start`, `start + 1`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +42,19 @@ impl Run {
     /// The first `len` tokens of a trace block, all of which have `block_tokens`.
     pub const fn content(id: ContentId, block_tokens: u32, len: u32) -> Self {
         // At most 2³¹ blocks, so that it stays below 2⁶³.
-        Self { start: (1 << 32) + id.0 as u64 * block_tokens as u64, len }
+        Self { start: FIRST_TRACE + id.0 as u64 * block_tokens as u64, len }
     }
 
-    /// Output of a request that no other request repeats.
+    /// Output of a request that no other request repeats; ids are below 2³⁰.
     pub const fn output_of(request: RequestId, len: u32) -> Self {
+        debug_assert!(request.0 < 1 << 30, "request numbers have 30 bits");
         Self { start: 1 << 63 | (request.0 as u64) << 32, len }
+    }
+
+    /// A reply that nothing names but its number, which is below 2³⁰, for prompts that repeat it.
+    pub const fn reply(number: u32, len: u32) -> Self {
+        debug_assert!(number < 1 << 30, "numbers of replies have 30 bits");
+        Self { start: FIRST_REPLY | (number as u64) << 32, len }
     }
 
     const fn end(self) -> u64 {
@@ -57,7 +67,13 @@ impl Run {
 pub struct ContentId(u32);
 
 /// Ids below this stand for themselves; larger ones are numbered from here.
-const FIRST_NUMBERED: u32 = 1 << 30;
+pub(crate) const FIRST_NUMBERED: u32 = 1 << 30;
+
+/// Identity of the first token of the trace block 0.
+pub(crate) const FIRST_TRACE: u64 = 1 << 32;
+
+/// Identity of the first token of the reply 0.
+pub(crate) const FIRST_REPLY: u64 = 3 << 62;
 
 /// Gives every distinct 64-bit id of a trace a small number, so that none is truncated and none aliases another.
 ///
@@ -84,6 +100,15 @@ impl Interner {
         let next = self.large.len() as u32;
         assert!(next < FIRST_NUMBERED, "more than 2^30 distinct large hash ids");
         ContentId(FIRST_NUMBERED + *self.large.entry(hash_id).or_insert(next))
+    }
+
+    /// What the numbers of large ids stand for, in blocks of so many tokens.
+    pub fn into_names(self, block_tokens: u32) -> ContentNames {
+        let mut large = vec![0; self.large.len()];
+        for (id, number) in self.large {
+            large[number as usize] = id;
+        }
+        ContentNames::new(block_tokens, large)
     }
 }
 
@@ -135,6 +160,32 @@ impl Prompt {
     /// The content, in order; no run continues the one before it.
     pub fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// Its tokens `range`, as far as it has them.
+    pub fn range(&self, range: Range<u32>) -> impl Iterator<Item = Run> {
+        let mut position = 0;
+        self.runs.iter().filter_map(move |run| {
+            let (start, end) = (position, position + run.len);
+            position = end;
+            let (from, to) = (range.start.max(start), range.end.min(end));
+            (from < to).then(|| Run { start: run.start + u64::from(from - start), len: to - from })
+        })
+    }
+
+    /// How many tokens it and `other` have in common from the first one on.
+    pub fn common_prefix(&self, other: &Self) -> u32 {
+        let mut tokens = 0;
+        for (mine, theirs) in self.runs.iter().zip(&other.runs) {
+            if mine.start == theirs.start {
+                tokens += mine.len.min(theirs.len);
+            }
+            // Where one run is longer, the other prompt goes on with another token, or ends.
+            if mine != theirs {
+                break;
+            }
+        }
+        tokens
     }
 }
 
@@ -349,6 +400,16 @@ mod tests {
             let common = spelled_out(&a).iter().zip(&spelled_out(&b)).take_while(|(a, b)| a == b).count();
             prop_assert_eq!(shared_blocks(&a, &b, block_size), common / block_size as usize);
             prop_assert_eq!(BlockHasher::all(&a, block_size).len() as u32, a.tokens() / block_size);
+        }
+
+        #[test]
+        fn a_part_and_a_common_prefix_are_those_of_the_tokens(a in runs(), b in runs(), from in 0_u32..80, len in 0_u32..80) {
+            let (a, b) = (Prompt::new(a), Prompt::new(b));
+            let (all, other) = (spelled_out(&a), spelled_out(&b));
+            let part: Vec<u64> = all.iter().skip(from as usize).take(len as usize).copied().collect();
+            prop_assert_eq!(spelled_out(&Prompt::new(a.range(from..from + len))), part);
+            let common = all.iter().zip(&other).take_while(|(a, b)| a == b).count();
+            prop_assert_eq!(a.common_prefix(&b) as usize, common);
         }
 
         #[test]

@@ -80,6 +80,23 @@ pub enum TraceError {
         /// Whether the rows before it have token ids.
         token_ids: bool,
     },
+    /// Some timestamps are dates, others numbers.
+    #[error("line {line}: some timestamps are dates and others numbers: write all of them in one way")]
+    MixedTimes {
+        /// The line.
+        line: u64,
+    },
+    /// The replies of a session make a prompt too long.
+    #[error(
+        "line {line}: with all that came before it in its session the prompt has {tokens} tokens, but must have a whole \
+         number of tokens from 1 to {max}", max = crate::MAX_INPUT_TOKENS
+    )]
+    SessionTooLong {
+        /// The line.
+        line: u64,
+        /// Tokens of the prompt.
+        tokens: u64,
+    },
     /// A key means nothing but looks like a misspelt one.
     #[error("line {line}: `{key}` is no known key: did you mean `{suggestion}`?")]
     MisspeltKey {

@@ -8,8 +8,12 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::TraceError;
 use crate::row::{self, MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, TraceRow};
+use crate::unit::date_ms;
+use crate::{TimeUnit, TraceError};
+
+/// A date for messages.
+const DATE: &str = "2026-01-31T12:00:00.5Z";
 
 const TIMESTAMP: [&str; 2] = ["timestamp", "created_time"];
 const DELAY: [&str; 2] = ["delay", "delay_ms"];
@@ -18,6 +22,7 @@ const OUTPUT_LENGTH: [&str; 2] = ["output_length", "output_tokens"];
 const SESSION_ID: &str = "session_id";
 const HASH_IDS: &str = "hash_ids";
 const PRIORITY: &str = "priority";
+const OUTPUT_HASH_IDS: &str = "output_hash_ids";
 
 /// Keys of workloads with token ids.
 const ARRIVAL_TIME_NS: &str = "arrival_time_ns";
@@ -29,7 +34,7 @@ const OUTPUT_TOK_IDS: &str = "output_tok_ids";
 /// How many of [`KEYS`] others may be misspelt forms of: names for token ids are many.
 const SPELT: usize = 11;
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     TIMESTAMP[0],
     INPUT_LENGTH[0],
     OUTPUT_LENGTH[0],
@@ -46,6 +51,7 @@ const KEYS: [&str; 16] = [
     OUTPUT_TOKS,
     INPUT_TOK_IDS,
     OUTPUT_TOK_IDS,
+    OUTPUT_HASH_IDS,
 ];
 
 /// The values of one object by key, not yet interpreted.
@@ -66,17 +72,17 @@ impl<'a> Object<'a> {
         Ok(object)
     }
 
-    /// The row that the object stands for.
-    pub(crate) fn row(&self, line: u64) -> Result<TraceRow, TraceError> {
+    /// The row that the object stands for; its times are in `unit`, or if nobody says, timestamps are left as they are.
+    pub(crate) fn row(&self, line: u64, unit: Option<TimeUnit>) -> Result<TraceRow, TraceError> {
         self.check_keys(line)?;
         if self.has_token_ids() {
-            return self.token_row(line);
+            return self.token_row(line, unit);
         }
         Ok(TraceRow {
             line,
             session_id: self.field(line, SESSION_ID).map(|field| field.string()).transpose()?,
-            timestamp_ms: self.either(line, TIMESTAMP)?.map(|field| field.timestamp()).transpose()?,
-            delay_ms: self.either(line, DELAY)?.map(|field| field.delay()).transpose()?,
+            timestamp_ms: self.either(line, TIMESTAMP)?.map(|field| field.timestamp(unit)).transpose()?,
+            delay_ms: self.delay(line, unit)?,
             input_length: self
                 .either(line, INPUT_LENGTH)?
                 .map(|field| field.tokens(MAX_INPUT_TOKENS))
@@ -97,8 +103,19 @@ impl<'a> Object<'a> {
                     expected: "a list with an id for every block of the prompt",
                 })?
                 .hash_ids()?,
+            output_ids: self.ids(line, OUTPUT_HASH_IDS)?,
             priority: self.field(line, PRIORITY).map_or(Ok(0), |field| field.priority())?,
         })
+    }
+
+    /// Whether its timestamp is a date.
+    pub(crate) fn is_dated(&self) -> bool {
+        TIMESTAMP.iter().filter_map(|key| self.raw(key)).any(|raw| raw.get().starts_with('"'))
+    }
+
+    /// Whether it is a row of the Bailian (Qwen) traces.
+    pub(crate) fn is_chat(&self) -> bool {
+        ["chat_id", "parent_chat_id"].iter().all(|key| self.unknown.iter().any(|unknown| unknown == key))
     }
 
     /// Whether it is a row of a workload with token ids.
@@ -107,10 +124,10 @@ impl<'a> Object<'a> {
     }
 
     /// A row whose hash ids are the ids of the tokens, each of which is a block of its own.
-    fn token_row(&self, line: u64) -> Result<TraceRow, TraceError> {
+    fn token_row(&self, line: u64, unit: Option<TimeUnit>) -> Result<TraceRow, TraceError> {
         let missing = |field, expected| TraceError::Missing { line, field, expected };
-        let mooncake = [TIMESTAMP, INPUT_LENGTH, OUTPUT_LENGTH, [HASH_IDS, HASH_IDS]];
-        let of_tokens = [ARRIVAL_TIME_NS, INPUT_TOKS, OUTPUT_TOKS, INPUT_TOK_IDS];
+        let mooncake = [TIMESTAMP, INPUT_LENGTH, OUTPUT_LENGTH, [HASH_IDS; 2], [OUTPUT_HASH_IDS; 2]];
+        let of_tokens = [ARRIVAL_TIME_NS, INPUT_TOKS, OUTPUT_TOKS, INPUT_TOK_IDS, OUTPUT_TOK_IDS];
         for (names, second) in mooncake.iter().zip(of_tokens) {
             if let Some(first) = names.iter().find(|name| self.raw(name).is_some()) {
                 return Err(TraceError::BothNames { line, first, second });
@@ -129,15 +146,19 @@ impl<'a> Object<'a> {
         }
         Ok(TraceRow {
             line,
-            timestamp_ms: self.field(line, ARRIVAL_TIME_NS).map(|field| field.nanoseconds()).transpose()?,
+            timestamp_ms: self
+                .field(line, ARRIVAL_TIME_NS)
+                .map(|field| field.time_in(unit.unwrap_or(TimeUnit::Ns)))
+                .transpose()?,
             output_length: self
                 .field(line, OUTPUT_TOKS)
                 .ok_or(missing(OUTPUT_TOKS, "the number of tokens to generate, from 1 to 999999"))?
                 .tokens(MAX_OUTPUT_TOKENS)?,
             input_length: Some(hash_ids.len() as u64),
             hash_ids,
+            output_ids: self.ids(line, OUTPUT_TOK_IDS)?,
             session_id: self.field(line, SESSION_ID).map(|field| field.string()).transpose()?,
-            delay_ms: self.either(line, DELAY)?.map(|field| field.delay()).transpose()?,
+            delay_ms: self.delay(line, unit)?,
             priority: self.field(line, PRIORITY).map_or(Ok(0), |field| field.priority())?,
         })
     }
@@ -152,6 +173,17 @@ impl<'a> Object<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Milliseconds of whichever key there is for a delay, one of which has the unit in its name.
+    fn delay(&self, line: u64, unit: Option<TimeUnit>) -> Result<Option<f64>, TraceError> {
+        let unit = |name| unit.filter(|_| name == DELAY[0]).unwrap_or(TimeUnit::Ms);
+        self.either(line, DELAY)?.map(|field| field.delay(unit(field.name))).transpose()
+    }
+
+    /// The ids of a list that need not be there.
+    fn ids(&self, line: u64, name: &'static str) -> Result<Vec<u64>, TraceError> {
+        self.field(line, name).map_or_else(|| Ok(Vec::new()), |field| field.hash_ids())
     }
 
     /// The value of a key; null is no value.
@@ -210,22 +242,30 @@ impl Field<'_> {
         }
     }
 
-    fn timestamp(&self) -> Result<f64, TraceError> {
-        self.text
-            .parse()
-            .ok()
-            .filter(|ms| row::is_timestamp(*ms))
-            .ok_or_else(|| self.wrong(row::TIMESTAMP.into()))
+    /// A date or a number, in milliseconds; without a unit a number stays as it is.
+    fn timestamp(&self, unit: Option<TimeUnit>) -> Result<f64, TraceError> {
+        if self.text.starts_with('"') {
+            let date = serde_json::from_str::<String>(self.text).ok().and_then(|text| date_ms(&text));
+            let expected = || row::timestamp_in(unit.unwrap_or(TimeUnit::Ms));
+            return date.ok_or_else(|| self.wrong(format!("{} or a date such as {DATE}", expected())));
+        }
+        // Those that are too large for milliseconds may turn out to be in another unit.
+        let since_1970 = self.text.parse().ok().filter(|time| TimeUnit::of_epoch(*time).is_some());
+        match since_1970 {
+            Some(time) if unit.is_none() => Ok(time),
+            _ => self.time_in(unit.unwrap_or(TimeUnit::Ms)),
+        }
     }
 
-    /// A time in nanoseconds, in milliseconds.
-    fn nanoseconds(&self) -> Result<f64, TraceError> {
-        let ms = self.text.parse::<f64>().ok().map(|ns| ns / 1e6).filter(|ms| row::is_timestamp(*ms));
-        ms.ok_or_else(|| self.wrong("a number of nanoseconds from -1.8e19 to 1.8e19".into()))
+    /// A time in this unit, in milliseconds.
+    fn time_in(&self, unit: TimeUnit) -> Result<f64, TraceError> {
+        let ms = self.text.parse().ok().map(|time| unit.to_ms(time)).filter(|ms| row::is_timestamp(*ms));
+        ms.ok_or_else(|| self.wrong(row::timestamp_in(unit)))
     }
 
-    fn delay(&self) -> Result<f64, TraceError> {
-        self.text.parse().ok().filter(|ms| row::is_delay(*ms)).ok_or_else(|| self.wrong(row::DELAY.into()))
+    fn delay(&self, unit: TimeUnit) -> Result<f64, TraceError> {
+        let ms = self.text.parse().ok().map(|time| unit.to_ms(time)).filter(|ms| row::is_delay(*ms));
+        ms.ok_or_else(|| self.wrong(row::delay_in(unit)))
     }
 
     fn priority(&self) -> Result<i32, TraceError> {
@@ -440,7 +480,7 @@ mod tests {
     #[test]
     fn escaped_keys_are_known() {
         let object = Object::parse(r#"{"output\u005flength": 3, "hash_ids": [1], "\u0066oo": 1}"#).unwrap();
-        assert_eq!(object.row(1).unwrap().output_length, 3);
+        assert_eq!(object.row(1, None).unwrap().output_length, 3);
         assert_eq!(object.unknown, ["foo"]);
     }
 }

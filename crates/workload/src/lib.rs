@@ -12,23 +12,29 @@
 //!
 //! **Invariant:** nothing here opens a file, and nothing knows of engines, routers or caches.
 
+mod continuation;
 mod error;
 mod fields;
 mod fingerprint;
 mod formats;
+mod notes;
+mod order;
 mod random;
 mod reader;
 mod row;
 mod sample;
 mod stats;
 mod synthetic;
+mod unit;
 mod workload;
 
 pub use error::{SyntheticError, TraceError};
 pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, known_format};
-pub use reader::{Trace, read_mooncake};
+pub use notes::{Noted, TraceNotes};
+pub use reader::{Trace, read_mooncake, read_trace};
 pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_mooncake};
 pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};
 pub use stats::{LengthStats, TraceStats, stats};
 pub use synthetic::{ArrivalProcess, LengthDistribution, SyntheticSpec, generate};
-pub use workload::{Load, Session, TraceNotes, Turn, TurnStart, Workload};
+pub use unit::{Recognised, TimeUnit};
+pub use workload::{Cut, Load, Session, Turn, TurnStart, Turns, Workload};

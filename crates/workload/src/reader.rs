@@ -7,7 +7,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::fields::{self, Object};
-use crate::{Load, TraceError, TraceNotes, TraceRow, Workload};
+use crate::{Cut, Load, Recognised, TimeUnit, TraceError, TraceNotes, TraceRow, Workload};
 
 /// A trace as it stands in its file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -18,48 +18,72 @@ pub struct Trace {
     pub notes: TraceNotes,
     /// Whether the hash ids of its rows are the ids of their tokens, each of which stands for itself.
     pub token_ids: bool,
+    /// Tokens that a hash id is known to stand for, unless somebody says otherwise.
+    pub block_size: Option<u32>,
 }
 
 impl Trace {
     /// The sessions of the trace, see [`Workload::from_rows`], with the notes of the reader among its own.
-    pub fn workload(&self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
-        let workload = Workload::from_rows(&self.rows, self.block_size(trace_block_size), load)?;
-        Ok(with_notes(workload, self.notes.clone()))
+    pub fn workload(&self, cut: impl Into<Cut>, load: Load) -> Result<Workload, TraceError> {
+        let workload = Workload::from_rows(&self.rows, self.cut(cut), load)?;
+        Ok(with_notes(workload, self.notes.clone(), load))
     }
 
     /// As [`Trace::workload`], for a trace that is not needed again: its rows go as the sessions come.
-    pub fn into_workload(self, trace_block_size: u32, load: Load) -> Result<Workload, TraceError> {
-        let block_size = self.block_size(trace_block_size);
-        let workload = Workload::from_owned_rows(self.rows, block_size, load)?;
-        Ok(with_notes(workload, self.notes))
+    pub fn into_workload(self, cut: impl Into<Cut>, load: Load) -> Result<Workload, TraceError> {
+        let cut = self.cut(cut);
+        let workload = Workload::from_owned_rows(self.rows, cut, load)?;
+        Ok(with_notes(workload, self.notes, load))
     }
 
-    /// Tokens that a hash id stands for.
-    fn block_size(&self, trace_block_size: u32) -> u32 {
+    fn cut(&self, cut: impl Into<Cut>) -> Cut {
+        let cut = cut.into();
         // What is no block size at all is refused with or without token ids.
-        if self.token_ids { trace_block_size.min(1) } else { trace_block_size }
+        Cut { block_size: if self.token_ids { cut.block_size.min(1) } else { cut.block_size }, ..cut }
     }
 }
 
 /// The reader's notes beside those of the workload.
-fn with_notes(mut workload: Workload, notes: TraceNotes) -> Workload {
-    workload.notes.ignored_keys = notes.ignored_keys;
-    workload.notes.ignored_key_names = notes.ignored_key_names;
+fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload {
+    let TraceNotes { ignored_keys, ignored_key_names, recognised, odd_rate, overruled_unit, .. } = notes;
+    let of_rows = workload.notes;
+    let is_open = matches!(load, Load::Open { .. });
+    workload.notes = TraceNotes {
+        ignored_keys,
+        ignored_key_names,
+        recognised,
+        odd_rate: odd_rate.filter(|_| is_open),
+        overruled_unit,
+        ..of_rows
+    };
     workload
 }
 
-/// Reads a Mooncake trace: JSON Lines with one request per line, timestamps and delays in milliseconds.
+/// Reads a trace, whose times are in milliseconds unless they are beyond doubt in another unit: see [`read_trace`].
+///
+/// # Errors
+/// As there.
+pub fn read_mooncake(reader: impl BufRead) -> Result<Trace, TraceError> {
+    read_trace(reader, None)
+}
+
+/// Reads a trace: JSON Lines with one request per line.
 ///
 /// Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
-/// `output_tokens`), `hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that a key is not
-/// there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`, `input_tok_ids` and
-/// `output_tok_ids`, which is not used; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
+/// `output_tokens`), `hash_ids`, `output_hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that
+/// a key is not there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`,
+/// `input_tok_ids` and `output_tok_ids`; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
 /// the start are skipped; unknown keys are counted unless they look like a slip of the pen.
+///
+/// `unit` is that of timestamps and of `delay`. Without it they are milliseconds (`arrival_time_ns` nanoseconds), but
+/// for timestamps that are dates, are seconds, microseconds or nanoseconds since 1970 by their size, or stand in rows
+/// of the Bailian traces: the notes say so.
 ///
 /// # Errors
 /// At the first line that cannot be read or holds something else, and when there is no row at all.
-pub fn read_mooncake(mut reader: impl BufRead) -> Result<Trace, TraceError> {
+pub fn read_trace(mut reader: impl BufRead, unit: Option<TimeUnit>) -> Result<Trace, TraceError> {
     let mut trace = Trace::default();
+    let mut seen = Seen { unit, ..Seen::default() };
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
@@ -75,19 +99,97 @@ pub fn read_mooncake(mut reader: impl BufRead) -> Result<Trace, TraceError> {
             .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
             .trim_ascii_end();
         if !text.trim_ascii_start().is_empty() {
-            read_row(text, line, &mut trace)?;
+            read_row(text, line, &mut trace, &mut seen)?;
         }
     }
-    if trace.rows.is_empty() { Err(TraceError::NoRows) } else { Ok(trace) }
+    if trace.rows.is_empty() {
+        return Err(TraceError::NoRows);
+    }
+    seen.settle_unit(&mut trace)?;
+    Ok(trace)
 }
 
-fn read_row(text: &str, line: u64, trace: &mut Trace) -> Result<(), TraceError> {
+/// What the rows of a trace say about its times.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The unit that somebody gave.
+    unit: Option<TimeUnit>,
+    /// Whether timestamps are dates.
+    dated: Option<bool>,
+    /// Rows of the Bailian traces.
+    chats: usize,
+}
+
+impl Seen {
+    /// Brings timestamps to milliseconds that are in another unit beyond doubt, and notes what is odd about them.
+    fn settle_unit(&self, trace: &mut Trace) -> Result<(), TraceError> {
+        let recognised = self.recognised(trace);
+        trace.block_size = recognised.and_then(Recognised::block_size);
+        trace.notes.recognised = recognised;
+        if let Some(unit) = self.unit {
+            let name = format!("`arrival_time_ns` is read as {}, since --time-unit says so", unit.name());
+            trace.notes.overruled_unit = (trace.token_ids && unit != TimeUnit::Ns).then_some(name);
+            return Ok(());
+        }
+        let unit = match recognised {
+            Some(Recognised::Epoch(unit)) => unit,
+            Some(Recognised::Chats) => TimeUnit::S,
+            Some(Recognised::Dates) | None => TimeUnit::Ms,
+        };
+        for row in &mut trace.rows {
+            row.timestamp_ms = row.timestamp_ms.map(|time| unit.to_ms(time));
+            row.check()?;
+        }
+        trace.notes.odd_rate = recognised.is_none().then(|| odd_rate(&trace.rows)).flatten();
+        Ok(())
+    }
+
+    fn recognised(&self, trace: &Trace) -> Option<Recognised> {
+        if self.dated == Some(true) {
+            return Some(Recognised::Dates);
+        }
+        if self.chats == trace.rows.len() {
+            return Some(Recognised::Chats);
+        }
+        if trace.token_ids || self.unit.is_some() {
+            return None;
+        }
+        let mut times = trace.rows.iter().filter_map(|row| row.timestamp_ms);
+        let unit = times.next().and_then(TimeUnit::of_epoch)?;
+        times.all(|time| TimeUnit::of_epoch(time) == Some(unit)).then_some(Recognised::Epoch(unit))
+    }
+}
+
+/// Requests per second, if they are so many or few that the times are probably in another unit.
+fn odd_rate(rows: &[TraceRow]) -> Option<f64> {
+    /// More than one deployment serves.
+    const MOST: f64 = 1000.0;
+    /// A request every two minutes.
+    const LEAST: f64 = 1.0 / 120.0;
+    let times = || rows.iter().filter_map(|row| row.timestamp_ms);
+    let (gaps, span_ms) = (
+        times().count().saturating_sub(1),
+        times().fold(f64::NEG_INFINITY, f64::max) - times().fold(f64::INFINITY, f64::min),
+    );
+    let rate = gaps as f64 / (span_ms / 1e3);
+    // Two far apart may well be meant.
+    let is_odd = rate > MOST || (rate < LEAST && gaps > 1);
+    (span_ms > 0.0 && is_odd).then_some(rate)
+}
+
+fn read_row(text: &str, line: u64, trace: &mut Trace, seen: &mut Seen) -> Result<(), TraceError> {
     let starts_an_object = text.trim_ascii_start().starts_with('{');
     if !starts_an_object && let Ok(value) = serde_json::from_str::<&RawValue>(text) {
         return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
     }
     let object = Object::parse(text).map_err(|error| not_json(text, line, &error))?;
-    let row = object.row(line)?;
+    let row = object.row(line, seen.unit)?;
+    if let Some(dated) = row.timestamp_ms.map(|_| object.is_dated()) {
+        if *seen.dated.get_or_insert(dated) != dated {
+            return Err(TraceError::MixedTimes { line });
+        }
+    }
+    seen.chats += usize::from(object.is_chat());
     if trace.rows.is_empty() {
         trace.token_ids = object.has_token_ids();
     } else if trace.token_ids != object.has_token_ids() {

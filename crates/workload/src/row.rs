@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::TraceError;
+use crate::{TimeUnit, TraceError};
 
 /// The longest output that a trace may ask for, in tokens: longer than any served model generates.
 pub const MAX_OUTPUT_TOKENS: u64 = 999_999;
@@ -34,6 +34,8 @@ pub struct TraceRow {
     pub output_length: u64,
     /// Content of the prompt, one id per trace block; equal ids are equal content.
     pub hash_ids: Vec<u64>,
+    /// Content of the output from its first token on, one id per trace block; empty if nobody says.
+    pub output_ids: Vec<u64>,
     /// Scheduling priority, 0 unless the trace says otherwise.
     pub priority: i32,
 }
@@ -55,22 +57,27 @@ impl TraceRow {
         if let Some(ms) = self.timestamp_ms
             && !is_timestamp(ms)
         {
-            return value("timestamp", format!("{ms:e}"), TIMESTAMP.into());
+            return value("timestamp", format!("{ms:e}"), timestamp_in(TimeUnit::Ms));
         }
         if let Some(ms) = self.delay_ms
             && !is_delay(ms)
         {
-            return value("delay", format!("{ms:e}"), DELAY.into());
+            return value("delay", format!("{ms:e}"), delay_in(TimeUnit::Ms));
         }
         Ok(())
     }
 }
 
-/// What a timestamp must be, in words.
-pub(crate) const TIMESTAMP: &str = "a number of milliseconds from -1.8e13 to 1.8e13";
+/// What a timestamp in this unit must be, in words.
+pub(crate) fn timestamp_in(unit: TimeUnit) -> String {
+    let most = MAX_TIME_MS / unit.to_ms(1.0);
+    format!("a number of {} from -{most:e} to {most:e}", unit.name())
+}
 
-/// What a delay must be, in words.
-pub(crate) const DELAY: &str = "a number of milliseconds from 0 to 1.8e13";
+/// What a delay in this unit must be, in words.
+pub(crate) fn delay_in(unit: TimeUnit) -> String {
+    format!("a number of {} from 0 to {:e}", unit.name(), MAX_TIME_MS / unit.to_ms(1.0))
+}
 
 pub(crate) fn tokens_up_to(max: u64) -> String {
     format!("a whole number of tokens from 1 to {max}")
@@ -101,6 +108,7 @@ pub fn write_mooncake(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> 
             input_length: row.input_length,
             output_length: row.output_length,
             hash_ids: &row.hash_ids,
+            output_hash_ids: &row.output_ids,
             priority: (row.priority != 0).then_some(row.priority),
         };
         serde_json::to_writer(&mut line, &json)?;
@@ -122,6 +130,8 @@ struct JsonRow<'a> {
     input_length: Option<u64>,
     output_length: u64,
     hash_ids: &'a [u64],
+    #[serde(skip_serializing_if = "<[u64]>::is_empty")]
+    output_hash_ids: &'a [u64],
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<i32>,
 }

@@ -47,7 +47,7 @@ pub fn sample_chat_sessions(seed: u64) -> Vec<TraceRow> {
                 input_length: Some(chat.tokens),
                 output_length,
                 hash_ids: chat.blocks.clone(),
-                priority: 0,
+                ..TraceRow::default()
             });
             chat.say(output_length, &mut next_block);
         }

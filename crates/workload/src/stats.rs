@@ -39,7 +39,8 @@ pub struct TraceStats {
     pub blocks: u64,
     /// Distinct full blocks; equal tokens after different beginnings are different blocks.
     pub distinct_blocks: u64,
-    /// Full blocks at the start of a prompt that an earlier prompt had too: what an infinite prefix cache finds.
+    /// Full blocks at the start of a prompt that an earlier request had too, in its prompt or in what it generated if
+    /// that is known: what an infinite prefix cache finds.
     pub reusable_blocks: u64,
     /// Share of `blocks` that is reusable.
     pub block_reuse_ratio: f64,
@@ -163,13 +164,22 @@ struct Reuse {
 
 impl Reuse {
     fn of<'a>(turns: impl Iterator<Item = &'a Turn>, block_size: u32) -> Self {
-        let mut seen = FxHashSet::default();
+        let (mut seen, mut generated) = (FxHashSet::default(), FxHashSet::default());
         let (mut blocks, mut reusable) = (0, 0);
         for turn in turns {
             blocks += u64::from(turn.prompt.tokens().div_ceil(block_size));
-            let hashes = BlockHasher::all(&turn.prompt, block_size);
-            // A chained identity that is new has only new ones after it, so this counts a prefix.
-            reusable += hashes.into_iter().filter(|hash| !seen.insert(*hash)).count() as u64;
+            let mut hasher = BlockHasher::new(block_size);
+            while let Some(hash) = hasher.next(&turn.prompt) {
+                // A chained identity that is new has only new ones after it, so this counts a prefix.
+                let is_new = seen.insert(hash) && !generated.contains(&hash);
+                reusable += u64::from(!is_new);
+            }
+            if let Some(output) = &turn.output {
+                let mut content = turn.prompt.clone();
+                // The last token that is generated has no KV.
+                content.extend(output.range(0..turn.output_tokens - 1));
+                generated.extend(std::iter::from_fn(|| hasher.next(&content)));
+            }
         }
         Self { blocks, distinct: seen.len() as u64, reusable }
     }

@@ -229,7 +229,7 @@ pub fn generate(spec: &SyntheticSpec) -> Result<Vec<TraceRow>, SyntheticError> {
                 input_length: Some(input_length),
                 output_length: outputs.draw(),
                 hash_ids: blocks.prompt(input_length, group),
-                priority: 0,
+                ..TraceRow::default()
             });
         }
     }

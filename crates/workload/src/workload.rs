@@ -2,13 +2,14 @@
 
 use std::borrow::Borrow;
 
-use rustc_hash::FxHashMap;
-use serde::Serialize;
-use servecast_types::{Duration, Interner, Prompt, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use servecast_types::{ContentNames, Duration, Interner, Prompt, Time};
 use smallvec::SmallVec;
 
+use crate::order::TurnOrder;
 use crate::row::{MAX_INPUT_TOKENS, TraceRow, tokens_up_to};
-use crate::{TraceError, fields};
+use crate::{TraceError, TraceNotes, continuation};
 
 /// What a simulation replays: sessions of turns with virtual times.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -17,6 +18,8 @@ pub struct Workload {
     pub sessions: Vec<Session>,
     /// What was odd about the trace but could be used.
     pub notes: TraceNotes,
+    /// What the content of its prompts is called.
+    pub names: ContentNames,
 }
 
 /// Requests that follow one another: each waits for the one before it.
@@ -24,7 +27,7 @@ pub struct Workload {
 pub struct Session {
     /// The name that the trace gives it.
     pub name: Option<Box<str>>,
-    /// Its requests, in file order; at least one, and in most traces just one.
+    /// Its requests, in order of time; at least one, and in most traces just one.
     pub turns: SmallVec<[Turn; 1]>,
 }
 
@@ -43,8 +46,8 @@ pub struct Turn {
     pub priority: i32,
     /// Generation ends after this many tokens although more were asked for.
     pub stop_after: Option<u32>,
-    /// Identity of the first output token, if a later prompt names the output; `None` is one of its own.
-    pub output: Option<u64>,
+    /// What it generates, from the first token on, as far as the trace or a later turn names it.
+    pub output: Option<Box<Prompt>>,
 }
 
 /// When a turn is sent.
@@ -58,17 +61,31 @@ pub enum TurnStart {
     NotBefore(Time),
 }
 
-/// What was odd about a trace but could be used, counted in rows.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct TraceNotes {
-    /// Rows with keys that mean nothing here.
-    pub ignored_keys: u64,
-    /// The first few of those keys, in order of appearance.
-    pub ignored_key_names: Vec<String>,
-    /// Rows with more hash ids than their prompt needs.
-    pub surplus_hash_ids: u64,
-    /// Rows without a prompt length, which is then what their hash ids cover.
-    pub inferred_input_length: u64,
+/// What the rows of a trace stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Tokens that a hash id stands for.
+    pub block_size: u32,
+    /// What the rows of a session hold.
+    pub turns: Turns,
+}
+
+impl From<u32> for Cut {
+    /// Whole prompts with so many tokens to a hash id.
+    fn from(block_size: u32) -> Self {
+        Self { block_size, turns: Turns::Whole }
+    }
+}
+
+/// What the rows of a session hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Turns {
+    /// The whole prompt of each turn, with all that came before.
+    #[default]
+    Whole,
+    /// What is new in a turn: its prompt is that of the turn before, the reply to it, and this.
+    Delta,
 }
 
 /// How the times of a trace become those of a run.
@@ -84,30 +101,28 @@ pub enum Load {
 }
 
 impl Workload {
-    /// Assembles sessions from rows, every id of which stands for `trace_block_size` tokens.
+    /// Assembles sessions from rows, for whole prompts just their block size.
     ///
-    /// The rows of a session need not be adjacent; their file order is the order of its turns. Where a later turn
-    /// has both a delay and a timestamp, the delay counts.
+    /// The rows of a session need not be adjacent. Its turns go by their timestamps, those without one after the row
+    /// before them. Where a later turn has both a delay and a timestamp, the delay counts for its start.
+    ///
+    /// A reply that the ids of its row do not name is known by the next turn if that goes on from prompt and reply.
     ///
     /// # Errors
     /// With the line of the first row that cannot be used, and when there are no rows.
     ///
     /// # Panics
     /// With more than 2³⁰ distinct hash ids of 2³⁰ and above, which would be a trace of over 10 GB.
-    pub fn from_rows(rows: &[TraceRow], trace_block_size: u32, load: Load) -> Result<Self, TraceError> {
-        Plan::new(rows, trace_block_size, load)?.assemble(rows.iter())
+    pub fn from_rows(rows: &[TraceRow], cut: impl Into<Cut>, load: Load) -> Result<Self, TraceError> {
+        Plan::new(rows, cut.into(), load)?.assemble(rows.iter())
     }
 
     /// As [`Workload::from_rows`], with each row dropped once it is used: less memory for a long trace.
     ///
     /// # Errors
     /// As there.
-    pub fn from_owned_rows(
-        rows: Vec<TraceRow>,
-        trace_block_size: u32,
-        load: Load,
-    ) -> Result<Self, TraceError> {
-        Plan::new(&rows, trace_block_size, load)?.assemble(rows.into_iter())
+    pub fn from_owned_rows(rows: Vec<TraceRow>, cut: impl Into<Cut>, load: Load) -> Result<Self, TraceError> {
+        Plan::new(&rows, cut.into(), load)?.assemble(rows.into_iter())
     }
 
     /// How many requests there are.
@@ -133,107 +148,71 @@ impl Workload {
     /// Indices of the sessions in the order in which they arrive: by time, then by line.
     pub fn arrival_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.sessions.len()).collect();
-        // Sessions stand in the order of their first lines and the sort is stable.
-        order.sort_by_key(|&index| match self.sessions[index].turns.first().map(|turn| turn.start) {
-            Some(TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
-            Some(TurnStart::AfterPrevious(_)) | None => Time::ZERO,
+        order.sort_by_key(|&index| {
+            self.sessions[index].turns.first().map(|turn| match turn.start {
+                TurnStart::At(time) | TurnStart::NotBefore(time) => (time, turn.line),
+                TurnStart::AfterPrevious(_) => (Time::ZERO, turn.line),
+            })
         });
         order
     }
 }
 
-impl TraceNotes {
-    /// The notes as sentences for a reader, without the counts that are 0.
-    pub fn sentences(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        let mut add = |count: u64, what: String| {
-            if count > 0 {
-                sentences
-                    .push(format!("{count} {} {what}", if count == 1 { "row has" } else { "rows have" }));
-            }
-        };
-        let names =
-            self.ignored_key_names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        add(self.ignored_keys, format!("keys that are ignored: {names}"));
-        add(self.surplus_hash_ids, "more `hash_ids` than the prompt needs".into());
-        add(self.inferred_input_length, "no `input_length`: as many tokens as `hash_ids` cover".into());
-        sentences
-    }
-
-    pub(crate) fn note_ignored_keys(&mut self, keys: Vec<String>) {
-        const MOST_NAMES: usize = 8;
-        self.ignored_keys += 1;
-        for key in keys {
-            if self.ignored_key_names.len() < MOST_NAMES && !self.ignored_key_names.contains(&key) {
-                self.ignored_key_names.push(fields::shown(&key));
-            }
-        }
-    }
-}
-
 /// What has to be known of all rows before the first of them becomes a turn.
 struct Plan {
-    /// The session of each row.
-    places: Vec<usize>,
+    order: TurnOrder,
+    turns: Turns,
     clock: Clock,
     blocks: Blocks,
+    notes: TraceNotes,
 }
 
 impl Plan {
-    fn new(rows: &[TraceRow], trace_block_size: u32, load: Load) -> Result<Self, TraceError> {
-        if trace_block_size == 0 {
+    fn new(rows: &[TraceRow], Cut { block_size, turns }: Cut, load: Load) -> Result<Self, TraceError> {
+        if block_size == 0 {
             return Err(TraceError::BlockSize);
         }
         if rows.is_empty() {
             return Err(TraceError::NoRows);
         }
-        let places = session_of_each_row(rows);
-        let clock = Clock::new(load, rows, &places)?;
-        let blocks = Blocks { size: trace_block_size, interner: Interner::new() };
-        Ok(Self { places, clock, blocks })
+        let mut notes = TraceNotes::default();
+        let order = TurnOrder::of(rows, &mut notes);
+        let clock = Clock::new(load, rows, &order)?;
+        let blocks = Blocks { size: block_size, interner: Interner::new() };
+        Ok(Self { order, turns, clock, blocks, notes })
     }
 
-    fn assemble(mut self, rows: impl Iterator<Item: Borrow<TraceRow>>) -> Result<Workload, TraceError> {
-        let sessions = self.places.iter().max().map_or(0, |last| last + 1);
-        let mut workload = Workload { sessions: Vec::with_capacity(sessions), ..Workload::default() };
-        for (row, place) in rows.zip(self.places) {
+    fn assemble(self, rows: impl Iterator<Item: Borrow<TraceRow>>) -> Result<Workload, TraceError> {
+        let Self { order, turns, clock, mut blocks, mut notes } = self;
+        let mut sessions: Vec<Session> = Vec::with_capacity(order.num_sessions());
+        for (index, row) in rows.enumerate() {
             let row: &TraceRow = row.borrow();
             row.check()?;
-            let is_first = place == workload.sessions.len();
             let turn = Turn {
                 line: row.line,
-                start: if is_first { self.clock.first_turn(row)? } else { self.clock.later_turn(row)? },
-                prompt: self.blocks.prompt(row, &mut workload.notes)?,
+                start: if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? },
+                prompt: blocks.prompt(row, &mut notes)?,
                 // Checked to be below a million.
                 output_tokens: row.output_length as u32,
                 priority: row.priority,
                 stop_after: None,
-                output: None,
+                output: blocks.output(row, &mut notes),
             };
-            if is_first {
+            let place = order.session(index);
+            if place == sessions.len() {
                 let name = row.session_id.as_deref().map(Box::from);
-                workload.sessions.push(Session { name, turns: SmallVec::new() });
+                sessions.push(Session { name, turns: SmallVec::new() });
             }
-            workload.sessions[place].turns.push(turn);
+            sessions[place].turns.push(turn);
         }
-        Ok(workload)
+        order.sort(&mut sessions);
+        let mut names = blocks.interner.into_names(blocks.size);
+        match turns {
+            Turns::Whole => continuation::name_replies(&mut sessions, &mut notes),
+            Turns::Delta => continuation::join_turns(&mut sessions, &mut names)?,
+        }
+        Ok(Workload { sessions, notes, names })
     }
-}
-
-/// The index of the session that each row belongs to, numbered in order of first appearance.
-fn session_of_each_row(rows: &[TraceRow]) -> Vec<usize> {
-    let mut by_name = FxHashMap::default();
-    let mut sessions = 0;
-    let mut places = Vec::with_capacity(rows.len());
-    for row in rows {
-        let place = match &row.session_id {
-            Some(name) => *by_name.entry(name).or_insert(sessions),
-            None => sessions,
-        };
-        sessions += usize::from(place == sessions);
-        places.push(place);
-    }
-    places
 }
 
 /// Turns the times of rows into those of a run.
@@ -247,20 +226,14 @@ enum Clock {
 }
 
 impl Clock {
-    fn new(load: Load, rows: &[TraceRow], places: &[usize]) -> Result<Self, TraceError> {
+    fn new(load: Load, rows: &[TraceRow], order: &TurnOrder) -> Result<Self, TraceError> {
         let Load::Open { arrival_speedup_ratio: ratio } = load else { return Ok(Self::Closed) };
         if !(ratio.is_finite() && ratio > 0.0) {
             return Err(TraceError::SpeedupRatio { ratio });
         }
-        let mut sessions = 0;
-        let mut first_arrival = f64::INFINITY;
-        for (row, &place) in rows.iter().zip(places) {
-            if place == sessions {
-                sessions += 1;
-                first_arrival = first_arrival.min(row.timestamp_ms.unwrap_or(f64::INFINITY));
-            }
-        }
-        Ok(Self::Open { first_arrival, ratio })
+        let first_turns = rows.iter().enumerate().filter(|(index, _)| order.is_first(*index));
+        let times = first_turns.filter_map(|(_, row)| row.timestamp_ms);
+        Ok(Self::Open { first_arrival: times.fold(f64::INFINITY, f64::min), ratio })
     }
 
     fn first_turn(&self, row: &TraceRow) -> Result<TurnStart, TraceError> {
@@ -347,6 +320,21 @@ impl Blocks {
         let ids = row.hash_ids[..needed as usize].iter().map(|id| self.interner.intern(*id));
         Ok(Prompt::from_blocks(ids, self.size, tokens as u32))
     }
+
+    /// What a row says its output consists of.
+    fn output(&mut self, row: &TraceRow, notes: &mut TraceNotes) -> Option<Box<Prompt>> {
+        if row.output_ids.is_empty() {
+            return None;
+        }
+        let size = u64::from(self.size);
+        if row.output_ids.len() as u64 != row.output_length.div_ceil(size) {
+            notes.other_output_ids.add(row.line);
+        }
+        let named = row.output_length.min(row.output_ids.len() as u64 * size);
+        let ids = row.output_ids.iter().take(named.div_ceil(size) as usize);
+        let ids = ids.map(|id| self.interner.intern(*id));
+        Some(Box::new(Prompt::from_blocks(ids, self.size, named as u32)))
+    }
 }
 
 #[cfg(test)]
@@ -354,6 +342,7 @@ mod tests {
     use servecast_types::BlockHasher;
 
     use super::*;
+    use crate::Noted;
 
     const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
 
@@ -396,10 +385,30 @@ mod tests {
     #[test]
     fn times_count_from_the_earliest_first_turn() {
         let rows = [row(1, "", 30.5), row(2, "b", 10.0), row(3, "", 20.0), row(4, "b", 5.0)];
-        check(&rows, OPEN, "- [1: at 20.5 ms]\nb [2: at 0 ms, 4: not before 0 ms]\n- [3: at 10 ms]");
+        check(&rows, OPEN, "- [1: at 25.5 ms]\nb [4: at 0 ms, 2: not before 5 ms]\n- [3: at 15 ms]");
         let workload = Workload::from_rows(&rows, 100, OPEN).unwrap();
         assert_eq!(workload.arrival_order(), [1, 2, 0]);
         assert_eq!((workload.requests(), workload.input_tokens(), workload.output_tokens()), (4, 400, 20));
+    }
+
+    #[test]
+    fn turns_go_by_their_timestamps_and_those_without_one_after_the_row_before() {
+        let rows =
+            [row(1, "a", 9.0), row(2, "a", None), row(3, "b", 1.0), row(4, "a", 4.0), row(5, "a", 4.0)];
+        check(
+            &rows,
+            OPEN,
+            "a [4: at 3 ms, 5: not before 3 ms, 1: not before 8 ms, 2: after 0 ms]\nb [3: at 0 ms]",
+        );
+        let notes = Workload::from_rows(&rows, 100, OPEN).unwrap().notes;
+        assert_eq!(notes.unordered_turns, Noted { rows: 2, first_line: 4 });
+    }
+
+    #[test]
+    fn sessions_that_begin_together_go_by_the_line_of_their_first_turn() {
+        let rows = [row(1, "a", 5.0), row(2, "b", 0.0), row(3, "a", 0.0)];
+        let workload = Workload::from_rows(&rows, 100, OPEN).unwrap();
+        assert_eq!(workload.arrival_order(), [1, 0]);
     }
 
     #[test]
@@ -422,7 +431,7 @@ mod tests {
     #[test]
     fn a_closed_loop_ignores_timestamps_and_does_not_need_them() {
         let rows = [row(1, "a", None), row(2, "", 7.0), row(3, "a", 90.0), delayed(row(4, "a", 1.0), 8.0)];
-        check(&rows, Load::Closed, "a [1: at 0 ms, 3: after 0 ms, 4: after 8 ms]\n- [2: at 0 ms]");
+        check(&rows, Load::Closed, "a [1: at 0 ms, 4: after 8 ms, 3: after 0 ms]\n- [2: at 0 ms]");
     }
 
     #[test]

@@ -10,10 +10,10 @@ use servecast_calibrate::{
     CalibrateError, Experts, Fit, Options, PassRun, Phases, RequestRun, fit_passes, fit_requests,
 };
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
-use servecast_workload::{FormatKind, known_format};
+use servecast_workload::{FormatKind, TimeUnit, known_format};
 
 use crate::commands::validate::recording::Recording;
-use crate::config::{Format, settings};
+use crate::config::{Format, TIME_UNITS, choice, settings};
 use crate::error::Failure;
 use crate::files::{self, OutputFile};
 use crate::latency::text;
@@ -57,6 +57,9 @@ pub(crate) struct CalibrateArgs {
     /// Engines that served the requests, in turn
     #[arg(long, visible_alias = "workers", value_name = "N")]
     num_workers: Option<u32>,
+    /// Unit of times of requests whose keys have none, such as `ttft` for `ttft_ms`
+    #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
+    time_unit: Option<TimeUnit>,
     /// How to print the result
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -156,6 +159,7 @@ fn check_unused(args: &CalibrateArgs) -> Result<(), Failure> {
         ("--engine-preset", args.engine_preset.is_some()),
         ("--extra-engine-args", args.engine_args.is_some()),
         ("--num-workers", args.num_workers.is_some()),
+        ("--time-unit", args.time_unit.is_some()),
     ];
     match given.iter().find(|(_, is_given)| *is_given) {
         Some((flag, _)) => Err(Failure::user(format!(
@@ -189,14 +193,19 @@ fn read(path: &Path, args: &CalibrateArgs) -> Result<Input, Failure> {
         return recorded(path, args).map(|run| Input::Requests(Box::new(run)));
     }
     let text = text(path)?;
-    let measured = match kind(&text) {
+    let kind = kind(&text);
+    if matches!(kind, Kind::VllmBench(_) | Kind::Aiperf) && args.time_unit.is_some() && !args.quiet {
+        let path = path.display();
+        files::note(&format!("note: --time-unit has no effect on {path}, which has units of its own"));
+    }
+    let measured = match kind {
         Kind::Empty => return Err(Failure::user(format!("{}: the file is empty", path.display()))),
         Kind::OwnIterations => return passes::own(path, &text).map(Input::Passes),
         Kind::VllmLog => return passes::vllm_log(path, &text).map(Input::Passes),
         Kind::VllmBench(object) => requests::vllm_bench(path, &object),
         Kind::Aiperf => requests::aiperf(path, &text),
-        Kind::Rows => requests::json_lines(path, &text),
-        Kind::Table => requests::table(path, &text),
+        Kind::Rows => requests::json_lines(path, &text, args.time_unit),
+        Kind::Table => requests::table(path, &text, args.time_unit),
     };
     let measured = match measured {
         Ok(measured) if measured.rows.is_empty() => match without_times(path, &text) {

@@ -132,6 +132,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         report: &report,
         activity: activity.as_ref(),
         tokens: tokens.as_ref(),
+        notes: &notes,
     };
     outputs::write(&plan, run, complete, &interrupt)?;
     drop(folder);
@@ -302,15 +303,7 @@ impl Observer for Follower {
 
 /// What was odd about the trace, as counts by kind.
 fn counts(notes: &TraceNotes) -> servecast_report::Counts {
-    [
-        ("ignored_keys", notes.ignored_keys),
-        ("surplus_hash_ids", notes.surplus_hash_ids),
-        ("inferred_input_length", notes.inferred_input_length),
-    ]
-    .into_iter()
-    .filter(|(_, count)| *count > 0)
-    .map(|(name, count)| (name.to_owned(), count))
-    .collect()
+    notes.counts().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 pub(super) fn json(report: &impl Serialize) -> String {

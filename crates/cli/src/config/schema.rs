@@ -5,7 +5,7 @@ use clap::builder::StyledStr;
 use serde_json::{Value, json};
 use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
 use servecast_engine::{EngineArgs, SglangArgs};
-use servecast_workload::SyntheticSpec;
+use servecast_workload::{SyntheticSpec, Turns};
 
 use super::router::default_setting;
 use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode};
@@ -17,6 +17,7 @@ fn default_of(key: &str) -> Option<Value> {
     let synthetic = || SyntheticSpec::new(1, 1, 1);
     Some(match key {
         "trace_block_size" => json!(DEFAULT_TRACE_BLOCK_SIZE),
+        "turns" => json!(Turns::default()),
         "arrival_speedup_ratio" | "speedup_ratio" => json!(1.0),
         "replay_mode" => json!(ReplayMode::Offline),
         "seed" => json!(DEFAULT_SEED),
@@ -28,7 +29,7 @@ fn default_of(key: &str) -> Option<Value> {
         "num_prefix_groups" => json!(synthetic().num_prefix_groups),
         "length_distribution" => json!(synthetic().length_distribution),
         "length_spread" => json!(synthetic().length_spread),
-        "num_workers" | "num_prefill_workers" | "num_decode_workers" | "page_size" => json!(1),
+        "num_workers" | "page_size" => json!(1),
         "router_mode" => json!(RouterMode::default()),
         "prefix_hash_blocks" => json!(DEFAULT_PREFIX_HASH_BLOCKS),
         "engine" => json!(engine().engine_type),

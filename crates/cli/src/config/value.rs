@@ -29,7 +29,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 /// One of the values of an enumeration, by its name in files; names that are not there yet are refused in a sentence.
-pub(super) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+pub(crate) fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     key: &'static str,
     names: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {

@@ -189,7 +189,22 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--num-workers 100001", &["`num_workers` is 100001", "at most 100000"]),
     ("--num-workers -1", &["'-1'", "--num-workers"]),
     ("--num-workers two", &["'two'", "--num-workers"]),
-    ("--prefill-workers 0", &["`num_prefill_workers` is 0"]),
+    ("--prefill-workers 0 --decode-workers 1", &["`num_prefill_workers` is 0"]),
+    (
+        "--prefill-workers 2",
+        &[
+            "`num_prefill_workers` is given without `num_decode_workers`",
+            "--num-decode-workers says how many",
+        ],
+    ),
+    (
+        "--decode-workers 2 --block-size 16",
+        &["`num_decode_workers` is given without `num_prefill_workers`", "--num-workers makes an aggregated"],
+    ),
+    (
+        "--prefill-engine-args {} --decode-engine-args {} --decode-workers 2",
+        &["`num_decode_workers` is given without `num_prefill_workers`", "(from --num-decode-workers)"],
+    ),
     ("--prefill-workers 1 --decode-workers 0", &["`num_decode_workers` is 0"]),
     ("--sla-ttft-ms", &["a value is required for '--sla-ttft-ms"]),
     ("--sla-ttft-ms 0", &["`--sla-ttft-ms` must be a finite number of milliseconds above 0"]),

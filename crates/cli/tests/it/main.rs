@@ -19,6 +19,7 @@ mod sglang;
 mod terminal;
 mod timeline;
 mod trace;
+mod trace_forms;
 mod unknown;
 mod validate;
 mod vary;

@@ -209,7 +209,7 @@ fn a_folder_has_all_results_and_what_repeats_the_run() {
     let sandbox = Sandbox::new();
     sandbox.write(
         "c.toml",
-        "num_prefill_workers = 2\n[prefill_engine_args]\nmax_num_seqs = 3\n[decode_engine_args]\n",
+        "num_prefill_workers = 2\nnum_decode_workers = 1\n[prefill_engine_args]\nmax_num_seqs = 3\n[decode_engine_args]\n",
     );
     let run = ["replay", "t.jsonl", "--config", "c.toml", "--block-size", "16", "--quiet", "--output-dir"];
     sandbox.run(&[&run[..], &["one"]].concat()).success();
@@ -242,6 +242,8 @@ fn a_configuration_has_every_setting_and_repeats_the_run_from_anywhere() {
             "vllm-0.24",
             "--prefill-workers",
             "2",
+            "--decode-workers",
+            "1",
             "--kv-bytes-per-token",
             "1000",
         ],
@@ -296,6 +298,7 @@ fn a_configuration_shows_the_defaults() {
     # Every setting of a run of servecast 0.1.0; to repeat it: servecast replay --config config.toml
     trace_file = "/FOLDER/t.jsonl"
     trace_block_size = 512
+    turns = "whole"
     arrival_speedup_ratio = 1.0
     replay_mode = "offline"
     seed = 42

@@ -56,11 +56,7 @@ fn a_disaggregated_deployment_serves_a_trace() {
     ];
     let long =
         [&["t.jsonl", "--num-prefill-workers", "2", "--num-decode-workers", "1"], &staged[..]].concat();
-    for arguments in [
-        &long[..],
-        &["t.jsonl", "--prefill-workers", "2"],
-        &["t.jsonl", "--prefill-workers", "2", "--decode-workers", "1"],
-    ] {
+    for arguments in [&long[..], &["t.jsonl", "--prefill-workers", "2", "--decode-workers", "1"]] {
         let report = sandbox.report(arguments);
         assert_eq!(report["completed_requests"], 4);
         assert_eq!(report["pools"][0]["pool"], "prefill");
@@ -68,9 +64,13 @@ fn a_disaggregated_deployment_serves_a_trace() {
         assert_eq!(report["pools"][1]["pool"], "decode");
         assert_eq!(report["pools"][1]["workers"], 1);
     }
-    let fast = figure(&sandbox.report(&["t.jsonl", "--decode-workers", "1"]), "mean_ttft_ms");
+    let fast = figure(
+        &sandbox.report(&["t.jsonl", "--prefill-workers", "1", "--decode-workers", "1"]),
+        "mean_ttft_ms",
+    );
     let transfer = ["--kv-bytes-per-token", "1000000", "--kv-transfer-bandwidth", "10"];
-    let slow = sandbox.report(&[&["t.jsonl", "--decode-workers", "1"], &transfer[..]].concat());
+    let slow = sandbox
+        .report(&[&["t.jsonl", "--prefill-workers", "1", "--decode-workers", "1"], &transfer[..]].concat());
     assert!(figure(&slow, "mean_ttft_ms") > fast + 29.0, "the shortest prompt takes 30 ms to transfer");
 }
 
@@ -135,7 +135,7 @@ fn without_anything_there_is_a_sample() {
     let outcome = sandbox.run(&["replay"]);
     assert!(outcome.stderr.contains("built-in sample") && outcome.stderr.contains("servecast replay TRACE"));
     assert!(outcome.success().contains("Request Count"));
-    let outcome = sandbox.run(&["replay", "--quiet", "--prefill-workers", "2"]);
+    let outcome = sandbox.run(&["replay", "--quiet", "--prefill-workers", "2", "--decode-workers", "1"]);
     assert_eq!(outcome.stderr, "");
     assert!(outcome.success().contains("Utilization, decode"));
 }
@@ -174,7 +174,7 @@ fn equal_runs_give_equal_bytes() {
     };
     for deployment in [
         &["--workers", "3", "--router-mode", "random"][..],
-        &["--prefill-workers", "2", "--engine-preset", "vllm-0.33"],
+        &["--prefill-workers", "2", "--decode-workers", "1", "--engine-preset", "vllm-0.33"],
     ] {
         let run = |name: &str| {
             let files = [

@@ -57,6 +57,8 @@ fn shortcuts_hold_for_every_pool() {
         "t.jsonl",
         "--prefill-workers",
         "1",
+        "--decode-workers",
+        "1",
         "--block-size",
         "16",
         "--num-gpu-blocks",
@@ -77,7 +79,7 @@ fn presets_lie_under_everything_else() {
     assert_eq!(rejected(&[]), 3, "its blocks have 16 tokens");
     assert_eq!(rejected(&["--block-size", "64"]), 0);
     assert_eq!(rejected(&["--engine-args", r#"{"block_size": 64}"#]), 0);
-    assert_eq!(rejected(&["--prefill-workers", "1"]), 3);
+    assert_eq!(rejected(&["--prefill-workers", "1", "--decode-workers", "1"]), 3);
 }
 
 #[test]

@@ -11,6 +11,9 @@ fn iterations(sandbox: &Sandbox, arguments: &[&str]) -> Vec<Value> {
     sandbox.read("rows.jsonl").lines().map(|row| serde_json::from_str(row).unwrap()).collect()
 }
 
+/// One worker for each stage.
+const STAGED: [&str; 4] = ["--prefill-workers", "1", "--decode-workers", "1"];
+
 #[test]
 fn flags_files_variables_and_engine_arguments_mean_the_same() {
     let flags = "--engine sglang --page-size 16 --max-total-tokens 4096 --max-running-requests 2 \
@@ -125,7 +128,7 @@ fn no_pool_however_small_stalls_a_run() {
         for tokens in sizes.map(|tokens: u32| tokens.next_multiple_of(page)) {
             let pool = format!("--page-size {page} --max-total-tokens {tokens}");
             let pool: Vec<&str> = pool.split(' ').collect();
-            for deployment in [&[][..], &["--prefill-workers", "1"], &["--disable-radix-cache"]] {
+            for deployment in [&[][..], &STAGED, &["--disable-radix-cache"]] {
                 let report = sandbox.report(&[&arguments[..], &pool, deployment].concat());
                 let too_long = [1200, 1100, 1536, 300].iter().filter(|&&prompt| prompt > tokens).count();
                 let rejected = report["rejected_by_reason"]["prompt_too_long"].as_u64().unwrap_or(0);
@@ -136,7 +139,7 @@ fn no_pool_however_small_stalls_a_run() {
     }
     // A prompt that leaves no room in the context gets the token that comes with it.
     for context in ["301", "302"] {
-        for deployment in [&[][..], &["--prefill-workers", "1"]] {
+        for deployment in [&[][..], &STAGED] {
             let context =
                 [&["t.jsonl", "--engine", "sglang", "--context-length", context], deployment].concat();
             let report = sandbox.report(&context);

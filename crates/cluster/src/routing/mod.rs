@@ -8,12 +8,14 @@ mod random;
 mod reports;
 mod round_robin;
 
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_router::KvRouterConfig;
-use servecast_types::{Duration, Prompt, WorkerId};
+use servecast_types::{ContentNames, Duration, Prompt, WorkerId};
 
 pub use kv_router::KvRouterOptions;
 pub(crate) use kv_router::{KvPool, KvRouting};
@@ -94,6 +96,13 @@ impl Policy {
                 Self::PrefixHash(PrefixHash::new(workers, options.prefix_hash_blocks, block_size, fallback))
             }
             RouterMode::KvRouter => unreachable!("the KV router is set up by its pool"),
+        }
+    }
+
+    /// Says what the content of prompts is called, for those that go by it.
+    pub(crate) fn name_contents(&mut self, names: &Arc<ContentNames>) {
+        if let Self::PrefixHash(policy) = self {
+            policy.name_contents(Arc::clone(names));
         }
     }
 

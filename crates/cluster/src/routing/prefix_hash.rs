@@ -1,4 +1,6 @@
-use servecast_types::{BlockHasher, Prompt, SequenceHash, WorkerId};
+use std::sync::Arc;
+
+use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash, WorkerId};
 
 use super::least_loaded::LeastLoaded;
 
@@ -20,6 +22,8 @@ pub(crate) struct PrefixHash {
     blocks: u32,
     block_size: u32,
     fallback: LeastLoaded,
+    /// What goes by content must not depend on how it is numbered.
+    names: Arc<ContentNames>,
 }
 
 impl PrefixHash {
@@ -29,7 +33,12 @@ impl PrefixHash {
         let mut ring: Vec<(u64, WorkerId)> =
             places.map(|(worker, place)| (mix(worker << 32 | place), WorkerId(worker as u32))).collect();
         ring.sort_unstable();
-        Self { ring, blocks, block_size, fallback }
+        Self { ring, blocks, block_size, fallback, names: Arc::default() }
+    }
+
+    /// Says what the content of prompts is called.
+    pub(super) fn name_contents(&mut self, names: Arc<ContentNames>) {
+        self.names = names;
     }
 
     pub(super) fn pick(&mut self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
@@ -44,8 +53,9 @@ impl PrefixHash {
 
     /// Identity of the first blocks of a prompt, as many as count and it has.
     fn prefix(&self, prompt: &Prompt) -> Option<SequenceHash> {
+        let prompt = self.names.canonical(prompt, self.blocks.saturating_mul(self.block_size));
         let mut hasher = BlockHasher::new(self.block_size);
-        std::iter::from_fn(|| hasher.next(prompt)).take(self.blocks as usize).last()
+        std::iter::from_fn(|| hasher.next(&prompt)).take(self.blocks as usize).last()
     }
 }
 
@@ -61,7 +71,7 @@ fn mix(number: u64) -> u64 {
 mod tests {
     use rand::SeedableRng;
     use rand_pcg::Pcg64;
-    use servecast_types::Run;
+    use servecast_types::{Interner, Run};
 
     use super::*;
 
@@ -80,6 +90,25 @@ mod tests {
         assert!((2..20).all(|tail| policy.pick(&prompt(1, tail), &[1; 8]) == worker));
         let workers: Vec<WorkerId> = (0..64).map(|family| policy.pick(&prompt(family, 0), &[1; 8])).collect();
         assert!((0..8).all(|worker| workers.contains(&WorkerId(worker))), "families spread over all workers");
+    }
+
+    #[test]
+    fn how_content_is_numbered_does_not_matter() {
+        let pick = |seen: &[u64]| {
+            let mut interner = Interner::new();
+            for id in seen {
+                interner.intern(*id);
+            }
+            let prompts: Vec<Prompt> = (0..20)
+                .map(|family| Prompt::from_blocks([interner.intern(1 << 50 | family << 40)], 64, 64))
+                .collect();
+            let mut policy = policy(8);
+            policy.name_contents(Arc::new(interner.into_names(64)));
+            prompts.iter().map(|prompt| policy.pick(prompt, &[1; 8])).collect::<Vec<_>>()
+        };
+        let alone = pick(&[]);
+        assert_eq!(pick(&[1 << 50 | 7 << 40, 1 << 60, 1 << 50 | 3 << 40]), alone);
+        assert!((1..20).any(|family| alone[family] != alone[0]));
     }
 
     #[test]

@@ -132,6 +132,9 @@ pub(crate) fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Ve
             (u8, u32, u64, u64, u64, i32),
         )| {
             let first = seen.insert(session);
+            let blocks = input.div_ceil(6);
+            // Where a prompt ends with a block, a longer one of its family goes on with its output.
+            let output_blocks = if family == 0 { 0 } else { output.div_ceil(6) };
             TraceRow {
                 line: index as u64 + 1,
                 session_id: (session < sessions).then(|| format!("session {session}")),
@@ -139,7 +142,8 @@ pub(crate) fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Ve
                 delay_ms: (!first && session < sessions && time % 3 == 0).then(|| f64::from(time) / 7.0),
                 input_length: Some(input),
                 output_length: output,
-                hash_ids: (0..input.div_ceil(6)).map(|block| family << 32 | block).collect(),
+                hash_ids: (0..blocks).map(|block| family << 32 | block).collect(),
+                output_ids: (blocks..blocks + output_blocks).map(|block| family << 32 | block).collect(),
                 priority,
             }
         };

@@ -61,11 +61,13 @@ impl Request {
         entered: u64,
         config: &EngineConfig,
     ) -> Self {
-        let EngineRequest { id, prompt, .. } = request;
+        let EngineRequest { id, prompt, output, .. } = request;
+        let prompt_tokens = prompt.tokens();
+        let sequence = Sequence::new(id, prompt, output.as_deref(), max_new_tokens.max(1), config.block_size);
         Self {
             id,
             status: Status::Waiting,
-            prompt_tokens: prompt.tokens(),
+            prompt_tokens,
             max_new_tokens,
             stop_after: request.stop_after.filter(|_| !request.ignore_eos),
             ignore_eos: request.ignore_eos,
@@ -73,7 +75,7 @@ impl Request {
             entered,
             hold_kv: request.hold_kv,
             remote_prefill: request.remote_prefill,
-            sequence: Sequence::new(id, prompt, request.output, max_new_tokens.max(1), config.block_size),
+            sequence,
             outputs: 0,
             in_flight: 0,
             extend: 0,

@@ -50,6 +50,7 @@ fn follow(block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> 
             }
         }
         let (work, opening) = (stretch.work(), stretch.num_opening());
+        let mut filling: Vec<u32> = stretch.filling().map(|slot| slot.0).collect();
         let changes = stretch.take_crossings();
         let late = changes.iter().take_while(|change| change.is_late).count();
         assert!(late == 0 || fills_wait);
@@ -57,6 +58,11 @@ fn follow(block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> 
         let crossings = of(&changes[late..]);
         let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
         assert_eq!(opened, opening as usize);
+        if !fills_wait {
+            filling.sort_unstable();
+            let fills = crossings.iter().filter(|(_, what)| *what == Crossing::Fills);
+            assert_eq!(filling, fills.map(|(slot, _)| *slot).collect::<Vec<_>>());
+        }
         stretch.end_iteration();
         let ended = std::iter::from_fn(|| stretch.pop_ended()).map(|slot| slot.0).collect();
         log.push(Events { work, crossings, ended });

@@ -1,4 +1,4 @@
-use servecast_types::{BlockId, HashRuns, RequestId, SequenceHash, Time};
+use servecast_types::{BlockId, HashRuns, RequestId, Time};
 
 use crate::sequence::Sequence;
 use crate::{EngineRequest, TransferTime};
@@ -119,7 +119,7 @@ impl Request {
             joined: 0,
             blocks: Vec::new(),
             stored: 0,
-            sequence: Sequence::new(id, prompt, output, max_tokens, block_size),
+            sequence: Sequence::new(id, prompt, output.as_deref(), max_tokens, block_size),
         }
     }
 
@@ -169,12 +169,6 @@ impl Request {
     /// Identities of its first `blocks` blocks, whose tokens must be known, and maybe of some more.
     pub(crate) fn hashes(&mut self, blocks: u32) -> &HashRuns {
         self.sequence.hashes(blocks)
-    }
-
-    /// Identity of the last of its blocks that can be hit by others.
-    pub(crate) fn last_stored(&mut self) -> Option<SequenceHash> {
-        let last = self.stored.checked_sub(1)?;
-        self.hashes(self.stored).get(last)
     }
 
     /// Its blocks, with the identities of the first `blocks` of them and maybe of some more.

@@ -97,12 +97,22 @@ impl Scheduler {
             match crossing {
                 Crossing::Opens => self.kv.extend(request, end),
                 Crossing::Fills if self.kv.stores_at_end(request) => {}
-                Crossing::Fills => {
-                    self.kv.store(request, end);
-                    self.disturbed |= self.awaited.is_some() && request.last_stored() == self.awaited;
-                }
+                Crossing::Fills => self.kv.store(request, end),
             }
         }
+    }
+
+    /// Whether a member fills the block in the next iteration that the head of the waiting queue would hit next: that is
+    /// admitted in the same iteration then, if there is room for it.
+    fn fills_awaited(&mut self) -> bool {
+        let Some(awaited) = self.awaited else { return false };
+        let decided = self.stretch.done() + 1;
+        self.stretch.filling().any(|slot| {
+            let request = &mut self.requests[slot];
+            let blocks = request.tokens_in(decided) / self.config.block_size;
+            // What nobody else names, nobody waits for.
+            !request.has_private_output && request.hashes(blocks).get(blocks - 1) == Some(awaited)
+        })
     }
 
     /// Lets others hit what members filled in the iteration before, where that has waited.
@@ -204,7 +214,7 @@ impl DecodesOn for Scheduler {
     }
 
     fn decide_decode(&mut self) -> bool {
-        if self.stretch.num_opening() > self.kv.pool.num_free() {
+        if self.stretch.num_opening() > self.kv.pool.num_free() || self.fills_awaited() {
             return false;
         }
         self.decided += 1;

@@ -113,8 +113,10 @@ impl Recording {
         let runs = case.prompt_spans.iter().map(|&(first, len)| Run::tokens(first, len));
         let tokens = case.prompt_token_ids.iter().flatten().map(|&token| Run::tokens(token, 1));
         let prompt = Prompt::new(runs.chain(tokens));
+        let start = case.output_base.unwrap_or(1_000_000 + 100_000 * index as u64);
+        let output = Prompt::new([Run { start, len: case.max_tokens }]);
         EngineRequest {
-            output: Some(case.output_base.unwrap_or(1_000_000 + 100_000 * index as u64)),
+            output: Some(Box::new(output)),
             stop_after: case.eos_after,
             ..EngineRequest::new(RequestId(index as u32), prompt, case.max_tokens, from_us(case.arrival_us))
         }

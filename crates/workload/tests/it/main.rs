@@ -3,6 +3,8 @@
 mod malformed;
 mod properties;
 mod recorded;
+mod turns;
+mod units;
 
 #[expect(clippy::disallowed_methods, reason = "tests read recorded inputs")]
 fn read(path: &std::path::Path) -> Vec<u8> {

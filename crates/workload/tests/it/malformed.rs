@@ -41,7 +41,7 @@ const ACCEPTED: &[(&str, &str)] = &[
     (
         "{\"session_id\": \"s\", \"timestamp\": 9, \"input_length\": 90, \"output_length\": 3, \"hash_ids\": [8]}\n\
          {\"session_id\": \"s\", \"timestamp\": 2, \"input_length\": 90, \"output_length\": 3, \"hash_ids\": [8]}",
-        "",
+        "1 row has a timestamp before that of an earlier row of its session: turns go by their timestamps (line 2)",
     ),
     (
         r#"{"timestamp": 7, "input_length": 90, "output_length": 3, "hash_ids": [8, 9, 10]}"#,
@@ -224,7 +224,8 @@ const REFUSED: &[(&str, &str)] = &[
     (r#"{"session_id": 12}"#, "line 1: `session_id` is the number 12, but must be a string or null"),
     (
         "{\"timestamp\": 7, \"input_length\": 90, \"output_length\": 3, \"hash_ids\": [8]}\n{\"timestamp\": \"noon\"}",
-        "line 2: `timestamp` is the string \"noon\", but must be a number of milliseconds from -1.8e13 to 1.8e13",
+        "line 2: `timestamp` is the string \"noon\", but must be a number of milliseconds from -1.8e13 to 1.8e13 or a date \
+         such as 2026-01-31T12:00:00.5Z",
     ),
     (
         r#"{"created_time": 1e300}"#,
@@ -475,7 +476,7 @@ const RECORDED: &[(&str, Result<&str, &str>)] = &[
     (
         "second_bad.jsonl",
         Err(
-            r#"line 2: `timestamp` is the string "x", but must be a number of milliseconds from -1.8e13 to 1.8e13"#,
+            r#"line 2: `timestamp` is the string "x", but must be a number of milliseconds from -1.8e13 to 1.8e13 or a date such as 2026-01-31T12:00:00.5Z"#,
         ),
     ),
     (

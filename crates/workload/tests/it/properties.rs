@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use servecast_types::Time;
 use servecast_workload::{
-    ArrivalProcess, LengthDistribution, Load, MAX_OUTPUT_TOKENS, SyntheticSpec, TraceRow, TurnStart,
-    Workload, generate, read_mooncake, write_mooncake,
+    ArrivalProcess, LengthDistribution, Load, MAX_OUTPUT_TOKENS, Noted, SyntheticSpec, TimeUnit, TraceNotes,
+    TraceRow, TurnStart, Workload, generate, read_mooncake, read_trace, write_mooncake,
 };
 
 const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
@@ -17,11 +17,19 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
         prop::option::of(prop_oneof![Just(0.0), 0.0..1.8e13]),
         prop::option::of(1_u64..1_000_000_000),
         1..=MAX_OUTPUT_TOKENS,
-        prop::collection::vec(any::<u64>(), 0..5),
+        (prop::collection::vec(any::<u64>(), 0..5), prop::collection::vec(any::<u64>(), 0..3)),
         prop_oneof![Just(0), any::<i32>()],
     );
     let row = row.prop_map(
-        |(session_id, timestamp_ms, delay_ms, input_length, output_length, hash_ids, priority)| TraceRow {
+        |(
+            session_id,
+            timestamp_ms,
+            delay_ms,
+            input_length,
+            output_length,
+            (hash_ids, output_ids),
+            priority,
+        )| TraceRow {
             line: 0,
             session_id,
             timestamp_ms,
@@ -29,6 +37,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             input_length,
             output_length,
             hash_ids,
+            output_ids,
             priority,
         },
     );
@@ -83,7 +92,7 @@ proptest! {
     fn what_is_written_reads_back_equal(rows in rows()) {
         let mut file = Vec::new();
         write_mooncake(&rows, &mut file).unwrap();
-        prop_assert_eq!(read_mooncake(file.as_slice()).unwrap().rows, rows);
+        prop_assert_eq!(read_trace(file.as_slice(), Some(TimeUnit::Ms)).unwrap().rows, rows);
     }
 
     #[test]
@@ -128,13 +137,15 @@ proptest! {
         let workload = Workload::from_rows(&rows, spec.trace_block_size, OPEN).unwrap();
         prop_assert_eq!(workload.sessions.len() as u64, spec.request_count);
         prop_assert!(workload.sessions.iter().all(|session| session.turns.len() as u64 == spec.turns_per_session));
-        prop_assert!(workload.notes.sentences().is_empty());
+        // The turns of a session have their shared prefix in common, or nothing.
+        let notes = TraceNotes { unrelated_turns: Noted::default(), ..workload.notes.clone() };
+        prop_assert_eq!(notes.sentences(), Vec::<String>::new());
         if spec.length_distribution == LengthDistribution::Constant {
             prop_assert!(workload.turns().all(|turn| u64::from(turn.prompt.tokens()) == spec.input_tokens));
             prop_assert!(workload.turns().all(|turn| u64::from(turn.output_tokens) == spec.output_tokens));
         }
         let mut file = Vec::new();
         write_mooncake(&rows, &mut file).unwrap();
-        prop_assert_eq!(read_mooncake(file.as_slice()).unwrap().rows, rows);
+        prop_assert_eq!(read_trace(file.as_slice(), Some(TimeUnit::Ms)).unwrap().rows, rows);
     }
 }

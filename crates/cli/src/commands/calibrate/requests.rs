@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use servecast_calibrate::{RequestRow, RequestTimes};
+use servecast_workload::TimeUnit;
 
 use crate::error::Failure;
 
@@ -23,14 +24,15 @@ const INPUT: &[&str] = &["input_tokens", "input_length", "input_toks", "prompt_t
 const OUTPUT: &[&str] = &["output_tokens", "output_length", "output_toks", "completion_tokens", "osl"];
 const TTFT: &[&str] = &["ttft", "time_to_first_token"];
 const E2E: &[&str] = &["e2e", "e2e_latency", "request_latency", "latency"];
-/// Units, and what makes seconds of them.
+/// Units in the order of [`TimeUnit`], and what makes seconds of them.
 const UNITS: [(&str, f64); 4] = [("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)];
 /// A century.
 const MOST_SECONDS: f64 = 4e9;
 
-/// Rows with keys such as `arrival_ms`, `input_tokens`, `output_tokens`, `ttft_ms` and `e2e_ms`: JSON Lines.
-pub(super) fn json_lines(path: &Path, text: &str) -> Result<Measured, Failure> {
-    let mut file = File { path, unit: None, measured: Measured::default() };
+/// Rows with keys such as `arrival_ms`, `input_tokens`, `output_tokens`, `ttft_ms` and `e2e_ms`: JSON Lines. `unit` is
+/// that of keys without one.
+pub(super) fn json_lines(path: &Path, text: &str, unit: Option<TimeUnit>) -> Result<Measured, Failure> {
+    let mut file = File { path, given: unit, unit: None, measured: Measured::default() };
     for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
         let row: Map<String, Value> =
             serde_json::from_str(line).map_err(|error| file.wrong(number, &error.to_string()))?;
@@ -40,8 +42,8 @@ pub(super) fn json_lines(path: &Path, text: &str) -> Result<Measured, Failure> {
 }
 
 /// The same as comma-separated values with a header.
-pub(super) fn table(path: &Path, text: &str) -> Result<Measured, Failure> {
-    let mut file = File { path, unit: None, measured: Measured::default() };
+pub(super) fn table(path: &Path, text: &str, unit: Option<TimeUnit>) -> Result<Measured, Failure> {
+    let mut file = File { path, given: unit, unit: None, measured: Measured::default() };
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let problem = |error: csv::Error| Failure::user(format!("{}: {error}", path.display()));
     let header = reader.headers().map_err(problem)?.clone();
@@ -64,6 +66,8 @@ pub(super) fn table(path: &Path, text: &str) -> Result<Measured, Failure> {
 /// A file of rows, all of whose times have one unit.
 struct File<'a> {
     path: &'a Path,
+    /// The unit of times whose keys have none.
+    given: Option<TimeUnit>,
     unit: Option<(&'static str, f64)>,
     measured: Measured,
 }
@@ -133,32 +137,45 @@ impl File<'_> {
             for (unit, seconds) in UNITS {
                 let key = format!("{name}_{unit}");
                 let Some(value) = row.get(&key).filter(|value| !value.is_null()) else { continue };
-                let first = *self.unit.get_or_insert((unit, seconds));
-                if first.0 != unit {
-                    return Err(self.wrong(
-                        line,
-                        &format!(
-                            "`{key}` is in {unit}, but other times of the file are in {}: write all in one unit",
-                            first.0
-                        ),
-                    ));
-                }
-                let time = value.as_f64().map(|time| time * seconds);
-                // When it was sent may count from anywhere.
-                let lowest = if what == "arrival" { -MOST_SECONDS } else { 0.0 };
-                let time = time.filter(|time| (lowest..=MOST_SECONDS).contains(time));
-                return time.map(Some).ok_or_else(|| {
-                    self.wrong(line, &format!("`{key}` is {value}, but must be a time of at least 0 {unit}"))
-                });
+                return self.time_in(line, &key, value, (unit, seconds), what).map(Some);
             }
-            if row.get(*name).is_some_and(|value| !value.is_null()) {
-                return Err(self.wrong(
-                    line,
-                    &format!("`{name}` has no unit: call it {name}_ms, {name}_s, {name}_us or {name}_ns"),
-                ));
-            }
+            let Some(value) = row.get(*name).filter(|value| !value.is_null()) else { continue };
+            let Some(given) = self.given else {
+                let message = format!(
+                    "`{name}` has no unit: call it {name}_ms, {name}_s, {name}_us or {name}_ns, or say --time-unit"
+                );
+                return Err(self.wrong(line, &message));
+            };
+            let unit = UNITS[given as usize];
+            return self.time_in(line, name, value, unit, what).map(Some);
         }
         Ok(None)
+    }
+
+    /// The time that `key` has, in seconds.
+    fn time_in(
+        &mut self,
+        line: u64,
+        key: &str,
+        value: &Value,
+        (unit, seconds): (&'static str, f64),
+        what: &str,
+    ) -> Result<f64, Failure> {
+        let first = *self.unit.get_or_insert((unit, seconds));
+        if first.0 != unit {
+            let message = format!(
+                "`{key}` is in {unit}, but other times of the file are in {}: write all in one unit",
+                first.0
+            );
+            return Err(self.wrong(line, &message));
+        }
+        let time = value.as_f64().map(|time| time * seconds);
+        // When it was sent may count from anywhere.
+        let lowest = if what == "arrival" { -MOST_SECONDS } else { 0.0 };
+        let time = time.filter(|time| (lowest..=MOST_SECONDS).contains(time));
+        time.ok_or_else(|| {
+            self.wrong(line, &format!("`{key}` is {value}, but must be a time of at least 0 {unit}"))
+        })
     }
 
     fn tokens(&self, line: u64, row: &Map<String, Value>, names: &[&str]) -> Result<u32, Failure> {
@@ -325,10 +342,15 @@ mod tests {
         let path = Path::new("f");
         let lines = "{\"arrival_ms\": 2000, \"input_length\": 100, \"output_length\": 11, \"ttft_ms\": 250, \
                      \"e2e_latency_ms\": 1250, \"status\": \"finished\"}\n{\"status\": \"rejected\"}\n";
-        assert_eq!(row(json_lines(path, lines)), RequestRow { line: 1, ..expected() });
-        assert_eq!(json_lines(path, lines).unwrap().failed, 1);
+        assert_eq!(row(json_lines(path, lines, None)), RequestRow { line: 1, ..expected() });
+        assert_eq!(json_lines(path, lines, None).unwrap().failed, 1);
         let text = "arrival_s,isl,osl,ttft_s,e2e_s\n2.0,100,11,0.25,1.25\n";
-        assert_eq!(row(table(path, text)), RequestRow { line: 2, ..expected() });
+        assert_eq!(row(table(path, text, None)), RequestRow { line: 2, ..expected() });
+        let lines =
+            "{\"arrival\": 2, \"input_length\": 100, \"output_length\": 11, \"ttft\": 0.25, \"e2e\": 1.25}";
+        assert_eq!(row(json_lines(path, lines, Some(TimeUnit::S))), RequestRow { line: 1, ..expected() });
+        let text = "arrival,isl,osl,ttft,e2e\n2000000,100,11,250000,1250000\n";
+        assert_eq!(row(table(path, text, Some(TimeUnit::Us))), RequestRow { line: 2, ..expected() });
         let bench = serde_json::json!({
             "input_lens": [100, 3], "output_lens": [11, 0], "ttfts": [0.25, 0.0], "itls": [[0.5, 0.5], []],
             "start_times": [2.0, 2.0], "errors": ["", "gone"],
@@ -354,7 +376,7 @@ mod tests {
     fn rows_that_cannot_be_meant_are_refused() {
         let check = |rest: &str, message: &str| {
             let line = format!("{{\"arrival_ms\": 0, \"input_tokens\": 9, \"output_tokens\": 2, {rest}}}");
-            let error = json_lines(Path::new("f"), &line).unwrap_err();
+            let error = json_lines(Path::new("f"), &line, None).unwrap_err();
             assert!(error.message().contains(message), "{}", error.message());
         };
         check(

@@ -19,7 +19,7 @@ use servecast_report::{
     ComparedRun, Comparison, Report, SchemaVersion, SummaryOptions, render_comparison, summarize,
 };
 use servecast_types::Time;
-use servecast_workload::{Load, Trace, Workload};
+use servecast_workload::{Load, TimeUnit, Trace, Workload};
 
 use super::plan::Plan;
 use super::{introduce, json, outputs, table_options, tell_of_unused};
@@ -143,9 +143,12 @@ struct SharedWorkload {
     workload: OnceLock<Workload>,
 }
 
+/// A trace as it was read: its file, and the unit of its times if somebody gave one.
+type ReadTrace = (PathBuf, Option<TimeUnit>);
+
 /// Prepares all runs. Each trace is read once, and cut into blocks once for each way of doing that.
 fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failure> {
-    let mut traces: Vec<(PathBuf, Trace)> = Vec::new();
+    let mut traces: Vec<(ReadTrace, Trace)> = Vec::new();
     let mut shared: Vec<Arc<SharedWorkload>> = Vec::new();
     let mut jobs = Vec::new();
     for (difference, plan) in differences.iter().zip(plans) {
@@ -170,18 +173,19 @@ fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failur
 }
 
 /// The workload if it is that of a trace; another is checked.
-fn prepare(plan: &Plan, traces: &mut Vec<(PathBuf, Trace)>) -> Result<Option<Workload>, Failure> {
-    let Source::Trace { path, block_size } = &plan.source else {
+fn prepare(plan: &Plan, traces: &mut Vec<(ReadTrace, Trace)>) -> Result<Option<Workload>, Failure> {
+    let Source::Trace { path, reading } = &plan.source else {
         plan.source.check(plan.block_size, &plan.layers)?;
         return Ok(None);
     };
-    let position = if let Some(position) = traces.iter().position(|(known, _)| known == path) {
+    let key = (path.clone(), reading.unit);
+    let position = if let Some(position) = traces.iter().position(|(known, _)| *known == key) {
         position
     } else {
-        traces.push((path.clone(), read_trace(path)?));
+        traces.push((key, read_trace(path, reading.unit)?));
         traces.len() - 1
     };
-    trace_workload(path, &traces[position].1, *block_size, plan.load).map(Some)
+    trace_workload(path, &traces[position].1, *reading, plan.load).map(Some)
 }
 
 /// Says what is odd about traces, each once.

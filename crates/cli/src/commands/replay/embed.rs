@@ -12,7 +12,7 @@ use servecast_cluster::{Observer, RunError, Simulation};
 use servecast_engine::Iteration;
 use servecast_report::{Report, SummaryOptions, printable, summarize};
 use servecast_types::{Time, WorkerId};
-use servecast_workload::{Workload, read_mooncake};
+use servecast_workload::{Workload, read_trace};
 
 use super::json;
 use super::plan::Plan;
@@ -125,7 +125,7 @@ pub fn replay(
         }
     }
     let workload = workload(replay, &plan)?;
-    notes.extend(workload.notes.sentences());
+    notes.extend(workload.notes.sentences().iter().map(|sentence| with_argument_names(sentence)));
     let summary = plan.summary(&workload);
     let mut options = plan.options();
     options.plain |= replay.iterations;
@@ -184,11 +184,11 @@ fn workload(replay: &Replay, plan: &Plan) -> Result<Workload, Refusal> {
         Source::Synthetic { .. } | Source::Sample { .. } => RefusalKind::Config,
     };
     let workload = match (&replay.trace, &plan.source) {
-        (Some(text), Source::Trace { block_size, .. }) => {
+        (Some(text), Source::Trace { reading, .. }) => {
             let path = Path::new(TRACE);
-            read_mooncake(text.as_slice())
+            read_trace(text.as_slice(), reading.unit)
                 .map_err(|error| unusable_trace(path, &error))
-                .and_then(|trace| trace_workload(path, &trace, *block_size, plan.load))
+                .and_then(|trace| trace_workload(path, &trace, *reading, plan.load))
         }
         _ => plan.source.load(plan.load, plan.block_size, &plan.layers),
     };

@@ -7,6 +7,7 @@ use servecast_cluster::record::RunRecord;
 use servecast_report::{
     Activity, ExportFormat, PageContext, Report, TokenTimes, export, render_page, write_request_rows,
 };
+use servecast_workload::TraceNotes;
 
 use super::folder::Folder;
 use super::json;
@@ -116,6 +117,8 @@ pub(super) struct Run<'a> {
     pub(super) activity: Option<&'a Activity>,
     /// When each token came, for exports that say so.
     pub(super) tokens: Option<&'a TokenTimes>,
+    /// What was found out about the trace.
+    pub(super) notes: &'a TraceNotes,
 }
 
 /// Puts all files in place, or none of them if one cannot be written.
@@ -125,7 +128,7 @@ pub(super) fn write(
     mut complete: Vec<OutputFile>,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let Run { record, report, activity, tokens } = run;
+    let Run { record, report, activity, tokens, notes } = run;
     let output = &plan.config.output;
     let mut write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
         let mut file = OutputFile::create(path)?;
@@ -146,7 +149,7 @@ pub(super) fn write(
     }
     let pages = paths(&output.report_html, PAGE);
     if !pages.is_empty() || folder.is_some() {
-        let config = config_text(plan)?;
+        let config = config_text(plan, notes)?;
         let context = PageContext {
             title: plan.source.name(),
             config: config.clone(),
@@ -170,10 +173,10 @@ pub(super) fn write(
 }
 
 /// A configuration file that repeats the run.
-fn config_text(plan: &Plan) -> Result<String, Failure> {
+fn config_text(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     let head = format!(
         "# Every setting of a run of servecast {version}; to repeat it: servecast replay --config config.toml\n"
     );
-    Ok(head + &resolved(plan)?)
+    Ok(head + &resolved(plan, notes)?)
 }

@@ -93,7 +93,7 @@ impl Plan {
                 workload_name: Some(self.source.name()),
                 workload_hash: Some(workload.fingerprint()),
                 seed: Some(self.seed()),
-                settings: Some(reported(self)),
+                settings: Some(reported(self, &workload.notes)),
                 latency_source: Some(self.latency_source.clone()),
             },
         }

@@ -6,34 +6,37 @@ use serde_json::{Map, Value, json};
 use servecast_cluster::{LoadMode, RouterMode};
 use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
 use servecast_report::Settings;
-use servecast_workload::SyntheticSpec;
+use servecast_workload::{Recognised, SyntheticSpec, TraceNotes};
 
 use super::plan::Plan;
-use crate::config::{DEFAULT_SEED, DeploymentConfig, ReplayConfig, ReplayMode, SyntheticConfig, TraceConfig};
+use crate::config::{
+    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, DeploymentConfig, ReplayConfig, ReplayMode, SyntheticConfig,
+    TraceConfig,
+};
 use crate::deployment::{DEFAULT_WORKERS, without_effect};
 use crate::error::Failure;
 use crate::files;
 use crate::source::Source;
 
 /// The settings of a run as a TOML file.
-pub(super) fn resolved(plan: &Plan) -> Result<String, Failure> {
-    toml::to_string(&config(plan, &absolute))
+pub(super) fn resolved(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
+    toml::to_string(&config(plan, notes, &absolute))
         .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
 }
 
 /// The settings of a run as its report has them: equal wherever the run is repeated, so files go by their names. The
 /// trace has a name and a hash of its own there.
-pub(super) fn reported(plan: &Plan) -> Settings {
+pub(super) fn reported(plan: &Plan, notes: &TraceNotes) -> Settings {
     let name = |path: &Path| PathBuf::from(path.file_name().unwrap_or(path.as_os_str()));
-    let mut settings = object(json!(config(plan, &name)));
+    let mut settings = object(json!(config(plan, notes, &name)));
     settings.remove("trace_file");
     settings.into_iter().collect()
 }
 
 /// Every setting, with files by the names that `named` gives them.
-fn config(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> ReplayConfig {
+fn config(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> ReplayConfig {
     ReplayConfig {
-        trace: trace(plan, named),
+        trace: trace(plan, notes, named),
         synthetic: match &plan.source {
             Source::Synthetic { spec, .. } => synthetic(spec),
             Source::Trace { .. } | Source::Sample { .. } => SyntheticConfig::default(),
@@ -44,13 +47,18 @@ fn config(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> ReplayConfig {
     }
 }
 
-fn trace(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> TraceConfig {
+fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> TraceConfig {
     let (trace_file, trace_block_size) = match &plan.source {
-        Source::Trace { path, block_size } => (Some(named(path)), Some(*block_size)),
+        Source::Trace { path, reading } => {
+            let known = notes.recognised.and_then(Recognised::block_size);
+            let block_size = reading.block_size.or(known).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+            (Some(named(path)), Some(block_size))
+        }
         Source::Synthetic { block_size, .. } => (None, Some(block_size.unwrap_or(plan.block_size))),
         Source::Sample { .. } => (None, None),
     };
     let given = &plan.config.trace;
+    let is_trace = matches!(plan.source, Source::Trace { .. });
     let (ratio, concurrency) = match plan.mode {
         LoadMode::OpenLoop => (Some(given.arrival_speedup_ratio.unwrap_or(1.0)), None),
         LoadMode::ClosedLoop { concurrency } => (None, Some(concurrency)),
@@ -58,6 +66,9 @@ fn trace(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> TraceConfig {
     TraceConfig {
         trace_file,
         trace_block_size,
+        // Without a unit it is recognised again.
+        time_unit: given.time_unit,
+        turns: is_trace.then(|| given.turns.unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,
         replay_mode: Some(ReplayMode::Offline),

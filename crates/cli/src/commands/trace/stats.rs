@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use servecast_workload::{LengthStats, Load, TraceError, TraceStats, stats};
+use servecast_workload::{LengthStats, Load, TimeUnit, TraceError, TraceStats, Turns, stats};
 
-use crate::config::{DEFAULT_TRACE_BLOCK_SIZE, Format};
+use crate::config::{Format, TIME_UNITS, TURNS, choice};
 use crate::error::Failure;
 use crate::files::{self, note};
-use crate::source::{read_trace, unusable_trace};
+use crate::source::{Reading, read_trace, unusable_trace};
 
 /// Widest bar of the chart, in characters.
 const CHART_WIDTH: u64 = 50;
@@ -20,9 +20,15 @@ pub(crate) struct StatsArgs {
     /// Trace in Mooncake JSON Lines, plain, gzip or Zstandard; `-` for standard input
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
     trace_file: PathBuf,
-    /// Tokens that one hash id stands for, and that a block has when prefix reuse is counted
-    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_TRACE_BLOCK_SIZE)]
-    trace_block_size: u32,
+    /// Tokens that one hash id stands for, and that a block has when prefix reuse is counted [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    trace_block_size: Option<u32>,
+    /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
+    #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
+    time_unit: Option<TimeUnit>,
+    /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta) [default: whole]
+    #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
+    turns: Option<Turns>,
     /// What is printed: text for people, or JSON
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -30,21 +36,24 @@ pub(crate) struct StatsArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &StatsArgs) -> Result<(), Failure> {
-    let StatsArgs { trace_file, trace_block_size, format } = args;
-    if *trace_block_size == 0 {
+    let StatsArgs { trace_file, trace_block_size, time_unit, turns, format } = args;
+    if *trace_block_size == Some(0) {
         return Err(Failure::user(TraceError::BlockSize));
     }
-    let trace = read_trace(trace_file)?;
-    let workload = match trace.workload(*trace_block_size, Load::Open { arrival_speedup_ratio: 1.0 }) {
+    let trace = read_trace(trace_file, *time_unit)?;
+    let reading =
+        Reading { block_size: *trace_block_size, unit: *time_unit, turns: turns.unwrap_or_default() };
+    let cut = reading.cut(&trace);
+    let workload = match trace.workload(cut, Load::Open { arrival_speedup_ratio: 1.0 }) {
         Err(TraceError::NoTimestamp { .. }) => {
             note("note: sessions without a timestamp: their arrivals count as simultaneous");
-            trace.workload(*trace_block_size, Load::Closed)
+            trace.workload(cut, Load::Closed)
         }
         outcome => outcome,
     };
     let workload = workload.map_err(|error| unusable_trace(trace_file, &error))?;
     workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
-    let stats = stats(&workload, *trace_block_size);
+    let stats = stats(&workload, cut.block_size);
     files::print(&match format {
         Format::Json => serde_json::to_string_pretty(&stats).expect("statistics are plain data") + "\n",
         Format::Table => render(&stats),

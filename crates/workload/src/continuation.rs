@@ -1,0 +1,60 @@
+//! What the turns of a session have of one another.
+
+use servecast_types::{ContentNames, Prompt, Run};
+
+use crate::workload::{Session, Turn};
+use crate::{MAX_INPUT_TOKENS, TraceError, TraceNotes};
+
+/// Gives replies without a name the one that the next turn has for them, and notes turns that go on from nothing.
+///
+/// The next turn repeats a reply if its prompt begins with the whole prompt before and is long enough for the reply.
+pub(crate) fn name_replies(sessions: &mut [Session], notes: &mut TraceNotes) {
+    for session in sessions {
+        for place in 1..session.turns.len() {
+            let (before, rest) = session.turns.split_at_mut(place);
+            let (Some(turn), Some(next)) = (before.last_mut(), rest.first()) else { continue };
+            let shared = turn.prompt.common_prefix(&next.prompt);
+            if shared == 0 {
+                notes.unrelated_turns.add(next.line);
+            }
+            let end = u64::from(turn.prompt.tokens()) + u64::from(turn.output_tokens);
+            let repeats = shared == turn.prompt.tokens() && u64::from(next.prompt.tokens()) >= end;
+            if turn.output.is_none() && repeats {
+                // It is within the next prompt, so it fits.
+                turn.output = Some(Box::new(Prompt::new(next.prompt.range(shared..end as u32))));
+            }
+        }
+    }
+}
+
+/// Makes whole prompts of what is new in each turn: the prompt before, the reply, and that.
+pub(crate) fn join_turns(sessions: &mut [Session], names: &mut ContentNames) -> Result<(), TraceError> {
+    let mut replies = 0..;
+    for session in sessions {
+        let name = session.name.as_deref().unwrap_or_default();
+        for place in 1..session.turns.len() {
+            let (before, rest) = session.turns.split_at_mut(place);
+            let (Some(turn), Some(next)) = (before.last_mut(), rest.first_mut()) else { continue };
+            name_whole_reply(turn, replies.next().unwrap_or_default());
+            names.add_reply(name, place - 1);
+            let reply = turn.output.as_deref();
+            let tokens = u64::from(turn.prompt.tokens())
+                + u64::from(turn.output_tokens)
+                + u64::from(next.prompt.tokens());
+            if tokens > MAX_INPUT_TOKENS {
+                return Err(TraceError::SessionTooLong { line: next.line, tokens });
+            }
+            let parts = [Some(&turn.prompt), reply, Some(&next.prompt)];
+            let runs = parts.into_iter().flatten().flat_map(|part| part.runs().iter().copied());
+            next.prompt = Prompt::new(runs);
+        }
+    }
+    Ok(())
+}
+
+/// Names every token of a reply, which later turns repeat.
+fn name_whole_reply(turn: &mut Turn, number: u32) {
+    let output = turn.output.get_or_insert_default();
+    let unnamed = turn.output_tokens - output.tokens();
+    output.push(Run::reply(number, unnamed));
+}

@@ -1,0 +1,126 @@
+//! What was odd about a trace but could be used.
+
+use std::fmt::Write as _;
+
+use crate::fields;
+use crate::unit::Recognised;
+
+/// What was odd about a trace but could be used, counted in rows.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TraceNotes {
+    /// Rows with keys that mean nothing here.
+    pub ignored_keys: u64,
+    /// The first few of those keys, in order of appearance.
+    pub ignored_key_names: Vec<String>,
+    /// Rows with more hash ids than their prompt needs.
+    pub surplus_hash_ids: u64,
+    /// Rows without a prompt length, which is then what their hash ids cover.
+    pub inferred_input_length: u64,
+    /// Rows that name more or fewer generated tokens than their output has.
+    pub other_output_ids: Noted,
+    /// Turns that stand behind a later one of their session.
+    pub unordered_turns: Noted,
+    /// Turns whose prompt has nothing in common with that of the turn before.
+    pub unrelated_turns: Noted,
+    /// What the file was found to be, where nobody said so.
+    pub recognised: Option<Recognised>,
+    /// Requests per second, if that is so odd that the times may have another unit.
+    pub odd_rate: Option<f64>,
+    /// A unit of time was given that the names of keys contradict.
+    pub overruled_unit: Option<String>,
+}
+
+/// Rows with something odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Noted {
+    /// How many there are.
+    pub rows: u64,
+    /// The line of the first one.
+    pub first_line: u64,
+}
+
+impl Noted {
+    pub(crate) fn add(&mut self, line: u64) {
+        self.first_line = if self.rows == 0 { line } else { self.first_line.min(line) };
+        self.rows += 1;
+    }
+}
+
+impl TraceNotes {
+    /// The notes as sentences for a reader, without the counts that are 0.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        sentences.extend(self.recognised.map(Recognised::sentence));
+        sentences.extend(self.overruled_unit.clone());
+        sentences.extend(self.odd_rate.map(odd_rate));
+        let mut add = |count: u64, what: String| {
+            if count > 0 {
+                sentences
+                    .push(format!("{count} {} {what}", if count == 1 { "row has" } else { "rows have" }));
+            }
+        };
+        let names =
+            self.ignored_key_names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        add(self.ignored_keys, format!("keys that are ignored: {names}"));
+        add(self.surplus_hash_ids, "more `hash_ids` than the prompt needs".into());
+        add(self.inferred_input_length, "no `input_length`: as many tokens as `hash_ids` cover".into());
+        let noted = [
+            (
+                self.other_output_ids,
+                "ids of generated tokens for another length than that of the output: what has no id is never hit, \
+                 surplus ids are ignored",
+            ),
+            (
+                self.unordered_turns,
+                "a timestamp before that of an earlier row of its session: turns go by their timestamps",
+            ),
+            (
+                self.unrelated_turns,
+                "nothing in common with the turn before it: --turns delta if rows hold only what is new in a turn",
+            ),
+        ];
+        for (noted, what) in noted {
+            let mut what = what.to_owned();
+            // Writing to a string cannot fail.
+            let _ =
+                write!(what, " (line {}{})", noted.first_line, if noted.rows > 1 { " first" } else { "" });
+            add(noted.rows, what);
+        }
+        sentences
+    }
+
+    /// The notes as counts of rows by kind, without those that are 0.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("ignored_keys", self.ignored_keys),
+            ("surplus_hash_ids", self.surplus_hash_ids),
+            ("inferred_input_length", self.inferred_input_length),
+            ("other_output_ids", self.other_output_ids.rows),
+            ("unordered_turns", self.unordered_turns.rows),
+            ("unrelated_turns", self.unrelated_turns.rows),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+    }
+
+    pub(crate) fn note_ignored_keys(&mut self, keys: Vec<String>) {
+        const MOST_NAMES: usize = 8;
+        self.ignored_keys += 1;
+        for key in keys {
+            if self.ignored_key_names.len() < MOST_NAMES && !self.ignored_key_names.contains(&key) {
+                self.ignored_key_names.push(fields::shown(&key));
+            }
+        }
+    }
+}
+
+fn odd_rate(per_second: f64) -> String {
+    let rate = if per_second >= 1.0 {
+        format!("{per_second:.0} requests a second")
+    } else {
+        format!("a request every {:.0} seconds", 1.0 / per_second)
+    };
+    format!(
+        "the times, read as milliseconds, make {rate}: --time-unit s, us or ns if they are in another unit"
+    )
+}

@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests read recordings")]
 
+mod cached_prompts;
+mod first_token;
 mod kv_router;
 mod lifecycle;
 mod oracle_peer;

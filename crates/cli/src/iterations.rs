@@ -66,6 +66,11 @@ struct Row {
     /// Those of the admitted that had been preempted.
     resumed: Vec<u32>,
     preempted: Vec<u32>,
+    /// Requests whose first token was handed over with their KV: it is out at `scheduled_at_ms`.
+    joined: Vec<u32>,
+    /// Those of the joined that had ended with it.
+    finished_at_once: Vec<u32>,
+    /// Requests that got a token at `end_ms`.
     emitted: Vec<u32>,
     finished: Vec<u32>,
     rejected: Vec<u32>,
@@ -85,6 +90,7 @@ struct Row {
 impl Row {
     fn new(pool: PoolRole, worker: WorkerId, ordinal: u64, iteration: &Iteration) -> Self {
         let ids = |ids: &[RequestId]| ids.iter().map(|id| id.0).collect();
+        let joined_and_finished = iteration.joined.iter().filter(|one| one.is_finished);
         Self {
             pool,
             worker: worker.0,
@@ -96,6 +102,8 @@ impl Row {
             admitted: iteration.admitted.iter().map(|one| (one.id.0, one.cached_tokens)).collect(),
             resumed: iteration.admitted.iter().filter(|one| one.resumed).map(|one| one.id.0).collect(),
             preempted: ids(&iteration.preempted),
+            joined: iteration.joined.iter().map(|one| one.id.0).collect(),
+            finished_at_once: joined_and_finished.map(|one| one.id.0).collect(),
             emitted: ids(&iteration.emitted),
             finished: iteration.finished.iter().map(|one| one.id.0).collect(),
             rejected: iteration.rejected.iter().map(|(id, _)| id.0).collect(),

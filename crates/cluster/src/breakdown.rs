@@ -14,7 +14,8 @@ pub struct TtftBreakdown {
     /// In the queue of the first worker, until the iteration in which it was first computed.
     pub engine_queue: Duration,
     /// From the admission that led to the first token of a stage to that token, over all stages: the iterations that
-    /// compute the prompt, with what else is in them. On a decode worker that is the last prompt token.
+    /// compute the prompt, with what else is in them. On a decode worker of vLLM that is the last prompt token, on
+    /// others nothing, since the first token is handed over.
     pub prefill_compute: Duration,
     /// KV on its way to the decode worker.
     pub kv_transfer: Duration,

@@ -219,7 +219,7 @@ impl Cluster {
             priority: arrival.priority,
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
         };
-        // The token of the prefill stage is not shown: the decode stage computes it again.
+        // The token of the prefill stage is not shown before the decode stage has it, or computes it again.
         let (first_stage, decode_stage) = if self.handoff.is_some() {
             let first = EngineRequest { max_tokens: 1, stop_after: None, hold_kv: true, ..request.clone() };
             (first, Some(request))

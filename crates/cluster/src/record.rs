@@ -70,7 +70,7 @@ pub struct StageRecord {
     pub arrived: Time,
     /// When the worker got it: later if a router parked it.
     pub queued: Time,
-    /// Start of the first iteration that computed something for it.
+    /// Decision of the first iteration that computed something for it, or to which it came with its first token.
     pub admitted: Option<Time>,
     /// Prompt tokens found in the prefix cache when it was first admitted.
     pub reused_tokens: u32,
@@ -78,9 +78,9 @@ pub struct StageRecord {
     pub transfer_start: Option<Time>,
     /// Decode pool: when the transfer ended.
     pub transfer_end: Option<Time>,
-    /// End of the iteration that produced the first token of this stage.
+    /// End of the iteration that produced the first token of this stage; its admission if that token was handed over.
     pub first_token: Option<Time>,
-    /// End of the iteration that produced the last token of this stage.
+    /// When it got its last token in this stage, likewise.
     pub last_token: Option<Time>,
     /// How often it lost its KV blocks to others and had to be computed again.
     pub preemptions: u32,

@@ -147,13 +147,14 @@ impl Recorder {
             self.gap(iteration.end.since(iteration.start), iteration.decoded);
         }
         for &id in &iteration.emitted {
-            let stage = self.stage(id);
-            stage.first_token.get_or_insert(iteration.end);
-            stage.last_token = Some(iteration.end);
-            if last_stage {
-                self.token(id, iteration.end);
-            }
+            self.stage_token(id, last_stage, iteration.end);
         }
+    }
+
+    /// A request was admitted with its first token, which was handed over to its stage.
+    pub(crate) fn joined(&mut self, id: RequestId, last_stage: bool, now: Time) {
+        self.stage(id).admitted.get_or_insert(now);
+        self.stage_token(id, last_stage, now);
     }
 
     /// Iterations ended in which each running request got a token, as each did when they began.
@@ -228,6 +229,16 @@ impl Recorder {
     /// Where a request is now.
     fn stage(&mut self, id: RequestId) -> &mut StageRecord {
         self.requests[id.index()].stages.last_mut().expect("a request in an engine is in a stage")
+    }
+
+    /// A request has one token more in its stage.
+    fn stage_token(&mut self, id: RequestId, last_stage: bool, now: Time) {
+        let stage = self.stage(id);
+        stage.first_token.get_or_insert(now);
+        stage.last_token = Some(now);
+        if last_stage {
+            self.token(id, now);
+        }
     }
 
     /// A token reached the user.

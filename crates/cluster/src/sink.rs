@@ -1,6 +1,6 @@
 //! What the rest of the deployment learns from an engine that does something.
 
-use servecast_engine::{Decodes, Finished, Iteration, IterationSink, Rejection, Transfer};
+use servecast_engine::{Decodes, Finished, Iteration, IterationSink, Joined, Rejection, Transfer};
 use servecast_types::{KvEvent, RequestId, Time};
 
 use crate::Observer;
@@ -52,28 +52,40 @@ pub(crate) struct Sink<'a, O> {
     pub(crate) outcome: Outcome,
 }
 
+impl<O> Sink<'_, O> {
+    /// Tells others of a token of a request, which the recorder does not know yet.
+    fn signal(&mut self, id: RequestId, is_finished: bool, at: Time) {
+        let signals = &mut self.outcome.signals;
+        if is_finished {
+            signals.push((id, Signal::Finished, at));
+            return;
+        }
+        if self.routing.awaits_first_tokens() && self.recorder.awaits_first_token(id) {
+            signals.push((id, Signal::FirstToken, at));
+        }
+        if self.routing.counts_tokens() {
+            signals.push((id, Signal::Token, at));
+        }
+    }
+}
+
 impl<O: Observer> IterationSink for Sink<'_, O> {
     fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
         self.recorder.transfer_started(self.place.pool, transfer, now);
         self.outcome.transfers.push((*transfer, now));
     }
 
+    fn joined(&mut self, joined: Joined, now: Time) {
+        self.signal(joined.id, joined.is_finished, now);
+        self.recorder.joined(joined.id, self.last_stage, now);
+    }
+
     fn iteration_ended(&mut self, iteration: &Iteration) {
         self.routing.report(self.place.worker, &iteration.kv_events, iteration.end);
-        let (first_tokens, tokens) = (self.routing.awaits_first_tokens(), self.routing.counts_tokens());
         let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
         for &id in &iteration.emitted {
-            let signals = &mut self.outcome.signals;
-            if finished.next_if_eq(&id).is_some() {
-                signals.push((id, Signal::Finished, iteration.end));
-                continue;
-            }
-            if first_tokens && self.recorder.awaits_first_token(id) {
-                signals.push((id, Signal::FirstToken, iteration.end));
-            }
-            if tokens {
-                signals.push((id, Signal::Token, iteration.end));
-            }
+            let is_finished = finished.next_if_eq(&id).is_some();
+            self.signal(id, is_finished, iteration.end);
         }
         debug_assert!(finished.next().is_none(), "a request finishes with a token");
         self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);

@@ -71,6 +71,8 @@ struct Count(u64);
 impl IterationSink for Count {
     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
 
+    fn joined(&mut self, _: Joined, _: Time) {}
+
     fn iteration_ended(&mut self, _: &Iteration) {
         self.0 += 1;
     }

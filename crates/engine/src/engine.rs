@@ -265,9 +265,9 @@ impl Engine {
     fn glide(&mut self, now: Time, length: Duration, horizon: Time, sink: &mut impl IterationSink) -> Time {
         let capacity = self.config().kv_capacity_tokens();
         let mut work = self.scheduler.stretch().work();
-        let mut free_blocks = self.scheduler.num_free_blocks();
         // With blocks of one token every token takes one.
         let taken_blocks = if self.config().block_size() == 1 { work.requests as u32 } else { 0 };
+        let mut free_blocks = self.scheduler.num_free_blocks();
         let (mut start, mut length, mut ended) = (now, length, 0);
         let mut quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
         while quiet > 0 && start < horizon {
@@ -317,6 +317,9 @@ impl Engine {
         }
         for transfer in &step.iteration.transfers {
             sink.transfer_started(transfer, now);
+        }
+        for &joined in &step.iteration.joined {
+            sink.joined(joined, now);
         }
         let computes = step.computes();
         step.iteration.start = now.max(self.device_free);

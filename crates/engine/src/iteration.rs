@@ -24,6 +24,9 @@ pub struct Iteration {
     pub admitted: Vec<Admitted>,
     /// Requests that lost their KV blocks.
     pub preempted: Vec<RequestId>,
+    /// Requests that joined with their first token, which was handed over with their KV: it is out at `scheduled_at`, not
+    /// at the end. vLLM has none, since it computes that token itself.
+    pub joined: Vec<Joined>,
     /// Requests that got a token at the end.
     pub emitted: Vec<RequestId>,
     /// Requests that ended at the end of the iteration.
@@ -125,6 +128,15 @@ pub struct Admitted {
     pub resumed: bool,
 }
 
+/// A request that joined with its first token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joined {
+    /// The request.
+    pub id: RequestId,
+    /// Whether that token was its last one, so that it has ended and nothing is computed for it.
+    pub is_finished: bool,
+}
+
 /// A request that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finished {
@@ -150,6 +162,7 @@ impl Iteration {
     pub fn is_eventful(&self) -> bool {
         !(self.num_scheduled() == 0
             && self.preempted.is_empty()
+            && self.joined.is_empty()
             && self.finished.is_empty()
             && self.rejected.is_empty()
             && self.transfers.is_empty()
@@ -173,6 +186,7 @@ impl Iteration {
         self.decoded = 0;
         self.admitted.clear();
         self.preempted.clear();
+        self.joined.clear();
         self.emitted.clear();
         self.finished.clear();
         self.rejected.clear();
@@ -242,6 +256,10 @@ impl Decodes<'_> {
 pub trait IterationSink {
     /// A KV transfer to this worker begins; it ends at `transfer.end`.
     fn transfer_started(&mut self, transfer: &Transfer, now: Time);
+
+    /// A request has its first token at `now`, which was handed over with its KV. The iteration that was decided then has
+    /// it among [`Iteration::joined`].
+    fn joined(&mut self, joined: Joined, now: Time);
 
     /// An iteration ended.
     fn iteration_ended(&mut self, iteration: &Iteration);

@@ -5,13 +5,17 @@
 //! evicted, in what order), and a latency model says how long each iteration takes.
 //!
 //! ```
-//! use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer};
+//! use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Joined, Transfer};
 //! use servecast_types::{Prompt, RequestId, Run, Time};
 //!
 //! struct Tokens(usize);
 //!
 //! impl IterationSink for Tokens {
 //!     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+//!
+//!     fn joined(&mut self, _: Joined, _: Time) {
+//!         self.0 += 1;
+//!     }
 //!
 //!     fn iteration_ended(&mut self, iteration: &Iteration) {
 //!         self.0 += iteration.emitted.len();
@@ -61,7 +65,7 @@ pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
 pub use iteration::{
-    Admitted, Decodes, Finished, Iteration, IterationSink, Requeue, Scheduled, SglangState, Transfer,
+    Admitted, Decodes, Finished, Iteration, IterationSink, Joined, Requeue, Scheduled, SglangState, Transfer,
 };
 pub use latency_spec::LatencySpec;
 pub use preset::{EnginePreset, lay_over, merge};

@@ -1,8 +1,11 @@
 //! What TensorRT-LLM does otherwise than vLLM: its capacity scheduler, `GUARANTEED_NO_EVICT`.
 //!
 //! A request is admitted only if its blocks to completion fit beside those that the requests in flight will still take,
-//! so that nobody is ever preempted. Everything else (token budget, running before waiting, block pool, events) is that
-//! of [`crate::vllm`]. After Dynamo's mocker 0.13; there is no recording of the real engine.
+//! so that nobody is ever preempted. A prompt whose next block is being computed for another one in the same iteration is
+//! put off, and hits it in the next; those behind it are looked at meanwhile. A prompt that is cached to its last token
+//! computes that one again. Behind a hand-off, the first token comes with the KV. Everything else (token budget, running
+//! before waiting, block pool, events) is that of [`crate::vllm`]. After Dynamo's mocker 0.13; there is no recording of
+//! the real engine.
 
 use crate::vllm::Request;
 

@@ -236,6 +236,7 @@ fn watch(topology: &Topology) -> Activity {
 impl Observer for Follower {
     fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
         if let Some(tokens) = self.tokens.as_mut().filter(|_| pool != PoolRole::Prefill) {
+            iteration.joined.iter().for_each(|joined| tokens.add(joined.id, iteration.scheduled_at));
             iteration.emitted.iter().for_each(|&id| tokens.add(id, iteration.end));
         }
         if let Some(activity) = &mut self.activity {

@@ -251,6 +251,36 @@ fn iterations_say_what_a_worker_did() {
     assert_eq!(tokens, 36);
 }
 
+/// The first token is out when its request is admitted, not at the end of the iteration.
+#[test]
+fn iterations_say_when_a_token_was_handed_over() {
+    let sandbox = Sandbox::new();
+    let args =
+        ["--engine", "sglang", "--block-size", "64", "--prefill-workers", "1", "--decode-workers", "1"];
+    let rows = ["--requests-jsonl", "requests.jsonl", "--iterations-jsonl", "rows.jsonl"];
+    let report =
+        sandbox.report(&[&["t.jsonl", "--latency", "linear:1000,10,100"], &args[..], &rows[..]].concat());
+    let read = |name: &str| -> Vec<Value> {
+        sandbox.read(name).lines().map(|row| serde_json::from_str(row).unwrap()).collect()
+    };
+    let requests = read("requests.jsonl");
+    let decodes: Vec<Value> = read("rows.jsonl").into_iter().filter(|row| row["pool"] == "decode").collect();
+    let out_with = |number: u64, list: &str, time: &str| -> Vec<f64> {
+        let rows = decodes.iter().filter(|row| row[list].as_array().unwrap().contains(&number.into()));
+        rows.map(|row| figure(row, time)).collect()
+    };
+    for (number, request) in (0..).zip(&requests) {
+        let first = out_with(number, "joined", "scheduled_at_ms");
+        assert_eq!(first, [figure(request, "first_token_ms")], "request {number}");
+        let others = out_with(number, "emitted", "end_ms");
+        assert_eq!(others.len() as u64 + 1, request["output_length"].as_u64().unwrap());
+        let last = others.last().unwrap_or(&first[0]);
+        assert_eq!(*last, figure(request, "last_token_ms"), "request {number}");
+    }
+    assert_eq!(out_with(2, "finished_at_once", "scheduled_at_ms"), out_with(2, "joined", "scheduled_at_ms"));
+    assert_eq!(report["total_output_tokens"], 36);
+}
+
 #[test]
 fn the_example_deployment_runs() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/disaggregated.toml");

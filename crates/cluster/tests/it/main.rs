@@ -2,7 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests read recordings")]
 
+mod cached_prompts;
 mod conservation;
+mod first_token;
 mod kv_router;
 mod lifecycle;
 mod oracle_peer;

@@ -18,7 +18,8 @@
 //! - A request without end whose last page is larger than what is left of the chunk is computed whole.
 //!
 //! KV of other workers goes by the same rules: a transfer starts when the prompt and its output would be admitted beside
-//! what runs, and the request decodes from the first iteration after it.
+//! what runs. In the first decision after it the request joins the running batch with its first token, which comes with
+//! the KV, and decodes from there; one that asks for no more has ended.
 //!
 //! - `scheduler`: the state of a worker, `get_next_batch_to_run` and `get_new_batch_prefill`.
 //! - `adder`: the budgets of a prefill batch (`PrefillAdder`).

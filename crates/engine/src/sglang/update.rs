@@ -4,7 +4,7 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::Scheduler;
-use crate::iteration::{Admitted, Finished, Iteration, Scheduled, Transfer};
+use crate::iteration::{Admitted, Finished, Iteration, Joined, Scheduled, Transfer};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
 
@@ -115,14 +115,14 @@ impl Scheduler {
             self.waiting.remove(position);
             let request = &mut self.requests[slot];
             let prompt = request.prompt_tokens;
-            let found = self.cache.find(request, prompt - 1);
+            let found = self.cache.find(request, prompt);
             self.cache.adopt(request, found);
             let missing = prompt - found.tokens;
             self.cache.make_available(u64::from(self.cache.ceil_page(missing)));
             self.cache.allocate(request, prompt);
-            // The last token is computed here, so that one comes out, in a decode even if there is no room for more.
-            request.computed = prompt - 1;
-            request.max_new_tokens = request.max_new_tokens.max(1);
+            // The first token comes with the KV of the prompt, so that nothing of that is computed here.
+            request.computed = prompt;
+            request.outputs = 1;
             request.status = Status::Loading;
             let transfer = request.remote_prefill.take();
             let time = transfer.map_or(now, |transfer| now + transfer.for_tokens(missing, prompt));
@@ -143,7 +143,7 @@ impl Scheduler {
             reserved += f64::from(prompt) + f64::from(request.remaining().min(clip));
         }
         let request = &mut self.requests[slot];
-        let found = self.cache.find(request, request.prompt_tokens - 1);
+        let found = self.cache.find(request, request.prompt_tokens);
         self.cache.tree.lock(found.node);
         let room = self.cache.obtainable() as f64 - reserved;
         self.cache.tree.unlock(found.node);
@@ -154,10 +154,11 @@ impl Scheduler {
         f64::from(missing) + f64::from(output) + f64::from(self.config.block_size) - excess < room
     }
 
-    /// Requests whose KV has arrived run from now on.
+    /// Requests whose KV has arrived have their first token and run from now on, unless it is their last one.
     pub(super) fn admit_loaded(&mut self, now: Time, iteration: &mut Iteration) {
-        let mut position = 0;
-        while position < self.loading.len() && self.room_to_run() > usize::from(self.chunked.is_some()) {
+        // Who ends at once takes a place in the batch all the same.
+        let (mut position, mut taken) = (0, usize::from(self.chunked.is_some()));
+        while position < self.loading.len() && self.room_to_run() > taken {
             let (slot, end) = self.loading[position];
             if end > now {
                 position += 1;
@@ -167,14 +168,17 @@ impl Scheduler {
             let request = &mut self.requests[slot];
             request.status = Status::Active;
             let prompt = request.prompt_tokens;
-            iteration.received.push(request.id);
-            iteration.admitted.push(Admitted {
-                id: request.id,
-                cached_tokens: request.protected,
-                resumed: false,
-            });
-            self.cache.share(request, prompt);
-            self.running.push(slot);
+            let (id, cached_tokens, is_finished) = (request.id, request.protected, request.is_complete());
+            iteration.received.push(id);
+            iteration.joined.push(Joined { id, is_finished });
+            if is_finished {
+                self.finish(slot);
+                taken += 1;
+            } else {
+                iteration.admitted.push(Admitted { id, cached_tokens, resumed: false });
+                self.cache.share(request, prompt);
+                self.running.push(slot);
+            }
         }
     }
 }

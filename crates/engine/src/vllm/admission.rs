@@ -5,11 +5,28 @@ use servecast_types::Time;
 use super::request::Status;
 use super::scheduler::{Loading, Round, Scheduler};
 use crate::args::SchedulingPolicy;
-use crate::iteration::{Admitted, Iteration, Transfer};
+use crate::iteration::{Admitted, Iteration, Joined, Transfer};
 use crate::step::Step;
 use crate::table::Slot;
 use crate::trtllm::NoEvict;
 use crate::{Rejection, TransferTime};
+
+/// What became of the head of the waiting queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// It left the queue.
+    Gone,
+    /// What it needs next is being computed, so that it waits, and others may go before it.
+    PutOff,
+    /// There is no room, and nobody else is looked at.
+    Stays,
+}
+
+impl Tried {
+    fn gone_if(is_gone: bool) -> Self {
+        if is_gone { Self::Gone } else { Self::Stays }
+    }
+}
 
 /// What the head of the waiting queue would find in the KV cache.
 #[derive(Debug, Clone, Copy)]
@@ -39,13 +56,23 @@ impl Scheduler {
             // At least one token is computed here, or none would come out.
             request.computed = request.computed.min(request.known() - 1);
             let tokens = (request.known() - request.computed).min(round.cap).min(round.budget);
+            let joins = self.config.no_evict.is_some();
+            let ends = joins && request.is_complete(self.config.max_model_len);
+            let joined = Joined { id: request.id, is_finished: ends };
             let blocks = self.kv.blocks_for(request.computed + tokens);
             let needed = blocks.saturating_sub(request.blocks.len() as u32);
-            if needed + self.watermark() > self.kv.pool.num_free() {
+            if !ends && needed + self.watermark() > self.kv.pool.num_free() {
                 return false;
             }
             self.loading.remove(position);
-            self.admit(slot, tokens, round, step);
+            if joins {
+                step.iteration.joined.push(joined);
+            }
+            if ends {
+                self.finish(slot);
+            } else {
+                self.admit(slot, tokens, round, step);
+            }
         }
         true
     }
@@ -53,27 +80,36 @@ impl Scheduler {
     /// Waiting requests in order, until one does not fit.
     pub(super) fn admit_waiting(&mut self, round: &mut Round, step: &mut Step) {
         while self.may_admit(round) {
-            let Some(slot) = self.waiting.peek() else { return };
-            if !self.try_admit(slot, round, step) {
-                return;
+            let Some(slot) = self.waiting.peek() else { break };
+            match self.try_admit(slot, round, step) {
+                Tried::Gone => {}
+                Tried::PutOff => {
+                    self.waiting.pop();
+                    self.put_off.push(slot);
+                }
+                Tried::Stays => break,
             }
+        }
+        while let Some(slot) = self.put_off.pop() {
+            self.waiting.push_preempted(slot, self.requests[slot].key);
         }
     }
 
+    /// Who is put off keeps the place that it would have taken, so that no more are looked at than could run.
     fn may_admit(&self, round: &Round) -> bool {
-        round.budget > 0 && self.running.len() < self.config.max_num_seqs as usize
+        round.budget > 0 && self.running.len() + self.put_off.len() < self.config.max_num_seqs as usize
     }
 
-    /// Takes the head of the waiting queue out of it if that is possible now; returns whether it is gone.
-    fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step) -> bool {
+    /// Takes the head of the waiting queue out of it if that is possible now.
+    fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step) -> Tried {
         let request = &mut self.requests[slot];
         if request.stale > 0 {
-            return false;
+            return Tried::Stays;
         }
         let known = request.known();
         if self.kv.blocks_for(known) > self.config.usable_blocks() {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, &mut step.iteration);
-            return true;
+            return Tried::Gone;
         }
         // vLLM leaves the last token to compute; under TensorRT-LLM's rule a whole prompt can be hit.
         let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
@@ -83,10 +119,20 @@ impl Scheduler {
             self.hits.clear();
         }
         let fit = Fit { known, hit_blocks: self.hits.len(), free_hits: self.hits.free };
-        match self.requests[slot].remote_prefill {
-            Some(transfer) => self.start_transfer(slot, transfer, fit, round, step),
-            None => self.admit_local(slot, fit, round, step),
+        let remote_prefill = self.requests[slot].remote_prefill;
+        match remote_prefill {
+            Some(transfer) => Tried::gone_if(self.start_transfer(slot, transfer, fit, round, step)),
+            None if self.is_coming(slot, fit.hit_blocks) => Tried::PutOff,
+            None => Tried::gone_if(self.admit_local(slot, fit, round, step)),
         }
+    }
+
+    /// Whether the block that a waiting request would compute first is being computed for another one.
+    fn is_coming(&mut self, slot: Slot, hit_blocks: u32) -> bool {
+        let request = &mut self.requests[slot];
+        !self.coming.is_empty()
+            && hit_blocks < request.prompt_tokens / self.config.block_size
+            && request.hashes(hit_blocks + 1).get(hit_blocks).is_some_and(|next| self.coming.contains(&next))
     }
 
     /// Whether the head of the waiting queue cannot be admitted, however many iterations pass in which requests only
@@ -138,7 +184,6 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks);
         request.computed = hit_tokens.min(fit.known - 1);
-        request.prompt_was_here = hit_tokens == fit.known;
         self.admit(slot, tokens, round, step);
         true
     }
@@ -191,6 +236,10 @@ impl Scheduler {
         request.remote_prefill = None;
         request.prompt_was_here = true;
         request.computed = fit.known;
+        if self.config.no_evict.is_some() {
+            // The token that came with the prompt's KV.
+            request.outputs = 1;
+        }
         request.status = Status::Loading;
         let id = request.id;
         step.iteration.transfers.push(Transfer { id, tokens: missing, end });

@@ -69,7 +69,7 @@ pub(crate) struct Request {
     /// Whether its last iteration stopped short of what is known, so that no token comes out.
     pub(crate) is_mid_prefill: bool,
     pub(crate) hold_kv: bool,
-    /// The KV of the whole prompt was here when it was admitted, transferred or hit, and still is.
+    /// The KV of the whole prompt was transferred here, and still is here.
     pub(crate) prompt_was_here: bool,
     /// Whether nobody else names what it generates, so that nobody else can hit it.
     pub(crate) has_private_output: bool,
@@ -143,6 +143,17 @@ impl Request {
     /// Whether its last token is already in flight, so that nothing more is scheduled for it.
     pub(crate) fn ends_in_flight(&self) -> bool {
         self.placeholders > 0 && self.outputs + self.placeholders >= self.max_tokens
+    }
+
+    /// Whether its prompt is not computed yet.
+    pub(super) fn computes_prompt(&self) -> bool {
+        self.computed < self.prompt_tokens
+    }
+
+    /// The block of its prompt behind those that others can hit, if it is a full one.
+    pub(super) fn next_prompt_block(&mut self, block_size: u32) -> Option<SequenceHash> {
+        let (next, full) = (self.stored, self.prompt_tokens / block_size);
+        (next < full).then(|| self.hashes(next + 1).get(next)).flatten()
     }
 
     /// Tokens that it has at most.

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use rustc_hash::FxHashSet;
 use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
 
 use super::kv::KvCache;
@@ -40,6 +41,10 @@ pub(crate) struct Scheduler {
     pub(super) ended_since_schedule: bool,
     /// The blocks that the request being admitted hits; kept for its memory.
     pub(super) hits: Hits,
+    /// TensorRT-LLM: the next block of each prompt that is computed in the iteration being decided.
+    pub(super) coming: FxHashSet<SequenceHash>,
+    /// TensorRT-LLM: who waits for one of those, in order; kept for its memory.
+    pub(super) put_off: Vec<Slot>,
     pub(super) trace_blocks: bool,
     /// Running requests that decode: so many of `running` from the first on, which are not up to date.
     pub(super) stretch: Stretch,
@@ -96,6 +101,8 @@ impl Scheduler {
             interval_released: false,
             ended_since_schedule: false,
             hits: Hits::default(),
+            coming: FxHashSet::default(),
+            put_off: Vec::new(),
             trace_blocks,
             stretch: Stretch::default(),
             disturbed: false,
@@ -131,6 +138,7 @@ impl Scheduler {
             self.notice_transfers(now, self.decided + 1, &mut step.iteration);
         }
         let mut round = self.round(now);
+        self.coming.clear();
         self.schedule_members(&mut round, step);
         self.schedule_running(&mut round, step);
         // Nobody is admitted in an iteration that had to preempt.
@@ -184,7 +192,14 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         let end = request.computed + tokens;
         self.kv.extend(request, end);
-        self.kv.store(request, end.min(request.known()));
+        if self.config.no_evict.is_some() && request.computes_prompt() {
+            // Others hit it from the next iteration on, and are put off until then.
+            if self.config.enable_prefix_caching {
+                self.coming.extend(request.next_prompt_block(self.config.block_size));
+            }
+        } else {
+            self.kv.store(request, end.min(request.known()));
+        }
         let samples = end == request.scheduled_to();
         let Request { id, computed, .. } = *request;
         step.push(
@@ -201,10 +216,13 @@ impl Scheduler {
             let request = &mut self.requests[entry.slot];
             let (start, end) = (scheduled.computed, scheduled.computed + scheduled.tokens);
             batch.add_tokens(start.into(), end.into());
+            if self.config.no_evict.is_some() && request.computes_prompt() {
+                self.kv.store(request, end.min(request.known()));
+            }
             if start < request.prompt_tokens && !request.prompt_was_here {
                 batch.add_prompt(start.into(), end.min(request.prompt_tokens).into());
             }
-            // A first token pays no decode step, unless only the last token of a prompt that was here is computed.
+            // A first token pays no decode step, unless only the last token of a prompt that was transferred is computed.
             let produced = request.outputs + request.placeholders;
             if entry.samples && (produced > 0 || request.prompt_was_here) {
                 batch.add_decode(end.into());

@@ -1,20 +1,46 @@
 //! A random load, and a driver that serves it and checks all along.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
 use servecast_engine::{
     Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, EngineType, Iteration, IterationSink,
-    Rejection, Transfer, TransferTime,
+    Joined, Rejection, Transfer, TransferTime,
 };
+use servecast_latency::{Batch, LatencyModel, PassTime};
 use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
+
+use crate::expand::{Expander, UNKNOWN, as_far_as_known};
 
 /// A run of these sizes in which nobody gets a token for longer than this makes no progress.
 ///
 /// Tokens are kept through preemptions and their number is limited by the pool, so each of them is progress.
 const MOST_FRUITLESS_ITERATIONS: u32 = 100_000;
+
+/// The model of engines with `profile:uneven`: it looks at how contexts are spread, as a profile does, and extrapolates.
+#[derive(Debug)]
+struct Uneven;
+
+impl LatencyModel for Uneven {
+    fn pass(&self, batch: &Batch) -> PassTime {
+        let steps = batch.steps;
+        let squares = steps.squared_context_tokens as f64;
+        let us = steps.context_tokens as f64 + 7.0 * steps.longest_context_tokens as f64 + squares / 11.0;
+        PassTime { prompt_ms: 0.1, decode_ms: (us + 13.0 * batch.tokens as f64) / 1000.0 }
+    }
+
+    fn extrapolates(&self, batch: &Batch) -> bool {
+        batch.steps.longest_context_tokens > 40
+    }
+}
+
+/// Names of latency models for the settings of a random load.
+pub(crate) fn latency() -> impl Strategy<Value = &'static str> {
+    prop_oneof![2 => Just("linear:100,10,20"), 1 => Just("profile:uneven")]
+}
 
 /// A request of a random load.
 #[derive(Debug, Clone)]
@@ -104,17 +130,55 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
 }
 
 /// Serves a load to its end, checking all along; returns what the engine did.
+///
+/// An engine that takes decodes together, and goes on by itself where nothing can come to it, has to do the same.
 pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
-    let mut driver = Driver::new(settings, load);
+    let plain = serve(settings, load, Mode::OneByOne);
+    for kv_events in [true, false] {
+        let together = serve(settings, load, Mode::Together { kv_events });
+        assert_eq!(together.extrapolated, plain.extrapolated, "iterations that are extrapolated");
+        // One that only has events is not told of where nobody wants these.
+        let told = |iteration: &&Iteration| kv_events || iteration.is_eventful();
+        let expected: Vec<&Iteration> = plain.iterations.iter().filter(told).collect();
+        for (number, (seen, expected)) in together.iterations.iter().zip(&expected).enumerate() {
+            let mut expected = as_far_as_known(expected, seen);
+            if !kv_events {
+                // What nobody else can hit is not looked up either before its request loses it.
+                expected.kv_events.clear();
+                expected.cached_blocks = seen.cached_blocks;
+            }
+            assert_eq!(seen, &expected, "iteration {number}, KV events: {kv_events}");
+        }
+        assert_eq!(together.iterations.len(), expected.len(), "iterations, KV events: {kv_events}");
+    }
+    plain.iterations
+}
+
+/// How an engine takes decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    OneByOne,
+    Together { kv_events: bool },
+}
+
+/// What came of a load.
+struct Served {
+    iterations: Vec<Iteration>,
+    extrapolated: u64,
+}
+
+fn serve(settings: &Value, load: &[Submission], mode: Mode) -> Served {
+    let mut driver = Driver::new(settings, load, mode);
     driver.run();
     driver.check_outcome();
-    driver.log.iterations
+    Served { extrapolated: driver.engine.num_extrapolated(), iterations: driver.log.sink.iterations }
 }
 
 struct Driver<'a> {
     load: &'a [Submission],
+    mode: Mode,
     engine: Engine,
-    log: Log,
+    log: Expander<Log>,
     arrivals: Vec<Time>,
     /// Releases that are due, by time and request; the value is the end of the transfer.
     releases: BTreeMap<(Time, RequestId), Time>,
@@ -123,9 +187,16 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(settings: &Value, load: &'a [Submission]) -> Self {
+    fn new(settings: &Value, load: &'a [Submission], mode: Mode) -> Self {
         let args = EngineArgs::from_json(settings.clone()).unwrap();
-        let log = Log { args: args.clone(), ..Log::default() };
+        let kv_events = mode != Mode::Together { kv_events: false };
+        let log = Log { args: args.clone(), kv_events, ..Log::default() };
+        let tracing = match mode {
+            Mode::OneByOne => EngineTracing { kv_events, block_ids: true, ..EngineTracing::default() },
+            Mode::Together { .. } => EngineTracing { kv_events, stretches: true, ..EngineTracing::default() },
+        };
+        let model = (args.latency.as_deref() == Some("profile:uneven"))
+            .then(|| Arc::new(Uneven) as Arc<dyn LatencyModel>);
         let mut arrival = Time::ZERO;
         let arrivals = load.iter().map(|submission| {
             arrival = arrival + Duration::from_ns(submission.gap_us * 1000);
@@ -133,12 +204,10 @@ impl<'a> Driver<'a> {
         });
         Self {
             load,
-            log,
+            mode,
+            log: Expander::new(log),
             arrivals: arrivals.collect(),
-            engine: Engine::new(
-                args.validate(None).unwrap(),
-                EngineTracing { kv_events: true, block_ids: true, ..EngineTracing::default() },
-            ),
+            engine: Engine::new(args.validate(model).unwrap(), tracing),
             releases: BTreeMap::new(),
             refused: FxHashMap::default(),
             iterations_seen: 0,
@@ -151,6 +220,7 @@ impl<'a> Driver<'a> {
             while self.arrivals.get(submitted).is_some_and(|&arrival| arrival <= now) {
                 let request = self.request(submitted);
                 let id = request.id;
+                self.log.submitted(id, request.prompt.tokens());
                 if let Err(reason) = self.engine.submit(request) {
                     self.refused.insert(id, reason);
                 }
@@ -162,8 +232,13 @@ impl<'a> Driver<'a> {
                 self.engine.release(id, end, now);
                 self.engine.check().unwrap();
             }
-            let state = self.engine.run(now, &mut self.log).unwrap();
+            let mut state = self.engine.run(now, &mut self.log).unwrap();
             self.follow();
+            if self.may_run_ahead(submitted) {
+                let horizon = self.arrivals.get(submitted).copied().unwrap_or(Time::MAX);
+                state = self.engine.run_on(now, horizon, &mut self.log).unwrap();
+                self.follow();
+            }
             let input = self.releases.keys().map(|&(at, _)| at).next().into_iter();
             let input = input.chain(self.arrivals.get(submitted).copied()).min();
             let (next, ends) = match (state, input) {
@@ -182,6 +257,17 @@ impl<'a> Driver<'a> {
                 self.follow();
             }
         }
+    }
+
+    /// Whether nothing comes to the engine before the next arrival: no KV is under way, nor will be held for a reader.
+    fn may_run_ahead(&self, submitted: usize) -> bool {
+        let has_ended = |index: usize| {
+            let id = RequestId(index as u32);
+            let Log { finished, rejected, .. } = &self.log.sink;
+            finished.contains_key(&id) || rejected.contains_key(&id) || self.refused.contains_key(&id)
+        };
+        let has_readers = (0..submitted).any(|index| self.load[index].reader.is_some() && !has_ended(index));
+        self.mode != Mode::OneByOne && !has_readers && self.releases.is_empty() && !self.engine.awaits_kv()
     }
 
     fn request(&self, index: usize) -> EngineRequest {
@@ -203,17 +289,24 @@ impl<'a> Driver<'a> {
 
     /// After a call: invariants, and the readers of what has ended.
     fn follow(&mut self) {
+        self.log.flush();
         self.engine.check().unwrap();
-        assert!(self.log.fruitless <= MOST_FRUITLESS_ITERATIONS, "no progress");
-        for iteration in &self.log.iterations[self.iterations_seen..] {
+        assert!(self.log.sink.fruitless <= MOST_FRUITLESS_ITERATIONS, "no progress");
+        let mut ended = |id: RequestId, end: Time| {
+            if let Some((after, takes)) = self.load[id.index()].reader {
+                let start = end + Duration::from_ns(after * 1000);
+                self.releases.insert((start, id), start + Duration::from_ns(takes * 1000));
+            }
+        };
+        for iteration in &self.log.sink.iterations[self.iterations_seen..] {
             for finished in &iteration.finished {
-                if let Some((after, takes)) = self.load[finished.id.index()].reader {
-                    let start = iteration.end + Duration::from_ns(after * 1000);
-                    self.releases.insert((start, finished.id), start + Duration::from_ns(takes * 1000));
-                }
+                ended(finished.id, iteration.end);
+            }
+            for joined in iteration.joined.iter().filter(|joined| joined.is_finished) {
+                ended(joined.id, iteration.end);
             }
         }
-        self.iterations_seen = self.log.iterations.len();
+        self.iterations_seen = self.log.sink.iterations.len();
     }
 
     fn check_outcome(&self) {
@@ -229,11 +322,12 @@ impl<'a> Driver<'a> {
         for (index, submission) in self.load.iter().enumerate() {
             let id = RequestId(index as u32);
             let prompt_tokens = submission.prefix_len + submission.own_len;
-            let emitted = self.log.emitted.get(&id).copied().unwrap_or(0);
-            match (self.refused.get(&id), self.log.rejected.get(&id), self.log.finished.get(&id)) {
+            let log = &self.log.sink;
+            let emitted = log.emitted.get(&id).copied().unwrap_or(0);
+            match (self.refused.get(&id), log.rejected.get(&id), log.finished.get(&id)) {
                 (Some(_), None, None) => assert_eq!(emitted, 0, "request {index} was refused"),
                 (None, Some(Rejection::KvCapacity { tokens }), None) => {
-                    let cut = self.log.args.engine_type == EngineType::Sglang;
+                    let cut = log.args.engine_type == EngineType::Sglang;
                     assert!(!cut, "the output of request {index} was cut to the pool");
                     assert!(
                         u64::from(*tokens) > capacity,
@@ -242,7 +336,7 @@ impl<'a> Driver<'a> {
                     assert_eq!(*tokens, prompt_tokens + emitted, "request {index}");
                 }
                 (None, Some(Rejection::Unchunkable { tokens, budget }), None) => {
-                    assert!(!self.log.args.enable_chunked_prefill && tokens > budget, "request {index}");
+                    assert!(!log.args.enable_chunked_prefill && tokens > budget, "request {index}");
                 }
                 (None, None, Some(&output_tokens)) => {
                     let stop = submission.stop_after.unwrap_or(u32::MAX).min(submission.max_tokens);
@@ -261,8 +355,8 @@ impl Driver<'_> {
     fn output_room(&self, prompt: u64) -> u64 {
         let config = self.engine.config();
         let (pages, page) = (u64::from(config.usable_blocks()), u64::from(config.block_size()));
-        let context = u64::from(self.log.args.max_model_len.unwrap_or(i32::MAX as u32));
-        match self.log.args.engine_type {
+        let context = u64::from(self.log.sink.args.max_model_len.unwrap_or(i32::MAX as u32));
+        match self.log.sink.args.engine_type {
             EngineType::Vllm => context - prompt,
             EngineType::Trtllm => context.min(pages * page) - prompt,
             EngineType::Sglang => {
@@ -277,6 +371,7 @@ impl Driver<'_> {
 #[derive(Default)]
 struct Log {
     args: EngineArgs,
+    kv_events: bool,
     iterations: Vec<Iteration>,
     last_end: Time,
     /// Iterations since the last one that gave somebody a token or ended a request.
@@ -284,13 +379,27 @@ struct Log {
     emitted: FxHashMap<RequestId, u32>,
     finished: FxHashMap<RequestId, u32>,
     rejected: FxHashMap<RequestId, Rejection>,
+    /// Who joined in iterations that have not ended, and when.
+    joined: Vec<(Joined, Time)>,
     /// How many blocks have each content, by the events.
     contents: FxHashMap<SequenceHash, u32>,
 }
 
 impl IterationSink for Log {
     fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
-        assert!(transfer.end >= now && transfer.tokens > 0);
+        // SGLang can have all of a prompt already, since nothing of it has to be computed.
+        let all_here = self.args.engine_type == EngineType::Sglang;
+        assert!(transfer.end >= now && (transfer.tokens > 0 || all_here));
+    }
+
+    fn joined(&mut self, joined: Joined, now: Time) {
+        assert!(self.args.engine_type != EngineType::Vllm, "vLLM computes the first token");
+        assert!(!self.emitted.contains_key(&joined.id), "the token that is handed over is the first");
+        self.emitted.insert(joined.id, 1);
+        if joined.is_finished {
+            assert_eq!(self.finished.insert(joined.id, 1), None, "ended twice");
+        }
+        self.joined.push((joined, now));
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
@@ -308,7 +417,12 @@ impl IterationSink for Log {
         assert!(!iteration.preempted.iter().any(|id| scheduled.contains(id)), "a preempted request runs");
         // Under SGLang those whose prompt came from elsewhere wait for the next decode iteration.
         assert!(sglang || iteration.admitted.iter().all(|admitted| scheduled.contains(&admitted.id)));
-        let is_fruitful = !iteration.emitted.is_empty() || !iteration.rejected.is_empty();
+        let joined = self.joined.drain(..iteration.joined.len());
+        let expected = iteration.joined.iter().map(|&joined| (joined, iteration.scheduled_at));
+        assert!(joined.eq(expected), "who joined is told of when it does");
+        assert!(!iteration.joined.iter().any(|joined| joined.is_finished && scheduled.contains(&joined.id)));
+        let is_fruitful =
+            !iteration.joined.is_empty() || !iteration.emitted.is_empty() || !iteration.rejected.is_empty();
         self.fruitless = if is_fruitful { 0 } else { self.fruitless + 1 };
         for &id in &iteration.emitted {
             assert!(scheduled.contains(&id), "a token without computation");
@@ -323,7 +437,8 @@ impl IterationSink for Log {
         }
         self.follow_events(&iteration.kv_events);
         // What an iteration of SGLang without work changes is told by the next one.
-        if self.args.enable_prefix_caching && !(sglang && iteration.scheduled.is_empty()) {
+        let is_told = self.kv_events && iteration.cached_blocks != UNKNOWN;
+        if is_told && self.args.enable_prefix_caching && !(sglang && iteration.scheduled.is_empty()) {
             assert_eq!(iteration.cached_blocks, self.contents.len() as u32, "events tell what is cached");
         }
         self.iterations.push(iteration.clone());

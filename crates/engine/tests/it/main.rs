@@ -1,5 +1,6 @@
 //! Behaviour of the engine against recordings of the real schedulers, and under random load.
 
+mod expand;
 mod load;
 mod oracle_sglang;
 mod oracle_vllm;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineTracing, Rejection};
 use servecast_types::{Prompt, RequestId, Run, Time};
 
-use crate::load::{Submission, load, run};
+use crate::load::{Submission, latency, load, run};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -143,7 +143,7 @@ fn settings() -> impl Strategy<Value = Value> {
         any::<bool>(),
         1_u32..5,
     );
-    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), latency());
     let policies =
         (prop::sample::select(vec!["fcfs", "priority"]), prop::sample::select(vec!["lifo", "fifo"]));
     (pool, limits, switches, policies, version, role).prop_map(
@@ -167,7 +167,7 @@ fn settings() -> impl Strategy<Value = Value> {
                 "scheduling_policy": policies.0,
                 "preemption_mode": policies.1,
                 "kv_role": role,
-                "latency": "linear:100,10,20",
+                "latency": switches.4,
             })
         },
     )

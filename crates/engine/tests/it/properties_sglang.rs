@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use servecast_engine::{Admitted, Iteration};
 use servecast_types::{BlockHasher, KvEvent, Run, SequenceHash};
 
-use crate::load::{Submission, load, run};
+use crate::load::{Submission, latency, load, run};
 use crate::properties::cases;
 
 proptest! {
@@ -54,35 +54,37 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
     let limits = (limit(1..12), limit(1..250), prop_oneof![Just(0.0), 0.0..3.0], 0_u32..3);
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
-    (pool, budgets, limits, switches, policy).prop_map(|(pool, budgets, limits, switches, policy)| {
-        let (page_size, num_gpu_blocks) = pool;
-        let (chunk, max_prefill_tokens, clip_max_new_tokens, prefill_max_requests) = budgets;
-        let (max_num_seqs, max_model_len, conservativeness, threshold) = limits;
-        let (mixed, radix, serial, priorities, low_first) = switches;
-        let priorities = priorities && matches!(policy, "fcfs" | "lof");
-        json!({
-            "engine_type": "sglang",
-            "num_gpu_blocks": num_gpu_blocks,
-            "max_num_seqs": max_num_seqs,
-            "max_model_len": max_model_len,
-            "enable_prefix_caching": radix,
-            "latency": "linear:100,10,20",
-            "sglang": {
-                "page_size": page_size,
-                "max_prefill_tokens": max_prefill_tokens,
-                "chunked_prefill_size": chunk.map_or(-1, |pages| i64::from(pages * page_size)),
-                "clip_max_new_tokens": clip_max_new_tokens,
-                "prefill_max_requests": prefill_max_requests,
-                "schedule_policy": policy,
-                "schedule_conservativeness": conservativeness,
-                "enable_mixed_chunk": mixed && chunk.is_some(),
-                "disable_overlap_schedule": serial,
-                "enable_priority_scheduling": priorities,
-                "schedule_low_priority_values_first": low_first,
-                "priority_scheduling_preemption_threshold": threshold,
-            },
-        })
-    })
+    (pool, budgets, limits, switches, policy, latency()).prop_map(
+        |(pool, budgets, limits, switches, policy, latency)| {
+            let (page_size, num_gpu_blocks) = pool;
+            let (chunk, max_prefill_tokens, clip_max_new_tokens, prefill_max_requests) = budgets;
+            let (max_num_seqs, max_model_len, conservativeness, threshold) = limits;
+            let (mixed, radix, serial, priorities, low_first) = switches;
+            let priorities = priorities && matches!(policy, "fcfs" | "lof");
+            json!({
+                "engine_type": "sglang",
+                "num_gpu_blocks": num_gpu_blocks,
+                "max_num_seqs": max_num_seqs,
+                "max_model_len": max_model_len,
+                "enable_prefix_caching": radix,
+                "latency": latency,
+                "sglang": {
+                    "page_size": page_size,
+                    "max_prefill_tokens": max_prefill_tokens,
+                    "chunked_prefill_size": chunk.map_or(-1, |pages| i64::from(pages * page_size)),
+                    "clip_max_new_tokens": clip_max_new_tokens,
+                    "prefill_max_requests": prefill_max_requests,
+                    "schedule_policy": policy,
+                    "schedule_conservativeness": conservativeness,
+                    "enable_mixed_chunk": mixed && chunk.is_some(),
+                    "disable_overlap_schedule": serial,
+                    "enable_priority_scheduling": priorities,
+                    "schedule_low_priority_values_first": low_first,
+                    "priority_scheduling_preemption_threshold": threshold,
+                },
+            })
+        },
+    )
 }
 
 /// The load, and then, one after the other, the same prompts once more, which hit what is left of them.

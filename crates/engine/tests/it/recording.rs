@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use servecast_engine::{EngineRequest, Iteration, IterationSink, Transfer};
+use servecast_engine::{EngineRequest, Iteration, IterationSink, Joined, Transfer};
 use servecast_types::{KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
 /// A property of a recording's settings.
@@ -139,6 +139,8 @@ pub(crate) struct Log {
 
 impl IterationSink for Log {
     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+
+    fn joined(&mut self, _: Joined, _: Time) {}
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
         self.ended.push(iteration.clone());

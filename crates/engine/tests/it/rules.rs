@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 use servecast_engine::{
     Decodes, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Finished, Iteration,
-    IterationSink, Transfer, TransferTime,
+    IterationSink, Joined, Transfer, TransferTime,
 };
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
+
+use crate::expand::Expander;
 
 /// Every iteration takes a millisecond.
 const MS: u64 = 1_000_000;
@@ -16,6 +18,14 @@ struct Schedule(Vec<String>);
 
 impl IterationSink for Schedule {
     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+
+    fn joined(&mut self, joined: Joined, _: Time) {
+        self.0.push(format!(
+            "{} {}",
+            joined.id,
+            if joined.is_finished { "joined and ended" } else { "joined" }
+        ));
+    }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
         let preempted = iteration.preempted.iter().map(|id| format!("{id}!"));
@@ -28,7 +38,7 @@ impl IterationSink for Schedule {
 /// Serves requests given as first prompt token, prompt length, output length and arrival in milliseconds.
 #[track_caller]
 pub(crate) fn check(changes: &Value, requests: &[Numbers], expected: &[&str]) {
-    check_requests(changes, numbered(requests), expected);
+    check_requests(changes, &numbered(requests), expected);
 }
 
 /// A request: first prompt token, prompt length, output length and arrival in milliseconds.
@@ -43,13 +53,18 @@ fn numbered(requests: &[Numbers]) -> Vec<EngineRequest> {
 }
 
 #[track_caller]
-pub(crate) fn check_requests(changes: &Value, requests: Vec<EngineRequest>, expected: &[&str]) {
+pub(crate) fn check_requests(changes: &Value, requests: &[EngineRequest], expected: &[&str]) {
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
-    let mut schedule = Schedule::default();
-    serve(&mut Engine::new(config, EngineTracing::default()), requests, &mut schedule);
-    assert_eq!(schedule.0, expected);
+    for stretches in [false, true] {
+        let tracing = EngineTracing { stretches, ..EngineTracing::default() };
+        let mut schedule = Expander::new(Schedule::default());
+        requests.iter().for_each(|request| schedule.submitted(request.id, request.prompt.tokens()));
+        serve(&mut Engine::new(config.clone(), tracing), requests.to_vec(), &mut schedule);
+        schedule.flush();
+        assert_eq!(schedule.sink.0, expected, "decodes together: {stretches}");
+    }
 }
 
 /// Serves requests, in order of arrival, to their ends.
@@ -78,6 +93,10 @@ struct Together(Vec<String>);
 
 impl IterationSink for Together {
     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+
+    fn joined(&mut self, joined: Joined, _: Time) {
+        self.0.push(format!("{} joined", joined.id));
+    }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
         let scheduled = iteration.scheduled.iter();
@@ -221,7 +240,7 @@ fn an_iteration_that_was_decided_before_a_transfer_began_does_not_notice_its_end
     let remote_prefill = Some(TransferTime::Fixed(Duration::ZERO));
     let requests = vec![request(0, 6, 0), EngineRequest { remote_prefill, ..request(1, 1, MS) }];
     let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6", "0:1@7 1:1@3", "0:1@8"];
-    check_requests(&json!({"async_scheduling": true, "kv_role": "kv_consumer"}), requests, &expected);
+    check_requests(&json!({"async_scheduling": true, "kv_role": "kv_consumer"}), &requests, &expected);
 }
 
 #[test]
@@ -237,4 +256,55 @@ fn tensorrt_llm_admits_what_fits_to_completion() {
 #[test]
 fn tensorrt_llm_hits_a_whole_prompt() {
     check(&json!({"engine_type": "trtllm"}), &[(0, 8, 1, 0), (0, 8, 1, 1)], &["0:8@0", "1:1@7"]);
+}
+
+#[test]
+fn tensorrt_llm_puts_a_prompt_off_whose_next_block_another_one_computes() {
+    let requests = [(0, 8, 2, 0), (0, 8, 2, 0), (100, 4, 1, 0), (0, 5, 1, 0)];
+    let expected = ["0:8@0 2:4@0", "0:1@8 1:1@7 3:1@4", "1:1@8"];
+    check(&json!({"engine_type": "trtllm"}), &requests, &expected);
+    // As long as its chunks take, under either policy.
+    for policy in ["fcfs", "priority"] {
+        let settings = json!({
+            "engine_type": "trtllm", "max_num_batched_tokens": 6, "scheduling_policy": policy, "async_scheduling": false,
+        });
+        let expected = ["0:6@0", "0:2@6 2:4@0", "0:1@8 1:1@7 3:1@4", "1:1@8"];
+        check(&settings, &requests, &expected);
+    }
+}
+
+/// Requests whose prompt comes from elsewhere, as in [`check`], with the length of their output at which they stop.
+fn handed_over(requests: &[(Numbers, Option<u32>)]) -> Vec<EngineRequest> {
+    let plain = numbered(&requests.iter().map(|(numbers, _)| *numbers).collect::<Vec<_>>());
+    let remote = |(request, (_, stop_after)): (EngineRequest, &(Numbers, Option<u32>))| EngineRequest {
+        remote_prefill: Some(TransferTime::Fixed(Duration::ZERO)),
+        stop_after: *stop_after,
+        ..request
+    };
+    plain.into_iter().zip(requests).map(remote).collect()
+}
+
+#[test]
+fn the_first_token_comes_with_the_kv_of_a_prompt() {
+    let requests =
+        [((0, 8, 3, 0), None), ((100, 6, 1, 0), None), ((200, 6, 9, 0), Some(1)), ((300, 6, 9, 0), Some(2))];
+    let expected =
+        ["0 joined", "1 joined and ended", "2 joined and ended", "3 joined", "0:1@8 3:1@6", "0:1@9"];
+    for asynchronous in [false, true] {
+        let engines = [
+            json!({"engine_type": "trtllm", "async_scheduling": asynchronous}),
+            json!({"engine_type": "sglang", "sglang": {"disable_overlap_schedule": !asynchronous}}),
+        ];
+        for settings in engines {
+            // A stop that nobody foresees is noticed an iteration late where that is decided before.
+            let late: &[&str] = if asynchronous { &["0:1@9 3:1@7"] } else { &expected[5..] };
+            let expected = [&expected[..5], late].concat();
+            check_requests(&settings, &handed_over(&requests), &expected);
+        }
+    }
+}
+
+#[test]
+fn vllm_computes_the_last_token_of_a_prompt_that_comes_from_elsewhere() {
+    check_requests(&json!({}), &handed_over(&[((0, 8, 2, 0), None)]), &["0:1@7", "0:1@8"]);
 }

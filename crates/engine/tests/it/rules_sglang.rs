@@ -107,7 +107,7 @@ fn a_more_important_request_takes_the_slot_of_a_running_one() {
                 Time::from_ns(arrival),
             )
         };
-        check_requests(&sglang(100, &own), vec![request(0, 0, 5, 0), request(1, 5, 2, 1)], expected);
+        check_requests(&sglang(100, &own), &[request(0, 0, 5, 0), request(1, 5, 2, 1)], expected);
     };
     check(4, &["0:4@0", "0! 1:4@0", "1:1@4", "0:1@4", "0:1@5", "0:1@6", "0:1@7"]);
     check(5, &["0:4@0", "0:1@4", "0:1@5", "0:1@6", "0:1@7", "1:4@0", "1:1@4"]);
@@ -120,7 +120,7 @@ fn under_overlap_a_stop_costs_a_decode_and_a_foreseen_end_does_not() {
         let request =
             EngineRequest { stop_after, ..EngineRequest::new(RequestId(0), prompt, max_tokens, Time::ZERO) };
         let settings = sglang(100, &json!({"disable_overlap_schedule": false}));
-        check_requests(&settings, vec![request], &["0:4@0", "0:1@4", "0:1@5"]);
+        check_requests(&settings, &[request], &["0:4@0", "0:1@4", "0:1@5"]);
     }
 }
 

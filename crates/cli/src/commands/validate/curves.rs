@@ -160,7 +160,7 @@ impl Observer for Recorder {
             let used = 1.0 - f64::from(iteration.free_blocks_after_schedule) / self.blocks;
             *now = [f64::from(iteration.num_running), f64::from(iteration.num_waiting), used.max(0.0)];
         }
-        let at = second(iteration.end);
+        let (joined, at) = (second(iteration.scheduled_at), second(iteration.end));
         for column in &mut self.curves.columns[..2] {
             if column.len() <= at {
                 column.resize(at + 1, 0.0);
@@ -168,6 +168,7 @@ impl Observer for Recorder {
         }
         let steps = iteration.scheduled.iter().filter(|one| one.tokens > 1).map(|one| f64::from(one.tokens));
         self.curves.columns[0][at] += steps.sum::<f64>();
+        self.curves.columns[1][joined] += iteration.joined.len() as f64;
         self.curves.columns[1][at] += iteration.emitted.len() as f64;
     }
 }

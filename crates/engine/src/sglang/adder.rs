@@ -141,8 +141,9 @@ impl PrefillAdder {
             if total >= self.rem_total(cache) {
                 return AddResult::NoToken;
             }
-            let chunked = self.rem_chunk.is_some_and(|chunk| i64::from(cache.ceil_page(extend)) > chunk);
-            if !chunked && i64::from(cache.ceil_page(extend)) >= self.rem_input && !self.taken.is_empty() {
+            // Where prompts are cut, the one that exceeds this budget is taken and is the last.
+            let exceeds = self.rem_chunk.is_none() && i64::from(cache.ceil_page(extend)) >= self.rem_input;
+            if exceeds && !self.taken.is_empty() {
                 return AddResult::Other;
             }
             // What it locks can no longer be evicted for it.
@@ -246,7 +247,14 @@ impl PrefillAdder {
     pub(super) fn state(&self, cache: &KvCache) -> AddResult {
         if self.rem_total(cache) <= 0.0 || self.rem_now(cache) <= 0 {
             AddResult::NoToken
-        } else if self.rem_input <= 0 || self.rem_chunk.is_some_and(|chunk| chunk <= 0) {
+        } else {
+            self.budget()
+        }
+    }
+
+    /// Whether more can be taken, memory aside.
+    pub(super) fn budget(&self) -> AddResult {
+        if self.rem_input <= 0 || self.rem_chunk.is_some_and(|chunk| chunk <= 0) {
             AddResult::Other
         } else {
             AddResult::Continue

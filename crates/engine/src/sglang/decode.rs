@@ -23,7 +23,8 @@ impl Scheduler {
         if self.has_pages_for(&running) {
             self.ratio.decay();
         } else if self.requests.iter().any(Request::ends_in_flight) {
-            // What they free may suffice, so the decision is put off until it is free.
+            // What they free may suffice, so the decision is put off until it is free. Others are looked at first then.
+            self.batch_is_full = false;
             self.running = running;
             return;
         } else {

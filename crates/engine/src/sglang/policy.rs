@@ -30,6 +30,8 @@ pub(super) struct Policy {
 
 /// How often the prefixes of waiting requests count as used where the order does not depend on them.
 const REFRESH_EVERY: u64 = 32;
+/// How many waiting requests that reaches, from the head of the queue.
+const REFRESH_FIRST: usize = 128;
 
 impl Policy {
     pub(super) fn new(config: &SglangConfig) -> Self {
@@ -53,11 +55,10 @@ impl Policy {
         let cache_aware =
             cache.shares && matches!(self.order, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight);
         let too_many = self.order == SchedulePolicy::Lpm && waiting.len() > LPM_MOST_WAITING;
-        if !cache_aware || too_many {
-            self.refresh(waiting, requests, cache);
-        }
         match self.order {
-            SchedulePolicy::Lpm if cache_aware && !too_many => by_longest_prefix(waiting, requests, cache),
+            // It does not fall back to an order by priority.
+            SchedulePolicy::Lpm if too_many => {}
+            SchedulePolicy::Lpm if cache_aware => by_longest_prefix(waiting, requests, cache),
             SchedulePolicy::DfsWeight if cache_aware => by_subtree(waiting, requests, cache),
             SchedulePolicy::Lof => self.by_longest_output(waiting, requests),
             SchedulePolicy::Random => waiting.shuffle(&mut self.random),
@@ -67,15 +68,19 @@ impl Policy {
                 }
             }
         }
+        if !cache_aware || too_many {
+            self.refresh(waiting, requests, cache);
+        }
     }
 
-    /// Now and then keeps what waiting requests would hit from being evicted before their turn.
+    /// Now and then keeps what the first waiting requests would hit from being evicted before their turn, that of the
+    /// head longest.
     fn refresh(&mut self, waiting: &[Slot], requests: &mut RequestTable<Request>, cache: &mut KvCache) {
         if waiting.is_empty() {
             return;
         }
         if self.unaware.is_multiple_of(REFRESH_EVERY) {
-            for &slot in waiting.iter().rev() {
+            for &slot in waiting.iter().take(REFRESH_FIRST).rev() {
                 let request = &mut requests[slot];
                 let tokens = request.known();
                 cache.find(request, tokens);

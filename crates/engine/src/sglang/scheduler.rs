@@ -200,7 +200,8 @@ impl Scheduler {
     fn add_waiting(&mut self, adder: &mut PrefillAdder, step: &mut Step) -> Vec<Slot> {
         let most = self.sglang.prefill_max_requests.unwrap_or(u32::MAX) as usize;
         let mut preempted = Vec::new();
-        let mut result = adder.state(&self.cache);
+        // That memory is short is found out with the first request, which counts as looked up then.
+        let mut result = adder.budget();
         for position in 0..self.waiting.len() {
             let slot = self.waiting[position];
             if self.requests[slot].remote_prefill.is_some() || self.requests[slot].status != Status::Waiting {
@@ -218,12 +219,12 @@ impl Scheduler {
             {
                 break;
             }
-            if adder.taken.len() >= most {
-                break;
-            }
             let request = &mut self.requests[slot];
             let found = self.cache.find(request, request.known() - 1);
             request.extend = request.known() - found.tokens;
+            if adder.taken.len() >= most {
+                break;
+            }
             result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache);
             if adder.taken.last().is_some_and(|taken| taken.slot == slot) {
                 let Request { id, requeues, .. } = self.requests[slot];

@@ -80,6 +80,7 @@ pub(super) struct RadixTree {
     evictable_leaves: BTreeSet<(u64, NodeId)>,
     evictable_tokens: u64,
     protected_tokens: u64,
+    /// Recency of the last use. No two leaves have the same, so that ids decide nothing.
     clock: u64,
     births: u64,
 }
@@ -238,7 +239,8 @@ impl RadixTree {
         Inserted { existing, node }
     }
 
-    /// Walks down as far as the key is here.
+    /// Walks down as far as the key is here. If that is inside a node, its rest is older than what was walked over and
+    /// than a leaf that is put beside it, and newer than everything else.
     fn walk<'a>(&mut self, key: Key<'a>) -> (Match, Cursor<'a>) {
         self.clock += 1;
         let mut cursor = Cursor::at(key.content);
@@ -256,6 +258,7 @@ impl RadixTree {
             tokens += common;
             self.touch(child);
             if !whole {
+                self.clock += 1;
                 node = self.split(child, common);
                 break;
             }
@@ -275,7 +278,7 @@ impl RadixTree {
         }
     }
 
-    /// Cuts a node after `tokens` tokens; returns the new node above it.
+    /// Cuts a node after `tokens` tokens; returns the new node above it, which is used now.
     fn split(&mut self, lower: NodeId, tokens: u32) -> NodeId {
         let pages = tokens / self.page_size;
         let page_size = self.page_size;
@@ -296,7 +299,7 @@ impl RadixTree {
             children: 1,
             order: node.order,
             locks: node.locks,
-            last_use: node.last_use,
+            last_use: self.clock,
         };
         node.content = remaining;
         node.tokens -= tokens;

@@ -3,6 +3,7 @@
 use super::cache::KvCache;
 use super::request::{Request, Status};
 use super::settings::SglangConfig;
+use super::tree::Prefix;
 use crate::table::{RequestTable, Slot};
 
 /// The budgets of one prefill batch, and what it has taken.
@@ -124,7 +125,7 @@ impl PrefillAdder {
         slot: Slot,
         requests: &mut RequestTable<Request>,
         running: &[Slot],
-        found: super::tree::Match,
+        found: Prefix,
         cache: &mut KvCache,
     ) -> AddResult {
         let request = &mut requests[slot];
@@ -247,14 +248,7 @@ impl PrefillAdder {
     pub(super) fn state(&self, cache: &KvCache) -> AddResult {
         if self.rem_total(cache) <= 0.0 || self.rem_now(cache) <= 0 {
             AddResult::NoToken
-        } else {
-            self.budget()
-        }
-    }
-
-    /// Whether more can be taken, memory aside.
-    pub(super) fn budget(&self) -> AddResult {
-        if self.rem_input <= 0 || self.rem_chunk.is_some_and(|chunk| chunk <= 0) {
+        } else if self.rem_input <= 0 || self.rem_chunk.is_some_and(|chunk| chunk <= 0) {
             AddResult::Other
         } else {
             AddResult::Continue

@@ -11,7 +11,7 @@ use super::cache::KvCache;
 use super::queue::{Place, WaitingQueue};
 use super::request::Request;
 use super::settings::{SchedulePolicy, SglangConfig};
-use super::tree::{Key, NodeId, RadixTree};
+use super::tree::{Key, NodeId, Prefix, RadixTree};
 use crate::table::{RequestTable, Slot};
 
 /// Waiting requests beyond which the longest prefix match is not worth its time.
@@ -154,7 +154,7 @@ fn by_longest_prefix(waiting: &mut [Slot], requests: &mut RequestTable<Request>,
             if about_to_be_cached.find(content).tokens >= IN_BATCH_DEPRIORITIZE {
                 key = -1;
             } else {
-                about_to_be_cached.insert(content);
+                about_to_be_cached.insert(Prefix::EMPTY, content);
             }
         }
         order.insert(slot, -key);

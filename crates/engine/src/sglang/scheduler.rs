@@ -208,8 +208,11 @@ impl Scheduler {
     fn add_waiting(&mut self, adder: &mut PrefillAdder, step: &mut Step) -> Vec<Slot> {
         let most = self.sglang.prefill_max_requests.unwrap_or(u32::MAX) as usize;
         let mut preempted = Vec::new();
-        // That memory is short is found out with the first request, which counts as looked up then.
-        let mut result = adder.budget();
+        // That memory is short is found out with the first request, which is looked up for that.
+        let mut result = match adder.state(&self.cache) {
+            AddResult::NoToken => AddResult::Continue,
+            state => state,
+        };
         while result == AddResult::Continue
             && let Some(slot) = self.policy.head(&mut self.waiting)
         {

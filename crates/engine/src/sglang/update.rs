@@ -171,7 +171,7 @@ impl Scheduler {
             iteration.received.push(request.id);
             iteration.admitted.push(Admitted {
                 id: request.id,
-                cached_tokens: request.protected,
+                cached_tokens: request.shared.tokens,
                 resumed: false,
             });
             self.cache.share(request, prompt);

@@ -314,6 +314,13 @@ mod tests {
     }
 
     #[test]
+    fn where_prompts_are_cut_the_one_that_exceeds_the_input_is_the_last_of_the_batch() {
+        let own = json!({"max_prefill_tokens": 64, "chunked_prefill_size": 256});
+        let requests = [(15, 1), (39, 1), (44, 1)];
+        assert_eq!(offer(1_000, &own, &requests), (vec![15, 39, 44], vec![Continue, Continue, Other]));
+    }
+
+    #[test]
     fn the_last_prompt_is_cut_to_whole_pages_of_what_is_left_of_the_chunk() {
         let own = json!({"page_size": 8, "chunked_prefill_size": 32});
         assert_eq!(offer(100, &own, &[(20, 1), (8, 1)]), (vec![20, 8], vec![Continue, Other]));

@@ -343,6 +343,35 @@ mod tests {
         assert_eq!(order[2], 2, "a node comes after what is below it");
     }
 
+    /// The numbers of requests whose cached prefixes are evicted, in order; these have as many tokens as their numbers say.
+    fn evicted(fixture: &mut Fixture) -> Vec<u32> {
+        std::iter::from_fn(|| fixture.cache.tree.evict_leaf()).map(|(tokens, _)| tokens - 1).collect()
+    }
+
+    #[test]
+    fn what_the_first_128_wait_for_counts_as_used_that_of_the_head_last() {
+        let cached = |number: u32| (1_000 * number, 1 + number);
+        for (own, requests) in [(json!({}), 131), (json!({"schedule_policy": "lpm"}), 130)] {
+            let mut fixture = Fixture::new(100_000, &own);
+            (0..requests).for_each(|number| fixture.cache_prompt(&[cached(number)]));
+            (0..requests).for_each(|number| _ = fixture.add(&[cached(number)], 1));
+            order(&mut fixture);
+            let expected: Vec<u32> = (128..requests).chain((0..128).rev()).collect();
+            assert_eq!(evicted(&mut fixture), expected);
+        }
+    }
+
+    #[test]
+    fn requests_count_as_waiting_in_the_order_in_which_they_are_put() {
+        let mut fixture = Fixture::new(1_000, &json!({"schedule_policy": "lof"}));
+        for (number, max_new_tokens) in [(0, 5), (1, 9)] {
+            fixture.cache_prompt(&[(1_000 * number, 1 + number)]);
+            fixture.add(&[(1_000 * number, 1 + number)], max_new_tokens);
+        }
+        assert_eq!(order(&mut fixture), [1, 0]);
+        assert_eq!(evicted(&mut fixture), [0, 1], "what the head waits for goes last");
+    }
+
     #[test]
     fn every_32nd_time_what_requests_wait_for_counts_as_used() {
         let mut fixture = Fixture::new(10_000, &json!({}));

@@ -264,6 +264,7 @@ impl RadixTree {
         let mut cursor = Cursor { runs: key.content.runs(), place: known.place };
         let Prefix { mut node, mut tokens, .. } = known;
         let end = self.whole_pages(key.tokens);
+        debug_assert!(tokens <= end, "the key begins with what is known");
         while tokens < end {
             let Some(&child) = self.children.get(&(node, cursor.page(self.page_size))) else { break };
             let Node { content, tokens: length, .. } = &self.nodes[child.index()];
@@ -522,6 +523,51 @@ mod tests {
         assert_eq!(tree.evict_leaf().unwrap().0, 2);
         assert_eq!(tree.evict_leaf().unwrap().0, 4, "a node without children is a leaf");
         tree.check(std::iter::empty()).unwrap();
+    }
+
+    /// The ids of evicted nodes are reused, the last one first, so that they tell nothing of age.
+    #[test]
+    fn the_rest_of_a_cut_node_is_older_than_the_leaf_beside_it() {
+        let mut tree = RadixTree::new(1);
+        for first in [100, 200, 300] {
+            tree.insert(Prefix::EMPTY, key(&prompt(&[(first, 1)])));
+        }
+        while tree.evict_leaf().is_some() {}
+        tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 10)])));
+        tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 6), (50, 9)])));
+        assert_eq!(tree.evict_leaf().unwrap().0, 4);
+        tree.check(std::iter::empty());
+    }
+
+    #[test]
+    fn a_walk_is_a_use_of_all_that_is_above_its_end() {
+        let mut tree = RadixTree::new(1);
+        let (long, short) = (prompt(&[(0, 4), (10, 2)]), prompt(&[(50, 5)]));
+        let start = tree.insert(Prefix::EMPTY, Key { tokens: 4, ..key(&long) });
+        tree.insert(start.prefix, key(&long));
+        tree.insert(Prefix::EMPTY, key(&short));
+        tree.find(key(&long));
+        let sizes: Vec<u32> = std::iter::from_fn(|| tree.evict_leaf()).map(|(tokens, _)| tokens).collect();
+        assert_eq!(sizes, [5, 2, 4]);
+    }
+
+    #[test]
+    fn an_insertion_goes_on_where_the_prefix_ends_that_is_known() {
+        let mut tree = RadixTree::new(4);
+        let content = prompt(&[(0, 10), (90, 20)]);
+        let mut known = Prefix::EMPTY;
+        for tokens in [9, 17, 30] {
+            let inserted = tree.insert(known, Key { tokens, ..key(&content) });
+            assert_eq!(inserted.existing, known.tokens);
+            tree.lock_below(known.node, inserted.prefix.node);
+            known = inserted.prefix;
+        }
+        // It is cut, but still ends where it did.
+        tree.find(Key { tokens: 20, ..key(&content) });
+        assert_eq!(tree.find(key(&content)), known);
+        tree.check([known.node].into_iter());
+        tree.unlock(known.node);
+        assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (28, 0));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use servecast_engine::{
 };
 use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
+use crate::observed::Observed;
+
 /// A run of these sizes in which nobody gets a token for longer than this makes no progress.
 ///
 /// Tokens are kept through preemptions and their number is limited by the pool, so each of them is progress.
@@ -105,16 +107,68 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
 
 /// Serves a load to its end, checking all along; returns what the engine did.
 pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
-    let mut driver = Driver::new(settings, load);
+    let args = EngineArgs::from_json(settings.clone()).unwrap();
+    let log = Log { args: args.clone(), ..Log::default() };
+    let tracing = EngineTracing { kv_events: true, block_ids: true, ..EngineTracing::default() };
+    let mut driver = Driver::new(&args, load, tracing, log);
     driver.run();
     driver.check_outcome();
     driver.log.iterations
 }
 
-struct Driver<'a> {
+/// Serves a load to its end with SGLang; returns what is seen of that with or without stretches.
+pub(crate) fn observe(settings: &Value, load: &[Submission], stretches: bool) -> Observed {
+    let args = EngineArgs::from_json(settings.clone()).unwrap();
+    let tracing = EngineTracing { kv_events: true, stretches, ..EngineTracing::default() };
+    let mut driver = Driver::new(&args, load, tracing, Observed::default());
+    driver.run();
+    driver.log
+}
+
+/// A sink that says what ended.
+trait Watch: IterationSink {
+    /// How many iterations ended.
+    fn count(&self) -> usize;
+
+    /// The requests that ended with an iteration, and when that was.
+    fn ended(&self, iteration: usize) -> (Vec<RequestId>, Time);
+
+    /// Iterations since the last one that gave somebody a token or ended a request.
+    fn fruitless(&self) -> u32 {
+        0
+    }
+}
+
+impl Watch for Log {
+    fn count(&self) -> usize {
+        self.iterations.len()
+    }
+
+    fn ended(&self, iteration: usize) -> (Vec<RequestId>, Time) {
+        let iteration = &self.iterations[iteration];
+        (iteration.finished.iter().map(|finished| finished.id).collect(), iteration.end)
+    }
+
+    fn fruitless(&self) -> u32 {
+        self.fruitless
+    }
+}
+
+impl Watch for Observed {
+    fn count(&self) -> usize {
+        self.iterations.len()
+    }
+
+    fn ended(&self, iteration: usize) -> (Vec<RequestId>, Time) {
+        let seen = &self.iterations[iteration];
+        (seen.finished.iter().map(|&(id, _)| id).collect(), seen.end)
+    }
+}
+
+struct Driver<'a, W> {
     load: &'a [Submission],
     engine: Engine,
-    log: Log,
+    log: W,
     arrivals: Vec<Time>,
     /// Releases that are due, by time and request; the value is the end of the transfer.
     releases: BTreeMap<(Time, RequestId), Time>,
@@ -122,10 +176,8 @@ struct Driver<'a> {
     iterations_seen: usize,
 }
 
-impl<'a> Driver<'a> {
-    fn new(settings: &Value, load: &'a [Submission]) -> Self {
-        let args = EngineArgs::from_json(settings.clone()).unwrap();
-        let log = Log { args: args.clone(), ..Log::default() };
+impl<'a, W: Watch> Driver<'a, W> {
+    fn new(args: &EngineArgs, load: &'a [Submission], tracing: EngineTracing, log: W) -> Self {
         let mut arrival = Time::ZERO;
         let arrivals = load.iter().map(|submission| {
             arrival = arrival + Duration::from_ns(submission.gap_us * 1000);
@@ -135,10 +187,7 @@ impl<'a> Driver<'a> {
             load,
             log,
             arrivals: arrivals.collect(),
-            engine: Engine::new(
-                args.validate(None).unwrap(),
-                EngineTracing { kv_events: true, block_ids: true, ..EngineTracing::default() },
-            ),
+            engine: Engine::new(args.validate(None).unwrap(), tracing),
             releases: BTreeMap::new(),
             refused: FxHashMap::default(),
             iterations_seen: 0,
@@ -203,6 +252,7 @@ impl<'a> Driver<'a> {
 
     /// After a call: invariants, and the readers of what has ended.
     fn follow(&mut self) {
+<<<<<<< HEAD
         self.engine.check().unwrap();
         assert!(self.log.fruitless <= MOST_FRUITLESS_ITERATIONS, "no progress");
         for iteration in &self.log.iterations[self.iterations_seen..] {
@@ -210,12 +260,24 @@ impl<'a> Driver<'a> {
                 if let Some((after, takes)) = self.load[finished.id.index()].reader {
                     let start = iteration.end + Duration::from_ns(after * 1000);
                     self.releases.insert((start, finished.id), start + Duration::from_ns(takes * 1000));
+=======
+        self.engine.check();
+        assert!(self.log.fruitless() <= MOST_FRUITLESS_ITERATIONS, "no progress");
+        for iteration in self.iterations_seen..self.log.count() {
+            let (ended, end) = self.log.ended(iteration);
+            for id in ended {
+                if let Some((after, takes)) = self.load[id.index()].reader {
+                    let start = end + Duration::from_ns(after * 1000);
+                    self.releases.insert((start, id), start + Duration::from_ns(takes * 1000));
+>>>>>>> 52f91f5 (wip tests)
                 }
             }
         }
-        self.iterations_seen = self.log.iterations.len();
+        self.iterations_seen = self.log.count();
     }
+}
 
+impl Driver<'_, Log> {
     fn check_outcome(&self) {
         let config = self.engine.config();
         assert_eq!(
@@ -256,7 +318,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-impl Driver<'_> {
+impl Driver<'_, Log> {
     /// Output that a prompt leaves room for, in the context and where the engine cuts it to the pool.
     fn output_room(&self, prompt: u64) -> u64 {
         let config = self.engine.config();

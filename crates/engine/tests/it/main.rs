@@ -1,6 +1,7 @@
 //! Behaviour of the engine against recordings of the real schedulers, and under random load.
 
 mod load;
+mod observed;
 mod oracle_sglang;
 mod oracle_vllm;
 mod properties;

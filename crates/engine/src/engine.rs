@@ -314,12 +314,8 @@ impl Engine {
         }
         self.scheduler.skip_quiet(ended);
         self.last_decode_end = start;
-<<<<<<< HEAD
         self.clock = start;
-        start
-=======
         (start, ended)
->>>>>>> 52f91f5 (wip tests)
     }
 
     /// Decides an iteration and puts it in flight; returns whether it computes anything.

@@ -1,7 +1,7 @@
 //! Every recording of the real SGLang scheduler is reproduced step by step, and once more with decodes taken together.
 //!
-//! The test takes whatever cases lie under `$SERVECAST_ORACLE/sglang` and `sglang-2/sglang`; those that cannot hold are
-//! in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
+//! The test takes the cases of the repository and whatever cases lie under `$SERVECAST_ORACLE/sglang` and
+//! `sglang-2/sglang`; those that cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
 //! difference to any decision.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -98,7 +98,7 @@ impl<'a> Driver<'a> {
             let next = self.arrivals.front().map(|&next| from_us(self.case.requests[next].arrival_us));
             self.engine.run(now, sink).unwrap();
             let state = self.engine.run_on(now, next.unwrap_or(Time::MAX), sink).unwrap();
-            self.engine.check();
+            self.engine.check().unwrap();
             match (state, next) {
                 (EngineState::Busy { until }, _) => {
                     now = until;

@@ -273,7 +273,9 @@ fn prompts_that_are_longer_than_the_pool_are_counted() {
 fn prompts(lengths: &[u32]) -> String {
     let row = |(number, &length): (usize, &u32)| {
         let ids: Vec<u32> = (0..length).map(|token| 1_000 * number as u32 + token).collect();
-        json!({"timestamp": 1_000 * number, "input_length": length, "output_length": 1, "hash_ids": ids}).to_string() + "\n"
+        json!({"timestamp": 1_000 * number, "input_length": length, "output_length": 1, "hash_ids": ids})
+            .to_string()
+            + "\n"
     };
     lengths.iter().enumerate().map(row).collect()
 }
@@ -284,7 +286,8 @@ fn prompts_near_the_context_or_the_pool_are_refused() {
     for (setting, size, served) in [("--context-length", 16, 9), ("--max-total-tokens", 64, 57)] {
         sandbox.write("p.jsonl", prompts(&[served, served + 1, served + 2]));
         let size = size.to_string();
-        let report = sandbox.report(&["p.jsonl", "--trace-block-size", "1", "--engine", "sglang", setting, &size]);
+        let report =
+            sandbox.report(&["p.jsonl", "--trace-block-size", "1", "--engine", "sglang", setting, &size]);
         assert_eq!((&report["completed_requests"], &report["rejected_requests"]), (&json!(1), &json!(2)));
     }
 }
@@ -305,6 +308,8 @@ fn time_does_not_grow_with_the_square_of_queues_and_chunks() {
         run(&format!("{queue} --page-size 16 --schedule-policy {policy}"));
     }
     run(&format!("{queue} --page-size 1 --max-total-tokens 262144"));
-    run("--engine sglang --page-size 64 --num-gpu-blocks 16777216 --input-tokens 1000000000 --output-tokens 1 \
-         --request-count 1");
+    run(
+        "--engine sglang --page-size 64 --num-gpu-blocks 16777216 --input-tokens 1000000000 --output-tokens 1 \
+         --request-count 1",
+    );
 }

@@ -167,7 +167,8 @@ impl KvCache {
         let pages = if self.events.is_some() { tokens / self.page_size } else { 0 };
         let (content, hashes) = request.sequence.content_and_hashes(pages);
         let known = request.shared;
-        let inserted = self.tree.insert(known, Key { content, tokens, hashes: (pages > 0).then_some(hashes) });
+        let inserted =
+            self.tree.insert(known, Key { content, tokens, hashes: (pages > 0).then_some(hashes) });
         self.available += u64::from(inserted.existing - known.tokens);
         if let Some(events) = &mut self.events
             && inserted.existing < tokens
@@ -201,18 +202,13 @@ impl KvCache {
         let owned: u64 =
             requests.clone().map(|request| u64::from(request.allocated - request.shared.tokens)).sum();
         let cached = self.tree.evictable_tokens() + self.tree.protected_tokens();
-<<<<<<< HEAD
         let accounted = self.available + cached + owned + taken;
         ensure!(
             accounted == self.capacity,
             "{accounted} tokens of KV are accounted for, of {}",
             self.capacity
         );
-        self.tree.check(requests.clone().map(|request| request.node))?;
-=======
-        assert_eq!(self.available + cached + owned + taken, self.capacity, "KV memory is conserved");
-        self.tree.check(requests.clone().map(|request| request.shared.node));
->>>>>>> a6f3ea4 (wip tree)
+        self.tree.check(requests.clone().map(|request| request.shared.node))?;
         for request in requests {
             let (id, computed, allocated) = (request.id, request.computed, request.allocated);
             ensure!(computed <= allocated, "request {id} computed {computed} tokens in KV of {allocated}");

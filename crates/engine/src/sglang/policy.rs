@@ -57,8 +57,7 @@ impl Policy {
     ) {
         let cache_aware =
             cache.shares && matches!(self.order, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight);
-        let too_many =
-            cache_aware && self.order == SchedulePolicy::Lpm && waiting.len() > LPM_MOST_WAITING;
+        let too_many = cache_aware && self.order == SchedulePolicy::Lpm && waiting.len() > LPM_MOST_WAITING;
         match self.order {
             // It does not fall back to an order by priority.
             SchedulePolicy::Lpm if too_many => {}

@@ -106,11 +106,7 @@ mod tests {
 
     #[test]
     fn newcomers_wait_at_the_back_until_the_queue_is_put_in_order() {
-        let place = |Slot(slot): Slot| Place {
-            rank: 0,
-            output: Reverse(slot % 10),
-            entered: slot.into(),
-        };
+        let place = |Slot(slot): Slot| Place { rank: 0, output: Reverse(slot % 10), entered: slot.into() };
         let mut queue = queue([11, 25, 35]);
         queue.place(place);
         queue.push_back(Slot(47));

@@ -536,7 +536,7 @@ mod tests {
         tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 10)])));
         tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 6), (50, 9)])));
         assert_eq!(tree.evict_leaf().unwrap().0, 4);
-        tree.check(std::iter::empty());
+        tree.check(std::iter::empty()).unwrap();
     }
 
     #[test]
@@ -565,7 +565,7 @@ mod tests {
         // It is cut, but still ends where it did.
         tree.find(Key { tokens: 20, ..key(&content) });
         assert_eq!(tree.find(key(&content)), known);
-        tree.check([known.node].into_iter());
+        tree.check([known.node].into_iter()).unwrap();
         tree.unlock(known.node);
         assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (28, 0));
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Admitted, Decodes, Finished, Iteration, IterationSink, Rejection, Scheduled, Transfer};
+use servecast_engine::{
+    Admitted, Decodes, Finished, Iteration, IterationSink, Rejection, Scheduled, Transfer,
+};
 use servecast_types::{KvEvent, RequestId, Time};
 
 /// What is known of an iteration in both modes.

@@ -47,7 +47,12 @@ fn most_decodes_of_sglang_are_in_stretches() {
     let settings = json!({"engine_type": "sglang", "num_gpu_blocks": 400, "sglang": {"page_size": 4}});
     let request = |own_len| Submission { own_len, max_tokens: 30, gap_us: 500, ..Submission::default() };
     let seen = observe(&settings, &[request(5), request(9), request(20)], true);
-    assert!(2 * seen.in_stretches > seen.iterations.len(), "{} of {}", seen.in_stretches, seen.iterations.len());
+    assert!(
+        2 * seen.in_stretches > seen.iterations.len(),
+        "{} of {}",
+        seen.in_stretches,
+        seen.iterations.len()
+    );
 }
 
 /// Requests that each need most of the largest pages.

@@ -175,7 +175,10 @@ fn a_prompt_is_refused_from_six_tokens_below_context_and_pool_on() {
         (longest, format!("the prompt has {} tokens, too many for `max_model_len` {length}", longest + 1))
     };
     let pool = |capacity: u32, longest: u32| {
-        (longest, format!("the prompt has {} tokens, too many for a KV cache of {capacity} tokens", longest + 1))
+        (
+            longest,
+            format!("the prompt has {} tokens, too many for a KV cache of {capacity} tokens", longest + 1),
+        )
     };
     assert_eq!(longest(json!({"sglang": {"context_length": 16}})), context(16, 9));
     assert_eq!(longest(json!({"sglang": {"context_length": 80}})), context(80, 73));

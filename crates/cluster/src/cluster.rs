@@ -272,6 +272,9 @@ impl Cluster {
         started.sort_unstable_by_key(|&place| (self.may_run_ahead(place), place));
         for &place in &started {
             self.run_ahead(place, now, next_arrival.unwrap_or(Time::MAX), observer)?;
+            if observer.is_interrupted() {
+                return Err(RunError::Interrupted { at: now });
+            }
         }
         started.clear();
         self.started = started;

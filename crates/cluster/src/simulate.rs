@@ -30,6 +30,11 @@ pub trait Observer {
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}
 
+    /// Whether the run is to end at once; asked each time a worker has gone some way by itself.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+
     /// The clock moved on and `ended` requests have ended so far; `Break` ends the run.
     fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
         ControlFlow::Continue(())

@@ -270,9 +270,9 @@ impl EngineConfig {
         }
         // Under TensorRT-LLM's rule the whole sequence has to fit, at least one token of output included.
         let least = prompt_tokens + u32::from(self.no_evict.is_some());
-        let (needed, usable) = (least.div_ceil(self.block_size), self.usable_blocks());
-        if needed > usable {
-            return Err(Rejection::PromptTooLong { needed, usable });
+        if least.div_ceil(self.block_size) > self.usable_blocks() {
+            let capacity = u64::from(self.usable_blocks()) * u64::from(self.block_size);
+            return Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity });
         }
         if !self.enable_chunked_prefill && prompt_tokens > self.max_num_batched_tokens {
             return Err(Rejection::Unchunkable {
@@ -437,7 +437,7 @@ mod tests {
             check(11).unwrap_err(),
             "11 tokens cannot be scheduled at once: `max_num_batched_tokens` is 10 and chunked prefill is off"
         );
-        assert_eq!(check(13).unwrap_err(), "the prompt needs 4 KV blocks of 3 usable ones");
-        assert_eq!(check(20).unwrap_err(), "the prompt has 20 tokens, but `max_model_len` is 20");
+        assert_eq!(check(13).unwrap_err(), "the prompt has 13 tokens, too many for a KV cache of 12 tokens");
+        assert_eq!(check(20).unwrap_err(), "the prompt has 20 tokens, too many for `max_model_len` 20");
     }
 }

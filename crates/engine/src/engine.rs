@@ -9,8 +9,10 @@ use crate::step::Step;
 use crate::stretch::{Ahead, Changes, DecodesOn};
 use crate::{EngineConfig, EngineRequest, Rejection};
 
-/// Iterations that [`Engine::run_on`] ends in one call at most, so that a driver stays in control.
-const MOST_ITERATIONS: u64 = 1 << 16;
+/// Iterations that [`Engine::run_on`] ends in one call at most, so that a driver stays in control; those that it glides
+/// through cost a small part of one.
+const MOST_ITERATIONS: u64 = 1 << 12;
+const GLIDED_PER_ITERATION: u64 = 16;
 
 /// One worker: a scheduler, its KV cache, and the iterations in flight.
 ///
@@ -173,14 +175,21 @@ impl Engine {
         sink: &mut impl IterationSink,
     ) -> Result<EngineState, LatencyError> {
         let mut now = now;
-        for _ in 0..MOST_ITERATIONS {
+        let mut left = MOST_ITERATIONS * GLIDED_PER_ITERATION;
+        while left > 0 {
             let EngineState::Busy { until } = self.state(now) else { break };
             if until >= horizon {
                 break;
             }
             self.end_iteration(until, sink);
+            left = left.saturating_sub(GLIDED_PER_ITERATION);
             let length = until.since(now);
-            now = if self.scheduler.goes_on() { self.glide(until, length, horizon, sink) } else { until };
+            now = until;
+            if self.scheduler.goes_on() {
+                let ended;
+                (now, ended) = self.glide(until, length, left, horizon, sink);
+                left -= ended;
+            }
             self.run(now, sink)?;
         }
         Ok(self.state(now))
@@ -260,16 +269,23 @@ impl Engine {
         }
     }
 
-    /// Goes through the iterations of a stretch in which nothing changes, as far as they end before `horizon`; returns
-    /// when the last one ended. The iteration before them took `length`.
-    fn glide(&mut self, now: Time, length: Duration, horizon: Time, sink: &mut impl IterationSink) -> Time {
+    /// Goes through the iterations of a stretch in which nothing changes, `most` at most and as far as they end before
+    /// `horizon`; returns when the last one ended and how many they were. The iteration before them took `length`.
+    fn glide(
+        &mut self,
+        now: Time,
+        length: Duration,
+        most: u64,
+        horizon: Time,
+        sink: &mut impl IterationSink,
+    ) -> (Time, u64) {
         let capacity = self.config().kv_capacity_tokens();
         let mut work = self.scheduler.stretch().work();
         // With blocks of one token every token takes one.
         let taken_blocks = if self.config().block_size() == 1 { work.requests as u32 } else { 0 };
         let mut free_blocks = self.scheduler.num_free_blocks();
         let (mut start, mut length, mut ended) = (now, length, 0);
-        let mut quiet = self.scheduler.quiet_iterations().min(MOST_ITERATIONS);
+        let mut quiet = self.scheduler.quiet_iterations().min(most);
         while quiet > 0 && start < horizon {
             // About so many fit before the horizon, as they take about as long as the one before.
             let fitting = (horizon.since(start).as_ns() / length.as_ns().max(1)).saturating_add(1);
@@ -304,7 +320,7 @@ impl Engine {
         self.scheduler.skip_quiet(ended);
         self.last_decode_end = start;
         self.clock = start;
-        start
+        (start, ended)
     }
 
     /// Decides an iteration and puts it in flight; returns whether it computes anything.

@@ -85,16 +85,16 @@ pub enum Rejection {
         /// Most tokens to generate.
         max_tokens: u32,
     },
-    /// The prompt needs more KV blocks than there are.
-    #[error("the prompt needs {needed} KV blocks of {usable} usable ones")]
+    /// The prompt is too long for the KV cache.
+    #[error("the prompt has {tokens} tokens, too many for a KV cache of {capacity} tokens")]
     PromptTooLong {
-        /// Blocks for the prompt.
-        needed: u32,
-        /// Blocks of the engine.
-        usable: u32,
+        /// Prompt length.
+        tokens: u32,
+        /// Tokens that the KV cache holds.
+        capacity: u64,
     },
-    /// The prompt leaves no room for a token within the context.
-    #[error("the prompt has {tokens} tokens, but `max_model_len` is {max_model_len}")]
+    /// The prompt is too long for the context.
+    #[error("the prompt has {tokens} tokens, too many for `max_model_len` {max_model_len}")]
     MaxModelLen {
         /// Prompt length.
         tokens: u32,

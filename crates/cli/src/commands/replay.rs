@@ -293,9 +293,13 @@ impl Observer for Follower {
         }
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.is_requested() || self.failure.is_some()
+    }
+
     fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
         self.progress.tick(now, ended);
-        if self.interrupt.is_requested() || self.failure.is_some() {
+        if self.is_interrupted() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())

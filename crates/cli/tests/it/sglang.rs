@@ -271,3 +271,48 @@ fn prompts_that_are_longer_than_the_pool_are_counted() {
     assert_eq!(report["rejected_by_reason"], json!({"prompt_too_long": 2731}));
     assert_eq!(report["completed_requests"], 12_031 - 2_731);
 }
+
+/// Rows of requests of these lengths with content of their own, a second apart.
+fn prompts(lengths: &[u32]) -> String {
+    let row = |(number, &length): (usize, &u32)| {
+        let ids: Vec<u32> = (0..length).map(|token| 1_000 * number as u32 + token).collect();
+        json!({"timestamp": 1_000 * number, "input_length": length, "output_length": 1, "hash_ids": ids})
+            .to_string()
+            + "\n"
+    };
+    lengths.iter().enumerate().map(row).collect()
+}
+
+#[test]
+fn prompts_near_the_context_or_the_pool_are_refused() {
+    let sandbox = Sandbox::new();
+    for (setting, size, served) in [("--context-length", 16, 9), ("--max-total-tokens", 64, 57)] {
+        sandbox.write("p.jsonl", prompts(&[served, served + 1, served + 2]));
+        let size = size.to_string();
+        let report =
+            sandbox.report(&["p.jsonl", "--trace-block-size", "1", "--engine", "sglang", setting, &size]);
+        assert_eq!((&report["completed_requests"], &report["rejected_requests"]), (&json!(1), &json!(2)));
+    }
+}
+
+/// A deep queue costs nothing, nor does what a prompt computed before: each of these took most of a minute or more.
+#[test]
+fn time_does_not_grow_with_the_square_of_queues_and_chunks() {
+    let sandbox = Sandbox::new();
+    let run = |arguments: &str| {
+        let start = std::time::Instant::now();
+        sandbox.report(&arguments.split_whitespace().collect::<Vec<_>>());
+        let elapsed = start.elapsed();
+        assert!(elapsed.as_secs() < 30, "{arguments}: {elapsed:?}");
+    };
+    let queue = "--engine sglang --input-tokens 800 --output-tokens 20 --request-count 80000 --arrival-interval-ms 0 \
+                 --shared-prefix-ratio 0.5 --num-prefix-groups 50";
+    for policy in ["fcfs", "lpm", "lof", "random"] {
+        run(&format!("{queue} --page-size 16 --schedule-policy {policy}"));
+    }
+    run(&format!("{queue} --page-size 1 --max-total-tokens 262144"));
+    run(
+        "--engine sglang --page-size 64 --num-gpu-blocks 16777216 --input-tokens 1000000000 --output-tokens 1 \
+         --request-count 1",
+    );
+}

@@ -21,10 +21,6 @@ const EXCEPTIONS: &[Exception] = &[
     ("the peer starts one delayed transfer at a time on a busy decode worker", |case| {
         case.run().is_ok_and(|run| delayed_transfers_start_together(&run))
     }),
-    (
-        "SGLang takes no prompt that would use up `max_prefill_tokens`, unless it is the first: the peer does",
-        |case| case.prompts_fill_a_prefill_batch(),
-    ),
     ("the peer's SGLang reserves the decode worker's memory before it computes the prompt", |case| {
         case.hands_off_between_sglang()
     }),

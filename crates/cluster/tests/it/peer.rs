@@ -111,22 +111,6 @@ impl Case {
         self.engines().count() == 2 && self.engines().all(|engine| engine["engine_type"] == "sglang")
     }
 
-    /// Whether several whole prompts can use up a prefill batch of SGLang to the last token.
-    pub(crate) fn prompts_fill_a_prefill_batch(&self) -> bool {
-        let workload = self.workload();
-        let requests = workload.sessions.iter().flat_map(|session| &session.turns);
-        let lengths: Vec<u64> = requests.map(|request| request.prompt.tokens().into()).collect();
-        self.engines().filter_map(|engine| engine["sglang"].as_object()).any(|settings| {
-            let tokens =
-                |key: &str, default| settings.get(key).map_or(default, |value| value.as_u64().unwrap());
-            let limit = tokens("max_prefill_tokens", 16_384);
-            let limit = Some(limit).filter(|&limit| limit <= tokens("chunked_prefill_size", 8_192));
-            limit.is_some_and(|limit| {
-                lengths.iter().any(|&length| length < limit && limit.is_multiple_of(length))
-            })
-        })
-    }
-
     /// Whether every pool has one worker, so that there is nothing to route.
     pub(crate) fn has_one_worker_a_pool(&self) -> bool {
         self.pools().iter().all(|pool| pool["workers"] == 1)

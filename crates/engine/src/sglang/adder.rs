@@ -3,6 +3,7 @@
 use super::cache::KvCache;
 use super::request::{Request, Status};
 use super::settings::SglangConfig;
+use super::tree::Prefix;
 use crate::table::{RequestTable, Slot};
 
 /// The budgets of one prefill batch, and what it has taken.
@@ -124,7 +125,7 @@ impl PrefillAdder {
         slot: Slot,
         requests: &mut RequestTable<Request>,
         running: &[Slot],
-        found: super::tree::Match,
+        found: Prefix,
         cache: &mut KvCache,
     ) -> AddResult {
         let request = &mut requests[slot];
@@ -141,8 +142,9 @@ impl PrefillAdder {
             if total >= self.rem_total(cache) {
                 return AddResult::NoToken;
             }
-            let chunked = self.rem_chunk.is_some_and(|chunk| i64::from(cache.ceil_page(extend)) > chunk);
-            if !chunked && i64::from(cache.ceil_page(extend)) >= self.rem_input && !self.taken.is_empty() {
+            // Where prompts are cut, the one that exceeds this budget is taken and is the last.
+            let exceeds = self.rem_chunk.is_none() && i64::from(cache.ceil_page(extend)) >= self.rem_input;
+            if exceeds && !self.taken.is_empty() {
                 return AddResult::Other;
             }
             // What it locks can no longer be evicted for it.
@@ -309,6 +311,13 @@ mod tests {
         assert_eq!(offer(1_000, &own, &[(60, 1)]), (vec![60], vec![Other]));
         assert_eq!(offer(1_000, &own, &[(20, 1), (30, 1)]), (vec![20], vec![Continue, Other]));
         assert_eq!(offer(1_000, &own, &[(20, 1), (29, 1)]), (vec![20, 29], vec![Continue, Continue]));
+    }
+
+    #[test]
+    fn where_prompts_are_cut_the_one_that_exceeds_the_input_is_the_last_of_the_batch() {
+        let own = json!({"max_prefill_tokens": 64, "chunked_prefill_size": 256});
+        let requests = [(15, 1), (39, 1), (44, 1)];
+        assert_eq!(offer(1_000, &own, &requests), (vec![15, 39, 44], vec![Continue, Continue, Other]));
     }
 
     #[test]

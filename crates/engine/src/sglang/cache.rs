@@ -6,7 +6,7 @@
 use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash, ensure};
 
 use super::request::Request;
-use super::tree::{Key, Match, NodeId, RadixTree};
+use super::tree::{Key, Prefix, RadixTree};
 use crate::EngineConfig;
 
 #[derive(Debug)]
@@ -69,9 +69,9 @@ impl KvCache {
     }
 
     /// The longest cached prefix within the first `tokens` tokens of a request.
-    pub(super) fn find(&mut self, request: &mut Request, tokens: u32) -> Match {
+    pub(super) fn find(&mut self, request: &mut Request, tokens: u32) -> Prefix {
         if !self.shares {
-            return Match { tokens: 0, node: NodeId::ROOT };
+            return Prefix::EMPTY;
         }
         let key = Key { content: request.sequence.content(), tokens, hashes: None };
         self.tree.find(key)
@@ -120,11 +120,10 @@ impl KvCache {
     }
 
     /// Starts a request on a prefix that it found: it is locked and need not be computed.
-    pub(super) fn adopt(&mut self, request: &mut Request, found: Match) {
+    pub(super) fn adopt(&mut self, request: &mut Request, found: Prefix) {
         debug_assert_eq!(request.allocated, 0, "only a request without KV can adopt some");
         self.tree.lock(found.node);
-        request.node = found.node;
-        request.protected = found.tokens;
+        request.shared = found;
         request.allocated = found.tokens;
         request.computed = found.tokens;
     }
@@ -134,40 +133,43 @@ impl KvCache {
         if !self.shares {
             return;
         }
-        let aligned = self.floor_page(tokens);
-        let node = self.insert(request, aligned);
-        self.tree.unlock(request.node);
-        self.tree.lock(node);
-        request.node = node;
-        request.protected = aligned;
+        let prefix = self.insert(request, self.floor_page(tokens));
+        self.tree.lock_below(request.shared.node, prefix.node);
+        request.shared = prefix;
     }
 
     /// Shares the whole pages within the first `tokens` tokens of a request, and takes all its KV away.
     pub(super) fn share_and_release(&mut self, request: &mut Request, tokens: u32) {
+        let mut shared = request.shared.tokens;
         if self.shares {
-            let aligned = self.floor_page(tokens);
-            self.insert(request, aligned);
-            request.protected = aligned;
+            shared = self.floor_page(tokens);
+            self.insert(request, shared);
         }
-        self.release(request);
+        self.release_behind(request, shared);
     }
 
     /// Takes all KV of a request away; what is in the tree stays there.
     pub(super) fn release(&mut self, request: &mut Request) {
-        self.available += u64::from(request.allocated - request.protected);
-        self.tree.unlock(request.node);
-        request.node = NodeId::ROOT;
-        request.protected = 0;
+        self.release_behind(request, request.shared.tokens);
+    }
+
+    /// Takes all KV of a request away, of which the first `shared` tokens are in the tree.
+    fn release_behind(&mut self, request: &mut Request, shared: u32) {
+        self.available += u64::from(request.allocated - shared);
+        self.tree.unlock(request.shared.node);
+        request.shared = Prefix::EMPTY;
         request.allocated = 0;
         request.computed = 0;
     }
 
     /// Moves pages of a request into the tree; those that are there already become free.
-    fn insert(&mut self, request: &mut Request, tokens: u32) -> NodeId {
+    fn insert(&mut self, request: &mut Request, tokens: u32) -> Prefix {
         let pages = if self.events.is_some() { tokens / self.page_size } else { 0 };
         let (content, hashes) = request.sequence.content_and_hashes(pages);
-        let inserted = self.tree.insert(Key { content, tokens, hashes: (pages > 0).then_some(hashes) });
-        self.available += u64::from(inserted.existing - request.protected);
+        let known = request.shared;
+        let inserted =
+            self.tree.insert(known, Key { content, tokens, hashes: (pages > 0).then_some(hashes) });
+        self.available += u64::from(inserted.existing - known.tokens);
         if let Some(events) = &mut self.events
             && inserted.existing < tokens
         {
@@ -177,9 +179,11 @@ impl KvCache {
         }
         // The prompt is a node of its own, and counts as used once more.
         if tokens > request.prompt_tokens {
-            self.tree.insert(Key { tokens: request.prompt_tokens, content, hashes: None });
+            let within = known.tokens <= request.prompt_tokens;
+            let known = if within { known } else { Prefix::EMPTY };
+            self.tree.insert(known, Key { tokens: request.prompt_tokens, content, hashes: None });
         }
-        inserted.node
+        inserted.prefix
     }
 
     /// Moves the events since the last call to the end of `sink`.
@@ -196,7 +200,7 @@ impl KvCache {
         taken: u64,
     ) -> Result<(), String> {
         let owned: u64 =
-            requests.clone().map(|request| u64::from(request.allocated - request.protected)).sum();
+            requests.clone().map(|request| u64::from(request.allocated - request.shared.tokens)).sum();
         let cached = self.tree.evictable_tokens() + self.tree.protected_tokens();
         let accounted = self.available + cached + owned + taken;
         ensure!(
@@ -204,7 +208,7 @@ impl KvCache {
             "{accounted} tokens of KV are accounted for, of {}",
             self.capacity
         );
-        self.tree.check(requests.clone().map(|request| request.node))?;
+        self.tree.check(requests.clone().map(|request| request.shared.node))?;
         for request in requests {
             let (id, computed, allocated) = (request.id, request.computed, request.allocated);
             ensure!(computed <= allocated, "request {id} computed {computed} tokens in KV of {allocated}");

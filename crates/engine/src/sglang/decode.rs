@@ -14,7 +14,11 @@ impl Scheduler {
     pub(super) fn plan_decode(&mut self, step: &mut Step) {
         let before = self.running.len();
         let mut running = std::mem::take(&mut self.running);
-        running.retain(|&slot| self.goes_on(slot));
+        let mut ends_in_flight = false;
+        running.retain(|&slot| {
+            ends_in_flight |= self.requests.get(slot).is_some_and(Request::ends_in_flight);
+            self.goes_on(slot)
+        });
         if running.is_empty() {
             self.batch_is_full = false;
             self.running = running;
@@ -22,8 +26,9 @@ impl Scheduler {
         }
         if self.has_pages_for(&running) {
             self.ratio.decay();
-        } else if self.requests.iter().any(Request::ends_in_flight) {
-            // What they free may suffice, so the decision is put off until it is free.
+        } else if ends_in_flight {
+            // What they free may suffice, so the decision is put off until it is free. Others are looked at first then.
+            self.batch_is_full = false;
             self.running = running;
             return;
         } else {

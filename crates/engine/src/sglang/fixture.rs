@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use servecast_types::{Prompt, RequestId, Run, Time};
 
 use super::cache::KvCache;
+use super::queue::WaitingQueue;
 use super::request::Request;
 use super::settings::SglangConfig;
 use crate::table::{RequestTable, Slot};
@@ -20,14 +21,14 @@ pub(super) struct Fixture {
     pub(super) config: EngineConfig,
     pub(super) cache: KvCache,
     pub(super) requests: RequestTable<Request>,
-    pub(super) waiting: Vec<Slot>,
+    pub(super) waiting: WaitingQueue,
 }
 
 impl Fixture {
     pub(super) fn new(pages: u32, own: &Value) -> Self {
         let config = config(pages, own);
         let cache = KvCache::new(&config, false);
-        Self { cache, config, requests: RequestTable::default(), waiting: Vec::new() }
+        Self { cache, config, requests: RequestTable::default(), waiting: WaitingQueue::default() }
     }
 
     pub(super) fn sglang(&self) -> SglangConfig {
@@ -36,19 +37,22 @@ impl Fixture {
 
     /// A request whose prompt consists of the given tokens, as first one and number.
     pub(super) fn add(&mut self, prompt: &[(u32, u32)], max_new_tokens: u32) -> Slot {
+        let slot = self.insert(prompt, max_new_tokens);
+        self.waiting.push_back(slot);
+        slot
+    }
+
+    fn insert(&mut self, prompt: &[(u32, u32)], max_new_tokens: u32) -> Slot {
         let number = self.waiting.len() as u32;
         let prompt = Prompt::new(prompt.iter().map(|&(first, len)| Run::tokens(first, len)));
         let request = EngineRequest::new(RequestId(number), prompt, max_new_tokens, Time::ZERO);
         let request = Request::new(request, max_new_tokens, number.into(), &self.config);
-        let slot = self.requests.insert(request);
-        self.waiting.push(slot);
-        slot
+        self.requests.insert(request)
     }
 
     /// Computes a prompt and leaves it in the cache.
     pub(super) fn cache_prompt(&mut self, prompt: &[(u32, u32)]) {
-        let slot = self.add(prompt, 1);
-        self.waiting.pop();
+        let slot = self.insert(prompt, 1);
         let mut request = self.requests.remove(slot);
         let tokens = request.prompt_tokens;
         self.cache.allocate(&mut request, tokens);

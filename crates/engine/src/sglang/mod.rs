@@ -24,6 +24,7 @@
 //! - `scheduler`: the state of a worker, `get_next_batch_to_run` and `get_new_batch_prefill`.
 //! - `adder`: the budgets of a prefill batch (`PrefillAdder`).
 //! - `policy`: the order of the waiting queue (`SchedulePolicy`).
+//! - `queue`: the waiting queue itself.
 //! - `decode`: the next tokens, retraction, preemption (`update_running_batch`).
 //! - `update`: what becomes known at the end of an iteration (`process_batch_result`), KV of other workers.
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
@@ -37,6 +38,7 @@ mod decode;
 #[cfg(test)]
 mod fixture;
 mod policy;
+mod queue;
 mod ratio;
 mod request;
 mod scheduler;

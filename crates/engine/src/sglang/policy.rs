@@ -1,14 +1,17 @@
 //! `SchedulePolicy`: the order in which waiting requests are looked at.
 
+use std::cmp::Reverse;
+
 use rand::SeedableRng;
-use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::cache::KvCache;
+use super::queue::{Place, WaitingQueue};
 use super::request::Request;
 use super::settings::{SchedulePolicy, SglangConfig};
-use super::tree::{Key, NodeId, RadixTree};
+use super::tree::{Key, NodeId, Prefix, RadixTree};
 use crate::table::{RequestTable, Slot};
 
 /// Waiting requests beyond which the longest prefix match is not worth its time.
@@ -30,6 +33,8 @@ pub(super) struct Policy {
 
 /// How often the prefixes of waiting requests count as used where the order does not depend on them.
 const REFRESH_EVERY: u64 = 32;
+/// How many waiting requests that reaches, from the head of the queue.
+const REFRESH_FIRST: usize = 128;
 
 impl Policy {
     pub(super) fn new(config: &SglangConfig) -> Self {
@@ -46,52 +51,84 @@ impl Policy {
     /// Puts the waiting requests in order.
     pub(super) fn order(
         &mut self,
-        waiting: &mut [Slot],
+        waiting: &mut WaitingQueue,
         requests: &mut RequestTable<Request>,
         cache: &mut KvCache,
     ) {
         let cache_aware =
             cache.shares && matches!(self.order, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight);
-        let too_many = self.order == SchedulePolicy::Lpm && waiting.len() > LPM_MOST_WAITING;
+        let too_many = cache_aware && self.order == SchedulePolicy::Lpm && waiting.len() > LPM_MOST_WAITING;
+        match self.order {
+            // It does not fall back to an order by priority.
+            SchedulePolicy::Lpm if too_many => {}
+            SchedulePolicy::Lpm if cache_aware => {
+                by_longest_prefix(waiting.as_mut_slice(), requests, cache);
+            }
+            SchedulePolicy::DfsWeight if cache_aware => by_subtree(waiting.as_mut_slice(), requests, cache),
+            SchedulePolicy::Random => waiting.shuffle(),
+            SchedulePolicy::Fcfs | SchedulePolicy::Lof | SchedulePolicy::Lpm | SchedulePolicy::DfsWeight => {
+                self.place(waiting, requests);
+            }
+        }
         if !cache_aware || too_many {
             self.refresh(waiting, requests, cache);
         }
-        match self.order {
-            SchedulePolicy::Lpm if cache_aware && !too_many => by_longest_prefix(waiting, requests, cache),
-            SchedulePolicy::DfsWeight if cache_aware => by_subtree(waiting, requests, cache),
-            SchedulePolicy::Lof => self.by_longest_output(waiting, requests),
-            SchedulePolicy::Random => waiting.shuffle(&mut self.random),
-            SchedulePolicy::Fcfs | SchedulePolicy::Lpm | SchedulePolicy::DfsWeight => {
-                if let Some(low_first) = self.by_priority {
-                    waiting.sort_by_key(|&slot| (rank(&requests[slot], low_first), requests[slot].entered));
-                }
-            }
+    }
+
+    /// The request that is looked at next.
+    pub(super) fn head(&mut self, waiting: &mut WaitingQueue) -> Option<Slot> {
+        if self.order == SchedulePolicy::Random {
+            waiting.draw(1, &mut self.random);
+        }
+        waiting.front()
+    }
+
+    /// Puts requests that fetch their KV in order: as they came, or by priority.
+    pub(super) fn order_fetching(&self, fetching: &mut WaitingQueue, requests: &RequestTable<Request>) {
+        if self.by_priority.is_some() {
+            self.place(fetching, requests);
         }
     }
 
-    /// Now and then keeps what waiting requests would hit from being evicted before their turn.
-    fn refresh(&mut self, waiting: &[Slot], requests: &mut RequestTable<Request>, cache: &mut KvCache) {
+    /// Orders by priority and the longest output, as far as these count.
+    fn place(&self, waiting: &mut WaitingQueue, requests: &RequestTable<Request>) {
+        let longest_output = self.order == SchedulePolicy::Lof;
+        if self.by_priority.is_none() && !longest_output {
+            return;
+        }
+        waiting.place(|slot| {
+            let request = &requests[slot];
+            Place {
+                rank: self.by_priority.map_or(0, |low_first| rank(request, low_first)),
+                output: Reverse(if longest_output { request.max_new_tokens } else { 0 }),
+                entered: request.entered,
+            }
+        });
+    }
+
+    /// Now and then keeps what the first waiting requests would hit from being evicted before their turn, that of the
+    /// head longest.
+    fn refresh(
+        &mut self,
+        waiting: &mut WaitingQueue,
+        requests: &mut RequestTable<Request>,
+        cache: &mut KvCache,
+    ) {
         if waiting.is_empty() {
             return;
         }
-        if self.unaware.is_multiple_of(REFRESH_EVERY) {
-            for &slot in waiting.iter().rev() {
+        if cache.shares && self.unaware.is_multiple_of(REFRESH_EVERY) {
+            if self.order == SchedulePolicy::Random {
+                waiting.draw(REFRESH_FIRST, &mut self.random);
+            }
+            let first: SmallVec<[Slot; REFRESH_FIRST]> = waiting.iter().take(REFRESH_FIRST).collect();
+            for &slot in first.iter().rev() {
                 let request = &mut requests[slot];
                 let tokens = request.known();
                 cache.find(request, tokens);
             }
         }
         self.unaware += 1;
-    }
-
-    fn by_longest_output(&self, waiting: &mut [Slot], requests: &RequestTable<Request>) {
-        let longest = |slot: Slot| std::cmp::Reverse(requests[slot].max_new_tokens);
-        match self.by_priority {
-            Some(low_first) => {
-                waiting.sort_by_key(|&slot| (rank(&requests[slot], low_first), longest(slot)));
-            }
-            None => waiting.sort_by_key(|&slot| longest(slot)),
-        }
     }
 }
 
@@ -116,7 +153,7 @@ fn by_longest_prefix(waiting: &mut [Slot], requests: &mut RequestTable<Request>,
             if about_to_be_cached.find(content).tokens >= IN_BATCH_DEPRIORITIZE {
                 key = -1;
             } else {
-                about_to_be_cached.insert(content);
+                about_to_be_cached.insert(Prefix::EMPTY, content);
             }
         }
         order.insert(slot, -key);
@@ -183,7 +220,7 @@ mod tests {
     fn order_by(policy: &mut Policy, fixture: &mut Fixture) -> Vec<u32> {
         let Fixture { cache, requests, waiting, .. } = fixture;
         policy.order(waiting, requests, cache);
-        waiting.iter().map(|&slot| requests[slot].id.0).collect()
+        waiting.iter().map(|slot| requests[slot].id.0).collect()
     }
 
     fn with(own: &Value, requests: &[(u32, u32)]) -> Fixture {
@@ -218,12 +255,9 @@ mod tests {
                 "schedule_low_priority_values_first": low_first,
             });
             let mut fixture = with(&own, &[(5, 1), (5, 2), (5, 3), (5, 4)]);
-            for (number, priority) in [0, 5, 0, 5].into_iter().enumerate() {
-                let slot = fixture.waiting[number];
+            for (slot, priority) in fixture.waiting.iter().zip([0, 5, 0, 5]) {
                 fixture.requests[slot].priority = priority;
             }
-            // However they came to lie in the queue.
-            fixture.waiting.rotate_left(1);
             assert_eq!(order(&mut fixture), expected, "{policy}, low first: {low_first}");
         }
     }
@@ -232,9 +266,20 @@ mod tests {
     fn random_is_a_permutation_that_the_seed_decides() {
         let own = |seed: u64| json!({"schedule_policy": "random", "random_seed": seed});
         let requests = [(5, 1); 20];
-        let mut shuffled = order(&mut with(&own(1), &requests));
-        assert_eq!(shuffled, order(&mut with(&own(1), &requests)));
-        assert_ne!(shuffled, order(&mut with(&own(2), &requests)));
+        let order = |seed| {
+            let Fixture { config, mut cache, mut requests, mut waiting, .. } = with(&own(seed), &requests);
+            let mut policy = Policy::new(&config.sglang.unwrap());
+            policy.order(&mut waiting, &mut requests, &mut cache);
+            let next = || {
+                let head = policy.head(&mut waiting)?;
+                assert_eq!(waiting.pop_front(), Some(head));
+                Some(requests[head].id.0)
+            };
+            std::iter::from_fn(next).collect::<Vec<_>>()
+        };
+        let mut shuffled = order(1);
+        assert_eq!(shuffled, order(1));
+        assert_ne!(shuffled, order(2));
         shuffled.sort_unstable();
         assert_eq!(shuffled, (0..20).collect::<Vec<_>>());
     }
@@ -295,6 +340,35 @@ mod tests {
         assert_eq!(order[4], 0, "what matches nothing comes last");
         assert_eq!(order[3], 1, "then the lighter subtree");
         assert_eq!(order[2], 2, "a node comes after what is below it");
+    }
+
+    /// The numbers of requests whose cached prefixes are evicted, in order; these have as many tokens as their numbers say.
+    fn evicted(fixture: &mut Fixture) -> Vec<u32> {
+        std::iter::from_fn(|| fixture.cache.tree.evict_leaf()).map(|(tokens, _)| tokens - 1).collect()
+    }
+
+    #[test]
+    fn what_the_first_128_wait_for_counts_as_used_that_of_the_head_last() {
+        let cached = |number: u32| (1_000 * number, 1 + number);
+        for (own, requests) in [(json!({}), 131), (json!({"schedule_policy": "lpm"}), 130)] {
+            let mut fixture = Fixture::new(100_000, &own);
+            (0..requests).for_each(|number| fixture.cache_prompt(&[cached(number)]));
+            (0..requests).for_each(|number| _ = fixture.add(&[cached(number)], 1));
+            order(&mut fixture);
+            let expected: Vec<u32> = (128..requests).chain((0..128).rev()).collect();
+            assert_eq!(evicted(&mut fixture), expected);
+        }
+    }
+
+    #[test]
+    fn requests_count_as_waiting_in_the_order_in_which_they_are_put() {
+        let mut fixture = Fixture::new(1_000, &json!({"schedule_policy": "lof"}));
+        for (number, max_new_tokens) in [(0, 5), (1, 9)] {
+            fixture.cache_prompt(&[(1_000 * number, 1 + number)]);
+            fixture.add(&[(1_000 * number, 1 + number)], max_new_tokens);
+        }
+        assert_eq!(order(&mut fixture), [1, 0]);
+        assert_eq!(evicted(&mut fixture), [0, 1], "what the head waits for goes last");
     }
 
     #[test]

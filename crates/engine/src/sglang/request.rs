@@ -1,6 +1,6 @@
 use servecast_types::RequestId;
 
-use super::tree::NodeId;
+use super::tree::Prefix;
 use crate::sequence::Sequence;
 use crate::{EngineConfig, EngineRequest, TransferTime};
 
@@ -48,9 +48,8 @@ pub(super) struct Request {
     pub(super) computed: u32,
     /// Tokens that its pages hold.
     pub(super) allocated: u32,
-    /// Tokens of its prefix that are in the tree, up to `node`, which it locks.
-    pub(super) protected: u32,
-    pub(super) node: NodeId,
+    /// Its prefix that is in the tree, which it locks.
+    pub(super) shared: Prefix,
 }
 
 impl Request {
@@ -82,8 +81,7 @@ impl Request {
             requeues: 0,
             computed: 0,
             allocated: 0,
-            protected: 0,
-            node: NodeId::ROOT,
+            shared: Prefix::EMPTY,
         }
     }
 

@@ -5,6 +5,7 @@ use servecast_types::{Time, ensure};
 use super::adder::{AddResult, PrefillAdder, Taken};
 use super::cache::KvCache;
 use super::policy::Policy;
+use super::queue::WaitingQueue;
 use super::ratio::NewTokenRatio;
 use super::request::{Request, Status};
 use super::settings::{SglangConfig, output_room};
@@ -21,7 +22,10 @@ pub(crate) struct Scheduler {
     pub(super) sglang: SglangConfig,
     pub(super) cache: KvCache,
     pub(super) requests: RequestTable<Request>,
-    pub(super) waiting: Vec<Slot>,
+    /// Requests whose prompt is to be computed here.
+    pub(super) waiting: WaitingQueue,
+    /// Requests that wait for memory for KV that was computed elsewhere.
+    pub(super) fetching: WaitingQueue,
     pub(super) running: Vec<Slot>,
     /// Whether nobody is admitted until a request leaves.
     pub(super) batch_is_full: bool,
@@ -30,7 +34,7 @@ pub(crate) struct Scheduler {
     /// The request whose prompt is computed in chunks.
     pub(super) chunked: Option<Slot>,
     pub(super) ratio: NewTokenRatio,
-    policy: Policy,
+    pub(super) policy: Policy,
     /// Requests whose KV is on its way, with its end.
     pub(super) loading: VecDeque<(Slot, Time)>,
     /// Ended requests whose KV a reader still needs, with the time at which it is done if that is known.
@@ -57,7 +61,8 @@ impl Scheduler {
         Self {
             cache: KvCache::new(&config, capture_events),
             requests: RequestTable::default(),
-            waiting: Vec::new(),
+            waiting: WaitingQueue::default(),
+            fetching: WaitingQueue::default(),
             running: Vec::new(),
             batch_is_full: false,
             last_prefill: Vec::new(),
@@ -91,7 +96,11 @@ impl Scheduler {
         self.entries += 1;
         let request = Request::new(request, max_new_tokens, self.entries, &self.config);
         let slot = self.requests.insert(request);
-        self.waiting.push(slot);
+        if fetches {
+            self.fetching.push_back(slot);
+        } else {
+            self.waiting.push_back(slot);
+        }
         Ok(())
     }
 
@@ -176,7 +185,6 @@ impl Scheduler {
         // A chunk that is not the last one leaves nothing for others.
         let spent = self.chunked.is_some();
         let preempted = if spent { Vec::new() } else { self.add_waiting(&mut adder, step) };
-        self.waiting.retain(|&slot| self.requests[slot].status == Status::Waiting);
         for slot in preempted {
             self.requeue(slot);
         }
@@ -200,15 +208,14 @@ impl Scheduler {
     fn add_waiting(&mut self, adder: &mut PrefillAdder, step: &mut Step) -> Vec<Slot> {
         let most = self.sglang.prefill_max_requests.unwrap_or(u32::MAX) as usize;
         let mut preempted = Vec::new();
-        let mut result = adder.state(&self.cache);
-        for position in 0..self.waiting.len() {
-            let slot = self.waiting[position];
-            if self.requests[slot].remote_prefill.is_some() || self.requests[slot].status != Status::Waiting {
-                continue;
-            }
-            if result != AddResult::Continue {
-                break;
-            }
+        // That memory is short is found out with the first request, which is looked up for that.
+        let mut result = match adder.state(&self.cache) {
+            AddResult::NoToken => AddResult::Continue,
+            state => state,
+        };
+        while result == AddResult::Continue
+            && let Some(slot) = self.policy.head(&mut self.waiting)
+        {
             if adder.taken.len() >= self.room_to_run() {
                 self.batch_is_full = true;
             }
@@ -218,20 +225,22 @@ impl Scheduler {
             {
                 break;
             }
-            if adder.taken.len() >= most {
-                break;
-            }
             let request = &mut self.requests[slot];
             let found = self.cache.find(request, request.known() - 1);
             request.extend = request.known() - found.tokens;
-            result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache);
-            if adder.taken.last().is_some_and(|taken| taken.slot == slot) {
-                let Request { id, requeues, .. } = self.requests[slot];
-                let resumed = requeues > 0;
-                step.iteration.admitted.push(Admitted { id, cached_tokens: found.tokens, resumed });
+            if adder.taken.len() >= most {
+                break;
             }
+            result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache);
+            if adder.taken.last().is_none_or(|taken| taken.slot != slot) {
+                break;
+            }
+            self.waiting.pop_front();
+            let Request { id, requeues, .. } = self.requests[slot];
+            let resumed = requeues > 0;
+            step.iteration.admitted.push(Admitted { id, cached_tokens: found.tokens, resumed });
         }
-        if result == AddResult::NoToken && !self.waiting.is_empty() {
+        if result == AddResult::NoToken {
             self.batch_is_full = !(self.running.is_empty() && adder.taken.is_empty());
         }
         preempted
@@ -306,7 +315,7 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         request.status = Status::Waiting;
         request.entered = self.entries;
-        self.waiting.push(slot);
+        self.waiting.push_back(slot);
     }
 
     /// Notes what the iteration leaves behind.
@@ -323,7 +332,7 @@ impl Scheduler {
             prefills: step.prefills,
             chunked: self.chunked.as_ref().map(id),
             running: self.running.iter().map(id).collect(),
-            waiting: self.waiting.iter().map(id).collect(),
+            waiting: self.waiting.iter().chain(self.fetching.iter()).map(|slot| id(&slot)).collect(),
             batch_is_full: self.batch_is_full,
             new_token_ratio: self.ratio.current(),
             available: self.cache.available(),
@@ -346,8 +355,7 @@ impl Scheduler {
 
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.
     pub(crate) fn awaits_kv(&self) -> bool {
-        let fetches = |&slot: &Slot| self.requests[slot].remote_prefill.is_some();
-        !self.loading.is_empty() || !self.held.is_empty() || self.waiting.iter().any(fetches)
+        !self.loading.is_empty() || !self.held.is_empty() || !self.fetching.is_empty()
     }
 
     pub(crate) fn has_unfinished_requests(&self) -> bool {
@@ -361,7 +369,7 @@ impl Scheduler {
     }
 
     pub(crate) fn num_waiting(&self) -> usize {
-        self.waiting.len() + self.loading.len()
+        self.waiting.len() + self.fetching.len() + self.loading.len()
     }
 
     pub(crate) fn num_free_blocks(&self) -> u32 {
@@ -383,16 +391,14 @@ impl Scheduler {
     /// Gives up the head of the queue if nothing that is under way could ever make room for it.
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
         let computing = self.num_running() > 0 || !self.loading.is_empty() || !self.held.is_empty();
-        if let Some(&slot) = self.waiting.first().filter(|_| !computing) {
-            let tokens = self.requests[slot].known();
-            self.give_up(slot, Rejection::KvCapacity { tokens }, iteration);
+        if computing {
+            return;
         }
-    }
-
-    /// Removes a request that waits and can never be served.
-    fn give_up(&mut self, slot: Slot, reason: Rejection, iteration: &mut Iteration) {
-        self.waiting.retain(|&other| other != slot);
-        iteration.rejected.push((self.requests.remove(slot).id, reason));
+        if let Some(slot) = self.waiting.pop_front().or_else(|| self.fetching.pop_front()) {
+            let request = self.requests.remove(slot);
+            let tokens = request.known();
+            iteration.rejected.push((request.id, Rejection::KvCapacity { tokens }));
+        }
     }
 
     /// Whether a slot still has the request that had it when `entry` was made, and its result still counts.

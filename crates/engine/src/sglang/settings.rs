@@ -246,18 +246,22 @@ pub(crate) fn output_room(config: &EngineConfig, prompt_tokens: u32) -> u32 {
     context.min(u32::try_from(pool).unwrap_or(u32::MAX).saturating_sub(1))
 }
 
-/// Whether a prompt of this length can ever be served: it has to fit the pool.
+/// By how much the longest prompt is shorter than context and pool: a token for the output, and what the real server
+/// (0.5.23, `max_req_input_len`) keeps back besides.
+const INPUT_RESERVE: u64 = 1 + 5;
+
+/// Whether a prompt of this length is taken: what stands in front of the real scheduler refuses those that come near to
+/// context or pool.
 ///
-/// As in the real engine, a prompt that leaves no room for output gets one token all the same, which comes with the
-/// prompt and needs no memory.
+/// A prompt that leaves no page for output gets one token all the same, which comes with the prompt and needs no memory.
 pub(crate) fn check_request(config: &EngineConfig, prompt_tokens: u32) -> Result<(), Rejection> {
-    let max_model_len = config.max_model_len;
-    if prompt_tokens >= max_model_len {
+    let too_long = |room: u64| u64::from(prompt_tokens) + INPUT_RESERVE >= room;
+    let (max_model_len, capacity) = (config.max_model_len, config.kv_capacity_tokens());
+    if too_long(max_model_len.into()) {
         return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len });
     }
-    let (needed, usable) = (prompt_tokens.div_ceil(config.block_size), config.num_gpu_blocks);
-    if needed > usable {
-        return Err(Rejection::PromptTooLong { needed, usable });
+    if too_long(capacity) {
+        return Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity });
     }
     Ok(())
 }

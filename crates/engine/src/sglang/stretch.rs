@@ -30,14 +30,13 @@ impl Scheduler {
             || !self.last_prefill.is_empty()
             || !self.loading.is_empty()
             || !self.held.is_empty();
-        let fetches = |&slot: &Slot| self.requests[slot].remote_prefill.is_some();
         // Everybody got a token in the iteration before and has got a second one.
         let decodes = |&slot: &Slot| self.requests[slot].outputs >= 2;
         waits
             && !special
             && !self.running.is_empty()
             && self.decoded_last == self.running.len()
-            && !self.waiting.iter().any(fetches)
+            && self.fetching.is_empty()
             && self.running.iter().all(decodes)
     }
 

@@ -40,6 +40,7 @@ struct Node {
     order: u64,
     /// Requests that use it, directly or through a node below.
     locks: u32,
+    /// When a walk ended here last, or below, in what is evicted since.
     last_use: u64,
 }
 
@@ -52,12 +53,19 @@ pub(super) struct Key<'a> {
     pub(super) hashes: Option<&'a HashRuns>,
 }
 
-/// How far a key is in the tree.
+/// A prefix of a request's content that is in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Match {
+pub(super) struct Prefix {
     pub(super) tokens: u32,
-    /// Where that ends.
+    /// Where it ends in the tree, as long as that is locked.
     pub(super) node: NodeId,
+    /// Where it ends in the content.
+    place: Place,
+}
+
+impl Prefix {
+    /// Nothing.
+    pub(super) const EMPTY: Self = Self { tokens: 0, node: NodeId::ROOT, place: Place { run: 0, used: 0 } };
 }
 
 /// What an insertion found and made.
@@ -65,8 +73,8 @@ pub(super) struct Match {
 pub(super) struct Inserted {
     /// Tokens of the key that were there before.
     pub(super) existing: u32,
-    /// The node of the new part, or where the key ends if all of it was there.
-    pub(super) node: NodeId,
+    /// All of it.
+    pub(super) prefix: Prefix,
 }
 
 /// All cached prefixes of a worker.
@@ -80,32 +88,40 @@ pub(super) struct RadixTree {
     evictable_leaves: BTreeSet<(u64, NodeId)>,
     evictable_tokens: u64,
     protected_tokens: u64,
+    /// Recency of the last use. No two leaves have the same, so that ids decide nothing.
     clock: u64,
     births: u64,
 }
 
-/// A place in the runs of a prompt.
-#[derive(Debug, Clone, Copy)]
-struct Cursor<'a> {
-    runs: &'a [Run],
-    /// Tokens of the first of `runs` that are passed.
+/// A place in a list of runs: so many tokens of the run of that number are passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Place {
+    run: u32,
     used: u32,
 }
 
+/// Goes through runs.
+#[derive(Debug, Clone, Copy)]
+struct Cursor<'a> {
+    runs: &'a [Run],
+    place: Place,
+}
+
 impl<'a> Cursor<'a> {
-    fn at(prompt: &'a Prompt) -> Self {
-        Self { runs: prompt.runs(), used: 0 }
+    fn new(runs: &'a [Run]) -> Self {
+        Self { runs, place: Place::default() }
     }
 
     /// What is left of the run at hand, without those that are used up.
     fn head(&mut self) -> Option<Run> {
         loop {
-            let run = self.runs.first()?;
-            if self.used < run.len {
-                return Some(Run { start: run.start + u64::from(self.used), len: run.len - self.used });
+            let Place { run, used } = &mut self.place;
+            let current = self.runs.get(*run as usize)?;
+            if *used < current.len {
+                return Some(Run { start: current.start + u64::from(*used), len: current.len - *used });
             }
-            self.used = 0;
-            self.runs = &self.runs[1..];
+            *used = 0;
+            *run += 1;
         }
     }
 
@@ -113,7 +129,7 @@ impl<'a> Cursor<'a> {
         while tokens > 0 {
             let head = self.head().expect("no more is skipped than there is");
             let step = head.len.min(tokens);
-            self.used += step;
+            self.place.used += step;
             tokens -= step;
         }
     }
@@ -125,7 +141,7 @@ impl<'a> Cursor<'a> {
             let head = self.head().expect("no more is taken than there is");
             let len = head.len.min(tokens);
             runs.push(Run { start: head.start, len });
-            self.used += len;
+            self.place.used += len;
             tokens -= len;
         }
         runs
@@ -143,7 +159,7 @@ impl<'a> Cursor<'a> {
             let len = head.len.min(tokens);
             hasher.write_u64(head.start);
             hasher.write_u32(len);
-            self.used += len;
+            self.place.used += len;
             tokens -= len;
         }
         hasher.finish()
@@ -151,7 +167,7 @@ impl<'a> Cursor<'a> {
 
     /// How many of the next `most` tokens are those of `content`.
     fn common(mut self, content: &[Run], most: u32) -> u32 {
-        let mut other = Cursor { runs: content, used: 0 };
+        let mut other = Cursor::new(content);
         let mut common = 0;
         while common < most {
             let (Some(own), Some(theirs)) = (self.head(), other.head()) else { break };
@@ -159,8 +175,8 @@ impl<'a> Cursor<'a> {
                 break;
             }
             let len = own.len.min(theirs.len).min(most - common);
-            self.used += len;
-            other.used += len;
+            self.place.used += len;
+            other.place.used += len;
             common += len;
         }
         common
@@ -204,16 +220,17 @@ impl RadixTree {
     }
 
     /// The longest prefix of whole pages of a key that is here. Counts as a use, and cuts a node in which it ends.
-    pub(super) fn find(&mut self, key: Key<'_>) -> Match {
-        self.walk(key).0
+    pub(super) fn find(&mut self, key: Key<'_>) -> Prefix {
+        self.walk(Prefix::EMPTY, key).0
     }
 
-    /// Adds the whole pages of a key. Counts as a use of what is there.
-    pub(super) fn insert(&mut self, key: Key<'_>) -> Inserted {
-        let (Match { tokens: existing, node: parent }, mut rest) = self.walk(key);
+    /// Adds the whole pages of a key that begins with `known`, which is here. Counts as a use of what is there.
+    pub(super) fn insert(&mut self, known: Prefix, key: Key<'_>) -> Inserted {
+        let (found, mut rest) = self.walk(known, key);
+        let Prefix { tokens: existing, node: parent, .. } = found;
         let tokens = self.whole_pages(key.tokens) - existing;
         if tokens == 0 {
-            return Inserted { existing, node: parent };
+            return Inserted { existing, prefix: found };
         }
         let first_page = rest.page(self.page_size);
         let pages = existing / self.page_size..(existing + tokens) / self.page_size;
@@ -235,15 +252,19 @@ impl RadixTree {
         self.set_evictable(parent, false);
         self.set_evictable(node, true);
         self.evictable_tokens += u64::from(tokens);
-        Inserted { existing, node }
+        Inserted { existing, prefix: Prefix { tokens: existing + tokens, node, place: rest.place } }
     }
 
-    /// Walks down as far as the key is here.
-    fn walk<'a>(&mut self, key: Key<'a>) -> (Match, Cursor<'a>) {
+    /// Walks down from `known`, with which the key begins, as far as the key is here. If that is inside a node, its rest
+    /// is older than what was walked over and than a leaf that is put beside it, and newer than everything else.
+    ///
+    /// Only the end is noted as used: what is above it is no leaf until that is gone, and takes over its time then.
+    fn walk<'a>(&mut self, known: Prefix, key: Key<'a>) -> (Prefix, Cursor<'a>) {
         self.clock += 1;
-        let mut cursor = Cursor::at(key.content);
-        let (mut node, mut tokens) = (NodeId::ROOT, 0);
+        let mut cursor = Cursor { runs: key.content.runs(), place: known.place };
+        let Prefix { mut node, mut tokens, .. } = known;
         let end = self.whole_pages(key.tokens);
+        debug_assert!(tokens <= end, "the key begins with what is known");
         while tokens < end {
             let Some(&child) = self.children.get(&(node, cursor.page(self.page_size))) else { break };
             let Node { content, tokens: length, .. } = &self.nodes[child.index()];
@@ -254,14 +275,16 @@ impl RadixTree {
             let whole = common == *length;
             cursor.skip(common);
             tokens += common;
-            self.touch(child);
             if !whole {
+                self.touch(child);
+                self.clock += 1;
                 node = self.split(child, common);
                 break;
             }
             node = child;
         }
-        (Match { tokens, node }, cursor)
+        self.touch(node);
+        (Prefix { tokens, node, place: cursor.place }, cursor)
     }
 
     fn touch(&mut self, node: NodeId) {
@@ -275,12 +298,12 @@ impl RadixTree {
         }
     }
 
-    /// Cuts a node after `tokens` tokens; returns the new node above it.
+    /// Cuts a node after `tokens` tokens; returns the new node above it, which is used now.
     fn split(&mut self, lower: NodeId, tokens: u32) -> NodeId {
         let pages = tokens / self.page_size;
         let page_size = self.page_size;
         let node = &mut self.nodes[lower.index()];
-        let mut rest = Cursor { runs: &node.content, used: 0 };
+        let mut rest = Cursor::new(&node.content);
         let content = rest.take(tokens);
         let first_page = rest.page(page_size);
         let remaining = rest.take(node.tokens - tokens);
@@ -296,7 +319,7 @@ impl RadixTree {
             children: 1,
             order: node.order,
             locks: node.locks,
-            last_use: node.last_use,
+            last_use: self.clock,
         };
         node.content = remaining;
         node.tokens -= tokens;
@@ -311,8 +334,13 @@ impl RadixTree {
 
     /// Keeps the path to a node from being evicted.
     pub(super) fn lock(&mut self, node: NodeId) {
+        self.lock_below(NodeId::ROOT, node);
+    }
+
+    /// Extends a lock of `locked` to `node`, which is that or below it.
+    pub(super) fn lock_below(&mut self, locked: NodeId, node: NodeId) {
         let mut at = node;
-        while at != NodeId::ROOT {
+        while at != locked {
             let was_leaf = self.is_evictable_leaf(at);
             if was_leaf {
                 self.set_evictable(at, false);
@@ -349,13 +377,15 @@ impl RadixTree {
         let (_, id) = self.evictable_leaves.pop_first()?;
         let node = &mut self.nodes[id.index()];
         assert!(node.locks == 0 && node.children == 0, "only what nobody uses is evicted");
-        let (parent, first_page, tokens) = (node.parent, node.first_page, node.tokens);
+        let Node { parent, first_page, tokens, last_use, .. } = *node;
         let hashes = std::mem::take(&mut node.hashes);
         node.content = SmallVec::new();
         self.children.remove(&(parent, first_page));
         self.vacant.push(id);
         self.evictable_tokens -= u64::from(tokens);
-        self.nodes[parent.index()].children -= 1;
+        let above = &mut self.nodes[parent.index()];
+        above.children -= 1;
+        above.last_use = above.last_use.max(last_use);
         self.set_evictable(parent, true);
         Some((tokens, hashes))
     }
@@ -466,9 +496,9 @@ mod tests {
     fn what_is_shared_is_kept_once_and_cut_at_page_boundaries() {
         let mut tree = RadixTree::new(4);
         let (first, second) = (prompt(&[(0, 18)]), prompt(&[(0, 10), (100, 6)]));
-        assert_eq!(tree.insert(key(&first)).existing, 0);
+        assert_eq!(tree.insert(Prefix::EMPTY, key(&first)).existing, 0);
         assert_eq!(tree.evictable_tokens(), 16, "the last two tokens fill no page");
-        assert_eq!(tree.insert(key(&second)).existing, 8, "the third page differs");
+        assert_eq!(tree.insert(Prefix::EMPTY, key(&second)).existing, 8, "the third page differs");
         assert_eq!(tree.evictable_tokens(), 24);
         let found = tree.find(Key { tokens: 11, ..key(&second) });
         assert_eq!(found.tokens, 8);
@@ -480,7 +510,7 @@ mod tests {
         let mut tree = RadixTree::new(1);
         let contents = [prompt(&[(0, 4), (10, 2)]), prompt(&[(0, 4), (20, 3)]), prompt(&[(50, 5)])];
         for content in &contents {
-            tree.insert(key(content));
+            tree.insert(Prefix::EMPTY, key(content));
         }
         let found = tree.find(key(&contents[0]));
         tree.lock(found.node);
@@ -495,13 +525,58 @@ mod tests {
         tree.check(std::iter::empty()).unwrap();
     }
 
+    /// The ids of evicted nodes are reused, the last one first, so that they tell nothing of age.
+    #[test]
+    fn the_rest_of_a_cut_node_is_older_than_the_leaf_beside_it() {
+        let mut tree = RadixTree::new(1);
+        for first in [100, 200, 300] {
+            tree.insert(Prefix::EMPTY, key(&prompt(&[(first, 1)])));
+        }
+        while tree.evict_leaf().is_some() {}
+        tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 10)])));
+        tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 6), (50, 9)])));
+        assert_eq!(tree.evict_leaf().unwrap().0, 4);
+        tree.check(std::iter::empty()).unwrap();
+    }
+
+    #[test]
+    fn a_walk_is_a_use_of_all_that_is_above_its_end() {
+        let mut tree = RadixTree::new(1);
+        let (long, short) = (prompt(&[(0, 4), (10, 2)]), prompt(&[(50, 5)]));
+        let start = tree.insert(Prefix::EMPTY, Key { tokens: 4, ..key(&long) });
+        tree.insert(start.prefix, key(&long));
+        tree.insert(Prefix::EMPTY, key(&short));
+        tree.find(key(&long));
+        let sizes: Vec<u32> = std::iter::from_fn(|| tree.evict_leaf()).map(|(tokens, _)| tokens).collect();
+        assert_eq!(sizes, [5, 2, 4]);
+    }
+
+    #[test]
+    fn an_insertion_goes_on_where_the_prefix_ends_that_is_known() {
+        let mut tree = RadixTree::new(4);
+        let content = prompt(&[(0, 10), (90, 20)]);
+        let mut known = Prefix::EMPTY;
+        for tokens in [9, 17, 30] {
+            let inserted = tree.insert(known, Key { tokens, ..key(&content) });
+            assert_eq!(inserted.existing, known.tokens);
+            tree.lock_below(known.node, inserted.prefix.node);
+            known = inserted.prefix;
+        }
+        // It is cut, but still ends where it did.
+        tree.find(Key { tokens: 20, ..key(&content) });
+        assert_eq!(tree.find(key(&content)), known);
+        tree.check([known.node].into_iter()).unwrap();
+        tree.unlock(known.node);
+        assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (28, 0));
+    }
+
     #[test]
     fn pages_of_several_runs_are_told_apart() {
         let mut tree = RadixTree::new(4);
         let (one, other) = (prompt(&[(0, 2), (10, 2)]), prompt(&[(0, 3), (11, 1)]));
-        tree.insert(key(&one));
+        tree.insert(Prefix::EMPTY, key(&one));
         assert_eq!(tree.find(key(&other)).tokens, 0);
-        tree.insert(key(&other));
+        tree.insert(Prefix::EMPTY, key(&other));
         assert_eq!((tree.find(key(&one)).tokens, tree.find(key(&other)).tokens), (4, 4));
         tree.check(std::iter::empty()).unwrap();
     }

@@ -105,14 +105,15 @@ impl Scheduler {
     /// Gives requests whose prompt was computed elsewhere pages for it, in order as far as there is room beside what
     /// the running ones will need, and begins to fetch what they do not hit.
     pub(super) fn start_transfers(&mut self, now: Time, iteration: &mut Iteration) {
-        while let Some(position) =
-            self.waiting.iter().position(|&slot| self.requests[slot].remote_prefill.is_some())
-        {
-            let slot = self.waiting[position];
+        if self.fetching.is_empty() {
+            return;
+        }
+        self.policy.order_fetching(&mut self.fetching, &self.requests);
+        while let Some(slot) = self.fetching.front() {
             if !self.has_room_for_transfer(slot) {
                 return;
             }
-            self.waiting.remove(position);
+            self.fetching.pop_front();
             let request = &mut self.requests[slot];
             let prompt = request.prompt_tokens;
             let found = self.cache.find(request, prompt);
@@ -168,7 +169,7 @@ impl Scheduler {
             let request = &mut self.requests[slot];
             request.status = Status::Active;
             let prompt = request.prompt_tokens;
-            let (id, cached_tokens, is_finished) = (request.id, request.protected, request.is_complete());
+            let (id, cached_tokens, is_finished) = (request.id, request.shared.tokens, request.is_complete());
             iteration.received.push(id);
             iteration.joined.push(Joined { id, is_finished });
             if is_finished {

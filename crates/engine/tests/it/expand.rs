@@ -21,6 +21,8 @@ pub(crate) struct Expander<S> {
     held: Option<Iteration>,
     /// Requests that end with the next iteration.
     finished: Vec<Finished>,
+    /// Iterations that were reported together.
+    pub(crate) together: u64,
 }
 
 impl<S: IterationSink> Expander<S> {
@@ -32,6 +34,7 @@ impl<S: IterationSink> Expander<S> {
             running: Vec::new(),
             held: None,
             finished: Vec::new(),
+            together: 0,
         }
     }
 
@@ -98,6 +101,7 @@ impl<S: IterationSink> IterationSink for Expander<S> {
     }
 
     fn decoded(&mut self, decodes: &Decodes) {
+        self.together += decodes.count();
         let mut start = decodes.start;
         for (&end, number) in decodes.ends.iter().zip(0..) {
             self.flush();

@@ -154,6 +154,13 @@ pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
     plain.iterations
 }
 
+/// How many of the iterations of a load are reported together, and how many there are.
+pub(crate) fn share_of_stretches(settings: &Value, load: &[Submission]) -> (u64, u64) {
+    let mut driver = Driver::new(settings, load, Mode::Together { kv_events: true });
+    driver.run();
+    (driver.log.together, driver.log.sink.iterations.len() as u64)
+}
+
 /// How an engine takes decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {

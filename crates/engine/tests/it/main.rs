@@ -2,6 +2,7 @@
 
 mod expand;
 mod load;
+mod observed;
 mod oracle_sglang;
 mod oracle_vllm;
 mod properties;

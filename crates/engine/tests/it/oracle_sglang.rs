@@ -1,17 +1,19 @@
-//! Every recording of the real SGLang scheduler is reproduced step by step.
+//! Every recording of the real SGLang scheduler is reproduced step by step, and once more with decodes taken together.
 //!
-//! The test takes the cases of the repository and whatever cases lie under `$SERVECAST_ORACLE/sglang`; the ones that
-//! cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
+//! The test takes the cases of the repository and whatever cases lie under `$SERVECAST_ORACLE/sglang` and
+//! `sglang-2/sglang`; those that cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
 //! difference to any decision.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, Requeue, SglangState,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Requeue,
+    SglangState, Transfer,
 };
 use servecast_types::Time;
 
+use crate::observed::{Observed, difference};
 use crate::recording::{HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
 
 /// Recordings that are known to differ: what they have in common, and why.
@@ -20,15 +22,21 @@ const EXCEPTIONS: &[(&str, Predicate)] =
 
 #[test]
 fn oracle_sglang() {
-    replay_all("sglang", &["sglang"], EXCEPTIONS, replay);
+    replay_all("sglang", &["sglang", "sglang-2/sglang"], EXCEPTIONS, replay);
 }
 
-/// Runs the case and compares it with what was recorded; says where they first part.
+/// Runs the case and compares it with what was recorded, and with a run that takes decodes together; says where they
+/// first part.
 fn replay(case: &Recording) -> Result<(), String> {
-    let mut driver = Driver::new(case)?;
-    driver.run()?;
+    let log = Log::default();
+    let plain = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true, stretches: false };
+    let mut both = Both { log, observed: Observed::default() };
+    let page_size = Driver::new(case, plain)?.run(&mut both)?;
+    let mut hash_numbers = HashNumbers::default();
+    let found = both.log.ended.iter().map(|each| describe(case, each, page_size, &mut hash_numbers));
+    let found: Vec<_> = found.collect();
     let steps = case.expected["steps"].as_array().unwrap();
-    for (number, (expected, found)) in steps.iter().zip(&driver.steps).enumerate() {
+    for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
         for (key, found) in found {
             let expected = &expected[*key];
             if expected != found {
@@ -36,38 +44,48 @@ fn replay(case: &Recording) -> Result<(), String> {
             }
         }
     }
-    if steps.len() != driver.steps.len() {
-        return Err(format!("{} steps, recorded {}", driver.steps.len(), steps.len()));
+    if steps.len() != found.len() {
+        return Err(format!("{} steps, recorded {}", found.len(), steps.len()));
     }
-    Ok(())
+    let fast = EngineTracing { kv_events: true, stretches: true, ..EngineTracing::default() };
+    let mut observed = Observed::default();
+    Driver::new(case, fast)?.run(&mut observed)?;
+    difference(&both.observed, &observed).map_or(Ok(()), Err)
+}
+
+/// Keeps iterations as they are, and as they are seen.
+struct Both {
+    log: Log,
+    observed: Observed,
+}
+
+impl IterationSink for Both {
+    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
+        self.observed.transfer_started(transfer, now);
+    }
+
+    fn iteration_ended(&mut self, iteration: &Iteration) {
+        self.log.iteration_ended(iteration);
+        self.observed.iteration_ended(iteration);
+    }
 }
 
 /// Feeds an engine as the recorder fed SGLang: integer microseconds, arrivals between iterations.
 struct Driver<'a> {
     case: &'a Recording,
     engine: Engine,
-    log: Log,
-    steps: Vec<BTreeMap<&'static str, Value>>,
     arrivals: VecDeque<usize>,
-    hash_numbers: HashNumbers,
-    /// Whether lists are recorded as such; as their lengths otherwise.
-    full: bool,
 }
 
 impl<'a> Driver<'a> {
-    fn new(case: &'a Recording) -> Result<Self, String> {
+    fn new(case: &'a Recording, tracing: EngineTracing) -> Result<Self, String> {
         let args = EngineArgs::from_json(settings(case)).unwrap();
-        let tracing =
-            EngineTracing { kv_events: true, block_ids: true, recorder_clock: true, stretches: false };
         let config = args.validate(None).map_err(|error| error.to_string())?;
-        let engine = Engine::new(config, tracing);
-        let full = case.expected["steps"][0]["running"].is_array();
-        let hash_numbers = HashNumbers::default();
-        let (log, arrivals) = (Log::default(), case.arrivals());
-        Ok(Self { case, engine, log, steps: Vec::new(), arrivals, hash_numbers, full })
+        Ok(Self { case, engine: Engine::new(config, tracing), arrivals: case.arrivals() })
     }
 
-    fn run(&mut self) -> Result<(), String> {
+    /// Serves the case to its end; returns the page size.
+    fn run(mut self, sink: &mut impl IterationSink) -> Result<u32, String> {
         let mut now = Time::ZERO;
         loop {
             while let Some(&request) = self.arrivals.front()
@@ -77,19 +95,17 @@ impl<'a> Driver<'a> {
                 let submitted = self.engine.submit(self.request(request));
                 submitted.map_err(|reason| format!("{}: {reason}", self.case.requests[request].id))?;
             }
-            let state = self.engine.run(now, &mut self.log).unwrap();
-            self.take_steps();
+            let next = self.arrivals.front().map(|&next| from_us(self.case.requests[next].arrival_us));
+            self.engine.run(now, sink).unwrap();
+            let state = self.engine.run_on(now, next.unwrap_or(Time::MAX), sink).unwrap();
             self.engine.check().unwrap();
-            match (state, self.arrivals.front()) {
+            match (state, next) {
                 (EngineState::Busy { until }, _) => {
                     now = until;
-                    self.engine.end_iteration(now, &mut self.log);
-                    self.take_steps();
+                    self.engine.end_iteration(now, sink);
                 }
-                (EngineState::Idle { .. }, Some(&next)) => {
-                    now = now.max(from_us(self.case.requests[next].arrival_us));
-                }
-                (EngineState::Idle { .. }, None) => return Ok(()),
+                (EngineState::Idle { .. }, Some(next)) => now = now.max(next),
+                (EngineState::Idle { .. }, None) => return Ok(self.engine.config().block_size()),
             }
         }
     }
@@ -105,79 +121,76 @@ impl<'a> Driver<'a> {
             ..self.case.request(index)
         }
     }
+}
 
-    fn take_steps(&mut self) {
-        for iteration in std::mem::take(&mut self.log.ended) {
-            let step = self.describe(&iteration);
-            self.steps.push(step);
-        }
-    }
-
-    /// An iteration in the words of the recorder.
-    fn describe(&mut self, iteration: &Iteration) -> BTreeMap<&'static str, Value> {
-        let case = self.case;
-        let state: &SglangState = iteration.sglang.as_deref().unwrap();
-        let list = |ids| if self.full { json!(case.names(ids)) } else { json!(ids.len()) };
-        let scheduled = iteration.scheduled.iter();
-        let requeued = iteration.preempted.iter().zip(&state.requeued).map(|(&id, how)| {
-            let how = match how {
-                Requeue::Retracted => "retracted",
-                Requeue::Preempted => "preempted",
-            };
-            json!([case.name(id), how])
+/// An iteration in the words of the recorder.
+fn describe(
+    case: &Recording,
+    iteration: &Iteration,
+    page_size: u32,
+    hash_numbers: &mut HashNumbers,
+) -> BTreeMap<&'static str, Value> {
+    let full = case.expected["steps"][0]["running"].is_array();
+    let state: &SglangState = iteration.sglang.as_deref().unwrap();
+    let list = |ids| if full { json!(case.names(ids)) } else { json!(ids.len()) };
+    let scheduled = iteration.scheduled.iter();
+    let requeued = iteration.preempted.iter().zip(&state.requeued).map(|(&id, how)| {
+        let how = match how {
+            Requeue::Retracted => "retracted",
+            Requeue::Preempted => "preempted",
+        };
+        json!([case.name(id), how])
+    });
+    let mut step = BTreeMap::from([
+        ("t_schedule_us", json!(us(iteration.scheduled_at))),
+        (
+            "scheduled",
+            scheduled.map(|each| json!([case.name(each.id), each.tokens, each.computed])).collect(),
+        ),
+        ("requeued", requeued.collect()),
+        ("aborted", iteration.rejected.iter().map(|(id, _)| json!(case.name(*id))).collect()),
+        ("chunked_req", json!(state.chunked.map(|id| case.name(id)))),
+        ("running", list(&state.running)),
+        ("waiting", list(&state.waiting)),
+        ("batch_is_full", json!(state.batch_is_full)),
+        ("new_token_ratio", rounded(state.new_token_ratio, 6)),
+        ("available", json!(state.available)),
+        ("evictable", json!(state.evictable)),
+        ("protected", json!(state.protected)),
+    ]);
+    if let (Some(rem_input), Some(rem_total)) = (state.rem_input, state.rem_total) {
+        let budgets = json!({
+            "rem_input": rem_input, "rem_chunk": state.rem_chunk, "rem_total": rounded(rem_total, 3),
         });
-        let mut step = BTreeMap::from([
-            ("t_schedule_us", json!(us(iteration.scheduled_at))),
-            (
-                "scheduled",
-                scheduled.map(|each| json!([case.name(each.id), each.tokens, each.computed])).collect(),
-            ),
-            ("requeued", requeued.collect()),
-            ("aborted", iteration.rejected.iter().map(|(id, _)| json!(case.name(*id))).collect()),
-            ("chunked_req", json!(state.chunked.map(|id| case.name(id)))),
-            ("running", list(&state.running)),
-            ("waiting", list(&state.waiting)),
-            ("batch_is_full", json!(state.batch_is_full)),
-            ("new_token_ratio", rounded(state.new_token_ratio, 6)),
-            ("available", json!(state.available)),
-            ("evictable", json!(state.evictable)),
-            ("protected", json!(state.protected)),
-        ]);
-        if let (Some(rem_input), Some(rem_total)) = (state.rem_input, state.rem_total) {
-            let budgets = json!({
-                "rem_input": rem_input, "rem_chunk": state.rem_chunk, "rem_total": rounded(rem_total, 3),
-            });
-            step.insert("adder", budgets);
-        }
-        if iteration.scheduled.is_empty() {
-            return step;
-        }
-        let events = iteration.kv_events.iter();
-        let page_size = self.engine.config().block_size();
-        let events: Vec<Value> = events.map(|event| self.hash_numbers.canonical(event, page_size)).collect();
-        step.extend([
-            ("mode", json!(mode(iteration))),
-            ("t_start_us", json!(us(iteration.start))),
-            ("t_end_us", json!(us(iteration.end))),
-            ("emitted", json!(case.names(&iteration.emitted))),
-            ("finished", iteration.finished.iter().map(|each| json!(case.name(each.id))).collect()),
-            ("available_end", json!(state.available_end)),
-            ("evictable_end", json!(state.evictable_end)),
-            ("protected_end", json!(state.protected_end)),
-        ]);
-        if case.expected["config"]["enable_kv_cache_events"] == true {
-            if self.full {
-                step.insert("kv_events", events.iter().map(in_runs).collect());
-            } else {
-                let hashes = |kind| {
-                    let events = events.iter().filter(move |event| event["type"] == kind);
-                    events.map(|event| event["hashes"].as_array().unwrap().len()).sum::<usize>()
-                };
-                step.insert("kv_events_stored_removed", json!([hashes("stored"), hashes("removed")]));
-            }
-        }
-        step
+        step.insert("adder", budgets);
     }
+    if iteration.scheduled.is_empty() {
+        return step;
+    }
+    let events = iteration.kv_events.iter();
+    let events: Vec<Value> = events.map(|event| hash_numbers.canonical(event, page_size)).collect();
+    step.extend([
+        ("mode", json!(mode(iteration))),
+        ("t_start_us", json!(us(iteration.start))),
+        ("t_end_us", json!(us(iteration.end))),
+        ("emitted", json!(case.names(&iteration.emitted))),
+        ("finished", iteration.finished.iter().map(|each| json!(case.name(each.id))).collect()),
+        ("available_end", json!(state.available_end)),
+        ("evictable_end", json!(state.evictable_end)),
+        ("protected_end", json!(state.protected_end)),
+    ]);
+    if case.expected["config"]["enable_kv_cache_events"] == true {
+        if full {
+            step.insert("kv_events", events.iter().map(in_runs).collect());
+        } else {
+            let hashes = |kind| {
+                let events = events.iter().filter(move |event| event["type"] == kind);
+                events.map(|event| event["hashes"].as_array().unwrap().len()).sum::<usize>()
+            };
+            step.insert("kv_events_stored_removed", json!([hashes("stored"), hashes("removed")]));
+        }
+    }
+    step
 }
 
 /// The settings of a recording by our names.

@@ -54,7 +54,7 @@ fn limits_are_no_pitfalls() {
     let no_block = json!({"num_gpu_blocks": 1});
     assert_eq!(
         engine(no_block).submit(request(1, 1)),
-        Err(Rejection::PromptTooLong { needed: 1, usable: 0 })
+        Err(Rejection::PromptTooLong { tokens: 1, capacity: 0 })
     );
 
     let huge = json!({"block_size": 1_u32 << 31, "num_gpu_blocks": 1 << 24, "max_num_batched_tokens": null});

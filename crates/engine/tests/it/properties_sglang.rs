@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use servecast_engine::{Admitted, Iteration};
 use servecast_types::{BlockHasher, KvEvent, Run, SequenceHash};
 
-use crate::load::{Submission, latency, load, run};
+use crate::load::{Submission, latency, load, run, share_of_stretches};
 use crate::properties::cases;
 
 proptest! {
@@ -22,9 +22,30 @@ proptest! {
     }
 
     #[test]
+    fn sglang_decides_the_same_if_decodes_are_taken_together(
+        settings in prop_oneof![settings(1..150), settings(2..14)],
+        load in load(24),
+        serial in prop::bool::weighted(0.8),
+    ) {
+        // Two iterations in flight have no stretches.
+        let mut settings = settings;
+        settings["sglang"]["disable_overlap_schedule"] = serial.into();
+        run(&settings, &load);
+    }
+
+    #[test]
     fn pools_of_a_few_pages_do_not_stall_sglang(settings in settings(2..14), load in load(12)) {
         check_batches(&settings, &run(&settings, &load));
     }
+}
+
+/// The property above would say nothing without them.
+#[test]
+fn most_decodes_of_sglang_are_in_stretches() {
+    let settings = json!({"engine_type": "sglang", "num_gpu_blocks": 400, "sglang": {"page_size": 4}});
+    let request = |own_len| Submission { own_len, max_tokens: 30, gap_us: 500, ..Submission::default() };
+    let (together, iterations) = share_of_stretches(&settings, &[request(5), request(9), request(20)]);
+    assert!(2 * together > iterations, "{together} of {iterations}");
 }
 
 /// Requests that each need most of the largest pages.
@@ -38,9 +59,9 @@ fn limits_are_no_pitfalls_for_sglang() {
             });
             let settings = json!({"engine_type": "sglang", "num_gpu_blocks": pages, "sglang": own});
             let request =
-                Submission { prefix_len: i32::MAX as u32 - 6, max_tokens: u32::MAX, ..Submission::default() };
+                Submission { prefix_len: i32::MAX as u32 - 7, max_tokens: u32::MAX, ..Submission::default() };
             let iterations = run(&settings, &[request.clone(), request]);
-            assert_eq!(iterations.iter().map(|iteration| iteration.emitted.len()).sum::<usize>(), 8);
+            assert_eq!(iterations.iter().map(|iteration| iteration.emitted.len()).sum::<usize>(), 10);
         }
     }
 }
@@ -51,12 +72,14 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
     let chunk = prop::option::weighted(0.7, prop_oneof![1_u32..4, 1_u32..40]);
     let budgets =
         (chunk, prop_oneof![1_u32..250, Just(16_384)], prop_oneof![1_u32..20, Just(4_096)], limit(1..4));
-    let limits = (limit(1..12), limit(1..250), prop_oneof![Just(0.0), 0.0..3.0], 0_u32..3);
+    let limits = (limit(1..12), limit(9..250), prop_oneof![Just(0.0), 0.0..3.0], 0_u32..3);
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
     (pool, budgets, limits, switches, policy, latency()).prop_map(
         |(pool, budgets, limits, switches, policy, latency)| {
-            let (page_size, num_gpu_blocks) = pool;
+            let (page_size, pages) = pool;
+            // Beside what no prompt may take.
+            let num_gpu_blocks = pages + 6_u32.div_ceil(page_size);
             let (chunk, max_prefill_tokens, clip_max_new_tokens, prefill_max_requests) = budgets;
             let (max_num_seqs, max_model_len, conservativeness, threshold) = limits;
             let (mixed, radix, serial, priorities, low_first) = switches;

@@ -135,3 +135,24 @@ fn nobody_goes_back_while_the_memory_of_one_that_ends_is_about_to_be_free() {
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     check(&settings, &[(0, 3, 12, 0), (100, 3, 9, 1)], &expected);
 }
+
+/// Request 2 waits for memory from the time at which all six pages are in use. When request 1 has ended it is admitted
+/// before request 0 decodes again.
+#[test]
+fn a_decode_that_waits_for_memory_lets_others_be_admitted_first() {
+    let settings = careless(6, &json!({"disable_overlap_schedule": false}));
+    let mut expected = vec!["0:3@0".to_owned(), "0:1@3".to_owned(), "1:3@0".to_owned()];
+    expected.extend((3..11).map(|computed| format!("0:1@{} 1:1@{computed}", computed + 1)));
+    expected.extend(["2:1@0", "0:1@12", "0:1@13"].map(str::to_owned));
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    check(&settings, &[(0, 3, 12, 0), (100, 3, 9, 1), (200, 1, 1, 8)], &expected);
+}
+
+/// Request 2 needs the memory of one of the prefixes of 0 and 1, of which the older is that of request 3. That is turned
+/// away in the same batch, but was looked up, so the other one goes.
+#[test]
+fn a_request_beyond_the_most_of_a_batch_counts_its_prefix_as_used() {
+    let settings = sglang(12, &json!({"prefill_max_requests": 1}));
+    let requests = [(0, 8, 1, 0), (100, 8, 1, 1), (200, 33, 1, 2), (0, 12, 1, 2)];
+    check(&settings, &requests, &["0:8@0", "1:8@0", "2:33@0", "3:4@8"]);
+}

@@ -162,15 +162,38 @@ fn settings_of_another_engine_are_refused_with_what_to_use_instead() {
     refused(json!({"trtllm": {}}), "`trtllm` holds settings of TensorRT-LLM, but `engine_type` is `sglang`");
 }
 
+/// Checked against `max_req_input_len` of SGLang 0.5.23.
 #[test]
-fn prompts_that_never_fit_are_told_apart_and_output_is_cut() {
+fn a_prompt_is_refused_from_six_tokens_below_context_and_pool_on() {
+    let longest = |settings| {
+        let config = build(settings).unwrap();
+        let taken = |tokens: &u32| check_request(&config, *tokens).is_ok();
+        let longest = (1..200).take_while(taken).last().unwrap_or(0);
+        (longest, check_request(&config, longest + 1).unwrap_err().to_string())
+    };
+    let context = |length: u32, longest: u32| {
+        (longest, format!("the prompt has {} tokens, too many for `max_model_len` {length}", longest + 1))
+    };
+    let pool = |capacity: u32, longest: u32| {
+        (
+            longest,
+            format!("the prompt has {} tokens, too many for a KV cache of {capacity} tokens", longest + 1),
+        )
+    };
+    assert_eq!(longest(json!({"sglang": {"context_length": 16}})), context(16, 9));
+    assert_eq!(longest(json!({"sglang": {"context_length": 80}})), context(80, 73));
+    assert_eq!(longest(json!({"sglang": {"max_total_tokens": 64}})), pool(64, 57));
+    assert_eq!(longest(json!({"sglang": {"max_total_tokens": 106}})), pool(106, 99));
+    let pages = json!({"page_size": 16, "max_total_tokens": 110, "context_length": 200});
+    assert_eq!(longest(json!({"sglang": pages})), pool(96, 89));
+    assert_eq!(longest(json!({"sglang": {"max_total_tokens": 7}})), pool(7, 0));
+}
+
+#[test]
+fn output_is_cut_to_context_and_pool() {
     let config = build(json!({"block_size": 4, "num_gpu_blocks": 4, "max_model_len": 20})).unwrap();
-    let refused = |tokens| check_request(&config, tokens).unwrap_err().to_string();
-    assert_eq!(check_request(&config, 16), Ok(()), "its one token needs no memory");
-    assert_eq!(refused(17), "the prompt needs 5 KV blocks of 4 usable ones");
-    assert_eq!(refused(20), "the prompt has 20 tokens, but `max_model_len` is 20");
     let room = |tokens| output_room(&config, tokens);
     assert_eq!((room(1), room(4), room(5), room(9)), (7, 7, 3, 0), "a page is left for the prompt's end");
     let short = build(json!({"max_model_len": 20})).unwrap();
-    assert_eq!((output_room(&short, 10), output_room(&short, 19)), (8, 0));
+    assert_eq!((output_room(&short, 10), output_room(&short, 13)), (8, 5));
 }

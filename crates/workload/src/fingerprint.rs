@@ -33,8 +33,9 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
     let numbers = [kind, ns, u64::from(*output_tokens), priority, stop_after, runs.len() as u64];
     numbers.iter().for_each(|number| hash.update(&number.to_le_bytes()));
     hash.update(&[u8::from(output.is_some())]);
-    hash.update(&output.unwrap_or(0).to_le_bytes());
-    for run in runs {
+    let output = output.as_ref().map_or(&[][..], |output| output.runs());
+    hash.update(&(output.len() as u64).to_le_bytes());
+    for run in output.iter().chain(runs) {
         hash.update(&run.start.to_le_bytes());
         hash.update(&run.len.to_le_bytes());
     }

@@ -109,8 +109,9 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
 
     let workload = source.load(plan.load, plan.block_size, layers)?;
     let mut options = plan.summary(&workload);
+    let notes = workload.notes.clone();
     if !quiet {
-        workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+        notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
     interrupt.defer()?;
     let folder = outputs::claim(&config.output)?;

@@ -1,4 +1,4 @@
-use servecast_types::{BlockId, HashRuns, RequestId, Time};
+use servecast_types::{BlockId, HashRuns, RequestId, SequenceHash, Time};
 
 use crate::sequence::Sequence;
 use crate::{EngineRequest, TransferTime};

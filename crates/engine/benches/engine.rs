@@ -5,7 +5,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Transfer,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Joined, Transfer,
 };
 use servecast_types::{Prompt, RequestId, Run, Time};
 

@@ -2,7 +2,6 @@
 
 mod expand;
 mod load;
-mod observed;
 mod oracle_sglang;
 mod oracle_vllm;
 mod properties;

@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Requeue,
-    SglangState, Transfer,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, Requeue, SglangState,
 };
 use servecast_types::Time;
 
-use crate::observed::{Observed, difference};
+use crate::expand::{Expander, as_far_as_known};
 use crate::recording::{HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
 
 /// Recordings that are known to differ: what they have in common, and why.
@@ -28,12 +27,10 @@ fn oracle_sglang() {
 /// Runs the case and compares it with what was recorded, and with a run that takes decodes together; says where they
 /// first part.
 fn replay(case: &Recording) -> Result<(), String> {
-    let log = Log::default();
     let plain = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true, stretches: false };
-    let mut both = Both { log, observed: Observed::default() };
-    let page_size = Driver::new(case, plain)?.run(&mut both)?;
+    let (plain, page_size) = Driver::new(case, plain)?.run()?;
     let mut hash_numbers = HashNumbers::default();
-    let found = both.log.ended.iter().map(|each| describe(case, each, page_size, &mut hash_numbers));
+    let found = plain.iter().map(|each| describe(case, each, page_size, &mut hash_numbers));
     let found: Vec<_> = found.collect();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
@@ -48,32 +45,24 @@ fn replay(case: &Recording) -> Result<(), String> {
         return Err(format!("{} steps, recorded {}", found.len(), steps.len()));
     }
     let fast = EngineTracing { kv_events: true, stretches: true, ..EngineTracing::default() };
-    let mut observed = Observed::default();
-    Driver::new(case, fast)?.run(&mut observed)?;
-    difference(&both.observed, &observed).map_or(Ok(()), Err)
-}
-
-/// Keeps iterations as they are, and as they are seen.
-struct Both {
-    log: Log,
-    observed: Observed,
-}
-
-impl IterationSink for Both {
-    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
-        self.observed.transfer_started(transfer, now);
+    let (together, _) = Driver::new(case, fast)?.run()?;
+    for (number, (seen, plain)) in together.iter().zip(&plain).enumerate() {
+        let expected = as_far_as_known(plain, seen);
+        if *seen != expected {
+            return Err(format!("iteration {number} with stretches: {seen:?}\nwithout: {expected:?}"));
+        }
     }
-
-    fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.log.iteration_ended(iteration);
-        self.observed.iteration_ended(iteration);
+    if together.len() != plain.len() {
+        return Err(format!("{} iterations with stretches, {} without", together.len(), plain.len()));
     }
+    Ok(())
 }
 
 /// Feeds an engine as the recorder fed SGLang: integer microseconds, arrivals between iterations.
 struct Driver<'a> {
     case: &'a Recording,
     engine: Engine,
+    log: Expander<Log>,
     arrivals: VecDeque<usize>,
 }
 
@@ -81,31 +70,38 @@ impl<'a> Driver<'a> {
     fn new(case: &'a Recording, tracing: EngineTracing) -> Result<Self, String> {
         let args = EngineArgs::from_json(settings(case)).unwrap();
         let config = args.validate(None).map_err(|error| error.to_string())?;
-        Ok(Self { case, engine: Engine::new(config, tracing), arrivals: case.arrivals() })
+        let log = Expander::new(Log::default());
+        Ok(Self { case, engine: Engine::new(config, tracing), log, arrivals: case.arrivals() })
     }
 
-    /// Serves the case to its end; returns the page size.
-    fn run(mut self, sink: &mut impl IterationSink) -> Result<u32, String> {
+    /// Serves the case to its end; returns its iterations and the page size.
+    fn run(mut self) -> Result<(Vec<Iteration>, u32), String> {
         let mut now = Time::ZERO;
         loop {
             while let Some(&request) = self.arrivals.front()
                 && from_us(self.case.requests[request].arrival_us) <= now
             {
                 self.arrivals.pop_front();
-                let submitted = self.engine.submit(self.request(request));
+                let submission = self.request(request);
+                self.log.submitted(submission.id, submission.prompt.tokens());
+                let submitted = self.engine.submit(submission);
                 submitted.map_err(|reason| format!("{}: {reason}", self.case.requests[request].id))?;
             }
             let next = self.arrivals.front().map(|&next| from_us(self.case.requests[next].arrival_us));
-            self.engine.run(now, sink).unwrap();
-            let state = self.engine.run_on(now, next.unwrap_or(Time::MAX), sink).unwrap();
+            self.engine.run(now, &mut self.log).unwrap();
+            let state = self.engine.run_on(now, next.unwrap_or(Time::MAX), &mut self.log).unwrap();
+            self.log.flush();
             self.engine.check().unwrap();
             match (state, next) {
                 (EngineState::Busy { until }, _) => {
                     now = until;
-                    self.engine.end_iteration(now, sink);
+                    self.engine.end_iteration(now, &mut self.log);
+                    self.log.flush();
                 }
                 (EngineState::Idle { .. }, Some(next)) => now = now.max(next),
-                (EngineState::Idle { .. }, None) => return Ok(self.engine.config().block_size()),
+                (EngineState::Idle { .. }, None) => {
+                    return Ok((self.log.sink.ended, self.engine.config().block_size()));
+                }
             }
         }
     }

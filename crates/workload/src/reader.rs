@@ -184,10 +184,10 @@ fn read_row(text: &str, line: u64, trace: &mut Trace, seen: &mut Seen) -> Result
     }
     let object = Object::parse(text).map_err(|error| not_json(text, line, &error))?;
     let row = object.row(line, seen.unit)?;
-    if let Some(dated) = row.timestamp_ms.map(|_| object.is_dated()) {
-        if *seen.dated.get_or_insert(dated) != dated {
-            return Err(TraceError::MixedTimes { line });
-        }
+    if let Some(dated) = row.timestamp_ms.map(|_| object.is_dated())
+        && *seen.dated.get_or_insert(dated) != dated
+    {
+        return Err(TraceError::MixedTimes { line });
     }
     seen.chats += usize::from(object.is_chat());
     if trace.rows.is_empty() {

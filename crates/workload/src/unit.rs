@@ -102,9 +102,8 @@ pub(crate) fn date_ms(text: &str) -> Option<f64> {
         return None;
     }
     let whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds - offset_seconds(zone)?;
-    // Of ten digits, the last is a tenth of a nanosecond.
-    let ns: f64 = format!("0.{:.12}", fraction).parse().unwrap_or(0.0);
-    Some(whole as f64 * 1e3 + ns * 1e3)
+    let fraction: f64 = format!("0.{fraction:.12}").parse().unwrap_or(0.0);
+    Some(whole as f64 * 1e3 + fraction * 1e3)
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar.

@@ -96,7 +96,7 @@ fn settings_of_every_kind_are_varied() {
         (
             &["t.jsonl", "--engine=sglang", "--vary", "engine_args.sglang.max_total_tokens=1200,1100"],
             "rejected_requests",
-            json!([1, 2]),
+            json!([2, 3]),
         ),
         (
             &["t.jsonl", "--router-mode=kv_router", "--vary", "router_config.router_temperature=0,1"],

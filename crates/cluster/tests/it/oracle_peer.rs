@@ -21,6 +21,10 @@ const EXCEPTIONS: &[Exception] = &[
     ("the peer starts one delayed transfer at a time on a busy decode worker", |case| {
         case.run().is_ok_and(|run| delayed_transfers_start_together(&run))
     }),
+    (
+        "SGLang takes a prompt that overruns `max_prefill_tokens` and ends the batch with it: the peer refuses it",
+        |case| case.hits_leave_a_rest_of_a_prefill_batch(),
+    ),
     ("the peer's SGLang reserves the decode worker's memory before it computes the prompt", |case| {
         case.hands_off_between_sglang()
     }),

@@ -111,6 +111,16 @@ impl Case {
         self.engines().count() == 2 && self.engines().all(|engine| engine["engine_type"] == "sglang")
     }
 
+    /// Whether SGLang puts prompts that hit in front of those that fill a limited prefill batch.
+    pub(crate) fn hits_leave_a_rest_of_a_prefill_batch(&self) -> bool {
+        self.engines().any(|engine| {
+            let own = &engine["sglang"];
+            let chunk = own["chunked_prefill_size"].as_u64().unwrap_or(8_192);
+            let is_limited = own["max_prefill_tokens"].as_u64().is_some_and(|limit| limit <= chunk);
+            own["schedule_policy"] == "lpm" && is_limited
+        })
+    }
+
     /// Whether every pool has one worker, so that there is nothing to route.
     pub(crate) fn has_one_worker_a_pool(&self) -> bool {
         self.pools().iter().all(|pool| pool["workers"] == 1)

@@ -135,7 +135,8 @@ proptest! {
         prop_assume!(scenario.router_mode != RouterMode::PrefixHash);
         let renamed = |name: &dyn Fn(u64) -> u64| {
             let mut renamed = scenario.clone();
-            renamed.rows.iter_mut().flat_map(|row| &mut row.hash_ids).for_each(|id| *id = name(*id));
+            let ids = renamed.rows.iter_mut().flat_map(|row| row.hash_ids.iter_mut().chain(&mut row.output_ids));
+            ids.for_each(|id| *id = name(*id));
             run(&renamed)
         };
         let record = run(&scenario);

@@ -9,7 +9,7 @@ cd "$out"
 load=(--input-tokens 5000 --output-tokens 220 --request-count 4000 --arrival-interval-ms 36 --arrival-process poisson
   --length-distribution lognormal --length-spread 0.9 --shared-prefix-ratio 0.4 --num-prefix-groups 12
   --router-mode kv_router --kv-bytes-per-token 131072 --kv-transfer-bandwidth 25 --num-gpu-blocks 2000
-  --sla-ttft-ms 1000 --sla-itl-ms 40 --quiet --overwrite)
+  --sla-ttft-ms 1000 --sla-tpot-ms 40 --quiet --overwrite)
 "$servecast" replay "${load[@]}" --prefill-workers 2 --decode-workers 10 --output-dir 2-prefill > /dev/null
 "$servecast" replay "${load[@]}" --prefill-workers 3 --decode-workers 10 --output-dir 3-prefill > /dev/null
 "$servecast" compare 2-prefill 3-prefill --html compare.html --fail-if 'p99_ttft_ms>+5%' > compare.txt

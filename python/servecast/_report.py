@@ -75,6 +75,8 @@ def _array(values: list[Any]) -> Any:
 class Report(Mapping[str, Any]):
     """A report: a mapping by the keys of ``servecast schema report``, which are attributes too.
 
+    A figure of which the run has no sample is None. ``p50_x`` is another name of ``median_x``.
+
     In print and in a notebook it is the table that the command line shows.
     """
 
@@ -127,7 +129,8 @@ class Report(Mapping[str, Any]):
         return self.requests.to_polars()
 
     def __getitem__(self, key: str) -> Any:
-        return self._values[key]
+        # The 50th percentile goes by both names.
+        return self._values[f"median_{key[4:]}" if key.startswith("p50_") else key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -139,7 +142,7 @@ class Report(Mapping[str, Any]):
         if name.startswith("_"):
             raise AttributeError(name)
         try:
-            return self._values[name]
+            return self[name]
         except KeyError:
             raise AttributeError(f"a report has no {name!r}") from None
 

@@ -135,6 +135,37 @@ def test_a_report_is_a_mapping_with_attributes(trace: Path) -> None:
         _ = report["ttft"]
 
 
+def test_a_report_says_what_was_run(rows: list[Row]) -> None:
+    report = servecast.run_trace_replay(rows, num_workers=2, seed=7)
+    assert (report.workload_name, report.seed, report.settings["num_workers"]) == ("trace", 7, 2)
+    assert report.latency_source == "polynomial, of no particular GPU: the constants of Dynamo's mocker"
+    assert report.workload_hash == servecast.run_trace_replay(iter(rows)).workload_hash
+    assert report.workload_hash != servecast.run_trace_replay(rows[1:]).workload_hash
+    own = servecast.run_trace_replay(rows, latency=lambda batch: 10.0)
+    assert own.latency_source == "a function of the program that ran it"
+
+
+def test_a_figure_without_a_sample_is_none(rows: list[Row]) -> None:
+    report = servecast.run_trace_replay(rows, extra_engine_args=EngineArgs(num_gpu_blocks=2))
+    assert report.completed_requests == 0
+    assert report.mean_ttft_ms is None and report.p50_ttft_ms is None and report.duration_ms is None
+
+
+def test_the_median_goes_by_both_names(trace: Path) -> None:
+    report = servecast.run_trace_replay(trace, sla_itl_ms=100)
+    assert report.p50_ttft_ms == report.median_ttft_ms == report["p50_ttft_ms"] > 0
+    assert report.sla == {"tpot_ms": 100.0}
+    assert "p50_ttft_ms" in report and "p50_ttft_ms" not in list(report)
+    with pytest.raises(AttributeError, match="'p50_tft_ms'"):
+        _ = report.p50_tft_ms
+
+
+def test_batches_and_the_cache_have_a_use(trace: Path) -> None:
+    pool = servecast.run_trace_replay(trace, max_num_seqs=4).pools[0]
+    assert 0 < pool["batch_occupancy"] <= 1 and 0 < pool["kv_usage"] <= pool["peak_kv_usage"] <= 1
+    assert pool["batch_occupancy"] == pool["mean_batch_size"] / 4
+
+
 def test_a_report_shows_the_table(trace: Path) -> None:
     report = servecast.run_trace_replay(trace)
     assert "Time to First Token (ms)" in repr(report)

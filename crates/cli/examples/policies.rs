@@ -37,12 +37,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, mode) in MODES {
         let report = run(&workload, workers, mode)?;
         let spread = report.pools[0].requests_per_worker;
+        let (Some(ttft), Some(itl)) = (*report.ttft_ms, *report.itl_ms) else {
+            return Err("no request was served".into());
+        };
         println!(
             "| `{name}` | {:.1} | {:.1} | {:.2} | {:.1} % | {} to {} |",
-            report.ttft_ms.mean,
-            report.ttft_ms.p99,
-            report.itl_ms.mean,
-            report.prefix_cache_reused_ratio * 100.0,
+            ttft.mean,
+            ttft.p99,
+            itl.mean,
+            report.prefix_cache_reused_ratio.unwrap_or(0.0) * 100.0,
             spread.min,
             spread.max
         );

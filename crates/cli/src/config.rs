@@ -203,12 +203,15 @@ pub(crate) struct LimitsConfig {
     /// Count requests whose first token comes within this
     #[arg(long, value_name = "MS", value_parser = finite)]
     pub(crate) sla_ttft_ms: Option<f64>,
-    /// Count requests whose mean gap between tokens is within this
-    #[arg(long, value_name = "MS", value_parser = finite)]
-    pub(crate) sla_itl_ms: Option<f64>,
+    /// Count requests whose mean gap between tokens (time per output token) is within this
+    #[arg(long, visible_alias = "sla-itl-ms", value_name = "MS", value_parser = finite)]
+    pub(crate) sla_tpot_ms: Option<f64>,
     /// Count requests that complete within this
     #[arg(long, value_name = "MS", value_parser = finite)]
     pub(crate) sla_e2e_ms: Option<f64>,
+    /// Say which share of all gaps between tokens, of all requests together, is within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub(crate) sla_pooled_itl_ms: Option<f64>,
 }
 
 /// What is written, and where.

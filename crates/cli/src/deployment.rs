@@ -32,6 +32,8 @@ pub(crate) struct Deployment {
     pub(crate) unused: Vec<String>,
     /// What was not given, but follows from the rest.
     pub(crate) derived: Vec<String>,
+    /// Where iteration times come from.
+    pub(crate) latency_source: String,
 }
 
 /// What engine settings say of the queue of their router.
@@ -63,6 +65,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
             engines: vec![pool.args],
             unused: pool.unused,
             derived: pool.derived.into_iter().collect(),
+            latency_source: pool.latency_source,
         });
     };
     check_staged(config, layers, staged)?;
@@ -86,6 +89,11 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         engines: vec![prefill.args, decode.args],
         unused: [prefill.unused, decode.unused].concat(),
         derived: prefill.derived.into_iter().chain(decode.derived).collect(),
+        latency_source: if prefill.latency_source == decode.latency_source {
+            prefill.latency_source
+        } else {
+            format!("prefill: {}; decode: {}", prefill.latency_source, decode.latency_source)
+        },
     })
 }
 
@@ -250,6 +258,8 @@ struct Pool {
     unused: Vec<String>,
     /// What was not given, but follows from the rest.
     derived: Option<String>,
+    /// Where iteration times come from.
+    latency_source: String,
 }
 
 impl Pool {
@@ -285,7 +295,7 @@ impl Pool {
                           follow, since the latency model knows no GPU";
             unused.push(format!("{name}{}", settings.explained(reason)));
         }
-        Ok(Self { args, config, unused, derived })
+        Ok(Self { args, config, unused, derived, latency_source: latency::source(&spec)? })
     }
 
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use servecast_report::{printable, printable_styled};
 use tempfile::NamedTempFile;
 
 use crate::error::{Failure, quoted, reason};
@@ -88,11 +89,33 @@ fn unpacked(mut reader: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> 
     })
 }
 
+/// Most links that lead to one another.
+const MOST_LINKS: usize = 40;
+
+/// Where a path leads: symbolic links are followed, also to what is not there yet, as when a shell writes to one.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(target) = fs::canonicalize(path) {
+        return Ok(target);
+    }
+    // A pipe behind `/dev/stdout` is there, but has no path.
+    if fs::metadata(path).is_ok() {
+        return Ok(path.to_owned());
+    }
+    let mut target = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        // What is no link, or cannot be asked, is the end.
+        let Ok(link) = fs::read_link(&target) else { return Ok(target) };
+        target = target.parent().unwrap_or(Path::new("")).join(link);
+    }
+    Err(io::Error::other("too many symbolic links lead to one another"))
+}
+
 /// What two paths of the same file have in common, whether it is there yet or not; `None` for a device or a pipe,
 /// which takes what several writers have to say.
 pub(crate) fn identity(path: &Path) -> Option<PathBuf> {
-    if let Ok(path) = fs::canonicalize(path) {
-        return fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()).then_some(path);
+    let path = &followed(path).unwrap_or_else(|_| path.to_owned());
+    if let Ok(metadata) = fs::metadata(path) {
+        return metadata.is_file().then(|| path.clone());
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
@@ -151,6 +174,11 @@ impl OutputFile {
         complete().map_err(|error| Failure::write(quoted(&path), &error))
     }
 
+    /// Whether it is a device or a pipe, in which something is left even if the run fails.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.rename.is_none()
+    }
+
     /// An error in writing, with the name of the file.
     pub(crate) fn failure(&self, error: &io::Error) -> Failure {
         Failure::write(quoted(&self.path), error)
@@ -181,7 +209,7 @@ impl Target {
             return Err(Failure::user("`-` is no path of an output file")
                 .with_hint("/dev/stdout is one; for the report, --format json prints it"));
         }
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let target = followed(path).map_err(|error| cannot_write(path, &error))?;
         let names_a_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/");
         match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() => Err(is_directory(path)),
@@ -273,16 +301,21 @@ impl Packer {
     }
 }
 
-/// Writes text to standard output.
+/// Writes text to standard output, with nothing in it that commands a terminal but the styles of tables.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout
-        .write_all(text.as_bytes())
+        .write_all(printable_styled(text).as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::write("standard output", &error))
 }
 
-/// Writes a line to standard error; a closed one keeps nobody from working.
+/// Writes a line to standard error.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    tell(&format!("{text}\n"));
+}
+
+/// Writes text to standard error, with nothing in it that commands a terminal; a closed one keeps nobody from working.
+pub(crate) fn tell(text: &str) {
+    let _ = io::stderr().lock().write_all(printable(text).as_bytes());
 }

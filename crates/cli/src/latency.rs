@@ -40,6 +40,41 @@ pub(crate) fn load(spec: &LatencySpec, models: &Models) -> Result<Option<Arc<dyn
     }
 }
 
+/// Where the times of a model come from: what it is, and of which model and GPU, if any.
+pub(crate) fn source(spec: &LatencySpec) -> Result<String, Failure> {
+    let name = |path: &str| {
+        let path = Path::new(path);
+        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    };
+    Ok(match spec {
+        LatencySpec::Polynomial => {
+            "polynomial, of no particular GPU: the constants of Dynamo's mocker".to_owned()
+        }
+        LatencySpec::Linear(_) => "linear, of no particular GPU: prices that were given".to_owned(),
+        LatencySpec::Grid(path) => format!("grid {}: measured, on a GPU that it does not name", name(path)),
+        LatencySpec::Step(path) => {
+            format!(
+                "step model {}: prices fitted to what was measured, on a GPU that it does not name",
+                name(path)
+            )
+        }
+        LatencySpec::Profile(text) => {
+            let folder = text.split_once(',').map_or(text.as_str(), |(folder, _)| folder);
+            let Deployed { model, gpu, gpus, .. } = profile_settings(text)?.deployed;
+            let model =
+                model.map_or_else(|| "a model that it does not name".to_owned(), |model| name(&model));
+            let gpu = gpu.map_or_else(|| "GPU that it does not name".to_owned(), |gpu| name(&gpu));
+            format!("profile {}: measured layers of {model} on {} {gpu}", name(folder), gpus.unwrap_or(1))
+        }
+        LatencySpec::Roofline(options) => {
+            let roofline = RooflineSettings::of(options)?.read()?;
+            let estimate = roofline.estimate().unwrap_or("roofline");
+            format!("{estimate}: an estimate, nothing was measured")
+        }
+        LatencySpec::Callable(_) => "a function of the program that ran it".to_owned(),
+    })
+}
+
 /// What the KV capacity of an engine follows from, if its latency model knows model and GPU.
 pub(crate) fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Failure> {
     match spec {

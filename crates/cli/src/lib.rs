@@ -91,18 +91,19 @@ fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// Prints help, or what is wrong with the arguments.
 fn print(error: &clap::Error) -> u8 {
-    let printed = error.print().and_then(|()| io::stdout().flush());
     if error.use_stderr() {
-        // Nothing can be said about a closed standard error.
+        // Without colour, in which what was typed could hide.
+        files::tell(&error.render().to_string());
         return u8::try_from(error.exit_code()).unwrap_or(2);
     }
+    let printed = error.print().and_then(|()| io::stdout().flush());
     finish(printed.map_err(|error| Failure::write("standard output", &error)))
 }
 
 /// Tells of a failure, and what the shell learns of it.
 fn finish(outcome: Result<(), Failure>) -> u8 {
     let Err(failure) = outcome else { return 0 };
-    let _ = io::stderr().lock().write_all(failure.text().as_bytes());
+    files::tell(&failure.text());
     failure.exit_code()
 }
 

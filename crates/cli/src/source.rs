@@ -54,6 +54,18 @@ impl Source {
         }
     }
 
+    /// What it is called, wherever it lies.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Trace { path, .. } if files::is_standard_stream(path) => {
+                "a trace from standard input".to_owned()
+            }
+            Self::Trace { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Self::Synthetic { .. } => "a synthetic workload".to_owned(),
+            Self::Sample { .. } => "the built-in sample".to_owned(),
+        }
+    }
+
     /// Refuses a synthetic workload that cannot be made.
     pub(crate) fn check(&self, engine_block_size: u32, layers: &Layers) -> Result<(), Failure> {
         let Self::Synthetic { spec, block_size } = self else { return Ok(()) };

@@ -9,6 +9,9 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 
 const number = (value, digits = 2) =>
   value == null ? "–" : value.toLocaleString("en-US", { maximumFractionDigits: digits });
+// A figure that is null stays so: null times 100 would be 0.
+const scaled = (value, factor) => (value == null ? null : value * factor);
+const percent = (share) => (share == null ? "–" : `${number(share * 100)}%`);
 const short = (value) => {
   const size = Math.abs(value);
   if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;

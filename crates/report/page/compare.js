@@ -4,7 +4,7 @@ const { baseline, runs } = data.differences;
 const names = [baseline.name, ...runs.map((run) => run.name)];
 const told = (value) => number(value, Math.abs(value) < 100 ? 4 : 2);
 const signed = (value, digits = 2) => `${value > 0 ? "+" : ""}${number(value, digits)}`;
-const shareOf = (difference) => (difference.relative_change == null ? "from 0" : difference.relative_change === 0 ? "=" : `${signed(difference.relative_change * 100)}%`);
+const shareOf = (difference) => (difference.change == null ? "" : difference.relative_change == null ? "from 0" : difference.relative_change === 0 ? "=" : `${signed(difference.relative_change * 100)}%`);
 
 /// Whether more of a figure is better; absent for those that are neither.
 const BETTER = { request_throughput_rps: 1, output_throughput_tok_s: 1, goodput_request_throughput_rps: 1, prefix_cache_reused_ratio: 1, completed_requests: 1, rejected_requests: -1, total_preemptions: -1 };
@@ -28,7 +28,22 @@ function overview() {
   const rows = data.shown.filter(([key]) => key in baseline.figures).map(([key, name]) => [name, told(baseline.figures[key]),
     ...runs.flatMap((run) => (run.figures[key] ? [told(run.figures[key].value), cell(key, run.figures[key])] : ["–", ""]))]);
   at.append(table(["Metric", baseline.name, ...runs.flatMap((run) => [run.name, "change"])], rows, "Table of differences"));
+  settings(at);
   changes(at);
+}
+
+/// The workloads, if they are not the same, and the settings in which runs differ.
+function settings(at) {
+  const shown = (value) => (value == null ? "–" : typeof value === "string" ? value : JSON.stringify(value));
+  const workload = (run) => (run.workload ? `${run.workload.name} (${run.workload.hash})` : "–");
+  const differs = runs.some((run) => run.workload?.hash !== baseline.workload?.hash);
+  const rows = differs ? [["workload", workload(baseline), ...runs.map(workload)]] : [];
+  for (const path of [...new Set(runs.flatMap((run) => Object.keys(run.settings ?? {})))].sort()) {
+    const before = runs.find((run) => run.settings?.[path]).settings[path].baseline;
+    rows.push([path, shown(before), ...runs.map((run) => (run.settings ? shown(run.settings[path] ? run.settings[path].value : before) : "–"))]);
+  }
+  if (rows.length) at.append(table(["Setting", ...names], rows, "Settings that differ"));
+  else at.append(node("p", {}, runs.every((run) => run.settings) ? "Workload and settings are the same." : "In which settings the runs differ is not known: a report has none."));
 }
 
 /// Bars of the relative changes of the figures that are shown.

@@ -5,28 +5,36 @@ const WANTED = 0.99;
 function summary() {
   const r = data.report;
   const at = section("summary", "Summary");
-  if (r.latency_estimate) {
-    const estimate = document.getElementById("estimate");
-    estimate.textContent = `Iteration times are an estimate, nothing was measured: ${r.latency_estimate}`;
-    estimate.hidden = false;
+  if (r.latency_estimate || r.latency_source) {
+    const source = document.getElementById("source");
+    source.textContent = r.latency_estimate && !r.latency_source?.startsWith("prefill: ") ? `Iteration times are an estimate, nothing was measured: ${r.latency_estimate}` : `Iteration times: ${r.latency_source}`;
+    source.hidden = false;
   }
-  const limits = Object.entries(r.sla ?? {}).filter(([, limit]) => limit != null).map(([key, limit]) => `${key.replace("_ms", "").toUpperCase()} ≤ ${number(limit)} ms`);
-  if (limits.length) {
-    const share = r.goodput_completed_requests / Math.max(r.num_requests, 1), kept = share >= WANTED;
+  const { pooled_itl_ms: gap, ...limits } = r.sla ?? {};
+  const ofRequests = Object.entries(limits).filter(([, limit]) => limit != null).map(([key, limit]) => `${key.replace("_ms", "").toUpperCase()} ≤ ${number(limit)} ms`);
+  const judged = [];
+  if (ofRequests.length) {
+    const share = r.goodput_completed_requests / Math.max(r.num_requests, 1);
+    judged.push([share, `${percent(share)} of all requests within ${ofRequests.join(", ")}; goodput ${number(r.goodput_request_throughput_rps)} requests/s`]);
+  }
+  if (gap != null) judged.push([r.pooled_itl_within_sla_ratio ?? 0, `${percent(r.pooled_itl_within_sla_ratio)} of all gaps between tokens within ${number(gap)} ms`]);
+  if (judged.length) {
+    const kept = judged.every(([share]) => share >= WANTED);
     at.append(node("p", { class: `verdict ${kept ? "good" : "bad"}` }, node("b", {}, kept ? "✓ SLA kept" : "✗ SLA missed"),
-      `: ${number(share * 100)}% of all requests within ${limits.join(", ")}; goodput ${number(r.goodput_request_throughput_rps)} requests/s. The verdict asks for ${WANTED * 100}%.`));
-  } else at.append(node("p", { class: "dim" }, "No SLA was given, so there is no verdict: --sla-ttft-ms, --sla-itl-ms and --sla-e2e-ms set limits."));
-  const both = (name, digits, factor = 1) => `${number(r[`mean_${name}`] / factor, digits)} / ${number(r[`p99_${name}`] / factor, digits)}`;
+      `: ${judged.map(([, text]) => text).join("; ")}. The verdict asks for ${WANTED * 100}%.`));
+  } else at.append(node("p", { class: "dim" }, "No SLA was given, so there is no verdict: --sla-ttft-ms, --sla-tpot-ms, --sla-e2e-ms and --sla-pooled-itl-ms set limits."));
+  const both = (name, digits, factor = 1) => `${number(scaled(r[`mean_${name}`], 1 / factor), digits)} / ${number(scaled(r[`p99_${name}`], 1 / factor), digits)}`;
   const cards = [
     ["TTFT, mean / p99", `${both("ttft_ms", 0)} ms`], ["ITL, mean / p99", `${both("itl_ms", 2)} ms`], ["E2E latency, mean / p99", `${both("e2e_latency_ms", 1, 1e3)} s`],
     ["Output", `${number(r.output_throughput_tok_s, 0)} tokens/s`], ["Requests", `${number(r.request_throughput_rps)} /s`], ["Completed / rejected", `${number(r.completed_requests)} / ${number(r.rejected_requests)}`],
-    ["Prefix reuse", `${number(r.prefix_cache_reused_ratio * 100)}%`], ["Preemptions", number(r.total_preemptions)],
+    ["Prefix reuse", percent(r.prefix_cache_reused_ratio)], ["Preemptions", number(r.total_preemptions)],
   ];
   at.append(node("div", { class: "cards" }, ...cards.map(([name, value]) => node("div", { class: "card" }, node("span", {}, name), node("b", {}, value)))));
   const statistics = ["mean", "min", "median", "p90", "p95", "p99", "max"];
   at.append(table(["Metric (ms)", ...statistics], ["ttft", "ttst", "itl", "tpot", "e2e_latency", "queue_time"].map((name) => [words(name), ...statistics.map((s) => number(r[`${s}_${name}_ms`]))])));
-  const pool = (p) => [p.pool, p.workers, number(p.iterations), number(p.computed_tokens), number(p.preemptions), `${number(p.utilization * 100)}%`, `${number(p.utilization_per_worker.min * 100)}% / ${number(p.utilization_per_worker.max * 100)}%`];
-  at.append(table(["Pool", "workers", "iterations", "tokens computed", "preemptions", "utilization", "least / most used worker"], r.pools.map(pool)));
+  const pool = (p) => [p.pool, p.workers, number(p.iterations), number(p.computed_tokens), number(p.preemptions), percent(p.utilization), `${percent(p.utilization_per_worker?.min)} / ${percent(p.utilization_per_worker?.max)}`, number(p.mean_batch_size), percent(p.batch_occupancy), `${percent(p.kv_usage)} / ${percent(p.peak_kv_usage)}`];
+  at.append(table(["Pool", "workers", "iterations", "tokens computed", "preemptions", "time in an iteration", "least / most busy worker", "requests in an iteration", "batch occupancy", "KV in use, mean / most"], r.pools.map(pool)));
+  at.append(node("p", { class: "dim" }, "Time in an iteration (utilization) is the share of time in any iteration, however small its batch. How much more a pool could take is in the other two, averaged over the time in iterations: batch occupancy is requests in an iteration over max_num_seqs, KV in use the share of KV blocks that requests hold."));
 }
 
 /// What a request went through, in order: the part of the TTFT (or the output behind them), from, to, in ms.
@@ -85,6 +93,8 @@ function slowest() {
 
 function reproduce() {
   const at = section("reproduce", "Configuration", `Every setting of the run. Saved as config.toml, it gives the same report with servecast ${data.version}:`);
+  const r = data.report;
+  if (r.workload_hash) at.append(node("p", {}, `Workload: ${r.workload_name}, hash ${r.workload_hash}; seed ${r.seed}.`));
   const command = "servecast replay --config config.toml";
   at.append(node("pre", { tabindex: "0", "aria-label": "Command" }, command));
   const copy = node("button", { type: "button" }, "Copy the configuration");

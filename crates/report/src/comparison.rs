@@ -1,6 +1,6 @@
 //! Several runs beside each other, each with the settings in which it differs from the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table};
@@ -8,8 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::report::{Report, SchemaVersion};
-use crate::table::{COLUMN_FRAME, STYLE, TableOptions, grouped, percent, titled};
+use crate::printable::printable;
+use crate::report::{PoolReport, Report, SchemaVersion};
+use crate::stats::Stats;
+use crate::table::{COLUMN_FRAME, STYLE, TableOptions, grouped, latency_source, or_none, share, titled};
 
 /// JSON Schema of [`Comparison`], as text.
 pub const COMPARISON_SCHEMA: &str = include_str!("../schema/comparison.schema.json");
@@ -46,15 +48,25 @@ struct Column {
     expendable: u8,
 }
 
-const COLUMNS: [Column; 10] = [
-    Column { header: "TTFT avg\n(ms)", of: |report| ms(report.ttft_ms.mean), expendable: 0 },
-    Column { header: "TTFT p99\n(ms)", of: |report| ms(report.ttft_ms.p99), expendable: 5 },
-    Column { header: "ITL avg\n(ms)", of: |report| ms(report.itl_ms.mean), expendable: 1 },
-    Column { header: "ITL p99\n(ms)", of: |report| ms(report.itl_ms.p99), expendable: 7 },
-    Column { header: "Latency avg\n(ms)", of: |report| ms(report.e2e_latency_ms.mean), expendable: 6 },
-    Column { header: "Output\n(tok/s)", of: |report| ms(report.output_throughput_tok_s), expendable: 4 },
-    Column { header: "Reuse\n", of: |report| percent(report.prefix_cache_reused_ratio), expendable: 8 },
-    Column { header: "Utilization\n", of: utilization, expendable: 9 },
+const COLUMNS: [Column; 12] = [
+    Column { header: "TTFT avg\n(ms)", of: |report| ms(report.ttft_ms.map(mean)), expendable: 0 },
+    Column { header: "TTFT p99\n(ms)", of: |report| ms(report.ttft_ms.map(p99)), expendable: 5 },
+    Column { header: "ITL avg\n(ms)", of: |report| ms(report.itl_ms.map(mean)), expendable: 1 },
+    Column { header: "ITL p99\n(ms)", of: |report| ms(report.itl_ms.map(p99)), expendable: 7 },
+    Column { header: "Latency avg\n(ms)", of: |report| ms(report.e2e_latency_ms.map(mean)), expendable: 6 },
+    Column { header: "Output\n(tok/s)", of: |report| ms(*report.output_throughput_tok_s), expendable: 4 },
+    Column { header: "Reuse\n", of: |report| share(*report.prefix_cache_reused_ratio), expendable: 8 },
+    Column {
+        header: "In an\niteration",
+        of: |report| of_pools(report, |pool| pool.utilization),
+        expendable: 11,
+    },
+    Column {
+        header: "Batch\noccupancy",
+        of: |report| of_pools(report, |pool| pool.batch_occupancy),
+        expendable: 9,
+    },
+    Column { header: "KV in\nuse", of: |report| of_pools(report, |pool| pool.kv_usage), expendable: 10 },
     Column { header: "Rejected\n", of: |report| count(report.rejected_requests), expendable: 3 },
     Column { header: "Goodput\n(req/s)", of: goodput, expendable: 2 },
 ];
@@ -77,12 +89,10 @@ pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> Stri
         table.add_row(settings.iter().map(Cell::new).chain(figures));
     }
     let mut text = titled(TITLE, &table, options);
-    let mut estimates: Vec<&str> =
-        comparison.runs.iter().filter_map(|run| run.report.latency_estimate.as_deref()).collect();
-    estimates.sort_unstable();
-    estimates.dedup();
-    for estimate in estimates {
-        let _ = writeln!(text, "Iteration times are an estimate, nothing was measured: {estimate}");
+    let sources: BTreeSet<String> =
+        comparison.runs.iter().filter_map(|run| latency_source(&run.report)).collect();
+    for source in sources {
+        let _ = writeln!(text, "{}", printable(&source));
     }
     text
 }
@@ -94,7 +104,7 @@ fn shown(comparison: &Comparison, run: &ComparedRun) -> Vec<String> {
         Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
     };
-    comparison.varied.iter().map(value).collect()
+    comparison.varied.iter().map(|name| printable(&value(name)).into_owned()).collect()
 }
 
 /// The columns that there is room for beside the settings; the first always stays.
@@ -124,22 +134,30 @@ fn columns_that_fit(
     columns
 }
 
-fn ms(value: f64) -> String {
-    grouped(value, 2)
+fn mean(stats: Stats) -> f64 {
+    stats.mean
+}
+
+fn p99(stats: Stats) -> f64 {
+    stats.p99
+}
+
+fn ms(value: Option<f64>) -> String {
+    or_none(value.map(|value| grouped(value, 2)))
 }
 
 fn count(value: u64) -> String {
     grouped(value as f64, 0)
 }
 
-/// How busy each pool was.
-fn utilization(report: &Report) -> String {
-    let pools: Vec<String> = report.pools.iter().map(|pool| percent(pool.utilization)).collect();
+/// A share of each pool.
+fn of_pools(report: &Report, of: fn(&PoolReport) -> Option<f64>) -> String {
+    let pools: Vec<String> = report.pools.iter().map(|pool| share(of(pool))).collect();
     pools.join(" / ")
 }
 
 fn goodput(report: &Report) -> String {
-    report.goodput_request_throughput_rps.map_or_else(|| "N/A".to_owned(), |rps| grouped(rps, 2))
+    ms(report.goodput_request_throughput_rps.and_then(|rps| rps.0))
 }
 
 #[cfg(test)]
@@ -166,15 +184,15 @@ mod tests {
     fn runs_stand_beneath_each_other() {
         let sla = Sla { ttft_ms: Some(50.0), ..Sla::default() };
         insta::assert_snapshot!(render_comparison(&comparison(sla), TableOptions::default()), @r"
-                                                                         servecast | Comparison
-        ┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┓
-        ┃ router_mode ┃ num_workers ┃ TTFT avg ┃ TTFT p99 ┃ ITL avg ┃ ITL p99 ┃ Latency avg ┃  Output ┃  Reuse ┃              Utilization ┃ Rejected ┃ Goodput ┃
-        ┃             ┃             ┃     (ms) ┃     (ms) ┃    (ms) ┃    (ms) ┃        (ms) ┃ (tok/s) ┃        ┃                          ┃          ┃ (req/s) ┃
-        ┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━┩
-        │ random      │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
-        │ random      │ 16          │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
-        │ kv_router   │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │        2 │    5.88 │
-        └─────────────┴─────────────┴──────────┴──────────┴─────────┴─────────┴─────────────┴─────────┴────────┴──────────────────────────┴──────────┴─────────┘
+                                                                                                  servecast | Comparison
+        ┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┓
+        ┃ router_mode ┃ num_workers ┃ TTFT avg ┃ TTFT p99 ┃ ITL avg ┃ ITL p99 ┃ Latency avg ┃  Output ┃  Reuse ┃                    In an ┃                 Batch ┃                    KV in ┃ Rejected ┃ Goodput ┃
+        ┃             ┃             ┃     (ms) ┃     (ms) ┃    (ms) ┃    (ms) ┃        (ms) ┃ (tok/s) ┃        ┃                iteration ┃             occupancy ┃                      use ┃          ┃ (req/s) ┃
+        ┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━┩
+        │ random      │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │ 25.00% / N/A / 25.00% │ 25.00% / 25.00% / 25.00% │        2 │    5.88 │
+        │ random      │ 16          │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │ 25.00% / N/A / 25.00% │ 25.00% / 25.00% / 25.00% │        2 │    5.88 │
+        │ kv_router   │ 4           │    50.00 │    79.40 │   15.71 │   38.80 │      100.00 │   47.06 │ 25.00% │ 50.00% / 20.00% / 30.00% │ 25.00% / N/A / 25.00% │ 25.00% / 25.00% / 25.00% │        2 │    5.88 │
+        └─────────────┴─────────────┴──────────┴──────────┴─────────┴─────────┴─────────────┴─────────┴────────┴──────────────────────────┴───────────────────────┴──────────────────────────┴──────────┴─────────┘
         Iteration times are an estimate, nothing was measured: roofline of a model on 1 GPU
         ");
     }

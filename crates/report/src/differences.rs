@@ -1,6 +1,7 @@
 //! How reports differ from the first of them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table};
 use schemars::JsonSchema;
@@ -9,8 +10,9 @@ use serde_json::Value;
 
 use crate::fail_if::relative_change;
 use crate::paired::PairedChange;
+use crate::printable::printable;
 use crate::report::{Report, SchemaVersion};
-use crate::table::{STYLE, TableOptions, grouped, titled};
+use crate::table::{STYLE, TableOptions, grouped, or_none, titled};
 
 /// JSON Schema of [`Differences`], as text.
 pub const DIFFERENCES_SCHEMA: &str = include_str!("../schema/differences.schema.json");
@@ -20,7 +22,7 @@ const TITLE: &str = "servecast | Differences";
 /// Figures that table and page show, with their names.
 pub(crate) const SHOWN: [(&str, &str); 19] = [
     ("mean_ttft_ms", "TTFT avg (ms)"),
-    ("median_ttft_ms", "TTFT median (ms)"),
+    ("median_ttft_ms", "TTFT p50 (ms)"),
     ("p99_ttft_ms", "TTFT p99 (ms)"),
     ("mean_itl_ms", "ITL avg (ms)"),
     ("p99_itl_ms", "ITL p99 (ms)"),
@@ -56,8 +58,24 @@ pub struct Differences {
 pub struct NamedFigures {
     /// What the user calls it.
     pub name: String,
-    /// Every number of its report, by key; what it took of real time is left out.
-    pub figures: BTreeMap<String, f64>,
+    /// Every number of its report, by key, null where the run has no sample of it; what it took of real time is left
+    /// out, and so is the seed.
+    pub figures: BTreeMap<String, Option<f64>>,
+    /// What it replayed, if its report says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadId>,
+    /// Its settings by path, such as `engine_args.block_size`, and the release of servecast.
+    #[serde(skip)]
+    pub settings: Option<BTreeMap<String, Value>>,
+}
+
+/// What was replayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct WorkloadId {
+    /// What it is called.
+    pub name: String,
+    /// [`Report::workload_hash`], equal for equal workloads.
+    pub hash: String,
 }
 
 /// A run beside the baseline.
@@ -65,6 +83,13 @@ pub struct NamedFigures {
 pub struct RunDifference {
     /// What the user calls it.
     pub name: String,
+    /// What it replayed, if its report says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadId>,
+    /// The settings in which it differs from the baseline, by path, with `servecast_version` and `latency_source`
+    /// among them; absent unless both reports have their settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settings: Option<BTreeMap<String, SettingChange>>,
     /// The figures that both runs have, by key.
     pub figures: BTreeMap<String, Difference>,
     /// Statistics over pairs of the same request, if both runs have rows of the same requests.
@@ -72,16 +97,25 @@ pub struct RunDifference {
     pub paired: Option<Vec<PairedChange>>,
 }
 
-/// A figure beside that of the baseline.
+/// A setting beside that of the baseline; null is not given.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct SettingChange {
+    /// Of the baseline.
+    pub baseline: Value,
+    /// Of the other run.
+    pub value: Value,
+}
+
+/// A figure beside that of the baseline; null where a run has no sample of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Difference {
     /// Of the baseline.
-    pub baseline: f64,
+    pub baseline: Option<f64>,
     /// Of the other run.
-    pub value: f64,
+    pub value: Option<f64>,
     /// `value - baseline`.
-    pub change: f64,
-    /// `change` as a share of the baseline; absent if only the baseline is 0.
+    pub change: Option<f64>,
+    /// `change` as a share of the baseline; absent if only the baseline is 0, or one of the two is null.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative_change: Option<f64>,
 }
@@ -91,10 +125,49 @@ impl NamedFigures {
     pub fn of(name: impl Into<String>, report: &Report) -> Self {
         let value = serde_json::to_value(report).unwrap_or(Value::Null);
         let figures = value.as_object().into_iter().flatten();
-        let figures = figures.filter(|(key, _)| !key.starts_with("wall_"));
-        let figures = figures.filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)));
-        Self { name: name.into(), figures: figures.collect() }
+        let figures = figures.filter(|(key, _)| !key.starts_with("wall_") && *key != "seed");
+        let figures = figures.filter(|(_, value)| value.is_number() || value.is_null());
+        let figures = figures.map(|(key, value)| (key.clone(), value.as_f64()));
+        let workload = report.workload_hash.as_ref().map(|hash| WorkloadId {
+            name: report.workload_name.clone().unwrap_or_default(),
+            hash: hash.clone(),
+        });
+        let settings = report.settings.as_ref().map(|settings| {
+            let mut paths = BTreeMap::new();
+            settings.iter().for_each(|(key, value)| add_paths(key, value, &mut paths));
+            paths.insert("servecast_version".to_owned(), report.servecast_version.clone().into());
+            paths.insert("latency_source".to_owned(), report.latency_source.clone().into());
+            paths
+        });
+        Self { name: name.into(), figures: figures.collect(), workload, settings }
     }
+
+    /// Whether both ran the same workload, as far as their reports say.
+    pub fn ran_what(&self, other: &Self) -> Option<bool> {
+        Some(self.workload.as_ref()?.hash == other.workload.as_ref()?.hash)
+    }
+}
+
+/// Adds a setting by its path, and those within it by theirs.
+fn add_paths(path: &str, value: &Value, paths: &mut BTreeMap<String, Value>) {
+    match value.as_object() {
+        None => drop(paths.insert(path.to_owned(), value.clone())),
+        Some(object) => {
+            object.iter().for_each(|(key, value)| add_paths(&format!("{path}.{key}"), value, paths));
+        }
+    }
+}
+
+/// The settings that are not the same.
+fn changed(
+    baseline: &BTreeMap<String, Value>,
+    other: &BTreeMap<String, Value>,
+) -> BTreeMap<String, SettingChange> {
+    let of = |settings: &BTreeMap<String, Value>, path| settings.get(path).cloned().unwrap_or_default();
+    let change = |path| (of(baseline, path), of(other, path));
+    let paths = baseline.keys().chain(other.keys());
+    let changes = paths.map(|path| (path, change(path))).filter(|(_, (before, after))| before != after);
+    changes.map(|(path, (baseline, value))| (path.clone(), SettingChange { baseline, value })).collect()
 }
 
 impl RunDifference {
@@ -102,12 +175,24 @@ impl RunDifference {
     pub fn of(baseline: &NamedFigures, run: &NamedFigures) -> Self {
         let figures = run.figures.iter().filter_map(|(key, &value)| {
             let &baseline = baseline.figures.get(key)?;
-            let relative = Some(relative_change(value, baseline)).filter(|change| change.is_finite());
-            let difference =
-                Difference { baseline, value, change: value - baseline, relative_change: relative };
+            let both = value.zip(baseline);
+            let relative = both.map(|(value, baseline)| relative_change(value, baseline));
+            let difference = Difference {
+                baseline,
+                value,
+                change: both.map(|(value, baseline)| value - baseline),
+                relative_change: relative.filter(|change| change.is_finite()),
+            };
             Some((key.clone(), difference))
         });
-        Self { name: run.name.clone(), figures: figures.collect(), paired: None }
+        let settings = baseline.settings.as_ref().zip(run.settings.as_ref());
+        Self {
+            name: run.name.clone(),
+            workload: run.workload.clone(),
+            settings: settings.map(|(before, after)| changed(before, after)),
+            figures: figures.collect(),
+            paired: None,
+        }
     }
 }
 
@@ -116,22 +201,26 @@ pub fn render_differences(differences: &Differences, options: TableOptions) -> S
     let mut table = Table::new();
     table.load_style(STYLE);
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let others = differences.runs.iter().flat_map(|run| [run.name.clone(), "change".to_owned()]);
-    let names = std::iter::once(differences.baseline.name.clone()).chain(others);
+    let shown = |name: &str| printable(name).into_owned();
+    let others = differences.runs.iter().flat_map(|run| [shown(&run.name), "change".to_owned()]);
+    let names = std::iter::once(shown(&differences.baseline.name)).chain(others);
     table.set_header(std::iter::once(Cell::new("Metric")).chain(names.map(right)));
     for (key, name) in SHOWN {
         let Some(&baseline) = differences.baseline.figures.get(key) else { continue };
         let others = differences.runs.iter().flat_map(|run| match run.figures.get(key) {
             Some(difference) => [figure(key, difference.value), relative(difference)],
-            None => ["N/A".to_owned(), String::new()],
+            None => [or_none(None), String::new()],
         });
         let cells = std::iter::once(figure(key, baseline)).chain(others);
         table.add_row(std::iter::once(Cell::new(name)).chain(cells.map(right)));
     }
     let mut text = titled(TITLE, &table, options);
     for run in &differences.runs {
+        text += &printable(&settings_of(run, &differences.baseline));
+    }
+    for run in &differences.runs {
         let Some(paired) = &run.paired else { continue };
-        text += &run.name;
+        text += &printable(&run.name);
         text += ", request by request, with 95% confidence intervals:\n";
         for change in paired {
             text += &sentences(change);
@@ -140,20 +229,54 @@ pub fn render_differences(differences: &Differences, options: TableOptions) -> S
     text
 }
 
-fn figure(key: &str, value: f64) -> String {
+/// The workload and the settings in which a run differs from the baseline, a line each.
+fn settings_of(run: &RunDifference, baseline: &NamedFigures) -> String {
+    let mut lines = String::new();
+    // Writing to a string cannot fail.
+    if let (Some(before), Some(after)) = (&baseline.workload, &run.workload)
+        && before.hash != after.hash
+    {
+        let _ = writeln!(
+            lines,
+            "  workload: {} ({}) → {} ({})",
+            before.name, before.hash, after.name, after.hash
+        );
+    }
+    let shown = |value: &Value| match value {
+        Value::Null => "not given".to_owned(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    for (path, SettingChange { baseline, value }) in run.settings.iter().flatten() {
+        let _ = writeln!(lines, "  {path}: {} → {}", shown(baseline), shown(value));
+    }
+    match (lines.is_empty(), &run.settings) {
+        (false, _) => format!("{} differs from {} in\n{lines}", run.name, baseline.name),
+        (true, Some(_)) => format!("{} has the settings and the workload of {}\n", run.name, baseline.name),
+        (true, None) => {
+            format!(
+                "in which settings {} differs from {} is not known: a report has none\n",
+                run.name, baseline.name
+            )
+        }
+    }
+}
+
+fn figure(key: &str, value: Option<f64>) -> String {
     let decimals = match key {
         "prefix_cache_reused_ratio" => 4,
         key if key.ends_with("_ms") || key.ends_with("_s") || key.ends_with("_rps") => 2,
         _ => 0,
     };
-    grouped(value, decimals)
+    or_none(value.map(|value| grouped(value, decimals)))
 }
 
 fn relative(difference: &Difference) -> String {
     match difference.relative_change {
         Some(0.0) => "=".to_owned(),
         Some(share) => format!("{:+.2}%", share * 100.0),
-        None => "from 0".to_owned(),
+        None if difference.change.is_some() => "from 0".to_owned(),
+        None => String::new(),
     }
 }
 
@@ -179,7 +302,7 @@ fn sentences(change: &PairedChange) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{SummaryOptions, fixture, summarize};
+    use crate::{Measured, Stats, SummaryOptions, fixture, summarize};
 
     fn figures(name: &str, change: impl Fn(&mut Report)) -> NamedFigures {
         let mut report = summarize(&fixture::run(), &SummaryOptions::default());
@@ -191,7 +314,10 @@ mod tests {
     fn a_table_shows_figures_and_changes() {
         let baseline = figures("a.json", |_| {});
         let other = figures("b.json", |report| {
-            report.ttft_ms.p99 *= 1.1;
+            report.ttft_ms = report
+                .ttft_ms
+                .map(|stats| Stats { p99: stats.p99 * 1.1, ..stats })
+                .map_or(Measured(None), Into::into);
             report.rejected_requests = 0;
             report.total_preemptions += 2;
         });
@@ -215,7 +341,7 @@ mod tests {
         ┃ Metric               ┃ a.json ┃ b.json ┃   change ┃
         ┡━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━┩
         │ TTFT avg (ms)        │  50.00 │  50.00 │        = │
-        │ TTFT median (ms)     │  50.00 │  50.00 │        = │
+        │ TTFT p50 (ms)        │  50.00 │  50.00 │        = │
         │ TTFT p99 (ms)        │  79.40 │  87.34 │  +10.00% │
         │ ITL avg (ms)         │  15.71 │  15.71 │        = │
         │ ITL p99 (ms)         │  38.80 │  38.80 │        = │
@@ -233,6 +359,7 @@ mod tests {
         │ Duration (ms)        │ 170.00 │ 170.00 │        = │
         │ Requests             │      4 │      4 │        = │
         └──────────────────────┴────────┴────────┴──────────┘
+        in which settings b.json differs from a.json is not known: a report has none
         b.json, request by request, with 95% confidence intervals:
           ttft_ms: mean -1.50 (-2.00 to -1.00), median +0.00, p99 +1,234.00 (-1.00 to +2,000.00); 25.0% slower, 50.0% faster of 1,200
         ");

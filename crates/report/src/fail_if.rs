@@ -1,5 +1,6 @@
 //! Limits that a run must keep beside another one: `p99_ttft_ms>+5%`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -56,6 +57,14 @@ impl Operator {
 }
 
 impl FailIf {
+    /// The key of the report that the condition is about: `p50_…` is another name of `median_…`.
+    pub fn key(&self) -> Cow<'_, str> {
+        match self.metric.strip_prefix("p50_") {
+            Some(of) => Cow::Owned(format!("median_{of}")),
+            None => Cow::Borrowed(&self.metric),
+        }
+    }
+
     /// Whether a figure breaks the limit beside that of the baseline.
     ///
     /// Any rise above a baseline of 0 is an infinite relative change.

@@ -2,7 +2,7 @@
 //!
 //! `Report` is declared once, through [`flat_object!`]; serialisation, its inverse and the JSON Schema are
 //! all derived from that list. Most fields are one key of the same name; a [`Stats`] called `ttft_ms` is the
-//! nine keys `mean_ttft_ms`, …, `std_ttft_ms`; an absent `Option` is no key.
+//! nine keys `mean_ttft_ms`, …, `std_ttft_ms`. A [`Measured`] without a sample is null, an absent `Option` no key.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::ser::SerializeMap;
 use serde_json::{Map, Value};
 
+use crate::measured::Measured;
 use crate::sla::Sla;
 use crate::stats::Stats;
 
@@ -61,7 +62,16 @@ macro_rules! one_key {
     )+};
 }
 
-one_key!(u64, f64, String, BTreeMap<String, u64>, crate::SchemaVersion, Vec<crate::PoolReport>, Sla);
+one_key!(
+    u64,
+    f64,
+    String,
+    BTreeMap<String, u64>,
+    BTreeMap<String, Value>,
+    crate::SchemaVersion,
+    Vec<crate::PoolReport>,
+    Sla
+);
 
 impl<T: Field> Field for Option<T> {
     fn write<M: SerializeMap>(&self, name: &str, object: &mut M) -> Result<(), M::Error> {
@@ -79,25 +89,44 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-impl Field for Stats {
+impl Field for Measured {
     fn write<M: SerializeMap>(&self, name: &str, object: &mut M) -> Result<(), M::Error> {
-        let mut entries = Self::NAMES.iter().zip(self.to_array());
-        entries.try_for_each(|((statistic, _), value)| {
-            object.serialize_entry(&format!("{statistic}_{name}"), &value)
-        })
+        object.serialize_entry(name, &self.0)
     }
 
     fn take(name: &str, object: &mut Map<String, Value>) -> Result<Self, String> {
-        let mut values = [0.0; Self::NAMES.len()];
-        for (value, (statistic, _)) in values.iter_mut().zip(Self::NAMES) {
-            *value = take_key(&format!("{statistic}_{name}"), object)?;
-        }
-        Ok(Self::from_array(values))
+        take_key(name, object).map(Self)
     }
 
     fn describe(name: &str, doc: &str, keys: &mut Keys<'_>) {
-        for (statistic, label) in Self::NAMES {
-            keys.add::<f64>(&format!("{statistic}_{name}"), format!("{label}. {doc}"));
+        keys.add::<Option<f64>>(name, doc.to_owned());
+    }
+}
+
+impl Field for Measured<Stats> {
+    fn write<M: SerializeMap>(&self, name: &str, object: &mut M) -> Result<(), M::Error> {
+        for (position, (statistic, _)) in Stats::NAMES.iter().enumerate() {
+            let value = self.map(|stats| stats.to_array()[position]);
+            object.serialize_entry(&format!("{statistic}_{name}"), &value)?;
+        }
+        Ok(())
+    }
+
+    fn take(name: &str, object: &mut Map<String, Value>) -> Result<Self, String> {
+        let mut values = Some([0.0; Stats::NAMES.len()]);
+        for (position, (statistic, _)) in Stats::NAMES.iter().enumerate() {
+            let value: Option<f64> = take_key(&format!("{statistic}_{name}"), object)?;
+            values = values.zip(value).map(|(mut values, value)| {
+                values[position] = value;
+                values
+            });
+        }
+        Ok(Self(values.map(Stats::from_array)))
+    }
+
+    fn describe(name: &str, doc: &str, keys: &mut Keys<'_>) {
+        for (statistic, label) in Stats::NAMES {
+            keys.add::<Option<f64>>(&format!("{statistic}_{name}"), format!("{label}. {doc}"));
         }
     }
 }

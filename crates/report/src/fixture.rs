@@ -14,6 +14,8 @@ use servecast_cluster::record::{
 use servecast_types::{Duration, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
+use crate::report::Provenance;
+
 /// The run of the module's table.
 pub(crate) fn run() -> RunRecord {
     let requests = vec![aggregated(), disaggregated(), rejected_on_arrival(), rejected_later()];
@@ -21,8 +23,11 @@ pub(crate) fn run() -> RunRecord {
     for (gap_ms, times) in [(10, 5), (40, 1), (20, 1)] {
         gaps.add(Duration::from_ns(gap_ms * 1_000_000), times);
     }
+    // While workers were in iterations, they had two requests, which held a quarter of the blocks, and once the half.
     let pool = |role, totals: [u64; 3], busy_ms: &[u64]| PoolRecord {
         role,
+        max_num_seqs: (role != PoolRole::Prefill).then_some(8),
+        usable_blocks: 100,
         totals: PoolTotals { iterations: totals[0], computed_tokens: totals[1], preemptions: totals[2] },
         workers: busy_ms
             .iter()
@@ -30,6 +35,9 @@ pub(crate) fn run() -> RunRecord {
                 requests: 2,
                 reused_tokens: *busy_ms,
                 busy_ns: busy_ms * 1_000_000,
+                request_ns: u128::from(2 * busy_ms * 1_000_000),
+                block_ns: u128::from(25 * busy_ms * 1_000_000),
+                peak_blocks: 50,
             })
             .collect(),
     };
@@ -40,6 +48,18 @@ pub(crate) fn run() -> RunRecord {
     ];
     let latency_estimates = vec!["roofline of a model on 1 GPU".to_owned()];
     RunRecord { requests, gaps, pools, extrapolated_iterations: 3, latency_estimates, ..RunRecord::default() }
+}
+
+/// What a report of it may say of what was run.
+pub(crate) fn provenance() -> Provenance {
+    Provenance {
+        servecast_version: Some("1.2.3".to_owned()),
+        workload_name: Some("t.jsonl".to_owned()),
+        workload_hash: Some(0xabc),
+        seed: Some(42),
+        settings: Some([("num_workers".to_owned(), 2.into())].into()),
+        latency_source: Some("a model".to_owned()),
+    }
 }
 
 fn aggregated() -> RequestRecord {

@@ -27,8 +27,10 @@ mod export;
 mod fail_if;
 mod field;
 mod latency;
+mod measured;
 mod page;
 mod paired;
+mod printable;
 mod report;
 mod rows;
 mod series;
@@ -42,17 +44,20 @@ pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use differences::{
-    DIFFERENCES_SCHEMA, Difference, Differences, NamedFigures, RunDifference, render_differences,
+    DIFFERENCES_SCHEMA, Difference, Differences, NamedFigures, RunDifference, SettingChange, WorkloadId,
+    render_differences,
 };
 pub use differences_page::{ComparedPage, render_differences_page};
 pub use export::{ExportFormat, TokenTimes, export};
 pub use fail_if::{FailIf, FailIfError, Limit, Operator, relative_change};
+pub use measured::Measured;
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
-pub use report::{Counts, PoolReport, REPORT_SCHEMA, Report, SchemaVersion, Spread};
+pub use printable::printable;
+pub use report::{Counts, PoolReport, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, Spread};
 pub use rows::write_request_rows;
 pub use sla::{Sla, SlaError};
 pub use stats::Stats;
 pub use summary::{SummaryOptions, summarize};
-pub use table::{TableOptions, render_table};
+pub use table::{TableOptions, printable_styled, render_table};
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::field::flat_object;
+use crate::measured::Measured;
 use crate::sla::Sla;
 use crate::stats::Stats;
 
@@ -24,6 +26,9 @@ pub enum SchemaVersion {
 /// Counts by name, in the order of the names.
 pub type Counts = BTreeMap<String, u64>;
 
+/// Settings by key, as in a configuration file; those of engines and routers are objects.
+pub type Settings = BTreeMap<String, Value>;
+
 flat_object! {
     /// What a run came to.
     ///
@@ -31,12 +36,26 @@ flat_object! {
     /// keys `mean_x`, `min_x`, `max_x`, `median_x`, `p75_x`, `p90_x`, `p95_x`, `p99_x` and `std_x`, and that
     /// a field which is `None` has no key. Times are of the simulated clock unless a key starts with `wall_`.
     ///
-    /// *Completed* requests are those served to the end; *duration* below is `duration_ms / 1000`, at least
-    /// 1e-9.
+    /// A figure of which the run has no sample is null: every latency of a run that served nobody, rates and shares
+    /// of a run without a token. *Completed* requests are those served to the end; *duration* below is
+    /// `duration_ms / 1000`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Report {
         /// Version of the keys of this object.
         pub schema_version: SchemaVersion,
+        /// The release of servecast that made the report.
+        pub servecast_version: Option<String>,
+        /// What was replayed: the name of the trace's file, or that it was made.
+        pub workload_name: Option<String>,
+        /// Hash of what was replayed, 16 hexadecimal digits: XXH3-64 of the parsed sessions as they were sent, with
+        /// their times (after `arrival_speedup_ratio`), prompts, output lengths and priorities. Equal for equal
+        /// workloads on any machine, whatever the file is called and however it is packed.
+        pub workload_hash: Option<String>,
+        /// Root of all random numbers.
+        pub seed: Option<u64>,
+        /// Every setting that the run depends on, defaults included, by the keys of a configuration file; files by
+        /// their names without folders, and without `trace_file`.
+        pub settings: Option<Settings>,
         /// Requests that arrived.
         pub num_requests: u64,
         /// Requests served to the end.
@@ -53,47 +72,50 @@ flat_object! {
         pub rejected_input_tokens: u64,
         /// Tokens produced for rejected requests before they were given up.
         pub rejected_output_tokens: u64,
-        /// From the first arrival to the last token of any request, in ms.
-        pub duration_ms: f64,
+        /// From the first arrival to the last token of any request, in ms; null without a token.
+        pub duration_ms: Measured,
         /// What the simulation itself took, in ms of real time.
         pub wall_time_ms: f64,
         /// Completed requests a second: `completed_requests` / duration.
-        pub request_throughput_rps: f64,
+        pub request_throughput_rps: Measured,
         /// Prompt tokens of completed requests a second: `total_input_tokens` / duration.
-        pub input_throughput_tok_s: f64,
+        pub input_throughput_tok_s: Measured,
         /// Tokens produced for completed requests a second: `total_output_tokens` / duration.
-        pub output_throughput_tok_s: f64,
+        pub output_throughput_tok_s: Measured,
         /// Sum of input and output throughput, in tokens a second.
-        pub total_throughput_tok_s: f64,
+        pub total_throughput_tok_s: Measured,
         /// Share of the prompt tokens of completed requests, from 0 to 1, that their first admission in the
-        /// first stage found in the prefix cache; 0 without completed requests.
-        pub prefix_cache_reused_ratio: f64,
+        /// first stage found in the prefix cache; null without completed requests.
+        pub prefix_cache_reused_ratio: Measured,
         /// Time to first token, in ms: from arrival to the first token, one sample a completed request.
-        pub ttft_ms: Stats,
+        pub ttft_ms: Measured<Stats>,
         /// Time to second token, in ms: from the first to the second token, one sample a completed request
         /// with two tokens or more.
-        pub ttst_ms: Stats,
+        pub ttst_ms: Measured<Stats>,
         /// Time per output token, in ms: (last token - first token) / (tokens - 1), one sample a completed
         /// request with two tokens or more.
-        pub tpot_ms: Stats,
+        pub tpot_ms: Measured<Stats>,
         /// Inter-token latency, in ms: every gap between consecutive tokens of a request, pooled over all
         /// requests.
-        pub itl_ms: Stats,
+        pub itl_ms: Measured<Stats>,
         /// Largest relative error of the percentiles of `itl_ms` and `output_token_throughput_per_user`: 0 while every
         /// distinct gap is counted by itself, up to 65,536 of them. Mean, minimum and maximum of `itl_ms` are exact in any case.
         pub itl_relative_error: f64,
         /// Request latency, in ms: from arrival to the last token, one sample a completed request.
-        pub e2e_latency_ms: Stats,
+        pub e2e_latency_ms: Measured<Stats>,
         /// Token rate that a user sees, in tokens a second: 1000 / gap in ms for every positive gap of
         /// `itl_ms`.
-        pub output_token_throughput_per_user: Stats,
+        pub output_token_throughput_per_user: Measured<Stats>,
         /// Queue time, in ms: from arrival to the start of the first iteration that computed something for
         /// the request, one sample a completed request.
-        pub queue_time_ms: Stats,
+        pub queue_time_ms: Measured<Stats>,
         /// How often a request lost its KV blocks to others, over all pools.
         pub total_preemptions: u64,
         /// Engine iterations over all pools.
         pub total_iterations: u64,
+        /// Where iteration times come from: the latency model, what of it was measured, and on which GPU, if it is of
+        /// one; of each pool, if they differ.
+        pub latency_source: Option<String>,
         /// Share of the iterations whose time lies outside what the latency model was measured on; absent when there
         /// were none.
         pub latency_extrapolated_ratio: Option<f64>,
@@ -107,12 +129,32 @@ flat_object! {
         /// Completed requests that kept all limits of `sla`; absent without limits.
         pub goodput_completed_requests: Option<u64>,
         /// Goodput, in requests a second: `goodput_completed_requests` / duration; absent without limits.
-        pub goodput_request_throughput_rps: Option<f64>,
+        pub goodput_request_throughput_rps: Option<Measured>,
         /// Tokens a second of the requests that kept all limits of `sla`; absent without limits.
-        pub goodput_output_throughput_tok_s: Option<f64>,
+        pub goodput_output_throughput_tok_s: Option<Measured>,
+        /// Share of all gaps between tokens, pooled over all requests, within `sla.pooled_itl_ms`; absent without that
+        /// limit, null without gaps.
+        pub pooled_itl_within_sla_ratio: Option<Measured>,
         /// What was odd about the trace, as counts by kind; absent when nothing was.
         pub trace_notes: Option<Counts>,
     }
+}
+
+/// What was run, as far as a report says so: what tells it from others, and what it can be held against.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Provenance {
+    /// The release of servecast.
+    pub servecast_version: Option<String>,
+    /// What was replayed, in a few words.
+    pub workload_name: Option<String>,
+    /// Hash of what was replayed.
+    pub workload_hash: Option<u64>,
+    /// Root of all random numbers.
+    pub seed: Option<u64>,
+    /// Every setting that the run depends on.
+    pub settings: Option<Settings>,
+    /// Where iteration times come from.
+    pub latency_source: Option<String>,
 }
 
 /// Totals of one pool of workers.
@@ -128,14 +170,39 @@ pub struct PoolReport {
     pub computed_tokens: u64,
     /// How often a request lost its KV blocks to others.
     pub preemptions: u64,
-    /// Share of the workers' time spent in iterations: busy time / (workers * `duration_ms`), or 0.
-    pub utilization: f64,
+    /// Share of the workers' time that was spent in some iteration, full or nearly empty: busy time / (workers *
+    /// `duration_ms`). Not how much load a worker has room for: that is in `batch_occupancy` and `kv_usage`. Null
+    /// without a token.
+    pub utilization: Option<f64>,
+    /// Requests that an iteration computed something for, averaged over the time in iterations; null without one.
+    #[serde(default)]
+    pub mean_batch_size: Option<f64>,
+    /// Most requests that may run on a worker at a time; null without a limit.
+    #[serde(default)]
+    pub max_num_seqs: Option<u32>,
+    /// How full batches were while workers were in iterations: `mean_batch_size / max_num_seqs`; null without a limit
+    /// or an iteration.
+    #[serde(default)]
+    pub batch_occupancy: Option<f64>,
+    /// Share of the KV blocks that requests held, averaged over the time in iterations; what only the prefix cache
+    /// holds is free. Null without an iteration.
+    #[serde(default)]
+    pub kv_usage: Option<f64>,
+    /// The largest share of its KV blocks that requests held on any worker in an iteration; null without one.
+    #[serde(default)]
+    pub peak_kv_usage: Option<f64>,
     /// How many requests a worker got.
     pub requests_per_worker: Spread,
     /// How many prompt tokens a worker found in its prefix cache.
     pub reused_tokens_per_worker: Spread,
-    /// Share of its time that a worker spent in iterations.
-    pub utilization_per_worker: Spread,
+    /// Share of its time that a worker spent in some iteration.
+    pub utilization_per_worker: Option<Spread>,
+    /// `mean_batch_size` of workers that had an iteration.
+    #[serde(default)]
+    pub mean_batch_size_per_worker: Option<Spread>,
+    /// `kv_usage` of workers that had an iteration.
+    #[serde(default)]
+    pub kv_usage_per_worker: Option<Spread>,
 }
 
 /// How unevenly something is spread over the workers of a pool.
@@ -150,18 +217,15 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of `values`, one a worker; all zero without workers.
-    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+    /// The spread of `values`, one a worker, if there are any.
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let (mut min, mut max, mut sum, mut count) = (f64::INFINITY, 0.0_f64, 0.0, 0_u32);
         for value in values {
             (min, max) = (min.min(value), max.max(value));
             sum += value;
             count += 1;
         }
-        match count {
-            0 => Self { min: 0.0, mean: 0.0, max: 0.0 },
-            _ => Self { min, mean: sum / f64::from(count), max },
-        }
+        (count > 0).then(|| Self { min, mean: sum / f64::from(count), max })
     }
 }
 
@@ -177,9 +241,12 @@ mod tests {
 
     /// A report in which no optional key is absent.
     fn full() -> Report {
-        let sla = Sla { ttft_ms: Some(50.0), itl_ms: Some(20.0), e2e_ms: None };
+        let sla = Sla { ttft_ms: Some(50.0), tpot_ms: Some(20.0), e2e_ms: None, pooled_itl_ms: Some(10.0) };
         let notes = [("ignored_keys".to_owned(), 3)].into();
-        summarize(&fixture::run(), &SummaryOptions { sla, wall_time_ms: 1.5, notes })
+        summarize(
+            &fixture::run(),
+            &SummaryOptions { sla, wall_time_ms: 1.5, notes, provenance: fixture::provenance() },
+        )
     }
 
     fn empty() -> Report {
@@ -246,6 +313,13 @@ mod tests {
         insta::assert_snapshot!(serde_json::to_string_pretty(&full()).unwrap(), @r#"
         {
           "schema_version": "1",
+          "servecast_version": "1.2.3",
+          "workload_name": "t.jsonl",
+          "workload_hash": "0000000000000abc",
+          "seed": 42,
+          "settings": {
+            "num_workers": 2
+          },
           "num_requests": 4,
           "completed_requests": 2,
           "rejected_requests": 2,
@@ -330,6 +404,7 @@ mod tests {
           "std_queue_time_ms": 1.0,
           "total_preemptions": 2,
           "total_iterations": 12,
+          "latency_source": "a model",
           "latency_extrapolated_ratio": 0.25,
           "latency_estimate": "roofline of a model on 1 GPU",
           "pools": [
@@ -340,6 +415,11 @@ mod tests {
               "computed_tokens": 439,
               "preemptions": 1,
               "utilization": 0.5,
+              "mean_batch_size": 2.0,
+              "max_num_seqs": 8,
+              "batch_occupancy": 0.25,
+              "kv_usage": 0.25,
+              "peak_kv_usage": 0.5,
               "requests_per_worker": {
                 "min": 2.0,
                 "mean": 2.0,
@@ -354,6 +434,16 @@ mod tests {
                 "min": 0.5,
                 "mean": 0.5,
                 "max": 0.5
+              },
+              "mean_batch_size_per_worker": {
+                "min": 2.0,
+                "mean": 2.0,
+                "max": 2.0
+              },
+              "kv_usage_per_worker": {
+                "min": 0.25,
+                "mean": 0.25,
+                "max": 0.25
               }
             },
             {
@@ -363,6 +453,11 @@ mod tests {
               "computed_tokens": 200,
               "preemptions": 0,
               "utilization": 0.2,
+              "mean_batch_size": 2.0,
+              "max_num_seqs": null,
+              "batch_occupancy": null,
+              "kv_usage": 0.25,
+              "peak_kv_usage": 0.5,
               "requests_per_worker": {
                 "min": 2.0,
                 "mean": 2.0,
@@ -377,6 +472,16 @@ mod tests {
                 "min": 0.2,
                 "mean": 0.2,
                 "max": 0.2
+              },
+              "mean_batch_size_per_worker": {
+                "min": 2.0,
+                "mean": 2.0,
+                "max": 2.0
+              },
+              "kv_usage_per_worker": {
+                "min": 0.25,
+                "mean": 0.25,
+                "max": 0.25
               }
             },
             {
@@ -386,6 +491,11 @@ mod tests {
               "computed_tokens": 307,
               "preemptions": 1,
               "utilization": 0.3,
+              "mean_batch_size": 2.0,
+              "max_num_seqs": 8,
+              "batch_occupancy": 0.25,
+              "kv_usage": 0.25,
+              "peak_kv_usage": 0.5,
               "requests_per_worker": {
                 "min": 2.0,
                 "mean": 2.0,
@@ -400,16 +510,28 @@ mod tests {
                 "min": 0.2,
                 "mean": 0.30000000000000004,
                 "max": 0.4
+              },
+              "mean_batch_size_per_worker": {
+                "min": 2.0,
+                "mean": 2.0,
+                "max": 2.0
+              },
+              "kv_usage_per_worker": {
+                "min": 0.25,
+                "mean": 0.25,
+                "max": 0.25
               }
             }
           ],
           "sla": {
             "ttft_ms": 50.0,
-            "itl_ms": 20.0
+            "tpot_ms": 20.0,
+            "pooled_itl_ms": 10.0
           },
           "goodput_completed_requests": 1,
           "goodput_request_throughput_rps": 5.88235294117647,
           "goodput_output_throughput_tok_s": 17.64705882352941,
+          "pooled_itl_within_sla_ratio": 0.7142857142857143,
           "trace_notes": {
             "ignored_keys": 3
           }

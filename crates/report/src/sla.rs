@@ -7,7 +7,7 @@ use servecast_types::Duration;
 
 use crate::latency::tpot_ms;
 
-/// Limits that a request must keep to count towards goodput; a limit not given is always kept.
+/// Limits that a request must keep to count towards goodput, and one for single gaps; a limit not given is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sla {
@@ -15,14 +15,18 @@ pub struct Sla {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub ttft_ms: Option<f64>,
-    /// Longest mean gap between the tokens of a request, in ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Longest mean gap between the tokens of a request, in ms. Reports of older releases call it `itl_ms`.
+    #[serde(default, alias = "itl_ms", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
-    pub itl_ms: Option<f64>,
+    pub tpot_ms: Option<f64>,
     /// Longest time from arrival to the last token, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub e2e_ms: Option<f64>,
+    /// Longest gap between two tokens, in ms. It judges the gaps of all requests together, and no request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub pooled_itl_ms: Option<f64>,
 }
 
 /// Why limits make no sense.
@@ -45,6 +49,11 @@ impl Sla {
         self.limits().iter().all(|limit| limit.value.is_none())
     }
 
+    /// Whether a limit is given that requests have to keep.
+    pub fn judges_requests(&self) -> bool {
+        self.ttft_ms.or(self.tpot_ms).or(self.e2e_ms).is_some()
+    }
+
     /// Checks that every given limit is finite and above 0.
     pub fn validate(&self) -> Result<(), SlaError> {
         for Limit { flag, value, .. } in self.limits() {
@@ -55,23 +64,24 @@ impl Sla {
         Ok(())
     }
 
-    /// Whether `request` was finished within all limits. One token has no gaps, so it keeps any ITL limit.
+    /// Whether `request` was finished within all limits. One token has no gaps, so it keeps any TPOT limit.
     pub fn is_met_by(&self, request: &RequestRecord) -> bool {
         let keeps = |limit: Option<f64>, value: Option<f64>| {
             limit.zip(value).is_none_or(|(limit, value)| value <= limit)
         };
         request.is_finished()
             && keeps(self.ttft_ms, request.ttft().map(Duration::as_ms))
-            && keeps(self.itl_ms, tpot_ms(request))
+            && keeps(self.tpot_ms, tpot_ms(request))
             && keeps(self.e2e_ms, request.e2e().map(Duration::as_ms))
     }
 
     /// The limits with the names that users know them by.
-    pub(crate) fn limits(&self) -> [Limit; 3] {
+    pub(crate) fn limits(&self) -> [Limit; 4] {
         [
             Limit { name: "TTFT", flag: "--sla-ttft-ms", value: self.ttft_ms },
-            Limit { name: "ITL", flag: "--sla-itl-ms", value: self.itl_ms },
+            Limit { name: "TPOT", flag: "--sla-tpot-ms", value: self.tpot_ms },
             Limit { name: "E2E", flag: "--sla-e2e-ms", value: self.e2e_ms },
+            Limit { name: "ITL", flag: "--sla-pooled-itl-ms", value: self.pooled_itl_ms },
         ]
     }
 }
@@ -87,7 +97,7 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    const NONE: Sla = Sla { ttft_ms: None, itl_ms: None, e2e_ms: None };
+    const NONE: Sla = Sla { ttft_ms: None, tpot_ms: None, e2e_ms: None, pooled_itl_ms: None };
 
     #[track_caller]
     fn check(sla: Sla, expected: [bool; 4]) {
@@ -100,10 +110,10 @@ mod tests {
         check(NONE, [true, true, false, false]);
         check(Sla { ttft_ms: Some(80.0), ..NONE }, [true, true, false, false]);
         check(Sla { ttft_ms: Some(79.9), ..NONE }, [true, false, false, false]);
-        check(Sla { itl_ms: Some(20.0), ..NONE }, [true, true, false, false]);
-        check(Sla { itl_ms: Some(10.0), ..NONE }, [true, false, false, false]);
+        check(Sla { tpot_ms: Some(20.0), ..NONE }, [true, true, false, false]);
+        check(Sla { tpot_ms: Some(10.0), ..NONE }, [true, false, false, false]);
         check(Sla { e2e_ms: Some(40.0), ..NONE }, [true, false, false, false]);
-        check(Sla { ttft_ms: Some(80.0), itl_ms: Some(20.0), e2e_ms: Some(39.0) }, [false; 4]);
+        check(Sla { ttft_ms: Some(80.0), tpot_ms: Some(20.0), e2e_ms: Some(39.0), ..NONE }, [false; 4]);
     }
 
     #[test]
@@ -111,18 +121,23 @@ mod tests {
         let mut request = fixture::run().requests.swap_remove(0);
         request.output_tokens = 1;
         request.last_token = request.first_token;
-        assert!(Sla { itl_ms: Some(1e-9), ..NONE }.is_met_by(&request));
+        assert!(Sla { tpot_ms: Some(1e-9), ..NONE }.is_met_by(&request));
     }
 
     #[test]
     fn limits_are_finite_and_above_zero() {
         assert_eq!(NONE.validate(), Ok(()));
-        assert_eq!(Sla { ttft_ms: Some(1e-9), itl_ms: Some(5.0), e2e_ms: Some(1e12) }.validate(), Ok(()));
+        assert_eq!(
+            Sla { ttft_ms: Some(1e-9), tpot_ms: Some(5.0), e2e_ms: Some(1e12), pooled_itl_ms: Some(1.0) }
+                .validate(),
+            Ok(())
+        );
         for value in [0.0, -0.0, -1.0, f64::INFINITY, f64::NAN] {
             for (flag, sla) in [
                 ("--sla-ttft-ms", Sla { ttft_ms: Some(value), ..NONE }),
-                ("--sla-itl-ms", Sla { itl_ms: Some(value), ..NONE }),
+                ("--sla-tpot-ms", Sla { tpot_ms: Some(value), ..NONE }),
                 ("--sla-e2e-ms", Sla { e2e_ms: Some(value), ..NONE }),
+                ("--sla-pooled-itl-ms", Sla { pooled_itl_ms: Some(value), ..NONE }),
             ] {
                 let error = sla.validate().unwrap_err().to_string();
                 assert_eq!(
@@ -131,5 +146,12 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_name_of_older_reports_is_read() {
+        let sla: Sla = serde_json::from_str(r#"{"itl_ms": 25}"#).unwrap();
+        assert_eq!(sla, Sla { tpot_ms: Some(25.0), ..NONE });
+        assert_eq!(serde_json::to_string(&sla).unwrap(), r#"{"tpot_ms":25.0}"#);
     }
 }

@@ -8,12 +8,10 @@ use servecast_cluster::record::{
 use servecast_types::Duration;
 
 use crate::latency::{queue_time, tpot_ms, ttst};
-use crate::report::{Counts, PoolReport, Report, SchemaVersion, Spread};
+use crate::measured::Measured;
+use crate::report::{Counts, PoolReport, Provenance, Report, SchemaVersion, Spread};
 use crate::sla::Sla;
 use crate::stats::Stats;
-
-/// Shortest duration that throughputs are divided by, so that a run of no length has finite ones.
-const MIN_DURATION_S: f64 = 1e-9;
 
 /// What a report says that the run itself does not know.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,6 +22,8 @@ pub struct SummaryOptions {
     pub wall_time_ms: f64,
     /// What was odd about the trace, as counts by kind.
     pub notes: Counts,
+    /// What was run.
+    pub provenance: Provenance,
 }
 
 /// Computes the report of `run`.
@@ -46,16 +46,26 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     });
 
     let duration = duration(&run.requests);
-    let per_second = |count: u64| count as f64 / (duration.as_ms() / 1000.0).max(MIN_DURATION_S);
+    // Nothing can be said of a run without length.
+    let seconds = duration.map(|duration| duration.as_ms() / 1000.0).filter(|&seconds| seconds > 0.0);
+    let per_second = |count: u64| Measured(seconds.map(|seconds| count as f64 / seconds));
     let stats = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
-        Stats::of(&completed.iter().filter_map(|request| of(request)).collect::<Vec<f64>>())
+        Measured(Stats::of(&completed.iter().filter_map(|request| of(request)).collect::<Vec<f64>>()))
     };
     let (itl_ms, output_token_throughput_per_user) = gap_stats(&run.gaps);
     let sla = (!options.sla.is_empty()).then_some(options.sla);
-    let good = sla.map(|sla| Good::of(&completed, sla));
+    let good = sla.filter(Sla::judges_requests).map(|sla| Good::of(&completed, sla));
+    let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
+    let Provenance { servecast_version, workload_name, workload_hash, seed, settings, latency_source } =
+        options.provenance.clone();
 
     Report {
         schema_version: SchemaVersion::V1,
+        servecast_version,
+        workload_name,
+        workload_hash: workload_hash.map(|hash| format!("{hash:016x}")),
+        seed,
+        settings,
         num_requests: run.requests.len() as u64,
         completed_requests: completed.len() as u64,
         rejected_requests: rejected.len() as u64,
@@ -64,13 +74,15 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         total_output_tokens,
         rejected_input_tokens: sum(&rejected, |request| request.input_tokens),
         rejected_output_tokens: sum(&rejected, |request| request.output_tokens),
-        duration_ms: duration.as_ms(),
+        duration_ms: Measured(duration.map(Duration::as_ms)),
         wall_time_ms: options.wall_time_ms,
         request_throughput_rps: per_second(completed.len() as u64),
         input_throughput_tok_s: per_second(total_input_tokens),
         output_throughput_tok_s: per_second(total_output_tokens),
         total_throughput_tok_s: per_second(total_input_tokens + total_output_tokens),
-        prefix_cache_reused_ratio: reused_tokens as f64 / total_input_tokens.max(1) as f64,
+        prefix_cache_reused_ratio: Measured(
+            (total_input_tokens > 0).then(|| reused_tokens as f64 / total_input_tokens as f64),
+        ),
         ttft_ms: stats(&|request| Some(request.ttft()?.as_ms())),
         ttst_ms: stats(&|request| Some(ttst(request)?.as_ms())),
         tpot_ms: stats(&tpot_ms),
@@ -81,6 +93,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         total_iterations: run.pools.iter().map(|pool| pool.totals.iterations).sum(),
+        latency_source,
         latency_extrapolated_ratio: (run.extrapolated_iterations > 0).then(|| {
             let iterations: u64 = run.pools.iter().map(|pool| pool.totals.iterations).sum();
             run.extrapolated_iterations as f64 / iterations.max(1) as f64
@@ -91,6 +104,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         goodput_completed_requests: good.map(|good| good.requests),
         goodput_request_throughput_rps: good.map(|good| per_second(good.requests)),
         goodput_output_throughput_tok_s: good.map(|good| per_second(good.output_tokens)),
+        pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
     }
 }
@@ -114,15 +128,15 @@ fn sum(requests: &[&RequestRecord], tokens: impl Fn(&RequestRecord) -> u32) -> u
     requests.iter().map(|request| u64::from(tokens(request))).sum()
 }
 
-/// From the first arrival to the last token of any request; zero when there was no token.
-fn duration(requests: &[RequestRecord]) -> Duration {
+/// From the first arrival to the last token of any request, if there was one.
+fn duration(requests: &[RequestRecord]) -> Option<Duration> {
     let first_arrival = requests.iter().map(|request| request.arrival).min();
     let last_token = requests.iter().filter_map(|request| request.last_token).max();
-    first_arrival.zip(last_token).map_or(Duration::ZERO, |(first, last)| last.since(first))
+    first_arrival.zip(last_token).map(|(first, last)| last.since(first))
 }
 
 /// Statistics of the gaps in ms, and of the token rates, in tokens a second, of those that are not zero.
-fn gap_stats(gaps: &TokenGaps) -> (Stats, Stats) {
+fn gap_stats(gaps: &TokenGaps) -> (Measured<Stats>, Measured<Stats>) {
     let mean_ms = gaps.mean_ms();
     let gaps: Vec<(f64, u64)> = gaps.sorted().into_iter().map(|(gap, count)| (gap.as_ms(), count)).collect();
     // The longest gap is the lowest rate.
@@ -132,8 +146,17 @@ fn gap_stats(gaps: &TokenGaps) -> (Stats, Stats) {
         .filter(|&&(gap_ms, _)| gap_ms > 0.0)
         .map(|&(gap_ms, count)| (1000.0 / gap_ms, count))
         .collect();
-    let itl_ms = Stats { mean: mean_ms, ..Stats::of_counted(&gaps) };
-    (itl_ms, Stats::of_counted(&rates))
+    let itl_ms = Stats::of_counted(&gaps).map(|stats| Stats { mean: mean_ms, ..stats });
+    (Measured(itl_ms), Measured(Stats::of_counted(&rates)))
+}
+
+/// The share of the gaps that are no longer than so many ms, if there are any.
+fn share_within(gaps: &TokenGaps, limit_ms: f64) -> Option<f64> {
+    let gaps = gaps.sorted();
+    let count = |gaps: &[(Duration, u64)]| gaps.iter().map(|&(_, times)| times).sum::<u64>();
+    let within = gaps.partition_point(|(gap, _)| gap.as_ms() <= limit_ms);
+    let all = count(&gaps);
+    (all > 0).then(|| count(&gaps[..within]) as f64 / all as f64)
 }
 
 fn by_reason(rejected: &[&RequestRecord]) -> Counts {
@@ -146,24 +169,41 @@ fn by_reason(rejected: &[&RequestRecord]) -> Counts {
     counts
 }
 
-fn pool_report(pool: &PoolRecord, duration: Duration) -> PoolReport {
+fn pool_report(pool: &PoolRecord, duration: Option<Duration>) -> PoolReport {
     let PoolTotals { iterations, computed_tokens, preemptions } = pool.totals;
-    let share = |busy_ns: u64| match duration.as_ns() {
-        0 => 0.0,
-        duration_ns => busy_ns as f64 / duration_ns as f64,
+    let duration_ns = duration.map(Duration::as_ns).filter(|&ns| ns > 0);
+    let share = |busy_ns: u64, duration_ns: u64| busy_ns as f64 / duration_ns as f64;
+    let spread = |of: &dyn Fn(&WorkerTotals) -> f64| {
+        Spread::of(pool.workers.iter().map(of)).expect("a pool has workers")
     };
-    let spread = |of: &dyn Fn(&WorkerTotals) -> f64| Spread::of(pool.workers.iter().map(of));
     let busy_ns: u64 = pool.workers.iter().map(|worker| worker.busy_ns).sum();
+    // Averages over the time in iterations.
+    let blocks = f64::from(pool.usable_blocks.max(1));
+    let average = |sum_ns: u128, busy_ns: u64| (busy_ns > 0).then(|| sum_ns as f64 / busy_ns as f64);
+    let all = |of: fn(&WorkerTotals) -> u128| average(pool.workers.iter().map(of).sum(), busy_ns);
+    let of_workers = |of: fn(&WorkerTotals) -> u128, unit: f64| {
+        let averages = pool.workers.iter().filter_map(|worker| average(of(worker), worker.busy_ns));
+        Spread::of(averages.map(|average| average / unit))
+    };
+    let mean_batch_size = all(|worker| worker.request_ns);
+    let most_blocks = pool.workers.iter().map(|worker| worker.peak_blocks).max().unwrap_or(0);
     PoolReport {
         pool: name(pool.role),
         workers: pool.workers.len() as u32,
         iterations,
         computed_tokens,
         preemptions,
-        utilization: share(busy_ns) / pool.workers.len().max(1) as f64,
+        utilization: duration_ns.map(|ns| share(busy_ns, ns) / pool.workers.len().max(1) as f64),
+        mean_batch_size,
+        max_num_seqs: pool.max_num_seqs,
+        batch_occupancy: mean_batch_size.zip(pool.max_num_seqs).map(|(mean, most)| mean / f64::from(most)),
+        kv_usage: all(|worker| worker.block_ns).map(|mean| mean / blocks),
+        peak_kv_usage: (iterations > 0).then(|| f64::from(most_blocks) / blocks),
         requests_per_worker: spread(&|worker| worker.requests as f64),
         reused_tokens_per_worker: spread(&|worker| worker.reused_tokens as f64),
-        utilization_per_worker: spread(&|worker| share(worker.busy_ns)),
+        utilization_per_worker: duration_ns.map(|ns| spread(&|worker| share(worker.busy_ns, ns))),
+        mean_batch_size_per_worker: of_workers(|worker| worker.request_ns, 1.0),
+        kv_usage_per_worker: of_workers(|worker| worker.block_ns, blocks),
     }
 }
 
@@ -188,8 +228,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(stats: Stats, expected_samples: &[f64]) {
-        assert_eq!(stats, Stats::of(expected_samples));
+    fn check(stats: Measured<Stats>, expected_samples: &[f64]) {
+        assert_eq!(*stats, Stats::of(expected_samples));
     }
 
     #[test]
@@ -205,9 +245,9 @@ mod tests {
     #[test]
     fn gaps_are_pooled_over_all_requests() {
         let report = report(Sla::default());
-        assert_eq!(report.itl_ms, Stats::of_counted(&[(10.0, 5), (20.0, 1), (40.0, 1)]));
+        assert_eq!(*report.itl_ms, Stats::of_counted(&[(10.0, 5), (20.0, 1), (40.0, 1)]));
         let rates = [(25.0, 1), (50.0, 1), (100.0, 5)];
-        assert_eq!(report.output_token_throughput_per_user, Stats::of_counted(&rates));
+        assert_eq!(*report.output_token_throughput_per_user, Stats::of_counted(&rates));
     }
 
     #[test]
@@ -224,12 +264,12 @@ mod tests {
     #[test]
     fn rates_are_over_the_time_from_the_first_arrival_to_the_last_token() {
         let report = report(Sla::default());
-        assert_eq!(report.duration_ms, 170.0);
-        assert_eq!(report.request_throughput_rps, 2.0 / 0.17);
-        assert_eq!(report.input_throughput_tok_s, 400.0 / 0.17);
-        assert_eq!(report.output_throughput_tok_s, 8.0 / 0.17);
-        assert_eq!(report.total_throughput_tok_s, 408.0 / 0.17);
-        let utilization: Vec<f64> = report.pools.iter().map(|pool| pool.utilization).collect();
+        assert_eq!(report.duration_ms, 170.0.into());
+        assert_eq!(report.request_throughput_rps, (2.0 / 0.17).into());
+        assert_eq!(report.input_throughput_tok_s, (400.0 / 0.17).into());
+        assert_eq!(report.output_throughput_tok_s, (8.0 / 0.17).into());
+        assert_eq!(report.total_throughput_tok_s, (408.0 / 0.17).into());
+        let utilization: Vec<f64> = report.pools.iter().filter_map(|pool| pool.utilization).collect();
         assert_eq!(utilization, [0.5, 0.2, 0.3]);
     }
 
@@ -246,15 +286,29 @@ mod tests {
     /// What the decode stage takes over from the prefill stage is no reuse, nor is that of rejected requests.
     #[test]
     fn reuse_counts_once_and_only_where_it_served() {
-        assert_eq!(report(Sla::default()).prefix_cache_reused_ratio, 100.0 / 400.0);
+        assert_eq!(report(Sla::default()).prefix_cache_reused_ratio, (100.0 / 400.0).into());
     }
 
     #[test]
     fn goodput_counts_requests_within_all_limits() {
-        let report = report(Sla { ttft_ms: Some(50.0), itl_ms: Some(15.0), e2e_ms: None });
+        let report = report(Sla { ttft_ms: Some(50.0), tpot_ms: Some(15.0), ..Sla::default() });
         assert_eq!(report.goodput_completed_requests, Some(1));
-        assert_eq!(report.goodput_request_throughput_rps, Some(1.0 / 0.17));
-        assert_eq!(report.goodput_output_throughput_tok_s, Some(3.0 / 0.17));
+        assert_eq!(report.goodput_request_throughput_rps, Some((1.0 / 0.17).into()));
+        assert_eq!(report.goodput_output_throughput_tok_s, Some((3.0 / 0.17).into()));
+    }
+
+    /// Of the gaps five are 10 ms, one is 20 and one 40.
+    #[test]
+    fn a_limit_of_pooled_gaps_judges_gaps_and_no_request() {
+        let of = |ms| report(Sla { pooled_itl_ms: Some(ms), ..Sla::default() });
+        for (ms, share) in [(9.9, 0.0), (10.0, 5.0 / 7.0), (39.0, 6.0 / 7.0), (40.0, 1.0)] {
+            assert_eq!(of(ms).pooled_itl_within_sla_ratio, Some(share.into()), "{ms}");
+        }
+        assert_eq!((of(1.0).goodput_completed_requests, of(1.0).sla.is_some()), (None, true));
+        let options =
+            SummaryOptions { sla: Sla { pooled_itl_ms: Some(1.0), ..Sla::default() }, ..Default::default() };
+        let empty = summarize(&RunRecord::default(), &options);
+        assert_eq!(empty.pooled_itl_within_sla_ratio, Some(Measured(None)));
     }
 
     #[test]
@@ -264,12 +318,31 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_length_has_finite_rates() {
+    fn a_run_without_length_has_no_rates() {
         let mut run = fixture::run();
         run.requests.truncate(1);
         run.requests[0].arrival = Time::from_ns(50_000_000);
         let report = summarize(&run, &SummaryOptions::default());
-        assert_eq!((report.duration_ms, report.request_throughput_rps), (0.0, 1.0 / MIN_DURATION_S));
-        assert!(report.pools.iter().all(|pool| pool.utilization == 0.0));
+        assert_eq!((report.duration_ms, report.request_throughput_rps), (0.0.into(), Measured(None)));
+        assert!(report.pools.iter().all(|pool| pool.utilization.is_none()));
+    }
+
+    /// A latency of 0 would be the best there is.
+    #[test]
+    fn a_run_that_served_nobody_has_null_for_every_figure_without_a_sample() {
+        let mut run = fixture::run();
+        run.requests.retain(|request| request.line == 3);
+        run.gaps = TokenGaps::default();
+        let sla = Sla { ttft_ms: Some(50.0), ..Sla::default() };
+        let report = summarize(&run, &SummaryOptions { sla, ..SummaryOptions::default() });
+        let report = serde_json::to_value(report).unwrap();
+        let null = |key: &&String| report[key.as_str()].is_null();
+        let nulls: Vec<&String> = report.as_object().unwrap().keys().filter(null).collect();
+        assert_eq!(nulls.len(), 7 * 9 + 8, "{nulls:?}");
+        for key in ["mean_ttft_ms", "p99_itl_ms", "duration_ms", "goodput_request_throughput_rps"] {
+            assert!(nulls.contains(&&key.to_owned()), "{key}");
+        }
+        assert_eq!(report["completed_requests"], 0);
+        assert_eq!(report["pools"][0]["utilization"], Value::Null);
     }
 }

@@ -1,12 +1,16 @@
 //! The report as a table for terminals, laid out like that of NVIDIA's `aiperf`, with the facts that have no
 //! place in its columns as lines below.
 
+use std::borrow::Cow;
+
 use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
 };
 
 use servecast_cluster::record::MOST_DISTINCT_GAPS;
 
+use crate::measured::Measured;
+use crate::printable::printable;
 use crate::report::{PoolReport, Report, Spread};
 use crate::stats::Stats;
 
@@ -48,10 +52,26 @@ pub fn render_table(report: &Report, options: TableOptions) -> String {
     let table = build(&rows, &columns, options.width);
     let mut text = titled(TITLE, &table, options);
     for fact in facts(report) {
-        text += &fact;
+        text += &printable(&fact);
         text.push('\n');
     }
     text
+}
+
+/// The text of a table for a terminal, in which nothing commands that but the styles that [`TableOptions::color`] asks
+/// for.
+pub fn printable_styled(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\x1b') {
+        shown += &printable(&rest[..at]);
+        let style = [BOLD, PLAIN].into_iter().find(|style| rest[at..].starts_with(style));
+        let length = style.map_or(1, str::len);
+        let escape = &rest[at..at + length];
+        shown += &style.map_or_else(|| printable(escape), Cow::Borrowed);
+        rest = &rest[at + length..];
+    }
+    shown + &printable(rest)
 }
 
 /// A table in [`STYLE`] with a title above it; every line ends in a newline.
@@ -63,7 +83,8 @@ pub(crate) fn titled(title: &str, table: &Table, options: TableOptions) -> Strin
     let header_lines = lines.iter().take_while(|line| !line.starts_with('┡')).count();
     for (number, line) in lines.iter().enumerate() {
         let is_header = (1..header_lines).contains(&number);
-        text += &if is_header { styled(line, options) } else { line.clone() };
+        let line = printable(line);
+        text += &if is_header { styled(&line, options) } else { line.into_owned() };
         text.push('\n');
     }
     text
@@ -77,14 +98,16 @@ struct Column {
     expendable: u8,
 }
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 9] = [
     Column { header: "avg", of: |stats| stats.mean, expendable: 0 },
-    Column { header: "min", of: |stats| stats.min, expendable: 4 },
-    Column { header: "max", of: |stats| stats.max, expendable: 3 },
+    Column { header: "min", of: |stats| stats.min, expendable: 6 },
+    Column { header: "max", of: |stats| stats.max, expendable: 4 },
     Column { header: "p99", of: |stats| stats.p99, expendable: 1 },
-    Column { header: "p90", of: |stats| stats.p90, expendable: 2 },
-    Column { header: "p75", of: |stats| stats.p75, expendable: 5 },
-    Column { header: "std", of: |stats| stats.std, expendable: 6 },
+    Column { header: "p95", of: |stats| stats.p95, expendable: 3 },
+    Column { header: "p90", of: |stats| stats.p90, expendable: 5 },
+    Column { header: "p75", of: |stats| stats.p75, expendable: 7 },
+    Column { header: "p50", of: |stats| stats.median, expendable: 2 },
+    Column { header: "std", of: |stats| stats.std, expendable: 8 },
 ];
 
 /// A metric with a cell for each of [`COLUMNS`].
@@ -94,15 +117,13 @@ struct Row {
 }
 
 fn rows(report: &Report) -> Vec<Row> {
-    let stats = |name, stats: &Stats| {
-        let has_samples = *stats != Stats::default();
-        let cell =
-            |column: &Column| if has_samples { grouped((column.of)(stats), 2) } else { "N/A".to_owned() };
+    let stats = |name, stats: &Measured<Stats>| {
+        let cell = |column: &Column| or_none(stats.map(|stats| grouped((column.of)(&stats), 2)));
         Row { name, cells: COLUMNS.each_ref().map(cell) }
     };
-    let single = |name, value: f64| {
-        let mut cells = COLUMNS.each_ref().map(|_| "N/A".to_owned());
-        cells[0] = grouped(value, 2);
+    let single = |name, value: Measured| {
+        let mut cells = COLUMNS.each_ref().map(|_| or_none(None));
+        cells[0] = or_none(value.map(|value| grouped(value, 2)));
         Row { name, cells }
     };
     vec![
@@ -114,7 +135,7 @@ fn rows(report: &Report) -> Vec<Row> {
         stats("Output Token Throughput Per User (tokens/sec/user)", &report.output_token_throughput_per_user),
         single("Output Token Throughput (tokens/sec)", report.output_throughput_tok_s),
         single("Request Throughput (requests/sec)", report.request_throughput_rps),
-        single("Request Count (requests)", report.completed_requests as f64),
+        single("Request Count (requests)", (report.completed_requests as f64).into()),
     ]
 }
 
@@ -159,10 +180,9 @@ fn build(rows: &[Row], columns: &[usize], width: Option<u16>) -> Table {
 
 /// The lines below the table.
 fn facts(report: &Report) -> Vec<String> {
-    let count = |count: u64| grouped(count as f64, 0);
     let (completed, rejected) = (count(report.completed_requests), count(report.rejected_requests));
     let mut facts = vec![
-        format!("Prefix cache reuse: {} of prompt tokens", percent(report.prefix_cache_reused_ratio)),
+        format!("Prefix cache reuse: {} of prompt tokens", share(*report.prefix_cache_reused_ratio)),
         format!("Requests: {completed} completed, {rejected} rejected"),
     ];
     for (reason, &requests) in &report.rejected_by_reason {
@@ -178,34 +198,75 @@ fn facts(report: &Report) -> Vec<String> {
     facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
     report.pools.iter().for_each(|pool| facts.extend(pool_facts(pool)));
     facts.extend(goodput(report).into_iter().flatten());
+    if let (Some(within), Some(limit)) =
+        (report.pooled_itl_within_sla_ratio, report.sla.and_then(|sla| sla.pooled_itl_ms))
+    {
+        facts.push(format!("Gaps between tokens, of all requests, within {limit} ms: {}", share(*within)));
+    }
     for (note, &times) in report.trace_notes.iter().flatten() {
         facts.push(format!("Trace: {note}: {}", count(times)));
     }
     if let Some(ratio) = report.latency_extrapolated_ratio {
         facts.push(format!("Iteration times extrapolated beyond the measurements: {}", percent(ratio)));
     }
-    if let Some(estimate) = &report.latency_estimate {
-        facts.push(format!("Iteration times are an estimate, nothing was measured: {estimate}"));
-    }
-    facts.push(format!("Simulated duration: {} ms", grouped(report.duration_ms, 2)));
+    facts.extend(latency_source(report));
+    let duration = or_none(report.duration_ms.map(|ms| format!("{} ms", grouped(ms, 2))));
+    facts.push(format!("Simulated duration: {duration}"));
     facts.push(format!("Wall time: {} ms", grouped(report.wall_time_ms, 2)));
     facts
 }
 
-/// How busy a pool was and, with several workers, how evenly.
+/// Where the iteration times come from; with a warning if nothing of them was measured.
+pub(crate) fn latency_source(report: &Report) -> Option<String> {
+    match (&report.latency_estimate, &report.latency_source) {
+        // Those of pools may come from several.
+        (Some(_), Some(sources)) if sources.starts_with("prefill: ") => {
+            Some(format!("Iteration times are an estimate in part: {sources}"))
+        }
+        (Some(estimate), _) => {
+            Some(format!("Iteration times are an estimate, nothing was measured: {estimate}"))
+        }
+        (None, Some(source)) => Some(format!("Iteration times: {source}")),
+        (None, None) => None,
+    }
+}
+
+/// How busy a pool was, how full its batches and its KV cache were and, with several workers, how evenly.
 fn pool_facts(report: &PoolReport) -> Vec<String> {
     let PoolReport { pool, workers, utilization, .. } = report;
     let noun = if *workers == 1 { "worker" } else { "workers" };
-    let mut facts = vec![format!("Utilization, {pool}: {} of {workers} {noun}", percent(*utilization))];
+    let mut facts = vec![format!(
+        "Utilization, {pool}: {workers} {noun} in an iteration {} of the time",
+        share(*utilization)
+    )];
+    if let Some(size) = report.mean_batch_size {
+        let size = grouped(size, 2);
+        let batch = match (report.batch_occupancy, report.max_num_seqs) {
+            (Some(occupancy), Some(most)) => {
+                format!("batch occupancy {} ({size} of {} requests)", percent(occupancy), count(most.into()))
+            }
+            _ => format!("{size} requests in it, without a limit"),
+        };
+        let (mean, most) = (share(report.kv_usage), share(report.peak_kv_usage));
+        facts.push(format!("  an iteration: {batch}, KV in use {mean}, at most {most}"));
+    }
     if *workers > 1 {
         let range = |spread: Spread| format!("{} to {}", grouped(spread.min, 0), grouped(spread.max, 0));
-        let Spread { min, max, .. } = report.utilization_per_worker;
+        let shares = |spread: Option<Spread>| {
+            or_none(spread.map(|spread| format!("{} to {}", percent(spread.min), percent(spread.max))))
+        };
+        let batch = report.mean_batch_size_per_worker;
+        let batch = batch.map(|spread| format!("{} to {}", grouped(spread.min, 2), grouped(spread.max, 2)));
         facts.push(format!(
-            "  a worker: {} requests, {} tokens reused, utilization {} to {}",
+            "  a worker: {} requests, {} tokens reused",
             range(report.requests_per_worker),
-            range(report.reused_tokens_per_worker),
-            percent(min),
-            percent(max)
+            range(report.reused_tokens_per_worker)
+        ));
+        facts.push(format!(
+            "    in an iteration {} of the time, {} requests in it, KV in use {}",
+            shares(report.utilization_per_worker),
+            or_none(batch),
+            shares(report.kv_usage_per_worker)
         ));
     }
     facts
@@ -213,20 +274,36 @@ fn pool_facts(report: &PoolReport) -> Vec<String> {
 
 /// The goodput and the limits that it is for, when there are any.
 fn goodput(report: &Report) -> Option<[String; 2]> {
-    let rps = grouped(report.goodput_request_throughput_rps?, 2);
-    let tok_s = grouped(report.goodput_output_throughput_tok_s?, 2);
+    let rate = |rate: Measured| or_none(rate.map(|rate| grouped(rate, 2)));
+    let rps = rate(report.goodput_request_throughput_rps?);
+    let tok_s = rate(report.goodput_output_throughput_tok_s?);
     let good = grouped(report.goodput_completed_requests? as f64, 0);
     let all = grouped(report.num_requests as f64, 0);
     let limits: Vec<String> = report
         .sla?
         .limits()
         .iter()
+        .filter(|limit| limit.name != "ITL")
         .filter_map(|limit| Some(format!("{} ≤ {} ms", limit.name, limit.value?)))
         .collect();
     Some([
         format!("Goodput: {rps} requests/sec, {tok_s} tokens/sec"),
         format!("  {good} of {all} requests within {}", limits.join(", ")),
     ])
+}
+
+fn count(count: u64) -> String {
+    grouped(count as f64, 0)
+}
+
+/// What a figure shows, or that there is none.
+pub(crate) fn or_none(figure: Option<String>) -> String {
+    figure.unwrap_or_else(|| "N/A".to_owned())
+}
+
+/// A share that may have no sample.
+pub(crate) fn share(share: Option<f64>) -> String {
+    or_none(share.map(percent))
 }
 
 /// A share from 0 to 1 as a percentage.
@@ -260,9 +337,13 @@ mod tests {
     use crate::{Sla, SummaryOptions, fixture, summarize};
 
     fn report() -> Report {
-        let sla = Sla { ttft_ms: Some(50.0), itl_ms: None, e2e_ms: Some(100.5) };
+        let sla =
+            Sla { ttft_ms: Some(50.0), e2e_ms: Some(100.5), pooled_itl_ms: Some(20.0), ..Sla::default() };
         let notes = [("ignored_keys".to_owned(), 3)].into();
-        summarize(&fixture::run(), &SummaryOptions { sla, wall_time_ms: 1234.5678, notes })
+        summarize(
+            &fixture::run(),
+            &SummaryOptions { sla, wall_time_ms: 1234.5678, notes, ..SummaryOptions::default() },
+        )
     }
 
     fn render(width: Option<u16>) -> String {
@@ -272,31 +353,36 @@ mod tests {
     #[test]
     fn a_wide_terminal_shows_all_statistics() {
         insta::assert_snapshot!(render(None), @r#"
-                                                      servecast | LLM Metrics
-        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━┓
-        ┃ Metric                                             ┃    avg ┃   min ┃    max ┃    p99 ┃    p90 ┃    p75 ┃   std ┃
-        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━┩
-        │ Time to First Token (ms)                           │  50.00 │ 20.00 │  80.00 │  79.40 │  74.00 │  65.00 │ 30.00 │
-        │ Time to Second Token (ms)                          │  10.00 │ 10.00 │  10.00 │  10.00 │  10.00 │  10.00 │  0.00 │
-        │ Request Latency (ms)                               │ 100.00 │ 40.00 │ 160.00 │ 158.80 │ 148.00 │ 130.00 │ 60.00 │
-        │ Inter Token Latency (ms)                           │  15.71 │ 10.00 │  40.00 │  38.80 │  28.00 │  15.00 │ 10.50 │
-        │ Time per Output Token (ms)                         │  15.00 │ 10.00 │  20.00 │  19.90 │  19.00 │  17.50 │  5.00 │
-        │ Output Token Throughput Per User (tokens/sec/user) │  82.14 │ 25.00 │ 100.00 │ 100.00 │ 100.00 │ 100.00 │ 29.01 │
-        │ Output Token Throughput (tokens/sec)               │  47.06 │   N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
-        │ Request Throughput (requests/sec)                  │  11.76 │   N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
-        │ Request Count (requests)                           │   2.00 │   N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
-        └────────────────────────────────────────────────────┴────────┴───────┴────────┴────────┴────────┴────────┴───────┘
+                                                               servecast | LLM Metrics
+        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━┓
+        ┃ Metric                                             ┃    avg ┃   min ┃    max ┃    p99 ┃    p95 ┃    p90 ┃    p75 ┃    p50 ┃   std ┃
+        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━┩
+        │ Time to First Token (ms)                           │  50.00 │ 20.00 │  80.00 │  79.40 │  77.00 │  74.00 │  65.00 │  50.00 │ 30.00 │
+        │ Time to Second Token (ms)                          │  10.00 │ 10.00 │  10.00 │  10.00 │  10.00 │  10.00 │  10.00 │  10.00 │  0.00 │
+        │ Request Latency (ms)                               │ 100.00 │ 40.00 │ 160.00 │ 158.80 │ 154.00 │ 148.00 │ 130.00 │ 100.00 │ 60.00 │
+        │ Inter Token Latency (ms)                           │  15.71 │ 10.00 │  40.00 │  38.80 │  34.00 │  28.00 │  15.00 │  10.00 │ 10.50 │
+        │ Time per Output Token (ms)                         │  15.00 │ 10.00 │  20.00 │  19.90 │  19.50 │  19.00 │  17.50 │  15.00 │  5.00 │
+        │ Output Token Throughput Per User (tokens/sec/user) │  82.14 │ 25.00 │ 100.00 │ 100.00 │ 100.00 │ 100.00 │ 100.00 │ 100.00 │ 29.01 │
+        │ Output Token Throughput (tokens/sec)               │  47.06 │   N/A │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+        │ Request Throughput (requests/sec)                  │  11.76 │   N/A │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+        │ Request Count (requests)                           │   2.00 │   N/A │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+        └────────────────────────────────────────────────────┴────────┴───────┴────────┴────────┴────────┴────────┴────────┴────────┴───────┘
         Prefix cache reuse: 25.00% of prompt tokens
         Requests: 2 completed, 2 rejected
           rejected as kv_capacity: 1
           rejected as prompt_too_long: 1
         Preemptions: 2
-        Utilization, aggregated: 50.00% of 1 worker
-        Utilization, prefill: 20.00% of 1 worker
-        Utilization, decode: 30.00% of 2 workers
-          a worker: 2 to 2 requests, 34 to 68 tokens reused, utilization 20.00% to 40.00%
+        Utilization, aggregated: 1 worker in an iteration 50.00% of the time
+          an iteration: batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%
+        Utilization, prefill: 1 worker in an iteration 20.00% of the time
+          an iteration: 2.00 requests in it, without a limit, KV in use 25.00%, at most 50.00%
+        Utilization, decode: 2 workers in an iteration 30.00% of the time
+          an iteration: batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%
+          a worker: 2 to 2 requests, 34 to 68 tokens reused
+            in an iteration 20.00% to 40.00% of the time, 2.00 to 2.00 requests in it, KV in use 25.00% to 25.00%
         Goodput: 5.88 requests/sec, 17.65 tokens/sec
           1 of 4 requests within TTFT ≤ 50 ms, E2E ≤ 100.5 ms
+        Gaps between tokens, of all requests, within 20 ms: 85.71%
         Trace: ignored_keys: 3
         Iteration times extrapolated beyond the measurements: 25.00%
         Iteration times are an estimate, nothing was measured: roofline of a model on 1 GPU
@@ -309,23 +395,23 @@ mod tests {
     fn eighty_columns_wrap_names_and_drop_statistics() {
         let text = render(Some(80));
         insta::assert_snapshot!(text.split("Prefix").next().unwrap(), @r#"
-                                    servecast | LLM Metrics
-        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┓
-        ┃ Metric                           ┃    avg ┃   min ┃    max ┃    p99 ┃    p90 ┃
-        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━┩
-        │ Time to First Token (ms)         │  50.00 │ 20.00 │  80.00 │  79.40 │  74.00 │
-        │ Time to Second Token (ms)        │  10.00 │ 10.00 │  10.00 │  10.00 │  10.00 │
-        │ Request Latency (ms)             │ 100.00 │ 40.00 │ 160.00 │ 158.80 │ 148.00 │
-        │ Inter Token Latency (ms)         │  15.71 │ 10.00 │  40.00 │  38.80 │  28.00 │
-        │ Time per Output Token (ms)       │  15.00 │ 10.00 │  20.00 │  19.90 │  19.00 │
-        │ Output Token Throughput Per User │  82.14 │ 25.00 │ 100.00 │ 100.00 │ 100.00 │
-        │ (tokens/sec/user)                │        │       │        │        │        │
-        │ Output Token Throughput          │  47.06 │   N/A │    N/A │    N/A │    N/A │
-        │ (tokens/sec)                     │        │       │        │        │        │
-        │ Request Throughput               │  11.76 │   N/A │    N/A │    N/A │    N/A │
-        │ (requests/sec)                   │        │       │        │        │        │
-        │ Request Count (requests)         │   2.00 │   N/A │    N/A │    N/A │    N/A │
-        └──────────────────────────────────┴────────┴───────┴────────┴────────┴────────┘
+                                  servecast | LLM Metrics
+        ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┓
+        ┃ Metric                      ┃    avg ┃    max ┃    p99 ┃    p95 ┃    p50 ┃
+        ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━┩
+        │ Time to First Token (ms)    │  50.00 │  80.00 │  79.40 │  77.00 │  50.00 │
+        │ Time to Second Token (ms)   │  10.00 │  10.00 │  10.00 │  10.00 │  10.00 │
+        │ Request Latency (ms)        │ 100.00 │ 160.00 │ 158.80 │ 154.00 │ 100.00 │
+        │ Inter Token Latency (ms)    │  15.71 │  40.00 │  38.80 │  34.00 │  10.00 │
+        │ Time per Output Token (ms)  │  15.00 │  20.00 │  19.90 │  19.50 │  15.00 │
+        │ Output Token Throughput Per │  82.14 │ 100.00 │ 100.00 │ 100.00 │ 100.00 │
+        │ User (tokens/sec/user)      │        │        │        │        │        │
+        │ Output Token Throughput     │  47.06 │    N/A │    N/A │    N/A │    N/A │
+        │ (tokens/sec)                │        │        │        │        │        │
+        │ Request Throughput          │  11.76 │    N/A │    N/A │    N/A │    N/A │
+        │ (requests/sec)              │        │        │        │        │        │
+        │ Request Count (requests)    │   2.00 │    N/A │    N/A │    N/A │    N/A │
+        └─────────────────────────────┴────────┴────────┴────────┴────────┴────────┘
         "#);
     }
 
@@ -336,7 +422,7 @@ mod tests {
         insta::assert_snapshot!(text, @r#"
                         servecast | LLM Metrics
         ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━┳━━━━━┳━━━━━┳━━━━━┓
-        ┃ Metric                      ┃  avg ┃ max ┃ p99 ┃ p90 ┃
+        ┃ Metric                      ┃  avg ┃ p99 ┃ p95 ┃ p50 ┃
         ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━╇━━━━━╇━━━━━╇━━━━━┩
         │ Time to First Token (ms)    │  N/A │ N/A │ N/A │ N/A │
         │ Time to Second Token (ms)   │  N/A │ N/A │ N/A │ N/A │
@@ -345,16 +431,16 @@ mod tests {
         │ Time per Output Token (ms)  │  N/A │ N/A │ N/A │ N/A │
         │ Output Token Throughput Per │  N/A │ N/A │ N/A │ N/A │
         │ User (tokens/sec/user)      │      │     │     │     │
-        │ Output Token Throughput     │ 0.00 │ N/A │ N/A │ N/A │
+        │ Output Token Throughput     │  N/A │ N/A │ N/A │ N/A │
         │ (tokens/sec)                │      │     │     │     │
-        │ Request Throughput          │ 0.00 │ N/A │ N/A │ N/A │
+        │ Request Throughput          │  N/A │ N/A │ N/A │ N/A │
         │ (requests/sec)              │      │     │     │     │
         │ Request Count (requests)    │ 0.00 │ N/A │ N/A │ N/A │
         └─────────────────────────────┴──────┴─────┴─────┴─────┘
-        Prefix cache reuse: 0.00% of prompt tokens
+        Prefix cache reuse: N/A of prompt tokens
         Requests: 0 completed, 0 rejected
         Preemptions: 0
-        Simulated duration: 0.00 ms
+        Simulated duration: N/A
         Wall time: 0.00 ms
         "#);
     }

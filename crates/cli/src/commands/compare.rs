@@ -34,6 +34,12 @@ pub(crate) struct CompareArgs {
     /// unit of the figure, `200` the figure itself.
     #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<FailIf>,
+    /// Let a run pass --fail-if that completed fewer requests than the first
+    #[arg(long)]
+    allow_fewer: bool,
+    /// Let --fail-if judge runs of different workloads
+    #[arg(long)]
+    different_workloads: bool,
     /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
@@ -66,7 +72,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     let Some((baseline, others)) = runs.split_first() else { unreachable!("there are two runs at least") };
     for condition in &args.fail_if {
         let known: Vec<String> = baseline.figures.figures.keys().cloned().collect();
-        check_key(&condition.metric, &known)
+        check_key(&condition.key(), &known)
             .map_err(|error| Failure::user(format!("--fail-if {condition}: {error}")))?;
     }
     let differences = Differences {
@@ -74,7 +80,13 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
         baseline: baseline.figures.clone(),
         runs: others.iter().map(|run| difference(baseline, run, args.seed)).collect(),
     };
-    let broken = broken(&differences, &args.fail_if)?;
+    let mut broken = broken(&differences, &args.fail_if)?;
+    if !args.fail_if.is_empty() {
+        check_workloads(baseline, others, args.different_workloads)?;
+        if !args.allow_fewer {
+            broken.extend(others.iter().filter_map(|run| served_fewer(baseline, run)));
+        }
+    }
     if let Some(path) = &args.html {
         let requests: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
         let conditions = args.fail_if.iter().map(ToString::to_string).collect();
@@ -146,22 +158,62 @@ fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {
     difference
 }
 
+/// Refuses to judge runs by each other that did not run the same.
+fn check_workloads(baseline: &Run, others: &[Run], may_differ: bool) -> Result<(), Failure> {
+    for run in others {
+        let (one, other) = (&baseline.figures, &run.figures);
+        match one.ran_what(other) {
+            Some(false) if !may_differ => {
+                let told = |figures: &NamedFigures| {
+                    figures.workload.as_ref().map(|workload| {
+                        format!("{} ran {} (hash {})", figures.name, workload.name, workload.hash)
+                    })
+                };
+                let told: Vec<String> = [one, other].into_iter().filter_map(told).collect();
+                let message = format!("--fail-if is for runs of one workload, but {}", told.join(" and "));
+                return Err(
+                    Failure::user(message).with_hint("--different-workloads judges them all the same")
+                );
+            }
+            Some(_) => {}
+            None => note(&format!(
+                "note: whether {} ran the workload of {} is not known: a report of an older release has no hash of it",
+                other.name, one.name
+            )),
+        }
+    }
+    Ok(())
+}
+
+/// That a run completed fewer requests than the baseline, if it did: the figures of those that are left can only
+/// look better for it.
+fn served_fewer(baseline: &Run, run: &Run) -> Option<String> {
+    let completed = |run: &Run| run.figures.figures.get("completed_requests").copied().flatten();
+    let (before, after) = (completed(baseline)?, completed(run)?);
+    (after < before).then(|| {
+        let (name, other) = (&run.figures.name, &baseline.figures.name);
+        format!("{name} completed {after} requests, {other} {before} (--allow-fewer lets it pass)")
+    })
+}
+
 /// The conditions that hold, each with the figures for which it does.
 fn broken(differences: &Differences, conditions: &[FailIf]) -> Result<Vec<String>, Failure> {
     let mut broken = Vec::new();
     for condition in conditions {
         for run in &differences.runs {
-            let Some(figure) = run.figures.get(&condition.metric) else {
+            let Some(figure) = run.figures.get(&*condition.key()) else {
                 let (metric, name) = (&condition.metric, &run.name);
                 return Err(Failure::user(format!("--fail-if {condition}: {name} has no `{metric}`")));
             };
-            if condition.is_broken_by(figure.value, figure.baseline) {
+            let (Some(before), Some(after)) = (figure.baseline, figure.value) else {
+                let name = if figure.value.is_none() { &run.name } else { &differences.baseline.name };
+                broken.push(format!("{condition}: {name} has no sample of it"));
+                continue;
+            };
+            if condition.is_broken_by(after, before) {
                 let share = figure.relative_change.map(|share| format!(", {:+.2}%", share * 100.0));
-                let (before, after, name) = (figure.baseline, figure.value, &run.name);
-                broken.push(format!(
-                    "{condition}: {before} became {after}{} in {name}",
-                    share.unwrap_or_default()
-                ));
+                let (share, name) = (share.unwrap_or_default(), &run.name);
+                broken.push(format!("{condition}: {before} became {after}{share} in {name}"));
             }
         }
     }

@@ -12,8 +12,7 @@ use servecast_cluster::record::PoolRole;
 use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation, Topology};
 use servecast_engine::{Decodes, Iteration};
 use servecast_report::{
-    Activity, BusySpan, PoolSize, Report, SummaryOptions, TableOptions, TokenTimes, render_charts,
-    render_table, summarize,
+    Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_table, summarize,
 };
 use servecast_types::{Time, WorkerId};
 use servecast_workload::{TraceNotes, Workload};
@@ -34,6 +33,7 @@ pub(super) use self::outputs::{REPORT, ROWS};
 
 mod compare;
 pub(crate) mod embed;
+mod folder;
 mod outputs;
 mod plan;
 mod resolved;
@@ -111,11 +111,12 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let interrupt = Interrupt::install()?;
 
     let workload = source.load(plan.load, plan.block_size, layers)?;
-    let notes = workload.notes.clone();
+    let mut options = plan.summary(&workload);
     if !quiet {
-        notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+        workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
     interrupt.defer()?;
+    let folder = outputs::claim(&config.output)?;
     let mut follower = Follower::new(&plan, &workload, quiet, &interrupt)?;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
@@ -127,7 +128,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
         complete.push(timeline.finish(&record).map_err(|error| Failure::write(quoted(path), &error))?);
     }
-    let options = SummaryOptions { sla: plan.sla, wall_time_ms, notes: counts(&notes) };
+    options.wall_time_ms = wall_time_ms;
     let report = summarize(&record, &options);
     let run = outputs::Run {
         record: &record,
@@ -136,6 +137,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         tokens: tokens.as_ref(),
     };
     outputs::write(&plan, run, complete, &interrupt)?;
+    drop(folder);
     interrupt.resume()?;
     if !quiet {
         tell_of_rejected(&report);

@@ -9,12 +9,13 @@ use crate::error::Failure;
 /// Environment variables that are settings begin with this.
 pub(super) const PREFIX: &str = "SERVECAST_";
 
-/// Other names of keys: those of flags.
-const ALIASES: [(&str, &str); 4] = [
+/// Other names of keys: those of flags, and an older one.
+const ALIASES: [(&str, &str); 5] = [
     ("extra_engine_args", "engine_args"),
     ("workers", "num_workers"),
     ("prefill_workers", "num_prefill_workers"),
     ("decode_workers", "num_decode_workers"),
+    ("sla_itl_ms", "sla_tpot_ms"),
 ];
 
 /// The keys that a configuration may have.

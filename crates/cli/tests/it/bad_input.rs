@@ -193,7 +193,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--prefill-workers 1 --decode-workers 0", &["`num_decode_workers` is 0"]),
     ("--sla-ttft-ms", &["a value is required for '--sla-ttft-ms"]),
     ("--sla-ttft-ms 0", &["`--sla-ttft-ms` must be a finite number of milliseconds above 0"]),
-    ("--sla-itl-ms nan", &["'nan'", "--sla-itl-ms", "finite"]),
+    ("--sla-itl-ms nan", &["'nan'", "--sla-tpot-ms", "finite"]),
     ("--sla-e2e-ms x", &["'x'", "--sla-e2e-ms"]),
     ("--arrival-speedup-ratio 0", &["`arrival_speedup_ratio` is 0"]),
     ("--arrival-speedup-ratio -1", &["`arrival_speedup_ratio` is -1"]),

@@ -99,6 +99,104 @@ fn a_condition_that_holds_is_status_3() {
 }
 
 #[test]
+fn a_gate_does_not_pass_because_nothing_is_served() {
+    let sandbox = sandbox();
+    let report = |name: &str, blocks: &str| {
+        let arguments = ["replay", "t.jsonl", "--num-gpu-blocks", blocks, "--report-json", name];
+        sandbox.run(&arguments).success();
+    };
+    report("nobody.json", "2");
+    report("three.json", "22");
+    let compare = |runs: [&str; 2], more: &[&str]| {
+        let condition = ["--fail-if", "mean_ttft_ms>+500%"];
+        sandbox.run(&[&["compare", runs[0], runs[1]], &condition[..], more].concat())
+    };
+    for runs in [["a.json", "nobody.json"], ["nobody.json", "a.json"]] {
+        let outcome = compare(runs, &["--allow-fewer"]);
+        assert_eq!(outcome.code, Some(3), "{outcome:?}");
+        assert!(outcome.stderr.contains("nobody.json has no sample of it"), "{outcome:?}");
+        assert!(outcome.stdout.contains("N/A"), "{outcome:?}");
+    }
+    // Three of four are served, and faster than the fourth.
+    let outcome = compare(["a.json", "three.json"], &[]);
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("three.json completed 3 requests, a.json 4 (--allow-fewer"),
+        "{outcome:?}"
+    );
+    compare(["a.json", "three.json"], &["--allow-fewer"]).success();
+    compare(["three.json", "a.json"], &[]).success();
+    sandbox.run(&["compare", "a.json", "three.json"]).success();
+    let text = sandbox.run(&["compare", "a.json", "nobody.json", "--format", "json"]).success();
+    let differences: Value = serde_json::from_str(&text).unwrap();
+    let figure = &differences["runs"][0]["figures"]["mean_ttft_ms"];
+    assert!(
+        figure["value"].is_null() && figure["change"].is_null() && figure["baseline"].is_f64(),
+        "{figure}"
+    );
+}
+
+#[test]
+fn different_workloads_are_not_judged_by_each_other() {
+    let sandbox = sandbox();
+    let condition = ["--fail-if", "mean_ttft_ms>+100000%", "--allow-fewer"];
+    let compare =
+        |more: &[&str]| sandbox.run(&[&["compare", "a.json", "other.json"], &condition[..], more].concat());
+    compare(&[]).is_refused(&[
+        "a.json ran t.jsonl (hash ",
+        "other.json ran the built-in sample (hash ",
+        "--different-workloads",
+    ]);
+    compare(&["--different-workloads"]).success();
+    let table = sandbox.run(&["compare", "a.json", "other.json"]).success();
+    assert!(table.contains("\n  workload: t.jsonl ("), "{table}");
+    // A report of an older release says nothing of its workload.
+    let mut old: Value = serde_json::from_str(&sandbox.read("a.json")).unwrap();
+    for key in ["workload_hash", "workload_name", "settings", "servecast_version", "seed", "latency_source"] {
+        assert!(old.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+    }
+    sandbox.write("old.json", old.to_string());
+    let outcome = sandbox.run(&[&["compare", "old.json", "a.json"], &condition[..]].concat());
+    assert!(outcome.stderr.contains("is not known: a report of an older release has no hash"), "{outcome:?}");
+    assert!(outcome.success().contains("in which settings a.json differs from old.json is not known"));
+}
+
+#[test]
+fn settings_that_differ_are_named() {
+    let sandbox = sandbox();
+    let more = ["--extra-engine-args", r#"{"max_num_seqs": 8}"#, "--report-json", "c.json"];
+    sandbox.run(&[&["replay", "t.jsonl"], &more[..]].concat()).success();
+    let table = sandbox.run(&["compare", "a.json", "b.json", "c.json", "a.json"]).success();
+    assert!(table.contains("b.json differs from a.json in\n  num_workers: 1 → 2\n"), "{table}");
+    assert!(
+        table.contains("c.json differs from a.json in\n  engine_args.max_num_seqs: 256 → 8\n"),
+        "{table}"
+    );
+    assert!(table.contains("a.json has the settings and the workload of a.json\n"), "{table}");
+    let text = sandbox.run(&["compare", "a.json", "b.json", "--format", "json"]).success();
+    let differences: Value = serde_json::from_str(&text).unwrap();
+    let expected = serde_json::json!({"num_workers": {"baseline": 1, "value": 2}});
+    assert_eq!(differences["runs"][0]["settings"], expected);
+    assert_eq!(differences["runs"][0]["workload"], differences["baseline"]["workload"]);
+}
+
+#[test]
+fn the_median_goes_by_both_names() {
+    let sandbox = sandbox();
+    for name in ["p50_ttft_ms", "median_ttft_ms"] {
+        let condition = format!("{name}>0");
+        let outcome = sandbox.run(&["compare", "a.json", "b.json", "--fail-if", &condition]);
+        assert!(
+            outcome.code == Some(3) && outcome.stderr.starts_with(&format!("error: {name}>0: ")),
+            "{outcome:?}"
+        );
+    }
+    sandbox
+        .run(&["compare", "a.json", "b.json", "--fail-if", "p50_tft_ms>0"])
+        .is_refused(&["median_ttft_ms"]);
+}
+
+#[test]
 fn what_is_no_report_is_refused() {
     let sandbox = sandbox();
     sandbox.run(&["compare", "a.json"]).is_refused(&[]);

@@ -132,7 +132,9 @@ fn models_and_gpus_may_be_described_by_files() {
     assert_eq!(own["latency_estimate"], "roofline of config.json on 1 mine");
     let mut known = report(&sandbox, &["t.jsonl", "--latency", ROOFLINE]);
     for report in [&mut own, &mut known] {
-        report.as_object_mut().unwrap().remove("latency_estimate");
+        for named in ["latency_estimate", "latency_source", "settings"] {
+            assert!(report.as_object_mut().unwrap().remove(named).is_some(), "{named}");
+        }
     }
     assert_eq!(own, known);
     let refused = |spec: &str, message: &str| {

@@ -9,6 +9,7 @@ mod kv_router;
 mod latency;
 mod oracle_bad;
 mod output;
+mod provenance;
 mod readme;
 mod replay;
 mod sandbox;

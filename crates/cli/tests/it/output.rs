@@ -14,27 +14,30 @@ fn a_table_is_printed() {
     let (table, wall_time) = table.trim_end().rsplit_once('\n').unwrap();
     assert!(wall_time.starts_with("Wall time: "), "{wall_time}");
     insta::assert_snapshot!(table, @r"
-                                                  servecast | LLM Metrics
-    ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━┓
-    ┃ Metric                                             ┃    avg ┃    min ┃    max ┃    p99 ┃    p90 ┃    p75 ┃   std ┃
-    ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━┩
-    │ Time to First Token (ms)                           │  28.63 │  21.09 │  35.33 │  35.28 │  34.84 │  34.12 │  6.03 │
-    │ Time to Second Token (ms)                          │   5.78 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
-    │ Request Latency (ms)                               │  74.94 │  24.39 │ 145.57 │ 143.39 │ 123.77 │  91.06 │ 44.37 │
-    │ Inter Token Latency (ms)                           │   5.79 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
-    │ Time per Output Token (ms)                         │   5.78 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
-    │ Output Token Throughput Per User (tokens/sec/user) │ 172.76 │ 172.33 │ 173.75 │ 173.75 │ 173.74 │ 173.73 │  0.62 │
-    │ Output Token Throughput (tokens/sec)               │  76.05 │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
-    │ Request Throughput (requests/sec)                  │   8.45 │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
-    │ Request Count (requests)                           │   4.00 │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
-    └────────────────────────────────────────────────────┴────────┴────────┴────────┴────────┴────────┴────────┴───────┘
+                                                           servecast | LLM Metrics
+    ┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━━┳━━━━━━━┓
+    ┃ Metric                                             ┃    avg ┃    min ┃    max ┃    p99 ┃    p95 ┃    p90 ┃    p75 ┃    p50 ┃   std ┃
+    ┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━━╇━━━━━━━┩
+    │ Time to First Token (ms)                           │  28.63 │  21.09 │  35.33 │  35.28 │  35.09 │  34.84 │  34.12 │  29.05 │  6.03 │
+    │ Time to Second Token (ms)                          │   5.78 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
+    │ Request Latency (ms)                               │  74.94 │  24.39 │ 145.57 │ 143.39 │ 134.67 │ 123.77 │  91.06 │  64.90 │ 44.37 │
+    │ Inter Token Latency (ms)                           │   5.79 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
+    │ Time per Output Token (ms)                         │   5.78 │   5.76 │   5.80 │   5.80 │   5.80 │   5.80 │   5.80 │   5.80 │  0.02 │
+    │ Output Token Throughput Per User (tokens/sec/user) │ 172.76 │ 172.33 │ 173.75 │ 173.75 │ 173.74 │ 173.74 │ 173.73 │ 172.36 │  0.62 │
+    │ Output Token Throughput (tokens/sec)               │  76.05 │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+    │ Request Throughput (requests/sec)                  │   8.45 │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+    │ Request Count (requests)                           │   4.00 │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │    N/A │   N/A │
+    └────────────────────────────────────────────────────┴────────┴────────┴────────┴────────┴────────┴────────┴────────┴────────┴───────┘
     Prefix cache reuse: 24.76% of prompt tokens
     Requests: 4 completed, 0 rejected
     Preemptions: 0
-    Utilization, aggregated: 31.66% of 2 workers
-      a worker: 2 to 2 requests, 0 to 1,024 tokens reused, utilization 27.42% to 35.90%
+    Utilization, aggregated: 2 workers in an iteration 31.66% of the time
+      an iteration: batch occupancy 0.39% (1.00 of 256 requests), KV in use 0.10%, at most 0.15%
+      a worker: 2 to 2 requests, 0 to 1,024 tokens reused
+        in an iteration 27.42% to 35.90% of the time, 1.00 to 1.00 requests in it, KV in use 0.07% to 0.12%
     Goodput: 4.22 requests/sec, 23.24 tokens/sec
       2 of 4 requests within TTFT ≤ 30 ms
+    Iteration times: polynomial, of no particular GPU: the constants of Dynamo's mocker
     Simulated duration: 473.40 ms
     ");
 }
@@ -104,6 +107,69 @@ fn links_and_permissions_stay_and_devices_are_written() {
         "json",
     ]);
     assert!(outcome.success().starts_with("{\"request\":0,"));
+}
+
+/// As a shell does when it writes to one.
+#[cfg(unix)]
+#[test]
+fn a_link_to_what_is_not_there_yet_is_followed() {
+    use std::os::unix::fs::symlink;
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("there")).unwrap();
+    symlink("second", sandbox.path("link")).unwrap();
+    symlink("there/new.json", sandbox.path("second")).unwrap();
+    sandbox.run(&["replay", "t.jsonl", "--report-json", "link"]).success();
+    assert!(
+        ["link", "second"].iter().all(|name| fs::symlink_metadata(sandbox.path(name)).unwrap().is_symlink())
+    );
+    assert!(sandbox.read("there/new.json").contains("mean_ttft_ms"));
+
+    symlink("there/rows", sandbox.path("rows")).unwrap();
+    let same = ["replay", "t.jsonl", "--report-json", "rows", "--requests-jsonl", "there/rows"];
+    sandbox.run(&same).is_refused(&["`requests_jsonl` and `report_json` are the same file"]);
+    symlink("none/x", sandbox.path("astray")).unwrap();
+    symlink("round", sandbox.path("round")).unwrap();
+    for (link, words) in [
+        ("astray", "cannot write `astray`: the folder `none` does not exist"),
+        ("round", "cannot write `round`: too many symbolic links"),
+    ] {
+        sandbox.run(&["replay", "t.jsonl", "--report-json", link]).is_refused(&[words]);
+    }
+}
+
+/// One that is refused touches nothing of the other's.
+#[cfg(target_os = "linux")]
+#[test]
+fn two_runs_do_not_share_a_folder() {
+    let sandbox = Sandbox::new();
+    let load =
+        ["--input-tokens", "100", "--output-tokens", "900000", "--request-count", "50", "--workers=50"];
+    let mut first =
+        sandbox.command(&[&["replay", "--output-dir", "out"], &load[..]].concat()).spawn().unwrap();
+    let start = std::time::Instant::now();
+    while !sandbox.path("out").exists() {
+        assert!(start.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for overwrite in ["--overwrite", "--overwrite=false"] {
+        let refused = sandbox.run(&["replay", "t.jsonl", "--output-dir", "out", overwrite]);
+        refused.is_refused(&["cannot write into `out`: another run is writing into it"]);
+    }
+    assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 0);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // A run that was killed keeps nobody from it.
+    sandbox.run(&["replay", "t.jsonl", "--output-dir", "out"]).success();
+    assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 4);
+}
+
+#[test]
+fn a_folder_of_a_run_that_failed_goes_away() {
+    let sandbox = Sandbox::new();
+    let fails = ["replay", "t.jsonl", "--output-dir", "out", "--report-json", "/dev/full"];
+    let outcome = sandbox.run(&fails);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(sandbox.files(), ["t.jsonl"]);
 }
 
 #[test]

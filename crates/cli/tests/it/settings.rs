@@ -134,7 +134,7 @@ fn bad_files_are_refused_by_name_and_key() {
         ),
         (
             "sla_itl_ms = 0",
-            &["`--sla-itl-ms` must be a finite number of milliseconds above 0, not 0 (from c.toml)"],
+            &["`--sla-tpot-ms` must be a finite number of milliseconds above 0, not 0 (from c.toml)"],
         ),
         ("sla_itl_ms = nan", &["c.toml: `sla_itl_ms` is NaN, but must be a finite number"]),
         ("engine_args = 1", &["`engine_args` is 1, but must be an object"]),

@@ -33,13 +33,14 @@ pub(super) fn summary(run: &RunRecord, report: &Report) -> Value {
     }
     object.insert("inter_chunk_latency".to_owned(), metric("ms", &gaps));
     let singles = [
-        ("request_throughput", "requests/sec", report.request_throughput_rps),
-        ("output_token_throughput", "tokens/sec", report.output_throughput_tok_s),
+        ("request_throughput", "requests/sec", report.request_throughput_rps.unwrap_or(0.0)),
+        ("output_token_throughput", "tokens/sec", report.output_throughput_tok_s.unwrap_or(0.0)),
         ("request_count", "requests", report.completed_requests as f64),
         ("error_request_count", "requests", report.rejected_requests as f64),
     ];
     let good = report.goodput_completed_requests.map(|good| ("good_request_count", "requests", good as f64));
-    let goodput = report.goodput_request_throughput_rps.map(|rps| ("goodput", "requests/sec", rps));
+    let goodput =
+        report.goodput_request_throughput_rps.map(|rps| ("goodput", "requests/sec", rps.unwrap_or(0.0)));
     for (name, unit, value) in singles.into_iter().chain(good).chain(goodput) {
         object.insert(name.to_owned(), json!({ "unit": unit, "avg": value }));
     }
@@ -55,7 +56,9 @@ fn counted(samples: Vec<f64>) -> Vec<(f64, u64)> {
 
 /// The statistics of values that ascend, each with how often it is there.
 fn metric(unit: &str, values: &[(f64, u64)]) -> Value {
-    let Stats { mean, min, max, std, .. } = Stats::of_counted(values);
+    // A metric without samples is 0 there.
+    let [mean, min, max, std] =
+        Stats::of_counted(values).map_or([0.0; 4], |stats| [stats.mean, stats.min, stats.max, stats.std]);
     let mut up_to = Vec::with_capacity(values.len());
     let (mut count, mut sum) = (0, 0.0);
     for (value, times) in values {

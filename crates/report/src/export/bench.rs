@@ -9,16 +9,17 @@ use super::{TokenTimes, e2e_ms, finished, samples, ttft_ms};
 use crate::report::Report;
 use crate::stats::Stats;
 
-/// Figures of both benchmarks that go by the same name and definition; lengths of time are seconds.
+/// Figures of both benchmarks that go by the same name and definition; lengths of time are seconds. What there is no
+/// sample of is 0, as there.
 fn bench(report: &Report, e2e: &str) -> Map<String, Value> {
     let mut object = Map::new();
     let mut add = |key: &str, value: Value| object.insert(key.to_owned(), value);
-    add("duration", json!(report.duration_ms / 1000.0));
+    add("duration", json!(report.duration_ms.unwrap_or(0.0) / 1000.0));
     add("completed", json!(report.completed_requests));
     add("total_input_tokens", json!(report.total_input_tokens));
     add("total_output_tokens", json!(report.total_output_tokens));
-    add("request_throughput", json!(report.request_throughput_rps));
-    add("output_throughput", json!(report.output_throughput_tok_s));
+    add("request_throughput", json!(report.request_throughput_rps.unwrap_or(0.0)));
+    add("output_throughput", json!(report.output_throughput_tok_s.unwrap_or(0.0)));
     let metrics = [
         ("ttft", report.ttft_ms),
         ("tpot", report.tpot_ms),
@@ -26,9 +27,14 @@ fn bench(report: &Report, e2e: &str) -> Map<String, Value> {
         (e2e, report.e2e_latency_ms),
     ];
     for (name, stats) in metrics {
-        let Stats { mean, median, std, p99, .. } = stats;
-        for (statistic, value) in [("mean", mean), ("median", median), ("std", std), ("p99", p99)] {
-            add(&format!("{statistic}_{name}_ms"), json!(value));
+        let figures: [(&str, fn(Stats) -> f64); 4] = [
+            ("mean", |stats| stats.mean),
+            ("median", |stats| stats.median),
+            ("std", |stats| stats.std),
+            ("p99", |stats| stats.p99),
+        ];
+        for (statistic, of) in figures {
+            add(&format!("{statistic}_{name}_ms"), json!(stats.map_or(0.0, of)));
         }
     }
     object
@@ -40,9 +46,9 @@ pub(super) fn vllm(run: &RunRecord, report: &Report, tokens: Option<&TokenTimes>
     add("backend", json!("servecast"));
     add("num_prompts", json!(report.num_requests));
     add("failed", json!(report.rejected_requests));
-    add("total_token_throughput", json!(report.total_throughput_tok_s));
+    add("total_token_throughput", json!(report.total_throughput_tok_s.unwrap_or(0.0)));
     if let Some(goodput) = report.goodput_request_throughput_rps {
-        add("request_goodput", json!(goodput));
+        add("request_goodput", json!(goodput.unwrap_or(0.0)));
     }
     // One entry a request that was sent; those that failed have 0, as there.
     let all = |of: &dyn Fn(&RequestRecord) -> f64| json!(run.requests.iter().map(of).collect::<Vec<_>>());
@@ -111,16 +117,16 @@ pub(super) fn sglang(run: &RunRecord, report: &Report) -> Value {
     let mut object = bench(report, "e2e_latency");
     let mut add = |key: &str, value: Value| object.insert(key.to_owned(), value);
     add("backend", json!("servecast"));
-    add("input_throughput", json!(report.input_throughput_tok_s));
-    add("total_throughput", json!(report.total_throughput_tok_s));
-    add("p95_itl_ms", json!(report.itl_ms.p95));
-    add("max_itl_ms", json!(report.itl_ms.max));
+    add("input_throughput", json!(report.input_throughput_tok_s.unwrap_or(0.0)));
+    add("total_throughput", json!(report.total_throughput_tok_s.unwrap_or(0.0)));
+    add("p95_itl_ms", json!(report.itl_ms.map_or(0.0, |stats| stats.p95)));
+    add("max_itl_ms", json!(report.itl_ms.map_or(0.0, |stats| stats.max)));
     // Nothing is speculated, and tokens are counted as they are.
     add("accept_length", Value::Null);
     add("total_output_tokens_retokenized", json!(report.total_output_tokens));
     // Requests under way on average.
     let under_way: f64 = samples(run, e2e_ms).iter().sum();
-    add("concurrency", json!(under_way / report.duration_ms.max(1e-6)));
+    add("concurrency", json!(under_way / report.duration_ms.unwrap_or(0.0).max(1e-6)));
     Value::Object(object)
 }
 

@@ -22,7 +22,7 @@ use servecast_types::Time;
 use servecast_workload::{Load, Trace, Workload};
 
 use super::plan::Plan;
-use super::{counts, introduce, json, outputs, table_options, tell_of_unused};
+use super::{introduce, json, outputs, table_options, tell_of_unused};
 use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
 use crate::error::{Failure, chain};
 use crate::files::{self, OutputFile, note};
@@ -250,7 +250,7 @@ impl Runs {
         let Job { name, plan, workload } = job;
         let about = |failure: Failure| failure.about(&name);
         let workload = workload_of(workload, &plan).map_err(about)?;
-        let notes = counts(&workload.notes);
+        let options = plan.summary(&workload);
         let progress = self.progress.run(workload.requests() as u64);
         let mut follower = Follower { runs: self, position, progress };
         let refused = |problem: &str| about(Failure::user(plan.layers.explained(problem)));
@@ -258,7 +258,7 @@ impl Runs {
             .map_err(|error| refused(&error.to_string()))?;
         let record = simulation.run(&mut follower).map_err(|error| about(Failure::run(chain(&error))))?;
         let wall_time_ms = follower.progress.finish();
-        Ok(summarize(&record, &SummaryOptions { sla: plan.sla, wall_time_ms, notes }))
+        Ok(summarize(&record, &SummaryOptions { wall_time_ms, ..options }))
     }
 }
 

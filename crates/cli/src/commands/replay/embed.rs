@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 use servecast_cluster::record::{PoolRole, RunRecord};
 use servecast_cluster::{Observer, RunError, Simulation};
 use servecast_engine::Iteration;
-use servecast_report::{Report, SummaryOptions, summarize};
+use servecast_report::{Report, SummaryOptions, printable, summarize};
 use servecast_types::{Time, WorkerId};
 use servecast_workload::{Workload, read_mooncake};
 
+use super::json;
 use super::plan::Plan;
-use super::{counts, json};
 use crate::config::Layers;
 use crate::error::{Failure, FailureKind, chain};
 use crate::iterations::IterationRows;
@@ -93,7 +93,9 @@ impl Refusal {
             FailureKind::Interrupted => RefusalKind::Interrupted,
         };
         let (message, hint) = failure.into_parts();
-        Self { kind, message: with_argument_names(&message), hint: hint.as_deref().map(with_argument_names) }
+        // It may end up on a terminal.
+        let shown = |text: &str| printable(&with_argument_names(text)).into_owned();
+        Self { kind, message: shown(&message), hint: hint.as_deref().map(shown) }
     }
 }
 
@@ -123,8 +125,8 @@ pub fn replay(
         }
     }
     let workload = workload(replay, &plan)?;
-    let trace_notes = workload.notes.clone();
-    notes.extend(trace_notes.sentences());
+    notes.extend(workload.notes.sentences());
+    let summary = plan.summary(&workload);
     let mut options = plan.options();
     options.plain |= replay.iterations;
     let mut follower = Follower::new(replay, &workload, watch);
@@ -136,10 +138,11 @@ pub fn replay(
     let record = outcome.map_err(|error| {
         let interrupted = matches!(error, RunError::Interrupted { .. });
         let kind = if interrupted { RefusalKind::Interrupted } else { RefusalKind::Run };
-        Refusal { kind, message: chain(&error), hint: None }
+        Refusal { kind, message: printable(&chain(&error)).into_owned(), hint: None }
     })?;
-    let options = SummaryOptions { sla: plan.sla, wall_time_ms, notes: counts(&trace_notes) };
+    let options = SummaryOptions { wall_time_ms, ..summary };
     let iterations = follower.iterations.map(IterationRows::into_inner);
+    let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
     Ok(Outcome { report: summarize(&record, &options), record, iterations, notes })
 }
 

@@ -1,6 +1,5 @@
 //! The files of a run: checked before it, put in place after it.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,11 +8,12 @@ use servecast_report::{
     Activity, ExportFormat, PageContext, Report, TokenTimes, export, render_page, write_request_rows,
 };
 
+use super::folder::Folder;
 use super::json;
 use super::plan::Plan;
 use super::resolved::resolved;
 use crate::config::OutputConfig;
-use crate::error::{Failure, quoted, reason};
+use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile};
 use crate::interrupt::Interrupt;
 use crate::source::Source;
@@ -99,6 +99,14 @@ fn check_folder(folder: &Path, overwrite: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Takes the folder of the results for this run, if there is one: what was said of it before may not hold any more.
+pub(super) fn claim(output: &OutputConfig) -> Result<Option<Folder>, Failure> {
+    let Some(path) = output.output_dir.as_deref() else { return Ok(None) };
+    let folder = Folder::claim(path)?;
+    check_folder(path, output.overwrite.unwrap_or(false))?;
+    Ok(Some(folder))
+}
+
 /// A run that is over.
 #[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
@@ -127,11 +135,6 @@ pub(super) fn write(
         Ok(())
     };
     let folder = output.output_dir.as_deref();
-    if let Some(folder) = folder {
-        fs::create_dir_all(folder).map_err(|error| {
-            Failure::user(format!("cannot make the folder {}: {}", quoted(folder), reason(&error)))
-        })?;
-    }
     let paths = |file: &Option<PathBuf>, name: &str| {
         file.clone().into_iter().chain(folder.map(|folder| folder.join(name))).collect::<Vec<_>>()
     };
@@ -145,7 +148,7 @@ pub(super) fn write(
     if !pages.is_empty() || folder.is_some() {
         let config = config_text(plan)?;
         let context = PageContext {
-            title: title(plan),
+            title: plan.source.name(),
             config: config.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             block_size: plan.block_size,
@@ -161,6 +164,8 @@ pub(super) fn write(
     for path in paths(&output.report_json, REPORT) {
         write(&path, &|file| file.write_all(json(report).as_bytes()))?;
     }
+    // Devices and pipes first: if one of them takes no more, no file is in its place yet.
+    complete.sort_by_key(|file| !file.is_in_place());
     complete.into_iter().try_for_each(OutputFile::commit)
 }
 
@@ -171,16 +176,4 @@ fn config_text(plan: &Plan) -> Result<String, Failure> {
         "# Every setting of a run of servecast {version}; to repeat it: servecast replay --config config.toml\n"
     );
     Ok(head + &resolved(plan)?)
-}
-
-/// What was run, in a few words.
-fn title(plan: &Plan) -> String {
-    match &plan.source {
-        Source::Trace { path, .. } if files::is_standard_stream(path) => {
-            "a trace from standard input".to_owned()
-        }
-        Source::Trace { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        Source::Synthetic { .. } => "a synthetic workload".to_owned(),
-        Source::Sample { .. } => "the built-in sample".to_owned(),
-    }
 }

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
-use servecast_report::{ExportFormat, Sla};
-use servecast_workload::{Load, TraceError};
+use servecast_report::{ExportFormat, Provenance, Sla, SummaryOptions};
+use servecast_workload::{Load, TraceError, Workload};
 
+use super::counts;
 use super::outputs::exports;
+use super::resolved::reported;
 use crate::config::{DEFAULT_SEED, Layers, ReplayConfig};
 use crate::deployment::{self, Deployment};
 use crate::error::Failure;
@@ -37,6 +39,8 @@ pub(super) struct Plan {
     pub(super) unused: Vec<String>,
     /// What was not given, but follows from the rest.
     pub(super) derived: Vec<String>,
+    /// Where iteration times come from.
+    latency_source: String,
 }
 
 impl Plan {
@@ -48,7 +52,7 @@ impl Plan {
         let source = Source::of(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
         let exports = exports(&config.output)?;
-        let Deployment { topology, block_size, queue_policies, engines, mut unused, derived } =
+        let Deployment { topology, block_size, queue_policies, engines, mut unused, derived, latency_source } =
             deployment::build(&config, &layers)?;
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
@@ -68,6 +72,7 @@ impl Plan {
             exports,
             unused,
             derived,
+            latency_source,
         })
     }
 
@@ -76,12 +81,33 @@ impl Plan {
         self.exports.iter().any(|(format, _)| format.needs_token_times())
     }
 
+    /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
+    pub(super) fn summary(&self, workload: &Workload) -> SummaryOptions {
+        SummaryOptions {
+            sla: self.sla,
+            wall_time_ms: 0.0,
+            notes: counts(&workload.notes),
+            provenance: Provenance {
+                servecast_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                workload_name: Some(self.source.name()),
+                workload_hash: Some(workload.fingerprint()),
+                seed: Some(self.seed()),
+                settings: Some(reported(self)),
+                latency_source: Some(self.latency_source.clone()),
+            },
+        }
+    }
+
+    fn seed(&self) -> u64 {
+        self.config.trace.seed.unwrap_or(DEFAULT_SEED)
+    }
+
     /// How it is simulated.
     pub(super) fn options(&self) -> SimulationOptions {
         SimulationOptions {
             load: self.mode,
             router: self.router.clone(),
-            seed: self.config.trace.seed.unwrap_or(DEFAULT_SEED),
+            seed: self.seed(),
             check: self.config.output.check.unwrap_or(false),
             record_routing: self.config.output.routing_jsonl.is_some(),
             // A row an iteration needs to see each of them.
@@ -117,7 +143,12 @@ fn timeline(config: &ReplayConfig, layers: &Layers) -> Result<TimelineOptions, F
 
 fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
     let limits = &config.limits;
-    let sla = Sla { ttft_ms: limits.sla_ttft_ms, itl_ms: limits.sla_itl_ms, e2e_ms: limits.sla_e2e_ms };
+    let sla = Sla {
+        ttft_ms: limits.sla_ttft_ms,
+        tpot_ms: limits.sla_tpot_ms,
+        e2e_ms: limits.sla_e2e_ms,
+        pooled_itl_ms: limits.sla_pooled_itl_ms,
+    };
     sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     Ok(sla)
 }

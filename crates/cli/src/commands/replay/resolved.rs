@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use servecast_cluster::{LoadMode, RouterMode};
 use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
+use servecast_report::Settings;
 use servecast_workload::SyntheticSpec;
 
 use super::plan::Plan;
@@ -16,23 +17,36 @@ use crate::source::Source;
 
 /// The settings of a run as a TOML file.
 pub(super) fn resolved(plan: &Plan) -> Result<String, Failure> {
-    let config = ReplayConfig {
-        trace: trace(plan),
+    toml::to_string(&config(plan, &absolute))
+        .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
+}
+
+/// The settings of a run as its report has them: equal wherever the run is repeated, so files go by their names. The
+/// trace has a name and a hash of its own there.
+pub(super) fn reported(plan: &Plan) -> Settings {
+    let name = |path: &Path| PathBuf::from(path.file_name().unwrap_or(path.as_os_str()));
+    let mut settings = object(json!(config(plan, &name)));
+    settings.remove("trace_file");
+    settings.into_iter().collect()
+}
+
+/// Every setting, with files by the names that `named` gives them.
+fn config(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> ReplayConfig {
+    ReplayConfig {
+        trace: trace(plan, named),
         synthetic: match &plan.source {
             Source::Synthetic { spec, .. } => synthetic(spec),
             Source::Trace { .. } | Source::Sample { .. } => SyntheticConfig::default(),
         },
-        deployment: deployment(plan),
+        deployment: deployment(plan, named),
         limits: plan.config.limits.clone(),
         ..ReplayConfig::default()
-    };
-    toml::to_string(&config)
-        .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
+    }
 }
 
-fn trace(plan: &Plan) -> TraceConfig {
+fn trace(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> TraceConfig {
     let (trace_file, trace_block_size) = match &plan.source {
-        Source::Trace { path, block_size } => (Some(absolute(path)), Some(*block_size)),
+        Source::Trace { path, block_size } => (Some(named(path)), Some(*block_size)),
         Source::Synthetic { block_size, .. } => (None, Some(block_size.unwrap_or(plan.block_size))),
         Source::Sample { .. } => (None, None),
     };
@@ -67,7 +81,7 @@ fn synthetic(spec: &SyntheticSpec) -> SyntheticConfig {
     }
 }
 
-fn deployment(plan: &Plan) -> DeploymentConfig {
+fn deployment(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> DeploymentConfig {
     let given = &plan.config.deployment;
     let router = &plan.router;
     let mut config = DeploymentConfig {
@@ -84,16 +98,17 @@ fn deployment(plan: &Plan) -> DeploymentConfig {
             router.kv.settings.use_kv_events().then(|| given.kv_event_delay_ms.unwrap_or(0.0));
     }
     let workers = |given: Option<u32>| Some(given.unwrap_or(DEFAULT_WORKERS));
+    let engine_args = |args| engine_args(args, plan.block_size, named);
     match &plan.engines[..] {
         [engine] => {
             config.num_workers = workers(given.num_workers);
-            config.engine_args = Some(engine_args(engine, plan.block_size));
+            config.engine_args = Some(engine_args(engine));
         }
         [prefill, decode] => {
             config.num_prefill_workers = workers(given.num_prefill_workers);
             config.num_decode_workers = workers(given.num_decode_workers);
-            config.prefill_engine_args = Some(engine_args(prefill, plan.block_size));
-            config.decode_engine_args = Some(engine_args(decode, plan.block_size));
+            config.prefill_engine_args = Some(engine_args(prefill));
+            config.decode_engine_args = Some(engine_args(decode));
         }
         _ => unreachable!("a deployment has one pool or two"),
     }
@@ -101,9 +116,9 @@ fn deployment(plan: &Plan) -> DeploymentConfig {
 }
 
 /// The settings of an engine that have an effect, each by one name.
-fn engine_args(args: &EngineArgs, block_size: u32) -> Map<String, Value> {
+fn engine_args(args: &EngineArgs, block_size: u32, named: &dyn Fn(&Path) -> PathBuf) -> Map<String, Value> {
     let mut args = args.clone();
-    args.latency = Some(latency(&args));
+    args.latency = Some(latency(&args, named));
     args.planner_profile_data = None;
     args.block_size = block_size;
     // In TOML there is no null, and the defaults of these are numbers.
@@ -149,20 +164,20 @@ fn by_names_of_sglang(args: &mut EngineArgs) -> Vec<&'static str> {
     dropped
 }
 
-/// The latency model, its files found from anywhere.
-fn latency(args: &EngineArgs) -> String {
-    let absolute = |path: &str| absolute(Path::new(path)).display().to_string();
+/// The latency model, its files by the names that they are given.
+fn latency(args: &EngineArgs, named: &dyn Fn(&Path) -> PathBuf) -> String {
+    let named = |path: &str| named(Path::new(path)).display().to_string();
     let option = |option: &str| match option.split_once('=') {
-        Some((key, path)) if Path::new(path).is_file() => format!("{key}={}", absolute(path)),
+        Some((key, path)) if Path::new(path).is_file() => format!("{key}={}", named(path)),
         _ => option.to_owned(),
     };
     let options = |options: &str| options.split(',').map(option).collect::<Vec<_>>().join(",");
     match args.latency_spec() {
-        Ok(LatencySpec::Grid(path)) => format!("grid:{}", absolute(&path)),
-        Ok(LatencySpec::Step(path)) => format!("step:{}", absolute(&path)),
+        Ok(LatencySpec::Grid(path)) => format!("grid:{}", named(&path)),
+        Ok(LatencySpec::Step(path)) => format!("step:{}", named(&path)),
         Ok(LatencySpec::Profile(text)) => match text.split_once(',') {
-            None => format!("profile:{}", absolute(&text)),
-            Some((folder, given)) => format!("profile:{},{}", absolute(folder), options(given)),
+            None => format!("profile:{}", named(&text)),
+            Some((folder, given)) => format!("profile:{},{}", named(folder), options(given)),
         },
         Ok(LatencySpec::Roofline(given)) => format!("roofline:{}", options(&given)),
         Ok(LatencySpec::Polynomial | LatencySpec::Linear(_) | LatencySpec::Callable(_)) | Err(_) => {

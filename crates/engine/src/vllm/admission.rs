@@ -162,7 +162,15 @@ impl Scheduler {
         let budget = self.config.max_num_batched_tokens - self.running.len() as u32;
         let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
         let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
-        may_not_be_cut || !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
+        if may_not_be_cut {
+            return true;
+        }
+        if let Some(no_evict) = self.config.no_evict {
+            // A free block that it hits may be evicted, and somebody who runs has a copy of it, which costs nothing.
+            let outstanding = self.promised_blocks(no_evict);
+            return !no_evict.fits(&self.requests[slot], hit_blocks, outstanding, self.kv.pool.num_free());
+        }
+        !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
     }
 
     /// Admits a request that computes what it does not hit.

@@ -53,7 +53,8 @@ pub(crate) struct Cluster {
     deadlines: BinaryHeap<Reverse<Deadline>>,
     /// Iteration ends of a decode pool, which concern nobody else.
     decode_deadlines: BinaryHeap<Reverse<Deadline>>,
-    sequence: u64,
+    /// Hand-offs so far.
+    hand_offs: u64,
     /// Workers that have started an iteration at this instant, which may go on by themselves.
     started: Vec<Place>,
     /// Hand-offs whose KV transfer has not started: a decode worker has no room for them yet, or is in an iteration.
@@ -99,7 +100,8 @@ pub(crate) struct Place {
     pub(crate) worker: WorkerId,
 }
 
-/// What is due, in the order in which it happens: by time, then by class of event, then by worker or sequence.
+/// What is due, in the order in which it happens: by time, then by class of event, then by worker, or for transfers in the
+/// order of hand-offs: what is held longest becomes free first, whichever decode worker starts first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Deadline {
     at: Time,
@@ -144,6 +146,8 @@ struct Live {
 #[derive(Debug, Clone, Copy)]
 struct Source {
     place: Place,
+    /// Which hand-off of the run this is.
+    order: u64,
     /// Whether the transfer has started.
     is_moving: bool,
 }
@@ -162,7 +166,7 @@ impl Cluster {
             handoff: topology.handoff,
             deadlines: BinaryHeap::new(),
             decode_deadlines: BinaryHeap::new(),
-            sequence: 0,
+            hand_offs: 0,
             started: Vec::new(),
             waiting_transfers: 0,
             plain: options.plain,
@@ -468,12 +472,8 @@ impl Cluster {
     fn apply(&mut self, place: Place, mut outcome: Outcome) -> Result<(), RunError> {
         for (transfer, now) in &outcome.transfers {
             let Some(source) = self.transfer_started(transfer.id) else { continue };
-            if transfer.end <= *now {
-                self.transfer_ended(transfer.id, source, *now);
-            } else {
-                self.sequence += 1;
-                self.schedule(transfer.end, self.sequence, Event::TransferEnd(source, transfer.id));
-            }
+            let event = Event::TransferEnd(source.place, transfer.id);
+            self.schedule(transfer.end.max(*now), source.order, event);
         }
         for &(id, signal, now) in &outcome.signals {
             match signal {
@@ -517,7 +517,9 @@ impl Cluster {
         let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
         let remote_prefill = Some(handoff.transfer_time(request.prompt.tokens(), now)?);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
-        live.source = live.place.take().map(|place| Source { place, is_moving: false });
+        self.hand_offs += 1;
+        let order = self.hand_offs;
+        live.source = live.place.take().map(|place| Source { place, order, is_moving: false });
         self.waiting_transfers += usize::from(live.source.is_some());
         let forced = live.placement.get(1).copied();
         self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now);
@@ -525,11 +527,11 @@ impl Cluster {
     }
 
     /// The KV of a request is on its way; returns where from.
-    fn transfer_started(&mut self, id: RequestId) -> Option<Place> {
+    fn transfer_started(&mut self, id: RequestId) -> Option<Source> {
         let source = self.live.get_mut(&id)?.source.as_mut()?;
         self.waiting_transfers -= usize::from(!source.is_moving);
         source.is_moving = true;
-        Some(source.place)
+        Some(*source)
     }
 
     /// The KV of a request is where it goes: its source lets go of it.

@@ -11,7 +11,12 @@ const BLOCK_SIZE: u32 = 64;
 
 /// An iteration takes 1 ms and 10 µs a token.
 fn engine() -> (EngineArgs, EngineConfig) {
-    let settings = json!({"latency": "linear:1000,10,0", "block_size": BLOCK_SIZE, "num_gpu_blocks": 680});
+    engine_with(680)
+}
+
+fn engine_with(num_gpu_blocks: u32) -> (EngineArgs, EngineConfig) {
+    let settings =
+        json!({"latency": "linear:1000,10,0", "block_size": BLOCK_SIZE, "num_gpu_blocks": num_gpu_blocks});
     let args = EngineArgs::from_json(settings).unwrap();
     let config = args.validate(None).unwrap();
     (args, config)
@@ -152,5 +157,34 @@ fn a_hand_off_sees_what_decode_workers_have_ended_at_its_instant() {
             let workers = [0, 1, 2].map(|line: usize| record.requests[line].stages[1].worker.0);
             assert_eq!(workers, [workers[0], 1 - workers[0], 1 - workers[0]], "plain: {plain}, seed {seed}");
         }
+    }
+}
+
+/// What two decode workers fetch at one instant becomes free in the order of the hand-offs, not of these workers, and is
+/// evicted in that order.
+#[test]
+fn kv_that_is_fetched_at_one_instant_becomes_free_in_order_of_hand_offs() {
+    // Line 1 is fetched by decode worker 0. Lines 2 and 3, of 4 blocks each, are computed together and fetched by workers
+    // 1 and 0. Of 12 blocks line 4 needs 4 of theirs, those of line 2; line 5 repeats line 3.
+    let rows = [
+        row(1, 0.0, 90, 63, 1),
+        row(2, 10.0, 0, 256, 1),
+        row(3, 10.0, 10, 256, 1),
+        row(4, 100.0, 20, 512, 1),
+        row(5, 200.0, 10, 256, 1),
+    ];
+    let topology = |num_gpu_blocks| {
+        let (args, config) = engine_with(num_gpu_blocks);
+        let pool = |workers| PoolEngine { workers, args: &args, config: &config };
+        Topology::disaggregated(pool(1), pool(2)).unwrap()
+    };
+    for plain in [false, true] {
+        let options = SimulationOptions { plain, ..options(RouterMode::RoundRobin, 0) };
+        let record = run_with(&topology(13), &rows, &options);
+        let fetched = [1, 2].map(|line: usize| record.requests[line].stages[1].transfer_end);
+        assert_eq!(fetched, [Some(Time::from_ns(16_120_000)); 2]);
+        let workers = [1, 2].map(|line: usize| record.requests[line].stages[1].worker.0);
+        assert_eq!(workers, [1, 0]);
+        assert_eq!(record.requests[4].reused_tokens(), 192, "three blocks, and the last is computed again");
     }
 }

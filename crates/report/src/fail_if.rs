@@ -80,8 +80,10 @@ impl FailIf {
             self.metric.clone_from(name);
             return Ok(self);
         }
-        let similar = similar(&self.metric, known.iter().map(String::as_str)).map(str::to_owned);
-        Err(UnknownFigure { metric: self.metric, similar })
+        let plain: Vec<String> = known.iter().map(|name| plain_name(name)).collect();
+        let most_like = similar(&meant, plain.iter().map(String::as_str));
+        let position = most_like.and_then(|name| plain.iter().position(|plain| plain == name));
+        Err(UnknownFigure { metric: self.metric, similar: position.map(|position| known[position].clone()) })
     }
 
     /// Whether a figure breaks the limit beside that of the baseline.

@@ -134,7 +134,9 @@ impl NamedFigures {
         });
         let settings = report.settings.as_ref().map(|settings| {
             let mut paths = BTreeMap::new();
-            settings.iter().for_each(|(key, value)| add_paths(key, value, &mut paths));
+            for (key, value) in settings {
+                add_paths(key, value, &mut paths);
+            }
             paths.insert("servecast_version".to_owned(), report.servecast_version.clone().into());
             paths.insert("latency_source".to_owned(), report.latency_source.clone().into());
             paths

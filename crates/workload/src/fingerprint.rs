@@ -31,7 +31,9 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
     let priority = i64::from(*priority).cast_unsigned();
     let runs = prompt.runs();
     let numbers = [kind, ns, u64::from(*output_tokens), priority, stop_after, runs.len() as u64];
-    numbers.iter().for_each(|number| hash.update(&number.to_le_bytes()));
+    for number in numbers {
+        hash.update(&number.to_le_bytes());
+    }
     hash.update(&[u8::from(output.is_some())]);
     let output = output.as_ref().map_or(&[][..], |output| output.runs());
     hash.update(&(output.len() as u64).to_le_bytes());
@@ -62,7 +64,7 @@ mod tests {
     fn what_is_simulated_counts_and_nothing_else() {
         let of = |text: &str| fingerprint(text, 512, 1.0);
         let plain = of(ROW);
-        let spaced = format!("\n\n{}\r\n", ROW.replace(':', " : ").replace("{", r#"{"other": 1, "#));
+        let spaced = format!("\n\n{}\r\n", ROW.replace(':', " : ").replace('{', r#"{"other": 1, "#));
         assert_eq!(of(&spaced), plain);
         for (from, to) in [
             (r#""input_length": 5"#, r#""input_length": 6"#),
@@ -75,7 +77,7 @@ mod tests {
         let later = format!("{ROW}\n{}", ROW.replace(": 0,", ": 40,"));
         assert_ne!(fingerprint(&later, 512, 1.0), fingerprint(&later, 512, 2.0), "arrivals");
         assert_ne!(fingerprint(ROW, 512, 1.0), fingerprint(ROW, 16, 1.0), "what an id stands for");
-        let turns = later.replace("{", r#"{"session_id": "a", "#);
+        let turns = later.replace('{', r#"{"session_id": "a", "#);
         assert_ne!(of(&turns), of(&later), "one session or two");
     }
 }

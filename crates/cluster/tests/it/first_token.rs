@@ -1,7 +1,7 @@
 //! The first token behind a hand-off: vLLM computes it on the decode worker, to SGLang and TensorRT-LLM it is handed over.
 
 use serde_json::{Value, json};
-use servecast_cluster::record::{PoolRole, RunRecord};
+use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_cluster::{
     KvRouterOptions, LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation,
     SimulationOptions, Topology,
@@ -227,7 +227,7 @@ fn routers_follow_it() {
         let deployment = Deployment { router, ..Deployment::new(engine) };
         let rows = [row(1, 0.0, 2048, 1), row(2, 1.0, 1024, 70), row(3, 2.0, 512, 2)];
         let (record, _) = deployment.run(&rows);
-        assert!(record.requests.iter().all(|request| request.is_finished()));
+        assert!(record.requests.iter().all(RequestRecord::is_finished));
         near(latencies(&record)[0].0, 32.317);
     }
 }

@@ -109,7 +109,9 @@ impl<S: IterationSink> IterationSink for Expander<S> {
             assert_eq!(self.running.len() as u64, decodes.requests, "all that run decode");
             let scheduled = self.decodes(decodes.requests);
             let emitted = self.running.clone();
-            emitted.iter().for_each(|&id| self.token(id, end));
+            for &id in &emitted {
+                self.token(id, end);
+            }
             self.held = Some(Iteration {
                 scheduled_at: start,
                 start,

@@ -278,7 +278,9 @@ impl<'a> Driver<'a> {
             step.insert("kv_events", events.into());
         }
         if self.mode != Mode::OneByOne {
-            ONLY_ONE_BY_ONE.iter().for_each(|key| _ = step.remove(key));
+            for key in ONLY_ONE_BY_ONE {
+                step.remove(key);
+            }
         }
         let figures = [
             ("num_waiting", iteration.num_waiting),

@@ -60,7 +60,9 @@ pub(crate) fn check_requests(changes: &Value, requests: &[EngineRequest], expect
     for stretches in [false, true] {
         let tracing = EngineTracing { stretches, ..EngineTracing::default() };
         let mut schedule = Expander::new(Schedule::default());
-        requests.iter().for_each(|request| schedule.submitted(request.id, request.prompt.tokens()));
+        for request in requests {
+            schedule.submitted(request.id, request.prompt.tokens());
+        }
         serve(&mut Engine::new(config.clone(), tracing), requests.to_vec(), &mut schedule);
         schedule.flush();
         assert_eq!(schedule.sink.0, expected, "decodes together: {stretches}");

@@ -7,7 +7,6 @@ use servecast_types::Time;
 
 use super::{TokenTimes, e2e_ms, finished, samples, ttft_ms};
 use crate::report::Report;
-use crate::stats::Stats;
 
 /// Figures of both benchmarks that go by the same name and definition; lengths of time are seconds. What there is no
 /// sample of is 0, as there.
@@ -27,14 +26,9 @@ fn bench(report: &Report, e2e: &str) -> Map<String, Value> {
         (e2e, report.e2e_latency_ms),
     ];
     for (name, stats) in metrics {
-        let figures: [(&str, fn(Stats) -> f64); 4] = [
-            ("mean", |stats| stats.mean),
-            ("median", |stats| stats.median),
-            ("std", |stats| stats.std),
-            ("p99", |stats| stats.p99),
-        ];
-        for (statistic, of) in figures {
-            add(&format!("{statistic}_{name}_ms"), json!(stats.map_or(0.0, of)));
+        let figures = stats.map(|stats| [stats.mean, stats.median, stats.std, stats.p99]).unwrap_or_default();
+        for (statistic, figure) in ["mean", "median", "std", "p99"].iter().zip(figures) {
+            add(&format!("{statistic}_{name}_ms"), json!(figure));
         }
     }
     object

@@ -120,13 +120,13 @@ fn delays_follow_the_unit_unless_their_key_has_one() {
         );
         let workload = read(&text, unit).unwrap();
         match workload.sessions[0].turns[1].start {
-            TurnStart::AfterPrevious(delay) => delay.as_ms(),
+            TurnStart::AfterPrevious(delay) => delay.as_ns() / 1000,
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(
         [delay("delay", None), delay("delay", Some(TimeUnit::S)), delay("delay_ms", Some(TimeUnit::S))],
-        [1.5, 1500.0, 1.5]
+        [1_500, 1_500_000, 1_500]
     );
 }
 

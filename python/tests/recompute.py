@@ -21,7 +21,7 @@ from deployments import Deployment, deployment
 
 Row = dict[str, Any]
 # Keys of a report that say what was replayed rather than what came out of it.
-GIVEN = {"schema_version", "wall_time_ms", "sla", "trace_notes", "latency_estimate"}
+GIVEN = {"schema_version", "wall_time_ms", "sla", "trace_notes", "notes", "latency_estimate"}
 RELATIVE_TOLERANCE = 1e-9
 SECOND_NS = 1_000_000_000
 

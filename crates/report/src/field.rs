@@ -70,6 +70,7 @@ one_key!(
     BTreeMap<String, Value>,
     crate::SchemaVersion,
     Vec<crate::PoolReport>,
+    Vec<String>,
     Sla
 );
 

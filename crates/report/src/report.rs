@@ -137,6 +137,9 @@ flat_object! {
         pub pooled_itl_within_sla_ratio: Option<Measured>,
         /// What was odd about the trace, as counts by kind; absent when nothing was.
         pub trace_notes: Option<Counts>,
+        /// What a reader of the figures should know, in sentences: what was worked out from other settings, and that a
+        /// hand-off costs nothing; absent when there is nothing.
+        pub notes: Option<Vec<String>>,
     }
 }
 
@@ -243,10 +246,9 @@ mod tests {
     fn full() -> Report {
         let sla = Sla { ttft_ms: Some(50.0), tpot_ms: Some(20.0), e2e_ms: None, pooled_itl_ms: Some(10.0) };
         let notes = [("ignored_keys".to_owned(), 3)].into();
-        summarize(
-            &fixture::run(),
-            &SummaryOptions { sla, wall_time_ms: 1.5, notes, provenance: fixture::provenance() },
-        )
+        let sentences = vec!["a note".to_owned()];
+        let provenance = fixture::provenance();
+        summarize(&fixture::run(), &SummaryOptions { sla, wall_time_ms: 1.5, notes, sentences, provenance })
     }
 
     fn empty() -> Report {
@@ -534,7 +536,10 @@ mod tests {
           "pooled_itl_within_sla_ratio": 0.7142857142857143,
           "trace_notes": {
             "ignored_keys": 3
-          }
+          },
+          "notes": [
+            "a note"
+          ]
         }
         "#);
     }

@@ -22,6 +22,8 @@ pub struct SummaryOptions {
     pub wall_time_ms: f64,
     /// What was odd about the trace, as counts by kind.
     pub notes: Counts,
+    /// What a reader should know, in sentences.
+    pub sentences: Vec<String>,
     /// What was run.
     pub provenance: Provenance,
 }
@@ -106,6 +108,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         goodput_output_throughput_tok_s: good.map(|good| per_second(good.output_tokens)),
         pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
+        notes: (!options.sentences.is_empty()).then(|| options.sentences.clone()),
     }
 }
 

@@ -55,7 +55,7 @@ const KERNELS: &str = "how the engine runs a pass is not simulated: iteration ti
 const AIC: &str = "not there yet, {latency} chooses among the latency models that there are";
 const OUTPUTS: &str = "{report_json} FILE writes the report, {requests_jsonl} FILE a row a request, {output_dir} DIR \
                        both and a page, {export} FORMAT=FILE what other tools write";
-const LIMITS: &str = "limits of goodput are {sla_ttft_ms}, {sla_itl_ms} and {sla_e2e_ms}";
+const LIMITS: &str = "limits of goodput are {sla_ttft_ms}, {sla_tpot_ms} and {sla_e2e_ms}";
 const SUBSET: &str = "a trace is replayed as a whole: cut the file, for instance with `head -n`; {request_count} is for \
                       synthetic workloads";
 const RATE: &str = "{arrival_speedup_ratio} changes the rate of a trace; in a synthetic workload {arrival_interval_ms} is \

@@ -228,4 +228,9 @@ fn a_hand_off_without_a_bandwidth_is_said_to_be_free() {
     assert_eq!(notes(&["--kv-transfer-bandwidth", "0"]), "", "who says 0 knows it");
     let aggregated = sandbox.run(&["replay", "t.jsonl", "--workers", "2"]);
     assert_eq!(aggregated.stderr, "");
+    // The report says so too.
+    let pools = ["t.jsonl", "--prefill-workers", "1", "--decode-workers", "1", "--quiet"];
+    let report = sandbox.report(&pools);
+    assert!(report["notes"][0].as_str().unwrap().starts_with(free), "{report}");
+    assert_eq!(sandbox.report(&["t.jsonl", "--workers", "2"])["notes"], serde_json::Value::Null);
 }

@@ -88,6 +88,7 @@ impl Plan {
             sla: self.sla,
             wall_time_ms: 0.0,
             notes: counts(&workload.notes),
+            sentences: self.derived.clone(),
             provenance: Provenance {
                 servecast_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 workload_name: Some(self.source.name()),

@@ -20,9 +20,6 @@ use crate::recorder::{NewRequest, Recorder};
 use crate::sink::{Outcome, Signal, Sink};
 use crate::{Observer, RunError};
 
-/// Iterations between two full checks of a worker's blocks, in a checked run: each walks over all blocks.
-const CHECK_EVERY: u64 = 8;
-
 /// A request as it arrives at the deployment.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
@@ -75,7 +72,6 @@ pub(crate) struct Cluster {
     /// What the last engine that was called did; kept for its memory.
     outcome: Outcome,
     check: bool,
-    iterations: u64,
     record_routing: bool,
     routed: Vec<Routed>,
 }
@@ -179,7 +175,6 @@ impl Cluster {
             ended: VecDeque::new(),
             outcome: Outcome::default(),
             check: options.check,
-            iterations: 0,
             record_routing: options.record_routing,
             routed: Vec::new(),
         }
@@ -417,9 +412,8 @@ impl Cluster {
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
         if self.check {
-            let before = self.iterations / CHECK_EVERY;
-            self.iterations += outcome.iterations;
-            if self.iterations / CHECK_EVERY > before {
+            let checks = &mut self.pools[place.pool].checks[place.worker.index()];
+            if checks.are_due(outcome.reports) {
                 self.check_worker(place);
             }
         }
@@ -428,10 +422,12 @@ impl Cluster {
 
     /// Walks over all requests and blocks of a worker.
     fn check_worker(&mut self, place: Place) {
-        let engine = &self.pools[place.pool].engines[place.worker.index()];
+        let Pool { engines, checks, .. } = &mut self.pools[place.pool];
+        let engine = &engines[place.worker.index()];
         let (at, checked) = (engine.clock(), engine.check());
-        if let Err(what) = checked {
-            self.break_invariant(place, at, what);
+        match checked {
+            Ok(looked_at) => checks[place.worker.index()].made(looked_at),
+            Err(what) => self.break_invariant(place, at, what),
         }
     }
 

@@ -13,6 +13,7 @@
 
 mod admission;
 mod breakdown;
+mod check;
 mod cluster;
 mod config;
 mod error;

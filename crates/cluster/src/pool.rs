@@ -7,6 +7,7 @@ use servecast_router::Admission;
 use servecast_types::{ContentNames, KvEvent, RequestId, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
+use crate::check::Checks;
 use crate::config::{PoolConfig, SimulationOptions};
 use crate::record::PoolRole;
 use crate::routing::{KvPool, KvRouting, Policy, RouterMode};
@@ -23,6 +24,8 @@ pub(crate) struct Pool {
     /// Requests on their way to each worker, if its driver [runs workers one by one](crate::cluster::Cluster::workers_apart).
     pub(crate) inboxes: Vec<VecDeque<EngineRequest>>,
     pub(crate) routing: Routing,
+    /// Of each worker, in a checked run.
+    pub(crate) checks: Vec<Checks>,
 }
 
 /// What chooses among the workers of a pool.
@@ -98,6 +101,7 @@ impl Pool {
             in_flight: vec![0; workers],
             inboxes: vec![VecDeque::new(); workers],
             routing,
+            checks: vec![Checks::default(); workers],
         }
     }
 

@@ -16,7 +16,8 @@ pub(crate) struct Outcome {
     /// In the order in which the iteration emitted tokens.
     pub(crate) signals: Vec<(RequestId, Signal, Time)>,
     pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
-    pub(crate) iterations: u64,
+    /// Calls of the sink that told of iterations: one of them, or some that were taken together.
+    pub(crate) reports: u64,
 }
 
 impl Outcome {
@@ -25,7 +26,7 @@ impl Outcome {
         self.transfers.clear();
         self.signals.clear();
         self.rejected.clear();
-        self.iterations = 0;
+        self.reports = 0;
     }
 }
 
@@ -91,7 +92,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
         self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
         let rejected = iteration.rejected.iter().map(|&(id, reason)| (id, reason, iteration.end));
         self.outcome.rejected.extend(rejected);
-        self.outcome.iterations += 1;
+        self.outcome.reports += 1;
         self.observer.iteration(self.pool, self.place.worker, iteration);
     }
 
@@ -99,7 +100,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
         let Place { pool, worker } = self.place;
         self.recorder.decoded(pool, worker, self.last_stage, decodes);
         self.observer.decoded(self.pool, worker, decodes);
-        self.outcome.iterations += decodes.count();
+        self.outcome.reports += 1;
     }
 
     fn finished_decoding(&mut self, finished: Finished, end: Time) {

@@ -106,7 +106,7 @@ impl Scheduler {
         each!(self, scheduler => scheduler.num_free_blocks())
     }
 
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<u64, String> {
         each!(self, scheduler => scheduler.check())
     }
 

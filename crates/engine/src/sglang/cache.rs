@@ -198,7 +198,7 @@ impl KvCache {
         &self,
         requests: impl Iterator<Item = &'a Request> + Clone,
         taken: u64,
-    ) -> Result<(), String> {
+    ) -> Result<u64, String> {
         let owned: u64 =
             requests.clone().map(|request| u64::from(request.allocated - request.shared.tokens)).sum();
         let cached = self.tree.evictable_tokens() + self.tree.protected_tokens();
@@ -208,12 +208,12 @@ impl KvCache {
             "{accounted} tokens of KV are accounted for, of {}",
             self.capacity
         );
-        self.tree.check(requests.clone().map(|request| request.shared.node))?;
+        let looked_at = self.tree.check(requests.clone().map(|request| request.shared.node))?;
         for request in requests {
             let (id, computed, allocated) = (request.id, request.computed, request.allocated);
             ensure!(computed <= allocated, "request {id} computed {computed} tokens in KV of {allocated}");
         }
-        Ok(())
+        Ok(looked_at)
     }
 }
 

@@ -416,11 +416,11 @@ impl Scheduler {
     }
 
     /// Panics unless KV memory is conserved and every request is in exactly one place.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<u64, String> {
         // In a stretch with pages of one token, what requests took is not booked on them yet.
         let takes = self.stretches && self.config.block_size == 1;
         let taken = if takes { self.stretch.requests() * self.stretch.decided() } else { 0 };
-        self.cache.check(self.requests.iter(), taken)?;
+        let looked_at = self.cache.check(self.requests.iter(), taken)?;
         let lists = self.num_running() + self.num_waiting() + self.held.len();
         let finishing =
             self.requests.iter().filter(|request| request.status == Status::Active && request.is_finishing());
@@ -429,7 +429,7 @@ impl Scheduler {
         ensure!(places.contains(&requests), "{requests} requests are in {places:?} places");
         let (running, most) = (self.running.len(), self.config.max_num_seqs);
         ensure!(running <= most as usize, "{running} requests run, of {most} at most");
-        Ok(())
+        Ok(looked_at + requests as u64)
     }
 }
 

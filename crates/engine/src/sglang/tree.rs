@@ -429,11 +429,13 @@ impl RadixTree {
     }
 
     /// Checks that sizes, locks and the list of leaves agree with the tree, and that `locked` are all locks.
-    pub(super) fn check(&self, locked: impl Iterator<Item = NodeId>) -> Result<(), String> {
+    pub(super) fn check(&self, locked: impl Iterator<Item = NodeId>) -> Result<u64, String> {
+        let mut looked_at = self.nodes.len() as u64;
         let mut locks = vec![0_u32; self.nodes.len()];
         for mut node in locked {
             while node != NodeId::ROOT {
                 locks[node.index()] += 1;
+                looked_at += 1;
                 node = self.parent(node);
             }
         }
@@ -476,7 +478,7 @@ impl RadixTree {
             let (counted, found) = (self.nodes[id.index()].children, children[id.index()]);
             ensure!(counted == found, "{id:?} counts {counted} children, but has {found}");
         }
-        Ok(())
+        Ok(looked_at)
     }
 }
 

@@ -329,10 +329,11 @@ impl Scheduler {
     }
 
     /// Checks that blocks are conserved and every request is in exactly one place; says what does not hold.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<u64, String> {
         let live = || self.requests.iter();
         let deferred = self.deferred.iter().flat_map(|(_, blocks)| blocks.iter().copied());
-        self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()).chain(deferred))?;
+        let looked_at =
+            self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()).chain(deferred))?;
         let places = self.num_running() + self.num_waiting() + self.held.len();
         let requests = live().count();
         ensure!(requests == places, "{requests} requests are in {places} places");
@@ -347,6 +348,6 @@ impl Scheduler {
             );
             ensure!(outputs <= max_tokens, "request {id} produced {outputs} tokens of {max_tokens} at most");
         }
-        Ok(())
+        Ok(looked_at + requests as u64)
     }
 }

@@ -71,6 +71,11 @@ impl Segments {
         Self { arena: vec![Segment::new(None, &[]), Segment::new(None, &[])], vacant: Vec::new() }
     }
 
+    /// Numbers that were given away, those of the list's ends and of the blocks that were never taken among them.
+    pub(super) fn len(&self) -> usize {
+        self.arena.len()
+    }
+
     pub(super) fn get(&self, id: u32) -> Option<&Segment> {
         self.arena.get(id as usize)
     }

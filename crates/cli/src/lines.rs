@@ -47,8 +47,9 @@ impl<R: BufRead> BufRead for Lines<R> {
             self.input.fill_buf().map(|buffer| &buffer[..amount.min(buffer.len())]).unwrap_or_default();
         // Most of a long line has no end, which is quick to see.
         if read.contains(&b'\n') {
-            self.line += read.iter().filter(|byte| **byte == b'\n').count() as u64;
-            self.length = read.iter().rev().take_while(|byte| **byte != b'\n').count() as u64;
+            let ended = read.split(|byte| *byte == b'\n');
+            self.line += ended.clone().count() as u64 - 1;
+            self.length = ended.last().map_or(0, <[u8]>::len) as u64;
         } else {
             self.length += read.len() as u64;
         }
@@ -94,6 +95,9 @@ mod tests {
     fn a_line_without_an_end_is_given_up() {
         let input = io::BufReader::new(io::repeat(b'x'));
         let error = Lines::new(input, LONGEST_LINE / 1000).lines().next().unwrap().unwrap_err();
-        assert!(error.get_ref().is_some_and(|error| error.is::<LongLine>()), "{error}");
+        assert!(
+            error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<LongLine>),
+            "{error}"
+        );
     }
 }

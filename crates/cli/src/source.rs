@@ -155,7 +155,7 @@ pub(crate) fn trace_workload(
 /// A trace that cannot be replayed, by its name.
 pub(crate) fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
     if let TraceError::Read { source, .. } = error
-        && source.get_ref().is_some_and(|source| source.is::<LongLine>())
+        && source.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<LongLine>)
     {
         return Failure::user(format!("{}: {source}", files::input_name(path)));
     }

@@ -97,7 +97,7 @@ pub(super) fn variable_key(name: &str) -> Result<String, Failure> {
             }
             let of_router = router::variables().map(|name| name[PREFIX.len()..].to_ascii_lowercase());
             let known: Vec<String> = keys().into_iter().chain(of_router).collect();
-            let is_known = known.iter().any(|known| *known == key);
+            let is_known = known.contains(&key);
             if is_known { Some(key) } else { error.similar.or_else(|| similar_key(&key, &known)) }
         }
     };

@@ -47,9 +47,9 @@ impl<R: BufRead> BufRead for Lines<R> {
             self.input.fill_buf().map(|buffer| &buffer[..amount.min(buffer.len())]).unwrap_or_default();
         // Most of a long line has no end, which is quick to see.
         if read.contains(&b'\n') {
-            let ended = read.split(|byte| *byte == b'\n');
-            self.line += ended.clone().count() as u64 - 1;
-            self.length = ended.last().map_or(0, <[u8]>::len) as u64;
+            let mut pieces = read.split(|byte| *byte == b'\n');
+            self.length = pieces.next_back().map_or(0, <[u8]>::len) as u64;
+            self.line += pieces.count() as u64;
         } else {
             self.length += read.len() as u64;
         }

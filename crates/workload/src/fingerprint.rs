@@ -31,7 +31,9 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
     let priority = i64::from(*priority).cast_unsigned();
     let runs = prompt.runs();
     let numbers = [kind, ns, u64::from(*output_tokens), priority, stop_after, runs.len() as u64];
-    numbers.iter().for_each(|number| hash.update(&number.to_le_bytes()));
+    for number in numbers {
+        hash.update(&number.to_le_bytes());
+    }
     hash.update(&[u8::from(output.is_some())]);
     let output = output.as_ref().map_or(&[][..], |output| output.runs());
     hash.update(&(output.len() as u64).to_le_bytes());

@@ -66,7 +66,7 @@ function changes(at) {
         draw(chart, "text", { x: 144, y: n * row + row / 2 + 4, "text-anchor": "end" }, name);
         runs.forEach((run, place) => {
           const difference = run.figures[key];
-          if (!difference) return;
+          if (difference?.change == null) return;
           const change = clamp((difference.relative_change ?? 0) * 100, -size, size), y = n * row + gap / 2 + place * thick;
           const bar = { x: Math.min(x(0), x(change)), y, width: Math.max(Math.abs(x(change) - x(0)), 1), height: thick - 2, fill: colors[(place + 1) % 7] };
           tip(draw(chart, "rect", bar), `${run.name}, ${name}: ${told(difference.baseline)} became ${told(difference.value)}`);

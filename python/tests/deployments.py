@@ -126,7 +126,8 @@ def deployment(seed: int) -> Deployment:
         one.arguments += ["--replay-concurrency", str(one.concurrency)]
     elif draw.random() < 0.3:
         one.arguments += ["--arrival-speedup-ratio", str(draw.choice([0.5, 3, 10]))]
-    limits: dict[str, list[float]] = {"ttft_ms": [5, 20, 100], "itl_ms": [0.9, 2, 12], "e2e_ms": [30, 300]}
+    limits: dict[str, list[float]] = {"ttft_ms": [5, 20, 100], "tpot_ms": [0.9, 2, 12], "e2e_ms": [30, 300]}
+    limits["pooled_itl_ms"] = [1.2, 7]
     for limit, values in limits.items():
         if draw.random() < 0.3:
             one.sla[limit] = draw.choice(values)

@@ -21,7 +21,10 @@ from deployments import Deployment, deployment
 
 Row = dict[str, Any]
 # Keys of a report that say what was replayed rather than what came out of it.
-GIVEN = {"schema_version", "wall_time_ms", "sla", "trace_notes", "notes", "latency_estimate"}
+GIVEN = {
+    *("schema_version", "servecast_version", "wall_time_ms", "workload_name", "workload_hash", "seed", "settings"),
+    *("sla", "trace_notes", "notes", "latency_estimate", "latency_source"),
+}
 RELATIVE_TOLERANCE = 1e-9
 SECOND_NS = 1_000_000_000
 
@@ -37,17 +40,24 @@ class Run:
     def __init__(self, requests: list[Row], iterations: list[Row], pools: dict[str, int]) -> None:
         self.requests, self.iterations, self.pools = requests, iterations, pools
         self.last_pool = list(pools)[-1]
-        # Ends of the iterations in which a request got a token, admissions as (decided, tokens found), preemptions.
+        # Ends of the iterations in which a request got a token, admissions as (decided, tokens found), those of them
+        # that were before its first token, preemptions.
         self.tokens: dict[tuple[str, int], list[int]] = defaultdict(list)
         self.admissions: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        self.before_token: dict[tuple[str, int], list[int]] = defaultdict(list)
         self.preemptions: Counter[tuple[str, int]] = Counter()
         self.transfers: dict[int, tuple[int, int]] = {}
         for row in iterations:
             pool = row["pool"]
+            # A first token that was handed over is out when the request joins.
+            for request, found in [*((request, 0) for request in row["joined"]), *row["admitted"]]:
+                self.admissions[pool, request].append((ns(row["scheduled_at_ms"]), found))
+                if not self.tokens[pool, request]:
+                    self.before_token[pool, request].append(ns(row["scheduled_at_ms"]))
+            for request in row["joined"]:
+                self.tokens[pool, request].append(ns(row["scheduled_at_ms"]))
             for request in row["emitted"]:
                 self.tokens[pool, request].append(ns(row["end_ms"]))
-            for request, found in row["admitted"]:
-                self.admissions[pool, request].append((ns(row["scheduled_at_ms"]), found))
             for request in row["preempted"]:
                 self.preemptions[pool, request] += 1
             for request, tokens, end in row["transfers"]:
@@ -56,7 +66,7 @@ class Run:
         arrivals = [ns(row["arrival_ms"]) for row in requests]
         last_tokens = [times[-1] for row in requests if (times := self.visible(row))]
         self.first_arrival = min(arrivals, default=0)
-        self.duration = max(last_tokens) - self.first_arrival if last_tokens else 0
+        self.duration = max(last_tokens) - self.first_arrival if last_tokens else None
 
     def visible(self, row: Row) -> list[int]:
         """Return when the tokens that a user sees came."""
@@ -72,7 +82,7 @@ def statistics(name: str, samples: Iterable[float]) -> Row:
     values = np.array(list(samples), float)
     names = ["mean", "min", "max", "median", "p75", "p90", "p95", "p99", "std"]
     if not values.size:
-        return {f"{key}_{name}": 0.0 for key in names}
+        return {f"{key}_{name}": None for key in names}
     figures = [values.mean(), values.min(), values.max(), *np.percentile(values, [50, 75, 90, 95, 99]), values.std()]
     return {f"{key}_{name}": float(figure) for key, figure in zip(names, figures)}
 
@@ -81,7 +91,7 @@ def expected_report(run: Run, one: Deployment) -> Row:
     """Return every figure of the report."""
     completed = run.completed
     rejected = [row for row in run.requests if row["status"] != "finished"]
-    seconds = max(run.duration / SECOND_NS, 1e-9)
+    seconds = run.duration / SECOND_NS if run.duration else None
     inputs = sum(row["input_length"] for row in completed)
     outputs = sum(len(run.visible(row)) for row in completed)
     first_pool = next(iter(run.pools))
@@ -90,6 +100,9 @@ def expected_report(run: Run, one: Deployment) -> Row:
 
     def of(rows: list[Row], figure: Callable[[Row, list[int]], float]) -> list[float]:
         return [figure(row, run.visible(row)) for row in rows]
+
+    def per_second(count: int) -> float | None:
+        return count / seconds if seconds else None
 
     gaps = run.gaps()
     report: Row = {
@@ -101,15 +114,15 @@ def expected_report(run: Run, one: Deployment) -> Row:
         "total_output_tokens": outputs,
         "rejected_input_tokens": sum(row["input_length"] for row in rejected),
         "rejected_output_tokens": sum(len(run.visible(row)) for row in rejected),
-        "duration_ms": run.duration / 1e6,
-        "request_throughput_rps": len(completed) / seconds,
-        "input_throughput_tok_s": inputs / seconds,
-        "output_throughput_tok_s": outputs / seconds,
-        "total_throughput_tok_s": (inputs + outputs) / seconds,
-        "prefix_cache_reused_ratio": reused / max(inputs, 1),
+        "duration_ms": None if run.duration is None else run.duration / 1e6,
+        "request_throughput_rps": per_second(len(completed)),
+        "input_throughput_tok_s": per_second(inputs),
+        "output_throughput_tok_s": per_second(outputs),
+        "total_throughput_tok_s": per_second(inputs + outputs),
+        "prefix_cache_reused_ratio": reused / inputs if inputs else None,
         "itl_relative_error": 0.0,
         "total_preemptions": sum(run.preemptions.values()),
-        "pools": [pool_report(run, pool) for pool in run.pools],
+        "pools": [pool_report(run, pool, one) for pool in run.pools],
         **statistics("ttft_ms", of(completed, lambda row, at: (at[0] - ns(row["arrival_ms"])) / 1e6)),
         **statistics("ttst_ms", of(several, lambda _, at: (at[1] - at[0]) / 1e6)),
         **statistics("tpot_ms", of(several, lambda _, at: (at[-1] - at[0]) / 1e6 / (len(at) - 1))),
@@ -125,11 +138,14 @@ def expected_report(run: Run, one: Deployment) -> Row:
         ),
     }
     report["total_iterations"] = sum(pool["iterations"] for pool in report["pools"])
-    if one.sla:
+    if "pooled_itl_ms" in one.sla:
+        within = gaps <= one.sla["pooled_itl_ms"] * 1e6
+        report["pooled_itl_within_sla_ratio"] = float(within.mean()) if gaps.size else None
+    if one.sla.keys() - {"pooled_itl_ms"}:
         good = [row for row in completed if keeps(run, row, one.sla)]
         report["goodput_completed_requests"] = len(good)
-        report["goodput_request_throughput_rps"] = len(good) / seconds
-        report["goodput_output_throughput_tok_s"] = sum(len(run.visible(row)) for row in good) / seconds
+        report["goodput_request_throughput_rps"] = per_second(len(good))
+        report["goodput_output_throughput_tok_s"] = per_second(sum(len(run.visible(row)) for row in good))
     return report
 
 
@@ -138,36 +154,48 @@ def keeps(run: Run, row: Row, sla: dict[str, float]) -> bool:
     at, arrival = run.visible(row), ns(row["arrival_ms"])
     figures = {"ttft_ms": (at[0] - arrival) / 1e6, "e2e_ms": (at[-1] - arrival) / 1e6}
     if len(at) > 1:
-        figures["itl_ms"] = (at[-1] - at[0]) / 1e6 / (len(at) - 1)
+        figures["tpot_ms"] = (at[-1] - at[0]) / 1e6 / (len(at) - 1)
     return all(figures[limit] <= most for limit, most in sla.items() if limit in figures)
 
 
-def pool_report(run: Run, pool: str) -> Row:
-    """Return the figures of a pool."""
+def pool_report(run: Run, pool: str, one: Deployment) -> Row:
+    """Return the figures of a pool, but for those of KV in use: rows do not have the blocks held in an iteration."""
     iterations = [row for row in run.iterations if row["pool"] == pool]
     stages = [(row, stage) for row in run.requests for stage in row["stages"] if stage["pool"] == pool]
-    requests, reused, busy = [], [], []
+    # Of each worker: requests, tokens found, time in iterations, and that times requests.
+    requests, reused, busy, batches = [], [], [], []
     for worker in range(run.pools[pool]):
         own = [(row, stage) for row, stage in stages if stage["worker"] == worker]
         requests.append(float(len(own)))
         reused.append(float(sum(found_tokens(run, pool, row) for row, _ in own)))
-        intervals = [
-            (ns(row["start_ms"]), ns(row["end_ms"]))
-            for row in iterations
-            if row["worker"] == worker and row["scheduled"]
-        ]
-        busy.append(covered(intervals) / run.duration if run.duration else 0.0)
+        computed = [row for row in iterations if row["worker"] == worker and row["scheduled"]]
+        lengths = [ns(row["end_ms"]) - ns(row["start_ms"]) for row in computed]
+        busy.append(covered([(ns(row["start_ms"]), ns(row["end_ms"])) for row in computed]))
+        batches.append(sum(len(row["scheduled"]) * length for row, length in zip(computed, lengths)))
+    batch_size = sum(batches) / sum(busy) if sum(busy) else None
+    most = one.most_requests[pool]
+    shares = [time / run.duration for time in busy] if run.duration else None
     return {
         "pool": pool,
         "workers": run.pools[pool],
         "iterations": sum(bool(row["scheduled"]) for row in iterations),
         "computed_tokens": sum(tokens for row in iterations for _, tokens, _ in row["scheduled"]),
         "preemptions": sum(len(row["preempted"]) for row in iterations),
-        "utilization": float(np.mean(busy)),
+        "utilization": float(np.mean(shares)) if shares else None,
+        "mean_batch_size": batch_size,
+        "max_num_seqs": most,
+        "batch_occupancy": None if batch_size is None else batch_size / most,
         "requests_per_worker": spread(requests),
         "reused_tokens_per_worker": spread(reused),
-        "utilization_per_worker": spread(busy),
+        "utilization_per_worker": spread(shares) if shares else None,
+        "mean_batch_size_per_worker": averages(batches, busy),
     }
+
+
+def averages(sums: list[int], times: list[int]) -> Row | None:
+    """Return how averages over time are spread over the workers that had any."""
+    found = [total / time for total, time in zip(sums, times) if time]
+    return spread(found) if found else None
 
 
 def found_tokens(run: Run, pool: str, row: Row) -> int:
@@ -238,9 +266,7 @@ def breakdown(run: Run, row: Row, one: Deployment) -> Row:
         first_token = run.tokens[pool, request][0]
         queued = ns(stage["queued_ms"])
         parts["router_queue"] += queued - ns(stage["arrived_ms"])
-        # All that lie before the first token; the first one may last no time.
-        first, *again = [at for at, _ in run.admissions[pool, request]]
-        decided = [first, *(at for at in again if at < first_token)]
+        decided = run.before_token[pool, request]
         if pool == "decode" and stage["transfer_start_ms"] is not None:
             start, end = ns(stage["transfer_start_ms"]), ns(stage["transfer_end_ms"])
             parts["kv_transfer"] += end - start

@@ -29,7 +29,14 @@ def test_deployments_are_of_all_kinds() -> None:
     for word in [
         *("vllm-0.33", "vllm-0.14", "sglang-0.5", "--engine vllm", "--engine sglang", "--engine trtllm"),
         *("kv_router", "round_robin", "least_loaded", "prefix_hash", "power_of_two", "--decode-workers"),
-        *("--kv-transfer-bandwidth", "--replay-concurrency", "--sla-ttft-ms", "--sla-itl-ms", "--sla-e2e-ms"),
+        *(
+            "--kv-transfer-bandwidth",
+            "--replay-concurrency",
+            "--sla-ttft-ms",
+            "--sla-tpot-ms",
+            "--sla-e2e-ms",
+            "--sla-pooled-itl-ms",
+        ),
         *("step:", "polynomial", "linear:", "priority", "enable_mixed_chunk"),
     ]:
         assert any(word in arguments for arguments in words), word

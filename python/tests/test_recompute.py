@@ -22,6 +22,12 @@ def test_reports_follow_from_rows(part: int, binary_path: Path, tmp_path: Path) 
     assert not found, "\n".join(found[:20])
 
 
+@pytest.mark.parametrize("seed", [503, 3222, 5603, 7003])
+def test_deployments_that_once_differed(seed: int, binary_path: Path, tmp_path: Path) -> None:
+    """Iterations decided too early, admissions within an instant, a preemption behind a hand-off."""
+    assert recompute.check(binary_path, seed, tmp_path) == []
+
+
 def test_deployments_are_of_all_kinds() -> None:
     """Nothing that the figures depend on is missing among the deployments of the test above."""
     deployments = [deployment(seed) for seed in range(CASES)]

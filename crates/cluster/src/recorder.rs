@@ -140,8 +140,12 @@ impl Recorder {
                 self.readmitted.insert((admitted.id, stage), iteration.scheduled_at);
             }
         }
+        let role = self.pools[pool].role;
         for &id in &iteration.preempted {
-            self.stage(id).preemptions += 1;
+            // With an iteration in flight, its token may have been delivered since, and the request have moved on.
+            let stages = &mut self.requests[id.index()].stages;
+            let of_pool = stages.iter_mut().rev().find(|stage| stage.pool == role);
+            of_pool.expect("a request is preempted in a pool that it came to").preemptions += 1;
         }
         if last_stage && iteration.decoded > 0 {
             self.gap(iteration.end.since(iteration.start), iteration.decoded);

@@ -157,8 +157,8 @@ def print_table(title: str, runs: dict[str, list[Figures]]) -> None:
         ]
         print("| " + " | ".join(cells) + " |")
     if BASELINE in runs:
-        cpu, memory = (spread(ratios, 3) for ratios in paired(own, runs[BASELINE]))
-        print(f"\nservecast, times the baseline: CPU {cpu}, memory {memory}")
+        ratios = [spread(of_figure, 3) for of_figure in paired(own, runs[BASELINE])]
+        print(f"\nservecast, times the baseline: CPU {ratios[0]}, memory {ratios[1]}")
     print(flush=True)
 
 

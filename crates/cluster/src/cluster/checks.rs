@@ -1,0 +1,53 @@
+//! What a run asserts about its workers (`docs/invariants.md`); what does not hold ends the run with an error.
+
+use servecast_types::Time;
+
+use super::{Cluster, Place};
+use crate::RunError;
+use crate::pool::Pool;
+
+impl Cluster {
+    /// Walks over all requests and blocks of a worker.
+    pub(super) fn check_worker(&mut self, place: Place) {
+        let Pool { engines, checks, .. } = &mut self.pools[place.pool];
+        let engine = &engines[place.worker.index()];
+        let (at, checked) = (engine.clock(), engine.check());
+        match checked {
+            Ok(looked_at) => checks[place.worker.index()].made(looked_at),
+            Err(what) => self.break_invariant(place, at, what),
+        }
+    }
+
+    /// Notes that a worker is not as it must be; the driver ends the run.
+    fn break_invariant(&mut self, place: Place, at: Time, what: String) {
+        let place = format!("{} worker {}", self.pools[place.pool].role.name(), place.worker);
+        self.broken.get_or_insert_with(|| Box::new(RunError::Invariant { at, place, what }));
+    }
+
+    /// An error if an invariant was found broken.
+    pub(crate) fn holds(&mut self) -> Result<(), RunError> {
+        self.broken.take().map_or(Ok(()), |error| Err(*error))
+    }
+
+    /// In a checked run, a worker that has nothing to do has no request, unless KV is on its way to it or held there.
+    pub(super) fn check_work_is_conserved(&mut self, place: Place) {
+        let engine = &self.pools[place.pool].engines[place.worker.index()];
+        let (running, waiting) = (engine.num_running(), engine.num_waiting());
+        if self.check && running + waiting > 0 && !engine.awaits_kv() {
+            let what = format!("it idles, but {running} requests run and {waiting} wait");
+            self.break_invariant(place, engine.clock(), what);
+        }
+    }
+
+    /// A worker that is told something at `now` has not gone beyond that by itself.
+    pub(super) fn check_causality(&mut self, place: Place, now: Time) {
+        let clock = self.pools[place.pool].engines[place.worker.index()].clock();
+        if now < clock {
+            self.break_invariant(
+                place,
+                now,
+                format!("it is reached by something, but has gone on to {clock}"),
+            );
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use memchr::{memchr_iter, memrchr};
+
 /// The longest line of an input: eight times what a prompt of a million token ids takes.
 ///
 /// What goes on beyond that is no file of lines, or a small packed file that unpacks to no end, and would sooner or later
@@ -45,13 +47,12 @@ impl<R: BufRead> BufRead for Lines<R> {
         // What is consumed has been read, so this does not fail.
         let read =
             self.input.fill_buf().map(|buffer| &buffer[..amount.min(buffer.len())]).unwrap_or_default();
-        // Most of a long line has no end, which is quick to see.
-        if read.contains(&b'\n') {
-            let mut pieces = read.split(|byte| *byte == b'\n');
-            self.length = pieces.next_back().map_or(0, <[u8]>::len) as u64;
-            self.line += pieces.count() as u64;
-        } else {
-            self.length += read.len() as u64;
+        match memrchr(b'\n', read) {
+            Some(end) => {
+                self.line += memchr_iter(b'\n', read).count() as u64;
+                self.length = (read.len() - end - 1) as u64;
+            }
+            None => self.length += read.len() as u64,
         }
         self.input.consume(amount);
     }

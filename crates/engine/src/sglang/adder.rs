@@ -162,7 +162,8 @@ impl PrefillAdder {
             Some(chunk) if !whole => cache.floor_page(chunk.max(0) as u32),
             _ => extend,
         };
-        if tokens == 0 {
+        // One prompt a batch is cut: what is left of a page behind it goes to nobody.
+        if tokens == 0 || (tokens < extend && self.new_chunked.is_some()) {
             return AddResult::Other;
         }
         cache.adopt(request, found);

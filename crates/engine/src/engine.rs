@@ -51,6 +51,8 @@ pub struct Engine {
 struct Decode {
     start: Time,
     end: Time,
+    /// KV blocks that are free once it is decided; a release while it runs adds to those of the next.
+    free_blocks: u32,
 }
 
 /// What an engine does next.
@@ -237,7 +239,8 @@ impl Engine {
             let batch = self.decode_batch(stretch.work());
             let end = now + self.config().latency.iteration(&batch)?;
             self.extrapolated += u64::from(self.config().latency.extrapolates(&batch));
-            self.decode = Some(Decode { start: now, end });
+            let free_blocks = self.scheduler.num_free_blocks();
+            self.decode = Some(Decode { start: now, end, free_blocks });
             self.device_free = end;
         }
         Ok(decided)
@@ -248,8 +251,8 @@ impl Engine {
     }
 
     fn end_decode(&mut self, decode: Decode, sink: &mut impl IterationSink) {
-        let Decode { start, end } = decode;
-        let (requests, free_blocks) = (self.scheduler.stretch().requests(), self.scheduler.num_free_blocks());
+        let Decode { start, end, free_blocks } = decode;
+        let requests = self.scheduler.stretch().requests();
         self.scheduler.end_decode(&mut self.changes);
         self.last_decode_end = end;
         sink.decoded(&Decodes { start, ends: &[end], requests, free_blocks, taken_blocks: 0 });

@@ -200,3 +200,14 @@ fn contents(iterations: &[Iteration]) -> FxHashSet<SequenceHash> {
     }
     contents
 }
+
+/// Memory that is released while an iteration runs is free in the next one.
+#[test]
+fn a_release_during_a_decode_counts_from_the_next_one_on() {
+    let settings = json!({
+        "engine_type": "sglang", "num_gpu_blocks": 91, "enable_prefix_caching": false, "latency": "linear:100,10,20",
+        "sglang": {"page_size": 10, "disable_overlap_schedule": true},
+    });
+    let request = |own_len, max_tokens| Submission { own_len, max_tokens, ..Submission::default() };
+    run(&settings, &[request(1, 120), Submission { reader: Some((1, 0)), ..request(107, 9) }]);
+}

@@ -218,7 +218,7 @@ impl PrefillAdder {
             self.states = Some(states);
         }
         let states = self.states.as_deref().unwrap_or_default();
-        let now = (self.rem_now(cache) - needed) as f64;
+        let now = (self.rem_now(cache) - least) as f64;
         let mut freed = 0.0;
         states.iter().enumerate().all(|(position, &(left, held))| {
             let requests = (states.len() - position) as f64;
@@ -304,6 +304,21 @@ mod tests {
         assert_eq!(clipped, (vec![40, 45], vec![Continue, Continue]));
         let pages = offer(6, &json!({"page_size": 16}), &[(33, 1), (14, 1)]);
         assert_eq!(pages, (vec![33], vec![Continue, NoToken]), "33 tokens take 48, and a page more");
+    }
+
+    #[test]
+    fn a_page_on_top_counts_where_outputs_are_known_to_be_as_long_as_asked_for() {
+        let own = json!({"page_size": 16, "disable_radix_cache": true, "chunked_prefill_size": -1});
+        let answer = |output| {
+            let mut fixture = Fixture::new(8, &own);
+            let slot = fixture.add(&[(0, 43)], output);
+            fixture.requests[slot].ignore_eos = true;
+            let mut adder = adder(&fixture, 0, &[]);
+            add(&mut adder, &mut fixture, slot)
+        };
+        // 128 - (48 + 16) leaves 64, of which one token has to stay.
+        assert_ne!(answer(62), NoToken);
+        assert_eq!(answer(63), NoToken);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Every recording of the real SGLang scheduler is reproduced step by step, and once more with decodes taken together.
 //!
 //! The test takes the cases of the repository and whatever cases lie under `$SERVECAST_ORACLE/sglang` and
-//! `sglang-2/sglang`; those that cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not simulated, since it makes no
-//! difference to any decision.
+//! `sglang-2/sglang`; those that cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the
+//! pool a token lies in is not simulated, since it makes no difference to any decision.
 
 use std::collections::{BTreeMap, VecDeque};
 

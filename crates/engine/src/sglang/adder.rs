@@ -218,7 +218,9 @@ impl PrefillAdder {
             self.states = Some(states);
         }
         let states = self.states.as_deref().unwrap_or_default();
-        let now = (self.rem_now(cache) - least) as f64;
+        // A page on top counts too. Alone, a request may take the last one: here every request makes progress.
+        let taken = if states.len() > 1 { least } else { needed };
+        let now = (self.rem_now(cache) - taken) as f64;
         let mut freed = 0.0;
         states.iter().enumerate().all(|(position, &(left, held))| {
             let requests = (states.len() - position) as f64;
@@ -311,14 +313,16 @@ mod tests {
         let own = json!({"page_size": 16, "disable_radix_cache": true, "chunked_prefill_size": -1});
         let answer = |output| {
             let mut fixture = Fixture::new(8, &own);
-            let slot = fixture.add(&[(0, 43)], output);
-            fixture.requests[slot].ignore_eos = true;
+            let slots = [(11, 1), (43, output)].map(|(prompt, output)| fixture.add(&[(0, prompt)], output));
+            for slot in slots {
+                fixture.requests[slot].ignore_eos = true;
+            }
             let mut adder = adder(&fixture, 0, &[]);
-            add(&mut adder, &mut fixture, slot)
+            slots.map(|slot| add(&mut adder, &mut fixture, slot))
         };
-        // 128 - (48 + 16) leaves 64, of which one token has to stay.
-        assert_ne!(answer(62), NoToken);
-        assert_eq!(answer(63), NoToken);
+        // 128 - (16 + 16) - (48 + 16) leaves 32 for the output of two, of which a token of each has to stay.
+        assert_eq!(answer(15), [Continue, NoToken]);
+        assert_ne!(answer(14)[1], NoToken);
     }
 
     #[test]

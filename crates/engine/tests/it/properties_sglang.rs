@@ -184,7 +184,8 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
             let expected = hit(&least)..=hit(&most);
             assert!(expected.contains(&cached_tokens), "{id} hits {cached_tokens} tokens, not {expected:?}");
         }
-        iteration.emitted.iter().for_each(|id| emitted[id.index()] += 1);
+        let handed_over = iteration.joined.iter().map(|joined| &joined.id);
+        iteration.emitted.iter().chain(handed_over).for_each(|id| emitted[id.index()] += 1);
     }
 }
 

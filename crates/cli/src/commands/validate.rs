@@ -21,6 +21,7 @@ use crate::{files, latency};
 mod curves;
 mod figures;
 pub(super) mod recording;
+mod silicon;
 
 /// Replay recorded runs of real engines and show how far off the simulation is
 ///
@@ -30,15 +31,33 @@ pub(super) mod recording;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ValidateArgs {
     /// Folders of recorded runs
-    #[arg(value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "DIR", required_unless_present = "silicon", value_hint = ValueHint::DirPath)]
     folders: Vec<PathBuf>,
-    /// How long an iteration takes; by default the profile of the recorded run
+    /// Table of measured runs to replay instead, a CSV file with a row a run
+    ///
+    /// A row has `model`, `gpu`, `engine`, `tp`, `isl`, `osl`, `concurrency`, `ttft_ms` and `tpot_ms`, and may have settings
+    /// of the engine. It is replayed as a closed loop of `concurrency` requests, 10 for each, with lengths of 80 to 100 % of
+    /// the nominal ones and no prefix caching. docs/accuracy.md has the columns and what is judged.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["folders", "html", "num_gpu_blocks"])]
+    silicon: Option<PathBuf>,
+    /// Replay only so many of the judged rows of the table, always the same ones
+    #[arg(long, value_name = "ROWS")]
+    sample: Option<u32>,
+    /// Most rows of the table at a time; without it one for each core
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// How long an iteration takes; by default the profile of the recorded run, or `roofline` for a table
+    ///
+    /// Each row of a table has its own model and GPU: only the name of the latency model is given, and options for all
+    /// rows behind a colon.
     #[arg(long, value_name = "SPEC")]
     latency: Option<String>,
     /// KV blocks of a worker, in place of what the recording states or of what fits its GPU
     #[arg(long, value_name = "BLOCKS")]
     num_gpu_blocks: Option<u32>,
     /// Exit with status 3 if this holds for a run, as in `mean_e2e_ms>1%` (can be repeated)
+    ///
+    /// For a table the condition is on a score of all judged rows, in percent, as in `tpot_mape>15`.
     ///
     /// A limit of `1%` is how far the figure may be off from the recorded one, either way; `+1%` and `-1%` are limits of
     /// the error with its sign.
@@ -75,6 +94,13 @@ struct Outcome {
 
 /// Runs the command.
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.silicon {
+        return silicon::run(args, path);
+    }
+    let of_table = [("--sample", args.sample.is_some()), ("--threads", args.threads.is_some())];
+    if let Some((flag, _)) = of_table.into_iter().find(|(_, is_given)| *is_given) {
+        return Err(Failure::user(format!("`{flag}` is for a table of measured runs: --silicon FILE")));
+    }
     if let Some(path) = &args.html {
         files::check_output(path)?;
     }

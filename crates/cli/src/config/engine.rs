@@ -86,6 +86,9 @@ pub(crate) struct SglangShortcuts {
     /// Most requests of a prefill batch; without it there is no limit
     #[arg(long, value_name = "N")]
     pub(crate) prefill_max_requests: Option<u32>,
+    /// Decode batches from one look at new requests to the next
+    #[arg(long, value_name = "N")]
+    pub(crate) scheduler_recv_interval: Option<u32>,
     /// Order of the waiting queue
     #[arg(long, value_name = "POLICY", value_parser = choice::<SchedulePolicy>("schedule_policy", SCHEDULE_POLICIES))]
     pub(crate) schedule_policy: Option<SchedulePolicy>,
@@ -195,6 +198,7 @@ impl SglangShortcuts {
             "max_prefill_tokens", "sglang.max_prefill_tokens", Sglang => self.max_prefill_tokens;
             "chunked_prefill_size", "sglang.chunked_prefill_size", Sglang => self.chunked_prefill_size;
             "prefill_max_requests", "sglang.prefill_max_requests", Sglang => self.prefill_max_requests;
+            "scheduler_recv_interval", "sglang.scheduler_recv_interval", Sglang => self.scheduler_recv_interval;
             "schedule_policy", "sglang.schedule_policy", Sglang => self.schedule_policy;
             "schedule_conservativeness", "sglang.schedule_conservativeness", Sglang => self.schedule_conservativeness;
             "disable_radix_cache", "sglang.disable_radix_cache", Sglang => self.disable_radix_cache;

@@ -16,6 +16,7 @@ mod replay;
 mod sandbox;
 mod settings;
 mod sglang;
+mod silicon;
 mod terminal;
 mod timeline;
 mod trace;

@@ -18,14 +18,14 @@ const STAGED: [&str; 4] = ["--prefill-workers", "1", "--decode-workers", "1"];
 fn flags_files_variables_and_engine_arguments_mean_the_same() {
     let flags = "--engine sglang --page-size 16 --max-total-tokens 4096 --max-running-requests 2 \
                  --context-length 2000 --max-prefill-tokens 1024 --chunked-prefill-size 256 \
-                 --prefill-max-requests 1 --schedule-policy lof --schedule-conservativeness 0.5 \
+                 --prefill-max-requests 1 --scheduler-recv-interval 3 --schedule-policy lof --schedule-conservativeness 0.5 \
                  --enable-mixed-chunk --disable-overlap-schedule=false --enable-priority-scheduling \
                  --schedule-low-priority-values-first --priority-scheduling-preemption-threshold 3";
     let flags: Vec<&str> = flags.split_whitespace().collect();
     let settings = json!({
         "page_size": 16, "max_total_tokens": 4096, "max_running_requests": 2, "context_length": 2000,
         "max_prefill_tokens": 1024, "chunked_prefill_size": 256, "prefill_max_requests": 1,
-        "schedule_policy": "lof", "schedule_conservativeness": 0.5, "enable_mixed_chunk": true,
+        "scheduler_recv_interval": 3, "schedule_policy": "lof", "schedule_conservativeness": 0.5, "enable_mixed_chunk": true,
         "disable_overlap_schedule": false, "enable_priority_scheduling": true,
         "schedule_low_priority_values_first": true, "priority_scheduling_preemption_threshold": 3,
     });

@@ -25,6 +25,7 @@
 //! - `adder`: the budgets of a prefill batch (`PrefillAdder`).
 //! - `policy`: the order of the waiting queue (`SchedulePolicy`).
 //! - `queue`: the waiting queue itself.
+//! - `inbox`: requests that the scheduler has not looked at yet (`scheduler_recv_interval`).
 //! - `decode`: the next tokens, retraction, preemption (`update_running_batch`).
 //! - `update`: what becomes known at the end of an iteration (`process_batch_result`), KV of other workers.
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
@@ -37,6 +38,7 @@ mod cache;
 mod decode;
 #[cfg(test)]
 mod fixture;
+mod inbox;
 mod policy;
 mod queue;
 mod ratio;

@@ -4,6 +4,7 @@ use servecast_types::{Time, ensure};
 
 use super::adder::{AddResult, PrefillAdder, Taken};
 use super::cache::KvCache;
+use super::inbox::Inbox;
 use super::policy::Policy;
 use super::queue::WaitingQueue;
 use super::ratio::NewTokenRatio;
@@ -22,6 +23,8 @@ pub(crate) struct Scheduler {
     pub(super) sglang: SglangConfig,
     pub(super) cache: KvCache,
     pub(super) requests: RequestTable<Request>,
+    /// Requests that were not looked at yet.
+    pub(super) inbox: Inbox,
     /// Requests whose prompt is to be computed here.
     pub(super) waiting: WaitingQueue,
     /// Requests that wait for memory for KV that was computed elsewhere.
@@ -61,6 +64,7 @@ impl Scheduler {
         Self {
             cache: KvCache::new(&config, capture_events),
             requests: RequestTable::default(),
+            inbox: Inbox::new(sglang.scheduler_recv_interval),
             waiting: WaitingQueue::default(),
             fetching: WaitingQueue::default(),
             running: Vec::new(),
@@ -90,23 +94,45 @@ impl Scheduler {
         }
         self.config.check_request(prompt_tokens)?;
         let max_new_tokens = max_tokens.min(output_room(&self.config, prompt_tokens));
-        // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
-        let fetches = request.remote_prefill.is_some();
-        self.disturbed |= fetches || self.waiting.is_empty() || !self.batch_is_full;
-        self.entries += 1;
         let request = Request::new(request, max_new_tokens, self.entries, &self.config);
         let slot = self.requests.insert(request);
+        if self.inbox.is_open() {
+            self.receive(slot);
+        } else {
+            self.inbox.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Puts a new request where it waits: `recv_requests`.
+    fn receive(&mut self, slot: Slot) {
+        let request = &mut self.requests[slot];
+        let fetches = request.remote_prefill.is_some();
+        self.entries += 1;
+        request.entered = self.entries;
+        // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
+        self.disturbed |= fetches || self.waiting.is_empty() || !self.batch_is_full;
         if fetches {
             self.fetching.push_back(slot);
         } else {
             self.waiting.push_back(slot);
         }
-        Ok(())
+    }
+
+    /// Looks at new requests, if it is time to.
+    fn look(&mut self) {
+        let is_idle = self.num_running() == 0;
+        if !self.inbox.is_open() && self.inbox.looks(is_idle) {
+            while let Some(slot) = self.inbox.pop() {
+                self.receive(slot);
+            }
+        }
     }
 
     /// Decides the next iteration: `get_next_batch_to_run`.
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
         step.reset(now, self.config.kv_capacity_tokens());
+        self.look();
         self.drop_sent(now, &mut step.iteration);
         self.start_transfers(now, &mut step.iteration);
         self.stash_chunk();
@@ -116,6 +142,7 @@ impl Scheduler {
         if step.entries.is_empty() {
             self.plan_decode(step);
         }
+        self.inbox.decided(step.prefills > 0);
         self.describe(step, adder.as_ref());
     }
 
@@ -369,7 +396,7 @@ impl Scheduler {
     }
 
     pub(crate) fn num_waiting(&self) -> usize {
-        self.waiting.len() + self.fetching.len() + self.loading.len()
+        self.inbox.len() + self.waiting.len() + self.fetching.len() + self.loading.len()
     }
 
     pub(crate) fn num_free_blocks(&self) -> u32 {

@@ -25,6 +25,9 @@ pub struct SglangArgs {
     pub chunked_prefill_size: i64,
     /// Output for which a request reserves memory at most.
     pub clip_max_new_tokens: u32,
+    /// Decode batches from one look at new requests to the next; a worker that computes nothing, or has computed a prefill
+    /// batch, looks at once.
+    pub scheduler_recv_interval: u32,
     /// Order of the waiting queue.
     pub schedule_policy: SchedulePolicy,
     /// How much output running requests are expected to produce: more is more careful.
@@ -61,6 +64,7 @@ impl Default for SglangArgs {
             max_prefill_tokens: 16_384,
             chunked_prefill_size: 8_192,
             clip_max_new_tokens: 4_096,
+            scheduler_recv_interval: 1,
             schedule_policy: SchedulePolicy::Fcfs,
             schedule_conservativeness: 1.0,
             enable_mixed_chunk: false,
@@ -107,6 +111,7 @@ pub(crate) struct SglangConfig {
     pub(crate) max_prefill_tokens: u32,
     pub(crate) chunked_prefill_size: Option<u32>,
     pub(crate) clip_max_new_tokens: u32,
+    pub(crate) scheduler_recv_interval: u32,
     pub(crate) schedule_policy: SchedulePolicy,
     pub(crate) schedule_conservativeness: f64,
     pub(crate) enable_mixed_chunk: bool,
@@ -138,6 +143,7 @@ impl SglangArgs {
             max_prefill_tokens: self.max_prefill_tokens,
             chunked_prefill_size: chunk,
             clip_max_new_tokens: self.clip_max_new_tokens,
+            scheduler_recv_interval: self.scheduler_recv_interval,
             schedule_policy: self.schedule_policy,
             schedule_conservativeness: self.schedule_conservativeness,
             enable_mixed_chunk: self.enable_mixed_chunk,
@@ -199,6 +205,7 @@ impl SglangArgs {
             ("sglang.context_length", self.context_length),
             ("sglang.max_prefill_tokens", Some(self.max_prefill_tokens)),
             ("sglang.clip_max_new_tokens", Some(self.clip_max_new_tokens)),
+            ("sglang.scheduler_recv_interval", Some(self.scheduler_recv_interval)),
             ("sglang.prefill_max_requests", self.prefill_max_requests),
         ];
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {

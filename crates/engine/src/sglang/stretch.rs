@@ -37,6 +37,7 @@ impl Scheduler {
             && !self.running.is_empty()
             && self.decoded_last == self.running.len()
             && self.fetching.is_empty()
+            && self.inbox.quiet() > 0
             && self.running.iter().all(decodes)
     }
 
@@ -52,7 +53,8 @@ impl DecodesOn for Scheduler {
 
     fn quiet_iterations(&self) -> u64 {
         let (requests, available) = (self.stretch.requests(), self.cache.available());
-        let quiet = self.stretch.uneventful();
+        // The decision after them may find new requests.
+        let quiet = self.stretch.uneventful().min(self.inbox.quiet());
         if self.page_size() == 1 {
             // Every token takes a page.
             quiet.min(available / requests.max(1))
@@ -69,11 +71,12 @@ impl DecodesOn for Scheduler {
             self.cache.take(iterations * self.stretch.requests());
         }
         self.stretch.skip(iterations);
+        self.inbox.skip(iterations);
         (0..iterations).for_each(|_| self.ratio.decay());
     }
 
     fn goes_on(&self) -> bool {
-        self.stretches && !self.disturbed && self.stretch.requests() > 0
+        self.stretches && !self.disturbed && self.stretch.requests() > 0 && self.inbox.quiet() > 0
     }
 
     fn look_ahead(&mut self, changes: &mut Changes) -> Ahead {
@@ -93,6 +96,7 @@ impl DecodesOn for Scheduler {
             return false;
         }
         self.ratio.decay();
+        self.inbox.skip(1);
         self.cache.make_available(self.stretch.requests() * self.page_size());
         self.cache.take(needed);
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {

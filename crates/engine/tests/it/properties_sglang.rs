@@ -73,10 +73,11 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
     let budgets =
         (chunk, prop_oneof![1_u32..250, Just(16_384)], prop_oneof![1_u32..20, Just(4_096)], limit(1..4));
     let limits = (limit(1..12), limit(9..250), prop_oneof![Just(0.0), 0.0..3.0], 0_u32..3);
+    let interval = prop_oneof![2 => Just(1_u32), 2 => 2_u32..8, 1 => Just(2_000)];
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
-    (pool, budgets, limits, switches, policy, latency()).prop_map(
-        |(pool, budgets, limits, switches, policy, latency)| {
+    (pool, budgets, limits, switches, policy, (latency(), interval)).prop_map(
+        |(pool, budgets, limits, switches, policy, (latency, interval))| {
             let (page_size, pages) = pool;
             // Beside what no prompt may take.
             let num_gpu_blocks = pages + 6_u32.div_ceil(page_size);
@@ -97,6 +98,7 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
                     "chunked_prefill_size": chunk.map_or(-1, |pages| i64::from(pages * page_size)),
                     "clip_max_new_tokens": clip_max_new_tokens,
                     "prefill_max_requests": prefill_max_requests,
+                    "scheduler_recv_interval": interval,
                     "schedule_policy": policy,
                     "schedule_conservativeness": conservativeness,
                     "enable_mixed_chunk": mixed && chunk.is_some(),

@@ -156,3 +156,22 @@ fn a_request_beyond_the_most_of_a_batch_counts_its_prefix_as_used() {
     let requests = [(0, 8, 1, 0), (100, 8, 1, 1), (200, 33, 1, 2), (0, 12, 1, 2)];
     check(&settings, &requests, &["0:8@0", "1:8@0", "2:33@0", "3:4@8"]);
 }
+
+/// Request 1 comes while request 0 decodes, and is looked at when four decodes have gone by since the look that followed
+/// the prefill; request 2 comes later and is looked at after the second prefill.
+#[test]
+fn new_requests_are_looked_at_every_few_decodes() {
+    let settings = |interval: u32| sglang(100, &json!({"scheduler_recv_interval": interval}));
+    let requests = [(0, 4, 8, 0), (100, 4, 1, 2), (200, 4, 1, 6)];
+    let at_once = ["0:4@0", "0:1@4", "1:4@0", "0:1@5", "0:1@6", "0:1@7", "2:4@0"];
+    let rest = ["0:1@8", "0:1@9", "0:1@10"];
+    check(&settings(1), &requests, &[&at_once[..], &rest].concat());
+    let later = ["0:4@0", "0:1@4", "0:1@5", "0:1@6", "0:1@7", "1:4@0", "2:4@0"];
+    check(&settings(4), &requests, &[&later[..], &rest].concat());
+}
+
+#[test]
+fn an_idle_worker_looks_at_new_requests_at_once() {
+    let settings = sglang(100, &json!({"scheduler_recv_interval": 50}));
+    check(&settings, &[(0, 4, 2, 0), (100, 4, 1, 2)], &["0:4@0", "0:1@4", "1:4@0"]);
+}

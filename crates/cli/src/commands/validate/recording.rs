@@ -165,7 +165,7 @@ impl Recording {
 }
 
 /// The preset of the newest release that is not newer than the engine's.
-fn preset(version: &str) -> Option<&'static str> {
+pub(super) fn preset(version: &str) -> Option<&'static str> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
     let (major, minor) = (parts.next()??, parts.next()??);
     let known = [

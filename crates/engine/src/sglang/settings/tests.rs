@@ -27,6 +27,7 @@ fn values_out_of_range_are_refused() {
         "context_length",
         "max_prefill_tokens",
         "clip_max_new_tokens",
+        "scheduler_recv_interval",
         "prefill_max_requests",
     ] {
         refused_own(&json!({key: 0}), &format!("`sglang.{key}` is 0: expected at least 1"));

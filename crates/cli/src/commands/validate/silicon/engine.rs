@@ -1,0 +1,136 @@
+//! The engine of a measured run: the preset of its release, under the settings of the row.
+
+use serde_json::{Map, Value, json};
+use servecast_engine::{
+    EngineArgs, EngineConfig, EnginePreset, EngineType, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
+};
+
+use super::table::Measured;
+use crate::commands::validate::recording::preset;
+use crate::error::Failure;
+use crate::{deployment, latency};
+
+/// The preset of runs of vLLM whose release is not recorded, or is none: between the oldest and the newest of them.
+const UNKNOWN_VLLM: &str = "vllm-0.19";
+/// The preset for releases before the first preset, which did not schedule asynchronously unless they were told to.
+const OLD_VLLM: &str = "vllm-0.14";
+
+/// An engine that can be simulated.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) args: EngineArgs,
+    pub(super) config: EngineConfig,
+    /// The latency model, as a setting.
+    pub(super) latency: String,
+    /// Whose decisions are made.
+    pub(super) release: String,
+}
+
+/// The engine of a row, with the latency model `latency` (its name, and options for all rows behind a colon).
+pub(super) fn of(row: &Measured, latency: &str) -> Result<Engine, Failure> {
+    let spec_text = latency_of(row, latency)?;
+    let (release, mut below) = release(row);
+    let own = settings(row, &spec_text);
+    let refused = |problem: &dyn ToString| Failure::user(problem.to_string());
+    below.retain(|key, _| !(row.engine == EngineType::Trtllm && key == "vllm_version"));
+    let mut args = EngineArgs::from_json(merge(below, own.into())).map_err(|error| refused(&error))?;
+    let spec = args.latency_spec().map_err(|error| refused(&error))?;
+    let model = latency::load(&spec, &latency::Models::new())?;
+    let setup = latency::capacity(&spec)?.ok_or_else(|| {
+        Failure::user(format!("`latency` is `{latency}`, which knows no model and GPU of its own"))
+            .with_hint("`roofline` does")
+    })?;
+    let capacity = deployment::capacity_setup(&args, &setup).capacity().map_err(|error| refused(&error))?;
+    let blocks = capacity.num_gpu_blocks.saturating_mul(u64::from(row.attention_dp));
+    args.num_gpu_blocks = blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
+    let config = args.validate(model).map_err(|error| refused(&error))?;
+    Ok(Engine { args, config, latency: spec_text, release })
+}
+
+/// The latency model of a row: the named one, of its model and GPUs.
+fn latency_of(row: &Measured, latency: &str) -> Result<String, Failure> {
+    let (name, options) = latency.split_once(':').unwrap_or((latency, ""));
+    let mut pairs = vec![format!("model={}", row.model), format!("gpu={}", row.gpu)];
+    pairs.extend(row.dtype.iter().map(|dtype| format!("dtype={dtype}")));
+    pairs.extend(row.kv_dtype.iter().map(|dtype| format!("kv_dtype={dtype}")));
+    match name {
+        // Each GPU has its part of everything, however the ranks are made.
+        "roofline" => pairs.push(format!("tp={}", row.tp)),
+        _ => {
+            return Err(Failure::user(format!("`--latency {latency}` knows no model and GPU of its own"))
+                .with_hint(
+                    "each row has its own model and GPU: give `roofline`, or `roofline:OPTIONS` for all",
+                ));
+        }
+    }
+    pairs.extend((!options.is_empty()).then(|| options.to_owned()));
+    Ok(format!("{name}:{}", pairs.join(",")))
+}
+
+/// The preset that is nearest to the release of a row, with its settings.
+fn release(row: &Measured) -> (String, Map<String, Value>) {
+    let named = |name: &str| {
+        let preset = EnginePreset::by_name(name).unwrap_or_else(|_| unreachable!("{name} is a preset"));
+        (name.to_owned(), preset.settings(WorkerType::Aggregated))
+    };
+    let version = row.engine_version.as_deref();
+    match row.engine {
+        EngineType::Sglang => named("sglang-0.5"),
+        // Its runtime overlaps scheduling with the pass before.
+        EngineType::Trtllm => {
+            let settings = json!({"engine_type": "trtllm", "async_scheduling": true});
+            ("trtllm".to_owned(), settings.as_object().cloned().unwrap_or_default())
+        }
+        EngineType::Vllm => match version.and_then(preset) {
+            Some(name) => named(name),
+            None if version.is_some_and(is_numbered) => {
+                let (name, mut settings) = named(OLD_VLLM);
+                settings.insert("async_scheduling".to_owned(), false.into());
+                (name, settings)
+            }
+            None => named(UNKNOWN_VLLM),
+        },
+    }
+}
+
+/// Whether a version begins with two numbers.
+fn is_numbered(version: &str) -> bool {
+    let mut parts = version.split('.');
+    let mut next = || parts.next().is_some_and(|part| part.parse::<u32>().is_ok());
+    next() && next()
+}
+
+/// What the row says of its engine. Data-parallel ranks of the attention are one engine with the budgets of all.
+fn settings(row: &Measured, latency: &str) -> Map<String, Value> {
+    let ranks = row.attention_dp;
+    let all = |count: u32| count.saturating_mul(ranks);
+    let mut settings = Map::new();
+    let mut set = |key: &str, value: Option<Value>| {
+        settings.extend(value.map(|value| (key.to_owned(), value)));
+    };
+    set("latency", Some(latency.into()));
+    set("enable_prefix_caching", Some(false.into()));
+    set("gpu_memory_utilization", row.gpu_memory_utilization.map(Value::from));
+    set("max_num_seqs", row.max_num_seqs.map(|seqs| all(seqs).into()));
+    if row.engine == EngineType::Sglang {
+        let mut sglang = Map::new();
+        sglang.extend(
+            row.chunked_prefill_size.map(|size| ("chunked_prefill_size".to_owned(), all(size).into())),
+        );
+        if row.chunked_prefill == Some(false) {
+            sglang.insert("chunked_prefill_size".to_owned(), (-1).into());
+        }
+        sglang.extend(
+            row.max_prefill_tokens.map(|tokens| ("max_prefill_tokens".to_owned(), all(tokens).into())),
+        );
+        sglang.extend(
+            row.scheduler_recv_interval
+                .map(|interval| ("scheduler_recv_interval".to_owned(), interval.into())),
+        );
+        set("sglang", Some(sglang.into()));
+    } else {
+        set("max_num_batched_tokens", row.max_num_batched_tokens.map(|tokens| all(tokens).into()));
+        set("enable_chunked_prefill", row.chunked_prefill.map(Value::from));
+    }
+    settings
+}

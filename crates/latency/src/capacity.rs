@@ -38,6 +38,8 @@ pub struct Capacity {
     pub activations: f64,
     /// Context of the driver, libraries, graphs, and buffers of collectives.
     pub runtime: f64,
+    /// States of sequences that blocks with linear attention keep.
+    pub states: f64,
     /// What is left for the KV cache.
     pub kv_cache: f64,
     /// KV of a token.
@@ -75,6 +77,10 @@ const RUNTIME_BYTES: f64 = 0.6 * GIB;
 /// Buffers of collectives, where there are several GPUs.
 const COLLECTIVE_BYTES: f64 = 0.4 * GIB;
 
+/// Share of what is left that states of sequences take at most, so that the KV cache has some as well: what SGLang gives
+/// them unless told otherwise (`mamba_full_memory_ratio` of 0.9, or 0.9 of 1.9).
+const MOST_FOR_STATES: f64 = 0.9 / 1.9;
+
 /// Bytes a logit while tokens are sampled: in bf16, and in 32 bits raw, as probabilities, and sorted.
 const BYTES_PER_LOGIT: f64 = 2.0 + 3.0 * 4.0;
 
@@ -90,19 +96,20 @@ impl CapacitySetup {
         let outside = if stages > 1.0 && !self.model.tied_embeddings { embeddings / 2.0 } else { embeddings };
         let weights = (self.model.weight_bytes_of_blocks(self.weights) * share + outside) / gpus;
         let collectives = if gpus * stages > 1.0 { COLLECTIVE_BYTES } else { 0.0 };
-        let kv_numbers = f64::from(self.model.kv_numbers(self.tensor_parallel_size));
-        let kv_per_token = layers * share * kv_numbers * self.kv_bytes;
+        let kv_per_token = self.model.kv_bytes_per_token(self.tensor_parallel_size, self.kv_bytes) * share;
         let kv_per_block = kv_per_token * f64::from(self.block_size);
         let (budget, activations, runtime) = (
             self.memory_bytes * self.gpu_memory_utilization,
             self.activation_bytes(gpus),
             RUNTIME_BYTES + collectives,
         );
-        let kv_cache = budget - weights - activations - runtime;
+        let left = budget - weights - activations - runtime;
+        let states = self.state_bytes(share).min(left.max(0.0) * MOST_FOR_STATES);
+        let kv_cache = left - states;
         if kv_cache < kv_per_block {
             return Err(TooLarge {
                 missing_gib: (kv_per_block - kv_cache) / GIB,
-                needed_gib: (weights + activations + runtime + kv_per_block) / GIB,
+                needed_gib: (weights + activations + runtime + states + kv_per_block) / GIB,
                 budget_gib: budget / GIB,
             });
         }
@@ -112,11 +119,17 @@ impl CapacitySetup {
             weights,
             activations,
             runtime,
+            states,
             kv_cache,
             kv_per_token,
             kv_per_block,
             num_gpu_blocks,
         })
+    }
+
+    /// States of as many sequences as can run, in the layers of a group.
+    fn state_bytes(&self, share: f64) -> f64 {
+        f64::from(self.max_num_seqs) * self.model.state_bytes_per_sequence(self.tensor_parallel_size) * share
     }
 
     /// The largest activations of an iteration: those of a block with the most tokens, or the logits of the most
@@ -165,7 +178,7 @@ mod tests {
     fn what_is_left_is_cut_into_blocks() {
         let llama = setup("meta-llama/Llama-3.1-8B", 79.0, 1);
         let found = llama.capacity().unwrap();
-        let sum = found.weights + found.activations + found.runtime + found.kv_cache;
+        let sum = found.weights + found.activations + found.runtime + found.states + found.kv_cache;
         assert!((sum - found.budget).abs() < 1.0);
         assert!((found.kv_per_token - 131_072.0).abs() < 1e-9);
         let whole = found.num_gpu_blocks as f64 * found.kv_per_block;

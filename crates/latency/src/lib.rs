@@ -34,11 +34,14 @@ use servecast_types::Duration;
 
 pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
 pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
-pub use gpu::GpuSheet;
+pub use gpu::{GpuProblem, GpuSheet};
 pub use grid::{Grid, GridError};
 pub use linear::Linear;
 pub use link::{AllReduce, AllReduceTable, Ring};
-pub use model::{Attention, Experts, ModelError, ModelShape, UnevenHeads, WeightType, Window};
+pub use model::{
+    Attention, Experts, FourBit, LinearKind, LinearLayers, ModelError, ModelShape, SparseIndex, StoredAs,
+    UnevenExperts, UnevenHeads, WeightType, Window,
+};
 pub use polynomial::Polynomial;
 pub use profile::{Layers, Profile, ProfileError, ProfileSetup, ProfileTables, SkewUse};
 pub use roofline::{Efficiency, Roofline, RooflineSetup};

@@ -28,7 +28,7 @@ pub struct Ring {
 /// Links by name: time of a step in µs, GB/s that collectives get in one direction, and where that is from.
 ///
 /// Bandwidths of `NVLink` and Infinity Fabric are 0.8 of what the vendor states a GPU in one direction.
-const LINKS: [(&str, f64, f64, &str); 6] = [
+const LINKS: [(&str, f64, f64, &str); 7] = [
     (
         "pcie",
         20.0,
@@ -59,6 +59,12 @@ const LINKS: [(&str, f64, f64, &str); 6] = [
         6.0,
         358.0,
         "0.8 of 448 GB/s a direction (AMD MI300X data sheet: 896 GB/s both ways); latency assumed",
+    ),
+    (
+        "infinity-fabric4",
+        6.0,
+        430.0,
+        "0.8 of 537.6 GB/s a direction (AMD MI355X data sheet: 1,075.2 GB/s both ways); latency assumed",
     ),
 ];
 

@@ -58,16 +58,19 @@ const KERNELS_PER_BLOCK_WITH_EXPERTS: f64 = 14.0;
 ///
 /// - Matrices of the blocks: 2 operations a parameter and token, or reading them once.
 /// - Experts: the same, of which those are read that some token goes to ([`Experts::activated`](crate::Experts)).
+/// - Linear attention: the states of all sequences, read and written once. Sparse attention: keys of its index for all
+///   tokens, and the KV of those that it chooses.
 /// - Head: 2 operations a parameter and request, or reading it once.
 /// - Attention: 4 operations a query-key pair, head and number for prompts, and the KV of all requests read once; blocks
 ///   with a window see no further than that.
 /// - Activations are written and read between kernels, and no kernel is shorter than `kernel_us`.
-/// - Two all-reduces a block where several GPUs share it, and `host_us` an iteration.
+/// - An all-reduce after each attention and each feed-forward part where several GPUs share it, and `host_us` an iteration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Roofline {
     label: String,
-    /// µs a token of the matrices of all blocks if bound by computing, and µs if bound by reading.
-    blocks: [f64; 2],
+    /// µs a token of the matrices of all blocks if bound by computing, and µs if bound by reading: those of attention, and
+    /// of feed-forward parts.
+    blocks: [[f64; 2]; 2],
     /// The same of the experts: µs a token, and µs an activated expert of each block.
     experts: [f64; 2],
     /// Activated experts by tokens.
@@ -80,6 +83,11 @@ pub struct Roofline {
     us_per_pair: f64,
     /// µs to read the KV of a token in a block, and to compute with it.
     us_per_context: f64,
+    /// The same of the keys of an index, in all blocks: µs a pair, and µs a token that is attended to.
+    index: [f64; 2],
+    /// µs a sequence to read and write the states of all linear blocks.
+    us_per_state: f64,
+    /// Blocks with attention.
     layers: f64,
     /// Blocks with a window, and how far it goes.
     windowed: (f64, f64),
@@ -95,22 +103,26 @@ impl Roofline {
         let gpus = f64::from(setup.tensor_parallel_size.max(1));
         // 10¹² operations a second are 10⁶ a µs, and 10⁹ bytes a second 10³.
         let bf16 = gpu.bf16_tflops * 1e6;
-        let matrix = match weights {
-            WeightType::Fp8 => gpu.fp8_tflops.map_or(bf16, |tflops| tflops * 1e6),
-            _ => bf16,
-        };
+        let stored = model.stored_as(*weights);
+        let rate = |weights: WeightType| gpu.tflops(weights) * 1e6;
         let read = gpu.memory_gb_per_s * 1e3 * efficiency.memory;
-        let (dense_bytes, expert_bytes) = model.block_bytes(*weights);
+        let expert_bytes = model.expert_parameters() as f64 * model.bytes_of(stored.experts);
         let layers = f64::from(model.layers);
         let per_token = |parameters: f64, flops: f64| 2.0 * parameters / gpus / (flops * efficiency.compute);
         let with_experts = model.experts.map_or(0.0, |experts| f64::from(experts.layers));
         let experts_per_token = model.experts.map_or(0.0, |experts| f64::from(experts.per_token));
         let head = model.embedding_parameters() as f64;
         let (pair_flops, context_flops) = attention_flops(model);
-        let context_bytes = f64::from(model.kv_numbers(setup.tensor_parallel_size)) * setup.kv_bytes;
-        let window = model
-            .window
-            .map_or((0.0, f64::INFINITY), |window| (f64::from(window.layers), f64::from(window.tokens)));
+        let context_bytes = model.kv_bytes_of_block(setup.tensor_parallel_size, setup.kv_bytes);
+        let attention_layers = f64::from(model.attention_layers);
+        // Sparse attention sees as many tokens as its index lets it.
+        let limited = model.sparse.map(|index| (attention_layers, f64::from(index.top_k)));
+        let windowed = model.window.map(|window| (f64::from(window.layers), f64::from(window.tokens)));
+        let window = limited.or(windowed).unwrap_or((0.0, f64::INFINITY));
+        let block = |parameters: u64, weights: WeightType| {
+            let parameters = parameters as f64;
+            [per_token(parameters, rate(weights)), parameters * model.bytes_of(weights) / gpus / read]
+        };
         let kernels =
             KERNELS_PER_BLOCK * (layers - with_experts) + KERNELS_PER_BLOCK_WITH_EXPERTS * with_experts;
         let ring = || Ring::over(&gpu.link, setup.tensor_parallel_size).map(AllReduce::Ring);
@@ -118,9 +130,15 @@ impl Roofline {
             (setup.tensor_parallel_size > 1).then(|| setup.all_reduce.clone().or_else(ring)).flatten();
         Self {
             label: format!("roofline of {} on {} {}", setup.model_name, setup.tensor_parallel_size, gpu.name),
-            blocks: [per_token(model.dense_parameters() as f64, matrix), dense_bytes / gpus / read],
+            blocks: [
+                block(model.all_attention_parameters(), stored.attention),
+                block(model.all_feed_forward_parameters(), stored.feed_forward),
+            ],
             experts: [
-                per_token(with_experts * experts_per_token * model.expert_parameters() as f64, matrix),
+                per_token(
+                    with_experts * experts_per_token * model.expert_parameters() as f64,
+                    rate(stored.experts),
+                ),
                 with_experts * expert_bytes / gpus / read,
             ],
             activated: model.experts.map_or_else(|| vec![0.0], |experts| experts.activated(1)),
@@ -128,10 +146,15 @@ impl Roofline {
             us_per_token: layers * activation_numbers(model, gpus) * BF16_BYTES / read,
             us_per_pair: pair_flops / gpus / (bf16 * efficiency.attention),
             us_per_context: (context_bytes / read).max(context_flops / gpus / (bf16 * efficiency.attention)),
-            layers,
+            index: index_us(model, read, rate(WeightType::Fp8) * efficiency.attention)
+                .map(|us| us * attention_layers),
+            // A step reads the state of a sequence and writes it back.
+            us_per_state: 2.0 * model.state_bytes_per_sequence(setup.tensor_parallel_size) / read,
+            layers: attention_layers,
             windowed: window,
-            all_reduce: all_reduce
-                .map(|link| (link, 2.0 * layers, f64::from(model.hidden_size) * BF16_BYTES)),
+            all_reduce: all_reduce.map(|link| {
+                (link, f64::from(model.all_reduces()), f64::from(model.hidden_size) * BF16_BYTES)
+            }),
             fixed_us: efficiency.host_us + kernels * efficiency.kernel_us,
         }
     }
@@ -156,7 +179,10 @@ impl Roofline {
             let context = steps.context_tokens as f64;
             us += context * self.us_per_context * blocks(context / steps.requests as f64);
         }
-        us
+        let [us_per_pair, us_per_key] = self.index;
+        us + batch.requests as f64 * self.us_per_state
+            + (pairs * us_per_pair).max(0.0)
+            + steps.context_tokens as f64 * us_per_key
     }
 }
 
@@ -171,7 +197,8 @@ impl LatencyModel for Roofline {
         let last = self.activated.len() - 1;
         let activated = self.activated[last.min(batch.tokens as usize)];
         let mut us = self.fixed_us
-            + slower(self.blocks, tokens, 1.0)
+            + slower(self.blocks[0], tokens, 1.0)
+            + slower(self.blocks[1], tokens, 1.0)
             + slower(self.experts, tokens, activated)
             + slower(self.head, requests, 1.0)
             + tokens * self.us_per_token
@@ -185,6 +212,14 @@ impl LatencyModel for Roofline {
     fn estimate(&self) -> Option<&str> {
         Some(&self.label)
     }
+}
+
+/// µs of the index of a block for a pair of a prompt, and for a token before a decode: 2 operations a number of its heads,
+/// which all GPUs do alike, or reading its key.
+fn index_us(model: &ModelShape, read: f64, fp8: f64) -> [f64; 2] {
+    let pair =
+        model.sparse.map_or(0.0, |index| 2.0 * f64::from(index.heads) * f64::from(index.head_size) / fp8);
+    [pair, pair.max(model.index_bytes_of_block() / read)]
 }
 
 /// Operations of a block for a query-key pair of a prompt, and for a token that a decode attends to.

@@ -49,7 +49,7 @@ struct CapacityArgs {
     /// Groups of GPUs that have some layers each
     #[arg(long, visible_alias = "pp", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pipeline_parallel_size: u32,
-    /// How weights are stored: bf16, fp16, fp8, int4 or mxfp4; by default as the model is published
+    /// How weights are stored: bf16, fp16, fp8, fp8_block, int4, mxfp4 or nvfp4; by default as the model is published
     #[arg(long, value_name = "TYPE", value_parser = weight_type)]
     dtype: Option<WeightType>,
     /// How the KV cache is stored: auto, bf16, fp16 or fp8
@@ -93,7 +93,8 @@ fn engine(text: &str) -> Result<EngineType, String> {
 }
 
 fn weight_type(text: &str) -> Result<WeightType, String> {
-    WeightType::by_name(text).ok_or_else(|| "expected bf16, fp16, fp8, int4 or mxfp4".to_owned())
+    let known = || WeightType::ALL.map(|(name, _)| name).join(", ");
+    WeightType::by_name(text).ok_or_else(|| format!("expected one of {}", known()))
 }
 
 fn kv_type(text: &str) -> Result<KvType, String> {
@@ -137,10 +138,11 @@ fn capacity(args: &CapacityArgs) -> Result<(), Failure> {
         pipeline_parallel_size: args.pipeline_parallel_size,
         ..deployed.capacity_setup(shape)?.ok_or_else(unknown)?
     };
-    setup.model.check_shared_by(setup.tensor_parallel_size).map_err(|error| {
-        let model = deployed.model.as_deref().unwrap_or("the model");
-        Failure::user(format!("--tensor-parallel-size is {}: {model}: {error}", setup.tensor_parallel_size))
-    })?;
+    let model = deployed.model.as_deref().unwrap_or("the model");
+    if let Some((option, problem)) = deployed.problem(model, &setup.model)? {
+        let option = option.replace("tp=", "tensor-parallel-size is ").replace('=', " is ");
+        return Err(Failure::user(format!("--{option}: {problem}")));
+    }
     let setup = capacity_setup(&engine_args(args)?, &setup);
     let found = setup.capacity().map_err(|error| {
         Failure::user(error)
@@ -179,7 +181,11 @@ fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String
     };
     let (tensor, pipeline) = (setup.tensor_parallel_size, setup.pipeline_parallel_size);
     let shape = &setup.model;
-    let stage = shape.layers.div_ceil(pipeline);
+    let stage = shape.attention_layers.div_ceil(pipeline);
+    let index = match shape.index_bytes_of_block() {
+        bytes if bytes > 0.0 => format!(", and {bytes} B of an index"),
+        _ => String::new(),
+    };
     let kv_type = if setup.kv_bytes < 2.0 { KvType::Fp8 } else { KvType::Bf16 };
     let mut lines = vec![format!(
         "{model} ({:.2} billion parameters, {}) on {gpu}, tensor parallel {tensor}, pipeline parallel {pipeline}",
@@ -201,12 +207,15 @@ fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String
         ),
     );
     line(gib(-found.runtime), "driver context, libraries, graphs, buffers of collectives".to_owned());
+    if found.states > 0.0 {
+        line(gib(-found.states), format!("states of linear attention of {} sequences", setup.max_num_seqs));
+    }
     line(gib(found.kv_cache), "is left for the KV cache".to_owned());
     let each = if tensor * pipeline > 1 { "on each GPU" } else { "on the GPU" };
     line(
         format!("{:>10} B", found.kv_per_token),
         format!(
-            "KV of a token {each}: {stage} layers × {} numbers × {} B ({})",
+            "KV of a token {each}: {stage} layers × {} numbers × {} B ({}{index})",
             shape.kv_numbers(tensor),
             setup.kv_bytes,
             kv_type.name()
@@ -244,6 +253,7 @@ fn object(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> serde
         "weight_bytes": found.weights.round(),
         "activation_bytes": found.activations.round(),
         "runtime_bytes": found.runtime.round(),
+        "state_bytes": found.states.round(),
         "kv_cache_bytes": found.kv_cache.round(),
         "kv_bytes_per_token": whole_kv(setup),
         "kv_bytes_per_token_per_gpu": found.kv_per_token,

@@ -131,10 +131,12 @@ impl Deployed {
         }
         GpuSheet::by_name(name).map(Some).ok_or_else(|| {
             let known = GpuSheet::names().collect::<Vec<_>>().join(", ");
-            Failure::user(format!("the GPU `{name}` is not known")).with_hint(format!(
-                "a FILE.toml in its place describes it by name, memory_mib, memory_gb_per_s, bf16_tflops, fp8_tflops and \
-                 link; known by name are {known}"
-            ))
+            Failure::user(format!("the GPU `{name}` is not known{}", meant(GpuSheet::suggestion(name)))).with_hint(
+                format!(
+                    "a FILE.toml in its place describes it by name, memory_mib, memory_gb_per_s, bf16_tflops, \
+                     fp8_tflops, fp4_tflops, nvfp4, link and domain; known by name are {known}"
+                ),
+            )
         })
     }
 
@@ -161,6 +163,30 @@ impl Deployed {
         })))
     }
 
+    /// The first option that model and GPU cannot have, and why: heads that GPUs cannot share, or weights that the GPU
+    /// cannot multiply.
+    pub(crate) fn problem(
+        &self,
+        model: &str,
+        shape: &ModelShape,
+    ) -> Result<Option<(String, String)>, Failure> {
+        let gpus = self.gpus.unwrap_or(1);
+        if let Err(error) = shape.check_shared_by(gpus) {
+            return Ok(Some((format!("tp={gpus}"), format!("{model}: {error}"))));
+        }
+        let weights = shape.weights(self.dtype);
+        let run = self.sheet()?.map_or(Ok(()), |sheet| sheet.check_weights(weights));
+        Ok(run.err().map(|error| (format!("dtype={}", weights.name()), error.to_string())))
+    }
+
+    /// More GPUs than are connected, as an option and why that cannot be, unless the link is named, which may be a network.
+    pub(crate) fn unconnected(&self) -> Result<Option<(String, String)>, Failure> {
+        let gpus = self.gpus.unwrap_or(1);
+        let sheet = self.sheet()?.filter(|_| self.link.is_none() && self.all_reduce.is_none());
+        let connected = sheet.map_or(Ok(()), |sheet| sheet.check_domain(gpus));
+        Ok(connected.err().map(|error| (format!("tp={gpus}"), error.to_string())))
+    }
+
     /// The arithmetic of capacity, if model and memory are known; what the engine takes of it is left at defaults.
     pub(crate) fn capacity_setup(&self, shape: ModelShape) -> Result<Option<CapacitySetup>, Failure> {
         let memory_bytes = match (self.memory_bytes, self.sheet()?) {
@@ -169,7 +195,7 @@ impl Deployed {
             (None, None) => return Ok(None),
         };
         Ok(Some(CapacitySetup {
-            weights: self.dtype.or(shape.quantisation).unwrap_or(WeightType::Bf16),
+            weights: shape.weights(self.dtype),
             model: shape,
             kv_bytes: self.kv_dtype.unwrap_or_default().bytes(),
             memory_bytes,
@@ -227,10 +253,18 @@ pub(crate) fn model_shape(name: &str) -> Result<ModelShape, Failure> {
     if config.exists() {
         return shape_of_config(&config);
     }
-    Err(Failure::user(format!("the shape of the model `{name}` is not known")).with_hint(format!(
-        "the path of its config.json from the Hugging Face hub in its place describes it; {}",
-        known_models()
-    )))
+    let suggestion = meant(ModelShape::suggestion(name));
+    Err(Failure::user(format!("the shape of the model `{name}` is not known{suggestion}")).with_hint(
+        format!(
+            "the path of its config.json from the Hugging Face hub in its place describes it; {}",
+            known_models()
+        ),
+    ))
+}
+
+/// What somebody may have meant, as the end of a sentence.
+fn meant(suggestion: Option<&str>) -> String {
+    suggestion.map_or_else(String::new, |name| format!(": did you mean `{name}`?"))
 }
 
 /// The models that need no description, for a hint.

@@ -1,6 +1,6 @@
 //! The latency model `roofline`: a model, a GPU, and how far that is from its data sheet.
 
-use servecast_latency::{Efficiency, Roofline, RooflineSetup, WeightType};
+use servecast_latency::{Efficiency, Roofline, RooflineSetup};
 
 use super::options::{Deployed, known_models, model_shape, pairs, positive, refused_option};
 use crate::error::Failure;
@@ -64,11 +64,13 @@ impl RooflineSettings {
             missing("gpu", format!("known by name are {known}; gpu=FILE.toml describes another"))
         })?;
         let gpus = self.deployed.gpus.unwrap_or(1);
-        model
-            .check_shared_by(gpus)
-            .map_err(|error| refused_option(WHAT, &format!("tp={gpus}"), &format!("{name}: {error}")))?;
+        let problem = self.deployed.problem(name, &model)?;
+        let problem = if problem.is_some() { problem } else { self.deployed.unconnected()? };
+        if let Some((option, problem)) = problem {
+            return Err(refused_option(WHAT, &option, &problem));
+        }
         Ok(Roofline::new(&RooflineSetup {
-            weights: self.deployed.dtype.or(model.quantisation).unwrap_or(WeightType::Bf16),
+            weights: model.weights(self.deployed.dtype),
             model,
             model_name: name.clone(),
             gpu,

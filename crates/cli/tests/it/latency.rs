@@ -147,6 +147,30 @@ fn models_and_gpus_may_be_described_by_files() {
     refused("roofline:model=config.json,gpu=TPU", "the GPU `TPU` is not known");
     refused("roofline:model=a/b,gpu=L4", "the shape of the model `a/b` is not known");
     refused(
+        "roofline:model=meta-lama/Llama-3.1-8,gpu=L4",
+        "is not known: did you mean `meta-llama/Llama-3.1-8B`?",
+    );
+    refused(
+        "roofline:model=config.json,gpu=H100SMX",
+        "the GPU `H100SMX` is not known: did you mean `H100-SXM`?",
+    );
+    refused(
+        "roofline:model=config.json,gpu=H100-SXM,dtype=nvfp4",
+        "roofline option `dtype=nvfp4`: H100-SXM has no matrices of NVFP4",
+    );
+    refused(
+        "roofline:model=nvidia/Llama-3.3-70B-Instruct-FP4,gpu=H200,tp=2",
+        "roofline option `dtype=nvfp4`: H200 has no matrices of NVFP4",
+    );
+    refused(
+        "roofline:model=config.json,gpu=H100-SXM,tp=16",
+        "roofline option `tp=16`: 16 H100-SXM cannot share a layer: 8 of them are connected by nvlink4",
+    );
+    refused(
+        "roofline:model=config.json,gpu=L4,dtype=fp6",
+        "expected one of bf16, fp16, fp8, fp8_block, int4",
+    );
+    refused(
         "roofline:model=config.json,gpu=L4,speed=3",
         "`latency`: roofline option `speed=3`: unknown key; there are model, gpu",
     );

@@ -222,7 +222,7 @@ const GPUS: [Row; 20] = [
         memory_mib: 97_887.0,
         gb_per_s: 1597.0,
         tflops: [503.8, 1007.6, 2015.2],
-        link: "pcie",
+        link: "pcie5",
         domain: 8,
         aliases: &[
             "rtxpro6000blackwellserveredition",

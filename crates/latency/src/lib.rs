@@ -37,7 +37,7 @@ pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
 pub use gpu::{GpuProblem, GpuSheet};
 pub use grid::{Grid, GridError};
 pub use linear::Linear;
-pub use link::{AllReduce, AllReduceTable, Ring};
+pub use link::{AllReduce, AllReduceTable, Quickest, Ring};
 pub use model::{
     Attention, Experts, FourBit, LinearKind, LinearLayers, ModelError, ModelShape, SparseIndex, StoredAs,
     UnevenExperts, UnevenHeads, WeightType, Window,

@@ -7,6 +7,8 @@ const FILE: &str = "all_reduce.csv";
 /// What it costs to sum an activation over the GPUs that share a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AllReduce {
+    /// The quickest of what engines have, by the link.
+    Quickest(Quickest),
     /// A ring, by latency and bandwidth of a link.
     Ring(Ring),
     /// Measured times.
@@ -25,64 +27,167 @@ pub struct Ring {
     pub bandwidth_gb_per_s: f64,
 }
 
-/// Links by name: time of a step in µs, GB/s that collectives get in one direction, and where that is from.
+/// The quickest of three ways over a link:
 ///
-/// Bandwidths of `NVLink` and Infinity Fabric are 0.8 of what the vendor states a GPU in one direction.
-const LINKS: [(&str, f64, f64, &str); 7] = [
-    (
-        "pcie",
-        20.0,
-        16.0,
-        "no measurement: what LLMServingSim's configurations have for GPUs that exchange through host memory",
-    ),
-    ("pcie5", 20.0, 25.0, "no measurement: latency as `pcie`, 0.4 of PCIe 5.0 x16 (63 GB/s a direction)"),
-    (
-        "nvlink3",
-        4.0,
-        240.0,
-        "0.8 of 300 GB/s a direction (NVIDIA A100 data sheet: 600 GB/s both ways); latency assumed",
-    ),
-    (
-        "nvlink4",
-        4.0,
-        360.0,
-        "0.8 of 450 GB/s a direction (NVIDIA H100 data sheet: 900 GB/s both ways); latency assumed",
-    ),
-    (
-        "nvlink5",
-        4.0,
-        720.0,
-        "0.8 of 900 GB/s a direction (NVIDIA HGX B200 data sheet: 1.8 TB/s both ways); latency assumed",
-    ),
-    (
-        "infinity-fabric",
-        6.0,
-        358.0,
-        "0.8 of 448 GB/s a direction (AMD MI300X data sheet: 896 GB/s both ways); latency assumed",
-    ),
-    (
-        "infinity-fabric4",
-        6.0,
-        430.0,
-        "0.8 of 537.6 GB/s a direction (AMD MI355X data sheet: 1,075.2 GB/s both ways); latency assumed",
-    ),
+/// - one shot: each GPU reads what all others have, constant + (n − 1) · bytes / bandwidth;
+/// - two shots: each sums an n-th and reads the sums of the others, constant + 2 (n − 1) / n · bytes / bandwidth;
+/// - a ring (NCCL, RCCL): constant + 2 (n − 1) · (step + bytes / n / bandwidth).
+///
+/// The first two read the memory of other GPUs and exist for a few GPUs only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quickest {
+    link: &'static Link,
+    gpus: u32,
+}
+
+/// What is known of a link.
+#[derive(Debug, PartialEq)]
+struct Link {
+    name: &'static str,
+    /// Most GPUs that read each other's memory in an all-reduce; 0 for none.
+    most_readers: u32,
+    /// One shot: µs, µs more for each GPU, GB/s.
+    one_shot: (f64, f64, f64),
+    /// Two shots: µs, GB/s.
+    two_shots: (f64, f64),
+    /// Ring: µs, µs a step, GB/s.
+    ring: (f64, f64, f64),
+    /// Other GPUs that each has a link of its own to, over which its bandwidth is spread; 0 where a switch connects all.
+    peers: u32,
+    source: &'static str,
+}
+
+const LINKS: [Link; 8] = [
+    Link {
+        name: "pcie",
+        most_readers: 0,
+        one_shot: (0.0, 0.0, 1.0),
+        two_shots: (0.0, 1.0),
+        ring: (0.0, 20.0, 16.0),
+        peers: 0,
+        source: "no measurement: what LLMServingSim's configurations have for GPUs that exchange through host memory",
+    },
+    Link {
+        name: "pcie5",
+        most_readers: 2,
+        one_shot: (4.1, 0.1, 41.0),
+        two_shots: (f64::INFINITY, 41.0),
+        ring: (3.5, 1.4, 30.0),
+        peers: 0,
+        source: "fitted to all-reduces of vLLM 0.24 and NCCL 2.29 on 2 to 8 RTX PRO 6000 Server that read each other's \
+                 memory over PCIe 5.0 x16",
+    },
+    Link {
+        name: "nvlink3",
+        most_readers: 8,
+        one_shot: (4.8, 0.14, 175.0),
+        two_shots: (12.0, 190.0),
+        ring: (10.6, 1.0, 160.0),
+        peers: 0,
+        source: "fitted to all-reduces of vLLM 0.14 and NCCL 2.27 on 2 to 8 A100 SXM",
+    },
+    Link {
+        name: "nvlink4",
+        most_readers: 8,
+        one_shot: (4.3, 0.07, 265.0),
+        two_shots: (8.6, 320.0),
+        ring: (5.4, 0.92, 285.0),
+        peers: 0,
+        source: "fitted to all-reduces of vLLM 0.24 and NCCL 2.29 on 2 to 8 H100 SXM and H200",
+    },
+    Link {
+        name: "nvlink5",
+        most_readers: 8,
+        one_shot: (6.9, 0.04, 200.0),
+        two_shots: (23.0, 610.0),
+        ring: (8.7, 1.32, 470.0),
+        peers: 0,
+        source: "fitted to all-reduces of vLLM 0.24 and NCCL 2.29 on 2 to 8 B200 and B300, 2 to 4 GB300, 2 to 16 GB200",
+    },
+    Link {
+        name: "infinity-fabric",
+        most_readers: 8,
+        one_shot: (6.0, 0.1, 290.0),
+        two_shots: (12.0, 290.0),
+        ring: (12.0, 2.0, 290.0),
+        peers: 7,
+        source: "no measurement: constants assumed, 0.65 of 448 GB/s a direction over 7 links (AMD MI300X data sheet)",
+    },
+    Link {
+        name: "infinity-fabric4",
+        most_readers: 8,
+        one_shot: (6.0, 0.1, 350.0),
+        two_shots: (12.0, 350.0),
+        ring: (12.0, 2.0, 350.0),
+        peers: 7,
+        source: "no measurement: constants assumed, 0.65 of 537.6 GB/s a direction over 7 links (AMD MI355X data sheet)",
+    },
+    Link {
+        name: "infiniband",
+        most_readers: 0,
+        one_shot: (0.0, 0.0, 1.0),
+        two_shots: (0.0, 1.0),
+        ring: (20.0, 5.0, 40.0),
+        peers: 0,
+        source: "no measurement: a port of 400 Gbit/s for each GPU, 0.8 of 50 GB/s; constants assumed",
+    },
 ];
+
+impl Link {
+    fn by_name(name: &str) -> Option<&'static Self> {
+        LINKS.iter().find(|link| link.name == name)
+    }
+
+    /// The share of its bandwidth that so many GPUs have between them.
+    fn share(&self, gpus: u32) -> f64 {
+        if self.peers == 0 { 1.0 } else { f64::from((gpus - 1).min(self.peers)) / f64::from(self.peers) }
+    }
+}
+
+impl Quickest {
+    /// Over a link of that name.
+    pub fn over(link: &str, gpus: u32) -> Option<Self> {
+        Some(Self { link: Link::by_name(link)?, gpus })
+    }
+
+    /// The time of one all-reduce of so many bytes on each GPU, in µs.
+    pub fn time_us(&self, bytes: f64) -> f64 {
+        if self.gpus < 2 {
+            return 0.0;
+        }
+        let (n, share) = (f64::from(self.gpus), self.link.share(self.gpus));
+        // 10⁹ bytes a second are 10³ a µs.
+        let us = |bytes: f64, gb_per_s: f64| bytes / (gb_per_s * share * 1e3);
+        let (start, step, gb_per_s) = self.link.ring;
+        let ring = start + 2.0 * (n - 1.0) * (step + us(bytes / n, gb_per_s));
+        if self.gpus > self.link.most_readers {
+            return ring;
+        }
+        let (start, for_each, gb_per_s) = self.link.one_shot;
+        let one = start + for_each * n + us((n - 1.0) * bytes, gb_per_s);
+        let (start, gb_per_s) = self.link.two_shots;
+        ring.min(one).min(start + us(2.0 * (n - 1.0) / n * bytes, gb_per_s))
+    }
+}
 
 impl Ring {
     /// Over a link of that name.
     pub fn over(link: &str, gpus: u32) -> Option<Self> {
-        let (_, latency_us, bandwidth_gb_per_s, _) = *LINKS.iter().find(|(name, ..)| *name == link)?;
-        Some(Self { gpus, latency_us, bandwidth_gb_per_s })
+        let link = Link::by_name(link)?;
+        let (start, step, gb_per_s) = link.ring;
+        let steps = 2.0 * (f64::from(gpus.max(2)) - 1.0);
+        let bandwidth_gb_per_s = gb_per_s * link.share(gpus.max(2));
+        Some(Self { gpus, latency_us: step + start / steps, bandwidth_gb_per_s })
     }
 
     /// The links that are known by name.
     pub fn links() -> impl Iterator<Item = &'static str> {
-        LINKS.iter().map(|(name, ..)| *name)
+        LINKS.iter().map(|link| link.name)
     }
 
     /// Where the numbers of a link are from.
     pub fn source(link: &str) -> Option<&'static str> {
-        LINKS.iter().find(|(name, ..)| *name == link).map(|(.., source)| *source)
+        Link::by_name(link).map(|link| link.source)
     }
 
     /// The time of one all-reduce of so many bytes on each GPU, in µs.
@@ -136,9 +241,15 @@ impl AllReduceTable {
 }
 
 impl AllReduce {
+    /// Over a link of that name, without measured times.
+    pub fn over(link: &str, gpus: u32) -> Option<Self> {
+        Quickest::over(link, gpus).map(Self::Quickest)
+    }
+
     /// The time of one all-reduce of so many bytes on each GPU, in µs.
     pub fn time_us(&self, bytes: f64) -> f64 {
         match self {
+            Self::Quickest(quickest) => quickest.time_us(bytes),
             Self::Ring(ring) => ring.time_us(bytes),
             Self::Table(table) => table.time_us(bytes),
         }
@@ -147,7 +258,7 @@ impl AllReduce {
     /// The most bytes for which it holds.
     pub(crate) fn most_bytes(&self) -> f64 {
         match self {
-            Self::Ring(_) => f64::INFINITY,
+            Self::Quickest(_) | Self::Ring(_) => f64::INFINITY,
             Self::Table(table) => table.last.0,
         }
     }
@@ -163,6 +274,66 @@ mod tests {
         assert!(ring(1).time_us(1e6).abs() < 1e-12);
         assert!((ring(2).time_us(1e6) - 120.0).abs() < 1e-9);
         assert!((ring(4).time_us(1e6) - 210.0).abs() < 1e-9);
+    }
+
+    /// Times that were measured in graphs, in µs: link, GPUs, bytes. vLLM 0.24 on H100 SXM and B200, 0.14 on A100 SXM, NCCL
+    /// 2.23 on 16 GB200; from the operator tables of aisimulate 0.13.0.dev202610270000000085, whose sizes are numbers of 2
+    /// bytes.
+    const MEASURED: [(&str, u32, f64, f64); 20] = [
+        ("nvlink4", 2, 16_384.0, 4.5),
+        ("nvlink4", 4, 16_384.0, 4.8),
+        ("nvlink4", 8, 16_384.0, 5.3),
+        ("nvlink4", 2, 2_097_152.0, 12.4),
+        ("nvlink4", 4, 1_048_576.0, 12.8),
+        ("nvlink4", 8, 1_048_576.0, 15.0),
+        ("nvlink4", 8, 4_194_304.0, 30.8),
+        ("nvlink4", 4, 33_554_432.0, 191.2),
+        ("nvlink5", 2, 16_384.0, 7.1),
+        ("nvlink5", 4, 16_384.0, 7.4),
+        ("nvlink5", 8, 16_384.0, 8.1),
+        ("nvlink5", 4, 4_194_304.0, 30.0),
+        ("nvlink5", 8, 16_777_216.0, 63.2),
+        ("nvlink5", 8, 134_217_728.0, 442.3),
+        ("nvlink5", 16, 16_384.0, 50.6),
+        ("nvlink3", 2, 16_384.0, 5.3),
+        ("nvlink3", 8, 65_536.0, 8.4),
+        ("nvlink3", 4, 4_194_304.0, 41.5),
+        ("nvlink3", 8, 134_217_728.0, 1160.9),
+        ("pcie5", 2, 1_048_576.0, 30.1),
+    ];
+
+    #[test]
+    fn an_all_reduce_takes_what_was_measured() {
+        for (link, gpus, bytes, us) in MEASURED {
+            let found = Quickest::over(link, gpus).unwrap().time_us(bytes);
+            assert!((found / us - 1.0).abs() < 0.2, "{link} {gpus} {bytes}: {found} µs, not {us}");
+        }
+    }
+
+    #[test]
+    fn an_all_reduce_of_more_takes_longer() {
+        for link in Ring::links() {
+            for gpus in [2, 4, 8, 16, 72] {
+                let quickest = Quickest::over(link, gpus).unwrap();
+                let mut before = 0.0;
+                for power in 8..32 {
+                    let now = quickest.time_us(f64::from(1_u32 << power));
+                    assert!(now > before && now.is_finite(), "{link} {gpus} {power}: {now} after {before}");
+                    before = now;
+                }
+            }
+            assert!(Quickest::over(link, 1).unwrap().time_us(1e6).abs() < 1e-12, "{link}");
+        }
+    }
+
+    #[test]
+    fn gpus_that_exchange_through_host_memory_have_a_ring() {
+        let ring = Ring::over("pcie", 4).unwrap();
+        assert_eq!(ring, Ring { gpus: 4, latency_us: 20.0, bandwidth_gb_per_s: 16.0 });
+        let quickest = Quickest::over("pcie", 4).unwrap();
+        for bytes in [1e3, 1e5, 1e8] {
+            assert!((quickest.time_us(bytes) / ring.time_us(bytes) - 1.0).abs() < 1e-12, "{bytes}");
+        }
     }
 
     #[test]

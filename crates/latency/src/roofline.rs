@@ -2,7 +2,7 @@
 
 use crate::link::AllReduce;
 use crate::model::{Attention, BF16_BYTES, ModelShape, WeightType};
-use crate::{Batch, GpuSheet, LatencyModel, PassTime, Ring};
+use crate::{Batch, GpuSheet, LatencyModel, PassTime};
 
 /// How far a GPU is from its data sheet, and what an iteration costs beside its work.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,9 +125,9 @@ impl Roofline {
         };
         let kernels =
             KERNELS_PER_BLOCK * (layers - with_experts) + KERNELS_PER_BLOCK_WITH_EXPERTS * with_experts;
-        let ring = || Ring::over(&gpu.link, setup.tensor_parallel_size).map(AllReduce::Ring);
+        let of_link = || AllReduce::over(&gpu.link, setup.tensor_parallel_size);
         let all_reduce =
-            (setup.tensor_parallel_size > 1).then(|| setup.all_reduce.clone().or_else(ring)).flatten();
+            (setup.tensor_parallel_size > 1).then(|| setup.all_reduce.clone().or_else(of_link)).flatten();
         Self {
             label: format!("roofline of {} on {} {}", setup.model_name, setup.tensor_parallel_size, gpu.name),
             blocks: [
@@ -318,10 +318,35 @@ mod tests {
         let [one, two] = [1, 2].map(|gpus| setup("Qwen/Qwen3-32B", "H100-SXM", gpus));
         let (alone, shared) = (Roofline::new(&one), Roofline::new(&two));
         let decode = [(99, 100)];
-        let exchange = 128.0 * (2.0 * 4.0 + 10_240.0 / 360e3) / 1e3;
+        // One shot: a constant, one for each GPU, and what the other has.
+        let exchange = 128.0 * (4.3 + 2.0 * 0.07 + 10_240.0 / 265e3) / 1e3;
         let difference = ms(&shared, &decode) - ms(&alone, &decode) / 2.0;
         assert!((difference - exchange).abs() < 0.01, "{difference}, not {exchange}");
         assert_eq!(shared.estimate(), Some("roofline of Qwen/Qwen3-32B on 2 H100-SXM"));
+    }
+
+    #[test]
+    fn more_gpus_never_slow_a_decode_down() {
+        for (model, gpu) in [
+            ("meta-llama/Llama-3.1-8B", "A100-80GB"),
+            ("meta-llama/Llama-3.1-8B", "H100-SXM"),
+            ("meta-llama/Llama-3.1-8B", "H200"),
+            ("meta-llama/Llama-3.1-8B", "B200"),
+            ("meta-llama/Llama-3.1-70B", "H100-SXM"),
+            ("meta-llama/Llama-3.1-70B", "B300"),
+        ] {
+            for requests in [1, 16, 128] {
+                let times = [2, 4, 8].map(|gpus| {
+                    let mut whole = setup(model, gpu, gpus);
+                    whole.efficiency = Efficiency::default();
+                    ms(&Roofline::new(&whole), &vec![(1999, 2000); requests])
+                });
+                assert!(
+                    times[0] > times[1] && times[1] > times[2],
+                    "{model} on {gpu}, {requests}: {times:?}"
+                );
+            }
+        }
     }
 
     #[test]

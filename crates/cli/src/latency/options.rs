@@ -152,10 +152,15 @@ impl Deployed {
         }
         let of_gpu = self.sheet().ok().flatten().map(|sheet| sheet.link);
         let link = self.link.as_deref().or(of_gpu.as_deref()).unwrap_or(DEFAULT_LINK);
-        let known = Ring::over(link, gpus).ok_or_else(|| {
+        let unknown = || {
             let links = Ring::links().collect::<Vec<_>>().join(", ");
             Failure::user(format!("`latency`: option `link` is `{link}`, but must be one of {links}"))
-        })?;
+        };
+        let ring_is_described = self.all_reduce_us.is_some() || self.all_reduce_gb_per_s.is_some();
+        if self.all_reduce.is_none() && !ring_is_described {
+            return AllReduce::over(link, gpus).map(Some).ok_or_else(unknown);
+        }
+        let known = Ring::over(link, gpus).ok_or_else(unknown)?;
         Ok(Some(AllReduce::Ring(Ring {
             latency_us: self.all_reduce_us.unwrap_or(known.latency_us),
             bandwidth_gb_per_s: self.all_reduce_gb_per_s.unwrap_or(known.bandwidth_gb_per_s),

@@ -17,9 +17,10 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import zstandard
 
 MAGIC = b"SVOP"
@@ -27,7 +28,8 @@ SCHEMA = 1
 ABSENT = 0xFFFF
 LEVEL = 19
 
-Key = tuple[str | int, ...]
+Key: TypeAlias = tuple[str | int, ...]
+Array: TypeAlias = npt.NDArray[Any]
 
 
 class PackError(Exception):
@@ -40,7 +42,7 @@ class Table:
 
     key: Key
     axes: list[list[int]]
-    times: np.ndarray
+    times: Array
 
 
 @dataclass
@@ -59,9 +61,9 @@ class Section:
         return sum(int(np.isfinite(table.times).sum()) for table in self.tables)
 
 
-def encode(times: np.ndarray) -> np.ndarray:
+def encode(times: Array) -> Array:
     """Codes of times in microseconds."""
-    codes = np.full(times.shape, ABSENT, np.uint16)
+    codes: Array = np.full(times.shape, ABSENT, np.uint16)
     is_there = np.isfinite(times)
     if (times[is_there] <= 0).any():
         raise PackError("a time is not above 0")
@@ -70,12 +72,13 @@ def encode(times: np.ndarray) -> np.ndarray:
     return codes
 
 
-def decode(codes: np.ndarray) -> np.ndarray:
+def decode(codes: Array) -> Array:
     """Times in microseconds of codes."""
-    return np.where(codes == ABSENT, np.nan, 0.1 * np.exp2(codes / 2048.0))
+    times: Array = np.where(codes == ABSENT, np.nan, 0.1 * np.exp2(codes / 2048.0))
+    return times
 
 
-def shuffle(grids: list[np.ndarray]) -> bytes:
+def shuffle(grids: list[Array]) -> bytes:
     """The bytes of a section before they are packed."""
     differences = []
     for grid in grids:
@@ -83,10 +86,11 @@ def shuffle(grids: list[np.ndarray]) -> bytes:
         # Differences wrap around.
         differences.append(np.diff(rows, axis=1, prepend=np.zeros((len(rows), 1), np.uint16)).ravel())
     words = np.concatenate(differences).astype("<u2")
-    return words.view(np.uint8).reshape(-1, 2).T.tobytes()
+    data: bytes = words.view(np.uint8).reshape(-1, 2).T.tobytes()
+    return data
 
 
-def unshuffle(data: bytes, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+def unshuffle(data: bytes, shapes: list[tuple[int, ...]]) -> list[Array]:
     """The grids of codes of a section."""
     total = sum(int(np.prod(shape)) for shape in shapes)
     if len(data) != 2 * total:
@@ -132,33 +136,54 @@ def write(header: dict[str, Any], sections: list[Section]) -> bytes:
         blocks.append(block)
         offset += len(block)
     text = json.dumps(header | {"sections": described}, separators=(",", ":")).encode()
-    packed = packer.compress(text)
+    packed: bytes = packer.compress(text)
     return MAGIC + struct.pack("<II", SCHEMA, len(packed)) + packed + b"".join(blocks)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Section]]:
-    """The header of a pack, and its sections."""
-    data = path.read_bytes()
+def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """The header of a pack, and the bytes of its sections before they were packed."""
     if data[:4] != MAGIC:
-        raise PackError(f"{path} is no pack of operator times: it starts with {data[:4]!r}, not {MAGIC!r}")
+        raise PackError(f"no pack of operator times: it starts with {data[:4]!r}, not {MAGIC!r}")
+    if len(data) < 12:
+        raise PackError("it ends within its header")
     schema, length = struct.unpack_from("<II", data, 4)
     if schema != SCHEMA:
-        raise PackError(f"{path} has schema {schema}, but this reads {SCHEMA}")
-    unpacker = zstandard.ZstdDecompressor()
+        raise PackError(f"it has schema {schema}, but this reads {SCHEMA}")
     start = 12 + length
     if len(data) < start:
-        raise PackError(f"{path} ends within its header")
+        raise PackError("it ends within its header")
+    unpacker = zstandard.ZstdDecompressor()
     header = json.loads(unpacker.decompress(data[12:start]))
-    sections = []
+    blocks = []
     for entry in header["sections"]:
         begin = start + entry["offset"]
         block = data[begin : begin + entry["bytes"]]
         if len(block) != entry["bytes"]:
-            raise PackError(f"{path} ends within its section {entry['op']} of {entry['engine']}")
+            raise PackError(f"it ends within its section {entry['op']} of {entry['engine']}")
+        blocks.append(unpacker.decompress(block))
+    return header, blocks
+
+
+def content(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """What a pack says, however well it was packed: another zstd packs the same content into other bytes."""
+    header, blocks = unpack(data)
+    for entry in header["sections"]:
+        del entry["offset"], entry["bytes"]
+    return header, blocks
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Section]]:
+    """The header of a pack, and its sections."""
+    try:
+        header, blocks = unpack(path.read_bytes())
+    except (PackError, ValueError, zstandard.ZstdError) as error:
+        raise PackError(f"{path}: {error}") from error
+    sections = []
+    for entry, block in zip(header["sections"], blocks):
         axes = [[entry["values"][index] for index in indices] for _, indices in entry["tables"]]
         shapes = [tuple(len(values) for values in table) for table in axes]
-        grids = unshuffle(unpacker.decompress(block), shapes)
+        grids = unshuffle(block, shapes)
         tables = [Table(tuple(key), table, decode(grid)) for (key, _), table, grid in zip(entry["tables"], axes, grids)]
-        names = (entry[name] for name in ("op", "engine", "version", "key", "axes"))
-        sections.append(Section(*names, tables))
+        named = {name: entry[name] for name in ("op", "engine", "version", "key", "axes")}
+        sections.append(Section(**named, tables=tables))
     return header, sections

@@ -8,7 +8,7 @@ gives it; later ones add the tables that it lacks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-from opspack_format import PackError, Section, Table
+from opspack_csv import grid
+from opspack_format import Array, Key, PackError, Section, Table
+from opspack_shapes import CONTEXTS, GEMM_M, GEMM_NK, LENGTHS, MOE_RANKS, MOE_TOKENS, PREFIXES, shards
 
 # Names of the package's folders, and of GPUs.
 SYSTEMS = {
@@ -40,69 +41,17 @@ DTYPES = {
     "w4a8_mxfp4_mxfp8": "mxfp4_mxfp8",
     "fp8_e4m3": "fp8",
 }
+# The tables are in milliseconds.
+MICROSECONDS = 1000.0
 # Experts that are loaded unevenly: 1.01 is the exponent of the power law; the other where only it was measured.
 DISTRIBUTIONS = ("power_law_1.01", "power_law_1.2")
 
-VLLM = ("0.25.0", "0.24.0", "0.27.1", "0.31.0", "0.14.0")
+VLLM = ("0.25.0", "0.24.0", "0.31.0", "0.14.0")
 SGLANG = ("0.5.14", "0.5.10", "0.5.17", "0.5.20")
 TRTLLM = ("1.3.0rc20", "1.3.0rc23", "1.3.0rc10", "1.0.0")
 
-# Axis values that are kept, see docs/ops-packs.md for the errors of interpolating what is left out.
-GEMM_M = (1, 2, 4, 8, 16, 17, 32, 33, 48, 64, 65, 96, 128, 129, 160, 161, 192, 224, 225, 256, 257, 512, 513, 768, 769, 1024,
-          1025, 1280, 1281, 1536, 2048, 2049, 2816, 2817, 3072, 4096, 4097, 8192, 16384, 32768)
-GEMM_NK = (64, 128, 256, 512, 768, 1024, 1536, 2048, 2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192, 10240, 12288,
-           16384, 51200, 65536)
-LENGTHS = (1, 16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768)
-MOE_TOKENS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096,
-              8192, 16384)
-CONTEXTS = (*(2**power for power in range(18)), 1536, 3072, 6144)
-PREFIXES = (0, 2048, 8192, 32768, 131072)
-MOE_RANKS = 64
-
-# Heads, KV heads, head size and windows (0 for none) of models; their shards under tensor parallelism are kept.
-HEADS = (
-    (32, 8, 128, (0,)),  # Llama-3 8B, Mistral, Qwen3-4B and 8B, Mixtral 8x7B
-    (64, 8, 128, (0,)),  # Llama-3 70B, Qwen3-32B, Qwen2.5-72B
-    (128, 8, 128, (0,)),  # Llama-3 405B
-    (32, 8, 64, (0,)),  # Llama-3.2 1B
-    (24, 8, 128, (0,)),  # Llama-3.2 3B
-    (32, 32, 128, (0,)),  # Llama-2 7B
-    (40, 40, 128, (0,)),  # Llama-2 13B
-    (48, 8, 128, (0,)),  # Mixtral 8x22B, MiniMax-M2
-    (96, 8, 128, (0,)),  # GLM-4.5, Qwen3-Coder-480B
-    (14, 2, 64, (0,)),  # Qwen2.5 0.5B
-    (12, 2, 128, (0,)),  # Qwen2.5 1.5B
-    (16, 2, 128, (0,)),  # Qwen2.5 3B
-    (28, 4, 128, (0,)),  # Qwen2.5 7B
-    (40, 8, 128, (0, 8192)),  # Qwen2.5 14B and 32B, Qwen3-14B, Llama-4
-    (40, 10, 128, (0,)),  # phi-4
-    (16, 8, 128, (0,)),  # Qwen3 0.6B and 1.7B
-    (32, 4, 128, (0,)),  # Qwen3-30B-A3B
-    (64, 4, 128, (0,)),  # Qwen3-235B-A22B
-    (32, 2, 128, (0,)),  # Nemotron-3
-    (32, 2, 256, (0,)),  # Qwen3.5 122B and 397B
-    (16, 2, 256, (0,)),  # Qwen3.5 35B, Qwen3-Next
-    (24, 4, 256, (0,)),  # Qwen3.5 27B
-    (16, 4, 256, (0,)),  # Qwen3.5 4B and 9B
-    (8, 2, 256, (0,)),  # Qwen3.5 2B
-    (64, 8, 64, (0, 128)),  # gpt-oss
-    (32, 16, 128, (0, 1024)),  # Gemma-3 27B
-    (16, 8, 256, (0, 1024)),  # Gemma-3 12B
-    (8, 4, 256, (0, 1024)),  # Gemma-3 4B
-)
-TENSOR_PARALLEL = (1, 2, 4, 8, 16)
-
-
-def shards() -> set[tuple[int, int, int, int]]:
-    """Heads, KV heads, head size and window of a GPU, of all models of `HEADS`."""
-    return {
-        (heads // tp, max(1, kv_heads // tp), head_dim, window)
-        for heads, kv_heads, head_dim, windows in HEADS
-        for tp in TENSOR_PARALLEL
-        for window in windows
-        if heads % tp == 0
-    }
-
+# Tables that were timed without a CUDA graph: 120 to 280 us for the smallest product, which is Python, not the GPU.
+EAGER: set[tuple[str, str, str, Key]] = {("gemm", "vllm", "0.24.0", ("fp8_block",))}
 
 Rows: TypeAlias = pa.Table
 Prepare = Callable[[Rows], Rows]
@@ -115,13 +64,11 @@ class Recipe:
     op: str
     family: str
     file: str
-    versions: dict[str, Sequence[str]]
+    versions: Mapping[str, Sequence[str]]
     key: dict[str, str]
     axes: dict[str, str]
     prepare: Prepare = lambda rows: rows
-    keep: dict[str, Sequence[int]] = field(default_factory=dict)
-    # Microseconds of a unit of `latency`.
-    scale: float = 1000.0
+    keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
     finish: Callable[[Table], Table] = lambda table: table
 
 
@@ -195,8 +142,25 @@ def collective(name: str) -> Prepare:
     return prepare
 
 
+def without_glitches(table: Table) -> Table:
+    """Replaces times of more than twice those of both neighbours along every axis: something else ran meanwhile."""
+    is_glitch = np.isfinite(table.times)
+    has_neighbours = np.zeros(table.times.shape, bool)
+    for axis in range(table.times.ndim):
+        ends = [(0, 0)] * table.times.ndim
+        ends[axis] = (1, 1)
+        padded = np.moveaxis(np.pad(table.times, ends, constant_values=np.nan), axis, 0)
+        larger = np.moveaxis(np.maximum(padded[:-2], padded[2:]), 0, axis)
+        is_glitch &= ~(table.times <= 2 * larger)
+        has_neighbours |= np.isfinite(larger)
+    is_glitch &= has_neighbours
+    without = filled(np.where(is_glitch, np.nan, table.times), table.axes[-1])
+    is_replaced = is_glitch & np.isfinite(without)
+    return Table(table.key, table.axes, np.where(is_replaced, without, table.times))
+
+
 def rising(table: Table) -> Table:
-    """No transfer takes longer than a larger one: single outliers are cut."""
+    """Nothing takes longer than more of it: times fall to the least of those that follow along the last axis."""
     times = np.where(np.isfinite(table.times), table.times, np.inf)
     least = np.minimum.accumulate(times[..., ::-1], axis=-1)[..., ::-1]
     return Table(table.key, table.axes, np.where(np.isfinite(table.times), least, np.nan))
@@ -207,22 +171,26 @@ def sparse(rows: Rows) -> Rows:
     names = {"deepseek-ai/DeepSeek-V3.2": "DeepSeek-V3.2"}
     model = [names.get(name, "GLM-5") for name in rows["model"].to_pylist()]
     skip = pc.match_substring(rows["op_name"], "skip_indexer")
-    return rows.append_column("shape", pa.array(model)).append_column(
-        "indexer", pc.if_else(skip, "skip", "full")
-    )
+    return rows.append_column("shape", pa.array(model)).append_column("indexer", pc.if_else(skip, "skip", "full"))
 
 
-def fill_rows(table: Table) -> Table:
-    """Batches were measured at other lengths each: what lies between two of them is interpolated, log-log."""
-    log_axis = np.log(np.maximum(table.axes[-1], 1))
-    kept = [index for index, length in enumerate(table.axes[-1]) if length in CONTEXTS]
-    times = table.times.copy()
+def filled(times: Array, values: Sequence[int]) -> Array:
+    """Holes between two times of a row are interpolated, log-log along the last axis."""
+    log_axis = np.log(np.maximum(values, 1))
+    times = times.copy()
     for row in times.reshape(-1, times.shape[-1]):
         there = np.flatnonzero(np.isfinite(row))
         if len(there) > 1:
-            inside = slice(there[0], there[-1] + 1)
-            row[inside] = np.exp(np.interp(log_axis[inside], log_axis[there], np.log(row[there])))
-    return Table(table.key, [*table.axes[:-1], [table.axes[-1][index] for index in kept]], times[..., kept])
+            first, end = int(there[0]), int(there[-1]) + 1
+            row[first:end] = np.exp(np.interp(log_axis[first:end], log_axis[there], np.log(row[there])))
+    return times
+
+
+def same_contexts(table: Table) -> Table:
+    """DSA: batches were measured at other contexts each, and TensorRT-LLM has a peak at exactly 2,048 tokens."""
+    kept = [index for index, length in enumerate(table.axes[-1]) if length in CONTEXTS]
+    axes = [*table.axes[:-1], [table.axes[-1][index] for index in kept]]
+    return rising(Table(table.key, axes, filled(table.times, table.axes[-1])[..., kept]))
 
 
 ENGINES = {"vllm": VLLM, "sglang": SGLANG, "trtllm": TRTLLM}
@@ -240,46 +208,159 @@ GDN_KEY = {"k_heads": "num_k_heads", "v_heads": "num_v_heads", "k_dim": "head_k_
 NCCL = {"nccl": ("2.29.2", "2.27.3", "2.27", "2.23")}
 
 RECIPES = (
-    Recipe("gemm", "gemm", "gemm", ENGINES, {"dtype": "gemm_dtype"}, {"n": "n", "k": "k", "m": "m"},
-           keep={"m": GEMM_M, "n": GEMM_NK, "k": GEMM_NK}),
-    Recipe("context_attention", "attention", "context_attention", ENGINES, HEAD_KEY,
-           {"batch": "batch_size", "length": "isl"}, known_heads, {"length": LENGTHS}),
-    Recipe("decode_attention", "attention", "generation_attention", ENGINES, HEAD_KEY,
-           {"batch": "batch_size", "context": "step"}, decode_steps),
-    Recipe("moe", "moe", "moe", ENGINES,
-           {"dtype": "moe_dtype", "hidden": "hidden_size", "inner": "inter_size", "topk": "topk",
-            "experts": "num_experts", "tp": "moe_tp_size", "ep": "moe_ep_size"},
-           {"tokens": "num_tokens"}, uneven, {"tokens": MOE_TOKENS}),
-    Recipe("context_mla", "mla", "context_mla", ENGINES, MLA_KEY, {"batch": "batch_size", "length": "isl"},
-           keep={"length": LENGTHS}),
-    Recipe("decode_mla", "mla", "generation_mla", ENGINES, MLA_KEY, {"batch": "batch_size", "context": "step"},
-           lambda rows: plus(rows, "step", 1)),
-    Recipe("context_mla_module", "mla", "mla_context_module", ENGINES, MODULE_KEY,
-           {"batch": "batch_size", "length": "isl"}, keep={"length": LENGTHS}),
+    Recipe(
+        "gemm",
+        "gemm",
+        "gemm",
+        ENGINES,
+        {"dtype": "gemm_dtype"},
+        {"n": "n", "k": "k", "m": "m"},
+        keep={"m": GEMM_M, "n": GEMM_NK, "k": GEMM_NK},
+    ),
+    Recipe(
+        "context_attention",
+        "attention",
+        "context_attention",
+        ENGINES,
+        HEAD_KEY,
+        {"batch": "batch_size", "length": "isl"},
+        known_heads,
+        {"length": LENGTHS},
+    ),
+    Recipe(
+        "decode_attention",
+        "attention",
+        "generation_attention",
+        ENGINES,
+        HEAD_KEY,
+        {"batch": "batch_size", "context": "step"},
+        decode_steps,
+    ),
+    Recipe(
+        "moe",
+        "moe",
+        "moe",
+        ENGINES,
+        {
+            "dtype": "moe_dtype",
+            "hidden": "hidden_size",
+            "inner": "inter_size",
+            "topk": "topk",
+            "experts": "num_experts",
+            "tp": "moe_tp_size",
+            "ep": "moe_ep_size",
+        },
+        {"tokens": "num_tokens"},
+        uneven,
+        {"tokens": MOE_TOKENS},
+    ),
+    Recipe(
+        "context_mla",
+        "mla",
+        "context_mla",
+        ENGINES,
+        MLA_KEY,
+        {"batch": "batch_size", "length": "isl"},
+        keep={"length": LENGTHS},
+    ),
+    Recipe(
+        "decode_mla",
+        "mla",
+        "generation_mla",
+        ENGINES,
+        MLA_KEY,
+        {"batch": "batch_size", "context": "step"},
+        lambda rows: plus(rows, "step", 1),
+    ),
+    Recipe(
+        "context_mla_module",
+        "mla",
+        "mla_context_module",
+        ENGINES,
+        MODULE_KEY,
+        {"batch": "batch_size", "length": "isl"},
+        keep={"length": LENGTHS},
+    ),
     # The steps of modules are powers of two: they count the new token.
-    Recipe("decode_mla_module", "mla", "mla_generation_module", ENGINES, MODULE_KEY,
-           {"batch": "batch_size", "context": "step"}),
-    Recipe("mla_bmm", "mla_bmm", "mla_bmm", ENGINES, {"part": "op_name", "heads": "num_heads", "dtype": "bmm_dtype"},
-           {"tokens": "num_tokens"}),
-    Recipe("gdn_context", "linear_attention", "gdn", ENGINES, GDN_KEY, {"batch": "batch_size", "length": "seq_len"},
-           sum_of_kernels("context")),
-    Recipe("gdn_decode", "linear_attention", "gdn", ENGINES, GDN_KEY, {"batch": "batch_size"},
-           sum_of_kernels("generation")),
-    Recipe("dsa_context", "sparse_attention", "dsa_context_module", ENGINES, DSA_KEY,
-           {"batch": "batch_size", "prefix": "step", "length": "isl"}, sparse,
-           {"length": LENGTHS + (4, 8), "prefix": PREFIXES}),
-    Recipe("dsa_decode", "sparse_attention", "dsa_generation_module", ENGINES, DSA_KEY,
-           {"batch": "batch_size", "context": "step"}, sparse, finish=fill_rows),
-    Recipe("all_reduce", "comm", "custom_allreduce",
-           {"vllm": ("0.24.0", "0.19.0", "0.22.0", "0.14.0"), "sglang": ("0.5.14", "0.5.10"),
-            "trtllm": ("1.3.0rc20", "1.3.0rc10", "1.0.0")},
-           {"kind": "kind", "dtype": "allreduce_dtype", "gpus": "num_gpus"}, {"bytes": "bytes"}, launch,
-           finish=rising),
+    Recipe(
+        "decode_mla_module",
+        "mla",
+        "mla_generation_module",
+        ENGINES,
+        MODULE_KEY,
+        {"batch": "batch_size", "context": "step"},
+    ),
+    Recipe(
+        "mla_bmm",
+        "mla_bmm",
+        "mla_bmm",
+        ENGINES,
+        {"part": "op_name", "heads": "num_heads", "dtype": "bmm_dtype"},
+        {"tokens": "num_tokens"},
+    ),
+    Recipe(
+        "gdn_context",
+        "linear_attention",
+        "gdn",
+        ENGINES,
+        GDN_KEY,
+        {"batch": "batch_size", "length": "seq_len"},
+        sum_of_kernels("context"),
+    ),
+    Recipe(
+        "gdn_decode", "linear_attention", "gdn", ENGINES, GDN_KEY, {"batch": "batch_size"}, sum_of_kernels("generation")
+    ),
+    Recipe(
+        "dsa_context",
+        "sparse_attention",
+        "dsa_context_module",
+        ENGINES,
+        DSA_KEY,
+        {"batch": "batch_size", "prefix": "step", "length": "isl"},
+        sparse,
+        {"length": LENGTHS + (4, 8), "prefix": PREFIXES},
+    ),
+    Recipe(
+        "dsa_decode",
+        "sparse_attention",
+        "dsa_generation_module",
+        ENGINES,
+        DSA_KEY,
+        {"batch": "batch_size", "context": "step"},
+        sparse,
+        finish=same_contexts,
+    ),
+    Recipe(
+        "all_reduce",
+        "comm",
+        "custom_allreduce",
+        {
+            "vllm": ("0.24.0", "0.19.0", "0.22.0", "0.14.0"),
+            "sglang": ("0.5.14", "0.5.10"),
+            "trtllm": ("1.3.0rc20", "1.3.0rc10", "1.0.0"),
+        },
+        {"kind": "kind", "dtype": "allreduce_dtype", "gpus": "num_gpus"},
+        {"bytes": "bytes"},
+        launch,
+        finish=rising,
+    ),
     *(
-        Recipe(name, "comm", "nccl", NCCL, {"kind": "kind", "dtype": "dtype", "gpus": "num_gpus"},
-               {"bytes": "bytes"}, collective(source), finish=rising)
-        for name, source in (("all_reduce", "all_reduce"), ("all_gather", "all_gather"),
-                             ("reduce_scatter", "reduce_scatter"), ("all_to_all", "alltoall"))
+        Recipe(
+            name,
+            "comm",
+            "nccl",
+            NCCL,
+            {"kind": "kind", "dtype": "dtype", "gpus": "num_gpus"},
+            {"bytes": "bytes"},
+            collective(source),
+            finish=rising,
+        )
+        for name, source in (
+            ("all_reduce", "all_reduce"),
+            ("all_gather", "all_gather"),
+            ("reduce_scatter", "reduce_scatter"),
+            ("all_to_all", "alltoall"),
+        )
     ),
 )
 
@@ -293,33 +374,26 @@ def tables_of(recipe: Recipe, rows: Rows) -> list[Table]:
     rows = rows.filter(pc.greater(rows["latency"], 0)).group_by(columns).aggregate([("latency", "min")])
     keys = zip(*(rows[column].to_pylist() for column in recipe.key.values()))
     renamed = [tuple(DTYPES.get(part, part) if isinstance(part, str) else part for part in key) for key in keys]
-    axes = [rows[column].to_numpy() for column in recipe.axes.values()]
-    times = rows["latency_min"].to_numpy() * recipe.scale
-    by_key: dict[tuple[str | int, ...], list[int]] = {}
-    for index, key in enumerate(renamed):
-        by_key.setdefault(key, []).append(index)
-    return [recipe.finish(grid(key, [axis[by_key[key]] for axis in axes], times[by_key[key]])) for key in sorted(by_key)]
-
-
-def grid(key: tuple[str | int, ...], coordinates: list[np.ndarray], times: np.ndarray) -> Table:
-    """Times on the smallest dense grid that holds them; of the same coordinates the least."""
-    values, places = zip(*(np.unique(axis, return_inverse=True) for axis in coordinates))
-    dense = np.full(tuple(len(axis) for axis in values), np.inf)
-    np.minimum.at(dense, tuple(places), times)
-    return Table(key, [axis.tolist() for axis in values], np.where(np.isfinite(dense), dense, np.nan))
+    places = zip(*(rows[column].to_pylist() for column in recipe.axes.values()))
+    times = [time * MICROSECONDS for time in rows["latency_min"].to_pylist()]
+    by_key: dict[Key, list[tuple[tuple[int, ...], float]]] = {}
+    for key, place, time in zip(renamed, places, times):
+        by_key.setdefault(key, []).append((place, time))
+    return [recipe.finish(without_glitches(grid(key, by_key[key]))) for key in sorted(by_key)]
 
 
 def sections_of(recipe: Recipe, system: Path, used: dict[str, str]) -> list[Section]:
     """The sections of an operator, one a version that has something to add; notes the files that they are from."""
     sections = []
     for engine, versions in recipe.versions.items():
-        known: set[tuple[str | int, ...]] = set()
+        known: set[Key] = set()
         for version in versions:
             folder = "nccl" if engine == "nccl" else engine
             path = system / recipe.family / folder / version / f"{recipe.file}_perf.parquet"
             if not path.exists():
                 continue
-            tables = [table for table in tables_of(recipe, pq.read_table(path)) if table.key not in known]
+            skipped = known | {key for *place, key in EAGER if place == [recipe.op, engine, version]}
+            tables = [table for table in tables_of(recipe, pq.read_table(path)) if table.key not in skipped]
             known |= {table.key for table in tables}
             if tables:
                 used[str(path.relative_to(system.parent))] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -110,7 +110,7 @@ def test_types_hold_for_users_and_stubs(tmp_path: Path) -> None:
     assert {line.split(":")[1] for line in run.stdout.splitlines() if ": error:" in line} == {
         *("4", "5", "6", "7", "8", "9", "10", "11")
     }
-    for ours in (["-p", "servecast"], ["python/tests", "python/tools", "examples", "bench"]):
+    for ours in (["-p", "servecast"], ["python/tests", "python/tools", "examples", "bench", "tools"]):
         run = python("-m", "mypy", *cache, *ours, timeout=120, cwd=ROOT)
         assert run.returncode == 0, run.stdout
     config = ["--mypy-config-file", str(ROOT / "pyproject.toml")]

@@ -12,6 +12,8 @@ TRACE_BLOCK_SIZE = 16
 ROUTER_MODES = ["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"]
 VLLM_PRESETS = ["vllm-0.33", "vllm-0.32", "vllm-0.28", "vllm-0.24", "vllm-0.19", "vllm-0.14"]
 FRONT_END_US = 1700
+HOST_TIMES = ["gap_us", "gap_us_per_request", "front_end_us", "front_end_us_per_1k_prompt_tokens"]
+HOST_TIMES += ["delivery_us", "delivery_us_per_request"]
 STEP_MODEL = f"""front_end_us = {FRONT_END_US}
 [prefill]
 base_us = 300
@@ -38,9 +40,15 @@ class Deployment:
     most_requests: dict[str, int] = field(default_factory=dict)
     most_tokens: dict[str, int | None] = field(default_factory=dict)
     asynchronous: bool = False
-    front_end_ms: float = 0.0
+    # What the host takes besides passes, in µs by setting.
+    host: dict[str, float] = field(default_factory=dict)
     concurrency: int | None = None
     sla: dict[str, float] = field(default_factory=dict)
+
+    def host_ns(self, key: str, times: float) -> int:
+        """Return what the host takes, with a price of so many requests or of thousands of tokens, in ns."""
+        each = f"{key}_per_1k_prompt_tokens" if key == "front_end_us" else f"{key}_per_request"
+        return round((self.host.get(key, 0) + self.host.get(each, 0) * times) * 1000)
 
     def write(self, folder: Path) -> list[str]:
         """Write what the replay reads; return all its arguments."""
@@ -133,7 +141,18 @@ def deployment(seed: int) -> Deployment:
             one.sla[limit] = draw.choice(values)
             one.arguments += [f"--sla-{limit.replace('_', '-')}", str(one.sla[limit])]
     one.arguments += ["--seed", str(draw.randrange(1000))]
+    host(random.Random(f"host {seed}"), one)
     return one
+
+
+def host(draw: random.Random, one: Deployment) -> None:
+    """Choose what the host takes besides iterations; of most it is nothing."""
+    if draw.random() < 0.6:
+        return
+    for key in HOST_TIMES:
+        if draw.random() < 0.6:
+            one.host[key] = draw.choice([0, 150, 700, 5000]) * (10 if key.endswith("tokens") else 1)
+            one.arguments += [f"--{key.replace('_', '-')}", str(one.host[key])]
 
 
 def engine_args(draw: random.Random, family: str, block_size: int, longest: int) -> dict[str, Any]:
@@ -169,7 +188,7 @@ def latency(draw: random.Random, one: Deployment) -> None:
     """Choose how long iterations take."""
     spec = draw.choice(["polynomial", "linear:500,10,3", "linear:1000,0.37,11", "linear:0,0,0", "step:step.toml"])
     if spec.startswith("step"):
-        one.front_end_ms = FRONT_END_US / 1000
+        one.host["front_end_us"] = FRONT_END_US
     one.arguments += ["--latency", spec]
 
 

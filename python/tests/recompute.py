@@ -37,8 +37,9 @@ def ns(ms: float) -> int:
 class Run:
     """What rows say of a run; times in ns."""
 
-    def __init__(self, requests: list[Row], iterations: list[Row], pools: dict[str, int]) -> None:
-        self.requests, self.iterations, self.pools = requests, iterations, pools
+    def __init__(self, requests: list[Row], iterations: list[Row], one: Deployment) -> None:
+        self.requests, self.iterations, self.pools = requests, iterations, one.pools
+        pools = one.pools
         self.last_pool = list(pools)[-1]
         # Ends of the iterations in which a request got a token, admissions as (decided, tokens found), those of them
         # that were before its first token, preemptions.
@@ -46,6 +47,9 @@ class Run:
         self.admissions: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
         self.before_token: dict[tuple[str, int], list[int]] = defaultdict(list)
         self.preemptions: Counter[tuple[str, int]] = Counter()
+        # When users have the tokens, in order: nothing of a worker overtakes what its earlier passes computed.
+        self.out: dict[int, list[int]] = defaultdict(list)
+        delivered: dict[int, int] = defaultdict(int)
         self.transfers: dict[int, tuple[int, int]] = {}
         for row in iterations:
             pool = row["pool"]
@@ -56,8 +60,15 @@ class Run:
                     self.before_token[pool, request].append(ns(row["scheduled_at_ms"]))
             for request in row["joined"]:
                 self.tokens[pool, request].append(ns(row["scheduled_at_ms"]))
+                if pool == self.last_pool:
+                    self.out[request].append(ns(row["scheduled_at_ms"]) + one.host_ns("delivery_us", 1))
             for request in row["emitted"]:
                 self.tokens[pool, request].append(ns(row["end_ms"]))
+            if pool == self.last_pool and row["scheduled"]:
+                out = ns(row["end_ms"]) + one.host_ns("delivery_us", len(row["scheduled"]))
+                delivered[row["worker"]] = out = max(out, delivered[row["worker"]])
+                for request in row["emitted"]:
+                    self.out[request].append(out)
             for request in row["preempted"]:
                 self.preemptions[pool, request] += 1
             for request, tokens, end in row["transfers"]:
@@ -70,7 +81,7 @@ class Run:
 
     def visible(self, row: Row) -> list[int]:
         """Return when the tokens that a user sees came."""
-        return self.tokens[self.last_pool, row["request"]]
+        return self.out[row["request"]]
 
     def gaps(self) -> Any:
         """Return all gaps between tokens of a request, as an array."""
@@ -277,13 +288,17 @@ def breakdown(run: Run, row: Row, one: Deployment) -> Row:
             parts["engine_queue"] += decided[0] - queued
         parts["preemption_loss"] += decided[-1] - decided[0]
         parts["prefill_compute"] += first_token - decided[-1]
-    return {"front_end_ms": one.front_end_ms, **{f"{part}_ms": value / 1e6 for part, value in parts.items()}}
+    # On the way there, and of the token from there.
+    sent = one.host_ns("front_end_us", row["input_length"] / 1000)
+    way = sent + run.visible(row)[0] - run.tokens[run.last_pool, row["request"]][0]
+    return {"front_end_ms": way / 1e6, **{f"{part}_ms": value / 1e6 for part, value in parts.items()}}
 
 
 def unsound(run: Run, one: Deployment) -> list[str]:
     """Say what of the rows cannot be."""
     found = []
     ends: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+    passes: dict[tuple[str, int], int] = defaultdict(int)
     for number, row in enumerate(run.iterations):
         where, pool = f"iteration row {number}", row["pool"]
         decided, start, end = (ns(row[key]) for key in ("scheduled_at_ms", "start_ms", "end_ms"))
@@ -293,13 +308,17 @@ def unsound(run: Run, one: Deployment) -> list[str]:
         # With asynchronous scheduling, an iteration is decided while the one before it runs.
         if decided < before[-2 if one.asynchronous else -1]:
             found.append(f"{where}: decided at {decided} ns, before the iteration before it had ended")
+        if row["scheduled"]:
+            if start < passes[pool, row["worker"]]:
+                found.append(f"{where}: begins before the host is done with the pass before it")
+            passes[pool, row["worker"]] = end + one.host_ns("gap_us", len(row["scheduled"]))
         before.append(end)
         if len(row["scheduled"]) > one.most_requests[pool]:
             found.append(f"{where}: {len(row['scheduled'])} requests")
         tokens = sum(tokens for _, tokens, _ in row["scheduled"])
         if tokens != row["total_tokens"] or tokens > (one.most_tokens[pool] or tokens):
             found.append(f"{where}: {tokens} tokens")
-    found += idle_workers(run)
+    found += idle_workers(run, one)
     if one.concurrency:
         spans: dict[int, list[int]] = {}
         for row in run.requests:
@@ -311,21 +330,25 @@ def unsound(run: Run, one: Deployment) -> list[str]:
     return found
 
 
-def idle_workers(run: Run) -> list[str]:
+def idle_workers(run: Run, one: Deployment) -> list[str]:
     """Say where work was not conserved: a worker was in no iteration although it had a request.
 
-    In a pool that hands nothing over, a request waits for nothing but the worker.
+    In a pool that hands nothing over, a request waits for nothing but the worker, whose host has work after each pass.
     """
     found = []
     for worker in range(run.pools.get("aggregated", 0)):
         own = [
-            (ns(stage["queued_ms"]), ns(row["ended_ms"]), row["request"])
+            (ns(stage["queued_ms"]), ns(stage["last_token_ms"] or row["ended_ms"]), row["request"])
             for row in run.requests
             for stage in row["stages"]
             if stage["worker"] == worker
         ]
         rows = (row for row in run.iterations if row["worker"] == worker)
-        intervals = [(ns(row["start_ms"]), ns(row["end_ms"])) for row in rows if row["scheduled"]]
+        intervals = [
+            (ns(row["start_ms"]), ns(row["end_ms"]) + one.host_ns("gap_us", len(row["scheduled"])))
+            for row in rows
+            if row["scheduled"]
+        ]
         busy = covered(intervals)
         for queued, ended, request in own:
             # Its stay adds nothing to what the iterations cover.
@@ -356,7 +379,7 @@ def differences(found: Any, expected: Any, where: str) -> list[str]:
 
 def compare(one: Deployment, report: Row, requests: list[Row], iterations: list[Row]) -> list[str]:
     """Say what a report and the rows of requests have wrong, going by the rows of iterations."""
-    run = Run(requests, iterations, one.pools)
+    run = Run(requests, iterations, one)
     expected = expected_report(run, one)
     unknown = report.keys() - expected.keys() - GIVEN
     found = [f"`{key}` is in the report, but not recomputed" for key in sorted(unknown)]

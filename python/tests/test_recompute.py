@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import recompute
-from deployments import deployment
+from deployments import HOST_TIMES, deployment
 
 CASES = 200
 PARTS = 4
@@ -43,6 +43,7 @@ def test_deployments_are_of_all_kinds() -> None:
             "--sla-e2e-ms",
             "--sla-pooled-itl-ms",
         ),
+        *(f"--{key.replace('_', '-')}" for key in HOST_TIMES),
         *("step:", "polynomial", "linear:", "priority", "enable_mixed_chunk"),
     ]:
         assert any(word in arguments for arguments in words), word

@@ -1,6 +1,6 @@
 //! The prices that are fitted, and what each of them is paid for.
 
-use servecast_latency::{Step, StepExperts, StepFeatures, StepPrices};
+use servecast_latency::{Host, Step, StepExperts, StepFeatures, StepPrices};
 
 /// Most prices that a fit has.
 pub(crate) const MOST_TERMS: usize = 10;
@@ -130,7 +130,8 @@ impl Terms {
             per_token,
             all_us: price(Term::Experts),
         });
-        Step { prefill, decode, experts, front_end_us: price(Term::FrontEnd) }
+        let host = Host { front_end_us: price(Term::FrontEnd), ..Host::NONE };
+        Step { prefill, decode, experts, host }
     }
 
     /// The prices of a model; a decode without prices of its own has those of prompts.
@@ -145,7 +146,7 @@ impl Terms {
             Term::DecodeSequence => step.decode.per_sequence_us,
             Term::DecodeContextToken => step.decode.per_context_token_us,
             Term::Experts => step.experts.map_or(0.0, |experts| experts.all_us),
-            Term::FrontEnd => step.front_end_us,
+            Term::FrontEnd => step.host.front_end_us,
         };
         self.list.iter().map(of).collect()
     }

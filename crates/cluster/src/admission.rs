@@ -1,8 +1,9 @@
 //! When the turns of sessions become requests.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 
+use servecast_latency::Host;
 use servecast_types::{Duration, Prompt, Time};
 use servecast_workload::{Session, TurnStart, Workload};
 
@@ -37,15 +38,16 @@ pub(crate) struct Admission {
     /// Sessions in the order in which they start.
     order: Vec<u32>,
     started: usize,
-    follow_ups: BinaryHeap<Reverse<(Time, u64, TurnId)>>,
+    /// Turns that are known to be sent, by when they are at the deployment.
+    on_the_way: BinaryHeap<Reverse<(Time, u64, TurnId)>>,
     /// In a closed loop, when each free place became free, the first one in front; places of an open loop are endless.
-    free_places: Option<VecDeque<Time>>,
+    free_places: Option<BinaryHeap<Reverse<Time>>>,
     /// What lies between the user and the deployment: a turn is due there so much after it is sent.
-    front_end: Duration,
+    host: Host,
 }
 
 impl Admission {
-    pub(crate) fn new(workload: Workload, mode: LoadMode, front_end: Duration) -> Result<Self, ClusterError> {
+    pub(crate) fn new(workload: Workload, mode: LoadMode, host: Host) -> Result<Self, ClusterError> {
         let order: Vec<u32> = match mode {
             LoadMode::OpenLoop => {
                 workload.arrival_order().into_iter().map(|session| session as u32).collect()
@@ -56,22 +58,32 @@ impl Admission {
         let free_places = match mode {
             LoadMode::OpenLoop => None,
             LoadMode::ClosedLoop { concurrency } => {
-                Some(vec![Time::ZERO; (concurrency as usize).min(order.len())].into())
+                Some(vec![Reverse(Time::ZERO); (concurrency as usize).min(order.len())].into())
             }
         };
         Ok(Self {
             sessions: workload.sessions,
             order,
             started: 0,
-            follow_ups: BinaryHeap::new(),
+            on_the_way: BinaryHeap::new(),
             free_places,
-            front_end,
+            host,
         })
     }
 
-    /// When a turn was sent that is due now.
-    pub(crate) fn sent(&self, now: Time) -> Time {
-        Time::from_ns(now.since(Time::ZERO + self.front_end).as_ns())
+    /// When a turn was sent that is due now and whose content is still here.
+    pub(crate) fn sent(&self, turn: TurnId, now: Time) -> Time {
+        Time::from_ns(now.since(Time::ZERO + self.front_end(turn)).as_ns())
+    }
+
+    /// How long a turn is on its way.
+    fn front_end(&self, turn: TurnId) -> Duration {
+        self.host.front_end(self.session(turn.session).turns[turn.turn as usize].prompt.tokens())
+    }
+
+    /// How long every turn is on its way at least.
+    fn shortest_front_end(&self) -> Duration {
+        self.host.front_end(0)
     }
 
     /// Hands the prompt of a turn out, and its output as far as it is named: they are needed once.
@@ -84,28 +96,31 @@ impl Admission {
         &self.sessions[session as usize]
     }
 
-    /// When the next turn is due, as far as that is known yet.
+    /// No turn is due before that, as far as is known yet; `None` if none will be.
     pub(crate) fn next_arrival(&self) -> Option<Time> {
-        let start = self.next_start().map(|(time, ..)| time);
-        let follow_up = self.follow_ups.peek().map(|Reverse((time, ..))| *time);
-        Some(start.into_iter().chain(follow_up).min()? + self.front_end)
+        let start = self.next_start().map(|(sent, ..)| sent + self.shortest_front_end());
+        let due = self.on_the_way.peek().map(|Reverse((due, ..))| *due);
+        start.into_iter().chain(due).min()
     }
 
     /// The next turn that is due by `now`.
     pub(crate) fn pop_due(&mut self, now: Time) -> Option<TurnId> {
-        let start = self.next_start();
-        let follow_up = self.follow_ups.peek().map(|&Reverse(entry)| entry);
-        let (time, _, turn) = start.into_iter().chain(follow_up).min()?;
-        if time + self.front_end > now {
-            return None;
-        }
-        if start.is_some_and(|(.., first)| first == turn) {
+        let shortest = self.shortest_front_end();
+        while let Some((sent, line, turn)) = self.next_start().filter(|(sent, ..)| *sent + shortest <= now) {
+            let due = sent + self.front_end(turn);
+            let is_next = self.on_the_way.peek().is_none_or(|Reverse(first)| (due, line, turn) < *first);
+            // Where nothing overtakes anything, a start needs no place among others.
+            if due > now || !is_next {
+                self.on_the_way.push(Reverse((due, line, turn)));
+            }
             self.started += 1;
-            self.free_places.as_mut().map(VecDeque::pop_front);
-        } else {
-            self.follow_ups.pop();
+            self.free_places.as_mut().map(BinaryHeap::pop);
+            if due <= now && is_next {
+                return Some(turn);
+            }
         }
-        Some(turn)
+        self.on_the_way.peek().filter(|Reverse((due, ..))| *due <= now)?;
+        self.on_the_way.pop().map(|Reverse((.., turn))| turn)
     }
 
     /// A turn has ended: its session goes on.
@@ -118,13 +133,14 @@ impl Admission {
             TurnStart::AfterPrevious(delay) => now + delay,
             TurnStart::NotBefore(time) | TurnStart::At(time) => time.max(now),
         };
-        self.follow_ups.push(Reverse((due, turn.line, next)));
+        let line = turn.line;
+        self.on_the_way.push(Reverse((due + self.front_end(next), line, next)));
     }
 
     /// A session will have no more turns: another takes its place.
     pub(crate) fn session_ended(&mut self, now: Time) {
         if let Some(places) = &mut self.free_places {
-            places.push_back(now);
+            places.push(Reverse(now));
         }
     }
 
@@ -132,7 +148,7 @@ impl Admission {
         let session = *self.order.get(self.started)?;
         let first = self.session(session).turns.first()?;
         let time = match (&self.free_places, first.start) {
-            (Some(places), _) => *places.front()?,
+            (Some(places), _) => places.peek()?.0,
             (None, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
             (None, TurnStart::AfterPrevious(delay)) => Time::ZERO + delay,
         };
@@ -165,7 +181,7 @@ mod tests {
     }
 
     fn admission(sessions: Vec<Session>, mode: LoadMode) -> Admission {
-        Admission::new(Workload { sessions, ..Workload::default() }, mode, Duration::ZERO).unwrap()
+        Admission::new(Workload { sessions, ..Workload::default() }, mode, Host::NONE).unwrap()
     }
 
     fn due(admission: &mut Admission, now: Time) -> Vec<(u32, u32)> {
@@ -228,12 +244,12 @@ mod tests {
             ],
             ..Workload::default()
         };
-        let front_end = Duration::from_ns(2_000_000);
-        let mut admission = Admission::new(workload, LoadMode::OpenLoop, front_end).unwrap();
+        let host = Host { front_end_us: 2000.0, ..Host::NONE };
+        let mut admission = Admission::new(workload, LoadMode::OpenLoop, host).unwrap();
         assert_eq!(admission.next_arrival(), Some(ms(7)));
         assert_eq!(due(&mut admission, ms(6)), []);
         assert_eq!(due(&mut admission, ms(7)), [(0, 0)]);
-        assert_eq!(admission.sent(ms(7)), ms(5));
+        assert_eq!(admission.sent(TurnId { session: 0, turn: 0 }, ms(7)), ms(5));
         admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(20));
         assert_eq!(due(&mut admission, ms(31)), [(1, 0)]);
         assert_eq!(admission.next_arrival(), Some(ms(32)));
@@ -245,20 +261,67 @@ mod tests {
         let workload =
             Workload { sessions: (1..=4).map(|line| session(line, &[at])).collect(), ..Workload::default() };
         let mode = LoadMode::ClosedLoop { concurrency: 2 };
-        let mut admission = Admission::new(workload, mode, Duration::from_ns(200_000_000)).unwrap();
+        let host = Host { front_end_us: 200_000.0, ..Host::NONE };
+        let mut admission = Admission::new(workload, mode, host).unwrap();
         assert_eq!(due(&mut admission, ms(200)), [(0, 0), (1, 0)]);
         admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(300));
         admission.turn_ended(TurnId { session: 1, turn: 0 }, ms(400));
         assert_eq!(admission.next_arrival(), Some(ms(500)));
         assert_eq!(due(&mut admission, ms(500)), [(2, 0)]);
-        assert_eq!(admission.sent(ms(500)), ms(300));
+        assert_eq!(admission.sent(TurnId { session: 2, turn: 0 }, ms(500)), ms(300));
         assert_eq!(due(&mut admission, ms(600)), [(3, 0)]);
     }
 
     #[test]
     fn a_closed_loop_needs_somebody_in_it() {
         let mode = LoadMode::ClosedLoop { concurrency: 0 };
-        let error = Admission::new(Workload::default(), mode, Duration::ZERO).unwrap_err();
+        let error = Admission::new(Workload::default(), mode, Host::NONE).unwrap_err();
         assert_eq!(error, ClusterError::NoConcurrency);
+    }
+
+    /// A session of one turn with a prompt of so many tokens.
+    fn prompt_of(tokens: u32, line: u64, at: u64) -> Session {
+        let mut one = session(line, &[TurnStart::At(ms(at))]);
+        one.turns[0].prompt = Prompt::new([Run::tokens(0, tokens)]);
+        one
+    }
+
+    #[test]
+    fn a_short_prompt_overtakes_a_long_one_on_the_way() {
+        let host = Host { front_end_us: 1000.0, front_end_us_per_1k_prompt_tokens: 10_000.0, ..Host::NONE };
+        let sessions = vec![prompt_of(1000, 1, 0), prompt_of(100, 2, 2), prompt_of(300, 3, 30)];
+        for mode in [LoadMode::OpenLoop, LoadMode::ClosedLoop { concurrency: 2 }] {
+            let workload = Workload { sessions: sessions.clone(), ..Workload::default() };
+            let mut admission = Admission::new(workload, mode, host).unwrap();
+            let (mut arrivals, mut sent) = (Vec::new(), Vec::new());
+            while let Some(now) = admission.next_arrival() {
+                while let Some(turn) = admission.pop_due(now) {
+                    arrivals.push((now, turn.session));
+                    sent.push(admission.sent(turn, now));
+                    // Its end is known before it comes.
+                    admission.session_ended(now + Duration::from_ns(100_000_000));
+                }
+            }
+            if mode == LoadMode::OpenLoop {
+                assert_eq!(arrivals, [(ms(4), 1), (ms(11), 0), (ms(34), 2)]);
+                assert_eq!(sent, [ms(2), ms(0), ms(30)]);
+            } else {
+                assert_eq!(arrivals, [(ms(2), 1), (ms(11), 0), (ms(106), 2)]);
+                assert_eq!(sent, [ms(0), ms(0), ms(102)]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_place_that_is_free_first_is_taken_first() {
+        let at = TurnStart::At(Time::ZERO);
+        let sessions = (1..=4).map(|line| session(line, &[at])).collect();
+        let mut admission = admission(sessions, LoadMode::ClosedLoop { concurrency: 2 });
+        assert_eq!(due(&mut admission, ms(0)), [(0, 0), (1, 0)]);
+        admission.session_ended(ms(30));
+        admission.session_ended(ms(20));
+        assert_eq!(admission.next_arrival(), Some(ms(20)));
+        assert_eq!(due(&mut admission, ms(20)), [(2, 0)]);
+        assert_eq!(due(&mut admission, ms(30)), [(3, 0)]);
     }
 }

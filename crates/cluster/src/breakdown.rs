@@ -7,7 +7,7 @@ use crate::record::{PoolRole, RunRecord};
 /// The time to first token of a request in parts without gap or overlap: they add up to it exactly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TtftBreakdown {
-    /// On the way to the deployment.
+    /// On the way to the deployment, and of the token from there.
     pub front_end: Duration,
     /// Parked by a router, over all stages.
     pub router_queue: Duration,
@@ -64,7 +64,7 @@ impl RunRecord {
     /// `ordinal` counts [`RunRecord::requests`] from 0.
     pub fn ttft_breakdown(&self, ordinal: usize) -> Option<TtftBreakdown> {
         let request = &self.requests[ordinal];
-        request.first_token?;
+        let seen = request.first_token?;
         let mut parts = TtftBreakdown::default();
         if let Some(first) = request.stages.first() {
             parts.front_end = first.arrived.since(request.arrival);
@@ -85,6 +85,9 @@ impl RunRecord {
             let readmitted = self.readmitted.get(&key).copied().unwrap_or(admitted);
             parts.preemption_loss += readmitted.since(admitted);
             parts.prefill_compute += first_token.since(readmitted);
+            if number + 1 == request.stages.len() {
+                parts.front_end += seen.since(first_token);
+            }
         }
         Some(parts)
     }

@@ -69,7 +69,8 @@ pub(crate) struct Cluster {
     ready: BinaryHeap<Reverse<Place>>,
     live: FxHashMap<RequestId, Live>,
     recorder: Recorder,
-    ended: VecDeque<(RequestId, RequestStatus)>,
+    /// With when their clients know.
+    ended: VecDeque<(RequestId, RequestStatus, Time)>,
     /// What the last engine that was called did; kept for its memory.
     outcome: Outcome,
     check: bool,
@@ -315,8 +316,8 @@ impl Cluster {
         std::mem::take(&mut self.routed)
     }
 
-    /// The next of the requests that have ended, in order.
-    pub(crate) fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus)> {
+    /// The next of the requests that have ended, in order, and when its client knows.
+    pub(crate) fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus, Time)> {
         self.ended.pop_front()
     }
 
@@ -506,8 +507,12 @@ impl Cluster {
             self.waiting_transfers -= usize::from(!source.is_moving);
             self.transfer_ended(id, source.place, now);
         }
-        self.recorder.end(id, status, now);
-        self.ended.push_back((id, status));
+        let known = match status {
+            RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),
+            RequestStatus::Rejected(_) => now,
+        };
+        self.recorder.end(id, status, known);
+        self.ended.push_back((id, status, known));
     }
 }
 

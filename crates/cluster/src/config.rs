@@ -1,5 +1,5 @@
 use servecast_engine::{EngineArgs, EngineConfig, EngineTracing, WorkerType};
-use servecast_types::Duration;
+use servecast_latency::Host;
 
 use crate::handoff::Handoff;
 use crate::record::PoolRole;
@@ -61,9 +61,9 @@ impl Topology {
         Ok(Self { pools, handoff: Some(handoff) })
     }
 
-    /// How long a request is on its way to the first pool.
-    pub(crate) fn front_end(&self) -> Duration {
-        self.pools.first().map_or(Duration::ZERO, |pool| pool.engine.front_end())
+    /// The host of the first pool, which requests come to.
+    pub(crate) fn front_host(&self) -> Host {
+        self.pools.first().map_or(Host::NONE, |pool| pool.engine.host())
     }
 }
 

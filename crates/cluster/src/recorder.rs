@@ -2,11 +2,13 @@
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Decodes, Iteration, Transfer};
+use servecast_latency::Host;
 use servecast_types::{Duration, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
 use crate::RunError;
 use crate::config::PoolConfig;
+use crate::delivery::Delivery;
 use crate::record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps, WorkerTotals,
 };
@@ -33,13 +35,20 @@ pub(crate) struct Recorder {
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
     run: (Duration, u64),
     pools: Vec<PoolRecord>,
+    /// What the workers deliver whose tokens reach the user, by number; none if their host takes no time.
+    delivery: Vec<Delivery>,
+    /// Requests that ended with the next pass to be told of, so that it is not known yet when their last token is out.
+    ended_next: Vec<RequestId>,
     /// When requests that were preempted before their first token were admitted last, by request and stage.
     readmitted: FxHashMap<(RequestId, u8), Time>,
 }
 
 impl Recorder {
     /// A recorder for pools.
-    pub(crate) fn new<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Self {
+    pub(crate) fn new<'a>(pools: impl Iterator<Item = &'a PoolConfig> + Clone) -> Self {
+        let last = pools.clone().last().filter(|last| last.engine.host() != Host::NONE);
+        let delivery =
+            last.map_or_else(Vec::new, |last| vec![Delivery::new(last.engine.host()); last.workers as usize]);
         let pool = |config: &PoolConfig| PoolRecord {
             role: config.role,
             max_num_seqs: config.engine.max_num_seqs(),
@@ -53,6 +62,8 @@ impl Recorder {
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
             pools: pools.map(pool).collect(),
+            delivery,
+            ended_next: Vec::new(),
             readmitted: FxHashMap::default(),
         }
     }
@@ -116,6 +127,7 @@ impl Recorder {
         last_stage: bool,
         iteration: &Iteration,
     ) {
+        let place = worker;
         let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
@@ -147,18 +159,37 @@ impl Recorder {
             let of_pool = stages.iter_mut().rev().find(|stage| stage.pool == role);
             of_pool.expect("a request is preempted in a pool that it came to").preemptions += 1;
         }
+        let (before, out) =
+            if last_stage { self.delivered(place, iteration) } else { (iteration.start, iteration.end) };
         if last_stage && iteration.decoded > 0 {
-            self.gap(iteration.end.since(iteration.start), iteration.decoded);
+            self.gap(out.since(before), iteration.decoded);
         }
         for &id in &iteration.emitted {
-            self.stage_token(id, last_stage, iteration.end);
+            self.stage_token(id, last_stage, iteration.end, out);
         }
+    }
+
+    /// When users have the tokens of an iteration, and when they had those of the one before it, if one follows the other.
+    fn delivered(&mut self, worker: WorkerId, iteration: &Iteration) -> (Time, Time) {
+        let Some(delivery) = self.delivery.get_mut(worker.index()).filter(|_| iteration.num_scheduled() > 0)
+        else {
+            return (iteration.start, iteration.end);
+        };
+        let before = delivery.last();
+        let out = delivery.pass(iteration.end, iteration.num_scheduled());
+        for id in self.ended_next.drain(..) {
+            self.requests[id.index()].last_token = Some(out);
+        }
+        (before, out)
     }
 
     /// A request was admitted with its first token, which was handed over to its stage.
     pub(crate) fn joined(&mut self, id: RequestId, last_stage: bool, now: Time) {
-        self.stage(id).admitted.get_or_insert(now);
-        self.stage_token(id, last_stage, now);
+        let stage = self.stage(id);
+        stage.admitted.get_or_insert(now);
+        let worker = stage.worker.index();
+        let out = self.delivery.get(worker).map_or(now, |delivery| delivery.handed_over(now));
+        self.stage_token(id, last_stage, now, out);
     }
 
     /// Iterations ended in which each running request got a token, as each did when they began.
@@ -167,10 +198,18 @@ impl Recorder {
         let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
         totals.iterations += count;
         totals.computed_tokens += count * requests;
-        let worker = &mut workers[worker.index()];
-        worker.busy_ns += decodes.length().as_ns();
-        worker.decoded(decodes, *usable_blocks);
-        if last_stage {
+        let totals = &mut workers[worker.index()];
+        totals.busy_ns += decodes.length().as_ns();
+        totals.decoded(decodes, *usable_blocks);
+        if !last_stage {
+            return;
+        }
+        if let Some(delivery) = self.delivery.get_mut(worker.index()) {
+            for &end in decodes.ends {
+                let before = delivery.last();
+                self.gaps.add(delivery.pass(end, requests).since(before), requests);
+            }
+        } else {
             let mut before = decodes.start;
             for &end in decodes.ends {
                 self.gaps.add(end.since(before), requests);
@@ -187,11 +226,22 @@ impl Recorder {
         output_tokens: u32,
         last_token: Time,
     ) {
-        self.stage(id).last_token = Some(last_token);
+        let stage = self.stage(id);
+        stage.last_token = Some(last_token);
+        let worker = stage.worker.index();
         if last_stage {
+            let mut out = last_token;
+            if let Some(delivery) = self.delivery.get(worker) {
+                if delivery.last_end() == last_token {
+                    out = delivery.last();
+                } else {
+                    debug_assert!(delivery.last_end() < last_token, "what is caught up decoded last");
+                    self.ended_next.push(id);
+                }
+            }
             let record = &mut self.requests[id.index()];
             record.output_tokens = output_tokens;
-            record.last_token = Some(last_token);
+            record.last_token = Some(out);
         }
     }
 
@@ -205,7 +255,7 @@ impl Recorder {
 
     /// The records of a run that is over; with `check` those that make no sense are an error.
     pub(crate) fn take(self, check: bool) -> Result<RunRecord, RunError> {
-        let Self { requests, ended, mut gaps, run: (gap, times), pools, readmitted } = self;
+        let Self { requests, ended, mut gaps, run: (gap, times), pools, readmitted, .. } = self;
         if times > 0 {
             gaps.add(gap, times);
         }
@@ -225,6 +275,11 @@ impl Recorder {
         self.requests[id.index()].stages.last().is_some_and(|stage| stage.first_token.is_none())
     }
 
+    /// When the user had its last token.
+    pub(crate) fn last_token(&self, id: RequestId) -> Option<Time> {
+        self.requests[id.index()].last_token
+    }
+
     /// Tokens of a request that have reached the user.
     pub(crate) fn output_tokens(&self, id: RequestId) -> u32 {
         self.requests[id.index()].output_tokens
@@ -235,13 +290,13 @@ impl Recorder {
         self.requests[id.index()].stages.last_mut().expect("a request in an engine is in a stage")
     }
 
-    /// A request has one token more in its stage.
-    fn stage_token(&mut self, id: RequestId, last_stage: bool, now: Time) {
+    /// A request has one token more in its stage, which the user has at `out`, if users have tokens of the stage.
+    fn stage_token(&mut self, id: RequestId, last_stage: bool, now: Time, out: Time) {
         let stage = self.stage(id);
         stage.first_token.get_or_insert(now);
         stage.last_token = Some(now);
         if last_stage {
-            self.token(id, now);
+            self.token(id, out);
         }
     }
 

@@ -65,7 +65,7 @@ impl Simulation {
         let names = std::mem::take(&mut workload.names);
         let goes_on = workload.sessions.iter().any(|session| session.turns.len() > 1);
         let ends_matter = goes_on || options.load != LoadMode::OpenLoop;
-        let admission = Admission::new(workload, options.load, topology.front_end())?;
+        let admission = Admission::new(workload, options.load, topology.front_host())?;
         let mut cluster = Cluster::new(topology, options, ends_matter);
         cluster.name_contents(names);
         Ok(Self { cluster, admission, turns: Vec::new(), placements: FxHashMap::default(), ended: 0 })
@@ -97,13 +97,13 @@ impl Simulation {
             within_time(next, now)?;
             now = next;
             self.cluster.advance(now, observer)?;
-            self.follow_ended(now);
+            self.follow_ended();
             while let Some(turn) = self.admission.pop_due(now) {
                 self.arrive(turn, now);
-                self.follow_ended(now);
+                self.follow_ended();
             }
             self.cluster.start(now, self.admission.next_arrival(), observer)?;
-            self.follow_ended(now);
+            self.follow_ended();
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
             self.cluster.holds()?;
             if observer.progress(now, self.ended).is_break() {
@@ -137,7 +137,7 @@ impl Simulation {
                 while !is_done {
                     is_done = self.cluster.run_worker(worker, is_last, observer)?;
                     self.cluster.holds()?;
-                    self.follow_ended(now);
+                    self.follow_ended();
                     if observer.progress(now, self.ended).is_break() {
                         return Err(RunError::Interrupted { at: now });
                     }
@@ -150,7 +150,7 @@ impl Simulation {
     }
 
     fn arrive(&mut self, turn: TurnId, now: Time) {
-        let origin = self.origin(turn, self.admission.sent(now));
+        let origin = self.origin(turn, self.admission.sent(turn, now));
         let (prompt, output) = self.admission.take_content(turn);
         let source = &self.admission.session(turn.session).turns[turn.turn as usize];
         let arrival = Arrival {
@@ -178,9 +178,9 @@ impl Simulation {
         }
     }
 
-    /// Lets sessions go on whose turn has ended.
-    fn follow_ended(&mut self, now: Time) {
-        while let Some((id, status)) = self.cluster.pop_ended() {
+    /// Lets sessions go on whose turn has ended, at the time at which their clients have its end.
+    fn follow_ended(&mut self) {
+        while let Some((id, status, at)) = self.cluster.pop_ended() {
             self.ended += 1;
             let turn = self
                 .turns
@@ -188,8 +188,8 @@ impl Simulation {
                 .copied()
                 .unwrap_or_else(|| unreachable!("request {id} has arrived"));
             match status {
-                RequestStatus::Finished => self.admission.turn_ended(turn, now),
-                RequestStatus::Rejected(_) => self.reject_rest(turn, now),
+                RequestStatus::Finished => self.admission.turn_ended(turn, at),
+                RequestStatus::Rejected(_) => self.reject_rest(turn, at),
             }
         }
     }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::host::HostArgs;
 use crate::sglang::SglangArgs;
 
 /// Settings of one engine, by the names of vLLM and of Dynamo's `MockEngineArgs`. A key that is absent has the
@@ -68,6 +69,8 @@ pub struct EngineArgs {
     pub speedup_ratio: f64,
     /// Divides decode times further.
     pub decode_speedup_ratio: f64,
+    /// What the host takes besides passes, over what the latency model says of it.
+    pub host: Option<HostArgs>,
     /// Bytes of KV cache a token, over all layers.
     #[serde(alias = "kv_transfer_bytes_per_token")]
     pub kv_bytes_per_token: Option<u64>,
@@ -147,6 +150,7 @@ impl Default for EngineArgs {
             planner_profile_data: None,
             speedup_ratio: 1.0,
             decode_speedup_ratio: 1.0,
+            host: None,
             kv_bytes_per_token: None,
             kv_transfer_bandwidth: None,
             kv_transfer_timing_mode: KvTransferTimingMode::FullPrompt,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::args::{EngineArgs, TrtllmArgs};
 use crate::error::{check_key, json_kind, rephrase};
-use crate::{ConfigError, SglangArgs};
+use crate::{ConfigError, HostArgs, SglangArgs};
 
 /// Other names of settings, each with the one that it stands for.
 const ALIASES: [(&str, &str); 3] = [
@@ -68,9 +68,11 @@ impl EngineArgs {
 }
 
 /// Settings that are objects of their own, with the keys of each.
-fn sections() -> [(&'static str, Vec<String>); 2] {
+fn sections() -> [(&'static str, Vec<String>); 3] {
     let sglang = names(SglangArgs::default()).chain(["context_len".to_owned()]);
-    [("sglang", sglang.collect()), ("trtllm", names(TrtllmArgs::default()).collect())]
+    let trtllm = names(TrtllmArgs::default());
+    let host = names(HostArgs::default());
+    [("sglang", sglang.collect()), ("trtllm", trtllm.collect()), ("host", host.collect())]
 }
 
 /// The names of the settings in an object.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use servecast_latency::{Latency, LatencyModel, Polynomial, Speedup};
-use servecast_types::Duration;
+use servecast_latency::{Host, Latency, LatencyModel, Polynomial, Speedup};
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
@@ -46,6 +45,8 @@ pub struct EngineConfig {
     /// SGLang's own settings, if it is the engine.
     pub(crate) sglang: Option<SglangConfig>,
     pub(crate) latency: Latency,
+    /// What the host takes besides passes.
+    pub(crate) host: Host,
     worker_type: Option<WorkerType>,
 }
 
@@ -66,6 +67,7 @@ impl EngineArgs {
                 return Err(ConfigError::wrong("latency", found, "the file was not read"));
             }
         };
+        let host = self.host.unwrap_or_default().over(latency.host())?;
         let mut config = EngineConfig {
             vllm_version: self.vllm_version,
             num_gpu_blocks: self.num_gpu_blocks,
@@ -91,6 +93,7 @@ impl EngineArgs {
                 .then(|| NoEvict::new(self.resolved_block_size())),
             sglang: None,
             latency,
+            host,
             worker_type,
         };
         if self.engine_type == EngineType::Sglang {
@@ -235,9 +238,9 @@ impl EngineArgs {
 }
 
 impl EngineConfig {
-    /// How long a request is on its way to the engine.
-    pub fn front_end(&self) -> Duration {
-        self.latency.front_end()
+    /// What the host takes besides passes: that of the latency model, where no setting says otherwise.
+    pub fn host(&self) -> Host {
+        self.host
     }
 
     /// Tokens a KV block.

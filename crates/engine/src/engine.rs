@@ -26,6 +26,8 @@ pub struct Engine {
     depth: usize,
     /// When the last iteration in flight ends.
     device_free: Time,
+    /// Before when no pass can begin: that of the host's work after the last one.
+    next_pass: Time,
     /// When it last decided or ended an iteration.
     clock: Time,
     /// Whether the next decision has to wait for the end of the oldest iteration in flight.
@@ -95,6 +97,7 @@ impl Engine {
             in_flight: VecDeque::with_capacity(depth),
             depth,
             device_free: Time::ZERO,
+            next_pass: Time::ZERO,
             clock: Time::ZERO,
             blocked: false,
             recorder_clock: tracing.recorder_clock,
@@ -237,11 +240,13 @@ impl Engine {
             self.clock = now;
             let stretch = self.scheduler.stretch();
             let batch = self.decode_batch(stretch.work());
-            let end = now + self.config().latency.iteration(&batch)?;
+            let start = now.max(self.next_pass);
+            let end = start + self.config().latency.iteration(&batch)?;
             self.extrapolated += u64::from(self.config().latency.extrapolates(&batch));
             let free_blocks = self.scheduler.num_free_blocks();
-            self.decode = Some(Decode { start: now, end, free_blocks });
+            self.decode = Some(Decode { start, end, free_blocks });
             self.device_free = end;
+            self.next_pass = end + self.config().host.gap(batch.requests);
         }
         Ok(decided)
     }
@@ -255,7 +260,8 @@ impl Engine {
         let requests = self.scheduler.stretch().requests();
         self.scheduler.end_decode(&mut self.changes);
         self.last_decode_end = end;
-        sink.decoded(&Decodes { start, ends: &[end], requests, free_blocks, taken_blocks: 0 });
+        let gap = Duration::ZERO;
+        sink.decoded(&Decodes { start, ends: &[end], gap, requests, free_blocks, taken_blocks: 0 });
         if !self.changes.kv_events.is_empty() {
             sink.cache_changed(&self.changes.kv_events, end);
             self.changes.kv_events.clear();
@@ -287,27 +293,32 @@ impl Engine {
         // With blocks of one token every token takes one.
         let taken_blocks = if self.config().block_size() == 1 { work.requests as u32 } else { 0 };
         let mut free_blocks = self.scheduler.num_free_blocks();
-        let (mut start, mut length, mut ended) = (now, length, 0);
+        let gap = self.config().host.gap(work.requests);
+        let (mut last_end, mut start) = (now, now.max(self.next_pass));
+        let (mut length, mut ended) = (length, 0);
         let mut quiet = self.scheduler.quiet_iterations().min(most);
         while quiet > 0 && start < horizon {
             // About so many fit before the horizon, as they take about as long as the one before.
-            let fitting = (horizon.since(start).as_ns() / length.as_ns().max(1)).saturating_add(1);
+            let each = (length + gap).as_ns().max(1);
+            let fitting = (horizon.since(start).as_ns() / each).saturating_add(1);
             let (mut durations, mut ends) = ([Duration::ZERO; MOST_DECODES], [Time::ZERO; MOST_DECODES]);
             let most = quiet.min(fitting).min(MOST_DECODES as u64) as usize;
             let timed = self.config().latency.decode_iterations(work, capacity, &mut durations[..most]);
-            let (mut count, mut end) = (0, start);
+            let (mut count, mut begin) = (0, start);
             for (duration, slot) in durations[..timed].iter().zip(&mut ends) {
-                end = end + *duration;
+                let end = begin + *duration;
                 if end >= horizon {
                     break;
                 }
                 *slot = end;
+                begin = end + gap;
                 count += 1;
             }
             let Some(&last) = ends[..count].last() else { break };
             let decodes = Decodes {
                 start,
                 ends: &ends[..count],
+                gap,
                 requests: work.requests,
                 free_blocks: free_blocks.saturating_sub(taken_blocks),
                 taken_blocks,
@@ -315,15 +326,16 @@ impl Engine {
             sink.decoded(&decodes);
             self.extrapolated += self.config().latency.extrapolated_decodes(work, capacity, count);
             free_blocks = decodes.free_blocks_after();
-            (start, length) = (last, durations[count - 1]);
+            (last_end, start, length) = (last, last + gap, durations[count - 1]);
+            self.next_pass = start;
             work = work.after(count as u64);
             ended += count as u64;
             quiet = if count < most { 0 } else { quiet - count as u64 };
         }
         self.scheduler.skip_quiet(ended);
-        self.last_decode_end = start;
-        self.clock = start;
-        (start, ended)
+        self.last_decode_end = last_end;
+        self.clock = last_end;
+        (last_end, ended)
     }
 
     /// Decides an iteration and puts it in flight; returns whether it computes anything.
@@ -344,7 +356,9 @@ impl Engine {
         step.iteration.start = now.max(self.device_free);
         step.iteration.end = step.iteration.start;
         if computes {
+            step.iteration.start = step.iteration.start.max(self.next_pass);
             step.iteration.end = step.iteration.start + self.config().latency.iteration(&step.batch)?;
+            self.next_pass = step.iteration.end + self.config().host.gap(step.batch.requests);
             self.extrapolated += u64::from(self.config().latency.extrapolates(&step.batch));
         }
         self.device_free = step.iteration.end;

@@ -10,8 +10,8 @@ use crate::Rejection;
 pub struct Iteration {
     /// When the scheduler decided it.
     pub scheduled_at: Time,
-    /// When the forward pass began: later than `scheduled_at` under asynchronous scheduling. `end` if nothing was
-    /// computed.
+    /// When the forward pass began: later than `scheduled_at` under asynchronous scheduling, and after a pass whose
+    /// [gap](servecast_latency::Host::gap) was not over. `end` if nothing was computed.
     pub start: Time,
     /// When its results became visible.
     pub end: Time,
@@ -205,8 +205,10 @@ impl Iteration {
 pub struct Decodes<'a> {
     /// When the first of them began.
     pub start: Time,
-    /// When each of them ended, which is when the next one began; not empty.
+    /// When each of them ended; not empty.
     pub ends: &'a [Time],
+    /// How long after the end of one the next one began.
+    pub gap: Duration,
     /// Requests that got a token in each of them.
     pub requests: u64,
     /// KV blocks that were free while the first of them ran.
@@ -231,9 +233,10 @@ impl Decodes<'_> {
         self.free_blocks.saturating_sub((self.ends.len() as u32).saturating_sub(1) * self.taken_blocks)
     }
 
-    /// How long all of them took.
+    /// How long all of them took, without what lies between them.
     pub fn length(&self) -> Duration {
-        self.end().since(self.start)
+        let between = self.gap.as_ns() * (self.ends.len() as u64).saturating_sub(1);
+        Duration::from_ns(self.end().since(self.start).as_ns().saturating_sub(between))
     }
 
     /// Σ over them of the KV blocks that requests held, of `usable` blocks, times its nanoseconds.
@@ -245,7 +248,7 @@ impl Decodes<'_> {
             for (number, &end) in (0_u128..).zip(self.ends) {
                 let more = number * u128::from(self.taken_blocks);
                 block_ns += more * u128::from(end.since(before).as_ns());
-                before = end;
+                before = end + self.gap;
             }
         }
         block_ns

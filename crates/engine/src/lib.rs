@@ -44,6 +44,7 @@ mod args_json;
 mod config;
 mod engine;
 mod error;
+mod host;
 mod iteration;
 mod latency_spec;
 mod preset;
@@ -64,6 +65,7 @@ pub use args::{
 pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
+pub use host::HostArgs;
 pub use iteration::{
     Admitted, Decodes, Finished, Iteration, IterationSink, Joined, Requeue, Scheduled, SglangState, Transfer,
 };

@@ -10,6 +10,8 @@
 //! - [`Step`]: prices of what a pass computes, fitted to measured iterations or requests.
 //! - [`Roofline`]: an estimate from the shape of a model ([`ModelShape`]) and the data sheet of a GPU ([`GpuSheet`]).
 //!
+//! [`Host`] is what the machine around a GPU takes, whatever the model.
+//!
 //! [`CapacitySetup`] works out how many KV blocks fit beside a model.
 //!
 //! **Invariant:** a model is a pure function of the batch. It sees sums only, so an engine that keeps them up to date
@@ -19,6 +21,7 @@ mod batch;
 mod capacity;
 mod gpu;
 mod grid;
+mod host;
 mod linear;
 mod link;
 mod model;
@@ -36,6 +39,7 @@ pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
 pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
 pub use gpu::{GpuProblem, GpuSheet};
 pub use grid::{Grid, GridError};
+pub use host::{Host, MOST_HOST_US};
 pub use linear::Linear;
 pub use link::{AllReduce, AllReduceTable, Quickest, Ring};
 pub use model::{
@@ -73,9 +77,9 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
         works.take(passes).filter(extrapolated).count() as u64
     }
 
-    /// How long a request is on its way to the engine, whatever that does: what a server in front of it takes.
-    fn front_end(&self) -> Duration {
-        Duration::ZERO
+    /// What the host of the engine takes besides, as far as it was measured with the passes.
+    fn host(&self) -> Host {
+        Host::NONE
     }
 
     /// What the times are estimated from, if nothing of them was measured.
@@ -183,9 +187,9 @@ impl Latency {
         self.model.extrapolated_decodes(first, kv_capacity_tokens, iterations)
     }
 
-    /// How long a request is on its way to the engine; no speedup divides it.
-    pub fn front_end(&self) -> Duration {
-        self.model.front_end()
+    /// What the host of the engine takes besides; no speedup divides it.
+    pub fn host(&self) -> Host {
+        self.model.host()
     }
 
     /// What the times are estimated from, if nothing of them was measured.

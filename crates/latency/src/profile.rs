@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use self::attention::Attention;
 use self::experts::ExpertTimes;
 use self::skew::Skew;
-use crate::{AllReduce, Batch, LatencyModel, ModelShape, PassTime, StepWork, one_by_one};
+use crate::{AllReduce, Batch, Host, LatencyModel, ModelShape, PassTime, StepWork, one_by_one};
 
 mod attention;
 mod error;
@@ -103,6 +103,7 @@ pub struct Profile {
     attention: Attention,
     skew: Skew,
     skew_use: SkewUse,
+    host: Host,
 }
 
 impl Profile {
@@ -142,6 +143,7 @@ impl Profile {
             attention,
             skew,
             skew_use: SkewUse::default(),
+            host: Host::NONE,
         })
     }
 
@@ -149,6 +151,12 @@ impl Profile {
     #[must_use]
     pub fn with_skew(self, skew_use: SkewUse) -> Self {
         Self { skew_use, ..self }
+    }
+
+    /// The same on a host that takes something besides passes.
+    #[must_use]
+    pub fn with_host(self, host: Host) -> Self {
+        Self { host, ..self }
     }
 
     fn attention_us(&self, batch: &Batch) -> f64 {
@@ -183,6 +191,10 @@ impl Profile {
 }
 
 impl LatencyModel for Profile {
+    fn host(&self) -> Host {
+        self.host
+    }
+
     fn pass(&self, batch: &Batch) -> PassTime {
         if batch.requests == 0 {
             return PassTime::default();

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use servecast_types::Duration;
 use toml::{Table, Value};
 
-use crate::{Batch, LatencyModel, PassTime};
+use crate::{Batch, Host, LatencyModel, PassTime};
 
 /// What a pass computes, as far as a step model puts a price on it.
 ///
@@ -92,8 +91,7 @@ impl StepExperts {
 /// `base + prefill tokens + sequences + context tokens + attention pairs (+ activated experts)`, each at its price.
 ///
 /// Passes in which anybody computes more than one token have one set of prices, those of steps alone may have another:
-/// engines run them differently (CUDA graphs). Before a request comes to an engine it spends a constant time in front
-/// of it.
+/// engines run them differently (CUDA graphs). What the host takes besides is fitted with them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Of passes in which prompts are computed, with or without steps beside them.
@@ -102,8 +100,8 @@ pub struct Step {
     pub decode: StepPrices,
     /// Of a mixture-of-experts model.
     pub experts: Option<StepExperts>,
-    /// Microseconds that a request spends in front of the engine.
-    pub front_end_us: f64,
+    /// What the host takes besides passes.
+    pub host: Host,
 }
 
 impl LatencyModel for Step {
@@ -114,9 +112,8 @@ impl LatencyModel for Step {
         PassTime::whole(batch, self.us(&StepFeatures::of(batch), batch.tokens) / 1000.0)
     }
 
-    fn front_end(&self) -> Duration {
-        // What is read from a file is checked to fit.
-        Duration::from_ms(self.front_end_us / 1000.0).unwrap_or(Duration::ZERO)
+    fn host(&self) -> Host {
+        self.host
     }
 }
 
@@ -144,7 +141,8 @@ impl Step {
         let table: Table =
             text.parse().map_err(|error: toml::de::Error| StepError::Toml { problem: error.to_string() })?;
         let mut root = Section { path: "", table: &table };
-        root.check(&["front_end_us", "prefill", "decode", "experts"])?;
+        let tables = ["prefill", "decode", "experts"];
+        root.check(&Host::KEYS.into_iter().chain(tables).collect::<Vec<_>>())?;
         let prefill = root.section("prefill")?.ok_or(StepError::Missing { key: "prefill" })?;
         let prefill_keys =
             [BASE, "per_prefill_token_us", PER_SEQUENCE, PER_CONTEXT_TOKEN, "per_attention_pair_us"];
@@ -164,7 +162,13 @@ impl Step {
                 return Err(StepError::Free { phase });
             }
         }
-        Ok(Self { prefill, decode, experts, front_end_us: root.price("front_end_us")?.unwrap_or(0.0) })
+        let mut host = Host::NONE;
+        for key in Host::KEYS {
+            if let (Some(us), Some(value)) = (root.price(key)?, host.value_mut(key)) {
+                *value = us;
+            }
+        }
+        Ok(Self { prefill, decode, experts, host })
     }
 
     /// The model as the text of a TOML file.
@@ -177,7 +181,12 @@ impl Step {
                 let _ = writeln!(text, "{key} = {us:?}");
             }
         };
-        let _ = writeln!(text, "front_end_us = {:?}", self.front_end_us);
+        for (key, us) in Host::KEYS.into_iter().zip(self.host.values()) {
+            // The front end stands there even if it takes no time.
+            if us != 0.0 || key == "front_end_us" {
+                let _ = writeln!(text, "{key} = {us:?}");
+            }
+        }
         let StepPrices {
             base_us,
             per_prefill_token_us,
@@ -361,7 +370,7 @@ mod tests {
     #[test]
     fn each_phase_has_its_prices() {
         let step = Step::from_toml(FILE).unwrap();
-        assert_eq!(step.front_end(), Duration::from_ns(500_000));
+        assert_eq!(step.host(), Host { front_end_us: 500.0, ..Host::NONE });
         costs(&step, &[], 0.0);
         // 1000 + 10·100 + 5·2 + 0.5·41 + 0.001·(100·7 + 5050)
         costs(&step, &[(7, 107), (40, 41)], 2.03625);

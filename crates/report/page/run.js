@@ -58,6 +58,8 @@ const life = (request) => {
     until(part("prefill_compute"), stage.first_token);
     until(data.parts.length, stage.last_token);
   }
+  // The last token is on its way to the user.
+  if (request.arrival + request.e2e > at + 1e-6) spans.push([part("front_end"), at, request.arrival + request.e2e, "delivery"]);
   return spans;
 };
 

@@ -3,7 +3,7 @@
 //! Kept while a run goes on, in bins of time that become longer as it does, so that its size is known beforehand.
 
 use servecast_cluster::record::PoolRole;
-use servecast_types::{Time, WorkerId};
+use servecast_types::{Duration, Time, WorkerId};
 
 /// Bins of a worker, in a deployment of few and of many workers; all workers together have about `ALL_BINS`.
 const MOST_BINS: usize = 4096;
@@ -31,6 +31,8 @@ pub struct BusySpan {
     pub start: Time,
     /// When the last of them ended.
     pub end: Time,
+    /// How long they took, without what lies between them.
+    pub busy: Duration,
     /// How many they are.
     pub iterations: u64,
     /// Tokens that they computed; without any the worker was not busy.
@@ -118,7 +120,8 @@ impl Activity {
         if end > start && span.tokens > 0 {
             let length = (end - start) as f64;
             let (tokens, iterations) = (span.tokens as f64 / length, span.iterations as f64 / length);
-            let whole = Bin { busy: 1.0, tokens, iterations, block_ns: used };
+            let busy = span.busy.as_ns() as f64 / length;
+            let whole = Bin { busy, tokens, iterations, block_ns: used };
             worker.spread(shift, start, end, &whole, 1.0);
         }
         worker.known_until = end.max(worker.known_until);
@@ -198,8 +201,8 @@ mod tests {
         for &(start, end, tokens, used) in spans {
             let free_blocks = 100 - used;
             let (start, end) = (Time::from_ns(start), Time::from_ns(end));
-            let span =
-                BusySpan { start, end, iterations: 1, tokens, free_blocks, free_blocks_after: free_blocks };
+            let (busy, free_blocks_after) = (end.since(start), free_blocks);
+            let span = BusySpan { start, end, busy, iterations: 1, tokens, free_blocks, free_blocks_after };
             activity.add(ROLE, WorkerId(0), &span);
         }
         activity

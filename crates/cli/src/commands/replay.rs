@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde::Serialize;
 use servecast_cluster::record::PoolRole;
-use servecast_cluster::{LoadMode, Observer, Routed, RunError, Simulation, Topology};
+use servecast_cluster::{Delivery, LoadMode, Observer, Routed, RunError, Simulation, Topology};
 use servecast_engine::{Decodes, Iteration};
 use servecast_report::{
     Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_table, summarize,
@@ -120,7 +120,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     let outcome = simulation.run(&mut follower);
     let timeline = follower.timeline.take();
-    let (activity, tokens) = (follower.activity.take(), follower.tokens.take());
+    let (activity, tokens) = (follower.activity.take(), follower.tokens.take().map(|tokens| tokens.times));
     let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
     if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
@@ -189,7 +189,7 @@ struct Follower {
     /// What the page shows of workers, if there is one.
     activity: Option<Activity>,
     /// When each token reached the user, if an export says so.
-    tokens: Option<TokenTimes>,
+    tokens: Option<TokensOut>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
 }
@@ -205,7 +205,7 @@ impl Follower {
             routing: create(&output.routing_jsonl)?.map(Rows::new),
             timeline: create(&output.timeline)?.map(|file| Timeline::new(file, plan.timeline)),
             activity: output.has_page().then(|| watch(&plan.topology)),
-            tokens: plan.keeps_token_times().then(TokenTimes::default),
+            tokens: plan.keeps_token_times().then(|| TokensOut::new(&plan.topology)),
             failure: None,
         })
     }
@@ -225,6 +225,31 @@ impl Follower {
     }
 }
 
+/// When tokens reach users.
+struct TokensOut {
+    times: TokenTimes,
+    /// What the workers deliver whose tokens reach users.
+    delivery: Vec<Delivery>,
+}
+
+impl TokensOut {
+    fn new(topology: &Topology) -> Self {
+        let (_, workers, engine) = topology.pools().last().expect("a deployment has a pool");
+        Self { times: TokenTimes::default(), delivery: vec![Delivery::new(engine.host()); workers as usize] }
+    }
+
+    fn add(&mut self, worker: WorkerId, iteration: &Iteration) {
+        let delivery = &mut self.delivery[worker.index()];
+        for joined in &iteration.joined {
+            self.times.add(joined.id, delivery.handed_over(iteration.scheduled_at));
+        }
+        if iteration.num_scheduled() > 0 {
+            let out = delivery.pass(iteration.end, iteration.num_scheduled());
+            iteration.emitted.iter().for_each(|&id| self.times.add(id, out));
+        }
+    }
+}
+
 /// Keeps what the workers of a deployment do.
 fn watch(topology: &Topology) -> Activity {
     Activity::new(topology.pools().map(|(role, workers, engine)| PoolSize {
@@ -237,13 +262,13 @@ fn watch(topology: &Topology) -> Activity {
 impl Observer for Follower {
     fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
         if let Some(tokens) = self.tokens.as_mut().filter(|_| pool != PoolRole::Prefill) {
-            iteration.joined.iter().for_each(|joined| tokens.add(joined.id, iteration.scheduled_at));
-            iteration.emitted.iter().for_each(|&id| tokens.add(id, iteration.end));
+            tokens.add(worker, iteration);
         }
         if let Some(activity) = &mut self.activity {
             let span = BusySpan {
                 start: iteration.start,
                 end: iteration.end,
+                busy: iteration.end.since(iteration.start),
                 iterations: 1,
                 tokens: iteration.total_tokens(),
                 free_blocks: iteration.free_blocks_after_schedule,
@@ -271,6 +296,7 @@ impl Observer for Follower {
             let span = BusySpan {
                 start: decodes.start,
                 end: decodes.end(),
+                busy: decodes.length(),
                 iterations: decodes.count(),
                 tokens: decodes.count() * decodes.requests,
                 free_blocks: u32::midpoint(first, after),

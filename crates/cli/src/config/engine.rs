@@ -2,10 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use servecast_engine::{EngineType, SchedulePolicy};
+use serde_json::{Map, Value};
+use servecast_engine::{EngineType, HostArgs, SchedulePolicy};
 
-use super::value::{boolean, choice, finite};
+use super::value::{boolean, choice, finite, settings};
 
 /// Engine settings that have a flag of their own.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +52,28 @@ pub(crate) struct EngineShortcuts {
     /// `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`
     #[arg(long, value_name = "SPEC")]
     pub(crate) latency: Option<String>,
+    /// What hosts take besides iterations, a JSON object or @FILE.json; --gap-us and those below it set one each
+    #[arg(long, value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<HostArgs>")]
+    pub(crate) host: Option<Map<String, Value>>,
+    /// Time from the end of a pass to when the next one can begin
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub(crate) gap_us: Option<f64>,
+    /// The same, for each request in the pass that ended
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub(crate) gap_us_per_request: Option<f64>,
+    /// Time from sending a request to when it is at the engine
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub(crate) front_end_us: Option<f64>,
+    /// The same, for each 1,000 tokens of its prompt
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub(crate) front_end_us_per_1k_prompt_tokens: Option<f64>,
+    /// Time from the end of a pass to when clients have its tokens, while the engine goes on
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub(crate) delivery_us: Option<f64>,
+    /// The same, for each request in the pass
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub(crate) delivery_us_per_request: Option<f64>,
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
     #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
     pub(crate) kv_transfer_bandwidth: Option<f64>,
@@ -181,6 +203,14 @@ impl EngineShortcuts {
             "enable_chunked_prefill", "enable_chunked_prefill", Vllm => self.enable_chunked_prefill;
             "async_scheduling", "async_scheduling", Vllm => self.async_scheduling;
             "latency", "latency", Any => self.latency.as_ref();
+            "host", "host", Any => self.host.as_ref();
+            "gap_us", "host.gap_us", Any => self.gap_us;
+            "gap_us_per_request", "host.gap_us_per_request", Any => self.gap_us_per_request;
+            "front_end_us", "host.front_end_us", Any => self.front_end_us;
+            "front_end_us_per_1k_prompt_tokens", "host.front_end_us_per_1k_prompt_tokens", Any =>
+                self.front_end_us_per_1k_prompt_tokens;
+            "delivery_us", "host.delivery_us", Any => self.delivery_us;
+            "delivery_us_per_request", "host.delivery_us_per_request", Any => self.delivery_us_per_request;
             "kv_transfer_bandwidth", "kv_transfer_bandwidth", Any => self.kv_transfer_bandwidth;
             "kv_bytes_per_token", "kv_bytes_per_token", Any => self.kv_bytes_per_token;
         }
@@ -227,6 +257,7 @@ mod tests {
             let value = |key: &str| match key {
                 "engine" => json!("sglang"),
                 "engine_preset" | "latency" => json!("x"),
+                "host" => json!({"gap_us": 1}),
                 "schedule_policy" => json!("lpm"),
                 key if key.starts_with("enable") || key.starts_with("disable") => json!(true),
                 "async_scheduling" | "schedule_low_priority_values_first" => json!(true),
@@ -241,7 +272,11 @@ mod tests {
         let given = given.given();
         assert_eq!(given.len(), general.len() - 1, "all but the preset");
         let known = EngineArgs::keys();
-        assert!(given.iter().all(|shortcut| known.iter().any(|key| key == shortcut.path)));
+        let of_host = EngineArgs::section_keys("host");
+        assert!(given.iter().all(|shortcut| match shortcut.path.strip_prefix("host.") {
+            Some(path) => path == shortcut.key && of_host.iter().any(|key| key == path),
+            None => known.iter().any(|key| key == shortcut.path),
+        }));
         let given: SglangShortcuts = serde_json::from_value(sglang.clone().into()).unwrap();
         let given = given.given();
         assert_eq!(given.len(), sglang.len());

@@ -22,8 +22,8 @@ use crate::latency::Models;
 const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
 
 /// Keys whose values are settings themselves, of an engine or of a router.
-pub(super) const NESTED: [&str; 4] =
-    ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config"];
+pub(super) const NESTED: [&str; 5] =
+    ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config", "host"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use servecast_latency::{Layers, ModelShape, Profile, ProfileSetup, ProfileTables, SkewUse, WeightType};
+use servecast_latency::{
+    Host, Layers, MOST_HOST_US, ModelShape, Profile, ProfileSetup, ProfileTables, SkewUse, WeightType,
+};
 
 use super::options::{Deployed, KvType, known_models, model_shape, pairs, refused_option, shape_of_config};
 use super::text;
@@ -13,7 +15,7 @@ use crate::error::{Failure, chain};
 use crate::files;
 
 const WHAT: &str = "profile";
-const OWN_KEYS: &str = "ep and skew";
+const OWN_KEYS: &str = "ep, skew, gap_us and the other times of a host";
 /// The one unit that tables have.
 const UNIT: &str = "us";
 /// Bytes of a bf16 or fp16 number, in which activations are exchanged.
@@ -47,6 +49,8 @@ struct Manifest {
     time_unit: Option<String>,
     /// Layers of `dense.csv` by how often they run, for models that have others than a llama.
     layers: Option<ManifestLayers>,
+    /// What the host took besides passes, by the names of its settings.
+    host: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -66,6 +70,7 @@ pub(crate) struct ProfileSettings {
     expert_parallel_size: u32,
     layers: Option<Layers>,
     skew: SkewUse,
+    host: Host,
 }
 
 impl ProfileSettings {
@@ -84,6 +89,7 @@ impl ProfileSettings {
             expert_parallel_size: 1,
             layers: None,
             skew: SkewUse::default(),
+            host: Host::NONE,
         };
         let canonical = std::fs::canonicalize(&tables).unwrap_or_else(|_| tables.clone());
         let above = canonical.parent().map(|parent| parent.join("meta.json"));
@@ -139,6 +145,13 @@ impl ProfileSettings {
             self.deployed
                 .take(key, value)
                 .map_err(|problem| refused(format!("`{key}` is `{value}`: {problem}")))?;
+        }
+        for (key, &us) in &manifest.host {
+            take_host(&mut self.host, key, us)
+                .ok_or_else(|| {
+                    refused(format!("`host` has no key `{key}`; there are {}", Host::KEYS.join(", ")))
+                })?
+                .map_err(|problem| refused(format!("`host.{key}` is {us}: {problem}")))?;
         }
         // For people only.
         let _ = (manifest.engine, manifest.engine_version);
@@ -213,7 +226,10 @@ impl ProfileSettings {
             ("skew", "all") => self.skew = SkewUse::All,
             ("skew", "none") => self.skew = SkewUse::Nowhere,
             ("skew", _) => return Err("expected mixed, all or none".to_owned()),
-            _ => return Ok(false),
+            (key, us) => {
+                let us = us.parse().unwrap_or(f64::NAN);
+                return take_host(&mut self.host, key, us).transpose().map(|taken| taken.is_some());
+            }
         }
         Ok(true)
     }
@@ -266,7 +282,7 @@ impl ProfileSettings {
             layers: self.layers.clone(),
         };
         Profile::new(&tables, &setup)
-            .map(|profile| profile.with_skew(self.skew))
+            .map(|profile| profile.with_skew(self.skew).with_host(self.host))
             .map_err(|error| Failure::user(format!("{}: {}", self.folder.display(), chain(&error))))
     }
 
@@ -284,6 +300,16 @@ impl ProfileSettings {
             .map(|name| self.folder.join(name))
             .find(|path| path.exists())
     }
+}
+
+/// Takes a time of the host; `None` for a key that is none of them.
+fn take_host(host: &mut Host, key: &str, us: f64) -> Option<Result<(), String>> {
+    let value = host.value_mut(key)?;
+    if !Host::is_time(us) {
+        return Some(Err(format!("expected microseconds from 0 to {MOST_HOST_US:e}")));
+    }
+    *value = us;
+    Some(Ok(()))
 }
 
 /// The name of a number type as options have it.

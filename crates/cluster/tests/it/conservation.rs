@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_types::{Time, WorkerId};
 
-use crate::scenario::{Scenario, scenario, watch};
+use crate::scenario::{Pass, Scenario, host_of, scenario, watch};
 
 type Interval = (Time, Time);
 
@@ -32,7 +32,9 @@ fn stays(run: &RunRecord, pool: PoolRole, worker: WorkerId) -> Vec<Interval> {
         let stages = &request.stages;
         let of = stages.iter().position(|stage| stage.pool == pool && stage.worker == worker)?;
         let next = stages.get(of + 1);
-        let end = next.map_or(request.ended, |next| next.transfer_end.unwrap_or(request.ended));
+        // Tokens that are on their way to clients keep no worker.
+        let left = stages[of].last_token.filter(|_| request.is_finished()).unwrap_or(request.ended);
+        let end = next.map_or(left, |next| next.transfer_end.unwrap_or(request.ended));
         Some((stages[of].queued, end))
     };
     run.requests.iter().filter_map(stay).collect()
@@ -41,12 +43,14 @@ fn stays(run: &RunRecord, pool: PoolRole, worker: WorkerId) -> Vec<Interval> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::properties::cases(), ..ProptestConfig::default() })]
 
-    /// In a pool that hands nothing over, a request waits for nothing but its worker.
+    /// In a pool that hands nothing over, a request waits for nothing but its worker, and the host of that after a pass.
     #[test]
     fn a_worker_with_a_request_is_in_an_iteration(scenario in scenario()) {
+        let host = host_of(&scenario.prefill);
         let (run, seen) = watch(&Scenario { decode: None, ..scenario }, false);
         for (&(pool, worker), passes) in &seen.passes {
-            let passes = merged(passes.iter().map(|pass| (pass.start, pass.end)).collect());
+            let busy = |pass: &Pass| (pass.start, pass.end + host.gap(pass.requests));
+            let passes = merged(passes.iter().map(busy).collect());
             for stay in stays(&run, pool, worker) {
                 prop_assert!(is_covered(stay, &passes), "{:?} has a request in {:?}: {:?}", worker, stay, passes);
             }

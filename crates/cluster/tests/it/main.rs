@@ -5,6 +5,7 @@
 mod cached_prompts;
 mod conservation;
 mod first_token;
+mod host;
 mod kv_router;
 mod lifecycle;
 mod oracle_peer;

@@ -12,7 +12,7 @@ use servecast_cluster::{
     SimulationOptions, Topology,
 };
 use servecast_engine::{Admitted, Decodes, EngineArgs, EngineType, Iteration, Rejection, Transfer};
-use servecast_latency::{Batch, LatencyModel, PassTime, Step};
+use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
 use servecast_router::KvRouterConfig;
 use servecast_types::{Duration, RequestId, Time, WorkerId};
 use servecast_workload::{Load, TraceRow, Workload};
@@ -100,11 +100,26 @@ pub(crate) fn output_room(args: &EngineArgs, prompt: u32) -> u32 {
     }
 }
 
+/// A host that takes nothing, or something of everything, now and then far longer than passes.
+fn host() -> impl Strategy<Value = serde_json::Value> {
+    let us = || prop_oneof![2 => Just(0.0), 2 => 0.0_f64..900.0, 1 => 0.0_f64..20_000.0];
+    let times = (us(), us(), us(), us(), us(), us());
+    let some = times.prop_map(|(gap, each_gap, front, each_front, delivery, each_delivery)| {
+        json!({
+            "gap_us": gap, "gap_us_per_request": each_gap, "front_end_us": front,
+            "front_end_us_per_1k_prompt_tokens": 20.0 * each_front, "delivery_us": delivery,
+            "delivery_us_per_request": each_delivery,
+        })
+    });
+    prop_oneof![Just(json!(null)), some]
+}
+
 fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let transfer = (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"]);
-    (sizes, switches, transfer, 0..5_u32).prop_map(|(sizes, switches, (bandwidth, timing_mode), latency)| {
+    (sizes, switches, transfer, 0..5_u32, host()).prop_map(|(sizes, switches, transfer, latency, host)| {
+        let (bandwidth, timing_mode) = transfer;
         let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
         let (caching, chunked, gate, asynchronous, priority) = switches;
         let latencies =
@@ -117,6 +132,7 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
             "scheduler_reserve_full_isl": gate, "async_scheduling": asynchronous,
             "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
             "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
+            "host": host,
         }))
         .unwrap()
     })
@@ -197,6 +213,11 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
     )
 }
 
+/// What the host of an engine takes.
+pub(crate) fn host_of(args: &EngineArgs) -> Host {
+    args.validate(Some(Arc::new(Uneven))).unwrap().host()
+}
+
 pub(crate) fn run(scenario: &Scenario) -> RunRecord {
     watch(scenario, false).0
 }
@@ -260,7 +281,7 @@ pub(crate) struct Watch {
 pub(crate) struct Pass {
     pub(crate) start: Time,
     pub(crate) end: Time,
-    requests: u64,
+    pub(crate) requests: u64,
     tokens: u64,
     /// After scheduling.
     free_blocks: u32,
@@ -317,7 +338,7 @@ impl Observer for Watch {
                 received: Vec::new(),
                 sent: Vec::new(),
             });
-            start = end;
+            start = end + decodes.gap;
             free_blocks = free_blocks.saturating_sub(decodes.taken_blocks);
         }
     }

@@ -195,6 +195,7 @@ mod tests {
         let span = BusySpan {
             start: ms(10),
             end: ms(95),
+            busy: ms(95).since(ms(10)),
             iterations: 1,
             tokens: 850,
             free_blocks: 4,

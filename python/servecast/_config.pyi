@@ -48,6 +48,7 @@ class EngineArgs(_Settings):
         engine_type: Literal["vllm", "sglang", "trtllm"] = ...,
         gpu_memory_utilization: float = ...,
         has_perf_model: bool | None = ...,
+        host: Mapping[str, Any] | None = ...,
         is_decode: bool | None = ...,
         is_prefill: bool | None = ...,
         kv_bytes_per_token: int | None = ...,
@@ -137,6 +138,9 @@ class EngineArgs(_Settings):
     @property
     def has_perf_model(self) -> bool | None:
         """Accepted and ignored, as elsewhere."""
+    @property
+    def host(self) -> Mapping[str, Any] | None:
+        """What the host takes besides passes, over what the latency model says of it."""
     @property
     def is_decode(self) -> bool | None:
         """Old form of `worker_type: decode`."""

@@ -14,7 +14,7 @@ mod options;
 mod profile;
 mod roofline;
 
-pub(crate) use options::{Deployed, KvType, model_shape};
+pub(crate) use options::{Deployed, KvType, gpu_sheet, model_shape};
 pub(crate) use profile::ProfileSettings;
 use roofline::RooflineSettings;
 

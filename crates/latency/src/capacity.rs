@@ -38,11 +38,11 @@ pub struct Capacity {
     pub activations: f64,
     /// Context of the driver, libraries, graphs, and buffers of collectives.
     pub runtime: f64,
-    /// States of sequences that blocks with linear attention keep.
+    /// What blocks with linear attention or a window keep of sequences, however long they are.
     pub states: f64,
     /// What is left for the KV cache.
     pub kv_cache: f64,
-    /// KV of a token.
+    /// KV of a token in the blocks that keep all tokens.
     pub kv_per_token: f64,
     /// KV of a block.
     pub kv_per_block: f64,
@@ -96,7 +96,10 @@ impl CapacitySetup {
         let outside = if stages > 1.0 && !self.model.tied_embeddings { embeddings / 2.0 } else { embeddings };
         let weights = (self.model.weight_bytes_of_blocks(self.weights) * share + outside) / gpus;
         let collectives = if gpus * stages > 1.0 { COLLECTIVE_BYTES } else { 0.0 };
-        let kv_per_token = self.model.kv_bytes_per_token(self.tensor_parallel_size, self.kv_bytes) * share;
+        let of_all =
+            f64::from(self.model.layers_that_keep_all()) / f64::from(self.model.attention_layers.max(1));
+        let kv_per_token =
+            self.model.kv_bytes_per_token(self.tensor_parallel_size, self.kv_bytes) * of_all * share;
         let kv_per_block = kv_per_token * f64::from(self.block_size);
         let (budget, activations, runtime) = (
             self.memory_bytes * self.gpu_memory_utilization,
@@ -127,9 +130,11 @@ impl CapacitySetup {
         })
     }
 
-    /// States of as many sequences as can run, in the layers of a group.
+    /// What blocks with linear attention or a window keep of as many sequences as can run, in the layers of a group.
     fn state_bytes(&self, share: f64) -> f64 {
-        f64::from(self.max_num_seqs) * self.model.state_bytes_per_sequence(self.tensor_parallel_size) * share
+        let state = self.model.state_bytes_per_sequence(self.tensor_parallel_size);
+        let window = self.model.window_bytes_per_sequence(self.tensor_parallel_size, self.kv_bytes);
+        f64::from(self.max_num_seqs) * (state + window) * share
     }
 
     /// The largest activations of an iteration: those of a block with the most tokens, or the logits of the most
@@ -185,6 +190,25 @@ mod tests {
         assert!(whole <= found.kv_cache && whole + found.kv_per_block > found.kv_cache);
         let fp8 = CapacitySetup { kv_bytes: 1.0, ..llama }.capacity().unwrap();
         assert_eq!(fp8.num_gpu_blocks / 2, found.num_gpu_blocks, "half the bytes, twice the blocks");
+    }
+
+    #[test]
+    fn windows_and_states_take_what_a_sequence_needs() {
+        // Half of the blocks of gpt-oss keep 128 tokens of a sequence.
+        let windowed = setup("openai/gpt-oss-120b", 79.0, 2);
+        let found = windowed.capacity().unwrap();
+        assert!((found.kv_per_token - 18.0 * 1024.0).abs() < 1e-9, "{found:?}");
+        assert!((found.states - 256.0 * 128.0 * 18.0 * 1024.0).abs() < 1.0, "{found:?}");
+        // A quarter of the blocks of Qwen3.5 keep tokens; the others have 192 MB of each sequence.
+        let hybrid = setup("Qwen/Qwen3.5-397B-A17B-FP8", 140.0, 8);
+        let found = hybrid.capacity().unwrap();
+        assert!((found.kv_per_token - 15.0 * 1024.0).abs() < 1e-9, "{found:?}");
+        assert!((found.states / 256.0 / 24.0e6 - 1.0).abs() < 0.01, "{found:?}");
+        // However many may run, as much is left for the KV cache as SGLang leaves.
+        let many = CapacitySetup { max_num_seqs: 100_000, max_num_batched_tokens: 256, ..hybrid }
+            .capacity()
+            .unwrap();
+        assert!((many.states / (many.states + many.kv_cache) - 0.9 / 1.9).abs() < 1e-9, "{many:?}");
     }
 
     #[test]

@@ -109,6 +109,13 @@ pub struct Profile {
 impl Profile {
     /// Makes a model of measured times.
     pub fn new(tables: &ProfileTables<'_>, setup: &ProfileSetup) -> Result<Self, ProfileError> {
+        if let Some(linear) = setup.shape.linear {
+            let problem = format!(
+                "the model has {} blocks with linear attention, whose times no file has",
+                linear.layers
+            );
+            return Err(ProfileError::Points { file: "attention.csv", problem });
+        }
         let layers = f64::from(setup.shape.layers);
         let dense = curves(DENSE, tables.dense, "tokens")?;
         let parts = parts(setup, &dense);
@@ -117,7 +124,8 @@ impl Profile {
         if let Some(all_reduce) = &setup.all_reduce {
             let bytes_per_token = f64::from(setup.shape.hidden_size) * setup.bytes_per_number;
             for (tokens, us) in by_tokens.iter_mut().enumerate().skip(1) {
-                *us += 2.0 * layers * all_reduce.time_us(tokens as f64 * bytes_per_token);
+                *us += f64::from(setup.shape.all_reduces())
+                    * all_reduce.time_us(tokens as f64 * bytes_per_token);
             }
             most_tokens = most_tokens.min((all_reduce.most_bytes() / bytes_per_token) as u64);
         }

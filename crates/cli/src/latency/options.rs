@@ -125,19 +125,7 @@ impl Deployed {
 
     /// The sheet of the GPU, if one is named.
     pub(crate) fn sheet(&self) -> Result<Option<GpuSheet>, Failure> {
-        let Some(name) = &self.gpu else { return Ok(None) };
-        if Path::new(name).extension().is_some_and(|extension| extension == "toml") {
-            return gpu_of_file(Path::new(name)).map(Some);
-        }
-        GpuSheet::by_name(name).map(Some).ok_or_else(|| {
-            let known = GpuSheet::names().collect::<Vec<_>>().join(", ");
-            Failure::user(format!("the GPU `{name}` is not known{}", meant(GpuSheet::suggestion(name)))).with_hint(
-                format!(
-                    "a FILE.toml in its place describes it by name, memory_mib, memory_gb_per_s, bf16_tflops, \
-                     fp8_tflops, fp4_tflops, nvfp4, link and domain; known by name are {known}"
-                ),
-            )
-        })
+        self.gpu.as_deref().map(gpu_sheet).transpose()
     }
 
     /// The all-reduce between GPUs that share a layer, if several do.
@@ -243,6 +231,22 @@ pub(crate) fn pairs<'a>(
 /// An option that cannot be.
 pub(crate) fn refused_option(what: &str, option: &str, problem: &str) -> Failure {
     Failure::user(format!("`latency`: {what} option `{option}`: {problem}"))
+}
+
+/// The sheet of a GPU by its name, or of a file.
+pub(crate) fn gpu_sheet(name: &str) -> Result<GpuSheet, Failure> {
+    if Path::new(name).extension().is_some_and(|extension| extension == "toml") {
+        return gpu_of_file(Path::new(name));
+    }
+    GpuSheet::by_name(name).ok_or_else(|| {
+        let known = GpuSheet::names().collect::<Vec<_>>().join(", ");
+        Failure::user(format!("the GPU `{name}` is not known{}", meant(GpuSheet::suggestion(name)))).with_hint(
+            format!(
+                "a FILE.toml in its place describes it by name, memory_mib, memory_gb_per_s, bf16_tflops, fp8_tflops, \
+                 fp4_tflops, nvfp4, link and domain; known by name are {known}"
+            ),
+        )
+    })
 }
 
 /// The shape of a model by its name, its `config.json`, or a folder that has one.

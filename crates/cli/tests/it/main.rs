@@ -6,6 +6,7 @@ mod compare;
 mod formats;
 mod help;
 mod interrupt;
+mod known;
 mod kv_router;
 mod latency;
 mod oracle_bad;

@@ -161,6 +161,27 @@ impl ModelShape {
         f64::from(self.attention_layers) * block
     }
 
+    /// Blocks that keep all tokens of a sequence: those with attention but without a window, unless all have one.
+    pub fn layers_that_keep_all(&self) -> u32 {
+        let windowed = self.window.map_or(0, |window| window.layers);
+        if windowed < self.attention_layers {
+            self.attention_layers - windowed
+        } else {
+            self.attention_layers
+        }
+    }
+
+    /// Bytes that blocks with a window keep of a sequence that is longer than it, on each of `gpus` GPUs, where others
+    /// keep all of it.
+    pub fn window_bytes_per_sequence(&self, gpus: u32, bytes_per_number: f64) -> f64 {
+        let window = self.window.filter(|window| window.layers < self.attention_layers);
+        window.map_or(0.0, |window| {
+            f64::from(window.layers)
+                * f64::from(window.tokens)
+                * self.kv_bytes_of_block(gpus, bytes_per_number)
+        })
+    }
+
     /// Bytes that linear blocks keep of a sequence, however long it is, on each of `gpus` GPUs.
     pub fn state_bytes_per_sequence(&self, gpus: u32) -> f64 {
         self.linear

@@ -215,3 +215,13 @@ fn bad_tables_are_refused() {
     let few = profile(&good, "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,1\n", None);
     assert!(matches!(few, Err(ProfileError::Points { .. })), "{few:?}");
 }
+
+#[test]
+fn blocks_that_no_file_has_times_of_are_refused() {
+    let mut hybrid = setup();
+    hybrid.shape = ModelShape::by_name("Qwen/Qwen3.5-27B").unwrap();
+    assert_eq!(
+        Profile::new(&tables(&dense()), &hybrid).unwrap_err().to_string(),
+        "attention.csv: the model has 48 blocks with linear attention, whose times no file has"
+    );
+}

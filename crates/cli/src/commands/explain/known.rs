@@ -1,0 +1,230 @@
+//! `servecast explain models` and `servecast explain gpus`: what is known by name.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use servecast_latency::{Attention, GpuSheet, LinearKind, ModelShape, Ring, WeightType};
+
+use crate::config::Format;
+use crate::error::Failure;
+use crate::files;
+use crate::latency::{gpu_sheet, model_shape};
+
+/// List the models whose shape is known, or show that of one
+///
+/// A name of a tuning or of a repository with quantised weights has the shape of its model: `nvidia/Llama-3.3-70B-Instruct-FP4`.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ModelsArgs {
+    /// Model by its name on the Hugging Face hub, or its config.json; all without it
+    #[arg(value_name = "NAME|FILE")]
+    model: Option<String>,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: Format,
+}
+
+/// List the GPUs whose data sheet is known, or show that of one
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct GpusArgs {
+    /// GPU by name, or a file that describes it; all without it
+    #[arg(value_name = "NAME|FILE.toml")]
+    gpu: Option<String>,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: Format,
+}
+
+/// What else is known of a model or GPU beside its shape or sheet.
+#[derive(Debug, Default)]
+struct Coverage {
+    /// Which operators have measured tables.
+    operator_tables: Option<String>,
+    /// How far off times are.
+    error: Option<String>,
+}
+
+/// What tables cover a model.
+fn coverage_of_model(_shape: &ModelShape) -> Coverage {
+    Coverage::default()
+}
+
+/// What tables there are of a GPU.
+fn coverage_of_gpu(_sheet: &GpuSheet) -> Coverage {
+    Coverage::default()
+}
+
+/// Lists models.
+pub(super) fn models(args: &ModelsArgs) -> Result<(), Failure> {
+    let shapes = match &args.model {
+        Some(name) => vec![(name.as_str(), model_shape(name)?)],
+        None => ModelShape::names().filter_map(|name| Some((name, ModelShape::by_name(name)?))).collect(),
+    };
+    let header = ["model", "parameters", "active", "weights", "KV of a token", "attention", "experts"];
+    let rows = shapes.iter().map(|(name, shape)| {
+        let billions = |count: u64| format!("{:.2} B", count as f64 / 1e9);
+        let cells = vec![
+            (*name).to_owned(),
+            billions(shape.parameters()),
+            billions(shape.active_parameters()),
+            shape.weights(None).name().to_owned(),
+            format!("{} B", shape.kv_bytes_per_token(1, 2.0)),
+            attention(shape),
+            experts(shape),
+        ];
+        (cells, coverage_of_model(shape))
+    });
+    print(args.format, &header, rows.collect(), || {
+        shapes.iter().map(|(name, shape)| model_object(name, shape)).collect()
+    })
+}
+
+/// Lists GPUs.
+pub(super) fn gpus(args: &GpusArgs) -> Result<(), Failure> {
+    let sheets: Vec<GpuSheet> = match &args.gpu {
+        Some(name) => vec![gpu_sheet(name)?],
+        None => GpuSheet::names().filter_map(GpuSheet::by_name).collect(),
+    };
+    let header = ["GPU", "memory MiB", "GB/s", "bf16 TFLOP/s", "fp8", "fp4", "link", "GPUs on it", "source"];
+    let rows = sheets.iter().map(|sheet| {
+        let figure = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| figure.to_string());
+        let cells = vec![
+            sheet.name.clone().into_owned(),
+            sheet.memory_mib.to_string(),
+            sheet.memory_gb_per_s.to_string(),
+            sheet.bf16_tflops.to_string(),
+            figure(sheet.fp8_tflops),
+            figure(sheet.fp4_tflops),
+            sheet.link.clone().into_owned(),
+            sheet.domain.to_string(),
+            sheet.source.clone().into_owned(),
+        ];
+        (cells, coverage_of_gpu(sheet))
+    });
+    print(args.format, &header, rows.collect(), || sheets.iter().map(gpu_object).collect())
+}
+
+/// Prints rows, or what `objects` makes of them with their coverage.
+fn print(
+    format: Format,
+    header: &[&str],
+    rows: Vec<(Vec<String>, Coverage)>,
+    objects: impl FnOnce() -> Vec<Value>,
+) -> Result<(), Failure> {
+    if let Format::Json = format {
+        let covered = objects().into_iter().zip(&rows).map(|(mut object, (_, coverage))| {
+            object["operator_tables"] = json!(coverage.operator_tables);
+            object["error"] = json!(coverage.error);
+            object
+        });
+        let text = serde_json::to_string_pretty(&covered.collect::<Vec<_>>()).unwrap_or_default();
+        return files::print(&(text + "\n"));
+    }
+    let mut header: Vec<String> = header.iter().map(|&title| title.to_owned()).collect();
+    let with_tables = rows.iter().any(|(_, coverage)| coverage.operator_tables.is_some());
+    let with_errors = rows.iter().any(|(_, coverage)| coverage.error.is_some());
+    header.extend(with_tables.then(|| "operator tables".to_owned()));
+    header.extend(with_errors.then(|| "error".to_owned()));
+    let lines = rows.into_iter().map(|(mut cells, Coverage { operator_tables, error })| {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        cells.extend(with_tables.then(|| or_none(operator_tables)));
+        cells.extend(with_errors.then(|| or_none(error)));
+        cells
+    });
+    files::print(&aligned(&std::iter::once(header).chain(lines).collect::<Vec<_>>()))
+}
+
+/// Rows with cells of one width a column.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// How a model attends, in words.
+fn attention(shape: &ModelShape) -> String {
+    let kind = match (shape.attention, shape.sparse) {
+        (Attention::Grouped { kv_heads }, _) => format!("{} heads, {kv_heads} KV", shape.heads),
+        (Attention::Latent { .. }, None) => format!("{} heads, MLA", shape.heads),
+        (Attention::Latent { .. }, Some(_)) => format!("{} heads, MLA with sparse index", shape.heads),
+    };
+    let mut text = format!("{} × {kind}", shape.attention_layers);
+    if let Some(window) = shape.window {
+        let _ = write!(text, " ({} within {} tokens)", window.layers, window.tokens);
+    }
+    if let Some(linear) = shape.linear {
+        let name = match linear.kind {
+            LinearKind::GatedDelta => "gated delta rule",
+            LinearKind::Mamba2 => "Mamba 2",
+        };
+        let _ = write!(text, ", {} × {name}", linear.layers);
+    }
+    text
+}
+
+/// The experts of a model, in words.
+fn experts(shape: &ModelShape) -> String {
+    shape.experts.map_or_else(
+        || "-".to_owned(),
+        |experts| format!("{} × {} of {}", experts.layers, experts.per_token, experts.count),
+    )
+}
+
+fn model_object(name: &str, shape: &ModelShape) -> Value {
+    let stored = shape.stored_as(shape.weights(None));
+    let experts = shape.experts.map(|experts| {
+        json!({
+            "layers": experts.layers,
+            "count": experts.count,
+            "per_token": experts.per_token,
+            "inner_size": experts.inner_size,
+            "shared_inner_size": experts.shared_inner_size,
+        })
+    });
+    json!({
+        "model": name,
+        "parameters": shape.parameters(),
+        "active_parameters": shape.active_parameters(),
+        "weights": shape.weights(None).name(),
+        "attention_weights": stored.attention.name(),
+        "layers": shape.layers,
+        "attention_layers": shape.attention_layers,
+        "linear_layers": shape.linear.map_or(0, |linear| linear.layers),
+        "hidden_size": shape.hidden_size,
+        "heads": shape.heads,
+        "kv_heads": match shape.attention {
+            Attention::Grouped { kv_heads } => Some(kv_heads),
+            Attention::Latent { .. } => None,
+        },
+        "head_size": shape.head_size,
+        "experts": experts,
+        "kv_bytes_per_token": shape.kv_bytes_per_token(1, 2.0),
+        "state_bytes_per_sequence": shape.state_bytes_per_sequence(1),
+    })
+}
+
+fn gpu_object(sheet: &GpuSheet) -> Value {
+    let weights = WeightType::ALL.iter().filter(|(_, weights)| sheet.check_weights(*weights).is_ok());
+    json!({
+        "gpu": sheet.name,
+        "memory_mib": sheet.memory_mib,
+        "memory_gb_per_s": sheet.memory_gb_per_s,
+        "bf16_tflops": sheet.bf16_tflops,
+        "fp8_tflops": sheet.fp8_tflops,
+        "fp4_tflops": sheet.fp4_tflops,
+        "dtypes": weights.map(|(name, _)| *name).collect::<Vec<_>>(),
+        "link": sheet.link,
+        "link_source": Ring::source(&sheet.link),
+        "domain": sheet.domain,
+        "source": sheet.source,
+    })
+}

@@ -1,0 +1,94 @@
+//! `servecast explain models` and `servecast explain gpus`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+fn listed(sandbox: &Sandbox, what: &[&str]) -> Vec<Value> {
+    let text = sandbox.run(&[&["explain"], what, &["--format", "json"]].concat()).success();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn what_is_known_is_listed() {
+    let sandbox = Sandbox::new();
+    let models = sandbox.run(&["explain", "models"]).success();
+    assert!(models.lines().count() > 60, "{models}");
+    let line = |name: &str| models.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+    let words = |name: &str| line(name).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        words("Qwen/Qwen3.5-397B-A17B"),
+        "Qwen/Qwen3.5-397B-A17B 396.35 B 16.33 B bf16 30720 B 15 × 32 heads, 2 KV, 45 × gated delta rule 60 × 10 of 512"
+    );
+    assert_eq!(
+        words("zai-org/GLM-5"),
+        "zai-org/GLM-5 743.91 B 40.83 B bf16 100152 B 78 × 64 heads, MLA with sparse index 75 × 8 of 256"
+    );
+    let gpus = sandbox.run(&["explain", "gpus"]).success();
+    assert!(gpus.lines().count() > 15 && gpus.contains("GB300") && gpus.contains("data sheet"), "{gpus}");
+    let [gpu] = &listed(&sandbox, &["gpus", "nvidia b200"])[..] else { panic!("one GPU") };
+    assert_eq!(gpu["dtypes"].as_array().unwrap().len(), 7, "{gpu}");
+    assert_eq!((&gpu["gpu"], &gpu["domain"]), (&"B200".into(), &8.into()));
+    sandbox.run(&["explain", "gpus", "B201"]).is_refused(&["did you mean `B200`?"]);
+    sandbox.run(&["explain", "models", "Qwen/Qwen3-31B"]).is_refused(&["did you mean `Qwen/Qwen3-32B`?"]);
+}
+
+#[test]
+fn a_quantised_repository_says_how_weights_are_stored() {
+    let sandbox = Sandbox::new();
+    let [model] = &listed(&sandbox, &["models", "nvidia/DeepSeek-R1-0528-FP4"])[..] else {
+        panic!("one model")
+    };
+    assert_eq!((&model["weights"], &model["attention_weights"]), (&"nvfp4".into(), &"bf16".into()));
+}
+
+#[test]
+fn every_model_and_gpu_that_was_measured_is_known() {
+    let Some(data) = testkit::outside(testkit::DATA) else { return };
+    let packed = fs::read(data.join("silicon/visible.csv.gz")).unwrap();
+    let mut table = String::new();
+    MultiGzDecoder::new(&packed[..]).read_to_string(&mut table).unwrap();
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let column = |name: &str| header.iter().position(|title| *title == name).unwrap();
+    let (model, gpu, dtype) = (column("model"), column("gpu"), column("dtype"));
+    let rows: BTreeSet<[String; 3]> = lines
+        .map(|line| {
+            let cells: Vec<&str> = line.split(',').collect();
+            [model, gpu, dtype].map(|column| cells[column].to_owned())
+        })
+        .collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    let sandbox = Sandbox::new();
+    for [model, gpu, dtype] in &rows {
+        // Enough GPUs for any of them.
+        let arguments = [
+            "explain",
+            "capacity",
+            "--model",
+            model,
+            "--gpu",
+            gpu,
+            "--dtype",
+            dtype,
+            "--tp",
+            "8",
+            "--max-num-seqs",
+            "64",
+        ];
+        sandbox.run(&arguments).success();
+    }
+    for run in fs::read_dir(data.join("real")).unwrap() {
+        let Ok(meta) = fs::read_to_string(run.unwrap().path().join("meta.json")) else { continue };
+        let meta: Value = serde_json::from_str(&meta).unwrap();
+        sandbox.run(&["explain", "models", meta["model"].as_str().unwrap()]).success();
+    }
+    for name in ["nvidia/Llama-3.3-70B-Instruct-FP4", "meta-llama/Llama-3.1-8B-Instruct"] {
+        sandbox.run(&["explain", "models", name]).success();
+    }
+}

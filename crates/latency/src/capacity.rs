@@ -193,6 +193,18 @@ mod tests {
     }
 
     #[test]
+    fn a_recorded_server_has_as_many_tokens() {
+        // `nvidia/Llama-3.3-70B-Instruct-FP4` with an fp8 cache on one B200 had room for 782,176 tokens.
+        let sheet = crate::GpuSheet::by_name("B200").unwrap();
+        let seen =
+            setup("nvidia/Llama-3.3-70B-Instruct-FP4", sheet.memory_mib / 1024.0 - DRIVER_BYTES / GIB, 1);
+        let recorded =
+            CapacitySetup { kv_bytes: 1.0, max_num_batched_tokens: 8192, max_num_seqs: 64, ..seen };
+        let tokens = recorded.capacity().unwrap().num_gpu_blocks * 16;
+        assert!((tokens as f64 / 782_176.0 - 1.0).abs() < 0.02, "{tokens}");
+    }
+
+    #[test]
     fn windows_and_states_take_what_a_sequence_needs() {
         // Half of the blocks of gpt-oss keep 128 tokens of a sequence.
         let windowed = setup("openai/gpt-oss-120b", 79.0, 2);

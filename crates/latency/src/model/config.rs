@@ -357,12 +357,10 @@ fn four_bit(config: &Value) -> Option<FourBit> {
         config.get(key).filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
     })?;
     let has = |part: &str| mentions(Some(listed), part);
-    let four_bit = match () {
-        () if has("shared_expert") => FourBit::Experts,
-        () if has("self_attn") || has("linear_attn") => FourBit::FeedForward,
-        () => return None,
-    };
-    Some(four_bit)
+    if has("shared_expert") {
+        return Some(FourBit::Experts);
+    }
+    (has("self_attn") || has("linear_attn")).then_some(FourBit::FeedForward)
 }
 
 /// Whether a text stands somewhere in a value.

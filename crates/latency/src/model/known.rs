@@ -58,7 +58,7 @@ const LLAMA_4_MAVERICK: ModelShape = dense(48, 5120, 16384, (40, 8, 128), 202_04
     .four_bit(FourBit::Experts);
 
 /// All that are known, the first name of a shape first.
-pub(super) const MODELS: [(&str, ModelShape); 79] = [
+pub(super) static MODELS: [(&str, ModelShape); 79] = [
     ("meta-llama/Llama-2-7b-hf", dense(32, 4096, 11008, (32, 32, 128), 32000)),
     ("meta-llama/Llama-2-13b-hf", dense(40, 5120, 13824, (40, 40, 128), 32000)),
     ("meta-llama/Llama-2-70b-hf", dense(80, 8192, 28672, (64, 8, 128), 32000)),

@@ -148,11 +148,11 @@ fn fp8_that_is_asked_for_is_what_the_publisher_of_the_model_stores() {
 
 #[test]
 fn parts_keep_the_form_that_published_checkpoints_have() {
+    use WeightType::{Bf16, Fp8Block, Int4, Mxfp4, Nvfp4};
     let stored = |name: &str, weights| {
         let stored = named(name).stored_as(weights);
         [stored.attention, stored.feed_forward, stored.experts]
     };
-    use WeightType::{Bf16, Fp8Block, Int4, Mxfp4, Nvfp4};
     assert_eq!(stored("meta-llama/Llama-3.3-70B", Nvfp4), [Nvfp4; 3]);
     assert_eq!(stored("deepseek-ai/DeepSeek-R1", Nvfp4), [Bf16, Nvfp4, Nvfp4]);
     assert_eq!(stored("deepseek-ai/DeepSeek-R1", Fp8Block), [Fp8Block; 3]);

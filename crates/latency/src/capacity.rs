@@ -15,8 +15,10 @@ pub struct CapacitySetup {
     pub memory_bytes: f64,
     /// Share of the memory that the engine may take.
     pub gpu_memory_utilization: f64,
-    /// GPUs that share each layer.
+    /// GPUs that share each layer, those of all ranks together where attention has several.
     pub tensor_parallel_size: u32,
+    /// Ranks that each have attention and KV cache of their own requests, and share the rest of each layer.
+    pub attention_ranks: u32,
     /// Groups of GPUs that have some layers each.
     pub pipeline_parallel_size: u32,
     /// Tokens a KV block.
@@ -46,7 +48,7 @@ pub struct Capacity {
     pub kv_per_token: f64,
     /// KV of a block.
     pub kv_per_block: f64,
-    /// How many blocks that makes.
+    /// How many blocks that makes, of all ranks together where attention has several.
     pub num_gpu_blocks: u64,
 }
 
@@ -94,12 +96,14 @@ impl CapacitySetup {
         // The first group has the embedding and the last one the head: the fuller has one of them at most.
         let embeddings = self.model.weight_bytes_of_embeddings();
         let outside = if stages > 1.0 && !self.model.tied_embeddings { embeddings / 2.0 } else { embeddings };
-        let weights = (self.model.weight_bytes_of_blocks(self.weights) * share + outside) / gpus;
+        let ranks = f64::from(self.attention_ranks.max(1));
+        let attention = self.model.weight_bytes_of_attention(self.weights);
+        let shared = (self.model.weight_bytes_of_blocks(self.weights) - attention) * share / gpus;
+        let weights = shared + (attention * share + outside) * ranks / gpus;
         let collectives = if gpus * stages > 1.0 { COLLECTIVE_BYTES } else { 0.0 };
         let of_all =
             f64::from(self.model.layers_that_keep_all()) / f64::from(self.model.attention_layers.max(1));
-        let kv_per_token =
-            self.model.kv_bytes_per_token(self.tensor_parallel_size, self.kv_bytes) * of_all * share;
+        let kv_per_token = self.model.kv_bytes_per_token(self.gpus_of_rank(), self.kv_bytes) * of_all * share;
         let kv_per_block = kv_per_token * f64::from(self.block_size);
         let (budget, activations, runtime) = (
             self.memory_bytes * self.gpu_memory_utilization,
@@ -116,7 +120,7 @@ impl CapacitySetup {
                 budget_gib: budget / GIB,
             });
         }
-        let num_gpu_blocks = (kv_cache / kv_per_block) as u64;
+        let num_gpu_blocks = (kv_cache / kv_per_block) as u64 * u64::from(self.attention_ranks.max(1));
         Ok(Capacity {
             budget,
             weights,
@@ -132,17 +136,23 @@ impl CapacitySetup {
 
     /// What blocks with linear attention or a window keep of as many sequences as can run, in the layers of a group.
     fn state_bytes(&self, share: f64) -> f64 {
-        let state = self.model.state_bytes_per_sequence(self.tensor_parallel_size);
-        let window = self.model.window_bytes_per_sequence(self.tensor_parallel_size, self.kv_bytes);
-        f64::from(self.max_num_seqs) * (state + window) * share
+        let state = self.model.state_bytes_per_sequence(self.gpus_of_rank());
+        let window = self.model.window_bytes_per_sequence(self.gpus_of_rank(), self.kv_bytes);
+        f64::from(self.max_num_seqs) / f64::from(self.attention_ranks.max(1)) * (state + window) * share
+    }
+
+    /// GPUs that share the attention of a rank.
+    fn gpus_of_rank(&self) -> u32 {
+        (self.tensor_parallel_size / self.attention_ranks.max(1)).max(1)
     }
 
     /// The largest activations of an iteration: those of a block with the most tokens, or the logits of the most
     /// requests.
     fn activation_bytes(&self, gpus: f64) -> f64 {
         let model = &self.model;
-        let tokens = f64::from(self.max_num_batched_tokens);
-        let requests = f64::from(self.max_num_seqs.min(self.max_num_batched_tokens));
+        let ranks = f64::from(self.attention_ranks.max(1));
+        let tokens = f64::from(self.max_num_batched_tokens) / ranks;
+        let requests = f64::from(self.max_num_seqs.min(self.max_num_batched_tokens)) / ranks;
         let hidden = f64::from(model.hidden_size);
         let query = f64::from(model.heads) * f64::from(model.head_size);
         let inner = match model.experts {
@@ -153,7 +163,7 @@ impl CapacitySetup {
             }
             None => f64::from(model.inner_size) * 3.0 / gpus,
         };
-        let block = tokens * (3.0 * hidden + (2.0 * query) / gpus + inner) * BF16_BYTES;
+        let block = tokens * (3.0 * hidden + (2.0 * query) * ranks / gpus + inner) * BF16_BYTES;
         let logits = requests * f64::from(model.vocabulary) * BYTES_PER_LOGIT + tokens * hidden * BF16_BYTES;
         block.max(logits)
     }
@@ -172,6 +182,7 @@ mod tests {
             memory_bytes: memory_gib * GIB,
             gpu_memory_utilization: 0.9,
             tensor_parallel_size,
+            attention_ranks: 1,
             pipeline_parallel_size: 1,
             block_size: 16,
             max_num_batched_tokens: 2048,
@@ -221,6 +232,22 @@ mod tests {
             .capacity()
             .unwrap();
         assert!((many.states / (many.states + many.kv_cache) - 0.9 / 1.9).abs() < 1e-9, "{many:?}");
+    }
+
+    #[test]
+    fn ranks_of_attention_each_have_a_cache() {
+        let one = setup("deepseek-ai/DeepSeek-R1", 140.0, 8);
+        let eight = CapacitySetup { attention_ranks: 8, ..one.clone() };
+        let [one, eight] = [one, eight].map(|setup| setup.capacity().unwrap());
+        // The compressed vector of a token is on one GPU, not on all eight; attention and embedding are on each.
+        assert!((one.kv_per_token - eight.kv_per_token).abs() < 1e-9);
+        let more = 7.0 / 8.0 * (61.0 * 187.1e6 + 2.0 * 2.0 * 129_280.0 * 7168.0);
+        assert!(((eight.weights - one.weights) / more - 1.0).abs() < 0.01, "{}", eight.weights - one.weights);
+        let ratio = eight.num_gpu_blocks as f64 / one.num_gpu_blocks as f64;
+        assert!((4.0..8.0).contains(&ratio), "{ratio}");
+        // Heads of keys are shared out over two GPUs a rank.
+        let llama = CapacitySetup { attention_ranks: 4, ..setup("meta-llama/Llama-3.1-70B", 140.0, 8) };
+        assert!((llama.capacity().unwrap().kv_per_token - 163_840.0).abs() < 1e-9);
     }
 
     #[test]

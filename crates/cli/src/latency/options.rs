@@ -194,6 +194,7 @@ impl Deployed {
             memory_bytes,
             gpu_memory_utilization: 0.9,
             tensor_parallel_size: self.gpus.unwrap_or(1),
+            attention_ranks: 1,
             pipeline_parallel_size: 1,
             block_size: 16,
             max_num_batched_tokens: 8192,

@@ -110,7 +110,7 @@ pub(super) fn read(text: &str) -> Result<ModelShape, ModelError> {
         Some(keys) if config.get(family.inner_size).is_none() => config.number(keys.inner_size, 1)?,
         _ => config.number(family.inner_size, 1)?,
     };
-    let quantisation = quantised.as_ref().and_then(weight_type);
+    let quantisation = quantised.as_ref().map(weight_type).transpose()?.flatten();
     let of_int4 = quantised.as_ref().filter(|_| quantisation == Some(WeightType::Int4));
     Ok(ModelShape {
         layers,
@@ -312,34 +312,48 @@ fn window(config: &Config, windowed: Windowed, layers: u32) -> Result<Option<Win
     Ok((with > 0).then_some(Window { tokens, layers: with.min(layers) }))
 }
 
-/// What `quantization_config` says, as far as it is known.
-fn weight_type(config: &Value) -> Option<WeightType> {
+/// What `quantization_config` says; nothing if it is empty.
+fn weight_type(config: &Value) -> Result<Option<WeightType>, ModelError> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let of_blocks = || {
         let given = config.get("weight_block_size").is_some_and(|size| !size.is_null());
         given || mentions(config.get("config_groups"), "\"block\"")
     };
     let fp8 = || if of_blocks() { WeightType::Fp8Block } else { WeightType::Fp8 };
-    let bits = config.get("bits").and_then(Value::as_u64);
-    match text("quant_method")? {
-        "fp8" | "fbgemm_fp8" => Some(fp8()),
-        "mxfp4" => Some(WeightType::Mxfp4),
-        "awq" | "gptq" if bits.is_none_or(|bits| bits == 4) => Some(WeightType::Int4),
-        "modelopt" | "modelopt_fp4" => match text("quant_algo").unwrap_or("NVFP4") {
-            "NVFP4" => Some(WeightType::Nvfp4),
-            "FP8" => Some(WeightType::Fp8),
-            _ => None,
-        },
-        "compressed-tensors" => match text("format")? {
-            "nvfp4-pack-quantized" => Some(WeightType::Nvfp4),
-            "float-quantized" => Some(fp8()),
-            "pack-quantized" if mentions(config.get("config_groups"), "\"num_bits\":4") => {
-                Some(WeightType::Int4)
-            }
-            _ => None,
-        },
+    let four_bits = |found: Option<u64>| found.is_none_or(|bits| bits == 4);
+    // Only compressed-tensors leaves its name out.
+    let method = text("quant_method").or(text("format").map(|_| "compressed-tensors"));
+    let Some(method) = method else { return Ok(None) };
+    let found = match (method, text("quant_algo"), text("format")) {
+        ("fp8" | "fbgemm_fp8", ..) => Some(fp8()),
+        ("mxfp4", ..) => Some(WeightType::Mxfp4),
+        ("awq" | "gptq", ..) if four_bits(config.get("bits").and_then(Value::as_u64)) => {
+            Some(WeightType::Int4)
+        }
+        ("modelopt" | "modelopt_fp4", None | Some("NVFP4"), _) => Some(WeightType::Nvfp4),
+        ("modelopt", Some("FP8"), _) => Some(WeightType::Fp8),
+        ("modelopt", Some("FP8_PB_WO"), _) => Some(WeightType::Fp8Block),
+        ("compressed-tensors", _, Some("nvfp4-pack-quantized")) => Some(WeightType::Nvfp4),
+        ("compressed-tensors", _, Some("float-quantized")) => Some(fp8()),
+        ("compressed-tensors", _, Some("pack-quantized"))
+            if mentions(config.get("config_groups"), "\"num_bits\":4") =>
+        {
+            Some(WeightType::Int4)
+        }
+        ("quark", ..) if mentions(config.get("global_quant_config"), "\"dtype\":\"fp4\"") => {
+            Some(WeightType::Mxfp4)
+        }
+        ("quark", ..) if mentions(config.get("global_quant_config"), "\"dtype\":\"fp8") => {
+            Some(WeightType::Fp8)
+        }
         _ => None,
-    }
+    };
+    found.map(Some).ok_or_else(|| ModelError::Key {
+        key: "quantization_config",
+        found: [Some(method), text("quant_algo"), text("format")].into_iter().flatten().collect::<Vec<_>>().join(" "),
+        expected: "a known form of weights (fp8, mxfp4, 4-bit awq or gptq, modelopt, compressed-tensors, quark); \
+                   without it in a copy of the file, `dtype` says how weights are stored",
+    })
 }
 
 /// How many int4 numbers have a scale in common.

@@ -109,6 +109,11 @@ impl ModelShape {
             + self.all_expert_parameters() as f64 * self.bytes_of(stored.experts)
     }
 
+    /// Bytes of the weights of the attention of all blocks, of either kind.
+    pub fn weight_bytes_of_attention(&self, weights: WeightType) -> f64 {
+        self.all_attention_parameters() as f64 * self.bytes_of(self.stored_as(weights).attention)
+    }
+
     /// All-reduces of a pass where several GPUs share each layer: one after each attention and each feed-forward part.
     pub fn all_reduces(&self) -> u32 {
         let linear = self.linear.map_or(0, |linear| linear.layers);

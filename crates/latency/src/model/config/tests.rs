@@ -225,6 +225,16 @@ fn quantised_repositories_are_read() {
         "config_groups": {"group_0": {"weights": {"num_bits": 8, "strategy": "channel"}}},
     });
     assert_eq!(stored(rows).0, Some(WeightType::Fp8));
+    assert_eq!(stored(json!({})).0, None);
+    let quark = json!({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4"}}});
+    assert_eq!(stored(quark).0, Some(WeightType::Mxfp4));
+    let llama = keys("llama", 32, 4096, 14336, (32, 8), 128_256);
+    let eight = with(llama, &json!({"quantization_config": {"quant_method": "gptq", "bits": 8}}));
+    let message = read(&eight.to_string()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("`quantization_config` is gptq, but must be a known form of weights"),
+        "{message}"
+    );
     let attention =
         json!({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["model.layers.0.self_attn*"]});
     assert_eq!(stored(attention), (Some(WeightType::Nvfp4), FourBit::FeedForward));

@@ -48,6 +48,26 @@ fn a_quantised_repository_says_how_weights_are_stored() {
 }
 
 #[test]
+fn the_index_of_sparse_attention_takes_memory() {
+    let sandbox = Sandbox::new();
+    let arguments = [
+        "explain",
+        "capacity",
+        "--model",
+        "nvidia/DeepSeek-V3.2-NVFP4",
+        "--gpu",
+        "B200",
+        "--tp",
+        "8",
+        "--kv-dtype",
+        "fp8",
+    ];
+    let table = sandbox.run(&arguments).success();
+    let line = "48068 B     KV of a token on each GPU: 61 layers × (656 B of 576 numbers and 132 B of its index) (fp8)";
+    assert!(table.contains(line), "{table}");
+}
+
+#[test]
 fn every_model_and_gpu_that_was_measured_is_known() {
     let Some(data) = testkit::outside(testkit::DATA) else { return };
     let packed = fs::read(data.join("silicon/visible.csv.gz")).unwrap();

@@ -164,9 +164,15 @@ fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String
     let (tensor, pipeline) = (setup.tensor_parallel_size, setup.pipeline_parallel_size);
     let shape = &setup.model;
     let stage = shape.layers_that_keep_all().div_ceil(pipeline);
-    let index = match shape.index_bytes_of_block() {
-        bytes if bytes > 0.0 => format!(", and {bytes} B of an index"),
-        _ => String::new(),
+    let of_block = match shape.index_bytes_of_block() {
+        index if index > 0.0 => {
+            format!(
+                "{} B of {} numbers and {index} B of its index",
+                shape.kv_bytes_of_block(tensor, setup.kv_bytes),
+                shape.kv_numbers(tensor)
+            )
+        }
+        _ => format!("{} numbers × {} B", shape.kv_numbers(tensor), setup.kv_bytes),
     };
     let kv_type = if setup.kv_bytes < 2.0 { KvType::Fp8 } else { KvType::Bf16 };
     let mut lines = vec![format!(
@@ -197,9 +203,8 @@ fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String
     line(
         format!("{:>10} B", found.kv_per_token),
         format!(
-            "KV of a token {each}: {stage} layers × {} numbers × {} B ({}{index})",
-            shape.kv_numbers(tensor),
-            setup.kv_bytes,
+            "KV of a token {each}: {stage} layers × {} ({})",
+            if shape.sparse.is_some() { format!("({of_block})") } else { of_block },
             kv_type.name()
         ),
     );

@@ -318,6 +318,7 @@ impl Pool {
             .map_err(|error| refused(&error.to_string()))?;
         let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
         let measured = latency::load(&spec, layers.models())?;
+        let latency_source = latency::source(&spec, measured.as_deref())?;
         let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
         let derived = match &setup {
             Some(setup) => Some(format!("{name}{}", work_out_blocks(&mut args, setup)?)),
@@ -331,7 +332,7 @@ impl Pool {
                           follow, since the latency model knows no GPU";
             unused.push(format!("{name}{}", settings.explained(reason)));
         }
-        Ok(Self { args, config, unused, derived, latency_source: latency::source(&spec)? })
+        Ok(Self { args, config, unused, derived, latency_source })
     }
 
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {

@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use servecast_engine::LatencySpec;
 use servecast_latency::{CapacitySetup, Grid, GridError, LatencyModel, Step};
+use servecast_ops::Ops;
 
 use crate::error::{Failure, chain};
 use crate::files;
 
+mod ops;
 mod options;
 mod profile;
 mod roofline;
 
+pub(crate) use ops::OpsSettings;
 pub(crate) use options::{Deployed, KvType, gpu_sheet, model_shape};
 pub(crate) use profile::ProfileSettings;
 use roofline::RooflineSettings;
@@ -37,11 +40,16 @@ pub(crate) fn load(spec: &LatencySpec, models: &Models) -> Result<Option<Arc<dyn
         LatencySpec::Profile(text) => Ok(Some(Arc::new(profile_settings(text)?.read()?))),
         LatencySpec::Step(path) => Ok(Some(Arc::new(read_step(Path::new(path))?))),
         LatencySpec::Roofline(options) => Ok(Some(Arc::new(RooflineSettings::of(options)?.read()?))),
+        LatencySpec::Ops(options) => Ok(Some(Arc::new(Ops::new(&OpsSettings::of(options)?.compose()?)))),
     }
 }
 
-/// Where the times of a model come from: what it is, and of which model and GPU, if any.
-pub(crate) fn source(spec: &LatencySpec) -> Result<String, Failure> {
+/// Where the times of a model come from: what it is, and of which model and GPU, if any. `loaded`: the model, unless an
+/// engine has it built in.
+pub(crate) fn source(spec: &LatencySpec, loaded: Option<&dyn LatencyModel>) -> Result<String, Failure> {
+    if let Some(source) = loaded.and_then(LatencyModel::source) {
+        return Ok(source.to_owned());
+    }
     let name = |path: &str| {
         let path = Path::new(path);
         path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
@@ -71,6 +79,7 @@ pub(crate) fn source(spec: &LatencySpec) -> Result<String, Failure> {
             let estimate = roofline.estimate().unwrap_or("roofline");
             format!("{estimate}: an estimate, nothing was measured")
         }
+        LatencySpec::Ops(_) => "operators".to_owned(),
         LatencySpec::Callable(_) => "a function of the program that ran it".to_owned(),
     })
 }
@@ -86,6 +95,9 @@ pub(crate) fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Fail
             let deployed = RooflineSettings::of(options)?.deployed;
             let Some(model) = &deployed.model else { return Ok(None) };
             deployed.capacity_setup(model_shape(model)?)
+        }
+        LatencySpec::Ops(options) => {
+            OpsSettings::of(options)?.capacity_setup()
         }
         _ => Ok(None),
     }

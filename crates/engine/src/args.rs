@@ -61,8 +61,29 @@ pub struct EngineArgs {
     /// Old form of `worker_type: decode`.
     pub is_decode: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
-    /// `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`.
+    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`. Absent, it is `ops` of `model` and `gpu` where
+    /// they are given, and `polynomial` otherwise.
     pub latency: Option<String>,
+    /// The model that is served: its name on the Hugging Face hub, or the path of its `config.json`.
+    #[serde(alias = "model_path")]
+    pub model: Option<String>,
+    /// The GPU that it is served on: the name of a data sheet, or the path of one.
+    pub gpu: Option<String>,
+    /// GPUs that share each layer.
+    #[serde(alias = "tp", alias = "tp_size")]
+    pub tensor_parallel_size: Option<u32>,
+    /// Groups of such GPUs that share experts, each with requests of its own; priced as one engine.
+    #[serde(alias = "dp")]
+    pub data_parallel_size: Option<u32>,
+    /// GPUs over which whole experts are shared out.
+    #[serde(alias = "ep", alias = "ep_size")]
+    pub expert_parallel_size: Option<u32>,
+    /// How weights are stored: `bf16`, `fp8`, `fp8_block`, `int4`, `mxfp4` or `nvfp4`.
+    pub dtype: Option<String>,
+    /// How the KV cache is stored: `auto`, `bf16` or `fp8`.
+    pub kv_cache_dtype: Option<String>,
+    /// The engine's version, for the choice of measured operators.
+    pub engine_version: Option<String>,
     /// Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`.
     pub planner_profile_data: Option<String>,
     /// Divides all iteration times.
@@ -147,6 +168,14 @@ impl Default for EngineArgs {
             is_prefill: None,
             is_decode: None,
             latency: None,
+            model: None,
+            gpu: None,
+            tensor_parallel_size: None,
+            data_parallel_size: None,
+            expert_parallel_size: None,
+            dtype: None,
+            kv_cache_dtype: None,
+            engine_version: None,
             planner_profile_data: None,
             speedup_ratio: 1.0,
             decode_speedup_ratio: 1.0,

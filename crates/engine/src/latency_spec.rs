@@ -17,6 +17,8 @@ pub enum LatencySpec {
     Profile(String),
     /// [`Roofline`](servecast_latency::Roofline), by its options.
     Roofline(String),
+    /// Composed from measured operators, by its options.
+    Ops(String),
     /// One that the program around the simulation brings along, by its name there.
     Callable(String),
     /// [`Step`](servecast_latency::Step), from the named file.
@@ -31,6 +33,7 @@ impl LatencySpec {
             Self::Grid(path) => Some(format!("grid:{path}")),
             Self::Profile(path) => Some(format!("profile:{path}")),
             Self::Roofline(options) => Some(format!("roofline:{options}")),
+            Self::Ops(options) => Some(format!("ops:{options}")),
             Self::Callable(name) => Some(format!("callable:{name}")),
             Self::Step(path) => Some(format!("step:{path}")),
         }
@@ -46,6 +49,9 @@ impl EngineArgs {
                     "`latency` and `planner_profile_data` both name a latency model: give one of them";
                 return Err(ConfigError::Conflict(problem.to_owned()));
             }
+            (None, None) if self.model.is_some() && self.gpu.is_some() => {
+                return Ok(LatencySpec::Ops(self.options_of_served(true)));
+            }
             (None, None) => return Ok(LatencySpec::Polynomial),
             (None, Some(path)) => return Ok(LatencySpec::Grid(path.clone())),
             (Some(text), None) => ("latency", text),
@@ -56,7 +62,10 @@ impl EngineArgs {
             Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
             Some(("profile", path)) if !path.is_empty() => Ok(LatencySpec::Profile(path.to_owned())),
             Some(("callable", name)) if !name.is_empty() => Ok(LatencySpec::Callable(name.to_owned())),
-            Some(("roofline", options)) => Ok(LatencySpec::Roofline(options.to_owned())),
+            Some(("roofline", options)) => {
+                Ok(LatencySpec::Roofline(self.options_of_served(false) + options))
+            }
+            Some(("ops", options)) => Ok(LatencySpec::Ops(self.options_of_served(true) + options)),
             Some(("step", path)) if !path.is_empty() => Ok(LatencySpec::Step(path.to_owned())),
             Some(("linear", terms)) => {
                 let terms: Result<Vec<f64>, _> = terms.split(',').map(|term| term.trim().parse()).collect();
@@ -72,10 +81,32 @@ impl EngineArgs {
                 }
             }
             _ => wrong(
-                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, step:FILE.toml or \
-                 roofline:OPTIONS",
+                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, \
+                 step:FILE.toml, roofline:OPTIONS or ops:OPTIONS",
             ),
         }
+    }
+
+    /// What is served and on what, as options of a latency model, each with a comma behind it; `with_engine`: with what
+    /// only measured operators of an engine ask for.
+    fn options_of_served(&self, with_engine: bool) -> String {
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        let served = [
+            ("model", self.model.clone()),
+            ("gpu", self.gpu.clone()),
+            ("tp", number(self.tensor_parallel_size)),
+            ("dtype", self.dtype.clone()),
+            ("kv_dtype", self.kv_cache_dtype.clone()),
+        ];
+        let of_engine = [
+            ("dp", number(self.data_parallel_size)),
+            ("ep", number(self.expert_parallel_size)),
+            ("engine", Some(self.engine_type.name().to_owned())),
+            ("engine_version", self.engine_version.clone()),
+        ];
+        let of_engine = of_engine.into_iter().filter(|_| with_engine);
+        let given = served.into_iter().chain(of_engine).filter_map(|(key, value)| Some((key, value?)));
+        given.map(|(key, value)| format!("{key}={value},")).collect()
     }
 }
 
@@ -99,8 +130,8 @@ mod tests {
         {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
         }
-        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, step:FILE.toml or \
-                   roofline:OPTIONS";
+        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, \
+                   step:FILE.toml, roofline:OPTIONS or ops:OPTIONS";
         for latency in ["", "quadratic", "grid:", "callable:", "step:", "polynomial:3"] {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
         }
@@ -120,5 +151,10 @@ mod tests {
         assert_eq!(spec(json!({"latency": "roofline:model=a/b,gpu=L4"})), roofline);
         assert_eq!(spec(json!({"latency": "callable:mine"})), LatencySpec::Callable("mine".to_owned()));
         assert_eq!(spec(json!({})), LatencySpec::Polynomial);
+        let served = json!({"model": "a/b", "gpu": "H200", "tp": 2, "engine_type": "sglang"});
+        let ops = LatencySpec::Ops("model=a/b,gpu=H200,tp=2,engine=sglang,".to_owned());
+        assert_eq!(spec(served), ops);
+        let ops = LatencySpec::Ops("gpu=H200,engine=vllm,model=a/b".to_owned());
+        assert_eq!(spec(json!({"latency": "ops:model=a/b", "gpu": "H200"})), ops);
     }
 }

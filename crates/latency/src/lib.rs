@@ -86,6 +86,11 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
     fn estimate(&self) -> Option<&str> {
         None
     }
+
+    /// What the times are made from, if the model knows more of it than the setting that names it.
+    fn source(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// [`LatencyModel::decode_passes`] of a model that has no shorter way.

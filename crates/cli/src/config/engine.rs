@@ -15,6 +15,30 @@ pub(crate) struct EngineShortcuts {
     /// Engine that is simulated
     #[arg(long, value_name = "ENGINE", value_parser = choice::<EngineType>("engine", &["vllm", "sglang", "trtllm"]))]
     pub(crate) engine: Option<EngineType>,
+    /// Model that is served: its name on the Hugging Face hub, or the path of its config.json
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// GPU that it is served on, such as H100-SXM or B200, or the path of a data sheet
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gpu: Option<String>,
+    /// GPUs that share each layer
+    #[arg(long, value_name = "N", visible_alias = "tp")]
+    pub(crate) tensor_parallel_size: Option<u32>,
+    /// Groups of such GPUs that share experts, each with requests of its own; priced as one engine
+    #[arg(long, value_name = "N", visible_alias = "dp")]
+    pub(crate) data_parallel_size: Option<u32>,
+    /// GPUs over which whole experts are shared out; without it, each expert is cut over all GPUs
+    #[arg(long, value_name = "N", visible_alias = "ep")]
+    pub(crate) expert_parallel_size: Option<u32>,
+    /// How weights are stored: bf16, fp8, fp8_block, int4, mxfp4 or nvfp4; as the model is published without it
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) dtype: Option<String>,
+    /// How the KV cache is stored: auto, bf16 or fp8
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv_cache_dtype: Option<String>,
+    /// Version of the engine, for the choice of measured operators; the newest that was measured without it
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) engine_version: Option<String>,
     /// Start from the defaults of a release, such as vllm-0.33 or sglang-0.5
     #[arg(long, value_name = "NAME")]
     pub(crate) engine_preset: Option<String>,
@@ -49,7 +73,8 @@ pub(crate) struct EngineShortcuts {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) async_scheduling: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
-    /// `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`
+    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`; `ops` of --model and --gpu where they are
+    /// given
     #[arg(long, value_name = "SPEC")]
     pub(crate) latency: Option<String>,
     /// What hosts take besides iterations, a JSON object or @FILE.json; --gap-us and those below it set one each
@@ -192,6 +217,14 @@ impl EngineShortcuts {
     pub(crate) fn given(&self) -> Vec<Shortcut> {
         given! {
             "engine", "engine_type", Any => self.engine;
+            "model", "model", Any => self.model.as_ref();
+            "gpu", "gpu", Any => self.gpu.as_ref();
+            "tensor_parallel_size", "tensor_parallel_size", Any => self.tensor_parallel_size;
+            "data_parallel_size", "data_parallel_size", Any => self.data_parallel_size;
+            "expert_parallel_size", "expert_parallel_size", Any => self.expert_parallel_size;
+            "dtype", "dtype", Any => self.dtype.as_ref();
+            "kv_cache_dtype", "kv_cache_dtype", Any => self.kv_cache_dtype.as_ref();
+            "engine_version", "engine_version", Any => self.engine_version.as_ref();
             "block_size", "block_size", Any => self.block_size;
             "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;
             "gpu_memory_utilization", "gpu_memory_utilization", Any => self.gpu_memory_utilization;

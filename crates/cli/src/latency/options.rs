@@ -156,6 +156,15 @@ impl Deployed {
         })))
     }
 
+    /// The all-reduce, if anything of it is said beside what follows from the GPU.
+    pub(crate) fn given_all_reduce(&self, gpus: u32) -> Result<Option<AllReduce>, Failure> {
+        let is_given = self.link.is_some()
+            || self.all_reduce.is_some()
+            || self.all_reduce_us.is_some()
+            || self.all_reduce_gb_per_s.is_some();
+        if is_given { self.all_reduce(gpus) } else { Ok(None) }
+    }
+
     /// The first option that model and GPU cannot have, and why: heads that GPUs cannot share, or weights that the GPU
     /// cannot multiply.
     pub(crate) fn problem(

@@ -129,7 +129,7 @@ fn deployment(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> DeploymentConfig
 /// The settings of an engine that have an effect, each by one name.
 fn engine_args(args: &EngineArgs, block_size: u32, named: &dyn Fn(&Path) -> PathBuf) -> Map<String, Value> {
     let mut args = args.clone();
-    args.latency = Some(latency(&args, named));
+    args.latency = latency(&args, named);
     args.planner_profile_data = None;
     args.block_size = block_size;
     // In TOML there is no null, and the defaults of these are numbers.
@@ -175,15 +175,17 @@ fn by_names_of_sglang(args: &mut EngineArgs) -> Vec<&'static str> {
     dropped
 }
 
-/// The latency model, its files by the names that they are given.
-fn latency(args: &EngineArgs, named: &dyn Fn(&Path) -> PathBuf) -> String {
+/// The latency model, its files by the names that they are given; `None` where it follows from model and GPU.
+fn latency(args: &EngineArgs, named: &dyn Fn(&Path) -> PathBuf) -> Option<String> {
     let named = |path: &str| named(Path::new(path)).display().to_string();
     let option = |option: &str| match option.split_once('=') {
         Some((key, path)) if Path::new(path).is_file() => format!("{key}={}", named(path)),
         _ => option.to_owned(),
     };
     let options = |options: &str| options.split(',').map(option).collect::<Vec<_>>().join(",");
-    match args.latency_spec() {
+    Some(match args.latency_spec() {
+        Ok(LatencySpec::Ops(_)) if args.latency.is_none() => return None,
+        Ok(LatencySpec::Ops(given)) => format!("ops:{}", options(&given)),
         Ok(LatencySpec::Grid(path)) => format!("grid:{}", named(&path)),
         Ok(LatencySpec::Step(path)) => format!("step:{}", named(&path)),
         Ok(LatencySpec::Profile(text)) => match text.split_once(',') {
@@ -194,7 +196,7 @@ fn latency(args: &EngineArgs, named: &dyn Fn(&Path) -> PathBuf) -> String {
         Ok(LatencySpec::Polynomial | LatencySpec::Linear(_) | LatencySpec::Callable(_)) | Err(_) => {
             args.latency.clone().unwrap_or_else(|| "polynomial".to_owned())
         }
-    }
+    })
 }
 
 /// The members of an object that are there.

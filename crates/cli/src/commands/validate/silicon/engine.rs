@@ -56,6 +56,11 @@ fn latency_of(row: &Measured, latency: &str) -> Result<String, Failure> {
     match name {
         // Each GPU has its part of everything, however the ranks are made.
         "roofline" => pairs.push(format!("tp={}", row.tp)),
+        "ops" => {
+            pairs.push(format!("tp={}", row.tp / row.attention_dp.max(1)));
+            pairs.push(format!("dp={}", row.attention_dp));
+            pairs.push(format!("ep={}", row.ep));
+        }
         _ => {
             return Err(Failure::user(format!("`--latency {latency}` knows no model and GPU of its own"))
                 .with_hint(

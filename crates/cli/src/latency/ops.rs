@@ -1,0 +1,154 @@
+//! The latency model `ops`: a model on GPUs whose operators were measured.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use servecast_latency::{CapacitySetup, GpuSheet};
+use servecast_ops::{Composition, EngineName, OpsSetup, Pack};
+
+use super::options::{Deployed, gpus, known_models, model_shape, pairs, refused_option};
+use crate::error::{Failure, chain};
+use crate::files;
+
+const WHAT: &str = "ops";
+const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager and pack";
+
+/// What `ops:OPTIONS` says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct OpsSettings {
+    pub(crate) deployed: Deployed,
+    expert_parallel_size: Option<u32>,
+    pub(crate) data_parallel_size: Option<u32>,
+    engine: EngineName,
+    engine_version: Option<String>,
+    enforce_eager: bool,
+    pack: Option<PathBuf>,
+}
+
+impl OpsSettings {
+    pub(crate) fn of(options: &str) -> Result<Self, Failure> {
+        let mut settings = Self::default();
+        let keys = format!("{}, {OWN_KEYS}", Deployed::KEYS);
+        for pair in pairs(WHAT, &keys, options) {
+            let (key, value) = pair?;
+            let refused = |problem: &str| refused_option(WHAT, &format!("{key}={value}"), problem);
+            let is_taken =
+                settings.deployed.take(key, value).and_then(|taken| Ok(taken || settings.take(key, value)?));
+            if !is_taken.map_err(|problem| refused(&problem))? {
+                return Err(refused(&format!("unknown key; there are {keys}")));
+            }
+        }
+        Ok(settings)
+    }
+
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "ep" | "expert_parallel_size" => self.expert_parallel_size = Some(gpus(value)?),
+            "dp" | "data_parallel_size" => self.data_parallel_size = Some(gpus(value)?),
+            "engine" => {
+                self.engine = EngineName::by_name(value).ok_or("expected vllm, sglang or trtllm")?;
+            }
+            "engine_version" => self.engine_version = Some(value.to_owned()),
+            "eager" => {
+                self.enforce_eager = match value {
+                    "on" | "true" => true,
+                    "off" | "false" => false,
+                    _ => return Err("expected on or off".to_owned()),
+                };
+            }
+            "pack" => self.pack = Some(PathBuf::from(value)),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The operators of the model on its GPUs.
+    pub(crate) fn compose(&self) -> Result<Composition, Failure> {
+        let (setup, pack) = (self.setup()?, self.read_pack()?);
+        let name = self.pack.as_ref().map(|path| path.display().to_string());
+        Composition::new(setup, pack.as_ref()).map_err(|error| {
+            let pack = name.unwrap_or_else(|| "a pack that comes with servecast".to_owned());
+            Failure::user(format!("{pack}: {}", chain(&error)))
+        })
+    }
+
+    /// The pack that is named, or that of the GPU, if it has one.
+    fn read_pack(&self) -> Result<Option<Pack>, Failure> {
+        let Some(path) = &self.pack else {
+            let sheet = self.sheet()?;
+            let pack = Pack::of_gpu(&sheet.name).transpose();
+            return pack.map_err(|error| Failure::user(format!("the pack of {}: {}", sheet.name, chain(&error))));
+        };
+        let pack = Pack::read(Cow::Owned(files::read(path)?))
+            .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))?;
+        let (of, gpu) = (pack.header().gpu.clone(), self.sheet()?.name);
+        if of == gpu {
+            return Ok(Some(pack));
+        }
+        Err(Failure::user(format!("{}: the pack is of {of}, but the GPU is {gpu}", path.display()))
+            .with_hint(format!("--gpu {of} takes the pack's; without `pack` the one that comes with servecast is read")))
+    }
+
+    fn sheet(&self) -> Result<GpuSheet, Failure> {
+        self.deployed.sheet()?.ok_or_else(|| {
+            let known = GpuSheet::names().collect::<Vec<_>>().join(", ");
+            missing("gpu", format!("known by name are {known}; gpu=FILE.toml describes another"))
+        })
+    }
+
+    fn setup(&self) -> Result<OpsSetup, Failure> {
+        let name = self.deployed.model.as_ref().ok_or_else(|| missing("model", known_models()))?;
+        let gpu = self.sheet()?;
+        let model = model_shape(name)?;
+        let tensor_parallel_size = self.deployed.gpus.unwrap_or(1);
+        let setup = OpsSetup {
+            model_name: name.clone(),
+            engine: self.engine,
+            engine_version: self.engine_version.clone(),
+            weights: model.weights(self.deployed.dtype),
+            kv_bytes: self.deployed.kv_dtype.unwrap_or_default().bytes(),
+            tensor_parallel_size,
+            data_parallel_size: self.data_parallel_size.unwrap_or(1),
+            expert_parallel_size: self.expert_parallel_size.unwrap_or(1),
+            all_reduce: self.deployed.given_all_reduce(tensor_parallel_size)?,
+            enforce_eager: self.enforce_eager,
+            model,
+            gpu,
+        };
+        self.check(&setup)?;
+        Ok(setup)
+    }
+
+    fn check(&self, setup: &OpsSetup) -> Result<(), Failure> {
+        let refused = |option: &str, problem: &str| Err(refused_option(WHAT, option, problem));
+        let name = &setup.model_name;
+        let problem = match self.deployed.problem(name, &setup.model)? {
+            Some(problem) => Some(problem),
+            None => self.deployed.unconnected()?,
+        };
+        if let Some((option, problem)) = problem {
+            return refused(&option, &problem);
+        }
+        let (ep, gpus) = (setup.expert_parallel_size, setup.gpus());
+        if let Err(error) = setup.model.check_experts_shared_by(ep) {
+            return refused(&format!("ep={ep}"), &format!("{name}: {error}"));
+        }
+        if !gpus.is_multiple_of(ep) {
+            return refused(&format!("ep={ep}"), &format!("the engine has {gpus} GPUs, which {ep} does not divide"));
+        }
+        Ok(())
+    }
+
+    /// The arithmetic of capacity of all GPUs of the engine.
+    pub(crate) fn capacity_setup(&self) -> Result<Option<CapacitySetup>, Failure> {
+        let Some(model) = &self.deployed.model else { return Ok(None) };
+        let all = self.deployed.gpus.unwrap_or(1) * self.data_parallel_size.unwrap_or(1);
+        let mut deployed = self.deployed.clone();
+        deployed.gpus = Some(all);
+        deployed.capacity_setup(model_shape(model)?)
+    }
+}
+
+fn missing(key: &str, hint: String) -> Failure {
+    Failure::user(format!("`latency`: ops needs `{key}`: --model NAME --gpu NAME --tp N")).with_hint(hint)
+}

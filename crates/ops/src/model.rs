@@ -1,0 +1,148 @@
+//! The latency model over a composition.
+
+use std::collections::BTreeSet;
+
+use servecast_latency::{Batch, Host, LatencyModel, PassTime, StepWork};
+
+use crate::compose::Composition;
+use crate::constants::Constants;
+use crate::setup::{EngineName, OpsSetup};
+use crate::surface::{Line, Plane};
+
+/// The most that is sampled: tokens of a pass, its requests, and tokens that one of them has.
+const MOST_TOKENS: u64 = 65_536;
+const MOST_REQUESTS: u64 = 4096;
+const MOST_PROMPTS: u64 = 512;
+const MOST_CONTEXT: u64 = 262_144;
+
+/// Iteration times of a model on GPUs whose operators were measured.
+///
+/// A pass is one pass over the whole batch: what grows with its tokens (matrix products, experts, exchanges, short
+/// kernels), the head of its requests, attention of requests that compute one token each (by their number and mean
+/// context), and attention of the others (by their number and the length that has as many query-key pairs).
+#[derive(Debug, Clone)]
+pub struct Ops {
+    source: String,
+    /// Whether no operator was measured.
+    is_estimate: bool,
+    /// µs by tokens, within a recorded graph and without.
+    tokens: [Line; 2],
+    head: Line,
+    decode: Plane,
+    prompt: Plane,
+    /// Most tokens of a pass that is a recorded graph.
+    graph_tokens: u64,
+    /// Whether passes with prompts are recorded, too.
+    records_prompts: bool,
+    host: Host,
+}
+
+impl Ops {
+    /// Samples a composition.
+    pub fn new(composition: &Composition) -> Self {
+        let sum = |parts: Vec<(crate::Part, f64)>| parts.iter().map(|(_, us)| us).sum::<f64>();
+        let setup = composition.setup();
+        let tokens = |is_graph: bool| {
+            Line::sample(MOST_TOKENS, |tokens| sum(composition.token_parts_us(tokens.max(1) as f64, is_graph)))
+        };
+        let decode = Plane::sample((MOST_REQUESTS, MOST_CONTEXT), |requests, context| {
+            if requests == 0 {
+                return 0.0;
+            }
+            sum(composition.decode_parts_us(requests as f64, context.max(1) as f64))
+        });
+        let prompt = Plane::sample((MOST_PROMPTS, MOST_CONTEXT), |requests, length| {
+            if requests == 0 || length == 0 {
+                return 0.0;
+            }
+            sum(composition.prompt_parts_us(requests as f64, length as f64))
+        });
+        let (graph_tokens, records_prompts) = match setup.engine {
+            _ if setup.enforce_eager => (0, false),
+            EngineName::Vllm => (512, true),
+            EngineName::Sglang => (512, false),
+            EngineName::Trtllm => (2048, false),
+        };
+        Self {
+            source: source(composition),
+            is_estimate: composition.origins().iter().all(|origin| origin.is_estimate),
+            tokens: [tokens(true), tokens(false)],
+            head: Line::sample(MOST_REQUESTS, |requests| composition.head_us(requests.max(1) as f64)),
+            decode,
+            prompt,
+            graph_tokens,
+            records_prompts,
+            host: Constants::built_in().host(setup.engine),
+        }
+    }
+
+    /// µs of a pass without its attention.
+    #[inline]
+    fn outside_attention(&self, tokens: u64, requests: u64, has_prompts: bool) -> f64 {
+        let is_graph = tokens <= self.graph_tokens && (self.records_prompts || !has_prompts);
+        self.tokens[usize::from(!is_graph)].at(tokens) + self.head.at(requests)
+    }
+}
+
+/// What was composed, and which parts are estimates.
+fn source(composition: &Composition) -> String {
+    let OpsSetup { model_name, gpu, engine, weights, .. } = composition.setup();
+    let (gpus, name) = (composition.setup().gpus(), engine.name());
+    let estimated: BTreeSet<&str> = composition
+        .origins()
+        .iter()
+        .filter(|origin| origin.is_estimate)
+        .map(|origin| origin.part.name())
+        .collect();
+    let parts = if estimated.is_empty() {
+        String::new()
+    } else {
+        format!("; estimated: {}", estimated.into_iter().collect::<Vec<_>>().join(", "))
+    };
+    format!("measured operators of {model_name} ({}) on {gpus} {} with {name}{parts}", weights.name(), gpu.name)
+}
+
+impl LatencyModel for Ops {
+    fn pass(&self, batch: &Batch) -> PassTime {
+        if batch.requests == 0 {
+            return PassTime::default();
+        }
+        let steps = batch.steps;
+        let prompts = batch.requests - steps.requests;
+        let mut us = self.outside_attention(batch.tokens, batch.requests, prompts > 0);
+        if steps.requests > 0 {
+            us += self.decode.at(steps.requests, steps.context_tokens / steps.requests);
+        }
+        if prompts > 0 {
+            let pairs = batch.attention_pairs - steps.context_tokens;
+            us += self.prompt.at(prompts, (2 * pairs / prompts).isqrt());
+        }
+        PassTime::whole(batch, us / 1000.0)
+    }
+
+    fn decode_passes(&self, first: StepWork, _kv_capacity_tokens: u64, passes: &mut [PassTime]) {
+        if first.requests == 0 {
+            passes.fill(PassTime::default());
+            return;
+        }
+        let outside = self.outside_attention(first.requests, first.requests, false);
+        let mut along = self.decode.along(first.requests);
+        // The mean grows by one a pass, and so does what is cut off to a whole number.
+        let mean = first.context_tokens / first.requests;
+        for (context, pass) in (mean..).zip(passes) {
+            *pass = PassTime { prompt_ms: 0.0, decode_ms: (outside + along.at(context)) / 1000.0 };
+        }
+    }
+
+    fn host(&self) -> Host {
+        self.host
+    }
+
+    fn estimate(&self) -> Option<&str> {
+        self.is_estimate.then_some(&*self.source)
+    }
+
+    fn source(&self) -> Option<&str> {
+        Some(&self.source)
+    }
+}

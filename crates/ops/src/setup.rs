@@ -1,0 +1,78 @@
+//! What is served, on what, by which engine.
+
+use servecast_latency::{AllReduce, GpuSheet, ModelShape, WeightType};
+
+/// An engine whose kernels were timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineName {
+    /// vLLM.
+    #[default]
+    Vllm,
+    /// `SGLang`.
+    Sglang,
+    /// `TensorRT-LLM`.
+    Trtllm,
+}
+
+impl EngineName {
+    /// All of them, in the order in which they stand in for each other.
+    const ALL: [Self; 3] = [Self::Vllm, Self::Sglang, Self::Trtllm];
+
+    /// The one of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+
+    /// Its name in settings and packs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::Trtllm => "trtllm",
+        }
+    }
+
+    /// 0 for its own measurements, more for those of others; libraries that all use come last.
+    pub(crate) fn preference(self, engine: &str) -> usize {
+        if engine == self.name() {
+            return 0;
+        }
+        1 + Self::ALL.iter().position(|other| other.name() == engine).unwrap_or(Self::ALL.len())
+    }
+}
+
+/// A model on GPUs, as one engine runs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpsSetup {
+    /// The model.
+    pub model: ModelShape,
+    /// What the model is called in reports.
+    pub model_name: String,
+    /// The GPU.
+    pub gpu: GpuSheet,
+    /// The engine.
+    pub engine: EngineName,
+    /// The engine's version; without one, the newest that was measured.
+    pub engine_version: Option<String>,
+    /// How weights are stored.
+    pub weights: WeightType,
+    /// Bytes of a number in the KV cache: 2 or 1.
+    pub kv_bytes: f64,
+    /// GPUs that share the attention of each layer.
+    pub tensor_parallel_size: u32,
+    /// Groups of such GPUs, each with requests of its own.
+    pub data_parallel_size: u32,
+    /// GPUs over which whole experts are shared out; 1 if each expert is cut instead.
+    pub expert_parallel_size: u32,
+    /// The all-reduce to reckon with instead of what was measured.
+    pub all_reduce: Option<AllReduce>,
+    /// Whether no pass is a recorded graph.
+    pub enforce_eager: bool,
+}
+
+impl OpsSetup {
+    /// GPUs of the engine.
+    pub fn gpus(&self) -> u32 {
+        self.tensor_parallel_size * self.data_parallel_size
+    }
+}

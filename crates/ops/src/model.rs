@@ -76,10 +76,16 @@ impl Ops {
         }
     }
 
+    /// Whether a pass of so many tokens is a recorded graph.
+    #[inline]
+    pub fn is_graph(&self, tokens: u64, has_prompts: bool) -> bool {
+        tokens <= self.graph_tokens && (self.records_prompts || !has_prompts)
+    }
+
     /// µs of a pass without its attention.
     #[inline]
     fn outside_attention(&self, tokens: u64, requests: u64, has_prompts: bool) -> f64 {
-        let is_graph = tokens <= self.graph_tokens && (self.records_prompts || !has_prompts);
+        let is_graph = self.is_graph(tokens, has_prompts);
         self.tokens[usize::from(!is_graph)].at(tokens) + self.head.at(requests)
     }
 }

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod known;
+mod latency;
 
 use clap::Subcommand;
 
@@ -17,6 +18,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Clone, Subcommand)]
 enum ExplainOf {
     Capacity(Box<capacity::CapacityArgs>),
+    Latency(Box<latency::LatencyArgs>),
     Models(known::ModelsArgs),
     Gpus(known::GpusArgs),
 }
@@ -25,6 +27,7 @@ enum ExplainOf {
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     match &args.of {
         ExplainOf::Capacity(args) => capacity::run(args),
+        ExplainOf::Latency(args) => latency::run(args),
         ExplainOf::Models(args) => known::models(args),
         ExplainOf::Gpus(args) => known::gpus(args),
     }

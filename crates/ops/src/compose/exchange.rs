@@ -110,7 +110,7 @@ fn collective(
     let sources = [&graph, &eager, &library].into_iter().flatten().map(|found| found.source.clone());
     let sources: Vec<String> = sources.collect();
     if sources.is_empty() {
-        let rule = servecast_latency::Ring::over(&bench.setup.gpu.link, gpus).map(AllReduce::Ring);
+        let rule = AllReduce::over(&bench.setup.gpu.link, gpus);
         bench.origins.estimated(Part::Exchange, format!("{op} over {gpus} GPUs: the rule of the link, for want of a table"));
         return Ok(rule.map(|rule| Collective::Ruled(rule, share)));
     }

@@ -76,16 +76,16 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "expected a share above 0 and at most 1".to_owned())
 }
 
-fn engine(text: &str) -> Result<EngineType, String> {
+pub(super) fn engine(text: &str) -> Result<EngineType, String> {
     serde_json::from_value(text.into()).map_err(|_| "expected vllm, sglang or trtllm".to_owned())
 }
 
-fn weight_type(text: &str) -> Result<WeightType, String> {
+pub(super) fn weight_type(text: &str) -> Result<WeightType, String> {
     let known = || WeightType::ALL.map(|(name, _)| name).join(", ");
     WeightType::by_name(text).ok_or_else(|| format!("expected one of {}", known()))
 }
 
-fn kv_type(text: &str) -> Result<KvType, String> {
+pub(super) fn kv_type(text: &str) -> Result<KvType, String> {
     KvType::by_name(text).ok_or_else(|| "expected auto, bf16, fp16 or fp8".to_owned())
 }
 

@@ -218,8 +218,9 @@ impl PrefillAdder {
             self.states = Some(states);
         }
         let states = self.states.as_deref().unwrap_or_default();
-        // A page on top counts too. Alone, a request may take the last one: here every request makes progress.
-        let taken = if states.len() > 1 { least } else { needed };
+        // A page on top counts too. With nobody else, a request may take the last one: here every request makes progress.
+        let is_alone = running.is_empty() && self.taken.is_empty();
+        let taken = if is_alone { needed } else { least };
         let now = (self.rem_now(cache) - taken) as f64;
         let mut freed = 0.0;
         states.iter().enumerate().all(|(position, &(left, held))| {
@@ -323,6 +324,28 @@ mod tests {
         // 128 - (16 + 16) - (48 + 16) leaves 32 for the output of two, of which a token of each has to stay.
         assert_eq!(answer(15), [Continue, NoToken]);
         assert_ne!(answer(14)[1], NoToken);
+    }
+
+    #[test]
+    fn a_request_is_not_alone_beside_one_that_outran_what_was_foreseen() {
+        let own = json!({"page_size": 16, "disable_radix_cache": true, "chunked_prefill_size": -1});
+        let is_admitted = |running: usize| {
+            let mut fixture = Fixture::new(7, &own);
+            let [other, newcomer] = [(16, 100), (43, 62)].map(|(prompt, output)| fixture.add(&[(0, prompt)], output));
+            // Half of 100 was foreseen, 60 are there already: of its output nothing is left to be foreseen.
+            fixture.requests[other].outputs = 60;
+            fixture.requests[newcomer].ignore_eos = true;
+            let running = &[other][..running];
+            let mut adder = adder(&fixture, 0, running);
+            let Fixture { cache, requests, .. } = &mut fixture;
+            let known = requests[newcomer].known();
+            let found = cache.find(&mut requests[newcomer], known - 1);
+            adder.add(newcomer, requests, running, found, cache);
+            !adder.taken.is_empty()
+        };
+        // 112 - 48 - 62 leaves 2, of which one token has to stay; a page on top is too much.
+        assert!(is_admitted(0));
+        assert!(!is_admitted(1));
     }
 
     #[test]

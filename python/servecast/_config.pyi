@@ -40,18 +40,24 @@ class EngineArgs(_Settings):
         async_scheduling: bool = ...,
         block_size: int = ...,
         bootstrap_port: int | None = ...,
+        data_parallel_size: int | None = ...,
         decode_speedup_ratio: float = ...,
         dp_size: int = ...,
+        dtype: str | None = ...,
         enable_chunked_prefill: bool = ...,
         enable_local_indexer: bool = ...,
         enable_prefix_caching: bool = ...,
         engine_type: Literal["vllm", "sglang", "trtllm"] = ...,
+        engine_version: str | None = ...,
+        expert_parallel_size: int | None = ...,
+        gpu: str | None = ...,
         gpu_memory_utilization: float = ...,
         has_perf_model: bool | None = ...,
         host: Mapping[str, Any] | None = ...,
         is_decode: bool | None = ...,
         is_prefill: bool | None = ...,
         kv_bytes_per_token: int | None = ...,
+        kv_cache_dtype: str | None = ...,
         kv_role: Literal["kv_producer", "kv_consumer"] | None = ...,
         kv_transfer_bandwidth: float | None = ...,
         kv_transfer_timing_mode: Literal["full_prompt", "destination_missing"] = ...,
@@ -61,6 +67,7 @@ class EngineArgs(_Settings):
         max_model_len: int | None = ...,
         max_num_batched_tokens: int | None = ...,
         max_num_seqs: int | None = ...,
+        model: str | None = ...,
         num_gpu_blocks: int = ...,
         num_speculative_tokens: int = ...,
         planner_profile_data: str | None = ...,
@@ -74,6 +81,7 @@ class EngineArgs(_Settings):
         sglang: Mapping[str, Any] | None = ...,
         speedup_ratio: float = ...,
         startup_time: float | None = ...,
+        tensor_parallel_size: int | None = ...,
         trtllm: Mapping[str, Any] | None = ...,
         vllm_version: Literal["0.14", "0.19", "0.24", "0.28", "0.32", "0.33"] = ...,
         watermark: float = ...,
@@ -115,11 +123,17 @@ class EngineArgs(_Settings):
     def bootstrap_port(self) -> int | None:
         """Setting of live workers, without effect on a replay."""
     @property
+    def data_parallel_size(self) -> int | None:
+        """Groups of such GPUs that share experts, each with requests of its own; priced as one engine."""
+    @property
     def decode_speedup_ratio(self) -> float:
         """Divides decode times further."""
     @property
     def dp_size(self) -> int:
         """Data-parallel ranks of a worker; only 1 so far."""
+    @property
+    def dtype(self) -> str | None:
+        """How weights are stored: `bf16`, `fp8`, `fp8_block`, `int4`, `mxfp4` or `nvfp4`."""
     @property
     def enable_chunked_prefill(self) -> bool:
         """Whether a prompt may be cut to fit the token budget of an iteration."""
@@ -132,6 +146,15 @@ class EngineArgs(_Settings):
     @property
     def engine_type(self) -> Literal["vllm", "sglang", "trtllm"]:
         """The engine that is simulated."""
+    @property
+    def engine_version(self) -> str | None:
+        """The engine's version, for the choice of measured operators."""
+    @property
+    def expert_parallel_size(self) -> int | None:
+        """GPUs over which whole experts are shared out."""
+    @property
+    def gpu(self) -> str | None:
+        """The GPU that it is served on: the name of a data sheet, or the path of one."""
     @property
     def gpu_memory_utilization(self) -> float:
         """Share of the memory of a GPU that the engine takes, from which `num_gpu_blocks` is worked out where it is not given and the latency model knows model and GPU."""
@@ -151,6 +174,9 @@ class EngineArgs(_Settings):
     def kv_bytes_per_token(self) -> int | None:
         """Bytes of KV cache a token, over all layers."""
     @property
+    def kv_cache_dtype(self) -> str | None:
+        """How the KV cache is stored: `auto`, `bf16` or `fp8`."""
+    @property
     def kv_role(self) -> Literal["kv_producer", "kv_consumer"] | None:
         """vLLM's role in KV transfer: with one, transfers are noticed when the real connector would notice them."""
     @property
@@ -161,7 +187,7 @@ class EngineArgs(_Settings):
         """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""
     @property
     def latency(self) -> Callable[[Batch], float] | str | None:
-        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR`, `step:FILE.toml` or `roofline:OPTIONS`."""
+        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`. Absent, it is `ops` of `model` and `gpu` where they are given, and `polynomial` otherwise."""
     @property
     def long_prefill_token_threshold(self) -> int:
         """Most tokens of one request in an iteration while others are there; 0 for no limit."""
@@ -177,6 +203,9 @@ class EngineArgs(_Settings):
     @property
     def max_num_seqs(self) -> int | None:
         """Most requests that run at a time; null for no limit."""
+    @property
+    def model(self) -> str | None:
+        """The model that is served: its name on the Hugging Face hub, or the path of its `config.json`."""
     @property
     def num_gpu_blocks(self) -> int:
         """KV cache blocks of a worker, with the null block."""
@@ -216,6 +245,9 @@ class EngineArgs(_Settings):
     @property
     def startup_time(self) -> float | None:
         """Seconds until a worker that is started serves; no worker is started during a replay."""
+    @property
+    def tensor_parallel_size(self) -> int | None:
+        """GPUs that share each layer."""
     @property
     def trtllm(self) -> Mapping[str, Any] | None:
         """Settings of TensorRT-LLM."""

@@ -65,18 +65,14 @@ pub struct EngineArgs {
     /// they are given, and `polynomial` otherwise.
     pub latency: Option<String>,
     /// The model that is served: its name on the Hugging Face hub, or the path of its `config.json`.
-    #[serde(alias = "model_path")]
     pub model: Option<String>,
     /// The GPU that it is served on: the name of a data sheet, or the path of one.
     pub gpu: Option<String>,
     /// GPUs that share each layer.
-    #[serde(alias = "tp", alias = "tp_size")]
     pub tensor_parallel_size: Option<u32>,
     /// Groups of such GPUs that share experts, each with requests of its own; priced as one engine.
-    #[serde(alias = "dp")]
     pub data_parallel_size: Option<u32>,
     /// GPUs over which whole experts are shared out.
-    #[serde(alias = "ep", alias = "ep_size")]
     pub expert_parallel_size: Option<u32>,
     /// How weights are stored: `bf16`, `fp8`, `fp8_block`, `int4`, `mxfp4` or `nvfp4`.
     pub dtype: Option<String>,

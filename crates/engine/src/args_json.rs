@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn settings_of_other_tools_are_answered_by_what_they_mean() {
         for (key, sentence) in [
-            ("tensor_parallel_size", "`latency` roofline:model=NAME,gpu=NAME,tp=N"),
+            ("tp_size", "`tensor_parallel_size` how many GPUs share each layer"),
             ("num_g2_blocks", "KV cache outside the GPU"),
             ("max_batch_size", "`max_num_seqs` is how many requests run at a time"),
             ("speculative_config", "`decode_speedup_ratio` divides decode times"),

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(spec(json!({"latency": "roofline:model=a/b,gpu=L4"})), roofline);
         assert_eq!(spec(json!({"latency": "callable:mine"})), LatencySpec::Callable("mine".to_owned()));
         assert_eq!(spec(json!({})), LatencySpec::Polynomial);
-        let served = json!({"model": "a/b", "gpu": "H200", "tp": 2, "engine_type": "sglang"});
+        let served = json!({"model": "a/b", "gpu": "H200", "tensor_parallel_size": 2, "engine_type": "sglang"});
         let ops = LatencySpec::Ops("model=a/b,gpu=H200,tp=2,engine=sglang,".to_owned());
         assert_eq!(spec(served), ops);
         let ops = LatencySpec::Ops("gpu=H200,engine=vllm,model=a/b".to_owned());

@@ -42,11 +42,9 @@ pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known.into_iter().min_by_key(distance).filter(|other| distance(other) <= 1 + name.chars().count() / 3)
 }
 
-const GPU: &str = "model, GPU and tensor parallelism belong to the latency model: {latency} \
-                   roofline:model=NAME,gpu=NAME,tp=N estimates, profile:DIR has what was measured";
-const TYPES: &str = "how weights and KV cache are stored belongs to the latency model: {latency} \
-                     roofline:model=NAME,gpu=NAME,dtype=TYPE,kv_dtype=TYPE";
-const EXPERTS: &str = "expert parallelism belongs to the latency model: {latency} profile:DIR,ep=N";
+const GPU: &str = "{model} says what is served, {gpu} on what, and {tensor_parallel_size} how many GPUs share each layer";
+const TYPES: &str = "{dtype} says how weights are stored, and {kv_cache_dtype} how the KV cache is";
+const EXPERTS: &str = "{expert_parallel_size} is the number of GPUs over which whole experts are shared out";
 const OFFLOADED: &str = "KV cache outside the GPU (host memory, disk, shared stores) is not simulated, and what is \
                          evicted is computed again: leave it out";
 const DRAFTS: &str =
@@ -67,12 +65,12 @@ const POLICIES: &str = "the router has one policy, whose settings are {router_co
 /// Names, separated by spaces, and what there is for them.
 const TABLE: &[(&str, &str)] = &[
     // Model, GPUs, times of iterations.
-    ("model model_name model_path served_model_name gpu gpu_type gpu_name hardware accelerator", GPU),
-    ("tp tp_size tensor_parallel tensor_parallel_size tensor_model_parallel_size num_gpus gpus", GPU),
+    ("model_name model_path served_model_name gpu_type gpu_name hardware accelerator", GPU),
+    ("tp tp_size tensor_parallel tensor_model_parallel_size num_gpus gpus", GPU),
     ("pp pp_size pipeline_parallel pipeline_parallel_size", PIPELINE),
-    ("ep ep_size expert_parallel_size enable_expert_parallel", EXPERTS),
-    ("dp data_parallel data_parallel_size", "a data-parallel rank is a worker of its own: {num_workers}"),
-    ("dtype quantization weight_dtype kv_dtype kv_cache_dtype", TYPES),
+    ("ep ep_size enable_expert_parallel", EXPERTS),
+    ("dp data_parallel", "a data-parallel rank is a worker of its own: {num_workers}; with shared experts, {data_parallel_size}"),
+    ("quantization weight_dtype kv_dtype", TYPES),
     ("aic_backend aic_system aic_backend_version aic_model_path aic_tp_size aic_perf_config", AIC),
     ("aic_moe_tp_size aic_moe_ep_size aic_attention_dp_size", AIC),
     ("planner_config", "not there yet, the number of workers is fixed during a replay"),
@@ -189,9 +187,9 @@ mod tests {
     #[test]
     fn a_name_is_found_however_it_is_written() {
         for name in
-            ["tensor_parallel_size", "--tensor-parallel-size", "TENSOR_PARALLEL_SIZE", "sglang.tp_size"]
+            ["tensor_parallel", "--tensor-parallel", "TENSOR_PARALLEL", "sglang.tp_size"]
         {
-            assert!(plain(name).unwrap().contains("`latency` roofline:model=NAME"), "{name}");
+            assert!(plain(name).unwrap().contains("`tensor_parallel_size` how many"), "{name}");
         }
         assert_eq!(foreign("num_g2_blocks").unwrap().settings().count(), 0);
         assert_eq!(foreign("request_rate").unwrap().settings().count(), 2);

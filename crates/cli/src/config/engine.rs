@@ -289,7 +289,9 @@ mod tests {
         let all = |keys: &Map<String, Value>| -> Map<String, Value> {
             let value = |key: &str| match key {
                 "engine" => json!("sglang"),
-                "engine_preset" | "latency" => json!("x"),
+                "engine_preset" | "latency" | "model" | "gpu" | "dtype" | "kv_cache_dtype" | "engine_version" => {
+                    json!("x")
+                }
                 "host" => json!({"gap_us": 1}),
                 "schedule_policy" => json!("lpm"),
                 key if key.starts_with("enable") || key.starts_with("disable") => json!(true),

@@ -6,9 +6,9 @@ use crate::sandbox::Sandbox;
 
 /// Options of other tools, and what `servecast replay` says to them.
 const FLAGS: &[(&str, &str)] = &[
-    ("--tp=2", "--latency roofline:model=NAME,gpu=NAME,tp=N"),
-    ("--gpu=H100", "--latency roofline:model=NAME,gpu=NAME,tp=N"),
-    ("--model=x", "--latency roofline:model=NAME,gpu=NAME,tp=N"),
+    ("--tp-size=2", "--tensor-parallel-size how many GPUs share each layer"),
+    ("--gpu-type=H100", "--gpu on what"),
+    ("--model-path=x", "--model says what is served"),
     ("--max-requests=10", "`head -n`; --request-count is for synthetic workloads"),
     ("--trace-format=azure", "recognised by its content"),
     ("--num-g2-blocks=10", "KV cache outside the GPU"),
@@ -44,7 +44,7 @@ fn a_command_names_only_options_that_it_has() {
     for (arguments, words) in [
         (
             &["compare", "a", "b", "--model=x"][..],
-            "has no option `--model`, but for `servecast replay`: model, GPU and tensor parallelism",
+            "has no option `--model`, but",
         ),
         (&["compare", "a", "b", "--workers", "2"], "but `servecast calibrate` and `servecast replay` have"),
         (
@@ -89,8 +89,8 @@ fn keys_and_variables_have_the_answers_of_flags() {
         sandbox.run(&["replay", "t.jsonl", "--config", "c.toml"]).is_refused(words);
     };
     in_file(
-        "tensor_parallel_size = 2",
-        &["c.toml: unknown key `tensor_parallel_size`: model, GPU", "`latency` roofline:"],
+        "tp_size = 2",
+        &["c.toml: unknown key `tp_size`: `model` says what", "`tensor_parallel_size` how many GPUs"],
     );
     in_file("overlap_score_credit = 1", &["`overlap_score_weight` of `router_config` weighs"]);
     in_file("speculative_config = 1", &["`decode_speedup_ratio` of `engine_args` divides"]);

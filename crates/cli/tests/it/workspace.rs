@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "types",
     "latency",
+    "ops",
     "engine",
     "router",
     "workload",

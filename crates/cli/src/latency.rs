@@ -96,9 +96,7 @@ pub(crate) fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Fail
             let Some(model) = &deployed.model else { return Ok(None) };
             deployed.capacity_setup(model_shape(model)?)
         }
-        LatencySpec::Ops(options) => {
-            OpsSettings::of(options)?.capacity_setup()
-        }
+        LatencySpec::Ops(options) => OpsSettings::of(options)?.capacity_setup(),
         _ => Ok(None),
     }
 }

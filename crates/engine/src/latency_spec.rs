@@ -62,9 +62,7 @@ impl EngineArgs {
             Some(("grid", path)) if !path.is_empty() => Ok(LatencySpec::Grid(path.to_owned())),
             Some(("profile", path)) if !path.is_empty() => Ok(LatencySpec::Profile(path.to_owned())),
             Some(("callable", name)) if !name.is_empty() => Ok(LatencySpec::Callable(name.to_owned())),
-            Some(("roofline", options)) => {
-                Ok(LatencySpec::Roofline(self.options_of_served(false) + options))
-            }
+            Some(("roofline", options)) => Ok(LatencySpec::Roofline(self.options_of_served(false) + options)),
             Some(("ops", options)) => Ok(LatencySpec::Ops(self.options_of_served(true) + options)),
             Some(("step", path)) if !path.is_empty() => Ok(LatencySpec::Step(path.to_owned())),
             Some(("linear", terms)) => {
@@ -151,7 +149,8 @@ mod tests {
         assert_eq!(spec(json!({"latency": "roofline:model=a/b,gpu=L4"})), roofline);
         assert_eq!(spec(json!({"latency": "callable:mine"})), LatencySpec::Callable("mine".to_owned()));
         assert_eq!(spec(json!({})), LatencySpec::Polynomial);
-        let served = json!({"model": "a/b", "gpu": "H200", "tensor_parallel_size": 2, "engine_type": "sglang"});
+        let served =
+            json!({"model": "a/b", "gpu": "H200", "tensor_parallel_size": 2, "engine_type": "sglang"});
         let ops = LatencySpec::Ops("model=a/b,gpu=H200,tp=2,engine=sglang,".to_owned());
         assert_eq!(spec(served), ops);
         let ops = LatencySpec::Ops("gpu=H200,engine=vllm,model=a/b".to_owned());

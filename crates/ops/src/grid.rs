@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn codes_are_differences_along_rows() {
         let differences = [2048_u16, 2048, 65535, 0, 65535];
-        let grid = Grid::from_differences(vec![vec![1.0, 2.0], vec![1.0, 2.0]], differences[..4].iter().copied());
+        let grid =
+            Grid::from_differences(vec![vec![1.0, 2.0], vec![1.0, 2.0]], differences[..4].iter().copied());
         let grid = grid.unwrap();
         near(grid.us(&[1.0, 1.0]), 0.2);
         near(grid.us(&[1.0, 2.0]), 0.4);

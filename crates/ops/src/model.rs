@@ -43,7 +43,10 @@ impl Ops {
         let sum = |parts: Vec<(crate::Part, f64)>| parts.iter().map(|(_, us)| us).sum::<f64>();
         let setup = composition.setup();
         let tokens = |is_graph: bool| {
-            Line::sample(MOST_TOKENS, |tokens| sum(composition.token_parts_us(tokens.max(1) as f64, is_graph)))
+            Line::sample(
+                MOST_TOKENS,
+                |tokens| sum(composition.token_parts_us(tokens.max(1) as f64, is_graph)),
+            )
         };
         let decode = Plane::sample((MOST_REQUESTS, MOST_CONTEXT), |requests, context| {
             if requests == 0 {
@@ -105,7 +108,11 @@ fn source(composition: &Composition) -> String {
     } else {
         format!("; estimated: {}", estimated.into_iter().collect::<Vec<_>>().join(", "))
     };
-    format!("measured operators of {model_name} ({}) on {gpus} {} with {name}{parts}", weights.name(), gpu.name)
+    format!(
+        "measured operators of {model_name} ({}) on {gpus} {} with {name}{parts}",
+        weights.name(),
+        gpu.name
+    )
 }
 
 impl LatencyModel for Ops {

@@ -158,8 +158,7 @@ impl Pack {
         let packed = bytes.get(PREFIX..end as usize).ok_or_else(|| truncated("its header", end))?;
         let damaged = |problem: String| PackError::Damaged { what: "its header".to_owned(), problem };
         let text = unpacked(packed).map_err(|error| damaged(error.to_string()))?;
-        let header: PackHeader =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let header: PackHeader = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         let has = bytes.len() as u64;
         for section in &header.sections {
             let last = end.saturating_add(section.offset).saturating_add(section.bytes);

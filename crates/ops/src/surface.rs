@@ -180,7 +180,9 @@ mod tests {
 
     #[test]
     fn a_walk_along_a_row_is_exactly_the_plane() {
-        let plane = Plane::sample((64, 1000), |first, second| ((first * 7 + 3) as f64).sqrt() * (second as f64).ln_1p());
+        let plane = Plane::sample((64, 1000), |first, second| {
+            ((first * 7 + 3) as f64).sqrt() * (second as f64).ln_1p()
+        });
         for first in [0, 1, 3, 9, 63, 64, 100] {
             let mut along = plane.along(first);
             for second in 0..3000 {

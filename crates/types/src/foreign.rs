@@ -42,7 +42,8 @@ pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known.into_iter().min_by_key(distance).filter(|other| distance(other) <= 1 + name.chars().count() / 3)
 }
 
-const GPU: &str = "{model} says what is served, {gpu} on what, and {tensor_parallel_size} how many GPUs share each layer";
+const GPU: &str =
+    "{model} says what is served, {gpu} on what, and {tensor_parallel_size} how many GPUs share each layer";
 const TYPES: &str = "{dtype} says how weights are stored, and {kv_cache_dtype} how the KV cache is";
 const EXPERTS: &str = "{expert_parallel_size} is the number of GPUs over which whole experts are shared out";
 const OFFLOADED: &str = "KV cache outside the GPU (host memory, disk, shared stores) is not simulated, and what is \
@@ -69,7 +70,10 @@ const TABLE: &[(&str, &str)] = &[
     ("tp tp_size tensor_parallel tensor_model_parallel_size num_gpus gpus", GPU),
     ("pp pp_size pipeline_parallel pipeline_parallel_size", PIPELINE),
     ("ep ep_size enable_expert_parallel", EXPERTS),
-    ("dp data_parallel", "a data-parallel rank is a worker of its own: {num_workers}; with shared experts, {data_parallel_size}"),
+    (
+        "dp data_parallel",
+        "a data-parallel rank is a worker of its own: {num_workers}; with shared experts, {data_parallel_size}",
+    ),
     ("quantization weight_dtype kv_dtype", TYPES),
     ("aic_backend aic_system aic_backend_version aic_model_path aic_tp_size aic_perf_config", AIC),
     ("aic_moe_tp_size aic_moe_ep_size aic_attention_dp_size", AIC),
@@ -186,9 +190,7 @@ mod tests {
 
     #[test]
     fn a_name_is_found_however_it_is_written() {
-        for name in
-            ["tensor_parallel", "--tensor-parallel", "TENSOR_PARALLEL", "sglang.tp_size"]
-        {
+        for name in ["tensor_parallel", "--tensor-parallel", "TENSOR_PARALLEL", "sglang.tp_size"] {
             assert!(plain(name).unwrap().contains("`tensor_parallel_size` how many"), "{name}");
         }
         assert_eq!(foreign("num_g2_blocks").unwrap().settings().count(), 0);

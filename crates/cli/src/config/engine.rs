@@ -289,7 +289,8 @@ mod tests {
         let all = |keys: &Map<String, Value>| -> Map<String, Value> {
             let value = |key: &str| match key {
                 "engine" => json!("sglang"),
-                "engine_preset" | "latency" | "model" | "gpu" | "dtype" | "kv_cache_dtype" | "engine_version" => {
+                "engine_preset" | "latency" | "model" | "gpu" | "dtype" | "kv_cache_dtype"
+                | "engine_version" => {
                     json!("x")
                 }
                 "host" => json!({"gap_us": 1}),

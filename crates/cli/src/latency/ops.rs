@@ -77,7 +77,8 @@ impl OpsSettings {
         let Some(path) = &self.pack else {
             let sheet = self.sheet()?;
             let pack = Pack::of_gpu(&sheet.name).transpose();
-            return pack.map_err(|error| Failure::user(format!("the pack of {}: {}", sheet.name, chain(&error))));
+            return pack
+                .map_err(|error| Failure::user(format!("the pack of {}: {}", sheet.name, chain(&error))));
         };
         let pack = Pack::read(Cow::Owned(files::read(path)?))
             .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))?;
@@ -86,7 +87,9 @@ impl OpsSettings {
             return Ok(Some(pack));
         }
         Err(Failure::user(format!("{}: the pack is of {of}, but the GPU is {gpu}", path.display()))
-            .with_hint(format!("--gpu {of} takes the pack's; without `pack` the one that comes with servecast is read")))
+            .with_hint(format!(
+                "--gpu {of} takes the pack's; without `pack` the one that comes with servecast is read"
+            )))
     }
 
     fn sheet(&self) -> Result<GpuSheet, Failure> {
@@ -134,7 +137,10 @@ impl OpsSettings {
             return refused(&format!("ep={ep}"), &format!("{name}: {error}"));
         }
         if !gpus.is_multiple_of(ep) {
-            return refused(&format!("ep={ep}"), &format!("the engine has {gpus} GPUs, which {ep} does not divide"));
+            return refused(
+                &format!("ep={ep}"),
+                &format!("the engine has {gpus} GPUs, which {ep} does not divide"),
+            );
         }
         Ok(())
     }
@@ -142,10 +148,11 @@ impl OpsSettings {
     /// The arithmetic of capacity of all GPUs of the engine.
     pub(crate) fn capacity_setup(&self) -> Result<Option<CapacitySetup>, Failure> {
         let Some(model) = &self.deployed.model else { return Ok(None) };
-        let all = self.deployed.gpus.unwrap_or(1) * self.data_parallel_size.unwrap_or(1);
+        let ranks = self.data_parallel_size.unwrap_or(1);
         let mut deployed = self.deployed.clone();
-        deployed.gpus = Some(all);
-        deployed.capacity_setup(model_shape(model)?)
+        deployed.gpus = Some(self.deployed.gpus.unwrap_or(1) * ranks);
+        let setup = deployed.capacity_setup(model_shape(model)?)?;
+        Ok(setup.map(|setup| CapacitySetup { attention_ranks: ranks, ..setup }))
     }
 }
 

@@ -42,10 +42,7 @@ fn options_of_other_tools_are_answered_by_what_they_mean() {
 fn a_command_names_only_options_that_it_has() {
     let sandbox = Sandbox::new();
     for (arguments, words) in [
-        (
-            &["compare", "a", "b", "--model=x"][..],
-            "has no option `--model`, but",
-        ),
+        (&["compare", "a", "b", "--model=x"][..], "has no option `--model`, but"),
         (&["compare", "a", "b", "--workers", "2"], "but `servecast calibrate` and `servecast replay` have"),
         (
             &["calibrate", "x", "--num-gpu-blocks", "9"],

@@ -331,7 +331,8 @@ mod tests {
         let own = json!({"page_size": 16, "disable_radix_cache": true, "chunked_prefill_size": -1});
         let is_admitted = |running: usize| {
             let mut fixture = Fixture::new(7, &own);
-            let [other, newcomer] = [(16, 100), (43, 62)].map(|(prompt, output)| fixture.add(&[(0, prompt)], output));
+            let [other, newcomer] =
+                [(16, 100), (43, 62)].map(|(prompt, output)| fixture.add(&[(0, prompt)], output));
             // Half of 100 was foreseen, 60 are there already: of its output nothing is left to be foreseen.
             fixture.requests[other].outputs = 60;
             fixture.requests[newcomer].ignore_eos = true;

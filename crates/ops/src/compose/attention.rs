@@ -38,7 +38,11 @@ struct Scaled {
 impl Scaled {
     /// For prompts without a context, by what there are for axes.
     fn prompt_us(&self, requests: f64, length: f64) -> Option<f64> {
-        if self.grid.dimensions() == 3 { self.us(&[requests, 0.0, length]) } else { self.us(&[requests, length]) }
+        if self.grid.dimensions() == 3 {
+            self.us(&[requests, 0.0, length])
+        } else {
+            self.us(&[requests, length])
+        }
     }
 
     fn us(&self, point: &[f64]) -> Option<f64> {
@@ -94,7 +98,13 @@ pub(super) fn parts(bench: &mut Workbench<'_>) -> Result<Vec<AttentionPart>, Pac
     let model = bench.model();
     let latent = matches!(model.attention, Attention::Latent { .. });
     let kinds = kinds.into_iter().filter(|(layers, _)| *layers > 0);
-    kinds.map(|(layers, window)| if latent { of_latent(bench, layers) } else { of_heads(bench, layers, window) }).collect()
+    kinds
+        .map(
+            |(layers, window)| {
+                if latent { of_latent(bench, layers) } else { of_heads(bench, layers, window) }
+            },
+        )
+        .collect()
 }
 
 fn kv_name(bench: &Workbench<'_>) -> &'static str {
@@ -105,7 +115,9 @@ fn kv_name(bench: &Workbench<'_>) -> &'static str {
 fn of_heads(bench: &mut Workbench<'_>, layers: u32, window: u32) -> Result<AttentionPart, PackError> {
     let model = bench.model();
     let shards = bench.shards();
-    let Attention::Grouped { kv_heads } = model.attention else { unreachable!("of heads of keys and values") };
+    let Attention::Grouped { kv_heads } = model.attention else {
+        unreachable!("of heads of keys and values")
+    };
     let (heads, kv_heads) = (model.heads.div_ceil(shards), kv_heads.div_ceil(shards));
     let head_size = model.head_size;
     let flop = 4.0 * f64::from(heads * head_size);
@@ -173,7 +185,9 @@ fn kernel(bench: &mut Workbench<'_>, part: Part, op: &str, wanted: &Heads) -> Re
         return Ok(None);
     };
     if far > 0.0 {
-        bench.origins.estimated(part, format!("{source}, carried over from {heads} heads to {}", wanted.name()));
+        bench
+            .origins
+            .estimated(part, format!("{source}, carried over from {heads} heads to {}", wanted.name()));
     } else {
         bench.origins.measured(part, source);
     }
@@ -217,7 +231,16 @@ fn of_latent(bench: &mut Workbench<'_>, layers: u32) -> Result<AttentionPart, Pa
         .library
         .find("gemm", |key| (key.text("dtype") == weights.name()).then_some((0.0, ())))?
         .map(|found| found.grid.along(&shape));
-    Ok(AttentionPart { layers: f64::from(layers), decode, prompt, absorbed, expanded, has_products: false, work, roof: bench.roof })
+    Ok(AttentionPart {
+        layers: f64::from(layers),
+        decode,
+        prompt,
+        absorbed,
+        expanded,
+        has_products: false,
+        work,
+        roof: bench.roof,
+    })
 }
 
 fn latent_kernel(bench: &mut Workbench<'_>, part: Part, op: &str, heads: u32) -> Result<Kernel, PackError> {
@@ -231,7 +254,10 @@ fn latent_kernel(bench: &mut Workbench<'_>, part: Part, op: &str, heads: u32) ->
         })
     })?;
     let Some(Found { grid, key: (far, measured), source }) = found else {
-        bench.origins.estimated(part, format!("latent attention of {heads} heads: the data sheet, for want of a table"));
+        bench.origins.estimated(
+            part,
+            format!("latent attention of {heads} heads: the data sheet, for want of a table"),
+        );
         return Ok(None);
     };
     if far > 0.0 {
@@ -269,7 +295,8 @@ fn of_chosen_tokens(bench: &mut Workbench<'_>) -> Result<Option<AttentionPart>, 
         })?;
         let Some(Found { grid, key: (far, measured), source }) = found else { return Ok(None) };
         if far > 0.0 {
-            let rule = format!("{source}, carried over from {measured} heads to {heads}, or from another precision");
+            let rule =
+                format!("{source}, carried over from {measured} heads to {heads}, or from another precision");
             bench.origins.estimated(part, rule);
         } else {
             bench.origins.measured(part, source);

@@ -35,10 +35,15 @@ impl Collective {
     fn us(&self, bytes: f64, is_graph: bool) -> f64 {
         match self {
             Self::Measured { graph, eager, library } => {
-                let custom = if is_graph { graph.as_ref().or(eager.as_ref()) } else { eager.as_ref().or(graph.as_ref()) };
+                let custom = if is_graph {
+                    graph.as_ref().or(eager.as_ref())
+                } else {
+                    eager.as_ref().or(graph.as_ref())
+                };
                 // Beyond their largest size, custom kernels are not used where the library was measured.
                 let custom = custom.filter(|grid| library.is_none() || bytes <= grid.last(0));
-                let times = [custom, library.as_ref()].into_iter().flatten().filter_map(|grid| grid.us(&[bytes]));
+                let times =
+                    [custom, library.as_ref()].into_iter().flatten().filter_map(|grid| grid.us(&[bytes]));
                 times.fold(f64::INFINITY, f64::min)
             }
             Self::Ruled(rule, share) => share * rule.time_us(bytes),
@@ -77,7 +82,8 @@ impl Exchange {
 
     /// For `own` tokens of a group of GPUs and `all` of all groups.
     pub(super) fn us(&self, own: f64, all: f64, is_graph: bool) -> f64 {
-        let sums = self.sum.as_ref().map_or(0.0, |sum| self.sums * sum.us(own * self.bytes_per_token, is_graph));
+        let sums =
+            self.sum.as_ref().map_or(0.0, |sum| self.sums * sum.us(own * self.bytes_per_token, is_graph));
         let bytes = all.max(self.groups) * self.bytes_per_token;
         let around = self.around_experts.iter().flatten().map(|step| step.us(bytes, is_graph)).sum::<f64>();
         sums + self.times_around_experts * around
@@ -104,14 +110,19 @@ fn collective(
         return Ok(Some(Collective::Ruled(rule.clone(), share)));
     }
     let mut find = |kind: &str| {
-        bench.library.find(op, |key| (key.text("kind") == kind && key.number("gpus") == gpus).then_some((0.0, ())))
+        bench
+            .library
+            .find(op, |key| (key.text("kind") == kind && key.number("gpus") == gpus).then_some((0.0, ())))
     };
     let [graph, eager, library] = [find("custom_graph")?, find("custom_eager")?, find("nccl")?];
     let sources = [&graph, &eager, &library].into_iter().flatten().map(|found| found.source.clone());
     let sources: Vec<String> = sources.collect();
     if sources.is_empty() {
         let rule = AllReduce::over(&bench.setup.gpu.link, gpus);
-        bench.origins.estimated(Part::Exchange, format!("{op} over {gpus} GPUs: the rule of the link, for want of a table"));
+        bench.origins.estimated(
+            Part::Exchange,
+            format!("{op} over {gpus} GPUs: the rule of the link, for want of a table"),
+        );
         return Ok(rule.map(|rule| Collective::Ruled(rule, share)));
     }
     for source in sources {

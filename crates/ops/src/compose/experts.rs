@@ -116,7 +116,13 @@ impl ExpertsPart {
                 bench.origins.estimated(Part::Experts, rule);
             }
         }
-        Ok(Some(Self { layers: f64::from(layers), shape, stored: Stored::of(&setup.model, weights), table, roof: bench.roof }))
+        Ok(Some(Self {
+            layers: f64::from(layers),
+            shape,
+            stored: Stored::of(&setup.model, weights),
+            table,
+            roof: bench.roof,
+        }))
     }
 
     /// For the tokens of one group of GPUs, and of all groups: experts get those of all.

@@ -61,7 +61,8 @@ impl LinearPart {
     }
 
     pub(super) fn decode_us(&self, requests: f64) -> f64 {
-        let measured = self.decode.as_ref().and_then(|grid| grid.us(&[requests])).map(|us| us * self.ratio[0]);
+        let measured =
+            self.decode.as_ref().and_then(|grid| grid.us(&[requests])).map(|us| us * self.ratio[0]);
         // The state is read and written in 32 bits.
         self.layers * measured.unwrap_or_else(|| self.roof.attention_us(0.0, requests * self.state * 8.0))
     }

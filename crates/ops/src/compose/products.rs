@@ -118,7 +118,8 @@ fn feed_forward(bench: &mut Workbench<'_>) -> Result<Vec<Product>, PackError> {
     let with_experts = experts.map_or(0, |experts| experts.layers);
     let without = model.feed_forward_layers - with_experts;
     let mut products = Vec::new();
-    let inner_sizes = [(without, plain), (with_experts, experts.map_or(0, |experts| experts.shared_inner_size))];
+    let inner_sizes =
+        [(without, plain), (with_experts, experts.map_or(0, |experts| experts.shared_inner_size))];
     for (layers, inner) in inner_sizes {
         if layers > 0 && inner > 0 {
             let inner = inner.div_ceil(bench.shards());

@@ -135,7 +135,8 @@ fn table(composition: &Composition, model: &Ops, passes: &[Pass]) -> String {
         let _ = write!(text, "{:>20}", pass.what);
     }
     text.push('\n');
-    let shown = Part::ALL.into_iter().filter(|part| passes.iter().any(|pass| pass.parts_us.contains_key(part)));
+    let shown =
+        Part::ALL.into_iter().filter(|part| passes.iter().any(|pass| pass.parts_us.contains_key(part)));
     for part in shown {
         let _ = write!(text, "  {:<22}", part.name());
         for pass in passes {

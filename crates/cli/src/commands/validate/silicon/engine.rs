@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use servecast_engine::{
     EngineArgs, EngineConfig, EnginePreset, EngineType, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
 };
+use servecast_latency::CapacitySetup;
 
 use super::table::Measured;
 use crate::commands::validate::recording::preset;
@@ -40,9 +41,9 @@ pub(super) fn of(row: &Measured, latency: &str) -> Result<Engine, Failure> {
         Failure::user(format!("`latency` is `{latency}`, which knows no model and GPU of its own"))
             .with_hint("`roofline` does")
     })?;
+    let setup = CapacitySetup { attention_ranks: row.attention_dp, ..setup };
     let capacity = deployment::capacity_setup(&args, &setup).capacity().map_err(|error| refused(&error))?;
-    let blocks = capacity.num_gpu_blocks.saturating_mul(u64::from(row.attention_dp));
-    args.num_gpu_blocks = blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
+    args.num_gpu_blocks = capacity.num_gpu_blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
     let config = args.validate(model).map_err(|error| refused(&error))?;
     Ok(Engine { args, config, latency: spec_text, release })
 }

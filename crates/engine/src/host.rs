@@ -10,7 +10,6 @@ use crate::ConfigError;
 /// model, which is 0 where that says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_field_names, reason = "units belong into the names of settings")]
 pub struct HostArgs {
     /// From the end of a pass to when the next one can begin.
     pub gap_us: Option<f64>,

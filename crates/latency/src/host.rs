@@ -144,7 +144,7 @@ mod tests {
         for (key, us) in Host::KEYS.into_iter().zip(1..) {
             *host.value_mut(key).unwrap() = f64::from(us);
         }
-        assert_eq!(host.values(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(host.values().map(|us| us as u64), [1, 2, 3, 4, 5, 6]);
         assert_eq!(host.value_mut("gap_ms"), None);
         assert!(
             Host::is_time(0.0) && !Host::is_time(-1.0) && !Host::is_time(f64::NAN) && !Host::is_time(1e10)

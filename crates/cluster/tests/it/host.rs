@@ -38,7 +38,8 @@ fn row(line: u64, at_ms: f64, input: u64, output: u64) -> TraceRow {
 
 fn serve(rows: &[TraceRow], settings: Value, load: LoadMode) -> RunRecord {
     let mut args = json!({"block_size": 16, "num_gpu_blocks": 1000, "latency": "callable:tens"});
-    args.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    let Value::Object(settings) = settings else { panic!("settings are an object") };
+    args.as_object_mut().unwrap().extend(settings);
     let args = EngineArgs::from_json(args).unwrap();
     let config = args.validate(Some(Arc::new(Tens))).unwrap();
     let topology = Topology::aggregated(PoolEngine { workers: 1, args: &args, config: &config }).unwrap();
@@ -122,7 +123,7 @@ fn delivery_delays_what_clients_see_and_not_the_engine() {
         let parts = run.ttft_breakdown(ordinal).unwrap();
         assert_eq!(Some(parts.total()), run.requests[ordinal].ttft());
     }
-    assert_eq!(run.ttft_breakdown(1).unwrap().front_end.as_ms(), 4.0);
+    assert_eq!(run.ttft_breakdown(1).unwrap().front_end.as_ns(), 4_000_000);
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn a_client_sends_its_next_request_when_it_has_the_answer() {
     let rows = [row(1, 0.0, 20, 2), row(2, 0.0, 20, 1)];
     let run = serve(&rows, host, LoadMode::ClosedLoop { concurrency: 1 });
     assert_eq!(tokens(&run), [(17.0, 27.0), (44.0, 44.0)]);
-    assert_eq!(run.requests[1].arrival.as_ms(), 27.0);
+    assert_eq!(run.requests[1].arrival.as_ns(), 27_000_000);
     let mut turns = [row(1, 0.0, 20, 2), row(2, 0.0, 40, 1)];
     for turn in &mut turns {
         turn.session_id = Some("s".to_owned());
@@ -149,7 +150,7 @@ fn a_client_sends_its_next_request_when_it_has_the_answer() {
     turns[1].delay_ms = Some(6.0);
     let host = json!({"host": {"front_end_us": 4000, "delivery_us": 3000}});
     let run = serve(&turns, host, LoadMode::OpenLoop);
-    assert_eq!(run.requests[1].arrival.as_ms(), 33.0);
+    assert_eq!(run.requests[1].arrival.as_ns(), 33_000_000);
 }
 
 #[test]

@@ -325,16 +325,15 @@ fn weight_type(config: &Value) -> Result<Option<WeightType>, ModelError> {
     let method = text("quant_method").or(text("format").map(|_| "compressed-tensors"));
     let Some(method) = method else { return Ok(None) };
     let found = match (method, text("quant_algo"), text("format")) {
-        ("fp8" | "fbgemm_fp8", ..) => Some(fp8()),
+        ("fp8" | "fbgemm_fp8", ..) | ("compressed-tensors", _, Some("float-quantized")) => Some(fp8()),
         ("mxfp4", ..) => Some(WeightType::Mxfp4),
         ("awq" | "gptq", ..) if four_bits(config.get("bits").and_then(Value::as_u64)) => {
             Some(WeightType::Int4)
         }
-        ("modelopt" | "modelopt_fp4", None | Some("NVFP4"), _) => Some(WeightType::Nvfp4),
+        ("modelopt" | "modelopt_fp4", None | Some("NVFP4"), _)
+        | ("compressed-tensors", _, Some("nvfp4-pack-quantized")) => Some(WeightType::Nvfp4),
         ("modelopt", Some("FP8"), _) => Some(WeightType::Fp8),
         ("modelopt", Some("FP8_PB_WO"), _) => Some(WeightType::Fp8Block),
-        ("compressed-tensors", _, Some("nvfp4-pack-quantized")) => Some(WeightType::Nvfp4),
-        ("compressed-tensors", _, Some("float-quantized")) => Some(fp8()),
         ("compressed-tensors", _, Some("pack-quantized"))
             if mentions(config.get("config_groups"), "\"num_bits\":4") =>
         {

@@ -64,7 +64,7 @@ pub(super) fn shape(name: &str) -> Option<ModelShape> {
     let (owner, base) = name.rsplit_once('/').unwrap_or(("", &name));
     let parts: Vec<&str> = base.split('-').collect();
     let is_stored = |part: &&str| STORED.iter().any(|(known, _)| known == part);
-    let quantised = parts.iter().position(|part| is_stored(&part)).unwrap_or(parts.len());
+    let quantised = parts.iter().position(is_stored).unwrap_or(parts.len());
     let (plain, suffix) = parts.split_at(quantised);
     let shape = known(plain)?;
     let [kind, how @ ..] = suffix else { return Some(shape) };

@@ -30,8 +30,11 @@ pub(super) struct Group {
     pub(super) ttft: Score,
 }
 
+/// What a row has in common with others.
+type OfRow = fn(&Outcome) -> String;
+
 /// What runs are grouped by.
-const KEYS: [(&str, fn(&Outcome) -> String); 10] = [
+const KEYS: [(&str, OfRow); 10] = [
     ("engine", |row| row.engine.to_owned()),
     ("gpu", |row| row.gpu.clone()),
     ("family", |row| row.family.clone()),

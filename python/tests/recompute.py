@@ -23,7 +23,7 @@ Row = dict[str, Any]
 # Keys of a report that say what was replayed rather than what came out of it.
 GIVEN = {
     *("schema_version", "servecast_version", "wall_time_ms", "workload_name", "workload_hash", "seed", "settings"),
-    *("sla", "trace_notes", "notes", "latency_estimate", "latency_source"),
+    *("sla", "trace_notes", "notes", "latency_estimate", "latency_source", "latency_error"),
 }
 RELATIVE_TOLERANCE = 1e-9
 SECOND_NS = 1_000_000_000

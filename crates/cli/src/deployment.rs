@@ -5,7 +5,8 @@ use servecast_cluster::{ClusterError, PoolEngine, Topology};
 use servecast_engine::{
     EngineArgs, EngineConfig, EnginePreset, EngineType, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
 };
-use servecast_latency::{CapacitySetup, GIB};
+use servecast_latency::{CapacitySetup, ErrorBar, GIB};
+use servecast_report::LatencyError;
 
 use self::settings::Settings;
 use crate::config::{Engines, Layers, ReplayConfig};
@@ -34,6 +35,8 @@ pub(crate) struct Deployment {
     pub(crate) derived: Vec<String>,
     /// Where iteration times come from.
     pub(crate) latency_source: String,
+    /// How far off they are.
+    pub(crate) latency_error: LatencyError,
 }
 
 /// What engine settings say of the queue of their router.
@@ -64,6 +67,7 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
             unused: pool.unused,
             derived: pool.derived.into_iter().collect(),
             latency_source: pool.latency_source,
+            latency_error: reported(&pool.error_bar, &pool.error_bar),
         });
     };
     check_staged(config, layers, staged)?;
@@ -88,12 +92,30 @@ pub(crate) fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment
         engines: vec![prefill.args, decode.args],
         unused: [prefill.unused, decode.unused].concat(),
         derived: prefill.derived.into_iter().chain(decode.derived).chain(free).collect(),
+        latency_error: reported(&prefill.error_bar, &decode.error_bar),
         latency_source: if prefill.latency_source == decode.latency_source {
             prefill.latency_source
         } else {
             format!("prefill: {}; decode: {}", prefill.latency_source, decode.latency_source)
         },
     })
+}
+
+/// How far off times are: TTFT by the pool of prompts, TPOT by that of output.
+fn reported(prompts: &ErrorBar, output: &ErrorBar) -> LatencyError {
+    let basis = if prompts.basis == output.basis {
+        prompts.basis.clone()
+    } else {
+        format!("prefill: {}; decode: {}", prompts.basis, output.basis)
+    };
+    LatencyError {
+        tpot_p90: output.tpot_p90,
+        ttft_p90: prompts.ttft_p90,
+        tpot_mape: output.tpot_mape,
+        ttft_mape: prompts.ttft_mape,
+        n: prompts.n.min(output.n),
+        basis,
+    }
 }
 
 /// The first setting, if there is one, that makes the deployment disaggregated.
@@ -296,6 +318,8 @@ struct Pool {
     derived: Option<String>,
     /// Where iteration times come from.
     latency_source: String,
+    /// How far off they are.
+    error_bar: ErrorBar,
 }
 
 impl Pool {
@@ -319,6 +343,7 @@ impl Pool {
         let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
         let measured = latency::load(&spec, layers.models())?;
         let latency_source = latency::source(&spec, measured.as_deref())?;
+        let error_bar = latency::error_bar(&spec, measured.as_deref());
         let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
         let derived = match &setup {
             Some(setup) => Some(format!("{name}{}", work_out_blocks(&mut args, setup)?)),
@@ -332,7 +357,7 @@ impl Pool {
                           follow, since the latency model knows no GPU";
             unused.push(format!("{name}{}", settings.explained(reason)));
         }
-        Ok(Self { args, config, unused, derived, latency_source })
+        Ok(Self { args, config, unused, derived, latency_source, error_bar })
     }
 
     fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use servecast_engine::LatencySpec;
-use servecast_latency::{CapacitySetup, Grid, GridError, LatencyModel, Step};
-use servecast_ops::Ops;
+use servecast_latency::{CapacitySetup, ErrorBar, Grid, GridError, LatencyModel, Step};
 
 use crate::error::{Failure, chain};
 use crate::files;
@@ -40,7 +39,7 @@ pub(crate) fn load(spec: &LatencySpec, models: &Models) -> Result<Option<Arc<dyn
         LatencySpec::Profile(text) => Ok(Some(Arc::new(profile_settings(text)?.read()?))),
         LatencySpec::Step(path) => Ok(Some(Arc::new(read_step(Path::new(path))?))),
         LatencySpec::Roofline(options) => Ok(Some(Arc::new(RooflineSettings::of(options)?.read()?))),
-        LatencySpec::Ops(options) => Ok(Some(Arc::new(Ops::new(&OpsSettings::of(options)?.compose()?)))),
+        LatencySpec::Ops(options) => Ok(Some(Arc::new(OpsSettings::of(options)?.read()?))),
     }
 }
 
@@ -81,6 +80,21 @@ pub(crate) fn source(spec: &LatencySpec, loaded: Option<&dyn LatencyModel>) -> R
         }
         LatencySpec::Ops(_) => "operators".to_owned(),
         LatencySpec::Callable(_) => "a function of the program that ran it".to_owned(),
+    })
+}
+
+/// How far off the times of a model are, or why that is not known. `loaded`: the model, unless an engine has it built in.
+pub(crate) fn error_bar(spec: &LatencySpec, loaded: Option<&dyn LatencyModel>) -> ErrorBar {
+    if let Some(known) = loaded.and_then(LatencyModel::error_bar) {
+        return known;
+    }
+    ErrorBar::unknown(match spec {
+        LatencySpec::Polynomial | LatencySpec::Linear(_) | LatencySpec::Grid(_) => "of no GPU",
+        LatencySpec::Profile(_) => "a profile has no error of its own: `servecast validate` measures it",
+        LatencySpec::Step(_) => "the file of the step model states none",
+        LatencySpec::Roofline(_) => "an estimate: nothing was measured",
+        LatencySpec::Ops(_) => "no measured run is like it",
+        LatencySpec::Callable(_) => "a function of the program that ran it",
     })
 }
 

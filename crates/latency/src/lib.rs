@@ -19,6 +19,7 @@
 
 mod batch;
 mod capacity;
+mod error_bar;
 mod gpu;
 mod grid;
 mod host;
@@ -37,6 +38,7 @@ use servecast_types::Duration;
 
 pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
 pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
+pub use error_bar::ErrorBar;
 pub use gpu::{GpuProblem, GpuSheet};
 pub use grid::{Grid, GridError};
 pub use host::{Host, MOST_HOST_US};
@@ -84,6 +86,11 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
 
     /// What the times are estimated from, if nothing of them was measured.
     fn estimate(&self) -> Option<&str> {
+        None
+    }
+
+    /// How far off the times are, if the model knows that.
+    fn error_bar(&self) -> Option<ErrorBar> {
         None
     }
 

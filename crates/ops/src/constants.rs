@@ -1,23 +1,32 @@
-//! What surrounds the GPU, as fitted to measured servers: `data/constants.toml`.
+//! What surrounds the GPU, and how far off times are, as fitted to measured servers: `data/constants.toml`.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
-use servecast_latency::Host;
+use servecast_latency::{ErrorBar, Host};
 
-use crate::setup::EngineName;
+use crate::family::{family, generation};
+use crate::setup::{EngineName, OpsSetup};
 
 const TEXT: &str = include_str!("../../../data/constants.toml");
 
 /// Fitted constants.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constants {
     #[serde(rename = "schema")]
     _schema: u32,
     /// What they were fitted to.
     pub source: String,
+    /// By engine.
+    #[serde(default)]
     front_end: BTreeMap<String, FrontEnd>,
+    #[serde(default)]
+    factor: Vec<Factor>,
+    /// From the closest to the widest.
+    #[serde(default)]
+    error: Vec<Bar>,
 }
 
 /// From sending a request to when it is at the engine.
@@ -34,10 +43,80 @@ pub struct FrontEnd {
     pub ttft_mape: f64,
 }
 
+/// What multiplies the times of passes without prompts of some models.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Factor {
+    engine: String,
+    generation: String,
+    family: String,
+    factor: f64,
+    /// Measured runs that it was fitted to.
+    n: u32,
+    /// Mean error of TPOT that is left, in per cent.
+    tpot_mape: f64,
+}
+
+/// How far off runs were that were left out of the fit, in per cent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bar {
+    engine: Option<String>,
+    generation: Option<String>,
+    family: Option<String>,
+    n: u32,
+    tpot_mape: f64,
+    tpot_p90: f64,
+    ttft_mape: f64,
+    ttft_p90: f64,
+}
+
+/// Constants that cannot be read.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConstantsError(String);
+
 impl Constants {
     /// Those that come with servecast.
-    pub fn built_in() -> Self {
-        toml::from_str(TEXT).expect("a test reads the same text")
+    pub fn built_in() -> &'static Self {
+        static BUILT_IN: OnceLock<Constants> = OnceLock::new();
+        BUILT_IN.get_or_init(|| Self::from_toml(TEXT).expect("a test reads the same text"))
+    }
+
+    /// None: no front end, no factor, nothing known of the error.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Reads them in the form of `data/constants.toml`.
+    pub fn from_toml(text: &str) -> Result<Self, ConstantsError> {
+        let constants: Self = toml::from_str(text).map_err(|error| ConstantsError(error.to_string()))?;
+        let is_wrong = |factor: &&Factor| !(0.1..=10.0).contains(&factor.factor);
+        if let Some(Factor { engine, family, factor, .. }) = constants.factor.iter().find(is_wrong) {
+            return Err(ConstantsError(format!(
+                "the `factor` of {engine} and {family} is {factor}, but must be from 0.1 to 10"
+            )));
+        }
+        for (engine, front_end) in &constants.front_end {
+            if !(Host::is_time(front_end.us) && Host::is_time(front_end.us_per_1k_prompt_tokens)) {
+                let times = (front_end.us, front_end.us_per_1k_prompt_tokens);
+                return Err(ConstantsError(format!(
+                    "`front_end.{engine}` has {} and {} µs, but times are from 0 to an hour",
+                    times.0, times.1
+                )));
+            }
+        }
+        Ok(constants)
+    }
+
+    /// Constants whose error is not known.
+    pub(crate) fn of(source: String, front_end: BTreeMap<String, FrontEnd>, factor: Vec<Factor>) -> Self {
+        Self { source, front_end, factor, ..Self::default() }
+    }
+
+    /// The same without factors.
+    pub fn without_factors(&self) -> Self {
+        Self { factor: Vec::new(), ..self.clone() }
     }
 
     /// The host of an engine as a server with HTTP in front.
@@ -49,6 +128,43 @@ impl Constants {
             ..Host::NONE
         }
     }
+
+    /// What multiplies passes without prompts of a setup, if enough runs of its kind were measured.
+    pub fn factor(&self, setup: &OpsSetup) -> Option<f64> {
+        let (generation, family) = (generation(&setup.gpu.name), family(&setup.model_name));
+        let is_of = |factor: &&Factor| {
+            (factor.engine.as_str(), &factor.generation, &factor.family)
+                == (setup.engine.name(), &generation, &family)
+        };
+        self.factor.iter().find(is_of).map(|factor| factor.factor)
+    }
+
+    /// How far off times of a setup are, by the closest runs of which enough were measured.
+    pub fn error_bar(&self, setup: &OpsSetup) -> ErrorBar {
+        let (generation, family) = (generation(&setup.gpu.name), family(&setup.model_name));
+        let own = [setup.engine.name(), generation.as_str(), family.as_str()];
+        let is_of = |bar: &&Bar| {
+            let keys = [&bar.engine, &bar.generation, &bar.family];
+            keys.into_iter().zip(own).all(|(key, own)| key.as_deref().is_none_or(|key| key == own))
+        };
+        let Some(bar) = self.error.iter().find(is_of) else {
+            return ErrorBar::unknown("no measured run is like it");
+        };
+        let same = match (bar.engine.is_some(), bar.generation.is_some(), bar.family.is_some()) {
+            (true, true, true) => "of the same family, engine and GPU generation",
+            (true, false, true) => "of the same family and engine",
+            (true, _, false) => "of the same engine and other families",
+            (false, ..) => "of other families and engines",
+        };
+        ErrorBar {
+            tpot_p90: Some(bar.tpot_p90 / 100.0),
+            ttft_p90: Some(bar.ttft_p90 / 100.0),
+            tpot_mape: Some(bar.tpot_mape / 100.0),
+            ttft_mape: Some(bar.ttft_mape / 100.0),
+            n: Some(u64::from(bar.n)),
+            basis: format!("{} runs {same}", bar.n),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -56,13 +172,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_engine_has_a_front_end_with_its_source() {
+    fn every_engine_has_a_front_end_and_an_error_with_their_source() {
         let constants = Constants::built_in();
         assert!(!constants.source.is_empty());
         for engine in [EngineName::Vllm, EngineName::Sglang, EngineName::Trtllm] {
             let host = constants.host(engine);
             assert!(host.front_end_us > 0.0, "{engine:?}");
             assert!(constants.front_end[engine.name()].n >= 12, "{engine:?}");
+            let is_alone = |bar: &Bar| bar.engine.as_deref() == Some(engine.name()) && bar.family.is_none();
+            assert!(constants.error.iter().any(is_alone), "{engine:?}");
         }
+        assert!(constants.error.iter().all(|bar| bar.n >= 12));
+        assert!(constants.factor.iter().all(|factor| factor.n >= 12 && factor.tpot_mape > 0.0));
+        let widest = constants.error.last().unwrap();
+        assert!(widest.engine.is_none() && widest.family.is_none(), "{widest:?}");
+    }
+
+    #[test]
+    fn constants_that_cannot_be_are_refused() {
+        let text = "schema = 1\nsource = \"x\"\n[[factor]]\nengine = \"vllm\"\ngeneration = \"Hopper\"\n\
+                    family = \"Llama\"\nfactor = 0.0\nn = 20\ntpot_mape = 3.0\n";
+        let error = Constants::from_toml(text).unwrap_err().to_string();
+        assert_eq!(error, "the `factor` of vllm and Llama is 0, but must be from 0.1 to 10");
+        assert!(Constants::from_toml("schema = 1\nsorce = \"x\"\n").is_err());
     }
 }

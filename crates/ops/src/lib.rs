@@ -6,6 +6,8 @@
 
 mod compose;
 mod constants;
+mod family;
+mod folds;
 mod grid;
 mod library;
 mod model;
@@ -16,7 +18,9 @@ mod setup;
 mod surface;
 
 pub use compose::{Composition, Origin, Part};
-pub use constants::{Constants, FrontEnd};
+pub use constants::{Constants, ConstantsError, FrontEnd};
+pub use family::{family, generation};
+pub use folds::{LeftOut, constants_without, fold_of_scenario};
 pub use grid::Grid;
 pub use model::Ops;
 pub use pack::{KeyValue, Pack, PackError, PackHeader, SectionHeader};

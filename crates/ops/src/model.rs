@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use servecast_latency::{Batch, Host, LatencyModel, PassTime, StepWork};
+use servecast_latency::{Batch, ErrorBar, Host, LatencyModel, PassTime, StepWork};
 
 use crate::compose::Composition;
 use crate::constants::Constants;
@@ -34,12 +34,20 @@ pub struct Ops {
     graph_tokens: u64,
     /// Whether passes with prompts are recorded, too.
     records_prompts: bool,
+    /// What passes without prompts are multiplied by.
+    decode_factor: f64,
     host: Host,
+    error_bar: ErrorBar,
 }
 
 impl Ops {
-    /// Samples a composition.
+    /// Samples a composition, with the constants that come with servecast.
     pub fn new(composition: &Composition) -> Self {
+        Self::with(composition, Constants::built_in())
+    }
+
+    /// Samples a composition, with these constants around it.
+    pub fn with(composition: &Composition, constants: &Constants) -> Self {
         let sum = |parts: Vec<(crate::Part, f64)>| parts.iter().map(|(_, us)| us).sum::<f64>();
         let setup = composition.setup();
         let tokens = |is_graph: bool| {
@@ -75,7 +83,9 @@ impl Ops {
             prompt,
             graph_tokens,
             records_prompts,
-            host: Constants::built_in().host(setup.engine),
+            decode_factor: constants.factor(setup).unwrap_or(1.0),
+            host: constants.host(setup.engine),
+            error_bar: constants.error_bar(setup),
         }
     }
 
@@ -129,6 +139,8 @@ impl LatencyModel for Ops {
         if prompts > 0 {
             let pairs = batch.attention_pairs - steps.context_tokens;
             us += self.prompt.at(prompts, (2 * pairs / prompts).isqrt());
+        } else {
+            us *= self.decode_factor;
         }
         PassTime::whole(batch, us / 1000.0)
     }
@@ -143,12 +155,17 @@ impl LatencyModel for Ops {
         // The mean grows by one a pass, and so does what is cut off to a whole number.
         let mean = first.context_tokens / first.requests;
         for (context, pass) in (mean..).zip(passes) {
-            *pass = PassTime { prompt_ms: 0.0, decode_ms: (outside + along.at(context)) / 1000.0 };
+            let us = (outside + along.at(context)) * self.decode_factor;
+            *pass = PassTime { prompt_ms: 0.0, decode_ms: us / 1000.0 };
         }
     }
 
     fn host(&self) -> Host {
         self.host
+    }
+
+    fn error_bar(&self) -> Option<ErrorBar> {
+        Some(self.error_bar.clone())
     }
 
     fn estimate(&self) -> Option<&str> {

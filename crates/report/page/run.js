@@ -8,6 +8,10 @@ function summary() {
   if (r.latency_estimate || r.latency_source) {
     const source = document.getElementById("source");
     source.textContent = r.latency_estimate && !r.latency_source?.startsWith("prefill: ") ? `Iteration times are an estimate, nothing was measured: ${r.latency_estimate}` : `Iteration times: ${r.latency_source}`;
+    const bar = (name, share) => share == null ? [] : [`${name} ±${(100 * share).toFixed(0)} %`];
+    const error = r.latency_error ?? {};
+    const bars = [...bar("TPOT", error.tpot_p90), ...bar("TTFT", error.ttft_p90)];
+    if (bars.length) source.textContent += ` (${bars.join(", ")}: nine of ten of ${error.basis})`;
     source.hidden = false;
   }
   const { pooled_itl_ms: gap, ...limits } = r.sla ?? {};

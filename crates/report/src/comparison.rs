@@ -11,7 +11,9 @@ use serde_json::Value;
 use crate::printable::printable;
 use crate::report::{PoolReport, Report, SchemaVersion};
 use crate::stats::Stats;
-use crate::table::{COLUMN_FRAME, STYLE, TableOptions, grouped, latency_source, or_none, share, titled};
+use crate::table::{
+    COLUMN_FRAME, STYLE, TableOptions, error_of_source, grouped, latency_source, or_none, share, titled,
+};
 
 /// JSON Schema of [`Comparison`], as text.
 pub const COMPARISON_SCHEMA: &str = include_str!("../schema/comparison.schema.json");
@@ -89,8 +91,12 @@ pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> Stri
         table.add_row(settings.iter().map(Cell::new).chain(figures));
     }
     let mut text = titled(TITLE, &table, options);
-    let sources: BTreeSet<String> =
-        comparison.runs.iter().filter_map(|run| latency_source(&run.report)).collect();
+    let with_error = |run: &ComparedRun| {
+        let source = latency_source(&run.report)?;
+        let error = error_of_source(&run.report).map_or_else(String::new, |error| format!("; {error}"));
+        Some(source + &error)
+    };
+    let sources: BTreeSet<String> = comparison.runs.iter().filter_map(with_error).collect();
     for source in sources {
         let _ = writeln!(text, "{}", printable(&source));
     }

@@ -71,7 +71,8 @@ one_key!(
     crate::SchemaVersion,
     Vec<crate::PoolReport>,
     Vec<String>,
-    Sla
+    Sla,
+    crate::LatencyError,
 );
 
 impl<T: Field> Field for Option<T> {

@@ -54,7 +54,9 @@ pub use measured::Measured;
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
 pub use printable::printable;
-pub use report::{Counts, PoolReport, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, Spread};
+pub use report::{
+    Counts, LatencyError, PoolReport, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, Spread,
+};
 pub use rows::write_request_rows;
 pub use sla::{Sla, SlaError};
 pub use stats::Stats;

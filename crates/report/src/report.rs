@@ -116,6 +116,8 @@ flat_object! {
         /// Where iteration times come from: the latency model, what of it was measured, and on which GPU, if it is of
         /// one; of each pool, if they differ.
         pub latency_source: Option<String>,
+        /// How far off the times are, by runs of real servers; null in all of its figures where that is not known.
+        pub latency_error: Option<LatencyError>,
         /// Share of the iterations whose time lies outside what the latency model was measured on; absent when there
         /// were none.
         pub latency_extrapolated_ratio: Option<f64>,
@@ -143,6 +145,23 @@ flat_object! {
     }
 }
 
+/// How far off TPOT and TTFT are on real servers whose runs were measured, as shares of what was measured: 0.13 is 13 %.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyError {
+    /// What nine of ten runs do not exceed, either way: TPOT.
+    pub tpot_p90: Option<f64>,
+    /// The same of TTFT.
+    pub ttft_p90: Option<f64>,
+    /// Mean of the errors without their signs: TPOT.
+    pub tpot_mape: Option<f64>,
+    /// The same of TTFT.
+    pub ttft_mape: Option<f64>,
+    /// How many runs.
+    pub n: Option<u64>,
+    /// Which runs they were, none of which was fitted to; why nothing is known where there is none.
+    pub basis: String,
+}
+
 /// What was run, as far as a report says so: what tells it from others, and what it can be held against.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Provenance {
@@ -158,6 +177,8 @@ pub struct Provenance {
     pub settings: Option<Settings>,
     /// Where iteration times come from.
     pub latency_source: Option<String>,
+    /// How far off they are.
+    pub latency_error: Option<LatencyError>,
 }
 
 /// Totals of one pool of workers.
@@ -407,6 +428,14 @@ mod tests {
           "total_preemptions": 2,
           "total_iterations": 12,
           "latency_source": "a model",
+          "latency_error": {
+            "tpot_p90": 0.13,
+            "ttft_p90": 0.34,
+            "tpot_mape": 0.0625,
+            "ttft_mape": 0.125,
+            "n": 183,
+            "basis": "183 runs of the same family and engine"
+          },
           "latency_extrapolated_ratio": 0.25,
           "latency_estimate": "roofline of a model on 1 GPU",
           "pools": [

@@ -58,8 +58,15 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let sla = (!options.sla.is_empty()).then_some(options.sla);
     let good = sla.filter(Sla::judges_requests).map(|sla| Good::of(&completed, sla));
     let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
-    let Provenance { servecast_version, workload_name, workload_hash, seed, settings, latency_source } =
-        options.provenance.clone();
+    let Provenance {
+        servecast_version,
+        workload_name,
+        workload_hash,
+        seed,
+        settings,
+        latency_source,
+        latency_error,
+    } = options.provenance.clone();
 
     Report {
         schema_version: SchemaVersion::V1,
@@ -96,6 +103,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         total_iterations: run.pools.iter().map(|pool| pool.totals.iterations).sum(),
         latency_source,
+        latency_error,
         latency_extrapolated_ratio: (run.extrapolated_iterations > 0).then(|| {
             let iterations: u64 = run.pools.iter().map(|pool| pool.totals.iterations).sum();
             run.extrapolated_iterations as f64 / iterations.max(1) as f64

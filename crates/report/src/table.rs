@@ -210,6 +210,7 @@ fn facts(report: &Report) -> Vec<String> {
         facts.push(format!("Iteration times extrapolated beyond the measurements: {}", percent(ratio)));
     }
     facts.extend(latency_source(report));
+    facts.extend(error_bars(report));
     let duration = or_none(report.duration_ms.map(|ms| format!("{} ms", grouped(ms, 2))));
     facts.push(format!("Simulated duration: {duration}"));
     facts.push(format!("Wall time: {} ms", grouped(report.wall_time_ms, 2)));
@@ -229,6 +230,25 @@ pub(crate) fn latency_source(report: &Report) -> Option<String> {
         (None, Some(source)) => Some(format!("Iteration times: {source}")),
         (None, None) => None,
     }
+}
+
+/// TPOT and TTFT with how far off they may be, if that is known.
+fn error_bars(report: &Report) -> Option<String> {
+    let error = report.latency_error.as_ref()?;
+    let bar = |name, value: Option<f64>, share: Option<f64>| {
+        Some(format!("{name} {} ms (±{:.0} %)", grouped(value?, 2), share? * 100.0))
+    };
+    let tpot = bar("TPOT", report.tpot_ms.map(|stats| stats.mean), error.tpot_p90);
+    let ttft = bar("TTFT", report.ttft_ms.map(|stats| stats.mean), error.ttft_p90);
+    let bars: Vec<String> = tpot.into_iter().chain(ttft).collect();
+    (!bars.is_empty()).then(|| format!("{}: nine of ten of {}", bars.join(", "), error.basis))
+}
+
+/// How far off TPOT and TTFT may be, without the figures.
+pub(crate) fn error_of_source(report: &Report) -> Option<String> {
+    let error = report.latency_error.as_ref()?;
+    let (tpot, ttft) = (error.tpot_p90? * 100.0, error.ttft_p90? * 100.0);
+    Some(format!("TPOT ±{tpot:.0} %, TTFT ±{ttft:.0} %: nine of ten of {}", error.basis))
 }
 
 /// How busy a pool was, how full its batches and its KV cache were and, with several workers, how evenly.
@@ -334,7 +354,7 @@ mod tests {
     use servecast_cluster::record::RunRecord;
 
     use super::*;
-    use crate::{Sla, SummaryOptions, fixture, summarize};
+    use crate::{LatencyError, Provenance, Sla, SummaryOptions, fixture, summarize};
 
     fn report() -> Report {
         let sla =
@@ -389,6 +409,21 @@ mod tests {
         Simulated duration: 170.00 ms
         Wall time: 1,234.57 ms
         "#);
+    }
+
+    #[test]
+    fn figures_say_how_far_off_they_may_be_if_that_is_known() {
+        let lines = |provenance| {
+            let options = SummaryOptions { provenance, ..SummaryOptions::default() };
+            facts(&summarize(&fixture::run(), &options))
+        };
+        let known = "TPOT 15.00 ms (±13 %), TTFT 50.00 ms (±34 %): nine of ten of 183 runs of the same family and engine";
+        assert!(lines(fixture::provenance()).iter().any(|line| line == known));
+        let unknown = Provenance {
+            latency_error: Some(LatencyError { basis: "of no GPU".to_owned(), ..LatencyError::default() }),
+            ..fixture::provenance()
+        };
+        assert!(lines(unknown).iter().all(|line| !line.contains('±')));
     }
 
     #[test]

@@ -46,7 +46,10 @@ pub(crate) struct ValidateArgs {
     /// Most rows of the table at a time; without it one for each core
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
-    /// How long an iteration takes; by default the profile of the recorded run, or `roofline` for a table
+    /// Replay each row of the table with constants that were fitted without it
+    #[arg(long, value_name = "WHAT", value_enum)]
+    cross_validate: Option<silicon::CrossValidate>,
+    /// How long an iteration takes; by default the profile of the recorded run, or `ops` for a table
     ///
     /// Each row of a table has its own model and GPU: only the name of the latency model is given, and options for all
     /// rows behind a colon.
@@ -97,7 +100,11 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     if let Some(path) = &args.silicon {
         return silicon::run(args, path);
     }
-    let of_table = [("--sample", args.sample.is_some()), ("--threads", args.threads.is_some())];
+    let of_table = [
+        ("--cross-validate", args.cross_validate.is_some()),
+        ("--sample", args.sample.is_some()),
+        ("--threads", args.threads.is_some()),
+    ];
     if let Some((flag, _)) = of_table.into_iter().find(|(_, is_given)| *is_given) {
         return Err(Failure::user(format!("`{flag}` is for a table of measured runs: --silicon FILE")));
     }

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use servecast_latency::{CapacitySetup, GpuSheet};
-use servecast_ops::{Composition, EngineName, OpsSetup, Pack};
+use servecast_ops::{Composition, Constants, EngineName, Ops, OpsSetup, Pack};
 
 use super::options::{Deployed, gpus, known_models, model_shape, pairs, refused_option};
 use crate::error::{Failure, chain};
 use crate::files;
 
 const WHAT: &str = "ops";
-const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager and pack";
+const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, factors, constants and pack";
 
 /// What `ops:OPTIONS` says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -23,6 +23,26 @@ pub(crate) struct OpsSettings {
     engine_version: Option<String>,
     enforce_eager: bool,
     pack: Option<PathBuf>,
+    without_factors: bool,
+    constants: ConstantsFrom,
+}
+
+/// Where the constants around the operators are from.
+#[derive(Debug, Clone, PartialEq, Default)]
+enum ConstantsFrom {
+    #[default]
+    BuiltIn,
+    Nowhere,
+    File(PathBuf),
+}
+
+/// A switch.
+fn is_on(value: &str) -> Result<bool, String> {
+    match value {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
 }
 
 impl OpsSettings {
@@ -49,17 +69,40 @@ impl OpsSettings {
                 self.engine = EngineName::by_name(value).ok_or("expected vllm, sglang or trtllm")?;
             }
             "engine_version" => self.engine_version = Some(value.to_owned()),
-            "eager" => {
-                self.enforce_eager = match value {
-                    "on" | "true" => true,
-                    "off" | "false" => false,
-                    _ => return Err("expected on or off".to_owned()),
+            "eager" => self.enforce_eager = is_on(value)?,
+            "factors" => self.without_factors = !is_on(value)?,
+            "constants" => {
+                self.constants = match value {
+                    "on" => ConstantsFrom::BuiltIn,
+                    "off" => ConstantsFrom::Nowhere,
+                    path => ConstantsFrom::File(PathBuf::from(path)),
                 };
             }
             "pack" => self.pack = Some(PathBuf::from(value)),
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The model, with its constants.
+    pub(crate) fn read(&self) -> Result<Ops, Failure> {
+        Ok(Ops::with(&self.compose()?, &self.constants()?))
+    }
+
+    /// The model with other constants than the setting names.
+    pub(crate) fn read_with(&self, constants: &Constants) -> Result<Ops, Failure> {
+        Ok(Ops::with(&self.compose()?, constants))
+    }
+
+    /// What surrounds the operators.
+    pub(crate) fn constants(&self) -> Result<Constants, Failure> {
+        let constants = match &self.constants {
+            ConstantsFrom::BuiltIn => Constants::built_in().clone(),
+            ConstantsFrom::Nowhere => Constants::none(),
+            ConstantsFrom::File(path) => Constants::from_toml(&files::read_text(path)?)
+                .map_err(|error| Failure::user(format!("{}: {error}", path.display())))?,
+        };
+        Ok(if self.without_factors { constants.without_factors() } else { constants })
     }
 
     /// The operators of the model on its GPUs.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
-use servecast_report::{ExportFormat, Provenance, Sla, SummaryOptions};
+use servecast_report::{ExportFormat, LatencyError, Provenance, Sla, SummaryOptions};
 use servecast_workload::{Load, TraceError, Workload};
 
 use super::counts;
@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) derived: Vec<String>,
     /// Where iteration times come from.
     latency_source: String,
+    /// How far off they are.
+    latency_error: LatencyError,
 }
 
 impl Plan {
@@ -52,8 +54,16 @@ impl Plan {
         let source = Source::of(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
         let exports = exports(&config.output)?;
-        let Deployment { topology, block_size, queue_policies, engines, mut unused, derived, latency_source } =
-            deployment::build(&config, &layers)?;
+        let Deployment {
+            topology,
+            block_size,
+            queue_policies,
+            engines,
+            mut unused,
+            derived,
+            latency_source,
+            latency_error,
+        } = deployment::build(&config, &layers)?;
         let Routing { options: router, unused: unused_by_router } =
             router::build(&config, &layers, &queue_policies)?;
         unused.extend(unused_by_router);
@@ -74,6 +84,7 @@ impl Plan {
             unused,
             derived,
             latency_source,
+            latency_error,
         })
     }
 
@@ -96,6 +107,7 @@ impl Plan {
                 seed: Some(self.seed()),
                 settings: Some(reported(self, &workload.notes)),
                 latency_source: Some(self.latency_source.clone()),
+                latency_error: Some(self.latency_error.clone()),
             },
         }
     }

@@ -4,12 +4,14 @@
 //!  rows ─▶ engine and latency model of each ─▶ threads, each takes the next row ─▶ errors, by what rows have in common
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use servecast_ops::{Constants, LeftOut, constants_without, fold_of_scenario};
 use servecast_report::{FailIf, Limit};
 
 use self::replay::Simulated;
@@ -23,14 +25,13 @@ use crate::interrupt::Interrupt;
 use crate::progress::RunsProgress;
 
 mod engine;
-mod family;
 mod replay;
 mod scores;
 mod table;
 mod text;
 
 /// The latency model, unless another is named.
-const DEFAULT_LATENCY: &str = "roofline";
+const DEFAULT_LATENCY: &str = "ops";
 
 /// What a row of the table came to.
 #[derive(Debug, Serialize)]
@@ -73,9 +74,9 @@ impl Outcome {
             id: row.id.clone(),
             line: row.line,
             model: row.model.clone(),
-            family: family::family(&row.model),
+            family: servecast_ops::family(&row.model),
             gpu: row.gpu.clone(),
-            generation: family::generation(&row.gpu),
+            generation: servecast_ops::generation(&row.gpu),
             engine: row.engine.name(),
             engine_version: row.engine_version.clone(),
             dtype: row.dtype.clone(),
@@ -106,6 +107,56 @@ impl Outcome {
     }
 }
 
+/// How rows are simulated.
+struct Job<'a> {
+    latency: &'a str,
+    /// What each row is left out with.
+    folds: Option<Folds>,
+    interrupt: &'a Interrupt,
+}
+
+/// Runs that are left out of the fit of constants together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CrossValidate {
+    /// A fifth of the scenarios: model, GPU, engine, number format and lengths
+    Scenario,
+    /// A family of models
+    Family,
+    /// A GPU
+    Gpu,
+}
+
+/// Constants that were fitted without some runs.
+struct Folds {
+    kind: CrossValidate,
+    by_name: BTreeMap<String, Constants>,
+}
+
+impl Folds {
+    fn new(kind: CrossValidate) -> Self {
+        let left_out = match kind {
+            CrossValidate::Scenario => LeftOut::Scenario,
+            CrossValidate::Family => LeftOut::Family,
+            CrossValidate::Gpu => LeftOut::Gpu,
+        };
+        Self { kind, by_name: constants_without(left_out) }
+    }
+
+    /// The constants that a row had no part in; `None` if it had no part in any.
+    fn constants_for(&self, row: &Outcome) -> Option<&Constants> {
+        let name = match self.kind {
+            CrossValidate::Family => row.family.clone(),
+            CrossValidate::Gpu => row.gpu.clone(),
+            CrossValidate::Scenario => {
+                let dtype = row.dtype.as_deref().unwrap_or("None");
+                let lengths = format!("{}|{}", row.isl, row.osl);
+                fold_of_scenario(&format!("{}|{}|{}|{dtype}|{lengths}", row.model, row.gpu, row.engine))
+            }
+        };
+        self.by_name.get(&name)
+    }
+}
+
 /// Everything that a table came to.
 struct Results {
     latency: String,
@@ -119,6 +170,11 @@ pub(super) fn run(args: &ValidateArgs, path: &Path) -> Result<(), Failure> {
     if args.threads == Some(0) {
         return Err(Failure::user("`--threads` is 0, but there is at least 1"));
     }
+    if args.cross_validate.is_some() && !latency.starts_with("ops") {
+        return Err(Failure::user(format!(
+            "`--cross-validate` is for the constants around operators, but the latency model is `{latency}`"
+        )));
+    }
     let table = table::read(path)?;
     if !table.unused.is_empty() {
         note(&format!("note: {}: nobody reads the columns {}", path.display(), table.unused.join(", ")));
@@ -130,7 +186,8 @@ pub(super) fn run(args: &ValidateArgs, path: &Path) -> Result<(), Failure> {
     };
     let interrupt = Interrupt::install()?;
     interrupt.defer()?;
-    let outcomes = all(&rows, &latency, args.threads, &interrupt);
+    let job = Job { latency: &latency, folds: args.cross_validate.map(Folds::new), interrupt: &interrupt };
+    let outcomes = all(&rows, &job, args.threads);
     interrupt.check()?;
     interrupt.resume()?;
     if let Some(reason) = nothing_ran(&outcomes) {
@@ -164,7 +221,7 @@ fn sample(rows: Vec<Measured>, most: usize) -> Vec<Measured> {
 }
 
 /// Simulates all rows; the results do not depend on the number of threads.
-fn all(rows: &[Measured], latency: &str, threads: Option<u32>, interrupt: &Interrupt) -> Vec<Outcome> {
+fn all(rows: &[Measured], job: &Job<'_>, threads: Option<u32>) -> Vec<Outcome> {
     let threads = threads.map_or_else(
         || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         |threads| threads as usize,
@@ -175,9 +232,9 @@ fn all(rows: &[Measured], latency: &str, threads: Option<u32>, interrupt: &Inter
     let work = || {
         loop {
             let position = next.fetch_add(1, Ordering::Relaxed);
-            let Some(row) = rows.get(position).filter(|_| !interrupt.is_requested()) else { return };
+            let Some(row) = rows.get(position).filter(|_| !job.interrupt.is_requested()) else { return };
             let shown = progress.run(1);
-            let _ = outcomes[position].set(one(row, latency, interrupt));
+            let _ = outcomes[position].set(one(row, job));
             shown.finish();
         }
     };
@@ -191,12 +248,13 @@ fn all(rows: &[Measured], latency: &str, threads: Option<u32>, interrupt: &Inter
 }
 
 /// Simulates a row, or says why that cannot be.
-fn one(row: &Measured, latency: &str, interrupt: &Interrupt) -> Outcome {
+fn one(row: &Measured, job: &Job<'_>) -> Outcome {
     let mut outcome = Outcome::of(row);
-    let simulated = engine::of(row, latency).and_then(|engine| {
+    let constants = job.folds.as_ref().and_then(|folds| folds.constants_for(&outcome));
+    let simulated = engine::of(row, job.latency, constants).and_then(|engine| {
         outcome.latency = Some(engine.latency.clone());
         outcome.release = Some(engine.release.clone());
-        replay::simulate(row, &engine, interrupt)
+        replay::simulate(row, &engine, job.interrupt)
     });
     match simulated {
         Ok(simulated) => {

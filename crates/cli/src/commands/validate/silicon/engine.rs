@@ -1,14 +1,20 @@
 //! The engine of a measured run: the preset of its release, under the settings of the row.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    EngineArgs, EngineConfig, EnginePreset, EngineType, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
+    EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
 };
 use servecast_latency::CapacitySetup;
+
+use servecast_latency::LatencyModel;
+use servecast_ops::Constants;
 
 use super::table::Measured;
 use crate::commands::validate::recording::preset;
 use crate::error::Failure;
+use crate::latency::OpsSettings;
 use crate::{deployment, latency};
 
 /// The preset of runs of vLLM whose release is not recorded, or is none: between the oldest and the newest of them.
@@ -28,7 +34,9 @@ pub(super) struct Engine {
 }
 
 /// The engine of a row, with the latency model `latency` (its name, and options for all rows behind a colon).
-pub(super) fn of(row: &Measured, latency: &str) -> Result<Engine, Failure> {
+///
+/// `constants` are those around the operators, unless they are those that the latency model names.
+pub(super) fn of(row: &Measured, latency: &str, constants: Option<&Constants>) -> Result<Engine, Failure> {
     let spec_text = latency_of(row, latency)?;
     let (release, mut below) = release(row);
     let own = settings(row, &spec_text);
@@ -36,10 +44,15 @@ pub(super) fn of(row: &Measured, latency: &str) -> Result<Engine, Failure> {
     below.retain(|key, _| !(row.engine == EngineType::Trtllm && key == "vllm_version"));
     let mut args = EngineArgs::from_json(merge(below, own.into())).map_err(|error| refused(&error))?;
     let spec = args.latency_spec().map_err(|error| refused(&error))?;
-    let model = latency::load(&spec, &latency::Models::new())?;
+    let model: Option<Arc<dyn LatencyModel>> = match (&spec, constants) {
+        (LatencySpec::Ops(options), Some(constants)) => {
+            Some(Arc::new(OpsSettings::of(options)?.read_with(constants)?))
+        }
+        _ => latency::load(&spec, &latency::Models::new())?,
+    };
     let setup = latency::capacity(&spec)?.ok_or_else(|| {
         Failure::user(format!("`latency` is `{latency}`, which knows no model and GPU of its own"))
-            .with_hint("`roofline` does")
+            .with_hint("`ops` and `roofline` do")
     })?;
     let setup = CapacitySetup { attention_ranks: row.attention_dp, ..setup };
     let capacity = deployment::capacity_setup(&args, &setup).capacity().map_err(|error| refused(&error))?;
@@ -61,11 +74,13 @@ fn latency_of(row: &Measured, latency: &str) -> Result<String, Failure> {
             pairs.push(format!("tp={}", row.tp / row.attention_dp.max(1)));
             pairs.push(format!("dp={}", row.attention_dp));
             pairs.push(format!("ep={}", row.ep));
+            pairs.push(format!("engine={}", row.engine.name()));
+            pairs.extend(row.engine_version.iter().map(|version| format!("engine_version={version}")));
         }
         _ => {
             return Err(Failure::user(format!("`--latency {latency}` knows no model and GPU of its own"))
                 .with_hint(
-                    "each row has its own model and GPU: give `roofline`, or `roofline:OPTIONS` for all",
+                    "each row has its own model and GPU: give `ops` or `roofline`, with options for all behind a colon",
                 ));
         }
     }

@@ -27,7 +27,7 @@ const FAMILIES: [(&str, &str); 22] = [
 ];
 
 /// The family of a model: what is built alike, whatever its size. That of Qwen3 with experts is one of its own.
-pub(super) fn family(model: &str) -> String {
+pub fn family(model: &str) -> String {
     let name = model.rsplit('/').next().unwrap_or(model);
     let plain = name.to_lowercase().replace("meta-llama", "llama").replace("nvidia-", "");
     let known =
@@ -65,7 +65,7 @@ const GENERATIONS: [(&str, &str); 14] = [
 ];
 
 /// The generation of a GPU, or its name.
-pub(super) fn generation(gpu: &str) -> String {
+pub fn generation(gpu: &str) -> String {
     let plain = gpu.to_lowercase().replace([' ', '_'], "-");
     let known = GENERATIONS.iter().find(|(beginning, _)| plain.starts_with(beginning));
     known.map_or(gpu, |(_, generation)| generation).to_owned()

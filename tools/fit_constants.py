@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""Fits the constants around operator tables to a table of measured runs, and says how far off they are elsewhere.
+
+    tools/fit_constants.py measured.csv.gz --servecast target/release/servecast
+
+runs `servecast validate --silicon` with the front ends of data/constants.toml and without factors, fits, and rewrites
+
+- data/constants.toml: front end by engine, factors by engine, generation and family, and how far off TPOT and TTFT are
+  on runs that were left out of the fit;
+- data/cross-validation.toml: the same constants fitted without each fifth of the scenarios, each family and each GPU,
+  which `servecast validate --cross-validate` replays the left-out runs with.
+
+A scenario is model, GPU, engine, number format and lengths: all of its parallelism and loads are in one fold. Only runs
+that are judged count (docs/accuracy.md). Front ends slow a closed loop down, so run it again until they no longer change by
+more than a few per cent.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FOLDS = 5
+# Rows that a factor of a family needs, and how many rows of factor 1 it is averaged with.
+LEAST_ROWS = 12
+SHRINK_ROWS = 4
+# Rows that an error bar needs.
+LEAST_BAR = 12
+# Front-end times that are tried: ms, and ms for 1,000 prompt tokens.
+BASES_MS = np.arange(0.0, 300.0, 1.0)
+SLOPES_MS = np.arange(0.0, 16.1, 0.2)
+# By how much, as a share, a slope has to lower the error.
+LEAST_GAIN = 0.02
+# Factors that are tried.
+FACTORS = np.exp(np.linspace(-0.6, 0.6, 601))
+# Lengths are uniform in 80 to 100 % of the nominal ones.
+MEAN_SHARE = 0.9
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fnv1a(text):
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
+    # The low bits of FNV-1a are mixed badly.
+    return value ^ (value >> 32)
+
+
+def scenario(row):
+    return "|".join(str(row[key]) for key in ("model", "gpu", "engine", "dtype", "isl", "osl"))
+
+
+def left_out(row, kind):
+    """The name of the fold that a row is in."""
+    if kind == "scenario":
+        return str(fnv1a(scenario(row)) % FOLDS)
+    return row[kind]
+
+
+def usable(results):
+    return [row for row in results["rows"] if row["judged"] and row["simulated"]]
+
+
+def group(row):
+    return (row["engine"], row["generation"], row["family"])
+
+
+class Constants:
+    """Front ends by engine, and factors by engine, generation and family."""
+
+    def __init__(self, rows, families=True):
+        self.front_ends = {}
+        self.factors = {}
+        if families:
+            groups = np.array(["|".join(group(row)) for row in rows])
+            for name in sorted(set(groups)):
+                chosen = [row for row, own in zip(rows, groups, strict=True) if own == name]
+                if len(chosen) >= LEAST_ROWS:
+                    self.factors[tuple(name.split("|"))] = (*self._factor(chosen), len(chosen))
+        for engine in sorted({row["engine"] for row in rows}):
+            chosen = [row for row in rows if row["engine"] == engine]
+            self.front_ends[engine] = (*self._front_end(chosen), len(chosen))
+
+    @staticmethod
+    def _factor(rows):
+        """What multiplies passes without prompts with the least mean error of TPOT, drawn to 1, and that error."""
+        measured = column(rows, "measured_tpot_ms") / simulated_column(rows, "tpot_ms")
+        prompts = simulated_column(rows, "prompt_share")
+
+        def losses(factors):
+            return np.abs((prompts + factors[:, None] * (1.0 - prompts)) / measured - 1.0).mean(axis=1)
+
+        best = np.log(FACTORS[int(losses(FACTORS).argmin())])
+        drawn = round(float(np.exp(best * len(rows) / (len(rows) + SHRINK_ROWS))), 3)
+        return drawn, round(float(losses(np.array([drawn]))[0] * 100.0), 1)
+
+    @staticmethod
+    def _front_end(rows):
+        """Base and slope with the least mean error of TTFT, and that error."""
+        measured = column(rows, "measured_ttft_ms")
+        inner = inner_ttft(rows)
+        thousands = column(rows, "isl") * MEAN_SHARE / 1000.0
+        best = (np.inf, 0.0, 0.0)
+        for slope in SLOPES_MS:
+            predicted = inner + slope * thousands + BASES_MS[:, None]
+            losses = np.abs(predicted / measured - 1.0).mean(axis=1)
+            place = int(losses.argmin())
+            # A slope has to be worth it.
+            if losses[place] < best[0] * (1.0 - (LEAST_GAIN if best[2] == 0.0 and slope > 0.0 else 0.0)):
+                best = (float(losses[place]), float(BASES_MS[place]), float(slope))
+        return round(best[1], 1), round(best[2], 1), round(best[0] * 100.0, 1)
+
+    def factor(self, row):
+        return self.factors.get(group(row), (1.0, 0.0, 0))[0]
+
+    def predict(self, row):
+        """TPOT and TTFT in ms, to first order: a front end does not slow the engine down."""
+        base, slope, _, _ = self.front_ends.get(row["engine"], (0.0, 0.0, 0.0, 0))
+        prompts = row["simulated"]["prompt_share"]
+        factor = prompts + self.factor(row) * (1.0 - prompts)
+        front_end = base + slope * row["isl"] * MEAN_SHARE / 1000.0
+        return factor * row["simulated"]["tpot_ms"], front_end + float(inner_ttft([row])[0])
+
+
+def column(rows, key):
+    return np.array([row[key] for row in rows], dtype=float)
+
+
+def simulated_column(rows, key):
+    return np.array([row["simulated"][key] for row in rows], dtype=float)
+
+
+def inner_ttft(rows):
+    """TTFT without what the run had of a front end."""
+    return simulated_column(rows, "ttft_ms") - simulated_column(rows, "front_end_ms")
+
+
+def cross_validate(rows, kind, families=True):
+    """Constants by left-out fold, and errors of TPOT and TTFT of each row in percent."""
+    folds = {}
+    errors = np.zeros((len(rows), 2))
+    for name in sorted({left_out(row, kind) for row in rows}):
+        folds[name] = Constants([row for row in rows if left_out(row, kind) != name], families)
+        for place, row in enumerate(rows):
+            if left_out(row, kind) == name:
+                tpot, ttft = folds[name].predict(row)
+                errors[place] = (
+                    (tpot / row["measured_tpot_ms"] - 1.0) * 100.0,
+                    (ttft / row["measured_ttft_ms"] - 1.0) * 100.0,
+                )
+    return folds, errors
+
+
+def score(errors):
+    """n, MAPE and p90 of TPOT, and of TTFT."""
+    sizes = np.abs(errors)
+    return {
+        "n": len(sizes),
+        "tpot_mape": round(float(sizes[:, 0].mean()), 1),
+        "tpot_p90": round(float(np.percentile(sizes[:, 0], 90)), 1),
+        "ttft_mape": round(float(sizes[:, 1].mean()), 1),
+        "ttft_p90": round(float(np.percentile(sizes[:, 1], 90)), 1),
+    }
+
+
+def bars(rows, by_scenario, by_family):
+    """Error bars, from the closest basis to the widest."""
+    keys = np.array(["|".join(group(row)) for row in rows])
+    table = []
+
+    def add(fields, chosen, errors):
+        if chosen.sum() >= LEAST_BAR:
+            table.append({**fields, **score(errors[chosen])})
+
+    def parts(place):
+        return np.array([key.split("|")[place] for key in keys])
+
+    engine, generation, family = parts(0), parts(1), parts(2)
+    for name in sorted(set(keys)):
+        one, two, three = name.split("|")
+        add({"engine": one, "generation": two, "family": three}, keys == name, by_scenario)
+    for one in sorted(set(engine)):
+        for three in sorted(set(family)):
+            add({"engine": one, "family": three}, (engine == one) & (family == three), by_scenario)
+    for one in sorted(set(engine)):
+        add({"engine": one}, engine == one, by_family)
+    table.append(score(by_family))
+    return table
+
+
+def toml_value(value):
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def tables(name, entries):
+    lines = []
+    for entry in entries:
+        lines.append(f"[[{name}]]")
+        lines += [f"{key} = {toml_value(value)}" for key, value in entry.items()]
+        lines.append("")
+    return lines
+
+
+def constants_tables(constants, prefix=""):
+    lines = []
+    for engine, (base, slope, mape, n) in constants.front_ends.items():
+        lines += [
+            f"[{prefix}front_end.{engine}]",
+            f"us = {base * 1000.0}",
+            f"us_per_1k_prompt_tokens = {slope * 1000.0}",
+            f"n = {n}",
+            f"ttft_mape = {mape}",
+            "",
+        ]
+    factors = [
+        {"engine": engine, "generation": generation, "family": family, "factor": value, "n": n, "tpot_mape": mape}
+        for (engine, generation, family), (value, mape, n) in sorted(constants.factors.items())
+    ]
+    return lines + tables(f"{prefix}factor", factors)
+
+
+def fit(results, table_hash):
+    """The text of both files, and the scores."""
+    rows = usable(results)
+    if not rows:
+        raise SystemExit("no judged row was simulated")
+    folds, errors, scores = {}, {}, {}
+    for kind in ("scenario", "family", "gpu"):
+        folds[kind], errors[kind] = cross_validate(rows, kind)
+        without = cross_validate(rows, kind, families=False)[1]
+        scores[kind] = {"with factors": score(errors[kind]), "without": score(without)}
+    source = f"{len(rows)} measured runs (InferenceX, Apache-2.0; table sha-256 {table_hash[:16]})"
+    header = [
+        "# Written by tools/fit_constants.py; do not edit.",
+        "",
+        "schema = 1",
+        f"source = {toml_value(source)}",
+        "",
+    ]
+    constants = [
+        "# What surrounds the GPU, and how far off times are, as fitted to measured servers. Times are in microseconds, errors in",
+        "# per cent.",
+        "#",
+        "# `front_end`: from sending a request to when it is at the engine, with the least mean error of TTFT.",
+        "# `factor`: what multiplies passes without prompts, with the least mean error of TPOT over 12 runs or more of a family,",
+        "# drawn to 1 by n / (n + 4).",
+        "# `error`: how far off runs are that were left out of the fit, for 12 runs or more: other scenarios (model, GPU, engine,",
+        "# number format, lengths) where there is a family, other families where there is none.",
+        "#",
+        *header,
+        *constants_tables(Constants(rows)),
+        *tables("error", bars(rows, errors["scenario"], errors["family"])),
+    ]
+    left = [
+        "# The constants of constants.toml, fitted without some runs, for `servecast validate --cross-validate`.",
+        "#",
+        *header,
+    ]
+    for kind, by_name in folds.items():
+        for name, fold in by_name.items():
+            left += ["[[fold]]", f"without = {toml_value(kind)}", f"name = {toml_value(name)}", ""]
+            left += constants_tables(fold, "fold.")
+    return "\n".join(constants).rstrip() + "\n", "\n".join(left).rstrip() + "\n", scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="measured runs, as for `servecast validate --silicon`")
+    parser.add_argument("--servecast", type=Path, default=ROOT / "target/release/servecast")
+    parser.add_argument("--results", type=Path, help="what the binary printed, instead of running it")
+    parser.add_argument("--out", type=Path, default=ROOT / "data")
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file would change")
+    args = parser.parse_args()
+    if args.results:
+        text = args.results.read_text()
+    else:
+        # Front ends set the pace of a closed loop, so runs are simulated with those that were fitted before.
+        latency = f"ops:constants={args.out / 'constants.toml'},factors=off"
+        command = [args.servecast, "validate", "--silicon", args.table, "--latency", latency, "--format", "json"]
+        text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    table_hash = hashlib.sha256(args.table.read_bytes()).hexdigest()
+    constants, left, scores = fit(json.loads(text), table_hash)
+    json.dump(scores, sys.stderr, indent=1)
+    sys.stderr.write("\n")
+    changed = []
+    for name, content in (("constants.toml", constants), ("cross-validation.toml", left)):
+        path = args.out / name
+        if not path.exists() or path.read_text() != content:
+            changed.append(name)
+            if not args.check:
+                path.write_text(content)
+    if args.check and changed:
+        raise SystemExit(f"{', '.join(changed)}: not what the table gives; run tools/fit_constants.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ LEAST_ROWS = 12
 SHRINK_ROWS = 4
 # Rows that an error bar needs.
 LEAST_BAR = 12
-# Front-end times that are tried: ms, and ms for 1,000 prompt tokens.
+# Front-end times that are tried: ms, and ms for each 1,000 prompt tokens.
 BASES_MS = np.arange(0.0, 300.0, 1.0)
 SLOPES_MS = np.arange(0.0, 16.1, 0.2)
 # By how much, as a share, a slope has to lower the error.
@@ -70,11 +70,12 @@ def group(row):
 
 
 class Constants:
-    """Front ends by engine, and factors by engine, generation and family."""
+    """Front ends by engine, and factors and front ends by engine, generation and family."""
 
     def __init__(self, rows, families=True):
         self.front_ends = {}
         self.factors = {}
+        self.own_front_ends = {}
         if families:
             groups = np.array(["|".join(group(row)) for row in rows])
             for name in sorted(set(groups)):
@@ -84,6 +85,20 @@ class Constants:
         for engine in sorted({row["engine"] for row in rows}):
             chosen = [row for row in rows if row["engine"] == engine]
             self.front_ends[engine] = (*self._front_end(chosen), len(chosen))
+        for key, (_, _, n) in self.factors.items():
+            chosen = [row for row in rows if group(row) == key]
+            self.own_front_ends[key] = self._drawn(chosen, n, self.front_ends[key[0]])
+
+    @classmethod
+    def _drawn(cls, rows, n, of_engine):
+        """The front end of a family, drawn to that of its engine, and the error that is left."""
+        base, slope, _ = cls._front_end(rows)
+        share = n / (n + SHRINK_ROWS)
+        base = round(share * base + (1.0 - share) * of_engine[0], 1)
+        slope = round(share * slope + (1.0 - share) * of_engine[1], 1)
+        predicted = inner_ttft(rows) + base + slope * column(rows, "isl") * MEAN_SHARE / 1000.0
+        error = np.abs(predicted / column(rows, "measured_ttft_ms") - 1.0).mean()
+        return base, slope, round(float(error) * 100.0, 1)
 
     @staticmethod
     def _factor(rows):
@@ -119,7 +134,8 @@ class Constants:
 
     def predict(self, row):
         """TPOT and TTFT in ms, to first order: a front end does not slow the engine down."""
-        base, slope, _, _ = self.front_ends.get(row["engine"], (0.0, 0.0, 0.0, 0))
+        of_engine = self.front_ends.get(row["engine"], (0.0, 0.0, 0.0, 0))
+        base, slope, *_ = self.own_front_ends.get(group(row), of_engine)
         prompts = row["simulated"]["prompt_share"]
         factor = prompts + self.factor(row) * (1.0 - prompts)
         front_end = base + slope * row["isl"] * MEAN_SHARE / 1000.0
@@ -216,10 +232,22 @@ def constants_tables(constants, prefix=""):
             f"ttft_mape = {mape}",
             "",
         ]
-    factors = [
-        {"engine": engine, "generation": generation, "family": family, "factor": value, "n": n, "tpot_mape": mape}
-        for (engine, generation, family), (value, mape, n) in sorted(constants.factors.items())
-    ]
+    factors = []
+    for (engine, generation, family), (value, mape, n) in sorted(constants.factors.items()):
+        base, slope, ttft_mape = constants.own_front_ends[engine, generation, family]
+        factors.append(
+            {
+                "engine": engine,
+                "generation": generation,
+                "family": family,
+                "factor": value,
+                "front_end_us": base * 1000.0,
+                "front_end_us_per_1k_prompt_tokens": slope * 1000.0,
+                "n": n,
+                "tpot_mape": mape,
+                "ttft_mape": ttft_mape,
+            }
+        )
     return lines + tables(f"{prefix}factor", factors)
 
 
@@ -247,7 +275,7 @@ def fit(results, table_hash):
         "#",
         "# `front_end`: from sending a request to when it is at the engine, with the least mean error of TTFT.",
         "# `factor`: what multiplies passes without prompts, with the least mean error of TPOT over 12 runs or more of a family,",
-        "# drawn to 1 by n / (n + 4).",
+        "# drawn to 1 by n / (n + 4); and their own front end, drawn to that of the engine in the same way.",
         "# `error`: how far off runs are that were left out of the fit, for 12 runs or more: other scenarios (model, GPU, engine,",
         "# number format, lengths) where there is a family, other families where there is none.",
         "#",

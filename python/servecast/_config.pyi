@@ -47,6 +47,7 @@ class EngineArgs(_Settings):
         enable_chunked_prefill: bool = ...,
         enable_local_indexer: bool = ...,
         enable_prefix_caching: bool = ...,
+        enforce_eager: bool = ...,
         engine_type: Literal["vllm", "sglang", "trtllm"] = ...,
         engine_version: str | None = ...,
         expert_parallel_size: int | None = ...,
@@ -143,6 +144,9 @@ class EngineArgs(_Settings):
     @property
     def enable_prefix_caching(self) -> bool:
         """Whether requests share KV blocks of equal content."""
+    @property
+    def enforce_eager(self) -> bool:
+        """Whether no pass is a recorded graph."""
     @property
     def engine_type(self) -> Literal["vllm", "sglang", "trtllm"]:
         """The engine that is simulated."""

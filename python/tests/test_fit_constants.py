@@ -63,6 +63,7 @@ def test_known_constants_are_found() -> None:
         expected = FACTORS[factor["family"]] ** (24 / 28)
         assert factor["factor"] == pytest.approx(expected, abs=0.005)
         assert factor["n"] == 24
+        assert (factor["front_end_us"], factor["front_end_us_per_1k_prompt_tokens"]) == (20_000, 5_000)
     assert {fold["without"] for fold in tomllib.loads(left_out)["fold"]} == {"scenario", "family", "gpu"}
     # A family that is left out has no factor, a scenario that is left out has that of the others.
     assert scores["family"]["with factors"] == scores["family"]["without"]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use servecast_cluster::{ClusterError, PoolEngine, Topology};
 use servecast_engine::{
-    EngineArgs, EngineConfig, EnginePreset, EngineType, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
+    EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
 };
 use servecast_latency::{CapacitySetup, ErrorBar, GIB};
 use servecast_report::LatencyError;
@@ -352,6 +352,16 @@ impl Pool {
         let config = args.validate(measured).map_err(|error| refused(&error.to_string()))?;
         let mut unused: Vec<String> =
             settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
+        if args.says_what_is_served() && !matches!(spec, LatencySpec::Ops(_) | LatencySpec::Roofline(_)) {
+            let reason = "`model`, `gpu` and how they are shared out are for `ops` and `roofline`: `latency` has times of \
+                          its own";
+            unused.push(format!("{name}{}", settings.explained(reason)));
+        }
+        if args.enforce_eager && !matches!(spec, LatencySpec::Ops(_)) {
+            let reason = "`enforce_eager` is for iteration times composed of operators (`model` and `gpu`): other latency \
+                          models have the passes that were measured";
+            unused.push(format!("{name}{}", settings.explained(reason)));
+        }
         if setup.is_none() && settings.values.contains_key("gpu_memory_utilization") {
             let reason = "`gpu_memory_utilization` is for working out `num_gpu_blocks`, which is given or does not \
                           follow, since the latency model knows no GPU";

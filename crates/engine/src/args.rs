@@ -78,6 +78,8 @@ pub struct EngineArgs {
     pub dtype: Option<String>,
     /// How the KV cache is stored: `auto`, `bf16` or `fp8`.
     pub kv_cache_dtype: Option<String>,
+    /// Whether no pass is a recorded graph.
+    pub enforce_eager: bool,
     /// The engine's version, for the choice of measured operators.
     pub engine_version: Option<String>,
     /// Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`.
@@ -171,6 +173,7 @@ impl Default for EngineArgs {
             expert_parallel_size: None,
             dtype: None,
             kv_cache_dtype: None,
+            enforce_eager: false,
             engine_version: None,
             planner_profile_data: None,
             speedup_ratio: 1.0,

@@ -49,7 +49,7 @@ impl EngineArgs {
                     "`latency` and `planner_profile_data` both name a latency model: give one of them";
                 return Err(ConfigError::Conflict(problem.to_owned()));
             }
-            (None, None) if self.model.is_some() && self.gpu.is_some() => {
+            (None, None) if self.says_what_is_served() => {
                 return Ok(LatencySpec::Ops(self.options_of_served(true)));
             }
             (None, None) => return Ok(LatencySpec::Polynomial),
@@ -85,6 +85,14 @@ impl EngineArgs {
         }
     }
 
+    /// Whether anything is said of the model, its GPUs, or how it runs on them.
+    pub fn says_what_is_served(&self) -> bool {
+        let Self { model, gpu, dtype, kv_cache_dtype, .. } = self;
+        let sizes = [self.tensor_parallel_size, self.data_parallel_size, self.expert_parallel_size];
+        [model, gpu, dtype, kv_cache_dtype].into_iter().any(Option::is_some)
+            || sizes.iter().any(Option::is_some)
+    }
+
     /// What is served and on what, as options of a latency model, each with a comma behind it; `with_engine`: with what
     /// only measured operators of an engine ask for.
     fn options_of_served(&self, with_engine: bool) -> String {
@@ -101,6 +109,7 @@ impl EngineArgs {
             ("ep", number(self.expert_parallel_size)),
             ("engine", Some(self.engine_type.name().to_owned())),
             ("engine_version", self.engine_version.clone()),
+            ("eager", self.enforce_eager.then(|| "on".to_owned())),
         ];
         let of_engine = of_engine.into_iter().filter(|_| with_engine);
         let given = served.into_iter().chain(of_engine).filter_map(|(key, value)| Some((key, value?)));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use servecast_latency::{ErrorBar, Host};
 
 use crate::family::{family, generation};
-use crate::setup::{EngineName, OpsSetup};
+use crate::setup::OpsSetup;
 
 const TEXT: &str = include_str!("../../../data/constants.toml");
 
@@ -43,7 +43,7 @@ pub struct FrontEnd {
     pub ttft_mape: f64,
 }
 
-/// What multiplies the times of passes without prompts of some models.
+/// What multiplies the times of passes without prompts of some models, and their own front end.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Factor {
@@ -51,10 +51,13 @@ pub(crate) struct Factor {
     generation: String,
     family: String,
     factor: f64,
-    /// Measured runs that it was fitted to.
+    front_end_us: f64,
+    front_end_us_per_1k_prompt_tokens: f64,
+    /// Measured runs that they were fitted to.
     n: u32,
-    /// Mean error of TPOT that is left, in per cent.
+    /// Mean errors that are left, in per cent.
     tpot_mape: f64,
+    ttft_mape: f64,
 }
 
 /// How far off runs were that were left out of the fit, in per cent.
@@ -97,12 +100,19 @@ impl Constants {
                 "the `factor` of {engine} and {family} is {factor}, but must be from 0.1 to 10"
             )));
         }
-        for (engine, front_end) in &constants.front_end {
-            if !(Host::is_time(front_end.us) && Host::is_time(front_end.us_per_1k_prompt_tokens)) {
-                let times = (front_end.us, front_end.us_per_1k_prompt_tokens);
+        let of_engines = constants
+            .front_end
+            .iter()
+            .map(|(engine, front_end)| (engine.clone(), [front_end.us, front_end.us_per_1k_prompt_tokens]));
+        let of_families = constants.factor.iter().map(|factor| {
+            let name = format!("{} and {}", factor.engine, factor.family);
+            (name, [factor.front_end_us, factor.front_end_us_per_1k_prompt_tokens])
+        });
+        for (name, times) in of_engines.chain(of_families) {
+            if !times.iter().all(|us| Host::is_time(*us)) {
                 return Err(ConstantsError(format!(
-                    "`front_end.{engine}` has {} and {} µs, but times are from 0 to an hour",
-                    times.0, times.1
+                    "the front end of {name} has {} and {} µs, but times are from 0 to an hour",
+                    times[0], times[1]
                 )));
             }
         }
@@ -119,24 +129,30 @@ impl Constants {
         Self { factor: Vec::new(), ..self.clone() }
     }
 
-    /// The host of an engine as a server with HTTP in front.
-    pub fn host(&self, engine: EngineName) -> Host {
-        let Some(front_end) = self.front_end.get(engine.name()) else { return Host::NONE };
-        Host {
-            front_end_us: front_end.us,
-            front_end_us_per_1k_prompt_tokens: front_end.us_per_1k_prompt_tokens,
-            ..Host::NONE
-        }
+    /// The host of a setup as a server with HTTP in front: that of its family, if enough runs of it were measured, or that
+    /// of its engine.
+    pub fn host(&self, setup: &OpsSetup) -> Host {
+        let of_engine = self.front_end.get(setup.engine.name());
+        let of_engine =
+            of_engine.map_or([0.0; 2], |front_end| [front_end.us, front_end.us_per_1k_prompt_tokens]);
+        let [front_end_us, front_end_us_per_1k_prompt_tokens] = self
+            .of_family(setup)
+            .map_or(of_engine, |own| [own.front_end_us, own.front_end_us_per_1k_prompt_tokens]);
+        Host { front_end_us, front_end_us_per_1k_prompt_tokens, ..Host::NONE }
     }
 
     /// What multiplies passes without prompts of a setup, if enough runs of its kind were measured.
     pub fn factor(&self, setup: &OpsSetup) -> Option<f64> {
+        self.of_family(setup).map(|own| own.factor)
+    }
+
+    fn of_family(&self, setup: &OpsSetup) -> Option<&Factor> {
         let (generation, family) = (generation(&setup.gpu.name), family(&setup.model_name));
         let is_of = |factor: &&Factor| {
             (factor.engine.as_str(), &factor.generation, &factor.family)
                 == (setup.engine.name(), &generation, &family)
         };
-        self.factor.iter().find(is_of).map(|factor| factor.factor)
+        self.factor.iter().find(is_of)
     }
 
     /// How far off times of a setup are, by the closest runs of which enough were measured.
@@ -170,20 +186,25 @@ impl Constants {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::EngineName;
 
     #[test]
     fn every_engine_has_a_front_end_and_an_error_with_their_source() {
         let constants = Constants::built_in();
         assert!(!constants.source.is_empty());
         for engine in [EngineName::Vllm, EngineName::Sglang, EngineName::Trtllm] {
-            let host = constants.host(engine);
-            assert!(host.front_end_us > 0.0, "{engine:?}");
+            assert!(constants.front_end[engine.name()].us > 0.0, "{engine:?}");
             assert!(constants.front_end[engine.name()].n >= 12, "{engine:?}");
             let is_alone = |bar: &Bar| bar.engine.as_deref() == Some(engine.name()) && bar.family.is_none();
             assert!(constants.error.iter().any(is_alone), "{engine:?}");
         }
         assert!(constants.error.iter().all(|bar| bar.n >= 12));
-        assert!(constants.factor.iter().all(|factor| factor.n >= 12 && factor.tpot_mape > 0.0));
+        assert!(
+            constants
+                .factor
+                .iter()
+                .all(|factor| factor.n >= 12 && factor.tpot_mape > 0.0 && factor.ttft_mape > 0.0)
+        );
         let widest = constants.error.last().unwrap();
         assert!(widest.engine.is_none() && widest.family.is_none(), "{widest:?}");
     }
@@ -191,7 +212,8 @@ mod tests {
     #[test]
     fn constants_that_cannot_be_are_refused() {
         let text = "schema = 1\nsource = \"x\"\n[[factor]]\nengine = \"vllm\"\ngeneration = \"Hopper\"\n\
-                    family = \"Llama\"\nfactor = 0.0\nn = 20\ntpot_mape = 3.0\n";
+                    family = \"Llama\"\nfactor = 0.0\nfront_end_us = 1.0\n\
+                    front_end_us_per_1k_prompt_tokens = 1.0\nn = 20\ntpot_mape = 3.0\nttft_mape = 3.0\n";
         let error = Constants::from_toml(text).unwrap_err().to_string();
         assert_eq!(error, "the `factor` of vllm and Llama is 0, but must be from 0.1 to 10");
         assert!(Constants::from_toml("schema = 1\nsorce = \"x\"\n").is_err());

@@ -84,7 +84,7 @@ impl Ops {
             graph_tokens,
             records_prompts,
             decode_factor: constants.factor(setup).unwrap_or(1.0),
-            host: constants.host(setup.engine),
+            host: constants.host(setup),
             error_bar: constants.error_bar(setup),
         }
     }

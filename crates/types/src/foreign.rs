@@ -78,7 +78,7 @@ const TABLE: &[(&str, &str)] = &[
     ("aic_backend aic_system aic_backend_version aic_model_path aic_tp_size aic_perf_config", AIC),
     ("aic_moe_tp_size aic_moe_ep_size aic_attention_dp_size", AIC),
     ("planner_config", "not there yet, the number of workers is fixed during a replay"),
-    ("enforce_eager attention_backend cuda_graph_sizes disable_cuda_graph compilation_config", KERNELS),
+    ("attention_backend cuda_graph_sizes disable_cuda_graph compilation_config", KERNELS),
     ("latency_model perf_model", "{latency} chooses the latency model"),
     // Load.
     ("trace trace_path input_file dataset_path", "the trace is {trace_file}"),

@@ -36,6 +36,9 @@ pub(crate) struct EngineShortcuts {
     /// How the KV cache is stored: auto, bf16 or fp8
     #[arg(long, value_name = "TYPE")]
     pub(crate) kv_cache_dtype: Option<String>,
+    /// Record no pass as a graph, as vLLM does then
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(crate) enforce_eager: Option<bool>,
     /// Version of the engine, for the choice of measured operators; the newest that was measured without it
     #[arg(long, value_name = "VERSION")]
     pub(crate) engine_version: Option<String>,
@@ -224,6 +227,7 @@ impl EngineShortcuts {
             "expert_parallel_size", "expert_parallel_size", Any => self.expert_parallel_size;
             "dtype", "dtype", Any => self.dtype.as_ref();
             "kv_cache_dtype", "kv_cache_dtype", Any => self.kv_cache_dtype.as_ref();
+            "enforce_eager", "enforce_eager", Any => self.enforce_eager;
             "engine_version", "engine_version", Any => self.engine_version.as_ref();
             "block_size", "block_size", Any => self.block_size;
             "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;
@@ -295,7 +299,9 @@ mod tests {
                 }
                 "host" => json!({"gap_us": 1}),
                 "schedule_policy" => json!("lpm"),
-                key if key.starts_with("enable") || key.starts_with("disable") => json!(true),
+                key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {
+                    json!(true)
+                }
                 "async_scheduling" | "schedule_low_priority_values_first" => json!(true),
                 _ => json!(1),
             };

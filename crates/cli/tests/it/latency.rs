@@ -295,3 +295,60 @@ fn gpus_that_cannot_share_the_heads_are_refused() {
         ["explain", "capacity", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--tp", "3"];
     sandbox.run(&explain).is_refused(&["--tensor-parallel-size is 3: ", words]);
 }
+
+#[test]
+fn a_model_and_a_gpu_are_enough() {
+    let sandbox = Sandbox::new();
+    let common = [
+        "--input-tokens",
+        "1000",
+        "--output-tokens",
+        "20",
+        "--request-count",
+        "8",
+        "--replay-concurrency",
+        "4",
+    ];
+    let served = ["--model", "meta-llama/Llama-3.1-70B", "--gpu", "H100-SXM", "--tp", "4"];
+    let run = |more: &[&str]| sandbox.report(&[&common[..], &served, more].concat());
+    let report = run(&[]);
+    let source = report["latency_source"].as_str().unwrap();
+    assert_eq!(source, "measured operators of meta-llama/Llama-3.1-70B (bf16) on 4 H100-SXM with vllm");
+    // The engine of 4 GPUs reads 35 GB of weights a GPU at 3.35 TB/s at best: 10.5 ms.
+    let tpot = report["mean_tpot_ms"].as_f64().unwrap();
+    assert!((12.0..25.0).contains(&tpot), "{tpot}");
+    assert!(report["latency_error"]["n"].as_u64().unwrap() >= 12, "{report}");
+    assert!(report["settings"].to_string().contains("\"tensor_parallel_size\":4"), "{}", report["settings"]);
+    // Outside of a graph, exchanges between GPUs take longer.
+    let eager = run(&["--enforce-eager"])["mean_tpot_ms"].as_f64().unwrap();
+    assert!(eager > tpot + 1.0, "{eager} and {tpot}");
+}
+
+#[test]
+fn what_no_gpu_can_serve_is_refused_with_what_could_be() {
+    let sandbox = Sandbox::new();
+    let served = |arguments: &[&str], words: &[&str]| {
+        let common = ["replay", "--input-tokens", "10", "--output-tokens", "2", "--request-count", "1"];
+        sandbox.run(&[&common[..], arguments].concat()).is_refused(words);
+    };
+    let llama = "meta-llama/Llama-3.1-70B";
+    served(&["--model", llama, "--gpu", "H100-SXM", "--tp", "3"], &["tp=3", "it can be 1, 2, 4, 8"]);
+    served(&["--model", llama, "--gpu", "H100-SXM", "--tp", "16"], &["tp=16", "8"]);
+    served(&["--model", llama, "--gpu", "H100-SXM", "--tp", "1"], &["too large for its GPUs by"]);
+    served(
+        &["--model", llama, "--gpu", "H100-SXM", "--tp", "4", "--dtype", "nvfp4"],
+        &["dtype=nvfp4", "H100-SXM"],
+    );
+    served(
+        &["--model", "meta-llama/Lama-3.1-70B", "--gpu", "H100-SXM"],
+        &["did you mean `meta-llama/Llama-3.1-70B`?"],
+    );
+    let experts = ["--model", "Qwen/Qwen3-235B-A22B", "--gpu", "B200", "--tp", "4", "--ep"];
+    served(&[&experts[..], &["3"]].concat(), &["ep=3", "128 experts"]);
+    served(&["--model", llama], &["--gpu"]);
+    sandbox.write("bad.ops", "SVOP");
+    let pack = ["--latency", "ops:pack=bad.ops", "--model", llama, "--gpu", "H200", "--tp", "4"];
+    served(&pack, &["bad.ops", "truncated"]);
+    sandbox.write("bad.ops", "not a pack");
+    served(&pack, &["bad.ops", "does not begin with SVOP"]);
+}

@@ -37,11 +37,11 @@ const MOST_POINTS: f64 = (1 << 20) as f64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SkewUse {
     /// Those with prompts and decodes.
-    #[default]
     Mixed,
     /// Those of decodes alone as well.
     All,
     /// None.
+    #[default]
     Nowhere,
 }
 

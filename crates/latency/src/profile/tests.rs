@@ -110,13 +110,14 @@ fn decodes_in_a_row_are_priced_as_each_by_itself() {
 #[test]
 fn uneven_contexts_of_a_mixed_pass_cost_what_was_measured() {
     let skew = "pc,n,ratio,t_mean_us,t_max_us,t_skew_us\n10,2,0.5,10,20,15\n";
-    let [even, uneven] = [None, Some(skew)].map(|skew| profile(&dense(), ATTENTION, skew).unwrap());
+    let [even, uneven] =
+        [None, Some(skew)].map(|skew| profile(&dense(), ATTENTION, skew).unwrap().with_skew(SkewUse::Mixed));
     let batch = [(0, 10), (99, 100), (199, 200)];
     // Half way from both at the mean of 150 to both at 200, in each of two blocks.
     let at = |kv: f64| even.attention.us([10.0, 0.0, 2.0, kv]);
     let more = 2.0 * 0.5 * (at(200.0) - at(150.0));
     close(us(&uneven, &batch) - us(&even, &batch), more);
-    close(us(&uneven.clone().with_skew(SkewUse::Nowhere), &batch), us(&even, &batch));
+    close(us(&profile(&dense(), ATTENTION, Some(skew)).unwrap(), &batch), us(&even, &batch));
     let decodes = [(99, 100), (199, 200)];
     close(us(&uneven, &decodes), us(&even, &decodes));
     assert!(us(&uneven.with_skew(SkewUse::All), &decodes) > us(&even, &decodes));

@@ -34,6 +34,24 @@ pub enum CalibrateError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A log that cannot be of the requests.
+    #[error(
+        "{log}: the iterations are not of these requests: give the log with the requests of the same run, with every request \
+         in them, or give it alone"
+    )]
+    OtherRun {
+        /// What it is called.
+        log: String,
+    },
+    /// Times of single tokens are missing.
+    #[error(
+        "{log}: iterations and requests together need the time of each token: rows with `gaps_ms` (or `itls`), of one engine \
+         that computes prompts in order of arrival"
+    )]
+    NoTokenTimes {
+        /// A log.
+        log: String,
+    },
     /// The simulated engine cannot do what the real one did.
     #[error("{run}: {problem}")]
     Simulation {

@@ -80,9 +80,17 @@ pub(crate) fn mape(pairs: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
 }
 
 /// Errors of two prices that go together this much leave only a sum of both known.
-const TOGETHER: f64 = 0.9;
+pub(crate) const TOGETHER: f64 = 0.9;
 /// An interval of this share of its price is worth a warning.
-const UNSURE: f64 = 0.1;
+pub(crate) const UNSURE: f64 = 0.1;
+
+/// What is said of two prices whose errors go together.
+pub(crate) fn hardly_told_apart(left: &str, right: &str, correlation: f64) -> String {
+    format!(
+        "the data can hardly tell `{left}` and `{right}` apart (correlation {correlation:.2}): only what they come to \
+         together is sure"
+    )
+}
 
 /// The prices with their intervals, and what the rows do not say.
 pub(crate) fn judge(
@@ -121,12 +129,7 @@ pub(crate) fn judge(
             }
             let correlation = problem.correlation(left, right);
             if correlation.abs() > TOGETHER {
-                warnings.push(format!(
-                    "the data can hardly tell {} and {} apart (correlation {correlation:.2}): only what they come to \
-                     together is sure",
-                    quoted(left),
-                    quoted(right)
-                ));
+                warnings.push(hardly_told_apart(terms.name(left), terms.name(right), correlation));
             }
         }
     }

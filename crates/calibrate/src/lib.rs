@@ -15,14 +15,20 @@
 mod error;
 mod fit;
 mod guess;
+mod host;
+mod log;
+mod observed;
 mod passes;
 mod requests;
 mod simulate;
 mod solve;
 mod terms;
+mod timeline;
 
 pub use error::CalibrateError;
 pub use fit::{Coefficient, Fit, HeldOut, Level};
+pub use host::{HostFit, fit_host};
+pub use log::LogLine;
 pub use passes::{PassRow, PassRun, fit_passes};
-pub use requests::{Options, RequestRow, RequestRun, RequestTimes, fit_requests, predict};
+pub use requests::{Options, RequestRow, RequestRun, RequestTimes, fit_both, fit_requests, predict};
 pub use terms::{Experts, Phases};

@@ -6,6 +6,7 @@ use servecast_latency::StepFeatures;
 
 use crate::error::CalibrateError;
 use crate::fit::{self, Fit, HeldOut, Level};
+use crate::log::LogLine;
 use crate::requests::Options;
 use crate::solve::Problem;
 use crate::terms::{Term, Terms};
@@ -17,6 +18,8 @@ pub struct PassRow {
     pub features: StepFeatures,
     /// How long it took, in µs; above 0.
     pub us: f64,
+    /// What the log says, if contexts are not known.
+    pub line: Option<LogLine>,
 }
 
 /// The iterations of one file.
@@ -153,7 +156,8 @@ mod tests {
             }
             let PassTime { prompt_ms, decode_ms } = truth().pass(&batch);
             let slow = if number % 50 == 49 { 3.0 } else { 1.0 };
-            PassRow { features: StepFeatures::of(&batch), us: (prompt_ms + decode_ms) * 1000.0 * slow }
+            let us = (prompt_ms + decode_ms) * 1000.0 * slow;
+            PassRow { features: StepFeatures::of(&batch), us, line: None }
         };
         (0..400).map(row).collect()
     }

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use servecast_engine::EngineArgs;
+use servecast_engine::{EngineArgs, EngineType};
 use servecast_latency::Step;
 use servecast_types::Prompt;
 
 use crate::error::CalibrateError;
 use crate::fit::{self, Fit, HeldOut, Level};
 use crate::guess::guess;
+use crate::observed;
+use crate::passes::PassRun;
 use crate::simulate::{self, Served, served};
 use crate::solve::{Hold, MOST_REFINEMENTS, Problem};
 use crate::terms::{Experts, Phases, Term, Terms};
@@ -33,7 +35,7 @@ pub struct RequestTimes {
 }
 
 /// A request that an engine served.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RequestRow {
     /// Where it stands in its file.
     pub line: u64,
@@ -47,16 +49,20 @@ pub struct RequestRow {
     pub prompt: Option<Prompt>,
     /// Without them, a request is part of the load and nothing more.
     pub times: Option<RequestTimes>,
+    /// Times between its tokens in ms, one fewer than tokens; empty if they are not known.
+    pub gaps_ms: Vec<f64>,
+    /// Tokens of the prompt that were found in the prefix cache, if that is known.
+    pub cached_tokens: Option<u32>,
 }
 
 impl RequestRow {
     /// When it got its last token, on the clock of its arrival.
-    fn ended_s(&self) -> Option<f64> {
+    pub(crate) fn ended_s(&self) -> Option<f64> {
         Some(self.arrival_s + self.times?.e2e_ms / 1e3)
     }
 
     /// When it got its first token.
-    fn first_token_s(&self) -> Option<f64> {
+    pub(crate) fn first_token_s(&self) -> Option<f64> {
         Some(self.arrival_s + self.times?.ttft_ms / 1e3)
     }
 }
@@ -114,6 +120,50 @@ pub fn fit_requests(
     options: Options,
     follow: &mut dyn FnMut(f64) -> ControlFlow<()>,
 ) -> Result<Fit, CalibrateError> {
+    if observed::is_observed(runs) {
+        check(runs, &Terms::new(Phases::One, options.experts, true))?;
+        return observed::fit_observed(&[], runs, options);
+    }
+    let (mut fit, off) = fit_simulated(runs, options, follow)?;
+    if let Some(others) = one_at_a_time(runs)
+        && let Ok((_, other)) = fit_simulated(&others, options, follow)
+        && other < LOOKS_LIKE * off
+    {
+        fit.warnings.push(looks_synchronous(off, other));
+    }
+    Ok(fit)
+}
+
+/// A typical error that is smaller by this factor tells that the engine worked otherwise than its settings say.
+pub(crate) const LOOKS_LIKE: f64 = 0.8;
+
+/// The same runs on an engine that schedules an iteration when the one before it has ended; `None` if it does anyway.
+pub(crate) fn one_at_a_time(runs: &[RequestRun]) -> Option<Vec<RequestRun>> {
+    let ahead = |run: &RequestRun| run.engine.engine_type == EngineType::Vllm && run.engine.async_scheduling;
+    let other = |run: &RequestRun| {
+        let engine = EngineArgs { async_scheduling: false, ..run.engine.clone() };
+        RequestRun { engine, ..run.clone() }
+    };
+    runs.iter().all(ahead).then(|| runs.iter().map(other).collect())
+}
+
+/// What is said if an engine looks like one that does not schedule ahead; shares that times are off by.
+pub(crate) fn looks_synchronous(ahead: f64, after: f64) -> String {
+    format!(
+        "the server looks like one without asynchronous scheduling, which these settings have on: with it times are off by \
+         {:.1} %, without by {:.1} %; if it ran without (as on a CPU, or with --no-async-scheduling), say \
+         --extra-engine-args '{{\"async_scheduling\": false}}'",
+        100.0 * ahead,
+        100.0 * after
+    )
+}
+
+/// The fit, and what a typical time is off by.
+fn fit_simulated(
+    runs: &[RequestRun],
+    options: Options,
+    follow: &mut dyn FnMut(f64) -> ControlFlow<()>,
+) -> Result<(Fit, f64), CalibrateError> {
     let terms = |phases| Terms::new(phases, options.experts, true);
     let (one, two) = (terms(Phases::One), terms(Phases::Two));
     let points = check(runs, if options.phases == Phases::Two { &two } else { &one })?;
@@ -137,13 +187,29 @@ pub fn fit_requests(
         warnings.push(what.to_owned());
     }
     let held_out = search.held_out(&best, delta)?;
-    Ok(Fit {
+    let off = best.off(DELTAS[DELTAS.len() - 1]);
+    let fit = Fit {
         step: search.terms.step(&best.prices),
         coefficients,
         levels: levels(runs, &best.served),
         held_out,
         warnings,
-    })
+    };
+    Ok((fit, off))
+}
+
+/// Fits prices to requests and to logs of the engine that served them, together: the log says what passes cost, the times of
+/// tokens what lies between them.
+///
+/// # Errors
+/// For requests of which single tokens are not known, and for logs of other runs.
+pub fn fit_both(logs: &[PassRun], runs: &[RequestRun], options: Options) -> Result<Fit, CalibrateError> {
+    match logs.first() {
+        Some(log) if !observed::is_observed(runs) => {
+            Err(CalibrateError::NoTokenTimes { log: log.name.clone() })
+        }
+        _ => observed::fit_observed(logs, runs, options),
+    }
 }
 
 /// How far off a model is for the requests of each run that come after the first so many by arrival.
@@ -444,16 +510,61 @@ fn arrival_order(run: &RequestRun) -> Vec<usize> {
     places
 }
 
+/// The requests of a run as a model has them, by row.
+pub(crate) fn predicted(run: &RequestRun, step: &Step) -> Result<Vec<(usize, Pair)>, CalibrateError> {
+    let served = simulate::served_by(run, &Terms::new(Phases::Two, None, true), *step)?;
+    Ok(pairs(run, &served))
+}
+
+/// How far off first tokens are, as a share of all the time to them.
+pub(crate) fn ttft_off(pairs: &[(usize, Pair)]) -> f64 {
+    let (mut off, mut real) = (0.0, 0.0);
+    for (_, Pair { ttft, .. }) in pairs {
+        off += (ttft.1 - ttft.0).abs();
+        real += ttft.0;
+    }
+    off / real
+}
+
+/// How far off these are.
+pub(crate) fn errors_of(pairs: &[(usize, Pair)]) -> Vec<(&'static str, f64)> {
+    errors(&pairs.iter().map(|(_, pair)| *pair).collect::<Vec<_>>())
+}
+
 /// TTFT, TPOT and E2E in ms, as measured and as simulated.
 #[derive(Clone, Copy)]
-struct Pair {
-    ttft: (f64, f64),
-    tpot: Option<(f64, f64)>,
+pub(crate) struct Pair {
+    pub(crate) ttft: (f64, f64),
+    pub(crate) tpot: Option<(f64, f64)>,
     e2e: (f64, f64),
 }
 
+impl Pair {
+    /// From the first to the last token, in µs.
+    pub(crate) fn decode_us(&self) -> (f64, f64) {
+        ((self.e2e.0 - self.ttft.0) * 1e3, (self.e2e.1 - self.ttft.1) * 1e3)
+    }
+}
+
+/// Rows of requests that were under way with nobody else until their first token.
+pub(crate) fn alone(run: &RequestRun) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..run.rows.len()).collect();
+    order.sort_by(|&left, &right| run.rows[left].arrival_s.total_cmp(&run.rows[right].arrival_s));
+    let mut others_until = f64::NEG_INFINITY;
+    let is_alone = |(place, &row): (usize, &usize)| {
+        let one = &run.rows[row];
+        let next = order.get(place + 1).map(|&next| run.rows[next].arrival_s);
+        let first = one.first_token_s();
+        let alone =
+            others_until < one.arrival_s && first.is_some_and(|first| next.is_none_or(|next| next > first));
+        others_until = others_until.max(one.ended_s().unwrap_or(f64::INFINITY));
+        alone.then_some(row)
+    };
+    order.iter().enumerate().filter_map(is_alone).collect()
+}
+
 /// The requests that were measured, by row.
-fn pairs(run: &RequestRun, served: &[Served]) -> Vec<(usize, Pair)> {
+pub(crate) fn pairs(run: &RequestRun, served: &[Served]) -> Vec<(usize, Pair)> {
     let start = run.rows.iter().map(|row| row.arrival_s).fold(f64::INFINITY, f64::min);
     let pair = |(index, (row, served)): (usize, (&RequestRow, &Served))| {
         let (RequestTimes { ttft_ms, e2e_ms }, (first, last)) = (row.times?, served.as_ref()?);
@@ -522,9 +633,15 @@ fn check(runs: &[RequestRun], terms: &Terms) -> Result<usize, CalibrateError> {
 }
 
 fn levels(runs: &[RequestRun], served: &[Vec<Served>]) -> Vec<Level> {
+    let pairs: Vec<_> = runs.iter().zip(served).map(|(run, served)| pairs(run, served)).collect();
+    levels_of(runs, &pairs)
+}
+
+/// How far off requests are by load.
+pub(crate) fn levels_of(runs: &[RequestRun], pairs: &[Vec<(usize, Pair)>]) -> Vec<Level> {
     let mut by_level = std::collections::BTreeMap::<u32, Vec<Pair>>::new();
-    for (run, served) in runs.iter().zip(served) {
-        let pairs: std::collections::BTreeMap<usize, Pair> = pairs(run, served).into_iter().collect();
+    for (run, pairs) in runs.iter().zip(pairs) {
+        let pairs: std::collections::BTreeMap<usize, Pair> = pairs.iter().copied().collect();
         for (index, load) in under_way(run) {
             if let Some(pair) = pairs.get(&index) {
                 by_level.entry(fit::level_of(load)).or_default().push(*pair);

@@ -92,12 +92,14 @@ impl StepExperts {
 ///
 /// Passes in which anybody computes more than one token have one set of prices, those of steps alone may have another:
 /// engines run them differently (CUDA graphs). What the host takes besides is fitted with them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Step {
     /// Of passes in which prompts are computed, with or without steps beside them.
     pub prefill: StepPrices,
     /// Of passes that consist of steps.
     pub decode: StepPrices,
+    /// What a pass of steps takes at least, however little it computes: starting its kernels, say.
+    pub least_decode_us: f64,
     /// Of a mixture-of-experts model.
     pub experts: Option<StepExperts>,
     /// What the host takes besides passes.
@@ -125,12 +127,13 @@ impl Step {
             + prices.per_sequence_us * features.sequences
             + prices.per_context_token_us * features.context_tokens
             + prices.per_attention_pair_us * features.attention_pairs;
-        match self.experts {
+        let us = match self.experts {
             None => us,
             Some(StepExperts { count, per_token, all_us }) => {
                 us + all_us * StepExperts::activated(count, per_token, tokens)
             }
-        }
+        };
+        if features.computes_prompts() { us } else { us.max(self.least_decode_us) }
     }
 
     /// Reads a model from the text of a TOML file, see [`Step::to_toml`].
@@ -147,10 +150,13 @@ impl Step {
         let prefill_keys =
             [BASE, "per_prefill_token_us", PER_SEQUENCE, PER_CONTEXT_TOKEN, "per_attention_pair_us"];
         let prefill = prefill.prices(&prefill_keys)?;
-        let decode = match root.section("decode")? {
-            Some(decode) => decode.prices(&[BASE, PER_SEQUENCE, PER_CONTEXT_TOKEN])?,
+        let (decode, least_decode_us) = match root.section("decode")? {
+            Some(decode) => (
+                decode.prices(&[BASE, PER_SEQUENCE, PER_CONTEXT_TOKEN, LEAST])?,
+                decode.price(LEAST)?.unwrap_or(0.0),
+            ),
             // What prompts alone have plays no part in them.
-            None => prefill,
+            None => (prefill, 0.0),
         };
         let experts = root.section("experts")?.map(|experts| experts.experts()).transpose()?;
         let of_steps =
@@ -168,7 +174,7 @@ impl Step {
                 *value = us;
             }
         }
-        Ok(Self { prefill, decode, experts, host })
+        Ok(Self { prefill, decode, least_decode_us, experts, host })
     }
 
     /// The model as the text of a TOML file.
@@ -206,6 +212,9 @@ impl Step {
         let decode =
             [(BASE, base_us), (PER_SEQUENCE, per_sequence_us), (PER_CONTEXT_TOKEN, per_context_token_us)];
         prices(&mut text, "decode", &decode);
+        if self.least_decode_us != 0.0 {
+            let _ = writeln!(text, "{LEAST} = {:?}", self.least_decode_us);
+        }
         if let Some(StepExperts { count, per_token, all_us }) = self.experts {
             let _ =
                 writeln!(text, "\n[experts]\ncount = {count}\nper_token = {per_token}\nall_us = {all_us:?}");
@@ -217,6 +226,7 @@ impl Step {
 const BASE: &str = "base_us";
 const PER_SEQUENCE: &str = "per_sequence_us";
 const PER_CONTEXT_TOKEN: &str = "per_context_token_us";
+const LEAST: &str = "least_us";
 /// An hour, in microseconds: no price is higher, and sums of prices stay within 64-bit nanoseconds.
 const MOST_US: f64 = 3.6e9;
 
@@ -382,6 +392,17 @@ mod tests {
     fn without_prices_of_its_own_a_step_costs_what_prompts_do() {
         let step = Step::from_toml("[prefill]\nbase_us = 1000\nper_context_token_us = 1").unwrap();
         costs(&step, &[(99, 100)], 1.1);
+    }
+
+    #[test]
+    fn a_pass_of_steps_has_a_least_time() {
+        let step = Step::from_toml(&format!("gap_us = 7\n{FILE}least_us = 830\n")).unwrap();
+        // 800 + 6 + 0.25·41 would be less.
+        costs(&step, &[(40, 41)], 0.83);
+        costs(&step, &[(40, 41), (60, 61)], 0.8375);
+        costs(&step, &[(7, 9), (40, 41)], 1.05050);
+        assert_eq!(Step::from_toml(&step.to_toml()).unwrap(), step);
+        assert_eq!(step.host().gap_us, 7.0);
     }
 
     #[test]

@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use clap::ValueHint;
 use serde_json::{Map, Value, json};
 use servecast_calibrate::{
-    CalibrateError, Experts, Fit, Options, PassRun, Phases, RequestRun, fit_passes, fit_requests,
+    CalibrateError, Experts, Fit, HostFit, Level, Options, PassRun, Phases, RequestRun, fit_both, fit_host,
+    fit_passes, fit_requests,
 };
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
+use servecast_latency::Step;
 use servecast_workload::{FormatKind, TimeUnit, known_format};
 
 use crate::commands::validate::recording::Recording;
 use crate::config::{Format, TIME_UNITS, choice, settings};
 use crate::error::Failure;
 use crate::files::{self, OutputFile};
-use crate::latency::text;
+use crate::latency::{self, Models, text};
 use crate::progress::FitProgress;
 
 mod passes;
@@ -36,6 +38,9 @@ pub(crate) struct CalibrateArgs {
     /// Write the model, for `--latency step:FILE`
     #[arg(long, short, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
+    /// Fit only what the host takes besides passes, whose times are those of this latency model, such as profile:DIR
+    #[arg(long, value_name = "SPEC")]
+    base: Option<String>,
     /// Fit to the first requests of each run by arrival, and say how well the others are predicted
     #[arg(long, value_name = "N")]
     first_requests: Option<usize>,
@@ -109,18 +114,21 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
             Input::Requests(run) => runs.push(*run),
         }
     }
+    if let Some(spec) = &args.base {
+        return host(spec, &passes, &runs, args);
+    }
     let options = Options { phases: args.phases, experts: args.experts };
-    let refused = |error: CalibrateError| match &error {
-        CalibrateError::Interrupted => Failure::interrupted(&error),
-        CalibrateError::Simulation { .. } => Failure::user(&error)
-            .with_hint("--engine, --engine-preset, --extra-engine-args and --num-workers state the settings"),
-        _ => Failure::user(&error),
-    };
     let (fit, what) = match (passes.is_empty(), runs.is_empty()) {
         (false, false) => {
-            return Err(Failure::user(
-                "some inputs have iterations, others requests: fit to one kind at a time",
-            ));
+            if args.first_requests.is_some() {
+                return Err(Failure::user(
+                    "--first-requests is for requests alone, but some inputs are iterations",
+                ));
+            }
+            let iterations: usize = passes.iter().map(|run| run.rows.len()).sum();
+            let requests: usize = runs.iter().map(|run| run.rows.len()).sum();
+            let fit = fit_both(&passes, &runs, options).map_err(refused)?;
+            (fit, format!("{iterations} iterations and {requests} requests"))
         }
         (false, true) => {
             check_unused(args)?;
@@ -147,8 +155,91 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
     }
     files::print(&match args.format {
         Format::Json => json_text(&fit),
-        Format::Table => table(&fit, &what, args),
+        Format::Table => {
+            let mut text = table(&fit, "Step model", &what, "held out of the fit");
+            if let Some(path) = &args.output {
+                let _ = writeln!(text, "\nreplay with `servecast replay --latency step:{}`", path.display());
+            }
+            text
+        }
     })
+}
+
+fn refused(error: CalibrateError) -> Failure {
+    match &error {
+        CalibrateError::Interrupted => Failure::interrupted(&error),
+        CalibrateError::Simulation { .. } => Failure::user(&error)
+            .with_hint("--engine, --engine-preset, --extra-engine-args and --num-workers state the settings"),
+        _ => Failure::user(&error),
+    }
+}
+
+/// Fits the host that goes with a latency model.
+fn host(spec: &str, passes: &[PassRun], runs: &[RequestRun], args: &CalibrateArgs) -> Result<(), Failure> {
+    if !passes.is_empty() {
+        return Err(Failure::user(
+            "--base has the times of passes: fit the host to requests, without iterations",
+        ));
+    }
+    let named = EngineArgs { latency: Some(spec.to_owned()), ..EngineArgs::default() };
+    let parsed = named.latency_spec().map_err(|error| Failure::user(&error))?;
+    let model = latency::load(&parsed, &Models::new())?.ok_or_else(|| {
+        Failure::user(format!("--base is `{spec}`, which is no model of a GPU"))
+            .with_hint("profile:DIR, roofline:OPTIONS, grid:FILE and step:FILE.toml are")
+    })?;
+    let kept = args.first_requests.map_or_else(|| Ok(runs.to_vec()), |first| first_times(runs, first))?;
+    let progress = FitProgress::new(args.quiet);
+    let fit = fit_host(&kept, &model, &mut |loss| progress.tick(loss));
+    progress.finish();
+    let fit = fit.map_err(refused)?;
+    let requests: usize =
+        kept.iter().map(|run| run.rows.iter().filter(|row| row.times.is_some()).count()).sum();
+    let what = format!("{requests} requests, over {spec}");
+    if let Some(path) = &args.output {
+        let mut file = OutputFile::create(path)?;
+        let text = format!(
+            "# Fitted by `servecast calibrate --base {spec}` to {requests} requests.\n\n[host]\n{}",
+            host_lines(&fit)
+        );
+        file.write_all(text.as_bytes()).map_err(|error| file.failure(&error))?;
+        file.commit()?;
+    }
+    files::print(&match args.format {
+        Format::Json => host_json(&fit),
+        Format::Table => host_table(&fit, &what, args),
+    })
+}
+
+/// The keys of the host that were fitted.
+fn host_lines(fit: &HostFit) -> String {
+    let line = |one: &servecast_calibrate::Coefficient| format!("{} = {:?}\n", one.name, one.value_us);
+    fit.coefficients.iter().map(line).collect()
+}
+
+fn host_json(fit: &HostFit) -> String {
+    let levels = fit.levels.iter().map(level_json);
+    let result = json!({
+        "coefficients": fit.coefficients,
+        "levels": levels.collect::<Vec<_>>(),
+        "all": errors_json(&fit.all.errors_percent),
+        "warnings": fit.warnings,
+    });
+    serde_json::to_string_pretty(&result).expect("figures are plain data") + "\n"
+}
+
+fn host_table(fit: &HostFit, what: &str, args: &CalibrateArgs) -> String {
+    let as_fit = Fit {
+        step: Step::default(),
+        coefficients: fit.coefficients.clone(),
+        levels: fit.levels.clone(),
+        held_out: vec![fit.all.clone()],
+        warnings: fit.warnings.clone(),
+    };
+    let mut text = table(&as_fit, "Host", what, "of the fit itself");
+    if let Some(path) = &args.output {
+        let _ = writeln!(text, "\nreplay with `servecast replay --config {}`", path.display());
+    }
+    text
 }
 
 /// Refuses what only means something for requests.
@@ -167,6 +258,18 @@ fn check_unused(args: &CalibrateArgs) -> Result<(), Failure> {
         ))),
         None => Ok(()),
     }
+}
+
+/// The times of the first requests of each run by arrival; the others are part of the load.
+fn first_times(runs: &[RequestRun], first: usize) -> Result<Vec<RequestRun>, Failure> {
+    let kept = first_requests(runs, first)?;
+    let last = |run: &RequestRun| run.rows.iter().map(|row| row.arrival_s).fold(f64::NEG_INFINITY, f64::max);
+    let until = |(run, kept): (&RequestRun, &RequestRun)| {
+        let (mut run, last) = (run.clone(), last(kept));
+        run.rows.iter_mut().filter(|row| row.arrival_s > last).for_each(|row| row.times = None);
+        run
+    };
+    Ok(runs.iter().zip(&kept).map(until).collect())
 }
 
 /// The first requests of each run by arrival.
@@ -202,6 +305,7 @@ fn read(path: &Path, args: &CalibrateArgs) -> Result<Input, Failure> {
         Kind::Empty => return Err(Failure::user(format!("{}: the file is empty", path.display()))),
         Kind::OwnIterations => return passes::own(path, &text).map(Input::Passes),
         Kind::VllmLog => return passes::vllm_log(path, &text).map(Input::Passes),
+        Kind::IterationTable => return passes::table(path, &text).map(Input::Passes),
         Kind::VllmBench(object) => requests::vllm_bench(path, &object),
         Kind::Aiperf => requests::aiperf(path, &text),
         Kind::Rows => requests::json_lines(path, &text, args.time_unit),
@@ -240,6 +344,8 @@ enum Kind {
     Empty,
     OwnIterations,
     VllmLog,
+    /// CSV of iterations.
+    IterationTable,
     VllmBench(Map<String, Value>),
     Aiperf,
     /// JSON Lines of requests.
@@ -260,6 +366,7 @@ fn kind(text: &str) -> Kind {
         Some(_) => Kind::Rows,
         None if passes::is_vllm_log(text) => Kind::VllmLog,
         None if first.trim_start().starts_with('{') => Kind::Rows,
+        None if passes::is_table(first) => Kind::IterationTable,
         None => Kind::Table,
     }
 }
@@ -318,17 +425,21 @@ fn write(path: &Path, fit: &Fit, what: &str, args: &CalibrateArgs) -> Result<(),
     file.commit()
 }
 
+fn errors_json(errors: &[(&str, f64)]) -> Map<String, Value> {
+    errors.iter().map(|(name, error)| ((*name).to_owned(), json!(error))).collect()
+}
+
+fn level_json(level: &Level) -> Value {
+    let errors = errors_json(&level.errors_percent);
+    json!({"under_way": level.under_way, "samples": level.samples, "errors_percent": errors})
+}
+
 fn json_text(fit: &Fit) -> String {
-    let errors = |errors: &[(&str, f64)]| {
-        errors.iter().map(|(name, error)| ((*name).to_owned(), json!(error))).collect::<Map<_, _>>()
-    };
-    let levels = fit.levels.iter().map(|level| {
-        json!({"under_way": level.under_way, "samples": level.samples, "errors_percent": errors(&level.errors_percent)})
-    });
+    let levels = fit.levels.iter().map(level_json);
     let held_out = fit
         .held_out
         .iter()
-        .map(|part| json!({"part": part.part, "errors_percent": errors(&part.errors_percent)}));
+        .map(|part| json!({"part": part.part, "errors_percent": errors_json(&part.errors_percent)}));
     let result = json!({
         "coefficients": fit.coefficients,
         "intervals": INTERVALS.join(" "),
@@ -347,8 +458,8 @@ const INTERVALS: [&str; 2] = [
 ];
 
 /// The fit, for a reader.
-fn table(fit: &Fit, what: &str, args: &CalibrateArgs) -> String {
-    let mut text = format!("Step model fitted to {what}\n\n");
+fn table(fit: &Fit, model: &str, what: &str, judged: &str) -> String {
+    let mut text = format!("{model} fitted to {what}\n\n");
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{:<32}{:>14}{:>14}", "price", "µs", "± (95 %)");
     for coefficient in &fit.coefficients {
@@ -378,15 +489,14 @@ fn table(fit: &Fit, what: &str, args: &CalibrateArgs) -> String {
         let _ =
             writeln!(text, "{:<32}{:>10}{}", level.under_way, level.samples, cells(&level.errors_percent));
     }
-    let _ = writeln!(text, "\n{:<42}{header}", "held out of the fit");
+    if !fit.held_out.is_empty() {
+        let _ = writeln!(text, "\n{judged:<42}{header}");
+    }
     for part in &fit.held_out {
         let _ = writeln!(text, "{:<42}{}", part.part, cells(&part.errors_percent));
     }
     for warning in &fit.warnings {
         let _ = writeln!(text, "\nwarning: {warning}");
-    }
-    if let Some(path) = &args.output {
-        let _ = writeln!(text, "\nreplay with `servecast replay --latency step:{}`", path.display());
     }
     text
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod calibrate;
+mod calibrate_live;
 mod compare;
 mod formats;
 mod help;

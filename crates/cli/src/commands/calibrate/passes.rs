@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use servecast_calibrate::{PassRow, PassRun};
+use servecast_calibrate::{LogLine, PassRow, PassRun};
 use servecast_latency::{Batch, StepFeatures};
 
 use crate::error::Failure;
@@ -42,7 +42,8 @@ pub(super) fn own(path: &Path, text: &str) -> Result<PassRun, Failure> {
             }
             batch.add_tokens(computed, computed + tokens);
         }
-        rows.push(PassRow { features: StepFeatures::of(&batch), us: (row.end_ms - row.start_ms) * 1e3 });
+        let us = (row.end_ms - row.start_ms) * 1e3;
+        rows.push(PassRow { features: StepFeatures::of(&batch), us, line: None });
     }
     Ok(PassRun { name: path.display().to_string(), rows, knows_contexts: true })
 }
@@ -90,19 +91,83 @@ pub(super) fn vllm_log(path: &Path, text: &str) -> Result<PassRun, Failure> {
         let ms = ms.ok_or_else(|| {
             wrong(format!("the elapsed time is `{number} {unit}`, but must be a number of ms from 0"))
         })?;
-        let sequences = contexts + generations;
-        if sequences == 0 || ms == 0.0 {
-            continue;
-        }
-        let features = StepFeatures {
-            prefill_tokens: context_tokens as f64,
-            sequences: sequences as f64,
-            tokens: (context_tokens + generation_tokens) as f64,
-            ..StepFeatures::default()
-        };
-        rows.push(PassRow { features, us: ms * 1e3 });
+        let line = LogLine { context_requests: contexts, context_tokens, generation_requests: generations };
+        rows.extend(logged(line, generation_tokens, ms));
     }
     Ok(PassRun { name: path.display().to_string(), rows, knows_contexts: false })
+}
+
+/// A line of a log, unless nothing was computed.
+fn logged(line: LogLine, generation_tokens: u64, ms: f64) -> Option<PassRow> {
+    let sequences = line.context_requests + line.generation_requests;
+    let features = StepFeatures {
+        prefill_tokens: line.context_tokens as f64,
+        sequences: sequences as f64,
+        tokens: (line.context_tokens + generation_tokens) as f64,
+        ..StepFeatures::default()
+    };
+    (sequences > 0 && ms > 0.0).then_some(PassRow { features, us: ms * 1e3, line: Some(line) })
+}
+
+/// Columns of a table of the iterations of vLLM's log.
+const LOGGED: [&str; 5] =
+    ["context_requests", "context_tokens", "generation_requests", "generation_tokens", "elapsed_ms"];
+/// Columns of a table of passes of which contexts are known.
+const KNOWN: [&str; 5] = ["prefill_tokens", "requests", "context_tokens", "attention_pairs", "took_ms"];
+
+/// Whether the first line of a text is the header of a table of iterations.
+pub(super) fn is_table(header: &str) -> bool {
+    let names: Vec<&str> = header.split(',').map(str::trim).collect();
+    [LOGGED, KNOWN].iter().any(|columns| columns.iter().all(|column| names.contains(column)))
+}
+
+/// The iterations in a table: a column for each number of a line of vLLM's log, or for what a step model prices. Other
+/// columns are not looked at.
+pub(super) fn table(path: &Path, text: &str) -> Result<PassRun, Failure> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let problem = |error: csv::Error| Failure::user(format!("{}: {error}", path.display()));
+    let header = reader.headers().map_err(problem)?.clone();
+    let place = |name: &str| header.iter().position(|column| column == name);
+    let is_log = LOGGED.iter().all(|column| place(column).is_some());
+    let columns = if is_log { LOGGED } else { KNOWN };
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(problem)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let mut values = [0.0; 5];
+        for (value, column) in values.iter_mut().zip(columns) {
+            let found = place(column).and_then(|place| record.get(place)).unwrap_or("");
+            let number = found.parse::<f64>().ok().filter(|number| (0.0..=1e18).contains(number));
+            let whole = number.filter(|number| column.ends_with("_ms") || number.fract() == 0.0);
+            *value = whole.ok_or_else(|| {
+                let path = path.display();
+                Failure::user(format!(
+                    "{path}, line {line}: `{column}` is `{found}`, but must be a number from 0"
+                ))
+            })?;
+        }
+        let [first, second, third, fourth, ms] = values;
+        if is_log {
+            let line = LogLine {
+                context_requests: first as u64,
+                context_tokens: second as u64,
+                generation_requests: third as u64,
+            };
+            rows.extend(logged(line, fourth as u64, ms));
+        } else if second > 0.0 && ms > 0.0 {
+            let steps = if first > 0.0 { second - 1.0 } else { second };
+            let features = StepFeatures {
+                prefill_tokens: first,
+                sequences: second,
+                context_tokens: third,
+                attention_pairs: fourth,
+                // All but those of prompts compute one each; how many prompts there are is not said, mostly one.
+                tokens: first + steps,
+            };
+            rows.push(PassRow { features, us: ms * 1e3, line: None });
+        }
+    }
+    Ok(PassRun { name: path.display().to_string(), rows, knows_contexts: !is_log })
 }
 
 #[cfg(test)]
@@ -119,7 +184,8 @@ mod tests {
         let run = vllm_log(Path::new("log"), text).unwrap();
         let expected =
             StepFeatures { prefill_tokens: 512.0, sequences: 21.0, tokens: 532.0, ..StepFeatures::default() };
-        assert_eq!(run.rows, [PassRow { features: expected, us: 10_990.0 }]);
+        let line = LogLine { context_requests: 1, context_tokens: 512, generation_requests: 20 };
+        assert_eq!(run.rows, [PassRow { features: expected, us: 10_990.0, line: Some(line) }]);
         let cut = text.replace("20 generation tokens", "many generation tokens");
         let error = vllm_log(Path::new("log"), &cut).unwrap_err();
         assert_eq!(error.message(), "log, line 2: there is no whole number before `generation tokens`");

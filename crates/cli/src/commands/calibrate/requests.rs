@@ -24,6 +24,9 @@ const INPUT: &[&str] = &["input_tokens", "input_length", "input_toks", "prompt_t
 const OUTPUT: &[&str] = &["output_tokens", "output_length", "output_toks", "completion_tokens", "osl"];
 const TTFT: &[&str] = &["ttft", "time_to_first_token"];
 const E2E: &[&str] = &["e2e", "e2e_latency", "request_latency", "latency"];
+/// Lists of times between tokens, and what makes ms of them.
+const GAPS: [(&str, f64); 4] = [("gaps_ms", 1.0), ("itls_ms", 1.0), ("itl_ms", 1.0), ("itls", 1e3)];
+const CACHED: &[&str] = &["cached_tokens", "num_cached_tokens", "prompt_cached_tokens"];
 /// Units in the order of [`TimeUnit`], and what makes seconds of them.
 const UNITS: [(&str, f64); 4] = [("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)];
 /// A century.
@@ -108,8 +111,38 @@ impl File<'_> {
             output_tokens,
             prompt: None,
             times,
+            gaps_ms: self.gaps(line, row, output_tokens)?,
+            cached_tokens: self.cached(line, row, input_tokens)?,
         });
         Ok(())
+    }
+
+    /// Times between tokens, if the row has them for each token: what else there is is one of chunks.
+    fn gaps(&self, line: u64, row: &Map<String, Value>, output_tokens: u32) -> Result<Vec<f64>, Failure> {
+        for (name, to_ms) in GAPS {
+            let Some(value) = row.get(name).filter(|value| !value.is_null()) else { continue };
+            let numbers = value.as_array().map(|list| list.iter().map(Value::as_f64));
+            let is_gap = |gap: Option<f64>| gap.is_some_and(|gap| (0.0..=MOST_SECONDS).contains(&gap));
+            if !numbers.is_some_and(|mut numbers| numbers.all(is_gap)) {
+                let message = format!("`{name}` must be a list of times from 0, but is {value}");
+                return Err(self.wrong(line, &message));
+            }
+            return Ok(list_of(Some(value), to_ms, u64::from(output_tokens)));
+        }
+        Ok(Vec::new())
+    }
+
+    fn cached(&self, line: u64, row: &Map<String, Value>, input_tokens: u32) -> Result<Option<u32>, Failure> {
+        let found =
+            CACHED.iter().find_map(|name| Some((name, row.get(*name).filter(|value| !value.is_null())?)));
+        let Some((name, value)) = found else { return Ok(None) };
+        let cached = value.as_u64().filter(|&cached| cached <= u64::from(input_tokens));
+        let message = || {
+            format!(
+                "`{name}` is {value}, but must be a number of tokens of the prompt, which has {input_tokens}"
+            )
+        };
+        cached.map(|cached| Some(cached as u32)).ok_or_else(|| self.wrong(line, &message()))
     }
 
     fn checked(&self, line: u64, ttft_s: f64, e2e_s: f64) -> Result<RequestTimes, Failure> {
@@ -203,6 +236,13 @@ fn tokens(value: &Value) -> Option<u32> {
     whole.filter(|tokens| (1..=MOST_TOKENS).contains(tokens)).map(|tokens| tokens as u32)
 }
 
+/// The times of a list in ms, if there is one between each token and the next.
+fn list_of(list: Option<&Value>, to_ms: f64, output_tokens: u64) -> Vec<f64> {
+    let list = list.and_then(Value::as_array).filter(|list| list.len() as u64 + 1 == output_tokens);
+    let times = list.into_iter().flatten().filter_map(Value::as_f64);
+    times.map(|time| time * to_ms).collect()
+}
+
 fn times_of(ttft_s: f64, e2e_s: f64) -> Result<RequestTimes, String> {
     if ttft_s <= 0.0 || e2e_s < ttft_s {
         return Err(format!(
@@ -270,6 +310,8 @@ pub(super) fn vllm_bench(path: &Path, object: &Map<String, Value>) -> Result<Mea
             output_tokens: count(&outputs[index], "output_lens")?,
             prompt: None,
             times: Some(times_of(ttft_s, e2e_s).map_err(|problem| wrong(&problem))?),
+            gaps_ms: list_of(gaps.map(|gaps| &gaps[index]), 1e3, outputs[index].as_u64().unwrap_or(0)),
+            cached_tokens: None,
         });
     }
     Ok(measured)
@@ -319,6 +361,8 @@ pub(super) fn aiperf(path: &Path, text: &str) -> Result<Measured, Failure> {
             output_tokens: count("output_sequence_length")?,
             prompt: None,
             times: Some(times.map_err(|problem| wrong(&problem))?),
+            gaps_ms: Vec::new(),
+            cached_tokens: None,
         });
     }
     Ok(measured)
@@ -334,7 +378,7 @@ mod tests {
 
     fn expected() -> RequestRow {
         let times = Some(RequestTimes { ttft_ms: 250.0, e2e_ms: 1250.0 });
-        RequestRow { line: 0, arrival_s: 2.0, input_tokens: 100, output_tokens: 11, prompt: None, times }
+        RequestRow { arrival_s: 2.0, input_tokens: 100, output_tokens: 11, times, ..RequestRow::default() }
     }
 
     #[test]

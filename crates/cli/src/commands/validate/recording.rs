@@ -139,6 +139,7 @@ impl Recording {
                 output_tokens: times.output_tokens,
                 prompt: Some(request.prompt.clone()),
                 times: Some(RequestTimes { ttft_ms: since_ms(times.first), e2e_ms: since_ms(times.last) }),
+                ..MeasuredRow::default()
             }
         };
         self.requests.iter().zip(1..).map(row).collect()

@@ -330,6 +330,12 @@ def unsound(run: Run, one: Deployment) -> list[str]:
     return found
 
 
+def left_ms(row: Row, stage: Row) -> float:
+    """Return when a request left its worker; its last token may still be on its way then."""
+    last = stage["last_token_ms"]
+    return float(row["ended_ms"] if last is None else last)
+
+
 def idle_workers(run: Run, one: Deployment) -> list[str]:
     """Say where work was not conserved: a worker was in no iteration although it had a request.
 
@@ -338,7 +344,7 @@ def idle_workers(run: Run, one: Deployment) -> list[str]:
     found = []
     for worker in range(run.pools.get("aggregated", 0)):
         own = [
-            (ns(stage["queued_ms"]), ns(stage["last_token_ms"] or row["ended_ms"]), row["request"])
+            (ns(stage["queued_ms"]), ns(left_ms(row, stage)), row["request"])
             for row in run.requests
             for stage in row["stages"]
             if stage["worker"] == worker

@@ -113,7 +113,7 @@ impl EngineArgs {
         ];
         let of_engine = of_engine.into_iter().filter(|_| with_engine);
         let given = served.into_iter().chain(of_engine).filter_map(|(key, value)| Some((key, value?)));
-        given.map(|(key, value)| format!("{key}={value},")).collect()
+        given.flat_map(|(key, value)| [key.to_owned(), "=".to_owned(), value, ",".to_owned()]).collect()
     }
 }
 

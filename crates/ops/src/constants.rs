@@ -50,7 +50,8 @@ pub(crate) struct Factor {
     engine: String,
     generation: String,
     family: String,
-    factor: f64,
+    #[serde(rename = "factor")]
+    decodes: f64,
     front_end_us: f64,
     front_end_us_per_1k_prompt_tokens: f64,
     /// Measured runs that they were fitted to.
@@ -81,6 +82,9 @@ pub struct ConstantsError(String);
 
 impl Constants {
     /// Those that come with servecast.
+    ///
+    /// # Panics
+    /// Never: a test reads the same text.
     pub fn built_in() -> &'static Self {
         static BUILT_IN: OnceLock<Constants> = OnceLock::new();
         BUILT_IN.get_or_init(|| Self::from_toml(TEXT).expect("a test reads the same text"))
@@ -94,10 +98,10 @@ impl Constants {
     /// Reads them in the form of `data/constants.toml`.
     pub fn from_toml(text: &str) -> Result<Self, ConstantsError> {
         let constants: Self = toml::from_str(text).map_err(|error| ConstantsError(error.to_string()))?;
-        let is_wrong = |factor: &&Factor| !(0.1..=10.0).contains(&factor.factor);
-        if let Some(Factor { engine, family, factor, .. }) = constants.factor.iter().find(is_wrong) {
+        let is_wrong = |factor: &&Factor| !(0.1..=10.0).contains(&factor.decodes);
+        if let Some(Factor { engine, family, decodes, .. }) = constants.factor.iter().find(is_wrong) {
             return Err(ConstantsError(format!(
-                "the `factor` of {engine} and {family} is {factor}, but must be from 0.1 to 10"
+                "the `factor` of {engine} and {family} is {decodes}, but must be from 0.1 to 10"
             )));
         }
         let of_engines = constants
@@ -125,6 +129,7 @@ impl Constants {
     }
 
     /// The same without factors.
+    #[must_use]
     pub fn without_factors(&self) -> Self {
         Self { factor: Vec::new(), ..self.clone() }
     }
@@ -143,7 +148,7 @@ impl Constants {
 
     /// What multiplies passes without prompts of a setup, if enough runs of its kind were measured.
     pub fn factor(&self, setup: &OpsSetup) -> Option<f64> {
-        self.of_family(setup).map(|own| own.factor)
+        self.of_family(setup).map(|own| own.decodes)
     }
 
     fn of_family(&self, setup: &OpsSetup) -> Option<&Factor> {

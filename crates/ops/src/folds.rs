@@ -52,6 +52,9 @@ struct Fold {
 }
 
 /// The constants for each fold that was left out, by its name.
+///
+/// # Panics
+/// Never: a test reads the same text.
 pub fn constants_without(left_out: LeftOut) -> BTreeMap<String, Constants> {
     let folds: Folds = toml::from_str(TEXT).expect("a test reads the same text");
     let folds_of = folds.fold.into_iter().filter(|fold| fold.without == left_out.name());

@@ -1,6 +1,7 @@
 //! Finds a measured operator: of the engine that runs, or of another one where that has none.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::grid::Grid;
 use crate::pack::{KeyValue, Pack, PackError, SectionHeader};
@@ -83,10 +84,11 @@ impl<'a> Library<'a> {
             }
         }
         let Some((_, section, table, key)) = best else { return Ok(None) };
-        if !self.unpacked.contains_key(&section) {
-            self.unpacked.insert(section, pack.tables(section)?);
-        }
-        let grid = self.unpacked[&section][table].clone();
+        let tables = match self.unpacked.entry(section) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(pack.tables(section)?),
+        };
+        let grid = tables[table].clone();
         Ok(Some(Found { grid, key, source: sections[section].name() }))
     }
 

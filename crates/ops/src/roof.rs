@@ -22,6 +22,7 @@ impl Stored {
 
 /// A GPU's rates, as far as well-tuned kernels reach them.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(clippy::struct_field_names, reason = "units belong into names")]
 pub(crate) struct Roof {
     bf16_flop_per_us: f64,
     fp8_flop_per_us: f64,

@@ -26,7 +26,7 @@ fn knot(index: usize) -> u64 {
 
 /// Knots from 0 to the first that is at least `last`, two at least.
 fn knots(last: u64) -> usize {
-    (1..).find(|index| knot(*index) >= last).expect("knots double") + 1
+    (index_of(last.saturating_sub(1)) + 2).max(2)
 }
 
 /// A straight piece of a line: the time at its knot in µs, and by how much each more adds.
@@ -186,7 +186,7 @@ mod tests {
         for first in [0, 1, 3, 9, 63, 64, 100] {
             let mut along = plane.along(first);
             for second in 0..3000 {
-                assert!(plane.at(first, second) == along.at(second), "{first} {second}");
+                assert_eq!(plane.at(first, second).to_bits(), along.at(second).to_bits(), "{first} {second}");
             }
         }
     }

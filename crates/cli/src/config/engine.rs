@@ -30,7 +30,7 @@ pub(crate) struct EngineShortcuts {
     /// GPUs over which whole experts are shared out; without it, each expert is cut over all GPUs
     #[arg(long, value_name = "N", visible_alias = "ep")]
     pub(crate) expert_parallel_size: Option<u32>,
-    /// How weights are stored: bf16, fp8, fp8_block, int4, mxfp4 or nvfp4; as the model is published without it
+    /// How weights are stored: bf16, fp8, `fp8_block`, int4, mxfp4 or nvfp4; as the model is published without it
     #[arg(long, value_name = "TYPE")]
     pub(crate) dtype: Option<String>,
     /// How the KV cache is stored: auto, bf16 or fp8

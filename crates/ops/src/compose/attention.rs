@@ -90,10 +90,10 @@ pub(super) fn parts(bench: &mut Workbench<'_>) -> Result<Vec<AttentionPart>, Pac
     let windowed = model.window.map_or((0, 0), |window| (window.layers, window.tokens));
     let whole = model.attention_layers - windowed.0;
     let kinds = [(whole, 0), windowed];
-    if model.sparse.is_some() {
-        if let Some(part) = of_chosen_tokens(bench)? {
-            return Ok(vec![part]);
-        }
+    if model.sparse.is_some()
+        && let Some(part) = of_chosen_tokens(bench)?
+    {
+        return Ok(vec![part]);
     }
     let model = bench.model();
     let latent = matches!(model.attention, Attention::Latent { .. });
@@ -126,7 +126,7 @@ fn of_heads(bench: &mut Workbench<'_>, layers: u32, window: u32) -> Result<Atten
         token_bytes: f64::from(2 * kv_heads * head_size) * bench.setup.kv_bytes,
         window: if window == 0 { f64::INFINITY } else { f64::from(window) },
     };
-    let wanted = Heads { heads, kv_heads, head_size, window, kv_dtype: kv_name(bench) };
+    let wanted = Heads { queries: heads, keys: kv_heads, head_size, window, kv_dtype: kv_name(bench) };
     let decode = kernel(bench, Part::DecodeAttention, "decode_attention", &wanted)?;
     let prompt = kernel(bench, Part::PromptAttention, "context_attention", &wanted)?;
     Ok(AttentionPart {
@@ -144,8 +144,8 @@ fn of_heads(bench: &mut Workbench<'_>, layers: u32, window: u32) -> Result<Atten
 /// Heads on one GPU.
 #[derive(Debug)]
 struct Heads {
-    heads: u32,
-    kv_heads: u32,
+    queries: u32,
+    keys: u32,
     head_size: u32,
     window: u32,
     kv_dtype: &'static str,
@@ -165,13 +165,13 @@ impl Heads {
             (measured, wanted) => 5.0 * unlike(measured, wanted),
         };
         let precision = if key.text("kv_dtype") == self.kv_dtype { 0.0 } else { 10.0 };
-        let group = 2.0 * unlike(heads * self.kv_heads, kv_heads * self.heads);
-        Some((unlike(heads, self.heads) + group + window + precision, heads))
+        let group = 2.0 * unlike(heads * self.keys, kv_heads * self.queries);
+        Some((unlike(heads, self.queries) + group + window + precision, heads))
     }
 
     fn name(&self) -> String {
         let window = if self.window == 0 { String::new() } else { format!(", window {}", self.window) };
-        format!("{} heads, {} of keys, of {}{window}", self.heads, self.kv_heads, self.head_size)
+        format!("{} heads, {} of keys, of {}{window}", self.queries, self.keys, self.head_size)
     }
 }
 
@@ -191,7 +191,7 @@ fn kernel(bench: &mut Workbench<'_>, part: Part, op: &str, wanted: &Heads) -> Re
     } else {
         bench.origins.measured(part, source);
     }
-    Ok(Some(Scaled { grid, ratio: f64::from(wanted.heads) / f64::from(heads) }))
+    Ok(Some(Scaled { grid, ratio: f64::from(wanted.queries) / f64::from(heads) }))
 }
 
 /// One compressed vector a token for all heads: decodes work on it, prompts expand it.

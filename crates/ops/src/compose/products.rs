@@ -143,12 +143,11 @@ fn product(
     weights: WeightType,
 ) -> Result<Product, PackError> {
     let found = measured(bench, weights)?;
-    match &found {
-        Some(found) => bench.origins.measured(part, found.source.clone()),
-        None => {
-            let rule = format!("{} matrix products: the data sheet, for want of a table", weights.name());
-            bench.origins.estimated(part, rule);
-        }
+    if let Some(found) = &found {
+        bench.origins.measured(part, found.source.clone());
+    } else {
+        let rule = format!("{} matrix products: the data sheet, for want of a table", weights.name());
+        bench.origins.estimated(part, rule);
     }
     let (count, n, k) = (f64::from(layers), f64::from(n), f64::from(k));
     let grid = found.map(|found| found.grid.along(&[n, k]));

@@ -37,7 +37,7 @@ pub(super) struct CapacityArgs {
     /// Groups of GPUs that have some layers each
     #[arg(long, visible_alias = "pp", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pipeline_parallel_size: u32,
-    /// How weights are stored: bf16, fp16, fp8, fp8_block, int4, mxfp4 or nvfp4; by default as the model is published
+    /// How weights are stored: bf16, fp16, fp8, `fp8_block`, int4, mxfp4 or nvfp4; by default as the model is published
     #[arg(long, value_name = "TYPE", value_parser = weight_type)]
     dtype: Option<WeightType>,
     /// How the KV cache is stored: auto, bf16, fp16 or fp8

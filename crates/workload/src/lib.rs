@@ -12,6 +12,7 @@
 //!
 //! **Invariant:** nothing here opens a file, and nothing knows of engines, routers or caches.
 
+mod bench;
 mod continuation;
 mod error;
 mod fields;
@@ -28,6 +29,7 @@ mod synthetic;
 mod unit;
 mod workload;
 
+pub use bench::bench_arrivals_ms;
 pub use error::{SyntheticError, TraceError};
 pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, known_format};
 pub use notes::{Noted, TraceNotes};

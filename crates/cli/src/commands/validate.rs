@@ -21,6 +21,7 @@ use crate::{files, latency};
 mod curves;
 mod figures;
 pub(super) mod recording;
+mod server;
 mod silicon;
 
 /// Replay recorded runs of real engines and show how far off the simulation is
@@ -30,9 +31,16 @@ mod silicon;
 /// the engine queued them, in the recording and in the simulation.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ValidateArgs {
-    /// Folders of recorded runs
+    /// Folders of recorded runs; with --config, files of runs of a server
     #[arg(value_name = "DIR", required_unless_present = "silicon", value_hint = ValueHint::DirPath)]
     folders: Vec<PathBuf>,
+    /// Deployment that the results are of, a TOML file as for `replay --config`
+    ///
+    /// A result is the file of `vllm bench serve --save-result` (arrivals follow from its rate and burstiness; figures are
+    /// means over 20 seeds), or a CSV file with a row a turn of a conversation and a column client_id: as many
+    /// conversations are under way as there are clients.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["silicon", "html", "num_gpu_blocks", "latency"])]
+    config: Option<PathBuf>,
     /// Table of measured runs to replay instead, a CSV file with a row a run
     ///
     /// A row has `model`, `gpu`, `engine`, `tp`, `isl`, `osl`, `concurrency`, `ttft_ms` and `tpot_ms`, and may have settings
@@ -95,6 +103,13 @@ struct Outcome {
     page: ValidatedRun,
 }
 
+impl Outcome {
+    fn title(&self) -> String {
+        let of = if self.model.starts_with("the deployment of ") { "; " } else { " on vLLM " };
+        format!("{}: {}{of}{}", self.run, self.model, self.engine_version)
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     if let Some(path) = &args.silicon {
@@ -114,7 +129,10 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let conditions: Vec<FailIf> = args.fail_if.iter().map(on_an_error).collect::<Result<_, _>>()?;
     let mut outcomes = Vec::new();
     for folder in &args.folders {
-        outcomes.push(validate(folder, args)?);
+        outcomes.push(match &args.config {
+            Some(config) => of_server(folder, config)?,
+            None => validate(folder, args)?,
+        });
     }
     let text = match args.format {
         Format::Json => serde_json::to_string_pretty(&outcomes).expect("figures are plain data") + "\n",
@@ -130,6 +148,23 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     files::print(&text)?;
     let broken: Vec<String> = outcomes.iter().flat_map(|outcome| broken(outcome, &conditions)).collect();
     if broken.is_empty() { Ok(()) } else { Err(Failure::condition(broken.join("\n       "))) }
+}
+
+/// A run of a server.
+fn of_server(result: &Path, config: &Path) -> Result<Outcome, Failure> {
+    let server::Served { figures, latency_source, assumptions, preemptions } =
+        server::validate(result, config)?;
+    Ok(Outcome {
+        run: result.display().to_string(),
+        model: format!("the deployment of {}", config.display()),
+        engine_version: latency_source,
+        assumptions,
+        figures,
+        preemptions,
+        latency_extrapolated_ratio: None,
+        latency_estimate: None,
+        page: ValidatedRun::default(),
+    })
 }
 
 /// The condition, which has to be one on an error.
@@ -268,7 +303,7 @@ fn table(outcome: &Outcome) -> String {
     let line = |[figure, real, ours, error, other, other_error]: [String; 6]| {
         format!("{figure:<26}{real:>14}{ours:>14}{error:>11}{other:>14}{other_error:>11}")
     };
-    let mut lines = vec![format!("{}: {} on vLLM {}", outcome.run, outcome.model, outcome.engine_version)];
+    let mut lines = vec![outcome.title()];
     lines.extend(outcome.assumptions.iter().map(|assumption| format!("assumed: {assumption}")));
     lines.extend(
         outcome

@@ -16,6 +16,7 @@ mod provenance;
 mod readme;
 mod replay;
 mod sandbox;
+mod servers;
 mod settings;
 mod sglang;
 mod silicon;

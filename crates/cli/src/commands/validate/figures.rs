@@ -69,6 +69,12 @@ impl Figures {
             .collect();
         names.extend(TIMES.iter().map(|time| format!("{time}_mape")));
         names.extend(["duration_s", "output_tok_per_s"].map(str::to_owned));
+        // Of servers.
+        names.extend(
+            ["median", "p95"].iter().flat_map(|statistic| TIMES.map(|time| format!("{statistic}_{time}_ms"))),
+        );
+        names.extend(["mean", "median", "p90", "p95", "p99"].map(|statistic| format!("{statistic}_itl_ms")));
+        names.extend(["request_throughput_rps", "output_throughput_tok_s"].map(str::to_owned));
         names.extend(Curves::NAMES.map(str::to_owned));
         names
     }
@@ -148,7 +154,11 @@ impl Row {
         Self { figure, real, servecast, error_percent, other, other_error_percent }
     }
 
-    fn new(figure: String, (real, servecast): (Option<f64>, Option<f64>), other: Option<f64>) -> Self {
+    pub(super) fn new(
+        figure: String,
+        (real, servecast): (Option<f64>, Option<f64>),
+        other: Option<f64>,
+    ) -> Self {
         let error = |value: Option<f64>| {
             let (value, real) = (value?, real.filter(|real| *real > 0.0)?);
             Some((value / real - 1.0) * 100.0)

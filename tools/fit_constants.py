@@ -11,7 +11,8 @@ runs `servecast validate --silicon` with the front ends of data/constants.toml a
   which `servecast validate --cross-validate` replays the left-out runs with.
 
 A scenario is model, GPU, engine, number format and lengths: all of its parallelism and loads are in one fold. Only runs
-that are judged count (docs/accuracy.md). Front ends slow a closed loop down, so run it again until they no longer change by
+that are judged count (docs/accuracy.md). Front ends slow a closed loop down, so run it again until they no longer
+change by
 more than a few per cent.
 """
 
@@ -195,7 +196,7 @@ def bars(rows, by_scenario, by_family):
     def parts(place):
         return np.array([key.split("|")[place] for key in keys])
 
-    engine, generation, family = parts(0), parts(1), parts(2)
+    engine, family = parts(0), parts(2)
     for name in sorted(set(keys)):
         one, two, three = name.split("|")
         add({"engine": one, "generation": two, "family": three}, keys == name, by_scenario)
@@ -270,13 +271,16 @@ def fit(results, table_hash):
         "",
     ]
     constants = [
-        "# What surrounds the GPU, and how far off times are, as fitted to measured servers. Times are in microseconds, errors in",
+        "# What surrounds the GPU, and how far off times are, as fitted to measured servers. Times are in",
+        "# microseconds, errors in",
         "# per cent.",
         "#",
         "# `front_end`: from sending a request to when it is at the engine, with the least mean error of TTFT.",
-        "# `factor`: what multiplies passes without prompts, with the least mean error of TPOT over 12 runs or more of a family,",
+        "# `factor`: what multiplies passes without prompts, with the least mean error of TPOT over 12",
+        "# runs or more of a family,",
         "# drawn to 1 by n / (n + 4); and their own front end, drawn to that of the engine in the same way.",
-        "# `error`: how far off runs are that were left out of the fit, for 12 runs or more: other scenarios (model, GPU, engine,",
+        "# `error`: how far off runs are that were left out of the fit, for 12 runs or more: other",
+        "# scenarios (model, GPU, engine,",
         "# number format, lengths) where there is a family, other families where there is none.",
         "#",
         *header,

@@ -21,6 +21,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,9 @@ SHRINK_ROWS = 4
 LEAST_BAR = 12
 # Front-end times that are tried: ms, and ms for each 1,000 prompt tokens.
 BASES_MS = np.arange(0.0, 300.0, 1.0)
-SLOPES_MS = np.arange(0.0, 16.1, 0.2)
+SLOPES_MS = np.arange(0.0, 4.1, 0.2)
+# Factors of passes with prompts that are tried.
+PROMPT_FACTORS = np.round(np.arange(0.8, 1.41, 0.01), 2)
 # By how much, as a share, a slope has to lower the error.
 LEAST_GAIN = 0.02
 # Factors that are tried.
@@ -75,50 +78,67 @@ class Constants:
 
     def __init__(self, rows, families=True):
         self.front_ends = {}
+        self.prompts = {}
         self.factors = {}
         self.own_front_ends = {}
+        for engine in sorted({row["engine"] for row in rows}):
+            chosen = [row for row in rows if row["engine"] == engine]
+            self.prompts[engine], self.front_ends[engine] = self._prompts(chosen)
         if families:
             groups = np.array(["|".join(group(row)) for row in rows])
             for name in sorted(set(groups)):
                 chosen = [row for row, own in zip(rows, groups, strict=True) if own == name]
                 if len(chosen) >= LEAST_ROWS:
                     self.factors[tuple(name.split("|"))] = (*self._factor(chosen), len(chosen))
-        for engine in sorted({row["engine"] for row in rows}):
-            chosen = [row for row in rows if row["engine"] == engine]
-            self.front_ends[engine] = (*self._front_end(chosen), len(chosen))
         for key, (_, _, n) in self.factors.items():
             chosen = [row for row in rows if group(row) == key]
-            self.own_front_ends[key] = self._drawn(chosen, n, self.front_ends[key[0]])
+            self.own_front_ends[key] = self._drawn(chosen, n)
 
-    @classmethod
-    def _drawn(cls, rows, n, of_engine):
+    def _drawn(self, rows, n):
         """The front end of a family, drawn to that of its engine, and the error that is left."""
-        base, slope, _ = cls._front_end(rows)
+        engine = rows[0]["engine"]
+        prompt_factor, of_engine = self.prompts[engine][0], self.front_ends[engine]
+        base, slope, _ = self._front_end(rows, prompt_factor)
         share = n / (n + SHRINK_ROWS)
         base = round(share * base + (1.0 - share) * of_engine[0], 1)
         slope = round(share * slope + (1.0 - share) * of_engine[1], 1)
-        predicted = inner_ttft(rows) + base + slope * column(rows, "isl") * MEAN_SHARE / 1000.0
+        predicted = prompt_factor * inner_ttft(rows) + base + slope * column(rows, "isl") * MEAN_SHARE / 1000.0
         error = np.abs(predicted / column(rows, "measured_ttft_ms") - 1.0).mean()
         return base, slope, round(float(error) * 100.0, 1)
 
-    @staticmethod
-    def _factor(rows):
+    def _prompts(self, rows):
+        """What multiplies passes with prompts, and the front end, with the least sum of both mean errors."""
+        measured = column(rows, "measured_tpot_ms") / simulated_column(rows, "tpot_ms")
+        share = simulated_column(rows, "prompt_share")
+        tried = []
+        for factor in PROMPT_FACTORS:
+            front_end = self._front_end(rows, factor)
+            loss = np.abs((share * factor + 1.0 - share) / measured - 1.0).mean() * 100.0 + front_end[2]
+            tried.append((float(loss), float(factor), front_end))
+        # Of those that are about as good, the one that changes least.
+        least = min(loss for loss, _, _ in tried)
+        best = min((abs(np.log(one[1])), one) for one in tried if one[0] <= least * (1.0 + LEAST_GAIN))[1]
+        return (best[1], len(rows)), (*best[2], len(rows))
+
+    def _factor(self, rows):
         """What multiplies passes without prompts with the least mean error of TPOT, drawn to 1, and that error."""
         measured = column(rows, "measured_tpot_ms") / simulated_column(rows, "tpot_ms")
-        prompts = simulated_column(rows, "prompt_share")
+        own = self.prompts[rows[0]["engine"]][0]
+        share = simulated_column(rows, "prompt_share")
+        prompts = own * share
 
         def losses(factors):
-            return np.abs((prompts + factors[:, None] * (1.0 - prompts)) / measured - 1.0).mean(axis=1)
+            return np.abs((prompts + factors[:, None] * (1.0 - share)) / measured - 1.0).mean(axis=1)
 
         best = np.log(FACTORS[int(losses(FACTORS).argmin())])
         drawn = round(float(np.exp(best * len(rows) / (len(rows) + SHRINK_ROWS))), 3)
         return drawn, round(float(losses(np.array([drawn]))[0] * 100.0), 1)
 
     @staticmethod
-    def _front_end(rows):
+    def _front_end(rows, prompt_factor):
         """Base and slope with the least mean error of TTFT, and that error."""
         measured = column(rows, "measured_ttft_ms")
-        inner = inner_ttft(rows)
+        inner = prompt_factor * inner_ttft(rows)
         thousands = column(rows, "isl") * MEAN_SHARE / 1000.0
         best = (np.inf, 0.0, 0.0)
         for slope in SLOPES_MS:
@@ -137,10 +157,11 @@ class Constants:
         """TPOT and TTFT in ms, to first order: a front end does not slow the engine down."""
         of_engine = self.front_ends.get(row["engine"], (0.0, 0.0, 0.0, 0))
         base, slope, *_ = self.own_front_ends.get(group(row), of_engine)
+        prompt_factor = self.prompts.get(row["engine"], (1.0, 0))[0]
         prompts = row["simulated"]["prompt_share"]
-        factor = prompts + self.factor(row) * (1.0 - prompts)
+        factor = prompt_factor * prompts + self.factor(row) * (1.0 - prompts)
         front_end = base + slope * row["isl"] * MEAN_SHARE / 1000.0
-        return factor * row["simulated"]["tpot_ms"], front_end + float(inner_ttft([row])[0])
+        return factor * row["simulated"]["tpot_ms"], front_end + prompt_factor * float(inner_ttft([row])[0])
 
 
 def column(rows, key):
@@ -222,8 +243,12 @@ def tables(name, entries):
     return lines
 
 
-def constants_tables(constants, prefix=""):
+def constants_tables(constants, before, prefix=""):
+    """`before`: factors of passes with prompts that the runs were simulated with."""
     lines = []
+    for engine, (factor, n) in constants.prompts.items():
+        value = round(factor * before.get(engine, 1.0), 3)
+        lines += [f"[{prefix}prompt.{engine}]", f"factor = {value}", f"n = {n}", ""]
     for engine, (base, slope, mape, n) in constants.front_ends.items():
         lines += [
             f"[{prefix}front_end.{engine}]",
@@ -252,9 +277,9 @@ def constants_tables(constants, prefix=""):
     return lines + tables(f"{prefix}factor", factors)
 
 
-def fit(results, table_hash):
+def fit(results, table_hash, before=None):
     """The text of both files, and the scores."""
-    rows = usable(results)
+    rows, before = usable(results), before or {}
     if not rows:
         raise SystemExit("no judged row was simulated")
     folds, errors, scores = {}, {}, {}
@@ -276,15 +301,16 @@ def fit(results, table_hash):
         "# per cent.",
         "#",
         "# `front_end`: from sending a request to when it is at the engine, with the least mean error of TTFT.",
+        "# `prompt`: what multiplies passes with prompts, with the least sum of the mean errors of TPOT and TTFT.",
         "# `factor`: what multiplies passes without prompts, with the least mean error of TPOT over 12",
-        "# runs or more of a family,",
-        "# drawn to 1 by n / (n + 4); and their own front end, drawn to that of the engine in the same way.",
+        "# runs or more of a family, drawn to 1 by n / (n + 4); and their own front end, drawn to that of",
+        "# the engine in the same way.",
         "# `error`: how far off runs are that were left out of the fit, for 12 runs or more: other",
-        "# scenarios (model, GPU, engine,",
-        "# number format, lengths) where there is a family, other families where there is none.",
+        "# scenarios (model, GPU, engine, number format, lengths) where there is a family, other families",
+        "# where there is none.",
         "#",
         *header,
-        *constants_tables(Constants(rows)),
+        *constants_tables(Constants(rows), before),
         *tables("error", bars(rows, errors["scenario"], errors["family"])),
     ]
     left = [
@@ -295,7 +321,7 @@ def fit(results, table_hash):
     for kind, by_name in folds.items():
         for name, fold in by_name.items():
             left += ["[[fold]]", f"without = {toml_value(kind)}", f"name = {toml_value(name)}", ""]
-            left += constants_tables(fold, "fold.")
+            left += constants_tables(fold, before, "fold.")
     return "\n".join(constants).rstrip() + "\n", "\n".join(left).rstrip() + "\n", scores
 
 
@@ -315,7 +341,9 @@ def main():
         command = [args.servecast, "validate", "--silicon", args.table, "--latency", latency, "--format", "json"]
         text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     table_hash = hashlib.sha256(args.table.read_bytes()).hexdigest()
-    constants, left, scores = fit(json.loads(text), table_hash)
+    used = tomllib.loads((args.out / "constants.toml").read_text())
+    before = {engine: prompt["factor"] for engine, prompt in used.get("prompt", {}).items()}
+    constants, left, scores = fit(json.loads(text), table_hash, before)
     json.dump(scores, sys.stderr, indent=1)
     sys.stderr.write("\n")
     changed = []

@@ -85,7 +85,7 @@ pub fn fit_host(
     }
     let host = found.host(knows_ways);
     let mut warnings = Vec::new();
-    if found.gap == [0.0; 2] {
+    if found.gap.iter().all(|us| *us <= 0.0) {
         warnings.push("requests decode no slower than the model has them without a gap".to_owned());
     }
     if !knows_ways {

@@ -149,7 +149,7 @@ mod tests {
         let features: Vec<StepFeatures> = found[2..].iter().map(|features| features.unwrap()).collect();
         let pairs: Vec<f64> = features.iter().map(|one| one.attention_pairs).collect();
         assert_eq!(pairs, [64.0 * 65.0 / 2.0, 36.0 * 64.0 + 36.0 * 37.0 / 2.0 + 30.0 * 31.0 / 2.0, 0.0, 0.0]);
-        assert_eq!([features[2].context_tokens, features[3].context_tokens], [101.0 + 31.0, 102.0]);
+        assert_eq!([2, 3].map(|place| features[place].context_tokens as u64), [101 + 31, 102]);
         let other = [line(1, 40, 0), line(0, 0, 1), line(2, 64, 0), line(1, 3, 5), line(0, 0, 2)];
         assert_eq!(align(&other, &run), None);
     }

@@ -368,25 +368,21 @@ impl Solution {
         };
         for (place, price) in PRICES.into_iter().enumerate() {
             let (value_us, half_width_us) = (shown(price), widths[place]);
-            if self.kept[place] && (value_us > 0.0 || price == Price::FrontEnd) || price == Price::FrontEnd {
+            if price == Price::FrontEnd || self.kept[place] && value_us > 0.0 {
                 coefficients.push(Coefficient { name: name(price), value_us, half_width_us });
             }
         }
         let mut warnings = self.notes.clone();
         let sure = |place: usize| widths[place] <= fit::UNSURE * self.prices[place];
-        for left in 0..PRICES.len() {
-            for right in left + 1..PRICES.len() {
+        for (left, of_left) in PRICES.into_iter().enumerate() {
+            for (right, of_right) in PRICES.into_iter().enumerate().skip(left + 1) {
                 let is_priced = |place: usize| self.kept[place] && self.prices[place] > 0.0;
                 if !(is_priced(left) && is_priced(right)) || sure(left) || sure(right) {
                     continue;
                 }
                 let correlation = self.problem.correlation(left, right);
                 if correlation.abs() > fit::TOGETHER {
-                    warnings.push(fit::hardly_told_apart(
-                        name(PRICES[left]),
-                        name(PRICES[right]),
-                        correlation,
-                    ));
+                    warnings.push(fit::hardly_told_apart(name(of_left), name(of_right), correlation));
                 }
             }
         }

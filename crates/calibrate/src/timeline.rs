@@ -184,10 +184,10 @@ fn ways(passes: &[Pass], rows: &[RequestRow], limits: &Limits) -> Option<f64> {
         return None;
     }
     // At most `above` and more than `below` for as many as can be.
-    let mut steps: Vec<(f64, i64)> =
+    let mut steps: Vec<(f64, isize)> =
         above.iter().map(|&us| (us, 1)).chain(below.iter().map(|&us| (us, -1))).collect();
     steps.sort_by(|left, right| left.0.total_cmp(&right.0));
-    let (mut wrong, mut least, mut best) = (below.len() as i64, i64::MAX, (0.0, 0.0));
+    let (mut wrong, mut least, mut best) = (below.len().cast_signed(), isize::MAX, (0.0, 0.0));
     for (place, &(us, step)) in steps.iter().enumerate() {
         wrong += step;
         let next = steps.get(place + 1).map_or(us, |next| next.0);

@@ -402,7 +402,7 @@ mod tests {
         costs(&step, &[(40, 41), (60, 61)], 0.8375);
         costs(&step, &[(7, 9), (40, 41)], 1.05050);
         assert_eq!(Step::from_toml(&step.to_toml()).unwrap(), step);
-        assert_eq!(step.host().gap_us, 7.0);
+        assert_eq!(step.host().gap_us as u64, 7);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use servecast_latency::{ErrorBar, Host};
 
 use crate::family::{family, generation};
-use crate::setup::OpsSetup;
+use crate::setup::{EngineName, OpsSetup};
 
 const TEXT: &str = include_str!("../../../data/constants.toml");
 
@@ -22,6 +22,9 @@ pub struct Constants {
     /// By engine.
     #[serde(default)]
     front_end: BTreeMap<String, FrontEnd>,
+    /// By engine.
+    #[serde(default)]
+    prompt: BTreeMap<String, PromptFactor>,
     #[serde(default)]
     factor: Vec<Factor>,
     /// From the closest to the widest.
@@ -41,6 +44,15 @@ pub struct FrontEnd {
     pub n: u32,
     /// Mean error of TTFT that is left, in per cent.
     pub ttft_mape: f64,
+}
+
+/// What multiplies the times of passes with prompts of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PromptFactor {
+    factor: f64,
+    /// Measured runs that it was fitted to.
+    n: u32,
 }
 
 /// What multiplies the times of passes without prompts of some models, and their own front end.
@@ -104,6 +116,14 @@ impl Constants {
                 "the `factor` of {engine} and {family} is {decodes}, but must be from 0.1 to 10"
             )));
         }
+        if let Some((engine, prompt)) =
+            constants.prompt.iter().find(|(_, prompt)| !(0.1..=10.0).contains(&prompt.factor))
+        {
+            let factor = prompt.factor;
+            return Err(ConstantsError(format!(
+                "`prompt.{engine}.factor` is {factor}, but must be from 0.1 to 10"
+            )));
+        }
         let of_engines = constants
             .front_end
             .iter()
@@ -124,11 +144,16 @@ impl Constants {
     }
 
     /// Constants whose error is not known.
-    pub(crate) fn of(source: String, front_end: BTreeMap<String, FrontEnd>, factor: Vec<Factor>) -> Self {
-        Self { source, front_end, factor, ..Self::default() }
+    pub(crate) fn of(
+        source: String,
+        front_end: BTreeMap<String, FrontEnd>,
+        prompt: BTreeMap<String, PromptFactor>,
+        factor: Vec<Factor>,
+    ) -> Self {
+        Self { source, front_end, prompt, factor, ..Self::default() }
     }
 
-    /// The same without factors.
+    /// The same without factors and front ends of families.
     #[must_use]
     pub fn without_factors(&self) -> Self {
         Self { factor: Vec::new(), ..self.clone() }
@@ -144,6 +169,11 @@ impl Constants {
             .of_family(setup)
             .map_or(of_engine, |own| [own.front_end_us, own.front_end_us_per_1k_prompt_tokens]);
         Host { front_end_us, front_end_us_per_1k_prompt_tokens, ..Host::NONE }
+    }
+
+    /// What multiplies passes with prompts of an engine.
+    pub fn prompt_factor(&self, engine: EngineName) -> f64 {
+        self.prompt.get(engine.name()).map_or(1.0, |prompt| prompt.factor)
     }
 
     /// What multiplies passes without prompts of a setup, if enough runs of its kind were measured.
@@ -191,7 +221,6 @@ impl Constants {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setup::EngineName;
 
     #[test]
     fn every_engine_has_a_front_end_and_an_error_with_their_source() {
@@ -203,6 +232,7 @@ mod tests {
             let is_alone = |bar: &Bar| bar.engine.as_deref() == Some(engine.name()) && bar.family.is_none();
             assert!(constants.error.iter().any(is_alone), "{engine:?}");
         }
+        assert!(constants.prompt.values().all(|prompt| prompt.n >= 12));
         assert!(constants.error.iter().all(|bar| bar.n >= 12));
         assert!(
             constants

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::constants::{Constants, Factor, FrontEnd};
+use crate::constants::{Constants, Factor, FrontEnd, PromptFactor};
 
 const TEXT: &str = include_str!("../../../data/cross-validation.toml");
 /// Folds that scenarios are in, as in `tools/fit_constants.py`.
@@ -48,6 +48,8 @@ struct Fold {
     name: String,
     front_end: BTreeMap<String, FrontEnd>,
     #[serde(default)]
+    prompt: BTreeMap<String, PromptFactor>,
+    #[serde(default)]
     factor: Vec<Factor>,
 }
 
@@ -59,7 +61,9 @@ pub fn constants_without(left_out: LeftOut) -> BTreeMap<String, Constants> {
     let folds: Folds = toml::from_str(TEXT).expect("a test reads the same text");
     let folds_of = folds.fold.into_iter().filter(|fold| fold.without == left_out.name());
     let source = folds.source;
-    folds_of.map(|fold| (fold.name, Constants::of(source.clone(), fold.front_end, fold.factor))).collect()
+    folds_of
+        .map(|fold| (fold.name, Constants::of(source.clone(), fold.front_end, fold.prompt, fold.factor)))
+        .collect()
 }
 
 /// The fold of a scenario, which is all that the text says of it: FNV-1a, whose low bits are mixed badly.

@@ -36,6 +36,8 @@ pub struct Ops {
     records_prompts: bool,
     /// What passes without prompts are multiplied by.
     decode_factor: f64,
+    /// What passes with prompts are multiplied by.
+    prompt_factor: f64,
     host: Host,
     error_bar: ErrorBar,
 }
@@ -84,6 +86,7 @@ impl Ops {
             graph_tokens,
             records_prompts,
             decode_factor: constants.factor(setup).unwrap_or(1.0),
+            prompt_factor: constants.prompt_factor(setup.engine),
             host: constants.host(setup),
             error_bar: constants.error_bar(setup),
         }
@@ -139,6 +142,7 @@ impl LatencyModel for Ops {
         if prompts > 0 {
             let pairs = batch.attention_pairs - steps.context_tokens;
             us += self.prompt.at(prompts, (2 * pairs / prompts).isqrt());
+            us *= self.prompt_factor;
         } else {
             us *= self.decode_factor;
         }

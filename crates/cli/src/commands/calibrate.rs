@@ -165,6 +165,7 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
 fn refused(error: CalibrateError) -> Failure {
     match &error {
         CalibrateError::Interrupted => Failure::interrupted(&error),

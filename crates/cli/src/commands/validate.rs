@@ -37,7 +37,7 @@ pub(crate) struct ValidateArgs {
     /// Deployment that the results are of, a TOML file as for `replay --config`
     ///
     /// A result is the file of `vllm bench serve --save-result` (arrivals follow from its rate and burstiness; figures are
-    /// means over 20 seeds), or a CSV file with a row a turn of a conversation and a column client_id: as many
+    /// means over 20 seeds), or a CSV file with a row a turn of a conversation and a column `client_id`: as many
     /// conversations are under way as there are clients.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["silicon", "html", "num_gpu_blocks", "latency"])]
     config: Option<PathBuf>,

@@ -119,7 +119,7 @@ fn iterations_and_requests_must_be_of_one_run_and_have_token_times() {
     let rows = "arrival_ms,input_tokens,output_tokens,ttft_ms,e2e_ms\n0,10,4,20,60\n900,10,4,20,60\n905,10,4,30,90\n";
     sandbox.write("rows.csv", rows);
     refused(&["rows.csv", "high.iterations.jsonl"], &["need the time of each token", "gaps_ms"]);
-    sandbox.write("bad.csv", &lines.replace("3,1,40,3,3,12.5", "3,1,forty,3,3,12.5"));
+    sandbox.write("bad.csv", lines.replace("3,1,40,3,3,12.5", "3,1,forty,3,3,12.5"));
     refused(&["bad.csv"], &["bad.csv, line 5", "`context_tokens` is `forty`"]);
     sandbox.write("bad.jsonl", r#"{"arrival_ms": 0, "input_tokens": 9, "output_tokens": 2, "ttft_ms": 1, "e2e_ms": 2, "cached_tokens": 10}"#);
     refused(&["bad.jsonl"], &["bad.jsonl, line 1", "`cached_tokens` is 10", "which has 9"]);

@@ -400,7 +400,8 @@ mod tests {
         // 800 + 6 + 0.25·41 would be less.
         costs(&step, &[(40, 41)], 0.83);
         costs(&step, &[(40, 41), (60, 61)], 0.8375);
-        costs(&step, &[(7, 9), (40, 41)], 1.05050);
+        // 1000 + 10·2 + 5·2 + 0.5·41 + 0.001·(2·7 + 3)
+        costs(&step, &[(7, 9), (40, 41)], 1.050517);
         assert_eq!(Step::from_toml(&step.to_toml()).unwrap(), step);
         assert_eq!(step.host().gap_us as u64, 7);
     }

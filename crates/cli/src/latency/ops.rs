@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use servecast_latency::{CapacitySetup, GpuSheet};
 use servecast_ops::{Composition, Constants, EngineName, Ops, OpsSetup, Pack};
 
-use super::options::{Deployed, gpus, known_models, model_shape, pairs, refused_option};
+use super::options::{Deployed, gpus, known_models, model_shape, refused_option, take_all};
 use crate::error::{Failure, chain};
 use crate::files;
 
@@ -48,16 +48,9 @@ fn is_on(value: &str) -> Result<bool, String> {
 impl OpsSettings {
     pub(crate) fn of(options: &str) -> Result<Self, Failure> {
         let mut settings = Self::default();
-        let keys = format!("{}, {OWN_KEYS}", Deployed::KEYS);
-        for pair in pairs(WHAT, &keys, options) {
-            let (key, value) = pair?;
-            let refused = |problem: &str| refused_option(WHAT, &format!("{key}={value}"), problem);
-            let is_taken =
-                settings.deployed.take(key, value).and_then(|taken| Ok(taken || settings.take(key, value)?));
-            if !is_taken.map_err(|problem| refused(&problem))? {
-                return Err(refused(&format!("unknown key; there are {keys}")));
-            }
-        }
+        take_all(WHAT, OWN_KEYS, options, |key, value| {
+            Ok(settings.deployed.take(key, value)? || settings.take(key, value)?)
+        })?;
         Ok(settings)
     }
 

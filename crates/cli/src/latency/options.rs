@@ -238,6 +238,25 @@ pub(crate) fn pairs<'a>(
     })
 }
 
+/// Gives each of the options to `take`, which returns whether there is such a one; `own_keys` are those that `what` has
+/// beside [`Deployed::KEYS`].
+pub(crate) fn take_all(
+    what: &str,
+    own_keys: &str,
+    options: &str,
+    mut take: impl FnMut(&str, &str) -> Result<bool, String>,
+) -> Result<(), Failure> {
+    let keys = format!("{}, {own_keys}", Deployed::KEYS);
+    for pair in pairs(what, &keys, options) {
+        let (key, value) = pair?;
+        let refused = |problem: &str| refused_option(what, &format!("{key}={value}"), problem);
+        if !take(key, value).map_err(|problem| refused(&problem))? {
+            return Err(refused(&format!("unknown key; there are {keys}")));
+        }
+    }
+    Ok(())
+}
+
 /// An option that cannot be.
 pub(crate) fn refused_option(what: &str, option: &str, problem: &str) -> Failure {
     Failure::user(format!("`latency`: {what} option `{option}`: {problem}"))

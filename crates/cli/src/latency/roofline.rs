@@ -2,7 +2,7 @@
 
 use servecast_latency::{Efficiency, Roofline, RooflineSetup};
 
-use super::options::{Deployed, known_models, model_shape, pairs, positive, refused_option};
+use super::options::{Deployed, known_models, model_shape, positive, refused_option, take_all};
 use crate::error::Failure;
 
 const WHAT: &str = "roofline";
@@ -18,16 +18,9 @@ pub(crate) struct RooflineSettings {
 impl RooflineSettings {
     pub(crate) fn of(options: &str) -> Result<Self, Failure> {
         let mut settings = Self { deployed: Deployed::default(), efficiency: Efficiency::default() };
-        let keys = format!("{}, {OWN_KEYS}", Deployed::KEYS);
-        for pair in pairs(WHAT, &keys, options) {
-            let (key, value) = pair?;
-            let refused = |problem: &str| refused_option(WHAT, &format!("{key}={value}"), problem);
-            let is_taken =
-                settings.deployed.take(key, value).and_then(|taken| Ok(taken || settings.take(key, value)?));
-            if !is_taken.map_err(|problem| refused(&problem))? {
-                return Err(refused(&format!("unknown key; there are {keys}")));
-            }
-        }
+        take_all(WHAT, OWN_KEYS, options, |key, value| {
+            Ok(settings.deployed.take(key, value)? || settings.take(key, value)?)
+        })?;
         Ok(settings)
     }
 

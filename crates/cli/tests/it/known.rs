@@ -34,6 +34,10 @@ fn what_is_known_is_listed() {
     let [gpu] = &listed(&sandbox, &["gpus", "nvidia b200"])[..] else { panic!("one GPU") };
     assert_eq!(gpu["dtypes"].as_array().unwrap().len(), 7, "{gpu}");
     assert_eq!((&gpu["gpu"], &gpu["domain"]), (&"B200".into(), &8.into()));
+    let tables = gpu["operator_tables"].as_str().unwrap();
+    assert!(["vllm ", "sglang ", "trtllm "].iter().all(|engine| tables.contains(engine)), "{tables}");
+    let [gpu] = &listed(&sandbox, &["gpus", "MI300X"])[..] else { panic!("one GPU") };
+    assert!(gpu["operator_tables"].is_null(), "{gpu}");
     sandbox.run(&["explain", "gpus", "B201"]).is_refused(&["did you mean `B200`?"]);
     sandbox.run(&["explain", "models", "Qwen/Qwen3-31B"]).is_refused(&["did you mean `Qwen/Qwen3-32B`?"]);
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use servecast_latency::{Attention, GpuSheet, LinearKind, ModelShape, Ring, WeightType};
+use servecast_ops::Pack;
 
 use crate::config::Format;
 use crate::error::Failure;
@@ -49,8 +50,13 @@ fn coverage_of_model(_shape: &ModelShape) -> Coverage {
 }
 
 /// What tables there are of a GPU.
-fn coverage_of_gpu(_sheet: &GpuSheet) -> Coverage {
-    Coverage::default()
+fn coverage_of_gpu(sheet: &GpuSheet) -> Coverage {
+    let Some(Ok(pack)) = Pack::of_gpu(&sheet.name) else { return Coverage::default() };
+    let sections = pack.header().sections.iter().filter(|section| section.op == "decode_attention");
+    let mut engines: Vec<String> =
+        sections.map(|section| format!("{} {}", section.engine, section.version)).collect();
+    engines.dedup();
+    Coverage { operator_tables: Some(engines.join(", ")), error: None }
 }
 
 /// Lists models.

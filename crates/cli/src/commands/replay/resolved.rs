@@ -138,6 +138,9 @@ fn engine_args(args: &EngineArgs, block_size: u32, named: &dyn Fn(&Path) -> Path
     let mut dropped: Vec<&str> = without_effect(args.engine_type).collect();
     // The number of blocks is there.
     dropped.push("gpu_memory_utilization");
+    if !matches!(args.latency_spec(), Ok(LatencySpec::Ops(_))) {
+        dropped.push("enforce_eager");
+    }
     if args.engine_type == EngineType::Sglang {
         dropped.extend(by_names_of_sglang(&mut args));
     }

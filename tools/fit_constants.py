@@ -12,9 +12,11 @@ runs `servecast validate --silicon` with the front ends of data/constants.toml a
 
 A scenario is model, GPU, engine, number format and lengths: all of its parallelism and loads are in one fold. Only runs
 that are judged count (docs/accuracy.md). Front ends slow a closed loop down, so run it again until they no longer
-change by
-more than a few per cent.
+change by more
+than a few per cent.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -23,8 +25,17 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+
+# A run, as `servecast validate --silicon` prints it.
+Row: TypeAlias = dict[str, Any]
+Rows: TypeAlias = list[Row]
+Floats: TypeAlias = NDArray[np.float64]
+# Engine, generation of the GPU, family of the model.
+Group: TypeAlias = tuple[str, str, str]
 
 FOLDS = 5
 # Rows that a factor of a family needs, and how many rows of factor 1 it is averaged with.
@@ -46,7 +57,7 @@ MEAN_SHARE = 0.9
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def fnv1a(text):
+def fnv1a(text: str) -> int:
     value = 0xCBF29CE484222325
     for byte in text.encode():
         value = (value ^ byte) * 0x100000001B3 % (1 << 64)
@@ -54,33 +65,34 @@ def fnv1a(text):
     return value ^ (value >> 32)
 
 
-def scenario(row):
+def scenario(row: Row) -> str:
     return "|".join(str(row[key]) for key in ("model", "gpu", "engine", "dtype", "isl", "osl"))
 
 
-def left_out(row, kind):
+def left_out(row: Row, kind: str) -> str:
     """The name of the fold that a row is in."""
     if kind == "scenario":
         return str(fnv1a(scenario(row)) % FOLDS)
-    return row[kind]
+    return str(row[kind])
 
 
-def usable(results):
+def usable(results: dict[str, Any]) -> Rows:
     return [row for row in results["rows"] if row["judged"] and row["simulated"]]
 
 
-def group(row):
+def group(row: Row) -> Group:
     return (row["engine"], row["generation"], row["family"])
 
 
 class Constants:
     """Front ends by engine, and factors and front ends by engine, generation and family."""
 
-    def __init__(self, rows, families=True):
-        self.front_ends = {}
-        self.prompts = {}
-        self.factors = {}
-        self.own_front_ends = {}
+    def __init__(self, rows: Rows, families: bool = True) -> None:
+        # Base and slope in ms, the error that is left, and runs.
+        self.front_ends: dict[str, tuple[float, float, float, int]] = {}
+        self.prompts: dict[str, tuple[float, int]] = {}
+        self.factors: dict[Group, tuple[float, float, int]] = {}
+        self.own_front_ends: dict[Group, tuple[float, float, float]] = {}
         for engine in sorted({row["engine"] for row in rows}):
             chosen = [row for row in rows if row["engine"] == engine]
             self.prompts[engine], self.front_ends[engine] = self._prompts(chosen)
@@ -94,7 +106,7 @@ class Constants:
             chosen = [row for row in rows if group(row) == key]
             self.own_front_ends[key] = self._drawn(chosen, n)
 
-    def _drawn(self, rows, n):
+    def _drawn(self, rows: Rows, n: int) -> tuple[float, float, float]:
         """The front end of a family, drawn to that of its engine, and the error that is left."""
         engine = rows[0]["engine"]
         prompt_factor, of_engine = self.prompts[engine][0], self.front_ends[engine]
@@ -106,7 +118,7 @@ class Constants:
         error = np.abs(predicted / column(rows, "measured_ttft_ms") - 1.0).mean()
         return base, slope, round(float(error) * 100.0, 1)
 
-    def _prompts(self, rows):
+    def _prompts(self, rows: Rows) -> tuple[tuple[float, int], tuple[float, float, float, int]]:
         """What multiplies passes with prompts, and the front end, with the least sum of both mean errors."""
         measured = column(rows, "measured_tpot_ms") / simulated_column(rows, "tpot_ms")
         share = simulated_column(rows, "prompt_share")
@@ -120,14 +132,14 @@ class Constants:
         best = min((abs(np.log(one[1])), one) for one in tried if one[0] <= least * (1.0 + LEAST_GAIN))[1]
         return (best[1], len(rows)), (*best[2], len(rows))
 
-    def _factor(self, rows):
+    def _factor(self, rows: Rows) -> tuple[float, float]:
         """What multiplies passes without prompts with the least mean error of TPOT, drawn to 1, and that error."""
         measured = column(rows, "measured_tpot_ms") / simulated_column(rows, "tpot_ms")
         own = self.prompts[rows[0]["engine"]][0]
         share = simulated_column(rows, "prompt_share")
         prompts = own * share
 
-        def losses(factors):
+        def losses(factors: Floats) -> Floats:
             return np.abs((prompts + factors[:, None] * (1.0 - share)) / measured - 1.0).mean(axis=1)
 
         best = np.log(FACTORS[int(losses(FACTORS).argmin())])
@@ -135,7 +147,7 @@ class Constants:
         return drawn, round(float(losses(np.array([drawn]))[0] * 100.0), 1)
 
     @staticmethod
-    def _front_end(rows, prompt_factor):
+    def _front_end(rows: Rows, prompt_factor: float) -> tuple[float, float, float]:
         """Base and slope with the least mean error of TTFT, and that error."""
         measured = column(rows, "measured_ttft_ms")
         inner = prompt_factor * inner_ttft(rows)
@@ -150,10 +162,10 @@ class Constants:
                 best = (float(losses[place]), float(BASES_MS[place]), float(slope))
         return round(best[1], 1), round(best[2], 1), round(best[0] * 100.0, 1)
 
-    def factor(self, row):
+    def factor(self, row: Row) -> float:
         return self.factors.get(group(row), (1.0, 0.0, 0))[0]
 
-    def predict(self, row):
+    def predict(self, row: Row) -> tuple[float, float]:
         """TPOT and TTFT in ms, to first order: a front end does not slow the engine down."""
         of_engine = self.front_ends.get(row["engine"], (0.0, 0.0, 0.0, 0))
         base, slope, *_ = self.own_front_ends.get(group(row), of_engine)
@@ -164,20 +176,20 @@ class Constants:
         return factor * row["simulated"]["tpot_ms"], front_end + prompt_factor * float(inner_ttft([row])[0])
 
 
-def column(rows, key):
+def column(rows: Rows, key: str) -> Floats:
     return np.array([row[key] for row in rows], dtype=float)
 
 
-def simulated_column(rows, key):
+def simulated_column(rows: Rows, key: str) -> Floats:
     return np.array([row["simulated"][key] for row in rows], dtype=float)
 
 
-def inner_ttft(rows):
+def inner_ttft(rows: Rows) -> Floats:
     """TTFT without what the run had of a front end."""
     return simulated_column(rows, "ttft_ms") - simulated_column(rows, "front_end_ms")
 
 
-def cross_validate(rows, kind, families=True):
+def cross_validate(rows: Rows, kind: str, families: bool = True) -> tuple[dict[str, Constants], Floats]:
     """Constants by left-out fold, and errors of TPOT and TTFT of each row in percent."""
     folds = {}
     errors = np.zeros((len(rows), 2))
@@ -193,7 +205,7 @@ def cross_validate(rows, kind, families=True):
     return folds, errors
 
 
-def score(errors):
+def score(errors: Floats) -> dict[str, Any]:
     """n, MAPE and p90 of TPOT, and of TTFT."""
     sizes = np.abs(errors)
     return {
@@ -205,16 +217,16 @@ def score(errors):
     }
 
 
-def bars(rows, by_scenario, by_family):
+def bars(rows: Rows, by_scenario: Floats, by_family: Floats) -> list[dict[str, Any]]:
     """Error bars, from the closest basis to the widest."""
     keys = np.array(["|".join(group(row)) for row in rows])
     table = []
 
-    def add(fields, chosen, errors):
+    def add(fields: dict[str, str], chosen: NDArray[np.bool_], errors: Floats) -> None:
         if chosen.sum() >= LEAST_BAR:
             table.append({**fields, **score(errors[chosen])})
 
-    def parts(place):
+    def parts(place: int) -> NDArray[np.str_]:
         return np.array([key.split("|")[place] for key in keys])
 
     engine, family = parts(0), parts(2)
@@ -230,11 +242,11 @@ def bars(rows, by_scenario, by_family):
     return table
 
 
-def toml_value(value):
+def toml_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
-def tables(name, entries):
+def tables(name: str, entries: list[dict[str, Any]]) -> list[str]:
     lines = []
     for entry in entries:
         lines.append(f"[[{name}]]")
@@ -243,7 +255,7 @@ def tables(name, entries):
     return lines
 
 
-def constants_tables(constants, before, prefix=""):
+def constants_tables(constants: Constants, before: dict[str, float], prefix: str = "") -> list[str]:
     """`before`: factors of passes with prompts that the runs were simulated with."""
     lines = []
     for engine, (factor, n) in constants.prompts.items():
@@ -277,7 +289,9 @@ def constants_tables(constants, before, prefix=""):
     return lines + tables(f"{prefix}factor", factors)
 
 
-def fit(results, table_hash, before=None):
+def fit(
+    results: dict[str, Any], table_hash: str, before: dict[str, float] | None = None
+) -> tuple[str, str, dict[str, Any]]:
     """The text of both files, and the scores."""
     rows, before = usable(results), before or {}
     if not rows:
@@ -325,7 +339,7 @@ def fit(results, table_hash, before=None):
     return "\n".join(constants).rstrip() + "\n", "\n".join(left).rstrip() + "\n", scores
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="measured runs, as for `servecast validate --silicon`")
     parser.add_argument("--servecast", type=Path, default=ROOT / "target/release/servecast")

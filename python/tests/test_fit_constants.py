@@ -21,7 +21,7 @@ def load() -> Any:
 
 
 def results() -> dict[str, Any]:
-    """Runs on servers with a front end of 20 ms and 5 ms each 1,000 tokens, whose decodes are off by a factor."""
+    """Runs on servers with a front end of 20 ms and 3 ms each 1,000 tokens, whose decodes are off by a factor."""
     rows = []
     for family, factor in FACTORS.items():
         for isl in (1024, 4096, 8192):
@@ -39,7 +39,7 @@ def results() -> dict[str, Any]:
                         "isl": isl,
                         "osl": 1024,
                         "measured_tpot_ms": tpot * (prompts + factor * (1.0 - prompts)),
-                        "measured_ttft_ms": inner + 20.0 + 5.0 * isl * 0.9 / 1000.0,
+                        "measured_ttft_ms": inner + 20.0 + 3.0 * isl * 0.9 / 1000.0,
                         "simulated": {
                             "tpot_ms": tpot,
                             "ttft_ms": inner + 3.0,
@@ -57,13 +57,13 @@ def test_known_constants_are_found() -> None:
     constants, left_out, scores = load().fit(results(), "0" * 64)
     found = tomllib.loads(constants)
     front_end = found["front_end"]["vllm"]
-    assert (front_end["us"], front_end["us_per_1k_prompt_tokens"], front_end["n"]) == (20_000, 5_000, 48)
+    assert (front_end["us"], front_end["us_per_1k_prompt_tokens"], front_end["n"]) == (20_000, 3_000, 48)
     for factor in found["factor"]:
         # Drawn to 1 by 24 / 28.
         expected = FACTORS[factor["family"]] ** (24 / 28)
         assert factor["factor"] == pytest.approx(expected, abs=0.005)
         assert factor["n"] == 24
-        assert (factor["front_end_us"], factor["front_end_us_per_1k_prompt_tokens"]) == (20_000, 5_000)
+        assert (factor["front_end_us"], factor["front_end_us_per_1k_prompt_tokens"]) == (20_000, 3_000)
     assert {fold["without"] for fold in tomllib.loads(left_out)["fold"]} == {"scenario", "family", "gpu"}
     # A family that is left out has no factor, a scenario that is left out has that of the others.
     assert scores["family"]["with factors"] == scores["family"]["without"]

@@ -158,6 +158,12 @@ impl Cluster {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
         let blind = pools.len() == 1 && pools[0].routes_blindly();
+        // Of passes that take no time, several may be at one instant, and who joins which of them is not the same when
+        // workers run one by one. Only what the host takes for each request of a pass would show it.
+        let shows_passes = topology.pools.iter().any(|config| {
+            let host = config.engine.host();
+            host.gap_us_per_request > 0.0 || host.delivery_us_per_request > 0.0
+        });
         let recorder = Recorder::new(topology.pools.iter());
         Self {
             pools,
@@ -170,7 +176,7 @@ impl Cluster {
             plain: options.plain,
             broken: None,
             ends_matter,
-            are_apart: blind && !ends_matter && !options.plain,
+            are_apart: blind && !ends_matter && !shows_passes && !options.plain,
             ready: BinaryHeap::new(),
             live: FxHashMap::default(),
             recorder,

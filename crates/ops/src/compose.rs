@@ -175,7 +175,7 @@ impl Composition {
         let own = (tokens / groups).max(1.0);
         let mut parts = self.products.token_parts_us(own);
         if let Some(experts) = &self.experts {
-            parts.extend(experts.parts_us(own, tokens));
+            parts.push((Part::Experts, experts.us(tokens)));
         }
         parts.push((Part::Exchange, self.exchange.us(own, tokens, is_graph)));
         parts.push((Part::Small, self.small.us(own)));

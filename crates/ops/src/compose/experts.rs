@@ -87,7 +87,7 @@ impl ExpertsPart {
             ep,
         };
         let weights = setup.model.stored_as(setup.weights).experts;
-        let mut table = None;
+        let (mut table, mut origin) = (None, String::new());
         for name in table_names(weights) {
             let found = bench.library.find("moe", |key| {
                 if key.text("dtype") != *name {
@@ -97,20 +97,21 @@ impl ExpertsPart {
                 Some((shape.far_from(measured), measured))
             })?;
             let Some(Found { grid, key: measured, source }) = found else { continue };
-            if measured == shape {
-                bench.origins.measured(Part::Experts, source);
+            let is_own = measured == shape;
+            if is_own || table.is_none() {
                 table = Some((grid, measured));
+                origin = source;
+            }
+            if is_own {
                 break;
             }
-            table.get_or_insert((grid, measured));
-            let _ = source;
         }
         match &table {
             Some((_, measured)) if *measured != shape => {
-                let rule = format!("{}: carried over from {}", shape.name(), measured.name());
+                let rule = format!("{origin}, carried over from {} to {}", measured.name(), shape.name());
                 bench.origins.estimated(Part::Experts, rule);
             }
-            Some(_) => {}
+            Some(_) => bench.origins.measured(Part::Experts, origin),
             None => {
                 let rule = format!("{}: the data sheet, for want of a table", shape.name());
                 bench.origins.estimated(Part::Experts, rule);
@@ -125,8 +126,8 @@ impl ExpertsPart {
         }))
     }
 
-    /// For the tokens of one group of GPUs, and of all groups: experts get those of all.
-    pub(super) fn parts_us(&self, _own: f64, all: f64) -> [(Part, f64); 1] {
+    /// For the tokens of all groups of GPUs, in µs: experts get those of all.
+    pub(super) fn us(&self, all: f64) -> f64 {
         let roof = self.shape.roof_us(&self.roof, all, self.stored);
         let us = match &self.table {
             Some((grid, measured)) => grid.us(&[all]).map(|us| {
@@ -138,7 +139,7 @@ impl ExpertsPart {
             }),
             None => None,
         };
-        [(Part::Experts, self.layers * us.unwrap_or(roof))]
+        self.layers * us.unwrap_or(roof)
     }
 }
 

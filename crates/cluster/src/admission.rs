@@ -44,6 +44,10 @@ pub(crate) struct Admission {
     free_places: Option<BinaryHeap<Reverse<Time>>>,
     /// What lies between the user and the deployment: a turn is due there so much after it is sent.
     host: Host,
+    /// How long every turn is on its way at least.
+    shortest_front_end: Duration,
+    /// No turn is due before that, as far as is known yet. It is asked for with every event, and changes with few.
+    next_arrival: Option<Time>,
 }
 
 impl Admission {
@@ -61,14 +65,18 @@ impl Admission {
                 Some(vec![Reverse(Time::ZERO); (concurrency as usize).min(order.len())].into())
             }
         };
-        Ok(Self {
+        let mut admission = Self {
             sessions: workload.sessions,
             order,
             started: 0,
             on_the_way: BinaryHeap::new(),
             free_places,
             host,
-        })
+            shortest_front_end: host.front_end(0),
+            next_arrival: None,
+        };
+        admission.look_ahead();
+        Ok(admission)
     }
 
     /// When a turn was sent that is due now and whose content is still here.
@@ -79,11 +87,6 @@ impl Admission {
     /// How long a turn is on its way.
     fn front_end(&self, turn: TurnId) -> Duration {
         self.host.front_end(self.session(turn.session).turns[turn.turn as usize].prompt.tokens())
-    }
-
-    /// How long every turn is on its way at least.
-    fn shortest_front_end(&self) -> Duration {
-        self.host.front_end(0)
     }
 
     /// Hands the prompt of a turn out, and its output as far as it is named: they are needed once.
@@ -97,15 +100,29 @@ impl Admission {
     }
 
     /// No turn is due before that, as far as is known yet; `None` if none will be.
+    #[inline]
     pub(crate) fn next_arrival(&self) -> Option<Time> {
-        let start = self.next_start().map(|(sent, ..)| sent + self.shortest_front_end());
+        self.next_arrival
+    }
+
+    /// Finds out when the next turn is due, after what is known has changed.
+    fn look_ahead(&mut self) {
+        let start = self.next_start().map(|(sent, ..)| sent + self.shortest_front_end);
         let due = self.on_the_way.peek().map(|Reverse((due, ..))| *due);
-        start.into_iter().chain(due).min()
+        self.next_arrival = start.into_iter().chain(due).min();
     }
 
     /// The next turn that is due by `now`.
+    #[inline]
     pub(crate) fn pop_due(&mut self, now: Time) -> Option<TurnId> {
-        let shortest = self.shortest_front_end();
+        self.next_arrival.filter(|&at| at <= now)?;
+        let due = self.find_due(now);
+        self.look_ahead();
+        due
+    }
+
+    fn find_due(&mut self, now: Time) -> Option<TurnId> {
+        let shortest = self.shortest_front_end;
         while let Some((sent, line, turn)) = self.next_start().filter(|(sent, ..)| *sent + shortest <= now) {
             let due = sent + self.front_end(turn);
             let is_next = self.on_the_way.peek().is_none_or(|Reverse(first)| (due, line, turn) < *first);
@@ -135,12 +152,14 @@ impl Admission {
         };
         let line = turn.line;
         self.on_the_way.push(Reverse((due + self.front_end(next), line, next)));
+        self.look_ahead();
     }
 
     /// A session will have no more turns: another takes its place.
     pub(crate) fn session_ended(&mut self, now: Time) {
         if let Some(places) = &mut self.free_places {
             places.push(Reverse(now));
+            self.look_ahead();
         }
     }
 

@@ -3,7 +3,7 @@
 mod ahead;
 mod checks;
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
@@ -100,15 +100,46 @@ pub(crate) struct Place {
 
 /// What is due, in the order in which it happens: by time, then by class of event, then by worker, or for transfers in the
 /// order of hand-offs: what is held longest becomes free first, whichever decode worker starts first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 struct Deadline {
     at: Time,
-    class: u8,
-    order: u64,
+    /// The class of the event above the worker or the number of the hand-off: within one instant, each is there once.
+    rank: u64,
     event: Event,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+impl Deadline {
+    /// `order`: the number of the worker or of the hand-off, below 2⁶².
+    fn new(at: Time, order: u64, event: Event) -> Self {
+        Self { at, rank: event.class() << 62 | order, event }
+    }
+
+    fn key(&self) -> (Time, u64) {
+        (self.at, self.rank)
+    }
+}
+
+impl PartialEq for Deadline {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Deadline {}
+
+impl PartialOrd for Deadline {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Deadline {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 enum Event {
     /// The oldest iteration in flight of a worker ends.
     IterationEnd(Place),
@@ -119,7 +150,7 @@ enum Event {
 impl Event {
     /// Which events come first within one instant: what decode workers have done, so that the router knows of it when
     /// prompts are handed off.
-    fn class(self) -> u8 {
+    fn class(self) -> u64 {
         match self {
             Self::IterationEnd(Place { pool: 1.., .. }) => 0,
             Self::IterationEnd(_) => 1,
@@ -196,18 +227,20 @@ impl Cluster {
 
     /// When something happens by itself next.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.next_due().map(|deadline| deadline.at)
-    }
-
-    fn next_due(&self) -> Option<Deadline> {
         let heaps = [&self.deadlines, &self.decode_deadlines];
-        heaps.into_iter().filter_map(|heap| heap.peek().map(|Reverse(deadline)| *deadline)).min()
+        heaps.into_iter().filter_map(|heap| heap.peek().map(|Reverse(deadline)| deadline.at)).min()
     }
 
     fn pop_due(&mut self, now: Time) -> Option<Deadline> {
-        let due = self.next_due().filter(|deadline| deadline.at <= now)?;
-        let first = self.deadlines.peek().is_some_and(|Reverse(deadline)| *deadline == due);
-        let heap = if first { &mut self.deadlines } else { &mut self.decode_deadlines };
+        let due = |heap: &BinaryHeap<Reverse<Deadline>>| {
+            heap.peek().map(|Reverse(deadline)| deadline.key()).filter(|&(at, _)| at <= now)
+        };
+        let heap = match (due(&self.deadlines), due(&self.decode_deadlines)) {
+            (None, None) => return None,
+            (Some(other), Some(decode)) if other < decode => &mut self.deadlines,
+            (Some(_), None) => &mut self.deadlines,
+            (_, Some(_)) => &mut self.decode_deadlines,
+        };
         heap.pop().map(|Reverse(deadline)| deadline)
     }
 
@@ -401,7 +434,7 @@ impl Cluster {
             Event::IterationEnd(Place { pool: 1.., .. }) => &mut self.decode_deadlines,
             _ => &mut self.deadlines,
         };
-        heap.push(Reverse(Deadline { at, class: event.class(), order, event }));
+        heap.push(Reverse(Deadline::new(at, order, event)));
     }
 
     /// Calls an engine and collects what others have to act on.

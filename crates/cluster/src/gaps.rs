@@ -47,19 +47,21 @@ impl Default for TokenGaps {
 
 impl TokenGaps {
     /// Counts `times` gaps of one length.
+    #[inline]
     pub fn add(&mut self, gap: Duration, times: u64) {
         match &mut self.0 {
-            Form::Exact(counts) => {
-                if let Some(count) = counts.get_mut(&gap.as_ns()) {
-                    *count += times;
-                    return;
-                }
-                counts.insert(gap.as_ns(), times);
-                if counts.len() > MOST_DISTINCT_GAPS {
-                    self.merge_similar();
-                }
-            }
+            Form::Exact(_) => self.add_exactly(gap.as_ns(), times),
             Form::Sketch(sketch) => sketch.add(gap.as_ns(), times),
+        }
+    }
+
+    /// Not inlined: a long run counts nearly all of its gaps in a sketch.
+    #[inline(never)]
+    fn add_exactly(&mut self, ns: u64, times: u64) {
+        let Form::Exact(counts) = &mut self.0 else { return };
+        *counts.entry(ns).or_default() += times;
+        if counts.len() > MOST_DISTINCT_GAPS {
+            self.merge_similar();
         }
     }
 
@@ -114,13 +116,18 @@ impl Sketch {
     fn add(&mut self, ns: u64, times: u64) {
         let index = bucket_of(ns);
         if index >= self.buckets.len() {
-            self.buckets.resize(index + 1, Bucket::default());
+            self.grow(index);
         }
         let bucket = &mut self.buckets[index];
         bucket.count += times;
         bucket.sum_ns += u128::from(ns) * u128::from(times);
         self.min_ns = self.min_ns.min(ns);
         self.max_ns = self.max_ns.max(ns);
+    }
+
+    #[cold]
+    fn grow(&mut self, index: usize) {
+        self.buckets.resize(index + 1, Bucket::default());
     }
 
     /// The shortest and the longest one as they are, all others as the mean of their bucket.

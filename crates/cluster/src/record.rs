@@ -170,6 +170,7 @@ pub struct WorkerTotals {
 
 impl WorkerTotals {
     /// So many requests computed something for so long, while requests held `blocks` KV blocks.
+    #[inline]
     pub(crate) fn computed(&mut self, requests: u64, blocks: u32, length: Duration) {
         self.request_ns += u128::from(requests) * u128::from(length.as_ns());
         self.block_ns += u128::from(blocks) * u128::from(length.as_ns());
@@ -177,10 +178,15 @@ impl WorkerTotals {
     }
 
     /// Iterations ended in which the same requests got a token each, on a worker of `usable` KV blocks.
+    #[inline]
     pub(crate) fn decoded(&mut self, decodes: &Decodes, usable: u32) {
-        self.request_ns += u128::from(decodes.requests) * u128::from(decodes.length().as_ns());
-        self.block_ns += decodes.block_ns(usable);
-        self.peak_blocks = self.peak_blocks.max(usable.saturating_sub(decodes.free_blocks_after()));
+        let length = decodes.length();
+        self.busy_ns += length.as_ns();
+        self.computed(decodes.requests, usable.saturating_sub(decodes.free_blocks), length);
+        if decodes.taken_blocks > 0 {
+            self.block_ns += decodes.taken_block_ns();
+            self.peak_blocks = self.peak_blocks.max(usable.saturating_sub(decodes.free_blocks_after()));
+        }
     }
 }
 

@@ -198,9 +198,7 @@ impl Recorder {
         let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
         totals.iterations += count;
         totals.computed_tokens += count * requests;
-        let totals = &mut workers[worker.index()];
-        totals.busy_ns += decodes.length().as_ns();
-        totals.decoded(decodes, *usable_blocks);
+        workers[worker.index()].decoded(decodes, *usable_blocks);
         if !last_stage {
             return;
         }

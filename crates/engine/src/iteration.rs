@@ -239,17 +239,17 @@ impl Decodes<'_> {
         Duration::from_ns(self.end().since(self.start).as_ns().saturating_sub(between))
     }
 
-    /// Σ over them of the KV blocks that requests held, of `usable` blocks, times its nanoseconds.
-    pub fn block_ns(&self, usable: u32) -> u128 {
-        let held = u128::from(usable.saturating_sub(self.free_blocks));
-        let mut block_ns = held * u128::from(self.length().as_ns());
-        if self.taken_blocks > 0 {
-            let mut before = self.start;
-            for (number, &end) in (0_u128..).zip(self.ends) {
-                let more = number * u128::from(self.taken_blocks);
-                block_ns += more * u128::from(end.since(before).as_ns());
-                before = end + self.gap;
-            }
+    /// Σ over them of the KV blocks that each took from those that were free while the first ran, times its nanoseconds.
+    pub fn taken_block_ns(&self) -> u128 {
+        if self.taken_blocks == 0 {
+            return 0;
+        }
+        let mut before = self.start;
+        let mut block_ns = 0;
+        for (number, &end) in (0_u128..).zip(self.ends) {
+            let taken = number * u128::from(self.taken_blocks);
+            block_ns += taken * u128::from(end.since(before).as_ns());
+            before = end + self.gap;
         }
         block_ns
     }

@@ -108,10 +108,10 @@ impl Host {
     }
 }
 
-/// Times that are nothing cost nothing.
+/// Times that are nothing cost nothing. None is negative.
 #[inline]
 fn duration(base_us: f64, each_us: f64, times: f64) -> Duration {
-    if base_us == 0.0 && each_us == 0.0 {
+    if base_us + each_us == 0.0 {
         return Duration::ZERO;
     }
     // What comes from settings and files is checked to fit.

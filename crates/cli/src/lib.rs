@@ -6,21 +6,13 @@
 //! 3 for a condition of `--fail-if` that holds, 130 for Ctrl-C. A reader that closes standard output is no error.
 
 mod commands;
-mod config;
-mod deployment;
-mod error;
 mod files;
 mod interrupt;
-mod iterations;
-mod latency;
-mod lines;
 mod progress;
-mod router;
-mod routing;
-mod rows;
-mod source;
-mod timeline;
 mod unknown;
+
+use servecast::{iterations, plan, resolved, routing, rows, timeline};
+use servecast_config::{deployment, error, latency, router, settings as config, source};
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -29,12 +21,10 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use crate::commands::replay::embed::{Outcome, Reached, Refusal, RefusalKind, Replay, replay};
 use crate::commands::{
     calibrate, compare, completions, explain, replay as replay_command, schema, trace, validate,
 };
-use crate::error::Failure;
-pub use crate::latency::Models;
+use crate::error::{Failure, FailureKind};
 
 /// Simulate serving deployments of large language models
 ///
@@ -111,8 +101,23 @@ fn print(error: &clap::Error) -> u8 {
 /// Tells of a failure, and what the shell learns of it.
 fn finish(outcome: Result<(), Failure>) -> u8 {
     let Err(failure) = outcome else { return 0 };
-    files::tell(&failure.text());
-    failure.exit_code()
+    let code = match failure.kind() {
+        FailureKind::OutputClosed => return 0,
+        FailureKind::Run => 1,
+        FailureKind::User => 2,
+        FailureKind::Condition => 3,
+        FailureKind::Interrupted => 130,
+    };
+    files::tell(&text(failure));
+    code
+}
+
+/// What goes to standard error.
+fn text(failure: Failure) -> String {
+    match failure.into_parts() {
+        (message, Some(hint)) => format!("error: {message}\n\nhint: {hint}\n"),
+        (message, None) => format!("error: {message}\n"),
+    }
 }
 
 /// The command line with all that help and completions show.
@@ -137,6 +142,17 @@ fn command() -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hint_stands_after_a_blank_line() {
+        let failure = Failure::user("no such file").with_hint("look elsewhere");
+        assert_eq!(text(failure), "error: no such file\n\nhint: look elsewhere\n");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_error() {
+        assert_eq!(finish(Err(Failure::write("x", &io::ErrorKind::BrokenPipe.into()))), 0);
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use servecast_cli::{Refusal, RefusalKind};
+use servecast::{Refusal, RefusalKind};
 
 /// The exception for a refusal.
 pub(crate) fn exception(py: Python<'_>, refusal: &Refusal) -> PyErr {

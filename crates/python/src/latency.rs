@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
-use servecast_cli::Models;
+use servecast::Models;
 use servecast_latency::{LatencyModel, PassTime};
 
 use crate::errors;

@@ -12,7 +12,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde_json::{Map, Value};
-use servecast_cli::{Refusal, RefusalKind, Replay};
+use servecast::{Refusal, RefusalKind, Replay};
 use servecast_report::{TableOptions, render_table, write_request_rows};
 
 use crate::errors;
@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What came of a replay.
 #[pyclass(frozen)]
-pub(crate) struct Outcome(servecast_cli::Outcome);
+pub(crate) struct Outcome(servecast::Outcome);
 
 #[pymethods]
 impl Outcome {
@@ -101,7 +101,7 @@ pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>)
     let run = Run::new(given)?;
     let mut raised = None;
     let outcome = py.detach(|| {
-        servecast_cli::replay(&run.replay, &mut |reached| {
+        servecast::replay(&run.replay, &mut |reached| {
             let told = Python::attach(|py| {
                 py.check_signals()?;
                 let Some(progress) = &progress else { return Ok(()) };
@@ -140,7 +140,7 @@ pub(crate) fn run_many(
     outcomes.collect()
 }
 
-type Ended = Result<servecast_cli::Outcome, Refusal>;
+type Ended = Result<servecast::Outcome, Refusal>;
 
 fn run_all(runs: &[Run], threads: usize, progress: Option<&Py<PyAny>>) -> PyResult<Vec<Ended>> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -149,7 +149,7 @@ fn run_all(runs: &[Run], threads: usize, progress: Option<&Py<PyAny>>) -> PyResu
         while !stop.load(Ordering::Relaxed) {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(run) = runs.get(place) else { break };
-            let outcome = servecast_cli::replay(&run.replay, &mut |_| {
+            let outcome = servecast::replay(&run.replay, &mut |_| {
                 if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             if send.send((place, outcome)).is_err() {

@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use serde::Serialize;
 use servecast_cluster::record::PoolRole;
 use servecast_cluster::{Delivery, LoadMode, Observer, Routed, RunError, Simulation, Topology};
 use servecast_engine::{Decodes, Iteration};
@@ -15,28 +14,27 @@ use servecast_report::{
     Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_table, summarize,
 };
 use servecast_types::{Time, WorkerId};
-use servecast_workload::{TraceNotes, Workload};
+use servecast_workload::Workload;
 
-use self::plan::Plan;
 use crate::config::{Format, Layers, ReplayConfig, RouterFlags, RouterGiven, add_router};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::routing::Row;
 use crate::rows::Rows;
 use crate::source::Source;
 use crate::timeline::Timeline;
 
+pub(super) use servecast::replay::json;
+
 pub(super) use self::outputs::{REPORT, ROWS};
 
 mod compare;
-pub(crate) mod embed;
 mod folder;
 mod outputs;
-mod plan;
-mod resolved;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///
@@ -331,15 +329,6 @@ impl Observer for Follower {
         }
         ControlFlow::Continue(())
     }
-}
-
-/// What was odd about the trace, as counts by kind.
-fn counts(notes: &TraceNotes) -> servecast_report::Counts {
-    notes.counts().map(|(name, count)| (name.to_owned(), count)).collect()
-}
-
-pub(super) fn json(report: &impl Serialize) -> String {
-    serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
 }
 
 fn tell_of_rejected(report: &Report) {

@@ -21,12 +21,12 @@ use servecast_report::{
 use servecast_types::Time;
 use servecast_workload::{Load, TimeUnit, Trace, Workload};
 
-use super::plan::Plan;
 use super::{introduce, json, outputs, table_options, tell_of_unused};
 use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
 use crate::error::{Failure, chain};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
+use crate::plan::Plan;
 use crate::progress::{RunProgress, RunsProgress};
 use crate::source::{Source, read_trace, trace_workload};
 

@@ -4,19 +4,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use servecast_cluster::record::RunRecord;
-use servecast_report::{
-    Activity, ExportFormat, PageContext, Report, TokenTimes, export, render_page, write_request_rows,
-};
+use servecast_report::{Activity, PageContext, Report, TokenTimes, export, render_page, write_request_rows};
 use servecast_workload::TraceNotes;
 
 use super::folder::Folder;
 use super::json;
-use super::plan::Plan;
-use super::resolved::resolved;
 use crate::config::OutputConfig;
 use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile};
 use crate::interrupt::Interrupt;
+use crate::plan::{Plan, exports};
+use crate::resolved::resolved;
 use crate::source::Source;
 
 /// Files of `--output-dir`.
@@ -57,22 +55,6 @@ pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Fa
         .output_dir
         .as_deref()
         .map_or(Ok(()), |folder| check_folder(folder, output.overwrite.unwrap_or(false)))
-}
-
-/// The files of `--export`, with their formats.
-pub(super) fn exports(output: &OutputConfig) -> Result<Vec<(ExportFormat, PathBuf)>, Failure> {
-    let one = |text: &String| {
-        let (name, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(|| {
-            Failure::user(format!("`export` is {text:?}, but must be FORMAT=FILE, as vllm-bench=result.json"))
-        })?;
-        let names = ExportFormat::ALL.map(|(name, _)| name).join(", ");
-        let found = ExportFormat::ALL.iter().find(|(known, _)| *known == name);
-        let (_, format) = found.ok_or_else(|| {
-            Failure::user(format!("`export` names the format {name:?}, but must name one of {names}"))
-        })?;
-        Ok((*format, PathBuf::from(path)))
-    };
-    output.export.iter().flatten().map(one).collect()
 }
 
 /// Refuses a folder that cannot be made, or that has files of ours which may not be replaced.

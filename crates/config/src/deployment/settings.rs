@@ -1,0 +1,223 @@
+//! The engine settings of a pool: its own, and those that are given for every pool.
+
+use serde_json::{Map, Value};
+use servecast_engine::{EngineArgs, EngineType, SchedulePolicy};
+
+use super::Given;
+use crate::error::Failure;
+use crate::settings::{Engines, Layers, Origin, ReplayConfig, Shortcut, explained};
+
+/// Settings without effect on a replay, each with the reason.
+const WITHOUT_EFFECT: [(&str, &str); 6] = [
+    ("startup_time", "is for workers that are started while others serve"),
+    ("reasoning", "changes token ids only"),
+    ("enable_local_indexer", LIVE),
+    ("bootstrap_port", LIVE),
+    ("zmq_kv_events_port", LIVE),
+    ("zmq_replay_port", LIVE),
+];
+
+const LIVE: &str = "is for live workers";
+
+/// Settings of vLLM that SGLang has no use for; those that would change something there are refused.
+const OF_VLLM: [&str; 13] = [
+    "vllm_version",
+    "reserve_null_block",
+    "max_num_batched_tokens",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "long_prefill_token_threshold_adaptive",
+    "scheduler_reserve_full_isl",
+    "watermark",
+    "prefill_schedule_interval",
+    "async_scheduling",
+    "scheduling_policy",
+    "policy",
+    "preemption_mode",
+];
+
+/// Other names of settings, by which users may have given them.
+const OTHER_NAMES: [(&str, &str); 2] =
+    [("kv_bytes_per_token", "kv_transfer_bytes_per_token"), ("sglang.context_length", "sglang.context_len")];
+
+/// Settings of SGLang that give what another setting gives, and whether they mean the opposite.
+const SAME: [(&str, &str, Meaning); 5] = [
+    ("sglang.page_size", "block_size", Meaning::Equal),
+    ("sglang.max_running_requests", "max_num_seqs", Meaning::Equal),
+    ("sglang.context_length", "max_model_len", Meaning::Equal),
+    ("sglang.disable_radix_cache", "enable_prefix_caching", Meaning::Opposite),
+    ("sglang.max_total_tokens", "num_gpu_blocks", Meaning::Other),
+];
+
+/// Settings without effect on a replay with this engine.
+pub fn without_effect(engine: EngineType) -> impl Iterator<Item = &'static str> {
+    let of_vllm = OF_VLLM.into_iter().filter(move |_| engine == EngineType::Sglang);
+    WITHOUT_EFFECT.into_iter().map(|(key, _)| key).chain(of_vllm)
+}
+
+/// How the values of two settings are related that give the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Equal,
+    Opposite,
+    /// They have different units.
+    Other,
+}
+
+/// The engine settings of a pool, and where each came from.
+pub(super) struct Settings<'a> {
+    pub(super) values: Map<String, Value>,
+    /// By path: those of SGLang are `sglang.NAME`.
+    origins: Vec<(String, &'a Origin)>,
+}
+
+impl<'a> Settings<'a> {
+    /// The settings that are given for every pool, under those of this pool, in a deployment with these engines.
+    pub(super) fn collect(
+        given: &Given<'_>,
+        engines: &[EngineType],
+        config: &ReplayConfig,
+        layers: &'a Layers,
+    ) -> Result<Self, Failure> {
+        let key = given.key();
+        let mut settings =
+            Self { values: given.explicit.cloned().unwrap_or_default(), origins: layers.origins_within(key) };
+        for shortcut in config.engine.given().into_iter().chain(config.sglang.given()) {
+            if shortcut.engines.include(given.engine) {
+                settings.add(shortcut, key, layers)?;
+            } else if !engines.iter().any(|&engine| shortcut.engines.include(engine)) {
+                refuse_of_sglang(&shortcut, given.engine, layers)?;
+                settings.add(shortcut, key, layers)?;
+            }
+        }
+        settings.check_same()?;
+        // Engine arguments take 0 for the default, but whoever writes it out means something else.
+        if settings.get("block_size").and_then(Value::as_u64) == Some(0) {
+            let least = if given.engine == EngineType::Sglang { "1 token" } else { "2 tokens" };
+            let problem =
+                format!("`block_size` is 0: a block holds at least {least}; leave it out for the default");
+            return Err(Failure::user(settings.explained(&problem)));
+        }
+        Ok(settings)
+    }
+
+    /// Adds a setting that is given for every pool.
+    fn add(&mut self, shortcut: Shortcut, key: &str, layers: &'a Layers) -> Result<(), Failure> {
+        let Shortcut { key: name, path, value, .. } = shortcut;
+        let other = OTHER_NAMES.iter().find(|(known, _)| *known == path).map(|(_, other)| *other);
+        let found = std::iter::once(path).chain(other).find_map(|path| Some((path, self.get(path)?)));
+        if let Some((path, found)) = found {
+            if is_same(found, &value) {
+                return Ok(());
+            }
+            let message = format!("`{name}` is {value}, but `{key}` has `{path}` {found}: give it once");
+            return Err(Failure::user(layers.explained(&message)));
+        }
+        self.origins.extend(layers.origin(name).map(|origin| (path.to_owned(), origin)));
+        match path.split_once('.') {
+            None => {
+                self.values.insert(path.to_owned(), value);
+            }
+            Some((section, path)) => {
+                let section = self.values.entry(section).or_insert(Value::Null);
+                if section.is_null() {
+                    *section = Map::new().into();
+                }
+                // What is no object is refused with the other settings.
+                if let Some(section) = section.as_object_mut() {
+                    section.insert(path.to_owned(), value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses settings that give the same thing differently.
+    fn check_same(&self) -> Result<(), Failure> {
+        for (own, general, meaning) in SAME {
+            let (Some(one), Some(other)) = (self.get(own), self.get(general)) else { continue };
+            let agrees = match meaning {
+                Meaning::Equal => is_same(one, other),
+                Meaning::Opposite => one.as_bool().map(|one| !one) == other.as_bool(),
+                Meaning::Other => false,
+            };
+            if !agrees {
+                let problem = format!(
+                    "`{own}` is {one} and `{general}` is {other}, but they are one setting: give one of them"
+                );
+                return Err(Failure::user(self.explained(&problem)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The value at a path, unless it is null.
+    fn get(&self, path: &str) -> Option<&Value> {
+        let value = match path.split_once('.') {
+            None => self.values.get(path),
+            Some((section, path)) => self.values.get(section)?.get(path),
+        };
+        value.filter(|value| !value.is_null())
+    }
+
+    /// Whether they say how large the KV cache is.
+    pub(super) fn give_capacity(&self) -> bool {
+        ["num_gpu_blocks", "sglang.max_total_tokens"].into_iter().any(|key| self.get(key).is_some())
+    }
+
+    /// Those that have no effect, each in a sentence.
+    pub(super) fn unused(&self, args: &EngineArgs) -> impl Iterator<Item = String> + '_ {
+        let is_on = |key: &str| self.get(key).is_some_and(|value| *value != false);
+        let never = WITHOUT_EFFECT.iter().filter(move |(key, _)| is_on(key));
+        let mut unused: Vec<String> = never.map(|(key, reason)| format!("`{key}` {reason}")).collect();
+        if args.engine_type == EngineType::Sglang {
+            unused.extend(self.unused_by_sglang(args));
+        }
+        unused.into_iter().map(|sentence| self.explained(&sentence))
+    }
+
+    fn unused_by_sglang(&self, args: &EngineArgs) -> Vec<String> {
+        let sglang = args.sglang.clone().unwrap_or_default();
+        let is_given = |key: &&str| self.get(key).is_some();
+        let mut unused: Vec<String> =
+            OF_VLLM.into_iter().filter(is_given).map(|key| format!("`{key}` is a setting of vLLM")).collect();
+        if !sglang.enable_priority_scheduling {
+            let of_priorities = [
+                "sglang.schedule_low_priority_values_first",
+                "sglang.priority_scheduling_preemption_threshold",
+            ];
+            let of_priorities = of_priorities.into_iter().filter(is_given);
+            unused.extend(
+                of_priorities.map(|key| format!("`{key}` needs `sglang.enable_priority_scheduling`")),
+            );
+        }
+        let policy = sglang.schedule_policy;
+        if policy != SchedulePolicy::Random {
+            let seed = ["sglang.random_seed"].into_iter().filter(is_given);
+            unused.extend(seed.map(|key| format!("`{key}` is for the policy `random`")));
+        }
+        let shares = args.enable_prefix_caching && !sglang.disable_radix_cache;
+        if !shares && matches!(policy, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight) {
+            unused.push("`sglang.schedule_policy` goes by what is cached, but nothing is".to_owned());
+        }
+        unused
+    }
+
+    pub(super) fn explained(&self, problem: &str) -> String {
+        explained(problem, self.origins.iter().map(|(key, origin)| (key.as_str(), *origin)))
+    }
+}
+
+/// Refuses a setting of SGLang where no pool runs it; those of vLLM are refused by SGLang, which knows what to use instead.
+fn refuse_of_sglang(shortcut: &Shortcut, engine: EngineType, layers: &Layers) -> Result<(), Failure> {
+    if shortcut.engines != Engines::Sglang {
+        return Ok(());
+    }
+    let message = format!("`{}` is a setting of SGLang, but the engine is {}", shortcut.key, engine.name());
+    Err(Failure::user(layers.explained(&message)).with_hint("--engine sglang simulates SGLang"))
+}
+
+/// Whether two JSON values mean the same setting: 1 and 1.0 do.
+fn is_same(one: &Value, other: &Value) -> bool {
+    one == other || one.as_f64().is_some_and(|number| Some(number) == other.as_f64())
+}

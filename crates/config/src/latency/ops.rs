@@ -1,0 +1,200 @@
+//! The latency model `ops`: a model on GPUs whose operators were measured.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use servecast_latency::{CapacitySetup, GpuSheet};
+use servecast_ops::{Composition, Constants, EngineName, Ops, OpsSetup, Pack};
+
+use super::options::{Deployed, gpus, known_models, model_shape, refused_option, take_all};
+use crate::error::{Failure, chain};
+use crate::files;
+
+const WHAT: &str = "ops";
+const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, factors, constants and pack";
+
+/// What `ops:OPTIONS` says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OpsSettings {
+    /// Model, GPU, number of GPUs and number formats.
+    pub deployed: Deployed,
+    expert_parallel_size: Option<u32>,
+    /// Groups of GPUs with requests of their own.
+    pub data_parallel_size: Option<u32>,
+    engine: EngineName,
+    engine_version: Option<String>,
+    enforce_eager: bool,
+    pack: Option<PathBuf>,
+    without_factors: bool,
+    constants: ConstantsFrom,
+}
+
+/// Where the constants around the operators are from.
+#[derive(Debug, Clone, PartialEq, Default)]
+enum ConstantsFrom {
+    #[default]
+    BuiltIn,
+    Nowhere,
+    File(PathBuf),
+}
+
+/// A switch.
+fn is_on(value: &str) -> Result<bool, String> {
+    match value {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
+}
+
+impl OpsSettings {
+    /// The settings that options `KEY=VALUE,KEY=VALUE` describe.
+    pub fn of(options: &str) -> Result<Self, Failure> {
+        let mut settings = Self::default();
+        take_all(WHAT, OWN_KEYS, options, |key, value| {
+            Ok(settings.deployed.take(key, value)? || settings.take(key, value)?)
+        })?;
+        Ok(settings)
+    }
+
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "ep" | "expert_parallel_size" => self.expert_parallel_size = Some(gpus(value)?),
+            "dp" | "data_parallel_size" => self.data_parallel_size = Some(gpus(value)?),
+            "engine" => {
+                self.engine = EngineName::by_name(value).ok_or("expected vllm, sglang or trtllm")?;
+            }
+            "engine_version" => self.engine_version = Some(value.to_owned()),
+            "eager" => self.enforce_eager = is_on(value)?,
+            "factors" => self.without_factors = !is_on(value)?,
+            "constants" => {
+                self.constants = match value {
+                    "on" => ConstantsFrom::BuiltIn,
+                    "off" => ConstantsFrom::Nowhere,
+                    path => ConstantsFrom::File(PathBuf::from(path)),
+                };
+            }
+            "pack" => self.pack = Some(PathBuf::from(value)),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The model, with its constants.
+    pub fn read(&self) -> Result<Ops, Failure> {
+        Ok(Ops::with(&self.compose()?, &self.constants()?))
+    }
+
+    /// The model with other constants than the setting names.
+    pub fn read_with(&self, constants: &Constants) -> Result<Ops, Failure> {
+        Ok(Ops::with(&self.compose()?, constants))
+    }
+
+    /// What surrounds the operators.
+    pub fn constants(&self) -> Result<Constants, Failure> {
+        let constants = match &self.constants {
+            ConstantsFrom::BuiltIn => Constants::built_in().clone(),
+            ConstantsFrom::Nowhere => Constants::none(),
+            ConstantsFrom::File(path) => Constants::from_toml(&files::read_text(path)?)
+                .map_err(|error| Failure::user(format!("{}: {error}", path.display())))?,
+        };
+        Ok(if self.without_factors { constants.without_factors() } else { constants })
+    }
+
+    /// The operators of the model on its GPUs.
+    pub fn compose(&self) -> Result<Composition, Failure> {
+        let (setup, pack) = (self.setup()?, self.read_pack()?);
+        let name = self.pack.as_ref().map(|path| path.display().to_string());
+        Composition::new(setup, pack.as_ref()).map_err(|error| {
+            let pack = name.unwrap_or_else(|| "a pack that comes with servecast".to_owned());
+            Failure::user(format!("{pack}: {}", chain(&error)))
+        })
+    }
+
+    /// The pack that is named, or that of the GPU, if it has one.
+    fn read_pack(&self) -> Result<Option<Pack>, Failure> {
+        let Some(path) = &self.pack else {
+            let sheet = self.sheet()?;
+            let pack = Pack::of_gpu(&sheet.name).transpose();
+            return pack
+                .map_err(|error| Failure::user(format!("the pack of {}: {}", sheet.name, chain(&error))));
+        };
+        let pack = Pack::read(Cow::Owned(files::read(path)?))
+            .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))?;
+        let (of, gpu) = (pack.header().gpu.clone(), self.sheet()?.name);
+        if of == gpu {
+            return Ok(Some(pack));
+        }
+        Err(Failure::user(format!("{}: the pack is of {of}, but the GPU is {gpu}", path.display()))
+            .with_hint(format!(
+                "--gpu {of} takes the pack's; without `pack` the one that comes with servecast is read"
+            )))
+    }
+
+    fn sheet(&self) -> Result<GpuSheet, Failure> {
+        self.deployed.sheet()?.ok_or_else(|| {
+            let known = GpuSheet::names().collect::<Vec<_>>().join(", ");
+            missing("gpu", format!("known by name are {known}; gpu=FILE.toml describes another"))
+        })
+    }
+
+    fn setup(&self) -> Result<OpsSetup, Failure> {
+        let name = self.deployed.model.as_ref().ok_or_else(|| missing("model", known_models()))?;
+        let gpu = self.sheet()?;
+        let model = model_shape(name)?;
+        let tensor_parallel_size = self.deployed.gpus.unwrap_or(1);
+        let setup = OpsSetup {
+            model_name: name.clone(),
+            engine: self.engine,
+            engine_version: self.engine_version.clone(),
+            weights: model.weights(self.deployed.dtype),
+            kv_bytes: self.deployed.kv_dtype.unwrap_or_default().bytes(),
+            tensor_parallel_size,
+            data_parallel_size: self.data_parallel_size.unwrap_or(1),
+            expert_parallel_size: self.expert_parallel_size.unwrap_or(1),
+            all_reduce: self.deployed.given_all_reduce(tensor_parallel_size)?,
+            enforce_eager: self.enforce_eager,
+            model,
+            gpu,
+        };
+        self.check(&setup)?;
+        Ok(setup)
+    }
+
+    fn check(&self, setup: &OpsSetup) -> Result<(), Failure> {
+        let refused = |option: &str, problem: &str| Err(refused_option(WHAT, option, problem));
+        let name = &setup.model_name;
+        let problem = match self.deployed.problem(name, &setup.model)? {
+            Some(problem) => Some(problem),
+            None => self.deployed.unconnected()?,
+        };
+        if let Some((option, problem)) = problem {
+            return refused(&option, &problem);
+        }
+        let (ep, gpus) = (setup.expert_parallel_size, setup.gpus());
+        if let Err(error) = setup.model.check_experts_shared_by(ep) {
+            return refused(&format!("ep={ep}"), &format!("{name}: {error}"));
+        }
+        if !gpus.is_multiple_of(ep) {
+            return refused(
+                &format!("ep={ep}"),
+                &format!("the engine has {gpus} GPUs, which {ep} does not divide"),
+            );
+        }
+        Ok(())
+    }
+
+    /// The arithmetic of capacity of all GPUs of the engine.
+    pub fn capacity_setup(&self) -> Result<Option<CapacitySetup>, Failure> {
+        let Some(model) = &self.deployed.model else { return Ok(None) };
+        let ranks = self.data_parallel_size.unwrap_or(1);
+        let mut deployed = self.deployed.clone();
+        deployed.gpus = Some(self.deployed.gpus.unwrap_or(1) * ranks);
+        let setup = deployed.capacity_setup(model_shape(model)?)?;
+        Ok(setup.map(|setup| CapacitySetup { attention_ranks: ranks, ..setup }))
+    }
+}
+
+fn missing(key: &str, hint: String) -> Failure {
+    Failure::user(format!("`latency`: ops needs `{key}`: --model NAME --gpu NAME --tp N")).with_hint(hint)
+}

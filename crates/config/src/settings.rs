@@ -1,0 +1,329 @@
+//! The settings of a replay: one schema for flags, files and the environment.
+//!
+//! ```text
+//!  defaults < --config FILE < SERVECAST_<KEY> < flags      each a JSON object with the keys of ReplayConfig
+//!         └──────────── Layers ────────────┘ ── parse ──▶ ReplayConfig
+//! ```
+//!
+//! The settings of the KV router are one key, `router_config`; flags and variables set those within it one by one.
+//!
+//! Every flag is a key, in `snake_case`, and its help is the description in the schema. [`Layers`] remembers where each
+//! value came from, so that messages can say so.
+
+mod engine;
+mod keys;
+mod layers;
+mod not_yet;
+mod router;
+mod schema;
+mod toml_file;
+mod value;
+mod vary;
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use servecast_cluster::RouterMode;
+use servecast_engine::EngineArgs;
+use servecast_router::KvRouterConfig;
+use servecast_workload::{ArrivalProcess, LengthDistribution, TimeUnit, Turns};
+
+pub use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
+pub use layers::{Layers, Origin, explained};
+pub use not_yet::refuse_value;
+pub use router::{RouterFlags, RouterGiven, add_router};
+pub use schema::{config_schema, with_defaults};
+pub use value::choice;
+pub use value::settings;
+use value::{boolean, finite};
+pub use vary::{Difference, combinations, described};
+
+/// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
+pub const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
+
+/// The root of all random numbers, unless somebody says otherwise.
+pub const DEFAULT_SEED: u64 = 42;
+
+/// Settings of `servecast replay`.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, JsonSchema)]
+pub struct ReplayConfig {
+    /// What is replayed, and how fast.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub trace: TraceConfig,
+    /// A workload made to measure.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub synthetic: SyntheticConfig,
+    /// The workers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub deployment: DeploymentConfig,
+    /// Engine settings of every pool.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub engine: EngineShortcuts,
+    /// Settings of SGLang.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sglang: SglangShortcuts,
+    /// Limits that a request must keep to count towards goodput.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub limits: LimitsConfig,
+    /// Where results go.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub output: OutputConfig,
+    /// Several runs at once.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub several: SeveralConfig,
+}
+
+/// What is replayed, and how fast.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Load")]
+pub struct TraceConfig {
+    /// Trace in Mooncake JSON Lines, plain, gzip or Zstandard; `-` for standard input
+    ///
+    /// Without a trace and without the options of a synthetic workload, a built-in sample is replayed.
+    #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
+    pub trace_file: Option<PathBuf>,
+    /// Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default
+    #[arg(long, value_name = "TOKENS")]
+    pub trace_block_size: Option<u32>,
+    /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
+    #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
+    pub time_unit: Option<TimeUnit>,
+    /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta)
+    #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
+    pub turns: Option<Turns>,
+    /// Divide arrival times and delays by this
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub arrival_speedup_ratio: Option<f64>,
+    /// Keep this many sessions under way at a time instead of following the arrival times
+    #[arg(long, value_name = "SESSIONS")]
+    pub replay_concurrency: Option<u32>,
+    /// Clock of the replay: virtual time is all there is so far
+    #[arg(long, hide = true, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline"]))]
+    pub replay_mode: Option<ReplayMode>,
+    /// Root of all random numbers
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// A workload made to measure.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Synthetic workload")]
+pub struct SyntheticConfig {
+    /// Prompt length, the mean if lengths vary
+    #[arg(long, value_name = "TOKENS")]
+    pub input_tokens: Option<u64>,
+    /// Output length, the mean if lengths vary
+    #[arg(long, value_name = "TOKENS")]
+    pub output_tokens: Option<u64>,
+    /// Number of requests; of sessions, if they have several turns
+    #[arg(long, value_name = "N")]
+    pub request_count: Option<u64>,
+    /// Time between arrivals, the mean if they are random; 0 sends all at once
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub arrival_interval_ms: Option<f64>,
+    /// Spacing of arrivals
+    #[arg(long, value_name = "PROCESS", value_parser = choice::<ArrivalProcess>("arrival_process", &["constant", "poisson"]))]
+    pub arrival_process: Option<ArrivalProcess>,
+    /// Requests per session, each sent after the one before it completes
+    #[arg(long, value_name = "N")]
+    pub turns_per_session: Option<u64>,
+    /// Pause between a turn and the next of its session
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub inter_turn_delay_ms: Option<f64>,
+    /// Share of the blocks of a prompt that its prefix group has in common, from 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
+    pub shared_prefix_ratio: Option<f64>,
+    /// Number of prefix groups; a session joins one at random
+    #[arg(long, value_name = "N")]
+    pub num_prefix_groups: Option<u64>,
+    /// How lengths vary from request to request
+    #[arg(long, value_name = "LAW", value_parser = choice::<LengthDistribution>("length_distribution", &["constant", "uniform", "lognormal"]))]
+    pub length_distribution: Option<LengthDistribution>,
+    /// How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)
+    #[arg(long, value_name = "SPREAD", value_parser = finite)]
+    pub length_spread: Option<f64>,
+}
+
+/// The workers.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Deployment")]
+pub struct DeploymentConfig {
+    /// Workers of an aggregated deployment
+    #[arg(long, visible_alias = "workers", value_name = "N")]
+    pub num_workers: Option<u32>,
+    /// Prefill workers of a disaggregated deployment, together with --num-decode-workers
+    #[arg(long, visible_alias = "prefill-workers", value_name = "N")]
+    pub num_prefill_workers: Option<u32>,
+    /// Decode workers of a disaggregated deployment, together with --num-prefill-workers
+    #[arg(long, visible_alias = "decode-workers", value_name = "N")]
+    pub num_decode_workers: Option<u32>,
+    /// How requests are spread over the workers of a pool
+    #[arg(long, value_name = "MODE", value_parser = choice::<RouterMode>("router_mode", ROUTER_MODES))]
+    pub router_mode: Option<RouterMode>,
+    /// Blocks of a prompt that the router mode `prefix_hash` goes by
+    #[arg(long, value_name = "N")]
+    pub prefix_hash_blocks: Option<u32>,
+    /// Settings of the KV router, a JSON object or @FILE.json
+    ///
+    /// They go key by key over those of the configuration file and of the environment.
+    #[arg(long, value_name = "JSON", value_parser = settings, help_heading = KV_ROUTER)]
+    #[schemars(with = "Option<KvRouterConfig>")]
+    pub router_config: Option<Map<String, Value>>,
+    /// How long after an iteration its KV events reach the KV router
+    #[arg(long, value_name = "MS", value_parser = finite, help_heading = KV_ROUTER)]
+    pub kv_event_delay_ms: Option<f64>,
+    /// Engine settings of aggregated workers, a JSON object or @FILE.json
+    ///
+    /// Here and in the two options below, settings go key by key over those of the configuration file.
+    #[arg(long = "extra-engine-args", visible_alias = "engine-args", value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<EngineArgs>")]
+    pub engine_args: Option<Map<String, Value>>,
+    /// Engine settings of prefill workers, a JSON object or @FILE.json
+    #[arg(long, value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<EngineArgs>")]
+    pub prefill_engine_args: Option<Map<String, Value>>,
+    /// Engine settings of decode workers, a JSON object or @FILE.json
+    #[arg(long, value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<EngineArgs>")]
+    pub decode_engine_args: Option<Map<String, Value>>,
+}
+
+/// The units of time that can be chosen.
+pub const TIME_UNITS: &[&str] = &["s", "ms", "us", "ns"];
+
+/// What rows of sessions can hold.
+pub const TURNS: &[&str] = &["whole", "delta"];
+
+/// The router modes that can be chosen.
+const ROUTER_MODES: &[&str] =
+    &["round_robin", "random", "least_loaded", "power_of_two", "prefix_hash", "kv_router"];
+
+/// Heading of the flags that are for `--router-mode kv_router` only.
+const KV_ROUTER: &str = "KV router";
+
+/// Limits that a request must keep to count towards goodput.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Goodput")]
+pub struct LimitsConfig {
+    /// Count requests whose first token comes within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub sla_ttft_ms: Option<f64>,
+    /// Count requests whose mean gap between tokens (time per output token) is within this
+    #[arg(long, visible_alias = "sla-itl-ms", value_name = "MS", value_parser = finite)]
+    pub sla_tpot_ms: Option<f64>,
+    /// Count requests that complete within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub sla_e2e_ms: Option<f64>,
+    /// Say which share of all gaps between tokens, of all requests together, is within this
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub sla_pooled_itl_ms: Option<f64>,
+}
+
+/// What is written, and where.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Output")]
+pub struct OutputConfig {
+    /// What is printed: a table, or the report as JSON
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub format: Option<Format>,
+    /// Write the report as JSON; this file and those below are packed if named .gz or .zst
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report_json: Option<PathBuf>,
+    /// Write a JSON line a request
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub requests_jsonl: Option<PathBuf>,
+    /// Write a JSON line an engine iteration
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub iterations_jsonl: Option<PathBuf>,
+    /// Write a JSON line a decision of the KV router
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub routing_jsonl: Option<PathBuf>,
+    /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report_html: Option<PathBuf>,
+    /// Write a timeline of workers and requests, for ui.perfetto.dev
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub timeline: Option<PathBuf>,
+    /// Part of the run that the timeline shows, in seconds of its clock: `60..90`
+    #[arg(long, value_name = "FROM..TO")]
+    pub timeline_window: Option<String>,
+    /// Show one request in N on the timeline, and N slices of a worker as one; for long runs
+    #[arg(long, value_name = "N")]
+    pub timeline_sample: Option<u32>,
+    /// Write the result as another tool does: aiperf, aiperf-records, vllm-bench, sglang-bench or csv (can be repeated)
+    #[arg(long, value_name = "FORMAT=FILE")]
+    pub export: Option<Vec<String>>,
+    /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output_dir: Option<PathBuf>,
+    /// Replace the files of --output-dir that are there
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub overwrite: Option<bool>,
+    /// Show no progress and no notes
+    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub quiet: Option<bool>,
+    /// Check the invariants of the simulation along the way
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub check: Option<bool>,
+    /// Decide every iteration request by request: slower, with the same results
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub plain: Option<bool>,
+}
+
+impl OutputConfig {
+    /// Whether a page is written.
+    pub fn has_page(&self) -> bool {
+        self.report_html.is_some() || self.output_dir.is_some()
+    }
+}
+
+/// Several runs at once.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Several runs")]
+pub struct SeveralConfig {
+    /// Run once for each of these values of a setting; with several settings, once for each combination
+    ///
+    /// A key is one of the configuration file, or one within another: `num_workers=4,8`,
+    /// `engine_args.max_num_seqs=128,256`. Commas within quotes and brackets are part of a value.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub vary: Option<Vec<String>>,
+    /// Most runs at a time; without it one for each core
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// Which clock drives a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayMode {
+    /// Virtual time, as fast as it can be computed.
+    Offline,
+}
+
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A table for people.
+    #[default]
+    Table,
+    /// JSON for programs.
+    Json,
+}

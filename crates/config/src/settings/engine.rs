@@ -1,0 +1,333 @@
+//! Engine settings that have a flag of their own, and which setting of the engine each stands for.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use servecast_engine::{EngineType, HostArgs, SchedulePolicy};
+
+use super::value::{boolean, choice, finite, settings};
+
+/// Engine settings that have a flag of their own.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Engine, in every pool")]
+pub struct EngineShortcuts {
+    /// Engine that is simulated
+    #[arg(long, value_name = "ENGINE", value_parser = choice::<EngineType>("engine", &["vllm", "sglang", "trtllm"]))]
+    pub engine: Option<EngineType>,
+    /// Model that is served: its name on the Hugging Face hub, or the path of its config.json
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// GPU that it is served on, such as H100-SXM or B200, or the path of a data sheet
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// GPUs that share each layer
+    #[arg(long, value_name = "N", visible_alias = "tp")]
+    pub tensor_parallel_size: Option<u32>,
+    /// Groups of such GPUs that share experts, each with requests of its own; priced as one engine
+    #[arg(long, value_name = "N", visible_alias = "dp")]
+    pub data_parallel_size: Option<u32>,
+    /// GPUs over which whole experts are shared out; without it, each expert is cut over all GPUs
+    #[arg(long, value_name = "N", visible_alias = "ep")]
+    pub expert_parallel_size: Option<u32>,
+    /// How weights are stored: bf16, fp8, `fp8_block`, int4, mxfp4 or nvfp4; as the model is published without it
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<String>,
+    /// How the KV cache is stored: auto, bf16 or fp8
+    #[arg(long, value_name = "TYPE")]
+    pub kv_cache_dtype: Option<String>,
+    /// Record no pass as a graph, as vLLM does then
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enforce_eager: Option<bool>,
+    /// Version of the engine, for the choice of measured operators; the newest that was measured without it
+    #[arg(long, value_name = "VERSION")]
+    pub engine_version: Option<String>,
+    /// Start from the defaults of a release, such as vllm-0.33 or sglang-0.5
+    #[arg(long, value_name = "NAME")]
+    pub engine_preset: Option<String>,
+    /// Tokens a KV block
+    #[arg(long, value_name = "TOKENS")]
+    pub block_size: Option<u32>,
+    /// KV blocks of a worker; worked out where the latency model knows model and GPU
+    #[arg(long, value_name = "N")]
+    pub num_gpu_blocks: Option<u32>,
+    /// Share of a GPU's memory that the engine takes, for working out --num-gpu-blocks
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Most requests that run at a time
+    #[arg(long, value_name = "N")]
+    pub max_num_seqs: Option<u32>,
+    /// Most tokens that one iteration computes
+    #[arg(long, value_name = "TOKENS")]
+    pub max_num_batched_tokens: Option<u32>,
+    /// Longest sequence, prompt and output together; without it there is no limit
+    #[arg(long, value_name = "TOKENS")]
+    pub max_model_len: Option<u32>,
+    /// Divide all iteration times by this
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub speedup_ratio: Option<f64>,
+    /// Share KV blocks of equal content between requests
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_prefix_caching: Option<bool>,
+    /// Cut prompts to fit the token budget of an iteration
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_chunked_prefill: Option<bool>,
+    /// Schedule an iteration while the one before it runs
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub async_scheduling: Option<bool>,
+    /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
+    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`; `ops` of --model and --gpu where they are
+    /// given
+    #[arg(long, value_name = "SPEC")]
+    pub latency: Option<String>,
+    /// What hosts take besides iterations, a JSON object or @FILE.json; --gap-us and those below it set one each
+    #[arg(long, value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<HostArgs>")]
+    pub host: Option<Map<String, Value>>,
+    /// Time from the end of a pass to when the next one can begin
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub gap_us: Option<f64>,
+    /// The same, for each request in the pass that ended
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub gap_us_per_request: Option<f64>,
+    /// Time from sending a request to when it is at the engine
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub front_end_us: Option<f64>,
+    /// The same, for each 1,000 tokens of its prompt
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub front_end_us_per_1k_prompt_tokens: Option<f64>,
+    /// Time from the end of a pass to when clients have its tokens, while the engine goes on
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub delivery_us: Option<f64>,
+    /// The same, for each request in the pass
+    #[arg(long, value_name = "US", value_parser = finite)]
+    pub delivery_us_per_request: Option<f64>,
+    /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
+    #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
+    pub kv_transfer_bandwidth: Option<f64>,
+    /// Bytes of KV cache a token, over all layers
+    #[arg(long, value_name = "BYTES")]
+    pub kv_bytes_per_token: Option<u64>,
+}
+
+/// Settings of SGLang that have a flag of their own, by the names of its server's arguments.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "SGLang, in every pool that runs it")]
+pub struct SglangShortcuts {
+    /// Tokens a page of the KV pool, the same as --block-size
+    #[arg(long, value_name = "TOKENS")]
+    pub page_size: Option<u32>,
+    /// Tokens of the KV pool; without it there are --num-gpu-blocks pages
+    #[arg(long, value_name = "TOKENS")]
+    pub max_total_tokens: Option<u32>,
+    /// Most requests that run at a time, the same as --max-num-seqs
+    #[arg(long, value_name = "N")]
+    pub max_running_requests: Option<u32>,
+    /// Longest sequence, prompt and output together, the same as --max-model-len
+    #[arg(long, value_name = "TOKENS")]
+    pub context_length: Option<u32>,
+    /// Most prompt tokens of a prefill batch; a single prompt may exceed it
+    #[arg(long, value_name = "TOKENS")]
+    pub max_prefill_tokens: Option<u32>,
+    /// Most prompt tokens of a prefill batch, beyond which a prompt is cut; -1 to cut none
+    #[arg(long, value_name = "TOKENS")]
+    pub chunked_prefill_size: Option<i64>,
+    /// Most requests of a prefill batch; without it there is no limit
+    #[arg(long, value_name = "N")]
+    pub prefill_max_requests: Option<u32>,
+    /// Decode batches from one look at new requests to the next
+    #[arg(long, value_name = "N")]
+    pub scheduler_recv_interval: Option<u32>,
+    /// Order of the waiting queue
+    #[arg(long, value_name = "POLICY", value_parser = choice::<SchedulePolicy>("schedule_policy", SCHEDULE_POLICIES))]
+    pub schedule_policy: Option<SchedulePolicy>,
+    /// How much output running requests are expected to produce: more is more careful
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub schedule_conservativeness: Option<f64>,
+    /// Share nothing between requests, the opposite of --enable-prefix-caching
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disable_radix_cache: Option<bool>,
+    /// Let decodes ride along in prefill batches
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_mixed_chunk: Option<bool>,
+    /// Plan an iteration only when the one before it has ended; `=false` overlaps them, as SGLang does by default
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disable_overlap_schedule: Option<bool>,
+    /// Go by the priorities of requests
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_priority_scheduling: Option<bool>,
+    /// Take low priority values for important ones
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub schedule_low_priority_values_first: Option<bool>,
+    /// Difference in priority above which a waiting request displaces a running one
+    #[arg(long, value_name = "N")]
+    pub priority_scheduling_preemption_threshold: Option<u32>,
+}
+
+/// The orders of the waiting queue that can be chosen.
+const SCHEDULE_POLICIES: &[&str] = &["fcfs", "lpm", "lof", "dfs-weight", "random"];
+
+/// Engines that a setting is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engines {
+    /// All of them.
+    Any,
+    /// Those with vLLM's scheduler: vLLM and TensorRT-LLM.
+    Vllm,
+    /// SGLang alone.
+    Sglang,
+}
+
+impl Engines {
+    /// Whether `engine` is one of them.
+    pub fn include(self, engine: EngineType) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Vllm => engine != EngineType::Sglang,
+            Self::Sglang => engine == EngineType::Sglang,
+        }
+    }
+}
+
+/// A setting of the engine that was given by a key of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shortcut {
+    /// The key.
+    pub key: &'static str,
+    /// The setting; one of SGLang is `sglang.NAME`.
+    pub path: &'static str,
+    /// The value of the setting.
+    pub value: Value,
+    /// Engines that have the setting.
+    pub engines: Engines,
+}
+
+/// The shortcuts that were given, of rows with key, setting, engines and value.
+macro_rules! given {
+    ($($key:literal, $path:literal, $engines:ident => $value:expr;)*) => {
+        [$(($key, $path, Engines::$engines, value($value)),)*]
+            .into_iter()
+            .filter_map(|(key, path, engines, value)| Some(Shortcut { key, path, value: value?, engines }))
+            .collect()
+    };
+}
+
+fn value<T: Serialize>(given: Option<T>) -> Option<Value> {
+    given.map(|given| serde_json::to_value(given).expect("settings are plain data"))
+}
+
+impl EngineShortcuts {
+    /// Those that were given.
+    pub fn given(&self) -> Vec<Shortcut> {
+        given! {
+            "engine", "engine_type", Any => self.engine;
+            "model", "model", Any => self.model.as_ref();
+            "gpu", "gpu", Any => self.gpu.as_ref();
+            "tensor_parallel_size", "tensor_parallel_size", Any => self.tensor_parallel_size;
+            "data_parallel_size", "data_parallel_size", Any => self.data_parallel_size;
+            "expert_parallel_size", "expert_parallel_size", Any => self.expert_parallel_size;
+            "dtype", "dtype", Any => self.dtype.as_ref();
+            "kv_cache_dtype", "kv_cache_dtype", Any => self.kv_cache_dtype.as_ref();
+            "enforce_eager", "enforce_eager", Any => self.enforce_eager;
+            "engine_version", "engine_version", Any => self.engine_version.as_ref();
+            "block_size", "block_size", Any => self.block_size;
+            "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;
+            "gpu_memory_utilization", "gpu_memory_utilization", Any => self.gpu_memory_utilization;
+            "max_num_seqs", "max_num_seqs", Any => self.max_num_seqs;
+            "max_num_batched_tokens", "max_num_batched_tokens", Vllm => self.max_num_batched_tokens;
+            "max_model_len", "max_model_len", Any => self.max_model_len;
+            "speedup_ratio", "speedup_ratio", Any => self.speedup_ratio;
+            "enable_prefix_caching", "enable_prefix_caching", Any => self.enable_prefix_caching;
+            "enable_chunked_prefill", "enable_chunked_prefill", Vllm => self.enable_chunked_prefill;
+            "async_scheduling", "async_scheduling", Vllm => self.async_scheduling;
+            "latency", "latency", Any => self.latency.as_ref();
+            "host", "host", Any => self.host.as_ref();
+            "gap_us", "host.gap_us", Any => self.gap_us;
+            "gap_us_per_request", "host.gap_us_per_request", Any => self.gap_us_per_request;
+            "front_end_us", "host.front_end_us", Any => self.front_end_us;
+            "front_end_us_per_1k_prompt_tokens", "host.front_end_us_per_1k_prompt_tokens", Any =>
+                self.front_end_us_per_1k_prompt_tokens;
+            "delivery_us", "host.delivery_us", Any => self.delivery_us;
+            "delivery_us_per_request", "host.delivery_us_per_request", Any => self.delivery_us_per_request;
+            "kv_transfer_bandwidth", "kv_transfer_bandwidth", Any => self.kv_transfer_bandwidth;
+            "kv_bytes_per_token", "kv_bytes_per_token", Any => self.kv_bytes_per_token;
+        }
+    }
+}
+
+impl SglangShortcuts {
+    /// Those that were given.
+    pub fn given(&self) -> Vec<Shortcut> {
+        given! {
+            "page_size", "sglang.page_size", Sglang => self.page_size;
+            "max_total_tokens", "sglang.max_total_tokens", Sglang => self.max_total_tokens;
+            "max_running_requests", "sglang.max_running_requests", Sglang => self.max_running_requests;
+            "context_length", "sglang.context_length", Sglang => self.context_length;
+            "max_prefill_tokens", "sglang.max_prefill_tokens", Sglang => self.max_prefill_tokens;
+            "chunked_prefill_size", "sglang.chunked_prefill_size", Sglang => self.chunked_prefill_size;
+            "prefill_max_requests", "sglang.prefill_max_requests", Sglang => self.prefill_max_requests;
+            "scheduler_recv_interval", "sglang.scheduler_recv_interval", Sglang => self.scheduler_recv_interval;
+            "schedule_policy", "sglang.schedule_policy", Sglang => self.schedule_policy;
+            "schedule_conservativeness", "sglang.schedule_conservativeness", Sglang => self.schedule_conservativeness;
+            "disable_radix_cache", "sglang.disable_radix_cache", Sglang => self.disable_radix_cache;
+            "enable_mixed_chunk", "sglang.enable_mixed_chunk", Sglang => self.enable_mixed_chunk;
+            "disable_overlap_schedule", "sglang.disable_overlap_schedule", Sglang => self.disable_overlap_schedule;
+            "enable_priority_scheduling", "sglang.enable_priority_scheduling", Sglang =>
+                self.enable_priority_scheduling;
+            "schedule_low_priority_values_first", "sglang.schedule_low_priority_values_first", Sglang =>
+                self.schedule_low_priority_values_first;
+            "priority_scheduling_preemption_threshold", "sglang.priority_scheduling_preemption_threshold", Sglang =>
+                self.priority_scheduling_preemption_threshold;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+    use servecast_engine::EngineArgs;
+
+    use super::*;
+
+    #[test]
+    fn every_shortcut_is_a_setting_of_the_engine() {
+        let all = |keys: &Map<String, Value>| -> Map<String, Value> {
+            let value = |key: &str| match key {
+                "engine" => json!("sglang"),
+                "engine_preset" | "latency" | "model" | "gpu" | "dtype" | "kv_cache_dtype"
+                | "engine_version" => {
+                    json!("x")
+                }
+                "host" => json!({"gap_us": 1}),
+                "schedule_policy" => json!("lpm"),
+                key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {
+                    json!(true)
+                }
+                "async_scheduling" | "schedule_low_priority_values_first" => json!(true),
+                _ => json!(1),
+            };
+            keys.keys().map(|key| (key.clone(), value(key))).collect()
+        };
+        let keys = |settings: Value| settings.as_object().cloned().unwrap();
+        let general = all(&keys(json!(EngineShortcuts::default())));
+        let sglang = all(&keys(json!(SglangShortcuts::default())));
+        let given: EngineShortcuts = serde_json::from_value(general.clone().into()).unwrap();
+        let given = given.given();
+        assert_eq!(given.len(), general.len() - 1, "all but the preset");
+        let known = EngineArgs::keys();
+        let of_host = EngineArgs::section_keys("host");
+        assert!(given.iter().all(|shortcut| match shortcut.path.strip_prefix("host.") {
+            Some(path) => path == shortcut.key && of_host.iter().any(|key| key == path),
+            None => known.iter().any(|key| key == shortcut.path),
+        }));
+        let given: SglangShortcuts = serde_json::from_value(sglang.clone().into()).unwrap();
+        let given = given.given();
+        assert_eq!(given.len(), sglang.len());
+        let known = EngineArgs::section_keys("sglang");
+        for Shortcut { key, path, .. } in given {
+            assert_eq!(path, format!("sglang.{key}"));
+            assert!(known.iter().any(|known| known == key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Settings from several places, laid over one another as JSON objects.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use servecast_engine::lay_over;
+
+use super::keys::{PREFIX, keys_of, known_key, variable_key};
+use super::toml_file::toml_object;
+use super::value::{boolean, json_object, settings};
+use super::{OutputConfig, ReplayConfig, SeveralConfig, not_yet, router};
+use crate::error::Failure;
+use crate::files;
+use crate::latency::Models;
+
+/// Variables with that beginning that are none of ours: the tests know them.
+const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
+
+/// Keys whose values are settings themselves, of an engine or of a router.
+pub(super) const NESTED: [&str; 5] =
+    ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config", "host"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// A flag or an argument.
+    Flag(String),
+}
+
+impl Origin {
+    /// The flag of a key.
+    pub fn flag(key: &str) -> Self {
+        Self::Flag(match key {
+            "trace_file" => "the argument TRACE".to_owned(),
+            "engine_args" => "--extra-engine-args".to_owned(),
+            key => format!("--{}", key.replace('_', "-")),
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The settings that were given, each from the most specific place, and which place that is.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    values: Map<String, Value>,
+    /// By key; of nested settings by `key.setting`.
+    origins: BTreeMap<String, Origin>,
+    /// What `latency` may name beside files and built-in models.
+    models: Models,
+}
+
+impl Layers {
+    /// No settings yet, in a program that brings latency models along.
+    pub fn with_models(models: Models) -> Self {
+        Self { models, ..Self::default() }
+    }
+
+    /// The latency models that were brought along.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// Adds the keys of a configuration file: JSON if its name ends in `.json`, otherwise TOML.
+    pub fn add_file(&mut self, path: &Path) -> Result<(), Failure> {
+        let text = files::read_text(path)?;
+        let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let object = if is_json { json_object(&text) } else { toml_object(&text) };
+        let name = path.display();
+        let object = object.map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
+        for (key, value) in object {
+            let key = known_key(&key).map_err(|error| Failure::user(format!("{name}: {}", error.message)))?;
+            if self.origins.contains_key(&key) {
+                return Err(Failure::user(format!(
+                    "{name}: `{key}` is given by two names: keep one of them"
+                )));
+            }
+            self.add(&key, value, &Origin::File(path.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the variables of an environment that are settings; empty ones count as absent. Those of single settings
+    /// of the KV router are left to [`super::add_router`].
+    pub fn add_environment(
+        &mut self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(), Failure> {
+        // Sorted, so that the first of several mistakes is always the same.
+        let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
+        for (name, text) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            if OTHER_VARIABLES.contains(&name) || router::is_variable(name) || text.is_empty() {
+                continue;
+            }
+            let key = variable_key(name)?;
+            let text = text
+                .into_string()
+                .map_err(|_| Failure::user(format!("the environment variable {name} is not UTF-8")))?;
+            let value = value_of(&key, text);
+            self.add(&key, value, &Origin::Variable(name.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds what flags say.
+    pub fn add_flags(&mut self, flags: &ReplayConfig) -> Result<(), Failure> {
+        let flags = serde_json::to_value(flags)
+            .map_err(|error| Failure::user(format!("a flag cannot be used: {error}")))?;
+        let Value::Object(flags) = flags else { unreachable!("settings are an object") };
+        for (key, value) in flags {
+            self.add(&key, value, &Origin::flag(&key))?;
+        }
+        Ok(())
+    }
+
+    /// Adds an argument of another program, by its name.
+    pub fn add_argument(&mut self, name: &str, value: Value) -> Result<(), Failure> {
+        let key = known_key(name).map_err(|error| Failure::user(error.message))?;
+        let of_command =
+            |key: &String| keys_of::<OutputConfig>().contains(key) && key != "check" && key != "plain";
+        if of_command(&key) || keys_of::<SeveralConfig>().contains(&key) {
+            return Err(Failure::user(format!("`{name}` is for the command line only")));
+        }
+        if self.origins.contains_key(&key) && !value.is_null() {
+            return Err(Failure::user(format!("`{key}` is given by two names: keep one of them")));
+        }
+        self.add(&key, value, &Origin::Flag(name.to_owned()))
+    }
+
+    /// Lays a value over what is there; null is nothing.
+    pub fn add(&mut self, key: &str, mut value: Value, origin: &Origin) -> Result<(), Failure> {
+        if value.is_null() {
+            return Ok(());
+        }
+        if NESTED.contains(&key)
+            && let Some(text) = value.as_str()
+        {
+            let settings = settings(text)
+                .map_err(|problem| Failure::user(format!("`{key}`: {problem} (from {origin})")))?;
+            value = settings.into();
+        }
+        if NESTED.contains(&key) {
+            self.note_origins(key, &value, origin);
+        }
+        lay_over(&mut self.values, Map::from_iter([(key.to_owned(), value)]));
+        self.origins.insert(key.to_owned(), origin.clone());
+        Ok(())
+    }
+
+    /// Takes a value away, as if it had not been given.
+    pub(super) fn remove(&mut self, key: &str) {
+        self.values.remove(key);
+        self.origins.remove(key);
+        let within = format!("{key}.");
+        self.origins.retain(|path, _| !path.starts_with(&within));
+    }
+
+    /// Remembers where settings came from that are within others.
+    fn note_origins(&mut self, path: &str, value: &Value, origin: &Origin) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let path = format!("{path}.{key}");
+            self.note_origins(&path, value, origin);
+            self.origins.insert(path, origin.clone());
+        }
+    }
+
+    /// The settings, each of its type.
+    pub fn parse(&self) -> Result<ReplayConfig, Failure> {
+        not_yet::refuse_values(&self.values, |key| self.origins[key].to_string())?;
+        parse(&self.values).map_err(|problem| Failure::user(self.explained(&problem)))
+    }
+
+    /// The value of a key so far.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
+    }
+
+    /// Where a key got its value, if it has one.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.origins.get(key)
+    }
+
+    /// Where the settings within a key came from, by their paths without that key.
+    pub fn origins_within(&self, key: &str) -> Vec<(String, &Origin)> {
+        let within = |(path, origin): (&'_ String, _)| {
+            let path = path.strip_prefix(key)?.strip_prefix('.')?;
+            Some((path.to_owned(), origin))
+        };
+        self.origins.iter().filter_map(within).collect()
+    }
+
+    /// The message, and where the keys that it mentions got their values.
+    pub fn explained(&self, message: &str) -> String {
+        explained(message, self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
+    }
+}
+
+/// The message, and where those of `given` that it mentions came from.
+///
+/// A key within another, such as `engine_args.block_size`, is mentioned by its last part or parts.
+pub fn explained<'a>(message: &str, given: impl IntoIterator<Item = (&'a str, &'a Origin)>) -> String {
+    let is_mentioned = |key: &str| {
+        let starts = std::iter::once(0).chain(key.match_indices('.').map(|(dot, _)| dot + 1));
+        let name = key.rsplit('.').next().unwrap_or(key);
+        starts.into_iter().any(|start| message.contains(&format!("`{}`", &key[start..])))
+            || message.contains(&format!("`--{}`", name.replace('_', "-")))
+    };
+    let mentioned: Vec<(&str, String)> = given
+        .into_iter()
+        .filter(|(key, _)| is_mentioned(key))
+        .map(|(key, origin)| (key, origin.to_string()))
+        .filter(|(_, origin)| !message.contains(origin.as_str()))
+        .collect();
+    match mentioned.as_slice() {
+        [] => message.to_owned(),
+        [(_, origin)] => format!("{message} (from {origin})"),
+        several => {
+            let origins: Vec<String> =
+                several.iter().map(|(key, origin)| format!("`{key}` from {origin}")).collect();
+            format!("{message} ({})", origins.join(", "))
+        }
+    }
+}
+
+/// What the text of a variable means for its key: JSON, a word for yes or no, a string or a list of one, whichever has
+/// the right type.
+pub(super) fn value_of(key: &str, text: String) -> Value {
+    let fits = |value: &Value| parse(&Map::from_iter([(key.to_owned(), value.clone())])).is_ok();
+    let json = serde_json::from_str::<Value>(&text).ok();
+    let word = boolean(&text).ok().map(Value::Bool);
+    let string = Value::String(text);
+    let list = Value::Array(vec![string.clone()]);
+    let meanings = [json, word, Some(string), Some(list)].into_iter().flatten();
+    let meanings: Vec<Value> = meanings.collect();
+    // If none fits, the refusal shows what was written.
+    meanings.iter().find(|meaning| fits(meaning)).unwrap_or(&meanings[0]).clone()
+}
+
+fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
+    Ok(ReplayConfig {
+        trace: section(values)?,
+        synthetic: section(values)?,
+        deployment: section(values)?,
+        engine: section(values)?,
+        sglang: section(values)?,
+        several: section(values)?,
+        limits: section(values)?,
+        output: section(values)?,
+    })
+}
+
+/// Those of `values` that `T` has a key for.
+fn section<T: DeserializeOwned + Default + Serialize>(values: &Map<String, Value>) -> Result<T, String> {
+    let given = |key: String| values.get(&key).map(|value| (key.clone(), value.clone()));
+    let own: Map<String, Value> = keys_of::<T>().into_iter().filter_map(given).collect();
+    serde_path_to_error::deserialize(Value::Object(own.clone())).map_err(|error| {
+        let key = error.path().to_string();
+        let found = own.get(&key).map_or_else(|| "given".to_owned(), ToString::to_string);
+        format!("`{key}` is {found}, but {}", expectation(&key, &error.into_inner().to_string()))
+    })
+}
+
+/// What a parser expected, in the words of its user.
+fn expectation(key: &str, complaint: &str) -> String {
+    let expected = complaint.rsplit_once("expected ").map_or(complaint, |(_, expected)| expected);
+    let expected = match expected {
+        "u32" => format!("a whole number from 0 to {}", u32::MAX),
+        "u64" => "a whole number of at least 0".to_owned(),
+        "f64" => "a number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" if key == "export" => "a list of strings, each FORMAT=FILE".to_owned(),
+        "a sequence" => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
+        "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),
+        "a map" => "an object with the settings of an engine".to_owned(),
+        other => other.to_owned(),
+    };
+    format!("must be {expected}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(layers: &Layers) -> Result<ReplayConfig, String> {
+        layers.parse().map_err(|failure| failure.message().to_owned())
+    }
+
+    fn environment(variables: &[(&str, &str)]) -> Result<Layers, String> {
+        let mut layers = Layers::default();
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        layers.add_environment(variables).map_err(|failure| failure.message().to_owned())?;
+        Ok(layers)
+    }
+
+    #[test]
+    fn variables_have_the_types_of_their_keys() {
+        let layers = environment(&[
+            ("SERVECAST_NUM_WORKERS", "4"),
+            ("SERVECAST_REPORT_JSON", "1"),
+            ("SERVECAST_SLA_TTFT_MS", "5"),
+            ("SERVECAST_ROUTER_MODE", "random"),
+            ("SERVECAST_ENGINE_ARGS", "{\"block_size\": 8}"),
+            ("SERVECAST_WORKERS", ""),
+            ("SERVECAST_ORACLE", "x"),
+            ("OTHER", "x"),
+        ]);
+        let config = parsed(&layers.unwrap()).unwrap();
+        assert_eq!(config.deployment.num_workers, Some(4));
+        assert_eq!(config.output.report_json, Some(PathBuf::from("1")));
+        assert_eq!(config.limits.sla_ttft_ms, Some(5.0));
+        assert_eq!(config.deployment.engine_args.unwrap()["block_size"], 8);
+    }
+
+    #[test]
+    fn unknown_variables_are_refused() {
+        let error = |name| environment(&[(name, "1")]).unwrap_err();
+        assert_eq!(
+            error("SERVECAST_NUM_WORKER"),
+            "unknown environment variable `SERVECAST_NUM_WORKER`, did you mean `SERVECAST_NUM_WORKERS`?"
+        );
+        assert_eq!(
+            error("SERVECAST_num_workers"),
+            "unknown environment variable `SERVECAST_num_workers`, did you mean `SERVECAST_NUM_WORKERS`?"
+        );
+        assert!(
+            error("SERVECAST_AIC_SYSTEM")
+                .contains("`SERVECAST_AIC_SYSTEM`: not there yet, SERVECAST_LATENCY")
+        );
+        assert_eq!(
+            error("SERVECAST_PLAIM"),
+            "unknown environment variable `SERVECAST_PLAIM`",
+            "what is hidden is not suggested"
+        );
+    }
+
+    #[test]
+    fn later_layers_win_key_by_key() {
+        let mut layers = Layers::default();
+        let file = Origin::File("a.toml".into());
+        let settings = serde_json::json!({"block_size": 16, "max_num_seqs": 2});
+        layers.add("engine_args", settings, &file).unwrap();
+        layers.add("seed", 1.into(), &file).unwrap();
+        let flags = ReplayConfig {
+            deployment: super::super::DeploymentConfig {
+                engine_args: Some(json_object("{\"block_size\": 8}").unwrap()),
+                ..Default::default()
+            },
+            ..ReplayConfig::default()
+        };
+        layers.add_flags(&flags).unwrap();
+        let config = parsed(&layers).unwrap();
+        assert_eq!(config.trace.seed, Some(1));
+        assert_eq!(
+            Value::Object(config.deployment.engine_args.unwrap()),
+            serde_json::json!({"block_size": 8, "max_num_seqs": 2})
+        );
+        assert_eq!(layers.origin("engine_args.block_size"), Some(&Origin::flag("engine_args")));
+        assert_eq!(layers.origin("engine_args.max_num_seqs"), Some(&file));
+        assert_eq!(layers.explained("`seed` and `x`"), "`seed` and `x` (from a.toml)");
+    }
+
+    #[test]
+    fn a_wrong_type_is_told_with_its_origin() {
+        for (key, value, expected) in [
+            (
+                "num_workers",
+                "x".into(),
+                "`num_workers` is \"x\", but must be a whole number from 0 to 4294967295 (from a.toml)",
+            ),
+            ("sla_ttft_ms", true.into(), "`sla_ttft_ms` is true, but must be a number (from a.toml)"),
+            ("check", 1.into(), "`check` is 1, but must be true or false (from a.toml)"),
+            (
+                "engine_args",
+                1.into(),
+                "`engine_args` is 1, but must be an object with the settings of an engine (from a.toml)",
+            ),
+            ("format", "xml".into(), "`format` is \"xml\", but must be `table` or `json` (from a.toml)"),
+            (
+                "router_config",
+                1.into(),
+                "`router_config` is 1, but must be an object with the settings of a router (from a.toml)",
+            ),
+            (
+                "engine",
+                "tgi".into(),
+                "`engine` is \"tgi\", but must be one of `vllm`, `sglang`, `trtllm` (from a.toml)",
+            ),
+            (
+                "replay_mode",
+                "online".into(),
+                "`replay_mode` online is not there yet: a replay runs in virtual time: use offline (from a.toml)",
+            ),
+        ] {
+            let mut layers = Layers::default();
+            layers.add(key, value, &Origin::File("a.toml".into())).unwrap();
+            assert_eq!(parsed(&layers).unwrap_err(), expected);
+        }
+    }
+}

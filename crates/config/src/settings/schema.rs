@@ -1,0 +1,114 @@
+//! The JSON Schema of the settings, and their defaults in schema and help.
+
+use clap::Command;
+use clap::builder::StyledStr;
+use serde_json::{Value, json};
+use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
+use servecast_engine::{EngineArgs, SglangArgs};
+use servecast_workload::{SyntheticSpec, Turns};
+
+use super::router::default_setting;
+use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode};
+
+/// What a key means that is not given; `None` if that is not a value.
+fn default_of(key: &str) -> Option<Value> {
+    let engine = || EngineArgs::default();
+    let sglang = || SglangArgs::default();
+    let synthetic = || SyntheticSpec::new(1, 1, 1);
+    Some(match key {
+        "trace_block_size" => json!(DEFAULT_TRACE_BLOCK_SIZE),
+        "turns" => json!(Turns::default()),
+        "arrival_speedup_ratio" | "speedup_ratio" => json!(1.0),
+        "replay_mode" => json!(ReplayMode::Offline),
+        "seed" => json!(DEFAULT_SEED),
+        "arrival_interval_ms" => json!(synthetic().arrival_interval_ms),
+        "arrival_process" => json!(synthetic().arrival_process),
+        "turns_per_session" => json!(synthetic().turns_per_session),
+        "inter_turn_delay_ms" => json!(synthetic().inter_turn_delay_ms),
+        "shared_prefix_ratio" => json!(synthetic().shared_prefix_ratio),
+        "num_prefix_groups" => json!(synthetic().num_prefix_groups),
+        "length_distribution" => json!(synthetic().length_distribution),
+        "length_spread" => json!(synthetic().length_spread),
+        "num_workers" | "page_size" => json!(1),
+        "router_mode" => json!(RouterMode::default()),
+        "prefix_hash_blocks" => json!(DEFAULT_PREFIX_HASH_BLOCKS),
+        "engine" => json!(engine().engine_type),
+        "block_size" => json!(64),
+        "num_gpu_blocks" => json!(engine().num_gpu_blocks),
+        "max_num_seqs" | "max_running_requests" => json!(engine().max_num_seqs),
+        "max_num_batched_tokens" => json!(engine().max_num_batched_tokens),
+        "enable_prefix_caching" => json!(engine().enable_prefix_caching),
+        "enable_chunked_prefill" => json!(engine().enable_chunked_prefill),
+        "async_scheduling" => json!(engine().async_scheduling),
+        "latency" => json!("polynomial"),
+        "max_prefill_tokens" => json!(sglang().max_prefill_tokens),
+        "chunked_prefill_size" => json!(sglang().chunked_prefill_size),
+        "schedule_policy" => json!(sglang().schedule_policy),
+        "schedule_conservativeness" => json!(sglang().schedule_conservativeness),
+        "disable_radix_cache" => json!(sglang().disable_radix_cache),
+        "enable_mixed_chunk" => json!(sglang().enable_mixed_chunk),
+        "disable_overlap_schedule" => json!(sglang().disable_overlap_schedule),
+        "enable_priority_scheduling" => json!(sglang().enable_priority_scheduling),
+        "schedule_low_priority_values_first" => json!(sglang().schedule_low_priority_values_first),
+        "priority_scheduling_preemption_threshold" => {
+            json!(sglang().priority_scheduling_preemption_threshold)
+        }
+        "format" => json!(Format::default()),
+        "kv_event_delay_ms" => json!(0.0),
+        "quiet" | "check" | "overwrite" => json!(false),
+        key => return default_setting(key),
+    })
+}
+
+/// The schema of a configuration file.
+pub fn config_schema() -> Value {
+    let mut schema = schemars::schema_for!(ReplayConfig).to_value();
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for (key, property) in properties {
+            if let (Some(property), Some(default)) = (property.as_object_mut(), default_of(key)) {
+                property.insert("default".to_owned(), default);
+            }
+        }
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.remove("unevaluatedProperties");
+        schema.insert("additionalProperties".to_owned(), false.into());
+    }
+    // The order of keys must not depend on the features of serde_json that other crates switch on.
+    schema.sort_all_objects();
+    schema
+}
+
+/// Adds the defaults to the help of a command's flags.
+pub fn with_defaults(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let Some(default) = default_of(arg.get_id().as_str()) else { return arg };
+        let default = default.as_str().map_or_else(|| default.to_string(), ToOwned::to_owned);
+        let add = |help: &StyledStr| format!("{help} [default: {default}]");
+        let short = arg.get_help().map(add);
+        match short {
+            Some(short) => arg.help(short),
+            None => arg,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::keys;
+    use super::*;
+
+    #[test]
+    fn the_schema_describes_every_key() {
+        let schema = config_schema();
+        let properties = schema["properties"].as_object().unwrap();
+        assert_eq!(
+            properties.keys().cloned().collect::<std::collections::BTreeSet<_>>(),
+            keys().into_iter().collect()
+        );
+        for (key, property) in properties {
+            assert!(property["description"].is_string(), "{key}");
+        }
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}

@@ -1,0 +1,251 @@
+//! From settings to a workload: a trace, a synthetic workload, or the built-in sample.
+
+use std::path::{Path, PathBuf};
+
+use servecast_workload::{
+    Cut, Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, TimeUnit, Trace, TraceError, TraceNotes,
+    TraceRow, Turns, Workload, generate, sample_chat_sessions,
+};
+
+use crate::error::{Failure, chain};
+use crate::files;
+use crate::lines::LongLine;
+use crate::settings::{
+    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
+};
+
+/// How a trace is to be read, as far as somebody says.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Reading {
+    /// Tokens that a hash id stands for.
+    pub block_size: Option<u32>,
+    /// Unit of its times, if somebody says so.
+    pub unit: Option<TimeUnit>,
+    /// What rows of sessions hold.
+    pub turns: Turns,
+}
+
+impl Reading {
+    /// What the rows of `trace` stand for.
+    pub fn cut(self, trace: &Trace) -> Cut {
+        let block_size = self.block_size.or(trace.block_size).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+        Cut { block_size, turns: self.turns }
+    }
+}
+
+/// Where the requests of a replay come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A trace.
+    Trace {
+        /// Its file, `-` for standard input.
+        path: PathBuf,
+        /// How it is read.
+        reading: Reading,
+    },
+    /// A synthetic workload, cut into blocks of so many tokens, or of the engine's.
+    Synthetic {
+        /// What it is like; its block size is that below.
+        spec: SyntheticSpec,
+        /// Tokens a block.
+        block_size: Option<u32>,
+    },
+    /// The built-in sample.
+    Sample {
+        /// The root of its random numbers.
+        seed: u64,
+    },
+}
+
+impl Source {
+    /// What the settings ask for.
+    pub fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
+        let TraceConfig { trace_file, trace_block_size, time_unit, turns, seed, .. } = &config.trace;
+        let refused = |message: &str| Failure::user(layers.explained(message));
+        if *trace_block_size == Some(0) {
+            return Err(refused(&TraceError::BlockSize.to_string()));
+        }
+        let synthetic = first_synthetic_key(&config.synthetic);
+        match (trace_file, synthetic) {
+            (Some(_), Some(key)) => Err(refused(&format!(
+                "`trace_file` and `{key}` cannot be combined: replay a trace or a synthetic workload"
+            ))
+            .with_hint("a trace says itself when its requests arrive and how long they are")),
+            (Some(path), None) => {
+                let turns = turns.unwrap_or_default();
+                let reading = Reading { block_size: *trace_block_size, unit: *time_unit, turns };
+                Ok(Self::Trace { path: path.clone(), reading })
+            }
+            (None, _) if time_unit.is_some() || turns.is_some() => {
+                let key = if time_unit.is_some() { "time_unit" } else { "turns" };
+                Err(refused(&format!("`{key}` says how a trace is read, but there is none"))
+                    .with_hint("name a TRACE"))
+            }
+            (None, Some(key)) => Ok(Self::Synthetic {
+                spec: synthetic_spec(config, key).map_err(|message| refused(&message))?,
+                block_size: *trace_block_size,
+            }),
+            (None, None) if trace_block_size.is_some() => {
+                Err(refused("`trace_block_size` has no effect on the built-in sample")
+                    .with_hint(TRACE_OR_SYNTHETIC))
+            }
+            (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED) }),
+        }
+    }
+
+    /// What it is called, wherever it lies.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Trace { path, .. } if files::is_standard_stream(path) => {
+                "a trace from standard input".to_owned()
+            }
+            Self::Trace { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Self::Synthetic { .. } => "a synthetic workload".to_owned(),
+            Self::Sample { .. } => "the built-in sample".to_owned(),
+        }
+    }
+
+    /// Refuses a synthetic workload that cannot be made.
+    pub fn check(&self, engine_block_size: u32, layers: &Layers) -> Result<(), Failure> {
+        let Self::Synthetic { spec, block_size } = self else { return Ok(()) };
+        let spec =
+            SyntheticSpec { trace_block_size: block_size.unwrap_or(engine_block_size), ..spec.clone() };
+        spec.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))
+    }
+
+    /// Reads or makes the workload.
+    pub fn load(&self, load: Load, engine_block_size: u32, layers: &Layers) -> Result<Workload, Failure> {
+        let refused = |message: &str| Failure::user(layers.explained(message));
+        match self {
+            Self::Trace { path, reading } => {
+                let trace = read_trace(path, reading.unit)?;
+                let cut = reading.cut(&trace);
+                trace.into_workload(cut, load).map_err(|error| unusable_trace(path, &error))
+            }
+            Self::Synthetic { spec, block_size } => {
+                let trace_block_size = block_size.unwrap_or(engine_block_size);
+                let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
+                let rows = generate(&spec).map_err(|error: SyntheticError| refused(&error.to_string()))?;
+                workload_of(rows, trace_block_size, load)
+            }
+            Self::Sample { seed } => workload_of(sample_chat_sessions(*seed), SAMPLE_BLOCK_SIZE, load),
+        }
+    }
+}
+
+/// What a user can do who gave neither.
+const TRACE_OR_SYNTHETIC: &str =
+    "name a TRACE, or describe a workload with --input-tokens, --output-tokens and --request-count";
+
+/// Reads a trace.
+pub fn read_trace(path: &Path, unit: Option<TimeUnit>) -> Result<Trace, Failure> {
+    servecast_workload::read_trace(files::open(path)?, unit).map_err(|error| {
+        // What is no text is named by the reader.
+        let format = if matches!(error, TraceError::NotText { .. }) { None } else { files::format_of(path) };
+        let Some((format, instead)) = format.and_then(|format| Some((format, format.instead_of_a_trace()?)))
+        else {
+            return unusable_trace(path, &error);
+        };
+        let name = files::input_name(path);
+        Failure::user(format!("{name}: the file holds {}, which cannot be replayed", format.name))
+            .with_hint(instead)
+    })
+}
+
+/// The workload of a trace.
+pub fn trace_workload(path: &Path, trace: &Trace, reading: Reading, load: Load) -> Result<Workload, Failure> {
+    trace.workload(reading.cut(trace), load).map_err(|error| unusable_trace(path, &error))
+}
+
+/// A trace that cannot be replayed, by its name.
+pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
+    if let TraceError::Read { source, .. } = error
+        && source.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<LongLine>)
+    {
+        return Failure::user(format!("{}: {source}", files::input_name(path)));
+    }
+    let failure = Failure::user(format!("{}: {}", files::input_name(path), chain(error)));
+    match error {
+        TraceError::BlockCount { .. } => {
+            failure.with_hint("--trace-block-size says how many tokens a hash id stands for")
+        }
+        TraceError::NoTimestamp { .. } => {
+            failure.with_hint("--replay-concurrency N replays sessions in a closed loop, without timestamps")
+        }
+        _ => failure,
+    }
+}
+
+fn workload_of(rows: Vec<TraceRow>, block_size: u32, load: Load) -> Result<Workload, Failure> {
+    let workload = Workload::from_owned_rows(rows, block_size, load);
+    let workload = workload.map_err(|error| Failure::user(chain(&error)))?;
+    // What is odd about it was asked for.
+    Ok(Workload { notes: TraceNotes::default(), ..workload })
+}
+
+/// The first given setting of a synthetic workload.
+pub fn first_synthetic_key(config: &SyntheticConfig) -> Option<&'static str> {
+    let SyntheticConfig {
+        input_tokens,
+        output_tokens,
+        request_count,
+        arrival_interval_ms,
+        arrival_process,
+        turns_per_session,
+        inter_turn_delay_ms,
+        shared_prefix_ratio,
+        num_prefix_groups,
+        length_distribution,
+        length_spread,
+    } = config;
+    [
+        ("input_tokens", input_tokens.is_some()),
+        ("output_tokens", output_tokens.is_some()),
+        ("request_count", request_count.is_some()),
+        ("arrival_interval_ms", arrival_interval_ms.is_some()),
+        ("arrival_process", arrival_process.is_some()),
+        ("turns_per_session", turns_per_session.is_some()),
+        ("inter_turn_delay_ms", inter_turn_delay_ms.is_some()),
+        ("shared_prefix_ratio", shared_prefix_ratio.is_some()),
+        ("num_prefix_groups", num_prefix_groups.is_some()),
+        ("length_distribution", length_distribution.is_some()),
+        ("length_spread", length_spread.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, is_given)| is_given.then_some(key))
+}
+
+/// The synthetic workload of which `key` is a setting, or what is missing of it.
+fn synthetic_spec(config: &ReplayConfig, key: &str) -> Result<SyntheticSpec, String> {
+    let given = &config.synthetic;
+    let (Some(input_tokens), Some(output_tokens), Some(request_count)) =
+        (given.input_tokens, given.output_tokens, given.request_count)
+    else {
+        let missing: Vec<&str> = [
+            ("--input-tokens", given.input_tokens),
+            ("--output-tokens", given.output_tokens),
+            ("--request-count", given.request_count),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| value.is_none().then_some(flag))
+        .collect();
+        return Err(format!(
+            "`{key}` asks for a synthetic workload, but {} {} missing",
+            missing.join(", "),
+            if missing.len() == 1 { "is" } else { "are" }
+        ));
+    };
+    let defaults = SyntheticSpec::new(input_tokens, output_tokens, request_count);
+    Ok(SyntheticSpec {
+        arrival_interval_ms: given.arrival_interval_ms.unwrap_or(defaults.arrival_interval_ms),
+        arrival_process: given.arrival_process.unwrap_or(defaults.arrival_process),
+        turns_per_session: given.turns_per_session.unwrap_or(defaults.turns_per_session),
+        inter_turn_delay_ms: given.inter_turn_delay_ms.unwrap_or(defaults.inter_turn_delay_ms),
+        shared_prefix_ratio: given.shared_prefix_ratio.unwrap_or(defaults.shared_prefix_ratio),
+        num_prefix_groups: given.num_prefix_groups.unwrap_or(defaults.num_prefix_groups),
+        length_distribution: given.length_distribution.unwrap_or(defaults.length_distribution),
+        length_spread: given.length_spread.unwrap_or(defaults.length_spread),
+        seed: config.trace.seed.unwrap_or(DEFAULT_SEED),
+        ..defaults
+    })
+}

@@ -1,0 +1,236 @@
+//! What a run is, with everything checked that can be checked before it.
+
+use std::path::PathBuf;
+
+use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
+use servecast_engine::EngineArgs;
+use servecast_report::{Counts, ExportFormat, LatencyError, Provenance, Sla, SummaryOptions};
+use servecast_workload::{Load, TraceError, TraceNotes, Workload};
+
+use crate::resolved::reported;
+use crate::timeline::{TimelineOptions, Window};
+use servecast_config::deployment::{self, Deployment};
+use servecast_config::error::Failure;
+use servecast_config::router::{self, Routing};
+use servecast_config::settings::{DEFAULT_SEED, Layers, OutputConfig, ReplayConfig};
+use servecast_config::source::Source;
+
+/// A run that can begin.
+pub struct Plan {
+    /// The settings, each of its type.
+    pub config: ReplayConfig,
+    /// Where they came from.
+    pub layers: Layers,
+    /// Limits of goodput.
+    pub sla: Sla,
+    /// How requests enter the deployment.
+    pub mode: LoadMode,
+    /// The same, as the workload sees it.
+    pub load: Load,
+    /// Where requests come from.
+    pub source: Source,
+    /// Pools, workers, engines, hand-off.
+    pub topology: Topology,
+    /// Tokens a KV block.
+    pub block_size: u32,
+    /// What the timeline shows of the run.
+    pub timeline: TimelineOptions,
+    /// The settings of each pool's engine.
+    pub engines: Vec<EngineArgs>,
+    /// How requests are spread over workers.
+    pub router: RouterOptions,
+    /// The files of `--export`, with their formats.
+    pub exports: Vec<(ExportFormat, PathBuf)>,
+    /// What was given but has no effect, and why.
+    pub unused: Vec<String>,
+    /// What was not given, but follows from the rest.
+    pub derived: Vec<String>,
+    /// Where iteration times come from.
+    latency_source: String,
+    /// How far off they are.
+    latency_error: LatencyError,
+}
+
+impl Plan {
+    /// The run that the settings describe.
+    pub fn new(layers: Layers) -> Result<Self, Failure> {
+        let config = layers.parse()?;
+        let sla = limits(&config, &layers)?;
+        let (mode, load) = load(&config, &layers)?;
+        let source = Source::of(&config, &layers)?;
+        let timeline = timeline(&config, &layers)?;
+        let exports = exports(&config.output)?;
+        let Deployment {
+            topology,
+            block_size,
+            queue_policies,
+            engines,
+            mut unused,
+            derived,
+            latency_source,
+            latency_error,
+        } = deployment::build(&config, &layers)?;
+        let Routing { options: router, unused: unused_by_router } =
+            router::build(&config, &layers, &queue_policies)?;
+        unused.extend(unused_by_router);
+        unused.extend(without_effect(&config).map(|reason| layers.explained(reason)));
+        Ok(Self {
+            config,
+            layers,
+            sla,
+            mode,
+            load,
+            source,
+            topology,
+            block_size,
+            timeline,
+            engines,
+            router,
+            exports,
+            unused,
+            derived,
+            latency_source,
+            latency_error,
+        })
+    }
+
+    /// Whether an export has the time of every single token.
+    pub fn keeps_token_times(&self) -> bool {
+        self.exports.iter().any(|(format, _)| format.needs_token_times())
+    }
+
+    /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
+    pub fn summary(&self, workload: &Workload) -> SummaryOptions {
+        SummaryOptions {
+            sla: self.sla,
+            wall_time_ms: 0.0,
+            notes: counts(&workload.notes),
+            sentences: self.derived.clone(),
+            provenance: Provenance {
+                servecast_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                workload_name: Some(self.source.name()),
+                workload_hash: Some(workload.fingerprint()),
+                seed: Some(self.seed()),
+                settings: Some(reported(self, &workload.notes)),
+                latency_source: Some(self.latency_source.clone()),
+                latency_error: Some(self.latency_error.clone()),
+            },
+        }
+    }
+
+    fn seed(&self) -> u64 {
+        self.config.trace.seed.unwrap_or(DEFAULT_SEED)
+    }
+
+    /// How it is simulated.
+    pub fn options(&self) -> SimulationOptions {
+        SimulationOptions {
+            load: self.mode,
+            router: self.router.clone(),
+            seed: self.seed(),
+            check: self.config.output.check.unwrap_or(false),
+            record_routing: self.config.output.routing_jsonl.is_some(),
+            // A row an iteration needs to see each of them.
+            plain: self.config.output.plain.unwrap_or(false)
+                || self.config.output.iterations_jsonl.is_some()
+                || self.keeps_token_times(),
+            ..SimulationOptions::default()
+        }
+    }
+}
+
+/// What was given beside settings that take it for nothing, each with the reason.
+fn without_effect(config: &ReplayConfig) -> impl Iterator<Item = &'static str> {
+    let (synthetic, output) = (&config.synthetic, &config.output);
+    let has_turns = synthetic.turns_per_session.is_some_and(|turns| turns > 1);
+    let shares = synthetic.shared_prefix_ratio.is_some_and(|share| share > 0.0);
+    [
+        (
+            synthetic.inter_turn_delay_ms.is_some_and(|delay| delay > 0.0) && !has_turns,
+            "`inter_turn_delay_ms` is for sessions of several turns (`turns_per_session`)",
+        ),
+        (
+            synthetic.num_prefix_groups.is_some_and(|groups| groups > 0) && !shares,
+            "`num_prefix_groups` is for prompts that share something (`shared_prefix_ratio`)",
+        ),
+        (output.overwrite == Some(true) && output.output_dir.is_none(), "`overwrite` is for `output_dir`"),
+    ]
+    .into_iter()
+    .filter_map(|(is_unused, reason)| is_unused.then_some(reason))
+}
+
+fn timeline(config: &ReplayConfig, layers: &Layers) -> Result<TimelineOptions, Failure> {
+    let output = &config.output;
+    let refused = |message: &str| Failure::user(layers.explained(message));
+    let window = output.timeline_window.as_deref().map_or(Ok(Window::default()), Window::parse);
+    let window = window.map_err(|problem| refused(&problem))?;
+    let sample = output.timeline_sample.unwrap_or(1);
+    if sample == 0 {
+        return Err(refused(
+            "`timeline_sample` is 0, but must be at least 1: one request in so many is shown",
+        ));
+    }
+    let given = [
+        ("timeline_window", output.timeline_window.is_some()),
+        ("timeline_sample", output.timeline_sample.is_some()),
+    ];
+    if let Some((key, _)) = given.iter().find(|(_, is_given)| *is_given && output.timeline.is_none()) {
+        return Err(refused(&format!("`{key}` is for what a timeline shows, but there is none"))
+            .with_hint("--timeline FILE writes one"));
+    }
+    Ok(TimelineOptions { window, sample })
+}
+
+fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
+    let limits = &config.limits;
+    let sla = Sla {
+        ttft_ms: limits.sla_ttft_ms,
+        tpot_ms: limits.sla_tpot_ms,
+        e2e_ms: limits.sla_e2e_ms,
+        pooled_itl_ms: limits.sla_pooled_itl_ms,
+    };
+    sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    Ok(sla)
+}
+
+/// How requests enter the deployment, as the cluster and as the workload see it.
+fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
+    let refused = |message: &str| Failure::user(layers.explained(message));
+    let ratio = config.trace.arrival_speedup_ratio.unwrap_or(1.0);
+    if !(ratio.is_finite() && ratio > 0.0) {
+        return Err(refused(&TraceError::SpeedupRatio { ratio }.to_string()));
+    }
+    match config.trace.replay_concurrency {
+        None => Ok((LoadMode::OpenLoop, Load::Open { arrival_speedup_ratio: ratio })),
+        Some(0) => Err(refused(&ClusterError::NoConcurrency.to_string())),
+        Some(_) if (ratio - 1.0).abs() > 0.0 => {
+            let message = format!(
+                "`arrival_speedup_ratio` is {ratio}, but `replay_concurrency` makes a closed loop, which has no \
+                 arrival times"
+            );
+            Err(refused(&message).with_hint("leave one of the two out"))
+        }
+        Some(concurrency) => Ok((LoadMode::ClosedLoop { concurrency }, Load::Closed)),
+    }
+}
+
+/// The files of `--export`, with their formats.
+pub fn exports(output: &OutputConfig) -> Result<Vec<(ExportFormat, PathBuf)>, Failure> {
+    let one = |text: &String| {
+        let (name, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(|| {
+            Failure::user(format!("`export` is {text:?}, but must be FORMAT=FILE, as vllm-bench=result.json"))
+        })?;
+        let names = ExportFormat::ALL.map(|(name, _)| name).join(", ");
+        let found = ExportFormat::ALL.iter().find(|(known, _)| *known == name);
+        let (_, format) = found.ok_or_else(|| {
+            Failure::user(format!("`export` names the format {name:?}, but must name one of {names}"))
+        })?;
+        Ok((*format, PathBuf::from(path)))
+    };
+    output.export.iter().flatten().map(one).collect()
+}
+
+/// What was odd about the trace, as counts by kind.
+fn counts(notes: &TraceNotes) -> Counts {
+    notes.counts().map(|(name, count)| (name.to_owned(), count)).collect()
+}

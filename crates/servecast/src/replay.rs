@@ -1,0 +1,350 @@
+//! A replay within another program: settings and perhaps a trace go in, a report and rows come out.
+//!
+//! What it refuses and computes is what `servecast replay` does; it reads no environment and prints nothing.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use servecast_cluster::record::{PoolRole, RunRecord};
+use servecast_cluster::{Observer, RunError, Simulation};
+use servecast_engine::Iteration;
+use servecast_report::{Report, SummaryOptions, printable, summarize};
+use servecast_types::{Time, WorkerId};
+use servecast_workload::{Workload, read_trace};
+
+use crate::iterations::IterationRows;
+use crate::plan::Plan;
+use servecast_config::error::{Failure, FailureKind, chain};
+use servecast_config::latency::Models;
+use servecast_config::settings::Layers;
+use servecast_config::source::{Source, trace_workload, unusable_trace};
+
+/// How often a run tells how far it has come.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+
+/// What messages call a trace that is not a file.
+const TRACE: &str = "trace";
+
+/// A report, or several, as files have it: indented JSON, the last line ended.
+///
+/// # Panics
+/// For something that JSON cannot hold, which a report is not.
+pub fn json(report: &impl Serialize) -> String {
+    serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
+}
+
+/// What is to be replayed, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Replay {
+    /// Settings by the keys of a configuration file, without those that say where output goes; `null` is not given.
+    pub settings: Map<String, Value>,
+    /// A trace in Mooncake JSON Lines, in place of the key `trace_file`.
+    pub trace: Option<Vec<u8>>,
+    /// Keep a row an iteration.
+    pub iterations: bool,
+    /// Latency models that settings may name as `callable:NAME`.
+    pub models: Models,
+}
+
+/// What came of a replay.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The report.
+    pub report: Report,
+    /// What happened to every request.
+    pub record: RunRecord,
+    /// A JSON line an iteration, if asked for.
+    pub iterations: Option<Vec<u8>>,
+    /// What the user should know: what has no effect, what was odd about the trace.
+    pub notes: Vec<String>,
+}
+
+impl Outcome {
+    /// The report as `--report-json` writes it, its last line ended.
+    pub fn json(&self) -> String {
+        json(&self.report)
+    }
+}
+
+/// What a refusal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// A setting.
+    Config,
+    /// The trace.
+    Trace,
+    /// The run cannot go on.
+    Run,
+    /// Whoever follows the run has ended it.
+    Interrupted,
+}
+
+/// Why there is no report.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What it is about.
+    pub kind: RefusalKind,
+    /// What, where, and what would be right.
+    pub message: String,
+    /// What can be done about it.
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    fn of(kind: RefusalKind, failure: Failure) -> Self {
+        let kind = match failure.kind() {
+            FailureKind::User | FailureKind::OutputClosed => kind,
+            FailureKind::Run | FailureKind::Condition => RefusalKind::Run,
+            FailureKind::Interrupted => RefusalKind::Interrupted,
+        };
+        let (message, hint) = failure.into_parts();
+        // It may end up on a terminal.
+        let shown = |text: &str| printable(&with_argument_names(text)).into_owned();
+        Self { kind, message: shown(&message), hint: hint.as_deref().map(shown) }
+    }
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reached {
+    /// Simulated time.
+    pub now: Time,
+    /// Requests that have ended.
+    pub ended: u64,
+    /// Requests of the workload.
+    pub requests: u64,
+}
+
+/// Runs a replay, telling `watch` every 50 ms or so how far it is; `Break` ends it.
+pub fn replay(
+    replay: &Replay,
+    watch: &mut dyn FnMut(Reached) -> ControlFlow<()>,
+) -> Result<Outcome, Refusal> {
+    let config = |failure| Refusal::of(RefusalKind::Config, failure);
+    let plan = layers(replay).and_then(Plan::new).map_err(config)?;
+    let mut notes: Vec<String> = plan.derived.clone();
+    for reason in &plan.unused {
+        let note = format!("a setting has no effect: {reason}");
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    let workload = workload(replay, &plan)?;
+    notes.extend(workload.notes.sentences().iter().map(|sentence| with_argument_names(sentence)));
+    let summary = plan.summary(&workload);
+    let mut options = plan.options();
+    options.plain |= replay.iterations;
+    let mut follower = Follower::new(replay, &workload, watch);
+    let simulation = Simulation::new(&plan.topology, workload, &options)
+        .map_err(|error| config(Failure::user(plan.layers.explained(&error.to_string()))))?;
+    let started = wall_clock();
+    let outcome = simulation.run(&mut follower);
+    let wall_time_ms = started.elapsed().as_secs_f64() * 1000.0;
+    let record = outcome.map_err(|error| {
+        let interrupted = matches!(error, RunError::Interrupted { .. });
+        let kind = if interrupted { RefusalKind::Interrupted } else { RefusalKind::Run };
+        Refusal { kind, message: printable(&chain(&error)).into_owned(), hint: None }
+    })?;
+    let options = SummaryOptions { wall_time_ms, ..summary };
+    let iterations = follower.iterations.map(IterationRows::into_inner);
+    let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
+    Ok(Outcome { report: summarize(&record, &options), record, iterations, notes })
+}
+
+/// The settings, each from the argument of its name.
+fn layers(replay: &Replay) -> Result<Layers, Failure> {
+    let mut layers = Layers::with_models(replay.models.clone());
+    for (name, value) in &replay.settings {
+        layers.add_argument(name, value.clone())?;
+    }
+    if replay.trace.is_some() {
+        layers.add_argument("trace_file", TRACE.into())?;
+    }
+    Ok(layers)
+}
+
+/// A message of the command line in the words of a program, whose arguments are named like the keys of a file:
+/// `--num-workers` is `num_workers`.
+fn with_argument_names(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(at) = rest.find("--") {
+        let (before, flag) = (&rest[..at], &rest[at + 2..]);
+        let length = flag.find(|c: char| !(c.is_ascii_lowercase() || c == '-')).unwrap_or(flag.len());
+        let begins_word = !before.ends_with(|c: char| c.is_alphanumeric() || c == '-');
+        text.push_str(before);
+        if begins_word && flag.starts_with(|c: char| c.is_ascii_lowercase()) {
+            text.push_str(&flag[..length].replace('-', "_"));
+        } else {
+            text.push_str(&rest[at..at + 2 + length]);
+        }
+        rest = &flag[length..];
+    }
+    text + rest
+}
+
+fn workload(replay: &Replay, plan: &Plan) -> Result<Workload, Refusal> {
+    let kind = match plan.source {
+        Source::Trace { .. } => RefusalKind::Trace,
+        Source::Synthetic { .. } | Source::Sample { .. } => RefusalKind::Config,
+    };
+    let workload = match (&replay.trace, &plan.source) {
+        (Some(text), Source::Trace { reading, .. }) => {
+            let path = Path::new(TRACE);
+            read_trace(text.as_slice(), reading.unit)
+                .map_err(|error| unusable_trace(path, &error))
+                .and_then(|trace| trace_workload(path, &trace, *reading, plan.load))
+        }
+        _ => plan.source.load(plan.load, plan.block_size, &plan.layers),
+    };
+    workload.map_err(|failure| Refusal::of(kind, failure))
+}
+
+/// What a run costs, and how often it is told of; nothing that is simulated depends on it.
+#[expect(clippy::disallowed_methods, reason = "the time that a simulation takes")]
+fn wall_clock() -> Instant {
+    Instant::now()
+}
+
+/// Follows a run for somebody else.
+struct Follower<'a> {
+    watch: &'a mut dyn FnMut(Reached) -> ControlFlow<()>,
+    requests: u64,
+    iterations: Option<IterationRows<Vec<u8>>>,
+    told: Instant,
+}
+
+impl<'a> Follower<'a> {
+    fn new(
+        replay: &Replay,
+        workload: &Workload,
+        watch: &'a mut dyn FnMut(Reached) -> ControlFlow<()>,
+    ) -> Self {
+        Self {
+            watch,
+            requests: workload.requests() as u64,
+            iterations: replay.iterations.then(|| IterationRows::new(Vec::new())),
+            told: wall_clock(),
+        }
+    }
+}
+
+impl Observer for Follower<'_> {
+    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+        if let Some(rows) = &mut self.iterations {
+            rows.write(pool, worker, iteration).expect("memory can be written to");
+        }
+    }
+
+    fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
+        // Workers that run ahead do much within one instant, so the wall clock, which costs little, is read in each.
+        let is_last = ended == self.requests;
+        let wall = wall_clock();
+        if !is_last && wall.duration_since(self.told) < TELL_EVERY {
+            return ControlFlow::Continue(());
+        }
+        self.told = wall;
+        (self.watch)(Reached { now, ended, requests: self.requests })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use servecast_latency::Linear;
+
+    use super::*;
+
+    fn settings(settings: Value) -> Replay {
+        let Value::Object(settings) = settings else { panic!("an object") };
+        Replay { settings, ..Replay::default() }
+    }
+
+    fn refusal(one: &Replay) -> (RefusalKind, String) {
+        let refusal = replay(one, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        (refusal.kind, refusal.message)
+    }
+
+    #[test]
+    fn flags_in_messages_are_arguments() {
+        for (flag, argument) in [
+            ("--num-workers says how many", "num_workers says how many"),
+            ("`--seed` and --page-size=4", "`seed` and page_size=4"),
+            ("a--b -- c --", "a--b -- c --"),
+        ] {
+            assert_eq!(with_argument_names(flag), argument);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_it_is_about() {
+        let synthetic = json!({"input_tokens": 10, "output_tokens": 2, "request_count": 1});
+        for (one, kind, message) in [
+            (
+                settings(json!({"num_worker": 3})),
+                RefusalKind::Config,
+                "unknown key `num_worker`, did you mean `num_workers`?",
+            ),
+            (
+                settings(json!({"report_json": "x"})),
+                RefusalKind::Config,
+                "`report_json` is for the command line only",
+            ),
+            (
+                settings(json!({"num_workers": 2, "workers": 3})),
+                RefusalKind::Config,
+                "`num_workers` is given by two names: keep one of them",
+            ),
+            (
+                Replay { trace: Some(b"{}".to_vec()), ..Replay::default() },
+                RefusalKind::Trace,
+                "trace: line 1: `output_length` is missing or null: give the number of tokens to generate, from 1 to \
+                 999999",
+            ),
+        ] {
+            assert_eq!(refusal(&one), (kind, message.to_owned()));
+        }
+        let stopped = replay(&settings(synthetic), &mut |_| ControlFlow::Break(())).unwrap_err();
+        assert_eq!(stopped.kind, RefusalKind::Interrupted);
+    }
+
+    #[test]
+    fn a_latency_model_may_be_brought_along() {
+        let with = |latency: &str| {
+            let size =
+                json!({"input_tokens": 100, "output_tokens": 20, "request_count": 3, "latency": latency});
+            settings(size)
+        };
+        let mut ours = with("callable:mine");
+        let message = "`latency` is `callable:mine`, but no latency model of that name was brought along";
+        assert_eq!(refusal(&ours), (RefusalKind::Config, message.to_owned()));
+        let linear = Linear { base_us: 1000.0, per_token_us: 0.5, per_seq_us: 5.0 };
+        ours.models.insert("mine".to_owned(), Arc::new(linear));
+        let ttft = |one: &Replay| {
+            let outcome = replay(one, &mut |_| ControlFlow::Continue(())).unwrap();
+            serde_json::to_value(&outcome.report).unwrap()["max_ttft_ms"].clone()
+        };
+        assert_eq!(ttft(&ours), ttft(&with("linear:1000,0.5,5")));
+    }
+
+    #[test]
+    fn rows_of_iterations_come_on_request_and_change_nothing() {
+        let synthetic = json!({"input_tokens": 100, "output_tokens": 20, "request_count": 3});
+        let plain = settings(synthetic);
+        let asked = Replay { iterations: true, ..plain.clone() };
+        let run = |one| replay(one, &mut |_| ControlFlow::Continue(())).unwrap();
+        let (without, with) = (run(&plain), run(&asked));
+        let rows = |outcome: &Outcome| {
+            let mut rows = Vec::new();
+            servecast_report::write_request_rows(&outcome.record, &mut rows).unwrap();
+            rows
+        };
+        assert_eq!(rows(&without), rows(&with));
+        assert!(without.iterations.is_none() && with.iterations.is_some_and(|rows| !rows.is_empty()));
+    }
+}

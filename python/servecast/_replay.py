@@ -56,6 +56,7 @@ def run_trace_replay(
     arrival_speedup_ratio: float = 1.0,
     trace_block_size: int | None = None,
     time_unit: TimeUnit | None = None,
+    columns: str | None = None,
     turns: Literal["whole", "delta"] = "whole",
     latency: str | LatencyFunction | None = None,
     iterations: bool = False,
@@ -83,6 +84,8 @@ def run_trace_replay(
             ``parent_chat_id``).
         time_unit: Unit of timestamps and of ``delay``. Without it they are milliseconds (``arrival_time_ns``
             nanoseconds), unless they are beyond doubt in another unit, which a warning says.
+        columns: Columns of a table of requests, as ``"time=arrived,input=prompt_tokens,output=completion_tokens"``.
+            Tables of Azure, BurstGPT, Vidur, BLIS and ServeGen need none.
         turns: What the rows of a session hold: whole prompts, or ``"delta"``, what is new in each turn.
         latency: How long iterations take: a latency model by its name, or a function from a ``Batch`` to milliseconds,
             which is called for each iteration and has to answer equal batches alike. ``EngineArgs`` may have one for

@@ -89,7 +89,8 @@ pub struct ReplayConfig {
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Load")]
 pub struct TraceConfig {
-    /// Trace in Mooncake JSON Lines, plain, gzip or Zstandard; `-` for standard input
+    /// Trace in Mooncake JSON Lines, or a table (CSV) of times and lengths; plain, gzip or Zstandard; `-` for standard
+    /// input
     ///
     /// Without a trace and without the options of a synthetic workload, a built-in sample is replayed.
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
@@ -100,6 +101,12 @@ pub struct TraceConfig {
     /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
     #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
     pub time_unit: Option<TimeUnit>,
+    /// Columns of a table of requests, as `time=arrived,input=prompt_tokens,output=completion_tokens`
+    ///
+    /// Tables of Azure, BurstGPT, Vidur, BLIS and ServeGen need none. The first line of a table has the names of its
+    /// columns.
+    #[arg(long, value_name = "time=,input=,output=")]
+    pub columns: Option<String>,
     /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta)
     #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
     pub turns: Option<Turns>,

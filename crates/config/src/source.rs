@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use servecast_workload::{
-    Cut, Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, TimeUnit, Trace, TraceError, TraceNotes,
+    Cut, Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, Trace, TraceError, TraceForm, TraceNotes,
     TraceRow, Turns, Workload, generate, sample_chat_sessions,
 };
 
@@ -15,19 +15,19 @@ use crate::settings::{
 };
 
 /// How a trace is to be read, as far as somebody says.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reading {
     /// Tokens that a hash id stands for.
     pub block_size: Option<u32>,
-    /// Unit of its times, if somebody says so.
-    pub unit: Option<TimeUnit>,
+    /// Unit of its times, and columns of a table.
+    pub form: TraceForm,
     /// What rows of sessions hold.
     pub turns: Turns,
 }
 
 impl Reading {
     /// What the rows of `trace` stand for.
-    pub fn cut(self, trace: &Trace) -> Cut {
+    pub fn cut(&self, trace: &Trace) -> Cut {
         let block_size = self.block_size.or(trace.block_size).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
         Cut { block_size, turns: self.turns }
     }
@@ -60,7 +60,7 @@ pub enum Source {
 impl Source {
     /// What the settings ask for.
     pub fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
-        let TraceConfig { trace_file, trace_block_size, time_unit, turns, seed, .. } = &config.trace;
+        let TraceConfig { trace_file, trace_block_size, time_unit, columns, turns, seed, .. } = &config.trace;
         let refused = |message: &str| Failure::user(layers.explained(message));
         if *trace_block_size == Some(0) {
             return Err(refused(&TraceError::BlockSize.to_string()));
@@ -73,11 +73,15 @@ impl Source {
             .with_hint("a trace says itself when its requests arrive and how long they are")),
             (Some(path), None) => {
                 let turns = turns.unwrap_or_default();
-                let reading = Reading { block_size: *trace_block_size, unit: *time_unit, turns };
+                let columns = columns.as_deref().map(str::parse).transpose();
+                let columns = columns.map_err(|problem| refused(&format!("`columns` {problem}")))?;
+                let form = TraceForm { unit: *time_unit, columns };
+                let reading = Reading { block_size: *trace_block_size, form, turns };
                 Ok(Self::Trace { path: path.clone(), reading })
             }
-            (None, _) if time_unit.is_some() || turns.is_some() => {
-                let key = if time_unit.is_some() { "time_unit" } else { "turns" };
+            (None, _) if time_unit.is_some() || turns.is_some() || columns.is_some() => {
+                let given = [("time_unit", time_unit.is_some()), ("columns", columns.is_some())];
+                let key = given.iter().find(|(_, is_given)| *is_given).map_or("turns", |(key, _)| key);
                 Err(refused(&format!("`{key}` says how a trace is read, but there is none"))
                     .with_hint("name a TRACE"))
             }
@@ -118,7 +122,7 @@ impl Source {
         let refused = |message: &str| Failure::user(layers.explained(message));
         match self {
             Self::Trace { path, reading } => {
-                let trace = read_trace(path, reading.unit)?;
+                let trace = read_trace(path, &reading.form)?;
                 let cut = reading.cut(&trace);
                 trace.into_workload(cut, load).map_err(|error| unusable_trace(path, &error))
             }
@@ -138,8 +142,8 @@ const TRACE_OR_SYNTHETIC: &str =
     "name a TRACE, or describe a workload with --input-tokens, --output-tokens and --request-count";
 
 /// Reads a trace.
-pub fn read_trace(path: &Path, unit: Option<TimeUnit>) -> Result<Trace, Failure> {
-    servecast_workload::read_trace(files::open(path)?, unit).map_err(|error| {
+pub fn read_trace(path: &Path, form: &TraceForm) -> Result<Trace, Failure> {
+    servecast_workload::read_trace(files::open(path)?, form).map_err(|error| {
         // What is no text is named by the reader.
         let format = if matches!(error, TraceError::NotText { .. }) { None } else { files::format_of(path) };
         let Some((format, instead)) = format.and_then(|format| Some((format, format.instead_of_a_trace()?)))
@@ -153,7 +157,12 @@ pub fn read_trace(path: &Path, unit: Option<TimeUnit>) -> Result<Trace, Failure>
 }
 
 /// The workload of a trace.
-pub fn trace_workload(path: &Path, trace: &Trace, reading: Reading, load: Load) -> Result<Workload, Failure> {
+pub fn trace_workload(
+    path: &Path,
+    trace: &Trace,
+    reading: &Reading,
+    load: Load,
+) -> Result<Workload, Failure> {
     trace.workload(reading.cut(trace), load).map_err(|error| unusable_trace(path, &error))
 }
 
@@ -169,6 +178,10 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
         TraceError::BlockCount { .. } => {
             failure.with_hint("--trace-block-size says how many tokens a hash id stands for")
         }
+        TraceError::NoColumn { .. } | TraceError::NotJson { line: 1, column: 1, .. } => failure.with_hint(
+            "--columns time=NAME,input=NAME,output=NAME says which columns of a table have the times, prompt tokens and \
+             output tokens of requests",
+        ),
         TraceError::NoTimestamp { .. } => {
             failure.with_hint("--replay-concurrency N replays sessions in a closed loop, without timestamps")
         }

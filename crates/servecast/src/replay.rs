@@ -194,9 +194,9 @@ fn workload(replay: &Replay, plan: &Plan) -> Result<Workload, Refusal> {
     let workload = match (&replay.trace, &plan.source) {
         (Some(text), Source::Trace { reading, .. }) => {
             let path = Path::new(TRACE);
-            read_trace(text.as_slice(), reading.unit)
+            read_trace(text.as_slice(), &reading.form)
                 .map_err(|error| unusable_trace(path, &error))
-                .and_then(|trace| trace_workload(path, &trace, *reading, plan.load))
+                .and_then(|trace| trace_workload(path, &trace, reading, plan.load))
         }
         _ => plan.source.load(plan.load, plan.block_size, &plan.layers),
     };

@@ -68,6 +68,7 @@ fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> T
         trace_block_size,
         // Without a unit it is recognised again.
         time_unit: given.time_unit,
+        columns: given.columns.clone(),
         turns: is_trace.then(|| given.turns.unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,

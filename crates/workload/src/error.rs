@@ -31,6 +31,14 @@ pub enum TraceError {
         /// The first such byte, from 1.
         byte: usize,
     },
+    /// A table has no column of that name.
+    #[error("line 1: there is no column `{column}`: the table has {found}")]
+    NoColumn {
+        /// The column that is needed.
+        column: String,
+        /// Those that there are.
+        found: String,
+    },
     /// The line is no JSON.
     #[error("line {line}, column {column}: not valid JSON: {problem}")]
     NotJson {
@@ -196,7 +204,7 @@ pub enum TraceError {
         ratio: f64,
     },
     /// There is no row at all.
-    #[error("the trace has no rows: every request is a line with one JSON object")]
+    #[error("the trace has no rows: every request is a line with one JSON object, or a line of a table")]
     NoRows,
     /// An id of a trace cannot stand for no tokens.
     #[error("`trace_block_size` is 0, but every hash id must stand for at least 1 token")]

@@ -103,6 +103,7 @@ impl<'a> Object<'a> {
                     expected: "a list with an id for every block of the prompt",
                 })?
                 .hash_ids()?,
+            shares_nothing: false,
             output_ids: self.ids(line, OUTPUT_HASH_IDS)?,
             priority: self.field(line, PRIORITY).map_or(Ok(0), |field| field.priority())?,
         })
@@ -156,6 +157,7 @@ impl<'a> Object<'a> {
                 .tokens(MAX_OUTPUT_TOKENS)?,
             input_length: Some(hash_ids.len() as u64),
             hash_ids,
+            shares_nothing: false,
             output_ids: self.ids(line, OUTPUT_TOK_IDS)?,
             session_id: self.field(line, SESSION_ID).map(|field| field.string()).transpose()?,
             delay_ms: self.delay(line, unit)?,

@@ -1,5 +1,7 @@
 //! Files of known tools, by how they begin: so that one given in the wrong place is called what it is.
 
+use crate::TimeUnit;
+
 /// Bytes from the start of a file that tell what it is.
 pub const TELLING_BYTES: usize = 1 << 16;
 
@@ -65,13 +67,7 @@ pub fn known_format(start: &[u8]) -> Option<KnownFormat> {
             .find(|(keys, ..)| keys.iter().all(|key| has(text, key)))
             .map(|(_, name, kind)| (name, kind))
     } else {
-        let columns: Vec<&str> = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .split(',')
-            .map(|name| name.trim().trim_matches('"'))
-            .collect();
+        let columns = columns(text);
         let known = TABLES.iter().find(|(names, ..)| names.iter().all(|name| columns.contains(name)));
         known.map(|(_, name, kind)| (name, kind))
     };
@@ -147,18 +143,48 @@ const JSON: &[(&[&str], &str, FormatKind)] = &[
 
 /// Columns that a table has, the first match counting, and what it is.
 const TABLES: &[(&[&str], &str, FormatKind)] = &[
-    (&["ContextTokens", "GeneratedTokens"], "an Azure LLM inference trace (CSV)", FormatKind::Requests),
-    (&["Request tokens", "Response tokens"], "a BurstGPT trace (CSV)", FormatKind::Requests),
-    (&["arrived_at", "num_prefill_tokens"], "a trace of Vidur (CSV)", FormatKind::Requests),
-    (&["arrived_at", "prefill_tokens"], "a trace of BLIS (CSV)", FormatKind::Requests),
+    (&["ContextTokens", "GeneratedTokens"], "an Azure LLM inference trace (CSV)", FormatKind::Trace),
+    (&["Request tokens", "Response tokens"], "a BurstGPT trace (CSV)", FormatKind::Trace),
+    (&["arrived_at", "num_prefill_tokens"], "a trace of Vidur (CSV)", FormatKind::Trace),
+    (&["arrived_at", "prefill_tokens"], "a trace of BLIS (CSV)", FormatKind::Trace),
     (&["client_id", "prefix_group"], "a trace of BLIS (CSV)", FormatKind::Requests),
-    (&["request_id", "timestamp", "input_tokens"], "a trace of ServeGen (CSV)", FormatKind::Requests),
+    (&["request_id", "timestamp", "input_tokens"], "a trace of ServeGen (CSV)", FormatKind::Trace),
     (
         &["arrival_ms", "ttft_ms", "e2e_latency_ms"],
         "requests of a replay (--export csv)",
         FormatKind::Measured,
     ),
 ];
+
+/// A table of a known tool with a row a request, which has lengths and no content.
+pub(crate) struct LengthsTable {
+    /// When a request came, tokens of its prompt, tokens of its output.
+    pub(crate) columns: [&'static str; 3],
+    /// Unit of times that are numbers.
+    pub(crate) unit: TimeUnit,
+}
+
+/// Such tables, as their tools describe them; times are numbers of seconds, or dates.
+const LENGTHS_TABLES: &[[&str; 3]] = &[
+    ["TIMESTAMP", "ContextTokens", "GeneratedTokens"],
+    ["Timestamp", "Request tokens", "Response tokens"],
+    ["arrived_at", "num_prefill_tokens", "num_decode_tokens"],
+    ["arrived_at", "prefill_tokens", "decode_tokens"],
+    ["timestamp", "input_tokens", "output_tokens"],
+];
+
+/// The table whose header this is.
+pub(crate) fn lengths_table(header: &str) -> Option<LengthsTable> {
+    let names = columns(header);
+    let columns = LENGTHS_TABLES.iter().find(|wanted| wanted.iter().all(|name| names.contains(name)))?;
+    Some(LengthsTable { columns: *columns, unit: TimeUnit::S })
+}
+
+/// The names in the header of a table.
+fn columns(text: &str) -> Vec<&str> {
+    let header = text.lines().next().unwrap_or_default();
+    header.split(',').map(|name| name.trim().trim_matches('"')).collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -206,17 +232,17 @@ mod tests {
         check(
             "TIMESTAMP,ContextTokens,GeneratedTokens\n",
             "an Azure LLM inference trace (CSV)",
-            FormatKind::Requests,
+            FormatKind::Trace,
         );
         check(
             "\u{feff}Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\r\n5,GPT,1,2,3,API\r\n",
             "a BurstGPT trace (CSV)",
-            FormatKind::Requests,
+            FormatKind::Trace,
         );
         check(
             "arrived_at,num_prefill_tokens,num_decode_tokens\n",
             "a trace of Vidur (CSV)",
-            FormatKind::Requests,
+            FormatKind::Trace,
         );
         assert_eq!(known_format(b"hello"), None);
         assert_eq!(known_format(b""), None);

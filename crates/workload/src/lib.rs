@@ -1,7 +1,7 @@
 //! Where requests come from: trace files, generators, and the sessions that both turn into.
 //!
 //! ```text
-//!  JSON Lines ── read_mooncake ──┐
+//!  JSON Lines, tables ─ read_trace┐
 //!  SyntheticSpec ── generate ────┼── [TraceRow] ── Workload::from_rows ── Workload ── stats
 //!  a seed ── sample_chat_sessions┘        └── write_mooncake ── JSON Lines
 //! ```
@@ -18,6 +18,7 @@ mod error;
 mod fields;
 mod fingerprint;
 mod formats;
+mod lengths;
 mod notes;
 mod order;
 mod random;
@@ -32,8 +33,9 @@ mod workload;
 pub use bench::bench_arrivals_ms;
 pub use error::{SyntheticError, TraceError};
 pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, known_format};
+pub use lengths::Columns;
 pub use notes::{Noted, TraceNotes};
-pub use reader::{Trace, read_mooncake, read_trace};
+pub use reader::{Trace, TraceForm, read_mooncake, read_trace};
 pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_mooncake};
 pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};
 pub use stats::{LengthStats, TraceStats, stats};

@@ -22,6 +22,10 @@ pub struct TraceNotes {
     pub unordered_turns: Noted,
     /// Turns whose prompt has nothing in common with that of the turn before.
     pub unrelated_turns: Noted,
+    /// Rows of which nothing is known but their lengths.
+    pub without_content: u64,
+    /// Rows with 0 tokens of prompt or output, which are left out.
+    pub without_tokens: Noted,
     /// What the file was found to be, where nobody said so.
     pub recognised: Option<Recognised>,
     /// Requests per second, if that is so odd that the times may have another unit.
@@ -64,7 +68,15 @@ impl TraceNotes {
         add(self.ignored_keys, format!("keys that are ignored: {names}"));
         add(self.surplus_hash_ids, "more `hash_ids` than the prompt needs".into());
         add(self.inferred_input_length, "no `input_length`: as many tokens as `hash_ids` cover".into());
+        add(
+            self.without_content,
+            "lengths only: no prompt shares anything with another, so that caches hit nothing".into(),
+        );
         let noted = [
+            (
+                self.without_tokens,
+                "0 tokens of prompt or output, as requests that failed have: they are left out",
+            ),
             (
                 self.other_output_ids,
                 "ids of generated tokens for another length than that of the output: what has no id is never hit, \
@@ -95,6 +107,8 @@ impl TraceNotes {
             ("ignored_keys", self.ignored_keys),
             ("surplus_hash_ids", self.surplus_hash_ids),
             ("inferred_input_length", self.inferred_input_length),
+            ("without_content", self.without_content),
+            ("without_tokens", self.without_tokens.rows),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),
             ("unrelated_turns", self.unrelated_turns.rows),

@@ -7,6 +7,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::fields::{self, Object};
+use crate::lengths::{self, Columns};
 use crate::{Cut, Load, Recognised, TimeUnit, TraceError, TraceNotes, TraceRow, Workload};
 
 /// A trace as it stands in its file.
@@ -45,12 +46,21 @@ impl Trace {
 
 /// The reader's notes beside those of the workload.
 fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload {
-    let TraceNotes { ignored_keys, ignored_key_names, recognised, odd_rate, overruled_unit, .. } = notes;
+    let TraceNotes {
+        ignored_keys,
+        ignored_key_names,
+        without_tokens,
+        recognised,
+        odd_rate,
+        overruled_unit,
+        ..
+    } = notes;
     let of_rows = workload.notes;
     let is_open = matches!(load, Load::Open { .. });
     workload.notes = TraceNotes {
         ignored_keys,
         ignored_key_names,
+        without_tokens,
         recognised,
         odd_rate: odd_rate.filter(|_| is_open),
         overruled_unit,
@@ -64,10 +74,26 @@ fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload
 /// # Errors
 /// As there.
 pub fn read_mooncake(reader: impl BufRead) -> Result<Trace, TraceError> {
-    read_trace(reader, None)
+    read_trace(reader, &TraceForm::default())
 }
 
-/// Reads a trace: JSON Lines with one request per line.
+/// What somebody says of the form of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TraceForm {
+    /// Unit of its times.
+    pub unit: Option<TimeUnit>,
+    /// It is a table, with these columns.
+    pub columns: Option<Columns>,
+}
+
+impl From<TimeUnit> for TraceForm {
+    fn from(unit: TimeUnit) -> Self {
+        Self { unit: Some(unit), columns: None }
+    }
+}
+
+/// Reads a trace: JSON Lines with one request per line, or a table with a header that has the `columns` of `form` or
+/// those of a known tool (Azure, BurstGPT, Vidur, BLIS, ServeGen).
 ///
 /// Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
 /// `output_tokens`), `hash_ids`, `output_hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that
@@ -75,15 +101,15 @@ pub fn read_mooncake(reader: impl BufRead) -> Result<Trace, TraceError> {
 /// `input_tok_ids` and `output_tok_ids`; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
 /// the start are skipped; unknown keys are counted unless they look like a slip of the pen.
 ///
-/// `unit` is that of timestamps and of `delay`. Without it they are milliseconds (`arrival_time_ns` nanoseconds), but
+/// The unit is that of timestamps and of `delay`. Without one they are milliseconds (`arrival_time_ns` nanoseconds), but
 /// for timestamps that are dates, are seconds, microseconds or nanoseconds since 1970 by their size, or stand in rows
 /// of the Bailian traces: the notes say so.
 ///
 /// # Errors
 /// At the first line that cannot be read or holds something else, and when there is no row at all.
-pub fn read_trace(mut reader: impl BufRead, unit: Option<TimeUnit>) -> Result<Trace, TraceError> {
+pub fn read_trace(mut reader: impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let mut trace = Trace::default();
-    let mut seen = Seen { unit, ..Seen::default() };
+    let mut seen = Seen { unit: form.unit, ..Seen::default() };
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
@@ -98,6 +124,13 @@ pub fn read_trace(mut reader: impl BufRead, unit: Option<TimeUnit>) -> Result<Tr
         let text = str::from_utf8(text)
             .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
             .trim_ascii_end();
+        if line == 1
+            && let Some((columns, unit)) = table(text, form)
+        {
+            seen.unit = form.unit.or(unit);
+            lengths::read(text, &mut reader, &columns, seen.unit, &mut trace, &mut seen)?;
+            break;
+        }
         if !text.trim_ascii_start().is_empty() {
             read_row(text, line, &mut trace, &mut seen)?;
         }
@@ -109,13 +142,21 @@ pub fn read_trace(mut reader: impl BufRead, unit: Option<TimeUnit>) -> Result<Tr
     Ok(trace)
 }
 
+/// The columns of a table whose first line this is, and the unit of its times if it is that of a known tool.
+fn table(header: &str, form: &TraceForm) -> Option<(Columns, Option<TimeUnit>)> {
+    match &form.columns {
+        Some(columns) => Some((columns.clone(), None)),
+        None => lengths::known_columns(header).map(|(columns, unit)| (columns, Some(unit))),
+    }
+}
+
 /// What the rows of a trace say about its times.
 #[derive(Debug, Default)]
-struct Seen {
-    /// The unit that somebody gave.
+pub(crate) struct Seen {
+    /// The unit that somebody gave, or that of a known form.
     unit: Option<TimeUnit>,
     /// Whether timestamps are dates.
-    dated: Option<bool>,
+    pub(crate) dated: Option<bool>,
     /// Rows of the Bailian traces.
     chats: usize,
 }

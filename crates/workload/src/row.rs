@@ -34,6 +34,9 @@ pub struct TraceRow {
     pub output_length: u64,
     /// Content of the prompt, one id per trace block; equal ids are equal content.
     pub hash_ids: Vec<u64>,
+    /// Whether its prompt has nothing in common with any other: a table of lengths says nothing of content. There are
+    /// no `hash_ids` then.
+    pub shares_nothing: bool,
     /// Content of the output from its first token on, one id per trace block; empty if nobody says.
     pub output_ids: Vec<u64>,
     /// Scheduling priority, 0 unless the trace says otherwise.

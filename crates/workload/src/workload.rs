@@ -178,7 +178,7 @@ impl Plan {
         let mut notes = TraceNotes::default();
         let order = TurnOrder::of(rows, &mut notes);
         let clock = Clock::new(load, rows, &order)?;
-        let blocks = Blocks { size: block_size, interner: Interner::new() };
+        let blocks = Blocks { size: block_size, interner: Interner::new(), own: 0 };
         Ok(Self { order, turns, clock, blocks, notes })
     }
 
@@ -287,10 +287,19 @@ fn session_in_words(row: &TraceRow) -> String {
 struct Blocks {
     size: u32,
     interner: Interner,
+    /// Blocks of prompts that share nothing, so far. A trace has such rows, or rows with ids.
+    own: u64,
 }
 
 impl Blocks {
     fn prompt(&mut self, row: &TraceRow, notes: &mut TraceNotes) -> Result<Prompt, TraceError> {
+        if let (true, Some(tokens)) = (row.shares_nothing, row.input_length) {
+            let first = self.own;
+            self.own += tokens.div_ceil(u64::from(self.size));
+            let ids = (first..self.own).map(|id| self.interner.intern(id));
+            notes.without_content += 1;
+            return Ok(Prompt::from_blocks(ids, self.size, tokens as u32));
+        }
         let covered = row.hash_ids.len() as u64 * u64::from(self.size);
         let tokens = row.input_length.unwrap_or(covered);
         let needed = tokens.div_ceil(u64::from(self.size));
@@ -513,7 +522,11 @@ mod tests {
 
     #[test]
     fn no_rows_and_no_block_size_are_refused() {
-        check(&[], OPEN, "the trace has no rows: every request is a line with one JSON object");
+        check(
+            &[],
+            OPEN,
+            "the trace has no rows: every request is a line with one JSON object, or a line of a table",
+        );
         let error = Workload::from_rows(&[row(1, "", 0.0)], 0, OPEN).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use crate::sandbox::{Sandbox, TRACE};
 
-/// Files that are no traces: name, content, and what they are.
-const FILES: &[(&str, &str, &str)] = &[
+/// Tables of requests, which can be replayed.
+const TABLES: &[(&str, &str, &str)] = &[
     (
         "azure.csv",
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n",
@@ -18,6 +18,10 @@ const FILES: &[(&str, &str, &str)] = &[
         "a BurstGPT trace (CSV)",
     ),
     ("vidur.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,374,44\n", "a trace of Vidur (CSV)"),
+];
+
+/// Files that are no traces: name, content, and what they are.
+const FILES: &[(&str, &str, &str)] = &[
     (
         "sharegpt.json",
         r#"[{"id": "c1", "conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]}]"#,
@@ -73,9 +77,9 @@ fn what_is_no_trace_is_called_what_it_is() {
         }
     }
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(FILES[0].1.as_bytes()).unwrap();
-    sandbox.write("azure.csv.gz", packed.finish().unwrap());
-    sandbox.run(&["replay", "azure.csv.gz"]).is_refused(&["holds an Azure LLM inference trace (CSV)"]);
+    packed.write_all(FILES[1].1.as_bytes()).unwrap();
+    sandbox.write("weka.jsonl.gz", packed.finish().unwrap());
+    sandbox.run(&["replay", "weka.jsonl.gz"]).is_refused(&["holds WEKA agentic traces"]);
     sandbox.write("a.parquet", b"PAR1\x15\x04");
     sandbox.run(&["replay", "a.parquet"]).is_refused(&["a Parquet file"]);
 }
@@ -126,7 +130,7 @@ fn what_is_no_report_is_called_what_it_is() {
         sandbox.run(&["compare", "r.json", file]).is_refused(words);
         sandbox.run(&["compare", file, "r.json"]).is_refused(words);
     }
-    for (file, content, name) in FILES {
+    for (file, content, name) in FILES.iter().chain(TABLES) {
         sandbox.write(file, content);
         sandbox
             .run(&["compare", "r.json", file])
@@ -138,10 +142,40 @@ fn what_is_no_report_is_called_what_it_is() {
 fn what_has_no_times_is_called_what_it_is() {
     let sandbox = Sandbox::new();
     for (file, content, name) in
-        [FILES[0], FILES[1], FILES[3], ("t.jsonl", TRACE, "a trace in Mooncake JSON Lines")]
+        [TABLES[0], TABLES[1], FILES[0], ("t.jsonl", TRACE, "a trace in Mooncake JSON Lines")]
     {
         sandbox.write(file, content);
         let words = format!("{file}: the file holds {name}, which has no times of single requests");
         sandbox.run(&["calibrate", file]).is_refused(&[&words, "`servecast calibrate --help`"]);
     }
+}
+
+#[test]
+fn tables_of_times_and_lengths_are_replayed() {
+    let sandbox = Sandbox::new();
+    for (file, content, _) in TABLES {
+        sandbox.write(file, content);
+        let outcome = sandbox.run(&["replay", file, "--format", "json", "--check"]);
+        assert!(outcome.stderr.contains("1 row has lengths only"), "{}", outcome.stderr);
+        assert!(outcome.success().contains("\"completed_requests\": 1"), "{file}");
+        sandbox.run(&["trace", "stats", file]).success();
+    }
+    sandbox.write("mine.csv", "when,prompt,answer\n0,100,5\n2,200,6\n");
+    let columns = "time=when,input=prompt,output=answer";
+    let told =
+        sandbox.run(&["replay", "mine.csv", "--format", "json", "--time-unit", "s", "--columns", columns]);
+    assert!(told.success().contains("\"total_input_tokens\": 300"));
+    sandbox
+        .write("c.toml", format!("trace_file = \"mine.csv\"\ntime_unit = \"s\"\ncolumns = \"{columns}\"\n"));
+    sandbox.run(&["replay", "--config", "c.toml"]).success();
+    sandbox.run(&["replay", "mine.csv"]).is_refused(&["mine.csv: line 1", "--columns time=NAME"]);
+    sandbox.run(&["replay", "mine.csv", "--columns", "time=when,input=tokens,output=answer"]).is_refused(&[
+        "mine.csv: line 1: there is no column `tokens`: the table has `when`, `prompt`, `answer`",
+    ]);
+    sandbox
+        .run(&["replay", "mine.csv", "--columns", "time=when"])
+        .is_refused(&["`columns` must be time=COLUMN,input=COLUMN,output=COLUMN, but `input` is missing"]);
+    sandbox
+        .run(&["replay", "--columns", columns])
+        .is_refused(&["`columns` says how a trace is read, but there is none"]);
 }

@@ -25,14 +25,11 @@ impl LatencyModel for Tens {
 fn row(line: u64, at_ms: f64, input: u64, output: u64) -> TraceRow {
     TraceRow {
         line,
-        session_id: None,
         timestamp_ms: Some(at_ms),
-        delay_ms: None,
         input_length: Some(input),
         output_length: output,
         hash_ids: (0..input.div_ceil(16)).map(|block| line << 32 | block).collect(),
-        output_ids: Vec::new(),
-        priority: 0,
+        ..TraceRow::default()
     }
 }
 

@@ -161,6 +161,7 @@ pub(crate) fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Ve
                 hash_ids: (0..blocks).map(|block| family << 32 | block).collect(),
                 output_ids: (blocks..blocks + output_blocks).map(|block| family << 32 | block).collect(),
                 priority,
+                ..TraceRow::default()
             }
         };
         rows.into_iter().enumerate().map(row).collect()

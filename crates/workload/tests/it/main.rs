@@ -1,5 +1,6 @@
 //! What the crate promises to those who use it, one file per behaviour.
 
+mod lengths;
 mod malformed;
 mod properties;
 mod recorded;

@@ -124,9 +124,12 @@ fn rows_with_token_ids_that_make_no_sense_are_refused() {
 /// Traces at a block size of 100, each with the message that refuses it.
 const REFUSED: &[(&str, &str)] = &[
     // The file is none of JSON Lines.
-    ("", "the trace has no rows: every request is a line with one JSON object"),
-    (" \r\n\n", "the trace has no rows: every request is a line with one JSON object"),
-    ("\u{feff}\n", "the trace has no rows: every request is a line with one JSON object"),
+    ("", "the trace has no rows: every request is a line with one JSON object, or a line of a table"),
+    (" \r\n\n", "the trace has no rows: every request is a line with one JSON object, or a line of a table"),
+    (
+        "\u{feff}\n",
+        "the trace has no rows: every request is a line with one JSON object, or a line of a table",
+    ),
     (
         "time to go",
         "line 1, column 1: not valid JSON: found `time to go`, but every line must be one JSON object",
@@ -379,7 +382,10 @@ const RECORDED: &[(&str, Result<&str, &str>)] = &[
         ),
     ),
     ("dup_key.jsonl", Err("line 1: `timestamp` is given twice: keep one of them")),
-    ("empty.jsonl", Err("the trace has no rows: every request is a line with one JSON object")),
+    (
+        "empty.jsonl",
+        Err("the trace has no rows: every request is a line with one JSON object, or a line of a table"),
+    ),
     (
         "empty_hashes.jsonl",
         Err(

@@ -30,6 +30,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             (hash_ids, output_ids),
             priority,
         )| TraceRow {
+            shares_nothing: false,
             line: 0,
             session_id,
             timestamp_ms,
@@ -92,7 +93,7 @@ proptest! {
     fn what_is_written_reads_back_equal(rows in rows()) {
         let mut file = Vec::new();
         write_mooncake(&rows, &mut file).unwrap();
-        prop_assert_eq!(read_trace(file.as_slice(), Some(TimeUnit::Ms)).unwrap().rows, rows);
+        prop_assert_eq!(read_trace(file.as_slice(), &TimeUnit::Ms.into()).unwrap().rows, rows);
     }
 
     #[test]
@@ -146,6 +147,6 @@ proptest! {
         }
         let mut file = Vec::new();
         write_mooncake(&rows, &mut file).unwrap();
-        prop_assert_eq!(read_trace(file.as_slice(), Some(TimeUnit::Ms)).unwrap().rows, rows);
+        prop_assert_eq!(read_trace(file.as_slice(), &TimeUnit::Ms.into()).unwrap().rows, rows);
     }
 }

@@ -1,10 +1,10 @@
 //! What the times of a trace are in.
 
 use servecast_types::Time;
-use servecast_workload::{Load, TimeUnit, TraceError, TurnStart, Workload, read_trace};
+use servecast_workload::{Load, TimeUnit, TraceError, TraceForm, TurnStart, Workload, read_trace};
 
 fn read(text: &str, unit: Option<TimeUnit>) -> Result<Workload, TraceError> {
-    let trace = read_trace(text.as_bytes(), unit)?;
+    let trace = read_trace(text.as_bytes(), &TraceForm { unit, columns: None })?;
     trace.workload(trace.block_size.unwrap_or(100), Load::Open { arrival_speedup_ratio: 1.0 })
 }
 
@@ -89,7 +89,9 @@ fn an_odd_rate_is_noted() {
     check(&["0", "200000", "400000"], None, &[0.0, 2e5, 4e5], &note("a request every 200 seconds"));
     check(&["0", "200000"], None, &[0.0, 2e5], "");
     check(&["0", "0", "0"], None, &[0.0; 3], "");
-    let closed = read_trace(rows(&["0.0", "0.2"]).as_bytes(), None).unwrap().workload(100, Load::Closed);
+    let closed = read_trace(rows(&["0.0", "0.2"]).as_bytes(), &TraceForm::default())
+        .unwrap()
+        .workload(100, Load::Closed);
     assert_eq!(closed.unwrap().notes.sentences(), [""; 0], "no times, no rate");
 }
 
@@ -102,7 +104,7 @@ fn rows_of_chats_are_in_seconds_and_have_16_tokens_to_an_id() {
         )
     };
     let text = row(0.114) + &row(1.114);
-    let trace = read_trace(text.as_bytes(), None).unwrap();
+    let trace = read_trace(text.as_bytes(), &TraceForm::default()).unwrap();
     assert_eq!(trace.block_size, Some(16));
     let note = "rows with `chat_id` and `parent_chat_id` are read with timestamps in seconds and 16 tokens to a hash id, \
                 unless --time-unit and --trace-block-size say otherwise; 2 rows have keys that are ignored: `chat_id`, \

@@ -19,7 +19,7 @@ use servecast_report::{
     ComparedRun, Comparison, Report, SchemaVersion, SummaryOptions, render_comparison, summarize,
 };
 use servecast_types::Time;
-use servecast_workload::{Load, TimeUnit, Trace, Workload};
+use servecast_workload::{Load, Trace, TraceForm, Workload};
 
 use super::{introduce, json, outputs, table_options, tell_of_unused};
 use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
@@ -143,8 +143,8 @@ struct SharedWorkload {
     workload: OnceLock<Workload>,
 }
 
-/// A trace as it was read: its file, and the unit of its times if somebody gave one.
-type ReadTrace = (PathBuf, Option<TimeUnit>);
+/// A trace as it was read: its file, and what somebody says of its form.
+type ReadTrace = (PathBuf, TraceForm);
 
 /// Prepares all runs. Each trace is read once, and cut into blocks once for each way of doing that.
 fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failure> {
@@ -178,14 +178,14 @@ fn prepare(plan: &Plan, traces: &mut Vec<(ReadTrace, Trace)>) -> Result<Option<W
         plan.source.check(plan.block_size, &plan.layers)?;
         return Ok(None);
     };
-    let key = (path.clone(), reading.unit);
+    let key = (path.clone(), reading.form.clone());
     let position = if let Some(position) = traces.iter().position(|(known, _)| *known == key) {
         position
     } else {
-        traces.push((key, read_trace(path, reading.unit)?));
+        traces.push((key, read_trace(path, &reading.form)?));
         traces.len() - 1
     };
-    trace_workload(path, &traces[position].1, *reading, plan.load).map(Some)
+    trace_workload(path, &traces[position].1, reading, plan.load).map(Some)
 }
 
 /// Says what is odd about traces, each once.

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use servecast_workload::{LengthStats, Load, TimeUnit, TraceError, TraceStats, Turns, stats};
+use servecast_workload::{
+    Columns, LengthStats, Load, TimeUnit, TraceError, TraceForm, TraceStats, Turns, stats,
+};
 
 use crate::config::{Format, TIME_UNITS, TURNS, choice};
 use crate::error::Failure;
@@ -17,7 +19,8 @@ const CHART_WIDTH: u64 = 50;
 /// Describe a trace: requests, lengths, rate over time and ideal prefix reuse
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct StatsArgs {
-    /// Trace in Mooncake JSON Lines, plain, gzip or Zstandard; `-` for standard input
+    /// Trace in Mooncake JSON Lines, or a table (CSV) of times and lengths; plain, gzip or Zstandard; `-` for standard
+    /// input
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
     trace_file: PathBuf,
     /// Tokens that one hash id stands for, and that a block has when prefix reuse is counted [default: 512]
@@ -26,6 +29,9 @@ pub(crate) struct StatsArgs {
     /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
     #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
     time_unit: Option<TimeUnit>,
+    /// Columns of a table of requests, as `time=arrived,input=prompt_tokens,output=completion_tokens`
+    #[arg(long, value_name = "time=,input=,output=")]
+    columns: Option<Columns>,
     /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta) [default: whole]
     #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
     turns: Option<Turns>,
@@ -36,13 +42,13 @@ pub(crate) struct StatsArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &StatsArgs) -> Result<(), Failure> {
-    let StatsArgs { trace_file, trace_block_size, time_unit, turns, format } = args;
+    let StatsArgs { trace_file, trace_block_size, time_unit, columns, turns, format } = args;
     if *trace_block_size == Some(0) {
         return Err(Failure::user(TraceError::BlockSize));
     }
-    let trace = read_trace(trace_file, *time_unit)?;
-    let reading =
-        Reading { block_size: *trace_block_size, unit: *time_unit, turns: turns.unwrap_or_default() };
+    let form = TraceForm { unit: *time_unit, columns: columns.clone() };
+    let trace = read_trace(trace_file, &form)?;
+    let reading = Reading { block_size: *trace_block_size, form, turns: turns.unwrap_or_default() };
     let cut = reading.cut(&trace);
     let workload = match trace.workload(cut, Load::Open { arrival_speedup_ratio: 1.0 }) {
         Err(TraceError::NoTimestamp { .. }) => {

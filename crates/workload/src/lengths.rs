@@ -1,0 +1,181 @@
+//! Tables of requests that say when each came and how long it was, and nothing of its content.
+
+use std::io::BufRead;
+use std::str::FromStr;
+
+use csv::{ByteRecord, ReaderBuilder};
+
+use crate::formats::{self, LengthsTable};
+use crate::reader::Seen;
+use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, timestamp_in, tokens_up_to};
+use crate::unit::date_ms;
+use crate::{TimeUnit, Trace, TraceError, TraceRow, fields};
+
+/// Which columns of a table hold what: `time=arrived,input=prompt_tokens,output=completion_tokens`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// When a request came: a number, or a date and time of day.
+    pub time: String,
+    /// Tokens of its prompt.
+    pub input: String,
+    /// Tokens of its output.
+    pub output: String,
+}
+
+impl FromStr for Columns {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "must be time=COLUMN,input=COLUMN,output=COLUMN";
+        let mut given: [(&str, Option<String>); 3] = [("time", None), ("input", None), ("output", None)];
+        for part in text.split(',') {
+            let Some((key, column)) = part.split_once('=').filter(|(_, column)| !column.trim().is_empty())
+            else {
+                return Err(format!("{form}, but `{part}` has no column"));
+            };
+            let Some((_, slot)) = given.iter_mut().find(|(known, _)| *known == key.trim()) else {
+                return Err(format!("{form}, but `{}` is none of them", key.trim()));
+            };
+            if slot.replace(column.trim().to_owned()).is_some() {
+                return Err(format!("{form}, but `{}` is given twice", key.trim()));
+            }
+        }
+        match given.map(|(key, column)| column.ok_or_else(|| format!("{form}, but `{key}` is missing"))) {
+            [time, input, output] => Ok(Self { time: time?, input: input?, output: output? }),
+        }
+    }
+}
+
+impl Columns {
+    fn names(&self) -> [&str; 3] {
+        [&self.time, &self.input, &self.output]
+    }
+}
+
+/// What separates the cells of a table.
+const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
+
+/// The columns of a table whose first line, its header, is that of a trace of a known tool; with the unit of its times.
+pub(crate) fn known_columns(header: &str) -> Option<(Columns, TimeUnit)> {
+    let LengthsTable { columns: [time, input, output], unit } = formats::lengths_table(header)?;
+    let columns = Columns { time: time.to_owned(), input: input.to_owned(), output: output.to_owned() };
+    Some((columns, unit))
+}
+
+/// Reads the rows of a table whose header has been read already. Rows with 0 tokens of prompt or output, requests that
+/// failed, are left out and counted.
+pub(crate) fn read(
+    header: &str,
+    rows: impl BufRead,
+    columns: &Columns,
+    unit: Option<TimeUnit>,
+    trace: &mut Trace,
+    seen: &mut Seen,
+) -> Result<(), TraceError> {
+    let (separator, places) = places(header, columns)?;
+    // Every row ends with a line then.
+    let rows = rows.chain(&b"\n"[..]);
+    let mut reader =
+        ReaderBuilder::new().has_headers(false).flexible(true).delimiter(separator).from_reader(rows);
+    let mut record = ByteRecord::new();
+    loop {
+        let more = reader.read_byte_record(&mut record);
+        // The header was the first line. Blank lines before a row count, and breaks within its cells do.
+        let breaks = record.iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
+        let line = reader.position().line().saturating_sub(breaks).max(2);
+        if !more.map_err(|error| unreadable(error, line))? {
+            return Ok(());
+        }
+        let row = Row { line, record: &record, columns, places };
+        let (input, output) = (row.tokens(1, MAX_INPUT_TOKENS)?, row.tokens(2, MAX_OUTPUT_TOKENS)?);
+        let (timestamp_ms, dated) = row.time(unit)?;
+        if *seen.dated.get_or_insert(dated) != dated {
+            return Err(TraceError::MixedTimes { line });
+        }
+        if input == 0 || output == 0 {
+            trace.notes.without_tokens.add(line);
+            continue;
+        }
+        trace.rows.push(TraceRow {
+            line,
+            timestamp_ms: Some(timestamp_ms),
+            input_length: Some(input),
+            output_length: output,
+            shares_nothing: true,
+            ..TraceRow::default()
+        });
+    }
+}
+
+/// Where columns are in a table, and what separates its cells.
+fn places(header: &str, columns: &Columns) -> Result<(u8, [usize; 3]), TraceError> {
+    let cells = |separator: u8| -> Vec<String> {
+        let mut reader =
+            ReaderBuilder::new().has_headers(false).delimiter(separator).from_reader(header.as_bytes());
+        let first = reader.records().next().and_then(Result::ok).unwrap_or_default();
+        first.iter().map(|cell| cell.trim().to_owned()).collect()
+    };
+    for separator in SEPARATORS {
+        let cells = cells(separator);
+        let place = |name: &str| cells.iter().position(|cell| cell == name);
+        if let [Some(time), Some(input), Some(output)] = columns.names().map(place) {
+            return Ok((separator, [time, input, output]));
+        }
+    }
+    let most = SEPARATORS.map(cells).into_iter().max_by_key(Vec::len).unwrap_or_default();
+    let missing = columns.names().into_iter().find(|name| !most.iter().any(|cell| cell == name));
+    let found = most.iter().map(|cell| format!("`{}`", fields::shown(cell))).collect::<Vec<_>>().join(", ");
+    Err(TraceError::NoColumn { column: missing.unwrap_or(&columns.time).to_owned(), found })
+}
+
+fn unreadable(error: csv::Error, line: u64) -> TraceError {
+    let source = match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => std::io::Error::other(format!("{other:?}")),
+    };
+    TraceError::Read { line, source }
+}
+
+/// A row of a table.
+struct Row<'a> {
+    line: u64,
+    record: &'a ByteRecord,
+    columns: &'a Columns,
+    places: [usize; 3],
+}
+
+impl Row<'_> {
+    fn cell(&self, which: usize) -> &str {
+        let bytes = self.record.get(self.places[which]).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or("\u{fffd}").trim()
+    }
+
+    fn wrong(&self, which: usize, expected: String) -> TraceError {
+        let cell = self.cell(which);
+        let found = if cell.is_empty() { "empty".to_owned() } else { format!("\"{}\"", fields::shown(cell)) };
+        TraceError::Value { line: self.line, field: self.columns.names()[which].to_owned(), found, expected }
+    }
+
+    /// A number of tokens; programs that know of no whole numbers write `44.0`.
+    fn tokens(&self, which: usize, most: u64) -> Result<u64, TraceError> {
+        let cell = self.cell(which);
+        let whole = cell.parse::<u64>().ok().or_else(|| {
+            let number = cell.parse::<f64>().ok()?;
+            (number.fract() == 0.0 && (0.0..=1e15).contains(&number)).then_some(number as u64)
+        });
+        whole.filter(|tokens| *tokens <= most).ok_or_else(|| self.wrong(which, tokens_up_to(most)))
+    }
+
+    /// Milliseconds, and whether they come from a date.
+    fn time(&self, unit: Option<TimeUnit>) -> Result<(f64, bool), TraceError> {
+        let cell = self.cell(0);
+        let number = cell.parse::<f64>().ok().filter(|number| number.is_finite());
+        match number {
+            Some(number) => Ok((unit.map_or(number, |unit| unit.to_ms(number)), false)),
+            None => date_ms(cell).map(|ms| (ms, true)).ok_or_else(|| {
+                let number = timestamp_in(unit.unwrap_or(TimeUnit::Ms));
+                self.wrong(0, format!("{number}, or a date and time such as 2026-01-31 12:00:00.5"))
+            }),
+        }
+    }
+}

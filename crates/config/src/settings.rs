@@ -32,7 +32,7 @@ use servecast_router::KvRouterConfig;
 use servecast_workload::{ArrivalProcess, LengthDistribution, TimeUnit, Turns};
 
 pub use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
-pub use layers::{Layers, Origin, explained};
+pub use layers::{EXAMPLE, Layers, Origin, explained};
 pub use not_yet::refuse_value;
 pub use router::{RouterFlags, RouterGiven, add_router};
 pub use schema::{config_schema, with_defaults};
@@ -92,7 +92,8 @@ pub struct TraceConfig {
     /// Trace in Mooncake JSON Lines, or a table (CSV) of times and lengths; plain, gzip or Zstandard; `-` for standard
     /// input
     ///
-    /// Without a trace and without the options of a synthetic workload, a built-in sample is replayed.
+    /// Without a trace and without the options of a synthetic workload, a built-in sample is replayed: on Llama-3.1-8B,
+    /// one H100-SXM and vLLM 0.33, if nothing is said of model, GPU or engine.
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
     pub trace_file: Option<PathBuf>,
     /// Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default

@@ -53,7 +53,8 @@ pub struct Plan {
 
 impl Plan {
     /// The run that the settings describe.
-    pub fn new(layers: Layers) -> Result<Self, Failure> {
+    pub fn new(mut layers: Layers) -> Result<Self, Failure> {
+        layers.add_example()?;
         let config = layers.parse()?;
         let sla = limits(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;

@@ -16,7 +16,7 @@ use servecast_report::{
 use servecast_types::{Time, WorkerId};
 use servecast_workload::Workload;
 
-use crate::config::{Format, Layers, ReplayConfig, RouterFlags, RouterGiven, add_router};
+use crate::config::{EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven, add_router};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
@@ -151,8 +151,12 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
 fn introduce(plan: &Plan) {
     let Plan { source, config, mode, .. } = plan;
     if let Source::Sample { seed } = source {
+        let is_example = plan.layers.origin("model") == Some(&Origin::Example);
+        let [(_, model), (_, gpu), (_, preset)] = EXAMPLE;
+        let deployment = format!(", on {model}, {gpu} and {preset}");
         note(&format!(
-            "note: no trace is given, so this replays a built-in sample: a minute of chat sessions (seed {seed})"
+            "note: no trace is given, so this replays a built-in sample: a minute of chat sessions (seed {seed}){}",
+            if is_example { &deployment } else { "" }
         ));
         note(
             "      try `servecast replay TRACE`, `servecast replay --workers 2`, or `servecast replay --help`",

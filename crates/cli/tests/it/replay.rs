@@ -134,10 +134,30 @@ fn without_anything_there_is_a_sample() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.run(&["replay"]);
     assert!(outcome.stderr.contains("built-in sample") && outcome.stderr.contains("servecast replay TRACE"));
+    assert!(outcome.stderr.contains(", on meta-llama/Llama-3.1-8B, H100-SXM and vllm-0.33"));
     assert!(outcome.success().contains("Request Count"));
     let outcome = sandbox.run(&["replay", "--quiet", "--prefill-workers", "2", "--decode-workers", "1"]);
     assert_eq!(outcome.stderr, "");
     assert!(outcome.success().contains("Utilization, decode"));
+}
+
+#[test]
+fn without_load_and_deployment_an_example_runs_and_with_either_it_does_not() {
+    let sandbox = Sandbox::new();
+    let source = |arguments: &[&str]| sandbox.report(arguments)["latency_source"].clone();
+    let example = "measured operators of meta-llama/Llama-3.1-8B (bf16) on 1 H100-SXM with vllm";
+    for arguments in [&[][..], &["--workers", "2", "--router-mode", "kv_router"], &["--max-num-seqs", "8"]] {
+        assert_eq!(source(arguments), example, "{arguments:?}");
+    }
+    let synthetic = ["--input-tokens", "10", "--output-tokens", "2", "--request-count", "3"];
+    for arguments in [&["t.jsonl"][..], &synthetic, &["--engine", "sglang"], &["--engine-args", "{}"]] {
+        let found = source(arguments);
+        assert!(
+            found.as_str().unwrap().starts_with("polynomial, of no particular GPU"),
+            "{arguments:?}: {found}"
+        );
+    }
+    assert!(source(&["--model", "Qwen/Qwen3-32B", "--gpu", "H200"]).as_str().unwrap().contains("Qwen3-32B"));
 }
 
 #[test]

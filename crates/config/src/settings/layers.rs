@@ -13,7 +13,7 @@ use servecast_engine::lay_over;
 use super::keys::{PREFIX, keys_of, known_key, variable_key};
 use super::toml_file::toml_object;
 use super::value::{boolean, json_object, settings};
-use super::{OutputConfig, ReplayConfig, SeveralConfig, not_yet, router};
+use super::{OutputConfig, ReplayConfig, SeveralConfig, SyntheticConfig, not_yet, router};
 use crate::error::Failure;
 use crate::files;
 use crate::latency::Models;
@@ -25,6 +25,23 @@ const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVE
 pub(super) const NESTED: [&str; 5] =
     ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config", "host"];
 
+/// The deployment of the first command of a newcomer.
+pub const EXAMPLE: [(&str, &str); 3] =
+    [("model", "meta-llama/Llama-3.1-8B"), ("gpu", "H100-SXM"), ("engine_preset", "vllm-0.33")];
+
+/// Whoever gives one of these has a load or a deployment in mind.
+const SAYS_WHAT_RUNS: [&str; 9] = [
+    "trace_file",
+    "model",
+    "gpu",
+    "latency",
+    "engine",
+    "engine_preset",
+    "engine_args",
+    "prefill_engine_args",
+    "decode_engine_args",
+];
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -34,6 +51,8 @@ pub enum Origin {
     Variable(String),
     /// A flag or an argument.
     Flag(String),
+    /// Nobody: there is neither a load nor a deployment, so that an example is run.
+    Example,
 }
 
 impl Origin {
@@ -52,6 +71,7 @@ impl fmt::Display for Origin {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+            Self::Example => f.write_str("the example that runs without a trace"),
         }
     }
 }
@@ -162,6 +182,21 @@ impl Layers {
         lay_over(&mut self.values, Map::from_iter([(key.to_owned(), value)]));
         self.origins.insert(key.to_owned(), origin.clone());
         Ok(())
+    }
+
+    /// Adds a deployment to look at, if neither load nor deployment is given; returns whether that is so.
+    ///
+    /// With a load of one's own and no model, iteration times stay those of no GPU at all, which a note says.
+    pub fn add_example(&mut self) -> Result<bool, Failure> {
+        let is_given = |key: &String| self.values.contains_key(key);
+        let load = keys_of::<SyntheticConfig>();
+        if SAYS_WHAT_RUNS.iter().any(|key| self.values.contains_key(*key)) || load.iter().any(is_given) {
+            return Ok(false);
+        }
+        for (key, value) in EXAMPLE {
+            self.add(key, value.into(), &Origin::Example)?;
+        }
+        Ok(true)
     }
 
     /// Takes a value away, as if it had not been given.

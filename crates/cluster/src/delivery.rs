@@ -7,20 +7,18 @@ use servecast_types::Time;
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery {
     host: Host,
-    /// When the last pass ended, and when its tokens were with clients.
-    end: Time,
+    /// When the tokens of the last pass were with clients.
     last: Time,
 }
 
 impl Delivery {
     /// Of a worker that has delivered nothing yet.
     pub fn new(host: Host) -> Self {
-        Self { host, end: Time::ZERO, last: Time::ZERO }
+        Self { host, last: Time::ZERO }
     }
 
     /// When the tokens of the worker's next pass are with clients, which ended at `end` with so many requests.
     pub fn pass(&mut self, end: Time, requests: u64) -> Time {
-        self.end = end;
         self.last = self.last.max(end + self.host.delivery(requests));
         self.last
     }
@@ -33,11 +31,6 @@ impl Delivery {
     /// When the tokens of the last pass were with clients.
     pub(crate) fn last(&self) -> Time {
         self.last
-    }
-
-    /// When the last pass ended.
-    pub(crate) fn last_end(&self) -> Time {
-        self.end
     }
 }
 

@@ -1,7 +1,7 @@
 //! Turns what engines do into the records of requests and pools.
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Decodes, Iteration, Transfer};
+use servecast_engine::{Decodes, Iteration, LastIteration, Transfer};
 use servecast_latency::Host;
 use servecast_types::{Duration, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
@@ -216,13 +216,15 @@ impl Recorder {
         }
     }
 
-    /// A request has `output_tokens` tokens by now, the last one since `last_token`; the gaps between them are counted.
+    /// A request has `output_tokens` tokens by now, the last one since `last_token`, when the iteration `with` it ended;
+    /// the gaps between them are counted.
     pub(crate) fn caught_up(
         &mut self,
         id: RequestId,
         last_stage: bool,
         output_tokens: u32,
         last_token: Time,
+        with: LastIteration,
     ) {
         let stage = self.stage(id);
         stage.last_token = Some(last_token);
@@ -230,11 +232,9 @@ impl Recorder {
         if last_stage {
             let mut out = last_token;
             if let Some(delivery) = self.delivery.get(worker) {
-                if delivery.last_end() == last_token {
-                    out = delivery.last();
-                } else {
-                    debug_assert!(delivery.last_end() < last_token, "what is caught up decoded last");
-                    self.ended_next.push(id);
+                match with {
+                    LastIteration::Told => out = delivery.last(),
+                    LastIteration::Next => self.ended_next.push(id),
                 }
             }
             let record = &mut self.requests[id.index()];

@@ -1,6 +1,8 @@
 //! What the rest of the deployment learns from an engine that does something.
 
-use servecast_engine::{Decodes, Finished, Iteration, IterationSink, Joined, Rejection, Transfer};
+use servecast_engine::{
+    Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection, Transfer,
+};
 use servecast_types::{KvEvent, RequestId, Time};
 
 use crate::Observer;
@@ -103,8 +105,8 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
         self.outcome.reports += 1;
     }
 
-    fn finished_decoding(&mut self, finished: Finished, end: Time) {
-        self.caught_up(finished.id, finished.output_tokens, end);
+    fn finished_decoding(&mut self, finished: Finished, end: Time, with: LastIteration) {
+        self.recorder.caught_up(finished.id, self.last_stage, finished.output_tokens, end, with);
         self.outcome.signals.push((finished.id, Signal::Finished, end));
     }
 
@@ -113,6 +115,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     }
 
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
-        self.recorder.caught_up(request, self.last_stage, output_tokens, last_token);
+        let with = LastIteration::Told;
+        self.recorder.caught_up(request, self.last_stage, output_tokens, last_token, with);
     }
 }

@@ -15,6 +15,7 @@ use crate::settings::{Engines, Layers, ReplayConfig};
 
 pub use self::settings::without_effect;
 
+mod hand_off;
 mod settings;
 
 /// Workers of a pool, unless somebody says otherwise.
@@ -59,7 +60,7 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
     let Some(staged) = staged_key(config) else {
         let given_engine = of(WorkerType::Aggregated, given.engine_args.as_ref());
         let mut pool = Pool::build(&given_engine, &[given_engine.engine], config, layers)?;
-        pool.unused.extend(unused_hand_off(&pool.args).map(|reason| layers.explained(&reason)));
+        pool.unused.extend(hand_off::unused(&pool.args).map(|reason| layers.explained(&reason)));
         let topology = Topology::aggregated(pool.with_workers(given.num_workers));
         return Ok(Deployment {
             topology: topology.map_err(|error| refused(&error))?,
@@ -76,10 +77,10 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
     let prefill = of(WorkerType::Prefill, given.prefill_engine_args.as_ref());
     let decode = of(WorkerType::Decode, given.decode_engine_args.as_ref());
     let engines = [prefill.engine, decode.engine];
-    let prefill = Pool::build(&prefill, &engines, config, layers)?;
+    let mut prefill = Pool::build(&prefill, &engines, config, layers)?;
     let decode = Pool::build(&decode, &engines, config, layers)?;
-    check_hand_off(&prefill.args, &decode.args, layers)?;
-    let free = is_free(&prefill.args, &decode.args).then(|| FREE_HAND_OFF.to_owned());
+    let hand_off = hand_off::work_out(&mut prefill.args, &decode.args)?;
+    hand_off::check(&prefill.args, &decode.args, layers)?;
     let topology = Topology::disaggregated(
         prefill.with_workers(given.num_prefill_workers),
         decode.with_workers(given.num_decode_workers),
@@ -93,7 +94,7 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
         },
         engines: vec![prefill.args, decode.args],
         unused: [prefill.unused, decode.unused].concat(),
-        derived: prefill.derived.into_iter().chain(decode.derived).chain(free).collect(),
+        derived: prefill.derived.into_iter().chain(decode.derived).chain(hand_off).collect(),
         latency_error: reported(&prefill.error_bar, &decode.error_bar),
         latency_source: if prefill.latency_source == decode.latency_source {
             prefill.latency_source
@@ -179,41 +180,6 @@ fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<
             "`decode_engine_args` is given without `prefill_engine_args`, but each pool needs its settings",
             "--prefill-engine-args '{}' takes the defaults",
         ),
-        _ => Ok(()),
-    }
-}
-
-/// What says something of a hand-off where there is none.
-fn unused_hand_off(args: &EngineArgs) -> impl Iterator<Item = String> {
-    let given = [
-        ("kv_transfer_bandwidth", args.kv_transfer_bandwidth.is_some()),
-        ("kv_bytes_per_token", args.kv_bytes_per_token.is_some()),
-    ];
-    let given = given.into_iter().filter(|(_, is_given)| *is_given);
-    given.map(|(key, _)| format!("`{key}` is for prefill and decode workers"))
-}
-
-/// What is said where a hand-off costs nothing.
-const FREE_HAND_OFF: &str = "the hand-off of KV from prefill to decode workers takes no time, since no \
-                             `kv_transfer_bandwidth` (with `kv_bytes_per_token`) is given: TTFT is too short by the transfer";
-
-/// Whether nothing says how long a hand-off takes; a bandwidth of 0 says that it takes no time.
-fn is_free(prefill: &EngineArgs, decode: &EngineArgs) -> bool {
-    prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth).is_none()
-}
-
-/// Refuses a bandwidth that nothing would be divided by: the hand-off would silently take no time.
-fn check_hand_off(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) -> Result<(), Failure> {
-    let bandwidth = [prefill, decode].into_iter().find_map(|args| args.kv_transfer_bandwidth);
-    let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
-    match (bandwidth.filter(|&bandwidth| bandwidth > 0.0), bytes) {
-        (Some(bandwidth), None) => {
-            let message =
-                format!("`kv_transfer_bandwidth` is {bandwidth}, but `kv_bytes_per_token` is not given");
-            let hint = "--kv-bytes-per-token says how much there is to transfer: \
-                        2 · layers · KV heads · head size · bytes a number";
-            Err(Failure::user(layers.explained(&message)).with_hint(hint))
-        }
         _ => Ok(()),
     }
 }

@@ -115,6 +115,32 @@ pub fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Failure> {
     }
 }
 
+/// What a hand-off from an engine moves, and what its GPUs are connected by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Transfer {
+    /// KV of a token over all layers, each number once.
+    pub bytes_per_token: u64,
+    /// Gb/s of the network of all GPUs of the engine, where that is known.
+    pub network_gbit_per_s: Option<f64>,
+}
+
+/// What a hand-off from or to an engine is like, if its latency model knows the model.
+pub fn transfer(spec: &LatencySpec) -> Result<Option<Transfer>, Failure> {
+    let Some(setup) = capacity(spec)? else { return Ok(None) };
+    let deployed = match spec {
+        LatencySpec::Profile(text) => profile_settings(text)?.deployed,
+        LatencySpec::Roofline(options) => RooflineSettings::of(options)?.deployed,
+        LatencySpec::Ops(options) => OpsSettings::of(options)?.deployed,
+        _ => return Ok(None),
+    };
+    let network = deployed.sheet()?.and_then(|sheet| sheet.network_gbit_per_s);
+    let gpus = f64::from(setup.tensor_parallel_size);
+    Ok(Some(Transfer {
+        bytes_per_token: setup.model.kv_bytes_per_token(1, setup.kv_bytes).round() as u64,
+        network_gbit_per_s: network.map(|each| each * gpus),
+    }))
+}
+
 fn read_step(path: &Path) -> Result<Step, Failure> {
     let text = files::read_text(path)?;
     Step::from_toml(&text).map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use servecast_latency::{Batch, LatencyError, MOST_DECODES, StepWork};
 use servecast_types::{Duration, RequestId, Time};
 
-use crate::iteration::{Decodes, IterationSink};
+use crate::iteration::{Decodes, IterationSink, LastIteration};
 use crate::scheduler::Scheduler;
 use crate::step::Step;
 use crate::stretch::{Ahead, Changes, DecodesOn};
@@ -267,7 +267,7 @@ impl Engine {
             self.changes.kv_events.clear();
         }
         for finished in self.changes.finished.drain(..) {
-            sink.finished_decoding(finished, end);
+            sink.finished_decoding(finished, end, LastIteration::Told);
         }
     }
 
@@ -379,7 +379,7 @@ impl Engine {
             self.last_decode_end = step.iteration.end;
         }
         for finished in step.ended.drain(..) {
-            sink.finished_decoding(finished, step.iteration.end);
+            sink.finished_decoding(finished, step.iteration.end, LastIteration::Next);
         }
         let eventful = step.iteration.is_eventful();
         if eventful || !step.iteration.kv_events.is_empty() {

@@ -255,6 +255,15 @@ impl Decodes<'_> {
     }
 }
 
+/// Which iteration a request ended with. Of iterations that take no time, several may end at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastIteration {
+    /// The one that was told of last.
+    Told,
+    /// The one that is told of next.
+    Next,
+}
+
 /// Receives what an engine does.
 pub trait IterationSink {
     /// A KV transfer to this worker begins; it ends at `transfer.end`.
@@ -275,10 +284,10 @@ pub trait IterationSink {
         unreachable!("{decodes:?}, which nobody asked to be told of");
     }
 
-    /// A request that was told of as [decoded](IterationSink::decoded) ended at `end`, with the iteration that was told of
-    /// last, or is told of next if that does [more](Iteration::decoded).
-    fn finished_decoding(&mut self, finished: Finished, end: Time) {
-        unreachable!("{finished:?} at {end}, which nobody asked to be told of");
+    /// A request that was told of as [decoded](IterationSink::decoded) ended at `end`, with an iteration that was told
+    /// of last, or is told of next if that does [more](Iteration::decoded).
+    fn finished_decoding(&mut self, finished: Finished, end: Time, with: LastIteration) {
+        unreachable!("{finished:?} at {end} with the {with:?}, which nobody asked to be told of");
     }
 
     /// Contents of the prefix cache changed in the iteration that was [decoded](IterationSink::decoded) last.
@@ -286,7 +295,8 @@ pub trait IterationSink {
         unreachable!("{events:?} at {end}, which nobody asked to be told of");
     }
 
-    /// A request that runs on has `output_tokens` tokens by now, the last of them since `last_token`.
+    /// A request that runs on has `output_tokens` tokens by now, the last of them since `last_token`, when the iteration
+    /// ended that was told of last.
     ///
     /// Told when there is more to say of a request again than that it is decoded.
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {

@@ -67,7 +67,8 @@ pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
 pub use host::HostArgs;
 pub use iteration::{
-    Admitted, Decodes, Finished, Iteration, IterationSink, Joined, Requeue, Scheduled, SglangState, Transfer,
+    Admitted, Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Requeue, Scheduled,
+    SglangState, Transfer,
 };
 pub use latency_spec::LatencySpec;
 pub use preset::{EnginePreset, lay_over, merge};

@@ -35,6 +35,9 @@ pub struct GpuSheet {
     /// How many of it are connected by that.
     #[serde(default = "usual_domain")]
     pub domain: u32,
+    /// The network of each GPU, in Gb/s, if it has an adapter of its own in the systems of its vendor.
+    #[serde(default)]
+    pub network_gbit_per_s: Option<f64>,
     /// Where the numbers are from.
     #[serde(default)]
     pub source: Cow<'static, str>,
@@ -55,6 +58,10 @@ struct Row {
     tflops: [f64; 3],
     link: &'static str,
     domain: u32,
+    /// Gb/s of the network adapter of each GPU in the systems that its vendor describes: DGX A100 (ConnectX-6), DGX H100,
+    /// H200 and B200 and GB200 NVL72 (ConnectX-7), DGX B300 and GB300 NVL72 (ConnectX-8), AMD's platforms of eight
+    /// (Pollara or others of 400 Gb/s); 0 where there is no such system.
+    network_gbit: f64,
     /// Other names, without what is no letter or figure.
     aliases: &'static [&'static str],
     source: &'static str,
@@ -68,6 +75,7 @@ const GPUS: [Row; 20] = [
         tflops: [312.0, 0.0, 0.0],
         link: "nvlink3",
         domain: 8,
+        network_gbit: 200.0,
         aliases: &["a100sxm440gb"],
         source: "NVIDIA A100 data sheet (SXM4 40 GB)",
     },
@@ -78,6 +86,7 @@ const GPUS: [Row; 20] = [
         tflops: [312.0, 0.0, 0.0],
         link: "nvlink3",
         domain: 8,
+        network_gbit: 200.0,
         aliases: &["a100", "a100sxm", "a100sxm480gb"],
         source: "NVIDIA A100 data sheet (SXM4 80 GB)",
     },
@@ -88,6 +97,7 @@ const GPUS: [Row; 20] = [
         tflops: [989.4, 1978.9, 0.0],
         link: "nvlink4",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &["h100", "h10080gb", "h10080gbhbm3", "h100sxm5"],
         source: "NVIDIA H100 data sheet (SXM5)",
     },
@@ -98,6 +108,7 @@ const GPUS: [Row; 20] = [
         tflops: [756.0, 1513.0, 0.0],
         link: "pcie5",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &[],
         source: "NVIDIA H100 data sheet (PCIe)",
     },
@@ -108,6 +119,7 @@ const GPUS: [Row; 20] = [
         tflops: [989.4, 1978.9, 0.0],
         link: "nvlink4",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &["h200sxm", "h200141gb"],
         source: "NVIDIA H200 data sheet (SXM)",
     },
@@ -118,6 +130,7 @@ const GPUS: [Row; 20] = [
         tflops: [148.0, 296.0, 0.0],
         link: "nvlink4",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &["h2096gb"],
         source: "NVIDIA H20 product brief (96 GB HBM3)",
     },
@@ -128,6 +141,7 @@ const GPUS: [Row; 20] = [
         tflops: [2250.0, 4500.0, 9000.0],
         link: "nvlink5",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &["b200sxm"],
         source: "NVIDIA HGX B200 data sheet, a GPU of it",
     },
@@ -138,6 +152,7 @@ const GPUS: [Row; 20] = [
         tflops: [2250.0, 4500.0, 13_500.0],
         link: "nvlink5",
         domain: 8,
+        network_gbit: 800.0,
         aliases: &["b300sxm", "b300sxm6", "b300sxm6ac"],
         source: "NVIDIA HGX B300 data sheet, a GPU of it (fp4: 108 PFLOP/s dense of 8)",
     },
@@ -148,6 +163,7 @@ const GPUS: [Row; 20] = [
         tflops: [2500.0, 5000.0, 10_000.0],
         link: "nvlink5",
         domain: 72,
+        network_gbit: 400.0,
         aliases: &["gb200nvl72"],
         source: "NVIDIA GB200 NVL72 data sheet, a GPU of it (halves of the sparse figures)",
     },
@@ -158,6 +174,7 @@ const GPUS: [Row; 20] = [
         tflops: [2500.0, 5000.0, 15_000.0],
         link: "nvlink5",
         domain: 72,
+        network_gbit: 800.0,
         aliases: &["gb300nvl72"],
         source: "NVIDIA GB300 NVL72 data sheet, a GPU of it (fp4: 1,080 PFLOP/s dense of 72)",
     },
@@ -168,6 +185,7 @@ const GPUS: [Row; 20] = [
         tflops: [121.0, 242.5, 0.0],
         link: "pcie",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &[],
         source: "NVIDIA L4 data sheet",
     },
@@ -178,6 +196,7 @@ const GPUS: [Row; 20] = [
         tflops: [362.0, 733.0, 0.0],
         link: "pcie",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &[],
         source: "NVIDIA L40S data sheet",
     },
@@ -188,6 +207,7 @@ const GPUS: [Row; 20] = [
         tflops: [125.0, 0.0, 0.0],
         link: "pcie",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &["a10g"],
         source: "NVIDIA A10 data sheet",
     },
@@ -198,6 +218,7 @@ const GPUS: [Row; 20] = [
         tflops: [165.2, 330.3, 0.0],
         link: "pcie",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &["geforcertx4090"],
         source: "NVIDIA Ada GPU architecture white paper, appendix A",
     },
@@ -208,6 +229,7 @@ const GPUS: [Row; 20] = [
         tflops: [503.8, 1007.6, 2015.2],
         link: "pcie",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &[
             "rtxpro6000workstation",
             "rtxpro6000blackwell",
@@ -224,6 +246,7 @@ const GPUS: [Row; 20] = [
         tflops: [503.8, 1007.6, 2015.2],
         link: "pcie5",
         domain: 8,
+        network_gbit: 0.0,
         aliases: &[
             "rtxpro6000blackwellserveredition",
             "rtxpro6000serveredition",
@@ -238,6 +261,7 @@ const GPUS: [Row; 20] = [
         tflops: [1307.4, 2614.9, 0.0],
         link: "infinity-fabric",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &[],
         source: "AMD Instinct MI300X data sheet",
     },
@@ -248,6 +272,7 @@ const GPUS: [Row; 20] = [
         tflops: [1307.4, 2614.9, 0.0],
         link: "infinity-fabric",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &[],
         source: "AMD Instinct MI325X data sheet (memory: its 256 GB less the 16 MiB that MI300X keeps)",
     },
@@ -258,6 +283,7 @@ const GPUS: [Row; 20] = [
         tflops: [2306.9, 4613.7, 9227.5],
         link: "infinity-fabric4",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &[],
         source: "AMD Instinct MI350X data sheet (memory: its 288 GB less the 16 MiB that MI300X keeps)",
     },
@@ -268,6 +294,7 @@ const GPUS: [Row; 20] = [
         tflops: [2516.6, 5033.2, 10_066.3],
         link: "infinity-fabric4",
         domain: 8,
+        network_gbit: 400.0,
         aliases: &[],
         source: "AMD Instinct MI355X data sheet (memory: its 288 GB less the 16 MiB that MI300X keeps)",
     },
@@ -315,7 +342,7 @@ impl GpuSheet {
         let wanted = plain(name);
         let row = GPUS.iter().find(|row| plain(row.name) == wanted || row.aliases.contains(&&*wanted))?;
         let [bf16_tflops, fp8, fp4] = row.tflops;
-        let some = |tflops: f64| (tflops > 0.0).then_some(tflops);
+        let some = |figure: f64| (figure > 0.0).then_some(figure);
         Some(Self {
             name: row.name.into(),
             memory_mib: row.memory_mib,
@@ -326,6 +353,7 @@ impl GpuSheet {
             nvfp4: fp4 > 0.0 && !row.name.starts_with("MI"),
             link: row.link.into(),
             domain: row.domain,
+            network_gbit_per_s: some(row.network_gbit),
             source: row.source.into(),
         })
     }
@@ -392,6 +420,7 @@ impl GpuSheet {
             ("fp8_tflops", self.fp8_tflops.unwrap_or(1.0)),
             ("fp4_tflops", self.fp4_tflops.unwrap_or(1.0)),
             ("domain", f64::from(self.domain)),
+            ("network_gbit_per_s", self.network_gbit_per_s.unwrap_or(1.0)),
         ];
         let wrong = numbers.into_iter().find(|(_, number)| !(number.is_finite() && *number > 0.0));
         if let Some((key, number)) = wrong {

@@ -1,7 +1,9 @@
 //! What an engine does that takes decodes together, iteration by iteration and request by request.
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Decodes, Finished, Iteration, IterationSink, Joined, Scheduled, Transfer};
+use servecast_engine::{
+    Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Scheduled, Transfer,
+};
 use servecast_types::{KvEvent, RequestId, Time};
 
 /// A figure that is not reported of iterations that only decode.
@@ -129,7 +131,7 @@ impl<S: IterationSink> IterationSink for Expander<S> {
         }
     }
 
-    fn finished_decoding(&mut self, finished: Finished, end: Time) {
+    fn finished_decoding(&mut self, finished: Finished, end: Time, _: LastIteration) {
         match &mut self.held {
             Some(iteration) if iteration.end == end => {
                 iteration.finished.push(finished);

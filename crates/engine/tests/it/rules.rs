@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use servecast_engine::{
     Decodes, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Finished, Iteration,
-    IterationSink, Joined, Transfer, TransferTime,
+    IterationSink, Joined, LastIteration, Transfer, TransferTime,
 };
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
 
@@ -111,7 +111,7 @@ impl IterationSink for Together {
         self.0.extend(decodes.ends.iter().map(|_| format!("+{}", decodes.requests)));
     }
 
-    fn finished_decoding(&mut self, finished: Finished, end: Time) {
+    fn finished_decoding(&mut self, finished: Finished, end: Time, _: LastIteration) {
         self.0.push(format!("{} has {} tokens at {}", finished.id, finished.output_tokens, end.as_ns() / MS));
     }
 

@@ -90,7 +90,18 @@ pub(super) fn gpus(args: &GpusArgs) -> Result<(), Failure> {
         Some(name) => vec![gpu_sheet(name)?],
         None => GpuSheet::names().filter_map(GpuSheet::by_name).collect(),
     };
-    let header = ["GPU", "memory MiB", "GB/s", "bf16 TFLOP/s", "fp8", "fp4", "link", "GPUs on it", "source"];
+    let header = [
+        "GPU",
+        "memory MiB",
+        "GB/s",
+        "bf16 TFLOP/s",
+        "fp8",
+        "fp4",
+        "link",
+        "GPUs on it",
+        "network Gb/s",
+        "source",
+    ];
     let rows = sheets.iter().map(|sheet| {
         let figure = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| figure.to_string());
         let cells = vec![
@@ -102,6 +113,7 @@ pub(super) fn gpus(args: &GpusArgs) -> Result<(), Failure> {
             figure(sheet.fp4_tflops),
             sheet.link.clone().into_owned(),
             sheet.domain.to_string(),
+            figure(sheet.network_gbit_per_s),
             sheet.source.clone().into_owned(),
         ];
         (cells, coverage_of_gpu(sheet))
@@ -231,6 +243,7 @@ fn gpu_object(sheet: &GpuSheet) -> Value {
         "link": sheet.link,
         "link_source": Ring::source(&sheet.link),
         "domain": sheet.domain,
+        "network_gbit_per_s": sheet.network_gbit_per_s,
         "source": sheet.source,
     })
 }

@@ -1,0 +1,76 @@
+//! What a hand-off from prefill to decode workers moves, and how fast, as far as nobody says.
+
+use servecast_engine::EngineArgs;
+
+use crate::error::Failure;
+use crate::latency;
+use crate::settings::Layers;
+
+/// What says something of a hand-off where there is none.
+pub(super) fn unused(args: &EngineArgs) -> impl Iterator<Item = String> {
+    let given = [
+        ("kv_transfer_bandwidth", args.kv_transfer_bandwidth.is_some()),
+        ("kv_bytes_per_token", args.kv_bytes_per_token.is_some()),
+    ];
+    let given = given.into_iter().filter(|(_, is_given)| *is_given);
+    given.map(|(key, _)| format!("`{key}` is for prefill and decode workers"))
+}
+
+/// What is said where a hand-off costs nothing.
+const FREE: &str = "the hand-off of KV from prefill to decode workers takes no time, since no `kv_transfer_bandwidth` (with \
+                    `kv_bytes_per_token`) is given: TTFT is too short by the transfer";
+
+/// Works out what a hand-off moves and how fast, where the latency models know model and GPU; returns what is to be
+/// said of it. A bandwidth of 0 says that it takes no time.
+///
+/// A token has its KV in the cache of the prefill engine, each number once however many GPUs share it. Every GPU of a
+/// worker has the network adapter of its vendor's systems, at its nominal rate; the side with fewer adapters decides.
+/// Workers on one node may be faster. What a network really reaches is to be measured.
+pub(super) fn work_out(prefill: &mut EngineArgs, decode: &EngineArgs) -> Result<Option<String>, Failure> {
+    let bandwidth = prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth);
+    let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
+    if bandwidth == Some(0.0) || (bandwidth.is_some() && bytes.is_some()) {
+        return Ok(None);
+    }
+    let of = |args: &EngineArgs| args.latency_spec().map_or(Ok(None), |spec| latency::transfer(&spec));
+    let (source, destination) = (of(prefill)?, of(decode)?);
+    let network = source.as_ref().zip(destination.as_ref()).and_then(|(source, destination)| {
+        let rates = [source.network_gbit_per_s?, destination.network_gbit_per_s?];
+        Some(rates[0].min(rates[1]) / 8.0)
+    });
+    let known = bytes.or(source.map(|source| source.bytes_per_token));
+    let mut parts = Vec::new();
+    if let (None, Some(bytes), true) = (bytes, known, bandwidth.or(network).is_some()) {
+        prefill.kv_bytes_per_token = Some(bytes);
+        parts.push(format!("`kv_bytes_per_token` is {bytes}, the KV cache of the model"));
+    }
+    if let (None, Some(gb_per_s), Some(_)) = (bandwidth, network, known) {
+        prefill.kv_transfer_bandwidth = Some(gb_per_s);
+        parts.push(format!(
+            "`kv_transfer_bandwidth` is {gb_per_s} GB/s, an assumption: the nominal rate of the network adapters that the \
+             GPUs of a worker have in their vendor's systems"
+        ));
+    }
+    let is_free = prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth).is_none();
+    Ok(if is_free {
+        Some(FREE.to_owned())
+    } else {
+        (!parts.is_empty()).then(|| format!("hand-off: {}", parts.join("; ")))
+    })
+}
+
+/// Refuses a bandwidth that nothing would be divided by: the hand-off would silently take no time.
+pub(super) fn check(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) -> Result<(), Failure> {
+    let bandwidth = [prefill, decode].into_iter().find_map(|args| args.kv_transfer_bandwidth);
+    let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
+    match (bandwidth.filter(|&bandwidth| bandwidth > 0.0), bytes) {
+        (Some(bandwidth), None) => {
+            let message =
+                format!("`kv_transfer_bandwidth` is {bandwidth}, but `kv_bytes_per_token` is not given");
+            let hint = "--kv-bytes-per-token says how much there is to transfer: \
+                        2 · layers · KV heads · head size · bytes a number";
+            Err(Failure::user(layers.explained(&message)).with_hint(hint))
+        }
+        _ => Ok(()),
+    }
+}

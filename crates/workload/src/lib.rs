@@ -13,6 +13,7 @@
 //! **Invariant:** nothing here opens a file, and nothing knows of engines, routers or caches.
 
 mod bench;
+mod clock;
 mod continuation;
 mod error;
 mod fields;

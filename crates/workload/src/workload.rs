@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use servecast_types::{ContentNames, Duration, Interner, Prompt, Time};
 use smallvec::SmallVec;
 
+use crate::clock::Clock;
 use crate::order::TurnOrder;
 use crate::row::{MAX_INPUT_TOKENS, TraceRow, tokens_up_to};
 use crate::{TraceError, TraceNotes, continuation};
@@ -212,74 +213,6 @@ impl Plan {
             Turns::Delta => continuation::join_turns(&mut sessions, &mut names)?,
         }
         Ok(Workload { sessions, notes, names })
-    }
-}
-
-/// Turns the times of rows into those of a run.
-enum Clock {
-    /// Milliseconds of the first arrival, and the ratio.
-    Open {
-        first_arrival: f64,
-        ratio: f64,
-    },
-    Closed,
-}
-
-impl Clock {
-    fn new(load: Load, rows: &[TraceRow], order: &TurnOrder) -> Result<Self, TraceError> {
-        let Load::Open { arrival_speedup_ratio: ratio } = load else { return Ok(Self::Closed) };
-        if !(ratio.is_finite() && ratio > 0.0) {
-            return Err(TraceError::SpeedupRatio { ratio });
-        }
-        let first_turns = rows.iter().enumerate().filter(|(index, _)| order.is_first(*index));
-        let times = first_turns.filter_map(|(_, row)| row.timestamp_ms);
-        Ok(Self::Open { first_arrival: times.fold(f64::INFINITY, f64::min), ratio })
-    }
-
-    fn first_turn(&self, row: &TraceRow) -> Result<TurnStart, TraceError> {
-        if let Some(delay_ms) = row.delay_ms.filter(|ms| *ms != 0.0) {
-            return Err(TraceError::FirstTurnDelay {
-                line: row.line,
-                delay_ms,
-                session: session_in_words(row),
-            });
-        }
-        let Self::Open { first_arrival, ratio } = self else { return Ok(TurnStart::At(Time::ZERO)) };
-        let no_timestamp = || TraceError::NoTimestamp { line: row.line, session: session_in_words(row) };
-        let timestamp = row.timestamp_ms.ok_or_else(no_timestamp)?;
-        Ok(TurnStart::At(time(row, (timestamp - first_arrival) / ratio, *ratio)?))
-    }
-
-    fn later_turn(&self, row: &TraceRow) -> Result<TurnStart, TraceError> {
-        let (first_arrival, ratio) = match *self {
-            Self::Open { first_arrival, ratio } => (first_arrival, ratio),
-            Self::Closed => {
-                return Ok(TurnStart::AfterPrevious(delay(row, row.delay_ms.unwrap_or(0.0), 1.0)?));
-            }
-        };
-        Ok(match (row.delay_ms, row.timestamp_ms) {
-            (Some(ms), _) => TurnStart::AfterPrevious(delay(row, ms / ratio, ratio)?),
-            // A time before the first arrival has passed by the time that any turn completes.
-            (None, Some(ms)) => {
-                TurnStart::NotBefore(time(row, ((ms - first_arrival) / ratio).max(0.0), ratio)?)
-            }
-            (None, None) => TurnStart::AfterPrevious(Duration::ZERO),
-        })
-    }
-}
-
-fn time(row: &TraceRow, ms: f64, ratio: f64) -> Result<Time, TraceError> {
-    Time::from_ms(ms).map_err(|_| TraceError::TimeSpan { line: row.line, field: "timestamp", ms, ratio })
-}
-
-fn delay(row: &TraceRow, ms: f64, ratio: f64) -> Result<Duration, TraceError> {
-    Duration::from_ms(ms).map_err(|_| TraceError::TimeSpan { line: row.line, field: "delay", ms, ratio })
-}
-
-fn session_in_words(row: &TraceRow) -> String {
-    match &row.session_id {
-        Some(name) => format!("session `{name}`"),
-        None => "its session (a row without `session_id` is a session of its own)".into(),
     }
 }
 

@@ -35,6 +35,7 @@
 
 mod adder;
 mod cache;
+mod cursor;
 mod decode;
 #[cfg(test)]
 mod fixture;

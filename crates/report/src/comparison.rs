@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::facts::{error_of_source, latency_source};
+use crate::pool::PoolReport;
 use crate::printable::printable;
-use crate::report::{PoolReport, Report, SchemaVersion};
+use crate::report::{Report, SchemaVersion};
 use crate::stats::Stats;
-use crate::table::{
-    COLUMN_FRAME, STYLE, TableOptions, error_of_source, grouped, latency_source, or_none, share, titled,
-};
+use crate::table::{COLUMN_FRAME, STYLE, TableOptions, grouped, or_none, share, titled};
 
 /// JSON Schema of [`Comparison`], as text.
 pub const COMPARISON_SCHEMA: &str = include_str!("../schema/comparison.schema.json");

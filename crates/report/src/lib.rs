@@ -24,12 +24,15 @@ mod comparison;
 mod differences;
 mod differences_page;
 mod export;
+mod facts;
 mod fail_if;
 mod field;
 mod latency;
+mod latency_page;
 mod measured;
 mod page;
 mod paired;
+mod pool;
 mod printable;
 mod report;
 mod rows;
@@ -50,13 +53,13 @@ pub use differences::{
 pub use differences_page::{ComparedPage, render_differences_page};
 pub use export::{ExportFormat, TokenTimes, export};
 pub use fail_if::{FailIf, FailIfError, Limit, Operator, UnknownFigure, relative_change};
+pub use latency_page::{LatencyPage, PartTimes, render_latency_page};
 pub use measured::Measured;
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
+pub use pool::{PoolReport, Spread};
 pub use printable::printable;
-pub use report::{
-    Counts, LatencyError, PoolReport, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, Spread,
-};
+pub use report::{Counts, LatencyError, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings};
 pub use rows::write_request_rows;
 pub use sla::{Sla, SlaError};
 pub use stats::Stats;

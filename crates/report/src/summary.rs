@@ -9,7 +9,8 @@ use servecast_types::Duration;
 
 use crate::latency::{queue_time, tpot_ms, ttst};
 use crate::measured::Measured;
-use crate::report::{Counts, PoolReport, Provenance, Report, SchemaVersion, Spread};
+use crate::pool::{PoolReport, Spread};
+use crate::report::{Counts, Provenance, Report, SchemaVersion};
 use crate::sla::Sla;
 use crate::stats::Stats;
 
@@ -42,10 +43,6 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         run.requests.iter().filter(|request| !request.is_finished()).collect();
     let total_input_tokens = sum(&completed, |request| request.input_tokens);
     let total_output_tokens = sum(&completed, |request| request.output_tokens);
-    let reused_tokens = sum(&completed, |request| {
-        assert!(request.reused_tokens() <= request.input_tokens, "only prompt tokens can be reused");
-        request.reused_tokens()
-    });
 
     let duration = duration(&run.requests);
     // Nothing can be said of a run without length.
@@ -58,23 +55,15 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let sla = (!options.sla.is_empty()).then_some(options.sla);
     let good = sla.filter(Sla::judges_requests).map(|sla| Good::of(&completed, sla));
     let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
-    let Provenance {
-        servecast_version,
-        workload_name,
-        workload_hash,
-        seed,
-        settings,
-        latency_source,
-        latency_error,
-    } = options.provenance.clone();
+    let provenance: Provenance = options.provenance.clone();
 
     Report {
         schema_version: SchemaVersion::V1,
-        servecast_version,
-        workload_name,
-        workload_hash: workload_hash.map(|hash| format!("{hash:016x}")),
-        seed,
-        settings,
+        servecast_version: provenance.servecast_version,
+        workload_name: provenance.workload_name,
+        workload_hash: provenance.workload_hash.map(|hash| format!("{hash:016x}")),
+        seed: provenance.seed,
+        settings: provenance.settings,
         num_requests: run.requests.len() as u64,
         completed_requests: completed.len() as u64,
         rejected_requests: rejected.len() as u64,
@@ -89,9 +78,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         input_throughput_tok_s: per_second(total_input_tokens),
         output_throughput_tok_s: per_second(total_output_tokens),
         total_throughput_tok_s: per_second(total_input_tokens + total_output_tokens),
-        prefix_cache_reused_ratio: Measured(
-            (total_input_tokens > 0).then(|| reused_tokens as f64 / total_input_tokens as f64),
-        ),
+        prefix_cache_reused_ratio: Measured(reused_ratio(&completed, total_input_tokens)),
         ttft_ms: stats(&|request| Some(request.ttft()?.as_ms())),
         ttst_ms: stats(&|request| Some(ttst(request)?.as_ms())),
         tpot_ms: stats(&tpot_ms),
@@ -101,13 +88,10 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         output_token_throughput_per_user,
         queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
-        total_iterations: run.pools.iter().map(|pool| pool.totals.iterations).sum(),
-        latency_source,
-        latency_error,
-        latency_extrapolated_ratio: (run.extrapolated_iterations > 0).then(|| {
-            let iterations: u64 = run.pools.iter().map(|pool| pool.totals.iterations).sum();
-            run.extrapolated_iterations as f64 / iterations.max(1) as f64
-        }),
+        total_iterations: iterations(run),
+        latency_source: provenance.latency_source,
+        latency_error: provenance.latency_error,
+        latency_extrapolated_ratio: extrapolated_ratio(run),
         latency_estimate: (!run.latency_estimates.is_empty()).then(|| run.latency_estimates.join(", ")),
         pools: run.pools.iter().map(|pool| pool_report(pool, duration)).collect(),
         sla,
@@ -118,6 +102,25 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
         notes: (!options.sentences.is_empty()).then(|| options.sentences.clone()),
     }
+}
+
+fn iterations(run: &RunRecord) -> u64 {
+    run.pools.iter().map(|pool| pool.totals.iterations).sum()
+}
+
+/// The share of iterations that lie outside what was measured, if any does.
+fn extrapolated_ratio(run: &RunRecord) -> Option<f64> {
+    let extrapolated = run.extrapolated_iterations;
+    (extrapolated > 0).then(|| extrapolated as f64 / iterations(run).max(1) as f64)
+}
+
+/// The share of prompt tokens that were reused, if there are prompt tokens.
+fn reused_ratio(completed: &[&RequestRecord], input_tokens: u64) -> Option<f64> {
+    let reused = sum(completed, |request| {
+        assert!(request.reused_tokens() <= request.input_tokens, "only prompt tokens can be reused");
+        request.reused_tokens()
+    });
+    (input_tokens > 0).then(|| reused as f64 / input_tokens as f64)
 }
 
 /// The requests that kept all limits.

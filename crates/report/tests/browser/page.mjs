@@ -1,4 +1,4 @@
-// Opens pages in headless Chromium and checks them: `node page.mjs OUT KIND=PAGE…`, where KIND is `run` or `compare`.
+// Opens pages in headless Chromium and checks them: `node page.mjs OUT KIND=PAGE…`, where KIND is `run`, `compare` or `latency`.
 // Screenshots go to OUT.
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
@@ -12,6 +12,7 @@ const [out, ...pages] = process.argv.slice(2);
 const SECTIONS = {
   run: ["summary", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   compare: ["overview", "distributions", "paired", "figures"],
+  latency: ["decodes", "prompts", "origins"],
 };
 const LOOKS = [[1400, "light"], [1400, "dark"], [420, "light"], [420, "dark"]];
 // What charts show: their range of time, and the time under their cursors.

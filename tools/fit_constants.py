@@ -242,6 +242,15 @@ def bars(rows: Rows, by_scenario: Floats, by_family: Floats) -> list[dict[str, A
     return table
 
 
+def bars_of_gpus(rows: Rows, by_scenario: Floats) -> list[dict[str, Any]]:
+    """Error bars of all runs on a GPU."""
+    gpus = np.array([row["gpu"] for row in rows])
+    chosen = [(name, gpus == name) for name in sorted(set(gpus))]
+    return [
+        {"gpu": str(name), **score(by_scenario[own])} for name, own in chosen if own.sum() >= LEAST_BAR
+    ]
+
+
 def toml_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
@@ -321,11 +330,12 @@ def fit(
         "# the engine in the same way.",
         "# `error`: how far off runs are that were left out of the fit, for 12 runs or more: other",
         "# scenarios (model, GPU, engine, number format, lengths) where there is a family, other families",
-        "# where there is none.",
+        "# where there is none. `gpu`: the same scenarios by GPU.",
         "#",
         *header,
         *constants_tables(Constants(rows), before),
         *tables("error", bars(rows, errors["scenario"], errors["family"])),
+        *tables("gpu", bars_of_gpus(rows, errors["scenario"])),
     ]
     left = [
         "# The constants of constants.toml, fitted without some runs, for `servecast validate --cross-validate`.",

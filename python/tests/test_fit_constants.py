@@ -1,6 +1,13 @@
 """tools/fit_constants.py on runs whose constants are known."""
 
+import csv
+import gzip
+import hashlib
 import importlib.util
+import json
+import os
+import subprocess
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +15,9 @@ import pytest
 import tomllib
 
 np = pytest.importorskip("numpy")
-TOOL = Path(__file__).parents[2] / "tools" / "fit_constants.py"
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "fit_constants.py"
+CONSTANTS = ROOT / "data" / "constants.toml"
 FACTORS = {"Llama": 0.9, "DeepSeek": 1.2}
 
 
@@ -78,3 +87,75 @@ def test_an_error_bar_needs_twelve_runs() -> None:
     families = {bar.get("family") for bar in found["error"]}
     assert families == {"Llama", None}
     assert "engine" not in found["error"][-1] and found["error"][-1]["n"] == 35
+    assert [(bar["gpu"], bar["n"]) for bar in found["gpu"]] == [("H200", 35)]
+
+
+def measured() -> Path:
+    """The table that the constants were fitted to."""
+    data = os.environ.get("SERVECAST_DATA")
+    if data is None or "SERVECAST_BINARY" not in os.environ:
+        if os.environ.get("SERVECAST_REQUIRE_ORACLE") == "1":
+            pytest.fail("SERVECAST_DATA and SERVECAST_BINARY say where measured runs and the binary are")
+        pytest.skip("SERVECAST_DATA and SERVECAST_BINARY are not set")
+    return Path(data) / "silicon" / "visible.csv.gz"
+
+
+def cheapest(rows: list[dict[str, str]], module: Any, simulate: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The factor of constants.toml whose runs compute least, and those runs, simulated."""
+    judged = [row for row in rows if row["client"] == "inferencex" and row["maybe_speculative"] == "0"]
+    by_model = defaultdict(list)
+    for row in judged:
+        by_model[row["engine"], row["gpu"], row["model"]].append(row)
+    # Which family and generation a model and a GPU are of is known to the binary: a row of each is enough to ask.
+    asked = simulate([min(own, key=lambda row: int(row["concurrency"])) for own in by_model.values()])
+    of_group = defaultdict(list)
+    for answer in asked:
+        of_group[module.group(answer)] += by_model[answer["engine"], answer["gpu"], answer["model"]]
+    factors = tomllib.loads(CONSTANTS.read_text())["factor"]
+
+    def cost(factor: dict[str, Any]) -> int:
+        own = of_group[factor["engine"], factor["generation"], factor["family"]]
+        return sum(int(row["concurrency"]) * int(row["osl"]) for row in own)
+
+    least = min(factors, key=cost)
+    own = of_group[least["engine"], least["generation"], least["family"]]
+    return least, [row for row in simulate(own) if row["judged"] and row["simulated"]]
+
+
+def test_constants_are_what_the_table_gives(tmp_path: Path) -> None:
+    """The factor and the front end of the family that costs least, fitted anew; .ci/long does it for all of them."""
+    table, module = measured(), load()
+    constants = tomllib.loads(CONSTANTS.read_text())
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
+    for name in ("constants.toml", "cross-validation.toml"):
+        source = tomllib.loads((ROOT / "data" / name).read_text())["source"]
+        assert source == constants["source"] and digest in source, f"{name} is fitted to another table"
+    with gzip.open(table, "rt", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+
+    def simulate(chosen: list[dict[str, str]]) -> list[dict[str, Any]]:
+        sample = tmp_path / "sample.csv"
+        with sample.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(chosen)
+        latency = f"ops:constants={CONSTANTS},factors=off"
+        command = [os.environ["SERVECAST_BINARY"], "validate", "--silicon", sample, "--latency", latency]
+        text = subprocess.run([*command, "--format", "json"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return list(json.loads(text)["rows"])
+
+    known, runs = cheapest(rows, module, simulate)
+    engine, n = known["engine"], known["n"]
+    assert len(runs) == n >= module.LEAST_ROWS
+    fitted = module.Constants.__new__(module.Constants)
+    # The runs were simulated with the factor of prompts that is in the file, and without one of the family.
+    fitted.prompts = {engine: (1.0, n)}
+    of_engine = constants["front_end"][engine]
+    fitted.front_ends = {engine: (of_engine["us"] / 1e3, of_engine["us_per_1k_prompt_tokens"] / 1e3, 0.0, n)}
+    factor, tpot_mape = fitted._factor(runs)
+    assert factor == pytest.approx(known["factor"], abs=0.01)
+    assert tpot_mape == pytest.approx(known["tpot_mape"], abs=0.5)
+    base, slope, ttft_mape = fitted._drawn(runs, n)
+    assert base * 1e3 == pytest.approx(known["front_end_us"], rel=0.03, abs=1000.0)
+    assert slope * 1e3 == pytest.approx(known["front_end_us_per_1k_prompt_tokens"], abs=300.0)
+    assert ttft_mape == pytest.approx(known["ttft_mape"], abs=1.0)

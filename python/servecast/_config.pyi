@@ -1,7 +1,7 @@
 # Written by python/tools/stubs.py. Do not edit.
 """Settings of engines and routers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from servecast._native import Batch
@@ -40,6 +40,7 @@ class EngineArgs(_Settings):
         async_scheduling: bool = ...,
         block_size: int = ...,
         bootstrap_port: int | None = ...,
+        cudagraph_capture_sizes: Sequence[int] | None = ...,
         data_parallel_size: int | None = ...,
         decode_speedup_ratio: float = ...,
         dp_size: int = ...,
@@ -65,6 +66,7 @@ class EngineArgs(_Settings):
         latency: Callable[[Batch], float] | str | None = ...,
         long_prefill_token_threshold: int = ...,
         long_prefill_token_threshold_adaptive: bool = ...,
+        max_cudagraph_capture_size: int | None = ...,
         max_model_len: int | None = ...,
         max_num_batched_tokens: int | None = ...,
         max_num_seqs: int | None = ...,
@@ -123,6 +125,9 @@ class EngineArgs(_Settings):
     @property
     def bootstrap_port(self) -> int | None:
         """Setting of live workers, without effect on a replay."""
+    @property
+    def cudagraph_capture_sizes(self) -> Sequence[int] | None:
+        """vLLM: tokens of passes that are recorded as CUDA graphs; a pass between two of them is padded to the next. Absent, they are 1, 2, 4, multiples of 8 to 256 and of 16 beyond, to `max_cudagraph_capture_size`."""
     @property
     def data_parallel_size(self) -> int | None:
         """Groups of such GPUs that share experts, each with requests of its own; priced as one engine."""
@@ -191,13 +196,16 @@ class EngineArgs(_Settings):
         """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""
     @property
     def latency(self) -> Callable[[Batch], float] | str | None:
-        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`. Absent, it is `ops` of `model` and `gpu` where they are given, and `polynomial` otherwise."""
+        """How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`, `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`, which is `ops` of `model` and `gpu`. Absent, it is `auto` where they are given, and `polynomial` otherwise."""
     @property
     def long_prefill_token_threshold(self) -> int:
         """Most tokens of one request in an iteration while others are there; 0 for no limit."""
     @property
     def long_prefill_token_threshold_adaptive(self) -> bool:
         """Raises that limit to an equal share of `max_num_batched_tokens`."""
+    @property
+    def max_cudagraph_capture_size(self) -> int | None:
+        """vLLM: the largest of them; absent, twice `max_num_seqs`, 512 at most."""
     @property
     def max_model_len(self) -> int | None:
         """Longest sequence, prompt and output together; null for no limit."""

@@ -18,6 +18,8 @@ from servecast import (
     TraceError,
 )
 
+LLAMA = {"model": "meta-llama/Llama-3.1-70B", "gpu": "H100-SXM"}
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -44,6 +46,21 @@ from servecast import (
         ({"extra_engine_args": []}, "`engine_args` is [], but must be an object"),
         ({"extra_engine_args": "[]"}, "expected a JSON object"),
         ({"extra_engine_args": object()}, "has no JSON value"),
+        ({**LLAMA, "tensor_parallel_size": 4, "dtype": "nvfp4"}, "`dtype` is nvfp4: H100-SXM has no matrices"),
+        ({**LLAMA, "tensor_parallel_size": 3}, "`tensor_parallel_size` is 3: meta-llama/Llama-3.1-70B: 3 GPUs"),
+        ({**LLAMA, "tensor_parallel_size": 16}, "8 of them are connected by nvlink4"),
+        ({**LLAMA, "expert_parallel_size": 2}, "`expert_parallel_size` is 2: "),
+        ({**LLAMA, "engine_version": "newest"}, "`engine_version` is newest: expected numbers"),
+        ({"model": "nobody/Nothing-7B", "gpu": "H200"}, "the shape of the model `nobody/Nothing-7B` is not known"),
+        ({"model": "meta-llama/Llama-3.1-8B"}, "`gpu` is missing"),
+        ({"latency": "auto"}, "is missing: times of a model on GPUs follow from"),
+        ({**LLAMA, "latency": "ops:pack=nowhere.ops"}, "cannot read `nowhere.ops`"),
+        ({"cudagraph_capture_sizes": [8, 0]}, "`cudagraph_capture_sizes` is [8, 0]: expected batches of 1 to 65536"),
+        ({"cudagraph_capture_sizes": 8}, "`cudagraph_capture_sizes` is 8, but must be a list"),
+        (
+            {"extra_engine_args": {"engine_type": "trtllm", "trtllm": {"cuda_graph_config": {"padding": True}}}},
+            "cuda_graph_config",
+        ),
         ({"router_mode": "magic"}, "`router_mode`"),
         ({"router_mode": "kv_router", "router_config": {"router_temperature": -1}}, "`router_temperature` is -1"),
         ({"replay_mode": "online"}, "`replay_mode`"),

@@ -18,7 +18,7 @@ HEAD = '''\
 # Written by python/tools/stubs.py. Do not edit.
 """Settings of engines and routers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from servecast._native import Batch
@@ -99,7 +99,8 @@ def type_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "enum" in schema:
         return union([f"Literal[{json.dumps(one)}]" for one in schema["enum"]])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return union([SIMPLE.get(kind, "Mapping[str, Any]") for kind in kinds])
+    named = {**SIMPLE, "array": f"Sequence[{type_of(schema['items'], definitions)}]"} if "items" in schema else SIMPLE
+    return union([named.get(kind, "Mapping[str, Any]") for kind in kinds])
 
 
 def union(types: list[str]) -> str:

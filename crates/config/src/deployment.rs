@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::latency;
 use crate::settings::{Engines, Layers, ReplayConfig};
 
-pub use self::settings::without_effect;
+pub use self::settings::{GRAPHS, without_effect};
 
 mod hand_off;
 mod settings;
@@ -68,7 +68,7 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
             queue_policies: QueuePolicies { first: pool.args.router_queue_policy.clone(), decode: None },
             engines: vec![pool.args],
             unused: pool.unused,
-            derived: pool.derived.into_iter().collect(),
+            derived: pool.derived,
             latency_source: pool.latency_source,
             latency_error: reported(&pool.error_bar, &pool.error_bar),
         });
@@ -283,7 +283,7 @@ struct Pool {
     /// What was given but has no effect, and why.
     unused: Vec<String>,
     /// What was not given, but follows from the rest.
-    derived: Option<String>,
+    derived: Vec<String>,
     /// Where iteration times come from.
     latency_source: String,
     /// How far off they are.
@@ -309,14 +309,24 @@ impl Pool {
         let mut args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
             .map_err(|error| refused(&error.to_string()))?;
         let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
-        let measured = latency::load(&spec, layers.models())?;
+        let in_settings = |failure: Failure| {
+            failure.reworded(|message| {
+                let of_setting = latency::of_setting(message, args.latency.as_deref(), |key| {
+                    settings.values.contains_key(key)
+                });
+                settings.explained(of_setting.as_deref().unwrap_or(message))
+            })
+        };
+        let measured = latency::load(&spec, layers.models()).map_err(in_settings)?;
         let latency_source = latency::source(&spec, measured.as_deref())?;
         let error_bar = latency::error_bar(&spec, measured.as_deref());
         let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
-        let derived = match &setup {
-            Some(setup) => Some(format!("{name}{}", work_out_blocks(&mut args, setup)?)),
-            None => None,
-        };
+        let notes = measured.as_deref().map_or(&[][..], |model| model.notes());
+        let mut derived: Vec<String> = notes.iter().map(|note| format!("{name}{note}")).collect();
+        derived.extend(latency::other_version(&spec)?.map(|note| format!("{name}{note}")));
+        if let Some(setup) = &setup {
+            derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
+        }
         let config = args.validate(measured).map_err(|error| refused(&error.to_string()))?;
         let mut unused: Vec<String> =
             settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
@@ -325,11 +335,10 @@ impl Pool {
                           its own";
             unused.push(format!("{name}{}", settings.explained(reason)));
         }
-        if args.enforce_eager && !matches!(spec, LatencySpec::Ops(_)) {
-            let reason = "`enforce_eager` is for iteration times composed of operators (`model` and `gpu`): other latency \
-                          models have the passes that were measured";
-            unused.push(format!("{name}{}", settings.explained(reason)));
-        }
+        derived.extend(
+            latency::without_graphs(&spec, config.max_num_seqs())?.map(|note| format!("{name}{note}")),
+        );
+        unused.extend(settings.unused_graphs(&args, &spec).map(|reason| format!("{name}{reason}")));
         if setup.is_none() && settings.values.contains_key("gpu_memory_utilization") {
             let reason = "`gpu_memory_utilization` is for working out `num_gpu_blocks`, which is given or does not \
                           follow, since the latency model knows no GPU";

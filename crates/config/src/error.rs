@@ -69,6 +69,12 @@ impl Failure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// The same in other words.
+    #[must_use]
+    pub fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
+        Self { message: words(&self.message), ..self }
+    }
+
     /// What went wrong.
     pub fn message(&self) -> &str {
         &self.message

@@ -15,7 +15,8 @@ mod options;
 mod profile;
 mod roofline;
 
-pub use ops::OpsSettings;
+pub use ops::{OpsSettings, is_version};
+pub(crate) use options::of_setting;
 pub use options::{Deployed, KvType, gpu_sheet, model_shape};
 pub use profile::ProfileSettings;
 use roofline::RooflineSettings;
@@ -139,6 +140,28 @@ pub fn transfer(spec: &LatencySpec) -> Result<Option<Transfer>, Failure> {
         bytes_per_token: setup.model.kv_bytes_per_token(1, setup.kv_bytes).round() as u64,
         network_gbit_per_s: network.map(|each| each * gpus),
     }))
+}
+
+/// Most requests of a decode that is worth a word; engines record graphs of as many, or have few that are larger.
+const USUAL_DECODE: u32 = 256;
+
+/// What is left out of decodes that are no recorded graphs, if some of up to so many requests are not.
+pub fn without_graphs(spec: &LatencySpec, requests: Option<u32>) -> Result<Option<String>, Failure> {
+    let LatencySpec::Ops(options) = spec else { return Ok(None) };
+    let graphs = OpsSettings::of(options)?.recorded_graphs()?;
+    let are_all = graphs.cover(requests.map_or(USUAL_DECODE, |most| most.min(USUAL_DECODE)).into());
+    Ok((!are_all).then(|| {
+        format!(
+            "decodes that are no recorded CUDA graph are without the host's time to launch their kernels, which was not \
+             measured: they take longer where the host is slower than the GPU (graphs: {graphs})"
+        )
+    }))
+}
+
+/// What is taken of an engine's version of which nothing was measured.
+pub fn other_version(spec: &LatencySpec) -> Result<Option<String>, Failure> {
+    let LatencySpec::Ops(options) = spec else { return Ok(None) };
+    OpsSettings::of(options)?.other_version()
 }
 
 fn read_step(path: &Path) -> Result<Step, Failure> {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::graphs::CudaGraphConfig;
 use crate::host::HostArgs;
 use crate::sglang::SglangArgs;
 
@@ -61,8 +62,8 @@ pub struct EngineArgs {
     /// Old form of `worker_type: decode`.
     pub is_decode: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
-    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`. Absent, it is `ops` of `model` and `gpu` where
-    /// they are given, and `polynomial` otherwise.
+    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`, which is `ops` of `model` and `gpu`.
+    /// Absent, it is `auto` where they are given, and `polynomial` otherwise.
     pub latency: Option<String>,
     /// The model that is served: its name on the Hugging Face hub, or the path of its `config.json`.
     pub model: Option<String>,
@@ -80,6 +81,11 @@ pub struct EngineArgs {
     pub kv_cache_dtype: Option<String>,
     /// Whether no pass is a recorded graph.
     pub enforce_eager: bool,
+    /// vLLM: tokens of passes that are recorded as CUDA graphs; a pass between two of them is padded to the next. Absent, they
+    /// are 1, 2, 4, multiples of 8 to 256 and of 16 beyond, to `max_cudagraph_capture_size`.
+    pub cudagraph_capture_sizes: Option<Vec<u32>>,
+    /// vLLM: the largest of them; absent, twice `max_num_seqs`, 512 at most.
+    pub max_cudagraph_capture_size: Option<u32>,
     /// The engine's version, for the choice of measured operators.
     pub engine_version: Option<String>,
     /// Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`.
@@ -174,6 +180,8 @@ impl Default for EngineArgs {
             dtype: None,
             kv_cache_dtype: None,
             enforce_eager: false,
+            cudagraph_capture_sizes: None,
+            max_cudagraph_capture_size: None,
             engine_version: None,
             planner_profile_data: None,
             speedup_ratio: 1.0,
@@ -230,16 +238,21 @@ impl EngineType {
 }
 
 /// Settings of TensorRT-LLM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrtllmArgs {
     /// When a request is admitted.
     pub capacity_scheduler_policy: CapacitySchedulerPolicy,
+    /// Which decodes are recorded as CUDA graphs; null for none.
+    pub cuda_graph_config: Option<CudaGraphConfig>,
 }
 
 impl Default for TrtllmArgs {
     fn default() -> Self {
-        Self { capacity_scheduler_policy: CapacitySchedulerPolicy::GuaranteedNoEvict }
+        Self {
+            capacity_scheduler_policy: CapacitySchedulerPolicy::GuaranteedNoEvict,
+            cuda_graph_config: Some(CudaGraphConfig::default()),
+        }
     }
 }
 

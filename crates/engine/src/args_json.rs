@@ -98,9 +98,9 @@ fn check_keys(prefix: &str, settings: &Map<String, Value>, known: &[String]) -> 
     Ok(())
 }
 
-/// The JSON pointer to a setting, whose section is in front of a dot.
+/// The JSON pointer to a setting, whose section is in front of a dot, or to an item of a list.
 fn pointer(key: &str) -> String {
-    format!("/{}", key.replace('.', "/"))
+    format!("/{}", key.replace(['.', '['], "/").replace(']', ""))
 }
 
 /// The name of a setting that may be given by another one.

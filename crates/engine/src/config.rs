@@ -55,6 +55,7 @@ impl EngineArgs {
     pub fn validate(&self, measured: Option<Arc<dyn LatencyModel>>) -> Result<EngineConfig, ConfigError> {
         self.refuse_what_is_not_built()?;
         self.check_ranges()?;
+        self.check_graphs()?;
         let worker_type = self.resolved_worker_type()?;
         let speedup = Speedup::new(self.speedup_ratio, self.decode_speedup_ratio)?;
         let spec = self.latency_spec()?;

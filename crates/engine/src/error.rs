@@ -91,6 +91,7 @@ pub(crate) fn rephrase(message: &str) -> String {
         "f64" => "expected a number".to_owned(),
         "a boolean" => "expected true or false".to_owned(),
         "a map" => "expected an object".to_owned(),
+        "a sequence" => "expected a list".to_owned(),
         other if other.starts_with("struct ") => "expected an object".to_owned(),
         other => format!("expected {other}"),
     }

@@ -53,6 +53,9 @@ impl EngineArgs {
                 return Ok(LatencySpec::Ops(self.options_of_served(true)));
             }
             (None, None) => return Ok(LatencySpec::Polynomial),
+            (Some(text), None) if text == "auto" => {
+                return Ok(LatencySpec::Ops(self.options_of_served(true)));
+            }
             (None, Some(path)) => return Ok(LatencySpec::Grid(path.clone())),
             (Some(text), None) => ("latency", text),
         };
@@ -79,7 +82,7 @@ impl EngineArgs {
                 }
             }
             _ => wrong(
-                "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, \
+                "expected auto, polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, \
                  step:FILE.toml, roofline:OPTIONS or ops:OPTIONS",
             ),
         }
@@ -109,9 +112,8 @@ impl EngineArgs {
             ("ep", number(self.expert_parallel_size)),
             ("engine", Some(self.engine_type.name().to_owned())),
             ("engine_version", self.engine_version.clone()),
-            ("eager", self.enforce_eager.then(|| "on".to_owned())),
         ];
-        let of_engine = of_engine.into_iter().filter(|_| with_engine);
+        let of_engine = of_engine.into_iter().chain(self.graph_options()).filter(|_| with_engine);
         let given = served.into_iter().chain(of_engine).filter_map(|(key, value)| Some((key, value?)));
         given.flat_map(|(key, value)| [key.to_owned(), "=".to_owned(), value, ",".to_owned()]).collect()
     }
@@ -137,7 +139,7 @@ mod tests {
         {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {linear}"));
         }
-        let any = "expected polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, \
+        let any = "expected auto, polynomial, linear:BASE_US,PER_TOKEN_US,PER_SEQ_US, grid:FILE, profile:DIR, \
                    step:FILE.toml, roofline:OPTIONS or ops:OPTIONS";
         for latency in ["", "quadratic", "grid:", "callable:", "step:", "polynomial:3"] {
             refused(json!({"latency": latency}), &format!("`latency` is `{latency}`: {any}"));
@@ -162,6 +164,8 @@ mod tests {
             json!({"model": "a/b", "gpu": "H200", "tensor_parallel_size": 2, "engine_type": "sglang"});
         let ops = LatencySpec::Ops("model=a/b,gpu=H200,tp=2,engine=sglang,".to_owned());
         assert_eq!(spec(served), ops);
+        let ops = LatencySpec::Ops("engine=vllm,".to_owned());
+        assert_eq!(spec(json!({"latency": "auto"})), ops, "what is missing is said where it is read");
         let ops = LatencySpec::Ops("gpu=H200,engine=vllm,model=a/b".to_owned());
         assert_eq!(spec(json!({"latency": "ops:model=a/b", "gpu": "H200"})), ops);
     }

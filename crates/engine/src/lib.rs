@@ -44,6 +44,7 @@ mod args_json;
 mod config;
 mod engine;
 mod error;
+mod graphs;
 mod host;
 mod iteration;
 mod latency_spec;
@@ -59,12 +60,13 @@ mod trtllm;
 mod vllm;
 
 pub use args::{
-    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, VllmVersion,
-    WorkerType,
+    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, TrtllmArgs,
+    VllmVersion, WorkerType,
 };
 pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
 pub use error::{ConfigError, check_key};
+pub use graphs::CudaGraphConfig;
 pub use host::HostArgs;
 pub use iteration::{
     Admitted, Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Requeue, Scheduled,

@@ -322,7 +322,7 @@ pub enum GpuProblem {
     },
     /// More GPUs than are connected.
     #[error(
-        "{gpus} {gpu} cannot share a layer: {domain} of them are connected by {link}, and beyond those only a network is;          `link` names one"
+        "{gpus} {gpu} cannot share a layer: {domain} of them are connected by {link}, and beyond those only a network is, which the option `link` of `latency` names"
     )]
     Domain {
         /// Its name.

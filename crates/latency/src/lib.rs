@@ -94,6 +94,11 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
         None
     }
 
+    /// What is to be said of the times to whoever reads them, in sentences.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
     /// What the times are made from, if the model knows more of it than the setting that names it.
     fn source(&self) -> Option<&str> {
         None

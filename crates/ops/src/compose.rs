@@ -86,6 +86,17 @@ pub struct Origin {
     pub is_estimate: bool,
 }
 
+/// How much of a composition was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    /// Every operator in the model's shape.
+    All,
+    /// Some are carried over from other shapes, or follow from the data sheet.
+    Partly,
+    /// No operator.
+    Nothing,
+}
+
 /// Where operators were found, and what was missing.
 #[derive(Debug, Default)]
 pub(crate) struct Origins(Vec<Origin>);
@@ -166,6 +177,18 @@ impl Composition {
     /// What the times come from.
     pub fn origins(&self) -> &[Origin] {
         &self.origins
+    }
+
+    /// How much of them was measured.
+    pub fn measured(&self) -> Measured {
+        let is_estimate = |origin: &Origin| origin.is_estimate;
+        if self.origins.iter().all(is_estimate) {
+            Measured::Nothing
+        } else if self.origins.iter().any(is_estimate) {
+            Measured::Partly
+        } else {
+            Measured::All
+        }
     }
 
     /// The parts of a pass that grow with its tokens, in µs. Without a recorded graph, exchanges take longer.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
-use servecast_latency::{ErrorBar, Host};
+use servecast_latency::{ErrorBar, GpuSheet, Host};
 
+use crate::compose::Measured;
 use crate::family::{family, generation};
 use crate::setup::{EngineName, OpsSetup};
 
@@ -30,6 +31,9 @@ pub struct Constants {
     /// From the closest to the widest.
     #[serde(default)]
     error: Vec<Bar>,
+    /// The same by GPU, for listings: what a deployment takes goes by its family first.
+    #[serde(default)]
+    gpu: Vec<GpuBar>,
 }
 
 /// From sending a request to when it is at the engine.
@@ -80,6 +84,18 @@ struct Bar {
     engine: Option<String>,
     generation: Option<String>,
     family: Option<String>,
+    n: u32,
+    tpot_mape: f64,
+    tpot_p90: f64,
+    ttft_mape: f64,
+    ttft_p90: f64,
+}
+
+/// How far off the runs on a GPU were that were left out of the fit, in per cent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GpuBar {
+    gpu: String,
     n: u32,
     tpot_mape: f64,
     tpot_p90: f64,
@@ -190,15 +206,20 @@ impl Constants {
         self.factor.iter().find(is_of)
     }
 
-    /// How far off times of a setup are, by the closest runs of which enough were measured.
-    pub fn error_bar(&self, setup: &OpsSetup) -> ErrorBar {
+    /// How far off times of a setup are, by the closest runs of which enough were measured. Those had tables of all their
+    /// operators: where there are none of some, it is no less than the error of any wider group.
+    pub fn error_bar(&self, setup: &OpsSetup, measured: Measured) -> ErrorBar {
+        if measured == Measured::Nothing {
+            return ErrorBar::unknown("an estimate: no operator was measured on this GPU");
+        }
         let (generation, family) = (generation(&setup.gpu.name), family(&setup.model_name));
         let own = [setup.engine.name(), generation.as_str(), family.as_str()];
         let is_of = |bar: &&Bar| {
             let keys = [&bar.engine, &bar.generation, &bar.family];
             keys.into_iter().zip(own).all(|(key, own)| key.as_deref().is_none_or(|key| key == own))
         };
-        let Some(bar) = self.error.iter().find(is_of) else {
+        let mut bars = self.error.iter().filter(is_of);
+        let Some(bar) = bars.next() else {
             return ErrorBar::unknown("no measured run is like it");
         };
         let same = match (bar.engine.is_some(), bar.generation.is_some(), bar.family.is_some()) {
@@ -207,14 +228,38 @@ impl Constants {
             (true, _, false) => "of the same engine and other families",
             (false, ..) => "of other families and engines",
         };
-        ErrorBar {
-            tpot_p90: Some(bar.tpot_p90 / 100.0),
-            ttft_p90: Some(bar.ttft_p90 / 100.0),
-            tpot_mape: Some(bar.tpot_mape / 100.0),
-            ttft_mape: Some(bar.ttft_mape / 100.0),
-            n: Some(u64::from(bar.n)),
-            basis: format!("{} runs {same}", bar.n),
+        let times = |bar: &Bar| [[bar.tpot_mape, bar.tpot_p90], [bar.ttft_mape, bar.ttft_p90]];
+        if measured == Measured::All {
+            return known(bar.n, times(bar), same);
         }
+        let wider = |one: [[f64; 2]; 2], other: &Bar| {
+            let other = times(other);
+            [0, 1].map(|time| [0, 1].map(|figure| one[time][figure].max(other[time][figure])))
+        };
+        let widest = bars.fold(times(bar), wider);
+        let n = self.error.last().map_or(bar.n, |all| all.n);
+        known(n, widest, "of other families and engines, whose operators were all measured")
+    }
+
+    /// How far off times are on a GPU, if enough runs on it were measured.
+    pub fn error_of_gpu(&self, gpu: &GpuSheet) -> Option<ErrorBar> {
+        let is_it = |bar: &&GpuBar| GpuSheet::by_name(&bar.gpu).is_some_and(|sheet| sheet.name == gpu.name);
+        let bar = self.gpu.iter().find(is_it)?;
+        let times = [[bar.tpot_mape, bar.tpot_p90], [bar.ttft_mape, bar.ttft_p90]];
+        Some(known(bar.n, times, "on it, of all engines and families"))
+    }
+}
+
+/// An error of so many runs: mean and 90th percentile of both times in per cent.
+fn known(n: u32, [tpot, ttft]: [[f64; 2]; 2], which: &str) -> ErrorBar {
+    let share = |percent: f64| Some(percent / 100.0);
+    ErrorBar {
+        tpot_p90: share(tpot[1]),
+        ttft_p90: share(ttft[1]),
+        tpot_mape: share(tpot[0]),
+        ttft_mape: share(ttft[0]),
+        n: Some(u64::from(n)),
+        basis: format!("{n} runs {which}"),
     }
 }
 
@@ -234,6 +279,11 @@ mod tests {
         }
         assert!(constants.prompt.values().all(|prompt| prompt.n >= 12));
         assert!(constants.error.iter().all(|bar| bar.n >= 12));
+        let of_gpu = |gpu: &str| constants.error_of_gpu(&GpuSheet::by_name(gpu).unwrap());
+        for gpu in ["H100-SXM", "H200", "B200"] {
+            assert!(of_gpu(gpu).is_some_and(|bar| bar.n >= Some(12)), "{gpu}");
+        }
+        assert_eq!(of_gpu("A100-SXM"), None);
         assert!(
             constants
                 .factor

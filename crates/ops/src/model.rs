@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use servecast_latency::{Batch, ErrorBar, Host, LatencyModel, PassTime, StepWork};
 
-use crate::compose::Composition;
+use crate::compose::{Composition, Measured};
 use crate::constants::Constants;
-use crate::setup::{EngineName, OpsSetup};
+use crate::graphs::Graphs;
+use crate::setup::OpsSetup;
 use crate::surface::{Line, Plane};
 
 /// The most that is sampled: tokens of a pass, its requests, and tokens that one of them has.
@@ -25,15 +26,13 @@ pub struct Ops {
     source: String,
     /// Whether no operator was measured.
     is_estimate: bool,
+    notes: Vec<String>,
     /// µs by tokens, within a recorded graph and without.
     tokens: [Line; 2],
     head: Line,
     decode: Plane,
     prompt: Plane,
-    /// Most tokens of a pass that is a recorded graph.
-    graph_tokens: u64,
-    /// Whether passes with prompts are recorded, too.
-    records_prompts: bool,
+    graphs: Graphs,
     /// What passes without prompts are multiplied by.
     decode_factor: f64,
     /// What passes with prompts are multiplied by.
@@ -70,39 +69,35 @@ impl Ops {
             }
             sum(composition.prompt_parts_us(requests as f64, length as f64))
         });
-        let (graph_tokens, records_prompts) = match setup.engine {
-            _ if setup.enforce_eager => (0, false),
-            EngineName::Vllm => (512, true),
-            EngineName::Sglang => (512, false),
-            EngineName::Trtllm => (2048, false),
-        };
         Self {
             source: source(composition),
-            is_estimate: composition.origins().iter().all(|origin| origin.is_estimate),
+            is_estimate: composition.measured() == Measured::Nothing,
+            notes: notes(composition),
             tokens: [tokens(true), tokens(false)],
             head: Line::sample(MOST_REQUESTS, |requests| composition.head_us(requests.max(1) as f64)),
             decode,
             prompt,
-            graph_tokens,
-            records_prompts,
+            graphs: setup.recorded_graphs(),
             decode_factor: constants.factor(setup).unwrap_or(1.0),
             prompt_factor: constants.prompt_factor(setup.engine),
             host: constants.host(setup),
-            error_bar: constants.error_bar(setup),
+            error_bar: constants.error_bar(setup, composition.measured()),
         }
     }
 
-    /// Whether a pass of so many tokens is a recorded graph.
-    #[inline]
-    pub fn is_graph(&self, tokens: u64, has_prompts: bool) -> bool {
-        tokens <= self.graph_tokens && (self.records_prompts || !has_prompts)
+    /// The passes that are recorded graphs.
+    pub fn graphs(&self) -> &Graphs {
+        &self.graphs
     }
 
-    /// µs of a pass without its attention.
+    /// µs of a pass without its attention: a graph computes what it was recorded for.
     #[inline]
     fn outside_attention(&self, tokens: u64, requests: u64, has_prompts: bool) -> f64 {
-        let is_graph = self.is_graph(tokens, has_prompts);
-        self.tokens[usize::from(!is_graph)].at(tokens) + self.head.at(requests)
+        let computed = match self.graphs.padded(tokens, has_prompts) {
+            Some(padded) => self.tokens[0].at(padded),
+            None => self.tokens[1].at(tokens),
+        };
+        computed + self.head.at(requests)
     }
 }
 
@@ -121,11 +116,22 @@ fn source(composition: &Composition) -> String {
     } else {
         format!("; estimated: {}", estimated.into_iter().collect::<Vec<_>>().join(", "))
     };
-    format!(
-        "measured operators of {model_name} ({}) on {gpus} {} with {name}{parts}",
-        weights.name(),
-        gpu.name
-    )
+    let what = format!("operators of {model_name} ({}) on {gpus} {} with {name}", weights.name(), gpu.name);
+    if composition.measured() == Measured::Nothing {
+        return format!("{what}, by the data sheet of the GPU");
+    }
+    format!("measured {what}{parts}")
+}
+
+/// What is said of operators that were not measured in the model's shape.
+fn notes(composition: &Composition) -> Vec<String> {
+    if composition.measured() == Measured::Nothing {
+        return Vec::new();
+    }
+    let estimated = composition.origins().iter().filter(|origin| origin.is_estimate);
+    estimated
+        .map(|origin| format!("{} of this shape were not measured: {}", origin.part.name(), origin.source))
+        .collect()
 }
 
 impl LatencyModel for Ops {
@@ -170,6 +176,10 @@ impl LatencyModel for Ops {
 
     fn error_bar(&self) -> Option<ErrorBar> {
         Some(self.error_bar.clone())
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn estimate(&self) -> Option<&str> {

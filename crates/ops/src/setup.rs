@@ -2,6 +2,8 @@
 
 use servecast_latency::{AllReduce, GpuSheet, ModelShape, WeightType};
 
+use crate::graphs::{GraphSettings, Graphs};
+
 /// An engine whose kernels were timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineName {
@@ -66,13 +68,19 @@ pub struct OpsSetup {
     pub expert_parallel_size: u32,
     /// The all-reduce to reckon with instead of what was measured.
     pub all_reduce: Option<AllReduce>,
-    /// Whether no pass is a recorded graph.
-    pub enforce_eager: bool,
+    /// Which passes are recorded graphs.
+    pub graphs: GraphSettings,
 }
 
 impl OpsSetup {
     /// GPUs of the engine.
     pub fn gpus(&self) -> u32 {
         self.tensor_parallel_size * self.data_parallel_size
+    }
+
+    /// The passes that are recorded graphs.
+    pub fn recorded_graphs(&self) -> Graphs {
+        let groups = [self.tensor_parallel_size, self.data_parallel_size];
+        Graphs::new(&self.graphs, self.engine, &self.gpu, groups)
     }
 }

@@ -9,7 +9,7 @@ use servecast_report::Settings;
 use servecast_workload::{Recognised, SyntheticSpec, TraceNotes};
 
 use crate::plan::Plan;
-use servecast_config::deployment::{DEFAULT_WORKERS, without_effect};
+use servecast_config::deployment::{DEFAULT_WORKERS, GRAPHS, without_effect};
 use servecast_config::error::Failure;
 use servecast_config::files;
 use servecast_config::settings::{
@@ -139,8 +139,10 @@ fn engine_args(args: &EngineArgs, block_size: u32, named: &dyn Fn(&Path) -> Path
     let mut dropped: Vec<&str> = without_effect(args.engine_type).collect();
     // The number of blocks is there.
     dropped.push("gpu_memory_utilization");
+    // In TOML there is no null.
+    args.enforce_eager |= args.trtllm.as_ref().is_some_and(|own| own.cuda_graph_config.is_none());
     if !matches!(args.latency_spec(), Ok(LatencySpec::Ops(_))) {
-        dropped.push("enforce_eager");
+        dropped.extend(GRAPHS);
     }
     if args.engine_type == EngineType::Sglang {
         dropped.extend(by_names_of_sglang(&mut args));

@@ -78,8 +78,22 @@ const TABLE: &[(&str, &str)] = &[
     ("aic_backend aic_system aic_backend_version aic_model_path aic_tp_size aic_perf_config", AIC),
     ("aic_moe_tp_size aic_moe_ep_size aic_attention_dp_size", AIC),
     ("planner_config", "not there yet, the number of workers is fixed during a replay"),
-    ("attention_backend cuda_graph_sizes disable_cuda_graph compilation_config", KERNELS),
+    ("attention_backend", KERNELS),
+    (
+        "cuda_graph_sizes compilation_config cudagraph_sizes max_seq_len_to_capture",
+        "{cudagraph_capture_sizes} are the tokens of passes that vLLM records as CUDA graphs, {max_cudagraph_capture_size} is \
+         the largest; {enforce_eager} records none",
+    ),
+    (
+        "cuda_graph_config cuda_graph_batch_sizes cuda_graph_max_batch_size cuda_graph_padding_enabled use_cuda_graph",
+        "what TensorRT-LLM records as CUDA graphs is `cuda_graph_config` within the object `trtllm` of {engine_args}; \
+         {enforce_eager} records none",
+    ),
     ("latency_model perf_model", "{latency} chooses the latency model"),
+    (
+        "ops ops_file ops_pack",
+        "measurements of one's own operators are an option of {latency}: ops:pack=FILE",
+    ),
     // Load.
     ("trace trace_path input_file dataset_path", "the trace is {trace_file}"),
     (

@@ -3,6 +3,7 @@
 mod capacity;
 mod known;
 mod latency;
+mod latency_page;
 
 use clap::Subcommand;
 

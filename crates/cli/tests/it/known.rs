@@ -21,13 +21,24 @@ fn what_is_known_is_listed() {
     assert!(models.lines().count() > 60, "{models}");
     let line = |name: &str| models.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
     let words = |name: &str| line(name).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(
-        words("Qwen/Qwen3.5-397B-A17B"),
-        "Qwen/Qwen3.5-397B-A17B 396.35 B 16.33 B bf16 30720 B 15 × 32 heads, 2 KV, 45 × gated delta rule 60 × 10 of 512"
+    let begins = |name: &str, expected: &str| {
+        let found = words(name);
+        assert!(found.starts_with(expected), "{found}");
+        found[expected.len()..].trim_start().to_owned()
+    };
+    begins(
+        "Qwen/Qwen3.5-397B-A17B",
+        "Qwen/Qwen3.5-397B-A17B 396.35 B 16.33 B bf16 30720 B 15 × 32 heads, 2 KV, 45 × gated delta rule 60 × 10 of 512",
     );
-    assert_eq!(
-        words("zai-org/GLM-5"),
-        "zai-org/GLM-5 743.91 B 40.83 B bf16 100152 B 78 × 64 heads, MLA with sparse index 75 × 8 of 256"
+    begins(
+        "zai-org/GLM-5",
+        "zai-org/GLM-5 743.91 B 40.83 B bf16 100152 B 78 × 64 heads, MLA with sparse index 75 × 8 of 256",
+    );
+    // Behind the shape: which operators have tables, and how far off times are.
+    let llama = begins("meta-llama/Llama-3.1-70B", "meta-llama/Llama-3.1-70B 70.55 B 69.50 B bf16 327680 B");
+    assert!(
+        llama.contains(" - all TPOT ±") && llama.ends_with("of the same family, engine and GPU generation)"),
+        "{llama}"
     );
     let gpus = sandbox.run(&["explain", "gpus"]).success();
     assert!(gpus.lines().count() > 15 && gpus.contains("GB300") && gpus.contains("data sheet"), "{gpus}");
@@ -40,6 +51,43 @@ fn what_is_known_is_listed() {
     assert!(gpu["operator_tables"].is_null(), "{gpu}");
     sandbox.run(&["explain", "gpus", "B201"]).is_refused(&["did you mean `B200`?"]);
     sandbox.run(&["explain", "models", "Qwen/Qwen3-31B"]).is_refused(&["did you mean `Qwen/Qwen3-32B`?"]);
+}
+
+#[test]
+fn what_tables_cover_of_a_model_depends_on_the_gpu_and_the_engine() {
+    let sandbox = Sandbox::new();
+    let of = |model: &str, gpu: &str, engine: &str| {
+        let [found] = &listed(&sandbox, &["models", model, "--gpu", gpu, "--engine", engine])[..] else {
+            panic!("one model")
+        };
+        found.clone()
+    };
+    let parts = |found: &Value, kind: &str| -> BTreeSet<String> {
+        let listed = found["operator_tables"][kind].as_array().unwrap().iter();
+        listed.map(|origin| origin["part"].as_str().unwrap().to_owned()).collect()
+    };
+    let known = of("openai/gpt-oss-120b", "H100-SXM", "vllm");
+    assert!(
+        parts(&known, "measured").contains("experts") && parts(&known, "estimated").is_empty(),
+        "{known}"
+    );
+    assert!(known["error"]["n"].as_u64().unwrap() >= 12 && known["error"]["tpot_p90"].is_number(), "{known}");
+    // No AMD GPU was measured: everything is by the data sheet.
+    let unknown = of("openai/gpt-oss-120b", "MI300X", "vllm");
+    assert!(
+        parts(&unknown, "measured").is_empty() && parts(&unknown, "estimated").contains("experts"),
+        "{unknown}"
+    );
+    // The GPU has no such numbers.
+    let never = of("nvidia/DeepSeek-R1-0528-FP4", "H100-SXM", "vllm");
+    assert!(never["operator_tables"]["problem"].as_str().unwrap().contains("nvfp4"), "{never}");
+    assert!(never["error"].is_null(), "{never}");
+    let [gpu] = &listed(&sandbox, &["gpus", "H200"])[..] else { panic!("one GPU") };
+    assert!(gpu["error"]["n"].as_u64().unwrap() >= 12, "{gpu}");
+    let [gpu] = &listed(&sandbox, &["gpus", "A100-SXM"])[..] else { panic!("one GPU") };
+    assert_eq!(gpu["error"]["basis"], "no run on it was compared");
+    sandbox.run(&["explain", "models", "--engine", "tgi"]).is_refused(&["vllm, sglang or trtllm"]);
+    sandbox.run(&["explain", "models", "--gpu", "H10"]).is_refused(&["H100"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The engine settings of a pool: its own, and those that are given for every pool.
 
 use serde_json::{Map, Value};
-use servecast_engine::{EngineArgs, EngineType, SchedulePolicy};
+use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
 
 use super::Given;
 use crate::error::Failure;
@@ -15,6 +15,18 @@ const WITHOUT_EFFECT: [(&str, &str); 6] = [
     ("bootstrap_port", LIVE),
     ("zmq_kv_events_port", LIVE),
     ("zmq_replay_port", LIVE),
+];
+
+/// What is said of recorded graphs.
+pub const GRAPHS: [&str; 8] = [
+    "enforce_eager",
+    "cudagraph_capture_sizes",
+    "max_cudagraph_capture_size",
+    "sglang.cuda_graph_bs",
+    "sglang.cuda_graph_max_bs",
+    "sglang.disable_cuda_graph",
+    "sglang.disable_cuda_graph_padding",
+    "trtllm.cuda_graph_config",
 ];
 
 const LIVE: &str = "is for live workers";
@@ -174,6 +186,27 @@ impl<'a> Settings<'a> {
             unused.extend(self.unused_by_sglang(args));
         }
         unused.into_iter().map(|sentence| self.explained(&sentence))
+    }
+
+    /// What is said of recorded graphs without effect, each in a sentence.
+    pub(super) fn unused_graphs(
+        &self,
+        args: &EngineArgs,
+        spec: &LatencySpec,
+    ) -> impl Iterator<Item = String> + '_ {
+        let is_composed = matches!(spec, LatencySpec::Ops(_));
+        let is_on = |key: &&str| self.get(key).is_some_and(|value| *value != false);
+        let without_operators = GRAPHS.into_iter().filter(move |key| !is_composed && is_on(key)).map(|key| {
+            format!(
+                "`{key}` is for iteration times composed of operators (`model` and `gpu`): other latency models have the \
+                 passes that were measured"
+            )
+        });
+        let without_graphs = args
+            .has_unused_graphs()
+            .filter(|_| is_composed)
+            .map(|key| format!("`{key}` says which graphs are recorded, but none are"));
+        without_operators.chain(without_graphs).map(|sentence| self.explained(&sentence))
     }
 
     fn unused_by_sglang(&self, args: &EngineArgs) -> Vec<String> {

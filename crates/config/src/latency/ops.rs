@@ -1,17 +1,19 @@
 //! The latency model `ops`: a model on GPUs whose operators were measured.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use servecast_latency::{CapacitySetup, GpuSheet};
-use servecast_ops::{Composition, Constants, EngineName, Ops, OpsSetup, Pack};
+use servecast_ops::{Composition, Constants, EngineName, GraphSettings, Graphs, Ops, OpsSetup, Pack};
 
 use super::options::{Deployed, gpus, known_models, model_shape, refused_option, take_all};
 use crate::error::{Failure, chain};
 use crate::files;
 
 const WHAT: &str = "ops";
-const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, factors, constants and pack";
+const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, graph_sizes, largest_graph, graph_padding, factors, \
+                        constants and pack";
 
 /// What `ops:OPTIONS` says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -23,7 +25,7 @@ pub struct OpsSettings {
     pub data_parallel_size: Option<u32>,
     engine: EngineName,
     engine_version: Option<String>,
-    enforce_eager: bool,
+    graphs: GraphSettings,
     pack: Option<PathBuf>,
     without_factors: bool,
     constants: ConstantsFrom,
@@ -47,6 +49,18 @@ fn is_on(value: &str) -> Result<bool, String> {
     }
 }
 
+/// Whether a text begins with two numbers, as the versions of engines do.
+pub fn is_version(text: &str) -> bool {
+    let mut parts = text.split('.').map(|part| part.starts_with(|first: char| first.is_ascii_digit()));
+    parts.next() == Some(true) && parts.next() == Some(true)
+}
+
+/// Tokens of a recorded graph.
+fn size(text: &str) -> Result<u32, String> {
+    let size = text.trim().parse::<u32>().ok().filter(|size| (1..=1 << 16).contains(size));
+    size.ok_or_else(|| "expected sizes from 1 to 65536, with a + between two".to_owned())
+}
+
 impl OpsSettings {
     /// The settings that options `KEY=VALUE,KEY=VALUE` describe.
     pub fn of(options: &str) -> Result<Self, Failure> {
@@ -64,8 +78,16 @@ impl OpsSettings {
             "engine" => {
                 self.engine = EngineName::by_name(value).ok_or("expected vllm, sglang or trtllm")?;
             }
-            "engine_version" => self.engine_version = Some(value.to_owned()),
-            "eager" => self.enforce_eager = is_on(value)?,
+            "engine_version" => {
+                if !is_version(value) {
+                    return Err("expected numbers with points between them, such as 0.25.0".to_owned());
+                }
+                self.engine_version = Some(value.to_owned());
+            }
+            "eager" => self.graphs.are_off = is_on(value)?,
+            "graph_sizes" => self.graphs.sizes = Some(value.split('+').map(size).collect::<Result<_, _>>()?),
+            "largest_graph" => self.graphs.largest = Some(size(value)?),
+            "graph_padding" => self.graphs.are_padded = Some(is_on(value)?),
             "factors" => self.without_factors = !is_on(value)?,
             "constants" => {
                 self.constants = match value {
@@ -103,16 +125,21 @@ impl OpsSettings {
 
     /// The operators of the model on its GPUs.
     pub fn compose(&self) -> Result<Composition, Failure> {
-        let (setup, pack) = (self.setup()?, self.read_pack()?);
+        self.compose_from(self.read_pack()?.as_ref())
+    }
+
+    /// The same from a pack that was read; without one all is estimated.
+    pub fn compose_from(&self, pack: Option<&Pack>) -> Result<Composition, Failure> {
+        let setup = self.setup()?;
         let name = self.pack.as_ref().map(|path| path.display().to_string());
-        Composition::new(setup, pack.as_ref()).map_err(|error| {
+        Composition::new(setup, pack).map_err(|error| {
             let pack = name.unwrap_or_else(|| "a pack that comes with servecast".to_owned());
             Failure::user(format!("{pack}: {}", chain(&error)))
         })
     }
 
     /// The pack that is named, or that of the GPU, if it has one.
-    fn read_pack(&self) -> Result<Option<Pack>, Failure> {
+    pub fn read_pack(&self) -> Result<Option<Pack>, Failure> {
         let Some(path) = &self.pack else {
             let sheet = self.sheet()?;
             let pack = Pack::of_gpu(&sheet.name).transpose();
@@ -129,6 +156,28 @@ impl OpsSettings {
             .with_hint(format!(
                 "--gpu {of} takes the pack's; without `pack` the one that comes with servecast is read"
             )))
+    }
+
+    /// What is taken if nothing was measured of the engine's version.
+    pub fn other_version(&self) -> Result<Option<String>, Failure> {
+        let (Some(version), Some(pack)) = (&self.engine_version, self.read_pack()?) else { return Ok(None) };
+        let engine = self.engine.name();
+        let own = pack.header().sections.iter().filter(|section| section.engine == engine);
+        let measured: BTreeSet<&str> = own.map(|section| section.version.as_str()).collect();
+        if measured.is_empty() || measured.contains(version.as_str()) {
+            return Ok(None);
+        }
+        let measured = measured.into_iter().collect::<Vec<_>>().join(", ");
+        Ok(Some(format!(
+            "`engine_version` is {version}, of which no operator was measured: of each, the nearest of {engine} {measured} \
+             is taken"
+        )))
+    }
+
+    /// The passes that are recorded graphs.
+    pub fn recorded_graphs(&self) -> Result<Graphs, Failure> {
+        let groups = [self.deployed.gpus.unwrap_or(1), self.data_parallel_size.unwrap_or(1)];
+        Ok(Graphs::new(&self.graphs, self.engine, &self.sheet()?, groups))
     }
 
     fn sheet(&self) -> Result<GpuSheet, Failure> {
@@ -153,7 +202,7 @@ impl OpsSettings {
             data_parallel_size: self.data_parallel_size.unwrap_or(1),
             expert_parallel_size: self.expert_parallel_size.unwrap_or(1),
             all_reduce: self.deployed.given_all_reduce(tensor_parallel_size)?,
-            enforce_eager: self.enforce_eager,
+            graphs: self.graphs.clone(),
             model,
             gpu,
         };
@@ -196,5 +245,9 @@ impl OpsSettings {
 }
 
 fn missing(key: &str, hint: String) -> Failure {
-    Failure::user(format!("`latency`: ops needs `{key}`: --model NAME --gpu NAME --tp N")).with_hint(hint)
+    let message = format!(
+        "`{key}` is missing: times of a model on GPUs follow from --model NAME --gpu NAME --tp N, by flags, keys or options of \
+         `latency`"
+    );
+    Failure::user(message).with_hint(hint)
 }

@@ -256,6 +256,33 @@ pub(crate) fn take_all(
     Ok(())
 }
 
+/// Options of latency models, and the settings of the engine that give the same.
+const SETTINGS: [(&str, &str); 8] = [
+    ("model", "model"),
+    ("gpu", "gpu"),
+    ("tp", "tensor_parallel_size"),
+    ("dp", "data_parallel_size"),
+    ("ep", "expert_parallel_size"),
+    ("dtype", "dtype"),
+    ("kv_dtype", "kv_cache_dtype"),
+    ("engine_version", "engine_version"),
+];
+
+/// A [refusal](refused_option) of an option, in words of the setting that it came from: one that is given, or any where
+/// `latency` has no options of its own.
+pub(crate) fn of_setting(
+    message: &str,
+    latency: Option<&str>,
+    is_given: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let (_, refusal) = message.strip_prefix("`latency`: ")?.split_once(" option `")?;
+    let (option, problem) = refusal.split_once("`: ")?;
+    let (key, value) = option.split_once('=')?;
+    let (_, setting) = SETTINGS.into_iter().find(|(name, _)| *name == key)?;
+    let is_of_setting = |text: &str| is_given(setting) && !text.contains(&format!("{key}="));
+    latency.is_none_or(is_of_setting).then(|| format!("`{setting}` is {value}: {problem}"))
+}
+
 /// An option that cannot be.
 pub(crate) fn refused_option(what: &str, option: &str, problem: &str) -> Failure {
     Failure::user(format!("`latency`: {what} option `{option}`: {problem}"))

@@ -39,6 +39,12 @@ pub struct EngineShortcuts {
     /// Record no pass as a graph, as vLLM does then
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub enforce_eager: Option<bool>,
+    /// Tokens of passes that vLLM records as CUDA graphs, with a comma between two; others are padded to the next
+    #[arg(long, value_name = "TOKENS,TOKENS", value_delimiter = ',')]
+    pub cudagraph_capture_sizes: Option<Vec<u32>>,
+    /// Largest pass that vLLM records as a CUDA graph
+    #[arg(long, value_name = "TOKENS")]
+    pub max_cudagraph_capture_size: Option<u32>,
     /// Version of the engine, for the choice of measured operators; the newest that was measured without it
     #[arg(long, value_name = "VERSION")]
     pub engine_version: Option<String>,
@@ -76,8 +82,8 @@ pub struct EngineShortcuts {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub async_scheduling: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
-    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS` or `ops:OPTIONS`; `ops` of --model and --gpu where they are
-    /// given
+    /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`; `auto`, which is `ops` of --model and
+    /// --gpu, where they are given
     #[arg(long, value_name = "SPEC")]
     pub latency: Option<String>,
     /// What hosts take besides iterations, a JSON object or @FILE.json; --gap-us and those below it set one each
@@ -163,6 +169,18 @@ pub struct SglangShortcuts {
     /// Difference in priority above which a waiting request displaces a running one
     #[arg(long, value_name = "N")]
     pub priority_scheduling_preemption_threshold: Option<u32>,
+    /// Batches of decodes that are recorded as CUDA graphs, with a comma between two; others are padded to the next
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub cuda_graph_bs: Option<Vec<u32>>,
+    /// Largest batch of decodes that is recorded as a CUDA graph; by the GPU's memory without it
+    #[arg(long, value_name = "N")]
+    pub cuda_graph_max_bs: Option<u32>,
+    /// Record no pass as a CUDA graph
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disable_cuda_graph: Option<bool>,
+    /// Run only batches as graphs that are recorded, without padding to them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disable_cuda_graph_padding: Option<bool>,
 }
 
 /// The orders of the waiting queue that can be chosen.
@@ -230,6 +248,8 @@ impl EngineShortcuts {
             "dtype", "dtype", Any => self.dtype.as_ref();
             "kv_cache_dtype", "kv_cache_dtype", Any => self.kv_cache_dtype.as_ref();
             "enforce_eager", "enforce_eager", Any => self.enforce_eager;
+            "cudagraph_capture_sizes", "cudagraph_capture_sizes", Vllm => self.cudagraph_capture_sizes.as_ref();
+            "max_cudagraph_capture_size", "max_cudagraph_capture_size", Vllm => self.max_cudagraph_capture_size;
             "engine_version", "engine_version", Any => self.engine_version.as_ref();
             "block_size", "block_size", Any => self.block_size;
             "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;
@@ -279,6 +299,11 @@ impl SglangShortcuts {
                 self.schedule_low_priority_values_first;
             "priority_scheduling_preemption_threshold", "sglang.priority_scheduling_preemption_threshold", Sglang =>
                 self.priority_scheduling_preemption_threshold;
+            "cuda_graph_bs", "sglang.cuda_graph_bs", Sglang => self.cuda_graph_bs.as_ref();
+            "cuda_graph_max_bs", "sglang.cuda_graph_max_bs", Sglang => self.cuda_graph_max_bs;
+            "disable_cuda_graph", "sglang.disable_cuda_graph", Sglang => self.disable_cuda_graph;
+            "disable_cuda_graph_padding", "sglang.disable_cuda_graph_padding", Sglang =>
+                self.disable_cuda_graph_padding;
         }
     }
 }
@@ -301,6 +326,7 @@ mod tests {
                 }
                 "host" => json!({"gap_us": 1}),
                 "schedule_policy" => json!("lpm"),
+                "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),
                 key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {
                     json!(true)
                 }

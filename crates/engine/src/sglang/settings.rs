@@ -52,6 +52,15 @@ pub struct SglangArgs {
     pub radix_eviction_policy: RadixEvictionPolicy,
     /// Seed of the policy `random`.
     pub random_seed: u64,
+    /// Batches of decodes that are recorded as CUDA graphs; a batch between two of them is padded to the next. Absent, they
+    /// are 1, 2, 4, 8, 12, multiples of 8 to 256, of 16 to 512 and of 32 beyond, to `cuda_graph_max_bs`.
+    pub cuda_graph_bs: Option<Vec<u32>>,
+    /// The largest of them; absent, it goes by the memory of the GPU: 8 to 512.
+    pub cuda_graph_max_bs: Option<u32>,
+    /// Whether no pass is a recorded graph.
+    pub disable_cuda_graph: bool,
+    /// Whether only batches that are recorded run as graphs, which are all up to `cuda_graph_max_bs` without a list of them.
+    pub disable_cuda_graph_padding: bool,
 }
 
 impl Default for SglangArgs {
@@ -76,6 +85,10 @@ impl Default for SglangArgs {
             prefill_max_requests: None,
             radix_eviction_policy: RadixEvictionPolicy::Lru,
             random_seed: 42,
+            cuda_graph_bs: None,
+            cuda_graph_max_bs: None,
+            disable_cuda_graph: false,
+            disable_cuda_graph_padding: false,
         }
     }
 }

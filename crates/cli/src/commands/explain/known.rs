@@ -1,24 +1,35 @@
 //! `servecast explain models` and `servecast explain gpus`: what is known by name.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use servecast_latency::{Attention, GpuSheet, LinearKind, ModelShape, Ring, WeightType};
-use servecast_ops::Pack;
+use servecast_engine::EngineType;
+use servecast_latency::{Attention, ErrorBar, GpuSheet, LinearKind, ModelShape, Ring, WeightType};
+use servecast_ops::{Constants, Pack};
+
+use super::capacity::engine;
 
 use crate::config::Format;
 use crate::error::Failure;
 use crate::files;
-use crate::latency::{gpu_sheet, model_shape};
+use crate::latency::{OpsSettings, gpu_sheet, model_shape};
 
 /// List the models whose shape is known, or show that of one
 ///
 /// A name of a tuning or of a repository with quantised weights has the shape of its model: `nvidia/Llama-3.3-70B-Instruct-FP4`.
+/// Which operators have measured tables, and how far off times are, is told for weights as they are published.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ModelsArgs {
     /// Model by its name on the Hugging Face hub, or its config.json; all without it
     #[arg(value_name = "NAME|FILE")]
     model: Option<String>,
+    /// GPU whose tables are looked at, by name or by a file that describes it
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "H100-SXM")]
+    gpu: String,
+    /// Engine whose tables are looked at
+    #[arg(long, value_name = "ENGINE", default_value = "vllm", value_parser = engine)]
+    engine: EngineType,
     /// How to print it
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -35,28 +46,88 @@ pub(super) struct GpusArgs {
     format: Format,
 }
 
-/// What else is known of a model or GPU beside its shape or sheet.
+/// What else is known of a model or GPU beside its shape or sheet: text, and what JSON has.
 #[derive(Debug, Default)]
 struct Coverage {
     /// Which operators have measured tables.
-    operator_tables: Option<String>,
+    operator_tables: Option<(String, Value)>,
     /// How far off times are.
-    error: Option<String>,
+    error: Option<(String, Value)>,
 }
 
-/// What tables cover a model.
-fn coverage_of_model(_shape: &ModelShape) -> Coverage {
-    Coverage::default()
+/// What models are looked at on.
+struct Place<'a> {
+    gpu: &'a GpuSheet,
+    name: &'a str,
+    engine: EngineType,
+    pack: Option<Pack>,
 }
 
-/// What tables there are of a GPU.
+impl Place<'_> {
+    /// What tables cover a model on as many of the GPUs as share it, 8 at most, and how far off times are.
+    fn coverage(&self, model: &str, shape: &ModelShape) -> Coverage {
+        let can_be =
+            |gpus: &u32| shape.check_shared_by(*gpus).is_ok() && self.gpu.check_domain(*gpus).is_ok();
+        let gpus = [8, 4, 2].into_iter().find(can_be).unwrap_or(1);
+        let options = format!("model={model},gpu={},tp={gpus},engine={}", self.name, self.engine.name());
+        let composed =
+            OpsSettings::of(&options).and_then(|settings| settings.compose_from(self.pack.as_ref()));
+        let on = format!("{gpus} {}", self.gpu.name);
+        let composition = match composed {
+            Ok(composition) => composition,
+            Err(failure) => {
+                let problem = failure.message().to_owned();
+                let told = (format!("not on {on}: {problem}"), json!({"on": on, "problem": problem}));
+                return Coverage { operator_tables: Some(told), error: None };
+            }
+        };
+        let of_kind = |is_estimate: bool| {
+            composition.origins().iter().filter(move |origin| origin.is_estimate == is_estimate)
+        };
+        let objects = |is_estimate: bool| -> Vec<Value> {
+            let origins = of_kind(is_estimate);
+            origins.map(|origin| json!({"part": origin.part.name(), "source": origin.source})).collect()
+        };
+        let estimated: BTreeSet<&str> = of_kind(true).map(|origin| origin.part.name()).collect();
+        let text = match (of_kind(false).count(), estimated.is_empty()) {
+            (_, true) => "all".to_owned(),
+            (0, false) => "none".to_owned(),
+            (_, false) => format!("all but {}", estimated.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        let tables = json!({"on": on, "measured": objects(false), "estimated": objects(true)});
+        let bar = Constants::built_in().error_bar(composition.setup(), composition.measured());
+        Coverage { operator_tables: Some((text, tables)), error: Some(error(&bar)) }
+    }
+}
+
+/// An error in words and as an object.
+fn error(bar: &ErrorBar) -> (String, Value) {
+    let ErrorBar { tpot_p90, ttft_p90, tpot_mape, ttft_mape, n, basis } = bar;
+    let text = match (tpot_p90, ttft_p90) {
+        (Some(tpot), Some(ttft)) => {
+            format!("TPOT ±{:.0} %, TTFT ±{:.0} % ({basis})", tpot * 100.0, ttft * 100.0)
+        }
+        _ => basis.clone(),
+    };
+    let object = json!({
+        "tpot_p90": tpot_p90, "ttft_p90": ttft_p90, "tpot_mape": tpot_mape, "ttft_mape": ttft_mape, "n": n, "basis": basis,
+    });
+    (text, object)
+}
+
+/// What tables there are of a GPU, and how far off times on it are.
 fn coverage_of_gpu(sheet: &GpuSheet) -> Coverage {
     let Some(Ok(pack)) = Pack::of_gpu(&sheet.name) else { return Coverage::default() };
     let sections = pack.header().sections.iter().filter(|section| section.op == "decode_attention");
     let mut engines: Vec<String> =
         sections.map(|section| format!("{} {}", section.engine, section.version)).collect();
     engines.dedup();
-    Coverage { operator_tables: Some(engines.join(", ")), error: None }
+    let tables = engines.join(", ");
+    let bar = Constants::built_in().error_of_gpu(sheet);
+    Coverage {
+        operator_tables: Some((tables.clone(), tables.into())),
+        error: Some(error(&bar.unwrap_or_else(|| ErrorBar::unknown("no run on it was compared")))),
+    }
 }
 
 /// Lists models.
@@ -64,6 +135,14 @@ pub(super) fn models(args: &ModelsArgs) -> Result<(), Failure> {
     let shapes = match &args.model {
         Some(name) => vec![(name.as_str(), model_shape(name)?)],
         None => ModelShape::names().filter_map(|name| Some((name, ModelShape::by_name(name)?))).collect(),
+    };
+    let gpu = gpu_sheet(&args.gpu)?;
+    let options = format!("gpu={}", args.gpu);
+    let place = Place {
+        pack: OpsSettings::of(&options)?.read_pack()?,
+        gpu: &gpu,
+        name: &args.gpu,
+        engine: args.engine,
     };
     let header = ["model", "parameters", "active", "weights", "KV of a token", "attention", "experts"];
     let rows = shapes.iter().map(|(name, shape)| {
@@ -77,7 +156,7 @@ pub(super) fn models(args: &ModelsArgs) -> Result<(), Failure> {
             attention(shape),
             experts(shape),
         ];
-        (cells, coverage_of_model(shape))
+        (cells, place.coverage(name, shape))
     });
     print(args.format, &header, rows.collect(), || {
         shapes.iter().map(|(name, shape)| model_object(name, shape)).collect()
@@ -130,8 +209,9 @@ fn print(
 ) -> Result<(), Failure> {
     if let Format::Json = format {
         let covered = objects().into_iter().zip(&rows).map(|(mut object, (_, coverage))| {
-            object["operator_tables"] = json!(coverage.operator_tables);
-            object["error"] = json!(coverage.error);
+            let value = |told: &Option<(String, Value)>| told.as_ref().map(|(_, value)| value.clone());
+            object["operator_tables"] = json!(value(&coverage.operator_tables));
+            object["error"] = json!(value(&coverage.error));
             object
         });
         let text = serde_json::to_string_pretty(&covered.collect::<Vec<_>>()).unwrap_or_default();
@@ -143,7 +223,7 @@ fn print(
     header.extend(with_tables.then(|| "operator tables".to_owned()));
     header.extend(with_errors.then(|| "error".to_owned()));
     let lines = rows.into_iter().map(|(mut cells, Coverage { operator_tables, error })| {
-        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let or_none = |told: Option<(String, Value)>| told.map_or_else(|| "-".to_owned(), |(text, _)| text);
         cells.extend(with_tables.then(|| or_none(operator_tables)));
         cells.extend(with_errors.then(|| or_none(error)));
         cells

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
 
+use clap::ValueHint;
 use serde_json::{Value, json};
 use servecast_engine::EngineType;
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, WeightType};
 use servecast_ops::{Composition, Ops, Part};
+use servecast_report::render_latency_page;
 
 use super::capacity::{engine, kv_type, weight_type};
+use super::latency_page;
 use crate::config::Format;
 use crate::error::Failure;
-use crate::files;
+use crate::files::{self, OutputFile};
 use crate::latency::{KvType, OpsSettings};
 
 /// Show what iteration times of a model on GPUs are made of
@@ -49,6 +54,9 @@ pub(super) struct LatencyArgs {
     /// Tokens that each decode attends to
     #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     context: u64,
+    /// Write a page with the parts of passes over their size, for a browser: one file that loads nothing from elsewhere
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -58,20 +66,33 @@ pub(super) struct LatencyArgs {
 const DECODES: [u64; 3] = [1, 32, 256];
 const PROMPTS: [u64; 2] = [1024, 8192];
 
+/// What is not known of passes that are no recorded graphs.
+pub(super) const EAGER: &str =
+    "the host's time to launch the kernels of other passes was not measured and is left out";
+
 /// A pass and its parts.
-struct Pass {
+pub(super) struct Pass {
     what: String,
-    us: f64,
-    parts_us: BTreeMap<Part, f64>,
+    pub(super) us: f64,
+    pub(super) parts_us: BTreeMap<Part, f64>,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &LatencyArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.html {
+        files::check_output(path)?;
+    }
     let composition = OpsSettings::of(&options(args))?.compose()?;
     let model = Ops::new(&composition);
     let decodes = DECODES.map(|requests| decode(&composition, &model, requests, args.context));
     let prompts = PROMPTS.map(|tokens| prompt(&composition, &model, tokens));
     let passes: Vec<Pass> = decodes.into_iter().chain(prompts).collect();
+    if let Some(path) = &args.html {
+        let html = render_latency_page(&latency_page::page(&composition, &model, args.context));
+        let mut file = OutputFile::create(path)?;
+        file.write_all(html.as_bytes()).map_err(|error| file.failure(&error))?;
+        file.commit()?;
+    }
     files::print(&match args.format {
         Format::Table => table(&composition, &model, &passes),
         Format::Json => {
@@ -95,29 +116,35 @@ fn options(args: &LatencyArgs) -> String {
     options.join(",")
 }
 
-fn decode(composition: &Composition, model: &Ops, requests: u64, context: u64) -> Pass {
+pub(super) fn decode(composition: &Composition, model: &Ops, requests: u64, context: u64) -> Pass {
     let mut batch = Batch::new(0);
     for _ in 0..requests {
         batch.add_tokens(context - 1, context);
         batch.add_decode(context);
     }
     let count = requests as f64;
-    let mut parts = composition.token_parts_us(count, model.is_graph(requests, false));
+    let mut parts = token_parts(composition, model, requests, false);
     parts.extend(composition.decode_parts_us(count, context as f64));
     parts.push((Part::Head, composition.head_us(count)));
     let noun = if requests == 1 { "request decodes" } else { "requests decode" };
     pass(format!("{requests} {noun}"), model, &batch, parts)
 }
 
-fn prompt(composition: &Composition, model: &Ops, tokens: u64) -> Pass {
+pub(super) fn prompt(composition: &Composition, model: &Ops, tokens: u64) -> Pass {
     let mut batch = Batch::new(0);
     batch.add_tokens(0, tokens);
     batch.add_prompt(0, tokens);
     let count = tokens as f64;
-    let mut parts = composition.token_parts_us(count, model.is_graph(tokens, true));
+    let mut parts = token_parts(composition, model, tokens, true);
     parts.extend(composition.prompt_parts_us(1.0, count));
     parts.push((Part::Head, composition.head_us(1.0)));
     pass(format!("prompt of {tokens}"), model, &batch, parts)
+}
+
+/// What grows with the tokens of a pass; a recorded graph computes what it was recorded for.
+fn token_parts(composition: &Composition, model: &Ops, tokens: u64, has_prompts: bool) -> Vec<(Part, f64)> {
+    let graph = model.graphs().padded(tokens, has_prompts);
+    composition.token_parts_us(graph.unwrap_or(tokens) as f64, graph.is_some())
 }
 
 fn pass(what: String, model: &Ops, batch: &Batch, parts: Vec<(Part, f64)>) -> Pass {
@@ -154,6 +181,7 @@ fn table(composition: &Composition, model: &Ops, passes: &[Pass]) -> String {
         let mark = if origin.is_estimate { "  (estimate)" } else { "" };
         let _ = writeln!(text, "  {:<22}{}{mark}", origin.part.name(), origin.source);
     }
+    let _ = writeln!(text, "  {:<22}{}; {EAGER}", "recorded graphs", model.graphs());
     let Host { front_end_us, front_end_us_per_1k_prompt_tokens, .. } = model.host();
     let _ = writeln!(
         text,
@@ -189,5 +217,12 @@ fn object(composition: &Composition, model: &Ops, passes: &[Pass]) -> Value {
         .zip(model.host().values())
         .map(|(key, us)| ((*key).to_owned(), json!(us)))
         .collect();
-    json!({"latency_source": model.source(), "passes": passes, "origins": origins, "host": host})
+    let graphs = model.graphs().to_string();
+    json!({
+        "latency_source": model.source(),
+        "passes": passes,
+        "origins": origins,
+        "recorded_graphs": graphs,
+        "host": host,
+    })
 }

@@ -75,7 +75,9 @@ fn latency_of(row: &Measured, latency: &str) -> Result<String, Failure> {
             pairs.push(format!("dp={}", row.attention_dp));
             pairs.push(format!("ep={}", row.ep));
             pairs.push(format!("engine={}", row.engine.name()));
-            pairs.extend(row.engine_version.iter().map(|version| format!("engine_version={version}")));
+            // What is built from a branch is newer than what is numbered.
+            let version = row.engine_version.iter().filter(|version| latency::is_version(version));
+            pairs.extend(version.map(|version| format!("engine_version={version}")));
         }
         _ => {
             return Err(Failure::user(format!("`--latency {latency}` knows no model and GPU of its own"))
@@ -104,7 +106,7 @@ fn release(row: &Measured) -> (String, Map<String, Value>) {
         }
         EngineType::Vllm => match version.and_then(preset) {
             Some(name) => named(name),
-            None if version.is_some_and(is_numbered) => {
+            None if version.is_some_and(latency::is_version) => {
                 let (name, mut settings) = named(OLD_VLLM);
                 settings.insert("async_scheduling".to_owned(), false.into());
                 (name, settings)
@@ -112,13 +114,6 @@ fn release(row: &Measured) -> (String, Map<String, Value>) {
             None => named(UNKNOWN_VLLM),
         },
     }
-}
-
-/// Whether a version begins with two numbers.
-fn is_numbered(version: &str) -> bool {
-    let mut parts = version.split('.');
-    let mut next = || parts.next().is_some_and(|part| part.parse::<u32>().is_ok());
-    next() && next()
 }
 
 /// What the row says of its engine. Data-parallel ranks of the attention are one engine with the budgets of all.
@@ -148,10 +143,16 @@ fn settings(row: &Measured, latency: &str) -> Map<String, Value> {
             row.scheduler_recv_interval
                 .map(|interval| ("scheduler_recv_interval".to_owned(), interval.into())),
         );
+        // Recipes record graphs of as many requests as there may be; ranks have their own.
+        sglang.extend(row.max_num_seqs.map(|seqs| ("cuda_graph_max_bs".to_owned(), seqs.into())));
         set("sglang", Some(sglang.into()));
     } else {
         set("max_num_batched_tokens", row.max_num_batched_tokens.map(|tokens| all(tokens).into()));
         set("enable_chunked_prefill", row.chunked_prefill.map(Value::from));
+    }
+    if row.engine == EngineType::Trtllm {
+        let graphs = json!({"max_batch_size": row.max_num_seqs, "enable_padding": true});
+        set("trtllm", Some(json!({"cuda_graph_config": graphs})));
     }
     settings
 }

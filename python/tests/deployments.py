@@ -44,6 +44,8 @@ class Deployment:
     host: dict[str, float] = field(default_factory=dict)
     concurrency: int | None = None
     sla: dict[str, float] = field(default_factory=dict)
+    # Objectives: a statistic, a latency, the sign and a limit in ms; or goodput: a share and its limits in ms.
+    slo: list[tuple[str, str, str, float] | tuple[float, dict[str, float]]] = field(default_factory=list)
 
     def host_ns(self, key: str, times: float) -> int:
         """Return what the host takes, with a price of so many requests or of thousands of tokens, in ns."""
@@ -142,7 +144,35 @@ def deployment(seed: int) -> Deployment:
             one.arguments += [f"--sla-{limit.replace('_', '-')}", str(one.sla[limit])]
     one.arguments += ["--seed", str(draw.randrange(1000))]
     host(random.Random(f"host {seed}"), one)
+    objectives(random.Random(f"slo {seed}"), one)
     return one
+
+
+def objectives(draw: random.Random, one: Deployment) -> None:
+    """Choose what the run has to keep."""
+    for _ in range(draw.choice([0, 0, 1, 2, 3])):
+        statistic = draw.choice(["mean", "max", "p0", "p50", "p95", "p99.9", "p100"])
+        metric = draw.choice(["ttft", "tpot", "itl", "e2e"])
+        limit = draw.choice([5, 30, 100, 1000]) if metric in ("tpot", "itl") else draw.choice([50, 500, 5000, 50000])
+        one.slo.append((statistic, metric, draw.choice(["<=", "<"]), limit))
+    if draw.random() < 0.4:
+        one.slo.append((draw.choice([25, 50, 90, 99]), draw.choice([{"ttft": 500.0}, {"tpot": 20.0, "e2e": 5000.0}])))
+    one.slo = [objective for at, objective in enumerate(one.slo) if objective not in one.slo[:at]]
+    for objective in one.slo:
+        one.arguments += ["--slo", slo_text(objective)]
+
+
+def slo_text(objective: tuple[str, str, str, float] | tuple[float, dict[str, float]]) -> str:
+    """Return an objective as reports write it."""
+
+    def duration(ms: float) -> str:
+        return f"{ms / 1000:g}s" if ms >= 1000 else f"{ms:g}ms"
+
+    if len(objective) == 2:
+        share, limits = objective
+        return f"goodput >= {share}% ({', '.join(f'{name} <= {duration(ms)}' for name, ms in limits.items())})"
+    statistic, metric, sign, limit = objective
+    return f"{statistic} {metric} {sign} {duration(limit)}"
 
 
 def host(draw: random.Random, one: Deployment) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from deployments import Deployment, deployment
+from deployments import Deployment, deployment, slo_text
 
 Row = dict[str, Any]
 # Keys of a report that say what was replayed rather than what came out of it.
@@ -157,7 +157,107 @@ def expected_report(run: Run, one: Deployment) -> Row:
         report["goodput_completed_requests"] = len(good)
         report["goodput_request_throughput_rps"] = per_second(len(good))
         report["goodput_output_throughput_tok_s"] = per_second(sum(len(run.visible(row)) for row in good))
+    if one.slo:
+        report["slo"] = [objective(run, one, number) for number in range(len(one.slo))]
+    grows = overload(run)
+    if grows:
+        report["overload"] = grows
     return report
+
+
+def overload(run: Run) -> Row | None:
+    """Return by how much the backlog grows, if it does until the last arrival."""
+    rows = sorted(run.requests, key=lambda row: row["request"])
+    if len(rows) < 100:
+        return None
+    arrivals = np.sort([row["arrival_ms"] for row in rows])
+    ends = np.sort([row["ended_ms"] for row in rows])
+    stays = np.sort([row["ended_ms"] - row["arrival_ms"] for row in rows[: len(rows) // 10]])
+    first, last = arrivals[0], arrivals[-1]
+    start = first + 2 * stays[len(stays) // 2]
+    if last <= first or last - start < (last - first) / 2:
+        return None
+    edges = np.linspace(start, last, 25)
+    backlog = np.searchsorted(arrivals, edges, "right") - np.searchsorted(ends, edges, "right")
+    fits = []
+    for begin in range(19):
+        rise = np.maximum(edges - edges[begin], 0)
+        (slope, level), *_ = np.linalg.lstsq(np.stack([rise, np.ones(25)], axis=1), backlog, rcond=None)
+        fits.append((float(((rise * slope + level - backlog) ** 2).sum()), begin, float(slope)))
+    _, begin, slope = min(fits)
+    changes = np.diff(backlog[begin:])
+    came = int((arrivals > edges[begin]).sum())
+    grown = int(backlog[-1] - backlog[begin])
+    error = changes.std(ddof=1) / np.sqrt(changes.size)
+    if not (changes.mean() > 4.5 * error and changes.mean() > 0 and grown > 0.01 * came and slope > 0):
+        return None
+    return {
+        "from_ms": float(edges[begin]),
+        "growth_rps": slope * 1000,
+        "arrival_rps": came / float(edges[-1] - edges[begin]) * 1000,
+        "backlog": int(backlog[-1]),
+    }
+
+
+def latencies(run: Run, metric: str) -> list[float]:
+    """Return the samples of a latency in ms, infinite for requests that were not served."""
+    if metric == "itl":
+        return [float(gap) / 1e6 for gap in run.gaps()]
+    samples = []
+    for row in run.requests:
+        at, arrival = run.visible(row), ns(row["arrival_ms"])
+        if metric == "tpot" and row["requested_output_length"] < 2:
+            continue
+        if row["status"] != "finished":
+            samples.append(float("inf"))
+        elif metric == "tpot":
+            samples += [(at[-1] - at[0]) / 1e6 / (len(at) - 1)] if len(at) > 1 else []
+        else:
+            samples.append((at[0 if metric == "ttft" else -1] - arrival) / 1e6)
+    return samples
+
+
+def objective(run: Run, one: Deployment, number: int) -> Row:
+    """Return what became of an objective."""
+    wanted = one.slo[number]
+    unserved = sum(row["status"] != "finished" for row in run.requests)
+    value: float | None
+    if len(wanted) == 2:
+        limit, limits = wanted[0] / 100, wanted[1]
+        sla = {f"{name}_ms": ms for name, ms in limits.items()}
+        samples, good = len(run.requests), sum(keeps(run, row, sla) for row in run.completed)
+        value, misses = (good / samples if samples else None), samples - good
+        met = value is not None and 100 * good >= wanted[0] * samples
+        margin = None if value is None else value - limit
+    else:
+        statistic, metric, sign, limit = wanted
+        figures = np.sort(np.array(latencies(run, metric)))
+
+        def kept(figure: float) -> bool:
+            return figure < limit if sign == "<" else figure <= limit
+
+        samples, misses = figures.size, sum(not kept(figure) for figure in figures)
+        value = statistic_of(figures, statistic) if samples else None
+        met = value is not None and kept(value)
+        value = value if value is not None and np.isfinite(value) else None
+        margin = None if value is None else (limit - value) / limit
+    text = slo_text(wanted)
+    return {
+        **{"objective": text, "met": met, "value": value, "limit": limit, "margin": margin},
+        **{"samples": samples, "misses": misses, "unserved": unserved},
+    }
+
+
+def statistic_of(figures: np.ndarray[Any, np.dtype[np.float64]], statistic: str) -> float:
+    """Return a statistic of ascending figures, some of which may be infinite."""
+    if statistic in ("mean", "max"):
+        return float(figures.mean() if statistic == "mean" else figures[-1])
+    percent = float(statistic[1:])
+    place = (figures.size - 1) * (percent / 100)
+    above = figures[min(int(place) + 1, figures.size - 1)]
+    if np.isinf(above):
+        return float(figures[int(place)] if place == int(place) else above)
+    return float(np.percentile(figures, percent))
 
 
 def keeps(run: Run, row: Row, sla: dict[str, float]) -> bool:

@@ -240,6 +240,12 @@ pub struct LimitsConfig {
     /// Say which share of all gaps between tokens, of all requests together, is within this
     #[arg(long, value_name = "MS", value_parser = finite)]
     pub sla_pooled_itl_ms: Option<f64>,
+    /// Say whether the run keeps an objective over all requests that arrived, and by how much (can be repeated)
+    ///
+    /// 'p95 ttft <= 1s' with ttft, tpot (per request), itl (all gaps) or e2e, p0 to p100, mean or max, and us, ms, s or
+    /// m; or 'goodput >= 99% (ttft <= 2s, tpot <= 50ms)'. --fail-if slo makes the exit status 3 if one is missed.
+    #[arg(long, value_name = "OBJECTIVE")]
+    pub slo: Option<Vec<String>>,
 }
 
 /// What is written, and where.
@@ -277,6 +283,9 @@ pub struct OutputConfig {
     /// Write the result as another tool does: aiperf, aiperf-records, vllm-bench, sglang-bench or csv (can be repeated)
     #[arg(long, value_name = "FORMAT=FILE")]
     pub export: Option<Vec<String>>,
+    /// Exit with status 3 on a condition: `slo`, if an objective of --slo is missed
+    #[arg(long, value_name = "CONDITION")]
+    pub fail_if: Option<Vec<String>>,
     /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output_dir: Option<PathBuf>,

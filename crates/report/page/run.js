@@ -26,7 +26,18 @@ function summary() {
     const kept = judged.every(([share]) => share >= WANTED);
     at.append(node("p", { class: `verdict ${kept ? "good" : "bad"}` }, node("b", {}, kept ? "✓ SLA kept" : "✗ SLA missed"),
       `: ${judged.map(([, text]) => text).join("; ")}. The verdict asks for ${WANTED * 100}%.`));
-  } else at.append(node("p", { class: "dim" }, "No SLA was given, so there is no verdict: --sla-ttft-ms, --sla-tpot-ms, --sla-e2e-ms and --sla-pooled-itl-ms set limits."));
+  } else if (!r.slo?.length) at.append(node("p", { class: "dim" }, "No SLA was given, so there is no verdict: --sla-ttft-ms, --sla-tpot-ms, --sla-e2e-ms and --sla-pooled-itl-ms set limits, --slo objectives."));
+  if (r.overload) {
+    const o = r.overload, seconds = o.from_ms / 1e3;
+    const from = seconds < 120 ? `second ${number(seconds, 0)}` : `minute ${number(seconds / 60, 0)}`;
+    at.append(node("p", { class: "verdict bad" }, node("b", {}, `Overloaded from ${from}`), `: the queue grows by ${number(o.growth_rps)} requests/s of ${number(o.arrival_rps)} that arrive, so latencies depend on the length of the trace.`));
+  }
+  for (const slo of r.slo ?? []) {
+    const points = slo.objective.startsWith("goodput");
+    const margin = slo.margin == null ? "" : `, ${number(Math.abs(slo.margin) * 100)} ${points ? "points" : "%"} ${(slo.margin < 0) === points ? "below" : "above"}`;
+    const found = slo.value != null ? `${points ? percent(slo.value) : `${number(slo.value)} ms`}${margin}` : slo.samples ? `infinite, since ${number(slo.unserved)} requests were not served` : "there is no sample of it";
+    at.append(node("p", { class: `verdict ${slo.met ? "good" : "bad"}` }, node("b", {}, `${slo.met ? "✓" : "✗"} ${slo.objective}`), `: ${found}; ${number(slo.misses)} of ${number(slo.samples)} beyond the limit.`));
+  }
   const both = (name, digits, factor = 1) => `${number(scaled(r[`mean_${name}`], 1 / factor), digits)} / ${number(scaled(r[`p99_${name}`], 1 / factor), digits)}`;
   const cards = [
     ["TTFT, mean / p99", `${both("ttft_ms", 0)} ms`], ["ITL, mean / p99", `${both("itl_ms", 2)} ms`], ["E2E latency, mean / p99", `${both("e2e_latency_ms", 1, 1e3)} s`],

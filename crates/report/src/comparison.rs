@@ -12,6 +12,7 @@ use crate::facts::{error_of_source, latency_source};
 use crate::pool::PoolReport;
 use crate::printable::printable;
 use crate::report::{Report, SchemaVersion};
+use crate::saturation::render_overload;
 use crate::stats::Stats;
 use crate::table::{COLUMN_FRAME, STYLE, TableOptions, grouped, or_none, share, titled};
 
@@ -50,28 +51,33 @@ struct Column {
     expendable: u8,
 }
 
-const COLUMNS: [Column; 12] = [
-    Column { header: "TTFT avg\n(ms)", of: |report| ms(report.ttft_ms.map(mean)), expendable: 0 },
-    Column { header: "TTFT p99\n(ms)", of: |report| ms(report.ttft_ms.map(p99)), expendable: 5 },
-    Column { header: "ITL avg\n(ms)", of: |report| ms(report.itl_ms.map(mean)), expendable: 1 },
-    Column { header: "ITL p99\n(ms)", of: |report| ms(report.itl_ms.map(p99)), expendable: 7 },
-    Column { header: "Latency avg\n(ms)", of: |report| ms(report.e2e_latency_ms.map(mean)), expendable: 6 },
-    Column { header: "Output\n(tok/s)", of: |report| ms(*report.output_throughput_tok_s), expendable: 4 },
-    Column { header: "Reuse\n", of: |report| share(*report.prefix_cache_reused_ratio), expendable: 8 },
+const COLUMNS: [Column; 13] = [
+    Column { header: "TTFT avg\n(ms)", of: |report| ms(report.ttft_ms.map(mean)), expendable: 1 },
+    Column { header: "TTFT p99\n(ms)", of: |report| ms(report.ttft_ms.map(p99)), expendable: 6 },
+    Column { header: "ITL avg\n(ms)", of: |report| ms(report.itl_ms.map(mean)), expendable: 2 },
+    Column { header: "ITL p99\n(ms)", of: |report| ms(report.itl_ms.map(p99)), expendable: 8 },
+    Column { header: "Latency avg\n(ms)", of: |report| ms(report.e2e_latency_ms.map(mean)), expendable: 7 },
+    Column { header: "Output\n(tok/s)", of: |report| ms(*report.output_throughput_tok_s), expendable: 5 },
+    Column { header: "Reuse\n", of: |report| share(*report.prefix_cache_reused_ratio), expendable: 9 },
     Column {
         header: "In an\niteration",
         of: |report| of_pools(report, |pool| pool.utilization),
-        expendable: 11,
+        expendable: 12,
     },
     Column {
         header: "Batch\noccupancy",
         of: |report| of_pools(report, |pool| pool.batch_occupancy),
-        expendable: 9,
+        expendable: 10,
     },
-    Column { header: "KV in\nuse", of: |report| of_pools(report, |pool| pool.kv_usage), expendable: 10 },
-    Column { header: "Rejected\n", of: |report| count(report.rejected_requests), expendable: 3 },
-    Column { header: "Goodput\n(req/s)", of: goodput, expendable: 2 },
+    Column { header: "KV in\nuse", of: |report| of_pools(report, |pool| pool.kv_usage), expendable: 11 },
+    Column { header: "Rejected\n", of: |report| count(report.rejected_requests), expendable: 4 },
+    Column { header: GOODPUT, of: goodput, expendable: 3 },
+    // How many of the objectives are kept; the first to be looked at.
+    Column { header: OBJECTIVES, of: objectives, expendable: 0 },
 ];
+
+const GOODPUT: &str = "Goodput\n(req/s)";
+const OBJECTIVES: &str = "SLO\n";
 
 /// Renders `comparison` for a terminal, a line a run; every line ends in a newline.
 ///
@@ -91,6 +97,13 @@ pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> Stri
         table.add_row(settings.iter().map(Cell::new).chain(figures));
     }
     let mut text = titled(TITLE, &table, options);
+    for (run, settings) in comparison.runs.iter().zip(&settings) {
+        if let Some(overload) = &run.report.overload {
+            let named = comparison.varied.iter().zip(settings).map(|(name, value)| format!("{name}={value}"));
+            let named = named.collect::<Vec<_>>().join(" ");
+            let _ = writeln!(text, "{}: {}", named, printable(&render_overload(overload)));
+        }
+    }
     let with_error = |run: &ComparedRun| {
         let source = latency_source(&run.report)?;
         let error = error_of_source(&run.report).map_or_else(String::new, |error| format!("; {error}"));
@@ -120,8 +133,13 @@ fn columns_that_fit(
     width: Option<u16>,
 ) -> Vec<&'static Column> {
     let has_goodput = comparison.runs.iter().any(|run| run.report.goodput_request_throughput_rps.is_some());
-    let mut columns: Vec<&Column> =
-        COLUMNS.iter().filter(|column| has_goodput || !column.header.starts_with("Goodput")).collect();
+    let has_objectives = comparison.runs.iter().any(|run| run.report.slo.is_some());
+    let is_shown = |column: &&Column| match column.header {
+        GOODPUT => has_goodput,
+        OBJECTIVES => has_objectives,
+        _ => true,
+    };
+    let mut columns: Vec<&Column> = COLUMNS.iter().filter(is_shown).collect();
     let Some(width) = width else { return columns };
     let widest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0) + COLUMN_FRAME;
     let names = (0..comparison.varied.len()).map(|position| {
@@ -160,6 +178,12 @@ fn count(value: u64) -> String {
 fn of_pools(report: &Report, of: fn(&PoolReport) -> Option<f64>) -> String {
     let pools: Vec<String> = report.pools.iter().map(|pool| share(of(pool))).collect();
     pools.join(" / ")
+}
+
+fn objectives(report: &Report) -> String {
+    let Some(slo) = &report.slo else { return or_none(None) };
+    let marks = slo.iter().map(|outcome| if outcome.met { '✓' } else { '✗' });
+    marks.collect()
 }
 
 fn goodput(report: &Report) -> String {

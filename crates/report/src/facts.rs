@@ -5,6 +5,8 @@ use servecast_cluster::record::MOST_DISTINCT_GAPS;
 use crate::measured::Measured;
 use crate::pool::{PoolReport, Spread};
 use crate::report::Report;
+use crate::saturation::render_overload;
+use crate::slo::render_slo;
 use crate::table::{count, grouped, or_none, percent, share};
 
 /// The lines below the table.
@@ -32,6 +34,8 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
     {
         facts.push(format!("Gaps between tokens, of all requests, within {limit} ms: {}", share(*within)));
     }
+    facts.extend(report.slo.iter().flatten().map(render_slo));
+    facts.extend(report.overload.as_ref().map(render_overload));
     for (note, &times) in report.trace_notes.iter().flatten() {
         facts.push(format!("Trace: {note}: {}", count(times)));
     }

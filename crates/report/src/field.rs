@@ -71,6 +71,8 @@ one_key!(
     crate::SchemaVersion,
     Vec<crate::PoolReport>,
     Vec<String>,
+    Vec<crate::SloOutcome>,
+    crate::Overload,
     Sla,
     crate::LatencyError,
 );

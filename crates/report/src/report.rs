@@ -9,7 +9,9 @@ use serde_json::Value;
 use crate::field::flat_object;
 use crate::measured::Measured;
 use crate::pool::PoolReport;
+use crate::saturation::Overload;
 use crate::sla::Sla;
+use crate::slo::SloOutcome;
 use crate::stats::Stats;
 
 /// JSON Schema of [`Report`], as text.
@@ -138,6 +140,11 @@ flat_object! {
         /// Share of all gaps between tokens, pooled over all requests, within `sla.pooled_itl_ms`; absent without that
         /// limit, null without gaps.
         pub pooled_itl_within_sla_ratio: Option<Measured>,
+        /// What became of each objective (`--slo`), over the requests that arrived; absent without any.
+        pub slo: Option<Vec<SloOutcome>>,
+        /// That requests came faster than they were served until the last of them, so that the longer the trace the
+        /// longer the latencies; absent when they did not, or the run is too short to say.
+        pub overload: Option<Overload>,
         /// What was odd about the trace, as counts by kind; absent when nothing was.
         pub trace_notes: Option<Counts>,
         /// What a reader of the figures should know, in sentences: what was worked out from other settings, and that a
@@ -198,7 +205,11 @@ mod tests {
         let notes = [("ignored_keys".to_owned(), 3)].into();
         let sentences = vec!["a note".to_owned()];
         let provenance = fixture::provenance();
-        summarize(&fixture::run(), &SummaryOptions { sla, wall_time_ms: 1.5, notes, sentences, provenance })
+        let slo = vec!["p95 ttft <= 1s".parse().unwrap()];
+        let options = SummaryOptions { sla, slo, wall_time_ms: 1.5, notes, sentences, provenance };
+        let report = summarize(&fixture::run(), &options);
+        let overload = Overload { from_ms: 60e3, growth_rps: 3.75, arrival_rps: 12.5, backlog: 17 };
+        Report { overload: Some(overload), ..report }
     }
 
     fn empty() -> Report {
@@ -492,6 +503,24 @@ mod tests {
           "goodput_request_throughput_rps": 5.88235294117647,
           "goodput_output_throughput_tok_s": 17.64705882352941,
           "pooled_itl_within_sla_ratio": 0.7142857142857143,
+          "slo": [
+            {
+              "objective": "p95 ttft <= 1s",
+              "met": false,
+              "value": null,
+              "limit": 1000.0,
+              "margin": null,
+              "samples": 4,
+              "misses": 2,
+              "unserved": 2
+            }
+          ],
+          "overload": {
+            "from_ms": 60000.0,
+            "growth_rps": 3.75,
+            "arrival_rps": 12.5,
+            "backlog": 17
+          },
           "trace_notes": {
             "ignored_keys": 3
           },

@@ -11,7 +11,9 @@ use crate::latency::{queue_time, tpot_ms, ttst};
 use crate::measured::Measured;
 use crate::pool::{PoolReport, Spread};
 use crate::report::{Counts, Provenance, Report, SchemaVersion};
+use crate::saturation::overload;
 use crate::sla::Sla;
+use crate::slo::Slo;
 use crate::stats::Stats;
 
 /// What a report says that the run itself does not know.
@@ -19,6 +21,8 @@ use crate::stats::Stats;
 pub struct SummaryOptions {
     /// Limits for the goodput; without any, the report has no goodput.
     pub sla: Sla,
+    /// Objectives of the run.
+    pub slo: Vec<Slo>,
     /// What the simulation itself took, in ms of real time.
     pub wall_time_ms: f64,
     /// What was odd about the trace, as counts by kind.
@@ -99,6 +103,8 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         goodput_request_throughput_rps: good.map(|good| per_second(good.requests)),
         goodput_output_throughput_tok_s: good.map(|good| per_second(good.output_tokens)),
         pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
+        slo: (!options.slo.is_empty()).then(|| options.slo.iter().map(|slo| slo.judge(run)).collect()),
+        overload: overload(run),
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
         notes: (!options.sentences.is_empty()).then(|| options.sentences.clone()),
     }

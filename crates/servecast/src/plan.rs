@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
-use servecast_report::{Counts, ExportFormat, LatencyError, Provenance, Sla, SummaryOptions};
+use servecast_report::{Counts, ExportFormat, LatencyError, Provenance, Sla, Slo, SummaryOptions};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
 use crate::resolved::reported;
@@ -23,6 +23,8 @@ pub struct Plan {
     pub layers: Layers,
     /// Limits of goodput.
     pub sla: Sla,
+    /// What the run has to keep.
+    pub slo: Vec<Slo>,
     /// How requests enter the deployment.
     pub mode: LoadMode,
     /// The same, as the workload sees it.
@@ -57,6 +59,7 @@ impl Plan {
         layers.add_example()?;
         let config = layers.parse()?;
         let sla = limits(&config, &layers)?;
+        let slo = objectives(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
@@ -79,6 +82,7 @@ impl Plan {
             config,
             layers,
             sla,
+            slo,
             mode,
             load,
             source,
@@ -100,10 +104,16 @@ impl Plan {
         self.exports.iter().any(|(format, _)| format.needs_token_times())
     }
 
+    /// Whether the command fails if an objective is missed.
+    pub fn fails_if_missed(&self) -> bool {
+        self.config.output.fail_if.is_some()
+    }
+
     /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
     pub fn summary(&self, workload: &Workload) -> SummaryOptions {
         SummaryOptions {
             sla: self.sla,
+            slo: self.slo.clone(),
             wall_time_ms: 0.0,
             notes: counts(&workload.notes),
             sentences: self.derived.clone(),
@@ -192,6 +202,33 @@ fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
     };
     sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
     Ok(sla)
+}
+
+/// What the run has to keep, each once, and whether anybody asks for it.
+fn objectives(config: &ReplayConfig, layers: &Layers) -> Result<Vec<Slo>, Failure> {
+    let mut objectives: Vec<Slo> = Vec::new();
+    for text in config.limits.slo.iter().flatten() {
+        let objective = text.parse::<Slo>();
+        let objective = objective.map_err(|error| Failure::user(layers.about("slo", &error.to_string())))?;
+        if !objectives.contains(&objective) {
+            objectives.push(objective);
+        }
+    }
+    for condition in config.output.fail_if.iter().flatten() {
+        if condition.trim() != "slo" {
+            let message = format!("`fail_if` is `{condition}`, but a run by itself has one condition, `slo`");
+            let hint =
+                "`servecast compare --fail-if` holds the figures of a run against those of another one";
+            return Err(Failure::user(layers.explained(&message)).with_hint(hint));
+        }
+        if objectives.is_empty() {
+            let message = "`fail_if` is `slo`, but there is no objective that could be missed";
+            return Err(
+                Failure::user(layers.explained(message)).with_hint("--slo 'p95 ttft <= 1s' gives one")
+            );
+        }
+    }
+    Ok(objectives)
 }
 
 /// How requests enter the deployment, as the cluster and as the workload see it.

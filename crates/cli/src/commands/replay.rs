@@ -11,7 +11,8 @@ use servecast_cluster::record::PoolRole;
 use servecast_cluster::{Delivery, LoadMode, Observer, Routed, RunError, Simulation, Topology};
 use servecast_engine::{Decodes, Iteration};
 use servecast_report::{
-    Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_table, summarize,
+    Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_slo, render_table,
+    summarize,
 };
 use servecast_types::{Time, WorkerId};
 use servecast_workload::Workload;
@@ -144,7 +145,17 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     files::print(&match config.output.format.unwrap_or_default() {
         Format::Json => json(&report),
         Format::Table => render_table(&report, table_options()) + &render_charts(&record, table_options()),
-    })
+    })?;
+    let missed = missed(&report);
+    if plan.fails_if_missed() && !missed.is_empty() {
+        return Err(Failure::condition(missed.join("\n       ")));
+    }
+    Ok(())
+}
+
+/// The objectives that a run misses, in words.
+fn missed(report: &Report) -> Vec<String> {
+    report.slo.iter().flatten().filter(|outcome| !outcome.met).map(render_slo).collect()
 }
 
 /// Says what is replayed if the user did not, and what of the load has no effect.

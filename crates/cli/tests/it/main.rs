@@ -20,6 +20,7 @@ mod servers;
 mod settings;
 mod sglang;
 mod silicon;
+mod slo;
 mod terminal;
 mod timeline;
 mod trace;

@@ -241,6 +241,12 @@ impl Layers {
         self.origins.iter().filter_map(within).collect()
     }
 
+    /// What is wrong with the value of a key, behind the place that gave it.
+    pub fn about(&self, key: &str, problem: &str) -> String {
+        self.origin(key)
+            .map_or_else(|| format!("`{key}`: {problem}"), |origin| format!("{origin}: {problem}"))
+    }
+
     /// The message, and where the keys that it mentions got their values.
     pub fn explained(&self, message: &str) -> String {
         explained(message, self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
@@ -320,6 +326,10 @@ fn expectation(key: &str, complaint: &str) -> String {
         "u64" => "a whole number of at least 0".to_owned(),
         "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
+        "a sequence" if key == "slo" => {
+            "a list of strings, each an objective such as 'p95 ttft <= 1s'".to_owned()
+        }
+        "a sequence" if key == "fail_if" => "a list of strings, each a condition".to_owned(),
         "a sequence" if key == "export" => "a list of strings, each FORMAT=FILE".to_owned(),
         "a sequence" => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
         "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),

@@ -13,9 +13,10 @@ use crate::error::Failure;
 const MOST_RUNS: usize = 10_000;
 
 /// Keys that are the same in all runs.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "vary",
     "threads",
+    "fail_if",
     "format",
     "quiet",
     "check",

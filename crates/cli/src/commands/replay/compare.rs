@@ -21,7 +21,7 @@ use servecast_report::{
 use servecast_types::Time;
 use servecast_workload::{Load, Trace, TraceForm, Workload};
 
-use super::{introduce, json, outputs, table_options, tell_of_unused};
+use super::{introduce, json, missed, outputs, table_options, tell_of_unused};
 use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
 use crate::error::{Failure, chain};
 use crate::files::{self, OutputFile, note};
@@ -94,7 +94,16 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     files::print(&match output.format.unwrap_or_default() {
         Format::Json => json(&comparison),
         Format::Table => render_comparison(&comparison, table_options()),
-    })
+    })?;
+    if output.fail_if.is_none() {
+        return Ok(());
+    }
+    let runs = differences.iter().zip(&comparison.runs);
+    let missed = runs.flat_map(|(difference, run)| {
+        missed(&run.report).into_iter().map(|missed| format!("{}: {missed}", described(difference)))
+    });
+    let missed: Vec<String> = missed.collect();
+    if missed.is_empty() { Ok(()) } else { Err(Failure::condition(missed.join("\n       "))) }
 }
 
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {

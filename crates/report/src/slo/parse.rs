@@ -219,16 +219,12 @@ impl<'a> Reader<'a> {
         let mut place = Token { text: unit, at: token.at + digits.chars().count() };
         if unit.is_empty() {
             // The unit may stand apart.
-            match self.peek().filter(|next| next.text.starts_with(char::is_alphabetic)) {
-                Some(next) => {
-                    self.next += 1;
-                    (unit, place) = (next.text, next);
-                }
-                None => {
-                    let place = Token { text: " ", at: token.at + token.text.chars().count() };
-                    return Err(self.error(place, &format!("the unit is missing: {UNITS}")));
-                }
-            }
+            let Some(next) = self.peek().filter(|next| next.text.starts_with(char::is_alphabetic)) else {
+                let place = Token { text: " ", at: token.at + token.text.chars().count() };
+                return Err(self.error(place, &format!("the unit is missing: {UNITS}")));
+            };
+            self.next += 1;
+            (unit, place) = (next.text, next);
         }
         // As a power of ten of the same digits, so that 1.1s is the number nearest to 1100 ms.
         let (power, factor) = match unit {

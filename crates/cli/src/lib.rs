@@ -40,6 +40,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     Replay(Box<replay_command::ReplayArgs>),
+    Recommend(Box<replay_command::recommend::RecommendArgs>),
     Compare(compare::CompareArgs),
     Validate(validate::ValidateArgs),
     Calibrate(calibrate::CalibrateArgs),
@@ -76,6 +77,7 @@ fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay_command::run(*args),
+        Subcommands::Recommend(args) => replay_command::recommend::run(*args),
         Subcommands::Compare(args) => compare::run(&args),
         Subcommands::Validate(args) => validate::run(&args),
         Subcommands::Calibrate(args) => calibrate::run(&args),
@@ -129,14 +131,13 @@ fn command() -> Command {
             if takes_value { arg.allow_negative_numbers(true) } else { arg }
         })
     };
-    Cli::command().mut_subcommand("replay", |command| numbers(config::with_defaults(command))).mut_subcommand(
-        "trace",
-        |command| {
-            command
-                .mut_subcommand("stats", numbers)
-                .mut_subcommand("generate", |command| numbers(config::with_defaults(command)))
-        },
-    )
+    let settings = |command: Command| numbers(config::with_defaults(command));
+    Cli::command()
+        .mut_subcommand("replay", settings)
+        .mut_subcommand("recommend", settings)
+        .mut_subcommand("trace", |command| {
+            command.mut_subcommand("stats", numbers).mut_subcommand("generate", settings)
+        })
 }
 
 #[cfg(test)]

@@ -131,6 +131,42 @@ impl RunProgress<'_> {
     }
 }
 
+/// Shows how far a search has come, on a terminal and only there.
+pub(crate) struct SearchProgress(Option<ProgressBar>);
+
+impl SearchProgress {
+    /// A bar for so many deployments, unless nobody would see it.
+    pub(crate) fn new(candidates: usize, quiet: bool) -> Self {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{spinner} {pos} runs, of {len} deployments {wide_msg}");
+            ProgressBar::with_draw_target(Some(candidates as u64), ProgressDrawTarget::stderr())
+                .with_style(style.expect("the template is constant"))
+        });
+        Self(bar)
+    }
+
+    /// One more run is over.
+    pub(crate) fn tick(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+
+    /// So many keep their targets, and this is one of the best of them.
+    pub(crate) fn found(&self, kept: usize, name: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(format!("{kept} keep their targets, so far {name}"));
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Shows how far a fit has come, on a terminal and only there.
 pub(crate) struct FitProgress(Option<ProgressBar>);
 

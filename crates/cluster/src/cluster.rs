@@ -19,7 +19,7 @@ use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use crate::recorder::{NewRequest, Recorder};
 use crate::sink::{Outcome, Signal, Sink};
-use crate::{Observer, RunError};
+use crate::{Observer, RunError, SoFar};
 
 /// A request as it arrives at the deployment.
 #[derive(Debug, Clone)]
@@ -348,6 +348,11 @@ impl Cluster {
             engine.end_iteration(now, sink);
         });
         self.apply(place, outcome)
+    }
+
+    /// What is recorded so far.
+    pub(crate) fn so_far(&self) -> SoFar<'_> {
+        self.recorder.so_far()
     }
 
     /// Decisions of KV-aware routers since the last call, in order; none unless they are recorded.

@@ -88,6 +88,28 @@ impl TokenGaps {
         if count == 0 { 0.0 } else { sum_ns as f64 / 1e6 / count as f64 }
     }
 
+    /// Sum of all lengths in ms.
+    pub fn sum_ms(&self) -> f64 {
+        let sum_ns: u128 = match &self.0 {
+            Form::Exact(counts) => {
+                counts.iter().map(|(&ns, &times)| u128::from(ns) * u128::from(times)).sum()
+            }
+            Form::Sketch(sketch) => sketch.buckets.iter().map(|bucket| bucket.sum_ns).sum(),
+        };
+        sum_ns as f64 / 1e6
+    }
+
+    /// How many are longer than `limit` by more than the width of a bucket: they will be however many more come.
+    pub fn surely_above(&self, limit: Duration) -> u64 {
+        let first = bucket_of(limit.as_ns()) + 1;
+        match &self.0 {
+            Form::Exact(counts) => {
+                counts.iter().filter(|&(&ns, _)| bucket_of(ns) >= first).map(|(_, &times)| times).sum()
+            }
+            Form::Sketch(sketch) => sketch.buckets.iter().skip(first).map(|bucket| bucket.count).sum(),
+        }
+    }
+
     /// Largest relative error of a length: 0 while all are counted by themselves.
     pub fn relative_error(&self) -> f64 {
         match &self.0 {
@@ -188,6 +210,29 @@ mod tests {
         let exact = mean(lengths.map(|ns| 2.0 * ns as f64).sum());
         let found = mean(sorted.iter().map(|&(gap, times)| gap.as_ns() as f64 * times as f64).sum());
         assert!((exact - found).abs() <= 0.5, "{exact} {found}");
+    }
+
+    /// Whatever comes later, what was surely above a limit stays above it.
+    #[test]
+    fn what_is_surely_above_stays_there() {
+        let mut gaps = TokenGaps::default();
+        let limit = Duration::from_ns(5_400_000);
+        let above = |gaps: &TokenGaps| {
+            let lengths = gaps.sorted();
+            lengths.iter().filter(|(gap, _)| *gap > limit).map(|(_, times)| times).sum::<u64>()
+        };
+        let mut before = 0;
+        for number in 0..80_000_u64 {
+            gaps.add(Duration::from_ns(5_000_000 + 7919 * number % 1_000_003), 1);
+            if number % 4000 == 0 {
+                let surely = gaps.surely_above(limit);
+                assert!(before <= surely && surely <= above(&gaps), "{number}");
+                before = surely;
+            }
+        }
+        assert!(gaps.relative_error() > 0.0 && before <= above(&gaps) && before > 40_000);
+        let mean = gaps.sum_ms() / 80_000.0;
+        assert!((mean - gaps.mean_ms()).abs() < 1e-9);
     }
 
     #[test]

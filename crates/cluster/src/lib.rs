@@ -33,4 +33,4 @@ pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
 pub use delivery::Delivery;
 pub use error::{ClusterError, RunError};
 pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, RouterMode, RouterOptions};
-pub use simulate::{Observer, Simulation};
+pub use simulate::{Observer, Simulation, SoFar};

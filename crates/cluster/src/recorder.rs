@@ -6,12 +6,12 @@ use servecast_latency::Host;
 use servecast_types::{Duration, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
-use crate::RunError;
 use crate::config::PoolConfig;
 use crate::delivery::Delivery;
 use crate::record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps, WorkerTotals,
 };
+use crate::{RunError, SoFar};
 
 /// What is known of a request when it arrives.
 #[derive(Debug, Clone, Copy)]
@@ -266,6 +266,11 @@ impl Recorder {
             })?;
         }
         Ok(RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() })
+    }
+
+    /// What is recorded so far.
+    pub(crate) fn so_far(&self) -> SoFar<'_> {
+        SoFar { requests: &self.requests, ended: &self.ended, gaps: &self.gaps }
     }
 
     /// Whether a request has no token of its current stage yet.

@@ -10,7 +10,7 @@ use servecast_workload::Workload;
 use crate::admission::{Admission, LoadMode, TurnId};
 use crate::cluster::{Arrival, Cluster, Placement, Routed};
 use crate::config::{SimulationOptions, Topology};
-use crate::record::{PoolRole, RequestStatus, RunRecord};
+use crate::record::{PoolRole, RequestRecord, RequestStatus, RunRecord, TokenGaps};
 use crate::recorder::NewRequest;
 use crate::{ClusterError, RunError};
 
@@ -35,10 +35,26 @@ pub trait Observer {
         false
     }
 
+    /// What is recorded when `ended` requests have ended, asked beside [`Observer::progress`]; `Break` ends the run.
+    fn recorded(&mut self, _so_far: &SoFar<'_>, _ended: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// The clock moved on and `ended` requests have ended so far; `Break` ends the run.
     fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
+}
+
+/// What a run has recorded while it goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar<'a> {
+    /// The requests that have arrived. Of one that has not ended only what is before its first token is settled, and that.
+    pub requests: &'a [RequestRecord],
+    /// Whether each of them has ended.
+    pub ended: &'a [bool],
+    /// Gaps between tokens; a few of the latest may be missing.
+    pub gaps: &'a TokenGaps,
 }
 
 /// An observer that looks away.
@@ -106,7 +122,7 @@ impl Simulation {
             self.follow_ended();
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
             self.cluster.holds()?;
-            if observer.progress(now, self.ended).is_break() {
+            if self.is_to_end(now, observer) {
                 return Err(RunError::Interrupted { at: now });
             }
         }
@@ -138,7 +154,7 @@ impl Simulation {
                     is_done = self.cluster.run_worker(worker, is_last, observer)?;
                     self.cluster.holds()?;
                     self.follow_ended();
-                    if observer.progress(now, self.ended).is_break() {
+                    if self.is_to_end(now, observer) {
                         return Err(RunError::Interrupted { at: now });
                     }
                 }
@@ -147,6 +163,11 @@ impl Simulation {
                 return self.cluster.finish(now);
             }
         }
+    }
+
+    fn is_to_end(&self, now: Time, observer: &mut impl Observer) -> bool {
+        observer.progress(now, self.ended).is_break()
+            || observer.recorded(&self.cluster.so_far(), self.ended).is_break()
     }
 
     fn arrive(&mut self, turn: TurnId, now: Time) {

@@ -68,5 +68,5 @@ pub use sla::{Sla, SlaError};
 pub use slo::{LatencyLimit, Metric, Slo, SloError, SloOutcome, Statistic, is_share, render_slo};
 pub use stats::Stats;
 pub use summary::{SummaryOptions, summarize};
-pub use table::{TableOptions, printable_styled, render_table};
+pub use table::{Cells, TableOptions, printable_styled, render_cells, render_table};
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

@@ -73,6 +73,38 @@ pub fn printable_styled(text: &str) -> String {
     shown + &printable(rest)
 }
 
+/// A table of texts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cells {
+    /// How many columns from the left are text; the others are figures, which stand at the right of theirs.
+    pub left: usize,
+    /// A name a column.
+    pub headers: Vec<String>,
+    /// Lines, each with a cell a column.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// Renders a table for a terminal, with a title above it; every line ends in a newline.
+pub fn render_cells(title: &str, cells: &Cells, options: TableOptions) -> String {
+    let aligned = |place: usize, text: &String| {
+        let alignment = if place < cells.left { CellAlignment::Left } else { CellAlignment::Right };
+        Cell::new(printable(text)).set_alignment(alignment)
+    };
+    let line = |texts: &Vec<String>| -> Vec<Cell> {
+        texts.iter().enumerate().map(|(place, text)| aligned(place, text)).collect()
+    };
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    if let Some(width) = options.width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    table.set_header(line(&cells.headers));
+    for row in &cells.rows {
+        table.add_row(line(row));
+    }
+    titled(title, &table, options)
+}
+
 /// A table in [`STYLE`] with a title above it; every line ends in a newline.
 pub(crate) fn titled(title: &str, table: &Table, options: TableOptions) -> String {
     let lines: Vec<String> = table.lines().collect();

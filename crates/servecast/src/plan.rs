@@ -104,6 +104,16 @@ impl Plan {
         self.exports.iter().any(|(format, _)| format.needs_token_times())
     }
 
+    /// Where iteration times come from.
+    pub fn latency_source(&self) -> &str {
+        &self.latency_source
+    }
+
+    /// How far off they are.
+    pub fn latency_error(&self) -> &LatencyError {
+        &self.latency_error
+    }
+
     /// Whether the command fails if an objective is missed.
     pub fn fails_if_missed(&self) -> bool {
         self.config.output.fail_if.is_some()

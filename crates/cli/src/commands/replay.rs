@@ -36,6 +36,7 @@ pub(super) use self::outputs::{REPORT, ROWS};
 mod compare;
 mod folder;
 mod outputs;
+pub(crate) mod recommend;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///

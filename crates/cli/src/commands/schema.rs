@@ -20,6 +20,8 @@ enum SchemaOf {
     Comparison,
     /// How runs differ, of `servecast compare --format json`
     Differences,
+    /// The answer of `servecast recommend`
+    Recommendation,
     /// The configuration file of a replay
     Config,
 }
@@ -29,6 +31,7 @@ pub(crate) fn run(args: &SchemaArgs) -> Result<(), Failure> {
     match args.of {
         SchemaOf::Comparison => files::print(servecast_report::COMPARISON_SCHEMA),
         SchemaOf::Differences => files::print(servecast_report::DIFFERENCES_SCHEMA),
+        SchemaOf::Recommendation => files::print(servecast_recommend::RECOMMENDATION_SCHEMA),
         SchemaOf::Report => files::print(servecast_report::REPORT_SCHEMA),
         SchemaOf::Config => {
             let schema = serde_json::to_string_pretty(&config_schema()).expect("a schema is plain data");

@@ -14,6 +14,7 @@ mod oracle_bad;
 mod output;
 mod provenance;
 mod readme;
+mod recommend;
 mod replay;
 mod sandbox;
 mod servers;

@@ -18,10 +18,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("--speculative-config={}", "the key `decode_speedup_ratio` of --extra-engine-args"),
     ("--watermark=0.1", "it is the key `watermark` of --extra-engine-args"),
     ("--random-seed=1", "--seed is the root"),
-    (
-        "--fail-if=x",
-        "`servecast replay` has no option `--fail-if`, but `servecast compare` and `servecast validate` have",
-    ),
+    ("--allow-fewer=x", "`servecast replay` has no option `--allow-fewer`, but `servecast compare` has"),
     ("--max-num-seq=3", "did you mean `--max-num-seqs`?"),
     ("--temperature=1", "did you mean `--router-temperature`?"),
     ("--speedup=2", "did you mean `--arrival-speedup-ratio` or `--speedup-ratio`?"),
@@ -43,7 +40,10 @@ fn a_command_names_only_options_that_it_has() {
     let sandbox = Sandbox::new();
     for (arguments, words) in [
         (&["compare", "a", "b", "--model=x"][..], "has no option `--model`, but"),
-        (&["compare", "a", "b", "--workers", "2"], "but `servecast calibrate` and `servecast replay` have"),
+        (
+            &["compare", "a", "b", "--workers", "2"],
+            "but `servecast calibrate`, `servecast replay` and `servecast recommend` have",
+        ),
         (
             &["calibrate", "x", "--num-gpu-blocks", "9"],
             "it is the key `num_gpu_blocks` of --extra-engine-args",
@@ -53,7 +53,10 @@ fn a_command_names_only_options_that_it_has() {
             &["trace", "stats", "t.jsonl", "--workers=2"],
             "`servecast trace stats` has no option `--workers`, but",
         ),
-        (&["--vary", "x"], "`servecast` has no option `--vary`, but `servecast replay` has"),
+        (
+            &["--vary", "x"],
+            "`servecast` has no option `--vary`, but `servecast replay` and `servecast recommend` have",
+        ),
         (&["schema", "report", "--zzzz"], "`servecast schema --help` lists those that there are"),
     ] {
         sandbox.run(arguments).is_refused(&[words]);

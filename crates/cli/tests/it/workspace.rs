@@ -14,6 +14,7 @@ const ORDER: &[&str] = &[
     "cluster",
     "calibrate",
     "report",
+    "recommend",
     "config",
     "servecast",
     "cli",

@@ -1,5 +1,8 @@
 //! `--vary KEY=VALUE,VALUE,...`: several configurations out of one, a run for each combination of values.
 
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value};
 use servecast_engine::{EngineArgs, check_key};
 use servecast_router::Field;
@@ -29,17 +32,18 @@ const FIXED: [&str; 11] = [
 
 /// A setting and the values that it takes.
 #[derive(Debug, Clone, PartialEq)]
-struct Varied {
+pub struct Varied {
     /// The key; of a setting within another, the keys with dots between them.
-    path: String,
-    values: Vec<Value>,
+    pub path: String,
+    /// The values, at least one.
+    pub values: Vec<Value>,
 }
 
 /// What makes one run differ from the others, by paths, in the order in which they were given.
 pub type Difference = Vec<(String, Value)>;
 
-/// All combinations of the values of `texts`, each `KEY=VALUE,VALUE,...`; the last key changes fastest.
-pub fn combinations(texts: &[String]) -> Result<Vec<Difference>, String> {
+/// The settings of `texts`, each `KEY=VALUE,VALUE,...`, in which `1..4` stands for 1, 2, 3 and 4.
+pub fn varied(texts: &[String]) -> Result<Vec<Varied>, String> {
     let mut varied: Vec<Varied> = Vec::new();
     for text in texts {
         let one = Varied::parse(text)?;
@@ -48,6 +52,12 @@ pub fn combinations(texts: &[String]) -> Result<Vec<Difference>, String> {
         }
         varied.push(one);
     }
+    Ok(varied)
+}
+
+/// All combinations of the values of `texts`, each `KEY=VALUE,VALUE,...`; the last key changes fastest.
+pub fn combinations(texts: &[String]) -> Result<Vec<Difference>, String> {
+    let varied = varied(texts)?;
     let runs = varied.iter().try_fold(1_usize, |runs, one| runs.checked_mul(one.values.len()));
     if runs.is_none_or(|runs| runs > MOST_RUNS) {
         return Err(format!("the values of `vary` make more than {MOST_RUNS} runs"));
@@ -101,8 +111,20 @@ impl Varied {
             let count = position + 1;
             return Err(format!("`vary` gives `{path}` no value in place {count}: `{text}`"));
         }
-        let values: Vec<Value> =
-            values.into_iter().map(|value| typed(&path, value.trim())).collect::<Result<_, _>>()?;
+        let mut texts: Vec<Cow<'_, str>> = Vec::new();
+        for value in values.into_iter().map(str::trim) {
+            match range(value) {
+                None => texts.push(value.into()),
+                Some(range) if range.clone().take(MOST_RUNS + 1).count() > MOST_RUNS => {
+                    return Err(format!("`vary` gives `{path}` more than {MOST_RUNS} values: `{value}`"));
+                }
+                Some(range) if range.is_empty() => {
+                    return Err(format!("`vary` gives `{path}` the range `{value}`, which is empty"));
+                }
+                Some(range) => texts.extend(range.map(|number| number.to_string().into())),
+            }
+        }
+        let values: Vec<Value> = texts.iter().map(|value| typed(&path, value)).collect::<Result<_, _>>()?;
         let repeated =
             values.iter().enumerate().find(|(position, value)| values[..*position].contains(value));
         if let Some((_, value)) = repeated {
@@ -112,9 +134,26 @@ impl Varied {
     }
 }
 
+/// The whole numbers of `1..16`, both ends among them.
+fn range(text: &str) -> Option<RangeInclusive<u64>> {
+    let (from, to) = text.split_once("..")?;
+    let number =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok());
+    Some(number(from)??..=number(to)??)
+}
+
+/// Short names of keys, by which their flags are known.
+const SHORT: [(&str, &str); 3] =
+    [("tp", "tensor_parallel_size"), ("dp", "data_parallel_size"), ("ep", "expert_parallel_size")];
+
 /// The canonical path of a key that a user wrote, in which dashes may stand for underscores.
 fn path(key: &str) -> Result<String, String> {
     let key = key.trim_start_matches("--").replace('-', "_");
+    let long = |name: &str| SHORT.iter().find(|(short, _)| *short == name).map(|(_, long)| *long);
+    let key = match key.rsplit_once('.') {
+        None => long(&key).map_or(key.clone(), str::to_owned),
+        Some((first, within)) => format!("{first}.{}", long(within).unwrap_or(within)),
+    };
     let (first, within) = match key.split_once('.') {
         None => (key.as_str(), None),
         Some((first, within)) => (first, Some(within)),
@@ -235,6 +274,10 @@ mod tests {
     fn values_have_the_types_of_their_keys() {
         for (text, values) in [
             ("num_workers=1,2", json!([1, 2])),
+            ("num_workers=1..3,8", json!([1, 2, 3, 8])),
+            ("tp=1,2", json!([1, 2])),
+            ("engine_args.tp=2..3", json!([2, 3])),
+            ("timeline_window=1..2.5", json!(["1..2.5"])),
             ("seed=null,7", json!([null, 7])),
             ("trace_file=1,b.jsonl", json!(["1", "b.jsonl"])),
             ("enable_prefix_caching=on,off", json!([true, false])),
@@ -278,6 +321,12 @@ mod tests {
             (&["report_json=a,b"], "`report_json` is the same in all runs: it cannot be varied"),
             (&["num_workers=1,,2"], "`vary` gives `num_workers` no value in place 2: `num_workers=1,,2`"),
             (&["num_workers="], "`vary` gives `num_workers` no value in place 1: `num_workers=`"),
+            (&["num_workers=3..1"], "`vary` gives `num_workers` the range `3..1`, which is empty"),
+            (&["num_workers=1..3,2"], "`vary` gives `num_workers` the value 2 twice"),
+            (
+                &["tp=1", "tensor_parallel_size=2"],
+                "`tensor_parallel_size` is varied twice: give all its values at once",
+            ),
             (&["num_workers=1,1"], "`vary` gives `num_workers` the value 1 twice"),
             (&["workers=1", "num_workers=2"], "`num_workers` is varied twice: give all its values at once"),
         ] {

@@ -1,0 +1,426 @@
+//! What a search says: a table, JSON, CSV, the settings of the best, and how to start it.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+use servecast_recommend::{
+    Alternative, Cost, Entry, Figures, Goal, Headroom, LoadAnswer, Outcome, Recommendation, Search, Sure,
+    Verdict,
+};
+use servecast_report::{Cells, SchemaVersion, Slo, render_cells, render_overload};
+
+use super::evaluate::object;
+use super::space::{Limits, Space};
+use super::{Question, start};
+use crate::config::Format;
+use crate::error::Failure;
+use crate::files::{self, OutputFile};
+use servecast::plan::Plan;
+use servecast::resolved::resolved;
+
+/// Deployments that are shown.
+const SHOWN: usize = 10;
+
+/// Hours of a month: 365.25 · 24 / 12.
+const HOURS_A_MONTH: f64 = 730.5;
+
+/// What is known under one load.
+pub(super) struct Growth {
+    pub(super) factor: f64,
+    pub(super) search: Search,
+    pub(super) headrooms: Vec<(usize, Headroom)>,
+    pub(super) sureness: Option<Sureness>,
+}
+
+/// What is first if iterations take more or less.
+pub(super) struct Sureness {
+    pub(super) error: f64,
+    /// The first as things are.
+    pub(super) best: usize,
+    /// Whether it keeps its targets if they take more.
+    pub(super) first_keeps: bool,
+    pub(super) if_slower: Option<usize>,
+    pub(super) if_faster: Option<usize>,
+}
+
+/// The whole answer, as programs read it.
+pub(super) fn answer(
+    question: &Question,
+    plan: &Plan,
+    fingerprint: u64,
+    growths: &[Growth],
+) -> Recommendation {
+    Recommendation {
+        schema_version: SchemaVersion::V1,
+        servecast_version: env!("CARGO_PKG_VERSION").to_owned(),
+        workload_name: plan.source.name(),
+        workload_hash: format!("{fingerprint:016x}"),
+        slo: question.slo.iter().map(Slo::to_string).collect(),
+        objective: question.goals.clone(),
+        max_gpus: question.limits.max_gpus,
+        prices: question.limits.prices.clone(),
+        latency_source: latency_source(question, plan, growths),
+        loads: growths.iter().map(|growth| load_answer(question, growth)).collect(),
+    }
+}
+
+/// Where the iteration times of the first place come from; of the first deployment that can be built if there is none.
+fn latency_source(question: &Question, plan: &Plan, growths: &[Growth]) -> String {
+    let best = best(growths).map(|(growth, index)| &growth.search.candidates[index]);
+    let of_best = best.and_then(|best| super::plan(&question.layers, best, 1.0).ok());
+    of_best.as_ref().unwrap_or(plan).latency_source().to_owned()
+}
+
+fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
+    let search = &growth.search;
+    let order = order(&question.goals, search);
+    let entries = |order: &[usize]| order.iter().map(|&index| entry(growth, index)).collect();
+    let alternative = |index: usize| {
+        let candidate = &search.candidates[index];
+        Alternative {
+            deployment: candidate.name.clone(),
+            gpus: candidate.gpus,
+            settings: object(&candidate.settings),
+        }
+    };
+    let sure = growth.sureness.as_ref().map(|sureness| Sure {
+        iteration_time_error: sureness.error,
+        first_keeps_if_slower: sureness.first_keeps,
+        if_slower: sureness.if_slower.map(alternative),
+        if_faster: sureness.if_faster.map(alternative),
+        first_stays: [sureness.if_slower, sureness.if_faster] == [Some(sureness.best); 2],
+    });
+    LoadAnswer {
+        factor: growth.factor,
+        tally: search.tally(),
+        refused: refusals(search),
+        ranking: entries(&order),
+        nearest: if order.is_empty() { entries(&search.nearest()) } else { Vec::new() },
+        sure,
+    }
+}
+
+fn order(goals: &[Goal], search: &Search) -> Vec<usize> {
+    match goals {
+        [first, second] => search.pareto(*first, *second),
+        _ => search.ranking(),
+    }
+}
+
+fn entry(growth: &Growth, index: usize) -> Entry {
+    let candidate = &growth.search.candidates[index];
+    let figures = growth.search.figures(index).expect("who is shown ran").clone();
+    let headroom = growth.headrooms.iter().find(|(known, _)| *known == index).map(|(_, found)| found.clone());
+    Entry {
+        deployment: candidate.name.clone(),
+        settings: object(&candidate.settings),
+        gpus: candidate.gpus,
+        cost: candidate.price_per_hour.map(|price| cost(price, &figures)),
+        figures,
+        headroom,
+    }
+}
+
+fn cost(per_hour: f64, figures: &Figures) -> Cost {
+    let total = per_hour * figures.duration_ms / 3.6e6;
+    let each = |count: u64, unit: f64| (count > 0).then(|| total / (count as f64 / unit));
+    Cost {
+        per_hour,
+        total,
+        per_million_output_tokens: each(figures.output_tokens, 1e6),
+        per_million_tokens: each(figures.input_tokens + figures.output_tokens, 1e6),
+        per_request: each(figures.requests, 1.0),
+        per_month: per_hour * HOURS_A_MONTH,
+    }
+}
+
+/// Why engines refused settings, each reason with how often.
+fn refusals(search: &Search) -> std::collections::BTreeMap<String, u64> {
+    let mut reasons = std::collections::BTreeMap::new();
+    for verdict in &search.verdicts {
+        if let Verdict::Tried(Outcome::Refused(reason)) = verdict {
+            *reasons.entry(reason.clone()).or_insert(0) += 1;
+        }
+    }
+    reasons
+}
+
+/// Prints and writes the answer.
+pub(super) fn write(
+    question: &Question,
+    answer: &Recommendation,
+    growths: &[Growth],
+    csv: Option<&Path>,
+) -> Result<(), Failure> {
+    let output = &question.config.output;
+    let json = super::super::json(answer);
+    let mut texts: Vec<(std::path::PathBuf, String)> = Vec::new();
+    texts.extend(output.report_json.clone().map(|path| (path, json.clone())));
+    texts.extend(csv.map(|path| (path.to_owned(), table_of_values(answer))));
+    if let Some(folder) = &output.output_dir {
+        texts.push((folder.join("recommendation.json"), json.clone()));
+        texts.push((folder.join("recommendation.csv"), table_of_values(answer)));
+        for (place, text) in settings_of_leaders(question, growths)?.into_iter().enumerate() {
+            texts.push((folder.join(format!("{}.toml", place + 1)), text));
+        }
+        texts.extend(best(growths).map(|(growth, index)| {
+            (folder.join("start.sh"), start::script(question, &growth.search.candidates[index]))
+        }));
+    }
+    for (path, text) in texts {
+        let mut file = OutputFile::create(&path)?;
+        file.write_all(text.as_bytes()).map_err(|error| file.failure(&error))?;
+        file.commit()?;
+    }
+    files::print(&match output.format.unwrap_or_default() {
+        Format::Json => json,
+        Format::Table => answer
+            .loads
+            .iter()
+            .zip(growths)
+            .map(|(load, growth)| text(question, answer, load, growth))
+            .collect(),
+    })
+}
+
+/// The best deployment of the first load.
+fn best(growths: &[Growth]) -> Option<(&Growth, usize)> {
+    let growth = growths.first()?;
+    Some((growth, *growth.search.ranking().first()?))
+}
+
+fn settings_of_leaders(question: &Question, growths: &[Growth]) -> Result<Vec<String>, Failure> {
+    let Some(growth) = growths.first() else { return Ok(Vec::new()) };
+    let leaders = order(&question.goals, &growth.search).into_iter().take(super::LEADERS);
+    let text = |index: usize| {
+        let plan = super::plan(&question.layers, &growth.search.candidates[index], 1.0)?;
+        let workload = plan.source.load(plan.load, plan.block_size, &plan.layers)?;
+        resolved(&plan, &workload.notes)
+    };
+    leaders.map(text).collect()
+}
+
+/// The answer for one load, for people.
+fn text(question: &Question, answer: &Recommendation, load: &LoadAnswer, growth: &Growth) -> String {
+    let mut text = String::new();
+    let shown = if load.ranking.is_empty() { &load.nearest } else { &load.ranking };
+    let of_load =
+        if load.factor == 1.0 { String::new() } else { format!(", {} times the load", load.factor) };
+    let goals: Vec<&str> = question.goals.iter().map(|goal| goal.in_words()).collect();
+    let title = if load.ranking.is_empty() {
+        format!("servecast | What comes nearest{of_load}")
+    } else {
+        format!("servecast | Recommendation: {}{of_load}", goals.join(" and "))
+    };
+    if !shown.is_empty() {
+        text += &render_cells(&title, &cells(answer, shown), super::super::table_options());
+    }
+    if shown.len() > SHOWN {
+        let _ =
+            writeln!(text, "… and {} more, with --format json, --csv or --output-dir", shown.len() - SHOWN);
+    }
+    let tally = load.tally;
+    let _ = writeln!(
+        text,
+        "{} deployments: {} simulated ({} of them cut off when a target was lost), {} keep all targets; {} proved to be no \
+         better without a run, {} refused{}",
+        tally.candidates,
+        tally.simulated,
+        tally.cut_off,
+        tally.met,
+        tally.proved_worse,
+        tally.refused,
+        if tally.not_reached > 0 { format!(", {} not reached", tally.not_reached) } else { String::new() }
+    );
+    for (reason, times) in &load.refused {
+        let _ = writeln!(text, "  refused {times} times: {}", reason.lines().next().unwrap_or_default());
+    }
+    if let Some(overload) = load.ranking.first().and_then(|best| best.figures.overload.as_ref()) {
+        let _ = writeln!(text, "The first: {}", render_overload(overload));
+    }
+    for (index, headroom) in growth.headrooms.iter().filter(|(_, headroom)| !headroom.is_monotone) {
+        let name = &growth.search.candidates[*index].name;
+        let _ = writeln!(
+            text,
+            "{name}: targets are missed at {} times the load, yet kept at a larger one",
+            headroom.missed_at.unwrap_or(0.0)
+        );
+    }
+    let _ = writeln!(text, "Iteration times: {}", answer.latency_source);
+    text += &load.sure.as_ref().map(how_sure).unwrap_or_default();
+    if let Some(best) = load.ranking.first() {
+        text += "To start the first:\n";
+        let candidate = growth.search.candidates.iter().find(|candidate| candidate.name == best.deployment);
+        for line in candidate.map(|candidate| start::script(question, candidate)).unwrap_or_default().lines()
+        {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}
+
+fn how_sure(sure: &Sure) -> String {
+    let percent = sure.iteration_time_error * 100.0;
+    let first = |found: &Option<Alternative>| match found {
+        Some(found) => format!("{} ({} GPUs)", found.deployment, found.gpus),
+        None => "none keeps its targets".to_owned(),
+    };
+    let head =
+        format!("How sure: nine of ten measured runs are within {percent:.0} % of the times used here.");
+    if sure.first_stays {
+        return format!(
+            "{head} The first place is the same if iterations take {percent:.0} % more or less.\n"
+        );
+    }
+    let kept = if sure.first_keeps_if_slower { "keeps" } else { "misses" };
+    format!(
+        "{head} The first place depends on it:\n  {percent:.0} % more: {}; the first above {kept} its targets\n  \
+         {percent:.0} % less: {}\n  A measurement settles it: `vllm bench serve` on the GPUs, then `servecast calibrate`\n",
+        first(&sure.if_slower),
+        first(&sure.if_faster)
+    )
+}
+
+/// The table of some deployments.
+fn cells(answer: &Recommendation, shown: &[Entry]) -> Cells {
+    let has_cost = shown.iter().any(|entry| entry.cost.is_some());
+    let has_headroom = shown.iter().any(|entry| entry.headroom.is_some());
+    let mut headers = vec!["".to_owned(), "Deployment".to_owned(), "GPUs".to_owned()];
+    headers.extend(answer.slo.iter().cloned());
+    if has_headroom {
+        headers.push("Headroom".to_owned());
+    }
+    if has_cost {
+        headers.extend(["Cost\n(an hour)".to_owned(), "Cost (1M\noutput)".to_owned()]);
+    }
+    let rows = shown.iter().take(SHOWN).enumerate().map(|(place, entry)| {
+        let mut row = vec![(place + 1).to_string(), entry.deployment.clone(), entry.gpus.to_string()];
+        row.extend(entry.figures.slo.iter().map(|slo| {
+            let mark = if slo.met { '✓' } else { '✗' };
+            let is_share = slo.objective.starts_with("goodput");
+            match (slo.value, slo.margin) {
+                (Some(value), Some(_)) if is_share => format!("{mark} {:.2} %", value * 100.0),
+                (Some(value), Some(margin)) => format!("{mark} {value:.1} ms ({:+.0} %)", -margin * 100.0),
+                _ => format!("{mark} infinite"),
+            }
+        }));
+        if has_headroom {
+            row.push(
+                entry
+                    .headroom
+                    .as_ref()
+                    .map_or_else(String::new, |headroom| format!("{:.2} x", headroom.factor)),
+            );
+        }
+        if has_cost {
+            let cost = entry.cost.as_ref();
+            row.push(cost.map_or_else(String::new, |cost| format!("{:.2}", cost.per_hour)));
+            row.push(
+                cost.and_then(|cost| cost.per_million_output_tokens)
+                    .map_or_else(String::new, |cost| format!("{cost:.2}")),
+            );
+        }
+        row
+    });
+    Cells { left: 2, rows: rows.collect(), headers }
+}
+
+/// The answer as CSV: a line a deployment.
+fn table_of_values(answer: &Recommendation) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    let mut text = "load,rank,deployment,gpus,met,least_margin,headroom,cost_per_hour,cost,cost_per_million_output_tokens,settings".to_owned();
+    for slo in &answer.slo {
+        let _ = write!(text, ",{}", quoted(slo));
+    }
+    text.push('\n');
+    let number = |value: Option<f64>| {
+        value.filter(|value| value.is_finite()).map_or_else(String::new, |value| value.to_string())
+    };
+    for load in &answer.loads {
+        for (place, entry) in load.ranking.iter().chain(&load.nearest).enumerate() {
+            let cost = entry.cost.as_ref();
+            let settings = serde_json::to_string(&entry.settings).expect("settings are plain data");
+            let _ = write!(
+                text,
+                "{},{},{},{},{},{},{},{},{},{},{}",
+                load.factor,
+                place + 1,
+                quoted(&entry.deployment),
+                entry.gpus,
+                entry.figures.is_met(),
+                number(Some(entry.figures.least_margin())),
+                number(entry.headroom.as_ref().map(|headroom| headroom.factor)),
+                number(cost.map(|cost| cost.per_hour)),
+                number(cost.map(|cost| cost.total)),
+                number(cost.and_then(|cost| cost.per_million_output_tokens)),
+                quoted(&settings)
+            );
+            for slo in &entry.figures.slo {
+                let _ = write!(text, ",{}", number(slo.value));
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// What would be looked at.
+pub(super) fn dry_run(space: &Space, limits: &Limits) -> Result<(), Failure> {
+    let mut text_of_space =
+        format!("{} deployments of up to {} GPUs\n", space.candidates.len(), limits.max_gpus);
+    for dimension in &space.dimensions {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        let choices = dimension.choices.iter().map(|choice| match &choice[..] {
+            [(key, value)] if *key == dimension.name => text(value),
+            several => several
+                .iter()
+                .map(|(key, value)| format!("{key} {}", text(value)))
+                .collect::<Vec<_>>()
+                .join(" "),
+        });
+        let _ = writeln!(text_of_space, "  {}: {}", dimension.name, choices.collect::<Vec<_>>().join(", "));
+    }
+    let count = |key: &str| {
+        space
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.settings.iter().any(|(known, _)| known == key))
+            .count()
+    };
+    let _ = writeln!(text_of_space, "  aggregated: {}", count("num_workers"));
+    let _ = writeln!(text_of_space, "  prefill and decode: {}", count("num_prefill_workers"));
+    let mut by_gpus = std::collections::BTreeMap::<u32, u64>::new();
+    for candidate in &space.candidates {
+        *by_gpus.entry(candidate.gpus).or_default() += 1;
+    }
+    let by_gpus: Vec<String> = by_gpus.iter().map(|(gpus, count)| format!("{gpus}: {count}")).collect();
+    let _ = writeln!(text_of_space, "  by GPUs: {}", by_gpus.join(", "));
+    files::print(&text_of_space)
+}
+
+/// That nothing keeps the targets: what comes nearest, and why.
+pub(super) fn impossible(growth: &Growth) -> Failure {
+    let search = &growth.search;
+    let tally = search.tally();
+    let message = format!("no deployment keeps all targets: {} were simulated", tally.simulated);
+    let failure = Failure::condition(message);
+    let lost = search.verdicts.iter().find_map(|verdict| match verdict {
+        Verdict::Tried(Outcome::CutOff { reason, .. }) => Some(reason.as_str()),
+        _ => None,
+    });
+    match (search.nearest().first(), lost) {
+        (Some(&nearest), _) => {
+            let figures = search.figures(nearest).expect("it ran");
+            let missed = figures.slo.iter().filter(|slo| !slo.met).map(servecast_report::render_slo);
+            failure.with_hint(format!(
+                "{} comes nearest: {}; a looser target or more GPUs (--max-gpus) may help",
+                search.candidates[nearest].name,
+                missed.collect::<Vec<_>>().join("; ")
+            ))
+        }
+        (None, Some(lost)) => failure.with_hint(format!("all lost a target before their end, such as {lost}; a looser target or more GPUs (--max-gpus) may help")),
+        (None, None) => failure.with_hint("all were refused: the table says why"),
+    }
+}

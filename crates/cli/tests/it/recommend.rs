@@ -1,0 +1,313 @@
+//! `servecast recommend`: the answer is that of trying everything.
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+/// Requests that one worker of a linear engine cannot serve in time, and three can.
+const LOAD: &[&str] = &[
+    "--input-tokens",
+    "800",
+    "--output-tokens",
+    "40",
+    "--request-count",
+    "240",
+    "--arrival-interval-ms",
+    "20",
+    "--arrival-process",
+    "poisson",
+    "--length-distribution",
+    "lognormal",
+    "--length-spread",
+    "0.6",
+];
+const LINEAR: &[&str] = &["--latency", "linear:6000,30,200", "--max-num-batched-tokens", "2048"];
+
+fn json(sandbox: &Sandbox, command: &str, arguments: &[&[&str]]) -> Value {
+    let arguments: Vec<&str> =
+        [command, "-q", "--format", "json"].into_iter().chain(arguments.concat()).collect();
+    let outcome = sandbox.run(&arguments);
+    assert!(outcome.code == Some(0) || outcome.code == Some(3), "{arguments:?}: {outcome:?}");
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+fn gpus(settings: &Value, tp: u64) -> u64 {
+    let of = |key: &str| settings[key].as_u64().unwrap_or(0);
+    let tp = settings["tensor_parallel_size"].as_u64().unwrap_or(tp);
+    (of("num_workers") + of("num_prefill_workers") + of("num_decode_workers")) * tp
+}
+
+/// The fewest GPUs with which a run keeps all objectives, and the settings of the run with the most room among those: by
+/// running all.
+fn enumerated(sandbox: &Sandbox, common: &[&str], varied: &[&[&str]]) -> Option<(u64, f64, Vec<Value>)> {
+    let mut best: Option<(u64, f64, Vec<Value>)> = None;
+    for varied in varied {
+        let vary: Vec<&str> = varied.iter().flat_map(|one| ["--vary", *one]).collect();
+        let runs = json(sandbox, "replay", &[common, &vary]);
+        for run in runs["runs"].as_array().unwrap() {
+            let slo = run["report"]["slo"].as_array().unwrap();
+            if !slo.iter().all(|one| one["met"] == true) {
+                continue;
+            }
+            let gpus = gpus(&run["settings"], 1);
+            let room = slo.iter().map(|one| one["margin"].as_f64().unwrap()).fold(f64::INFINITY, f64::min);
+            let settings = run["settings"].clone();
+            match &mut best {
+                Some((least, most, tied)) if *least == gpus && *most == room => tied.push(settings),
+                Some((least, most, _)) if (*least, -*most) < (gpus, -room) => {}
+                _ => best = Some((gpus, room, vec![settings])),
+            }
+        }
+    }
+    best
+}
+
+/// Traces, models, targets, aggregated and disaggregated, and prompts that share their beginnings.
+#[test]
+fn the_answer_is_that_of_enumeration() {
+    let sandbox = Sandbox::new();
+    let shared: Vec<&str> = [LOAD, &["--shared-prefix-ratio", "0.6", "--num-prefix-groups", "6"]].concat();
+    let model: &[&str] =
+        &["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--engine-preset", "vllm-0.33"];
+    let quick: Vec<&str> = LOAD.iter().map(|word| if *word == "20" { "12" } else { word }).collect();
+    let p95 = ["--slo", "p95 ttft <= 700ms"];
+    let both = ["--slo", "p90 ttft <= 500ms", "--slo", "p95 itl <= 60ms"];
+    let share = ["--slo", "goodput >= 90% (ttft <= 600ms, tpot <= 30ms)"];
+    let of_model = ["--slo", "p95 ttft <= 60ms", "--slo", "p95 tpot <= 9ms"];
+    let aggregated: &[&str] =
+        &["num_workers=1..5", "router_mode=round_robin,least_loaded", "engine_args.max_num_seqs=8,64"];
+    let staged: &[&str] =
+        &["num_prefill_workers=1..3", "num_decode_workers=1..3", "router_mode=round_robin,least_loaded"];
+    let routed: &[&str] = &["num_workers=1..5", "router_mode=least_loaded,kv_router"];
+    let sizes: &[&str] = &["num_workers=1..3", "tensor_parallel_size=1,2", "max_num_seqs=32,256"];
+    // What is not given, `recommend` tries.
+    let small = ["--max-num-seqs", "64"];
+    let fixed = ["--max-num-batched-tokens", "4096", "--router-mode", "least_loaded"];
+    let cases: [(&str, Vec<&str>, &[&str]); 5] = [
+        ("aggregated", [LOAD, LINEAR, &p95].concat(), aggregated),
+        ("prefill and decode", [LOAD, LINEAR, &small, &both].concat(), staged),
+        ("shared prefixes", [&shared, LINEAR, &small, &share].concat(), routed),
+        ("a model", [&quick[..], model, &of_model, &fixed].concat(), sizes),
+        ("a target that nobody keeps", [LOAD, LINEAR, &["--slo", "max ttft <= 1ms"]].concat(), aggregated),
+    ];
+    for (name, common, varied) in cases {
+        let vary: Vec<&str> = varied.iter().flat_map(|one| ["--vary", *one]).collect();
+        let found = json(&sandbox, "recommend", &[&common, &vary, &["--max-gpus", "10"]]);
+        let ranking = found["loads"][0]["ranking"].as_array().unwrap();
+        let best = enumerated(&sandbox, &common, &[varied]);
+        let Some((least, room, settings)) = best else {
+            assert!(ranking.is_empty(), "{name}: {ranking:?}");
+            assert!(!found["loads"][0]["nearest"].as_array().unwrap().is_empty(), "{name}");
+            continue;
+        };
+        assert_eq!(ranking[0]["gpus"], least, "{name}");
+        let slo = ranking[0]["figures"]["slo"].as_array().unwrap();
+        let margin = slo.iter().map(|one| one["margin"].as_f64().unwrap()).fold(f64::INFINITY, f64::min);
+        assert!(margin == room, "{name}: {margin} is not {room}");
+        // In front of one worker all routers are the same, and the first of them stands for all.
+        let is_same = |settings: &Value| {
+            let own = ranking[0]["settings"].as_object().unwrap();
+            own.iter().all(|(key, value)| settings[key] == *value)
+        };
+        assert!(settings.iter().any(is_same), "{name}: {} is none of {settings:?}", ranking[0]["settings"]);
+        let tally = &found["loads"][0]["tally"];
+        let of = |key: &str| tally[key].as_u64().unwrap();
+        assert_eq!(of("candidates"), of("simulated") + of("proved_worse") + of("refused"), "{name}: {tally}");
+    }
+}
+
+fn least_gpus(found: &Value, load: usize) -> u64 {
+    found["loads"][load]["ranking"][0]["gpus"].as_u64().unwrap_or(u64::MAX)
+}
+
+#[test]
+fn less_load_looser_targets_and_more_gpus_never_need_more() {
+    let sandbox = Sandbox::new();
+    let run = |more: &[&str]| json(&sandbox, "recommend", &[LOAD, LINEAR, more]);
+    let vary = ["--max-num-seqs", "32", "--router-mode", "least_loaded"];
+    let strict = ["--slo", "p95 ttft <= 400ms"];
+    let loads = run(&[&vary[..], &strict, &["--max-gpus", "8", "--growth", "0.5,1,1.5"]].concat());
+    let needed: Vec<u64> = (0..3).map(|load| least_gpus(&loads, load)).collect();
+    assert!(needed.is_sorted() && needed[0] < needed[2], "{needed:?}");
+    let loose = run(&[&vary[..], &["--slo", "p95 ttft <= 900ms", "--max-gpus", "8"]].concat());
+    assert!(least_gpus(&loose, 0) <= needed[1]);
+    let more = run(&[&vary[..], &strict, &["--max-gpus", "12"]].concat());
+    assert_eq!(more["loads"][0]["ranking"][0]["settings"], loads["loads"][1]["ranking"][0]["settings"]);
+    let spare =
+        run(&[&vary[..], &strict, &["--max-gpus", "12", "--spare", "1", "--node-gpus", "4"]].concat());
+    assert_eq!(least_gpus(&spare, 0), (needed[1] + 1).div_ceil(4) * 4);
+    let headroom = loads["loads"][1]["ranking"][0]["headroom"]["factor"].as_f64().unwrap();
+    assert!(headroom >= 1.0, "{headroom}");
+}
+
+#[test]
+fn threads_and_a_search_that_goes_on_change_nothing() {
+    let sandbox = Sandbox::new();
+    let arguments: Vec<&str> = [
+        &[
+            "recommend",
+            "-q",
+            "--format",
+            "json",
+            "--max-gpus",
+            "4",
+            "--slo",
+            "p95 ttft <= 700ms",
+            "--vary",
+            "max_num_seqs=8,64",
+        ],
+        LOAD,
+        LINEAR,
+    ]
+    .concat();
+    let run = |more: &[&str]| {
+        let outcome = sandbox.run(&[&arguments[..], more].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.stdout
+    };
+    let alone = run(&["--threads", "1"]);
+    assert_eq!(run(&["--threads", "3"]), alone);
+    assert_eq!(run(&["--resume", "s.jsonl"]), alone);
+    let journal = sandbox.read("s.jsonl");
+    // As if it had been ended within a line.
+    let half: String =
+        journal.lines().take(journal.lines().count() / 2).map(|line| format!("{line}\n")).collect();
+    sandbox.write("s.jsonl", format!("{half}{{\"of\": \"[\\\"num_"));
+    assert_eq!(run(&["--resume", "s.jsonl"]), alone);
+    let lines = sandbox.read("s.jsonl").lines().count();
+    assert_eq!(run(&["--resume", "s.jsonl"]), alone);
+    assert_eq!(sandbox.read("s.jsonl").lines().count(), lines, "nothing is run twice");
+    let other = sandbox.run(&[&arguments[..], &["--resume", "s.jsonl", "--seed", "7"]].concat());
+    assert_eq!(other.code, Some(2));
+    assert!(other.stderr.contains("`s.jsonl` is of another search"), "{}", other.stderr);
+}
+
+#[test]
+fn the_folder_repeats_the_run_and_starts_the_deployment() {
+    let sandbox = Sandbox::new();
+    let model = ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--max-gpus", "4"];
+    let load = [
+        "--input-tokens",
+        "900",
+        "--output-tokens",
+        "30",
+        "--request-count",
+        "150",
+        "--arrival-interval-ms",
+        "20",
+    ];
+    let rest = [
+        "--slo",
+        "p95 ttft <= 100ms",
+        "--slo",
+        "p95 itl <= 15ms",
+        "--gpu-hour",
+        "H100-SXM=2.5",
+        "--output-dir",
+        "out",
+    ];
+    let arguments: Vec<&str> = [&["recommend", "-q"][..], &model, &load, &rest].concat();
+    let outcome = sandbox.run(&arguments);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("the lowest cost")
+            && outcome.stdout.contains("vllm serve meta-llama/Llama-3.1-8B"),
+        "{}",
+        outcome.stdout
+    );
+    let found: Value = serde_json::from_str(&sandbox.read("out/recommendation.json")).unwrap();
+    let best = &found["loads"][0]["ranking"][0];
+    let hours = best["figures"]["duration_ms"].as_f64().unwrap() / 3.6e6;
+    let cost = best["gpus"].as_f64().unwrap() * 2.5 * hours;
+    assert!((best["cost"]["total"].as_f64().unwrap() / cost - 1.0).abs() < 1e-9, "{}", best["cost"]);
+    let again = sandbox.run(&["replay", "--config", "out/1.toml", "-q", "--format", "json"]);
+    let report: Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(report["slo"], best["figures"]["slo"]);
+    assert!(
+        sandbox.read("out/start.sh").contains("vllm serve")
+            && sandbox.read("out/recommendation.csv").lines().count() > 1
+    );
+    let schema = sandbox.run(&["schema", "recommendation"]).stdout;
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let errors: Vec<String> = jsonschema::validator_for(&schema)
+        .unwrap()
+        .iter_errors(&found)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn a_frontier_and_a_list_of_the_space() {
+    let sandbox = Sandbox::new();
+    let arguments: Vec<&str> = [LOAD, &["--latency", "linear:6000,30,200"]].concat();
+    let dry = sandbox.run(&[&["recommend", "--dry-run", "--max-gpus", "3"][..], &arguments].concat());
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    assert!(dry.stdout.starts_with("40 deployments of up to 3 GPUs\n"), "{}", dry.stdout);
+    assert!(
+        dry.stdout.contains("  max_num_seqs: 128, 1024\n  max_num_batched_tokens: 2048, 8192\n"),
+        "{}",
+        dry.stdout
+    );
+    let found = json(
+        &sandbox,
+        "recommend",
+        &[
+            &arguments,
+            &[
+                "--max-gpus",
+                "4",
+                "--slo",
+                "p95 ttft <= 3s",
+                "--objective",
+                "gpus,latency",
+                "--router-mode",
+                "least_loaded",
+            ],
+        ],
+    );
+    let ranking = found["loads"][0]["ranking"].as_array().unwrap();
+    let gpus: Vec<u64> = ranking.iter().map(|entry| entry["gpus"].as_u64().unwrap()).collect();
+    let room: Vec<f64> =
+        ranking.iter().map(|entry| entry["figures"]["slo"][0]["margin"].as_f64().unwrap()).collect();
+    assert!(gpus.len() > 1 && gpus.is_sorted() && room.is_sorted(), "{gpus:?} {room:?}");
+    assert_eq!(found["loads"][0]["tally"]["proved_worse"], 0, "a frontier needs all of them");
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused() {
+    let sandbox = Sandbox::new();
+    let base: Vec<&str> = [&["recommend"][..], LOAD, &["--latency", "linear:6000,30,200"]].concat();
+    let slo = ["--slo", "p95 ttft <= 1s"];
+    for (arguments, message) in [
+        (&[][..], "a recommendation needs a target to keep"),
+        (&["--slo", "p95 ttfx <= 1s"], "unknown figure `ttfx`, did you mean `ttft`?"),
+        (&[slo[0], slo[1], "--growth", "0"], "--growth is 0, but must be a factor of the load above 0"),
+        (&[slo[0], slo[1], "--growth", "1,-2"], "--growth is -2, but must be a factor of the load above 0"),
+        (&[slo[0], slo[1], "--max-gpus", "0"], "--max-gpus is 0, but a deployment has at least 1 GPU"),
+        (
+            &[slo[0], slo[1], "--gpus", "1", "--spare", "3"],
+            "the space is empty: no deployment takes at most 1 GPUs",
+        ),
+        (&[slo[0], slo[1], "--gpu-hour", "H100-SMX=2"], "the GPU `H100-SMX` is not known"),
+        (&[slo[0], slo[1], "--gpu-hour", "H100-SXM"], "--gpu-hour is `H100-SXM`, but must be GPU=PRICE"),
+        (&[slo[0], slo[1], "--objective", "cost"], "--objective cost needs prices"),
+        (&[slo[0], slo[1], "--objective", "gpu"], "unknown objective `gpu`, did you mean `gpus`?"),
+        (
+            &[slo[0], slo[1], "--objective", "cost", "--gpu-hour", "H100-SXM=2"],
+            "there is no price for a GPU that is not named",
+        ),
+        (&[slo[0], slo[1], "--vary", "num_workers=4..1"], "the range `4..1`, which is empty"),
+        (
+            &[slo[0], slo[1], "--requests-jsonl", "r"],
+            "`requests_jsonl` is of one run, but `recommend` makes many",
+        ),
+    ] {
+        let outcome = sandbox.run(&[&base[..], arguments].concat());
+        assert_eq!(outcome.code, Some(2), "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(message), "{arguments:?}: {}", outcome.stderr);
+    }
+    let hopeless = sandbox.run(&[&base[..], &["-q", "--slo", "max ttft <= 1ms", "--max-gpus", "2"]].concat());
+    assert_eq!(hopeless.code, Some(3), "{hopeless:?}");
+    assert!(hopeless.stderr.contains("comes nearest: ✗ max ttft <= 1ms: "), "{}", hopeless.stderr);
+}

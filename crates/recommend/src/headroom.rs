@@ -1,0 +1,123 @@
+//! How much more load a deployment takes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Nobody plans for more than this.
+const MOST: f64 = 64.0;
+
+/// How close the factor is found: within 5 %.
+const CLOSE: f64 = 1.05;
+
+/// The largest factor of the load at which the targets hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Headroom {
+    /// The largest factor that was tried below every one at which a target was missed; 0 if there is none.
+    pub factor: f64,
+    /// The least factor at which a target was missed, at most 5 % above; absent if there was none up to 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed_at: Option<f64>,
+    /// Whether targets that are missed at one factor are missed at every larger one that was tried.
+    pub is_monotone: bool,
+    /// Everything that was tried, by factor.
+    pub tried: Vec<Probe>,
+}
+
+/// A factor, and whether the targets held.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Probe {
+    /// Of the load.
+    pub factor: f64,
+    /// Whether all targets were met.
+    pub met: bool,
+}
+
+/// Finds the headroom by bisection to 5 %; `holds` says whether the targets hold at a factor, `None` ends the search.
+///
+/// Both ends of the bracket are simulated. That targets are harder to meet under more load need not be so, so a factor
+/// half-way below the bracket and one a quarter above it are tried besides.
+pub fn find_headroom(mut holds: impl FnMut(f64) -> Option<bool>) -> Option<Headroom> {
+    let mut tried: Vec<Probe> = Vec::new();
+    let mut probe = |factor: f64| -> Option<bool> {
+        if let Some(known) = tried.iter().find(|probe| probe.factor.total_cmp(&factor).is_eq()) {
+            return Some(known.met);
+        }
+        let met = holds(factor)?;
+        tried.push(Probe { factor, met });
+        Some(met)
+    };
+    let (mut low, mut high) = (0.0, None);
+    if probe(1.0)? {
+        low = 1.0;
+        while high.is_none() && low < MOST {
+            let next = low * 2.0;
+            if probe(next)? { low = next } else { high = Some(next) }
+        }
+    } else {
+        let mut next = 1.0;
+        while low == 0.0 && next > 1.0 / MOST {
+            high = Some(next);
+            next /= 2.0;
+            if probe(next)? {
+                low = next;
+            }
+        }
+    }
+    while let Some(above) = high.filter(|above| low > 0.0 && above / low > CLOSE) {
+        let middle = (low * above).sqrt();
+        if probe(middle)? { low = middle } else { high = Some(middle) }
+    }
+    if let Some(above) = high {
+        probe(above * 1.25)?;
+        if low > 0.0 {
+            probe(low.sqrt().min(low / 1.25))?;
+        }
+    }
+    tried.sort_by(|one, other| one.factor.total_cmp(&other.factor));
+    let missed_at = tried.iter().find(|probe| !probe.met).map(|probe| probe.factor);
+    let below = tried.iter().take_while(|probe| probe.met).last();
+    let is_monotone = tried.is_sorted_by(|one, other| one.met >= other.met);
+    Some(Headroom { factor: below.map_or(0.0, |probe| probe.factor), missed_at, is_monotone, tried })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_factor_is_found_within_five_percent_from_either_side() {
+        for limit in [0.02, 0.3, 0.999, 1.0, 1.04, 1.5, 7.3, 63.0] {
+            let mut runs = 0;
+            let found = find_headroom(|factor| {
+                runs += 1;
+                Some(factor <= limit)
+            });
+            let found = found.unwrap();
+            assert!(found.factor <= limit && found.missed_at.unwrap() > limit, "{limit}: {found:?}");
+            assert!(found.missed_at.unwrap() / found.factor <= 1.05, "{limit}: {found:?}");
+            assert!(found.is_monotone && runs <= 18 && runs == found.tried.len(), "{limit}: {runs}");
+        }
+    }
+
+    #[test]
+    fn there_may_be_no_end_to_it_and_nothing_of_it() {
+        let all = find_headroom(|_| Some(true)).unwrap();
+        assert_eq!((all.factor, all.missed_at), (64.0, None));
+        let none = find_headroom(|_| Some(false)).unwrap();
+        assert_eq!((none.factor, none.is_monotone), (0.0, true));
+    }
+
+    #[test]
+    fn a_load_that_is_not_monotone_is_said() {
+        // Fails between 1.5 and 1.7, and again above 3.
+        let found = find_headroom(|factor| Some(!(1.5..1.7).contains(&factor) && factor < 3.0)).unwrap();
+        assert!(found.factor < 1.7 || !found.is_monotone, "{found:?}");
+        let odd = find_headroom(|factor| Some(factor < 1.2 || factor > 2.4)).unwrap();
+        assert!(!odd.is_monotone || odd.factor < 1.25, "{odd:?}");
+    }
+
+    #[test]
+    fn it_can_be_stopped() {
+        assert_eq!(find_headroom(|factor| (factor < 4.0).then_some(true)), None);
+    }
+}

@@ -6,7 +6,7 @@ use servecast_workload::{TurnStart, Workload};
 /// A workload with arrivals that come `factor` times as fast. How long people think between turns stays.
 pub fn grown(workload: &Workload, factor: f64) -> Workload {
     let mut grown = workload.clone();
-    if factor == 1.0 {
+    if (factor - 1.0).abs() < f64::EPSILON {
         return grown;
     }
     let scaled = |at: Time| Time::ZERO + Duration::from_ns((at.as_ns() as f64 / factor).round() as u64);

@@ -55,7 +55,7 @@ pub fn find_headroom(mut holds: impl FnMut(f64) -> Option<bool>) -> Option<Headr
         }
     } else {
         let mut next = 1.0;
-        while low == 0.0 && next > 1.0 / MOST {
+        while low <= 0.0 && next > 1.0 / MOST {
             high = Some(next);
             next /= 2.0;
             if probe(next)? {

@@ -92,6 +92,9 @@ impl Search {
     ///
     /// Those with the best bound come first, all with the same bound in one wave. As soon as one keeps its targets,
     /// whoever has a bound worse than its score is proved worse. Ties of the score are all tried.
+    ///
+    /// # Panics
+    /// If the evaluator returns another number of outcomes than it was given candidates.
     pub fn run(goal: Goal, candidates: Vec<Candidate>, load: Load, evaluator: &impl Evaluate) -> Self {
         let bounds: Vec<f64> = candidates.iter().map(|candidate| goal.bound(candidate, load)).collect();
         let mut order: Vec<usize> = (0..candidates.len()).collect();
@@ -104,7 +107,9 @@ impl Search {
             let bound = bounds[first];
             if let Some((_, than)) = best.filter(|&(score, _)| bound > score) {
                 // Bounds ascend: it holds for all that are left.
-                rest.iter().for_each(|&index| verdicts[index] = Verdict::ProvedWorse { than });
+                for &index in rest {
+                    verdicts[index] = Verdict::ProvedWorse { than };
+                }
                 break;
             }
             let length = rest.partition_point(|&index| bounds[index].total_cmp(&bound) == Ordering::Equal);
@@ -168,10 +173,7 @@ impl Search {
     /// The candidates that keep all targets, the best first; equal ones by GPUs, then by their least margin, then in
     /// their order.
     pub fn ranking(&self) -> Vec<usize> {
-        self.ranked(
-            |figures| figures.is_met(),
-            |index, figures| self.goal.score(&self.candidates[index], figures),
-        )
+        self.ranked(Figures::is_met, |index, figures| self.goal.score(&self.candidates[index], figures))
     }
 
     /// The candidates that were simulated to the end and miss a target, the nearest first.
@@ -197,6 +199,9 @@ impl Search {
     }
 
     /// Those of the ranking that no other one beats in both goals, by the first.
+    ///
+    /// # Panics
+    /// Never: who is ranked ran.
     pub fn pareto(&self, first: Goal, second: Goal) -> Vec<usize> {
         let scores = |index: usize| {
             let figures = self.figures(index).expect("who is ranked ran");

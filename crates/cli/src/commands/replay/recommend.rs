@@ -48,7 +48,7 @@ const SHARED: f64 = 0.01;
 pub(crate) struct RecommendArgs {
     #[command(flatten)]
     replay: ReplayArgs,
-    /// What is best: gpus (the fewest), cost, goodput_per_gpu, latency (the most room) or headroom
+    /// What is best: gpus (the fewest), cost, `goodput_per_gpu`, latency (the most room) or headroom
     ///
     /// Two of them, as in `cost,latency`, ask for those that no other one beats in both. Without it, gpus, or cost if
     /// prices are given, or latency with --gpus.
@@ -148,7 +148,9 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     }
     if !quiet {
         super::introduce(&first_plan);
-        preset.iter().for_each(|preset| note(&format!("note: {preset}")));
+        if let Some(preset) = &preset {
+            note(&format!("note: {preset}"));
+        }
         workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
         // What is worked out follows from the deployment: what is said once holds for all.
         if question.limits.prices.is_empty() && question.goals.contains(&Goal::Cost) {

@@ -49,16 +49,16 @@ impl Workloads {
         let is_trace = matches!(plan.source, crate::source::Source::Trace { .. });
         let block_size = if is_trace { 0 } else { plan.block_size };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let as_given = match known.get(&(block_size, 1.0_f64.to_bits())) {
-            Some(found) => Arc::clone(found),
-            None => {
-                let made = Arc::new(plan.source.load(plan.load, plan.block_size, &plan.layers)?);
-                known.insert((block_size, 1.0_f64.to_bits()), Arc::clone(&made));
-                made
-            }
+        let key = (block_size, 1.0_f64.to_bits());
+        let as_given = if let Some(found) = known.get(&key) {
+            Arc::clone(found)
+        } else {
+            let made = Arc::new(plan.source.load(plan.load, plan.block_size, &plan.layers)?);
+            known.insert(key, Arc::clone(&made));
+            made
         };
         // In a closed loop there are more sessions at a time instead.
-        if factor == 1.0 || plan.mode != LoadMode::OpenLoop {
+        if is_one(factor) || plan.mode != LoadMode::OpenLoop {
             return Ok(as_given);
         }
         let of_factor = known.entry((block_size, factor.to_bits()));
@@ -171,7 +171,7 @@ impl Runner<'_> {
 pub(super) fn plan(layers: &Layers, candidate: &Candidate, slowdown: f64) -> Result<Plan, Failure> {
     let mut layers = layers.clone();
     layers.vary(&candidate.settings)?;
-    if slowdown != 1.0 {
+    if !is_one(slowdown) {
         let given = layers.parse()?.engine.speedup_ratio.unwrap_or(1.0);
         layers.vary(&vec![("speedup_ratio".to_owned(), json!(given / slowdown))])?;
     }
@@ -231,6 +231,11 @@ impl Observer for Watcher<'_> {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Whether a factor changes nothing.
+pub(super) fn is_one(factor: f64) -> bool {
+    (factor - 1.0).abs() < f64::EPSILON
 }
 
 /// Settings as an object.

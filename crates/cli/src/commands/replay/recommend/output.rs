@@ -11,7 +11,7 @@ use servecast_recommend::{
 };
 use servecast_report::{Cells, SchemaVersion, Slo, render_cells, render_overload};
 
-use super::evaluate::object;
+use super::evaluate::{is_one, object};
 use super::space::{Limits, Space};
 use super::{Question, start};
 use crate::config::Format;
@@ -207,7 +207,7 @@ fn text(question: &Question, answer: &Recommendation, load: &LoadAnswer, growth:
     let mut text = String::new();
     let shown = if load.ranking.is_empty() { &load.nearest } else { &load.ranking };
     let of_load =
-        if load.factor == 1.0 { String::new() } else { format!(", {} times the load", load.factor) };
+        if is_one(load.factor) { String::new() } else { format!(", {} times the load", load.factor) };
     let goals: Vec<&str> = question.goals.iter().map(|goal| goal.in_words()).collect();
     let title = if load.ranking.is_empty() {
         format!("servecast | What comes nearest{of_load}")
@@ -287,7 +287,7 @@ fn how_sure(sure: &Sure) -> String {
 fn cells(answer: &Recommendation, shown: &[Entry]) -> Cells {
     let has_cost = shown.iter().any(|entry| entry.cost.is_some());
     let has_headroom = shown.iter().any(|entry| entry.headroom.is_some());
-    let mut headers = vec!["".to_owned(), "Deployment".to_owned(), "GPUs".to_owned()];
+    let mut headers = vec![String::new(), "Deployment".to_owned(), "GPUs".to_owned()];
     headers.extend(answer.slo.iter().cloned());
     if has_headroom {
         headers.push("Headroom".to_owned());

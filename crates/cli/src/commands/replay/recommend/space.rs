@@ -69,7 +69,7 @@ impl Space {
         let counts = Counts::new(config, &given);
         let mut candidates = Vec::new();
         for settings in product(&dimensions).map_err(refused)? {
-            counts.add(&settings, config, limits, &mut candidates)?;
+            counts.add(&settings, config, limits, &mut candidates);
             if candidates.len() > MOST_CANDIDATES {
                 return Err(Failure::user(format!("the space has more than {MOST_CANDIDATES} deployments"))
                     .with_hint("--max-gpus or --vary KEY=VALUE,... narrows it"));
@@ -241,14 +241,14 @@ impl Counts {
         config: &ReplayConfig,
         limits: &Limits,
         candidates: &mut Vec<Candidate>,
-    ) -> Result<(), Failure> {
+    ) {
         if let Some(count) = &self.aggregated {
             let gpus = gpus_of("engine_args", config.deployment.engine_args.as_ref(), settings, config);
             for workers in count.up_to(limits.max_gpus / gpus) {
                 let taken = (workers + limits.spare).saturating_mul(gpus);
                 let name = format!("{workers} x {}", size(gpus));
                 let counts = [("num_workers", workers)];
-                push(&name, &counts, taken, settings, config, limits, candidates)?;
+                push(&name, &counts, taken, settings, config, limits, candidates);
             }
         }
         if let Some([prefill, decode]) = &self.staged {
@@ -264,11 +264,10 @@ impl Counts {
                         + (outputs + limits.spare).saturating_mul(sizes[1]);
                     let name = format!("{prompts}P x {} + {outputs}D x {}", size(sizes[0]), size(sizes[1]));
                     let counts = [("num_prefill_workers", prompts), ("num_decode_workers", outputs)];
-                    push(&name, &counts, taken, settings, config, limits, candidates)?;
+                    push(&name, &counts, taken, settings, config, limits, candidates);
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -297,10 +296,10 @@ fn push(
     config: &ReplayConfig,
     limits: &Limits,
     candidates: &mut Vec<Candidate>,
-) -> Result<(), Failure> {
+) {
     let gpus = limits.node_gpus.map_or(taken, |node| taken.div_ceil(node) * node);
     if gpus > limits.max_gpus {
-        return Ok(());
+        return;
     }
     // In front of one worker all routers do the same: the first will do.
     let is_alone = counts.iter().all(|(_, workers)| *workers == 1);
@@ -310,7 +309,7 @@ fn push(
             && config.deployment.router_mode.is_none()
     };
     if is_alone && settings.iter().any(is_other) {
-        return Ok(());
+        return;
     }
     let counts = counts.iter().map(|(key, workers)| ((*key).to_owned(), json!(workers)));
     let told = settings
@@ -329,7 +328,6 @@ fn push(
         gpus,
         price_per_hour: price(gpu, limits).map(|price| price * f64::from(gpus)),
     });
-    Ok(())
 }
 
 fn text_of<'a>(key: &str, settings: &'a Settings) -> Option<&'a str> {

@@ -126,7 +126,7 @@ impl Settings<'_> {
         let program = if is_sglang { "python -m sglang_router.launch_router" } else { "vllm-router" };
         let staged = urls.iter().any(|(role, _)| !role.is_empty());
         let workers: String = if staged {
-            urls.iter().map(|(role, url)| format!(" --{role} {url}")).collect()
+            urls.iter().flat_map(|(role, url)| [" --", role, " ", url]).collect()
         } else {
             format!(
                 " --worker-urls {}",

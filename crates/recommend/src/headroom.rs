@@ -109,11 +109,9 @@ mod tests {
 
     #[test]
     fn a_load_that_is_not_monotone_is_said() {
-        // Fails between 1.5 and 1.7, and again above 3.
-        let found = find_headroom(|factor| Some(!(1.5..1.7).contains(&factor) && factor < 3.0)).unwrap();
-        assert!(found.factor < 1.7 || !found.is_monotone, "{found:?}");
-        let odd = find_headroom(|factor| Some(!(1.2..=2.4).contains(&factor))).unwrap();
-        assert!(!odd.is_monotone || odd.factor < 1.25, "{odd:?}");
+        // Missed between 1.6 and 1.9, kept up to 3: the factor half-way below the bracket is one that is missed.
+        let found = find_headroom(|factor| Some(!(1.6..1.9).contains(&factor) && factor < 3.0)).unwrap();
+        assert!(!found.is_monotone && found.factor < 1.6 && found.missed_at < Some(1.9), "{found:?}");
     }
 
     #[test]

@@ -23,6 +23,8 @@ OPERATORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gemm": (("dtype",), ("n", "k", "m")),
     "context_attention": (HEADS, ("batch", "length")),
     "decode_attention": (HEADS, ("batch", "context")),
+    "context_attention_flashinfer": (HEADS, ("batch", "length")),
+    "decode_attention_flashinfer": (HEADS, ("batch", "context")),
     "moe": (("dtype", "hidden", "inner", "topk", "experts", "tp", "ep"), ("tokens",)),
     "context_mla": (("heads", "kv_dtype"), ("batch", "length")),
     "decode_mla": (("heads", "kv_dtype"), ("batch", "context")),

@@ -98,6 +98,17 @@ def decode_steps(rows: Rows) -> Rows:
     return plus(known_heads(rows), "step", 1)
 
 
+def of_flashinfer(prepare: Prepare) -> Prepare:
+    """Rows of FlashInfer's own kernels, where other kernels were timed beside them: these are what is taken else."""
+
+    def own(rows: Rows) -> Rows:
+        is_own = pc.equal(rows["kernel_source"], "flashinfer")
+        has_others = pc.any(pc.equal(rows["kernel_source"], "trtllm_mha")).as_py()
+        return prepare(rows.filter(is_own) if has_others else rows.slice(0, 0))
+
+    return own
+
+
 def uneven(rows: Rows) -> Rows:
     """Rows of experts with uneven loads, on as many ranks as a deployment may have."""
     rows = rows.filter(pc.less_equal(pc.multiply(rows["moe_tp_size"], rows["moe_ep_size"]), MOE_RANKS))
@@ -235,6 +246,26 @@ RECIPES = (
         HEAD_KEY,
         {"batch": "batch_size", "context": "step"},
         decode_steps,
+    ),
+    # What SGLang runs with `--attention-backend flashinfer`, and vLLM without TensorRT-LLM's attention.
+    Recipe(
+        "context_attention_flashinfer",
+        "attention",
+        "context_attention",
+        {"sglang": SGLANG},
+        HEAD_KEY,
+        {"batch": "batch_size", "length": "isl"},
+        of_flashinfer(known_heads),
+        {"length": LENGTHS},
+    ),
+    Recipe(
+        "decode_attention_flashinfer",
+        "attention",
+        "generation_attention",
+        {"sglang": SGLANG},
+        HEAD_KEY,
+        {"batch": "batch_size", "context": "step"},
+        of_flashinfer(decode_steps),
     ),
     Recipe(
         "moe",

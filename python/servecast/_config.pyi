@@ -38,6 +38,7 @@ class EngineArgs(_Settings):
         aic_system: str | None = ...,
         aic_tp_size: int | None = ...,
         async_scheduling: bool = ...,
+        attention_backend: str | None = ...,
         block_size: int = ...,
         bootstrap_port: int | None = ...,
         cudagraph_capture_sizes: Sequence[int] | None = ...,
@@ -119,6 +120,9 @@ class EngineArgs(_Settings):
     @property
     def async_scheduling(self) -> bool:
         """Whether an iteration is scheduled while the one before it runs."""
+    @property
+    def attention_backend(self) -> str | None:
+        """Whose kernels attention runs: `auto`, what the engine takes by itself, or `flashinfer`, that library's own."""
     @property
     def block_size(self) -> int:
         """Tokens a KV block; 0 is the default of the engine (vLLM 64, TensorRT-LLM 32, SGLang 1)."""

@@ -362,6 +362,7 @@ PUBLISHED: list[tuple[str, str, str, str, form.Key, tuple[int, ...], float]] = [
     ("B200", "gemm", "trtllm", "1.3.0rc20", ("nvfp4",), (8192, 8192, 8192), 284.55599),
     ("A100-80GB", "gemm", "vllm", "0.14.0", ("bf16",), (4096, 4096, 1024), 203.88622),
     ("H200", "context_attention", "sglang", "0.5.14", (8, 1, 128, 0, "bf16"), (4, 2048), 81.971198),
+    ("B200", "decode_attention_flashinfer", "sglang", "0.5.14", (64, 8, 128, 0, "fp8"), (64, 4096), 205.55),
     ("GB200", "decode_attention", "trtllm", "1.3.0rc20", (64, 8, 64, 128, "fp8"), (64, 1024), 15.413333),
     ("B300", "moe", "vllm", "0.25.0", ("nvfp4", 7168, 2048, 8, 256, 1, 8), (256,), 141.9584),
     ("GB300", "decode_mla_module", "vllm", "0.25.0", (16, "fp8", "fp8_block"), (32, 4096), 75.5),

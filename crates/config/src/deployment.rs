@@ -339,6 +339,11 @@ impl Pool {
             latency::without_graphs(&spec, config.max_num_seqs())?.map(|note| format!("{name}{note}")),
         );
         unused.extend(settings.unused_graphs(&args, &spec).map(|reason| format!("{name}{reason}")));
+        if args.attention_backend.is_some() && !matches!(spec, LatencySpec::Ops(_)) {
+            let reason = "`attention_backend` is for iteration times composed of operators (`model` and `gpu`): other \
+                          latency models have the kernels that were measured";
+            unused.push(format!("{name}{}", settings.explained(reason)));
+        }
         if setup.is_none() && settings.values.contains_key("gpu_memory_utilization") {
             let reason = "`gpu_memory_utilization` is for working out `num_gpu_blocks`, which is given or does not \
                           follow, since the latency model knows no GPU";

@@ -86,6 +86,8 @@ pub struct EngineArgs {
     pub cudagraph_capture_sizes: Option<Vec<u32>>,
     /// vLLM: the largest of them; absent, twice `max_num_seqs`, 512 at most.
     pub max_cudagraph_capture_size: Option<u32>,
+    /// Whose kernels attention runs: `auto`, what the engine takes by itself, or `flashinfer`, that library's own.
+    pub attention_backend: Option<String>,
     /// The engine's version, for the choice of measured operators.
     pub engine_version: Option<String>,
     /// Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`.
@@ -182,6 +184,7 @@ impl Default for EngineArgs {
             enforce_eager: false,
             cudagraph_capture_sizes: None,
             max_cudagraph_capture_size: None,
+            attention_backend: None,
             engine_version: None,
             planner_profile_data: None,
             speedup_ratio: 1.0,

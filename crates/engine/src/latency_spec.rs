@@ -112,6 +112,7 @@ impl EngineArgs {
             ("ep", number(self.expert_parallel_size)),
             ("engine", Some(self.engine_type.name().to_owned())),
             ("engine_version", self.engine_version.clone()),
+            ("attention", self.attention_backend.clone()),
         ];
         let of_engine = of_engine.into_iter().chain(self.graph_options()).filter(|_| with_engine);
         let given = served.into_iter().chain(of_engine).filter_map(|(key, value)| Some((key, value?)));

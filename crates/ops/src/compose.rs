@@ -11,6 +11,7 @@ mod experts;
 mod linear;
 mod products;
 mod small;
+mod split;
 
 use attention::AttentionPart;
 use exchange::Exchange;
@@ -18,6 +19,7 @@ use experts::ExpertsPart;
 use linear::LinearPart;
 use products::Products;
 use small::Small;
+pub(crate) use split::Split;
 
 use crate::library::Library;
 use crate::roof::Roof;
@@ -218,6 +220,11 @@ impl Composition {
         let mut parts = vec![(Part::DecodeAttention, attention)];
         parts.extend(self.linear.iter().map(|linear| (Part::LinearAttention, linear.decode_us(own))));
         parts
+    }
+
+    /// How decode kernels share sequences of uneven lengths out, of those of whom that is known.
+    pub(crate) fn splits(&self) -> impl Iterator<Item = Split> {
+        self.attention.iter().filter_map(|part| part.split)
     }
 
     /// Attention of `requests` that compute `length` tokens each without a context, in µs. A prompt with a context is

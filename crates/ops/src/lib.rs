@@ -26,4 +26,4 @@ pub use graphs::{GraphSettings, Graphs};
 pub use grid::Grid;
 pub use model::Ops;
 pub use pack::{KeyValue, Pack, PackError, PackHeader, SectionHeader};
-pub use setup::{EngineName, OpsSetup};
+pub use setup::{AttentionKernels, EngineName, OpsSetup};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use servecast_latency::{Batch, ErrorBar, Host, LatencyModel, PassTime, StepWork};
 
-use crate::compose::{Composition, Measured};
+use crate::compose::{Composition, Measured, Split};
 use crate::constants::Constants;
 use crate::graphs::Graphs;
 use crate::setup::OpsSetup;
@@ -31,6 +31,8 @@ pub struct Ops {
     tokens: [Line; 2],
     head: Line,
     decode: Plane,
+    /// What uneven contexts of decodes take besides, by kinds of attention of which that is known.
+    splits: Vec<Split>,
     prompt: Plane,
     graphs: Graphs,
     /// What passes without prompts are multiplied by.
@@ -76,6 +78,7 @@ impl Ops {
             tokens: [tokens(true), tokens(false)],
             head: Line::sample(MOST_REQUESTS, |requests| composition.head_us(requests.max(1) as f64)),
             decode,
+            splits: composition.splits().collect(),
             prompt,
             graphs: setup.recorded_graphs(),
             decode_factor: constants.factor(setup).unwrap_or(1.0),
@@ -98,6 +101,16 @@ impl Ops {
             None => self.tokens[1].at(tokens),
         };
         computed + self.head.at(requests)
+    }
+
+    /// µs that requests which compute one token each take beyond as many of one context.
+    #[inline]
+    fn uneven_us(&self, steps: StepWork) -> f64 {
+        let StepWork { requests, context_tokens, longest_context_tokens, .. } = steps;
+        let of = |split: &Split| {
+            split.uneven_us(requests as f64, context_tokens as f64, longest_context_tokens as f64)
+        };
+        self.splits.iter().map(of).sum()
     }
 }
 
@@ -143,7 +156,8 @@ impl LatencyModel for Ops {
         let prompts = batch.requests - steps.requests;
         let mut us = self.outside_attention(batch.tokens, batch.requests, prompts > 0);
         if steps.requests > 0 {
-            us += self.decode.at(steps.requests, steps.context_tokens / steps.requests);
+            us +=
+                self.decode.at(steps.requests, steps.context_tokens / steps.requests) + self.uneven_us(steps);
         }
         if prompts > 0 {
             let pairs = batch.attention_pairs - steps.context_tokens;
@@ -164,8 +178,9 @@ impl LatencyModel for Ops {
         let mut along = self.decode.along(first.requests);
         // The mean grows by one a pass, and so does what is cut off to a whole number.
         let mean = first.context_tokens / first.requests;
-        for (context, pass) in (mean..).zip(passes) {
-            let us = (outside + along.at(context)) * self.decode_factor;
+        for ((context, later), pass) in (mean..).zip(0..).zip(passes) {
+            let uneven = if self.splits.is_empty() { 0.0 } else { self.uneven_us(first.after(later)) };
+            let us = (outside + (along.at(context) + uneven)) * self.decode_factor;
             *pass = PassTime { prompt_ms: 0.0, decode_ms: us / 1000.0 };
         }
     }

@@ -43,6 +43,27 @@ impl EngineName {
     }
 }
 
+/// Whose kernels attention runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AttentionKernels {
+    /// Those that the engine takes by itself on the GPU.
+    #[default]
+    Usual,
+    /// `FlashInfer`'s own: SGLang's backend `flashinfer`, and vLLM's `FLASHINFER` without TensorRT-LLM's attention.
+    FlashInfer,
+}
+
+impl AttentionKernels {
+    /// The ones of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "auto" => Some(Self::Usual),
+            "flashinfer" => Some(Self::FlashInfer),
+            _ => None,
+        }
+    }
+}
+
 /// A model on GPUs, as one engine runs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpsSetup {
@@ -70,6 +91,8 @@ pub struct OpsSetup {
     pub all_reduce: Option<AllReduce>,
     /// Which passes are recorded graphs.
     pub graphs: GraphSettings,
+    /// Whose kernels attention runs.
+    pub attention: AttentionKernels,
 }
 
 impl OpsSetup {

@@ -143,6 +143,7 @@ fn engine_args(args: &EngineArgs, block_size: u32, named: &dyn Fn(&Path) -> Path
     args.enforce_eager |= args.trtllm.as_ref().is_some_and(|own| own.cuda_graph_config.is_none());
     if !matches!(args.latency_spec(), Ok(LatencySpec::Ops(_))) {
         dropped.extend(GRAPHS);
+        dropped.push("attention_backend");
     }
     if args.engine_type == EngineType::Sglang {
         dropped.extend(by_names_of_sglang(&mut args));

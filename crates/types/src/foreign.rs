@@ -50,7 +50,8 @@ const OFFLOADED: &str = "KV cache outside the GPU (host memory, disk, shared sto
                          evicted is computed again: leave it out";
 const DRAFTS: &str =
     "speculative decoding is not simulated: leave it out; {decode_speedup_ratio} divides decode times";
-const KERNELS: &str = "how the engine runs a pass is not simulated: iteration times are those of {latency}";
+const ATTENTION: &str = "{attention_backend} flashinfer stands for FlashInfer's own kernels, which is FLASHINFER without \
+                         TensorRT-LLM's attention on Blackwell";
 const AIC: &str = "not there yet, {latency} chooses among the latency models that there are";
 const OUTPUTS: &str = "{report_json} FILE writes the report, {requests_jsonl} FILE a row a request, {output_dir} DIR \
                        both and a page, {export} FORMAT=FILE what other tools write";
@@ -78,7 +79,7 @@ const TABLE: &[(&str, &str)] = &[
     ("aic_backend aic_system aic_backend_version aic_model_path aic_tp_size aic_perf_config", AIC),
     ("aic_moe_tp_size aic_moe_ep_size aic_attention_dp_size", AIC),
     ("planner_config", "not there yet, the number of workers is fixed during a replay"),
-    ("attention_backend", KERNELS),
+    ("use_trtllm_attention attention_config vllm_attention_backend", ATTENTION),
     (
         "cuda_graph_sizes compilation_config cudagraph_sizes max_seq_len_to_capture",
         "{cudagraph_capture_sizes} are the tokens of passes that vLLM records as CUDA graphs, {max_cudagraph_capture_size} is \

@@ -23,6 +23,7 @@ use crate::progress::FitProgress;
 
 mod passes;
 mod requests;
+mod server;
 
 /// Fit a step model to measured iterations or requests
 ///
@@ -41,6 +42,10 @@ pub(crate) struct CalibrateArgs {
     /// Fit only what the host takes besides passes, whose times are those of this latency model, such as profile:DIR
     #[arg(long, value_name = "SPEC")]
     base: Option<String>,
+    /// Deployment that served the runs, as for `validate --config` (can be repeated): fit how much longer its passes take
+    /// than its latency model says, and the front end
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["base", "first_requests", "experts", "engine", "engine_preset", "engine_args", "num_workers", "time_unit"])]
+    config: Vec<PathBuf>,
     /// Fit to the first requests of each run by arrival, and say how well the others are predicted
     #[arg(long, value_name = "N")]
     first_requests: Option<usize>,
@@ -106,6 +111,9 @@ enum Input {
 pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
     if let Some(path) = &args.output {
         files::check_output(path)?;
+    }
+    if !args.config.is_empty() {
+        return server::run(args);
     }
     let (mut passes, mut runs) = (Vec::new(), Vec::new());
     for path in &args.inputs {

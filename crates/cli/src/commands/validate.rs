@@ -20,8 +20,9 @@ use crate::{files, latency};
 
 mod curves;
 mod figures;
+mod lookups;
 pub(super) mod recording;
-mod server;
+pub(super) mod server;
 mod silicon;
 
 /// Replay recorded runs of real engines and show how far off the simulation is
@@ -38,9 +39,9 @@ pub(crate) struct ValidateArgs {
     ///
     /// A result is the file of `vllm bench serve --save-result` (arrivals follow from its rate and burstiness; figures are
     /// means over 20 seeds), or a CSV file with a row a turn of a conversation and a column `client_id`: as many
-    /// conversations are under way as there are clients.
+    /// conversations are under way as there are clients. Of several files the later ones go over those before.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["silicon", "html", "num_gpu_blocks", "latency"])]
-    config: Option<PathBuf>,
+    config: Vec<PathBuf>,
     /// Table of measured runs to replay instead, a CSV file with a row a run
     ///
     /// A row has `model`, `gpu`, `engine`, `tp`, `isl`, `osl`, `concurrency`, `ttft_ms` and `tpot_ms`, and may have settings
@@ -129,9 +130,9 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let conditions: Vec<FailIf> = args.fail_if.iter().map(on_an_error).collect::<Result<_, _>>()?;
     let mut outcomes = Vec::new();
     for folder in &args.folders {
-        outcomes.push(match &args.config {
-            Some(config) => of_server(folder, config)?,
-            None => validate(folder, args)?,
+        outcomes.push(match args.config.as_slice() {
+            [] => validate(folder, args)?,
+            configs => of_server(folder, configs)?,
         });
     }
     let text = match args.format {
@@ -151,12 +152,13 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
 }
 
 /// A run of a server.
-fn of_server(result: &Path, config: &Path) -> Result<Outcome, Failure> {
+fn of_server(result: &Path, configs: &[PathBuf]) -> Result<Outcome, Failure> {
     let server::Served { figures, latency_source, assumptions, preemptions } =
-        server::validate(result, config)?;
+        server::validate(result, configs)?;
+    let names: Vec<String> = configs.iter().map(|config| config.display().to_string()).collect();
     Ok(Outcome {
         run: result.display().to_string(),
-        model: format!("the deployment of {}", config.display()),
+        model: format!("the deployment of {}", names.join(", ")),
         engine_version: latency_source,
         assumptions,
         figures,

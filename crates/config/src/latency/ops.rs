@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use servecast_latency::{CapacitySetup, GpuSheet};
-use servecast_ops::{Composition, Constants, EngineName, GraphSettings, Graphs, Ops, OpsSetup, Pack};
+use servecast_ops::{
+    AttentionKernels, Composition, Constants, EngineName, GraphSettings, Graphs, Ops, OpsSetup, Pack,
+};
 
 use super::options::{Deployed, gpus, known_models, model_shape, refused_option, take_all};
 use crate::error::{Failure, chain};
 use crate::files;
 
 const WHAT: &str = "ops";
-const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, graph_sizes, largest_graph, graph_padding, factors, \
+const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, graph_sizes, largest_graph, graph_padding, attention, factors, \
                         constants and pack";
 
 /// What `ops:OPTIONS` says.
@@ -26,6 +28,7 @@ pub struct OpsSettings {
     engine: EngineName,
     engine_version: Option<String>,
     graphs: GraphSettings,
+    attention: AttentionKernels,
     pack: Option<PathBuf>,
     without_factors: bool,
     constants: ConstantsFrom,
@@ -88,6 +91,9 @@ impl OpsSettings {
             "graph_sizes" => self.graphs.sizes = Some(value.split('+').map(size).collect::<Result<_, _>>()?),
             "largest_graph" => self.graphs.largest = Some(size(value)?),
             "graph_padding" => self.graphs.are_padded = Some(is_on(value)?),
+            "attention" => {
+                self.attention = AttentionKernels::by_name(value).ok_or("expected auto or flashinfer")?;
+            }
             "factors" => self.without_factors = !is_on(value)?,
             "constants" => {
                 self.constants = match value {
@@ -203,6 +209,7 @@ impl OpsSettings {
             expert_parallel_size: self.expert_parallel_size.unwrap_or(1),
             all_reduce: self.deployed.given_all_reduce(tensor_parallel_size)?,
             graphs: self.graphs.clone(),
+            attention: self.attention,
             model,
             gpu,
         };

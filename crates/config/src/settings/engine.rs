@@ -45,6 +45,9 @@ pub struct EngineShortcuts {
     /// Largest pass that vLLM records as a CUDA graph
     #[arg(long, value_name = "TOKENS")]
     pub max_cudagraph_capture_size: Option<u32>,
+    /// Whose kernels attention runs: auto, what the engine takes by itself, or flashinfer, that library's own
+    #[arg(long, value_name = "NAME")]
+    pub attention_backend: Option<String>,
     /// Version of the engine, for the choice of measured operators; the newest that was measured without it
     #[arg(long, value_name = "VERSION")]
     pub engine_version: Option<String>,
@@ -250,6 +253,7 @@ impl EngineShortcuts {
             "enforce_eager", "enforce_eager", Any => self.enforce_eager;
             "cudagraph_capture_sizes", "cudagraph_capture_sizes", Vllm => self.cudagraph_capture_sizes.as_ref();
             "max_cudagraph_capture_size", "max_cudagraph_capture_size", Vllm => self.max_cudagraph_capture_size;
+            "attention_backend", "attention_backend", Any => self.attention_backend.as_ref();
             "engine_version", "engine_version", Any => self.engine_version.as_ref();
             "block_size", "block_size", Any => self.block_size;
             "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;

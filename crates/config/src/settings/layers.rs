@@ -1,6 +1,6 @@
 //! Settings from several places, laid over one another as JSON objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -104,9 +104,10 @@ impl Layers {
         let object = if is_json { json_object(&text) } else { toml_object(&text) };
         let name = path.display();
         let object = object.map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
+        let mut given = BTreeSet::new();
         for (key, value) in object {
             let key = known_key(&key).map_err(|error| Failure::user(format!("{name}: {}", error.message)))?;
-            if self.origins.contains_key(&key) {
+            if !given.insert(key.clone()) {
                 return Err(Failure::user(format!(
                     "{name}: `{key}` is given by two names: keep one of them"
                 )));

@@ -2,11 +2,12 @@
 
 use servecast_latency::Attention;
 
-use super::{Part, Workbench};
+use super::{Part, Split, Workbench};
 use crate::grid::Grid;
 use crate::library::{Found, Key};
 use crate::pack::PackError;
 use crate::roof::Roof;
+use crate::setup::AttentionKernels;
 
 /// Blocks with the same attention.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct AttentionPart {
     pub(super) has_products: bool,
     work: Work,
     roof: Roof,
+    /// How the decode kernel shares sequences out, if that is known.
+    pub(super) split: Option<Split>,
 }
 
 /// A measured kernel, or none.
@@ -129,8 +132,15 @@ fn of_heads(bench: &mut Workbench<'_>, layers: u32, window: u32) -> Result<Atten
     let wanted = Heads { queries: heads, keys: kv_heads, head_size, window, kv_dtype: kv_name(bench) };
     let decode = kernel(bench, Part::DecodeAttention, "decode_attention", &wanted)?;
     let prompt = kernel(bench, Part::PromptAttention, "context_attention", &wanted)?;
+    let (layers, is_own) = (f64::from(layers), bench.setup.attention == AttentionKernels::FlashInfer);
+    let split = match &decode {
+        Some(decode) if is_own && window == 0 => {
+            Split::of(&bench.setup.gpu, kv_heads, |n, context| decode.us(&[n, context]))
+        }
+        _ => None,
+    };
     Ok(AttentionPart {
-        layers: f64::from(layers),
+        layers,
         decode,
         prompt,
         absorbed: Vec::new(),
@@ -138,6 +148,7 @@ fn of_heads(bench: &mut Workbench<'_>, layers: u32, window: u32) -> Result<Atten
         has_products: false,
         work,
         roof: bench.roof,
+        split: split.map(|split| split.of_layers(layers)),
     })
 }
 
@@ -176,10 +187,21 @@ impl Heads {
 }
 
 fn kernel(bench: &mut Workbench<'_>, part: Part, op: &str, wanted: &Heads) -> Result<Kernel, PackError> {
-    let found = bench.library.find(op, |key| {
-        let (far, heads) = wanted.far_from(key)?;
-        Some((far, (far, heads)))
-    })?;
+    let mut find = |op: &str| {
+        bench.library.find(op, |key| {
+            let (far, heads) = wanted.far_from(key)?;
+            Some((far, (far, heads)))
+        })
+    };
+    let own = match bench.setup.attention {
+        AttentionKernels::Usual => None,
+        AttentionKernels::FlashInfer => find(&format!("{op}_flashinfer"))?,
+    };
+    let stands_in = bench.setup.attention == AttentionKernels::FlashInfer && own.is_none();
+    let found = match own {
+        Some(own) => Some(own),
+        None => find(op)?,
+    };
     let Some(Found { grid, key: (far, heads), source }) = found else {
         bench.origins.estimated(part, format!("{}: the data sheet, for want of a table", wanted.name()));
         return Ok(None);
@@ -188,6 +210,8 @@ fn kernel(bench: &mut Workbench<'_>, part: Part, op: &str, wanted: &Heads) -> Re
         bench
             .origins
             .estimated(part, format!("{source}, carried over from {heads} heads to {}", wanted.name()));
+    } else if stands_in {
+        bench.origins.estimated(part, format!("{source}, for want of one of FlashInfer's own kernel"));
     } else {
         bench.origins.measured(part, source);
     }
@@ -240,6 +264,7 @@ fn of_latent(bench: &mut Workbench<'_>, layers: u32) -> Result<AttentionPart, Pa
         has_products: false,
         work,
         roof: bench.roof,
+        split: None,
     })
 }
 
@@ -322,5 +347,6 @@ fn of_chosen_tokens(bench: &mut Workbench<'_>) -> Result<Option<AttentionPart>, 
         has_products: true,
         work,
         roof: bench.roof,
+        split: None,
     }))
 }

@@ -74,7 +74,9 @@ impl Figures {
             ["median", "p95"].iter().flat_map(|statistic| TIMES.map(|time| format!("{statistic}_{time}_ms"))),
         );
         names.extend(["mean", "median", "p90", "p95", "p99"].map(|statistic| format!("{statistic}_itl_ms")));
-        names.extend(["request_throughput_rps", "output_throughput_tok_s"].map(str::to_owned));
+        names.extend(
+            ["request_throughput_rps", "output_throughput_tok_s", "prefix_hit_percent"].map(str::to_owned),
+        );
         names.extend(Curves::NAMES.map(str::to_owned));
         names
     }

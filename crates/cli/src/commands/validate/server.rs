@@ -6,7 +6,7 @@
 //!   sent one after the other.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use servecast_cluster::{LoadMode, Simulation, SimulationOptions};
@@ -15,6 +15,7 @@ use servecast_types::{Duration, Prompt, Run, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload, bench_arrivals_ms};
 
 use super::figures::Row;
+use super::lookups::{self, Ends};
 use crate::config::Layers;
 use crate::deployment::{self, Deployment};
 use crate::error::{Failure, chain};
@@ -34,66 +35,112 @@ pub(super) struct Served {
     pub(super) preemptions: u64,
 }
 
+/// The figure of prefix hits, in percent of the tokens that were looked up.
+const PREFIX_HITS: &str = "prefix_hit_percent";
+
 /// Figures by name, in order.
 type Figures = Vec<(String, f64)>;
 
-/// A load, for a seed.
-struct Recorded<'a> {
-    workload: Box<dyn Fn(u64) -> Workload + 'a>,
+/// A load, for a seed, and what it came to.
+pub(crate) struct Recorded {
+    workload: Box<dyn Fn(u64) -> Workload>,
     load: LoadMode,
     seeds: u64,
     figures: Figures,
     assumptions: Vec<String>,
 }
 
-/// Replays the recorded run of a file on the deployment of another.
-pub(super) fn validate(result: &Path, config: &Path) -> Result<Served, Failure> {
-    let about = |failure: Failure| failure.about(&result.display().to_string());
-    let text = files::read_unpacked_text(result)?;
-    let recorded = if text.trim_start().starts_with('{') { bench(&text) } else { conversations(&text) };
-    let recorded = recorded.map_err(about)?;
-    let mut layers = Layers::default();
-    layers.add_file(config)?;
-    let settings = layers.parse()?;
-    let deployment = deployment::build(&settings, &layers)?;
-    let routing = router::build(&settings, &layers, &deployment.queue_policies)?;
-    let mut sums: BTreeMap<String, (f64, u32)> = BTreeMap::new();
-    let mut preemptions = 0;
-    for seed in 0..recorded.seeds {
-        let options = SimulationOptions {
-            load: recorded.load,
-            router: routing.options.clone(),
-            seed,
-            ..SimulationOptions::default()
-        };
-        let report = simulate(&deployment, (recorded.workload)(seed), &options)?;
-        preemptions += report.total_preemptions;
-        if report.completed_requests < report.num_requests {
-            let left = report.num_requests - report.completed_requests;
-            return Err(about(Failure::user(format!(
-                "the simulated deployment does not serve {left} of {} requests",
-                report.num_requests
-            ))));
-        }
-        let Ok(Value::Object(report)) = serde_json::to_value(&report) else {
-            unreachable!("a report is an object")
-        };
-        for (name, _) in &recorded.figures {
-            if let Some(value) = report.get(name).and_then(Value::as_f64) {
-                let sum = sums.entry(name.clone()).or_default();
-                *sum = (sum.0 + value, sum.1 + 1);
+/// What a recorded load comes to on a deployment.
+struct Simulated {
+    /// Figures by name, means over the seeds.
+    figures: BTreeMap<String, f64>,
+    preemptions: u64,
+}
+
+impl Recorded {
+    /// Reads the recorded run of a file.
+    pub(crate) fn read(result: &Path) -> Result<Self, Failure> {
+        let text = files::read_unpacked_text(result)?;
+        let recorded = if text.trim_start().starts_with('{') { bench(&text) } else { conversations(&text) };
+        let mut recorded = recorded.map_err(|failure| failure.about(&result.display().to_string()))?;
+        let hits = lookups::recorded(result)?;
+        recorded.figures.extend(hits.map(|percent| (PREFIX_HITS.to_owned(), percent)));
+        Ok(recorded)
+    }
+
+    /// A figure as recorded.
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|(figure, _)| figure == name).map(|(_, value)| *value)
+    }
+
+    /// The recorded figures that a deployment comes to.
+    pub(crate) fn simulated(&self, layers: &Layers) -> Result<BTreeMap<String, f64>, Failure> {
+        let settings = layers.parse()?;
+        Ok(self.on(&deployment::build(&settings, layers)?, layers)?.figures)
+    }
+
+    fn on(&self, deployment: &Deployment, layers: &Layers) -> Result<Simulated, Failure> {
+        let routing = router::build(&layers.parse()?, layers, &deployment.queue_policies)?;
+        let mut sums: BTreeMap<String, (f64, u32)> = BTreeMap::new();
+        let mut preemptions = 0;
+        for seed in 0..self.seeds {
+            let options = SimulationOptions {
+                load: self.load,
+                router: routing.options.clone(),
+                seed,
+                ..SimulationOptions::default()
+            };
+            let (report, hit_percent) = simulate(deployment, (self.workload)(seed), &options)?;
+            preemptions += report.total_preemptions;
+            if report.completed_requests < report.num_requests {
+                let left = report.num_requests - report.completed_requests;
+                return Err(Failure::user(format!(
+                    "the simulated deployment does not serve {left} of {} requests",
+                    report.num_requests
+                )));
+            }
+            let Ok(Value::Object(report)) = serde_json::to_value(&report) else {
+                unreachable!("a report is an object")
+            };
+            for (name, _) in &self.figures {
+                let value =
+                    if name == PREFIX_HITS { hit_percent } else { report.get(name).and_then(Value::as_f64) };
+                if let Some(value) = value {
+                    let sum = sums.entry(name.clone()).or_default();
+                    *sum = (sum.0 + value, sum.1 + 1);
+                }
             }
         }
+        let figures = sums.into_iter().map(|(name, (sum, count))| (name, sum / f64::from(count)));
+        Ok(Simulated { figures: figures.collect(), preemptions: preemptions / self.seeds })
     }
+}
+
+/// Deployment files laid over each other.
+pub(crate) fn layers_of(configs: &[PathBuf]) -> Result<Layers, Failure> {
+    let mut layers = Layers::default();
+    for config in configs {
+        layers.add_file(config)?;
+    }
+    Ok(layers)
+}
+
+/// Replays the recorded run of a file on the deployment of others.
+pub(super) fn validate(result: &Path, configs: &[PathBuf]) -> Result<Served, Failure> {
+    let recorded = Recorded::read(result)?;
+    let layers = layers_of(configs)?;
+    let deployment = deployment::build(&layers.parse()?, &layers)?;
+    let simulated =
+        recorded.on(&deployment, &layers).map_err(|failure| failure.about(&result.display().to_string()))?;
     let row = |(name, real): &(String, f64)| {
-        let ours = sums.get(name).map(|(sum, count)| sum / f64::from(*count))?;
+        let ours = *simulated.figures.get(name)?;
         Some(Row::new(name.replace("_e2e_latency_", "_e2e_"), (Some(*real), Some(ours)), None))
     };
     Ok(Served {
         figures: recorded.figures.iter().filter_map(row).collect(),
         latency_source: deployment.latency_source.clone(),
         assumptions: recorded.assumptions.into_iter().chain(deployment.derived).collect(),
-        preemptions: preemptions / recorded.seeds,
+        preemptions: simulated.preemptions,
     })
 }
 
@@ -101,11 +148,13 @@ fn simulate(
     deployment: &Deployment,
     workload: Workload,
     options: &SimulationOptions,
-) -> Result<Report, Failure> {
+) -> Result<(Report, Option<f64>), Failure> {
     let simulation =
         Simulation::new(&deployment.topology, workload, options).map_err(|error| Failure::user(&error))?;
-    let record = simulation.run(&mut ()).map_err(|error| Failure::run(chain(&error)))?;
-    Ok(summarize(&record, &SummaryOptions::default()))
+    let mut ends = Ends::default();
+    let record = simulation.run(&mut ends).map_err(|error| Failure::run(chain(&error)))?;
+    let hit_percent = ends.hit_percent(&record);
+    Ok((summarize(&record, &SummaryOptions::default()), hit_percent))
 }
 
 /// A prompt that is shared with nobody, from a token of its own on.
@@ -114,7 +163,7 @@ fn own_tokens(session: usize, from: u32, tokens: u32) -> Prompt {
 }
 
 /// The result file of `vllm bench serve`.
-fn bench(text: &str) -> Result<Recorded<'static>, Failure> {
+fn bench(text: &str) -> Result<Recorded, Failure> {
     let first = serde_json::Deserializer::from_str(text).into_iter::<Map<String, Value>>().next();
     let result = first.transpose().map_err(Failure::user)?.unwrap_or_default();
     let refused = |key: &str, problem: &str| {
@@ -214,7 +263,7 @@ struct ConversationRow {
 }
 
 /// Rows of turns with their conversations and clients.
-fn conversations(text: &str) -> Result<Recorded<'static>, Failure> {
+fn conversations(text: &str) -> Result<Recorded, Failure> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let rows: Result<Vec<ConversationRow>, csv::Error> = reader.deserialize().collect();
     let mut rows = rows.map_err(|error| {

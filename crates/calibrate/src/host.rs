@@ -8,7 +8,8 @@ use servecast_latency::LatencyModel;
 
 use crate::error::CalibrateError;
 use crate::fit::{Coefficient, HeldOut, Level};
-use crate::requests::{self, Pair, RequestRun};
+use crate::pairs::{self, Pair};
+use crate::requests::RequestRun;
 use crate::simulate::{self, Served};
 use crate::solve::Problem;
 use crate::terms::{Phases, Term, Terms};
@@ -52,7 +53,7 @@ pub fn fit_host(
     model: &Arc<dyn LatencyModel>,
     follow: &mut dyn FnMut(f64) -> ControlFlow<()>,
 ) -> Result<HostFit, CalibrateError> {
-    let alone: Vec<Vec<usize>> = runs.iter().map(requests::alone).collect();
+    let alone: Vec<Vec<usize>> = runs.iter().map(pairs::alone).collect();
     let knows_ways = alone.iter().map(Vec::len).sum::<usize>() >= FEWEST_ALONE;
     let mut found = Found::default();
     let mut served = served(runs, model, found, knows_ways)?;
@@ -107,8 +108,8 @@ pub fn fit_host(
     Ok(HostFit {
         host,
         coefficients: coefficients.collect(),
-        levels: requests::levels_of(runs, &pairs),
-        all: HeldOut { part: "all requests".to_owned(), errors_percent: requests::errors_of(&everything) },
+        levels: pairs::levels_of(runs, &pairs),
+        all: HeldOut { part: "all requests".to_owned(), errors_percent: pairs::errors_of(&everything) },
         warnings,
     })
 }
@@ -150,7 +151,7 @@ fn served(
         let mut run = run.clone();
         run.engine.host = Some(found.host(knows_ways));
         let served = simulate::served_with(&run, &terms(), Arc::clone(model))?;
-        let pairs = requests::pairs(&run, &served);
+        let pairs = pairs::pairs(&run, &served);
         Ok((served, pairs))
     };
     runs.iter().map(one).collect()

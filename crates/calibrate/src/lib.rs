@@ -12,14 +12,17 @@
 //!
 //! **Invariant:** no file, clock or randomness; what comes from files is checked by who reads them.
 
+mod ahead;
 mod error;
 mod fit;
 mod guess;
 mod host;
 mod log;
 mod observed;
+mod pairs;
 mod passes;
 mod requests;
+mod search;
 mod simulate;
 mod solve;
 mod terms;

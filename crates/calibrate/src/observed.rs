@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 
 use servecast_latency::{Host, Step, StepExperts, StepFeatures, StepPrices};
 
+use crate::ahead;
 use crate::error::CalibrateError;
 use crate::fit::{self, Coefficient, Fit, HeldOut};
 use crate::log::align;
+use crate::pairs;
 use crate::passes::PassRun;
-use crate::requests::{self, Options, RequestRun};
+use crate::requests::{Options, RequestRun};
 use crate::solve::Problem;
 use crate::terms::Phases;
 use crate::timeline::{Timeline, timeline};
@@ -113,15 +115,14 @@ pub(crate) fn fit_observed(
     let solution = Solution::of(&data, |_| true);
     let (coefficients, mut warnings) = solution.judged(&data);
     let step = solution.step(&data, |_| true);
-    let served = runs.iter().map(|run| requests::predicted(run, &step)).collect::<Result<Vec<_>, _>>()?;
-    let levels = requests::levels_of(runs, &served);
+    let served = runs.iter().map(|run| pairs::predicted(run, &step)).collect::<Result<Vec<_>, _>>()?;
+    let levels = pairs::levels_of(runs, &served);
     // Passes are what they are; when requests come into them shows how they are scheduled.
-    if let Some(others) = requests::one_at_a_time(runs) {
-        let after =
-            others.iter().map(|run| requests::predicted(run, &step)).collect::<Result<Vec<_>, _>>()?;
-        let [ahead, after] = [served, after].map(|pairs| requests::ttft_off(&pairs.concat()));
-        if after < requests::LOOKS_LIKE * ahead {
-            warnings.push(requests::looks_synchronous(ahead, after));
+    if let Some(others) = ahead::one_at_a_time(runs) {
+        let after = others.iter().map(|run| pairs::predicted(run, &step)).collect::<Result<Vec<_>, _>>()?;
+        let [ahead, after] = [served, after].map(|pairs| pairs::ttft_off(&pairs.concat()));
+        if after < ahead::LOOKS_LIKE * ahead {
+            warnings.push(ahead::looks_synchronous(ahead, after));
         }
     }
     let mut held_out = Vec::new();
@@ -133,10 +134,10 @@ pub(crate) fn fit_observed(
         let loads: BTreeSet<u32> = others.map(|row| fit::level_of(paid(row, Price::Sequence))).collect();
         if loads.len() > 1 {
             let step = Solution::of(&data, kept).step(&data, kept);
-            let pairs = requests::predicted(&runs[left_out], &step)?;
+            let pairs = pairs::predicted(&runs[left_out], &step)?;
             held_out.push(HeldOut {
                 part: runs[left_out].name.clone(),
-                errors_percent: requests::errors_of(&pairs),
+                errors_percent: pairs::errors_of(&pairs),
             });
         }
     }

@@ -12,7 +12,8 @@ use std::collections::{BTreeSet, BinaryHeap};
 use servecast_engine::EngineType;
 use servecast_latency::{Batch, StepFeatures};
 
-use crate::requests::{self, RequestRow, RequestRun};
+use crate::pairs;
+use crate::requests::{RequestRow, RequestRun};
 
 /// The time between two passes one after the other, and what the second of them computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -293,7 +294,7 @@ fn intervals(passes: &[Pass], rows: &[RequestRow]) -> Vec<Interval> {
 
 /// Requests that were under way with nobody else until their first token.
 fn alone(run: &RequestRun, limits: &Limits) -> Vec<Alone> {
-    let alone = requests::alone(run).into_iter().map(|row| &run.rows[row]);
+    let alone = pairs::alone(run).into_iter().map(|row| &run.rows[row]);
     let of = |row: &RequestRow| {
         Some(Alone { passes: prompt_passes(row, limits.tokens), us: row.times?.ttft_ms * 1e3 })
     };

@@ -75,11 +75,21 @@ const LEAST_MATTERS: f64 = 0.005;
 const LEAST_STARTS: [f64; 6] = [0.05, 0.1, 0.2, 0.35, 0.5, 0.7];
 const MOST_ROUNDS: usize = 30;
 
+/// Who measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Log,
+    Clients,
+}
+
 /// A row: what is paid for, and how long it took.
 #[derive(Debug, Clone, Copy)]
 struct Row {
     columns: Columns,
     us: f64,
+    source: Source,
+    /// What it is measured in: how far off, typically, rows of its source are.
+    unit_us: f64,
     /// Whether it is a pass without prompts, and takes the [least time](Price::Least) of one.
     decodes: bool,
     is_least: bool,
@@ -157,7 +167,8 @@ impl Data {
                 let known = aligned.into_iter().zip(&log.rows);
                 known.filter_map(|(features, row)| Some((features?, row.us))).collect()
             };
-            logged.extend(found.iter().map(|(features, us)| Row::of_pass(features, *us, options)));
+            logged
+                .extend(found.iter().map(|(features, us)| Row::of_pass(features, *us, Source::Log, options)));
         }
         let has_log = !logged.is_empty();
         let timelines: Vec<Timeline> = runs.iter().map(|run| timeline(run).unwrap_or_default()).collect();
@@ -167,10 +178,11 @@ impl Data {
 }
 
 impl Row {
-    fn of_pass(features: &StepFeatures, us: f64, options: Options) -> Self {
+    fn of_pass(features: &StepFeatures, us: f64, source: Source, options: Options) -> Self {
         let mut columns = [0.0; PRICES.len()];
         add_pass(&mut columns, features, options);
-        Self { columns, us, decodes: !features.computes_prompts(), is_least: false }
+        let decodes = !features.computes_prompts();
+        Self { columns, us, source, unit_us: 1.0, decodes, is_least: false }
     }
 }
 
@@ -202,7 +214,7 @@ fn set(columns: &mut Columns, price: Price, value: f64) {
 /// What clients saw of a run.
 fn rows(timeline: &Timeline, has_log: bool, options: Options) -> Vec<Row> {
     let interval = |one: &crate::timeline::Interval| {
-        let mut row = Row::of_pass(&one.features, one.us, options);
+        let mut row = Row::of_pass(&one.features, one.us, Source::Clients, options);
         if has_log {
             set(&mut row.columns, Price::Gap, 1.0);
             set(&mut row.columns, Price::GapSequence, one.before);
@@ -220,7 +232,7 @@ fn rows(timeline: &Timeline, has_log: bool, options: Options) -> Vec<Row> {
             set(&mut columns, Price::Gap, gaps);
             set(&mut columns, Price::GapSequence, gaps);
         }
-        Row { columns, us: one.us, decodes: false, is_least: false }
+        Row { columns, us: one.us, source: Source::Clients, unit_us: 1.0, decodes: false, is_least: false }
     };
     // Spread over the others, so that no interval of a price leaves all of one kind out.
     let each = timeline.intervals.len() / (timeline.alone.len() + 1) + 1;
@@ -245,6 +257,25 @@ struct Solution {
     notes: Vec<String>,
 }
 
+/// Rounds in which what rows are measured in is found.
+const MOST_WEIGHINGS: usize = 6;
+
+/// Gives the rows of each source its unit. A log is much more exact than what clients see through the network, or as exact
+/// where passes themselves vary.
+fn weigh(rows: &mut [Row], kept: [bool; PRICES.len()], has_log: bool) {
+    let rounds = if has_log { MOST_WEIGHINGS } else { 1 };
+    for _ in 0..rounds {
+        let prices = Solution::at(rows, kept, SQUARES).prices;
+        for source in [Source::Log, Source::Clients] {
+            let of = rows.iter().filter(|row| row.source == source);
+            let mut off: Vec<f64> = of.map(|row| row.off_us(&prices).abs()).collect();
+            off.sort_by(f64::total_cmp);
+            let unit_us = off.get(off.len() / 2).map_or(EXACT_US, |us| us.max(EXACT_US));
+            rows.iter_mut().filter(|row| row.source == source).for_each(|row| row.unit_us = unit_us);
+        }
+    }
+}
+
 impl Solution {
     /// Of the runs that count, and of logs.
     fn of(data: &Data, counts: impl Fn(usize) -> bool) -> Self {
@@ -263,8 +294,8 @@ impl Solution {
             drop(&mut kept, Price::Gap);
             drop(&mut kept, Price::GapSequence);
         }
-        let plain = Self::at(&rows, kept, SQUARES);
-        let far = (FAR * plain.problem.median_off(&plain.prices)).max(EXACT_US);
+        weigh(&mut rows, kept, data.has_log);
+        let far = FAR;
         let mut best = Self::at(&rows, kept, far);
         // What each request adds to the work of the host is little, and is worth a price only if there is no doubt of it.
         let widths = best.problem.half_widths(&best.prices, far);
@@ -300,7 +331,7 @@ impl Solution {
     fn at(rows: &[Row], kept: [bool; PRICES.len()], far: f64) -> Self {
         let mut problem = Problem::new(PRICES.len());
         for row in rows {
-            problem.push(&row.paid(&kept), row.us, 1.0);
+            problem.push(&row.paid(&kept), row.us, row.unit_us);
         }
         let prices = problem.solve(far, None);
         let squares = problem.loss(&prices, far) * rows.len() as f64;
@@ -415,6 +446,11 @@ impl Row {
             }
         }
         paid
+    }
+
+    /// How much longer it is at these prices than it was.
+    fn off_us(&self, prices: &[f64]) -> f64 {
+        self.columns.iter().zip(prices).map(|(column, us)| column * us).sum::<f64>() - self.us
     }
 
     /// What its pass costs at these prices if nothing has to be waited for.

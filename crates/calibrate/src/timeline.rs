@@ -65,6 +65,15 @@ struct Chunk {
 struct Limits {
     tokens: u64,
     requests: usize,
+    blocks: u64,
+    block_size: u64,
+}
+
+impl Limits {
+    /// KV blocks of so many tokens.
+    fn blocks_of(&self, tokens: u32) -> u64 {
+        u64::from(tokens).div_ceil(self.block_size)
+    }
 }
 
 /// Passes of which a chunk may be part before the one with the first token.
@@ -85,6 +94,8 @@ pub(crate) fn timeline(run: &RequestRun) -> Option<Timeline> {
     let limits = Limits {
         tokens: u64::from(run.engine.max_num_batched_tokens.unwrap_or(u32::MAX)),
         requests: run.engine.max_num_seqs.map_or(usize::MAX, |most| most as usize),
+        blocks: u64::from(run.engine.num_gpu_blocks),
+        block_size: u64::from(run.engine.block_size.max(1)),
     };
     let mut passes = passes(&tokens)?;
     let ways_us = ways(&passes, &run.rows, &limits);
@@ -168,10 +179,14 @@ fn ways(passes: &[Pass], rows: &[RequestRow], limits: &Limits) -> Option<f64> {
         let [earlier, before, pass] = three else { continue };
         let prompts: u64 = pass.first.iter().map(|&row| to_compute(&rows[row])).sum();
         let decodes = pass.decodes.len();
-        // Nobody had to wait for anything but the end of a pass.
+        // Nobody had to wait for anything but the end of a pass: not for a seat, tokens or memory either, which were there in
+        // the pass before.
+        let held = before.decodes.iter().map(|&(row, had)| limits.blocks_of(rows[row].input_tokens + had));
+        let wanted = pass.first.iter().map(|&row| limits.blocks_of(rows[row].input_tokens));
         let is_free = before.first.is_empty()
             && !before.decodes.is_empty()
-            && decodes + pass.first.len() <= limits.requests
+            && before.decodes.len() + pass.first.len() < limits.requests
+            && held.chain(wanted).sum::<u64>() < limits.blocks
             && prompts + decodes as u64 <= limits.tokens;
         if decodes > 0 && is_free && pass.is_known {
             for &row in &pass.first {

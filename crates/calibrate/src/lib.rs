@@ -16,6 +16,7 @@ mod ahead;
 mod error;
 mod fit;
 mod guess;
+mod held_out;
 mod host;
 mod log;
 mod observed;

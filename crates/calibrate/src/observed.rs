@@ -3,13 +3,12 @@
 //! A log knows how long passes took, clients how long it is from one to the next. Together they tell what passes cost from
 //! what the host does between them.
 
-use std::collections::BTreeSet;
-
 use servecast_latency::{Host, Step, StepExperts, StepFeatures, StepPrices};
 
 use crate::ahead;
 use crate::error::CalibrateError;
-use crate::fit::{self, Coefficient, Fit, HeldOut};
+use crate::fit::{self, Coefficient, Fit};
+use crate::held_out::Parts;
 use crate::log::align;
 use crate::pairs;
 use crate::passes::PassRun;
@@ -99,8 +98,8 @@ struct Row {
 struct Data {
     /// By run of requests.
     rows: Vec<Vec<Row>>,
-    /// Of logs.
-    logged: Vec<Row>,
+    /// Of logs, and of which run each is, if that is known.
+    logged: Vec<(Option<usize>, Vec<Row>)>,
     timelines: Vec<Timeline>,
     has_log: bool,
     options: Options,
@@ -122,7 +121,7 @@ pub(crate) fn fit_observed(
     options: Options,
 ) -> Result<Fit, CalibrateError> {
     let data = Data::new(logs, runs, options)?;
-    let solution = Solution::of(&data, |_| true);
+    let solution = Solution::of(&data, |_, _| true);
     let (coefficients, mut warnings) = solution.judged(&data);
     let step = solution.step(&data, |_| true);
     let served = runs.iter().map(|run| pairs::predicted(run, &step)).collect::<Result<Vec<_>, _>>()?;
@@ -135,22 +134,15 @@ pub(crate) fn fit_observed(
             warnings.push(ahead::looks_synchronous(ahead, after));
         }
     }
+    let parts = Parts::of(runs);
     let mut held_out = Vec::new();
-    for left_out in (0..runs.len()).filter(|_| runs.len() > 1) {
-        let kept = |run: usize| run != left_out;
-        // Passes of one load say nothing of what others cost.
-        let others = data.rows.iter().enumerate().filter(|(run, _)| kept(*run)).flat_map(|(_, rows)| rows);
-        let others = others.filter(|row| paid(row, Price::FrontEnd) == 0.0);
-        let loads: BTreeSet<u32> = others.map(|row| fit::level_of(paid(row, Price::Sequence))).collect();
-        if loads.len() > 1 {
-            let step = Solution::of(&data, kept).step(&data, kept);
-            let pairs = pairs::predicted(&runs[left_out], &step)?;
-            held_out.push(HeldOut {
-                part: runs[left_out].name.clone(),
-                errors_percent: pairs::errors_of(&pairs),
-            });
-        }
+    for fold in parts.folds() {
+        let kept = |run: usize, share: f64| !parts.holds_time(fold, run, share);
+        let step = Solution::of(&data, kept).step(&data, |run| !parts.holds_run(fold, run));
+        let served = runs.iter().map(|run| pairs::predicted(run, &step)).collect::<Result<Vec<_>, _>>()?;
+        held_out.extend(parts.judge(fold, &served));
     }
+    let step = Step { error: Some(parts.error_bar(&held_out)), ..step };
     Ok(Fit { step, coefficients, levels, held_out, warnings })
 }
 
@@ -158,17 +150,19 @@ impl Data {
     fn new(logs: &[PassRun], runs: &[RequestRun], options: Options) -> Result<Self, CalibrateError> {
         let mut logged = Vec::new();
         for log in logs {
-            let found: Vec<(StepFeatures, f64)> = if log.knows_contexts {
-                log.rows.iter().map(|row| (row.features, row.us)).collect()
+            let (run, found): (Option<usize>, Vec<(StepFeatures, f64)>) = if log.knows_contexts {
+                (None, log.rows.iter().map(|row| (row.features, row.us)).collect())
             } else {
                 let lines: Vec<_> = log.rows.iter().filter_map(|row| row.line).collect();
-                let aligned = runs.iter().find_map(|run| align(&lines, run));
-                let aligned = aligned.ok_or_else(|| CalibrateError::OtherRun { log: log.name.clone() })?;
+                let aligned = runs.iter().enumerate().find_map(|(at, run)| Some((at, align(&lines, run)?)));
+                let (run, aligned) =
+                    aligned.ok_or_else(|| CalibrateError::OtherRun { log: log.name.clone() })?;
                 let known = aligned.into_iter().zip(&log.rows);
-                known.filter_map(|(features, row)| Some((features?, row.us))).collect()
+                (Some(run), known.filter_map(|(features, row)| Some((features?, row.us))).collect())
             };
-            logged
-                .extend(found.iter().map(|(features, us)| Row::of_pass(features, *us, Source::Log, options)));
+            let row =
+                |(features, us): &(StepFeatures, f64)| Row::of_pass(features, *us, Source::Log, options);
+            logged.push((run, found.iter().map(row).collect()));
         }
         let has_log = !logged.is_empty();
         let timelines: Vec<Timeline> = runs.iter().map(|run| timeline(run).unwrap_or_default()).collect();
@@ -277,10 +271,19 @@ fn weigh(rows: &mut [Row], kept: [bool; PRICES.len()], has_log: bool) {
 }
 
 impl Solution {
-    /// Of the runs that count, and of logs.
-    fn of(data: &Data, counts: impl Fn(usize) -> bool) -> Self {
-        let of_runs = data.rows.iter().enumerate().filter(|(run, _)| counts(*run)).flat_map(|(_, rows)| rows);
-        let mut rows: Vec<Row> = of_runs.chain(&data.logged).copied().collect();
+    /// Of what counts, by run and share of its rows before, and of logs of these runs.
+    fn of(data: &Data, counts: impl Fn(usize, f64) -> bool) -> Self {
+        let counted = |run: usize, rows: &[Row]| {
+            let counts = |place: usize| counts(run, (place as f64 + 0.5) / rows.len() as f64);
+            let kept = rows.iter().enumerate().filter(|(place, _)| counts(*place));
+            kept.map(|(_, row)| *row).collect::<Vec<Row>>()
+        };
+        let of_runs = data.rows.iter().enumerate().flat_map(|(run, rows)| counted(run, rows));
+        let of_logs = data.logged.iter().flat_map(|(run, rows)| match run {
+            Some(run) => counted(*run, rows),
+            None => rows.clone(),
+        });
+        let mut rows: Vec<Row> = of_runs.chain(of_logs).collect();
         let fronts = rows.iter().filter(|row| paid(row, Price::FrontEnd) > 0.0).count();
         let mut kept = [true; PRICES.len()];
         let drop = |kept: &mut [bool; PRICES.len()], price| {
@@ -385,7 +388,7 @@ impl Solution {
             delivery_us_per_request: each,
             ..Host::NONE
         };
-        Step { prefill, decode, least_decode_us: self.price(Price::Least), experts, host }
+        Step { prefill, decode, least_decode_us: self.price(Price::Least), experts, host, error: None }
     }
 
     /// Prices with their intervals, and what the data do not say.

@@ -10,7 +10,7 @@ use crate::terms::{Phases, Terms};
 
 /// The requests of a run as a model has them, by row.
 pub(crate) fn predicted(run: &RequestRun, step: &Step) -> Result<Vec<(usize, Pair)>, CalibrateError> {
-    let served = simulate::served_by(run, &Terms::new(Phases::Two, None, true), *step)?;
+    let served = simulate::served_by(run, &Terms::new(Phases::Two, None, true), step.clone())?;
     Ok(pairs(run, &served))
 }
 

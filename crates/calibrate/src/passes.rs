@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use servecast_latency::StepFeatures;
+use servecast_latency::{ErrorBar, Step, StepFeatures};
 
 use crate::error::CalibrateError;
 use crate::fit::{self, Fit, HeldOut, Level};
@@ -66,8 +66,10 @@ pub fn fit_passes(runs: &[PassRun], options: Options) -> Result<Fit, CalibrateEr
         let part_name = format!("iterations {} to {}", bounds.start + 1, bounds.end);
         HeldOut { part: part_name, errors_percent: errors(&terms, &prices, &rows[bounds]) }
     });
+    let unknown =
+        "fitted to iterations alone: times of requests, and what lies between iterations, were not measured";
     Ok(Fit {
-        step: terms.step(&prices),
+        step: Step { error: Some(ErrorBar::unknown(unknown)), ..terms.step(&prices) },
         coefficients,
         levels: levels(&terms, &prices, &rows),
         held_out: held_out.collect(),
@@ -131,7 +133,7 @@ fn levels(terms: &Terms, prices: &[f64], rows: &[PassRow]) -> Vec<Level> {
 
 #[cfg(test)]
 mod tests {
-    use servecast_latency::{Batch, LatencyModel, PassTime, Step};
+    use servecast_latency::{Batch, LatencyModel, PassTime};
 
     use super::*;
     use crate::terms::Phases;

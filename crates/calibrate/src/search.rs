@@ -2,11 +2,14 @@
 
 use std::ops::ControlFlow;
 
+use servecast_latency::Step;
+
 use crate::error::CalibrateError;
 use crate::fit::{self, Fit, HeldOut, Level};
 use crate::guess::guess;
-use crate::pairs::{self, Pair};
-use crate::requests::{self, Options, RequestRow, RequestRun, RequestTimes, arrival_order};
+use crate::held_out::Parts;
+use crate::pairs;
+use crate::requests::{self, Options, RequestRow, RequestRun, RequestTimes};
 use crate::simulate::{Served, served};
 use crate::solve::{Hold, MOST_REFINEMENTS, Problem};
 use crate::terms::{Phases, Term, Terms};
@@ -17,8 +20,6 @@ const DELTAS: [f64; 2] = [0.5, 0.05];
 const MOST_TRIES: usize = 15;
 /// Those in a round without a part of the data.
 const HELD_OUT_TRIES: usize = 4;
-/// Parts of a single run that are held out one after the other.
-const PARTS: usize = 5;
 /// A loss that is higher by this factor is gone on from.
 const TOLERATED: f64 = 1.5;
 /// A round is over when the loss changes by less than this share.
@@ -65,10 +66,11 @@ pub(crate) fn fit_simulated(
                     that end after the last first token are left out";
         warnings.push(what.to_owned());
     }
-    let held_out = search.held_out(&best, delta)?;
+    let parts = Parts::of(runs);
+    let held_out = search.held_out(&parts, &best, delta)?;
     let off = best.off(DELTAS[DELTAS.len() - 1]);
     let fit = Fit {
-        step: search.terms.step(&best.prices),
+        step: Step { error: Some(parts.error_bar(&held_out)), ..search.terms.step(&best.prices) },
         coefficients,
         levels: levels(runs, &best.served),
         held_out,
@@ -306,37 +308,20 @@ impl Search<'_> {
         problem
     }
 
-    /// Fits without each run (of a single one: without each fifth of its requests), and judges by it.
-    fn held_out(&mut self, best: &Point, delta: f64) -> Result<Vec<HeldOut>, CalibrateError> {
-        let runs = self.runs;
-        let single = runs.len() == 1;
-        let parts = if single { PARTS } else { runs.len() };
-        let order = arrival_order(&runs[0]);
-        let part_of = |run: usize, row: usize| {
-            if single { order[row] * PARTS / order.len() } else { run }
-        };
+    /// Fits without each part, and judges by it.
+    fn held_out(
+        &mut self,
+        parts: &Parts<'_>,
+        best: &Point,
+        delta: f64,
+    ) -> Result<Vec<HeldOut>, CalibrateError> {
         let mut held_out = Vec::new();
-        for part in 0..parts {
-            let counts = |run: usize, row: usize| part_of(run, row) != part;
+        for fold in parts.folds() {
+            let counts = |run: usize, row: usize| !parts.holds(fold, run, row);
             let start = self.simulate(best.prices.clone(), &counts)?;
             let found = self.descend(start, delta, HELD_OUT_TRIES, &counts)?;
-            let judged: Vec<Pair> = runs
-                .iter()
-                .zip(&found.served)
-                .enumerate()
-                .flat_map(|(number, (run, served))| {
-                    pairs::pairs(run, served)
-                        .into_iter()
-                        .filter(move |&(row, _)| part_of(number, row) == part)
-                        .map(|(_, pair)| pair)
-                })
-                .collect();
-            let name = if single {
-                format!("requests, part {} of {PARTS} by arrival", part + 1)
-            } else {
-                runs[part].name.clone()
-            };
-            held_out.push(HeldOut { part: name, errors_percent: pairs::errors(&judged) });
+            let served = self.runs.iter().zip(&found.served).map(|(run, served)| pairs::pairs(run, served));
+            held_out.extend(parts.judge(fold, &served.collect::<Vec<_>>()));
         }
         Ok(held_out)
     }

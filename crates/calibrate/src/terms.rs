@@ -131,7 +131,7 @@ impl Terms {
             all_us: price(Term::Experts),
         });
         let host = Host { front_end_us: price(Term::FrontEnd), ..Host::NONE };
-        Step { prefill, decode, least_decode_us: 0.0, experts, host }
+        Step { prefill, decode, least_decode_us: 0.0, experts, host, error: None }
     }
 
     /// The prices of a model; a decode without prices of its own has those of prompts.

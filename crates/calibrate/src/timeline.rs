@@ -330,3 +330,42 @@ fn prompt_passes(row: &RequestRow, budget: u64) -> Vec<StepFeatures> {
     }
     passes
 }
+
+#[cfg(test)]
+mod tests {
+    use servecast_engine::EngineArgs;
+
+    use super::*;
+    use crate::requests::RequestTimes;
+
+    /// Requests that all come at once and take one of two seats as soon as it is free: in two passes of 10 ms for a prompt,
+    /// and one for each of five further tokens.
+    fn crowded() -> RequestRun {
+        let row = |number: u32| RequestRow {
+            line: u64::from(number) + 1,
+            arrival_s: f64::from(number) * 1e-6,
+            input_tokens: 12,
+            output_tokens: 6,
+            times: Some(RequestTimes {
+                ttft_ms: 20.0 + 30.0 * f64::from(number % 2) + 70.0 * f64::from(number / 2),
+                e2e_ms: 70.0 + 30.0 * f64::from(number % 2) + 70.0 * f64::from(number / 2),
+            }),
+            gaps_ms: vec![10.0; 5],
+            ..RequestRow::default()
+        };
+        let engine =
+            EngineArgs { max_num_seqs: Some(2), max_num_batched_tokens: Some(8), ..EngineArgs::default() };
+        RequestRun { name: "crowded".to_owned(), rows: (0..40).map(row).collect(), engine, workers: 1 }
+    }
+
+    #[test]
+    fn who_waits_for_a_seat_says_nothing_of_ways_and_parts_of_prompts_are_found() {
+        let timeline = timeline(&crowded()).unwrap();
+        assert_eq!(timeline.ways_us, None);
+        let parts: Vec<f64> = timeline.intervals.iter().map(|one| one.features.prefill_tokens).collect();
+        // Seven tokens beside a decode, and then five: of all prompts but the first two and what comes after the last.
+        let count = |tokens: f64| parts.iter().filter(|part| (*part - tokens).abs() < 0.1).count();
+        assert!(count(7.0) >= 36 && count(5.0) >= 36, "{parts:?}");
+        assert!(timeline.intervals.iter().all(|one| (one.us - 1e4).abs() < 1.0));
+    }
+}

@@ -6,7 +6,6 @@ use servecast_engine::{
     EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
 };
 use servecast_latency::{CapacitySetup, ErrorBar, GIB};
-use servecast_report::LatencyError;
 
 use self::settings::Settings;
 use crate::error::Failure;
@@ -39,7 +38,7 @@ pub struct Deployment {
     /// Where iteration times come from.
     pub latency_source: String,
     /// How far off they are.
-    pub latency_error: LatencyError,
+    pub latency_error: ErrorBar,
 }
 
 /// What engine settings say of the queue of their router.
@@ -105,13 +104,13 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
 }
 
 /// How far off times are: TTFT by the pool of prompts, TPOT by that of output.
-fn reported(prompts: &ErrorBar, output: &ErrorBar) -> LatencyError {
+fn reported(prompts: &ErrorBar, output: &ErrorBar) -> ErrorBar {
     let basis = if prompts.basis == output.basis {
         prompts.basis.clone()
     } else {
         format!("prefill: {}; decode: {}", prompts.basis, output.basis)
     };
-    LatencyError {
+    ErrorBar {
         tpot_p90: output.tpot_p90,
         ttft_p90: prompts.ttft_p90,
         tpot_mape: output.tpot_mape,

@@ -91,8 +91,10 @@ pub fn error_bar(spec: &LatencySpec, loaded: Option<&dyn LatencyModel>) -> Error
     }
     ErrorBar::unknown(match spec {
         LatencySpec::Polynomial | LatencySpec::Linear(_) | LatencySpec::Grid(_) => "of no GPU",
-        LatencySpec::Profile(_) => "a profile has no error of its own: `servecast validate` measures it",
-        LatencySpec::Step(_) => "the file of the step model states none",
+        LatencySpec::Profile(_) => {
+            "`profile.json` states none (`error`): `servecast validate` measures it on a recorded run"
+        }
+        LatencySpec::Step(_) => "the file of the step model states none (`[error]`)",
         LatencySpec::Roofline(_) => "an estimate: nothing was measured",
         LatencySpec::Ops(_) => "no measured run is like it",
         LatencySpec::Callable(_) => "a function of the program that ran it",

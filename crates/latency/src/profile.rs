@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use self::attention::Attention;
 use self::experts::ExpertTimes;
 use self::skew::Skew;
-use crate::{AllReduce, Batch, Host, LatencyModel, ModelShape, PassTime, StepWork, one_by_one};
+use crate::{AllReduce, Batch, ErrorBar, Host, LatencyModel, ModelShape, PassTime, StepWork, one_by_one};
 
 mod attention;
 mod error;
@@ -104,6 +104,7 @@ pub struct Profile {
     skew: Skew,
     skew_use: SkewUse,
     host: Host,
+    error: Option<ErrorBar>,
 }
 
 impl Profile {
@@ -152,6 +153,7 @@ impl Profile {
             skew,
             skew_use: SkewUse::default(),
             host: Host::NONE,
+            error: None,
         })
     }
 
@@ -165,6 +167,12 @@ impl Profile {
     #[must_use]
     pub fn with_host(self, host: Host) -> Self {
         Self { host, ..self }
+    }
+
+    /// The same, whose times are so far off.
+    #[must_use]
+    pub fn with_error(self, error: Option<ErrorBar>) -> Self {
+        Self { error, ..self }
     }
 
     fn attention_us(&self, batch: &Batch) -> f64 {
@@ -201,6 +209,10 @@ impl Profile {
 impl LatencyModel for Profile {
     fn host(&self) -> Host {
         self.host
+    }
+
+    fn error_bar(&self) -> Option<ErrorBar> {
+        self.error.clone()
     }
 
     fn pass(&self, batch: &Batch) -> PassTime {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use toml::{Table, Value};
 
-use crate::{Batch, Host, LatencyModel, PassTime};
+use crate::{Batch, ErrorBar, Host, LatencyModel, PassTime};
 
 /// What a pass computes, as far as a step model puts a price on it.
 ///
@@ -92,7 +92,7 @@ impl StepExperts {
 ///
 /// Passes in which anybody computes more than one token have one set of prices, those of steps alone may have another:
 /// engines run them differently (CUDA graphs). What the host takes besides is fitted with them.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Step {
     /// Of passes in which prompts are computed, with or without steps beside them.
     pub prefill: StepPrices,
@@ -104,6 +104,8 @@ pub struct Step {
     pub experts: Option<StepExperts>,
     /// What the host takes besides passes.
     pub host: Host,
+    /// How far off it was for what played no part in the fit, if the file says so.
+    pub error: Option<ErrorBar>,
 }
 
 impl LatencyModel for Step {
@@ -116,6 +118,10 @@ impl LatencyModel for Step {
 
     fn host(&self) -> Host {
         self.host
+    }
+
+    fn error_bar(&self) -> Option<ErrorBar> {
+        self.error.clone()
     }
 }
 
@@ -144,7 +150,7 @@ impl Step {
         let table: Table =
             text.parse().map_err(|error: toml::de::Error| StepError::Toml { problem: error.to_string() })?;
         let mut root = Section { path: "", table: &table };
-        let tables = ["prefill", "decode", "experts"];
+        let tables = ["prefill", "decode", "experts", ERROR];
         root.check(&Host::KEYS.into_iter().chain(tables).collect::<Vec<_>>())?;
         let prefill = root.section("prefill")?.ok_or(StepError::Missing { key: "prefill" })?;
         let prefill_keys =
@@ -174,7 +180,8 @@ impl Step {
                 *value = us;
             }
         }
-        Ok(Self { prefill, decode, least_decode_us, experts, host })
+        let error = root.section(ERROR)?.map(|error| error.error_bar()).transpose()?;
+        Ok(Self { prefill, decode, least_decode_us, experts, host, error })
     }
 
     /// The model as the text of a TOML file.
@@ -219,6 +226,16 @@ impl Step {
             let _ =
                 writeln!(text, "\n[experts]\ncount = {count}\nper_token = {per_token}\nall_us = {all_us:?}");
         }
+        if let Some(error) = &self.error {
+            let _ = writeln!(text, "\n[{ERROR}]");
+            for (key, share) in error.shares() {
+                let _ = writeln!(text, "{key} = {share:?}");
+            }
+            if let Some(n) = error.n {
+                let _ = writeln!(text, "n = {n}");
+            }
+            let _ = writeln!(text, "basis = {}", Value::from(error.basis.as_str()));
+        }
         text
     }
 }
@@ -227,6 +244,7 @@ const BASE: &str = "base_us";
 const PER_SEQUENCE: &str = "per_sequence_us";
 const PER_CONTEXT_TOKEN: &str = "per_context_token_us";
 const LEAST: &str = "least_us";
+const ERROR: &str = "error";
 /// An hour, in microseconds: no price is higher, and sums of prices stay within 64-bit nanoseconds.
 const MOST_US: f64 = 3.6e9;
 
@@ -295,6 +313,21 @@ impl<'a> Section<'a> {
             per_context_token_us: price(PER_CONTEXT_TOKEN)?,
             per_attention_pair_us: price("per_attention_pair_us")?,
         })
+    }
+
+    fn error_bar(&self) -> Result<ErrorBar, StepError> {
+        let wrong = |expected| StepError::Value {
+            key: self.path.to_owned(),
+            found: self.table.to_string().trim_end().replace('\n', ", "),
+            expected,
+        };
+        let expected =
+            "a table of tpot_p90, ttft_p90, tpot_mape, ttft_mape (shares, or nothing), n and basis";
+        let error: ErrorBar = self.table.clone().try_into().map_err(|_: toml::de::Error| wrong(expected))?;
+        match error.problem() {
+            Some(_) => Err(wrong("shares from 0: 0.13 is 13 %")),
+            None => Ok(error),
+        }
     }
 
     fn experts(&self) -> Result<StepExperts, StepError> {
@@ -424,6 +457,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_says_how_far_off_it_is() {
+        let error = ErrorBar {
+            tpot_p90: Some(0.031),
+            ttft_p90: Some(0.12),
+            tpot_mape: Some(0.02),
+            ttft_mape: Some(0.07),
+            n: Some(5),
+            basis: "5 parts".to_owned(),
+        };
+        let step = Step { error: Some(error.clone()), ..Step::from_toml(FILE).unwrap() };
+        assert_eq!(Step::from_toml(&step.to_toml()).unwrap().error_bar(), Some(error));
+        let unknown = Step { error: Some(ErrorBar::unknown("no requests")), ..step };
+        assert_eq!(Step::from_toml(&unknown.to_toml()).unwrap(), unknown);
+    }
+
+    #[test]
     fn files_that_price_nothing_sensible_are_refused() {
         let check = |text: &str, message: &str| {
             let error = Step::from_toml(text).unwrap_err().to_string();
@@ -439,6 +488,11 @@ mod tests {
         check("[prefill]\nbase_us = 1\n[decode]", "`[decode]` prices nothing");
         check("prefill = 3", "`prefill` is 3, but must be a table");
         check("[prefill]\nbase_us = 1\n[experts]\ncount = 4\nper_token = 5\nall_us = 1", "experts.per_token");
+        check(
+            "[prefill]\nbase_us = 1\n[error]\ntpot_p90 = 3",
+            "`error` is tpot_p90 = 3, but must be a table of",
+        );
+        check("[prefill]\nbase_us = 1\n[error]\nbasis = \"a\"\ntpot_p90 = -0.1", "must be shares from 0");
         check("[prefill", "not valid TOML");
     }
 }

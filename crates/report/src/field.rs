@@ -74,7 +74,7 @@ one_key!(
     Vec<crate::SloOutcome>,
     crate::Overload,
     Sla,
-    crate::LatencyError,
+    crate::ErrorBar,
 );
 
 impl<T: Field> Field for Option<T> {

@@ -14,7 +14,8 @@ use servecast_cluster::record::{
 use servecast_types::{Duration, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
-use crate::report::{LatencyError, Provenance};
+use crate::ErrorBar;
+use crate::report::Provenance;
 
 /// The run of the module's table.
 pub(crate) fn run() -> RunRecord {
@@ -59,7 +60,7 @@ pub(crate) fn provenance() -> Provenance {
         seed: Some(42),
         settings: Some([("num_workers".to_owned(), 2.into())].into()),
         latency_source: Some("a model".to_owned()),
-        latency_error: Some(LatencyError {
+        latency_error: Some(ErrorBar {
             tpot_p90: Some(0.13),
             ttft_p90: Some(0.34),
             tpot_mape: Some(0.0625),

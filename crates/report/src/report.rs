@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use servecast_latency::ErrorBar;
 
 use crate::field::flat_object;
 use crate::measured::Measured;
@@ -120,7 +121,7 @@ flat_object! {
         /// one; of each pool, if they differ.
         pub latency_source: Option<String>,
         /// How far off the times are, by runs of real servers; null in all of its figures where that is not known.
-        pub latency_error: Option<LatencyError>,
+        pub latency_error: Option<ErrorBar>,
         /// Share of the iterations whose time lies outside what the latency model was measured on; absent when there
         /// were none.
         pub latency_extrapolated_ratio: Option<f64>,
@@ -153,23 +154,6 @@ flat_object! {
     }
 }
 
-/// How far off TPOT and TTFT are on real servers whose runs were measured, as shares of what was measured: 0.13 is 13 %.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-pub struct LatencyError {
-    /// What nine of ten runs do not exceed, either way: TPOT.
-    pub tpot_p90: Option<f64>,
-    /// The same of TTFT.
-    pub ttft_p90: Option<f64>,
-    /// Mean of the errors without their signs: TPOT.
-    pub tpot_mape: Option<f64>,
-    /// The same of TTFT.
-    pub ttft_mape: Option<f64>,
-    /// How many runs.
-    pub n: Option<u64>,
-    /// Which runs they were, none of which was fitted to; why nothing is known where there is none.
-    pub basis: String,
-}
-
 /// What was run, as far as a report says so: what tells it from others, and what it can be held against.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Provenance {
@@ -186,7 +170,7 @@ pub struct Provenance {
     /// Where iteration times come from.
     pub latency_source: Option<String>,
     /// How far off they are.
-    pub latency_error: Option<LatencyError>,
+    pub latency_error: Option<ErrorBar>,
 }
 
 #[cfg(test)]

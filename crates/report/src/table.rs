@@ -252,7 +252,7 @@ mod tests {
     use servecast_cluster::record::RunRecord;
 
     use super::*;
-    use crate::{LatencyError, Provenance, Sla, SummaryOptions, fixture, summarize};
+    use crate::{ErrorBar, Provenance, Sla, SummaryOptions, fixture, summarize};
 
     fn report() -> Report {
         let sla =
@@ -317,10 +317,8 @@ mod tests {
         };
         let known = "TPOT 15.00 ms (±13 %), TTFT 50.00 ms (±34 %): nine of ten of 183 runs of the same family and engine";
         assert!(lines(fixture::provenance()).iter().any(|line| line == known));
-        let unknown = Provenance {
-            latency_error: Some(LatencyError { basis: "of no GPU".to_owned(), ..LatencyError::default() }),
-            ..fixture::provenance()
-        };
+        let unknown =
+            Provenance { latency_error: Some(ErrorBar::unknown("of no GPU")), ..fixture::provenance() };
         assert!(lines(unknown).iter().all(|line| !line.contains('±')));
     }
 

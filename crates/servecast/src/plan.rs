@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
-use servecast_report::{Counts, ExportFormat, LatencyError, Provenance, Sla, Slo, SummaryOptions};
+use servecast_report::{Counts, ErrorBar, ExportFormat, Provenance, Sla, Slo, SummaryOptions};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
 use crate::resolved::reported;
@@ -50,7 +50,7 @@ pub struct Plan {
     /// Where iteration times come from.
     latency_source: String,
     /// How far off they are.
-    latency_error: LatencyError,
+    latency_error: ErrorBar,
 }
 
 impl Plan {
@@ -110,7 +110,7 @@ impl Plan {
     }
 
     /// How far off they are.
-    pub fn latency_error(&self) -> &LatencyError {
+    pub fn latency_error(&self) -> &ErrorBar {
         &self.latency_error
     }
 

@@ -11,7 +11,7 @@ use servecast_calibrate::{
     fit_passes, fit_requests,
 };
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
-use servecast_latency::Step;
+use servecast_latency::{ErrorBar, Step};
 use servecast_workload::{FormatKind, TimeUnit, known_format};
 
 use crate::commands::validate::recording::Recording;
@@ -454,6 +454,7 @@ fn json_text(fit: &Fit) -> String {
         "intervals": INTERVALS.join(" "),
         "levels": levels.collect::<Vec<_>>(),
         "held_out": held_out.collect::<Vec<_>>(),
+        "latency_error": fit.step.error,
         "warnings": fit.warnings,
     });
     serde_json::to_string_pretty(&result).expect("figures are plain data") + "\n"
@@ -504,10 +505,26 @@ fn table(fit: &Fit, model: &str, what: &str, judged: &str) -> String {
     for part in &fit.held_out {
         let _ = writeln!(text, "{:<42}{}", part.part, cells(&part.errors_percent));
     }
+    if let Some(error) = &fit.step.error {
+        let _ = writeln!(text, "{}", error_line(error));
+    }
     for warning in &fit.warnings {
         let _ = writeln!(text, "\nwarning: {warning}");
     }
     text
+}
+
+/// What a file of the model says of its error.
+fn error_line(error: &ErrorBar) -> String {
+    match (error.tpot_p90, error.ttft_p90) {
+        (Some(tpot), Some(ttft)) => format!(
+            "in the file: TPOT ±{:.1} %, TTFT ±{:.1} %, nine of ten of {}",
+            tpot * 100.0,
+            ttft * 100.0,
+            error.basis
+        ),
+        _ => format!("in the file: no error, {}", error.basis),
+    }
 }
 
 /// Six digits, whatever the size.

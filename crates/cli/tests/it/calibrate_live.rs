@@ -71,6 +71,32 @@ fn times_of_tokens_tell_prices_and_a_log_tells_the_gap() {
 }
 
 #[test]
+fn a_fitted_model_says_how_far_off_it_was_for_what_was_held_out() {
+    let sandbox = Sandbox::new();
+    own_run(&sandbox, "low", "1500");
+    own_run(&sandbox, "high", "140");
+    let error_of = |inputs: &[&str]| {
+        let fixed = ["calibrate", "--quiet", "--output", "found.toml", "--format", "json"];
+        let text = sandbox.run(&[&fixed, inputs].concat()).success();
+        let load = ["--input-tokens", "50", "--output-tokens", "3", "--request-count", "2", "--quiet"];
+        let replay = ["replay", "--latency", "step:found.toml", "--format", "json"];
+        let report = sandbox.run(&[&replay[..], &load].concat()).success();
+        let [fit, report]: [Value; 2] = [text, report].map(|text| serde_json::from_str(&text).unwrap());
+        let errors = [&fit, &report].map(|value| value["latency_error"].clone());
+        assert_eq!(errors[0], errors[1]);
+        errors[1].clone()
+    };
+    let error = error_of(&["low.json", "high.json", "--engine-args", ENGINE]);
+    let share = |key: &str| error[key].as_f64().unwrap();
+    assert!(share("tpot_p90") < 0.02 && share("ttft_p90") < 0.1, "{error}");
+    assert!(share("tpot_mape") <= share("tpot_p90") && error["n"].as_u64().unwrap() >= 2, "{error}");
+    assert!(error["basis"].as_str().unwrap().contains("predicted from the"), "{error}");
+    let error = error_of(&["high.iterations.jsonl"]);
+    assert!(error["tpot_p90"].is_null() && error["n"].is_null(), "{error}");
+    assert!(error["basis"].as_str().unwrap().contains("iterations alone"), "{error}");
+}
+
+#[test]
 fn a_host_is_fitted_to_requests_over_known_passes() {
     let sandbox = Sandbox::new();
     own_run(&sandbox, "low", "1500");
@@ -201,7 +227,8 @@ fn the_log_of_one_load_with_its_requests_predicts_all() {
     let Some(live) = Live::new("paced", 256) else { return };
     let text = live.fit(&["near-a.steps.csv.gz", "near-a.requests.jsonl.gz"]);
     assert!(text.contains("gap_us"), "{text}");
-    let limits = [("serial-a", 4.0), ("half-a", 4.0), ("near-a", 4.0), ("over-a", 4.0), ("prefix-a", 8.0)];
+    // The prices that are known are off by 3.8 % for the last one.
+    let limits = [("serial-a", 4.0), ("half-a", 4.0), ("near-a", 4.0), ("over-a", 4.0), ("prefix-a", 5.5)];
     live.is_within(&limits);
     // The log alone is read as well, and says what it lacks.
     let text = live.sandbox.run(&["calibrate", &live.file("near-a.steps.csv.gz")]).success();
@@ -214,6 +241,15 @@ fn two_loads_of_a_noisy_server_predict_the_others() {
     live.fit(&["serial-c.requests.jsonl.gz", "near-c.requests.jsonl.gz"]);
     // Passes of one run are 5 to 8 % longer than those of another, whatever is in them: half-c was the fastest.
     live.is_within(&[("serial-c", 3.0), ("half-c", 8.0), ("near-c", 3.0), ("prefix-c", 10.0)]);
+}
+
+#[test]
+fn a_load_whose_requests_all_wait_for_a_seat_is_fitted() {
+    let Some(live) = Live::new("real-compute", 128) else { return };
+    // Nothing says when such requests would have been admitted: taken for seconds on their way, parts of prompts were taken
+    // for decodes, and the load that was fitted came out 49 % too long.
+    live.fit(&["half-c.requests.jsonl.gz", "over-c.requests.jsonl.gz"]);
+    live.is_within(&[("half-c", 6.0), ("over-c", 6.0), ("near-c", 5.0)]);
 }
 
 #[test]

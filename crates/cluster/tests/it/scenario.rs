@@ -228,7 +228,7 @@ pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
     let step = Step::from_toml(STEP).unwrap();
     let pool = |args: &EngineArgs| {
         let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
-        let model: Arc<dyn LatencyModel> = if is_step { Arc::new(step) } else { Arc::new(Uneven) };
+        let model: Arc<dyn LatencyModel> = if is_step { Arc::new(step.clone()) } else { Arc::new(Uneven) };
         args.validate(Some(model)).unwrap()
     };
     let prefill = pool(&scenario.prefill);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 use servecast_latency::{
-    Host, Layers, MOST_HOST_US, ModelShape, Profile, ProfileSetup, ProfileTables, SkewUse, WeightType,
+    ErrorBar, Host, Layers, MOST_HOST_US, ModelShape, Profile, ProfileSetup, ProfileTables, SkewUse,
+    WeightType,
 };
 
 use super::options::{Deployed, KvType, known_models, model_shape, pairs, refused_option, shape_of_config};
@@ -51,6 +52,8 @@ struct Manifest {
     layers: Option<ManifestLayers>,
     /// What the host took besides passes, by the names of its settings.
     host: BTreeMap<String, f64>,
+    /// How far off times were for runs that nothing was fitted to.
+    error: Option<ErrorBar>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -72,6 +75,7 @@ pub struct ProfileSettings {
     layers: Option<Layers>,
     skew: SkewUse,
     host: Host,
+    error: Option<ErrorBar>,
 }
 
 impl ProfileSettings {
@@ -91,6 +95,7 @@ impl ProfileSettings {
             layers: None,
             skew: SkewUse::default(),
             host: Host::NONE,
+            error: None,
         };
         let canonical = std::fs::canonicalize(&tables).unwrap_or_else(|_| tables.clone());
         let above = canonical.parent().map(|parent| parent.join("meta.json"));
@@ -154,6 +159,12 @@ impl ProfileSettings {
                 })?
                 .map_err(|problem| refused(format!("`host.{key}` is {us}: {problem}")))?;
         }
+        if let Some((key, share)) = manifest.error.as_ref().and_then(ErrorBar::problem) {
+            return Err(refused(format!(
+                "`error.{key}` is {share}, but must be a share from 0: 0.13 is 13 %"
+            )));
+        }
+        self.error = manifest.error;
         // For people only.
         let _ = (manifest.engine, manifest.engine_version);
         self.deployed.model = manifest.model;
@@ -283,7 +294,7 @@ impl ProfileSettings {
             layers: self.layers.clone(),
         };
         Profile::new(&tables, &setup)
-            .map(|profile| profile.with_skew(self.skew).with_host(self.host))
+            .map(|profile| profile.with_skew(self.skew).with_host(self.host).with_error(self.error.clone()))
             .map_err(|error| Failure::user(format!("{}: {}", self.folder.display(), chain(&error))))
     }
 

@@ -328,6 +328,7 @@ mod tests {
                 | "engine_version" => {
                     json!("x")
                 }
+                "attention_backend" => json!("flashinfer"),
                 "host" => json!({"gap_us": 1}),
                 "schedule_policy" => json!("lpm"),
                 "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),

@@ -102,12 +102,12 @@ def measured() -> Path:
 def cheapest(rows: list[dict[str, str]], module: Any, simulate: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The factor of constants.toml whose runs compute least, and those runs, simulated."""
     judged = [row for row in rows if row["client"] == "inferencex" and row["maybe_speculative"] == "0"]
-    by_model = defaultdict(list)
+    by_model: defaultdict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     for row in judged:
         by_model[row["engine"], row["gpu"], row["model"]].append(row)
     # Which family and generation a model and a GPU are of is known to the binary: a row of each is enough to ask.
     asked = simulate([min(own, key=lambda row: int(row["concurrency"])) for own in by_model.values()])
-    of_group = defaultdict(list)
+    of_group: defaultdict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     for answer in asked:
         of_group[module.group(answer)] += by_model[answer["engine"], answer["gpu"], answer["model"]]
     factors = tomllib.loads(CONSTANTS.read_text())["factor"]
@@ -139,7 +139,7 @@ def test_constants_are_what_the_table_gives(tmp_path: Path, binary_path: Path) -
             writer.writeheader()
             writer.writerows(chosen)
         latency = f"ops:constants={CONSTANTS},factors=off"
-        command = [binary_path, "validate", "--silicon", sample, "--latency", latency]
+        command = [str(binary_path), "validate", "--silicon", str(sample), "--latency", latency]
         text = subprocess.run([*command, "--format", "json"], check=True, stdout=subprocess.PIPE, text=True).stdout
         return list(json.loads(text)["rows"])
 

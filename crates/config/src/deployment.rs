@@ -78,7 +78,8 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
     let engines = [prefill.engine, decode.engine];
     let mut prefill = Pool::build(&prefill, &engines, config, layers)?;
     let decode = Pool::build(&decode, &engines, config, layers)?;
-    let hand_off = hand_off::work_out(&mut prefill.args, &decode.args)?;
+    let workers = [given.num_prefill_workers, given.num_decode_workers].map(|n| n.unwrap_or(DEFAULT_WORKERS));
+    let hand_off = hand_off::work_out(&mut prefill.args, &decode.args, workers)?;
     hand_off::check(&prefill.args, &decode.args, layers)?;
     let topology = Topology::disaggregated(
         prefill.with_workers(given.num_prefill_workers),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use servecast_engine::LatencySpec;
-use servecast_latency::{CapacitySetup, ErrorBar, Grid, GridError, LatencyModel, Step};
+use servecast_latency::{CapacitySetup, ErrorBar, Grid, GridError, LatencyModel, Ring, Step};
 
 use crate::error::{Failure, chain};
 use crate::files;
@@ -123,8 +123,14 @@ pub fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Failure> {
 pub struct Transfer {
     /// KV of a token over all layers, each number once.
     pub bytes_per_token: u64,
-    /// Gb/s of the network of all GPUs of the engine, where that is known.
-    pub network_gbit_per_s: Option<f64>,
+    /// GB/s of the network of all GPUs of the engine, where that is known.
+    pub network_gb_per_s: Option<f64>,
+    /// GB/s at which all GPUs of the engine read the memory of others on their link, where they can.
+    pub link_gb_per_s: Option<f64>,
+    /// GPUs of the engine.
+    pub gpus: u32,
+    /// GPUs that the link connects.
+    pub domain: u32,
 }
 
 /// What a hand-off from or to an engine is like, if its latency model knows the model.
@@ -136,11 +142,16 @@ pub fn transfer(spec: &LatencySpec) -> Result<Option<Transfer>, Failure> {
         LatencySpec::Ops(options) => OpsSettings::of(options)?.deployed,
         _ => return Ok(None),
     };
-    let network = deployed.sheet()?.and_then(|sheet| sheet.network_gbit_per_s);
-    let gpus = f64::from(setup.tensor_parallel_size);
+    let sheet = deployed.sheet()?;
+    let of_all = |each: f64| each * f64::from(setup.tensor_parallel_size);
+    let network = sheet.as_ref().and_then(|sheet| sheet.network_gbit_per_s);
+    let link = sheet.as_ref().and_then(|sheet| Ring::read_gb_per_s(&sheet.link));
     Ok(Some(Transfer {
         bytes_per_token: setup.model.kv_bytes_per_token(1, setup.kv_bytes).round() as u64,
-        network_gbit_per_s: network.map(|each| each * gpus),
+        network_gb_per_s: network.map(|gbit_per_s| of_all(gbit_per_s / 8.0)),
+        link_gb_per_s: link.map(of_all),
+        gpus: setup.tensor_parallel_size,
+        domain: sheet.map_or(0, |sheet| sheet.domain),
     }))
 }
 

@@ -180,6 +180,12 @@ impl Ring {
         Some(Self { gpus, latency_us: step + start / steps, bandwidth_gb_per_s })
     }
 
+    /// GB/s at which a GPU reads the memory of another one over a link, if it can.
+    pub fn read_gb_per_s(link: &str) -> Option<f64> {
+        let link = LINKS.iter().find(|known| known.name == link)?;
+        (link.most_readers > 1).then_some(link.one_shot.2)
+    }
+
     /// The links that are known by name.
     pub fn links() -> impl Iterator<Item = &'static str> {
         LINKS.iter().map(|link| link.name)

@@ -145,8 +145,10 @@ fn without_anything_there_is_a_sample() {
 fn a_hand_off_between_known_gpus_has_a_price() {
     let sandbox = Sandbox::new();
     let settings = |more: &[&str]| {
-        let pools = ["--prefill-workers", "1", "--decode-workers", "1", "--model", "Qwen/Qwen3-32B"];
-        let outcome = sandbox.run(&[&["replay", "t.jsonl", "--format", "json"], &pools[..], more].concat());
+        let is_given = more.contains(&"--prefill-workers");
+        let pools = ["--decode-workers", "1", "--model", "Qwen/Qwen3-32B", "--prefill-workers", "1"];
+        let pools = if is_given { &pools[..4] } else { &pools[..] };
+        let outcome = sandbox.run(&[&["replay", "t.jsonl", "--format", "json"], pools, more].concat());
         let notes = outcome.stderr.clone();
         let report: serde_json::Value = serde_json::from_str(&outcome.success()).unwrap();
         let prefill = &report["settings"]["prefill_engine_args"];
@@ -156,18 +158,21 @@ fn a_hand_off_between_known_gpus_has_a_price() {
     let bytes = Some(64 * 8 * 128 * 2 * 2);
     let h100 = ["--gpu", "H100-SXM", "--tp", "2"];
     let (worked_out, notes) = settings(&h100);
-    assert_eq!(worked_out, (bytes, Some(100.0)));
+    assert_eq!(worked_out, (bytes, Some(2.0 * 265.0)), "four GPUs are on one link");
+    // Eight more are not.
+    let many = [&h100[..], &["--prefill-workers", "5"]].concat();
+    assert_eq!(settings(&many).0, (bytes, Some(2.0 * 50.0)));
     assert!(
         notes.contains("hand-off: `kv_bytes_per_token` is 262144") && notes.contains("an assumption"),
         "{notes}"
     );
     assert_eq!(settings(&[&h100[..], &["--kv-transfer-bandwidth", "25"]].concat()).0, (bytes, Some(25.0)));
-    assert_eq!(settings(&[&h100[..], &["--kv-bytes-per-token", "7"]].concat()).0, (Some(7), Some(100.0)));
+    assert_eq!(settings(&[&h100[..], &["--kv-bytes-per-token", "7"]].concat()).0, (Some(7), Some(530.0)));
     assert_eq!(settings(&[&h100[..], &["--kv-transfer-bandwidth", "0"]].concat()).0, (None, Some(0.0)));
     // The side with less of a network decides.
     let [two, four] = [2, 4].map(|gpus| format!("{{\"tensor_parallel_size\": {gpus}}}"));
     let uneven = ["--gpu", "H100-SXM", "--prefill-engine-args", &four, "--decode-engine-args", &two];
-    assert_eq!(settings(&uneven).0, (bytes, Some(100.0)));
+    assert_eq!(settings(&uneven).0, (bytes, Some(530.0)));
     let (none, notes) = settings(&["--gpu", "L40S", "--tp", "4"]);
     assert_eq!(none, (None, None));
     assert!(notes.contains("the hand-off of KV from prefill to decode workers takes no time"), "{notes}");

@@ -20,13 +20,23 @@ pub(super) fn unused(args: &EngineArgs) -> impl Iterator<Item = String> {
 const FREE: &str = "the hand-off of KV from prefill to decode workers takes no time, since no `kv_transfer_bandwidth` (with \
                     `kv_bytes_per_token`) is given: TTFT is too short by the transfer";
 
+const LINK: &str =
+    "all GPUs of the deployment are on one link, and read from one another as fast as all-reduces do";
+const NETWORK: &str =
+    "the nominal rate of the network adapters that the GPUs of a worker have in their vendor's systems";
+
 /// Works out what a hand-off moves and how fast, where the latency models know model and GPU; returns what is to be
 /// said of it. A bandwidth of 0 says that it takes no time.
 ///
-/// A token has its KV in the cache of the prefill engine, each number once however many GPUs share it. Every GPU of a
-/// worker has the network adapter of its vendor's systems, at its nominal rate; the side with fewer adapters decides.
-/// Workers on one node may be faster. What a network really reaches is to be measured.
-pub(super) fn work_out(prefill: &mut EngineArgs, decode: &EngineArgs) -> Result<Option<String>, Failure> {
+/// A token has its KV in the cache of the prefill engine, each number once however many GPUs share it. If a link connects
+/// as many GPUs as all workers of both pools (`workers`) have, GPUs read from one another over it; otherwise every GPU
+/// of a worker has the network adapter of its vendor's systems, at its nominal rate. The side with fewer GPUs decides.
+/// What a transfer really reaches is to be measured.
+pub(super) fn work_out(
+    prefill: &mut EngineArgs,
+    decode: &EngineArgs,
+    workers: [u32; 2],
+) -> Result<Option<String>, Failure> {
     let bandwidth = prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth);
     let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
     if bandwidth == Some(0.0) || (bandwidth.is_some() && bytes.is_some()) {
@@ -34,22 +44,26 @@ pub(super) fn work_out(prefill: &mut EngineArgs, decode: &EngineArgs) -> Result<
     }
     let of = |args: &EngineArgs| args.latency_spec().map_or(Ok(None), |spec| latency::transfer(&spec));
     let (source, destination) = (of(prefill)?, of(decode)?);
-    let network = source.as_ref().zip(destination.as_ref()).and_then(|(source, destination)| {
-        let rates = [source.network_gbit_per_s?, destination.network_gbit_per_s?];
-        Some(rates[0].min(rates[1]) / 8.0)
+    let way = source.zip(destination).and_then(|(source, destination)| {
+        let gpus = [source.gpus, destination.gpus];
+        let all: u64 =
+            gpus.into_iter().zip(workers).map(|(gpus, workers)| u64::from(gpus) * u64::from(workers)).sum();
+        let link = source.link_gb_per_s.zip(destination.link_gb_per_s);
+        let link = link.filter(|_| all <= u64::from(source.domain.min(destination.domain)));
+        let network = || source.network_gb_per_s.zip(destination.network_gb_per_s);
+        let (rates, what) =
+            link.map(|rates| (rates, LINK)).or_else(|| network().map(|rates| (rates, NETWORK)))?;
+        Some((rates.0.min(rates.1), what))
     });
     let known = bytes.or(source.map(|source| source.bytes_per_token));
     let mut parts = Vec::new();
-    if let (None, Some(bytes), true) = (bytes, known, bandwidth.or(network).is_some()) {
+    if let (None, Some(bytes), true) = (bytes, known, bandwidth.is_some() || way.is_some()) {
         prefill.kv_bytes_per_token = Some(bytes);
         parts.push(format!("`kv_bytes_per_token` is {bytes}, the KV cache of the model"));
     }
-    if let (None, Some(gb_per_s), Some(_)) = (bandwidth, network, known) {
+    if let (None, Some((gb_per_s, what)), Some(_)) = (bandwidth, way, known) {
         prefill.kv_transfer_bandwidth = Some(gb_per_s);
-        parts.push(format!(
-            "`kv_transfer_bandwidth` is {gb_per_s} GB/s, an assumption: the nominal rate of the network adapters that the \
-             GPUs of a worker have in their vendor's systems"
-        ));
+        parts.push(format!("`kv_transfer_bandwidth` is {gb_per_s} GB/s, an assumption: {what}"));
     }
     let is_free = prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth).is_none();
     Ok(if is_free {

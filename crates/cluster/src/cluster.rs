@@ -2,8 +2,9 @@
 
 mod ahead;
 mod checks;
+mod deadline;
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use servecast_router::Admission;
 use servecast_types::{ContentNames, Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
+use self::deadline::{Deadline, Event};
 use crate::config::{SimulationOptions, Topology};
 use crate::handoff::Handoff;
 use crate::pool::{Dispatch, Dispatches, Pool};
@@ -96,67 +98,6 @@ pub struct Routed {
 pub(crate) struct Place {
     pub(crate) pool: usize,
     pub(crate) worker: WorkerId,
-}
-
-/// What is due, in the order in which it happens: by time, then by class of event, then by worker, or for transfers in the
-/// order of hand-offs: what is held longest becomes free first, whichever decode worker starts first.
-#[derive(Debug, Clone, Copy)]
-struct Deadline {
-    at: Time,
-    /// The class of the event above the worker or the number of the hand-off: within one instant, each is there once.
-    rank: u64,
-    event: Event,
-}
-
-impl Deadline {
-    /// `order`: the number of the worker or of the hand-off, below 2⁶².
-    fn new(at: Time, order: u64, event: Event) -> Self {
-        Self { at, rank: event.class() << 62 | order, event }
-    }
-
-    fn key(&self) -> (Time, u64) {
-        (self.at, self.rank)
-    }
-}
-
-impl PartialEq for Deadline {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Deadline {}
-
-impl PartialOrd for Deadline {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Deadline {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Event {
-    /// The oldest iteration in flight of a worker ends.
-    IterationEnd(Place),
-    /// KV has left a worker.
-    TransferEnd(Place, RequestId),
-}
-
-impl Event {
-    /// Which events come first within one instant: what decode workers have done, so that the router knows of it when
-    /// prompts are handed off.
-    fn class(self) -> u64 {
-        match self {
-            Self::IterationEnd(Place { pool: 1.., .. }) => 0,
-            Self::IterationEnd(_) => 1,
-            Self::TransferEnd(..) => 2,
-        }
-    }
 }
 
 /// A request that has not ended.

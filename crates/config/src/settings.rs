@@ -39,7 +39,7 @@ pub use schema::{config_schema, with_defaults};
 pub use value::choice;
 pub use value::settings;
 use value::{boolean, finite};
-pub use vary::{Difference, Varied, combinations, described, varied};
+pub use vary::{DeploymentKind, Difference, Varied, combinations, described, varied};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.
 pub const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
@@ -319,6 +319,7 @@ pub struct SeveralConfig {
     ///
     /// A key is one of the configuration file, or one within another: `num_workers=4,8`,
     /// `engine_args.max_num_seqs=128,256`; `num_workers=1..16` is all from 1 to 16. Commas within quotes and brackets are part of a value.
+    /// If workers of both kinds are varied, aggregated and disaggregated deployments are tried, one kind after the other.
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub vary: Option<Vec<String>>,
     /// Most runs at a time; without it one for each core

@@ -36,7 +36,7 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ComparedRun {
     /// The settings in which it differs from the others, with their values; null stands for a setting that is not
-    /// given.
+    /// given. A deployment has no settings of another kind, aggregated or disaggregated.
     pub settings: BTreeMap<String, Value>,
     /// What it came to.
     pub report: Report,
@@ -99,7 +99,8 @@ pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> Stri
     let mut text = titled(TITLE, &table, options);
     for (run, settings) in comparison.runs.iter().zip(&settings) {
         if let Some(overload) = &run.report.overload {
-            let named = comparison.varied.iter().zip(settings).map(|(name, value)| format!("{name}={value}"));
+            let given = comparison.varied.iter().zip(settings).filter(|(_, value)| !value.is_empty());
+            let named = given.map(|(name, value)| format!("{name}={value}"));
             let named = named.collect::<Vec<_>>().join(" ");
             let _ = writeln!(text, "{}: {}", named, printable(&render_overload(overload)));
         }

@@ -127,6 +127,30 @@ fn settings_of_every_kind_are_varied() {
 }
 
 #[test]
+fn one_comparison_has_aggregated_and_disaggregated_deployments() {
+    let sandbox = Sandbox::new();
+    let varied = ["t.jsonl", "--vary", "decode-workers=1,2", "--vary", "prefill-workers=2", "--vary", "workers=2..3"];
+    let whole = comparison(&sandbox, &varied);
+    assert_eq!(whole["varied"], json!(["num_workers", "num_decode_workers", "num_prefill_workers"]));
+    let runs = whole["runs"].as_array().unwrap();
+    let pools = |run: &Value| {
+        let pools = run["report"]["pools"].as_array().unwrap().iter();
+        json!(pools.map(|pool| json!([pool["pool"], pool["workers"]])).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        runs.iter().map(pools).collect::<Vec<_>>(),
+        [
+            json!([["aggregated", 2]]),
+            json!([["aggregated", 3]]),
+            json!([["prefill", 2], ["decode", 1]]),
+            json!([["prefill", 2], ["decode", 2]]),
+        ]
+    );
+    let table = sandbox.run(&[&["replay"][..], &varied].concat()).success();
+    assert!(table.contains("│ 3           │                    │                     │"), "{table}");
+}
+
+#[test]
 fn files_and_variables_vary_settings_too() {
     let sandbox = Sandbox::new();
     let expected = sandbox.run(&["replay", "t.jsonl", "--vary", "num_workers=1,2"]).success();

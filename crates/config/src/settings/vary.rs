@@ -56,14 +56,36 @@ pub fn varied(texts: &[String]) -> Result<Vec<Varied>, String> {
 }
 
 /// All combinations of the values of `texts`, each `KEY=VALUE,VALUE,...`; the last key changes fastest.
+///
+/// A deployment is aggregated or disaggregated: where settings of both kinds are varied, those of the one are not
+/// combined with those of the other. Aggregated deployments come first.
 pub fn combinations(texts: &[String]) -> Result<Vec<Difference>, String> {
     let varied = varied(texts)?;
-    let runs = varied.iter().try_fold(1_usize, |runs, one| runs.checked_mul(one.values.len()));
+    let kinds = by_kind(&varied);
+    let runs_of = |kind: &Vec<&Varied>| {
+        kind.iter().try_fold(1_usize, |runs, one| runs.checked_mul(one.values.len()))
+    };
+    let runs = kinds.iter().try_fold(0_usize, |runs, kind| runs.checked_add(runs_of(kind)?));
     if runs.is_none_or(|runs| runs > MOST_RUNS) {
         return Err(format!("the values of `vary` make more than {MOST_RUNS} runs"));
     }
+    Ok(kinds.iter().flat_map(|kind| product(kind)).collect())
+}
+
+/// What is varied together: all of it, unless there are settings of both kinds of deployment.
+fn by_kind(varied: &[Varied]) -> Vec<Vec<&Varied>> {
+    let kinds = [DeploymentKind::Aggregated, DeploymentKind::Disaggregated];
+    let has = |kind| varied.iter().any(|one| DeploymentKind::of(&one.path) == Some(kind));
+    if !kinds.into_iter().all(has) {
+        return vec![varied.iter().collect()];
+    }
+    let is_of = |one: &&Varied, kind| DeploymentKind::of(&one.path).is_none_or(|of| of == kind);
+    kinds.map(|kind| varied.iter().filter(|one| is_of(one, kind)).collect()).to_vec()
+}
+
+fn product(varied: &[&Varied]) -> Vec<Difference> {
     let mut combinations = vec![Difference::new()];
-    for Varied { path, values } in &varied {
+    for Varied { path, values } in varied {
         let with = |below: &Difference, value: &Value| {
             below.iter().cloned().chain([(path.clone(), value.clone())]).collect()
         };
@@ -72,7 +94,29 @@ pub fn combinations(texts: &[String]) -> Result<Vec<Difference>, String> {
             .flat_map(|below| values.iter().map(move |value| with(below, value)))
             .collect();
     }
-    Ok(combinations)
+    combinations
+}
+
+/// Whether each worker does all of a request, or prompts and output have a pool each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeploymentKind {
+    /// Workers compute prompts and output.
+    Aggregated,
+    /// A pool of workers computes prompts, another one the output.
+    Disaggregated,
+}
+
+impl DeploymentKind {
+    /// The kind that alone has the setting at a path; `None` where both have it.
+    pub fn of(path: &str) -> Option<Self> {
+        match path.split('.').next() {
+            Some("num_workers" | "engine_args") => Some(Self::Aggregated),
+            Some(
+                "num_prefill_workers" | "num_decode_workers" | "prefill_engine_args" | "decode_engine_args",
+            ) => Some(Self::Disaggregated),
+            _ => None,
+        }
+    }
 }
 
 /// A difference as a user would write it.
@@ -266,6 +310,19 @@ mod tests {
                 "num_workers=4 router_mode=kv_router",
                 "num_workers=8 router_mode=random",
                 "num_workers=8 router_mode=kv_router",
+            ]
+        );
+    }
+
+    #[test]
+    fn aggregated_and_disaggregated_deployments_are_not_combined() {
+        assert_eq!(
+            parsed(&["prefill_workers=1,2", "seed=7", "workers=3", "engine_args.block_size=16", "decode_workers=1"])
+                .unwrap(),
+            [
+                "seed=7 num_workers=3 engine_args.block_size=16",
+                "num_prefill_workers=1 seed=7 num_decode_workers=1",
+                "num_prefill_workers=2 seed=7 num_decode_workers=1",
             ]
         );
     }

@@ -76,7 +76,7 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     let runs = differences.iter().zip(reports);
     let comparison = Comparison {
         schema_version: SchemaVersion::V1,
-        varied: differences[0].iter().map(|(path, _)| path.clone()).collect(),
+        varied: paths(&differences),
         runs: runs
             .map(|(difference, report)| ComparedRun {
                 settings: difference.iter().cloned().collect(),
@@ -104,6 +104,17 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     });
     let missed: Vec<String> = missed.collect();
     if missed.is_empty() { Ok(()) } else { Err(Failure::condition(missed.join("\n       "))) }
+}
+
+/// The settings in which runs differ, in the order in which they come up.
+fn paths(differences: &[Difference]) -> Vec<String> {
+    let mut paths: Vec<String> = Vec::new();
+    for (path, _) in differences.iter().flatten() {
+        if !paths.contains(path) {
+            paths.push(path.clone());
+        }
+    }
+    paths
 }
 
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {

@@ -108,10 +108,13 @@ impl Goal {
     }
 
     /// How good a run was: the lower the better.
+    ///
+    /// Costs count to three digits. A deployment is paid for until its last token, so two that serve the same load on
+    /// the same GPUs differ by the seconds in which their last requests end, and that says nothing of either.
     pub fn score(self, candidate: &Candidate, figures: &Figures) -> f64 {
         match self {
             Self::Gpus => f64::from(candidate.gpus),
-            Self::Cost => figures.cost(candidate).unwrap_or(f64::INFINITY),
+            Self::Cost => figures.cost(candidate).map_or(f64::INFINITY, to_three_digits),
             Self::GoodputPerGpu if figures.duration_ms > 0.0 => {
                 -(figures.good_requests as f64 / figures.duration_ms / f64::from(candidate.gpus))
             }
@@ -129,12 +132,40 @@ impl Goal {
         match self {
             Self::Gpus => f64::from(candidate.gpus),
             Self::Cost => {
-                candidate.price_per_hour.map_or(f64::NEG_INFINITY, |price| price * load.span_ms / 3.6e6)
+                let least = |price: f64| to_three_digits(price * load.span_ms / 3.6e6);
+                candidate.price_per_hour.map_or(f64::NEG_INFINITY, least)
             }
             Self::GoodputPerGpu if load.span_ms > 0.0 => {
                 -(load.requests as f64 / load.span_ms / f64::from(candidate.gpus))
             }
             Self::GoodputPerGpu | Self::Latency | Self::Headroom => f64::NEG_INFINITY,
+        }
+    }
+}
+
+/// A number rounded to three significant digits: larger numbers never become smaller ones.
+fn to_three_digits(number: f64) -> f64 {
+    format!("{number:.2e}").parse().unwrap_or(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn costs_count_to_three_digits() {
+        for (cost, counts) in [(41.949_9, 41.9), (0.001_239, 0.001_24), (999.6, 1000.0), (0.0, 0.0)] {
+            assert!((to_three_digits(cost) - counts).abs() < 1e-12, "{cost}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_keeps_the_order(one in 0.0..1e9_f64, other in 0.0..1e9_f64) {
+            let (low, high) = (one.min(other), one.max(other));
+            prop_assert!(to_three_digits(low) <= to_three_digits(high));
         }
     }
 }

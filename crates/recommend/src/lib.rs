@@ -28,4 +28,4 @@ pub use cutoff::{Cutoff, Lost};
 pub use goal::{Figures, Goal, Load, Price};
 pub use growth::{grown, grown_concurrency};
 pub use headroom::{Headroom, Probe, find_headroom};
-pub use search::{Candidate, Evaluate, Outcome, Search, Tally, Verdict};
+pub use search::{Candidate, Evaluate, Outcome, Place, Search, Tally, Verdict};

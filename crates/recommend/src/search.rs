@@ -1,8 +1,10 @@
 //! The search: candidates by their bounds, in waves.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::goal::{Figures, Goal, Load};
 
@@ -55,6 +57,15 @@ pub enum Verdict {
         /// The better one.
         than: usize,
     },
+}
+
+/// A place of the ranking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The candidate that stands for it.
+    pub first: usize,
+    /// Others that come to the same.
+    pub same: Vec<usize>,
 }
 
 /// How many candidates had which fate.
@@ -196,6 +207,33 @@ impl Search {
             scores.then(one.2.total_cmp(&other.2)).then(one.3.cmp(&other.3))
         });
         keyed.into_iter().map(|(.., index)| index).collect()
+    }
+
+    /// The ranking with one place for all that come to the same: those that take as many GPUs, at the same price, and
+    /// whose runs had the same figures.
+    ///
+    /// # Panics
+    /// Never: who is ranked ran.
+    pub fn places(&self) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        let mut known: BTreeMap<String, usize> = BTreeMap::new();
+        for index in self.ranking() {
+            let mut figures = self.figures(index).expect("who is ranked ran").clone();
+            // It is looked for where it matters: only a search for headroom has it of all.
+            if self.goal != Goal::Headroom {
+                figures.headroom = None;
+            }
+            let candidate = &self.candidates[index];
+            let come_to = json!([candidate.gpus, candidate.price_per_hour, figures]).to_string();
+            match known.entry(come_to) {
+                Entry::Occupied(place) => places[*place.get()].same.push(index),
+                Entry::Vacant(new) => {
+                    new.insert(places.len());
+                    places.push(Place { first: index, same: Vec::new() });
+                }
+            }
+        }
+        places
     }
 
     /// Those of the ranking that no other one beats in both goals, by the first.

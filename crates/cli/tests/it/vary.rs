@@ -129,7 +129,8 @@ fn settings_of_every_kind_are_varied() {
 #[test]
 fn one_comparison_has_aggregated_and_disaggregated_deployments() {
     let sandbox = Sandbox::new();
-    let varied = ["t.jsonl", "--vary", "decode-workers=1,2", "--vary", "prefill-workers=2", "--vary", "workers=2..3"];
+    let varied =
+        ["t.jsonl", "--vary", "decode-workers=1,2", "--vary", "prefill-workers=2", "--vary", "workers=2..3"];
     let whole = comparison(&sandbox, &varied);
     assert_eq!(whole["varied"], json!(["num_workers", "num_decode_workers", "num_prefill_workers"]));
     let runs = whole["runs"].as_array().unwrap();

@@ -62,9 +62,8 @@ pub fn varied(texts: &[String]) -> Result<Vec<Varied>, String> {
 pub fn combinations(texts: &[String]) -> Result<Vec<Difference>, String> {
     let varied = varied(texts)?;
     let kinds = by_kind(&varied);
-    let runs_of = |kind: &Vec<&Varied>| {
-        kind.iter().try_fold(1_usize, |runs, one| runs.checked_mul(one.values.len()))
-    };
+    let runs_of =
+        |kind: &Vec<&Varied>| kind.iter().try_fold(1_usize, |runs, one| runs.checked_mul(one.values.len()));
     let runs = kinds.iter().try_fold(0_usize, |runs, kind| runs.checked_add(runs_of(kind)?));
     if runs.is_none_or(|runs| runs > MOST_RUNS) {
         return Err(format!("the values of `vary` make more than {MOST_RUNS} runs"));
@@ -317,8 +316,14 @@ mod tests {
     #[test]
     fn aggregated_and_disaggregated_deployments_are_not_combined() {
         assert_eq!(
-            parsed(&["prefill_workers=1,2", "seed=7", "workers=3", "engine_args.block_size=16", "decode_workers=1"])
-                .unwrap(),
+            parsed(&[
+                "prefill_workers=1,2",
+                "seed=7",
+                "workers=3",
+                "engine_args.block_size=16",
+                "decode_workers=1"
+            ])
+            .unwrap(),
             [
                 "seed=7 num_workers=3 engine_args.block_size=16",
                 "num_prefill_workers=1 seed=7 num_decode_workers=1",

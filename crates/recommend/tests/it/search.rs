@@ -93,7 +93,8 @@ fn enumerate(goal: Goal, cases: &[Case]) -> Option<(f64, usize)> {
         let hours = figures.duration_ms / HOUR_MS;
         let score = match goal {
             Goal::Gpus => f64::from(case.gpus),
-            Goal::Cost => f64::from(case.gpus * case.price) * hours,
+            // To three digits.
+            Goal::Cost => format!("{:.2e}", f64::from(case.gpus * case.price) * hours).parse().unwrap(),
             Goal::GoodputPerGpu => -(case.good as f64 / figures.duration_ms / f64::from(case.gpus)),
             Goal::Latency => -figures.least_margin(),
             Goal::Headroom => 0.0,
@@ -190,4 +191,32 @@ fn what_needs_more_gpus_than_the_best_is_not_run() {
     assert_eq!(search.nearest(), [1]);
     let tally = search.tally();
     assert_eq!((tally.simulated, tally.met, tally.proved_worse), (3, 2, 2));
+}
+
+/// A deployment of 2 GPUs for which the load takes `longer` percent longer and that keeps its target by `margin` percent.
+fn of_two(longer: u32, margin: i32) -> Case {
+    Case { gpus: 2, price: 1, longer, good: 1000, margin: Some(margin) }
+}
+
+#[test]
+fn what_costs_the_same_to_three_digits_goes_by_its_margin() {
+    let (mut search, _) = search(Goal::Cost, &[of_two(0, 3), of_two(0, 14), of_two(4, 50)], LOAD);
+    // The tail of the second takes a second longer.
+    let mut figures = search.figures(1).unwrap().clone();
+    figures.duration_ms += 1000.0;
+    search.complete(1, figures);
+    assert_eq!(search.ranking(), [1, 0, 2]);
+}
+
+#[test]
+fn what_comes_to_the_same_has_one_place() {
+    let other_margin = of_two(0, 8);
+    let more_gpus = Case { gpus: 3, ..of_two(0, 7) };
+    let cases = [of_two(0, 7), other_margin, of_two(0, 7), more_gpus, of_two(0, 7)];
+    let (mut search, _) = search(Goal::Latency, &cases, LOAD);
+    search.set_headroom(0, 1.5);
+    let places = search.places();
+    let listed: Vec<(usize, &[usize])> =
+        places.iter().map(|place| (place.first, place.same.as_slice())).collect();
+    assert_eq!(listed, [(1, &[][..]), (0, &[2, 4]), (3, &[])]);
 }

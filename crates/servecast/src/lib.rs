@@ -9,10 +9,12 @@
 //! assert_eq!(outcome.report.completed_requests, 20);
 //! ```
 //!
-//! The command line, Python and whoever calls it from Rust stand on this crate. It prints nothing and writes no files.
+//! The command line, Python and whoever calls it from Rust stand on this crate. It prints nothing, and writes no
+//! files but the journal of a search that is to go on later.
 
 pub mod iterations;
 pub mod plan;
+pub mod recommend;
 pub mod replay;
 pub mod resolved;
 pub mod routing;

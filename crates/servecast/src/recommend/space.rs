@@ -5,9 +5,9 @@ use servecast_cluster::RouterMode;
 use servecast_engine::EngineType;
 use servecast_recommend::{Candidate, Price};
 
-use crate::config::{Layers, ReplayConfig, Varied, varied};
-use crate::error::Failure;
-use crate::latency::{gpu_sheet, model_shape};
+use servecast_config::error::Failure;
+use servecast_config::latency::{gpu_sheet, model_shape};
+use servecast_config::settings::{Layers, ReplayConfig, Varied, varied};
 
 /// GPUs up to which deployments are looked at, unless somebody says otherwise.
 pub(super) const DEFAULT_MAX_GPUS: u32 = 64;
@@ -20,31 +20,36 @@ const WORKERS: [&str; 3] = ["num_workers", "num_prefill_workers", "num_decode_wo
 
 /// What limits the space.
 #[derive(Debug, Clone)]
-pub(super) struct Limits {
-    pub(super) max_gpus: u32,
+pub struct Limits {
+    /// GPUs up to which deployments are looked at.
+    pub max_gpus: u32,
     /// GPUs of a node, if whole nodes are taken.
-    pub(super) node_gpus: Option<u32>,
+    pub node_gpus: Option<u32>,
     /// Workers of each pool that only stand by.
-    pub(super) spare: u32,
-    pub(super) prices: Vec<Price>,
+    pub spare: u32,
+    /// What GPUs cost.
+    pub prices: Vec<Price>,
     /// Whether prompts of the load have enough in common for a router that goes by the cache.
-    pub(super) shares_prefixes: bool,
+    pub shares_prefixes: bool,
 }
 
 /// The deployments, and of what they are the product.
-pub(super) struct Space {
-    pub(super) candidates: Vec<Candidate>,
-    /// What it is the product of.
-    pub(super) dimensions: Vec<Dimension>,
+pub struct Space {
+    /// All of them.
+    pub candidates: Vec<Candidate>,
+    /// What they are the product of, beside numbers of workers.
+    pub dimensions: Vec<Dimension>,
 }
 
 type Settings = Vec<(String, Value)>;
 
 /// Something that deployments differ in, with its choices.
 #[derive(Debug, Clone)]
-pub(super) struct Dimension {
-    pub(super) name: String,
-    pub(super) choices: Vec<Settings>,
+pub struct Dimension {
+    /// The setting, or what several settings stand for.
+    pub name: String,
+    /// Settings of each choice.
+    pub choices: Vec<Settings>,
 }
 
 impl Dimension {
@@ -57,7 +62,7 @@ impl Dimension {
 
 impl Space {
     /// All deployments that the settings and the values of `texts` leave open.
-    pub(super) fn new(
+    pub fn new(
         layers: &Layers,
         config: &ReplayConfig,
         texts: &[String],

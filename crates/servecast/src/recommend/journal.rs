@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use servecast_recommend::{Figures, Outcome};
 
-use crate::error::{Failure, quoted};
+use servecast_config::error::{Failure, quoted};
 
 /// What is known, and where more of it goes.
 #[derive(Default)]
-pub(super) struct Journal {
+pub struct Journal {
     known: BTreeMap<String, Outcome>,
     file: Option<Mutex<File>>,
 }
@@ -34,7 +34,7 @@ struct Line {
 
 impl Journal {
     /// Opens the journal of a search that `of` describes; a file that is not there yet is begun.
-    pub(super) fn open(path: &Path, of: &Value) -> Result<Self, Failure> {
+    pub fn open(path: &Path, of: &Value) -> Result<Self, Failure> {
         let failed = |error: &std::io::Error| Failure::user(format!("{}: {error}", quoted(path)));
         let file = OpenOptions::new().read(true).append(true).create(true).open(path);
         let mut file = file.map_err(|error| failed(&error))?;
@@ -65,12 +65,15 @@ impl Journal {
     }
 
     /// What came of it, if that is known.
-    pub(super) fn get(&self, key: &str) -> Option<Outcome> {
+    pub fn get(&self, key: &str) -> Option<Outcome> {
         self.known.get(key).cloned()
     }
 
     /// Adds what came of it. A disk that is full costs the journal, not the search.
-    pub(super) fn add(&self, key: &str, outcome: &Outcome) {
+    ///
+    /// # Panics
+    /// Never: figures are plain data.
+    pub fn add(&self, key: &str, outcome: &Outcome) {
         let Some(file) = &self.file else { return };
         let mut line = Line { of: key.to_owned(), ran: None, cut_off: None, refused: None };
         match outcome {

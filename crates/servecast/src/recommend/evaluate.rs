@@ -15,22 +15,21 @@ use servecast_report::{LatencyLimit, Metric, Slo, overload};
 use servecast_types::Time;
 use servecast_workload::Workload;
 
+use super::Watch;
 use super::journal::Journal;
-use crate::config::{Layers, described};
-use crate::error::{Failure, chain};
-use crate::interrupt::Interrupt;
-use crate::progress::SearchProgress;
-use servecast::plan::Plan;
+use crate::plan::Plan;
+use servecast_config::error::{Failure, chain};
+use servecast_config::settings::{Layers, described};
+use servecast_config::source::Source;
 
 /// Tries deployments under one load.
 pub(super) struct Runner<'a> {
     pub(super) layers: &'a Layers,
     pub(super) slo: &'a [Slo],
     pub(super) threads: usize,
-    pub(super) interrupt: &'a Interrupt,
     pub(super) workloads: &'a Workloads,
     pub(super) journal: &'a Journal,
-    pub(super) progress: &'a SearchProgress,
+    pub(super) watch: &'a dyn Watch,
     /// Of the load.
     pub(super) factor: f64,
     /// Iteration times are multiplied by this.
@@ -46,7 +45,7 @@ pub(super) struct Workloads(Mutex<BTreeMap<(u32, u64), Arc<Workload>>>);
 impl Workloads {
     /// The load of a run.
     pub(super) fn of(&self, plan: &Plan, factor: f64) -> Result<Arc<Workload>, Failure> {
-        let is_trace = matches!(plan.source, crate::source::Source::Trace { .. });
+        let is_trace = matches!(plan.source, Source::Trace { .. });
         let block_size = if is_trace { 0 } else { plan.block_size };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (block_size, 1.0_f64.to_bits());
@@ -73,7 +72,7 @@ impl Evaluate for Runner<'_> {
             outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Stopped)).collect();
         let is_kept = |outcome: &&Outcome| matches!(outcome, Outcome::Ran(figures) if figures.is_met());
         if let Some(first) = outcomes.iter().position(|outcome| is_kept(&outcome)) {
-            self.progress.found(outcomes.iter().filter(is_kept).count(), &candidates[first].name);
+            self.watch.found(outcomes.iter().filter(is_kept).count(), &candidates[first].name);
         }
         outcomes
     }
@@ -116,12 +115,12 @@ impl Runner<'_> {
     }
 
     fn one(&self, candidate: &Candidate, factor: f64) -> Outcome {
-        if self.interrupt.is_requested() {
+        if self.watch.is_stopped() {
             return Outcome::Stopped;
         }
         let key = json!([described(&candidate.settings), factor, self.slowdown, self.to_the_end]).to_string();
         if let Some(known) = self.journal.get(&key) {
-            self.progress.tick();
+            self.watch.ran();
             return known;
         }
         let outcome = self
@@ -129,7 +128,7 @@ impl Runner<'_> {
             .unwrap_or_else(|failure| Outcome::Refused(failure.message().to_owned()));
         if outcome != Outcome::Stopped {
             self.journal.add(&key, &outcome);
-            self.progress.tick();
+            self.watch.ran();
         }
         outcome
     }
@@ -147,7 +146,7 @@ impl Runner<'_> {
             *concurrency = grown_concurrency(*concurrency, factor);
         }
         let cutoff = (!self.to_the_end).then(|| Cutoff::new(self.slo, &workload));
-        let mut watcher = Watcher { cutoff, lost: None, interrupt: self.interrupt };
+        let mut watcher = Watcher { cutoff, lost: None, watch: self.watch };
         let span_ms = span_ms(&workload);
         let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options)
             .map_err(|error| Failure::user(plan.layers.explained(&error.to_string())))?;
@@ -220,13 +219,13 @@ fn figures(record: &RunRecord, slo: &[Slo], span_ms: f64) -> Figures {
 struct Watcher<'a> {
     cutoff: Option<Cutoff>,
     lost: Option<Lost>,
-    interrupt: &'a Interrupt,
+    watch: &'a dyn Watch,
 }
 
 impl Observer for Watcher<'_> {
     fn recorded(&mut self, so_far: &SoFar<'_>, ended: u64) -> ControlFlow<()> {
         self.lost = self.cutoff.as_mut().and_then(|cutoff| cutoff.lost(so_far, ended));
-        if self.lost.is_some() || self.interrupt.is_requested() {
+        if self.lost.is_some() || self.watch.is_stopped() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())

@@ -1,24 +1,20 @@
-//! What a search says: a table, JSON, CSV, the settings of the best, and how to start it.
+//! What a search says: the answer, a table, CSV, and the settings of the best.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
 
 use serde_json::Value;
 use servecast_recommend::{
     Alternative, Cost, Entry, Figures, Goal, Headroom, LoadAnswer, Outcome, Recommendation, Search, Sure,
     Verdict,
 };
-use servecast_report::{Cells, SchemaVersion, Slo, render_cells, render_overload};
+use servecast_report::{Cells, SchemaVersion, Slo, TableOptions, render_cells, render_overload};
 
-use super::evaluate::{is_one, object};
+use super::evaluate::{is_one, object, plan};
 use super::space::{Limits, Space};
-use super::{Question, start};
-use crate::config::Format;
-use crate::error::Failure;
-use crate::files::{self, OutputFile};
-use servecast::plan::Plan;
-use servecast::resolved::resolved;
+use super::{LEADERS, Question, start};
+use crate::plan::Plan;
+use crate::resolved::resolved;
+use servecast_config::error::Failure;
 
 /// Deployments that are shown.
 const SHOWN: usize = 10;
@@ -27,50 +23,57 @@ const SHOWN: usize = 10;
 const HOURS_A_MONTH: f64 = 730.5;
 
 /// What is known under one load.
-pub(super) struct Growth {
-    pub(super) factor: f64,
-    pub(super) search: Search,
-    pub(super) headrooms: Vec<(usize, Headroom)>,
-    pub(super) sureness: Option<Sureness>,
+pub struct Growth {
+    /// Of the load.
+    pub factor: f64,
+    /// The search, and what came of every deployment.
+    pub search: Search,
+    /// How much more load the first ones take, by their places among the candidates.
+    pub headrooms: Vec<(usize, Headroom)>,
+    /// What is first under other iteration times, where that is known.
+    pub sureness: Option<Sureness>,
 }
 
 /// What is first if iterations take more or less.
-pub(super) struct Sureness {
-    pub(super) error: f64,
+pub struct Sureness {
+    /// How much more or less: a share.
+    pub error: f64,
     /// The first as things are.
-    pub(super) best: usize,
+    pub best: usize,
     /// Whether it keeps its targets if they take more.
-    pub(super) first_keeps: bool,
-    pub(super) if_slower: Option<usize>,
-    pub(super) if_faster: Option<usize>,
+    pub first_keeps: bool,
+    /// The first one if they take more, if any keeps its targets.
+    pub if_slower: Option<usize>,
+    /// The first one if they take less.
+    pub if_faster: Option<usize>,
 }
 
 /// The whole answer, as programs read it.
 pub(super) fn answer(
     question: &Question,
-    plan: &Plan,
+    first: &Plan,
     fingerprint: u64,
     growths: &[Growth],
 ) -> Recommendation {
     Recommendation {
         schema_version: SchemaVersion::V1,
         servecast_version: env!("CARGO_PKG_VERSION").to_owned(),
-        workload_name: plan.source.name(),
+        workload_name: first.source.name(),
         workload_hash: format!("{fingerprint:016x}"),
         slo: question.slo.iter().map(Slo::to_string).collect(),
         objective: question.goals.clone(),
         max_gpus: question.limits.max_gpus,
         prices: question.limits.prices.clone(),
-        latency_source: latency_source(question, plan, growths),
+        latency_source: latency_source(question, first, growths),
         loads: growths.iter().map(|growth| load_answer(question, growth)).collect(),
     }
 }
 
 /// Where the iteration times of the first place come from; of the first deployment that can be built if there is none.
-fn latency_source(question: &Question, plan: &Plan, growths: &[Growth]) -> String {
+fn latency_source(question: &Question, first: &Plan, growths: &[Growth]) -> String {
     let best = best(growths).map(|(growth, index)| &growth.search.candidates[index]);
-    let of_best = best.and_then(|best| super::plan(&question.layers, best, 1.0).ok());
-    of_best.as_ref().unwrap_or(plan).latency_source().to_owned()
+    let of_best = best.and_then(|best| plan(&question.layers, best, 1.0).ok());
+    of_best.as_ref().unwrap_or(first).latency_source().to_owned()
 }
 
 fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
@@ -147,63 +150,43 @@ fn refusals(search: &Search) -> std::collections::BTreeMap<String, u64> {
     reasons
 }
 
-/// Prints and writes the answer.
-pub(super) fn write(
-    question: &Question,
-    answer: &Recommendation,
-    growths: &[Growth],
-    csv: Option<&Path>,
-) -> Result<(), Failure> {
-    let output = &question.config.output;
-    let json = super::super::json(answer);
-    let mut texts: Vec<(std::path::PathBuf, String)> = Vec::new();
-    texts.extend(output.report_json.clone().map(|path| (path, json.clone())));
-    texts.extend(csv.map(|path| (path.to_owned(), table_of_values(answer))));
-    if let Some(folder) = &output.output_dir {
-        texts.push((folder.join("recommendation.json"), json.clone()));
-        texts.push((folder.join("recommendation.csv"), table_of_values(answer)));
-        for (place, text) in settings_of_leaders(question, growths)?.into_iter().enumerate() {
-            texts.push((folder.join(format!("{}.toml", place + 1)), text));
-        }
-        texts.extend(best(growths).map(|(growth, index)| {
-            (folder.join("start.sh"), start::script(question, &growth.search.candidates[index]))
-        }));
-    }
-    for (path, text) in texts {
-        let mut file = OutputFile::create(&path)?;
-        file.write_all(text.as_bytes()).map_err(|error| file.failure(&error))?;
-        file.commit()?;
-    }
-    files::print(&match output.format.unwrap_or_default() {
-        Format::Json => json,
-        Format::Table => answer
-            .loads
-            .iter()
-            .zip(growths)
-            .map(|(load, growth)| text(question, answer, load, growth))
-            .collect(),
-    })
-}
-
 /// The best deployment of the first load.
-fn best(growths: &[Growth]) -> Option<(&Growth, usize)> {
+pub(super) fn best(growths: &[Growth]) -> Option<(&Growth, usize)> {
     let growth = growths.first()?;
     Some((growth, *growth.search.ranking().first()?))
 }
 
-fn settings_of_leaders(question: &Question, growths: &[Growth]) -> Result<Vec<String>, Failure> {
+/// Files that repeat the runs of the first places.
+pub fn settings_of_leaders(question: &Question, growths: &[Growth]) -> Result<Vec<String>, Failure> {
     let Some(growth) = growths.first() else { return Ok(Vec::new()) };
-    let leaders = order(&question.goals, &growth.search).into_iter().take(super::LEADERS);
+    let leaders = order(&question.goals, &growth.search).into_iter().take(LEADERS);
     let text = |index: usize| {
-        let plan = super::plan(&question.layers, &growth.search.candidates[index], 1.0)?;
+        let plan = plan(&question.layers, &growth.search.candidates[index], 1.0)?;
         let workload = plan.source.load(plan.load, plan.block_size, &plan.layers)?;
         resolved(&plan, &workload.notes)
     };
     leaders.map(text).collect()
 }
 
+/// The answer, for people.
+pub fn table(
+    question: &Question,
+    answer: &Recommendation,
+    growths: &[Growth],
+    options: TableOptions,
+) -> String {
+    let loads = answer.loads.iter().zip(growths);
+    loads.map(|(load, growth)| text(question, answer, load, growth, options)).collect()
+}
+
 /// The answer for one load, for people.
-fn text(question: &Question, answer: &Recommendation, load: &LoadAnswer, growth: &Growth) -> String {
+fn text(
+    question: &Question,
+    answer: &Recommendation,
+    load: &LoadAnswer,
+    growth: &Growth,
+    options: TableOptions,
+) -> String {
     let mut text = String::new();
     let shown = if load.ranking.is_empty() { &load.nearest } else { &load.ranking };
     let of_load =
@@ -215,7 +198,7 @@ fn text(question: &Question, answer: &Recommendation, load: &LoadAnswer, growth:
         format!("servecast | Recommendation: {}{of_load}", goals.join(" and "))
     };
     if !shown.is_empty() {
-        text += &render_cells(&title, &cells(answer, shown), super::super::table_options());
+        text += &render_cells(&title, &cells(answer, shown), options);
     }
     if shown.len() > SHOWN {
         let _ =
@@ -328,7 +311,10 @@ fn cells(answer: &Recommendation, shown: &[Entry]) -> Cells {
 }
 
 /// The answer as CSV: a line a deployment.
-fn table_of_values(answer: &Recommendation) -> String {
+///
+/// # Panics
+/// Never: settings are plain data.
+pub fn csv(answer: &Recommendation) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let mut text = "load,rank,deployment,gpus,met,least_margin,headroom,cost_per_hour,cost,cost_per_million_output_tokens,settings".to_owned();
     for slo in &answer.slo {
@@ -366,8 +352,8 @@ fn table_of_values(answer: &Recommendation) -> String {
     text
 }
 
-/// What would be looked at.
-pub(super) fn dry_run(space: &Space, limits: &Limits) -> Result<(), Failure> {
+/// What would be looked at, for people.
+pub fn dry_run(space: &Space, limits: &Limits) -> String {
     let mut text_of_space =
         format!("{} deployments of up to {} GPUs\n", space.candidates.len(), limits.max_gpus);
     for dimension in &space.dimensions {
@@ -397,30 +383,5 @@ pub(super) fn dry_run(space: &Space, limits: &Limits) -> Result<(), Failure> {
     }
     let by_gpus: Vec<String> = by_gpus.iter().map(|(gpus, count)| format!("{gpus}: {count}")).collect();
     let _ = writeln!(text_of_space, "  by GPUs: {}", by_gpus.join(", "));
-    files::print(&text_of_space)
-}
-
-/// That nothing keeps the targets: what comes nearest, and why.
-pub(super) fn impossible(growth: &Growth) -> Failure {
-    let search = &growth.search;
-    let tally = search.tally();
-    let message = format!("no deployment keeps all targets: {} were simulated", tally.simulated);
-    let failure = Failure::condition(message);
-    let lost = search.verdicts.iter().find_map(|verdict| match verdict {
-        Verdict::Tried(Outcome::CutOff { reason, .. }) => Some(reason.as_str()),
-        _ => None,
-    });
-    match (search.nearest().first(), lost) {
-        (Some(&nearest), _) => {
-            let figures = search.figures(nearest).expect("it ran");
-            let missed = figures.slo.iter().filter(|slo| !slo.met).map(servecast_report::render_slo);
-            failure.with_hint(format!(
-                "{} comes nearest: {}; a looser target or more GPUs (--max-gpus) may help",
-                search.candidates[nearest].name,
-                missed.collect::<Vec<_>>().join("; ")
-            ))
-        }
-        (None, Some(lost)) => failure.with_hint(format!("all lost a target before their end, such as {lost}; a looser target or more GPUs (--max-gpus) may help")),
-        (None, None) => failure.with_hint("all were refused: the table says why"),
-    }
+    text_of_space
 }

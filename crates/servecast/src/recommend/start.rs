@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use servecast_engine::EngineType;
 use servecast_recommend::Candidate;
 
-use super::Question;
+use super::output::best;
 use super::space::engine;
+use super::{Growth, Question};
 
 /// Flags of vLLM's server, by the settings that they stand for.
 const OF_VLLM: [(&str, &str); 9] = [
@@ -34,7 +35,7 @@ const OF_SGLANG: [(&str, &str); 7] = [
 ];
 
 /// Lines of a shell: a server for each worker, then what stands in front of them.
-pub(super) fn script(question: &Question, candidate: &Candidate) -> String {
+pub fn script(question: &Question, candidate: &Candidate) -> String {
     let settings = Settings { question, candidate };
     let number = |key: &str| settings.get(key).and_then(|value| value.as_u64());
     let pools = match (number("num_prefill_workers"), number("num_decode_workers")) {
@@ -61,6 +62,12 @@ pub(super) fn script(question: &Question, candidate: &Candidate) -> String {
         let _ = writeln!(text, "{}", settings.router(is_sglang, &urls));
     }
     text
+}
+
+/// The same for the best deployment of the first load.
+pub fn start_of_best(question: &Question, growths: &[Growth]) -> Option<String> {
+    let (growth, index) = best(growths)?;
+    Some(script(question, &growth.search.candidates[index]))
 }
 
 struct Settings<'a> {

@@ -142,17 +142,17 @@ impl PrefillAdder {
             if total >= self.rem_total(cache) {
                 return AddResult::NoToken;
             }
-            // Where prompts are cut, the one that exceeds this budget is taken and is the last.
-            let exceeds = self.rem_chunk.is_none() && i64::from(cache.ceil_page(extend)) >= self.rem_input;
-            if exceeds && !self.taken.is_empty() {
-                return AddResult::Other;
-            }
             // What it locks can no longer be evicted for it.
             cache.tree.lock(found.node);
             let fits = total < self.rem_total(cache);
             cache.tree.unlock(found.node);
             if !fits {
                 return AddResult::NoToken;
+            }
+            // Where prompts are cut, the one that exceeds this budget is taken and is the last.
+            let exceeds = self.rem_chunk.is_none() && i64::from(cache.ceil_page(extend)) >= self.rem_input;
+            if exceeds && !self.taken.is_empty() {
+                return AddResult::Other;
             }
         }
         let request = &mut requests[slot];
@@ -355,6 +355,18 @@ mod tests {
         assert_eq!(offer(1_000, &own, &[(60, 1)]), (vec![60], vec![Other]));
         assert_eq!(offer(1_000, &own, &[(20, 1), (30, 1)]), (vec![20], vec![Continue, Other]));
         assert_eq!(offer(1_000, &own, &[(20, 1), (29, 1)]), (vec![20, 29], vec![Continue, Continue]));
+    }
+
+    #[test]
+    fn memory_that_a_prefix_locks_is_missed_before_the_input_is() {
+        let own = json!({"max_prefill_tokens": 20, "chunked_prefill_size": -1});
+        let mut fixture = Fixture::new(40, &own);
+        fixture.cache_prompt(&[(0, 20)]);
+        let (first, other) = (fixture.add(&[(500, 10)], 1), fixture.add(&[(0, 31)], 1));
+        let mut adder = adder(&fixture, 0, &[]);
+        assert_eq!(add(&mut adder, &mut fixture, first), Continue);
+        // 40 - (10 + 1 + 1) leaves 28 for its 11 + 1 + 1, and 8 behind the lock; of the input 10 are left.
+        assert_eq!(add(&mut adder, &mut fixture, other), NoToken);
     }
 
     #[test]

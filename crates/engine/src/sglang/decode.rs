@@ -89,7 +89,8 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         self.cache.release(request);
         request.in_flight = 0;
-        request.extend = 0;
+        // Until it is looked up again, it counts with what it was filled with, and nothing of that is cached.
+        request.extend = request.filled;
         request.requeues += 1;
         step.iteration.preempted.push(request.id);
         step.requeued.push(how);

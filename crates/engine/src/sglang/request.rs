@@ -39,7 +39,9 @@ pub(super) struct Request {
     pub(super) outputs: u32,
     /// Tokens in flight that are counted on but not known yet.
     pub(super) in_flight: u32,
-    /// Tokens that it would have had to compute when it was last looked at; nothing before that.
+    /// Tokens that were known when it was last looked up or decoded beside prompts; 0 before that.
+    pub(super) filled: u32,
+    /// Those of them that it would have had to compute.
     pub(super) extend: u32,
     /// How often it was sent back to the queue: results that were under way then are void.
     pub(super) requeues: u32,
@@ -77,6 +79,7 @@ impl Request {
             sequence,
             outputs: 0,
             in_flight: 0,
+            filled: 0,
             extend: 0,
             requeues: 0,
             computed: 0,

@@ -254,7 +254,8 @@ impl Scheduler {
             }
             let request = &mut self.requests[slot];
             let found = self.cache.find(request, request.known() - 1);
-            request.extend = request.known() - found.tokens;
+            request.filled = request.known();
+            request.extend = request.filled - found.tokens;
             if adder.taken.len() >= most {
                 break;
             }
@@ -315,6 +316,10 @@ impl Scheduler {
         if !self.has_pages_for(&running) {
             self.running = running;
             return;
+        }
+        for &slot in &running {
+            let request = &mut self.requests[slot];
+            request.filled = request.known();
         }
         self.decode(&running, step);
         self.last_prefill.extend(running);

@@ -93,29 +93,72 @@ fn the_answer_is_that_of_enumeration() {
         ("a target that nobody keeps", [LOAD, LINEAR, &["--slo", "max ttft <= 1ms"]].concat(), aggregated),
     ];
     for (name, common, varied) in cases {
-        let vary: Vec<&str> = varied.iter().flat_map(|one| ["--vary", *one]).collect();
-        let found = json(&sandbox, "recommend", &[&common, &vary, &["--max-gpus", "10"]]);
-        let ranking = found["loads"][0]["ranking"].as_array().unwrap();
-        let best = enumerated(&sandbox, &common, &[varied]);
-        let Some((least, room, settings)) = best else {
-            assert!(ranking.is_empty(), "{name}: {ranking:?}");
-            assert!(!found["loads"][0]["nearest"].as_array().unwrap().is_empty(), "{name}");
-            continue;
-        };
-        assert_eq!(ranking[0]["gpus"], least, "{name}");
-        let slo = ranking[0]["figures"]["slo"].as_array().unwrap();
-        let margin = slo.iter().map(|one| one["margin"].as_f64().unwrap()).fold(f64::INFINITY, f64::min);
-        assert!(margin.total_cmp(&room).is_eq(), "{name}: {margin} is not {room}");
-        // In front of one worker all routers are the same, and the first of them stands for all.
-        let is_same = |settings: &Value| {
-            let own = ranking[0]["settings"].as_object().unwrap();
-            own.iter().all(|(key, value)| settings[key] == *value)
-        };
-        assert!(settings.iter().any(is_same), "{name}: {} is none of {settings:?}", ranking[0]["settings"]);
-        let tally = &found["loads"][0]["tally"];
-        let of = |key: &str| tally[key].as_u64().unwrap();
-        assert_eq!(of("candidates"), of("simulated") + of("proved_worse") + of("refused"), "{name}: {tally}");
+        let has_answer = agrees_with_enumeration(&sandbox, name, &common, varied);
+        assert_eq!(has_answer, name != "a target that nobody keeps", "{name}");
     }
+}
+
+/// The beginnings of two recorded traces, one of which has prefixes in common, on measured operators.
+#[test]
+fn the_answer_for_recorded_traces_is_that_of_enumeration() {
+    let Some(folder) = testkit::outside(testkit::DATA) else { return };
+    let sandbox = Sandbox::new();
+    let begin = |text: &str, lines: usize| {
+        text.lines().take(lines).map(|line| line.to_owned() + "\n").collect::<String>()
+    };
+    let mooncake = std::fs::read_to_string(folder.join("traces/mooncake_conversation.jsonl")).unwrap();
+    sandbox.write("mooncake.jsonl", &begin(&mooncake, 240));
+    let packed = std::fs::File::open(folder.join("traces/AzureLLMInferenceTrace_conv.csv.gz")).unwrap();
+    let azure = std::io::read_to_string(flate2::read::GzDecoder::new(packed)).unwrap();
+    sandbox.write("azure.csv", &begin(&azure, 400));
+    let on = |trace: &'static str, model: &'static str, gpu: &'static str, speedup: &'static str| {
+        let fixed =
+            ["--engine-preset", "vllm-0.33", "--max-num-seqs", "256", "--max-num-batched-tokens", "8192"];
+        [&[trace, "--model", model, "--gpu", gpu, "--arrival-speedup-ratio", speedup][..], &fixed].concat()
+    };
+    let (ttft, itl) = (["--slo", "p90 ttft <= 2s"], ["--slo", "p95 itl <= 40ms"]);
+    let routed = [&on("mooncake.jsonl", "meta-llama/Llama-3.1-8B", "H100-SXM", "4")[..], &ttft].concat();
+    let router = ["--router-mode", "least_loaded"];
+    let staged = [&on("azure.csv", "Qwen/Qwen3-32B", "H200", "10")[..], &ttft, &itl, &router].concat();
+    assert!(agrees_with_enumeration(
+        &sandbox,
+        "shared prefixes of a recorded trace",
+        &routed,
+        &["num_workers=1..5", "tensor_parallel_size=1,2", "router_mode=round_robin,kv_router"],
+    ));
+    assert!(agrees_with_enumeration(
+        &sandbox,
+        "prefill and decode of a recorded trace",
+        &staged,
+        &["num_prefill_workers=1..3", "num_decode_workers=1..3", "tensor_parallel_size=1,2"],
+    ));
+}
+
+/// `recommend` and all runs of `replay --vary` agree on the best; returns whether there is one.
+fn agrees_with_enumeration(sandbox: &Sandbox, name: &str, common: &[&str], varied: &[&str]) -> bool {
+    let vary: Vec<&str> = varied.iter().flat_map(|one| ["--vary", *one]).collect();
+    let found = json(sandbox, "recommend", &[common, &vary, &["--max-gpus", "10"]]);
+    let ranking = found["loads"][0]["ranking"].as_array().unwrap();
+    let best = enumerated(sandbox, common, &[varied]);
+    let Some((least, room, settings)) = best else {
+        assert!(ranking.is_empty(), "{name}: {ranking:?}");
+        assert!(!found["loads"][0]["nearest"].as_array().unwrap().is_empty(), "{name}");
+        return false;
+    };
+    assert_eq!(ranking[0]["gpus"], least, "{name}");
+    let slo = ranking[0]["figures"]["slo"].as_array().unwrap();
+    let margin = slo.iter().map(|one| one["margin"].as_f64().unwrap()).fold(f64::INFINITY, f64::min);
+    assert!(margin.total_cmp(&room).is_eq(), "{name}: {margin} is not {room}");
+    // In front of one worker all routers are the same, and the first of them stands for all.
+    let is_same = |settings: &Value| {
+        let own = ranking[0]["settings"].as_object().unwrap();
+        own.iter().all(|(key, value)| settings[key] == *value)
+    };
+    assert!(settings.iter().any(is_same), "{name}: {} is none of {settings:?}", ranking[0]["settings"]);
+    let tally = &found["loads"][0]["tally"];
+    let of = |key: &str| tally[key].as_u64().unwrap();
+    assert_eq!(of("candidates"), of("simulated") + of("proved_worse") + of("refused"), "{name}: {tally}");
+    true
 }
 
 fn least_gpus(found: &Value, load: usize) -> u64 {
@@ -237,6 +280,41 @@ fn the_folder_repeats_the_run_and_starts_the_deployment() {
         .map(|error| error.to_string())
         .collect();
     assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn pools_may_have_workers_of_different_sizes() {
+    let sandbox = Sandbox::new();
+    let model = ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--router-mode", "round_robin"];
+    let small = ["--max-num-seqs", "64", "--max-num-batched-tokens", "4096", "--max-gpus", "5"];
+    let pools = ["--vary", "prefill_workers=1", "--vary", "decode_workers=1"];
+    let load = ["--input-tokens", "400", "--output-tokens", "30", "--request-count", "40"];
+    let open = ["--arrival-interval-ms", "50", "--slo", "max e2e <= 1m", "--objective", "latency"];
+    let found = json(&sandbox, "recommend", &[&model, &small, &pools, &load, &open]);
+    let ranking = found["loads"][0]["ranking"].as_array().unwrap();
+    let mut names: Vec<&str> = ranking.iter().map(|one| one["deployment"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "1P x 1 GPU + 1D x 1 GPU",
+            "1P x 1 GPU + 1D x 2 GPUs",
+            "1P x 1 GPU + 1D x 4 GPUs",
+            "1P x 2 GPUs + 1D x 1 GPU",
+            "1P x 2 GPUs + 1D x 2 GPUs",
+            "1P x 4 GPUs + 1D x 1 GPU",
+        ]
+    );
+    let uneven = ranking.iter().find(|one| one["deployment"] == "1P x 1 GPU + 1D x 2 GPUs").unwrap();
+    assert_eq!(uneven["settings"]["decode_engine_args.tensor_parallel_size"], 2);
+    // The pools are what the settings say.
+    let pools = ["--prefill-workers", "1", "--decode-workers", "1", "--engine-preset", "vllm-0.33"];
+    let (one, two) = ("{\"tensor_parallel_size\": 1}", "{\"tensor_parallel_size\": 2}");
+    let own = ["--prefill-engine-args", one, "--decode-engine-args", two];
+    let report = sandbox.report(&[&model[..], &small[..4], &pools, &own, &load, &open[..4]].concat());
+    assert_eq!(report["slo"], uneven["figures"]["slo"]);
+    let even = ranking.iter().find(|one| one["deployment"] == "1P x 1 GPU + 1D x 1 GPU").unwrap();
+    assert_ne!(even["figures"]["slo"], uneven["figures"]["slo"]);
 }
 
 #[test]

@@ -15,6 +15,15 @@ pub(super) const DEFAULT_MAX_GPUS: u32 = 64;
 /// Most deployments: far more than anybody waits for.
 const MOST_CANDIDATES: usize = 1_000_000;
 
+/// The dimension of how a worker is spread over GPUs.
+const LAYOUT: &str = "GPUs of a worker";
+
+/// Keys that say how many GPUs a worker has.
+const SIZES: [&str; 3] = ["tensor_parallel_size", "data_parallel_size", "expert_parallel_size"];
+
+/// Keys of the settings of the pools of a disaggregated deployment.
+const POOLS: [&str; 2] = ["prefill_engine_args", "decode_engine_args"];
+
 /// Keys that say how many workers there are.
 const WORKERS: [&str; 3] = ["num_workers", "num_prefill_workers", "num_decode_workers"];
 
@@ -71,7 +80,7 @@ impl Space {
         let refused = |problem: String| Failure::user(layers.about("vary", &problem));
         let given = varied(texts).map_err(refused)?;
         let dimensions = common(config, &given, limits)?;
-        let counts = Counts::new(config, &given);
+        let counts = Counts::new(config, &given, dimensions.iter().find(|one| one.name == LAYOUT));
         let mut candidates = Vec::new();
         for settings in product(&dimensions).map_err(refused)? {
             counts.add(&settings, config, limits, &mut candidates);
@@ -119,18 +128,15 @@ fn common(config: &ReplayConfig, given: &[Varied], limits: &Limits) -> Result<Ve
         add(config.engine.max_num_seqs.is_some(), "max_num_seqs", &batches);
         add(config.engine.max_num_batched_tokens.is_some(), "max_num_batched_tokens", &chunks);
     }
-    let sizes = ["tensor_parallel_size", "data_parallel_size", "expert_parallel_size"];
     let engine = &config.engine;
     let is_given =
         engine.tensor_parallel_size.or(engine.data_parallel_size).or(engine.expert_parallel_size).is_some();
-    let is_varied = sizes.iter().any(|size| is_varied(size));
+    let is_varied = SIZES.iter().any(|size| is_varied(size));
     if let Some(model) = engine.model.as_ref().filter(|_| !is_given && !is_varied && engine.latency.is_none())
     {
         let has_experts = model_shape(model)?.experts.is_some();
-        dimensions.push(Dimension {
-            name: "GPUs of a worker".to_owned(),
-            choices: layouts(has_experts, limits.max_gpus),
-        });
+        dimensions
+            .push(Dimension { name: LAYOUT.to_owned(), choices: layouts(has_experts, limits.max_gpus) });
     }
     Ok(dimensions)
 }
@@ -191,6 +197,8 @@ struct Counts {
     aggregated: Option<Count>,
     /// Of both pools of a disaggregated one.
     staged: Option<[Count; 2]>,
+    /// How a worker may be spread over GPUs, where that is open.
+    layouts: Vec<Settings>,
 }
 
 /// Numbers of workers of a pool.
@@ -213,7 +221,7 @@ impl Count {
 }
 
 impl Counts {
-    fn new(config: &ReplayConfig, given: &[Varied]) -> Self {
+    fn new(config: &ReplayConfig, given: &[Varied], layouts: Option<&Dimension>) -> Self {
         let deployment = &config.deployment;
         let numbers = [deployment.num_workers, deployment.num_prefill_workers, deployment.num_decode_workers];
         let count = |place: usize| {
@@ -236,6 +244,7 @@ impl Counts {
         Self {
             aggregated: (is_aggregated || !is_staged).then(|| any(aggregated)),
             staged: (is_staged || !is_aggregated).then(|| [any(prefill), any(decode)]),
+            layouts: layouts.map(|layouts| layouts.choices.clone()).unwrap_or_default(),
         }
     }
 
@@ -256,22 +265,50 @@ impl Counts {
                 push(&name, &counts, taken, settings, config, limits, candidates);
             }
         }
-        if let Some([prefill, decode]) = &self.staged {
-            let deployment = &config.deployment;
-            let sizes = [
-                gpus_of("prefill_engine_args", deployment.prefill_engine_args.as_ref(), settings, config),
-                gpus_of("decode_engine_args", deployment.decode_engine_args.as_ref(), settings, config),
-            ];
-            for prompts in prefill.up_to(limits.max_gpus / sizes[0]) {
-                let left = limits.max_gpus.saturating_sub(prompts * sizes[0]);
-                for outputs in decode.up_to(left / sizes[1]) {
-                    let taken = (prompts + limits.spare).saturating_mul(sizes[0])
-                        + (outputs + limits.spare).saturating_mul(sizes[1]);
-                    let name = format!("{prompts}P x {} + {outputs}D x {}", size(sizes[0]), size(sizes[1]));
-                    let counts = [("num_prefill_workers", prompts), ("num_decode_workers", outputs)];
-                    push(&name, &counts, taken, settings, config, limits, candidates);
-                }
+        if let Some(counts) = &self.staged {
+            for settings in self.with_other_layouts(settings) {
+                add_staged(counts, &settings, config, limits, candidates);
             }
+        }
+    }
+
+    /// The settings as they are, and those under which decode workers are spread over more or fewer GPUs than prefill
+    /// workers, in the same manner.
+    fn with_other_layouts(&self, settings: &Settings) -> Vec<Settings> {
+        let is_size = |(key, _): &&(String, Value)| SIZES.contains(&key.as_str());
+        let (own, rest): (Settings, Settings) = settings.iter().cloned().partition(|one| is_size(&one));
+        let keys = |layout: &Settings| layout.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
+        let within = |pool: &str, layout: &Settings| -> Settings {
+            layout.iter().map(|(key, value)| (format!("{pool}.{key}"), value.clone())).collect()
+        };
+        let others = self.layouts.iter().filter(|layout| **layout != own && keys(layout) == keys(&own));
+        let with =
+            |layout: &Settings| [rest.clone(), within(POOLS[0], &own), within(POOLS[1], layout)].concat();
+        std::iter::once(settings.clone()).chain(others.map(with)).collect()
+    }
+}
+
+/// Adds the disaggregated deployments of these settings.
+fn add_staged(
+    [prefill, decode]: &[Count; 2],
+    settings: &Settings,
+    config: &ReplayConfig,
+    limits: &Limits,
+    candidates: &mut Vec<Candidate>,
+) {
+    let deployment = &config.deployment;
+    let sizes = [
+        gpus_of(POOLS[0], deployment.prefill_engine_args.as_ref(), settings, config),
+        gpus_of(POOLS[1], deployment.decode_engine_args.as_ref(), settings, config),
+    ];
+    for prompts in prefill.up_to(limits.max_gpus / sizes[0]) {
+        let left = limits.max_gpus.saturating_sub(prompts * sizes[0]);
+        for outputs in decode.up_to(left / sizes[1]) {
+            let taken = (prompts + limits.spare).saturating_mul(sizes[0])
+                + (outputs + limits.spare).saturating_mul(sizes[1]);
+            let name = format!("{prompts}P x {} + {outputs}D x {}", size(sizes[0]), size(sizes[1]));
+            let counts = [("num_prefill_workers", prompts), ("num_decode_workers", outputs)];
+            push(&name, &counts, taken, settings, config, limits, candidates);
         }
     }
 }
@@ -317,13 +354,18 @@ fn push(
         return;
     }
     let counts = counts.iter().map(|(key, workers)| ((*key).to_owned(), json!(workers)));
-    let told = settings
-        .iter()
-        .filter(|(key, _)| key != "tensor_parallel_size" && !(is_alone && key == "router_mode"));
-    let told = told.map(|(key, value)| {
-        let key = SHORT.iter().find(|(long, _)| long == key).map_or(key.as_str(), |(_, short)| *short);
+    // The sizes of workers are told already.
+    let is_told = |(path, _): &&(String, Value)| {
+        !path.ends_with("tensor_parallel_size") && !(is_alone && path == "router_mode")
+    };
+    let told = settings.iter().filter(is_told).map(|(path, value)| {
+        let (pool, key) = match path.split_once("_engine_args.") {
+            Some((pool, key)) => (format!("{pool} "), key),
+            None => (String::new(), path.as_str()),
+        };
+        let key = SHORT.iter().find(|(long, _)| *long == key).map_or(key, |(_, short)| *short);
         let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-        if key.is_empty() { format!(", {value}") } else { format!(", {key} {value}") }
+        if key.is_empty() { format!(", {pool}{value}") } else { format!(", {pool}{key} {value}") }
     });
     let name = format!("{name}{}", told.collect::<String>());
     let gpu = text_of("gpu", settings).or(config.engine.gpu.as_deref());

@@ -34,10 +34,13 @@ const OF_SGLANG: [(&str, &str); 7] = [
     ("page_size", "--page-size"),
 ];
 
+/// The port at which decode workers of SGLang find a prefill worker: its own default.
+const BOOTSTRAP_PORT: u32 = 8998;
+
 /// Lines of a shell: a server for each worker, then what stands in front of them.
 pub fn script(question: &Question, candidate: &Candidate) -> String {
     let settings = Settings { question, candidate };
-    let number = |key: &str| settings.get(key).and_then(|value| value.as_u64());
+    let number = |key: &str| settings.get("", key).and_then(|value| value.as_u64());
     let pools = match (number("num_prefill_workers"), number("num_decode_workers")) {
         (Some(prefill), Some(decode)) => vec![("prefill", prefill), ("decode", decode)],
         _ => vec![("", number("num_workers").unwrap_or(1))],
@@ -76,15 +79,22 @@ struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    fn get(&self, key: &str) -> Option<Value> {
-        let own =
-            self.candidate.settings.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone());
-        own.or_else(|| json!(self.question.config).get(key).cloned()).filter(|value| !value.is_null())
+    /// A setting of the workers of a role: their own one before that of all.
+    fn get(&self, role: &str, key: &str) -> Option<Value> {
+        let config = json!(self.question.config);
+        let pool = if role.is_empty() { "engine_args".to_owned() } else { format!("{role}_engine_args") };
+        let of_candidate = |path: &str| {
+            let settings = self.candidate.settings.iter();
+            settings.clone().find(|(known, _)| known == path).map(|(_, value)| value.clone())
+        };
+        let own = of_candidate(&format!("{pool}.{key}")).or_else(|| config.get(&pool)?.get(key).cloned());
+        let found = own.or_else(|| of_candidate(key)).or_else(|| config.get(key).cloned());
+        found.filter(|value| !value.is_null())
     }
 
-    fn flags(&self, flags: &[(&str, &str)]) -> String {
+    fn flags(&self, role: &str, flags: &[(&str, &str)]) -> String {
         let shown = flags.iter().filter_map(|(key, flag)| {
-            let value = self.get(key)?;
+            let value = self.get(role, key)?;
             let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
             // The type that a model is published in needs no flag.
             (!(*key == "dtype" && value == "bf16") && value != "auto").then(|| format!(" {flag} {value}"))
@@ -93,13 +103,16 @@ impl Settings<'_> {
     }
 
     fn model(&self) -> String {
-        self.get("model")
+        self.get("", "model")
             .and_then(|model| model.as_str().map(str::to_owned))
             .unwrap_or_else(|| "MODEL".to_owned())
     }
 
     fn vllm(&self, role: &str, port: u32) -> String {
-        let role = match role {
+        let flags = self.flags(role, &OF_VLLM);
+        let ep =
+            if self.get(role, "expert_parallel_size").is_some() { " --enable-expert-parallel" } else { "" };
+        let transfer = match role {
             "prefill" => {
                 " --kv-transfer-config '{\"kv_connector\":\"NixlConnector\",\"kv_role\":\"kv_producer\"}'"
             }
@@ -108,43 +121,54 @@ impl Settings<'_> {
             }
             _ => "",
         };
-        let ep = if self.get("expert_parallel_size").is_some() { " --enable-expert-parallel" } else { "" };
-        format!("vllm serve {} --port {port}{}{ep}{role}", self.model(), self.flags(&OF_VLLM))
+        format!("vllm serve {} --port {port}{flags}{ep}{transfer}", self.model())
     }
 
     fn sglang(&self, role: &str, port: u32) -> String {
-        let role = if role.is_empty() { String::new() } else { format!(" --disaggregation-mode {role}") };
-        format!(
-            "python -m sglang.launch_server --model-path {} --port {port}{}{role}",
-            self.model(),
-            self.flags(&OF_SGLANG)
-        )
+        let flags = self.flags(role, &OF_SGLANG);
+        let role = match role {
+            "" => String::new(),
+            "prefill" => {
+                format!(" --disaggregation-mode prefill --disaggregation-bootstrap-port {BOOTSTRAP_PORT}")
+            }
+            role => format!(" --disaggregation-mode {role}"),
+        };
+        format!("python -m sglang.launch_server --model-path {} --port {port}{flags}{role}", self.model())
     }
 
+    /// Flags of `vllm-router` 0.1.17 and `sglang-router` 0.3.2.
     fn router(&self, is_sglang: bool, urls: &[(&str, String)]) -> String {
-        let mode =
-            self.get("router_mode").and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default();
-        let policy = match mode.as_str() {
-            "random" => "random",
-            "least_loaded" | "power_of_two" => "power_of_two",
-            "kv_router" | "prefix_hash" => "cache_aware",
-            _ => "round_robin",
+        let mode = self.get("", "router_mode");
+        let mode = mode.as_ref().and_then(Value::as_str).unwrap_or("round_robin");
+        let (policy, is_nearest) = match mode {
+            "round_robin" | "random" => (mode, false),
+            "least_loaded" | "power_of_two" => ("power_of_two", mode != "power_of_two"),
+            _ if is_sglang => ("cache_aware", true),
+            "prefix_hash" => ("consistent_hash", true),
+            _ => ("kv_aware", true),
         };
         let program = if is_sglang { "python -m sglang_router.launch_router" } else { "vllm-router" };
-        let staged = urls.iter().any(|(role, _)| !role.is_empty());
-        let workers: String = if staged {
-            urls.iter().flat_map(|(role, url)| [" --", role, " ", url]).collect()
+        let is_staged = urls.iter().any(|(role, _)| !role.is_empty());
+        let workers: String = if is_staged {
+            let of_worker = |(role, url): &(&str, String)| match *role {
+                "prefill" if is_sglang => format!(" --prefill {url} {BOOTSTRAP_PORT}"),
+                role => format!(" --{role} {url}"),
+            };
+            urls.iter().map(of_worker).collect()
         } else {
-            format!(
-                " --worker-urls {}",
-                urls.iter().map(|(_, url)| url.as_str()).collect::<Vec<_>>().join(" ")
-            )
+            let urls: Vec<&str> = urls.iter().map(|(_, url)| url.as_str()).collect();
+            format!(" --worker-urls {}", urls.join(" "))
         };
-        let staged = match (staged, is_sglang) {
+        let staged = match (is_staged, is_sglang) {
             (false, _) => "",
             (true, true) => " --pd-disaggregation",
             (true, false) => " --vllm-pd-disaggregation",
         };
-        format!("{program}{staged} --policy {policy}{workers}")
+        let remark = if is_nearest {
+            format!("  # the nearest that it has to the {mode} that was simulated")
+        } else {
+            String::new()
+        };
+        format!("{program}{staged} --policy {policy}{workers}{remark}")
     }
 }

@@ -356,7 +356,7 @@ fn push(
     let counts = counts.iter().map(|(key, workers)| ((*key).to_owned(), json!(workers)));
     // The sizes of workers are told already.
     let is_told = |(path, _): &&(String, Value)| {
-        !path.ends_with("tensor_parallel_size") && !(is_alone && path == "router_mode")
+        !(path.ends_with("tensor_parallel_size") || is_alone && path == "router_mode")
     };
     let told = settings.iter().filter(is_told).map(|(path, value)| {
         let (pool, key) = match path.split_once("_engine_args.") {

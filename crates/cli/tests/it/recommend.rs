@@ -107,10 +107,10 @@ fn the_answer_for_recorded_traces_is_that_of_enumeration() {
         text.lines().take(lines).map(|line| line.to_owned() + "\n").collect::<String>()
     };
     let mooncake = std::fs::read_to_string(folder.join("traces/mooncake_conversation.jsonl")).unwrap();
-    sandbox.write("mooncake.jsonl", &begin(&mooncake, 240));
+    sandbox.write("mooncake.jsonl", begin(&mooncake, 240));
     let packed = std::fs::File::open(folder.join("traces/AzureLLMInferenceTrace_conv.csv.gz")).unwrap();
     let azure = std::io::read_to_string(flate2::read::GzDecoder::new(packed)).unwrap();
-    sandbox.write("azure.csv", &begin(&azure, 400));
+    sandbox.write("azure.csv", begin(&azure, 400));
     let on = |trace: &'static str, model: &'static str, gpu: &'static str, speedup: &'static str| {
         let fixed =
             ["--engine-preset", "vllm-0.33", "--max-num-seqs", "256", "--max-num-batched-tokens", "8192"];

@@ -160,3 +160,14 @@ def test_settings_are_checked_where_they_are_made(make: Any, message: str) -> No
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_value_is_shown_as_it_was_given(rows: list[Row]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        servecast.run_trace_replay(rows, latency="--num-workers")
+    assert str(caught.value).startswith("`latency` is `--num-workers`: expected auto")
+
+
+def test_notes_name_arguments(rows: list[Row]) -> None:
+    with pytest.warns(UserWarning, match="needs router_mode kv_router"):
+        servecast.run_trace_replay(rows, engine_args={"router_queue_policy": "fcfs"})

@@ -74,13 +74,13 @@ impl Topology {
     }
 }
 
-fn pool(role: PoolRole, flag: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
+fn pool(role: PoolRole, key: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
     let PoolEngine { workers, config, .. } = engine;
     if workers == 0 {
-        return Err(ClusterError::NoWorkers { flag });
+        return Err(ClusterError::NoWorkers { key });
     }
     if workers > MAX_WORKERS {
-        return Err(ClusterError::TooManyWorkers { flag, workers, most: MAX_WORKERS });
+        return Err(ClusterError::TooManyWorkers { key, workers, most: MAX_WORKERS });
     }
     let expected = match role {
         PoolRole::Aggregated => WorkerType::Aggregated,

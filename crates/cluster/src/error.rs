@@ -1,28 +1,25 @@
 use servecast_latency::LatencyError;
-use servecast_types::Time;
+use servecast_types::{Message, Time, message, settings_error};
 
 /// Why a deployment cannot be built.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ClusterError {
     /// A pool without workers.
-    #[error("`{flag}` is 0, but a pool needs at least 1 worker")]
     NoWorkers {
         /// The setting.
-        flag: &'static str,
+        key: &'static str,
     },
     /// A pool larger than can be simulated.
-    #[error("`{flag}` is {workers}, but a pool has at most {most} workers")]
     TooManyWorkers {
         /// The setting.
-        flag: &'static str,
+        key: &'static str,
         /// Its value.
         workers: u32,
         /// The limit.
         most: u32,
     },
     /// An engine that says it is for another pool.
-    #[error("the {pool} engine has `worker_type` {found}: leave it out or make it {pool}")]
     WorkerType {
         /// The pool.
         pool: &'static str,
@@ -30,7 +27,6 @@ pub enum ClusterError {
         found: &'static str,
     },
     /// Pools that cannot hand KV blocks to each other.
-    #[error("`block_size` is {prefill} for prefill and {decode} for decode, but both pools need the same")]
     BlockSize {
         /// Of the prefill engine.
         prefill: u32,
@@ -38,9 +34,6 @@ pub enum ClusterError {
         decode: u32,
     },
     /// Both engines say what a hand-off costs, and say different things.
-    #[error(
-        "`{key}` is {prefill} for prefill and {decode} for decode: give it once, or the same value twice"
-    )]
     Handoff {
         /// The setting.
         key: &'static str,
@@ -50,8 +43,44 @@ pub enum ClusterError {
         decode: String,
     },
     /// A closed loop without anybody in it.
-    #[error("`replay_concurrency` is 0, but at least 1 session has to run at a time")]
     NoConcurrency,
+}
+
+settings_error!(ClusterError);
+
+impl From<&ClusterError> for Message {
+    fn from(error: &ClusterError) -> Self {
+        match error {
+            ClusterError::NoWorkers { key } => {
+                message!("{} is 0, but a pool needs at least 1 worker", Self::key(*key))
+            }
+            ClusterError::TooManyWorkers { key, workers, most } => {
+                message!("{} is {}, but a pool has at most {} workers", Self::key(*key), *workers, *most)
+            }
+            ClusterError::WorkerType { pool, found } => {
+                message!(
+                    "the {} engine has {worker_type} {}: leave it out or make it {}",
+                    *pool,
+                    *found,
+                    *pool
+                )
+            }
+            ClusterError::BlockSize { prefill, decode } => message!(
+                "{block_size} is {} for prefill and {} for decode, but both pools need the same",
+                *prefill,
+                *decode
+            ),
+            ClusterError::Handoff { key, prefill, decode } => message!(
+                "{} is {} for prefill and {} for decode: give it once, or the same value twice",
+                Self::key(*key),
+                prefill,
+                decode
+            ),
+            ClusterError::NoConcurrency => {
+                message!("{replay_concurrency} is 0, but at least 1 session has to run at a time")
+            }
+        }
+    }
 }
 
 /// Why a run could not go on.

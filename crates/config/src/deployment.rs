@@ -3,9 +3,11 @@
 use serde_json::{Map, Value};
 use servecast_cluster::{ClusterError, PoolEngine, Topology};
 use servecast_engine::{
-    EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
+    ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS,
+    WorkerType, merge,
 };
 use servecast_latency::{CapacitySetup, ErrorBar, GIB};
+use servecast_types::{Message, message};
 
 use self::settings::Settings;
 use crate::error::Failure;
@@ -32,7 +34,7 @@ pub struct Deployment {
     /// The settings of each pool's engine, in the order in which a request meets them.
     pub engines: Vec<EngineArgs>,
     /// What was given but has no effect, and why.
-    pub unused: Vec<String>,
+    pub unused: Vec<Message>,
     /// What was not given, but follows from the rest.
     pub derived: Vec<String>,
     /// Where iteration times come from.
@@ -52,17 +54,17 @@ pub struct QueuePolicies {
 
 /// Builds the deployment that the settings describe.
 pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failure> {
-    let refused = |error: &ClusterError| Failure::user(layers.explained(&error.to_string()));
+    let refused = |error: ClusterError| layers.refused(error);
     let given = &config.deployment;
     let preset = preset(config, layers)?;
     let of = |role, explicit| Given::new(role, explicit, config, preset);
     let Some(staged) = staged_key(config) else {
         let given_engine = of(WorkerType::Aggregated, given.engine_args.as_ref());
         let mut pool = Pool::build(&given_engine, &[given_engine.engine], config, layers)?;
-        pool.unused.extend(hand_off::unused(&pool.args).map(|reason| layers.explained(&reason)));
+        pool.unused.extend(hand_off::unused(&pool.args).map(|reason| layers.explained(reason)));
         let topology = Topology::aggregated(pool.with_workers(given.num_workers));
         return Ok(Deployment {
-            topology: topology.map_err(|error| refused(&error))?,
+            topology: topology.map_err(refused)?,
             block_size: pool.config.block_size(),
             queue_policies: QueuePolicies { first: pool.args.router_queue_policy.clone(), decode: None },
             engines: vec![pool.args],
@@ -86,7 +88,7 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
         decode.with_workers(given.num_decode_workers),
     );
     Ok(Deployment {
-        topology: topology.map_err(|error| refused(&error))?,
+        topology: topology.map_err(refused)?,
         block_size: prefill.config.block_size(),
         queue_policies: QueuePolicies {
             first: prefill.args.router_queue_policy.clone(),
@@ -137,48 +139,59 @@ fn staged_key(config: &ReplayConfig) -> Option<&'static str> {
 /// Refuses settings of an aggregated deployment in a disaggregated one, and half of a disaggregated one.
 fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<(), Failure> {
     let given = &config.deployment;
-    let refused = |message: &str, hint: &str| Err(Failure::user(layers.explained(message)).with_hint(hint));
+    let refused = |message: Message, hint: Message| Err(layers.refused(message).with_hint(hint));
+    let not_combined = |key: &str| {
+        message!(
+            "{} and {} cannot be combined: the one is for aggregated, the other for disaggregated serving",
+            Message::key(key),
+            Message::key(staged)
+        )
+    };
     if given.engine_args.is_some() {
-        let message = format!(
-            "`engine_args` and `{staged}` cannot be combined: the one is for aggregated, the other for disaggregated \
-             serving"
-        );
         return refused(
-            &message,
-            "--prefill-engine-args and --decode-engine-args set up one pool each; flags such as --block-size hold for both",
+            not_combined("engine_args"),
+            message!(
+                "{--prefill_engine_args} and {--decode_engine_args} set up one pool each; flags such as {--block_size} hold \
+                 for both"
+            ),
         );
     }
     if given.num_workers.is_some() {
-        let message = format!(
-            "`num_workers` and `{staged}` cannot be combined: the one is for aggregated, the other for disaggregated \
-             serving"
-        );
         return refused(
-            &message,
-            "--num-prefill-workers and --num-decode-workers say how many there are of each",
+            not_combined("num_workers"),
+            message!("{--num_prefill_workers} and {--num_decode_workers} say how many there are of each"),
         );
     }
     let alone = match (given.num_prefill_workers, given.num_decode_workers) {
-        (Some(_), None) => Some(["num_prefill_workers", "num_decode_workers", "--num-decode-workers"]),
-        (None, Some(_)) => Some(["num_decode_workers", "num_prefill_workers", "--num-prefill-workers"]),
+        (Some(_), None) => Some(["num_prefill_workers", "num_decode_workers"]),
+        (None, Some(_)) => Some(["num_decode_workers", "num_prefill_workers"]),
         _ => None,
     };
-    if let Some([one, other, flag]) = alone {
-        let message =
-            format!("`{one}` is given without `{other}`, but a disaggregated deployment has both pools");
-        let hint = format!(
-            "{flag} says how many there are of the other; --num-workers makes an aggregated deployment"
+    if let Some([one, other]) = alone {
+        return refused(
+            message!(
+                "{} is given without {}, but a disaggregated deployment has both pools",
+                Message::key(one),
+                Message::key(other)
+            ),
+            message!(
+                "{} says how many there are of the other; {--num_workers} makes an aggregated deployment",
+                Message::flag(other)
+            ),
         );
-        return refused(&message, &hint);
     }
     match (&given.prefill_engine_args, &given.decode_engine_args) {
         (Some(_), None) => refused(
-            "`prefill_engine_args` is given without `decode_engine_args`, but each pool needs its settings",
-            "--decode-engine-args '{}' takes the defaults",
+            message!(
+                "{prefill_engine_args} is given without {decode_engine_args}, but each pool needs its settings"
+            ),
+            message!("{--decode_engine_args} '{{}}' takes the defaults"),
         ),
         (None, Some(_)) => refused(
-            "`decode_engine_args` is given without `prefill_engine_args`, but each pool needs its settings",
-            "--prefill-engine-args '{}' takes the defaults",
+            message!(
+                "{decode_engine_args} is given without {prefill_engine_args}, but each pool needs its settings"
+            ),
+            message!("{--prefill_engine_args} '{{}}' takes the defaults"),
         ),
         _ => Ok(()),
     }
@@ -186,7 +199,7 @@ fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<
 
 fn preset(config: &ReplayConfig, layers: &Layers) -> Result<Option<EnginePreset>, Failure> {
     let preset = config.engine.engine_preset.as_deref().map(EnginePreset::by_name).transpose();
-    preset.map_err(|error| Failure::user(layers.explained(&error.to_string())))
+    preset.map_err(|error| layers.refused(error))
 }
 
 /// What is given for the engine of a pool.
@@ -239,8 +252,9 @@ impl<'a> Given<'a> {
             return Ok(Map::new());
         }
         let (release, engine) = (preset.engine_type().name(), self.engine.name());
-        let message = format!("`engine_preset` has the defaults of {release}, but the engine is {engine}");
-        Err(Failure::user(layers.explained(&message)).with_hint("choose a preset of that engine, or none"))
+        let message =
+            message!("{engine_preset} has the defaults of {}, but the engine is {}", release, engine);
+        Err(layers.refused(message).with_hint("choose a preset of that engine, or none"))
     }
 }
 
@@ -261,10 +275,10 @@ pub fn capacity_setup(args: &EngineArgs, setup: &CapacitySetup) -> CapacitySetup
 fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<String, Failure> {
     let setup = capacity_setup(args, setup);
     let capacity = setup.capacity().map_err(|error| {
-        Failure::user(error).with_hint(
-            "more GPUs (tp=N), fewer bytes a weight (dtype=fp8) or a larger --gpu-memory-utilization make room; \
-             --num-gpu-blocks sets the capacity regardless",
-        )
+        Failure::input(&error).with_hint(message!(
+            "more GPUs (tp=N), fewer bytes a weight (dtype=fp8) or a larger {--gpu_memory_utilization} make room; \
+             {--num_gpu_blocks} sets the capacity regardless"
+        ))
     })?;
     let blocks = capacity.num_gpu_blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
     args.num_gpu_blocks = blocks;
@@ -281,7 +295,7 @@ struct Pool {
     args: EngineArgs,
     config: EngineConfig,
     /// What was given but has no effect, and why.
-    unused: Vec<String>,
+    unused: Vec<Message>,
     /// What was not given, but follows from the rest.
     derived: Vec<String>,
     /// Where iteration times come from.
@@ -304,18 +318,17 @@ impl Pool {
             WorkerType::Decode => "decode engine: ",
         };
         let settings = Settings::collect(given, engines, config, layers)?;
-        let refused = |problem: &str| Failure::user(format!("{name}{}", settings.explained(problem)));
+        let named = |message: Message| Message::from(name).then(message);
+        let explained = |message: Message| named(settings.explained(message));
+        let refused = |error: ConfigError| Failure::user(explained(error.into()));
         let preset = given.preset_settings(engines, layers)?;
-        let mut args = EngineArgs::from_json(merge(preset, settings.values.clone().into()))
-            .map_err(|error| refused(&error.to_string()))?;
-        let spec = args.latency_spec().map_err(|error| refused(&error.to_string()))?;
+        let mut args =
+            EngineArgs::from_json(merge(preset, settings.values.clone().into())).map_err(refused)?;
+        let spec = args.latency_spec().map_err(refused)?;
         let in_settings = |failure: Failure| {
-            failure.reworded(|message| {
-                let of_setting = latency::of_setting(message, args.latency.as_deref(), |key| {
-                    settings.values.contains_key(key)
-                });
-                settings.explained(of_setting.as_deref().unwrap_or(message))
-            })
+            let is_given = |key: &str| settings.values.contains_key(key);
+            let failure = latency::of_setting(failure, args.latency.as_deref(), is_given);
+            failure.with_message(|message| settings.explained(message))
         };
         let measured = latency::load(&spec, layers.models()).map_err(in_settings)?;
         let latency_source = latency::source(&spec, measured.as_deref())?;
@@ -327,27 +340,28 @@ impl Pool {
         if let Some(setup) = &setup {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }
-        let config = args.validate(measured).map_err(|error| refused(&error.to_string()))?;
-        let mut unused: Vec<String> =
-            settings.unused(&args).map(|reason| format!("{name}{reason}")).collect();
+        let config = args.validate(measured).map_err(refused)?;
+        let mut unused: Vec<Message> = settings.unused(&args).map(named).collect();
         if args.says_what_is_served() && !matches!(spec, LatencySpec::Ops(_) | LatencySpec::Roofline(_)) {
-            let reason = "`model`, `gpu` and how they are shared out are for `ops` and `roofline`: `latency` has times of \
-                          its own";
-            unused.push(format!("{name}{}", settings.explained(reason)));
+            unused.push(explained(message!(
+                "{model}, {gpu} and how they are shared out are for `ops` and `roofline`: {latency} has times of its own"
+            )));
         }
         derived.extend(
             latency::without_graphs(&spec, config.max_num_seqs())?.map(|note| format!("{name}{note}")),
         );
-        unused.extend(settings.unused_graphs(&args, &spec).map(|reason| format!("{name}{reason}")));
+        unused.extend(settings.unused_graphs(&args, &spec).map(named));
         if args.attention_backend.is_some() && !matches!(spec, LatencySpec::Ops(_)) {
-            let reason = "`attention_backend` is for iteration times composed of operators (`model` and `gpu`): other \
-                          latency models have the kernels that were measured";
-            unused.push(format!("{name}{}", settings.explained(reason)));
+            unused.push(explained(message!(
+                "{attention_backend} is for iteration times composed of operators ({model} and {gpu}): other latency models \
+                 have the kernels that were measured"
+            )));
         }
         if setup.is_none() && settings.values.contains_key("gpu_memory_utilization") {
-            let reason = "`gpu_memory_utilization` is for working out `num_gpu_blocks`, which is given or does not \
-                          follow, since the latency model knows no GPU";
-            unused.push(format!("{name}{}", settings.explained(reason)));
+            unused.push(explained(message!(
+                "{gpu_memory_utilization} is for working out {num_gpu_blocks}, which is given or does not follow, since the \
+                 latency model knows no GPU"
+            )));
         }
         Ok(Self { args, config, unused, derived, latency_source, error_bar })
     }

@@ -5,6 +5,8 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::path::Path;
 
+use servecast_types::{Message, message};
+
 /// Who has to do something about a failure; decides the exit code of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
@@ -24,59 +26,97 @@ pub enum FailureKind {
 #[derive(Debug)]
 pub struct Failure {
     kind: FailureKind,
-    message: String,
-    hint: Option<String>,
+    message: Message,
+    hint: Option<Message>,
+    option: Option<Box<RefusedOption>>,
+}
+
+/// An option of a latency model that cannot be.
+#[derive(Debug)]
+pub struct RefusedOption {
+    /// What it is called.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it.
+    pub problem: Message,
 }
 
 impl Failure {
+    fn new(kind: FailureKind, message: impl Into<Message>) -> Self {
+        Self { kind, message: message.into(), hint: None, option: None }
+    }
+
     /// Something that the user gave cannot be used.
-    pub fn user(message: impl fmt::Display) -> Self {
-        Self { kind: FailureKind::User, message: message.to_string(), hint: None }
+    pub fn user(message: impl Into<Message>) -> Self {
+        Self::new(FailureKind::User, message)
+    }
+
+    /// Something that the user gave cannot be used, as a library says that knows no settings, with all that caused it.
+    pub fn input(error: &dyn Error) -> Self {
+        Self::user(chain(error))
     }
 
     /// The run cannot go on.
-    pub fn run(message: impl fmt::Display) -> Self {
-        Self { kind: FailureKind::Run, message: message.to_string(), hint: None }
+    pub fn run(message: impl Into<Message>) -> Self {
+        Self::new(FailureKind::Run, message)
     }
 
     /// A condition that the user watches for holds.
-    pub fn condition(message: impl fmt::Display) -> Self {
-        Self { kind: FailureKind::Condition, message: message.to_string(), hint: None }
+    pub fn condition(message: impl Into<Message>) -> Self {
+        Self::new(FailureKind::Condition, message)
     }
 
     /// The user stopped the run.
-    pub fn interrupted(message: impl fmt::Display) -> Self {
-        Self { kind: FailureKind::Interrupted, message: message.to_string(), hint: None }
+    pub fn interrupted(message: impl Into<Message>) -> Self {
+        Self::new(FailureKind::Interrupted, message)
     }
 
     /// Something could not be written while or after the run went on.
     pub fn write(what: impl fmt::Display, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self { kind: FailureKind::OutputClosed, message: String::new(), hint: None };
+            return Self::new(FailureKind::OutputClosed, "");
         }
         Self::run(format!("cannot write {what}: {}", reason(error)))
     }
 
     /// Adds what the user can do about it.
     #[must_use]
-    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(self, hint: impl Into<Message>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
     /// Says in front of the message what it is about.
     #[must_use]
-    pub fn about(self, what: &str) -> Self {
-        Self { message: format!("{what}: {}", self.message), ..self }
+    pub fn about(self, what: impl Into<Message>) -> Self {
+        Self { message: message!("{}: {}", what.into(), self.message), ..self }
     }
 
-    /// The same in other words.
+    /// Says in front of the message which line of a file it is about.
     #[must_use]
-    pub fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
-        Self { message: words(&self.message), ..self }
+    pub fn at_line(self, path: &Path, line: u64) -> Self {
+        self.about(format!("{}, line {line}", path.display()))
+    }
+
+    /// The same with another message.
+    #[must_use]
+    pub fn with_message(self, message: impl FnOnce(Message) -> Message) -> Self {
+        Self { message: message(self.message), ..self }
+    }
+
+    /// The same of an option, which may be known to its user by another name.
+    #[must_use]
+    pub fn of_option(self, option: RefusedOption) -> Self {
+        Self { option: Some(Box::new(option)), ..self }
+    }
+
+    /// The option that was refused, if it is one.
+    pub fn option(&self) -> Option<&RefusedOption> {
+        self.option.as_deref()
     }
 
     /// What went wrong.
-    pub fn message(&self) -> &str {
+    pub fn message(&self) -> &Message {
         &self.message
     }
 
@@ -86,7 +126,7 @@ impl Failure {
     }
 
     /// What went wrong, and what the user can do about it.
-    pub fn into_parts(self) -> (String, Option<String>) {
+    pub fn into_parts(self) -> (Message, Option<Message>) {
         (self.message, self.hint)
     }
 }

@@ -55,7 +55,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 /// The text of a file, unpacked if it is packed.
 pub fn read_unpacked_text(path: &Path) -> Result<String, Failure> {
     String::from_utf8(whole(path, open(path)?)?)
-        .map_err(|error| Failure::user(format!("{}: {}", path.display(), error.utf8_error())))
+        .map_err(|error| Failure::input(&error.utf8_error()).about(path.display().to_string()))
 }
 
 /// Everything that is in an input.
@@ -72,7 +72,7 @@ fn whole(path: &Path, input: impl Read) -> Result<Vec<u8>, Failure> {
 /// The text of a file.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     String::from_utf8(read(path)?)
-        .map_err(|error| Failure::user(format!("{}: {}", path.display(), error.utf8_error())))
+        .map_err(|error| Failure::input(&error.utf8_error()).about(path.display().to_string()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "settings name files, which are opened here and nowhere else")]
@@ -87,7 +87,7 @@ fn open_file(path: &Path) -> Result<File, Failure> {
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Failure {
-    let failure = Failure::user(format!("cannot read `{}`: {}", input_name(path), reason(error)));
+    let failure = Failure::user(reason(error)).about(format!("cannot read `{}`", input_name(path)));
     match std::env::current_dir() {
         Ok(folder) if error.kind() == io::ErrorKind::NotFound && path.is_relative() => {
             failure.with_hint(format!("the path is relative to {}", folder.display()))

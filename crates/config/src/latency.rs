@@ -7,7 +7,9 @@ use std::sync::Arc;
 use servecast_engine::LatencySpec;
 use servecast_latency::{CapacitySetup, ErrorBar, Grid, GridError, LatencyModel, Ring, Step};
 
-use crate::error::{Failure, chain};
+use servecast_types::message;
+
+use crate::error::Failure;
 use crate::files;
 
 mod ops;
@@ -30,8 +32,9 @@ pub fn load(spec: &LatencySpec, models: &Models) -> Result<Option<Arc<dyn Latenc
     match spec {
         LatencySpec::Callable(name) => match models.get(name) {
             Some(model) => Ok(Some(Arc::clone(model))),
-            None => Err(Failure::user(format!(
-                "`latency` is `callable:{name}`, but no latency model of that name was brought along"
+            None => Err(Failure::user(message!(
+                "{latency} is `callable:{}`, but no latency model of that name was brought along",
+                name
             ))
             .with_hint("a program in Python can: docs/python.md says how")),
         },
@@ -179,7 +182,7 @@ pub fn other_version(spec: &LatencySpec) -> Result<Option<String>, Failure> {
 
 fn read_step(path: &Path) -> Result<Step, Failure> {
     let text = files::read_text(path)?;
-    Step::from_toml(&text).map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
+    Step::from_toml(&text).map_err(|error| Failure::input(&error).about(path.display().to_string()))
 }
 
 fn profile_settings(text: &str) -> Result<ProfileSettings, Failure> {
@@ -194,7 +197,7 @@ const RAW_GRIDS: [[&str; 2]; 2] = [
 ];
 
 fn read_grid(path: &Path) -> Result<Grid, Failure> {
-    let refused = |error: GridError| Failure::user(format!("{}: {}", path.display(), chain(&error)));
+    let refused = |error: GridError| Failure::input(&error).about(path.display().to_string());
     if !path.is_dir() {
         return Grid::from_npz(&files::read(path)?).map_err(refused);
     }

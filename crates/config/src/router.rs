@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use servecast_cluster::{KvRouterOptions, RouterMode, RouterOptions};
 use servecast_router::{FIELDS, Field, KvRouterConfig, RouterSettings};
-use servecast_types::Duration;
+use servecast_types::{Duration, Message, message};
 
 use crate::deployment::QueuePolicies;
 use crate::error::Failure;
@@ -18,7 +18,7 @@ pub struct Routing {
     /// How requests are spread over workers.
     pub options: RouterOptions,
     /// What was given but has no effect, and why.
-    pub unused: Vec<String>,
+    pub unused: Vec<Message>,
 }
 
 /// Builds the router that the settings describe.
@@ -34,18 +34,19 @@ pub fn build(config: &ReplayConfig, layers: &Layers, policies: &QueuePolicies) -
     let (first, decode) = (policy(&policies.first)?, policy(&policies.decode)?);
     if options.mode != RouterMode::KvRouter {
         refuse_unused(config, layers)?;
-        let unused = first.or(decode).map(|_| format!("`{QUEUE_POLICY}` needs --router-mode kv_router"));
+        let unused = first.or(decode).map(|_| needs("router_queue_policy", "kv_router"));
         return Ok(Routing { options, unused: unused.into_iter().collect() });
     }
     let settings = kv_settings(given.router_config.clone().unwrap_or_default(), first, layers)?;
     let event_delay = event_delay(given.kv_event_delay_ms.unwrap_or(0.0), layers)?;
     let mut unused = unused(settings.config(), layers);
     if given.kv_event_delay_ms.is_some() && !settings.use_kv_events() {
-        unused.push("`kv_event_delay_ms` needs `use_kv_events`".to_owned());
+        unused.push(message!("{kv_event_delay_ms} needs `use_kv_events`"));
     }
-    unused.extend(
-        decode.map(|_| format!("`{QUEUE_POLICY}` of the decode engine: nobody waits for decode workers")),
-    );
+    unused
+        .extend(decode.map(|_| {
+            message!("{router_queue_policy} of the decode engine: nobody waits for decode workers")
+        }));
     options.kv = KvRouterOptions { settings, event_delay };
     Ok(Routing { options, unused })
 }
@@ -56,16 +57,20 @@ fn check_prefix_hash_blocks(blocks: u32, mode: RouterMode, layers: &Layers) -> R
         return Err(needs_mode("prefix_hash_blocks", "prefix_hash", layers));
     }
     if blocks == 0 {
-        let message = "`prefix_hash_blocks` is 0, but a prompt is sent by at least 1 of its blocks";
-        return Err(Failure::user(layers.explained(message)));
+        return Err(layers.refused(message!(
+            "{prefix_hash_blocks} is 0, but a prompt is sent by at least 1 of its blocks"
+        )));
     }
     Ok(())
 }
 
 /// A setting that another router mode has no use for.
 fn needs_mode(key: &str, mode: &str, layers: &Layers) -> Failure {
-    Failure::user(layers.explained(&format!("`{key}` needs --router-mode {mode}")))
-        .with_hint("choose that mode, or leave the setting out")
+    layers.refused(needs(key, mode)).with_hint("choose that mode, or leave the setting out")
+}
+
+fn needs(key: &str, mode: &str) -> Message {
+    message!("{} needs {--router_mode} {}", Message::key(key), mode)
 }
 
 /// Refuses what only the KV router could use.
@@ -74,7 +79,7 @@ fn refuse_unused(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure> 
     let key = match first_setting {
         Some(key) => {
             // What is no setting at all is not to be had with another mode either.
-            Field::by_key(key).map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+            Field::by_key(key).map_err(|error| layers.refused(error))?;
             key
         }
         None if config.deployment.router_config.is_some() => "router_config",
@@ -91,47 +96,50 @@ fn kv_settings(
     engine_policy: Option<Value>,
     layers: &Layers,
 ) -> Result<RouterSettings, Failure> {
-    let refused = |problem: &str| Failure::user(layers.explained(problem));
-    settings.iter().try_for_each(|(key, value)| refuse_value(key, value)).map_err(|error| refused(&error))?;
+    let unmeant = settings.iter().try_for_each(|(key, value)| refuse_value(key, value));
+    unmeant.map_err(|problem| layers.refused(problem))?;
     let config = |settings: &Map<String, Value>| {
-        KvRouterConfig::from_json(&settings.clone().into()).map_err(|error| refused(&error.to_string()))
+        KvRouterConfig::from_json(&settings.clone().into()).map_err(|error| layers.refused(error))
     };
     // The policy of the router is checked even if that of the engine takes its place.
     config(&settings)?;
     if let Some(policy) = engine_policy {
         match settings.get(QUEUE_POLICY) {
             Some(written) if *written != policy => {
-                return Err(refused(&format!(
-                    "`{QUEUE_POLICY}` is {policy} in the settings of the engine, but {written} in those of the \
-                     router: give it once"
+                return Err(layers.refused(message!(
+                    "{router_queue_policy} is {} in the settings of the engine, but {} in those of the router: give it once",
+                    policy,
+                    written
                 )));
             }
             _ => settings.insert(QUEUE_POLICY.to_owned(), policy),
         };
     }
-    config(&settings)?.validate().map_err(|error| refused(&error.to_string()))
+    config(&settings)?.validate().map_err(|error| layers.refused(error))
 }
 
 /// A queue policy that an engine asks for.
 fn parse_policy(text: &str, layers: &Layers) -> Result<Value, Failure> {
     let parse = |field: &Field| field.parse(QUEUE_POLICY, text);
     let policy = Field::by_key(QUEUE_POLICY).and_then(parse);
-    policy.map_err(|error| Failure::user(layers.explained(&format!("engine: {error}"))))
+    policy.map_err(|error| layers.refused(error).about("engine"))
 }
 
 fn event_delay(ms: f64, layers: &Layers) -> Result<Duration, Failure> {
     Duration::from_ms(ms).map_err(|_| {
-        let message =
-            format!("`kv_event_delay_ms` is {ms}, but must be a number of milliseconds from 0 to 1.8e13");
-        Failure::user(layers.explained(&message))
+        layers.refused(message!(
+            "{kv_event_delay_ms} is {}, but must be a number of milliseconds from 0 to 1.8e13",
+            ms
+        ))
     })
 }
 
 /// The settings of live routers that are not as they are by default.
-fn unused(config: &KvRouterConfig, layers: &Layers) -> Vec<String> {
+fn unused(config: &KvRouterConfig, layers: &Layers) -> Vec<Message> {
     let json = |config: &KvRouterConfig| serde_json::to_value(config).expect("settings are plain data");
     let (given, default) = (json(config), json(&KvRouterConfig::default()));
     let is_changed = |field: &&Field| !field.has_effect() && given[field.key] != default[field.key];
     let changed = FIELDS.iter().filter(is_changed);
-    changed.map(|field| layers.explained(&format!("`{}` is for live routers", field.key))).collect()
+    let unused = changed.map(|field| message!("{} is for live routers", Message::key(field.key)));
+    unused.map(|message| layers.explained(message)).collect()
 }

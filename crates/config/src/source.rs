@@ -7,7 +7,9 @@ use servecast_workload::{
     TraceRow, Turns, Workload, generate, sample_chat_sessions,
 };
 
-use crate::error::{Failure, chain};
+use servecast_types::{Message, message};
+
+use crate::error::Failure;
 use crate::files;
 use crate::lines::LongLine;
 use crate::settings::{
@@ -61,20 +63,22 @@ impl Source {
     /// What the settings ask for.
     pub fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
         let TraceConfig { trace_file, trace_block_size, time_unit, columns, turns, seed, .. } = &config.trace;
-        let refused = |message: &str| Failure::user(layers.explained(message));
         if *trace_block_size == Some(0) {
-            return Err(refused(&TraceError::BlockSize.to_string()));
+            return Err(layers.refused(&TraceError::BlockSize));
         }
         let synthetic = first_synthetic_key(&config.synthetic);
         match (trace_file, synthetic) {
-            (Some(_), Some(key)) => Err(refused(&format!(
-                "`trace_file` and `{key}` cannot be combined: replay a trace or a synthetic workload"
-            ))
-            .with_hint("a trace says itself when its requests arrive and how long they are")),
+            (Some(_), Some(key)) => Err(layers
+                .refused(message!(
+                    "{trace_file} and {} cannot be combined: replay a trace or a synthetic workload",
+                    Message::key(key)
+                ))
+                .with_hint("a trace says itself when its requests arrive and how long they are")),
             (Some(path), None) => {
                 let turns = turns.unwrap_or_default();
                 let columns = columns.as_deref().map(str::parse).transpose();
-                let columns = columns.map_err(|problem| refused(&format!("`columns` {problem}")))?;
+                let columns =
+                    columns.map_err(|problem: String| layers.refused(message!("{columns} {}", problem)))?;
                 let form = TraceForm { unit: *time_unit, columns };
                 let reading = Reading { block_size: *trace_block_size, form, turns };
                 Ok(Self::Trace { path: path.clone(), reading })
@@ -82,17 +86,17 @@ impl Source {
             (None, _) if time_unit.is_some() || turns.is_some() || columns.is_some() => {
                 let given = [("time_unit", time_unit.is_some()), ("columns", columns.is_some())];
                 let key = given.iter().find(|(_, is_given)| *is_given).map_or("turns", |(key, _)| key);
-                Err(refused(&format!("`{key}` says how a trace is read, but there is none"))
+                Err(layers
+                    .refused(message!("{} says how a trace is read, but there is none", Message::key(key)))
                     .with_hint("name a TRACE"))
             }
             (None, Some(key)) => Ok(Self::Synthetic {
-                spec: synthetic_spec(config, key).map_err(|message| refused(&message))?,
+                spec: synthetic_spec(config, key).map_err(|problem| layers.refused(problem))?,
                 block_size: *trace_block_size,
             }),
-            (None, None) if trace_block_size.is_some() => {
-                Err(refused("`trace_block_size` has no effect on the built-in sample")
-                    .with_hint(TRACE_OR_SYNTHETIC))
-            }
+            (None, None) if trace_block_size.is_some() => Err(layers
+                .refused(message!("{trace_block_size} has no effect on the built-in sample"))
+                .with_hint(trace_or_synthetic())),
             (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED) }),
         }
     }
@@ -114,12 +118,11 @@ impl Source {
         let Self::Synthetic { spec, block_size } = self else { return Ok(()) };
         let spec =
             SyntheticSpec { trace_block_size: block_size.unwrap_or(engine_block_size), ..spec.clone() };
-        spec.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))
+        spec.validate().map_err(|error| layers.refused(error))
     }
 
     /// Reads or makes the workload.
     pub fn load(&self, load: Load, engine_block_size: u32, layers: &Layers) -> Result<Workload, Failure> {
-        let refused = |message: &str| Failure::user(layers.explained(message));
         match self {
             Self::Trace { path, reading } => {
                 let trace = read_trace(path, &reading.form)?;
@@ -129,7 +132,7 @@ impl Source {
             Self::Synthetic { spec, block_size } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
                 let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
-                let rows = generate(&spec).map_err(|error: SyntheticError| refused(&error.to_string()))?;
+                let rows = generate(&spec).map_err(|error: SyntheticError| layers.refused(error))?;
                 workload_of(rows, trace_block_size, load)
             }
             Self::Sample { seed } => workload_of(sample_chat_sessions(*seed), SAMPLE_BLOCK_SIZE, load),
@@ -138,8 +141,11 @@ impl Source {
 }
 
 /// What a user can do who gave neither.
-const TRACE_OR_SYNTHETIC: &str =
-    "name a TRACE, or describe a workload with --input-tokens, --output-tokens and --request-count";
+fn trace_or_synthetic() -> Message {
+    message!(
+        "name a TRACE, or describe a workload with {--input_tokens}, {--output_tokens} and {--request_count}"
+    )
+}
 
 /// Reads a trace.
 pub fn read_trace(path: &Path, form: &TraceForm) -> Result<Trace, Failure> {
@@ -151,7 +157,8 @@ pub fn read_trace(path: &Path, form: &TraceForm) -> Result<Trace, Failure> {
             return unusable_trace(path, &error);
         };
         let name = files::input_name(path);
-        Failure::user(format!("{name}: the file holds {}, which cannot be replayed", format.name))
+        Failure::user(message!("the file holds {}, which cannot be replayed", format.name()))
+            .about(name)
             .with_hint(instead)
     })
 }
@@ -171,19 +178,23 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
     if let TraceError::Read { source, .. } = error
         && source.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<LongLine>)
     {
-        return Failure::user(format!("{}: {source}", files::input_name(path)));
+        return Failure::input(source).about(files::input_name(path));
     }
-    let failure = Failure::user(format!("{}: {}", files::input_name(path), chain(error)));
+    let failure = match error {
+        TraceError::BlockSize | TraceError::SpeedupRatio { .. } => Failure::user(error),
+        error => Failure::input(error),
+    };
+    let failure = failure.about(files::input_name(path));
     match error {
         TraceError::BlockCount { .. } => {
-            failure.with_hint("--trace-block-size says how many tokens a hash id stands for")
+            failure.with_hint(message!("{--trace_block_size} says how many tokens a hash id stands for"))
         }
-        TraceError::NoColumn { .. } | TraceError::NotJson { line: 1, column: 1, .. } => failure.with_hint(
-            "--columns time=NAME,input=NAME,output=NAME says which columns of a table have the times, prompt tokens and \
-             output tokens of requests",
-        ),
+        TraceError::NoColumn { .. } | TraceError::NotJson { line: 1, column: 1, .. } => failure.with_hint(message!(
+            "{--columns} time=NAME,input=NAME,output=NAME says which columns of a table have the times, prompt tokens and \
+             output tokens of requests"
+        )),
         TraceError::NoTimestamp { .. } => {
-            failure.with_hint("--replay-concurrency N replays sessions in a closed loop, without timestamps")
+            failure.with_hint(message!("{--replay_concurrency} N replays sessions in a closed loop, without timestamps"))
         }
         _ => failure,
     }
@@ -191,7 +202,7 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
 
 fn workload_of(rows: Vec<TraceRow>, block_size: u32, load: Load) -> Result<Workload, Failure> {
     let workload = Workload::from_owned_rows(rows, block_size, load);
-    let workload = workload.map_err(|error| Failure::user(chain(&error)))?;
+    let workload = workload.map_err(|error| Failure::input(&error))?;
     // What is odd about it was asked for.
     Ok(Workload { notes: TraceNotes::default(), ..workload })
 }
@@ -229,23 +240,26 @@ pub fn first_synthetic_key(config: &SyntheticConfig) -> Option<&'static str> {
 }
 
 /// The synthetic workload of which `key` is a setting, or what is missing of it.
-fn synthetic_spec(config: &ReplayConfig, key: &str) -> Result<SyntheticSpec, String> {
+fn synthetic_spec(config: &ReplayConfig, key: &str) -> Result<SyntheticSpec, Message> {
     let given = &config.synthetic;
     let (Some(input_tokens), Some(output_tokens), Some(request_count)) =
         (given.input_tokens, given.output_tokens, given.request_count)
     else {
-        let missing: Vec<&str> = [
-            ("--input-tokens", given.input_tokens),
-            ("--output-tokens", given.output_tokens),
-            ("--request-count", given.request_count),
+        let missing: Vec<Message> = [
+            ("input_tokens", given.input_tokens),
+            ("output_tokens", given.output_tokens),
+            ("request_count", given.request_count),
         ]
         .into_iter()
-        .filter_map(|(flag, value)| value.is_none().then_some(flag))
+        .filter(|(_, value)| value.is_none())
+        .map(|(key, _)| Message::flag(key))
         .collect();
-        return Err(format!(
-            "`{key}` asks for a synthetic workload, but {} {} missing",
-            missing.join(", "),
-            if missing.len() == 1 { "is" } else { "are" }
+        let is = if missing.len() == 1 { "is" } else { "are" };
+        return Err(message!(
+            "{} asks for a synthetic workload, but {} {} missing",
+            Message::key(key),
+            Message::joined(missing, ", "),
+            is
         ));
     };
     let defaults = SyntheticSpec::new(input_tokens, output_tokens, request_count);

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use servecast_types::{Message, Mistyped, message, typed};
 
 use crate::args::{EngineArgs, TrtllmArgs};
-use crate::error::{check_key, json_kind, rephrase};
+use crate::error::{check_key, json_kind};
 use crate::{ConfigError, HostArgs, SglangArgs};
 
 /// Other names of settings, each with the one that it stands for.
@@ -33,13 +34,9 @@ impl EngineArgs {
             }
         }
         let settings = Value::Object(settings);
-        Self::deserialize_settings(&settings).map_err(|(key, message)| {
-            let found =
-                settings.pointer(&pointer(&key)).map_or_else(|| "absent".to_owned(), Value::to_string);
-            let unnamed = message.contains("expected string or map");
-            let listing = unnamed.then(|| Self::message_with_names(settings.clone(), &key)).flatten();
-            let message = listing.unwrap_or(message);
-            ConfigError::WrongValue { key, found, problem: rephrase(&message) }
+        typed(&settings).map_err(|mistyped: Mistyped| {
+            let found = mistyped.found(&settings).map_or_else(|| "absent".to_owned(), Value::to_string);
+            ConfigError::wrong(&mistyped.path, found, format!("expected {}", mistyped.expected))
         })
     }
 
@@ -52,18 +49,6 @@ impl EngineArgs {
     /// The keys within a setting that is an object of its own, aliases included; none for others.
     pub fn section_keys(key: &str) -> Vec<String> {
         sections().into_iter().find(|(section, _)| *section == key).map_or_else(Vec::new, |(_, keys)| keys)
-    }
-
-    /// The key of the first bad value, and what `serde` has to say of it.
-    fn deserialize_settings(settings: &Value) -> Result<Self, (String, String)> {
-        serde_path_to_error::deserialize(settings)
-            .map_err(|error| (error.path().to_string(), error.into_inner().to_string()))
-    }
-
-    /// The message for a setting with named values that is not even a string: it lists the names.
-    fn message_with_names(mut settings: Value, key: &str) -> Option<String> {
-        *settings.pointer_mut(&pointer(key))? = "no such name".into();
-        Self::deserialize_settings(&settings).err().map(|(_, message)| message)
     }
 }
 
@@ -90,17 +75,14 @@ fn check_keys(prefix: &str, settings: &Map<String, Value>, known: &[String]) -> 
         check_key(&key, known)?;
         let name = canonical_key(&key);
         if name != key && settings.contains_key(&name[prefix.len()..]) {
-            return Err(ConfigError::Conflict(format!(
-                "`{key}` is another name of `{name}`: give one of them"
+            return Err(ConfigError::Conflict(message!(
+                "{} is another name of {}: give one of them",
+                Message::key(&key),
+                Message::key(name)
             )));
         }
     }
     Ok(())
-}
-
-/// The JSON pointer to a setting, whose section is in front of a dot, or to an item of a list.
-fn pointer(key: &str) -> String {
-    format!("/{}", key.replace(['.', '['], "/").replace(']', ""))
 }
 
 /// The name of a setting that may be given by another one.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use servecast_latency::{Host, Latency, LatencyModel, Polynomial, Speedup};
+use servecast_types::{Message, message};
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
@@ -116,12 +117,11 @@ impl EngineArgs {
     fn resolved_worker_type(&self) -> Result<Option<WorkerType>, ConfigError> {
         match (self.worker_type, self.is_prefill, self.is_decode) {
             (None, Some(true), Some(true)) => {
-                Err(ConfigError::Conflict("`is_prefill` and `is_decode` cannot both be true".to_owned()))
+                Err(ConfigError::Conflict(message!("{is_prefill} and {is_decode} cannot both be true")))
             }
-            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(ConfigError::Conflict(
-                "`worker_type` cannot be combined with `is_prefill` or `is_decode`: leave those out"
-                    .to_owned(),
-            )),
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(ConfigError::Conflict(message!(
+                "{worker_type} cannot be combined with {is_prefill} or {is_decode}: leave those out"
+            ))),
             (Some(given), None, None) => Ok(Some(given)),
             (None, Some(true), _) => Ok(Some(WorkerType::Prefill)),
             (None, _, Some(true)) => Ok(Some(WorkerType::Decode)),
@@ -133,8 +133,13 @@ impl EngineArgs {
     fn check_engine_sections(&self) -> Result<(), ConfigError> {
         let name = self.engine_type.name();
         let conflict = |section, engine| {
-            let message = format!("`{section}` holds settings of {engine}, but `engine_type` is `{name}`");
-            Err(ConfigError::Conflict(message))
+            let section = Message::key(section);
+            Err(ConfigError::Conflict(message!(
+                "{} holds settings of {}, but {engine_type} is `{}`",
+                section,
+                engine,
+                name
+            )))
         };
         if self.sglang.is_some() && self.engine_type != EngineType::Sglang {
             return conflict("sglang", "SGLang");

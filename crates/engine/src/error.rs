@@ -2,20 +2,18 @@
 
 use serde_json::Value;
 use servecast_latency::LatencyError;
-use servecast_types::{foreign, similar};
+use servecast_types::{Message, foreign, message, settings_error, similar};
 
 /// Why settings were refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Something else where an object is expected.
-    #[error("expected a JSON object such as {{\"block_size\": 64}}, found {found}")]
     NoObject {
         /// What was found.
         found: &'static str,
     },
     /// A key that does not exist.
-    #[error("unknown key `{key}`{}", suggestion(key, .similar.as_deref()))]
     UnknownKey {
         /// The key.
         key: String,
@@ -23,20 +21,17 @@ pub enum ConfigError {
         similar: Option<String>,
     },
     /// A value of the wrong type or out of its range.
-    #[error("`{key}` is {found}: {problem}")]
     WrongValue {
         /// The key.
         key: String,
         /// Its value, as JSON.
         found: String,
         /// What is wrong with it and what would be right.
-        problem: String,
+        problem: Message,
     },
     /// Values that do not go together.
-    #[error("{0}")]
-    Conflict(String),
+    Conflict(Message),
     /// Something that servecast does not do yet.
-    #[error("`{key}` is {found}, which is not supported yet: {instead}")]
     Unsupported {
         /// The key.
         key: &'static str,
@@ -46,8 +41,36 @@ pub enum ConfigError {
         instead: &'static str,
     },
     /// Speedups that are no positive numbers.
-    #[error(transparent)]
-    Latency(#[from] LatencyError),
+    Latency(LatencyError),
+}
+
+settings_error!(ConfigError);
+
+impl From<LatencyError> for ConfigError {
+    fn from(error: LatencyError) -> Self {
+        Self::Latency(error)
+    }
+}
+
+impl From<&ConfigError> for Message {
+    fn from(error: &ConfigError) -> Self {
+        match error {
+            ConfigError::NoObject { found } => {
+                format!("expected a JSON object such as {{\"block_size\": 64}}, found {found}").into()
+            }
+            ConfigError::UnknownKey { key, similar } => {
+                message!("unknown key {}{}", Self::key(key), suggestion(key, similar.as_deref()))
+            }
+            ConfigError::WrongValue { key, found, problem } => {
+                message!("{} is {}: {}", Self::key(key), found, problem)
+            }
+            ConfigError::Conflict(problem) => problem.clone(),
+            ConfigError::Unsupported { key, found, instead } => {
+                message!("{} is {}, which is not supported yet: {}", Self::key(*key), found, *instead)
+            }
+            ConfigError::Latency(error) => error.into(),
+        }
+    }
 }
 
 /// What to do about an unknown key: what there is for a setting of another tool, or the key that was probably meant.
@@ -59,8 +82,20 @@ fn suggestion(key: &str, similar: Option<&str>) -> String {
 }
 
 impl ConfigError {
+    /// The same of a setting within others, whose path is `prefix`.
+    #[must_use]
+    pub fn within(self, prefix: &str) -> Self {
+        let within = |key: String| format!("{prefix}.{key}");
+        match self {
+            Self::UnknownKey { key, similar } => {
+                Self::UnknownKey { key: within(key), similar: similar.map(within) }
+            }
+            error => error,
+        }
+    }
+
     /// A value that is refused, with what would be right.
-    pub(crate) fn wrong(key: &str, found: impl std::fmt::Display, problem: impl Into<String>) -> Self {
+    pub(crate) fn wrong(key: &str, found: impl std::fmt::Display, problem: impl Into<Message>) -> Self {
         Self::WrongValue { key: key.to_owned(), found: format!("{found}"), problem: problem.into() }
     }
 }
@@ -78,23 +113,6 @@ pub fn check_key(key: &str, known: &[String]) -> Result<(), ConfigError> {
 /// Whether a key is there only to be refused or passed over, so that nobody is pointed to it.
 fn is_refused(key: &str) -> bool {
     key.starts_with("aic_") || key == "has_perf_model"
-}
-
-/// The problem of a value that `serde` refused, from its message.
-pub(crate) fn rephrase(message: &str) -> String {
-    let expected = message.rsplit_once("expected ").map_or(message, |(_, expected)| expected);
-    match expected {
-        "u16" => format!("expected a whole number from 0 to {}", u16::MAX),
-        "u32" => format!("expected a whole number from 0 to {}", u32::MAX),
-        "u64" => format!("expected a whole number from 0 to {}", u64::MAX),
-        "i64" => "expected a whole number".to_owned(),
-        "f64" => "expected a number".to_owned(),
-        "a boolean" => "expected true or false".to_owned(),
-        "a map" => "expected an object".to_owned(),
-        "a sequence" => "expected a list".to_owned(),
-        other if other.starts_with("struct ") => "expected an object".to_owned(),
-        other => format!("expected {other}"),
-    }
 }
 
 /// What kind of JSON a value is, with its article.

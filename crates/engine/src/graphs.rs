@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use servecast_types::{Message, message};
 
 use crate::args::{EngineArgs, EngineType};
 use crate::{ConfigError, TrtllmArgs};
@@ -83,8 +84,11 @@ impl EngineArgs {
             };
             if let Some(instead) = instead {
                 let name = self.engine_type.name();
-                return Err(ConfigError::Conflict(format!(
-                    "`{key}` is a setting of vLLM, but `engine_type` is `{name}`: {instead}"
+                return Err(ConfigError::Conflict(message!(
+                    "{} is a setting of vLLM, but {engine_type} is `{}`: {}",
+                    Message::key(key),
+                    name,
+                    instead
                 )));
             }
         }
@@ -100,8 +104,13 @@ impl EngineArgs {
             return Err(ConfigError::wrong(key, format!("{sizes:?}"), expected));
         }
         match (graphs.largest, sizes.iter().max()) {
-            (Some((other, largest)), Some(&last)) if largest != last => Err(ConfigError::Conflict(format!(
-                "`{other}` is {largest}, but the largest of `{key}` is {last}: leave `{other}` out"
+            (Some((other, largest)), Some(&last)) if largest != last => Err(ConfigError::Conflict(message!(
+                "{} is {}, but the largest of {} is {}: leave {} out",
+                Message::key(other),
+                largest,
+                Message::key(key),
+                last,
+                Message::key(other)
             ))),
             _ => Ok(()),
         }

@@ -48,11 +48,7 @@ impl HostArgs {
             let (Some(us), Some(value)) = (us, host.value_mut(key)) else { continue };
             if !Host::is_time(us) {
                 let problem = format!("expected microseconds from 0 to {MOST_HOST_US:e}");
-                return Err(ConfigError::WrongValue {
-                    key: format!("host.{key}"),
-                    found: us.to_string(),
-                    problem,
-                });
+                return Err(ConfigError::wrong(&format!("host.{key}"), us, problem));
             }
             *value = us;
         }

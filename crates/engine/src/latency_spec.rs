@@ -1,6 +1,7 @@
 //! Which latency model the settings of an engine ask for.
 
 use servecast_latency::Linear;
+use servecast_types::message;
 
 use crate::{ConfigError, EngineArgs};
 
@@ -45,9 +46,9 @@ impl EngineArgs {
     pub fn latency_spec(&self) -> Result<LatencySpec, ConfigError> {
         let (key, text) = match (&self.latency, &self.planner_profile_data) {
             (Some(_), Some(_)) => {
-                let problem =
-                    "`latency` and `planner_profile_data` both name a latency model: give one of them";
-                return Err(ConfigError::Conflict(problem.to_owned()));
+                return Err(ConfigError::Conflict(message!(
+                    "{latency} and {planner_profile_data} both name a latency model: give one of them"
+                )));
             }
             (None, None) if self.says_what_is_served() => {
                 return Ok(LatencySpec::Ops(self.options_of_served(true)));

@@ -34,7 +34,7 @@ mod step;
 use std::fmt;
 use std::sync::Arc;
 
-use servecast_types::Duration;
+use servecast_types::{Duration, Message, message, settings_error};
 
 pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
 pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
@@ -273,11 +273,10 @@ fn part(ms: f64, ratio: f64) -> Result<Duration, LatencyError> {
 }
 
 /// Why an iteration has no duration.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum LatencyError {
     /// A speedup that is no positive number.
-    #[error("`{name}` is {ratio}, but a speedup must be a finite number above 0")]
     Speedup {
         /// Which one.
         name: &'static str,
@@ -285,15 +284,29 @@ pub enum LatencyError {
         ratio: f64,
     },
     /// A model gave a time that does not fit 64-bit nanoseconds after its division by the speedup.
-    #[error(
-        "the latency model gave {ms} ms, which divided by a speedup of {ratio:e} does not fit 64-bit nanoseconds"
-    )]
     NoDuration {
         /// What the model said.
         ms: f64,
         /// The speedup it is divided by.
         ratio: f64,
     },
+}
+
+settings_error!(LatencyError);
+
+impl From<&LatencyError> for Message {
+    fn from(error: &LatencyError) -> Self {
+        match *error {
+            LatencyError::Speedup { name, ratio } => {
+                message!("{} is {}, but a speedup must be a finite number above 0", Self::key(name), ratio)
+            }
+            LatencyError::NoDuration { ms, ratio } => message!(
+                "the latency model gave {} ms, which divided by a speedup of {} does not fit 64-bit nanoseconds",
+                ms,
+                format!("{ratio:e}")
+            ),
+        }
+    }
 }
 
 #[cfg(test)]

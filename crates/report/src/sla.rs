@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_cluster::record::RequestRecord;
-use servecast_types::Duration;
+use servecast_types::{Duration, Message, message, settings_error};
 
 use crate::latency::tpot_ms;
 
@@ -30,17 +30,25 @@ pub struct Sla {
 }
 
 /// Why limits make no sense.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SlaError {
     /// A limit that no request, or every request, would keep by definition.
-    #[error("`{flag}` must be a finite number of milliseconds above 0, not {value}")]
     Limit {
-        /// The command-line flag of the limit.
-        flag: &'static str,
+        /// The setting that gives the limit.
+        key: &'static str,
         /// What was given.
         value: f64,
     },
+}
+
+settings_error!(SlaError);
+
+impl From<&SlaError> for Message {
+    fn from(error: &SlaError) -> Self {
+        let SlaError::Limit { key, value } = *error;
+        message!("{} must be a finite number of milliseconds above 0, not {}", Self::key(key), value)
+    }
 }
 
 impl Sla {
@@ -56,9 +64,9 @@ impl Sla {
 
     /// Checks that every given limit is finite and above 0.
     pub fn validate(&self) -> Result<(), SlaError> {
-        for Limit { flag, value, .. } in self.limits() {
+        for Limit { key, value, .. } in self.limits() {
             if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
-                return Err(SlaError::Limit { flag, value });
+                return Err(SlaError::Limit { key, value });
             }
         }
         Ok(())
@@ -78,17 +86,17 @@ impl Sla {
     /// The limits with the names that users know them by.
     pub(crate) fn limits(&self) -> [Limit; 4] {
         [
-            Limit { name: "TTFT", flag: "--sla-ttft-ms", value: self.ttft_ms },
-            Limit { name: "TPOT", flag: "--sla-tpot-ms", value: self.tpot_ms },
-            Limit { name: "E2E", flag: "--sla-e2e-ms", value: self.e2e_ms },
-            Limit { name: "ITL", flag: "--sla-pooled-itl-ms", value: self.pooled_itl_ms },
+            Limit { name: "TTFT", key: "sla_ttft_ms", value: self.ttft_ms },
+            Limit { name: "TPOT", key: "sla_tpot_ms", value: self.tpot_ms },
+            Limit { name: "E2E", key: "sla_e2e_ms", value: self.e2e_ms },
+            Limit { name: "ITL", key: "sla_pooled_itl_ms", value: self.pooled_itl_ms },
         ]
     }
 }
 
 pub(crate) struct Limit {
     pub(crate) name: &'static str,
-    pub(crate) flag: &'static str,
+    pub(crate) key: &'static str,
     pub(crate) value: Option<f64>,
 }
 
@@ -133,16 +141,16 @@ mod tests {
             Ok(())
         );
         for value in [0.0, -0.0, -1.0, f64::INFINITY, f64::NAN] {
-            for (flag, sla) in [
-                ("--sla-ttft-ms", Sla { ttft_ms: Some(value), ..NONE }),
-                ("--sla-tpot-ms", Sla { tpot_ms: Some(value), ..NONE }),
-                ("--sla-e2e-ms", Sla { e2e_ms: Some(value), ..NONE }),
-                ("--sla-pooled-itl-ms", Sla { pooled_itl_ms: Some(value), ..NONE }),
+            for (key, sla) in [
+                ("sla_ttft_ms", Sla { ttft_ms: Some(value), ..NONE }),
+                ("sla_tpot_ms", Sla { tpot_ms: Some(value), ..NONE }),
+                ("sla_e2e_ms", Sla { e2e_ms: Some(value), ..NONE }),
+                ("sla_pooled_itl_ms", Sla { pooled_itl_ms: Some(value), ..NONE }),
             ] {
                 let error = sla.validate().unwrap_err().to_string();
                 assert_eq!(
                     error,
-                    format!("`{flag}` must be a finite number of milliseconds above 0, not {value}")
+                    format!("`{key}` must be a finite number of milliseconds above 0, not {value}")
                 );
             }
         }

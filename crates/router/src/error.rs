@@ -2,22 +2,20 @@
 
 use std::fmt;
 
-use servecast_types::{RequestId, foreign};
+use servecast_types::{Message, RequestId, foreign, message, settings_error};
 
 use crate::Rank;
 
 /// Why router settings were refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Something else where an object is expected.
-    #[error("expected a JSON object such as {{\"router_temperature\": 0.5}}, found {found}")]
     NoObject {
         /// What was found.
         found: String,
     },
     /// A key that does not exist.
-    #[error("unknown router setting `{key}`{}", instead(key, .similar.as_deref()))]
     UnknownKey {
         /// The key.
         key: String,
@@ -25,7 +23,6 @@ pub enum ConfigError {
         similar: Option<String>,
     },
     /// A value of the wrong type or out of its range.
-    #[error("`{key}` is {found}: {problem}")]
     WrongValue {
         /// The key, flag or environment variable.
         key: String,
@@ -35,17 +32,15 @@ pub enum ConfigError {
         problem: String,
     },
     /// Two settings that exclude each other.
-    #[error("`{key}` is {found}, which {problem}")]
     Conflict {
         /// The key.
         key: &'static str,
         /// Its value.
         found: String,
         /// With what it does not go together, and what to do.
-        problem: &'static str,
+        problem: Message,
     },
     /// An environment variable of servecast's that does not exist.
-    #[error("unknown environment variable `{name}`{}", suggestion(.similar.as_deref()))]
     UnknownVariable {
         /// The variable.
         name: String,
@@ -53,13 +48,11 @@ pub enum ConfigError {
         similar: Option<String>,
     },
     /// An environment variable that is no text.
-    #[error("the environment variable {name} is not UTF-8")]
     NotUtf8 {
         /// The variable.
         name: String,
     },
     /// One setting with two values from places of the same rank.
-    #[error("`{name}` is {value}, but `{other}` has `{key}` {found}: give it once")]
     GivenTwice {
         /// Where it has one value.
         name: String,
@@ -72,6 +65,40 @@ pub enum ConfigError {
         /// The other value.
         found: String,
     },
+}
+
+settings_error!(ConfigError);
+
+impl From<&ConfigError> for Message {
+    fn from(error: &ConfigError) -> Self {
+        match error {
+            ConfigError::NoObject { found } => {
+                format!("expected a JSON object such as {{\"router_temperature\": 0.5}}, found {found}")
+                    .into()
+            }
+            ConfigError::UnknownKey { key, similar } => {
+                message!("unknown router setting {}{}", Self::key(key), instead(key, similar.as_deref()))
+            }
+            ConfigError::WrongValue { key, found, problem } => {
+                message!("{} is {}: {}", Self::key(key), found, problem)
+            }
+            ConfigError::Conflict { key, found, problem } => {
+                message!("{} is {}, which {}", Self::key(*key), found, problem)
+            }
+            ConfigError::UnknownVariable { name, similar } => {
+                format!("unknown environment variable `{name}`{}", suggestion(similar.as_deref())).into()
+            }
+            ConfigError::NotUtf8 { name } => format!("the environment variable {name} is not UTF-8").into(),
+            ConfigError::GivenTwice { name, value, other, key, found } => message!(
+                "`{}` is {}, but `{}` has {} {}: give it once",
+                name,
+                value,
+                other,
+                Self::key(*key),
+                found
+            ),
+        }
+    }
 }
 
 /// What to do about an unknown key: what there is for a setting of another tool, or the key that was probably meant.

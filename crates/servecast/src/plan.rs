@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
 use servecast_report::{Counts, ErrorBar, ExportFormat, Provenance, Sla, Slo, SummaryOptions};
+use servecast_types::{Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
 use crate::resolved::reported;
@@ -44,7 +45,7 @@ pub struct Plan {
     /// The files of `--export`, with their formats.
     pub exports: Vec<(ExportFormat, PathBuf)>,
     /// What was given but has no effect, and why.
-    pub unused: Vec<String>,
+    pub unused: Vec<Message>,
     /// What was not given, but follows from the rest.
     pub derived: Vec<String>,
     /// Where iteration times come from.
@@ -161,20 +162,23 @@ impl Plan {
 }
 
 /// What was given beside settings that take it for nothing, each with the reason.
-fn without_effect(config: &ReplayConfig) -> impl Iterator<Item = &'static str> {
+fn without_effect(config: &ReplayConfig) -> impl Iterator<Item = Message> {
     let (synthetic, output) = (&config.synthetic, &config.output);
     let has_turns = synthetic.turns_per_session.is_some_and(|turns| turns > 1);
     let shares = synthetic.shared_prefix_ratio.is_some_and(|share| share > 0.0);
     [
         (
             synthetic.inter_turn_delay_ms.is_some_and(|delay| delay > 0.0) && !has_turns,
-            "`inter_turn_delay_ms` is for sessions of several turns (`turns_per_session`)",
+            message!("{inter_turn_delay_ms} is for sessions of several turns ({turns_per_session})"),
         ),
         (
             synthetic.num_prefix_groups.is_some_and(|groups| groups > 0) && !shares,
-            "`num_prefix_groups` is for prompts that share something (`shared_prefix_ratio`)",
+            message!("{num_prefix_groups} is for prompts that share something ({shared_prefix_ratio})"),
         ),
-        (output.overwrite == Some(true) && output.output_dir.is_none(), "`overwrite` is for `output_dir`"),
+        (
+            output.overwrite == Some(true) && output.output_dir.is_none(),
+            message!("{overwrite} is for `output_dir`"),
+        ),
     ]
     .into_iter()
     .filter_map(|(is_unused, reason)| is_unused.then_some(reason))
@@ -182,22 +186,21 @@ fn without_effect(config: &ReplayConfig) -> impl Iterator<Item = &'static str> {
 
 fn timeline(config: &ReplayConfig, layers: &Layers) -> Result<TimelineOptions, Failure> {
     let output = &config.output;
-    let refused = |message: &str| Failure::user(layers.explained(message));
     let window = output.timeline_window.as_deref().map_or(Ok(Window::default()), Window::parse);
-    let window = window.map_err(|problem| refused(&problem))?;
+    let window = window.map_err(|problem| layers.refused(problem))?;
     let sample = output.timeline_sample.unwrap_or(1);
     if sample == 0 {
-        return Err(refused(
-            "`timeline_sample` is 0, but must be at least 1: one request in so many is shown",
-        ));
+        return Err(layers.refused(message!(
+            "{timeline_sample} is 0, but must be at least 1: one request in so many is shown"
+        )));
     }
     let given = [
         ("timeline_window", output.timeline_window.is_some()),
         ("timeline_sample", output.timeline_sample.is_some()),
     ];
     if let Some((key, _)) = given.iter().find(|(_, is_given)| *is_given && output.timeline.is_none()) {
-        return Err(refused(&format!("`{key}` is for what a timeline shows, but there is none"))
-            .with_hint("--timeline FILE writes one"));
+        let message = message!("{} is for what a timeline shows, but there is none", Message::key(*key));
+        return Err(layers.refused(message).with_hint(message!("{--timeline} FILE writes one")));
     }
     Ok(TimelineOptions { window, sample })
 }
@@ -210,7 +213,7 @@ fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
         e2e_ms: limits.sla_e2e_ms,
         pooled_itl_ms: limits.sla_pooled_itl_ms,
     };
-    sla.validate().map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    sla.validate().map_err(|error| layers.refused(error))?;
     Ok(sla)
 }
 
@@ -219,23 +222,22 @@ fn objectives(config: &ReplayConfig, layers: &Layers) -> Result<Vec<Slo>, Failur
     let mut objectives: Vec<Slo> = Vec::new();
     for text in config.limits.slo.iter().flatten() {
         let objective = text.parse::<Slo>();
-        let objective = objective.map_err(|error| Failure::user(layers.about("slo", &error.to_string())))?;
+        let objective = objective.map_err(|error| Failure::user(layers.about("slo", error)))?;
         if !objectives.contains(&objective) {
             objectives.push(objective);
         }
     }
     for condition in config.output.fail_if.iter().flatten() {
         if condition.trim() != "slo" {
-            let message = format!("`fail_if` is `{condition}`, but a run by itself has one condition, `slo`");
+            let message =
+                message!("{fail_if} is `{}`, but a run by itself has one condition, `slo`", condition);
             let hint =
                 "`servecast compare --fail-if` holds the figures of a run against those of another one";
-            return Err(Failure::user(layers.explained(&message)).with_hint(hint));
+            return Err(layers.refused(message).with_hint(hint));
         }
         if objectives.is_empty() {
-            let message = "`fail_if` is `slo`, but there is no objective that could be missed";
-            return Err(
-                Failure::user(layers.explained(message)).with_hint("--slo 'p95 ttft <= 1s' gives one")
-            );
+            let message = message!("{fail_if} is `slo`, but there is no objective that could be missed");
+            return Err(layers.refused(message).with_hint(message!("{--slo} 'p95 ttft <= 1s' gives one")));
         }
     }
     Ok(objectives)
@@ -243,20 +245,19 @@ fn objectives(config: &ReplayConfig, layers: &Layers) -> Result<Vec<Slo>, Failur
 
 /// How requests enter the deployment, as the cluster and as the workload see it.
 fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
-    let refused = |message: &str| Failure::user(layers.explained(message));
     let ratio = config.trace.arrival_speedup_ratio.unwrap_or(1.0);
     if !(ratio.is_finite() && ratio > 0.0) {
-        return Err(refused(&TraceError::SpeedupRatio { ratio }.to_string()));
+        return Err(layers.refused(&TraceError::SpeedupRatio { ratio }));
     }
     match config.trace.replay_concurrency {
         None => Ok((LoadMode::OpenLoop, Load::Open { arrival_speedup_ratio: ratio })),
-        Some(0) => Err(refused(&ClusterError::NoConcurrency.to_string())),
+        Some(0) => Err(layers.refused(ClusterError::NoConcurrency)),
         Some(_) if (ratio - 1.0).abs() > 0.0 => {
-            let message = format!(
-                "`arrival_speedup_ratio` is {ratio}, but `replay_concurrency` makes a closed loop, which has no \
-                 arrival times"
+            let message = message!(
+                "{arrival_speedup_ratio} is {}, but {replay_concurrency} makes a closed loop, which has no arrival times",
+                ratio
             );
-            Err(refused(&message).with_hint("leave one of the two out"))
+            Err(layers.refused(message).with_hint("leave one of the two out"))
         }
         Some(concurrency) => Ok((LoadMode::ClosedLoop { concurrency }, Load::Closed)),
     }
@@ -266,12 +267,19 @@ fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Fail
 pub fn exports(output: &OutputConfig) -> Result<Vec<(ExportFormat, PathBuf)>, Failure> {
     let one = |text: &String| {
         let (name, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(|| {
-            Failure::user(format!("`export` is {text:?}, but must be FORMAT=FILE, as vllm-bench=result.json"))
+            Failure::user(message!(
+                "{export} is {}, but must be FORMAT=FILE, as vllm-bench=result.json",
+                format!("{text:?}")
+            ))
         })?;
         let names = ExportFormat::ALL.map(|(name, _)| name).join(", ");
         let found = ExportFormat::ALL.iter().find(|(known, _)| *known == name);
         let (_, format) = found.ok_or_else(|| {
-            Failure::user(format!("`export` names the format {name:?}, but must name one of {names}"))
+            Failure::user(message!(
+                "{export} names the format {}, but must name one of {}",
+                format!("{name:?}"),
+                &names
+            ))
         })?;
         Ok((*format, PathBuf::from(path)))
     };

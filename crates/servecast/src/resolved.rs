@@ -21,7 +21,7 @@ use servecast_config::source::Source;
 /// The settings of a run as a TOML file.
 pub fn resolved(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
     toml::to_string(&config(plan, notes, &absolute))
-        .map_err(|error| Failure::user(format!("the settings do not fit into a TOML file: {error}")))
+        .map_err(|error| Failure::input(&error).about("the settings do not fit into a TOML file"))
 }
 
 /// The settings of a run as its report has them: equal wherever the run is repeated, so files go by their names. The

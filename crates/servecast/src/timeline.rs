@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_engine::{Decodes, Iteration};
-use servecast_types::{RequestId, Time, WorkerId};
+use servecast_types::{Message, RequestId, Time, WorkerId, message};
 
 /// Process of the tracks of requests; those of pools are below.
 const REQUESTS: usize = 10;
@@ -26,10 +26,11 @@ pub struct Window {
 
 impl Window {
     /// A window of the form `FROM..TO` in seconds, either of which may be left out.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Message> {
         let refused = || {
-            format!(
-                "`timeline_window` is {text:?}, but must be FROM..TO in seconds of the simulated clock, as 60..90"
+            message!(
+                "{timeline_window} is {}, but must be FROM..TO in seconds of the simulated clock, as 60..90",
+                format!("{text:?}")
             )
         };
         let (from, to) = text.split_once("..").ok_or_else(refused)?;
@@ -461,7 +462,7 @@ mod tests {
         assert_eq!(Window::parse("1.5..2"), Ok(Window { from: ms(1500.0), to: ms(2000.0) }));
         assert_eq!(Window::parse("3.."), Ok(Window { from: ms(3000.0), to: Time::MAX }));
         for text in ["", "5", "2..1", "-1..2", "a..b", "1..1", "nan.."] {
-            assert!(Window::parse(text).unwrap_err().contains("must be FROM..TO"), "{text}");
+            assert!(Window::parse(text).unwrap_err().to_string().contains("must be FROM..TO"), "{text}");
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - [`HashRuns`]: lists of block identities, a run at a time; [`RunIndex`] finds the run that one lies in.
 //! - [`KvEvent`]: what an engine tells a router about its cache.
 //! - [`foreign`]: what there is for settings that people know from other tools.
+//! - [`Message`]: a sentence about settings, in which the settings are data; [`typed`] reads settings.
 //!
 //! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
 
@@ -17,19 +18,23 @@ mod foreign;
 pub mod hash;
 mod ids;
 mod kv;
+mod message;
 mod names;
 mod prompt;
 mod run_index;
 mod runs;
 mod time;
+mod typed;
 
 pub use error::TimeError;
 pub use foreign::{Foreign, foreign, similar};
 pub use hash::{BlockHash, SequenceHash};
 pub use ids::{BlockId, RequestId, WorkerId};
 pub use kv::KvEvent;
+pub use message::{Message, flag};
 pub use names::ContentNames;
 pub use prompt::{BlockHasher, ContentId, Interner, Prompt, Run};
 pub use run_index::{Extent, RunIndex};
 pub use runs::{HashRun, HashRuns};
 pub use time::{Duration, Time};
+pub use typed::{Expected, Mistyped, typed};

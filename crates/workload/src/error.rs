@@ -1,5 +1,7 @@
 use std::io;
 
+use servecast_types::{Message, message, settings_error};
+
 /// Why a trace cannot be replayed.
 ///
 /// Lines count from 1 and include blank ones. Nothing of a trace is used once one of its rows is refused.
@@ -207,22 +209,46 @@ pub enum TraceError {
     #[error("the trace has no rows: every request is a line with one JSON object, or a line of a table")]
     NoRows,
     /// An id of a trace cannot stand for no tokens.
-    #[error("`trace_block_size` is 0, but every hash id must stand for at least 1 token")]
+    #[error("{}", block_size())]
     BlockSize,
     /// The speed-up of arrivals is no positive number.
-    #[error("`arrival_speedup_ratio` is {ratio}, but must be a finite number above 0")]
+    #[error("{}", speedup_ratio(*ratio))]
     SpeedupRatio {
         /// The ratio.
         ratio: f64,
     },
 }
 
+fn block_size() -> Message {
+    message!("{trace_block_size} is 0, but every hash id must stand for at least 1 token")
+}
+
+fn speedup_ratio(ratio: f64) -> Message {
+    message!("{arrival_speedup_ratio} is {}, but must be a finite number above 0", ratio)
+}
+
+impl From<TraceError> for Message {
+    fn from(error: TraceError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&TraceError> for Message {
+    fn from(error: &TraceError) -> Self {
+        match *error {
+            TraceError::BlockSize => block_size(),
+            TraceError::SpeedupRatio { ratio } => speedup_ratio(ratio),
+            // The rest is about rows of a trace.
+            ref error => error.to_string().into(),
+        }
+    }
+}
+
 /// Why a synthetic workload cannot be generated.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SyntheticError {
     /// A number lies outside its range.
-    #[error("`{field}` is {found}, but must be {allowed}")]
     OutOfRange {
         /// The option.
         field: &'static str,
@@ -232,24 +258,16 @@ pub enum SyntheticError {
         allowed: String,
     },
     /// Prompts are to share prefixes, but there is no group to share them in.
-    #[error(
-        "`shared_prefix_ratio` is {ratio}, but `num_prefix_groups` is 0: it must be at least 1 for prompts \
-         to share a prefix"
-    )]
     NoPrefixGroups {
         /// The ratio.
         ratio: f64,
     },
     /// Lengths that are all equal cannot spread.
-    #[error(
-        "`length_spread` is {spread}, but must be 0 unless `length_distribution` is uniform or lognormal"
-    )]
     SpreadOfConstant {
         /// The spread.
         spread: f64,
     },
     /// The workload would have more turns than the limit.
-    #[error("`request_count` × `turns_per_session` is {turns} requests, but must be at most {max}")]
     TooManyTurns {
         /// How many there would be.
         turns: u64,
@@ -257,16 +275,44 @@ pub enum SyntheticError {
         max: u64,
     },
     /// The workload would have more blocks than the limit.
-    #[error(
-        "the prompts have {blocks} blocks of `trace_block_size` tokens in all, but must have at most {max}: \
-         use fewer requests or larger blocks"
-    )]
     TooManyBlocks {
         /// How many there would be.
         blocks: u64,
         /// How many there may be.
         max: u64,
     },
+}
+
+settings_error!(SyntheticError);
+
+impl From<&SyntheticError> for Message {
+    fn from(error: &SyntheticError) -> Self {
+        match error {
+            SyntheticError::OutOfRange { field, found, allowed } => {
+                message!("{} is {}, but must be {}", Self::key(*field), found, allowed)
+            }
+            SyntheticError::NoPrefixGroups { ratio } => message!(
+                "{shared_prefix_ratio} is {}, but {num_prefix_groups} is 0: it must be at least 1 for prompts to share a \
+                 prefix",
+                *ratio
+            ),
+            SyntheticError::SpreadOfConstant { spread } => message!(
+                "{length_spread} is {}, but must be 0 unless {length_distribution} is uniform or lognormal",
+                *spread
+            ),
+            SyntheticError::TooManyTurns { turns, max } => message!(
+                "{request_count} × {turns_per_session} is {} requests, but must be at most {}",
+                *turns,
+                *max
+            ),
+            SyntheticError::TooManyBlocks { blocks, max } => message!(
+                "the prompts have {} blocks of {trace_block_size} tokens in all, but must have at most {}: use fewer \
+                 requests or larger blocks",
+                *blocks,
+                *max
+            ),
+        }
+    }
 }
 
 /// What rows are made of.

@@ -1,5 +1,7 @@
 //! Files of known tools, by how they begin: so that one given in the wrong place is called what it is.
 
+use servecast_types::Message;
+
 use crate::TimeUnit;
 
 /// Bytes from the start of a file that tell what it is.
@@ -8,8 +10,8 @@ pub const TELLING_BYTES: usize = 1 << 16;
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownFormat {
-    /// With its article: `an Azure LLM inference trace (CSV)`.
-    pub name: &'static str,
+    /// The template of its name.
+    name: &'static str,
     /// What it is good for.
     pub kind: FormatKind,
 }
@@ -32,6 +34,11 @@ pub enum FormatKind {
 }
 
 impl KnownFormat {
+    /// What it is called, with its article: `an Azure LLM inference trace (CSV)`.
+    pub fn name(self) -> Message {
+        Message::template(self.name)
+    }
+
     /// What to do with the file where a trace is expected; `None` where it is one.
     pub fn instead_of_a_trace(self) -> Option<&'static str> {
         match self.kind {
@@ -127,11 +134,11 @@ const JSON: &[(&[&str], &str, FormatKind)] = &[
         "what `servecast compare --format json` prints",
         FormatKind::Result,
     ),
-    (&["schema_version", "runs"], "a comparison of several runs (--vary)", FormatKind::Result),
+    (&["schema_version", "runs"], "a comparison of several runs ({--vary})", FormatKind::Result),
     (&["schema_version", "mean_ttft_ms"], "a report of servecast", FormatKind::Report),
-    (&["ttft_breakdown", "stages"], "rows of requests (--requests-jsonl)", FormatKind::Measured),
-    (&["scheduled", "start_ms", "end_ms"], "rows of iterations (--iterations-jsonl)", FormatKind::Measured),
-    (&["candidates", "overlap_blocks"], "rows of routing decisions (--routing-jsonl)", FormatKind::Result),
+    (&["ttft_breakdown", "stages"], "rows of requests ({--requests_jsonl})", FormatKind::Measured),
+    (&["scheduled", "start_ms", "end_ms"], "rows of iterations ({--iterations_jsonl})", FormatKind::Measured),
+    (&["candidates", "overlap_blocks"], "rows of routing decisions ({--routing_jsonl})", FormatKind::Result),
     (&["hash_ids", "output_length"], "a trace in Mooncake JSON Lines", FormatKind::Trace),
     (&["hash_ids", "output_tokens"], "a trace in Mooncake JSON Lines", FormatKind::Trace),
     (&["input_tok_ids"], "a workload with token ids", FormatKind::Trace),
@@ -151,7 +158,7 @@ const TABLES: &[(&[&str], &str, FormatKind)] = &[
     (&["request_id", "timestamp", "input_tokens"], "a trace of ServeGen (CSV)", FormatKind::Trace),
     (
         &["arrival_ms", "ttft_ms", "e2e_latency_ms"],
-        "requests of a replay (--export csv)",
+        "requests of a replay ({--export} csv)",
         FormatKind::Measured,
     ),
 ];

@@ -1,9 +1,9 @@
 //! What was odd about a trace but could be used.
 
-use std::fmt::Write as _;
+use servecast_types::{Message, message};
 
 use crate::fields;
-use crate::unit::Recognised;
+use crate::unit::{Recognised, TimeUnit};
 
 /// What was odd about a trace but could be used, counted in rows.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -30,8 +30,8 @@ pub struct TraceNotes {
     pub recognised: Option<Recognised>,
     /// Requests per second, if that is so odd that the times may have another unit.
     pub odd_rate: Option<f64>,
-    /// A unit of time was given that the names of keys contradict.
-    pub overruled_unit: Option<String>,
+    /// The unit of time that was given, where the names of keys contradict it.
+    pub overruled_unit: Option<TimeUnit>,
 }
 
 /// Rows with something odd.
@@ -53,19 +53,30 @@ impl Noted {
 impl TraceNotes {
     /// The notes as sentences for a reader, without the counts that are 0.
     pub fn sentences(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        sentences.extend(self.recognised.map(Recognised::sentence));
-        sentences.extend(self.overruled_unit.clone());
-        sentences.extend(self.odd_rate.map(odd_rate));
-        let mut add = |count: u64, what: String| {
+        self.messages().iter().map(Message::to_string).collect()
+    }
+
+    /// The same in the words of whoever shows them.
+    pub fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        messages.extend(self.recognised.map(Recognised::message));
+        messages.extend(self.overruled_unit.map(|unit| {
+            message!("`arrival_time_ns` is read as {}, since {--time_unit} says so", unit.name())
+        }));
+        messages.extend(self.odd_rate.map(odd_rate));
+        let mut add = |count: u64, what: Message| {
             if count > 0 {
-                sentences
-                    .push(format!("{count} {} {what}", if count == 1 { "row has" } else { "rows have" }));
+                messages.push(message!(
+                    "{} {} {}",
+                    count,
+                    if count == 1 { "row has" } else { "rows have" },
+                    what
+                ));
             }
         };
         let names =
             self.ignored_key_names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        add(self.ignored_keys, format!("keys that are ignored: {names}"));
+        add(self.ignored_keys, message!("keys that are ignored: {}", names));
         add(self.surplus_hash_ids, "more `hash_ids` than the prompt needs".into());
         add(self.inferred_input_length, "no `input_length`: as many tokens as `hash_ids` cover".into());
         add(
@@ -75,30 +86,33 @@ impl TraceNotes {
         let noted = [
             (
                 self.without_tokens,
-                "0 tokens of prompt or output, as requests that failed have: they are left out",
+                message!("0 tokens of prompt or output, as requests that failed have: they are left out"),
             ),
             (
                 self.other_output_ids,
-                "ids of generated tokens for another length than that of the output: what has no id is never hit, \
-                 surplus ids are ignored",
+                message!(
+                    "ids of generated tokens for another length than that of the output: what has no id is never hit, \
+                     surplus ids are ignored"
+                ),
             ),
             (
                 self.unordered_turns,
-                "a timestamp before that of an earlier row of its session: turns go by their timestamps",
+                message!(
+                    "a timestamp before that of an earlier row of its session: turns go by their timestamps"
+                ),
             ),
             (
                 self.unrelated_turns,
-                "nothing in common with the turn before it: --turns delta if rows hold only what is new in a turn",
+                message!(
+                    "nothing in common with the turn before it: {--turns} delta if rows hold only what is new in a turn"
+                ),
             ),
         ];
         for (noted, what) in noted {
-            let mut what = what.to_owned();
-            // Writing to a string cannot fail.
-            let _ =
-                write!(what, " (line {}{})", noted.first_line, if noted.rows > 1 { " first" } else { "" });
-            add(noted.rows, what);
+            let first = if noted.rows > 1 { " first" } else { "" };
+            add(noted.rows, message!("{} (line {}{})", what, noted.first_line, first));
         }
-        sentences
+        messages
     }
 
     /// The notes as counts of rows by kind, without those that are 0.
@@ -128,13 +142,14 @@ impl TraceNotes {
     }
 }
 
-fn odd_rate(per_second: f64) -> String {
+fn odd_rate(per_second: f64) -> Message {
     let rate = if per_second >= 1.0 {
         format!("{per_second:.0} requests a second")
     } else {
         format!("a request every {:.0} seconds", 1.0 / per_second)
     };
-    format!(
-        "the times, read as milliseconds, make {rate}: --time-unit s, us or ns if they are in another unit"
+    message!(
+        "the times, read as milliseconds, make {}: {--time_unit} s, us or ns if they are in another unit",
+        rate
     )
 }

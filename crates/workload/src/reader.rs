@@ -168,8 +168,7 @@ impl Seen {
         trace.block_size = recognised.and_then(Recognised::block_size);
         trace.notes.recognised = recognised;
         if let Some(unit) = self.unit {
-            let name = format!("`arrival_time_ns` is read as {}, since --time-unit says so", unit.name());
-            trace.notes.overruled_unit = (trace.token_ids && unit != TimeUnit::Ns).then_some(name);
+            trace.notes.overruled_unit = Some(unit).filter(|unit| trace.token_ids && *unit != TimeUnit::Ns);
             return Ok(());
         }
         let unit = match recognised {

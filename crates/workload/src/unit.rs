@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use servecast_types::{Message, message};
 
 /// A unit of the times of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -67,18 +68,17 @@ impl Recognised {
         (self == Self::Chats).then_some(16)
     }
 
-    pub(crate) fn sentence(self) -> String {
+    pub(crate) fn message(self) -> Message {
         match self {
-            Self::Epoch(unit) => format!(
-                "timestamps of this size are {} since 1970 and are read as such: --time-unit ms if they are not",
+            Self::Epoch(unit) => message!(
+                "timestamps of this size are {} since 1970 and are read as such: {--time_unit} ms if they are not",
                 unit.name()
             ),
-            Self::Dates => "timestamps are dates, read as UTC unless they say another zone".to_owned(),
-            Self::Chats => {
-                "rows with `chat_id` and `parent_chat_id` are read with timestamps in seconds and 16 tokens \
-                            to a hash id, unless --time-unit and --trace-block-size say otherwise"
-                    .to_owned()
-            }
+            Self::Dates => message!("timestamps are dates, read as UTC unless they say another zone"),
+            Self::Chats => message!(
+                "rows with `chat_id` and `parent_chat_id` are read with timestamps in seconds and 16 tokens to a hash id, \
+                 unless {--time_unit} and {--trace_block_size} say otherwise"
+            ),
         }
     }
 }

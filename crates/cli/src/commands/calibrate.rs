@@ -10,8 +10,9 @@ use servecast_calibrate::{
     CalibrateError, Experts, Fit, HostFit, Level, Options, PassRun, Phases, RequestRun, fit_both, fit_host,
     fit_passes, fit_requests,
 };
-use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
+use servecast_engine::{ConfigError, EngineArgs, EnginePreset, EngineType, WorkerType, merge};
 use servecast_latency::{ErrorBar, Step};
+use servecast_types::message;
 use servecast_workload::{FormatKind, TimeUnit, known_format};
 
 use crate::commands::validate::recording::Recording;
@@ -176,10 +177,10 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
 fn refused(error: CalibrateError) -> Failure {
     match &error {
-        CalibrateError::Interrupted => Failure::interrupted(&error),
-        CalibrateError::Simulation { .. } => Failure::user(&error)
+        CalibrateError::Interrupted => Failure::interrupted(error.to_string()),
+        CalibrateError::Simulation { .. } => Failure::input(&error)
             .with_hint("--engine, --engine-preset, --extra-engine-args and --num-workers state the settings"),
-        _ => Failure::user(&error),
+        _ => Failure::input(&error),
     }
 }
 
@@ -191,7 +192,7 @@ fn host(spec: &str, passes: &[PassRun], runs: &[RequestRun], args: &CalibrateArg
         ));
     }
     let named = EngineArgs { latency: Some(spec.to_owned()), ..EngineArgs::default() };
-    let parsed = named.latency_spec().map_err(|error| Failure::user(&error))?;
+    let parsed = named.latency_spec().map_err(Failure::user)?;
     let model = latency::load(&parsed, &Models::new())?.ok_or_else(|| {
         Failure::user(format!("--base is `{spec}`, which is no model of a GPU"))
             .with_hint("profile:DIR, roofline:OPTIONS, grid:FILE and step:FILE.toml are")
@@ -340,9 +341,8 @@ fn read(path: &Path, args: &CalibrateArgs) -> Result<Input, Failure> {
 /// The refusal of a file that is known to hold something else than measured times.
 fn without_times(path: &Path, text: &str) -> Option<Failure> {
     let format = known_format(text.as_bytes()).filter(|format| format.kind != FormatKind::Measured)?;
-    let message =
-        format!("{}: the file holds {}, which has no times of single requests", path.display(), format.name);
-    Some(Failure::user(message).with_hint(
+    let message = message!("the file holds {}, which has no times of single requests", format.name());
+    Some(Failure::user(message).about(path.display().to_string()).with_hint(
         "a fit needs when each request was sent and when its first and last token came, or the length of iterations: \
          `servecast calibrate --help` lists the forms",
     ))
@@ -401,12 +401,12 @@ fn recorded(folder: &Path, args: &CalibrateArgs) -> Result<RequestRun, Failure> 
 
 /// The settings of the engine, over those of the run.
 fn engine_args(args: &CalibrateArgs, name: &str, of_run: Value) -> Result<EngineArgs, Failure> {
-    let refused = |error: &dyn ToString| Failure::user(format!("{name}: {}", error.to_string()));
+    let refused = |error: ConfigError| Failure::user(error).about(name);
     if args.engine_args.as_ref().is_some_and(|settings| settings.contains_key("latency")) {
         return Err(Failure::user("`latency` is what is fitted: leave it out of --extra-engine-args"));
     }
     let preset = args.engine_preset.as_deref().map(EnginePreset::by_name).transpose();
-    let preset = preset.map_err(|error| refused(&error))?;
+    let preset = preset.map_err(refused)?;
     let mut all = preset.map_or_else(Map::new, |preset| preset.settings(WorkerType::Aggregated));
     if let Some(engine) = args.engine {
         all.insert("engine_type".to_owned(), engine.name().into());
@@ -419,7 +419,7 @@ fn engine_args(args: &CalibrateArgs, name: &str, of_run: Value) -> Result<Engine
         }
     }
     all.insert("latency".to_owned(), "step:calibrated.toml".into());
-    EngineArgs::from_json(all.into()).map_err(|error| refused(&error))
+    EngineArgs::from_json(all.into()).map_err(refused)
 }
 
 fn write(path: &Path, fit: &Fit, what: &str, args: &CalibrateArgs) -> Result<(), Failure> {

@@ -12,7 +12,9 @@ use servecast_workload::FormatKind;
 
 use super::replay::{REPORT, ROWS, json, table_options};
 use crate::config::{DEFAULT_SEED, Format};
-use crate::error::{Failure, chain, quoted};
+use servecast_types::message;
+
+use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile, note};
 
 /// Compare the reports of runs with that of the first
@@ -72,7 +74,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     let Some((baseline, others)) = runs.split_first() else { unreachable!("there are two runs at least") };
     let known: Vec<String> = baseline.figures.figures.keys().cloned().collect();
     let conditions = args.fail_if.iter().map(|condition| {
-        let refused = |error| Failure::user(format!("--fail-if {condition}: {error}"));
+        let refused = |error| Failure::input(&error).about(format!("--fail-if {condition}"));
         condition.clone().on_one_of(&known).map_err(refused)
     });
     let conditions: Vec<FailIf> = conditions.collect::<Result<_, _>>()?;
@@ -132,10 +134,10 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
     let report_path = in_folder(REPORT).unwrap_or_else(|| path.to_owned());
     let rows_path = rows.map(Path::to_owned).or_else(|| in_folder(ROWS).filter(|path| path.exists()));
     let report: Report = serde_json::from_reader(files::open(&report_path)?)
-        .map_err(|error| no_report(&report_path, &error.to_string()))?;
+        .map_err(|error| no_report(&report_path, &error))?;
     let rows = rows_path.map(|path| {
         read_request_figures(BufReader::new(files::open(&path)?))
-            .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
+            .map_err(|error| Failure::input(&error).about(path.display().to_string()))
     });
     if let Some(estimate) = &report.latency_estimate {
         let name = path.display();
@@ -146,10 +148,11 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
 }
 
 /// A file that is no report, by what it is.
-fn no_report(path: &Path, problem: &str) -> Failure {
+fn no_report(path: &Path, problem: &serde_json::Error) -> Failure {
     let name = quoted(path);
     let Some(format) = files::format_of(path).filter(|format| format.kind != FormatKind::Report) else {
-        return Failure::user(format!("{name} is no report of a run: {problem}"))
+        return Failure::input(problem)
+            .about(format!("{name} is no report of a run"))
             .with_hint("`servecast replay --report-json FILE` writes one");
     };
     let hint = match format.kind {
@@ -164,7 +167,7 @@ fn no_report(path: &Path, problem: &str) -> Failure {
         }
         _ => "`servecast replay --report-json FILE` writes a report".to_owned(),
     };
-    Failure::user(format!("{name} holds {}, no report of a run", format.name)).with_hint(hint)
+    Failure::user(message!("{} holds {}, no report of a run", name, format.name())).with_hint(hint)
 }
 
 fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {

@@ -14,7 +14,7 @@ use servecast_report::{
     Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_slo, render_table,
     summarize,
 };
-use servecast_types::{Time, WorkerId};
+use servecast_types::{Message, Time, WorkerId, message};
 use servecast_workload::Workload;
 
 use crate::config::{EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven, add_router};
@@ -102,8 +102,8 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     if !quiet {
         introduce(&plan);
         plan.derived.iter().for_each(|derived| note(&format!("note: {derived}")));
-        let threads = config.several.threads.map(|_| "`threads` is for the runs of --vary".to_owned());
-        tell_of_unused(plan.unused.iter().cloned().chain(threads.map(|reason| layers.explained(&reason))));
+        let threads = config.several.threads.map(|_| message!("{threads} is for the runs of {--vary}"));
+        tell_of_unused(plan.unused.iter().cloned().chain(threads.map(|reason| layers.explained(reason))));
     }
     let interrupt = Interrupt::install()?;
 
@@ -116,8 +116,8 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     interrupt.defer()?;
     let folder = outputs::claim(&config.output)?;
     let mut follower = Follower::new(&plan, &workload, quiet, &interrupt)?;
-    let simulation = Simulation::new(&plan.topology, workload, &plan.options())
-        .map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    let simulation =
+        Simulation::new(&plan.topology, workload, &plan.options()).map_err(|error| layers.refused(error))?;
     let outcome = simulation.run(&mut follower);
     let timeline = follower.timeline.take();
     let (activity, tokens) = (follower.activity.take(), follower.tokens.take().map(|tokens| tokens.times));
@@ -183,7 +183,7 @@ fn introduce(plan: &Plan) {
 }
 
 /// Says what was given but has no effect, each once.
-fn tell_of_unused(reasons: impl Iterator<Item = String>) {
+fn tell_of_unused(reasons: impl Iterator<Item = Message>) {
     let mut told = Vec::new();
     for reason in reasons {
         if !told.contains(&reason) {
@@ -233,7 +233,7 @@ impl Follower {
         let iterations = self.iterations.map(IterationRows::into_inner);
         let files = iterations.into_iter().chain(self.routing.map(Rows::into_inner)).collect();
         if let Some(error @ RunError::Interrupted { .. }) = error {
-            return Err(Failure::interrupted(error));
+            return Err(Failure::interrupted(error.to_string()));
         }
         Ok((wall_time_ms, files))
     }

@@ -9,6 +9,7 @@ use servecast_cluster::record::RunRecord;
 use servecast_cluster::{PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::{EngineArgs, EnginePreset, WorkerType, merge};
 use servecast_report::{FailIf, Limit, Operator, ValidatedRun, render_validation};
+use servecast_types::Message;
 
 use self::curves::{Curves, Recorder};
 use self::figures::{Figures, Row, UNSERVED};
@@ -171,9 +172,9 @@ fn of_server(result: &Path, configs: &[PathBuf]) -> Result<Outcome, Failure> {
 
 /// The condition, which has to be one on an error.
 fn on_an_error(condition: &FailIf) -> Result<FailIf, Failure> {
-    let refused = |problem: &str| Failure::user(format!("--fail-if {condition}: {problem}"));
+    let about = |failure: Failure| failure.about(format!("--fail-if {condition}"));
     let condition = condition.clone().on_one_of(&Figures::names()).map_err(|error| {
-        refused(&error.to_string()).with_hint(format!("figures are {}", Figures::names().join(", ")))
+        about(Failure::input(&error)).with_hint(format!("figures are {}", Figures::names().join(", ")))
     })?;
     let (share, problem) = match condition.limit {
         Limit::RelativeChange(_) => return Ok(condition),
@@ -188,28 +189,28 @@ fn on_an_error(condition: &FailIf) -> Result<FailIf, Failure> {
         }
     };
     let meant = FailIf { operator: Operator::Above, limit: Limit::Share(share), ..condition };
-    Err(refused(problem).with_hint(format!("`{meant}` fails if the figure is off by more, either way")))
+    Err(about(Failure::user(problem))
+        .with_hint(format!("`{meant}` fails if the figure is off by more, either way")))
 }
 
 fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
     let recording = Recording::read(folder, args.num_gpu_blocks, "--num-gpu-blocks states it")?;
-    let refused = |problem: &str| Failure::user(format!("{}: {problem}", folder.display()));
-    let preset = EnginePreset::by_name(recording.preset).map_err(|error| refused(&error.to_string()))?;
+    let refused = |problem: Message| Failure::user(problem).about(folder.display().to_string());
+    let preset = EnginePreset::by_name(recording.preset).map_err(|error| refused(error.into()))?;
     let mut settings = recording.settings.clone();
     let spec = args.latency.clone().unwrap_or_else(|| format!("profile:{}", folder.display()));
     settings.insert("latency".to_owned(), spec.into());
     let engine = EngineArgs::from_json(merge(preset.settings(WorkerType::Aggregated), settings.into()))
-        .map_err(|error| refused(&error.to_string()))?;
-    let spec = engine.latency_spec().map_err(|error| refused(&error.to_string()))?;
+        .map_err(|error| refused(error.into()))?;
+    let spec = engine.latency_spec().map_err(|error| refused(error.into()))?;
     let measured = latency::load(&spec, &latency::Models::new())?;
-    let config = engine.validate(measured).map_err(|error| refused(&error.to_string()))?;
+    let config = engine.validate(measured).map_err(|error| refused(error.into()))?;
     let pool = PoolEngine { workers: recording.workers, args: &engine, config: &config };
-    let topology = Topology::aggregated(pool).map_err(|error| refused(&error.to_string()))?;
+    let topology = Topology::aggregated(pool).map_err(|error| refused(error.into()))?;
     let workload = recording.workload();
     // Every iteration is looked at.
     let options = SimulationOptions { plain: true, ..SimulationOptions::default() };
-    let simulation =
-        Simulation::new(&topology, workload, &options).map_err(|error| refused(&error.to_string()))?;
+    let simulation = Simulation::new(&topology, workload, &options).map_err(|error| refused(error.into()))?;
     let mut recorder = Recorder::new(config.usable_blocks(), recording.workers);
     let record = simulation.run(&mut recorder).map_err(|error| Failure::run(chain(&error)))?;
     let recorded = Curves::recorded(folder)?.unwrap_or_default();

@@ -207,7 +207,10 @@ const FLAGS: &[(&str, &[&str])] = &[
     ),
     ("--prefill-workers 1 --decode-workers 0", &["`num_decode_workers` is 0"]),
     ("--sla-ttft-ms", &["a value is required for '--sla-ttft-ms"]),
-    ("--sla-ttft-ms 0", &["`--sla-ttft-ms` must be a finite number of milliseconds above 0"]),
+    (
+        "--sla-ttft-ms 0",
+        &["`sla_ttft_ms` must be a finite number of milliseconds above 0", "(from --sla-ttft-ms)"],
+    ),
     ("--sla-itl-ms nan", &["'nan'", "--sla-tpot-ms", "finite"]),
     ("--sla-e2e-ms x", &["'x'", "--sla-e2e-ms"]),
     ("--arrival-speedup-ratio 0", &["`arrival_speedup_ratio` is 0"]),

@@ -140,7 +140,7 @@ fn bad_files_are_refused_by_name_and_key() {
         ),
         (
             "sla_itl_ms = 0",
-            &["`--sla-tpot-ms` must be a finite number of milliseconds above 0, not 0 (from c.toml)"],
+            &["`sla_tpot_ms` must be a finite number of milliseconds above 0, not 0 (from c.toml)"],
         ),
         ("sla_itl_ms = nan", &["c.toml: `sla_itl_ms` is NaN, but must be a finite number"]),
         ("engine_args = 1", &["`engine_args` is 1, but must be an object"]),
@@ -163,6 +163,48 @@ fn bad_files_are_refused_by_name_and_key() {
     sandbox.write("c.json", "[]");
     sandbox.run(&["replay", "--config", "c.json"]).is_refused(&["c.json: expected a JSON object"]);
     sandbox.run(&["replay", "--config", "none.toml"]).is_refused(&["cannot read `none.toml`: No such file"]);
+}
+
+#[test]
+fn origins_are_of_settings_and_not_of_words() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("p")).unwrap();
+    sandbox.write("p/profile.json", r#"{"tensor_parallel_size": 2000}"#);
+    let told = |file: &str, content: &str, arguments: &[&str]| {
+        sandbox.write(file, content);
+        let outcome = sandbox.run(&[&["replay", "t.jsonl", "--config", file], arguments].concat());
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        outcome.stderr
+    };
+    // The name of the file is a word of the message.
+    assert_eq!(
+        told("is", "num_workers = 0", &[]),
+        "error: `num_workers` is 0, but a pool needs at least 1 worker (from is)\n"
+    );
+    // A value looks like a setting.
+    let value = told("c.toml", "seed = 1\nlatency = '`seed`'", &["--quiet"]);
+    assert!(value.starts_with("error: `latency` is ``seed``: expected auto"), "{value}");
+    assert!(value.trim_end().ends_with("ops:OPTIONS (from c.toml)"), "{value}");
+    // What there is instead of a key is given, too.
+    let instead = told("c.toml", "[engine_args]\nmax_batch_size = 3", &["--max-num-seqs", "5"]);
+    assert_eq!(
+        instead,
+        "error: unknown key `max_batch_size`: `max_num_seqs` is how many requests run at a time (from c.toml)\n"
+    );
+    // Another file has a key of that name.
+    assert_eq!(
+        told("c.toml", "latency = 'profile:p'", &["--tp", "2"]),
+        "error: p/profile.json: `tensor_parallel_size` is 2000, but must be from 1 to 1024\n"
+    );
+    // Items of a list come from where the list does.
+    assert_eq!(
+        told("c.toml", "slo = ['p95 ttft <= 1s', 3]", &[]),
+        "error: `slo[1]` is 3, but must be a string (from c.toml)\n"
+    );
+    assert_eq!(
+        told("c.toml", "cudagraph_capture_sizes = 8", &[]),
+        "error: `cudagraph_capture_sizes` is 8, but must be a list of whole numbers (from c.toml)\n"
+    );
 }
 
 #[test]

@@ -142,9 +142,8 @@ fn a_mistake_is_shown_where_it_stands() {
         ),
         (
             &["--slo", "p95 ttft <= 1s", "--fail-if", "p99_ttft_ms>5"],
-            "error: `fail_if` is `p99_ttft_ms>5`, but a run by itself has one condition, `slo` (`fail_if` from \
-             --fail-if, `slo` from --slo)\n\nhint: `servecast compare --fail-if` holds the figures of a run against \
-             those of another one\n",
+            "error: `fail_if` is `p99_ttft_ms>5`, but a run by itself has one condition, `slo` (from --fail-if)\n\n\
+             hint: `servecast compare --fail-if` holds the figures of a run against those of another one\n",
         ),
     ] {
         let outcome = sandbox.run(&with(arguments));

@@ -1,19 +1,20 @@
 //! What a hand-off from prefill to decode workers moves, and how fast, as far as nobody says.
 
 use servecast_engine::EngineArgs;
+use servecast_types::{Message, message};
 
 use crate::error::Failure;
 use crate::latency;
 use crate::settings::Layers;
 
 /// What says something of a hand-off where there is none.
-pub(super) fn unused(args: &EngineArgs) -> impl Iterator<Item = String> {
+pub(super) fn unused(args: &EngineArgs) -> impl Iterator<Item = Message> {
     let given = [
         ("kv_transfer_bandwidth", args.kv_transfer_bandwidth.is_some()),
         ("kv_bytes_per_token", args.kv_bytes_per_token.is_some()),
     ];
     let given = given.into_iter().filter(|(_, is_given)| *is_given);
-    given.map(|(key, _)| format!("`{key}` is for prefill and decode workers"))
+    given.map(|(key, _)| message!("{} is for prefill and decode workers", Message::key(key)))
 }
 
 /// What is said where a hand-off costs nothing.
@@ -80,10 +81,12 @@ pub(super) fn check(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) 
     match (bandwidth.filter(|&bandwidth| bandwidth > 0.0), bytes) {
         (Some(bandwidth), None) => {
             let message =
-                format!("`kv_transfer_bandwidth` is {bandwidth}, but `kv_bytes_per_token` is not given");
-            let hint = "--kv-bytes-per-token says how much there is to transfer: \
-                        2 · layers · KV heads · head size · bytes a number";
-            Err(Failure::user(layers.explained(&message)).with_hint(hint))
+                message!("{kv_transfer_bandwidth} is {}, but {kv_bytes_per_token} is not given", bandwidth);
+            let hint = message!(
+                "{--kv_bytes_per_token} says how much there is to transfer: 2 · layers · KV heads · head size · bytes a \
+                 number"
+            );
+            Err(layers.refused(message).with_hint(hint))
         }
         _ => Ok(()),
     }

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value};
 use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
+use servecast_types::{Message, message};
 
 use super::Given;
 use crate::error::Failure;
-use crate::settings::{Engines, Layers, Origin, ReplayConfig, Shortcut, explained};
+use crate::settings::{Engines, Layers, Origin, ReplayConfig, Shortcut};
 
 /// Settings without effect on a replay, each with the reason.
 const WITHOUT_EFFECT: [(&str, &str); 6] = [
@@ -107,8 +108,8 @@ impl<'a> Settings<'a> {
         if settings.get("block_size").and_then(Value::as_u64) == Some(0) {
             let least = if given.engine == EngineType::Sglang { "1 token" } else { "2 tokens" };
             let problem =
-                format!("`block_size` is 0: a block holds at least {least}; leave it out for the default");
-            return Err(Failure::user(settings.explained(&problem)));
+                message!("{block_size} is 0: a block holds at least {}; leave it out for the default", least);
+            return Err(Failure::user(settings.explained(problem)));
         }
         Ok(settings)
     }
@@ -122,8 +123,14 @@ impl<'a> Settings<'a> {
             if is_same(found, &value) {
                 return Ok(());
             }
-            let message = format!("`{name}` is {value}, but `{key}` has `{path}` {found}: give it once");
-            return Err(Failure::user(layers.explained(&message)));
+            return Err(layers.refused(message!(
+                "{} is {}, but {} has {} {}: give it once",
+                Message::key(name),
+                value,
+                Message::key(key),
+                Message::key(path),
+                found
+            )));
         }
         self.origins.extend(layers.origin(name).map(|origin| (path.to_owned(), origin)));
         match path.split_once('.') {
@@ -154,10 +161,13 @@ impl<'a> Settings<'a> {
                 Meaning::Other => false,
             };
             if !agrees {
-                let problem = format!(
-                    "`{own}` is {one} and `{general}` is {other}, but they are one setting: give one of them"
-                );
-                return Err(Failure::user(self.explained(&problem)));
+                return Err(Failure::user(self.explained(message!(
+                    "{} is {} and {} is {}, but they are one setting: give one of them",
+                    Message::key(own),
+                    one,
+                    Message::key(general),
+                    other
+                ))));
             }
         }
         Ok(())
@@ -178,14 +188,15 @@ impl<'a> Settings<'a> {
     }
 
     /// Those that have no effect, each in a sentence.
-    pub(super) fn unused(&self, args: &EngineArgs) -> impl Iterator<Item = String> + '_ {
+    pub(super) fn unused(&self, args: &EngineArgs) -> impl Iterator<Item = Message> + '_ {
         let is_on = |key: &str| self.get(key).is_some_and(|value| *value != false);
         let never = WITHOUT_EFFECT.iter().filter(move |(key, _)| is_on(key));
-        let mut unused: Vec<String> = never.map(|(key, reason)| format!("`{key}` {reason}")).collect();
+        let mut unused: Vec<Message> =
+            never.map(|(key, reason)| message!("{} {}", Message::key(*key), *reason)).collect();
         if args.engine_type == EngineType::Sglang {
             unused.extend(self.unused_by_sglang(args));
         }
-        unused.into_iter().map(|sentence| self.explained(&sentence))
+        unused.into_iter().map(|sentence| self.explained(sentence))
     }
 
     /// What is said of recorded graphs without effect, each in a sentence.
@@ -193,27 +204,29 @@ impl<'a> Settings<'a> {
         &self,
         args: &EngineArgs,
         spec: &LatencySpec,
-    ) -> impl Iterator<Item = String> + '_ {
+    ) -> impl Iterator<Item = Message> + '_ {
         let is_composed = matches!(spec, LatencySpec::Ops(_));
         let is_on = |key: &&str| self.get(key).is_some_and(|value| *value != false);
         let without_operators = GRAPHS.into_iter().filter(move |key| !is_composed && is_on(key)).map(|key| {
-            format!(
-                "`{key}` is for iteration times composed of operators (`model` and `gpu`): other latency models have the \
-                 passes that were measured"
+            message!(
+                "{} is for iteration times composed of operators ({model} and {gpu}): other latency models have the passes \
+                 that were measured",
+                Message::key(key)
             )
         });
         let without_graphs = args
             .has_unused_graphs()
             .filter(|_| is_composed)
-            .map(|key| format!("`{key}` says which graphs are recorded, but none are"));
-        without_operators.chain(without_graphs).map(|sentence| self.explained(&sentence))
+            .map(|key| message!("{} says which graphs are recorded, but none are", Message::key(key)));
+        without_operators.chain(without_graphs).map(|sentence| self.explained(sentence))
     }
 
-    fn unused_by_sglang(&self, args: &EngineArgs) -> Vec<String> {
+    fn unused_by_sglang(&self, args: &EngineArgs) -> Vec<Message> {
         let sglang = args.sglang.clone().unwrap_or_default();
         let is_given = |key: &&str| self.get(key).is_some();
-        let mut unused: Vec<String> =
-            OF_VLLM.into_iter().filter(is_given).map(|key| format!("`{key}` is a setting of vLLM")).collect();
+        let of_vllm = OF_VLLM.into_iter().filter(is_given);
+        let mut unused: Vec<Message> =
+            of_vllm.map(|key| message!("{} is a setting of vLLM", Message::key(key))).collect();
         if !sglang.enable_priority_scheduling {
             let of_priorities = [
                 "sglang.schedule_low_priority_values_first",
@@ -221,23 +234,25 @@ impl<'a> Settings<'a> {
             ];
             let of_priorities = of_priorities.into_iter().filter(is_given);
             unused.extend(
-                of_priorities.map(|key| format!("`{key}` needs `sglang.enable_priority_scheduling`")),
+                of_priorities
+                    .map(|key| message!("{} needs {sglang.enable_priority_scheduling}", Message::key(key))),
             );
         }
         let policy = sglang.schedule_policy;
         if policy != SchedulePolicy::Random {
             let seed = ["sglang.random_seed"].into_iter().filter(is_given);
-            unused.extend(seed.map(|key| format!("`{key}` is for the policy `random`")));
+            unused.extend(seed.map(|key| message!("{} is for the policy `random`", Message::key(key))));
         }
         let shares = args.enable_prefix_caching && !sglang.disable_radix_cache;
         if !shares && matches!(policy, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight) {
-            unused.push("`sglang.schedule_policy` goes by what is cached, but nothing is".to_owned());
+            unused.push(message!("{sglang.schedule_policy} goes by what is cached, but nothing is"));
         }
         unused
     }
 
-    pub(super) fn explained(&self, problem: &str) -> String {
-        explained(problem, self.origins.iter().map(|(key, origin)| (key.as_str(), *origin)))
+    /// The message, and where the settings that it mentions got their values.
+    pub(super) fn explained(&self, message: Message) -> Message {
+        message.with_origins(self.origins.iter().map(|(key, origin)| (key.as_str(), *origin)))
     }
 }
 
@@ -246,8 +261,9 @@ fn refuse_of_sglang(shortcut: &Shortcut, engine: EngineType, layers: &Layers) ->
     if shortcut.engines != Engines::Sglang {
         return Ok(());
     }
-    let message = format!("`{}` is a setting of SGLang, but the engine is {}", shortcut.key, engine.name());
-    Err(Failure::user(layers.explained(&message)).with_hint("--engine sglang simulates SGLang"))
+    let key = Message::key(shortcut.key);
+    let message = message!("{} is a setting of SGLang, but the engine is {}", key, engine.name());
+    Err(layers.refused(message).with_hint(message!("{--engine} sglang simulates SGLang")))
 }
 
 /// Whether two JSON values mean the same setting: 1 and 1.0 do.

@@ -10,7 +10,9 @@ use servecast_ops::{
 };
 
 use super::options::{Deployed, gpus, known_models, model_shape, refused_option, take_all};
-use crate::error::{Failure, chain};
+use servecast_types::{Message, message};
+
+use crate::error::Failure;
 use crate::files;
 
 const WHAT: &str = "ops";
@@ -124,7 +126,7 @@ impl OpsSettings {
             ConstantsFrom::BuiltIn => Constants::built_in().clone(),
             ConstantsFrom::Nowhere => Constants::none(),
             ConstantsFrom::File(path) => Constants::from_toml(&files::read_text(path)?)
-                .map_err(|error| Failure::user(format!("{}: {error}", path.display())))?,
+                .map_err(|error| Failure::input(&error).about(path.display().to_string()))?,
         };
         Ok(if self.without_factors { constants.without_factors() } else { constants })
     }
@@ -140,7 +142,7 @@ impl OpsSettings {
         let name = self.pack.as_ref().map(|path| path.display().to_string());
         Composition::new(setup, pack).map_err(|error| {
             let pack = name.unwrap_or_else(|| "a pack that comes with servecast".to_owned());
-            Failure::user(format!("{pack}: {}", chain(&error)))
+            Failure::input(&error).about(pack)
         })
     }
 
@@ -149,18 +151,18 @@ impl OpsSettings {
         let Some(path) = &self.pack else {
             let sheet = self.sheet()?;
             let pack = Pack::of_gpu(&sheet.name).transpose();
-            return pack
-                .map_err(|error| Failure::user(format!("the pack of {}: {}", sheet.name, chain(&error))));
+            return pack.map_err(|error| Failure::input(&error).about(format!("the pack of {}", sheet.name)));
         };
         let pack = Pack::read(Cow::Owned(files::read(path)?))
-            .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))?;
+            .map_err(|error| Failure::input(&error).about(path.display().to_string()))?;
         let (of, gpu) = (pack.header().gpu.clone(), self.sheet()?.name);
         if of == gpu {
             return Ok(Some(pack));
         }
         Err(Failure::user(format!("{}: the pack is of {of}, but the GPU is {gpu}", path.display()))
-            .with_hint(format!(
-                "--gpu {of} takes the pack's; without `pack` the one that comes with servecast is read"
+            .with_hint(message!(
+                "{--gpu} {} takes the pack's; without `pack` the one that comes with servecast is read",
+                of
             )))
     }
 
@@ -218,23 +220,25 @@ impl OpsSettings {
     }
 
     fn check(&self, setup: &OpsSetup) -> Result<(), Failure> {
-        let refused = |option: &str, problem: &str| Err(refused_option(WHAT, option, problem));
+        let refused =
+            |key: &str, value: &str, problem: String| Err(refused_option(WHAT, key, value, problem));
         let name = &setup.model_name;
         let problem = match self.deployed.problem(name, &setup.model)? {
             Some(problem) => Some(problem),
             None => self.deployed.unconnected()?,
         };
-        if let Some((option, problem)) = problem {
-            return refused(&option, &problem);
+        if let Some((key, value, problem)) = problem {
+            return refused(key, &value, problem);
         }
         let (ep, gpus) = (setup.expert_parallel_size, setup.gpus());
         if let Err(error) = setup.model.check_experts_shared_by(ep) {
-            return refused(&format!("ep={ep}"), &format!("{name}: {error}"));
+            return refused("ep", &ep.to_string(), format!("{name}: {error}"));
         }
         if !gpus.is_multiple_of(ep) {
             return refused(
-                &format!("ep={ep}"),
-                &format!("the engine has {gpus} GPUs, which {ep} does not divide"),
+                "ep",
+                &ep.to_string(),
+                format!("the engine has {gpus} GPUs, which {ep} does not divide"),
             );
         }
         Ok(())
@@ -252,9 +256,10 @@ impl OpsSettings {
 }
 
 fn missing(key: &str, hint: String) -> Failure {
-    let message = format!(
-        "`{key}` is missing: times of a model on GPUs follow from --model NAME --gpu NAME --tp N, by flags, keys or options of \
-         `latency`"
+    let message = message!(
+        "{} is missing: times of a model on GPUs follow from {--model} NAME {--gpu} NAME {--tp} N, by flags, keys or options \
+         of {latency}",
+        Message::key(key)
     );
     Failure::user(message).with_hint(hint)
 }

@@ -7,10 +7,15 @@ use servecast_latency::{
     AllReduce, AllReduceTable, CapacitySetup, DRIVER_BYTES, GpuSheet, ModelShape, Ring, WeightType,
 };
 
-use crate::error::{Failure, chain};
+use servecast_types::{Message, message};
+
+use crate::error::{Failure, RefusedOption};
 use crate::files;
 
 use super::text;
+
+/// The key of an option, its value, and what is wrong with it.
+pub(super) type OptionProblem = (&'static str, String, String);
 
 /// What GPUs without a sheet are connected by unless somebody says otherwise.
 const DEFAULT_LINK: &str = "pcie";
@@ -138,14 +143,14 @@ impl Deployed {
         }
         if let Some(AllReduceFrom::Table(path)) = &self.all_reduce {
             let table = AllReduceTable::read(&text(path)?, gpus)
-                .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))?;
+                .map_err(|error| Failure::input(&error).about(path.display().to_string()))?;
             return Ok(Some(AllReduce::Table(table)));
         }
         let of_gpu = self.sheet().ok().flatten().map(|sheet| sheet.link);
         let link = self.link.as_deref().or(of_gpu.as_deref()).unwrap_or(DEFAULT_LINK);
         let unknown = || {
             let links = Ring::links().collect::<Vec<_>>().join(", ");
-            Failure::user(format!("`latency`: option `link` is `{link}`, but must be one of {links}"))
+            Failure::user(message!("{latency}: option `link` is `{}`, but must be one of {}", link, links))
         };
         let ring_is_described = self.all_reduce_us.is_some() || self.all_reduce_gb_per_s.is_some();
         if self.all_reduce.is_none() && !ring_is_described {
@@ -170,22 +175,22 @@ impl Deployed {
 
     /// The first option that model and GPU cannot have, and why: heads that GPUs cannot share, or weights that the GPU
     /// cannot multiply.
-    pub fn problem(&self, model: &str, shape: &ModelShape) -> Result<Option<(String, String)>, Failure> {
+    pub fn problem(&self, model: &str, shape: &ModelShape) -> Result<Option<OptionProblem>, Failure> {
         let gpus = self.gpus.unwrap_or(1);
         if let Err(error) = shape.check_shared_by(gpus) {
-            return Ok(Some((format!("tp={gpus}"), format!("{model}: {error}"))));
+            return Ok(Some(("tp", gpus.to_string(), format!("{model}: {error}"))));
         }
         let weights = shape.weights(self.dtype);
         let run = self.sheet()?.map_or(Ok(()), |sheet| sheet.check_weights(weights));
-        Ok(run.err().map(|error| (format!("dtype={}", weights.name()), error.to_string())))
+        Ok(run.err().map(|error| ("dtype", weights.name().to_owned(), error.to_string())))
     }
 
     /// More GPUs than are connected, as an option and why that cannot be, unless the link is named, which may be a network.
-    pub fn unconnected(&self) -> Result<Option<(String, String)>, Failure> {
+    pub fn unconnected(&self) -> Result<Option<OptionProblem>, Failure> {
         let gpus = self.gpus.unwrap_or(1);
         let sheet = self.sheet()?.filter(|_| self.link.is_none() && self.all_reduce.is_none());
         let connected = sheet.map_or(Ok(()), |sheet| sheet.check_domain(gpus));
-        Ok(connected.err().map(|error| (format!("tp={gpus}"), error.to_string())))
+        Ok(connected.err().map(|error| ("tp", gpus.to_string(), error.to_string())))
     }
 
     /// The arithmetic of capacity, if model and memory are known; what the engine takes of it is left at defaults.
@@ -230,10 +235,10 @@ pub(crate) fn pairs<'a>(
     options: &'a str,
 ) -> impl Iterator<Item = Result<(&'a str, &'a str), Failure>> {
     options.split(',').map(str::trim).filter(|option| !option.is_empty()).map(move |option| {
-        option
-            .split_once('=')
-            .map(|(key, value)| (key.trim(), value.trim()))
-            .ok_or_else(|| refused_option(what, option, &format!("expected key=value with one of {keys}")))
+        option.split_once('=').map(|(key, value)| (key.trim(), value.trim())).ok_or_else(|| {
+            let problem = message!("expected key=value with one of {}", keys);
+            Failure::user(of_latency(what, option, &problem))
+        })
     })
 }
 
@@ -248,9 +253,8 @@ pub(crate) fn take_all(
     let keys = format!("{}, {own_keys}", Deployed::KEYS);
     for pair in pairs(what, &keys, options) {
         let (key, value) = pair?;
-        let refused = |problem: &str| refused_option(what, &format!("{key}={value}"), problem);
-        if !take(key, value).map_err(|problem| refused(&problem))? {
-            return Err(refused(&format!("unknown key; there are {keys}")));
+        if !take(key, value).map_err(|problem| refused_option(what, key, value, problem))? {
+            return Err(refused_option(what, key, value, message!("unknown key; there are {}", &keys)));
         }
     }
     Ok(())
@@ -268,24 +272,35 @@ const SETTINGS: [(&str, &str); 8] = [
     ("engine_version", "engine_version"),
 ];
 
-/// A [refusal](refused_option) of an option, in words of the setting that it came from: one that is given, or any where
+/// A [refusal](refused_option) of an option, told of the setting that it came from: one that is given, or any where
 /// `latency` has no options of its own.
 pub(crate) fn of_setting(
-    message: &str,
+    failure: Failure,
     latency: Option<&str>,
     is_given: impl Fn(&str) -> bool,
-) -> Option<String> {
-    let (_, refusal) = message.strip_prefix("`latency`: ")?.split_once(" option `")?;
-    let (option, problem) = refusal.split_once("`: ")?;
-    let (key, value) = option.split_once('=')?;
-    let (_, setting) = SETTINGS.into_iter().find(|(name, _)| *name == key)?;
-    let is_of_setting = |text: &str| is_given(setting) && !text.contains(&format!("{key}="));
-    latency.is_none_or(is_of_setting).then(|| format!("`{setting}` is {value}: {problem}"))
+) -> Failure {
+    let Some(RefusedOption { key, value, problem }) = failure.option() else { return failure };
+    let Some((_, setting)) = SETTINGS.iter().find(|(name, _)| name == key) else { return failure };
+    let has_option = |text: &str| {
+        let (_, options) = text.split_once(':').unwrap_or_default();
+        options.split(',').any(|option| option.split_once('=').is_some_and(|(name, _)| name.trim() == key))
+    };
+    if !latency.is_none_or(|text| is_given(setting) && !has_option(text)) {
+        return failure;
+    }
+    let message = message!("{} is {}: {}", Message::key(*setting), value, problem);
+    failure.with_message(|_| message)
 }
 
 /// An option that cannot be.
-pub(crate) fn refused_option(what: &str, option: &str, problem: &str) -> Failure {
-    Failure::user(format!("`latency`: {what} option `{option}`: {problem}"))
+pub(crate) fn refused_option(what: &str, key: &str, value: &str, problem: impl Into<Message>) -> Failure {
+    let problem = problem.into();
+    let message = of_latency(what, &format!("{key}={value}"), &problem);
+    Failure::user(message).of_option(RefusedOption { key: key.to_owned(), value: value.to_owned(), problem })
+}
+
+fn of_latency(what: &str, option: &str, problem: &Message) -> Message {
+    message!("{latency}: {} option `{}`: {}", what, option, problem)
 }
 
 /// The sheet of a GPU by its name, or of a file.
@@ -339,11 +354,11 @@ pub(crate) fn known_models() -> String {
 /// The shape in a Hugging Face `config.json`.
 pub(crate) fn shape_of_config(path: &Path) -> Result<ModelShape, Failure> {
     ModelShape::from_config(&files::read_text(path)?)
-        .map_err(|error| Failure::user(format!("{}: {}", path.display(), chain(&error))))
+        .map_err(|error| Failure::input(&error).about(path.display().to_string()))
 }
 
 fn gpu_of_file(path: &Path) -> Result<GpuSheet, Failure> {
-    let refused = |problem: String| Failure::user(format!("{}: {problem}", path.display()));
+    let refused = |problem: String| Failure::user(problem).about(path.display().to_string());
     let sheet: GpuSheet = toml::from_str(&files::read_text(path)?)
         .map_err(|error| refused(error.to_string().trim_end().to_owned()))?;
     match sheet.problem() {

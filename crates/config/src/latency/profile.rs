@@ -12,7 +12,9 @@ use servecast_latency::{
 
 use super::options::{Deployed, KvType, known_models, model_shape, pairs, refused_option, shape_of_config};
 use super::text;
-use crate::error::{Failure, chain};
+use servecast_types::message;
+
+use crate::error::Failure;
 use crate::files;
 
 const WHAT: &str = "profile";
@@ -115,9 +117,10 @@ impl ProfileSettings {
     }
 
     fn take_manifest(&mut self, path: &Path) -> Result<(), Failure> {
-        let refused = |problem: String| Failure::user(format!("{}: {problem}", path.display()));
+        let about = |failure: Failure| failure.about(path.display().to_string());
+        let refused = |problem: String| about(Failure::user(problem));
         let manifest: Manifest =
-            serde_json::from_str(&files::read_text(path)?).map_err(|error| refused(error.to_string()))?;
+            serde_json::from_str(&files::read_text(path)?).map_err(|error| about(Failure::input(&error)))?;
         if let Some(version) = manifest.schema_version.filter(|&version| version != 1) {
             return Err(refused(format!("`schema_version` is {version}, but only 1 is known")));
         }
@@ -177,9 +180,10 @@ impl ProfileSettings {
 
     /// Takes what the `meta.json` of a recorded run says of model and GPU.
     fn take_recording(&mut self, path: &Path) -> Result<(), Failure> {
-        let refused = |problem: String| Failure::user(format!("{}: {problem}", path.display()));
+        let about = |failure: Failure| failure.about(path.display().to_string());
+        let refused = |problem: String| about(Failure::user(problem));
         let meta: Value =
-            serde_json::from_str(&files::read_text(path)?).map_err(|error| refused(error.to_string()))?;
+            serde_json::from_str(&files::read_text(path)?).map_err(|error| about(Failure::input(&error)))?;
         let of_engine = |key: &str| {
             let stated = meta.pointer(&format!("/engine_kwargs/{key}")).or_else(|| meta.get(key));
             stated.filter(|value| !value.is_null())
@@ -213,16 +217,16 @@ impl ProfileSettings {
         let measured = self.deployed.gpus;
         for pair in pairs(WHAT, &keys, options) {
             let (key, value) = pair?;
-            let refused = |problem: &str| refused_option(WHAT, &format!("{key}={value}"), problem);
+            let refused = |problem: String| refused_option(WHAT, key, value, problem);
             let is_taken =
                 self.deployed.take(key, value).and_then(|taken| Ok(taken || self.take(key, value)?));
-            if !is_taken.map_err(|problem| refused(&problem))? {
-                return Err(refused(&format!("unknown key; there are {keys}")));
+            if !is_taken.map_err(refused)? {
+                return Err(refused(format!("unknown key; there are {keys}")));
             }
             if let (Some(measured), Some(gpus)) = (measured, self.deployed.gpus)
                 && measured != gpus
             {
-                return Err(refused(&format!(
+                return Err(refused(format!(
                     "the layers were measured with tensor_parallel_size {measured}: measure them with {gpus}, or leave \
                      the option out"
                 )));
@@ -256,8 +260,7 @@ impl ProfileSettings {
             }
             _ if config.exists() => shape_of_config(&config),
             Some(name) => model_shape(name).map_err(|failure| {
-                let (message, _) = failure.into_parts();
-                Failure::user(format!("{folder}: {message}")).with_hint(format!(
+                failure.about(folder.clone()).with_hint(format!(
                     "put its config.json from the Hugging Face hub into the folder; {}",
                     known_models()
                 ))
@@ -284,7 +287,8 @@ impl ProfileSettings {
         };
         let (shape, gpus) = (self.shape()?, self.deployed.gpus.unwrap_or(1));
         shape.check_shared_by(gpus).map_err(|error| {
-            Failure::user(format!("{}: `tensor_parallel_size` is {gpus}: {error}", self.folder.display()))
+            let problem = message!("{tensor_parallel_size} is {}: {}", gpus, error.to_string());
+            Failure::user(problem).about(self.folder.display().to_string())
         })?;
         let setup = ProfileSetup {
             shape,
@@ -295,7 +299,7 @@ impl ProfileSettings {
         };
         Profile::new(&tables, &setup)
             .map(|profile| profile.with_skew(self.skew).with_host(self.host).with_error(self.error.clone()))
-            .map_err(|error| Failure::user(format!("{}: {}", self.folder.display(), chain(&error))))
+            .map_err(|error| Failure::input(&error).about(self.folder.display().to_string()))
     }
 
     fn table(&self, name: &str) -> Result<String, Failure> {

@@ -1,6 +1,7 @@
 //! The latency model `roofline`: a model, a GPU, and how far that is from its data sheet.
 
 use servecast_latency::{Efficiency, Roofline, RooflineSetup};
+use servecast_types::message;
 
 use super::options::{Deployed, known_models, model_shape, positive, refused_option, take_all};
 use crate::error::Failure;
@@ -47,8 +48,8 @@ impl RooflineSettings {
 
     pub(super) fn read(&self) -> Result<Roofline, Failure> {
         let missing = |key: &str, hint: String| {
-            Failure::user(format!("`latency`: roofline needs `{key}`: roofline:model=NAME,gpu=NAME,tp=N"))
-                .with_hint(hint)
+            let message = message!("{latency}: roofline needs `{}`: roofline:model=NAME,gpu=NAME,tp=N", key);
+            Failure::user(message).with_hint(hint)
         };
         let name = self.deployed.model.as_ref().ok_or_else(|| missing("model", known_models()))?;
         let model = model_shape(name)?;
@@ -59,8 +60,8 @@ impl RooflineSettings {
         let gpus = self.deployed.gpus.unwrap_or(1);
         let problem = self.deployed.problem(name, &model)?;
         let problem = if problem.is_some() { problem } else { self.deployed.unconnected()? };
-        if let Some((option, problem)) = problem {
-            return Err(refused_option(WHAT, &option, &problem));
+        if let Some((key, value, problem)) = problem {
+            return Err(refused_option(WHAT, key, &value, problem));
         }
         Ok(Roofline::new(&RooflineSetup {
             weights: model.weights(self.deployed.dtype),

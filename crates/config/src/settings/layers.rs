@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use servecast_engine::lay_over;
+use servecast_types::{Expected, Message, Mistyped, flag, message, typed};
 
 use super::keys::{PREFIX, keys_of, known_key, variable_key};
 use super::toml_file::toml_object;
@@ -61,7 +62,7 @@ impl Origin {
         Self::Flag(match key {
             "trace_file" => "the argument TRACE".to_owned(),
             "engine_args" => "--extra-engine-args".to_owned(),
-            key => format!("--{}", key.replace('_', "-")),
+            key => flag(key),
         })
     }
 }
@@ -102,15 +103,13 @@ impl Layers {
         let text = files::read_text(path)?;
         let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let object = if is_json { json_object(&text) } else { toml_object(&text) };
-        let name = path.display();
-        let object = object.map_err(|problem| Failure::user(format!("{name}: {problem}")))?;
+        let shown = path.display().to_string();
+        let object = object.map_err(|problem| Failure::user(problem).about(&shown))?;
         let mut given = BTreeSet::new();
         for (key, value) in object {
-            let key = known_key(&key).map_err(|error| Failure::user(format!("{name}: {}", error.message)))?;
+            let key = known_key(&key).map_err(|error| Failure::user(error.message).about(&shown))?;
             if !given.insert(key.clone()) {
-                return Err(Failure::user(format!(
-                    "{name}: `{key}` is given by two names: keep one of them"
-                )));
+                return Err(Failure::user(given_by_two_names(&key)).about(&shown));
             }
             self.add(&key, value, &Origin::File(path.to_owned()))?;
         }
@@ -143,7 +142,7 @@ impl Layers {
     /// Adds what flags say.
     pub fn add_flags(&mut self, flags: &ReplayConfig) -> Result<(), Failure> {
         let flags = serde_json::to_value(flags)
-            .map_err(|error| Failure::user(format!("a flag cannot be used: {error}")))?;
+            .map_err(|error| Failure::input(&error).about("a flag cannot be used"))?;
         let Value::Object(flags) = flags else { unreachable!("settings are an object") };
         for (key, value) in flags {
             self.add(&key, value, &Origin::flag(&key))?;
@@ -157,10 +156,10 @@ impl Layers {
         let of_command =
             |key: &String| keys_of::<OutputConfig>().contains(key) && key != "check" && key != "plain";
         if of_command(&key) || keys_of::<SeveralConfig>().contains(&key) {
-            return Err(Failure::user(format!("`{name}` is for the command line only")));
+            return Err(Failure::user(message!("{} is for the command line only", Message::key(name))));
         }
         if self.origins.contains_key(&key) && !value.is_null() {
-            return Err(Failure::user(format!("`{key}` is given by two names: keep one of them")));
+            return Err(Failure::user(given_by_two_names(&key)));
         }
         self.add(&key, value, &Origin::Flag(name.to_owned()))
     }
@@ -173,8 +172,9 @@ impl Layers {
         if NESTED.contains(&key)
             && let Some(text) = value.as_str()
         {
-            let settings = settings(text)
-                .map_err(|problem| Failure::user(format!("`{key}`: {problem} (from {origin})")))?;
+            let settings = settings(text).map_err(|problem| {
+                Failure::user(message!("{}: {}", Message::key(key), problem).with_origins([(key, origin)]))
+            })?;
             value = settings.into();
         }
         if NESTED.contains(&key) {
@@ -220,7 +220,7 @@ impl Layers {
     /// The settings, each of its type.
     pub fn parse(&self) -> Result<ReplayConfig, Failure> {
         not_yet::refuse_values(&self.values, |key| self.origins[key].to_string())?;
-        parse(&self.values).map_err(|problem| Failure::user(self.explained(&problem)))
+        parse(&self.values).map_err(|problem| self.refused(problem))
     }
 
     /// The value of a key so far.
@@ -243,42 +243,24 @@ impl Layers {
     }
 
     /// What is wrong with the value of a key, behind the place that gave it.
-    pub fn about(&self, key: &str, problem: &str) -> String {
-        self.origin(key)
-            .map_or_else(|| format!("`{key}`: {problem}"), |origin| format!("{origin}: {problem}"))
+    pub fn about(&self, key: &str, problem: impl Into<Message>) -> Message {
+        let place = self.origin(key).map_or_else(|| Message::key(key), |origin| origin.to_string().into());
+        message!("{}: {}", place, problem.into())
     }
 
-    /// The message, and where the keys that it mentions got their values.
-    pub fn explained(&self, message: &str) -> String {
-        explained(message, self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
+    /// The message, and where the settings that it mentions got their values.
+    pub fn explained(&self, message: impl Into<Message>) -> Message {
+        message.into().with_origins(self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
+    }
+
+    /// Settings that cannot be used, with where they came from.
+    pub fn refused(&self, message: impl Into<Message>) -> Failure {
+        Failure::user(self.explained(message))
     }
 }
 
-/// The message, and where those of `given` that it mentions came from.
-///
-/// A key within another, such as `engine_args.block_size`, is mentioned by its last part or parts.
-pub fn explained<'a>(message: &str, given: impl IntoIterator<Item = (&'a str, &'a Origin)>) -> String {
-    let is_mentioned = |key: &str| {
-        let starts = std::iter::once(0).chain(key.match_indices('.').map(|(dot, _)| dot + 1));
-        let name = key.rsplit('.').next().unwrap_or(key);
-        starts.into_iter().any(|start| message.contains(&format!("`{}`", &key[start..])))
-            || message.contains(&format!("`--{}`", name.replace('_', "-")))
-    };
-    let mentioned: Vec<(&str, String)> = given
-        .into_iter()
-        .filter(|(key, _)| is_mentioned(key))
-        .map(|(key, origin)| (key, origin.to_string()))
-        .filter(|(_, origin)| !message.contains(origin.as_str()))
-        .collect();
-    match mentioned.as_slice() {
-        [] => message.to_owned(),
-        [(_, origin)] => format!("{message} (from {origin})"),
-        several => {
-            let origins: Vec<String> =
-                several.iter().map(|(key, origin)| format!("`{key}` from {origin}")).collect();
-            format!("{message} ({})", origins.join(", "))
-        }
-    }
+fn given_by_two_names(key: &str) -> Message {
+    message!("{} is given by two names: keep one of them", Message::key(key))
 }
 
 /// What the text of a variable means for its key: JSON, a word for yes or no, a string or a list of one, whichever has
@@ -295,7 +277,7 @@ pub(super) fn value_of(key: &str, text: String) -> Value {
     meanings.iter().find(|meaning| fits(meaning)).unwrap_or(&meanings[0]).clone()
 }
 
-fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
+fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, Message> {
     Ok(ReplayConfig {
         trace: section(values)?,
         synthetic: section(values)?,
@@ -309,35 +291,29 @@ fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, String> {
 }
 
 /// Those of `values` that `T` has a key for.
-fn section<T: DeserializeOwned + Default + Serialize>(values: &Map<String, Value>) -> Result<T, String> {
+fn section<T: DeserializeOwned + Default + Serialize>(values: &Map<String, Value>) -> Result<T, Message> {
     let given = |key: String| values.get(&key).map(|value| (key.clone(), value.clone()));
     let own: Map<String, Value> = keys_of::<T>().into_iter().filter_map(given).collect();
-    serde_path_to_error::deserialize(Value::Object(own.clone())).map_err(|error| {
-        let key = error.path().to_string();
-        let found = own.get(&key).map_or_else(|| "given".to_owned(), ToString::to_string);
-        format!("`{key}` is {found}, but {}", expectation(&key, &error.into_inner().to_string()))
+    let own = Value::Object(own);
+    typed(&own).map_err(|mistyped: Mistyped| {
+        let found = mistyped.found(&own).map_or_else(|| "given".to_owned(), ToString::to_string);
+        let expected = expectation(&mistyped.path, mistyped.expected);
+        message!("{} is {}, but must be {}", Message::key(mistyped.path), found, expected)
     })
 }
 
-/// What a parser expected, in the words of its user.
-fn expectation(key: &str, complaint: &str) -> String {
-    let expected = complaint.rsplit_once("expected ").map_or(complaint, |(_, expected)| expected);
-    let expected = match expected {
-        "u32" => format!("a whole number from 0 to {}", u32::MAX),
-        "u64" => "a whole number of at least 0".to_owned(),
-        "f64" => "a number".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        "a sequence" if key == "slo" => {
-            "a list of strings, each an objective such as 'p95 ttft <= 1s'".to_owned()
-        }
-        "a sequence" if key == "fail_if" => "a list of strings, each a condition".to_owned(),
-        "a sequence" if key == "export" => "a list of strings, each FORMAT=FILE".to_owned(),
-        "a sequence" => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
-        "a map" if key == "router_config" => "an object with the settings of a router".to_owned(),
-        "a map" => "an object with the settings of an engine".to_owned(),
-        other => other.to_owned(),
-    };
-    format!("must be {expected}")
+/// What the value of a key should be.
+fn expectation(key: &str, expected: Expected) -> String {
+    match (expected, key) {
+        (Expected::List, "slo") => "a list of strings, each an objective such as 'p95 ttft <= 1s'".to_owned(),
+        (Expected::List, "fail_if") => "a list of strings, each a condition".to_owned(),
+        (Expected::List, "export") => "a list of strings, each FORMAT=FILE".to_owned(),
+        (Expected::List, "vary") => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
+        (Expected::List, "cudagraph_capture_sizes" | "cuda_graph_bs") => "a list of whole numbers".to_owned(),
+        (Expected::Object, "router_config") => "an object with the settings of a router".to_owned(),
+        (Expected::Object, _) => "an object with the settings of an engine".to_owned(),
+        (expected, _) => expected.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -345,13 +321,13 @@ mod tests {
     use super::*;
 
     fn parsed(layers: &Layers) -> Result<ReplayConfig, String> {
-        layers.parse().map_err(|failure| failure.message().to_owned())
+        layers.parse().map_err(|failure| failure.message().to_string())
     }
 
     fn environment(variables: &[(&str, &str)]) -> Result<Layers, String> {
         let mut layers = Layers::default();
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-        layers.add_environment(variables).map_err(|failure| failure.message().to_owned())?;
+        layers.add_environment(variables).map_err(|failure| failure.message().to_string())?;
         Ok(layers)
     }
 
@@ -419,7 +395,8 @@ mod tests {
         );
         assert_eq!(layers.origin("engine_args.block_size"), Some(&Origin::flag("engine_args")));
         assert_eq!(layers.origin("engine_args.max_num_seqs"), Some(&file));
-        assert_eq!(layers.explained("`seed` and `x`"), "`seed` and `x` (from a.toml)");
+        let told = layers.explained(message!("{seed} and {x}")).to_string();
+        assert_eq!(told, "`seed` and `x` (from a.toml)");
     }
 
     #[test]

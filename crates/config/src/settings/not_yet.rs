@@ -1,6 +1,7 @@
 //! Values that users of similar tools will try and servecast does not have yet: refused by name, never ignored.
 
 use serde_json::{Map, Value};
+use servecast_types::{Message, message};
 
 use crate::error::Failure;
 
@@ -22,15 +23,17 @@ pub(super) fn refuse_values(
 ) -> Result<(), Failure> {
     for (key, value) in values {
         refuse_value(key, value)
-            .map_err(|problem| Failure::user(format!("{problem} (from {})", origin(key))))?;
+            .map_err(|problem| Failure::user(problem.with_origins([(key.as_str(), origin(key))])))?;
     }
     Ok(())
 }
 
 /// Refuses a value without a meaning yet.
-pub fn refuse_value(key: &str, value: &Value) -> Result<(), String> {
+pub fn refuse_value(key: &str, value: &Value) -> Result<(), Message> {
     match value.as_str().and_then(|value| instead_of(key, value).map(|instead| (value, instead))) {
-        Some((value, instead)) => Err(format!("`{key}` {value} is not there yet: {instead}")),
+        Some((value, instead)) => {
+            Err(message!("{} {} is not there yet: {}", Message::key(key), value, instead))
+        }
         None => Ok(()),
     }
 }

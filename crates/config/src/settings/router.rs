@@ -11,6 +11,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use serde_json::{Map, Value, json};
 use servecast_router::{EnvSetting, FIELDS, Field, Kind, KvRouterConfig, env_settings};
+use servecast_types::{Message, message};
 
 use super::keys::PREFIX;
 use super::layers::{Layers, Origin};
@@ -73,14 +74,17 @@ fn add(
     let found = layers.value(KEY).and_then(|config| config.get(field.key));
     if let (true, Some(found)) = (must_agree, found) {
         let meaning = |value: &Value| {
-            KvRouterConfig::from_json(&object(value.clone()))
-                .map_err(|error| Failure::user(layers.explained(&error.to_string())))
+            KvRouterConfig::from_json(&object(value.clone())).map_err(|error| layers.refused(error))
         };
         if meaning(found)? != meaning(&value)? {
             let other = layers.origin(&path(field)).unwrap_or(origin);
-            let key = field.key;
-            return Err(Failure::user(format!(
-                "`{origin}` is {value}, but `{other}` has `{key}` {found}: give it once"
+            return Err(Failure::user(message!(
+                "`{}` is {}, but `{}` has {} {}: give it once",
+                origin.to_string(),
+                value,
+                other.to_string(),
+                Message::key(field.key),
+                found
             )));
         }
     }
@@ -225,7 +229,7 @@ mod tests {
         layers.add(KEY, json_object(case.file).unwrap().into(), &file).unwrap();
         let variables: Vec<(OsString, OsString)> =
             case.variables.iter().map(|(name, text)| (name.into(), text.into())).collect();
-        let told = |failure: Failure| failure.message().to_owned();
+        let told = |failure: Failure| failure.message().to_string();
         layers.add_environment(variables.clone()).map_err(told)?;
         let given = RouterGiven {
             variables: variables.into_iter().collect(),

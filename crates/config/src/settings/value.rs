@@ -51,7 +51,7 @@ pub fn settings(text: &str) -> Result<Map<String, Value>, String> {
     match text.strip_prefix('@') {
         None => json_object(text),
         Some(path) => {
-            let text = files::read_text(Path::new(path)).map_err(|failure| failure.message().to_owned())?;
+            let text = files::read_text(Path::new(path)).map_err(|failure| failure.message().to_string())?;
             json_object(&text).map_err(|problem| format!("{path}: {problem}"))
         }
     }

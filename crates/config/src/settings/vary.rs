@@ -228,12 +228,7 @@ fn path(key: &str) -> Result<String, String> {
         Some((section, setting)) => (section, Some(setting)),
     };
     let unknown = |prefix: &str, key: &str, known: &[String]| {
-        check_key(key, known).map_err(|error| match error {
-            servecast_engine::ConfigError::UnknownKey { similar: Some(similar), .. } => {
-                format!("unknown key `{prefix}.{key}`, did you mean `{prefix}.{similar}`?")
-            }
-            error => error.to_string().replacen(&format!("`{key}`"), &format!("`{prefix}.{key}`"), 1),
-        })
+        check_key(key, known).map_err(|error| error.within(prefix).to_string())
     };
     unknown(&first, setting, &known)?;
     if let Some(key) = of_section {
@@ -292,6 +287,8 @@ fn nested(path: &str, value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use servecast_types::Message;
 
     use super::*;
 
@@ -421,7 +418,8 @@ mod tests {
             layers.value("engine_args"),
             Some(&json!({"block_size": 16, "sglang": {"page_size": 16, "context_length": 99}}))
         );
-        assert_eq!(layers.explained("`seed`"), "`seed`");
-        assert_eq!(layers.explained("`sglang.context_length`"), "`sglang.context_length` (from --vary)");
+        let told = |key: &str| layers.explained(Message::key(key)).to_string();
+        assert_eq!(told("seed"), "`seed`");
+        assert_eq!(told("sglang.context_length"), "`sglang.context_length` (from --vary)");
     }
 }

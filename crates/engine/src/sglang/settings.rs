@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use servecast_types::{Message, message};
 
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
 use crate::{ConfigError, EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, Rejection};
@@ -140,17 +141,16 @@ impl SglangArgs {
     fn resolve(&self, page_size: u32) -> Result<SglangConfig, ConfigError> {
         let chunk = self.chunk(page_size)?;
         if self.enable_mixed_chunk && chunk.is_none() {
-            return Err(ConfigError::Conflict(
-                "`sglang.enable_mixed_chunk` needs `sglang.chunked_prefill_size` above 0".to_owned(),
-            ));
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.enable_mixed_chunk} needs {sglang.chunked_prefill_size} above 0"
+            )));
         }
         let keeps_priorities = matches!(self.schedule_policy, SchedulePolicy::Fcfs | SchedulePolicy::Lof);
         if self.enable_priority_scheduling && !keeps_priorities {
-            return Err(ConfigError::Conflict(
-                "`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`: others put \
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.enable_priority_scheduling} needs {sglang.schedule_policy} `fcfs` or `lof`: others put \
                  requests in order without regard to priorities"
-                    .to_owned(),
-            ));
+            )));
         }
         Ok(SglangConfig {
             max_prefill_tokens: self.max_prefill_tokens,
@@ -196,10 +196,9 @@ impl SglangArgs {
                 Err(ConfigError::wrong("sglang.max_total_tokens", tokens, problem))
             }
             Some(_) if args.num_gpu_blocks != EngineArgs::default().num_gpu_blocks => {
-                Err(ConfigError::Conflict(
-                    "`num_gpu_blocks` and `sglang.max_total_tokens` both give the size of the pool: give one of them"
-                        .to_owned(),
-                ))
+                Err(ConfigError::Conflict(message!(
+                    "{num_gpu_blocks} and {sglang.max_total_tokens} both give the size of the pool: give one of them"
+                )))
             }
             // As in the real engine, the rest that fills no page is left out.
             Some(tokens) if tokens / page_size <= MAX_NUM_GPU_BLOCKS => Ok(tokens / page_size),
@@ -294,8 +293,12 @@ fn one_of(
     given: Option<u32>,
 ) -> Result<Option<u32>, ConfigError> {
     match (own, given) {
-        (Some(own), Some(given)) if own != given => Err(ConfigError::Conflict(format!(
-            "`sglang.{name}` is {own} and `{general}` is {given}, but they are one setting: give one of them"
+        (Some(own), Some(given)) if own != given => Err(ConfigError::Conflict(message!(
+            "{} is {} and {} is {}, but they are one setting: give one of them",
+            Message::key(format!("sglang.{name}")),
+            own,
+            Message::key(general),
+            given
         ))),
         (own, given) => Ok(own.or(given)),
     }
@@ -343,8 +346,10 @@ fn refuse_settings_of_vllm(args: &EngineArgs) -> Result<(), ConfigError> {
         ("kv_role", args.kv_role.is_some(), "leave it out"),
     ];
     match given.into_iter().find(|(_, given, _)| *given) {
-        Some((key, _, instead)) => Err(ConfigError::Conflict(format!(
-            "`{key}` is a setting of vLLM, but `engine_type` is `sglang`: {instead}"
+        Some((key, _, instead)) => Err(ConfigError::Conflict(message!(
+            "{} is a setting of vLLM, but {engine_type} is `sglang`: {}",
+            Message::key(key),
+            instead
         ))),
         None => Ok(()),
     }

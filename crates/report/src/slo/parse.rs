@@ -1,8 +1,6 @@
 //! Reads an objective; what is wrong with one is shown where it stands.
 
-use std::fmt;
-
-use servecast_types::similar;
+use servecast_types::{Message, message, settings_error, similar};
 
 use super::{LatencyLimit, Metric, Slo, Statistic};
 
@@ -13,17 +11,18 @@ pub struct SloError {
     /// Characters before what is wrong, and how many those are.
     at: usize,
     length: usize,
-    problem: String,
+    problem: Message,
 }
 
-impl std::error::Error for SloError {}
+settings_error!(SloError);
 
-impl fmt::Display for SloError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, at, length, problem } = self;
+impl From<&SloError> for Message {
+    fn from(error: &SloError) -> Self {
+        let SloError { text, at, length, problem } = error;
         // One line, on which a mark stands where it points to.
         let text: String = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
-        write!(f, "{problem}\n  {text}\n  {:at$}{}", "", "^".repeat((*length).max(1)))
+        let mark = " ".repeat(*at) + &"^".repeat((*length).max(1));
+        message!("{}\n  {}\n  {}", problem, text, mark)
     }
 }
 
@@ -71,7 +70,8 @@ pub(super) fn parse(text: &str) -> Result<Slo, SloError> {
     match reader.peek() {
         None => Ok(slo),
         Some(token) => {
-            Err(reader.error(token, "nothing follows an objective: give each with a --slo of its own"))
+            let problem = message!("nothing follows an objective: give each with a {--slo} of its own");
+            Err(reader.error(token, problem))
         }
     }
 }
@@ -127,23 +127,23 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, expected: &str) -> Result<Token<'a>, SloError> {
-        let token = self.peek().ok_or_else(|| self.at_end(&format!("{expected} is missing: {GRAMMAR}")))?;
+        let token = self.peek().ok_or_else(|| self.at_end(format!("{expected} is missing: {GRAMMAR}")))?;
         self.next += 1;
         Ok(token)
     }
 
-    fn error(&self, token: Token<'_>, problem: &str) -> SloError {
+    fn error(&self, token: Token<'_>, problem: impl Into<Message>) -> SloError {
         SloError {
             text: self.text.to_owned(),
             at: token.at,
             length: token.text.chars().count(),
-            problem: problem.to_owned(),
+            problem: problem.into(),
         }
     }
 
-    fn at_end(&self, problem: &str) -> SloError {
+    fn at_end(&self, problem: impl Into<Message>) -> SloError {
         let at = self.text.trim_end().chars().count();
-        SloError { text: self.text.to_owned(), at, length: 1, problem: problem.to_owned() }
+        SloError { text: self.text.to_owned(), at, length: 1, problem: problem.into() }
     }
 
     fn statistic(&mut self) -> Result<Statistic, SloError> {
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
             };
         }
         if let Some((_, meant)) = OTHER_STATISTICS.iter().find(|(name, _)| *name == word) {
-            return Err(self.error(token, &format!("unknown statistic `{}`: {meant}", token.text)));
+            return Err(self.error(token, format!("unknown statistic `{}`: {meant}", token.text)));
         }
         if metric_of(&word).is_some() {
             let problem = format!("the statistic goes first, as in `p95 {}`: {STATISTICS}", token.text);
@@ -221,7 +221,7 @@ impl<'a> Reader<'a> {
             // The unit may stand apart.
             let Some(next) = self.peek().filter(|next| next.text.starts_with(char::is_alphabetic)) else {
                 let place = Token { text: " ", at: token.at + token.text.chars().count() };
-                return Err(self.error(place, &format!("the unit is missing: {UNITS}")));
+                return Err(self.error(place, format!("the unit is missing: {UNITS}")));
             };
             self.next += 1;
             (unit, place) = (next.text, next);
@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
             "ms" => (0, 1.0),
             "s" | "sec" => (3, 1.0),
             "m" | "min" => (3, 60.0),
-            _ => return Err(self.error(place, &format!("unknown unit `{unit}`: there are {UNITS}"))),
+            _ => return Err(self.error(place, format!("unknown unit `{unit}`: there are {UNITS}"))),
         };
         let ms = format!("{digits}e{power}").parse::<f64>().unwrap_or(f64::NAN) * factor;
         if !(ms.is_finite() && ms > 0.0) {
@@ -263,7 +263,7 @@ impl<'a> Reader<'a> {
         }
         let open = self.take("`(` and the limits of a request")?;
         if open.text != "(" {
-            return Err(self.error(open, &format!("the limits of a request stand in brackets: {GRAMMAR}")));
+            return Err(self.error(open, format!("the limits of a request stand in brackets: {GRAMMAR}")));
         }
         let mut limits: Vec<LatencyLimit> = Vec::new();
         loop {
@@ -295,7 +295,7 @@ impl<'a> Reader<'a> {
             return Err(self.error(token, problem));
         }
         if others.iter().any(|other| other.metric == limit.metric) {
-            return Err(self.error(token, &format!("{} is limited twice", limit.metric.name())));
+            return Err(self.error(token, format!("{} is limited twice", limit.metric.name())));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Settings that were checked.
 
-use servecast_types::Duration;
+use servecast_types::{Duration, message};
 
 use super::{KvRouterConfig, PrefillLoadModel, QueuePolicy};
 use crate::ConfigError;
@@ -50,38 +50,38 @@ fn check_pairs(config: &KvRouterConfig) -> Result<(), ConfigError> {
         config.durable_kv_events && !config.use_kv_events,
         "durable_kv_events",
         "true",
-        "needs `use_kv_events`: set that to true too",
+        message!("needs {use_kv_events}: set that to true too"),
     )?;
     conflict(
         config.router_track_output_blocks && !config.router_track_active_blocks,
         "router_track_output_blocks",
         "true",
-        "needs `router_track_active_blocks`: set that to true too",
+        message!("needs {router_track_active_blocks}: set that to true too"),
     )?;
     let modelled = config.router_prefill_load_model == PrefillLoadModel::Aic;
     conflict(
         modelled && !config.router_track_prefill_tokens,
         "router_prefill_load_model",
         "aic",
-        "needs `router_track_prefill_tokens`: set that to true too",
+        message!("needs {router_track_prefill_tokens}: set that to true too"),
     )?;
     conflict(
         modelled && config.router_queue_policy != QueuePolicy::Fcfs,
         "router_prefill_load_model",
         "aic",
-        "needs `router_queue_policy` fcfs",
+        message!("needs {router_queue_policy} fcfs"),
     )?;
     conflict(
         config.serve_indexer && config.use_remote_indexer,
         "serve_indexer",
         "true",
-        "excludes `use_remote_indexer`: an index is either here or elsewhere",
+        message!("excludes {use_remote_indexer}: an index is either here or elsewhere"),
     )?;
     conflict(
         config.serve_indexer && config.overlap_score_weight == 0.0,
         "serve_indexer",
         "true",
-        "needs an `overlap_score_weight` above 0",
+        message!("needs an {overlap_score_weight} above 0"),
     )
 }
 

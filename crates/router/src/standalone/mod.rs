@@ -79,7 +79,8 @@ impl StandaloneRouter {
             return Err(ConfigError::Conflict {
                 key: "router_prefill_load_model",
                 found: "aic".to_owned(),
-                problem: "needs a model of prefill times, and a router on its own has none: set it to none",
+                problem: "needs a model of prefill times, and a router on its own has none: set it to none"
+                    .into(),
             });
         }
         if block_size == 0 {

@@ -125,7 +125,7 @@ impl Runner<'_> {
         }
         let outcome = self
             .simulate(candidate, factor)
-            .unwrap_or_else(|failure| Outcome::Refused(failure.message().to_owned()));
+            .unwrap_or_else(|failure| Outcome::Refused(failure.message().to_string()));
         if outcome != Outcome::Stopped {
             self.journal.add(&key, &outcome);
             self.watch.ran();
@@ -149,7 +149,7 @@ impl Runner<'_> {
         let mut watcher = Watcher { cutoff, lost: None, watch: self.watch };
         let span_ms = span_ms(&workload);
         let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options)
-            .map_err(|error| Failure::user(plan.layers.explained(&error.to_string())))?;
+            .map_err(|error| plan.layers.refused(error))?;
         Ok(match (simulation.run(&mut watcher), watcher.lost) {
             (Ok(record), _) => Outcome::Ran(Box::new(figures(&record, self.slo, span_ms))),
             (Err(RunError::Interrupted { .. }), Some(lost)) => {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use servecast_recommend::{Figures, Outcome};
+use servecast_types::message;
 
 use servecast_config::error::{Failure, quoted};
 
@@ -35,7 +36,7 @@ struct Line {
 impl Journal {
     /// Opens the journal of a search that `of` describes; a file that is not there yet is begun.
     pub fn open(path: &Path, of: &Value) -> Result<Self, Failure> {
-        let failed = |error: &std::io::Error| Failure::user(format!("{}: {error}", quoted(path)));
+        let failed = |error: &std::io::Error| Failure::input(error).about(quoted(path));
         let file = OpenOptions::new().read(true).append(true).create(true).open(path);
         let mut file = file.map_err(|error| failed(&error))?;
         let mut known = BTreeMap::new();
@@ -46,7 +47,7 @@ impl Journal {
                 is_new = false;
                 if serde_json::from_str::<Value>(&line).ok().as_ref() != Some(of) {
                     return Err(Failure::user(format!("{} is of another search", quoted(path))).with_hint(
-                        "--resume goes on with the search that began it: same load, settings, targets and release",
+                        message!("{--resume} goes on with the search that began it: same load, settings, targets and release"),
                     ));
                 }
                 continue;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use servecast_engine::EngineType;
 use servecast_recommend::{Goal, Price};
 use servecast_report::Slo;
+use servecast_types::{Message, message};
 
 use super::space::{self, DEFAULT_MAX_GPUS, Limits};
 use servecast_config::error::Failure;
@@ -122,18 +123,18 @@ fn goals(text: Option<&str>, gpus: Option<u32>, prices: &[Price]) -> Result<Vec<
                 || format!(": there are {}", known.join(", ")),
                 |name| format!(", did you mean `{name}`?"),
             );
-            return Err(Failure::user(format!("--objective: unknown objective `{name}`{end}")));
+            return Err(Failure::user(message!("{--objective}: unknown objective `{}`{}", &name, end)));
         };
         goals.push(goal);
     }
     if goals.contains(&Goal::Cost) && prices.is_empty() {
-        return Err(
-            Failure::user("--objective cost needs prices").with_hint("--gpu-hour H100-SXM=2.50 gives one")
-        );
+        return Err(Failure::user(message!("{--objective} cost needs prices"))
+            .with_hint(message!("{--gpu_hour} H100-SXM=2.50 gives one")));
     }
     if goals.len() > 2 || goals.get(1) == goals.first() {
-        return Err(Failure::user(format!(
-            "--objective is `{text}`, but must be one objective, or two different ones"
+        return Err(Failure::user(message!(
+            "{--objective} is `{}`, but must be one objective, or two different ones",
+            text
         )));
     }
     Ok(goals)
@@ -141,8 +142,9 @@ fn goals(text: Option<&str>, gpus: Option<u32>, prices: &[Price]) -> Result<Vec<
 
 fn prices(texts: &[String]) -> Result<Vec<Price>, Failure> {
     let price = |text: &String| {
-        let wrong =
-            || Failure::user(format!("--gpu-hour is `{text}`, but must be GPU=PRICE, as in H100-SXM=2.50"));
+        let wrong = || {
+            Failure::user(message!("{--gpu_hour} is `{}`, but must be GPU=PRICE, as in H100-SXM=2.50", text))
+        };
         let (gpu, price) = text.split_once('=').ok_or_else(wrong)?;
         let per_hour = price.trim().parse::<f64>().ok().filter(|price| price.is_finite() && *price > 0.0);
         let sheet = gpu_sheet(gpu.trim())?;
@@ -157,9 +159,10 @@ fn limits(
     spare: u32,
     prices: Vec<Price>,
 ) -> Result<Limits, Failure> {
-    for (flag, value) in [("--max-gpus", max_gpus), ("--node-gpus", node_gpus)] {
+    for (key, value) in [("max_gpus", max_gpus), ("node_gpus", node_gpus)] {
         if value == Some(0) {
-            return Err(Failure::user(format!("{flag} is 0, but a deployment has at least 1 GPU")));
+            let flag = Message::flag(key);
+            return Err(Failure::user(message!("{} is 0, but a deployment has at least 1 GPU", flag)));
         }
     }
     Ok(Limits {
@@ -173,14 +176,17 @@ fn limits(
 
 fn factors(growth: Vec<f64>) -> Result<Vec<f64>, Failure> {
     if let Some(wrong) = growth.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
-        return Err(Failure::user(format!("--growth is {wrong}, but must be a factor of the load above 0")));
+        return Err(Failure::user(message!(
+            "{--growth} is {}, but must be a factor of the load above 0",
+            *wrong
+        )));
     }
     Ok(if growth.is_empty() { vec![1.0] } else { growth })
 }
 
 fn threads(config: &ReplayConfig, layers: &Layers) -> Result<usize, Failure> {
     match config.several.threads {
-        Some(0) => Err(Failure::user(layers.explained("`threads` is 0, but there is at least 1"))),
+        Some(0) => Err(layers.refused(message!("{threads} is 0, but there is at least 1"))),
         Some(threads) => Ok(threads as usize),
         None => Ok(std::thread::available_parallelism().map_or(1, NonZero::get)),
     }

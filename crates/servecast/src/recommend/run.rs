@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use servecast_cluster::LoadMode;
 use servecast_recommend::{Candidate, Evaluate, Figures, Goal, Load, Outcome, Recommendation, Search};
+use servecast_types::message;
 use servecast_workload::{Workload, stats};
 
 use super::evaluate::{Runner, Workloads, plan, span_ms};
@@ -46,7 +47,9 @@ impl Draft {
             return Ok(());
         }
         Err(Failure::user("a recommendation needs a target to keep")
-            .with_hint("--slo 'p95 ttft <= 1s' --slo 'p95 itl <= 40ms', or --slo 'goodput >= 99% (ttft <= 2s, tpot <= 50ms)'"))
+            .with_hint(message!(
+                "{--slo} 'p95 ttft <= 1s' {--slo} 'p95 itl <= 40ms', or {--slo} 'goodput >= 99% (ttft <= 2s, tpot <= 50ms)'"
+            )))
     }
 
     /// Reads the load, from which it follows whether routers have prefixes to go by.
@@ -89,7 +92,7 @@ impl Prepared {
                     candidate.settings.iter().find(|(key, _)| key == "gpu").and_then(|(_, gpu)| gpu.as_str());
                 let gpu = gpu.or(question.config.engine.gpu.as_deref()).unwrap_or("GPU that is not named");
                 Err(Failure::user(format!("there is no price for a {gpu}"))
-                    .with_hint("--gpu-hour GPU=PRICE gives one, by the name that --gpu has"))
+                    .with_hint(message!("{--gpu_hour} GPU=PRICE gives one, by the name that {--gpu} has")))
             }
         }
     }
@@ -210,5 +213,7 @@ fn first_that_is_taken(layers: &Layers, space: &Space) -> (Option<Plan>, Option<
 fn empty(question: &Question) -> Failure {
     let most = question.limits.max_gpus;
     Failure::user(format!("the space is empty: no deployment takes at most {most} GPUs"))
-        .with_hint("more GPUs (--max-gpus), fewer of them a worker (--tp) or a --node-gpus or --spare that leaves room for one")
+        .with_hint(message!(
+            "more GPUs ({--max_gpus}), fewer of them a worker ({--tp}) or a {--node_gpus} or {--spare} that leaves room for one"
+        ))
 }

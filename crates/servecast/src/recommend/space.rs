@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use servecast_cluster::RouterMode;
 use servecast_engine::EngineType;
 use servecast_recommend::{Candidate, Price};
+use servecast_types::message;
 
 use servecast_config::error::Failure;
 use servecast_config::latency::{gpu_sheet, model_shape};
@@ -77,7 +78,7 @@ impl Space {
         texts: &[String],
         limits: &Limits,
     ) -> Result<Self, Failure> {
-        let refused = |problem: String| Failure::user(layers.about("vary", &problem));
+        let refused = |problem: String| Failure::user(layers.about("vary", problem));
         let given = varied(texts).map_err(refused)?;
         let dimensions = common(config, &given, limits)?;
         let counts = Counts::new(config, &given, dimensions.iter().find(|one| one.name == LAYOUT));
@@ -86,7 +87,7 @@ impl Space {
             counts.add(&settings, config, limits, &mut candidates);
             if candidates.len() > MOST_CANDIDATES {
                 return Err(Failure::user(format!("the space has more than {MOST_CANDIDATES} deployments"))
-                    .with_hint("--max-gpus or --vary KEY=VALUE,... narrows it"));
+                    .with_hint(message!("{--max_gpus} or {--vary} KEY=VALUE,... narrows it")));
             }
         }
         Ok(Self { candidates, dimensions })

@@ -21,7 +21,7 @@ struct OwnRow {
 pub(super) fn own(path: &Path, text: &str) -> Result<PassRun, Failure> {
     let mut rows = Vec::new();
     for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
-        let wrong = |problem: String| Failure::user(format!("{}, line {number}: {problem}", path.display()));
+        let wrong = |problem: String| Failure::user(problem).at_line(path, number);
         let row: OwnRow = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
         if row.scheduled.is_empty() {
             continue;
@@ -66,7 +66,7 @@ pub(super) fn vllm_log(path: &Path, text: &str) -> Result<PassRun, Failure> {
     let mut rows = Vec::new();
     for (line, number) in text.lines().zip(1_u64..) {
         let Some(details) = line.find(VLLM).map(|start| &line[start..]) else { continue };
-        let wrong = |problem: String| Failure::user(format!("{}, line {number}: {problem}", path.display()));
+        let wrong = |problem: String| Failure::user(problem).at_line(path, number);
         let counted = |what: &str| {
             let before = details.find(what).map(|end| details[..end].trim_end());
             let word = before.and_then(|before| before.rsplit([' ', ':']).next());
@@ -125,7 +125,7 @@ pub(super) fn is_table(header: &str) -> bool {
 /// columns are not looked at.
 pub(super) fn table(path: &Path, text: &str) -> Result<PassRun, Failure> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let problem = |error: csv::Error| Failure::user(format!("{}: {error}", path.display()));
+    let problem = |error: csv::Error| Failure::input(&error).about(path.display().to_string());
     let header = reader.headers().map_err(problem)?.clone();
     let place = |name: &str| header.iter().position(|column| column == name);
     let is_log = LOGGED.iter().all(|column| place(column).is_some());
@@ -188,6 +188,9 @@ mod tests {
         assert_eq!(run.rows, [PassRow { features: expected, us: 10_990.0, line: Some(line) }]);
         let cut = text.replace("20 generation tokens", "many generation tokens");
         let error = vllm_log(Path::new("log"), &cut).unwrap_err();
-        assert_eq!(error.message(), "log, line 2: there is no whole number before `generation tokens`");
+        assert_eq!(
+            error.message().to_string(),
+            "log, line 2: there is no whole number before `generation tokens`"
+        );
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn json_lines(path: &Path, text: &str, unit: Option<TimeUnit>) -> Res
 pub(super) fn table(path: &Path, text: &str, unit: Option<TimeUnit>) -> Result<Measured, Failure> {
     let mut file = File { path, given: unit, unit: None, measured: Measured::default() };
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let problem = |error: csv::Error| Failure::user(format!("{}: {error}", path.display()));
+    let problem = |error: csv::Error| Failure::input(&error).about(path.display().to_string());
     let header = reader.headers().map_err(problem)?.clone();
     for record in reader.records() {
         let record = record.map_err(problem)?;
@@ -77,7 +77,7 @@ struct File<'a> {
 
 impl File<'_> {
     fn wrong(&self, line: u64, problem: &str) -> Failure {
-        Failure::user(format!("{}, line {line}: {problem}", self.path.display()))
+        Failure::user(problem).at_line(self.path, line)
     }
 
     fn take(&mut self, line: u64, row: &Map<String, Value>) -> Result<(), Failure> {
@@ -255,7 +255,7 @@ fn times_of(ttft_s: f64, e2e_s: f64) -> Result<RequestTimes, String> {
 
 /// The JSON of `vllm bench serve --save-result --save-detailed`, whose times are seconds.
 pub(super) fn vllm_bench(path: &Path, object: &Map<String, Value>) -> Result<Measured, Failure> {
-    let refused = |problem: String| Failure::user(format!("{}: {problem}", path.display()));
+    let refused = |problem: String| Failure::user(problem).about(path.display().to_string());
     let list = |key: &str| object.get(key).and_then(Value::as_array);
     let needed = |key: &str| {
         list(key).ok_or_else(|| {
@@ -321,7 +321,7 @@ pub(super) fn vllm_bench(path: &Path, object: &Map<String, Value>) -> Result<Mea
 pub(super) fn aiperf(path: &Path, text: &str) -> Result<Measured, Failure> {
     let mut measured = Measured::default();
     for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
-        let wrong = |problem: &str| Failure::user(format!("{}, line {number}: {problem}", path.display()));
+        let wrong = |problem: &str| Failure::user(problem).at_line(path, number);
         let record: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let metadata = &record["metadata"];
         if metadata["benchmark_phase"].as_str().is_some_and(|phase| phase != "profiling") {
@@ -373,7 +373,7 @@ mod tests {
     use super::*;
 
     fn row(measured: Result<Measured, Failure>) -> RequestRow {
-        measured.map_err(|failure| failure.message().to_owned()).unwrap().rows[0].clone()
+        measured.map_err(|failure| failure.message().to_string()).unwrap().rows[0].clone()
     }
 
     fn expected() -> RequestRow {
@@ -421,7 +421,7 @@ mod tests {
         let check = |rest: &str, message: &str| {
             let line = format!("{{\"arrival_ms\": 0, \"input_tokens\": 9, \"output_tokens\": 2, {rest}}}");
             let error = json_lines(Path::new("f"), &line, None).unwrap_err();
-            assert!(error.message().contains(message), "{}", error.message());
+            assert!(error.message().to_string().contains(message), "{}", error.message());
         };
         check(
             "\"ttft_ms\": -1, \"e2e_ms\": 2",

@@ -56,7 +56,7 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
         let recorded = Recorded::read(path)?;
         let real = Times::of(|name| recorded.figure(name)).ok_or_else(|| {
             Failure::user("there is nothing to fit to: TTFT and times of tokens are needed")
-                .about(&path.display().to_string())
+                .about(path.display().to_string())
         })?;
         Ok(Run { recorded, real })
     });

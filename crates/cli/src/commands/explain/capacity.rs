@@ -6,6 +6,7 @@ use clap::ValueHint;
 use serde_json::{Map, Value, json};
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
 use servecast_latency::{Capacity, CapacitySetup, GIB, WeightType};
+use servecast_types::{Message, message};
 
 use crate::config::Format;
 use crate::deployment::capacity_setup;
@@ -121,13 +122,13 @@ pub(super) fn run(args: &CapacityArgs) -> Result<(), Failure> {
         ..deployed.capacity_setup(shape)?.ok_or_else(unknown)?
     };
     let model = deployed.model.as_deref().unwrap_or("the model");
-    if let Some((option, problem)) = deployed.problem(model, &setup.model)? {
-        let option = option.replace("tp=", "tensor-parallel-size is ").replace('=', " is ");
-        return Err(Failure::user(format!("--{option}: {problem}")));
+    if let Some((key, value, problem)) = deployed.problem(model, &setup.model)? {
+        let flag = Message::flag(if key == "tp" { "tensor_parallel_size" } else { key });
+        return Err(Failure::user(message!("{} is {}: {}", flag, value, problem)));
     }
     let setup = capacity_setup(&engine_args(args)?, &setup);
     let found = setup.capacity().map_err(|error| {
-        Failure::user(error)
+        Failure::input(&error)
             .with_hint("more GPUs, fewer bytes a weight or a larger --gpu-memory-utilization make room")
     })?;
     files::print(&match args.format {

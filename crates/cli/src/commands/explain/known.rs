@@ -76,7 +76,7 @@ impl Place<'_> {
         let composition = match composed {
             Ok(composition) => composition,
             Err(failure) => {
-                let problem = failure.message().to_owned();
+                let problem = failure.message().to_string();
                 let told = (format!("not on {on}: {problem}"), json!({"on": on, "problem": problem}));
                 return Coverage { operator_tables: Some(told), error: None };
             }

@@ -18,7 +18,7 @@ use servecast_cluster::{Observer, Simulation};
 use servecast_report::{
     ComparedRun, Comparison, Report, SchemaVersion, SummaryOptions, render_comparison, summarize,
 };
-use servecast_types::Time;
+use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
 
 use super::{introduce, json, missed, outputs, table_options, tell_of_unused};
@@ -32,12 +32,11 @@ use crate::source::{Source, read_trace, trace_workload};
 
 /// Runs all combinations of the values of `texts`, each `KEY=VALUE,VALUE,...`.
 pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Result<(), Failure> {
-    let refused = |problem: &str| Failure::user(layers.explained(problem));
     if threads == Some(0) {
-        return Err(refused("`threads` is 0, but there is at least 1"));
+        return Err(layers.refused(message!("{threads} is 0, but there is at least 1")));
     }
     let origin = layers.origin("vary").map_or_else(|| "vary".to_owned(), ToString::to_string);
-    let differences = combinations(texts).map_err(|problem| Failure::user(format!("{origin}: {problem}")))?;
+    let differences = combinations(texts).map_err(|problem| Failure::user(problem).about(origin))?;
     let plans = differences.iter().map(|difference| plan(layers, difference));
     let plans: Vec<Plan> = plans.collect::<Result<_, _>>()?;
     let Some(first) = plans.first() else { unreachable!("a product of values is not empty") };
@@ -120,7 +119,7 @@ fn paths(differences: &[Difference]) -> Vec<String> {
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
     let mut layers = layers.clone();
     let plan = layers.vary(difference).and_then(|()| Plan::new(layers));
-    plan.map_err(|failure| failure.about(&described(difference)))
+    plan.map_err(|failure| failure.about(described(difference)))
 }
 
 /// Refuses files that have the rows, or all results, of one run.
@@ -139,8 +138,9 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
         None => Ok(()),
         Some(key) => {
             let what = if key.ends_with("jsonl") { "rows" } else { "results" };
-            let message = format!("`{key}` has the {what} of one run, but `vary` makes several");
-            Err(Failure::user(layers.explained(&message)).with_hint(
+            let message =
+                message!("{} has the {} of one run, but {vary} makes several", Message::key(key), what);
+            Err(layers.refused(message).with_hint(
                 "--report-json has the results of all; run the one that matters by itself for rows",
             ))
         }
@@ -179,7 +179,7 @@ fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failur
         let workload = if let Some(found) = shared.iter().find(is_same) {
             Arc::clone(found)
         } else {
-            let name = |failure: Failure| failure.about(&described(difference));
+            let name = |failure: Failure| failure.about(described(difference));
             let made = prepare(&plan, &mut traces).map_err(name)?;
             let workload = made.map_or_else(OnceLock::new, OnceLock::from);
             let (source, load) = (plan.source.clone(), plan.load);
@@ -277,9 +277,8 @@ impl Runs {
         let options = plan.summary(&workload);
         let progress = self.progress.run(workload.requests() as u64);
         let mut follower = Follower { runs: self, position, progress };
-        let refused = |problem: &str| about(Failure::user(plan.layers.explained(problem)));
         let simulation = Simulation::new(&plan.topology, workload, &plan.options())
-            .map_err(|error| refused(&error.to_string()))?;
+            .map_err(|error| about(plan.layers.refused(error)))?;
         let record = simulation.run(&mut follower).map_err(|error| about(Failure::run(chain(&error))))?;
         let wall_time_ms = follower.progress.finish();
         Ok(summarize(&record, &SummaryOptions { wall_time_ms, ..options }))

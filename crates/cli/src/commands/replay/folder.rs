@@ -58,7 +58,7 @@ mod tests {
         let path = place.path().join("out");
         let first = Folder::claim(&path).unwrap();
         let refused = Folder::claim(&path).unwrap_err();
-        assert!(refused.message().contains("another run is writing into it"), "{refused:?}");
+        assert!(refused.message().to_string().contains("another run is writing into it"), "{refused:?}");
         assert!(path.exists(), "it is still the first one's");
         drop(first);
         assert!(!path.exists(), "nothing was written");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use servecast::recommend::{self, Asked, Draft, Growth, Journal, Prepared, Question, Watch};
 use servecast_recommend::Goal;
+use servecast_types::{Message, message};
 
 use super::{ReplayArgs, outputs};
 use crate::config::{Layers, OutputConfig};
@@ -168,7 +169,7 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
     ];
     match given.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),
-        Some((key, _)) => Err(Failure::user(layers.explained(&format!("`{key}` is of one run, but `recommend` makes many")))
+        Some((key, _)) => Err(layers.refused(message!("{} is of one run, but `recommend` makes many", Message::key(key)))
             .with_hint("--output-dir DIR writes 1.toml, with which `servecast replay --config` repeats the run of the best")),
     }
 }

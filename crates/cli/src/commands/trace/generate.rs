@@ -9,6 +9,8 @@ use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, sample_chat_sess
 use crate::config::{
     DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
 };
+use servecast_types::{Message, message};
+
 use crate::error::Failure;
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
@@ -66,10 +68,8 @@ fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
     if args.sample {
         let given = args.trace_block_size.map(|_| "trace_block_size");
         return match given.or(first_synthetic_key(&args.synthetic)) {
-            Some(key) => {
-                Err(Failure::user(format!("--{} has no effect on the sample", key.replace('_', "-")))
-                    .with_hint("leave it or --sample out"))
-            }
+            Some(key) => Err(Failure::user(message!("{} has no effect on the sample", Message::flag(key)))
+                .with_hint("leave it or --sample out")),
             None => Ok((sample_chat_sessions(args.seed.unwrap_or(DEFAULT_SEED)), SAMPLE_BLOCK_SIZE)),
         };
     }
@@ -86,7 +86,7 @@ fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
         ));
     };
     spec.trace_block_size = args.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
-    let rows = generate(&spec).map_err(|error| Failure::user(layers.explained(&error.to_string())))?;
+    let rows = generate(&spec).map_err(|error| layers.refused(error))?;
     Ok((rows, spec.trace_block_size))
 }
 

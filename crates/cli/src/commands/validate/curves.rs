@@ -37,7 +37,7 @@ impl Curves {
             return Ok(None);
         }
         let text = files::read_text(&path)?;
-        let problem = |error: csv::Error| Failure::user(format!("{}: {error}", path.display()));
+        let problem = |error: csv::Error| Failure::input(&error).about(path.display().to_string());
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
         let header = reader.headers().map_err(problem)?.clone();
         let place = |name: &str| header.iter().position(|column| column == name);

@@ -31,7 +31,7 @@ pub(super) fn recorded(requests: &Path) -> Result<Option<f64>, Failure> {
     let text = files::read_unpacked_text(&path)?;
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let rows: Result<Vec<ServerRow>, csv::Error> = reader.deserialize().collect();
-    let rows = rows.map_err(|error| Failure::user(error).about(&path.display().to_string()))?;
+    let rows = rows.map_err(|error| Failure::input(&error).about(path.display().to_string()))?;
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(None) };
     let queries = last.prefix_cache_queries - first.prefix_cache_queries;
     let hits = last.prefix_cache_hits - first.prefix_cache_hits;

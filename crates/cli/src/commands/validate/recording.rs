@@ -88,8 +88,8 @@ impl Recording {
     ) -> Result<Self, Failure> {
         let meta_path = folder.join("meta.json");
         let meta: Value = serde_json::from_str(&files::read_text(&meta_path)?)
-            .map_err(|error| Failure::user(format!("{}: {error}", meta_path.display())))?;
-        let refused = |problem: &str| Failure::user(format!("{}: {problem}", meta_path.display()));
+            .map_err(|error| Failure::input(&error).about(meta_path.display().to_string()))?;
+        let refused = |problem: &str| Failure::user(problem).about(meta_path.display().to_string());
         let name = |key: &str| meta.get(key).and_then(Value::as_str).map(str::to_owned);
         let engine_version = name("vllm_version").ok_or_else(|| refused("`vllm_version` is missing"))?;
         let preset = preset(&engine_version).ok_or_else(|| {
@@ -265,8 +265,7 @@ fn requests(folder: &Path) -> Result<(Vec<Recorded>, usize), Failure> {
     let mut recorded = BTreeMap::new();
     for (line, row) in rows::<RequestRow>(&recorded_path)? {
         let number = row.request_id.strip_prefix("bench-").and_then(|number| number.parse::<usize>().ok());
-        let wrong =
-            |problem: &str| Failure::user(format!("{}, line {line}: {problem}", recorded_path.display()));
+        let wrong = |problem: &str| Failure::user(problem).at_line(&recorded_path, line);
         let number = number.ok_or_else(|| {
             wrong(&format!("`request_id` is `{}`, but must be bench-K with a line K from 0", row.request_id))
         })?;
@@ -278,7 +277,7 @@ fn requests(folder: &Path) -> Result<(Vec<Recorded>, usize), Failure> {
     }
     let (mut requests, mut without_ids) = (Vec::new(), 0);
     for (index, (line, row)) in rows::<WorkloadRow>(&workload)?.into_iter().enumerate() {
-        let wrong = |problem: &str| Failure::user(format!("{}, line {line}: {problem}", workload.display()));
+        let wrong = |problem: &str| Failure::user(problem).at_line(&workload, line);
         let found =
             recorded.get(&index).ok_or_else(|| wrong(&format!("requests.jsonl has no row bench-{index}")))?;
         let given = row.input_tok_ids.len();
@@ -308,14 +307,14 @@ fn requests(folder: &Path) -> Result<(Vec<Recorded>, usize), Failure> {
 }
 
 /// The rows of a file of JSON lines, with their numbers.
-fn rows<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<(usize, T)>, Failure> {
+fn rows<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<(u64, T)>, Failure> {
     let text = text(path)?;
     let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     lines
         .map(|(line, number)| {
             serde_json::from_str(line)
                 .map(|row| (number, row))
-                .map_err(|error| Failure::user(format!("{}, line {number}: {error}", path.display())))
+                .map_err(|error| Failure::input(&error).at_line(path, number))
         })
         .collect()
 }

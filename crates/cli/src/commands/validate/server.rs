@@ -62,7 +62,7 @@ impl Recorded {
     pub(crate) fn read(result: &Path) -> Result<Self, Failure> {
         let text = files::read_unpacked_text(result)?;
         let recorded = if text.trim_start().starts_with('{') { bench(&text) } else { conversations(&text) };
-        let mut recorded = recorded.map_err(|failure| failure.about(&result.display().to_string()))?;
+        let mut recorded = recorded.map_err(|failure| failure.about(result.display().to_string()))?;
         let hits = lookups::recorded(result)?;
         recorded.figures.extend(hits.map(|percent| (PREFIX_HITS.to_owned(), percent)));
         Ok(recorded)
@@ -131,7 +131,7 @@ pub(super) fn validate(result: &Path, configs: &[PathBuf]) -> Result<Served, Fai
     let layers = layers_of(configs)?;
     let deployment = deployment::build(&layers.parse()?, &layers)?;
     let simulated =
-        recorded.on(&deployment, &layers).map_err(|failure| failure.about(&result.display().to_string()))?;
+        recorded.on(&deployment, &layers).map_err(|failure| failure.about(result.display().to_string()))?;
     let row = |(name, real): &(String, f64)| {
         let ours = *simulated.figures.get(name)?;
         Some(Row::new(name.replace("_e2e_latency_", "_e2e_"), (Some(*real), Some(ours)), None))
@@ -149,8 +149,7 @@ fn simulate(
     workload: Workload,
     options: &SimulationOptions,
 ) -> Result<(Report, Option<f64>), Failure> {
-    let simulation =
-        Simulation::new(&deployment.topology, workload, options).map_err(|error| Failure::user(&error))?;
+    let simulation = Simulation::new(&deployment.topology, workload, options).map_err(Failure::user)?;
     let mut ends = Ends::default();
     let record = simulation.run(&mut ends).map_err(|error| Failure::run(chain(&error)))?;
     let hit_percent = ends.hit_percent(&record);
@@ -165,7 +164,7 @@ fn own_tokens(session: usize, from: u32, tokens: u32) -> Prompt {
 /// The result file of `vllm bench serve`.
 fn bench(text: &str) -> Result<Recorded, Failure> {
     let first = serde_json::Deserializer::from_str(text).into_iter::<Map<String, Value>>().next();
-    let result = first.transpose().map_err(Failure::user)?.unwrap_or_default();
+    let result = first.transpose().map_err(|error| Failure::input(&error))?.unwrap_or_default();
     let refused = |key: &str, problem: &str| {
         let found = result.get(key).map_or_else(|| "absent".to_owned(), Value::to_string);
         Failure::user(format!("`{key}` is {found}, but must be {problem}"))
@@ -267,7 +266,7 @@ fn conversations(text: &str) -> Result<Recorded, Failure> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let rows: Result<Vec<ConversationRow>, csv::Error> = reader.deserialize().collect();
     let mut rows = rows.map_err(|error| {
-        Failure::user(error).with_hint(
+        Failure::input(&error).with_hint(
             "rows of conversations have start_time_ms, ttft_ms, tpot_ms, latency_ms, input_num_tokens, output_num_tokens, \
              conversation_id and client_id",
         )

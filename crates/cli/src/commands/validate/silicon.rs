@@ -263,7 +263,7 @@ fn one(row: &Measured, job: &Job<'_>) -> Outcome {
             outcome.tpot_error_percent = Some(error(simulated.tpot_ms, row.tpot_ms));
             outcome.simulated = Some(simulated);
         }
-        Err(failure) => outcome.reason = Some(failure.message().to_owned()),
+        Err(failure) => outcome.reason = Some(failure.message().to_string()),
     }
     outcome
 }
@@ -285,7 +285,8 @@ const SCORES: [&str; 9] = [
 fn on_a_score(condition: &FailIf) -> Result<FailIf, Failure> {
     let known = SCORES.map(str::to_owned);
     condition.clone().on_one_of(&known).map_err(|error| {
-        Failure::user(format!("--fail-if {condition}: {error}"))
+        Failure::input(&error)
+            .about(format!("--fail-if {condition}"))
             .with_hint(format!("scores of a table, all in percent, are {}", SCORES.join(", ")))
     })
 }
@@ -363,7 +364,7 @@ mod tests {
     fn a_condition_is_on_a_score_in_percent() {
         let on = |text: &str| on_a_score(&text.parse().unwrap());
         assert_eq!(on("tpot_mape>15%").unwrap().metric, "tpot_mape");
-        let message = on("mean_tpot_ms>1%").unwrap_err().message().to_owned();
+        let message = on("mean_tpot_ms>1%").unwrap_err().message().to_string();
         assert!(message.starts_with("--fail-if mean_tpot_ms>1%: there is no figure"), "{message}");
     }
 }

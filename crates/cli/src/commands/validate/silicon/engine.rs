@@ -40,10 +40,9 @@ pub(super) fn of(row: &Measured, latency: &str, constants: Option<&Constants>) -
     let spec_text = latency_of(row, latency)?;
     let (release, mut below) = release(row);
     let own = settings(row, &spec_text);
-    let refused = |problem: &dyn ToString| Failure::user(problem.to_string());
     below.retain(|key, _| !(row.engine == EngineType::Trtllm && key == "vllm_version"));
-    let mut args = EngineArgs::from_json(merge(below, own.into())).map_err(|error| refused(&error))?;
-    let spec = args.latency_spec().map_err(|error| refused(&error))?;
+    let mut args = EngineArgs::from_json(merge(below, own.into())).map_err(Failure::user)?;
+    let spec = args.latency_spec().map_err(Failure::user)?;
     let model: Option<Arc<dyn LatencyModel>> = match (&spec, constants) {
         (LatencySpec::Ops(options), Some(constants)) => {
             Some(Arc::new(OpsSettings::of(options)?.read_with(constants)?))
@@ -55,9 +54,10 @@ pub(super) fn of(row: &Measured, latency: &str, constants: Option<&Constants>) -
             .with_hint("`ops` and `roofline` do")
     })?;
     let setup = CapacitySetup { attention_ranks: row.attention_dp, ..setup };
-    let capacity = deployment::capacity_setup(&args, &setup).capacity().map_err(|error| refused(&error))?;
+    let capacity =
+        deployment::capacity_setup(&args, &setup).capacity().map_err(|error| Failure::input(&error))?;
     args.num_gpu_blocks = capacity.num_gpu_blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
-    let config = args.validate(model).map_err(|error| refused(&error))?;
+    let config = args.validate(model).map_err(Failure::user)?;
     Ok(Engine { args, config, latency: spec_text, release })
 }
 

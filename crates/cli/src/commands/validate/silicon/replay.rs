@@ -45,12 +45,11 @@ pub(super) struct Simulated {
 
 /// Simulates a run.
 pub(super) fn simulate(row: &Measured, engine: &Engine, interrupt: &Interrupt) -> Result<Simulated, Failure> {
-    let refused = |problem: &dyn ToString| Failure::user(problem.to_string());
     let pool = PoolEngine { workers: 1, args: &engine.args, config: &engine.config };
-    let topology = Topology::aggregated(pool).map_err(|error| refused(&error))?;
+    let topology = Topology::aggregated(pool).map_err(Failure::user)?;
     let load = LoadMode::ClosedLoop { concurrency: row.concurrency };
     let options = SimulationOptions { load, seed: SEED, ..SimulationOptions::default() };
-    let simulation = Simulation::new(&topology, workload(row)?, &options).map_err(|error| refused(&error))?;
+    let simulation = Simulation::new(&topology, workload(row)?, &options).map_err(Failure::user)?;
     let mut passes = Passes { decodes: (0, 0), prompts: (0, 0), interrupt };
     let record = simulation.run(&mut passes).map_err(|error| Failure::run(chain(&error)))?;
     let tokens = u64::from(engine.config.usable_blocks()) * u64::from(engine.config.block_size());

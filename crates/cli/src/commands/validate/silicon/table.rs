@@ -119,12 +119,12 @@ pub(super) struct Table {
 /// Reads a table, plain or packed.
 pub(super) fn read(path: &Path) -> Result<Table, Failure> {
     let text = files::read_unpacked_text(path)?;
-    of_text(&text).map_err(|failure| failure.about(&path.display().to_string()))
+    of_text(&text).map_err(|failure| failure.about(path.display().to_string()))
 }
 
 fn of_text(text: &str) -> Result<Table, Failure> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(Failure::user)?.clone();
+    let header = reader.headers().map_err(|error| Failure::input(&error))?.clone();
     let missing: Vec<&str> =
         NEEDED.into_iter().filter(|name| !header.iter().any(|column| column == *name)).collect();
     if !missing.is_empty() {
@@ -136,10 +136,10 @@ fn of_text(text: &str) -> Result<Table, Failure> {
     let unused = header.iter().filter(|column| !is_read(column)).map(str::to_owned).collect();
     let mut rows = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(Failure::user)?;
+        let record = record.map_err(|error| Failure::input(&error))?;
         let line = record.position().map_or(0, csv::Position::line);
         let cells = Cells { header: &header, record: &record };
-        rows.push(cells.row(line).map_err(|problem| Failure::user(format!("line {line}: {problem}")))?);
+        rows.push(cells.row(line).map_err(|problem| Failure::user(problem).about(format!("line {line}")))?);
     }
     if rows.is_empty() {
         return Err(Failure::user("there are no rows"));
@@ -267,7 +267,7 @@ mod tests {
 
     fn row(cells: &str) -> Result<Measured, String> {
         let read = of_text(&format!("{HEADER}\n{cells}\n"));
-        read.map(|table| table.rows[0].clone()).map_err(|failure| failure.message().to_owned())
+        read.map(|table| table.rows[0].clone()).map_err(|failure| failure.message().to_string())
     }
 
     #[test]
@@ -317,7 +317,10 @@ mod tests {
             "line 2: `maybe_speculative` is `maybe`, but must be 0 or 1",
         );
         let missing = of_text("model,gpu\na,b\n").unwrap_err();
-        assert!(missing.message().starts_with("there is no column `engine`, `tp`, `isl`"), "{missing:?}");
-        assert_eq!(of_text(&format!("{HEADER}\n")).unwrap_err().message(), "there are no rows");
+        assert!(
+            missing.message().to_string().starts_with("there is no column `engine`, `tp`, `isl`"),
+            "{missing:?}"
+        );
+        assert_eq!(of_text(&format!("{HEADER}\n")).unwrap_err().message().to_string(), "there are no rows");
     }
 }

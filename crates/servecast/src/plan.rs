@@ -218,7 +218,7 @@ fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
 }
 
 /// What the run has to keep, each once, and whether anybody asks for it.
-fn objectives(config: &ReplayConfig, layers: &Layers) -> Result<Vec<Slo>, Failure> {
+pub(crate) fn objectives(config: &ReplayConfig, layers: &Layers) -> Result<Vec<Slo>, Failure> {
     let mut objectives: Vec<Slo> = Vec::new();
     for text in config.limits.slo.iter().flatten() {
         let objective = text.parse::<Slo>();

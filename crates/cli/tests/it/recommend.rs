@@ -361,7 +361,10 @@ fn what_cannot_be_asked_is_refused() {
     let slo = ["--slo", "p95 ttft <= 1s"];
     for (arguments, message) in [
         (&[][..], "a recommendation needs a target to keep"),
-        (&["--slo", "p95 ttfx <= 1s"], "unknown figure `ttfx`, did you mean `ttft`?"),
+        (&["--slo", "p95 ttfx <= 1s"], "error: --slo: unknown figure `ttfx`, did you mean `ttft`?"),
+        (&[slo[0], slo[1], "--vary", "seed=1,2"], "`seed` is part of the question"),
+        (&[slo[0], slo[1], "--vary", "input_tokens=10,20"], "`input_tokens` is part of the question"),
+        (&[slo[0], slo[1], "--gpus", "0"], "--gpus is 0, but a deployment has at least 1 GPU"),
         (&[slo[0], slo[1], "--growth", "0"], "--growth is 0, but must be a factor of the load above 0"),
         (&[slo[0], slo[1], "--growth", "1,-2"], "--growth is -2, but must be a factor of the load above 0"),
         (&[slo[0], slo[1], "--max-gpus", "0"], "--max-gpus is 0, but a deployment has at least 1 GPU"),
@@ -387,6 +390,9 @@ fn what_cannot_be_asked_is_refused() {
         assert_eq!(outcome.code, Some(2), "{arguments:?}: {outcome:?}");
         assert!(outcome.stderr.contains(message), "{arguments:?}: {}", outcome.stderr);
     }
+    let folder = sandbox.run(&[&["recommend", "--gpu", "H100-SXM", "--model", "."][..], &slo].concat());
+    assert_eq!(folder.code, Some(2), "{folder:?}");
+    assert!(folder.stderr.contains(".: the folder of the model has no config.json"), "{}", folder.stderr);
     let hopeless = sandbox.run(&[&base[..], &["-q", "--slo", "max ttft <= 1ms", "--max-gpus", "2"]].concat());
     assert_eq!(hopeless.code, Some(3), "{hopeless:?}");
     assert!(hopeless.stderr.contains("comes nearest: ✗ max ttft <= 1ms: "), "{}", hopeless.stderr);

@@ -332,6 +332,10 @@ pub fn model_shape(name: &str) -> Result<ModelShape, Failure> {
     if config.exists() {
         return shape_of_config(&config);
     }
+    if path.is_dir() {
+        return Err(Failure::user(format!("{name}: the folder of the model has no config.json"))
+            .with_hint("it is beside the weights on the Hugging Face hub, and nothing else is needed"));
+    }
     let suggestion = meant(ModelShape::suggestion(name));
     Err(Failure::user(format!("the shape of the model `{name}` is not known{suggestion}")).with_hint(
         format!(

@@ -290,12 +290,10 @@ fn cells(answer: &Recommendation, shown: &[Entry]) -> Cells {
             }
         }));
         if has_headroom {
-            row.push(
-                entry
-                    .headroom
-                    .as_ref()
-                    .map_or_else(String::new, |headroom| format!("{:.2} x", headroom.factor)),
-            );
+            row.push(entry.headroom.as_ref().map_or_else(String::new, |headroom| {
+                let least = if headroom.missed_at.is_none() { "≥ " } else { "" };
+                format!("{least}{:.2} x", headroom.factor)
+            }));
         }
         if has_cost {
             let cost = entry.cost.as_ref();

@@ -9,6 +9,7 @@ use servecast_report::Slo;
 use servecast_types::{Message, message};
 
 use super::space::{self, DEFAULT_MAX_GPUS, Limits};
+use crate::plan::objectives;
 use servecast_config::error::Failure;
 use servecast_config::latency::gpu_sheet;
 use servecast_config::settings::{Layers, Origin, OutputConfig, ReplayConfig, SeveralConfig};
@@ -39,7 +40,7 @@ pub struct Question {
     pub layers: Layers,
     /// The same, each of its type.
     pub config: ReplayConfig,
-    /// The targets; those of the settings, known when the first plan is.
+    /// The targets.
     pub slo: Vec<Slo>,
     /// What is best.
     pub goals: Vec<Goal>,
@@ -61,11 +62,12 @@ impl Question {
         let preset = default_preset(&mut layers, &config)?;
         let prices = prices(&gpu_hour)?;
         let goals = goals(objective.as_deref(), gpus, &prices)?;
-        let limits = limits(max_gpus.or(gpus), node_gpus, spare, prices)?;
+        let limits = limits([max_gpus, gpus], node_gpus, spare, prices)?;
         let factors = factors(growth)?;
         let config = layers.parse()?;
+        let slo = objectives(&config, &layers)?;
         let threads = threads(&config, &layers)?;
-        Ok(Self { layers, config, slo: Vec::new(), goals, limits, factors, threads, preset })
+        Ok(Self { layers, config, slo, goals, limits, factors, threads, preset })
     }
 
     /// The values of `--vary`.
@@ -154,19 +156,19 @@ fn prices(texts: &[String]) -> Result<Vec<Price>, Failure> {
 }
 
 fn limits(
-    max_gpus: Option<u32>,
+    [max_gpus, gpus]: [Option<u32>; 2],
     node_gpus: Option<u32>,
     spare: u32,
     prices: Vec<Price>,
 ) -> Result<Limits, Failure> {
-    for (key, value) in [("max_gpus", max_gpus), ("node_gpus", node_gpus)] {
+    for (key, value) in [("max_gpus", max_gpus), ("gpus", gpus), ("node_gpus", node_gpus)] {
         if value == Some(0) {
             let flag = Message::flag(key);
             return Err(Failure::user(message!("{} is 0, but a deployment has at least 1 GPU", flag)));
         }
     }
     Ok(Limits {
-        max_gpus: max_gpus.unwrap_or(DEFAULT_MAX_GPUS),
+        max_gpus: max_gpus.or(gpus).unwrap_or(DEFAULT_MAX_GPUS),
         node_gpus,
         spare,
         prices,

@@ -29,7 +29,7 @@ pub struct Draft {
 
 impl Draft {
     /// Builds the space.
-    pub fn new(mut question: Question) -> Result<Self, Failure> {
+    pub fn new(question: Question) -> Result<Self, Failure> {
         let space = Space::new(&question.layers, &question.config, question.vary(), &question.limits)?;
         let Some(first) = space.candidates.first() else { return Err(empty(&question)) };
         let (first_plan, problem) = first_that_is_taken(&question.layers, &space);
@@ -37,7 +37,6 @@ impl Draft {
             let problem = problem.unwrap_or_else(|| Failure::user("no deployment can be built"));
             return Err(if space.candidates.len() == 1 { problem } else { problem.about(&first.name) });
         };
-        question.slo.clone_from(&plan.slo);
         Ok(Self { question, first: plan, space })
     }
 

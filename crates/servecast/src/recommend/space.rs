@@ -8,7 +8,9 @@ use servecast_types::message;
 
 use servecast_config::error::Failure;
 use servecast_config::latency::{gpu_sheet, model_shape};
-use servecast_config::settings::{Layers, ReplayConfig, Varied, varied};
+use servecast_config::settings::{
+    Layers, LimitsConfig, ReplayConfig, SyntheticConfig, TraceConfig, Varied, varied,
+};
 
 /// GPUs up to which deployments are looked at, unless somebody says otherwise.
 pub(super) const DEFAULT_MAX_GPUS: u32 = 64;
@@ -80,6 +82,10 @@ impl Space {
     ) -> Result<Self, Failure> {
         let refused = |problem: String| Failure::user(layers.about("vary", problem));
         let given = varied(texts).map_err(refused)?;
+        if let Some(key) = given.iter().map(|one| &one.path).find(|path| is_of_question(path)) {
+            return Err(refused(format!("`{key}` is part of the question: it is the same for all deployments"))
+                .with_hint(message!("{--growth} searches for several factors of the load; other loads and targets are a search each")));
+        }
         let dimensions = common(config, &given, limits)?;
         let counts = Counts::new(config, &given, dimensions.iter().find(|one| one.name == LAYOUT));
         let mut candidates = Vec::new();
@@ -92,6 +98,13 @@ impl Space {
         }
         Ok(Self { candidates, dimensions })
     }
+}
+
+/// Whether a setting says what is asked: the load, or what a deployment has to keep.
+fn is_of_question(path: &str) -> bool {
+    let parts =
+        [json!(TraceConfig::default()), json!(SyntheticConfig::default()), json!(LimitsConfig::default())];
+    parts.iter().any(|part| part.get(path).is_some())
 }
 
 /// What all kinds of deployment differ in.

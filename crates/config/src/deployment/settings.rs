@@ -117,6 +117,7 @@ impl<'a> Settings<'a> {
     /// Adds a setting that is given for every pool.
     fn add(&mut self, shortcut: Shortcut, key: &str, layers: &'a Layers) -> Result<(), Failure> {
         let Shortcut { key: name, path, value, .. } = shortcut;
+        let path = path.as_str();
         let other = OTHER_NAMES.iter().find(|(known, _)| *known == path).map(|(_, other)| *other);
         let found = std::iter::once(path).chain(other).find_map(|path| Some((path, self.get(path)?)));
         if let Some((path, found)) = found {
@@ -132,7 +133,7 @@ impl<'a> Settings<'a> {
                 found
             )));
         }
-        self.origins.extend(layers.origin(name).map(|origin| (path.to_owned(), origin)));
+        self.origins.extend(layers.origin(&name).map(|origin| (path.to_owned(), origin)));
         match path.split_once('.') {
             None => {
                 self.values.insert(path.to_owned(), value);
@@ -261,7 +262,7 @@ fn refuse_of_sglang(shortcut: &Shortcut, engine: EngineType, layers: &Layers) ->
     if shortcut.engines != Engines::Sglang {
         return Ok(());
     }
-    let key = Message::key(shortcut.key);
+    let key = Message::key(&shortcut.key);
     let message = message!("{} is a setting of SGLang, but the engine is {}", key, engine.name());
     Err(layers.refused(message).with_hint(message!("{--engine} sglang simulates SGLang")))
 }

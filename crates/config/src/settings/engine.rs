@@ -2,9 +2,11 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use servecast_engine::{EngineType, HostArgs, SchedulePolicy};
+use serde_json::{Map, Value, json};
+use servecast_engine::{EngineArgs, EngineType, HostArgs, SchedulePolicy, SglangArgs};
+use servecast_latency::Host;
 
+use super::keys::keys_of;
 use super::value::{boolean, choice, finite, settings};
 
 /// Engine settings that have a flag of their own.
@@ -215,108 +217,87 @@ impl Engines {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shortcut {
     /// The key.
-    pub key: &'static str,
+    pub key: String,
     /// The setting; one of SGLang is `sglang.NAME`.
-    pub path: &'static str,
+    pub path: String,
     /// The value of the setting.
     pub value: Value,
     /// Engines that have the setting.
     pub engines: Engines,
 }
 
-/// The shortcuts that were given, of rows with key, setting, engines and value.
-macro_rules! given {
-    ($($key:literal, $path:literal, $engines:ident => $value:expr;)*) => {
-        [$(($key, $path, Engines::$engines, value($value)),)*]
-            .into_iter()
-            .filter_map(|(key, path, engines, value)| Some(Shortcut { key, path, value: value?, engines }))
-            .collect()
-    };
+/// Settings that only vLLM's scheduler has.
+const OF_VLLM: [&str; 5] = [
+    "cudagraph_capture_sizes",
+    "max_cudagraph_capture_size",
+    "max_num_batched_tokens",
+    "enable_chunked_prefill",
+    "async_scheduling",
+];
+
+/// The setting that a key for all engines stands for, by its path: that of its own name, or of the host.
+fn general_path(key: &str) -> String {
+    match key {
+        "engine" => "engine_type".to_owned(),
+        key if Host::KEYS.contains(&key) => format!("host.{key}"),
+        key => key.to_owned(),
+    }
 }
 
-fn value<T: Serialize>(given: Option<T>) -> Option<Value> {
-    given.map(|given| serde_json::to_value(given).expect("settings are plain data"))
+/// Those of the keys of `shortcuts` that have values.
+fn given(shortcuts: &impl Serialize) -> Vec<(String, Value)> {
+    let Ok(Value::Object(keys)) = serde_json::to_value(shortcuts) else {
+        unreachable!("settings are plain data");
+    };
+    let mut given: Vec<_> = keys.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    // The order of keys must not depend on the features of serde_json that other crates switch on.
+    given.sort_by(|(one, _), (other, _)| one.cmp(other));
+    given
 }
 
 impl EngineShortcuts {
-    /// Those that were given.
+    /// Those that were given; a preset is no setting.
     pub fn given(&self) -> Vec<Shortcut> {
-        given! {
-            "engine", "engine_type", Any => self.engine;
-            "model", "model", Any => self.model.as_ref();
-            "gpu", "gpu", Any => self.gpu.as_ref();
-            "tensor_parallel_size", "tensor_parallel_size", Any => self.tensor_parallel_size;
-            "data_parallel_size", "data_parallel_size", Any => self.data_parallel_size;
-            "expert_parallel_size", "expert_parallel_size", Any => self.expert_parallel_size;
-            "dtype", "dtype", Any => self.dtype.as_ref();
-            "kv_cache_dtype", "kv_cache_dtype", Any => self.kv_cache_dtype.as_ref();
-            "enforce_eager", "enforce_eager", Any => self.enforce_eager;
-            "cudagraph_capture_sizes", "cudagraph_capture_sizes", Vllm => self.cudagraph_capture_sizes.as_ref();
-            "max_cudagraph_capture_size", "max_cudagraph_capture_size", Vllm => self.max_cudagraph_capture_size;
-            "attention_backend", "attention_backend", Any => self.attention_backend.as_ref();
-            "engine_version", "engine_version", Any => self.engine_version.as_ref();
-            "block_size", "block_size", Any => self.block_size;
-            "num_gpu_blocks", "num_gpu_blocks", Any => self.num_gpu_blocks;
-            "gpu_memory_utilization", "gpu_memory_utilization", Any => self.gpu_memory_utilization;
-            "max_num_seqs", "max_num_seqs", Any => self.max_num_seqs;
-            "max_num_batched_tokens", "max_num_batched_tokens", Vllm => self.max_num_batched_tokens;
-            "max_model_len", "max_model_len", Any => self.max_model_len;
-            "speedup_ratio", "speedup_ratio", Any => self.speedup_ratio;
-            "enable_prefix_caching", "enable_prefix_caching", Any => self.enable_prefix_caching;
-            "enable_chunked_prefill", "enable_chunked_prefill", Vllm => self.enable_chunked_prefill;
-            "async_scheduling", "async_scheduling", Vllm => self.async_scheduling;
-            "latency", "latency", Any => self.latency.as_ref();
-            "host", "host", Any => self.host.as_ref();
-            "gap_us", "host.gap_us", Any => self.gap_us;
-            "gap_us_per_request", "host.gap_us_per_request", Any => self.gap_us_per_request;
-            "front_end_us", "host.front_end_us", Any => self.front_end_us;
-            "front_end_us_per_1k_prompt_tokens", "host.front_end_us_per_1k_prompt_tokens", Any =>
-                self.front_end_us_per_1k_prompt_tokens;
-            "delivery_us", "host.delivery_us", Any => self.delivery_us;
-            "delivery_us_per_request", "host.delivery_us_per_request", Any => self.delivery_us_per_request;
-            "kv_transfer_bandwidth", "kv_transfer_bandwidth", Any => self.kv_transfer_bandwidth;
-            "kv_bytes_per_token", "kv_bytes_per_token", Any => self.kv_bytes_per_token;
-        }
+        let given = given(self).into_iter().filter(|(key, _)| key != "engine_preset");
+        given
+            .map(|(key, value)| {
+                let engines = if OF_VLLM.contains(&key.as_str()) { Engines::Vllm } else { Engines::Any };
+                Shortcut { path: general_path(&key), key, value, engines }
+            })
+            .collect()
     }
 }
 
 impl SglangShortcuts {
     /// Those that were given.
     pub fn given(&self) -> Vec<Shortcut> {
-        given! {
-            "page_size", "sglang.page_size", Sglang => self.page_size;
-            "max_total_tokens", "sglang.max_total_tokens", Sglang => self.max_total_tokens;
-            "max_running_requests", "sglang.max_running_requests", Sglang => self.max_running_requests;
-            "context_length", "sglang.context_length", Sglang => self.context_length;
-            "max_prefill_tokens", "sglang.max_prefill_tokens", Sglang => self.max_prefill_tokens;
-            "chunked_prefill_size", "sglang.chunked_prefill_size", Sglang => self.chunked_prefill_size;
-            "prefill_max_requests", "sglang.prefill_max_requests", Sglang => self.prefill_max_requests;
-            "scheduler_recv_interval", "sglang.scheduler_recv_interval", Sglang => self.scheduler_recv_interval;
-            "schedule_policy", "sglang.schedule_policy", Sglang => self.schedule_policy;
-            "schedule_conservativeness", "sglang.schedule_conservativeness", Sglang => self.schedule_conservativeness;
-            "disable_radix_cache", "sglang.disable_radix_cache", Sglang => self.disable_radix_cache;
-            "enable_mixed_chunk", "sglang.enable_mixed_chunk", Sglang => self.enable_mixed_chunk;
-            "disable_overlap_schedule", "sglang.disable_overlap_schedule", Sglang => self.disable_overlap_schedule;
-            "enable_priority_scheduling", "sglang.enable_priority_scheduling", Sglang =>
-                self.enable_priority_scheduling;
-            "schedule_low_priority_values_first", "sglang.schedule_low_priority_values_first", Sglang =>
-                self.schedule_low_priority_values_first;
-            "priority_scheduling_preemption_threshold", "sglang.priority_scheduling_preemption_threshold", Sglang =>
-                self.priority_scheduling_preemption_threshold;
-            "cuda_graph_bs", "sglang.cuda_graph_bs", Sglang => self.cuda_graph_bs.as_ref();
-            "cuda_graph_max_bs", "sglang.cuda_graph_max_bs", Sglang => self.cuda_graph_max_bs;
-            "disable_cuda_graph", "sglang.disable_cuda_graph", Sglang => self.disable_cuda_graph;
-            "disable_cuda_graph_padding", "sglang.disable_cuda_graph_padding", Sglang =>
-                self.disable_cuda_graph_padding;
-        }
+        let given = given(self).into_iter();
+        given
+            .map(|(key, value)| Shortcut {
+                path: format!("sglang.{key}"),
+                key,
+                value,
+                engines: Engines::Sglang,
+            })
+            .collect()
     }
+}
+
+/// What an engine takes for a key that is not given, if that is a value.
+pub(super) fn default_setting(key: &str) -> Option<Value> {
+    let is_one = |known: Vec<String>| known.iter().any(|known| known == key);
+    let default = if is_one(keys_of::<SglangShortcuts>()) {
+        json!(SglangArgs::default()).get(key).cloned()
+    } else if is_one(keys_of::<EngineShortcuts>()) {
+        json!(EngineArgs::default()).get(general_path(key)).cloned()
+    } else {
+        None
+    };
+    default.filter(|default| !default.is_null())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
-    use servecast_engine::EngineArgs;
-
     use super::*;
 
     #[test]
@@ -350,7 +331,7 @@ mod tests {
         let of_host = EngineArgs::section_keys("host");
         assert!(given.iter().all(|shortcut| match shortcut.path.strip_prefix("host.") {
             Some(path) => path == shortcut.key && of_host.iter().any(|key| key == path),
-            None => known.iter().any(|key| key == shortcut.path),
+            None => known.contains(&shortcut.path),
         }));
         let given: SglangShortcuts = serde_json::from_value(sglang.clone().into()).unwrap();
         let given = given.given();
@@ -358,7 +339,7 @@ mod tests {
         let known = EngineArgs::section_keys("sglang");
         for Shortcut { key, path, .. } in given {
             assert_eq!(path, format!("sglang.{key}"));
-            assert!(known.iter().any(|known| known == key), "{key}");
+            assert!(known.contains(&key), "{key}");
         }
     }
 }

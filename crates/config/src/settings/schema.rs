@@ -4,21 +4,18 @@ use clap::Command;
 use clap::builder::StyledStr;
 use serde_json::{Value, json};
 use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
-use servecast_engine::{EngineArgs, SglangArgs};
+use servecast_engine::EngineArgs;
 use servecast_workload::{SyntheticSpec, Turns};
 
-use super::router::default_setting;
-use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode};
+use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode, engine, router};
 
 /// What a key means that is not given; `None` if that is not a value.
 fn default_of(key: &str) -> Option<Value> {
-    let engine = || EngineArgs::default();
-    let sglang = || SglangArgs::default();
     let synthetic = || SyntheticSpec::new(1, 1, 1);
     Some(match key {
         "trace_block_size" => json!(DEFAULT_TRACE_BLOCK_SIZE),
         "turns" => json!(Turns::default()),
-        "arrival_speedup_ratio" | "speedup_ratio" => json!(1.0),
+        "arrival_speedup_ratio" => json!(1.0),
         "replay_mode" => json!(ReplayMode::Offline),
         "seed" => json!(DEFAULT_SEED),
         "arrival_interval_ms" => json!(synthetic().arrival_interval_ms),
@@ -32,31 +29,13 @@ fn default_of(key: &str) -> Option<Value> {
         "num_workers" | "page_size" => json!(1),
         "router_mode" => json!(RouterMode::default()),
         "prefix_hash_blocks" => json!(DEFAULT_PREFIX_HASH_BLOCKS),
-        "engine" => json!(engine().engine_type),
-        "block_size" => json!(64),
-        "num_gpu_blocks" => json!(engine().num_gpu_blocks),
-        "max_num_seqs" | "max_running_requests" => json!(engine().max_num_seqs),
-        "max_num_batched_tokens" => json!(engine().max_num_batched_tokens),
-        "enable_prefix_caching" => json!(engine().enable_prefix_caching),
-        "enable_chunked_prefill" => json!(engine().enable_chunked_prefill),
-        "async_scheduling" => json!(engine().async_scheduling),
+        "block_size" => json!(EngineArgs::default().resolved_block_size()),
+        "max_running_requests" => json!(EngineArgs::default().max_num_seqs),
         "latency" => json!("polynomial"),
-        "max_prefill_tokens" => json!(sglang().max_prefill_tokens),
-        "chunked_prefill_size" => json!(sglang().chunked_prefill_size),
-        "schedule_policy" => json!(sglang().schedule_policy),
-        "schedule_conservativeness" => json!(sglang().schedule_conservativeness),
-        "disable_radix_cache" => json!(sglang().disable_radix_cache),
-        "enable_mixed_chunk" => json!(sglang().enable_mixed_chunk),
-        "disable_overlap_schedule" => json!(sglang().disable_overlap_schedule),
-        "enable_priority_scheduling" => json!(sglang().enable_priority_scheduling),
-        "schedule_low_priority_values_first" => json!(sglang().schedule_low_priority_values_first),
-        "priority_scheduling_preemption_threshold" => {
-            json!(sglang().priority_scheduling_preemption_threshold)
-        }
         "format" => json!(Format::default()),
         "kv_event_delay_ms" => json!(0.0),
         "quiet" | "check" | "overwrite" => json!(false),
-        key => return default_setting(key),
+        key => return engine::default_setting(key).or_else(|| router::default_setting(key)),
     })
 }
 
@@ -110,5 +89,23 @@ mod tests {
             assert!(property["description"].is_string(), "{key}");
         }
         assert_eq!(schema["additionalProperties"], false);
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_engines() {
+        for (key, default) in [
+            ("engine", json!("vllm")),
+            ("gpu_memory_utilization", json!(0.9)),
+            ("num_gpu_blocks", json!(EngineArgs::default().num_gpu_blocks)),
+            ("speedup_ratio", json!(1.0)),
+            ("schedule_policy", json!("fcfs")),
+            ("chunked_prefill_size", json!(8192)),
+            ("router_temperature", json!(0.0)),
+        ] {
+            assert_eq!(default_of(key), Some(default), "{key}");
+        }
+        for key in ["model", "max_model_len", "gap_us", "context_length", "dp_size", "trace_file"] {
+            assert_eq!(default_of(key), None, "{key}");
+        }
     }
 }

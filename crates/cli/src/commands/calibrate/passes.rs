@@ -22,7 +22,8 @@ pub(super) fn own(path: &Path, text: &str) -> Result<PassRun, Failure> {
     let mut rows = Vec::new();
     for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
         let wrong = |problem: String| Failure::user(problem).at_line(path, number);
-        let row: OwnRow = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+        let row: OwnRow =
+            serde_json::from_str(line).map_err(|error| Failure::input(&error).at_line(path, number))?;
         if row.scheduled.is_empty() {
             continue;
         }

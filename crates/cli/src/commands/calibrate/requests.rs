@@ -38,7 +38,7 @@ pub(super) fn json_lines(path: &Path, text: &str, unit: Option<TimeUnit>) -> Res
     let mut file = File { path, given: unit, unit: None, measured: Measured::default() };
     for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
         let row: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| file.wrong(number, &error.to_string()))?;
+            serde_json::from_str(line).map_err(|error| Failure::input(&error).at_line(path, number))?;
         file.take(number, &row)?;
     }
     Ok(file.measured)
@@ -322,7 +322,8 @@ pub(super) fn aiperf(path: &Path, text: &str) -> Result<Measured, Failure> {
     let mut measured = Measured::default();
     for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
         let wrong = |problem: &str| Failure::user(problem).at_line(path, number);
-        let record: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let record: Value =
+            serde_json::from_str(line).map_err(|error| Failure::input(&error).at_line(path, number))?;
         let metadata = &record["metadata"];
         if metadata["benchmark_phase"].as_str().is_some_and(|phase| phase != "profiling") {
             measured.warmups += 1;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use servecast_calibrate::{RequestRow as MeasuredRow, RequestTimes};
 use servecast_latency::CapacitySetup;
-use servecast_types::{Prompt, Run, Time};
+use servecast_types::{Prompt, Run, Time, message};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 
 use crate::error::Failure;
@@ -223,10 +223,12 @@ fn settings(meta: &Value) -> Map<String, Value> {
 
 /// KV blocks that fit the GPU beside the weights, where the recording states its memory.
 fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) -> Result<u64, Failure> {
-    let unknown = |problem: &str| {
-        let message = format!("{}: `num_gpu_blocks` is not recorded, and {problem}", folder.display());
-        Failure::user(message)
+    let unrecorded = |failure: Failure| {
+        failure.with_message(|problem| {
+            message!("{}: `num_gpu_blocks` is not recorded, and {}", folder.display().to_string(), problem)
+        })
     };
+    let unknown = |problem: &str| unrecorded(Failure::user(problem));
     let cluster = folder.join("lss_cluster_config.json");
     let of_cluster = if cluster.exists() {
         let cluster: Value = serde_json::from_str(&text(&cluster)?).unwrap_or_default();
@@ -250,7 +252,10 @@ fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) 
         max_num_seqs: number("max_num_seqs").unwrap_or(setup.max_num_seqs),
         ..setup
     };
-    setup.capacity().map(|capacity| capacity.num_gpu_blocks).map_err(|error| unknown(&error.to_string()))
+    setup
+        .capacity()
+        .map(|capacity| capacity.num_gpu_blocks)
+        .map_err(|error| unrecorded(Failure::input(&error)))
 }
 
 /// The requests of the workload with what the engine recorded of each.

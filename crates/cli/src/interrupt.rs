@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::Failure;
+use crate::error::{Failure, chain};
 
 /// The exit code of an interrupted command.
 const EXIT_CODE: i32 = 130;
@@ -35,7 +35,7 @@ impl Interrupt {
             }
         };
         ctrlc::set_handler(handler)
-            .map_err(|error| Failure::run(format!("cannot listen for Ctrl-C: {error}")))?;
+            .map_err(|error| Failure::run(chain(&error)).about("cannot listen for Ctrl-C"))?;
         Ok(interrupt)
     }
 

@@ -69,6 +69,33 @@ fn python_calls_the_command_line_for_its_main_only() {
     );
 }
 
+/// What an error says of settings would be lost in a text that is made of its text.
+#[test]
+fn failures_are_made_of_errors_and_not_of_their_texts() {
+    let mut sources = Vec::new();
+    let mut folders: Vec<PathBuf> = ORDER.iter().map(|name| crates().join(name).join("src")).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(path);
+            }
+        }
+    }
+    for path in sources {
+        let source = fs::read_to_string(&path).unwrap();
+        for (at, made) in source.match_indices("Failure::user(") {
+            let made = &source[at + made.len()..];
+            let made = &made[..made.find([';', '?']).unwrap_or(made.len())];
+            for text in ["{error", "error.to_string()", "chain("] {
+                assert!(!made.contains(text), "{}: Failure::user({made}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn every_test_file_is_run() {
     for entry in fs::read_dir(crates()).unwrap() {

@@ -9,6 +9,7 @@
 from servecast._config import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
 from servecast._errors import ConfigError, ReplayError, ReplayWarning, RouterError, ServecastError, TraceError
 from servecast._native import Batch, __version__
+from servecast._recommend import Recommendation, SearchProgress, recommend
 from servecast._replay import Progress, replay_many, run_synthetic_trace_replay, run_trace_replay
 from servecast._report import Columns, Report
 from servecast._router import (
@@ -22,6 +23,7 @@ from servecast._router import (
     block_hashes,
     sequence_hashes,
 )
+from servecast._sweep import Sweep, sweep
 
 __all__ = [
     "Applied",
@@ -33,22 +35,27 @@ __all__ = [
     "KvRouterConfig",
     "MockEngineArgs",
     "Progress",
+    "Recommendation",
     "ReplayError",
     "ReplayWarning",
     "Report",
     "Router",
     "RouterConfigOverride",
     "RouterError",
+    "SearchProgress",
     "Selection",
     "ServecastError",
+    "Sweep",
     "TraceError",
     "Worker",
     "WorkerLoad",
     "WorkersChanged",
     "__version__",
     "block_hashes",
+    "recommend",
     "replay_many",
     "run_synthetic_trace_replay",
     "run_trace_replay",
     "sequence_hashes",
+    "sweep",
 ]

@@ -101,7 +101,7 @@ def run_trace_replay(
         ReplayError: The run cannot go on.
     """
     given = _given(run_trace_replay, locals())
-    return _run(_trace(given.pop("trace_file")), given, iterations, progress)
+    return _run(trace_of(given.pop("trace_file")), given, iterations, progress)
 
 
 def run_synthetic_trace_replay(
@@ -186,17 +186,22 @@ def replay_many(
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"`threads` is {threads}, but must be at least 1")
-    prepared = []
+    ready = []
     for run in runs:
-        function = run_trace_replay if "trace_file" in run else run_synthetic_trace_replay
         if "progress" in run:
             raise ConfigError("`progress` is an argument of replay_many, not of one of its runs")
-        bound = inspect.signature(function).bind(**run)
-        given = _given(function, bound.arguments)
-        trace = _trace(given.pop("trace_file")) if "trace_file" in given else ({}, None)
-        prepared.append(_prepared(trace, given, bool(run.get("iterations", False))))
-    outcomes = _native.run_many(prepared, threads or os.cpu_count() or 1, progress)
+        ready.append(arguments_of(run))
+    outcomes = _native.run_many(ready, threads or os.cpu_count() or 1, progress)
     return [_reported(outcome) for outcome in outcomes]
+
+
+def arguments_of(run: Mapping[str, Any]) -> tuple[str, bytes | None, bool, list[LatencyFunction], str]:
+    """Return a run, given by the arguments of one of the functions above, as the native half takes it."""
+    function = run_trace_replay if "trace_file" in run else run_synthetic_trace_replay
+    bound = inspect.signature(function).bind(**run)
+    given = _given(function, bound.arguments)
+    trace = trace_of(given.pop("trace_file")) if "trace_file" in given else ({}, None)
+    return prepared(trace, given, bool(run.get("iterations", False)))
 
 
 def _given(function: Callable[..., Report], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +226,7 @@ def _is_same(value: object, default: object) -> bool:
     return type(value) is type(default) and value == default
 
 
-def _trace(trace: Trace) -> tuple[dict[str, Any], bytes | None]:
+def trace_of(trace: Trace) -> tuple[dict[str, Any], bytes | None]:
     """Return a trace as a setting, or as the text of its rows."""
     if isinstance(trace, (str, os.PathLike)):
         return {"trace_file": os.fspath(trace)}, None
@@ -236,9 +241,9 @@ def _trace(trace: Trace) -> tuple[dict[str, Any], bytes | None]:
     return {}, "\n".join(lines).encode()
 
 
-def _prepared(
+def prepared(
     trace: tuple[dict[str, Any], bytes | None], given: dict[str, Any], iterations: bool
-) -> tuple[str, bytes | None, bool, list[LatencyFunction]]:
+) -> tuple[str, bytes | None, bool, list[LatencyFunction], str]:
     named, text = trace
     functions: list[LatencyFunction] = []
     members = []
@@ -247,7 +252,7 @@ def _prepared(
             members.append(f"{json.dumps(key)}: {json.dumps(value, default=plain, allow_nan=False)}")
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`{key}`: {error}") from None
-    return f"{{{', '.join(members)}}}", text, iterations, functions
+    return f"{{{', '.join(members)}}}", text, iterations, functions, "[]"
 
 
 def _with_names(given: dict[str, Any], functions: list[LatencyFunction]) -> dict[str, Any]:
@@ -277,7 +282,7 @@ def _run(
     progress: ProgressCallback | None,
 ) -> Report:
     told = None if progress is None else partial(_tell, progress)
-    return _reported(_native.run(_prepared(trace, given, iterations), told))
+    return _reported(_native.run(prepared(trace, given, iterations), told))
 
 
 def _tell(progress: ProgressCallback, now_ms: float, ended: int, requests: int) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-__all__ = ["Columns", "Report"]
+__all__ = ["Columns", "JsonMapping", "Report", "table_as_html"]
 
 
 class Columns(Mapping[str, Any]):
@@ -72,7 +72,43 @@ def _array(values: list[Any]) -> Any:
     return array
 
 
-class Report(Mapping[str, Any]):
+class JsonMapping(Mapping[str, Any]):
+    """A result as a mapping by the keys of its JSON, which are attributes too."""
+
+    def to_json(self) -> str:
+        """Return the result as the command line writes it."""
+        raise NotImplementedError
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return json.loads(self.to_json())  # type: ignore[no-any-return]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dict of all keys."""
+        return json.loads(self.to_json())  # type: ignore[no-any-return]
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"a {type(self).__name__.lower()} has no {name!r}") from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]
+
+
+class Report(JsonMapping):
     """A report: a mapping by the keys of ``servecast schema report``, which are attributes too.
 
     A figure of which the run has no sample is None. ``p50_x`` is another name of ``median_x``.
@@ -83,17 +119,9 @@ class Report(Mapping[str, Any]):
     def __init__(self, outcome: _native.Outcome) -> None:
         self._outcome = outcome
 
-    @cached_property
-    def _values(self) -> dict[str, Any]:
-        return json.loads(self.to_json())  # type: ignore[no-any-return]
-
     def to_json(self) -> str:
         """Return the report as ``servecast replay --report-json`` writes it."""
         return self._outcome.report_json()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dict of all keys."""
-        return json.loads(self.to_json())  # type: ignore[no-any-return]
 
     @cached_property
     def requests(self) -> Columns:
@@ -130,37 +158,20 @@ class Report(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         # The 50th percentile goes by both names.
-        return self._values[f"median_{key[4:]}" if key.startswith("p50_") else key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"a report has no {name!r}") from None
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self]
+        return super().__getitem__(f"median_{key[4:]}" if key.startswith("p50_") else key)
 
     def __repr__(self) -> str:
         return self._outcome.table().rstrip("\n")
 
     def _repr_html_(self) -> str:
-        return _html(self._outcome.table())
+        return table_as_html(self._outcome.table())
 
 
 def _rows(text: bytes) -> list[dict[str, Any]]:
     return json.loads(b"[" + b",".join(text.splitlines()) + b"]")  # type: ignore[no-any-return]
 
 
-def _html(table: str) -> str:
+def table_as_html(table: str) -> str:
     """Return the printed table as HTML: its frame is cells, what is below it lines."""
     rows: list[str] = []
     below: list[str] = []

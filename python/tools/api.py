@@ -32,13 +32,15 @@ Names of types in signatures:
 - `LatencyFunction`: a function from a `Batch` to milliseconds. `ProgressCallback`: one that takes a `Progress`.
 - `RouterMode`: `"round_robin"`, `"random"`, `"least_loaded"`, `"power_of_two"`, `"prefix_hash"` or `"kv_router"`.
 - `TimeUnit`: `"s"`, `"ms"`, `"us"` or `"ns"`.
+- `Varied`: settings and the values of each, as a dict of lists; or texts as `"num_workers=1..4"`.
 - `Pin`: the id of a worker, or a pair of that and a data-parallel rank.
 - `Phase`: `"aggregated"`, `"prefill"` or `"decode"`. `Role`: `"decode"` or `"prefill"`.
 """
 
 SECTIONS = {
-    "Replays": ["run_trace_replay", "run_synthetic_trace_replay", "replay_many", "Progress", "Batch"],
-    "Results": ["Report", "Columns"],
+    "Replays": ["run_trace_replay", "run_synthetic_trace_replay", "replay_many", "sweep", "Progress", "Batch"],
+    "Recommendations": ["recommend", "Recommendation", "SearchProgress"],
+    "Results": ["Report", "Sweep", "Columns"],
     "Settings": ["EngineArgs", "KvRouterConfig", "RouterConfigOverride"],
     "Routing": [
         "Router",
@@ -85,7 +87,7 @@ def entry(name: str, made: Any) -> str:
     if name in ("EngineArgs", "KvRouterConfig", "RouterConfigOverride"):
         return settings(name, made)
     bases = [base.__name__ for base in made.__bases__ if base is not object and base is not tuple]
-    lines = [f"### `{name}`" + (f" ({', '.join(bases)})" if bases and "Mapping" not in bases else ""), ""]
+    lines = [f"### `{name}`" + (f" ({', '.join(bases)})" if bases and not bases[0].endswith("Mapping") else ""), ""]
     lines.append(described(made.__doc__))
     fields = properties("_native", name) if name == "Batch" else fields_of(name, made)
     lines += [f"- `{field}`: {kind}{told}" for field, kind, told in fields]
@@ -100,7 +102,9 @@ def entry(name: str, made: Any) -> str:
 
 def members(made: type) -> list[tuple[str, Any]]:
     """The methods that the class itself defines, in order, its constructor first where it has arguments to tell of."""
-    own = [(name, each) for name, each in vars(made).items() if inspect.isfunction(each) and each.__doc__]
+    classes = [each for each in made.__mro__ if each is made or each.__name__ == "JsonMapping"]
+    found = {name: each for each in reversed(classes) for name, each in vars(each).items()}
+    own = [(name, each) for name, each in found.items() if inspect.isfunction(each) and each.__doc__]
     return [(name, each) for name, each in own if name == "__init__" or not name.startswith("_")]
 
 

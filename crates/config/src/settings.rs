@@ -32,6 +32,7 @@ use servecast_router::KvRouterConfig;
 use servecast_workload::{ArrivalProcess, LengthDistribution, TimeUnit, Turns};
 
 pub use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
+pub use keys::is_key;
 pub use layers::{EXAMPLE, Layers, Origin};
 pub use not_yet::refuse_value;
 pub use router::{RouterFlags, RouterGiven, add_router};

@@ -102,6 +102,11 @@ impl Functions {
         Self { models: named.collect(), raised }
     }
 
+    /// Whether one of them has raised an exception.
+    pub(crate) fn have_raised(&self) -> bool {
+        self.raised.first().is_some()
+    }
+
     /// The first exception of any of them.
     pub(crate) fn raised(&self) -> Option<PyErr> {
         self.raised.first().take()

@@ -6,6 +6,7 @@
 mod errors;
 mod hashes;
 mod latency;
+mod recommend;
 mod replay;
 mod router;
 mod settings;
@@ -24,7 +25,9 @@ mod _native {
     #[pymodule_export]
     use super::main;
     #[pymodule_export]
-    use super::replay::{Outcome, run, run_many};
+    use super::recommend::{Answer, find, similar_argument, simulate};
+    #[pymodule_export]
+    use super::replay::{Compared, Outcome, differences, run, run_many};
     #[pymodule_export]
     use super::router::Router;
     #[pymodule_export]

@@ -12,8 +12,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde_json::{Map, Value};
+use servecast::config::settings::{Difference, combinations, described};
 use servecast::{Refusal, RefusalKind, Replay};
-use servecast_report::{TableOptions, render_table, write_request_rows};
+use servecast_report::{
+    Comparison, Report, TableOptions, render_comparison, render_table, write_request_rows,
+};
 
 use crate::errors;
 use crate::latency::Functions;
@@ -57,24 +60,25 @@ impl Outcome {
     }
 }
 
-/// Settings as a JSON object, a trace in place of a file, whether to keep iterations, and functions that settings name
-/// as latency models.
-type Given<'py> = (String, Option<Bound<'py, PyBytes>>, bool, Vec<Py<PyAny>>);
+/// Settings as a JSON object, a trace in place of a file, whether to keep iterations, functions that settings name as
+/// latency models, and settings over the others, as [`differences`] has them.
+pub(crate) type Given<'py> = (String, Option<Bound<'py, PyBytes>>, bool, Vec<Py<PyAny>>, String);
 
 /// A replay, and the functions that it calls.
-struct Run {
-    replay: Replay,
-    functions: Functions,
+pub(crate) struct Run {
+    pub(crate) replay: Replay,
+    pub(crate) functions: Functions,
 }
 
 impl Run {
-    fn new(given: Given<'_>) -> PyResult<Self> {
-        let (settings, trace, iterations, functions) = given;
+    pub(crate) fn new(given: Given<'_>) -> PyResult<Self> {
+        let (settings, trace, iterations, functions, difference) = given;
         let settings: Map<String, Value> = serde_json::from_str(&settings)
             .map_err(|error| PyValueError::new_err(format!("the settings are no JSON object: {error}")))?;
+        let difference = difference_of(&difference)?;
         let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
         let functions = Functions::new(functions);
-        let replay = Replay { settings, trace, iterations, models: functions.models.clone() };
+        let replay = Replay { settings, trace, difference, iterations, models: functions.models.clone() };
         Ok(Self { replay, functions })
     }
 
@@ -86,7 +90,9 @@ impl Run {
         ended.map(Outcome).map_err(|refusal| match place {
             None => errors::exception(py, &refusal),
             Some(place) => {
-                let message = format!("run {place}: {}", refusal.message);
+                let difference = &self.replay.difference;
+                let name = if difference.is_empty() { format!("run {place}") } else { described(difference) };
+                let message = format!("{name}: {}", refusal.message);
                 errors::exception(py, &Refusal { message, ..refusal })
             }
         })
@@ -138,6 +144,48 @@ pub(crate) fn run_many(
     let outcomes =
         runs.iter().zip(ended).enumerate().map(|(place, (run, ended))| run.outcome(py, ended, Some(place)));
     outcomes.collect()
+}
+
+/// The combinations of the values of some settings, each `KEY=VALUE,VALUE,...`, as JSON arrays of pairs.
+#[pyfunction]
+pub(crate) fn differences(py: Python<'_>, texts: Vec<String>) -> PyResult<Vec<String>> {
+    let combinations = combinations(&texts).map_err(|problem| errors::config(py, &problem))?;
+    Ok(combinations.iter().map(|one| serde_json::json!(one).to_string()).collect())
+}
+
+fn difference_of(text: &str) -> PyResult<Difference> {
+    serde_json::from_str(text)
+        .map_err(|error| PyValueError::new_err(format!("the settings are no array of pairs: {error}")))
+}
+
+/// Several runs beside each other.
+#[pyclass(frozen)]
+pub(crate) struct Compared(Comparison);
+
+#[pymethods]
+impl Compared {
+    /// Runs by the settings in which each differs, with their reports.
+    #[new]
+    fn new(differences: Vec<String>, reports: Vec<String>) -> PyResult<Self> {
+        let run = |(difference, report): (&String, &String)| {
+            let report: Report = serde_json::from_str(report).map_err(|error| {
+                PyValueError::new_err(format!("a worker answered with no report: {error}"))
+            })?;
+            Ok((difference_of(difference)?, report))
+        };
+        let runs = differences.iter().zip(&reports).map(run).collect::<PyResult<Vec<_>>>()?;
+        Ok(Self(Comparison::new(runs)))
+    }
+
+    /// All of it, as `--vary` with `--format json` prints it.
+    fn json(&self) -> String {
+        servecast::replay::json(&self.0)
+    }
+
+    /// All of it, as the command line prints it.
+    fn table(&self) -> String {
+        render_comparison(&self.0, TableOptions::default())
+    }
 }
 
 type Ended = Result<servecast::Outcome, Refusal>;

@@ -80,6 +80,38 @@ pub fn find_headroom(mut holds: impl FnMut(f64) -> Option<bool>) -> Option<Headr
     Some(Headroom { factor: below.map_or(0.0, |probe| probe.factor), missed_at, is_monotone, tried })
 }
 
+/// The headroom of several deployments at once.
+///
+/// `hold` is asked in rounds: for each deployment that is still looked at, by its number, a factor. It says in their order
+/// whether the targets hold, or `None`, which ends the search for that one. What is found is what [`find_headroom`] finds.
+pub fn find_headrooms(
+    deployments: usize,
+    mut hold: impl FnMut(&[(usize, f64)]) -> Vec<Option<bool>>,
+) -> Vec<Option<Headroom>> {
+    let mut known: Vec<Vec<Probe>> = vec![Vec::new(); deployments];
+    let mut found: Vec<Option<Headroom>> = vec![None; deployments];
+    let mut open: Vec<usize> = (0..deployments).collect();
+    while !open.is_empty() {
+        let mut asked = Vec::new();
+        for index in open.drain(..) {
+            let mut missing = None;
+            found[index] = find_headroom(|factor| {
+                let probe = known[index].iter().find(|probe| probe.factor.total_cmp(&factor).is_eq());
+                missing = probe.is_none().then_some(factor);
+                probe.map(|probe| probe.met)
+            });
+            asked.extend(missing.map(|factor| (index, factor)));
+        }
+        for ((index, factor), met) in asked.iter().copied().zip(hold(&asked)) {
+            if let Some(met) = met {
+                known[index].push(Probe { factor, met });
+                open.push(index);
+            }
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +149,21 @@ mod tests {
     #[test]
     fn it_can_be_stopped() {
         assert_eq!(find_headroom(|factor| (factor < 4.0).then_some(true)), None);
+    }
+
+    #[test]
+    fn several_are_found_in_rounds_as_each_is_alone() {
+        let limits = [0.3, 1.5, 0.0, 7.3, 100.0];
+        let mut rounds = 0;
+        let together = find_headrooms(limits.len() + 1, |asked| {
+            rounds += 1;
+            assert!(asked.is_sorted_by_key(|(index, _)| *index), "{asked:?}");
+            asked.iter().map(|&(index, factor)| Some(factor <= *limits.get(index)?)).collect()
+        });
+        let alone = limits.map(|limit| find_headroom(|factor| Some(factor <= limit)));
+        assert_eq!(together[..limits.len()], alone);
+        assert_eq!(together[limits.len()], None, "it was ended");
+        let longest = alone.iter().flatten().map(|headroom| headroom.tried.len()).max();
+        assert_eq!(Some(rounds), longest, "a round asks for all that are open");
     }
 }

@@ -27,5 +27,5 @@ pub use answer::{Alternative, Cost, Entry, LoadAnswer, RECOMMENDATION_SCHEMA, Re
 pub use cutoff::{Cutoff, Lost};
 pub use goal::{Figures, Goal, Load, Price};
 pub use growth::{grown, grown_concurrency};
-pub use headroom::{Headroom, Probe, find_headroom};
+pub use headroom::{Headroom, Probe, find_headroom, find_headrooms};
 pub use search::{Candidate, Evaluate, Outcome, Place, Search, Tally, Verdict};

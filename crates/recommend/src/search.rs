@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::goal::{Figures, Goal, Load};
@@ -22,7 +23,8 @@ pub struct Candidate {
 }
 
 /// What came of a candidate that was tried.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Outcome {
     /// It was simulated to the end.
     Ran(Box<Figures>),
@@ -69,7 +71,7 @@ pub struct Place {
 }
 
 /// How many candidates had which fate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 pub struct Tally {
     /// Candidates in all.
     pub candidates: u64,

@@ -42,6 +42,23 @@ pub struct ComparedRun {
     pub report: Report,
 }
 
+impl Comparison {
+    /// Runs by the settings in which each differs from the others, in the order in which these were given.
+    pub fn new(runs: impl IntoIterator<Item = (Vec<(String, Value)>, Report)>) -> Self {
+        let mut varied: Vec<String> = Vec::new();
+        let mut compared = |(settings, report): (Vec<(String, Value)>, Report)| {
+            for (path, _) in &settings {
+                if !varied.contains(path) {
+                    varied.push(path.clone());
+                }
+            }
+            ComparedRun { settings: settings.into_iter().collect(), report }
+        };
+        let runs = runs.into_iter().map(&mut compared).collect();
+        Self { schema_version: SchemaVersion::V1, varied, runs }
+    }
+}
+
 /// A figure of the table.
 struct Column {
     /// Two lines, the second of which is the unit.

@@ -19,7 +19,7 @@ use crate::iterations::IterationRows;
 use crate::plan::Plan;
 use servecast_config::error::{Failure, FailureKind, chain};
 use servecast_config::latency::Models;
-use servecast_config::settings::Layers;
+use servecast_config::settings::{Difference, Layers};
 use servecast_config::source::{Source, trace_workload, unusable_trace};
 
 /// How often a run tells how far it has come.
@@ -43,6 +43,8 @@ pub struct Replay {
     pub settings: Map<String, Value>,
     /// A trace in Mooncake JSON Lines, in place of the key `trace_file`.
     pub trace: Option<Vec<u8>>,
+    /// Settings over the others, as a run of `--vary` has them.
+    pub difference: Difference,
     /// Keep a row an iteration.
     pub iterations: bool,
     /// Latency models that settings may name as `callable:NAME`.
@@ -82,6 +84,16 @@ pub enum RefusalKind {
     Interrupted,
 }
 
+impl RefusalKind {
+    /// What a load is about that cannot be read or made.
+    pub(crate) fn of_load(source: &Source) -> Self {
+        match source {
+            Source::Trace { .. } => Self::Trace,
+            Source::Synthetic { .. } | Source::Sample { .. } => Self::Config,
+        }
+    }
+}
+
 /// Why there is no report.
 #[derive(Debug, Clone)]
 pub struct Refusal {
@@ -94,16 +106,19 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn of(kind: RefusalKind, failure: Failure) -> Self {
+    pub(crate) fn of(kind: RefusalKind, failure: Failure) -> Self {
         let kind = match failure.kind() {
             FailureKind::User | FailureKind::OutputClosed => kind,
             FailureKind::Run | FailureKind::Condition => RefusalKind::Run,
             FailureKind::Interrupted => RefusalKind::Interrupted,
         };
         let (message, hint) = failure.into_parts();
-        // It may end up on a terminal.
-        let shown = |message: &Message| printable(&with_arguments(message)).into_owned();
-        Self { kind, message: shown(&message), hint: hint.as_ref().map(shown) }
+        Self { kind, message: Self::shown(&message), hint: hint.as_ref().map(Self::shown) }
+    }
+
+    /// A message in the words of a program. It may end up on a terminal.
+    pub(crate) fn shown(message: &Message) -> String {
+        printable(&with_arguments(message)).into_owned()
     }
 }
 
@@ -132,7 +147,8 @@ pub fn replay(
             notes.push(note);
         }
     }
-    let workload = workload(replay, &plan)?;
+    let workload = workload(replay.trace.as_deref(), &plan)
+        .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     notes.extend(workload.notes.messages().iter().map(with_arguments));
     let summary = plan.summary(&workload);
     let mut options = plan.options();
@@ -155,7 +171,7 @@ pub fn replay(
 }
 
 /// The settings, each from the argument of its name.
-fn layers(replay: &Replay) -> Result<Layers, Failure> {
+pub(crate) fn layers(replay: &Replay) -> Result<Layers, Failure> {
     let mut layers = Layers::with_models(replay.models.clone());
     for (name, value) in &replay.settings {
         layers.add_argument(name, value.clone())?;
@@ -163,6 +179,7 @@ fn layers(replay: &Replay) -> Result<Layers, Failure> {
     if replay.trace.is_some() {
         layers.add_argument("trace_file", TRACE.into())?;
     }
+    layers.vary(&replay.difference)?;
     Ok(layers)
 }
 
@@ -171,21 +188,17 @@ fn with_arguments(message: &Message) -> String {
     message.render(str::to_owned)
 }
 
-fn workload(replay: &Replay, plan: &Plan) -> Result<Workload, Refusal> {
-    let kind = match plan.source {
-        Source::Trace { .. } => RefusalKind::Trace,
-        Source::Synthetic { .. } | Source::Sample { .. } => RefusalKind::Config,
-    };
-    let workload = match (&replay.trace, &plan.source) {
+/// The workload of a plan, of a `trace` if that is no file.
+pub(crate) fn workload(trace: Option<&[u8]>, plan: &Plan) -> Result<Workload, Failure> {
+    match (trace, &plan.source) {
         (Some(text), Source::Trace { reading, .. }) => {
             let path = Path::new(TRACE);
-            read_trace(text.as_slice(), &reading.form)
+            read_trace(text, &reading.form)
                 .map_err(|error| unusable_trace(path, &error))
                 .and_then(|trace| trace_workload(path, &trace, reading, plan.load))
         }
         _ => plan.source.load(plan.load, plan.block_size, &plan.layers),
-    };
-    workload.map_err(|failure| Refusal::of(kind, failure))
+    }
 }
 
 /// What a run costs, and how often it is told of; nothing that is simulated depends on it.

@@ -39,6 +39,11 @@ pub(super) struct UnknownKey {
     similar: Option<String>,
 }
 
+/// Whether a configuration may have a key of this name.
+pub fn is_key(name: &str) -> bool {
+    known_key(name).is_ok()
+}
+
 /// The name of a key that may be given by another one.
 pub(super) fn known_key(key: &str) -> Result<String, UnknownKey> {
     if let Some((_, canonical)) = ALIASES.iter().find(|(alias, _)| *alias == key) {

@@ -85,9 +85,30 @@ pub struct Layers {
     origins: BTreeMap<String, Origin>,
     /// What `latency` may name beside files and built-in models.
     models: Models,
+    /// Whether messages leave out where values came from.
+    is_silent: bool,
 }
 
 impl Layers {
+    /// Settings by their keys, as [`Self::values`] of another process has them; messages do not say where they came
+    /// from.
+    pub fn of_values(values: Map<String, Value>) -> Self {
+        let of_key = |key: &String| (key.clone(), Origin::Flag(key.clone()));
+        let origins = values.keys().map(of_key).collect();
+        Self { values, origins, is_silent: true, ..Self::default() }
+    }
+
+    /// The same, but messages do not say where values came from.
+    #[must_use]
+    pub fn without_origins(&self) -> Self {
+        Self { is_silent: true, ..self.clone() }
+    }
+
+    /// The value of every key that is given.
+    pub fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
     /// No settings yet, in a program that brings latency models along.
     pub fn with_models(models: Models) -> Self {
         Self { models, ..Self::default() }
@@ -244,12 +265,16 @@ impl Layers {
 
     /// What is wrong with the value of a key, behind the place that gave it.
     pub fn about(&self, key: &str, problem: impl Into<Message>) -> Message {
-        let place = self.origin(key).map_or_else(|| Message::key(key), |origin| origin.to_string().into());
+        let origin = self.origin(key).filter(|_| !self.is_silent);
+        let place = origin.map_or_else(|| Message::key(key), |origin| origin.to_string().into());
         message!("{}: {}", place, problem.into())
     }
 
     /// The message, and where the settings that it mentions got their values.
     pub fn explained(&self, message: impl Into<Message>) -> Message {
+        if self.is_silent {
+            return message.into();
+        }
         message.into().with_origins(self.origins.iter().map(|(key, origin)| (key.as_str(), origin)))
     }
 

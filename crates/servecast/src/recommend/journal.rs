@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use servecast_recommend::{Figures, Outcome};
+use servecast_recommend::Outcome;
 use servecast_types::message;
 
 use servecast_config::error::{Failure, quoted};
@@ -25,12 +25,7 @@ pub struct Journal {
 #[serde(deny_unknown_fields)]
 struct Line {
     of: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ran: Option<Figures>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cut_off: Option<(String, u64)>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<String>,
+    came: Outcome,
 }
 
 impl Journal {
@@ -54,7 +49,7 @@ impl Journal {
             }
             // One that was cut off with the search is tried again.
             ends = line.ends_with('}');
-            known.extend(serde_json::from_str::<Line>(&line).ok().and_then(outcome));
+            known.extend(serde_json::from_str::<Line>(&line).ok().map(|line| (line.of, line.came)));
         }
         if !ends {
             writeln!(file).map_err(|error| failed(&error))?;
@@ -76,21 +71,11 @@ impl Journal {
     /// Never: figures are plain data.
     pub fn add(&self, key: &str, outcome: &Outcome) {
         let Some(file) = &self.file else { return };
-        let mut line = Line { of: key.to_owned(), ran: None, cut_off: None, refused: None };
-        match outcome {
-            Outcome::Ran(figures) => line.ran = Some((**figures).clone()),
-            Outcome::CutOff { reason, arrived } => line.cut_off = Some((reason.clone(), *arrived)),
-            Outcome::Refused(reason) => line.refused = Some(reason.clone()),
-            Outcome::Stopped => return,
+        if *outcome == Outcome::Stopped {
+            return;
         }
+        let line = Line { of: key.to_owned(), came: outcome.clone() };
         let text = serde_json::to_string(&line).expect("figures are plain data") + "\n";
         let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
     }
-}
-
-fn outcome(line: Line) -> Option<(String, Outcome)> {
-    let Line { of, ran, cut_off, refused } = line;
-    let ran = ran.map(|figures| Outcome::Ran(Box::new(figures)));
-    let cut_off = cut_off.map(|(reason, arrived)| Outcome::CutOff { reason, arrived });
-    Some((of, ran.or(cut_off).or(refused.map(Outcome::Refused))?))
 }

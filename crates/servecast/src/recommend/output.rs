@@ -9,7 +9,7 @@ use servecast_recommend::{
 };
 use servecast_report::{Cells, SchemaVersion, Slo, TableOptions, render_cells, render_overload};
 
-use super::evaluate::{is_one, object, plan};
+use super::simulator::{hash, is_one, object, plan};
 use super::space::{Limits, Space};
 use super::{LEADERS, Question, start};
 use crate::plan::Plan;
@@ -59,7 +59,7 @@ pub(super) fn answer(
         schema_version: SchemaVersion::V1,
         servecast_version: env!("CARGO_PKG_VERSION").to_owned(),
         workload_name: first.source.name(),
-        workload_hash: format!("{fingerprint:016x}"),
+        workload_hash: hash(fingerprint),
         slo: question.slo.iter().map(Slo::to_string).collect(),
         objective: question.goals.clone(),
         max_gpus: question.limits.max_gpus,
@@ -72,7 +72,7 @@ pub(super) fn answer(
 /// Where the iteration times of the first place come from; of the first deployment that can be built if there is none.
 fn latency_source(question: &Question, first: &Plan, growths: &[Growth]) -> String {
     let best = best(growths).map(|(growth, index)| &growth.search.candidates[index]);
-    let of_best = best.and_then(|best| plan(&question.layers, best, 1.0).ok());
+    let of_best = best.and_then(|best| plan(&question.layers, &best.settings, 1.0).ok());
     of_best.as_ref().unwrap_or(first).latency_source().to_owned()
 }
 
@@ -161,7 +161,7 @@ pub fn settings_of_leaders(question: &Question, growths: &[Growth]) -> Result<Ve
     let Some(growth) = growths.first() else { return Ok(Vec::new()) };
     let leaders = order(&question.goals, &growth.search).into_iter().take(LEADERS);
     let text = |index: usize| {
-        let plan = plan(&question.layers, &growth.search.candidates[index], 1.0)?;
+        let plan = plan(&question.layers, &growth.search.candidates[index].settings, 1.0)?;
         let workload = plan.source.load(plan.load, plan.block_size, &plan.layers)?;
         resolved(&plan, &workload.notes)
     };

@@ -8,6 +8,7 @@ use servecast_recommend::{Goal, Price};
 use servecast_report::Slo;
 use servecast_types::{Message, message};
 
+use super::simulator::hash;
 use super::space::{self, DEFAULT_MAX_GPUS, Limits};
 use crate::plan::objectives;
 use servecast_config::error::Failure;
@@ -83,7 +84,7 @@ impl Question {
         config.trace.trace_file = None;
         let slo: Vec<String> = self.slo.iter().map(ToString::to_string).collect();
         json!({
-            "servecast_version": env!("CARGO_PKG_VERSION"), "workload_hash": format!("{fingerprint:016x}"), "slo": slo,
+            "servecast_version": env!("CARGO_PKG_VERSION"), "workload_hash": hash(fingerprint), "slo": slo,
             "settings": config,
         })
     }

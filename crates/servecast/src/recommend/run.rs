@@ -8,12 +8,14 @@ use servecast_recommend::{Candidate, Evaluate, Figures, Goal, Load, Outcome, Rec
 use servecast_types::message;
 use servecast_workload::{Workload, stats};
 
-use super::evaluate::{Runner, Workloads, plan, span_ms};
+use super::evaluate::{Executor, Runner};
+use super::loads::Loads;
 use super::output::{self, Growth, Sureness};
+use super::simulator::{Simulator, plan, span_ms};
 use super::{Journal, LEADERS, Question, Space, Watch};
 use crate::plan::Plan;
 use servecast_config::error::Failure;
-use servecast_config::settings::Layers;
+use servecast_config::settings::{Difference, Layers};
 
 /// Prompts that have less than this share in common give a router nothing to go by.
 const SHARED: f64 = 0.01;
@@ -24,6 +26,8 @@ pub struct Draft {
     pub question: Question,
     /// The plan of the first deployment that an engine takes.
     pub first: Plan,
+    /// What tells that deployment from the others.
+    settings: Difference,
     space: Space,
 }
 
@@ -32,12 +36,12 @@ impl Draft {
     pub fn new(question: Question) -> Result<Self, Failure> {
         let space = Space::new(&question.layers, &question.config, question.vary(), &question.limits)?;
         let Some(first) = space.candidates.first() else { return Err(empty(&question)) };
-        let (first_plan, problem) = first_that_is_taken(&question.layers, &space);
-        let Some(plan) = first_plan else {
+        let (taken, problem) = first_that_is_taken(&question.layers, &space);
+        let Some((settings, plan)) = taken else {
             let problem = problem.unwrap_or_else(|| Failure::user("no deployment can be built"));
             return Err(if space.candidates.len() == 1 { problem } else { problem.about(&first.name) });
         };
-        Ok(Self { question, first: plan, space })
+        Ok(Self { question, first: plan, settings, space })
     }
 
     /// Refuses a question without a target.
@@ -51,17 +55,19 @@ impl Draft {
             )))
     }
 
-    /// Reads the load, from which it follows whether routers have prefixes to go by.
-    pub fn with_load(self) -> Result<Prepared, Failure> {
-        let Self { mut question, first, mut space } = self;
-        let workloads = Workloads::default();
-        let workload = workloads.of(&first, 1.0)?;
+    /// Reads the load, from which it follows whether routers have prefixes to go by. A `trace` is read in place of the
+    /// file that settings name.
+    pub fn with_load(self, trace: Option<Vec<u8>>) -> Result<Prepared, Failure> {
+        let Self { mut question, first, settings, mut space } = self;
+        let loads = Loads::new(trace);
+        let workload = loads.of(&first, 1.0)?;
         let reuse = stats(&workload, first.block_size.max(1)).token_reuse_ratio;
         if reuse > SHARED {
             question.limits.shares_prefixes = true;
             space = Space::new(&question.layers, &question.config, question.vary(), &question.limits)?;
         }
-        Ok(Prepared { question, first, space, workload, workloads })
+        let simulator = Simulator::new(&question.layers, question.slo.clone(), loads);
+        Ok(Prepared { question, first, settings, space, workload, simulator })
     }
 }
 
@@ -71,11 +77,13 @@ pub struct Prepared {
     pub question: Question,
     /// The plan of the first deployment that an engine takes.
     pub first: Plan,
+    /// What tells that deployment from the others.
+    settings: Difference,
     /// The deployments.
     pub space: Space,
     /// The load, before any factor.
     pub workload: Arc<Workload>,
-    workloads: Workloads,
+    simulator: Simulator,
 }
 
 impl Prepared {
@@ -96,6 +104,21 @@ impl Prepared {
         }
     }
 
+    /// What simulates its deployments.
+    pub fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
+    /// What another process needs to simulate them, beside [`Self::trace`].
+    pub fn to_json(&self) -> String {
+        self.simulator.to_json(&self.settings, self.workload.fingerprint())
+    }
+
+    /// The trace that is no file, if there is one.
+    pub fn trace(&self) -> Option<&[u8]> {
+        self.simulator.trace()
+    }
+
     /// What makes a search the same one, as a journal has it.
     pub fn identity(&self) -> Value {
         self.question.identity(self.workload.fingerprint())
@@ -107,19 +130,24 @@ impl Prepared {
     }
 
     /// What is known under a factor of the load.
-    pub fn under(&self, factor: f64, journal: &Journal, watch: &dyn Watch) -> Growth {
+    pub fn under(
+        &self,
+        factor: f64,
+        executor: &dyn Executor,
+        journal: &Journal,
+        watch: &dyn Watch,
+    ) -> Growth {
+        watch.began(factor, self.space.candidates.len());
         let Self { question, first, workload, .. } = self;
-        let Question { layers, slo, goals, threads, .. } = question;
+        let goals = &question.goals;
         let is_open = first.mode == LoadMode::OpenLoop;
         let load = Load {
             requests: workload.requests() as u64,
             span_ms: if is_open { span_ms(workload) / factor } else { 0.0 },
         };
         let runner = |slowdown, to_the_end| Runner {
-            layers,
-            slo,
-            threads: *threads,
-            workloads: &self.workloads,
+            prepared: self,
+            executor,
             journal,
             watch,
             factor,
@@ -190,7 +218,7 @@ impl Prepared {
 }
 
 /// The plan of the first deployment that an engine takes, or why it does not take the first.
-fn first_that_is_taken(layers: &Layers, space: &Space) -> (Option<Plan>, Option<Failure>) {
+fn first_that_is_taken(layers: &Layers, space: &Space) -> (Option<(Difference, Plan)>, Option<Failure>) {
     let mut problem = None;
     let mut tried: Vec<Vec<(String, Value)>> = Vec::new();
     for candidate in &space.candidates {
@@ -200,8 +228,8 @@ fn first_that_is_taken(layers: &Layers, space: &Space) -> (Option<Plan>, Option<
         if tried.contains(&engine) {
             continue;
         }
-        match plan(layers, candidate, 1.0) {
-            Ok(plan) => return (Some(plan), problem),
+        match plan(layers, &candidate.settings, 1.0) {
+            Ok(plan) => return (Some((candidate.settings.clone(), plan)), problem),
             Err(failure) => drop(problem.get_or_insert(failure)),
         }
         tried.push(engine);

@@ -15,9 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use servecast_cluster::{Observer, Simulation};
-use servecast_report::{
-    ComparedRun, Comparison, Report, SchemaVersion, SummaryOptions, render_comparison, summarize,
-};
+use servecast_report::{Comparison, Report, SummaryOptions, render_comparison, summarize};
 use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
 
@@ -72,17 +70,7 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
         interrupt: interrupt.clone(),
     };
     let reports = runs.all(jobs, threads)?;
-    let runs = differences.iter().zip(reports);
-    let comparison = Comparison {
-        schema_version: SchemaVersion::V1,
-        varied: paths(&differences),
-        runs: runs
-            .map(|(difference, report)| ComparedRun {
-                settings: difference.iter().cloned().collect(),
-                report,
-            })
-            .collect(),
-    };
+    let comparison = Comparison::new(differences.iter().cloned().zip(reports));
     if let Some(path) = &output.report_json {
         let mut file = OutputFile::create(path)?;
         file.write_all(json(&comparison).as_bytes()).map_err(|error| file.failure(&error))?;
@@ -103,17 +91,6 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     });
     let missed: Vec<String> = missed.collect();
     if missed.is_empty() { Ok(()) } else { Err(Failure::condition(missed.join("\n       "))) }
-}
-
-/// The settings in which runs differ, in the order in which they come up.
-fn paths(differences: &[Difference]) -> Vec<String> {
-    let mut paths: Vec<String> = Vec::new();
-    for (path, _) in differences.iter().flatten() {
-        if !paths.contains(path) {
-            paths.push(path.clone());
-        }
-    }
-    paths
 }
 
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use servecast::recommend::{self, Asked, Draft, Growth, Journal, Prepared, Question, Watch};
+use servecast::recommend::{self, Asked, Draft, Growth, Journal, Prepared, Question, Threads, Watch};
 use servecast_recommend::Goal;
 use servecast_types::{Message, message};
 
@@ -85,7 +85,7 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     }
     outputs::check(&output, &[&draft.first.source])?;
     let interrupt = Interrupt::install()?;
-    let prepared = draft.with_load()?;
+    let prepared = draft.with_load(None)?;
     if dry_run {
         return files::print(&recommend::dry_run(&prepared.space, &prepared.question.limits));
     }
@@ -102,8 +102,9 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     let folder = outputs::claim(&output)?;
     let under = |&factor: &f64| {
         let progress = SearchProgress::new(prepared.space.candidates.len(), quiet);
-        let growth =
-            prepared.under(factor, &journal, &Watcher { progress: &progress, interrupt: &interrupt });
+        let watch = Watcher { progress: &progress, interrupt: &interrupt };
+        let threads = Threads { threads: prepared.question.threads, watch: &watch };
+        let growth = prepared.under(factor, &threads, &journal, &watch);
         progress.finish();
         growth
     };

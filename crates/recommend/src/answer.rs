@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use servecast_report::SchemaVersion;
+use servecast_report::{ErrorBar, SchemaVersion};
 
 use crate::{Figures, Goal, Headroom, Price, Tally};
 
 /// JSON Schema of [`Recommendation`], as text.
 pub const RECOMMENDATION_SCHEMA: &str = include_str!("../schema/recommendation.schema.json");
+
+/// Most deployments of a list beside the ranking. An answer of everything that lost would be as large as the space.
+pub const MOST_OTHERS: usize = 1000;
 
 /// Which deployments keep the targets, the best first.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -23,6 +26,10 @@ pub struct Recommendation {
     pub workload_name: String,
     /// Hash of what was replayed, as in a report.
     pub workload_hash: String,
+    /// What that is, before any factor.
+    pub workload: WorkloadFigures,
+    /// The settings that all deployments have in common, as they were given, by the keys of a configuration file.
+    pub given: BTreeMap<String, Value>,
     /// The targets.
     pub slo: Vec<String>,
     /// What was asked for; two of them for the deployments that no other one beats in both.
@@ -34,8 +41,24 @@ pub struct Recommendation {
     /// Where the iteration times of the first place come from; of the first deployment that could be built if none keeps
     /// the targets.
     pub latency_source: String,
+    /// How far off these are.
+    pub latency_error: ErrorBar,
     /// The answer under each load.
     pub loads: Vec<LoadAnswer>,
+}
+
+/// What was replayed, in a few figures.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct WorkloadFigures {
+    /// Requests.
+    pub requests: u64,
+    /// From the first arrival to the last, in ms; absent in a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span_ms: Option<f64>,
+    /// Mean length of prompts.
+    pub mean_input_tokens: f64,
+    /// Mean length of what is generated.
+    pub mean_output_tokens: f64,
 }
 
 /// The answer under one load.
@@ -51,6 +74,11 @@ pub struct LoadAnswer {
     pub ranking: Vec<Entry>,
     /// If there is none, those that were simulated to the end, the nearest first.
     pub nearest: Vec<Entry>,
+    /// Those that were simulated to the end and are in neither: they miss a target, or are beaten in both objectives.
+    /// The nearest to their targets first, 1000 at most.
+    pub others: Vec<Entry>,
+    /// Those whose runs were ended when a target was lost, the ones that came furthest first, 1000 at most.
+    pub cut_off: Vec<CutOffEntry>,
     /// Whether the first place stays if iteration times are off by what they are known to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sure: Option<Sure>,
@@ -73,6 +101,24 @@ pub struct Entry {
     /// How much more load it takes, where that was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headroom: Option<Headroom>,
+}
+
+/// A deployment whose run was ended, since a target was lost.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct CutOffEntry {
+    /// In a few words.
+    pub deployment: String,
+    /// The settings that tell it from the others.
+    pub settings: BTreeMap<String, Value>,
+    /// GPUs that it takes.
+    pub gpus: u32,
+    /// What it costs an hour, if prices are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_per_hour: Option<f64>,
+    /// Which target was lost, and when.
+    pub reason: String,
+    /// Requests that had arrived by then.
+    pub arrived: u64,
 }
 
 /// What a deployment costs, in the currency of the prices.

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Figures;
+
 /// Nobody plans for more than this.
 const MOST: f64 = 64.0;
 
@@ -23,27 +25,51 @@ pub struct Headroom {
     pub tried: Vec<Probe>,
 }
 
-/// A factor, and whether the targets held.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A factor, and what came of the targets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Probe {
     /// Of the load.
     pub factor: f64,
     /// Whether all targets were met.
     pub met: bool,
+    /// The figure of each target, in the unit of its outcome; null where it is infinite or has no sample. Empty where
+    /// the run was ended when a target was lost.
+    pub values: Vec<Option<f64>>,
 }
 
-/// Finds the headroom by bisection to 5 %; `holds` says whether the targets hold at a factor, `None` ends the search.
+/// What became of the targets at a factor of the load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// Whether all of them were met.
+    pub met: bool,
+    /// The figure of each; empty where the run was cut off.
+    pub values: Vec<Option<f64>>,
+}
+
+impl Held {
+    /// What became of them in a run to the end.
+    pub fn of(figures: &Figures) -> Self {
+        Self { met: figures.is_met(), values: figures.slo.iter().map(|slo| slo.value).collect() }
+    }
+
+    /// A run that was ended, since one of them was lost.
+    pub fn lost() -> Self {
+        Self { met: false, values: Vec::new() }
+    }
+}
+
+/// Finds the headroom by bisection to 5 %; `holds` says what becomes of the targets at a factor, `None` ends the search.
 ///
 /// Both ends of the bracket are simulated. That targets are harder to meet under more load need not be so, so a factor
 /// half-way below the bracket and one a quarter above it are tried besides.
-pub fn find_headroom(mut holds: impl FnMut(f64) -> Option<bool>) -> Option<Headroom> {
+pub fn find_headroom(mut holds: impl FnMut(f64) -> Option<Held>) -> Option<Headroom> {
     let mut tried: Vec<Probe> = Vec::new();
     let mut probe = |factor: f64| -> Option<bool> {
         if let Some(known) = tried.iter().find(|probe| probe.factor.total_cmp(&factor).is_eq()) {
             return Some(known.met);
         }
-        let met = holds(factor)?;
-        tried.push(Probe { factor, met });
+        let Held { met, values } = holds(factor)?;
+        tried.push(Probe { factor, met, values });
         Some(met)
     };
     let (mut low, mut high) = (0.0, None);
@@ -83,10 +109,10 @@ pub fn find_headroom(mut holds: impl FnMut(f64) -> Option<bool>) -> Option<Headr
 /// The headroom of several deployments at once.
 ///
 /// `hold` is asked in rounds: for each deployment that is still looked at, by its number, a factor. It says in their order
-/// whether the targets hold, or `None`, which ends the search for that one. What is found is what [`find_headroom`] finds.
+/// what becomes of the targets, or `None`, which ends the search for that one. What is found is what [`find_headroom`] finds.
 pub fn find_headrooms(
     deployments: usize,
-    mut hold: impl FnMut(&[(usize, f64)]) -> Vec<Option<bool>>,
+    mut hold: impl FnMut(&[(usize, f64)]) -> Vec<Option<Held>>,
 ) -> Vec<Option<Headroom>> {
     let mut known: Vec<Vec<Probe>> = vec![Vec::new(); deployments];
     let mut found: Vec<Option<Headroom>> = vec![None; deployments];
@@ -98,13 +124,13 @@ pub fn find_headrooms(
             found[index] = find_headroom(|factor| {
                 let probe = known[index].iter().find(|probe| probe.factor.total_cmp(&factor).is_eq());
                 missing = probe.is_none().then_some(factor);
-                probe.map(|probe| probe.met)
+                probe.map(|probe| Held { met: probe.met, values: probe.values.clone() })
             });
             asked.extend(missing.map(|factor| (index, factor)));
         }
-        for ((index, factor), met) in asked.iter().copied().zip(hold(&asked)) {
-            if let Some(met) = met {
-                known[index].push(Probe { factor, met });
+        for ((index, factor), held) in asked.iter().copied().zip(hold(&asked)) {
+            if let Some(Held { met, values }) = held {
+                known[index].push(Probe { factor, met, values });
                 open.push(index);
             }
         }
@@ -116,39 +142,49 @@ pub fn find_headrooms(
 mod tests {
     use super::*;
 
+    /// The figure is the factor itself.
+    fn held(met: bool, factor: f64) -> Held {
+        if met { Held { met, values: vec![Some(factor)] } } else { Held::lost() }
+    }
+
     #[test]
     fn the_factor_is_found_within_five_percent_from_either_side() {
         for limit in [0.02, 0.3, 0.999, 1.0, 1.04, 1.5, 7.3, 63.0] {
             let mut runs = 0;
             let found = find_headroom(|factor| {
                 runs += 1;
-                Some(factor <= limit)
+                Some(held(factor <= limit, factor))
             });
             let found = found.unwrap();
             assert!(found.factor <= limit && found.missed_at.unwrap() > limit, "{limit}: {found:?}");
             assert!(found.missed_at.unwrap() / found.factor <= 1.05, "{limit}: {found:?}");
             assert!(found.is_monotone && runs <= 18 && runs == found.tried.len(), "{limit}: {runs}");
+            for probe in &found.tried {
+                let values = if probe.met { vec![Some(probe.factor)] } else { Vec::new() };
+                assert_eq!(probe.values, values, "{limit}: a run that was cut off has no figures");
+            }
         }
     }
 
     #[test]
     fn there_may_be_no_end_to_it_and_nothing_of_it() {
-        let all = find_headroom(|_| Some(true)).unwrap();
+        let all = find_headroom(|factor| Some(held(true, factor))).unwrap();
         assert_eq!((all.factor, all.missed_at), (64.0, None));
-        let none = find_headroom(|_| Some(false)).unwrap();
+        let none = find_headroom(|factor| Some(held(false, factor))).unwrap();
         assert_eq!((none.factor, none.is_monotone), (0.0, true));
     }
 
     #[test]
     fn a_load_that_is_not_monotone_is_said() {
         // Missed between 1.6 and 1.9, kept up to 3: the factor half-way below the bracket is one that is missed.
-        let found = find_headroom(|factor| Some(!(1.6..1.9).contains(&factor) && factor < 3.0)).unwrap();
+        let found = find_headroom(|factor| Some(held(!(1.6..1.9).contains(&factor) && factor < 3.0, factor)))
+            .unwrap();
         assert!(!found.is_monotone && found.factor < 1.6 && found.missed_at < Some(1.9), "{found:?}");
     }
 
     #[test]
     fn it_can_be_stopped() {
-        assert_eq!(find_headroom(|factor| (factor < 4.0).then_some(true)), None);
+        assert_eq!(find_headroom(|factor| (factor < 4.0).then(|| held(true, factor))), None);
     }
 
     #[test]
@@ -158,9 +194,9 @@ mod tests {
         let together = find_headrooms(limits.len() + 1, |asked| {
             rounds += 1;
             assert!(asked.is_sorted_by_key(|(index, _)| *index), "{asked:?}");
-            asked.iter().map(|&(index, factor)| Some(factor <= *limits.get(index)?)).collect()
+            asked.iter().map(|&(index, factor)| Some(held(factor <= *limits.get(index)?, factor))).collect()
         });
-        let alone = limits.map(|limit| find_headroom(|factor| Some(factor <= limit)));
+        let alone = limits.map(|limit| find_headroom(|factor| Some(held(factor <= limit, factor))));
         assert_eq!(together[..limits.len()], alone);
         assert_eq!(together[limits.len()], None, "it was ended");
         let longest = alone.iter().flatten().map(|headroom| headroom.tried.len()).max();

@@ -21,11 +21,16 @@ mod cutoff;
 mod goal;
 mod growth;
 mod headroom;
+mod page;
 mod search;
 
-pub use answer::{Alternative, Cost, Entry, LoadAnswer, RECOMMENDATION_SCHEMA, Recommendation, Sure};
+pub use answer::{
+    Alternative, Cost, CutOffEntry, Entry, LoadAnswer, MOST_OTHERS, RECOMMENDATION_SCHEMA, Recommendation,
+    Sure, WorkloadFigures,
+};
 pub use cutoff::{Cutoff, Lost};
 pub use goal::{Figures, Goal, Load, Price};
 pub use growth::{grown, grown_concurrency};
-pub use headroom::{Headroom, Probe, find_headroom, find_headrooms};
+pub use headroom::{Headroom, Held, Probe, find_headroom, find_headrooms};
+pub use page::{RecommendationContext, render_recommendation_page};
 pub use search::{Candidate, Evaluate, Outcome, Place, Search, Tally, Verdict};

@@ -238,6 +238,11 @@ impl Search {
         places
     }
 
+    /// All that were simulated to the end, the nearest to their targets first.
+    pub fn simulated(&self) -> Vec<usize> {
+        self.ranked(|_| true, |_, figures| -figures.least_margin())
+    }
+
     /// Those of the ranking that no other one beats in both goals, by the first.
     ///
     /// # Panics

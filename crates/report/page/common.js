@@ -46,6 +46,32 @@ const table = (head, rows, label = head[0]) => {
   return node("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, inner);
 };
 
+/// Text in a box, and the button that copies it.
+const copied = (action, label, text) => {
+  const copy = node("button", { type: "button" }, action), box = node("pre", { tabindex: "0", "aria-label": label }, text);
+  copy.addEventListener("click", async () => {
+    // Browsers may refuse it to a file; then the text is selected.
+    try {
+      await navigator.clipboard.writeText(text);
+      copy.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(box);
+    }
+  });
+  return [copy, box];
+};
+
+/// Says below the title where iteration times come from, and how far off they are.
+const iterationTimes = ({ latency_source: from, latency_estimate: estimate, latency_error: error }) => {
+  if (!from && !estimate) return;
+  const source = document.getElementById("source");
+  source.textContent = estimate && !from?.startsWith("prefill: ") ? `Iteration times are an estimate, nothing was measured: ${estimate}` : `Iteration times: ${from}`;
+  const bar = (name, share) => share == null ? [] : [`${name} ±${(100 * share).toFixed(0)} %`];
+  const bars = [...bar("TPOT", error?.tpot_p90), ...bar("TTFT", error?.ttft_p90)];
+  if (bars.length) source.textContent += ` (${bars.join(", ")}: nine of ten of ${error.basis})`;
+  source.hidden = false;
+};
+
 // Figures behind a chart, for those who cannot or would not read it off.
 const details = (title, content) => node("details", {}, node("summary", {}, title), content);
 

@@ -5,15 +5,7 @@ const WANTED = 0.99;
 function summary() {
   const r = data.report;
   const at = section("summary", "Summary");
-  if (r.latency_estimate || r.latency_source) {
-    const source = document.getElementById("source");
-    source.textContent = r.latency_estimate && !r.latency_source?.startsWith("prefill: ") ? `Iteration times are an estimate, nothing was measured: ${r.latency_estimate}` : `Iteration times: ${r.latency_source}`;
-    const bar = (name, share) => share == null ? [] : [`${name} ±${(100 * share).toFixed(0)} %`];
-    const error = r.latency_error ?? {};
-    const bars = [...bar("TPOT", error.tpot_p90), ...bar("TTFT", error.ttft_p90)];
-    if (bars.length) source.textContent += ` (${bars.join(", ")}: nine of ten of ${error.basis})`;
-    source.hidden = false;
-  }
+  iterationTimes(r);
   const { pooled_itl_ms: gap, ...limits } = r.sla ?? {};
   const ofRequests = Object.entries(limits).filter(([, limit]) => limit != null).map(([key, limit]) => `${key.replace("_ms", "").toUpperCase()} ≤ ${number(limit)} ms`);
   const judged = [];
@@ -114,18 +106,7 @@ function reproduce() {
   if (r.workload_hash) at.append(node("p", {}, `Workload: ${r.workload_name}, hash ${r.workload_hash}; seed ${r.seed}.`));
   const command = "servecast replay --config config.toml";
   at.append(node("pre", { tabindex: "0", "aria-label": "Command" }, command));
-  const copy = node("button", { type: "button" }, "Copy the configuration");
-  copy.addEventListener("click", async () => {
-    // Browsers may refuse it to a file; then the text is selected.
-    try {
-      await navigator.clipboard.writeText(data.config);
-      copy.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren(config);
-    }
-  });
-  const config = node("pre", { tabindex: "0", "aria-label": "config.toml" }, data.config);
-  at.append(copy, config);
+  at.append(...copied("Copy the configuration", "config.toml", data.config));
 }
 
 summary();

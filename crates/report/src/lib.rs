@@ -5,7 +5,8 @@
 //! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
 //! - [`export()`] writes a run as other tools write theirs.
-//! - [`render_page`] makes a page of a run for a browser, in one file, [`render_differences_page`] one of a comparison.
+//! - [`render_page`] makes a page of a run for a browser, in one file, [`render_differences_page`] one of a comparison,
+//!   [`render_recommendation`] one of a search.
 //! - [`write_request_rows`] writes one JSON line a request.
 //!
 //! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does.
@@ -34,6 +35,7 @@ mod page;
 mod paired;
 mod pool;
 mod printable;
+mod recommendation_page;
 mod report;
 mod rows;
 mod saturation;
@@ -61,6 +63,7 @@ pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
 pub use pool::{PoolReport, Spread};
 pub use printable::printable;
+pub use recommendation_page::render_recommendation;
 pub use report::{Counts, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings};
 pub use rows::write_request_rows;
 pub use saturation::{Overload, overload, render_overload};
@@ -69,5 +72,5 @@ pub use sla::{Sla, SlaError};
 pub use slo::{LatencyLimit, Metric, Slo, SloError, SloOutcome, Statistic, is_share, render_slo};
 pub use stats::Stats;
 pub use summary::{SummaryOptions, summarize};
-pub use table::{Cells, TableOptions, printable_styled, render_cells, render_table};
+pub use table::{Cells, TableOptions, grouped, printable_styled, render_cells, render_table};
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

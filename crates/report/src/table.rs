@@ -234,7 +234,7 @@ pub(crate) fn styled(text: &str, options: TableOptions) -> String {
 }
 
 /// `value` with `decimals` digits after the point and commas between thousands.
-pub(crate) fn grouped(value: f64, decimals: usize) -> String {
+pub fn grouped(value: f64, decimals: usize) -> String {
     let digits = format!("{value:.decimals$}");
     let whole = digits.find('.').unwrap_or(digits.len());
     let mut text = String::new();

@@ -219,7 +219,7 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 /// Where a file is, whatever the working directory.
-fn absolute(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     if files::is_standard_stream(path) {
         return path.to_owned();
     }

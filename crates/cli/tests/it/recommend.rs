@@ -282,6 +282,97 @@ fn the_folder_repeats_the_run_and_starts_the_deployment() {
     assert!(errors.is_empty(), "{errors:?}");
 }
 
+/// Everything that the page says of a load, and the settings of a deployment as it puts them together.
+fn page_data(page: &str) -> Value {
+    let (_, rest) = page.split_once("<script id=\"data\" type=\"application/json\">").unwrap();
+    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
+}
+
+fn page_settings(data: &Value, load: usize, point: &Value) -> String {
+    let mut all = data["common"].as_object().unwrap().clone();
+    for settings in [&data["loads"][load]["settings"], &point["settings"]] {
+        all.extend(settings.as_object().unwrap().clone());
+    }
+    all.iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", value.as_str()?))).collect()
+}
+
+#[test]
+fn the_page_has_all_deployments_and_repeats_each_of_them() {
+    let sandbox = Sandbox::new();
+    let row = |n: u32| format!("{},{},30", f64::from(n) * 0.02, 300 + n * 7);
+    let rows: Vec<String> = ["time,input,output".to_owned()].into_iter().chain((0..120).map(row)).collect();
+    sandbox.write("t.csv", rows.join("\n"));
+    let ask = [
+        "t.csv",
+        "--columns",
+        "time=time,input=input,output=output",
+        "--time-unit",
+        "s",
+        "--max-gpus",
+        "4",
+        "--growth",
+        "1,1.5",
+    ];
+    let more = ["--slo", "p95 ttft <= 900ms", "--slo", "p95 itl <= 60ms", "--objective", "gpus,latency"];
+    let arguments: Vec<&str> = [&ask[..], LINEAR, &more].concat();
+    let found = json(&sandbox, "recommend", &[&arguments, &["--html", "p.html", "--report-json", "a.json"]]);
+    let page = sandbox.read("p.html");
+    let data = page_data(&page);
+    for load in 0..2 {
+        let points = data["loads"][load]["points"].as_array().unwrap();
+        let of = |key: &str| found["loads"][load][key].as_array().unwrap().len();
+        assert_eq!(points.len(), of("ranking") + of("others") + of("cut_off"));
+        assert_eq!(points.len() as u64, found["loads"][load]["tally"]["simulated"].as_u64().unwrap());
+        assert!(of("others") > 0 && of("cut_off") > 0, "{}", found["loads"][load]["tally"]);
+        let headroom = &found["loads"][load]["ranking"][0]["headroom"]["tried"];
+        let has_figures = |probe: &&Value| probe["values"].as_array().unwrap().len() == 2;
+        let tried = headroom.as_array().unwrap();
+        assert!(
+            tried.iter().filter(|probe| probe["met"] == true).all(|probe| has_figures(&probe)),
+            "{headroom}"
+        );
+        // The first, one that misses or is beaten, and one that was cut off.
+        for place in [0, of("ranking"), points.len() - 1] {
+            sandbox.write("again.toml", page_settings(&data, load, &points[place]));
+            let again = sandbox.run(&["replay", "--config", "again.toml", "-q", "--format", "json"]);
+            let report: Value = serde_json::from_str(&again.success()).unwrap();
+            let slo = report["slo"].as_array().unwrap();
+            let figures = points[place]["figures"].as_array().unwrap();
+            if figures.is_empty() {
+                assert!(slo.iter().any(|one| one["met"] == false), "it was cut off: {slo:?}");
+            }
+            for (again, known) in slo.iter().zip(figures) {
+                assert_eq!(
+                    (&again["value"], &again["met"]),
+                    (&known[0], &known[1]),
+                    "load {load}, place {place}"
+                );
+            }
+        }
+    }
+    let with_page = sandbox.read("a.json");
+    json(
+        &sandbox,
+        "recommend",
+        &[&arguments, &["--html", "q.html", "--report-json", "b.json", "--threads", "1"]],
+    );
+    assert!(sandbox.read("q.html") == page, "the same bytes whatever the number of threads");
+    assert!(sandbox.read("b.json") == with_page);
+    let folder = json(&sandbox, "recommend", &[&arguments, &["--output-dir", "out"]]);
+    assert!(sandbox.read("out/recommendation.html") == page && folder == found);
+    for (files, message) in [
+        (["--html", "same", "--csv", "same"], "`html` and `csv` are the same file"),
+        (["--html", "x.html", "--report-json", "./x.html"], "`html` and `report_json` are the same file"),
+        (["--html", "t.csv", "--csv", "c.csv"], "`html` and `trace_file` are the same file"),
+        (["--html", "no/such.html", "--csv", "c.csv"], "no/such.html"),
+        (["--html", "-", "--csv", "c.csv"], "`-` is no path of an output file"),
+    ] {
+        sandbox.run(&[&["recommend"], &arguments[..], &files].concat()).is_refused(&[message]);
+    }
+    let replay = sandbox.run(&["replay", "t.csv", "--html", "p.html"]);
+    assert_eq!(replay.code, Some(2), "--html is for `recommend`: {replay:?}");
+}
+
 #[test]
 fn pools_may_have_workers_of_different_sizes() {
     let sandbox = Sandbox::new();

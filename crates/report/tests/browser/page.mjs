@@ -1,4 +1,5 @@
-// Opens pages in headless Chromium and checks them: `node page.mjs OUT KIND=PAGE…`, where KIND is `run`, `compare` or `latency`.
+// Opens pages in headless Chromium and checks them: `node page.mjs OUT KIND=PAGE…`, where KIND is `run`, `compare`, `latency`,
+// `recommend` or `none` (a recommendation of nothing).
 // Screenshots go to OUT.
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
@@ -6,6 +7,7 @@ import { basename, resolve } from "node:path";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
+import { checkRecommendation } from "./recommend.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const [out, ...pages] = process.argv.slice(2);
@@ -13,6 +15,8 @@ const SECTIONS = {
   run: ["summary", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   compare: ["overview", "distributions", "paired", "figures"],
   latency: ["decodes", "prompts", "origins"],
+  recommend: ["answer", "tradeoff", "load", "deployments"],
+  none: ["answer", "tradeoff", "load", "deployments"],
 };
 const LOOKS = [[1400, "light"], [1400, "dark"], [420, "light"], [420, "dark"]];
 // What charts show: their range of time, and the time under their cursors.
@@ -59,6 +63,7 @@ async function check(kind, file, [width, colorScheme]) {
     await checkChoices(page);
     await checkLives(page);
   }
+  if (kind === "recommend") await checkRecommendation(page);
   await checkAccess(page);
   await page.mouse.move(0, 0);
   const shot = `${out}/${basename(file, ".html")}-${width}-${colorScheme}`;
@@ -218,7 +223,7 @@ async function checkPaper(page, shot) {
   await page.setViewportSize({ width: 720, height: 1000 });
   await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
   await page.waitForTimeout(100);
-  assert.equal(await page.locator("button:visible").count(), 0);
+  assert.equal(await page.locator("button:not(.link):visible").count(), 0);
   assert.equal(await page.evaluate(() => getComputedStyle(document.body).backgroundColor), "rgb(255, 255, 255)");
   await checkDrawings(page);
   await checkWidth(page, 720);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes pages of runs, of a comparison and of iteration times, opens them in headless Chromium and checks them. What is missing is installed
+# Makes pages of runs, of a comparison, of iteration times and of recommendations, opens them in headless Chromium and checks them. What is missing is installed
 # (setup.sh); pages and screenshots stay in $OUT.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
@@ -17,8 +17,16 @@ replay --prefill-workers 3 --decode-workers 140 --router-mode kv_router --kv-byt
 "$servecast" compare "$out/few" "$out/more" --html "$out/compare.html" --fail-if 'p99_ttft_ms>+900%' > /dev/null
 # All parts that a pass can have, but two: no model has all of them.
 "$servecast" explain latency --model Qwen/Qwen3.5-397B-A17B --gpu B200 --tp 8 --html "$out/latency.html" > /dev/null
+# Targets that few GPUs miss, under two loads; and one that nobody keeps.
+load=(--input-tokens 900 --output-tokens 60 --request-count 400 --arrival-interval-ms 12 --arrival-process poisson
+  --length-distribution lognormal --length-spread 0.6)
+"$servecast" recommend --quiet --model meta-llama/Llama-3.1-8B --gpu H100-SXM --max-gpus 6 --gpu-hour H100-SXM=2.5 \
+  "${load[@]}" --slo 'p95 ttft <= 150ms' --slo 'p95 itl <= 20ms' --objective gpus,latency --growth 1,1.5 \
+  --html "$out/recommend.html" > /dev/null
+"$servecast" recommend --quiet --latency linear:6000,30,200 "${load[@]}" --max-gpus 3 --slo 'max ttft <= 1ms' \
+  --html "$out/none.html" > /dev/null || [ $? = 3 ]
 cp "$out/few/report.html" "$out/few.html"
 node "$modules/page.mjs" "$out" run="$out/few.html" run="$out/many.html" compare="$out/compare.html" \
-  latency="$out/latency.html" ||
+  latency="$out/latency.html" recommend="$out/recommend.html" none="$out/none.html" ||
   fail "a page is not as it should be; pages and screenshots: $out"
 echo "pages and screenshots: $out"

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use servecast_recommend::{Candidate, Evaluate, Headroom, Outcome, find_headrooms};
+use servecast_recommend::{Candidate, Evaluate, Headroom, Held, Outcome, find_headrooms};
 
 use super::journal::Journal;
 use super::{Prepared, Trial, Watch};
@@ -95,8 +95,8 @@ impl Runner<'_> {
             let trial = |&(index, factor): &(usize, f64)| self.trial(candidates[index], self.factor * factor);
             let trials: Vec<Trial> = asked.iter().map(trial).collect();
             let held = |outcome| match outcome {
-                Outcome::Ran(figures) => Some(figures.is_met()),
-                Outcome::CutOff { .. } => Some(false),
+                Outcome::Ran(figures) => Some(Held::of(&figures)),
+                Outcome::CutOff { .. } => Some(Held::lost()),
                 Outcome::Refused(_) | Outcome::Stopped => None,
             };
             self.outcomes(&trials).into_iter().map(held).collect()

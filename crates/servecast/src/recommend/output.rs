@@ -1,23 +1,25 @@
 //! What a search says: the answer, a table, CSV, and the settings of the best.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
+use servecast_cluster::LoadMode;
 use servecast_recommend::{
-    Alternative, Cost, Entry, Figures, Goal, Headroom, LoadAnswer, Outcome, Recommendation, Search, Sure,
-    Verdict,
+    Alternative, Cost, CutOffEntry, Entry, Figures, Goal, Headroom, LoadAnswer, MOST_OTHERS, Outcome,
+    Recommendation, Search, Sure, Verdict, WorkloadFigures,
 };
 use servecast_report::{Cells, SchemaVersion, Slo, TableOptions, render_cells, render_overload};
 
 use super::simulator::{hash, is_one, object, plan};
 use super::space::{Limits, Space};
-use super::{LEADERS, Question, start};
+use super::{LEADERS, Prepared, Question, start};
 use crate::plan::Plan;
 use crate::resolved::resolved;
 use servecast_config::error::Failure;
 
 /// Deployments that are shown.
-const SHOWN: usize = 10;
+pub(super) const SHOWN: usize = 10;
 
 /// Hours of a month: 365.25 · 24 / 12.
 const HOURS_A_MONTH: f64 = 730.5;
@@ -49,31 +51,36 @@ pub struct Sureness {
 }
 
 /// The whole answer, as programs read it.
-pub(super) fn answer(
-    question: &Question,
-    first: &Plan,
-    fingerprint: u64,
-    growths: &[Growth],
-) -> Recommendation {
+pub(super) fn answer(prepared: &Prepared, growths: &[Growth]) -> Recommendation {
+    let Prepared { question, first, stats, workload, .. } = prepared;
+    let of_best = plan_of_best(question, growths);
+    let timed = of_best.as_ref().unwrap_or(first);
     Recommendation {
         schema_version: SchemaVersion::V1,
         servecast_version: env!("CARGO_PKG_VERSION").to_owned(),
         workload_name: first.source.name(),
-        workload_hash: hash(fingerprint),
+        workload_hash: hash(workload.fingerprint()),
+        workload: WorkloadFigures {
+            requests: stats.requests,
+            span_ms: (first.mode == LoadMode::OpenLoop).then_some(stats.span_ms),
+            mean_input_tokens: stats.input_tokens.mean,
+            mean_output_tokens: stats.output_tokens.mean,
+        },
+        given: question.given(),
         slo: question.slo.iter().map(Slo::to_string).collect(),
         objective: question.goals.clone(),
         max_gpus: question.limits.max_gpus,
         prices: question.limits.prices.clone(),
-        latency_source: latency_source(question, first, growths),
+        latency_source: timed.latency_source().to_owned(),
+        latency_error: timed.latency_error().clone(),
         loads: growths.iter().map(|growth| load_answer(question, growth)).collect(),
     }
 }
 
-/// Where the iteration times of the first place come from; of the first deployment that can be built if there is none.
-fn latency_source(question: &Question, first: &Plan, growths: &[Growth]) -> String {
-    let best = best(growths).map(|(growth, index)| &growth.search.candidates[index]);
-    let of_best = best.and_then(|best| plan(&question.layers, &best.settings, 1.0).ok());
-    of_best.as_ref().unwrap_or(first).latency_source().to_owned()
+/// The plan of the first place, from which iteration times are told, if there is one.
+fn plan_of_best(question: &Question, growths: &[Growth]) -> Option<Plan> {
+    let (growth, index) = best(growths)?;
+    plan(&question.layers, &growth.search.candidates[index].settings, 1.0).ok()
 }
 
 fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
@@ -95,17 +102,24 @@ fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
         if_faster: sureness.if_faster.map(alternative),
         first_stays: [sureness.if_slower, sureness.if_faster] == [Some(sureness.best); 2],
     });
+    let nearest = if order.is_empty() { search.nearest() } else { Vec::new() };
+    let shown: BTreeSet<usize> = order.iter().chain(&nearest).copied().collect();
+    let others = search.simulated().into_iter().filter(|index| !shown.contains(index));
+    let others: Vec<usize> = others.take(MOST_OTHERS).collect();
+    let furthest = search.furthest().into_iter().take(MOST_OTHERS);
     LoadAnswer {
         factor: growth.factor,
         tally: search.tally(),
         refused: refusals(search),
         ranking: entries(&order),
-        nearest: if order.is_empty() { entries(&search.nearest()) } else { Vec::new() },
+        nearest: entries(&nearest),
+        others: entries(&others),
+        cut_off: furthest.filter_map(|index| cut_off(search, index)).collect(),
         sure,
     }
 }
 
-fn order(goals: &[Goal], search: &Search) -> Vec<usize> {
+pub(super) fn order(goals: &[Goal], search: &Search) -> Vec<usize> {
     match goals {
         [first, second] => search.pareto(*first, *second),
         _ => search.ranking(),
@@ -124,6 +138,19 @@ fn entry(growth: &Growth, index: usize) -> Entry {
         figures,
         headroom,
     }
+}
+
+fn cut_off(search: &Search, index: usize) -> Option<CutOffEntry> {
+    let Verdict::Tried(Outcome::CutOff { reason, arrived }) = &search.verdicts[index] else { return None };
+    let candidate = &search.candidates[index];
+    Some(CutOffEntry {
+        deployment: candidate.name.clone(),
+        settings: object(&candidate.settings),
+        gpus: candidate.gpus,
+        cost_per_hour: candidate.price_per_hour,
+        reason: reason.clone(),
+        arrived: *arrived,
+    })
 }
 
 fn cost(per_hour: f64, figures: &Figures) -> Cost {

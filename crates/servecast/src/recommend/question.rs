@@ -1,5 +1,6 @@
 //! What is asked: settings that are fixed, and what is best among those that are left.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
 
 use serde_json::{Value, json};
@@ -76,16 +77,32 @@ impl Question {
         self.config.several.vary.as_deref().unwrap_or_default()
     }
 
-    /// What makes a search the same one, with the load of this fingerprint.
-    pub(super) fn identity(&self, fingerprint: u64) -> Value {
+    /// What is given of a run: nothing about files and several runs.
+    fn of_a_run(&self) -> ReplayConfig {
         let mut config = self.config.clone();
         config.output = OutputConfig::default();
         config.several = SeveralConfig::default();
         config.trace.trace_file = None;
+        config
+    }
+
+    /// The settings that all deployments have in common, without the targets.
+    pub(super) fn given(&self) -> BTreeMap<String, Value> {
+        let mut config = self.of_a_run();
+        config.limits.slo = None;
+        let mut settings = json!(config);
+        // The order of keys must not depend on the features of serde_json that other crates switch on.
+        settings.sort_all_objects();
+        let Value::Object(members) = settings else { unreachable!("settings are an object") };
+        members.into_iter().filter(|(_, value)| !value.is_null()).collect()
+    }
+
+    /// What makes a search the same one, with the load of this fingerprint.
+    pub(super) fn identity(&self, fingerprint: u64) -> Value {
         let slo: Vec<String> = self.slo.iter().map(ToString::to_string).collect();
         json!({
             "servecast_version": env!("CARGO_PKG_VERSION"), "workload_hash": hash(fingerprint), "slo": slo,
-            "settings": config,
+            "settings": self.of_a_run(),
         })
     }
 }

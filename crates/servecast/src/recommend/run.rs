@@ -6,7 +6,7 @@ use serde_json::Value;
 use servecast_cluster::LoadMode;
 use servecast_recommend::{Candidate, Evaluate, Figures, Goal, Load, Outcome, Recommendation, Search};
 use servecast_types::message;
-use servecast_workload::{Workload, stats};
+use servecast_workload::{TraceStats, Workload, stats};
 
 use super::evaluate::{Executor, Runner};
 use super::loads::Loads;
@@ -61,13 +61,13 @@ impl Draft {
         let Self { mut question, first, settings, mut space } = self;
         let loads = Loads::new(trace);
         let workload = loads.of(&first, 1.0)?;
-        let reuse = stats(&workload, first.block_size.max(1)).token_reuse_ratio;
-        if reuse > SHARED {
+        let stats = stats(&workload, first.block_size.max(1));
+        if stats.token_reuse_ratio > SHARED {
             question.limits.shares_prefixes = true;
             space = Space::new(&question.layers, &question.config, question.vary(), &question.limits)?;
         }
         let simulator = Simulator::new(&question.layers, question.slo.clone(), loads);
-        Ok(Prepared { question, first, settings, space, workload, simulator })
+        Ok(Prepared { question, first, settings, space, workload, stats, simulator })
     }
 }
 
@@ -83,6 +83,8 @@ pub struct Prepared {
     pub space: Space,
     /// The load, before any factor.
     pub workload: Arc<Workload>,
+    /// That load in figures.
+    pub stats: TraceStats,
     simulator: Simulator,
 }
 
@@ -126,7 +128,7 @@ impl Prepared {
 
     /// The answer.
     pub fn answer(&self, growths: &[Growth]) -> Recommendation {
-        output::answer(&self.question, &self.first, self.workload.fingerprint(), growths)
+        output::answer(self, growths)
     }
 
     /// What is known under a factor of the load.
@@ -171,8 +173,8 @@ impl Prepared {
             }
         }
         let wants_all = goals.contains(&Goal::Headroom);
-        let leaders: Vec<usize> =
-            search.ranking().into_iter().take(if wants_all { usize::MAX } else { LEADERS }).collect();
+        let mut leaders = if wants_all { search.ranking() } else { output::order(goals, &search) };
+        leaders.truncate(if wants_all { usize::MAX } else { LEADERS });
         let asked: Vec<_> = leaders.iter().map(|&index| &self.space.candidates[index]).collect();
         let headrooms = as_given.headrooms(&asked);
         let headrooms: Vec<_> = leaders

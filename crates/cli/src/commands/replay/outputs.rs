@@ -23,8 +23,12 @@ pub(crate) const ROWS: &str = "requests.jsonl";
 const CONFIG: &str = "config.toml";
 const PAGE: &str = "report.html";
 
-/// Refuses output paths that cannot be written, that are the same, or that are the trace.
-pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Failure> {
+/// Refuses output paths that cannot be written, that are the same, or that are the trace; `more` are those of the command.
+pub(super) fn check(
+    output: &OutputConfig,
+    more: &[(&'static str, &PathBuf)],
+    sources: &[&Source],
+) -> Result<(), Failure> {
     let mut taken = Vec::new();
     for source in sources {
         if let Source::Trace { path, .. } = source {
@@ -42,7 +46,7 @@ pub(super) fn check(output: &OutputConfig, sources: &[&Source]) -> Result<(), Fa
     let exports = exports(output)?;
     let exports = exports.iter().map(|(_, path)| ("export", path));
     let outputs = outputs.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
-    for (key, path) in outputs.chain(exports) {
+    for (key, path) in outputs.chain(exports).chain(more.iter().copied()) {
         files::check_output(path)?;
         let Some(identity) = files::identity(path) else { continue };
         if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == identity) {

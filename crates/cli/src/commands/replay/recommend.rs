@@ -55,9 +55,27 @@ pub(crate) struct RecommendArgs {
     /// Keep what was tried in this file, and go on with what is in it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Search")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
+}
+
+/// Files of an answer.
+#[derive(Debug, Clone, clap::Args)]
+struct Files {
     /// Write the ranking as CSV
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     csv: Option<PathBuf>,
+    /// Write a page for a browser: cost against latency, targets over load, and the settings of every deployment
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    html: Option<PathBuf>,
+}
+
+impl Files {
+    /// By key, those that are wanted.
+    fn given(&self) -> Vec<(&'static str, &PathBuf)> {
+        let files = [("csv", &self.csv), ("html", &self.html)];
+        files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))).collect()
+    }
 }
 
 /// Runs the command.
@@ -73,7 +91,7 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
         gpu_hour,
         dry_run,
         resume,
-        csv,
+        files,
     } = args;
     let layers = replay.layers()?;
     let output = layers.parse()?.output;
@@ -83,7 +101,7 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     if !dry_run {
         draft.check_targets()?;
     }
-    outputs::check(&output, &[&draft.first.source])?;
+    outputs::check(&output, &files.given(), &[&draft.first.source])?;
     let interrupt = Interrupt::install()?;
     let prepared = draft.with_load(None)?;
     if dry_run {
@@ -111,7 +129,7 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     let growths: Vec<Growth> = prepared.question.factors.iter().map(under).collect();
     let answer = prepared.answer(&growths);
     let is_stopped = interrupt.is_requested();
-    write::files(&prepared, &answer, &growths, csv.as_deref())?;
+    write::files(&prepared, &answer, &growths, &files)?;
     drop(folder);
     if is_stopped {
         return Err(Failure::interrupted("stopped: what is shown is what was known by then"));

@@ -1,11 +1,11 @@
 //! The files and the text of an answer.
 
 use std::io::Write as _;
-use std::path::Path;
 
-use servecast::recommend::{Growth, Prepared, csv, settings_of_leaders, start_of_best, table};
+use servecast::recommend::{Growth, Prepared, csv, page, settings_of_leaders, start_of_best, table};
 use servecast_recommend::{Outcome, Recommendation, Verdict};
 
+use super::Files;
 use crate::config::Format;
 use crate::error::Failure;
 use crate::files::{OutputFile, print};
@@ -15,15 +15,18 @@ pub(super) fn files(
     prepared: &Prepared,
     answer: &Recommendation,
     growths: &[Growth],
-    csv_file: Option<&Path>,
+    files: &Files,
 ) -> Result<(), Failure> {
     let question = &prepared.question;
     let output = &question.config.output;
     let json = super::super::json(answer);
     let mut texts: Vec<(std::path::PathBuf, String)> = Vec::new();
     texts.extend(output.report_json.clone().map(|path| (path, json.clone())));
-    texts.extend(csv_file.map(|path| (path.to_owned(), csv(answer))));
-    if let Some(folder) = &output.output_dir {
+    texts.extend(files.csv.clone().map(|path| (path, csv(answer))));
+    let folder = output.output_dir.as_deref();
+    let pages = files.html.clone().into_iter().chain(folder.map(|folder| folder.join("recommendation.html")));
+    texts.extend(pages.map(|path| (path, page(question, answer, growths))));
+    if let Some(folder) = folder {
         texts.push((folder.join("recommendation.json"), json.clone()));
         texts.push((folder.join("recommendation.csv"), csv(answer)));
         for (place, text) in settings_of_leaders(question, growths)?.into_iter().enumerate() {

@@ -72,7 +72,7 @@ async function checkTable(page) {
   const gpus = page.getByRole("button", { name: "GPUs", exact: true });
   const column = async () => (await rows(page)).map((row) => +row[2]);
   const isSorted = (values, sign) => values.every((value, n) => !n || sign * (value - values[n - 1]) >= 0);
-  assert.equal((await rows(page)).length, (await points(page)).length);
+  assert.equal((await rows(page)).length, Math.min((await points(page)).length, await page.evaluate(() => MOST_ROWS)));
   await gpus.click();
   assert.ok(isSorted(await column(), 1), `ascending: ${await column()}`);
   await gpus.press("Enter");

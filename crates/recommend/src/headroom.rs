@@ -128,6 +128,9 @@ pub fn find_headrooms(
             });
             asked.extend(missing.map(|factor| (index, factor)));
         }
+        if asked.is_empty() {
+            break;
+        }
         for ((index, factor), held) in asked.iter().copied().zip(hold(&asked)) {
             if let Some(Held { met, values }) = held {
                 known[index].push(Probe { factor, met, values });

@@ -93,6 +93,9 @@ pub struct Entry {
     pub settings: BTreeMap<String, Value>,
     /// GPUs that it takes.
     pub gpus: u32,
+    /// Settings of others that take as many GPUs and came to the same figures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub same: Vec<BTreeMap<String, Value>>,
     /// What it costs, if prices are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
@@ -101,6 +104,16 @@ pub struct Entry {
     /// How much more load it takes, where that was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headroom: Option<Headroom>,
+}
+
+impl Entry {
+    /// The deployment in a few words, and how many others came to the same.
+    pub fn title(&self) -> String {
+        match self.same.len() {
+            0 => self.deployment.clone(),
+            others => format!("{} (and {others} alike)", self.deployment),
+        }
+    }
 }
 
 /// A deployment whose run was ended, since a target was lost.

@@ -75,7 +75,7 @@ struct Load<'a> {
 /// A deployment that was simulated.
 #[derive(Debug, Serialize)]
 struct Point<'a> {
-    name: &'a str,
+    name: String,
     gpus: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rank: Option<usize>,
@@ -134,6 +134,7 @@ fn shown<'a>(
     let requests = answer.workload.requests.max(1) as f64;
     let cut_off = load.cut_off.iter().map(|entry| cut_off(entry, requests, common));
     let points: Vec<Point<'_>> = ranked.chain(ran).chain(cut_off).take(most).collect();
+    let alike: usize = load.ranking.iter().take(most).map(|entry| entry.same.len()).sum();
     Load {
         factor: load.factor,
         answer: sentence(answer, load),
@@ -141,7 +142,7 @@ fn shown<'a>(
         refused: &load.refused,
         sure: load.sure.as_ref(),
         settings: lines(&of_factor(load.factor, common)),
-        left_out: load.tally.simulated.saturating_sub(points.len() as u64),
+        left_out: load.tally.simulated.saturating_sub((points.len() + alike) as u64),
         points,
     }
 }
@@ -149,7 +150,7 @@ fn shown<'a>(
 fn ran<'a>(entry: &'a Entry, common: &Map<String, Value>) -> Point<'a> {
     let cost = entry.cost.as_ref();
     Point {
-        name: &entry.deployment,
+        name: entry.title(),
         gpus: entry.gpus,
         rank: None,
         per_hour: cost.map(|cost| cost.per_hour),
@@ -166,7 +167,7 @@ fn ran<'a>(entry: &'a Entry, common: &Map<String, Value>) -> Point<'a> {
 
 fn cut_off<'a>(entry: &'a CutOffEntry, requests: f64, common: &Map<String, Value>) -> Point<'a> {
     Point {
-        name: &entry.deployment,
+        name: entry.deployment.clone(),
         gpus: entry.gpus,
         rank: None,
         per_hour: entry.cost_per_hour,
@@ -226,6 +227,7 @@ mod tests {
                 ("engine_args.max_num_seqs".to_owned(), json!(8)),
             ]),
             gpus: workers,
+            same: Vec::new(),
             cost: Some(Cost {
                 per_hour: 2.5 * f64::from(workers),
                 total: 1.0,

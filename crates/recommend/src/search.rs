@@ -211,18 +211,19 @@ impl Search {
         keyed.into_iter().map(|(.., index)| index).collect()
     }
 
-    /// The ranking with one place for all that come to the same: those that take as many GPUs, at the same price, and
-    /// whose runs had the same figures.
+    /// Deployments in their order, with one place for all that come to the same: those that take as many GPUs, at the
+    /// same price, and whose runs had the same figures.
+    ///
+    /// Headroom is one of the figures where it was looked for with all of them, as `with_headroom` says.
     ///
     /// # Panics
-    /// Never: who is ranked ran.
-    pub fn places(&self) -> Vec<Place> {
+    /// If one of them did not run to the end.
+    pub fn places(&self, order: &[usize], with_headroom: bool) -> Vec<Place> {
         let mut places: Vec<Place> = Vec::new();
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        for index in self.ranking() {
-            let mut figures = self.figures(index).expect("who is ranked ran").clone();
-            // It is looked for where it matters: only a search for headroom has it of all.
-            if self.goal != Goal::Headroom {
+        for &index in order {
+            let mut figures = self.figures(index).expect("who has a place ran").clone();
+            if !with_headroom {
                 figures.headroom = None;
             }
             let candidate = &self.candidates[index];

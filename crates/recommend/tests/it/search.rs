@@ -215,8 +215,10 @@ fn what_comes_to_the_same_has_one_place() {
     let cases = [of_two(0, 7), other_margin, of_two(0, 7), more_gpus, of_two(0, 7)];
     let (mut search, _) = search(Goal::Latency, &cases, LOAD);
     search.set_headroom(0, 1.5);
-    let places = search.places();
+    let places = search.places(&search.ranking(), false);
     let listed: Vec<(usize, &[usize])> =
         places.iter().map(|place| (place.first, place.same.as_slice())).collect();
     assert_eq!(listed, [(1, &[][..]), (0, &[2, 4]), (3, &[])]);
+    let told_apart = search.places(&search.ranking(), true);
+    assert_eq!(told_apart.iter().map(|place| place.first).collect::<Vec<_>>(), [1, 0, 2, 3]);
 }

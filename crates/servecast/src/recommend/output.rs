@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use servecast_cluster::LoadMode;
 use servecast_recommend::{
-    Alternative, Cost, CutOffEntry, Entry, Figures, Goal, Headroom, LoadAnswer, MOST_OTHERS, Outcome,
+    Alternative, Cost, CutOffEntry, Entry, Figures, Goal, Headroom, LoadAnswer, MOST_OTHERS, Outcome, Place,
     Recommendation, Search, Sure, Verdict, WorkloadFigures,
 };
 use servecast_report::{Cells, SchemaVersion, Slo, TableOptions, render_cells, render_overload};
@@ -86,6 +86,12 @@ fn plan_of_best(question: &Question, growths: &[Growth]) -> Option<Plan> {
 fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
     let search = &growth.search;
     let order = order(&question.goals, search);
+    let places = places(&question.goals, search);
+    let settings = |index: usize| object(&search.candidates[index].settings);
+    let of_place = |place: &Place| Entry {
+        same: place.same.iter().copied().map(settings).collect(),
+        ..entry(growth, place.first)
+    };
     let entries = |order: &[usize]| order.iter().map(|&index| entry(growth, index)).collect();
     let alternative = |index: usize| {
         let candidate = &search.candidates[index];
@@ -111,7 +117,7 @@ fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
         factor: growth.factor,
         tally: search.tally(),
         refused: refusals(search),
-        ranking: entries(&order),
+        ranking: places.iter().map(of_place).collect(),
         nearest: entries(&nearest),
         others: entries(&others),
         cut_off: furthest.filter_map(|index| cut_off(search, index)).collect(),
@@ -119,11 +125,16 @@ fn load_answer(question: &Question, growth: &Growth) -> LoadAnswer {
     }
 }
 
-pub(super) fn order(goals: &[Goal], search: &Search) -> Vec<usize> {
+fn order(goals: &[Goal], search: &Search) -> Vec<usize> {
     match goals {
         [first, second] => search.pareto(*first, *second),
         _ => search.ranking(),
     }
+}
+
+/// The places of a search, the best first.
+pub(super) fn places(goals: &[Goal], search: &Search) -> Vec<Place> {
+    search.places(&order(goals, search), goals.contains(&Goal::Headroom))
 }
 
 fn entry(growth: &Growth, index: usize) -> Entry {
@@ -134,6 +145,7 @@ fn entry(growth: &Growth, index: usize) -> Entry {
         deployment: candidate.name.clone(),
         settings: object(&candidate.settings),
         gpus: candidate.gpus,
+        same: Vec::new(),
         cost: candidate.price_per_hour.map(|price| cost(price, &figures)),
         figures,
         headroom,
@@ -186,9 +198,9 @@ pub(super) fn best(growths: &[Growth]) -> Option<(&Growth, usize)> {
 /// Files that repeat the runs of the first places.
 pub fn settings_of_leaders(question: &Question, growths: &[Growth]) -> Result<Vec<String>, Failure> {
     let Some(growth) = growths.first() else { return Ok(Vec::new()) };
-    let leaders = order(&question.goals, &growth.search).into_iter().take(LEADERS);
-    let text = |index: usize| {
-        let plan = plan(&question.layers, &growth.search.candidates[index].settings, 1.0)?;
+    let leaders = places(&question.goals, &growth.search).into_iter().take(LEADERS);
+    let text = |place: Place| {
+        let plan = plan(&question.layers, &growth.search.candidates[place.first].settings, 1.0)?;
         let workload = plan.source.load(plan.load, plan.block_size, &plan.layers)?;
         resolved(&plan, &workload.notes)
     };
@@ -306,7 +318,7 @@ fn cells(answer: &Recommendation, shown: &[Entry]) -> Cells {
         headers.extend(["Cost\n(an hour)".to_owned(), "Cost (1M\noutput)".to_owned()]);
     }
     let rows = shown.iter().take(SHOWN).enumerate().map(|(place, entry)| {
-        let mut row = vec![(place + 1).to_string(), entry.deployment.clone(), entry.gpus.to_string()];
+        let mut row = vec![(place + 1).to_string(), entry.title(), entry.gpus.to_string()];
         row.extend(entry.figures.slo.iter().map(|slo| {
             let mark = if slo.met { '✓' } else { '✗' };
             let is_share = slo.objective.starts_with("goodput");

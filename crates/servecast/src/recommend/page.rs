@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use servecast_recommend::{Recommendation, RecommendationContext, render_recommendation_page};
 
-use super::output::{Growth, SHOWN, order};
+use super::output::{Growth, SHOWN, places};
 use super::{Question, start};
 use crate::resolved::absolute;
 
@@ -30,6 +30,6 @@ fn common(question: &Question, answer: &Recommendation) -> Map<String, Value> {
 
 /// How the first of a ranking are started.
 fn scripts(question: &Question, growth: &Growth) -> Vec<String> {
-    let first = order(&question.goals, &growth.search).into_iter().take(SHOWN);
-    first.map(|index| start::script(question, &growth.search.candidates[index])).collect()
+    let first = places(&question.goals, &growth.search).into_iter().take(SHOWN);
+    first.map(|place| start::script(question, &growth.search.candidates[place.first])).collect()
 }

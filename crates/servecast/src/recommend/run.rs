@@ -173,8 +173,8 @@ impl Prepared {
             }
         }
         let wants_all = goals.contains(&Goal::Headroom);
-        let mut leaders = if wants_all { search.ranking() } else { output::order(goals, &search) };
-        leaders.truncate(if wants_all { usize::MAX } else { LEADERS });
+        let firsts = || output::places(goals, &search).into_iter().map(|place| place.first);
+        let leaders: Vec<usize> = if wants_all { search.ranking() } else { firsts().take(LEADERS).collect() };
         let asked: Vec<_> = leaders.iter().map(|&index| &self.space.candidates[index]).collect();
         let headrooms = as_given.headrooms(&asked);
         let headrooms: Vec<_> = leaders
@@ -207,7 +207,11 @@ impl Prepared {
             (found.tally().not_reached == 0).then_some(found)
         };
         let (slower, faster) = (with(1.0 + error)?, with(1.0 / (1.0 + error))?);
-        let first = |search: &Search| search.ranking().first().copied();
+        // What comes to the same as the best is the best.
+        let first = |search: &Search| {
+            let place = search.places(&search.ranking(), false).into_iter().next()?;
+            Some(if place.same.contains(&best) { best } else { place.first })
+        };
         let keeps = slower.figures(best).is_some_and(Figures::is_met);
         Some(Sureness {
             error,

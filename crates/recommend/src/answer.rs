@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use servecast_report::{ErrorBar, SchemaVersion};
 
-use crate::{Figures, Goal, Headroom, Price, Tally};
+use crate::{Figures, Goal, Headroom, OverSeeds, Price, Tally};
 
 /// JSON Schema of [`Recommendation`], as text.
 pub const RECOMMENDATION_SCHEMA: &str = include_str!("../schema/recommendation.schema.json");
@@ -104,6 +104,9 @@ pub struct Entry {
     /// How much more load it takes, where that was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headroom: Option<Headroom>,
+    /// What the targets come to under synthetic loads of other seeds, where that was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_seeds: Option<OverSeeds>,
 }
 
 impl Entry {

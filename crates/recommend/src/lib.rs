@@ -23,6 +23,7 @@ mod growth;
 mod headroom;
 mod page;
 mod search;
+mod seeds;
 
 pub use answer::{
     Alternative, Cost, CutOffEntry, Entry, LoadAnswer, MOST_OTHERS, RECOMMENDATION_SCHEMA, Recommendation,
@@ -34,3 +35,4 @@ pub use growth::{grown, grown_concurrency};
 pub use headroom::{Headroom, Held, Probe, find_headroom, find_headrooms};
 pub use page::{RecommendationContext, render_recommendation_page};
 pub use search::{Candidate, Evaluate, Outcome, Place, Search, Tally, Verdict};
+pub use seeds::{Interval, OverSeeds};

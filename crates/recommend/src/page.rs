@@ -228,6 +228,7 @@ mod tests {
             ]),
             gpus: workers,
             same: Vec::new(),
+            over_seeds: None,
             cost: Some(Cost {
                 per_hour: 2.5 * f64::from(workers),
                 total: 1.0,

@@ -140,7 +140,7 @@ impl Plan {
         }
     }
 
-    fn seed(&self) -> u64 {
+    pub(crate) fn seed(&self) -> u64 {
         self.config.trace.seed.unwrap_or(DEFAULT_SEED)
     }
 

@@ -262,6 +262,16 @@ fn the_folder_repeats_the_run_and_starts_the_deployment() {
     );
     let found: Value = serde_json::from_str(&sandbox.read("out/recommendation.json")).unwrap();
     let best = &found["loads"][0]["ranking"][0];
+    let seeds = &best["over_seeds"];
+    assert_eq!(seeds["seeds"], serde_json::json!([42, 43, 44, 45, 46]));
+    let interval = &seeds["targets"][0];
+    let [low, mean, high] = ["low", "mean", "high"].map(|key| interval[key].as_f64().unwrap());
+    assert!(low < mean && mean < high, "{interval}");
+    assert!(
+        outcome.stdout.contains("\nOver 5 seeds of the load, the first keeps all targets with "),
+        "{}",
+        outcome.stdout
+    );
     let hours = best["figures"]["duration_ms"].as_f64().unwrap() / 3.6e6;
     let cost = best["gpus"].as_f64().unwrap() * 2.5 * hours;
     assert!((best["cost"]["total"].as_f64().unwrap() / cost - 1.0).abs() < 1e-9, "{}", best["cost"]);

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use servecast_cluster::LoadMode;
 use servecast_recommend::{
-    Alternative, Cost, CutOffEntry, Entry, Figures, Goal, Headroom, LoadAnswer, MOST_OTHERS, Outcome, Place,
-    Recommendation, Search, Sure, Verdict, WorkloadFigures,
+    Alternative, Cost, CutOffEntry, Entry, Figures, Goal, Headroom, Interval, LoadAnswer, MOST_OTHERS,
+    Outcome, OverSeeds, Place, Recommendation, Search, Sure, Verdict, WorkloadFigures,
 };
-use servecast_report::{Cells, SchemaVersion, Slo, TableOptions, render_cells, render_overload};
+use servecast_report::{Cells, SchemaVersion, Slo, SloOutcome, TableOptions, render_cells, render_overload};
 
 use super::simulator::{hash, is_one, object, plan};
 use super::space::{Limits, Space};
@@ -34,6 +34,8 @@ pub struct Growth {
     pub headrooms: Vec<(usize, Headroom)>,
     /// What is first under other iteration times, where that is known.
     pub sureness: Option<Sureness>,
+    /// What the first ones come to under synthetic loads of other seeds.
+    pub seeds: Vec<(usize, OverSeeds)>,
 }
 
 /// What is first if iterations take more or less.
@@ -149,6 +151,7 @@ fn entry(growth: &Growth, index: usize) -> Entry {
         cost: candidate.price_per_hour.map(|price| cost(price, &figures)),
         figures,
         headroom,
+        over_seeds: growth.seeds.iter().find(|(known, _)| *known == index).map(|(_, found)| found.clone()),
     }
 }
 
@@ -272,6 +275,7 @@ fn text(
     }
     let _ = writeln!(text, "Iteration times: {}", answer.latency_source);
     text += &load.sure.as_ref().map(how_sure).unwrap_or_default();
+    text += &load.ranking.first().and_then(over_seeds).unwrap_or_default();
     if let Some(best) = load.ranking.first() {
         text += "To start the first:\n";
         let candidate = growth.search.candidates.iter().find(|candidate| candidate.name == best.deployment);
@@ -281,6 +285,24 @@ fn text(
         }
     }
     text
+}
+
+/// How far the figures of the first depend on the seed of a synthetic load.
+fn over_seeds(first: &Entry) -> Option<String> {
+    let OverSeeds { seeds, met, targets } = first.over_seeds.as_ref()?;
+    let mut text = format!("Over {} seeds of the load, the first keeps all targets with {met}", seeds.len());
+    for (slo, interval) in first.figures.slo.iter().zip(targets) {
+        let Some(Interval { mean, low, high }) = interval else { continue };
+        let shown = |value: &f64| if is_share(slo) { value * 100.0 } else { *value };
+        let unit = if is_share(slo) { "%" } else { "ms" };
+        let (mean, low, high) = (shown(mean), shown(low), shown(high));
+        let _ = write!(text, "; {}: {mean:.1} {unit} (95 % interval {low:.1} to {high:.1})", slo.objective);
+    }
+    Some(text + "\n")
+}
+
+fn is_share(slo: &SloOutcome) -> bool {
+    slo.objective.starts_with("goodput")
 }
 
 fn how_sure(sure: &Sure) -> String {
@@ -321,9 +343,8 @@ fn cells(answer: &Recommendation, shown: &[Entry]) -> Cells {
         let mut row = vec![(place + 1).to_string(), entry.title(), entry.gpus.to_string()];
         row.extend(entry.figures.slo.iter().map(|slo| {
             let mark = if slo.met { '✓' } else { '✗' };
-            let is_share = slo.objective.starts_with("goodput");
             match (slo.value, slo.margin) {
-                (Some(value), Some(_)) if is_share => format!("{mark} {:.2} %", value * 100.0),
+                (Some(value), Some(_)) if is_share(slo) => format!("{mark} {:.2} %", value * 100.0),
                 (Some(value), Some(margin)) => format!("{mark} {value:.1} ms ({:+.0} %)", -margin * 100.0),
                 _ => format!("{mark} infinite"),
             }

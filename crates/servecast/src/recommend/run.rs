@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use servecast_cluster::LoadMode;
-use servecast_recommend::{Candidate, Evaluate, Figures, Goal, Load, Outcome, Recommendation, Search};
+use servecast_recommend::{
+    Candidate, Evaluate, Figures, Goal, Load, Outcome, OverSeeds, Recommendation, Search,
+};
 use servecast_types::message;
 use servecast_workload::{TraceStats, Workload, stats};
 
@@ -16,6 +18,10 @@ use super::{Journal, LEADERS, Question, Space, Watch};
 use crate::plan::Plan;
 use servecast_config::error::Failure;
 use servecast_config::settings::{Difference, Layers};
+use servecast_config::source::Source;
+
+/// Seeds of a synthetic load under which leaders are run.
+const SEEDS: u64 = 5;
 
 /// Prompts that have less than this share in common give a router nothing to go by.
 const SHARED: f64 = 0.01;
@@ -188,7 +194,34 @@ impl Prepared {
         }
         let sureness =
             if goals.len() > 1 || wants_all { None } else { self.sureness(&search, first, load, &runner) };
-        Growth { factor, search, headrooms, sureness }
+        let seeds = self.over_seeds(&search, &leaders[..leaders.len().min(LEADERS)], &runner(1.0, true));
+        Growth { factor, search, headrooms, sureness, seeds }
+    }
+
+    /// What leaders come to under synthetic loads of other seeds; a trace is as it is.
+    fn over_seeds(&self, search: &Search, leaders: &[usize], runner: &Runner<'_>) -> Vec<(usize, OverSeeds)> {
+        if matches!(self.first.source, Source::Trace { .. }) {
+            return Vec::new();
+        }
+        let given = self.first.seed();
+        let others: Vec<u64> = (1..SEEDS).map(|step| given.wrapping_add(step)).collect();
+        let with_seed = |&index: &usize, seed: u64| {
+            let mut candidate = search.candidates[index].clone();
+            candidate.settings.push(("seed".to_owned(), seed.into()));
+            candidate
+        };
+        let asked: Vec<Candidate> =
+            leaders.iter().flat_map(|index| others.iter().map(move |&seed| with_seed(index, seed))).collect();
+        let mut outcomes = runner.all(&asked.iter().collect::<Vec<_>>()).into_iter();
+        let of_leader = |&index: &usize| {
+            let mut runs = vec![(given, search.figures(index)?.clone())];
+            for (&seed, outcome) in others.iter().zip(outcomes.by_ref()) {
+                let Outcome::Ran(figures) = outcome else { continue };
+                runs.push((seed, *figures));
+            }
+            Some((index, OverSeeds::of(&runs)?))
+        };
+        leaders.iter().filter_map(of_leader).collect()
     }
 
     /// What is first if iterations take as much more or less as they are known to be off: two more searches.

@@ -143,6 +143,20 @@ mod tests {
         }
     }
 
+    /// One run after another, until somebody stops them: threads would be a few runs ahead of whoever counts.
+    struct OneByOne<'a>(&'a Patience);
+
+    impl Executor for OneByOne<'_> {
+        fn run(&self, prepared: &Prepared, trials: &[Trial], ended: &mut dyn FnMut(usize, Outcome)) {
+            for (place, trial) in trials.iter().enumerate() {
+                if self.0.is_stopped() {
+                    return;
+                }
+                ended(place, prepared.simulator().simulate(trial, &|| false));
+            }
+        }
+    }
+
     fn ask() -> Ask {
         let settings = json!({
             "input_tokens": 800, "output_tokens": 30, "request_count": 60, "arrival_interval_ms": 20,
@@ -169,7 +183,8 @@ mod tests {
 
     #[test]
     fn who_stops_a_search_gets_what_was_known() {
-        let stopped = recommend(&ask(), None, &Patience::of(3)).unwrap();
+        let patience = Patience::of(3);
+        let stopped = recommend(&ask(), Some(&OneByOne(&patience)), &patience).unwrap();
         let [first, second] = &stopped.recommendation.loads[..] else { panic!("two loads") };
         assert!(first.tally.not_reached > 0, "{:?}", first.tally);
         assert_eq!(second.tally.not_reached, second.tally.candidates);

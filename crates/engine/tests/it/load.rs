@@ -17,8 +17,10 @@ use crate::expand::{Expander, UNKNOWN, as_far_as_known};
 
 /// A run of these sizes in which nobody gets a token for longer than this makes no progress.
 ///
-/// Tokens are kept through preemptions and their number is limited by the pool, so each of them is progress.
-const MOST_FRUITLESS_ITERATIONS: u32 = 100_000;
+/// Tokens are kept through preemptions and their number is limited by the pool, so each of them is progress. A request
+/// starves after 64 preemptions, behind each of which it computes at most the whole pool again: 4,800 tokens here, one an
+/// iteration if the budget is 1.
+const MOST_FRUITLESS_ITERATIONS: u32 = 64 * 4_800;
 
 /// The model of engines with `profile:uneven`: it looks at how contexts are spread, as a profile does, and extrapolates.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! The deployment as a state machine: pools of workers, hand-offs between them, and the life of each request.
 
-mod ahead;
 mod checks;
 mod deadline;
+mod lag;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -21,6 +21,7 @@ use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use crate::recorder::{NewRequest, Recorder};
 use crate::sink::{Outcome, Signal, Sink};
+use crate::worker::{Progress, Worker};
 use crate::{Observer, RunError, SoFar};
 
 /// A request as it arrives at the deployment.
@@ -49,32 +50,24 @@ pub(crate) type Placement = SmallVec<[WorkerId; 2]>;
 pub(crate) struct Cluster {
     pools: Vec<Pool>,
     handoff: Option<Handoff>,
-    /// What is due, but for the iteration ends of a decode pool.
+    /// What others act on at once when it is due.
     deadlines: BinaryHeap<Reverse<Deadline>>,
-    /// Iteration ends of a decode pool, which concern nobody else.
-    decode_deadlines: BinaryHeap<Reverse<Deadline>>,
+    /// The instant at which the deployment is. No worker is ahead of it; some [lag](lag).
+    now: Time,
+    /// How often the deployment has been at this instant: what takes no time makes it come back.
+    round: u32,
     /// Hand-offs so far.
     hand_offs: u64,
-    /// Workers that have started an iteration at this instant, which may go on by themselves.
-    started: Vec<Place>,
-    /// Hand-offs whose KV transfer has not started: a decode worker has no room for them yet, or is in an iteration.
-    waiting_transfers: usize,
-    /// Whether every worker stops at the end of each iteration, whatever could reach it.
-    plain: bool,
     /// The first invariant that was found broken.
     broken: Option<Box<RunError>>,
-    /// Whether somebody acts on the end of a request at once: a session that goes on, a closed loop.
-    ends_matter: bool,
-    /// Whether no worker has to do with another.
-    are_apart: bool,
     /// Workers without an iteration in flight that may have something to start, in order of pool and number; some twice.
     ready: BinaryHeap<Reverse<Place>>,
     live: FxHashMap<RequestId, Live>,
     recorder: Recorder,
     /// With when their clients know.
     ended: VecDeque<(RequestId, RequestStatus, Time)>,
-    /// What the last engine that was called did; kept for its memory.
-    outcome: Outcome,
+    /// What engines did when they were called; kept for their memory.
+    spare: Vec<Outcome>,
     check: bool,
     record_routing: bool,
     routed: Vec<Routed>,
@@ -123,37 +116,27 @@ struct Source {
 }
 
 impl Cluster {
-    /// `ends_matter`: whether somebody acts on the end of a request at once.
-    ///
-    /// In a plain run workers are never taken to be [apart](Cluster::workers_apart).
+    /// `ends_matter`: whether somebody acts on the end of a request at once: a session that goes on, a closed loop.
     pub(crate) fn new(topology: &Topology, options: &SimulationOptions, ends_matter: bool) -> Self {
+        let last = topology.pools.len() as u64 - 1;
         let pools = topology.pools.iter().zip(0..);
-        let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
-        let blind = pools.len() == 1 && pools[0].routes_blindly();
-        // Of passes that take no time, several may be at one instant, and who joins which of them is not the same when
-        // workers run one by one. Only what the host takes for each request of a pass would show it.
-        let shows_passes = topology.pools.iter().any(|config| {
-            let host = config.engine.host();
-            host.gap_us_per_request > 0.0 || host.delivery_us_per_request > 0.0
-        });
+        let pools: Vec<Pool> = pools
+            .map(|(config, number)| Pool::new(config, number, options, ends_matter || number < last))
+            .collect();
         let recorder = Recorder::new(topology.pools.iter());
         Self {
             pools,
             handoff: topology.handoff,
             deadlines: BinaryHeap::new(),
-            decode_deadlines: BinaryHeap::new(),
+            now: Time::ZERO,
+            round: 0,
             hand_offs: 0,
-            started: Vec::new(),
-            waiting_transfers: 0,
-            plain: options.plain,
             broken: None,
-            ends_matter,
-            are_apart: blind && !ends_matter && !shows_passes && !options.plain,
             ready: BinaryHeap::new(),
             live: FxHashMap::default(),
             recorder,
             ended: VecDeque::new(),
-            outcome: Outcome::default(),
+            spare: Vec::new(),
             check: options.check,
             record_routing: options.record_routing,
             routed: Vec::new(),
@@ -166,33 +149,30 @@ impl Cluster {
         self.pools.iter_mut().for_each(|pool| pool.name_contents(&names));
     }
 
-    /// When something happens by itself next.
+    /// When something happens next that others act on at once.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        let heaps = [&self.deadlines, &self.decode_deadlines];
-        heaps.into_iter().filter_map(|heap| heap.peek().map(|Reverse(deadline)| deadline.at)).min()
+        self.deadlines.peek().map(|Reverse(deadline)| deadline.at)
     }
 
     fn pop_due(&mut self, now: Time) -> Option<Deadline> {
-        let due = |heap: &BinaryHeap<Reverse<Deadline>>| {
-            heap.peek().map(|Reverse(deadline)| deadline.key()).filter(|&(at, _)| at <= now)
-        };
-        let heap = match (due(&self.deadlines), due(&self.decode_deadlines)) {
-            (None, None) => return None,
-            (Some(other), Some(decode)) if other < decode => &mut self.deadlines,
-            (Some(_), None) => &mut self.deadlines,
-            (_, Some(_)) => &mut self.decode_deadlines,
-        };
-        heap.pop().map(|Reverse(deadline)| deadline)
+        self.deadlines.peek().filter(|Reverse(deadline)| deadline.at <= now)?;
+        self.deadlines.pop().map(|Reverse(deadline)| deadline)
     }
 
     /// Takes a request in; it may be rejected at once.
-    pub(crate) fn arrive(&mut self, arrival: Arrival, now: Time) -> RequestId {
+    pub(crate) fn arrive(
+        &mut self,
+        arrival: Arrival,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<RequestId, RunError> {
         let id = self.recorder.arrive(arrival.origin, now);
         let tokens = arrival.prompt.tokens();
-        let refused = self.pools.iter().find_map(|pool| pool.engines[0].config().check_request(tokens).err());
+        let refused =
+            self.pools.iter().find_map(|pool| pool.workers[0].engine.config().check_request(tokens).err());
         if let Some(reason) = refused {
-            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
-            return id;
+            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
+            return Ok(id);
         }
         let request = EngineRequest {
             output: arrival.output,
@@ -210,8 +190,8 @@ impl Cluster {
         let placement = arrival.placement;
         let forced = placement.first().copied();
         self.live.insert(id, Live { place: None, source: None, decode_stage, placement });
-        self.enter(0, first_stage, forced, now);
-        id
+        self.enter(0, first_stage, forced, now, observer)?;
+        Ok(id)
     }
 
     /// Turns a request away because an earlier turn of its session was not served.
@@ -220,61 +200,59 @@ impl Cluster {
         self.recorder.end(id, RequestStatus::Rejected(RejectReason::PreviousTurn), now);
     }
 
-    /// Lets everything happen that is due at `now`.
+    /// Goes on to `now` and lets everything happen that is due then.
     pub(crate) fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+        self.round = if now == self.now { self.round + 1 } else { 1 };
+        self.now = now;
         while let Some(deadline) = self.pop_due(now) {
             assert!(deadline.at == now, "the driver stops at every deadline");
             match deadline.event {
                 Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
-                Event::TransferEnd(source, request) => self.transfer_ended(request, source, now),
+                Event::TransferEnd(source, request) => self.transfer_ended(request, source, now, observer)?,
             }
         }
         Ok(())
     }
 
-    /// Starts every engine that has something to start, and lets those run ahead that nothing can come to for a while.
-    /// Nothing arrives before `next_arrival`.
-    pub(crate) fn start(
-        &mut self,
-        now: Time,
-        next_arrival: Option<Time>,
-        observer: &mut impl Observer,
-    ) -> Result<(), RunError> {
+    /// Starts every engine that has something to start.
+    pub(crate) fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         while let Some(Reverse(place)) = self.ready.pop() {
             while self.ready.peek() == Some(&Reverse(place)) {
                 self.ready.pop();
             }
-            if self.start_worker(place, now, observer)? {
-                self.started.push(place);
-            }
+            self.start_worker(place, now, observer)?;
         }
-        let mut started = std::mem::take(&mut self.started);
-        // How far a worker runs ahead depends on when those may act that do not run ahead: their deadlines come first.
-        started.sort_unstable_by_key(|&place| (self.may_run_ahead(place), place));
-        for &place in &started {
-            self.run_ahead(place, now, next_arrival.unwrap_or(Time::MAX), observer)?;
-            if observer.is_interrupted() {
-                return Err(RunError::Interrupted { at: now });
-            }
-        }
-        started.clear();
-        self.started = started;
         Ok(())
     }
 
-    /// Lets a worker start what it can; returns whether an iteration is in flight then.
+    /// Lets a worker start what it can.
     fn start_worker(
         &mut self,
         place: Place,
         now: Time,
         observer: &mut impl Observer,
-    ) -> Result<bool, RunError> {
+    ) -> Result<(), RunError> {
+        match self.run_engine(place, now, observer)? {
+            EngineState::Busy { until } => self.started(place, until),
+            EngineState::Idle { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Lets an engine start what it can; the caller says who is to end what is in flight then.
+    fn run_engine(
+        &mut self,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<EngineState, RunError> {
         let (state, outcome) = self.with_engine(place, observer, |engine, sink| engine.run(now, sink));
         let state = state.map_err(|source| RunError::Latency { at: now, source })?;
-        let is_busy = matches!(state, EngineState::Busy { .. });
-        self.pools[place.pool].busy[place.worker.index()] |= is_busy;
-        self.apply(place, outcome)?;
-        Ok(is_busy)
+        if matches!(state, EngineState::Busy { .. }) {
+            self.worker(place).progress = Progress::InFlight;
+        }
+        self.apply(place, outcome, observer)?;
+        Ok(state)
     }
 
     fn iteration_ended(
@@ -283,12 +261,20 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.pools[place.pool].busy[place.worker.index()] = false;
+        self.worker(place).progress = Progress::Idle;
         self.ready.push(Reverse(place));
         let ((), outcome) = self.with_engine(place, observer, |engine, sink| {
             engine.end_iteration(now, sink);
         });
-        self.apply(place, outcome)
+        self.apply(place, outcome, observer)
+    }
+
+    /// All workers, in order.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let workers =
+            |(pool, of): (usize, &Pool)| (0..of.workers.len() as u32).map(move |worker| (pool, worker));
+        let places = self.pools.iter().enumerate().flat_map(workers);
+        places.map(|(pool, worker)| Place { pool, worker: WorkerId(worker) }).collect()
     }
 
     /// What is recorded so far.
@@ -318,15 +304,10 @@ impl Cluster {
             return Err(RunError::Stuck { at: now, unfinished: self.live.len(), first: first.0, place });
         }
         if self.check {
-            let workers =
-                |(pool, of): (usize, &Pool)| (0..of.engines.len() as u32).map(move |worker| (pool, worker));
-            let places: Vec<_> = self.pools.iter().enumerate().flat_map(workers).collect();
-            for (pool, worker) in places {
-                self.check_worker(Place { pool, worker: WorkerId(worker) });
-            }
+            self.places().into_iter().for_each(|place| self.check_worker(place));
         }
         self.holds()?;
-        let engines = self.pools.iter().flat_map(|pool| &pool.engines);
+        let engines = self.pools.iter().flat_map(|pool| &pool.workers).map(|worker| &worker.engine);
         let extrapolated_iterations = engines.clone().map(Engine::num_extrapolated).sum();
         let mut latency_estimates: Vec<String> =
             engines.filter_map(|engine| engine.latency_estimate().map(str::to_owned)).collect();
@@ -335,52 +316,57 @@ impl Cluster {
     }
 
     /// Gives a request to a pool, whose router sends it on at once or later.
-    fn enter(&mut self, pool: usize, request: EngineRequest, forced: Option<WorkerId>, now: Time) {
+    fn enter(
+        &mut self,
+        pool: usize,
+        request: EngineRequest,
+        forced: Option<WorkerId>,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.read(pool, observer)?;
         let dispatches = self.pools[pool].route(request, forced, now);
-        self.dispatch(pool, dispatches, now);
+        self.dispatch(pool, dispatches, now, observer)?;
+        self.watch(pool);
+        Ok(())
     }
 
     /// Gives requests to the workers that were chosen for them.
-    fn dispatch(&mut self, pool: usize, dispatches: Dispatches, now: Time) {
+    fn dispatch(
+        &mut self,
+        pool: usize,
+        dispatches: Dispatches,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         for Dispatch { request, worker, arrived, admission } in dispatches {
             let id = request.id;
-            let place = Place { pool, worker };
-            if self.are_apart {
-                self.pools[pool].inboxes[worker.index()].push_back(request);
-            } else {
-                self.submit(place, request, now);
-                self.wake(place);
-            }
             self.recorder.queued(id, pool, worker, arrived, now);
+            let place = Place { pool, worker };
             if let Some(live) = self.live.get_mut(&id) {
                 live.place = Some(place);
             }
             if let Some(admission) = admission.filter(|_| self.record_routing) {
                 self.routed.push(Routed { pool: self.pools[pool].role, arrived, at: now, admission });
             }
+            self.deliver(place, request, now, observer)?;
         }
+        Ok(())
     }
 
-    fn submit(&mut self, place: Place, request: EngineRequest, now: Time) {
-        self.check_causality(place, now);
-        let id = request.id;
-        let accepted = self.pools[place.pool].engines[place.worker.index()].submit(request);
-        assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
+    fn worker(&mut self, place: Place) -> &mut Worker {
+        &mut self.pools[place.pool].workers[place.worker.index()]
     }
 
     /// Lets a worker start what it can, unless an iteration is in flight, at whose end it does so anyway.
     fn wake(&mut self, place: Place) {
-        if !self.pools[place.pool].busy[place.worker.index()] {
+        if self.worker(place).progress == Progress::Idle {
             self.ready.push(Reverse(place));
         }
     }
 
     fn schedule(&mut self, at: Time, order: u64, event: Event) {
-        let heap = match event {
-            Event::IterationEnd(Place { pool: 1.., .. }) => &mut self.decode_deadlines,
-            _ => &mut self.deadlines,
-        };
-        heap.push(Reverse(Deadline::new(at, order, event)));
+        self.deadlines.push(Reverse(Deadline::new(at, order, event)));
     }
 
     /// Calls an engine and collects what others have to act on.
@@ -391,16 +377,15 @@ impl Cluster {
         call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
     ) -> (T, Outcome) {
         let last_stage = place.pool + 1 == self.pools.len();
-        let Pool { role, engines, routing, .. } = &mut self.pools[place.pool];
-        let engine = &mut engines[place.worker.index()];
+        let Pool { role, workers, routing, .. } = &mut self.pools[place.pool];
+        let engine = &mut workers[place.worker.index()].engine;
         let recorder = &mut self.recorder;
-        let outcome = std::mem::take(&mut self.outcome);
+        let outcome = self.spare.pop().unwrap_or_default();
         let mut sink = Sink { place, pool: *role, last_stage, routing, recorder, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
         if self.check {
-            let checks = &mut self.pools[place.pool].checks[place.worker.index()];
-            if checks.are_due(outcome.reports) {
+            if self.worker(place).checks.are_due(outcome.reports) {
                 self.check_worker(place);
             }
         }
@@ -408,18 +393,27 @@ impl Cluster {
     }
 
     /// Acts on what an engine did.
-    fn apply(&mut self, place: Place, mut outcome: Outcome) -> Result<(), RunError> {
+    fn apply(
+        &mut self,
+        place: Place,
+        mut outcome: Outcome,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         for (transfer, now) in &outcome.transfers {
-            let Some(source) = self.transfer_started(transfer.id) else { continue };
+            let Some(source) = self.transfer_started(transfer.id, place) else { continue };
+            self.check_emission(place, *now);
             let event = Event::TransferEnd(source.place, transfer.id);
             self.schedule(transfer.end.max(*now), source.order, event);
         }
+        if !outcome.signals.is_empty() && self.pools[place.pool].is_watched() {
+            outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
+        }
         for &(id, signal, now) in &outcome.signals {
             match signal {
-                Signal::Finished => self.stage_finished(id, place, now)?,
+                Signal::Finished => self.stage_finished(id, place, now, observer)?,
                 Signal::FirstToken => {
                     let released = self.pools[place.pool].first_token(id, place.worker, now);
-                    self.dispatch(place.pool, released, now);
+                    self.dispatch(place.pool, released, now, observer)?;
                 }
                 Signal::Token => {
                     let generated = self.recorder.output_tokens(id);
@@ -428,69 +422,103 @@ impl Cluster {
             }
         }
         for &(id, reason, now) in &outcome.rejected {
-            self.leave(id, place, now);
-            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now);
+            self.leave(id, place, now, observer)?;
+            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
         }
         outcome.clear();
-        self.outcome = outcome;
+        self.spare.push(outcome);
         Ok(())
     }
 
-    fn stage_finished(&mut self, id: RequestId, place: Place, now: Time) -> Result<(), RunError> {
-        self.leave(id, place, now);
+    fn stage_finished(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.leave(id, place, now, observer)?;
         if let Some(request) = self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
-            return self.hand_off(id, request, now);
+            return self.hand_off(id, request, now, observer);
         }
-        self.end(id, RequestStatus::Finished, now);
-        Ok(())
+        self.end(id, RequestStatus::Finished, now, observer)
     }
 
     /// A request has left a worker, which may make room for others.
-    fn leave(&mut self, id: RequestId, place: Place, now: Time) {
+    fn leave(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         let released = self.pools[place.pool].leave(id, place.worker, now);
-        self.dispatch(place.pool, released, now);
+        self.dispatch(place.pool, released, now, observer)
     }
 
     /// Passes a request whose prompt is computed on to the next pool.
-    fn hand_off(&mut self, id: RequestId, request: EngineRequest, now: Time) -> Result<(), RunError> {
+    fn hand_off(
+        &mut self,
+        id: RequestId,
+        request: EngineRequest,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
         let remote_prefill = Some(handoff.transfer_time(request.prompt.tokens(), now)?);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
         self.hand_offs += 1;
         let order = self.hand_offs;
         live.source = live.place.take().map(|place| Source { place, order, is_moving: false });
-        self.waiting_transfers += usize::from(live.source.is_some());
         let forced = live.placement.get(1).copied();
-        self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now);
-        Ok(())
+        self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now, observer)
     }
 
-    /// The KV of a request is on its way; returns where from.
-    fn transfer_started(&mut self, id: RequestId) -> Option<Source> {
+    /// The KV of a request is on its way to a worker; returns where from.
+    fn transfer_started(&mut self, id: RequestId, to: Place) -> Option<Source> {
         let source = self.live.get_mut(&id)?.source.as_mut()?;
-        self.waiting_transfers -= usize::from(!source.is_moving);
-        source.is_moving = true;
-        Some(*source)
+        let begins = !std::mem::replace(&mut source.is_moving, true);
+        let source = *source;
+        self.worker(to).queued_fetches -= u32::from(begins);
+        Some(source)
     }
 
     /// The KV of a request is where it goes: its source lets go of it.
-    fn transfer_ended(&mut self, id: RequestId, source: Place, now: Time) {
+    fn transfer_ended(
+        &mut self,
+        id: RequestId,
+        source: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.catch_up(source, observer)?;
         self.check_causality(source, now);
-        self.pools[source.pool].engines[source.worker.index()].release(id, now, now);
+        self.worker(source).engine.release(id, now, now);
         self.wake(source);
         if let Some(live) = self.live.get_mut(&id) {
             live.source = None;
             if let Some(destination) = live.place {
+                self.catch_up(destination, observer)?;
                 self.wake(destination);
             }
         }
+        Ok(())
     }
 
-    fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
-        // A request that is given up before its transfer began leaves KV behind.
-        if let Some(source) = self.live.remove(&id).and_then(|live| live.source) {
-            self.waiting_transfers -= usize::from(!source.is_moving);
-            self.transfer_ended(id, source.place, now);
+    fn end(
+        &mut self,
+        id: RequestId,
+        status: RequestStatus,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        if let Some(Live { source: Some(source), place, .. }) = self.live.remove(&id) {
+            // A request that is given up before its transfer began leaves KV behind.
+            if let Some(place) = place.filter(|_| !source.is_moving) {
+                self.worker(place).queued_fetches -= 1;
+                self.check_emission(place, now);
+            }
+            self.transfer_ended(id, source.place, now, observer)?;
         }
         let known = match status {
             RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),
@@ -498,6 +526,7 @@ impl Cluster {
         };
         self.recorder.end(id, status, known);
         self.ended.push_back((id, status, known));
+        Ok(())
     }
 }
 

@@ -116,9 +116,9 @@ pub struct SimulationOptions {
     pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
-    /// Decide each iteration request by request, show it to the observer, and let no worker run ahead of the event loop;
-    /// otherwise requests that decode are taken together, and workers run by themselves where nothing can reach them, at
-    /// a fraction of the cost and with the same results.
+    /// Decide each iteration request by request, show it to the observer, and end it as an event of the deployment;
+    /// otherwise requests that decode are taken together, and a worker lags as long as nobody acts on what it does, at a
+    /// fraction of the cost and with the same results.
     pub plain: bool,
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Aggregated serving is one pool; disaggregated serving is a prefill and a decode pool with a hand-off between them.
 //! There is one event loop for both. Within one instant the order is: iteration ends (of those that began earlier
-//! first), transfer ends, arrivals, then engines that can start.
+//! first), transfer ends, arrivals, then engines that can start. A worker on whose iterations nobody acts lags behind
+//! the loop and catches up when it matters (`cluster/lag.rs`).
 //!
 //! **Invariant:** no files, no clock, no threads; the same input gives the same records.
 
@@ -26,6 +27,7 @@ mod recorder;
 mod routing;
 mod simulate;
 mod sink;
+mod worker;
 
 pub use admission::LoadMode;
 pub use cluster::Routed;

@@ -1,31 +1,32 @@
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Engine, EngineRequest, EngineTracing};
+use servecast_engine::{EngineRequest, EngineTracing};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, KvEvent, RequestId, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
-use crate::check::Checks;
 use crate::config::{PoolConfig, SimulationOptions};
 use crate::record::PoolRole;
 use crate::routing::{KvPool, KvRouting, Policy, RouterMode};
+use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) role: PoolRole,
-    pub(crate) engines: Vec<Engine>,
-    /// Whether each worker has an iteration in flight.
-    pub(crate) busy: Vec<bool>,
+    pub(crate) workers: Vec<Worker>,
     /// Requests that each worker has.
     in_flight: Vec<u32>,
-    /// Requests on their way to each worker, if its driver [runs workers one by one](crate::cluster::Cluster::workers_apart).
-    pub(crate) inboxes: Vec<VecDeque<EngineRequest>>,
     pub(crate) routing: Routing,
-    /// Of each worker, in a checked run.
-    pub(crate) checks: Vec<Checks>,
+    /// Whether others act on whatever its workers do, as soon as they do it.
+    always_watched: bool,
+    /// Where a pool is read, the workers that lag, by when their iterations in flight end; some entries are out of date.
+    pub(crate) lagging: BinaryHeap<Reverse<(Time, WorkerId)>>,
+    /// Whether a worker may lag.
+    pub(crate) some_lag: bool,
 }
 
 /// What chooses among the workers of a pool.
@@ -70,8 +71,14 @@ impl Routing {
 }
 
 impl Pool {
-    /// `number` keeps the random streams of pools apart.
-    pub(crate) fn new(config: &PoolConfig, number: u64, options: &SimulationOptions) -> Self {
+    /// `number` keeps the random streams of pools apart. `ends_matter`: whether somebody acts on the end of a request at
+    /// once.
+    pub(crate) fn new(
+        config: &PoolConfig,
+        number: u64,
+        options: &SimulationOptions,
+        ends_matter: bool,
+    ) -> Self {
         let workers = config.workers as usize;
         let block_size = config.engine.block_size();
         let seed = options.seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -96,12 +103,12 @@ impl Pool {
         };
         Self {
             role: config.role,
-            engines: (0..workers).map(|_| Engine::new(config.engine.clone(), tracing)).collect(),
-            busy: vec![false; workers],
+            workers: (0..workers).map(|_| Worker::new(config.engine.clone(), tracing)).collect(),
             in_flight: vec![0; workers],
-            inboxes: vec![VecDeque::new(); workers],
+            always_watched: options.plain || ends_matter || routing.counts_tokens(),
             routing,
-            checks: vec![Checks::default(); workers],
+            lagging: BinaryHeap::new(),
+            some_lag: false,
         }
     }
 
@@ -163,17 +170,14 @@ impl Pool {
         }
     }
 
-    /// Whether it sends requests on as they come, whatever its workers do.
-    pub(crate) fn routes_blindly(&self) -> bool {
-        matches!(&self.routing, Routing::Policy(policy) if policy.is_blind())
+    /// Whether what chooses among its workers looks at what they have done.
+    pub(crate) fn is_read(&self) -> bool {
+        !matches!(&self.routing, Routing::Policy(policy) if policy.is_blind())
     }
 
-    /// Whether others wait for what happens on a worker, so that none may run ahead.
+    /// Whether others act on what its workers do, as soon as they do it.
     pub(crate) fn is_watched(&self) -> bool {
-        match &self.routing {
-            Routing::Policy(_) => false,
-            Routing::Kv(router, parked) => !parked.is_empty() || router.tracks_output(),
-        }
+        self.always_watched || matches!(&self.routing, Routing::Kv(_, parked) if !parked.is_empty())
     }
 
     /// A request has `generated` tokens by now.

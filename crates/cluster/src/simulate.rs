@@ -14,9 +14,6 @@ use crate::record::{PoolRole, RequestRecord, RequestStatus, RunRecord, TokenGaps
 use crate::recorder::NewRequest;
 use crate::{ClusterError, RunError};
 
-/// Requests of each worker, on average, that arrive before the workers run, if these have nothing to do with one another.
-const ARRIVALS_AT_A_TIME: u32 = 64;
-
 /// Follows a run while it goes on.
 pub trait Observer {
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
@@ -102,9 +99,6 @@ impl Simulation {
     /// If servecast has a bug that leaves it no other way out. Invariants that do not hold are errors; a
     /// [checked](SimulationOptions::check) run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
-        if let Some(workers) = self.cluster.workers_apart() {
-            return self.run_apart(workers, observer);
-        }
         let mut now = Time::ZERO;
         while let Some(next) =
             self.admission.next_arrival().into_iter().chain(self.cluster.next_deadline()).min()
@@ -115,54 +109,28 @@ impl Simulation {
             self.cluster.advance(now, observer)?;
             self.follow_ended();
             while let Some(turn) = self.admission.pop_due(now) {
-                self.arrive(turn, now);
+                self.arrive(turn, now, observer)?;
                 self.follow_ended();
             }
-            self.cluster.start(now, self.admission.next_arrival(), observer)?;
+            self.cluster.start(now, observer)?;
             self.follow_ended();
             self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
-            self.cluster.holds()?;
-            if self.is_to_end(now, observer) {
-                return Err(RunError::Interrupted { at: now });
-            }
+            self.stay_in_control(now, observer)?;
         }
+        for place in self.cluster.places() {
+            while !self.cluster.drain(place, observer)? {
+                self.follow_ended();
+                self.stay_in_control(now, observer)?;
+            }
+            self.follow_ended();
+        }
+        self.stay_in_control(now, observer)?;
         self.cluster.finish(now)
     }
 
-    /// Runs workers that have nothing to do with one another, each by itself through a few arrivals at a time: the state of
-    /// one worker stays in the processor's cache for as long, however many there are.
-    fn run_apart(mut self, workers: u32, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
-        let mut now = Time::ZERO;
-        loop {
-            let mut arrivals = 0;
-            while arrivals < workers * ARRIVALS_AT_A_TIME
-                && let Some(at) = self.admission.next_arrival()
-            {
-                assert!(at >= now, "time never runs back");
-                within_time(at, now)?;
-                now = at;
-                // What comes at one instant stays together.
-                while let Some(turn) = self.admission.pop_due(at) {
-                    self.arrive(turn, at);
-                    arrivals += 1;
-                }
-            }
-            let is_last = self.admission.next_arrival().is_none();
-            for worker in (0..workers).map(WorkerId) {
-                let mut is_done = false;
-                while !is_done {
-                    is_done = self.cluster.run_worker(worker, is_last, observer)?;
-                    self.cluster.holds()?;
-                    self.follow_ended();
-                    if self.is_to_end(now, observer) {
-                        return Err(RunError::Interrupted { at: now });
-                    }
-                }
-            }
-            if is_last {
-                return self.cluster.finish(now);
-            }
-        }
+    fn stay_in_control(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+        self.cluster.holds()?;
+        if self.is_to_end(now, observer) { Err(RunError::Interrupted { at: now }) } else { Ok(()) }
     }
 
     fn is_to_end(&self, now: Time, observer: &mut impl Observer) -> bool {
@@ -170,7 +138,7 @@ impl Simulation {
             || observer.recorded(&self.cluster.so_far(), self.ended).is_break()
     }
 
-    fn arrive(&mut self, turn: TurnId, now: Time) {
+    fn arrive(&mut self, turn: TurnId, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         let origin = self.origin(turn, self.admission.sent(turn, now));
         let (prompt, output) = self.admission.take_content(turn);
         let source = &self.admission.session(turn.session).turns[turn.turn as usize];
@@ -182,9 +150,10 @@ impl Simulation {
             priority: source.priority,
             placement: self.placements.remove(&turn).unwrap_or_default(),
         };
-        let id = self.cluster.arrive(arrival, now);
+        let id = self.cluster.arrive(arrival, now, observer)?;
         debug_assert_eq!(id.index(), self.turns.len());
         self.turns.push(turn);
+        Ok(())
     }
 
     fn origin(&self, turn: TurnId, arrival: Time) -> NewRequest {

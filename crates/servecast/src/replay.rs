@@ -238,7 +238,7 @@ impl Observer for Follower<'_> {
     }
 
     fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
-        // Workers that run ahead do much within one instant, so the wall clock, which costs little, is read in each.
+        // A worker that catches up does much within one instant, so the wall clock, which costs little, is read in each.
         let is_last = ended == self.requests;
         let wall = wall_clock();
         if !is_last && wall.duration_since(self.told) < TELL_EVERY {

@@ -4,16 +4,14 @@ use servecast_types::Time;
 
 use super::{Cluster, Place};
 use crate::RunError;
-use crate::pool::Pool;
 
 impl Cluster {
     /// Walks over all requests and blocks of a worker.
     pub(super) fn check_worker(&mut self, place: Place) {
-        let Pool { engines, checks, .. } = &mut self.pools[place.pool];
-        let engine = &engines[place.worker.index()];
-        let (at, checked) = (engine.clock(), engine.check());
+        let worker = self.worker(place);
+        let (at, checked) = (worker.engine.clock(), worker.engine.check());
         match checked {
-            Ok(looked_at) => checks[place.worker.index()].made(looked_at),
+            Ok(looked_at) => worker.checks.made(looked_at),
             Err(what) => self.break_invariant(place, at, what),
         }
     }
@@ -31,7 +29,7 @@ impl Cluster {
 
     /// In a checked run, a worker that has nothing to do has no request, unless KV is on its way to it or held there.
     pub(super) fn check_work_is_conserved(&mut self, place: Place) {
-        let engine = &self.pools[place.pool].engines[place.worker.index()];
+        let engine = &self.pools[place.pool].workers[place.worker.index()].engine;
         let (running, waiting) = (engine.num_running(), engine.num_waiting());
         if self.check && running + waiting > 0 && !engine.awaits_kv() {
             let what = format!("it idles, but {running} requests run and {waiting} wait");
@@ -41,13 +39,21 @@ impl Cluster {
 
     /// A worker that is told something at `now` has not gone beyond that by itself.
     pub(super) fn check_causality(&mut self, place: Place, now: Time) {
-        let clock = self.pools[place.pool].engines[place.worker.index()].clock();
+        let clock = self.worker(place).engine.clock();
         if now < clock {
             self.break_invariant(
                 place,
                 now,
                 format!("it is reached by something, but has gone on to {clock}"),
             );
+        }
+    }
+
+    /// What a worker did at `at` and others act on reaches them in time: they have not gone beyond that.
+    pub(super) fn check_emission(&mut self, place: Place, at: Time) {
+        if at < self.now {
+            let what = format!("others act on what it did, but have gone on to {}", self.now);
+            self.break_invariant(place, at, what);
         }
     }
 }

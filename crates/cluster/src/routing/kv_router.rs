@@ -26,7 +26,7 @@ pub(crate) struct KvRouting {
 
 /// What happened to a request, which matters to the next decision only.
 ///
-/// Workers run ahead of each other between decisions, so notes are taken in any order and put in order of time, then of
+/// Workers catch up one after the other before a decision, so notes are taken in any order and put in order of time, then of
 /// worker, before they are acted on.
 #[derive(Debug, Clone, Copy)]
 struct Note {

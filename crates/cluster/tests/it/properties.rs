@@ -161,7 +161,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4 * cases(), ..ProptestConfig::default() })]
 
-    /// A session of two turns makes the driver stop at every end of a request, so that no worker runs ahead: nothing
+    /// A session of two turns makes the driver stop at every end of a request, so that no worker lags: nothing
     /// that it does long after all others may change what became of them. Small prefill pools make prompts wait for
     /// memory that is held for decode workers.
     #[test]

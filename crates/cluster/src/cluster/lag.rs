@@ -1,0 +1,240 @@
+//! No worker is ahead of the deployment, but it may lag: as long as nobody acts on what it does, it does nothing, and
+//! catches up when something reaches it, when somebody reads its pool, or when its inbox is full.
+//!
+//! What others act on at once is declared: a pool is [watched](crate::pool::Pool::is_watched) where the ends of its
+//! requests decide what comes next, and a worker that has KV to fetch begins to do so with its next decision, which frees
+//! memory elsewhere. The iterations of such a worker end as events of the deployment, one by one. So a part of the
+//! deployment that declares nothing is slow, never wrong; and what is declared wrongly is found, since every run checks
+//! that nothing reaches a worker before it, nor comes from it after the time (INV-11).
+//!
+//! A worker that lags does all at once what it would have done one by one, which keeps its state in the processor's cache.
+
+use std::cmp::Reverse;
+
+use servecast_engine::{EngineRequest, EngineState};
+use servecast_types::{Time, WorkerId};
+
+use super::{Cluster, Event, Place};
+use crate::simulate::within_time;
+use crate::worker::Progress;
+use crate::{Observer, RunError};
+
+/// Requests that wait for a worker to catch up, at most.
+const MOST_IN_INBOX: usize = 64;
+
+impl Cluster {
+    /// A worker has an iteration in flight: its end is a deadline if others act on it, or if it is at this instant.
+    pub(super) fn started(&mut self, place: Place, until: Time) {
+        let watched = self.pools[place.pool].is_watched();
+        if watched || self.worker(place).queued_fetches > 0 || until <= self.now {
+            self.worker(place).progress = Progress::InFlight;
+            self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
+        } else {
+            self.lag(place, until);
+        }
+    }
+
+    fn lag(&mut self, place: Place, until: Time) {
+        let pool = &mut self.pools[place.pool];
+        pool.workers[place.worker.index()].progress = Progress::Lags { until };
+        pool.some_lag = true;
+        if pool.is_read() {
+            pool.lagging.push(Reverse((until, place.worker)));
+        }
+    }
+
+    /// From now on the end of its iteration in flight is a deadline.
+    fn stop_lagging(&mut self, place: Place) {
+        if let Progress::Lags { until } = self.worker(place).progress {
+            self.worker(place).progress = Progress::InFlight;
+            self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
+        }
+    }
+
+    /// Lets no worker of a pool lag if others act on what they do.
+    pub(super) fn watch(&mut self, pool: usize) {
+        if self.pools[pool].some_lag && self.pools[pool].is_watched() {
+            self.pools[pool].some_lag = false;
+            self.pools[pool].lagging.clear();
+            for worker in 0..self.pools[pool].workers.len() as u32 {
+                self.stop_lagging(Place { pool, worker: WorkerId(worker) });
+            }
+        }
+    }
+
+    /// Brings all workers of a pool up to date for what chooses among them.
+    pub(super) fn read(&mut self, pool: usize, observer: &mut impl Observer) -> Result<(), RunError> {
+        while let Some(&Reverse((until, worker))) = self.pools[pool].lagging.peek()
+            && until <= self.now
+        {
+            self.pools[pool].lagging.pop();
+            let place = Place { pool, worker };
+            if self.worker(place).progress == (Progress::Lags { until }) {
+                self.catch_up(place, observer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a worker a request, now or when it catches up.
+    pub(super) fn deliver(
+        &mut self,
+        place: Place,
+        request: EngineRequest,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let pool = &mut self.pools[place.pool];
+        if !(pool.is_read() || pool.is_watched() || request.remote_prefill.is_some()) {
+            let inbox = &mut pool.workers[place.worker.index()].inbox;
+            inbox.push_back(request);
+            if inbox.len() >= MOST_IN_INBOX {
+                // More may come at this instant, which all comes before the engine starts.
+                while !self.empty_inbox(place, now, observer)? {
+                    self.stay_in_control(observer)?;
+                }
+            }
+            return Ok(());
+        }
+        self.catch_up(place, observer)?;
+        self.check_causality(place, now);
+        if request.remote_prefill.is_some() {
+            self.worker(place).queued_fetches += 1;
+            self.stop_lagging(place);
+        }
+        self.submit(place, request);
+        self.wake(place);
+        Ok(())
+    }
+
+    fn submit(&mut self, place: Place, request: EngineRequest) {
+        let id = request.id;
+        let accepted = self.worker(place).engine.submit(request);
+        assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
+    }
+
+    /// Lets a worker that lags do what it would have done by now, in this round of this instant.
+    pub(super) fn catch_up(&mut self, place: Place, observer: &mut impl Observer) -> Result<(), RunError> {
+        let now = self.now;
+        match self.worker(place).progress {
+            Progress::Lags { until } if until <= now => {}
+            _ => return Ok(()),
+        }
+        loop {
+            match self.run_until(place, now, observer)? {
+                Stop::OnTheWay => self.stay_in_control(observer)?,
+                Stop::Before => return Ok(()),
+                Stop::AtAnEnd => return self.catch_up_rounds(place, observer),
+            }
+        }
+    }
+
+    /// An iteration of a worker ended with the first round of this instant: lets it do what it would have done since.
+    fn catch_up_rounds(&mut self, place: Place, observer: &mut impl Observer) -> Result<(), RunError> {
+        let now = self.now;
+        for _ in 1..self.round {
+            match self.run_engine(place, now, observer)? {
+                EngineState::Busy { until } if until > now => {
+                    self.started(place, until);
+                    return Ok(());
+                }
+                EngineState::Busy { .. } => {
+                    let ((), outcome) =
+                        self.with_engine(place, observer, |engine, sink| engine.end_iteration(now, sink));
+                    self.apply(place, outcome, observer)?;
+                    self.worker(place).progress = Progress::Idle;
+                }
+                EngineState::Idle { .. } => return Ok(()),
+            }
+        }
+        self.ready.push(Reverse(place));
+        Ok(())
+    }
+
+    /// Lets a worker take in the requests of its inbox that came before a time; returns whether it has come that far.
+    fn empty_inbox(
+        &mut self,
+        place: Place,
+        before: Time,
+        observer: &mut impl Observer,
+    ) -> Result<bool, RunError> {
+        loop {
+            let next = self.worker(place).inbox.front().map(|request| request.arrival);
+            let Some(at) = next.filter(|&at| at < before) else { return Ok(true) };
+            if self.run_until(place, at, observer)? == Stop::OnTheWay {
+                return Ok(false);
+            }
+            // Whatever comes at one instant comes before the engine starts.
+            self.check_causality(place, at);
+            while let Some(request) = self.worker(place).inbox.pop_front_if(|request| request.arrival == at) {
+                self.submit(place, request);
+            }
+            // It may be in an iteration, at whose end it decides.
+            if self.worker(place).progress == Progress::Idle
+                && let EngineState::Busy { until } = self.run_engine(place, at, observer)?
+            {
+                self.lag(place, until);
+            }
+        }
+    }
+
+    /// Lets a worker do all that is left to do, when nothing can reach it any more; returns whether it is done, otherwise
+    /// it only stopped so that its driver stays in control.
+    pub(crate) fn drain(&mut self, place: Place, observer: &mut impl Observer) -> Result<bool, RunError> {
+        Ok(self.empty_inbox(place, Time::MAX, observer)?
+            && self.run_until(place, Time::MAX, observer)? != Stop::OnTheWay)
+    }
+
+    /// Lets a worker that lags end all iterations that end by `until` and start those that begin before.
+    fn run_until(
+        &mut self,
+        place: Place,
+        until: Time,
+        observer: &mut impl Observer,
+    ) -> Result<Stop, RunError> {
+        if self.worker(place).progress == Progress::Idle {
+            return Ok(Stop::Before);
+        }
+        let ((start, state), outcome) = self.with_engine(place, observer, |engine, sink| {
+            let start = engine.started_at();
+            let state = engine.run_on(start, until, sink);
+            if state == Ok(EngineState::Busy { until }) && until < Time::MAX {
+                engine.end_iteration(until, sink);
+            }
+            (start, state)
+        });
+        self.apply(place, outcome, observer)?;
+        match state.map_err(|source| RunError::Latency { at: start, source })? {
+            EngineState::Busy { until: end } if end == until => {
+                within_time(end, self.worker(place).engine.clock())?;
+                self.worker(place).progress = Progress::Idle;
+                Ok(Stop::AtAnEnd)
+            }
+            EngineState::Busy { until: end } => {
+                self.lag(place, end);
+                Ok(if end < until { Stop::OnTheWay } else { Stop::Before })
+            }
+            EngineState::Idle { .. } => {
+                self.worker(place).progress = Progress::Idle;
+                self.check_work_is_conserved(place);
+                Ok(Stop::Before)
+            }
+        }
+    }
+
+    fn stay_in_control(&mut self, observer: &mut impl Observer) -> Result<(), RunError> {
+        self.holds()?;
+        if observer.is_interrupted() { Err(RunError::Interrupted { at: self.now }) } else { Ok(()) }
+    }
+}
+
+/// How far a worker came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// As far as it was to go, where an iteration ended and nothing has been started.
+    AtAnEnd,
+    /// As far as it was to go, where nothing ended.
+    Before,
+    /// Not as far, so that its driver stays in control.
+    OnTheWay,
+}

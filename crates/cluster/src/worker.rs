@@ -1,0 +1,47 @@
+//! A worker of a pool: its engine, and how far it is behind the deployment.
+
+use std::collections::VecDeque;
+
+use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing};
+use servecast_types::Time;
+
+use crate::check::Checks;
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) engine: Engine,
+    pub(crate) progress: Progress,
+    /// Requests that it takes in when it catches up, each at its arrival.
+    pub(crate) inbox: VecDeque<EngineRequest>,
+    /// Its requests whose KV is still where the prompt was computed, and not on its way.
+    pub(crate) queued_fetches: u32,
+    /// In a checked run.
+    pub(crate) checks: Checks,
+}
+
+/// What a worker is in, seen from the deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It has come as far as the deployment, or would have nothing to do until then, and has no iteration in flight.
+    Idle,
+    /// It has come as far as the deployment; when its iteration in flight ends is among the deadlines.
+    InFlight,
+    /// Its iteration in flight ends then. Nobody acts on that, so it goes on when somebody needs to know.
+    Lags {
+        /// When the iteration ends.
+        until: Time,
+    },
+}
+
+impl Worker {
+    pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+        Self {
+            engine: Engine::new(config, tracing),
+            progress: Progress::Idle,
+            inbox: VecDeque::new(),
+            queued_fetches: 0,
+            checks: Checks::default(),
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod checks;
 mod deadline;
+mod hand_off;
 mod lag;
 
 use std::cmp::Reverse;
@@ -15,6 +16,7 @@ use servecast_types::{ContentNames, Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
 use self::deadline::{Deadline, Event};
+use self::hand_off::Source;
 use crate::config::{SimulationOptions, Topology};
 use crate::handoff::Handoff;
 use crate::pool::{Dispatch, Dispatches, Pool};
@@ -103,16 +105,6 @@ struct Live {
     /// What the decode stage will get.
     decode_stage: Option<EngineRequest>,
     placement: Placement,
-}
-
-/// The prefill worker that holds the KV of a prompt for a decode worker.
-#[derive(Debug, Clone, Copy)]
-struct Source {
-    place: Place,
-    /// Which hand-off of the run this is.
-    order: u64,
-    /// Whether the transfer has started.
-    is_moving: bool,
 }
 
 impl Cluster {
@@ -384,10 +376,8 @@ impl Cluster {
         let mut sink = Sink { place, pool: *role, last_stage, routing, recorder, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
-        if self.check {
-            if self.worker(place).checks.are_due(outcome.reports) {
-                self.check_worker(place);
-            }
+        if self.check && self.worker(place).checks.are_due(outcome.reports) {
+            self.check_worker(place);
         }
         (result, outcome)
     }
@@ -454,55 +444,6 @@ impl Cluster {
     ) -> Result<(), RunError> {
         let released = self.pools[place.pool].leave(id, place.worker, now);
         self.dispatch(place.pool, released, now, observer)
-    }
-
-    /// Passes a request whose prompt is computed on to the next pool.
-    fn hand_off(
-        &mut self,
-        id: RequestId,
-        request: EngineRequest,
-        now: Time,
-        observer: &mut impl Observer,
-    ) -> Result<(), RunError> {
-        let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
-        let remote_prefill = Some(handoff.transfer_time(request.prompt.tokens(), now)?);
-        let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
-        self.hand_offs += 1;
-        let order = self.hand_offs;
-        live.source = live.place.take().map(|place| Source { place, order, is_moving: false });
-        let forced = live.placement.get(1).copied();
-        self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now, observer)
-    }
-
-    /// The KV of a request is on its way to a worker; returns where from.
-    fn transfer_started(&mut self, id: RequestId, to: Place) -> Option<Source> {
-        let source = self.live.get_mut(&id)?.source.as_mut()?;
-        let begins = !std::mem::replace(&mut source.is_moving, true);
-        let source = *source;
-        self.worker(to).queued_fetches -= u32::from(begins);
-        Some(source)
-    }
-
-    /// The KV of a request is where it goes: its source lets go of it.
-    fn transfer_ended(
-        &mut self,
-        id: RequestId,
-        source: Place,
-        now: Time,
-        observer: &mut impl Observer,
-    ) -> Result<(), RunError> {
-        self.catch_up(source, observer)?;
-        self.check_causality(source, now);
-        self.worker(source).engine.release(id, now, now);
-        self.wake(source);
-        if let Some(live) = self.live.get_mut(&id) {
-            live.source = None;
-            if let Some(destination) = live.place {
-                self.catch_up(destination, observer)?;
-                self.wake(destination);
-            }
-        }
-        Ok(())
     }
 
     fn end(

@@ -166,7 +166,9 @@ impl Cluster {
             }
             // Whatever comes at one instant comes before the engine starts.
             self.check_causality(place, at);
-            while let Some(request) = self.worker(place).inbox.pop_front_if(|request| request.arrival == at) {
+            while self.worker(place).inbox.front().is_some_and(|request| request.arrival == at)
+                && let Some(request) = self.worker(place).inbox.pop_front()
+            {
                 self.submit(place, request);
             }
             // It may be in an iteration, at whose end it decides.

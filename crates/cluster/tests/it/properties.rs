@@ -131,8 +131,10 @@ proptest! {
 
     /// Only which ids of a trace are equal matters, unless `prefix_hash` places them.
     #[test]
-    fn hash_ids_of_other_names_change_nothing(scenario in scenario(), factor in any::<u32>()) {
-        prop_assume!(scenario.router_mode != RouterMode::PrefixHash);
+    fn hash_ids_of_other_names_change_nothing(mut scenario in scenario(), factor in any::<u32>()) {
+        if scenario.router_mode == RouterMode::PrefixHash {
+            scenario.router_mode = RouterMode::KvRouter;
+        }
         let renamed = |name: &dyn Fn(u64) -> u64| {
             let mut renamed = scenario.clone();
             let ids = renamed.rows.iter_mut().flat_map(|row| row.hash_ids.iter_mut().chain(&mut row.output_ids));

@@ -1,0 +1,69 @@
+//! From the prefill stage of a request to its decode stage: the KV of its prompt is held where it was computed until it has
+//! been fetched.
+
+use servecast_engine::EngineRequest;
+use servecast_types::{RequestId, Time};
+
+use super::{Cluster, Place};
+use crate::{Observer, RunError};
+
+/// The prefill worker that holds the KV of a prompt for a decode worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    pub(super) place: Place,
+    /// Which hand-off of the run this is.
+    pub(super) order: u64,
+    /// Whether the transfer has started.
+    pub(super) is_moving: bool,
+}
+
+impl Cluster {
+    /// Passes a request whose prompt is computed on to the next pool.
+    pub(super) fn hand_off(
+        &mut self,
+        id: RequestId,
+        request: EngineRequest,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
+        let remote_prefill = Some(handoff.transfer_time(request.prompt.tokens(), now)?);
+        let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
+        self.hand_offs += 1;
+        let order = self.hand_offs;
+        live.source = live.place.take().map(|place| Source { place, order, is_moving: false });
+        let forced = live.placement.get(1).copied();
+        self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now, observer)
+    }
+
+    /// The KV of a request is on its way to a worker; returns where from.
+    pub(super) fn transfer_started(&mut self, id: RequestId, to: Place) -> Option<Source> {
+        let source = self.live.get_mut(&id)?.source.as_mut()?;
+        let begins = !std::mem::replace(&mut source.is_moving, true);
+        let source = *source;
+        self.worker(to).queued_fetches -= u32::from(begins);
+        Some(source)
+    }
+
+    /// The KV of a request is where it goes: its source lets go of it.
+    pub(super) fn transfer_ended(
+        &mut self,
+        id: RequestId,
+        source: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.catch_up(source, observer)?;
+        self.check_causality(source, now);
+        self.worker(source).engine.release(id, now, now);
+        self.wake(source);
+        if let Some(live) = self.live.get_mut(&id) {
+            live.source = None;
+            if let Some(destination) = live.place {
+                self.catch_up(destination, observer)?;
+                self.wake(destination);
+            }
+        }
+        Ok(())
+    }
+}

@@ -283,17 +283,20 @@ impl SglangShortcuts {
     }
 }
 
-/// What an engine takes for a key that is not given, if that is a value.
-pub(super) fn default_setting(key: &str) -> Option<Value> {
-    let is_one = |known: Vec<String>| known.iter().any(|known| known == key);
-    let default = if is_one(keys_of::<SglangShortcuts>()) {
-        json!(SglangArgs::default()).get(key).cloned()
-    } else if is_one(keys_of::<EngineShortcuts>()) {
-        json!(EngineArgs::default()).get(general_path(key)).cloned()
-    } else {
-        None
-    };
-    default.filter(|default| !default.is_null())
+/// What an engine takes for keys that are not given, as far as that is a value.
+pub(super) fn default_settings() -> Map<String, Value> {
+    let (all, sglang) = (json!(EngineArgs::default()), json!(SglangArgs::default()));
+    let general = keys_of::<EngineShortcuts>().into_iter().map(|key| {
+        let default = all.get(general_path(&key)).cloned();
+        (key, default)
+    });
+    let own = keys_of::<SglangShortcuts>().into_iter().map(|key| {
+        let default = sglang.get(&key).cloned();
+        (key, default)
+    });
+    let given =
+        |(key, default): (String, Option<Value>)| Some((key, default.filter(|value| !value.is_null())?));
+    general.chain(own).filter_map(given).collect()
 }
 
 #[cfg(test)]

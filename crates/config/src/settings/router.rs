@@ -111,10 +111,12 @@ pub(super) fn variables() -> impl Iterator<Item = &'static str> {
     FIELDS.iter().flat_map(|field| field.env).copied().filter(|name| name.starts_with(PREFIX))
 }
 
-/// What a setting is that is not given.
-pub(super) fn default_setting(key: &str) -> Option<Value> {
-    let defaults = serde_json::to_value(KvRouterConfig::default()).expect("settings are plain data");
-    defaults.get(key).cloned()
+/// What settings are that are not given.
+pub(super) fn default_settings() -> Map<String, Value> {
+    match serde_json::to_value(KvRouterConfig::default()) {
+        Ok(Value::Object(defaults)) => defaults,
+        other => unreachable!("settings are plain data in an object: {other:?}"),
+    }
 }
 
 /// The flags of single settings, as far as they were given.

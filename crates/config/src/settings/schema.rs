@@ -1,51 +1,59 @@
 //! The JSON Schema of the settings, and their defaults in schema and help.
 
+use std::sync::LazyLock;
+
 use clap::Command;
 use clap::builder::StyledStr;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
 use servecast_engine::EngineArgs;
 use servecast_workload::{SyntheticSpec, Turns};
 
 use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode, engine, router};
 
-/// What a key means that is not given; `None` if that is not a value.
-fn default_of(key: &str) -> Option<Value> {
-    let synthetic = || SyntheticSpec::new(1, 1, 1);
-    Some(match key {
-        "trace_block_size" => json!(DEFAULT_TRACE_BLOCK_SIZE),
-        "turns" => json!(Turns::default()),
-        "arrival_speedup_ratio" => json!(1.0),
-        "replay_mode" => json!(ReplayMode::Offline),
-        "seed" => json!(DEFAULT_SEED),
-        "arrival_interval_ms" => json!(synthetic().arrival_interval_ms),
-        "arrival_process" => json!(synthetic().arrival_process),
-        "turns_per_session" => json!(synthetic().turns_per_session),
-        "inter_turn_delay_ms" => json!(synthetic().inter_turn_delay_ms),
-        "shared_prefix_ratio" => json!(synthetic().shared_prefix_ratio),
-        "num_prefix_groups" => json!(synthetic().num_prefix_groups),
-        "length_distribution" => json!(synthetic().length_distribution),
-        "length_spread" => json!(synthetic().length_spread),
-        "num_workers" | "page_size" => json!(1),
-        "router_mode" => json!(RouterMode::default()),
-        "prefix_hash_blocks" => json!(DEFAULT_PREFIX_HASH_BLOCKS),
-        "block_size" => json!(EngineArgs::default().resolved_block_size()),
-        "max_running_requests" => json!(EngineArgs::default().max_num_seqs),
-        "latency" => json!("polynomial"),
-        "format" => json!(Format::default()),
-        "kv_event_delay_ms" => json!(0.0),
-        "quiet" | "check" | "overwrite" => json!(false),
-        key => return engine::default_setting(key).or_else(|| router::default_setting(key)),
-    })
-}
+/// What keys mean that are not given, as far as that is a value. Made once: a command asks for each of its flags.
+static DEFAULTS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
+    let synthetic = SyntheticSpec::new(1, 1, 1);
+    let own = [
+        ("trace_block_size", json!(DEFAULT_TRACE_BLOCK_SIZE)),
+        ("turns", json!(Turns::default())),
+        ("arrival_speedup_ratio", json!(1.0)),
+        ("replay_mode", json!(ReplayMode::Offline)),
+        ("seed", json!(DEFAULT_SEED)),
+        ("arrival_interval_ms", json!(synthetic.arrival_interval_ms)),
+        ("arrival_process", json!(synthetic.arrival_process)),
+        ("turns_per_session", json!(synthetic.turns_per_session)),
+        ("inter_turn_delay_ms", json!(synthetic.inter_turn_delay_ms)),
+        ("shared_prefix_ratio", json!(synthetic.shared_prefix_ratio)),
+        ("num_prefix_groups", json!(synthetic.num_prefix_groups)),
+        ("length_distribution", json!(synthetic.length_distribution)),
+        ("length_spread", json!(synthetic.length_spread)),
+        ("num_workers", json!(1)),
+        ("page_size", json!(1)),
+        ("router_mode", json!(RouterMode::default())),
+        ("prefix_hash_blocks", json!(DEFAULT_PREFIX_HASH_BLOCKS)),
+        ("block_size", json!(EngineArgs::default().resolved_block_size())),
+        ("max_running_requests", json!(EngineArgs::default().max_num_seqs)),
+        ("latency", json!("polynomial")),
+        ("format", json!(Format::default())),
+        ("kv_event_delay_ms", json!(0.0)),
+        ("quiet", json!(false)),
+        ("check", json!(false)),
+        ("overwrite", json!(false)),
+    ];
+    let mut defaults = router::default_settings();
+    defaults.extend(engine::default_settings());
+    defaults.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    defaults
+});
 
 /// The schema of a configuration file.
 pub fn config_schema() -> Value {
     let mut schema = schemars::schema_for!(ReplayConfig).to_value();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         for (key, property) in properties {
-            if let (Some(property), Some(default)) = (property.as_object_mut(), default_of(key)) {
-                property.insert("default".to_owned(), default);
+            if let (Some(property), Some(default)) = (property.as_object_mut(), DEFAULTS.get(key)) {
+                property.insert("default".to_owned(), default.clone());
             }
         }
     }
@@ -61,7 +69,7 @@ pub fn config_schema() -> Value {
 /// Adds the defaults to the help of a command's flags.
 pub fn with_defaults(command: Command) -> Command {
     command.mut_args(|arg| {
-        let Some(default) = default_of(arg.get_id().as_str()) else { return arg };
+        let Some(default) = DEFAULTS.get(arg.get_id().as_str()) else { return arg };
         let default = default.as_str().map_or_else(|| default.to_string(), ToOwned::to_owned);
         let add = |help: &StyledStr| format!("{help} [default: {default}]");
         let short = arg.get_help().map(add);
@@ -102,10 +110,10 @@ mod tests {
             ("chunked_prefill_size", json!(8192)),
             ("router_temperature", json!(0.0)),
         ] {
-            assert_eq!(default_of(key), Some(default), "{key}");
+            assert_eq!(DEFAULTS.get(key), Some(&default), "{key}");
         }
         for key in ["model", "max_model_len", "gap_us", "context_length", "dp_size", "trace_file"] {
-            assert_eq!(default_of(key), None, "{key}");
+            assert_eq!(DEFAULTS.get(key), None, "{key}");
         }
     }
 }

@@ -12,44 +12,28 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineState, Rejection};
 use servecast_router::Admission;
-use servecast_types::{ContentNames, Prompt, RequestId, Time, WorkerId};
-use smallvec::SmallVec;
+use servecast_types::{ContentNames, RequestId, Time, WorkerId};
 
 use self::deadline::{Deadline, Event};
 use self::hand_off::Source;
 use crate::config::{SimulationOptions, Topology};
+use crate::drive::{Arrival, NewRequest, Placement, Watches};
 use crate::handoff::Handoff;
 use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
-use crate::recorder::{NewRequest, Recorder};
+use crate::recorder::Recorder;
 use crate::sink::{Outcome, Signal, Sink};
 use crate::worker::{Progress, Worker};
 use crate::{Observer, RunError, SoFar};
 
-/// A request as it arrives at the deployment.
-#[derive(Debug, Clone)]
-pub(crate) struct Arrival {
-    pub(crate) origin: NewRequest,
-    pub(crate) prompt: Prompt,
-    /// What it generates as far as somebody else names it.
-    pub(crate) output: Option<Box<Prompt>>,
-    /// Number of tokens after which it stops by itself.
-    pub(crate) stop_after: Option<u32>,
-    /// Lower is more important.
-    pub(crate) priority: i32,
-    /// The worker of each stage, where that is not the router's choice.
-    pub(crate) placement: Placement,
-}
-
-/// Workers of a request's stages that were fixed beforehand.
-pub(crate) type Placement = SmallVec<[WorkerId; 2]>;
-
-/// A deployment at work.
+/// A deployment at work: a state machine with explicit time, which [`drive`](crate::drive) puts behind a source of requests
+/// and a clock.
 ///
-/// At one instant the driver first lets everything due happen ([`Cluster::advance`]), then hands in arrivals
-/// ([`Cluster::arrive`]), and when nothing more is due at that instant starts the engines ([`Cluster::start`]).
+/// At one instant its driver first lets everything due happen ([`Cluster::advance`]), then hands in arrivals
+/// ([`Cluster::arrive`]), and when nothing more is due at that instant starts the engines ([`Cluster::start`]). Workers on
+/// whose iterations nobody acts lag behind and catch up when it matters.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     pools: Vec<Pool>,
     handoff: Option<Handoff>,
     /// What others act on at once when it is due.
@@ -108,13 +92,10 @@ struct Live {
 }
 
 impl Cluster {
-    /// `ends_matter`: whether somebody acts on the end of a request at once: a session that goes on, a closed loop.
-    pub(crate) fn new(topology: &Topology, options: &SimulationOptions, ends_matter: bool) -> Self {
-        let last = topology.pools.len() as u64 - 1;
+    /// A deployment without requests.
+    pub fn new(topology: &Topology, options: &SimulationOptions) -> Self {
         let pools = topology.pools.iter().zip(0..);
-        let pools: Vec<Pool> = pools
-            .map(|(config, number)| Pool::new(config, number, options, ends_matter || number < last))
-            .collect();
+        let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
         let recorder = Recorder::new(topology.pools.iter());
         Self {
             pools,
@@ -135,14 +116,24 @@ impl Cluster {
         }
     }
 
-    /// Says what the content of prompts is called.
-    pub(crate) fn name_contents(&mut self, names: ContentNames) {
+    /// Says what others act on at once, before the first request.
+    pub(crate) fn watch_for(&mut self, watches: Watches) {
+        let last = self.pools.len() - 1;
+        for (number, pool) in self.pools.iter_mut().enumerate() {
+            // The end of an earlier stage is a hand-off.
+            let ends_matter = number < last || watches >= Watches::Ends;
+            pool.always_watched |= ends_matter || watches == Watches::Tokens;
+        }
+    }
+
+    /// Says what the content of prompts is called, for policies that go by it.
+    pub fn name_contents(&mut self, names: ContentNames) {
         let names = Arc::new(names);
         self.pools.iter_mut().for_each(|pool| pool.name_contents(&names));
     }
 
     /// When something happens next that others act on at once.
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
+    pub fn next_deadline(&self) -> Option<Time> {
         self.deadlines.peek().map(|Reverse(deadline)| deadline.at)
     }
 
@@ -152,7 +143,7 @@ impl Cluster {
     }
 
     /// Takes a request in; it may be rejected at once.
-    pub(crate) fn arrive(
+    pub fn arrive(
         &mut self,
         arrival: Arrival,
         now: Time,
@@ -186,14 +177,15 @@ impl Cluster {
         Ok(id)
     }
 
-    /// Turns a request away because an earlier turn of its session was not served.
-    pub(crate) fn arrive_rejected(&mut self, origin: NewRequest, now: Time) {
-        let id = self.recorder.arrive(origin, now);
-        self.recorder.end(id, RequestStatus::Rejected(RejectReason::PreviousTurn), now);
+    /// Records a request that is not sent because an earlier turn of its session was not served.
+    pub fn refuse(&mut self, origin: NewRequest) -> RequestId {
+        let id = self.recorder.arrive(origin, origin.arrival);
+        self.recorder.end(id, RequestStatus::Rejected(RejectReason::PreviousTurn), origin.arrival);
+        id
     }
 
     /// Goes on to `now` and lets everything happen that is due then.
-    pub(crate) fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+    pub fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         self.round = if now == self.now { self.round + 1 } else { 1 };
         self.now = now;
         while let Some(deadline) = self.pop_due(now) {
@@ -207,7 +199,7 @@ impl Cluster {
     }
 
     /// Starts every engine that has something to start.
-    pub(crate) fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+    pub fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         while let Some(Reverse(place)) = self.ready.pop() {
             while self.ready.peek() == Some(&Reverse(place)) {
                 self.ready.pop();
@@ -280,12 +272,12 @@ impl Cluster {
     }
 
     /// The next of the requests that have ended, in order, and when its client knows.
-    pub(crate) fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus, Time)> {
+    pub fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus, Time)> {
         self.ended.pop_front()
     }
 
     /// Ends the run, in which nothing can happen any more.
-    pub(crate) fn finish(mut self, now: Time) -> Result<RunRecord, RunError> {
+    pub fn finish(mut self, now: Time) -> Result<RunRecord, RunError> {
         if let Some((&first, live)) = self.live.iter().min_by_key(|(id, _)| **id) {
             let place = match live.place {
                 Some(Place { pool, worker }) => {

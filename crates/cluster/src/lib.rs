@@ -1,7 +1,7 @@
 //! A whole serving deployment as a state machine with explicit time, and its virtual-clock driver.
 //!
 //! ```text
-//!  sessions ──▶ admission ──▶ pool 0 ──hand-off──▶ pool 1 ──▶ recorder
+//!  sessions ──▶  source   ──▶ pool 0 ──hand-off──▶ pool 1 ──▶ recorder
 //!               open / closed  router + engines     (decode)
 //! ```
 //!
@@ -12,27 +12,31 @@
 //!
 //! **Invariant:** no files, no clock, no threads; the same input gives the same records.
 
-mod admission;
 mod breakdown;
 mod check;
 mod cluster;
 mod config;
 mod delivery;
+mod drive;
 mod error;
 mod gaps;
 mod handoff;
 mod pool;
 pub mod record;
 mod recorder;
+mod replay;
 mod routing;
 mod simulate;
 mod sink;
 mod worker;
 
-pub use admission::LoadMode;
-pub use cluster::Routed;
+pub use cluster::{Cluster, Routed};
 pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
 pub use delivery::Delivery;
+pub use drive::{
+    Arrival, Clock, NewRequest, Placement, Source, Timer, VirtualClock, WallClock, Watches, drive,
+};
 pub use error::{ClusterError, RunError};
+pub use replay::{LoadMode, Replay};
 pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, RouterMode, RouterOptions};
 pub use simulate::{Observer, Simulation, SoFar};

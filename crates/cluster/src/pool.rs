@@ -22,7 +22,7 @@ pub(crate) struct Pool {
     in_flight: Vec<u32>,
     pub(crate) routing: Routing,
     /// Whether others act on whatever its workers do, as soon as they do it.
-    always_watched: bool,
+    pub(crate) always_watched: bool,
     /// Where a pool is read, the workers that lag, by when their iterations in flight end; some entries are out of date.
     pub(crate) lagging: BinaryHeap<Reverse<(Time, WorkerId)>>,
     /// Whether a worker may lag.
@@ -71,14 +71,8 @@ impl Routing {
 }
 
 impl Pool {
-    /// `number` keeps the random streams of pools apart. `ends_matter`: whether somebody acts on the end of a request at
-    /// once.
-    pub(crate) fn new(
-        config: &PoolConfig,
-        number: u64,
-        options: &SimulationOptions,
-        ends_matter: bool,
-    ) -> Self {
+    /// `number` keeps the random streams of pools apart.
+    pub(crate) fn new(config: &PoolConfig, number: u64, options: &SimulationOptions) -> Self {
         let workers = config.workers as usize;
         let block_size = config.engine.block_size();
         let seed = options.seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -105,7 +99,7 @@ impl Pool {
             role: config.role,
             workers: (0..workers).map(|_| Worker::new(config.engine.clone(), tracing)).collect(),
             in_flight: vec![0; workers],
-            always_watched: options.plain || ends_matter || routing.counts_tokens(),
+            always_watched: options.plain || routing.counts_tokens(),
             routing,
             lagging: BinaryHeap::new(),
             some_lag: false,

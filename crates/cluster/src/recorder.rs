@@ -8,22 +8,11 @@ use smallvec::SmallVec;
 
 use crate::config::PoolConfig;
 use crate::delivery::Delivery;
+use crate::drive::NewRequest;
 use crate::record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps, WorkerTotals,
 };
 use crate::{RunError, SoFar};
-
-/// What is known of a request when it arrives.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NewRequest {
-    pub(crate) session: u32,
-    pub(crate) turn: u32,
-    pub(crate) line: u64,
-    /// When the user sent it: before it came here if there is something in front.
-    pub(crate) arrival: Time,
-    pub(crate) input_tokens: u32,
-    pub(crate) output_tokens: u32,
-}
 
 /// Collects the records of a run.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use servecast_engine::{EngineRequest, EngineState};
 use servecast_types::{Time, WorkerId};
 
 use super::{Cluster, Event, Place};
-use crate::simulate::within_time;
+use crate::drive::within_time;
 use crate::worker::Progress;
 use crate::{Observer, RunError};
 

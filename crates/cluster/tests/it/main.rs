@@ -4,6 +4,7 @@
 
 mod cached_prompts;
 mod conservation;
+mod drive;
 mod first_token;
 mod host;
 mod kv_router;

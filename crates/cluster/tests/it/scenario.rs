@@ -225,6 +225,20 @@ pub(crate) fn run(scenario: &Scenario) -> RunRecord {
 
 /// `plain`: every iteration by itself, request by request.
 pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
+    let load = match scenario.concurrency {
+        None => Load::Open { arrival_speedup_ratio: 1.0 },
+        Some(_) => Load::Closed,
+    };
+    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let (topology, options) = deployment(scenario, plain);
+    let mut watch = Watch::default();
+    let simulation = Simulation::new(&topology, workload, &options).unwrap();
+    let record = simulation.run(&mut watch).unwrap_or_else(|error| panic!("{error}"));
+    (record, watch)
+}
+
+/// The deployment of a scenario, and how it is simulated.
+pub(crate) fn deployment(scenario: &Scenario, plain: bool) -> (Topology, SimulationOptions) {
     let step = Step::from_toml(STEP).unwrap();
     let pool = |args: &EngineArgs| {
         let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
@@ -241,13 +255,9 @@ pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
                 .unwrap()
         }
     };
-    let (load, mode) = match scenario.concurrency {
-        None => (Load::Open { arrival_speedup_ratio: 1.0 }, LoadMode::OpenLoop),
-        Some(concurrency) => (Load::Closed, LoadMode::ClosedLoop { concurrency }),
-    };
-    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let closed = |concurrency| LoadMode::ClosedLoop { concurrency };
     let options = SimulationOptions {
-        load: mode,
+        load: scenario.concurrency.map_or(LoadMode::OpenLoop, closed),
         router: RouterOptions {
             mode: scenario.router_mode,
             prefix_hash_blocks: 2,
@@ -258,10 +268,7 @@ pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
         plain,
         ..SimulationOptions::default()
     };
-    let mut watch = Watch::default();
-    let simulation = Simulation::new(&topology, workload, &options).unwrap();
-    let record = simulation.run(&mut watch).unwrap_or_else(|error| panic!("{error}"));
-    (record, watch)
+    (topology, options)
 }
 
 /// Most steps of the event loop that any of these runs needs.

@@ -3,11 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use rustc_hash::FxHashMap;
 use servecast_latency::Host;
-use servecast_types::{Duration, Prompt, Time};
-use servecast_workload::{Session, TurnStart, Workload};
+use servecast_types::{Duration, RequestId, Time};
+use servecast_workload::{Session, Turn, TurnStart, Workload};
 
 use crate::ClusterError;
+use crate::drive::{Arrival, NewRequest, Placement, Source, Watches};
+use crate::record::RequestStatus;
 
 /// How requests enter the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +32,11 @@ pub(crate) struct TurnId {
     pub(crate) turn: u32,
 }
 
-/// Releases turns when they are due.
+/// A workload as a source of requests: it sends each turn when it is due.
 ///
-/// Turns that are due at the same time are released in order of their line in the trace.
+/// Turns that are due at the same time are sent in order of their line in the trace.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub struct Replay {
     sessions: Vec<Session>,
     /// Sessions in the order in which they start.
     order: Vec<u32>,
@@ -48,10 +51,19 @@ pub(crate) struct Admission {
     shortest_front_end: Duration,
     /// No turn is due before that, as far as is known yet. It is asked for with every event, and changes with few.
     next_arrival: Option<Time>,
+    /// Whether a session has several turns.
+    goes_on: bool,
+    /// The turn that each request is.
+    turns: Vec<TurnId>,
+    /// Turns whose workers were fixed beforehand.
+    placements: FxHashMap<TurnId, Placement>,
+    /// Turns that are not sent, and since when that is known, last one first.
+    refused: Vec<(TurnId, Time)>,
 }
 
-impl Admission {
-    pub(crate) fn new(workload: Workload, mode: LoadMode, host: Host) -> Result<Self, ClusterError> {
+impl Replay {
+    /// A workload with `host` between its users and the deployment.
+    pub fn new(workload: Workload, mode: LoadMode, host: Host) -> Result<Self, ClusterError> {
         let order: Vec<u32> = match mode {
             LoadMode::OpenLoop => {
                 workload.arrival_order().into_iter().map(|session| session as u32).collect()
@@ -65,7 +77,8 @@ impl Admission {
                 Some(vec![Reverse(Time::ZERO); (concurrency as usize).min(order.len())].into())
             }
         };
-        let mut admission = Self {
+        let goes_on = workload.sessions.iter().any(|session| session.turns.len() > 1);
+        let mut replay = Self {
             sessions: workload.sessions,
             order,
             started: 0,
@@ -74,35 +87,65 @@ impl Admission {
             host,
             shortest_front_end: host.front_end(0),
             next_arrival: None,
+            goes_on,
+            turns: Vec::new(),
+            placements: FxHashMap::default(),
+            refused: Vec::new(),
         };
-        admission.look_ahead();
-        Ok(admission)
+        replay.look_ahead();
+        Ok(replay)
     }
 
-    /// When a turn was sent that is due now and whose content is still here.
-    pub(crate) fn sent(&self, turn: TurnId, now: Time) -> Time {
-        Time::from_ns(now.since(Time::ZERO + self.front_end(turn)).as_ns())
+    /// Fixes the worker of each stage of a turn.
+    pub(crate) fn force_placement(&mut self, session: u32, turn: u32, workers: Placement) {
+        self.placements.insert(TurnId { session, turn }, workers);
+    }
+
+    /// What there is to know of a turn that its user sent at `sent`.
+    fn origin(&self, turn: TurnId, sent: Time) -> NewRequest {
+        let source = self.turn(turn);
+        NewRequest {
+            session: turn.session,
+            turn: turn.turn,
+            line: source.line,
+            arrival: sent,
+            input_tokens: source.prompt.tokens(),
+            output_tokens: source.output_tokens,
+        }
+    }
+
+    fn turn(&self, turn: TurnId) -> &Turn {
+        &self.session(turn.session).turns[turn.turn as usize]
     }
 
     /// How long a turn is on its way.
     fn front_end(&self, turn: TurnId) -> Duration {
-        self.host.front_end(self.session(turn.session).turns[turn.turn as usize].prompt.tokens())
+        self.host.front_end(self.turn(turn).prompt.tokens())
     }
 
-    /// Hands the prompt of a turn out, and its output as far as it is named: they are needed once.
-    pub(crate) fn take_content(&mut self, turn: TurnId) -> (Prompt, Option<Box<Prompt>>) {
-        let turn = &mut self.sessions[turn.session as usize].turns[turn.turn as usize];
-        (std::mem::take(&mut turn.prompt), turn.output.take())
+    /// When a turn was sent that is due now and whose content is still here.
+    fn sent(&self, turn: TurnId, now: Time) -> Time {
+        Time::from_ns(now.since(Time::ZERO + self.front_end(turn)).as_ns())
     }
 
-    pub(crate) fn session(&self, session: u32) -> &Session {
+    /// The request of a turn that is due now. Its prompt, and its output as far as it is named, are handed out: they are
+    /// needed once.
+    fn send(&mut self, turn: TurnId, now: Time) -> Arrival {
+        let origin = self.origin(turn, self.sent(turn, now));
+        let placement = self.placements.remove(&turn).unwrap_or_default();
+        let source = &mut self.sessions[turn.session as usize].turns[turn.turn as usize];
+        Arrival {
+            origin,
+            prompt: std::mem::take(&mut source.prompt),
+            output: source.output.take(),
+            stop_after: source.stop_after,
+            priority: source.priority,
+            placement,
+        }
+    }
+
+    fn session(&self, session: u32) -> &Session {
         &self.sessions[session as usize]
-    }
-
-    /// No turn is due before that, as far as is known yet; `None` if none will be.
-    #[inline]
-    pub(crate) fn next_arrival(&self) -> Option<Time> {
-        self.next_arrival
     }
 
     /// Finds out when the next turn is due, after what is known has changed.
@@ -114,7 +157,7 @@ impl Admission {
 
     /// The next turn that is due by `now`.
     #[inline]
-    pub(crate) fn pop_due(&mut self, now: Time) -> Option<TurnId> {
+    fn pop_turn(&mut self, now: Time) -> Option<TurnId> {
         self.next_arrival.filter(|&at| at <= now)?;
         let due = self.find_due(now);
         self.look_ahead();
@@ -141,7 +184,7 @@ impl Admission {
     }
 
     /// A turn has ended: its session goes on.
-    pub(crate) fn turn_ended(&mut self, ended: TurnId, now: Time) {
+    fn turn_ended(&mut self, ended: TurnId, now: Time) {
         let next = TurnId { turn: ended.turn + 1, ..ended };
         let Some(turn) = self.session(next.session).turns.get(next.turn as usize) else {
             return self.session_ended(now);
@@ -156,7 +199,7 @@ impl Admission {
     }
 
     /// A session will have no more turns: another takes its place.
-    pub(crate) fn session_ended(&mut self, now: Time) {
+    fn session_ended(&mut self, now: Time) {
         if let Some(places) = &mut self.free_places {
             places.push(Reverse(now));
             self.look_ahead();
@@ -175,12 +218,52 @@ impl Admission {
     }
 }
 
+impl Source for Replay {
+    #[inline]
+    fn next(&self) -> Option<Time> {
+        self.next_arrival
+    }
+
+    #[inline]
+    fn pop_due(&mut self, now: Time) -> Option<Arrival> {
+        let turn = self.pop_turn(now)?;
+        self.turns.push(turn);
+        Some(self.send(turn, now))
+    }
+
+    fn arrived(&mut self, id: RequestId) {
+        debug_assert_eq!(id.index() + 1, self.turns.len());
+    }
+
+    /// Its session goes on. Turns after one that was rejected are rejected with it, since their prompts build on it.
+    fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
+        let turn = self.turns[id.index()];
+        match status {
+            RequestStatus::Finished => self.turn_ended(turn, at),
+            RequestStatus::Rejected(_) => {
+                let turns = self.session(turn.session).turns.len() as u32;
+                let rest = (turn.turn + 1..turns).rev();
+                self.refused.extend(rest.map(|later| (TurnId { turn: later, ..turn }, at)));
+                self.session_ended(at);
+            }
+        }
+    }
+
+    fn pop_refused(&mut self) -> Option<NewRequest> {
+        let (turn, at) = self.refused.pop()?;
+        self.turns.push(turn);
+        Some(self.origin(turn, at))
+    }
+
+    fn watches(&self) -> Watches {
+        if self.goes_on || self.free_places.is_some() { Watches::Ends } else { Watches::Nothing }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use servecast_types::{Prompt, Run};
-    use servecast_workload::Turn;
-
     use super::*;
+    use servecast_types::{Prompt, Run};
 
     fn ms(ms: u64) -> Time {
         Time::from_ns(ms * 1_000_000)
@@ -199,12 +282,12 @@ mod tests {
         Session { name: None, turns: starts.iter().enumerate().map(turn).collect() }
     }
 
-    fn admission(sessions: Vec<Session>, mode: LoadMode) -> Admission {
-        Admission::new(Workload { sessions, ..Workload::default() }, mode, Host::NONE).unwrap()
+    fn replay(sessions: Vec<Session>, mode: LoadMode) -> Replay {
+        Replay::new(Workload { sessions, ..Workload::default() }, mode, Host::NONE).unwrap()
     }
 
-    fn due(admission: &mut Admission, now: Time) -> Vec<(u32, u32)> {
-        std::iter::from_fn(|| admission.pop_due(now)).map(|turn| (turn.session, turn.turn)).collect()
+    fn due(replay: &mut Replay, now: Time) -> Vec<(u32, u32)> {
+        std::iter::from_fn(|| replay.pop_turn(now)).map(|turn| (turn.session, turn.turn)).collect()
     }
 
     fn delay(ms: u64) -> TurnStart {
@@ -215,25 +298,25 @@ mod tests {
     fn an_open_loop_follows_the_clock_and_then_the_lines() {
         let at = |time| [TurnStart::At(ms(time))];
         let sessions = vec![session(1, &at(5)), session(2, &at(0)), session(3, &at(5))];
-        let mut admission = admission(sessions, LoadMode::OpenLoop);
-        assert_eq!(admission.next_arrival(), Some(ms(0)));
-        assert_eq!(due(&mut admission, ms(4)), [(1, 0)]);
-        assert_eq!(due(&mut admission, ms(5)), [(0, 0), (2, 0)]);
-        assert_eq!(admission.next_arrival(), None);
+        let mut replay = replay(sessions, LoadMode::OpenLoop);
+        assert_eq!(replay.next(), Some(ms(0)));
+        assert_eq!(due(&mut replay, ms(4)), [(1, 0)]);
+        assert_eq!(due(&mut replay, ms(5)), [(0, 0), (2, 0)]);
+        assert_eq!(replay.next(), None);
     }
 
     #[test]
     fn later_turns_wait_for_their_delay_or_their_time() {
         let turns =
             [TurnStart::At(ms(0)), delay(10), TurnStart::NotBefore(ms(100)), TurnStart::NotBefore(ms(20))];
-        let mut admission = admission(vec![session(1, &turns)], LoadMode::OpenLoop);
+        let mut replay = replay(vec![session(1, &turns)], LoadMode::OpenLoop);
         let mut ends = [30, 50, 130].into_iter();
         let mut arrivals = Vec::new();
-        while let Some(time) = admission.next_arrival() {
-            let turn = admission.pop_due(time).unwrap();
+        while let Some(time) = replay.next() {
+            let turn = replay.pop_turn(time).unwrap();
             arrivals.push(time);
             if let Some(end) = ends.next() {
-                admission.turn_ended(turn, ms(end));
+                replay.turn_ended(turn, ms(end));
             }
         }
         assert_eq!(arrivals, [0, 40, 100, 130].map(ms));
@@ -243,15 +326,15 @@ mod tests {
     fn a_closed_loop_gives_a_place_to_the_next_session_when_one_has_ended() {
         let at = TurnStart::At(Time::ZERO);
         let sessions = vec![session(1, &[at, delay(100)]), session(3, &[at]), session(4, &[at])];
-        let mut admission = admission(sessions, LoadMode::ClosedLoop { concurrency: 2 });
-        assert_eq!(due(&mut admission, ms(0)), [(0, 0), (1, 0)]);
-        assert_eq!(admission.next_arrival(), None);
-        admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(10));
-        assert_eq!(admission.next_arrival(), Some(ms(110)), "the session thinks and keeps its place");
-        admission.turn_ended(TurnId { session: 1, turn: 0 }, ms(20));
-        assert_eq!(admission.next_arrival(), Some(ms(20)));
-        assert_eq!(due(&mut admission, ms(20)), [(2, 0)]);
-        assert_eq!(due(&mut admission, ms(110)), [(0, 1)]);
+        let mut replay = replay(sessions, LoadMode::ClosedLoop { concurrency: 2 });
+        assert_eq!(due(&mut replay, ms(0)), [(0, 0), (1, 0)]);
+        assert_eq!(replay.next(), None);
+        replay.turn_ended(TurnId { session: 0, turn: 0 }, ms(10));
+        assert_eq!(replay.next(), Some(ms(110)), "the session thinks and keeps its place");
+        replay.turn_ended(TurnId { session: 1, turn: 0 }, ms(20));
+        assert_eq!(replay.next(), Some(ms(20)));
+        assert_eq!(due(&mut replay, ms(20)), [(2, 0)]);
+        assert_eq!(due(&mut replay, ms(110)), [(0, 1)]);
     }
 
     #[test]
@@ -264,14 +347,14 @@ mod tests {
             ..Workload::default()
         };
         let host = Host { front_end_us: 2000.0, ..Host::NONE };
-        let mut admission = Admission::new(workload, LoadMode::OpenLoop, host).unwrap();
-        assert_eq!(admission.next_arrival(), Some(ms(7)));
-        assert_eq!(due(&mut admission, ms(6)), []);
-        assert_eq!(due(&mut admission, ms(7)), [(0, 0)]);
-        assert_eq!(admission.sent(TurnId { session: 0, turn: 0 }, ms(7)), ms(5));
-        admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(20));
-        assert_eq!(due(&mut admission, ms(31)), [(1, 0)]);
-        assert_eq!(admission.next_arrival(), Some(ms(32)));
+        let mut replay = Replay::new(workload, LoadMode::OpenLoop, host).unwrap();
+        assert_eq!(replay.next(), Some(ms(7)));
+        assert_eq!(due(&mut replay, ms(6)), []);
+        assert_eq!(due(&mut replay, ms(7)), [(0, 0)]);
+        assert_eq!(replay.sent(TurnId { session: 0, turn: 0 }, ms(7)), ms(5));
+        replay.turn_ended(TurnId { session: 0, turn: 0 }, ms(20));
+        assert_eq!(due(&mut replay, ms(31)), [(1, 0)]);
+        assert_eq!(replay.next(), Some(ms(32)));
     }
 
     #[test]
@@ -281,20 +364,20 @@ mod tests {
             Workload { sessions: (1..=4).map(|line| session(line, &[at])).collect(), ..Workload::default() };
         let mode = LoadMode::ClosedLoop { concurrency: 2 };
         let host = Host { front_end_us: 200_000.0, ..Host::NONE };
-        let mut admission = Admission::new(workload, mode, host).unwrap();
-        assert_eq!(due(&mut admission, ms(200)), [(0, 0), (1, 0)]);
-        admission.turn_ended(TurnId { session: 0, turn: 0 }, ms(300));
-        admission.turn_ended(TurnId { session: 1, turn: 0 }, ms(400));
-        assert_eq!(admission.next_arrival(), Some(ms(500)));
-        assert_eq!(due(&mut admission, ms(500)), [(2, 0)]);
-        assert_eq!(admission.sent(TurnId { session: 2, turn: 0 }, ms(500)), ms(300));
-        assert_eq!(due(&mut admission, ms(600)), [(3, 0)]);
+        let mut replay = Replay::new(workload, mode, host).unwrap();
+        assert_eq!(due(&mut replay, ms(200)), [(0, 0), (1, 0)]);
+        replay.turn_ended(TurnId { session: 0, turn: 0 }, ms(300));
+        replay.turn_ended(TurnId { session: 1, turn: 0 }, ms(400));
+        assert_eq!(replay.next(), Some(ms(500)));
+        assert_eq!(due(&mut replay, ms(500)), [(2, 0)]);
+        assert_eq!(replay.sent(TurnId { session: 2, turn: 0 }, ms(500)), ms(300));
+        assert_eq!(due(&mut replay, ms(600)), [(3, 0)]);
     }
 
     #[test]
     fn a_closed_loop_needs_somebody_in_it() {
         let mode = LoadMode::ClosedLoop { concurrency: 0 };
-        let error = Admission::new(Workload::default(), mode, Host::NONE).unwrap_err();
+        let error = Replay::new(Workload::default(), mode, Host::NONE).unwrap_err();
         assert_eq!(error, ClusterError::NoConcurrency);
     }
 
@@ -311,14 +394,14 @@ mod tests {
         let sessions = vec![prompt_of(1000, 1, 0), prompt_of(100, 2, 2), prompt_of(300, 3, 30)];
         for mode in [LoadMode::OpenLoop, LoadMode::ClosedLoop { concurrency: 2 }] {
             let workload = Workload { sessions: sessions.clone(), ..Workload::default() };
-            let mut admission = Admission::new(workload, mode, host).unwrap();
+            let mut replay = Replay::new(workload, mode, host).unwrap();
             let (mut arrivals, mut sent) = (Vec::new(), Vec::new());
-            while let Some(now) = admission.next_arrival() {
-                while let Some(turn) = admission.pop_due(now) {
+            while let Some(now) = replay.next() {
+                while let Some(turn) = replay.pop_turn(now) {
                     arrivals.push((now, turn.session));
-                    sent.push(admission.sent(turn, now));
+                    sent.push(replay.sent(turn, now));
                     // Its end is known before it comes.
-                    admission.session_ended(now + Duration::from_ns(100_000_000));
+                    replay.session_ended(now + Duration::from_ns(100_000_000));
                 }
             }
             if mode == LoadMode::OpenLoop {
@@ -335,12 +418,12 @@ mod tests {
     fn the_place_that_is_free_first_is_taken_first() {
         let at = TurnStart::At(Time::ZERO);
         let sessions = (1..=4).map(|line| session(line, &[at])).collect();
-        let mut admission = admission(sessions, LoadMode::ClosedLoop { concurrency: 2 });
-        assert_eq!(due(&mut admission, ms(0)), [(0, 0), (1, 0)]);
-        admission.session_ended(ms(30));
-        admission.session_ended(ms(20));
-        assert_eq!(admission.next_arrival(), Some(ms(20)));
-        assert_eq!(due(&mut admission, ms(20)), [(2, 0)]);
-        assert_eq!(due(&mut admission, ms(30)), [(3, 0)]);
+        let mut replay = replay(sessions, LoadMode::ClosedLoop { concurrency: 2 });
+        assert_eq!(due(&mut replay, ms(0)), [(0, 0), (1, 0)]);
+        replay.session_ended(ms(30));
+        replay.session_ended(ms(20));
+        assert_eq!(replay.next(), Some(ms(20)));
+        assert_eq!(due(&mut replay, ms(20)), [(2, 0)]);
+        assert_eq!(due(&mut replay, ms(30)), [(3, 0)]);
     }
 }

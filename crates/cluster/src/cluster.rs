@@ -185,6 +185,9 @@ impl Cluster {
     }
 
     /// Goes on to `now` and lets everything happen that is due then.
+    ///
+    /// # Panics
+    /// If something was due before: the driver stops at every [deadline](Cluster::next_deadline).
     pub fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         self.round = if now == self.now { self.round + 1 } else { 1 };
         self.now = now;

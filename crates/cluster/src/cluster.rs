@@ -24,7 +24,7 @@ use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use crate::recorder::Recorder;
 use crate::sink::{Outcome, Signal, Sink};
 use crate::worker::{Progress, Worker};
-use crate::{Observer, RunError, SoFar};
+use crate::{Observer, Pick, RunError, SoFar};
 
 /// A deployment at work: a state machine with explicit time, which [`drive`](crate::drive) puts behind a source of requests
 /// and a clock.
@@ -57,6 +57,8 @@ pub struct Cluster {
     check: bool,
     record_routing: bool,
     routed: Vec<Routed>,
+    /// What the content of prompts is called.
+    names: Arc<ContentNames>,
 }
 
 /// A decision of a KV-aware router.
@@ -113,6 +115,7 @@ impl Cluster {
             check: options.check,
             record_routing: options.record_routing,
             routed: Vec::new(),
+            names: Arc::default(),
         }
     }
 
@@ -126,10 +129,18 @@ impl Cluster {
         }
     }
 
+    /// Puts a policy in front of each pool, before the first request.
+    pub fn set_policies(&mut self, mut make: impl FnMut(PoolRole) -> Box<dyn Pick>) {
+        for pool in &mut self.pools {
+            let policy = make(pool.role);
+            pool.set_policy(policy, &self.names);
+        }
+    }
+
     /// Says what the content of prompts is called, for policies that go by it.
     pub fn name_contents(&mut self, names: ContentNames) {
-        let names = Arc::new(names);
-        self.pools.iter_mut().for_each(|pool| pool.name_contents(&names));
+        self.names = Arc::new(names);
+        self.pools.iter_mut().for_each(|pool| pool.name_contents(&self.names));
     }
 
     /// When something happens next that others act on at once.

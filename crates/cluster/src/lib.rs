@@ -38,5 +38,5 @@ pub use drive::{
 };
 pub use error::{ClusterError, RunError};
 pub use replay::{LoadMode, Replay};
-pub use routing::{DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, RouterMode, RouterOptions};
+pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
 pub use simulate::{Observer, Simulation, SoFar};

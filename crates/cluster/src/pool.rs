@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::config::{PoolConfig, SimulationOptions};
 use crate::record::PoolRole;
-use crate::routing::{KvPool, KvRouting, Policy, RouterMode};
+use crate::routing::{self, Candidate, KvPool, KvRouting, Pick, RouterMode};
 use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
@@ -18,8 +18,8 @@ use crate::worker::Worker;
 pub(crate) struct Pool {
     pub(crate) role: PoolRole,
     pub(crate) workers: Vec<Worker>,
-    /// Requests that each worker has.
-    in_flight: Vec<u32>,
+    /// Its workers as a policy sees them.
+    candidates: Vec<Candidate>,
     pub(crate) routing: Routing,
     /// Whether others act on whatever its workers do, as soon as they do it.
     pub(crate) always_watched: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Pool {
 /// What chooses among the workers of a pool.
 #[derive(Debug)]
 pub(crate) enum Routing {
-    Policy(Policy),
+    Policy(Box<dyn Pick>),
     /// With the requests that the router parked, and when they came.
     Kv(Box<KvRouting>, FxHashMap<RequestId, (EngineRequest, Time)>),
 }
@@ -86,24 +86,36 @@ impl Pool {
             let router = KvRouting::new(&options.router.kv, pool, seed, options.record_routing);
             Routing::Kv(Box::new(router), FxHashMap::default())
         } else {
-            Routing::Policy(Policy::new(&options.router, workers, block_size, seed))
+            Routing::Policy(routing::policy(&options.router, block_size, seed))
         };
         // Decode routers do not look at caches.
         let kv_events = matches!(routing, Routing::Kv(..)) && config.role != PoolRole::Decode;
+        let candidate = |worker| Candidate { worker: WorkerId(worker), in_flight: 0 };
         let tracing = EngineTracing {
             kv_events: options.tracing.kv_events || kv_events,
             stretches: !(options.plain || routing.counts_tokens()),
             ..options.tracing
         };
-        Self {
+        let mut pool = Self {
             role: config.role,
             workers: (0..workers).map(|_| Worker::new(config.engine.clone(), tracing)).collect(),
-            in_flight: vec![0; workers],
+            candidates: (0..config.workers).map(candidate).collect(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
             lagging: BinaryHeap::new(),
             some_lag: false,
+        };
+        if let Routing::Policy(policy) = &mut pool.routing {
+            policy.workers_changed(&pool.candidates);
         }
+        pool
+    }
+
+    /// Puts another policy in front of it.
+    pub(crate) fn set_policy(&mut self, mut policy: Box<dyn Pick>, names: &Arc<ContentNames>) {
+        policy.workers_changed(&self.candidates);
+        policy.name_contents(names);
+        self.routing = Routing::Policy(policy);
     }
 
     /// Says what the content of prompts is called.
@@ -122,9 +134,9 @@ impl Pool {
     ) -> Dispatches {
         match &mut self.routing {
             Routing::Policy(policy) => {
-                let choice = policy.pick(&request.prompt, &self.in_flight);
-                let worker = forced.unwrap_or(choice);
-                self.in_flight[worker.index()] += 1;
+                let choice = policy.pick(&request.prompt, &self.candidates);
+                let worker = forced.unwrap_or(self.candidates[choice].worker);
+                self.candidates[worker.index()].in_flight += 1;
                 smallvec![Dispatch { request, worker, arrived: now, admission: None }]
             }
             Routing::Kv(router, parked) => {
@@ -146,7 +158,7 @@ impl Pool {
 
     /// A request has left its worker.
     pub(crate) fn leave(&mut self, request: RequestId, worker: WorkerId, now: Time) -> Dispatches {
-        self.in_flight[worker.index()] -= 1;
+        self.candidates[worker.index()].in_flight -= 1;
         if let Routing::Kv(router, _) = &mut self.routing {
             router.finish(request, worker, now);
         }
@@ -166,7 +178,7 @@ impl Pool {
 
     /// Whether what chooses among its workers looks at what they have done.
     pub(crate) fn is_read(&self) -> bool {
-        !matches!(&self.routing, Routing::Policy(policy) if policy.is_blind())
+        !matches!(&self.routing, Routing::Policy(policy) if !policy.reads_workers())
     }
 
     /// Whether others act on what its workers do, as soon as they do it.
@@ -188,7 +200,7 @@ impl Pool {
             let (request, arrived) =
                 parked.remove(&admission.ticket.id).expect("an admitted request was parked");
             let worker = WorkerId(admission.ticket.rank.worker);
-            self.in_flight[worker.index()] += 1;
+            self.candidates[worker.index()].in_flight += 1;
             dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });
         }
         dispatches

@@ -11,7 +11,7 @@ use crate::config::{SimulationOptions, Topology};
 use crate::drive::{VirtualClock, drive};
 use crate::record::{PoolRole, RequestRecord, RunRecord, TokenGaps};
 use crate::replay::Replay;
-use crate::{ClusterError, RunError};
+use crate::{ClusterError, Pick, RunError};
 
 /// Follows a run while it goes on.
 pub trait Observer {
@@ -75,6 +75,14 @@ impl Simulation {
         let mut cluster = Cluster::new(topology, options);
         cluster.name_contents(names);
         Ok(Self { cluster, replay })
+    }
+
+    /// Puts a policy of one's own in front of each pool, which `make` gives for its role; a router that the options name is
+    /// not used then.
+    #[must_use]
+    pub fn with_policy(mut self, make: impl FnMut(PoolRole) -> Box<dyn Pick>) -> Self {
+        self.cluster.set_policies(make);
+        self
     }
 
     /// Fixes which worker of each pool serves a turn of a session, whatever the router says: to replay recorded

@@ -1,6 +1,8 @@
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use servecast_types::WorkerId;
+use servecast_types::Prompt;
+
+use super::{Candidate, Pick};
 
 /// The worker with the fewest requests in flight; of equals, one drawn at random.
 ///
@@ -15,13 +17,16 @@ impl LeastLoaded {
     pub(super) fn new(generator: Pcg64) -> Self {
         Self { generator }
     }
+}
 
-    pub(super) fn pick(&mut self, in_flight: &[u32]) -> WorkerId {
-        let fewest = in_flight.iter().min().copied().unwrap_or(0);
-        let ties = in_flight.iter().filter(|&&requests| requests == fewest).count();
+impl Pick for LeastLoaded {
+    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+        let fewest = candidates.iter().map(|candidate| candidate.in_flight).min().unwrap_or(0);
+        let is_tied = |candidate: &Candidate| candidate.in_flight == fewest;
+        let ties = candidates.iter().filter(|candidate| is_tied(candidate)).count();
         let nth = if ties > 1 { self.generator.random_range(0..ties) } else { 0 };
-        let mut tied = (0..).zip(in_flight).filter(|&(_, &requests)| requests == fewest);
-        WorkerId(tied.nth(nth).map_or(0, |(worker, _)| worker))
+        let mut tied = candidates.iter().enumerate().filter(|(_, candidate)| is_tied(candidate));
+        tied.nth(nth).map_or(0, |(index, _)| index)
     }
 }
 
@@ -30,7 +35,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::routing::tests::assert_even;
+    use crate::routing::tests::{assert_even, pick};
 
     fn policy(seed: u64) -> LeastLoaded {
         LeastLoaded::new(Pcg64::seed_from_u64(seed))
@@ -38,14 +43,14 @@ mod tests {
 
     #[test]
     fn the_worker_with_the_fewest_requests_is_picked() {
-        assert_eq!(policy(0).pick(&[3, 2, 1, 2]), WorkerId(2));
-        assert_eq!(policy(0).pick(&[0]), WorkerId(0));
+        assert_eq!(pick(&mut policy(0), &[3, 2, 1, 2]), 2);
+        assert_eq!(pick(&mut policy(0), &[0]), 0);
     }
 
     #[test]
     fn those_with_the_fewest_requests_are_picked_equally_often() {
         let mut policy = policy(1);
-        let picks: Vec<WorkerId> = (0..4_000).map(|_| policy.pick(&[1, 3, 1, 1, 2, 1])).collect();
+        let picks: Vec<u32> = (0..4_000).map(|_| pick(&mut policy, &[1, 3, 1, 1, 2, 1])).collect();
         assert_even(&picks, &[0, 2, 3, 5]);
     }
 
@@ -53,7 +58,7 @@ mod tests {
     fn draws_depend_on_the_seed_alone() {
         let picks = |seed| {
             let mut policy = policy(seed);
-            (0..64).map(|_| policy.pick(&[0; 4])).collect::<Vec<_>>()
+            (0..64).map(|_| pick(&mut policy, &[0; 4])).collect::<Vec<_>>()
         };
         assert_eq!(picks(7), picks(7));
         assert_ne!(picks(7), picks(8));

@@ -8,6 +8,7 @@ mod random;
 mod reports;
 mod round_robin;
 
+use std::fmt;
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -69,57 +70,53 @@ impl Default for RouterOptions {
     }
 }
 
-/// A policy at work, in front of one pool.
-#[derive(Debug)]
-pub(crate) enum Policy {
-    RoundRobin(RoundRobin),
-    Random(Random),
-    LeastLoaded(LeastLoaded),
-    PowerOfTwo(PowerOfTwo),
-    PrefixHash(PrefixHash),
+/// A worker that a request may be sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number within its pool, which no other worker gets.
+    pub worker: WorkerId,
+    /// Requests that it has.
+    pub in_flight: u32,
 }
 
-impl Policy {
-    /// A policy for `workers` workers of `block_size` tokens a block.
-    ///
-    /// # Panics
-    /// If the mode is `kv_router`, which does more than pick workers.
-    pub(crate) fn new(options: &RouterOptions, workers: usize, block_size: u32, seed: u64) -> Self {
-        let generator = || Pcg64::seed_from_u64(seed);
-        match options.mode {
-            RouterMode::RoundRobin => Self::RoundRobin(RoundRobin::default()),
-            RouterMode::Random => Self::Random(Random::new(generator())),
-            RouterMode::LeastLoaded => Self::LeastLoaded(LeastLoaded::new(generator())),
-            RouterMode::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(generator())),
-            RouterMode::PrefixHash => {
-                let fallback = LeastLoaded::new(generator());
-                Self::PrefixHash(PrefixHash::new(workers, options.prefix_hash_blocks, block_size, fallback))
-            }
-            RouterMode::KvRouter => unreachable!("the KV router is set up by its pool"),
-        }
+/// A routing policy: it picks a worker for each request, at once.
+///
+/// The same calls give the same picks: whoever draws at random does so from a seed of its own.
+pub trait Pick: fmt::Debug + Send {
+    /// The position among `candidates` of the worker for the next request. Candidates are in order of their numbers, and
+    /// there is one at least.
+    fn pick(&mut self, prompt: &Prompt, candidates: &[Candidate]) -> usize;
+
+    /// There are other candidates than before; called before the first pick, too.
+    fn workers_changed(&mut self, _candidates: &[Candidate]) {}
+
+    /// Whether it looks at what candidates have to do. Workers behind one that does not [lag](crate::Cluster) more, which
+    /// costs less.
+    fn reads_workers(&self) -> bool {
+        true
     }
 
-    /// Says what the content of prompts is called, for those that go by it.
-    pub(crate) fn name_contents(&mut self, names: &Arc<ContentNames>) {
-        if let Self::PrefixHash(policy) = self {
-            policy.name_contents(Arc::clone(names));
-        }
-    }
+    /// Says what the content of prompts is called, for a policy whose picks depend on content and not only on what is
+    /// equal.
+    fn name_contents(&mut self, _names: &Arc<ContentNames>) {}
+}
 
-    /// Whether it picks without looking at what workers have to do.
-    pub(crate) fn is_blind(&self) -> bool {
-        matches!(self, Self::RoundRobin(_) | Self::Random(_))
-    }
-
-    /// The worker for the next request; `in_flight` has the number of requests of each.
-    pub(crate) fn pick(&mut self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
-        match self {
-            Self::RoundRobin(policy) => policy.pick(in_flight),
-            Self::Random(policy) => policy.pick(in_flight),
-            Self::LeastLoaded(policy) => policy.pick(in_flight),
-            Self::PowerOfTwo(policy) => policy.pick(in_flight),
-            Self::PrefixHash(policy) => policy.pick(prompt, in_flight),
+/// The policy of a mode, for workers of `block_size` tokens a block.
+///
+/// # Panics
+/// If the mode is `kv_router`, which does more than pick workers.
+pub(crate) fn policy(options: &RouterOptions, block_size: u32, seed: u64) -> Box<dyn Pick> {
+    let generator = || Pcg64::seed_from_u64(seed);
+    match options.mode {
+        RouterMode::RoundRobin => Box::new(RoundRobin::default()),
+        RouterMode::Random => Box::new(Random::new(generator())),
+        RouterMode::LeastLoaded => Box::new(LeastLoaded::new(generator())),
+        RouterMode::PowerOfTwo => Box::new(PowerOfTwo::new(generator())),
+        RouterMode::PrefixHash => {
+            let fallback = LeastLoaded::new(generator());
+            Box::new(PrefixHash::new(options.prefix_hash_blocks, block_size, fallback))
         }
+        RouterMode::KvRouter => unreachable!("the KV router is set up by its pool"),
     }
 }
 
@@ -130,10 +127,10 @@ mod tests {
     /// Checks by χ² that `workers` were picked equally often, and nobody else.
     ///
     /// Even draws pass with a probability of 99.9 %; a test draws from a fixed seed, so it passes always or never.
-    pub(super) fn assert_even(picks: &[WorkerId], workers: &[u32]) {
+    pub(super) fn assert_even(picks: &[u32], workers: &[u32]) {
         // The 99.9 % quantiles of χ² with 1, 2, … degrees of freedom.
         const LIMITS: [f64; 7] = [10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32];
-        let count = |worker| picks.iter().filter(|&&pick| pick == WorkerId(worker)).count();
+        let count = |worker| picks.iter().filter(|&&pick| pick == worker).count();
         let counts: Vec<usize> = workers.iter().map(|&worker| count(worker)).collect();
         assert_eq!(counts.iter().sum::<usize>(), picks.len(), "only of {workers:?}");
         let expected = picks.len() as f64 / workers.len() as f64;
@@ -141,10 +138,23 @@ mod tests {
         assert!(deviation < LIMITS[workers.len() - 2], "χ² of {counts:?} is {deviation:.1}");
     }
 
-    fn picks(mode: RouterMode, prompt: &Prompt, in_flight: &[u32]) -> Vec<WorkerId> {
+    /// Workers 0, 1, … with so many requests each.
+    pub(super) fn candidates(in_flight: &[u32]) -> Vec<Candidate> {
+        let candidate = |(worker, &in_flight)| Candidate { worker: WorkerId(worker), in_flight };
+        (0..).zip(in_flight).map(candidate).collect()
+    }
+
+    /// Which of workers with so many requests each a policy picks for a prompt that it does not look at.
+    pub(super) fn pick(policy: &mut impl Pick, in_flight: &[u32]) -> u32 {
+        policy.pick(&Prompt::default(), &candidates(in_flight)) as u32
+    }
+
+    fn picks(mode: RouterMode, prompt: &Prompt, in_flight: &[u32]) -> Vec<u32> {
         let options = RouterOptions { mode, ..RouterOptions::default() };
-        let mut policy = Policy::new(&options, in_flight.len(), 16, 3);
-        (0..8_000).map(|_| policy.pick(prompt, in_flight)).collect()
+        let mut policy = policy(&options, 16, 3);
+        let candidates = candidates(in_flight);
+        policy.workers_changed(&candidates);
+        (0..8_000).map(|_| policy.pick(prompt, &candidates) as u32).collect()
     }
 
     #[test]
@@ -175,11 +185,9 @@ mod tests {
                 rotated.rotate_left(rotation);
                 let picks = picks(mode, &short, &rotated);
                 // Back to the names that workers have without the rotation; the two idle ones are alike.
-                let named = picks.iter().map(|pick| (pick.0 as usize + rotation) % loads.len());
-                let idle: Vec<WorkerId> = named
-                    .filter(|&worker| loads[worker] == 0)
-                    .map(|worker| WorkerId(worker as u32))
-                    .collect();
+                let named = picks.iter().map(|&pick| (pick as usize + rotation) % loads.len());
+                let idle: Vec<u32> =
+                    named.filter(|&worker| loads[worker] == 0).map(|worker| worker as u32).collect();
                 assert_even(&idle, &[1, 3]);
                 let share = idle.len() as f64 / picks.len() as f64;
                 // Of two workers drawn of five, at least one is idle in 7 of 10 cases.

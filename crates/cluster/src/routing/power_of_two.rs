@@ -1,6 +1,8 @@
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use servecast_types::WorkerId;
+use servecast_types::Prompt;
+
+use super::{Candidate, Pick};
 
 /// The one with fewer requests in flight of two workers drawn at random; the first drawn of equals.
 ///
@@ -14,18 +16,20 @@ impl PowerOfTwo {
     pub(super) fn new(generator: Pcg64) -> Self {
         Self { generator }
     }
+}
 
-    pub(super) fn pick(&mut self, in_flight: &[u32]) -> WorkerId {
-        let workers = in_flight.len() as u32;
+impl Pick for PowerOfTwo {
+    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+        let workers = candidates.len() as u32;
         let first = self.generator.random_range(0..workers);
         if workers == 1 {
-            return WorkerId(first);
+            return first as usize;
         }
         // A draw among the others: those from `first` on are one further.
         let draw = self.generator.random_range(0..workers - 1);
         let second = draw + u32::from(draw >= first);
-        let load = |worker: u32| in_flight[worker as usize];
-        WorkerId(if load(second) < load(first) { second } else { first })
+        let load = |index: u32| candidates[index as usize].in_flight;
+        (if load(second) < load(first) { second } else { first }) as usize
     }
 }
 
@@ -34,10 +38,11 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::routing::tests::pick;
 
     fn picks(in_flight: &[u32]) -> Vec<u32> {
         let mut policy = PowerOfTwo::new(Pcg64::seed_from_u64(7));
-        (0..200).map(|_| policy.pick(in_flight).0).collect()
+        (0..200).map(|_| pick(&mut policy, in_flight)).collect()
     }
 
     #[test]

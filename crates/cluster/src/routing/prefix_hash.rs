@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
-use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash, WorkerId};
+use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash};
 
 use super::least_loaded::LeastLoaded;
+use super::{Candidate, Pick};
 
 /// Places on the ring a worker has, so that neighbours share its load when it is full.
 const PLACES: u64 = 64;
@@ -17,8 +18,8 @@ const LOAD_FACTOR: f64 = 1.25;
 /// Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads" (2018).
 #[derive(Debug)]
 pub(crate) struct PrefixHash {
-    /// Places in order of their position.
-    ring: Vec<(u64, WorkerId)>,
+    /// Places in order of their position, and whose they are among the candidates.
+    ring: Vec<(u64, usize)>,
     blocks: u32,
     block_size: u32,
     fallback: LeastLoaded,
@@ -28,27 +29,8 @@ pub(crate) struct PrefixHash {
 
 impl PrefixHash {
     /// `blocks`: how many blocks of `block_size` tokens have to be equal.
-    pub(super) fn new(workers: usize, blocks: u32, block_size: u32, fallback: LeastLoaded) -> Self {
-        let places = (0..workers as u64).flat_map(|worker| (0..PLACES).map(move |place| (worker, place)));
-        let mut ring: Vec<(u64, WorkerId)> =
-            places.map(|(worker, place)| (mix(worker << 32 | place), WorkerId(worker as u32))).collect();
-        ring.sort_unstable();
-        Self { ring, blocks, block_size, fallback, names: Arc::default() }
-    }
-
-    /// Says what the content of prompts is called.
-    pub(super) fn name_contents(&mut self, names: Arc<ContentNames>) {
-        self.names = names;
-    }
-
-    pub(super) fn pick(&mut self, prompt: &Prompt, in_flight: &[u32]) -> WorkerId {
-        let Some(SequenceHash(prefix)) = self.prefix(prompt) else { return self.fallback.pick(in_flight) };
-        let total: u64 = in_flight.iter().map(|&requests| u64::from(requests)).sum();
-        let most = (LOAD_FACTOR * (total + 1) as f64 / in_flight.len() as f64).ceil() as u32;
-        let start = self.ring.partition_point(|&(position, _)| position < prefix);
-        let clockwise = self.ring[start..].iter().chain(&self.ring[..start]);
-        let free = clockwise.map(|&(_, worker)| worker).find(|worker| in_flight[worker.index()] < most);
-        free.unwrap_or_else(|| self.fallback.pick(in_flight))
+    pub(super) fn new(blocks: u32, block_size: u32, fallback: LeastLoaded) -> Self {
+        Self { ring: Vec::new(), blocks, block_size, fallback, names: Arc::default() }
     }
 
     /// Identity of the first blocks of a prompt, as many as count and it has.
@@ -56,6 +38,32 @@ impl PrefixHash {
         let prompt = self.names.canonical(prompt, self.blocks.saturating_mul(self.block_size));
         let mut hasher = BlockHasher::new(self.block_size);
         std::iter::from_fn(|| hasher.next(&prompt)).take(self.blocks as usize).last()
+    }
+}
+
+impl Pick for PrefixHash {
+    fn pick(&mut self, prompt: &Prompt, candidates: &[Candidate]) -> usize {
+        let Some(SequenceHash(prefix)) = self.prefix(prompt) else {
+            return self.fallback.pick(prompt, candidates);
+        };
+        let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.in_flight)).sum();
+        let most = (LOAD_FACTOR * (total + 1) as f64 / candidates.len() as f64).ceil() as u32;
+        let start = self.ring.partition_point(|&(position, _)| position < prefix);
+        let clockwise = self.ring[start..].iter().chain(&self.ring[..start]);
+        let free = clockwise.map(|&(_, index)| index).find(|&index| candidates[index].in_flight < most);
+        free.unwrap_or_else(|| self.fallback.pick(prompt, candidates))
+    }
+
+    fn workers_changed(&mut self, candidates: &[Candidate]) {
+        let places = candidates.iter().enumerate().flat_map(|(index, candidate)| {
+            (0..PLACES).map(move |place| (mix(u64::from(candidate.worker.0) << 32 | place), index))
+        });
+        self.ring = places.collect();
+        self.ring.sort_unstable();
+    }
+
+    fn name_contents(&mut self, names: &Arc<ContentNames>) {
+        self.names = Arc::clone(names);
     }
 }
 
@@ -74,9 +82,12 @@ mod tests {
     use servecast_types::{Interner, Run};
 
     use super::*;
+    use crate::routing::tests::candidates;
 
     fn policy(workers: usize) -> PrefixHash {
-        PrefixHash::new(workers, 4, 16, LeastLoaded::new(Pcg64::seed_from_u64(0)))
+        let mut policy = PrefixHash::new(4, 16, LeastLoaded::new(Pcg64::seed_from_u64(0)));
+        policy.workers_changed(&candidates(&vec![0; workers]));
+        policy
     }
 
     fn prompt(family: u32, tail: u32) -> Prompt {
@@ -86,10 +97,11 @@ mod tests {
     #[test]
     fn prompts_that_begin_alike_go_to_one_worker() {
         let mut policy = policy(8);
-        let worker = policy.pick(&prompt(1, 1), &[1; 8]);
-        assert!((2..20).all(|tail| policy.pick(&prompt(1, tail), &[1; 8]) == worker));
-        let workers: Vec<WorkerId> = (0..64).map(|family| policy.pick(&prompt(family, 0), &[1; 8])).collect();
-        assert!((0..8).all(|worker| workers.contains(&WorkerId(worker))), "families spread over all workers");
+        let all = candidates(&[1; 8]);
+        let worker = policy.pick(&prompt(1, 1), &all);
+        assert!((2..20).all(|tail| policy.pick(&prompt(1, tail), &all) == worker));
+        let workers: Vec<usize> = (0..64).map(|family| policy.pick(&prompt(family, 0), &all)).collect();
+        assert!((0..8).all(|worker| workers.contains(&worker)), "families spread over all workers");
     }
 
     #[test]
@@ -103,8 +115,8 @@ mod tests {
                 .map(|family| Prompt::from_blocks([interner.intern(1 << 50 | family << 40)], 64, 64))
                 .collect();
             let mut policy = policy(8);
-            policy.name_contents(Arc::new(interner.into_names(64)));
-            prompts.iter().map(|prompt| policy.pick(prompt, &[1; 8])).collect::<Vec<_>>()
+            policy.name_contents(&Arc::new(interner.into_names(64)));
+            prompts.iter().map(|prompt| policy.pick(prompt, &candidates(&[1; 8]))).collect::<Vec<_>>()
         };
         let alone = pick(&[]);
         assert_eq!(pick(&[1 << 50 | 7 << 40, 1 << 60, 1 << 50 | 3 << 40]), alone);
@@ -114,18 +126,20 @@ mod tests {
     #[test]
     fn a_worker_with_too_much_to_do_passes_requests_on() {
         let mut policy = policy(4);
-        let first = policy.pick(&prompt(1, 0), &[1; 4]);
         let mut loads = [1; 4];
-        loads[first.index()] = 3;
-        let next = policy.pick(&prompt(1, 0), &loads);
+        let first = policy.pick(&prompt(1, 0), &candidates(&loads));
+        loads[first] = 3;
+        let next = policy.pick(&prompt(1, 0), &candidates(&loads));
         assert_ne!(next, first);
-        loads[next.index()] = 2;
-        assert_eq!(policy.pick(&prompt(1, 0), &loads), next, "2 of 8 is within 1.25 times the mean");
+        loads[next] = 2;
+        let again = policy.pick(&prompt(1, 0), &candidates(&loads));
+        assert_eq!(again, next, "2 of 8 is within 1.25 times the mean");
     }
 
     #[test]
     fn a_prompt_without_a_full_block_goes_where_the_load_is_least() {
         let mut policy = policy(3);
-        assert_eq!(policy.pick(&Prompt::new([Run::tokens(5, 15)]), &[2, 1, 0]), WorkerId(2));
+        let short = Prompt::new([Run::tokens(5, 15)]);
+        assert_eq!(policy.pick(&short, &candidates(&[2, 1, 0])), 2);
     }
 }

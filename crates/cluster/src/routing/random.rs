@@ -1,6 +1,8 @@
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use servecast_types::WorkerId;
+use servecast_types::Prompt;
+
+use super::{Candidate, Pick};
 
 /// A worker drawn at random.
 #[derive(Debug)]
@@ -12,9 +14,15 @@ impl Random {
     pub(super) fn new(generator: Pcg64) -> Self {
         Self { generator }
     }
+}
 
-    pub(super) fn pick(&mut self, in_flight: &[u32]) -> WorkerId {
-        WorkerId(self.generator.random_range(0..in_flight.len() as u32))
+impl Pick for Random {
+    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+        self.generator.random_range(0..candidates.len() as u32) as usize
+    }
+
+    fn reads_workers(&self) -> bool {
+        false
     }
 }
 
@@ -23,10 +31,11 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::routing::tests::pick;
 
     fn picks(seed: u64, in_flight: &[u32]) -> Vec<u32> {
         let mut policy = Random::new(Pcg64::seed_from_u64(seed));
-        (0..64).map(|_| policy.pick(in_flight).0).collect()
+        (0..64).map(|_| pick(&mut policy, in_flight)).collect()
     }
 
     #[test]

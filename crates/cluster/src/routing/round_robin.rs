@@ -1,4 +1,6 @@
-use servecast_types::WorkerId;
+use servecast_types::Prompt;
+
+use super::{Candidate, Pick};
 
 /// Workers in turn.
 #[derive(Debug, Default)]
@@ -6,22 +8,27 @@ pub(crate) struct RoundRobin {
     next: usize,
 }
 
-impl RoundRobin {
-    pub(super) fn pick(&mut self, in_flight: &[u32]) -> WorkerId {
-        let worker = self.next % in_flight.len();
-        self.next = worker + 1;
-        WorkerId(worker as u32)
+impl Pick for RoundRobin {
+    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+        let index = self.next % candidates.len();
+        self.next = index + 1;
+        index
+    }
+
+    fn reads_workers(&self) -> bool {
+        false
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::tests::pick;
 
     #[test]
     fn workers_come_in_turn_whatever_they_have_to_do() {
         let mut policy = RoundRobin::default();
-        let picks: Vec<u32> = (0..5).map(|_| policy.pick(&[9, 0, 0]).0).collect();
+        let picks: Vec<u32> = (0..5).map(|_| pick(&mut policy, &[9, 0, 0])).collect();
         assert_eq!(picks, [0, 1, 2, 0, 1]);
     }
 }

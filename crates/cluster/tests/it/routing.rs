@@ -2,9 +2,11 @@
 
 use serde_json::json;
 use servecast_cluster::record::RunRecord;
-use servecast_cluster::{PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology};
+use servecast_cluster::{
+    Candidate, Pick, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
+};
 use servecast_engine::{EngineArgs, EngineConfig};
-use servecast_types::Time;
+use servecast_types::{Prompt, Time};
 use servecast_workload::{Load, TraceRow, Workload};
 
 const BLOCK_SIZE: u32 = 64;
@@ -187,4 +189,35 @@ fn kv_that_is_fetched_at_one_instant_becomes_free_in_order_of_hand_offs() {
         assert_eq!(workers, [1, 0]);
         assert_eq!(record.requests[4].reused_tokens(), 192, "three blocks, and the last is computed again");
     }
+}
+
+/// The fewest requests in flight; the last of equals.
+#[derive(Debug)]
+struct LastOfTheFewest;
+
+impl Pick for LastOfTheFewest {
+    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+        let loads = candidates.iter().map(|candidate| candidate.in_flight);
+        loads
+            .enumerate()
+            .min_by_key(|&(index, load)| (load, usize::MAX - index))
+            .map_or(0, |(index, _)| index)
+    }
+}
+
+/// It sees what is true when it picks, although nobody else looks at the workers of either pool.
+#[test]
+fn a_policy_of_ones_own_sees_who_has_what() {
+    let rows: Vec<TraceRow> = [0.0, 0.0, 0.0, 1.4, 100.0]
+        .into_iter()
+        .zip(1..)
+        .map(|(at, line)| row(line, at, 10 * line, 20 + 50 * u64::from(line == 2), 1))
+        .collect();
+    let workload = Workload::from_rows(&rows, BLOCK_SIZE, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
+    let options = options(RouterMode::RoundRobin, 0);
+    let simulation = Simulation::new(&aggregated(3), workload, &options).unwrap();
+    let record = simulation.with_policy(|_| Box::new(LastOfTheFewest)).run(&mut ()).unwrap();
+    let workers: Vec<u32> = record.requests.iter().map(|request| request.stages[0].worker.0).collect();
+    // The first three come to one worker each; line 2 takes 1.7 ms, the others 1.2, so two are free at 1.4 ms.
+    assert_eq!(workers, [2, 1, 0, 2, 2]);
 }

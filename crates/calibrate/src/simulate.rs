@@ -3,11 +3,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use servecast_cluster::record::PoolRole;
 use servecast_cluster::{Delivery, Observer, PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::Iteration;
 use servecast_latency::{Batch, Host, LatencyModel, Step, StepFeatures};
-use servecast_types::{Prompt, Run, Time, WorkerId};
+use servecast_types::{Prompt, Role, Run, Time, WorkerId};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 
 use crate::error::CalibrateError;
@@ -123,14 +122,14 @@ fn prompts(rows: &[RequestRow]) -> Vec<Vec<Run>> {
         let mut prompt = Vec::new();
         let mut left = shared.map_or(0, |_| cached);
         for run in shared.map_or(&[][..], |other| &prompts[other]) {
-            let len = run.len.min(left);
+            let len = run.len().min(left);
             if len > 0 {
-                prompt.push(Run { len, ..*run });
+                prompt.push(run.part(0..len));
             }
             left -= len;
         }
-        let known: u32 = prompt.iter().map(|run| run.len).sum();
-        prompt.push(Run { start: (1 << 32) + (row as u64 + 1) * (1 << 30), len: one.input_tokens - known });
+        let known: u32 = prompt.iter().map(|run| run.len()).sum();
+        prompt.push(Run::unique(row as u32, one.input_tokens - known));
         prompts[row] = prompt;
     }
     prompts
@@ -155,7 +154,7 @@ struct Busy {
 }
 
 impl Observer for Tracer<'_> {
-    fn iteration(&mut self, _pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, _pool: Role, worker: WorkerId, iteration: &Iteration) {
         if iteration.scheduled.is_empty() {
             return;
         }

@@ -5,9 +5,9 @@
 use std::ffi::{CStr, c_char};
 
 use servecast_router::RouterConfigOverride;
-use servecast_router::standalone::{Phase, PhaseRequest, PromptBlocks, WorkerInfo, WorkerRank, WorkerRole};
+use servecast_router::standalone::{PhaseRequest, PromptBlocks, WorkerInfo, WorkerRank, WorkerRole};
 use servecast_types::hash::{self, Salt};
-use servecast_types::{BlockHash, SequenceHash};
+use servecast_types::{BlockHash, Role, SequenceHash};
 
 use crate::status::Failure;
 use crate::types::*;
@@ -128,22 +128,22 @@ pub(crate) unsafe fn request_id<'a>(pointer: *const c_char) -> Result<&'a str, F
     }
 }
 
-pub(crate) fn phase(phase: servecast_phase) -> Result<Phase, Failure> {
+pub(crate) fn phase(phase: servecast_phase) -> Result<Role, Failure> {
     match phase {
-        SERVECAST_PHASE_AGGREGATED => Ok(Phase::Aggregated),
-        SERVECAST_PHASE_PREFILL => Ok(Phase::Prefill),
-        SERVECAST_PHASE_DECODE => Ok(Phase::Decode),
+        SERVECAST_PHASE_AGGREGATED => Ok(Role::Aggregated),
+        SERVECAST_PHASE_PREFILL => Ok(Role::Prefill),
+        SERVECAST_PHASE_DECODE => Ok(Role::Decode),
         other => Err(Failure::argument(format!(
             "`phase` is {other}: expected SERVECAST_PHASE_AGGREGATED (0), _PREFILL (1) or _DECODE (2)"
         ))),
     }
 }
 
-pub(crate) fn phase_code(phase: Phase) -> servecast_phase {
+pub(crate) fn phase_code(phase: Role) -> servecast_phase {
     match phase {
-        Phase::Aggregated => SERVECAST_PHASE_AGGREGATED,
-        Phase::Prefill => SERVECAST_PHASE_PREFILL,
-        Phase::Decode => SERVECAST_PHASE_DECODE,
+        Role::Aggregated => SERVECAST_PHASE_AGGREGATED,
+        Role::Prefill => SERVECAST_PHASE_PREFILL,
+        Role::Decode => SERVECAST_PHASE_DECODE,
     }
 }
 

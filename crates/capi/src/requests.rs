@@ -2,7 +2,8 @@
 
 use std::ffi::c_char;
 
-use servecast_router::standalone::{Phase, PhaseId, Routed, Selection};
+use servecast_router::standalone::{PhaseId, Routed, Selection};
+use servecast_types::Role;
 
 use crate::args::{self, Out};
 use crate::inspect::fill;
@@ -156,7 +157,7 @@ pub unsafe extern "C" fn servecast_router_free_request(
         let phase = if phase == SERVECAST_PHASE_ALL { None } else { Some(args::phase(phase)?) };
         let mut state = router.lock()?;
         let admitted = state.router.free(id, phase, router.time(now_ns));
-        let phases = Phase::ALL.into_iter().filter(|each| phase.is_none_or(|phase| phase == *each));
+        let phases = Role::ALL.into_iter().filter(|each| phase.is_none_or(|phase| phase == *each));
         let over: Vec<PhaseId> = phases.map(|phase| PhaseId { id: id.into(), phase }).collect();
         state.drop_released(&over);
         state.release(admitted);

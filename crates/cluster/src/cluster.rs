@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineRequest, EngineState, Rejection};
+use servecast_record::{RejectReason, RequestStatus, RunRecord, SoFar};
 use servecast_router::Admission;
-use servecast_types::{ContentNames, RequestId, Time, WorkerId};
+use servecast_types::{ContentNames, PoolId, RequestId, Role, Time, WorkerId};
 
 use self::deadline::{Deadline, Event};
 use self::hand_off::Source;
@@ -20,11 +21,10 @@ use crate::config::{SimulationOptions, Topology};
 use crate::drive::{Arrival, NewRequest, Placement, Watches};
 use crate::handoff::Handoff;
 use crate::pool::{Dispatch, Dispatches, Pool};
-use crate::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use crate::recorder::Recorder;
 use crate::sink::{Outcome, Signal, Sink};
 use crate::worker::{Progress, Worker};
-use crate::{Observer, Pick, RunError, SoFar};
+use crate::{Observer, Pick, RunError};
 
 /// A deployment at work: a state machine with explicit time, which [`drive`](crate::drive) puts behind a source of requests
 /// and a clock.
@@ -65,7 +65,7 @@ pub struct Cluster {
 #[derive(Debug, Clone)]
 pub struct Routed {
     /// The pool.
-    pub pool: PoolRole,
+    pub pool: Role,
     /// When the request came to the pool.
     pub arrived: Time,
     /// When it was sent to a worker.
@@ -77,7 +77,7 @@ pub struct Routed {
 /// A worker of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    pub(crate) pool: usize,
+    pub(crate) pool: PoolId,
     pub(crate) worker: WorkerId,
 }
 
@@ -130,7 +130,7 @@ impl Cluster {
     }
 
     /// Puts a policy in front of each pool, before the first request.
-    pub fn set_policies(&mut self, mut make: impl FnMut(PoolRole) -> Box<dyn Pick>) {
+    pub fn set_policies(&mut self, mut make: impl FnMut(Role) -> Box<dyn Pick>) {
         for pool in &mut self.pools {
             let policy = make(pool.role);
             pool.set_policy(policy, &self.names);
@@ -184,7 +184,7 @@ impl Cluster {
         let placement = arrival.placement;
         let forced = placement.first().copied();
         self.live.insert(id, Live { place: None, source: None, decode_stage, placement });
-        self.enter(0, first_stage, forced, now, observer)?;
+        self.enter(PoolId(0), first_stage, forced, now, observer)?;
         Ok(id)
     }
 
@@ -270,8 +270,8 @@ impl Cluster {
     /// All workers, in order.
     pub(crate) fn places(&self) -> Vec<Place> {
         let workers =
-            |(pool, of): (usize, &Pool)| (0..of.workers.len() as u32).map(move |worker| (pool, worker));
-        let places = self.pools.iter().enumerate().flat_map(workers);
+            |(pool, of): (PoolId, &Pool)| (0..of.workers.len() as u32).map(move |worker| (pool, worker));
+        let places = (0..).map(PoolId).zip(&self.pools).flat_map(workers);
         places.map(|(pool, worker)| Place { pool, worker: WorkerId(worker) }).collect()
     }
 
@@ -295,7 +295,7 @@ impl Cluster {
         if let Some((&first, live)) = self.live.iter().min_by_key(|(id, _)| **id) {
             let place = match live.place {
                 Some(Place { pool, worker }) => {
-                    format!("on the {} worker {worker}", self.pools[pool].role.name())
+                    format!("on the {} worker {worker}", self.pools[pool.index()].role.name())
                 }
                 None => "parked by a router".to_owned(),
             };
@@ -316,14 +316,14 @@ impl Cluster {
     /// Gives a request to a pool, whose router sends it on at once or later.
     fn enter(
         &mut self,
-        pool: usize,
+        pool: PoolId,
         request: EngineRequest,
         forced: Option<WorkerId>,
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.read(pool, observer)?;
-        let dispatches = self.pools[pool].route(request, forced, now);
+        let dispatches = self.pools[pool.index()].route(request, forced, now);
         self.dispatch(pool, dispatches, now, observer)?;
         self.watch(pool);
         Ok(())
@@ -332,7 +332,7 @@ impl Cluster {
     /// Gives requests to the workers that were chosen for them.
     fn dispatch(
         &mut self,
-        pool: usize,
+        pool: PoolId,
         dispatches: Dispatches,
         now: Time,
         observer: &mut impl Observer,
@@ -345,7 +345,7 @@ impl Cluster {
                 live.place = Some(place);
             }
             if let Some(admission) = admission.filter(|_| self.record_routing) {
-                self.routed.push(Routed { pool: self.pools[pool].role, arrived, at: now, admission });
+                self.routed.push(Routed { pool: self.pools[pool.index()].role, arrived, at: now, admission });
             }
             self.deliver(place, request, now, observer)?;
         }
@@ -353,7 +353,7 @@ impl Cluster {
     }
 
     fn worker(&mut self, place: Place) -> &mut Worker {
-        &mut self.pools[place.pool].workers[place.worker.index()]
+        &mut self.pools[place.pool.index()].workers[place.worker.index()]
     }
 
     /// Lets a worker start what it can, unless an iteration is in flight, at whose end it does so anyway.
@@ -374,8 +374,8 @@ impl Cluster {
         observer: &mut O,
         call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
     ) -> (T, Outcome) {
-        let last_stage = place.pool + 1 == self.pools.len();
-        let Pool { role, workers, routing, .. } = &mut self.pools[place.pool];
+        let last_stage = place.pool.index() + 1 == self.pools.len();
+        let Pool { role, workers, routing, .. } = &mut self.pools[place.pool.index()];
         let engine = &mut workers[place.worker.index()].engine;
         let recorder = &mut self.recorder;
         let outcome = self.spare.pop().unwrap_or_default();
@@ -401,19 +401,19 @@ impl Cluster {
             let event = Event::TransferEnd(source.place, transfer.id);
             self.schedule(transfer.end.max(*now), source.order, event);
         }
-        if !outcome.signals.is_empty() && self.pools[place.pool].is_watched() {
+        if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
             outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
         }
         for &(id, signal, now) in &outcome.signals {
             match signal {
                 Signal::Finished => self.stage_finished(id, place, now, observer)?,
                 Signal::FirstToken => {
-                    let released = self.pools[place.pool].first_token(id, place.worker, now);
+                    let released = self.pools[place.pool.index()].first_token(id, place.worker, now);
                     self.dispatch(place.pool, released, now, observer)?;
                 }
                 Signal::Token => {
                     let generated = self.recorder.output_tokens(id);
-                    self.pools[place.pool].record_output(id, generated, now);
+                    self.pools[place.pool.index()].record_output(id, generated, now);
                 }
             }
         }
@@ -448,7 +448,7 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        let released = self.pools[place.pool].leave(id, place.worker, now);
+        let released = self.pools[place.pool.index()].leave(id, place.worker, now);
         self.dispatch(place.pool, released, now, observer)
     }
 

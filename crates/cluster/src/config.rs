@@ -1,8 +1,8 @@
-use servecast_engine::{EngineArgs, EngineConfig, EngineTracing, WorkerType};
+use servecast_engine::{EngineArgs, EngineConfig, EngineTracing};
 use servecast_latency::Host;
+use servecast_types::Role;
 
 use crate::handoff::Handoff;
-use crate::record::PoolRole;
 use crate::routing::RouterOptions;
 use crate::{ClusterError, LoadMode};
 
@@ -13,7 +13,7 @@ pub const MAX_WORKERS: u32 = 100_000;
 #[derive(Debug, Clone)]
 pub(crate) struct PoolConfig {
     /// What it is for.
-    pub(crate) role: PoolRole,
+    pub(crate) role: Role,
     /// How many workers it has.
     pub(crate) workers: u32,
     /// Each of them.
@@ -43,7 +43,7 @@ pub struct PoolEngine<'a> {
 impl Topology {
     /// One pool whose workers do prompt and output.
     pub fn aggregated(engine: PoolEngine<'_>) -> Result<Self, ClusterError> {
-        let pool = pool(PoolRole::Aggregated, "num_workers", engine)?;
+        let pool = pool(Role::Aggregated, "num_workers", engine)?;
         Ok(Self { pools: vec![pool], handoff: None })
     }
 
@@ -55,8 +55,8 @@ impl Topology {
         }
         let handoff = Handoff::new(prefill.args, decode.args)?;
         let pools = vec![
-            pool(PoolRole::Prefill, "num_prefill_workers", prefill)?,
-            pool(PoolRole::Decode, "num_decode_workers", decode)?,
+            pool(Role::Prefill, "num_prefill_workers", prefill)?,
+            pool(Role::Decode, "num_decode_workers", decode)?,
         ];
         Ok(Self { pools, handoff: Some(handoff) })
     }
@@ -69,12 +69,12 @@ impl Topology {
 
 impl Topology {
     /// Each pool's role, number of workers and engine, in the order in which a request meets them.
-    pub fn pools(&self) -> impl Iterator<Item = (PoolRole, u32, &EngineConfig)> {
+    pub fn pools(&self) -> impl Iterator<Item = (Role, u32, &EngineConfig)> {
         self.pools.iter().map(|pool| (pool.role, pool.workers, &pool.engine))
     }
 }
 
-fn pool(role: PoolRole, key: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
+fn pool(role: Role, key: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
     let PoolEngine { workers, config, .. } = engine;
     if workers == 0 {
         return Err(ClusterError::NoWorkers { key });
@@ -82,20 +82,8 @@ fn pool(role: PoolRole, key: &'static str, engine: PoolEngine<'_>) -> Result<Poo
     if workers > MAX_WORKERS {
         return Err(ClusterError::TooManyWorkers { key, workers, most: MAX_WORKERS });
     }
-    let expected = match role {
-        PoolRole::Aggregated => WorkerType::Aggregated,
-        PoolRole::Prefill => WorkerType::Prefill,
-        PoolRole::Decode => WorkerType::Decode,
-    };
     match config.worker_type() {
-        Some(found) if found != expected => {
-            let found = match found {
-                WorkerType::Aggregated => "aggregated",
-                WorkerType::Prefill => "prefill",
-                WorkerType::Decode => "decode",
-            };
-            Err(ClusterError::WorkerType { pool: role.name(), found })
-        }
+        Some(found) if found != role => Err(ClusterError::WorkerType { pool: role, found }),
         _ => Ok(PoolConfig { role, workers, engine: config.clone() }),
     }
 }

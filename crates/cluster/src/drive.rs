@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use servecast_record::RequestStatus;
 use servecast_types::{Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
-use crate::record::RequestStatus;
 use crate::{Cluster, Observer, RunError};
 
 /// What is known of a request when it arrives.
@@ -73,7 +73,7 @@ pub trait Source {
     fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time);
 
     /// A request that will not be sent, since the end of an earlier one was told of that it builds on. It is recorded as
-    /// [rejected](crate::record::RejectReason::PreviousTurn) at its arrival.
+    /// [rejected](servecast_record::RejectReason::PreviousTurn) at its arrival.
     fn pop_refused(&mut self) -> Option<NewRequest> {
         None
     }

@@ -1,5 +1,5 @@
 use servecast_latency::LatencyError;
-use servecast_types::{Message, Time, message, settings_error};
+use servecast_types::{Message, Role, Time, message, settings_error};
 
 /// Why a deployment cannot be built.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +22,9 @@ pub enum ClusterError {
     /// An engine that says it is for another pool.
     WorkerType {
         /// The pool.
-        pool: &'static str,
+        pool: Role,
         /// What the engine says.
-        found: &'static str,
+        found: Role,
     },
     /// Pools that cannot hand KV blocks to each other.
     BlockSize {
@@ -60,9 +60,9 @@ impl From<&ClusterError> for Message {
             ClusterError::WorkerType { pool, found } => {
                 message!(
                     "the {} engine has {worker_type} {}: leave it out or make it {}",
-                    *pool,
-                    *found,
-                    *pool
+                    pool.name(),
+                    found.name(),
+                    pool.name()
                 )
             }
             ClusterError::BlockSize { prefill, decode } => message!(

@@ -12,17 +12,14 @@
 //!
 //! **Invariant:** no files, no clock, no threads; the same input gives the same records.
 
-mod breakdown;
 mod check;
 mod cluster;
 mod config;
 mod delivery;
 mod drive;
 mod error;
-mod gaps;
 mod handoff;
 mod pool;
-pub mod record;
 mod recorder;
 mod replay;
 mod routing;
@@ -39,4 +36,4 @@ pub use drive::{
 pub use error::{ClusterError, RunError};
 pub use replay::{LoadMode, Replay};
 pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
-pub use simulate::{Observer, Simulation, SoFar};
+pub use simulate::{Observer, Simulation};

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use servecast_engine::{EngineRequest, EngineTracing};
 use servecast_router::Admission;
-use servecast_types::{ContentNames, KvEvent, RequestId, Time, WorkerId};
+use servecast_types::{ContentNames, KvEvent, RequestId, Role, Seed, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::{PoolConfig, SimulationOptions};
-use crate::record::PoolRole;
 use crate::routing::{self, Candidate, KvPool, KvRouting, Pick, RouterMode};
 use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) role: PoolRole,
+    pub(crate) role: Role,
     pub(crate) workers: Vec<Worker>,
     /// Its workers as a policy sees them.
     candidates: Vec<Candidate>,
@@ -75,7 +74,7 @@ impl Pool {
     pub(crate) fn new(config: &PoolConfig, number: u64, options: &SimulationOptions) -> Self {
         let workers = config.workers as usize;
         let block_size = config.engine.block_size();
-        let seed = options.seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let seed = Seed(options.seed).stream(number + 1);
         let routing = if options.router.mode == RouterMode::KvRouter {
             let pool = KvPool {
                 role: config.role,
@@ -89,7 +88,7 @@ impl Pool {
             Routing::Policy(routing::policy(&options.router, block_size, seed))
         };
         // Decode routers do not look at caches.
-        let kv_events = matches!(routing, Routing::Kv(..)) && config.role != PoolRole::Decode;
+        let kv_events = matches!(routing, Routing::Kv(..)) && config.role != Role::Decode;
         let candidate = |worker| Candidate { worker: WorkerId(worker), in_flight: 0 };
         let tracing = EngineTracing {
             kv_events: options.tracing.kv_events || kv_events,
@@ -199,7 +198,7 @@ impl Pool {
         for admission in admitted {
             let (request, arrived) =
                 parked.remove(&admission.ticket.id).expect("an admitted request was parked");
-            let worker = WorkerId(admission.ticket.rank.worker);
+            let worker = admission.ticket.rank.worker;
             self.candidates[worker.index()].in_flight += 1;
             dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });
         }

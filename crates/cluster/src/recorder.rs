@@ -3,16 +3,17 @@
 use rustc_hash::FxHashMap;
 use servecast_engine::{Decodes, Iteration, LastIteration, Transfer};
 use servecast_latency::Host;
-use servecast_types::{Duration, RequestId, Time, WorkerId, ensure};
+use servecast_record::{
+    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord, TokenGaps,
+    WorkerTotals,
+};
+use servecast_types::{Duration, PoolId, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
+use crate::RunError;
 use crate::config::PoolConfig;
 use crate::delivery::Delivery;
 use crate::drive::NewRequest;
-use crate::record::{
-    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps, WorkerTotals,
-};
-use crate::{RunError, SoFar};
 
 /// Collects the records of a run.
 #[derive(Debug)]
@@ -80,10 +81,10 @@ impl Recorder {
     }
 
     /// A request that came to a pool at `arrived` got to a worker.
-    pub(crate) fn queued(&mut self, id: RequestId, pool: usize, worker: WorkerId, arrived: Time, now: Time) {
-        self.pools[pool].workers[worker.index()].requests += 1;
+    pub(crate) fn queued(&mut self, id: RequestId, pool: PoolId, worker: WorkerId, arrived: Time, now: Time) {
+        self.pools[pool.index()].workers[worker.index()].requests += 1;
         self.requests[id.index()].stages.push(StageRecord {
-            pool: self.pools[pool].role,
+            pool: self.pools[pool.index()].role,
             worker,
             arrived,
             queued: now,
@@ -97,7 +98,7 @@ impl Recorder {
         });
     }
 
-    pub(crate) fn transfer_started(&mut self, pool: usize, transfer: &Transfer, now: Time) {
+    pub(crate) fn transfer_started(&mut self, pool: PoolId, transfer: &Transfer, now: Time) {
         let record = &mut self.requests[transfer.id.index()];
         let reused_tokens = record.input_tokens - transfer.tokens;
         let stage = record.stages.last_mut().expect("a transfer belongs to a stage");
@@ -105,19 +106,19 @@ impl Recorder {
         stage.transfer_end = Some(transfer.end);
         stage.reused_tokens = reused_tokens;
         let worker = stage.worker.index();
-        self.pools[pool].workers[worker].reused_tokens += u64::from(reused_tokens);
+        self.pools[pool.index()].workers[worker].reused_tokens += u64::from(reused_tokens);
     }
 
     /// `last_stage`: whether the tokens of this pool reach the user.
     pub(crate) fn iteration_ended(
         &mut self,
-        pool: usize,
+        pool: PoolId,
         worker: WorkerId,
         last_stage: bool,
         iteration: &Iteration,
     ) {
         let place = worker;
-        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
+        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool.index()];
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
@@ -141,7 +142,7 @@ impl Recorder {
                 self.readmitted.insert((admitted.id, stage), iteration.scheduled_at);
             }
         }
-        let role = self.pools[pool].role;
+        let role = self.pools[pool.index()].role;
         for &id in &iteration.preempted {
             // With an iteration in flight, its token may have been delivered since, and the request have moved on.
             let stages = &mut self.requests[id.index()].stages;
@@ -182,12 +183,12 @@ impl Recorder {
     }
 
     /// Iterations ended in which each running request got a token, as each did when they began.
-    pub(crate) fn decoded(&mut self, pool: usize, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
+    pub(crate) fn decoded(&mut self, pool: PoolId, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
         let (count, requests) = (decodes.count(), decodes.requests);
-        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool];
+        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool.index()];
         totals.iterations += count;
         totals.computed_tokens += count * requests;
-        workers[worker.index()].decoded(decodes, *usable_blocks);
+        add_decodes(&mut workers[worker.index()], decodes, *usable_blocks);
         if !last_stage {
             return;
         }
@@ -316,6 +317,18 @@ impl Recorder {
                 self.gaps.add(gap, times);
             }
         }
+    }
+}
+
+/// Iterations ended in which the same requests got a token each, on a worker of `usable` KV blocks.
+#[inline]
+fn add_decodes(totals: &mut WorkerTotals, decodes: &Decodes, usable: u32) {
+    let length = decodes.length();
+    totals.busy_ns += length.as_ns();
+    totals.computed(decodes.requests, usable.saturating_sub(decodes.free_blocks), length);
+    if decodes.taken_blocks > 0 {
+        totals.block_ns += decodes.taken_block_ns();
+        totals.peak_blocks = totals.peak_blocks.max(usable.saturating_sub(decodes.free_blocks_after()));
     }
 }
 

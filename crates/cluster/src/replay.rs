@@ -5,12 +5,12 @@ use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashMap;
 use servecast_latency::Host;
+use servecast_record::RequestStatus;
 use servecast_types::{Duration, RequestId, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 
 use crate::ClusterError;
 use crate::drive::{Arrival, NewRequest, Placement, Source, Watches};
-use crate::record::RequestStatus;
 
 /// How requests enter the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,8 +262,9 @@ impl Source for Replay {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use servecast_types::{Prompt, Run};
+
+    use super::*;
 
     fn ms(ms: u64) -> Time {
         Time::from_ns(ms * 1_000_000)

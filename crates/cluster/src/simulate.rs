@@ -3,25 +3,25 @@
 use std::ops::ControlFlow;
 
 use servecast_engine::{Decodes, Iteration};
-use servecast_types::{Time, WorkerId};
+use servecast_record::{RunRecord, SoFar};
+use servecast_types::{Role, Time, WorkerId};
 use servecast_workload::Workload;
 
 use crate::cluster::{Cluster, Routed};
 use crate::config::{SimulationOptions, Topology};
 use crate::drive::{VirtualClock, drive};
-use crate::record::{PoolRole, RequestRecord, RunRecord, TokenGaps};
 use crate::replay::Replay;
 use crate::{ClusterError, Pick, RunError};
 
 /// Follows a run while it goes on.
 pub trait Observer {
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
-    fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, _iteration: &Iteration) {}
+    fn iteration(&mut self, _pool: Role, _worker: WorkerId, _iteration: &Iteration) {}
 
     /// Iterations of a worker ended in which each running request got a token. Unless a run is
     /// [plain](SimulationOptions::plain), such iterations are told of here and not in [`Observer::iteration`], and what
     /// decodes beside prompts is only [counted](Iteration::decoded) there.
-    fn decoded(&mut self, _pool: PoolRole, _worker: WorkerId, _decodes: &Decodes) {}
+    fn decoded(&mut self, _pool: Role, _worker: WorkerId, _decodes: &Decodes) {}
 
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}
@@ -40,17 +40,6 @@ pub trait Observer {
     fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
-}
-
-/// What a run has recorded while it goes on.
-#[derive(Debug, Clone, Copy)]
-pub struct SoFar<'a> {
-    /// The requests that have arrived. Of one that has not ended only what is before its first token is settled, and that.
-    pub requests: &'a [RequestRecord],
-    /// Whether each of them has ended.
-    pub ended: &'a [bool],
-    /// Gaps between tokens; a few of the latest may be missing.
-    pub gaps: &'a TokenGaps,
 }
 
 /// An observer that looks away.
@@ -80,7 +69,7 @@ impl Simulation {
     /// Puts a policy of one's own in front of each pool, which `make` gives for its role; a router that the options name is
     /// not used then.
     #[must_use]
-    pub fn with_policy(mut self, make: impl FnMut(PoolRole) -> Box<dyn Pick>) -> Self {
+    pub fn with_policy(mut self, make: impl FnMut(Role) -> Box<dyn Pick>) -> Self {
         self.cluster.set_policies(make);
         self
     }

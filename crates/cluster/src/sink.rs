@@ -3,12 +3,11 @@
 use servecast_engine::{
     Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection, Transfer,
 };
-use servecast_types::{KvEvent, RequestId, Time};
+use servecast_types::{KvEvent, RequestId, Role, Time};
 
 use crate::Observer;
 use crate::cluster::Place;
 use crate::pool::Routing;
-use crate::record::PoolRole;
 use crate::recorder::Recorder;
 
 /// What an engine did during one call, as far as others have to act on it.
@@ -46,7 +45,7 @@ pub(crate) enum Signal {
 /// Hands what an engine does to the recorder and the observer.
 pub(crate) struct Sink<'a, O> {
     pub(crate) place: Place,
-    pub(crate) pool: PoolRole,
+    pub(crate) pool: Role,
     /// Whether tokens of this pool reach the user.
     pub(crate) last_stage: bool,
     pub(crate) routing: &'a mut Routing,

@@ -3,11 +3,10 @@
 use serde_json::{Map, Value};
 use servecast_cluster::{ClusterError, PoolEngine, Topology};
 use servecast_engine::{
-    ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS,
-    WorkerType, merge,
+    ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, merge,
 };
 use servecast_latency::{CapacitySetup, ErrorBar, GIB};
-use servecast_types::{Message, message};
+use servecast_types::{Message, Role, message};
 
 use self::settings::Settings;
 use crate::error::Failure;
@@ -59,7 +58,7 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
     let preset = preset(config, layers)?;
     let of = |role, explicit| Given::new(role, explicit, config, preset);
     let Some(staged) = staged_key(config) else {
-        let given_engine = of(WorkerType::Aggregated, given.engine_args.as_ref());
+        let given_engine = of(Role::Aggregated, given.engine_args.as_ref());
         let mut pool = Pool::build(&given_engine, &[given_engine.engine], config, layers)?;
         pool.unused.extend(hand_off::unused(&pool.args).map(|reason| layers.explained(reason)));
         let topology = Topology::aggregated(pool.with_workers(given.num_workers));
@@ -75,8 +74,8 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
         });
     };
     check_staged(config, layers, staged)?;
-    let prefill = of(WorkerType::Prefill, given.prefill_engine_args.as_ref());
-    let decode = of(WorkerType::Decode, given.decode_engine_args.as_ref());
+    let prefill = of(Role::Prefill, given.prefill_engine_args.as_ref());
+    let decode = of(Role::Decode, given.decode_engine_args.as_ref());
     let engines = [prefill.engine, decode.engine];
     let mut prefill = Pool::build(&prefill, &engines, config, layers)?;
     let decode = Pool::build(&decode, &engines, config, layers)?;
@@ -204,7 +203,7 @@ fn preset(config: &ReplayConfig, layers: &Layers) -> Result<Option<EnginePreset>
 
 /// What is given for the engine of a pool.
 struct Given<'a> {
-    role: WorkerType,
+    role: Role,
     /// Settings of this pool alone.
     explicit: Option<&'a Map<String, Value>>,
     preset: Option<EnginePreset>,
@@ -213,7 +212,7 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     fn new(
-        role: WorkerType,
+        role: Role,
         explicit: Option<&'a Map<String, Value>>,
         config: &ReplayConfig,
         preset: Option<EnginePreset>,
@@ -228,9 +227,9 @@ impl<'a> Given<'a> {
     /// The key of the settings of this pool alone.
     fn key(&self) -> &'static str {
         match self.role {
-            WorkerType::Aggregated => "engine_args",
-            WorkerType::Prefill => "prefill_engine_args",
-            WorkerType::Decode => "decode_engine_args",
+            Role::Aggregated => "engine_args",
+            Role::Prefill => "prefill_engine_args",
+            Role::Decode => "decode_engine_args",
         }
     }
 
@@ -313,9 +312,9 @@ impl Pool {
         layers: &Layers,
     ) -> Result<Self, Failure> {
         let name = match given.role {
-            WorkerType::Aggregated => "",
-            WorkerType::Prefill => "prefill engine: ",
-            WorkerType::Decode => "decode engine: ",
+            Role::Aggregated => "",
+            Role::Prefill => "prefill engine: ",
+            Role::Decode => "decode engine: ",
         };
         let settings = Settings::collect(given, engines, config, layers)?;
         let named = |message: Message| Message::from(name).then(message);

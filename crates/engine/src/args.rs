@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use servecast_types::Role;
 
 use crate::graphs::CudaGraphConfig;
 use crate::host::HostArgs;
@@ -56,7 +57,7 @@ pub struct EngineArgs {
     /// vLLM's role in KV transfer: with one, transfers are noticed when the real connector would notice them.
     pub kv_role: Option<KvRole>,
     /// What the worker is for; inferred from its pool when absent.
-    pub worker_type: Option<WorkerType>,
+    pub worker_type: Option<Role>,
     /// Old form of `worker_type: prefill`.
     pub is_prefill: Option<bool>,
     /// Old form of `worker_type: decode`.
@@ -329,18 +330,6 @@ pub enum KvRole {
     KvProducer,
     /// Fetches prompts.
     KvConsumer,
-}
-
-/// What a worker is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkerType {
-    /// Prompt and output.
-    Aggregated,
-    /// Prompts.
-    Prefill,
-    /// Output.
-    Decode,
 }
 
 /// What a hand-off from prefill to decode moves.

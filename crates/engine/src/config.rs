@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use servecast_latency::{Host, Latency, LatencyModel, Polynomial, Speedup};
-use servecast_types::{Message, message};
+use servecast_types::{Message, Role, message};
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
-    WorkerType,
 };
 use crate::latency_spec::LatencySpec;
 use crate::sglang::{self, SglangConfig};
@@ -48,7 +47,7 @@ pub struct EngineConfig {
     pub(crate) latency: Latency,
     /// What the host takes besides passes.
     pub(crate) host: Host,
-    worker_type: Option<WorkerType>,
+    worker_type: Option<Role>,
 }
 
 impl EngineArgs {
@@ -114,7 +113,7 @@ impl EngineArgs {
         }
     }
 
-    fn resolved_worker_type(&self) -> Result<Option<WorkerType>, ConfigError> {
+    fn resolved_worker_type(&self) -> Result<Option<Role>, ConfigError> {
         match (self.worker_type, self.is_prefill, self.is_decode) {
             (None, Some(true), Some(true)) => {
                 Err(ConfigError::Conflict(message!("{is_prefill} and {is_decode} cannot both be true")))
@@ -123,8 +122,8 @@ impl EngineArgs {
                 "{worker_type} cannot be combined with {is_prefill} or {is_decode}: leave those out"
             ))),
             (Some(given), None, None) => Ok(Some(given)),
-            (None, Some(true), _) => Ok(Some(WorkerType::Prefill)),
-            (None, _, Some(true)) => Ok(Some(WorkerType::Decode)),
+            (None, Some(true), _) => Ok(Some(Role::Prefill)),
+            (None, _, Some(true)) => Ok(Some(Role::Decode)),
             (None, _, _) => Ok(None),
         }
     }
@@ -293,7 +292,7 @@ impl EngineConfig {
     }
 
     /// What the worker is for, if the settings say so.
-    pub fn worker_type(&self) -> Option<WorkerType> {
+    pub fn worker_type(&self) -> Option<Role> {
         self.worker_type
     }
 
@@ -424,9 +423,9 @@ mod tests {
         for (settings, worker_type) in [
             (json!({}), None),
             (json!({"is_prefill": false, "is_decode": false}), None),
-            (json!({"is_prefill": true}), Some(WorkerType::Prefill)),
-            (json!({"is_decode": true}), Some(WorkerType::Decode)),
-            (json!({"worker_type": "aggregated"}), Some(WorkerType::Aggregated)),
+            (json!({"is_prefill": true}), Some(Role::Prefill)),
+            (json!({"is_decode": true}), Some(Role::Decode)),
+            (json!({"worker_type": "aggregated"}), Some(Role::Aggregated)),
         ] {
             assert_eq!(build(settings).unwrap().worker_type(), worker_type);
         }

@@ -61,7 +61,7 @@ mod vllm;
 
 pub use args::{
     EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, TrtllmArgs,
-    VllmVersion, WorkerType,
+    VllmVersion,
 };
 pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};

@@ -1,9 +1,10 @@
 //! Named sets of defaults: what a release of a real engine does when it is simply started.
 
 use serde_json::{Map, Value, json};
+use servecast_types::Role;
 
 use crate::ConfigError;
-use crate::args::{EngineType, KvRole, VllmVersion, WorkerType};
+use crate::args::{EngineType, KvRole, VllmVersion};
 use crate::args_json::canonical_key;
 
 /// The defaults of one release of an engine on a large GPU, which a user's own settings override.
@@ -65,7 +66,7 @@ impl EnginePreset {
     }
 
     /// The keys that it sets for a worker, with their values.
-    pub fn settings(&self, worker_type: WorkerType) -> Map<String, Value> {
+    pub fn settings(&self, worker_type: Role) -> Map<String, Value> {
         let settings = match self.release {
             Release::Vllm(version) => vllm(version, worker_type),
             Release::Sglang => sglang(),
@@ -75,7 +76,7 @@ impl EnginePreset {
     }
 }
 
-fn vllm(version: VllmVersion, worker_type: WorkerType) -> Value {
+fn vllm(version: VllmVersion, worker_type: Role) -> Value {
     let mut settings = json!({
         "vllm_version": version,
         "block_size": 16,
@@ -87,9 +88,9 @@ fn vllm(version: VllmVersion, worker_type: WorkerType) -> Value {
         "watermark": 0.0,
     });
     let role = match worker_type {
-        WorkerType::Aggregated => return settings,
-        WorkerType::Prefill => KvRole::KvProducer,
-        WorkerType::Decode => KvRole::KvConsumer,
+        Role::Aggregated => return settings,
+        Role::Prefill => KvRole::KvProducer,
+        Role::Decode => KvRole::KvConsumer,
     };
     settings["kv_role"] = json!(role);
     settings
@@ -152,10 +153,10 @@ mod tests {
     fn every_preset_gives_settings_that_an_engine_takes() {
         for name in EnginePreset::names().filter(|name| name.starts_with("vllm")) {
             let preset = EnginePreset::by_name(name).unwrap();
-            for worker_type in [WorkerType::Aggregated, WorkerType::Prefill, WorkerType::Decode] {
+            for worker_type in [Role::Aggregated, Role::Prefill, Role::Decode] {
                 let args = EngineArgs::from_json(Value::Object(preset.settings(worker_type))).unwrap();
                 assert_eq!(args.validate(None).unwrap().block_size(), 16);
-                assert_eq!(args.kv_role.is_some(), worker_type != WorkerType::Aggregated);
+                assert_eq!(args.kv_role.is_some(), worker_type != Role::Aggregated);
                 assert_eq!(args.scheduler_reserve_full_isl, name != "vllm-0.14");
                 assert_eq!(format!("vllm-{}", json!(args.vllm_version).as_str().unwrap()), name);
             }
@@ -166,7 +167,7 @@ mod tests {
     fn the_preset_of_sglang_is_laid_under_settings_by_either_name() {
         let preset = EnginePreset::by_name("sglang-0.5").unwrap();
         assert_eq!(preset.engine_type(), EngineType::Sglang);
-        for worker_type in [WorkerType::Aggregated, WorkerType::Prefill, WorkerType::Decode] {
+        for worker_type in [Role::Aggregated, Role::Prefill, Role::Decode] {
             let build = |user: Value| {
                 let args = EngineArgs::from_json(merge(preset.settings(worker_type), user)).unwrap();
                 args.validate(None).unwrap()

@@ -12,8 +12,7 @@
 //! A first token that is late is a miss whatever follows, and so is a request that was turned away. Gaps are counted only
 //! where they are above the limit by more than what [`TokenGaps`] may merge.
 
-use servecast_cluster::SoFar;
-use servecast_cluster::record::{RequestRecord, TokenGaps};
+use servecast_record::{RequestRecord, SoFar, TokenGaps};
 use servecast_report::{LatencyLimit, Metric, Slo, Statistic, is_share};
 use servecast_types::Duration;
 use servecast_workload::Workload;

@@ -2,8 +2,7 @@
 //!
 //! Kept while a run goes on, in bins of time that become longer as it does, so that its size is known beforehand.
 
-use servecast_cluster::record::PoolRole;
-use servecast_types::{Duration, Time, WorkerId};
+use servecast_types::{Duration, Role, Time, WorkerId};
 
 /// Bins of a worker, in a deployment of few and of many workers; all workers together have about `ALL_BINS`.
 const MOST_BINS: usize = 4096;
@@ -17,7 +16,7 @@ const FIRST_SHIFT: u32 = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSize {
     /// What the pool is for.
-    pub role: PoolRole,
+    pub role: Role,
     /// How many workers it has.
     pub workers: u32,
     /// KV blocks of a worker that requests can have.
@@ -103,7 +102,7 @@ impl Activity {
     ///
     /// # Panics
     /// If there is no such worker.
-    pub fn add(&mut self, pool: PoolRole, worker: WorkerId, span: &BusySpan) {
+    pub fn add(&mut self, pool: Role, worker: WorkerId, span: &BusySpan) {
         let (start, end) = (span.start.as_ns(), span.end.as_ns());
         while (end >> self.shift) as usize >= self.bins {
             self.fold();
@@ -145,7 +144,7 @@ impl Activity {
     /// KV blocks of a worker of a pool, and the bins of each of its workers, over `bins` equal parts of a time.
     pub(crate) fn of_pool(
         &self,
-        role: PoolRole,
+        role: Role,
         span: (Time, Time),
         bins: usize,
     ) -> Option<(u32, Vec<Vec<Bin>>)> {
@@ -194,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    const ROLE: PoolRole = PoolRole::Aggregated;
+    const ROLE: Role = Role::Aggregated;
 
     fn activity(spans: &[(u64, u64, u64, u32)]) -> Activity {
         let mut activity = Activity::new([PoolSize { role: ROLE, workers: 1, blocks: 100 }]);

@@ -1,6 +1,6 @@
 //! Small charts for terminals, below the table: time series as lines of blocks, and a histogram of the TTFT.
 
-use servecast_cluster::record::RunRecord;
+use servecast_record::RunRecord;
 use servecast_types::Duration;
 
 use crate::series::{Series, series};

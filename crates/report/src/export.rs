@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use servecast_cluster::record::{RequestRecord, RunRecord};
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::{Duration, RequestId, Time};
 
 use crate::latency::tpot_ms;

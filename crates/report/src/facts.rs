@@ -1,6 +1,6 @@
 //! What a report says in lines: the facts that have no place in the columns of its table.
 
-use servecast_cluster::record::MOST_DISTINCT_GAPS;
+use servecast_record::MOST_DISTINCT_GAPS;
 
 use crate::measured::Measured;
 use crate::pool::{PoolReport, Spread};

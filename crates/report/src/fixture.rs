@@ -7,11 +7,11 @@
 //! | 2 | 30 | | | none: its prompt is too long |
 //! | 3 | 60 | 62 | 90 100 | aggregated; gave up for want of KV blocks |
 
-use servecast_cluster::record::{
-    PoolRecord, PoolRole, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord,
-    TokenGaps, WorkerTotals,
+use servecast_record::{
+    PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
+    WorkerTotals,
 };
-use servecast_types::{Duration, Time, WorkerId};
+use servecast_types::{Duration, Role, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::ErrorBar;
@@ -27,7 +27,7 @@ pub(crate) fn run() -> RunRecord {
     // While workers were in iterations, they had two requests, which held a quarter of the blocks, and once the half.
     let pool = |role, totals: [u64; 3], busy_ms: &[u64]| PoolRecord {
         role,
-        max_num_seqs: (role != PoolRole::Prefill).then_some(8),
+        max_num_seqs: (role != Role::Prefill).then_some(8),
         usable_blocks: 100,
         totals: PoolTotals { iterations: totals[0], computed_tokens: totals[1], preemptions: totals[2] },
         workers: busy_ms
@@ -43,9 +43,9 @@ pub(crate) fn run() -> RunRecord {
             .collect(),
     };
     let pools = vec![
-        pool(PoolRole::Aggregated, [5, 439, 1], &[85]),
-        pool(PoolRole::Prefill, [1, 200, 0], &[34]),
-        pool(PoolRole::Decode, [6, 307, 1], &[34, 68]),
+        pool(Role::Aggregated, [5, 439, 1], &[85]),
+        pool(Role::Prefill, [1, 200, 0], &[34]),
+        pool(Role::Decode, [6, 307, 1], &[34, 68]),
     ];
     let latency_estimates = vec!["roofline of a model on 1 GPU".to_owned()];
     RunRecord { requests, gaps, pools, extrapolated_iterations: 3, latency_estimates, ..RunRecord::default() }
@@ -89,7 +89,7 @@ fn aggregated() -> RequestRecord {
             admitted: Some(ms(12.0)),
             first_token: Some(ms(30.0)),
             last_token: Some(ms(50.0)),
-            ..stage(PoolRole::Aggregated, 10.0)
+            ..stage(Role::Aggregated, 10.0)
         }],
     }
 }
@@ -114,7 +114,7 @@ fn disaggregated() -> RequestRecord {
                 reused_tokens: 100,
                 first_token: Some(ms(60.0)),
                 last_token: Some(ms(60.0)),
-                ..stage(PoolRole::Prefill, 20.0)
+                ..stage(Role::Prefill, 20.0)
             },
             StageRecord {
                 worker: WorkerId(1),
@@ -125,7 +125,7 @@ fn disaggregated() -> RequestRecord {
                 first_token: Some(ms(100.0)),
                 last_token: Some(ms(180.0)),
                 preemptions: 1,
-                ..stage(PoolRole::Decode, 60.0)
+                ..stage(Role::Decode, 60.0)
             },
         ],
     }
@@ -169,13 +169,13 @@ fn rejected_later() -> RequestRecord {
             first_token: Some(ms(90.0)),
             last_token: Some(ms(100.0)),
             preemptions: 1,
-            ..stage(PoolRole::Aggregated, 60.0)
+            ..stage(Role::Aggregated, 60.0)
         }],
     }
 }
 
 /// A stage on worker 0 in which nothing has happened yet.
-fn stage(pool: PoolRole, queued_ms: f64) -> StageRecord {
+fn stage(pool: Role, queued_ms: f64) -> StageRecord {
     StageRecord {
         pool,
         worker: WorkerId(0),

@@ -1,6 +1,6 @@
 //! Latencies of one request beyond those that its record computes itself.
 
-use servecast_cluster::record::RequestRecord;
+use servecast_record::RequestRecord;
 use servecast_types::Duration;
 
 /// Time to second token: from the first to the second token; none for fewer than two tokens.

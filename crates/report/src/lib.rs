@@ -1,6 +1,6 @@
 //! What a run meant: from the records of a simulation to figures that people and programs read.
 //!
-//! - [`summarize`] turns a [`RunRecord`](servecast_cluster::record::RunRecord) into a [`Report`], a flat JSON
+//! - [`summarize`] turns a [`RunRecord`](servecast_record::RunRecord) into a [`Report`], a flat JSON
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
 //! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.

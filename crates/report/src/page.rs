@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use servecast_cluster::record::{RequestRecord, RunRecord, TtftBreakdown};
+use servecast_record::{RequestRecord, RunRecord, TtftBreakdown};
 use servecast_types::{Duration, Time};
 
 pub(crate) use self::distribution::Distribution;

@@ -7,6 +7,7 @@ use rand_pcg::Pcg64;
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use servecast_types::Seed;
 
 use crate::stats::Stats;
 
@@ -116,7 +117,7 @@ pub fn paired_changes(
     ];
     let changes = latencies.iter().zip(0_u64..).filter_map(|(&(metric, of), number)| {
         let values = pairs.iter().filter_map(|(twin, request)| Some((of(twin)?, of(request)?)));
-        let mut generator = Pcg64::seed_from_u64(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut generator = Pcg64::seed_from_u64(Seed(seed).stream(number).0);
         change(metric, &values.collect::<Vec<_>>(), &mut generator)
     });
     Some(changes.collect())

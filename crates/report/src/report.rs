@@ -178,7 +178,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use serde_json::Value;
-    use servecast_cluster::record::RunRecord;
+    use servecast_record::RunRecord;
 
     use super::*;
     use crate::{SummaryOptions, fixture, summarize};

@@ -3,10 +3,8 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use servecast_cluster::record::{
-    PoolRole, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown,
-};
-use servecast_types::{Duration, Time};
+use servecast_record::{RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown};
+use servecast_types::{Duration, Role, Time};
 
 use crate::latency::{tpot_ms, ttst};
 
@@ -64,7 +62,7 @@ struct BreakdownRow {
 
 #[derive(Serialize)]
 struct StageRow {
-    pool: PoolRole,
+    pool: Role,
     worker: u32,
     arrived_ms: f64,
     queued_ms: f64,

@@ -12,7 +12,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_cluster::record::RunRecord;
+use servecast_record::RunRecord;
 
 use crate::table::grouped;
 
@@ -157,7 +157,7 @@ mod tests {
                 at += -(1.0 - random.random::<f64>()).ln() * 10.0 / load;
                 free = free.max(at) + 10.0;
                 let time = |ms: f64| Time::from_ms(ms).unwrap();
-                run.requests.push(servecast_cluster::record::RequestRecord {
+                run.requests.push(servecast_record::RequestRecord {
                     arrival: time(at),
                     ended: time(free),
                     ..sample.clone()

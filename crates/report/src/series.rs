@@ -1,7 +1,7 @@
 //! How a run went over time, from the records of its requests.
 
 use serde::Serialize;
-use servecast_cluster::record::{RequestRecord, RunRecord, StageRecord};
+use servecast_record::{RequestRecord, RunRecord, StageRecord};
 use servecast_types::Time;
 
 /// Bins of time of a run.

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_cluster::record::RequestRecord;
+use servecast_record::RequestRecord;
 use servecast_types::{Duration, Message, message, settings_error};
 
 use crate::latency::tpot_ms;

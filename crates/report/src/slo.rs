@@ -11,7 +11,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use servecast_cluster::record::{RequestRecord, RunRecord};
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::Duration;
 
 pub use self::outcome::{SloOutcome, is_share, render_slo};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use servecast_cluster::record::{
+use servecast_record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerTotals,
 };
 use servecast_types::Duration;

@@ -249,7 +249,7 @@ pub fn grouped(value: f64, decimals: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use servecast_cluster::record::RunRecord;
+    use servecast_record::RunRecord;
 
     use super::*;
     use crate::{ErrorBar, Provenance, Sla, SummaryOptions, fixture, summarize};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use rustc_hash::FxHashMap;
-use servecast_router::{Decision, KvRouterConfig, Rank, RankInfo, Router, RoutingRequest};
-use servecast_types::{KvEvent, RequestId, SequenceHash, Time};
+use servecast_router::{Decision, KvRouterConfig, RankInfo, Router, RoutingRequest};
+use servecast_types::{KvEvent, Rank, RequestId, SequenceHash, Time, WorkerId};
 
 const RANKS: [u32; 4] = [1, 16, 256, 1_024];
 const BLOCKS: [usize; 3] = [10, 250, 2_000];
@@ -46,7 +46,7 @@ fn apply<const N: usize>(bencher: Bencher, ranks: u32) {
         .collect();
     bencher.bench_local(|| {
         for event in std::iter::once(&stored).chain(&removed) {
-            load.router.apply(Rank::of_worker(0), event, Time::ZERO).unwrap();
+            load.router.apply(Rank::of_worker(WorkerId(0)), event, Time::ZERO).unwrap();
         }
     });
 }
@@ -101,18 +101,18 @@ impl Load {
         let count = (ranks * PROMPTS_PER_RANK).min((MOST_BLOCKS / blocks) as u32).max(1);
         let prompts: Vec<_> = (0..count).map(|number| prompt(u64::from(number), blocks)).collect();
         for worker in 0..ranks {
-            router.add_rank(Rank::of_worker(worker), RankInfo::default(), Time::ZERO);
+            router.add_rank(Rank::of_worker(WorkerId(worker)), RankInfo::default(), Time::ZERO);
         }
         for worker in 0..ranks {
             for own in 0..PROMPTS_PER_RANK {
                 let prompt = &prompts[(worker * PROMPTS_PER_RANK + own) as usize % prompts.len()];
                 let event = KvEvent::Stored { parent: None, blocks: prompt.iter().copied().collect() };
-                router.apply(Rank::of_worker(worker), &event, Time::ZERO).unwrap();
+                router.apply(Rank::of_worker(WorkerId(worker)), &event, Time::ZERO).unwrap();
             }
         }
         let mut load = Self { router, prompts, next: 0 };
         for request in 0..ranks * RUNNING_PER_RANK {
-            let rank = Rank::of_worker(request % ranks);
+            let rank = Rank::of_worker(WorkerId(request % ranks));
             let request = load.next_request();
             load.router.book(request, rank, Time::ZERO).unwrap();
         }

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use servecast_types::{Message, RequestId, foreign, message, settings_error};
-
-use crate::Rank;
+use servecast_types::{Message, Rank, RequestId, foreign, message, settings_error};
 
 /// Why router settings were refused.
 #[derive(Debug, Clone, PartialEq)]

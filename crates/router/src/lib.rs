@@ -13,19 +13,19 @@
 //! ```
 //!
 //! ```
-//! use servecast_router::{Decision, KvRouterConfig, Rank, RankInfo, Router, RoutingRequest};
-//! use servecast_types::{KvEvent, RequestId, SequenceHash, Time};
+//! use servecast_router::{Decision, KvRouterConfig, RankInfo, Router, RoutingRequest};
+//! use servecast_types::{KvEvent, Rank, RequestId, SequenceHash, Time, WorkerId};
 //!
 //! let mut router = Router::new(KvRouterConfig::default().validate()?, 16, 42);
 //! for worker in 0..2 {
-//!     router.add_rank(Rank::of_worker(worker), RankInfo { max_num_batched_tokens: Some(8192) }, Time::ZERO);
+//!     router.add_rank(Rank::of_worker(WorkerId(worker)), RankInfo { max_num_batched_tokens: Some(8192) }, Time::ZERO);
 //! }
 //! let blocks = vec![SequenceHash(1), SequenceHash(2)];
-//! router.apply(Rank::of_worker(1), &KvEvent::Stored { parent: None, blocks: blocks.iter().copied().collect() }, Time::ZERO)?;
+//! router.apply(Rank::of_worker(WorkerId(1)), &KvEvent::Stored { parent: None, blocks: blocks.iter().copied().collect() }, Time::ZERO)?;
 //!
 //! let decision = router.route(RoutingRequest::new(RequestId(0), 40, blocks), Time::ZERO)?;
 //! let Decision::Admit(admission) = decision else { panic!("nobody is busy") };
-//! assert_eq!(admission.ticket.rank, Rank::of_worker(1));
+//! assert_eq!(admission.ticket.rank, Rank::of_worker(WorkerId(1)));
 //! assert_eq!((admission.ticket.overlap_blocks, admission.ticket.prefill_tokens), (2, 8));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -84,7 +84,7 @@ pub use config::{
 };
 pub use error::{ConfigError, EventError, RouteError};
 pub use index::{ApproximateIndex, DumpedBlock, DumpedOrphan, EventCounts, IndexDump, Lifetime, RadixTree};
-pub use rank::{Rank, RankInfo, Slot};
+pub use rank::{RankInfo, Slot};
 pub use request::{RoutingRequest, Stage};
 pub use router::{PrefillModel, Router, Sizes};
 pub use ticket::{

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_types::{RequestId, Time};
+use servecast_types::{Rank, RequestId, Time};
 
-use crate::{EffectiveSettings, QueuePolicy, Rank, RoutingRequest};
+use crate::{EffectiveSettings, QueuePolicy, RoutingRequest};
 
 const NS_PER_S: f64 = 1e9;
 

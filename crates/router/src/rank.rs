@@ -1,35 +1,6 @@
-//! Ranks and the dense slots in which everything about them is kept.
+//! The dense slots in which everything about ranks is kept.
 
-use std::fmt;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// What requests are routed to: one data-parallel rank of one worker. All state is per rank.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(deny_unknown_fields)]
-pub struct Rank {
-    /// The worker.
-    pub worker: u32,
-    /// Its data-parallel rank, from 0.
-    #[serde(default)]
-    pub dp_rank: u32,
-}
-
-impl Rank {
-    /// The first rank of a worker, which is its only one without data parallelism.
-    pub const fn of_worker(worker: u32) -> Self {
-        Self { worker, dp_rank: 0 }
-    }
-}
-
-impl fmt::Display for Rank {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} rank {}", self.worker, self.dp_rank)
-    }
-}
+use servecast_types::Rank;
 
 /// What the router has to know about a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use servecast_types::hash::{self, Salt};
-use servecast_types::{BlockHash, RequestId, SequenceHash};
+use servecast_types::{BlockHash, Rank, RequestId, Role, SequenceHash};
 
-use crate::{Rank, RouterConfigOverride};
+use crate::RouterConfigOverride;
 
 /// A request to be routed.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +38,7 @@ pub struct RoutingRequest {
     pub priority_jump: f64,
 }
 
-/// Which part of a request's life a pool serves.
+/// What a request is to the router of its pool. Not a [`Role`]: a router treats a whole request and a prefill alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stage {
     /// All of it, or the prefill of a disaggregated request.
@@ -46,6 +46,16 @@ pub enum Stage {
     Whole,
     /// The decode stage of a disaggregated request: [`RouterConfigOverride::DECODE_STAGE`] holds for it.
     Decode,
+}
+
+impl Stage {
+    /// What requests are to the router of a pool of this role.
+    pub const fn of(role: Role) -> Self {
+        match role {
+            Role::Aggregated | Role::Prefill => Self::Whole,
+            Role::Decode => Self::Decode,
+        }
+    }
 }
 
 impl RoutingRequest {

@@ -14,9 +14,10 @@
 //! ∝ exp(−(cost − lowest) / (range · temperature)), so only the position within the range matters.
 
 use rand::{Rng, RngExt};
+use servecast_types::Rank;
 
 use crate::EffectiveSettings;
-use crate::rank::{Rank, Slot};
+use crate::rank::Slot;
 
 /// What is known about a rank, with the request on it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

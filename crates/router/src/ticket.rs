@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use servecast_types::{Duration, RequestId, SequenceHash, Time};
+use servecast_types::{Duration, Rank, RequestId, SequenceHash, Time};
 
-use crate::{EffectiveSettings, Rank};
+use crate::EffectiveSettings;
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq)]

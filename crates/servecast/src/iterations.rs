@@ -3,9 +3,8 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use servecast_cluster::record::PoolRole;
 use servecast_engine::Iteration;
-use servecast_types::{RequestId, WorkerId};
+use servecast_types::{RequestId, Role, WorkerId};
 
 use crate::rows::Rows;
 
@@ -23,7 +22,7 @@ impl<W: Write> IterationRows<W> {
     }
 
     /// Writes a row, unless nothing happened in the iteration.
-    pub fn write(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
+    pub fn write(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
         if !iteration.is_eventful() {
             return Ok(());
         }
@@ -50,7 +49,7 @@ impl<W: Write> IterationRows<W> {
 /// Requests are numbered in order of arrival, as in the rows of requests.
 #[derive(Serialize)]
 struct Row {
-    pool: PoolRole,
+    pool: Role,
     worker: u32,
     /// Counts the rows of the worker from 0.
     iteration: u64,
@@ -86,7 +85,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(pool: PoolRole, worker: WorkerId, ordinal: u64, iteration: &Iteration) -> Self {
+    fn new(pool: Role, worker: WorkerId, ordinal: u64, iteration: &Iteration) -> Self {
         let ids = |ids: &[RequestId]| ids.iter().map(|id| id.0).collect();
         let joined_and_finished = iteration.joined.iter().filter(|one| one.is_finished);
         Self {

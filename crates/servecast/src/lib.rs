@@ -24,8 +24,8 @@ pub mod timeline;
 pub use servecast_config::latency::Models;
 pub use {
     servecast_cluster as cluster, servecast_config as config, servecast_engine as engine,
-    servecast_latency as latency, servecast_report as report, servecast_router as router,
-    servecast_types as types, servecast_workload as workload,
+    servecast_latency as latency, servecast_record as record, servecast_report as report,
+    servecast_router as router, servecast_types as types, servecast_workload as workload,
 };
 
 pub use crate::replay::{Outcome, Reached, Refusal, RefusalKind, Replay, replay};

@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use servecast_cluster::record::{PoolRole, RunRecord};
 use servecast_cluster::{Observer, RunError, Simulation};
-use servecast_engine::Iteration;
-use servecast_report::{Report, SummaryOptions, printable, summarize};
-use servecast_types::{Message, Time, WorkerId};
-use servecast_workload::{Workload, read_trace};
-
-use crate::iterations::IterationRows;
-use crate::plan::Plan;
 use servecast_config::error::{Failure, FailureKind, chain};
 use servecast_config::latency::Models;
 use servecast_config::settings::{Difference, Layers};
 use servecast_config::source::{Source, trace_workload, unusable_trace};
+use servecast_engine::Iteration;
+use servecast_record::RunRecord;
+use servecast_report::{Report, SummaryOptions, printable, summarize};
+use servecast_types::{Message, Role, Time, WorkerId};
+use servecast_workload::{Workload, read_trace};
+
+use crate::iterations::IterationRows;
+use crate::plan::Plan;
 
 /// How often a run tells how far it has come.
 const TELL_EVERY: Duration = Duration::from_millis(50);
@@ -231,7 +231,7 @@ impl<'a> Follower<'a> {
 }
 
 impl Observer for Follower<'_> {
-    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         if let Some(rows) = &mut self.iterations {
             rows.write(pool, worker, iteration).expect("memory can be written to");
         }

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 use servecast_cluster::Routed;
-use servecast_cluster::record::PoolRole;
 use servecast_router::{CandidateTerms, EffectiveSettings};
+use servecast_types::Role;
 
 /// Requests are numbered in order of arrival, as in the rows of requests.
 #[derive(Serialize)]
 pub struct Row {
-    pool: PoolRole,
+    pool: Role,
     request: u32,
     worker: u32,
     /// When the request came to the pool.
@@ -45,7 +45,7 @@ impl Row {
         Self {
             pool: *pool,
             request: ticket.id.0,
-            worker: ticket.rank.worker,
+            worker: ticket.rank.worker.0,
             arrived_ms: arrived.as_ms(),
             at_ms: at.as_ms(),
             queue_wait_ms: admission.queue_wait.as_ms(),
@@ -61,7 +61,7 @@ impl Row {
 impl Candidate {
     fn new(terms: &CandidateTerms) -> Self {
         Self {
-            worker: terms.rank.worker,
+            worker: terms.rank.worker.0,
             overlap_blocks: terms.overlap_blocks,
             prefill_tokens: terms.prefill_tokens,
             prefill_blocks: terms.prefill_blocks,

@@ -8,9 +8,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
-use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_engine::{Decodes, Iteration};
-use servecast_types::{Message, RequestId, Time, WorkerId, message};
+use servecast_record::{RequestRecord, RunRecord};
+use servecast_types::{Message, RequestId, Role, Time, WorkerId, message};
 
 /// Process of the tracks of requests; those of pools are below.
 const REQUESTS: usize = 10;
@@ -169,7 +169,7 @@ impl<W: Write> Timeline<W> {
     }
 
     /// An iteration that is known request by request ended.
-    pub fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
+    pub fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
         let is_new = iteration.end <= iteration.start || self.slice(pool, worker, &Slice::new(iteration))?;
         let Iteration { start, end, num_waiting: waiting, free_blocks_after_schedule: free, .. } = *iteration;
         if !is_new || !self.options.window.shows(start, end) {
@@ -192,7 +192,7 @@ impl<W: Write> Timeline<W> {
     }
 
     /// Iterations ended in which every running request got a token.
-    pub fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) -> io::Result<()> {
+    pub fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) -> io::Result<()> {
         self.slice(pool, worker, &Slice::of_decodes(decodes)).map(drop)
     }
 
@@ -318,7 +318,7 @@ impl<W: Write> Timeline<W> {
     }
 
     /// Goes on with the slice of a worker, or begins another; whether it did that.
-    fn slice(&mut self, pool: PoolRole, worker: WorkerId, next: &Slice) -> io::Result<bool> {
+    fn slice(&mut self, pool: Role, worker: WorkerId, next: &Slice) -> io::Result<bool> {
         let sample = self.options.sample;
         if let Some(open) = &mut self.worker(pool, worker).slice
             && open.goes_on(next, sample)
@@ -330,7 +330,7 @@ impl<W: Write> Timeline<W> {
         Ok(true)
     }
 
-    fn flush(&mut self, pool: PoolRole, worker: WorkerId) -> io::Result<()> {
+    fn flush(&mut self, pool: Role, worker: WorkerId) -> io::Result<()> {
         let Some(slice) = self.worker(pool, worker).slice.take() else { return Ok(()) };
         if slice.end <= slice.start || !self.options.window.shows(slice.start, slice.end) {
             return Ok(());
@@ -350,7 +350,7 @@ impl<W: Write> Timeline<W> {
         self.write()
     }
 
-    fn worker(&mut self, pool: PoolRole, worker: WorkerId) -> &mut Worker {
+    fn worker(&mut self, pool: Role, worker: WorkerId) -> &mut Worker {
         let workers = &mut self.workers[pool as usize];
         if workers.len() <= worker.index() {
             workers.resize(worker.index() + 1, Worker::default());

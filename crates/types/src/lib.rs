@@ -1,7 +1,9 @@
 //! The vocabulary that servecast's crates share.
 //!
 //! - [`Time`] and [`Duration`]: whole nanoseconds of virtual time.
-//! - [`RequestId`], [`WorkerId`], [`BlockId`]: dense ids that index into vectors.
+//! - [`RequestId`], [`PoolId`], [`WorkerId`], [`BlockId`]: dense ids that index into vectors; [`Rank`]: a data-parallel rank of a worker.
+//! - [`Role`]: what a worker or a pool does with a request.
+//! - [`Seed`]: where random numbers come from.
 //! - [`Prompt`]: which content a request consists of, without token vectors; [`BlockHasher`] cuts it into
 //!   engine blocks of any size.
 //! - [`hash`]: the XXH3 block hashes that engines and routers exchange on the wire.
@@ -21,20 +23,24 @@ mod kv;
 mod message;
 mod names;
 mod prompt;
+mod role;
 mod run_index;
 mod runs;
+mod seed;
 mod time;
 mod typed;
 
 pub use error::TimeError;
 pub use foreign::{Foreign, foreign, similar};
 pub use hash::{BlockHash, SequenceHash};
-pub use ids::{BlockId, RequestId, WorkerId};
+pub use ids::{BlockId, PoolId, Rank, RequestId, WorkerId};
 pub use kv::KvEvent;
 pub use message::{Message, flag};
 pub use names::ContentNames;
 pub use prompt::{BlockHasher, ContentId, Interner, Prompt, Run};
+pub use role::Role;
 pub use run_index::{Extent, RunIndex};
 pub use runs::{HashRun, HashRuns};
+pub use seed::Seed;
 pub use time::{Duration, Time};
 pub use typed::{Expected, Mistyped, typed};

@@ -60,10 +60,10 @@ impl ContentNames {
         // What stands for itself goes on as far as it does.
         let own = first.saturating_sub(run.start).min(u64::from(run.len)) as u32;
         if own > 0 {
-            parts.push(Run { len: own, ..run });
-            run = Run { start: run.start + u64::from(own), len: run.len - own };
+            parts.push(run.part(0..own));
+            run = run.part(own..run.len);
         }
-        while run.len > 0 {
+        while !run.is_empty() {
             let (number, within) = ((run.start - first) / size, (run.start - first) % size);
             let Some(name) = self.large.get(number as usize) else {
                 parts.push(run);
@@ -71,7 +71,7 @@ impl ContentNames {
             };
             let len = u64::from(run.len).min(size - within) as u32;
             parts.push(Run { start: (xxh3_64(&name.to_le_bytes()) >> 1) + within, len });
-            run = Run { start: run.start + u64::from(len), len: run.len - len };
+            run = run.part(len..run.len);
         }
         parts
     }

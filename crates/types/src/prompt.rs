@@ -9,7 +9,8 @@
 //!  2³²   .. 2⁶³    a token of a trace block: the blocks' tokens one after another, in order of their numbers
 //!                  (see `Interner`)
 //!  2⁶³   .. 2⁶³+2⁶²  output that nobody else names: request number in bits 61..32, position in the rest
-//!  2⁶³+2⁶² .. 2⁶⁴  a reply that later turns of its session repeat: its number in bits 61..32, likewise
+//!  2⁶³+2⁶² .. 2⁶⁴-2⁶¹  a reply that later turns of its session repeat: its number in bits 60..32, likewise
+//!  2⁶⁴-2⁶¹ .. 2⁶⁴  content of which nothing is known but that it is its own: its number in bits 60..32, likewise
 //! ```
 //!
 //! Trace blocks with consecutive ids, as new content mostly has, make one run.
@@ -27,10 +28,8 @@ use crate::{ContentNames, HashRun, HashRuns, RequestId, SequenceHash};
 /// `len` tokens with the identities `start`, `start + 1`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Identity of the first token.
-    pub start: u64,
-    /// Number of tokens.
-    pub len: u32,
+    pub(crate) start: u64,
+    pub(crate) len: u32,
 }
 
 impl Run {
@@ -51,10 +50,41 @@ impl Run {
         Self { start: 1 << 63 | (request.0 as u64) << 32, len }
     }
 
-    /// A reply that nothing names but its number, which is below 2³⁰, for prompts that repeat it.
+    /// A reply that nothing names but its number, which is below 2²⁹, for prompts that repeat it.
     pub const fn reply(number: u32, len: u32) -> Self {
-        debug_assert!(number < 1 << 30, "numbers of replies have 30 bits");
+        debug_assert!(number < 1 << 29, "numbers of replies have 29 bits");
         Self { start: FIRST_REPLY | (number as u64) << 32, len }
+    }
+
+    /// Content of which nothing is known but that it is shared only with what has the same number, which is below 2²⁹.
+    pub const fn unique(number: u32, len: u32) -> Self {
+        debug_assert!(number < 1 << 29, "numbers of unique content have 29 bits");
+        Self { start: FIRST_UNIQUE | (number as u64) << 32, len }
+    }
+
+    /// Identity of the first token.
+    pub const fn start(self) -> u64 {
+        self.start
+    }
+
+    /// Number of tokens.
+    pub const fn len(self) -> u32 {
+        self.len
+    }
+
+    /// Whether it has no tokens.
+    pub const fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// Its tokens `at`, counted from 0.
+    ///
+    /// # Panics
+    /// In debug builds if it does not have them.
+    #[must_use]
+    pub const fn part(self, at: Range<u32>) -> Self {
+        debug_assert!(at.start <= at.end && at.end <= self.len, "a part of what is there");
+        Self { start: self.start + at.start as u64, len: at.end - at.start }
     }
 
     const fn end(self) -> u64 {
@@ -74,6 +104,9 @@ pub(crate) const FIRST_TRACE: u64 = 1 << 32;
 
 /// Identity of the first token of the reply 0.
 pub(crate) const FIRST_REPLY: u64 = 3 << 62;
+
+/// Identity of the first token of the unique content 0.
+const FIRST_UNIQUE: u64 = 7 << 61;
 
 /// Gives every distinct 64-bit id of a trace a small number, so that none is truncated and none aliases another.
 ///
@@ -142,7 +175,7 @@ impl Prompt {
 
     /// Appends a run.
     pub fn push(&mut self, run: Run) {
-        if run.len == 0 {
+        if run.is_empty() {
             return;
         }
         self.tokens += run.len;
@@ -169,7 +202,7 @@ impl Prompt {
             let (start, end) = (position, position + run.len);
             position = end;
             let (from, to) = (range.start.max(start), range.end.min(end));
-            (from < to).then(|| Run { start: run.start + u64::from(from - start), len: to - from })
+            (from < to).then(|| run.part(from - start..to - start))
         })
     }
 
@@ -427,7 +460,7 @@ mod tests {
             let whole = Prompt::new(a.iter().copied());
             let pieces = Prompt::new(a.iter().flat_map(|run| {
                 let head = cut.min(run.len);
-                [Run { len: head, ..*run }, Run { start: run.start + u64::from(head), len: run.len - head }]
+                [run.part(0..head), run.part(head..run.len)]
             }));
             prop_assert_eq!(whole, pieces);
         }

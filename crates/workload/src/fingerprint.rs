@@ -38,8 +38,8 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
     let output = output.as_ref().map_or(&[][..], |output| output.runs());
     hash.update(&(output.len() as u64).to_le_bytes());
     for run in output.iter().chain(runs) {
-        hash.update(&run.start.to_le_bytes());
-        hash.update(&run.len.to_le_bytes());
+        hash.update(&run.start().to_le_bytes());
+        hash.update(&run.len().to_le_bytes());
     }
 }
 

@@ -1,15 +1,12 @@
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
+use servecast_types::Seed;
 
 /// The generator that `purpose` has for itself under a root seed.
 ///
 /// Every purpose draws from a stream of its own, so that one more draw for lengths does not move an arrival.
 pub(crate) fn stream(seed: u64, purpose: &str) -> Pcg64 {
-    // FNV-1a over purpose and seed. It must never change: the numbers of every seed would.
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let bytes = purpose.bytes().chain(seed.to_le_bytes());
-    Pcg64::seed_from_u64(bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME)))
+    Pcg64::seed_from_u64(Seed(seed).purpose(purpose).0)
 }
 
 /// A drawn time in milliseconds, rounded to whole microseconds.

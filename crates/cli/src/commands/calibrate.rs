@@ -10,9 +10,9 @@ use servecast_calibrate::{
     CalibrateError, Experts, Fit, HostFit, Level, Options, PassRun, Phases, RequestRun, fit_both, fit_host,
     fit_passes, fit_requests,
 };
-use servecast_engine::{ConfigError, EngineArgs, EnginePreset, EngineType, WorkerType, merge};
+use servecast_engine::{ConfigError, EngineArgs, EnginePreset, EngineType, merge};
 use servecast_latency::{ErrorBar, Step};
-use servecast_types::message;
+use servecast_types::{Role, message};
 use servecast_workload::{FormatKind, TimeUnit, known_format};
 
 use crate::commands::validate::recording::Recording;
@@ -407,7 +407,7 @@ fn engine_args(args: &CalibrateArgs, name: &str, of_run: Value) -> Result<Engine
     }
     let preset = args.engine_preset.as_deref().map(EnginePreset::by_name).transpose();
     let preset = preset.map_err(refused)?;
-    let mut all = preset.map_or_else(Map::new, |preset| preset.settings(WorkerType::Aggregated));
+    let mut all = preset.map_or_else(Map::new, |preset| preset.settings(Role::Aggregated));
     if let Some(engine) = args.engine {
         all.insert("engine_type".to_owned(), engine.name().into());
     }

@@ -7,14 +7,13 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use servecast_cluster::record::PoolRole;
 use servecast_cluster::{Delivery, LoadMode, Observer, Routed, RunError, Simulation, Topology};
 use servecast_engine::{Decodes, Iteration};
 use servecast_report::{
     Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_slo, render_table,
     summarize,
 };
-use servecast_types::{Message, Time, WorkerId, message};
+use servecast_types::{Message, Role, Time, WorkerId, message};
 use servecast_workload::Workload;
 
 use crate::config::{EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven, add_router};
@@ -274,8 +273,8 @@ fn watch(topology: &Topology) -> Activity {
 }
 
 impl Observer for Follower {
-    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
-        if let Some(tokens) = self.tokens.as_mut().filter(|_| pool != PoolRole::Prefill) {
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        if let Some(tokens) = self.tokens.as_mut().filter(|_| pool != Role::Prefill) {
             tokens.add(worker, iteration);
         }
         if let Some(activity) = &mut self.activity {
@@ -304,7 +303,7 @@ impl Observer for Follower {
         }
     }
 
-    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) {
+    fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
         if let Some(activity) = &mut self.activity {
             let (first, after) = (decodes.free_blocks, decodes.free_blocks_after());
             let span = BusySpan {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use serde::Serialize;
-use servecast_cluster::record::RunRecord;
 use servecast_cluster::{PoolEngine, Simulation, SimulationOptions, Topology};
-use servecast_engine::{EngineArgs, EnginePreset, WorkerType, merge};
+use servecast_engine::{EngineArgs, EnginePreset, merge};
+use servecast_record::RunRecord;
 use servecast_report::{FailIf, Limit, Operator, ValidatedRun, render_validation};
-use servecast_types::Message;
+use servecast_types::{Message, Role};
 
 use self::curves::{Curves, Recorder};
 use self::figures::{Figures, Row, UNSERVED};
@@ -200,7 +200,7 @@ fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
     let mut settings = recording.settings.clone();
     let spec = args.latency.clone().unwrap_or_else(|| format!("profile:{}", folder.display()));
     settings.insert("latency".to_owned(), spec.into());
-    let engine = EngineArgs::from_json(merge(preset.settings(WorkerType::Aggregated), settings.into()))
+    let engine = EngineArgs::from_json(merge(preset.settings(Role::Aggregated), settings.into()))
         .map_err(|error| refused(error.into()))?;
     let spec = engine.latency_spec().map_err(|error| refused(error.into()))?;
     let measured = latency::load(&spec, &latency::Models::new())?;

@@ -11,6 +11,7 @@ const ORDER: &[&str] = &[
     "engine",
     "router",
     "workload",
+    "record",
     "cluster",
     "calibrate",
     "report",
@@ -24,7 +25,13 @@ const ORDER: &[&str] = &[
 ];
 
 /// Crates that must not know each other although one stands before the other.
-const STRANGERS: &[(&str, &str)] = &[("router", "engine"), ("router", "latency"), ("workload", "engine")];
+const STRANGERS: &[(&str, &str)] = &[
+    ("router", "engine"),
+    ("router", "latency"),
+    ("workload", "engine"),
+    ("report", "cluster"),
+    ("recommend", "cluster"),
+];
 
 fn crates() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -18,7 +18,7 @@ impl Cluster {
 
     /// Notes that a worker is not as it must be; the driver ends the run.
     fn break_invariant(&mut self, place: Place, at: Time, what: String) {
-        let place = format!("{} worker {}", self.pools[place.pool].role.name(), place.worker);
+        let place = format!("{} worker {}", self.pools[place.pool.index()].role.name(), place.worker);
         self.broken.get_or_insert_with(|| Box::new(RunError::Invariant { at, place, what }));
     }
 
@@ -29,7 +29,7 @@ impl Cluster {
 
     /// In a checked run, a worker that has nothing to do has no request, unless KV is on its way to it or held there.
     pub(super) fn check_work_is_conserved(&mut self, place: Place) {
-        let engine = &self.pools[place.pool].workers[place.worker.index()].engine;
+        let engine = &self.pools[place.pool.index()].workers[place.worker.index()].engine;
         let (running, waiting) = (engine.num_running(), engine.num_waiting());
         if self.check && running + waiting > 0 && !engine.awaits_kv() {
             let what = format!("it idles, but {running} requests run and {waiting} wait");

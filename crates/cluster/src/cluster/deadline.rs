@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use servecast_types::{RequestId, Time};
+use servecast_types::{PoolId, RequestId, Time};
 
 use super::Place;
 
@@ -60,7 +60,7 @@ impl Event {
     /// prompts are handed off.
     fn class(self) -> u64 {
         match self {
-            Self::IterationEnd(Place { pool: 1.., .. }) => 0,
+            Self::IterationEnd(Place { pool: PoolId(1..), .. }) => 0,
             Self::IterationEnd(_) => 1,
             Self::TransferEnd(..) => 2,
         }

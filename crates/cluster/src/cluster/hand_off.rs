@@ -2,7 +2,7 @@
 //! been fetched.
 
 use servecast_engine::EngineRequest;
-use servecast_types::{RequestId, Time};
+use servecast_types::{PoolId, RequestId, Time};
 
 use super::{Cluster, Place};
 use crate::{Observer, RunError};
@@ -33,7 +33,7 @@ impl Cluster {
         let order = self.hand_offs;
         live.source = live.place.take().map(|place| Source { place, order, is_moving: false });
         let forced = live.placement.get(1).copied();
-        self.enter(1, EngineRequest { remote_prefill, ..request }, forced, now, observer)
+        self.enter(PoolId(1), EngineRequest { remote_prefill, ..request }, forced, now, observer)
     }
 
     /// The KV of a request is on its way to a worker; returns where from.

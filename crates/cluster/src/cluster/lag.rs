@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 
 use servecast_engine::{EngineRequest, EngineState};
-use servecast_types::{Time, WorkerId};
+use servecast_types::{PoolId, Time, WorkerId};
 
 use super::{Cluster, Event, Place};
 use crate::drive::within_time;
@@ -25,7 +25,7 @@ const MOST_IN_INBOX: usize = 64;
 impl Cluster {
     /// A worker has an iteration in flight: its end is a deadline if others act on it, or if it is at this instant.
     pub(super) fn started(&mut self, place: Place, until: Time) {
-        let watched = self.pools[place.pool].is_watched();
+        let watched = self.pools[place.pool.index()].is_watched();
         if watched || self.worker(place).queued_fetches > 0 || until <= self.now {
             self.worker(place).progress = Progress::InFlight;
             self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
@@ -35,7 +35,7 @@ impl Cluster {
     }
 
     fn lag(&mut self, place: Place, until: Time) {
-        let pool = &mut self.pools[place.pool];
+        let pool = &mut self.pools[place.pool.index()];
         pool.workers[place.worker.index()].progress = Progress::Lags { until };
         pool.some_lag = true;
         if pool.is_read() {
@@ -52,22 +52,22 @@ impl Cluster {
     }
 
     /// Lets no worker of a pool lag if others act on what they do.
-    pub(super) fn watch(&mut self, pool: usize) {
-        if self.pools[pool].some_lag && self.pools[pool].is_watched() {
-            self.pools[pool].some_lag = false;
-            self.pools[pool].lagging.clear();
-            for worker in 0..self.pools[pool].workers.len() as u32 {
+    pub(super) fn watch(&mut self, pool: PoolId) {
+        if self.pools[pool.index()].some_lag && self.pools[pool.index()].is_watched() {
+            self.pools[pool.index()].some_lag = false;
+            self.pools[pool.index()].lagging.clear();
+            for worker in 0..self.pools[pool.index()].workers.len() as u32 {
                 self.stop_lagging(Place { pool, worker: WorkerId(worker) });
             }
         }
     }
 
     /// Brings all workers of a pool up to date for what chooses among them.
-    pub(super) fn read(&mut self, pool: usize, observer: &mut impl Observer) -> Result<(), RunError> {
-        while let Some(&Reverse((until, worker))) = self.pools[pool].lagging.peek()
+    pub(super) fn read(&mut self, pool: PoolId, observer: &mut impl Observer) -> Result<(), RunError> {
+        while let Some(&Reverse((until, worker))) = self.pools[pool.index()].lagging.peek()
             && until <= self.now
         {
-            self.pools[pool].lagging.pop();
+            self.pools[pool.index()].lagging.pop();
             let place = Place { pool, worker };
             if self.worker(place).progress == (Progress::Lags { until }) {
                 self.catch_up(place, observer)?;
@@ -84,7 +84,7 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        let pool = &mut self.pools[place.pool];
+        let pool = &mut self.pools[place.pool.index()];
         if !(pool.is_read() || pool.is_watched() || request.remote_prefill.is_some()) {
             let inbox = &mut pool.workers[place.worker.index()].inbox;
             inbox.push_back(request);

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use servecast_engine::EngineRequest;
-use servecast_router::standalone::Phase;
-use servecast_router::{Admission, Decision, Rank, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
-use servecast_types::{BlockHasher, Duration, KvEvent, RequestId, Time, WorkerId};
+use servecast_router::standalone::WorkerRole;
+use servecast_router::{Admission, Decision, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
+use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Role, Seed, Time, WorkerId};
 
 use super::reports::Reports;
-use crate::record::PoolRole;
 
 /// A KV-aware router and what is on its way to it.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ enum Fact {
 /// What a pool has to tell its router of itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KvPool {
-    pub(crate) role: PoolRole,
+    pub(crate) role: Role,
     pub(crate) workers: u32,
     pub(crate) block_size: u32,
     pub(crate) max_num_batched_tokens: Option<u32>,
@@ -63,27 +62,22 @@ pub struct KvRouterOptions {
 }
 
 impl KvRouting {
-    pub(crate) fn new(options: &KvRouterOptions, pool: KvPool, seed: u64, record_terms: bool) -> Self {
-        let phase = match pool.role {
-            PoolRole::Aggregated => Phase::Aggregated,
-            PoolRole::Prefill => Phase::Prefill,
-            PoolRole::Decode => Phase::Decode,
-        };
-        let settings = phase.role().settings(&options.settings);
+    pub(crate) fn new(options: &KvRouterOptions, pool: KvPool, seed: Seed, record_terms: bool) -> Self {
+        let settings = WorkerRole::serving(pool.role).settings(&options.settings);
         let tracks_output = settings.track_output_blocks();
-        let mut router = Router::new(settings, pool.block_size, seed);
+        let mut router = Router::new(settings, pool.block_size, seed.0);
         if record_terms {
             router = router.record_terms();
         }
         for worker in 0..pool.workers {
             let info = RankInfo { max_num_batched_tokens: pool.max_num_batched_tokens };
-            let admitted = router.add_rank(Rank::of_worker(worker), info, Time::ZERO);
+            let admitted = router.add_rank(Rank::of_worker(WorkerId(worker)), info, Time::ZERO);
             debug_assert!(admitted.is_empty(), "nobody waits yet");
         }
         let event_delay = options.event_delay;
         Self {
             router,
-            stage: phase.stage(),
+            stage: Stage::of(pool.role),
             block_size: pool.block_size,
             tracks_output,
             reports: Reports::default(),
@@ -101,7 +95,7 @@ impl KvRouting {
     ) -> Vec<Admission> {
         self.act_on_notes();
         self.reports.apply_visible(now, &mut self.router);
-        let steered = forced.map(|worker| Rank::of_worker(worker.0));
+        let steered = forced.map(Rank::of_worker);
         let request = RoutingRequest { stage: self.stage, steered, ..request };
         let id = request.id;
         match self.router.route(request, now) {
@@ -164,7 +158,7 @@ impl KvRouting {
     /// A worker reports changes of its prefix cache at the end of an iteration.
     pub(crate) fn report(&mut self, worker: WorkerId, events: &[KvEvent], now: Time) {
         for event in events {
-            self.reports.push(now + self.event_delay, Rank::of_worker(worker.0), event);
+            self.reports.push(now + self.event_delay, Rank::of_worker(worker), event);
         }
     }
 }

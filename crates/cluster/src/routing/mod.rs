@@ -16,7 +16,7 @@ use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_router::KvRouterConfig;
-use servecast_types::{ContentNames, Duration, Prompt, WorkerId};
+use servecast_types::{ContentNames, Duration, Prompt, Seed, WorkerId};
 
 pub use kv_router::KvRouterOptions;
 pub(crate) use kv_router::{KvPool, KvRouting};
@@ -105,8 +105,8 @@ pub trait Pick: fmt::Debug + Send {
 ///
 /// # Panics
 /// If the mode is `kv_router`, which does more than pick workers.
-pub(crate) fn policy(options: &RouterOptions, block_size: u32, seed: u64) -> Box<dyn Pick> {
-    let generator = || Pcg64::seed_from_u64(seed);
+pub(crate) fn policy(options: &RouterOptions, block_size: u32, seed: Seed) -> Box<dyn Pick> {
+    let generator = || Pcg64::seed_from_u64(seed.0);
     match options.mode {
         RouterMode::RoundRobin => Box::new(RoundRobin::default()),
         RouterMode::Random => Box::new(Random::new(generator())),
@@ -151,7 +151,7 @@ mod tests {
 
     fn picks(mode: RouterMode, prompt: &Prompt, in_flight: &[u32]) -> Vec<u32> {
         let options = RouterOptions { mode, ..RouterOptions::default() };
-        let mut policy = policy(&options, 16, 3);
+        let mut policy = policy(&options, 16, Seed(3));
         let candidates = candidates(in_flight);
         policy.workers_changed(&candidates);
         (0..8_000).map(|_| policy.pick(prompt, &candidates) as u32).collect()

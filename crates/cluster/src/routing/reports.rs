@@ -1,7 +1,7 @@
 //! KV events on their way from the workers of a pool to its router.
 
-use servecast_router::{Rank, Router};
-use servecast_types::{HashRuns, KvEvent, SequenceHash, Time};
+use servecast_router::Router;
+use servecast_types::{HashRuns, KvEvent, Rank, SequenceHash, Time};
 
 /// What workers have reported and their router does not know yet.
 #[derive(Debug, Default)]
@@ -65,14 +65,14 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use servecast_router::{KvRouterConfig, RankInfo, RoutingRequest};
-    use servecast_types::{HashRun, RequestId};
+    use servecast_types::{HashRun, RequestId, WorkerId};
 
     use super::*;
 
     #[test]
     fn events_take_effect_when_they_are_visible() {
         let mut router = Router::new(KvRouterConfig::default().validate().unwrap(), 1, 0);
-        let ranks = [0, 1].map(Rank::of_worker);
+        let ranks = [0, 1].map(WorkerId).map(Rank::of_worker);
         for rank in ranks {
             router.add_rank(rank, RankInfo::default(), Time::ZERO);
         }

@@ -24,8 +24,7 @@ fn ttfts(engine: &Value, block: u32, requests: &[(f64, u64, u64, &[u64])]) -> Ve
         let workload = Workload::from_rows(&rows, block, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
         let options = SimulationOptions { check: true, plain, ..SimulationOptions::default() };
         let record = Simulation::new(&topology, workload, &options).unwrap().run(&mut ()).unwrap();
-        let ttft =
-            |request: &servecast_cluster::record::RequestRecord| request.ttft().unwrap().as_ns() as f64 / 1e6;
+        let ttft = |request: &servecast_record::RequestRecord| request.ttft().unwrap().as_ns() as f64 / 1e6;
         record.requests.iter().map(ttft).collect::<Vec<f64>>()
     };
     assert_eq!(run(false), run(true), "one by one and together");

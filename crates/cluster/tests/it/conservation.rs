@@ -1,8 +1,8 @@
 //! Work is conserved (INV-12): nobody idles while something that it could do waits.
 
 use proptest::prelude::*;
-use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
-use servecast_types::{Time, WorkerId};
+use servecast_record::{RequestRecord, RunRecord};
+use servecast_types::{Role, Time, WorkerId};
 
 use crate::scenario::{Pass, Scenario, host_of, scenario, watch};
 
@@ -27,7 +27,7 @@ fn is_covered((start, end): Interval, merged: &[Interval]) -> bool {
 }
 
 /// When a worker of a pool has a request: until its KV has left, from a worker that hands over.
-fn stays(run: &RunRecord, pool: PoolRole, worker: WorkerId) -> Vec<Interval> {
+fn stays(run: &RunRecord, pool: Role, worker: WorkerId) -> Vec<Interval> {
     let stay = |request: &RequestRecord| {
         let stages = &request.stages;
         let of = stages.iter().position(|stage| stage.pool == pool && stage.worker == worker)?;
@@ -62,9 +62,9 @@ proptest! {
     fn no_request_is_parked_while_a_worker_has_none(scenario in scenario()) {
         let (run, _) = watch(&scenario, false);
         for (stage, workers) in [
-            (PoolRole::Aggregated, scenario.workers.0),
-            (PoolRole::Prefill, scenario.workers.0),
-            (PoolRole::Decode, scenario.workers.1),
+            (Role::Aggregated, scenario.workers.0),
+            (Role::Prefill, scenario.workers.0),
+            (Role::Decode, scenario.workers.1),
         ] {
             let workers = (0..workers).map(WorkerId);
             let busy: Vec<_> = workers.map(|worker| merged(stays(&run, stage, worker))).collect();

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use servecast_cluster::record::{RequestStatus, RunRecord};
 use servecast_cluster::{
     Arrival, Clock, Cluster, LoadMode, NewRequest, Placement, Replay, Source, Timer, VirtualClock, WallClock,
     Watches, drive,
 };
 use servecast_latency::Host;
+use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 

@@ -1,14 +1,14 @@
 //! The first token behind a hand-off: vLLM computes it on the decode worker, to SGLang and TensorRT-LLM it is handed over.
 
 use serde_json::{Value, json};
-use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_cluster::{
     KvRouterOptions, LoadMode, Observer, PoolEngine, RouterMode, RouterOptions, Simulation,
     SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineTracing, Iteration};
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_router::KvRouterConfig;
-use servecast_types::{Duration, RequestId, Time, WorkerId};
+use servecast_types::{Duration, RequestId, Role, Time, WorkerId};
 use servecast_workload::{Load, TraceRow, Workload};
 
 /// Engines whose decode workers get the first token with the KV.
@@ -19,8 +19,8 @@ const TAKE_IT: [&str; 2] = ["sglang", "trtllm"];
 struct Tokens(Vec<(RequestId, Time)>);
 
 impl Observer for Tokens {
-    fn iteration(&mut self, pool: PoolRole, _worker: WorkerId, iteration: &Iteration) {
-        if pool == PoolRole::Decode {
+    fn iteration(&mut self, pool: Role, _worker: WorkerId, iteration: &Iteration) {
+        if pool == Role::Decode {
             self.0.extend(iteration.joined.iter().map(|joined| (joined.id, iteration.scheduled_at)));
             self.0.extend(iteration.emitted.iter().map(|&id| (id, iteration.end)));
         }
@@ -93,7 +93,7 @@ impl Deployment {
 
 /// Milliseconds from arrival to first and to last token.
 fn latencies(record: &RunRecord) -> Vec<(f64, f64)> {
-    let ms = |request: &servecast_cluster::record::RequestRecord| {
+    let ms = |request: &servecast_record::RequestRecord| {
         let of = |time: Option<Time>| time.unwrap().since(request.arrival).as_ns() as f64 / 1e6;
         (of(request.first_token), of(request.last_token))
     };

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use servecast_cluster::record::RunRecord;
 use servecast_cluster::{
     LoadMode, Observer, PoolEngine, RouterOptions, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::EngineArgs;
 use servecast_latency::{Batch, LatencyModel, PassTime};
+use servecast_record::RunRecord;
 use servecast_types::Time;
 use servecast_workload::{Load, TraceRow, Workload};
 

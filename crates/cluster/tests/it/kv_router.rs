@@ -1,14 +1,14 @@
 //! The KV-aware router in a deployment: what it sees of caches and load, and what it does with a request that has to wait.
 
 use serde_json::{Value, json};
-use servecast_cluster::record::{PoolRole, RunRecord};
 use servecast_cluster::{
     KvRouterOptions, Observer, PoolEngine, Routed, RouterMode, RouterOptions, Simulation, SimulationOptions,
     Topology,
 };
 use servecast_engine::EngineArgs;
+use servecast_record::RunRecord;
 use servecast_router::KvRouterConfig;
-use servecast_types::Duration;
+use servecast_types::{Duration, Role};
 use servecast_workload::{Load, TraceRow, Workload};
 
 /// Requests of 160 tokens, ten blocks, at the given times in ms; equal families have equal prompts.
@@ -133,7 +133,7 @@ fn the_decode_router_counts_blocks_only_and_the_prefill_router_none() {
     for routed in &decisions {
         let settings = routed.admission.ticket.settings;
         let terms = &routed.admission.terms;
-        if routed.pool == PoolRole::Decode {
+        if routed.pool == Role::Decode {
             assert_eq!((settings.overlap_score_weight, settings.track_prefill_tokens), (0.0, false));
             assert!(
                 terms

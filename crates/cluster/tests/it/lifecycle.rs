@@ -1,12 +1,12 @@
 //! Small deployments whose times can be worked out by hand.
 
 use serde_json::{Value, json};
-use servecast_cluster::record::{PoolRole, RejectReason, RequestStatus, RunRecord};
 use servecast_cluster::{
     LoadMode, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::EngineArgs;
-use servecast_types::Time;
+use servecast_record::{RejectReason, RequestStatus, RunRecord};
+use servecast_types::{Role, Time};
 use servecast_workload::{Load, TraceRow, Workload};
 
 /// An engine whose iterations take 1 ms and 10 µs a token.
@@ -106,7 +106,7 @@ fn a_disaggregated_request_passes_through_both_pools() {
         SimulationOptions::default(),
     );
     let [prompt, output] = record.requests[0].stages.as_slice() else { panic!("two stages") };
-    assert_eq!((prompt.pool, output.pool), (PoolRole::Prefill, PoolRole::Decode));
+    assert_eq!((prompt.pool, output.pool), (Role::Prefill, Role::Decode));
     assert_eq!(us(prompt.last_token), Some(2000));
     assert_eq!((us(output.transfer_start), us(output.transfer_end)), (Some(2000), Some(3000)));
     assert_eq!(us(output.admitted), Some(3000));

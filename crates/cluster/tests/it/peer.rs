@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
-use servecast_cluster::record::{RequestRecord, RunRecord};
 use servecast_cluster::{
     KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions, Simulation,
     SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineConfig, LatencySpec};
 use servecast_latency::{Grid, LatencyModel};
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_router::KvRouterConfig;
 use servecast_types::{Duration, Time, WorkerId};
 use servecast_workload::{Load, SyntheticSpec, Trace, Workload, generate, read_mooncake};

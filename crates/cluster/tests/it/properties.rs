@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use servecast_cluster::RouterMode;
-use servecast_cluster::record::{PoolRole, RequestStatus, RunRecord};
 use servecast_engine::{EngineArgs, EngineType};
-use servecast_types::Duration;
+use servecast_record::{RequestStatus, RunRecord};
+use servecast_types::{Duration, Role};
 use servecast_workload::TraceRow;
 
 use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch};
@@ -75,7 +75,7 @@ proptest! {
         }
         let last = scenario.decode.as_ref().unwrap_or(&scenario.prefill);
         for stage in record.requests.iter().flat_map(|request| &request.stages) {
-            let engine = if stage.pool == PoolRole::Decode { last } else { &scenario.prefill };
+            let engine = if stage.pool == Role::Decode { last } else { &scenario.prefill };
             let Some(admitted) = stage.admitted.filter(|_| !asynchronous(engine)) else { continue };
             let passes = &seen.passes[&(stage.pool, stage.worker)];
             let during = passes.iter().find(|pass| pass.start < admitted && admitted < pass.end);

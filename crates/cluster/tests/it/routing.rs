@@ -1,11 +1,11 @@
 //! Which worker gets a request: what ties and what happens at one instant have to do with it.
 
 use serde_json::json;
-use servecast_cluster::record::RunRecord;
 use servecast_cluster::{
     Candidate, Pick, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineConfig};
+use servecast_record::RunRecord;
 use servecast_types::{Prompt, Time};
 use servecast_workload::{Load, TraceRow, Workload};
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::json;
-use servecast_cluster::record::{PoolRole, RunRecord};
 use servecast_cluster::{
     KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions, Simulation,
     SimulationOptions, Topology,
 };
 use servecast_engine::{Admitted, Decodes, EngineArgs, EngineType, Iteration, Rejection, Transfer};
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
+use servecast_record::RunRecord;
 use servecast_router::KvRouterConfig;
-use servecast_types::{Duration, RequestId, Time, WorkerId};
+use servecast_types::{Duration, RequestId, Role, Time, WorkerId};
 use servecast_workload::{Load, TraceRow, Workload};
 
 /// The model of engines with `profile:uneven`: as a profile does, it looks at how contexts are spread, and extrapolates.
@@ -278,7 +278,7 @@ const MOST_STEPS: u64 = 100_000;
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Watch {
     /// By worker.
-    pub(crate) passes: BTreeMap<(PoolRole, WorkerId), Vec<Pass>>,
+    pub(crate) passes: BTreeMap<(Role, WorkerId), Vec<Pass>>,
     /// Decisions of KV-aware routers.
     pub(crate) routed: Vec<String>,
     steps: u64,
@@ -309,7 +309,7 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         // KV events alone are no iteration: a router sees them, and what it decides is compared.
         if !iteration.is_eventful() {
             return;
@@ -329,7 +329,7 @@ impl Observer for Watch {
         });
     }
 
-    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) {
+    fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
         let mut start = decodes.start;
         let mut free_blocks = decodes.free_blocks;
         for &end in decodes.ends {

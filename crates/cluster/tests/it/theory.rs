@@ -3,10 +3,10 @@
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
-use servecast_cluster::record::{PoolRole, RequestRecord, RunRecord};
 use servecast_cluster::{LoadMode, Observer, PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::{Decodes, EngineArgs, Iteration};
-use servecast_types::WorkerId;
+use servecast_record::{RequestRecord, RunRecord};
+use servecast_types::{Role, WorkerId};
 use servecast_workload::{Load, TraceRow, Workload};
 
 /// Prompts are of that many tokens, and share nothing.
@@ -138,12 +138,12 @@ struct InService {
 }
 
 impl Observer for InService {
-    fn iteration(&mut self, _: PoolRole, _: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, _: Role, _: WorkerId, iteration: &Iteration) {
         let requests = iteration.num_scheduled() as f64;
         self.request_ms += requests * iteration.end.since(iteration.start).as_ms();
     }
 
-    fn decoded(&mut self, _: PoolRole, _: WorkerId, decodes: &Decodes) {
+    fn decoded(&mut self, _: Role, _: WorkerId, decodes: &Decodes) {
         self.request_ms += decodes.requests as f64 * decodes.end().since(decodes.start).as_ms();
     }
 }

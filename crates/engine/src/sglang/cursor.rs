@@ -35,8 +35,8 @@ impl<'a> Cursor<'a> {
         loop {
             let Place { run, used } = &mut self.place;
             let current = self.runs.get(*run as usize)?;
-            if *used < current.len {
-                return Some(Run { start: current.start + u64::from(*used), len: current.len - *used });
+            if *used < current.len() {
+                return Some(current.part(*used..current.len()));
             }
             *used = 0;
             *run += 1;
@@ -46,7 +46,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn skip(&mut self, mut tokens: u32) {
         while tokens > 0 {
             let head = self.head().expect("no more is skipped than there is");
-            let step = head.len.min(tokens);
+            let step = head.len().min(tokens);
             self.place.used += step;
             tokens -= step;
         }
@@ -57,8 +57,8 @@ impl<'a> Cursor<'a> {
         let mut runs = SmallVec::new();
         while tokens > 0 {
             let head = self.head().expect("no more is taken than there is");
-            let len = head.len.min(tokens);
-            runs.push(Run { start: head.start, len });
+            let len = head.len().min(tokens);
+            runs.push(head.part(0..len));
             self.place.used += len;
             tokens -= len;
         }
@@ -68,14 +68,14 @@ impl<'a> Cursor<'a> {
     /// Identity of the next `tokens` tokens: that of the first one if they are consecutive.
     pub(super) fn page(mut self, mut tokens: u32) -> u64 {
         let first = self.head().expect("a page is looked up only where there is one");
-        if first.len >= tokens {
-            return first.start;
+        if first.len() >= tokens {
+            return first.start();
         }
         let mut hasher = FxHasher::default();
         while tokens > 0 {
             let head = self.head().expect("a page is looked up only where there is one");
-            let len = head.len.min(tokens);
-            hasher.write_u64(head.start);
+            let len = head.len().min(tokens);
+            hasher.write_u64(head.start());
             hasher.write_u32(len);
             self.place.used += len;
             tokens -= len;
@@ -89,10 +89,10 @@ impl<'a> Cursor<'a> {
         let mut common = 0;
         while common < most {
             let (Some(own), Some(theirs)) = (self.head(), other.head()) else { break };
-            if own.start != theirs.start {
+            if own.start() != theirs.start() {
                 break;
             }
-            let len = own.len.min(theirs.len).min(most - common);
+            let len = own.len().min(theirs.len()).min(most - common);
             self.place.used += len;
             other.place.used += len;
             common += len;

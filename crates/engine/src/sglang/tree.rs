@@ -361,7 +361,7 @@ impl RadixTree {
             );
             let (counted, held) = (node.locks, locks[id.index()]);
             ensure!(counted == held, "{id:?} counts {counted} locks, but has {held}");
-            let tokens = node.content.iter().map(|run| run.len).sum::<u32>();
+            let tokens = node.content.iter().map(|run| run.len()).sum::<u32>();
             ensure!(node.tokens == tokens, "{id:?} counts {} tokens, but has {tokens}", node.tokens);
             ensure!(
                 tokens > 0 && tokens.is_multiple_of(self.page_size),

@@ -67,7 +67,7 @@ pub(crate) struct CaseRequest {
     pub(crate) max_tokens: u32,
     pub(crate) priority: Option<i32>,
     pub(crate) eos_after: Option<u32>,
-    pub(crate) output_base: Option<u64>,
+    pub(crate) output_base: Option<u32>,
     #[serde(default)]
     pub(crate) ignore_eos: bool,
     #[serde(default)]
@@ -118,8 +118,8 @@ impl Recording {
         let runs = case.prompt_spans.iter().map(|&(first, len)| Run::tokens(first, len));
         let tokens = case.prompt_token_ids.iter().flatten().map(|&token| Run::tokens(token, 1));
         let prompt = Prompt::new(runs.chain(tokens));
-        let start = case.output_base.unwrap_or(1_000_000 + 100_000 * index as u64);
-        let output = Prompt::new([Run { start, len: case.max_tokens }]);
+        let start = case.output_base.unwrap_or(1_000_000 + 100_000 * index as u32);
+        let output = Prompt::new([Run::tokens(start, case.max_tokens)]);
         EngineRequest {
             output: Some(Box::new(output)),
             stop_after: case.eos_after,

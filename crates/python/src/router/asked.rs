@@ -4,16 +4,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::Value;
 use servecast_router::RouterConfigOverride;
-use servecast_router::standalone::{Phase, PhaseRequest, PromptBlocks, WorkerRank};
-use servecast_types::BlockHash;
+use servecast_router::standalone::{PhaseRequest, PromptBlocks, WorkerRank};
 use servecast_types::hash::Salt;
+use servecast_types::{BlockHash, Role};
 
 use crate::errors;
 
 /// What a router is asked, without the name of who asks.
 pub(super) struct Asked {
     content: Content,
-    phase: Phase,
+    phase: Role,
     overrides: RouterConfigOverride,
     pinned: Option<WorkerRank>,
     allowed: Option<Vec<u64>>,
@@ -95,8 +95,8 @@ impl Content {
     }
 }
 
-pub(super) fn phase_of(py: Python<'_>, name: &str) -> PyResult<Phase> {
-    let phase = Phase::ALL.into_iter().find(|phase| phase.name() == name);
+pub(super) fn phase_of(py: Python<'_>, name: &str) -> PyResult<Role> {
+    let phase = Role::ALL.into_iter().find(|phase| phase.name() == name);
     phase.ok_or_else(|| {
         errors::config(py, &format!("`phase` is {name:?}, but must be aggregated, prefill or decode"))
     })

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use serde_json::json;
-use servecast_cluster::record::RunRecord;
 use servecast_cluster::{
-    Observer, PoolEngine, RouterMode, RouterOptions, RunError, Simulation, SimulationOptions, SoFar, Topology,
+    Observer, PoolEngine, RouterMode, RouterOptions, RunError, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::EngineArgs;
 use servecast_recommend::{Cutoff, Lost};
+use servecast_record::{RunRecord, SoFar};
 use servecast_report::Slo;
 use servecast_workload::{ArrivalProcess, LengthDistribution, Load, SyntheticSpec, Workload, generate};
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
-use servecast_cluster::record::{RequestRecord, RequestStatus, RunRecord};
+use servecast_record::{RequestRecord, RequestStatus, RunRecord};
 use servecast_types::Duration;
 
 use super::{e2e_ms, samples, ttft_ms};

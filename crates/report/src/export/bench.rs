@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
-use servecast_cluster::record::{RequestRecord, RunRecord};
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::Time;
 
 use super::{TokenTimes, e2e_ms, finished, samples, ttft_ms};

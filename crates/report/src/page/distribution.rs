@@ -1,7 +1,7 @@
 //! How latencies are distributed: quantiles for a cumulative curve, and a histogram with bins of equal ratio.
 
 use serde::Serialize;
-use servecast_cluster::record::{RequestRecord, RunRecord};
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::Duration;
 
 use super::{finished, rounded};

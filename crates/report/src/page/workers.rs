@@ -1,7 +1,7 @@
 //! What pools and workers did over time, as rows of a page.
 
 use serde::Serialize;
-use servecast_cluster::record::{PoolRecord, RunRecord, WorkerTotals};
+use servecast_record::{PoolRecord, RunRecord, WorkerTotals};
 
 use crate::activity::{Activity, Bin};
 use crate::series::{BINS, PoolSeries, Series, WorkerSeries};
@@ -174,8 +174,7 @@ fn rounded(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use servecast_cluster::record::PoolRole;
-    use servecast_types::{Time, WorkerId};
+    use servecast_types::{Role, Time, WorkerId};
 
     use super::*;
     use crate::activity::{BusySpan, PoolSize};
@@ -186,9 +185,9 @@ mod tests {
     fn rows_are_averages_of_their_workers() {
         let run = fixture::run();
         let mut activity =
-            Activity::new([PoolRole::Aggregated, PoolRole::Prefill, PoolRole::Decode].map(|role| PoolSize {
+            Activity::new([Role::Aggregated, Role::Prefill, Role::Decode].map(|role| PoolSize {
                 role,
-                workers: if role == PoolRole::Decode { 2 } else { 1 },
+                workers: if role == Role::Decode { 2 } else { 1 },
                 blocks: 10,
             }));
         let ms = |ms: u64| Time::from_ns(ms * 1_000_000);
@@ -201,7 +200,7 @@ mod tests {
             free_blocks: 4,
             free_blocks_after: 10,
         };
-        activity.add(PoolRole::Decode, WorkerId(1), &span);
+        activity.add(Role::Decode, WorkerId(1), &span);
         let pools = pools(&run, &series(&run), Some(&activity));
         let decode = &pools[2];
         assert_eq!((decode.blocks, decode.group, decode.rows.len()), (Some(20), 1, 2));

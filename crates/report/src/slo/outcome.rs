@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_cluster::record::RunRecord;
+use servecast_record::RunRecord;
 
 use super::{LatencyLimit, Metric, Slo, Statistic};
 use crate::stats::percentile;
@@ -168,7 +168,7 @@ pub fn render_slo(outcome: &SloOutcome) -> String {
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use servecast_cluster::record::{RejectReason, RequestStatus, TokenGaps};
+    use servecast_record::{RejectReason, RequestStatus, TokenGaps};
     use servecast_types::{Duration, Time};
 
     use super::*;

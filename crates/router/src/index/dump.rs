@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use servecast_types::Rank;
 
 use super::nodes::{NodeId, ROOT};
 use super::tree::RadixTree;
+use crate::EventError;
 use crate::rank::Slot;
-use crate::{EventError, Rank};
 
 /// Everything that an index knows, in an order in which it can be stored again: parents first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -13,15 +13,15 @@ mod ranks;
 mod tree;
 mod uses;
 
-use servecast_types::{HashRuns, Time};
+use servecast_types::{HashRuns, Rank, Time};
 
 pub use approximate::{ApproximateIndex, Lifetime};
 pub use dump::{DumpedBlock, DumpedOrphan, IndexDump};
 pub use tree::RadixTree;
 
+use crate::EventError;
 use crate::rank::Slot;
 use crate::wire::IndexEventData;
-use crate::{EventError, Rank};
 
 /// How many KV events were applied, and how many met something unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -26,9 +26,9 @@ pub(super) fn eligible<'a>(ranks: &'a RankTable, lane: &'a Lane) -> impl Iterato
         Lane::Allowed(allowed) => (ranks.entries(), Some(allowed)),
         Lane::Pinned(rank) => (ranks.exactly(*rank), None),
     };
-    entries
-        .iter()
-        .filter(move |entry| allowed.is_none_or(|allowed| allowed.binary_search(&entry.rank.worker).is_ok()))
+    entries.iter().filter(move |entry| {
+        allowed.is_none_or(|allowed| allowed.binary_search(&entry.rank.worker.0).is_ok())
+    })
 }
 
 /// Whether every rank of a lane has more outstanding prefill than its limit; not if there is none.
@@ -91,7 +91,7 @@ impl Router {
         let id = request.id;
         if let Some(rank) = request.pinned {
             if let Some(allowed) = &request.allowed
-                && allowed.binary_search(&rank.worker).is_err()
+                && allowed.binary_search(&rank.worker.0).is_err()
             {
                 return Err(RouteError::PinNotAllowed { id, rank, allowed: allowed.to_vec() });
             }

@@ -1,11 +1,11 @@
 //! What a router can tell about its state.
 
-use servecast_types::{RequestId, Time};
+use servecast_types::{Rank, RequestId, Time};
 
 use super::Router;
 use crate::index::{EventCounts, IndexDump};
 use crate::ticket::PotentialLoad;
-use crate::{Rank, RouteError, RouterSettings, RoutingRequest};
+use crate::{RouteError, RouterSettings, RoutingRequest};
 
 /// Sizes of everything that grows with requests and blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
-use servecast_types::{Duration, HashRun, KvEvent, RequestId, SequenceHash, Time};
+use servecast_types::{Duration, HashRun, KvEvent, Rank, RequestId, SequenceHash, Time};
 
 pub use self::inspect::Sizes;
 use crate::index::{self, EventCounts, Index, IndexDump};
@@ -19,8 +19,8 @@ use crate::rank::{RankTable, Slot};
 use crate::select::Candidate;
 use crate::wire::IndexEventData;
 use crate::{
-    Admission, ApproximateIndex, Decision, EventError, Queued, RadixTree, Rank, RankInfo, RemovedRank,
-    RouteError, RouterSettings, RoutingRequest,
+    Admission, ApproximateIndex, Decision, EventError, Queued, RadixTree, RankInfo, RemovedRank, RouteError,
+    RouterSettings, RoutingRequest,
 };
 
 /// Predicts how long the prefill of a prompt takes, for `router_prefill_load_model`.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use servecast_types::{BlockHash, RequestId, SequenceHash, Time, hash};
+use servecast_types::{BlockHash, Rank, RequestId, SequenceHash, Time, hash};
 
 use super::Router;
 use crate::load::NewBooking;
 use crate::ticket::TrackedBlocks;
 use crate::wire::{PrefillLoadHint, ReplicaEventData};
-use crate::{Admission, Rank, RouteError, Ticket};
+use crate::{Admission, RouteError, Ticket};
 
 impl Ticket {
     /// What other replicas have to know to book the same.

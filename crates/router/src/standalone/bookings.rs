@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_types::RequestId;
+use servecast_types::{RequestId, Role};
 
-use super::{Phase, PhaseId};
+use super::PhaseId;
 
 /// Requests that wait or are booked.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bookings {
     /// Number of each, by phase.
-    numbers: [FxHashMap<Arc<str>, RequestId>; Phase::ALL.len()],
+    numbers: [FxHashMap<Arc<str>, RequestId>; Role::ALL.len()],
     names: FxHashMap<RequestId, PhaseId>,
     next: u32,
 }
 
 impl Bookings {
-    pub(super) fn number(&self, id: &str, phase: Phase) -> Option<RequestId> {
+    pub(super) fn number(&self, id: &str, phase: Role) -> Option<RequestId> {
         self.numbers[phase as usize].get(id).copied()
     }
 
@@ -32,7 +32,7 @@ impl Bookings {
     }
 
     /// Takes note of a request under the number that it was given.
-    pub(super) fn insert(&mut self, number: RequestId, id: &str, phase: Phase) {
+    pub(super) fn insert(&mut self, number: RequestId, id: &str, phase: Role) {
         let id: Arc<str> = id.into();
         self.numbers[phase as usize].insert(Arc::clone(&id), number);
         self.names.insert(number, PhaseId { id, phase });
@@ -43,10 +43,10 @@ impl Bookings {
     pub(super) fn name(&self, number: RequestId) -> PhaseId {
         let name = self.names.get(&number);
         debug_assert!(name.is_some(), "request {number} was named when it came in");
-        name.cloned().unwrap_or_else(|| PhaseId { id: number.to_string().into(), phase: Phase::Aggregated })
+        name.cloned().unwrap_or_else(|| PhaseId { id: number.to_string().into(), phase: Role::Aggregated })
     }
 
-    pub(super) fn remove(&mut self, id: &str, phase: Phase) -> Option<RequestId> {
+    pub(super) fn remove(&mut self, id: &str, phase: Role) -> Option<RequestId> {
         let number = self.numbers[phase as usize].remove(id)?;
         self.names.remove(&number);
         Some(number)
@@ -76,15 +76,15 @@ mod tests {
         for (id, expected) in [("a", u32::MAX), ("b", 0), ("c", 1)] {
             let number = bookings.next_number();
             assert_eq!(number, RequestId(expected));
-            bookings.insert(number, id, Phase::Decode);
+            bookings.insert(number, id, Role::Decode);
         }
         bookings.next = u32::MAX;
         assert_eq!(bookings.next_number(), RequestId(2));
-        assert_eq!(bookings.remove("b", Phase::Decode), Some(RequestId(0)));
+        assert_eq!(bookings.remove("b", Role::Decode), Some(RequestId(0)));
         assert_eq!(bookings.next_number(), RequestId(0));
-        assert_eq!(bookings.remove("c", Phase::Prefill), None);
+        assert_eq!(bookings.remove("c", Role::Prefill), None);
         assert_eq!(bookings.remove_number(RequestId(1)).unwrap().id.as_ref(), "c");
-        assert_eq!(bookings.number("c", Phase::Decode), None);
+        assert_eq!(bookings.number("c", Role::Decode), None);
         assert_eq!(bookings.sorted().len(), 1);
     }
 }

@@ -1,9 +1,9 @@
 //! The state of a standalone router as plain data.
 
 use serde::Serialize;
-use servecast_types::{BlockHash, SequenceHash, Time};
+use servecast_types::{BlockHash, Role, SequenceHash, Time};
 
-use super::{Phase, StandaloneRouter, WorkerInfo, WorkerRank, WorkerRole};
+use super::{StandaloneRouter, WorkerInfo, WorkerRank, WorkerRole};
 use crate::wire::{IndexEvent, IndexEventData, RouterEvent, StorageTier, StoredBlock, StoredBlocks};
 
 /// Everything that a standalone router knows.
@@ -48,7 +48,7 @@ pub struct RequestDump {
     /// What its caller calls it.
     pub id: String,
     /// The phase.
-    pub phase: Phase,
+    pub phase: Role,
     /// The rank on which it is booked; none while it waits.
     pub rank: Option<WorkerRank>,
 }
@@ -57,7 +57,10 @@ pub(super) fn dump(router: &StandaloneRouter, now: Time) -> StandaloneDump {
     let requests = router.bookings.sorted().into_iter().map(|(name, number)| RequestDump {
         id: name.id.to_string(),
         phase: name.phase,
-        rank: router.pool(name.phase.role()).rank_of(number).map(|rank| router.workers.name(rank)),
+        rank: router
+            .pool(WorkerRole::serving(name.phase))
+            .rank_of(number)
+            .map(|rank| router.workers.name(rank)),
     });
     let (booked, queued) = requests.partition(|request| request.rank.is_some());
     let mut events = Vec::new();

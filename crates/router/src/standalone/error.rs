@@ -1,4 +1,6 @@
-use super::{Phase, WorkerInfo, WorkerRank, WorkerRole};
+use servecast_types::Role;
+
+use super::{WorkerInfo, WorkerRank, WorkerRole};
 use crate::wire::WireError;
 use crate::{EventError, RouteError};
 
@@ -47,12 +49,12 @@ pub enum StandaloneError {
         dp_size: u32,
     },
     /// Nobody serves the phase.
-    #[error("request `{id}`: no {} worker {}", .phase.role(), if *.restricted { "among those that it allows is registered" } else { "is registered" })]
+    #[error("request `{id}`: no {} worker {}", WorkerRole::serving(*.phase), if *.restricted { "among those that it allows is registered" } else { "is registered" })]
     NoWorkers {
         /// The request.
         id: String,
         /// Its phase.
-        phase: Phase,
+        phase: Role,
         /// Whether it allows only some workers.
         restricted: bool,
     },
@@ -62,7 +64,7 @@ pub enum StandaloneError {
         /// The request.
         id: String,
         /// The phase.
-        phase: Phase,
+        phase: Role,
     },
     /// The request is booked nowhere.
     #[error("request `{id}` is not booked on any worker{}", if *.waits { ": it waits for one" } else { "" })]
@@ -106,7 +108,7 @@ pub enum StandaloneError {
 
 impl StandaloneError {
     /// What a router said about a request, with the request's own name.
-    pub(super) fn of_request(id: &str, phase: Phase, restricted: bool, error: RouteError) -> Self {
+    pub(super) fn of_request(id: &str, phase: Role, restricted: bool, error: RouteError) -> Self {
         let id = id.to_owned();
         let request = |id, problem: String| Self::Request { id, problem };
         match error {

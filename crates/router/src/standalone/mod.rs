@@ -16,16 +16,16 @@
 //! ```
 //! use servecast_router::KvRouterConfig;
 //! use servecast_router::standalone::{
-//!     Phase, PhaseRequest, PromptBlocks, Routed, StandaloneRouter, WorkerInfo, WorkerRole,
+//!     PhaseRequest, PromptBlocks, Routed, StandaloneRouter, WorkerInfo, WorkerRole,
 //! };
-//! use servecast_types::{Time, hash::Salt};
+//! use servecast_types::{Role, Time, hash::Salt};
 //!
 //! let mut router = StandaloneRouter::new(&KvRouterConfig::default(), 16, 42)?;
 //! for worker in [0x7f01, 0x7f02] {
 //!     router.register_worker(worker, WorkerInfo::new(WorkerRole::Decode), Time::ZERO)?;
 //! }
 //! let prompt = PromptBlocks::from_tokens(&[7; 40], router.block_size(), Salt::default());
-//! let routed = router.route(&PhaseRequest::new("chat-1", Phase::Aggregated, prompt), Time::ZERO)?;
+//! let routed = router.route(&PhaseRequest::new("chat-1", Role::Aggregated, prompt), Time::ZERO)?;
 //! let Routed::Admitted(selection) = routed else { panic!("nobody is busy") };
 //! assert_eq!(selection.prefill_tokens, 40);
 //! router.mark_prefill_complete("chat-1", Time::from_ns(30_000_000))?;
@@ -36,26 +36,26 @@
 mod bookings;
 mod dump;
 mod error;
-mod phase;
 mod request;
+mod worker_role;
 mod workers;
 
-use servecast_types::{BlockHash, RequestId, SequenceHash, Time, hash};
+use servecast_types::{BlockHash, Rank, RequestId, Role, SequenceHash, Time, WorkerId, hash};
 
 pub use self::dump::{RequestDump, StandaloneDump, WorkerDump};
 pub use self::error::StandaloneError;
-pub use self::phase::{Phase, WorkerRole};
 pub use self::request::{
     PhaseId, PhaseRequest, PromptBlocks, Routed, Selection, TokenBlocks, WorkerInfo, WorkerLoad, WorkerRank,
     WorkersChanged,
 };
+pub use self::worker_role::WorkerRole;
 
 use self::bookings::Bookings;
 use self::workers::{Registered, Workers};
 use crate::index::EventCounts;
 use crate::wire::{IndexEventData, RouterEvent, StorageTier, StoredBlock, StoredBlocks};
 use crate::{
-    Admission, ConfigError, Decision, KvRouterConfig, PrefillLoadModel, Rank, RankInfo, RemovedRank, Router,
+    Admission, ConfigError, Decision, KvRouterConfig, PrefillLoadModel, RankInfo, RemovedRank, Router,
     RoutingRequest,
 };
 
@@ -112,7 +112,7 @@ impl StandaloneRouter {
     ) -> Result<WorkersChanged, StandaloneError> {
         let Registered { number, gone } = self.workers.register(worker_id, info)?;
         let rank_info = RankInfo { max_num_batched_tokens: info.max_num_batched_tokens };
-        let ranks = info.dp_ranks().map(|dp_rank| (Rank { worker: number, dp_rank }, rank_info));
+        let ranks = info.dp_ranks().map(|dp| (Rank { worker: WorkerId(number), dp }, rank_info));
         Ok(self.change_ranks(info.role, &ranks.collect::<Vec<_>>(), &gone, now))
     }
 
@@ -273,9 +273,9 @@ impl StandaloneRouter {
     pub fn mark_prefill_complete(&mut self, id: &str, now: Time) -> Result<Vec<Selection>, StandaloneError> {
         let mut outcome: Result<Vec<Admission>, _> =
             Err(StandaloneError::UnknownRequest { id: id.to_owned(), waits: false });
-        for phase in Phase::ALL {
+        for phase in Role::ALL {
             let Some(number) = self.bookings.number(id, phase) else { continue };
-            match (self.pool_mut(phase.role()).prefill_done(number, now), &mut outcome) {
+            match (self.pool_mut(WorkerRole::serving(phase)).prefill_done(number, now), &mut outcome) {
                 (Ok(admitted), Ok(all)) => all.extend(admitted),
                 (Ok(admitted), outcome) => *outcome = Ok(admitted),
                 (Err(_), Err(StandaloneError::UnknownRequest { waits, .. })) => *waits = true,
@@ -287,11 +287,11 @@ impl StandaloneRouter {
 
     /// A request is over in one phase, or in all, or is given up while it waits. May be called again, and for ids that
     /// are unknown.
-    pub fn free(&mut self, id: &str, phase: Option<Phase>, now: Time) -> Vec<Selection> {
+    pub fn free(&mut self, id: &str, phase: Option<Role>, now: Time) -> Vec<Selection> {
         let mut admitted = Vec::new();
-        for phase in Phase::ALL.into_iter().filter(|each| phase.is_none_or(|phase| phase == *each)) {
+        for phase in Role::ALL.into_iter().filter(|each| phase.is_none_or(|phase| phase == *each)) {
             if let Some(number) = self.bookings.remove(id, phase) {
-                let released = self.pool_mut(phase.role()).finish(number, now);
+                let released = self.pool_mut(WorkerRole::serving(phase)).finish(number, now);
                 admitted.extend(self.admitted(&released));
             }
         }
@@ -306,7 +306,7 @@ impl StandaloneRouter {
     /// # Errors
     /// If it is booked neither whole nor for decode.
     pub fn record_output(&mut self, id: &str, generated: u32, now: Time) -> Result<(), StandaloneError> {
-        let phases = [Phase::Aggregated, Phase::Decode];
+        let phases = [Role::Aggregated, Role::Decode];
         let booked = phases.into_iter().filter_map(|phase| {
             let number = self.bookings.number(id, phase)?;
             self.decode.record_output(number, generated, now).ok()
@@ -387,7 +387,7 @@ impl StandaloneRouter {
 
     /// A request in the words of its router, under a number that is free.
     fn described(&self, request: &PhaseRequest) -> Result<(RoutingRequest, WorkerRole), StandaloneError> {
-        let role = request.phase.role();
+        let role = WorkerRole::serving(request.phase);
         let mut routing = request.routing(self.bookings.next_number());
         if let Some(pin) = request.pinned {
             let (pinned_role, rank) = self.workers.find(pin)?;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use servecast_types::hash::Salt;
-use servecast_types::{BlockHash, RequestId, SequenceHash};
+use servecast_types::{BlockHash, RequestId, Role, SequenceHash};
 
-use super::{Phase, StandaloneError, WorkerRole};
-use crate::{EffectiveSettings, RouteError, RouterConfigOverride, RoutingRequest};
+use super::{StandaloneError, WorkerRole};
+use crate::{EffectiveSettings, RouteError, RouterConfigOverride, RoutingRequest, Stage};
 
 /// One data-parallel rank of a worker, by the ids that its deployment uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -94,8 +94,9 @@ impl PromptBlocks {
 pub struct PhaseRequest {
     /// What its caller calls it; unique within a phase among requests that wait or are booked.
     pub id: String,
-    /// Which part of it is to be routed.
-    pub phase: Phase,
+    /// Which part of it is to be routed: all of it for one worker, its prefill or its decode. For the decode
+    /// [`RouterConfigOverride::DECODE_STAGE`] holds, from selection to booking, and for no other part.
+    pub phase: Role,
     /// Its prompt.
     pub prompt: PromptBlocks,
     /// How long the output is expected to be, in tokens: generated blocks weigh less towards its end.
@@ -112,7 +113,7 @@ pub struct PhaseRequest {
 
 impl PhaseRequest {
     /// A request without wishes of its own.
-    pub fn new(id: impl Into<String>, phase: Phase, prompt: PromptBlocks) -> Self {
+    pub fn new(id: impl Into<String>, phase: Role, prompt: PromptBlocks) -> Self {
         Self {
             id: id.into(),
             phase,
@@ -132,7 +133,7 @@ impl PhaseRequest {
             full_blocks: *full_blocks,
             expected_output_tokens: self.expected_output_tokens,
             overrides: self.overrides,
-            stage: self.phase.stage(),
+            stage: Stage::of(self.phase),
             priority_jump: self.priority_jump,
             ..RoutingRequest::new(id, *isl_tokens, Arc::clone(blocks))
         }
@@ -151,7 +152,7 @@ pub struct PhaseId {
     #[serde(serialize_with = "as_text")]
     pub id: Arc<str>,
     /// The phase.
-    pub phase: Phase,
+    pub phase: Role,
 }
 
 /// Where a request goes, and on which terms.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use servecast_types::{Rank, WorkerId};
 
 use super::{StandaloneError, WorkerInfo, WorkerRank, WorkerRole};
-use crate::Rank;
 
 /// The registered workers.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +26,8 @@ struct Worker {
 
 impl Worker {
     fn ranks(&self) -> impl Iterator<Item = Rank> + use<> {
-        let worker = self.number;
-        self.info.dp_ranks().map(move |dp_rank| Rank { worker, dp_rank })
+        let worker = WorkerId(self.number);
+        self.info.dp_ranks().map(move |dp| Rank { worker, dp })
     }
 }
 
@@ -55,7 +55,7 @@ impl Workers {
                 let problem = "remove it before it becomes another";
                 return Err(StandaloneError::Role { worker_id, role: known.info.role, problem });
             }
-            let gone = known.ranks().filter(|rank| !info.dp_ranks().contains(&rank.dp_rank)).collect();
+            let gone = known.ranks().filter(|rank| !info.dp_ranks().contains(&rank.dp)).collect();
             known.info = info;
             return Ok(Registered { number: known.number, gone });
         }
@@ -93,7 +93,7 @@ impl Workers {
         if !ranks.contains(&dp_rank) {
             return Err(StandaloneError::UnknownRank { rank, first: ranks.start, last: ranks.end - 1 });
         }
-        Ok((worker.info.role, Rank { worker: worker.number, dp_rank }))
+        Ok((worker.info.role, Rank { worker: WorkerId(worker.number), dp: dp_rank }))
     }
 
     /// The numbers of those workers that are registered with a role, sorted.
@@ -108,8 +108,8 @@ impl Workers {
 
     /// The name of a rank that is registered.
     pub(super) fn name(&self, rank: Rank) -> WorkerRank {
-        let id = self.ids.get(&rank.worker).copied();
+        let id = self.ids.get(&rank.worker.0).copied();
         debug_assert!(id.is_some(), "worker {} is registered", rank.worker);
-        WorkerRank { worker_id: id.unwrap_or(u64::MAX), dp_rank: rank.dp_rank }
+        WorkerRank { worker_id: id.unwrap_or(u64::MAX), dp_rank: rank.dp }
     }
 }

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use rand::RngExt;
-use servecast_router::{
-    Decision, KvRouterConfig, QueuePolicy, Rank, RankInfo, Router, RoutingRequest, Sizes,
-};
-use servecast_types::{Duration, RequestId, SequenceHash, Time};
+use servecast_router::{Decision, KvRouterConfig, QueuePolicy, RankInfo, Router, RoutingRequest, Sizes};
+use servecast_types::{Duration, Rank, RequestId, SequenceHash, Time, WorkerId};
 
 use crate::support::random;
 
@@ -19,7 +17,7 @@ fn a_million_decisions_leave_nothing() {
     let mut router = Router::new(config.validate().unwrap(), 16, 3).with_request_expiry(expiry);
     for worker in 0..RANKS {
         let info = RankInfo { max_num_batched_tokens: Some(64) };
-        router.add_rank(Rank::of_worker(worker), info, Time::ZERO);
+        router.add_rank(Rank::of_worker(WorkerId(worker)), info, Time::ZERO);
     }
     let prompts: Vec<Arc<[SequenceHash]>> = (0..50_u64)
         .map(|number| {
@@ -58,7 +56,7 @@ fn a_million_decisions_leave_nothing() {
     assert!(largest.queued_requests > 0 && largest.block_runs > 0, "{largest:?}");
     assert_eq!(router.sizes(), Sizes::default());
     for worker in 0..RANKS {
-        let rank = Rank::of_worker(worker);
+        let rank = Rank::of_worker(WorkerId(worker));
         let load = (
             router.active_blocks(rank),
             router.prefill_tokens(rank, Time::MAX),

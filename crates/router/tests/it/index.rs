@@ -2,7 +2,7 @@
 
 use servecast_router::wire::IndexEventData;
 use servecast_router::{EventError, KvRouterConfig, RadixTree, Router, RoutingRequest};
-use servecast_types::{Duration, KvEvent, Time};
+use servecast_types::{Duration, KvEvent, Time, WorkerId};
 
 use crate::support::{
     A, B, C, admitted, ids, index_removed, index_stored, queued, removed, request, router, router_with, secs,
@@ -157,7 +157,7 @@ fn a_removal_may_list_a_chain_from_its_start() {
 
 #[test]
 fn clearing_is_for_one_rank() {
-    let other = servecast_router::Rank { worker: 0, dp_rank: 1 };
+    let other = servecast_types::Rank { worker: WorkerId(0), dp: 1 };
     let mut router = router_with(&KvRouterConfig::default(), 4, 16, &[A, other]);
     for rank in [A, other] {
         router.apply(rank, &stored(None, 1..=5), NOW).unwrap();

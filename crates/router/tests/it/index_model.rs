@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use servecast_router::wire::IndexEventData;
-use servecast_router::{EventError, KvRouterConfig, Rank, RankInfo, Router, RoutingRequest};
-use servecast_types::Time;
+use servecast_router::{EventError, KvRouterConfig, RankInfo, Router, RoutingRequest};
+use servecast_types::{Rank, Time, WorkerId};
 
 use crate::support::{index_removed, index_stored, operations, random, request};
 
@@ -120,13 +120,13 @@ impl Model {
         let forest = Forest::new(random);
         let mut router = Router::new(KvRouterConfig::default().validate().unwrap(), 1, 0);
         for worker in 0..RANKS {
-            router.add_rank(Rank::of_worker(worker), RankInfo::default(), NOW);
+            router.add_rank(Rank::of_worker(WorkerId(worker)), RankInfo::default(), NOW);
         }
         Self { forest, like_engines, router, held: vec![Held::default(); RANKS as usize] }
     }
 
     fn apply(&mut self, rank: u32, event: &IndexEventData) -> Result<(), EventError> {
-        self.router.apply_index_event(Rank::of_worker(rank), event, NOW)
+        self.router.apply_index_event(Rank::of_worker(WorkerId(rank)), event, NOW)
     }
 
     fn step(&mut self, random: &mut Pcg64) {
@@ -144,9 +144,9 @@ impl Model {
                 self.held[rank as usize] = Held::default();
             }
             _ => {
-                let removed = self.router.remove_rank(Rank::of_worker(rank), NOW);
+                let removed = self.router.remove_rank(Rank::of_worker(WorkerId(rank)), NOW);
                 assert!(removed.forgotten.is_empty());
-                self.router.add_rank(Rank::of_worker(rank), RankInfo::default(), NOW);
+                self.router.add_rank(Rank::of_worker(WorkerId(rank)), RankInfo::default(), NOW);
                 self.held[rank as usize] = Held::default();
             }
         }
@@ -245,14 +245,14 @@ impl Model {
         let dump = self.router.dump();
         let mut copy = Router::new(KvRouterConfig::default().validate().unwrap(), 1, 0);
         for worker in (0..RANKS).rev() {
-            copy.add_rank(Rank::of_worker(worker), RankInfo::default(), NOW);
+            copy.add_rank(Rank::of_worker(WorkerId(worker)), RankInfo::default(), NOW);
         }
         copy.restore(&dump, NOW).unwrap();
         for leaf in 0..PATHS {
             assert_eq!(copy.overlaps(&self.request(leaf)), self.router.overlaps(&self.request(leaf)));
         }
         for worker in 0..RANKS {
-            let rank = Rank::of_worker(worker);
+            let rank = Rank::of_worker(WorkerId(worker));
             assert_eq!(copy.tree_size(rank), self.router.tree_size(rank));
         }
         let distinct: BTreeSet<usize> = self.held.iter().flat_map(Held::blocks).collect();

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use servecast_router::{
-    KvRouterConfig, PrefillLoadModel, PrefillModel, Rank, RankInfo, Router, RouterConfigOverride,
-    RoutingRequest, Sizes,
+    KvRouterConfig, PrefillLoadModel, PrefillModel, RankInfo, Router, RouterConfigOverride, RoutingRequest,
+    Sizes,
 };
-use servecast_types::{Duration, RequestId, SequenceHash, Time};
+use servecast_types::{Duration, Rank, RequestId, SequenceHash, Time, WorkerId};
 
 use crate::support::{operations, random};
 
@@ -155,7 +155,7 @@ impl Pair {
         let mut router =
             Router::new(config.validate().unwrap(), BLOCK_SIZE, 0).with_prefill_model(Arc::new(Odd));
         for worker in 0..RANKS {
-            router.add_rank(Rank::of_worker(worker), RankInfo::default(), Time::ZERO);
+            router.add_rank(Rank::of_worker(WorkerId(worker)), RankInfo::default(), Time::ZERO);
         }
         Self { router, model: Model::default(), next: 0 }
     }
@@ -212,7 +212,7 @@ impl Pair {
         let expected = request.expected_output_tokens;
         self.check_projection(&request, &chain, reuse, track);
         let blocks = if reuse { chain } else { self.private(chain.len() as u32) };
-        let admission = self.router.book(request, Rank::of_worker(rank), self.now()).unwrap();
+        let admission = self.router.book(request, Rank::of_worker(WorkerId(rank)), self.now()).unwrap();
         assert_eq!(admission.ticket.prefill_tokens, if track { isl } else { 0 });
         let booked = Booked { rank, blocks, isl, output_blocks: 0, expected, weight: 1 << 32 };
         self.model.requests.insert(self.next, booked);
@@ -257,9 +257,9 @@ impl Pair {
             .filter(|(_, request)| request.rank == worker)
             .map(|(&id, _)| id)
             .collect();
-        let removed = self.router.remove_rank(Rank::of_worker(worker), self.now());
+        let removed = self.router.remove_rank(Rank::of_worker(WorkerId(worker)), self.now());
         assert_eq!(removed.forgotten.iter().map(|id| id.0).collect::<Vec<_>>(), gone);
-        self.router.add_rank(Rank::of_worker(worker), RankInfo::default(), self.now());
+        self.router.add_rank(Rank::of_worker(WorkerId(worker)), RankInfo::default(), self.now());
         self.model.requests.retain(|_, request| request.rank != worker);
         self.model.prefills.remove(&worker);
     }
@@ -267,7 +267,7 @@ impl Pair {
     fn check_projection(&self, request: &RoutingRequest, chain: &[u64], reuse: bool, track: bool) {
         let loads = self.router.potential_loads(request.clone(), self.now()).unwrap();
         for load in loads {
-            let rank = load.rank.worker;
+            let rank = load.rank.worker.0;
             let shared = if reuse { self.model.shared(rank, chain) } else { 0 };
             assert_eq!(load.decode_blocks, self.model.active_blocks(rank) + chain.len() as u64 - shared);
             let prompt = if track { u64::from(request.isl_tokens) } else { 0 };
@@ -277,7 +277,7 @@ impl Pair {
 
     fn check(&self) {
         for worker in 0..RANKS {
-            let rank = Rank::of_worker(worker);
+            let rank = Rank::of_worker(WorkerId(worker));
             assert_eq!(self.router.active_blocks(rank), Some(self.model.active_blocks(worker)), "{rank}");
             let tokens = self.router.prefill_tokens(rank, self.now());
             assert_eq!(tokens, Some(self.model.prefill_tokens(worker)), "{rank}");

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use servecast_router::{
-    KvRouterConfig, PrefillLoadModel, PrefillModel, QueuePolicy, Rank, RankInfo, RouteError, Router,
-    RoutingRequest,
+    KvRouterConfig, PrefillLoadModel, PrefillModel, QueuePolicy, RankInfo, RouteError, Router, RoutingRequest,
 };
-use servecast_types::{Duration, Time};
+use servecast_types::{Duration, Rank, Time, WorkerId};
 
 use crate::support::{A, B, C, admitted, distinct, id, ids, queued, request, router_with, secs, stored};
 
@@ -251,6 +250,6 @@ fn a_peek_is_answered_at_once_and_leaves_nothing() {
     let peek = router.peek(distinct(9, 40, 4), secs(2.0)).unwrap();
     assert_eq!((peek.ticket.rank, peek.terms.len()), (A, 1));
     assert_eq!((router.queued_requests(), router.active_requests(A)), (0, Some(2)));
-    let unknown = Rank { worker: 0, dp_rank: 1 };
+    let unknown = Rank { worker: WorkerId(0), dp: 1 };
     assert_eq!(router.active_requests(unknown), None);
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use servecast_router::{
-    Admission, Decision, KvRouterConfig, PrefillLoadModel, PrefillModel, QueuePolicy, Rank, RankInfo, Router,
+    Admission, Decision, KvRouterConfig, PrefillLoadModel, PrefillModel, QueuePolicy, RankInfo, Router,
     RouterConfigOverride, RoutingRequest, Sizes,
 };
-use servecast_types::{Duration, KvEvent, RequestId, Time};
+use servecast_types::{Duration, KvEvent, Rank, RequestId, Time, WorkerId};
 
 use crate::support::{cases, hashes, removed, stored};
 
@@ -30,7 +30,7 @@ enum Call {
 }
 
 fn rank() -> impl Strategy<Value = Rank> {
-    (0_u32..4, 0_u32..2).prop_map(|(worker, dp_rank)| Rank { worker, dp_rank })
+    (0_u32..4, 0_u32..2).prop_map(|(worker, dp_rank)| Rank { worker: WorkerId(worker), dp: dp_rank })
 }
 
 fn overrides() -> impl Strategy<Value = RouterConfigOverride> {

@@ -1,10 +1,10 @@
 //! Costs and choices.
 
 use servecast_router::{
-    KvRouterConfig, Rank, RankInfo, RouteError, RouterConfigOverride, RoutingRequest, TrackedBlocks,
+    KvRouterConfig, RankInfo, RouteError, RouterConfigOverride, RoutingRequest, TrackedBlocks,
 };
 use servecast_types::hash::Salt;
-use servecast_types::{KvEvent, Time};
+use servecast_types::{KvEvent, Rank, Time, WorkerId};
 
 use crate::support::{
     A, B, C, admitted, costs, distinct, hashes, id, index_stored, loads, request, router, router_with, secs,
@@ -173,7 +173,7 @@ fn overrides_hold_for_one_request_from_selection_to_booking() {
 
 #[test]
 fn ties_are_drawn_by_the_seed_alone() {
-    let ranks: Vec<Rank> = (0..4).map(Rank::of_worker).collect();
+    let ranks: Vec<Rank> = (0..4).map(WorkerId).map(Rank::of_worker).collect();
     let chosen = |seed| {
         let mut router =
             servecast_router::Router::new(KvRouterConfig::default().validate().unwrap(), 4, seed);
@@ -228,7 +228,7 @@ fn pins_and_allowed_sets_limit_the_choice_and_refusals_are_values() {
         let request = allowed(&[2, 0, 9], distinct(number, 4, 4));
         assert_ne!(admitted(router.route(request, NOW).unwrap()).ticket.rank, B);
     }
-    let missing = Rank { worker: 1, dp_rank: 1 };
+    let missing = Rank { worker: WorkerId(1), dp: 1 };
     let pinned = |rank, number| RoutingRequest { pinned: Some(rank), ..distinct(number, 4, 4) };
     assert_eq!(
         router.route(pinned(missing, 30), NOW).unwrap_err().to_string(),

@@ -1,13 +1,13 @@
 //! The router behind the names of a deployment: phases, bookings, workers.
 
 use servecast_router::standalone::{
-    Phase, PhaseId, PhaseRequest, PromptBlocks, Routed, Selection, StandaloneError, StandaloneRouter,
-    TokenBlocks, WorkerInfo, WorkerRank, WorkerRole,
+    PhaseId, PhaseRequest, PromptBlocks, Routed, Selection, StandaloneError, StandaloneRouter, TokenBlocks,
+    WorkerInfo, WorkerRank, WorkerRole,
 };
 use servecast_router::wire::{RouterEvent, from_json};
 use servecast_router::{KvRouterConfig, RouterConfigOverride};
 use servecast_types::hash::{Salt, block_hashes};
-use servecast_types::{SequenceHash, Time};
+use servecast_types::{Role, SequenceHash, Time};
 
 const NOW: Time = Time::ZERO;
 const A: u64 = 0xdead_beef_0000_0001;
@@ -40,7 +40,7 @@ fn prompt(tokens: impl IntoIterator<Item = u32>) -> PromptBlocks {
     PromptBlocks::from_tokens(&tokens.into_iter().collect::<Vec<_>>(), BLOCK, Salt::default())
 }
 
-fn request(id: &str, phase: Phase, tokens: u32) -> PhaseRequest {
+fn request(id: &str, phase: Role, tokens: u32) -> PhaseRequest {
     PhaseRequest::new(id, phase, prompt(0..tokens))
 }
 
@@ -71,7 +71,7 @@ fn a_decode_phase_is_selected_and_booked_under_its_override_and_no_other_phase_i
     for book in [false, true] {
         let mut router = router();
         router.stored_tokens(rank(A), &tokens(&(0..8).collect::<Vec<_>>()), NOW).unwrap();
-        let place = |router: &mut StandaloneRouter, id, phase: Phase, on| {
+        let place = |router: &mut StandaloneRouter, id, phase: Role, on| {
             let request = request(id, phase, 16);
             if book {
                 return router.book(&request, rank(on), NOW).unwrap();
@@ -81,24 +81,24 @@ fn a_decode_phase_is_selected_and_booked_under_its_override_and_no_other_phase_i
             assert_eq!(routed.settings, selected.settings);
             routed
         };
-        let decode = place(&mut router, "r", Phase::Decode, A);
+        let decode = place(&mut router, "r", Role::Decode, A);
         assert_eq!((decode.prefill_tokens, decode.tracked_blocks), (0, 4));
         assert!(!decode.settings.assume_kv_reuse && !decode.settings.track_prefill_tokens);
         assert!(decode.settings.overlap_score_weight.abs() < f64::EPSILON);
         assert_eq!(load(&router, decode.rank.worker_id), (4, 0));
 
         // The same prompt again in the decode phase shares nothing; whole, it does.
-        let other = place(&mut router, "s", Phase::Decode, decode.rank.worker_id);
+        let other = place(&mut router, "s", Role::Decode, decode.rank.worker_id);
         router.free("s", None, NOW);
         assert_eq!(other.tracked_blocks, 4);
-        router.free("r", Some(Phase::Decode), NOW);
+        router.free("r", Some(Role::Decode), NOW);
 
-        let whole = place(&mut router, "r", Phase::Aggregated, A);
+        let whole = place(&mut router, "r", Role::Aggregated, A);
         assert!(whole.settings.assume_kv_reuse && whole.settings.track_prefill_tokens);
         assert_eq!((whole.rank, whole.overlap_blocks, whole.prefill_tokens), (rank(A), 2, 8));
         assert_eq!(load(&router, A), (4, 8));
 
-        let prefill = place(&mut router, "r", Phase::Prefill, P);
+        let prefill = place(&mut router, "r", Role::Prefill, P);
         assert_eq!((prefill.rank, prefill.prefill_tokens, prefill.tracked_blocks), (rank(P), 16, 0));
         assert_eq!(load(&router, P), (0, 16));
     }
@@ -113,20 +113,20 @@ fn the_decode_phase_keeps_only_the_temperature_of_the_requests_own_overrides() {
         track_prefill_tokens: Some(true),
     };
     let mut router = router();
-    for phase in Phase::ALL {
+    for phase in Role::ALL {
         let request = PhaseRequest { overrides: own, ..request("r", phase, 8) };
         let settings = admitted(router.route(&request, NOW).unwrap()).settings;
-        let weight = if phase == Phase::Decode { 0.0 } else { 3.0 };
+        let weight = if phase == Role::Decode { 0.0 } else { 3.0 };
         assert!((settings.overlap_score_weight - weight).abs() < f64::EPSILON);
         assert!((settings.router_temperature - 0.25).abs() < f64::EPSILON);
-        assert_eq!(settings.track_prefill_tokens, phase != Phase::Decode);
+        assert_eq!(settings.track_prefill_tokens, phase != Role::Decode);
     }
 }
 
 #[test]
 fn phases_of_a_request_are_booked_side_by_side_and_freed_one_by_one() {
     let mut router = router();
-    for phase in Phase::ALL {
+    for phase in Role::ALL {
         router.route(&request("r", phase, 8), NOW).unwrap();
         let again = message(router.route(&request("r", phase, 8), NOW));
         assert_eq!(
@@ -141,7 +141,7 @@ fn phases_of_a_request_are_booked_side_by_side_and_freed_one_by_one() {
     router.mark_prefill_complete("r", NOW).unwrap();
     assert_eq!(load(&router, P), (0, 0));
     assert_eq!((load(&router, A).1, load(&router, B).1), (0, 0));
-    router.free("r", Some(Phase::Prefill), NOW);
+    router.free("r", Some(Role::Prefill), NOW);
     assert_eq!(router.dump(NOW).booked.len(), 2);
     router.record_output("r", 3, NOW).unwrap();
     router.free("r", None, NOW);
@@ -156,17 +156,17 @@ fn phases_of_a_request_are_booked_side_by_side_and_freed_one_by_one() {
 fn a_request_waits_for_room_and_is_admitted_by_a_later_call() {
     let mut router = router();
     for (id, worker_id) in [("a", A), ("b", B)] {
-        router.book(&request(id, Phase::Aggregated, 80), rank(worker_id), NOW).unwrap();
+        router.book(&request(id, Role::Aggregated, 80), rank(worker_id), NOW).unwrap();
     }
-    let routed = router.route(&request("c", Phase::Aggregated, 8), NOW).unwrap();
+    let routed = router.route(&request("c", Role::Aggregated, 8), NOW).unwrap();
     assert_eq!(routed, Routed::Queued { waiting: 1, admitted: Vec::new() });
     assert_eq!(router.queued_requests(), 1);
     assert_eq!(
         message(router.mark_prefill_complete("c", NOW)),
         "request `c` is not booked on any worker: it waits for one"
     );
-    router.route(&request("d", Phase::Prefill, 8), NOW).expect("prefill workers have a queue of their own");
-    router.route(&request("e", Phase::Decode, 8), NOW).unwrap();
+    router.route(&request("d", Role::Prefill, 8), NOW).expect("prefill workers have a queue of their own");
+    router.route(&request("e", Role::Decode, 8), NOW).unwrap();
     let dump = router.dump(NOW);
     assert_eq!(dump.queued.iter().map(|request| request.id.as_str()).collect::<Vec<_>>(), ["c", "e"]);
 
@@ -178,8 +178,8 @@ fn a_request_waits_for_room_and_is_admitted_by_a_later_call() {
     assert!(router.free("c", None, later).is_empty());
 
     // A waiting request that is given up leaves nothing.
-    router.book(&request("f", Phase::Aggregated, 80), rank(B), later).unwrap();
-    router.route(&request("g", Phase::Aggregated, 8), later).unwrap();
+    router.book(&request("f", Role::Aggregated, 80), rank(B), later).unwrap();
+    router.route(&request("g", Role::Aggregated, 8), later).unwrap();
     router.free("g", None, later);
     assert_eq!(router.queued_requests(), 0);
 }
@@ -194,21 +194,21 @@ fn workers_come_change_and_go() {
     };
     assert_eq!(ranks(&router), [(P, 0), (A, 0), (B, 2), (B, 3), (B, 4)]);
     let on = WorkerRank { worker_id: B, dp_rank: 4 };
-    router.book(&request("r", Phase::Aggregated, 8), on, NOW).unwrap();
+    router.book(&request("r", Role::Aggregated, 8), on, NOW).unwrap();
     assert_eq!(
-        message(router.book(&request("s", Phase::Aggregated, 8), rank(B), NOW)),
+        message(router.book(&request("s", Role::Aggregated, 8), rank(B), NOW)),
         format!("worker {B} has the ranks 2 to 4, not 0")
     );
 
     let narrow = WorkerInfo { dp_size: 2, ..wide };
     let changed = router.register_worker(B, narrow, NOW).unwrap();
     assert_eq!(ids(&changed.forgotten), ["r"]);
-    router.book(&request("r", Phase::Aggregated, 8), rank(A), NOW).expect("what is forgotten can come again");
+    router.book(&request("r", Role::Aggregated, 8), rank(A), NOW).expect("what is forgotten can come again");
 
-    let pinned = PhaseRequest { allowed: Some(vec![B, 1]), ..request("s", Phase::Aggregated, 8) };
+    let pinned = PhaseRequest { allowed: Some(vec![B, 1]), ..request("s", Role::Aggregated, 8) };
     for dp_rank in [2, 3] {
         let on = WorkerRank { worker_id: B, dp_rank };
-        router.book(&request(&format!("x{dp_rank}"), Phase::Aggregated, 80), on, NOW).unwrap();
+        router.book(&request(&format!("x{dp_rank}"), Role::Aggregated, 80), on, NOW).unwrap();
     }
     router.route(&pinned, NOW).unwrap();
     let changed = router.remove_worker(B, NOW).unwrap();
@@ -220,7 +220,7 @@ fn workers_come_change_and_go() {
     );
     router.remove_worker(P, NOW).unwrap();
     assert_eq!(
-        message(router.route(&request("s", Phase::Prefill, 8), NOW)),
+        message(router.route(&request("s", Role::Prefill, 8), NOW)),
         "request `s`: no prefill worker is registered"
     );
 }
@@ -232,14 +232,14 @@ fn who_waits_goes_to_a_rank_that_comes_and_never_to_one_that_goes() {
     router.register_worker(A, info, NOW).unwrap();
     for dp_rank in [0, 1] {
         let on = WorkerRank { worker_id: A, dp_rank };
-        router.book(&request(&dp_rank.to_string(), Phase::Aggregated, 80), on, NOW).unwrap();
+        router.book(&request(&dp_rank.to_string(), Role::Aggregated, 80), on, NOW).unwrap();
         // Rank 1 is the better one for what waits.
         if dp_rank == 1 {
             router.stored_tokens(on, &tokens(&(0..80).collect::<Vec<_>>()), NOW).unwrap();
         }
     }
     for id in ["a", "b"] {
-        router.route(&request(id, Phase::Aggregated, 80), NOW).unwrap();
+        router.route(&request(id, Role::Aggregated, 80), NOW).unwrap();
     }
     // Only rank 0 is left, with a larger limit.
     let info = WorkerInfo { dp_size: 1, max_num_batched_tokens: Some(32), ..info };
@@ -258,9 +258,9 @@ fn who_waits_goes_to_a_rank_that_comes_and_never_to_one_that_goes() {
 fn a_worker_does_not_inherit_what_waits_for_one_that_is_gone() {
     let mut router = router();
     for (id, worker_id) in [("a", A), ("b", B)] {
-        router.book(&request(id, Phase::Aggregated, 80), rank(worker_id), NOW).unwrap();
+        router.book(&request(id, Role::Aggregated, 80), rank(worker_id), NOW).unwrap();
     }
-    let choosy = PhaseRequest { allowed: Some(vec![A, B]), ..request("c", Phase::Aggregated, 8) };
+    let choosy = PhaseRequest { allowed: Some(vec![A, B]), ..request("c", Role::Aggregated, 8) };
     router.route(&choosy, NOW).unwrap();
     router.remove_worker(A, NOW).unwrap();
     let changed = router.register_worker(99, worker(WorkerRole::Decode), NOW).unwrap();
@@ -287,18 +287,18 @@ fn mistakes_about_workers_are_refused_by_name() {
     }
     for (request, expected) in [
         (
-            PhaseRequest { pinned: Some(rank(P)), ..request("r", Phase::Decode, 8) },
+            PhaseRequest { pinned: Some(rank(P)), ..request("r", Role::Decode, 8) },
             "worker 7 is a prefill worker: it does not serve this phase".to_owned(),
         ),
         (
-            PhaseRequest { pinned: Some(rank(9)), ..request("r", Phase::Decode, 8) },
+            PhaseRequest { pinned: Some(rank(9)), ..request("r", Role::Decode, 8) },
             "worker 9 is not registered".to_owned(),
         ),
         (
             PhaseRequest {
                 pinned: Some(rank(A)),
                 allowed: Some(vec![B]),
-                ..request("r", Phase::Aggregated, 8)
+                ..request("r", Role::Aggregated, 8)
             },
             "request `r`: it is pinned to a worker that it does not allow".to_owned(),
         ),
@@ -308,14 +308,14 @@ fn mistakes_about_workers_are_refused_by_name() {
                     router_temperature: Some(-1.0),
                     ..RouterConfigOverride::default()
                 },
-                ..request("r", Phase::Aggregated, 8)
+                ..request("r", Role::Aggregated, 8)
             },
             "request `r`: `router_temperature` is -1: expected a number of at least 0".to_owned(),
         ),
         (
             PhaseRequest {
                 prompt: PromptBlocks::from_block_hashes(7, &block_hashes(&[1; 8], 4, Salt::default())),
-                ..request("r", Phase::Aggregated, 8)
+                ..request("r", Role::Aggregated, 8)
             },
             "request `r`: 2 block hashes, but 7 tokens hold only 1 blocks of 4".to_owned(),
         ),
@@ -354,7 +354,7 @@ fn overlaps(router: &mut StandaloneRouter, request: &PhaseRequest) -> Vec<u32> {
 #[test]
 fn blocks_are_stored_by_tokens_or_by_hashes_and_removed_by_name() {
     let mut router = router();
-    let probe = request("probe", Phase::Aggregated, 16);
+    let probe = request("probe", Role::Aggregated, 16);
     let numbers: Vec<u32> = (0..18).collect();
     // By tokens, in two pieces, under chained names.
     router.stored_tokens(rank(A), &tokens(&numbers[..9]), NOW).unwrap();
@@ -408,13 +408,13 @@ fn events_of_a_dump_give_another_router_the_same_hits() {
     first.stored_tokens(rank(B), &tokens(&numbers[..8]), NOW).unwrap();
     first.stored_tokens(rank(B), &tokens(&[9; 8]), NOW).unwrap();
     first.stored_tokens(rank(P), &tokens(&numbers[..12]), NOW).unwrap();
-    first.route(&request("r", Phase::Decode, 8), NOW).unwrap();
+    first.route(&request("r", Role::Decode, 8), NOW).unwrap();
     let dump = first.dump(NOW);
     let mut second = router();
     for event in &dump.events {
         second.apply(event, NOW).unwrap();
     }
-    for phase in Phase::ALL {
+    for phase in Role::ALL {
         let probe = request("probe", phase, 16);
         assert_eq!(overlaps(&mut first, &probe), overlaps(&mut second, &probe));
     }
@@ -428,7 +428,7 @@ fn events_of_a_dump_give_another_router_the_same_hits() {
 #[test]
 fn potential_loads_are_those_of_the_phase() {
     let mut router = router();
-    router.book(&request("a", Phase::Aggregated, 16), rank(A), NOW).unwrap();
+    router.book(&request("a", Role::Aggregated, 16), rank(A), NOW).unwrap();
     let loads = |router: &mut StandaloneRouter, phase| {
         let loads = router.potential_loads(&request("probe", phase, 8), NOW).unwrap();
         loads
@@ -436,17 +436,17 @@ fn potential_loads_are_those_of_the_phase() {
             .map(|load| (load.rank.worker_id, load.prefill_tokens, load.decode_blocks))
             .collect::<Vec<_>>()
     };
-    assert_eq!(loads(&mut router, Phase::Aggregated), [(A, 24, 4), (B, 8, 2)]);
-    assert_eq!(loads(&mut router, Phase::Decode), [(A, 16, 6), (B, 0, 2)]);
-    assert_eq!(loads(&mut router, Phase::Prefill), [(P, 8, 0)]);
+    assert_eq!(loads(&mut router, Role::Aggregated), [(A, 24, 4), (B, 8, 2)]);
+    assert_eq!(loads(&mut router, Role::Decode), [(A, 16, 6), (B, 0, 2)]);
+    assert_eq!(loads(&mut router, Role::Prefill), [(P, 8, 0)]);
 }
 
 #[test]
 fn predictions_expire_as_time_passes() {
     let config = KvRouterConfig { use_kv_events: false, router_ttl_secs: 1.0, ..KvRouterConfig::default() };
     let mut router = router_of(&config);
-    let chosen = admitted(router.route(&request("a", Phase::Aggregated, 8), NOW).unwrap()).rank;
-    let probe = request("probe", Phase::Aggregated, 8);
+    let chosen = admitted(router.route(&request("a", Role::Aggregated, 8), NOW).unwrap()).rank;
+    let probe = request("probe", Role::Aggregated, 8);
     let cached = |router: &mut StandaloneRouter, now| {
         let loads = router.potential_loads(&probe, now).unwrap();
         loads.iter().find(|load| load.rank == chosen).unwrap().overlap_blocks

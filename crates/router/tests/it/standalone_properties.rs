@@ -4,11 +4,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use servecast_router::KvRouterConfig;
 use servecast_router::standalone::{
-    Phase, PhaseRequest, PromptBlocks, Routed, Selection, StandaloneRouter, TokenBlocks, WorkerInfo,
-    WorkerRole,
+    PhaseRequest, PromptBlocks, Routed, Selection, StandaloneRouter, TokenBlocks, WorkerInfo, WorkerRole,
 };
-use servecast_types::Time;
 use servecast_types::hash::Salt;
+use servecast_types::{Role, Time};
 
 use crate::standalone::rank;
 use crate::support::cases;
@@ -17,16 +16,16 @@ use crate::support::cases;
 enum Call {
     Register { worker: u64, prefill: bool, dp_size: u32 },
     Remove { worker: u64 },
-    Route { id: u8, phase: Phase, tokens: u32, allowed: Option<Vec<u64>> },
-    Book { id: u8, phase: Phase, tokens: u32, worker: u64 },
+    Route { id: u8, phase: Role, tokens: u32, allowed: Option<Vec<u64>> },
+    Book { id: u8, phase: Role, tokens: u32, worker: u64 },
     Mark { id: u8 },
-    Free { id: u8, phase: Option<Phase> },
+    Free { id: u8, phase: Option<Role> },
     Stored { worker: u64, tokens: u32 },
     Output { id: u8, generated: u32 },
 }
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
-    let phase = || prop::sample::select(Phase::ALL.to_vec());
+    let phase = || prop::sample::select(Role::ALL.to_vec());
     let worker = || 0_u64..4;
     let call = prop_oneof![
         (worker(), any::<bool>(), 1_u32..3).prop_map(|(worker, prefill, dp_size)| Call::Register {
@@ -107,9 +106,9 @@ proptest! {
                 let name = (selection.request.id.as_ref(), selection.request.phase);
                 prop_assert!(dump.booked.iter().any(|each| (each.id.as_str(), each.phase) == name));
                 match selection.request.phase {
-                    Phase::Aggregated => prop_assert!(selection.settings.track_prefill_tokens),
-                    Phase::Prefill => prop_assert_eq!(selection.tracked_blocks, 0),
-                    Phase::Decode => prop_assert_eq!(selection.prefill_tokens, 0),
+                    Role::Aggregated => prop_assert!(selection.settings.track_prefill_tokens),
+                    Role::Prefill => prop_assert_eq!(selection.tracked_blocks, 0),
+                    Role::Decode => prop_assert_eq!(selection.prefill_tokens, 0),
                 }
             }
             let dump = router.dump(now);

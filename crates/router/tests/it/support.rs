@@ -5,12 +5,12 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use servecast_router::wire::{IndexEventData, RemovedBlocks, StoredBlock, StoredBlocks};
-use servecast_router::{Admission, Decision, KvRouterConfig, Queued, Rank, RankInfo, Router, RoutingRequest};
-use servecast_types::{BlockHash, Duration, KvEvent, RequestId, SequenceHash, Time};
+use servecast_router::{Admission, Decision, KvRouterConfig, Queued, RankInfo, Router, RoutingRequest};
+use servecast_types::{BlockHash, Duration, KvEvent, Rank, RequestId, SequenceHash, Time, WorkerId};
 
-pub(crate) const A: Rank = Rank::of_worker(0);
-pub(crate) const B: Rank = Rank::of_worker(1);
-pub(crate) const C: Rank = Rank::of_worker(2);
+pub(crate) const A: Rank = Rank::of_worker(WorkerId(0));
+pub(crate) const B: Rank = Rank::of_worker(WorkerId(1));
+pub(crate) const C: Rank = Rank::of_worker(WorkerId(2));
 
 pub(crate) fn secs(secs: f64) -> Time {
     Time::ZERO + Duration::from_secs(secs).unwrap()

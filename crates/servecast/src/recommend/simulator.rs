@@ -5,17 +5,17 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use servecast_cluster::record::{RequestRecord, RunRecord};
-use servecast_cluster::{LoadMode, Observer, RunError, Simulation, SoFar};
+use servecast_cluster::{LoadMode, Observer, RunError, Simulation};
+use servecast_config::error::{Failure, chain};
+use servecast_config::settings::{Difference, Layers, described};
 use servecast_recommend::{Cutoff, Figures, Lost, Outcome, grown_concurrency};
+use servecast_record::{RequestRecord, RunRecord, SoFar};
 use servecast_report::{LatencyLimit, Metric, Slo, overload};
 use servecast_types::Time;
 use servecast_workload::{TurnStart, Workload};
 
 use super::loads::Loads;
 use crate::plan::Plan;
-use servecast_config::error::{Failure, chain};
-use servecast_config::settings::{Difference, Layers, described};
 
 /// A run that is asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

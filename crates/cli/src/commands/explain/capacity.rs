@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::ValueHint;
 use serde_json::{Map, Value, json};
-use servecast_engine::{EngineArgs, EnginePreset, EngineType, WorkerType, merge};
+use servecast_engine::{EngineArgs, EnginePreset, EngineType, merge};
 use servecast_latency::{Capacity, CapacitySetup, GIB, WeightType};
-use servecast_types::{Message, message};
+use servecast_types::{Message, Role, message};
 
 use crate::config::Format;
 use crate::deployment::capacity_setup;
@@ -151,7 +151,7 @@ fn engine_args(args: &CapacityArgs) -> Result<EngineArgs, Failure> {
         ("max_num_seqs", args.max_num_seqs.map(Value::from)),
     ];
     let given = given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    let preset = preset.map_or_else(Map::new, |preset| preset.settings(WorkerType::Aggregated));
+    let preset = preset.map_or_else(Map::new, |preset| preset.settings(Role::Aggregated));
     EngineArgs::from_json(merge(preset, Value::Object(given.collect()))).map_err(Failure::user)
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use servecast_cluster::record::RunRecord;
+use servecast_record::RunRecord;
 use servecast_report::{Activity, PageContext, Report, TokenTimes, export, render_page, write_request_rows};
 use servecast_workload::TraceNotes;
 

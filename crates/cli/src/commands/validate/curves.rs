@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use servecast_cluster::Observer;
-use servecast_cluster::record::PoolRole;
 use servecast_engine::Iteration;
 use servecast_report::CurvePair;
-use servecast_types::{Time, WorkerId};
+use servecast_types::{Role, Time, WorkerId};
 
 use crate::error::Failure;
 use crate::files;
@@ -153,7 +152,7 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
-    fn iteration(&mut self, _pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, _pool: Role, worker: WorkerId, iteration: &Iteration) {
         let second = |time: Time| (time.as_ns() / 1_000_000_000) as usize;
         self.fill(second(iteration.scheduled_at).max(self.filled));
         if let Some(now) = self.now.get_mut(worker.index()) {

@@ -1,7 +1,7 @@
 //! What a recorded run and its simulation came to, figure by figure.
 
 use serde::Serialize;
-use servecast_cluster::record::RunRecord;
+use servecast_record::RunRecord;
 use servecast_report::DistributionPair;
 
 use super::curves::Curves;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use servecast_cluster::Observer;
-use servecast_cluster::record::{PoolRole, RunRecord, StageRecord};
 use servecast_engine::{Decodes, Iteration};
-use servecast_types::{Time, WorkerId};
+use servecast_record::{RunRecord, StageRecord};
+use servecast_types::{Role, Time, WorkerId};
 
 use crate::error::Failure;
 use crate::files;
@@ -40,16 +40,16 @@ pub(super) fn recorded(requests: &Path) -> Result<Option<f64>, Failure> {
 
 /// When passes of each worker ended.
 #[derive(Debug, Default)]
-pub(super) struct Ends(BTreeMap<(PoolRole, usize), Vec<Time>>);
+pub(super) struct Ends(BTreeMap<(Role, usize), Vec<Time>>);
 
 impl Ends {
-    fn of(&mut self, pool: PoolRole, worker: WorkerId) -> &mut Vec<Time> {
+    fn of(&mut self, pool: Role, worker: WorkerId) -> &mut Vec<Time> {
         self.0.entry((pool, worker.index())).or_default()
     }
 
     /// The share of looked-up tokens that the workers of a run found, in percent.
     pub(super) fn hit_percent(&self, record: &RunRecord) -> Option<f64> {
-        let mut by_worker: BTreeMap<(PoolRole, usize), Vec<(&StageRecord, u32)>> = BTreeMap::new();
+        let mut by_worker: BTreeMap<(Role, usize), Vec<(&StageRecord, u32)>> = BTreeMap::new();
         for request in &record.requests {
             if let Some(stage) = request.stages.first() {
                 let worker = (stage.pool, stage.worker.index());
@@ -77,11 +77,11 @@ impl Ends {
 }
 
 impl Observer for Ends {
-    fn iteration(&mut self, pool: PoolRole, worker: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         self.of(pool, worker).push(iteration.end);
     }
 
-    fn decoded(&mut self, pool: PoolRole, worker: WorkerId, decodes: &Decodes) {
+    fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
         self.of(pool, worker).extend_from_slice(decodes.ends);
     }
 }

@@ -298,7 +298,7 @@ fn requests(folder: &Path) -> Result<(Vec<Recorded>, usize), Failure> {
         without_ids += usize::from(given == 0);
         let prompt = if given == 0 {
             // Without ids nothing is shared: each prompt has a range of its own.
-            Prompt::new([Run { start: (1 << 32) + ((index as u64) << 30), len: row.input_toks }])
+            Prompt::new([Run::unique(index as u32, row.input_toks)])
         } else {
             Prompt::new(row.input_tok_ids.iter().map(|&id| Run::tokens(id, 1)))
         };

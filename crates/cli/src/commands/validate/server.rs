@@ -158,7 +158,7 @@ fn simulate(
 
 /// A prompt that is shared with nobody, from a token of its own on.
 fn own_tokens(session: usize, from: u32, tokens: u32) -> Prompt {
-    Prompt::new([Run { start: (1 << 40) + ((session as u64) << 24) + u64::from(from), len: tokens }])
+    Prompt::new([Run::unique(session as u32, from + tokens).part(from..from + tokens)])
 }
 
 /// The result file of `vllm bench serve`.

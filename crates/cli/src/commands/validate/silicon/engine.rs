@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, WorkerType, merge,
+    EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, merge,
 };
 use servecast_latency::CapacitySetup;
+use servecast_types::Role;
 
 use servecast_latency::LatencyModel;
 use servecast_ops::Constants;
@@ -94,7 +95,7 @@ fn latency_of(row: &Measured, latency: &str) -> Result<String, Failure> {
 fn release(row: &Measured) -> (String, Map<String, Value>) {
     let named = |name: &str| {
         let preset = EnginePreset::by_name(name).unwrap_or_else(|_| unreachable!("{name} is a preset"));
-        (name.to_owned(), preset.settings(WorkerType::Aggregated))
+        (name.to_owned(), preset.settings(Role::Aggregated))
     };
     let version = row.engine_version.as_deref();
     match row.engine {

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use serde::Serialize;
-use servecast_cluster::record::{PoolRole, RunRecord, TtftBreakdown};
 use servecast_cluster::{LoadMode, Observer, PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::{Decodes, Iteration};
-use servecast_types::{Duration, Time, WorkerId};
+use servecast_record::{RunRecord, TtftBreakdown};
+use servecast_types::{Duration, Role, Time, WorkerId};
 use servecast_workload::{LengthDistribution, Load, SyntheticSpec, Workload, generate};
 
 use super::engine::Engine;
@@ -127,7 +127,7 @@ struct Passes<'a> {
 }
 
 impl Observer for Passes<'_> {
-    fn iteration(&mut self, _pool: PoolRole, _worker: WorkerId, iteration: &Iteration) {
+    fn iteration(&mut self, _pool: Role, _worker: WorkerId, iteration: &Iteration) {
         let has_prompt = iteration.scheduled.iter().any(|scheduled| scheduled.tokens > 1);
         let sum = if has_prompt { &mut self.prompts } else { &mut self.decodes };
         let length = iteration.end.since(iteration.start);
@@ -135,7 +135,7 @@ impl Observer for Passes<'_> {
         sum.1 += u64::from(length > Duration::ZERO);
     }
 
-    fn decoded(&mut self, _pool: PoolRole, _worker: WorkerId, decodes: &Decodes) {
+    fn decoded(&mut self, _pool: Role, _worker: WorkerId, decodes: &Decodes) {
         if let Some(last) = decodes.ends.last() {
             self.decodes.0 += last.since(decodes.start).as_ns();
             self.decodes.1 += decodes.ends.len() as u64;

@@ -1,8 +1,8 @@
 //! Where the time to first token goes.
 
-use servecast_types::{Duration, RequestId};
+use servecast_types::{Duration, RequestId, Role};
 
-use crate::record::{PoolRole, RunRecord};
+use crate::RunRecord;
 
 /// The time to first token of a request in parts without gap or overlap: they add up to it exactly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl RunRecord {
         for (number, stage) in request.stages.iter().enumerate() {
             let (admitted, first_token) = (stage.admitted?, stage.first_token?);
             parts.router_queue += stage.queued.since(stage.arrived);
-            if stage.pool == PoolRole::Decode {
+            if stage.pool == Role::Decode {
                 // A hand-off that takes no time may leave no trace.
                 let start = stage.transfer_start.unwrap_or(stage.queued);
                 let end = stage.transfer_end.unwrap_or(start);

@@ -1,36 +1,11 @@
-//! What a run leaves behind: a record a request, the gaps between tokens, and totals.
+//! What a run leaves behind: a record per request, the gaps between tokens, and totals.
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use servecast_engine::Decodes;
-use servecast_types::{Duration, RequestId, Time, WorkerId};
+use servecast_types::{Duration, RequestId, Role, Time, WorkerId};
 use smallvec::SmallVec;
 
-pub use crate::breakdown::TtftBreakdown;
-pub use crate::gaps::{MOST_DISTINCT_GAPS, TokenGaps};
-
-/// What a pool of workers is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PoolRole {
-    /// Prompt and output on one worker.
-    Aggregated,
-    /// Prompts only; their KV goes to a decode worker.
-    Prefill,
-    /// Output only, from a prompt computed elsewhere.
-    Decode,
-}
-
-impl PoolRole {
-    /// The name used in rows and messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aggregated => "aggregated",
-            Self::Prefill => "prefill",
-            Self::Decode => "decode",
-        }
-    }
-}
+use crate::TokenGaps;
 
 /// Why a request was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,7 +38,7 @@ pub enum RequestStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageRecord {
     /// The pool.
-    pub pool: PoolRole,
+    pub pool: Role,
     /// The worker within the pool.
     pub worker: WorkerId,
     /// When the request came to the pool.
@@ -171,22 +146,10 @@ pub struct WorkerTotals {
 impl WorkerTotals {
     /// So many requests computed something for so long, while requests held `blocks` KV blocks.
     #[inline]
-    pub(crate) fn computed(&mut self, requests: u64, blocks: u32, length: Duration) {
+    pub fn computed(&mut self, requests: u64, blocks: u32, length: Duration) {
         self.request_ns += u128::from(requests) * u128::from(length.as_ns());
         self.block_ns += u128::from(blocks) * u128::from(length.as_ns());
         self.peak_blocks = self.peak_blocks.max(blocks);
-    }
-
-    /// Iterations ended in which the same requests got a token each, on a worker of `usable` KV blocks.
-    #[inline]
-    pub(crate) fn decoded(&mut self, decodes: &Decodes, usable: u32) {
-        let length = decodes.length();
-        self.busy_ns += length.as_ns();
-        self.computed(decodes.requests, usable.saturating_sub(decodes.free_blocks), length);
-        if decodes.taken_blocks > 0 {
-            self.block_ns += decodes.taken_block_ns();
-            self.peak_blocks = self.peak_blocks.max(usable.saturating_sub(decodes.free_blocks_after()));
-        }
     }
 }
 
@@ -194,7 +157,7 @@ impl WorkerTotals {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolRecord {
     /// What it is for.
-    pub role: PoolRole,
+    pub role: Role,
     /// Most requests that run on a worker at a time, if there is a limit.
     pub max_num_seqs: Option<u32>,
     /// KV blocks of a worker that requests can have.
@@ -208,11 +171,11 @@ pub struct PoolRecord {
 /// Everything that a run recorded.
 #[derive(Debug, Clone, Default)]
 pub struct RunRecord {
-    /// One record a request, in order of arrival.
+    /// One record per request, in order of arrival.
     pub requests: Vec<RequestRecord>,
     /// Gaps between tokens that the user saw.
     pub gaps: TokenGaps,
-    /// One record a pool, in the order in which a request meets them.
+    /// One record per pool, in the order in which a request meets them.
     pub pools: Vec<PoolRecord>,
     /// When a request that was preempted before the first token of a stage, counted from 0, was admitted last before that
     /// token. Few are.
@@ -221,4 +184,15 @@ pub struct RunRecord {
     pub extrapolated_iterations: u64,
     /// What the times of iterations are estimated from, where nothing was measured; empty otherwise.
     pub latency_estimates: Vec<String>,
+}
+
+/// What a run has recorded while it goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar<'a> {
+    /// The requests that have arrived. Of one that has not ended only what is before its first token is settled, and that.
+    pub requests: &'a [RequestRecord],
+    /// Whether each of them has ended.
+    pub ended: &'a [bool],
+    /// Gaps between tokens; a few of the latest may be missing.
+    pub gaps: &'a TokenGaps,
 }

@@ -227,11 +227,4 @@ impl KvRouterConfig {
     pub fn validate(&self) -> Result<RouterSettings, ConfigError> {
         settings::validate(self)
     }
-
-    /// The settings of the router in front of a prefill pool: no blocks are tracked, neither those of prompts nor
-    /// those of outputs.
-    #[must_use]
-    pub fn for_prefill(&self) -> Self {
-        Self { router_track_active_blocks: false, router_track_output_blocks: false, ..self.clone() }
-    }
 }

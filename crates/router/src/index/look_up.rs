@@ -41,27 +41,6 @@ impl RadixTree {
         }
     }
 
-    /// As [`RadixTree::look_up`], but stops as soon as one rank is left, whose depth is then a lower bound: enough
-    /// to know *who* holds most.
-    pub fn look_up_until_alone(&self, locals: impl IntoIterator<Item = u64>, depths: &mut Vec<u32>) {
-        let mut alone = false;
-        let mut at = At::ROOT;
-        let path = locals.into_iter().take_while(|&local| {
-            let next = if alone { None } else { self.step(at, local) };
-            at = next.unwrap_or(at);
-            alone = at != At::ROOT && self.holders_at(at) == 1;
-            next.is_some()
-        });
-        let path: Vec<u64> = path.collect();
-        self.look_up(path, depths);
-    }
-
-    /// How many ranks hold the block in front of `at`.
-    fn holders_at(&self, at: At) -> usize {
-        let holders = &self.nodes.get(at.node).holders;
-        holders.ranks().len() - holders.shallow().iter().filter(|&&(_, held)| held < at.passed).count()
-    }
-
     /// The place behind the block `local` at a place, if that is here.
     pub(super) fn step(&self, at: At, local: u64) -> Option<At> {
         let node = self.nodes.get(at.node);

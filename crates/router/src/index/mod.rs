@@ -11,7 +11,6 @@ mod names;
 mod nodes;
 mod ranks;
 mod tree;
-mod uses;
 
 use servecast_types::{HashRuns, Rank, Time};
 

@@ -33,7 +33,6 @@ use smallvec::{SmallVec, smallvec};
 
 use super::names::Names;
 use super::nodes::{BlockRun, Node, NodeId, Nodes, ROOT};
-use super::uses::Uses;
 use crate::EventError;
 use crate::rank::Slot;
 
@@ -60,7 +59,6 @@ pub struct RadixTree {
     pub(super) sizes: Vec<u32>,
     /// Whether every block is a node of its own.
     singles_only: bool,
-    pub(super) uses: Option<Uses>,
 }
 
 impl Default for RadixTree {
@@ -79,7 +77,6 @@ impl RadixTree {
             orphans: FxHashMap::default(),
             sizes: Vec::new(),
             singles_only: false,
-            uses: None,
         }
     }
 
@@ -347,9 +344,6 @@ impl RadixTree {
         };
         if deepest == 0 {
             self.nodes.remove(id);
-            if let Some(uses) = &mut self.uses {
-                uses.forget(id);
-            }
         } else if deepest < node.len {
             node.holders.shrink(deepest);
             self.nodes.resize(id, deepest);

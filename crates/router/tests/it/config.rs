@@ -253,9 +253,9 @@ fn a_variable_with_all_settings_lies_between_our_single_ones_and_those_of_others
 #[test]
 fn the_router_of_a_prefill_pool_tracks_no_blocks_at_all() {
     let config = KvRouterConfig { router_track_output_blocks: true, ..KvRouterConfig::default() };
-    let prefill = config.for_prefill();
-    assert!(!prefill.router_track_active_blocks && !prefill.router_track_output_blocks);
-    prefill.validate().unwrap();
+    let prefill = config.validate().unwrap().for_prefill_pool();
+    assert!(!prefill.config().router_track_active_blocks && !prefill.config().router_track_output_blocks);
+    prefill.config().validate().unwrap();
 }
 
 #[test]

@@ -11,7 +11,8 @@ const NOW: Time = Time::ZERO;
 #[test]
 fn a_prefill_router_weighs_uncached_tokens_only() {
     let config = KvRouterConfig { overlap_score_weight: 2.0, ..KvRouterConfig::default() };
-    let mut router = router(&config.for_prefill());
+    let config = config.validate().unwrap().for_prefill_pool().config().clone();
+    let mut router = router(&config);
     router.apply(A, &stored(None, [1, 2]), NOW).unwrap();
     router.book(distinct(1, 20, 4), B, NOW).unwrap();
     assert_eq!(costs(&mut router, &request(2, 16, [1, 2, 3, 4]), NOW), [2.0 * 2.0, 2.0 * 9.0]);

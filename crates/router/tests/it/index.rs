@@ -1,8 +1,8 @@
 //! The index of cached blocks.
 
 use servecast_router::wire::IndexEventData;
-use servecast_router::{EventError, KvRouterConfig, RadixTree, Router, RoutingRequest};
-use servecast_types::{Duration, KvEvent, Time, WorkerId};
+use servecast_router::{EventError, KvRouterConfig, Router, RoutingRequest};
+use servecast_types::{KvEvent, Time, WorkerId};
 
 use crate::support::{
     A, B, C, admitted, ids, index_removed, index_stored, queued, removed, request, router, router_with, secs,
@@ -40,43 +40,6 @@ fn a_look_up_finds_prefixes_only() {
     assert_eq!(depths(&router, []), [0, 0]);
     assert_eq!(sizes(&router), [5, 3]);
     assert_eq!(router.sizes().index_blocks, 5, "memory is for distinct blocks");
-}
-
-#[test]
-fn a_look_up_can_stop_when_one_rank_is_left() {
-    let mut tree = RadixTree::new();
-    let same = |block| (block, block);
-    tree.store(0, None, (1..=5).map(same)).unwrap();
-    tree.store(1, None, (1..=3).map(same)).unwrap();
-    let mut depths = Vec::new();
-    for (blocks, expected) in [(1..=7, [4, 3]), (1..=3, [3, 3]), (8..=9, [0, 0])] {
-        tree.look_up_until_alone(blocks, &mut depths);
-        assert_eq!(depths, expected);
-    }
-    tree.clear(1);
-    tree.look_up_until_alone(1..=7, &mut depths);
-    assert_eq!(depths, [1, 0], "alone at the first block");
-}
-
-#[test]
-fn look_ups_are_counted_over_a_window_of_time() {
-    let same = |block| (block, block);
-    let mut tree = RadixTree::new().counting_uses(Duration::from_ns(secs(10.0).as_ns()));
-    tree.store(0, None, (1..=4).map(same)).unwrap();
-    let mut depths = Vec::new();
-    let mut counts = |tree: &mut RadixTree, blocks: std::ops::RangeInclusive<u64>, at: f64| {
-        tree.look_up_counted(blocks, &mut depths, secs(at))
-    };
-    assert_eq!(counts(&mut tree, 1..=4, 0.0), [] as [u32; 0]);
-    assert_eq!(counts(&mut tree, 1..=4, 1.0), [1; 4]);
-    assert_eq!(counts(&mut tree, 1..=9, 2.0), [2; 4], "what nobody has cached is not met");
-    assert_eq!(counts(&mut tree, 1..=2, 3.0), [3; 2]);
-    assert_eq!(counts(&mut tree, 1..=4, 4.0), [4, 4, 3, 3], "a shorter prompt counts for its prefix");
-    assert_eq!(counts(&mut tree, 1..=4, 11.5), [3, 3, 2, 2], "uses grow old");
-    tree.remove(0, 4).unwrap();
-    tree.store(0, Some(3), [same(4)]).unwrap();
-    assert_eq!(counts(&mut tree, 1..=4, 11.5), [4, 4, 3], "a block that comes back is new");
-    assert_eq!(RadixTree::new().look_up_counted(1..=4, &mut Vec::new(), NOW), [] as [u32; 0]);
 }
 
 #[test]

@@ -13,6 +13,8 @@
 //! equal ones again a uniform draw over the candidates in order of rank. Above 0 a candidate is drawn with probability
 //! ∝ exp(−(cost − lowest) / (range · temperature)), so only the position within the range matters.
 
+use std::cmp::Ordering;
+
 use rand::{Rng, RngExt};
 use servecast_types::Rank;
 
@@ -20,68 +22,94 @@ use crate::EffectiveSettings;
 use crate::rank::Slot;
 
 /// What is known about a rank, with the request on it.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     pub(crate) rank: Rank,
     pub(crate) slot: Slot,
-    pub(crate) overlap_blocks: u32,
-    pub(crate) prefill_tokens: u64,
-    pub(crate) decode_blocks: u64,
+    pub(crate) terms: Terms,
     pub(crate) cost: f64,
 }
 
 /// Prefill tokens in blocks, as they enter the cost.
+#[inline]
 pub(crate) fn prefill_blocks(prefill_tokens: u64, block_size: u32, settings: &EffectiveSettings) -> f64 {
-    if settings.track_prefill_tokens { prefill_tokens as f64 / f64::from(block_size) } else { 0.0 }
+    // A signed number is converted by one instruction.
+    if settings.track_prefill_tokens {
+        prefill_tokens.cast_signed() as f64 / f64::from(block_size)
+    } else {
+        0.0
+    }
+}
+
+/// What makes a cost, but for the settings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) overlap_blocks: u32,
+    /// Below 2⁶³, as all counts of tokens.
+    pub(crate) prefill_tokens: u64,
+    /// Below 2⁶³, too.
+    pub(crate) decode_blocks: u64,
 }
 
 /// The cost of a candidate; finite and not negative.
-pub(crate) fn cost(candidate: &Candidate, block_size: u32, settings: &EffectiveSettings) -> f64 {
+#[inline]
+pub(crate) fn cost(terms: Terms, block_size: u32, settings: &EffectiveSettings) -> f64 {
     let weight = settings.overlap_score_weight;
-    let decode = candidate.decode_blocks as f64;
+    let decode = terms.decode_blocks.cast_signed() as f64;
     let cost = if settings.track_prefill_tokens {
-        weight * prefill_blocks(candidate.prefill_tokens, block_size, settings) + decode
+        weight * prefill_blocks(terms.prefill_tokens, block_size, settings) + decode
     } else {
-        (decode - weight * f64::from(candidate.overlap_blocks)).max(0.0)
+        (decode - weight * f64::from(terms.overlap_blocks)).max(0.0)
     };
     // A weight near the largest float must not make costs incomparable.
     cost.min(f64::MAX)
 }
 
-/// Index of the chosen candidate; `candidates` is not empty and in order of rank.
-pub(crate) fn choose(candidates: &[Candidate], settings: &EffectiveSettings, random: &mut impl Rng) -> usize {
-    match candidates {
+/// Which of the candidates with these costs is chosen; there is one at least, and they are in order of rank. `overlap`
+/// says how many blocks one has cached.
+pub(crate) fn choose(
+    costs: &[f64],
+    overlap: impl Fn(usize) -> u32,
+    settings: &EffectiveSettings,
+    random: &mut impl Rng,
+) -> usize {
+    match costs {
         [_] => 0,
-        _ if settings.router_temperature > 0.0 => {
-            draw(candidates, settings.router_temperature, random.random())
-        }
-        _ => lowest(candidates, settings.overlap_score_weight > 0.0, random),
+        _ if settings.router_temperature > 0.0 => draw(costs, settings.router_temperature, random.random()),
+        _ if settings.overlap_score_weight > 0.0 => lowest(costs, overlap, random),
+        _ => lowest(costs, |_| 0, random),
     }
 }
 
-fn lowest(candidates: &[Candidate], overlap_counts: bool, random: &mut impl Rng) -> usize {
-    let overlap = |candidate: &Candidate| if overlap_counts { candidate.overlap_blocks } else { 0 };
-    let mut best = &candidates[0];
-    let mut ties = 0_usize;
-    for candidate in candidates {
-        let order = candidate.cost.total_cmp(&best.cost).then(overlap(best).cmp(&overlap(candidate)));
-        if order.is_lt() {
-            best = candidate;
-            ties = 0;
+/// Costs are neither negative nor NaN, so that they compare as numbers do.
+fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) -> usize {
+    let (mut best, mut ties) = (0, 0_usize);
+    for (index, &cost) in costs.iter().enumerate() {
+        let order = if cost < costs[best] {
+            Ordering::Less
+        } else if cost > costs[best] {
+            Ordering::Greater
+        } else {
+            overlap(best).cmp(&overlap(index))
+        };
+        match order {
+            Ordering::Less => (best, ties) = (index, 1),
+            Ordering::Equal => ties += 1,
+            Ordering::Greater => {}
         }
-        ties += usize::from(order.is_le());
     }
-    let nth = if ties > 1 { random.random_range(0..ties) } else { 0 };
-    let is_best = |candidate: &Candidate| {
-        candidate.cost.total_cmp(&best.cost).is_eq() && overlap(candidate) == overlap(best)
-    };
-    let mut tied = candidates.iter().enumerate().filter(|(_, candidate)| is_best(candidate));
-    tied.nth(nth).map_or(0, |(index, _)| index)
+    if ties == 1 {
+        return best;
+    }
+    let nth = random.random_range(0..ties);
+    let is_best =
+        |&index: &usize| costs[index].total_cmp(&costs[best]).is_eq() && overlap(index) == overlap(best);
+    (best..costs.len()).filter(is_best).nth(nth).unwrap_or(best)
 }
 
 /// The candidate in whose part of the unit interval `u` falls; the parts are in order of rank.
-fn draw(candidates: &[Candidate], temperature: f64, u: f64) -> usize {
-    let (weights, sum) = softmax(candidates, temperature);
+fn draw(costs: &[f64], temperature: f64, u: f64) -> usize {
+    let (weights, sum) = softmax(costs, temperature);
     let mut cumulative = 0.0;
     for (index, weight) in weights.iter().enumerate() {
         cumulative += weight;
@@ -94,8 +122,8 @@ fn draw(candidates: &[Candidate], temperature: f64, u: f64) -> usize {
 }
 
 /// Unnormalised probabilities and their sum.
-fn softmax(candidates: &[Candidate], temperature: f64) -> (Vec<f64>, f64) {
-    let costs = || candidates.iter().map(|candidate| candidate.cost);
+fn softmax(costs: &[f64], temperature: f64) -> (Vec<f64>, f64) {
+    let costs = || costs.iter().copied();
     let lowest = costs().fold(f64::INFINITY, f64::min);
     let range = costs().fold(0.0, f64::max) - lowest;
     let weight = |cost: f64| if range > 0.0 { (-(cost - lowest) / range / temperature).exp() } else { 1.0 };
@@ -111,10 +139,6 @@ mod tests {
 
     use super::*;
 
-    fn candidates(costs: &[f64]) -> Vec<Candidate> {
-        costs.iter().map(|&cost| Candidate { cost, ..Candidate::default() }).collect()
-    }
-
     #[test]
     fn probabilities_depend_on_the_place_within_the_range() {
         for (costs, temperature, expected) in [
@@ -125,7 +149,7 @@ mod tests {
             ([5.0, 5.0, 5.0], 1.0, [0.3333, 0.3333, 0.3333]),
             ([0.0, f64::MAX, f64::MAX], f64::MIN_POSITIVE, [1.0, 0.0, 0.0]),
         ] {
-            let (weights, sum) = softmax(&candidates(&costs), temperature);
+            let (weights, sum) = softmax(&costs, temperature);
             for (weight, expected) in weights.iter().zip(expected) {
                 assert!((weight / sum - expected).abs() < 0.000_06, "{costs:?} at {temperature}: {weight}");
             }
@@ -134,13 +158,13 @@ mod tests {
 
     #[test]
     fn a_draw_takes_the_part_of_the_interval_that_it_falls_into() {
-        let candidates = candidates(&[10.0, 12.0, 20.0]);
+        let costs = [10.0, 12.0, 20.0];
         for (u, expected) in
             [(0.0, 0), (0.45, 0), (0.4574, 1), (0.8316, 1), (0.8318, 2), (1.0 - f64::EPSILON, 2)]
         {
-            assert_eq!(draw(&candidates, 1.0, u), expected, "{u}");
+            assert_eq!(draw(&costs, 1.0, u), expected, "{u}");
         }
-        let (weights, sum) = softmax(&candidates, 1.0);
+        let (weights, sum) = softmax(&costs, 1.0);
         assert!(weights[0] / sum > 0.45, "{}", weights[0] / sum);
     }
 
@@ -153,16 +177,16 @@ mod tests {
             track_prefill_tokens: true,
         };
         let unweighted = EffectiveSettings { overlap_score_weight: 0.0, ..settings };
-        let mut tied = candidates(&[8.0, 9.0, 8.0, 8.0]);
-        (tied[0].overlap_blocks, tied[3].overlap_blocks) = (1, 3);
-        let choices = |tied: &[Candidate], settings, seed| {
+        let (costs, overlaps) = ([8.0, 9.0, 8.0, 8.0], [1, 0, 0, 3]);
+        let choices = |settings, seed| {
             let mut random = Pcg64::seed_from_u64(seed);
-            (0..60).map(|_| choose(tied, settings, &mut random)).collect::<Vec<_>>()
+            let mut pick = || choose(&costs, |index| overlaps[index], settings, &mut random);
+            (0..60).map(|_| pick()).collect::<Vec<_>>()
         };
-        assert_eq!(choices(&tied, &settings, 1), [3; 60]);
-        let drawn = choices(&tied, &unweighted, 1);
+        assert_eq!(choices(&settings, 1), [3; 60]);
+        let drawn = choices(&unweighted, 1);
         assert!([0, 2, 3].iter().all(|index| drawn.contains(index)) && !drawn.contains(&1));
-        assert_eq!(drawn, choices(&tied, &unweighted, 1));
-        assert_ne!(drawn, choices(&tied, &unweighted, 2));
+        assert_eq!(drawn, choices(&unweighted, 1));
+        assert_ne!(drawn, choices(&unweighted, 2));
     }
 }

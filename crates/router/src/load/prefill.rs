@@ -39,6 +39,16 @@ impl PrefillQueue {
         self.entries.len()
     }
 
+    /// Tokens of all of them, without any decay.
+    pub(super) fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Whether the outstanding tokens become fewer by themselves: only if the oldest has a predicted duration.
+    pub(super) fn decays(&self) -> bool {
+        self.entries.front().is_some_and(|oldest| oldest.duration.is_some())
+    }
+
     pub(super) fn push(&mut self, booking: BookingId, tokens: u32, duration: Option<Duration>, now: Time) {
         if self.entries.is_empty() {
             self.since = now;

@@ -13,14 +13,14 @@ use crate::index::Index;
 use crate::load::{LoadModel, NewBooking};
 use crate::queue::{Checked, Lane};
 use crate::rank::{Entry, RankTable, Slot};
-use crate::select::{self, Candidate};
+use crate::select::{self, Candidate, Terms};
 use crate::ticket::TrackedBlocks;
 use crate::{
     Admission, CandidateTerms, EffectiveSettings, PrefillLoadModel, RouteError, RoutingRequest, Ticket,
 };
 
 /// The ranks that a lane can use, in order.
-pub(super) fn eligible<'a>(ranks: &'a RankTable, lane: &'a Lane) -> impl Iterator<Item = &'a Entry> {
+pub(super) fn eligible<'a>(ranks: &'a RankTable, lane: &'a Lane) -> impl Iterator<Item = &'a Entry> + Clone {
     let (entries, allowed): (&[Entry], Option<&[u32]>) = match lane {
         Lane::Any => (ranks.entries(), None),
         Lane::Allowed(allowed) => (ranks.entries(), Some(allowed)),
@@ -105,7 +105,7 @@ impl Router {
     /// Chooses among the ranks of a lane, of which there is one at least, and books.
     pub(super) fn admit(&mut self, checked: &Checked, since: Time) -> Admission {
         let mut random = self.random.clone();
-        let (ticket, slot) = self.select(checked, &mut random);
+        let (ticket, slot) = self.select(checked, &mut random, self.record_terms);
         self.random = random;
         self.load.book(
             &NewBooking {
@@ -126,25 +126,38 @@ impl Router {
         Admission { ticket, queue_wait: self.now.since(since), terms }
     }
 
-    /// Judges the ranks of a lane and writes down the terms of the best; changes nothing but buffers.
-    pub(super) fn select(&mut self, checked: &Checked, random: &mut Pcg64) -> (Ticket, Slot) {
-        let Checked { request, settings, .. } = checked;
+    /// Judges the ranks of a lane and chooses one; changes nothing but buffers. `keep`: how each was judged is in
+    /// `scratch.candidates` then.
+    pub(super) fn select(&mut self, checked: &Checked, random: &mut Pcg64, keep: bool) -> (Ticket, Slot) {
+        let Checked { request, settings, lane } = checked;
         let blocks = self.tracked_blocks(checked);
         let mut scratch = std::mem::take(&mut self.scratch);
-        self.judge(&mut scratch, checked, &blocks, self.now);
-        let choice = select::choose(&scratch.candidates, settings, random);
-        let steered =
-            request.steered.and_then(|rank| scratch.candidates.iter().position(|each| each.rank == rank));
-        let chosen = scratch.candidates[steered.unwrap_or(choice)];
+        let Scratch { overlaps, shared, costs, candidates } = &mut scratch;
+        let judge = self.judge(checked, &blocks, self.now, overlaps, shared);
+        let eligible = || eligible(&self.ranks, lane);
+        // A decision asks every rank, so it asks for no more than it needs.
+        costs.clear();
+        costs.extend(eligible().map(|entry| judge.cost(entry)));
+        let all = self.ranks.entries();
+        let entry = |index| if all.len() == costs.len() { Some(&all[index]) } else { eligible().nth(index) };
+        let overlap = |index| entry(index).map_or(0, |entry| judge.overlaps[entry.slot as usize]);
+        let choice = select::choose(costs, overlap, settings, random);
+        let steered = request.steered.and_then(|rank| eligible().find(|entry| entry.rank == rank));
+        let chosen = steered.or_else(|| entry(choice)).expect("there is one at least");
+        let chosen = judge.candidate(chosen);
+        if keep {
+            candidates.clear();
+            candidates.extend(eligible().map(|entry| judge.candidate(entry)));
+        }
         self.scratch = scratch;
-        let uncached = self.uncached_tokens(request, chosen.overlap_blocks);
+        let uncached = self.uncached_tokens(request, chosen.terms.overlap_blocks);
         let prefill_tokens = if settings.track_prefill_tokens { uncached } else { 0 };
         let ticket = Ticket {
             id: request.id,
             rank: chosen.rank,
             settings: *settings,
             isl_tokens: request.isl_tokens,
-            overlap_blocks: chosen.overlap_blocks,
+            overlap_blocks: chosen.terms.overlap_blocks,
             required_blocks: request.isl_tokens.div_ceil(self.block_size),
             prefill_tokens,
             prefill_duration: self.predict(prefill_tokens, request.isl_tokens - uncached),
@@ -155,37 +168,27 @@ impl Router {
         (ticket, chosen.slot)
     }
 
-    /// Fills `scratch.candidates` with the ranks of a lane, in order.
-    fn judge(&self, scratch: &mut Scratch, checked: &Checked, blocks: &TrackedBlocks, now: Time) {
-        let Checked { request, settings, lane } = checked;
-        let Scratch { overlaps, shared, candidates } = scratch;
+    /// What a request meets on the ranks at `now`.
+    fn judge<'a>(
+        &'a self,
+        checked: &'a Checked,
+        blocks: &TrackedBlocks,
+        now: Time,
+        overlaps: &'a mut Vec<u32>,
+        shared: &'a mut Vec<u32>,
+    ) -> Judge<'a> {
+        let request = &checked.request;
         self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), overlaps);
         self.load.shared_prefix(blocks, shared);
         let tracked = u64::from(blocks.count());
-        candidates.clear();
-        candidates.extend(eligible(&self.ranks, lane).map(|entry| {
-            let slot = entry.slot as usize;
-            let overlap_blocks = overlaps[slot];
-            let tracked_prompt = settings.track_prefill_tokens;
-            let prompt = if tracked_prompt { self.uncached_tokens(request, overlap_blocks) } else { 0 };
-            let mut candidate = Candidate {
-                rank: entry.rank,
-                slot: entry.slot,
-                overlap_blocks,
-                prefill_tokens: self.load.prefill_tokens(entry.slot, now) + u64::from(prompt),
-                decode_blocks: self.load.active_blocks(entry.slot) + tracked - u64::from(shared[slot]),
-                cost: 0.0,
-            };
-            candidate.cost = select::cost(&candidate, self.block_size, settings);
-            candidate
-        }));
+        Judge { router: self, checked, now, overlaps, shared, tracked }
     }
 
     /// The ranks of a lane as they are judged at `now`, for queries.
     pub(super) fn judged(&self, checked: &Checked, now: Time) -> Vec<Candidate> {
-        let mut scratch = Scratch::default();
-        self.judge(&mut scratch, checked, &self.tracked_blocks(checked), now);
-        scratch.candidates
+        let Scratch { mut overlaps, mut shared, .. } = Scratch::default();
+        let judge = self.judge(checked, &self.tracked_blocks(checked), now, &mut overlaps, &mut shared);
+        eligible(&self.ranks, &checked.lane).map(|entry| judge.candidate(entry)).collect()
     }
 
     /// The blocks that the load model counts for a request.
@@ -226,13 +229,59 @@ impl Router {
     pub(super) fn terms(&self, settings: &EffectiveSettings) -> Vec<CandidateTerms> {
         let terms = self.scratch.candidates.iter().map(|candidate| CandidateTerms {
             rank: candidate.rank,
-            overlap_blocks: candidate.overlap_blocks,
-            prefill_tokens: candidate.prefill_tokens,
-            prefill_blocks: select::prefill_blocks(candidate.prefill_tokens, self.block_size, settings),
-            decode_blocks: candidate.decode_blocks,
+            overlap_blocks: candidate.terms.overlap_blocks,
+            prefill_tokens: candidate.terms.prefill_tokens,
+            prefill_blocks: select::prefill_blocks(candidate.terms.prefill_tokens, self.block_size, settings),
+            decode_blocks: candidate.terms.decode_blocks,
             cost: candidate.cost,
             tree_size: self.index.tree().size(candidate.slot),
         });
         terms.collect()
+    }
+}
+
+/// A request and what it meets on the ranks.
+struct Judge<'a> {
+    router: &'a Router,
+    checked: &'a Checked,
+    now: Time,
+    /// Blocks of the prompt that each rank has cached, by slot.
+    overlaps: &'a [u32],
+    /// Blocks of the prompt that running requests of each rank hold, by slot.
+    shared: &'a [u32],
+    /// Blocks that the request would hold.
+    tracked: u64,
+}
+
+impl Judge<'_> {
+    #[inline]
+    fn terms(&self, slot: Slot) -> Terms {
+        let Checked { request, settings, .. } = self.checked;
+        let overlap_blocks = self.overlaps[slot as usize];
+        let prompt = match (settings.track_prefill_tokens, overlap_blocks) {
+            (false, _) => 0,
+            (true, 0) => request.isl_tokens,
+            (true, blocks) => self.router.uncached_tokens(request, blocks),
+        };
+        let load = &self.router.load;
+        Terms {
+            overlap_blocks,
+            prefill_tokens: load.prefill_tokens(slot, self.now) + u64::from(prompt),
+            decode_blocks: load.active_blocks(slot) + self.tracked - u64::from(self.shared[slot as usize]),
+        }
+    }
+
+    #[inline]
+    fn cost(&self, entry: &Entry) -> f64 {
+        select::cost(self.terms(entry.slot), self.router.block_size, &self.checked.settings)
+    }
+
+    fn candidate(&self, entry: &Entry) -> Candidate {
+        Candidate {
+            rank: entry.rank,
+            slot: entry.slot,
+            terms: self.terms(entry.slot),
+            cost: self.cost(entry),
+        }
     }
 }

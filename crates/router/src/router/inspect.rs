@@ -97,8 +97,8 @@ impl Router {
         let candidates = self.judged(&self.check_shape(request)?, now.max(self.now));
         let loads = candidates.iter().map(|candidate| PotentialLoad {
             rank: candidate.rank,
-            prefill_tokens: candidate.prefill_tokens,
-            decode_blocks: candidate.decode_blocks,
+            prefill_tokens: candidate.terms.prefill_tokens,
+            decode_blocks: candidate.terms.decode_blocks,
         });
         Ok(loads.collect())
     }

@@ -54,6 +54,7 @@ pub struct Router {
 struct Scratch {
     overlaps: Vec<u32>,
     shared: Vec<u32>,
+    costs: Vec<f64>,
     candidates: Vec<Candidate>,
 }
 
@@ -188,7 +189,7 @@ impl Router {
         self.tick(now);
         let checked = self.check_shape(request)?;
         let mut random = self.random.clone();
-        let (ticket, _) = self.select(&checked, &mut random);
+        let (ticket, _) = self.select(&checked, &mut random, true);
         Ok(Admission { ticket, queue_wait: Duration::ZERO, terms: self.terms(&checked.settings) })
     }
 

@@ -1,9 +1,8 @@
 //! What each request pays for, by a simulation.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use servecast_cluster::{Delivery, Observer, PoolEngine, Simulation, SimulationOptions, Topology};
+use servecast_cluster::{Delivery, Detail, Observer, PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::Iteration;
 use servecast_latency::{Batch, Host, LatencyModel, Step, StepFeatures};
 use servecast_types::{Prompt, Role, Run, Time, WorkerId};
@@ -50,7 +49,7 @@ pub(crate) fn served_with(
     let config = run.engine.validate(Some(model)).map_err(|error| refused(&error))?;
     let pool = PoolEngine { workers: run.workers, args: &run.engine, config: &config };
     let topology = Topology::aggregated(pool).map_err(|error| refused(&error))?;
-    let options = SimulationOptions { plain: true, ..SimulationOptions::default() };
+    let options = SimulationOptions::default();
     let simulation = Simulation::new(&topology, workload(run), &options).map_err(|error| refused(&error))?;
     let delivery = vec![Delivery::new(config.host()); run.workers as usize];
     let mut tracer =
@@ -154,6 +153,10 @@ struct Busy {
 }
 
 impl Observer for Tracer<'_> {
+    fn detail(&self) -> Detail {
+        Detail::Iterations
+    }
+
     fn iteration(&mut self, _pool: Role, worker: WorkerId, iteration: &Iteration) {
         if iteration.scheduled.is_empty() {
             return;
@@ -189,10 +192,6 @@ impl Observer for Tracer<'_> {
                 *last = moment;
             }
         }
-    }
-
-    fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
     }
 }
 

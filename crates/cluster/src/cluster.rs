@@ -24,7 +24,7 @@ use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::recorder::Recorder;
 use crate::sink::{Outcome, Signal, Sink};
 use crate::worker::{Progress, Worker};
-use crate::{Observer, Pick, RunError};
+use crate::{Detail, Observer, Pick, RunError};
 
 /// A deployment at work: a state machine with explicit time, which [`drive`](crate::drive) puts behind a source of requests
 /// and a clock.
@@ -126,6 +126,13 @@ impl Cluster {
             // The end of an earlier stage is a hand-off.
             let ends_matter = number < last || watches >= Watches::Ends;
             pool.always_watched |= ends_matter || watches == Watches::Tokens;
+        }
+    }
+
+    /// Lets workers tell as much as an observer wants to know, before the first request.
+    pub(crate) fn tell(&mut self, detail: Detail) {
+        if detail == Detail::Iterations {
+            self.pools.iter_mut().for_each(Pool::tell_each_iteration);
         }
     }
 

@@ -104,9 +104,9 @@ pub struct SimulationOptions {
     pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
-    /// Decide each iteration request by request, show it to the observer, and end it as an event of the deployment;
-    /// otherwise requests that decode are taken together, and a worker lags as long as nobody acts on what it does, at a
-    /// fraction of the cost and with the same results.
+    /// For tests: decide each iteration request by request, and let no worker lag. Otherwise requests that decode are taken
+    /// together, and workers catch up when it matters, at a fraction of the cost and with the same results. What an
+    /// observer is told of is for it to say ([`Observer::detail`](crate::Observer::detail)).
     pub plain: bool,
 }
 

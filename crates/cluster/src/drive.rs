@@ -153,6 +153,7 @@ pub fn drive(
     observer: &mut impl Observer,
 ) -> Result<Time, RunError> {
     cluster.watch_for(source.watches());
+    cluster.tell(observer.detail());
     let mut drive = Drive { cluster, source, observer, now: Time::ZERO, ended: 0 };
     loop {
         let next = drive.next();

@@ -19,12 +19,14 @@ mod delivery;
 mod drive;
 mod error;
 mod handoff;
+mod observer;
 mod pool;
 mod recorder;
 mod replay;
 mod routing;
 mod simulate;
 mod sink;
+mod tokens;
 mod worker;
 
 pub use cluster::{Cluster, Routed};
@@ -34,6 +36,8 @@ pub use drive::{
     Arrival, Clock, NewRequest, Placement, Source, Timer, VirtualClock, WallClock, Watches, drive,
 };
 pub use error::{ClusterError, RunError};
+pub use observer::{CaughtUp, Detail, Observer};
 pub use replay::{LoadMode, Replay};
 pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
-pub use simulate::{Observer, Simulation};
+pub use simulate::Simulation;
+pub use tokens::TokenLog;

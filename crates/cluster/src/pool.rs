@@ -17,6 +17,7 @@ use crate::worker::Worker;
 pub(crate) struct Pool {
     pub(crate) role: Role,
     pub(crate) workers: Vec<Worker>,
+    tracing: EngineTracing,
     /// Its workers as a policy sees them.
     candidates: Vec<Candidate>,
     pub(crate) routing: Routing,
@@ -98,6 +99,7 @@ impl Pool {
         let mut pool = Self {
             role: config.role,
             workers: (0..workers).map(|_| Worker::new(config.engine.clone(), tracing)).collect(),
+            tracing,
             candidates: (0..config.workers).map(candidate).collect(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
@@ -108,6 +110,15 @@ impl Pool {
             policy.workers_changed(&pool.candidates);
         }
         pool
+    }
+
+    /// Lets workers, to which nothing has come yet, decide and tell of each iteration by itself, and when it ends.
+    pub(crate) fn tell_each_iteration(&mut self) {
+        self.always_watched = true;
+        self.tracing.stretches = false;
+        for worker in &mut self.workers {
+            *worker = Worker::new(worker.engine.config().clone(), self.tracing);
+        }
     }
 
     /// Puts another policy in front of it.

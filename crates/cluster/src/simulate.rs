@@ -1,49 +1,14 @@
 //! The virtual-clock driver: runs a workload on a deployment, as fast as it can.
 
-use std::ops::ControlFlow;
-
-use servecast_engine::{Decodes, Iteration};
-use servecast_record::{RunRecord, SoFar};
-use servecast_types::{Role, Time, WorkerId};
+use servecast_record::RunRecord;
+use servecast_types::{Role, WorkerId};
 use servecast_workload::Workload;
 
-use crate::cluster::{Cluster, Routed};
+use crate::cluster::Cluster;
 use crate::config::{SimulationOptions, Topology};
 use crate::drive::{VirtualClock, drive};
 use crate::replay::Replay;
-use crate::{ClusterError, Pick, RunError};
-
-/// Follows a run while it goes on.
-pub trait Observer {
-    /// An iteration of a worker ended. Requests are numbered in order of arrival.
-    fn iteration(&mut self, _pool: Role, _worker: WorkerId, _iteration: &Iteration) {}
-
-    /// Iterations of a worker ended in which each running request got a token. Unless a run is
-    /// [plain](SimulationOptions::plain), such iterations are told of here and not in [`Observer::iteration`], and what
-    /// decodes beside prompts is only [counted](Iteration::decoded) there.
-    fn decoded(&mut self, _pool: Role, _worker: WorkerId, _decodes: &Decodes) {}
-
-    /// A KV-aware router sent a request to a worker.
-    fn routed(&mut self, _routed: &Routed) {}
-
-    /// Whether the run is to end at once; asked each time a worker has gone some way by itself.
-    fn is_interrupted(&self) -> bool {
-        false
-    }
-
-    /// What is recorded when `ended` requests have ended, asked beside [`Observer::progress`]; `Break` ends the run.
-    fn recorded(&mut self, _so_far: &SoFar<'_>, _ended: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    /// The clock moved on and `ended` requests have ended so far; `Break` ends the run.
-    fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// An observer that looks away.
-impl Observer for () {}
+use crate::{ClusterError, Observer, Pick, RunError};
 
 /// A deployment and the load on it.
 #[derive(Debug)]

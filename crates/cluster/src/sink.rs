@@ -5,10 +5,10 @@ use servecast_engine::{
 };
 use servecast_types::{KvEvent, RequestId, Role, Time};
 
-use crate::Observer;
 use crate::cluster::Place;
 use crate::pool::Routing;
 use crate::recorder::Recorder;
+use crate::{CaughtUp, Observer};
 
 /// What an engine did during one call, as far as others have to act on it.
 #[derive(Debug, Default)]
@@ -54,7 +54,11 @@ pub(crate) struct Sink<'a, O> {
     pub(crate) outcome: Outcome,
 }
 
-impl<O> Sink<'_, O> {
+impl<O: Observer> Sink<'_, O> {
+    fn tell_caught_up(&mut self, caught_up: CaughtUp) {
+        self.observer.caught_up(self.pool, self.place.worker, caught_up);
+    }
+
     /// Tells others of a token of a request, which the recorder does not know yet.
     fn signal(&mut self, id: RequestId, is_finished: bool, at: Time) {
         let signals = &mut self.outcome.signals;
@@ -106,6 +110,8 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
 
     fn finished_decoding(&mut self, finished: Finished, end: Time, with: LastIteration) {
         self.recorder.caught_up(finished.id, self.last_stage, finished.output_tokens, end, with);
+        let ends_next = with == LastIteration::Next;
+        self.tell_caught_up(CaughtUp { id: finished.id, output_tokens: finished.output_tokens, ends_next });
         self.outcome.signals.push((finished.id, Signal::Finished, end));
     }
 
@@ -116,5 +122,6 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
         let with = LastIteration::Told;
         self.recorder.caught_up(request, self.last_stage, output_tokens, last_token, with);
+        self.tell_caught_up(CaughtUp { id: request, output_tokens, ends_next: false });
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use servecast_record::{RequestRecord, RunRecord};
-use servecast_types::{Duration, RequestId, Time};
+use servecast_types::{Duration, Time};
 
 use crate::latency::tpot_ms;
 use crate::report::Report;
@@ -48,15 +48,14 @@ impl ExportFormat {
 #[derive(Debug, Clone, Default)]
 pub struct TokenTimes(Vec<Vec<Time>>);
 
-impl TokenTimes {
-    /// A request got a token; those of one request come in order.
-    pub fn add(&mut self, request: RequestId, time: Time) {
-        if self.0.len() <= request.index() {
-            self.0.resize(request.index() + 1, Vec::new());
-        }
-        self.0[request.index()].push(time);
+/// By request, those of each in order.
+impl From<Vec<Vec<Time>>> for TokenTimes {
+    fn from(times: Vec<Vec<Time>>) -> Self {
+        Self(times)
     }
+}
 
+impl TokenTimes {
     fn of(&self, request: usize) -> &[Time] {
         self.0.get(request).map_or(&[], Vec::as_slice)
     }
@@ -122,12 +121,8 @@ mod tests {
     /// What the run of the fixture is in a format, with the times of its tokens.
     pub(super) fn text(format: ExportFormat) -> String {
         let run = fixture::run();
-        let mut tokens = TokenTimes::default();
-        for (request, times) in [(0, &[30, 40, 50][..]), (1, &[100, 110, 120, 140, 180])] {
-            for ms in times {
-                tokens.add(RequestId(request), Time::from_ns(ms * 1_000_000));
-            }
-        }
+        let times = |ms: &[u64]| ms.iter().map(|ms| Time::from_ns(ms * 1_000_000)).collect();
+        let tokens = TokenTimes::from(vec![times(&[30, 40, 50]), times(&[100, 110, 120, 140, 180])]);
         let report = summarize(&run, &SummaryOptions::default());
         let mut bytes = Vec::new();
         export(format, &run, &report, Some(&tokens), &mut bytes).unwrap();

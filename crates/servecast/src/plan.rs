@@ -152,10 +152,7 @@ impl Plan {
             seed: self.seed(),
             check: self.config.output.check.unwrap_or(false),
             record_routing: self.config.output.routing_jsonl.is_some(),
-            // A row an iteration needs to see each of them.
-            plain: self.config.output.plain.unwrap_or(false)
-                || self.config.output.iterations_jsonl.is_some()
-                || self.keeps_token_times(),
+            plain: self.config.output.plain.unwrap_or(false),
             ..SimulationOptions::default()
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use servecast_cluster::{Observer, RunError, Simulation};
+use servecast_cluster::{Detail, Observer, RunError, Simulation};
 use servecast_config::error::{Failure, FailureKind, chain};
 use servecast_config::latency::Models;
 use servecast_config::settings::{Difference, Layers};
@@ -151,10 +151,8 @@ pub fn replay(
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     notes.extend(workload.notes.messages().iter().map(with_arguments));
     let summary = plan.summary(&workload);
-    let mut options = plan.options();
-    options.plain |= replay.iterations;
     let mut follower = Follower::new(replay, &workload, watch);
-    let simulation = Simulation::new(&plan.topology, workload, &options)
+    let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;
     let started = wall_clock();
     let outcome = simulation.run(&mut follower);
@@ -168,6 +166,16 @@ pub fn replay(
     let iterations = follower.iterations.map(IterationRows::into_inner);
     let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
     Ok(Outcome { report: summarize(&record, &options), record, iterations, notes })
+}
+
+/// The deployment of a replay with its load in front, for whoever follows the run with an [`Observer`] of their own.
+pub fn simulation(replay: &Replay) -> Result<Simulation, Refusal> {
+    let config = |failure| Refusal::of(RefusalKind::Config, failure);
+    let plan = layers(replay).and_then(Plan::new).map_err(config)?;
+    let workload = workload(replay.trace.as_deref(), &plan)
+        .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
+    Simulation::new(&plan.topology, workload, &plan.options())
+        .map_err(|error| config(plan.layers.refused(error)))
 }
 
 /// The settings, each from the argument of its name.
@@ -231,6 +239,10 @@ impl<'a> Follower<'a> {
 }
 
 impl Observer for Follower<'_> {
+    fn detail(&self) -> Detail {
+        if self.iterations.is_some() { Detail::Iterations } else { Detail::Passes }
+    }
+
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         if let Some(rows) = &mut self.iterations {
             rows.write(pool, worker, iteration).expect("memory can be written to");

@@ -7,7 +7,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use servecast_cluster::{Delivery, LoadMode, Observer, Routed, RunError, Simulation, Topology};
+use servecast_cluster::{
+    CaughtUp, Detail, LoadMode, Observer, Routed, RunError, Simulation, TokenLog, Topology,
+};
 use servecast_engine::{Decodes, Iteration};
 use servecast_report::{
     Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_slo, render_table,
@@ -119,7 +121,10 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         Simulation::new(&plan.topology, workload, &plan.options()).map_err(|error| layers.refused(error))?;
     let outcome = simulation.run(&mut follower);
     let timeline = follower.timeline.take();
-    let (activity, tokens) = (follower.activity.take(), follower.tokens.take().map(|tokens| tokens.times));
+    let (activity, tokens) = (
+        follower.activity.take(),
+        follower.tokens.take().map(|tokens| TokenTimes::from(tokens.into_times())),
+    );
     let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
     let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
     if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
@@ -202,7 +207,7 @@ struct Follower {
     /// What the page shows of workers, if there is one.
     activity: Option<Activity>,
     /// When each token reached the user, if an export says so.
-    tokens: Option<TokensOut>,
+    tokens: Option<TokenLog>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
 }
@@ -218,7 +223,7 @@ impl Follower {
             routing: create(&output.routing_jsonl)?.map(Rows::new),
             timeline: create(&output.timeline)?.map(|file| Timeline::new(file, plan.timeline)),
             activity: output.has_page().then(|| watch(&plan.topology)),
-            tokens: plan.keeps_token_times().then(|| TokensOut::new(&plan.topology)),
+            tokens: plan.keeps_token_times().then(|| TokenLog::new(&plan.topology)),
             failure: None,
         })
     }
@@ -238,31 +243,6 @@ impl Follower {
     }
 }
 
-/// When tokens reach users.
-struct TokensOut {
-    times: TokenTimes,
-    /// What the workers deliver whose tokens reach users.
-    delivery: Vec<Delivery>,
-}
-
-impl TokensOut {
-    fn new(topology: &Topology) -> Self {
-        let (_, workers, engine) = topology.pools().last().expect("a deployment has a pool");
-        Self { times: TokenTimes::default(), delivery: vec![Delivery::new(engine.host()); workers as usize] }
-    }
-
-    fn add(&mut self, worker: WorkerId, iteration: &Iteration) {
-        let delivery = &mut self.delivery[worker.index()];
-        for joined in &iteration.joined {
-            self.times.add(joined.id, delivery.handed_over(iteration.scheduled_at));
-        }
-        if iteration.num_scheduled() > 0 {
-            let out = delivery.pass(iteration.end, iteration.num_scheduled());
-            iteration.emitted.iter().for_each(|&id| self.times.add(id, out));
-        }
-    }
-}
-
 /// Keeps what the workers of a deployment do.
 fn watch(topology: &Topology) -> Activity {
     Activity::new(topology.pools().map(|(role, workers, engine)| PoolSize {
@@ -273,9 +253,19 @@ fn watch(topology: &Topology) -> Activity {
 }
 
 impl Observer for Follower {
+    fn detail(&self) -> Detail {
+        if self.iterations.is_some() {
+            Detail::Iterations
+        } else if self.tokens.is_some() {
+            Detail::Tokens
+        } else {
+            Detail::Passes
+        }
+    }
+
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
-        if let Some(tokens) = self.tokens.as_mut().filter(|_| pool != Role::Prefill) {
-            tokens.add(worker, iteration);
+        if let Some(tokens) = &mut self.tokens {
+            tokens.iteration(pool, worker, iteration);
         }
         if let Some(activity) = &mut self.activity {
             let span = BusySpan {
@@ -304,6 +294,9 @@ impl Observer for Follower {
     }
 
     fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.decoded(pool, worker, decodes);
+        }
         if let Some(activity) = &mut self.activity {
             let (first, after) = (decodes.free_blocks, decodes.free_blocks_after());
             let span = BusySpan {
@@ -322,6 +315,12 @@ impl Observer for Follower {
         {
             let written = timeline.decoded(pool, worker, decodes);
             self.failure = written.map_err(|error| timeline.out().failure(&error)).err();
+        }
+    }
+
+    fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.caught_up(pool, worker, caught_up);
         }
     }
 

@@ -208,9 +208,8 @@ fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
     let pool = PoolEngine { workers: recording.workers, args: &engine, config: &config };
     let topology = Topology::aggregated(pool).map_err(|error| refused(error.into()))?;
     let workload = recording.workload();
-    // Every iteration is looked at.
-    let options = SimulationOptions { plain: true, ..SimulationOptions::default() };
-    let simulation = Simulation::new(&topology, workload, &options).map_err(|error| refused(error.into()))?;
+    let simulation = Simulation::new(&topology, workload, &SimulationOptions::default())
+        .map_err(|error| refused(error.into()))?;
     let mut recorder = Recorder::new(config.usable_blocks(), recording.workers);
     let record = simulation.run(&mut recorder).map_err(|error| Failure::run(chain(&error)))?;
     let recorded = Curves::recorded(folder)?.unwrap_or_default();

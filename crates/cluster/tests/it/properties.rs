@@ -1,13 +1,13 @@
 //! Whatever the deployment and the load: every request ends once, in order, and a run can be repeated.
 
 use proptest::prelude::*;
-use servecast_cluster::RouterMode;
+use servecast_cluster::{Detail, RouterMode};
 use servecast_engine::{EngineArgs, EngineType};
 use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Role};
 use servecast_workload::TraceRow;
 
-use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch};
+use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch, watch_in};
 
 /// Most sessions that are under way at one time.
 fn most_sessions_at_a_time(run: &RunRecord) -> usize {
@@ -40,7 +40,15 @@ fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
     prop_assert_eq!(fast.readmitted, plain.readmitted);
     prop_assert_eq!(fast.extrapolated_iterations, plain.extrapolated_iterations);
     prop_assert_eq!(fast.latency_estimates, plain.latency_estimates);
-    prop_assert_eq!(seen.timeless(), expected.timeless());
+    for (request, tokens) in fast.requests.iter().zip(&seen.tokens) {
+        let edges = (request.first_token, request.last_token);
+        prop_assert_eq!((tokens.first().copied(), tokens.last().copied()), edges);
+        prop_assert_eq!(tokens.len(), request.output_tokens as usize);
+    }
+    prop_assert_eq!(seen.timeless(), expected.clone().timeless());
+    // Who asks for each iteration gets each in its order.
+    let (_, seen) = watch_in(scenario, false, Detail::Iterations);
+    prop_assert_eq!(seen, expected);
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 use servecast_cluster::{
-    KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions, Simulation,
-    SimulationOptions, Topology,
+    CaughtUp, Detail, KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions,
+    Simulation, SimulationOptions, TokenLog, Topology,
 };
 use servecast_engine::{Admitted, Decodes, EngineArgs, EngineType, Iteration, Rejection, Transfer};
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
@@ -225,16 +225,28 @@ pub(crate) fn run(scenario: &Scenario) -> RunRecord {
 
 /// `plain`: every iteration by itself, request by request.
 pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
+    watch_in(scenario, plain, Detail::Tokens)
+}
+
+/// The same, for an observer that wants to know as much as `detail` says.
+pub(crate) fn watch_in(scenario: &Scenario, plain: bool, detail: Detail) -> (RunRecord, Watch) {
     let load = match scenario.concurrency {
         None => Load::Open { arrival_speedup_ratio: 1.0 },
         Some(_) => Load::Closed,
     };
     let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
     let (topology, options) = deployment(scenario, plain);
-    let mut watch = Watch::default();
+    let mut watcher = Watcher { detail, watch: Watch::default(), log: TokenLog::new(&topology) };
     let simulation = Simulation::new(&topology, workload, &options).unwrap();
-    let record = simulation.run(&mut watch).unwrap_or_else(|error| panic!("{error}"));
-    (record, watch)
+    let record = simulation.run(&mut watcher).unwrap_or_else(|error| panic!("{error}"));
+    let Watcher { watch, log, .. } = watcher;
+    (record, Watch { tokens: log.into_times(), ..watch })
+}
+
+struct Watcher {
+    detail: Detail,
+    watch: Watch,
+    log: TokenLog,
 }
 
 /// The deployment of a scenario, and how it is simulated.
@@ -275,10 +287,12 @@ pub(crate) fn deployment(scenario: &Scenario, plain: bool) -> (Topology, Simulat
 const MOST_STEPS: u64 = 100_000;
 
 /// All that an observer sees of a run, with decodes that were reported together taken apart.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Watch {
     /// By worker.
     pub(crate) passes: BTreeMap<(Role, WorkerId), Vec<Pass>>,
+    /// By request, when its user had each of its tokens.
+    pub(crate) tokens: Vec<Vec<Time>>,
     /// Decisions of KV-aware routers.
     pub(crate) routed: Vec<String>,
     steps: u64,
@@ -308,7 +322,36 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
+impl Observer for Watcher {
+    fn detail(&self) -> Detail {
+        self.detail
+    }
+
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        self.log.iteration(pool, worker, iteration);
+        self.watch.iteration(pool, worker, iteration);
+    }
+
+    fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
+        self.log.decoded(pool, worker, decodes);
+        self.watch.decoded(pool, worker, decodes);
+    }
+
+    fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
+        self.log.caught_up(pool, worker, caught_up);
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        self.watch.routed.push(format!("{routed:?}"));
+    }
+
+    fn progress(&mut self, _: Time, _: u64) -> ControlFlow<()> {
+        self.watch.steps += 1;
+        if self.watch.steps == MOST_STEPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Watch {
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         // KV events alone are no iteration: a router sees them, and what it decides is compared.
         if !iteration.is_eventful() {
@@ -349,14 +392,5 @@ impl Observer for Watch {
             start = end + decodes.gap;
             free_blocks = free_blocks.saturating_sub(decodes.taken_blocks);
         }
-    }
-
-    fn routed(&mut self, routed: &Routed) {
-        self.routed.push(format!("{routed:?}"));
-    }
-
-    fn progress(&mut self, _: Time, _: u64) -> ControlFlow<()> {
-        self.steps += 1;
-        if self.steps == MOST_STEPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

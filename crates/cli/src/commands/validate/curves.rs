@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use servecast_cluster::Observer;
+use servecast_cluster::{Detail, Observer};
 use servecast_engine::Iteration;
 use servecast_report::CurvePair;
 use servecast_types::{Role, Time, WorkerId};
@@ -152,6 +152,10 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
+    fn detail(&self) -> Detail {
+        Detail::Iterations
+    }
+
     fn iteration(&mut self, _pool: Role, worker: WorkerId, iteration: &Iteration) {
         let second = |time: Time| (time.as_ns() / 1_000_000_000) as usize;
         self.fill(second(iteration.scheduled_at).max(self.filled));

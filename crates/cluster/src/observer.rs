@@ -1,0 +1,77 @@
+//! Who follows a run, and in what detail.
+
+use std::ops::ControlFlow;
+
+use servecast_engine::{Decodes, Iteration};
+use servecast_record::SoFar;
+use servecast_types::{RequestId, Role, Time, WorkerId};
+
+use crate::cluster::Routed;
+
+/// What an observer wants to be told of what workers do. Each level has all of those before it, and costs more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Detail {
+    /// Passes and their sums. Requests that decode are taken together: passes of nothing else come as one [`Decodes`], and
+    /// what decodes beside prompts is only [counted](Iteration::decoded).
+    #[default]
+    Passes,
+    /// The same, and with [`Observer::caught_up`] which requests those were, when they stop decoding: enough for the time
+    /// of every token ([`TokenLog`](crate::TokenLog)).
+    Tokens,
+    /// Each iteration by itself, with all its requests. They are decided one by one, which takes several times as long.
+    Iterations,
+}
+
+/// Follows a run while it goes on.
+///
+/// What one worker does is told in order of time. Workers are not at the same time, so what several of them do is not.
+pub trait Observer {
+    /// What it wants to be told of; asked once, before the run.
+    fn detail(&self) -> Detail {
+        Detail::default()
+    }
+
+    /// An iteration of a worker ended. Requests are numbered in order of arrival.
+    fn iteration(&mut self, _pool: Role, _worker: WorkerId, _iteration: &Iteration) {}
+
+    /// Iterations of a worker ended in which the same requests got a token each; told here and not in
+    /// [`Observer::iteration`], unless the observer wants [each of them](Detail::Iterations).
+    fn decoded(&mut self, _pool: Role, _worker: WorkerId, _decodes: &Decodes) {}
+
+    /// A request has been decoding: it got the last of its tokens so far in consecutive passes in which requests were
+    /// [decoded](Observer::decoded) or [counted as such](Iteration::decoded). Told when it ends or is listed in an
+    /// iteration again.
+    fn caught_up(&mut self, _pool: Role, _worker: WorkerId, _caught_up: CaughtUp) {}
+
+    /// A KV-aware router sent a request to a worker.
+    fn routed(&mut self, _routed: &Routed) {}
+
+    /// Whether the run is to end at once; asked each time a worker has gone some way by itself.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+
+    /// What is recorded when `ended` requests have ended, asked beside [`Observer::progress`]; `Break` ends the run.
+    fn recorded(&mut self, _so_far: &SoFar<'_>, _ended: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// The clock moved on and `ended` requests have ended so far; `Break` ends the run.
+    fn progress(&mut self, _now: Time, _ended: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// An observer that looks away.
+impl Observer for () {}
+
+/// A request that has been decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaughtUp {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens that it has generated in its stage by now.
+    pub output_tokens: u32,
+    /// Whether the last of them comes with the next pass to be told of, not with the one that was told of last.
+    pub ends_next: bool,
+}

@@ -1,0 +1,114 @@
+//! When every token of a run reached its user, from passes in which requests that decode are only counted.
+
+use servecast_engine::{Decodes, Iteration};
+use servecast_types::{RequestId, Role, Time, WorkerId};
+
+use crate::{CaughtUp, Delivery, Topology};
+
+/// Notes when tokens reach users, for an observer that wants [`Detail::Tokens`](crate::Detail::Tokens) and hands on what
+/// it is told of.
+///
+/// A request that decodes gets a token in each pass in which any are decoded. So passes are noted, and the tokens of a
+/// request follow from how many it has when it stops.
+#[derive(Debug)]
+pub struct TokenLog {
+    /// Of the workers whose tokens reach users.
+    workers: Vec<WorkerLog>,
+    /// By request.
+    times: Vec<Vec<Time>>,
+}
+
+#[derive(Debug, Clone)]
+struct WorkerLog {
+    delivery: Delivery,
+    /// When the tokens of each pass were out in which requests were decoded.
+    passes: Vec<Time>,
+    /// Requests whose last token comes with the next of them, with the tokens that they have then.
+    ending: Vec<(RequestId, u32)>,
+}
+
+impl TokenLog {
+    /// For a run of a deployment.
+    pub fn new(topology: &Topology) -> Self {
+        let log = |host| WorkerLog { delivery: Delivery::new(host), passes: Vec::new(), ending: Vec::new() };
+        let last = topology.pools().last();
+        let workers =
+            last.map_or_else(Vec::new, |(_, workers, engine)| vec![log(engine.host()); workers as usize]);
+        Self { workers, times: Vec::new() }
+    }
+
+    /// An iteration ended.
+    pub fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        // Nobody sees the tokens of a prefill pool.
+        if pool == Role::Prefill {
+            return;
+        }
+        let log = &mut self.workers[worker.index()];
+        for joined in &iteration.joined {
+            let out = log.delivery.handed_over(iteration.scheduled_at);
+            of(&mut self.times, joined.id).push(out);
+        }
+        if iteration.num_scheduled() == 0 {
+            return;
+        }
+        let out = log.delivery.pass(iteration.end, iteration.num_scheduled());
+        if iteration.decoded > 0 {
+            log.passes.push(out);
+            log.end_requests(&mut self.times);
+        }
+        iteration.emitted.iter().for_each(|&id| of(&mut self.times, id).push(out));
+    }
+
+    /// Iterations ended in which the same requests got a token each.
+    pub fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
+        if pool == Role::Prefill {
+            return;
+        }
+        let log = &mut self.workers[worker.index()];
+        for &end in decodes.ends {
+            log.passes.push(log.delivery.pass(end, decodes.requests));
+            log.end_requests(&mut self.times);
+        }
+    }
+
+    /// A request has been decoding.
+    pub fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
+        if pool == Role::Prefill {
+            return;
+        }
+        let CaughtUp { id, output_tokens, ends_next } = caught_up;
+        let log = &mut self.workers[worker.index()];
+        if ends_next {
+            log.ending.push((id, output_tokens));
+        } else {
+            log.catch_up(&mut self.times, id, output_tokens);
+        }
+    }
+
+    /// By request, when each of its tokens reached its user.
+    pub fn into_times(self) -> Vec<Vec<Time>> {
+        self.times
+    }
+}
+
+impl WorkerLog {
+    fn end_requests(&mut self, times: &mut Vec<Vec<Time>>) {
+        while let Some((id, output_tokens)) = self.ending.pop() {
+            self.catch_up(times, id, output_tokens);
+        }
+    }
+
+    /// The tokens of a request that are not noted yet came with the last passes.
+    fn catch_up(&self, times: &mut Vec<Vec<Time>>, id: RequestId, output_tokens: u32) {
+        let times = of(times, id);
+        let missing = (output_tokens as usize).saturating_sub(times.len());
+        times.extend(&self.passes[self.passes.len() - missing..]);
+    }
+}
+
+fn of(times: &mut Vec<Vec<Time>>, id: RequestId) -> &mut Vec<Time> {
+    if times.len() <= id.index() {
+        times.resize(id.index() + 1, Vec::new());
+    }
+    &mut times[id.index()]
+}

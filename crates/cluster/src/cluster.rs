@@ -282,6 +282,17 @@ impl Cluster {
         places.map(|(pool, worker)| Place { pool, worker: WorkerId(worker) }).collect()
     }
 
+    /// How many workers there are.
+    pub(crate) fn num_workers(&self) -> usize {
+        self.pools.iter().map(|pool| pool.workers.len()).sum()
+    }
+
+    /// All that ended before that has been told of.
+    pub(crate) fn settled(&self) -> Time {
+        let workers = self.pools.iter().flat_map(|pool| &pool.workers);
+        workers.map(|worker| worker.settled(self.now)).min().unwrap_or(self.now)
+    }
+
     /// What is recorded so far.
     pub(crate) fn so_far(&self) -> SoFar<'_> {
         self.recorder.so_far()

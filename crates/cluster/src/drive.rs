@@ -154,7 +154,7 @@ pub fn drive(
 ) -> Result<Time, RunError> {
     cluster.watch_for(source.watches());
     cluster.tell(observer.detail());
-    let mut drive = Drive { cluster, source, observer, now: Time::ZERO, ended: 0 };
+    let mut drive = Drive { cluster, source, observer, now: Time::ZERO, ended: 0, unsettled: 0 };
     loop {
         let next = drive.next();
         if next.is_none() && drive.source.is_over() {
@@ -176,6 +176,8 @@ struct Drive<'a, S, O> {
     now: Time,
     /// Requests that have ended.
     ended: u64,
+    /// Steps since the observer was told how far all workers are.
+    unsettled: usize,
 }
 
 impl<S: Source, O: Observer> Drive<'_, S, O> {
@@ -200,6 +202,12 @@ impl<S: Source, O: Observer> Drive<'_, S, O> {
         self.follow_ended();
         let observer = &mut *self.observer;
         self.cluster.take_routed().iter().for_each(|routed| observer.routed(routed));
+        self.unsettled += 1;
+        // To find out costs a look at every worker, so it is done once in as many steps.
+        if self.unsettled >= self.cluster.num_workers() {
+            self.unsettled = 0;
+            self.observer.settled(self.cluster.settled());
+        }
         self.stay_in_control()
     }
 
@@ -212,6 +220,7 @@ impl<S: Source, O: Observer> Drive<'_, S, O> {
             }
             self.follow_ended();
         }
+        self.observer.settled(Time::MAX);
         self.stay_in_control()
     }
 

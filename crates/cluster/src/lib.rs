@@ -20,6 +20,7 @@ mod drive;
 mod error;
 mod handoff;
 mod observer;
+mod ordered;
 mod pool;
 mod recorder;
 mod replay;
@@ -37,6 +38,7 @@ pub use drive::{
 };
 pub use error::{ClusterError, RunError};
 pub use observer::{CaughtUp, Detail, Observer};
+pub use ordered::Ordered;
 pub use replay::{LoadMode, Replay};
 pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
 pub use simulate::Simulation;

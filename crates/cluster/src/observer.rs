@@ -24,7 +24,8 @@ pub enum Detail {
 
 /// Follows a run while it goes on.
 ///
-/// What one worker does is told in order of time. Workers are not at the same time, so what several of them do is not.
+/// What one worker does is told in order of time. Workers are not at the same time, so what several of them do is not:
+/// [`Observer::settled`] says how far all of them are, and [`Ordered`](crate::Ordered) puts it in order.
 pub trait Observer {
     /// What it wants to be told of; asked once, before the run.
     fn detail(&self) -> Detail {
@@ -42,6 +43,9 @@ pub trait Observer {
     /// [decoded](Observer::decoded) or [counted as such](Iteration::decoded). Told when it ends or is listed in an
     /// iteration again.
     fn caught_up(&mut self, _pool: Role, _worker: WorkerId, _caught_up: CaughtUp) {}
+
+    /// All that workers ended before `until` has been told. Called now and then, and with [`Time::MAX`] when the run is over.
+    fn settled(&mut self, _until: Time) {}
 
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}

@@ -35,6 +35,13 @@ pub(crate) enum Progress {
 }
 
 impl Worker {
+    /// What it ended before that has been told of, the deployment being at `now`.
+    pub(crate) fn settled(&self, now: Time) -> Time {
+        let lags = if let Progress::Lags { until } = self.progress { until } else { now };
+        let taken_in = self.inbox.front().map_or(now, |request| request.arrival);
+        lags.min(taken_in).min(now)
+    }
+
     pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
         Self {
             engine: Engine::new(config, tracing),

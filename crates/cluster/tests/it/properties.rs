@@ -7,7 +7,7 @@ use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Role};
 use servecast_workload::TraceRow;
 
-use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch, watch_in};
+use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch, watch_in, watch_ordered};
 
 /// Most sessions that are under way at one time.
 fn most_sessions_at_a_time(run: &RunRecord) -> usize {
@@ -46,6 +46,9 @@ fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
         prop_assert_eq!(tokens.len(), request.output_tokens as usize);
     }
     prop_assert_eq!(seen.timeless(), expected.clone().timeless());
+    let ordered = watch_ordered(scenario);
+    prop_assert!(ordered.ends.is_sorted(), "ends of all workers are in order");
+    prop_assert_eq!(ordered.timeless(), expected.clone().timeless());
     // Who asks for each iteration gets each in its order.
     let (_, seen) = watch_in(scenario, false, Detail::Iterations);
     prop_assert_eq!(seen, expected);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 use servecast_cluster::{
-    CaughtUp, Detail, KvRouterOptions, LoadMode, Observer, PoolEngine, Routed, RouterMode, RouterOptions,
-    Simulation, SimulationOptions, TokenLog, Topology,
+    CaughtUp, Detail, KvRouterOptions, LoadMode, Observer, Ordered, PoolEngine, Routed, RouterMode,
+    RouterOptions, RunError, Simulation, SimulationOptions, TokenLog, Topology,
 };
 use servecast_engine::{Admitted, Decodes, EngineArgs, EngineType, Iteration, Rejection, Transfer};
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
@@ -230,23 +230,45 @@ pub(crate) fn watch(scenario: &Scenario, plain: bool) -> (RunRecord, Watch) {
 
 /// The same, for an observer that wants to know as much as `detail` says.
 pub(crate) fn watch_in(scenario: &Scenario, plain: bool, detail: Detail) -> (RunRecord, Watch) {
+    watch_by(scenario, plain, detail, Simulation::run)
+}
+
+/// What an observer sees to whom all workers are told of in one order.
+pub(crate) fn watch_ordered(scenario: &Scenario) -> Watch {
+    let run = |simulation: Simulation, watcher: &mut Watcher| {
+        let mut ordered = Ordered::new(std::mem::take(watcher));
+        let record = simulation.run(&mut ordered);
+        *watcher = ordered.into_inner();
+        record
+    };
+    watch_by(scenario, false, Detail::Tokens, run).1
+}
+
+fn watch_by(
+    scenario: &Scenario,
+    plain: bool,
+    detail: Detail,
+    run: impl FnOnce(Simulation, &mut Watcher) -> Result<RunRecord, RunError>,
+) -> (RunRecord, Watch) {
     let load = match scenario.concurrency {
         None => Load::Open { arrival_speedup_ratio: 1.0 },
         Some(_) => Load::Closed,
     };
     let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
     let (topology, options) = deployment(scenario, plain);
-    let mut watcher = Watcher { detail, watch: Watch::default(), log: TokenLog::new(&topology) };
+    let log = Some(TokenLog::new(&topology));
+    let mut watcher = Watcher { detail, watch: Watch::default(), log };
     let simulation = Simulation::new(&topology, workload, &options).unwrap();
-    let record = simulation.run(&mut watcher).unwrap_or_else(|error| panic!("{error}"));
+    let record = run(simulation, &mut watcher).unwrap_or_else(|error| panic!("{error}"));
     let Watcher { watch, log, .. } = watcher;
-    (record, Watch { tokens: log.into_times(), ..watch })
+    (record, Watch { tokens: log.unwrap().into_times(), ..watch })
 }
 
+#[derive(Default)]
 struct Watcher {
     detail: Detail,
     watch: Watch,
-    log: TokenLog,
+    log: Option<TokenLog>,
 }
 
 /// The deployment of a scenario, and how it is simulated.
@@ -291,6 +313,8 @@ const MOST_STEPS: u64 = 100_000;
 pub(crate) struct Watch {
     /// By worker.
     pub(crate) passes: BTreeMap<(Role, WorkerId), Vec<Pass>>,
+    /// When iterations ended, in the order in which they were told of.
+    pub(crate) ends: Vec<Time>,
     /// By request, when its user had each of its tokens.
     pub(crate) tokens: Vec<Vec<Time>>,
     /// Decisions of KV-aware routers.
@@ -316,9 +340,9 @@ pub(crate) struct Pass {
 }
 
 impl Watch {
-    /// The same, whatever the number of steps that the event loop took.
+    /// The same, whatever the number of steps that the event loop took, and in which order workers were told of.
     pub(crate) fn timeless(self) -> Self {
-        Self { steps: 0, ..self }
+        Self { steps: 0, ends: Vec::new(), ..self }
     }
 }
 
@@ -328,17 +352,17 @@ impl Observer for Watcher {
     }
 
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
-        self.log.iteration(pool, worker, iteration);
+        self.log.as_mut().unwrap().iteration(pool, worker, iteration);
         self.watch.iteration(pool, worker, iteration);
     }
 
     fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
-        self.log.decoded(pool, worker, decodes);
+        self.log.as_mut().unwrap().decoded(pool, worker, decodes);
         self.watch.decoded(pool, worker, decodes);
     }
 
     fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
-        self.log.caught_up(pool, worker, caught_up);
+        self.log.as_mut().unwrap().caught_up(pool, worker, caught_up);
     }
 
     fn routed(&mut self, routed: &Routed) {
@@ -357,6 +381,7 @@ impl Watch {
         if !iteration.is_eventful() {
             return;
         }
+        self.ends.push(iteration.end);
         self.passes.entry((pool, worker)).or_default().push(Pass {
             start: iteration.start,
             end: iteration.end,
@@ -376,6 +401,7 @@ impl Watch {
         let mut start = decodes.start;
         let mut free_blocks = decodes.free_blocks;
         for &end in decodes.ends {
+            self.ends.push(end);
             self.passes.entry((pool, worker)).or_default().push(Pass {
                 start,
                 end,

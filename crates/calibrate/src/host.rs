@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use servecast_engine::HostArgs;
-use servecast_latency::LatencyModel;
+use servecast_latency::{ErrorBar, LatencyModel};
 
 use crate::error::CalibrateError;
 use crate::fit::{Coefficient, HeldOut, Level};
+use crate::held_out::Parts;
 use crate::pairs::{self, Pair};
 use crate::requests::RequestRun;
 use crate::simulate::{self, Served};
@@ -25,6 +26,10 @@ pub struct HostFit {
     pub levels: Vec<Level>,
     /// The same of all requests together.
     pub all: HeldOut,
+    /// How far off a host is for requests that played no part in it.
+    pub held_out: Vec<HeldOut>,
+    /// The same as an error bar.
+    pub error: ErrorBar,
     /// What the reader should know.
     pub warnings: Vec<String>,
 }
@@ -54,42 +59,15 @@ pub fn fit_host(
     follow: &mut dyn FnMut(f64) -> ControlFlow<()>,
 ) -> Result<HostFit, CalibrateError> {
     let alone: Vec<Vec<usize>> = runs.iter().map(pairs::alone).collect();
-    let knows_ways = alone.iter().map(Vec::len).sum::<usize>() >= FEWEST_ALONE;
-    let mut found = Found::default();
-    let mut served = served(runs, model, found, knows_ways)?;
-    let problem = |served: &All, found: Found| problem(runs, served, found);
-    if problem(&served, found).len() == 0 {
-        let remedy =
-            "rows need arrival, input and output lengths, TTFT and E2E, and some more than one token";
-        return Err(CalibrateError::Nothing { what: "requests", remedy });
-    }
-    let mut by_request = true;
-    for _ in 0..MOST_TRIES {
-        let rows = problem(&served, found);
-        let next = rows.gap(by_request);
-        // What each request adds is worth a price only if there is no doubt of it.
-        let is_sure = |at: usize| next.half_widths[at] <= next.gap[at];
-        by_request = by_request && is_sure(0) && is_sure(1);
-        let next = if by_request { next } else { rows.gap(false) };
-        let way_us = if knows_ways { (found.way_us + way_us(&served, &alone)).max(0.0) } else { 0.0 };
-        let moved = |at: usize| (next.gap[at] - found.gap[at]).abs() * [1.0, MANY][at];
-        let settled = moved(0).max(moved(1)).max((way_us - found.way_us).abs()) < SETTLED_US;
-        let off = rows.off(&next.gap);
-        found = Found { way_us, ..next };
-        if let ControlFlow::Break(()) = follow(off) {
-            return Err(CalibrateError::Interrupted);
-        }
-        served = self::served(runs, model, found, knows_ways)?;
-        if settled {
-            break;
-        }
-    }
-    let host = found.host(knows_ways);
+    let mut search = Search { model, alone, follow };
+    let (found, served) = search.run(runs, Found::default())?;
+    let (held_out, error) = search.held_out(runs, found)?;
+    let host = found.host();
     let mut warnings = Vec::new();
     if found.gap.iter().all(|us| *us <= 0.0) {
         warnings.push("requests decode no slower than the model has them without a gap".to_owned());
     }
-    if !knows_ways {
+    if !found.knows_ways {
         warnings.push(format!(
             "`front_end_us` is left alone: fewer than {FEWEST_ALONE} requests had the engine to themselves, so that nothing \
              tells how long a request is on its way"
@@ -110,8 +88,93 @@ pub fn fit_host(
         coefficients: coefficients.collect(),
         levels: pairs::levels_of(runs, &pairs),
         all: HeldOut { part: "all requests".to_owned(), errors_percent: pairs::errors_of(&everything) },
+        held_out,
+        error,
         warnings,
     })
+}
+
+/// Looks for the host at which requests take as long as they did.
+struct Search<'a> {
+    model: &'a Arc<dyn LatencyModel>,
+    /// By run: rows of requests that had the engine to themselves.
+    alone: Vec<Vec<usize>>,
+    follow: &'a mut dyn FnMut(f64) -> ControlFlow<()>,
+}
+
+impl Search<'_> {
+    /// The host of the requests whose times are known, and what all rows come to with it.
+    fn run(&mut self, runs: &[RequestRun], start: Found) -> Result<(Found, All), CalibrateError> {
+        let has_times = |run: &RequestRun, row: usize| run.rows[row].times.is_some();
+        let of_run = |(run, alone): (&RequestRun, &Vec<usize>)| {
+            alone.iter().filter(|&&row| has_times(run, row)).count()
+        };
+        let knows_ways = runs.iter().zip(&self.alone).map(of_run).sum::<usize>() >= FEWEST_ALONE;
+        let mut found = Found { knows_ways, ..start };
+        let mut served = served(runs, self.model, found)?;
+        if problem(runs, &served, found).len() == 0 {
+            let remedy =
+                "rows need arrival, input and output lengths, TTFT and E2E, and some more than one token";
+            return Err(CalibrateError::Nothing { what: "requests", remedy });
+        }
+        let mut by_request = true;
+        for _ in 0..MOST_TRIES {
+            let rows = problem(runs, &served, found);
+            let next = rows.gap(by_request);
+            // What each request adds is worth a price only if there is no doubt of it.
+            let is_sure = |at: usize| next.half_widths[at] <= next.gap[at];
+            by_request = by_request && is_sure(0) && is_sure(1);
+            let next = if by_request { next } else { rows.gap(false) };
+            let way_us =
+                if knows_ways { (found.way_us + way_us(&served, &self.alone)).max(0.0) } else { 0.0 };
+            let moved = |at: usize| (next.gap[at] - found.gap[at]).abs() * [1.0, MANY][at];
+            let settled = moved(0).max(moved(1)).max((way_us - found.way_us).abs()) < SETTLED_US;
+            let off = rows.off(&next.gap);
+            found = Found { way_us, knows_ways, ..next };
+            if let ControlFlow::Break(()) = (self.follow)(off) {
+                return Err(CalibrateError::Interrupted);
+            }
+            served = self::served(runs, self.model, found)?;
+            if settled {
+                break;
+            }
+        }
+        Ok((found, served))
+    }
+
+    /// How far off requests are that played no part in the host that they are judged by, part by part.
+    fn held_out(
+        &mut self,
+        runs: &[RequestRun],
+        found: Found,
+    ) -> Result<(Vec<HeldOut>, ErrorBar), CalibrateError> {
+        let parts = Parts::of(runs);
+        let mut held_out = Vec::new();
+        let measured = |runs: &[RequestRun]| {
+            runs.iter().flat_map(|run| &run.rows).filter(|row| row.times.is_some()).count()
+        };
+        for fold in parts.folds() {
+            let mut kept = runs.to_vec();
+            for (number, run) in kept.iter_mut().enumerate() {
+                let held = run.rows.iter_mut().enumerate().filter(|(row, _)| parts.holds(fold, number, *row));
+                held.for_each(|(_, row)| row.times = None);
+            }
+            // The measured requests may all be of one part.
+            if [0, measured(runs)].contains(&measured(&kept)) {
+                continue;
+            }
+            let (found, _) = self.run(&kept, found)?;
+            let served = served(runs, self.model, found)?;
+            let pairs: Vec<Vec<(usize, Pair)>> = served.into_iter().map(|(_, pairs)| pairs).collect();
+            held_out.extend(parts.judge(fold, &pairs));
+        }
+        let error = if held_out.is_empty() {
+            ErrorBar::unknown("all requests that were measured are in one part of the time")
+        } else {
+            parts.error_bar(&held_out)
+        };
+        Ok((held_out, error))
+    }
 }
 
 /// What is known of the host.
@@ -121,14 +184,16 @@ struct Found {
     gap: [f64; 2],
     half_widths: [f64; 2],
     way_us: f64,
+    /// Whether requests say how long the ways are.
+    knows_ways: bool,
 }
 
 impl Found {
-    fn host(&self, knows_ways: bool) -> HostArgs {
+    fn host(&self) -> HostArgs {
         HostArgs {
             gap_us: Some(self.gap[0]),
             gap_us_per_request: Some(self.gap[1]),
-            front_end_us: knows_ways.then_some(self.way_us),
+            front_end_us: self.knows_ways.then_some(self.way_us),
             ..HostArgs::default()
         }
     }
@@ -141,15 +206,10 @@ fn terms() -> Terms {
     Terms::new(Phases::One, None, true)
 }
 
-fn served(
-    runs: &[RequestRun],
-    model: &Arc<dyn LatencyModel>,
-    found: Found,
-    knows_ways: bool,
-) -> Result<All, CalibrateError> {
+fn served(runs: &[RequestRun], model: &Arc<dyn LatencyModel>, found: Found) -> Result<All, CalibrateError> {
     let one = |run: &RequestRun| {
         let mut run = run.clone();
-        run.engine.host = Some(found.host(knows_ways));
+        run.engine.host = Some(found.host());
         let served = simulate::served_with(&run, &terms(), Arc::clone(model))?;
         let pairs = pairs::pairs(&run, &served);
         Ok((served, pairs))
@@ -173,7 +233,7 @@ impl Rows {
         let problem = self.problem.only(&[true, by_request]);
         let prices = problem.solve(SQUARES, None);
         let widths = problem.half_widths(&prices, SQUARES);
-        Found { gap: [prices[0], prices[1]], half_widths: [widths[0], widths[1]], way_us: 0.0 }
+        Found { gap: [prices[0], prices[1]], half_widths: [widths[0], widths[1]], ..Found::default() }
     }
 
     fn off(&self, gap: &[f64; 2]) -> f64 {

@@ -8,6 +8,8 @@ pub(crate) struct Problem {
     width: usize,
     columns: Vec<f64>,
     targets: Vec<f64>,
+    /// How often each row counts.
+    counts: Vec<f64>,
 }
 
 /// Where the prices are held, and how firmly: a step of Levenberg and Marquardt.
@@ -35,13 +37,20 @@ impl Problem {
 
     /// Adds a row in units of `scale`.
     pub(crate) fn push(&mut self, columns: &[f64], target: f64, scale: f64) {
+        self.push_counted(columns, target, scale, 1.0);
+    }
+
+    /// The same of a row that stands for several.
+    pub(crate) fn push_counted(&mut self, columns: &[f64], target: f64, scale: f64, count: f64) {
         self.columns.extend(columns[..self.width].iter().map(|column| column / scale));
         self.targets.push(target / scale);
+        self.counts.push(count);
     }
 
     pub(crate) fn extend(&mut self, other: Self) {
         self.columns.extend(other.columns);
         self.targets.extend(other.targets);
+        self.counts.extend(other.counts);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -82,14 +91,15 @@ impl Problem {
     pub(crate) fn loss(&self, prices: &[f64], delta: f64) -> f64 {
         let of = |index| {
             let off = self.residual(index, prices).abs();
-            if off <= delta { off * off } else { delta * (2.0 * off - delta) }
+            let loss = if off <= delta { off * off } else { delta * (2.0 * off - delta) };
+            self.counts[index] * loss
         };
-        (0..self.len()).map(of).sum::<f64>() / self.len().max(1) as f64
+        (0..self.len()).map(of).sum::<f64>() / self.counts.iter().sum::<f64>().max(1.0)
     }
 
     /// The prices, none below 0, at which the loss is least.
     pub(crate) fn solve(&self, delta: f64, hold: Option<Hold<'_>>) -> Vec<f64> {
-        let mut weights = vec![1.0; self.len()];
+        let mut weights = self.counts.clone();
         if let Some(Hold { at, .. }) = hold {
             self.reweight(at, delta, &mut weights);
         }
@@ -132,7 +142,7 @@ impl Problem {
     fn reweight(&self, prices: &[f64], delta: f64, weights: &mut [f64]) {
         for (index, weight) in weights.iter_mut().enumerate() {
             let off = self.residual(index, prices).abs();
-            *weight = if off <= delta { 1.0 } else { delta / off };
+            *weight = self.counts[index] * if off <= delta { 1.0 } else { delta / off };
         }
     }
 
@@ -143,7 +153,7 @@ impl Problem {
         if groups < 2 {
             return vec![0.0; self.width];
         }
-        let mut weights = vec![1.0; self.len()];
+        let mut weights = self.counts.clone();
         self.reweight(prices, delta, &mut weights);
         let whole = self.normal(&weights, 0..self.len());
         let without = |group: usize| {
@@ -187,7 +197,7 @@ impl Problem {
 
     /// Sets of columns that agree up to their sizes, so that the data say nothing of their prices but a sum.
     pub(crate) fn inseparable(&self) -> Vec<Vec<usize>> {
-        let gram = self.normal(&vec![1.0; self.len()], 0..self.len()).scaled().0.gram;
+        let gram = self.normal(&self.counts, 0..self.len()).scaled().0.gram;
         let filled: Vec<usize> = (0..self.width).filter(|&column| gram[(column, column)] > 0.0).collect();
         let eigen = DMatrix::from_fn(filled.len(), filled.len(), |i, j| gram[(filled[i], filled[j])])
             .symmetric_eigen();
@@ -204,7 +214,7 @@ impl Problem {
 
     /// How the errors of two prices go together, from −1 to 1.
     pub(crate) fn correlation(&self, left: usize, right: usize) -> f64 {
-        let gram = self.normal(&vec![1.0; self.len()], 0..self.len()).scaled().0.gram;
+        let gram = self.normal(&self.counts, 0..self.len()).scaled().0.gram;
         let filled: Vec<usize> = (0..self.width).filter(|&column| gram[(column, column)] > 0.0).collect();
         let place = |column| filled.iter().position(|&filled| filled == column);
         let (Some(left), Some(right)) = (place(left), place(right)) else { return 0.0 };
@@ -349,6 +359,20 @@ mod tests {
         rows[20].2 = 10_000.0;
         let prices = problem(&rows).solve(0.01, None);
         assert!((prices[0] - 2.0).abs() < 0.01 && (prices[1] - 3.0).abs() < 0.01, "{prices:?}");
+    }
+
+    #[test]
+    fn a_row_that_stands_for_several_counts_as_often() {
+        let rows = [(1.0, 1.0, 4.0), (1.0, 2.0, 5.0), (1.0, 3.0, 9.0)];
+        let [mut counted, mut repeated] = [problem(&rows), problem(&rows)];
+        counted.push_counted(&[1.0, 4.0], 3.0, 1.0, 3.0);
+        (0..3).for_each(|_| repeated.push(&[1.0, 4.0], 3.0, 1.0));
+        for delta in [1e9, 0.5] {
+            let [once, thrice] = [&counted, &repeated].map(|rows| rows.solve(delta, None));
+            let apart = once.iter().zip(&thrice).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max);
+            assert!(apart < 1e-9, "{once:?} and {thrice:?}");
+            assert!((counted.loss(&once, delta) - repeated.loss(&once, delta)).abs() < 1e-9);
+        }
     }
 
     #[test]

@@ -111,6 +111,11 @@ fn a_host_is_fitted_to_requests_over_known_passes() {
     near(price(&host, "host", "front_end_us"), 4150.0, 0.01);
     let fit: Value = serde_json::from_str(&text).unwrap();
     assert!(fit["all"]["mean_e2e"].as_f64().unwrap().abs() < 0.2, "{fit}");
+    // Each fifth of the time is predicted by a host that was fitted to the rest.
+    assert_eq!((fit["held_out"].as_array().unwrap().len(), &fit["latency_error"]["n"]), (5, &5.into()));
+    let error = |key: &str| fit["latency_error"][key].as_f64().unwrap();
+    assert!(error("tpot_p90") < 0.01 && error("tpot_mape") <= error("tpot_p90"), "{fit}");
+    assert!(host.contains("# Held out of the fit: TPOT ±"), "{host}");
     // The file is a configuration.
     let replay = ["replay", "--config", "host.toml", "--latency", "step:passes.toml", "--format", "json"];
     let lengths = ["--request-count", "1", "--input-tokens", "50", "--output-tokens", "3", "--quiet"];

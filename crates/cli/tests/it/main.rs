@@ -10,6 +10,7 @@ mod interrupt;
 mod known;
 mod kv_router;
 mod latency;
+mod latency_ops;
 mod oracle_bad;
 mod output;
 mod provenance;

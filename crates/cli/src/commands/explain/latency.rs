@@ -9,7 +9,7 @@ use clap::ValueHint;
 use serde_json::{Value, json};
 use servecast_engine::EngineType;
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, WeightType};
-use servecast_ops::{Composition, Ops, Part};
+use servecast_ops::{AttentionKernels, Composition, Ops, Part};
 use servecast_report::render_latency_page;
 
 use super::capacity::{engine, kv_type, weight_type};
@@ -51,6 +51,9 @@ pub(super) struct LatencyArgs {
     /// Version of the engine, for the choice of tables; the newest that was measured without it
     #[arg(long, value_name = "VERSION")]
     engine_version: Option<String>,
+    /// Whose kernels attention runs, for the choice of tables: auto for those that the engine takes by itself, or flashinfer
+    #[arg(long, value_name = "NAME", value_parser = attention_backend)]
+    attention_backend: Option<String>,
     /// Tokens that each decode attends to
     #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     context: u64,
@@ -60,6 +63,12 @@ pub(super) struct LatencyArgs {
     /// How to print it
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
+}
+
+fn attention_backend(text: &str) -> Result<String, String> {
+    AttentionKernels::by_name(text)
+        .map(|_| text.to_owned())
+        .ok_or_else(|| "expected auto or flashinfer".to_owned())
 }
 
 /// Requests that decode, and tokens of a prompt, for which times are shown.
@@ -113,6 +122,7 @@ fn options(args: &LatencyArgs) -> String {
     options.extend(args.dtype.map(|dtype| format!("dtype={}", dtype.name())));
     options.extend(args.kv_cache_dtype.map(|kv_type| format!("kv_dtype={}", kv_type.name())));
     options.extend(args.engine_version.as_ref().map(|version| format!("engine_version={version}")));
+    options.extend(args.attention_backend.as_ref().map(|backend| format!("attention={backend}")));
     options.join(",")
 }
 

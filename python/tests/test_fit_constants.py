@@ -159,3 +159,26 @@ def test_constants_are_what_the_table_gives(tmp_path: Path, binary_path: Path) -
     assert base * 1e3 == pytest.approx(known["front_end_us"], rel=0.03, abs=3000.0)
     assert slope * 1e3 == pytest.approx(known["front_end_us_per_1k_prompt_tokens"], abs=300.0)
     assert ttft_mape == pytest.approx(known["ttft_mape"], abs=1.0)
+
+
+def test_a_check_lets_pass_what_one_more_fit_would_move() -> None:
+    apart = load().apart
+    fit: dict[str, Any] = {
+        "schema": 1,
+        "front_end": {"vllm": {"us": 14000.0, "us_per_1k_prompt_tokens": 4000.0, "n": 380, "ttft_mape": 18.4}},
+        "factor": [{"family": "Llama", "factor": 0.965, "front_end_us": 9e3, "front_end_us_per_1k_prompt_tokens": 0.0}],
+    }
+
+    def other(**changes: Any) -> list[str]:
+        factor = fit["factor"][0] | changes
+        return list(apart(fit, fit | {"factor": [factor]}, "c"))
+
+    assert other(factor=0.967, front_end_us=6.5e3) == []
+    # A part of it may as well go by the length of the prompt.
+    assert other(front_end_us=4e3, front_end_us_per_1k_prompt_tokens=4e3) == []
+    assert other(factor=0.99) == ["c.factor[0].factor: 0.965 and 0.99"]
+    assert other(front_end_us=2e4) == ["c.factor[0].front_end_us: 9000 and 20000 with 1,000 prompt tokens"]
+    assert other(family="Kimi") == ["c.factor[0].family: Llama and Kimi"]
+    assert apart(fit, fit | {"factor": []}, "c") != []
+    assert apart(fit, fit | {"schema": 2}, "c") == ["c.schema: 1 and 2"]
+    assert apart(fit, {"schema": 1}, "c") == ["c: other keys"]

@@ -233,7 +233,7 @@ fn the_log_of_one_load_with_its_requests_predicts_all() {
     let text = live.fit(&["near-a.steps.csv.gz", "near-a.requests.jsonl.gz"]);
     assert!(text.contains("gap_us"), "{text}");
     // The prices that are known are off by 3.8 % for the last one.
-    let limits = [("serial-a", 4.0), ("half-a", 4.0), ("near-a", 4.0), ("over-a", 4.0), ("prefix-a", 5.5)];
+    let limits = [("serial-a", 4.0), ("half-a", 4.0), ("near-a", 4.0), ("over-a", 4.0), ("prefix-a", 4.0)];
     live.is_within(&limits);
     // The log alone is read as well, and says what it lacks.
     let text = live.sandbox.run(&["calibrate", &live.file("near-a.steps.csv.gz")]).success();
@@ -245,7 +245,9 @@ fn two_loads_of_a_noisy_server_predict_the_others() {
     let Some(live) = Live::new("real-compute", 128) else { return };
     live.fit(&["serial-c.requests.jsonl.gz", "near-c.requests.jsonl.gz"]);
     // Passes of one run are 5 to 8 % longer than those of another, whatever is in them: half-c was the fastest.
-    live.is_within(&[("serial-c", 3.0), ("half-c", 8.0), ("near-c", 3.0), ("prefix-c", 10.0)]);
+    live.is_within(&[("serial-c", 3.0), ("half-c", 6.0), ("near-c", 3.0), ("prefix-c", 10.0)]);
+    live.fit(&["serial-a.requests.jsonl.gz", "near-a.requests.jsonl.gz"]);
+    live.is_within(&[("serial-a", 3.0), ("half-a", 6.0), ("near-a", 3.0), ("prefix-a", 10.0)]);
 }
 
 #[test]

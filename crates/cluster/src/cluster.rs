@@ -169,8 +169,7 @@ impl Cluster {
     ) -> Result<RequestId, RunError> {
         let id = self.recorder.arrive(arrival.origin, now);
         let tokens = arrival.prompt.tokens();
-        let refused =
-            self.pools.iter().find_map(|pool| pool.workers[0].engine.config().check_request(tokens).err());
+        let refused = self.pools.iter().find_map(|pool| pool.check_request(tokens).err());
         if let Some(reason) = refused {
             self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
             return Ok(id);

@@ -9,15 +9,34 @@ use crate::{ClusterError, LoadMode};
 /// Most workers of a pool.
 pub const MAX_WORKERS: u32 = 100_000;
 
-/// A pool of equal workers.
+/// A pool of workers.
 #[derive(Debug, Clone)]
 pub(crate) struct PoolConfig {
     /// What it is for.
     pub(crate) role: Role,
-    /// How many workers it has.
+    /// Its workers, in order of their numbers; there is one group at least.
+    pub(crate) groups: Vec<WorkerGroup>,
+}
+
+/// Equal workers of a pool.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerGroup {
+    /// How many.
     pub(crate) workers: u32,
     /// Each of them.
     pub(crate) engine: EngineConfig,
+}
+
+impl PoolConfig {
+    /// The engine of each worker.
+    pub(crate) fn engines(&self) -> impl Iterator<Item = &EngineConfig> {
+        self.groups.iter().flat_map(|group| (0..group.workers).map(|_| &group.engine))
+    }
+
+    /// Tokens of a KV block, of all workers.
+    pub(crate) fn block_size(&self) -> u32 {
+        self.groups[0].engine.block_size()
+    }
 }
 
 /// The pools of a deployment.
@@ -43,7 +62,15 @@ pub struct PoolEngine<'a> {
 impl Topology {
     /// One pool whose workers do prompt and output.
     pub fn aggregated(engine: PoolEngine<'_>) -> Result<Self, ClusterError> {
-        let pool = pool(Role::Aggregated, "num_workers", engine)?;
+        Self::mixed(&[engine])
+    }
+
+    /// One pool of several groups of workers that do prompt and output: different GPUs, or settings.
+    ///
+    /// All have the same `block_size`, by which routers know what is cached, and the same front end, which a request
+    /// passes before its worker is chosen.
+    pub fn mixed(engines: &[PoolEngine<'_>]) -> Result<Self, ClusterError> {
+        let pool = pool(Role::Aggregated, "num_workers", engines)?;
         Ok(Self { pools: vec![pool], handoff: None })
     }
 
@@ -55,37 +82,54 @@ impl Topology {
         }
         let handoff = Handoff::new(prefill.args, decode.args)?;
         let pools = vec![
-            pool(Role::Prefill, "num_prefill_workers", prefill)?,
-            pool(Role::Decode, "num_decode_workers", decode)?,
+            pool(Role::Prefill, "num_prefill_workers", &[prefill])?,
+            pool(Role::Decode, "num_decode_workers", &[decode])?,
         ];
         Ok(Self { pools, handoff: Some(handoff) })
     }
 
     /// The host of the first pool, which requests come to.
     pub(crate) fn front_host(&self) -> Host {
-        self.pools.first().map_or(Host::NONE, |pool| pool.engine.host())
+        self.pools.first().map_or(Host::NONE, |pool| pool.groups[0].engine.host())
+    }
+
+    /// Role, number of workers and engine of each group of workers, in the order in which a request meets them.
+    pub fn groups(&self) -> impl Iterator<Item = (Role, u32, &EngineConfig)> {
+        let groups = self.pools.iter().flat_map(move |pool| {
+            let role = pool.role;
+            pool.groups.iter().map(move |group| (role, group))
+        });
+        groups.map(|(role, group)| (role, group.workers, &group.engine))
     }
 }
 
-impl Topology {
-    /// Each pool's role, number of workers and engine, in the order in which a request meets them.
-    pub fn pools(&self) -> impl Iterator<Item = (Role, u32, &EngineConfig)> {
-        self.pools.iter().map(|pool| (pool.role, pool.workers, &pool.engine))
-    }
-}
-
-fn pool(role: Role, key: &'static str, engine: PoolEngine<'_>) -> Result<PoolConfig, ClusterError> {
-    let PoolEngine { workers, config, .. } = engine;
-    if workers == 0 {
+fn pool(role: Role, key: &'static str, engines: &[PoolEngine<'_>]) -> Result<PoolConfig, ClusterError> {
+    let workers = engines.iter().fold(0, |sum: u32, engine| sum.saturating_add(engine.workers));
+    if workers == 0 || engines.iter().any(|engine| engine.workers == 0) {
         return Err(ClusterError::NoWorkers { key });
     }
     if workers > MAX_WORKERS {
         return Err(ClusterError::TooManyWorkers { key, workers, most: MAX_WORKERS });
     }
-    match config.worker_type() {
-        Some(found) if found != role => Err(ClusterError::WorkerType { pool: role, found }),
-        _ => Ok(PoolConfig { role, workers, engine: config.clone() }),
+    let first = engines[0].config;
+    for PoolEngine { config, .. } in engines {
+        if let Some(found) = config.worker_type().filter(|&found| found != role) {
+            return Err(ClusterError::WorkerType { pool: role, found });
+        }
+        let sizes = [first.block_size(), config.block_size()];
+        if sizes[0] != sizes[1] {
+            return Err(ClusterError::MixedBlockSizes { sizes });
+        }
+        let (one, other) = (first.host(), config.host());
+        if (one.front_end_us, one.front_end_us_per_1k_prompt_tokens)
+            != (other.front_end_us, other.front_end_us_per_1k_prompt_tokens)
+        {
+            return Err(ClusterError::MixedFrontEnds);
+        }
     }
+    let group =
+        |engine: &PoolEngine<'_>| WorkerGroup { workers: engine.workers, engine: engine.config.clone() };
+    Ok(PoolConfig { role, groups: engines.iter().map(group).collect() })
 }
 
 /// How a deployment is simulated.

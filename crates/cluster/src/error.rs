@@ -33,6 +33,13 @@ pub enum ClusterError {
         /// Of the decode engine.
         decode: u32,
     },
+    /// Workers of one pool whose blocks routers could not compare.
+    MixedBlockSizes {
+        /// Of two of them.
+        sizes: [u32; 2],
+    },
+    /// Workers of one pool behind different front ends.
+    MixedFrontEnds,
     /// Both engines say what a hand-off costs, and say different things.
     Handoff {
         /// The setting.
@@ -69,6 +76,15 @@ impl From<&ClusterError> for Message {
                 "{block_size} is {} for prefill and {} for decode, but both pools need the same",
                 *prefill,
                 *decode
+            ),
+            ClusterError::MixedBlockSizes { sizes: [one, other] } => message!(
+                "{block_size} is {} for some workers of a pool and {} for others, but all need the same",
+                *one,
+                *other
+            ),
+            ClusterError::MixedFrontEnds => message!(
+                "{front_end_us} or {front_end_us_per_1k_prompt_tokens} differ among the workers of a pool, but a \
+                 request passes the front end before its worker is chosen"
             ),
             ClusterError::Handoff { key, prefill, decode } => message!(
                 "{} is {} for prefill and {} for decode: give it once, or the same value twice",

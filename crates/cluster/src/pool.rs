@@ -3,13 +3,13 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{EngineRequest, EngineTracing};
+use servecast_engine::{EngineConfig, EngineRequest, EngineTracing, Rejection};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, KvEvent, RequestId, Role, Seed, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::{PoolConfig, SimulationOptions};
-use crate::routing::{self, Candidate, KvPool, KvRouting, Pick, RouterMode};
+use crate::routing::{self, Candidate, KvRouting, Pick, RouterMode};
 use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
@@ -20,6 +20,8 @@ pub(crate) struct Pool {
     tracing: EngineTracing,
     /// Its workers as a policy sees them.
     candidates: Vec<Candidate>,
+    /// The engine of each of its groups of equal workers.
+    kinds: Vec<EngineConfig>,
     pub(crate) routing: Routing,
     /// Whether others act on whatever its workers do, as soon as they do it.
     pub(crate) always_watched: bool,
@@ -73,17 +75,10 @@ impl Routing {
 impl Pool {
     /// `number` keeps the random streams of pools apart.
     pub(crate) fn new(config: &PoolConfig, number: u64, options: &SimulationOptions) -> Self {
-        let workers = config.workers as usize;
-        let block_size = config.engine.block_size();
+        let block_size = config.block_size();
         let seed = Seed(options.seed).stream(number + 1);
         let routing = if options.router.mode == RouterMode::KvRouter {
-            let pool = KvPool {
-                role: config.role,
-                workers: config.workers,
-                block_size,
-                max_num_batched_tokens: config.engine.max_num_batched_tokens(),
-            };
-            let router = KvRouting::new(&options.router.kv, pool, seed, options.record_routing);
+            let router = KvRouting::new(&options.router.kv, config, seed, options.record_routing);
             Routing::Kv(Box::new(router), FxHashMap::default())
         } else {
             Routing::Policy(routing::policy(&options.router, block_size, seed))
@@ -98,9 +93,10 @@ impl Pool {
         };
         let mut pool = Self {
             role: config.role,
-            workers: (0..workers).map(|_| Worker::new(config.engine.clone(), tracing)).collect(),
+            workers: config.engines().map(|engine| Worker::new(engine.clone(), tracing)).collect(),
             tracing,
-            candidates: (0..config.workers).map(candidate).collect(),
+            candidates: (0..).zip(config.engines()).map(|(worker, _)| candidate(worker)).collect(),
+            kinds: config.groups.iter().map(|group| group.engine.clone()).collect(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
             lagging: BinaryHeap::new(),
@@ -135,6 +131,23 @@ impl Pool {
         }
     }
 
+    /// Why none of its workers can ever serve a prompt of so many tokens, if that is so.
+    pub(crate) fn check_request(&self, tokens: u32) -> Result<(), Rejection> {
+        let mut checks = self.kinds.iter().map(|kind| kind.check_request(tokens));
+        let first = checks.next().unwrap_or(Ok(()));
+        if first.is_ok() || checks.any(|check| check.is_ok()) { Ok(()) } else { first }
+    }
+
+    /// The workers that can serve a prompt of so many tokens, if not all of them can.
+    fn some_workers(&self, tokens: u32) -> Option<Vec<WorkerId>> {
+        if self.kinds.len() == 1 || self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok()) {
+            return None;
+        }
+        let fits = |worker: &Worker| worker.engine.config().check_request(tokens).is_ok();
+        let workers = (0..).map(WorkerId).zip(&self.workers);
+        Some(workers.filter(|(_, worker)| fits(worker)).map(|(number, _)| number).collect())
+    }
+
     /// Takes a request in and chooses its worker, unless it has to wait; `forced` overrules the choice.
     pub(crate) fn route(
         &mut self,
@@ -142,15 +155,24 @@ impl Pool {
         forced: Option<WorkerId>,
         now: Time,
     ) -> Dispatches {
+        let some = self.some_workers(request.prompt.tokens());
         match &mut self.routing {
             Routing::Policy(policy) => {
-                let choice = policy.pick(&request.prompt, &self.candidates);
-                let worker = forced.unwrap_or(self.candidates[choice].worker);
+                let picked = match some {
+                    None => self.candidates[policy.pick(&request.prompt, &self.candidates)].worker,
+                    Some(workers) => {
+                        let of = |worker: &WorkerId| self.candidates[worker.index()];
+                        let some: Vec<Candidate> = workers.iter().map(of).collect();
+                        some[policy.pick(&request.prompt, &some)].worker
+                    }
+                };
+                let worker = forced.unwrap_or(picked);
                 self.candidates[worker.index()].in_flight += 1;
                 smallvec![Dispatch { request, worker, arrived: now, admission: None }]
             }
             Routing::Kv(router, parked) => {
-                let description = router.describe(&request);
+                let mut description = router.describe(&request);
+                description.allowed = some.map(|workers| workers.iter().map(|worker| worker.0).collect());
                 parked.insert(request.id, (request, now));
                 let admitted = router.route(description, forced, now);
                 self.unpark(admitted)

@@ -1,11 +1,11 @@
 //! Turns what engines do into the records of requests and pools.
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Decodes, Iteration, LastIteration, Transfer};
+use servecast_engine::{Decodes, EngineConfig, Iteration, LastIteration, Transfer};
 use servecast_latency::Host;
 use servecast_record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord, TokenGaps,
-    WorkerTotals,
+    WorkerLimits, WorkerTotals,
 };
 use servecast_types::{Duration, PoolId, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
@@ -36,15 +36,14 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// A recorder for pools.
     pub(crate) fn new<'a>(pools: impl Iterator<Item = &'a PoolConfig> + Clone) -> Self {
-        let last = pools.clone().last().filter(|last| last.engine.host() != Host::NONE);
-        let delivery =
-            last.map_or_else(Vec::new, |last| vec![Delivery::new(last.engine.host()); last.workers as usize]);
+        let shows_time = |last: &&PoolConfig| last.engines().any(|engine| engine.host() != Host::NONE);
+        let last = pools.clone().last().filter(shows_time);
+        let delivery = last.map(|last| last.engines().map(|engine| Delivery::new(engine.host())).collect());
         let pool = |config: &PoolConfig| PoolRecord {
             role: config.role,
-            max_num_seqs: config.engine.max_num_seqs(),
-            usable_blocks: config.engine.usable_blocks(),
             totals: PoolTotals::default(),
-            workers: vec![WorkerTotals::default(); config.workers as usize],
+            workers: config.engines().map(|_| WorkerTotals::default()).collect(),
+            limits: config.engines().map(limits).collect(),
         };
         Self {
             requests: Vec::new(),
@@ -52,7 +51,7 @@ impl Recorder {
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
             pools: pools.map(pool).collect(),
-            delivery,
+            delivery: delivery.unwrap_or_default(),
             ended_next: Vec::new(),
             readmitted: FxHashMap::default(),
         }
@@ -118,14 +117,15 @@ impl Recorder {
         iteration: &Iteration,
     ) {
         let place = worker;
-        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool.index()];
+        let PoolRecord { totals, workers, limits, .. } = &mut self.pools[pool.index()];
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
         let worker = &mut workers[worker.index()];
         worker.busy_ns += iteration.end.since(iteration.start).as_ns();
         if iteration.num_scheduled() > 0 {
-            let blocks = usable_blocks.saturating_sub(iteration.free_blocks_after_schedule);
+            let usable = limits[place.index()].usable_blocks;
+            let blocks = usable.saturating_sub(iteration.free_blocks_after_schedule);
             worker.computed(iteration.num_scheduled(), blocks, iteration.end.since(iteration.start));
         }
         for admitted in &iteration.admitted {
@@ -185,10 +185,10 @@ impl Recorder {
     /// Iterations ended in which each running request got a token, as each did when they began.
     pub(crate) fn decoded(&mut self, pool: PoolId, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
         let (count, requests) = (decodes.count(), decodes.requests);
-        let PoolRecord { totals, workers, usable_blocks, .. } = &mut self.pools[pool.index()];
+        let PoolRecord { totals, workers, limits, .. } = &mut self.pools[pool.index()];
         totals.iterations += count;
         totals.computed_tokens += count * requests;
-        add_decodes(&mut workers[worker.index()], decodes, *usable_blocks);
+        add_decodes(&mut workers[worker.index()], decodes, limits[worker.index()].usable_blocks);
         if !last_stage {
             return;
         }
@@ -330,6 +330,10 @@ fn add_decodes(totals: &mut WorkerTotals, decodes: &Decodes, usable: u32) {
         totals.block_ns += decodes.taken_block_ns();
         totals.peak_blocks = totals.peak_blocks.max(usable.saturating_sub(decodes.free_blocks_after()));
     }
+}
+
+fn limits(engine: &EngineConfig) -> WorkerLimits {
+    WorkerLimits { max_num_seqs: engine.max_num_seqs(), usable_blocks: engine.usable_blocks() }
 }
 
 /// Checks that the times of a request are in order and its tokens add up; says what does not hold.

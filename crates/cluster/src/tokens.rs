@@ -3,6 +3,7 @@
 use servecast_engine::{Decodes, Iteration};
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
+use crate::config::PoolConfig;
 use crate::{CaughtUp, Delivery, Topology};
 
 /// Notes when tokens reach users, for an observer that wants [`Detail::Tokens`](crate::Detail::Tokens) and hands on what
@@ -31,9 +32,8 @@ impl TokenLog {
     /// For a run of a deployment.
     pub fn new(topology: &Topology) -> Self {
         let log = |host| WorkerLog { delivery: Delivery::new(host), passes: Vec::new(), ending: Vec::new() };
-        let last = topology.pools().last();
-        let workers =
-            last.map_or_else(Vec::new, |(_, workers, engine)| vec![log(engine.host()); workers as usize]);
+        let last = topology.pools.last().into_iter();
+        let workers = last.flat_map(PoolConfig::engines).map(|engine| log(engine.host())).collect();
         Self { workers, times: Vec::new() }
     }
 

@@ -13,5 +13,5 @@ pub use breakdown::TtftBreakdown;
 pub use gaps::{MOST_DISTINCT_GAPS, TokenGaps};
 pub use run::{
     PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord,
-    WorkerTotals,
+    WorkerLimits, WorkerTotals,
 };

@@ -158,14 +158,29 @@ impl WorkerTotals {
 pub struct PoolRecord {
     /// What it is for.
     pub role: Role,
-    /// Most requests that run on a worker at a time, if there is a limit.
-    pub max_num_seqs: Option<u32>,
-    /// KV blocks of a worker that requests can have.
-    pub usable_blocks: u32,
     /// Sums over its iterations.
     pub totals: PoolTotals,
     /// By worker number.
     pub workers: Vec<WorkerTotals>,
+    /// By worker number.
+    pub limits: Vec<WorkerLimits>,
+}
+
+/// What a worker can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerLimits {
+    /// Most requests that run on it at a time, if there is a limit.
+    pub max_num_seqs: Option<u32>,
+    /// KV blocks that requests can have.
+    pub usable_blocks: u32,
+}
+
+impl PoolRecord {
+    /// What each of its workers can hold, if that is the same for all.
+    pub fn common_limits(&self) -> Option<WorkerLimits> {
+        let first = *self.limits.first()?;
+        self.limits.iter().all(|limits| *limits == first).then_some(first)
+    }
 }
 
 /// Everything that a run recorded.

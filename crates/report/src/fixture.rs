@@ -9,7 +9,7 @@
 
 use servecast_record::{
     PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
-    WorkerTotals,
+    WorkerLimits, WorkerTotals,
 };
 use servecast_types::{Duration, Role, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
@@ -27,8 +27,6 @@ pub(crate) fn run() -> RunRecord {
     // While workers were in iterations, they had two requests, which held a quarter of the blocks, and once the half.
     let pool = |role, totals: [u64; 3], busy_ms: &[u64]| PoolRecord {
         role,
-        max_num_seqs: (role != Role::Prefill).then_some(8),
-        usable_blocks: 100,
         totals: PoolTotals { iterations: totals[0], computed_tokens: totals[1], preemptions: totals[2] },
         workers: busy_ms
             .iter()
@@ -41,6 +39,10 @@ pub(crate) fn run() -> RunRecord {
                 peak_blocks: 50,
             })
             .collect(),
+        limits: vec![
+            WorkerLimits { max_num_seqs: (role != Role::Prefill).then_some(8), usable_blocks: 100 };
+            busy_ms.len()
+        ],
     };
     let pools = vec![
         pool(Role::Aggregated, [5, 439, 1], &[85]),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use servecast_record::{
-    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerTotals,
+    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerLimits, WorkerTotals,
 };
 use servecast_types::Duration;
 
@@ -198,15 +198,19 @@ fn pool_report(pool: &PoolRecord, duration: Option<Duration>) -> PoolReport {
     };
     let busy_ns: u64 = pool.workers.iter().map(|worker| worker.busy_ns).sum();
     // Averages over the time in iterations.
-    let blocks = f64::from(pool.usable_blocks.max(1));
     let average = |sum_ns: u128, busy_ns: u64| (busy_ns > 0).then(|| sum_ns as f64 / busy_ns as f64);
     let all = |of: fn(&WorkerTotals) -> u128| average(pool.workers.iter().map(of).sum(), busy_ns);
-    let of_workers = |of: fn(&WorkerTotals) -> u128, unit: f64| {
-        let averages = pool.workers.iter().filter_map(|worker| average(of(worker), worker.busy_ns));
-        Spread::of(averages.map(|average| average / unit))
+    let workers = || pool.workers.iter().zip(&pool.limits);
+    let blocks = |limits: &WorkerLimits| f64::from(limits.usable_blocks.max(1));
+    let of_workers = |of: fn(&WorkerTotals) -> u128, unit: &dyn Fn(&WorkerLimits) -> f64| {
+        Spread::of(workers().filter_map(|(worker, limits)| {
+            average(of(worker), worker.busy_ns).map(|average| average / unit(limits))
+        }))
     };
     let mean_batch_size = all(|worker| worker.request_ns);
-    let most_blocks = pool.workers.iter().map(|worker| worker.peak_blocks).max().unwrap_or(0);
+    let has_seats = pool.limits.iter().all(|limits| limits.max_num_seqs.is_some());
+    let seats = |limits: &WorkerLimits| limits.max_num_seqs.map_or(f64::INFINITY, f64::from);
+    let peak = workers().map(|(worker, limits)| f64::from(worker.peak_blocks) / blocks(limits));
     PoolReport {
         pool: name(pool.role),
         workers: pool.workers.len() as u32,
@@ -215,16 +219,35 @@ fn pool_report(pool: &PoolRecord, duration: Option<Duration>) -> PoolReport {
         preemptions,
         utilization: duration_ns.map(|ns| share(busy_ns, ns) / pool.workers.len().max(1) as f64),
         mean_batch_size,
-        max_num_seqs: pool.max_num_seqs,
-        batch_occupancy: mean_batch_size.zip(pool.max_num_seqs).map(|(mean, most)| mean / f64::from(most)),
-        kv_usage: all(|worker| worker.block_ns).map(|mean| mean / blocks),
-        peak_kv_usage: (iterations > 0).then(|| f64::from(most_blocks) / blocks),
+        max_num_seqs: pool.common_limits().and_then(|limits| limits.max_num_seqs),
+        batch_occupancy: share_held(pool, |worker| worker.request_ns, &seats).filter(|_| has_seats),
+        kv_usage: share_held(pool, |worker| worker.block_ns, &blocks),
+        peak_kv_usage: (iterations > 0).then(|| peak.fold(0.0, f64::max)),
         requests_per_worker: spread(&|worker| worker.requests as f64),
         reused_tokens_per_worker: spread(&|worker| worker.reused_tokens as f64),
         utilization_per_worker: duration_ns.map(|ns| spread(&|worker| share(worker.busy_ns, ns))),
-        mean_batch_size_per_worker: of_workers(|worker| worker.request_ns, 1.0),
-        kv_usage_per_worker: of_workers(|worker| worker.block_ns, blocks),
+        mean_batch_size_per_worker: of_workers(|worker| worker.request_ns, &|_| 1.0),
+        kv_usage_per_worker: of_workers(|worker| worker.block_ns, &blocks),
     }
+}
+
+/// How much of what workers can hold they held on average while they were in iterations; of workers that differ, the
+/// share of all that they could have held then.
+fn share_held(
+    pool: &PoolRecord,
+    held: fn(&WorkerTotals) -> u128,
+    room: &dyn Fn(&WorkerLimits) -> f64,
+) -> Option<f64> {
+    let busy_ns: u64 = pool.workers.iter().map(|worker| worker.busy_ns).sum();
+    let sum = pool.workers.iter().map(held).sum::<u128>() as f64;
+    if busy_ns == 0 {
+        return None;
+    }
+    if let Some(limits) = pool.common_limits() {
+        return Some(sum / busy_ns as f64 / room(&limits));
+    }
+    let workers = pool.workers.iter().zip(&pool.limits);
+    Some(sum / workers.map(|(worker, limits)| worker.busy_ns as f64 * room(limits)).sum::<f64>())
 }
 
 /// The name under which a unit variant is serialised. Reports hold names as text, so that one written by a

@@ -245,7 +245,7 @@ impl Follower {
 
 /// Keeps what the workers of a deployment do.
 fn watch(topology: &Topology) -> Activity {
-    Activity::new(topology.pools().map(|(role, workers, engine)| PoolSize {
+    Activity::new(topology.groups().map(|(role, workers, engine)| PoolSize {
         role,
         workers,
         blocks: engine.usable_blocks(),

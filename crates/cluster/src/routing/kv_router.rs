@@ -5,9 +5,10 @@ use std::sync::Arc;
 use servecast_engine::EngineRequest;
 use servecast_router::standalone::WorkerRole;
 use servecast_router::{Admission, Decision, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
-use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Role, Seed, Time, WorkerId};
+use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Seed, Time, WorkerId};
 
 use super::reports::Reports;
+use crate::config::PoolConfig;
 
 /// A KV-aware router and what is on its way to it.
 #[derive(Debug)]
@@ -43,15 +44,6 @@ enum Fact {
     Left,
 }
 
-/// What a pool has to tell its router of itself.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct KvPool {
-    pub(crate) role: Role,
-    pub(crate) workers: u32,
-    pub(crate) block_size: u32,
-    pub(crate) max_num_batched_tokens: Option<u32>,
-}
-
 /// How the KV-aware router is set up, for all pools.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KvRouterOptions {
@@ -62,15 +54,15 @@ pub struct KvRouterOptions {
 }
 
 impl KvRouting {
-    pub(crate) fn new(options: &KvRouterOptions, pool: KvPool, seed: Seed, record_terms: bool) -> Self {
+    pub(crate) fn new(options: &KvRouterOptions, pool: &PoolConfig, seed: Seed, record_terms: bool) -> Self {
         let settings = WorkerRole::serving(pool.role).settings(&options.settings);
         let tracks_output = settings.track_output_blocks();
-        let mut router = Router::new(settings, pool.block_size, seed.0);
+        let mut router = Router::new(settings, pool.block_size(), seed.0);
         if record_terms {
             router = router.record_terms();
         }
-        for worker in 0..pool.workers {
-            let info = RankInfo { max_num_batched_tokens: pool.max_num_batched_tokens };
+        for (worker, engine) in (0..).zip(pool.engines()) {
+            let info = RankInfo { max_num_batched_tokens: engine.max_num_batched_tokens() };
             let admitted = router.add_rank(Rank::of_worker(WorkerId(worker)), info, Time::ZERO);
             debug_assert!(admitted.is_empty(), "nobody waits yet");
         }
@@ -78,7 +70,7 @@ impl KvRouting {
         Self {
             router,
             stage: Stage::of(pool.role),
-            block_size: pool.block_size,
+            block_size: pool.block_size(),
             tracks_output,
             reports: Reports::default(),
             event_delay,

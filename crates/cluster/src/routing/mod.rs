@@ -19,7 +19,7 @@ use servecast_router::KvRouterConfig;
 use servecast_types::{ContentNames, Duration, Prompt, Seed, WorkerId};
 
 pub use kv_router::KvRouterOptions;
-pub(crate) use kv_router::{KvPool, KvRouting};
+pub(crate) use kv_router::KvRouting;
 use least_loaded::LeastLoaded;
 use power_of_two::PowerOfTwo;
 use prefix_hash::PrefixHash;
@@ -84,11 +84,11 @@ pub struct Candidate {
 /// The same calls give the same picks: whoever draws at random does so from a seed of its own.
 pub trait Pick: fmt::Debug + Send {
     /// The position among `candidates` of the worker for the next request. Candidates are in order of their numbers, and
-    /// there is one at least.
+    /// there is one at least; of workers that differ, only those that can serve the request are candidates.
     fn pick(&mut self, prompt: &Prompt, candidates: &[Candidate]) -> usize;
 
-    /// There are other candidates than before; called before the first pick, too.
-    fn workers_changed(&mut self, _candidates: &[Candidate]) {}
+    /// There are other workers than before; called before the first pick, too.
+    fn workers_changed(&mut self, _workers: &[Candidate]) {}
 
     /// Whether it looks at what candidates have to do. Workers behind one that does not [lag](crate::Cluster) more, which
     /// costs less.

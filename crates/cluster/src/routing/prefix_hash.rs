@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash};
+use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash, WorkerId};
 
 use super::least_loaded::LeastLoaded;
 use super::{Candidate, Pick};
@@ -18,8 +18,8 @@ const LOAD_FACTOR: f64 = 1.25;
 /// Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads" (2018).
 #[derive(Debug)]
 pub(crate) struct PrefixHash {
-    /// Places in order of their position, and whose they are among the candidates.
-    ring: Vec<(u64, usize)>,
+    /// Places in order of their position.
+    ring: Vec<(u64, WorkerId)>,
     blocks: u32,
     block_size: u32,
     fallback: LeastLoaded,
@@ -50,13 +50,14 @@ impl Pick for PrefixHash {
         let most = (LOAD_FACTOR * (total + 1) as f64 / candidates.len() as f64).ceil() as u32;
         let start = self.ring.partition_point(|&(position, _)| position < prefix);
         let clockwise = self.ring[start..].iter().chain(&self.ring[..start]);
-        let free = clockwise.map(|&(_, index)| index).find(|&index| candidates[index].in_flight < most);
+        let is_free = |&index: &usize| candidates[index].in_flight < most;
+        let free = clockwise.filter_map(|&(_, worker)| position(candidates, worker)).find(is_free);
         free.unwrap_or_else(|| self.fallback.pick(prompt, candidates))
     }
 
-    fn workers_changed(&mut self, candidates: &[Candidate]) {
-        let places = candidates.iter().enumerate().flat_map(|(index, candidate)| {
-            (0..PLACES).map(move |place| (mix(u64::from(candidate.worker.0) << 32 | place), index))
+    fn workers_changed(&mut self, workers: &[Candidate]) {
+        let places = workers.iter().flat_map(|&Candidate { worker, .. }| {
+            (0..PLACES).map(move |place| (mix(u64::from(worker.0) << 32 | place), worker))
         });
         self.ring = places.collect();
         self.ring.sort_unstable();
@@ -64,6 +65,14 @@ impl Pick for PrefixHash {
 
     fn name_contents(&mut self, names: &Arc<ContentNames>) {
         self.names = Arc::clone(names);
+    }
+}
+
+/// Where a worker is among candidates, if it is one: mostly all workers are, and at the position of their number.
+fn position(candidates: &[Candidate], worker: WorkerId) -> Option<usize> {
+    match candidates.get(worker.index()) {
+        Some(candidate) if candidate.worker == worker => Some(worker.index()),
+        _ => candidates.binary_search_by_key(&worker, |candidate| candidate.worker).ok(),
     }
 }
 

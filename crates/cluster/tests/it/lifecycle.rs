@@ -251,7 +251,8 @@ fn batches_and_blocks_in_use_are_weighted_by_the_time_in_iterations() {
         let options = SimulationOptions { plain, ..SimulationOptions::default() };
         let record = run(&aggregated(1, &engine(json!({"max_num_seqs": 8}))), &rows, options);
         let pool = &record.pools[0];
-        assert_eq!((pool.max_num_seqs, pool.usable_blocks), (Some(8), 64));
+        let limits = pool.common_limits().unwrap();
+        assert_eq!((limits.max_num_seqs, limits.usable_blocks), (Some(8), 64));
         let worker = pool.workers[0];
         assert_eq!(worker.busy_ns, 1_640_000 + 4 * 1_020_000);
         assert_eq!(worker.request_ns, 2 * u128::from(worker.busy_ns));

@@ -5,7 +5,7 @@ use servecast_cluster::{
     Candidate, Pick, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::{EngineArgs, EngineConfig};
-use servecast_record::RunRecord;
+use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::{Prompt, Time};
 use servecast_workload::{Load, TraceRow, Workload};
 
@@ -220,4 +220,63 @@ fn a_policy_of_ones_own_sees_who_has_what() {
     let workers: Vec<u32> = record.requests.iter().map(|request| request.stages[0].worker.0).collect();
     // The first three come to one worker each; line 2 takes 1.7 ms, the others 1.2, so two are free at 1.4 ms.
     assert_eq!(workers, [2, 1, 0, 2, 2]);
+}
+
+/// A pool of two kinds of workers, 0 and 1 of which have 4 blocks and 2 has 40.
+fn mixed() -> Topology {
+    let (small, large) = (engine_with(4), engine_with(40));
+    let group = |workers, (args, config): &(EngineArgs, EngineConfig)| -> PoolEngine<'static> {
+        let (args, config) = (Box::leak(Box::new(args.clone())), Box::leak(Box::new(config.clone())));
+        PoolEngine { workers, args, config }
+    };
+    Topology::mixed(&[group(2, &small), group(1, &large)]).unwrap()
+}
+
+#[test]
+fn workers_of_one_pool_may_differ() {
+    // Lines 2 and 4 fit the large worker only, line 6 no worker.
+    let lengths = [100, 1000, 100, 1000, 100, 3000, 100];
+    let rows: Vec<TraceRow> =
+        (1..).zip(lengths).map(|(line, length)| row(line, line as f64, 100 * line, length, 2)).collect();
+    for mode in [
+        RouterMode::RoundRobin,
+        RouterMode::Random,
+        RouterMode::LeastLoaded,
+        RouterMode::PowerOfTwo,
+        RouterMode::PrefixHash,
+        RouterMode::KvRouter,
+    ] {
+        let record = run(&mixed(), &rows, mode, 1);
+        let served: Vec<bool> = record.requests.iter().map(RequestRecord::is_finished).collect();
+        assert_eq!(served, [true, true, true, true, true, false, true], "{mode:?}");
+        for line in [1, 3] {
+            assert_eq!(record.requests[line].stages[0].worker.0, 2, "{mode:?}: only there it fits");
+        }
+        let [pool] = &record.pools[..] else { panic!("one pool") };
+        let usable: Vec<u32> = pool.limits.iter().map(|limits| limits.usable_blocks).collect();
+        // One block of vLLM's pool is never given out.
+        assert_eq!((usable, pool.common_limits()), (vec![3, 3, 39], None));
+        let peaks: Vec<u32> = pool.workers.iter().map(|worker| worker.peak_blocks).collect();
+        assert!(peaks[0] <= 3 && peaks[1] <= 3 && peaks[2] >= 16, "{mode:?}: {peaks:?}");
+    }
+}
+
+#[test]
+fn workers_of_one_pool_have_blocks_of_one_size_and_one_front_end() {
+    let kind = |settings: serde_json::Value| {
+        let args = EngineArgs::from_json(settings).unwrap();
+        let config = args.validate(None).unwrap();
+        (args, config)
+    };
+    let refused = |settings| {
+        let (one, other) = (kind(json!({"block_size": 64})), kind(settings));
+        let group = |(args, config)| PoolEngine { workers: 1, args, config };
+        Topology::mixed(&[group((&one.0, &one.1)), group((&other.0, &other.1))]).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(json!({"block_size": 16})),
+        "`block_size` is 64 for some workers of a pool and 16 for others, but all need the same"
+    );
+    let front_end = refused(json!({"block_size": 64, "host": {"front_end_us": 5.0}}));
+    assert!(front_end.contains("`front_end_us`"), "{front_end}");
 }

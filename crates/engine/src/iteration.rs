@@ -18,7 +18,7 @@ pub struct Iteration {
     /// Requests that computed something.
     pub scheduled: Vec<Scheduled>,
     /// Requests that got a token besides, each as in the iteration before, and are in none of the lists; they came before
-    /// those that are. Only if the engine [takes decodes together](crate::EngineTracing::stretches).
+    /// those that are, unless one of these was computed in the iteration before, too. Only if the engine [takes decodes together](crate::EngineTracing::stretches).
     pub decoded: u64,
     /// Requests of `scheduled` that left the waiting queue, with the tokens that they did not have to compute.
     pub admitted: Vec<Admitted>,
@@ -203,7 +203,9 @@ impl Iteration {
 /// Iterations one after the other in which the same requests got a token each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decodes<'a> {
-    /// When the first of them began.
+    /// When the first of them was decided.
+    pub scheduled_at: Time,
+    /// When it began.
     pub start: Time,
     /// When each of them ended; not empty.
     pub ends: &'a [Time],

@@ -42,6 +42,7 @@
 mod args;
 mod args_json;
 mod config;
+mod decodes_on;
 mod engine;
 mod error;
 mod graphs;

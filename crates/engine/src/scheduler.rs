@@ -1,9 +1,10 @@
 use servecast_types::{RequestId, Time};
 
+use crate::decodes_on::{Ahead, Changes, DecodesOn};
 use crate::engine::EngineTracing;
 use crate::iteration::Iteration;
 use crate::step::Step;
-use crate::stretch::{Ahead, Changes, DecodesOn, Stretch};
+use crate::stretch::Stretch;
 use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
 
 /// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
@@ -46,8 +47,8 @@ impl Scheduler {
         each!(self, scheduler => scheduler.schedule(now, step));
     }
 
-    pub(crate) fn update(&mut self, step: &mut Step) {
-        each!(self, scheduler => scheduler.update(step));
+    pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
+        each!(self, scheduler => scheduler.update(step, changes));
     }
 
     pub(crate) fn release(&mut self, request: RequestId, end: Time, now: Time) {
@@ -133,12 +134,20 @@ impl DecodesOn for Scheduler {
         each!(self, scheduler => scheduler.goes_on())
     }
 
-    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead {
-        each!(self, scheduler => scheduler.look_ahead(changes))
+    fn next_notice(&self) -> Time {
+        each!(self, scheduler => scheduler.next_notice())
     }
 
-    fn decide_decode(&mut self) -> bool {
-        each!(self, scheduler => scheduler.decide_decode())
+    fn notices_at_end(&self, start: Time) -> bool {
+        each!(self, scheduler => scheduler.notices_at_end(start))
+    }
+
+    fn look_ahead(&mut self, now: Time, changes: &mut Changes) -> Ahead {
+        each!(self, scheduler => scheduler.look_ahead(now, changes))
+    }
+
+    fn decide_decode(&mut self, now: Time) -> bool {
+        each!(self, scheduler => scheduler.decide_decode(now))
     }
 
     fn end_decode(&mut self, changes: &mut Changes) {

@@ -1,18 +1,39 @@
+//! Iterations in flight.
+
 use servecast_latency::Batch;
 use servecast_types::{RequestId, Time};
 
-use crate::iteration::{Finished, Iteration, Requeue, Scheduled};
+use crate::iteration::{Iteration, Requeue, Scheduled};
 use crate::table::Slot;
 
 /// An iteration in flight.
+#[derive(Debug)]
+pub(crate) enum Pass {
+    /// Nothing but a stretch.
+    Decodes(DecodePass),
+    Step(Box<Step>),
+}
+
+/// An iteration of nothing but a stretch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DecodePass {
+    pub(crate) scheduled_at: Time,
+    pub(crate) start: Time,
+    pub(crate) end: Time,
+    pub(crate) requests: u64,
+    /// KV blocks that are free once it is decided; a release while it runs adds to those of the next.
+    pub(crate) free_blocks: u32,
+    pub(crate) num_running: u32,
+    pub(crate) num_waiting: u32,
+}
+
+/// An iteration request by request, but for those that [decode besides](Iteration::decoded).
 #[derive(Debug, Default)]
 pub(crate) struct Step {
     pub(crate) iteration: Iteration,
     pub(crate) batch: Batch,
     /// One for each of `iteration.scheduled`, in the same order.
     pub(crate) entries: Vec<Entry>,
-    /// Of the requests that [decoded besides](Iteration::decoded), those that ended.
-    pub(crate) ended: Vec<Finished>,
     /// How many of `entries`, from the first on, compute prompts; only SGLang's batches are told apart.
     pub(crate) prefills: usize,
     /// Why each of `iteration.preempted` went back to the queue.
@@ -32,6 +53,74 @@ pub(crate) struct Entry {
     pub(crate) requeues: u32,
 }
 
+/// The iterations in flight, oldest first: two at most.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    first: Option<Pass>,
+    /// None without a first one.
+    second: Option<Pass>,
+}
+
+impl InFlight {
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + usize::from(self.second.is_some())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(crate) fn first(&self) -> Option<&Pass> {
+        self.first.as_ref()
+    }
+
+    pub(crate) fn last(&self) -> Option<&Pass> {
+        self.second.as_ref().or(self.first.as_ref())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pass> {
+        self.first.iter().chain(&self.second)
+    }
+
+    pub(crate) fn push(&mut self, pass: Pass) {
+        debug_assert!(self.second.is_none(), "two iterations are in flight at most");
+        let place = if self.first.is_none() { &mut self.first } else { &mut self.second };
+        *place = Some(pass);
+    }
+
+    pub(crate) fn pop_first(&mut self) -> Option<Pass> {
+        std::mem::replace(&mut self.first, self.second.take())
+    }
+
+    pub(crate) fn pop_last(&mut self) -> Option<Pass> {
+        self.second.take().or_else(|| self.first.take())
+    }
+}
+
+impl Pass {
+    /// Whether it computes anything, so that it takes time.
+    pub(crate) fn computes(&self) -> bool {
+        match self {
+            Self::Decodes(_) => true,
+            Self::Step(step) => step.computes(),
+        }
+    }
+
+    pub(crate) fn start(&self) -> Time {
+        match self {
+            Self::Decodes(pass) => pass.start,
+            Self::Step(step) => step.iteration.start,
+        }
+    }
+
+    pub(crate) fn end(&self) -> Time {
+        match self {
+            Self::Decodes(pass) => pass.end,
+            Self::Step(step) => step.iteration.end,
+        }
+    }
+}
+
 impl Step {
     /// Whether it computes anything, so that it takes time.
     pub(crate) fn computes(&self) -> bool {
@@ -44,9 +133,17 @@ impl Step {
         self.iteration.scheduled_at = now;
         self.batch = Batch::new(kv_capacity_tokens);
         self.entries.clear();
-        self.ended.clear();
         self.prefills = 0;
         self.requeued.clear();
+    }
+
+    /// Becomes `pass`, whose members all decode besides.
+    pub(crate) fn stand_for(&mut self, pass: &DecodePass) {
+        self.reset(pass.scheduled_at, 0);
+        let iteration = &mut self.iteration;
+        (iteration.start, iteration.end, iteration.decoded) = (pass.start, pass.end, pass.requests);
+        (iteration.num_running, iteration.num_waiting) = (pass.num_running, pass.num_waiting);
+        iteration.free_blocks_after_schedule = pass.free_blocks;
     }
 
     /// Adds `scheduled` tokens of a request.
@@ -54,5 +151,13 @@ impl Step {
         debug_assert_eq!(scheduled.id, entry.id);
         self.iteration.scheduled.push(scheduled);
         self.entries.push(entry);
+    }
+
+    /// Takes requests in by themselves that [decoded besides](Iteration::decoded) when it was decided.
+    pub(crate) fn put_back(&mut self, requests: impl ExactSizeIterator<Item = (Scheduled, Entry)>) {
+        self.iteration.decoded -= requests.len() as u64;
+        let (scheduled, entries): (Vec<_>, Vec<_>) = requests.unzip();
+        self.iteration.scheduled.splice(..0, scheduled);
+        self.entries.splice(..0, entries);
     }
 }

@@ -10,78 +10,42 @@
 //!
 //! A request with `computed` tokens and blocks of `b` needs a block after −computed (mod b) iterations and every b
 //! iterations from there, and fills one in those before them.
+//!
+//! **Lead.** An engine may decide an iteration while the one before it runs. Then a stretch counts decisions: it is one
+//! ahead of the results, and three things come one iteration later than they would. A block is known to be full when the
+//! next one is opened, so both are one change. A request whose last token is foreseen, since it was asked for no more, gets
+//! nothing in the decision after that token's, but is there until the result: it *leaves*, and ends an iteration later. One
+//! that stops by itself is decided for once more, in vain.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use servecast_latency::StepWork;
-use servecast_types::{KvEvent, RequestId};
 
-use crate::iteration::Finished;
 use crate::table::Slot;
-
-/// A scheduler whose decodes run as a stretch.
-///
-/// An iteration of nothing but a stretch is decided ([`DecodesOn::decide_decode`]) and ended ([`DecodesOn::end_decode`])
-/// like any other; those in which nothing changes are skipped in one go.
-pub(crate) trait DecodesOn {
-    /// The stretch that is under way.
-    fn stretch(&self) -> &Stretch;
-
-    /// Iterations from the next one on that need no decision and end nobody.
-    fn quiet_iterations(&self) -> u64;
-
-    /// So many quiet iterations have ended.
-    fn skip_quiet(&mut self, iterations: u64);
-
-    /// Whether a stretch of all that runs is under way and nothing has come that might end it.
-    fn goes_on(&self) -> bool;
-
-    /// Finds out what the next iteration is, nothing being in flight; begins a stretch if it can, and ends the one under
-    /// way if it must.
-    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead;
-
-    /// Decides the next iteration; returns false, with nothing changed, if that is no mere decode.
-    fn decide_decode(&mut self) -> bool;
-
-    /// Applies an iteration at its end.
-    fn end_decode(&mut self, changes: &mut Changes);
-
-    /// Brings the requests up to date with the stretch, which is over.
-    fn end_stretch(&mut self, changes: &mut Changes);
-}
-
-/// What the next iteration is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ahead {
-    /// A decode of all that runs, as a stretch.
-    Decode,
-    /// Anything; if a stretch is under way, it goes on in it.
-    Other,
-}
 
 /// Blocks of so many tokens at most are ordered by counting even when there are fewer requests.
 const MOST_COUNTS: usize = 64;
-
-/// What others have to know of a stretch.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    /// Requests that ended with an iteration.
-    pub(crate) finished: Vec<Finished>,
-    /// What a router learns at the end of an iteration.
-    pub(crate) kv_events: Vec<KvEvent>,
-    /// Requests that run on when a stretch is over, with the tokens that they have generated.
-    pub(crate) caught_up: Vec<(RequestId, u32)>,
-}
 
 /// A request that joins a stretch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
-    /// Tokens whose KV is there.
+    /// Tokens whose KV is there once what is in flight has run.
     pub(crate) computed: u32,
-    /// Tokens that it still generates.
+    /// Tokens that it still generates beyond those in flight.
     pub(crate) remaining: u32,
+    /// Whether the last of them is one that nobody foresees.
+    pub(crate) stops: bool,
+}
+
+/// A request that has its last token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    place: u32,
+    pub(crate) slot: Slot,
+    /// Whether the iteration in flight computes something for it, in vain.
+    pub(crate) in_vain: bool,
 }
 
 /// A request that crosses a block boundary.
@@ -106,9 +70,11 @@ pub(crate) enum Crossing {
 /// The iterations of a stretch.
 #[derive(Debug, Default)]
 pub(crate) struct Stretch {
-    /// Iterations that have ended.
+    /// Iterations whose result is not known yet when one is decided: none, or the one before.
+    lead: u64,
+    /// Number of the next iteration to be decided, or in flight since; those before `done - lead` have ended.
     done: u64,
-    /// Whether the next one is decided.
+    /// Whether it is decided.
     in_flight: bool,
     block_size: u64,
     /// Whether filled blocks may be told of an iteration late.
@@ -123,8 +89,12 @@ pub(crate) struct Stretch {
     filling: Cursor,
     /// The first to end is on top; of those, the one that joined first.
     endings: BinaryHeap<Reverse<Ending>>,
-    /// Number of the iteration in which the next request ends.
+    /// Number of the last iteration of the next request that ends or leaves.
     next_end: u64,
+    /// Those whose last token is in flight, in order of the running list.
+    leaving: Vec<Ended>,
+    /// Those that ended with the last iteration, the first in the running list at the end; only with a lead.
+    ended: Vec<Ended>,
     /// The longest is on top, unless it has ended.
     longest: BinaryHeap<Length>,
     /// Where the phases of each first iteration begin, and the phases in order; both kept for their memory.
@@ -150,6 +120,7 @@ struct Ending {
     slot: Slot,
     /// Tokens that it had, or would have had, when the stretch began.
     at_start: i64,
+    stops: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +138,11 @@ struct Cursor {
 }
 
 impl Stretch {
+    /// No stretch, in an engine that has `lead` iterations in flight, 0 or 1, when it decides another one.
+    pub(crate) fn new(lead: u64) -> Self {
+        Self { lead, ..Self::default() }
+    }
+
     /// Begins a stretch of `members`, in order of the running list; with blocks of one token it has no crossings.
     pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
         self.clear();
@@ -199,7 +175,7 @@ impl Stretch {
 
     /// Counts a member.
     fn add(&mut self, member: Member) -> (Option<Phase>, Ending) {
-        let Member { slot, computed, remaining } = member;
+        let Member { slot, computed, remaining, stops } = member;
         debug_assert!(remaining > 0, "a request that is complete does not run");
         let (place, tokens, size) = (self.next_place, u64::from(computed), self.block_size);
         self.next_place += 1;
@@ -207,11 +183,12 @@ impl Stretch {
         self.held.context_tokens += tokens;
         self.held.longest_context_tokens = self.held.longest_context_tokens.max(tokens);
         self.held.squared_context_tokens += u128::from(tokens).pow(2);
-        let last = self.done + u64::from(remaining) - 1;
+        let in_vain = if stops { self.lead } else { 0 };
+        let last = self.done + u64::from(remaining) - 1 + in_vain;
         self.next_end = self.next_end.min(last);
         // With one token a block everybody opens one in every iteration.
         let phase = (size > 1).then(|| Phase { opens: self.opens(tokens), place, slot });
-        (phase, Ending { last, place, slot, at_start: tokens.cast_signed() - self.done.cast_signed() })
+        (phase, Ending { last, place, slot, at_start: tokens.cast_signed() - self.done.cast_signed(), stops })
     }
 
     /// When a request that has `tokens` tokens now opens blocks.
@@ -227,6 +204,8 @@ impl Stretch {
         self.phases.clear();
         self.endings.clear();
         self.longest.clear();
+        self.leaving.clear();
+        debug_assert!(self.ended.is_empty(), "who has ended was told of");
     }
 
     /// Whether a filled block may be told of together with the opening of the next one, an iteration later: half as many
@@ -236,19 +215,41 @@ impl Stretch {
         self.fills_wait = fills_wait;
     }
 
-    /// Iterations that have ended.
+    /// See [`Stretch::new`].
+    pub(crate) fn lead(&self) -> u64 {
+        self.lead
+    }
+
+    /// Iterations before the one that is decided next.
     pub(crate) fn done(&self) -> u64 {
         self.done
     }
 
-    /// Iterations that were decided, ended or not: for their tokens each running request has memory.
-    pub(crate) fn decided(&self) -> u64 {
-        self.done + u64::from(self.in_flight)
+    /// Iterations that have ended when one is decided next.
+    pub(crate) fn known(&self) -> u64 {
+        self.done.saturating_sub(self.lead)
     }
 
-    /// Requests that run.
+    /// Tokens that the members, who all began it, have memory for by now and had not when they did.
+    pub(crate) fn tokens_taken(&self) -> u64 {
+        let decided = self.done + u64::from(self.in_flight);
+        // Nothing was decided for those who leave since they do.
+        self.held.requests * decided + self.leaving.len() as u64 * self.done
+    }
+
+    /// Requests that the next iteration computes something for.
     pub(crate) fn requests(&self) -> u64 {
         self.held.requests
+    }
+
+    /// Requests that have not ended: those, and who [leaves](self).
+    pub(crate) fn members(&self) -> u64 {
+        self.held.requests + self.leaving.len() as u64
+    }
+
+    /// Who [leaves](self).
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = Slot> {
+        self.leaving.iter().map(|leaving| leaving.slot)
     }
 
     /// What the next iteration computes.
@@ -271,6 +272,9 @@ impl Stretch {
 
     /// How many iterations from the next one on change no block and end nobody.
     pub(crate) fn uneventful(&self) -> u64 {
+        if !self.leaving.is_empty() {
+            return 0;
+        }
         let next_filling = if self.fills_wait { u64::MAX } else { self.next_filling() };
         self.next_end.min(self.next_opening()).min(next_filling) - self.done
     }
@@ -286,11 +290,12 @@ impl Stretch {
         self.held = self.held.after(iterations);
     }
 
-    /// Who fills a block in the next iteration, in no order.
+    /// Whose block is known to be full with the next iteration, in no order.
     pub(crate) fn filling(&self) -> impl Iterator<Item = Slot> {
-        let mut cursor = self.filling;
+        let mut cursor = if self.lead == 0 { self.filling } else { self.opening };
+        let last = self.done + 1 - self.lead;
         std::iter::from_fn(move || {
-            let fills = self.at(cursor)? <= self.done + 1;
+            let fills = self.at(cursor)? <= last;
             fills.then(|| {
                 let slot = self.phases[cursor.index].slot;
                 cursor.step(self.phases.len(), self.block_size);
@@ -307,6 +312,9 @@ impl Stretch {
         while self.next_opening() == self.done {
             let Phase { place, slot, .. } = self.phases[self.opening.index];
             self.changes.push(Change { is_late: false, place, slot, crossing: Crossing::Opens });
+            if self.lead > 0 {
+                self.changes.push(Change { is_late: false, place, slot, crossing: Crossing::Fills });
+            }
             self.opening.step(self.phases.len(), self.block_size);
         }
         self.collect_fills(self.done);
@@ -333,18 +341,43 @@ impl Stretch {
         }
     }
 
-    /// The next iteration has ended.
+    /// The oldest iteration in flight has ended.
     pub(crate) fn end_iteration(&mut self) {
         self.in_flight = false;
         self.pass(1);
+        if self.lead > 0 {
+            self.settle();
+        }
+    }
+
+    /// Finds out who ended with the last iteration, and who leaves, with a lead.
+    fn settle(&mut self) {
+        debug_assert!(self.ended.is_empty(), "who has ended was told of");
+        std::mem::swap(&mut self.ended, &mut self.leaving);
+        while let Some(Ending { place, slot, stops, .. }) = self.pop_last() {
+            let list = if stops { &mut self.ended } else { &mut self.leaving };
+            list.push(Ended { place, slot, in_vain: stops });
+        }
+        if self.ended.len() > 1 {
+            self.ended.sort_unstable_by_key(|ended| Reverse(ended.place));
+        }
     }
 
     /// The next request that ended with the last iteration, in order of the running list.
-    pub(crate) fn pop_ended(&mut self) -> Option<Slot> {
+    pub(crate) fn pop_ended(&mut self) -> Option<Ended> {
+        if self.lead > 0 {
+            return self.ended.pop();
+        }
+        self.pop_last().map(|Ending { place, slot, .. }| Ended { place, slot, in_vain: false })
+    }
+
+    /// Takes a request out for which no further iteration computes anything, the first one in the running list.
+    fn pop_last(&mut self) -> Option<Ending> {
         if self.next_end >= self.done {
             return None;
         }
-        let Reverse(Ending { place, slot, at_start, .. }) = self.endings.pop()?;
+        let Reverse(ending) = self.endings.pop()?;
+        let Ending { place, slot, at_start, .. } = ending;
         self.next_end = self.endings.peek().map_or(u64::MAX, |Reverse(ending)| ending.last);
         let tokens = self.tokens(at_start);
         self.held.requests -= 1;
@@ -361,7 +394,7 @@ impl Stretch {
             self.phases.remove(position);
             self.seek();
         }
-        Some(slot)
+        Some(ending)
     }
 
     /// Tokens that a member has now.
@@ -417,6 +450,10 @@ impl Stretch {
 
     /// A block is filled in the iteration before the one that opens the next.
     fn next_filling(&self) -> u64 {
+        if self.lead > 0 {
+            // It is told of with the opening of the next one.
+            return u64::MAX;
+        }
         self.at(self.filling).map_or(u64::MAX, |opening| opening - 1)
     }
 

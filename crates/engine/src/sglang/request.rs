@@ -106,6 +106,11 @@ impl Request {
         target.saturating_sub(self.outputs).max(1)
     }
 
+    /// Whether it ends before it has all the tokens that it may have, which the scheduler does not know beforehand.
+    pub(super) fn stops_by_itself(&self) -> bool {
+        self.stop_after.is_some_and(|stop| stop < self.max_new_tokens)
+    }
+
     /// Whether its last token is known or in flight.
     pub(super) fn is_finishing(&self) -> bool {
         self.outputs + self.in_flight >= self.max_new_tokens.max(1)

@@ -78,7 +78,7 @@ impl Scheduler {
             entries: 0,
             traces,
             decoded_last: 0,
-            stretch: Stretch::default(),
+            stretch: Stretch::new(u64::from(config.async_scheduling)),
             stretches: false,
             disturbed: false,
             sglang,
@@ -451,12 +451,13 @@ impl Scheduler {
     pub(crate) fn check(&self) -> Result<u64, String> {
         // In a stretch with pages of one token, what requests took is not booked on them yet.
         let takes = self.stretches && self.config.block_size == 1;
-        let taken = if takes { self.stretch.requests() * self.stretch.decided() } else { 0 };
+        let taken = if takes { self.stretch.tokens_taken() } else { 0 };
         let looked_at = self.cache.check(self.requests.iter(), taken)?;
         let lists = self.num_running() + self.num_waiting() + self.held.len();
         let finishing =
             self.requests.iter().filter(|request| request.status == Status::Active && request.is_finishing());
-        let places = lists..=lists + finishing.count();
+        let leaving = if self.stretches { self.stretch.leaving().count() } else { 0 };
+        let places = lists..=lists + finishing.count() + leaving;
         let requests = self.requests.iter().count();
         ensure!(places.contains(&requests), "{requests} requests are in {places:?} places");
         let (running, most) = (self.running.len(), self.config.max_num_seqs);
@@ -465,6 +466,6 @@ impl Scheduler {
     }
 }
 
-fn entry(slot: Slot, request: &Request, samples: bool) -> Entry {
+pub(super) fn entry(slot: Slot, request: &Request, samples: bool) -> Entry {
     Entry { slot, id: request.id, samples, first_new_block: 0, requeues: request.requeues }
 }

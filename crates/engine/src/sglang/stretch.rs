@@ -2,17 +2,22 @@
 //!
 //! Each of them decides and changes exactly what a decode batch would.
 
-use super::request::Status;
-use super::scheduler::Scheduler;
-use crate::iteration::Finished;
-use crate::stretch::{Ahead, Change, Changes, Crossing, DecodesOn, Member, Stretch};
+use servecast_types::Time;
+
+use super::request::{Request, Status};
+use super::scheduler::{Scheduler, entry};
+use crate::decodes_on::{Ahead, Changes, DecodesOn};
+use crate::iteration::{Finished, Scheduled};
+use crate::step::Entry;
+use crate::stretch::{Change, Crossing, Ended, Member, Stretch};
 use crate::table::Slot;
 
 impl Scheduler {
     fn begin_stretch(&mut self) {
         let members = self.running.iter().map(|&slot| {
             let request = &self.requests[slot];
-            Member { slot, computed: request.computed, remaining: request.tokens_to_come() }
+            let remaining = request.tokens_to_come() - request.in_flight;
+            Member { slot, computed: request.computed, remaining, stops: request.stops_by_itself() }
         });
         // What a request generates can be hit only when it has ended, so that a page is full matters to nobody.
         self.stretch.begin(self.config.block_size, members);
@@ -22,20 +27,22 @@ impl Scheduler {
     }
 
     /// Whether the next iterations are decode batches of the running requests; those that wait have to go on waiting.
-    fn may_stretch(&self) -> bool {
+    fn may_stretch(&self, now: Time) -> bool {
         let waits =
             self.waiting.is_empty() || (self.batch_is_full && !self.sglang.enable_priority_scheduling);
-        let special = self.config.async_scheduling
-            || self.chunked.is_some()
-            || !self.last_prefill.is_empty()
-            || !self.loading.is_empty()
-            || !self.held.is_empty();
-        // Everybody got a token in the iteration before and has got a second one.
-        let decodes = |&slot: &Slot| self.requests[slot].outputs >= 2;
+        let special = self.chunked.is_some() || !self.last_prefill.is_empty() || self.next_notice() <= now;
+        // Everybody got a token in the iteration before, or gets it, and that is at least the second one.
+        let in_flight = self.stretch.lead() as u32;
+        let decodes = |&slot: &Slot| {
+            let request = &self.requests[slot];
+            request.in_flight == in_flight
+                && request.outputs + in_flight >= 2
+                && request.tokens_to_come() > in_flight
+        };
         waits
             && !special
             && !self.running.is_empty()
-            && self.decoded_last == self.running.len()
+            && (in_flight > 0 || self.decoded_last == self.running.len())
             && self.fetching.is_empty()
             && self.inbox.quiet() > 0
             && self.running.iter().all(decodes)
@@ -79,16 +86,32 @@ impl DecodesOn for Scheduler {
         self.stretches && !self.disturbed && self.stretch.requests() > 0 && self.inbox.quiet() > 0
     }
 
-    fn look_ahead(&mut self, changes: &mut Changes) -> Ahead {
+    fn next_notice(&self) -> Time {
+        if self.loading.is_empty() && self.held.is_empty() {
+            return Time::MAX;
+        }
+        let loading = self.loading.iter().map(|&(_, end)| end);
+        let held = self.held.iter().filter_map(|&(_, end)| end);
+        loading.chain(held).min().unwrap_or(Time::MAX)
+    }
+
+    fn notices_at_end(&self, _: Time) -> bool {
+        false
+    }
+
+    fn look_ahead(&mut self, now: Time, changes: &mut Changes) -> Ahead {
         self.end_stretch(changes);
-        if !self.may_stretch() {
+        if !self.may_stretch(now) {
             return Ahead::Other;
         }
         self.begin_stretch();
         Ahead::Decode
     }
 
-    fn decide_decode(&mut self) -> bool {
+    fn decide_decode(&mut self, now: Time) -> bool {
+        if self.next_notice() <= now {
+            return false;
+        }
         let pages = u64::from(self.stretch.num_opening());
         let needed = pages * self.page_size();
         self.cache.make_available(needed);
@@ -104,20 +127,16 @@ impl DecodesOn for Scheduler {
                 self.requests[slot].allocated += self.config.block_size;
             }
         }
+        if self.stretch.leaving().next().is_some() {
+            self.running.retain(|&slot| self.stretch.leaving().all(|leaving| leaving != slot));
+            self.batch_is_full = false;
+            self.disturbed |= !self.waiting.is_empty();
+        }
         true
     }
 
     fn end_decode(&mut self, changes: &mut Changes) {
-        self.stretch.end_iteration();
-        let done = self.stretch.done() as u32;
-        while let Some(slot) = self.stretch.pop_ended() {
-            self.catch_up(slot, done);
-            let request = &self.requests[slot];
-            changes.finished.push(Finished { id: request.id, output_tokens: request.outputs });
-            self.finish(slot);
-            // There may be room now for those who wait.
-            self.disturbed |= !self.waiting.is_empty();
-        }
+        self.end_iteration_of_members(changes);
         self.cache.take_events(&mut changes.kv_events);
     }
 
@@ -125,29 +144,58 @@ impl DecodesOn for Scheduler {
         if !std::mem::take(&mut self.stretches) {
             return;
         }
-        let done = self.stretch.done() as u32;
-        if done == 0 {
+        let (decided, known) = (self.stretch.done(), self.stretch.known());
+        if decided == 0 {
             return;
         }
         for position in 0..self.running.len() {
             let slot = self.running[position];
-            self.catch_up(slot, done);
+            self.catch_up(slot, decided, known);
             let request = &self.requests[slot];
-            changes.caught_up.push((request.id, request.outputs));
+            if known > 0 {
+                changes.caught_up.push((request.id, request.outputs));
+            }
+            if self.stretch.lead() > 0 {
+                changes.put_back.push(in_flight(slot, request));
+            }
         }
         self.decoded_last = self.running.len();
     }
 }
 
 impl Scheduler {
-    /// Brings a request up to date after `done` iterations.
-    fn catch_up(&mut self, slot: Slot, done: u32) {
+    /// Ends an iteration for the members of the stretch.
+    pub(super) fn end_iteration_of_members(&mut self, changes: &mut Changes) {
+        self.stretch.end_iteration();
+        let known = self.stretch.known();
+        while let Some(Ended { slot, in_vain, .. }) = self.stretch.pop_ended() {
+            self.catch_up(slot, if in_vain { self.stretch.done() } else { known }, known);
+            let request = &self.requests[slot];
+            changes.finished.push(Finished { id: request.id, output_tokens: request.outputs });
+            if in_vain {
+                changes.put_back.push(in_flight(slot, request));
+            }
+            self.finish(slot);
+            // There may be room now for those who wait.
+            self.disturbed |= !self.waiting.is_empty();
+        }
+    }
+
+    /// Brings a request up to date, for which `decided` iterations of the stretch were decided and `known` have ended.
+    fn catch_up(&mut self, slot: Slot, decided: u64, known: u64) {
         let request = &mut self.requests[slot];
         debug_assert_eq!(request.status, Status::Active);
-        request.computed += done;
-        request.outputs += done;
+        request.computed += decided as u32;
+        request.outputs += known as u32;
+        request.in_flight += (decided - known) as u32;
         if self.config.block_size == 1 {
             request.allocated = request.computed;
         }
     }
+}
+
+/// The part of a request, which is up to date, in the iteration in flight.
+fn in_flight(slot: Slot, request: &Request) -> (Scheduled, Entry) {
+    let scheduled = Scheduled { id: request.id, tokens: 1, computed: request.computed - 1 };
+    (scheduled, entry(slot, request, true))
 }

@@ -4,15 +4,19 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::Scheduler;
+use crate::decodes_on::Changes;
 use crate::iteration::{Admitted, Finished, Iteration, Joined, Scheduled, Transfer};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
 
 impl Scheduler {
     /// Applies the results of an iteration at its end: `process_batch_result`.
-    pub(crate) fn update(&mut self, step: &mut Step) {
+    pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
         let Step { iteration, entries, prefills, .. } = step;
         self.decoded_last = if *prefills == 0 { entries.len() } else { 0 };
+        if self.stretches {
+            self.end_iteration_of_members(changes);
+        }
         for (position, entry) in entries.iter().enumerate() {
             if entry.samples && self.holds(entry) {
                 let Scheduled { tokens, computed, .. } = iteration.scheduled[position];

@@ -10,12 +10,13 @@ struct Events {
     ended: Vec<u32>,
 }
 
-/// A request that joins when `at` iterations have ended.
+/// A request that joins before iteration `at` is decided.
 #[derive(Debug, Clone, Copy)]
 struct Joiner {
     at: u64,
     computed: u32,
     remaining: u32,
+    stops: bool,
 }
 
 fn of(changes: &[Change]) -> Vec<(u32, Crossing)> {
@@ -23,17 +24,17 @@ fn of(changes: &[Change]) -> Vec<(u32, Crossing)> {
 }
 
 /// What happens in each iteration of a stretch that goes on until everybody has ended; what is told of late, where it
-/// happened. The joiners are in order.
-fn follow(block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> {
+/// happened. The joiners are in order. Who ends is noted with the iteration that is in flight then.
+fn follow(lead: u64, block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> {
     let member = |slot: usize| {
-        let Joiner { computed, remaining, .. } = joiners[slot];
-        Member { slot: Slot(slot as u32), computed, remaining }
+        let Joiner { computed, remaining, stops, .. } = joiners[slot];
+        Member { slot: Slot(slot as u32), computed, remaining, stops }
     };
     let first = joiners.iter().take_while(|joiner| joiner.at == 0).count();
-    let (mut stretch, mut next, mut log) = (Stretch::default(), first, Vec::<Events>::new());
+    let (mut stretch, mut next, mut log) = (Stretch::new(lead), first, Vec::<Events>::new());
     stretch.begin(block_size, (0..first).map(member));
     stretch.let_fills_wait(fills_wait);
-    while stretch.requests() > 0 || next < joiners.len() {
+    while stretch.members() > 0 || next < joiners.len() {
         let to_join = joiners.get(next).map_or(u64::MAX, |joiner| joiner.at) - stretch.done();
         if to_join == 0 {
             add_late(&mut log, &of(stretch.take_late_fills()));
@@ -58,13 +59,19 @@ fn follow(block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> 
         let crossings = of(&changes[late..]);
         let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
         assert_eq!(opened, opening as usize);
-        if !fills_wait {
+        if !fills_wait || lead > 0 {
             filling.sort_unstable();
             let fills = crossings.iter().filter(|(_, what)| *what == Crossing::Fills);
             assert_eq!(filling, fills.map(|(slot, _)| *slot).collect::<Vec<_>>());
         }
         stretch.end_iteration();
-        let ended = std::iter::from_fn(|| stretch.pop_ended()).map(|slot| slot.0).collect();
+        assert_eq!(stretch.known(), stretch.done().saturating_sub(lead));
+        let ended = std::iter::from_fn(|| stretch.pop_ended());
+        let ended = ended.map(|ended| {
+            assert_eq!(ended.in_vain, lead > 0 && joiners[ended.slot.0 as usize].stops);
+            ended.slot.0
+        });
+        let ended = ended.collect();
         log.push(Events { work, crossings, ended });
     }
     log
@@ -78,12 +85,20 @@ fn add_late(log: &mut [Events], late: &[(u32, Crossing)]) {
 }
 
 /// The same, request by request and token by token.
-fn spelled_out(block_size: u32, joiners: &[Joiner]) -> Vec<Events> {
+fn spelled_out(lead: u64, block_size: u32, joiners: &[Joiner]) -> Vec<Events> {
+    // After the last iteration that gives it a token, and the last one that computes something for it.
     let end = |joiner: &Joiner| joiner.at + u64::from(joiner.remaining);
+    let left = |joiner: &Joiner| end(joiner) + if joiner.stops { lead } else { 0 };
     let iteration = |number: u64| {
         let mut events = Events::default();
-        let run = |joiner: &&Joiner| (joiner.at..end(joiner)).contains(&number);
-        for (slot, joiner) in (0..).zip(joiners).filter(|(_, joiner)| run(joiner)) {
+        for (slot, joiner) in (0..).zip(joiners) {
+            // The result of the iteration before is there when this one is in flight.
+            if number + 1 == end(joiner) + lead {
+                events.ended.push(slot);
+            }
+            if !(joiner.at..left(joiner)).contains(&number) {
+                continue;
+            }
             let at = joiner.computed + (number - joiner.at) as u32;
             let context = u64::from(at) + 1;
             events.work.requests += 1;
@@ -93,29 +108,31 @@ fn spelled_out(block_size: u32, joiners: &[Joiner]) -> Vec<Events> {
             if at.is_multiple_of(block_size) {
                 events.crossings.push((slot, Crossing::Opens));
             }
-            if (at + 1).is_multiple_of(block_size) {
+            if (at + 1 - lead as u32).is_multiple_of(block_size) {
                 events.crossings.push((slot, Crossing::Fills));
-            }
-            if number + 1 == end(joiner) {
-                events.ended.push(slot);
             }
         }
         events
     };
-    (0..joiners.iter().map(end).max().unwrap_or(0)).map(iteration).collect()
+    let iterations = joiners.iter().map(|joiner| end(joiner) + lead).max();
+    (0..iterations.unwrap_or(0)).map(iteration).collect()
 }
 
 proptest! {
     #[test]
     fn it_is_what_happens_token_by_token(
         block_size in 2_u32..9,
-        mut joiners in prop::collection::vec((prop_oneof![Just(0), 0_u64..40], 0_u32..40, 1_u32..60), 1..12),
+        lead in 0_u64..2,
+        mut joiners in prop::collection::vec(
+            (prop_oneof![Just(0), 0_u64..40], 0_u32..40, 1_u32..60, any::<bool>()), 1..12
+        ),
     ) {
         joiners.sort_by_key(|joiner| joiner.0);
-        let joiner = |&(at, computed, remaining)| Joiner { at, computed, remaining };
+        let joiner = |&(at, computed, remaining, stops)| Joiner { at, computed, remaining, stops };
         let joiners: Vec<_> = joiners.iter().map(joiner).collect();
         for fills_wait in [false, true] {
-            prop_assert_eq!(follow(block_size, fills_wait, &joiners), spelled_out(block_size, &joiners));
+            let expected = spelled_out(lead, block_size, &joiners);
+            prop_assert_eq!(follow(lead, block_size, fills_wait, &joiners), expected);
         }
     }
 }
@@ -126,13 +143,19 @@ fn with_blocks_of_one_token_only_ends_are_told() {
     let members = [(10, 2), (20, 5)].into_iter().zip(0..);
     stretch.begin(
         1,
-        members.map(|((computed, remaining), slot)| Member { slot: Slot(slot), computed, remaining }),
+        members.map(|((computed, remaining), slot)| Member {
+            slot: Slot(slot),
+            computed,
+            remaining,
+            stops: false,
+        }),
     );
     assert_eq!((stretch.num_opening(), stretch.uneventful()), (2, 1));
     stretch.skip(1);
     assert!(stretch.take_crossings().is_empty());
-    assert_eq!((stretch.done(), stretch.decided()), (1, 2));
+    assert_eq!((stretch.done(), stretch.tokens_taken()), (1, 4));
     stretch.end_iteration();
-    assert_eq!((stretch.pop_ended(), stretch.pop_ended()), (Some(Slot(0)), None));
+    let mut pop_ended = || stretch.pop_ended().map(|ended| ended.slot);
+    assert_eq!((pop_ended(), pop_ended()), (Some(Slot(0)), None));
     assert_eq!((stretch.requests(), stretch.work().context_tokens, stretch.done()), (1, 23, 2));
 }

@@ -159,7 +159,7 @@ impl Scheduler {
             return !self.has_room_for_transfer(slot, fit);
         }
         let hit_tokens = hit_blocks * self.config.block_size;
-        let budget = self.config.max_num_batched_tokens - self.running.len() as u32;
+        let budget = self.config.max_num_batched_tokens - self.stretch.requests() as u32;
         let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
         let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
         if may_not_be_cut {
@@ -305,7 +305,9 @@ impl Scheduler {
         let others: u32 = requests
             .map(|request| self.kv.blocks_for(request.known()).saturating_sub(request.blocks.len() as u32))
             .sum();
-        self.stretch.num_opening() + others
+        // One iteration ahead, what a member knows is computed already, or in flight.
+        let members = if self.stretch.lead() == 0 { self.stretch.num_opening() } else { 0 };
+        members + others
     }
 
     /// Removes a request that waits and can never be served.

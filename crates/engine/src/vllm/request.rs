@@ -165,9 +165,18 @@ impl Request {
     ///
     /// The scheduler must not decide by it, since it does not know where a request stops by itself.
     pub(super) fn tokens_to_come(&self, max_model_len: u32) -> u32 {
-        let stop = self.stop_after.unwrap_or(u32::MAX).min(self.max_tokens);
-        let target = stop.min(max_model_len.saturating_sub(self.prompt_tokens));
+        let target = self.stop_after.unwrap_or(u32::MAX).min(self.most_output(max_model_len));
         target.saturating_sub(self.outputs).max(1)
+    }
+
+    /// Whether it ends before it has all the tokens that it may have, which the scheduler does not know beforehand.
+    pub(super) fn stops_by_itself(&self, max_model_len: u32) -> bool {
+        self.stop_after.is_some_and(|stop| stop < self.most_output(max_model_len))
+    }
+
+    /// Tokens that it may generate.
+    fn most_output(&self, max_model_len: u32) -> u32 {
+        self.max_tokens.min(max_model_len.saturating_sub(self.prompt_tokens))
     }
 
     /// Whether it has generated what it was asked for, has stopped by itself or fills the model's context.

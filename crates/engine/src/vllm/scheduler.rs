@@ -46,7 +46,7 @@ pub(crate) struct Scheduler {
     /// TensorRT-LLM: who waits for one of those, in order; kept for its memory.
     pub(super) put_off: Vec<Slot>,
     pub(super) trace_blocks: bool,
-    /// Running requests that decode: so many of `running` from the first on, which are not up to date.
+    /// Running requests that decode: so many of `running` from the first on as it has members, which are not up to date.
     pub(super) stretch: Stretch,
     /// Whether something came that may end the stretch.
     pub(super) disturbed: bool,
@@ -104,7 +104,7 @@ impl Scheduler {
             coming: FxHashSet::default(),
             put_off: Vec::new(),
             trace_blocks,
-            stretch: Stretch::default(),
+            stretch: Stretch::new(u64::from(config.async_scheduling)),
             disturbed: false,
             awaited: None,
             config,
@@ -123,8 +123,11 @@ impl Scheduler {
             request.max_tokens =
                 NoEvict::clamp_output(prompt_tokens, max_tokens, self.config.max_model_len, capacity);
         }
-        // Behind a head that has to go on waiting, nobody of the same policy is looked at.
-        self.disturbed |= self.waiting.len() == 0 || self.config.scheduling_policy != SchedulingPolicy::Fcfs;
+        // Behind a head that has to go on waiting, nobody of the same policy is looked at; but the more wait, the less of
+        // a prompt may be computed at a time.
+        self.disturbed |= self.waiting.len() == 0
+            || self.config.scheduling_policy != SchedulingPolicy::Fcfs
+            || self.config.long_prefill_token_threshold_adaptive;
         let request = Request::new(request, self.config.block_size);
         let key = request.key;
         self.waiting.push(self.requests.insert(request), key);

@@ -4,23 +4,19 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::{Held, Loading, Scheduler};
+use crate::decodes_on::Changes;
 use crate::iteration::{Finished, Iteration};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
 
 impl Scheduler {
     /// Applies the results of an iteration at its end.
-    pub(crate) fn update(&mut self, step: &mut Step) {
-        let Step { iteration, entries, ended, .. } = step;
+    pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
+        let Step { iteration, entries, .. } = step;
         self.ended += 1;
-        if iteration.decoded > 0 {
-            self.end_iteration_of_members(ended);
-        }
-        while let Some((number, blocks)) = self.deferred.front()
-            && *number <= self.ended
-        {
-            self.kv.pool.release(blocks);
-            self.deferred.pop_front();
+        self.release_deferred();
+        if self.num_members() > 0 {
+            self.end_iteration_of_members(changes);
         }
         for &entry in entries.iter().filter(|entry| entry.samples) {
             self.deliver(entry, iteration);
@@ -44,6 +40,18 @@ impl Scheduler {
         iteration.cached_blocks = self.kv.pool.num_cached();
         if self.trace_blocks {
             iteration.free_list.extend(self.kv.pool.free_list());
+        }
+    }
+
+    /// Frees the blocks that had to wait for the iteration that has ended.
+    fn release_deferred(&mut self) {
+        while let Some((number, blocks)) = self.deferred.front()
+            && *number <= self.ended
+        {
+            self.kv.pool.release(blocks);
+            self.deferred.pop_front();
+            // There may be room now for those who wait.
+            self.disturbed = true;
         }
     }
 
@@ -124,8 +132,10 @@ impl Scheduler {
         for loading in self.loading.iter_mut().filter(ended) {
             loading.received = true;
             iteration.received.push(self.requests[loading.slot].id);
+            self.disturbed = true;
         }
         while let Some(position) = self.next_sent(now, number) {
+            self.disturbed = true;
             let id = self.drop_held(position);
             iteration.sent.push(id);
         }

@@ -1,8 +1,9 @@
 //! What an engine does that takes decodes together, iteration by iteration and request by request.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_engine::{
-    Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Scheduled, Transfer,
+    Decodes, EngineArgs, EngineType, Finished, Iteration, IterationSink, Joined, LastIteration, Scheduled,
+    Transfer,
 };
 use servecast_types::{KvEvent, RequestId, Time};
 
@@ -14,26 +15,39 @@ pub(crate) const UNKNOWN: u32 = u32::MAX;
 /// The last of several is known only when the next thing is reported, or by [`Expander::flush`].
 pub(crate) struct Expander<S> {
     pub(crate) sink: S,
+    /// Whether an iteration is decided while the one before it runs.
+    is_ahead: bool,
+    /// vLLM's running list keeps its order, and requests whose last token is in flight.
+    is_vllm: bool,
     prompt_tokens: FxHashMap<RequestId, u32>,
     /// Tokens of each request, and when it got the last one.
     outputs: FxHashMap<RequestId, (u32, Time)>,
-    /// Requests that computed something in the iteration before and run on, in order of the running list.
-    running: Vec<RequestId>,
+    /// Requests that computed something in the iteration before, in order of the running list.
+    before: Vec<RequestId>,
+    /// Requests that have ended, and how many of them did with the iteration before.
+    ended: FxHashSet<RequestId>,
+    ended_before: u32,
     /// An iteration that may still end requests.
     held: Option<Iteration>,
     /// Requests that end with the next iteration.
     finished: Vec<Finished>,
-    /// Iterations that were reported together.
+    /// Tokens that were reported together.
     pub(crate) together: u64,
 }
 
 impl<S: IterationSink> Expander<S> {
-    pub(crate) fn new(sink: S) -> Self {
+    pub(crate) fn new(sink: S, args: &EngineArgs) -> Self {
+        let is_sglang = args.engine_type == EngineType::Sglang;
+        let overlaps = || args.sglang.as_ref().is_some_and(|own| !own.disable_overlap_schedule);
         Self {
             sink,
+            is_ahead: if is_sglang { overlaps() } else { args.async_scheduling },
+            is_vllm: !is_sglang,
             prompt_tokens: FxHashMap::default(),
             outputs: FxHashMap::default(),
-            running: Vec::new(),
+            before: Vec::new(),
+            ended: FxHashSet::default(),
+            ended_before: 0,
             held: None,
             finished: Vec::new(),
             together: 0,
@@ -48,19 +62,42 @@ impl<S: IterationSink> Expander<S> {
     /// Hands on what is held back, after a call of the engine.
     pub(crate) fn flush(&mut self) {
         if let Some(iteration) = self.held.take() {
-            self.running.retain(|id| !iteration.finished.iter().any(|finished| finished.id == *id));
+            self.ended_before = iteration.finished.len() as u32;
+            self.ended.extend(iteration.finished.iter().map(|finished| finished.id));
             self.sink.iteration_ended(&iteration);
         }
     }
 
-    /// The next token of each of the first `count` running requests.
-    fn decodes(&self, count: u64) -> Vec<Scheduled> {
-        assert!(self.running.len() as u64 >= count, "{count} requests decode, {:?} run", self.running);
+    /// Requests of the iteration before that have not ended and are not among those that are scheduled by themselves.
+    fn running(&self, scheduled: &[Scheduled]) -> Vec<RequestId> {
+        let runs = |id: &&RequestId| {
+            !self.ended.contains(*id) && !scheduled.iter().any(|scheduled| scheduled.id == **id)
+        };
+        self.before.iter().filter(runs).copied().collect()
+    }
+
+    /// The next token of each of these requests.
+    fn decodes(&self, requests: &[RequestId]) -> Vec<Scheduled> {
         let scheduled = |&id: &RequestId| {
             let (outputs, _) = self.outputs[&id];
             Scheduled { id, tokens: 1, computed: self.prompt_tokens[&id] + outputs - 1 }
         };
-        self.running[..count as usize].iter().map(scheduled).collect()
+        requests.iter().map(scheduled).collect()
+    }
+
+    /// Who had ended already when the iteration ran, and computed something in vain, was in its place in the running list.
+    fn place_those_in_vain(&self, scheduled: &mut Vec<Scheduled>) {
+        let (in_vain, others) = scheduled.drain(..).partition(|scheduled| self.ended.contains(&scheduled.id));
+        *scheduled = others;
+        let place = |id: RequestId| self.before.iter().position(|&before| before == id);
+        let mut in_vain: Vec<Scheduled> = in_vain;
+        in_vain.sort_by_key(|scheduled| place(scheduled.id));
+        for each in in_vain {
+            let place = place(each.id).expect("it was computed in the iteration before");
+            let precedes = |other: &Scheduled| self.before[..place].contains(&other.id);
+            let position = scheduled.iter().rposition(precedes).map_or(0, |position| position + 1);
+            scheduled.insert(position, each);
+        }
     }
 
     fn token(&mut self, id: RequestId, at: Time) {
@@ -90,43 +127,54 @@ impl<S: IterationSink> IterationSink for Expander<S> {
         self.flush();
         let mut whole = iteration.clone();
         whole.decoded = 0;
-        whole.scheduled.splice(..0, self.decodes(iteration.decoded));
-        whole.emitted.splice(..0, self.running[..iteration.decoded as usize].iter().copied());
+        self.together += iteration.decoded;
+        let mut members = self.running(&iteration.scheduled);
+        assert!(members.len() as u64 >= iteration.decoded, "{iteration:?} beside {members:?}");
+        members.truncate(iteration.decoded as usize);
+        whole.scheduled.splice(..0, self.decodes(&members));
+        if self.together > 0 && self.is_vllm {
+            self.place_those_in_vain(&mut whole.scheduled);
+        }
+        whole.emitted.splice(..0, members);
         whole.finished.splice(..0, self.finished.drain(..));
         whole.emitted.iter().for_each(|&id| self.token(id, whole.end));
         whole.finished.iter().for_each(|&finished| self.check_outputs(finished));
         if !whole.scheduled.is_empty() {
-            self.running = whole.scheduled.iter().map(|scheduled| scheduled.id).collect();
+            self.before = whole.scheduled.iter().map(|scheduled| scheduled.id).collect();
         }
         self.held = Some(whole);
         self.flush();
     }
 
     fn decoded(&mut self, decodes: &Decodes) {
-        self.together += decodes.count();
-        let mut start = decodes.start;
+        self.together += decodes.count() * decodes.requests;
+        let (mut scheduled_at, mut start) = (decodes.scheduled_at, decodes.start);
         for (&end, number) in decodes.ends.iter().zip(0..) {
             self.flush();
-            assert!(end > start, "an iteration takes time");
-            assert_eq!(self.running.len() as u64, decodes.requests, "all that run decode");
-            let scheduled = self.decodes(decodes.requests);
-            let emitted = self.running.clone();
+            assert!(end > start, "an iteration takes time: {decodes:?}");
+            let emitted = self.running(&[]);
+            assert_eq!(emitted.len() as u64, decodes.requests, "all that run decode");
+            let scheduled = self.decodes(&emitted);
+            self.before.clone_from(&emitted);
+            // Those that ended with the iteration before were there when this one was decided.
+            let ended = if self.is_ahead && self.is_vllm { self.ended_before } else { 0 };
             for &id in &emitted {
                 self.token(id, end);
             }
             self.held = Some(Iteration {
-                scheduled_at: start,
+                scheduled_at,
                 start,
                 end,
                 scheduled,
                 emitted,
-                num_running: decodes.requests as u32,
+                num_running: decodes.requests as u32 + ended,
                 num_waiting: UNKNOWN,
                 free_blocks_after_schedule: decodes.free_blocks - number * decodes.taken_blocks,
                 free_blocks: UNKNOWN,
                 cached_blocks: UNKNOWN,
                 ..Iteration::default()
             });
+            scheduled_at = if self.is_ahead { start } else { end };
             start = end;
         }
     }
@@ -160,7 +208,18 @@ impl<S: IterationSink> IterationSink for Expander<S> {
 /// An iteration of an engine that takes nothing together, without what `seen` does not say.
 pub(crate) fn as_far_as_known(iteration: &Iteration, seen: &Iteration) -> Iteration {
     let if_known = |seen, figure| if seen == UNKNOWN { UNKNOWN } else { figure };
+    // Where those are in the list that computed a token in vain, as they had ended, is not known.
+    let others = |iteration: &Iteration| -> Vec<Scheduled> {
+        let counts = |each: &&Scheduled| each.tokens > 1 || iteration.emitted.contains(&each.id);
+        iteration.scheduled.iter().filter(counts).copied().collect()
+    };
+    let same = |other: &&Scheduled| iteration.scheduled.contains(other);
+    let is_same = iteration.scheduled.len() == seen.scheduled.len()
+        && seen.scheduled.iter().filter(same).count() == seen.scheduled.len()
+        && others(iteration) == others(seen);
+    let scheduled = if is_same { &seen.scheduled } else { &iteration.scheduled };
     Iteration {
+        scheduled: scheduled.clone(),
         num_waiting: if_known(seen.num_waiting, iteration.num_waiting),
         free_blocks: if_known(seen.free_blocks, iteration.free_blocks),
         cached_blocks: if_known(seen.cached_blocks, iteration.cached_blocks),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
 use servecast_engine::{
@@ -156,11 +158,29 @@ pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
     plain.iterations
 }
 
-/// How many of the iterations of a load are reported together, and how many there are.
-pub(crate) fn share_of_stretches(settings: &Value, load: &[Submission]) -> (u64, u64) {
+/// How many of the tokens of a load are reported together, and how many there are.
+fn share_of_stretches(settings: &Value, load: &[Submission]) -> (u64, u64) {
     let mut driver = Driver::new(settings, load, Mode::Together { kv_events: true });
     driver.run();
-    (driver.log.together, driver.log.sink.iterations.len() as u64)
+    (driver.log.together, driver.log.sink.iterations.iter().map(|each| each.emitted.len() as u64).sum())
+}
+
+/// Checks that of the tokens of random loads at least every `part`th one is reported together: properties that compare
+/// the two ways would say little if it were not so.
+#[track_caller]
+pub(crate) fn check_share_of_stretches(part: u64, name: &str, settings: impl Strategy<Value = Value>) {
+    let mut runner = TestRunner::deterministic();
+    let (mut together, mut tokens) = (0, 0);
+    for _ in 0..300 {
+        let mut draw = || {
+            let (settings, load) = (settings.new_tree(&mut runner).unwrap(), load(24).new_tree(&mut runner));
+            (settings.current(), load.unwrap().current())
+        };
+        let (settings, load) = draw();
+        let (of_load, all) = share_of_stretches(&settings, &load);
+        (together, tokens) = (together + of_load, tokens + all);
+    }
+    assert!(part * together >= tokens, "{name}: {together} of {tokens} tokens");
 }
 
 /// How an engine takes decodes.
@@ -191,6 +211,8 @@ struct Driver<'a> {
     arrivals: Vec<Time>,
     /// Releases that are due, by time and request; the value is the end of the transfer.
     releases: BTreeMap<(Time, RequestId), Time>,
+    /// Ended requests with readers.
+    read: FxHashSet<RequestId>,
     refused: FxHashMap<RequestId, Rejection>,
     iterations_seen: usize,
 }
@@ -214,10 +236,11 @@ impl<'a> Driver<'a> {
         Self {
             load,
             mode,
-            log: Expander::new(log),
+            log: Expander::new(log, &args),
             arrivals: arrivals.collect(),
             engine: Engine::new(args.validate(model).unwrap(), tracing),
             releases: BTreeMap::new(),
+            read: FxHashSet::default(),
             refused: FxHashMap::default(),
             iterations_seen: 0,
         }
@@ -268,15 +291,16 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether nothing comes to the engine before the next arrival: no KV is under way, nor will be held for a reader.
+    /// Whether nothing comes to the engine before the next arrival: no KV is held for a reader, nor will be.
     fn may_run_ahead(&self, submitted: usize) -> bool {
-        let has_ended = |index: usize| {
+        let is_over = |index: usize| {
             let id = RequestId(index as u32);
-            let Log { finished, rejected, .. } = &self.log.sink;
-            finished.contains_key(&id) || rejected.contains_key(&id) || self.refused.contains_key(&id)
+            self.read.contains(&id)
+                || self.log.sink.rejected.contains_key(&id)
+                || self.refused.contains_key(&id)
         };
-        let has_readers = (0..submitted).any(|index| self.load[index].reader.is_some() && !has_ended(index));
-        self.mode != Mode::OneByOne && !has_readers && self.releases.is_empty() && !self.engine.awaits_kv()
+        let has_readers = (0..submitted).any(|index| self.load[index].reader.is_some() && !is_over(index));
+        self.mode != Mode::OneByOne && !has_readers && self.releases.is_empty()
     }
 
     fn request(&self, index: usize) -> EngineRequest {
@@ -305,6 +329,7 @@ impl<'a> Driver<'a> {
             if let Some((after, takes)) = self.load[id.index()].reader {
                 let start = end + Duration::from_ns(after * 1000);
                 self.releases.insert((start, id), start + Duration::from_ns(takes * 1000));
+                self.read.insert(id);
             }
         };
         for iteration in &self.log.sink.iterations[self.iterations_seen..] {

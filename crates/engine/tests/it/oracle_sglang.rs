@@ -70,7 +70,7 @@ impl<'a> Driver<'a> {
     fn new(case: &'a Recording, tracing: EngineTracing) -> Result<Self, String> {
         let args = EngineArgs::from_json(settings(case)).unwrap();
         let config = args.validate(None).map_err(|error| error.to_string())?;
-        let log = Expander::new(Log::default());
+        let log = Expander::new(Log::default(), &args);
         Ok(Self { case, engine: Engine::new(config, tracing), log, arrivals: case.arrivals() })
     }
 

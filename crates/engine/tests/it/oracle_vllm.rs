@@ -123,7 +123,7 @@ impl<'a> Driver<'a> {
             EngineTracing { kv_events: true, block_ids: !together, recorder_clock, stretches: together };
         let engine = Engine::new(args.validate(None).unwrap(), tracing);
         let lives = vec![Life::default(); case.requests.len()];
-        let (log, arrivals) = (Expander::new(Log::default()), case.arrivals());
+        let (log, arrivals) = (Expander::new(Log::default(), &args), case.arrivals());
         Self {
             case,
             mode,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineTracing, Rejection};
 use servecast_types::{Prompt, RequestId, Run, Time};
 
-use crate::load::{Submission, latency, load, run};
+use crate::load::{Submission, check_share_of_stretches, latency, load, run};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -27,6 +27,23 @@ proptest! {
     #[test]
     fn pools_of_a_few_blocks_do_not_stall(settings in crowded_settings(), load in load(8)) {
         run(&settings, &load);
+    }
+}
+
+#[test]
+fn random_loads_decode_together() {
+    for asynchronous in [false, true] {
+        let with = |mut settings: Value| {
+            settings["async_scheduling"] = asynchronous.into();
+            settings
+        };
+        let check = |name: &str, settings: BoxedStrategy<Value>| {
+            let name = format!("{name}, asynchronous: {asynchronous}");
+            check_share_of_stretches(3, &name, settings.prop_map(with));
+        };
+        check("vLLM", settings().boxed());
+        check("small pools", crowded_settings().boxed());
+        check("TensorRT-LLM", trtllm_settings().boxed());
     }
 }
 
@@ -141,7 +158,7 @@ fn settings() -> impl Strategy<Value = Value> {
         limit(1..250),
         prop_oneof![Just(0), 1_u32..64],
         any::<bool>(),
-        1_u32..5,
+        prop_oneof![3 => Just(1_u32), 1 => 2_u32..5],
     );
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), latency());
     let policies =

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use servecast_engine::{Admitted, Iteration};
 use servecast_types::{BlockHasher, KvEvent, Run, SequenceHash};
 
-use crate::load::{Submission, latency, load, run, share_of_stretches};
+use crate::load::{Submission, check_share_of_stretches, latency, load, run};
 use crate::properties::cases;
 
 proptest! {
@@ -25,11 +25,7 @@ proptest! {
     fn sglang_decides_the_same_if_decodes_are_taken_together(
         settings in prop_oneof![settings(1..150), settings(2..14)],
         load in load(24),
-        serial in prop::bool::weighted(0.8),
     ) {
-        // Two iterations in flight have no stretches.
-        let mut settings = settings;
-        settings["sglang"]["disable_overlap_schedule"] = serial.into();
         run(&settings, &load);
     }
 
@@ -41,11 +37,14 @@ proptest! {
 
 /// The property above would say nothing without them.
 #[test]
-fn most_decodes_of_sglang_are_in_stretches() {
-    let settings = json!({"engine_type": "sglang", "num_gpu_blocks": 400, "sglang": {"page_size": 4}});
-    let request = |own_len| Submission { own_len, max_tokens: 30, gap_us: 500, ..Submission::default() };
-    let (together, iterations) = share_of_stretches(&settings, &[request(5), request(9), request(20)]);
-    assert!(2 * together > iterations, "{together} of {iterations}");
+fn random_loads_of_sglang_decode_together() {
+    for serial in [false, true] {
+        let with = |mut settings: Value| {
+            settings["sglang"]["disable_overlap_schedule"] = serial.into();
+            settings
+        };
+        check_share_of_stretches(2, &format!("serial: {serial}"), settings(1..150).prop_map(with));
+    }
 }
 
 /// Requests that each need most of the largest pages.

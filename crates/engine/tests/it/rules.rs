@@ -56,10 +56,11 @@ fn numbered(requests: &[Numbers]) -> Vec<EngineRequest> {
 pub(crate) fn check_requests(changes: &Value, requests: &[EngineRequest], expected: &[&str]) {
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
+    let args = EngineArgs::from_json(settings).unwrap();
+    let config = args.validate(None).unwrap();
     for stretches in [false, true] {
         let tracing = EngineTracing { stretches, ..EngineTracing::default() };
-        let mut schedule = Expander::new(Schedule::default());
+        let mut schedule = Expander::new(Schedule::default(), &args);
         for request in requests {
             schedule.submitted(request.id, request.prompt.tokens());
         }
@@ -160,6 +161,32 @@ fn decodes_go_on_together_beside_a_prompt_and_are_told_of_one_by_one_when_blocks
         "1:6@7",
         "+1",
         "1 has 3 tokens at 11",
+    ];
+    assert_eq!(told.0, together);
+}
+
+/// The fourth token of request 1 is out when the iteration after it is in flight, which computes one more in vain. That of
+/// request 0 that is its last one is foreseen, so that nothing is decided for it beside that.
+#[test]
+fn one_iteration_ahead_who_stops_by_itself_computes_once_in_vain() {
+    let settings = json!({"block_size": 4, "latency": "linear:1000,0,0", "async_scheduling": true});
+    let config = EngineArgs::from_json(settings.clone()).unwrap().validate(None).unwrap();
+    let mut requests = numbered(&[(0, 4, 6, 0), (100, 4, 10, 0)]);
+    requests[1].stop_after = Some(4);
+    let one_by_one = ["0:4@0 1:4@0", "0:1@4 1:1@4", "0:1@5 1:1@5", "0:1@6 1:1@6", "0:1@7 1:1@7", "0:1@8"];
+    check_requests(&settings, &requests, &one_by_one);
+    let mut engine = Engine::new(config, EngineTracing { stretches: true, ..EngineTracing::default() });
+    let mut told = Together::default();
+    serve(&mut engine, requests, &mut told);
+    let together = [
+        "0:4@0 1:4@0",
+        "0:1@4 1:1@4",
+        "+2",
+        "+2",
+        "1 has 4 tokens at 4",
+        "+1 1:1@7",
+        "+1",
+        "0 has 6 tokens at 6",
     ];
     assert_eq!(told.0, together);
 }

@@ -1,6 +1,10 @@
 //! Whatever the deployment and the load: every request ends once, in order, and a run can be repeated.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use servecast_cluster::{Detail, RouterMode};
 use servecast_engine::{EngineArgs, EngineType};
 use servecast_record::{RequestStatus, RunRecord};
@@ -53,6 +57,32 @@ fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
     let (_, seen) = watch_in(scenario, false, Detail::Iterations);
     prop_assert_eq!(seen, expected);
     Ok(())
+}
+
+/// The properties below would compare the same path twice if random deployments did not decode together.
+#[test]
+fn random_deployments_decode_together() {
+    let is_ahead = |args: &EngineArgs| match (args.engine_type, &args.sglang) {
+        (EngineType::Sglang, Some(own)) => !own.disable_overlap_schedule,
+        _ => args.async_scheduling,
+    };
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeMap::<_, (u64, usize)>::new();
+    for _ in 0..500 {
+        let scenario = scenario().new_tree(&mut runner).unwrap().current();
+        let last = scenario.decode.as_ref().unwrap_or(&scenario.prefill);
+        let (engine, polls) = (format!("{:?}", last.engine_type), last.kv_role.is_some());
+        let key = (engine, is_ahead(last), polls, scenario.decode.is_some());
+        let (_, watch) = watch(&scenario, false);
+        let (together, all) = seen.entry(key).or_default();
+        *together += watch.together;
+        *all += watch.passes.values().map(Vec::len).sum::<usize>();
+    }
+    // Three engines, ahead or not; vLLM with a connector or without; two stages or one.
+    assert_eq!(seen.len(), 2 * (3 + 1) * 2);
+    for (kind, (together, all)) in seen {
+        assert!(10 * together > all as u64, "{kind:?}: {together} of {all} iterations");
+    }
 }
 
 proptest! {

@@ -118,11 +118,14 @@ impl Engine {
     /// Starts what can be started at `now` and says what happens next.
     pub fn run(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<EngineState, LatencyError> {
         while !self.blocked {
-            if self.in_flight.len() < self.depth && self.decide(now, sink)? {
+            if self.in_flight.len() < self.depth
+                && self.decide(now, sink)?
+                && self.in_flight.len() < self.depth
+            {
                 if self.in_flight.last().is_some_and(Pass::computes) {
                     continue;
                 }
-                if self.in_flight.len() < self.depth && self.leaves_pending() {
+                if self.leaves_pending() {
                     break;
                 }
             }

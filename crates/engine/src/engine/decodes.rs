@@ -136,7 +136,10 @@ impl Engine {
         while quiet > 0 && glide.start < horizon {
             let most = quiet.min(glide.fitting(horizon)).min(MOST_DECODES as u64) as usize;
             let before = glide.work;
-            let count = glide.go_on(self.config(), most, horizon, sink);
+            let count = match glide.ahead {
+                None => glide.go_on::<false>(self.config(), most, horizon, sink),
+                Some(_) => glide.go_on::<true>(self.config(), most, horizon, sink),
+            };
             if count == 0 {
                 break;
             }
@@ -221,46 +224,52 @@ impl Glide {
     }
 
     /// Decides iterations and ends as many, `most` at most and as far as these end before `horizon`; returns how many.
-    fn go_on(
+    /// `AHEAD`: whether one is in flight.
+    #[inline]
+    fn go_on<const AHEAD: bool>(
         &mut self,
         config: &EngineConfig,
         most: usize,
         horizon: Time,
         sink: &mut impl IterationSink,
     ) -> usize {
+        let (lead, gap) = (usize::from(AHEAD), self.gap);
         let (mut durations, mut ends) = ([Duration::ZERO; MOST_DECODES], [Time::ZERO; MOST_DECODES + 1]);
         let timed = config.latency.decode_iterations(self.work, self.capacity, &mut durations[..most]);
-        let lead = usize::from(self.ahead.is_some());
         ends[0] = self.ahead.map_or(Time::ZERO, |pass| pass.end);
         let (mut count, mut begin, mut before) = (0, self.start, ends[0]);
         for (duration, slot) in durations[..timed].iter().zip(&mut ends[lead..]) {
             let end = begin + *duration;
-            let ending = if lead == 0 { end } else { before };
-            if ending >= horizon || begin >= self.notice {
+            let ending = if AHEAD { before } else { end };
+            if ending >= horizon {
                 break;
             }
-            (*slot, before, begin) = (end, end, end + self.gap);
+            (*slot, before, begin) = (end, end, end + gap);
             count += 1;
         }
+        if self.notice < Time::MAX {
+            let starts = std::iter::once(self.start).chain(ends[lead..].iter().map(|&end| end + gap));
+            count = starts.take(count).take_while(|&start| start < self.notice).count();
+        }
         let Some(&last) = ends[..count].last() else { return 0 };
-        let first_taken = if lead == 0 { self.taken_blocks } else { 0 };
         let first = self.ahead.map_or((self.last_end, self.start), |pass| (pass.scheduled_at, pass.start));
         sink.decoded(&Decodes {
             scheduled_at: first.0,
             start: first.1,
             ends: &ends[..count],
-            gap: self.gap,
+            gap,
             requests: self.work.requests,
-            free_blocks: self.free_blocks.saturating_sub(first_taken),
+            free_blocks: self.free_blocks.saturating_sub(if AHEAD { 0 } else { self.taken_blocks }),
             taken_blocks: self.taken_blocks,
         });
         self.free_blocks = self.free_blocks.saturating_sub(count as u32 * self.taken_blocks);
         if let Some(pass) = &mut self.ahead {
             pass.scheduled_at = if count > 1 { ends[count - 2] } else { self.last_end };
-            (pass.start, pass.end, pass.free_blocks) = (last + self.gap, ends[count], self.free_blocks);
+            (pass.start, pass.end, pass.free_blocks) = (last + gap, ends[count], self.free_blocks);
             (pass.num_running, pass.num_waiting) = self.num_requests;
         }
-        (self.last_end, self.start, self.length) = (last, begin, durations[count - 1]);
+        (self.last_end, self.start) = (last, ends[lead + count - 1] + gap);
+        self.length = durations[count - 1];
         self.work = self.work.after(count as u64);
         count
     }

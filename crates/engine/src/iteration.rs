@@ -203,9 +203,7 @@ impl Iteration {
 /// Iterations one after the other in which the same requests got a token each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decodes<'a> {
-    /// When the first of them was decided.
-    pub scheduled_at: Time,
-    /// When it began.
+    /// When the first of them began.
     pub start: Time,
     /// When each of them ended; not empty.
     pub ends: &'a [Time],

@@ -67,20 +67,12 @@ impl Engine {
     }
 
     pub(super) fn end_decode(&mut self, pass: DecodePass, sink: &mut impl IterationSink) {
-        let DecodePass { scheduled_at, start, end, requests, free_blocks, .. } = pass;
+        let DecodePass { start, end, requests, free_blocks, .. } = pass;
         self.scheduler.end_decode(&mut self.changes);
         self.put_back();
         self.last_decode_end = end;
-        let (gap, taken_blocks) = (Duration::ZERO, 0);
-        sink.decoded(&Decodes {
-            scheduled_at,
-            start,
-            ends: &[end],
-            gap,
-            requests,
-            free_blocks,
-            taken_blocks,
-        });
+        let gap = Duration::ZERO;
+        sink.decoded(&Decodes { start, ends: &[end], gap, requests, free_blocks, taken_blocks: 0 });
         if !self.changes.kv_events.is_empty() {
             sink.cache_changed(&self.changes.kv_events, end);
             self.changes.kv_events.clear();
@@ -252,10 +244,8 @@ impl Glide {
             count = starts.take(count).take_while(|&start| start < self.notice).count();
         }
         let Some(&last) = ends[..count].last() else { return 0 };
-        let first = self.ahead.map_or((self.last_end, self.start), |pass| (pass.scheduled_at, pass.start));
         sink.decoded(&Decodes {
-            scheduled_at: first.0,
-            start: first.1,
+            start: self.ahead.map_or(self.start, |pass| pass.start),
             ends: &ends[..count],
             gap,
             requests: self.work.requests,

@@ -24,6 +24,8 @@ pub(crate) struct Expander<S> {
     outputs: FxHashMap<RequestId, (u32, Time)>,
     /// Requests that computed something in the iteration before, in order of the running list.
     before: Vec<RequestId>,
+    /// When that began.
+    start_before: Time,
     /// Requests that have ended, and how many of them did with the iteration before.
     ended: FxHashSet<RequestId>,
     ended_before: u32,
@@ -46,6 +48,7 @@ impl<S: IterationSink> Expander<S> {
             prompt_tokens: FxHashMap::default(),
             outputs: FxHashMap::default(),
             before: Vec::new(),
+            start_before: Time::ZERO,
             ended: FxHashSet::default(),
             ended_before: 0,
             held: None,
@@ -141,6 +144,7 @@ impl<S: IterationSink> IterationSink for Expander<S> {
         whole.finished.iter().for_each(|&finished| self.check_outputs(finished));
         if !whole.scheduled.is_empty() {
             self.before = whole.scheduled.iter().map(|scheduled| scheduled.id).collect();
+            self.start_before = whole.start;
         }
         self.held = Some(whole);
         self.flush();
@@ -148,7 +152,7 @@ impl<S: IterationSink> IterationSink for Expander<S> {
 
     fn decoded(&mut self, decodes: &Decodes) {
         self.together += decodes.count() * decodes.requests;
-        let (mut scheduled_at, mut start) = (decodes.scheduled_at, decodes.start);
+        let mut start = decodes.start;
         for (&end, number) in decodes.ends.iter().zip(0..) {
             self.flush();
             assert!(end > start, "an iteration takes time: {decodes:?}");
@@ -156,6 +160,9 @@ impl<S: IterationSink> IterationSink for Expander<S> {
             assert_eq!(emitted.len() as u64, decodes.requests, "all that run decode");
             let scheduled = self.decodes(&emitted);
             self.before.clone_from(&emitted);
+            // One iteration ahead, it was decided when the one before began.
+            let before = std::mem::replace(&mut self.start_before, start);
+            let scheduled_at = if self.is_ahead { before } else { start };
             // Those that ended with the iteration before were there when this one was decided.
             let ended = if self.is_ahead && self.is_vllm { self.ended_before } else { 0 };
             for &id in &emitted {
@@ -174,7 +181,6 @@ impl<S: IterationSink> IterationSink for Expander<S> {
                 cached_blocks: UNKNOWN,
                 ..Iteration::default()
             });
-            scheduled_at = if self.is_ahead { start } else { end };
             start = end;
         }
     }

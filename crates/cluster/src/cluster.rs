@@ -4,6 +4,7 @@ mod checks;
 mod deadline;
 mod hand_off;
 mod lag;
+mod withdraw;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -91,6 +92,8 @@ struct Live {
     /// What the decode stage will get.
     decode_stage: Option<EngineRequest>,
     placement: Placement,
+    /// Whether its client has taken it back.
+    is_withdrawn: bool,
 }
 
 impl Cluster {
@@ -189,7 +192,8 @@ impl Cluster {
         };
         let placement = arrival.placement;
         let forced = placement.first().copied();
-        self.live.insert(id, Live { place: None, source: None, decode_stage, placement });
+        self.live
+            .insert(id, Live { place: None, source: None, decode_stage, placement, is_withdrawn: false });
         self.enter(PoolId(0), first_stage, forced, now, observer)?;
         Ok(id)
     }
@@ -212,7 +216,9 @@ impl Cluster {
             assert!(deadline.at == now, "the driver stops at every deadline");
             match deadline.event {
                 Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
-                Event::TransferEnd(source, request) => self.transfer_ended(request, source, now, observer)?,
+                Event::TransferEnd { from, to, request } => {
+                    self.transfer_ended(request, from, Some(to), now, observer)?;
+                }
             }
         }
         Ok(())
@@ -415,7 +421,7 @@ impl Cluster {
         for (transfer, now) in &outcome.transfers {
             let Some(source) = self.transfer_started(transfer.id, place) else { continue };
             self.check_emission(place, *now);
-            let event = Event::TransferEnd(source.place, transfer.id);
+            let event = Event::TransferEnd { from: source.place, to: place, request: transfer.id };
             self.schedule(transfer.end.max(*now), source.order, event);
         }
         if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
@@ -438,6 +444,11 @@ impl Cluster {
             self.leave(id, place, now, observer)?;
             self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
         }
+        for &(id, now) in &outcome.withdrawn {
+            self.check_emission(place, now);
+            self.leave(id, place, now, observer)?;
+            self.end(id, RequestStatus::Withdrawn, now, observer)?;
+        }
         outcome.clear();
         self.spare.push(outcome);
         Ok(())
@@ -451,6 +462,9 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.leave(id, place, now, observer)?;
+        if self.live.get(&id).is_some_and(|live| live.is_withdrawn) {
+            return self.end_withdrawn(id, place, now, observer);
+        }
         if let Some(request) = self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
             return self.hand_off(id, request, now, observer);
         }
@@ -476,17 +490,19 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        if let Some(Live { source: Some(source), place, .. }) = self.live.remove(&id) {
-            // A request that is given up before its transfer began leaves KV behind.
-            if let Some(place) = place.filter(|_| !source.is_moving) {
+        // A request that is given up before its transfer began leaves KV behind; one that has begun ends by itself.
+        if let Some(Live { source: Some(source), place, .. }) = self.live.remove(&id)
+            && !source.is_moving
+        {
+            if let Some(place) = place {
                 self.worker(place).queued_fetches -= 1;
                 self.check_emission(place, now);
             }
-            self.transfer_ended(id, source.place, now, observer)?;
+            self.transfer_ended(id, source.place, None, now, observer)?;
         }
         let known = match status {
             RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),
-            RequestStatus::Rejected(_) => now,
+            RequestStatus::Rejected(_) | RequestStatus::Withdrawn => now,
         };
         self.recorder.end(id, status, known);
         self.ended.push_back((id, status, known));

@@ -72,6 +72,12 @@ pub trait Source {
     /// A request has ended, which its client knows at `at`.
     fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time);
 
+    /// A request that its client takes back now. Whoever has such [watches](Source::watches) the ends of requests, and
+    /// counts them in [`Source::next`].
+    fn pop_withdrawn(&mut self, _now: Time) -> Option<RequestId> {
+        None
+    }
+
     /// A request that will not be sent, since the end of an earlier one was told of that it builds on. It is recorded as
     /// [rejected](servecast_record::RejectReason::PreviousTurn) at its arrival.
     fn pop_refused(&mut self) -> Option<NewRequest> {
@@ -196,6 +202,10 @@ impl<S: Source, O: Observer> Drive<'_, S, O> {
         while let Some(arrival) = self.source.pop_due(now) {
             let id = self.cluster.arrive(arrival, now, self.observer)?;
             self.source.arrived(id);
+            self.follow_ended();
+        }
+        while let Some(id) = self.source.pop_withdrawn(now) {
+            self.cluster.withdraw(id, now, self.observer)?;
             self.follow_ended();
         }
         self.cluster.start(now, self.observer)?;

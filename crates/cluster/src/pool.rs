@@ -197,8 +197,16 @@ impl Pool {
         self.release_parked()
     }
 
+    /// Forgets a request that the router has parked; returns those that go to a worker in its place.
+    pub(crate) fn withdraw_parked(&mut self, request: RequestId, now: Time) -> Dispatches {
+        let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
+        parked.remove(&request);
+        let admitted = router.forget(request, now);
+        self.unpark(admitted)
+    }
+
     /// Sends parked requests on for which there is room now.
-    fn release_parked(&mut self) -> Dispatches {
+    pub(crate) fn release_parked(&mut self) -> Dispatches {
         match &mut self.routing {
             Routing::Kv(router, parked) if !parked.is_empty() => {
                 let admitted = router.act_on_notes();

@@ -350,7 +350,9 @@ fn check_record(record: &RequestRecord) -> Result<(), String> {
             (stage.last_token, "last token"),
         ]
     });
-    for (time, what) in stages.chain([(Some(record.ended), "end")]) {
+    // What was under way for a request that was withdrawn is over later.
+    let end = Some(record.ended).filter(|_| record.status != RequestStatus::Withdrawn);
+    for (time, what) in stages.chain([(end, "end")]) {
         let Some(time) = time else { continue };
         ensure!(time >= clock, "its {what} at {time} is before what precedes it at {clock}");
         clock = time;

@@ -240,7 +240,7 @@ impl Source for Replay {
         let turn = self.turns[id.index()];
         match status {
             RequestStatus::Finished => self.turn_ended(turn, at),
-            RequestStatus::Rejected(_) => {
+            RequestStatus::Rejected(_) | RequestStatus::Withdrawn => {
                 let turns = self.session(turn.session).turns.len() as u32;
                 let rest = (turn.turn + 1..turns).rev();
                 self.refused.extend(rest.map(|later| (TurnId { turn: later, ..turn }, at)));

@@ -17,6 +17,7 @@ pub(crate) struct Outcome {
     /// In the order in which the iteration emitted tokens.
     pub(crate) signals: Vec<(RequestId, Signal, Time)>,
     pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
+    pub(crate) withdrawn: Vec<(RequestId, Time)>,
     /// Calls of the sink that told of iterations: one of them, or some that were taken together.
     pub(crate) reports: u64,
 }
@@ -27,6 +28,7 @@ impl Outcome {
         self.transfers.clear();
         self.signals.clear();
         self.rejected.clear();
+        self.withdrawn.clear();
         self.reports = 0;
     }
 }
@@ -84,6 +86,10 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     fn joined(&mut self, joined: Joined, now: Time) {
         self.signal(joined.id, joined.is_finished, now);
         self.recorder.joined(joined.id, self.last_stage, now);
+    }
+
+    fn withdrawn(&mut self, request: RequestId, now: Time) {
+        self.outcome.withdrawn.push((request, now));
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {

@@ -44,6 +44,8 @@ pub struct Engine {
     last_decode_end: Time,
     /// What a stretch changed; kept for its memory.
     changes: Changes,
+    /// Requests that are to be taken away with the next decision.
+    withdrawals: Vec<RequestId>,
     /// Iterations whose time lies outside what the latency model was measured on.
     extrapolated: u64,
 }
@@ -96,6 +98,7 @@ impl Engine {
             stretches: tracing.stretches && !(tracing.block_ids || tracing.recorder_clock),
             last_decode_end: Time::ZERO,
             changes: Changes::default(),
+            withdrawals: Vec::new(),
             extrapolated: 0,
         }
     }
@@ -113,6 +116,24 @@ impl Engine {
     /// Lets go of the KV blocks of an ended request with `hold_kv` once the transfer from here ends at `end`.
     pub fn release(&mut self, request: RequestId, end: Time, now: Time) {
         self.scheduler.release(request, end, now);
+    }
+
+    /// Takes a request away with the next decision, as the real engines do, which look at what has come between
+    /// iterations; nothing if it has ended by then.
+    ///
+    /// vLLM and TensorRT-LLM drop it, whatever it is doing: tokens of it in flight are lost, its blocks are free, or, if
+    /// KV is on its way to them, when that is there; the sink is [told](IterationSink::withdrawn). SGLang drops it while it
+    /// waits; later it ends with its next token, as if it had been asked for no more.
+    ///
+    /// # Source
+    /// vLLM 0.33 `Scheduler.finish_requests`, SGLang 0.5.23 `Scheduler.abort_request`, as documented.
+    pub fn withdraw(&mut self, request: RequestId) {
+        self.withdrawals.push(request);
+    }
+
+    /// Whether a request is to be withdrawn with the next decision.
+    pub fn withdraws(&self) -> bool {
+        !self.withdrawals.is_empty()
     }
 
     /// Starts what can be started at `now` and says what happens next.
@@ -200,6 +221,9 @@ impl Engine {
 
     /// Decides an iteration and puts it in flight, if there is anything to decide.
     fn decide(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<bool, LatencyError> {
+        if self.withdraws() {
+            self.apply_withdrawals(now, sink);
+        }
         if self.stretches && self.decodes_on(now, sink)? {
             return Ok(true);
         }
@@ -208,6 +232,18 @@ impl Engine {
             self.start(now, sink)?;
         }
         Ok(has_work)
+    }
+
+    fn apply_withdrawals(&mut self, now: Time, sink: &mut impl IterationSink) {
+        self.clock = now;
+        // Members of a stretch are not up to date.
+        self.scheduler.end_stretch(&mut self.changes);
+        self.tell_of_caught_up(sink);
+        for request in std::mem::take(&mut self.withdrawals) {
+            if self.scheduler.withdraw(request) {
+                sink.withdrawn(request, now);
+            }
+        }
     }
 
     /// Decides an iteration request by request and puts it in flight.

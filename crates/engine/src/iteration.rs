@@ -276,6 +276,11 @@ pub trait IterationSink {
     /// An iteration ended.
     fn iteration_ended(&mut self, iteration: &Iteration);
 
+    /// A request was [withdrawn](crate::Engine::withdraw) at `now`.
+    fn withdrawn(&mut self, request: RequestId, now: Time) {
+        unreachable!("{request} at {now}, which nobody withdrew");
+    }
+
     /// Iterations ended in which each running request got a token, as each did at their start.
     ///
     /// Only called, like the methods below, if the engine [takes such iterations

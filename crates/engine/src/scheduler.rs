@@ -55,6 +55,11 @@ impl Scheduler {
         each!(self, scheduler => scheduler.release(request, end, now));
     }
 
+    /// Takes a request away; returns whether it is gone at once.
+    pub(crate) fn withdraw(&mut self, request: RequestId) -> bool {
+        each!(self, scheduler => scheduler.withdraw(request))
+    }
+
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
         each!(self, scheduler => scheduler.give_up_if_stuck(iteration));
     }

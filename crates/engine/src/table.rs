@@ -37,6 +37,12 @@ impl<R> RequestTable<R> {
         self.slots[slot.0 as usize].as_ref()
     }
 
+    /// Where a request is that meets a condition.
+    pub(crate) fn find(&self, is_it: impl Fn(&R) -> bool) -> Option<Slot> {
+        let position = self.slots.iter().position(|slot| slot.as_ref().is_some_and(&is_it))?;
+        Some(Slot(position as u32))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &R> + Clone {
         self.slots.iter().flatten()
     }

@@ -32,6 +32,8 @@ pub enum RequestStatus {
     Finished,
     /// It was turned away or given up.
     Rejected(RejectReason),
+    /// Its client took it back.
+    Withdrawn,
 }
 
 /// One stage of a request: its stay on one worker of one pool.

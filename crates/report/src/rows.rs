@@ -80,6 +80,7 @@ impl RequestRow {
         let (status, reject_reason) = match request.status {
             RequestStatus::Finished => ("finished", None),
             RequestStatus::Rejected(reason) => ("rejected", Some(reason)),
+            RequestStatus::Withdrawn => ("withdrawn", None),
         };
         Self {
             request: ordinal,

@@ -51,8 +51,8 @@ impl Ord for Deadline {
 pub(super) enum Event {
     /// The oldest iteration in flight of a worker ends.
     IterationEnd(Place),
-    /// KV has left a worker.
-    TransferEnd(Place, RequestId),
+    /// The KV of a request has left a worker and is on another.
+    TransferEnd { from: Place, to: Place, request: RequestId },
 }
 
 impl Event {
@@ -62,7 +62,7 @@ impl Event {
         match self {
             Self::IterationEnd(Place { pool: PoolId(1..), .. }) => 0,
             Self::IterationEnd(_) => 1,
-            Self::TransferEnd(..) => 2,
+            Self::TransferEnd { .. } => 2,
         }
     }
 }

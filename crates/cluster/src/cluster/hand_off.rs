@@ -45,24 +45,25 @@ impl Cluster {
         Some(source)
     }
 
-    /// The KV of a request is where it goes: its source lets go of it.
+    /// The KV of a request is where it goes, or is to go nowhere: its source lets go of it.
     pub(super) fn transfer_ended(
         &mut self,
         id: RequestId,
-        source: Place,
+        from: Place,
+        to: Option<Place>,
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.catch_up(source, observer)?;
-        self.check_causality(source, now);
-        self.worker(source).engine.release(id, now, now);
-        self.wake(source);
+        self.catch_up(from, observer)?;
+        self.check_causality(from, now);
+        self.worker(from).engine.release(id, now, now);
+        self.wake(from);
         if let Some(live) = self.live.get_mut(&id) {
             live.source = None;
-            if let Some(destination) = live.place {
-                self.catch_up(destination, observer)?;
-                self.wake(destination);
-            }
+        }
+        if let Some(to) = to {
+            self.catch_up(to, observer)?;
+            self.wake(to);
         }
         Ok(())
     }

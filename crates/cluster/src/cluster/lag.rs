@@ -26,7 +26,9 @@ impl Cluster {
     /// A worker has an iteration in flight: its end is a deadline if others act on it, or if it is at this instant.
     pub(super) fn started(&mut self, place: Place, until: Time) {
         let watched = self.pools[place.pool.index()].is_watched();
-        if watched || self.worker(place).queued_fetches > 0 || until <= self.now {
+        let now = self.now;
+        let worker = self.worker(place);
+        if watched || worker.queued_fetches > 0 || worker.engine.withdraws() || until <= now {
             self.worker(place).progress = Progress::InFlight;
             self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
         } else {

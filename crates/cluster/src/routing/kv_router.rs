@@ -121,6 +121,12 @@ impl KvRouting {
         self.notes.push(Note { at: now, worker, id, what: Fact::Left });
     }
 
+    /// Forgets a request that is parked, when there are no notes to act on; returns the parked requests that are admitted
+    /// by that.
+    pub(crate) fn forget(&mut self, id: RequestId, now: Time) -> Vec<Admission> {
+        self.router.finish(id, now)
+    }
+
     /// Acts on what was noted; returns the parked requests that are admitted by it.
     pub(crate) fn act_on_notes(&mut self) -> Vec<Admission> {
         let mut admitted = Vec::new();

@@ -2,20 +2,22 @@
 //! itself.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
+use serde_json::json;
 use servecast_cluster::{
-    Arrival, Clock, Cluster, LoadMode, NewRequest, Placement, Replay, Source, Timer, VirtualClock, WallClock,
-    Watches, drive,
+    Arrival, Clock, Cluster, LoadMode, NewRequest, Placement, PoolEngine, Replay, SimulationOptions, Source,
+    Timer, Topology, VirtualClock, WallClock, Watches, drive,
 };
+use servecast_engine::EngineArgs;
 use servecast_latency::Host;
 use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
-use servecast_workload::{Session, Turn, TurnStart, Workload};
+use servecast_workload::{Load, Session, Turn, TurnStart, Workload};
 
 use crate::properties::cases;
-use crate::scenario::{Scenario, deployment, scenario};
+use crate::scenario::{Scenario, deployment, host_of, scenario};
 
 /// A machine whose time passes only while somebody sleeps; it wakes late, or early when a request comes.
 struct Machine<'a> {
@@ -126,10 +128,153 @@ fn trace(log: &[(Time, Sent)]) -> Workload {
 }
 
 fn run(scenario: &Scenario, source: &mut impl Source, clock: &mut impl Clock) -> RunRecord {
-    let (topology, options) = deployment(scenario, false);
+    run_as(scenario, false, source, clock)
+}
+
+fn run_as(scenario: &Scenario, plain: bool, source: &mut impl Source, clock: &mut impl Clock) -> RunRecord {
+    let (topology, options) = deployment(scenario, plain);
     let mut cluster = Cluster::new(&topology, &options);
-    let end = drive(&mut cluster, source, clock, &mut ()).unwrap();
+    let end = drive(&mut cluster, source, clock, &mut ()).unwrap_or_else(|error| panic!("{error}"));
     cluster.finish(end).unwrap()
+}
+
+/// A workload some of whose requests are taken back.
+struct Impatient {
+    replay: Replay,
+    /// How long after its arrival each request is taken back, if it is.
+    patience: Vec<Option<Duration>>,
+    /// When requests are taken back, first one in front.
+    due: BTreeSet<(Time, RequestId)>,
+    arrived: Time,
+    ended: Vec<(RequestId, RequestStatus)>,
+}
+
+impl Impatient {
+    fn new(replay: Replay, patience: Vec<Option<Duration>>) -> Self {
+        Self { replay, patience, due: BTreeSet::new(), arrived: Time::ZERO, ended: Vec::new() }
+    }
+}
+
+impl Source for Impatient {
+    fn next(&self) -> Option<Time> {
+        self.replay.next().into_iter().chain(self.due.first().map(|&(at, _)| at)).min()
+    }
+
+    fn pop_due(&mut self, now: Time) -> Option<Arrival> {
+        self.arrived = now;
+        self.replay.pop_due(now)
+    }
+
+    fn arrived(&mut self, id: RequestId) {
+        self.replay.arrived(id);
+        let patience = self.patience[id.index() % self.patience.len()];
+        self.due.extend(patience.map(|patience| (self.arrived + patience, id)));
+    }
+
+    fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
+        self.ended.push((id, status));
+        self.replay.ended(id, status, at);
+    }
+
+    fn pop_withdrawn(&mut self, now: Time) -> Option<RequestId> {
+        self.due.first().filter(|&&(at, _)| at <= now)?;
+        self.due.pop_first().map(|(_, id)| id)
+    }
+
+    fn pop_refused(&mut self) -> Option<NewRequest> {
+        self.replay.pop_refused()
+    }
+}
+
+fn withdrawn(record: &RunRecord) -> usize {
+    record.requests.iter().filter(|request| request.status == RequestStatus::Withdrawn).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    /// Wherever a request is when it is taken back, nothing of it is left, and the fast path ends like the plain one.
+    #[test]
+    fn requests_may_be_taken_back_at_any_time(
+        scenario in scenario(),
+        patience in prop::collection::vec(prop::option::of(0_u64..60_000), 1..12),
+    ) {
+        let patience: Vec<_> = patience
+            .into_iter()
+            .map(|us| us.map(|us| Duration::from_ns(us * 1_000)))
+            .collect();
+        let options = deployment(&scenario, false).1;
+        let run = |plain| {
+            let load = if scenario.concurrency.is_some() {
+                Load::Closed
+            } else {
+                Load::Open { arrival_speedup_ratio: 1.0 }
+            };
+            let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+            let front = host_of(&scenario.prefill);
+            let replay = Replay::new(workload, options.load, front).unwrap();
+            let mut source = Impatient::new(replay, patience.clone());
+            let record = run_as(&scenario, plain, &mut source, &mut VirtualClock);
+            (record, source.ended)
+        };
+        let ((fast, fast_ends), (plain, plain_ends)) = (run(false), run(true));
+        prop_assert_eq!(fast.requests.len(), scenario.rows.len());
+        for (fast, plain) in fast.requests.iter().zip(&plain.requests) {
+            prop_assert_eq!(fast, plain);
+        }
+        prop_assert_eq!(fast_ends, plain_ends);
+        prop_assert_eq!(fast.gaps, plain.gaps);
+        prop_assert_eq!(fast.pools, plain.pools);
+    }
+}
+
+/// Of line 2 of two equal requests of 100 and 50 tokens, taken back after so long.
+fn taken_back(settings: &serde_json::Value, after_us: u64) -> RunRecord {
+    let mut engine = json!({"block_size": 4, "num_gpu_blocks": 1000, "latency": "linear:1000,0,0"});
+    engine.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    let args = EngineArgs::from_json(engine).unwrap();
+    let config = args.validate(None).unwrap();
+    let topology = Topology::aggregated(PoolEngine { workers: 1, args: &args, config: &config }).unwrap();
+    let sent = |first_token| (Time::ZERO, Sent { first_token, input_tokens: 100, output_tokens: 50 });
+    let replay = Replay::new(trace(&[sent(1), sent(1000)]), LoadMode::OpenLoop, Host::NONE).unwrap();
+    let mut source = Impatient::new(replay, vec![None, Some(Duration::from_ns(after_us * 1_000))]);
+    let options = SimulationOptions { check: true, ..SimulationOptions::default() };
+    let mut cluster = Cluster::new(&topology, &options);
+    let end = drive(&mut cluster, &mut source, &mut VirtualClock, &mut ()).unwrap();
+    cluster.finish(end).unwrap()
+}
+
+/// Iterations of 1 ms; the first one computes both prompts, and each after it gives both a token.
+#[test]
+fn a_request_that_is_taken_back_ends_with_the_next_decision() {
+    for (engine, after_us, tokens, ended_us) in [
+        // In its eleventh iteration, whose token it gets before the engine looks again.
+        (json!({}), 10_500, 11, 11_000),
+        // Decided one ahead: what is in flight when the engine looks is lost.
+        (json!({"async_scheduling": true}), 10_500, 11, 11_000),
+        // SGLang lets it end with its next token.
+        (json!({"engine_type": "sglang", "sglang": {"disable_overlap_schedule": true}}), 10_500, 12, 12_000),
+        // While it waits for its place.
+        (json!({"max_num_seqs": 1}), 10_500, 0, 11_000),
+    ] {
+        let record = taken_back(&engine, after_us);
+        let [first, second] = &record.requests[..] else { panic!("two requests") };
+        assert!(first.is_finished() && first.output_tokens == 50, "{engine}: the other one goes on");
+        assert_eq!(withdrawn(&record), 1, "{engine}");
+        let ended = Time::from_ns(ended_us * 1_000);
+        assert_eq!(
+            (second.status, second.output_tokens, second.ended),
+            (RequestStatus::Withdrawn, tokens, ended),
+            "{engine}"
+        );
+    }
+}
+
+#[test]
+fn what_has_ended_is_not_taken_back() {
+    let record = taken_back(&json!({}), 50_500);
+    assert_eq!(withdrawn(&record), 0);
+    assert!(record.requests[1].is_finished());
 }
 
 proptest! {

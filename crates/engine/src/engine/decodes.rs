@@ -103,7 +103,7 @@ impl Engine {
     }
 
     /// Tells of the requests of a stretch that is over.
-    fn tell_of_caught_up(&mut self, sink: &mut impl IterationSink) {
+    pub(super) fn tell_of_caught_up(&mut self, sink: &mut impl IterationSink) {
         self.put_back();
         for (request, output_tokens) in self.changes.caught_up.drain(..) {
             sink.caught_up(request, output_tokens, self.last_decode_end);

@@ -38,6 +38,13 @@ impl Inbox {
         self.requests.push_back(slot);
     }
 
+    /// Takes a request out; `false` if it is not there.
+    pub(super) fn remove(&mut self, slot: Slot) -> bool {
+        let before = self.requests.len();
+        self.requests.retain(|&other| other != slot);
+        self.requests.len() < before
+    }
+
     pub(super) fn pop(&mut self) -> Option<Slot> {
         self.requests.pop_front()
     }

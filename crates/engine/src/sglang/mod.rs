@@ -49,6 +49,7 @@ mod settings;
 mod stretch;
 mod tree;
 mod update;
+mod withdraw;
 
 pub(crate) use scheduler::Scheduler;
 pub use settings::{RadixEvictionPolicy, SchedulePolicy, SglangArgs};

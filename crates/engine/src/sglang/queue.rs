@@ -51,6 +51,17 @@ impl WaitingQueue {
         self.list.pop_front()
     }
 
+    /// Takes a request out; `false` if it is not there.
+    pub(super) fn remove(&mut self, slot: Slot) -> bool {
+        let before = self.len();
+        self.placed.retain(|_, &mut other| other != slot);
+        if let Some(position) = self.list.iter().position(|&other| other == slot) {
+            self.list.remove(position);
+            self.drawn -= usize::from(position < self.drawn);
+        }
+        self.len() < before
+    }
+
     pub(super) fn push_back(&mut self, slot: Slot) {
         self.list.push_back(slot);
     }

@@ -98,6 +98,11 @@ impl Request {
         self.max_new_tokens.saturating_sub(self.outputs)
     }
 
+    /// Ends it with the next token that becomes known.
+    pub(super) fn stop_with_next_token(&mut self) {
+        self.stop_after = Some(self.outputs + 1);
+    }
+
     /// Tokens that it still generates until it is complete, at least 1.
     ///
     /// The scheduler must not decide by it, since it does not know where a request stops by itself.

@@ -28,6 +28,7 @@ mod scheduler;
 mod segment;
 mod stretch;
 mod update;
+mod withdraw;
 
 pub(crate) use request::Request;
 pub(crate) use scheduler::Scheduler;

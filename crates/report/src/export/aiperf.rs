@@ -94,7 +94,7 @@ fn record(number: usize, request: &RequestRecord) -> Value {
         "request_end_ns": request.ended.as_ns(),
         "worker_id": request.stages.last().map(|stage| format!("{}-{}", stage.pool.name(), stage.worker.0)),
         "benchmark_phase": "profiling",
-        "was_cancelled": false,
+        "was_cancelled": request.status == RequestStatus::Withdrawn,
     });
     if let RequestStatus::Rejected(reason) = request.status {
         let error = json!({ "type": "rejected", "message": reason });

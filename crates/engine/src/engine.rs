@@ -305,6 +305,7 @@ impl Engine {
         eventful
     }
 
+    #[inline]
     fn state(&mut self, now: Time) -> EngineState {
         match self.in_flight.first() {
             Some(pass) if pass.computes() => EngineState::Busy { until: pass.end() },

@@ -342,6 +342,7 @@ impl Stretch {
     }
 
     /// The oldest iteration in flight has ended.
+    #[inline]
     pub(crate) fn end_iteration(&mut self) {
         self.in_flight = false;
         self.pass(1);

@@ -83,10 +83,14 @@ impl Engine {
     }
 
     /// Turns members of the iteration in flight into requests that it has by themselves.
+    #[inline]
     pub(super) fn put_back(&mut self) {
-        if self.changes.put_back.is_empty() {
-            return;
+        if !self.changes.put_back.is_empty() {
+            self.put_members_back();
         }
+    }
+
+    fn put_members_back(&mut self) {
         let mut step = match self.in_flight.pop_last().expect("they are in flight") {
             Pass::Step(step) => step,
             Pass::Decodes(pass) => self.step_of(&pass),
@@ -180,6 +184,8 @@ struct Glide {
 
 impl Glide {
     /// From `now` on, when an iteration ended that took `length`; none if the one in flight is not like those to come.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the compiler declines, for a hundredth of a run")]
     fn begin(engine: &Engine, now: Time, length: Duration) -> Option<Self> {
         let work = engine.scheduler.stretch().work();
         let free_blocks = engine.scheduler.num_free_blocks();

@@ -2,7 +2,7 @@
 //!
 //! An iteration decides and changes exactly what `schedule()` and `update()` would, if it asked request by request.
 
-use servecast_types::Time;
+use servecast_types::{SequenceHash, Time};
 
 use super::request::{Request, Status};
 use super::scheduler::{Round, Scheduler};
@@ -66,6 +66,11 @@ impl Scheduler {
         !has_arrived && self.waiting.peek().is_none_or(|slot| self.cannot_be_admitted(slot))
     }
 
+    /// Whether all members get the blocks that they need next.
+    fn has_room_for_members(&self) -> bool {
+        self.stretch.num_opening() <= self.kv.pool.num_free()
+    }
+
     /// Whether all running requests get the blocks that they need next.
     fn has_room_for_running(&self) -> bool {
         // How many tokens somebody gets does not depend on the time.
@@ -112,8 +117,12 @@ impl Scheduler {
 
     /// Whether a member's block is known to be full in the next iteration that the head of the waiting queue would hit next: that is
     /// admitted in the same iteration then, if there is room for it.
+    #[inline]
     fn fills_awaited(&mut self) -> bool {
-        let Some(awaited) = self.awaited else { return false };
+        self.awaited.is_some_and(|awaited| self.fills(awaited))
+    }
+
+    fn fills(&mut self, awaited: SequenceHash) -> bool {
         let known = self.stretch.done() + 1 - self.stretch.lead();
         self.stretch.filling().any(|slot| {
             let request = &mut self.requests[slot];
@@ -241,8 +250,11 @@ impl DecodesOn for Scheduler {
         self.tell_late_fills();
         if self.may_stretch() {
             self.enlist();
-            if self.has_room_for_running() {
-                if !self.only_decodes(now) || self.fills_awaited() {
+            let only_decodes = self.only_decodes(now);
+            let has_room =
+                if only_decodes { self.has_room_for_members() } else { self.has_room_for_running() };
+            if has_room {
+                if !only_decodes || self.fills_awaited() {
                     return Ahead::Other;
                 }
                 // Who waits for a block, and a router, have to know at once.
@@ -256,8 +268,7 @@ impl DecodesOn for Scheduler {
     }
 
     fn decide_decode(&mut self, now: Time) -> bool {
-        let has_room = self.stretch.num_opening() <= self.kv.pool.num_free();
-        if !has_room || self.fills_awaited() || self.notices_at_decision(now) {
+        if !self.has_room_for_members() || self.fills_awaited() || self.notices_at_decision(now) {
             return false;
         }
         self.ended_since_schedule = false;

@@ -43,6 +43,9 @@ pub struct Cluster {
     now: Time,
     /// How often the deployment has been at this instant: what takes no time makes it come back.
     round: u32,
+    /// How often it has been there since a request got any further, and what was recorded of requests by then.
+    idle_rounds: u32,
+    news: u64,
     /// Hand-offs so far.
     hand_offs: u64,
     /// The first invariant that was found broken.
@@ -61,6 +64,10 @@ pub struct Cluster {
     /// What the content of prompts is called.
     names: Arc<ContentNames>,
 }
+
+/// Rounds at one instant in which no request gets any further after which a run is given up: a prompt may be computed in
+/// many parts that take no time.
+const MOST_IDLE_ROUNDS: u32 = 5_000_000;
 
 /// A decision of a KV-aware router.
 #[derive(Debug, Clone)]
@@ -108,6 +115,8 @@ impl Cluster {
             deadlines: BinaryHeap::new(),
             now: Time::ZERO,
             round: 0,
+            idle_rounds: 0,
+            news: 0,
             hand_offs: 0,
             broken: None,
             ready: BinaryHeap::new(),
@@ -128,7 +137,7 @@ impl Cluster {
         for (number, pool) in self.pools.iter_mut().enumerate() {
             // The end of an earlier stage is a hand-off.
             let ends_matter = number < last || watches >= Watches::Ends;
-            pool.always_watched |= ends_matter || watches == Watches::Tokens;
+            pool.always_watched |= ends_matter;
         }
     }
 
@@ -154,7 +163,7 @@ impl Cluster {
     }
 
     /// When something happens next that others act on at once.
-    pub fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.peek().map(|Reverse(deadline)| deadline.at)
     }
 
@@ -164,7 +173,7 @@ impl Cluster {
     }
 
     /// Takes a request in; it may be rejected at once.
-    pub fn arrive(
+    pub(crate) fn arrive(
         &mut self,
         arrival: Arrival,
         now: Time,
@@ -199,19 +208,23 @@ impl Cluster {
     }
 
     /// Records a request that is not sent because an earlier turn of its session was not served.
-    pub fn refuse(&mut self, origin: NewRequest) -> RequestId {
+    pub(crate) fn refuse(&mut self, origin: NewRequest) -> RequestId {
         let id = self.recorder.arrive(origin, origin.arrival);
         self.recorder.end(id, RequestStatus::Rejected(RejectReason::PreviousTurn), origin.arrival);
         id
     }
 
     /// Goes on to `now` and lets everything happen that is due then.
-    ///
-    /// # Panics
-    /// If something was due before: the driver stops at every [deadline](Cluster::next_deadline).
-    pub fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+    pub(crate) fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+        let news = self.recorder.news();
+        if now != self.now || news != self.news {
+            self.idle_rounds = 0;
+        } else if self.idle_rounds == MOST_IDLE_ROUNDS {
+            return Err(RunError::Endless { at: now, rounds: self.idle_rounds });
+        }
+        self.idle_rounds += 1;
         self.round = if now == self.now { self.round + 1 } else { 1 };
-        self.now = now;
+        (self.now, self.news) = (now, news);
         while let Some(deadline) = self.pop_due(now) {
             assert!(deadline.at == now, "the driver stops at every deadline");
             match deadline.event {
@@ -225,7 +238,7 @@ impl Cluster {
     }
 
     /// Starts every engine that has something to start.
-    pub fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+    pub(crate) fn start(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         while let Some(Reverse(place)) = self.ready.pop() {
             while self.ready.peek() == Some(&Reverse(place)) {
                 self.ready.pop();
@@ -309,7 +322,7 @@ impl Cluster {
     }
 
     /// The next of the requests that have ended, in order, and when its client knows.
-    pub fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus, Time)> {
+    pub(crate) fn pop_ended(&mut self) -> Option<(RequestId, RequestStatus, Time)> {
         self.ended.pop_front()
     }
 

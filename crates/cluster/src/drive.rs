@@ -50,16 +50,15 @@ pub type Placement = SmallVec<[WorkerId; 2]>;
 pub enum Watches {
     /// Nothing: what it sends next depends on the clock alone.
     Nothing,
-    /// Ends of requests, which decide what it sends next.
+    /// Ends of requests, which decide what it sends next. Every iteration is told of when it ends.
     Ends,
-    /// Every token, as soon as it is there.
-    Tokens,
 }
 
 /// Where requests come from. The [driver](drive) calls it; time never runs back.
 pub trait Source {
     /// No request comes before that, as far as is known yet; `None` if none does unless the end of another, or somebody
-    /// outside, brings one.
+    /// outside, brings one. When [`Source::pop_due`] and [`Source::pop_withdrawn`] have nothing more for a time, it is
+    /// later than that.
     fn next(&self) -> Option<Time>;
 
     /// The next request that has come by `now`. What comes at one time is handed out in the order in which it is to
@@ -78,7 +77,8 @@ pub trait Source {
         None
     }
 
-    /// A request that will not be sent, since the end of an earlier one was told of that it builds on. It is recorded as
+    /// A request that will not be sent, because an earlier one that it builds on was not served; asked after each
+    /// [`Source::ended`]. It is recorded as
     /// [rejected](servecast_record::RejectReason::PreviousTurn) at its arrival.
     fn pop_refused(&mut self) -> Option<NewRequest> {
         None
@@ -147,11 +147,11 @@ impl<T: Timer> Clock for WallClock<T> {
     }
 }
 
-/// Lets a deployment serve what a source sends, until the source is over and every request has ended; returns when that
-/// was.
+/// Lets a deployment serve what a source sends, until the source is over and every request has ended; returns the last
+/// instant at which it stopped, after which workers that lagged may have gone on.
 ///
 /// All that is due happens at its own time and in order, however late the clock is. Within one instant the order is: what
-/// workers end, arrivals, what workers start.
+/// workers end, transfers that end, arrivals, withdrawals, what workers start.
 pub fn drive(
     cluster: &mut Cluster,
     source: &mut impl Source,
@@ -194,7 +194,6 @@ impl<S: Source, O: Observer> Drive<'_, S, O> {
 
     /// Lets everything happen that is due at one instant.
     fn step(&mut self, now: Time) -> Result<(), RunError> {
-        assert!(now >= self.now, "time never runs back");
         within_time(now, self.now)?;
         self.now = now;
         self.cluster.advance(now, self.observer)?;

@@ -138,6 +138,17 @@ pub enum RunError {
         /// What divides it.
         speedup_ratio: f64,
     },
+    /// Something goes on happening at one instant, and no request gets any further.
+    #[error(
+        "at {at} iterations that take no time follow each other without end: {rounds} of them, and no request got any \
+         further; with times above 0 the clock goes on"
+    )]
+    Endless {
+        /// The instant.
+        at: Time,
+        /// How often it was the same instant again.
+        rounds: u32,
+    },
     /// Nothing can happen any more, but requests are unfinished.
     #[error(
         "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} {place}"

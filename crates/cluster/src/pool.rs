@@ -156,6 +156,7 @@ impl Pool {
         now: Time,
     ) -> Dispatches {
         let some = self.some_workers(request.prompt.tokens());
+        let forced = forced.filter(|worker| some.as_ref().is_none_or(|some| some.contains(worker)));
         match &mut self.routing {
             Routing::Policy(policy) => {
                 let picked = match some {

@@ -21,6 +21,8 @@ pub(crate) struct Recorder {
     requests: Vec<RequestRecord>,
     /// Whether each request has ended.
     ended: Vec<bool>,
+    /// Arrivals, tokens and ends so far; tokens that are told of together count once.
+    news: u64,
     gaps: TokenGaps,
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
     run: (Duration, u64),
@@ -48,6 +50,7 @@ impl Recorder {
         Self {
             requests: Vec::new(),
             ended: Vec::new(),
+            news: 0,
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
             pools: pools.map(pool).collect(),
@@ -59,6 +62,7 @@ impl Recorder {
 
     /// Opens the record of a request and numbers it.
     pub(crate) fn arrive(&mut self, request: NewRequest, now: Time) -> RequestId {
+        self.news += 1;
         let id = RequestId(self.requests.len() as u32);
         self.requests.push(RequestRecord {
             session: request.session,
@@ -184,6 +188,7 @@ impl Recorder {
 
     /// Iterations ended in which each running request got a token, as each did when they began.
     pub(crate) fn decoded(&mut self, pool: PoolId, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
+        self.news += 1;
         let (count, requests) = (decodes.count(), decodes.requests);
         let PoolRecord { totals, workers, limits, .. } = &mut self.pools[pool.index()];
         totals.iterations += count;
@@ -234,6 +239,7 @@ impl Recorder {
     }
 
     pub(crate) fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
+        self.news += 1;
         assert!(!self.ended[id.index()], "request {id} ended twice");
         self.ended[id.index()] = true;
         let record = &mut self.requests[id.index()];
@@ -256,6 +262,11 @@ impl Recorder {
             })?;
         }
         Ok(RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() })
+    }
+
+    /// Grows whenever a request gets further.
+    pub(crate) fn news(&self) -> u64 {
+        self.news
     }
 
     /// What is recorded so far.
@@ -285,6 +296,7 @@ impl Recorder {
 
     /// A request has one token more in its stage, which the user has at `out`, if users have tokens of the stage.
     fn stage_token(&mut self, id: RequestId, last_stage: bool, now: Time, out: Time) {
+        self.news += 1;
         let stage = self.stage(id);
         stage.first_token.get_or_insert(now);
         stage.last_token = Some(now);

@@ -40,7 +40,7 @@ impl Simulation {
     }
 
     /// Fixes which worker of each pool serves a turn of a session, whatever the router says: to replay recorded
-    /// decisions.
+    /// decisions. A worker that cannot serve the prompt, where others of its pool can, is not taken.
     ///
     /// # Panics
     /// When the run comes to it and there is no such worker.

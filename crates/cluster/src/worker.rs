@@ -23,7 +23,8 @@ pub(crate) struct Worker {
 /// What a worker is in, seen from the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// It has come as far as the deployment, or would have nothing to do until then, and has no iteration in flight.
+    /// It has no iteration in flight, and has come as far as the deployment, or, but for its inbox, would have nothing to
+    /// do until then.
     Idle,
     /// It has come as far as the deployment; when its iteration in flight ends is among the deadlines.
     InFlight,

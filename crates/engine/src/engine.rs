@@ -132,7 +132,7 @@ impl Engine {
     }
 
     /// Whether a request is to be withdrawn with the next decision.
-    pub fn withdraws(&self) -> bool {
+    fn withdraws(&self) -> bool {
         !self.withdrawals.is_empty()
     }
 
@@ -201,7 +201,7 @@ impl Engine {
             left = left.saturating_sub(GLIDED_PER_ITERATION);
             let length = until.since(now);
             now = until;
-            if self.scheduler.goes_on() {
+            if !self.withdraws() && self.scheduler.goes_on() {
                 let ended;
                 (now, ended) = self.glide(until, length, left, horizon, sink);
                 left -= ended;

@@ -24,7 +24,7 @@ pub struct OverSeeds {
 pub struct Interval {
     /// Mean of the runs.
     pub mean: f64,
-    /// Lower end of the interval.
+    /// Lower end of the interval; nothing that is measured is below 0.
     pub low: f64,
     /// Upper end of the interval.
     pub high: f64,
@@ -54,7 +54,7 @@ impl Interval {
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         let half = t * (squares / (count - 1.0) / count).sqrt();
-        half.is_finite().then_some(Self { mean, low: mean - half, high: mean + half })
+        half.is_finite().then_some(Self { mean, low: (mean - half).max(0.0), high: mean + half })
     }
 }
 

@@ -5,7 +5,7 @@
 //! requests decide what comes next, and a worker that has KV to fetch begins to do so with its next decision, which frees
 //! memory elsewhere. The iterations of such a worker end as events of the deployment, one by one. So a part of the
 //! deployment that declares nothing is slow, never wrong; and what is declared wrongly is found, since every run checks
-//! that nothing reaches a worker before it, nor comes from it after the time (INV-11).
+//! that nothing reaches a worker at a time that it has passed, and that nothing others act on is told late (INV-11).
 //!
 //! A worker that lags does all at once what it would have done one by one, which keeps its state in the processor's cache.
 
@@ -28,7 +28,7 @@ impl Cluster {
         let watched = self.pools[place.pool.index()].is_watched();
         let now = self.now;
         let worker = self.worker(place);
-        if watched || worker.queued_fetches > 0 || worker.engine.withdraws() || until <= now {
+        if watched || worker.queued_fetches > 0 || until <= now {
             self.worker(place).progress = Progress::InFlight;
             self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
         } else {

@@ -7,12 +7,13 @@ use super::{Cluster, Place};
 use crate::{Observer, RunError};
 
 impl Cluster {
-    /// Takes a request back: it ends as [withdrawn](RequestStatus::Withdrawn), at once or with the next decision of its
-    /// worker, which may end it otherwise before. Nothing if it has ended.
+    /// Takes a request back. It ends as [withdrawn](RequestStatus::Withdrawn): at once if a router has parked it, else with
+    /// its worker's next decision, under SGLang with its next token once it is served. It may be rejected before. Nothing
+    /// if it has ended.
     ///
     /// # Panics
     /// If the source acts on [nothing](crate::Watches::Nothing), since workers may lag then.
-    pub fn withdraw(
+    pub(crate) fn withdraw(
         &mut self,
         id: RequestId,
         now: Time,

@@ -286,7 +286,7 @@ proptest! {
         scenario in scenario(),
         requests in prop::collection::vec((0_u64..60_000, 0_u32..3, 1_u32..100, 1_u32..30), 1..30),
         late_us in prop_oneof![Just(0), 0_u64..5_000],
-        watches in prop::sample::select(vec![Watches::Nothing, Watches::Ends, Watches::Tokens]),
+        watches in prop::sample::select(vec![Watches::Nothing, Watches::Ends]),
     ) {
         let mut requests: Vec<(Time, Sent)> = requests
             .into_iter()

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use servecast_cluster::{
-    LoadMode, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
+    LoadMode, PoolEngine, RouterMode, RouterOptions, RunError, Simulation, SimulationOptions, Topology,
 };
 use servecast_engine::EngineArgs;
 use servecast_record::{RejectReason, RequestStatus, RunRecord};
@@ -275,4 +275,38 @@ fn pages_of_one_token_in_use_grow_with_every_decode() {
     let decodes: u128 = (101..=200).map(|pages| pages * 1_010_000).sum();
     assert_eq!(worker.block_ns, 100 * 2_000_000 + decodes);
     assert_eq!(worker.peak_blocks, 200);
+}
+
+/// A connector polls, passes take no time, and decode workers do: the prefill worker goes round and round.
+#[test]
+fn a_run_that_goes_round_and_round_at_one_instant_is_given_up() {
+    let engine = |settings: serde_json::Value| {
+        let shared = json!({"block_size": 4, "max_num_seqs": 1, "enable_prefix_caching": false,
+                            "scheduler_reserve_full_isl": false, "watermark": 0.0});
+        let mut all = shared.as_object().unwrap().clone();
+        all.extend(settings.as_object().unwrap().clone());
+        let args = EngineArgs::from_json(all.into()).unwrap();
+        let config = args.validate(None).unwrap();
+        (args, config)
+    };
+    let prefill = engine(json!({"num_gpu_blocks": 11, "max_num_batched_tokens": 8, "kv_role": "kv_producer",
+                                "latency": "linear:0,0,0", "kv_bytes_per_token": 1000}));
+    let decode =
+        engine(json!({"num_gpu_blocks": 9, "max_num_batched_tokens": 32, "latency": "linear:500,10,3"}));
+    let pool = |(args, config)| PoolEngine { workers: 1, args, config };
+    let topology =
+        Topology::disaggregated(pool((&prefill.0, &prefill.1)), pool((&decode.0, &decode.1))).unwrap();
+    let row = |(line, timestamp_ms, input_length, output_length): (u64, f64, u64, u64)| TraceRow {
+        line,
+        timestamp_ms: Some(timestamp_ms),
+        input_length: Some(input_length),
+        output_length,
+        hash_ids: (0..input_length.div_ceil(6)).collect(),
+        ..TraceRow::default()
+    };
+    let rows: Vec<TraceRow> = [(1, 15.0, 29, 1), (2, 14.0, 1, 14), (3, 14.0, 9, 1)].map(row).into();
+    let workload = Workload::from_rows(&rows, 6, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
+    let simulation = Simulation::new(&topology, workload, &SimulationOptions::default()).unwrap();
+    let error = simulation.run(&mut ()).unwrap_err();
+    assert!(matches!(error, RunError::Endless { .. }), "{error}");
 }

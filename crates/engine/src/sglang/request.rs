@@ -98,9 +98,9 @@ impl Request {
         self.max_new_tokens.saturating_sub(self.outputs)
     }
 
-    /// Ends it with the next token that becomes known.
-    pub(super) fn stop_with_next_token(&mut self) {
-        self.stop_after = Some(self.outputs + 1);
+    /// Ends it with the next token that users get. `knows_it`: that token is among its outputs already.
+    pub(super) fn stop_with_next_token(&mut self, knows_it: bool) {
+        self.stop_after = Some(self.outputs + u32::from(!knows_it));
     }
 
     /// Tokens that it still generates until it is complete, at least 1.

@@ -15,7 +15,9 @@ impl Scheduler {
             debug_assert_eq!(self.requests[slot].allocated, 0, "who waits has no memory");
             self.requests.remove(slot);
         } else if self.requests[slot].status != Status::Held {
-            self.requests[slot].stop_with_next_token();
+            // The token of one whose KV is on its way is known, and out when it joins.
+            let is_loading = self.loading.iter().any(|&(loading, _)| loading == slot);
+            self.requests[slot].stop_with_next_token(is_loading);
         }
         self.disturbed = true;
         waits

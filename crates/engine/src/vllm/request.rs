@@ -18,7 +18,7 @@ pub(crate) enum Status {
     Running,
     /// In the waiting queue after it lost its blocks.
     Preempted,
-    /// Ended, but its blocks are held for a reader.
+    /// Ended, but a transfer still reads its blocks, or writes to them.
     Held,
 }
 
@@ -52,7 +52,7 @@ impl PriorityKey {
 #[repr(C, align(64))]
 pub(crate) struct Request {
     pub(crate) blocks: Vec<BlockId>,
-    /// Iterations of the stretch that had ended when it joined it. As long as it is a member, `computed`, `outputs` and
+    /// Iterations of the stretch that had been decided when it joined it. As long as it is a member, `computed`, `outputs` and
     /// `last_iteration` stay what they were then.
     pub(crate) joined: u64,
     /// Tokens whose KV is there once what is in flight has run.

@@ -25,7 +25,7 @@ pub(crate) struct Scheduler {
     pub(super) waiting: WaitingQueue,
     /// Requests that have blocks but do not run yet, since KV is on its way; they go before `waiting`.
     pub(super) loading: VecDeque<Loading>,
-    /// Ended requests whose blocks a reader still needs.
+    /// Ended requests whose blocks a transfer still reads or writes.
     pub(super) held: Vec<Held>,
     /// Blocks that become free when the iteration of that number ends; see [`Scheduler::free_blocks`].
     pub(super) deferred: VecDeque<(u64, Vec<BlockId>)>,

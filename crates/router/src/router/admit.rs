@@ -132,19 +132,21 @@ impl Router {
         let Checked { request, settings, lane } = checked;
         let blocks = self.tracked_blocks(checked);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let Scratch { overlaps, shared, costs, candidates } = &mut scratch;
+        let Scratch { overlaps, shared, costs, some, candidates } = &mut scratch;
         let judge = self.judge(checked, &blocks, self.now, overlaps, shared);
         let eligible = || eligible(&self.ranks, lane);
         // A decision asks every rank, so it asks for no more than it needs.
         costs.clear();
         costs.extend(eligible().map(|entry| judge.cost(entry)));
-        let all = self.ranks.entries();
-        let entry = |index| if all.len() == costs.len() { Some(&all[index]) } else { eligible().nth(index) };
-        let overlap = |index| entry(index).map_or(0, |entry| judge.overlaps[entry.slot as usize]);
+        some.clear();
+        if *lane != Lane::Any {
+            some.extend(eligible().copied());
+        }
+        let entries: &[Entry] = if *lane == Lane::Any { self.ranks.entries() } else { some };
+        let overlap = |index: usize| judge.overlaps[entries[index].slot as usize];
         let choice = select::choose(costs, overlap, settings, random);
         let steered = request.steered.and_then(|rank| eligible().find(|entry| entry.rank == rank));
-        let chosen = steered.or_else(|| entry(choice)).expect("there is one at least");
-        let chosen = judge.candidate(chosen);
+        let chosen = judge.candidate(steered.unwrap_or(&entries[choice]));
         if keep {
             candidates.clear();
             candidates.extend(eligible().map(|entry| judge.candidate(entry)));

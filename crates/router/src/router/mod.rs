@@ -15,7 +15,7 @@ pub use self::inspect::Sizes;
 use crate::index::{self, EventCounts, Index, IndexDump};
 use crate::load::LoadModel;
 use crate::queue::{Lane, Queue};
-use crate::rank::{RankTable, Slot};
+use crate::rank::{Entry, RankTable, Slot};
 use crate::select::Candidate;
 use crate::wire::IndexEventData;
 use crate::{
@@ -55,6 +55,8 @@ struct Scratch {
     overlaps: Vec<u32>,
     shared: Vec<u32>,
     costs: Vec<f64>,
+    /// The ranks that were judged, where these are not all.
+    some: Vec<Entry>,
     candidates: Vec<Candidate>,
 }
 

@@ -30,9 +30,9 @@ use crate::{Detail, Observer, Pick, RunError};
 /// A deployment at work: a state machine with explicit time, which [`drive`](crate::drive) puts behind a source of requests
 /// and a clock.
 ///
-/// At one instant its driver first lets everything due happen ([`Cluster::advance`]), then hands in arrivals
-/// ([`Cluster::arrive`]), and when nothing more is due at that instant starts the engines ([`Cluster::start`]). Workers on
-/// whose iterations nobody acts lag behind and catch up when it matters.
+/// At one instant its driver first lets everything due happen (`advance`), then hands in arrivals (`arrive`), and when
+/// nothing more is due at that instant starts the engines (`start`). Workers on whose iterations nobody acts lag behind and
+/// catch up when it matters.
 #[derive(Debug)]
 pub struct Cluster {
     pools: Vec<Pool>,

@@ -289,6 +289,18 @@ fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<Strin
     ))
 }
 
+/// What is said where a real GPU is to serve as Dynamo's mocker would: batches of its size make other latencies.
+fn of_the_mocker(given: &Given<'_>, settings: &Settings<'_>, spec: &LatencySpec) -> Option<String> {
+    let own = ["max_num_seqs", "max_num_batched_tokens", "async_scheduling", "vllm_version"];
+    let says = own.iter().any(|key| settings.values.contains_key(*key));
+    let applies = given.preset.is_none() && given.engine == EngineType::Vllm && !says;
+    (applies && matches!(spec, LatencySpec::Ops(_))).then(|| {
+        "what is not given of the engine is as in Dynamo's mocker (256 requests at a time, no asynchronous scheduling): \
+         `engine_preset` vllm-0.33 has the defaults of that release"
+            .to_owned()
+    })
+}
+
 /// The engine of a pool.
 struct Pool {
     args: EngineArgs,
@@ -336,6 +348,7 @@ impl Pool {
         let notes = measured.as_deref().map_or(&[][..], |model| model.notes());
         let mut derived: Vec<String> = notes.iter().map(|note| format!("{name}{note}")).collect();
         derived.extend(latency::other_version(&spec)?.map(|note| format!("{name}{note}")));
+        derived.extend(of_the_mocker(given, &settings, &spec).map(|note| format!("{name}{note}")));
         if let Some(setup) = &setup {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }

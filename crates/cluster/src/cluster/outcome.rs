@@ -1,0 +1,121 @@
+//! What others do about what an engine did: requests go on to the next stage, leave, or end.
+
+use servecast_engine::Rejection;
+use servecast_record::{RejectReason, RequestStatus};
+use servecast_types::{RequestId, Time};
+
+use super::deadline::Event;
+use super::{Cluster, Live, Place};
+use crate::sink::{Outcome, Signal};
+use crate::{Observer, RunError};
+
+impl Cluster {
+    /// Acts on what an engine did.
+    pub(super) fn apply(
+        &mut self,
+        place: Place,
+        mut outcome: Outcome,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        for (transfer, now) in &outcome.transfers {
+            let Some(source) = self.transfer_started(transfer.id, place) else { continue };
+            self.check_emission(place, *now);
+            let event = Event::TransferEnd { from: source.place, to: place, request: transfer.id };
+            self.schedule(transfer.end.max(*now), source.order, event);
+        }
+        if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
+            outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
+        }
+        for &(id, signal, now) in &outcome.signals {
+            match signal {
+                Signal::Finished => self.stage_finished(id, place, now, observer)?,
+                Signal::FirstToken => {
+                    let released = self.pools[place.pool.index()].first_token(id, place.worker, now);
+                    self.dispatch(place.pool, released, now, observer)?;
+                }
+                Signal::Token => {
+                    let generated = self.recorder.output_tokens(id);
+                    self.pools[place.pool.index()].record_output(id, generated, now);
+                }
+            }
+        }
+        for &(id, reason, now) in &outcome.rejected {
+            self.leave(id, place, now, observer)?;
+            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
+        }
+        for &(id, now) in &outcome.withdrawn {
+            self.check_emission(place, now);
+            self.leave(id, place, now, observer)?;
+            self.end(id, RequestStatus::Withdrawn, now, observer)?;
+        }
+        outcome.clear();
+        self.spare.push(outcome);
+        Ok(())
+    }
+
+    pub(super) fn stage_finished(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.leave(id, place, now, observer)?;
+        if self.live.get(&id).is_some_and(|live| live.is_withdrawn) {
+            return self.end_withdrawn(id, place, now, observer);
+        }
+        if let Some(request) = self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
+            return self.hand_off(id, request, now, observer);
+        }
+        self.end(id, RequestStatus::Finished, now, observer)
+    }
+
+    /// A request has left a worker, which may make room for others.
+    pub(super) fn leave(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let released = self.pools[place.pool.index()].leave(id, place.worker, now);
+        self.dispatch(place.pool, released, now, observer)
+    }
+
+    pub(super) fn end(
+        &mut self,
+        id: RequestId,
+        status: RequestStatus,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        // A request that is given up before its transfer began leaves KV behind; one that has begun ends by itself.
+        if let Some(Live { source: Some(source), place, .. }) = self.live.remove(&id)
+            && !source.is_moving
+        {
+            if let Some(place) = place {
+                self.worker(place).queued_fetches -= 1;
+                self.check_emission(place, now);
+            }
+            self.transfer_ended(id, source.place, None, now, observer)?;
+        }
+        let known = match status {
+            RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),
+            RequestStatus::Rejected(_) | RequestStatus::Withdrawn => now,
+        };
+        self.recorder.end(id, status, known);
+        self.ended.push_back((id, status, known));
+        Ok(())
+    }
+}
+
+/// Why a request was turned away, in the words of a record.
+pub(super) fn reject_reason(rejection: Rejection) -> RejectReason {
+    match rejection {
+        Rejection::PromptTooLong { .. } => RejectReason::PromptTooLong,
+        Rejection::MaxModelLen { .. } => RejectReason::MaxModelLen,
+        Rejection::Unchunkable { .. } => RejectReason::Unchunkable,
+        Rejection::KvCapacity { .. } => RejectReason::KvCapacity,
+        Rejection::Empty { .. } => RejectReason::Empty,
+    }
+}

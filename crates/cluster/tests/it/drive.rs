@@ -310,3 +310,31 @@ proptest! {
         prop_assert_eq!(&live.pools, &again.pools);
     }
 }
+
+/// Its prompt is computed from 0 to 1 ms, and its KV on its way until 11 ms; the token of the prefill stage comes with it.
+#[test]
+fn what_is_taken_back_on_its_way_to_a_decode_worker_of_sglang_ends_with_the_token_that_comes_along() {
+    let engine = |bytes: serde_json::Value| {
+        let settings = json!({"engine_type": "sglang", "block_size": 4, "num_gpu_blocks": 1000,
+                              "latency": "linear:1000,0,0", "kv_bytes_per_token": bytes,
+                              "sglang": {"disable_overlap_schedule": true}});
+        let mut args = EngineArgs::from_json(settings).unwrap();
+        args.kv_transfer_bandwidth = args.kv_bytes_per_token.map(|_| 1.0);
+        let config = args.validate(None).unwrap();
+        (args, config)
+    };
+    let (prefill, decode) = (engine(json!(100_000)), engine(json!(null)));
+    let pool = |(args, config)| PoolEngine { workers: 1, args, config };
+    let topology =
+        Topology::disaggregated(pool((&prefill.0, &prefill.1)), pool((&decode.0, &decode.1))).unwrap();
+    let sent = Sent { first_token: 1, input_tokens: 100, output_tokens: 50 };
+    let replay = Replay::new(trace(&[(Time::ZERO, sent)]), LoadMode::OpenLoop, Host::NONE).unwrap();
+    let mut source = Impatient::new(replay, vec![Some(Duration::from_ns(5_000_000))]);
+    let options = SimulationOptions { check: true, ..SimulationOptions::default() };
+    let mut cluster = Cluster::new(&topology, &options);
+    let end = drive(&mut cluster, &mut source, &mut VirtualClock, &mut ()).unwrap();
+    let record = cluster.finish(end).unwrap();
+    let request = &record.requests[0];
+    assert_eq!((request.status, request.output_tokens), (RequestStatus::Withdrawn, 1));
+    assert_eq!(request.ended, Time::from_ns(11_000_000));
+}

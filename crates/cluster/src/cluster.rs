@@ -17,7 +17,7 @@ use servecast_record::{RejectReason, RequestStatus, RunRecord, SoFar};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, PoolId, RequestId, Role, Time, WorkerId};
 
-use self::deadline::{Deadline, Event};
+use self::deadline::{Class, Deadline, Event};
 use self::hand_off::Source;
 use self::outcome::reject_reason;
 use crate::config::{SimulationOptions, Topology};
@@ -25,6 +25,7 @@ use crate::drive::{Arrival, NewRequest, Placement, Watches};
 use crate::handoff::Handoff;
 use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::recorder::Recorder;
+use crate::route::Route;
 use crate::sink::{Outcome, Sink};
 use crate::worker::{Progress, Worker};
 use crate::{Detail, Observer, Pick, RunError};
@@ -38,6 +39,7 @@ use crate::{Detail, Observer, Pick, RunError};
 #[derive(Debug)]
 pub struct Cluster {
     pools: Vec<Pool>,
+    route: Route,
     handoff: Option<Handoff>,
     /// What others act on at once when it is due.
     deadlines: BinaryHeap<Reverse<Deadline>>,
@@ -94,12 +96,14 @@ pub(crate) struct Place {
 /// A request that has not ended.
 #[derive(Debug)]
 struct Live {
+    /// The pool of the stage in which it is.
+    pool: PoolId,
     /// The worker that serves it, unless a router has parked it.
     place: Option<Place>,
     /// Where the KV of its prompt is held until the transfer ends.
     source: Option<Source>,
-    /// What the decode stage will get.
-    decode_stage: Option<EngineRequest>,
+    /// What the next stage will get, if there is one.
+    next_stage: Option<EngineRequest>,
     placement: Placement,
     /// Whether its client has taken it back.
     is_withdrawn: bool,
@@ -110,9 +114,10 @@ impl Cluster {
     pub fn new(topology: &Topology, options: &SimulationOptions) -> Self {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
-        let recorder = Recorder::new(topology.pools.iter());
+        let recorder = Recorder::new(topology);
         Self {
             pools,
+            route: topology.route.clone(),
             handoff: topology.handoff,
             deadlines: BinaryHeap::new(),
             now: Time::ZERO,
@@ -135,10 +140,9 @@ impl Cluster {
 
     /// Says what others act on at once, before the first request.
     pub(crate) fn watch_for(&mut self, watches: Watches) {
-        let last = self.pools.len() - 1;
-        for (number, pool) in self.pools.iter_mut().enumerate() {
+        for (number, pool) in (0..).map(PoolId).zip(&mut self.pools) {
             // The end of an earlier stage is a hand-off.
-            let ends_matter = number < last || watches >= Watches::Ends;
+            let ends_matter = self.route.after(number).is_some() || watches >= Watches::Ends;
             pool.always_watched |= ends_matter;
         }
     }
@@ -194,18 +198,19 @@ impl Cluster {
             priority: arrival.priority,
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
         };
-        // The token of the prefill stage is not shown before the decode stage has it, or computes it again.
-        let (first_stage, decode_stage) = if self.handoff.is_some() {
+        let pool = self.route.first();
+        // The token of a stage that is not the last is not shown before the next one has it, or computes it again.
+        let (first_stage, next_stage) = if self.route.after(pool).is_some() {
             let first = EngineRequest { max_tokens: 1, stop_after: None, hold_kv: true, ..request.clone() };
             (first, Some(request))
         } else {
             (request, None)
         };
         let placement = arrival.placement;
-        let forced = placement.first().copied();
-        self.live
-            .insert(id, Live { place: None, source: None, decode_stage, placement, is_withdrawn: false });
-        self.enter(PoolId(0), first_stage, forced, now, observer)?;
+        let forced = placement.get(self.route.stage(pool)).copied();
+        let live = Live { pool, place: None, source: None, next_stage, placement, is_withdrawn: false };
+        self.live.insert(id, live);
+        self.enter(pool, first_stage, forced, now, observer)?;
         Ok(id)
     }
 
@@ -333,7 +338,7 @@ impl Cluster {
         if let Some((&first, live)) = self.live.iter().min_by_key(|(id, _)| **id) {
             let place = match live.place {
                 Some(Place { pool, worker }) => {
-                    format!("on the {} worker {worker}", self.pools[pool.index()].role.name())
+                    format!("on the {} worker {worker}", self.pools[pool.index()].name)
                 }
                 None => "parked by a router".to_owned(),
             };
@@ -401,8 +406,16 @@ impl Cluster {
         }
     }
 
-    fn schedule(&mut self, at: Time, order: u64, event: Event) {
-        self.deadlines.push(Reverse(Deadline::new(at, order, event)));
+    fn schedule(&mut self, at: Time, class: Class, order: u64, event: Event) {
+        self.deadlines.push(Reverse(Deadline::new(at, class, order, event)));
+    }
+
+    /// The iteration in flight of a worker ends then, and others act on that.
+    fn schedule_end(&mut self, place: Place, until: Time) {
+        let is_first = place.pool == self.route.first();
+        let class = if is_first { Class::FirstStage } else { Class::LaterStage };
+        self.worker(place).progress = Progress::InFlight;
+        self.schedule(until, class, place.worker.0.into(), Event::IterationEnd(place));
     }
 
     /// Calls an engine and collects what others have to act on.
@@ -412,7 +425,7 @@ impl Cluster {
         observer: &mut O,
         call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
     ) -> (T, Outcome) {
-        let last_stage = place.pool.index() + 1 == self.pools.len();
+        let last_stage = place.pool == self.route.last();
         let Pool { role, workers, routing, .. } = &mut self.pools[place.pool.index()];
         let engine = &mut workers[place.worker.index()].engine;
         let recorder = &mut self.recorder;

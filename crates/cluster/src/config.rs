@@ -3,6 +3,7 @@ use servecast_latency::Host;
 use servecast_types::Role;
 
 use crate::handoff::Handoff;
+use crate::route::Route;
 use crate::routing::RouterOptions;
 use crate::{ClusterError, LoadMode};
 
@@ -12,6 +13,8 @@ pub const MAX_WORKERS: u32 = 100_000;
 /// A pool of workers.
 #[derive(Debug, Clone)]
 pub(crate) struct PoolConfig {
+    /// What it is called; no other pool is.
+    pub(crate) name: String,
     /// What it is for.
     pub(crate) role: Role,
     /// Its workers, in order of their numbers; there is one group at least.
@@ -39,12 +42,14 @@ impl PoolConfig {
     }
 }
 
-/// The pools of a deployment.
+/// The pools of a deployment, and the way of a request through them.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// In the order in which a request meets them.
+    /// By number.
     pub(crate) pools: Vec<PoolConfig>,
-    /// From the first pool to the second.
+    /// The pool of each stage of a request.
+    pub(crate) route: Route,
+    /// From one stage to the next, where there are two.
     pub(crate) handoff: Option<Handoff>,
 }
 
@@ -71,7 +76,7 @@ impl Topology {
     /// passes before its worker is chosen.
     pub fn mixed(engines: &[PoolEngine<'_>]) -> Result<Self, ClusterError> {
         let pool = pool(Role::Aggregated, "num_workers", engines)?;
-        Ok(Self { pools: vec![pool], handoff: None })
+        Ok(Self { pools: vec![pool], route: Route::through(1), handoff: None })
     }
 
     /// A pool for prompts, a pool for output, and a hand-off between them.
@@ -85,12 +90,17 @@ impl Topology {
             pool(Role::Prefill, "num_prefill_workers", &[prefill])?,
             pool(Role::Decode, "num_decode_workers", &[decode])?,
         ];
-        Ok(Self { pools, handoff: Some(handoff) })
+        Ok(Self { pools, route: Route::through(2), handoff: Some(handoff) })
+    }
+
+    /// The pool whose tokens reach users.
+    pub(crate) fn last_pool(&self) -> &PoolConfig {
+        &self.pools[self.route.last().index()]
     }
 
     /// The host of the first pool, which requests come to.
     pub(crate) fn front_host(&self) -> Host {
-        self.pools.first().map_or(Host::NONE, |pool| pool.groups[0].engine.host())
+        self.pools[self.route.first().index()].groups[0].engine.host()
     }
 
     /// Role, number of workers and engine of each group of workers, in the order in which a request meets them.
@@ -129,7 +139,7 @@ fn pool(role: Role, key: &'static str, engines: &[PoolEngine<'_>]) -> Result<Poo
     }
     let group =
         |engine: &PoolEngine<'_>| WorkerGroup { workers: engine.workers, engine: engine.config.clone() };
-    Ok(PoolConfig { role, groups: engines.iter().map(group).collect() })
+    Ok(PoolConfig { name: role.name().to_owned(), role, groups: engines.iter().map(group).collect() })
 }
 
 /// How a deployment is simulated.

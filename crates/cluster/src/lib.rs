@@ -24,6 +24,7 @@ mod ordered;
 mod pool;
 mod recorder;
 mod replay;
+mod route;
 mod routing;
 mod simulate;
 mod sink;

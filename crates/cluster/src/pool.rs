@@ -15,6 +15,7 @@ use crate::worker::Worker;
 /// The workers of one stage and what chooses among them.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) workers: Vec<Worker>,
     tracing: EngineTracing,
@@ -92,6 +93,7 @@ impl Pool {
             ..options.tracing
         };
         let mut pool = Self {
+            name: config.name.clone(),
             role: config.role,
             workers: config.engines().map(|engine| Worker::new(engine.clone(), tracing)).collect(),
             tracing,

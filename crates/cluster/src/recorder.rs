@@ -10,10 +10,10 @@ use servecast_record::{
 use servecast_types::{Duration, PoolId, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
-use crate::RunError;
 use crate::config::PoolConfig;
 use crate::delivery::Delivery;
 use crate::drive::NewRequest;
+use crate::{RunError, Topology};
 
 /// Collects the records of a run.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder for pools.
-    pub(crate) fn new<'a>(pools: impl Iterator<Item = &'a PoolConfig> + Clone) -> Self {
+    /// A recorder for the pools of a deployment.
+    pub(crate) fn new(topology: &Topology) -> Self {
         let shows_time = |last: &&PoolConfig| last.engines().any(|engine| engine.host() != Host::NONE);
-        let last = pools.clone().last().filter(shows_time);
+        let last = Some(topology.last_pool()).filter(shows_time);
         let delivery = last.map(|last| last.engines().map(|engine| Delivery::new(engine.host())).collect());
         let pool = |config: &PoolConfig| PoolRecord {
             role: config.role,
@@ -53,7 +53,7 @@ impl Recorder {
             news: 0,
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
-            pools: pools.map(pool).collect(),
+            pools: topology.pools.iter().map(pool).collect(),
             delivery: delivery.unwrap_or_default(),
             ended_next: Vec::new(),
             readmitted: FxHashMap::default(),

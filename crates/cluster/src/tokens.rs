@@ -3,7 +3,6 @@
 use servecast_engine::{Decodes, Iteration};
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
-use crate::config::PoolConfig;
 use crate::{CaughtUp, Delivery, Topology};
 
 /// Notes when tokens reach users, for an observer that wants [`Detail::Tokens`](crate::Detail::Tokens) and hands on what
@@ -32,8 +31,7 @@ impl TokenLog {
     /// For a run of a deployment.
     pub fn new(topology: &Topology) -> Self {
         let log = |host| WorkerLog { delivery: Delivery::new(host), passes: Vec::new(), ending: Vec::new() };
-        let last = topology.pools.last().into_iter();
-        let workers = last.flat_map(PoolConfig::engines).map(|engine| log(engine.host())).collect();
+        let workers = topology.last_pool().engines().map(|engine| log(engine.host())).collect();
         Self { workers, times: Vec::new() }
     }
 

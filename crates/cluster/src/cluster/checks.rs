@@ -18,7 +18,7 @@ impl Cluster {
 
     /// Notes that a worker is not as it must be; the driver ends the run.
     fn break_invariant(&mut self, place: Place, at: Time, what: String) {
-        let place = format!("{} worker {}", self.pools[place.pool.index()].role.name(), place.worker);
+        let place = format!("{} worker {}", self.pools[place.pool.index()].name, place.worker);
         self.broken.get_or_insert_with(|| Box::new(RunError::Invariant { at, place, what }));
     }
 

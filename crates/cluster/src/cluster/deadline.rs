@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use servecast_types::{PoolId, RequestId, Time};
+use servecast_types::{RequestId, Time};
 
 use super::Place;
 
@@ -18,8 +18,8 @@ pub(super) struct Deadline {
 
 impl Deadline {
     /// `order`: the number of the worker or of the hand-off, below 2⁶².
-    pub(super) fn new(at: Time, order: u64, event: Event) -> Self {
-        Self { at, rank: event.class() << 62 | order, event }
+    pub(super) fn new(at: Time, class: Class, order: u64, event: Event) -> Self {
+        Self { at, rank: (class as u64) << 62 | order, event }
     }
 
     pub(super) fn key(&self) -> (Time, u64) {
@@ -55,14 +55,11 @@ pub(super) enum Event {
     TransferEnd { from: Place, to: Place, request: RequestId },
 }
 
-impl Event {
-    /// Which events come first within one instant: what decode workers have done, so that the router knows of it when
-    /// prompts are handed off.
-    fn class(self) -> u64 {
-        match self {
-            Self::IterationEnd(Place { pool: PoolId(1..), .. }) => 0,
-            Self::IterationEnd(_) => 1,
-            Self::TransferEnd { .. } => 2,
-        }
-    }
+/// Which events come first within one instant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Class {
+    /// What decode workers have done, so that their router knows of it when prompts are handed off.
+    LaterStage,
+    FirstStage,
+    Transfer,
 }

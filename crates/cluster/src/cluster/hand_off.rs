@@ -2,7 +2,7 @@
 //! been fetched.
 
 use servecast_engine::EngineRequest;
-use servecast_types::{PoolId, RequestId, Time};
+use servecast_types::{RequestId, Time};
 
 use super::{Cluster, Place};
 use crate::{Observer, RunError};
@@ -18,7 +18,7 @@ pub(super) struct Source {
 }
 
 impl Cluster {
-    /// Passes a request whose prompt is computed on to the next pool.
+    /// Passes a request whose prompt is computed on to the pool of its next stage.
     pub(super) fn hand_off(
         &mut self,
         id: RequestId,
@@ -26,14 +26,15 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        let handoff = self.handoff.as_ref().expect("a decode stage exists only with a hand-off");
+        let handoff = self.handoff.as_ref().expect("there is no further stage without a hand-off");
         let remote_prefill = Some(handoff.transfer_time(request.prompt.tokens(), now)?);
         let live = self.live.get_mut(&id).expect("a request that is handed off has not ended");
         self.hand_offs += 1;
         let order = self.hand_offs;
         live.source = live.place.take().map(|place| Source { place, order, is_moving: false });
-        let forced = live.placement.get(1).copied();
-        self.enter(PoolId(1), EngineRequest { remote_prefill, ..request }, forced, now, observer)
+        live.pool = self.route.after(live.pool).expect("there is a further stage");
+        let (pool, forced) = (live.pool, live.placement.get(self.route.stage(live.pool)).copied());
+        self.enter(pool, EngineRequest { remote_prefill, ..request }, forced, now, observer)
     }
 
     /// The KV of a request is on its way to a worker; returns where from.

@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use servecast_engine::{EngineRequest, EngineState};
 use servecast_types::{PoolId, Time, WorkerId};
 
-use super::{Cluster, Event, Place};
+use super::{Cluster, Place};
 use crate::drive::within_time;
 use crate::worker::Progress;
 use crate::{Observer, RunError};
@@ -29,8 +29,7 @@ impl Cluster {
         let now = self.now;
         let worker = self.worker(place);
         if watched || worker.queued_fetches > 0 || until <= now {
-            self.worker(place).progress = Progress::InFlight;
-            self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
+            self.schedule_end(place, until);
         } else {
             self.lag(place, until);
         }
@@ -48,8 +47,7 @@ impl Cluster {
     /// From now on the end of its iteration in flight is a deadline.
     fn stop_lagging(&mut self, place: Place) {
         if let Progress::Lags { until } = self.worker(place).progress {
-            self.worker(place).progress = Progress::InFlight;
-            self.schedule(until, place.worker.0.into(), Event::IterationEnd(place));
+            self.schedule_end(place, until);
         }
     }
 

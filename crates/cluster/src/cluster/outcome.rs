@@ -4,7 +4,7 @@ use servecast_engine::Rejection;
 use servecast_record::{RejectReason, RequestStatus};
 use servecast_types::{RequestId, Time};
 
-use super::deadline::Event;
+use super::deadline::{Class, Event};
 use super::{Cluster, Live, Place};
 use crate::sink::{Outcome, Signal};
 use crate::{Observer, RunError};
@@ -21,7 +21,7 @@ impl Cluster {
             let Some(source) = self.transfer_started(transfer.id, place) else { continue };
             self.check_emission(place, *now);
             let event = Event::TransferEnd { from: source.place, to: place, request: transfer.id };
-            self.schedule(transfer.end.max(*now), source.order, event);
+            self.schedule(transfer.end.max(*now), Class::Transfer, source.order, event);
         }
         if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
             outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
@@ -64,7 +64,7 @@ impl Cluster {
         if self.live.get(&id).is_some_and(|live| live.is_withdrawn) {
             return self.end_withdrawn(id, place, now, observer);
         }
-        if let Some(request) = self.live.get_mut(&id).and_then(|live| live.decode_stage.take()) {
+        if let Some(request) = self.live.get_mut(&id).and_then(|live| live.next_stage.take()) {
             return self.hand_off(id, request, now, observer);
         }
         self.end(id, RequestStatus::Finished, now, observer)

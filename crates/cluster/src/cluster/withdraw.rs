@@ -1,7 +1,7 @@
 //! A client takes its request back, wherever that is: parked by a router, waiting, running, on its way to a decode worker.
 
 use servecast_record::RequestStatus;
-use servecast_types::{PoolId, RequestId, Time};
+use servecast_types::{RequestId, Time};
 
 use super::{Cluster, Place};
 use crate::{Observer, RunError};
@@ -27,7 +27,7 @@ impl Cluster {
         live.is_withdrawn = true;
         if live.place.is_none() {
             // Its router may have room for it by now.
-            let pool = PoolId(u16::from(live.source.is_some()));
+            let pool = live.pool;
             let released = self.pools[pool.index()].release_parked();
             self.dispatch(pool, released, now, observer)?;
             if self.live.get(&id).is_some_and(|live| live.place.is_none()) {
@@ -51,7 +51,7 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        if place.pool.index() + 1 < self.pools.len() {
+        if self.route.after(place.pool).is_some() {
             // Nobody will fetch what it holds.
             self.worker(place).engine.release(id, now, now);
             self.wake(place);

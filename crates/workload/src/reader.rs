@@ -110,7 +110,7 @@ impl From<TimeUnit> for TraceForm {
 pub fn read_trace(mut reader: impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let mut trace = Trace::default();
     let mut seen = Seen { unit: form.unit, ..Seen::default() };
-    let mut bytes = Vec::new();
+    let (mut bytes, mut ids) = (Vec::new(), Vec::new());
     for line in 1.. {
         bytes.clear();
         if reader.read_until(b'\n', &mut bytes).map_err(|source| TraceError::Read { line, source })? == 0 {
@@ -132,7 +132,7 @@ pub fn read_trace(mut reader: impl BufRead, form: &TraceForm) -> Result<Trace, T
             break;
         }
         if !text.trim_ascii_start().is_empty() {
-            read_row(text, line, &mut trace, &mut seen)?;
+            read_row(text, line, &mut ids, &mut trace, &mut seen)?;
         }
     }
     if trace.rows.is_empty() {
@@ -217,12 +217,18 @@ fn odd_rate(rows: &[TraceRow]) -> Option<f64> {
     (span_ms > 0.0 && is_odd).then_some(rate)
 }
 
-fn read_row(text: &str, line: u64, trace: &mut Trace, seen: &mut Seen) -> Result<(), TraceError> {
+fn read_row(
+    text: &str,
+    line: u64,
+    ids: &mut Vec<u64>,
+    trace: &mut Trace,
+    seen: &mut Seen,
+) -> Result<(), TraceError> {
     let starts_an_object = text.trim_ascii_start().starts_with('{');
     if !starts_an_object && let Ok(value) = serde_json::from_str::<&RawValue>(text) {
         return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
     }
-    let object = Object::parse(text).map_err(|error| not_json(text, line, &error))?;
+    let mut object = Object::parse(text, ids).map_err(|error| not_json(text, line, &error))?;
     let row = object.row(line, seen.unit)?;
     if let Some(dated) = row.timestamp_ms.map(|_| object.is_dated())
         && *seen.dated.get_or_insert(dated) != dated

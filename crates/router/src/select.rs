@@ -83,28 +83,23 @@ pub(crate) fn choose(
 
 /// Costs are neither negative nor NaN, so that they compare as numbers do.
 fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) -> usize {
-    let (mut best, mut ties) = (0, 0_usize);
-    for (index, &cost) in costs.iter().enumerate() {
-        let order = if cost < costs[best] {
-            Ordering::Less
-        } else if cost > costs[best] {
-            Ordering::Greater
-        } else {
-            overlap(best).cmp(&overlap(index))
-        };
-        match order {
-            Ordering::Less => (best, ties) = (index, 1),
+    let least = costs.iter().fold(f64::INFINITY, |least, &cost| if cost < least { cost } else { least });
+    let (mut first, mut ties, mut most) = (0, 0_usize, 0);
+    let of_least = || (0..costs.len()).filter(|&index| costs[index] <= least);
+    for index in of_least() {
+        let overlap = overlap(index);
+        match overlap.cmp(&most) {
+            Ordering::Greater => (first, ties, most) = (index, 1, overlap),
+            Ordering::Equal if ties == 0 => (first, ties) = (index, 1),
             Ordering::Equal => ties += 1,
-            Ordering::Greater => {}
+            Ordering::Less => {}
         }
     }
     if ties == 1 {
-        return best;
+        return first;
     }
     let nth = random.random_range(0..ties);
-    let is_best =
-        |&index: &usize| costs[index].total_cmp(&costs[best]).is_eq() && overlap(index) == overlap(best);
-    (best..costs.len()).filter(is_best).nth(nth).unwrap_or(best)
+    of_least().filter(|&index| overlap(index) == most).nth(nth).unwrap_or(first)
 }
 
 /// The candidate in whose part of the unit interval `u` falls; the parts are in order of rank.

@@ -1,16 +1,24 @@
 //! KV events on their way from the workers of a pool to its router.
 
+use std::collections::VecDeque;
+use std::mem;
+
 use servecast_router::Router;
 use servecast_types::{HashRuns, KvEvent, Rank, SequenceHash, Time};
 
 /// What workers have reported and their router does not know yet.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    waiting: Vec<Report>,
+    /// In order of time, then of worker, then as they came.
+    waiting: VecDeque<Report>,
+    /// Those that came since they were last put in order.
+    fresh: Vec<Report>,
+    /// The order of those; kept for its memory.
+    order: Vec<(Time, Rank, u32)>,
 }
 
 /// One event, or several removals in a row.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Report {
     visible: Time,
     rank: Rank,
@@ -18,10 +26,13 @@ struct Report {
     blocks: HashRuns,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 enum Change {
-    Stored { parent: Option<SequenceHash> },
+    Stored {
+        parent: Option<SequenceHash>,
+    },
     Removed,
+    #[default]
     Cleared,
 }
 
@@ -33,31 +44,46 @@ impl Reports {
             KvEvent::Removed { blocks } => (Change::Removed, blocks.clone()),
             KvEvent::Cleared => (Change::Cleared, HashRuns::default()),
         };
-        match self.waiting.last_mut() {
+        match self.fresh.last_mut() {
             Some(last)
                 if what == Change::Removed
                     && (last.visible, last.rank, last.what) == (visible, rank, what) =>
             {
                 last.blocks.extend(blocks.runs());
             }
-            _ => self.waiting.push(Report { visible, rank, what, blocks }),
+            _ => self.fresh.push(Report { visible, rank, what, blocks }),
         }
     }
 
     /// Tells the router of the events that are visible by `now`, in order of time, then of worker.
     pub(super) fn apply_visible(&mut self, now: Time, router: &mut Router) {
-        if !self.waiting.iter().any(|report| report.visible <= now) {
-            return;
-        }
-        self.waiting.sort_by_key(|report| (report.visible, report.rank));
-        let count = self.waiting.partition_point(|report| report.visible <= now);
-        for Report { visible, rank, what, blocks } in self.waiting.drain(..count) {
+        self.put_in_order();
+        while self.waiting.front().is_some_and(|report| report.visible <= now)
+            && let Some(Report { visible, rank, what, blocks }) = self.waiting.pop_front()
+        {
             // What cannot be applied, the router counts; its index stays consistent.
             _ = match what {
                 Change::Stored { parent } => router.stored(rank, parent, blocks.runs(), visible),
                 Change::Removed => router.removed(rank, blocks.runs(), visible),
                 Change::Cleared => router.apply(rank, &KvEvent::Cleared, visible),
             };
+        }
+    }
+
+    /// Workers catch up one after the other, so that what they report is in order for each of them only.
+    fn put_in_order(&mut self) {
+        let numbered = (0..).zip(&self.fresh);
+        self.order.clear();
+        self.order.extend(numbered.map(|(number, report)| (report.visible, report.rank, number)));
+        // Reports are large, so that their places are sorted, and each is moved once.
+        self.order.sort_unstable();
+        let Some(&(visible, rank, _)) = self.order.first() else { return };
+        let follow = self.waiting.back().is_none_or(|last| (last.visible, last.rank) <= (visible, rank));
+        let fresh = &mut self.fresh;
+        self.waiting.extend(self.order.iter().map(|&(.., number)| mem::take(&mut fresh[number as usize])));
+        fresh.clear();
+        if !follow {
+            self.waiting.make_contiguous().sort_by_key(|report| (report.visible, report.rank));
         }
     }
 }

@@ -75,16 +75,18 @@ impl RankLoad {
 
 /// What every decision asks of every rank: kept apart, so that it stays in the processor's cache.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    /// Outstanding prefill tokens, unless they decay.
-    prefill_tokens: u64,
-    active_blocks: u64,
+pub(crate) struct Sums {
+    /// Outstanding prefill tokens.
+    pub(crate) prefill_tokens: u64,
+    /// Active blocks, rounded half up.
+    pub(crate) active_blocks: u64,
 }
 
 /// The load of every rank.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LoadModel {
     ranks: Vec<RankLoad>,
+    /// With prefill tokens that do not decay.
     sums: Vec<Sums>,
     /// Ranks whose outstanding prefill tokens decay.
     decaying: usize,
@@ -146,10 +148,15 @@ impl LoadModel {
         self.ranks.iter().map(|rank| rank.prefill.len()).sum()
     }
 
-    /// Active blocks, rounded half up.
+    /// The load of each rank by slot, if it is the same at any time.
     #[inline]
-    pub(crate) fn active_blocks(&self, slot: Slot) -> u64 {
-        self.sums[slot as usize].active_blocks
+    pub(crate) fn settled(&self) -> Option<&[Sums]> {
+        (self.decaying == 0).then_some(self.sums.as_slice())
+    }
+
+    /// The load of a rank.
+    pub(crate) fn sums(&self, slot: Slot, now: Time) -> Sums {
+        Sums { prefill_tokens: self.prefill_tokens(slot, now), ..self.sums[slot as usize] }
     }
 
     /// Outstanding prefill tokens.

@@ -10,7 +10,7 @@ use servecast_types::{Duration, Time};
 
 use super::{Router, Scratch};
 use crate::index::Index;
-use crate::load::{LoadModel, NewBooking};
+use crate::load::{LoadModel, NewBooking, Sums};
 use crate::queue::{Checked, Lane};
 use crate::rank::{Entry, RankTable, Slot};
 use crate::select::{self, Candidate, Terms};
@@ -135,14 +135,12 @@ impl Router {
         let Scratch { overlaps, shared, costs, some, candidates } = &mut scratch;
         let judge = self.judge(checked, &blocks, self.now, overlaps, shared);
         let eligible = || eligible(&self.ranks, lane);
-        // A decision asks every rank, so it asks for no more than it needs.
-        costs.clear();
-        costs.extend(eligible().map(|entry| judge.cost(entry)));
         some.clear();
         if *lane != Lane::Any {
             some.extend(eligible().copied());
         }
         let entries: &[Entry] = if *lane == Lane::Any { self.ranks.entries() } else { some };
+        judge.costs(entries, costs);
         let overlap = |index: usize| judge.overlaps[entries[index].slot as usize];
         let choice = select::choose(costs, overlap, settings, random);
         let steered = request.steered.and_then(|rank| eligible().find(|entry| entry.rank == rank));
@@ -256,34 +254,42 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    #[inline]
     fn terms(&self, slot: Slot) -> Terms {
-        let Checked { request, settings, .. } = self.checked;
-        let overlap_blocks = self.overlaps[slot as usize];
-        let prompt = match (settings.track_prefill_tokens, overlap_blocks) {
-            (false, _) => 0,
-            (true, 0) => request.isl_tokens,
-            (true, blocks) => self.router.uncached_tokens(request, blocks),
-        };
-        let load = &self.router.load;
-        Terms {
-            overlap_blocks,
-            prefill_tokens: load.prefill_tokens(slot, self.now) + u64::from(prompt),
-            decode_blocks: load.active_blocks(slot) + self.tracked - u64::from(self.shared[slot as usize]),
-        }
+        self.terms_with(slot, self.router.load.sums(slot, self.now))
     }
 
     #[inline]
-    fn cost(&self, entry: &Entry) -> f64 {
-        select::cost(self.terms(entry.slot), self.router.block_size, &self.checked.settings)
+    fn terms_with(&self, slot: Slot, load: Sums) -> Terms {
+        let Checked { request, settings, .. } = self.checked;
+        let overlap_blocks = self.overlaps[slot as usize];
+        let prompt = if settings.track_prefill_tokens {
+            self.router.uncached_tokens(request, overlap_blocks)
+        } else {
+            0
+        };
+        Terms {
+            overlap_blocks,
+            prefill_tokens: load.prefill_tokens + u64::from(prompt),
+            decode_blocks: load.active_blocks + self.tracked - u64::from(self.shared[slot as usize]),
+        }
+    }
+
+    /// The cost of each of some ranks. A decision asks for those of all ranks, so this loop does no more than it must.
+    fn costs(&self, entries: &[Entry], costs: &mut Vec<f64>) {
+        let (block_size, settings) = (self.router.block_size, &self.checked.settings);
+        let cost = |terms| select::cost(terms, block_size, settings);
+        costs.clear();
+        match self.router.load.settled() {
+            Some(sums) => costs.extend(
+                entries.iter().map(|&Entry { slot, .. }| cost(self.terms_with(slot, sums[slot as usize]))),
+            ),
+            None => costs.extend(entries.iter().map(|entry| cost(self.terms(entry.slot)))),
+        }
     }
 
     fn candidate(&self, entry: &Entry) -> Candidate {
-        Candidate {
-            rank: entry.rank,
-            slot: entry.slot,
-            terms: self.terms(entry.slot),
-            cost: self.cost(entry),
-        }
+        let terms = self.terms(entry.slot);
+        let cost = select::cost(terms, self.router.block_size, &self.checked.settings);
+        Candidate { rank: entry.rank, slot: entry.slot, terms, cost }
     }
 }

@@ -63,7 +63,7 @@ impl Router {
 
     /// Active blocks of a rank.
     pub fn active_blocks(&self, rank: Rank) -> Option<u64> {
-        self.ranks.get(rank).map(|entry| self.load.active_blocks(entry.slot))
+        self.ranks.get(rank).map(|entry| self.load.sums(entry.slot, self.now).active_blocks)
     }
 
     /// Outstanding prefill tokens of a rank.

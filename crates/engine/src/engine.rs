@@ -72,6 +72,9 @@ pub struct EngineTracing {
     pub kv_events: bool,
     /// Keep the block ids of each iteration.
     pub block_ids: bool,
+    /// Keep what SGLang's scheduler went by, of each iteration that is reported [by
+    /// itself](IterationSink::iteration_ended).
+    pub sglang_state: bool,
     /// Move the clock as the recorder of the real engine does: where that spins while it polls for KV transfers, the
     /// recorder goes on to the next input before it ends an empty iteration.
     pub recorder_clock: bool,

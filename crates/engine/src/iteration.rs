@@ -56,7 +56,7 @@ pub struct Iteration {
     pub cached_blocks: u32,
     /// What a router learns at the end. Only kept if the engine captures KV events.
     pub kv_events: Vec<KvEvent>,
-    /// What SGLang's scheduler went by. Only kept if the engine traces blocks.
+    /// What SGLang's scheduler went by. Only kept if the engine [traces it](crate::EngineTracing::sglang_state).
     pub sglang: Option<Box<SglangState>>,
 }
 

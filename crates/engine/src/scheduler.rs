@@ -32,10 +32,12 @@ impl Scheduler {
     }
 
     pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
-        let (events, traces) = (tracing.kv_events, tracing.block_ids);
+        let events = tracing.kv_events;
         match config.sglang.clone() {
-            Some(own) => Self::Sglang(Box::new(sglang::Scheduler::new(config, own, events, traces))),
-            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, events, traces))),
+            Some(own) => {
+                Self::Sglang(Box::new(sglang::Scheduler::new(config, own, events, tracing.sglang_state)))
+            }
+            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, events, tracing.block_ids))),
         }
     }
 

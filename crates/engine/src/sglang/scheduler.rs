@@ -44,7 +44,7 @@ pub(crate) struct Scheduler {
     pub(super) held: Vec<(Slot, Option<Time>)>,
     /// Entries of the waiting queue so far.
     pub(super) entries: u64,
-    traces: bool,
+    traces_state: bool,
     /// Running requests that decoded in the last iteration; 0 if it computed prompts.
     pub(super) decoded_last: usize,
     pub(super) stretch: Stretch,
@@ -59,7 +59,7 @@ impl Scheduler {
         config: EngineConfig,
         sglang: SglangConfig,
         capture_events: bool,
-        traces: bool,
+        traces_state: bool,
     ) -> Self {
         Self {
             cache: KvCache::new(&config, capture_events),
@@ -76,7 +76,7 @@ impl Scheduler {
             loading: VecDeque::new(),
             held: Vec::new(),
             entries: 0,
-            traces,
+            traces_state,
             decoded_last: 0,
             stretch: Stretch::new(u64::from(config.async_scheduling)),
             stretches: false,
@@ -356,7 +356,7 @@ impl Scheduler {
         iteration.num_running = self.running.len() as u32;
         iteration.num_waiting = self.num_waiting() as u32;
         iteration.free_blocks_after_schedule = self.num_free_blocks();
-        if !self.traces {
+        if !self.traces_state {
             return;
         }
         let id = |slot: &Slot| self.requests[*slot].id;

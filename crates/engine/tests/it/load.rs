@@ -223,8 +223,12 @@ impl<'a> Driver<'a> {
         let kv_events = mode != Mode::Together { kv_events: false };
         let log = Log { args: args.clone(), kv_events, ..Log::default() };
         let tracing = match mode {
-            Mode::OneByOne => EngineTracing { kv_events, block_ids: true, ..EngineTracing::default() },
-            Mode::Together { .. } => EngineTracing { kv_events, stretches: true, ..EngineTracing::default() },
+            Mode::OneByOne => {
+                EngineTracing { kv_events, block_ids: true, sglang_state: true, ..EngineTracing::default() }
+            }
+            Mode::Together { .. } => {
+                EngineTracing { kv_events, sglang_state: true, stretches: true, ..EngineTracing::default() }
+            }
         };
         let model = (args.latency.as_deref() == Some("profile:uneven"))
             .then(|| Arc::new(Uneven) as Arc<dyn LatencyModel>);

@@ -1,4 +1,4 @@
-//! Every recording of the real SGLang scheduler is reproduced step by step, and once more with decodes taken together.
+//! Every recording of the real SGLang scheduler is reproduced step by step, and again with decodes taken together.
 //!
 //! The test takes the cases of the repository and whatever cases lie under `$SERVECAST_ORACLE/sglang` and
 //! `sglang-2/sglang`; those that cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the
@@ -13,7 +13,7 @@ use servecast_engine::{
 use servecast_types::Time;
 
 use crate::expand::{Expander, as_far_as_known};
-use crate::recording::{HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
+use crate::recording::{HashNumbers, Log, Mode, Predicate, Recording, from_us, replay_all, us};
 
 /// Recordings that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] =
@@ -24,13 +24,12 @@ fn oracle_sglang() {
     replay_all("sglang", &["sglang", "sglang-2/sglang"], EXCEPTIONS, replay);
 }
 
-/// Runs the case and compares it with what was recorded, and with a run that takes decodes together; says where they
-/// first part.
+/// Runs the case and compares it with what was recorded, and with runs that take decodes together; says where they first
+/// part.
 fn replay(case: &Recording) -> Result<(), String> {
-    let plain = EngineTracing { kv_events: true, block_ids: true, recorder_clock: true, stretches: false };
-    let (plain, page_size) = Driver::new(case, plain)?.run()?;
+    let plain = Driver::new(case, Mode::OneByOne)?.run()?;
     let mut hash_numbers = HashNumbers::default();
-    let found = plain.iter().map(|each| describe(case, each, page_size, &mut hash_numbers));
+    let found = plain.iterations.iter().map(|each| describe(case, each, plain.page_size, &mut hash_numbers));
     let found: Vec<_> = found.collect();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
@@ -44,52 +43,87 @@ fn replay(case: &Recording) -> Result<(), String> {
     if steps.len() != found.len() {
         return Err(format!("{} steps, recorded {}", found.len(), steps.len()));
     }
-    let fast = EngineTracing { kv_events: true, stretches: true, ..EngineTracing::default() };
-    let (together, _) = Driver::new(case, fast)?.run()?;
-    for (number, (seen, plain)) in together.iter().zip(&plain).enumerate() {
-        let expected = as_far_as_known(plain, seen);
-        if *seen != expected {
-            return Err(format!("iteration {number} with stretches: {seen:?}\nwithout: {expected:?}"));
-        }
-    }
-    if together.len() != plain.len() {
-        return Err(format!("{} iterations with stretches, {} without", together.len(), plain.len()));
+    for mode in [Mode::Together, Mode::Ahead] {
+        compare(&plain, &Driver::new(case, mode)?.run()?)
+            .map_err(|difference| format!("{mode:?}: {difference}"))?;
     }
     Ok(())
+}
+
+/// Compares runs of a case with and without stretches.
+fn compare(plain: &Run, fast: &Run) -> Result<(), String> {
+    for (number, (seen, plain)) in fast.iterations.iter().zip(&plain.iterations).enumerate() {
+        let expected = as_far_as_known(plain, seen);
+        if *seen != expected {
+            return Err(format!("iteration {number} is {seen:?}\nwithout stretches: {expected:?}"));
+        }
+    }
+    for (seen, plain) in fast.loads.iter().zip(&plain.loads) {
+        if seen != plain {
+            return Err(format!("an arrival meets {seen:?}\nwithout stretches: {plain:?}"));
+        }
+    }
+    let counts = |run: &Run| (run.iterations.len(), run.loads.len());
+    if counts(fast) != counts(plain) {
+        let (fast, plain) = (counts(fast), counts(plain));
+        return Err(format!("{fast:?} iterations and instants of arrivals, without stretches {plain:?}"));
+    }
+    Ok(())
+}
+
+/// What an engine did.
+struct Run {
+    iterations: Vec<Iteration>,
+    /// What requests met that arrived.
+    loads: Vec<Load>,
+    page_size: u32,
+}
+
+/// What an engine holds before requests arrive.
+#[derive(Debug, PartialEq)]
+struct Load {
+    at: Time,
+    running: usize,
+    waiting: usize,
+    free_blocks: u32,
 }
 
 /// Feeds an engine as the recorder fed SGLang: integer microseconds, arrivals between iterations.
 struct Driver<'a> {
     case: &'a Recording,
+    mode: Mode,
     engine: Engine,
     log: Expander<Log>,
     arrivals: VecDeque<usize>,
+    loads: Vec<Load>,
 }
 
 impl<'a> Driver<'a> {
-    fn new(case: &'a Recording, tracing: EngineTracing) -> Result<Self, String> {
+    fn new(case: &'a Recording, mode: Mode) -> Result<Self, String> {
         let args = EngineArgs::from_json(settings(case)).unwrap();
         let config = args.validate(None).map_err(|error| error.to_string())?;
-        let log = Expander::new(Log::default(), &args);
-        Ok(Self { case, engine: Engine::new(config, tracing), log, arrivals: case.arrivals() })
+        let plain = mode == Mode::OneByOne;
+        let tracing = EngineTracing {
+            kv_events: true,
+            sglang_state: true,
+            recorder_clock: plain,
+            stretches: !plain,
+            ..EngineTracing::default()
+        };
+        let (engine, log) = (Engine::new(config, tracing), Expander::new(Log::default(), &args));
+        Ok(Self { case, mode, engine, log, arrivals: case.arrivals(), loads: Vec::new() })
     }
 
-    /// Serves the case to its end; returns its iterations and the page size.
-    fn run(mut self) -> Result<(Vec<Iteration>, u32), String> {
+    /// Serves the case to its end.
+    fn run(mut self) -> Result<Run, String> {
         let mut now = Time::ZERO;
         loop {
-            while let Some(&request) = self.arrivals.front()
-                && from_us(self.case.requests[request].arrival_us) <= now
-            {
-                self.arrivals.pop_front();
-                let submission = self.request(request);
-                self.log.submitted(submission.id, submission.prompt.tokens());
-                let submitted = self.engine.submit(submission);
-                submitted.map_err(|reason| format!("{}: {reason}", self.case.requests[request].id))?;
+            self.submit(now)?;
+            let next = self.next_arrival();
+            let mut state = self.engine.run(now, &mut self.log).unwrap();
+            if self.mode == Mode::Ahead {
+                state = self.engine.run_on(now, next.unwrap_or(Time::MAX), &mut self.log).unwrap();
             }
-            let next = self.arrivals.front().map(|&next| from_us(self.case.requests[next].arrival_us));
-            self.engine.run(now, &mut self.log).unwrap();
-            let state = self.engine.run_on(now, next.unwrap_or(Time::MAX), &mut self.log).unwrap();
             self.log.flush();
             self.engine.check().unwrap();
             match (state, next) {
@@ -100,10 +134,36 @@ impl<'a> Driver<'a> {
                 }
                 (EngineState::Idle { .. }, Some(next)) => now = now.max(next),
                 (EngineState::Idle { .. }, None) => {
-                    return Ok((self.log.sink.ended, self.engine.config().block_size()));
+                    let page_size = self.engine.config().block_size();
+                    return Ok(Run { iterations: self.log.sink.ended, loads: self.loads, page_size });
                 }
             }
         }
+    }
+
+    fn next_arrival(&self) -> Option<Time> {
+        self.arrivals.front().map(|&next| from_us(self.case.requests[next].arrival_us))
+    }
+
+    /// Submits what has arrived.
+    fn submit(&mut self, now: Time) -> Result<(), String> {
+        if self.next_arrival().is_some_and(|next| next <= now) {
+            self.loads.push(Load {
+                at: now,
+                running: self.engine.num_running(),
+                waiting: self.engine.num_waiting(),
+                free_blocks: self.engine.num_free_blocks(),
+            });
+        }
+        while self.next_arrival().is_some_and(|next| next <= now)
+            && let Some(request) = self.arrivals.pop_front()
+        {
+            let submission = self.request(request);
+            self.log.submitted(submission.id, submission.prompt.tokens());
+            let submitted = self.engine.submit(submission);
+            submitted.map_err(|reason| format!("{}: {reason}", self.case.requests[request].id))?;
+        }
+        Ok(())
     }
 
     fn request(&self, index: usize) -> EngineRequest {

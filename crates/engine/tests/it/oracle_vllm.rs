@@ -13,7 +13,7 @@ use servecast_engine::{
 use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::expand::{Expander, UNKNOWN};
-use crate::recording::{CaseRequest, HashNumbers, Log, Predicate, Recording, from_us, replay_all, us};
+use crate::recording::{CaseRequest, HashNumbers, Log, Mode, Predicate, Recording, from_us, replay_all, us};
 
 /// Recordings that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] = &[("speculative decoding is not simulated yet", |config| {
@@ -31,17 +31,6 @@ fn oracle_vllm() {
         }
         Ok(())
     });
-}
-
-/// How an engine takes decodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// Each by itself, with all that can be known of it.
-    OneByOne,
-    /// Together, an iteration at a time.
-    Together,
-    /// Together, and the engine goes on by itself until the next arrival.
-    Ahead,
 }
 
 /// Runs the case and compares it with what was recorded; says where they first part.
@@ -119,8 +108,13 @@ impl<'a> Driver<'a> {
         let together = mode != Mode::OneByOne;
         // The recorder's clock differs only where the connector polls, and there nothing is taken together.
         let recorder_clock = !together || !case.expected["config"]["kv_role"].is_null();
-        let tracing =
-            EngineTracing { kv_events: true, block_ids: !together, recorder_clock, stretches: together };
+        let tracing = EngineTracing {
+            kv_events: true,
+            block_ids: !together,
+            recorder_clock,
+            stretches: together,
+            ..EngineTracing::default()
+        };
         let engine = Engine::new(args.validate(None).unwrap(), tracing);
         let lives = vec![Life::default(); case.requests.len()];
         let (log, arrivals) = (Expander::new(Log::default(), &args), case.arrivals());

@@ -10,6 +10,17 @@ use serde_json::{Value, json};
 use servecast_engine::{EngineRequest, Iteration, IterationSink, Joined, Transfer};
 use servecast_types::{KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
+/// How an engine takes decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Each by itself, with all that can be known of it.
+    OneByOne,
+    /// Together, an iteration at a time.
+    Together,
+    /// Together, and the engine goes on by itself until the next arrival.
+    Ahead,
+}
+
 /// A property of a recording's settings.
 pub(crate) type Predicate = fn(&Value) -> bool;
 

@@ -18,11 +18,10 @@ use servecast_router::Admission;
 use servecast_types::{ContentNames, PoolId, RequestId, Role, Time, WorkerId};
 
 use self::deadline::{Class, Deadline, Event};
-use self::hand_off::Source;
 use self::outcome::reject_reason;
 use crate::config::{SimulationOptions, Topology};
 use crate::drive::{Arrival, NewRequest, Placement, Watches};
-use crate::handoff::Handoff;
+use crate::links::{Links, Moved};
 use crate::pool::{Dispatch, Dispatches, Pool};
 use crate::recorder::Recorder;
 use crate::route::Route;
@@ -40,7 +39,7 @@ use crate::{Detail, Observer, Pick, RunError};
 pub struct Cluster {
     pools: Vec<Pool>,
     route: Route,
-    handoff: Option<Handoff>,
+    links: Links,
     /// What others act on at once when it is due.
     deadlines: BinaryHeap<Reverse<Deadline>>,
     /// The instant at which the deployment is. No worker is ahead of it; some [lag](lag).
@@ -50,8 +49,6 @@ pub struct Cluster {
     /// How often it has been there since a request got any further, and what was recorded of requests by then.
     idle_rounds: u32,
     news: u64,
-    /// Hand-offs so far.
-    hand_offs: u64,
     /// The first invariant that was found broken.
     broken: Option<Box<RunError>>,
     /// Workers without an iteration in flight that may have something to start, in order of pool and number; some twice.
@@ -100,8 +97,6 @@ struct Live {
     pool: PoolId,
     /// The worker that serves it, unless a router has parked it.
     place: Option<Place>,
-    /// Where the KV of its prompt is held until the transfer ends.
-    source: Option<Source>,
     /// What the next stage will get, if there is one.
     next_stage: Option<EngineRequest>,
     placement: Placement,
@@ -118,13 +113,12 @@ impl Cluster {
         Self {
             pools,
             route: topology.route.clone(),
-            handoff: topology.handoff,
+            links: Links::new(topology.handoff),
             deadlines: BinaryHeap::new(),
             now: Time::ZERO,
             round: 0,
             idle_rounds: 0,
             news: 0,
-            hand_offs: 0,
             broken: None,
             ready: BinaryHeap::new(),
             live: FxHashMap::default(),
@@ -170,7 +164,8 @@ impl Cluster {
 
     /// When something happens next that others act on at once.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.peek().map(|Reverse(deadline)| deadline.at)
+        let deadline = self.deadlines.peek().map(|Reverse(deadline)| deadline.at);
+        deadline.into_iter().chain(self.links.next_end()).min()
     }
 
     fn pop_due(&mut self, now: Time) -> Option<Deadline> {
@@ -208,7 +203,7 @@ impl Cluster {
         };
         let placement = arrival.placement;
         let forced = placement.get(self.route.stage(pool)).copied();
-        let live = Live { pool, place: None, source: None, next_stage, placement, is_withdrawn: false };
+        let live = Live { pool, place: None, next_stage, placement, is_withdrawn: false };
         self.live.insert(id, live);
         self.enter(pool, first_stage, forced, now, observer)?;
         Ok(id)
@@ -232,16 +227,19 @@ impl Cluster {
         self.idle_rounds += 1;
         self.round = if now == self.now { self.round + 1 } else { 1 };
         (self.now, self.news) = (now, news);
-        while let Some(deadline) = self.pop_due(now) {
-            assert!(deadline.at == now, "the driver stops at every deadline");
-            match deadline.event {
-                Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
-                Event::TransferEnd { from, to, request } => {
-                    self.transfer_ended(request, from, Some(to), now, observer)?;
+        loop {
+            if let Some(deadline) = self.pop_due(now) {
+                assert!(deadline.at == now, "the driver stops at every deadline");
+                match deadline.event {
+                    Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
                 }
+            } else if let Some(Moved { request, from, to, end }) = self.links.pop_ended(now) {
+                assert!(end == now, "the driver stops at every end of a transfer");
+                self.transfer_ended(request, from, Some(to), now, observer)?;
+            } else {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Starts every engine that has something to start.
@@ -428,9 +426,9 @@ impl Cluster {
         let last_stage = place.pool == self.route.last();
         let Pool { role, workers, routing, .. } = &mut self.pools[place.pool.index()];
         let engine = &mut workers[place.worker.index()].engine;
-        let recorder = &mut self.recorder;
+        let (links, recorder) = (&mut self.links, &mut self.recorder);
         let outcome = self.spare.pop().unwrap_or_default();
-        let mut sink = Sink { place, pool: *role, last_stage, routing, recorder, observer, outcome };
+        let mut sink = Sink { place, pool: *role, last_stage, routing, links, recorder, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
         if self.check && self.worker(place).checks.are_due(outcome.reports) {

@@ -1,6 +1,6 @@
 //! What it costs to hand a prompt's KV from a prefill to a decode worker.
 
-use servecast_engine::{EngineArgs, KvTransferTimingMode, TransferTime};
+use servecast_engine::{EngineArgs, Fetch, KvTransferTimingMode};
 use servecast_types::{Duration, Time};
 
 use crate::{ClusterError, RunError};
@@ -18,6 +18,31 @@ struct Rate {
     bytes_per_token: f64,
     bytes_per_second: f64,
     speedup_ratio: f64,
+}
+
+/// How long the KV of a prompt is on its way from one worker to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TransferTime {
+    /// The same whatever the worker already has that it goes to.
+    Fixed(Duration),
+    /// This long for the whole prompt, and less in proportion to the tokens that the worker has in its cache.
+    Missing {
+        /// Time for the whole prompt.
+        full_prompt: Duration,
+    },
+}
+
+impl TransferTime {
+    /// The time to bring in what is fetched, rounded up to a whole nanosecond.
+    pub(crate) fn of(self, fetch: Fetch) -> Duration {
+        match self {
+            Self::Fixed(duration) => duration,
+            Self::Missing { full_prompt } => {
+                let ns = u128::from(full_prompt.as_ns()) * u128::from(fetch.tokens);
+                Duration::from_ns(ns.div_ceil(u128::from(fetch.of_tokens.max(1))) as u64)
+            }
+        }
+    }
 }
 
 impl Handoff {
@@ -82,6 +107,8 @@ fn one_of<T: PartialEq + ToString>(
 
 #[cfg(test)]
 mod tests {
+    use servecast_types::RequestId;
+
     use super::*;
 
     fn args(bytes: Option<u64>, bandwidth: Option<f64>, speedup_ratio: f64) -> EngineArgs {
@@ -107,6 +134,22 @@ mod tests {
         check(&args(Some(1_000_000), None, 1.0), &args(None, Some(1.0), 1.0), 128, 128_000_000);
         check(&args(Some(1_000_000), Some(0.0), 1.0), &none, 128, 0);
         check(&none, &none, 128, 0);
+    }
+
+    #[test]
+    fn what_is_already_there_shortens_a_transfer_in_proportion() {
+        let full_prompt = Duration::from_ns(1_000);
+        let check = |time: TransferTime, tokens, of_tokens, ns| {
+            let fetch = Fetch { id: RequestId(0), tokens, of_tokens };
+            assert_eq!(time.of(fetch), Duration::from_ns(ns), "{time:?}, {tokens} of {of_tokens}");
+        };
+        check(TransferTime::Fixed(full_prompt), 1, 64, 1_000);
+        check(TransferTime::Missing { full_prompt }, 64, 64, 1_000);
+        check(TransferTime::Missing { full_prompt }, 16, 64, 250);
+        check(TransferTime::Missing { full_prompt }, 1, 3, 334);
+        check(TransferTime::Missing { full_prompt }, 0, 0, 0);
+        let longest = Duration::from_ns(u64::MAX);
+        check(TransferTime::Missing { full_prompt: longest }, u32::MAX, u32::MAX, u64::MAX);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod delivery;
 mod drive;
 mod error;
 mod handoff;
+mod links;
 mod observer;
 mod ordered;
 mod pool;

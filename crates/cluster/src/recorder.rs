@@ -1,7 +1,7 @@
 //! Turns what engines do into the records of requests and pools.
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Decodes, EngineConfig, Iteration, LastIteration, Transfer};
+use servecast_engine::{Begun, Decodes, EngineConfig, Fetch, Iteration, LastIteration};
 use servecast_latency::Host;
 use servecast_record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord, TokenGaps,
@@ -101,12 +101,12 @@ impl Recorder {
         });
     }
 
-    pub(crate) fn transfer_started(&mut self, pool: PoolId, transfer: &Transfer, now: Time) {
-        let record = &mut self.requests[transfer.id.index()];
-        let reused_tokens = record.input_tokens - transfer.tokens;
+    pub(crate) fn transfer_started(&mut self, pool: PoolId, fetch: Fetch, begun: Begun, now: Time) {
+        let record = &mut self.requests[fetch.id.index()];
+        let reused_tokens = record.input_tokens - fetch.tokens;
         let stage = record.stages.last_mut().expect("a transfer belongs to a stage");
         stage.transfer_start = Some(now);
-        stage.transfer_end = Some(transfer.end);
+        stage.transfer_end = begun.end();
         stage.reused_tokens = reused_tokens;
         let worker = stage.worker.index();
         self.pools[pool.index()].workers[worker].reused_tokens += u64::from(reused_tokens);

@@ -1,11 +1,12 @@
 //! What the rest of the deployment learns from an engine that does something.
 
 use servecast_engine::{
-    Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection, Transfer,
+    Begun, Decodes, Fetch, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection,
 };
 use servecast_types::{KvEvent, RequestId, Role, Time};
 
 use crate::cluster::Place;
+use crate::links::Links;
 use crate::pool::Routing;
 use crate::recorder::Recorder;
 use crate::{CaughtUp, Observer};
@@ -13,7 +14,8 @@ use crate::{CaughtUp, Observer};
 /// What an engine did during one call, as far as others have to act on it.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) transfers: Vec<(Transfer, Time)>,
+    /// Requests whose KV it begins to fetch.
+    pub(crate) fetches: Vec<(RequestId, Time)>,
     /// In the order in which the iteration emitted tokens.
     pub(crate) signals: Vec<(RequestId, Signal, Time)>,
     pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
@@ -25,7 +27,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Empties it for reuse, keeping its memory.
     pub(crate) fn clear(&mut self) {
-        self.transfers.clear();
+        self.fetches.clear();
         self.signals.clear();
         self.rejected.clear();
         self.withdrawn.clear();
@@ -51,6 +53,7 @@ pub(crate) struct Sink<'a, O> {
     /// Whether tokens of this pool reach the user.
     pub(crate) last_stage: bool,
     pub(crate) routing: &'a mut Routing,
+    pub(crate) links: &'a mut Links,
     pub(crate) recorder: &'a mut Recorder,
     pub(crate) observer: &'a mut O,
     pub(crate) outcome: Outcome,
@@ -77,12 +80,16 @@ impl<O: Observer> Sink<'_, O> {
     }
 }
 
-impl<O: Observer> IterationSink for Sink<'_, O> {
-    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
-        self.recorder.transfer_started(self.place.pool, transfer, now);
-        self.outcome.transfers.push((*transfer, now));
+impl<O: Observer> servecast_engine::Links for Sink<'_, O> {
+    fn begin(&mut self, fetch: Fetch, now: Time) -> Begun {
+        let begun = self.links.begin(fetch, self.place, now);
+        self.recorder.transfer_started(self.place.pool, fetch, begun, now);
+        self.outcome.fetches.push((fetch.id, now));
+        begun
     }
+}
 
+impl<O: Observer> IterationSink for Sink<'_, O> {
     fn joined(&mut self, joined: Joined, now: Time) {
         self.signal(joined.id, joined.is_finished, now);
         self.recorder.joined(joined.id, self.last_stage, now);

@@ -5,7 +5,8 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Joined, Transfer,
+    Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch, Iteration, IterationSink,
+    Joined, Links,
 };
 use servecast_types::{Prompt, RequestId, Run, Time};
 
@@ -68,9 +69,13 @@ struct Load {
 #[derive(Default)]
 struct Count(u64);
 
-impl IterationSink for Count {
-    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+impl Links for Count {
+    fn begin(&mut self, _: Fetch, now: Time) -> Begun {
+        Begun::At(now)
+    }
+}
 
+impl IterationSink for Count {
     fn joined(&mut self, _: Joined, _: Time) {}
 
     fn iteration_ended(&mut self, _: &Iteration) {

@@ -60,7 +60,7 @@ pub enum EngineState {
     },
     /// Nothing to do until something is submitted or released, or until `wake`.
     Idle {
-        /// When a KV transfer ends that it waits for.
+        /// When a KV transfer ends that it waits for, as far as that is known.
         wake: Option<Time>,
     },
 }
@@ -119,6 +119,11 @@ impl Engine {
     /// Lets go of the KV blocks of an ended request with `hold_kv` once the transfer from here ends at `end`.
     pub fn release(&mut self, request: RequestId, end: Time, now: Time) {
         self.scheduler.release(request, end, now);
+    }
+
+    /// KV that it fetches is here; when that would be was [not known](crate::Begun::Open) when the fetch began.
+    pub fn fetched(&mut self, request: RequestId, now: Time) {
+        self.scheduler.fetched(request, now);
     }
 
     /// Takes a request away with the next decision, as the real engines do, which look at what has come between
@@ -253,12 +258,9 @@ impl Engine {
     fn start(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<(), LatencyError> {
         self.clock = now;
         let mut step = self.spare.pop().unwrap_or_default();
-        self.scheduler.schedule(now, &mut step);
+        self.scheduler.schedule(now, &mut step, sink);
         if !step.iteration.is_eventful() && !self.in_flight.iter().any(Pass::computes) {
             self.scheduler.give_up_if_stuck(&mut step.iteration);
-        }
-        for transfer in &step.iteration.transfers {
-            sink.transfer_started(transfer, now);
         }
         for &joined in &step.iteration.joined {
             sink.joined(joined, now);

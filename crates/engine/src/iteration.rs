@@ -1,6 +1,6 @@
 use servecast_types::{BlockId, Duration, KvEvent, RequestId, Time};
 
-use crate::Rejection;
+use crate::{Links, Rejection};
 
 /// What one engine iteration did; complete at its end.
 ///
@@ -153,8 +153,8 @@ pub struct Transfer {
     pub id: RequestId,
     /// Tokens that are transferred.
     pub tokens: u32,
-    /// When the last of them is here.
-    pub end: Time,
+    /// When the last of them is here, if that was known when it began.
+    pub end: Option<Time>,
 }
 
 impl Iteration {
@@ -264,11 +264,8 @@ pub enum LastIteration {
     Next,
 }
 
-/// Receives what an engine does.
-pub trait IterationSink {
-    /// A KV transfer to this worker begins; it ends at `transfer.end`.
-    fn transfer_started(&mut self, transfer: &Transfer, now: Time);
-
+/// Receives what an engine does, and moves KV for it.
+pub trait IterationSink: Links {
     /// A request has its first token at `now`, which was handed over with its KV. The iteration that was decided then has
     /// it among [`Iteration::joined`].
     fn joined(&mut self, joined: Joined, now: Time);

@@ -5,14 +5,20 @@
 //! evicted, in what order), and a latency model says how long each iteration takes.
 //!
 //! ```
-//! use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, IterationSink, Joined, Transfer};
+//! use servecast_engine::{
+//!     Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch, Iteration, IterationSink, Joined, Links,
+//! };
 //! use servecast_types::{Prompt, RequestId, Run, Time};
 //!
 //! struct Tokens(usize);
 //!
-//! impl IterationSink for Tokens {
-//!     fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+//! impl Links for Tokens {
+//!     fn begin(&mut self, _: Fetch, now: Time) -> Begun {
+//!         Begun::At(now)
+//!     }
+//! }
 //!
+//! impl IterationSink for Tokens {
 //!     fn joined(&mut self, _: Joined, _: Time) {
 //!         self.0 += 1;
 //!     }
@@ -49,6 +55,7 @@ mod graphs;
 mod host;
 mod iteration;
 mod latency_spec;
+mod links;
 mod preset;
 mod request;
 mod scheduler;
@@ -74,6 +81,7 @@ pub use iteration::{
     SglangState, Transfer,
 };
 pub use latency_spec::LatencySpec;
+pub use links::{Begun, Fetch, Links};
 pub use preset::{EnginePreset, lay_over, merge};
-pub use request::{EngineRequest, Rejection, TransferTime};
+pub use request::{EngineRequest, Rejection};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangArgs};

@@ -1,4 +1,4 @@
-use servecast_types::{Duration, Prompt, RequestId, Time};
+use servecast_types::{Prompt, RequestId, Time};
 
 /// A request as an engine gets it.
 #[derive(Debug, Clone)]
@@ -22,8 +22,8 @@ pub struct EngineRequest {
     pub arrival: Time,
     /// Decides between requests of equal priority and arrival: lower goes first.
     pub tie_break: u64,
-    /// The KV of its prompt is computed elsewhere and transferred here first.
-    pub remote_prefill: Option<TransferTime>,
+    /// The KV of its prompt is computed elsewhere and fetched over [links](crate::Links) first.
+    pub remote_prefill: bool,
     /// Its KV blocks stay after it ends, until [`Engine::release`](crate::Engine::release).
     pub hold_kv: bool,
 }
@@ -41,33 +41,8 @@ impl EngineRequest {
             priority: 0,
             arrival,
             tie_break: u64::from(id.0),
-            remote_prefill: None,
+            remote_prefill: false,
             hold_kv: false,
-        }
-    }
-}
-
-/// How long KV blocks are on their way from another worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransferTime {
-    /// The same whatever this worker already has.
-    Fixed(Duration),
-    /// This long for the whole prompt, and less in proportion to the tokens that this worker has in its cache.
-    Missing {
-        /// Time for the whole prompt.
-        full_prompt: Duration,
-    },
-}
-
-impl TransferTime {
-    /// The time to bring in `missing` of `prompt` tokens, rounded up to a whole nanosecond.
-    pub(crate) fn for_tokens(self, missing: u32, prompt: u32) -> Duration {
-        match self {
-            Self::Fixed(duration) => duration,
-            Self::Missing { full_prompt } => {
-                let ns = u128::from(full_prompt.as_ns()) * u128::from(missing);
-                Duration::from_ns(ns.div_ceil(u128::from(prompt.max(1))) as u64)
-            }
         }
     }
 }
@@ -117,28 +92,4 @@ pub enum Rejection {
         /// Its length when it was given up.
         tokens: u32,
     },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_already_here_shortens_a_transfer_in_proportion() {
-        let full_prompt = Duration::from_ns(1_000);
-        let check = |time: TransferTime, missing, prompt, ns| {
-            assert_eq!(
-                time.for_tokens(missing, prompt),
-                Duration::from_ns(ns),
-                "{time:?}, {missing} of {prompt}"
-            );
-        };
-        check(TransferTime::Fixed(full_prompt), 1, 64, 1_000);
-        check(TransferTime::Missing { full_prompt }, 64, 64, 1_000);
-        check(TransferTime::Missing { full_prompt }, 16, 64, 250);
-        check(TransferTime::Missing { full_prompt }, 1, 3, 334);
-        check(TransferTime::Missing { full_prompt }, 0, 0, 0);
-        let longest = Duration::from_ns(u64::MAX);
-        check(TransferTime::Missing { full_prompt: longest }, u32::MAX, u32::MAX, u64::MAX);
-    }
 }

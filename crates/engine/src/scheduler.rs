@@ -5,7 +5,7 @@ use crate::engine::EngineTracing;
 use crate::iteration::Iteration;
 use crate::step::Step;
 use crate::stretch::Stretch;
-use crate::{EngineConfig, EngineRequest, Rejection, sglang, vllm};
+use crate::{EngineConfig, EngineRequest, Links, Rejection, sglang, vllm};
 
 /// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ impl Scheduler {
         each!(self, scheduler => scheduler.add(request))
     }
 
-    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
-        each!(self, scheduler => scheduler.schedule(now, step));
+    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
+        each!(self, scheduler => scheduler.schedule(now, step, links));
     }
 
     pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
@@ -55,6 +55,10 @@ impl Scheduler {
 
     pub(crate) fn release(&mut self, request: RequestId, end: Time, now: Time) {
         each!(self, scheduler => scheduler.release(request, end, now));
+    }
+
+    pub(crate) fn fetched(&mut self, request: RequestId, now: Time) {
+        each!(self, scheduler => scheduler.fetched(request, now));
     }
 
     /// Takes a request away; returns whether it is gone at once.

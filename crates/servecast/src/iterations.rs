@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use servecast_engine::Iteration;
-use servecast_types::{RequestId, Role, WorkerId};
+use servecast_types::{RequestId, Role, Time, WorkerId};
 
 use crate::rows::Rows;
 
@@ -71,8 +71,8 @@ struct Row {
     emitted: Vec<u32>,
     finished: Vec<u32>,
     rejected: Vec<u32>,
-    /// Request, tokens, end in ms of KV transfers to the worker that began.
-    transfers: Vec<(u32, u32, f64)>,
+    /// Request, tokens, end in ms of KV transfers to the worker that began; `None` if the end was not known then.
+    transfers: Vec<(u32, u32, Option<f64>)>,
     /// Requests whose transfer to the worker was noticed as complete.
     received: Vec<u32>,
     /// Requests whose blocks were handed on and dropped.
@@ -107,7 +107,7 @@ impl Row {
             transfers: iteration
                 .transfers
                 .iter()
-                .map(|one| (one.id.0, one.tokens, one.end.as_ms()))
+                .map(|one| (one.id.0, one.tokens, one.end.map(Time::as_ms)))
                 .collect(),
             received: ids(&iteration.received),
             sent: ids(&iteration.sent),

@@ -2,22 +2,21 @@
 
 use std::cmp::Ordering;
 
-use servecast_types::{RequestId, Time};
+use servecast_types::Time;
 
 use super::Place;
 
-/// What is due, in the order in which it happens: by time, then by class of event, then by worker, or for transfers in the
-/// order of hand-offs: what is held longest becomes free first, whichever decode worker starts first.
+/// What is due, in the order in which it happens: by time, then by class of event, then by worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     pub(super) at: Time,
-    /// The class of the event above the worker or the number of the hand-off: within one instant, each is there once.
+    /// The class of the event above the worker: within one instant, each is there once.
     rank: u64,
     pub(super) event: Event,
 }
 
 impl Deadline {
-    /// `order`: the number of the worker or of the hand-off, below 2⁶².
+    /// `order`: the number of the worker, below 2⁶².
     pub(super) fn new(at: Time, class: Class, order: u64, event: Event) -> Self {
         Self { at, rank: (class as u64) << 62 | order, event }
     }
@@ -51,8 +50,6 @@ impl Ord for Deadline {
 pub(super) enum Event {
     /// The oldest iteration in flight of a worker ends.
     IterationEnd(Place),
-    /// The KV of a request has left a worker and is on another.
-    TransferEnd { from: Place, to: Place, request: RequestId },
 }
 
 /// Which events come first within one instant.
@@ -61,5 +58,4 @@ pub(super) enum Class {
     /// What decode workers have done, so that their router knows of it when prompts are handed off.
     LaterStage,
     FirstStage,
-    Transfer,
 }

@@ -85,7 +85,7 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         let pool = &mut self.pools[place.pool.index()];
-        if !(pool.is_read() || pool.is_watched() || request.remote_prefill.is_some()) {
+        if !(pool.is_read() || pool.is_watched() || request.remote_prefill) {
             let inbox = &mut pool.workers[place.worker.index()].inbox;
             inbox.push_back(request);
             if inbox.len() >= MOST_IN_INBOX {
@@ -98,7 +98,7 @@ impl Cluster {
         }
         self.catch_up(place, observer)?;
         self.check_causality(place, now);
-        if request.remote_prefill.is_some() {
+        if request.remote_prefill {
             self.worker(place).queued_fetches += 1;
             self.stop_lagging(place);
         }

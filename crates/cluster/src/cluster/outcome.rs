@@ -4,8 +4,7 @@ use servecast_engine::Rejection;
 use servecast_record::{RejectReason, RequestStatus};
 use servecast_types::{RequestId, Time};
 
-use super::deadline::{Class, Event};
-use super::{Cluster, Live, Place};
+use super::{Cluster, Place};
 use crate::sink::{Outcome, Signal};
 use crate::{Observer, RunError};
 
@@ -17,11 +16,9 @@ impl Cluster {
         mut outcome: Outcome,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        for (transfer, now) in &outcome.transfers {
-            let Some(source) = self.transfer_started(transfer.id, place) else { continue };
-            self.check_emission(place, *now);
-            let event = Event::TransferEnd { from: source.place, to: place, request: transfer.id };
-            self.schedule(transfer.end.max(*now), Class::Transfer, source.order, event);
+        for &(_, now) in &outcome.fetches {
+            self.worker(place).queued_fetches -= 1;
+            self.check_emission(place, now);
         }
         if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
             outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
@@ -90,14 +87,13 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         // A request that is given up before its transfer began leaves KV behind; one that has begun ends by itself.
-        if let Some(Live { source: Some(source), place, .. }) = self.live.remove(&id)
-            && !source.is_moving
-        {
-            if let Some(place) = place {
+        let live = self.live.remove(&id);
+        if let Some(source) = self.links.give_up(id) {
+            if let Some(place) = live.and_then(|live| live.place) {
                 self.worker(place).queued_fetches -= 1;
                 self.check_emission(place, now);
             }
-            self.transfer_ended(id, source.place, None, now, observer)?;
+            self.transfer_ended(id, source, None, now, observer)?;
         }
         let known = match status {
             RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),

@@ -2,7 +2,7 @@ use servecast_types::RequestId;
 
 use super::tree::Prefix;
 use crate::sequence::Sequence;
-use crate::{EngineConfig, EngineRequest, TransferTime};
+use crate::{EngineConfig, EngineRequest};
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) struct Request {
     pub(super) entered: u64,
     pub(super) hold_kv: bool,
     /// KV that is still to be fetched when pages can be had.
-    pub(super) remote_prefill: Option<TransferTime>,
+    pub(super) remote_prefill: bool,
     pub(super) sequence: Sequence,
 
     /// Tokens generated and known.

@@ -14,7 +14,7 @@ use crate::iteration::{Admitted, Iteration, Scheduled, SglangState};
 use crate::step::{Entry, Step};
 use crate::stretch::Stretch;
 use crate::table::{RequestTable, Slot};
-use crate::{EngineConfig, EngineRequest, Rejection};
+use crate::{EngineConfig, EngineRequest, Links, Rejection};
 
 /// The scheduler of one worker, with its KV cache.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Scheduler {
     pub(super) chunked: Option<Slot>,
     pub(super) ratio: NewTokenRatio,
     pub(super) policy: Policy,
-    /// Requests whose KV is on its way, with its end.
+    /// Requests whose KV is on its way, with its end: [`Time::MAX`] as long as nobody knows.
     pub(super) loading: VecDeque<(Slot, Time)>,
     /// Ended requests whose KV a reader still needs, with the time at which it is done if that is known.
     pub(super) held: Vec<(Slot, Option<Time>)>,
@@ -107,7 +107,7 @@ impl Scheduler {
     /// Puts a new request where it waits: `recv_requests`.
     fn receive(&mut self, slot: Slot) {
         let request = &mut self.requests[slot];
-        let fetches = request.remote_prefill.is_some();
+        let fetches = request.remote_prefill;
         self.entries += 1;
         request.entered = self.entries;
         // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
@@ -130,11 +130,11 @@ impl Scheduler {
     }
 
     /// Decides the next iteration: `get_next_batch_to_run`.
-    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
+    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         step.reset(now, self.config.kv_capacity_tokens());
         self.look();
         self.drop_sent(now, &mut step.iteration);
-        self.start_transfers(now, &mut step.iteration);
+        self.start_transfers(now, &mut step.iteration, links);
         self.stash_chunk();
         self.merge_last_prefill();
         self.admit_loaded(now, &mut step.iteration);
@@ -413,11 +413,11 @@ impl Scheduler {
         self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
     }
 
-    /// The next time at which a transfer ends.
+    /// The next time at which a transfer ends, as far as is known.
     pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
         let loading = self.loading.iter().map(|&(_, end)| end);
         let held = self.held.iter().filter_map(|&(_, end)| end);
-        loading.chain(held).filter(|&end| end > now).min()
+        loading.chain(held).filter(|&end| now < end && end < Time::MAX).min()
     }
 
     /// Gives up the head of the queue if nothing that is under way could ever make room for it.

@@ -8,6 +8,7 @@ use crate::decodes_on::Changes;
 use crate::iteration::{Admitted, Finished, Iteration, Joined, Scheduled, Transfer};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
+use crate::{Fetch, Links};
 
 impl Scheduler {
     /// Applies the results of an iteration at its end: `process_batch_result`.
@@ -92,6 +93,14 @@ impl Scheduler {
         }
     }
 
+    /// The KV of a request is here.
+    pub(crate) fn fetched(&mut self, id: RequestId, now: Time) {
+        let requests = &self.requests;
+        if let Some((_, end)) = self.loading.iter_mut().find(|(slot, _)| requests[*slot].id == id) {
+            *end = now;
+        }
+    }
+
     fn drop_held(&mut self, position: usize) -> RequestId {
         let (slot, _) = self.held.remove(position);
         self.cache.release(&mut self.requests[slot]);
@@ -108,7 +117,7 @@ impl Scheduler {
 
     /// Gives requests whose prompt was computed elsewhere pages for it, in order as far as there is room beside what
     /// the running ones will need, and begins to fetch what they do not hit.
-    pub(super) fn start_transfers(&mut self, now: Time, iteration: &mut Iteration) {
+    pub(super) fn start_transfers(&mut self, now: Time, iteration: &mut Iteration, links: &mut dyn Links) {
         if self.fetching.is_empty() {
             return;
         }
@@ -129,10 +138,11 @@ impl Scheduler {
             request.computed = prompt;
             request.outputs = 1;
             request.status = Status::Loading;
-            let transfer = request.remote_prefill.take();
-            let time = transfer.map_or(now, |transfer| now + transfer.for_tokens(missing, prompt));
-            iteration.transfers.push(Transfer { id: request.id, tokens: missing, end: time });
-            self.loading.push_back((slot, time));
+            request.remote_prefill = false;
+            let id = request.id;
+            let begun = links.begin(Fetch { id, tokens: missing, of_tokens: prompt }, now);
+            iteration.transfers.push(Transfer { id, tokens: missing, end: begun.end() });
+            self.loading.push_back((slot, begun.end_or_max()));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::iteration::{Admitted, Iteration, Joined, Transfer};
 use crate::step::Step;
 use crate::table::Slot;
 use crate::trtllm::NoEvict;
-use crate::{Rejection, TransferTime};
+use crate::{Fetch, Links, Rejection};
 
 /// What became of the head of the waiting queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +78,10 @@ impl Scheduler {
     }
 
     /// Waiting requests in order, until one does not fit.
-    pub(super) fn admit_waiting(&mut self, round: &mut Round, step: &mut Step) {
+    pub(super) fn admit_waiting(&mut self, round: &mut Round, step: &mut Step, links: &mut dyn Links) {
         while self.may_admit(round) {
             let Some(slot) = self.waiting.peek() else { break };
-            match self.try_admit(slot, round, step) {
+            match self.try_admit(slot, round, step, links) {
                 Tried::Gone => {}
                 Tried::PutOff => {
                     self.waiting.pop();
@@ -101,7 +101,7 @@ impl Scheduler {
     }
 
     /// Takes the head of the waiting queue out of it if that is possible now.
-    fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step) -> Tried {
+    fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step, links: &mut dyn Links) -> Tried {
         let request = &mut self.requests[slot];
         if request.stale > 0 {
             return Tried::Stays;
@@ -114,16 +114,17 @@ impl Scheduler {
         // vLLM leaves the last token to compute; under TensorRT-LLM's rule a whole prompt can be hit.
         let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
         self.kv.find_hits(request, hittable, &mut self.hits);
-        if self.config.no_evict.is_some() && request.remote_prefill.is_some() {
+        if self.config.no_evict.is_some() && request.remote_prefill {
             // What is transferred goes into fresh blocks.
             self.hits.clear();
         }
         let fit = Fit { known, hit_blocks: self.hits.len(), free_hits: self.hits.free };
-        let remote_prefill = self.requests[slot].remote_prefill;
-        match remote_prefill {
-            Some(transfer) => Tried::gone_if(self.start_transfer(slot, transfer, fit, round, step)),
-            None if self.is_coming(slot, fit.hit_blocks) => Tried::PutOff,
-            None => Tried::gone_if(self.admit_local(slot, fit, round, step)),
+        if self.requests[slot].remote_prefill {
+            Tried::gone_if(self.start_transfer(slot, fit, round, step, links))
+        } else if self.is_coming(slot, fit.hit_blocks) {
+            Tried::PutOff
+        } else {
+            Tried::gone_if(self.admit_local(slot, fit, round, step))
         }
     }
 
@@ -150,12 +151,12 @@ impl Scheduler {
         let hits = self.hits.len();
         let blocks = hittable / self.config.block_size;
         self.awaited = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
-        if self.config.no_evict.is_some() && request.remote_prefill.is_some() {
+        if self.config.no_evict.is_some() && request.remote_prefill {
             self.hits.clear();
         }
         let hit_blocks = self.hits.len();
         let fit = Fit { known, hit_blocks, free_hits: self.hits.free };
-        if self.requests[slot].remote_prefill.is_some() {
+        if self.requests[slot].remote_prefill {
             return !self.has_room_for_transfer(slot, fit);
         }
         let hit_tokens = hit_blocks * self.config.block_size;
@@ -228,20 +229,19 @@ impl Scheduler {
     fn start_transfer(
         &mut self,
         slot: Slot,
-        transfer: TransferTime,
         fit: Fit,
         round: &mut Round,
         step: &mut Step,
+        links: &mut dyn Links,
     ) -> bool {
         if !self.has_room_for_transfer(slot, fit) {
             return false;
         }
         self.waiting.pop();
         let missing = fit.known - fit.hit_blocks * self.config.block_size;
-        let end = round.now + transfer.for_tokens(missing, fit.known);
         let request = &mut self.requests[slot];
         self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(fit.known));
-        request.remote_prefill = None;
+        request.remote_prefill = false;
         request.prompt_was_here = true;
         request.computed = fit.known;
         if self.config.no_evict.is_some() {
@@ -250,7 +250,9 @@ impl Scheduler {
         }
         request.status = Status::Loading;
         let id = request.id;
-        step.iteration.transfers.push(Transfer { id, tokens: missing, end });
+        let begun = links.begin(Fetch { id, tokens: missing, of_tokens: fit.known }, round.now);
+        let end = begun.end_or_max();
+        step.iteration.transfers.push(Transfer { id, tokens: missing, end: begun.end() });
         self.await_transfer(slot, end, round.now);
         if !self.polls() && end <= round.now {
             step.iteration.received.push(id);

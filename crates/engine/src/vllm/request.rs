@@ -1,7 +1,7 @@
 use servecast_types::{BlockId, HashRuns, RequestId, SequenceHash, Time};
 
+use crate::EngineRequest;
 use crate::sequence::Sequence;
-use crate::{EngineRequest, TransferTime};
 
 /// Preemptions without a token in between after which the rules bend; the real scheduler was seen to get out of more
 /// than 20 when a reader was done or another request ended.
@@ -89,7 +89,7 @@ pub(crate) struct Request {
     pub(crate) dropped: u32,
     pub(crate) key: PriorityKey,
     /// KV that is still to be fetched when blocks can be had.
-    pub(crate) remote_prefill: Option<TransferTime>,
+    pub(crate) remote_prefill: bool,
 }
 
 impl Request {

@@ -13,7 +13,7 @@ use crate::step::{Entry, Step};
 use crate::stretch::Stretch;
 use crate::table::{RequestTable, Slot};
 use crate::trtllm::NoEvict;
-use crate::{EngineConfig, EngineRequest, Rejection};
+use crate::{EngineConfig, EngineRequest, Links, Rejection};
 
 /// The scheduler of one worker, with its KV cache.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ pub(crate) struct Scheduler {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loading {
     pub(super) slot: Slot,
+    /// [`Time::MAX`] as long as nobody knows.
     pub(super) end: Time,
     /// Number of the first iteration that can notice the end.
     pub(super) from: u64,
@@ -135,7 +136,7 @@ impl Scheduler {
     }
 
     /// Decides the next iteration.
-    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step) {
+    pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         step.reset(now, self.config.kv_capacity_tokens());
         if !self.polls() {
             self.notice_transfers(now, self.decided + 1, &mut step.iteration);
@@ -146,7 +147,7 @@ impl Scheduler {
         self.schedule_running(&mut round, step);
         // Nobody is admitted in an iteration that had to preempt.
         if step.iteration.preempted.is_empty() && self.admit_loaded(&mut round, step) {
-            self.admit_waiting(&mut round, step);
+            self.admit_waiting(&mut round, step, links);
         }
         if !round.prefill_held && step.iteration.preempted.is_empty() {
             self.interval_released = self.waiting.len() > 0;
@@ -293,7 +294,7 @@ impl Scheduler {
 
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.
     pub(crate) fn awaits_kv(&self) -> bool {
-        let fetches = |slot: Slot| self.requests[slot].remote_prefill.is_some();
+        let fetches = |slot: Slot| self.requests[slot].remote_prefill;
         !self.loading.is_empty() || !self.held.is_empty() || self.waiting.iter().any(fetches)
     }
 
@@ -324,11 +325,11 @@ impl Scheduler {
         received || self.held.iter().any(|held| held.end.is_some_and(|(end, _)| end <= now))
     }
 
-    /// The next time at which a transfer ends.
+    /// The next time at which a transfer ends, as far as is known.
     pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
         let loading = self.loading.iter().filter(|loading| !loading.received).map(|loading| loading.end);
         let held = self.held.iter().filter_map(|held| held.end.map(|(end, _)| end));
-        loading.chain(held).filter(|&end| end > now).min()
+        loading.chain(held).filter(|&end| now < end && end < Time::MAX).min()
     }
 
     /// Checks that blocks are conserved and every request is in exactly one place; says what does not hold.

@@ -113,6 +113,19 @@ impl Scheduler {
         }
     }
 
+    /// The KV of a request is here, which may have been withdrawn on the way.
+    pub(crate) fn fetched(&mut self, id: RequestId, now: Time) {
+        let requests = &self.requests;
+        let is_it = |slot: Slot| requests[slot].id == id;
+        if let Some(loading) = self.loading.iter_mut().find(|loading| is_it(loading.slot)) {
+            loading.end = now;
+        } else if let Some(Held { end: Some((end, _)), .. }) =
+            self.held.iter_mut().find(|held| is_it(held.slot))
+        {
+            *end = now;
+        }
+    }
+
     /// Frees the blocks of a held request and forgets it; returns its id.
     fn drop_held(&mut self, position: usize) -> RequestId {
         let Held { slot, .. } = self.held.remove(position);

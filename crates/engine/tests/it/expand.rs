@@ -2,8 +2,8 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_engine::{
-    Decodes, EngineArgs, EngineType, Finished, Iteration, IterationSink, Joined, LastIteration, Scheduled,
-    Transfer,
+    Begun, Decodes, EngineArgs, EngineType, Fetch, Finished, Iteration, IterationSink, Joined, LastIteration,
+    Links, Scheduled,
 };
 use servecast_types::{KvEvent, RequestId, Time};
 
@@ -114,12 +114,13 @@ impl<S: IterationSink> Expander<S> {
     }
 }
 
-impl<S: IterationSink> IterationSink for Expander<S> {
-    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
-        self.flush();
-        self.sink.transfer_started(transfer, now);
+impl<S: IterationSink> Links for Expander<S> {
+    fn begin(&mut self, fetch: Fetch, now: Time) -> Begun {
+        self.sink.begin(fetch, now)
     }
+}
 
+impl<S: IterationSink> IterationSink for Expander<S> {
     fn joined(&mut self, joined: Joined, now: Time) {
         self.flush();
         self.token(joined.id, now);

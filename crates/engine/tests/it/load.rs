@@ -1,6 +1,6 @@
 //! A random load, and a driver that serves it and checks all along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, EngineType, Iteration, IterationSink,
-    Joined, Rejection, Transfer, TransferTime,
+    Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, EngineType, Fetch, Iteration,
+    IterationSink, Joined, Links, Rejection,
 };
 use servecast_latency::{Batch, LatencyModel, PassTime};
 use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
@@ -46,6 +46,26 @@ pub(crate) fn latency() -> impl Strategy<Value = &'static str> {
     prop_oneof![2 => Just("linear:100,10,20"), 1 => Just("profile:uneven")]
 }
 
+/// How long KV is on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TransferTime {
+    Fixed(Duration),
+    /// For the whole prompt; less in proportion to what is here.
+    Missing(Duration),
+}
+
+impl TransferTime {
+    fn of(self, fetch: Fetch) -> Duration {
+        match self {
+            Self::Fixed(duration) => duration,
+            Self::Missing(full_prompt) => {
+                let ns = full_prompt.as_ns() * u64::from(fetch.tokens);
+                Duration::from_ns(ns.div_ceil(fetch.of_tokens.into()))
+            }
+        }
+    }
+}
+
 /// A request of a random load.
 #[derive(Debug, Clone)]
 pub(crate) struct Submission {
@@ -61,7 +81,8 @@ pub(crate) struct Submission {
     pub(crate) ignore_eos: bool,
     /// Since the request before it.
     pub(crate) gap_us: u64,
-    pub(crate) remote_prefill: Option<TransferTime>,
+    /// How long its KV is on its way, if it comes from elsewhere.
+    pub(crate) transfer: Option<TransferTime>,
     /// For a request whose blocks are held: how long after its end the transfer is known, and how long that takes.
     pub(crate) reader: Option<(u64, u64)>,
 }
@@ -89,7 +110,7 @@ impl Default for Submission {
             priority: 0,
             ignore_eos: false,
             gap_us: 0,
-            remote_prefill: None,
+            transfer: None,
             reader: None,
         }
     }
@@ -97,10 +118,8 @@ impl Default for Submission {
 
 pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
     let duration = || (0_u64..3_000).prop_map(|us| Duration::from_ns(us * 1000));
-    let transfer = prop_oneof![
-        duration().prop_map(TransferTime::Fixed),
-        duration().prop_map(|full_prompt| TransferTime::Missing { full_prompt }),
-    ];
+    let transfer =
+        prop_oneof![duration().prop_map(TransferTime::Fixed), duration().prop_map(TransferTime::Missing),];
     let max_tokens = prop_oneof![8 => 1_u32..40, 2 => Just(1), 1 => Just(u32::MAX)];
     let submission = (
         (
@@ -113,7 +132,7 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
         prop_oneof![Just(0), 0_u64..5_000],
         (prop::option::weighted(0.25, transfer), prop::option::weighted(0.25, (0_u64..4_000, 0_u64..4_000))),
     );
-    let submission = submission.prop_map(|(prompt, output, gap_us, (remote_prefill, reader))| {
+    let submission = submission.prop_map(|(prompt, output, gap_us, (transfer, reader))| {
         let ((group, prefix_len, own_len, repeats), (max_tokens, stop_after, priority, ignore_eos)) =
             (prompt, output);
         Submission {
@@ -126,7 +145,7 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
             priority,
             ignore_eos,
             gap_us,
-            remote_prefill,
+            transfer,
             reader,
         }
     });
@@ -137,21 +156,27 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
 ///
 /// An engine that takes decodes together, and goes on by itself where nothing can come to it, has to do the same.
 pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
-    let plain = serve(settings, load, Mode::OneByOne);
-    for kv_events in [true, false] {
-        let together = serve(settings, load, Mode::Together { kv_events });
+    let plain = serve(settings, load, Mode::OneByOne, false);
+    for (kv_events, are_open) in [(true, false), (false, false), (true, true)] {
+        let together = serve(settings, load, Mode::Together { kv_events }, are_open);
         assert_eq!(together.extrapolated, plain.extrapolated, "iterations that are extrapolated");
         // One that only has events is not told of where nobody wants these.
         let told = |iteration: &&Iteration| kv_events || iteration.is_eventful();
         let expected: Vec<&Iteration> = plain.iterations.iter().filter(told).collect();
         for (number, (seen, expected)) in together.iterations.iter().zip(&expected).enumerate() {
             let mut expected = as_far_as_known(expected, seen);
+            if are_open {
+                let transfers = expected.transfers.iter_mut().zip(&seen.transfers);
+                transfers
+                    .for_each(|(expected, seen)| expected.end = expected.end.filter(|_| seen.end.is_some()));
+            }
             if !kv_events {
                 // What nobody else can hit is not looked up either before its request loses it.
                 expected.kv_events.clear();
                 expected.cached_blocks = seen.cached_blocks;
             }
-            assert_eq!(seen, &expected, "iteration {number}, KV events: {kv_events}");
+            let mode = format!("KV events: {kv_events}, ends of transfers are told: {are_open}");
+            assert_eq!(seen, &expected, "iteration {number}, {mode}");
         }
         assert_eq!(together.iterations.len(), expected.len(), "iterations, KV events: {kv_events}");
     }
@@ -160,7 +185,7 @@ pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
 
 /// How many of the tokens of a load are reported together, and how many there are.
 fn share_of_stretches(settings: &Value, load: &[Submission]) -> (u64, u64) {
-    let mut driver = Driver::new(settings, load, Mode::Together { kv_events: true });
+    let mut driver = Driver::new(settings, load, Mode::Together { kv_events: true }, false);
     driver.run();
     (driver.log.together, driver.log.sink.iterations.iter().map(|each| each.emitted.len() as u64).sum())
 }
@@ -196,8 +221,8 @@ struct Served {
     extrapolated: u64,
 }
 
-fn serve(settings: &Value, load: &[Submission], mode: Mode) -> Served {
-    let mut driver = Driver::new(settings, load, mode);
+fn serve(settings: &Value, load: &[Submission], mode: Mode, are_open: bool) -> Served {
+    let mut driver = Driver::new(settings, load, mode, are_open);
     driver.run();
     driver.check_outcome();
     Served { extrapolated: driver.engine.num_extrapolated(), iterations: driver.log.sink.iterations }
@@ -218,10 +243,12 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(settings: &Value, load: &'a [Submission], mode: Mode) -> Self {
+    fn new(settings: &Value, load: &'a [Submission], mode: Mode, are_open: bool) -> Self {
         let args = EngineArgs::from_json(settings.clone()).unwrap();
         let kv_events = mode != Mode::Together { kv_events: false };
-        let log = Log { args: args.clone(), kv_events, ..Log::default() };
+        let times = load.iter().map(|submission| submission.transfer).collect();
+        let transfers = Transfers { times, are_open, ..Transfers::default() };
+        let log = Log { args: args.clone(), transfers, kv_events, ..Log::default() };
         let tracing = match mode {
             Mode::OneByOne => {
                 EngineTracing { kv_events, block_ids: true, sglang_state: true, ..EngineTracing::default() }
@@ -253,6 +280,11 @@ impl<'a> Driver<'a> {
     fn run(&mut self) {
         let (mut now, mut submitted) = (Time::ZERO, 0);
         loop {
+            while self.next_fetched().is_some_and(|end| end <= now)
+                && let Some((_, id)) = self.log.sink.transfers.under_way.pop_first()
+            {
+                self.engine.fetched(id, now);
+            }
             while self.arrivals.get(submitted).is_some_and(|&arrival| arrival <= now) {
                 let request = self.request(submitted);
                 let id = request.id;
@@ -271,12 +303,13 @@ impl<'a> Driver<'a> {
             let mut state = self.engine.run(now, &mut self.log).unwrap();
             self.follow();
             if self.may_run_ahead(submitted) {
-                let horizon = self.arrivals.get(submitted).copied().unwrap_or(Time::MAX);
+                let arrival = self.arrivals.get(submitted).copied().into_iter();
+                let horizon = arrival.chain(self.next_fetched()).min().unwrap_or(Time::MAX);
                 state = self.engine.run_on(now, horizon, &mut self.log).unwrap();
                 self.follow();
             }
             let input = self.releases.keys().map(|&(at, _)| at).next().into_iter();
-            let input = input.chain(self.arrivals.get(submitted).copied()).min();
+            let input = input.chain(self.arrivals.get(submitted).copied()).chain(self.next_fetched()).min();
             let (next, ends) = match (state, input) {
                 (EngineState::Busy { until }, Some(input)) if input < until => (input, false),
                 (EngineState::Busy { until }, _) => (until, true),
@@ -295,16 +328,24 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether nothing comes to the engine before the next arrival: no KV is held for a reader, nor will be.
+    /// When KV is here that the engine does not expect then.
+    fn next_fetched(&self) -> Option<Time> {
+        self.log.sink.transfers.under_way.first().map(|&(end, _)| end)
+    }
+
+    /// Whether nothing comes to the engine before the next arrival or the end of a transfer that it does not know: no KV is
+    /// held for a reader, nor will be, and no such transfer begins.
     fn may_run_ahead(&self, submitted: usize) -> bool {
-        let is_over = |index: usize| {
-            let id = RequestId(index as u32);
-            self.read.contains(&id)
-                || self.log.sink.rejected.contains_key(&id)
-                || self.refused.contains_key(&id)
+        let id = |index: usize| RequestId(index as u32);
+        let is_given_up = |index: usize| {
+            let id = id(index);
+            self.log.sink.rejected.contains_key(&id) || self.refused.contains_key(&id)
         };
-        let has_readers = (0..submitted).any(|index| self.load[index].reader.is_some() && !is_over(index));
-        self.mode != Mode::OneByOne && !has_readers && self.releases.is_empty()
+        let is_read = |index: usize| self.load[index].reader.is_none() || self.read.contains(&id(index));
+        let Transfers { times, are_open, begun, .. } = &self.log.sink.transfers;
+        let has_begun = |index: usize| !are_open || times[index].is_none() || begun.contains(&id(index));
+        let is_over = |index: usize| is_given_up(index) || (is_read(index) && has_begun(index));
+        self.mode != Mode::OneByOne && (0..submitted).all(is_over) && self.releases.is_empty()
     }
 
     fn request(&self, index: usize) -> EngineRequest {
@@ -313,7 +354,7 @@ impl<'a> Driver<'a> {
             stop_after: submission.stop_after,
             priority: submission.priority,
             ignore_eos: submission.ignore_eos,
-            remote_prefill: submission.remote_prefill,
+            remote_prefill: submission.transfer.is_some(),
             hold_kv: submission.reader.is_some(),
             ..EngineRequest::new(
                 RequestId(index as u32),
@@ -405,10 +446,23 @@ impl Driver<'_> {
     }
 }
 
+/// KV that comes from elsewhere.
+#[derive(Default)]
+struct Transfers {
+    /// By request, if that fetches something.
+    times: Vec<Option<TransferTime>>,
+    /// Whether the engine is told of an end only when that has come.
+    are_open: bool,
+    begun: FxHashSet<RequestId>,
+    /// By their ends, which the engine does not know.
+    under_way: BTreeSet<(Time, RequestId)>,
+}
+
 /// Checks each iteration as it comes.
 #[derive(Default)]
 struct Log {
     args: EngineArgs,
+    transfers: Transfers,
     kv_events: bool,
     iterations: Vec<Iteration>,
     last_end: Time,
@@ -423,13 +477,24 @@ struct Log {
     contents: FxHashMap<SequenceHash, u32>,
 }
 
-impl IterationSink for Log {
-    fn transfer_started(&mut self, transfer: &Transfer, now: Time) {
+impl Links for Log {
+    fn begin(&mut self, fetch: Fetch, now: Time) -> Begun {
         // SGLang can have all of a prompt already, since nothing of it has to be computed.
         let all_here = self.args.engine_type == EngineType::Sglang;
-        assert!(transfer.end >= now && (transfer.tokens > 0 || all_here));
+        assert!(fetch.tokens > 0 || all_here);
+        let Transfers { times, are_open, begun, under_way } = &mut self.transfers;
+        assert!(begun.insert(fetch.id), "KV is fetched once");
+        let end = now + times[fetch.id.index()].expect("its KV comes from elsewhere").of(fetch);
+        if *are_open && end > now {
+            under_way.insert((end, fetch.id));
+            Begun::Open
+        } else {
+            Begun::At(end)
+        }
     }
+}
 
+impl IterationSink for Log {
     fn joined(&mut self, joined: Joined, now: Time) {
         assert!(self.args.engine_type != EngineType::Vllm, "vLLM computes the first token");
         assert!(!self.emitted.contains_key(&joined.id), "the token that is handed over is the first");

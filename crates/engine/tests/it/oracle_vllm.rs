@@ -7,9 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
-use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, TransferTime,
-};
+use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration};
 use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::expand::{Expander, UNKNOWN};
@@ -117,7 +115,9 @@ impl<'a> Driver<'a> {
         };
         let engine = Engine::new(args.validate(None).unwrap(), tracing);
         let lives = vec![Life::default(); case.requests.len()];
-        let (log, arrivals) = (Expander::new(Log::default(), &args), case.arrivals());
+        let receive = case.requests.iter().map(|request| Duration::from_ns(request.kv_recv_us * 1000));
+        let log = Log { receive: receive.collect(), ..Log::default() };
+        let (log, arrivals) = (Expander::new(log, &args), case.arrivals());
         Self {
             case,
             mode,
@@ -168,11 +168,10 @@ impl<'a> Driver<'a> {
     fn request(&self, index: usize) -> EngineRequest {
         let case = &self.case.requests[index];
         let earlier_ids = self.case.requests.iter().filter(|other| other.id < case.id).count();
-        let transfer = || TransferTime::Fixed(Duration::from_ns(case.kv_recv_us * 1000));
         EngineRequest {
             priority: case.priority.unwrap_or(0),
             tie_break: earlier_ids as u64,
-            remote_prefill: case.do_remote_prefill.then(transfer),
+            remote_prefill: case.do_remote_prefill,
             hold_kv: case.do_remote_decode,
             ..self.case.request(index)
         }

@@ -117,7 +117,7 @@ fn with_repeats(mut load: Vec<Submission>) -> Vec<Submission> {
         repeats: first.repeats.or(Some(index as u32)),
         max_tokens: 1,
         gap_us: 10_000_000,
-        remote_prefill: None,
+        transfer: None,
         reader: None,
         ..first.clone()
     });
@@ -172,7 +172,7 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
         }
         for &Admitted { id, cached_tokens, resumed } in &iteration.admitted {
             let submission = &load[id.index()];
-            if submission.remote_prefill.is_some() && !resumed {
+            if submission.transfer.is_some() && !resumed {
                 continue;
             }
             let mut content = submission.prompt(id.index());

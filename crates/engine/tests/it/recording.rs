@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use servecast_engine::{EngineRequest, Iteration, IterationSink, Joined, Transfer};
-use servecast_types::{KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
+use servecast_engine::{Begun, EngineRequest, Fetch, Iteration, IterationSink, Joined, Links};
+use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
 /// How an engine takes decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,11 +151,17 @@ impl Recording {
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) ended: Vec<Iteration>,
+    /// How long the KV of each request is on its way.
+    pub(crate) receive: Vec<Duration>,
+}
+
+impl Links for Log {
+    fn begin(&mut self, fetch: Fetch, now: Time) -> Begun {
+        Begun::At(now + self.receive[fetch.id.index()])
+    }
 }
 
 impl IterationSink for Log {
-    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
-
     fn joined(&mut self, _: Joined, _: Time) {}
 
     fn iteration_ended(&mut self, iteration: &Iteration) {

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use servecast_engine::{
-    Decodes, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Finished, Iteration,
-    IterationSink, Joined, LastIteration, Transfer, TransferTime,
+    Begun, Decodes, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch, Finished,
+    Iteration, IterationSink, Joined, LastIteration, Links,
 };
-use servecast_types::{Duration, Prompt, RequestId, Run, Time};
+use servecast_types::{Prompt, RequestId, Run, Time};
 
 use crate::expand::Expander;
 
@@ -16,9 +16,13 @@ const MS: u64 = 1_000_000;
 #[derive(Default)]
 struct Schedule(Vec<String>);
 
-impl IterationSink for Schedule {
-    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+impl Links for Schedule {
+    fn begin(&mut self, _: Fetch, now: Time) -> Begun {
+        Begun::At(now)
+    }
+}
 
+impl IterationSink for Schedule {
     fn joined(&mut self, joined: Joined, _: Time) {
         self.0.push(format!(
             "{} {}",
@@ -94,9 +98,13 @@ fn decodes_come_before_prompts_and_prompts_fill_the_budget() {
 #[derive(Default)]
 struct Together(Vec<String>);
 
-impl IterationSink for Together {
-    fn transfer_started(&mut self, _: &Transfer, _: Time) {}
+impl Links for Together {
+    fn begin(&mut self, _: Fetch, now: Time) -> Begun {
+        Begun::At(now)
+    }
+}
 
+impl IterationSink for Together {
     fn joined(&mut self, joined: Joined, _: Time) {
         self.0.push(format!("{} joined", joined.id));
     }
@@ -266,8 +274,7 @@ fn an_iteration_that_was_decided_before_a_transfer_began_does_not_notice_its_end
         let prompt = Prompt::new([Run::tokens(id * 100, 4)]);
         EngineRequest::new(RequestId(id), prompt, max_tokens, Time::from_ns(arrival))
     };
-    let remote_prefill = Some(TransferTime::Fixed(Duration::ZERO));
-    let requests = vec![request(0, 6, 0), EngineRequest { remote_prefill, ..request(1, 1, MS) }];
+    let requests = vec![request(0, 6, 0), EngineRequest { remote_prefill: true, ..request(1, 1, MS) }];
     let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6", "0:1@7 1:1@3", "0:1@8"];
     check_requests(&json!({"async_scheduling": true, "kv_role": "kv_consumer"}), &requests, &expected);
 }
@@ -306,7 +313,7 @@ fn tensorrt_llm_puts_a_prompt_off_whose_next_block_another_one_computes() {
 fn handed_over(requests: &[(Numbers, Option<u32>)]) -> Vec<EngineRequest> {
     let plain = numbered(&requests.iter().map(|(numbers, _)| *numbers).collect::<Vec<_>>());
     let remote = |(request, (_, stop_after)): (EngineRequest, &(Numbers, Option<u32>))| EngineRequest {
-        remote_prefill: Some(TransferTime::Fixed(Duration::ZERO)),
+        remote_prefill: true,
         stop_after: *stop_after,
         ..request
     };

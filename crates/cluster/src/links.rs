@@ -1,0 +1,101 @@
+//! KV on its way from one worker to another: whose it is, where it is held, and when it is there.
+//!
+//! A prompt that is handed off is held where it was computed. The engine that goes on with it begins to fetch it when it
+//! has blocks for it ([`Links::begin`]), and the links say when it is there.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+use servecast_engine::{Begun, Fetch};
+use servecast_types::{RequestId, Time};
+
+use crate::RunError;
+use crate::cluster::Place;
+use crate::handoff::{Handoff, TransferTime};
+
+/// All links between the workers of a deployment.
+#[derive(Debug)]
+pub(crate) struct Links {
+    /// `None`: there is nothing to move.
+    handoff: Option<Handoff>,
+    /// KV that is held for the next stage of a request, until it is there or the request is given up.
+    held: FxHashMap<RequestId, Held>,
+    /// Hand-offs so far.
+    hand_offs: u64,
+    /// Transfers that are under way, by their ends and then in order of hand-offs: what is held longest becomes free
+    /// first, whichever decode worker starts first.
+    ends: BTreeSet<(Time, u64, RequestId)>,
+}
+
+/// KV that a worker holds.
+#[derive(Debug)]
+struct Held {
+    from: Place,
+    /// Which hand-off of the run this is.
+    order: u64,
+    time: TransferTime,
+    /// Where it is on its way to, once that is so.
+    to: Option<Place>,
+}
+
+/// A transfer that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) request: RequestId,
+    pub(crate) from: Place,
+    pub(crate) to: Place,
+    pub(crate) end: Time,
+}
+
+impl Links {
+    /// Links on which nothing moves yet.
+    pub(crate) fn new(handoff: Option<Handoff>) -> Self {
+        Self { handoff, held: FxHashMap::default(), hand_offs: 0, ends: BTreeSet::new() }
+    }
+
+    /// A worker holds the KV of a prompt of so many tokens from `now` on.
+    pub(crate) fn hold(
+        &mut self,
+        request: RequestId,
+        from: Place,
+        prompt_tokens: u32,
+        now: Time,
+    ) -> Result<(), RunError> {
+        let handoff = self.handoff.as_ref().expect("there is no further stage without a hand-off");
+        let time = handoff.transfer_time(prompt_tokens, now)?;
+        self.hand_offs += 1;
+        self.held.insert(request, Held { from, order: self.hand_offs, time, to: None });
+        Ok(())
+    }
+
+    /// The KV of a request is on its way to a worker.
+    pub(crate) fn begin(&mut self, fetch: Fetch, to: Place, now: Time) -> Begun {
+        let held = self.held.get_mut(&fetch.id).expect("what is fetched is held");
+        held.to = Some(to);
+        let end = now + held.time.of(fetch);
+        self.ends.insert((end, held.order, fetch.id));
+        Begun::At(end)
+    }
+
+    /// Forgets KV that nobody will fetch, unless it is on its way already, which it then goes on to the end; returns where
+    /// it is held.
+    pub(crate) fn give_up(&mut self, request: RequestId) -> Option<Place> {
+        let held = self.held.get(&request).filter(|held| held.to.is_none())?;
+        let from = held.from;
+        self.held.remove(&request);
+        Some(from)
+    }
+
+    /// When the next transfer ends, unless another one begins or ends before.
+    pub(crate) fn next_end(&self) -> Option<Time> {
+        self.ends.first().map(|&(end, ..)| end)
+    }
+
+    /// The next transfer that has ended by `now`.
+    pub(crate) fn pop_ended(&mut self, now: Time) -> Option<Moved> {
+        self.next_end().filter(|&end| end <= now)?;
+        let (end, _, request) = self.ends.pop_first()?;
+        let Held { from, to, .. } = self.held.remove(&request)?;
+        Some(Moved { request, from, to: to?, end })
+    }
+}

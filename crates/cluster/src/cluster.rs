@@ -4,6 +4,7 @@ mod checks;
 mod deadline;
 mod hand_off;
 mod lag;
+mod life;
 mod outcome;
 mod withdraw;
 
@@ -18,11 +19,12 @@ use servecast_router::Admission;
 use servecast_types::{ContentNames, PoolId, RequestId, Role, Time, WorkerId};
 
 use self::deadline::{Class, Deadline, Event};
+use self::life::Change;
 use self::outcome::reject_reason;
 use crate::config::{SimulationOptions, Topology};
 use crate::drive::{Arrival, NewRequest, Placement, Watches};
 use crate::links::{Links, Moved};
-use crate::pool::{Dispatch, Dispatches, Pool};
+use crate::pool::{Dispatch, Dispatches, Pool, Queued};
 use crate::recorder::Recorder;
 use crate::route::Route;
 use crate::sink::{Outcome, Sink};
@@ -54,6 +56,10 @@ pub struct Cluster {
     /// Workers without an iteration in flight that may have something to start, in order of pool and number; some twice.
     ready: BinaryHeap<Reverse<Place>>,
     live: FxHashMap<RequestId, Live>,
+    /// What is to change about workers.
+    changes: Vec<Change>,
+    /// Iterations of workers that have failed whose time lies outside what their latency model was measured on.
+    extrapolated: u64,
     recorder: Recorder,
     /// With when their clients know.
     ended: VecDeque<(RequestId, RequestStatus, Time)>,
@@ -95,13 +101,13 @@ pub(crate) struct Place {
 struct Live {
     /// The pool of the stage in which it is.
     pool: PoolId,
-    /// The worker that serves it, unless a router has parked it.
+    /// The worker that serves it, unless it waits in its pool.
     place: Option<Place>,
     /// What the next stage will get, if there is one.
     next_stage: Option<EngineRequest>,
     placement: Placement,
-    /// Whether its client has taken it back.
-    is_withdrawn: bool,
+    /// How it ends as soon as it can be taken from where it is: its client has taken it back, or what it needs is lost.
+    taken_back: Option<RequestStatus>,
 }
 
 impl Cluster {
@@ -122,6 +128,8 @@ impl Cluster {
             broken: None,
             ready: BinaryHeap::new(),
             live: FxHashMap::default(),
+            changes: Vec::new(),
+            extrapolated: 0,
             recorder,
             ended: VecDeque::new(),
             spare: Vec::new(),
@@ -203,7 +211,7 @@ impl Cluster {
         };
         let placement = arrival.placement;
         let forced = placement.get(self.route.stage(pool)).copied();
-        let live = Live { pool, place: None, next_stage, placement, is_withdrawn: false };
+        let live = Live { pool, place: None, next_stage, placement, taken_back: None };
         self.live.insert(id, live);
         self.enter(pool, first_stage, forced, now, observer)?;
         Ok(id)
@@ -232,6 +240,7 @@ impl Cluster {
                 assert!(deadline.at == now, "the driver stops at every deadline");
                 match deadline.event {
                     Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
+                    Event::Ready(place) => self.ready(place, now, observer)?,
                 }
             } else if let Some(Moved { request, from, to, end }) = self.links.pop_ended(now) {
                 assert!(end == now, "the driver stops at every end of a transfer");
@@ -260,6 +269,7 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
+        self.take_in(place, now);
         match self.run_engine(place, now, observer)? {
             EngineState::Busy { until } => self.started(place, until),
             EngineState::Idle { .. } => {}
@@ -310,6 +320,11 @@ impl Cluster {
         self.pools.iter().map(|pool| pool.workers.len()).sum()
     }
 
+    /// Whether no request is under way, as far as is known yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
     /// All that ended before that has been told of.
     pub(crate) fn settled(&self) -> Time {
         let workers = self.pools.iter().flat_map(|pool| &pool.workers);
@@ -338,7 +353,8 @@ impl Cluster {
                 Some(Place { pool, worker }) => {
                     format!("on the {} worker {worker}", self.pools[pool.index()].name)
                 }
-                None => "parked by a router".to_owned(),
+                None if self.pools[live.pool.index()].waiting.is_empty() => "parked by a router".to_owned(),
+                None => format!("waiting for a worker of the {} pool", self.pools[live.pool.index()].name),
             };
             return Err(RunError::Stuck { at: now, unfinished: self.live.len(), first: first.0, place });
         }
@@ -347,7 +363,8 @@ impl Cluster {
         }
         self.holds()?;
         let engines = self.pools.iter().flat_map(|pool| &pool.workers).map(|worker| &worker.engine);
-        let extrapolated_iterations = engines.clone().map(Engine::num_extrapolated).sum();
+        let extrapolated = engines.clone().map(Engine::num_extrapolated).sum::<u64>();
+        let extrapolated_iterations = self.extrapolated + extrapolated;
         let mut latency_estimates: Vec<String> =
             engines.filter_map(|engine| engine.latency_estimate().map(str::to_owned)).collect();
         latency_estimates.dedup();
@@ -364,7 +381,8 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.read(pool, observer)?;
-        let dispatches = self.pools[pool.index()].route(request, forced, now);
+        let queued = Queued { request, forced, arrived: now };
+        let dispatches = self.pools[pool.index()].route(queued, now);
         self.dispatch(pool, dispatches, now, observer)?;
         self.watch(pool);
         Ok(())

@@ -6,7 +6,7 @@ use servecast_record::RequestStatus;
 use servecast_types::{Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
-use crate::{Cluster, Observer, RunError};
+use crate::{Cluster, Control, Observer, RunError};
 
 /// What is known of a request when it arrives.
 #[derive(Debug, Clone, Copy)]
@@ -151,16 +151,28 @@ impl<T: Timer> Clock for WallClock<T> {
 /// instant at which it stopped, after which workers that lagged may have gone on.
 ///
 /// All that is due happens at its own time and in order, however late the clock is. Within one instant the order is: what
-/// workers end, transfers that end, arrivals, withdrawals, what workers start.
+/// workers end, workers that are ready, transfers that end, arrivals, withdrawals, what workers start.
 pub fn drive(
     cluster: &mut Cluster,
     source: &mut impl Source,
     clock: &mut impl Clock,
     observer: &mut impl Observer,
 ) -> Result<Time, RunError> {
+    drive_with(cluster, source, clock, &mut (), observer)
+}
+
+/// The same with somebody who changes the deployment while it runs: between withdrawals and what workers start.
+pub fn drive_with(
+    cluster: &mut Cluster,
+    source: &mut impl Source,
+    clock: &mut impl Clock,
+    control: &mut impl Control,
+    observer: &mut impl Observer,
+) -> Result<Time, RunError> {
     cluster.watch_for(source.watches());
     cluster.tell(observer.detail());
-    let mut drive = Drive { cluster, source, observer, now: Time::ZERO, ended: 0, unsettled: 0 };
+    cluster.apply_changes(Time::ZERO, observer)?;
+    let mut drive = Drive { cluster, source, control, observer, now: Time::ZERO, ended: 0, unsettled: 0 };
     loop {
         let next = drive.next();
         if next.is_none() && drive.source.is_over() {
@@ -175,9 +187,10 @@ pub fn drive(
     Ok(drive.now)
 }
 
-struct Drive<'a, S, O> {
+struct Drive<'a, S, C, O> {
     cluster: &'a mut Cluster,
     source: &'a mut S,
+    control: &'a mut C,
     observer: &'a mut O,
     now: Time,
     /// Requests that have ended.
@@ -186,10 +199,36 @@ struct Drive<'a, S, O> {
     unsettled: usize,
 }
 
-impl<S: Source, O: Observer> Drive<'_, S, O> {
+impl<S: Source, C: Control, O: Observer> Drive<'_, S, C, O> {
     /// When something happens next.
     fn next(&self) -> Option<Time> {
-        self.source.next().into_iter().chain(self.cluster.next_deadline()).min()
+        let next = self.source.next().into_iter().chain(self.cluster.next_deadline()).min();
+        // Mostly there is none.
+        match self.next_control() {
+            None => next,
+            control => next.into_iter().chain(control).min(),
+        }
+    }
+
+    /// When the deployment is changed next, as long as there is something to serve.
+    fn next_control(&self) -> Option<Time> {
+        self.control.next().filter(|_| !(self.source.is_over() && self.cluster.is_empty()))
+    }
+
+    /// Lets the control act that wants to by now.
+    fn change(&mut self, now: Time) -> Result<(), RunError> {
+        if self.next_control().is_none_or(|at| at > now) {
+            return Ok(());
+        }
+        self.cluster.bring_all_up(self.observer)?;
+        self.follow_ended();
+        // It may turn out that all is served.
+        if self.next_control().is_some_and(|at| at <= now) {
+            self.control.act(now, self.cluster);
+            self.cluster.apply_changes(now, self.observer)?;
+            self.follow_ended();
+        }
+        Ok(())
     }
 
     /// Lets everything happen that is due at one instant.
@@ -207,6 +246,7 @@ impl<S: Source, O: Observer> Drive<'_, S, O> {
             self.cluster.withdraw(id, now, self.observer)?;
             self.follow_ended();
         }
+        self.change(now)?;
         self.cluster.start(now, self.observer)?;
         self.follow_ended();
         let observer = &mut *self.observer;

@@ -15,6 +15,7 @@
 mod check;
 mod cluster;
 mod config;
+mod control;
 mod delivery;
 mod drive;
 mod error;
@@ -34,9 +35,10 @@ mod worker;
 
 pub use cluster::{Cluster, Routed};
 pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
+pub use control::{ChangeError, Control, WorkerChange, WorkerState, WorkerView};
 pub use delivery::Delivery;
 pub use drive::{
-    Arrival, Clock, NewRequest, Placement, Source, Timer, VirtualClock, WallClock, Watches, drive,
+    Arrival, Clock, NewRequest, Placement, Source, Timer, VirtualClock, WallClock, Watches, drive, drive_with,
 };
 pub use error::{ClusterError, RunError};
 pub use observer::{CaughtUp, Detail, Observer};

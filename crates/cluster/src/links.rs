@@ -86,6 +86,11 @@ impl Links {
         Some(from)
     }
 
+    /// Requests whose KV a worker holds, in any order.
+    pub(crate) fn held_by(&self, worker: Place) -> impl Iterator<Item = RequestId> {
+        self.held.iter().filter(move |(_, held)| held.from == worker).map(|(&request, _)| request)
+    }
+
     /// When the next transfer ends, unless another one begins or ends before.
     pub(crate) fn next_end(&self) -> Option<Time> {
         self.ends.first().map(|&(end, ..)| end)

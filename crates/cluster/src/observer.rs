@@ -7,6 +7,7 @@ use servecast_record::SoFar;
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
 use crate::cluster::Routed;
+use crate::control::WorkerChange;
 
 /// What an observer wants to be told of what workers do. Each level has all of those before it, and costs more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -49,6 +50,9 @@ pub trait Observer {
 
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}
+
+    /// A worker has come to another state of its life, or is new.
+    fn worker_changed(&mut self, _change: &WorkerChange) {}
 
     /// Whether the run is to end at once; asked each time a worker has gone some way by itself.
     fn is_interrupted(&self) -> bool {

@@ -8,7 +8,7 @@ use servecast_engine::{Decodes, Iteration};
 use servecast_record::SoFar;
 use servecast_types::{Duration, Role, Time, WorkerId};
 
-use crate::{CaughtUp, Detail, Observer, Routed};
+use crate::{CaughtUp, Detail, Observer, Routed, WorkerChange};
 
 /// Tells an observer of iterations in order of their ends, whichever worker runs them; of one end in the order in which it
 /// heard of them. It holds back what is not [settled](Observer::settled) yet.
@@ -124,6 +124,10 @@ impl<O: Observer> Observer for Ordered<O> {
 
     fn routed(&mut self, routed: &Routed) {
         self.observer.routed(routed);
+    }
+
+    fn worker_changed(&mut self, change: &WorkerChange) {
+        self.observer.worker_changed(change);
     }
 
     fn is_interrupted(&self) -> bool {

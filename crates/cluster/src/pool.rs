@@ -1,15 +1,16 @@
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{EngineConfig, EngineRequest, EngineTracing, Rejection};
+use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing, Rejection};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, KvEvent, RequestId, Role, Seed, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
-use crate::config::{PoolConfig, SimulationOptions};
-use crate::routing::{self, Candidate, KvRouting, Pick, RouterMode};
+use crate::config::{MAX_WORKERS, PoolConfig, SimulationOptions};
+use crate::control::{ChangeError, WorkerState};
+use crate::routing::{self, Candidate, KvRouting, Pick, RouterMode, position};
 use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
@@ -17,13 +18,16 @@ use crate::worker::Worker;
 pub(crate) struct Pool {
     pub(crate) name: String,
     pub(crate) role: Role,
+    /// All that it has had, by number.
     pub(crate) workers: Vec<Worker>,
     tracing: EngineTracing,
-    /// Its workers as a policy sees them.
+    /// Its workers that serve, as a policy sees them, in order of their numbers.
     candidates: Vec<Candidate>,
     /// The engine of each of its groups of equal workers.
     kinds: Vec<EngineConfig>,
     pub(crate) routing: Routing,
+    /// Requests for which none of its workers serves, in the order in which they came.
+    pub(crate) waiting: VecDeque<Queued>,
     /// Whether others act on whatever its workers do, as soon as they do it.
     pub(crate) always_watched: bool,
     /// Where a pool is read, the workers that lag, by when their iterations in flight end; some entries are out of date.
@@ -36,8 +40,18 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) enum Routing {
     Policy(Box<dyn Pick>),
-    /// With the requests that the router parked, and when they came.
-    Kv(Box<KvRouting>, FxHashMap<RequestId, (EngineRequest, Time)>),
+    /// With the requests that the router parked.
+    Kv(Box<KvRouting>, FxHashMap<RequestId, Queued>),
+}
+
+/// A request that has come to a pool and is to go to one of its workers.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) request: EngineRequest,
+    /// A worker that overrules what chooses among them.
+    pub(crate) forced: Option<WorkerId>,
+    /// When it came to the pool.
+    pub(crate) arrived: Time,
 }
 
 /// A request that goes to a worker now.
@@ -86,7 +100,6 @@ impl Pool {
         };
         // Decode routers do not look at caches.
         let kv_events = matches!(routing, Routing::Kv(..)) && config.role != Role::Decode;
-        let candidate = |worker| Candidate { worker: WorkerId(worker), in_flight: 0 };
         let tracing = EngineTracing {
             kv_events: options.tracing.kv_events || kv_events,
             stretches: !(options.plain || routing.counts_tokens()),
@@ -95,15 +108,22 @@ impl Pool {
         let mut pool = Self {
             name: config.name.clone(),
             role: config.role,
-            workers: config.engines().map(|engine| Worker::new(engine.clone(), tracing)).collect(),
+            workers: Vec::new(),
             tracing,
-            candidates: (0..).zip(config.engines()).map(|(worker, _)| candidate(worker)).collect(),
+            candidates: Vec::new(),
             kinds: config.groups.iter().map(|group| group.engine.clone()).collect(),
+            waiting: VecDeque::new(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
             lagging: BinaryHeap::new(),
             some_lag: false,
         };
+        for (number, group) in config.groups.iter().enumerate() {
+            let worker = || Worker::new(group.engine.clone(), number, tracing);
+            pool.workers.extend((0..group.workers).map(|_| worker()));
+        }
+        let workers = (0..).map(WorkerId).zip(&pool.workers);
+        pool.candidates = workers.map(|(number, worker)| worker.candidate(number)).collect();
         if let Routing::Policy(policy) = &mut pool.routing {
             policy.workers_changed(&pool.candidates);
         }
@@ -115,8 +135,79 @@ impl Pool {
         self.always_watched = true;
         self.tracing.stretches = false;
         for worker in &mut self.workers {
-            *worker = Worker::new(worker.engine.config().clone(), self.tracing);
+            worker.engine = Engine::new(worker.engine.config().clone(), self.tracing);
         }
+    }
+
+    /// Adds a worker of a group that starts; returns its number.
+    pub(crate) fn add_worker(&mut self, group: usize, until: Time) -> Result<WorkerId, ChangeError> {
+        let (groups, workers) = (self.kinds.len(), self.workers.len());
+        let unknown = || ChangeError::Group { pool: self.name.clone(), group, groups };
+        let kind = self.kinds.get(group).ok_or_else(unknown)?;
+        if workers >= MAX_WORKERS as usize {
+            return Err(ChangeError::TooManyWorkers { pool: self.name.clone() });
+        }
+        let state = WorkerState::Starting { until };
+        self.workers.push(Worker { state, ..Worker::new(kind.clone(), group, self.tracing) });
+        Ok(WorkerId(workers as u32))
+    }
+
+    /// Puts an empty worker in the place of one that is down.
+    pub(crate) fn replace(&mut self, worker: WorkerId) {
+        let Worker { group, state, .. } = self.workers[worker.index()];
+        self.workers[worker.index()] =
+            Worker { state, ..Worker::new(self.kinds[group].clone(), group, self.tracing) };
+    }
+
+    /// Requests may be sent to a worker from now on; returns those that are.
+    pub(crate) fn enlist(&mut self, worker: WorkerId, now: Time) -> Dispatches {
+        let at = self.candidates.partition_point(|candidate| candidate.worker < worker);
+        self.candidates.insert(at, self.workers[worker.index()].candidate(worker));
+        let admitted = match &mut self.routing {
+            Routing::Policy(policy) => {
+                policy.workers_changed(&self.candidates);
+                Vec::new()
+            }
+            Routing::Kv(router, _) => router.add(worker, self.workers[worker.index()].engine.config(), now),
+        };
+        let mut dispatches = self.unpark(admitted);
+        dispatches.extend(self.take_back_choosy(now));
+        for queued in std::mem::take(&mut self.waiting) {
+            dispatches.extend(self.route(queued, now));
+        }
+        dispatches
+    }
+
+    /// Takes the requests from the router that it parked for some of the workers, which were fixed then.
+    fn take_back_choosy(&mut self, now: Time) -> Dispatches {
+        let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
+        let fits_all = |queued: &Queued| {
+            let tokens = queued.request.prompt.tokens();
+            self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok())
+        };
+        let mut choosy: Vec<RequestId> =
+            parked.iter().filter(|(_, queued)| !fits_all(queued)).map(|(&id, _)| id).collect();
+        choosy.sort_unstable();
+        let mut admitted = Vec::new();
+        for id in choosy {
+            self.waiting.extend(parked.remove(&id));
+            admitted.extend(router.forget(id, now));
+        }
+        self.unpark(admitted)
+    }
+
+    /// No request is to be sent to a worker from now on; returns those that go to others by that.
+    pub(crate) fn dismiss(&mut self, worker: WorkerId, now: Time) -> Dispatches {
+        if let Some(at) = position(&self.candidates, worker) {
+            self.candidates.remove(at);
+            if let Routing::Policy(policy) = &mut self.routing {
+                policy.workers_changed(&self.candidates);
+            }
+        }
+        let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
+        let (admitted, refused) = router.remove(worker, now);
+        self.waiting.extend(refused.iter().filter_map(|id| parked.remove(id)));
+        self.unpark(admitted)
     }
 
     /// Puts another policy in front of it.
@@ -140,43 +231,39 @@ impl Pool {
         if first.is_ok() || checks.any(|check| check.is_ok()) { Ok(()) } else { first }
     }
 
-    /// The workers that can serve a prompt of so many tokens, if not all of them can.
-    fn some_workers(&self, tokens: u32) -> Option<Vec<WorkerId>> {
+    /// The candidates that can serve a prompt of so many tokens, if not workers of all groups can.
+    fn some_candidates(&self, tokens: u32) -> Option<Vec<Candidate>> {
         if self.kinds.len() == 1 || self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok()) {
             return None;
         }
-        let fits = |worker: &Worker| worker.engine.config().check_request(tokens).is_ok();
-        let workers = (0..).map(WorkerId).zip(&self.workers);
-        Some(workers.filter(|(_, worker)| fits(worker)).map(|(number, _)| number).collect())
+        let engine = |candidate: &Candidate| self.workers[candidate.worker.index()].engine.config();
+        let fits = |candidate: &&Candidate| engine(candidate).check_request(tokens).is_ok();
+        Some(self.candidates.iter().filter(fits).copied().collect())
     }
 
-    /// Takes a request in and chooses its worker, unless it has to wait; `forced` overrules the choice.
-    pub(crate) fn route(
-        &mut self,
-        request: EngineRequest,
-        forced: Option<WorkerId>,
-        now: Time,
-    ) -> Dispatches {
-        let some = self.some_workers(request.prompt.tokens());
-        let forced = forced.filter(|worker| some.as_ref().is_none_or(|some| some.contains(worker)));
+    /// Takes a request in and chooses its worker, unless it has to wait.
+    pub(crate) fn route(&mut self, queued: Queued, now: Time) -> Dispatches {
+        let some = self.some_candidates(queued.request.prompt.tokens());
+        let candidates = some.as_deref().unwrap_or(&self.candidates);
+        if candidates.is_empty() {
+            self.waiting.push_back(queued);
+            return Dispatches::new();
+        }
+        let forced = queued.forced.filter(|&worker| position(candidates, worker).is_some());
         match &mut self.routing {
             Routing::Policy(policy) => {
-                let picked = match some {
-                    None => self.candidates[policy.pick(&request.prompt, &self.candidates)].worker,
-                    Some(workers) => {
-                        let of = |worker: &WorkerId| self.candidates[worker.index()];
-                        let some: Vec<Candidate> = workers.iter().map(of).collect();
-                        some[policy.pick(&request.prompt, &some)].worker
-                    }
-                };
+                let picked = candidates[policy.pick(&queued.request.prompt, candidates)].worker;
                 let worker = forced.unwrap_or(picked);
-                self.candidates[worker.index()].in_flight += 1;
-                smallvec![Dispatch { request, worker, arrived: now, admission: None }]
+                let at = position(&self.candidates, worker).expect("only candidates get requests");
+                self.candidates[at].in_flight += 1;
+                let Queued { request, arrived, .. } = queued;
+                smallvec![Dispatch { request, worker, arrived, admission: None }]
             }
             Routing::Kv(router, parked) => {
-                let mut description = router.describe(&request);
-                description.allowed = some.map(|workers| workers.iter().map(|worker| worker.0).collect());
-                parked.insert(request.id, (request, now));
+                let mut description = router.describe(&queued.request);
+                description.allowed =
+                    some.map(|some| some.iter().map(|candidate| candidate.worker.0).collect());
+                parked.insert(queued.request.id, queued);
                 let admitted = router.route(description, forced, now);
                 self.unpark(admitted)
             }
@@ -193,15 +280,19 @@ impl Pool {
 
     /// A request has left its worker.
     pub(crate) fn leave(&mut self, request: RequestId, worker: WorkerId, now: Time) -> Dispatches {
-        self.candidates[worker.index()].in_flight -= 1;
+        // Who serves no more is none.
+        if let Some(at) = position(&self.candidates, worker) {
+            self.candidates[at].in_flight -= 1;
+        }
         if let Routing::Kv(router, _) = &mut self.routing {
             router.finish(request, worker, now);
         }
         self.release_parked()
     }
 
-    /// Forgets a request that the router has parked; returns those that go to a worker in its place.
+    /// Forgets a request that waits in the pool; returns those that go to a worker in its place.
     pub(crate) fn withdraw_parked(&mut self, request: RequestId, now: Time) -> Dispatches {
+        self.waiting.retain(|queued| queued.request.id != request);
         let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
         parked.remove(&request);
         let admitted = router.forget(request, now);
@@ -240,10 +331,11 @@ impl Pool {
         let Routing::Kv(_, parked) = &mut self.routing else { return Dispatches::new() };
         let mut dispatches = Dispatches::new();
         for admission in admitted {
-            let (request, arrived) =
+            let Queued { request, arrived, .. } =
                 parked.remove(&admission.ticket.id).expect("an admitted request was parked");
             let worker = admission.ticket.rank.worker;
-            self.candidates[worker.index()].in_flight += 1;
+            let at = position(&self.candidates, worker).expect("only candidates get requests");
+            self.candidates[at].in_flight += 1;
             dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });
         }
         dispatches

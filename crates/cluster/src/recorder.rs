@@ -27,7 +27,8 @@ pub(crate) struct Recorder {
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
     run: (Duration, u64),
     pools: Vec<PoolRecord>,
-    /// What the workers deliver whose tokens reach the user, by number; none if their host takes no time.
+    last_pool: PoolId,
+    /// What the workers deliver whose tokens reach the user, those of the last pool, by number; none if their host takes no time.
     delivery: Vec<Delivery>,
     /// Requests that ended with the next pass to be told of, so that it is not known yet when their last token is out.
     ended_next: Vec<RequestId>,
@@ -54,9 +55,21 @@ impl Recorder {
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
             pools: topology.pools.iter().map(pool).collect(),
+            last_pool: topology.route.last(),
             delivery: delivery.unwrap_or_default(),
             ended_next: Vec::new(),
             readmitted: FxHashMap::default(),
+        }
+    }
+
+    /// Adds a worker to a pool.
+    pub(crate) fn add_worker(&mut self, pool: PoolId, engine: &EngineConfig) {
+        let of = &mut self.pools[pool.index()];
+        of.workers.push(WorkerTotals::default());
+        of.limits.push(limits(engine));
+        // There is nothing to add to where tokens are out at once.
+        if pool == self.last_pool && !self.delivery.is_empty() {
+            self.delivery.push(Delivery::new(engine.host()));
         }
     }
 
@@ -362,8 +375,9 @@ fn check_record(record: &RequestRecord) -> Result<(), String> {
             (stage.last_token, "last token"),
         ]
     });
-    // What was under way for a request that was withdrawn is over later.
-    let end = Some(record.ended).filter(|_| record.status != RequestStatus::Withdrawn);
+    // What was under way for a request that was taken away is over later.
+    let end = Some(record.ended)
+        .filter(|_| !matches!(record.status, RequestStatus::Withdrawn | RequestStatus::Failed));
     for (time, what) in stages.chain([(end, "end")]) {
         let Some(time) = time else { continue };
         ensure!(time >= clock, "its {what} at {time} is before what precedes it at {clock}");

@@ -235,12 +235,12 @@ impl Source for Replay {
         debug_assert_eq!(id.index() + 1, self.turns.len());
     }
 
-    /// Its session goes on. Turns after one that was rejected are rejected with it, since their prompts build on it.
+    /// Its session goes on. Turns after one that was not served are rejected, since their prompts build on it.
     fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
         let turn = self.turns[id.index()];
         match status {
             RequestStatus::Finished => self.turn_ended(turn, at),
-            RequestStatus::Rejected(_) | RequestStatus::Withdrawn => {
+            RequestStatus::Rejected(_) | RequestStatus::Withdrawn | RequestStatus::Failed => {
                 let turns = self.session(turn.session).turns.len() as u32;
                 let rest = (turn.turn + 1..turns).rev();
                 self.refused.extend(rest.map(|later| (TurnId { turn: later, ..turn }, at)));

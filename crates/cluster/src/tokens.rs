@@ -1,9 +1,10 @@
 //! When every token of a run reached its user, from passes in which requests that decode are only counted.
 
 use servecast_engine::{Decodes, Iteration};
+use servecast_latency::Host;
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
-use crate::{CaughtUp, Delivery, Topology};
+use crate::{CaughtUp, Delivery, Topology, WorkerChange};
 
 /// Notes when tokens reach users, for an observer that wants [`Detail::Tokens`](crate::Detail::Tokens) and hands on what
 /// it is told of.
@@ -14,6 +15,8 @@ use crate::{CaughtUp, Delivery, Topology};
 pub struct TokenLog {
     /// Of the workers whose tokens reach users.
     workers: Vec<WorkerLog>,
+    /// By group of those workers.
+    hosts: Vec<Host>,
     /// By request.
     times: Vec<Vec<Time>>,
 }
@@ -30,9 +33,18 @@ struct WorkerLog {
 impl TokenLog {
     /// For a run of a deployment.
     pub fn new(topology: &Topology) -> Self {
-        let log = |host| WorkerLog { delivery: Delivery::new(host), passes: Vec::new(), ending: Vec::new() };
-        let workers = topology.last_pool().engines().map(|engine| log(engine.host())).collect();
-        Self { workers, times: Vec::new() }
+        let last = topology.last_pool();
+        let workers = last.engines().map(|engine| WorkerLog::new(engine.host())).collect();
+        let hosts = last.groups.iter().map(|group| group.engine.host()).collect();
+        Self { workers, hosts, times: Vec::new() }
+    }
+
+    /// A worker has come to another state; there may be one more.
+    pub fn worker_changed(&mut self, change: &WorkerChange) {
+        let is_new = change.worker.index() == self.workers.len();
+        if is_new && change.pool != Role::Prefill {
+            self.workers.push(WorkerLog::new(self.hosts[change.group]));
+        }
     }
 
     /// An iteration ended.
@@ -90,6 +102,10 @@ impl TokenLog {
 }
 
 impl WorkerLog {
+    fn new(host: Host) -> Self {
+        Self { delivery: Delivery::new(host), passes: Vec::new(), ending: Vec::new() }
+    }
+
     fn end_requests(&mut self, times: &mut Vec<Vec<Time>>) {
         while let Some((id, output_tokens)) = self.ending.pop() {
             self.catch_up(times, id, output_tokens);

@@ -3,14 +3,20 @@
 use std::collections::VecDeque;
 
 use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing};
-use servecast_types::Time;
+use servecast_types::{Time, WorkerId};
 
 use crate::check::Checks;
+use crate::control::{WorkerState, WorkerView};
+use crate::routing::Candidate;
 
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) engine: Engine,
+    /// Which of the groups of equal workers of its pool it belongs to.
+    pub(crate) group: usize,
+    /// Where it is in its life.
+    pub(crate) state: WorkerState,
     pub(crate) progress: Progress,
     /// Requests that it takes in when it catches up, each at its arrival.
     pub(crate) inbox: VecDeque<EngineRequest>,
@@ -43,13 +49,37 @@ impl Worker {
         lags.min(taken_in).min(now)
     }
 
-    pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+    /// A worker that serves and has no request yet.
+    pub(crate) fn new(config: EngineConfig, group: usize, tracing: EngineTracing) -> Self {
         Self {
             engine: Engine::new(config, tracing),
+            group,
+            state: WorkerState::Serving,
             progress: Progress::Idle,
             inbox: VecDeque::new(),
             queued_fetches: 0,
             checks: Checks::default(),
+        }
+    }
+
+    /// Whether it has no request and no KV for others, and does nothing.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.inbox.is_empty() && self.engine.is_empty() && !self.engine.awaits_kv()
+    }
+
+    /// What policies see of it, by its number, while it has no request.
+    pub(crate) fn candidate(&self, worker: WorkerId) -> Candidate {
+        Candidate::new(worker, self.engine.config().usable_blocks())
+    }
+
+    /// What it is like, by its number.
+    pub(crate) fn view(&self, worker: WorkerId) -> WorkerView {
+        WorkerView {
+            worker,
+            group: self.group,
+            state: self.state,
+            running: self.engine.num_running(),
+            waiting: self.engine.num_waiting() + self.inbox.len(),
         }
     }
 }

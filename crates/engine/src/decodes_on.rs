@@ -42,6 +42,12 @@ pub(crate) trait DecodesOn {
 
     /// Brings the requests up to date with the stretch, which is over.
     fn end_stretch(&mut self, changes: &mut Changes);
+
+    /// Says how far the requests of the stretch have come, at any time; nothing is decided or ended after that.
+    fn abandon(&mut self, changes: &mut Changes) {
+        self.end_stretch(changes);
+        changes.put_back.clear();
+    }
 }
 
 /// What the next iteration is.

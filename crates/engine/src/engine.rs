@@ -139,6 +139,13 @@ impl Engine {
         self.withdrawals.push(request);
     }
 
+    /// Tells how far the requests have come that have been decoding together. The engine is lost with all that it has, its
+    /// iterations in flight among them, and is not to be called again.
+    pub fn abandon(&mut self, sink: &mut impl IterationSink) {
+        self.scheduler.abandon(&mut self.changes);
+        self.tell_of_caught_up(sink);
+    }
+
     /// Whether a request is to be withdrawn with the next decision.
     fn withdraws(&self) -> bool {
         !self.withdrawals.is_empty()

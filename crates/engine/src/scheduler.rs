@@ -168,4 +168,8 @@ impl DecodesOn for Scheduler {
     fn end_stretch(&mut self, changes: &mut Changes) {
         each!(self, scheduler => scheduler.end_stretch(changes));
     }
+
+    fn abandon(&mut self, changes: &mut Changes) {
+        each!(self, scheduler => scheduler.abandon(changes));
+    }
 }

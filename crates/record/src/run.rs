@@ -34,6 +34,8 @@ pub enum RequestStatus {
     Rejected(RejectReason),
     /// Its client took it back.
     Withdrawn,
+    /// A worker that had it, or its KV, failed.
+    Failed,
 }
 
 /// One stage of a request: its stay on one worker of one pool.

@@ -81,6 +81,7 @@ impl RequestRow {
             RequestStatus::Finished => ("finished", None),
             RequestStatus::Rejected(reason) => ("rejected", Some(reason)),
             RequestStatus::Withdrawn => ("withdrawn", None),
+            RequestStatus::Failed => ("failed", None),
         };
         Self {
             request: ordinal,

@@ -21,6 +21,16 @@ impl Deadline {
         Self { at, rank: (class as u64) << 62 | order, event }
     }
 
+    /// Whether an iteration of a worker ends.
+    pub(super) fn ends_iteration_of(&self, worker: Place) -> bool {
+        matches!(self.event, Event::IterationEnd(place) if place == worker)
+    }
+
+    /// Whether a worker is ready.
+    pub(super) fn starts(&self, worker: Place) -> bool {
+        matches!(self.event, Event::Ready(place) if place == worker)
+    }
+
     pub(super) fn key(&self) -> (Time, u64) {
         (self.at, self.rank)
     }
@@ -50,6 +60,8 @@ impl Ord for Deadline {
 pub(super) enum Event {
     /// The oldest iteration in flight of a worker ends.
     IterationEnd(Place),
+    /// A worker takes requests from now on.
+    Ready(Place),
 }
 
 /// Which events come first within one instant.
@@ -58,4 +70,5 @@ pub(super) enum Class {
     /// What decode workers have done, so that their router knows of it when prompts are handed off.
     LaterStage,
     FirstStage,
+    Ready,
 }

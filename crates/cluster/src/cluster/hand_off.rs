@@ -37,6 +37,7 @@ impl Cluster {
         self.check_causality(from, now);
         self.worker(from).engine.release(id, now, now);
         self.wake(from);
+        self.leave_if_drained(from, now, observer);
         if let Some(to) = to {
             self.catch_up(to, observer)?;
             self.wake(to);

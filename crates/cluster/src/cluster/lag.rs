@@ -45,7 +45,7 @@ impl Cluster {
     }
 
     /// From now on the end of its iteration in flight is a deadline.
-    fn stop_lagging(&mut self, place: Place) {
+    pub(super) fn stop_lagging(&mut self, place: Place) {
         if let Progress::Lags { until } = self.worker(place).progress {
             self.schedule_end(place, until);
         }
@@ -85,7 +85,9 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         let pool = &mut self.pools[place.pool.index()];
-        if !(pool.is_read() || pool.is_watched() || request.remote_prefill) {
+        // What has waited for a worker comes later than it arrived.
+        let comes_now = request.remote_prefill || request.arrival < now;
+        if !(pool.is_read() || pool.is_watched() || comes_now) {
             let inbox = &mut pool.workers[place.worker.index()].inbox;
             inbox.push_back(request);
             if inbox.len() >= MOST_IN_INBOX {
@@ -96,7 +98,7 @@ impl Cluster {
             }
             return Ok(());
         }
-        self.catch_up(place, observer)?;
+        self.bring_up(place, observer)?;
         self.check_causality(place, now);
         if request.remote_prefill {
             self.worker(place).queued_fetches += 1;
@@ -111,6 +113,31 @@ impl Cluster {
         let id = request.id;
         let accepted = self.worker(place).engine.submit(request);
         assert!(accepted.is_ok(), "request {id} was checked against every pool when it arrived");
+    }
+
+    /// Brings a worker to where it would be at this instant if it had never lagged, with all that has come to it.
+    pub(super) fn bring_up(&mut self, place: Place, observer: &mut impl Observer) -> Result<(), RunError> {
+        let now = self.now;
+        while !self.empty_inbox(place, now, observer)? {
+            self.stay_in_control(observer)?;
+        }
+        self.catch_up(place, observer)?;
+        if self.take_in(place, now) {
+            self.wake(place);
+        }
+        Ok(())
+    }
+
+    /// Lets a worker take in what has come to it by `now`, where it is itself; returns whether that was anything.
+    pub(super) fn take_in(&mut self, place: Place, now: Time) -> bool {
+        let mut took = false;
+        while self.worker(place).inbox.front().is_some_and(|request| request.arrival <= now)
+            && let Some(request) = self.worker(place).inbox.pop_front()
+        {
+            self.submit(place, request);
+            took = true;
+        }
+        took
     }
 
     /// Lets a worker that lags do what it would have done by now, in this round of this instant.
@@ -166,11 +193,7 @@ impl Cluster {
             }
             // Whatever comes at one instant comes before the engine starts.
             self.check_causality(place, at);
-            while self.worker(place).inbox.front().is_some_and(|request| request.arrival == at)
-                && let Some(request) = self.worker(place).inbox.pop_front()
-            {
-                self.submit(place, request);
-            }
+            self.take_in(place, at);
             // It may be in an iteration, at whose end it decides.
             if self.worker(place).progress == Progress::Idle
                 && let EngineState::Busy { until } = self.run_engine(place, at, observer)?

@@ -5,6 +5,7 @@ use servecast_record::{RejectReason, RequestStatus};
 use servecast_types::{RequestId, Time};
 
 use super::{Cluster, Place};
+use crate::control::WorkerState;
 use crate::sink::{Outcome, Signal};
 use crate::{Observer, RunError};
 
@@ -43,10 +44,15 @@ impl Cluster {
         for &(id, now) in &outcome.withdrawn {
             self.check_emission(place, now);
             self.leave(id, place, now, observer)?;
-            self.end(id, RequestStatus::Withdrawn, now, observer)?;
+            let taken_back = self.live.get(&id).and_then(|live| live.taken_back);
+            self.end(id, taken_back.unwrap_or(RequestStatus::Withdrawn), now, observer)?;
         }
         outcome.clear();
         self.spare.push(outcome);
+        if self.worker(place).state == WorkerState::Draining {
+            let at = self.worker(place).engine.clock();
+            self.leave_if_drained(place, at, observer);
+        }
         Ok(())
     }
 
@@ -58,8 +64,8 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.leave(id, place, now, observer)?;
-        if self.live.get(&id).is_some_and(|live| live.is_withdrawn) {
-            return self.end_withdrawn(id, place, now, observer);
+        if let Some(status) = self.live.get(&id).and_then(|live| live.taken_back) {
+            return self.end_taken_back(id, status, place, now, observer);
         }
         if let Some(request) = self.live.get_mut(&id).and_then(|live| live.next_stage.take()) {
             return self.hand_off(id, request, now, observer);
@@ -97,7 +103,7 @@ impl Cluster {
         }
         let known = match status {
             RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),
-            RequestStatus::Rejected(_) | RequestStatus::Withdrawn => now,
+            RequestStatus::Rejected(_) | RequestStatus::Withdrawn | RequestStatus::Failed => now,
         };
         self.recorder.end(id, status, known);
         self.ended.push_back((id, status, known));

@@ -3,7 +3,7 @@
 use servecast_record::RequestStatus;
 use servecast_types::{RequestId, Time};
 
-use super::{Cluster, Place};
+use super::{Cluster, Live, Place};
 use crate::{Observer, RunError};
 
 impl Cluster {
@@ -23,30 +23,59 @@ impl Cluster {
             self.pools.iter().all(|pool| pool.always_watched),
             "who withdraws requests watches their ends"
         );
-        let Some(live) = self.live.get_mut(&id).filter(|live| !live.is_withdrawn) else { return Ok(()) };
-        live.is_withdrawn = true;
-        if live.place.is_none() {
-            // Its router may have room for it by now.
-            let pool = live.pool;
-            let released = self.pools[pool.index()].release_parked();
-            self.dispatch(pool, released, now, observer)?;
-            if self.live.get(&id).is_some_and(|live| live.place.is_none()) {
+        let Some(live) = self.live.get_mut(&id).filter(|live| live.taken_back.is_none()) else {
+            return Ok(());
+        };
+        live.taken_back = Some(RequestStatus::Withdrawn);
+        match live.place {
+            None => self.take_from_pool(id, now, observer),
+            Some(place) => self.take_from_worker(id, place, observer),
+        }
+    }
+
+    /// Ends a request that has been taken back and waits in its pool, unless it goes to a worker at this instant.
+    pub(super) fn take_from_pool(
+        &mut self,
+        id: RequestId,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let Some(live) = self.live.get(&id) else { return Ok(()) };
+        let pool = live.pool;
+        // Its router may have room for it by now.
+        let released = self.pools[pool.index()].release_parked();
+        self.dispatch(pool, released, now, observer)?;
+        match self.live.get(&id) {
+            None => Ok(()),
+            Some(Live { place: Some(place), .. }) => self.take_from_worker(id, *place, observer),
+            Some(Live { place: None, taken_back, .. }) => {
+                let status = taken_back.unwrap_or(RequestStatus::Withdrawn);
                 let released = self.pools[pool.index()].withdraw_parked(id, now);
-                self.end(id, RequestStatus::Withdrawn, now, observer)?;
-                return self.dispatch(pool, released, now, observer);
+                self.end(id, status, now, observer)?;
+                self.dispatch(pool, released, now, observer)
             }
         }
-        if let Some(place) = self.live.get(&id).and_then(|live| live.place) {
-            self.worker(place).engine.withdraw(id);
-            self.wake(place);
-        }
+    }
+
+    /// Lets a request that has been taken back end with the next decision of its worker.
+    pub(super) fn take_from_worker(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.bring_up(place, observer)?;
+        self.worker(place).engine.withdraw(id);
+        self.stop_lagging(place);
+        self.wake(place);
         Ok(())
     }
 
-    /// A stage of a withdrawn request was done before its worker heard of it.
-    pub(super) fn end_withdrawn(
+    /// A stage of a request that was taken back was done before its worker heard of it.
+    pub(super) fn end_taken_back(
         &mut self,
         id: RequestId,
+        status: RequestStatus,
         place: Place,
         now: Time,
         observer: &mut impl Observer,
@@ -56,6 +85,6 @@ impl Cluster {
             self.worker(place).engine.release(id, now, now);
             self.wake(place);
         }
-        self.end(id, RequestStatus::Withdrawn, now, observer)
+        self.end(id, status, now, observer)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use servecast_engine::EngineRequest;
+use servecast_engine::{EngineConfig, EngineRequest};
 use servecast_router::standalone::WorkerRole;
 use servecast_router::{Admission, Decision, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
 use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Seed, Time, WorkerId};
@@ -76,6 +76,26 @@ impl KvRouting {
             event_delay,
             notes: Vec::new(),
         }
+    }
+
+    /// A worker takes requests from now on; returns the parked requests that are admitted by that.
+    pub(crate) fn add(&mut self, worker: WorkerId, engine: &EngineConfig, now: Time) -> Vec<Admission> {
+        let mut admitted = self.act_on_notes();
+        let info = RankInfo { max_num_batched_tokens: engine.max_num_batched_tokens() };
+        admitted.extend(self.router.add_rank(Rank::of_worker(worker), info, now));
+        admitted
+    }
+
+    /// A worker takes no requests any more: all that is known of it is forgotten, what it has cached and what is on its
+    /// way, too. Returns the parked requests that are admitted by that, and those that nobody can serve any more.
+    pub(crate) fn remove(&mut self, worker: WorkerId, now: Time) -> (Vec<Admission>, Vec<RequestId>) {
+        let mut admitted = self.act_on_notes();
+        let rank = Rank::of_worker(worker);
+        self.reports.apply_visible(now, &mut self.router);
+        self.reports.forget(rank);
+        let removed = self.router.remove_rank(rank, now);
+        admitted.extend(removed.admitted);
+        (admitted, removed.refused)
     }
 
     /// Routes a request, which may be parked: then it is in the result of a later call.

@@ -4,7 +4,7 @@ use servecast_types::Prompt;
 
 use super::{Candidate, Pick};
 
-/// The worker with the fewest requests in flight; of equals, one drawn at random.
+/// The worker with the fewest requests in flight for its capacity; of equals, one drawn at random.
 ///
 /// The first of equals would get every request of a deployment that is never busy, and the cache of one worker would
 /// serve them all.
@@ -21,8 +21,8 @@ impl LeastLoaded {
 
 impl Pick for LeastLoaded {
     fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
-        let fewest = candidates.iter().map(|candidate| candidate.in_flight).min().unwrap_or(0);
-        let is_tied = |candidate: &Candidate| candidate.in_flight == fewest;
+        let Some(least) = candidates.iter().min_by(|one, other| one.cmp_load(other)) else { return 0 };
+        let is_tied = |candidate: &Candidate| candidate.cmp_load(least).is_eq();
         let ties = candidates.iter().filter(|candidate| is_tied(candidate)).count();
         let nth = if ties > 1 { self.generator.random_range(0..ties) } else { 0 };
         let mut tied = candidates.iter().enumerate().filter(|(_, candidate)| is_tied(candidate));
@@ -35,7 +35,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::routing::tests::{assert_even, pick};
+    use crate::routing::tests::{assert_even, candidates, pick};
 
     fn policy(seed: u64) -> LeastLoaded {
         LeastLoaded::new(Pcg64::seed_from_u64(seed))
@@ -45,6 +45,16 @@ mod tests {
     fn the_worker_with_the_fewest_requests_is_picked() {
         assert_eq!(pick(&mut policy(0), &[3, 2, 1, 2]), 2);
         assert_eq!(pick(&mut policy(0), &[0]), 0);
+    }
+
+    #[test]
+    fn a_worker_of_twice_the_capacity_has_twice_the_requests() {
+        let with = |in_flight: [u32; 2]| {
+            let mut candidates = candidates(&in_flight);
+            candidates[1].capacity = 200;
+            policy(0).pick(&Prompt::default(), &candidates)
+        };
+        assert_eq!([[1, 1], [2, 3], [2, 5], [1, 3]].map(with), [1, 1, 0, 0]);
     }
 
     #[test]

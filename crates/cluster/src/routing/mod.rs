@@ -8,6 +8,7 @@ mod random;
 mod reports;
 mod round_robin;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -77,6 +78,21 @@ pub struct Candidate {
     pub worker: WorkerId,
     /// Requests that it has.
     pub in_flight: u32,
+    /// KV blocks that it has for them; blocks are of one size in a pool.
+    pub capacity: u32,
+}
+
+impl Candidate {
+    /// A worker without requests.
+    pub(crate) fn new(worker: WorkerId, capacity: u32) -> Self {
+        Self { worker, in_flight: 0, capacity }
+    }
+
+    /// Which of two has fewer requests for its capacity. Of equal workers, that is who has fewer.
+    pub fn cmp_load(&self, other: &Self) -> Ordering {
+        let product = |one: &Self, other: &Self| u64::from(one.in_flight) * u64::from(other.capacity);
+        product(self, other).cmp(&product(other, self))
+    }
 }
 
 /// A routing policy: it picks a worker for each request, at once.
@@ -84,10 +100,12 @@ pub struct Candidate {
 /// The same calls give the same picks: whoever draws at random does so from a seed of its own.
 pub trait Pick: fmt::Debug + Send {
     /// The position among `candidates` of the worker for the next request. Candidates are in order of their numbers, and
-    /// there is one at least; of workers that differ, only those that can serve the request are candidates.
+    /// there is one at least; who does not [serve](crate::WorkerState::Serving) is none, and of workers that differ only
+    /// those are that can serve the request.
     fn pick(&mut self, prompt: &Prompt, candidates: &[Candidate]) -> usize;
 
-    /// There are other workers than before; called before the first pick, too.
+    /// Other workers serve than before; called before the first pick, too. There may be none, which then is not asked for
+    /// a pick.
     fn workers_changed(&mut self, _workers: &[Candidate]) {}
 
     /// Whether it looks at what candidates have to do. Workers behind one that does not [lag](crate::Cluster) more, which
@@ -99,6 +117,14 @@ pub trait Pick: fmt::Debug + Send {
     /// Says what the content of prompts is called, for a policy whose picks depend on content and not only on what is
     /// equal.
     fn name_contents(&mut self, _names: &Arc<ContentNames>) {}
+}
+
+/// Where a worker is among candidates, if it is one: mostly all workers are, and at the position of their number.
+pub(crate) fn position(candidates: &[Candidate], worker: WorkerId) -> Option<usize> {
+    match candidates.get(worker.index()) {
+        Some(candidate) if candidate.worker == worker => Some(worker.index()),
+        _ => candidates.binary_search_by_key(&worker, |candidate| candidate.worker).ok(),
+    }
 }
 
 /// The policy of a mode, for workers of `block_size` tokens a block.
@@ -140,7 +166,8 @@ mod tests {
 
     /// Workers 0, 1, … with so many requests each.
     pub(super) fn candidates(in_flight: &[u32]) -> Vec<Candidate> {
-        let candidate = |(worker, &in_flight)| Candidate { worker: WorkerId(worker), in_flight };
+        let candidate =
+            |(worker, &in_flight)| Candidate { worker: WorkerId(worker), in_flight, capacity: 100 };
         (0..).zip(in_flight).map(candidate).collect()
     }
 

@@ -4,7 +4,7 @@ use servecast_types::Prompt;
 
 use super::{Candidate, Pick};
 
-/// The one with fewer requests in flight of two workers drawn at random; the first drawn of equals.
+/// The one with fewer requests in flight for its capacity of two workers drawn at random; the first drawn of equals.
 ///
 /// Mitzenmacher, "The power of two choices in randomized load balancing" (2001).
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl Pick for PowerOfTwo {
         // A draw among the others: those from `first` on are one further.
         let draw = self.generator.random_range(0..workers - 1);
         let second = draw + u32::from(draw >= first);
-        let load = |index: u32| candidates[index as usize].in_flight;
-        (if load(second) < load(first) { second } else { first }) as usize
+        let [first, second] = [first, second].map(|index| index as usize);
+        if candidates[second].cmp_load(&candidates[first]).is_lt() { second } else { first }
     }
 }
 

@@ -3,18 +3,18 @@ use std::sync::Arc;
 use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash, WorkerId};
 
 use super::least_loaded::LeastLoaded;
-use super::{Candidate, Pick};
+use super::{Candidate, Pick, position};
 
 /// Places on the ring a worker has, so that neighbours share its load when it is full.
 const PLACES: u64 = 64;
 
-/// How much more than the mean a worker may have in flight.
+/// How much more than its share a worker may have in flight.
 const LOAD_FACTOR: f64 = 1.25;
 
 /// Consistent hashing of the first blocks of a prompt, with bounded load.
 ///
 /// Prompts that begin alike go to one worker, unless it has more than 1.25 times the mean number of requests in
-/// flight: then to the next on the ring. Prompts without a full block go where the load is least.
+/// flight, or of its share where workers have different capacities: then to the next on the ring. Prompts without a full block go where the load is least.
 /// Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads" (2018).
 #[derive(Debug)]
 pub(crate) struct PrefixHash {
@@ -47,10 +47,14 @@ impl Pick for PrefixHash {
             return self.fallback.pick(prompt, candidates);
         };
         let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.in_flight)).sum();
-        let most = (LOAD_FACTOR * (total + 1) as f64 / candidates.len() as f64).ceil() as u32;
+        let capacity: u64 = candidates.iter().map(|candidate| u64::from(candidate.capacity)).sum();
+        let mean = LOAD_FACTOR * (total + 1) as f64 / candidates.len() as f64;
+        // Exactly 1 where all are equal.
+        let share = |of: u32| (u64::from(of) * candidates.len() as u64) as f64 / capacity as f64;
+        let most = |of: u32| (mean * share(of)).ceil() as u32;
         let start = self.ring.partition_point(|&(position, _)| position < prefix);
         let clockwise = self.ring[start..].iter().chain(&self.ring[..start]);
-        let is_free = |&index: &usize| candidates[index].in_flight < most;
+        let is_free = |&index: &usize| candidates[index].in_flight < most(candidates[index].capacity);
         let free = clockwise.filter_map(|&(_, worker)| position(candidates, worker)).find(is_free);
         free.unwrap_or_else(|| self.fallback.pick(prompt, candidates))
     }
@@ -65,14 +69,6 @@ impl Pick for PrefixHash {
 
     fn name_contents(&mut self, names: &Arc<ContentNames>) {
         self.names = Arc::clone(names);
-    }
-}
-
-/// Where a worker is among candidates, if it is one: mostly all workers are, and at the position of their number.
-fn position(candidates: &[Candidate], worker: WorkerId) -> Option<usize> {
-    match candidates.get(worker.index()) {
-        Some(candidate) if candidate.worker == worker => Some(worker.index()),
-        _ => candidates.binary_search_by_key(&worker, |candidate| candidate.worker).ok(),
     }
 }
 
@@ -130,6 +126,24 @@ mod tests {
         let alone = pick(&[]);
         assert_eq!(pick(&[1 << 50 | 7 << 40, 1 << 60, 1 << 50 | 3 << 40]), alone);
         assert!((1..20).any(|family| alone[family] != alone[0]));
+    }
+
+    #[test]
+    fn prompts_stay_where_they_go_when_other_workers_come_and_go() {
+        let mut policy = policy(4);
+        let mut among = |workers: &[u32]| {
+            let candidates: Vec<_> =
+                workers.iter().map(|&worker| Candidate::new(WorkerId(worker), 100)).collect();
+            policy.workers_changed(&candidates);
+            let worker = |family| candidates[policy.pick(&prompt(family, 0), &candidates)].worker.0;
+            (0..64).map(worker).collect::<Vec<_>>()
+        };
+        let (all, some, more) = (among(&[0, 1, 2, 3]), among(&[0, 2, 3]), among(&[0, 2, 3, 4]));
+        for family in 0..64 {
+            assert!(some[family] != 1 && (some[family] == all[family] || all[family] == 1));
+            assert!(more[family] == some[family] || more[family] == 4);
+        }
+        assert!(more.contains(&4) && all.contains(&1));
     }
 
     #[test]

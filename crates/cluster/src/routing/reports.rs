@@ -55,6 +55,12 @@ impl Reports {
         }
     }
 
+    /// Drops what is on its way from a rank.
+    pub(super) fn forget(&mut self, rank: Rank) {
+        self.put_in_order();
+        self.waiting.retain(|report| report.rank != rank);
+    }
+
     /// Tells the router of the events that are visible by `now`, in order of time, then of worker.
     pub(super) fn apply_visible(&mut self, now: Time, router: &mut Router) {
         self.put_in_order();

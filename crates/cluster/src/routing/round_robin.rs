@@ -8,6 +8,8 @@ pub(crate) struct RoundRobin {
     workers: usize,
     /// Whose turn it is among all workers.
     next: usize,
+    /// Who had the last turn.
+    last: Option<WorkerId>,
     /// Whose turn it is where only some are candidates.
     among: Vec<(Vec<WorkerId>, usize)>,
 }
@@ -20,11 +22,16 @@ impl RoundRobin {
         let workers = || candidates.iter().map(|candidate| candidate.worker);
         let known = self.among.iter().position(|(some, _)| some.iter().copied().eq(workers()));
         let position = known.unwrap_or_else(|| {
-            self.among.push((workers().collect(), 0));
+            self.among.push((workers().collect(), behind(self.last, candidates)));
             self.among.len() - 1
         });
         &mut self.among[position].1
     }
+}
+
+/// The position of the first candidate behind a worker.
+fn behind(worker: Option<WorkerId>, candidates: &[Candidate]) -> usize {
+    candidates.partition_point(|candidate| Some(candidate.worker) <= worker)
 }
 
 impl Pick for RoundRobin {
@@ -32,11 +39,14 @@ impl Pick for RoundRobin {
         let next = self.turn(candidates);
         let index = *next % candidates.len();
         *next = index + 1;
+        self.last = Some(candidates[index].worker);
         index
     }
 
+    /// The turn goes on behind the worker that had the last one.
     fn workers_changed(&mut self, workers: &[Candidate]) {
         self.workers = workers.len();
+        self.next = behind(self.last, workers);
         self.among.clear();
     }
 
@@ -56,6 +66,24 @@ mod tests {
         policy.workers_changed(&candidates(&[0; 3]));
         let picks: Vec<u32> = (0..5).map(|_| pick(&mut policy, &[9, 0, 0])).collect();
         assert_eq!(picks, [0, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn the_turn_goes_on_behind_the_last_worker_when_others_serve() {
+        let of = |workers: &[u32]| {
+            workers.iter().map(|&worker| Candidate::new(WorkerId(worker), 100)).collect::<Vec<_>>()
+        };
+        let mut policy = RoundRobin::default();
+        let mut picks = Vec::new();
+        for (workers, times) in
+            [(&[0, 1, 2, 3][..], 2), (&[0, 2, 3], 2), (&[], 0), (&[0, 4], 3), (&[0, 2, 4], 4)]
+        {
+            let candidates = of(workers);
+            policy.workers_changed(&candidates);
+            let mut pick = || candidates[policy.pick(&Prompt::default(), &candidates)].worker.0;
+            picks.extend((0..times).map(|_| pick()));
+        }
+        assert_eq!(picks, [0, 1, 2, 3, 4, 0, 4, 0, 2, 4, 0]);
     }
 
     #[test]

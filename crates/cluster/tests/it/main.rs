@@ -8,6 +8,7 @@ mod drive;
 mod first_token;
 mod host;
 mod kv_router;
+mod life;
 mod lifecycle;
 mod oracle_peer;
 mod oracle_router;

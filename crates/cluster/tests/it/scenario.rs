@@ -10,7 +10,9 @@ use servecast_cluster::{
     CaughtUp, Detail, KvRouterOptions, LoadMode, Observer, Ordered, PoolEngine, Routed, RouterMode,
     RouterOptions, RunError, Simulation, SimulationOptions, TokenLog, Topology,
 };
-use servecast_engine::{Admitted, Decodes, EngineArgs, EngineType, Iteration, Rejection, Transfer};
+use servecast_engine::{
+    Admitted, Decodes, EngineArgs, EngineConfig, EngineType, Iteration, Rejection, Transfer,
+};
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
 use servecast_record::RunRecord;
 use servecast_router::KvRouterConfig;
@@ -278,20 +280,22 @@ struct Watcher {
     log: Option<TokenLog>,
 }
 
+/// The checked settings of an engine, with the latency model that it names.
+pub(crate) fn config_of(args: &EngineArgs) -> EngineConfig {
+    let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
+    let model: Arc<dyn LatencyModel> =
+        if is_step { Arc::new(Step::from_toml(STEP).unwrap()) } else { Arc::new(Uneven) };
+    args.validate(Some(model)).unwrap()
+}
+
 /// The deployment of a scenario, and how it is simulated.
 pub(crate) fn deployment(scenario: &Scenario, plain: bool) -> (Topology, SimulationOptions) {
-    let step = Step::from_toml(STEP).unwrap();
-    let pool = |args: &EngineArgs| {
-        let is_step = args.latency.as_deref().is_some_and(|latency| latency.starts_with("step:"));
-        let model: Arc<dyn LatencyModel> = if is_step { Arc::new(step.clone()) } else { Arc::new(Uneven) };
-        args.validate(Some(model)).unwrap()
-    };
-    let prefill = pool(&scenario.prefill);
+    let prefill = config_of(&scenario.prefill);
     let first = PoolEngine { workers: scenario.workers.0, args: &scenario.prefill, config: &prefill };
     let topology = match &scenario.decode {
         None => Topology::aggregated(first).unwrap(),
         Some(args) => {
-            let config = pool(args);
+            let config = config_of(args);
             Topology::disaggregated(first, PoolEngine { workers: scenario.workers.1, args, config: &config })
                 .unwrap()
         }

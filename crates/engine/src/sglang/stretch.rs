@@ -161,6 +161,15 @@ impl DecodesOn for Scheduler {
         }
         self.decoded_last = self.running.len();
     }
+
+    fn abandon(&mut self, changes: &mut Changes) {
+        // Once the iteration after its last one is decided, who leaves does not run any more.
+        let left = self.stretch.leaving().filter(|slot| !self.running.contains(slot));
+        let left: Vec<Slot> = left.collect();
+        self.running.extend(left);
+        self.end_stretch(changes);
+        changes.put_back.clear();
+    }
 }
 
 impl Scheduler {

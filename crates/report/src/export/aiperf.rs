@@ -96,8 +96,12 @@ fn record(number: usize, request: &RequestRecord) -> Value {
         "benchmark_phase": "profiling",
         "was_cancelled": request.status == RequestStatus::Withdrawn,
     });
-    if let RequestStatus::Rejected(reason) = request.status {
-        let error = json!({ "type": "rejected", "message": reason });
+    let error = match request.status {
+        RequestStatus::Rejected(reason) => Some(json!({ "type": "rejected", "message": reason })),
+        RequestStatus::Failed => Some(json!({ "type": "failed", "message": "its worker failed" })),
+        RequestStatus::Finished | RequestStatus::Withdrawn => None,
+    };
+    if let Some(error) = error {
         return json!({ "metadata": metadata, "metrics": {}, "error": error });
     }
     let tokens = |count: u32| Some(f64::from(count));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use servecast_types::hash::{self, Salt};
 use servecast_types::{BlockHash, Rank, RequestId, Role, SequenceHash};
 
-use crate::RouterConfigOverride;
+use crate::{RadixTree, RouterConfigOverride};
 
 /// A request to be routed.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,6 +108,14 @@ impl RoutingRequest {
         match self.stage {
             Stage::Whole => self.overrides,
             Stage::Decode => self.overrides.under(RouterConfigOverride::DECODE_STAGE),
+        }
+    }
+
+    /// How many of its blocks each rank holds, into `depths` by slot.
+    pub(crate) fn look_up(&self, tree: &RadixTree, depths: &mut Vec<u32>) {
+        match &self.block_hashes {
+            Some(locals) => tree.look_up(locals, |local| local.0, depths),
+            None => tree.look_up(&self.blocks, |block| block.0, depths),
         }
     }
 

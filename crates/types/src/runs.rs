@@ -147,6 +147,20 @@ impl HashRuns {
         self.runs().flat_map(HashRun::iter)
     }
 
+    /// Appends all of them to a list.
+    pub fn append_to(&self, list: &mut Vec<SequenceHash>) {
+        list.reserve(self.len());
+        for HashRun { first: SequenceHash(first), len, descends } in self.runs() {
+            // A loop without a branch, since a list can have a hundred thousand.
+            let steps = 0..u64::from(len);
+            if descends {
+                list.extend(steps.map(|step| SequenceHash(first.wrapping_sub(step))));
+            } else {
+                list.extend(steps.map(|step| SequenceHash(first.wrapping_add(step))));
+            }
+        }
+    }
+
     fn run(&self, index: usize) -> HashRun {
         let Placed { first, from, descends } = self.runs[index];
         let end = self.runs.get(index + 1).map_or(self.len, |next| next.from);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use servecast_engine::{EngineConfig, EngineRequest};
 use servecast_router::standalone::WorkerRole;
 use servecast_router::{Admission, Decision, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
-use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Seed, Time, WorkerId};
+use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Seed, SequenceHash, Time, WorkerId};
 
 use super::reports::Reports;
 use crate::config::PoolConfig;
@@ -22,6 +22,8 @@ pub(crate) struct KvRouting {
     event_delay: Duration,
     /// What happened to requests since the last decision.
     notes: Vec<Note>,
+    /// The blocks of the latest prompt; kept for its memory.
+    blocks: Vec<SequenceHash>,
 }
 
 /// What happened to a request, which matters to the next decision only.
@@ -75,6 +77,7 @@ impl KvRouting {
             reports: Reports::default(),
             event_delay,
             notes: Vec::new(),
+            blocks: Vec::new(),
         }
     }
 
@@ -118,12 +121,10 @@ impl KvRouting {
     }
 
     /// The routing request of a prompt.
-    pub(crate) fn describe(&self, request: &EngineRequest) -> RoutingRequest {
-        let runs = BlockHasher::all_runs(&request.prompt, self.block_size);
-        let mut hashes = runs.iter();
-        // Of a known length, so that the list is written once.
-        let blocks: Arc<[_]> =
-            (0..runs.len()).map(|_| hashes.next().expect("as many as there are")).collect();
+    pub(crate) fn describe(&mut self, request: &EngineRequest) -> RoutingRequest {
+        self.blocks.clear();
+        BlockHasher::all_runs(&request.prompt, self.block_size).append_to(&mut self.blocks);
+        let blocks: Arc<[_]> = self.blocks.as_slice().into();
         RoutingRequest {
             expected_output_tokens: Some(request.max_tokens),
             ..RoutingRequest::new(request.id, request.prompt.tokens(), blocks)

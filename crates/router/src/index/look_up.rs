@@ -4,21 +4,26 @@ use super::nodes::NodeId;
 use super::tree::{At, RadixTree};
 
 impl RadixTree {
-    /// How many leading blocks of `locals` each rank holds, into `depths` by slot; 0 for those that hold none.
+    /// How many leading blocks each rank holds, into `depths` by slot; 0 for those that hold none. `local` says what a
+    /// block is called.
     ///
     /// O(blocks + ranks), apart from a word for 64 ranks and the ranks that drop out wherever some do.
-    pub fn look_up(&self, locals: impl IntoIterator<Item = u64>, depths: &mut Vec<u32>) {
+    pub fn look_up<T: Copy>(&self, blocks: &[T], local: impl Fn(T) -> u64, depths: &mut Vec<u32>) {
         depths.clear();
         depths.resize(self.sizes.len(), 0);
         let mut at = At::ROOT;
         let mut depth = 0;
-        for local in locals {
-            let Some(next) = self.step(at, local) else { break };
+        while let Some(&block) = blocks.get(depth as usize) {
+            let Some(next) = self.step(at, local(block)) else { break };
             if next.node != at.node && at != At::ROOT {
                 self.leave(at, depth, Some(next.node), depths);
             }
-            depth += 1;
-            at = next;
+            let node = self.nodes.get(next.node);
+            let behind = &blocks[depth as usize + 1..];
+            let behind = &behind[..behind.len().min((node.len - next.passed) as usize)];
+            let passed = ascending(behind, &local, node.local.wrapping_add(u64::from(next.passed)));
+            depth += 1 + passed;
+            at = At { passed: next.passed + passed, ..next };
         }
         if at != At::ROOT {
             self.leave(at, depth, None, depths);
@@ -50,4 +55,21 @@ impl RadixTree {
         }
         self.nodes.child(at.node, local).map(|node| At { node, passed: 1 })
     }
+}
+
+/// How many blocks are called `first` and so on upwards, from the first block on.
+fn ascending<T: Copy>(blocks: &[T], local: impl Fn(T) -> u64, first: u64) -> u32 {
+    /// So many are compared without a branch.
+    const CHUNK: usize = 32;
+    let mut expected = first;
+    for chunk in blocks.chunks(CHUNK) {
+        let goes_on = |(block, step): (&T, u64)| local(*block) == expected.wrapping_add(step);
+        if !chunk.iter().zip(0..).fold(true, |all, each| all & goes_on(each)) {
+            expected =
+                expected.wrapping_add(chunk.iter().zip(0..).take_while(|&each| goes_on(each)).count() as u64);
+            break;
+        }
+        expected = expected.wrapping_add(chunk.len() as u64);
+    }
+    expected.wrapping_sub(first) as u32
 }

@@ -178,7 +178,7 @@ impl Router {
         shared: &'a mut Vec<u32>,
     ) -> Judge<'a> {
         let request = &checked.request;
-        self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), overlaps);
+        request.look_up(self.index.tree(), overlaps);
         self.load.shared_prefix(blocks, shared);
         let tracked = u64::from(blocks.count());
         Judge { router: self, checked, now, overlaps, shared, tracked }
@@ -219,7 +219,7 @@ impl Router {
     pub(super) fn least_uncached(&mut self, checked: &Checked) -> u64 {
         let Checked { request, lane, .. } = checked;
         let mut overlaps = std::mem::take(&mut self.scratch.overlaps);
-        self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), &mut overlaps);
+        request.look_up(self.index.tree(), &mut overlaps);
         let most = eligible(&self.ranks, lane).map(|entry| overlaps[entry.slot as usize]).max();
         self.scratch.overlaps = overlaps;
         u64::from(self.uncached_tokens(request, most.unwrap_or(0)))

@@ -79,7 +79,7 @@ impl Router {
     /// Leading blocks of a prompt that each rank has cached, in order of rank.
     pub fn overlaps(&self, request: &RoutingRequest) -> Vec<(Rank, u32)> {
         let mut depths = Vec::new();
-        self.index.tree().look_up(request.index_blocks().map(|(local, _)| local), &mut depths);
+        request.look_up(self.index.tree(), &mut depths);
         self.ranks.entries().iter().map(|entry| (entry.rank, depths[entry.slot as usize])).collect()
     }
 

@@ -213,7 +213,10 @@ mod tests {
     use super::*;
 
     fn spelled_out(list: &HashRuns) -> Vec<u64> {
-        list.iter().map(|hash| hash.0).collect()
+        let mut all = Vec::new();
+        list.append_to(&mut all);
+        assert!(list.iter().eq(all.iter().copied()), "one by one as all at once");
+        all.iter().map(|hash| hash.0).collect()
     }
 
     #[test]

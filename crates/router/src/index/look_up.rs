@@ -73,3 +73,23 @@ fn ascending<T: Copy>(blocks: &[T], local: impl Fn(T) -> u64, first: u64) -> u32
     }
     expected.wrapping_sub(first) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_ascend_until_one_does_not() {
+        for len in [0, 1, 31, 32, 33, 64, 100] {
+            for (first, wrong) in
+                [0, u64::MAX - 40].into_iter().flat_map(|first| (0..=len).map(move |at| (first, at)))
+            {
+                let mut blocks: Vec<u64> = (0..len as u64).map(|step| first.wrapping_add(step)).collect();
+                if let Some(block) = blocks.get_mut(wrong) {
+                    *block = block.wrapping_add(1);
+                }
+                assert_eq!(ascending(&blocks, |block| block, first) as usize, wrong, "{len} from {first}");
+            }
+        }
+    }
+}

@@ -1,3 +1,5 @@
+//! Why nothing can be fitted to what was measured.
+
 /// Why no prices can be fitted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

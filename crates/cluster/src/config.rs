@@ -1,3 +1,5 @@
+//! What a deployment consists of ([`Topology`]) and how it is simulated ([`SimulationOptions`]).
+
 use servecast_engine::{EngineArgs, EngineConfig, EngineTracing};
 use servecast_latency::Host;
 use servecast_types::Role;

@@ -1,3 +1,5 @@
+//! Why a deployment cannot be built, and why a run cannot continue.
+
 use servecast_latency::LatencyError;
 use servecast_types::{Message, Role, Time, message, settings_error};
 

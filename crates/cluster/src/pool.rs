@@ -1,3 +1,5 @@
+//! A pool: its workers, and the router or policy that chooses among them.
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;

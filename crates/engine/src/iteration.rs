@@ -1,3 +1,5 @@
+//! What an engine reports: iterations one by one, or decode iterations taken together, to an [`IterationSink`].
+
 use servecast_types::{BlockId, Duration, KvEvent, RequestId, Time};
 
 use crate::{Links, Rejection};

@@ -1,3 +1,5 @@
+//! A request on its way into an engine, and why one is turned away.
+
 use servecast_types::{Prompt, RequestId, Time};
 
 /// A request as an engine gets it.

@@ -1,3 +1,6 @@
+//! One type for the schedulers of all engines, so that what follows from one iteration to the next is written once
+//! (`engine.rs`).
+
 use servecast_types::{RequestId, Time};
 
 use crate::decodes_on::{Ahead, Changes, DecodesOn};

@@ -1,3 +1,5 @@
+//! The content of a request, prompt and output, and the identities of its blocks, worked out as far as they are needed.
+
 use servecast_types::{BlockHasher, HashRuns, Prompt, RequestId, Run};
 
 /// What a request consists of: its prompt and the output to come, with the identities of its blocks as far as somebody

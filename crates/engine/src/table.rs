@@ -1,3 +1,5 @@
+//! Where a scheduler keeps its requests: in slots that are used again, so that a request is found without hashing.
+
 use std::ops::{Index, IndexMut};
 
 /// Position of a request in the table of a scheduler; reused once the request is gone.

@@ -1,3 +1,6 @@
+//! What an iteration computes, as the sums that latency models need: the cost of an iteration does not grow with the number
+//! of its requests.
+
 /// What one iteration computes, as sums over its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Batch {

@@ -1,3 +1,5 @@
+//! The latency model `linear`.
+
 use crate::{Batch, LatencyModel, PassTime};
 
 /// `base_us + per_token_us · scheduled tokens + per_seq_us · scheduled requests`, all in microseconds.

@@ -1,3 +1,5 @@
+//! The latency model `polynomial`.
+
 use crate::{Batch, LatencyModel, PassTime};
 
 /// The default model of Dynamo's mocker: a polynomial in new prompt tokens plus one in KV utilisation.

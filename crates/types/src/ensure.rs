@@ -1,3 +1,5 @@
+//! Checks of invariants.
+
 /// Ends a check with what is wrong, formatted as by [`format!`], unless a condition holds.
 ///
 /// For functions that return a `Result<_, String>`: an invariant that does not hold becomes the error of a run, never a

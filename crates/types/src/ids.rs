@@ -1,3 +1,5 @@
+//! The numbers of requests, workers, blocks and pools.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! KV events: how a router learns what workers have cached.
+
 use crate::{HashRuns, SequenceHash};
 
 /// What an engine tells a router about its prefix cache, in the order in which it happened.

@@ -1,3 +1,5 @@
+//! What a worker does with a request.
+
 use std::fmt;
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! Random numbers that depend on nothing but a seed and what they are for.
+
 /// The root of random numbers, from which every consumer derives a seed of its own.
 ///
 /// One consumer more, or one draw more of one of them, then moves nothing for the others. What is derived must never

@@ -1,3 +1,5 @@
+//! Time as whole nanoseconds: sums are exact, and the same on every machine.
+
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::{Add, AddAssign, Sub};

@@ -1,3 +1,5 @@
+//! Why a trace cannot be read or used.
+
 use std::io;
 
 use servecast_types::{Message, message, settings_error};

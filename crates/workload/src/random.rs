@@ -1,3 +1,5 @@
+//! Streams of random numbers of a workload.
+
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use servecast_types::Seed;

@@ -1,3 +1,5 @@
+//! The policy `least_loaded`.
+
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use servecast_types::Prompt;

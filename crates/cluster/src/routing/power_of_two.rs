@@ -1,3 +1,5 @@
+//! The policy `power_of_two`.
+
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use servecast_types::Prompt;

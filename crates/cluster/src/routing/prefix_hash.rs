@@ -1,3 +1,5 @@
+//! The policy `prefix_hash`: consistent hashing with bounded load.
+
 use std::sync::Arc;
 
 use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash, WorkerId};

@@ -1,3 +1,5 @@
+//! The policy `random`.
+
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use servecast_types::Prompt;

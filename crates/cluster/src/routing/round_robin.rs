@@ -1,3 +1,5 @@
+//! The policy `round_robin`.
+
 use servecast_types::{Prompt, WorkerId};
 
 use super::{Candidate, Pick};

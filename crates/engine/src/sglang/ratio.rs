@@ -1,3 +1,5 @@
+//! How much memory SGLang reserves for the output of running requests.
+
 /// What share of their remaining output running requests are expected to produce, by which admission reserves memory
 /// for them.
 ///

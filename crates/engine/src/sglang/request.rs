@@ -1,3 +1,5 @@
+//! A request inside SGLang's scheduler.
+
 use servecast_types::RequestId;
 
 use super::tree::Prefix;

@@ -1,3 +1,9 @@
+//! The state of SGLang's scheduler, and the order in which it decides an iteration: take in what has arrived, plan a prefill
+//! batch, otherwise decode what runs.
+//!
+//! The parts have files of their own: `adder` (how much of a prompt fits), `policy` (order of the waiting queue), `cache`
+//! (memory and prefix tree), `update` (results), `stretch` (decode batches that are taken together).
+
 use std::collections::VecDeque;
 
 use servecast_types::{Time, ensure};

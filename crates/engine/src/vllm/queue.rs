@@ -1,3 +1,5 @@
+//! The waiting queue of vLLM's scheduler under its two policies.
+
 use std::collections::{BTreeMap, VecDeque};
 
 use super::request::PriorityKey;

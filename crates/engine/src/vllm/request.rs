@@ -1,3 +1,5 @@
+//! A request inside vLLM's scheduler, with the counters by which it is scheduled.
+
 use servecast_types::{BlockId, HashRuns, RequestId, SequenceHash, Time};
 
 use crate::EngineRequest;

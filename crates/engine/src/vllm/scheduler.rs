@@ -1,3 +1,9 @@
+//! The state of vLLM's scheduler, and the order in which it decides an iteration: first the running requests, then, if none
+//! was preempted, the waiting ones, as far as tokens, seats and blocks last.
+//!
+//! The parts have files of their own: `running` and `admission` (the two halves of a decision), `update` (results), `kv` and
+//! `pool` (blocks), `stretch` (decoding requests that are taken together).
+
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashSet;

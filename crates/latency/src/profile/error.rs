@@ -1,3 +1,5 @@
+//! Why measured layer times cannot be used.
+
 /// Why measured layer times cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,3 +1,5 @@
+//! Why a standalone router refuses a call.
+
 use servecast_types::Role;
 
 use super::{WorkerInfo, WorkerRank, WorkerRole};

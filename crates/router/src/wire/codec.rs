@@ -1,3 +1,5 @@
+//! JSON and msgpack forms of index and replica events.
+
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 

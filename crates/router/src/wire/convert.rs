@@ -1,3 +1,5 @@
+//! From the events of an engine to those of the index.
+
 use std::num::NonZeroU32;
 
 use rustc_hash::{FxHashMap, FxHashSet};

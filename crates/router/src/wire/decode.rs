@@ -1,3 +1,6 @@
+//! From the frames of an engine message to its events: msgpack, event by event, so that one that is wrong does not lose the
+//! others.
+
 use servecast_types::SequenceHash;
 
 use super::codec::read_msgpack;

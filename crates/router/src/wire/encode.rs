@@ -1,3 +1,5 @@
+//! From events to the frames of an engine message, as vLLM and SGLang write them.
+
 use servecast_types::SequenceHash;
 
 use super::engine::{BlockRemoved, BlockStored, EngineEvent, EventBatch, ExtraKey, TokenIds};

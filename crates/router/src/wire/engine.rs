@@ -1,3 +1,5 @@
+//! The messages of engines, as they are read.
+
 use std::borrow::Cow;
 
 use servecast_types::SequenceHash;

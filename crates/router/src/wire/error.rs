@@ -1,3 +1,5 @@
+//! Why a message cannot be read or written.
+
 use thiserror::Error;
 
 /// Why a message could not be read or written at all.

@@ -1,3 +1,5 @@
+//! The index events that routers and indexers exchange.
+
 use serde::{Deserialize, Serialize};
 use servecast_types::{BlockHash, KvEvent, SequenceHash};
 

@@ -1,3 +1,5 @@
+//! The events by which the replicas of a router share their load.
+
 use serde::{Deserialize, Serialize};
 use servecast_types::{Duration, SequenceHash};
 

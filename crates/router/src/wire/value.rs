@@ -1,3 +1,5 @@
+//! A msgpack value that is not interpreted yet.
+
 use std::borrow::Cow;
 use std::fmt;
 

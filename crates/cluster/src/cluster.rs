@@ -325,7 +325,7 @@ impl Cluster {
         self.live.is_empty()
     }
 
-    /// All that ended before that has been told of.
+    /// Everything that ended before that has been reported.
     pub(crate) fn settled(&self) -> Time {
         let workers = self.pools.iter().flat_map(|pool| &pool.workers);
         workers.map(|worker| worker.settled(self.now)).min().unwrap_or(self.now)

@@ -50,7 +50,7 @@ pub type Placement = SmallVec<[WorkerId; 2]>;
 pub enum Watches {
     /// Nothing: what it sends next depends on the clock alone.
     Nothing,
-    /// Ends of requests, which decide what it sends next. Every iteration is told of when it ends.
+    /// Ends of requests, which decide what it sends next. Every iteration is reported when it ends.
     Ends,
 }
 

@@ -140,7 +140,7 @@ pub enum RunError {
         /// What divides it.
         speedup_ratio: f64,
     },
-    /// Something goes on happening at one instant, and no request gets any further.
+    /// Things keep happening at one instant, and no request gets any further.
     #[error(
         "at {at} iterations that take no time follow each other without end: {rounds} of them, and no request got any \
          further; with times above 0 the clock goes on"

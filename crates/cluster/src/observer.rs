@@ -9,7 +9,7 @@ use servecast_types::{RequestId, Role, Time, WorkerId};
 use crate::cluster::Routed;
 use crate::control::WorkerChange;
 
-/// What an observer wants to be told of what workers do. Each level has all of those before it, and costs more.
+/// What an observer wants to know of what workers do. Each level has all of those before it, and costs more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Detail {
     /// Passes and their sums. Requests that decode are taken together: passes of nothing else come as one [`Decodes`], and
@@ -23,12 +23,12 @@ pub enum Detail {
     Iterations,
 }
 
-/// Follows a run while it goes on.
+/// Follows a run while it lasts.
 ///
 /// What one worker does is told in order of time. Workers are not at the same time, so what several of them do is not:
 /// [`Observer::settled`] says how far all of them are, and [`Ordered`](crate::Ordered) puts it in order.
 pub trait Observer {
-    /// What it wants to be told of; asked once, before the run.
+    /// What it wants to know; asked once, before the run.
     fn detail(&self) -> Detail {
         Detail::default()
     }
@@ -80,6 +80,6 @@ pub struct CaughtUp {
     pub id: RequestId,
     /// Tokens that it has generated in its stage by now.
     pub output_tokens: u32,
-    /// Whether the last of them comes with the next pass to be told of, not with the one that was told of last.
+    /// Whether the last of them comes with the next pass to be reported, not with the one reported last.
     pub ends_next: bool,
 }

@@ -59,12 +59,12 @@ impl Ord for Held {
 }
 
 impl<O: Observer> Ordered<O> {
-    /// Puts the iterations that an observer is told of in order.
+    /// Puts the iterations that are reported to an observer in order.
     pub fn new(observer: O) -> Self {
         Self { observer, held: BinaryHeap::new(), heard: 0, last: BTreeMap::new() }
     }
 
-    /// The observer, which has been told of everything when the run is over.
+    /// The observer, to which everything has been reported when the run is over.
     pub fn into_inner(self) -> O {
         self.observer
     }

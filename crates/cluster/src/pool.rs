@@ -132,7 +132,7 @@ impl Pool {
         pool
     }
 
-    /// Lets workers, to which nothing has come yet, decide and tell of each iteration by itself, and when it ends.
+    /// Lets workers, to which nothing has come yet, decide and report each iteration by itself, and when it ends.
     pub(crate) fn tell_each_iteration(&mut self) {
         self.always_watched = true;
         self.tracing.stretches = false;

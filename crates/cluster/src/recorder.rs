@@ -21,7 +21,7 @@ pub(crate) struct Recorder {
     requests: Vec<RequestRecord>,
     /// Whether each request has ended.
     ended: Vec<bool>,
-    /// Arrivals, tokens and ends so far; tokens that are told of together count once.
+    /// Arrivals, tokens and ends so far; tokens that are reported together count once.
     news: u64,
     gaps: TokenGaps,
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
@@ -30,7 +30,7 @@ pub(crate) struct Recorder {
     last_pool: PoolId,
     /// What the workers deliver whose tokens reach the user, those of the last pool, by number; none if their host takes no time.
     delivery: Vec<Delivery>,
-    /// Requests that ended with the next pass to be told of, so that it is not known yet when their last token is out.
+    /// Requests that ended with the next pass to be reported, so that it is not known yet when their last token is out.
     ended_next: Vec<RequestId>,
     /// When requests that were preempted before their first token were admitted last, by request and stage.
     readmitted: FxHashMap<(RequestId, u8), Time>,
@@ -241,7 +241,7 @@ impl Recorder {
             let mut out = last_token;
             if let Some(delivery) = self.delivery.get(worker) {
                 match with {
-                    LastIteration::Told => out = delivery.last(),
+                    LastIteration::Reported => out = delivery.last(),
                     LastIteration::Next => self.ended_next.push(id),
                 }
             }

@@ -92,7 +92,7 @@ impl Replay {
             placements: FxHashMap::default(),
             refused: Vec::new(),
         };
-        replay.look_ahead();
+        replay.plan_next();
         Ok(replay)
     }
 
@@ -149,7 +149,7 @@ impl Replay {
     }
 
     /// Finds out when the next turn is due, after what is known has changed.
-    fn look_ahead(&mut self) {
+    fn plan_next(&mut self) {
         let start = self.next_start().map(|(sent, ..)| sent + self.shortest_front_end);
         let due = self.on_the_way.peek().map(|Reverse((due, ..))| *due);
         self.next_arrival = start.into_iter().chain(due).min();
@@ -160,7 +160,7 @@ impl Replay {
     fn pop_turn(&mut self, now: Time) -> Option<TurnId> {
         self.next_arrival.filter(|&at| at <= now)?;
         let due = self.find_due(now);
-        self.look_ahead();
+        self.plan_next();
         due
     }
 
@@ -183,7 +183,7 @@ impl Replay {
         self.on_the_way.pop().map(|Reverse((.., turn))| turn)
     }
 
-    /// A turn has ended: its session goes on.
+    /// A turn has ended: its session continues.
     fn turn_ended(&mut self, ended: TurnId, now: Time) {
         let next = TurnId { turn: ended.turn + 1, ..ended };
         let Some(turn) = self.session(next.session).turns.get(next.turn as usize) else {
@@ -195,14 +195,14 @@ impl Replay {
         };
         let line = turn.line;
         self.on_the_way.push(Reverse((due + self.front_end(next), line, next)));
-        self.look_ahead();
+        self.plan_next();
     }
 
     /// A session will have no more turns: another takes its place.
     fn session_ended(&mut self, now: Time) {
         if let Some(places) = &mut self.free_places {
             places.push(Reverse(now));
-            self.look_ahead();
+            self.plan_next();
         }
     }
 
@@ -235,7 +235,7 @@ impl Source for Replay {
         debug_assert_eq!(id.index() + 1, self.turns.len());
     }
 
-    /// Its session goes on. Turns after one that was not served are rejected, since their prompts build on it.
+    /// Its session continues. Turns after one that was not served are rejected, since their prompts build on it.
     fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
         let turn = self.turns[id.index()];
         match status {

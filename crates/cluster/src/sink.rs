@@ -20,7 +20,7 @@ pub(crate) struct Outcome {
     pub(crate) signals: Vec<(RequestId, Signal, Time)>,
     pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
     pub(crate) withdrawn: Vec<(RequestId, Time)>,
-    /// Calls of the sink that told of iterations: one of them, or some that were taken together.
+    /// Calls of the sink that reported iterations: one, or several that were taken together.
     pub(crate) reports: u64,
 }
 
@@ -133,7 +133,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     }
 
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
-        let with = LastIteration::Told;
+        let with = LastIteration::Reported;
         self.recorder.caught_up(request, self.last_stage, output_tokens, last_token, with);
         self.tell_caught_up(CaughtUp { id: request, output_tokens, ends_next: false });
     }

@@ -34,7 +34,7 @@ pub(crate) enum Progress {
     Idle,
     /// It has come as far as the deployment; when its iteration in flight ends is among the deadlines.
     InFlight,
-    /// Its iteration in flight ends then. Nobody acts on that, so it goes on when somebody needs to know.
+    /// Its iteration in flight ends then. Nobody acts on that, so the worker continues when somebody needs to know.
     Lags {
         /// When the iteration ends.
         until: Time,
@@ -42,7 +42,7 @@ pub(crate) enum Progress {
 }
 
 impl Worker {
-    /// What it ended before that has been told of, the deployment being at `now`.
+    /// Everything that it ended before that has been reported, the deployment being at `now`.
     pub(crate) fn settled(&self, now: Time) -> Time {
         let lags = if let Progress::Lags { until } = self.progress { until } else { now };
         let taken_in = self.inbox.front().map_or(now, |request| request.arrival);

@@ -279,7 +279,7 @@ pub enum CapacitySchedulerPolicy {
 /// | 0.19 | a request is admitted only when blocks for all its known tokens are free |
 /// | 0.24 | freed blocks without content are reused first |
 /// | 0.32 | a request that is alone may exceed `long_prefill_token_threshold`; under `kv_consumer` with asynchronous scheduling a request waits for blocks that are about to be freed instead of preempting |
-/// | 0.33 | under the `priority` policy the scan goes on after a request has preempted itself |
+/// | 0.33 | under the `priority` policy the scan continues after a request has preempted itself |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum VllmVersion {
     /// 0.14

@@ -5,10 +5,10 @@ mod decodes;
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
 
-use crate::decodes_on::{Changes, DecodesOn};
 use crate::iteration::{IterationSink, LastIteration};
 use crate::scheduler::Scheduler;
 use crate::step::{InFlight, Pass, Step};
+use crate::stretch_scheduler::{Changes, StretchScheduler};
 use crate::{EngineConfig, EngineRequest, Rejection};
 
 /// Iterations that [`Engine::run_on`] ends in one call at most, so that a driver stays in control; those that it glides
@@ -76,7 +76,7 @@ pub struct EngineTracing {
     /// itself](IterationSink::iteration_ended).
     pub sglang_state: bool,
     /// Move the clock as the recorder of the real engine does: where that spins while it polls for KV transfers, the
-    /// recorder goes on to the next input before it ends an empty iteration.
+    /// recorder continues with the next input before it ends an empty iteration.
     pub recorder_clock: bool,
     /// Take requests that decode together and report only what changes, by [`IterationSink::decoded`] and what stands
     /// with it, and by [`Iteration::decoded`](crate::Iteration::decoded): the same decisions at a fraction of the cost.
@@ -216,7 +216,7 @@ impl Engine {
             left = left.saturating_sub(GLIDED_PER_ITERATION);
             let length = until.since(now);
             now = until;
-            if !self.withdraws() && self.scheduler.goes_on() {
+            if !self.withdraws() && self.scheduler.continues() {
                 let ended;
                 (now, ended) = self.glide(until, length, left, horizon, sink);
                 left -= ended;
@@ -239,7 +239,7 @@ impl Engine {
         if self.withdraws() {
             self.apply_withdrawals(now, sink);
         }
-        if self.stretches && self.decodes_on(now, sink)? {
+        if self.stretches && self.start_stretch_pass(now, sink)? {
             return Ok(true);
         }
         let has_work = self.scheduler.has_work(now);

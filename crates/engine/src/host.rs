@@ -19,7 +19,7 @@ pub struct HostArgs {
     pub front_end_us: Option<f64>,
     /// The same, of each 1,000 tokens of its prompt.
     pub front_end_us_per_1k_prompt_tokens: Option<f64>,
-    /// From the end of a pass to when clients have its tokens; the engine goes on meanwhile.
+    /// From the end of a pass to when clients have its tokens; the engine continues meanwhile.
     pub delivery_us: Option<f64>,
     /// The same, of each request in the pass.
     pub delivery_us_per_request: Option<f64>,

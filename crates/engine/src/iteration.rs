@@ -19,8 +19,9 @@ pub struct Iteration {
     pub end: Time,
     /// Requests that computed something.
     pub scheduled: Vec<Scheduled>,
-    /// Requests that got a token besides, each as in the iteration before, and are in none of the lists; they came before
-    /// those that are, unless one of these was computed in the iteration before, too. Only if the engine [takes decodes together](crate::EngineTracing::stretches).
+    /// Number of requests that decoded one token in this iteration, as in the one before, and are in none of the lists.
+    /// They precede the listed ones in the running list, unless a listed one was computed in the iteration before, too. 0
+    /// unless the engine [takes decodes together](crate::EngineTracing::stretches).
     pub decoded: u64,
     /// Requests of `scheduled` that left the waiting queue, with the tokens that they did not have to compute.
     pub admitted: Vec<Admitted>,
@@ -160,7 +161,7 @@ pub struct Transfer {
 }
 
 impl Iteration {
-    /// Whether anything happened in it: KV events alone do not count, since they tell of another iteration.
+    /// Whether anything happened in it: KV events alone do not count, since they report another iteration.
     pub fn is_eventful(&self) -> bool {
         !(self.num_scheduled() == 0
             && self.preempted.is_empty()
@@ -260,9 +261,9 @@ impl Decodes<'_> {
 /// Which iteration a request ended with. Of iterations that take no time, several may end at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastIteration {
-    /// The one that was told of last.
-    Told,
-    /// The one that is told of next.
+    /// The one reported last.
+    Reported,
+    /// The one that is reported next.
     Next,
 }
 
@@ -285,27 +286,26 @@ pub trait IterationSink: Links {
     /// Only called, like the methods below, if the engine [takes such iterations
     /// together](crate::EngineTracing::stretches).
     fn decoded(&mut self, decodes: &Decodes) {
-        unreachable!("{decodes:?}, which nobody asked to be told of");
+        unreachable!("{decodes:?}, which this sink did not ask for");
     }
 
-    /// A request that was told of as [decoded](IterationSink::decoded) ended at `end`, with an iteration that was told
-    /// of last, or is told of next if that does [more](Iteration::decoded).
+    /// A request that was [decoded](IterationSink::decoded) finished at `end`, in the iteration reported by the preceding
+    /// call of that; if prompts were computed in it too, in the one reported by the [next
+    /// call](IterationSink::iteration_ended).
     fn finished_decoding(&mut self, finished: Finished, end: Time, with: LastIteration) {
-        unreachable!("{finished:?} at {end} with the {with:?}, which nobody asked to be told of");
+        unreachable!("{finished:?} at {end} with the {with:?}, which this sink did not ask for");
     }
 
-    /// Contents of the prefix cache changed in the iteration that was [decoded](IterationSink::decoded) last.
+    /// The prefix cache changed with the [decoded](IterationSink::decoded) iteration reported last.
     fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
-        unreachable!("{events:?} at {end}, which nobody asked to be told of");
+        unreachable!("{events:?} at {end}, which this sink did not ask for");
     }
 
-    /// A request that runs on has `output_tokens` tokens by now, the last of them since `last_token`, when the iteration
-    /// ended that was told of last.
+    /// A request that still runs has `output_tokens` tokens, the last of them since `last_token`, the end of the iteration
+    /// reported last.
     ///
-    /// Told when there is more to say of a request again than that it is decoded.
+    /// Called when a request leaves the group of decoding requests; brings its token count up to date.
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
-        unreachable!(
-            "{request} has {output_tokens} tokens at {last_token}, which nobody asked to be told of"
-        );
+        unreachable!("{request} has {output_tokens} tokens at {last_token}, which this sink did not ask for");
     }
 }

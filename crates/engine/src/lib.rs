@@ -48,7 +48,6 @@
 mod args;
 mod args_json;
 mod config;
-mod decodes_on;
 mod engine;
 mod error;
 mod graphs;
@@ -63,6 +62,7 @@ mod sequence;
 mod sglang;
 mod step;
 mod stretch;
+mod stretch_scheduler;
 mod table;
 mod trtllm;
 mod vllm;

@@ -3,11 +3,11 @@
 
 use servecast_types::{RequestId, Time};
 
-use crate::decodes_on::{Ahead, Changes, DecodesOn};
 use crate::engine::EngineTracing;
 use crate::iteration::Iteration;
 use crate::step::Step;
 use crate::stretch::Stretch;
+use crate::stretch_scheduler::{Changes, StretchScheduler};
 use crate::{EngineConfig, EngineRequest, Links, Rejection, sglang, vllm};
 
 /// What decides: the scheduler of one engine or the other, which share how iterations follow each other.
@@ -131,7 +131,7 @@ impl Scheduler {
     }
 }
 
-impl DecodesOn for Scheduler {
+impl StretchScheduler for Scheduler {
     fn stretch(&self) -> &Stretch {
         each!(self, scheduler => scheduler.stretch())
     }
@@ -144,8 +144,8 @@ impl DecodesOn for Scheduler {
         each!(self, scheduler => scheduler.skip_quiet(iterations));
     }
 
-    fn goes_on(&self) -> bool {
-        each!(self, scheduler => scheduler.goes_on())
+    fn continues(&self) -> bool {
+        each!(self, scheduler => scheduler.continues())
     }
 
     fn next_notice(&self) -> Time {
@@ -156,8 +156,8 @@ impl DecodesOn for Scheduler {
         each!(self, scheduler => scheduler.notices_at_end(start))
     }
 
-    fn look_ahead(&mut self, now: Time, changes: &mut Changes) -> Ahead {
-        each!(self, scheduler => scheduler.look_ahead(now, changes))
+    fn plan_next(&mut self, now: Time, changes: &mut Changes) -> bool {
+        each!(self, scheduler => scheduler.plan_next(now, changes))
     }
 
     fn decide_decode(&mut self, now: Time) -> bool {

@@ -1,21 +1,21 @@
-//! Stretches: requests that decode, one token in every iteration, until they end.
+//! Stretches: decode batches whose members get one token in every iteration until they end.
 //!
-//! What a request does from then on is known when it joins the stretch: when it fills a block and needs another one, and
-//! when it ends. So an iteration costs what *changes* in it, however many requests run: nothing but a sum in most of
-//! them, a block or two now and then, a request that ends. The members of a stretch are brought up to date when it is
-//! over, each by the iterations since it joined.
+//! The future of a member is known when it joins: in which iterations it fills a block and needs another one, and in
+//! which it ends. So the cost of an iteration does not grow with the batch but with what *changes* in it: in most
+//! iterations only sums, now and then a block or the end of a request. The members' own counters are brought up to date
+//! when the stretch ends, each by the number of iterations since it joined.
 //!
-//! Most iterations of a stretch do nothing else, and those in which nothing changes are skipped in one go. vLLM computes
-//! prompts beside its decodes: there the stretch goes on, and an iteration costs what the prompts cost and what changes.
+//! Consecutive iterations in which nothing changes are skipped in one call. vLLM computes prompts beside decodes: then the
+//! stretch continues, and an iteration costs what its prompts cost and what changes among the members.
 //!
 //! A request with `computed` tokens and blocks of `b` needs a block after −computed (mod b) iterations and every b
 //! iterations from there, and fills one in those before them.
 //!
-//! **Lead.** An engine may decide an iteration while the one before it runs. Then a stretch counts decisions: it is one
-//! ahead of the results, and three things come one iteration later than they would. A block is known to be full when the
-//! next one is opened, so both are one change. A request whose last token is foreseen, since it was asked for no more, gets
-//! nothing in the decision after that token's, but is there until the result: it *leaves*, and ends an iteration later. One
-//! that stops by itself is decided for once more, in vain.
+//! **Lead.** Under asynchronous scheduling an iteration is decided while the one before it runs. Then a stretch counts
+//! decisions, which are one ahead of results, and three things happen one iteration later. A block is known to be full
+//! when the next one is opened, so both are one change. A request that reaches its `max_tokens` is not scheduled after its
+//! last token, but stays until the result is there: it *leaves*, and ends an iteration later. A request that stops by
+//! itself is scheduled once more, in vain.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -24,18 +24,18 @@ use servecast_latency::StepWork;
 
 use crate::table::Slot;
 
-/// Blocks of so many tokens at most are ordered by counting even when there are fewer requests.
+/// Up to this block size phases are sorted by counting even when there are fewer requests.
 const MOST_COUNTS: usize = 64;
 
 /// A request that joins a stretch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
-    /// Tokens whose KV is there once what is in flight has run.
+    /// Tokens whose KV is computed once the iteration in flight has ended.
     pub(crate) computed: u32,
-    /// Tokens that it still generates beyond those in flight.
+    /// Tokens that it generates after those in flight.
     pub(crate) remaining: u32,
-    /// Whether the last of them is one that nobody foresees.
+    /// Whether it stops by itself, which the scheduler does not know in advance.
     pub(crate) stops: bool,
 }
 
@@ -51,14 +51,14 @@ pub(crate) struct Ended {
 /// A request that crosses a block boundary.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Change {
-    /// Whether that was in the iteration before.
-    is_late: bool,
+    /// Whether it is of the iteration before, and was deferred.
+    is_deferred: bool,
     place: u32,
     pub(crate) slot: Slot,
     pub(crate) crossing: Crossing,
 }
 
-/// What a request of a stretch does in an iteration beyond computing a token.
+/// How a member crosses a block boundary in an iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Crossing {
     /// Its token is the first of a block.
@@ -72,28 +72,28 @@ pub(crate) enum Crossing {
 pub(crate) struct Stretch {
     /// Iterations whose result is not known yet when one is decided: none, or the one before.
     lead: u64,
-    /// Number of the next iteration to be decided, or in flight since; those before `done - lead` have ended.
+    /// Number of the iteration that is decided next, or is in flight; those before `done - lead` have ended.
     done: u64,
     /// Whether it is decided.
     in_flight: bool,
     block_size: u64,
-    /// Whether filled blocks may be told of an iteration late.
-    fills_wait: bool,
-    /// The members with the tokens whose KV is there before the next iteration.
+    /// Whether filled blocks may be reported one iteration later.
+    defers_fills: bool,
+    /// Sums over the members, with the tokens whose KV is computed before the next iteration.
     held: StepWork,
-    /// Place of the next member among all that there were.
+    /// Sequence number of the next member; members compare in running-list order.
     next_place: u32,
-    /// By when they open blocks, then by place.
+    /// Sorted by the iteration (mod block size) in which they open a block, then by sequence number.
     phases: Vec<Phase>,
     opening: Cursor,
     filling: Cursor,
-    /// The first to end is on top; of those, the one that joined first.
+    /// The next to end is on top; of several, the one that joined first.
     endings: BinaryHeap<Reverse<Ending>>,
-    /// Number of the last iteration of the next request that ends or leaves.
+    /// Number of the last iteration of the request that ends or leaves next.
     next_end: u64,
-    /// Those whose last token is in flight, in order of the running list.
+    /// Members whose last token is in flight, in running-list order.
     leaving: Vec<Ended>,
-    /// Those that ended with the last iteration, the first in the running list at the end; only with a lead.
+    /// Members that ended with the last iteration, in reverse running-list order; only with a lead.
     ended: Vec<Ended>,
     /// The longest is on top, unless it has ended.
     longest: BinaryHeap<Length>,
@@ -106,7 +106,7 @@ pub(crate) struct Stretch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Phase {
-    /// It opens a block in the iterations whose number is this one modulo the block size.
+    /// It opens a block in iterations whose number, modulo the block size, is this.
     opens: u32,
     place: u32,
     slot: Slot,
@@ -118,7 +118,7 @@ struct Ending {
     last: u64,
     place: u32,
     slot: Slot,
-    /// Tokens that it had, or would have had, when the stretch began.
+    /// Tokens that it had, or would have had, before iteration 0 of the stretch.
     at_start: i64,
     stops: bool,
 }
@@ -129,7 +129,7 @@ struct Length {
     last: u64,
 }
 
-/// Which of the phases is next, and in which round through them.
+/// The next phase, and the round through all phases in which it is.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cursor {
     index: usize,
@@ -143,7 +143,7 @@ impl Stretch {
         Self { lead, ..Self::default() }
     }
 
-    /// Begins a stretch of `members`, in order of the running list; with blocks of one token it has no crossings.
+    /// Begins a stretch of `members`, in running-list order. With blocks of one token there are no crossings.
     pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
         self.clear();
         self.block_size = u64::from(block_size);
@@ -160,9 +160,12 @@ impl Stretch {
         self.seek();
     }
 
-    /// Lets a request join that comes behind the others in the running list; filled blocks have all been told of.
+    /// Adds a request that comes after all members in the running list; no filled block may be deferred.
     pub(crate) fn join(&mut self, member: Member) {
-        debug_assert!(!self.in_flight && self.next_filling() >= self.done, "it joins between iterations");
+        debug_assert!(
+            !self.in_flight && self.next_filling() >= self.done,
+            "requests join between iterations"
+        );
         let (phase, ending) = self.add(member);
         if let Some(phase) = phase {
             let position = self.phases.partition_point(|other| *other < phase);
@@ -205,14 +208,14 @@ impl Stretch {
         self.endings.clear();
         self.longest.clear();
         self.leaving.clear();
-        debug_assert!(self.ended.is_empty(), "who has ended was told of");
+        debug_assert!(self.ended.is_empty(), "every end has been taken");
     }
 
-    /// Whether a filled block may be told of together with the opening of the next one, an iteration later: half as many
-    /// iterations have something in them. What was not told of when the stretch ends is the caller's to see to.
-    pub(crate) fn let_fills_wait(&mut self, fills_wait: bool) {
-        debug_assert!(self.next_filling() >= self.done, "what waited was told of");
-        self.fills_wait = fills_wait;
+    /// Whether a filled block may be reported with the opening of the next one, an iteration later, which halves the number
+    /// of iterations in which something changes. The caller sees to deferred blocks when the stretch ends.
+    pub(crate) fn defer_fills(&mut self, defers_fills: bool) {
+        debug_assert!(self.next_filling() >= self.done, "what was deferred has been reported");
+        self.defers_fills = defers_fills;
     }
 
     /// See [`Stretch::new`].
@@ -220,34 +223,34 @@ impl Stretch {
         self.lead
     }
 
-    /// Iterations before the one that is decided next.
+    /// Number of the iteration that is decided next.
     pub(crate) fn done(&self) -> u64 {
         self.done
     }
 
-    /// Iterations that have ended when one is decided next.
+    /// Number of iterations that have ended when the next one is decided.
     pub(crate) fn known(&self) -> u64 {
         self.done.saturating_sub(self.lead)
     }
 
-    /// Tokens that the members, who all began it, have memory for by now and had not when they did.
+    /// Tokens of KV that the members have taken since the stretch began, if all of them began it.
     pub(crate) fn tokens_taken(&self) -> u64 {
         let decided = self.done + u64::from(self.in_flight);
-        // Nothing was decided for those who leave since they do.
+        // Nothing is decided for a member that leaves.
         self.held.requests * decided + self.leaving.len() as u64 * self.done
     }
 
-    /// Requests that the next iteration computes something for.
+    /// Requests that compute a token in the next iteration.
     pub(crate) fn requests(&self) -> u64 {
         self.held.requests
     }
 
-    /// Requests that have not ended: those, and who [leaves](self).
+    /// Requests that have not ended: those, and the ones that [leave](self).
     pub(crate) fn members(&self) -> u64 {
         self.held.requests + self.leaving.len() as u64
     }
 
-    /// Who [leaves](self).
+    /// Members that [leave](self).
     pub(crate) fn leaving(&self) -> impl Iterator<Item = Slot> {
         self.leaving.iter().map(|leaving| leaving.slot)
     }
@@ -270,16 +273,16 @@ impl Stretch {
         due.count() as u32
     }
 
-    /// How many iterations from the next one on change no block and end nobody.
+    /// Number of iterations, from the next one on, that change no block and end no request.
     pub(crate) fn uneventful(&self) -> u64 {
         if !self.leaving.is_empty() {
             return 0;
         }
-        let next_filling = if self.fills_wait { u64::MAX } else { self.next_filling() };
+        let next_filling = if self.defers_fills { u64::MAX } else { self.next_filling() };
         self.next_end.min(self.next_opening()).min(next_filling) - self.done
     }
 
-    /// `iterations` of the next ones have ended in which nothing changed.
+    /// Counts the next `iterations`, in which nothing changes.
     pub(crate) fn skip(&mut self, iterations: u64) {
         debug_assert!(iterations <= self.uneventful());
         self.pass(iterations);
@@ -290,7 +293,7 @@ impl Stretch {
         self.held = self.held.after(iterations);
     }
 
-    /// Whose block is known to be full with the next iteration, in no order.
+    /// Members whose block is known to be full with the next iteration, in no order.
     pub(crate) fn filling(&self) -> impl Iterator<Item = Slot> {
         let mut cursor = if self.lead == 0 { self.filling } else { self.opening };
         let last = self.done + 1 - self.lead;
@@ -304,26 +307,26 @@ impl Stretch {
         })
     }
 
-    /// Who crosses a block boundary in the next iteration, in order of the running list, behind those who filled a block in
-    /// the one before and were not told of; asked once an iteration.
+    /// Members that cross a block boundary in the next iteration, in running-list order, after those whose filled block was
+    /// deferred. Called once per iteration.
     pub(crate) fn take_crossings(&mut self) -> &[Change] {
         self.in_flight = true;
         self.changes.clear();
         while self.next_opening() == self.done {
             let Phase { place, slot, .. } = self.phases[self.opening.index];
-            self.changes.push(Change { is_late: false, place, slot, crossing: Crossing::Opens });
+            self.changes.push(Change { is_deferred: false, place, slot, crossing: Crossing::Opens });
             if self.lead > 0 {
-                self.changes.push(Change { is_late: false, place, slot, crossing: Crossing::Fills });
+                self.changes.push(Change { is_deferred: false, place, slot, crossing: Crossing::Fills });
             }
             self.opening.step(self.phases.len(), self.block_size);
         }
         self.collect_fills(self.done);
-        self.changes.sort_unstable_by_key(|change| (!change.is_late, change.place, change.crossing));
+        self.changes.sort_unstable_by_key(|change| (!change.is_deferred, change.place, change.crossing));
         &self.changes
     }
 
-    /// Who filled a block in the iteration before and was not told of, in order of the running list.
-    pub(crate) fn take_late_fills(&mut self) -> &[Change] {
+    /// Members that filled a block in the iteration before and were deferred, in running-list order.
+    pub(crate) fn take_deferred_fills(&mut self) -> &[Change] {
         self.changes.clear();
         if let Some(before) = self.done.checked_sub(1) {
             self.collect_fills(before);
@@ -331,12 +334,12 @@ impl Stretch {
         &self.changes
     }
 
-    /// Adds those to the changes who have filled a block by the end of iteration `until` and were not told of.
+    /// Adds to the changes the members that fill a block by the end of iteration `until` and were not reported.
     fn collect_fills(&mut self, until: u64) {
         while self.next_filling() <= until {
-            let is_late = self.next_filling() < self.done;
+            let is_deferred = self.next_filling() < self.done;
             let Phase { place, slot, .. } = self.phases[self.filling.index];
-            self.changes.push(Change { is_late, place, slot, crossing: Crossing::Fills });
+            self.changes.push(Change { is_deferred, place, slot, crossing: Crossing::Fills });
             self.filling.step(self.phases.len(), self.block_size);
         }
     }
@@ -351,9 +354,9 @@ impl Stretch {
         }
     }
 
-    /// Finds out who ended with the last iteration, and who leaves, with a lead.
+    /// Finds out which members ended with the last iteration, and which leave; only with a lead.
     fn settle(&mut self) {
-        debug_assert!(self.ended.is_empty(), "who has ended was told of");
+        debug_assert!(self.ended.is_empty(), "every end has been taken");
         std::mem::swap(&mut self.ended, &mut self.leaving);
         while let Some(Ending { place, slot, stops, .. }) = self.pop_last() {
             let list = if stops { &mut self.ended } else { &mut self.leaving };
@@ -372,7 +375,7 @@ impl Stretch {
         self.pop_last().map(|Ending { place, slot, .. }| Ended { place, slot, in_vain: false })
     }
 
-    /// Takes a request out for which no further iteration computes anything, the first one in the running list.
+    /// Removes the next request that no further iteration computes, in running-list order.
     fn pop_last(&mut self) -> Option<Ending> {
         if self.next_end >= self.done {
             return None;
@@ -403,9 +406,9 @@ impl Stretch {
         self.done.wrapping_add_signed(at_start)
     }
 
-    /// Puts the phases, which are in order of place, in order of their iterations too.
+    /// Sorts the phases, which are in order of place, by iteration and then by place.
     ///
-    /// They are counted rather than compared where that is cheaper, since it is most of what a short stretch costs.
+    /// By counting where that is cheaper, since sorting is most of the cost of a short stretch.
     fn order_phases(&mut self) {
         let size = self.block_size as usize;
         if size > MOST_COUNTS.max(self.phases.len()) {
@@ -429,10 +432,10 @@ impl Stretch {
         std::mem::swap(&mut self.phases, &mut self.ordered);
     }
 
-    /// Lets both cursors point at what comes next, everything before the next iteration having been told of.
+    /// Sets both cursors to what comes next; everything before the next iteration has been reported.
     fn seek(&mut self) {
         self.opening = self.cursor_at(self.done);
-        // Who opens a block next filled the one before already.
+        // A member that opens a block next has filled the one before.
         self.filling = self.cursor_at(self.done + 1);
     }
 
@@ -452,7 +455,7 @@ impl Stretch {
     /// A block is filled in the iteration before the one that opens the next.
     fn next_filling(&self) -> u64 {
         if self.lead > 0 {
-            // It is told of with the opening of the next one.
+            // It is reported with the opening of the next one.
             return u64::MAX;
         }
         self.at(self.filling).map_or(u64::MAX, |opening| opening - 1)

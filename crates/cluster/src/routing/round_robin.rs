@@ -45,7 +45,7 @@ impl Pick for RoundRobin {
         index
     }
 
-    /// The turn goes on behind the worker that had the last one.
+    /// The turn continues behind the worker that had the last one.
     fn workers_changed(&mut self, workers: &[Candidate]) {
         self.workers = workers.len();
         self.next = behind(self.last, workers);

@@ -1,27 +1,27 @@
-//! Iterations of nothing but a stretch: one by one, or many at a time while nothing changes.
+//! Pure decode iterations of a stretch: one by one, or many at a time while nothing changes.
 
 use servecast_latency::{Batch, LatencyError, MOST_DECODES, StepWork};
 use servecast_types::{Duration, Time};
 
 use super::Engine;
 use crate::EngineConfig;
-use crate::decodes_on::{Ahead, DecodesOn};
 use crate::iteration::{Decodes, IterationSink, LastIteration};
 use crate::step::{DecodePass, Pass, Step};
+use crate::stretch_scheduler::StretchScheduler;
 
 impl Engine {
-    /// Starts the next iteration of a stretch, if nothing else happens in it; a stretch that cannot go on is over.
-    pub(super) fn decodes_on(
+    /// Starts the next iteration if it is a pure decode of a stretch; ends a stretch that cannot continue.
+    pub(super) fn start_stretch_pass(
         &mut self,
         now: Time,
         sink: &mut impl IterationSink,
     ) -> Result<bool, LatencyError> {
-        if self.scheduler.goes_on() && self.start_decode(now)? {
+        if self.scheduler.continues() && self.start_decode(now)? {
             return Ok(true);
         }
-        let ahead = self.scheduler.look_ahead(now, &mut self.changes);
+        let is_decode = self.scheduler.plan_next(now, &mut self.changes);
         self.tell_of_caught_up(sink);
-        if ahead == Ahead::Other {
+        if !is_decode {
             return Ok(false);
         }
         let decodes = self.start_decode(now)?;
@@ -78,11 +78,11 @@ impl Engine {
             self.changes.kv_events.clear();
         }
         for finished in self.changes.finished.drain(..) {
-            sink.finished_decoding(finished, end, LastIteration::Told);
+            sink.finished_decoding(finished, end, LastIteration::Reported);
         }
     }
 
-    /// Turns members of the iteration in flight into requests that it has by themselves.
+    /// Lists former members of the stretch in the iteration in flight, one by one.
     #[inline]
     pub(super) fn put_back(&mut self) {
         if !self.changes.put_back.is_empty() {
@@ -99,7 +99,7 @@ impl Engine {
         self.in_flight.push(Pass::Step(step));
     }
 
-    /// An iteration of a stretch as one that can do more.
+    /// A pure decode pass as a step that can list requests.
     pub(super) fn step_of(&mut self, pass: &DecodePass) -> Box<Step> {
         let mut step = self.spare.pop().unwrap_or_default();
         step.stand_for(pass);
@@ -114,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// Goes through the iterations of a stretch in which nothing changes, `most` at most and as far as they end before
-    /// `horizon`; returns when the last one ended and how many they were. The iteration before them took `length`.
+    /// Takes together the next iterations of a stretch in which nothing changes: at most `most`, and only those that end
+    /// before `horizon`. Returns when the last one ended and their number. The iteration before them took `length`.
     ///
     /// Where iterations are decided ahead, the one in flight ends with the decision of the next but one, and so on.
     pub(super) fn glide(

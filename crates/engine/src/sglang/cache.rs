@@ -128,7 +128,7 @@ impl KvCache {
         request.computed = found.tokens;
     }
 
-    /// Shares the whole pages within the first `tokens` tokens of a request that goes on.
+    /// Shares the whole pages within the first `tokens` tokens of a request that continues.
     pub(super) fn share(&mut self, request: &mut Request, tokens: u32) {
         if !self.shares {
             return;

@@ -17,7 +17,7 @@ impl Scheduler {
         let mut ends_in_flight = false;
         running.retain(|&slot| {
             ends_in_flight |= self.requests.get(slot).is_some_and(Request::ends_in_flight);
-            self.goes_on(slot)
+            self.has_tokens_to_come(slot)
         });
         if running.is_empty() {
             self.batch_is_full = false;

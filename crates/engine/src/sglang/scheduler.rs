@@ -57,7 +57,7 @@ pub(crate) struct Scheduler {
     /// Whether `stretch` is under way, so that the running requests are not up to date.
     pub(super) stretches: bool,
     /// Whether something came that may end the stretch.
-    pub(super) disturbed: bool,
+    pub(super) must_replan: bool,
 }
 
 impl Scheduler {
@@ -86,7 +86,7 @@ impl Scheduler {
             decoded_last: 0,
             stretch: Stretch::new(u64::from(config.async_scheduling)),
             stretches: false,
-            disturbed: false,
+            must_replan: false,
             sglang,
             config,
         }
@@ -117,7 +117,7 @@ impl Scheduler {
         self.entries += 1;
         request.entered = self.entries;
         // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
-        self.disturbed |= fetches || self.waiting.is_empty() || !self.batch_is_full;
+        self.must_replan |= fetches || self.waiting.is_empty() || !self.batch_is_full;
         if fetches {
             self.fetching.push_back(slot);
         } else {
@@ -185,7 +185,7 @@ impl Scheduler {
     }
 
     /// Whether a request of a batch is still there and has a token to come beyond those in flight.
-    pub(super) fn goes_on(&self, slot: Slot) -> bool {
+    pub(super) fn has_tokens_to_come(&self, slot: Slot) -> bool {
         self.is_active(slot) && !self.requests[slot].is_finishing()
     }
 
@@ -315,7 +315,7 @@ impl Scheduler {
     fn mix_running(&mut self, step: &mut Step) {
         let mut running = std::mem::take(&mut self.running);
         let before = running.len();
-        running.retain(|&slot| self.goes_on(slot));
+        running.retain(|&slot| self.has_tokens_to_come(slot));
         if running.len() < before {
             self.batch_is_full = false;
         }

@@ -1,15 +1,15 @@
-//! Iterations in which all that happens is that every running request gets a token, as a [`Stretch`].
+//! Decode batches of all running requests as a [`Stretch`].
 //!
-//! Each of them decides and changes exactly what a decode batch would.
+//! Each iteration decides and changes exactly what one decode batch would.
 
 use servecast_types::Time;
 
 use super::request::{Request, Status};
 use super::scheduler::{Scheduler, entry};
-use crate::decodes_on::{Ahead, Changes, DecodesOn};
 use crate::iteration::{Finished, Scheduled};
 use crate::step::Entry;
 use crate::stretch::{Change, Crossing, Ended, Member, Stretch};
+use crate::stretch_scheduler::{Changes, StretchScheduler};
 use crate::table::Slot;
 
 impl Scheduler {
@@ -19,19 +19,19 @@ impl Scheduler {
             let remaining = request.tokens_to_come() - request.in_flight;
             Member { slot, computed: request.computed, remaining, stops: request.stops_by_itself() }
         });
-        // What a request generates can be hit only when it has ended, so that a page is full matters to nobody.
+        // The output of a request enters the prefix tree when it ends, so nobody needs to know that a page is full.
         self.stretch.begin(self.config.block_size, members);
-        self.stretch.let_fills_wait(true);
+        self.stretch.defer_fills(true);
         self.stretches = true;
-        self.disturbed = false;
+        self.must_replan = false;
     }
 
-    /// Whether the next iterations are decode batches of the running requests; those that wait have to go on waiting.
+    /// Whether the next iterations are decode batches of the running requests, and nobody is admitted meanwhile.
     fn may_stretch(&self, now: Time) -> bool {
         let waits =
             self.waiting.is_empty() || (self.batch_is_full && !self.sglang.enable_priority_scheduling);
         let special = self.chunked.is_some() || !self.last_prefill.is_empty() || self.next_notice() <= now;
-        // Everybody got a token in the iteration before, or gets it, and that is at least the second one.
+        // Each has decoded in the iteration before, or in the one in flight: that token is its second at least.
         let in_flight = self.stretch.lead() as u32;
         let decodes = |&slot: &Slot| {
             let request = &self.requests[slot];
@@ -53,14 +53,14 @@ impl Scheduler {
     }
 }
 
-impl DecodesOn for Scheduler {
+impl StretchScheduler for Scheduler {
     fn stretch(&self) -> &Stretch {
         &self.stretch
     }
 
     fn quiet_iterations(&self) -> u64 {
         let (requests, available) = (self.stretch.requests(), self.cache.available());
-        // The decision after them may find new requests.
+        // The decision after them looks for new requests.
         let quiet = self.stretch.uneventful().min(self.inbox.quiet());
         if self.page_size() == 1 {
             // Every token takes a page.
@@ -82,8 +82,8 @@ impl DecodesOn for Scheduler {
         (0..iterations).for_each(|_| self.ratio.decay());
     }
 
-    fn goes_on(&self) -> bool {
-        self.stretches && !self.disturbed && self.stretch.requests() > 0 && self.inbox.quiet() > 0
+    fn continues(&self) -> bool {
+        self.stretches && !self.must_replan && self.stretch.requests() > 0 && self.inbox.quiet() > 0
     }
 
     fn next_notice(&self) -> Time {
@@ -99,13 +99,13 @@ impl DecodesOn for Scheduler {
         false
     }
 
-    fn look_ahead(&mut self, now: Time, changes: &mut Changes) -> Ahead {
+    fn plan_next(&mut self, now: Time, changes: &mut Changes) -> bool {
         self.end_stretch(changes);
         if !self.may_stretch(now) {
-            return Ahead::Other;
+            return false;
         }
         self.begin_stretch();
-        Ahead::Decode
+        true
     }
 
     fn decide_decode(&mut self, now: Time) -> bool {
@@ -130,7 +130,7 @@ impl DecodesOn for Scheduler {
         if self.stretch.leaving().next().is_some() {
             self.running.retain(|&slot| self.stretch.leaving().all(|leaving| leaving != slot));
             self.batch_is_full = false;
-            self.disturbed |= !self.waiting.is_empty();
+            self.must_replan |= !self.waiting.is_empty();
         }
         true
     }
@@ -186,7 +186,7 @@ impl Scheduler {
             }
             self.finish(slot);
             // There may be room now for those who wait.
-            self.disturbed |= !self.waiting.is_empty();
+            self.must_replan |= !self.waiting.is_empty();
         }
     }
 

@@ -34,7 +34,7 @@ struct Node {
     first_page: u64,
     content: SmallVec<[Run; 1]>,
     tokens: u32,
-    /// Identities of its pages; only kept where others are told of them.
+    /// Identities of its pages; only kept where they are reported.
     hashes: HashRuns,
     children: u32,
     /// Place among its siblings: lower came earlier.
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn an_insertion_goes_on_where_the_prefix_ends_that_is_known() {
+    fn an_insertion_continues_where_the_prefix_ends_that_is_known() {
         let mut tree = RadixTree::new(4);
         let content = prompt(&[(0, 10), (90, 20)]);
         let mut known = Prefix::EMPTY;

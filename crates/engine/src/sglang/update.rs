@@ -4,9 +4,9 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::Scheduler;
-use crate::decodes_on::Changes;
 use crate::iteration::{Admitted, Finished, Iteration, Joined, Scheduled, Transfer};
 use crate::step::{Entry, Step};
+use crate::stretch_scheduler::Changes;
 use crate::table::Slot;
 use crate::{Fetch, Links};
 
@@ -83,7 +83,7 @@ impl Scheduler {
 
     /// Lets go of the KV of an ended request once `end` has come.
     pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
-        self.disturbed = true;
+        self.must_replan = true;
         let is_held = |&(slot, _): &(Slot, Option<Time>)| self.requests[slot].id == id;
         let Some(position) = self.held.iter().position(is_held) else { return };
         if end > now {

@@ -19,7 +19,7 @@ impl Scheduler {
             let is_loading = self.loading.iter().any(|&(loading, _)| loading == slot);
             self.requests[slot].stop_with_next_token(is_loading);
         }
-        self.disturbed = true;
+        self.must_replan = true;
         waits
     }
 }

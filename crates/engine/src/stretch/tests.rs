@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What happens in an iteration: who opens and fills a block, and who ends.
+/// What happens in an iteration: which members open and fill a block, and which end.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Events {
     work: StepWork,
@@ -23,9 +23,9 @@ fn of(changes: &[Change]) -> Vec<(u32, Crossing)> {
     changes.iter().map(|change| (change.slot.0, change.crossing)).collect()
 }
 
-/// What happens in each iteration of a stretch that goes on until everybody has ended; what is told of late, where it
+/// What happens in each iteration of a stretch that continues until every member has ended; what is told of late, where it
 /// happened. The joiners are in order. Who ends is noted with the iteration that is in flight then.
-fn follow(lead: u64, block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> Vec<Events> {
+fn follow(lead: u64, block_size: u32, defers_fills: bool, joiners: &[Joiner]) -> Vec<Events> {
     let member = |slot: usize| {
         let Joiner { computed, remaining, stops, .. } = joiners[slot];
         Member { slot: Slot(slot as u32), computed, remaining, stops }
@@ -33,11 +33,11 @@ fn follow(lead: u64, block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> V
     let first = joiners.iter().take_while(|joiner| joiner.at == 0).count();
     let (mut stretch, mut next, mut log) = (Stretch::new(lead), first, Vec::<Events>::new());
     stretch.begin(block_size, (0..first).map(member));
-    stretch.let_fills_wait(fills_wait);
+    stretch.defer_fills(defers_fills);
     while stretch.members() > 0 || next < joiners.len() {
         let to_join = joiners.get(next).map_or(u64::MAX, |joiner| joiner.at) - stretch.done();
         if to_join == 0 {
-            add_late(&mut log, &of(stretch.take_late_fills()));
+            add_late(&mut log, &of(stretch.take_deferred_fills()));
             stretch.join(member(next));
             next += 1;
             continue;
@@ -53,13 +53,13 @@ fn follow(lead: u64, block_size: u32, fills_wait: bool, joiners: &[Joiner]) -> V
         let (work, opening) = (stretch.work(), stretch.num_opening());
         let mut filling: Vec<u32> = stretch.filling().map(|slot| slot.0).collect();
         let changes = stretch.take_crossings();
-        let late = changes.iter().take_while(|change| change.is_late).count();
-        assert!(late == 0 || fills_wait);
+        let late = changes.iter().take_while(|change| change.is_deferred).count();
+        assert!(late == 0 || defers_fills);
         add_late(&mut log, &of(&changes[..late]));
         let crossings = of(&changes[late..]);
         let opened = crossings.iter().filter(|(_, what)| *what == Crossing::Opens).count();
         assert_eq!(opened, opening as usize);
-        if !fills_wait || lead > 0 {
+        if !defers_fills || lead > 0 {
             filling.sort_unstable();
             let fills = crossings.iter().filter(|(_, what)| *what == Crossing::Fills);
             assert_eq!(filling, fills.map(|(slot, _)| *slot).collect::<Vec<_>>());
@@ -130,9 +130,9 @@ proptest! {
         joiners.sort_by_key(|joiner| joiner.0);
         let joiner = |&(at, computed, remaining, stops)| Joiner { at, computed, remaining, stops };
         let joiners: Vec<_> = joiners.iter().map(joiner).collect();
-        for fills_wait in [false, true] {
+        for defers_fills in [false, true] {
             let expected = spelled_out(lead, block_size, &joiners);
-            prop_assert_eq!(follow(lead, block_size, fills_wait, &joiners), expected);
+            prop_assert_eq!(follow(lead, block_size, defers_fills, &joiners), expected);
         }
     }
 }

@@ -137,7 +137,7 @@ impl Scheduler {
     }
 
     /// Whether the head of the waiting queue cannot be admitted, however many iterations pass in which requests only
-    /// decode and none of them stores [`Scheduler::awaited`].
+    /// decode and none of them stores [`Scheduler::first_missing`].
     ///
     /// Blocks are only taken in such iterations and contents only evicted, so that it finds less and less.
     pub(super) fn cannot_be_admitted(&mut self, slot: Slot) -> bool {
@@ -150,7 +150,7 @@ impl Scheduler {
         self.kv.find_hits(request, hittable, &mut self.hits);
         let hits = self.hits.len();
         let blocks = hittable / self.config.block_size;
-        self.awaited = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
+        self.first_missing = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
         if self.config.no_evict.is_some() && request.remote_prefill {
             self.hits.clear();
         }

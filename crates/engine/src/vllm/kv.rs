@@ -91,7 +91,7 @@ impl KvCache {
     }
 
     /// Whether it is soon enough to store what a request generates when it loses its blocks: nobody else can hit it, and
-    /// nobody is told of it.
+    /// it is not reported.
     pub(crate) fn stores_at_end(&self, request: &Request) -> bool {
         request.has_private_output && !self.pool.has_events()
     }

@@ -94,7 +94,7 @@ impl BlockPool {
 
     /// Adds the blocks to hit for an ascending run to `hits`, up to the first that is not cached; returns whether all are.
     ///
-    /// The run goes on where `hits` ends.
+    /// The run continues where `hits` ends.
     pub(crate) fn find_hits(&self, run: HashRun, hits: &mut Hits) -> bool {
         let mut at = 0;
         while at < run.len {

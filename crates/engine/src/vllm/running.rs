@@ -37,7 +37,7 @@ impl Scheduler {
                     round.budget -= tokens;
                     index += 1;
                 }
-                Room::PreemptedItself if self.scan_goes_on() => {}
+                Room::PreemptedItself if self.scan_continues() => {}
                 Room::PreemptedItself | Room::Wait => break,
             }
         }
@@ -58,7 +58,7 @@ impl Scheduler {
             && self.config.preemption_mode == PreemptionMode::Fifo
     }
 
-    fn scan_goes_on(&self) -> bool {
+    fn scan_continues(&self) -> bool {
         self.config.scheduling_policy == SchedulingPolicy::Priority
             && self.config.vllm_version >= VllmVersion::V0_33
     }

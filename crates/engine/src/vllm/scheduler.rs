@@ -43,7 +43,7 @@ pub(crate) struct Scheduler {
     since_prefill: Option<u32>,
     /// Whether `prefill_schedule_interval` holds nothing back for now.
     interval_released: bool,
-    /// Whether a request ended that vLLM's workers are told of in the next iteration, even if it is empty.
+    /// Whether a request ended that vLLM's workers learn of in the next iteration, even if it is empty.
     pub(super) ended_since_schedule: bool,
     /// The blocks that the request being admitted hits; kept for its memory.
     pub(super) hits: Hits,
@@ -55,9 +55,9 @@ pub(crate) struct Scheduler {
     /// Running requests that decode: so many of `running` from the first on as it has members, which are not up to date.
     pub(super) stretch: Stretch,
     /// Whether something came that may end the stretch.
-    pub(super) disturbed: bool,
+    pub(super) must_replan: bool,
     /// The block that the head of the waiting queue would hit next if it were stored.
-    pub(super) awaited: Option<SequenceHash>,
+    pub(super) first_missing: Option<SequenceHash>,
 }
 
 /// A request whose KV is on its way.
@@ -112,8 +112,8 @@ impl Scheduler {
             put_off: Vec::new(),
             trace_blocks,
             stretch: Stretch::new(u64::from(config.async_scheduling)),
-            disturbed: false,
-            awaited: None,
+            must_replan: false,
+            first_missing: None,
             config,
         }
     }
@@ -132,7 +132,7 @@ impl Scheduler {
         }
         // Behind a head that has to go on waiting, nobody of the same policy is looked at; but the more wait, the less of
         // a prompt may be computed at a time.
-        self.disturbed |= self.waiting.len() == 0
+        self.must_replan |= self.waiting.len() == 0
             || self.config.scheduling_policy != SchedulingPolicy::Fcfs
             || self.config.long_prefill_token_threshold_adaptive;
         let request = Request::new(request, self.config.block_size);

@@ -6,10 +6,10 @@ use servecast_types::{SequenceHash, Time};
 
 use super::request::{Request, Status};
 use super::scheduler::{Round, Scheduler};
-use crate::decodes_on::{Ahead, Changes, DecodesOn};
 use crate::iteration::{Finished, Scheduled};
 use crate::step::{Entry, Step};
 use crate::stretch::{Change, Crossing, Ended, Member, Stretch};
+use crate::stretch_scheduler::{Changes, StretchScheduler};
 use crate::table::Slot;
 
 impl Scheduler {
@@ -24,10 +24,10 @@ impl Scheduler {
         !is_special && self.running.len() < self.config.max_num_batched_tokens as usize
     }
 
-    /// Whether the next iterations are nothing but a stretch, the first one being decided `now`.
+    /// Whether the next iterations are pure decode iterations of the stretch, the first of them decided `now`.
     fn only_decodes(&mut self, now: Time) -> bool {
         let all_decode = self.stretch.requests() > 0 && self.num_members() == self.running.len();
-        all_decode && !self.notices_at_decision(now) && self.waiting_goes_on()
+        all_decode && !self.notices_at_decision(now) && self.nobody_is_admitted()
     }
 
     /// Whether a decision `now` notices the end of a transfer.
@@ -35,7 +35,8 @@ impl Scheduler {
         !self.polls() && self.next_notice() <= now
     }
 
-    /// Lets the running requests join that come next and decode from now on; the first ones begin the stretch.
+    /// Adds running requests that only decode from now on, in order of the running list, up to the first that does not. If
+    /// there is no stretch, they begin one.
     fn enlist(&mut self) {
         let most = self.config.max_model_len;
         if self.num_members() == 0 {
@@ -56,9 +57,9 @@ impl Scheduler {
         }
     }
 
-    /// Whether nobody can be admitted before a running request ends.
-    fn waiting_goes_on(&mut self) -> bool {
-        self.awaited = None;
+    /// Whether no waiting request can be admitted before a running one ends.
+    fn nobody_is_admitted(&mut self) -> bool {
+        self.first_missing = None;
         if self.running.len() >= self.config.max_num_seqs as usize {
             return true;
         }
@@ -66,14 +67,14 @@ impl Scheduler {
         !has_arrived && self.waiting.peek().is_none_or(|slot| self.cannot_be_admitted(slot))
     }
 
-    /// Whether all members get the blocks that they need next.
+    /// Whether enough blocks are free for what the members need in the next iteration.
     fn has_room_for_members(&self) -> bool {
         self.stretch.num_opening() <= self.kv.pool.num_free()
     }
 
-    /// Whether all running requests get the blocks that they need next.
+    /// Whether enough blocks are free for what all running requests need in the next iteration.
     fn has_room_for_running(&self) -> bool {
-        // How many tokens somebody gets does not depend on the time.
+        // The number of scheduled tokens does not depend on the time.
         let mut round = self.round(Time::ZERO);
         round.budget -= self.stretch.requests() as u32;
         let mut needed = self.stretch.num_opening();
@@ -96,12 +97,12 @@ impl Scheduler {
         step.iteration.decoded = members;
         round.budget -= members as u32;
         self.cross_blocks();
-        // What comes after this iteration is not known yet.
-        self.disturbed = true;
+        // The iteration after this one is to be planned anew.
+        self.must_replan = true;
     }
 
-    /// Gives members the blocks that they need in the next iteration, and lets others hit those that they fill, unless
-    /// [nobody would](super::kv::KvCache::stores_at_end).
+    /// Allocates the blocks that members need in the next iteration, and puts those that they fill into the prefix cache,
+    /// unless [nobody could hit them](super::kv::KvCache::stores_at_end).
     fn cross_blocks(&mut self) {
         let (decided, lead) = (self.stretch.done() + 1, self.stretch.lead() as u32);
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
@@ -115,27 +116,27 @@ impl Scheduler {
         }
     }
 
-    /// Whether a member's block is known to be full in the next iteration that the head of the waiting queue would hit next: that is
-    /// admitted in the same iteration then, if there is room for it.
+    /// Whether a member fills, with the next iteration, the block that the head of the waiting queue would hit next. Then
+    /// that request may be admitted in the same iteration.
     #[inline]
-    fn fills_awaited(&mut self) -> bool {
-        self.awaited.is_some_and(|awaited| self.fills(awaited))
+    fn fills_first_missing(&mut self) -> bool {
+        self.first_missing.is_some_and(|first_missing| self.fills(first_missing))
     }
 
-    fn fills(&mut self, awaited: SequenceHash) -> bool {
+    fn fills(&mut self, first_missing: SequenceHash) -> bool {
         let known = self.stretch.done() + 1 - self.stretch.lead();
         self.stretch.filling().any(|slot| {
             let request = &mut self.requests[slot];
             let blocks = request.tokens_in(known) / self.config.block_size;
-            // What nobody else names, nobody waits for.
-            !request.has_private_output && request.hashes(blocks).get(blocks - 1) == Some(awaited)
+            // Output with an identity of its own is no part of any other prompt.
+            !request.has_private_output && request.hashes(blocks).get(blocks - 1) == Some(first_missing)
         })
     }
 
-    /// Lets others hit what members filled in the iteration before, where that has waited.
-    fn tell_late_fills(&mut self) {
+    /// Puts the blocks into the prefix cache that members filled in the iteration before, where that was deferred.
+    fn flush_fills(&mut self) {
         let done = self.stretch.done();
-        for &Change { slot, .. } in self.stretch.take_late_fills() {
+        for &Change { slot, .. } in self.stretch.take_deferred_fills() {
             let request = &mut self.requests[slot];
             if !self.kv.stores_at_end(request) {
                 let end = request.tokens_in(done);
@@ -164,18 +165,17 @@ impl Scheduler {
             self.running.remove(position.expect("a member runs"));
             self.finish(slot);
         }
-        // There may be room now for those who wait: blocks and a place, or tokens of the next iterations.
-        self.disturbed |= changed && self.num_waiting() > 0;
+        // A waiting request may fit now: there are free blocks, a free seat, and tokens in the budget.
+        self.must_replan |= changed && self.num_waiting() > 0;
     }
 }
 
 /// A request as a member of a stretch.
 impl Request {
-    /// The member that it is from the next iteration on if nothing is left of it but to decode, `decided` iterations having
-    /// been decided.
+    /// Itself as a member from the next iteration on, if it only decodes from now on; `decided` iterations have been decided.
     fn joins(&self, slot: Slot, decided: u64, lead: u64, max_model_len: u32) -> Option<Member> {
         let in_flight = lead as u32;
-        // It got a token in the iteration before, or gets it, and that is at least its second one.
+        // It has decoded in the iteration before, or in the one in flight: that token is its second at least.
         let decodes = self.outputs + in_flight >= 2
             && self.placeholders == in_flight
             && self.last_iteration == decided
@@ -214,7 +214,7 @@ impl Request {
     }
 }
 
-impl DecodesOn for Scheduler {
+impl StretchScheduler for Scheduler {
     fn stretch(&self) -> &Stretch {
         &self.stretch
     }
@@ -229,8 +229,8 @@ impl DecodesOn for Scheduler {
         self.ended += iterations;
     }
 
-    fn goes_on(&self) -> bool {
-        !self.disturbed && self.stretch.requests() > 0
+    fn continues(&self) -> bool {
+        !self.must_replan && self.stretch.requests() > 0
     }
 
     fn next_notice(&self) -> Time {
@@ -246,29 +246,29 @@ impl DecodesOn for Scheduler {
         self.polls() && self.next_notice() <= start
     }
 
-    fn look_ahead(&mut self, now: Time, changes: &mut Changes) -> Ahead {
-        self.tell_late_fills();
+    fn plan_next(&mut self, now: Time, changes: &mut Changes) -> bool {
+        self.flush_fills();
         if self.may_stretch() {
             self.enlist();
             let only_decodes = self.only_decodes(now);
             let has_room =
                 if only_decodes { self.has_room_for_members() } else { self.has_room_for_running() };
             if has_room {
-                if !only_decodes || self.fills_awaited() {
-                    return Ahead::Other;
+                if !only_decodes || self.fills_first_missing() {
+                    return false;
                 }
-                // Who waits for a block, and a router, have to know at once.
-                self.stretch.let_fills_wait(self.awaited.is_none() && !self.kv.pool.has_events());
-                self.disturbed = false;
-                return Ahead::Decode;
+                // A waiting request that would hit the block, and a router, have to know at once.
+                self.stretch.defer_fills(self.first_missing.is_none() && !self.kv.pool.has_events());
+                self.must_replan = false;
+                return true;
             }
         }
         self.end_stretch(changes);
-        Ahead::Other
+        false
     }
 
     fn decide_decode(&mut self, now: Time) -> bool {
-        if !self.has_room_for_members() || self.fills_awaited() || self.notices_at_decision(now) {
+        if !self.has_room_for_members() || self.fills_first_missing() || self.notices_at_decision(now) {
             return false;
         }
         self.ended_since_schedule = false;

@@ -4,9 +4,9 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::{Held, Loading, Scheduler};
-use crate::decodes_on::Changes;
 use crate::iteration::{Finished, Iteration};
 use crate::step::{Entry, Step};
+use crate::stretch_scheduler::Changes;
 use crate::table::Slot;
 
 impl Scheduler {
@@ -51,7 +51,7 @@ impl Scheduler {
             self.kv.pool.release(blocks);
             self.deferred.pop_front();
             // There may be room now for those who wait.
-            self.disturbed = true;
+            self.must_replan = true;
         }
     }
 
@@ -102,7 +102,7 @@ impl Scheduler {
 
     /// Lets go of the blocks of an ended request once `end` has come.
     pub(crate) fn release(&mut self, id: RequestId, end: Time, now: Time) {
-        self.disturbed = true;
+        self.must_replan = true;
         let Some(position) = self.held.iter().position(|held| self.holds(held.slot, id)) else {
             return;
         };
@@ -145,10 +145,10 @@ impl Scheduler {
         for loading in self.loading.iter_mut().filter(ended) {
             loading.received = true;
             iteration.received.push(self.requests[loading.slot].id);
-            self.disturbed = true;
+            self.must_replan = true;
         }
         while let Some(position) = self.next_sent(now, number) {
-            self.disturbed = true;
+            self.must_replan = true;
             let id = self.drop_held(position);
             iteration.sent.push(id);
         }

@@ -22,13 +22,13 @@ impl Scheduler {
                     // KV is still being written to its blocks.
                     self.requests[slot].status = Status::Held;
                     self.held.push(Held { slot, end: Some((loading.end, loading.from)) });
-                    self.disturbed = true;
+                    self.must_replan = true;
                     return true;
                 }
             }
         }
         self.ended_since_schedule = true;
-        self.disturbed = true;
+        self.must_replan = true;
         self.free_blocks(slot);
         self.requests.remove(slot);
         true

@@ -51,7 +51,7 @@ def run_trace_replay(
     num_prefill_workers: int | None = None,
     num_decode_workers: int | None = None,
     replay_concurrency: int | None = None,
-    replay_mode: Literal["offline"] = "offline",
+    replay_mode: Literal["offline", "online"] = "offline",
     router_mode: RouterMode = "round_robin",
     arrival_speedup_ratio: float = 1.0,
     trace_block_size: int | None = None,
@@ -77,7 +77,7 @@ def run_trace_replay(
         num_prefill_workers: Prefill workers; with ``num_decode_workers`` or, for 1 of each, neither.
         num_decode_workers: Decode workers.
         replay_concurrency: Sessions at a time, in place of the arrival times of the trace.
-        replay_mode: Virtual time is the only one.
+        replay_mode: Virtual time, or ``"online"``: the clock of the machine, ``speed`` times as fast.
         router_mode: How requests are spread over the workers of a pool.
         arrival_speedup_ratio: By how much faster than in the trace requests arrive.
         trace_block_size: Prompt tokens that a hash id stands for, 512 if not given (16 in rows with ``chat_id`` and
@@ -118,7 +118,7 @@ def run_synthetic_trace_replay(
     num_prefill_workers: int | None = None,
     num_decode_workers: int | None = None,
     replay_concurrency: int | None = None,
-    replay_mode: Literal["offline"] = "offline",
+    replay_mode: Literal["offline", "online"] = "offline",
     router_mode: RouterMode = "round_robin",
     arrival_speedup_ratio: float = 1.0,
     arrival_interval_ms: float = 1.0,
@@ -151,7 +151,7 @@ def run_synthetic_trace_replay(
         num_prefill_workers: Prefill workers.
         num_decode_workers: Decode workers.
         replay_concurrency: Sessions at a time, in place of arrival times.
-        replay_mode: Virtual time is the only one.
+        replay_mode: Virtual time, or ``"online"``: the clock of the machine, ``speed`` times as fast.
         router_mode: How requests are spread over the workers of a pool.
         arrival_speedup_ratio: By how much faster requests arrive.
         latency: How long iterations take: the name of a latency model, or a function.

@@ -41,6 +41,7 @@ TRACE_CASES: list[tuple[dict[str, Any], list[str]]] = [
         {"replay_concurrency": 4, "extra_engine_args": EngineArgs(engine_type="sglang", block_size=16)},
         ["--replay-concurrency", "4", "--extra-engine-args", '{"engine_type": "sglang", "block_size": 16}'],
     ),
+    ({"max_requests": 3}, ["--max-requests", "3"]),
     ({"arrival_speedup_ratio": 3.5, "sla_ttft_ms": 40}, ["--arrival-speedup-ratio", "3.5", "--sla-ttft-ms", "40"]),
 ]
 
@@ -94,6 +95,21 @@ def test_rows_of_a_trace_may_be_dicts_or_come_from_an_iterator(trace: Path, rows
     expected = servecast.run_trace_replay(str(trace)).requests["ttft_ms"]
     assert list(servecast.run_trace_replay(rows).requests["ttft_ms"]) == list(expected)
     assert list(servecast.run_trace_replay(row for row in rows).requests["ttft_ms"]) == list(expected)
+
+
+def test_an_online_replay_takes_as_long_as_it_says(rows: list[Row]) -> None:
+    report = servecast.run_trace_replay(rows, replay_mode="online", speed=100.0)
+    assert (report["wall_speed"], report["completed_requests"]) == (100.0, len(rows))
+    assert report["wall_time_ms"] >= report["duration_ms"] / 100.0
+    assert report["wall_lateness_max_ms"] >= report["wall_lateness_p50_ms"] >= 0.0
+
+
+def test_an_online_replay_that_waits_can_be_ended(rows: list[Row]) -> None:
+    def stop(progress: servecast.Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        servecast.run_trace_replay(rows, replay_mode="online", speed=0.001, progress=stop)
 
 
 def test_rows_may_hold_numbers_of_numpy(rows: list[Row]) -> None:

@@ -57,6 +57,11 @@ impl Interrupt {
         self.0.requested.load(Ordering::Relaxed)
     }
 
+    /// Whether Ctrl-C came; what comes after that is another one.
+    pub(crate) fn take(&self) -> bool {
+        self.0.requested.swap(false, Ordering::SeqCst)
+    }
+
     /// Fails if Ctrl-C came.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.0.requested.load(Ordering::SeqCst) {

@@ -11,7 +11,7 @@ mod interrupt;
 mod progress;
 mod unknown;
 
-use servecast::{iterations, plan, resolved, routing, rows, timeline};
+use servecast::{iterations, online, plan, resolved, routing, rows, timeline};
 use servecast_config::{deployment, error, latency, router, settings as config, source};
 
 use std::ffi::OsString;

@@ -20,11 +20,13 @@ pub(crate) struct Progress {
     started: Instant,
     drawn: Instant,
     instants: u32,
+    /// Instants between two looks at the wall clock.
+    look_every: u32,
 }
 
 impl Progress {
-    /// A bar for so many requests, unless nobody would see it.
-    pub(crate) fn new(requests: u64, quiet: bool) -> Self {
+    /// A bar for so many requests, unless nobody would see it. Online there is time between instants.
+    pub(crate) fn new(requests: u64, quiet: bool, is_online: bool) -> Self {
         let started = Instant::now();
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{bar:20} {human_pos}/{human_len} requests, {wide_msg}");
@@ -32,14 +34,15 @@ impl Progress {
                 .with_style(style.expect("the template is constant"))
                 .with_message("0 s simulated")
         });
-        Self { bar, started, drawn: started, instants: 0 }
+        let look_every = if is_online { 1 } else { LOOK_EVERY };
+        Self { bar, started, drawn: started, instants: 0, look_every }
     }
 
     /// Virtual time is `now` and so many requests have ended.
     pub(crate) fn tick(&mut self, now: Time, ended: u64) {
         let Some(bar) = &self.bar else { return };
         self.instants = self.instants.wrapping_add(1);
-        if !self.instants.is_multiple_of(LOOK_EVERY) {
+        if !self.instants.is_multiple_of(self.look_every) {
             return;
         }
         let wall = Instant::now();

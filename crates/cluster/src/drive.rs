@@ -61,6 +61,9 @@ pub trait Source {
     /// later than that.
     fn next(&self) -> Option<Time>;
 
+    /// The clock says that it is `now`; told each time it was waited for. What was due before may still have to happen.
+    fn woke(&mut self, _now: Time) {}
+
     /// The next request that has come by `now`. What comes at one time is handed out in the order in which it is to
     /// arrive.
     fn pop_due(&mut self, now: Time) -> Option<Arrival>;
@@ -138,11 +141,12 @@ impl<T: Timer> WallClock<T> {
 
 impl<T: Timer> Clock for WallClock<T> {
     fn wait(&mut self, until: Option<Time>) -> Option<Time> {
-        let now = self.timer.now();
+        let mut now = self.timer.now();
         if until.is_none_or(|until| now < until) {
             self.timer.sleep(until);
+            now = self.timer.now();
         }
-        self.last = self.timer.now().max(self.last);
+        self.last = self.last.max(now);
         Some(self.last)
     }
 }
@@ -179,6 +183,7 @@ pub fn drive_with(
             break;
         }
         let Some(time) = clock.wait(next) else { break };
+        drive.source.woke(time);
         while let Some(due) = drive.next().filter(|due| *due <= time) {
             drive.step(due.max(drive.now))?;
         }

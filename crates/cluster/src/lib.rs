@@ -30,6 +30,7 @@ mod route;
 mod routing;
 mod simulate;
 mod sink;
+mod stamped;
 mod tokens;
 mod worker;
 
@@ -46,4 +47,5 @@ pub use ordered::Ordered;
 pub use replay::{LoadMode, Replay};
 pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
 pub use simulate::Simulation;
+pub use stamped::Stamp;
 pub use tokens::TokenLog;

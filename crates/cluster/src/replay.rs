@@ -96,6 +96,15 @@ impl Replay {
         Ok(replay)
     }
 
+    /// Takes away what lies between users and deployment, before the first turn: from now on a turn is due when it is to
+    /// be sent.
+    pub(crate) fn take_host(&mut self) -> Host {
+        let host = std::mem::replace(&mut self.host, Host::NONE);
+        self.shortest_front_end = self.host.front_end(0);
+        self.plan_next();
+        host
+    }
+
     /// Fixes the worker of each stage of a turn.
     pub(crate) fn force_placement(&mut self, session: u32, turn: u32, workers: Placement) {
         self.placements.insert(TurnId { session, turn }, workers);

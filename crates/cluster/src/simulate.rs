@@ -1,4 +1,4 @@
-//! The virtual-clock driver: runs a workload on a deployment, as fast as it can.
+//! Runs a workload on a deployment: as fast as it can, or by a clock.
 
 use servecast_record::RunRecord;
 use servecast_types::{Role, WorkerId};
@@ -6,8 +6,9 @@ use servecast_workload::Workload;
 
 use crate::cluster::Cluster;
 use crate::config::{SimulationOptions, Topology};
-use crate::drive::{VirtualClock, drive};
+use crate::drive::{Timer, VirtualClock, WallClock, drive};
 use crate::replay::Replay;
+use crate::stamped::{Stamp, Stamped};
 use crate::{ClusterError, Observer, Pick, RunError};
 
 /// A deployment and the load on it.
@@ -56,5 +57,23 @@ impl Simulation {
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         let end = drive(&mut self.cluster, &mut self.replay, &mut VirtualClock, observer)?;
         self.cluster.finish(end)
+    }
+
+    /// Runs by the clock of `timer`: a turn is sent when the clock wakes for it, which is said with the record. When `stop`
+    /// says so, asked each time it wakes, nothing more is sent, and what is under way is taken back.
+    ///
+    /// Replayed from the stamps, whoever watches, every request is served as it was here.
+    ///
+    /// # Panics
+    /// As [`Simulation::run`].
+    pub fn run_online(
+        mut self,
+        timer: impl Timer,
+        stop: impl FnMut() -> bool,
+        observer: &mut impl Observer,
+    ) -> Result<(RunRecord, Vec<Stamp>), RunError> {
+        let mut source = Stamped::new(self.replay, stop);
+        let end = drive(&mut self.cluster, &mut source, &mut WallClock::new(timer), observer)?;
+        Ok((self.cluster.finish(end)?, source.into_stamps()))
     }
 }

@@ -118,9 +118,15 @@ pub struct TraceConfig {
     /// Keep this many sessions under way at a time instead of following the arrival times
     #[arg(long, value_name = "SESSIONS")]
     pub replay_concurrency: Option<u32>,
-    /// Clock of the replay: virtual time is all there is so far
-    #[arg(long, hide = true, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline"]))]
+    /// Replay no more than the first N requests of the load, in the order of its lines
+    #[arg(long, value_name = "N")]
+    pub max_requests: Option<usize>,
+    /// Clock of the replay: virtual time (offline), or that of the machine (online), by which it takes as long as it says
+    #[arg(long, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline", "online"]))]
     pub replay_mode: Option<ReplayMode>,
+    /// How many times as fast as the clock of the machine an online replay goes
+    #[arg(long, value_name = "FACTOR", value_parser = finite)]
+    pub speed: Option<f64>,
     /// Root of all random numbers
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -269,6 +275,9 @@ pub struct OutputConfig {
     /// Write a JSON line a decision of the KV router
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub routing_jsonl: Option<PathBuf>,
+    /// Write a trace of the requests as an online replay sent them, from which `replay` repeats it offline
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub log_arrivals: Option<PathBuf>,
     /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report_html: Option<PathBuf>,
@@ -334,6 +343,8 @@ pub struct SeveralConfig {
 pub enum ReplayMode {
     /// Virtual time, as fast as it can be computed.
     Offline,
+    /// The clock of the machine.
+    Online,
 }
 
 /// How a result is printed.

@@ -1,5 +1,6 @@
 //! From settings to a workload: a trace, a synthetic workload, or the built-in sample.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use servecast_workload::{
@@ -25,13 +26,15 @@ pub struct Reading {
     pub form: TraceForm,
     /// What rows of sessions hold.
     pub turns: Turns,
+    /// Rows that are used, the first ones; all without it.
+    pub max_requests: Option<NonZeroUsize>,
 }
 
 impl Reading {
     /// What the rows of `trace` stand for.
     pub fn cut(&self, trace: &Trace) -> Cut {
         let block_size = self.block_size.or(trace.block_size).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
-        Cut { block_size, turns: self.turns }
+        Cut { block_size, turns: self.turns, max_requests: self.max_requests }
     }
 }
 
@@ -51,11 +54,15 @@ pub enum Source {
         spec: SyntheticSpec,
         /// Tokens a block.
         block_size: Option<u32>,
+        /// Requests that are sent, the first ones; all without it.
+        max_requests: Option<NonZeroUsize>,
     },
     /// The built-in sample.
     Sample {
         /// The root of its random numbers.
         seed: u64,
+        /// Requests that are sent, the first ones; all without it.
+        max_requests: Option<NonZeroUsize>,
     },
 }
 
@@ -66,6 +73,10 @@ impl Source {
         if *trace_block_size == Some(0) {
             return Err(layers.refused(&TraceError::BlockSize));
         }
+        let max_requests =
+            config.trace.max_requests.map(NonZeroUsize::try_from).transpose().map_err(|_| {
+                layers.refused(message!("{max_requests} is 0, but at least 1 request has to be replayed"))
+            })?;
         let synthetic = first_synthetic_key(&config.synthetic);
         match (trace_file, synthetic) {
             (Some(_), Some(key)) => Err(layers
@@ -80,7 +91,7 @@ impl Source {
                 let columns =
                     columns.map_err(|problem: String| layers.refused(message!("{columns} {}", problem)))?;
                 let form = TraceForm { unit: *time_unit, columns };
-                let reading = Reading { block_size: *trace_block_size, form, turns };
+                let reading = Reading { block_size: *trace_block_size, form, turns, max_requests };
                 Ok(Self::Trace { path: path.clone(), reading })
             }
             (None, _) if time_unit.is_some() || turns.is_some() || columns.is_some() => {
@@ -93,11 +104,12 @@ impl Source {
             (None, Some(key)) => Ok(Self::Synthetic {
                 spec: synthetic_spec(config, key).map_err(|problem| layers.refused(problem))?,
                 block_size: *trace_block_size,
+                max_requests,
             }),
             (None, None) if trace_block_size.is_some() => Err(layers
                 .refused(message!("{trace_block_size} has no effect on the built-in sample"))
                 .with_hint(trace_or_synthetic())),
-            (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED) }),
+            (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED), max_requests }),
         }
     }
 
@@ -115,7 +127,7 @@ impl Source {
 
     /// Refuses a synthetic workload that cannot be made.
     pub fn check(&self, engine_block_size: u32, layers: &Layers) -> Result<(), Failure> {
-        let Self::Synthetic { spec, block_size } = self else { return Ok(()) };
+        let Self::Synthetic { spec, block_size, .. } = self else { return Ok(()) };
         let spec =
             SyntheticSpec { trace_block_size: block_size.unwrap_or(engine_block_size), ..spec.clone() };
         spec.validate().map_err(|error| layers.refused(error))
@@ -123,20 +135,71 @@ impl Source {
 
     /// Reads or makes the workload.
     pub fn load(&self, load: Load, engine_block_size: u32, layers: &Layers) -> Result<Workload, Failure> {
-        match self {
+        self.rows(engine_block_size, layers)?.into_workload(load)
+    }
+
+    /// Reads or makes the rows of the workload.
+    pub fn rows(&self, engine_block_size: u32, layers: &Layers) -> Result<LoadRows, Failure> {
+        let made = |rows: Vec<TraceRow>, cut| LoadRows {
+            trace: Trace { rows, ..Trace::default() },
+            cut,
+            path: None,
+        };
+        Ok(match self {
             Self::Trace { path, reading } => {
                 let trace = read_trace(path, &reading.form)?;
                 let cut = reading.cut(&trace);
-                trace.into_workload(cut, load).map_err(|error| unusable_trace(path, &error))
+                LoadRows { trace, cut, path: Some(path.clone()) }
             }
-            Self::Synthetic { spec, block_size } => {
+            Self::Synthetic { spec, block_size, max_requests } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
                 let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
                 let rows = generate(&spec).map_err(|error: SyntheticError| layers.refused(error))?;
-                workload_of(rows, trace_block_size, load)
+                made(rows, Cut { max_requests: *max_requests, ..trace_block_size.into() })
             }
-            Self::Sample { seed } => workload_of(sample_chat_sessions(*seed), SAMPLE_BLOCK_SIZE, load),
+            Self::Sample { seed, max_requests } => {
+                let cut = Cut { max_requests: *max_requests, ..SAMPLE_BLOCK_SIZE.into() };
+                made(sample_chat_sessions(*seed), cut)
+            }
+        })
+    }
+}
+
+/// A load as its trace has it, or as it was made.
+#[derive(Debug, Clone)]
+pub struct LoadRows {
+    trace: Trace,
+    cut: Cut,
+    /// The trace.
+    path: Option<PathBuf>,
+}
+
+impl LoadRows {
+    /// Its rows.
+    pub fn rows(&self) -> &[TraceRow] {
+        &self.trace.rows
+    }
+
+    /// The same, for whoever needs nothing else.
+    pub fn into_rows(self) -> Vec<TraceRow> {
+        self.trace.rows
+    }
+
+    /// Tokens that a hash id of them stands for.
+    pub fn block_size(&self) -> u32 {
+        if self.trace.token_ids { 1 } else { self.cut.block_size }
+    }
+
+    /// What it comes to.
+    pub fn into_workload(self, load: Load) -> Result<Workload, Failure> {
+        let Self { trace, cut, path } = self;
+        let workload = trace.into_workload(cut, load);
+        if let Some(path) = path {
+            return workload.map_err(|error| unusable_trace(&path, &error));
         }
+        let workload = workload.map_err(|error| Failure::input(&error))?;
+        // What is odd about it was asked for.
+        Ok(Workload { notes: TraceNotes::default(), ..workload })
     }
 }
 
@@ -198,13 +261,6 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
         }
         _ => failure,
     }
-}
-
-fn workload_of(rows: Vec<TraceRow>, block_size: u32, load: Load) -> Result<Workload, Failure> {
-    let workload = Workload::from_owned_rows(rows, block_size, load);
-    let workload = workload.map_err(|error| Failure::input(&error))?;
-    // What is odd about it was asked for.
-    Ok(Workload { notes: TraceNotes::default(), ..workload })
 }
 
 /// The first given setting of a synthetic workload.

@@ -19,6 +19,9 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
     for (reason, &requests) in &report.rejected_by_reason {
         facts.push(format!("  rejected as {reason}: {}", count(requests)));
     }
+    if let Some(withdrawn) = report.withdrawn_requests {
+        facts.push(format!("  taken back by their clients: {}", count(withdrawn)));
+    }
     if report.itl_relative_error > 0.0 {
         facts.push(format!(
             "Percentiles of inter token latency: within {}, for more than {} distinct gaps",
@@ -47,6 +50,18 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
     let duration = or_none(report.duration_ms.map(|ms| format!("{} ms", grouped(ms, 2))));
     facts.push(format!("Simulated duration: {duration}"));
     facts.push(format!("Wall time: {} ms", grouped(report.wall_time_ms, 2)));
+    if let (Some(speed), Some(p50), Some(p99), Some(max)) = (
+        report.wall_speed,
+        report.wall_lateness_p50_ms,
+        report.wall_lateness_p99_ms,
+        report.wall_lateness_max_ms,
+    ) {
+        let [p50, p99, max] = [p50, p99, max].map(|ms| grouped(ms, 3));
+        facts.push(format!(
+            "Online at {speed} times the clock of the machine: events handled late by p50 {p50} ms, p99 {p99} ms, \
+             at most {max} ms"
+        ));
+    }
     facts
 }
 

@@ -71,6 +71,6 @@ pub use servecast_latency::ErrorBar;
 pub use sla::{Sla, SlaError};
 pub use slo::{LatencyLimit, Metric, Slo, SloError, SloOutcome, Statistic, is_share, render_slo};
 pub use stats::Stats;
-pub use summary::{SummaryOptions, summarize};
+pub use summary::{Online, SummaryOptions, summarize};
 pub use table::{Cells, TableOptions, grouped, printable_styled, render_cells, render_table};
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

@@ -68,6 +68,9 @@ flat_object! {
         pub rejected_requests: u64,
         /// Rejected requests by reason; reasons that did not occur have no entry.
         pub rejected_by_reason: Counts,
+        /// Requests that their clients took back, as those under way when an online replay is ended; absent when there
+        /// were none.
+        pub withdrawn_requests: Option<u64>,
         /// Prompt tokens of completed requests.
         pub total_input_tokens: u64,
         /// Tokens produced for completed requests.
@@ -80,6 +83,15 @@ flat_object! {
         pub duration_ms: Measured,
         /// What the simulation itself took, in ms of real time.
         pub wall_time_ms: f64,
+        /// How many times as fast as the clock of the machine the run went; absent but for online replays.
+        pub wall_speed: Option<f64>,
+        /// How late instants at which something happened were handled, in ms of real time, the median; absent but for
+        /// online replays.
+        pub wall_lateness_p50_ms: Option<f64>,
+        /// The same, 99th percentile.
+        pub wall_lateness_p99_ms: Option<f64>,
+        /// The same, the largest.
+        pub wall_lateness_max_ms: Option<f64>,
         /// Completed requests a second: `completed_requests` / duration.
         pub request_throughput_rps: Measured,
         /// Prompt tokens of completed requests a second: `total_input_tokens` / duration.
@@ -181,7 +193,7 @@ mod tests {
     use servecast_record::RunRecord;
 
     use super::*;
-    use crate::{SummaryOptions, fixture, summarize};
+    use crate::{Online, SummaryOptions, fixture, summarize};
 
     /// A report in which no optional key is absent.
     fn full() -> Report {
@@ -190,10 +202,14 @@ mod tests {
         let sentences = vec!["a note".to_owned()];
         let provenance = fixture::provenance();
         let slo = vec!["p95 ttft <= 1s".parse().unwrap()];
-        let options = SummaryOptions { sla, slo, wall_time_ms: 1.5, notes, sentences, provenance };
+        let mut online = Online { speed: 2.0, ..Online::default() };
+        online.lateness.add(servecast_types::Duration::from_ns(250_000), 3);
+        let online = Some(online);
+        let options = SummaryOptions { sla, slo, wall_time_ms: 1.5, online, notes, sentences, provenance };
         let report = summarize(&fixture::run(), &options);
+        let withdrawn_requests = Some(1);
         let overload = Overload { from_ms: 60e3, growth_rps: 3.75, arrival_rps: 12.5, backlog: 17 };
-        Report { overload: Some(overload), ..report }
+        Report { overload: Some(overload), withdrawn_requests, ..report }
     }
 
     fn empty() -> Report {
@@ -274,12 +290,17 @@ mod tests {
             "kv_capacity": 1,
             "prompt_too_long": 1
           },
+          "withdrawn_requests": 1,
           "total_input_tokens": 400,
           "total_output_tokens": 8,
           "rejected_input_tokens": 9400,
           "rejected_output_tokens": 2,
           "duration_ms": 170.0,
           "wall_time_ms": 1.5,
+          "wall_speed": 2.0,
+          "wall_lateness_p50_ms": 0.25,
+          "wall_lateness_p99_ms": 0.25,
+          "wall_lateness_max_ms": 0.25,
           "request_throughput_rps": 11.76470588235294,
           "input_throughput_tok_s": 2352.9411764705883,
           "output_throughput_tok_s": 47.05882352941176,

@@ -25,12 +25,33 @@ pub struct SummaryOptions {
     pub slo: Vec<Slo>,
     /// What the simulation itself took, in ms of real time.
     pub wall_time_ms: f64,
+    /// How well a run by the clock of the machine kept to it.
+    pub online: Option<Online>,
     /// What was odd about the trace, as counts by kind.
     pub notes: Counts,
     /// What a reader should know, in sentences.
     pub sentences: Vec<String>,
     /// What was run.
     pub provenance: Provenance,
+}
+
+/// How well a run by the clock of the machine kept to it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Online {
+    /// How many times as fast as that clock it went.
+    pub speed: f64,
+    /// By how much each instant at which something happened was handled late, in real time.
+    pub lateness: TokenGaps,
+}
+
+impl Online {
+    /// A percentile of the lateness, in ms.
+    fn lateness_ms(&self, of: fn(&Stats) -> f64) -> Option<f64> {
+        let lateness = self.lateness.sorted();
+        let lateness: Vec<(f64, u64)> =
+            lateness.into_iter().map(|(late, times)| (late.as_ms(), times)).collect();
+        Stats::of_counted(&lateness).as_ref().map(of)
+    }
 }
 
 /// Computes the report of `run`.
@@ -43,8 +64,11 @@ pub struct SummaryOptions {
 pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let completed: Vec<&RequestRecord> =
         run.requests.iter().filter(|request| request.is_finished()).collect();
-    let rejected: Vec<&RequestRecord> =
-        run.requests.iter().filter(|request| !request.is_finished()).collect();
+    let with = |is: fn(RequestStatus) -> bool| -> Vec<&RequestRecord> {
+        run.requests.iter().filter(|request| is(request.status)).collect()
+    };
+    let rejected = with(|status| matches!(status, RequestStatus::Rejected(_)));
+    let withdrawn = with(|status| status == RequestStatus::Withdrawn);
     let total_input_tokens = sum(&completed, |request| request.input_tokens);
     let total_output_tokens = sum(&completed, |request| request.output_tokens);
 
@@ -60,6 +84,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let good = sla.filter(Sla::judges_requests).map(|sla| Good::of(&completed, sla));
     let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
     let provenance: Provenance = options.provenance.clone();
+    let online = options.online.as_ref();
 
     Report {
         schema_version: SchemaVersion::V1,
@@ -72,12 +97,17 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         completed_requests: completed.len() as u64,
         rejected_requests: rejected.len() as u64,
         rejected_by_reason: by_reason(&rejected),
+        withdrawn_requests: (!withdrawn.is_empty()).then_some(withdrawn.len() as u64),
         total_input_tokens,
         total_output_tokens,
         rejected_input_tokens: sum(&rejected, |request| request.input_tokens),
         rejected_output_tokens: sum(&rejected, |request| request.output_tokens),
         duration_ms: Measured(duration.map(Duration::as_ms)),
         wall_time_ms: options.wall_time_ms,
+        wall_speed: online.map(|online| online.speed),
+        wall_lateness_p50_ms: online.and_then(|online| online.lateness_ms(|late| late.median)),
+        wall_lateness_p99_ms: online.and_then(|online| online.lateness_ms(|late| late.p99)),
+        wall_lateness_max_ms: online.and_then(|online| online.lateness_ms(|late| late.max)),
         request_throughput_rps: per_second(completed.len() as u64),
         input_throughput_tok_s: per_second(total_input_tokens),
         output_throughput_tok_s: per_second(total_output_tokens),

@@ -212,6 +212,7 @@
 //! This crate prints nothing, and writes no files but the journal of a search that is to go on later.
 
 pub mod iterations;
+pub mod online;
 pub mod plan;
 pub mod recommend;
 pub mod replay;

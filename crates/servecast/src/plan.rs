@@ -13,7 +13,7 @@ use crate::timeline::{TimelineOptions, Window};
 use servecast_config::deployment::{self, Deployment};
 use servecast_config::error::Failure;
 use servecast_config::router::{self, Routing};
-use servecast_config::settings::{DEFAULT_SEED, Layers, OutputConfig, ReplayConfig};
+use servecast_config::settings::{DEFAULT_SEED, Layers, OutputConfig, ReplayConfig, ReplayMode};
 use servecast_config::source::Source;
 
 /// A run that can begin.
@@ -30,6 +30,8 @@ pub struct Plan {
     pub mode: LoadMode,
     /// The same, as the workload sees it.
     pub load: Load,
+    /// In an online replay, how many times as fast as the clock of the machine it goes.
+    pub online: Option<f64>,
     /// Where requests come from.
     pub source: Source,
     /// Pools, workers, engines, hand-off.
@@ -62,6 +64,7 @@ impl Plan {
         let sla = limits(&config, &layers)?;
         let slo = objectives(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;
+        let online = online(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
         let exports = exports(&config.output)?;
@@ -86,6 +89,7 @@ impl Plan {
             slo,
             mode,
             load,
+            online,
             source,
             topology,
             block_size,
@@ -98,6 +102,17 @@ impl Plan {
             latency_source,
             latency_error,
         })
+    }
+
+    /// Refuses an online replay, since `why`.
+    pub fn refuse_online(&self, why: impl Into<Message>) -> Result<(), Failure> {
+        match self.online {
+            Some(_) => Err(self
+                .layers
+                .refused(message!("{replay_mode} is online, but {}", why.into()))
+                .with_hint(message!("leave {--replay_mode} out"))),
+            None => Ok(()),
+        }
     }
 
     /// Whether an export has the time of every single token.
@@ -126,6 +141,7 @@ impl Plan {
             sla: self.sla,
             slo: self.slo.clone(),
             wall_time_ms: 0.0,
+            online: None,
             notes: counts(&workload.notes),
             sentences: self.derived.clone(),
             provenance: Provenance {
@@ -258,6 +274,32 @@ fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Fail
         }
         Some(concurrency) => Ok((LoadMode::ClosedLoop { concurrency }, Load::Closed)),
     }
+}
+
+/// The largest speed of an online replay, at which a millisecond of the machine is a quarter of an hour.
+const MOST_SPEED: f64 = 1e6;
+
+/// The speed of an online replay.
+fn online(config: &ReplayConfig, layers: &Layers) -> Result<Option<f64>, Failure> {
+    let given = &config.trace;
+    if given.replay_mode != Some(ReplayMode::Online) {
+        let keys = [("speed", given.speed.is_some()), ("log_arrivals", config.output.log_arrivals.is_some())];
+        return match keys.into_iter().find(|(_, is_given)| *is_given) {
+            Some((key, _)) => Err(layers
+                .refused(message!("{} is for an online replay, but this one is offline", Message::key(key)))
+                .with_hint(message!("{--replay_mode} online goes by the clock of the machine"))),
+            None => Ok(None),
+        };
+    }
+    let speed = given.speed.unwrap_or(1.0);
+    if speed > 0.0 && speed <= MOST_SPEED {
+        return Ok(Some(speed));
+    }
+    Err(layers.refused(message!(
+        "{speed} is {}, but must be above 0 and at most {}: 10 is ten times as fast as the clock of the machine",
+        speed,
+        MOST_SPEED
+    )))
 }
 
 /// The files of `--export`, with their formats.

@@ -2,6 +2,7 @@
 //!
 //! What it refuses and computes is what `servecast replay` does; it reads no environment and prints nothing.
 
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,11 +16,12 @@ use servecast_config::settings::{Difference, Layers};
 use servecast_config::source::{Source, trace_workload, unusable_trace};
 use servecast_engine::Iteration;
 use servecast_record::RunRecord;
-use servecast_report::{Report, SummaryOptions, printable, summarize};
+use servecast_report::{Online, Report, SummaryOptions, printable, summarize};
 use servecast_types::{Message, Role, Time, WorkerId};
 use servecast_workload::{Workload, read_trace};
 
 use crate::iterations::IterationRows;
+use crate::online::run_online;
 use crate::plan::Plan;
 
 /// How often a run tells how far it has come.
@@ -151,27 +153,45 @@ pub fn replay(
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     notes.extend(workload.notes.messages().iter().map(with_arguments));
     let summary = plan.summary(&workload);
-    let mut follower = Follower::new(replay, &workload, watch);
+    let requests = workload.requests() as u64;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;
     let started = wall_clock();
-    let outcome = simulation.run(&mut follower);
+    let watch = Watch::new(watch, requests);
+    let mut follower = Follower::new(replay, &watch);
+    let outcome = run(simulation, plan.online, &watch, &mut follower);
     let wall_time_ms = started.elapsed().as_secs_f64() * 1000.0;
-    let record = outcome.map_err(|error| {
+    let (record, online) = outcome.map_err(|error| {
         let interrupted = matches!(error, RunError::Interrupted { .. });
         let kind = if interrupted { RefusalKind::Interrupted } else { RefusalKind::Run };
         Refusal { kind, message: printable(&chain(&error)).into_owned(), hint: None }
     })?;
-    let options = SummaryOptions { wall_time_ms, ..summary };
+    let options = SummaryOptions { wall_time_ms, online, ..summary };
     let iterations = follower.iterations.map(IterationRows::into_inner);
     let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
     Ok(Outcome { report: summarize(&record, &options), record, iterations, notes })
+}
+
+/// Runs by the clock that there is. A run that `watch` ends has no record.
+fn run(
+    simulation: Simulation,
+    online: Option<f64>,
+    watch: &Watch<'_>,
+    follower: &mut Follower<'_>,
+) -> Result<(RunRecord, Option<Online>), RunError> {
+    let Some(speed) = online else { return Ok((simulation.run(follower)?, None)) };
+    let run = run_online(simulation, speed, || watch.has_ended(), follower)?;
+    if run.was_stopped {
+        return Err(RunError::Interrupted { at: watch.reached.get().now });
+    }
+    Ok((run.record, Some(run.clock)))
 }
 
 /// The deployment of a replay with its load in front, for whoever follows the run with an [`Observer`] of their own.
 pub fn simulation(replay: &Replay) -> Result<Simulation, Refusal> {
     let config = |failure| Refusal::of(RefusalKind::Config, failure);
     let plan = layers(replay).and_then(Plan::new).map_err(config)?;
+    plan.refuse_online("whoever follows a run says by what clock it goes").map_err(config)?;
     let workload = workload(replay.trace.as_deref(), &plan)
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     Simulation::new(&plan.topology, workload, &plan.options())
@@ -215,26 +235,52 @@ fn wall_clock() -> Instant {
     Instant::now()
 }
 
+/// Whoever is told how far a run has come.
+struct Watch<'a> {
+    told_to: RefCell<&'a mut dyn FnMut(Reached) -> ControlFlow<()>>,
+    reached: Cell<Reached>,
+    told: Cell<Instant>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(watch: &'a mut dyn FnMut(Reached) -> ControlFlow<()>, requests: u64) -> Self {
+        let reached = Cell::new(Reached { now: Time::ZERO, ended: 0, requests });
+        Self { told_to: RefCell::new(watch), reached, told: Cell::new(wall_clock()) }
+    }
+
+    /// The run has come so far.
+    fn reached(&self, now: Time, ended: u64) -> ControlFlow<()> {
+        let requests = self.reached.get().requests;
+        self.reached.set(Reached { now, ended, requests });
+        self.tell(ended == requests)
+    }
+
+    /// Whether the run is to end although nothing happens in it.
+    fn has_ended(&self) -> bool {
+        self.tell(false).is_break()
+    }
+
+    fn tell(&self, at_once: bool) -> ControlFlow<()> {
+        // A worker that catches up does much within one instant, so the wall clock, which costs little, is read in each.
+        let wall = wall_clock();
+        if !at_once && wall.duration_since(self.told.get()) < TELL_EVERY {
+            return ControlFlow::Continue(());
+        }
+        self.told.set(wall);
+        (self.told_to.borrow_mut())(self.reached.get())
+    }
+}
+
 /// Follows a run for somebody else.
 struct Follower<'a> {
-    watch: &'a mut dyn FnMut(Reached) -> ControlFlow<()>,
-    requests: u64,
+    watch: &'a Watch<'a>,
     iterations: Option<IterationRows<Vec<u8>>>,
-    told: Instant,
 }
 
 impl<'a> Follower<'a> {
-    fn new(
-        replay: &Replay,
-        workload: &Workload,
-        watch: &'a mut dyn FnMut(Reached) -> ControlFlow<()>,
-    ) -> Self {
-        Self {
-            watch,
-            requests: workload.requests() as u64,
-            iterations: replay.iterations.then(|| IterationRows::new(Vec::new())),
-            told: wall_clock(),
-        }
+    fn new(replay: &Replay, watch: &'a Watch<'a>) -> Self {
+        let iterations = replay.iterations.then(|| IterationRows::new(Vec::new()));
+        Self { watch, iterations }
     }
 }
 
@@ -250,14 +296,7 @@ impl Observer for Follower<'_> {
     }
 
     fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
-        // A worker that catches up does much within one instant, so the wall clock, which costs little, is read in each.
-        let is_last = ended == self.requests;
-        let wall = wall_clock();
-        if !is_last && wall.duration_since(self.told) < TELL_EVERY {
-            return ControlFlow::Continue(());
-        }
-        self.told = wall;
-        (self.watch)(Reached { now, ended, requests: self.requests })
+        self.watch.reached(now, ended)
     }
 }
 

@@ -72,7 +72,9 @@ fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> T
         turns: is_trace.then(|| given.turns.unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,
-        replay_mode: Some(ReplayMode::Offline),
+        max_requests: given.max_requests,
+        replay_mode: Some(if plan.online.is_some() { ReplayMode::Online } else { ReplayMode::Offline }),
+        speed: plan.online,
         seed: Some(given.seed.unwrap_or(DEFAULT_SEED)),
     }
 }

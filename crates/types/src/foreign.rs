@@ -56,8 +56,8 @@ const AIC: &str = "not there yet, {latency} chooses among the latency models tha
 const OUTPUTS: &str = "{report_json} FILE writes the report, {requests_jsonl} FILE a row a request, {output_dir} DIR \
                        both and a page, {export} FORMAT=FILE what other tools write";
 const LIMITS: &str = "limits of goodput are {sla_ttft_ms}, {sla_tpot_ms} and {sla_e2e_ms}";
-const SUBSET: &str = "a trace is replayed as a whole: cut the file, for instance with `head -n`; {request_count} is for \
-                      synthetic workloads";
+const SUBSET: &str = "{max_requests} replays no more than the first requests of a load; {request_count} is for synthetic \
+                      workloads";
 const RATE: &str = "{arrival_speedup_ratio} changes the rate of a trace; in a synthetic workload {arrival_interval_ms} is \
                     the time between two requests, 1000 / rate";
 const PIPELINE: &str =
@@ -101,7 +101,7 @@ const TABLE: &[(&str, &str)] = &[
         "trace_format trace_type input_format dataset_name custom_dataset_type",
         "the form of a trace is recognised by its content: leave it out",
     ),
-    ("max_requests num_requests num_prompts limit request_limit num_conversations", SUBSET),
+    ("num_requests num_prompts limit request_limit num_conversations", SUBSET),
     ("request_rate rate qps arrival_rate", RATE),
     ("burstiness", "{arrival_process} spaces the arrivals of a synthetic workload"),
     ("concurrency max_concurrency", "{replay_concurrency} keeps so many sessions under way at a time"),

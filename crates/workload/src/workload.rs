@@ -1,6 +1,7 @@
 //! Sessions of turns, ready to be replayed.
 
 use std::borrow::Borrow;
+use std::num::NonZeroUsize;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,12 +70,21 @@ pub struct Cut {
     pub block_size: u32,
     /// What the rows of a session hold.
     pub turns: Turns,
+    /// Rows that are used, the first ones of the trace; all without it.
+    pub max_requests: Option<NonZeroUsize>,
+}
+
+impl Cut {
+    /// How many of so many rows are used.
+    fn rows_of(self, rows: usize) -> usize {
+        self.max_requests.map_or(rows, |most| rows.min(most.get()))
+    }
 }
 
 impl From<u32> for Cut {
     /// Whole prompts with so many tokens to a hash id.
     fn from(block_size: u32) -> Self {
-        Self { block_size, turns: Turns::Whole }
+        Self { block_size, turns: Turns::Whole, max_requests: None }
     }
 }
 
@@ -115,15 +125,23 @@ impl Workload {
     /// # Panics
     /// With more than 2³⁰ distinct hash ids of 2³⁰ and above, which would be a trace of over 10 GB.
     pub fn from_rows(rows: &[TraceRow], cut: impl Into<Cut>, load: Load) -> Result<Self, TraceError> {
-        Plan::new(rows, cut.into(), load)?.assemble(rows.iter())
+        let cut = cut.into();
+        let rows = &rows[..cut.rows_of(rows.len())];
+        Plan::new(rows, cut, load)?.assemble(rows.iter())
     }
 
     /// As [`Workload::from_rows`], with each row dropped once it is used: less memory for a long trace.
     ///
     /// # Errors
     /// As there.
-    pub fn from_owned_rows(rows: Vec<TraceRow>, cut: impl Into<Cut>, load: Load) -> Result<Self, TraceError> {
-        Plan::new(&rows, cut.into(), load)?.assemble(rows.into_iter())
+    pub fn from_owned_rows(
+        mut rows: Vec<TraceRow>,
+        cut: impl Into<Cut>,
+        load: Load,
+    ) -> Result<Self, TraceError> {
+        let cut = cut.into();
+        rows.truncate(cut.rows_of(rows.len()));
+        Plan::new(&rows, cut, load)?.assemble(rows.into_iter())
     }
 
     /// How many requests there are.
@@ -169,7 +187,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(rows: &[TraceRow], Cut { block_size, turns }: Cut, load: Load) -> Result<Self, TraceError> {
+    fn new(rows: &[TraceRow], Cut { block_size, turns, .. }: Cut, load: Load) -> Result<Self, TraceError> {
         if block_size == 0 {
             return Err(TraceError::BlockSize);
         }

@@ -4,30 +4,35 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use servecast_cluster::{
     CaughtUp, Detail, LoadMode, Observer, Routed, RunError, Simulation, TokenLog, Topology,
 };
 use servecast_engine::{Decodes, Iteration};
+use servecast_record::RunRecord;
 use servecast_report::{
     Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_slo, render_table,
     summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
-use servecast_workload::Workload;
+use servecast_workload::{Workload, write_mooncake};
 
-use crate::config::{EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven, add_router};
+use crate::config::{
+    DEFAULT_TRACE_BLOCK_SIZE, EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven,
+    add_router,
+};
 use crate::error::{Failure, chain, quoted};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
+use crate::online::{OnlineRun, run_online};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::routing::Row;
 use crate::rows::Rows;
-use crate::source::Source;
+use crate::source::{LoadRows, Source};
 use crate::timeline::Timeline;
 
 pub(super) use servecast::replay::json;
@@ -108,8 +113,12 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     }
     let interrupt = Interrupt::install()?;
 
-    let workload = source.load(plan.load, plan.block_size, layers)?;
+    let rows = source.rows(plan.block_size, layers)?;
+    // What was sent has the rows of what was to be sent.
+    let kept = config.output.log_arrivals.is_some().then(|| rows.clone());
+    let workload = rows.into_workload(plan.load)?;
     let mut options = plan.summary(&workload);
+    let requests = workload.requests();
     let notes = workload.notes.clone();
     if !quiet {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
@@ -119,18 +128,23 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let mut follower = Follower::new(&plan, &workload, quiet, &interrupt)?;
     let simulation =
         Simulation::new(&plan.topology, workload, &plan.options()).map_err(|error| layers.refused(error))?;
-    let outcome = simulation.run(&mut follower);
+    let outcome = run_by_clock(simulation, &plan, &interrupt, &mut follower);
     let timeline = follower.timeline.take();
     let (activity, tokens) = (
         follower.activity.take(),
         follower.tokens.take().map(|tokens| TokenTimes::from(tokens.into_times())),
     );
     let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
-    let record = outcome.map_err(|error| Failure::run(chain(&error)))?;
+    let (record, online) = outcome.map_err(|error| Failure::run(chain(&error)))?;
     if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
         complete.push(timeline.finish(&record).map_err(|error| Failure::write(quoted(path), &error))?);
     }
     options.wall_time_ms = wall_time_ms;
+    let ended_early = online.as_ref().filter(|online| online.was_stopped).map(|_| record.requests.len());
+    if let Some((online, path)) = online.as_ref().zip(config.output.log_arrivals.as_deref()) {
+        complete.push(log_arrivals(online, kept, path, quiet)?);
+    }
+    options.online = online.map(|online| online.clock);
     let report = summarize(&record, &options);
     let run = outputs::Run {
         record: &record,
@@ -151,11 +165,46 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         Format::Json => json(&report),
         Format::Table => render_table(&report, table_options()) + &render_charts(&record, table_options()),
     })?;
+    if let Some(sent) = ended_early {
+        return Err(Failure::interrupted(format!(
+            "interrupted when {sent} of {requests} requests had been sent; the report is of those"
+        )));
+    }
     let missed = missed(&report);
     if plan.fails_if_missed() && !missed.is_empty() {
         return Err(Failure::condition(missed.join("\n       ")));
     }
     Ok(())
+}
+
+/// Runs in virtual time or by the clock of the machine, in which Ctrl-C ends it with what was done.
+fn run_by_clock(
+    simulation: Simulation,
+    plan: &Plan,
+    interrupt: &Interrupt,
+    follower: &mut Follower,
+) -> Result<(RunRecord, Option<OnlineRun>), RunError> {
+    let Some(speed) = plan.online else { return Ok((simulation.run(follower)?, None)) };
+    let mut run = run_online(simulation, speed, || interrupt.take(), follower)?;
+    Ok((std::mem::take(&mut run.record), Some(run)))
+}
+
+/// Writes what was sent, and says how it is replayed.
+fn log_arrivals(
+    online: &OnlineRun,
+    rows: Option<LoadRows>,
+    path: &Path,
+    quiet: bool,
+) -> Result<OutputFile, Failure> {
+    let mut file = OutputFile::create(path)?;
+    let rows = rows.expect("they are kept for a log");
+    let block_size = rows.block_size();
+    let sent = online.stamped(rows.into_rows(), block_size);
+    write_mooncake(&sent, &mut file).map_err(|error| file.failure(&error))?;
+    if !quiet && block_size != DEFAULT_TRACE_BLOCK_SIZE {
+        note(&format!("note: the trace of --log-arrivals is replayed with --trace-block-size {block_size}"));
+    }
+    Ok(file)
 }
 
 /// The objectives that a run misses, in words.
@@ -166,7 +215,7 @@ fn missed(report: &Report) -> Vec<String> {
 /// Says what is replayed if the user did not, and what of the load has no effect.
 fn introduce(plan: &Plan) {
     let Plan { source, config, mode, .. } = plan;
-    if let Source::Sample { seed } = source {
+    if let Source::Sample { seed, .. } = source {
         let is_example = plan.layers.origin("model") == Some(&Origin::Example);
         let [(_, model), (_, gpu), (_, preset)] = EXAMPLE;
         let deployment = format!(", on {model}, {gpu} and {preset}");
@@ -210,6 +259,8 @@ struct Follower {
     tokens: Option<TokenLog>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
+    /// Whether Ctrl-C lets the run end by itself.
+    is_online: bool,
 }
 
 impl Follower {
@@ -217,7 +268,7 @@ impl Follower {
         let output = &plan.config.output;
         let create = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
-            progress: Progress::new(workload.requests() as u64, quiet),
+            progress: Progress::new(workload.requests() as u64, quiet, plan.online.is_some()),
             interrupt: interrupt.clone(),
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
             routing: create(&output.routing_jsonl)?.map(Rows::new),
@@ -225,6 +276,7 @@ impl Follower {
             activity: output.has_page().then(|| watch(&plan.topology)),
             tokens: plan.keeps_token_times().then(|| TokenLog::new(&plan.topology)),
             failure: None,
+            is_online: plan.online.is_some(),
         })
     }
 
@@ -333,7 +385,7 @@ impl Observer for Follower {
     }
 
     fn is_interrupted(&self) -> bool {
-        self.interrupt.is_requested() || self.failure.is_some()
+        (!self.is_online && self.interrupt.is_requested()) || self.failure.is_some()
     }
 
     fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {

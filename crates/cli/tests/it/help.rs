@@ -56,9 +56,7 @@ fn help_names_defaults_and_hides_what_is_not_there() {
     ] {
         assert!(help.contains(text), "{text}");
     }
-    for text in
-        ["--aic", "--planner-config", "online", "none, aic", "no effect", "--replay-mode", "--serve-indexer"]
-    {
+    for text in ["--aic", "--planner-config", "none, aic", "no effect", "--serve-indexer"] {
         assert!(!help.contains(text), "{text}");
     }
 }

@@ -43,6 +43,32 @@ fn an_interrupted_run_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn an_interrupted_online_replay_reports_what_was_done() {
+    let sandbox = Sandbox::new();
+    let online = [
+        "--replay-mode",
+        "online",
+        "--arrival-interval-ms",
+        "100",
+        "--report-json",
+        "r.json",
+        "--iterations-jsonl",
+        "i.jsonl",
+    ];
+    let child = sandbox.command(&[&LONG[..], &online].concat()).spawn().unwrap();
+    // The temporary file of iterations is there when the run begins.
+    wait_until(|| sandbox.files().iter().any(|name| name.starts_with(".servecast-")));
+    std::thread::sleep(Duration::from_millis(300));
+    send("INT", &child);
+    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    assert_eq!(outcome.code, Some(130), "{outcome:?}");
+    assert!(outcome.stderr.contains("of 50 requests had been sent; the report is of those"), "{outcome:?}");
+    let report: serde_json::Value = serde_json::from_str(&sandbox.read("r.json")).unwrap();
+    assert_eq!(report["completed_requests"], 0);
+    assert_eq!(report["num_requests"], report["withdrawn_requests"]);
+}
+
 /// Whether the process has a handler for Ctrl-C, by what Linux tells of it.
 #[cfg(target_os = "linux")]
 fn listens(child: &Child) -> bool {

@@ -75,6 +75,48 @@ fn a_disaggregated_deployment_serves_a_trace() {
 }
 
 #[test]
+fn a_load_may_be_cut_off_after_its_first_requests() {
+    let sandbox = Sandbox::new();
+    sandbox.write("head.jsonl", TRACE.lines().take(2).collect::<Vec<_>>().join("\n"));
+    let cut = sandbox.report(&["t.jsonl", "--max-requests", "2"]);
+    let head = sandbox.report(&["head.jsonl"]);
+    assert_eq!(cut["num_requests"], 2);
+    for key in ["workload_hash", "mean_ttft_ms", "duration_ms", "total_input_tokens"] {
+        assert_eq!(cut[key], head[key], "{key}");
+    }
+    assert_eq!(cut["settings"]["max_requests"], 2);
+    let all = sandbox.report(&["t.jsonl", "--max-requests", "1000"]);
+    assert_eq!(all["num_requests"], 4, "it has no more");
+    // Lines that are not replayed may need a larger block.
+    let more = r#"{"timestamp": 9, "input_length": 9999, "output_length": 1, "hash_ids": [1]}"#;
+    sandbox.write("more.jsonl", format!("{}\n{more}", TRACE.trim_end()));
+    sandbox.run(&["replay", "more.jsonl"]).is_refused(&["line 5"]);
+    assert_eq!(sandbox.report(&["more.jsonl", "--max-requests", "4"])["num_requests"], 4);
+    let made =
+        ["--input-tokens", "100", "--output-tokens", "5", "--request-count", "9", "--turns-per-session", "2"];
+    assert_eq!(sandbox.report(&[&made[..], &["--max-requests", "7"]].concat())["num_requests"], 7);
+    assert_eq!(sandbox.report(&["--max-requests", "3"])["num_requests"], 3, "of the sample");
+}
+
+#[test]
+fn an_online_replay_is_repeated_offline_from_what_it_sent() {
+    let sandbox = Sandbox::new();
+    let deployment = ["--workers", "2", "--router-mode", "kv_router"];
+    let sent = ["--log-arrivals", "sent.jsonl", "--requests-jsonl", "online.jsonl"];
+    let online = ["t.jsonl", "--replay-mode", "online", "--speed", "5", "--report-json", "r.json"];
+    let printed = sandbox.run(&[&["replay"], &online[..], &deployment, &sent].concat()).success();
+    assert!(printed.contains("Online at 5 times the clock of the machine: events handled late by p50"));
+    let report: Value = serde_json::from_str(&sandbox.read("r.json")).unwrap();
+    assert_eq!((&report["wall_speed"], &report["settings"]["replay_mode"]), (&5.0.into(), &"online".into()));
+    assert!(figure(&report, "wall_time_ms") >= figure(&report, "duration_ms") / 5.0);
+    assert!(figure(&report, "wall_lateness_p99_ms") >= figure(&report, "wall_lateness_p50_ms"));
+    sandbox
+        .run(&[&["replay", "sent.jsonl", "--requests-jsonl", "offline.jsonl"], &deployment[..]].concat())
+        .success();
+    assert_eq!(sandbox.read("online.jsonl"), sandbox.read("offline.jsonl"));
+}
+
+#[test]
 fn a_closed_loop_follows_completions() {
     let sandbox = Sandbox::new();
     sandbox.write("closed.jsonl", TRACE.replace("\"timestamp\": 100, ", ""));

@@ -9,7 +9,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("--tp-size=2", "--tensor-parallel-size how many GPUs share each layer"),
     ("--gpu-type=H100", "--gpu on what"),
     ("--model-path=x", "--model says what is served"),
-    ("--max-requests=10", "`head -n`; --request-count is for synthetic workloads"),
+    ("--num-prompts=10", "--max-requests replays no more than the first requests of a load"),
     ("--trace-format=azure", "recognised by its content"),
     ("--num-g2-blocks=10", "KV cache outside the GPU"),
     ("--overlap-score-credit=1", "--router-kv-overlap-score-weight weighs"),
@@ -66,12 +66,10 @@ fn a_command_names_only_options_that_it_has() {
 #[test]
 fn what_is_hidden_is_never_suggested() {
     let sandbox = Sandbox::new();
-    for flag in
-        ["--plan", "--plainn", "--replay-mod", "--serve-indexr", "--router-reset-state", "--use-remote-index"]
-    {
+    for flag in ["--plan", "--plainn", "--serve-indexr", "--router-reset-state", "--use-remote-index"] {
         let outcome = sandbox.run(&["replay", "t.jsonl", flag]);
         outcome.is_refused(&[&format!("no option `{flag}`")]);
-        for hidden in ["--plain`", "--replay-mode", "indexer", "reset-states"] {
+        for hidden in ["--plain`", "indexer", "reset-states"] {
             assert!(!outcome.stderr.contains(hidden), "{outcome:?}");
         }
     }

@@ -7,14 +7,16 @@ use std::collections::{BTreeSet, VecDeque};
 use proptest::prelude::*;
 use serde_json::json;
 use servecast_cluster::{
-    Arrival, Clock, Cluster, LoadMode, NewRequest, Placement, PoolEngine, Replay, SimulationOptions, Source,
-    Timer, Topology, VirtualClock, WallClock, Watches, drive,
+    Arrival, Clock, Cluster, LoadMode, NewRequest, Placement, PoolEngine, Replay, Simulation,
+    SimulationOptions, Source, Timer, Topology, VirtualClock, WallClock, Watches, drive,
 };
 use servecast_engine::EngineArgs;
 use servecast_latency::Host;
 use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
-use servecast_workload::{Load, Session, Turn, TurnStart, Workload};
+use servecast_workload::{
+    Load, Session, TraceRow, Turn, TurnStart, Workload, read_mooncake, stamp_rows, write_mooncake,
+};
 
 use crate::properties::cases;
 use crate::scenario::{Scenario, deployment, host_of, scenario};
@@ -337,4 +339,69 @@ fn what_is_taken_back_on_its_way_to_a_decode_worker_of_sglang_ends_with_the_toke
     let request = &record.requests[0];
     assert_eq!((request.status, request.output_tokens), (RequestStatus::Withdrawn, 1));
     assert_eq!(request.ended, Time::from_ns(11_000_000));
+}
+
+/// A machine that wakes late by one of these after the other.
+struct Sleepy<'a> {
+    now: Time,
+    late_us: std::iter::Cycle<std::slice::Iter<'a, u64>>,
+}
+
+impl Timer for Sleepy<'_> {
+    fn now(&mut self) -> Time {
+        self.now
+    }
+
+    fn sleep(&mut self, until: Option<Time>) {
+        let late = *self.late_us.next().expect("it goes on for ever");
+        self.now = until.expect("something is always under way") + Duration::from_ns(late * 1_000);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    /// However late the clock is, a workload replayed from the times at which it was sent is served in the same way.
+    #[test]
+    fn what_was_sent_by_the_clock_can_be_replayed(
+        scenario in scenario(),
+        late_us in prop::collection::vec(prop_oneof![Just(0), 0_u64..20_000], 1..8),
+        stops_after in prop::option::of(0_usize..200),
+    ) {
+        let load = match scenario.concurrency {
+            Some(_) => Load::Closed,
+            None => Load::Open { arrival_speedup_ratio: 1.0 },
+        };
+        let (topology, options) = deployment(&scenario, false);
+        let simulation = |rows: &[TraceRow], load, mode| {
+            let workload = Workload::from_rows(rows, 6, load).unwrap();
+            Simulation::new(&topology, workload, &SimulationOptions { load: mode, ..options.clone() }).unwrap()
+        };
+        let timer = Sleepy { now: Time::ZERO, late_us: late_us.iter().cycle() };
+        let mut looks = 0;
+        let stop = || {
+            looks += 1;
+            stops_after.is_some_and(|most| looks > most)
+        };
+        let (live, stamps) = simulation(&scenario.rows, load, options.load)
+            .run_online(timer, stop, &mut ())
+            .unwrap();
+        prop_assert_eq!(live.requests.len(), stamps.len());
+        if withdrawn(&live) > 0 || stamps.len() < scenario.rows.len() {
+            prop_assert!(stops_after.is_some());
+            return Ok(());
+        }
+        let sent = stamps.iter().map(|stamp| (stamp.line, stamp.at));
+        let mut file = Vec::new();
+        write_mooncake(&stamp_rows(scenario.rows.clone(), 6, sent), &mut file).unwrap();
+        let rows = read_mooncake(&file[..]).unwrap().rows;
+        let open = Load::Open { arrival_speedup_ratio: 1.0 };
+        let again = simulation(&rows, open, LoadMode::OpenLoop).run(&mut ()).unwrap();
+        prop_assert_eq!(live.requests.len(), again.requests.len());
+        for (live, again) in live.requests.iter().zip(&again.requests) {
+            prop_assert_eq!(live, again);
+        }
+        prop_assert_eq!(&live.gaps, &again.gaps);
+        prop_assert_eq!(&live.pools, &again.pools);
+    }
 }

@@ -30,8 +30,8 @@ pub(super) fn keys_of<T: Default + Serialize>() -> Vec<String> {
     defaults.as_object().expect("settings are an object").keys().cloned().collect()
 }
 
-/// Keys without an effect, which nobody is pointed to.
-const HIDDEN: [&str; 2] = ["plain", "replay_mode"];
+/// Keys that nobody is pointed to.
+const HIDDEN: [&str; 1] = ["plain"];
 
 /// A key that no configuration has, and the one that it is most like.
 pub(super) struct UnknownKey {

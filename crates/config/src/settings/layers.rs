@@ -452,8 +452,8 @@ mod tests {
             ),
             (
                 "replay_mode",
-                "online".into(),
-                "`replay_mode` online is not there yet: a replay runs in virtual time: use offline (from a.toml)",
+                "live".into(),
+                "`replay_mode` is \"live\", but must be `offline` or `online` (from a.toml)",
             ),
         ] {
             let mut layers = Layers::default();

@@ -6,10 +6,8 @@ use servecast_types::{Message, message};
 use crate::error::Failure;
 
 /// Values without a meaning yet, each with what there is instead.
-const VALUES: [(&str, &str, &str); 2] = [
-    ("replay_mode", "online", "a replay runs in virtual time: use offline"),
-    ("router_prefill_load_model", "aic", "a replay does not predict how long a prefill takes: use none"),
-];
+const VALUES: [(&str, &str, &str); 1] =
+    [("router_prefill_load_model", "aic", "a replay does not predict how long a prefill takes: use none")];
 
 /// What to use instead of a value without a meaning yet.
 pub(super) fn instead_of(key: &str, value: &str) -> Option<&'static str> {

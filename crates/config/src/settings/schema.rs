@@ -19,6 +19,7 @@ static DEFAULTS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
         ("turns", json!(Turns::default())),
         ("arrival_speedup_ratio", json!(1.0)),
         ("replay_mode", json!(ReplayMode::Offline)),
+        ("speed", json!(1.0)),
         ("seed", json!(DEFAULT_SEED)),
         ("arrival_interval_ms", json!(synthetic.arrival_interval_ms)),
         ("arrival_process", json!(synthetic.arrival_process)),

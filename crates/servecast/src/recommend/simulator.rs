@@ -155,7 +155,9 @@ pub(super) fn plan(layers: &Layers, settings: &Difference, slowdown: f64) -> Res
         let given = layers.parse()?.engine.speedup_ratio.unwrap_or(1.0);
         layers.vary(&vec![("speedup_ratio".to_owned(), json!(given / slowdown))])?;
     }
-    Plan::new(layers)
+    let plan = Plan::new(layers)?;
+    plan.refuse_online("a search runs in virtual time")?;
+    Ok(plan)
 }
 
 /// A time that the last arrival is not before, in ms.

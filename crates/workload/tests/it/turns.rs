@@ -6,7 +6,10 @@ use servecast_workload::{Cut, Load, Noted, Turn, Turns, Workload, read_mooncake,
 const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
 
 fn workload(text: &str, block_size: u32, turns: Turns) -> Workload {
-    read_mooncake(text.as_bytes()).unwrap().workload(Cut { block_size, turns }, OPEN).unwrap()
+    read_mooncake(text.as_bytes())
+        .unwrap()
+        .workload(Cut { block_size, turns, max_requests: None }, OPEN)
+        .unwrap()
 }
 
 fn whole(text: &str, block_size: u32) -> Workload {
@@ -144,7 +147,7 @@ fn a_session_that_grows_too_long_is_refused() {
     let row = "{\"session_id\": \"a\", \"timestamp\": 0, \"input_length\": 600000000, \"output_length\": 1, \
                \"hash_ids\": [1]}";
     let text = format!("{row}\n{row}");
-    let cut = Cut { block_size: 1_000_000_000, turns: Turns::Delta };
+    let cut = Cut { block_size: 1_000_000_000, turns: Turns::Delta, max_requests: None };
     let error = read_mooncake(text.as_bytes()).unwrap().workload(cut, OPEN).unwrap_err();
     assert_eq!(
         error.to_string(),

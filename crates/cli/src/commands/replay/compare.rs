@@ -95,7 +95,10 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
 
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
     let mut layers = layers.clone();
-    let plan = layers.vary(difference).and_then(|()| Plan::new(layers));
+    let plan = layers.vary(difference).and_then(|()| Plan::new(layers)).and_then(|plan| {
+        plan.refuse_online(message!("{--vary} has several runs at once"))?;
+        Ok(plan)
+    });
     plan.map_err(|failure| failure.about(described(difference)))
 }
 

@@ -40,6 +40,7 @@ pub(super) fn check(
         ("requests_jsonl", &output.requests_jsonl),
         ("iterations_jsonl", &output.iterations_jsonl),
         ("routing_jsonl", &output.routing_jsonl),
+        ("log_arrivals", &output.log_arrivals),
         ("report_html", &output.report_html),
         ("timeline", &output.timeline),
     ];

@@ -48,7 +48,8 @@ pub(crate) fn run(args: &StatsArgs) -> Result<(), Failure> {
     }
     let form = TraceForm { unit: *time_unit, columns: columns.clone() };
     let trace = read_trace(trace_file, &form)?;
-    let reading = Reading { block_size: *trace_block_size, form, turns: turns.unwrap_or_default() };
+    let reading =
+        Reading { block_size: *trace_block_size, form, turns: turns.unwrap_or_default(), max_requests: None };
     let cut = reading.cut(&trace);
     let workload = match trace.workload(cut, Load::Open { arrival_speedup_ratio: 1.0 }) {
         Err(TraceError::NoTimestamp { .. }) => {

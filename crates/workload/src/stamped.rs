@@ -1,0 +1,78 @@
+//! A trace as it was sent.
+
+use rustc_hash::FxHashMap;
+use servecast_types::Time;
+
+use crate::TraceRow;
+
+/// The rows that were sent, in their order, each with the time of that in place of its own: what is read from them arrives
+/// when it was sent. `sent` are lines and times; `block_size` is what their hash ids stand for.
+///
+/// Rows of which the trace says no content get ids, which it would have given them.
+pub fn stamp_rows(
+    rows: Vec<TraceRow>,
+    block_size: u32,
+    sent: impl IntoIterator<Item = (u64, Time)>,
+) -> Vec<TraceRow> {
+    let sent: FxHashMap<u64, Time> = sent.into_iter().collect();
+    let mut first_id = 0;
+    let stamped = |mut row: TraceRow| {
+        if let (true, Some(tokens)) = (row.shares_nothing, row.input_length) {
+            let blocks = tokens.div_ceil(u64::from(block_size.max(1)));
+            row.hash_ids = (first_id..first_id + blocks).collect();
+            row.shares_nothing = false;
+            first_id += blocks;
+        }
+        let at = sent.get(&row.line)?;
+        Some(TraceRow { timestamp_ms: Some(at.as_ms()), delay_ms: None, ..row })
+    };
+    rows.into_iter().filter_map(stamped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Load, Workload};
+
+    #[test]
+    fn rows_have_the_times_at_which_they_were_sent() {
+        let row = |line, timestamp_ms| TraceRow {
+            line,
+            timestamp_ms,
+            delay_ms: timestamp_ms.is_none().then_some(7.0),
+            input_length: Some(5),
+            output_length: 1,
+            hash_ids: vec![line, 9],
+            ..TraceRow::default()
+        };
+        let rows = vec![row(1, Some(10.0)), row(3, None), row(4, Some(20.0))];
+        let sent = [(3, Time::from_ns(1_234_567)), (1, Time::ZERO)];
+        let stamped = stamp_rows(rows.clone(), 4, sent);
+        let expected = [(0, 0.0), (1, 1.234567)].map(|(place, ms): (usize, f64)| TraceRow {
+            timestamp_ms: Some(ms),
+            delay_ms: None,
+            ..rows[place].clone()
+        });
+        assert_eq!(stamped, expected);
+    }
+
+    #[test]
+    fn prompts_of_unknown_content_still_share_nothing() {
+        let row = |line| TraceRow {
+            line,
+            timestamp_ms: Some(0.0),
+            input_length: Some(10),
+            output_length: 1,
+            shares_nothing: true,
+            ..TraceRow::default()
+        };
+        let rows = vec![row(1), row(2), row(3)];
+        let prompts = |rows: &[TraceRow]| -> Vec<_> {
+            let workload = Workload::from_rows(rows, 4, Load::Closed).unwrap();
+            workload.turns().map(|turn| turn.prompt.clone()).collect()
+        };
+        let stamped = stamp_rows(rows.clone(), 4, [(1, Time::ZERO), (3, Time::ZERO)]);
+        let before = prompts(&rows);
+        assert_eq!(prompts(&stamped), [before[0].clone(), before[2].clone()]);
+    }
+}

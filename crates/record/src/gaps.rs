@@ -6,6 +6,10 @@ use servecast_types::Duration;
 /// Distinct lengths up to which each is counted by itself.
 pub const MOST_DISTINCT_GAPS: usize = 1 << 16;
 
+/// A table with so many lengths that is full grows to its largest size at once: while it grows, there is the old one beside
+/// the new one.
+const MANY_GAPS: usize = 1 << 13;
+
 /// Bits of a length that tell its bucket from others: buckets are 2⁻¹⁰ of their lengths wide.
 const PRECISION: u32 = 10;
 
@@ -59,6 +63,9 @@ impl TokenGaps {
     #[inline(never)]
     fn add_exactly(&mut self, ns: u64, times: u64) {
         let Form::Exact(counts) = &mut self.0 else { return };
+        if counts.len() == counts.capacity() && counts.len() >= MANY_GAPS {
+            counts.reserve(MOST_DISTINCT_GAPS + 1 - counts.len());
+        }
         *counts.entry(ns).or_default() += times;
         if counts.len() > MOST_DISTINCT_GAPS {
             self.merge_similar();

@@ -161,15 +161,42 @@ fn add_paths(path: &str, value: &Value, paths: &mut BTreeMap<String, Value>) {
 }
 
 /// The settings that are not the same.
+///
+/// A deployment has settings for all engines, or for those of prompts and those of outputs. Where two deployments differ
+/// in that, what one says of all engines stands beside what the other says of each.
 fn changed(
     baseline: &BTreeMap<String, Value>,
     other: &BTreeMap<String, Value>,
 ) -> BTreeMap<String, SettingChange> {
+    let spread = [baseline, other].map(has_engines_by_role).contains(&true);
+    let [baseline, other] = [baseline, other].map(|settings| {
+        if spread && !has_engines_by_role(settings) { by_role(settings) } else { settings.clone() }
+    });
     let of = |settings: &BTreeMap<String, Value>, path| settings.get(path).cloned().unwrap_or_default();
-    let change = |path| (of(baseline, path), of(other, path));
+    let change = |path| (of(&baseline, path), of(&other, path));
     let paths = baseline.keys().chain(other.keys());
     let changes = paths.map(|path| (path, change(path))).filter(|(_, (before, after))| before != after);
     changes.map(|(path, (baseline, value))| (path.clone(), SettingChange { baseline, value })).collect()
+}
+
+/// Tables with the settings of engines, by the roles of their pools.
+const BY_ROLE: [&str; 2] = ["prefill_engine_args", "decode_engine_args"];
+
+fn has_engines_by_role(settings: &BTreeMap<String, Value>) -> bool {
+    settings.keys().any(|path| path.split_once('.').is_some_and(|(table, _)| BY_ROLE.contains(&table)))
+}
+
+/// Settings with those of all engines for each role.
+fn by_role(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let spread = settings.iter().flat_map(|(path, value)| {
+        match path.strip_prefix("engine_args.") {
+            Some(key) => BY_ROLE.map(|table| format!("{table}.{key}")).to_vec(),
+            None => vec![path.clone()],
+        }
+        .into_iter()
+        .map(move |path| (path, value.clone()))
+    });
+    spread.collect()
 }
 
 impl RunDifference {
@@ -389,6 +416,42 @@ mod tests {
         assert!(errors.is_empty(), "{errors:?}");
         value["runs"][0].as_object_mut().unwrap().remove("figures");
         assert!(!validator.is_valid(&value));
+    }
+
+    #[test]
+    fn engines_of_all_requests_stand_beside_those_of_prompts_and_of_outputs() {
+        let with = |settings: Value| {
+            figures("run", |report| report.settings = serde_json::from_value(settings.clone()).ok())
+        };
+        let one = with(serde_json::json!({
+            "num_workers": 2,
+            "engine_args": {"block_size": 64, "max_num_seqs": 256, "watermark": 0.1},
+        }));
+        let two = with(serde_json::json!({
+            "num_prefill_workers": 1,
+            "prefill_engine_args": {"block_size": 64, "max_num_seqs": 256},
+            "decode_engine_args": {"block_size": 64, "max_num_seqs": 512},
+        }));
+        let differ = |baseline: &NamedFigures, run: &NamedFigures| {
+            let settings = RunDifference::of(baseline, run).settings.unwrap();
+            let line = |(path, change): (&String, &SettingChange)| {
+                format!("{path}: {} {}", change.baseline, change.value)
+            };
+            settings.iter().map(line).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            differ(&one, &two),
+            [
+                "decode_engine_args.max_num_seqs: 256 512",
+                "decode_engine_args.watermark: 0.1 null",
+                "num_prefill_workers: null 1",
+                "num_workers: 2 null",
+                "prefill_engine_args.watermark: 0.1 null",
+            ]
+        );
+        assert_eq!(differ(&two, &one)[0], "decode_engine_args.max_num_seqs: 512 256");
+        let more = with(serde_json::json!({"num_workers": 2, "engine_args": {"block_size": 16}}));
+        assert_eq!(differ(&one, &more)[0], "engine_args.block_size: 64 16");
     }
 
     #[test]

@@ -209,6 +209,20 @@ fn iteration_times_are_shown_on_a_page() {
 }
 
 #[test]
+fn times_of_a_model_that_does_not_fit_are_said_to_be_that() {
+    let sandbox = Sandbox::new();
+    let explain = ["explain", "latency", "--model", "meta-llama/Llama-3.3-70B", "--gpu", "H100-SXM", "--tp"];
+    let notes = |gpus| {
+        let run = sandbox.run(&[&explain[..], &[gpus]].concat());
+        let notes = run.stderr.clone();
+        run.success();
+        notes
+    };
+    assert!(notes("1").contains("such an engine does not run: the model is too large for its GPUs by"));
+    assert_eq!(notes("4"), "");
+}
+
+#[test]
 fn the_kernels_of_attention_can_be_chosen() {
     let sandbox = Sandbox::new();
     let explain = ["explain", "latency", "--model", "meta-llama/Llama-3.3-70B", "--gpu", "B200"];

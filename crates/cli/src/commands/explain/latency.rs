@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::ValueHint;
 use serde_json::{Value, json};
-use servecast_engine::EngineType;
+use servecast_engine::{EngineArgs, EngineType};
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, WeightType};
 use servecast_ops::{AttentionKernels, Composition, Ops, Part};
 use servecast_report::render_latency_page;
@@ -15,6 +15,7 @@ use servecast_report::render_latency_page;
 use super::capacity::{engine, kv_type, weight_type};
 use super::latency_page;
 use crate::config::Format;
+use crate::deployment::capacity_setup;
 use crate::error::Failure;
 use crate::files::{self, OutputFile};
 use crate::latency::{KvType, OpsSettings};
@@ -91,7 +92,8 @@ pub(super) fn run(args: &LatencyArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         files::check_output(path)?;
     }
-    let composition = OpsSettings::of(&options(args))?.compose()?;
+    let settings = OpsSettings::of(&options(args))?;
+    let composition = settings.compose()?;
     let model = Ops::new(&composition);
     let decodes = DECODES.map(|requests| decode(&composition, &model, requests, args.context));
     let prompts = PROMPTS.map(|tokens| prompt(&composition, &model, tokens));
@@ -101,6 +103,11 @@ pub(super) fn run(args: &LatencyArgs) -> Result<(), Failure> {
         let mut file = OutputFile::create(path)?;
         file.write_all(html.as_bytes()).map_err(|error| file.failure(&error))?;
         file.commit()?;
+    }
+    if let Some(setup) = settings.capacity_setup()?
+        && let Err(too_large) = capacity_setup(&EngineArgs::default(), &setup).capacity()
+    {
+        files::note(&format!("note: such an engine does not run: {too_large}"));
     }
     files::print(&match args.format {
         Format::Table => table(&composition, &model, &passes),

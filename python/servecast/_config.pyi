@@ -63,6 +63,7 @@ class EngineArgs(_Settings):
         kv_cache_dtype: str | None = ...,
         kv_role: Literal["kv_producer", "kv_consumer"] | None = ...,
         kv_transfer_bandwidth: float | None = ...,
+        kv_transfer_sharing: Literal["dedicated", "shared"] | None = ...,
         kv_transfer_timing_mode: Literal["full_prompt", "destination_missing"] = ...,
         latency: Callable[[Batch], float] | str | None = ...,
         long_prefill_token_threshold: int = ...,
@@ -195,6 +196,9 @@ class EngineArgs(_Settings):
     @property
     def kv_transfer_bandwidth(self) -> float | None:
         """Bandwidth of the hand-off from prefill to decode, in 10⁹ bytes a second; absent or 0 for no delay."""
+    @property
+    def kv_transfer_sharing(self) -> Literal["dedicated", "shared"] | None:
+        """Whether transfers share the bandwidth: `dedicated`, the default, moves each as if it were alone; `shared` divides the network port of a worker, out of it and into it, among the transfers there at the same time."""
     @property
     def kv_transfer_timing_mode(self) -> Literal["full_prompt", "destination_missing"]:
         """Whether a hand-off moves the whole prompt or only what the decode worker lacks."""

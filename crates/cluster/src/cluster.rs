@@ -23,7 +23,7 @@ use self::life::Change;
 use self::outcome::reject_reason;
 use crate::config::{SimulationOptions, Topology};
 use crate::drive::{Arrival, NewRequest, Placement, Watches};
-use crate::links::{Links, Moved};
+use crate::links::Links;
 use crate::pool::{Dispatch, Dispatches, Pool, Queued};
 use crate::recorder::Recorder;
 use crate::route::Route;
@@ -90,7 +90,7 @@ pub struct Routed {
 }
 
 /// A worker of the deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
     pub(crate) pool: PoolId,
     pub(crate) worker: WorkerId,
@@ -242,9 +242,8 @@ impl Cluster {
                     Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
                     Event::Ready(place) => self.ready(place, now, observer)?,
                 }
-            } else if let Some(Moved { request, from, to, end }) = self.links.pop_ended(now) {
-                assert!(end == now, "the driver stops at every end of a transfer");
-                self.transfer_ended(request, from, Some(to), now, observer)?;
+            } else if let Some(moved) = self.links.pop_ended(now) {
+                self.transfer_ended(moved, now, observer)?;
             } else {
                 return Ok(());
             }

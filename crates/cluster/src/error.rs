@@ -51,6 +51,8 @@ pub enum ClusterError {
         /// Of the decode engine.
         decode: String,
     },
+    /// Transfers that take no time are to share a bandwidth.
+    NothingShared,
     /// A closed loop without anybody in it.
     NoConcurrency,
 }
@@ -93,6 +95,10 @@ impl From<&ClusterError> for Message {
                 Self::key(*key),
                 prefill,
                 decode
+            ),
+            ClusterError::NothingShared => message!(
+                "{kv_transfer_sharing} is shared, but transfers take no time: leave it out, or give \
+                 {kv_transfer_bandwidth} above 0 and {kv_bytes_per_token}"
             ),
             ClusterError::NoConcurrency => {
                 message!("{replay_concurrency} is 0, but at least 1 session has to run at a time")

@@ -1,6 +1,6 @@
 //! What it costs to hand a prompt's KV from a prefill to a decode worker.
 
-use servecast_engine::{EngineArgs, Fetch, KvTransferTimingMode};
+use servecast_engine::{EngineArgs, Fetch, KvTransferSharing, KvTransferTimingMode};
 use servecast_types::{Duration, Time};
 
 use crate::{ClusterError, RunError};
@@ -11,6 +11,7 @@ pub(crate) struct Handoff {
     /// `None`: it takes no time.
     rate: Option<Rate>,
     timing_mode: KvTransferTimingMode,
+    sharing: KvTransferSharing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,7 +49,7 @@ impl TransferTime {
 impl Handoff {
     /// The cost that the settings of both engines give together.
     ///
-    /// Each of bandwidth, bytes a token and timing mode may stand with either engine; the speedup is the prefill
+    /// Each of bandwidth, bytes a token, timing mode and sharing may stand with either engine; the speedup is the prefill
     /// engine's.
     pub(crate) fn new(prefill: &EngineArgs, decode: &EngineArgs) -> Result<Self, ClusterError> {
         let bytes = one_of("kv_bytes_per_token", prefill.kv_bytes_per_token, decode.kv_bytes_per_token)?;
@@ -64,7 +65,17 @@ impl Handoff {
             }),
             _ => None,
         };
-        Ok(Self { rate, timing_mode: given(prefill).or(given(decode)).unwrap_or(default) })
+        let sharing = one_of("kv_transfer_sharing", prefill.kv_transfer_sharing, decode.kv_transfer_sharing)?;
+        let sharing = sharing.unwrap_or(KvTransferSharing::Dedicated);
+        if sharing == KvTransferSharing::Shared && rate.is_none() {
+            return Err(ClusterError::NothingShared);
+        }
+        Ok(Self { rate, timing_mode: given(prefill).or(given(decode)).unwrap_or(default), sharing })
+    }
+
+    /// Whether transfers share the bandwidth.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.sharing == KvTransferSharing::Shared
     }
 
     /// How long the KV of a prompt is under way that is handed off `now`: tokens · bytes / bandwidth, divided by the
@@ -173,6 +184,25 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "`kv_transfer_bandwidth` is 8 for prefill and 9 for decode: give it once, or the same value twice"
+        );
+    }
+
+    #[test]
+    fn only_transfers_that_take_time_are_shared() {
+        let shared = |args| EngineArgs { kv_transfer_sharing: Some(KvTransferSharing::Shared), ..args };
+        let decode = args(Some(1_000_000), Some(1.0), 1.0);
+        assert!(Handoff::new(&shared(args(None, None, 1.0)), &decode).unwrap().is_shared());
+        assert!(!Handoff::new(&args(None, None, 1.0), &decode).unwrap().is_shared());
+        for (bytes, bandwidth) in [(None, None), (None, Some(1.0)), (Some(8), None), (Some(8), Some(0.0))] {
+            let error =
+                Handoff::new(&shared(args(bytes, bandwidth, 1.0)), &args(None, None, 1.0)).unwrap_err();
+            assert_eq!(error, ClusterError::NothingShared);
+        }
+        let dedicated = EngineArgs { kv_transfer_sharing: Some(KvTransferSharing::Dedicated), ..decode };
+        let error = Handoff::new(&shared(args(None, None, 1.0)), &dedicated).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`kv_transfer_sharing` is shared for prefill and dedicated for decode: give it once, or the same value twice"
         );
     }
 

@@ -1,14 +1,18 @@
 //! KV on its way from one worker to another: whose it is, where it is held, and when it is there.
 //!
 //! A prompt that is handed off is held where it was computed. The engine that goes on with it begins to fetch it when it
-//! has blocks for it ([`Links::begin`]), and the links say when it is there.
+//! has blocks for it ([`Links::begin`]), and the links say when it will be there. Where transfers share the network ports of
+//! workers ([`Ports`]), that changes with every other one that begins or ends, so that they say it when it is there.
+
+mod ports;
 
 use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 use servecast_engine::{Begun, Fetch};
-use servecast_types::{RequestId, Time};
+use servecast_types::{Duration, RequestId, Time};
 
+use self::ports::Ports;
 use crate::RunError;
 use crate::cluster::Place;
 use crate::handoff::{Handoff, TransferTime};
@@ -22,10 +26,14 @@ pub(crate) struct Links {
     held: FxHashMap<RequestId, Held>,
     /// Hand-offs so far.
     hand_offs: u64,
-    /// Transfers that are under way, by their ends and then in order of hand-offs: what is held longest becomes free
-    /// first, whichever decode worker starts first.
-    ends: BTreeSet<(Time, u64, RequestId)>,
+    ends: Ends,
+    /// Where transfers share the ports of workers.
+    ports: Option<Ports>,
 }
+
+/// Transfers that are under way, by their ends and then in order of hand-offs: what is held longest becomes free first,
+/// whichever decode worker starts first.
+type Ends = BTreeSet<(Time, u64, RequestId)>;
 
 /// KV that a worker holds.
 #[derive(Debug)]
@@ -45,12 +53,15 @@ pub(crate) struct Moved {
     pub(crate) from: Place,
     pub(crate) to: Place,
     pub(crate) end: Time,
+    /// Whether nobody knew that when it began.
+    pub(crate) was_open: bool,
 }
 
 impl Links {
     /// Links on which nothing moves yet.
     pub(crate) fn new(handoff: Option<Handoff>) -> Self {
-        Self { handoff, held: FxHashMap::default(), hand_offs: 0, ends: BTreeSet::new() }
+        let ports = handoff.is_some_and(|handoff| handoff.is_shared()).then(Ports::default);
+        Self { handoff, held: FxHashMap::default(), hand_offs: 0, ends: Ends::new(), ports }
     }
 
     /// A worker holds the KV of a prompt of so many tokens from `now` on.
@@ -72,8 +83,13 @@ impl Links {
     pub(crate) fn begin(&mut self, fetch: Fetch, to: Place, now: Time) -> Begun {
         let held = self.held.get_mut(&fetch.id).expect("what is fetched is held");
         held.to = Some(to);
-        let end = now + held.time.of(fetch);
-        self.ends.insert((end, held.order, fetch.id));
+        let (alone, order) = (held.time.of(fetch), held.order);
+        if let Some(ports) = self.ports.as_mut().filter(|_| alone > Duration::ZERO) {
+            ports.begin(fetch.id, order, [held.from, to], alone, now, &mut self.ends);
+            return Begun::Open;
+        }
+        let end = now + alone;
+        self.ends.insert((end, order, fetch.id));
         Begun::At(end)
     }
 
@@ -101,6 +117,7 @@ impl Links {
         self.next_end().filter(|&end| end <= now)?;
         let (end, _, request) = self.ends.pop_first()?;
         let Held { from, to, .. } = self.held.remove(&request)?;
-        Some(Moved { request, from, to: to?, end })
+        let was_open = self.ports.as_mut().is_some_and(|ports| ports.stop(request, now, &mut self.ends));
+        Some(Moved { request, from, to: to?, end, was_open })
     }
 }

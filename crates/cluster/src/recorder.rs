@@ -125,6 +125,11 @@ impl Recorder {
         self.pools[pool.index()].workers[worker].reused_tokens += u64::from(reused_tokens);
     }
 
+    /// The KV of a request is there, which nobody could say when it began to move.
+    pub(crate) fn transfer_ended(&mut self, id: RequestId, now: Time) {
+        self.stage(id).transfer_end = Some(now);
+    }
+
     /// `last_stage`: whether the tokens of this pool reach the user.
     pub(crate) fn iteration_ended(
         &mut self,

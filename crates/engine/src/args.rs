@@ -1,5 +1,7 @@
 //! The settings of an engine as users write them: one schema for command line, TOML, JSON and Python.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,6 +108,9 @@ pub struct EngineArgs {
     pub kv_transfer_bandwidth: Option<f64>,
     /// Whether a hand-off moves the whole prompt or only what the decode worker lacks.
     pub kv_transfer_timing_mode: KvTransferTimingMode,
+    /// Whether transfers share the bandwidth: `dedicated`, the default, moves each as if it were alone; `shared` divides
+    /// the network port of a worker, out of it and into it, among the transfers there at the same time.
+    pub kv_transfer_sharing: Option<KvTransferSharing>,
     /// Data-parallel ranks of a worker; only 1 so far.
     pub dp_size: u32,
     /// Draft tokens an iteration; only 0 so far.
@@ -194,6 +199,7 @@ impl Default for EngineArgs {
             kv_bytes_per_token: None,
             kv_transfer_bandwidth: None,
             kv_transfer_timing_mode: KvTransferTimingMode::FullPrompt,
+            kv_transfer_sharing: None,
             dp_size: 1,
             num_speculative_tokens: 0,
             startup_time: None,
@@ -340,4 +346,30 @@ pub enum KvTransferTimingMode {
     FullPrompt,
     /// What the decode worker does not have in its prefix cache.
     DestinationMissing,
+}
+
+/// Whether transfers that are under way at the same time share the bandwidth of a worker's network port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KvTransferSharing {
+    /// Each has all of it.
+    Dedicated,
+    /// Each has an equal part.
+    Shared,
+}
+
+impl KvTransferSharing {
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dedicated => "dedicated",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+impl fmt::Display for KvTransferSharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }

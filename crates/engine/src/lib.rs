@@ -68,8 +68,8 @@ mod trtllm;
 mod vllm;
 
 pub use args::{
-    EngineArgs, EngineType, KvRole, KvTransferTimingMode, PreemptionMode, SchedulingPolicy, TrtllmArgs,
-    VllmVersion,
+    EngineArgs, EngineType, KvRole, KvTransferSharing, KvTransferTimingMode, PreemptionMode,
+    SchedulingPolicy, TrtllmArgs, VllmVersion,
 };
 pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};

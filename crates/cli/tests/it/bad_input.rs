@@ -301,6 +301,11 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--latency grid:none.npz", &["cannot read `none.npz`"]),
     ("--latency grid:t.jsonl", &["t.jsonl: not a readable .npz archive"]),
     ("--kv-transfer-bandwidth -1", &["`kv_transfer_bandwidth` is -1"]),
+    ("--kv-transfer-sharing fair", &["fair", "dedicated", "shared"]),
+    (
+        "--prefill-workers 1 --decode-workers 1 --kv-transfer-sharing shared",
+        &["`kv_transfer_sharing` is shared", "take no time", "from --kv-transfer-sharing"],
+    ),
     ("--workrs 2", &["no option `--workrs`, did you mean `--workers`?"]),
     ("second.jsonl", &["'second.jsonl'"]),
 ];

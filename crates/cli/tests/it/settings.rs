@@ -245,6 +245,7 @@ fn a_setting_beside_one_that_takes_it_for_nothing_is_noted() {
         (&["--num-prefix-groups", "2"], "`num_prefix_groups` is for prompts that share something"),
         (&["--overwrite"], "`overwrite` is for `output_dir`"),
         (&["--kv-bytes-per-token", "5"], "`kv_bytes_per_token` is for prefill and decode workers"),
+        (&["--kv-transfer-sharing", "shared"], "`kv_transfer_sharing` is for prefill and decode workers"),
     ] {
         let outcome = sandbox.run(&[&synthetic[..], given].concat());
         let note = format!("note: a setting has no effect: {note}");

@@ -5,6 +5,7 @@ use servecast_engine::EngineRequest;
 use servecast_types::{RequestId, Time};
 
 use super::{Cluster, Place};
+use crate::links::Moved;
 use crate::{Observer, RunError};
 
 impl Cluster {
@@ -24,12 +25,31 @@ impl Cluster {
         self.enter(pool, EngineRequest { remote_prefill: true, ..request }, forced, now, observer)
     }
 
-    /// The KV of a request is where it goes, or is to go nowhere: its source lets go of it.
+    /// The KV of a request is where it goes.
     pub(super) fn transfer_ended(
+        &mut self,
+        moved: Moved,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        let Moved { request, from, to, end, was_open } = moved;
+        assert!(end == now, "the driver stops at every end of a transfer");
+        self.let_go(request, from, now, observer)?;
+        self.catch_up(to, observer)?;
+        if was_open {
+            self.check_causality(to, now);
+            self.recorder.transfer_ended(request, now);
+            self.worker(to).engine.fetched(request, now);
+        }
+        self.wake(to);
+        Ok(())
+    }
+
+    /// Nobody needs the KV of a request any more where its prompt was computed.
+    pub(super) fn let_go(
         &mut self,
         id: RequestId,
         from: Place,
-        to: Option<Place>,
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
@@ -38,10 +58,6 @@ impl Cluster {
         self.worker(from).engine.release(id, now, now);
         self.wake(from);
         self.leave_if_drained(from, now, observer);
-        if let Some(to) = to {
-            self.catch_up(to, observer)?;
-            self.wake(to);
-        }
         Ok(())
     }
 }

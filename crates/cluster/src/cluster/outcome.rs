@@ -99,7 +99,7 @@ impl Cluster {
                 self.worker(place).queued_fetches -= 1;
                 self.check_emission(place, now);
             }
-            self.transfer_ended(id, source, None, now, observer)?;
+            self.let_go(id, source, now, observer)?;
         }
         let known = match status {
             RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),

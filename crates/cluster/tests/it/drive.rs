@@ -10,7 +10,7 @@ use servecast_cluster::{
     Arrival, Clock, Cluster, LoadMode, NewRequest, Placement, PoolEngine, Replay, Simulation,
     SimulationOptions, Source, Timer, Topology, VirtualClock, WallClock, Watches, drive,
 };
-use servecast_engine::EngineArgs;
+use servecast_engine::{EngineArgs, KvTransferSharing};
 use servecast_latency::Host;
 use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Prompt, RequestId, Run, Time};
@@ -311,6 +311,39 @@ proptest! {
         prop_assert_eq!(&live.gaps, &again.gaps);
         prop_assert_eq!(&live.pools, &again.pools);
     }
+}
+
+/// Two prompts are computed by 1 ms, and their KV would be on its way for 10 ms alone. The second one is taken back at
+/// 5 ms: as with the real engine, its KV goes on to the end, so that both have half of the port until 21 ms.
+#[test]
+fn what_is_taken_back_on_its_way_keeps_its_share_of_the_port() {
+    let engine = |bytes: serde_json::Value| {
+        let settings = json!({"block_size": 4, "num_gpu_blocks": 1000, "latency": "linear:1000,0,0",
+                              "kv_bytes_per_token": bytes});
+        let mut args = EngineArgs::from_json(settings).unwrap();
+        args.kv_transfer_bandwidth = args.kv_bytes_per_token.map(|_| 1.0);
+        args.kv_transfer_sharing = args.kv_bytes_per_token.map(|_| KvTransferSharing::Shared);
+        let config = args.validate(None).unwrap();
+        (args, config)
+    };
+    let (prefill, decode) = (engine(json!(100_000)), engine(json!(null)));
+    let pool = |workers, (args, config)| PoolEngine { workers, args, config };
+    let topology =
+        Topology::disaggregated(pool(1, (&prefill.0, &prefill.1)), pool(2, (&decode.0, &decode.1))).unwrap();
+    let sent = |first_token| (Time::ZERO, Sent { first_token, input_tokens: 100, output_tokens: 2 });
+    let replay = Replay::new(trace(&[sent(1), sent(1000)]), LoadMode::OpenLoop, Host::NONE).unwrap();
+    let mut source = Impatient::new(replay, vec![None, Some(Duration::from_ns(5_000_000))]);
+    let options = SimulationOptions { check: true, ..SimulationOptions::default() };
+    let mut cluster = Cluster::new(&topology, &options);
+    let end = drive(&mut cluster, &mut source, &mut VirtualClock, &mut ()).unwrap();
+    let record = cluster.finish(end).unwrap();
+    let ms = |ms: u64| Time::from_ns(ms * 1_000_000);
+    assert_eq!((record.requests[1].status, record.requests[1].ended), (RequestStatus::Withdrawn, ms(5)));
+    let moved = [0, 1].map(|number| {
+        let output = &record.requests[number].stages[1];
+        (output.transfer_start.unwrap(), output.transfer_end.unwrap())
+    });
+    assert_eq!(moved, [(ms(1), ms(21)), (ms(1), ms(21))]);
 }
 
 /// Its prompt is computed from 0 to 1 ms, and its KV on its way until 11 ms; the token of the prefill stage comes with it.

@@ -115,6 +115,58 @@ fn a_disaggregated_request_passes_through_both_pools() {
     assert_eq!(record.requests[0].output_tokens, 2, "the token of the prefill stage is not shown");
 }
 
+/// Prompts of 100, 200 and 300 tokens are computed by 7 ms, and take 1, 2 and 3 ms alone on their way out of the prefill
+/// worker. Each moves a third until the first is there, 3 ms later; then the others move a half for 2 ms, and the last one
+/// has 1 ms left.
+#[test]
+fn transfers_that_leave_one_worker_at_the_same_time_share_its_port() {
+    let rows = [row(1, 0.0, 100, 2), row(2, 0.0, 200, 2), row(3, 0.0, 300, 2)];
+    for (sharing, ends) in [("shared", [10_000, 12_000, 13_000]), ("dedicated", [8_000, 9_000, 10_000])] {
+        let prefill = engine(json!({"kv_bytes_per_token": 10_000, "kv_transfer_bandwidth": 1.0}));
+        // Either engine may say it.
+        let decode = engine(json!({"kv_transfer_sharing": sharing}));
+        let configs = [&prefill, &decode].map(|args| args.validate(None).unwrap());
+        let topology = Topology::disaggregated(
+            PoolEngine { workers: 1, args: &prefill, config: &configs[0] },
+            PoolEngine { workers: 3, args: &decode, config: &configs[1] },
+        );
+        for plain in [false, true] {
+            let options = SimulationOptions { plain, ..SimulationOptions::default() };
+            let record = run(topology.as_ref().unwrap(), &rows, options);
+            let outputs = record.requests.iter().map(|request| &request.stages[1]);
+            assert!(outputs.clone().all(|output| us(output.transfer_start) == Some(7_000)));
+            let moved: Vec<_> = outputs.clone().map(|output| us(output.transfer_end).unwrap()).collect();
+            assert_eq!(moved, ends, "{sharing}, plain: {plain}");
+            let admitted: Vec<_> = outputs.map(|output| us(output.admitted).unwrap()).collect();
+            assert_eq!(admitted, ends, "{sharing}, plain: {plain}");
+        }
+    }
+}
+
+/// SGLang has the whole prompt of the second turn in its cache, so that nothing is moved: it is admitted as soon as it is
+/// handed over.
+#[test]
+fn a_transfer_of_nothing_takes_no_time_where_transfers_share_ports() {
+    let own = json!({"engine_type": "sglang", "kv_transfer_timing_mode": "destination_missing"});
+    let mut prefill = own.clone();
+    prefill["kv_bytes_per_token"] = 10_000.into();
+    prefill["kv_transfer_bandwidth"] = 1.0.into();
+    prefill["kv_transfer_sharing"] = "shared".into();
+    let rows = [row(1, 0.0, 96, 2), TraceRow { line: 2, ..row(1, 100.0, 96, 2) }];
+    for plain in [false, true] {
+        let options = SimulationOptions { plain, ..SimulationOptions::default() };
+        let topology = disaggregated(&engine(prefill.clone()), &engine(own.clone()));
+        let record = run(&topology, &rows, options);
+        let took = |number: usize| {
+            let [prompt, output] = record.requests[number].stages.as_slice() else { panic!("two stages") };
+            [output.transfer_start, output.transfer_end, output.admitted]
+                .map(|at| us(at).unwrap() - us(prompt.last_token).unwrap())
+        };
+        assert_eq!(took(0), [0, 960, 960], "plain: {plain}");
+        assert_eq!(took(1), [0, 0, 0], "plain: {plain}");
+    }
+}
+
 #[test]
 fn kv_stays_on_the_prefill_worker_until_it_has_left() {
     // 4 blocks: the second prompt cannot start before the first has left, 10 ms after it was computed.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use servecast_cluster::{Detail, RouterMode};
-use servecast_engine::{EngineArgs, EngineType};
+use servecast_engine::{EngineArgs, EngineType, KvTransferSharing};
 use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Role};
 use servecast_workload::TraceRow;
@@ -83,6 +83,28 @@ fn random_deployments_decode_together() {
     for (kind, (together, all)) in seen {
         assert!(10 * together > all as u64, "{kind:?}: {together} of {all} iterations");
     }
+}
+
+/// And they would say little of transfers that share a port if there were none.
+#[test]
+fn transfers_of_random_deployments_share_ports() {
+    let mut runner = TestRunner::deterministic();
+    let (mut slower, mut all) = (0, 0);
+    for _ in 0..500 {
+        let scenario = scenario().new_tree(&mut runner).unwrap().current();
+        if scenario.prefill.kv_transfer_sharing == Some(KvTransferSharing::Shared) {
+            let record = run(&scenario);
+            for request in record.requests.iter().filter(|request| request.stages.len() == 2) {
+                let output = &request.stages[1];
+                let Some((start, end)) = output.transfer_start.zip(output.transfer_end) else { continue };
+                let gb_per_second = scenario.prefill.kv_transfer_bandwidth.unwrap();
+                let alone_ns = f64::from(request.input_tokens) * 1000.0 / gb_per_second;
+                slower += usize::from(end.since(start).as_ns() as f64 > 1.2 * alone_ns);
+                all += 1;
+            }
+        }
+    }
+    assert!(10 * slower > all && all > 500, "{slower} of {all} transfers");
 }
 
 proptest! {
@@ -170,6 +192,23 @@ proptest! {
         prop_assert_eq!(first.gaps, second.gaps);
     }
 
+    /// One session at a time has at most one transfer under way, which has all of the bandwidth.
+    #[test]
+    fn a_transfer_by_itself_shares_nothing(scenario in scenario(), decode in engine(), bandwidth in 0.01_f64..10.0) {
+        let decode = EngineArgs {
+            kv_transfer_bandwidth: None, kv_bytes_per_token: None, kv_transfer_sharing: None, ..decode
+        };
+        let [dedicated, shared] = [KvTransferSharing::Dedicated, KvTransferSharing::Shared].map(|sharing| {
+            let prefill = EngineArgs {
+                kv_transfer_bandwidth: Some(bandwidth), kv_transfer_sharing: Some(sharing), ..scenario.prefill.clone()
+            };
+            run(&Scenario { prefill, decode: Some(decode.clone()), concurrency: Some(1), ..scenario.clone() })
+        });
+        prop_assert_eq!(dedicated.requests, shared.requests);
+        prop_assert_eq!(dedicated.gaps, shared.gaps);
+        prop_assert_eq!(dedicated.pools, shared.pools);
+    }
+
     /// Only which ids of a trace are equal matters, unless `prefix_hash` places them.
     #[test]
     fn hash_ids_of_other_names_change_nothing(mut scenario in scenario(), factor in any::<u32>()) {
@@ -214,7 +253,9 @@ proptest! {
         blocks in 4_u32..14,
         blind in any::<bool>(),
     ) {
-        let decode = EngineArgs { kv_transfer_bandwidth: None, kv_bytes_per_token: None, ..decode };
+        let decode = EngineArgs {
+            kv_transfer_bandwidth: None, kv_bytes_per_token: None, kv_transfer_sharing: None, ..decode
+        };
         let prefill = EngineArgs { num_gpu_blocks: blocks, ..scenario.prefill.clone() };
         let router_mode = if blind { RouterMode::RoundRobin } else { scenario.router_mode };
         let rows = scenario.rows.iter().map(|row| TraceRow { session_id: None, delay_ms: None, ..row.clone() });

@@ -122,10 +122,12 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let role = prop::sample::select(vec![None, None, Some("kv_producer"), Some("kv_consumer")]);
-    let transfer =
-        (prop::option::of(0.01_f64..10.0), prop_oneof!["full_prompt", "destination_missing"], role);
+    let sharing = prop::sample::select(vec![None, Some("dedicated"), Some("shared"), Some("shared")]);
+    // Much shorter than passes, or longer.
+    let bandwidth = prop::option::weighted(0.7, prop_oneof![0.01_f64..10.0, 0.0005_f64..0.05]);
+    let transfer = (bandwidth, prop_oneof!["full_prompt", "destination_missing"], role, sharing);
     (sizes, switches, transfer, 0..5_u32, host()).prop_map(|(sizes, switches, transfer, latency, host)| {
-        let (bandwidth, timing_mode, role) = transfer;
+        let (bandwidth, timing_mode, role, sharing) = transfer;
         let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
         let (caching, chunked, gate, asynchronous, priority) = switches;
         let latencies =
@@ -141,7 +143,7 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
             "scheduler_reserve_full_isl": gate, "async_scheduling": asynchronous,
             "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
             "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
-            "kv_role": role, "host": host,
+            "kv_transfer_sharing": bandwidth.and(sharing), "kv_role": role, "host": host,
         }))
         .unwrap()
     })
@@ -216,6 +218,7 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
             let decode = decode.map(|decode| EngineArgs {
                 kv_transfer_bandwidth: None,
                 kv_bytes_per_token: None,
+                kv_transfer_sharing: None,
                 ..decode
             });
             Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router }

@@ -12,6 +12,7 @@ pub(super) fn unused(args: &EngineArgs) -> impl Iterator<Item = Message> {
     let given = [
         ("kv_transfer_bandwidth", args.kv_transfer_bandwidth.is_some()),
         ("kv_bytes_per_token", args.kv_bytes_per_token.is_some()),
+        ("kv_transfer_sharing", args.kv_transfer_sharing.is_some()),
     ];
     let given = given.into_iter().filter(|(_, is_given)| *is_given);
     given.map(|(key, _)| message!("{} is for prefill and decode workers", Message::key(key)))

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use servecast_engine::{EngineArgs, EngineType, HostArgs, SchedulePolicy, SglangArgs};
+use servecast_engine::{EngineArgs, EngineType, HostArgs, KvTransferSharing, SchedulePolicy, SglangArgs};
 use servecast_latency::Host;
 
 use super::keys::keys_of;
@@ -116,6 +116,10 @@ pub struct EngineShortcuts {
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
     #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
     pub kv_transfer_bandwidth: Option<f64>,
+    /// Whether transfers share the bandwidth: `dedicated`, each takes as long as if it were alone; `shared`, those out of one
+    /// worker, or into one, at the same time take equal parts
+    #[arg(long, value_name = "HOW", value_parser = choice::<KvTransferSharing>("kv_transfer_sharing", &["dedicated", "shared"]))]
+    pub kv_transfer_sharing: Option<KvTransferSharing>,
     /// Bytes of KV cache a token, over all layers
     #[arg(long, value_name = "BYTES")]
     pub kv_bytes_per_token: Option<u64>,

@@ -6,7 +6,7 @@ use clap::Command;
 use clap::builder::StyledStr;
 use serde_json::{Map, Value, json};
 use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
-use servecast_engine::EngineArgs;
+use servecast_engine::{EngineArgs, KvTransferSharing};
 use servecast_workload::{SyntheticSpec, Turns};
 
 use super::{DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Format, ReplayConfig, ReplayMode, engine, router};
@@ -36,6 +36,7 @@ static DEFAULTS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
         ("block_size", json!(EngineArgs::default().resolved_block_size())),
         ("max_running_requests", json!(EngineArgs::default().max_num_seqs)),
         ("latency", json!("polynomial")),
+        ("kv_transfer_sharing", json!(KvTransferSharing::Dedicated)),
         ("format", json!(Format::default())),
         ("kv_event_delay_ms", json!(0.0)),
         ("quiet", json!(false)),

@@ -107,6 +107,15 @@ impl Links {
         self.held.iter().filter(move |(_, held)| held.from == worker).map(|(&request, _)| request)
     }
 
+    /// Breaks off transfers out of a worker and into it, so that others that share a port with them end earlier; returns
+    /// one at a time. Those that share nothing go on to the ends that their workers know.
+    pub(crate) fn break_off(&mut self, worker: Place, now: Time) -> Option<Moved> {
+        let request = self.ports.as_ref()?.first_of(worker)?;
+        self.ports.as_mut()?.stop(request, now, &mut self.ends);
+        let Held { from, to, .. } = self.held.remove(&request)?;
+        Some(Moved { request, from, to: to?, end: now, was_open: true })
+    }
+
     /// When the next transfer ends, unless another one begins or ends before.
     pub(crate) fn next_end(&self) -> Option<Time> {
         self.ends.first().map(|&(end, ..)| end)

@@ -25,7 +25,7 @@ impl Cluster {
         self.enter(pool, EngineRequest { remote_prefill: true, ..request }, forced, now, observer)
     }
 
-    /// The KV of a request is where it goes.
+    /// The KV of a request is where it goes, or goes on no more.
     pub(super) fn transfer_ended(
         &mut self,
         moved: Moved,

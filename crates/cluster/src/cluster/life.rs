@@ -170,6 +170,9 @@ impl Cluster {
         self.deadlines.retain(|std::cmp::Reverse(deadline)| !deadline.ends_iteration_of(place));
         self.extrapolated += self.worker(place).engine.num_extrapolated();
         self.pools[place.pool.index()].replace(place.worker);
+        while let Some(moved) = self.links.break_off(place, now) {
+            self.transfer_ended(moved, now, observer)?;
+        }
         Ok(())
     }
 

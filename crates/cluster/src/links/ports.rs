@@ -100,6 +100,12 @@ impl Ports {
         true
     }
 
+    /// One of the transfers that a worker takes part in.
+    pub(super) fn first_of(&self, worker: Place) -> Option<RequestId> {
+        let ways = [Way::OutOf(worker), Way::Into(worker)];
+        ways.iter().find_map(|way| self.ways.get(way)?.first().copied())
+    }
+
     /// Gives the transfers on two ways their shares, which may be others from `now` on.
     fn share(&mut self, changed: [Way; 2], now: Time, ends: &mut Ends) {
         let Self { transfers, ways } = self;

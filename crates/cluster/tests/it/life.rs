@@ -287,7 +287,13 @@ fn what_a_router_knows_of_a_worker_goes_with_it() {
 
 /// A prompt is computed until 1 ms, and its KV on its way until 11 ms.
 fn disaggregated() -> Topology {
-    let prefill = engine(&json!({"kv_bytes_per_token": 100_000, "kv_transfer_bandwidth": 1.0}));
+    disaggregated_with("dedicated")
+}
+
+fn disaggregated_with(sharing: &str) -> Topology {
+    let prefill = engine(&json!({
+        "kv_bytes_per_token": 100_000, "kv_transfer_bandwidth": 1.0, "kv_transfer_sharing": sharing,
+    }));
     let decode = engine(&json!({}));
     let (one, other) = (prefill.validate(None).unwrap(), decode.validate(None).unwrap());
     let pool = |args, config| PoolEngine { workers: 2, args, config };
@@ -307,6 +313,25 @@ fn kv_is_lost_with_the_worker_that_holds_it() {
     }
     let (record, ..) = run(&disaggregated(), &options, &requests, &[(12, 0, Command::Fail(0))]).unwrap();
     assert!(record.requests.iter().all(servecast_record::RequestRecord::is_finished), "it has been fetched");
+}
+
+/// Prompts 0 and 2 have half of the port of their prefill worker each from 1 ms on, and a small one of the other prefill
+/// worker does not change that. When the decode worker of prompt 2 fails at 11 ms, 5 of the 10 ms of each are moved: the
+/// one is broken off, and the other ends at 16 ms.
+#[test]
+fn a_transfer_that_is_broken_off_gives_its_share_to_another() {
+    let requests = [(0, 1, 100, 30), (0, 2, 4, 30), (0, 3, 100, 30)];
+    let (options, topology) = (routed_by(RouterMode::RoundRobin), disaggregated_with("shared"));
+    for (changes, ends, failed) in [
+        (&[][..], [21, 21], [false, false]),
+        (&[(11, 1, Command::Fail(1))], [16, 11], [false, true]),
+        (&[(11, 0, Command::Fail(0))], [11, 11], [true, true]),
+    ] {
+        let (record, ..) = run(&topology, &options, &requests, changes).unwrap();
+        let of = [0, 2].map(|number: usize| &record.requests[number]);
+        assert_eq!(of.map(|request| request.stages[1].transfer_end), ends.map(|end| Some(ms(end))));
+        assert_eq!(of.map(|request| request.status == RequestStatus::Failed), failed);
+    }
 }
 
 #[test]

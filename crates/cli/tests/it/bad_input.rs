@@ -360,6 +360,23 @@ fn split(arguments: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
+fn engines_of_a_hand_off_have_the_role_of_their_own_side() {
+    let sandbox = Sandbox::new();
+    let pools = ["replay", "t.jsonl", "--prefill-workers", "1", "--decode-workers", "1"];
+    let roles = |prefill: &str, decode: &str| {
+        let [prefill, decode] = [prefill, decode].map(|role| format!(r#"{{"kv_role": "{role}"}}"#));
+        sandbox.run(
+            &[&pools[..], &["--prefill-engine-args", &prefill, "--decode-engine-args", &decode]].concat(),
+        )
+    };
+    roles("kv_producer", "kv_consumer").success();
+    roles("kv_consumer", "kv_consumer")
+        .is_refused(&["the prefill engine has `kv_role` kv_consumer", "make it kv_producer"]);
+    roles("kv_producer", "kv_producer")
+        .is_refused(&["the decode engine has `kv_role` kv_producer", "make it kv_consumer"]);
+}
+
+#[test]
 fn a_hand_off_without_end_is_the_fault_of_the_bandwidth() {
     let sandbox = Sandbox::new();
     let pools = ["replay", "t.jsonl", "--prefill-workers", "1", "--decode-workers", "1"];

@@ -1,6 +1,6 @@
 //! What a hand-off from prefill to decode workers moves, and how fast, as far as nobody says.
 
-use servecast_engine::EngineArgs;
+use servecast_engine::{EngineArgs, KvRole};
 use servecast_types::{Message, message};
 
 use crate::error::Failure;
@@ -75,8 +75,20 @@ pub(super) fn work_out(
     })
 }
 
-/// Refuses a bandwidth that nothing would be divided by: the hand-off would silently take no time.
+/// Refuses a bandwidth that nothing would be divided by, since the hand-off would silently take no time, and engines that
+/// have the role of the other side.
 pub(super) fn check(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) -> Result<(), Failure> {
+    let sides = [
+        ("prefill", prefill, KvRole::KvConsumer, ["kv_consumer", "kv_producer"]),
+        ("decode", decode, KvRole::KvProducer, ["kv_producer", "kv_consumer"]),
+    ];
+    for (pool, args, wrong, [found, right]) in sides {
+        if args.kv_role == Some(wrong) {
+            let message =
+                message!("the {} engine has {kv_role} {}: leave it out or make it {}", pool, found, right);
+            return Err(layers.refused(message));
+        }
+    }
     let bandwidth = [prefill, decode].into_iter().find_map(|args| args.kv_transfer_bandwidth);
     let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
     match (bandwidth.filter(|&bandwidth| bandwidth > 0.0), bytes) {

@@ -318,6 +318,7 @@ mod tests {
                 }
                 "attention_backend" => json!("flashinfer"),
                 "host" => json!({"gap_us": 1}),
+                "kv_transfer_sharing" => json!("shared"),
                 "schedule_policy" => json!("lpm"),
                 "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),
                 key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {

@@ -265,14 +265,20 @@ def _with_names(given: dict[str, Any], functions: list[LatencyFunction]) -> dict
         functions.append(latency)
         return {**settings, "latency": f"callable:{len(functions) - 1}"}
 
-    settings = named(given)
-    for key in ("extra_engine_args", "engine_args", "prefill_engine_args", "decode_engine_args"):
-        engine = settings.get(key)
-        if isinstance(engine, EngineArgs):
-            settings[key] = named(engine.to_dict())
-        elif isinstance(engine, Mapping):
-            settings[key] = named(engine)
-    return settings
+    def engines(settings: Mapping[str, Any]) -> dict[str, Any]:
+        settings = dict(settings)
+        for key in ("extra_engine_args", "engine_args", "prefill_engine_args", "decode_engine_args"):
+            engine = settings.get(key)
+            if isinstance(engine, EngineArgs):
+                settings[key] = named(engine.to_dict())
+            elif isinstance(engine, Mapping):
+                settings[key] = named(engine)
+        for key in ("pool", "group"):
+            if isinstance(tables := settings.get(key), (list, tuple)):
+                settings[key] = [engines(table) if isinstance(table, Mapping) else table for table in tables]
+        return settings
+
+    return engines(named(given))
 
 
 def _run(

@@ -66,6 +66,24 @@ pub struct PoolEngine<'a> {
     pub config: &'a EngineConfig,
 }
 
+/// A pool of workers of one kind or of several.
+#[derive(Debug, Clone)]
+pub struct PoolSpec<'a> {
+    /// What it is called; no other pool is.
+    pub name: &'a str,
+    /// What it is for.
+    pub role: Role,
+    /// Its groups of equal workers, in order of their numbers; at least one.
+    pub groups: Vec<PoolEngine<'a>>,
+}
+
+impl<'a> PoolSpec<'a> {
+    /// A pool that is called by its role.
+    pub fn of(role: Role, groups: &[PoolEngine<'a>]) -> Self {
+        Self { name: role.name(), role, groups: groups.to_vec() }
+    }
+}
+
 impl Topology {
     /// One pool whose workers do prompt and output.
     pub fn aggregated(engine: PoolEngine<'_>) -> Result<Self, ClusterError> {
@@ -73,26 +91,43 @@ impl Topology {
     }
 
     /// One pool of several groups of workers that do prompt and output: different GPUs, or settings.
-    ///
-    /// All have the same `block_size`, by which routers know what is cached, and the same front end, which a request
-    /// passes before its worker is chosen.
     pub fn mixed(engines: &[PoolEngine<'_>]) -> Result<Self, ClusterError> {
-        let pool = pool(Role::Aggregated, "num_workers", engines)?;
-        Ok(Self { pools: vec![pool], route: Route::through(1), handoff: None })
+        Self::new(&[PoolSpec::of(Role::Aggregated, engines)])
     }
 
     /// A pool for prompts, a pool for output, and a hand-off between them.
     pub fn disaggregated(prefill: PoolEngine<'_>, decode: PoolEngine<'_>) -> Result<Self, ClusterError> {
-        let (prefill_size, decode_size) = (prefill.config.block_size(), decode.config.block_size());
-        if prefill_size != decode_size {
-            return Err(ClusterError::BlockSize { prefill: prefill_size, decode: decode_size });
+        Self::new(&[PoolSpec::of(Role::Prefill, &[prefill]), PoolSpec::of(Role::Decode, &[decode])])
+    }
+
+    /// One pool that does prompt and output, or one for prompts and one for output, which requests meet in that order.
+    ///
+    /// All workers have the same `block_size`, by which routers know what is cached and KV is handed over; those of a pool
+    /// have the same front end, which a request passes before its worker is chosen; and a hand-off costs the same between
+    /// all of them.
+    pub fn new(specs: &[PoolSpec<'_>]) -> Result<Self, ClusterError> {
+        let roles: Vec<Role> = specs.iter().map(|spec| spec.role).collect();
+        let (route, handoff) = match specs {
+            [_] if roles == [Role::Aggregated] => (Route::through(1), None),
+            [prefill, decode] if roles == [Role::Prefill, Role::Decode] => {
+                let sizes =
+                    [prefill, decode].map(|pool| pool.groups.first().map(|group| group.config.block_size()));
+                if let [Some(prefill), Some(decode)] = sizes
+                    && prefill != decode
+                {
+                    return Err(ClusterError::BlockSize { prefill, decode });
+                }
+                (Route::through(2), handoff(prefill, decode)?)
+            }
+            _ => return Err(ClusterError::NoRoute { roles }),
+        };
+        let pools: Vec<PoolConfig> = specs.iter().map(pool).collect::<Result<_, _>>()?;
+        if let [one, other] = &pools[..]
+            && one.name == other.name
+        {
+            return Err(ClusterError::PoolName { name: one.name.clone() });
         }
-        let handoff = Handoff::new(prefill.args, decode.args)?;
-        let pools = vec![
-            pool(Role::Prefill, "num_prefill_workers", &[prefill])?,
-            pool(Role::Decode, "num_decode_workers", &[decode])?,
-        ];
-        Ok(Self { pools, route: Route::through(2), handoff: Some(handoff) })
+        Ok(Self { pools, route, handoff })
     }
 
     /// The pool whose tokens reach users.
@@ -115,7 +150,26 @@ impl Topology {
     }
 }
 
-fn pool(role: Role, key: &'static str, engines: &[PoolEngine<'_>]) -> Result<PoolConfig, ClusterError> {
+/// What a hand-off costs, between whichever workers.
+fn handoff(prefill: &PoolSpec<'_>, decode: &PoolSpec<'_>) -> Result<Option<Handoff>, ClusterError> {
+    let pairs = prefill.groups.iter().flat_map(|one| decode.groups.iter().map(move |other| (one, other)));
+    let mut handoffs = pairs.map(|(one, other)| Handoff::new(one.args, other.args));
+    let first = handoffs.next().transpose()?;
+    for other in handoffs {
+        if Some(other?) != first {
+            return Err(ClusterError::MixedHandoffs);
+        }
+    }
+    Ok(first)
+}
+
+fn pool(spec: &PoolSpec<'_>) -> Result<PoolConfig, ClusterError> {
+    let (role, engines) = (spec.role, &spec.groups);
+    let key = match role {
+        Role::Aggregated => "num_workers",
+        Role::Prefill => "num_prefill_workers",
+        Role::Decode => "num_decode_workers",
+    };
     let workers = engines.iter().fold(0, |sum: u32, engine| sum.saturating_add(engine.workers));
     if workers == 0 || engines.iter().any(|engine| engine.workers == 0) {
         return Err(ClusterError::NoWorkers { key });
@@ -141,7 +195,7 @@ fn pool(role: Role, key: &'static str, engines: &[PoolEngine<'_>]) -> Result<Poo
     }
     let group =
         |engine: &PoolEngine<'_>| WorkerGroup { workers: engine.workers, engine: engine.config.clone() };
-    Ok(PoolConfig { name: role.name().to_owned(), role, groups: engines.iter().map(group).collect() })
+    Ok(PoolConfig { name: spec.name.to_owned(), role, groups: engines.iter().map(group).collect() })
 }
 
 /// How a deployment is simulated.

@@ -53,6 +53,18 @@ pub enum ClusterError {
     },
     /// Transfers that take no time are to share a bandwidth.
     NothingShared,
+    /// A hand-off costs something else between other workers of the pools.
+    MixedHandoffs,
+    /// Pools that requests cannot go through.
+    NoRoute {
+        /// What they are for.
+        roles: Vec<Role>,
+    },
+    /// Two pools of one name.
+    PoolName {
+        /// The name.
+        name: String,
+    },
     /// A closed loop without anybody in it.
     NoConcurrency,
 }
@@ -88,7 +100,8 @@ impl From<&ClusterError> for Message {
             ),
             ClusterError::MixedFrontEnds => message!(
                 "{front_end_us} or {front_end_us_per_1k_prompt_tokens} differ among the workers of a pool, but a \
-                 request passes the front end before its worker is chosen"
+                 request passes the front end before its worker is chosen: give {--front_end_us} and \
+                 {--front_end_us_per_1k_prompt_tokens} for all of them"
             ),
             ClusterError::Handoff { key, prefill, decode } => message!(
                 "{} is {} for prefill and {} for decode: give it once, or the same value twice",
@@ -100,6 +113,18 @@ impl From<&ClusterError> for Message {
                 "{kv_transfer_sharing} is shared, but transfers take no time: leave it out, or give \
                  {kv_transfer_bandwidth} above 0 and {kv_bytes_per_token}"
             ),
+            ClusterError::MixedHandoffs => message!(
+                "what a hand-off costs ({kv_bytes_per_token}, {kv_transfer_bandwidth}, {kv_transfer_timing_mode}, \
+                 {kv_transfer_sharing}, {speedup_ratio} of prefill engines) differs among the workers of a pool"
+            ),
+            ClusterError::NoRoute { roles } => message!(
+                "there are the pools {}, but requests go through one aggregated pool, or through a prefill pool and a decode \
+                 pool after it",
+                format!("{:?}", roles.iter().map(|role| role.name()).collect::<Vec<_>>())
+            ),
+            ClusterError::PoolName { name } => {
+                message!("two pools are called `{}`: give each a name of its own", name)
+            }
             ClusterError::NoConcurrency => {
                 message!("{replay_concurrency} is 0, but at least 1 session has to run at a time")
             }

@@ -35,7 +35,7 @@ mod tokens;
 mod worker;
 
 pub use cluster::{Cluster, Routed};
-pub use config::{MAX_WORKERS, PoolEngine, SimulationOptions, Topology};
+pub use config::{MAX_WORKERS, PoolEngine, PoolSpec, SimulationOptions, Topology};
 pub use control::{ChangeError, Control, WorkerChange, WorkerState, WorkerView};
 pub use delivery::Delivery;
 pub use drive::{

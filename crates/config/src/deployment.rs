@@ -1,13 +1,14 @@
 //! From settings to pools of checked engines.
 
 use serde_json::{Map, Value};
-use servecast_cluster::{ClusterError, PoolEngine, Topology};
+use servecast_cluster::{PoolEngine, PoolSpec, Topology};
 use servecast_engine::{
     ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, merge,
 };
 use servecast_latency::{CapacitySetup, ErrorBar, GIB};
 use servecast_types::{Message, Role, message};
 
+use self::pools::{Asked, AskedGroup};
 use self::settings::Settings;
 use crate::error::Failure;
 use crate::latency;
@@ -16,6 +17,7 @@ use crate::settings::{Engines, Layers, ReplayConfig};
 pub use self::settings::{GRAPHS, without_effect};
 
 mod hand_off;
+mod pools;
 mod settings;
 
 /// Workers of a pool, unless somebody says otherwise.
@@ -30,8 +32,8 @@ pub struct Deployment {
     pub block_size: u32,
     /// What engines say of the queue of the KV router.
     pub queue_policies: QueuePolicies,
-    /// The settings of each pool's engine, in the order in which a request meets them.
-    pub engines: Vec<EngineArgs>,
+    /// Its pools with their settings, in the order in which a request meets them.
+    pub pools: Vec<PoolSettings>,
     /// What was given but has no effect, and why.
     pub unused: Vec<Message>,
     /// What was not given, but follows from the rest.
@@ -40,6 +42,17 @@ pub struct Deployment {
     pub latency_source: String,
     /// How far off they are.
     pub latency_error: ErrorBar,
+}
+
+/// A pool, as settings that repeat a run have it.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Workers of each kind, and their settings; at least one.
+    pub groups: Vec<(u32, EngineArgs)>,
 }
 
 /// What engine settings say of the queue of their router.
@@ -53,146 +66,62 @@ pub struct QueuePolicies {
 
 /// Builds the deployment that the settings describe.
 pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failure> {
-    let refused = |error: ClusterError| layers.refused(error);
-    let given = &config.deployment;
     let preset = preset(config, layers)?;
-    let of = |role, explicit| Given::new(role, explicit, config, preset);
-    let Some(staged) = staged_key(config) else {
-        let given_engine = of(Role::Aggregated, given.engine_args.as_ref());
-        let mut pool = Pool::build(&given_engine, &[given_engine.engine], config, layers)?;
-        pool.unused.extend(hand_off::unused(&pool.args).map(|reason| layers.explained(reason)));
-        let topology = Topology::aggregated(pool.with_workers(given.num_workers));
-        return Ok(Deployment {
-            topology: topology.map_err(refused)?,
-            block_size: pool.config.block_size(),
-            queue_policies: QueuePolicies { first: pool.args.router_queue_policy.clone(), decode: None },
-            engines: vec![pool.args],
-            unused: pool.unused,
-            derived: pool.derived,
-            latency_source: pool.latency_source,
-            latency_error: reported(&pool.error_bar, &pool.error_bar),
-        });
+    let asked = pools::asked(config, layers)?;
+    let given: Vec<Vec<Given<'_>>> = asked.iter().map(|pool| Given::of(pool, config, preset)).collect();
+    let engines: Vec<EngineType> = given.iter().flatten().map(|given| given.engine).collect();
+    let build = |(asked, given): (&Asked, &Vec<Given>)| {
+        let groups = given.iter().map(|given| Group::build(given, &engines, config, layers));
+        Ok(Pool {
+            name: asked.name.clone(),
+            role: asked.role,
+            groups: groups.collect::<Result<_, Failure>>()?,
+        })
     };
-    check_staged(config, layers, staged)?;
-    let prefill = of(Role::Prefill, given.prefill_engine_args.as_ref());
-    let decode = of(Role::Decode, given.decode_engine_args.as_ref());
-    let engines = [prefill.engine, decode.engine];
-    let mut prefill = Pool::build(&prefill, &engines, config, layers)?;
-    let decode = Pool::build(&decode, &engines, config, layers)?;
-    let workers = [given.num_prefill_workers, given.num_decode_workers].map(|n| n.unwrap_or(DEFAULT_WORKERS));
-    let hand_off = hand_off::work_out(&mut prefill.args, &decode.args, workers)?;
-    hand_off::check(&prefill.args, &decode.args, layers)?;
-    let topology = Topology::disaggregated(
-        prefill.with_workers(given.num_prefill_workers),
-        decode.with_workers(given.num_decode_workers),
-    );
+    let mut pools: Vec<Pool> = asked.iter().zip(&given).map(build).collect::<Result<_, Failure>>()?;
+    let hand_off = match &mut pools[..] {
+        [prefill, decode] => hand_off::work_out(prefill, decode, layers)?,
+        _ => None,
+    };
+    let policies = pools.iter().map(|pool| pool.queue_policy(layers)).collect::<Result<Vec<_>, Failure>>()?;
+    let mut policies = policies.into_iter();
+    let queue_policies =
+        QueuePolicies { first: policies.next().flatten(), decode: policies.next().flatten() };
+    let specs: Vec<PoolSpec<'_>> = pools.iter().map(Pool::spec).collect();
+    let topology = Topology::new(&specs).map_err(|error| layers.refused(error))?;
+    let unused = pools.iter().flat_map(|pool| pool.unused(layers)).collect();
+    let derived = pools.iter().flat_map(|pool| &pool.groups).flat_map(|group| group.derived.clone());
     Ok(Deployment {
-        topology: topology.map_err(refused)?,
-        block_size: prefill.config.block_size(),
-        queue_policies: QueuePolicies {
-            first: prefill.args.router_queue_policy.clone(),
-            decode: decode.args.router_queue_policy.clone(),
-        },
-        engines: vec![prefill.args, decode.args],
-        unused: [prefill.unused, decode.unused].concat(),
-        derived: prefill.derived.into_iter().chain(decode.derived).chain(hand_off).collect(),
-        latency_error: reported(&prefill.error_bar, &decode.error_bar),
-        latency_source: if prefill.latency_source == decode.latency_source {
-            prefill.latency_source
-        } else {
-            format!("prefill: {}; decode: {}", prefill.latency_source, decode.latency_source)
-        },
+        topology,
+        block_size: pools[0].groups[0].config.block_size(),
+        queue_policies,
+        unused,
+        derived: derived.chain(hand_off).collect(),
+        latency_source: of_both(pools.iter().map(|pool| (pool.role, pool.latency_source()))),
+        latency_error: reported(&pools[0].error_bar(), &pools[pools.len() - 1].error_bar()),
+        pools: pools.into_iter().map(Pool::settings).collect(),
     })
+}
+
+/// What is said of each pool, once if it is the same.
+fn of_both(said: impl Iterator<Item = (Role, String)>) -> String {
+    let said: Vec<(Role, String)> = said.collect();
+    if said.iter().all(|(_, text)| *text == said[0].1) {
+        return said[0].1.clone();
+    }
+    said.iter().map(|(role, text)| format!("{}: {text}", role.name())).collect::<Vec<_>>().join("; ")
 }
 
 /// How far off times are: TTFT by the pool of prompts, TPOT by that of output.
 fn reported(prompts: &ErrorBar, output: &ErrorBar) -> ErrorBar {
-    let basis = if prompts.basis == output.basis {
-        prompts.basis.clone()
-    } else {
-        format!("prefill: {}; decode: {}", prompts.basis, output.basis)
-    };
+    let bases = [(Role::Prefill, prompts.basis.clone()), (Role::Decode, output.basis.clone())];
     ErrorBar {
         tpot_p90: output.tpot_p90,
         ttft_p90: prompts.ttft_p90,
         tpot_mape: output.tpot_mape,
         ttft_mape: prompts.ttft_mape,
         n: prompts.n.min(output.n),
-        basis,
-    }
-}
-
-/// The first setting, if there is one, that makes the deployment disaggregated.
-fn staged_key(config: &ReplayConfig) -> Option<&'static str> {
-    let given = &config.deployment;
-    [
-        ("prefill_engine_args", given.prefill_engine_args.is_some()),
-        ("decode_engine_args", given.decode_engine_args.is_some()),
-        ("num_prefill_workers", given.num_prefill_workers.is_some()),
-        ("num_decode_workers", given.num_decode_workers.is_some()),
-    ]
-    .into_iter()
-    .find_map(|(key, is_given)| is_given.then_some(key))
-}
-
-/// Refuses settings of an aggregated deployment in a disaggregated one, and half of a disaggregated one.
-fn check_staged(config: &ReplayConfig, layers: &Layers, staged: &str) -> Result<(), Failure> {
-    let given = &config.deployment;
-    let refused = |message: Message, hint: Message| Err(layers.refused(message).with_hint(hint));
-    let not_combined = |key: &str| {
-        message!(
-            "{} and {} cannot be combined: the one is for aggregated, the other for disaggregated serving",
-            Message::key(key),
-            Message::key(staged)
-        )
-    };
-    if given.engine_args.is_some() {
-        return refused(
-            not_combined("engine_args"),
-            message!(
-                "{--prefill_engine_args} and {--decode_engine_args} set up one pool each; flags such as {--block_size} hold \
-                 for both"
-            ),
-        );
-    }
-    if given.num_workers.is_some() {
-        return refused(
-            not_combined("num_workers"),
-            message!("{--num_prefill_workers} and {--num_decode_workers} say how many there are of each"),
-        );
-    }
-    let alone = match (given.num_prefill_workers, given.num_decode_workers) {
-        (Some(_), None) => Some(["num_prefill_workers", "num_decode_workers"]),
-        (None, Some(_)) => Some(["num_decode_workers", "num_prefill_workers"]),
-        _ => None,
-    };
-    if let Some([one, other]) = alone {
-        return refused(
-            message!(
-                "{} is given without {}, but a disaggregated deployment has both pools",
-                Message::key(one),
-                Message::key(other)
-            ),
-            message!(
-                "{} says how many there are of the other; {--num_workers} makes an aggregated deployment",
-                Message::flag(other)
-            ),
-        );
-    }
-    match (&given.prefill_engine_args, &given.decode_engine_args) {
-        (Some(_), None) => refused(
-            message!(
-                "{prefill_engine_args} is given without {decode_engine_args}, but each pool needs its settings"
-            ),
-            message!("{--decode_engine_args} '{{}}' takes the defaults"),
-        ),
-        (None, Some(_)) => refused(
-            message!(
-                "{decode_engine_args} is given without {prefill_engine_args}, but each pool needs its settings"
-            ),
-            message!("{--prefill_engine_args} '{{}}' takes the defaults"),
-        ),
-        _ => Ok(()),
+        basis: of_both(bases.into_iter()),
     }
 }
 
@@ -201,36 +130,47 @@ fn preset(config: &ReplayConfig, layers: &Layers) -> Result<Option<EnginePreset>
     preset.map_err(|error| layers.refused(error))
 }
 
-/// What is given for the engine of a pool.
+/// What is given for the engine of equal workers of a pool.
 struct Given<'a> {
     role: Role,
-    /// Settings of this pool alone.
-    explicit: Option<&'a Map<String, Value>>,
+    /// What messages call it, if they have to.
+    name: String,
+    asked: &'a AskedGroup,
     preset: Option<EnginePreset>,
     engine: EngineType,
 }
 
 impl<'a> Given<'a> {
+    /// For each group of a pool.
+    fn of(pool: &'a Asked, config: &ReplayConfig, preset: Option<EnginePreset>) -> Vec<Self> {
+        let groups = pool.groups.iter().enumerate();
+        groups.map(|(number, group)| Self::new(pool, number, group, config, preset)).collect()
+    }
+
     fn new(
-        role: Role,
-        explicit: Option<&'a Map<String, Value>>,
+        pool: &Asked,
+        number: usize,
+        asked: &'a AskedGroup,
         config: &ReplayConfig,
         preset: Option<EnginePreset>,
     ) -> Self {
-        let named = explicit.and_then(|settings| settings.get("engine_type"));
+        let named = asked.explicit.get("engine_type");
         // A name that is none is refused with the other settings.
         let named = named.and_then(|name| serde_json::from_value(name.clone()).ok());
         let engine = named.or(config.engine.engine).or(preset.map(|preset| preset.engine_type()));
-        Self { role, explicit, preset, engine: engine.unwrap_or(EngineArgs::default().engine_type) }
+        let name = match pool.role {
+            _ if pool.groups.len() > 1 => format!("group {} of pool `{}`: ", number + 1, pool.name),
+            Role::Aggregated => String::new(),
+            Role::Prefill => "prefill engine: ".to_owned(),
+            Role::Decode => "decode engine: ".to_owned(),
+        };
+        let engine = engine.unwrap_or(EngineArgs::default().engine_type);
+        Self { role: pool.role, name, asked, preset, engine }
     }
 
-    /// The key of the settings of this pool alone.
-    fn key(&self) -> &'static str {
-        match self.role {
-            Role::Aggregated => "engine_args",
-            Role::Prefill => "prefill_engine_args",
-            Role::Decode => "decode_engine_args",
-        }
+    /// The key of the settings of these workers alone.
+    fn key(&self) -> &str {
+        self.asked.keys.last().map_or("engine_args", String::as_str)
     }
 
     /// What the preset says, unless it is for the engine of another pool.
@@ -301,8 +241,86 @@ fn of_the_mocker(given: &Given<'_>, settings: &Settings<'_>, spec: &LatencySpec)
     })
 }
 
-/// The engine of a pool.
+/// A pool whose engines are checked.
 struct Pool {
+    name: String,
+    role: Role,
+    groups: Vec<Group>,
+}
+
+impl Pool {
+    fn spec(&self) -> PoolSpec<'_> {
+        PoolSpec {
+            name: &self.name,
+            role: self.role,
+            groups: self.groups.iter().map(Group::engine).collect(),
+        }
+    }
+
+    fn settings(self) -> PoolSettings {
+        let groups = self.groups.into_iter().map(|group| (group.workers, group.args));
+        PoolSettings { name: self.name, role: self.role, groups: groups.collect() }
+    }
+
+    /// What was given but has no effect, and why.
+    fn unused(&self, layers: &Layers) -> Vec<Message> {
+        let of_group = |group: &Group| {
+            let hand_off = hand_off::unused(&group.args).filter(|_| self.role == Role::Aggregated);
+            let hand_off = hand_off.map(|reason| layers.explained(reason));
+            group.unused.iter().cloned().chain(hand_off).collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of_group).collect()
+    }
+
+    /// What its engines say of the queue of their router, which they share.
+    fn queue_policy(&self, layers: &Layers) -> Result<Option<String>, Failure> {
+        let mut policies = self.groups.iter().map(|group| &group.args.router_queue_policy);
+        let first = policies.next().cloned().flatten();
+        if policies.any(|other| *other != first) {
+            return Err(layers.refused(message!(
+                "{router_queue_policy} differs among the groups of pool `{}`, which have one router",
+                &self.name
+            )));
+        }
+        Ok(first)
+    }
+
+    /// Where iteration times come from, of each group if they differ.
+    fn latency_source(&self) -> String {
+        self.of_groups(|group| group.latency_source.clone())
+    }
+
+    /// How far off they are: where groups differ, as far as the worst.
+    fn error_bar(&self) -> ErrorBar {
+        let bars = || self.groups.iter().map(|group| &group.error_bar);
+        // What is unknown of one is unknown of all.
+        let worst = |of: fn(&ErrorBar) -> Option<f64>| {
+            bars().map(of).collect::<Option<Vec<f64>>>().and_then(|all| all.into_iter().reduce(f64::max))
+        };
+        ErrorBar {
+            tpot_p90: worst(|bar| bar.tpot_p90),
+            ttft_p90: worst(|bar| bar.ttft_p90),
+            tpot_mape: worst(|bar| bar.tpot_mape),
+            ttft_mape: worst(|bar| bar.ttft_mape),
+            n: bars().map(|bar| bar.n).min().flatten(),
+            basis: self.of_groups(|group| group.error_bar.basis.clone()),
+        }
+    }
+
+    /// What is said of each group, once if it is the same.
+    fn of_groups(&self, said: impl Fn(&Group) -> String) -> String {
+        let first = said(&self.groups[0]);
+        if self.groups.iter().all(|group| said(group) == first) {
+            return first;
+        }
+        let said = |(number, group)| format!("group {number}: {}", said(group));
+        (1..).zip(&self.groups).map(said).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Equal workers of a pool, and their engine.
+struct Group {
+    workers: u32,
     args: EngineArgs,
     config: EngineConfig,
     /// What was given but has no effect, and why.
@@ -315,19 +333,15 @@ struct Pool {
     error_bar: ErrorBar,
 }
 
-impl Pool {
-    /// Builds a pool of a deployment whose pools have these engines.
+impl Group {
+    /// Builds workers of a deployment in which there are these engines.
     fn build(
         given: &Given<'_>,
         engines: &[EngineType],
         config: &ReplayConfig,
         layers: &Layers,
     ) -> Result<Self, Failure> {
-        let name = match given.role {
-            Role::Aggregated => "",
-            Role::Prefill => "prefill engine: ",
-            Role::Decode => "decode engine: ",
-        };
+        let name = given.name.as_str();
         let settings = Settings::collect(given, engines, config, layers)?;
         let named = |message: Message| Message::from(name).then(message);
         let explained = |message: Message| named(settings.explained(message));
@@ -375,10 +389,11 @@ impl Pool {
                  latency model knows no GPU"
             )));
         }
-        Ok(Self { args, config, unused, derived, latency_source, error_bar })
+        let workers = given.asked.workers;
+        Ok(Self { workers, args, config, unused, derived, latency_source, error_bar })
     }
 
-    fn with_workers(&self, workers: Option<u32>) -> PoolEngine<'_> {
-        PoolEngine { workers: workers.unwrap_or(DEFAULT_WORKERS), args: &self.args, config: &self.config }
+    fn engine(&self) -> PoolEngine<'_> {
+        PoolEngine { workers: self.workers, args: &self.args, config: &self.config }
     }
 }

@@ -14,6 +14,7 @@ mod engine;
 mod keys;
 mod layers;
 mod not_yet;
+mod pool;
 mod router;
 mod schema;
 mod toml_file;
@@ -35,6 +36,7 @@ pub use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
 pub use keys::is_key;
 pub use layers::{EXAMPLE, Layers, Origin};
 pub use not_yet::refuse_value;
+pub use pool::{GroupTable, PoolTable};
 pub use router::{RouterFlags, RouterGiven, add_router};
 pub use schema::{config_schema, with_defaults};
 pub use value::choice;
@@ -215,6 +217,10 @@ pub struct DeploymentConfig {
     #[arg(long, value_name = "JSON", value_parser = settings)]
     #[schemars(with = "Option<EngineArgs>")]
     pub decode_engine_args: Option<Map<String, Value>>,
+    /// Pools as tables, in place of the numbers of workers and engine settings above: one aggregated pool, or a prefill
+    /// and a decode pool, each of workers of one kind or of several
+    #[arg(skip)]
+    pub pool: Option<Vec<PoolTable>>,
 }
 
 /// The units of time that can be chosen.

@@ -12,12 +12,12 @@ const ALL_BINS: usize = 1 << 17;
 /// Length of a bin at the beginning, as a power of two in nanoseconds: about a millisecond.
 const FIRST_SHIFT: u32 = 20;
 
-/// The workers of a pool.
+/// Equal workers of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSize {
     /// What the pool is for.
     pub role: Role,
-    /// How many workers it has.
+    /// How many of them it has.
     pub workers: u32,
     /// KV blocks of a worker that requests can have.
     pub blocks: u32,
@@ -52,16 +52,26 @@ pub struct Activity {
 
 #[derive(Debug, Clone, PartialEq)]
 struct PoolActivity {
-    size: PoolSize,
+    role: Role,
     workers: Vec<WorkerActivity>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct WorkerActivity {
+    /// KV blocks that requests can have.
+    blocks: u32,
     bins: Vec<Bin>,
     /// Up to when the use of KV is known, and what it has been since.
     known_until: u64,
     used_blocks: u32,
+}
+
+/// What a worker did, in equal parts of a time.
+#[derive(Debug)]
+pub(crate) struct WorkerBins {
+    /// KV blocks that requests can have.
+    pub(crate) blocks: u32,
+    pub(crate) bins: Vec<Bin>,
 }
 
 /// Sums over a stretch of time.
@@ -87,15 +97,22 @@ impl Bin {
 }
 
 impl Activity {
-    /// For the workers of these pools.
-    pub fn new(pools: impl IntoIterator<Item = PoolSize>) -> Self {
-        let sizes: Vec<PoolSize> = pools.into_iter().collect();
+    /// For these workers; those of a pool are in order of their numbers.
+    pub fn new(groups: impl IntoIterator<Item = PoolSize>) -> Self {
+        let sizes: Vec<PoolSize> = groups.into_iter().collect();
         let workers: usize = sizes.iter().map(|size| size.workers as usize).sum();
         let bins = (ALL_BINS / workers.max(1)).clamp(LEAST_BINS, MOST_BINS);
-        let worker = WorkerActivity { bins: vec![Bin::default(); bins], known_until: 0, used_blocks: 0 };
-        let pool =
-            |size: PoolSize| PoolActivity { size, workers: vec![worker.clone(); size.workers as usize] };
-        Self { shift: FIRST_SHIFT, bins, pools: sizes.into_iter().map(pool).collect() }
+        let mut pools: Vec<PoolActivity> = Vec::new();
+        for PoolSize { role, workers, blocks } in sizes {
+            let bins = vec![Bin::default(); bins];
+            let worker = WorkerActivity { blocks, bins, known_until: 0, used_blocks: 0 };
+            let group = vec![worker; workers as usize];
+            match pools.iter_mut().find(|pool| pool.role == role) {
+                Some(pool) => pool.workers.extend(group),
+                None => pools.push(PoolActivity { role, workers: group }),
+            }
+        }
+        Self { shift: FIRST_SHIFT, bins, pools }
     }
 
     /// A worker ended iterations; those of one worker come in order of time.
@@ -108,9 +125,9 @@ impl Activity {
             self.fold();
         }
         let shift = self.shift;
-        let pool = self.pools.iter_mut().find(|of| of.size.role == pool).expect("the pool is one of the run");
-        let blocks = pool.size.blocks;
+        let pool = self.pools.iter_mut().find(|of| of.role == pool).expect("the pool is one of the run");
         let worker = &mut pool.workers[worker.index()];
+        let blocks = worker.blocks;
         if start > worker.known_until && worker.used_blocks > 0 {
             let idle = Bin { block_ns: 1.0, ..Bin::default() };
             worker.spread(shift, worker.known_until, start, &idle, f64::from(worker.used_blocks));
@@ -141,16 +158,14 @@ impl Activity {
         }
     }
 
-    /// KV blocks of a worker of a pool, and the bins of each of its workers, over `bins` equal parts of a time.
-    pub(crate) fn of_pool(
-        &self,
-        role: Role,
-        span: (Time, Time),
-        bins: usize,
-    ) -> Option<(u32, Vec<Vec<Bin>>)> {
-        let pool = self.pools.iter().find(|pool| pool.size.role == role)?;
-        let workers = pool.workers.iter().map(|worker| worker.resampled(self.shift, span, bins));
-        Some((pool.size.blocks, workers.collect()))
+    /// What each worker of a pool did, over `bins` equal parts of a time.
+    pub(crate) fn of_pool(&self, role: Role, span: (Time, Time), bins: usize) -> Option<Vec<WorkerBins>> {
+        let pool = self.pools.iter().find(|pool| pool.role == role)?;
+        let bins = |worker: &WorkerActivity| WorkerBins {
+            blocks: worker.blocks,
+            bins: worker.resampled(self.shift, span, bins),
+        };
+        Some(pool.workers.iter().map(bins).collect())
     }
 }
 
@@ -228,8 +243,8 @@ mod tests {
                     (start, at, tokens, used)
                 })
                 .collect();
-            let (_, workers) = activity(&spans).of_pool(ROLE, (Time::ZERO, Time::from_ns(at)), 300).unwrap();
-            let found = sum(&workers[0]);
+            let workers = activity(&spans).of_pool(ROLE, (Time::ZERO, Time::from_ns(at)), 300).unwrap();
+            let found = sum(&workers[0].bins);
             let near = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-6;
             prop_assert!(near(found.busy, spans.iter().map(|span| (span.1 - span.0) as f64).sum()));
             prop_assert!(near(found.tokens, spans.iter().map(|span| span.2 as f64).sum()));
@@ -241,15 +256,36 @@ mod tests {
     }
 
     #[test]
+    fn workers_of_a_pool_may_have_different_blocks() {
+        let group = |workers, blocks| PoolSize { role: ROLE, workers, blocks };
+        let mut activity = Activity::new([group(2, 100), group(1, 400)]);
+        let (start, end) = (Time::ZERO, Time::from_ns(1000));
+        let span = |free_blocks| BusySpan {
+            start,
+            end,
+            busy: end.since(start),
+            iterations: 1,
+            tokens: 1,
+            free_blocks,
+            free_blocks_after: free_blocks,
+        };
+        activity.add(ROLE, WorkerId(1), &span(90));
+        activity.add(ROLE, WorkerId(2), &span(90));
+        let workers = activity.of_pool(ROLE, (start, end), 1).unwrap();
+        let used = workers.iter().map(|worker| (worker.blocks, worker.bins[0].block_ns.round() as u64));
+        assert_eq!(used.collect::<Vec<_>>(), [(100, 0), (100, 10_000), (400, 310_000)]);
+    }
+
+    #[test]
     fn blocks_stay_in_use_between_iterations() {
         let second = 1_000_000_000;
         let spans = [(0, second, 10, 40), (3 * second, 4 * second, 10, 20)];
-        let (blocks, workers) =
-            activity(&spans).of_pool(ROLE, (Time::ZERO, Time::from_ns(4 * second)), 4).unwrap();
-        assert_eq!(blocks, 100);
-        let used: Vec<f64> = workers[0].iter().map(|bin| (bin.block_ns / second as f64).round()).collect();
+        let workers = activity(&spans).of_pool(ROLE, (Time::ZERO, Time::from_ns(4 * second)), 4).unwrap();
+        let WorkerBins { blocks, bins } = &workers[0];
+        assert_eq!(*blocks, 100);
+        let used: Vec<f64> = bins.iter().map(|bin| (bin.block_ns / second as f64).round()).collect();
         assert_eq!(used, [40.0, 40.0, 40.0, 20.0]);
-        let busy: Vec<f64> = workers[0].iter().map(|bin| (bin.busy / second as f64).round()).collect();
+        let busy: Vec<f64> = bins.iter().map(|bin| (bin.busy / second as f64).round()).collect();
         assert_eq!(busy, [1.0, 0.0, 0.0, 1.0]);
     }
 }

@@ -113,6 +113,8 @@ fn pool_facts(report: &PoolReport) -> Vec<String> {
             (Some(occupancy), Some(most)) => {
                 format!("batch occupancy {} ({size} of {} requests)", percent(occupancy), count(most.into()))
             }
+            // Workers differ in how many they may have.
+            (Some(occupancy), None) => format!("batch occupancy {} ({size} requests)", percent(occupancy)),
             _ => format!("{size} requests in it, without a limit"),
         };
         let (mean, most) = (share(report.kv_usage), share(report.peak_kv_usage));

@@ -23,11 +23,11 @@ pub struct PoolReport {
     /// Requests that an iteration computed something for, averaged over the time in iterations; null without one.
     #[serde(default)]
     pub mean_batch_size: Option<f64>,
-    /// Most requests that may run on a worker at a time; null without a limit.
+    /// Most requests that may run on a worker at a time; null without a limit, or where workers differ in it.
     #[serde(default)]
     pub max_num_seqs: Option<u32>,
-    /// How full batches were while workers were in iterations: `mean_batch_size / max_num_seqs`; null without a limit
-    /// or an iteration.
+    /// How full batches were while workers were in iterations: `mean_batch_size / max_num_seqs` where that is the same
+    /// for all; null without a limit or an iteration.
     #[serde(default)]
     pub batch_occupancy: Option<f64>,
     /// Share of the KV blocks that requests held, averaged over the time in iterations; what only the prefix cache

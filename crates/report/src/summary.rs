@@ -219,6 +219,12 @@ fn by_reason(rejected: &[&RequestRecord]) -> Counts {
     counts
 }
 
+/// Requests that may run on a worker at a time, if there is a limit, which is the same for all.
+fn seats_of_each(pool: &PoolRecord) -> Option<u32> {
+    let first = pool.limits.first()?.max_num_seqs;
+    pool.limits.iter().all(|limits| limits.max_num_seqs == first).then_some(first)?
+}
+
 fn pool_report(pool: &PoolRecord, duration: Option<Duration>) -> PoolReport {
     let PoolTotals { iterations, computed_tokens, preemptions } = pool.totals;
     let duration_ns = duration.map(Duration::as_ns).filter(|&ns| ns > 0);
@@ -249,7 +255,7 @@ fn pool_report(pool: &PoolRecord, duration: Option<Duration>) -> PoolReport {
         preemptions,
         utilization: duration_ns.map(|ns| share(busy_ns, ns) / pool.workers.len().max(1) as f64),
         mean_batch_size,
-        max_num_seqs: pool.common_limits().and_then(|limits| limits.max_num_seqs),
+        max_num_seqs: seats_of_each(pool),
         batch_occupancy: share_held(pool, |worker| worker.request_ns, &seats).filter(|_| has_seats),
         kv_usage: share_held(pool, |worker| worker.block_ns, &blocks),
         peak_kv_usage: (iterations > 0).then(|| peak.fold(0.0, f64::max)),

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
-use servecast_engine::EngineArgs;
 use servecast_report::{Counts, ErrorBar, ExportFormat, Provenance, Sla, Slo, SummaryOptions};
 use servecast_types::{Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
 use crate::resolved::reported;
 use crate::timeline::{TimelineOptions, Window};
-use servecast_config::deployment::{self, Deployment};
+use servecast_config::deployment::{self, Deployment, PoolSettings};
 use servecast_config::error::Failure;
 use servecast_config::router::{self, Routing};
 use servecast_config::settings::{DEFAULT_SEED, Layers, OutputConfig, ReplayConfig, ReplayMode};
@@ -40,8 +39,8 @@ pub struct Plan {
     pub block_size: u32,
     /// What the timeline shows of the run.
     pub timeline: TimelineOptions,
-    /// The settings of each pool's engine.
-    pub engines: Vec<EngineArgs>,
+    /// The pools with their settings.
+    pub pools: Vec<PoolSettings>,
     /// How requests are spread over workers.
     pub router: RouterOptions,
     /// The files of `--export`, with their formats.
@@ -72,7 +71,7 @@ impl Plan {
             topology,
             block_size,
             queue_policies,
-            engines,
+            pools,
             mut unused,
             derived,
             latency_source,
@@ -94,7 +93,7 @@ impl Plan {
             topology,
             block_size,
             timeline,
-            engines,
+            pools,
             router,
             exports,
             unused,

@@ -6,15 +6,16 @@ use serde_json::{Map, Value, json};
 use servecast_cluster::{LoadMode, RouterMode};
 use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
 use servecast_report::Settings;
+use servecast_types::Role;
 use servecast_workload::{Recognised, SyntheticSpec, TraceNotes};
 
 use crate::plan::Plan;
-use servecast_config::deployment::{DEFAULT_WORKERS, GRAPHS, without_effect};
+use servecast_config::deployment::{GRAPHS, PoolSettings, without_effect};
 use servecast_config::error::Failure;
 use servecast_config::files;
 use servecast_config::settings::{
-    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, DeploymentConfig, ReplayConfig, ReplayMode, SyntheticConfig,
-    TraceConfig,
+    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, DeploymentConfig, GroupTable, PoolTable, ReplayConfig,
+    ReplayMode, SyntheticConfig, TraceConfig,
 };
 use servecast_config::source::Source;
 
@@ -111,22 +112,35 @@ fn deployment(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> DeploymentConfig
         config.kv_event_delay_ms =
             router.kv.settings.use_kv_events().then(|| given.kv_event_delay_ms.unwrap_or(0.0));
     }
-    let workers = |given: Option<u32>| Some(given.unwrap_or(DEFAULT_WORKERS));
-    let engine_args = |args| engine_args(args, plan.block_size, named);
-    match &plan.engines[..] {
-        [engine] => {
-            config.num_workers = workers(given.num_workers);
-            config.engine_args = Some(engine_args(engine));
-        }
-        [prefill, decode] => {
-            config.num_prefill_workers = workers(given.num_prefill_workers);
-            config.num_decode_workers = workers(given.num_decode_workers);
-            config.prefill_engine_args = Some(engine_args(prefill));
-            config.decode_engine_args = Some(engine_args(decode));
-        }
-        _ => unreachable!("a deployment has one pool or two"),
+    let engine_args = |args: &EngineArgs| Some(engine_args(args, plan.block_size, named));
+    if plan.pools.iter().any(|pool| pool.groups.len() > 1) {
+        config.pool = Some(plan.pools.iter().map(|pool| table(pool, &engine_args)).collect());
+        return config;
+    }
+    // By the shorthand wherever that says it, so that a deployment has the same settings however it was asked for.
+    for pool in &plan.pools {
+        let (workers, args) = &pool.groups[0];
+        let (number, settings) = match pool.role {
+            Role::Aggregated => (&mut config.num_workers, &mut config.engine_args),
+            Role::Prefill => (&mut config.num_prefill_workers, &mut config.prefill_engine_args),
+            Role::Decode => (&mut config.num_decode_workers, &mut config.decode_engine_args),
+        };
+        (*number, *settings) = (Some(*workers), engine_args(args));
     }
     config
+}
+
+/// A pool as a table.
+fn table(pool: &PoolSettings, engine_args: &impl Fn(&EngineArgs) -> Option<Map<String, Value>>) -> PoolTable {
+    let group = |(workers, args): &(u32, EngineArgs)| GroupTable {
+        workers: Some(*workers),
+        engine_args: engine_args(args),
+    };
+    let table = PoolTable { name: Some(pool.name.clone()), role: Some(pool.role), ..PoolTable::default() };
+    match &pool.groups[..] {
+        [(workers, args)] => PoolTable { workers: Some(*workers), engine_args: engine_args(args), ..table },
+        groups => PoolTable { group: Some(groups.iter().map(group).collect()), ..table },
+    }
 }
 
 /// The settings of an engine that have an effect, each by one name.
@@ -212,12 +226,19 @@ fn latency(args: &EngineArgs, named: &dyn Fn(&Path) -> PathBuf) -> Option<String
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(members) = value else { unreachable!("settings are an object") };
     let present = members.into_iter().filter(|(_, value)| !value.is_null());
-    let mut present: Map<String, Value> = present
-        .map(|(key, value)| (key, if value.is_object() { Value::Object(object(value)) } else { value }))
-        .collect();
+    let mut present: Map<String, Value> = present.map(|(key, value)| (key, without_null(value))).collect();
     // The order of keys must not depend on the features of serde_json that other crates switch on.
     present.sort_keys();
     present
+}
+
+/// A value without the members of objects in it that are not there.
+fn without_null(value: Value) -> Value {
+    match value {
+        Value::Object(_) => Value::Object(object(value)),
+        Value::Array(items) => items.into_iter().map(without_null).collect(),
+        value => value,
+    }
 }
 
 /// Where a file is, whatever the working directory.

@@ -13,6 +13,7 @@ mod latency;
 mod latency_ops;
 mod oracle_bad;
 mod output;
+mod pools;
 mod provenance;
 mod readme;
 mod recommend;

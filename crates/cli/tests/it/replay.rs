@@ -390,6 +390,15 @@ fn the_example_deployment_runs() {
 }
 
 #[test]
+fn the_example_of_workers_that_differ_runs() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/mixed.toml");
+    let report = Sandbox::new().report(&["t.jsonl", "--config", example]);
+    assert_eq!((&report["completed_requests"], &report["pools"][0]["workers"]), (&4.into(), &6.into()));
+    let source = report["latency_source"].as_str().unwrap();
+    assert!(source.contains("H100-SXM") && source.contains("B200"), "{source}");
+}
+
+#[test]
 fn a_run_that_outlasts_virtual_time_ends_with_an_error() {
     let sandbox = Sandbox::new();
     for arguments in

@@ -39,9 +39,9 @@ pub enum RouterMode {
     RoundRobin,
     /// A worker drawn at random.
     Random,
-    /// The worker with the fewest requests in flight; of equals, one drawn at random.
+    /// The worker with the fewest requests in flight for its capacity; of equals, one drawn at random.
     LeastLoaded,
-    /// The one with fewer requests in flight of two workers drawn at random.
+    /// The one with fewer requests in flight for its capacity of two workers drawn at random.
     PowerOfTwo,
     /// Prompts that begin alike on one worker, as long as it has little more to do than the others.
     PrefixHash,

@@ -3,8 +3,9 @@
 use servecast_engine::{EngineArgs, KvRole};
 use servecast_types::{Message, message};
 
+use super::Pool;
 use crate::error::Failure;
-use crate::latency;
+use crate::latency::{self, Transfer};
 use crate::settings::Layers;
 
 /// What says something of a hand-off where there is none.
@@ -31,27 +32,69 @@ const NETWORK: &str =
 /// said of it. A bandwidth of 0 says that it takes no time.
 ///
 /// A token has its KV in the cache of the prefill engine, each number once however many GPUs share it. If a link connects
-/// as many GPUs as all workers of both pools (`workers`) have, GPUs read from one another over it; otherwise every GPU
-/// of a worker has the network adapter of its vendor's systems, at its nominal rate. The side with fewer GPUs decides.
-/// What a transfer really reaches is to be measured.
+/// as many GPUs as all workers of both pools have, GPUs read from one another over it; otherwise every GPU of a worker has
+/// the network adapter of its vendor's systems, at its nominal rate. The side with fewer GPUs decides. What a transfer
+/// really reaches is to be measured. Where workers of a pool differ, it has to come to the same for all.
 pub(super) fn work_out(
+    prefill: &mut Pool,
+    decode: &Pool,
+    layers: &Layers,
+) -> Result<Option<String>, Failure> {
+    let gpus = gpus(prefill)?.zip(gpus(decode)?).map(|(one, other)| one + other);
+    let mut first = None;
+    for group in &mut prefill.groups {
+        let given = group.args.clone();
+        for other in &decode.groups {
+            group.args = given.clone();
+            let said = work_out_pair(&mut group.args, &other.args, gpus)?;
+            check(&group.args, &other.args, layers)?;
+            let bytes = group.args.kv_bytes_per_token.or(other.args.kv_bytes_per_token);
+            let bandwidth = group.args.kv_transfer_bandwidth.or(other.args.kv_transfer_bandwidth);
+            let found = (bytes, bandwidth, said);
+            if *first.get_or_insert_with(|| found.clone()) != found {
+                let message = message!(
+                    "hand-offs from `{}` to `{}` move other amounts, or at other rates, by the group of the workers",
+                    &prefill.name,
+                    &decode.name
+                );
+                let hint = message!(
+                    "{--kv_transfer_bandwidth} and {--kv_bytes_per_token} say what holds for all of them"
+                );
+                return Err(layers.refused(message).with_hint(hint));
+            }
+        }
+    }
+    Ok(first.and_then(|(.., said)| said))
+}
+
+/// GPUs of all workers of a pool, if their latency models know them.
+fn gpus(pool: &Pool) -> Result<Option<u64>, Failure> {
+    pool.groups.iter().try_fold(Some(0), |sum, group| {
+        let each = transfer(&group.args)?.map(|transfer| u64::from(transfer.gpus) * u64::from(group.workers));
+        Ok(sum.zip(each).map(|(sum, each)| sum + each))
+    })
+}
+
+fn transfer(args: &EngineArgs) -> Result<Option<Transfer>, Failure> {
+    args.latency_spec().map_or(Ok(None), |spec| latency::transfer(&spec))
+}
+
+/// The same between two kinds of workers in a deployment of so many GPUs.
+fn work_out_pair(
     prefill: &mut EngineArgs,
     decode: &EngineArgs,
-    workers: [u32; 2],
+    gpus: Option<u64>,
 ) -> Result<Option<String>, Failure> {
     let bandwidth = prefill.kv_transfer_bandwidth.or(decode.kv_transfer_bandwidth);
     let bytes = prefill.kv_bytes_per_token.or(decode.kv_bytes_per_token);
     if bandwidth == Some(0.0) || (bandwidth.is_some() && bytes.is_some()) {
         return Ok(None);
     }
-    let of = |args: &EngineArgs| args.latency_spec().map_or(Ok(None), |spec| latency::transfer(&spec));
-    let (source, destination) = (of(prefill)?, of(decode)?);
+    let (source, destination) = (transfer(prefill)?, transfer(decode)?);
     let way = source.zip(destination).and_then(|(source, destination)| {
-        let gpus = [source.gpus, destination.gpus];
-        let all: u64 =
-            gpus.into_iter().zip(workers).map(|(gpus, workers)| u64::from(gpus) * u64::from(workers)).sum();
         let link = source.link_gb_per_s.zip(destination.link_gb_per_s);
-        let link = link.filter(|_| all <= u64::from(source.domain.min(destination.domain)));
+        let domain = u64::from(source.domain.min(destination.domain));
+        let link = link.filter(|_| gpus.is_some_and(|gpus| gpus <= domain));
         let network = || source.network_gb_per_s.zip(destination.network_gb_per_s);
         let (rates, what) =
             link.map(|rates| (rates, LINK)).or_else(|| network().map(|rates| (rates, NETWORK)))?;
@@ -77,7 +120,7 @@ pub(super) fn work_out(
 
 /// Refuses a bandwidth that nothing would be divided by, since the hand-off would silently take no time, and engines that
 /// have the role of the other side.
-pub(super) fn check(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) -> Result<(), Failure> {
+fn check(prefill: &EngineArgs, decode: &EngineArgs, layers: &Layers) -> Result<(), Failure> {
     let sides = [
         ("prefill", prefill, KvRole::KvConsumer, ["kv_consumer", "kv_producer"]),
         ("decode", decode, KvRole::KvProducer, ["kv_producer", "kv_consumer"]),

@@ -93,8 +93,8 @@ impl<'a> Settings<'a> {
         layers: &'a Layers,
     ) -> Result<Self, Failure> {
         let key = given.key();
-        let mut settings =
-            Self { values: given.explicit.cloned().unwrap_or_default(), origins: layers.origins_within(key) };
+        let origins = given.asked.keys.iter().flat_map(|key| layers.origins_within(key)).collect();
+        let mut settings = Self { values: given.asked.explicit.clone(), origins };
         for shortcut in config.engine.given().into_iter().chain(config.sglang.given()) {
             if shortcut.engines.include(given.engine) {
                 settings.add(shortcut, key, layers)?;

@@ -12,6 +12,7 @@ use servecast_engine::lay_over;
 use servecast_types::{Expected, Message, Mistyped, flag, message, typed};
 
 use super::keys::{PREFIX, keys_of, known_key, variable_key};
+use super::pool::{POOL, check_keys};
 use super::toml_file::toml_object;
 use super::value::{boolean, json_object, settings};
 use super::{OutputConfig, ReplayConfig, SeveralConfig, SyntheticConfig, not_yet, router};
@@ -31,7 +32,7 @@ pub const EXAMPLE: [(&str, &str); 3] =
     [("model", "meta-llama/Llama-3.1-8B"), ("gpu", "H100-SXM"), ("engine_preset", "vllm-0.33")];
 
 /// Whoever gives one of these has a load or a deployment in mind.
-const SAYS_WHAT_RUNS: [&str; 9] = [
+const SAYS_WHAT_RUNS: [&str; 10] = [
     "trace_file",
     "model",
     "gpu",
@@ -41,6 +42,7 @@ const SAYS_WHAT_RUNS: [&str; 9] = [
     "engine_args",
     "prefill_engine_args",
     "decode_engine_args",
+    "pool",
 ];
 
 /// Where a value came from.
@@ -198,7 +200,11 @@ impl Layers {
             })?;
             value = settings.into();
         }
-        if NESTED.contains(&key) {
+        if key == POOL {
+            // A list takes the place of another.
+            self.remove(key);
+        }
+        if NESTED.contains(&key) || key == POOL {
             self.note_origins(key, &value, origin);
         }
         lay_over(&mut self.values, Map::from_iter([(key.to_owned(), value)]));
@@ -225,8 +231,8 @@ impl Layers {
     pub(super) fn remove(&mut self, key: &str) {
         self.values.remove(key);
         self.origins.remove(key);
-        let within = format!("{key}.");
-        self.origins.retain(|path, _| !path.starts_with(&within));
+        let within = |path: &str| path.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']));
+        self.origins.retain(|path, _| !within(path));
     }
 
     /// Remembers where settings came from that are within others.
@@ -236,11 +242,18 @@ impl Layers {
             self.note_origins(&path, value, origin);
             self.origins.insert(path, origin.clone());
         }
+        let tables = value.as_array().into_iter().flatten().enumerate().filter(|(_, item)| item.is_object());
+        for (number, table) in tables {
+            let path = format!("{path}[{number}]");
+            self.note_origins(&path, table, origin);
+            self.origins.insert(path, origin.clone());
+        }
     }
 
     /// The settings, each of its type.
     pub fn parse(&self) -> Result<ReplayConfig, Failure> {
         not_yet::refuse_values(&self.values, |key| self.origins[key].to_string())?;
+        self.value(POOL).map_or(Ok(()), check_keys).map_err(|problem| self.refused(problem))?;
         parse(&self.values).map_err(|problem| self.refused(problem))
     }
 
@@ -335,6 +348,9 @@ fn expectation(key: &str, expected: Expected) -> String {
         (Expected::List, "export") => "a list of strings, each FORMAT=FILE".to_owned(),
         (Expected::List, "vary") => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),
         (Expected::List, "cudagraph_capture_sizes" | "cuda_graph_bs") => "a list of whole numbers".to_owned(),
+        (Expected::List, POOL) => "a list of tables, each a pool".to_owned(),
+        (Expected::List, key) if key.starts_with(POOL) => "a list of tables, each a group".to_owned(),
+        (Expected::Object, key) if key.starts_with(POOL) && key.ends_with(']') => "a table".to_owned(),
         (Expected::Object, "router_config") => "an object with the settings of a router".to_owned(),
         (Expected::Object, _) => "an object with the settings of an engine".to_owned(),
         (expected, _) => expected.to_string(),

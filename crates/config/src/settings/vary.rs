@@ -16,7 +16,8 @@ use crate::error::Failure;
 const MOST_RUNS: usize = 10_000;
 
 /// Keys that are the same in all runs.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
+    "pool",
     "vary",
     "threads",
     "fail_if",

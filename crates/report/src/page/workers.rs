@@ -3,7 +3,7 @@
 use serde::Serialize;
 use servecast_record::{PoolRecord, RunRecord, WorkerTotals};
 
-use crate::activity::{Activity, Bin};
+use crate::activity::{Activity, Bin, WorkerBins};
 use crate::series::{BINS, PoolSeries, Series, WorkerSeries};
 
 /// Most rows of a pool; where there are more workers, those beside each other share a row.
@@ -78,13 +78,13 @@ pub(super) fn pools(run: &RunRecord, series: &Series, activity: Option<&Activity
         let bin_ns = series.bin_ms * 1e6;
         let row = |number: usize| {
             let members = number * group..((number + 1) * group).min(lines.len());
-            let watched = bins.as_ref().map(|(blocks, bins)| (*blocks, &bins[members.clone()]));
+            let watched = bins.as_ref().map(|bins| &bins[members.clone()]);
             row(&lines[members], watched, length, bin_ns)
         };
         PoolLoad {
             pool: record.role.name(),
-            blocks: bins.as_ref().map(|(blocks, bins)| u64::from(*blocks) * bins.len() as u64),
-            watched: bins.as_ref().map(|(_, bins)| watched(bins, bin_ns)),
+            blocks: bins.as_ref().map(|bins| bins.iter().map(|worker| u64::from(worker.blocks)).sum()),
+            watched: bins.as_ref().map(|bins| watched(bins, bin_ns)),
             reuse: reuse(lines, BINS),
             group,
             rows: (0..rows_of(lines.len())).map(row).collect(),
@@ -103,8 +103,9 @@ fn worker(totals: &WorkerTotals, duration_ns: u64) -> Worker {
     Worker { requests, reused_tokens, busy: rounded(busy_ns as f64 / duration_ns.max(1) as f64 * 100.0) }
 }
 
-fn watched(workers: &[Vec<Bin>], bin_ns: f64) -> Watched {
-    let sum = |bin: usize, of: fn(&Bin) -> f64| workers.iter().map(|bins| of(&bins[bin])).sum::<f64>();
+fn watched(workers: &[WorkerBins], bin_ns: f64) -> Watched {
+    let sum =
+        |bin: usize, of: fn(&Bin) -> f64| workers.iter().map(|worker| of(&worker.bins[bin])).sum::<f64>();
     let line = |of: &dyn Fn(usize) -> f64| (0..BINS).map(|bin| rounded(of(bin))).collect();
     let count = workers.len().max(1) as f64;
     let batch_tokens =
@@ -122,28 +123,31 @@ fn tokens_an_iteration(tokens: f64, iterations: f64) -> Option<f64> {
     (iterations > 1e-9).then(|| rounded(tokens / iterations))
 }
 
-fn row(lines: &[WorkerSeries], watched: Option<(u32, &[Vec<Bin>])>, length: usize, bin_ns: f64) -> Row {
+fn row(lines: &[WorkerSeries], watched: Option<&[WorkerBins]>, length: usize, bin_ns: f64) -> Row {
     let step = BINS / length;
     let workers = lines.len().max(1) as f64;
     let mean = |of: &dyn Fn(usize) -> f64| -> Vec<f64> {
         let part = |number: usize| (number * step..(number + 1) * step).map(of).sum::<f64>();
         (0..length).map(|number| rounded(part(number) / step as f64 / workers)).collect()
     };
-    let of_bins = |of: &dyn Fn(&Bin) -> f64| match watched {
+    // With the KV blocks of the worker.
+    let of_bins = |of: &dyn Fn(&Bin, f64) -> f64| match watched {
         None => Vec::new(),
-        Some((_, bins)) => mean(&|bin| bins.iter().map(|bins| of(&bins[bin])).sum::<f64>() / bin_ns),
+        Some(workers) => mean(&|bin| {
+            let one = |worker: &WorkerBins| of(&worker.bins[bin], f64::from(worker.blocks.max(1)));
+            workers.iter().map(one).sum::<f64>() / bin_ns
+        }),
     };
     let batch = |number: usize| {
-        let bins = watched.into_iter().flat_map(|(_, bins)| bins);
-        let bins = bins.flat_map(|bins| &bins[number * step..(number + 1) * step]);
+        let bins = watched.into_iter().flatten();
+        let bins = bins.flat_map(|worker| &worker.bins[number * step..(number + 1) * step]);
         let (tokens, iterations) =
             bins.fold((0.0, 0.0), |sum, bin| (sum.0 + bin.tokens, sum.1 + bin.iterations));
         tokens_an_iteration(tokens, iterations)
     };
-    let blocks = watched.map_or(1.0, |(blocks, _)| f64::from(blocks.max(1)));
     Row {
-        busy: of_bins(&|bin| bin.busy * 100.0),
-        kv: of_bins(&|bin| bin.block_ns / blocks * 100.0),
+        busy: of_bins(&|bin, _| bin.busy * 100.0),
+        kv: of_bins(&|bin, blocks| bin.block_ns / blocks * 100.0),
         batch: (0..if watched.is_some() { length } else { 0 }).map(batch).collect(),
         running: mean(&|bin| lines.iter().map(|line| line.running[bin]).sum()),
         waiting: mean(&|bin| lines.iter().map(|line| line.waiting[bin]).sum()),

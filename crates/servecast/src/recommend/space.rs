@@ -80,6 +80,14 @@ impl Space {
         texts: &[String],
         limits: &Limits,
     ) -> Result<Self, Failure> {
+        if config.deployment.pool.is_some() {
+            let message = message!("{pool} says which pools there are, but that is what is looked for");
+            let hint = message!(
+                "what is to hold for all deployments are settings of engines ({engine_args}) and, if they are fixed, numbers \
+                 of workers ({num_workers})"
+            );
+            return Err(layers.refused(message).with_hint(hint));
+        }
         let refused = |problem: String| Failure::user(layers.about("vary", problem));
         let given = varied(texts).map_err(refused)?;
         if let Some(key) = given.iter().map(|one| &one.path).find(|path| is_of_question(path)) {

@@ -69,6 +69,11 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
             )));
         }
     }
+    if layers.origin("pool").is_some() {
+        let message = "`pool`: what is fitted holds for all workers, which are one kind here";
+        let hint = "say `num_workers` and `engine_args` instead";
+        return Err(Failure::user(message).with_hint(hint));
+    }
     let (found, ours) = fit(&runs, &layers)?;
     if let Some(path) = &args.output {
         let mut file = OutputFile::create(path)?;

@@ -41,6 +41,7 @@ struct Cli {
 enum Subcommands {
     Replay(Box<replay_command::ReplayArgs>),
     Recommend(Box<replay_command::recommend::RecommendArgs>),
+    Serve(Box<replay_command::serve::ServeArgs>),
     Compare(compare::CompareArgs),
     Validate(validate::ValidateArgs),
     Calibrate(calibrate::CalibrateArgs),
@@ -78,6 +79,7 @@ fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay_command::run(*args),
         Subcommands::Recommend(args) => replay_command::recommend::run(*args),
+        Subcommands::Serve(args) => replay_command::serve::run(&args),
         Subcommands::Compare(args) => compare::run(&args),
         Subcommands::Validate(args) => validate::run(&args),
         Subcommands::Calibrate(args) => calibrate::run(&args),
@@ -135,6 +137,7 @@ fn command() -> Command {
     Cli::command()
         .mut_subcommand("replay", settings)
         .mut_subcommand("recommend", settings)
+        .mut_subcommand("serve", |command| replay_command::serve::flags(settings(command)))
         .mut_subcommand("trace", |command| {
             command.mut_subcommand("stats", numbers).mut_subcommand("generate", settings)
         })

@@ -136,7 +136,7 @@ impl Topology {
     }
 
     /// The host of the first pool, which requests come to.
-    pub(crate) fn front_host(&self) -> Host {
+    pub fn front_host(&self) -> Host {
         self.pools[self.route.first().index()].groups[0].engine.host()
     }
 

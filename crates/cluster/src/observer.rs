@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use servecast_engine::{Decodes, Iteration};
+use servecast_engine::{Decodes, Iteration, Joined};
 use servecast_record::SoFar;
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
@@ -35,6 +35,10 @@ pub trait Observer {
 
     /// An iteration of a worker ended. Requests are numbered in order of arrival.
     fn iteration(&mut self, _pool: Role, _worker: WorkerId, _iteration: &Iteration) {}
+
+    /// A request has its first token, which was handed over with its KV. The iteration that was decided then comes later, and
+    /// has it among [`Iteration::joined`].
+    fn joined(&mut self, _pool: Role, _worker: WorkerId, _joined: Joined, _now: Time) {}
 
     /// Iterations of a worker ended in which the same requests got a token each; told here and not in
     /// [`Observer::iteration`], unless the observer wants [each of them](Detail::Iterations).

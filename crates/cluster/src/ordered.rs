@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::ControlFlow;
 
-use servecast_engine::{Decodes, Iteration};
+use servecast_engine::{Decodes, Iteration, Joined};
 use servecast_record::SoFar;
 use servecast_types::{Duration, Role, Time, WorkerId};
 
@@ -96,6 +96,11 @@ impl<O: Observer> Observer for Ordered<O> {
 
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         self.hold(iteration.end, pool, worker, What::Iteration(Box::new(iteration.clone())));
+    }
+
+    /// At once, before the iteration that has it, which is told when it has ended.
+    fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {
+        self.observer.joined(pool, worker, joined, now);
     }
 
     fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {

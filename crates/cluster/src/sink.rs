@@ -93,6 +93,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     fn joined(&mut self, joined: Joined, now: Time) {
         self.signal(joined.id, joined.is_finished, now);
         self.recorder.joined(joined.id, self.last_stage, now);
+        self.observer.joined(self.pool, self.place.worker, joined, now);
     }
 
     fn withdrawn(&mut self, request: RequestId, now: Time) {

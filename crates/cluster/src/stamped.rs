@@ -40,8 +40,8 @@ pub(crate) struct Stamped<F> {
     woke: Time,
     /// Nothing is sent before that.
     not_before: Time,
-    /// Turns that were sent, by when they are at the deployment and line, with their numbers in the replay.
-    on_the_way: BTreeMap<(Time, u64), (RequestId, Arrival)>,
+    /// Turns that were sent, by when they are at the deployment, line and number in the replay.
+    on_the_way: BTreeMap<(Time, u64, RequestId), Arrival>,
     /// How many turns the replay has handed out or refused.
     handed_out: u32,
     /// By request of the deployment, its number in the replay.
@@ -88,7 +88,7 @@ impl<F: FnMut() -> bool> Stamped<F> {
             let line = arrival.origin.line;
             self.stamps.push(Stamp { line, at: now });
             let due = now + self.host.front_end(arrival.origin.input_tokens);
-            self.on_the_way.insert((due, line), (number, arrival));
+            self.on_the_way.insert((due, line, number), arrival);
         }
     }
 
@@ -103,7 +103,7 @@ impl<F: FnMut() -> bool> Stamped<F> {
 
 impl<F: FnMut() -> bool> Source for Stamped<F> {
     fn next(&self) -> Option<Time> {
-        let arrives = self.on_the_way.keys().next().map(|&(due, _)| due);
+        let arrives = self.on_the_way.keys().next().map(|&(due, ..)| due);
         let goes_away = (self.has_stopped && !self.under_way.is_empty()).then_some(self.woke);
         self.next_sent().into_iter().chain(arrives).chain(goes_away).min()
     }
@@ -120,7 +120,7 @@ impl<F: FnMut() -> bool> Source for Stamped<F> {
         // What follows from what happens at this instant comes after it, as it does when the times are replayed.
         self.not_before = self.not_before.max(now + TICK);
         let first = self.on_the_way.first_entry().filter(|first| first.key().0 <= now)?;
-        let (number, arrival) = first.remove();
+        let ((.., number), arrival) = first.remove_entry();
         self.under_way.insert(RequestId(self.numbers.len() as u32));
         self.numbers.push(number);
         Some(arrival)

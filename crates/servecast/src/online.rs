@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use servecast_cluster::{CaughtUp, Detail, Observer, Routed, RunError, Simulation, Stamp, Timer};
-use servecast_engine::{Decodes, Iteration};
+use servecast_cluster::{
+    CaughtUp, Detail, Observer, Routed, RunError, Simulation, Stamp, Timer, WorkerChange,
+};
+use servecast_engine::{Decodes, Iteration, Joined};
 use servecast_record::{RunRecord, SoFar, TokenGaps};
 use servecast_report::Online;
 use servecast_types::{Duration, Role, Time, WorkerId};
@@ -129,6 +131,10 @@ impl<O: Observer> Observer for Timed<'_, O> {
         self.observer.iteration(pool, worker, iteration);
     }
 
+    fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {
+        self.observer.joined(pool, worker, joined, now);
+    }
+
     fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
         self.observer.decoded(pool, worker, decodes);
     }
@@ -143,6 +149,10 @@ impl<O: Observer> Observer for Timed<'_, O> {
 
     fn routed(&mut self, routed: &Routed) {
         self.observer.routed(routed);
+    }
+
+    fn worker_changed(&mut self, change: &WorkerChange) {
+        self.observer.worker_changed(change);
     }
 
     fn is_interrupted(&self) -> bool {

@@ -78,11 +78,14 @@ pub(crate) fn read(
     let mut reader =
         ReaderBuilder::new().has_headers(false).flexible(true).delimiter(separator).from_reader(rows);
     let mut record = ByteRecord::new();
+    let mut last = 1;
     loop {
         let more = reader.read_byte_record(&mut record);
-        // The header was the first line. Blank lines before a row count, and breaks within its cells do.
+        // The header was the first line. Blank lines before a row count, and breaks within its cells do. Where lines end in
+        // CRLF, the reader has not counted the last one yet.
         let breaks = record.iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
-        let line = reader.position().line().saturating_sub(breaks).max(2);
+        let line = reader.position().line().saturating_sub(breaks).max(last + 1);
+        last = line;
         if !more.map_err(|error| unreadable(error, line))? {
             return Ok(());
         }

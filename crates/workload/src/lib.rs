@@ -40,7 +40,7 @@ pub use notes::{Noted, TraceNotes};
 pub use reader::{Trace, TraceForm, read_mooncake, read_trace};
 pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_mooncake};
 pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};
-pub use stamped::stamp_rows;
+pub use stamped::{stamp_rows, write_in_lines};
 pub use stats::{LengthStats, TraceStats, stats};
 pub use synthetic::{ArrivalProcess, LengthDistribution, SyntheticSpec, generate};
 pub use unit::{Recognised, TimeUnit};

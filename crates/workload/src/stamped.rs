@@ -1,9 +1,11 @@
 //! A trace as it was sent.
 
+use std::io::{self, Write};
+
 use rustc_hash::FxHashMap;
 use servecast_types::Time;
 
-use crate::TraceRow;
+use crate::{TraceRow, write_mooncake};
 
 /// The rows that were sent, in their order, each with the time of that in place of its own: what is read from them arrives
 /// when it was sent. `sent` are lines and times; `block_size` is what their hash ids stand for.
@@ -29,10 +31,28 @@ pub fn stamp_rows(
     rows.into_iter().filter_map(stamped).collect()
 }
 
+/// Writes rows as [`write_mooncake`] does, each in its line, with blank ones where there is none: who reads them numbers
+/// them as they are.
+///
+/// # Errors
+/// As there.
+pub fn write_in_lines(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> {
+    let mut line = 1;
+    for row in rows {
+        while line < row.line {
+            out.write_all(b"\n")?;
+            line += 1;
+        }
+        write_mooncake(std::slice::from_ref(row), &mut out)?;
+        line += 1;
+    }
+    out.flush()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Load, Workload};
+    use crate::{Load, Workload, read_mooncake};
 
     #[test]
     fn rows_have_the_times_at_which_they_were_sent() {
@@ -54,6 +74,22 @@ mod tests {
             ..rows[place].clone()
         });
         assert_eq!(stamped, expected);
+    }
+
+    #[test]
+    fn rows_stay_in_their_lines() {
+        let row = |line| TraceRow {
+            line,
+            timestamp_ms: Some(line as f64),
+            input_length: Some(5),
+            output_length: 1,
+            hash_ids: vec![line],
+            ..TraceRow::default()
+        };
+        let rows = vec![row(2), row(3), row(7)];
+        let mut file = Vec::new();
+        write_in_lines(&rows, &mut file).unwrap();
+        assert_eq!(read_mooncake(&file[..]).unwrap().rows, rows);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use servecast_report::{
     summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
-use servecast_workload::{Workload, write_mooncake};
+use servecast_workload::{Workload, write_in_lines};
 
 use crate::config::{
     DEFAULT_TRACE_BLOCK_SIZE, EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven,
@@ -43,6 +43,7 @@ mod compare;
 mod folder;
 mod outputs;
 pub(crate) mod recommend;
+pub(crate) mod serve;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///
@@ -200,7 +201,7 @@ fn log_arrivals(
     let rows = rows.expect("they are kept for a log");
     let block_size = rows.block_size();
     let sent = online.stamped(rows.into_rows(), block_size);
-    write_mooncake(&sent, &mut file).map_err(|error| file.failure(&error))?;
+    write_in_lines(&sent, &mut file).map_err(|error| file.failure(&error))?;
     if !quiet && block_size != DEFAULT_TRACE_BLOCK_SIZE {
         note(&format!("note: the trace of --log-arrivals is replayed with --trace-block-size {block_size}"));
     }

@@ -19,6 +19,7 @@ mod readme;
 mod recommend;
 mod replay;
 mod sandbox;
+mod serve;
 mod servers;
 mod settings;
 mod sglang;

@@ -18,6 +18,7 @@ const ORDER: &[&str] = &[
     "recommend",
     "config",
     "servecast",
+    "live",
     "cli",
     "python",
     "capi",

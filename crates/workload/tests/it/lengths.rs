@@ -113,3 +113,12 @@ fn columns_are_given_as_time_input_and_output() {
         assert_eq!(parse(text), format!("must be time=COLUMN,input=COLUMN,output=COLUMN, but {problem}"));
     }
 }
+
+#[test]
+fn rows_have_lines_of_their_own_however_those_end() {
+    for end in ["\n", "\r\n"] {
+        let text = ["a,i,o", "0,5,1", "1,5,1", "2,5,1"].join(end);
+        let trace = read_trace(text.as_bytes(), &with_columns("time=a,input=i,output=o")).unwrap();
+        assert_eq!(trace.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 3, 4], "{end:?}");
+    }
+}

@@ -1,0 +1,227 @@
+//! `servecast serve`: a deployment on the clock, behind the HTTP API of a real one.
+
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Command, ValueHint};
+use servecast_live::{ServeError, ServeOptions, serve, told_to_stop};
+use servecast_report::printable;
+use servecast_types::{Message, message};
+use servecast_workload::TraceNotes;
+
+use super::{ReplayArgs, tell_of_unused};
+use crate::config::{
+    DeploymentConfig, EngineShortcuts, OutputConfig, ReplayConfig, ReplayMode, RouterFlags, SglangShortcuts,
+    TraceConfig,
+};
+use crate::error::{Failure, chain};
+use crate::files::{self, note};
+use crate::plan::Plan;
+use crate::resolved::resolved;
+use crate::source::Source;
+
+/// Answer clients as a deployment would, by HTTP and in real time
+///
+/// An OpenAI-compatible server with the endpoints, errors and metrics of vLLM, in front of simulated workers and their
+/// router: clients, gateways, load generators and autoscalers can be tried against it without a GPU. What it says is
+/// made up, when it says it is the simulation's. The deployment has the settings of `replay`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Address to listen on; whoever can reach it can use the server
+    #[arg(long = "host", value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Server")]
+    address: IpAddr,
+    /// Port of the whole deployment, whose router chooses workers; 0 takes any that is free [default: 8000]
+    #[arg(long, value_name = "PORT", help_heading = "Server")]
+    port: Option<u16>,
+    /// Port of the first worker, others follow: each is a server of its own, for somebody else's router
+    ///
+    /// With --port too, there are both. For aggregated deployments.
+    #[arg(long, value_name = "PORT", help_heading = "Server")]
+    worker_port: Option<u16>,
+    /// Name by which clients ask for the model; without it that of --model, or servecast
+    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    served_model_name: Option<String>,
+    /// Key that clients have to send for paths that begin with /v1
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
+    api_key: Option<String>,
+    /// How many times as fast as the clock of the machine the deployment goes
+    #[arg(long, value_name = "FACTOR", help_heading = "Server", allow_negative_numbers = true)]
+    speed: Option<f64>,
+    /// Tokens of an answer to a chat for which the client sets no limit
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, help_heading = "Server")]
+    output_tokens: u32,
+    /// Write what comes in, with times, as a trace that `replay` takes
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    record: Option<PathBuf>,
+    /// Root of all random numbers, and of what answers say
+    #[arg(long, value_name = "N", help_heading = "Server")]
+    seed: Option<u64>,
+    /// Show no notes
+    #[arg(long, short, help_heading = "Server")]
+    quiet: bool,
+    #[command(flatten)]
+    deployment: DeploymentConfig,
+    #[command(flatten)]
+    engine: EngineShortcuts,
+    #[command(flatten)]
+    sglang: SglangShortcuts,
+    /// Start every prompt from nothing, the same as --enable-prefix-caching=false
+    #[arg(long, conflicts_with = "enable_prefix_caching", help_heading = "Engine, in every pool")]
+    no_enable_prefix_caching: bool,
+    /// Schedule prompts as a whole, the same as --enable-chunked-prefill=false
+    #[arg(long, conflicts_with = "enable_chunked_prefill", help_heading = "Engine, in every pool")]
+    no_enable_chunked_prefill: bool,
+    /// Take settings of the deployment from a TOML or .json file with the names of the flags as keys
+    #[arg(long = "config", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
+    config_file: Option<PathBuf>,
+    #[command(flatten)]
+    router: RouterFlags,
+}
+
+impl ServeArgs {
+    /// The deployment, as a replay by the clock has it.
+    fn plan(&self) -> Result<Plan, Failure> {
+        let given = self.clone();
+        let trace = TraceConfig {
+            replay_mode: Some(ReplayMode::Online),
+            speed: given.speed,
+            seed: given.seed,
+            ..TraceConfig::default()
+        };
+        let (deployment, engine, sglang) = (given.deployment, given.engine, given.sglang);
+        let replay = ReplayArgs {
+            config: ReplayConfig { trace, deployment, engine, sglang, ..ReplayConfig::default() },
+            no_enable_prefix_caching: given.no_enable_prefix_caching,
+            no_enable_chunked_prefill: given.no_enable_chunked_prefill,
+            config_file: given.config_file,
+            router: given.router,
+        };
+        let plan = Plan::new(replay.layers()?)?;
+        check(&plan)?;
+        Ok(plan)
+    }
+}
+
+/// Refuses settings of what a server does not have: a load of its own, and results.
+fn check(plan: &Plan) -> Result<(), Failure> {
+    let config = &plan.config;
+    let refused = |what: Message| {
+        Err(plan.layers.refused(message!("{} for a replay: a server has the load of its clients", what)))
+    };
+    match &plan.source {
+        Source::Trace { .. } => return refused(message!("{trace_file} is a load")),
+        Source::Synthetic { .. } => return refused(message!("{input_tokens} and the like are a load")),
+        Source::Sample { .. } => {}
+    }
+    if config.trace.replay_concurrency.is_some() {
+        return refused(message!("{replay_concurrency} is the load"));
+    }
+    let output = OutputConfig { check: None, quiet: None, plain: None, ..config.output.clone() };
+    if output != OutputConfig::default() {
+        return Err(plan
+            .layers
+            .refused("the settings name results of a replay, which a server does not have"));
+    }
+    Ok(())
+}
+
+/// The flags of the command: what takes time on the host beside the GPU has another name, since --host is the address.
+pub(crate) fn flags(command: Command) -> Command {
+    command.mut_arg("host", |arg| arg.long("engine-host"))
+}
+
+/// The port of a deployment, unless somebody says otherwise.
+const DEFAULT_PORT: u16 = 8000;
+
+/// Refuses ports of workers that there cannot be.
+fn check_workers(args: &ServeArgs, port: Option<u16>, plan: &Plan) -> Result<(), Failure> {
+    let Some(first) = args.worker_port else { return Ok(()) };
+    let [_] = plan.pools[..] else {
+        return Err(plan.layers.refused(message!(
+            "{worker_port} is for aggregated deployments: of a split one, no worker serves a request by itself"
+        )));
+    };
+    let workers: u32 = plan.topology.groups().map(|(_, workers, _)| workers).sum();
+    let last = u32::from(first) + workers - 1;
+    if first != 0 && last > u32::from(u16::MAX) {
+        return Err(Failure::user(message!(
+            "{worker_port} is {}, so that the last of {} workers has port {}, but the largest is {}",
+            u32::from(first),
+            workers,
+            last,
+            u32::from(u16::MAX)
+        )));
+    }
+    if let Some(port) = port.filter(|&port| port != 0 && (u32::from(first)..=last).contains(&u32::from(port)))
+    {
+        return Err(Failure::user(message!(
+            "{port} is {}, which is the port of a worker, too: with {worker_port} {} they have {} to {}",
+            u32::from(port),
+            u32::from(first),
+            u32::from(first),
+            last
+        )));
+    }
+    Ok(())
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let plan = args.plan()?;
+    if args.output_tokens == 0 {
+        return Err(Failure::user(message!("{output_tokens} is 0, but an answer has at least 1 token")));
+    }
+    if !args.quiet {
+        plan.derived.iter().for_each(|derived| note(&format!("note: {derived}")));
+        tell_of_unused(plan.unused.iter().cloned());
+    }
+    let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
+    check_workers(args, port, &plan)?;
+    let record = args.record.as_deref().map(|path| {
+        files::check_output(path)?;
+        File::create(path).map_err(|error| Failure::write(crate::error::quoted(path), &error))
+    });
+    let record = record.transpose()?;
+    let model = args.served_model_name.clone().or_else(|| plan.config.engine.model.clone());
+    let model = model.unwrap_or_else(|| "servecast".to_owned());
+    let engines = || plan.pools.iter().flat_map(|pool| pool.groups.iter().map(|(_, engine)| engine));
+    let contexts = engines().filter_map(|engine| engine.max_model_len);
+    let options = ServeOptions {
+        address: port.map(|port| SocketAddr::new(args.address, port)),
+        workers: args.worker_port.map(|port| SocketAddr::new(args.address, port)),
+        model: model.clone(),
+        max_model_len: contexts.min(),
+        prefix_caching: engines().all(|engine| engine.enable_prefix_caching),
+        output_tokens: args.output_tokens,
+        speed: plan.online.unwrap_or(1.0),
+        api_key: args.api_key.clone(),
+        configuration: resolved(&plan, &TraceNotes::default())?,
+        record: record.map(|file| Box::new(file) as _),
+        options: plan.options(),
+        topology: plan.topology.clone(),
+    };
+    let quiet = args.quiet;
+    let ready = move |ports: &[SocketAddr]| {
+        if quiet {
+            return;
+        }
+        let mut ports = ports.iter();
+        if port.is_some()
+            && let Some(address) = ports.next()
+        {
+            note(&format!("serving {} at http://{address}/v1", printable(&model)));
+        }
+        for (worker, address) in ports.enumerate() {
+            note(&format!("serving {} on worker {worker} at http://{address}/v1", printable(&model)));
+        }
+    };
+    serve(options, ready, told_to_stop()).map_err(|error| {
+        let message = chain(&error);
+        match error {
+            ServeError::Listen { .. } => Failure::user(message)
+                .with_hint(message!("{--port} names another one, {--port} 0 any that is free")),
+            _ => Failure::run(message),
+        }
+    })
+}

@@ -1,0 +1,86 @@
+//! A server that is started and stopped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use crate::sandbox::Sandbox;
+
+/// A server at any free port, and its address.
+fn start(sandbox: &Sandbox, arguments: &[&str]) -> (Child, String) {
+    let mut command = sandbox.command(&[&["serve", "--port", "0"], arguments].concat());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some((_, address)) = line.split_once(" at http://") {
+            return (child, address.trim_end_matches("/v1").to_owned());
+        }
+    }
+    panic!("it ended: {:?}", child.wait());
+}
+
+fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_server_answers_until_it_is_told_to_stop() {
+    let sandbox = Sandbox::new();
+    let deployment = ["--workers", "2", "--router-mode", "kv_router", "--latency", "linear:1000,0,0"];
+    let more = ["--served-model-name", "mock", "--record", "r.jsonl", "--seed", "7"];
+    let (mut child, address) = start(&sandbox, &[&deployment[..], &more].concat());
+    let models = ask(&address, "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(models.starts_with("HTTP/1.1 200 OK") && models.contains("\"id\":\"mock\""), "{models}");
+    let body = r#"{"prompt": "one two three", "max_tokens": 3}"#;
+    let length = body.len();
+    let answer = ask(
+        &address,
+        &format!(
+            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        ),
+    );
+    assert!(answer.contains("\"completion_tokens\":3"), "{answer}");
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(TcpStream::connect(&address).is_err());
+    let report = sandbox.report(&[&["r.jsonl"], &deployment[..]].concat());
+    assert_eq!((&report["completed_requests"], &report["total_output_tokens"]), (&1.into(), &3.into()));
+}
+
+#[test]
+fn a_server_that_cannot_be_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.write("load.toml", "trace_file = \"t.jsonl\"\n");
+    sandbox.write("result.toml", "report_json = \"r.json\"\n");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (arguments, words) in [
+        (&["--port", port.as_str()][..], &["cannot listen on 127.0.0.1:", "--port 0 any that is free"][..]),
+        (&["--port", "70000"], &["'70000'", "--port"]),
+        (&["--host", "nowhere"], &["'nowhere'", "--host"]),
+        (&["--speed", "0"], &["`speed` is 0, but must be above 0", "(from --speed)"]),
+        (&["--speed", "-1"], &["`speed` is -1, but must be above 0"]),
+        (&["--worker-port", "65535", "--workers", "2"], &["the last of 2 workers has port 65536"]),
+        (
+            &["--worker-port", "8000", "--workers", "4", "--port", "8002"],
+            &["`port` is 8002, which is the port of a worker"],
+        ),
+        (
+            &["--worker-port", "8000", "--prefill-workers", "1", "--decode-workers", "1"],
+            &["`worker_port` is for aggregated deployments"],
+        ),
+        (&["--output-tokens", "0"], &["`output_tokens` is 0"]),
+        (&["--workers", "0"], &["`num_workers` is 0"]),
+        (&["--record", "none/r.jsonl"], &["none/r.jsonl"]),
+        (&["--config", "load.toml"], &["`trace_file` is a load for a replay"]),
+        (&["--config", "result.toml"], &["results of a replay, which a server does not have"]),
+        (&["--input-tokens", "5"], &["--input-tokens"]),
+    ] {
+        sandbox.run(&[&["serve", "--quiet"], arguments].concat()).is_refused(words);
+    }
+}

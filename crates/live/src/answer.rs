@@ -1,0 +1,427 @@
+//! Bodies of answers, with the keys of vLLM 0.32 in their order.
+
+#![expect(clippy::option_option, reason = "a key may be absent, null or have a value")]
+
+mod logprobs;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use self::logprobs::logprobs;
+use crate::choice::{Choice, Delta, StopReason};
+use crate::request::{Api, Wanted};
+
+/// What all that is sent to a client begins with.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) fingerprint: String,
+}
+
+/// Tokens of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) prompt: u64,
+    pub(crate) completion: u64,
+    pub(crate) cached: u64,
+}
+
+/// A key whose value is always null.
+type Null = Option<()>;
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u64,
+    total_tokens: u64,
+    completion_tokens: u64,
+    prompt_tokens_details: UsageDetails,
+    completion_tokens_details: Null,
+}
+
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "these are the keys")]
+struct UsageDetails {
+    cached_tokens: u64,
+    created_cache_tokens: Option<u64>,
+    multimodal_tokens: Null,
+}
+
+#[derive(Serialize)]
+struct ChunkUsage {
+    prompt_tokens: u64,
+    total_tokens: u64,
+    completion_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<ChunkUsageDetails>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<Null>,
+}
+
+#[derive(Serialize)]
+struct ChunkUsageDetails {
+    cached_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_cache_tokens: Option<u64>,
+}
+
+impl Tokens {
+    fn usage(self, api: Api) -> Usage {
+        let Self { prompt, completion, cached } = self;
+        let created_cache_tokens = (api == Api::Chat).then_some(0);
+        Usage {
+            prompt_tokens: prompt,
+            total_tokens: prompt + completion,
+            completion_tokens: completion,
+            prompt_tokens_details: UsageDetails {
+                cached_tokens: cached,
+                created_cache_tokens,
+                multimodal_tokens: None,
+            },
+            completion_tokens_details: None,
+        }
+    }
+
+    /// In a chunk: only the last one has details of the prompt.
+    fn in_chunk(self, api: Api, is_last: bool) -> ChunkUsage {
+        let Self { prompt, completion, cached } = self;
+        let created_cache_tokens = (api == Api::Chat).then_some(0);
+        let details = ChunkUsageDetails { cached_tokens: cached, created_cache_tokens };
+        ChunkUsage {
+            prompt_tokens: prompt,
+            total_tokens: prompt + completion,
+            completion_tokens: completion,
+            prompt_tokens_details: is_last.then_some(details),
+            completion_tokens_details: (api == Api::Chat && !is_last).then_some(None),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Completion<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<CompletionChoice<'a>>,
+    service_tier: Null,
+    system_fingerprint: &'a str,
+    usage: Usage,
+    kv_transfer_params: Null,
+    ec_transfer_params: Null,
+    metrics: Null,
+}
+
+#[derive(Serialize)]
+struct CompletionChoice<'a> {
+    index: usize,
+    text: String,
+    logprobs: Option<Box<RawValue>>,
+    finish_reason: &'static str,
+    stop_reason: Option<StopReason>,
+    token_ids: Option<Vec<u32>>,
+    prompt_logprobs: Null,
+    prompt_token_ids: Option<&'a [u32]>,
+    routed_experts: Null,
+}
+
+#[derive(Serialize)]
+struct Chat<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<ChatChoice>,
+    service_tier: Null,
+    system_fingerprint: &'a str,
+    usage: Usage,
+    prompt_logprobs: Null,
+    prompt_token_ids: Option<&'a [u32]>,
+    prompt_text: Null,
+    kv_transfer_params: Null,
+    ec_transfer_params: Null,
+    metrics: Null,
+}
+
+#[derive(Serialize)]
+struct ChatChoice {
+    index: usize,
+    message: Message,
+    logprobs: Option<Box<RawValue>>,
+    finish_reason: &'static str,
+    stop_reason: Option<StopReason>,
+    token_ids: Option<Vec<u32>>,
+    routed_experts: Null,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+    refusal: Null,
+    annotations: Null,
+    audio: Null,
+    function_call: Null,
+    reasoning: Null,
+}
+
+/// An answer without a stream. `choices` are complete, each with its log-probabilities as they came; `echoed` is the text
+/// of each prompt that is repeated.
+pub(crate) fn whole(
+    head: &Head,
+    wanted: &Wanted,
+    choices: &[Choice],
+    deltas: &[Vec<Delta>],
+    echoed: &[String],
+    tokens: Tokens,
+) -> String {
+    let Head { id, created, model, fingerprint } = head;
+    let prompt = |index: usize| &wanted.prompts[index / wanted.n as usize];
+    let ids = |choice: &Choice| wanted.return_token_ids.then(|| choice.ids());
+    let said = |index: usize| wanted.logprobs.map(|_| logprobs(wanted, &deltas[index]));
+    let usage = tokens.usage(wanted.api);
+    let numbered = choices.iter().enumerate();
+    match wanted.api {
+        Api::Completions => to_json(&Completion {
+            id,
+            object: "text_completion",
+            created: *created,
+            model,
+            choices: numbered
+                .map(|(index, choice)| CompletionChoice {
+                    index,
+                    text: echo(echoed, wanted, index) + choice.text(),
+                    logprobs: said(index),
+                    finish_reason: choice.finish().name(),
+                    stop_reason: choice.finish().reason(),
+                    token_ids: ids(choice),
+                    prompt_logprobs: None,
+                    prompt_token_ids: wanted.return_token_ids.then(|| &prompt(index)[..]),
+                    routed_experts: None,
+                })
+                .collect(),
+            service_tier: None,
+            system_fingerprint: fingerprint,
+            usage,
+            kv_transfer_params: None,
+            ec_transfer_params: None,
+            metrics: None,
+        }),
+        Api::Chat => to_json(&Chat {
+            id,
+            object: "chat.completion",
+            created: *created,
+            model,
+            choices: numbered
+                .map(|(index, choice)| ChatChoice {
+                    index,
+                    message: Message {
+                        role: "assistant",
+                        content: choice.text().to_owned(),
+                        refusal: None,
+                        annotations: None,
+                        audio: None,
+                        function_call: None,
+                        reasoning: None,
+                    },
+                    logprobs: said(index),
+                    finish_reason: choice.finish().name(),
+                    stop_reason: choice.finish().reason(),
+                    token_ids: ids(choice),
+                    routed_experts: None,
+                })
+                .collect(),
+            service_tier: None,
+            system_fingerprint: fingerprint,
+            usage,
+            prompt_logprobs: None,
+            prompt_token_ids: wanted.return_token_ids.then(|| &prompt(0)[..]),
+            prompt_text: None,
+            kv_transfer_params: None,
+            ec_transfer_params: None,
+            metrics: None,
+        }),
+    }
+}
+
+/// The text of the prompt before an answer, if the client wants it.
+fn echo(echoed: &[String], wanted: &Wanted, index: usize) -> String {
+    echoed.get(index / wanted.n as usize).cloned().unwrap_or_default()
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("texts and numbers are JSON")
+}
+
+#[derive(Serialize)]
+struct Chunk<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [C],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<ChunkUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_fingerprint: Option<&'a str>,
+    /// Of the first chunk of a chat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Option<&'a [u32]>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_text: Option<Null>,
+}
+
+#[derive(Serialize)]
+struct CompletionDelta<'a> {
+    index: usize,
+    text: String,
+    logprobs: Option<Box<RawValue>>,
+    finish_reason: Option<&'static str>,
+    stop_reason: Option<StopReason>,
+    prompt_token_ids: Option<&'a [u32]>,
+    token_ids: Option<[u32; 1]>,
+}
+
+#[derive(Serialize)]
+struct RoleDelta {
+    index: usize,
+    delta: Role,
+    logprobs: Null,
+    finish_reason: Null,
+}
+
+#[derive(Serialize)]
+struct Role {
+    role: &'static str,
+    content: &'static str,
+}
+
+#[derive(Serialize)]
+struct ChatDelta {
+    index: usize,
+    delta: Content,
+    logprobs: Option<Box<RawValue>>,
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<Option<StopReason>>,
+    token_ids: Option<[u32; 1]>,
+}
+
+#[derive(Serialize)]
+struct Content {
+    content: String,
+}
+
+/// Messages of a stream of server-sent events.
+pub(crate) struct Stream<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) wanted: &'a Wanted,
+}
+
+impl Stream<'_> {
+    fn chunk<C: Serialize>(&self, choices: &[C], usage: Option<ChunkUsage>, more: More<'_>) -> String {
+        let Head { id, created, model, fingerprint } = self.head;
+        let object = match self.wanted.api {
+            Api::Completions => "text_completion",
+            Api::Chat => "chat.completion.chunk",
+        };
+        let (is_last, prompt) = match more {
+            More::Nothing => (false, None),
+            More::Last => (true, None),
+            More::Prompt(ids) => (false, Some(ids)),
+        };
+        event(&to_json(&Chunk {
+            id,
+            object,
+            created: *created,
+            model,
+            choices,
+            usage,
+            system_fingerprint: is_last.then_some(fingerprint),
+            prompt_token_ids: prompt,
+            prompt_text: prompt.map(|_| None),
+        }))
+    }
+
+    fn usage(&self, tokens: Tokens) -> Option<ChunkUsage> {
+        self.wanted.continuous_usage.then(|| tokens.in_chunk(self.wanted.api, false))
+    }
+
+    /// Who says what follows; before the first token of a chat.
+    pub(crate) fn role(&self, index: usize, tokens: Tokens) -> String {
+        let delta = Role { role: "assistant", content: "" };
+        let role = RoleDelta { index, delta, logprobs: None, finish_reason: None };
+        let ids = self.wanted.return_token_ids.then(|| &self.wanted.prompts[0][..]);
+        self.chunk(&[role], self.usage(tokens), More::Prompt(ids))
+    }
+
+    /// A token of an answer; `echoed` is the prompt before the first one.
+    pub(crate) fn token(
+        &self,
+        index: usize,
+        choice: &Choice,
+        delta: Delta,
+        echoed: Option<&str>,
+        tokens: Tokens,
+    ) -> String {
+        let wanted = self.wanted;
+        // The last chunk of all says which server it was.
+        let more = if delta.is_last && !wanted.include_usage { More::Last } else { More::Nothing };
+        let said = wanted.logprobs.map(|_| logprobs(wanted, std::slice::from_ref(&delta)));
+        let finish = delta.is_last.then(|| choice.finish());
+        let finish_reason = finish.map(super::choice::Finish::name);
+        let token_ids = wanted.return_token_ids.then_some([delta.word.id]);
+        let usage = self.usage(tokens);
+        match wanted.api {
+            Api::Completions => {
+                let shows_prompt = choice.tokens() == 1 && (wanted.return_token_ids || echoed.is_some());
+                let delta = CompletionDelta {
+                    index,
+                    text: echoed.unwrap_or_default().to_owned() + &delta.text,
+                    logprobs: said,
+                    finish_reason,
+                    stop_reason: finish.and_then(super::choice::Finish::reason),
+                    prompt_token_ids: shows_prompt.then(|| &wanted.prompts[index / wanted.n as usize][..]),
+                    token_ids,
+                };
+                self.chunk(&[delta], usage, more)
+            }
+            Api::Chat => {
+                let delta = ChatDelta {
+                    index,
+                    delta: Content { content: delta.text },
+                    logprobs: said,
+                    finish_reason,
+                    stop_reason: finish.map(super::choice::Finish::reason),
+                    token_ids,
+                };
+                self.chunk(&[delta], usage, more)
+            }
+        }
+    }
+
+    /// What was used, at the end, if the client wants to know.
+    pub(crate) fn end(&self, tokens: Tokens) -> String {
+        let usage = tokens.in_chunk(self.wanted.api, true);
+        self.chunk::<()>(&[], Some(usage), More::Last)
+    }
+}
+
+/// What a chunk has besides.
+#[derive(Clone, Copy)]
+enum More<'a> {
+    Nothing,
+    /// The fingerprint of the server.
+    Last,
+    /// The prompt, if the client wants it.
+    Prompt(Option<&'a [u32]>),
+}
+
+/// A message of a stream.
+pub(crate) fn event(data: &str) -> String {
+    format!("data: {data}\n\n")
+}
+
+/// The last message of a stream.
+pub(crate) const DONE: &str = "data: [DONE]\n\n";

@@ -1,0 +1,71 @@
+//! What all requests to a port share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+
+use servecast_types::WorkerId;
+
+use crate::deployment::Command;
+use crate::request::Served;
+use crate::tokenizer::Tokenizer;
+
+/// What all ports of a server have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Front {
+    pub(crate) served: Served,
+    pub(crate) fingerprint: String,
+    pub(crate) api_key: Option<String>,
+    pub(crate) seed: u64,
+    pub(crate) commands: Sender<Command>,
+}
+
+/// A port of a server.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) served: Served,
+    /// What the server says of its configuration.
+    pub(crate) fingerprint: String,
+    /// Where `/v1` asks for a key.
+    pub(crate) api_key: Option<String>,
+    /// The worker that serves whoever comes here; without one, that is the router's choice.
+    pub(crate) worker: Option<WorkerId>,
+    /// Root of what answers say.
+    pub(crate) seed: u64,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) commands: Sender<Command>,
+    /// Shared by all ports.
+    numbers: Arc<AtomicU64>,
+    under_way: AtomicI64,
+}
+
+impl App {
+    /// Of a deployment that takes these commands.
+    pub(crate) fn new(front: Front, worker: Option<WorkerId>, numbers: Arc<AtomicU64>) -> Self {
+        let Front { served, fingerprint, api_key, seed, commands } = front;
+        let under_way = AtomicI64::new(0);
+        let tokenizer = Tokenizer::default();
+        Self { served, fingerprint, api_key, worker, seed, tokenizer, commands, numbers, under_way }
+    }
+
+    /// A number that nothing else has.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// So many more requests of clients are under way.
+    pub(crate) fn load(&self, more: i64) {
+        self.under_way.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Requests of clients that are under way.
+    pub(crate) fn under_way(&self) -> i64 {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// What tokens stand for, without what begins a prompt.
+    pub(crate) fn text(&self, ids: &[u32]) -> String {
+        let begin = crate::tokenizer::BEGIN;
+        ids.iter().filter(|&&id| id != begin).map(|&id| self.tokenizer.decode(id)).collect()
+    }
+}

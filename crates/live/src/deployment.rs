@@ -1,0 +1,468 @@
+//! The deployment at work, in a thread of its own: requests of clients go in, tokens come out.
+//!
+//! The thread drives a [`Cluster`] by the clock of the machine. Handlers send it [`Command`]s, and get [`Event`]s on a
+//! channel a request, each with the instant at which the client is to see it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rustc_hash::FxHashMap;
+use servecast_cluster::{
+    Arrival, Cluster, Delivery, Detail, NewRequest, Observer, RunError, SimulationOptions, Source, Timer,
+    Topology, WallClock, drive,
+};
+use servecast_engine::{Iteration, Joined};
+use servecast_latency::Host;
+use servecast_record::RequestStatus;
+use servecast_types::{Duration, Prompt, RequestId, Role, Run, Time, WorkerId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+use crate::record::Log;
+
+/// The least by which two instants differ.
+const TICK: Duration = Duration::from_ns(1);
+
+/// A request as it goes to the deployment.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Tells it from all others.
+    pub(crate) number: u64,
+    /// Which answer it is to its client.
+    pub(crate) index: u32,
+    /// Its tokens, one at least.
+    pub(crate) prompt: Vec<u32>,
+    /// Tokens that it may generate, one at least.
+    pub(crate) max_tokens: u32,
+    /// What it will generate, no more than that; if it is less, it stops by itself.
+    pub(crate) output: Vec<u32>,
+    /// Lower is more important.
+    pub(crate) priority: i32,
+    /// The worker that is to serve it, if that is not the router's choice.
+    pub(crate) worker: Option<WorkerId>,
+    /// What a client asked for, for the metrics.
+    pub(crate) asked: Asked,
+    /// Where its events go. Nobody may listen any more.
+    pub(crate) events: mpsc::UnboundedSender<(u32, Event)>,
+}
+
+/// Of the request of a client that made it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked {
+    /// How many answers there are to be.
+    pub(crate) n: u32,
+    /// Tokens that it asked for.
+    pub(crate) max_tokens: Option<u32>,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It has a token more, which its client sees then.
+    Token(Instant),
+    /// It has ended.
+    Ended(Ended),
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Whether it got all that it was to get, was turned away, or was taken back.
+    pub(crate) status: RequestStatus,
+    /// Tokens of its prompt that were cached.
+    pub(crate) cached_tokens: u32,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A client sent this.
+    Submit(Request),
+    /// The client of this request has gone away.
+    Cancel(u64),
+    /// Somebody wants to know the metrics, of a worker or of all, as text.
+    Metrics(Option<WorkerId>, oneshot::Sender<String>),
+    /// Nobody is served any more.
+    Close,
+}
+
+/// What the thread does.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Its pools.
+    pub(crate) topology: Topology,
+    /// How they are simulated.
+    pub(crate) options: SimulationOptions,
+    /// How many times as fast as the clock of the machine it goes.
+    pub(crate) speed: f64,
+    /// What it measures.
+    pub(crate) metrics: Metrics,
+    /// Where requests are recorded.
+    pub(crate) log: Option<Log>,
+}
+
+/// Why a deployment does not serve any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeploymentError {
+    /// Its simulation cannot go on.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// What came in cannot be written.
+    #[error("the record of requests cannot be written")]
+    Log(#[from] std::io::Error),
+}
+
+/// Starts a deployment. `stopped` is told of its end, and why if nobody closed it.
+pub(crate) fn start(
+    setting: Setting,
+    stopped: oneshot::Sender<Result<(), DeploymentError>>,
+) -> std::io::Result<(Sender<Command>, JoinHandle<()>)> {
+    let (sender, commands) = channel();
+    let thread = std::thread::Builder::new().name("deployment".to_owned()).spawn(move || {
+        // Who waits for it may have gone.
+        let _ = stopped.send(serve(setting, commands));
+    })?;
+    Ok((sender, thread))
+}
+
+fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), DeploymentError> {
+    let Setting { topology, options, speed, metrics, log } = setting;
+    let last = topology.groups().last().map(|(role, ..)| role);
+    let hosts = topology.groups().filter(|(role, ..)| Some(*role) == last);
+    let deliveries =
+        hosts.flat_map(|(_, workers, engine)| (0..workers).map(|_| Delivery::new(engine.host())));
+    let desk = Rc::new(RefCell::new(Desk {
+        commands,
+        clock: Machine { started: Instant::now(), speed },
+        host: topology.front_host(),
+        woke: Time::ZERO,
+        not_before: Time::ZERO,
+        inbox: VecDeque::new(),
+        on_the_way: BTreeMap::new(),
+        taken_back: VecDeque::new(),
+        clients: FxHashMap::default(),
+        ids: FxHashMap::default(),
+        arrived: 0,
+        lines: 0,
+        deliveries: deliveries.collect(),
+        metrics,
+        log,
+        failure: None,
+        is_closing: false,
+    }));
+    let mut cluster = Cluster::new(&topology, &options);
+    let desk = Shared(desk);
+    let mut clock = WallClock::new(desk.clone());
+    drive(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone())?;
+    let mut desk = desk.0.borrow_mut();
+    if let Some(error) = desk.failure.take() {
+        return Err(error.into());
+    }
+    if let Some(log) = desk.log.take() {
+        log.finish()?;
+    }
+    Ok(())
+}
+
+/// The clock of the machine.
+#[derive(Debug, Clone, Copy)]
+struct Machine {
+    started: Instant,
+    speed: f64,
+}
+
+impl Machine {
+    fn now(&self) -> Time {
+        let ns = self.started.elapsed().as_secs_f64() * self.speed * 1e9;
+        // A cast saturates.
+        Time::from_ns(ns as u64)
+    }
+
+    /// When a time of the deployment is.
+    fn at(&self, time: Time) -> Instant {
+        self.started + self.real(time.since(Time::ZERO))
+    }
+
+    /// How long a time of the deployment takes, a year at most.
+    fn real(&self, length: Duration) -> std::time::Duration {
+        const YEAR: f64 = 365.0 * 86400.0;
+        std::time::Duration::from_secs_f64((length.as_secs() / self.speed).min(YEAR))
+    }
+}
+
+/// Where handlers and deployment meet.
+struct Desk {
+    commands: Receiver<Command>,
+    clock: Machine,
+    /// What lies between clients and deployment.
+    host: Host,
+    /// What the clock said last.
+    woke: Time,
+    /// No request comes before that.
+    not_before: Time,
+    /// Requests that were not stamped yet, in order.
+    inbox: VecDeque<Request>,
+    /// Stamped requests, by when they are at the deployment and in order.
+    on_the_way: BTreeMap<(Time, u64), (Time, Request)>,
+    /// Requests whose clients have gone.
+    taken_back: VecDeque<RequestId>,
+    /// Requests in the deployment.
+    clients: FxHashMap<RequestId, Client>,
+    /// The same, by their numbers.
+    ids: FxHashMap<u64, RequestId>,
+    /// Requests that have come to the deployment.
+    arrived: u32,
+    /// Requests that were stamped.
+    lines: u64,
+    /// What workers hand to clients, by worker of the last pool.
+    deliveries: Vec<Delivery>,
+    metrics: Metrics,
+    log: Option<Log>,
+    failure: Option<std::io::Error>,
+    is_closing: bool,
+}
+
+/// Whoever waits for a request.
+struct Client {
+    number: u64,
+    index: u32,
+    events: mpsc::UnboundedSender<(u32, Event)>,
+    cached_tokens: Option<u32>,
+}
+
+impl Desk {
+    /// Takes what has been sent meanwhile.
+    fn collect(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => {
+                    self.take(command);
+                }
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.close();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes a command; whether the deployment has something to do then.
+    fn take(&mut self, command: Command) -> bool {
+        match command {
+            Command::Submit(request) if !self.is_closing => self.inbox.push_back(request),
+            // Its channel closes with it.
+            Command::Submit(_) => return false,
+            Command::Cancel(number) => return self.cancel(number),
+            Command::Metrics(worker, answer) => {
+                let waiting = self.inbox.len() + self.on_the_way.len();
+                // Who asked may have gone.
+                let _ = answer.send(self.metrics.render(self.clients.len() + waiting, worker));
+                return false;
+            }
+            Command::Close => self.close(),
+        }
+        true
+    }
+
+    fn cancel(&mut self, number: u64) -> bool {
+        if let Some(&id) = self.ids.get(&number) {
+            self.taken_back.push_back(id);
+            return true;
+        }
+        self.inbox.retain(|request| request.number != number);
+        self.on_the_way.retain(|_, (_, request)| request.number != number);
+        self.metrics.forgotten(number);
+        false
+    }
+
+    fn close(&mut self) {
+        self.is_closing = true;
+        self.inbox.clear();
+        self.on_the_way.clear();
+        let mut ids: Vec<RequestId> = self.clients.keys().copied().collect();
+        ids.sort_unstable();
+        self.taken_back = ids.into();
+    }
+
+    /// Stamps what is in the inbox.
+    fn stamp(&mut self, now: Time) {
+        while let Some(request) = self.inbox.pop_front() {
+            self.metrics.arrived(&request, now);
+            if let Some(log) = &mut self.log
+                && let Err(error) = log.write(&request, now)
+            {
+                self.failure.get_or_insert(error);
+                self.close();
+                return;
+            }
+            let due = now + self.host.front_end(request.prompt.len() as u32);
+            self.on_the_way.insert((due, self.lines), (now, request));
+            self.lines += 1;
+        }
+    }
+
+    fn tell(&mut self, id: RequestId, event: Event) {
+        if let Some(client) = self.clients.get(&id) {
+            // Who has gone will be taken back.
+            let _ = client.events.send((client.index, event));
+        }
+    }
+
+    fn token(&mut self, worker: WorkerId, id: RequestId, at: Time) {
+        let seen = self.clock.at(at);
+        self.metrics.token(worker, id, at);
+        self.tell(id, Event::Token(seen));
+    }
+}
+
+/// The desk as clock, source and observer of the deployment, which call it one after the other.
+#[derive(Clone)]
+struct Shared(Rc<RefCell<Desk>>);
+
+impl Timer for Shared {
+    fn now(&mut self) -> Time {
+        self.0.borrow().clock.now()
+    }
+
+    fn sleep(&mut self, until: Option<Time>) {
+        let mut desk = self.0.borrow_mut();
+        loop {
+            let received = match until {
+                None => desk.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(until) => {
+                    let now = desk.clock.now();
+                    if until <= now {
+                        return;
+                    }
+                    desk.commands.recv_timeout(desk.clock.real(until.since(now)))
+                }
+            };
+            match received {
+                Ok(command) => {
+                    if desk.take(command) {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    // Nobody is left who could send anything.
+                    desk.close();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Source for Shared {
+    fn next(&self) -> Option<Time> {
+        let desk = self.0.borrow();
+        let new = (!desk.inbox.is_empty()).then(|| desk.woke.max(desk.not_before));
+        let arrives = desk.on_the_way.keys().next().map(|&(due, _)| due);
+        let goes = (!desk.taken_back.is_empty()).then_some(desk.woke);
+        new.into_iter().chain(arrives).chain(goes).min()
+    }
+
+    fn woke(&mut self, now: Time) {
+        let mut desk = self.0.borrow_mut();
+        desk.woke = now;
+        desk.collect();
+    }
+
+    fn pop_due(&mut self, now: Time) -> Option<Arrival> {
+        let mut desk = self.0.borrow_mut();
+        if now >= desk.woke && now >= desk.not_before {
+            desk.stamp(now);
+            // What comes later comes at a later instant, as it does when the record is replayed.
+            desk.not_before = now + TICK;
+        }
+        let first = desk.on_the_way.first_entry().filter(|first| first.key().0 <= now)?;
+        let ((_, line), (sent, request)) = first.remove_entry();
+        let id = RequestId(desk.arrived);
+        desk.arrived += 1;
+        desk.ids.insert(request.number, id);
+        let Request { number, index, .. } = request;
+        desk.clients.insert(id, Client { number, index, events: request.events, cached_tokens: None });
+        desk.metrics.entered(id, request.number);
+        let tokens = request.output.len() as u32;
+        Some(Arrival {
+            origin: NewRequest {
+                session: line as u32,
+                turn: 0,
+                line: line + 1,
+                arrival: sent,
+                input_tokens: request.prompt.len() as u32,
+                output_tokens: request.max_tokens,
+            },
+            prompt: tokens_prompt(&request.prompt),
+            output: Some(Box::new(tokens_prompt(&request.output))),
+            stop_after: (tokens < request.max_tokens).then_some(tokens),
+            priority: request.priority,
+            placement: request.worker.into_iter().collect(),
+        })
+    }
+
+    fn arrived(&mut self, id: RequestId) {
+        debug_assert_eq!(id.index() + 1, self.0.borrow().arrived as usize);
+    }
+
+    fn ended(&mut self, id: RequestId, status: RequestStatus, _at: Time) {
+        let mut desk = self.0.borrow_mut();
+        desk.metrics.ended(id, status);
+        let Some(client) = desk.clients.remove(&id) else { return };
+        desk.ids.remove(&client.number);
+        let cached_tokens = client.cached_tokens.unwrap_or(0);
+        // Who has gone does not hear of it.
+        let _ = client.events.send((client.index, Event::Ended(Ended { status, cached_tokens })));
+    }
+
+    fn pop_withdrawn(&mut self, _now: Time) -> Option<RequestId> {
+        self.0.borrow_mut().taken_back.pop_front()
+    }
+
+    fn is_over(&self) -> bool {
+        let desk = self.0.borrow();
+        desk.is_closing && desk.clients.is_empty()
+    }
+}
+
+/// Real token ids as content.
+fn tokens_prompt(tokens: &[u32]) -> Prompt {
+    Prompt::new(tokens.iter().map(|&token| Run::tokens(token, 1)))
+}
+
+/// Tells clients of their tokens.
+impl Observer for Shared {
+    fn detail(&self) -> Detail {
+        Detail::Iterations
+    }
+
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        let mut desk = self.0.borrow_mut();
+        for admitted in &iteration.admitted {
+            if let Some(client) = desk.clients.get_mut(&admitted.id) {
+                client.cached_tokens.get_or_insert(admitted.cached_tokens);
+            }
+        }
+        desk.metrics.iteration(pool, worker, iteration);
+        // Nobody sees the tokens of a prefill pool.
+        if pool == Role::Prefill || iteration.num_scheduled() == 0 {
+            return;
+        }
+        let out = desk.deliveries[worker.index()].pass(iteration.end, iteration.num_scheduled());
+        iteration.emitted.iter().for_each(|&id| desk.token(worker, id, out));
+    }
+
+    fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {
+        if pool != Role::Prefill {
+            let mut desk = self.0.borrow_mut();
+            let out = desk.deliveries[worker.index()].handed_over(now);
+            desk.token(worker, joined.id, out);
+        }
+    }
+}

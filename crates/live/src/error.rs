@@ -1,0 +1,81 @@
+//! What is answered to requests that cannot be served, in the three shapes that the real server has.
+
+use std::fmt;
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    message: String,
+    kind: &'static str,
+    param: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: u16,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl ApiError {
+    /// A request of which the server itself says that it makes no sense.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        let kind = "BadRequestError";
+        Self { status: StatusCode::BAD_REQUEST, message: message.into(), kind, param: None }
+    }
+
+    /// The same, of a field and its value.
+    pub(crate) fn of(param: &str, message: impl fmt::Display, value: Option<&str>) -> Self {
+        let value = value.map_or_else(String::new, |value| format!(", value={value}"));
+        let message = format!("{message} (parameter={param}{value})");
+        Self { param: Some(param.to_owned()), ..Self::bad_request(message) }
+    }
+
+    /// A body that is not what its schema says.
+    pub(crate) fn schema(message: String, param: Option<String>) -> Self {
+        Self { kind: "Bad Request", param, ..Self::bad_request(message) }
+    }
+
+    /// A model that is not served.
+    pub(crate) fn no_model(model: &str, served: &str) -> Self {
+        let message = format!("The model `{model}` does not exist. Valid aliases: {served}.");
+        let param = Some("model".to_owned());
+        Self { status: StatusCode::NOT_FOUND, message, kind: "NotFoundError", param }
+    }
+
+    /// A body that is larger than the server takes.
+    pub(crate) fn too_large(most: usize) -> Self {
+        let message = format!("The body has more than {most} bytes");
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..Self::bad_request(message) }
+    }
+
+    /// Something else went wrong.
+    pub(crate) fn internal(message: &str) -> Self {
+        let kind = "InternalServerError";
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.to_owned(), kind, param: None }
+    }
+
+    /// What the client gets.
+    pub(crate) fn json(&self) -> String {
+        let Self { status, message, kind, param } = self;
+        let error = Error { message, kind, param: param.as_deref(), code: status.as_u16() };
+        serde_json::to_string(&Body { error }).expect("texts and numbers are JSON")
+    }
+}

@@ -1,0 +1,359 @@
+//! The port: connections, and who answers what.
+//!
+//! Routes, methods and their refusals are those of the real server, down to HEAD, so they are a table here and not a
+//! framework's.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER, VARY};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::answer::Head;
+use crate::app::App;
+use crate::deployment::Command;
+use crate::error::ApiError;
+use crate::generate::{Answers, EventStream};
+use crate::params::{Fields, object};
+use crate::request::{Api, Wanted, to_tokenize};
+
+/// Bytes of the largest body.
+const MOST_BODY: usize = 32 << 20;
+
+/// Connections at a time; others wait for one to end.
+const MOST_CONNECTIONS: usize = 8192;
+
+/// How long a client may take for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a client may take for a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+type Answer = Response<Either<Full<Bytes>, EventStream>>;
+
+/// Takes connections for ever.
+pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
+    let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let seat = Arc::clone(&seats).acquire_owned().await.expect("nobody closes it");
+        let Ok((connection, _)) = listener.accept().await else {
+            // Out of file descriptors, say: it may be better in a moment.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            talk(connection, app).await;
+            drop(seat);
+        });
+    }
+}
+
+async fn talk(connection: TcpStream, app: Arc<App>) {
+    // A token is not to wait for the next one.
+    let _ = connection.set_nodelay(true);
+    let service = service_fn(|request| {
+        let app = Arc::clone(&app);
+        async move { Ok::<_, Infallible>(answer(request, app).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
+    // What is wrong with a connection ends it.
+    let _ = http.serve_connection(TokioIo::new(connection), service).await;
+}
+
+async fn answer(request: Request<Incoming>, app: Arc<App>) -> Answer {
+    let is_head = request.method() == Method::HEAD;
+    let mut answer = dispatch(request, app).await;
+    let headers = answer.headers_mut();
+    headers.insert(SERVER, HeaderValue::from_static("uvicorn"));
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    if is_head {
+        *answer.body_mut() = Either::Left(Full::default());
+    }
+    answer
+}
+
+async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
+    let path = request.uri().path().to_owned();
+    if !is_authorized(&request, &path, app.api_key.as_deref()) {
+        return json(StatusCode::UNAUTHORIZED, r#"{"error":"Unauthorized"}"#.to_owned());
+    }
+    let allowed = match path.as_str() {
+        "/health" | "/version" | "/load" | "/v1/models" => "GET",
+        "/metrics" => "GET, HEAD",
+        "/ping" => "GET, POST",
+        "/v1/completions" | "/v1/chat/completions" | "/tokenize" | "/detokenize" => "POST",
+        _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
+    };
+    if !allowed.split(", ").any(|method| method == request.method().as_str()) {
+        let mut answer = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        return answer;
+    }
+    match path.as_str() {
+        "/health" | "/ping" => empty(),
+        "/version" => json(StatusCode::OK, format!(r#"{{"version":"{VLLM_VERSION}"}}"#)),
+        "/load" => json(StatusCode::OK, format!(r#"{{"server_load":{}}}"#, app.under_way())),
+        "/metrics" => metrics(&app).await,
+        "/v1/models" => json(StatusCode::OK, models(&app)),
+        "/v1/completions" => generate(request, app, Api::Completions).await,
+        "/v1/chat/completions" => generate(request, app, Api::Chat).await,
+        path => {
+            let is_tokenize = path == "/tokenize";
+            let body = body(request).await;
+            let answered = body
+                .and_then(|body| object(&body))
+                .and_then(|body| if is_tokenize { tokenize(&body, &app) } else { detokenize(&body, &app) });
+            answered.map_or_else(|error| refusal(&error), |text| json(StatusCode::OK, text))
+        }
+    }
+}
+
+/// The release of vLLM that is imitated.
+pub(crate) const VLLM_VERSION: &str = "0.32.0";
+
+/// Whether a request has the key, if its path asks for one.
+fn is_authorized(request: &Request<Incoming>, path: &str, key: Option<&str>) -> bool {
+    let Some(key) = key else { return true };
+    let guarded = ["/v1", "/v2", "/inference", "/cohere"];
+    if request.method() == Method::OPTIONS || !guarded.iter().any(|start| path.starts_with(start)) {
+        return true;
+    }
+    let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    given
+        .and_then(|given| given.strip_prefix(b"Bearer "))
+        .is_some_and(|given| is_equal(given, key.as_bytes()))
+}
+
+/// Compares without saying by the time that it takes how much is right.
+fn is_equal(given: &[u8], key: &[u8]) -> bool {
+    let mut differences = u8::from(given.len() != key.len());
+    for (place, &byte) in key.iter().enumerate() {
+        differences |= byte ^ given.get(place).copied().unwrap_or(0);
+    }
+    std::hint::black_box(differences) == 0
+}
+
+async fn generate(request: Request<Incoming>, app: Arc<App>, api: Api) -> Answer {
+    let header_id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let prepared = async {
+        let body = object(&body(request).await?)?;
+        let wanted = Wanted::of(api, &body, &app.served, &app.tokenizer)?;
+        let head = head(&app, &wanted, header_id);
+        let stream = wanted.stream;
+        Ok((Answers::begin(Arc::clone(&app), wanted, head)?, stream))
+    };
+    match prepared.await {
+        Err(error) => refusal(&error),
+        Ok((answers, true)) => {
+            let mut answer = Response::new(Either::Right(answers.stream()));
+            let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+            answer
+        }
+        Ok((answers, false)) => match answers.whole().await {
+            Ok(text) => json(StatusCode::OK, text),
+            Err(error) => refusal(&error),
+        },
+    }
+}
+
+fn head(app: &App, wanted: &Wanted, header_id: Option<String>) -> Head {
+    let kind = match wanted.api {
+        Api::Completions => "cmpl",
+        Api::Chat => "chatcmpl",
+    };
+    let digits = || format!("{:016x}", digits(app));
+    let id = header_id.or_else(|| wanted.request_id.clone()).unwrap_or_else(digits);
+    Head {
+        id: format!("{kind}-{id}"),
+        created: unix_time().as_secs(),
+        model: app.served.model.clone(),
+        fingerprint: app.fingerprint.clone(),
+    }
+}
+
+/// Digits of an id, which differ from those of all others of this server and most of others.
+fn digits(app: &App) -> u64 {
+    let bytes = [app.number(), unix_time().as_nanos() as u64].map(u64::to_le_bytes).concat();
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// What clocks on walls say.
+pub(crate) fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The body of a request that says that it is JSON.
+async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed";
+        return Err(ApiError::schema(message.to_owned(), None));
+    }
+    let body = Limited::new(request.into_body(), MOST_BODY).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Err(_) => Err(ApiError::bad_request("The body did not come in time")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MOST_BODY)),
+        Ok(Err(_)) => Err(ApiError::bad_request("The body did not come as a whole")),
+    }
+}
+
+async fn metrics(app: &App) -> Answer {
+    let (sender, text) = oneshot::channel();
+    let asked = app.commands.send(Command::Metrics(app.worker, sender));
+    match (asked, text.await) {
+        (Ok(()), Ok(text)) => {
+            let mut answer = Response::new(Either::Left(Full::new(Bytes::from(text))));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+            answer
+        }
+        _ => refusal(&ApiError::internal("the server is stopping")),
+    }
+}
+
+#[derive(Serialize)]
+struct Models<'a> {
+    object: &'static str,
+    data: [Model<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    root: &'a str,
+    parent: Option<()>,
+    max_model_len: u32,
+    permission: [Permission; 1],
+}
+
+#[derive(Serialize)]
+struct Permission {
+    id: String,
+    object: &'static str,
+    created: u64,
+    allow_create_engine: bool,
+    allow_sampling: bool,
+    allow_logprobs: bool,
+    allow_search_indices: bool,
+    allow_view: bool,
+    allow_fine_tuning: bool,
+    organization: &'static str,
+    group: Option<()>,
+    is_blocking: bool,
+}
+
+fn models(app: &App) -> String {
+    let created = unix_time().as_secs();
+    let model = &app.served.model;
+    let permission = Permission {
+        id: format!("modelperm-{:016x}", digits(app)),
+        object: "model_permission",
+        created,
+        allow_create_engine: false,
+        allow_sampling: true,
+        allow_logprobs: true,
+        allow_search_indices: false,
+        allow_view: true,
+        allow_fine_tuning: false,
+        organization: "*",
+        group: None,
+        is_blocking: false,
+    };
+    let model = Model {
+        id: model,
+        object: "model",
+        created,
+        owned_by: "vllm",
+        root: model,
+        parent: None,
+        max_model_len: app.served.max_model_len,
+        permission: [permission],
+    };
+    serde_json::to_string(&Models { object: "list", data: [model] }).expect("texts and numbers are JSON")
+}
+
+#[derive(Serialize)]
+struct Tokenized {
+    count: usize,
+    max_model_len: u32,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
+
+fn tokenize(body: &serde_json::Map<String, Value>, app: &App) -> Result<String, ApiError> {
+    let mut fields = Fields::new(body);
+    let wants_texts = fields.bool("return_token_strs").unwrap_or(false);
+    check_model(&mut fields, app)?;
+    let tokens = to_tokenize(body, &app.tokenizer)?;
+    let texts = || tokens.iter().map(|&id| app.tokenizer.decode(id)).collect();
+    let tokenized = Tokenized {
+        count: tokens.len(),
+        max_model_len: app.served.max_model_len,
+        token_strs: wants_texts.then(texts),
+        tokens,
+    };
+    Ok(serde_json::to_string(&tokenized).expect("texts and numbers are JSON"))
+}
+
+fn detokenize(body: &serde_json::Map<String, Value>, app: &App) -> Result<String, ApiError> {
+    let mut fields = Fields::new(body);
+    if fields.get("tokens").is_none() {
+        return Err(crate::params::invalid(&[crate::params::Problem::missing("body.tokens", body)]));
+    }
+    let tokens = fields.ids("tokens");
+    fields.checked()?;
+    check_model(&mut fields, app)?;
+    let text: String = tokens.iter().map(|&id| app.tokenizer.decode(id)).collect();
+    Ok(serde_json::to_string(&serde_json::json!({ "prompt": text })).expect("a text is JSON"))
+}
+
+fn check_model(fields: &mut Fields<'_>, app: &App) -> Result<(), ApiError> {
+    let model = fields.text("model");
+    fields.checked()?;
+    match model.filter(|&model| model != app.served.model) {
+        Some(model) => Err(ApiError::no_model(model, &app.served.model)),
+        None => Ok(()),
+    }
+}
+
+fn refusal(error: &ApiError) -> Answer {
+    json(error.status, error.json())
+}
+
+fn detail(status: StatusCode, detail: &str) -> Answer {
+    json(status, format!(r#"{{"detail":"{detail}"}}"#))
+}
+
+fn json(status: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(text))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn empty() -> Answer {
+    Response::new(Either::Left(Full::default()))
+}
+
+/// Opens the port.
+pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}

@@ -1,0 +1,639 @@
+//! What a client asks for: the body of `/v1/completions` and `/v1/chat/completions`, checked in the order and the words of
+//! vLLM.
+
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::params::{Fields, NotAnId, Problem, float, invalid, not_an_id, token_id};
+use crate::tokenizer::{BEGIN, END, MESSAGE, Tokenizer, VOCABULARY};
+
+/// Most tokens that the answers to one request may have together, which keeps memory bounded.
+const MOST_TOKENS: u64 = 1 << 22;
+
+/// Most log-probabilities of a token.
+const MOST_LOGPROBS: i64 = 20;
+
+/// Tokens of a completion if nobody says.
+const DEFAULT_COMPLETION: u32 = 16;
+
+/// What a server serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    /// The name of the model.
+    pub(crate) model: String,
+    /// Tokens of prompt and answer together.
+    pub(crate) max_model_len: u32,
+    /// Tokens of an answer for which the client set no limit.
+    pub(crate) usual_tokens: u32,
+}
+
+/// Which API a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/chat/completions`.
+    Chat,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Wanted {
+    pub(crate) api: Api,
+    /// Tokens of each prompt.
+    pub(crate) prompts: Vec<Vec<u32>>,
+    /// Whether they were cut into tokens here.
+    pub(crate) is_text: bool,
+    /// Answers to each.
+    pub(crate) n: u32,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) min_tokens: u32,
+    pub(crate) ignore_eos: bool,
+    pub(crate) stop: Vec<String>,
+    pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) include_stop: bool,
+    /// Repeat the prompt before the answer.
+    pub(crate) echo: bool,
+    /// Log-probabilities, and of how many tokens beside each.
+    pub(crate) logprobs: Option<u32>,
+    pub(crate) return_token_ids: bool,
+    pub(crate) tokens_as_ids: bool,
+    pub(crate) priority: i32,
+    pub(crate) seed: Option<i64>,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
+    /// What takes the place of a request id of ours.
+    pub(crate) request_id: Option<String>,
+}
+
+impl Wanted {
+    /// Of the body of a request.
+    pub(crate) fn of(
+        api: Api,
+        body: &Map<String, Value>,
+        served: &Served,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, ApiError> {
+        let mut fields = Fields::new(body);
+        let given = Given::read(&mut fields, api);
+        let prompts = match api {
+            Api::Completions => prompts(&mut fields),
+            Api::Chat => messages(&mut fields),
+        };
+        fields.checked()?;
+        if let Some(model) = given.model.as_deref().filter(|&model| model != served.model) {
+            return Err(ApiError::no_model(model, &served.model));
+        }
+        given.check(api, served)?;
+        let is_text = !matches!(prompts, Prompts::Ids(_));
+        let prompts = prompts.encode(api, given.special_tokens, tokenizer)?;
+        let prompts = prompts.into_iter().map(|prompt| given.truncated(prompt)).collect();
+        let wanted = Wanted { is_text, ..given.wanted(api, prompts) };
+        wanted.check_lengths(served)?;
+        Ok(wanted)
+    }
+
+    /// The most tokens that the answer to a prompt may have.
+    pub(crate) fn room(&self, prompt: &[u32], served: &Served) -> u32 {
+        let left = served.max_model_len.saturating_sub(prompt.len() as u32);
+        let default = match self.api {
+            Api::Completions => DEFAULT_COMPLETION,
+            Api::Chat => left,
+        };
+        self.max_tokens.unwrap_or(default).min(left)
+    }
+
+    /// Tokens after which an answer ends by itself, if it does before it has no room.
+    pub(crate) fn usual_end(&self, served: &Served) -> Option<u32> {
+        let is_open = self.max_tokens.is_none() && self.api == Api::Chat && !self.ignore_eos;
+        is_open.then(|| served.usual_tokens.max(self.min_tokens).max(1))
+    }
+
+    fn check_lengths(&self, served: &Served) -> Result<(), ApiError> {
+        let limit = served.max_model_len;
+        let mut tokens = 0;
+        for prompt in &self.prompts {
+            let length = prompt.len() as u32;
+            if length > limit {
+                // Nobody counts further than that in a text.
+                let (length, least) = if self.is_text { (limit + 1, "at least ") } else { (length, "") };
+                let message = format!(
+                    "This model's maximum context length is {limit} tokens. However, your prompt contains \
+                     {least}{length} input tokens, which exceeds this limit even without any output tokens. Please \
+                     reduce the length of the input prompt."
+                );
+                return Err(ApiError::of("input_tokens", message, Some(&length.to_string())));
+            }
+            let room = self.room(prompt, served);
+            if room == 0 {
+                return Err(too_few_tokens(0));
+            }
+            tokens += u64::from(room) * u64::from(self.n);
+        }
+        if tokens > MOST_TOKENS {
+            return Err(ApiError::bad_request(format!(
+                "All answers together may have {tokens} tokens, but this server takes at most {MOST_TOKENS} a request"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn too_few_tokens(found: i64) -> ApiError {
+    let message = format!("max_tokens must be at least 1, got {found}.");
+    ApiError::of("max_tokens", message, Some(&found.to_string()))
+}
+
+/// Fields of a body, each of its type.
+#[derive(Debug, Default)]
+struct Given {
+    model: Option<String>,
+    max_tokens: Option<i64>,
+    min_tokens: Option<i64>,
+    n: Option<i64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    stream: bool,
+    has_stream_options: bool,
+    include_usage: bool,
+    continuous_usage: bool,
+    stop: Vec<String>,
+    stop_token_ids: Vec<u32>,
+    include_stop: bool,
+    ignore_eos: bool,
+    echo: bool,
+    logprobs: Option<Logprobs>,
+    /// Whether a chat is to choose among tools.
+    chooses_tools: bool,
+    return_token_ids: bool,
+    tokens_as_ids: bool,
+    special_tokens: bool,
+    truncate: Option<i64>,
+    priority: Option<i64>,
+    seed: Option<i64>,
+    request_id: Option<String>,
+}
+
+/// Log-probabilities that a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Logprobs {
+    /// Of each token, and of so many others.
+    Of(i64),
+    /// Of others, but none of the token itself.
+    Top,
+}
+
+/// Whether there are tools, and nobody says that none or which one is to be used.
+fn chooses_tools(fields: &Fields<'_>) -> bool {
+    let has_tools = fields.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty());
+    let choice = fields.get("tool_choice");
+    has_tools && choice.is_none_or(|choice| choice == "auto")
+}
+
+impl Given {
+    fn read(fields: &mut Fields<'_>, api: Api) -> Self {
+        let max_completion = if api == Api::Chat { fields.int("max_completion_tokens") } else { None };
+        let logprobs = match api {
+            Api::Completions => fields.int("logprobs").map(Logprobs::Of),
+            Api::Chat => {
+                let top = fields.int("top_logprobs");
+                let wants = fields.bool("logprobs").unwrap_or(false);
+                if top.is_some_and(|top| top > 0) && !wants {
+                    Some(Logprobs::Top)
+                } else {
+                    wants.then(|| Logprobs::Of(top.unwrap_or(0)))
+                }
+            }
+        };
+        let mut given = Self {
+            model: fields.text("model").map(str::to_owned),
+            max_tokens: max_completion.or(fields.int("max_tokens")),
+            min_tokens: fields.int("min_tokens"),
+            n: fields.int("n"),
+            temperature: fields.number("temperature"),
+            top_p: fields.number("top_p"),
+            stream: fields.bool("stream").unwrap_or(false),
+            stop: fields.texts("stop"),
+            stop_token_ids: fields.ids("stop_token_ids"),
+            include_stop: fields.bool("include_stop_str_in_output").unwrap_or(false),
+            ignore_eos: fields.bool("ignore_eos").unwrap_or(false),
+            echo: api == Api::Completions && fields.bool("echo").unwrap_or(false),
+            logprobs,
+            return_token_ids: fields.bool("return_token_ids").unwrap_or(false),
+            tokens_as_ids: fields.bool("return_tokens_as_token_ids").unwrap_or(false),
+            special_tokens: fields.bool("add_special_tokens").unwrap_or(api == Api::Completions),
+            truncate: fields.int("truncate_prompt_tokens"),
+            priority: fields.int("priority"),
+            seed: fields.int("seed"),
+            request_id: fields.text("request_id").map(str::to_owned),
+            chooses_tools: api == Api::Chat && chooses_tools(fields),
+            ..Self::default()
+        };
+        match fields.get("stream_options") {
+            Some(Value::Object(options)) => {
+                let mut options = Fields::within(options, "body.stream_options");
+                given.has_stream_options = true;
+                given.include_usage = options.bool("include_usage").unwrap_or(false);
+                given.continuous_usage = options.bool("continuous_usage_stats").unwrap_or(false);
+            }
+            Some(other) => {
+                let msg = "Input should be a valid dictionary or object to extract fields from";
+                fields.wrong(Problem::new("model_attributes_type", "body.stream_options", msg, other));
+            }
+            None => {}
+        }
+        given
+    }
+
+    fn check(&self, api: Api, served: &Served) -> Result<(), ApiError> {
+        if self.has_stream_options && !self.stream {
+            let message = "Stream options can only be defined when `stream=True`.";
+            return Err(ApiError::of("stream_options", message, None));
+        }
+        if self.chooses_tools {
+            return Err(ApiError::bad_request(
+                "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set",
+            ));
+        }
+        if self.logprobs == Some(Logprobs::Top) {
+            let message = "when using `top_logprobs`, `logprobs` must be set to true.";
+            return Err(ApiError::of("top_logprobs", message, None));
+        }
+        if let Some(Logprobs::Of(logprobs)) = self.logprobs {
+            let param = if api == Api::Chat { "top_logprobs" } else { "logprobs" };
+            let value = logprobs.to_string();
+            if logprobs < 0 && logprobs != -1 {
+                let message = format!("`{param}` must be a positive value or -1.");
+                return Err(ApiError::of(param, message, Some(&value)));
+            }
+            if logprobs > MOST_LOGPROBS {
+                let message = format!(
+                    "Requested sample logprobs of {logprobs}, which is greater than max allowed: {MOST_LOGPROBS}"
+                );
+                return Err(ApiError::of("logprobs", message, Some(&value)));
+            }
+        }
+        if let Some(max_tokens) = self.max_tokens {
+            if max_tokens < 1 {
+                return Err(too_few_tokens(max_tokens));
+            }
+            let limit = served.max_model_len;
+            if max_tokens > i64::from(limit) {
+                let message = format!(
+                    "max_tokens={max_tokens} cannot be greater than max_model_len={limit}. Please request fewer output \
+                     tokens."
+                );
+                return Err(ApiError::of("max_tokens", message, Some(&max_tokens.to_string())));
+            }
+        }
+        self.check_sampling()
+    }
+
+    fn check_sampling(&self) -> Result<(), ApiError> {
+        let n = self.n.unwrap_or(1);
+        if n < 1 {
+            return Err(ApiError::bad_request(format!("n must be at least 1, got {n}.")));
+        }
+        if n > i64::from(u16::MAX) {
+            return Err(ApiError::bad_request(format!("n must be at most {}, got {n}.", u16::MAX)));
+        }
+        if let Some(temperature) =
+            self.temperature.filter(|temperature| *temperature < 0.0 || temperature.is_nan())
+        {
+            let value = float(temperature);
+            let message = format!("temperature must be non-negative, got {value}.");
+            return Err(ApiError::of("temperature", message, Some(&value)));
+        }
+        if let Some(top_p) = self.top_p.filter(|top_p| !(*top_p > 0.0 && *top_p <= 1.0)) {
+            let value = float(top_p);
+            let message = format!("top_p must be in (0, 1], got {value}.");
+            return Err(ApiError::of("top_p", message, Some(&value)));
+        }
+        if let (Some(min_tokens), Some(max_tokens)) = (self.min_tokens, self.max_tokens)
+            && min_tokens > max_tokens
+        {
+            return Err(ApiError::bad_request(format!(
+                "min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}."
+            )));
+        }
+        if let Some(min_tokens) = self.min_tokens.filter(|min_tokens| *min_tokens < 0) {
+            return Err(ApiError::bad_request(format!(
+                "min_tokens must be greater than or equal to 0, got {min_tokens}."
+            )));
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(ApiError::bad_request("stop cannot contain an empty string."));
+        }
+        if self.temperature.is_some_and(|temperature| temperature < 1e-5) && n > 1 {
+            return Err(ApiError::bad_request(format!("n must be 1 when using greedy sampling, got {n}.")));
+        }
+        Ok(())
+    }
+
+    /// The last tokens of a prompt, as many as the client wants of it.
+    fn truncated(&self, mut prompt: Vec<u32>) -> Vec<u32> {
+        if let Some(most) = self.truncate.and_then(|most| usize::try_from(most).ok()).filter(|&most| most > 0)
+        {
+            prompt.drain(..prompt.len().saturating_sub(most));
+        }
+        prompt
+    }
+
+    fn wanted(self, api: Api, prompts: Vec<Vec<u32>>) -> Wanted {
+        let least = |number: i64| number.clamp(0, i64::from(u32::MAX)) as u32;
+        Wanted {
+            api,
+            prompts,
+            is_text: false,
+            n: least(self.n.unwrap_or(1)),
+            max_tokens: self.max_tokens.map(least),
+            min_tokens: self.min_tokens.map_or(0, least),
+            ignore_eos: self.ignore_eos,
+            stop: self.stop,
+            stop_token_ids: self.stop_token_ids,
+            include_stop: self.include_stop,
+            echo: self.echo,
+            logprobs: match self.logprobs {
+                Some(Logprobs::Of(most)) => Some(least(most)),
+                Some(Logprobs::Top) | None => None,
+            },
+            return_token_ids: self.return_token_ids,
+            tokens_as_ids: self.tokens_as_ids,
+            priority: self
+                .priority
+                .map_or(0, |priority| priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32),
+            seed: self.seed,
+            stream: self.stream,
+            include_usage: self.include_usage,
+            continuous_usage: self.include_usage && self.continuous_usage,
+            request_id: self.request_id,
+        }
+    }
+}
+
+/// Prompts before they are tokens.
+#[derive(Debug)]
+pub(crate) enum Prompts {
+    /// None was given.
+    Missing,
+    /// An empty list.
+    Empty,
+    Texts(Vec<String>),
+    Ids(Vec<Vec<u32>>),
+    Chat(Vec<Message>),
+}
+
+/// A message of a chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    role: String,
+    content: String,
+}
+
+impl Prompts {
+    pub(crate) fn encode(
+        self,
+        api: Api,
+        special_tokens: bool,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Vec<u32>>, ApiError> {
+        let begun = |ids: Vec<u32>| {
+            if special_tokens && api == Api::Completions { [vec![BEGIN], ids].concat() } else { ids }
+        };
+        match self {
+            Self::Missing => {
+                let message = "Either prompt or prompt_embeds must be provided and non-empty.";
+                Err(ApiError::of("prompt", message, None))
+            }
+            Self::Empty => Err(ApiError::bad_request("You must pass at least one prompt")),
+            Self::Texts(texts) => Ok(texts.iter().map(|text| begun(tokenizer.encode(text))).collect()),
+            Self::Ids(prompts) => {
+                let unknown = prompts.iter().flatten().find(|&&id| id >= VOCABULARY);
+                match unknown {
+                    Some(id) => Err(ApiError::bad_request(format!("Token id {id} is out of vocabulary"))),
+                    None if prompts.iter().any(Vec::is_empty) => {
+                        Err(ApiError::bad_request("The decoder prompt cannot be empty"))
+                    }
+                    None => Ok(prompts),
+                }
+            }
+            Self::Chat(messages) if messages.is_empty() => Err(ApiError::bad_request(
+                "Cannot apply chat template to an empty conversation. Provide at least one message.",
+            )),
+            Self::Chat(messages) => Ok(vec![conversation(&messages, tokenizer)]),
+        }
+    }
+}
+
+/// The tokens of a chat: each message begins with a token of its own, its role and a line end, and ends with one.
+fn conversation(messages: &[Message], tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut ids = vec![BEGIN];
+    for Message { role, content } in messages {
+        ids.push(MESSAGE);
+        ids.extend(tokenizer.encode(role));
+        ids.extend(tokenizer.encode("\n"));
+        ids.extend(tokenizer.encode(content));
+        ids.push(END);
+    }
+    ids.push(MESSAGE);
+    ids.extend(tokenizer.encode("assistant"));
+    ids.extend(tokenizer.encode("\n"));
+    ids
+}
+
+/// The prompts of a completion: a text, ids, or a list of either.
+pub(crate) fn prompts(fields: &mut Fields<'_>) -> Prompts {
+    let Some(value) = fields.get("prompt") else { return Prompts::Missing };
+    match value {
+        Value::String(text) if text.is_empty() => Prompts::Missing,
+        Value::String(text) => Prompts::Texts(vec![text.clone()]),
+        Value::Array(items) if items.is_empty() => Prompts::Empty,
+        Value::Array(items) => list_of_prompts(fields, value, items),
+        _ => {
+            let list = || Problem::new("list_type", "body.prompt", "Input should be a valid list", value);
+            let text = Problem::new("string_type", "body.prompt", "Input should be a valid string", value);
+            for problem in [list(), list(), text, list()] {
+                fields.wrong(problem);
+            }
+            Prompts::Missing
+        }
+    }
+}
+
+fn list_of_prompts(fields: &mut Fields<'_>, value: &Value, items: &[Value]) -> Prompts {
+    if let Some(texts) = items.iter().map(|item| item.as_str().map(str::to_owned)).collect() {
+        return Prompts::Texts(texts);
+    }
+    if let Ok(ids) = items.iter().map(token_id).collect() {
+        return Prompts::Ids(vec![ids]);
+    }
+    let list =
+        |item: &Value| item.as_array().and_then(|ids| ids.iter().map(|id| token_id(id).ok()).collect());
+    if let Some(lists) = items.iter().map(list).collect() {
+        return Prompts::Ids(lists);
+    }
+    // It is none of four things, and what it is not of each is told, as a schema with a choice does.
+    let places = || items.iter().enumerate().map(|(place, item)| (format!("body.prompt.{place}"), item));
+    for (loc, item) in places() {
+        if let Err(why @ (NotAnId::Negative | NotAnId::Type)) = token_id(item) {
+            fields.wrong(not_an_id(why, loc, item));
+        }
+    }
+    for (loc, item) in places().filter(|(_, item)| !item.is_array()) {
+        fields.wrong(Problem::new("list_type", loc, "Input should be a valid list", item));
+    }
+    fields.wrong(Problem::new("string_type", "body.prompt", "Input should be a valid string", value));
+    for (loc, item) in places().filter(|(_, item)| !item.is_string()) {
+        fields.wrong(Problem::new("string_type", loc, "Input should be a valid string", item));
+    }
+    Prompts::Missing
+}
+
+/// The messages of a chat.
+pub(crate) fn messages(fields: &mut Fields<'_>) -> Prompts {
+    let Some(value) = fields.get("messages") else {
+        let problem = Problem::missing("body.messages", fields.object());
+        fields.wrong(problem);
+        return Prompts::Missing;
+    };
+    let Some(items) = value.as_array() else {
+        fields.wrong(Problem::new("list_type", "body.messages", "Input should be a valid list", value));
+        return Prompts::Missing;
+    };
+    let mut messages = Vec::with_capacity(items.len());
+    for (place, item) in items.iter().enumerate() {
+        let loc = format!("body.messages.{place}");
+        let Some(message) = item.as_object() else {
+            fields.wrong(Problem::new("dict_type", loc, "Input should be a valid dictionary", item));
+            continue;
+        };
+        let Some(role) = message.get("role").and_then(Value::as_str) else {
+            fields.wrong(Problem::missing(&format!("{loc}.role"), message));
+            continue;
+        };
+        let content = message.get("content").map_or_else(String::new, content);
+        messages.push(Message { role: role.to_owned(), content });
+    }
+    Prompts::Chat(messages)
+}
+
+/// The text of a message: itself, or its parts one after the other.
+fn content(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts = parts
+                .iter()
+                .filter_map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+/// What `/tokenize` is to cut into tokens.
+pub(crate) fn to_tokenize(body: &Map<String, Value>, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
+    let mut fields = Fields::new(body);
+    let special_tokens = fields.bool("add_special_tokens").unwrap_or(true);
+    let (api, prompts) = if fields.get("prompt").is_some() {
+        let text = fields.text("prompt").unwrap_or_default();
+        (Api::Completions, Prompts::Texts(vec![text.to_owned()]))
+    } else if fields.get("messages").is_some() {
+        (Api::Chat, messages(&mut fields))
+    } else {
+        let missing = ["body.prompt", "body.messages"].map(|loc| Problem::missing(loc, body));
+        return Err(invalid(&missing));
+    };
+    fields.checked()?;
+    Ok(prompts.encode(api, special_tokens, tokenizer)?.swap_remove(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn served() -> Served {
+        Served { model: "m".to_owned(), max_model_len: 100, usual_tokens: 30 }
+    }
+
+    fn read(api: Api, body: &Value) -> Result<Wanted, String> {
+        let wanted = Wanted::of(api, body.as_object().unwrap(), &served(), &Tokenizer::default());
+        wanted.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn prompts_are_texts_or_ids_or_lists_of_them() {
+        let lengths = |prompt: Value| -> Vec<usize> {
+            let wanted = read(Api::Completions, &json!({ "prompt": prompt })).unwrap();
+            wanted.prompts.iter().map(Vec::len).collect()
+        };
+        assert_eq!(lengths(json!("two words")), [3]);
+        assert_eq!(lengths(json!(["two words", "one"])), [3, 2]);
+        assert_eq!(lengths(json!([5, 6, 7])), [3]);
+        assert_eq!(lengths(json!([[5, 6, 7], [8]])), [3, 1]);
+    }
+
+    #[test]
+    fn an_answer_has_room_up_to_the_context() {
+        let room = |api, body: Value| {
+            let wanted = read(api, &body).unwrap();
+            (wanted.room(&wanted.prompts[0], &served()), wanted.usual_end(&served()))
+        };
+        assert_eq!(room(Api::Completions, json!({"prompt": [5, 6]})), (16, None));
+        assert_eq!(room(Api::Completions, json!({"prompt": vec![5; 90], "max_tokens": 99})), (10, None));
+        let chat = |more: Value| {
+            let mut body = json!({"messages": [{"role": "user", "content": "hi"}]});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            room(Api::Chat, body)
+        };
+        let (room, end) = chat(json!({}));
+        assert!(room > 80 && end == Some(30));
+        assert_eq!(chat(json!({"max_completion_tokens": 7, "max_tokens": 9})), (7, None));
+        assert_eq!(chat(json!({"ignore_eos": true})).1, None);
+        assert_eq!(chat(json!({"min_tokens": 50})).1, Some(50));
+    }
+
+    #[test]
+    fn a_chat_goes_on_with_what_was_said() {
+        let tokenizer = Tokenizer::default();
+        let of = |messages: Value| {
+            let body = json!({ "messages": messages });
+            let body = body.as_object().unwrap();
+            Wanted::of(Api::Chat, body, &served(), &tokenizer).unwrap().prompts.remove(0)
+        };
+        let first = of(json!([{"role": "user", "content": "hi"}]));
+        let reply: String = crate::text::answer(&first, 0).take(9).map(|word| word.text).collect();
+        let ids: Vec<u32> = crate::text::answer(&first, 0).take(9).map(|word| word.id).collect();
+        let next = of(json!([
+            {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+            {"role": "assistant", "content": reply}, {"role": "user", "content": "more"},
+        ]));
+        assert_eq!(next[..first.len() + 9], [first, ids].concat());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (more, message) in [
+            (json!({"n": 0}), "n must be at least 1, got 0."),
+            (json!({"n": 2, "temperature": 0}), "n must be 1 when using greedy sampling, got 2."),
+            (
+                json!({"max_tokens": 0}),
+                "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+            ),
+            (json!({"stop": ["a", ""]}), "stop cannot contain an empty string."),
+            (json!({"model": "other"}), "The model `other` does not exist. Valid aliases: m."),
+            (json!({"prompt": [5, 1_000_000]}), "Token id 1000000 is out of vocabulary"),
+            (
+                json!({"prompt": vec![5; 100]}),
+                "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+            ),
+        ] {
+            let mut body = json!({"prompt": "x"});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert_eq!(read(Api::Completions, &body), Err(message.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! A server and its clients, over sockets of this machine.
+
+mod client;
+mod conformance;
+mod live;
+mod page;
+mod server;

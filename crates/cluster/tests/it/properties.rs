@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use servecast_cluster::{Detail, RouterMode};
+use serde_json::json;
+use servecast_cluster::{Detail, RouterMode, RouterOptions};
 use servecast_engine::{EngineArgs, EngineType, KvTransferSharing};
 use servecast_record::{RequestStatus, RunRecord};
-use servecast_types::{Duration, Role};
+use servecast_types::{Duration, Role, Time};
 use servecast_workload::TraceRow;
 
 use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch, watch_in, watch_ordered};
@@ -105,6 +106,52 @@ fn transfers_of_random_deployments_share_ports() {
         }
     }
     assert!(10 * slower > all && all > 500, "{slower} of {all} transfers");
+}
+
+/// A member of a stretch opens a block, for which a free block is evicted that a waiting prompt would hit: of its content
+/// the member has a copy, which the prompt hits for nothing, so that it fits in the same iteration.
+#[test]
+fn a_prompt_may_fit_when_a_free_block_that_it_hits_is_taken() {
+    let engine = |settings| EngineArgs::from_json(settings).unwrap();
+    let row = |line: u64, session: u32, delay_ms, input, output, ids: &[u64], output_ids: &[u64]| TraceRow {
+        line,
+        session_id: Some(session.to_string()),
+        timestamp_ms: (line != 6).then_some(if line == 1 { 17.0 } else { 0.0 }),
+        delay_ms,
+        input_length: Some(input),
+        output_length: output,
+        hash_ids: ids.to_vec(),
+        output_ids: output_ids.to_vec(),
+        ..TraceRow::default()
+    };
+    let one_by_one: Vec<u64> = (0..8).collect();
+    let scenario = Scenario {
+        prefill: engine(json!({
+            "num_gpu_blocks": 12, "block_size": 4, "max_num_seqs": 1, "max_num_batched_tokens": 43,
+            "enable_prefix_caching": false, "enable_chunked_prefill": false,
+            "scheduler_reserve_full_isl": false, "kv_bytes_per_token": 1000,
+        })),
+        decode: Some(engine(json!({
+            "num_gpu_blocks": 14, "block_size": 4, "max_num_seqs": 2, "max_num_batched_tokens": 8,
+            "scheduler_reserve_full_isl": false,
+        }))),
+        workers: (1, 2),
+        rows: vec![
+            row(1, 4, None, 1, 1, &[0], &[]),
+            row(2, 5, None, 43, 10, &one_by_one, &[]),
+            row(3, 5, Some(0.0), 1, 24, &[0], &[]),
+            row(4, 4, None, 15, 22, &[100, 101, 102], &[103, 104, 105, 106]),
+            row(5, 0, None, 8, 18, &[100, 101], &[102, 103, 104]),
+            row(6, 4, None, 44, 1, &one_by_one, &[]),
+            row(7, 1, None, 29, 1, &[100, 101, 102, 103, 104], &[105]),
+        ],
+        concurrency: Some(2),
+        router_mode: RouterMode::Random,
+        kv_router: RouterOptions::default().kv,
+    };
+    is_as_plain(&scenario).unwrap();
+    let prompt = &run(&scenario).requests[6].stages[1];
+    assert!(prompt.admitted < Some(Time::from_ns(1_060_000_000)), "{prompt:?}");
 }
 
 proptest! {

@@ -139,7 +139,8 @@ impl Scheduler {
     /// Whether the head of the waiting queue cannot be admitted, however many iterations pass in which requests only
     /// decode and none of them stores [`Scheduler::first_missing`].
     ///
-    /// Blocks are only taken in such iterations and contents only evicted, so that it finds less and less.
+    /// Blocks are only taken in such iterations and contents only evicted. Each block that is taken makes one less free, and
+    /// at most one of its hits, if that was free and there is a copy in use, cost nothing: it finds no more room than now.
     pub(super) fn cannot_be_admitted(&mut self, slot: Slot) -> bool {
         let request = &mut self.requests[slot];
         let known = request.known();
@@ -157,7 +158,12 @@ impl Scheduler {
         let hit_blocks = self.hits.len();
         let fit = Fit { known, hit_blocks, free_hits: self.hits.free };
         if self.requests[slot].remote_prefill {
-            return !self.has_room_for_transfer(slot, fit);
+            if self.config.no_evict.is_some() {
+                return !self.has_room_for_transfer(slot, fit);
+            }
+            // What members take until then is not added: they have it when the request is looked at. And a block that they
+            // take may be one that it hits, of whose content somebody who runs has a copy, which it then hits for nothing.
+            return self.blocks_to_take(fit, known) + self.watermark() > self.kv.pool.num_free();
         }
         let hit_tokens = hit_blocks * self.config.block_size;
         let budget = self.config.max_num_batched_tokens - self.stretch.requests() as u32;

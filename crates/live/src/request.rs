@@ -1,11 +1,15 @@
 //! What a client asks for: the body of `/v1/completions` and `/v1/chat/completions`, checked in the order and the words of
 //! vLLM.
 
+mod prompts;
+
 use serde_json::{Map, Value};
 
+pub(crate) use self::prompts::to_tokenize;
+use self::prompts::{Prompts, messages, prompts};
 use crate::error::ApiError;
-use crate::params::{Fields, NotAnId, Problem, float, invalid, not_an_id, token_id};
-use crate::tokenizer::{BEGIN, END, MESSAGE, Tokenizer, VOCABULARY};
+use crate::params::{Fields, Problem, float};
+use crate::tokenizer::Tokenizer;
 
 /// Most tokens that the answers to one request may have together, which keeps memory bounded.
 const MOST_TOKENS: u64 = 1 << 22;
@@ -370,183 +374,6 @@ impl Given {
             request_id: self.request_id,
         }
     }
-}
-
-/// Prompts before they are tokens.
-#[derive(Debug)]
-pub(crate) enum Prompts {
-    /// None was given.
-    Missing,
-    /// An empty list.
-    Empty,
-    Texts(Vec<String>),
-    Ids(Vec<Vec<u32>>),
-    Chat(Vec<Message>),
-}
-
-/// A message of a chat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Message {
-    role: String,
-    content: String,
-}
-
-impl Prompts {
-    pub(crate) fn encode(
-        self,
-        api: Api,
-        special_tokens: bool,
-        tokenizer: &Tokenizer,
-    ) -> Result<Vec<Vec<u32>>, ApiError> {
-        let begun = |ids: Vec<u32>| {
-            if special_tokens && api == Api::Completions { [vec![BEGIN], ids].concat() } else { ids }
-        };
-        match self {
-            Self::Missing => {
-                let message = "Either prompt or prompt_embeds must be provided and non-empty.";
-                Err(ApiError::of("prompt", message, None))
-            }
-            Self::Empty => Err(ApiError::bad_request("You must pass at least one prompt")),
-            Self::Texts(texts) => Ok(texts.iter().map(|text| begun(tokenizer.encode(text))).collect()),
-            Self::Ids(prompts) => {
-                let unknown = prompts.iter().flatten().find(|&&id| id >= VOCABULARY);
-                match unknown {
-                    Some(id) => Err(ApiError::bad_request(format!("Token id {id} is out of vocabulary"))),
-                    None if prompts.iter().any(Vec::is_empty) => {
-                        Err(ApiError::bad_request("The decoder prompt cannot be empty"))
-                    }
-                    None => Ok(prompts),
-                }
-            }
-            Self::Chat(messages) if messages.is_empty() => Err(ApiError::bad_request(
-                "Cannot apply chat template to an empty conversation. Provide at least one message.",
-            )),
-            Self::Chat(messages) => Ok(vec![conversation(&messages, tokenizer)]),
-        }
-    }
-}
-
-/// The tokens of a chat: each message begins with a token of its own, its role and a line end, and ends with one.
-fn conversation(messages: &[Message], tokenizer: &Tokenizer) -> Vec<u32> {
-    let mut ids = vec![BEGIN];
-    for Message { role, content } in messages {
-        ids.push(MESSAGE);
-        ids.extend(tokenizer.encode(role));
-        ids.extend(tokenizer.encode("\n"));
-        ids.extend(tokenizer.encode(content));
-        ids.push(END);
-    }
-    ids.push(MESSAGE);
-    ids.extend(tokenizer.encode("assistant"));
-    ids.extend(tokenizer.encode("\n"));
-    ids
-}
-
-/// The prompts of a completion: a text, ids, or a list of either.
-pub(crate) fn prompts(fields: &mut Fields<'_>) -> Prompts {
-    let Some(value) = fields.get("prompt") else { return Prompts::Missing };
-    match value {
-        Value::String(text) if text.is_empty() => Prompts::Missing,
-        Value::String(text) => Prompts::Texts(vec![text.clone()]),
-        Value::Array(items) if items.is_empty() => Prompts::Empty,
-        Value::Array(items) => list_of_prompts(fields, value, items),
-        _ => {
-            let list = || Problem::new("list_type", "body.prompt", "Input should be a valid list", value);
-            let text = Problem::new("string_type", "body.prompt", "Input should be a valid string", value);
-            for problem in [list(), list(), text, list()] {
-                fields.wrong(problem);
-            }
-            Prompts::Missing
-        }
-    }
-}
-
-fn list_of_prompts(fields: &mut Fields<'_>, value: &Value, items: &[Value]) -> Prompts {
-    if let Some(texts) = items.iter().map(|item| item.as_str().map(str::to_owned)).collect() {
-        return Prompts::Texts(texts);
-    }
-    if let Ok(ids) = items.iter().map(token_id).collect() {
-        return Prompts::Ids(vec![ids]);
-    }
-    let list =
-        |item: &Value| item.as_array().and_then(|ids| ids.iter().map(|id| token_id(id).ok()).collect());
-    if let Some(lists) = items.iter().map(list).collect() {
-        return Prompts::Ids(lists);
-    }
-    // It is none of four things, and what it is not of each is told, as a schema with a choice does.
-    let places = || items.iter().enumerate().map(|(place, item)| (format!("body.prompt.{place}"), item));
-    for (loc, item) in places() {
-        if let Err(why @ (NotAnId::Negative | NotAnId::Type)) = token_id(item) {
-            fields.wrong(not_an_id(why, loc, item));
-        }
-    }
-    for (loc, item) in places().filter(|(_, item)| !item.is_array()) {
-        fields.wrong(Problem::new("list_type", loc, "Input should be a valid list", item));
-    }
-    fields.wrong(Problem::new("string_type", "body.prompt", "Input should be a valid string", value));
-    for (loc, item) in places().filter(|(_, item)| !item.is_string()) {
-        fields.wrong(Problem::new("string_type", loc, "Input should be a valid string", item));
-    }
-    Prompts::Missing
-}
-
-/// The messages of a chat.
-pub(crate) fn messages(fields: &mut Fields<'_>) -> Prompts {
-    let Some(value) = fields.get("messages") else {
-        let problem = Problem::missing("body.messages", fields.object());
-        fields.wrong(problem);
-        return Prompts::Missing;
-    };
-    let Some(items) = value.as_array() else {
-        fields.wrong(Problem::new("list_type", "body.messages", "Input should be a valid list", value));
-        return Prompts::Missing;
-    };
-    let mut messages = Vec::with_capacity(items.len());
-    for (place, item) in items.iter().enumerate() {
-        let loc = format!("body.messages.{place}");
-        let Some(message) = item.as_object() else {
-            fields.wrong(Problem::new("dict_type", loc, "Input should be a valid dictionary", item));
-            continue;
-        };
-        let Some(role) = message.get("role").and_then(Value::as_str) else {
-            fields.wrong(Problem::missing(&format!("{loc}.role"), message));
-            continue;
-        };
-        let content = message.get("content").map_or_else(String::new, content);
-        messages.push(Message { role: role.to_owned(), content });
-    }
-    Prompts::Chat(messages)
-}
-
-/// The text of a message: itself, or its parts one after the other.
-fn content(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => {
-            let texts = parts
-                .iter()
-                .filter_map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)));
-            texts.collect::<Vec<_>>().join("\n")
-        }
-        _ => String::new(),
-    }
-}
-
-/// What `/tokenize` is to cut into tokens.
-pub(crate) fn to_tokenize(body: &Map<String, Value>, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
-    let mut fields = Fields::new(body);
-    let special_tokens = fields.bool("add_special_tokens").unwrap_or(true);
-    let (api, prompts) = if fields.get("prompt").is_some() {
-        let text = fields.text("prompt").unwrap_or_default();
-        (Api::Completions, Prompts::Texts(vec![text.to_owned()]))
-    } else if fields.get("messages").is_some() {
-        (Api::Chat, messages(&mut fields))
-    } else {
-        let missing = ["body.prompt", "body.messages"].map(|loc| Problem::missing(loc, body));
-        return Err(invalid(&missing));
-    };
-    fields.checked()?;
-    Ok(prompts.encode(api, special_tokens, tokenizer)?.swap_remove(0))
 }
 
 #[cfg(test)]

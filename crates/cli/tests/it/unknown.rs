@@ -42,7 +42,7 @@ fn a_command_names_only_options_that_it_has() {
         (&["compare", "a", "b", "--model=x"][..], "has no option `--model`, but"),
         (
             &["compare", "a", "b", "--workers", "2"],
-            "but `servecast calibrate`, `servecast replay` and `servecast recommend` have",
+            "but `servecast calibrate`, `servecast replay`, `servecast recommend` and `servecast serve` have",
         ),
         (
             &["calibrate", "x", "--num-gpu-blocks", "9"],

@@ -57,7 +57,7 @@ def run_trace_replay(
     trace_block_size: int | None = None,
     time_unit: TimeUnit | None = None,
     columns: str | None = None,
-    turns: Literal["whole", "delta"] = "whole",
+    turns: Literal["whole", "delta"] | None = None,
     latency: str | LatencyFunction | None = None,
     iterations: bool = False,
     progress: ProgressCallback | None = None,
@@ -66,7 +66,7 @@ def run_trace_replay(
     """Replay a trace.
 
     Args:
-        trace_file: A path to Mooncake JSON Lines (plain, gzip or Zstandard), or the rows themselves as dicts.
+        trace_file: A path to a trace (``docs/traces.md``; plain, gzip or Zstandard), or the rows themselves as dicts.
         extra_engine_args: The engine of aggregated workers.
         prefill_engine_args: The engine of prefill workers. Engine settings or counts of prefill and decode workers,
             which come in pairs, make the deployment disaggregated.
@@ -86,7 +86,8 @@ def run_trace_replay(
             nanoseconds), unless they are beyond doubt in another unit, which a warning says.
         columns: Columns of a table of requests, as ``"time=arrived,input=prompt_tokens,output=completion_tokens"``.
             Tables of Azure, BurstGPT, Vidur, BLIS and ServeGen need none.
-        turns: What the rows of a session hold: whole prompts, or ``"delta"``, what is new in each turn.
+        turns: What the rows of a session hold: ``"whole"`` prompts, or ``"delta"``, what is new in each turn. Without
+            it what the form of the trace says, or whole prompts.
         latency: How long iterations take: a latency model by its name, or a function from a ``Batch`` to milliseconds,
             which is called for each iteration and has to answer equal batches alike. ``EngineArgs`` may have one for
             its pool alone.

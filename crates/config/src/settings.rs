@@ -30,7 +30,7 @@ use serde_json::{Map, Value};
 use servecast_cluster::RouterMode;
 use servecast_engine::EngineArgs;
 use servecast_router::KvRouterConfig;
-use servecast_workload::{ArrivalProcess, LengthDistribution, TimeUnit, Turns};
+use servecast_workload::{ArrivalProcess, LengthDistribution, TimeUnit, TraceFormat, Turns};
 
 pub use engine::{EngineShortcuts, Engines, SglangShortcuts, Shortcut};
 pub use keys::is_key;
@@ -92,8 +92,7 @@ pub struct ReplayConfig {
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Load")]
 pub struct TraceConfig {
-    /// Trace in Mooncake JSON Lines, or a table (CSV) of times and lengths; plain, gzip or Zstandard; `-` for standard
-    /// input
+    /// Trace of any form, as docs/traces.md lists them; plain, gzip or Zstandard; `-` for standard input
     ///
     /// Without a trace and without the options of a synthetic workload, a built-in sample is replayed: on Llama-3.1-8B,
     /// one H100-SXM and vLLM 0.33, if nothing is said of model, GPU or engine.
@@ -102,13 +101,17 @@ pub struct TraceConfig {
     /// Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default
     #[arg(long, value_name = "TOKENS")]
     pub trace_block_size: Option<u32>,
+    /// What the trace is, if its content is not to tell
+    #[arg(long, value_name = "FORMAT", value_parser = choice::<TraceFormat>("trace_format", TRACE_FORMATS))]
+    pub trace_format: Option<TraceFormat>,
     /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
     #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
     pub time_unit: Option<TimeUnit>,
     /// Columns of a table of requests, as `time=arrived,input=prompt_tokens,output=completion_tokens`
     ///
     /// Tables of Azure, BurstGPT, Vidur, BLIS and ServeGen need none. The first line of a table has the names of its
-    /// columns.
+    /// columns; those of JSON objects are their keys, `usage.prompt_tokens` one within `usage`. `session=user` says which
+    /// session a request is the next turn of.
     #[arg(long, value_name = "time=,input=,output=")]
     pub columns: Option<String>,
     /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta)
@@ -225,6 +228,23 @@ pub struct DeploymentConfig {
 
 /// The units of time that can be chosen.
 pub const TIME_UNITS: &[&str] = &["s", "ms", "us", "ns"];
+
+/// The forms of traces that can be named.
+pub const TRACE_FORMATS: &[&str] = &[
+    "mooncake",
+    "table",
+    "vllm_bench",
+    "sglang_bench",
+    "aiperf",
+    "guidellm",
+    "weka",
+    "dynamo",
+    "otel",
+    "sharegpt",
+    "text",
+    "sub_requests",
+    "turn_lengths",
+];
 
 /// What rows of sessions can hold.
 pub const TURNS: &[&str] = &["whole", "delta"];

@@ -25,7 +25,7 @@ pub struct Reading {
     /// Unit of its times, and columns of a table.
     pub form: TraceForm,
     /// What rows of sessions hold.
-    pub turns: Turns,
+    pub turns: Option<Turns>,
     /// Rows that are used, the first ones; all without it.
     pub max_requests: Option<NonZeroUsize>,
 }
@@ -33,8 +33,10 @@ pub struct Reading {
 impl Reading {
     /// What the rows of `trace` stand for.
     pub fn cut(&self, trace: &Trace) -> Cut {
-        let block_size = self.block_size.or(trace.block_size).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
-        Cut { block_size, turns: self.turns, max_requests: self.max_requests }
+        let known = trace.stated_block_size.or(trace.block_size);
+        let block_size = self.block_size.or(known).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+        let turns = self.turns.or(trace.turns).unwrap_or_default();
+        Cut { block_size, turns, max_requests: self.max_requests }
     }
 }
 
@@ -69,7 +71,9 @@ pub enum Source {
 impl Source {
     /// What the settings ask for.
     pub fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
-        let TraceConfig { trace_file, trace_block_size, time_unit, columns, turns, seed, .. } = &config.trace;
+        let TraceConfig {
+            trace_file, trace_block_size, trace_format, time_unit, columns, turns, seed, ..
+        } = &config.trace;
         if *trace_block_size == Some(0) {
             return Err(layers.refused(&TraceError::BlockSize));
         }
@@ -86,16 +90,26 @@ impl Source {
                 ))
                 .with_hint("a trace says itself when its requests arrive and how long they are")),
             (Some(path), None) => {
-                let turns = turns.unwrap_or_default();
                 let columns = columns.as_deref().map(str::parse).transpose();
                 let columns =
                     columns.map_err(|problem: String| layers.refused(message!("{columns} {}", problem)))?;
-                let form = TraceForm { unit: *time_unit, columns };
-                let reading = Reading { block_size: *trace_block_size, form, turns, max_requests };
+                if columns.is_some() && trace_format.is_some() {
+                    return Err(layers.refused(message!(
+                        "{columns} and {trace_format} cannot be combined: columns are those of a form without a name"
+                    )));
+                }
+                let form = TraceForm { unit: *time_unit, columns, format: *trace_format };
+                let reading = Reading { block_size: *trace_block_size, form, turns: *turns, max_requests };
                 Ok(Self::Trace { path: path.clone(), reading })
             }
-            (None, _) if time_unit.is_some() || turns.is_some() || columns.is_some() => {
-                let given = [("time_unit", time_unit.is_some()), ("columns", columns.is_some())];
+            (None, _)
+                if time_unit.is_some() || turns.is_some() || columns.is_some() || trace_format.is_some() =>
+            {
+                let given = [
+                    ("trace_format", trace_format.is_some()),
+                    ("time_unit", time_unit.is_some()),
+                    ("columns", columns.is_some()),
+                ];
                 let key = given.iter().find(|(_, is_given)| *is_given).map_or("turns", |(key, _)| key);
                 Err(layers
                     .refused(message!("{} says how a trace is read, but there is none", Message::key(key)))
@@ -212,18 +226,7 @@ fn trace_or_synthetic() -> Message {
 
 /// Reads a trace.
 pub fn read_trace(path: &Path, form: &TraceForm) -> Result<Trace, Failure> {
-    servecast_workload::read_trace(files::open(path)?, form).map_err(|error| {
-        // What is no text is named by the reader.
-        let format = if matches!(error, TraceError::NotText { .. }) { None } else { files::format_of(path) };
-        let Some((format, instead)) = format.and_then(|format| Some((format, format.instead_of_a_trace()?)))
-        else {
-            return unusable_trace(path, &error);
-        };
-        let name = files::input_name(path);
-        Failure::user(message!("the file holds {}, which cannot be replayed", format.name()))
-            .about(name)
-            .with_hint(instead)
-    })
+    servecast_workload::read_trace(files::open(path)?, form).map_err(|error| unusable_trace(path, &error))
 }
 
 /// The workload of a trace.
@@ -244,11 +247,18 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
         return Failure::input(source).about(files::input_name(path));
     }
     let failure = match error {
-        TraceError::BlockSize | TraceError::SpeedupRatio { .. } => Failure::user(error),
+        TraceError::BlockSize
+        | TraceError::OtherBlockSize { .. }
+        | TraceError::SpeedupRatio { .. }
+        | TraceError::OtherFormat { .. } => Failure::user(error),
         error => Failure::input(error),
     };
     let failure = failure.about(files::input_name(path));
     match error {
+        TraceError::OtherFormat { format } => match format.instead_of_a_trace() {
+            Some(instead) => failure.with_hint(instead),
+            None => failure,
+        },
         TraceError::BlockCount { .. } => {
             failure.with_hint(message!("{--trace_block_size} says how many tokens a hash id stands for"))
         }

@@ -51,7 +51,7 @@ fn config(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> 
 fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> TraceConfig {
     let (trace_file, trace_block_size) = match &plan.source {
         Source::Trace { path, reading } => {
-            let known = notes.recognised.and_then(Recognised::block_size);
+            let known = notes.stated_block_size.or(notes.recognised.and_then(Recognised::block_size));
             let block_size = reading.block_size.or(known).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
             (Some(named(path)), Some(block_size))
         }
@@ -67,10 +67,11 @@ fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> T
     TraceConfig {
         trace_file,
         trace_block_size,
+        trace_format: given.trace_format,
         // Without a unit it is recognised again.
         time_unit: given.time_unit,
         columns: given.columns.clone(),
-        turns: is_trace.then(|| given.turns.unwrap_or_default()),
+        turns: is_trace.then(|| given.turns.or(notes.turns).unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,
         max_requests: given.max_requests,

@@ -98,7 +98,7 @@ const TABLE: &[(&str, &str)] = &[
     // Load.
     ("trace trace_path input_file dataset_path", "the trace is {trace_file}"),
     (
-        "trace_format trace_type input_format dataset_name custom_dataset_type",
+        "trace_type input_format dataset_name custom_dataset_type",
         "the form of a trace is recognised by its content: leave it out",
     ),
     ("num_requests num_prompts limit request_limit num_conversations", SUBSET),

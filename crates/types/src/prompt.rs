@@ -77,6 +77,11 @@ impl Run {
         self.len == 0
     }
 
+    /// Whether it is content of which nothing is known, see [`Run::unique`].
+    pub const fn is_unique(self) -> bool {
+        self.start >= FIRST_UNIQUE
+    }
+
     /// Its tokens `at`, counted from 0.
     ///
     /// # Panics

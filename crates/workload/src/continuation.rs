@@ -13,8 +13,10 @@ pub(crate) fn name_replies(sessions: &mut [Session], notes: &mut TraceNotes) {
         for place in 1..session.turns.len() {
             let (before, rest) = session.turns.split_at_mut(place);
             let (Some(turn), Some(next)) = (before.last_mut(), rest.first()) else { continue };
+            name_rest(turn, next);
             let shared = turn.prompt.common_prefix(&next.prompt);
-            if shared == 0 {
+            // Of lengths alone nobody expects anything in common.
+            if shared == 0 && notes.without_content == 0 {
                 notes.unrelated_turns.add(next.line);
             }
             let end = u64::from(turn.prompt.tokens()) + u64::from(turn.output_tokens);
@@ -24,6 +26,21 @@ pub(crate) fn name_replies(sessions: &mut [Session], notes: &mut TraceNotes) {
                 turn.output = Some(Box::new(Prompt::new(next.prompt.range(shared..end as u32))));
             }
         }
+    }
+}
+
+/// Gives the tokens behind the last id of a prompt the names that the next turn has for them, if it has all before: ids
+/// of some traces are those of full blocks.
+fn name_rest(turn: &mut Turn, next: &Turn) {
+    let [.., _, rest] = turn.prompt.runs() else { return };
+    let tokens = turn.prompt.tokens();
+    if !rest.is_unique() || next.prompt.tokens() < tokens {
+        return;
+    }
+    let named = Prompt::new(next.prompt.range(0..tokens));
+    let is_known = named.runs().last().is_some_and(|run| !run.is_unique());
+    if is_known && turn.prompt.common_prefix(&named) >= tokens - rest.len() {
+        turn.prompt = named;
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::io;
 
+use std::borrow::Cow;
+
 use servecast_types::{Message, message, settings_error};
+
+use crate::KnownFormat;
 
 /// Why a trace cannot be replayed.
 ///
@@ -26,6 +30,12 @@ pub enum TraceError {
         format: &'static str,
         /// What to do about it.
         remedy: &'static str,
+    },
+    /// The file is known to hold something else.
+    #[error("the file holds {}, which cannot be replayed", format.name())]
+    OtherFormat {
+        /// What it is.
+        format: KnownFormat,
     },
     /// The line holds bytes that are no UTF-8.
     #[error("line {line}: byte {byte} is not UTF-8: a trace is JSON Lines text in UTF-8")]
@@ -124,8 +134,8 @@ pub enum TraceError {
     Missing {
         /// The line.
         line: u64,
-        /// The key.
-        field: &'static str,
+        /// The key, with what leads to it within a row.
+        field: Cow<'static, str>,
         /// What its value would be.
         expected: &'static str,
     },
@@ -213,6 +223,22 @@ pub enum TraceError {
     /// An id of a trace cannot stand for no tokens.
     #[error("{}", block_size())]
     BlockSize,
+    /// The file says itself what an id of it stands for.
+    #[error("{}", other_block_size(*stated, *given))]
+    OtherBlockSize {
+        /// Tokens by the file.
+        stated: u32,
+        /// Tokens by somebody else.
+        given: u32,
+    },
+    /// There is more text than can be told apart.
+    #[error("line {line}: the texts of the file have more than {tokens} distinct tokens: split it")]
+    TooMuchText {
+        /// The line.
+        line: u64,
+        /// The most distinct tokens.
+        tokens: u64,
+    },
     /// The speed-up of arrivals is no positive number.
     #[error("{}", speedup_ratio(*ratio))]
     SpeedupRatio {
@@ -223,6 +249,14 @@ pub enum TraceError {
 
 fn block_size() -> Message {
     message!("{trace_block_size} is 0, but every hash id must stand for at least 1 token")
+}
+
+fn other_block_size(stated: u32, given: u32) -> Message {
+    message!(
+        "{trace_block_size} is {}, but the file says that its ids stand for {} tokens: leave it out",
+        given,
+        stated
+    )
 }
 
 fn speedup_ratio(ratio: f64) -> Message {
@@ -240,6 +274,10 @@ impl From<&TraceError> for Message {
         match *error {
             TraceError::BlockSize => block_size(),
             TraceError::SpeedupRatio { ratio } => speedup_ratio(ratio),
+            TraceError::OtherBlockSize { stated, given } => other_block_size(stated, given),
+            TraceError::OtherFormat { format } => {
+                message!("the file holds {}, which cannot be replayed", format.name())
+            }
             // The rest is about rows of a trace.
             ref error => error.to_string().into(),
         }

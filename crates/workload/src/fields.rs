@@ -1,7 +1,7 @@
 //! From the text of one JSON object to a row: keys, their types, and what to say when they are wrong.
 //!
-//! Values stay text until their key is known, so that a message can show what stands in the file, and so that
-//! `1e3` is no integer and 1180591620717411303424 no float.
+//! Values stay text until their key is known, so that a message can show what stands in the file, and so that no id
+//! goes through a float.
 
 mod keys;
 
@@ -50,38 +50,42 @@ impl<'a> Object<'a> {
         if self.has_token_ids() {
             return self.token_row(line, unit);
         }
-        Ok(TraceRow {
+        let input_length = self.either(line, INPUT_LENGTH)?;
+        let input_length = input_length.map(|field| field.tokens(MAX_INPUT_TOKENS)).transpose()?;
+        let hash_ids = match self.hash_ids.take() {
+            Some(ids) => Some(ids),
+            None => self.field(line, Key::HashIds).map(|field| field.hash_ids()).transpose()?,
+        };
+        let row = TraceRow {
             line,
-            session_id: self.field(line, Key::SessionId).map(|field| field.string()).transpose()?,
+            session_id: self.field(line, Key::SessionId).map(|field| field.name()).transpose()?,
             timestamp_ms: self.either(line, TIMESTAMP)?.map(|field| field.timestamp(unit)).transpose()?,
             delay_ms: self.delay(line, unit)?,
-            input_length: self
-                .either(line, INPUT_LENGTH)?
-                .map(|field| field.tokens(MAX_INPUT_TOKENS))
-                .transpose()?,
+            input_length,
             output_length: self
                 .either(line, OUTPUT_LENGTH)?
                 .ok_or(TraceError::Missing {
                     line,
-                    field: OUTPUT_LENGTH[0].name(),
+                    field: OUTPUT_LENGTH[0].name().into(),
                     expected: "the number of tokens to generate, from 1 to 999999",
                 })?
                 .tokens(MAX_OUTPUT_TOKENS)?,
-            hash_ids: match self.hash_ids.take() {
-                Some(ids) => ids,
-                None => self
-                    .field(line, Key::HashIds)
-                    .ok_or(TraceError::Missing {
-                        line,
-                        field: Key::HashIds.name(),
-                        expected: "a list with an id for every block of the prompt",
-                    })?
-                    .hash_ids()?,
-            },
-            shares_nothing: false,
+            shares_nothing: hash_ids.is_none(),
+            hash_ids: hash_ids.unwrap_or_default(),
+            hash_runs: Vec::new(),
             output_ids: self.ids(line, Key::OutputHashIds)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
-        })
+        };
+        // Null where a list belongs is no list that was left out.
+        if row.shares_nothing && (row.input_length.is_none() || self.has(Key::HashIds)) {
+            return Err(TraceError::Missing {
+                line,
+                field: Key::HashIds.name().into(),
+                expected: "a list with an id for every block of the prompt, or leave it out beside `input_length`: nothing is \
+                           shared then",
+            });
+        }
+        Ok(row)
     }
 
     /// Whether its timestamp is a date.
@@ -101,7 +105,7 @@ impl<'a> Object<'a> {
 
     /// A row whose hash ids are the ids of the tokens, each of which is a block of its own.
     fn token_row(&self, line: u64, unit: Option<TimeUnit>) -> Result<TraceRow, TraceError> {
-        let missing = |key: Key, expected| TraceError::Missing { line, field: key.name(), expected };
+        let missing = |key: Key, expected| TraceError::Missing { line, field: key.name().into(), expected };
         let mooncake = [TIMESTAMP, INPUT_LENGTH, OUTPUT_LENGTH, [Key::HashIds; 2], [Key::OutputHashIds; 2]];
         let of_tokens =
             [Key::ArrivalTimeNs, Key::InputToks, Key::OutputToks, Key::InputTokIds, Key::OutputTokIds];
@@ -110,17 +114,26 @@ impl<'a> Object<'a> {
                 return Err(TraceError::BothNames { line, first: first.name(), second: second.name() });
             }
         }
-        let ids = self.field(line, Key::InputTokIds);
-        let ids = ids.ok_or(missing(Key::InputTokIds, "a list with the id of every token of the prompt"))?;
-        let hash_ids = ids.hash_ids()?;
-        if hash_ids.is_empty() {
-            return Err(ids.wrong("a list with at least one id".into()));
-        }
-        if let Some(tokens) = self.field(line, Key::InputToks)
-            && tokens.tokens(MAX_INPUT_TOKENS)? != hash_ids.len() as u64
+        let tokens = self.field(line, Key::InputToks);
+        let length = tokens.as_ref().map(|tokens| tokens.tokens(MAX_INPUT_TOKENS)).transpose()?;
+        let hash_ids = match self.field(line, Key::InputTokIds) {
+            None => Vec::new(),
+            Some(field) => {
+                let ids = field.hash_ids()?;
+                if ids.is_empty() {
+                    return Err(field.wrong("a list with at least one id".into()));
+                }
+                ids
+            }
+        };
+        let counted = Some(hash_ids.len() as u64).filter(|ids| *ids > 0);
+        if let Some((tokens, counted)) = tokens.zip(counted)
+            && length != Some(counted)
         {
-            return Err(tokens.wrong(format!("{}, the number of `input_tok_ids`", hash_ids.len())));
+            return Err(tokens.wrong(format!("{counted}, the number of `input_tok_ids`")));
         }
+        let expected = "a list with the id of every token of the prompt, or `input_toks`";
+        let input_length = counted.or(length).ok_or_else(|| missing(Key::InputTokIds, expected))?;
         Ok(TraceRow {
             line,
             timestamp_ms: self
@@ -131,11 +144,12 @@ impl<'a> Object<'a> {
                 .field(line, Key::OutputToks)
                 .ok_or(missing(Key::OutputToks, "the number of tokens to generate, from 1 to 999999"))?
                 .tokens(MAX_OUTPUT_TOKENS)?,
-            input_length: Some(hash_ids.len() as u64),
+            input_length: Some(input_length),
+            shares_nothing: hash_ids.is_empty(),
             hash_ids,
-            shares_nothing: false,
+            hash_runs: Vec::new(),
             output_ids: self.ids(line, Key::OutputTokIds)?,
-            session_id: self.field(line, Key::SessionId).map(|field| field.string()).transpose()?,
+            session_id: self.field(line, Key::SessionId).map(|field| field.name()).transpose()?,
             delay_ms: self.delay(line, unit)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
         })
@@ -195,10 +209,8 @@ struct Field<'a> {
 
 impl Field<'_> {
     fn tokens(&self, max: u64) -> Result<u64, TraceError> {
-        match self.text.parse() {
-            Ok(tokens) if (1..=max).contains(&tokens) => Ok(tokens),
-            _ => Err(self.wrong(row::tokens_up_to(max))),
-        }
+        let tokens = self.text.parse().ok().or_else(|| whole(self.text));
+        tokens.filter(|tokens| (1..=max).contains(tokens)).ok_or_else(|| self.wrong(row::tokens_up_to(max)))
     }
 
     /// A date or a number, in milliseconds; without a unit a number stays as it is.
@@ -231,8 +243,12 @@ impl Field<'_> {
         self.text.parse().map_err(|_| self.wrong(format!("a whole number from {} to {}", i32::MIN, i32::MAX)))
     }
 
-    fn string(&self) -> Result<String, TraceError> {
-        serde_json::from_str(self.text).map_err(|_| self.wrong("a string or null".into()))
+    /// A name: a string, or a whole number.
+    fn name(&self) -> Result<String, TraceError> {
+        if self.text.parse::<i64>().is_ok() || self.text.parse::<u64>().is_ok() {
+            return Ok(self.text.to_owned());
+        }
+        serde_json::from_str(self.text).map_err(|_| self.wrong("a string, a whole number or null".into()))
     }
 
     fn hash_ids(&self) -> Result<Vec<u64>, TraceError> {
@@ -255,6 +271,12 @@ impl Field<'_> {
             expected,
         }
     }
+}
+
+/// A whole number that is written as a float, `44.0`: some programs know of no others.
+fn whole(text: &str) -> Option<u64> {
+    let number = text.parse::<f64>().ok()?;
+    (number.fract() == 0.0 && (0.0..=1e15).contains(&number)).then_some(number as u64)
 }
 
 /// Says what a JSON value is: its type, and as much of it as fits a message.

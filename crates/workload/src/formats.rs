@@ -1,8 +1,30 @@
-//! Files of known tools, by how they begin: so that one given in the wrong place is called what it is.
+//! Files of known tools, by how they begin: so that each is read as what it is, and one given in the wrong place called
+//! what it is.
 
-use servecast_types::Message;
+mod aiperf;
+mod bench;
+pub(crate) mod columns;
+mod dynamo;
+mod guidellm;
+pub(crate) mod json;
+pub(crate) mod measured;
+mod otel;
+pub(crate) mod rows;
+mod sharegpt;
+mod sub_requests;
+pub(crate) mod table;
+mod text;
+mod texts;
+mod turn_lengths;
+mod weka;
 
-use crate::TimeUnit;
+use std::io::BufRead;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use servecast_types::{Message, message};
+
+use crate::{TimeUnit, Trace, TraceError, TraceForm};
 
 /// Bytes from the start of a file that tell what it is.
 pub const TELLING_BYTES: usize = 1 << 16;
@@ -14,6 +36,69 @@ pub struct KnownFormat {
     name: &'static str,
     /// What it is good for.
     pub kind: FormatKind,
+    /// The trace that it can be read as.
+    trace: Option<TraceFormat>,
+}
+
+/// A form in which requests are written, one that can be replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceFormat {
+    /// JSON Lines with one request per line: Mooncake's, the Bailian (Qwen) traces, workloads with token ids.
+    #[serde(rename = "mooncake")]
+    Rows,
+    /// A table of times and lengths: Azure's, BurstGPT's, Vidur's, BLIS', ServeGen's.
+    Table,
+    /// The result of `vllm bench serve --save-detailed`.
+    VllmBench,
+    /// The results of `sglang.bench_serving --output-details`.
+    SglangBench,
+    /// `profile_export.jsonl` of AIPerf.
+    Aiperf,
+    /// The JSON report of GuideLLM.
+    #[serde(rename = "guidellm")]
+    GuideLlm,
+    /// WEKA's agentic traces.
+    Weka,
+    /// Request traces of Dynamo (`dynamo.request.trace.v1`).
+    Dynamo,
+    /// OpenTelemetry spans of calls to models.
+    Otel,
+    /// Conversations in the form of ShareGPT.
+    #[serde(rename = "sharegpt")]
+    ShareGpt,
+    /// Rows with the text of prompts: `text_input`, `prompt` or `messages`.
+    Text,
+    /// Agentic workloads of LLMServingSim: `sub_requests`.
+    SubRequests,
+    /// Agentic sessions as lengths of turns.
+    TurnLengths,
+}
+
+/// Reads a trace of a known form.
+pub(crate) fn read(
+    format: TraceFormat,
+    mut input: impl BufRead,
+    form: &TraceForm,
+) -> Result<Trace, TraceError> {
+    match format {
+        TraceFormat::Rows | TraceFormat::Table => rows::read(&mut input, form),
+        TraceFormat::VllmBench | TraceFormat::SglangBench => measured::trace(bench::read(&mut input)?),
+        TraceFormat::Aiperf => measured::trace(aiperf::read(&mut input)?),
+        TraceFormat::GuideLlm => measured::trace(guidellm::read(&mut input)?),
+        TraceFormat::Otel => {
+            let (measured, others) = otel::read(&mut input)?;
+            let mut trace = measured::trace(measured)?;
+            trace.notes.other_records = others;
+            Ok(trace)
+        }
+        TraceFormat::Weka => weka::read(&mut input, form),
+        TraceFormat::Dynamo => dynamo::read(&mut input, form),
+        TraceFormat::ShareGpt => sharegpt::read(&mut input),
+        TraceFormat::Text => text::read(&mut input, form),
+        TraceFormat::SubRequests => sub_requests::read(&mut input, form),
+        TraceFormat::TurnLengths => turn_lengths::read(&mut input, form),
+    }
 }
 
 /// What a known file is good for.
@@ -39,47 +124,55 @@ impl KnownFormat {
         Message::template(self.name)
     }
 
+    /// What it can be read as where a trace is expected.
+    pub fn trace(self) -> Option<TraceFormat> {
+        self.trace
+    }
+
     /// What to do with the file where a trace is expected; `None` where it is one.
-    pub fn instead_of_a_trace(self) -> Option<&'static str> {
-        match self.kind {
-            FormatKind::Trace => None,
-            FormatKind::Report | FormatKind::Result => {
-                Some("name the trace that was replayed; `servecast compare` takes reports")
-            }
-            FormatKind::Measured => Some(
-                "`servecast calibrate` fits a latency model to it; to replay its requests, write each as one JSON \
-                      line with `timestamp` (ms), `input_length`, `output_length` and `hash_ids`",
-            ),
-            FormatKind::Requests => Some(
-                "write each request as one JSON line with `timestamp` (ms), `input_length`, `output_length` and \
-                      `hash_ids`, an id for every 512 prompt tokens, the same where prompts begin alike and one of its \
-                      own elsewhere",
-            ),
-            FormatKind::Other => Some("a trace is JSON Lines, a request a line"),
+    pub fn instead_of_a_trace(self) -> Option<Message> {
+        if self.trace.is_some() {
+            return None;
         }
+        Some(match self.kind {
+            FormatKind::Report | FormatKind::Result => {
+                message!("name the trace that was replayed; `servecast compare` takes reports")
+            }
+            FormatKind::Measured | FormatKind::Requests => message!(
+                "{--columns} time=NAME,input=NAME,output=NAME replays its requests by the columns or keys that it has, if it \
+                 has those of requests"
+            ),
+            FormatKind::Trace | FormatKind::Other => {
+                message!("docs/traces.md lists the files that can be replayed")
+            }
+        })
     }
 }
 
 /// What the beginning of a file, unpacked, says that it is; up to [`TELLING_BYTES`] of it are looked at.
 pub fn known_format(start: &[u8]) -> Option<KnownFormat> {
     let start = &start[..start.len().min(TELLING_BYTES)];
-    let binary = BINARIES.iter().find(|(magic, _)| start.starts_with(magic));
-    if let Some((_, name)) = binary {
-        return Some(KnownFormat { name, kind: FormatKind::Other });
+    if let Some((_, name)) = BINARIES.iter().find(|(magic, _)| start.starts_with(magic)) {
+        return Some(KnownFormat { name, kind: FormatKind::Other, trace: None });
     }
     let text = String::from_utf8_lossy(start);
     let text = text.trim_start_matches('\u{feff}').trim_start();
-    let found = if text.starts_with(['{', '[']) {
-        JSON.iter()
-            .find(|(keys, ..)| keys.iter().all(|key| has(text, key)))
-            .map(|(_, name, kind)| (name, kind))
+    let (_, format) = if text.starts_with(['{', '[']) {
+        // Where rows are lines, one of them tells, and the others may hold anything.
+        let line = text.split_once('\n').map_or(text, |(line, _)| line).trim_ascii_end();
+        let text = if line.starts_with('{') && line.ends_with('}') { line } else { text };
+        JSON.iter().find(|(keys, _)| keys.iter().all(|key| has(text, key)))?
     } else {
         let columns = columns(text);
-        let known = TABLES.iter().find(|(names, ..)| names.iter().all(|name| columns.contains(name)));
-        known.map(|(_, name, kind)| (name, kind))
+        TABLES.iter().find(|(names, _)| names.iter().all(|name| columns.contains(name)))?
     };
-    let (&name, &kind) = found?;
-    Some(KnownFormat { name, kind })
+    Some(*format)
+}
+
+/// Whether a text is JSON by how it begins.
+pub(crate) fn is_json(start: &[u8]) -> bool {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    matches!(start.first(), Some(b'{' | b'['))
 }
 
 /// Whether a JSON text has a key; one that is a whole value stands between quotes in the table.
@@ -102,64 +195,96 @@ const BINARIES: &[(&[u8], &str)] = &[
 ];
 
 const LENGTHS: &str = "an agentic workload of turn lengths";
+const MOONCAKE: &str = "a trace in Mooncake JSON Lines";
+const SPANS: &str = "an export of OpenTelemetry spans";
+const TIMELINE: &str = "a timeline of trace events";
+
+/// A trace.
+const fn trace(name: &'static str, trace: TraceFormat) -> KnownFormat {
+    KnownFormat { name, kind: FormatKind::Trace, trace: Some(trace) }
+}
+
+/// Requests that were measured, which are a load to repeat, too.
+const fn measured(name: &'static str, trace: TraceFormat) -> KnownFormat {
+    KnownFormat { name, kind: FormatKind::Measured, trace: Some(trace) }
+}
+
+/// What is no trace.
+const fn other(name: &'static str, kind: FormatKind) -> KnownFormat {
+    KnownFormat { name, kind, trace: None }
+}
 
 /// Keys that a JSON text has, the first match counting, and what it is.
-const JSON: &[(&[&str], &str, FormatKind)] = &[
+const JSON: &[(&[&str], KnownFormat)] = &[
+    // The most frequent ones first.
+    (&["hash_ids", "output_length"], trace(MOONCAKE, TraceFormat::Rows)),
+    (&["hash_ids", "output_tokens"], trace(MOONCAKE, TraceFormat::Rows)),
+    // Some have token ids.
+    (&["sub_requests"], trace("an agentic workload of LLMServingSim", TraceFormat::SubRequests)),
+    (&["input_tok_ids"], trace("a workload with token ids", TraceFormat::Rows)),
     (
         &["\"dynamo.request.trace.v1\""],
-        "a request trace of Dynamo (dynamo.request.trace.v1)",
-        FormatKind::Requests,
+        trace("a request trace of Dynamo (dynamo.request.trace.v1)", TraceFormat::Dynamo),
     ),
-    (&["resourceSpans"], "an export of OpenTelemetry spans", FormatKind::Requests),
-    (&["traceId", "spanId"], "an export of OpenTelemetry spans", FormatKind::Requests),
-    (&["traceEvents"], "a timeline of trace events", FormatKind::Other),
-    (&["ph", "ts", "pid"], "a timeline of trace events", FormatKind::Other),
-    (&["conversations", "from"], "conversations in the form of ShareGPT", FormatKind::Requests),
+    (&["resourceSpans"], trace(SPANS, TraceFormat::Otel)),
+    (&["traceId", "spanId"], trace(SPANS, TraceFormat::Otel)),
+    (&["traceEvents"], other(TIMELINE, FormatKind::Other)),
+    (&["ph", "ts", "pid"], other(TIMELINE, FormatKind::Other)),
+    (&["conversations", "from"], trace("conversations in the form of ShareGPT", TraceFormat::ShareGpt)),
     (
-        &["input_lens", "ttfts", "start_times"],
-        "a result of `vllm bench serve --save-detailed`",
-        FormatKind::Measured,
+        &["input_lens", "start_times"],
+        measured("a result of `vllm bench serve --save-detailed`", TraceFormat::VllmBench),
     ),
-    (&["input_lens", "ttfts"], "a result of a serving benchmark (vLLM's or SGLang's)", FormatKind::Measured),
-    (&["total_input_tokens", "request_throughput"], "the summary of a serving benchmark", FormatKind::Other),
-    (&["metadata", "metrics"], "records of AIPerf (profile_export.jsonl)", FormatKind::Measured),
-    (&["time_to_first_token", "unit"], "a summary of AIPerf", FormatKind::Other),
-    (&["benchmarks", "requests"], "a report of GuideLLM", FormatKind::Requests),
-    (&["requests", "hash_id_scope"], "WEKA agentic traces", FormatKind::Requests),
-    (&["requests", "block_size", "models"], "WEKA agentic traces", FormatKind::Requests),
-    (&["sub_requests"], "an agentic workload of LLMServingSim", FormatKind::Requests),
-    (&["num_turns", "input_prompt_length"], LENGTHS, FormatKind::Requests),
+    (
+        &["input_lens"],
+        measured("a result of a serving benchmark (vLLM's or SGLang's)", TraceFormat::SglangBench),
+    ),
+    (
+        &["total_input_tokens", "request_throughput"],
+        other("the summary of a serving benchmark", FormatKind::Other),
+    ),
+    (&["metadata", "metrics"], measured("records of AIPerf (profile_export.jsonl)", TraceFormat::Aiperf)),
+    (&["time_to_first_token", "unit"], other("a summary of AIPerf", FormatKind::Other)),
+    (&["benchmarks", "guidellm_version"], measured("a report of GuideLLM", TraceFormat::GuideLlm)),
+    (&["benchmarks", "requests"], measured("a report of GuideLLM", TraceFormat::GuideLlm)),
+    (&["requests", "hash_id_scope"], trace("WEKA agentic traces", TraceFormat::Weka)),
+    (&["requests", "block_size", "models"], trace("WEKA agentic traces", TraceFormat::Weka)),
+    (&["num_turns", "input_prompt_length"], trace(LENGTHS, TraceFormat::TurnLengths)),
     (
         &["schema_version", "baseline", "runs"],
-        "what `servecast compare --format json` prints",
-        FormatKind::Result,
+        other("what `servecast compare --format json` prints", FormatKind::Result),
     ),
-    (&["schema_version", "runs"], "a comparison of several runs ({--vary})", FormatKind::Result),
-    (&["schema_version", "mean_ttft_ms"], "a report of servecast", FormatKind::Report),
-    (&["ttft_breakdown", "stages"], "rows of requests ({--requests_jsonl})", FormatKind::Measured),
-    (&["scheduled", "start_ms", "end_ms"], "rows of iterations ({--iterations_jsonl})", FormatKind::Measured),
-    (&["candidates", "overlap_blocks"], "rows of routing decisions ({--routing_jsonl})", FormatKind::Result),
-    (&["hash_ids", "output_length"], "a trace in Mooncake JSON Lines", FormatKind::Trace),
-    (&["hash_ids", "output_tokens"], "a trace in Mooncake JSON Lines", FormatKind::Trace),
-    (&["input_tok_ids"], "a workload with token ids", FormatKind::Trace),
-    (&["model_type", "num_hidden_layers"], "the config.json of a model", FormatKind::Other),
-    (&["messages"], "requests with text", FormatKind::Requests),
-    (&["text_input"], "requests with text", FormatKind::Requests),
-    (&["prompt"], "requests with text", FormatKind::Requests),
+    (&["schema_version", "runs"], other("a comparison of several runs ({--vary})", FormatKind::Result)),
+    (&["schema_version", "mean_ttft_ms"], other("a report of servecast", FormatKind::Report)),
+    (&["ttft_breakdown", "stages"], other("rows of requests ({--requests_jsonl})", FormatKind::Measured)),
+    (
+        &["scheduled", "start_ms", "end_ms"],
+        other("rows of iterations ({--iterations_jsonl})", FormatKind::Measured),
+    ),
+    (
+        &["candidates", "overlap_blocks"],
+        other("rows of routing decisions ({--routing_jsonl})", FormatKind::Result),
+    ),
+    (&["model_type", "num_hidden_layers"], other("the config.json of a model", FormatKind::Other)),
+    (&["arrival_time_ns", "input_toks"], trace("a workload of lengths in tokens", TraceFormat::Rows)),
+    (&["messages"], trace("requests with text", TraceFormat::Text)),
+    (&["text_input"], trace("requests with text", TraceFormat::Text)),
+    (&["prompt"], trace("requests with text", TraceFormat::Text)),
+    (&["input_length", "output_length"], trace(MOONCAKE, TraceFormat::Rows)),
+    (&["timestamp", "input_tokens", "output_tokens"], trace(MOONCAKE, TraceFormat::Rows)),
 ];
 
 /// Columns that a table has, the first match counting, and what it is.
-const TABLES: &[(&[&str], &str, FormatKind)] = &[
-    (&["ContextTokens", "GeneratedTokens"], "an Azure LLM inference trace (CSV)", FormatKind::Trace),
-    (&["Request tokens", "Response tokens"], "a BurstGPT trace (CSV)", FormatKind::Trace),
-    (&["arrived_at", "num_prefill_tokens"], "a trace of Vidur (CSV)", FormatKind::Trace),
-    (&["arrived_at", "prefill_tokens"], "a trace of BLIS (CSV)", FormatKind::Trace),
-    (&["client_id", "prefix_group"], "a trace of BLIS (CSV)", FormatKind::Requests),
-    (&["request_id", "timestamp", "input_tokens"], "a trace of ServeGen (CSV)", FormatKind::Trace),
+const TABLES: &[(&[&str], KnownFormat)] = &[
+    (&["ContextTokens", "GeneratedTokens"], trace("an Azure LLM inference trace (CSV)", TraceFormat::Table)),
+    (&["Request tokens", "Response tokens"], trace("a BurstGPT trace (CSV)", TraceFormat::Table)),
+    (&["arrived_at", "num_prefill_tokens"], trace("a trace of Vidur (CSV)", TraceFormat::Table)),
+    (&["arrived_at", "prefill_tokens"], trace("a trace of BLIS (CSV)", TraceFormat::Table)),
+    (&["client_id", "prefix_group"], other("a trace of BLIS (CSV)", FormatKind::Requests)),
+    (&["request_id", "timestamp", "input_tokens"], trace("a trace of ServeGen (CSV)", TraceFormat::Table)),
     (
         &["arrival_ms", "ttft_ms", "e2e_latency_ms"],
-        "requests of a replay ({--export} csv)",
-        FormatKind::Measured,
+        other("requests of a replay ({--export} csv)", FormatKind::Measured),
     ),
 ];
 
@@ -199,12 +324,13 @@ mod tests {
 
     #[track_caller]
     fn check(start: &str, name: &'static str, kind: FormatKind) {
-        assert_eq!(known_format(start.as_bytes()), Some(KnownFormat { name, kind }));
+        let found = known_format(start.as_bytes()).unwrap();
+        assert_eq!((found.name, found.kind), (name, kind));
     }
 
     #[test]
     fn files_are_known_by_their_keys() {
-        let requests = FormatKind::Requests;
+        let requests = FormatKind::Trace;
         check(
             r#"[{"id": "c1", "conversations": [{"from": "human", "value": "hello"}]}]"#,
             "conversations in the form of ShareGPT",
@@ -262,10 +388,9 @@ mod tests {
 
     #[test]
     fn what_is_no_trace_has_a_way_to_one() {
-        let tables = TABLES.iter().map(|(_, name, kind)| (name, kind));
-        for (&name, &kind) in JSON.iter().map(|(_, name, kind)| (name, kind)).chain(tables) {
-            let instead = KnownFormat { name, kind }.instead_of_a_trace();
-            assert_eq!(instead.is_none(), kind == FormatKind::Trace, "{name}");
+        for (_, format) in JSON.iter().chain(TABLES) {
+            assert_eq!(format.instead_of_a_trace().is_none(), format.trace.is_some(), "{}", format.name);
+            assert!(format.kind != FormatKind::Trace || format.trace.is_some(), "{}", format.name);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Where requests come from: trace files, generators, and the sessions that both turn into.
 //!
 //! ```text
-//!  JSON Lines, tables ─ read_trace┐
-//!  SyntheticSpec ── generate ────┼── [TraceRow] ── Workload::from_rows ── Workload ── stats
-//!  a seed ── sample_chat_sessions┘        └── write_mooncake ── JSON Lines
+//!  files of tools ── read_trace ─┐                                            ┌── stats
+//!  SyntheticSpec ── generate ────┼── [TraceRow] ── Workload::from_rows ── Workload
+//!  a seed ── sample_chat_sessions┘        └── write_mooncake ── JSON Lines    └── mooncake_rows ── [TraceRow]
 //! ```
 //!
 //! A [`TraceRow`] is what one line of a trace says, with the units of the file. A [`Workload`] is what a
@@ -13,13 +13,14 @@
 //! **Invariant:** nothing here opens a file, and nothing knows of engines, routers or caches.
 
 mod bench;
+mod blocks;
 mod clock;
 mod continuation;
+mod convert;
 mod error;
 mod fields;
 mod fingerprint;
 mod formats;
-mod lengths;
 mod notes;
 mod order;
 mod random;
@@ -34,8 +35,9 @@ mod workload;
 
 pub use bench::bench_arrivals_ms;
 pub use error::{SyntheticError, TraceError};
-pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, known_format};
-pub use lengths::Columns;
+pub use formats::measured::{Measured, MeasuredRequest, read_measured};
+pub use formats::table::Columns;
+pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, TraceFormat, known_format};
 pub use notes::{Noted, TraceNotes};
 pub use reader::{Trace, TraceForm, read_mooncake, read_trace};
 pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_mooncake};

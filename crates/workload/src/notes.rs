@@ -2,8 +2,8 @@
 
 use servecast_types::{Message, message};
 
-use crate::fields;
 use crate::unit::{Recognised, TimeUnit};
+use crate::{Turns, fields};
 
 /// What was odd about a trace but could be used, counted in rows.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,10 +26,30 @@ pub struct TraceNotes {
     pub without_content: u64,
     /// Rows with 0 tokens of prompt or output, which are left out.
     pub without_tokens: Noted,
+    /// Rows of requests that came before a measurement, which are left out.
+    pub warmups: Noted,
+    /// Records of something else than requests.
+    pub other_records: Noted,
+    /// Turns that began before the one before them had ended, and wait for it.
+    pub side_by_side: Noted,
+    /// Calls of sub-agents, which stand between the calls of their parent.
+    pub sub_agents: Noted,
+    /// Calls of which nobody knows how long after the one before they were sent.
+    pub without_gap: Noted,
+    /// Calls with 0 tokens, of which they get one.
+    pub made_one_token: Noted,
+    /// Rows whose ids leave a block or more of the prompt without one.
+    pub uncovered: Noted,
+    /// The most requests that the client of a measurement had under way.
+    pub concurrency: Option<u64>,
     /// What the file was found to be, where nobody said so.
     pub recognised: Option<Recognised>,
     /// Requests per second, if that is so odd that the times may have another unit.
     pub odd_rate: Option<f64>,
+    /// Tokens that a hash id stands for, where the file says so.
+    pub stated_block_size: Option<u32>,
+    /// What the rows of sessions hold, where the form of the file says so.
+    pub turns: Option<Turns>,
     /// The unit of time that was given, where the names of keys contradict it.
     pub overruled_unit: Option<TimeUnit>,
 }
@@ -64,6 +84,13 @@ impl TraceNotes {
             message!("`arrival_time_ns` is read as {}, since {--time_unit} says so", unit.name())
         }));
         messages.extend(self.odd_rate.map(odd_rate));
+        messages.extend(self.concurrency.map(|requests| {
+            message!(
+                "the client had {} requests under way at most: {--replay_concurrency} {} sends them so again",
+                requests,
+                requests
+            )
+        }));
         let mut add = |count: u64, what: Message| {
             if count > 0 {
                 messages.push(message!(
@@ -84,9 +111,33 @@ impl TraceNotes {
             "lengths only: no prompt shares anything with another, so that caches hit nothing".into(),
         );
         let noted = [
+            (self.warmups, message!("requests of a warm-up: they are left out")),
             (
                 self.without_tokens,
                 message!("0 tokens of prompt or output, as requests that failed have: they are left out"),
+            ),
+            (self.other_records, message!("something else than a request: they are left out")),
+            (
+                self.side_by_side,
+                message!(
+                    "begun before the turn before had ended: they wait for it, as turns of a session do"
+                ),
+            ),
+            (
+                self.sub_agents,
+                message!(
+                    "a call of a sub-agent: these stand between the calls of the parent, one sub-agent after another, \
+                     although some ran side by side"
+                ),
+            ),
+            (
+                self.without_gap,
+                message!("no time between the turn before and this: it is sent as soon as that has ended"),
+            ),
+            (self.made_one_token, message!("0 tokens, of which they get one")),
+            (
+                self.uncovered,
+                message!("a prompt longer than its ids cover: the rest of it is shared with no other"),
             ),
             (
                 self.other_output_ids,
@@ -123,6 +174,13 @@ impl TraceNotes {
             ("inferred_input_length", self.inferred_input_length),
             ("without_content", self.without_content),
             ("without_tokens", self.without_tokens.rows),
+            ("warmups", self.warmups.rows),
+            ("other_records", self.other_records.rows),
+            ("side_by_side", self.side_by_side.rows),
+            ("sub_agents", self.sub_agents.rows),
+            ("without_gap", self.without_gap.rows),
+            ("made_one_token", self.made_one_token.rows),
+            ("uncovered", self.uncovered.rows),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),
             ("unrelated_turns", self.unrelated_turns.rows),

@@ -1,14 +1,14 @@
-//! The lines of a Mooncake trace.
+//! From a file to a trace, whatever its form.
 
-use std::io::BufRead;
-use std::str;
+use std::io::{self, BufRead, Read};
 
 use serde_json::error::Category;
-use serde_json::value::RawValue;
 
-use crate::fields::{self, Object};
-use crate::lengths::{self, Columns};
-use crate::{Cut, Load, Recognised, TimeUnit, TraceError, TraceNotes, TraceRow, Workload};
+use crate::formats::{self, TraceFormat};
+use crate::{
+    Columns, Cut, KnownFormat, Load, Noted, TELLING_BYTES, TimeUnit, TraceError, TraceNotes, TraceRow, Turns,
+    Workload, fields, known_format,
+};
 
 /// A trace as it stands in its file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -21,26 +21,63 @@ pub struct Trace {
     pub token_ids: bool,
     /// Tokens that a hash id is known to stand for, unless somebody says otherwise.
     pub block_size: Option<u32>,
+    /// Tokens that a hash id stands for because the file says so.
+    pub stated_block_size: Option<u32>,
+    /// What the rows of sessions are known to hold, unless somebody says otherwise.
+    pub turns: Option<Turns>,
+    /// What the file is, if that was recognised.
+    pub format: Option<KnownFormat>,
 }
 
 impl Trace {
     /// The sessions of the trace, see [`Workload::from_rows`], with the notes of the reader among its own.
     pub fn workload(&self, cut: impl Into<Cut>, load: Load) -> Result<Workload, TraceError> {
-        let workload = Workload::from_rows(&self.rows, self.cut(cut), load)?;
-        Ok(with_notes(workload, self.notes.clone(), load))
+        let workload = Workload::from_rows(&self.rows, self.cut(cut)?, load)?;
+        Ok(with_notes(workload, self.known(self.notes.clone()), load))
     }
 
     /// As [`Trace::workload`], for a trace that is not needed again: its rows go as the sessions come.
     pub fn into_workload(self, cut: impl Into<Cut>, load: Load) -> Result<Workload, TraceError> {
-        let cut = self.cut(cut);
+        let cut = self.cut(cut)?;
+        let notes = self.known(self.notes.clone());
         let workload = Workload::from_owned_rows(self.rows, cut, load)?;
-        Ok(with_notes(workload, self.notes, load))
+        Ok(with_notes(workload, notes, load))
     }
 
-    fn cut(&self, cut: impl Into<Cut>) -> Cut {
+    /// Rows with an id twice in one prompt, which is odd where ids stand for blocks.
+    pub fn repeated_ids(&self) -> Noted {
+        let mut noted = Noted::default();
+        if self.token_ids {
+            return noted;
+        }
+        let mut ids = Vec::new();
+        for row in &self.rows {
+            ids.clear();
+            ids.extend_from_slice(&row.hash_ids);
+            ids.extend(row.hash_runs.iter().cloned().flatten());
+            ids.sort_unstable();
+            if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+                noted.add(row.line);
+            }
+        }
+        noted
+    }
+
+    /// The notes, with what the file says of its rows.
+    fn known(&self, notes: TraceNotes) -> TraceNotes {
+        TraceNotes { stated_block_size: self.stated_block_size, turns: self.turns, ..notes }
+    }
+
+    fn cut(&self, cut: impl Into<Cut>) -> Result<Cut, TraceError> {
         let cut = cut.into();
-        // What is no block size at all is refused with or without token ids.
-        Cut { block_size: if self.token_ids { cut.block_size.min(1) } else { cut.block_size }, ..cut }
+        match self.stated_block_size {
+            Some(stated) if stated != cut.block_size => {
+                Err(TraceError::OtherBlockSize { stated, given: cut.block_size })
+            }
+            // What is no block size at all is refused with or without token ids.
+            _ if self.token_ids => Ok(Cut { block_size: cut.block_size.min(1), ..cut }),
+            _ => Ok(cut),
+        }
     }
 }
 
@@ -50,9 +87,18 @@ fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload
         ignored_keys,
         ignored_key_names,
         without_tokens,
+        warmups,
+        concurrency,
         recognised,
         odd_rate,
         overruled_unit,
+        stated_block_size,
+        turns,
+        other_records,
+        side_by_side,
+        sub_agents,
+        without_gap,
+        made_one_token,
         ..
     } = notes;
     let of_rows = workload.notes;
@@ -61,9 +107,18 @@ fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload
         ignored_keys,
         ignored_key_names,
         without_tokens,
+        warmups,
+        concurrency: concurrency.filter(|_| is_open),
         recognised,
         odd_rate: odd_rate.filter(|_| is_open),
         overruled_unit,
+        stated_block_size,
+        turns,
+        other_records,
+        side_by_side,
+        sub_agents,
+        without_gap,
+        made_one_token,
         ..of_rows
     };
     workload
@@ -82,174 +137,88 @@ pub fn read_mooncake(reader: impl BufRead) -> Result<Trace, TraceError> {
 pub struct TraceForm {
     /// Unit of its times.
     pub unit: Option<TimeUnit>,
-    /// It is a table, with these columns.
+    /// It is a table, or JSON objects, with these columns.
     pub columns: Option<Columns>,
+    /// What it is, whatever its beginning says.
+    pub format: Option<TraceFormat>,
 }
 
 impl From<TimeUnit> for TraceForm {
     fn from(unit: TimeUnit) -> Self {
-        Self { unit: Some(unit), columns: None }
+        Self { unit: Some(unit), ..Self::default() }
     }
 }
 
-/// Reads a trace: JSON Lines with one request per line, or a table with a header that has the `columns` of `form` or
-/// those of a known tool (Azure, BurstGPT, Vidur, BLIS, ServeGen).
+/// Reads a trace of any form in [`TraceFormat`], which its beginning tells unless `form` does: JSON Lines with one
+/// request per line, a table with the `columns` of `form` or those of a known tool, what a tool wrote.
 ///
-/// Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
-/// `output_tokens`), `hash_ids`, `output_hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that
-/// a key is not there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`,
-/// `input_tok_ids` and `output_tok_ids`; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
-/// the start are skipped; unknown keys are counted unless they look like a slip of the pen.
-///
-/// The unit is that of timestamps and of `delay`. Without one they are milliseconds (`arrival_time_ns` nanoseconds), but
-/// for timestamps that are dates, are seconds, microseconds or nanoseconds since 1970 by their size, or stand in rows
-/// of the Bailian traces: the notes say so.
+/// Without a unit times are in that of the format; timestamps of rows are milliseconds (`arrival_time_ns` nanoseconds),
+/// but for those that are dates, are seconds, microseconds or nanoseconds since 1970 by their size, or stand in rows of
+/// the Bailian traces: the notes say so.
 ///
 /// # Errors
-/// At the first line that cannot be read or holds something else, and when there is no row at all.
+/// At the first line that cannot be read or holds something else, when there is no row at all, and when the file is
+/// known to hold something else.
 pub fn read_trace(mut reader: impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
-    let mut trace = Trace::default();
-    let mut seen = Seen { unit: form.unit, ..Seen::default() };
-    let (mut bytes, mut ids) = (Vec::new(), Vec::new());
-    for line in 1.. {
-        bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(|source| TraceError::Read { line, source })? == 0 {
-            break;
-        }
-        let mut text = bytes.as_slice();
-        if line == 1 {
-            check_format(text)?;
-            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        }
-        let text = str::from_utf8(text)
-            .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
-            .trim_ascii_end();
-        if line == 1
-            && let Some((columns, unit)) = table(text, form)
-        {
-            seen.unit = form.unit.or(unit);
-            lengths::read(text, &mut reader, &columns, seen.unit, &mut trace, &mut seen)?;
-            break;
-        }
-        if !text.trim_ascii_start().is_empty() {
-            read_row(text, line, &mut ids, &mut trace, &mut seen)?;
-        }
-    }
+    let (start, rest) = telling(&mut reader);
+    check_format(&start)?;
+    let known = if form.columns.is_some() || form.format.is_some() { None } else { known_format(&start) };
+    let format = match known.map(|known| known.trace().ok_or(known)) {
+        Some(Err(format)) => return Err(TraceError::OtherFormat { format }),
+        Some(Ok(format)) => format,
+        // What is wrong with it is said in terms of what most traces are.
+        None => form.format.unwrap_or(TraceFormat::Rows),
+    };
+    let columns = form.columns.as_ref().filter(|_| formats::is_json(&start));
+    let mut input = io::Cursor::new(start).chain(rest);
+    let mut trace = match columns {
+        Some(columns) => formats::columns::read(&mut input, columns, form.unit)?,
+        None => formats::read(format, input, form)?,
+    };
     if trace.rows.is_empty() {
         return Err(TraceError::NoRows);
     }
-    seen.settle_unit(&mut trace)?;
+    trace.format = known;
     Ok(trace)
 }
 
-/// The columns of a table whose first line this is, and the unit of its times if it is that of a known tool.
-fn table(header: &str, form: &TraceForm) -> Option<(Columns, Option<TimeUnit>)> {
-    match &form.columns {
-        Some(columns) => Some((columns.clone(), None)),
-        None => lengths::known_columns(header).map(|(columns, unit)| (columns, Some(unit))),
+/// The first bytes of an input, which tell what it is, and the rest.
+fn telling<R: BufRead>(mut reader: R) -> (Vec<u8>, Rest<R>) {
+    let mut start = Vec::new();
+    let error = reader.by_ref().take(TELLING_BYTES as u64).read_to_end(&mut start).err();
+    (start, Rest { error, reader })
+}
+
+/// An input whose beginning has been read; if that failed, it fails where it failed.
+struct Rest<R> {
+    error: Option<io::Error>,
+    reader: R,
+}
+
+impl<R: BufRead> BufRead for Rest<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self.error.take() {
+            Some(error) => Err(error),
+            None => self.reader.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.reader.consume(amount);
     }
 }
 
-/// What the rows of a trace say about its times.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// The unit that somebody gave, or that of a known form.
-    unit: Option<TimeUnit>,
-    /// Whether timestamps are dates.
-    pub(crate) dated: Option<bool>,
-    /// Rows of the Bailian traces.
-    chats: usize,
-}
-
-impl Seen {
-    /// Brings timestamps to milliseconds that are in another unit beyond doubt, and notes what is odd about them.
-    fn settle_unit(&self, trace: &mut Trace) -> Result<(), TraceError> {
-        let recognised = self.recognised(trace);
-        trace.block_size = recognised.and_then(Recognised::block_size);
-        trace.notes.recognised = recognised;
-        if let Some(unit) = self.unit {
-            trace.notes.overruled_unit = Some(unit).filter(|unit| trace.token_ids && *unit != TimeUnit::Ns);
-            return Ok(());
+impl<R: BufRead> Read for Rest<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self.error.take() {
+            Some(error) => Err(error),
+            None => self.reader.read(out),
         }
-        let unit = match recognised {
-            Some(Recognised::Epoch(unit)) => unit,
-            Some(Recognised::Chats) => TimeUnit::S,
-            Some(Recognised::Dates) | None => TimeUnit::Ms,
-        };
-        for row in &mut trace.rows {
-            row.timestamp_ms = row.timestamp_ms.map(|time| unit.to_ms(time));
-            row.check()?;
-        }
-        trace.notes.odd_rate = recognised.is_none().then(|| odd_rate(&trace.rows)).flatten();
-        Ok(())
     }
-
-    fn recognised(&self, trace: &Trace) -> Option<Recognised> {
-        if self.dated == Some(true) {
-            return Some(Recognised::Dates);
-        }
-        if self.chats == trace.rows.len() {
-            return Some(Recognised::Chats);
-        }
-        if trace.token_ids || self.unit.is_some() {
-            return None;
-        }
-        let mut times = trace.rows.iter().filter_map(|row| row.timestamp_ms);
-        let unit = times.next().and_then(TimeUnit::of_epoch)?;
-        times.all(|time| TimeUnit::of_epoch(time) == Some(unit)).then_some(Recognised::Epoch(unit))
-    }
-}
-
-/// Requests per second, if they are so many or few that the times are probably in another unit.
-fn odd_rate(rows: &[TraceRow]) -> Option<f64> {
-    /// More than one deployment serves.
-    const MOST: f64 = 1000.0;
-    /// A request every two minutes.
-    const LEAST: f64 = 1.0 / 120.0;
-    let times = || rows.iter().filter_map(|row| row.timestamp_ms);
-    let (gaps, span_ms) = (
-        times().count().saturating_sub(1),
-        times().fold(f64::NEG_INFINITY, f64::max) - times().fold(f64::INFINITY, f64::min),
-    );
-    let rate = gaps as f64 / (span_ms / 1e3);
-    // Two far apart may well be meant.
-    let is_odd = rate > MOST || (rate < LEAST && gaps > 1);
-    (span_ms > 0.0 && is_odd).then_some(rate)
-}
-
-fn read_row(
-    text: &str,
-    line: u64,
-    ids: &mut Vec<u64>,
-    trace: &mut Trace,
-    seen: &mut Seen,
-) -> Result<(), TraceError> {
-    let starts_an_object = text.trim_ascii_start().starts_with('{');
-    if !starts_an_object && let Ok(value) = serde_json::from_str::<&RawValue>(text) {
-        return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
-    }
-    let mut object = Object::parse(text, ids).map_err(|error| not_json(text, line, &error))?;
-    let row = object.row(line, seen.unit)?;
-    if let Some(dated) = row.timestamp_ms.map(|_| object.is_dated())
-        && *seen.dated.get_or_insert(dated) != dated
-    {
-        return Err(TraceError::MixedTimes { line });
-    }
-    seen.chats += usize::from(object.is_chat());
-    if trace.rows.is_empty() {
-        trace.token_ids = object.has_token_ids();
-    } else if trace.token_ids != object.has_token_ids() {
-        return Err(TraceError::OtherKind { line, token_ids: trace.token_ids });
-    }
-    trace.rows.push(row);
-    if !object.unknown.is_empty() {
-        trace.notes.note_ignored_keys(object.unknown);
-    }
-    Ok(())
 }
 
 /// Says in the words of a trace what is wrong with the syntax of a line.
-fn not_json(text: &str, line: u64, error: &serde_json::Error) -> TraceError {
+pub(crate) fn not_json(text: &str, line: u64, error: &serde_json::Error) -> TraceError {
     let start = text.len() - text.trim_ascii_start().len();
     if !text[start..].starts_with('{') {
         let problem =
@@ -281,7 +250,7 @@ fn not_json(text: &str, line: u64, error: &serde_json::Error) -> TraceError {
 const NOT_NUMBERS: [&str; 4] = ["NaN", "nan", "Infinity", "inf"];
 
 /// A parser's complaint as what it wanted, without the position, which is that within the line.
-fn expectation(complaint: &str) -> &str {
+pub(crate) fn expectation(complaint: &str) -> &str {
     match complaint.rfind(" at line ").map_or(complaint, |end| &complaint[..end]) {
         "expected value" => "expected a value",
         "expected ident" => "expected `true`, `false` or `null`",

@@ -1,6 +1,7 @@
 //! One line of a trace, and how it is written.
 
 use std::io::{self, Write};
+use std::ops::{Range, RangeInclusive};
 
 use serde::Serialize;
 
@@ -34,6 +35,8 @@ pub struct TraceRow {
     pub output_length: u64,
     /// Content of the prompt, one id per trace block; equal ids are equal content.
     pub hash_ids: Vec<u64>,
+    /// The same as ranges of consecutive ids, in place of `hash_ids`. Tokens behind them are the row's own.
+    pub hash_runs: Vec<RangeInclusive<u64>>,
     /// Whether its prompt has nothing in common with any other: a table of lengths says nothing of content. There are
     /// no `hash_ids` then.
     pub shares_nothing: bool,
@@ -80,6 +83,11 @@ pub(crate) fn timestamp_in(unit: TimeUnit) -> String {
 /// What a delay in this unit must be, in words.
 pub(crate) fn delay_in(unit: TimeUnit) -> String {
     format!("a number of {} from 0 to {:e}", unit.name(), MAX_TIME_MS / unit.to_ms(1.0))
+}
+
+/// Ranges of ids, none of them empty, as a row has them.
+pub(crate) fn hash_runs(ranges: Vec<Range<u64>>) -> Vec<RangeInclusive<u64>> {
+    ranges.into_iter().map(|range| range.start..=range.end - 1).collect()
 }
 
 pub(crate) fn tokens_up_to(max: u64) -> String {

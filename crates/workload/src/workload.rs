@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_types::{ContentNames, Duration, Interner, Prompt, Time};
+use servecast_types::{ContentNames, Duration, Prompt, Time};
 use smallvec::SmallVec;
 
+use crate::blocks::Blocks;
 use crate::clock::Clock;
 use crate::order::TurnOrder;
-use crate::row::{MAX_INPUT_TOKENS, TraceRow, tokens_up_to};
+use crate::row::TraceRow;
 use crate::{TraceError, TraceNotes, continuation};
 
 /// What a simulation replays: sessions of turns with virtual times.
@@ -197,7 +198,7 @@ impl Plan {
         let mut notes = TraceNotes::default();
         let order = TurnOrder::of(rows, &mut notes);
         let clock = Clock::new(load, rows, &order)?;
-        let blocks = Blocks { size: block_size, interner: Interner::new(), own: 0 };
+        let blocks = Blocks::of(rows, block_size);
         Ok(Self { order, turns, clock, blocks, notes })
     }
 
@@ -225,75 +226,12 @@ impl Plan {
             sessions[place].turns.push(turn);
         }
         order.sort(&mut sessions);
-        let mut names = blocks.interner.into_names(blocks.size);
+        let mut names = blocks.into_names();
         match turns {
             Turns::Whole => continuation::name_replies(&mut sessions, &mut notes),
             Turns::Delta => continuation::join_turns(&mut sessions, &mut names)?,
         }
         Ok(Workload { sessions, notes, names })
-    }
-}
-
-/// Makes prompts out of hash ids.
-struct Blocks {
-    size: u32,
-    interner: Interner,
-    /// Blocks of prompts that share nothing, so far. A trace has such rows, or rows with ids.
-    own: u64,
-}
-
-impl Blocks {
-    fn prompt(&mut self, row: &TraceRow, notes: &mut TraceNotes) -> Result<Prompt, TraceError> {
-        if let (true, Some(tokens)) = (row.shares_nothing, row.input_length) {
-            let first = self.own;
-            self.own += tokens.div_ceil(u64::from(self.size));
-            let ids = (first..self.own).map(|id| self.interner.intern(id));
-            notes.without_content += 1;
-            return Ok(Prompt::from_blocks(ids, self.size, tokens as u32));
-        }
-        let covered = row.hash_ids.len() as u64 * u64::from(self.size);
-        let tokens = row.input_length.unwrap_or(covered);
-        let needed = tokens.div_ceil(u64::from(self.size));
-        if tokens == 0 {
-            return Err(TraceError::EmptyPrompt { line: row.line });
-        }
-        if tokens > covered {
-            return Err(TraceError::BlockCount {
-                line: row.line,
-                input_length: tokens,
-                hash_ids: row.hash_ids.len() as u64,
-                block_size: self.size,
-                covered,
-                needed,
-            });
-        }
-        if tokens > MAX_INPUT_TOKENS {
-            return Err(TraceError::Value {
-                line: row.line,
-                field: "hash_ids".into(),
-                found: format!("a list that covers {covered} tokens"),
-                expected: format!("one that covers {}", tokens_up_to(MAX_INPUT_TOKENS)),
-            });
-        }
-        notes.inferred_input_length += u64::from(row.input_length.is_none());
-        notes.surplus_hash_ids += u64::from((row.hash_ids.len() as u64) > needed);
-        let ids = row.hash_ids[..needed as usize].iter().map(|id| self.interner.intern(*id));
-        Ok(Prompt::from_blocks(ids, self.size, tokens as u32))
-    }
-
-    /// What a row says its output consists of.
-    fn output(&mut self, row: &TraceRow, notes: &mut TraceNotes) -> Option<Box<Prompt>> {
-        if row.output_ids.is_empty() {
-            return None;
-        }
-        let size = u64::from(self.size);
-        if row.output_ids.len() as u64 != row.output_length.div_ceil(size) {
-            notes.other_output_ids.add(row.line);
-        }
-        let named = row.output_length.min(row.output_ids.len() as u64 * size);
-        let ids = row.output_ids.iter().take(named.div_ceil(size) as usize);
-        let ids = ids.map(|id| self.interner.intern(*id));
-        Some(Box::new(Prompt::from_blocks(ids, self.size, named as u32)))
     }
 }
 

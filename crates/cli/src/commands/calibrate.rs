@@ -26,8 +26,8 @@ mod server;
 ///
 /// Inputs are files of iterations (--iterations-jsonl of a replay, or a log of vLLM with --enable-logging-iteration-details)
 /// or of requests (rows of arrival, lengths, TTFT and E2E as JSON Lines or CSV, the JSON of `vllm bench serve
-/// --save-detailed`, `profile_export.jsonl` of AIPerf, or a folder of a recorded run). Each file of requests is one run.
-/// Measure at two load levels at least.
+/// --save-detailed`, `profile_export.jsonl` of AIPerf, a report of GuideLLM, or a folder of a recorded run). Each file of
+/// requests is one run. Measure at two load levels at least.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CalibrateArgs {
     /// What was measured

@@ -1,6 +1,10 @@
 //! `servecast trace`: looks at traces and makes them.
 
+mod check;
+mod convert;
 mod generate;
+mod input;
+mod output;
 mod stats;
 
 use crate::error::Failure;
@@ -15,6 +19,8 @@ pub(crate) struct TraceArgs {
 #[derive(Debug, Clone, clap::Subcommand)]
 enum TraceCommand {
     Stats(stats::StatsArgs),
+    Check(check::CheckArgs),
+    Convert(convert::ConvertArgs),
     Generate(Box<generate::GenerateArgs>),
 }
 
@@ -22,6 +28,8 @@ enum TraceCommand {
 pub(crate) fn run(args: &TraceArgs) -> Result<(), Failure> {
     match &args.command {
         TraceCommand::Stats(args) => stats::run(args),
+        TraceCommand::Check(args) => check::run(args),
+        TraceCommand::Convert(args) => convert::run(args),
         TraceCommand::Generate(args) => generate::run(args),
     }
 }

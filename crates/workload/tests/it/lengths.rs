@@ -1,7 +1,7 @@
 //! Tables of times and lengths: what they become, and how those are refused that cannot be read.
 
 use servecast_types::Time;
-use servecast_workload::{Load, TimeUnit, TraceForm, TurnStart, Workload, read_trace};
+use servecast_workload::{Load, TimeUnit, TraceForm, TraceFormat, TurnStart, Workload, read_trace};
 
 fn read(text: &str, form: &TraceForm) -> Result<Workload, String> {
     let trace = read_trace(text.as_bytes(), form).map_err(|error| error.to_string())?;
@@ -9,7 +9,7 @@ fn read(text: &str, form: &TraceForm) -> Result<Workload, String> {
 }
 
 fn with_columns(columns: &str) -> TraceForm {
-    TraceForm { columns: Some(columns.parse().unwrap()), unit: None }
+    TraceForm { columns: Some(columns.parse().unwrap()), ..TraceForm::default() }
 }
 
 /// Arrival in ms, prompt and output of every request.
@@ -110,7 +110,12 @@ fn columns_are_given_as_time_input_and_output() {
         ("time=a,time=b,input=c,output=d", "`time` is given twice"),
         ("", "`` has no column"),
     ] {
-        assert_eq!(parse(text), format!("must be time=COLUMN,input=COLUMN,output=COLUMN, but {problem}"));
+        assert_eq!(
+            parse(text),
+            format!(
+                "must be time=COLUMN,input=COLUMN,output=COLUMN, and session=COLUMN if there is one, but {problem}"
+            )
+        );
     }
 }
 
@@ -121,4 +126,42 @@ fn rows_have_lines_of_their_own_however_those_end() {
         let trace = read_trace(text.as_bytes(), &with_columns("time=a,input=i,output=o")).unwrap();
         assert_eq!(trace.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 3, 4], "{end:?}");
     }
+}
+
+#[test]
+fn columns_name_sessions_and_keys_of_json_objects() {
+    let form = with_columns("time=at,input=usage.prompt,output=usage.out,session=user");
+    let text = "{\"at\": 0, \"user\": 7, \"usage\": {\"prompt\": 100, \"out\": 5}}\n\
+                {\"at\": 20, \"user\": \"b\", \"usage.prompt\": 3, \"usage\": {\"prompt\": 100, \"out\": 5}}\n\
+                {\"at\": 30, \"user\": 7, \"usage\": {\"prompt\": 200, \"out\": 0}}\n\
+                {\"at\": 40, \"user\": 7, \"usage\": {\"prompt\": 200, \"out\": 6}}\n";
+    let turns = |workload: &Workload| -> Vec<_> {
+        let sessions = workload.sessions.iter();
+        sessions
+            .map(|session| session.turns.iter().map(|turn| turn.prompt.tokens()).collect::<Vec<_>>())
+            .collect()
+    };
+    let workload = read(text, &form).unwrap();
+    assert_eq!(turns(&workload), [vec![100, 200], vec![3]]);
+    assert_eq!(workload.notes.without_tokens.first_line, 3);
+    let error = read(&text.replace("200, \"out\": 6", "\"x\", \"out\": 6"), &form).unwrap_err();
+    assert_eq!(
+        error,
+        "line 4: `usage.prompt` is the string \"x\", but must be a whole number of tokens from 1 to 1000000000"
+    );
+    let error = read(&text.replacen("\"at\"", "\"on\"", 1), &form).unwrap_err();
+    assert_eq!(error, "line 1: `at` is missing or null: give when the request came");
+    let table = "at,usage.prompt,usage.out,user\n0,100,5,7\n20,3,5,b\n30,200,6,7\n";
+    assert_eq!(turns(&read(table, &form).unwrap()), [vec![100, 200], vec![3]]);
+    let error = read(&table.replace("user", "who"), &form).unwrap_err();
+    assert!(error.contains("there is no column `user`"), "{error}");
+}
+
+#[test]
+fn a_format_that_is_named_goes_before_what_a_file_looks_like() {
+    let row = "{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 1, \"prompt\": \"hi\"}\n";
+    let as_format = |format| TraceForm { format: Some(format), ..TraceForm::default() };
+    assert_eq!(requests(&read(row, &as_format(TraceFormat::Rows)).unwrap()), [(0.0, 9, 1)]);
+    let error = read(row, &as_format(TraceFormat::Weka)).unwrap_err();
+    assert_eq!(error, "line 1: `id` is missing or null: give the name of the session");
 }

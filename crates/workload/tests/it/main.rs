@@ -1,7 +1,9 @@
 //! What the crate promises to those who use it, one file per behaviour.
 
+mod formats;
 mod lengths;
 mod malformed;
+mod mutations;
 mod properties;
 mod recorded;
 mod turns;

@@ -84,8 +84,8 @@ fn rows_with_token_ids_share_what_their_tokens_share() {
 /// Rows with token ids, each with the message that refuses it.
 const TOKENS_REFUSED: &[(&str, &str)] = &[
     (
-        r#"{"input_toks": 3, "output_toks": 2, "arrival_time_ns": 0}"#,
-        "line 1: `input_tok_ids` is missing or null: give a list with the id of every token of the prompt",
+        r#"{"output_toks": 2, "arrival_time_ns": 0, "input_toks": null}"#,
+        "line 1: `input_tok_ids` is missing or null: give a list with the id of every token of the prompt, or `input_toks`",
     ),
     (
         r#"{"input_toks": 3, "output_toks": 2, "arrival_time_ns": 0, "input_tok_ids": [1, 2]}"#,
@@ -211,12 +211,9 @@ const REFUSED: &[(&str, &str)] = &[
         "line 1: `output_length` is missing or null: give the number of tokens to generate, from 1 to 999999",
     ),
     (
-        r#"{"timestamp": 7, "input_length": 90, "output_length": 3}"#,
-        "line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt",
-    ),
-    (
         r#"{"timestamp": 7, "input_length": 90, "output_length": 3, "hash_ids": null}"#,
-        "line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt",
+        "line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt, or leave it out beside \
+         `input_length`: nothing is shared then",
     ),
     (
         r#"{"input_length": 90, "output_length": 3, "hash_ids": [8]}"#,
@@ -224,7 +221,10 @@ const REFUSED: &[(&str, &str)] = &[
          its own): an open-loop run needs the time in milliseconds at which it arrives (a closed loop does not)",
     ),
     // A value has the wrong type or size.
-    (r#"{"session_id": 12}"#, "line 1: `session_id` is the number 12, but must be a string or null"),
+    (
+        r#"{"session_id": 1.2}"#,
+        "line 1: `session_id` is the number 1.2, but must be a string, a whole number or null",
+    ),
     (
         "{\"timestamp\": 7, \"input_length\": 90, \"output_length\": 3, \"hash_ids\": [8]}\n{\"timestamp\": \"noon\"}",
         "line 2: `timestamp` is the string \"noon\", but must be a number of milliseconds from -1.8e13 to 1.8e13 or a date \
@@ -280,8 +280,8 @@ const REFUSED: &[(&str, &str)] = &[
         "line 1: `output_length` is the number 1000000, but must be a whole number of tokens from 1 to 999999",
     ),
     (
-        r#"{"output_length": 1e2}"#,
-        "line 1: `output_length` is the number 1e2, but must be a whole number of tokens from 1 to 999999",
+        r#"{"output_length": 15e-1}"#,
+        "line 1: `output_length` is the number 15e-1, but must be a whole number of tokens from 1 to 999999",
     ),
     (
         r#"{"output_length": 3, "hash_ids": 8}"#,
@@ -460,7 +460,7 @@ const RECORDED: &[(&str, Result<&str, &str>)] = &[
     ("neg_ts.jsonl", Ok("")),
     (
         "no_hash.jsonl",
-        Err("line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt"),
+        Ok("1 row has lengths only: no prompt shares anything with another, so that caches hit nothing"),
     ),
     ("no_input.jsonl", Ok("1 row has no `input_length`: as many tokens as `hash_ids` cover")),
     (
@@ -477,7 +477,10 @@ const RECORDED: &[(&str, Result<&str, &str>)] = &[
     ),
     (
         "null_hash.jsonl",
-        Err("line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt"),
+        Err(
+            "line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt, or leave it out beside \
+         `input_length`: nothing is shared then",
+        ),
     ),
     (
         "second_bad.jsonl",

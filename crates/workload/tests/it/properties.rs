@@ -31,6 +31,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             priority,
         )| TraceRow {
             shares_nothing: false,
+            hash_runs: Vec::new(),
             line: 0,
             session_id,
             timestamp_ms,

@@ -4,7 +4,7 @@ use servecast_types::Time;
 use servecast_workload::{Load, TimeUnit, TraceError, TraceForm, TurnStart, Workload, read_trace};
 
 fn read(text: &str, unit: Option<TimeUnit>) -> Result<Workload, TraceError> {
-    let trace = read_trace(text.as_bytes(), &TraceForm { unit, columns: None })?;
+    let trace = read_trace(text.as_bytes(), &TraceForm { unit, ..TraceForm::default() })?;
     trace.workload(trace.block_size.unwrap_or(100), Load::Open { arrival_speedup_ratio: 1.0 })
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use servecast_calibrate::{PassRun, RequestRun};
 use servecast_engine::{ConfigError, EngineArgs, EnginePreset, merge};
 use servecast_types::{Role, message};
-use servecast_workload::{FormatKind, known_format};
+use servecast_workload::{FormatKind, KnownFormat, TraceFormat, known_format};
 
 use super::{CalibrateArgs, passes, requests};
 use crate::commands::validate::recording::Recording;
@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path, args: &CalibrateArgs) -> Result<Input, Failure> 
     }
     let text = text(path)?;
     let kind = kind(&text);
-    if matches!(kind, Kind::VllmBench(_) | Kind::Aiperf) && args.time_unit.is_some() && !args.quiet {
+    if matches!(kind, Kind::OfClient(_)) && args.time_unit.is_some() && !args.quiet {
         let path = path.display();
         files::note(&format!("note: --time-unit has no effect on {path}, which has units of its own"));
     }
@@ -36,8 +36,7 @@ pub(super) fn read(path: &Path, args: &CalibrateArgs) -> Result<Input, Failure> 
         Kind::OwnIterations => return passes::own(path, &text).map(Input::Passes),
         Kind::VllmLog => return passes::vllm_log(path, &text).map(Input::Passes),
         Kind::IterationTable => return passes::table(path, &text).map(Input::Passes),
-        Kind::VllmBench(object) => requests::vllm_bench(path, &object),
-        Kind::Aiperf => requests::aiperf(path, &text),
+        Kind::OfClient(format) => requests::of_client(path, &text, format),
         Kind::Rows => requests::json_lines(path, &text, args.time_unit),
         Kind::Table => requests::table(path, &text, args.time_unit),
     };
@@ -75,8 +74,8 @@ enum Kind {
     VllmLog,
     /// CSV of iterations.
     IterationTable,
-    VllmBench(Map<String, Value>),
-    Aiperf,
+    /// What a client measured, in the form of its own.
+    OfClient(TraceFormat),
     /// JSON Lines of requests.
     Rows,
     /// CSV of requests.
@@ -86,12 +85,12 @@ enum Kind {
 fn kind(text: &str) -> Kind {
     let Some(first) = text.lines().find(|line| !line.trim().is_empty()) else { return Kind::Empty };
     let object = |text: &str| serde_json::from_str::<Map<String, Value>>(text).ok();
-    let is_bench =
-        |object: &Map<String, Value>| object.contains_key("input_lens") || object.contains_key("ttfts");
+    let of_client = known_format(text.as_bytes()).filter(|format| format.kind == FormatKind::Measured);
+    if let Some(format) = of_client.and_then(KnownFormat::trace) {
+        return Kind::OfClient(format);
+    }
     match object(first).or_else(|| object(text)) {
-        Some(object) if is_bench(&object) => Kind::VllmBench(object),
         Some(object) if object.contains_key("scheduled") => Kind::OwnIterations,
-        Some(object) if object.contains_key("metrics") => Kind::Aiperf,
         Some(_) => Kind::Rows,
         None if passes::is_vllm_log(text) => Kind::VllmLog,
         None if first.trim_start().starts_with('{') => Kind::Rows,

@@ -1,13 +1,13 @@
 //! Requests that were measured, from the files of tools that measure.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 use servecast_calibrate::{RequestRow, RequestTimes};
-use servecast_workload::TimeUnit;
+use servecast_workload::{MeasuredRequest, TimeUnit, TraceFormat, read_measured};
 
 use crate::error::Failure;
+use crate::source::unusable_trace;
 
 /// Requests of a file, and those of it that were not served.
 #[derive(Debug, Default)]
@@ -253,120 +253,40 @@ fn times_of(ttft_s: f64, e2e_s: f64) -> Result<RequestTimes, String> {
     Ok(RequestTimes { ttft_ms: ttft_s * 1e3, e2e_ms: e2e_s * 1e3 })
 }
 
-/// The JSON of `vllm bench serve --save-result --save-detailed`, whose times are seconds.
-pub(super) fn vllm_bench(path: &Path, object: &Map<String, Value>) -> Result<Measured, Failure> {
-    let refused = |problem: String| Failure::user(problem).about(path.display().to_string());
-    let list = |key: &str| object.get(key).and_then(Value::as_array);
-    let needed = |key: &str| {
-        list(key).ok_or_else(|| {
-            refused(format!("there is no list `{key}`"))
-                .with_hint("`vllm bench serve --save-result --save-detailed` writes it; start_times need a recent release")
-        })
-    };
-    let (inputs, outputs) = (needed("input_lens")?, needed("output_lens")?);
-    let (ttfts, starts) = (needed("ttfts")?, needed("start_times")?);
-    let (latencies, gaps, errors) = (list("latencies"), list("itls"), list("errors"));
-    if latencies.is_none() && gaps.is_none() {
-        return Err(refused("there is neither a list `latencies` nor a list `itls`".to_owned()));
-    }
-    let lists = [Some(inputs), Some(outputs), Some(ttfts), Some(starts), latencies, gaps, errors];
-    if let Some(other) = lists.into_iter().flatten().find(|list| list.len() != inputs.len()) {
-        let (one, other) = (inputs.len(), other.len());
-        return Err(refused(format!(
-            "`input_lens` has {one} entries, but another list {other}: they must agree"
-        )));
-    }
-    let mut measured = Measured::default();
-    for index in 0..inputs.len() {
-        let wrong = |problem: &str| refused(format!("request {index}: {problem}"));
-        let failed = errors.and_then(|errors| errors[index].as_str()).is_some_and(|error| !error.is_empty());
-        if failed || outputs[index].as_u64() == Some(0) {
-            measured.failed += 1;
-            continue;
-        }
-        let number = |value: &Value, key: &str| {
-            let number = value.as_f64().filter(|number| (-MOST_SECONDS..=MOST_SECONDS).contains(number));
-            number.ok_or_else(|| wrong(&format!("`{key}` is {value}, but must be a number of seconds")))
+/// The requests that a client measured and wrote in the form of its own.
+pub(super) fn of_client(path: &Path, text: &str, format: TraceFormat) -> Result<Measured, Failure> {
+    let found = read_measured(&mut text.as_bytes(), format).expect("such files have measured requests");
+    let found = found.map_err(|error| unusable_trace(path, &error))?;
+    let row = |request: &MeasuredRequest| {
+        let wrong = |problem: &str| {
+            Failure::user(format!("request {}: {problem}", request.line)).about(path.display().to_string())
         };
-        let count = |value: &Value, key: &str| {
-            tokens(value)
-                .ok_or_else(|| wrong(&format!("`{key}` is {value}, but must be a number of tokens from 1")))
+        let needed = |time: Option<f64>, what: &str| {
+            let hint = "`vllm bench serve --save-result --save-detailed` of a recent release writes all that is needed";
+            time.ok_or_else(|| wrong(&format!("nothing says {what}")).with_hint(hint))
         };
-        let ttft_s = number(&ttfts[index], "ttfts")?;
-        let e2e_s = if let Some(latencies) = latencies {
-            number(&latencies[index], "latencies")?
-        } else {
-            let gaps = gaps.and_then(|gaps| gaps[index].as_array());
-            let mut sum = ttft_s;
-            for gap in gaps.ok_or_else(|| wrong("`itls` has no list"))? {
-                sum += number(gap, "itls")?;
-            }
-            sum
-        };
-        measured.rows.push(RequestRow {
-            line: index as u64,
-            arrival_s: number(&starts[index], "start_times")?,
-            input_tokens: count(&inputs[index], "input_lens")?,
-            output_tokens: count(&outputs[index], "output_lens")?,
+        let (ttft_s, e2e_s) = (
+            needed(request.ttft_s, "when its first token came")?,
+            needed(request.e2e_s, "when its last token came")?,
+        );
+        let gaps = Some(&request.gaps_s).filter(|gaps| gaps.len() as u64 + 1 == request.output_tokens);
+        Ok(RequestRow {
+            line: request.line,
+            arrival_s: needed(request.sent_s, "when it was sent")?,
+            // Those of a trace are below 2³⁰.
+            input_tokens: request.input_tokens as u32,
+            output_tokens: request.output_tokens as u32,
             prompt: None,
             times: Some(times_of(ttft_s, e2e_s).map_err(|problem| wrong(&problem))?),
-            gaps_ms: list_of(gaps.map(|gaps| &gaps[index]), 1e3, outputs[index].as_u64().unwrap_or(0)),
+            gaps_ms: gaps.into_iter().flatten().map(|gap| gap * 1e3).collect(),
             cached_tokens: None,
-        });
-    }
-    Ok(measured)
-}
-
-/// `profile_export.jsonl` of AIPerf: a record a request, whose metrics say their units.
-pub(super) fn aiperf(path: &Path, text: &str) -> Result<Measured, Failure> {
-    let mut measured = Measured::default();
-    for (line, number) in text.lines().zip(1_u64..).filter(|(line, _)| !line.trim().is_empty()) {
-        let wrong = |problem: &str| Failure::user(problem).at_line(path, number);
-        let record: Value =
-            serde_json::from_str(line).map_err(|error| Failure::input(&error).at_line(path, number))?;
-        let metadata = &record["metadata"];
-        if metadata["benchmark_phase"].as_str().is_some_and(|phase| phase != "profiling") {
-            measured.warmups += 1;
-            continue;
-        }
-        if !record["error"].is_null() || metadata["was_cancelled"] == true {
-            measured.failed += 1;
-            continue;
-        }
-        let metric = |tag: &str| {
-            let metric = &record["metrics"][tag];
-            let value = metric.get("value").unwrap_or(metric).as_f64();
-            let value = value.ok_or_else(|| wrong(&format!("there is no metric `{tag}`")))?;
-            Ok((value, metric["unit"].as_str().unwrap_or("").to_owned()))
-        };
-        let seconds = |tag: &str| {
-            let (value, unit) = metric(tag)?;
-            let known: BTreeMap<&str, f64> = UNITS.into_iter().chain([("sec", 1.0)]).collect();
-            let factor = known
-                .get(unit.as_str())
-                .ok_or_else(|| wrong(&format!("`{tag}` is in `{unit}`, but must be in s, ms, us or ns")))?;
-            Ok::<f64, Failure>(value * factor)
-        };
-        let count = |tag: &str| {
-            let (value, _) = metric(tag)?;
-            tokens(&value.into())
-                .ok_or_else(|| wrong(&format!("`{tag}` is {value}, but must be a number of tokens from 1")))
-        };
-        let start = metadata["request_start_ns"].as_f64();
-        let start = start.ok_or_else(|| wrong("there is no metadata `request_start_ns`"))?;
-        let times = times_of(seconds("time_to_first_token")?, seconds("request_latency")?);
-        measured.rows.push(RequestRow {
-            line: number,
-            arrival_s: start / 1e9,
-            input_tokens: count("input_sequence_length")?,
-            output_tokens: count("output_sequence_length")?,
-            prompt: None,
-            times: Some(times.map_err(|problem| wrong(&problem))?),
-            gaps_ms: Vec::new(),
-            cached_tokens: None,
-        });
-    }
-    Ok(measured)
+        })
+    };
+    Ok(Measured {
+        rows: found.requests.iter().map(row).collect::<Result<_, _>>()?,
+        failed: found.failed.rows as usize,
+        warmups: found.warmups.rows as usize,
+    })
 }
 
 #[cfg(test)]
@@ -400,7 +320,9 @@ mod tests {
             "input_lens": [100, 3], "output_lens": [11, 0], "ttfts": [0.25, 0.0], "itls": [[0.5, 0.5], []],
             "start_times": [2.0, 2.0], "errors": ["", "gone"],
         });
-        assert_eq!(row(vllm_bench(path, bench.as_object().unwrap())), expected());
+        let of_client = |text: &str, format| of_client(path, text, format);
+        let bench = row(of_client(&bench.to_string(), TraceFormat::VllmBench));
+        assert_eq!(bench, RequestRow { line: 1, ..expected() });
         let record = serde_json::json!({
             "metadata": {"request_start_ns": 2_000_000_000_u64, "benchmark_phase": "profiling"},
             "metrics": {
@@ -409,11 +331,15 @@ mod tests {
                 "output_sequence_length": {"value": 11, "unit": "tokens"},
             },
         });
-        assert_eq!(row(aiperf(path, &record.to_string())), RequestRow { line: 1, ..expected() });
+        assert_eq!(
+            row(of_client(&record.to_string(), TraceFormat::Aiperf)),
+            RequestRow { line: 1, ..expected() }
+        );
         let (mut warmup, mut cancelled) = (record.clone(), record.clone());
         warmup["metadata"]["benchmark_phase"] = "warmup".into();
         cancelled["metadata"]["was_cancelled"] = true.into();
-        let measured = aiperf(path, &format!("{warmup}\n{warmup}\n{cancelled}\n{record}")).unwrap();
+        let lines = format!("{warmup}\n{warmup}\n{cancelled}\n{record}");
+        let measured = of_client(&lines, TraceFormat::Aiperf).unwrap();
         assert_eq!((measured.rows.len(), measured.warmups, measured.failed), (1, 2, 1));
     }
 

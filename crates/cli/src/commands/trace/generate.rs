@@ -1,18 +1,18 @@
 //! `servecast trace generate`: writes a synthetic workload, or the sample, as a trace.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, sample_chat_sessions, write_mooncake};
+use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, sample_chat_sessions};
 
+use super::output;
 use crate::config::{
     DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
 };
 use servecast_types::{Message, message};
 
 use crate::error::Failure;
-use crate::files::{self, OutputFile, note};
+use crate::files;
 use crate::interrupt::Interrupt;
 use crate::source::{Source, first_synthetic_key};
 
@@ -37,30 +37,12 @@ pub(crate) struct GenerateArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
-    let to_stdout = files::is_standard_stream(&args.output);
-    if !to_stdout {
+    if !files::is_standard_stream(&args.output) {
         files::check_output(&args.output)?;
     }
     let interrupt = Interrupt::install()?;
     let (rows, block_size) = rows(args)?;
-    if to_stdout {
-        let stdout = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
-        return write_mooncake(&rows, stdout).map_err(|error| Failure::write("standard output", &error));
-    }
-    interrupt.defer()?;
-    let mut file = OutputFile::create(&args.output)?;
-    for rows in rows.chunks(1024) {
-        write_mooncake(rows, &mut Unflushed(&mut file)).map_err(|error| file.failure(&error))?;
-        interrupt.check()?;
-    }
-    file.commit()?;
-    let size = if block_size == DEFAULT_TRACE_BLOCK_SIZE {
-        String::new()
-    } else {
-        format!(" --trace-block-size {block_size}")
-    };
-    note(&format!("wrote {} requests; try `servecast replay {}{size}`", rows.len(), args.output.display()));
-    Ok(())
+    output::write(&rows, block_size, &args.output, &interrupt)
 }
 
 /// The requests, and how many tokens a hash id stands for.
@@ -88,17 +70,4 @@ fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
     spec.trace_block_size = args.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
     let rows = generate(&spec).map_err(|error| layers.refused(error))?;
     Ok((rows, spec.trace_block_size))
-}
-
-/// Leaves out the flushes between chunks, which would end a compressed frame each.
-struct Unflushed<'a>(&'a mut OutputFile);
-
-impl io::Write for Unflushed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -1,17 +1,13 @@
 //! `servecast trace stats`: what a trace looks like before anything runs it.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
-use clap::ValueHint;
-use servecast_workload::{
-    Columns, LengthStats, Load, TimeUnit, TraceError, TraceForm, TraceStats, Turns, stats,
-};
+use servecast_workload::{LengthStats, TraceStats, stats};
 
-use crate::config::{Format, TIME_UNITS, TURNS, choice};
+use super::input::TraceInput;
+use crate::config::Format;
 use crate::error::Failure;
 use crate::files::{self, note};
-use crate::source::{Reading, read_trace, unusable_trace};
 
 /// Widest bar of the chart, in characters.
 const CHART_WIDTH: u64 = 50;
@@ -19,22 +15,8 @@ const CHART_WIDTH: u64 = 50;
 /// Describe a trace: requests, lengths, rate over time and ideal prefix reuse
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct StatsArgs {
-    /// Trace in Mooncake JSON Lines, or a table (CSV) of times and lengths; plain, gzip or Zstandard; `-` for standard
-    /// input
-    #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
-    trace_file: PathBuf,
-    /// Tokens that one hash id stands for, and that a block has when prefix reuse is counted [default: 512]
-    #[arg(long, value_name = "TOKENS")]
-    trace_block_size: Option<u32>,
-    /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
-    #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
-    time_unit: Option<TimeUnit>,
-    /// Columns of a table of requests, as `time=arrived,input=prompt_tokens,output=completion_tokens`
-    #[arg(long, value_name = "time=,input=,output=")]
-    columns: Option<Columns>,
-    /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta) [default: whole]
-    #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
-    turns: Option<Turns>,
+    #[command(flatten)]
+    input: TraceInput,
     /// What is printed: text for people, or JSON
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
@@ -42,26 +24,11 @@ pub(crate) struct StatsArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &StatsArgs) -> Result<(), Failure> {
-    let StatsArgs { trace_file, trace_block_size, time_unit, columns, turns, format } = args;
-    if *trace_block_size == Some(0) {
-        return Err(Failure::user(TraceError::BlockSize));
-    }
-    let form = TraceForm { unit: *time_unit, columns: columns.clone() };
-    let trace = read_trace(trace_file, &form)?;
-    let reading =
-        Reading { block_size: *trace_block_size, form, turns: turns.unwrap_or_default(), max_requests: None };
-    let cut = reading.cut(&trace);
-    let workload = match trace.workload(cut, Load::Open { arrival_speedup_ratio: 1.0 }) {
-        Err(TraceError::NoTimestamp { .. }) => {
-            note("note: sessions without a timestamp: their arrivals count as simultaneous");
-            trace.workload(cut, Load::Closed)
-        }
-        outcome => outcome,
-    };
-    let workload = workload.map_err(|error| unusable_trace(trace_file, &error))?;
+    let (trace, cut) = args.input.read()?;
+    let (workload, _) = args.input.workload(&trace, cut)?;
     workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     let stats = stats(&workload, cut.block_size);
-    files::print(&match format {
+    files::print(&match args.format {
         Format::Json => serde_json::to_string_pretty(&stats).expect("statistics are plain data") + "\n",
         Format::Table => render(&stats),
     })
@@ -145,7 +112,7 @@ fn chart(stats: &TraceStats) -> String {
 }
 
 /// A length of time in the unit that suits it.
-fn duration(ms: f64) -> String {
+pub(super) fn duration(ms: f64) -> String {
     let seconds = ms / 1000.0;
     let (value, unit) = match seconds {
         ..1.0 => (ms, "ms"),

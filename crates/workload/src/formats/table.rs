@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use csv::{ByteRecord, ReaderBuilder};
 
-use crate::formats::{self, LengthsTable};
-use crate::reader::Seen;
+use super::{LengthsTable, lengths_table, rows::Seen};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, timestamp_in, tokens_up_to};
 use crate::unit::date_ms;
 use crate::{TimeUnit, Trace, TraceError, TraceRow, fields};
 
-/// Which columns of a table hold what: `time=arrived,input=prompt_tokens,output=completion_tokens`.
+/// Which columns of a table, or keys of JSON objects, hold what:
+/// `time=arrived,input=prompt_tokens,output=completion_tokens`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     /// When a request came: a number, or a date and time of day.
@@ -20,14 +20,17 @@ pub struct Columns {
     pub input: String,
     /// Tokens of its output.
     pub output: String,
+    /// The session that it is the next turn of.
+    pub session: Option<String>,
 }
 
 impl FromStr for Columns {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = "must be time=COLUMN,input=COLUMN,output=COLUMN";
-        let mut given: [(&str, Option<String>); 3] = [("time", None), ("input", None), ("output", None)];
+        let form = "must be time=COLUMN,input=COLUMN,output=COLUMN, and session=COLUMN if there is one";
+        let mut given: [(&str, Option<String>); 4] =
+            [("time", None), ("input", None), ("output", None), ("session", None)];
         for part in text.split(',') {
             let Some((key, column)) = part.split_once('=').filter(|(_, column)| !column.trim().is_empty())
             else {
@@ -40,9 +43,11 @@ impl FromStr for Columns {
                 return Err(format!("{form}, but `{}` is given twice", key.trim()));
             }
         }
-        match given.map(|(key, column)| column.ok_or_else(|| format!("{form}, but `{key}` is missing"))) {
-            [time, input, output] => Ok(Self { time: time?, input: input?, output: output? }),
-        }
+        let [time, input, output, (_, session)] = given;
+        let needed = |(key, column): (&str, Option<String>)| {
+            column.ok_or_else(|| format!("{form}, but `{key}` is missing"))
+        };
+        Ok(Self { time: needed(time)?, input: needed(input)?, output: needed(output)?, session })
     }
 }
 
@@ -57,9 +62,9 @@ const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 /// The columns of a table whose first line, its header, is that of a trace of a known tool; with the unit of its times.
 pub(crate) fn known_columns(header: &str) -> Option<(Columns, TimeUnit)> {
-    let LengthsTable { columns: [time, input, output], unit } = formats::lengths_table(header)?;
-    let columns = Columns { time: time.to_owned(), input: input.to_owned(), output: output.to_owned() };
-    Some((columns, unit))
+    let LengthsTable { columns: [time, input, output], unit } = lengths_table(header)?;
+    let [time, input, output] = [time, input, output].map(ToOwned::to_owned);
+    Some((Columns { time, input, output, session: None }, unit))
 }
 
 /// Reads the rows of a table whose header has been read already. Rows with 0 tokens of prompt or output, requests that
@@ -72,7 +77,7 @@ pub(crate) fn read(
     trace: &mut Trace,
     seen: &mut Seen,
 ) -> Result<(), TraceError> {
-    let (separator, places) = places(header, columns)?;
+    let Header { separator, places, session } = header_of(header, columns)?;
     // Every row ends with a line then.
     let rows = rows.chain(&b"\n"[..]);
     let mut reader =
@@ -92,15 +97,16 @@ pub(crate) fn read(
         let row = Row { line, record: &record, columns, places };
         let (input, output) = (row.tokens(1, MAX_INPUT_TOKENS)?, row.tokens(2, MAX_OUTPUT_TOKENS)?);
         let (timestamp_ms, dated) = row.time(unit)?;
-        if *seen.dated.get_or_insert(dated) != dated {
-            return Err(TraceError::MixedTimes { line });
-        }
+        seen.note_dated(dated, line)?;
+        let session_id = session.and_then(|place| record.get(place)).map(String::from_utf8_lossy);
+        let session_id = session_id.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
         if input == 0 || output == 0 {
             trace.notes.without_tokens.add(line);
             continue;
         }
         trace.rows.push(TraceRow {
             line,
+            session_id,
             timestamp_ms: Some(timestamp_ms),
             input_length: Some(input),
             output_length: output,
@@ -110,8 +116,14 @@ pub(crate) fn read(
     }
 }
 
-/// Where columns are in a table, and what separates its cells.
-fn places(header: &str, columns: &Columns) -> Result<(u8, [usize; 3]), TraceError> {
+/// What separates the cells of a table, and where its columns are.
+struct Header {
+    separator: u8,
+    places: [usize; 3],
+    session: Option<usize>,
+}
+
+fn header_of(header: &str, columns: &Columns) -> Result<Header, TraceError> {
     let cells = |separator: u8| -> Vec<String> {
         let mut reader =
             ReaderBuilder::new().has_headers(false).delimiter(separator).from_reader(header.as_bytes());
@@ -121,12 +133,16 @@ fn places(header: &str, columns: &Columns) -> Result<(u8, [usize; 3]), TraceErro
     for separator in SEPARATORS {
         let cells = cells(separator);
         let place = |name: &str| cells.iter().position(|cell| cell == name);
-        if let [Some(time), Some(input), Some(output)] = columns.names().map(place) {
-            return Ok((separator, [time, input, output]));
+        let session = columns.session.as_deref().map(place);
+        if let [Some(time), Some(input), Some(output)] = columns.names().map(place)
+            && session != Some(None)
+        {
+            return Ok(Header { separator, places: [time, input, output], session: session.flatten() });
         }
     }
     let most = SEPARATORS.map(cells).into_iter().max_by_key(Vec::len).unwrap_or_default();
-    let missing = columns.names().into_iter().find(|name| !most.iter().any(|cell| cell == name));
+    let mut wanted = columns.names().into_iter().chain(columns.session.as_deref());
+    let missing = wanted.find(|name| !most.iter().any(|cell| cell == name));
     let found = most.iter().map(|cell| format!("`{}`", fields::shown(cell))).collect::<Vec<_>>().join(", ");
     Err(TraceError::NoColumn { column: missing.unwrap_or(&columns.time).to_owned(), found })
 }

@@ -1,0 +1,65 @@
+//! The trace that a command looks at.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+use servecast_workload::{
+    Columns, Cut, Load, TimeUnit, Trace, TraceError, TraceForm, TraceFormat, Turns, Workload,
+};
+
+use crate::config::{TIME_UNITS, TRACE_FORMATS, TURNS, choice};
+use crate::error::Failure;
+use crate::files::note;
+use crate::source::{Reading, read_trace, unusable_trace};
+
+/// A file, and how it is read.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct TraceInput {
+    /// Trace of any form (docs/traces.md); plain, gzip or Zstandard; `-` for standard input
+    #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
+    pub(super) trace_file: PathBuf,
+    /// Tokens that one hash id stands for, and that a block has when prefix reuse is counted [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) trace_block_size: Option<u32>,
+    /// What the trace is, if its content is not to tell
+    #[arg(long, value_name = "FORMAT", value_parser = choice::<TraceFormat>("trace_format", TRACE_FORMATS))]
+    trace_format: Option<TraceFormat>,
+    /// Unit of timestamps and delays; without it that of the format, or what they are beyond doubt
+    #[arg(long, value_name = "UNIT", value_parser = choice::<TimeUnit>("time_unit", TIME_UNITS))]
+    time_unit: Option<TimeUnit>,
+    /// Columns of a table of requests, as `time=arrived,input=prompt_tokens,output=completion_tokens`
+    #[arg(long, value_name = "time=,input=,output=", conflicts_with = "trace_format")]
+    columns: Option<Columns>,
+    /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta) [default: whole]
+    #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
+    turns: Option<Turns>,
+}
+
+impl TraceInput {
+    /// The trace, and what its rows stand for.
+    pub(super) fn read(&self) -> Result<(Trace, Cut), Failure> {
+        if self.trace_block_size == Some(0) {
+            return Err(Failure::user(TraceError::BlockSize));
+        }
+        let form =
+            TraceForm { unit: self.time_unit, columns: self.columns.clone(), format: self.trace_format };
+        let trace = read_trace(&self.trace_file, &form)?;
+        let reading =
+            Reading { block_size: self.trace_block_size, form, turns: self.turns, max_requests: None };
+        let cut = reading.cut(&trace);
+        Ok((trace, cut))
+    }
+
+    /// The requests of the trace, at their times, or with a note in a closed loop if it has none.
+    pub(super) fn workload(&self, trace: &Trace, cut: Cut) -> Result<(Workload, Load), Failure> {
+        let open = Load::Open { arrival_speedup_ratio: 1.0 };
+        let outcome = match trace.workload(cut, open) {
+            Err(TraceError::NoTimestamp { .. }) => {
+                note("note: sessions without a timestamp: their arrivals count as simultaneous");
+                trace.workload(cut, Load::Closed).map(|workload| (workload, Load::Closed))
+            }
+            outcome => outcome.map(|workload| (workload, open)),
+        };
+        outcome.map_err(|error| unusable_trace(&self.trace_file, &error))
+    }
+}

@@ -1,0 +1,95 @@
+//! Any workload as rows of Mooncake.
+
+use rustc_hash::FxHashMap;
+use servecast_types::{Prompt, Time};
+
+use crate::{Load, TraceRow, Turn, TurnStart, Workload};
+
+impl Workload {
+    /// The requests as rows of Mooncake with an id for each `block_size` tokens, sessions in order of arrival, and times
+    /// of an open load in milliseconds from the first arrival.
+    ///
+    /// Equal blocks have equal ids. What prompts share, and what later turns share with replies, stays to the token if
+    /// the workload was read with the same block size, and to the block otherwise.
+    ///
+    /// # Panics
+    /// If `block_size` is 0.
+    pub fn mooncake_rows(&self, block_size: u32, load: Load) -> impl Iterator<Item = TraceRow> {
+        assert!(block_size > 0, "a block holds at least one token");
+        let mut ids =
+            BlockIds { size: block_size, plain: FxHashMap::default(), pieced: FxHashMap::default() };
+        let is_open = matches!(load, Load::Open { .. });
+        let turns = self.arrival_order().into_iter().flat_map(|index| {
+            let session = &self.sessions[index];
+            let name = session.name.as_deref().filter(|_| session.turns.len() > 1);
+            session.turns.iter().map(move |turn| (name, turn))
+        });
+        turns.zip(1..).map(move |((name, turn), line)| row(name, turn, line, is_open, &mut ids))
+    }
+}
+
+fn row(name: Option<&str>, turn: &Turn, line: u64, is_open: bool, ids: &mut BlockIds) -> TraceRow {
+    let (timestamp_ms, delay_ms) = match turn.start {
+        TurnStart::At(time) | TurnStart::NotBefore(time) => {
+            (is_open.then(|| time.since(Time::ZERO).as_ms()), None)
+        }
+        TurnStart::AfterPrevious(delay) => (None, Some(delay.as_ms())),
+    };
+    TraceRow {
+        line,
+        session_id: name.map(ToOwned::to_owned),
+        timestamp_ms,
+        delay_ms,
+        input_length: Some(u64::from(turn.prompt.tokens())),
+        output_length: u64::from(turn.output_tokens),
+        hash_ids: ids.of(&turn.prompt),
+        output_ids: turn.output.as_ref().map(|output| ids.of(output)).unwrap_or_default(),
+        priority: turn.priority,
+        ..TraceRow::default()
+    }
+}
+
+/// Numbers blocks in the order in which they turn up.
+struct BlockIds {
+    size: u32,
+    /// Those of tokens with consecutive identities, by the first.
+    plain: FxHashMap<u64, u64>,
+    /// The others: where each piece begins, and of which length all but the last are.
+    pieced: FxHashMap<Vec<(u64, u32)>, u64>,
+}
+
+impl BlockIds {
+    fn of(&mut self, prompt: &Prompt) -> Vec<u64> {
+        let mut ids = Vec::with_capacity(prompt.tokens().div_ceil(self.size) as usize);
+        let (mut block, mut filled) = (Vec::new(), 0);
+        for run in prompt.runs() {
+            let mut used = 0;
+            while used < run.len() {
+                let take = (run.len() - used).min(self.size - filled);
+                block.push((run.start() + u64::from(used), take));
+                (used, filled) = (used + take, filled + take);
+                if filled == self.size {
+                    ids.push(self.id(&mut block));
+                    filled = 0;
+                }
+            }
+        }
+        if filled > 0 {
+            ids.push(self.id(&mut block));
+        }
+        ids
+    }
+
+    /// The number of a block, full or not: one that begins another has its number, as blocks of a trace do.
+    fn id(&mut self, block: &mut Vec<(u64, u32)>) -> u64 {
+        let next = (self.plain.len() + self.pieced.len()) as u64;
+        if let &[(start, _)] = block.as_slice() {
+            block.clear();
+            return *self.plain.entry(start).or_insert(next);
+        }
+        if let Some(last) = block.last_mut() {
+            last.1 = 0;
+        }
+        *self.pieced.entry(std::mem::take(block)).or_insert(next)
+    }
+}

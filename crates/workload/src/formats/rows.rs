@@ -1,0 +1,167 @@
+//! JSON Lines with one request per line: Mooncake's and what is like it, the Bailian (Qwen) traces, workloads with token
+//! ids.
+//!
+//! Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
+//! `output_tokens`), `hash_ids`, `output_hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that
+//! a key is not there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`,
+//! `input_tok_ids` and `output_tok_ids`; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
+//! the start are skipped; unknown keys are counted unless they look like a slip of the pen.
+
+use std::io::BufRead;
+use std::str;
+
+use serde_json::value::RawValue;
+
+use super::table;
+use crate::fields::{self, Object};
+use crate::reader::not_json;
+use crate::{Columns, Recognised, TimeUnit, Trace, TraceError, TraceForm, TraceRow};
+
+/// Reads rows, or a table if the first line is the header of one.
+pub(crate) fn read(reader: &mut impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
+    let mut trace = Trace::default();
+    let mut seen = Seen::of(form.unit);
+    let (mut bytes, mut ids) = (Vec::new(), Vec::new());
+    for line in 1.. {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes).map_err(|source| TraceError::Read { line, source })? == 0 {
+            break;
+        }
+        let mut text = bytes.as_slice();
+        if line == 1 {
+            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        }
+        let text = str::from_utf8(text)
+            .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
+            .trim_ascii_end();
+        if line == 1
+            && let Some((columns, unit)) = columns(text, form)
+        {
+            seen.unit = form.unit.or(unit);
+            table::read(text, reader, &columns, seen.unit, &mut trace, &mut seen)?;
+            break;
+        }
+        if !text.trim_ascii_start().is_empty() {
+            read_row(text, line, &mut ids, &mut trace, &mut seen)?;
+        }
+    }
+    if trace.rows.is_empty() {
+        return Err(TraceError::NoRows);
+    }
+    seen.settle_unit(&mut trace)?;
+    Ok(trace)
+}
+
+/// The columns of a table whose first line this is, and the unit of its times if it is that of a known tool.
+fn columns(header: &str, form: &TraceForm) -> Option<(Columns, Option<TimeUnit>)> {
+    match &form.columns {
+        Some(columns) => Some((columns.clone(), None)),
+        None => table::known_columns(header).map(|(columns, unit)| (columns, Some(unit))),
+    }
+}
+
+/// What the rows of a trace say about its times.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The unit that somebody gave, or that of a known form.
+    unit: Option<TimeUnit>,
+    /// Whether timestamps are dates.
+    dated: Option<bool>,
+    /// Rows of the Bailian traces.
+    chats: usize,
+}
+
+impl Seen {
+    /// Nothing yet, of times in `unit` if somebody gave one.
+    pub(super) fn of(unit: Option<TimeUnit>) -> Self {
+        Self { unit, ..Self::default() }
+    }
+
+    /// Refuses dates among numbers and the reverse.
+    pub(super) fn note_dated(&mut self, dated: bool, line: u64) -> Result<(), TraceError> {
+        if *self.dated.get_or_insert(dated) == dated { Ok(()) } else { Err(TraceError::MixedTimes { line }) }
+    }
+
+    /// Brings timestamps to milliseconds that are in another unit beyond doubt, and notes what is odd about them.
+    pub(super) fn settle_unit(&self, trace: &mut Trace) -> Result<(), TraceError> {
+        let recognised = self.recognised(trace);
+        trace.block_size = recognised.and_then(Recognised::block_size);
+        trace.notes.recognised = recognised;
+        if let Some(unit) = self.unit {
+            trace.notes.overruled_unit = Some(unit).filter(|unit| trace.token_ids && *unit != TimeUnit::Ns);
+            return Ok(());
+        }
+        let unit = match recognised {
+            Some(Recognised::Epoch(unit)) => unit,
+            Some(Recognised::Chats) => TimeUnit::S,
+            Some(Recognised::Dates) | None => TimeUnit::Ms,
+        };
+        for row in &mut trace.rows {
+            row.timestamp_ms = row.timestamp_ms.map(|time| unit.to_ms(time));
+            row.check()?;
+        }
+        trace.notes.odd_rate = recognised.is_none().then(|| odd_rate(&trace.rows)).flatten();
+        Ok(())
+    }
+
+    fn recognised(&self, trace: &Trace) -> Option<Recognised> {
+        if self.dated == Some(true) {
+            return Some(Recognised::Dates);
+        }
+        if self.chats == trace.rows.len() {
+            return Some(Recognised::Chats);
+        }
+        if trace.token_ids || self.unit.is_some() {
+            return None;
+        }
+        let mut times = trace.rows.iter().filter_map(|row| row.timestamp_ms);
+        let unit = times.next().and_then(TimeUnit::of_epoch)?;
+        times.all(|time| TimeUnit::of_epoch(time) == Some(unit)).then_some(Recognised::Epoch(unit))
+    }
+}
+
+/// Requests per second, if they are so many or few that the times are probably in another unit.
+fn odd_rate(rows: &[TraceRow]) -> Option<f64> {
+    /// More than one deployment serves.
+    const MOST: f64 = 1000.0;
+    /// A request every two minutes.
+    const LEAST: f64 = 1.0 / 120.0;
+    let times = || rows.iter().filter_map(|row| row.timestamp_ms);
+    let (gaps, span_ms) = (
+        times().count().saturating_sub(1),
+        times().fold(f64::NEG_INFINITY, f64::max) - times().fold(f64::INFINITY, f64::min),
+    );
+    let rate = gaps as f64 / (span_ms / 1e3);
+    // Two far apart may well be meant.
+    let is_odd = rate > MOST || (rate < LEAST && gaps > 1);
+    (span_ms > 0.0 && is_odd).then_some(rate)
+}
+
+fn read_row(
+    text: &str,
+    line: u64,
+    ids: &mut Vec<u64>,
+    trace: &mut Trace,
+    seen: &mut Seen,
+) -> Result<(), TraceError> {
+    let starts_an_object = text.trim_ascii_start().starts_with('{');
+    if !starts_an_object && let Ok(value) = serde_json::from_str::<&RawValue>(text) {
+        return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
+    }
+    let mut object = Object::parse(text, ids).map_err(|error| not_json(text, line, &error))?;
+    let row = object.row(line, seen.unit)?;
+    if row.timestamp_ms.is_some() {
+        seen.note_dated(object.is_dated(), line)?;
+    }
+    seen.chats += usize::from(object.is_chat());
+    if trace.rows.is_empty() {
+        trace.token_ids = object.has_token_ids();
+    } else if trace.token_ids != object.has_token_ids() {
+        return Err(TraceError::OtherKind { line, token_ids: trace.token_ids });
+    }
+    trace.rows.push(row);
+    if !object.unknown.is_empty() {
+        trace.notes.note_ignored_keys(object.unknown);
+    }
+    Ok(())
+}

@@ -50,42 +50,45 @@ impl<'a> Object<'a> {
         if self.has_token_ids() {
             return self.token_row(line, unit);
         }
+        let session_id = self.field(line, Key::SessionId).map(|field| field.name()).transpose()?;
+        let timestamp_ms = self.either(line, TIMESTAMP)?.map(|field| field.timestamp(unit)).transpose()?;
+        let delay_ms = self.delay(line, unit)?;
         let input_length = self.either(line, INPUT_LENGTH)?;
         let input_length = input_length.map(|field| field.tokens(MAX_INPUT_TOKENS)).transpose()?;
+        let output_length = self
+            .either(line, OUTPUT_LENGTH)?
+            .ok_or(TraceError::Missing {
+                line,
+                field: OUTPUT_LENGTH[0].name().into(),
+                expected: "the number of tokens to generate, from 1 to 999999",
+            })?
+            .tokens(MAX_OUTPUT_TOKENS)?;
         let hash_ids = match self.hash_ids.take() {
             Some(ids) => Some(ids),
             None => self.field(line, Key::HashIds).map(|field| field.hash_ids()).transpose()?,
         };
-        let row = TraceRow {
+        // Null where a list belongs is no list that was left out.
+        if hash_ids.is_none() && (input_length.is_none() || self.has(Key::HashIds)) {
+            return Err(TraceError::Missing {
+                line,
+                field: Key::HashIds.name().into(),
+                expected: "a list with an id for every block of the prompt, or leave it out beside `input_length`: \
+                           nothing is shared then",
+            });
+        }
+        Ok(TraceRow {
             line,
-            session_id: self.field(line, Key::SessionId).map(|field| field.name()).transpose()?,
-            timestamp_ms: self.either(line, TIMESTAMP)?.map(|field| field.timestamp(unit)).transpose()?,
-            delay_ms: self.delay(line, unit)?,
+            session_id,
+            timestamp_ms,
+            delay_ms,
             input_length,
-            output_length: self
-                .either(line, OUTPUT_LENGTH)?
-                .ok_or(TraceError::Missing {
-                    line,
-                    field: OUTPUT_LENGTH[0].name().into(),
-                    expected: "the number of tokens to generate, from 1 to 999999",
-                })?
-                .tokens(MAX_OUTPUT_TOKENS)?,
+            output_length,
             shares_nothing: hash_ids.is_none(),
             hash_ids: hash_ids.unwrap_or_default(),
             hash_runs: Vec::new(),
             output_ids: self.ids(line, Key::OutputHashIds)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
-        };
-        // Null where a list belongs is no list that was left out.
-        if row.shares_nothing && (row.input_length.is_none() || self.has(Key::HashIds)) {
-            return Err(TraceError::Missing {
-                line,
-                field: Key::HashIds.name().into(),
-                expected: "a list with an id for every block of the prompt, or leave it out beside `input_length`: nothing is \
-                           shared then",
-            });
-        }
-        Ok(row)
+        })
     }
 
     /// Whether its timestamp is a date.

@@ -155,15 +155,16 @@ pub fn known_format(start: &[u8]) -> Option<KnownFormat> {
     if let Some((_, name)) = BINARIES.iter().find(|(magic, _)| start.starts_with(magic)) {
         return Some(KnownFormat { name, kind: FormatKind::Other, trace: None });
     }
-    let text = String::from_utf8_lossy(start);
-    let text = text.trim_start_matches('\u{feff}').trim_start();
-    let (_, format) = if text.starts_with(['{', '[']) {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let (_, format) = if is_json(start) {
         // Where rows are lines, one of them tells, and the others may hold anything.
-        let line = text.split_once('\n').map_or(text, |(line, _)| line).trim_ascii_end();
-        let text = if line.starts_with('{') && line.ends_with('}') { line } else { text };
-        JSON.iter().find(|(keys, _)| keys.iter().all(|key| has(text, key)))?
+        let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+        let is_row = line.starts_with(b"{") && line.ends_with(b"}");
+        let text = String::from_utf8_lossy(if is_row { line } else { start });
+        JSON.iter().find(|(keys, _)| keys.iter().all(|key| has(&text, key)))?
     } else {
-        let columns = columns(text);
+        let text = String::from_utf8_lossy(start);
+        let columns = columns(&text);
         TABLES.iter().find(|(names, _)| names.iter().all(|name| columns.contains(name)))?
     };
     Some(*format)

@@ -47,6 +47,17 @@ pub(super) const KEYS: [Key; 17] = [
     Key::OutputHashIds,
 ];
 
+/// Their names, which are compared with every key of a trace.
+const NAMES: [&str; KEYS.len()] = {
+    let mut names = [""; KEYS.len()];
+    let mut place = 0;
+    while place < names.len() {
+        names[place] = KEYS[place].name();
+        place += 1;
+    }
+    names
+};
+
 /// How many of [`KEYS`] others may be misspelt forms of: names for token ids are many.
 const SPELT: usize = 11;
 
@@ -121,7 +132,8 @@ impl Visitor<'_> for KeySeed {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(KEYS.iter().copied().find(|key| key.name() == name).ok_or_else(|| name.to_owned()))
+        let place = NAMES.iter().position(|known| *known == name);
+        Ok(place.map(|place| KEYS[place]).ok_or_else(|| name.to_owned()))
     }
 }
 

@@ -110,7 +110,16 @@ impl TraceNotes {
             self.without_content,
             "lengths only: no prompt shares anything with another, so that caches hit nothing".into(),
         );
-        let noted = [
+        for (noted, what) in self.noted() {
+            let first = if noted.rows > 1 { " first" } else { "" };
+            add(noted.rows, message!("{} (line {}{})", what, noted.first_line, first));
+        }
+        messages
+    }
+
+    /// Rows with something odd, and what that is.
+    fn noted(&self) -> [(Noted, Message); 11] {
+        [
             (self.warmups, message!("requests of a warm-up: they are left out")),
             (
                 self.without_tokens,
@@ -158,12 +167,7 @@ impl TraceNotes {
                     "nothing in common with the turn before it: {--turns} delta if rows hold only what is new in a turn"
                 ),
             ),
-        ];
-        for (noted, what) in noted {
-            let first = if noted.rows > 1 { " first" } else { "" };
-            add(noted.rows, message!("{} (line {}{})", what, noted.first_line, first));
-        }
-        messages
+        ]
     }
 
     /// The notes as counts of rows by kind, without those that are 0.

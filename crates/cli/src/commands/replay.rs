@@ -157,15 +157,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     outputs::write(&plan, run, complete, &interrupt)?;
     drop(folder);
     interrupt.resume()?;
-    if !quiet {
-        tell_of_rejected(&report);
-        tell_of_extrapolated(&report);
-        tell_of_estimate(&report);
-    }
-    files::print(&match config.output.format.unwrap_or_default() {
-        Format::Json => json(&report),
-        Format::Table => render_table(&report, table_options()) + &render_charts(&record, table_options()),
-    })?;
+    show(&report, &record, config.output.format.unwrap_or_default(), quiet)?;
     if let Some(sent) = ended_early {
         return Err(Failure::interrupted(format!(
             "interrupted when {sent} of {requests} requests had been sent; the report is of those"
@@ -176,6 +168,19 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         return Err(Failure::condition(missed.join("\n       ")));
     }
     Ok(())
+}
+
+/// Prints a report, behind what its reader has to know of it.
+fn show(report: &Report, record: &RunRecord, format: Format, quiet: bool) -> Result<(), Failure> {
+    if !quiet {
+        tell_of_rejected(report);
+        tell_of_extrapolated(report);
+        tell_of_estimate(report);
+    }
+    files::print(&match format {
+        Format::Json => json(report),
+        Format::Table => render_table(report, table_options()) + &render_charts(record, table_options()),
+    })
 }
 
 /// Runs in virtual time or by the clock of the machine, in which Ctrl-C ends it with what was done.

@@ -181,7 +181,8 @@ impl Observer for Tracer<'_> {
         }
         let out = self.delivery[worker.index()].pass(iteration.end, iteration.num_scheduled());
         let moment = Moment { start_us: busy.start_us, paid: busy.paid, at_us: us(out) };
-        for id in &iteration.emitted {
+        for emitted in &iteration.emitted {
+            let id = emitted.id;
             if self.moments.len() <= id.index() {
                 self.moments.resize(id.index() + 1, None);
             }

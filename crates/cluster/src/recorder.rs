@@ -1,7 +1,7 @@
 //! Turns what engines do into the records of requests and pools.
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Begun, Decodes, EngineConfig, Fetch, Iteration, LastIteration};
+use servecast_engine::{Begun, Decodes, Emitted, EngineConfig, Fetch, Iteration, LastIteration};
 use servecast_latency::Host;
 use servecast_record::{
     PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord, TokenGaps,
@@ -26,6 +26,8 @@ pub(crate) struct Recorder {
     gaps: TokenGaps,
     /// Gaps of one length that were seen in a row and are not in `gaps` yet: most requests of a batch share theirs.
     run: (Duration, u64),
+    /// Gaps between tokens of one iteration, which are out together.
+    gaps_within: u64,
     pools: Vec<PoolRecord>,
     last_pool: PoolId,
     /// What the workers deliver whose tokens reach the user, those of the last pool, by number; none if their host takes no time.
@@ -54,6 +56,7 @@ impl Recorder {
             news: 0,
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
+            gaps_within: 0,
             pools: topology.pools.iter().map(pool).collect(),
             last_pool: topology.route.last(),
             delivery: delivery.unwrap_or_default(),
@@ -176,8 +179,8 @@ impl Recorder {
         if last_stage && iteration.decoded > 0 {
             self.gap(out.since(before), iteration.decoded);
         }
-        for &id in &iteration.emitted {
-            self.stage_token(id, last_stage, iteration.end, out);
+        for &emitted in &iteration.emitted {
+            self.stage_tokens(emitted, last_stage, iteration.end, out);
         }
     }
 
@@ -201,7 +204,7 @@ impl Recorder {
         stage.admitted.get_or_insert(now);
         let worker = stage.worker.index();
         let out = self.delivery.get(worker).map_or(now, |delivery| delivery.handed_over(now));
-        self.stage_token(id, last_stage, now, out);
+        self.stage_tokens(Emitted { id, tokens: 1 }, last_stage, now, out);
     }
 
     /// Iterations ended in which each running request got a token, as each did when they began.
@@ -267,9 +270,11 @@ impl Recorder {
 
     /// The records of a run that is over; with `check` those that make no sense are an error.
     pub(crate) fn take(self, check: bool) -> Result<RunRecord, RunError> {
-        let Self { requests, ended, mut gaps, run: (gap, times), pools, readmitted, .. } = self;
-        if times > 0 {
-            gaps.add(gap, times);
+        let Self { requests, ended, mut gaps, run, gaps_within, pools, readmitted, .. } = self;
+        for (gap, times) in [run, (Duration::ZERO, gaps_within)] {
+            if times > 0 {
+                gaps.add(gap, times);
+            }
         }
         assert!(ended.iter().all(|&ended| ended), "every request ends");
         for record in requests.iter().filter(|_| check) {
@@ -312,29 +317,34 @@ impl Recorder {
         self.requests[id.index()].stages.last_mut().expect("a request in an engine is in a stage")
     }
 
-    /// A request has one token more in its stage, which the user has at `out`, if users have tokens of the stage.
-    fn stage_token(&mut self, id: RequestId, last_stage: bool, now: Time, out: Time) {
+    /// A request has more tokens in its stage, which the user has at `out`, if users have tokens of the stage.
+    fn stage_tokens(&mut self, emitted: Emitted, last_stage: bool, now: Time, out: Time) {
         self.news += 1;
-        let stage = self.stage(id);
+        let stage = self.stage(emitted.id);
         stage.first_token.get_or_insert(now);
         stage.last_token = Some(now);
         if last_stage {
-            self.token(id, out);
+            self.tokens(emitted, out);
         }
     }
 
-    /// A token reached the user.
-    fn token(&mut self, id: RequestId, now: Time) {
+    /// Tokens reached the user, all at once: between them are gaps of no length.
+    fn tokens(&mut self, Emitted { id, tokens }: Emitted, now: Time) {
         let record = &mut self.requests[id.index()];
-        record.output_tokens += 1;
-        match record.last_token.replace(now) {
-            None => record.first_token = Some(now),
-            Some(previous) => {
-                if record.second_token.is_none() {
-                    record.second_token = Some(now);
-                }
-                self.gap(now.since(previous), 1);
-            }
+        record.output_tokens += tokens;
+        let previous = record.last_token.replace(now);
+        let of_first = u32::from(previous.is_none());
+        if previous.is_none() {
+            record.first_token = Some(now);
+        }
+        if record.second_token.is_none() && tokens > of_first {
+            record.second_token = Some(now);
+        }
+        if let Some(previous) = previous {
+            self.gap(now.since(previous), 1);
+        }
+        if tokens > 1 {
+            self.gaps_within += u64::from(tokens - 1);
         }
     }
 

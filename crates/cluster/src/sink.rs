@@ -1,7 +1,7 @@
 //! What the rest of the deployment learns from an engine that does something.
 
 use servecast_engine::{
-    Begun, Decodes, Fetch, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection,
+    Begun, Decodes, Emitted, Fetch, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection,
 };
 use servecast_types::{KvEvent, RequestId, Role, Time};
 
@@ -64,8 +64,8 @@ impl<O: Observer> Sink<'_, O> {
         self.observer.caught_up(self.pool, self.place.worker, caught_up);
     }
 
-    /// Tells others of a token of a request, which the recorder does not know yet.
-    fn signal(&mut self, id: RequestId, is_finished: bool, at: Time) {
+    /// Tells others of tokens of a request, which the recorder does not know yet.
+    fn signal(&mut self, Emitted { id, tokens }: Emitted, is_finished: bool, at: Time) {
         let signals = &mut self.outcome.signals;
         if is_finished {
             signals.push((id, Signal::Finished, at));
@@ -75,7 +75,7 @@ impl<O: Observer> Sink<'_, O> {
             signals.push((id, Signal::FirstToken, at));
         }
         if self.routing.counts_tokens() {
-            signals.push((id, Signal::Token, at));
+            signals.extend((0..tokens).map(|_| (id, Signal::Token, at)));
         }
     }
 }
@@ -91,7 +91,7 @@ impl<O: Observer> servecast_engine::Links for Sink<'_, O> {
 
 impl<O: Observer> IterationSink for Sink<'_, O> {
     fn joined(&mut self, joined: Joined, now: Time) {
-        self.signal(joined.id, joined.is_finished, now);
+        self.signal(Emitted { id: joined.id, tokens: 1 }, joined.is_finished, now);
         self.recorder.joined(joined.id, self.last_stage, now);
         self.observer.joined(self.pool, self.place.worker, joined, now);
     }
@@ -103,9 +103,9 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     fn iteration_ended(&mut self, iteration: &Iteration) {
         self.routing.report(self.place.worker, &iteration.kv_events, iteration.end);
         let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
-        for &id in &iteration.emitted {
-            let is_finished = finished.next_if_eq(&id).is_some();
-            self.signal(id, is_finished, iteration.end);
+        for &emitted in &iteration.emitted {
+            let is_finished = finished.next_if_eq(&emitted.id).is_some();
+            self.signal(emitted, is_finished, iteration.end);
         }
         debug_assert!(finished.next().is_none(), "a request finishes with a token");
         self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);

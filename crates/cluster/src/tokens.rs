@@ -66,7 +66,10 @@ impl TokenLog {
             log.passes.push(out);
             log.end_requests(&mut self.times);
         }
-        iteration.emitted.iter().for_each(|&id| of(&mut self.times, id).push(out));
+        for emitted in &iteration.emitted {
+            let times = of(&mut self.times, emitted.id);
+            times.resize(times.len() + emitted.tokens as usize, out);
+        }
     }
 
     /// Iterations ended in which the same requests got a token each.

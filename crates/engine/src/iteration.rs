@@ -30,8 +30,10 @@ pub struct Iteration {
     /// Requests that joined with their first token, which was handed over with their KV: it is out at `scheduled_at`, not
     /// at the end. vLLM has none, since it computes that token itself.
     pub joined: Vec<Joined>,
-    /// Requests that got a token at the end.
-    pub emitted: Vec<RequestId>,
+    /// Drafts of the scheduled requests that were verified in it; empty without speculative decoding.
+    pub verified: Vec<Verified>,
+    /// Requests that got tokens at the end.
+    pub emitted: Vec<Emitted>,
     /// Requests that ended at the end of the iteration.
     pub finished: Vec<Finished>,
     /// Requests that were given up when it was scheduled.
@@ -120,6 +122,26 @@ pub struct Scheduled {
     pub computed: u32,
 }
 
+/// Drafts of one request that an iteration verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens that were proposed for it and computed in the iteration.
+    pub drafted: u32,
+    /// How many of them, from the first on, are what the model itself would have generated.
+    pub accepted: u32,
+}
+
+/// Tokens that a request got in an iteration, all of them at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emitted {
+    /// The request.
+    pub id: RequestId,
+    /// How many, at least 1; more than 1 only with speculative decoding.
+    pub tokens: u32,
+}
+
 /// A request that left the waiting queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admitted {
@@ -183,6 +205,11 @@ impl Iteration {
         self.scheduled.iter().map(|scheduled| u64::from(scheduled.tokens)).sum::<u64>() + self.decoded
     }
 
+    /// Tokens that it gave to the requests in its lists and to those that [decoded](Iteration::decoded) besides.
+    pub fn tokens_emitted(&self) -> u64 {
+        self.emitted.iter().map(|emitted| u64::from(emitted.tokens)).sum::<u64>() + self.decoded
+    }
+
     /// Empties the lists for reuse, keeping their memory; everything else is overwritten.
     pub(crate) fn clear(&mut self) {
         self.scheduled.clear();
@@ -190,6 +217,7 @@ impl Iteration {
         self.admitted.clear();
         self.preempted.clear();
         self.joined.clear();
+        self.verified.clear();
         self.emitted.clear();
         self.finished.clear();
         self.rejected.clear();

@@ -24,7 +24,7 @@
 //!     }
 //!
 //!     fn iteration_ended(&mut self, iteration: &Iteration) {
-//!         self.0 += iteration.emitted.len();
+//!         self.0 += iteration.tokens_emitted() as usize;
 //!     }
 //! }
 //!
@@ -77,8 +77,8 @@ pub use error::{ConfigError, check_key};
 pub use graphs::CudaGraphConfig;
 pub use host::HostArgs;
 pub use iteration::{
-    Admitted, Decodes, Finished, Iteration, IterationSink, Joined, LastIteration, Requeue, Scheduled,
-    SglangState, Transfer,
+    Admitted, Decodes, Emitted, Finished, Iteration, IterationSink, Joined, LastIteration, Requeue,
+    Scheduled, SglangState, Transfer, Verified,
 };
 pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};

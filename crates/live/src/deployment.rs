@@ -455,7 +455,10 @@ impl Observer for Shared {
             return;
         }
         let out = desk.deliveries[worker.index()].pass(iteration.end, iteration.num_scheduled());
-        iteration.emitted.iter().for_each(|&id| desk.token(worker, id, out));
+        for emitted in &iteration.emitted {
+            // The tokens of an iteration come together.
+            (0..emitted.tokens).for_each(|_| desk.token(worker, emitted.id, out));
+        }
     }
 
     fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {

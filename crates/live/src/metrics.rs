@@ -248,7 +248,7 @@ impl Metrics {
         if tokens > 0 {
             engine.iteration_tokens.add(tokens as f64);
         }
-        engine.generation_tokens += iteration.emitted.len() as u64;
+        engine.generation_tokens += iteration.tokens_emitted();
         engine.received_tokens +=
             iteration.transfers.iter().map(|transfer| u64::from(transfer.tokens)).sum::<u64>();
         let gone = iteration.preempted.iter().chain(iteration.finished.iter().map(|finished| &finished.id));

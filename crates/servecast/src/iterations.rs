@@ -101,7 +101,7 @@ impl Row {
             preempted: ids(&iteration.preempted),
             joined: iteration.joined.iter().map(|one| one.id.0).collect(),
             finished_at_once: joined_and_finished.map(|one| one.id.0).collect(),
-            emitted: ids(&iteration.emitted),
+            emitted: iteration.emitted.iter().map(|one| one.id.0).collect(),
             finished: iteration.finished.iter().map(|one| one.id.0).collect(),
             rejected: iteration.rejected.iter().map(|(id, _)| id.0).collect(),
             transfers: iteration

@@ -22,7 +22,7 @@ impl Observer for Tokens {
     fn iteration(&mut self, pool: Role, _worker: WorkerId, iteration: &Iteration) {
         if pool == Role::Decode {
             self.0.extend(iteration.joined.iter().map(|joined| (joined.id, iteration.scheduled_at)));
-            self.0.extend(iteration.emitted.iter().map(|&id| (id, iteration.end)));
+            self.0.extend(iteration.emitted.iter().map(|emitted| (emitted.id, iteration.end)));
         }
     }
 }

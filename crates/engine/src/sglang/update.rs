@@ -4,7 +4,7 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::Scheduler;
-use crate::iteration::{Admitted, Finished, Iteration, Joined, Scheduled, Transfer};
+use crate::iteration::{Admitted, Emitted, Finished, Iteration, Joined, Scheduled, Transfer};
 use crate::step::{Entry, Step};
 use crate::stretch_scheduler::Changes;
 use crate::table::Slot;
@@ -49,7 +49,7 @@ impl Scheduler {
         }
         request.in_flight -= 1;
         request.outputs += 1;
-        iteration.emitted.push(request.id);
+        iteration.emitted.push(Emitted { id: request.id, tokens: 1 });
         if request.is_complete() {
             iteration.finished.push(Finished { id: request.id, output_tokens: request.outputs });
             self.finish(entry.slot);

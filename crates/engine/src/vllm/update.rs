@@ -4,7 +4,7 @@ use servecast_types::{RequestId, Time};
 
 use super::request::Status;
 use super::scheduler::{Held, Loading, Scheduler};
-use crate::iteration::{Finished, Iteration};
+use crate::iteration::{Emitted, Finished, Iteration};
 use crate::step::{Entry, Step};
 use crate::stretch_scheduler::Changes;
 use crate::table::Slot;
@@ -75,7 +75,7 @@ impl Scheduler {
         }
         request.outputs += 1;
         request.preemptions_in_vain = 0;
-        iteration.emitted.push(request.id);
+        iteration.emitted.push(Emitted { id: request.id, tokens: 1 });
         if request.status == Status::Running && self.config.async_scheduling {
             self.kv.store(request, request.computed - request.placeholders);
         }

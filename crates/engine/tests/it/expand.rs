@@ -2,8 +2,8 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_engine::{
-    Begun, Decodes, EngineArgs, EngineType, Fetch, Finished, Iteration, IterationSink, Joined, LastIteration,
-    Links, Scheduled,
+    Begun, Decodes, Emitted, EngineArgs, EngineType, Fetch, Finished, Iteration, IterationSink, Joined,
+    LastIteration, Links, Scheduled,
 };
 use servecast_types::{KvEvent, RequestId, Time};
 
@@ -103,9 +103,9 @@ impl<S: IterationSink> Expander<S> {
         }
     }
 
-    fn token(&mut self, id: RequestId, at: Time) {
-        let (outputs, last) = self.outputs.entry(id).or_default();
-        *outputs += 1;
+    fn tokens(&mut self, emitted: Emitted, at: Time) {
+        let (outputs, last) = self.outputs.entry(emitted.id).or_default();
+        *outputs += emitted.tokens;
         *last = at;
     }
 
@@ -123,7 +123,7 @@ impl<S: IterationSink> Links for Expander<S> {
 impl<S: IterationSink> IterationSink for Expander<S> {
     fn joined(&mut self, joined: Joined, now: Time) {
         self.flush();
-        self.token(joined.id, now);
+        self.tokens(Emitted { id: joined.id, tokens: 1 }, now);
         self.sink.joined(joined, now);
     }
 
@@ -139,9 +139,9 @@ impl<S: IterationSink> IterationSink for Expander<S> {
         if self.together > 0 && self.is_vllm {
             self.place_those_in_vain(&mut whole.scheduled);
         }
-        whole.emitted.splice(..0, members);
+        whole.emitted.splice(..0, members.into_iter().map(|id| Emitted { id, tokens: 1 }));
         whole.finished.splice(..0, self.finished.drain(..));
-        whole.emitted.iter().for_each(|&id| self.token(id, whole.end));
+        whole.emitted.iter().for_each(|&emitted| self.tokens(emitted, whole.end));
         whole.finished.iter().for_each(|&finished| self.check_outputs(finished));
         if !whole.scheduled.is_empty() {
             self.before = whole.scheduled.iter().map(|scheduled| scheduled.id).collect();
@@ -157,17 +157,18 @@ impl<S: IterationSink> IterationSink for Expander<S> {
         for (&end, number) in decodes.ends.iter().zip(0..) {
             self.flush();
             assert!(end > start, "an iteration takes time: {decodes:?}");
-            let emitted = self.running(&[]);
-            assert_eq!(emitted.len() as u64, decodes.requests, "all that run decode");
-            let scheduled = self.decodes(&emitted);
-            self.before.clone_from(&emitted);
+            let running = self.running(&[]);
+            assert_eq!(running.len() as u64, decodes.requests, "all that run decode");
+            let scheduled = self.decodes(&running);
+            let emitted: Vec<_> = running.iter().map(|&id| Emitted { id, tokens: 1 }).collect();
+            self.before = running;
             // One iteration ahead, it was decided when the one before began.
             let before = std::mem::replace(&mut self.start_before, start);
             let scheduled_at = if self.is_ahead { before } else { start };
             // Those that ended with the iteration before were there when this one was decided.
             let ended = if self.is_ahead && self.is_vllm { self.ended_before } else { 0 };
-            for &id in &emitted {
-                self.token(id, end);
+            for &each in &emitted {
+                self.tokens(each, end);
             }
             self.held = Some(Iteration {
                 scheduled_at,
@@ -217,7 +218,9 @@ pub(crate) fn as_far_as_known(iteration: &Iteration, seen: &Iteration) -> Iterat
     let if_known = |seen, figure| if seen == UNKNOWN { UNKNOWN } else { figure };
     // Where those are in the list that computed a token in vain, as they had ended, is not known.
     let others = |iteration: &Iteration| -> Vec<Scheduled> {
-        let counts = |each: &&Scheduled| each.tokens > 1 || iteration.emitted.contains(&each.id);
+        let counts = |each: &&Scheduled| {
+            each.tokens > 1 || iteration.emitted.iter().any(|emitted| emitted.id == each.id)
+        };
         iteration.scheduled.iter().filter(counts).copied().collect()
     };
     let same = |other: &&Scheduled| iteration.scheduled.contains(other);

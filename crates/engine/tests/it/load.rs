@@ -187,7 +187,7 @@ pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
 fn share_of_stretches(settings: &Value, load: &[Submission]) -> (u64, u64) {
     let mut driver = Driver::new(settings, load, Mode::Together { kv_events: true }, false);
     driver.run();
-    (driver.log.together, driver.log.sink.iterations.iter().map(|each| each.emitted.len() as u64).sum())
+    (driver.log.together, driver.log.sink.iterations.iter().map(Iteration::tokens_emitted).sum())
 }
 
 /// Checks that of the tokens of random loads at least every `part`th one is reported together: properties that compare
@@ -527,12 +527,15 @@ impl IterationSink for Log {
         let is_fruitful =
             !iteration.joined.is_empty() || !iteration.emitted.is_empty() || !iteration.rejected.is_empty();
         self.fruitless = if is_fruitful { 0 } else { self.fruitless + 1 };
-        for &id in &iteration.emitted {
-            assert!(scheduled.contains(&id), "a token without computation");
-            *self.emitted.entry(id).or_default() += 1;
+        for emitted in &iteration.emitted {
+            assert!(scheduled.contains(&emitted.id) && emitted.tokens > 0, "a token without computation");
+            *self.emitted.entry(emitted.id).or_default() += emitted.tokens;
         }
         for finished in &iteration.finished {
-            assert!(iteration.emitted.contains(&finished.id), "a request ends with its last token");
+            assert!(
+                iteration.emitted.iter().any(|emitted| emitted.id == finished.id),
+                "a request ends with its last token"
+            );
             assert_eq!(self.finished.insert(finished.id, finished.output_tokens), None, "ended twice");
         }
         for &(id, reason) in &iteration.rejected {

@@ -229,7 +229,7 @@ fn describe(
         ("mode", json!(mode(iteration))),
         ("t_start_us", json!(us(iteration.start))),
         ("t_end_us", json!(us(iteration.end))),
-        ("emitted", json!(case.names(&iteration.emitted))),
+        ("emitted", iteration.emitted.iter().map(|emitted| json!(case.name(emitted.id))).collect()),
         ("finished", iteration.finished.iter().map(|each| json!(case.name(each.id))).collect()),
         ("available_end", json!(state.available_end)),
         ("evictable_end", json!(state.evictable_end)),

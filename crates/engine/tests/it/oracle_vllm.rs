@@ -201,9 +201,9 @@ impl<'a> Driver<'a> {
                 life.cached = scheduled.computed;
             }
         }
-        for id in &iteration.emitted {
-            let life = &mut self.lives[id.index()];
-            life.output_tokens += 1;
+        for emitted in &iteration.emitted {
+            let life = &mut self.lives[emitted.id.index()];
+            life.output_tokens += emitted.tokens;
             life.first_token.get_or_insert(iteration.end);
         }
         iteration.preempted.iter().for_each(|id| self.lives[id.index()].preemptions += 1);
@@ -236,7 +236,7 @@ impl<'a> Driver<'a> {
             ("new", json!(admitted(false))),
             ("resumed", json!(sorted(admitted(true)))),
             ("preempted", json!(names(&iteration.preempted))),
-            ("emitted", json!(names(&iteration.emitted))),
+            ("emitted", iteration.emitted.iter().map(|emitted| json!(name(emitted.id))).collect()),
             ("finished", iteration.finished.iter().map(|finished| json!(name(finished.id))).collect()),
             ("num_running", json!(iteration.num_running)),
             ("num_waiting", json!(iteration.num_waiting)),

@@ -60,7 +60,7 @@ fn limits_are_no_pitfalls_for_sglang() {
             let request =
                 Submission { prefix_len: i32::MAX as u32 - 7, max_tokens: u32::MAX, ..Submission::default() };
             let iterations = run(&settings, &[request.clone(), request]);
-            assert_eq!(iterations.iter().map(|iteration| iteration.emitted.len()).sum::<usize>(), 10);
+            assert_eq!(iterations.iter().map(Iteration::tokens_emitted).sum::<u64>(), 10);
         }
     }
 }
@@ -185,8 +185,9 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
             let expected = hit(&least)..=hit(&most);
             assert!(expected.contains(&cached_tokens), "{id} hits {cached_tokens} tokens, not {expected:?}");
         }
-        let handed_over = iteration.joined.iter().map(|joined| &joined.id);
-        iteration.emitted.iter().chain(handed_over).for_each(|id| emitted[id.index()] += 1);
+        let handed_over = iteration.joined.iter().map(|joined| (joined.id, 1));
+        let computed = iteration.emitted.iter().map(|each| (each.id, each.tokens));
+        computed.chain(handed_over).for_each(|(id, tokens)| emitted[id.index()] += tokens);
     }
 }
 

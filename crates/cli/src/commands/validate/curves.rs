@@ -172,7 +172,7 @@ impl Observer for Recorder {
         let steps = iteration.scheduled.iter().filter(|one| one.tokens > 1).map(|one| f64::from(one.tokens));
         self.curves.columns[0][at] += steps.sum::<f64>();
         self.curves.columns[1][joined] += iteration.joined.len() as f64;
-        self.curves.columns[1][at] += iteration.emitted.len() as f64;
+        self.curves.columns[1][at] += iteration.tokens_emitted() as f64;
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use self::logprobs::logprobs;
 use crate::choice::{Choice, Delta, StopReason};
+use crate::output::Output;
 use crate::request::{Api, Wanted};
 
 /// What all that is sent to a client begins with.
@@ -166,20 +167,21 @@ struct Message {
     reasoning: Null,
 }
 
-/// An answer without a stream. `choices` are complete, each with its log-probabilities as they came; `echoed` is the text
-/// of each prompt that is repeated.
+/// An answer without a stream. `choices` are complete; `echoed` is the text of each prompt that is repeated.
 pub(crate) fn whole(
     head: &Head,
     wanted: &Wanted,
     choices: &[Choice],
-    deltas: &[Vec<Delta>],
+    output: &Output,
     echoed: &[String],
     tokens: Tokens,
 ) -> String {
     let Head { id, created, model, fingerprint } = head;
-    let prompt = |index: usize| &wanted.prompts[index / wanted.n as usize];
-    let ids = |choice: &Choice| wanted.return_token_ids.then(|| choice.ids());
-    let said = |index: usize| wanted.logprobs.map(|_| logprobs(wanted, &deltas[index]));
+    let prompt = |index: usize| &wanted.prompts[index / wanted.n as usize].ids;
+    let ids = |choice: &Choice| wanted.return_token_ids.then(|| choice.pieces().ids().to_vec());
+    let said = |choice: &Choice| {
+        wanted.logprobs.map(|_| logprobs(wanted, choice.pieces(), 0..choice.tokens(), output))
+    };
     let usage = tokens.usage(wanted.api);
     let numbered = choices.iter().enumerate();
     match wanted.api {
@@ -192,7 +194,7 @@ pub(crate) fn whole(
                 .map(|(index, choice)| CompletionChoice {
                     index,
                     text: echo(echoed, wanted, index) + choice.text(),
-                    logprobs: said(index),
+                    logprobs: said(choice),
                     finish_reason: choice.finish().name(),
                     stop_reason: choice.finish().reason(),
                     token_ids: ids(choice),
@@ -225,7 +227,7 @@ pub(crate) fn whole(
                         function_call: None,
                         reasoning: None,
                     },
-                    logprobs: said(index),
+                    logprobs: said(choice),
                     finish_reason: choice.finish().name(),
                     stop_reason: choice.finish().reason(),
                     token_ids: ids(choice),
@@ -317,6 +319,7 @@ struct Content {
 pub(crate) struct Stream<'a> {
     pub(crate) head: &'a Head,
     pub(crate) wanted: &'a Wanted,
+    pub(crate) output: &'a Output,
 }
 
 impl Stream<'_> {
@@ -352,7 +355,7 @@ impl Stream<'_> {
     pub(crate) fn role(&self, index: usize, tokens: Tokens) -> String {
         let delta = Role { role: "assistant", content: "" };
         let role = RoleDelta { index, delta, logprobs: None, finish_reason: None };
-        let ids = self.wanted.return_token_ids.then(|| &self.wanted.prompts[0][..]);
+        let ids = self.wanted.return_token_ids.then(|| &self.wanted.prompts[0].ids[..]);
         self.chunk(&[role], self.usage(tokens), More::Prompt(ids))
     }
 
@@ -368,10 +371,11 @@ impl Stream<'_> {
         let wanted = self.wanted;
         // The last chunk of all says which server it was.
         let more = if delta.is_last && !wanted.include_usage { More::Last } else { More::Nothing };
-        let said = wanted.logprobs.map(|_| logprobs(wanted, std::slice::from_ref(&delta)));
+        let place = choice.tokens() - 1;
+        let said = wanted.logprobs.map(|_| logprobs(wanted, choice.pieces(), place..place + 1, self.output));
         let finish = delta.is_last.then(|| choice.finish());
         let finish_reason = finish.map(super::choice::Finish::name);
-        let token_ids = wanted.return_token_ids.then_some([delta.word.id]);
+        let token_ids = wanted.return_token_ids.then(|| [choice.pieces().ids()[place]]);
         let usage = self.usage(tokens);
         match wanted.api {
             Api::Completions => {
@@ -382,7 +386,8 @@ impl Stream<'_> {
                     logprobs: said,
                     finish_reason,
                     stop_reason: finish.and_then(super::choice::Finish::reason),
-                    prompt_token_ids: shows_prompt.then(|| &wanted.prompts[index / wanted.n as usize][..]),
+                    prompt_token_ids: shows_prompt
+                        .then(|| &wanted.prompts[index / wanted.n as usize].ids[..]),
                     token_ids,
                 };
                 self.chunk(&[delta], usage, more)

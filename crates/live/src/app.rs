@@ -6,7 +6,9 @@ use std::sync::mpsc::Sender;
 
 use servecast_types::WorkerId;
 
+use crate::choice::Author;
 use crate::deployment::Command;
+use crate::output::Output;
 use crate::request::Served;
 use crate::tokenizer::Tokenizer;
 
@@ -17,6 +19,8 @@ pub(crate) struct Front {
     pub(crate) fingerprint: String,
     pub(crate) api_key: Option<String>,
     pub(crate) seed: u64,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) output: Arc<Output>,
     pub(crate) commands: Sender<Command>,
 }
 
@@ -32,7 +36,9 @@ pub(crate) struct App {
     pub(crate) worker: Option<WorkerId>,
     /// Root of what answers say.
     pub(crate) seed: u64,
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// What answers say.
+    pub(crate) output: Arc<Output>,
     pub(crate) commands: Sender<Command>,
     /// Shared by all ports.
     numbers: Arc<AtomicU64>,
@@ -42,10 +48,9 @@ pub(crate) struct App {
 impl App {
     /// Of a deployment that takes these commands.
     pub(crate) fn new(front: Front, worker: Option<WorkerId>, numbers: Arc<AtomicU64>) -> Self {
-        let Front { served, fingerprint, api_key, seed, commands } = front;
+        let Front { served, fingerprint, api_key, seed, tokenizer, output, commands } = front;
         let under_way = AtomicI64::new(0);
-        let tokenizer = Tokenizer::default();
-        Self { served, fingerprint, api_key, worker, seed, tokenizer, commands, numbers, under_way }
+        Self { served, fingerprint, api_key, worker, seed, tokenizer, output, commands, numbers, under_way }
     }
 
     /// A number that nothing else has.
@@ -63,9 +68,8 @@ impl App {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// What tokens stand for, without what begins a prompt.
-    pub(crate) fn text(&self, ids: &[u32]) -> String {
-        let begin = crate::tokenizer::BEGIN;
-        ids.iter().filter(|&&id| id != begin).map(|&id| self.tokenizer.decode(id)).collect()
+    /// What answers are made with.
+    pub(crate) fn author(&self) -> Author<'_> {
+        Author { output: &self.output, tokenizer: &self.tokenizer, seed: self.seed }
     }
 }

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::choice::{Choice, Delta};
 use crate::deployment::{Asked, Command, Ended, Event, Request};
 use crate::error::ApiError;
-use crate::request::{Api, Wanted};
+use crate::request::{Api, Prompt, Wanted};
 
 /// An event, and which answer it is of.
 pub(crate) type Numbered = (u32, Event);
@@ -28,8 +28,6 @@ pub(crate) struct Answers {
     wanted: Wanted,
     head: Head,
     choices: Vec<Choice>,
-    /// Tokens with their log-probabilities, if an answer without a stream is to have them.
-    deltas: Vec<Vec<Delta>>,
     events: mpsc::UnboundedReceiver<Numbered>,
     /// By answer, its number in the deployment until it has ended.
     numbers: Vec<Option<u64>>,
@@ -45,7 +43,6 @@ impl Answers {
         let mut answers = Self {
             head,
             choices: Vec::new(),
-            deltas: Vec::new(),
             events,
             numbers: Vec::new(),
             tokens: Tokens::default(),
@@ -57,15 +54,15 @@ impl Answers {
         let Self { app, wanted, .. } = &answers;
         let mut requests = Vec::new();
         let mut choices = Vec::new();
-        for prompt in &wanted.prompts {
+        for (place, Prompt { ids, .. }) in wanted.prompts.iter().enumerate() {
             for index in 0..wanted.n {
-                let choice = Choice::new(wanted, prompt, index, app.seed, &app.served);
+                let choice = Choice::new(wanted, place, index, app.author(), &app.served);
                 requests.push(Request {
                     number: app.number(),
                     index: choices.len() as u32,
-                    prompt: prompt.clone(),
-                    max_tokens: wanted.room(prompt, &app.served),
-                    output: choice.ids(),
+                    prompt: ids.clone(),
+                    max_tokens: wanted.room(ids, &app.served),
+                    output: choice.pieces().ids().to_vec(),
                     priority: wanted.priority,
                     worker: app.worker,
                     asked: Asked { n: wanted.n, max_tokens: wanted.max_tokens },
@@ -74,8 +71,7 @@ impl Answers {
                 choices.push(choice);
             }
         }
-        let prompt_tokens = wanted.prompts.iter().map(|prompt| prompt.len() as u64).sum();
-        answers.deltas = vec![Vec::new(); choices.len()];
+        let prompt_tokens = wanted.prompts.iter().map(|prompt| prompt.ids.len() as u64).sum();
         answers.choices = choices;
         answers.tokens.prompt = prompt_tokens;
         for request in requests {
@@ -109,12 +105,17 @@ impl Answers {
         Some(delta)
     }
 
+    /// What a stream is made of.
+    fn messages(&self) -> Stream<'_> {
+        Stream { head: &self.head, wanted: &self.wanted, output: &self.app.output }
+    }
+
     /// The text of each prompt, if it is repeated.
     fn echoed(&self) -> Vec<String> {
         if !self.wanted.echo {
             return Vec::new();
         }
-        let text = |prompt: &Vec<u32>| self.app.text(prompt);
+        let text = |prompt: &Prompt| self.app.tokenizer.decode(&prompt.ids, false);
         self.wanted.prompts.iter().map(text).collect()
     }
 
@@ -127,10 +128,7 @@ impl Answers {
             match event {
                 Event::Token(at) => {
                     seen = seen.max(at);
-                    let keeps = self.wanted.logprobs.is_some();
-                    if let Some(delta) = self.advance(index as usize).filter(|_| keeps) {
-                        self.deltas[index as usize].push(delta);
-                    }
+                    self.advance(index as usize);
                 }
                 Event::Ended(ended) => self.ended(index as usize, ended),
             }
@@ -140,7 +138,7 @@ impl Answers {
         }
         sleep_until(seen.into()).await;
         let echoed = self.echoed();
-        Ok(whole(&self.head, &self.wanted, &self.choices, &self.deltas, &echoed, self.tokens))
+        Ok(whole(&self.head, &self.wanted, &self.choices, &self.app.output, &echoed, self.tokens))
     }
 
     /// The answer as a stream.
@@ -180,13 +178,13 @@ impl EventStream {
     fn token(&mut self, index: usize) {
         let is_first = !std::mem::replace(&mut self.begun[index], true);
         if is_first && self.answers.wanted.api == Api::Chat {
-            let Answers { head, wanted, tokens, .. } = &self.answers;
-            self.ready.push_back(Stream { head, wanted }.role(index, *tokens));
+            let role = self.answers.messages().role(index, self.answers.tokens);
+            self.ready.push_back(role);
         }
         let Some(delta) = self.answers.advance(index) else { return };
-        let Answers { head, wanted, choices, tokens, .. } = &self.answers;
+        let Answers { wanted, choices, tokens, .. } = &self.answers;
         let echoed = self.echoed.get(index / wanted.n as usize).filter(|_| is_first);
-        let stream = Stream { head, wanted };
+        let stream = self.answers.messages();
         let chunk = stream.token(index, &choices[index], delta, echoed.map(String::as_str), *tokens);
         self.ready.push_back(chunk);
     }
@@ -196,12 +194,13 @@ impl EventStream {
         if !self.answers.is_over() {
             return;
         }
-        let Answers { head, wanted, tokens, refused, .. } = &self.answers;
+        let Answers { wanted, tokens, refused, .. } = &self.answers;
         if *refused {
             let error = ApiError::internal("the engine could not serve the request");
             self.ready.push_back(event(&error.json()));
         } else if wanted.include_usage {
-            self.ready.push_back(Stream { head, wanted }.end(*tokens));
+            let usage = self.answers.messages().end(*tokens);
+            self.ready.push_back(usage);
         }
         self.ready.push_back(DONE.to_owned());
         self.is_done = true;

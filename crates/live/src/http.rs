@@ -303,7 +303,7 @@ fn tokenize(body: &serde_json::Map<String, Value>, app: &App) -> Result<String, 
     let wants_texts = fields.bool("return_token_strs").unwrap_or(false);
     check_model(&mut fields, app)?;
     let tokens = to_tokenize(body, &app.tokenizer)?;
-    let texts = || tokens.iter().map(|&id| app.tokenizer.decode(id)).collect();
+    let texts = || tokens.iter().map(|&id| app.tokenizer.name(id)).collect();
     let tokenized = Tokenized {
         count: tokens.len(),
         max_model_len: app.served.max_model_len,
@@ -321,7 +321,7 @@ fn detokenize(body: &serde_json::Map<String, Value>, app: &App) -> Result<String
     let tokens = fields.ids("tokens");
     fields.checked()?;
     check_model(&mut fields, app)?;
-    let text: String = tokens.iter().map(|&id| app.tokenizer.decode(id)).collect();
+    let text = app.tokenizer.decode(&tokens, true);
     Ok(serde_json::to_string(&serde_json::json!({ "prompt": text })).expect("a text is JSON"))
 }
 

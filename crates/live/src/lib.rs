@@ -17,11 +17,13 @@ mod deployment;
 mod error;
 mod generate;
 mod http;
+mod length;
 mod metrics;
+mod output;
 mod params;
+mod pieces;
 mod record;
 mod request;
-mod text;
 mod tokenizer;
 
 use std::future::Future;
@@ -37,8 +39,13 @@ use tokio::sync::oneshot;
 use crate::app::{App, Front};
 use crate::deployment::{Command, DeploymentError, Setting};
 use crate::metrics::Metrics;
+use crate::output::Output;
 use crate::record::Log;
 use crate::request::Served;
+
+pub use crate::length::{LengthLaw, OutputLength};
+pub use crate::output::OutputText;
+pub use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// What is served, and where.
 pub struct ServeOptions {
@@ -56,8 +63,12 @@ pub struct ServeOptions {
     pub max_model_len: Option<u32>,
     /// Whether engines look prompts up in their prefix caches.
     pub prefix_caching: bool,
-    /// Tokens of an answer to a chat for which the client sets no limit.
-    pub output_tokens: u32,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// What answers say.
+    pub output: OutputText,
+    /// How long answers are that end by themselves.
+    pub output_length: OutputLength,
     /// How many times as fast as the clock of the machine the deployment goes.
     pub speed: f64,
     /// What clients have to send to use the API.
@@ -80,6 +91,9 @@ pub enum ServeError {
         /// Why not.
         source: io::Error,
     },
+    /// What answers are to say cannot be cut into tokens.
+    #[error("the text of answers cannot be cut into tokens: {0}")]
+    Output(String),
     /// The machine gives it no thread or no sockets.
     #[error("cannot start the server")]
     Start(#[source] io::Error),
@@ -118,13 +132,15 @@ async fn serve_on(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let ports = listen(&options).await?;
+    let tokenizer = Arc::new(options.tokenizer);
+    let output = Arc::new(Output::new(&options.output, &tokenizer).map_err(ServeError::Output)?);
     let capacity = options
         .topology
         .groups()
         .map(|(_, _, engine)| u64::from(engine.usable_blocks()) * u64::from(engine.block_size()));
     let capacity = u32::try_from(capacity.min().unwrap_or(0)).unwrap_or(u32::MAX);
     let max_model_len = options.max_model_len.unwrap_or(u32::MAX).min(capacity);
-    let served = Served { model: options.model.clone(), max_model_len, usual_tokens: options.output_tokens };
+    let served = Served { model: options.model.clone(), max_model_len, length: options.output_length };
     let created = http::unix_time().as_secs_f64();
     let metrics = Metrics::new(
         &options.topology,
@@ -146,7 +162,8 @@ async fn serve_on(
     let (commands, thread) = deployment::start(setting, stopped).map_err(ServeError::Start)?;
     let hash = xxhash_rust::xxh3::xxh3_64(options.configuration.as_bytes()) as u32;
     let fingerprint = format!("vllm-{}-{hash:08x}", http::VLLM_VERSION);
-    let front = Front { served, fingerprint, api_key: options.api_key, seed, commands: commands.clone() };
+    let api_key = options.api_key;
+    let front = Front { served, fingerprint, api_key, seed, tokenizer, output, commands: commands.clone() };
     let addresses: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
     let numbers = Arc::default();
     let open = |Port { listener, worker, .. }: Port| {

@@ -5,9 +5,10 @@ mod prompts;
 
 use serde_json::{Map, Value};
 
-pub(crate) use self::prompts::to_tokenize;
+pub(crate) use self::prompts::{Message, Prompt, to_tokenize};
 use self::prompts::{Prompts, messages, prompts};
 use crate::error::ApiError;
+use crate::length::OutputLength;
 use crate::params::{Fields, Problem, float};
 use crate::tokenizer::Tokenizer;
 
@@ -27,8 +28,8 @@ pub(crate) struct Served {
     pub(crate) model: String,
     /// Tokens of prompt and answer together.
     pub(crate) max_model_len: u32,
-    /// Tokens of an answer for which the client set no limit.
-    pub(crate) usual_tokens: u32,
+    /// Tokens of answers that end by themselves.
+    pub(crate) length: OutputLength,
 }
 
 /// Which API a request came to.
@@ -44,8 +45,7 @@ pub(crate) enum Api {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wanted {
     pub(crate) api: Api,
-    /// Tokens of each prompt.
-    pub(crate) prompts: Vec<Vec<u32>>,
+    pub(crate) prompts: Vec<Prompt>,
     /// Whether they were cut into tokens here.
     pub(crate) is_text: bool,
     /// Answers to each.
@@ -56,6 +56,8 @@ pub(crate) struct Wanted {
     pub(crate) stop: Vec<String>,
     pub(crate) stop_token_ids: Vec<u32>,
     pub(crate) include_stop: bool,
+    /// The only tokens that answers have, if there are any.
+    pub(crate) allowed_token_ids: Vec<u32>,
     /// Repeat the prompt before the answer.
     pub(crate) echo: bool,
     /// Log-probabilities, and of how many tokens beside each.
@@ -108,17 +110,18 @@ impl Wanted {
         self.max_tokens.unwrap_or(default).min(left)
     }
 
-    /// Tokens after which an answer ends by itself, if it does before it has no room.
-    pub(crate) fn usual_end(&self, served: &Served) -> Option<u32> {
-        let is_open = self.max_tokens.is_none() && self.api == Api::Chat && !self.ignore_eos;
-        is_open.then(|| served.usual_tokens.max(self.min_tokens).max(1))
+    /// Tokens after which the answer with these random bits ends by itself, if it does before it has no room.
+    pub(crate) fn own_end(&self, served: &Served, random: u64) -> Option<u32> {
+        let is_open = self.max_tokens.is_none() && self.api == Api::Chat;
+        let ends = (is_open || served.length.is_drawn()) && !self.ignore_eos;
+        ends.then(|| served.length.draw(random).max(self.min_tokens).max(1))
     }
 
     fn check_lengths(&self, served: &Served) -> Result<(), ApiError> {
         let limit = served.max_model_len;
         let mut tokens = 0;
         for prompt in &self.prompts {
-            let length = prompt.len() as u32;
+            let length = prompt.ids.len() as u32;
             if length > limit {
                 // Nobody counts further than that in a text.
                 let (length, least) = if self.is_text { (limit + 1, "at least ") } else { (length, "") };
@@ -129,7 +132,7 @@ impl Wanted {
                 );
                 return Err(ApiError::of("input_tokens", message, Some(&length.to_string())));
             }
-            let room = self.room(prompt, served);
+            let room = self.room(&prompt.ids, served);
             if room == 0 {
                 return Err(too_few_tokens(0));
             }
@@ -165,6 +168,7 @@ struct Given {
     stop: Vec<String>,
     stop_token_ids: Vec<u32>,
     include_stop: bool,
+    allowed_token_ids: Vec<u32>,
     ignore_eos: bool,
     echo: bool,
     logprobs: Option<Logprobs>,
@@ -221,6 +225,7 @@ impl Given {
             stop: fields.texts("stop"),
             stop_token_ids: fields.ids("stop_token_ids"),
             include_stop: fields.bool("include_stop_str_in_output").unwrap_or(false),
+            allowed_token_ids: fields.ids("allowed_token_ids"),
             ignore_eos: fields.bool("ignore_eos").unwrap_or(false),
             echo: api == Api::Completions && fields.bool("echo").unwrap_or(false),
             logprobs,
@@ -336,15 +341,15 @@ impl Given {
     }
 
     /// The last tokens of a prompt, as many as the client wants of it.
-    fn truncated(&self, mut prompt: Vec<u32>) -> Vec<u32> {
+    fn truncated(&self, mut prompt: Prompt) -> Prompt {
         if let Some(most) = self.truncate.and_then(|most| usize::try_from(most).ok()).filter(|&most| most > 0)
         {
-            prompt.drain(..prompt.len().saturating_sub(most));
+            prompt.keep_last(most);
         }
         prompt
     }
 
-    fn wanted(self, api: Api, prompts: Vec<Vec<u32>>) -> Wanted {
+    fn wanted(self, api: Api, prompts: Vec<Prompt>) -> Wanted {
         let least = |number: i64| number.clamp(0, i64::from(u32::MAX)) as u32;
         Wanted {
             api,
@@ -357,6 +362,7 @@ impl Given {
             stop: self.stop,
             stop_token_ids: self.stop_token_ids,
             include_stop: self.include_stop,
+            allowed_token_ids: self.allowed_token_ids,
             echo: self.echo,
             logprobs: match self.logprobs {
                 Some(Logprobs::Of(most)) => Some(least(most)),
@@ -383,11 +389,12 @@ mod tests {
     use super::*;
 
     fn served() -> Served {
-        Served { model: "m".to_owned(), max_model_len: 100, usual_tokens: 30 }
+        let length = OutputLength { tokens: 30, law: crate::length::LengthLaw::Constant };
+        Served { model: "m".to_owned(), max_model_len: 100, length }
     }
 
     fn read(api: Api, body: &Value) -> Result<Wanted, String> {
-        let wanted = Wanted::of(api, body.as_object().unwrap(), &served(), &Tokenizer::default());
+        let wanted = Wanted::of(api, body.as_object().unwrap(), &served(), &Tokenizer::built_in());
         wanted.map_err(|error| error.to_string())
     }
 
@@ -395,7 +402,7 @@ mod tests {
     fn prompts_are_texts_or_ids_or_lists_of_them() {
         let lengths = |prompt: Value| -> Vec<usize> {
             let wanted = read(Api::Completions, &json!({ "prompt": prompt })).unwrap();
-            wanted.prompts.iter().map(Vec::len).collect()
+            wanted.prompts.iter().map(|prompt| prompt.ids.len()).collect()
         };
         assert_eq!(lengths(json!("two words")), [3]);
         assert_eq!(lengths(json!(["two words", "one"])), [3, 2]);
@@ -407,7 +414,7 @@ mod tests {
     fn an_answer_has_room_up_to_the_context() {
         let room = |api, body: Value| {
             let wanted = read(api, &body).unwrap();
-            (wanted.room(&wanted.prompts[0], &served()), wanted.usual_end(&served()))
+            (wanted.room(&wanted.prompts[0].ids, &served()), wanted.own_end(&served(), 0))
         };
         assert_eq!(room(Api::Completions, json!({"prompt": [5, 6]})), (16, None));
         assert_eq!(room(Api::Completions, json!({"prompt": vec![5; 90], "max_tokens": 99})), (10, None));
@@ -425,20 +432,29 @@ mod tests {
 
     #[test]
     fn a_chat_goes_on_with_what_was_said() {
-        let tokenizer = Tokenizer::default();
+        let tokenizer = Tokenizer::built_in();
         let of = |messages: Value| {
             let body = json!({ "messages": messages });
             let body = body.as_object().unwrap();
-            Wanted::of(Api::Chat, body, &served(), &tokenizer).unwrap().prompts.remove(0)
+            Wanted::of(Api::Chat, body, &served(), &tokenizer).unwrap().prompts.remove(0).ids
         };
         let first = of(json!([{"role": "user", "content": "hi"}]));
-        let reply: String = crate::text::answer(&first, 0).take(9).map(|word| word.text).collect();
-        let ids: Vec<u32> = crate::text::answer(&first, 0).take(9).map(|word| word.id).collect();
+        let mut said = crate::pieces::Pieces::default();
+        let output = crate::output::Output::new(&crate::output::OutputText::Lorem, &tokenizer).unwrap();
+        let _ = output.say(&first, 0..0, 5, &tokenizer, &mut |id, text| {
+            said.push(id, text);
+            if said.len() == 9 {
+                std::ops::ControlFlow::Break(())
+            } else {
+                std::ops::ControlFlow::Continue(())
+            }
+        });
+        let (reply, ids) = (said.text(9), said.ids());
         let next = of(json!([
             {"role": "user", "content": [{"type": "text", "text": "hi"}]},
             {"role": "assistant", "content": reply}, {"role": "user", "content": "more"},
         ]));
-        assert_eq!(next[..first.len() + 9], [first, ids].concat());
+        assert_eq!(next[..first.len() + 9], [&first, ids].concat());
     }
 
     #[test]

@@ -1,138 +1,137 @@
-//! The built-in tokenizer: a rule of about four characters a token, for text of any language.
-//!
-//! A token is a word, or a part of one, of up to five letters or digits with the space in front of it; up to four spaces
-//! or line ends; or a single character of any other kind. So tokens begin where words do, and what two texts begin with in
-//! common are the same tokens, up to the last word. Its id is a hash of its text: the same on every server.
+//! How text becomes tokens, and tokens text: by a tokenizer of the user's, or by a rule that is built in.
 
-use std::sync::{Mutex, PoisonError};
+mod own;
+mod rule;
 
-use rustc_hash::FxHashMap;
-use xxhash_rust::xxh3::xxh3_64;
+use std::ops::Range;
+use std::path::PathBuf;
 
-/// Ids are below this.
-pub(crate) const VOCABULARY: u32 = 1 << 17;
+use self::rule::{BEGIN, END, MESSAGE, Rule, VOCABULARY};
+use crate::pieces::Pieces;
+use crate::request::Message;
 
-/// Ids below this are of no text.
-const SPECIAL: u32 = 256;
+/// How text becomes tokens.
+#[derive(Debug)]
+pub struct Tokenizer(Kind);
 
-/// The token that a prompt begins with.
-pub(crate) const BEGIN: u32 = 1;
-
-/// The token that an answer ends with.
-pub(crate) const END: u32 = 2;
-
-/// The beginning of a message of a chat.
-pub(crate) const MESSAGE: u32 = 3;
-
-/// Letters of a token.
-const LETTERS: usize = 5;
-
-/// Spaces of a token.
-const SPACES: usize = 4;
-
-/// Remembers what the ids that it gave stand for, the last text of each.
-#[derive(Debug, Default)]
-pub(crate) struct Tokenizer {
-    texts: Mutex<FxHashMap<u32, Box<str>>>,
+#[derive(Debug)]
+enum Kind {
+    BuiltIn(Rule),
+    Own(Box<own::Own>),
 }
 
-/// The id of a token.
-pub(crate) fn id_of(text: &str) -> u32 {
-    SPECIAL + (xxh3_64(text.as_bytes()) % u64::from(VOCABULARY - SPECIAL)) as u32
+/// Why there is no tokenizer.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct TokenizerError {
+    /// The file in which something is wrong.
+    pub path: PathBuf,
+    /// What is.
+    pub reason: String,
 }
 
-/// The tokens of a text.
-pub(crate) fn tokens(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let (token, after) = rest.split_at(first(rest)?);
-        rest = after;
-        Some(token)
-    })
-}
+/// A text that a tokenizer cannot cut, and why.
+#[derive(Debug)]
+pub(crate) struct NoTokens(pub(crate) String);
 
-/// The length in bytes of the first token.
-fn first(text: &str) -> Option<usize> {
-    let head = text.chars().next()?;
-    let word = |text: &str| {
-        let letters = text.chars().take_while(|char| char.is_alphanumeric()).take(LETTERS);
-        letters.map(char::len_utf8).sum::<usize>()
-    };
-    let length = match head {
-        ' ' if word(&text[1..]) > 0 => 1 + word(&text[1..]),
-        head if head.is_whitespace() => {
-            let same = text.chars().take_while(|&char| char == head).count();
-            // The last space belongs to the word behind it.
-            let joins = head == ' ' && text[same..].chars().next().is_some_and(char::is_alphanumeric);
-            (same - usize::from(joins && same > 1)).min(SPACES) * head.len_utf8()
-        }
-        head if head.is_alphanumeric() => word(text),
-        head => head.len_utf8(),
-    };
-    Some(length)
+impl Default for Tokenizer {
+    fn default() -> Self {
+        Self::built_in()
+    }
 }
 
 impl Tokenizer {
-    /// The ids of a text.
-    pub(crate) fn encode(&self, text: &str) -> Vec<u32> {
-        let mut known = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = |token: &str| {
-            let id = id_of(token);
-            if known.get(&id).is_none_or(|text| &**text != token) {
-                known.insert(id, token.into());
-            }
-            id
-        };
-        tokens(text).map(id).collect()
+    /// The rule of about four characters a token.
+    pub fn built_in() -> Self {
+        Self(Kind::BuiltIn(Rule::default()))
     }
 
-    /// The text of an id, as far as somebody used it.
-    pub(crate) fn decode(&self, id: u32) -> String {
-        match id {
-            BEGIN => return "<s>".to_owned(),
-            END => return "</s>".to_owned(),
-            MESSAGE => return "<|message|>".to_owned(),
-            _ => {}
+    /// That of a folder with a `tokenizer.json`, and perhaps a `tokenizer_config.json` that names the tokens with which
+    /// prompts begin and answers end.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is no tokenizer, or when it has no token with which answers could end.
+    pub fn from_dir(dir: &std::path::Path) -> Result<Self, TokenizerError> {
+        own::Own::from_dir(dir).map(|own| Self(Kind::Own(Box::new(own))))
+    }
+
+    /// The ids of a text; `special` adds the tokens with which a prompt begins.
+    pub(crate) fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, NoTokens> {
+        match &self.0 {
+            Kind::BuiltIn(rule) if special => Ok([vec![BEGIN], rule.encode(text)].concat()),
+            Kind::BuiltIn(rule) => Ok(rule.encode(text)),
+            Kind::Own(own) => own.encode(text, special),
         }
-        let known = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&id).map_or_else(|| format!(" t{id:x}"), ToString::to_string)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn split(text: &str) -> String {
-        tokens(text).collect::<Vec<_>>().join("|")
     }
 
-    #[test]
-    fn tokens_are_words_and_parts_of_them() {
-        assert_eq!(split("The cat sat."), "The| cat| sat|.");
-        assert_eq!(split("Internationale Übung"), "Inter|natio|nale| Übung");
-        assert_eq!(split("a  b\n\n\n\n\n c"), "a| | b|\n\n\n\n|\n| c");
-        assert_eq!(split("x=1; 你好🙂"), "x|=|1|;| 你好|🙂");
-        assert_eq!(split(""), "");
+    /// The text of tokens, with or without those that begin and end texts.
+    pub(crate) fn decode(&self, ids: &[u32], special: bool) -> String {
+        match &self.0 {
+            Kind::BuiltIn(rule) => {
+                let shown = |id: &&u32| special || ![BEGIN, END, MESSAGE].contains(id);
+                ids.iter().filter(shown).map(|&id| rule.text(id)).collect()
+            }
+            Kind::Own(own) => own.decode(ids, special),
+        }
     }
 
-    #[test]
-    fn english_has_about_four_characters_a_token() {
-        let text = "Requests that decode are taken together: passes of nothing else come as one list, and what decodes \
-                    beside prompts is only counted. It costs several times as much to decide them one by one.";
-        let ratio = text.len() as f64 / tokens(text).count() as f64;
-        assert!((3.5..5.0).contains(&ratio), "{ratio}");
+    /// What a token is called.
+    pub(crate) fn name(&self, id: u32) -> String {
+        match &self.0 {
+            Kind::BuiltIn(rule) => rule.text(id),
+            Kind::Own(own) => own.name(id),
+        }
     }
 
-    #[test]
-    fn ids_stand_for_their_texts() {
-        let tokenizer = Tokenizer::default();
-        let text = "  Grüße,\t world 42\u{a0}\u{a0}!";
-        let ids = tokenizer.encode(text);
-        assert_eq!(ids.iter().map(|&id| tokenizer.decode(id)).collect::<String>(), text);
-        assert!(ids.iter().all(|id| (SPECIAL..VOCABULARY).contains(id)));
-        assert_eq!(ids, Tokenizer::default().encode(text));
-        let longer = tokenizer.encode(&format!("{text} and more"));
-        assert_eq!(longer[..ids.len()], ids);
+    /// Tokens with the text that each adds to that of those before it; those that begin and end texts add none.
+    pub(crate) fn pieces(&self, ids: &[u32]) -> Pieces {
+        match &self.0 {
+            Kind::BuiltIn(_) => {
+                let mut pieces = Pieces::with_capacity(ids.len());
+                for &id in ids {
+                    pieces.push(id, &self.decode(&[id], false));
+                }
+                pieces
+            }
+            Kind::Own(own) => own.pieces(ids),
+        }
+    }
+
+    /// Ids are below this.
+    pub(crate) fn vocabulary(&self) -> u32 {
+        match &self.0 {
+            Kind::BuiltIn(_) => VOCABULARY,
+            Kind::Own(own) => own.vocabulary,
+        }
+    }
+
+    /// The token with which an answer ends by itself.
+    pub(crate) fn end(&self) -> u32 {
+        match &self.0 {
+            Kind::BuiltIn(_) => END,
+            Kind::Own(own) => own.end,
+        }
+    }
+
+    /// The tokens of a chat, and where among them the content of its last message is. Each message is its role, a line
+    /// end, what it says, and the token with which answers end; the built-in rule has one more in front of each.
+    pub(crate) fn conversation(&self, messages: &[Message]) -> Result<(Vec<u32>, Range<usize>), NoTokens> {
+        let (begin, message) = match &self.0 {
+            Kind::BuiltIn(_) => (Some(BEGIN), Some(MESSAGE)),
+            Kind::Own(own) => (own.begin, None),
+        };
+        let mut ids = Vec::from_iter(begin);
+        let mut last = 0..0;
+        for Message { role, content } in messages {
+            ids.extend(message);
+            ids.extend(self.encode(&format!("{role}\n"), false)?);
+            let start = ids.len();
+            ids.extend(self.encode(content, false)?);
+            last = start..ids.len();
+            ids.push(self.end());
+        }
+        ids.extend(message);
+        ids.extend(self.encode("assistant\n", false)?);
+        Ok((ids, last))
     }
 }

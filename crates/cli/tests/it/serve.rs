@@ -55,6 +55,9 @@ fn a_server_answers_until_it_is_told_to_stop() {
 #[test]
 fn a_server_that_cannot_be_is_refused() {
     let sandbox = Sandbox::new();
+    sandbox.write("blank.txt", "\n");
+    std::fs::create_dir(sandbox.path("bad")).unwrap();
+    sandbox.write("bad/tokenizer.json", "{\"model\": 1}");
     sandbox.write("load.toml", "trace_file = \"t.jsonl\"\n");
     sandbox.write("result.toml", "report_json = \"r.json\"\n");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,6 +78,16 @@ fn a_server_that_cannot_be_is_refused() {
             &["`worker_port` is for aggregated deployments"],
         ),
         (&["--output-tokens", "0"], &["`output_tokens` is 0"]),
+        (&["--output-tokens-distribution", "uniform"], &["`output_tokens_spread` is missing"]),
+        (
+            &["--output-tokens-distribution", "uniform", "--output-tokens-spread", "1.5"],
+            &["`output_tokens_spread` is 1.5, but must be above 0 and at most 1 for uniform lengths"],
+        ),
+        (&["--output-tokens-spread", "0.5"], &["lengths do not vary without `output_tokens_distribution`"]),
+        (&["--output", "no.txt"], &["no.txt"]),
+        (&["--output", "blank.txt"], &["`blank.txt`, which has no text"]),
+        (&["--tokenizer", "no"], &["no/tokenizer.json", "--tokenizer names a folder"]),
+        (&["--tokenizer", "bad"], &["bad/tokenizer.json", "--tokenizer names a folder"]),
         (&["--workers", "0"], &["`num_workers` is 0"]),
         (&["--record", "none/r.jsonl"], &["none/r.jsonl"]),
         (&["--config", "load.toml"], &["`trace_file` is a load for a replay"]),

@@ -1,11 +1,16 @@
 //! Log-probabilities, made up: the same for the same token.
 
+use std::ops::Range;
+
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::choice::Delta;
+use crate::output::Output;
+use crate::pieces::Pieces;
 use crate::request::{Api, Wanted};
-use crate::text::{Word, answer};
+
+/// A token: its id and its text.
+type Token<'a> = (u32, &'a str);
 
 /// Tokens with their log-probabilities, as an object in their order.
 struct Ranked(Vec<(String, f64)>);
@@ -48,37 +53,41 @@ struct Other {
     bytes: Vec<u8>,
 }
 
-/// The log-probabilities of tokens, and of those that could have been there.
-pub(super) fn logprobs(wanted: &Wanted, deltas: &[Delta]) -> Box<RawValue> {
+/// The log-probabilities of tokens of an answer, and of those that could have been there.
+pub(super) fn logprobs(
+    wanted: &Wanted,
+    pieces: &Pieces,
+    places: Range<usize>,
+    output: &Output,
+) -> Box<RawValue> {
     let most = wanted.logprobs.unwrap_or(0) as usize;
-    let name = |word: Word| match (wanted.tokens_as_ids, word.text) {
-        (true, _) => format!("token_id:{}", word.id),
+    let name = |(id, text): Token<'_>| match (wanted.tokens_as_ids, text) {
+        (true, _) => format!("token_id:{id}"),
         (false, "") => "</s>".to_owned(),
         (false, text) => text.to_owned(),
     };
+    let tokens = || places.clone().map(|place| pieces.get(place));
     let json = match wanted.api {
         Api::Completions => to_raw_value(&OfCompletion {
-            text_offset: deltas.iter().map(|delta| delta.offset).collect(),
-            token_logprobs: deltas.iter().map(|delta| logprob(delta.word)).collect(),
-            tokens: deltas.iter().map(|delta| name(delta.word)).collect(),
-            top_logprobs: deltas
-                .iter()
-                .map(|delta| {
-                    let ranked = ranked(delta.word, most.max(1));
-                    Ranked(ranked.into_iter().map(|(word, logprob)| (name(word), logprob)).collect())
+            text_offset: places.clone().map(|place| pieces.start(place)).collect(),
+            token_logprobs: tokens().map(logprob).collect(),
+            tokens: tokens().map(name).collect(),
+            top_logprobs: tokens()
+                .map(|token| {
+                    let ranked = ranked(token, most.max(1), output);
+                    Ranked(ranked.into_iter().map(|(token, logprob)| (name(token), logprob)).collect())
                 })
                 .collect(),
         }),
         Api::Chat => to_raw_value(&OfChat {
-            content: deltas
-                .iter()
-                .map(|delta| OfToken {
-                    token: name(delta.word),
-                    logprob: logprob(delta.word),
-                    bytes: delta.word.text.into(),
-                    top_logprobs: ranked(delta.word, most)
+            content: tokens()
+                .map(|token| OfToken {
+                    token: name(token),
+                    logprob: logprob(token),
+                    bytes: token.1.into(),
+                    top_logprobs: ranked(token, most, output)
                         .into_iter()
-                        .map(|(word, logprob)| Other { token: name(word), logprob, bytes: word.text.into() })
+                        .map(|(token, logprob)| Other { token: name(token), logprob, bytes: token.1.into() })
                         .collect(),
                 })
                 .collect(),
@@ -88,20 +97,20 @@ pub(super) fn logprobs(wanted: &Wanted, deltas: &[Delta]) -> Box<RawValue> {
 }
 
 /// Of a token: between -0.5 and -4.5.
-fn logprob(word: Word) -> f64 {
-    -0.5 - f64::from(word.id % 4096) / 1024.0
+fn logprob((id, _): Token<'_>) -> f64 {
+    -0.5 - f64::from(id % 4096) / 1024.0
 }
 
 /// A token and the next ones after it in rank.
-fn ranked(word: Word, most: usize) -> Vec<(Word, f64)> {
-    let mut ranked = vec![(word, logprob(word))];
-    let others = answer(&[word.id], 0);
-    for other in others.take(8 * most.max(1)) {
+fn ranked<'a>(token: Token<'a>, most: usize, output: &'a Output) -> Vec<(Token<'a>, f64)> {
+    let mut ranked = vec![(token, logprob(token))];
+    for number in 0..8 * most.max(1) as u32 {
         if ranked.len() >= most {
             break;
         }
+        let other = output.alternative(token.0.wrapping_add(number));
         if ranked.iter().all(|(known, _)| *known != other) {
-            ranked.push((other, logprob(word) - 0.125 * ranked.len() as f64));
+            ranked.push((other, logprob(token) - 0.125 * ranked.len() as f64));
         }
     }
     ranked.truncate(most);

@@ -1,11 +1,13 @@
 //! What prompts are made of: texts, token ids, or the messages of a chat.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 
 use super::Api;
 use crate::error::ApiError;
 use crate::params::{Fields, NotAnId, Problem, invalid, not_an_id, token_id};
-use crate::tokenizer::{BEGIN, END, MESSAGE, Tokenizer, VOCABULARY};
+use crate::tokenizer::{NoTokens, Tokenizer};
 
 /// Prompts before they are tokens.
 #[derive(Debug)]
@@ -22,8 +24,36 @@ pub(crate) enum Prompts {
 /// A message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
-    role: String,
-    content: String,
+    pub(crate) role: String,
+    pub(crate) content: String,
+}
+
+/// A prompt in tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prompt {
+    pub(crate) ids: Vec<u32>,
+    /// Which of them an answer repeats that is to be an echo: of a chat, its last message.
+    pub(crate) heard: Range<usize>,
+}
+
+impl Prompt {
+    /// All of which is repeated.
+    pub(crate) fn whole(ids: Vec<u32>) -> Self {
+        Self { heard: 0..ids.len(), ids }
+    }
+
+    /// Leaves the last tokens, at most so many.
+    pub(crate) fn keep_last(&mut self, most: usize) {
+        let gone = self.ids.len().saturating_sub(most);
+        self.ids.drain(..gone);
+        self.heard = self.heard.start.saturating_sub(gone)..self.heard.end.saturating_sub(gone);
+    }
+}
+
+impl From<NoTokens> for ApiError {
+    fn from(NoTokens(reason): NoTokens) -> Self {
+        Self::bad_request(format!("The tokenizer cannot cut the prompt: {reason}"))
+    }
 }
 
 impl Prompts {
@@ -32,49 +62,39 @@ impl Prompts {
         api: Api,
         special_tokens: bool,
         tokenizer: &Tokenizer,
-    ) -> Result<Vec<Vec<u32>>, ApiError> {
-        let begun = |ids: Vec<u32>| {
-            if special_tokens && api == Api::Completions { [vec![BEGIN], ids].concat() } else { ids }
-        };
-        match self {
+    ) -> Result<Vec<Prompt>, ApiError> {
+        let special = special_tokens && api == Api::Completions;
+        let prompts = match self {
             Self::Missing => {
                 let message = "Either prompt or prompt_embeds must be provided and non-empty.";
-                Err(ApiError::of("prompt", message, None))
+                return Err(ApiError::of("prompt", message, None));
             }
-            Self::Empty => Err(ApiError::bad_request("You must pass at least one prompt")),
-            Self::Texts(texts) => Ok(texts.iter().map(|text| begun(tokenizer.encode(text))).collect()),
+            Self::Empty => return Err(ApiError::bad_request("You must pass at least one prompt")),
+            Self::Texts(texts) => {
+                let prompt = |text: &String| tokenizer.encode(text, special).map(Prompt::whole);
+                texts.iter().map(prompt).collect::<Result<Vec<_>, _>>()?
+            }
             Self::Ids(prompts) => {
-                let unknown = prompts.iter().flatten().find(|&&id| id >= VOCABULARY);
-                match unknown {
-                    Some(id) => Err(ApiError::bad_request(format!("Token id {id} is out of vocabulary"))),
-                    None if prompts.iter().any(Vec::is_empty) => {
-                        Err(ApiError::bad_request("The decoder prompt cannot be empty"))
-                    }
-                    None => Ok(prompts),
+                if let Some(id) = prompts.iter().flatten().find(|&&id| id >= tokenizer.vocabulary()) {
+                    return Err(ApiError::bad_request(format!("Token id {id} is out of vocabulary")));
                 }
+                prompts.into_iter().map(Prompt::whole).collect()
             }
-            Self::Chat(messages) if messages.is_empty() => Err(ApiError::bad_request(
-                "Cannot apply chat template to an empty conversation. Provide at least one message.",
-            )),
-            Self::Chat(messages) => Ok(vec![conversation(&messages, tokenizer)]),
+            Self::Chat(messages) if messages.is_empty() => {
+                return Err(ApiError::bad_request(
+                    "Cannot apply chat template to an empty conversation. Provide at least one message.",
+                ));
+            }
+            Self::Chat(messages) => {
+                let (ids, heard) = tokenizer.conversation(&messages)?;
+                vec![Prompt { ids, heard }]
+            }
+        };
+        if prompts.iter().any(|prompt| prompt.ids.is_empty()) {
+            return Err(ApiError::bad_request("The decoder prompt cannot be empty"));
         }
+        Ok(prompts)
     }
-}
-
-/// The tokens of a chat: each message begins with a token of its own, its role and a line end, and ends with one.
-fn conversation(messages: &[Message], tokenizer: &Tokenizer) -> Vec<u32> {
-    let mut ids = vec![BEGIN];
-    for Message { role, content } in messages {
-        ids.push(MESSAGE);
-        ids.extend(tokenizer.encode(role));
-        ids.extend(tokenizer.encode("\n"));
-        ids.extend(tokenizer.encode(content));
-        ids.push(END);
-    }
-    ids.push(MESSAGE);
-    ids.extend(tokenizer.encode("assistant"));
-    ids.extend(tokenizer.encode("\n"));
-    ids
 }
 
 /// The prompts of a completion: a text, ids, or a list of either.
@@ -181,5 +201,5 @@ pub(crate) fn to_tokenize(body: &Map<String, Value>, tokenizer: &Tokenizer) -> R
         return Err(invalid(&missing));
     };
     fields.checked()?;
-    Ok(prompts.encode(api, special_tokens, tokenizer)?.swap_remove(0))
+    Ok(prompts.encode(api, special_tokens, tokenizer)?.swap_remove(0).ids)
 }

@@ -13,7 +13,6 @@ use crate::server::Server;
 fn exception(name: &str) -> Option<&'static str> {
     let (kind, case) = name.split_once('/').unwrap();
     Some(match (kind, case) {
-        ("completions" | "chat", "eos" | "eos_stream") => "made-up answers do not heed `allowed_token_ids`",
         ("completions", "stop" | "stop_stream" | "stop_included" | "stop_token_ids") | ("chat", "stop") => {
             "made-up answers come to other texts, after another number of tokens"
         }

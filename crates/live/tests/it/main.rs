@@ -5,3 +5,4 @@ mod conformance;
 mod live;
 mod page;
 mod server;
+mod tokens;

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 use servecast_cluster::{PoolEngine, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
-use servecast_live::{ServeError, ServeOptions, serve};
+use servecast_live::{LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Tokenizer, serve};
 use tokio::sync::oneshot;
 
 /// A server at work; it stops when it is dropped.
@@ -44,7 +44,9 @@ pub(crate) fn options(topology: Topology) -> ServeOptions {
         model: "tiny".to_owned(),
         max_model_len: Some(2048),
         prefix_caching: true,
-        output_tokens: 64,
+        tokenizer: Tokenizer::built_in(),
+        output: OutputText::Lorem,
+        output_length: OutputLength { tokens: 64, law: LengthLaw::Constant },
         speed: 1.0,
         api_key: None,
         configuration: "a test".to_owned(),

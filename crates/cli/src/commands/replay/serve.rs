@@ -1,5 +1,7 @@
 //! `servecast serve`: a deployment on the clock, behind the HTTP API of a real one.
 
+mod answers;
+
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,6 +12,7 @@ use servecast_report::printable;
 use servecast_types::{Message, message};
 use servecast_workload::TraceNotes;
 
+use self::answers::AnswerArgs;
 use super::{ReplayArgs, tell_of_unused};
 use crate::config::{
     DeploymentConfig, EngineShortcuts, OutputConfig, ReplayConfig, ReplayMode, RouterFlags, SglangShortcuts,
@@ -48,9 +51,6 @@ pub(crate) struct ServeArgs {
     /// How many times as fast as the clock of the machine the deployment goes
     #[arg(long, value_name = "FACTOR", help_heading = "Server", allow_negative_numbers = true)]
     speed: Option<f64>,
-    /// Tokens of an answer to a chat for which the client sets no limit
-    #[arg(long, value_name = "TOKENS", default_value_t = 256, help_heading = "Server")]
-    output_tokens: u32,
     /// Write what comes in, with times, as a trace that `replay` takes
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
     record: Option<PathBuf>,
@@ -60,6 +60,8 @@ pub(crate) struct ServeArgs {
     /// Show no notes
     #[arg(long, short, help_heading = "Server")]
     quiet: bool,
+    #[command(flatten)]
+    answers: AnswerArgs,
     #[command(flatten)]
     deployment: DeploymentConfig,
     #[command(flatten)]
@@ -169,9 +171,9 @@ fn check_workers(args: &ServeArgs, port: Option<u16>, plan: &Plan) -> Result<(),
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let plan = args.plan()?;
-    if args.output_tokens == 0 {
-        return Err(Failure::user(message!("{output_tokens} is 0, but an answer has at least 1 token")));
-    }
+    let output_length = args.answers.length()?;
+    let output = args.answers.output()?;
+    let tokenizer = args.answers.tokenizer()?;
     if !args.quiet {
         plan.derived.iter().for_each(|derived| note(&format!("note: {derived}")));
         tell_of_unused(plan.unused.iter().cloned());
@@ -193,7 +195,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         model: model.clone(),
         max_model_len: contexts.min(),
         prefix_caching: engines().all(|engine| engine.enable_prefix_caching),
-        output_tokens: args.output_tokens,
+        tokenizer,
+        output,
+        output_length,
         speed: plan.online.unwrap_or(1.0),
         api_key: args.api_key.clone(),
         configuration: resolved(&plan, &TraceNotes::default())?,

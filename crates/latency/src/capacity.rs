@@ -1,5 +1,6 @@
 //! How many KV blocks fit a GPU beside a model.
 
+use crate::kv_plan::{KvPlan, KvPlanError, KvPlanSetup};
 use crate::model::{BF16_BYTES, ModelShape, WeightType};
 
 /// What is served, and on what.
@@ -89,38 +90,18 @@ const BYTES_PER_LOGIT: f64 = 2.0 + 3.0 * 4.0;
 impl CapacitySetup {
     /// The arithmetic: what the engine may take, less weights, activations and runtime, over the size of a block.
     pub fn capacity(&self) -> Result<Capacity, TooLarge> {
-        let gpus = f64::from(self.tensor_parallel_size.max(1));
-        let stages = f64::from(self.pipeline_parallel_size.max(1));
-        let layers = f64::from(self.model.layers);
-        let share = (layers / stages).ceil() / layers;
-        // The first group has the embedding and the last one the head: the fuller has one of them at most.
-        let embeddings = self.model.weight_bytes_of_embeddings();
-        let outside = if stages > 1.0 && !self.model.tied_embeddings { embeddings / 2.0 } else { embeddings };
-        let ranks = f64::from(self.attention_ranks.max(1));
-        let attention = self.model.weight_bytes_of_attention(self.weights);
-        let shared = (self.model.weight_bytes_of_blocks(self.weights) - attention) * share / gpus;
-        let weights = shared + (attention * share + outside) * ranks / gpus;
-        let collectives = if gpus * stages > 1.0 { COLLECTIVE_BYTES } else { 0.0 };
         let of_all =
             f64::from(self.model.layers_that_keep_all()) / f64::from(self.model.attention_layers.max(1));
-        let kv_per_token = self.model.kv_bytes_per_token(self.gpus_of_rank(), self.kv_bytes) * of_all * share;
+        let kv_per_token =
+            self.model.kv_bytes_per_token(self.gpus_of_rank(), self.kv_bytes) * of_all * self.share();
         let kv_per_block = kv_per_token * f64::from(self.block_size);
-        let (budget, activations, runtime) = (
-            self.memory_bytes * self.gpu_memory_utilization,
-            self.activation_bytes(gpus),
-            RUNTIME_BYTES + collectives,
-        );
-        let left = budget - weights - activations - runtime;
-        let states = self.state_bytes(share).min(left.max(0.0) * MOST_FOR_STATES);
+        let taken = self.taken();
+        let left = taken.left();
+        let states = self.state_bytes(self.share()).min(left.max(0.0) * MOST_FOR_STATES);
         let kv_cache = left - states;
-        if kv_cache < kv_per_block {
-            return Err(TooLarge {
-                missing_gib: (kv_per_block - kv_cache) / GIB,
-                needed_gib: (weights + activations + runtime + states + kv_per_block) / GIB,
-                budget_gib: budget / GIB,
-            });
-        }
+        taken.check(states, kv_per_block)?;
         let num_gpu_blocks = (kv_cache / kv_per_block) as u64 * u64::from(self.attention_ranks.max(1));
+        let Taken { budget, weights, activations, runtime } = taken;
         Ok(Capacity {
             budget,
             weights,
@@ -132,6 +113,51 @@ impl CapacitySetup {
             kv_per_block,
             num_gpu_blocks,
         })
+    }
+
+    /// Bytes that are left for blocks of the KV cache, of which one has so many.
+    ///
+    /// # Errors
+    /// There is no room for one.
+    pub fn memory_for_kv(&self, block_bytes: f64) -> Result<f64, TooLarge> {
+        let taken = self.taken();
+        taken.check(0.0, block_bytes)?;
+        Ok(taken.left())
+    }
+
+    /// What is taken before the KV cache.
+    fn taken(&self) -> Taken {
+        let gpus = f64::from(self.tensor_parallel_size.max(1));
+        let stages = f64::from(self.pipeline_parallel_size.max(1));
+        let share = self.share();
+        // The first group has the embedding and the last one the head: the fuller has one of them at most.
+        let embeddings = self.model.weight_bytes_of_embeddings();
+        let outside = if stages > 1.0 && !self.model.tied_embeddings { embeddings / 2.0 } else { embeddings };
+        let ranks = f64::from(self.attention_ranks.max(1));
+        let attention = self.model.weight_bytes_of_attention(self.weights);
+        let shared = (self.model.weight_bytes_of_blocks(self.weights) - attention) * share / gpus;
+        let collectives = if gpus * stages > 1.0 { COLLECTIVE_BYTES } else { 0.0 };
+        Taken {
+            budget: self.memory_bytes * self.gpu_memory_utilization,
+            weights: shared + (attention * share + outside) * ranks / gpus,
+            activations: self.activation_bytes(gpus),
+            runtime: RUNTIME_BYTES + collectives,
+        }
+    }
+
+    /// Share of the layers that the fullest GPU has.
+    fn share(&self) -> f64 {
+        let layers = f64::from(self.model.layers);
+        (layers / f64::from(self.pipeline_parallel_size.max(1))).ceil() / layers
+    }
+
+    /// How vLLM groups the layers of a GPU, those of one stage where there are several.
+    ///
+    /// # Errors
+    /// Blocks of its layers cannot be made equal.
+    pub fn kv_plan(&self, setup: KvPlanSetup) -> Result<KvPlan, KvPlanError> {
+        let layers = self.model.kv_layers(self.gpus_of_rank(), self.kv_bytes, self.block_size);
+        Ok(KvPlan::new(&layers, setup)?.of_stage(self.pipeline_parallel_size))
     }
 
     /// What blocks with linear attention or a window keep of as many sequences as can run, in the layers of a group.
@@ -166,6 +192,34 @@ impl CapacitySetup {
         let block = tokens * (3.0 * hidden + (2.0 * query) * ranks / gpus + inner) * BF16_BYTES;
         let logits = requests * f64::from(model.vocabulary) * BYTES_PER_LOGIT + tokens * hidden * BF16_BYTES;
         block.max(logits)
+    }
+}
+
+/// What is taken of the memory of a GPU before the KV cache, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    budget: f64,
+    weights: f64,
+    activations: f64,
+    runtime: f64,
+}
+
+impl Taken {
+    fn left(&self) -> f64 {
+        self.budget - self.weights - self.activations - self.runtime
+    }
+
+    /// Whether a block fits beside states of sequences.
+    fn check(&self, states: f64, block: f64) -> Result<(), TooLarge> {
+        let kv_cache = self.left() - states;
+        if kv_cache >= block {
+            return Ok(());
+        }
+        Err(TooLarge {
+            missing_gib: (block - kv_cache) / GIB,
+            needed_gib: (self.weights + self.activations + self.runtime + states + block) / GIB,
+            budget_gib: self.budget / GIB,
+        })
     }
 }
 

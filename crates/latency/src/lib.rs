@@ -23,6 +23,7 @@ mod error_bar;
 mod gpu;
 mod grid;
 mod host;
+mod kv_plan;
 mod linear;
 mod link;
 mod model;
@@ -42,6 +43,7 @@ pub use error_bar::ErrorBar;
 pub use gpu::{GpuProblem, GpuSheet};
 pub use grid::{Grid, GridError};
 pub use host::{Host, MOST_HOST_US};
+pub use kv_plan::{KvGroup, KvKind, KvLayer, KvPlan, KvPlanError, KvPlanSetup};
 pub use linear::Linear;
 pub use link::{AllReduce, AllReduceTable, Quickest, Ring};
 pub use model::{

@@ -12,6 +12,8 @@ pub use share::{UnevenExperts, UnevenHeads};
 pub(crate) use weights::BF16_BYTES;
 pub use weights::{FourBit, StoredAs, WeightType};
 
+use crate::kv_plan::KvKind;
+
 /// The shape of a transformer, or of a hybrid of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelShape {
@@ -89,6 +91,11 @@ pub struct Window {
     pub tokens: u32,
     /// How many blocks.
     pub layers: u32,
+    /// Whether that is no further than the last multiple of so many tokens (chunked local attention), rather than the last
+    /// so many.
+    pub chunked: bool,
+    /// Whether the first block looks back all the way.
+    pub after_full: bool,
 }
 
 /// The experts of a model.
@@ -135,6 +142,8 @@ pub struct LinearLayers {
     pub value_size: u32,
     /// Tokens that the convolution before it sees.
     pub convolution: u32,
+    /// Bytes of a number of the state where an engine keeps it between passes.
+    pub cached_number_bytes: u32,
 }
 
 /// Kinds of linear attention.
@@ -166,6 +175,13 @@ impl ModelShape {
     /// shape needs.
     pub fn from_config(text: &str) -> Result<Self, ModelError> {
         config::read(text)
+    }
+}
+
+impl Window {
+    /// What a block with it keeps of a sequence.
+    pub fn kv_kind(self) -> KvKind {
+        if self.chunked { KvKind::ChunkedLocal(self.tokens) } else { KvKind::SlidingWindow(self.tokens) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod known;
+mod kv;
 mod latency;
 mod latency_page;
 
@@ -19,6 +20,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Clone, Subcommand)]
 enum ExplainOf {
     Capacity(Box<capacity::CapacityArgs>),
+    Kv(Box<kv::KvArgs>),
     Latency(Box<latency::LatencyArgs>),
     Models(known::ModelsArgs),
     Gpus(known::GpusArgs),
@@ -28,6 +30,7 @@ enum ExplainOf {
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     match &args.of {
         ExplainOf::Capacity(args) => capacity::run(args),
+        ExplainOf::Kv(args) => kv::run(args),
         ExplainOf::Latency(args) => latency::run(args),
         ExplainOf::Models(args) => known::models(args),
         ExplainOf::Gpus(args) => known::gpus(args),

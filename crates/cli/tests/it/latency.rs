@@ -249,6 +249,46 @@ fn the_capacity_follows_from_model_and_gpu() {
 }
 
 #[test]
+fn layers_that_keep_different_things_are_shown_as_groups() {
+    let sandbox = Sandbox::new();
+    let explain = |arguments: &[&str]| sandbox.run(&[&["explain", "kv"], arguments].concat());
+    let of = |model: &str| -> Value {
+        let preset = ["--engine-preset", "vllm-0.33", "--kv-cache-memory-bytes", "21474836480"];
+        let arguments = [&["--model", model, "--format", "json"], &preset[..]].concat();
+        serde_json::from_str(&explain(&arguments).success()).unwrap()
+    };
+    let gemma = of("google/gemma-3-27b-it");
+    assert_eq!(
+        (gemma["num_gpu_blocks"].as_u64(), gemma["bytes_per_block"].as_u64()),
+        (Some(16_384), Some(1_310_720))
+    );
+    let layers: Vec<u64> =
+        gemma["groups"].as_array().unwrap().iter().map(|group| group["layers"].as_u64().unwrap()).collect();
+    assert_eq!(layers, [9, 9, 9, 9, 8, 8, 10]);
+    let long = &gemma["requests"][3];
+    assert_eq!(
+        (&long["tokens"], &long["blocks"][0], &long["blocks"][6]),
+        (&131_072.into(), &1089.into(), &8192.into())
+    );
+    let plain = of("meta-llama/Llama-3.1-8B");
+    assert_eq!((plain["groups"].as_array().unwrap().len(), &plain["num_gpu_blocks"]), (1, &10_240.into()));
+    let table =
+        explain(&["--model", "openai/gpt-oss-20b", "--gpu", "H100-SXM", "--tokens", "1024"]).success();
+    let words = "openai/gpt-oss-20b, tensor parallel 1, pipeline parallel 1: 2 groups of layers";
+    assert!(table.contains(words) && table.contains("the last 128 tokens"), "{table}");
+    assert!(table.contains("requests of 1024 tokens, each of 16 + 16 blocks"), "{table}");
+
+    let scout = ["--model", "meta-llama/Llama-4-Scout-17B-16E", "--gpu", "H200", "--tp", "8"];
+    let whole = explain(&[&scout[..], &["--disable-hybrid-kv-cache-manager"]].concat()).success();
+    assert!(whole.contains(": 1 group of layers"), "{whole}");
+    let states = ["--model", "Qwen/Qwen3-Next-80B-A3B", "--gpu", "H200", "--disable-hybrid-kv-cache-manager"];
+    explain(&states).is_refused(&["layers with states cannot do without groups of their own"]);
+    explain(&["--model", "openai/gpt-oss-20b"]).is_refused(&["nothing says how much memory the GPU has"]);
+    explain(&[&scout[..], &["--engine", "sglang"]].concat())
+        .is_refused(&["engine sglang does not share out"]);
+}
+
+#[test]
 fn the_capacity_is_that_of_a_replay() {
     let sandbox = Sandbox::new();
     let llama = ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM"];

@@ -202,7 +202,21 @@ fn linear(config: &Config, family: Family, layers: u32) -> Result<Option<LinearL
         value_heads: config.number(value_heads, 1)?,
         value_size: config.number(value_size, 1)?,
         convolution: config.number(convolution, 1)?,
+        cached_number_bytes: cached_number_bytes(config, family)?,
     }))
+}
+
+/// Bytes of a number of a state as engines keep it, which the file may say by two names.
+fn cached_number_bytes(config: &Config, family: Family) -> Result<u32, ModelError> {
+    let keys = ["mamba_ssm_dtype", "mamba_ssm_cache_dtype"];
+    let Some(key) = keys.into_iter().find(|key| config.get(key).is_some()) else {
+        return Ok(if family.short_states { 2 } else { 4 });
+    };
+    match config.get(key).and_then(Value::as_str) {
+        Some("float32") => Ok(4),
+        Some("bfloat16" | "float16") => Ok(2),
+        _ => Err(config.refused(key, "`float32`, `bfloat16` or `float16`")),
+    }
 }
 
 fn sparse(config: &Config, family: Family) -> Result<Option<SparseIndex>, ModelError> {
@@ -309,7 +323,14 @@ fn window(config: &Config, windowed: Windowed, layers: u32) -> Result<Option<Win
         },
     };
     let tokens = config.number(key, 1)?;
-    Ok((with > 0).then_some(Window { tokens, layers: with.min(layers) }))
+    let first = listed.and_then(|kinds| kinds.first()?.as_str());
+    Ok((with > 0).then_some(Window {
+        tokens,
+        layers: with.min(layers),
+        chunked: matches!(windowed, Windowed::Chunks),
+        // Those without a window are the first ones where the file says from which one on there is one.
+        after_full: first.map_or(matches!(windowed, Windowed::IfUsed), |kind| kind == "full_attention"),
+    }))
 }
 
 /// What `quantization_config` says; nothing if it is empty.

@@ -135,6 +135,15 @@ impl ModelShape {
         }
     }
 
+    /// Heads of keys and values on each of `gpus` GPUs, the numbers of a head, and whether that is a compressed vector for all
+    /// heads.
+    pub(crate) fn kv_heads(&self, gpus: u32) -> (u32, u32, bool) {
+        match self.attention {
+            Attention::Grouped { kv_heads } => (kv_heads.div_ceil(gpus.max(1)), self.head_size, false),
+            Attention::Latent { kv_rank, rope_size, .. } => (1, kv_rank + rope_size, true),
+        }
+    }
+
     /// Bytes of KV cache that a token takes in a block with attention on each of `gpus` GPUs, without the key of an index.
     ///
     /// Kernels of sparse attention read 8-bit vectors with the part that carries the position in 16 bits, and a scale of
@@ -214,12 +223,25 @@ impl LinearLayers {
         u64::from(hidden_size) * (width + values) + convolution
     }
 
-    /// Bytes of the state of a sequence in a block: a matrix for each head, in 32 bits, and the last inputs of the
-    /// convolution, in 16.
+    /// Bytes of the state of a sequence in a block while it is computed: a matrix for each head, in 32 bits, and the last
+    /// inputs of the convolution, in 16.
     fn state_bytes(self) -> f64 {
+        let (matrices, inputs) = self.state_numbers();
+        matrices as f64 * STATE_BYTES + inputs as f64 * BF16_BYTES
+    }
+
+    /// Bytes of the same on each of `gpus` GPUs as an engine keeps it between passes.
+    pub(crate) fn cached_bytes(self, gpus: u32) -> u64 {
+        let (matrices, inputs) = self.state_numbers();
+        let gpus = u64::from(gpus.max(1));
+        matrices.div_ceil(gpus) * u64::from(self.cached_number_bytes)
+            + inputs.div_ceil(gpus) * BF16_BYTES as u64
+    }
+
+    /// Numbers of the state of a sequence in a block: of its matrices, and of the inputs of its convolution.
+    fn state_numbers(self) -> (u64, u64) {
         let (keys, values) = self.widths();
-        let matrices = f64::from(self.value_heads) * f64::from(self.key_size) * f64::from(self.value_size);
-        let inputs = f64::from(self.convolution.saturating_sub(1)) * (2 * keys + values) as f64;
-        matrices * STATE_BYTES + inputs * BF16_BYTES
+        let matrices = u64::from(self.value_heads) * u64::from(self.key_size) * u64::from(self.value_size);
+        (matrices, u64::from(self.convolution.saturating_sub(1)) * (2 * keys + values))
     }
 }

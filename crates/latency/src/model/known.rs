@@ -48,13 +48,13 @@ const LLAMA_4_SCOUT: ModelShape = dense(48, 5120, 16384, (40, 8, 128), 202_048)
     .normed()
     .experts(16, 1, 8192)
     .shared(8192)
-    .window(8192, 36)
+    .chunks(8192, 36)
     .four_bit(FourBit::Experts);
 const LLAMA_4_MAVERICK: ModelShape = dense(48, 5120, 16384, (40, 8, 128), 202_048)
     .experts(128, 1, 8192)
     .shared(8192)
     .after(24)
-    .window(8192, 36)
+    .chunks(8192, 36)
     .four_bit(FourBit::Experts);
 
 /// All that are known, the first name of a shape first.
@@ -99,7 +99,10 @@ pub(super) static MODELS: [(&str, ModelShape); 79] = [
     ("Qwen/Qwen3-Coder-480B-A35B", qwen3(62, 6144, 8192, (96, 8, 128)).experts(160, 8, 2560)),
     (
         "Qwen/Qwen3-Next-80B-A3B",
-        qwen_hybrid((48, 2048, 5120), (16, 2), 32, 151_936).experts(512, 10, 512).shared(512),
+        qwen_hybrid((48, 2048, 5120), (16, 2), 32, 151_936)
+            .cached_in_bf16()
+            .experts(512, 10, 512)
+            .shared(512),
     ),
     ("Qwen/Qwen3.5-27B", qwen_hybrid((64, 5120, 17408), (24, 4), 48, 248_320)),
     (
@@ -216,6 +219,7 @@ const fn qwen_hybrid(
         value_heads,
         value_size: 128,
         convolution: 4,
+        cached_number_bytes: 4,
     };
     let attention_layers = layers / 4;
     let plain =
@@ -244,9 +248,10 @@ const fn gemma(layers: u32, hidden_size: u32, inner_size: u32, heads: Heads, voc
 /// Blocks with a window have 96 heads of queries instead of 64, which are left out: they are 0.6 % of its parameters.
 const fn step() -> ModelShape {
     let plain = dense(45, 4096, 11264, (64, 8, 128), 128_896).normed().block_fp8();
-    let experts =
-        plain.experts(288, 8, 1280).shared(1280).after(3).window(512, 33).four_bit(FourBit::Experts);
-    ModelShape { output_gate: 1, ..experts }
+    let experts = plain.experts(288, 8, 1280).shared(1280).after(3).four_bit(FourBit::Experts);
+    // The first block looks back all the way, then three do not.
+    let window = Window { tokens: 512, layers: 33, chunked: false, after_full: true };
+    ModelShape { output_gate: 1, window: Some(window), ..experts }
 }
 
 /// 23 blocks of Mamba 2, 23 of experts and 6 of attention.
@@ -259,6 +264,7 @@ const fn nemotron_nano() -> ModelShape {
         value_heads: 64,
         value_size: 64,
         convolution: 4,
+        cached_number_bytes: 4,
     };
     let plain = dense(52, 2688, 1856, (32, 2, 128), 131_072).experts(128, 6, 1856).shared(3712).after(29);
     ModelShape {
@@ -308,7 +314,21 @@ impl ModelShape {
     }
 
     const fn window(self, tokens: u32, layers: u32) -> Self {
-        Self { window: Some(Window { tokens, layers }), ..self }
+        Self { window: Some(Window { tokens, layers, chunked: false, after_full: false }), ..self }
+    }
+
+    /// Blocks look back to the last multiple of so many tokens.
+    const fn chunks(self, tokens: u32, layers: u32) -> Self {
+        Self { window: Some(Window { tokens, layers, chunked: true, after_full: false }), ..self }
+    }
+
+    /// States of sequences are kept in 16 bits.
+    const fn cached_in_bf16(self) -> Self {
+        let linear = match self.linear {
+            Some(linear) => Some(LinearLayers { cached_number_bytes: 2, ..linear }),
+            None => None,
+        };
+        Self { linear, ..self }
     }
 
     /// Latent attention with keys and values of 512 numbers and 64 for the position; 0 for queries that are not compressed.

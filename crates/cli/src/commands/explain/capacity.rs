@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde_json::{Map, Value, json};
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, merge};
-use servecast_latency::{Capacity, CapacitySetup, GIB, WeightType};
+use servecast_latency::{Capacity, CapacitySetup, GIB, TooLarge, WeightType};
 use servecast_types::{Message, Role, message};
 
 use crate::config::Format;
@@ -24,7 +24,7 @@ pub(super) struct CapacityArgs {
     #[arg(long, value_name = "NAME|FILE", required_unless_present = "profile")]
     model: Option<String>,
     /// GPU by name, or a file that describes it
-    #[arg(long, value_name = "NAME|FILE.toml", required_unless_present_any = ["memory_gib", "profile"])]
+    #[arg(long, value_name = "NAME|FILE.toml")]
     gpu: Option<String>,
     /// Take model, GPU and parallelism from a profile or a recorded run
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -90,53 +90,79 @@ pub(super) fn kv_type(text: &str) -> Result<KvType, String> {
     KvType::by_name(text).ok_or_else(|| "expected auto, bf16, fp16 or fp8".to_owned())
 }
 
+/// What is asked about: model and GPU as they were named, the arithmetic, and the engine as a replay would have it.
+pub(super) struct Subject {
+    pub(super) deployed: Deployed,
+    pub(super) setup: CapacitySetup,
+    pub(super) engine: EngineArgs,
+}
+
 /// Runs the command.
 pub(super) fn run(args: &CapacityArgs) -> Result<(), Failure> {
-    let (mut deployed, of_profile) = match &args.profile {
-        Some(folder) => {
-            let settings = ProfileSettings::of(folder, "")?;
-            let shape = if args.model.is_none() { Some(settings.shape()?) } else { None };
-            (settings.deployed, shape)
-        }
-        None => (Deployed::default(), None),
-    };
-    if args.gpu.is_some() {
-        deployed.memory_bytes = None;
-    }
-    deployed.gpu = args.gpu.clone().or(deployed.gpu);
-    deployed.model = args.model.clone().or(deployed.model);
-    deployed.gpus = args.tensor_parallel_size.or(deployed.gpus);
-    deployed.dtype = args.dtype.or(deployed.dtype);
-    deployed.kv_dtype = args.kv_cache_dtype.or(deployed.kv_dtype);
-    deployed.memory_bytes = args.memory_gib.map(|gib| gib * GIB).or(deployed.memory_bytes);
-    let shape = match of_profile {
-        Some(shape) => shape,
-        None => model_shape(deployed.model.as_deref().unwrap_or_default())?,
-    };
-    let unknown = || {
-        Failure::user("nothing says how much memory the GPU has")
-            .with_hint("--gpu NAME or --memory-gib GIB says so")
-    };
-    let setup = CapacitySetup {
-        pipeline_parallel_size: args.pipeline_parallel_size,
-        ..deployed.capacity_setup(shape)?.ok_or_else(unknown)?
-    };
-    let model = deployed.model.as_deref().unwrap_or("the model");
-    if let Some((key, value, problem)) = deployed.problem(model, &setup.model)? {
-        let flag = Message::flag(if key == "tp" { "tensor_parallel_size" } else { key });
-        return Err(Failure::user(message!("{} is {}: {}", flag, value, problem)));
-    }
-    let setup = capacity_setup(&engine_args(args)?, &setup);
-    let found = setup.capacity().map_err(|error| {
-        Failure::input(&error)
-            .with_hint("more GPUs, fewer bytes a weight or a larger --gpu-memory-utilization make room")
-    })?;
+    let Subject { deployed, setup, .. } = args.subject(None)?;
+    let found = setup.capacity().map_err(|error| too_large(&error))?;
     files::print(&match args.format {
         Format::Table => table(&deployed, &setup, &found),
         Format::Json => {
             serde_json::to_string_pretty(&object(&deployed, &setup, &found)).unwrap_or_default() + "\n"
         }
     })
+}
+
+pub(super) fn too_large(error: &TooLarge) -> Failure {
+    Failure::input(error)
+        .with_hint("more GPUs, fewer bytes a weight or a larger --gpu-memory-utilization make room")
+}
+
+impl CapacityArgs {
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What is asked about; `memory_bytes` stands for the memory of a GPU of which nothing is said.
+    pub(super) fn subject(&self, memory_bytes: Option<f64>) -> Result<Subject, Failure> {
+        let args = self;
+        let (mut deployed, of_profile) = match &args.profile {
+            Some(folder) => {
+                let settings = ProfileSettings::of(folder, "")?;
+                let shape = if args.model.is_none() { Some(settings.shape()?) } else { None };
+                (settings.deployed, shape)
+            }
+            None => (Deployed::default(), None),
+        };
+        if args.gpu.is_some() {
+            deployed.memory_bytes = None;
+        }
+        deployed.gpu = args.gpu.clone().or(deployed.gpu);
+        deployed.model = args.model.clone().or(deployed.model);
+        deployed.gpus = args.tensor_parallel_size.or(deployed.gpus);
+        deployed.dtype = args.dtype.or(deployed.dtype);
+        deployed.kv_dtype = args.kv_cache_dtype.or(deployed.kv_dtype);
+        deployed.memory_bytes = args.memory_gib.map(|gib| gib * GIB).or(deployed.memory_bytes);
+        if deployed.gpu.is_none() {
+            deployed.memory_bytes = deployed.memory_bytes.or(memory_bytes);
+        }
+        let shape = match of_profile {
+            Some(shape) => shape,
+            None => model_shape(deployed.model.as_deref().unwrap_or_default())?,
+        };
+        let unknown = || {
+            Failure::user("nothing says how much memory the GPU has")
+                .with_hint("--gpu NAME or --memory-gib GIB says so")
+        };
+        let setup = CapacitySetup {
+            pipeline_parallel_size: args.pipeline_parallel_size,
+            ..deployed.capacity_setup(shape)?.ok_or_else(unknown)?
+        };
+        let model = deployed.model.as_deref().unwrap_or("the model");
+        if let Some((key, value, problem)) = deployed.problem(model, &setup.model)? {
+            let flag = Message::flag(if key == "tp" { "tensor_parallel_size" } else { key });
+            return Err(Failure::user(message!("{} is {}: {}", flag, value, problem)));
+        }
+        let engine = engine_args(args)?;
+        let setup = capacity_setup(&engine, &setup);
+        Ok(Subject { deployed, setup, engine })
+    }
 }
 
 /// The settings of the engine as a replay would have them.

@@ -23,7 +23,7 @@ pub(super) const FAMILIES: [(&str, Family); 34] = [
             ..Family::PLAIN
         },
     ),
-    ("qwen3_next", Family { experts: Some(ExpertKeys::QWEN), ..Family::QWEN_HYBRID }),
+    ("qwen3_next", Family { experts: Some(ExpertKeys::QWEN), short_states: true, ..Family::QWEN_HYBRID }),
     ("qwen3_5", Family::QWEN_HYBRID),
     ("qwen3_5_text", Family::QWEN_HYBRID),
     ("qwen3_5_moe", Family { experts: Some(ExpertKeys::QWEN), ..Family::QWEN_HYBRID }),
@@ -98,6 +98,8 @@ pub(super) struct Family {
     pub(super) latent: bool,
     /// Whether blocks without full attention have a gated delta rule, and the others a gate.
     pub(super) hybrid: bool,
+    /// Whether states of sequences are kept in 16 bits unless the file says otherwise.
+    pub(super) short_states: bool,
     /// Whether each head of attention has a gate of one number.
     pub(super) head_gate: bool,
     /// Whether a pattern of letters says what each block is.
@@ -119,6 +121,7 @@ impl Family {
         tied: false,
         latent: false,
         hybrid: false,
+        short_states: false,
         head_gate: false,
         pattern: false,
         kv_heads: "num_key_value_heads",

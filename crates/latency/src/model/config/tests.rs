@@ -43,7 +43,7 @@ fn plain_families_are_read() {
     let billions = phi.parameters() as f64 / 1e9;
     assert!((billions - 2.78).abs() < 0.01, "phi-2 is published with 2.78 billion, not {billions}");
     let first = of(&with(keys("mistral", 32, 4096, 14336, (32, 8), 32000), &json!({"sliding_window": 4096})));
-    assert_eq!(first.window, Some(Window { tokens: 4096, layers: 32 }));
+    assert_eq!(first.window, Some(Window { tokens: 4096, layers: 32, chunked: false, after_full: false }));
 }
 
 #[test]
@@ -241,6 +241,35 @@ fn quantised_repositories_are_read() {
 }
 
 #[test]
+fn what_blocks_keep_is_read() {
+    let llama4 = keys("llama4_text", 8, 64, 64, (2, 1), 10);
+    let chunks = of(&with(
+        llama4,
+        &json!({
+            "intermediate_size_mlp": 64, "num_local_experts": 2, "num_experts_per_tok": 1,
+            "attention_chunk_size": 32, "no_rope_layers": [],
+        }),
+    ));
+    assert_eq!(chunks.window, Some(Window { tokens: 32, layers: 6, chunked: true, after_full: false }));
+    let later = json!({"sliding_window": 8, "use_sliding_window": true, "max_window_layers": 1});
+    let later = of(&with(keys("qwen2", 4, 64, 64, (2, 1), 10), &later));
+    assert_eq!(later.window, Some(Window { tokens: 8, layers: 3, chunked: false, after_full: true }));
+    let hybrid = |more: Value| {
+        let linear = json!({
+            "linear_num_key_heads": 2, "linear_key_head_dim": 4, "linear_num_value_heads": 2,
+            "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4,
+        });
+        with(with(keys("qwen3_5", 4, 64, 64, (2, 1), 10), &linear), &more)
+    };
+    let bytes = |more: Value| of(&hybrid(more)).linear.map(|linear| linear.cached_number_bytes);
+    assert_eq!(bytes(json!({})), Some(4));
+    assert_eq!(bytes(json!({"mamba_ssm_dtype": "bfloat16"})), Some(2));
+    let error = read(&hybrid(json!({"mamba_ssm_dtype": "fp8"})).to_string()).unwrap_err();
+    let words = "`mamba_ssm_dtype` is \"fp8\", but must be `float32`, `bfloat16` or `float16`";
+    assert_eq!(error.to_string(), words);
+}
+
+#[test]
 fn gemmas_are_read() {
     let gemma2 = json!({"head_dim": 256, "sliding_window": 4096});
     same("google/gemma-2-9b", &with(keys("gemma2", 42, 3584, 14336, (16, 8), 256_000), &gemma2));
@@ -254,7 +283,7 @@ fn gemmas_are_read() {
         keys("gemma3_text", 6, 64, 64, (2, 1), 10),
         &json!({"sliding_window": 8, "layer_types": kinds}),
     ));
-    assert_eq!(listed.window, Some(Window { tokens: 8, layers: 5 }));
+    assert_eq!(listed.window, Some(Window { tokens: 8, layers: 5, chunked: false, after_full: false }));
     let first = of(&with(keys("gemma", 28, 3072, 24576, (16, 16), 256_000), &json!({"head_dim": 256})));
     let billions = first.parameters() as f64 / 1e9;
     assert!((billions - 8.54).abs() < 0.01, "gemma-7b is published with 8.54 billion, not {billions}");

@@ -196,6 +196,7 @@ impl KvPlan {
     }
 
     /// The plan of one of so many stages of a pipeline, the one with the most layers of each group.
+    #[must_use]
     pub fn of_stage(mut self, stages: u32) -> Self {
         let stages = stages.max(1) as usize;
         for group in &mut self.groups {

@@ -19,6 +19,8 @@ pub(crate) struct Head {
     pub(crate) created: u64,
     pub(crate) model: String,
     pub(crate) fingerprint: String,
+    /// The token with which an answer ends by itself.
+    pub(crate) end: u32,
 }
 
 /// Tokens of a request.
@@ -176,7 +178,7 @@ pub(crate) fn whole(
     echoed: &[String],
     tokens: Tokens,
 ) -> String {
-    let Head { id, created, model, fingerprint } = head;
+    let Head { id, created, model, fingerprint, .. } = head;
     let prompt = |index: usize| &wanted.prompts[index / wanted.n as usize].ids;
     let ids = |choice: &Choice| wanted.return_token_ids.then(|| choice.pieces().ids().to_vec());
     let said = |choice: &Choice| {
@@ -185,7 +187,7 @@ pub(crate) fn whole(
     let usage = tokens.usage(wanted.api);
     let numbered = choices.iter().enumerate();
     match wanted.api {
-        Api::Completions => to_json(&Completion {
+        Api::Completions | Api::Generate { .. } => to_json(&Completion {
             id,
             object: "text_completion",
             created: *created,
@@ -252,7 +254,7 @@ fn echo(echoed: &[String], wanted: &Wanted, index: usize) -> String {
     echoed.get(index / wanted.n as usize).cloned().unwrap_or_default()
 }
 
-fn to_json(value: &impl Serialize) -> String {
+pub(crate) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("texts and numbers are JSON")
 }
 
@@ -324,9 +326,9 @@ pub(crate) struct Stream<'a> {
 
 impl Stream<'_> {
     fn chunk<C: Serialize>(&self, choices: &[C], usage: Option<ChunkUsage>, more: More<'_>) -> String {
-        let Head { id, created, model, fingerprint } = self.head;
+        let Head { id, created, model, fingerprint, .. } = self.head;
         let object = match self.wanted.api {
-            Api::Completions => "text_completion",
+            Api::Completions | Api::Generate { .. } => "text_completion",
             Api::Chat => "chat.completion.chunk",
         };
         let (is_last, prompt) = match more {
@@ -378,7 +380,7 @@ impl Stream<'_> {
         let token_ids = wanted.return_token_ids.then(|| [choice.pieces().ids()[place]]);
         let usage = self.usage(tokens);
         match wanted.api {
-            Api::Completions => {
+            Api::Completions | Api::Generate { .. } => {
                 let shows_prompt = choice.tokens() == 1 && (wanted.return_token_ids || echoed.is_some());
                 let delta = CompletionDelta {
                     index,

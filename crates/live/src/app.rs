@@ -8,9 +8,12 @@ use servecast_types::WorkerId;
 
 use crate::choice::Author;
 use crate::deployment::Command;
+use crate::error::Shape;
+use crate::log::RequestLog;
 use crate::output::Output;
-use crate::request::Served;
+use crate::request::{Api, Dialect, Served};
 use crate::tokenizer::Tokenizer;
+use crate::traffic::Traffic;
 
 /// What all ports of a server have in common.
 #[derive(Debug, Clone)]
@@ -21,6 +24,7 @@ pub(crate) struct Front {
     pub(crate) seed: u64,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) output: Arc<Output>,
+    pub(crate) log: Option<Arc<RequestLog>>,
     pub(crate) commands: Sender<Command>,
 }
 
@@ -39,7 +43,11 @@ pub(crate) struct App {
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// What answers say.
     pub(crate) output: Arc<Output>,
+    /// Where requests are told of.
+    pub(crate) log: Option<Arc<RequestLog>>,
     pub(crate) commands: Sender<Command>,
+    /// What came to this port.
+    pub(crate) traffic: Arc<Traffic>,
     /// Shared by all ports.
     numbers: Arc<AtomicU64>,
     under_way: AtomicI64,
@@ -48,9 +56,23 @@ pub(crate) struct App {
 impl App {
     /// Of a deployment that takes these commands.
     pub(crate) fn new(front: Front, worker: Option<WorkerId>, numbers: Arc<AtomicU64>) -> Self {
-        let Front { served, fingerprint, api_key, seed, tokenizer, output, commands } = front;
+        let Front { served, fingerprint, api_key, seed, tokenizer, output, log, commands } = front;
         let under_way = AtomicI64::new(0);
-        Self { served, fingerprint, api_key, worker, seed, tokenizer, output, commands, numbers, under_way }
+        let traffic = Arc::default();
+        Self {
+            served,
+            fingerprint,
+            api_key,
+            worker,
+            seed,
+            tokenizer,
+            output,
+            log,
+            commands,
+            traffic,
+            numbers,
+            under_way,
+        }
     }
 
     /// A number that nothing else has.
@@ -66,6 +88,15 @@ impl App {
     /// Requests of clients that are under way.
     pub(crate) fn under_way(&self) -> i64 {
         self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// How errors of an API look.
+    pub(crate) fn shape(&self, api: Api) -> Shape {
+        match (self.served.dialect, api) {
+            (Dialect::Vllm, _) => Shape::Nested,
+            (Dialect::Sglang, Api::Generate { .. }) => Shape::Bare,
+            (Dialect::Sglang, _) => Shape::Flat,
+        }
     }
 
     /// What answers are made with.

@@ -228,7 +228,12 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "a body is given as it stands")]
     fn written(api: Api, more: serde_json::Value, text: &OutputText, law: LengthLaw) -> Choice {
         let length = OutputLength { tokens: 20, law };
-        let served = Served { model: "m".to_owned(), max_model_len: 2048, length };
+        let served = Served {
+            dialect: crate::request::Dialect::Vllm,
+            model: "m".to_owned(),
+            max_model_len: 2048,
+            length,
+        };
         let mut body = json!({"prompt": "a prompt", "messages": [{"role": "user", "content": "hi there"}]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let tokenizer = Tokenizer::built_in();

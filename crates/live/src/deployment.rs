@@ -21,7 +21,7 @@ use servecast_record::RequestStatus;
 use servecast_types::{Duration, Prompt, RequestId, Role, Run, Time, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Snapshot};
 use crate::record::Log;
 
 /// The least by which two instants differ.
@@ -57,13 +57,20 @@ pub(crate) struct Asked {
     pub(crate) n: u32,
     /// Tokens that it asked for.
     pub(crate) max_tokens: Option<u32>,
+    /// Whether it gets tokens as they come.
+    pub(crate) stream: bool,
 }
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It has a token more, which its client sees then.
-    Token(Instant),
+    /// It has a token more.
+    Token {
+        /// When its client sees it.
+        at: Instant,
+        /// Tokens of its prompt that were cached.
+        cached_tokens: u32,
+    },
     /// It has ended.
     Ended(Ended),
 }
@@ -86,6 +93,8 @@ pub(crate) enum Command {
     Cancel(u64),
     /// Somebody wants to know the metrics, of a worker or of all, as text.
     Metrics(Option<WorkerId>, oneshot::Sender<String>),
+    /// Somebody wants to know how a worker is, or all are.
+    Snapshot(Option<WorkerId>, oneshot::Sender<Vec<Snapshot>>),
     /// Nobody is served any more.
     Close,
 }
@@ -264,6 +273,10 @@ impl Desk {
                 let _ = answer.send(self.metrics.render(self.clients.len() + waiting, worker));
                 return false;
             }
+            Command::Snapshot(worker, answer) => {
+                let _ = answer.send(self.metrics.snapshots(self.clients.len(), worker));
+                return false;
+            }
             Command::Close => self.close(),
         }
         true
@@ -316,7 +329,8 @@ impl Desk {
     fn token(&mut self, worker: WorkerId, id: RequestId, at: Time) {
         let seen = self.clock.at(at);
         self.metrics.token(worker, id, at);
-        self.tell(id, Event::Token(seen));
+        let cached_tokens = self.clients.get(&id).and_then(|client| client.cached_tokens).unwrap_or(0);
+        self.tell(id, Event::Token { at: seen, cached_tokens });
     }
 }
 

@@ -5,6 +5,17 @@ use std::fmt;
 use hyper::StatusCode;
 use serde::Serialize;
 
+/// How errors look, to clients of this or that API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// In an object `error`, as vLLM has them.
+    Nested,
+    /// By themselves, as SGLang has those of OpenAI's API.
+    Flat,
+    /// A message in an object `error`, as SGLang has those of its own API.
+    Bare,
+}
+
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -16,6 +27,13 @@ pub(crate) struct ApiError {
 
 #[derive(Serialize)]
 struct Body<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Flat<'a> {
+    object: &'static str,
+    #[serde(flatten)]
     error: Error<'a>,
 }
 
@@ -60,6 +78,12 @@ impl ApiError {
         Self { status: StatusCode::NOT_FOUND, message, kind: "NotFoundError", param }
     }
 
+    /// Something that the server was not told to do for clients.
+    pub(crate) fn permission(message: &str) -> Self {
+        let kind = "PermissionDeniedError";
+        Self { status: StatusCode::FORBIDDEN, message: message.to_owned(), kind, param: None }
+    }
+
     /// A body that is larger than the server takes.
     pub(crate) fn too_large(most: usize) -> Self {
         let message = format!("The body has more than {most} bytes");
@@ -73,9 +97,14 @@ impl ApiError {
     }
 
     /// What the client gets.
-    pub(crate) fn json(&self) -> String {
+    pub(crate) fn json(&self, shape: Shape) -> String {
         let Self { status, message, kind, param } = self;
         let error = Error { message, kind, param: param.as_deref(), code: status.as_u16() };
-        serde_json::to_string(&Body { error }).expect("texts and numbers are JSON")
+        let json = match shape {
+            Shape::Nested => serde_json::to_string(&Body { error }),
+            Shape::Flat => serde_json::to_string(&Flat { object: "error", error }),
+            Shape::Bare => serde_json::to_string(&serde_json::json!({ "error": { "message": message } })),
+        };
+        json.expect("texts and numbers are JSON")
     }
 }

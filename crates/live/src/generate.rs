@@ -17,7 +17,10 @@ use crate::app::App;
 use crate::choice::{Choice, Delta};
 use crate::deployment::{Asked, Command, Ended, Event, Request};
 use crate::error::ApiError;
-use crate::request::{Api, Prompt, Wanted};
+use crate::log::Line;
+use crate::request::{Api, Dialect, Prompt, Wanted};
+use crate::sglang::answer::State;
+use crate::traffic::Underway;
 
 /// An event, and which answer it is of.
 pub(crate) type Numbered = (u32, Event);
@@ -32,8 +35,13 @@ pub(crate) struct Answers {
     /// By answer, its number in the deployment until it has ended.
     numbers: Vec<Option<u64>>,
     tokens: Tokens,
+    /// By answer, tokens of its prompt that were cached.
+    cached: Vec<u64>,
     ended: usize,
     refused: bool,
+    came: Instant,
+    /// When the client had its first token.
+    first: Option<Instant>,
 }
 
 impl Answers {
@@ -46,8 +54,11 @@ impl Answers {
             events,
             numbers: Vec::new(),
             tokens: Tokens::default(),
+            cached: Vec::new(),
             ended: 0,
             refused: false,
+            came: Instant::now(),
+            first: None,
             app,
             wanted,
         };
@@ -65,13 +76,14 @@ impl Answers {
                     output: choice.pieces().ids().to_vec(),
                     priority: wanted.priority,
                     worker: app.worker,
-                    asked: Asked { n: wanted.n, max_tokens: wanted.max_tokens },
+                    asked: Asked { n: wanted.n, max_tokens: wanted.max_tokens, stream: wanted.stream },
                     events: sender.clone(),
                 });
                 choices.push(choice);
             }
         }
         let prompt_tokens = wanted.prompts.iter().map(|prompt| prompt.ids.len() as u64).sum();
+        answers.cached = vec![0; choices.len()];
         answers.choices = choices;
         answers.tokens.prompt = prompt_tokens;
         for request in requests {
@@ -90,6 +102,7 @@ impl Answers {
         self.ended += 1;
         self.refused |= status != RequestStatus::Finished;
         // The prompt counts once, whatever number of answers there are to it.
+        self.cached[index] = u64::from(cached_tokens);
         if index.is_multiple_of(self.wanted.n as usize) {
             self.tokens.cached += u64::from(cached_tokens);
         }
@@ -101,8 +114,37 @@ impl Answers {
 
     fn advance(&mut self, index: usize) -> Option<Delta> {
         let delta = self.choices[index].advance()?;
+        self.first.get_or_insert_with(Instant::now);
         self.tokens.completion += 1;
         Some(delta)
+    }
+
+    /// What answers of SGLang are made of.
+    fn state(&self) -> State<'_> {
+        let Self { head, wanted, choices, cached, tokens, came, .. } = self;
+        State { head, wanted, choices, cached, tokens: *tokens, seconds: came.elapsed().as_secs_f64() }
+    }
+
+    /// Writes what became of it to the log, if there is one.
+    fn tell(&self) {
+        let Some(log) = &self.app.log else { return };
+        let status = match (self.is_over(), self.refused) {
+            (false, _) => "aborted",
+            (true, true) => "failed",
+            (true, false) => "finished",
+        };
+        let ms = |at: Instant| at.duration_since(self.came).as_secs_f64() * 1e3;
+        log.write(&Line {
+            id: &self.head.id,
+            path: self.wanted.api.path(),
+            stream: self.wanted.stream,
+            status,
+            prompt_tokens: self.tokens.prompt,
+            cached_tokens: self.tokens.cached,
+            completion_tokens: self.tokens.completion,
+            ttft_ms: self.first.map(ms),
+            e2e_ms: ms(Instant::now()),
+        });
     }
 
     /// What a stream is made of.
@@ -126,8 +168,10 @@ impl Answers {
             let (index, event) =
                 self.events.recv().await.ok_or_else(|| ApiError::internal("the server is stopping"))?;
             match event {
-                Event::Token(at) => {
+                Event::Token { at, cached_tokens } => {
                     seen = seen.max(at);
+                    self.cached[index as usize] = u64::from(cached_tokens);
+                    // The client has nothing before the end.
                     self.advance(index as usize);
                 }
                 Event::Ended(ended) => self.ended(index as usize, ended),
@@ -138,6 +182,9 @@ impl Answers {
         }
         sleep_until(seen.into()).await;
         let echoed = self.echoed();
+        if self.app.served.dialect == Dialect::Sglang {
+            return Ok(self.state().whole(&echoed));
+        }
         Ok(whole(&self.head, &self.wanted, &self.choices, &self.app.output, &echoed, self.tokens))
     }
 
@@ -145,7 +192,15 @@ impl Answers {
     pub(crate) fn stream(self) -> EventStream {
         let echoed = self.echoed();
         let begun = vec![false; self.choices.len()];
-        EventStream { answers: self, echoed, begun, ready: VecDeque::new(), wait: None, is_done: false }
+        EventStream {
+            answers: self,
+            echoed,
+            begun,
+            ready: VecDeque::new(),
+            wait: None,
+            is_done: false,
+            underway: None,
+        }
     }
 }
 
@@ -157,6 +212,7 @@ impl Drop for Answers {
             let _ = self.app.commands.send(Command::Cancel(*number));
         }
         if !self.numbers.is_empty() {
+            self.tell();
             self.app.load(-1);
         }
     }
@@ -172,21 +228,31 @@ pub(crate) struct EventStream {
     /// A token that the client is not to see before.
     wait: Option<(Pin<Box<Sleep>>, u32)>,
     is_done: bool,
+    /// Counts it when it has ended.
+    pub(crate) underway: Option<Underway>,
 }
 
 impl EventStream {
     fn token(&mut self, index: usize) {
         let is_first = !std::mem::replace(&mut self.begun[index], true);
         if is_first && self.answers.wanted.api == Api::Chat {
-            let role = self.answers.messages().role(index, self.answers.tokens);
+            let role = match self.answers.app.served.dialect {
+                Dialect::Vllm => self.answers.messages().role(index, self.answers.tokens),
+                Dialect::Sglang => self.answers.state().role(index),
+            };
             self.ready.push_back(role);
         }
         let Some(delta) = self.answers.advance(index) else { return };
         let Answers { wanted, choices, tokens, .. } = &self.answers;
         let echoed = self.echoed.get(index / wanted.n as usize).filter(|_| is_first);
-        let stream = self.answers.messages();
-        let chunk = stream.token(index, &choices[index], delta, echoed.map(String::as_str), *tokens);
-        self.ready.push_back(chunk);
+        let echoed = echoed.map(String::as_str);
+        let chunks = match self.answers.app.served.dialect {
+            Dialect::Vllm => {
+                vec![self.answers.messages().token(index, &choices[index], delta, echoed, *tokens)]
+            }
+            Dialect::Sglang => self.answers.state().token(index, delta, echoed),
+        };
+        self.ready.extend(chunks);
     }
 
     fn ended(&mut self, index: usize, ended: Ended) {
@@ -197,9 +263,13 @@ impl EventStream {
         let Answers { wanted, tokens, refused, .. } = &self.answers;
         if *refused {
             let error = ApiError::internal("the engine could not serve the request");
-            self.ready.push_back(event(&error.json()));
+            let error = error.json(self.answers.app.shape(wanted.api));
+            self.ready.push_back(event(&error));
         } else if wanted.include_usage {
-            let usage = self.answers.messages().end(*tokens);
+            let usage = match self.answers.app.served.dialect {
+                Dialect::Vllm => self.answers.messages().end(*tokens),
+                Dialect::Sglang => self.answers.state().end(),
+            };
             self.ready.push_back(usage);
         }
         self.ready.push_back(DONE.to_owned());
@@ -230,9 +300,13 @@ impl Body for EventStream {
                 continue;
             }
             match ready!(self.answers.events.poll_recv(context)) {
-                Some((index, Event::Token(at))) if at <= Instant::now() => self.token(index as usize),
-                Some((index, Event::Token(at))) => {
-                    self.wait = Some((Box::pin(sleep_until(at.into())), index));
+                Some((index, Event::Token { at, cached_tokens })) => {
+                    self.answers.cached[index as usize] = u64::from(cached_tokens);
+                    if at <= Instant::now() {
+                        self.token(index as usize);
+                    } else {
+                        self.wait = Some((Box::pin(sleep_until(at.into())), index));
+                    }
                 }
                 Some((index, Event::Ended(ended))) => self.ended(index as usize, ended),
                 // The deployment has stopped in the middle.

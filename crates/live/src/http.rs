@@ -6,11 +6,13 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER, VARY};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, SERVER, VARY,
+};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,11 +23,15 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::answer::Head;
 use crate::app::App;
+use crate::clock::unix_time;
 use crate::deployment::Command;
-use crate::error::ApiError;
+use crate::error::{ApiError, Shape};
 use crate::generate::{Answers, EventStream};
+use crate::metrics::Snapshot;
 use crate::params::{Fields, object};
-use crate::request::{Api, Wanted, to_tokenize};
+use crate::request::{Api, Dialect, Wanted, to_tokenize};
+use crate::sglang;
+use crate::traffic::Underway;
 
 /// Bytes of the largest body.
 const MOST_BODY: usize = 32 << 20;
@@ -39,7 +45,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take for a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-type Answer = Response<Either<Full<Bytes>, EventStream>>;
+pub(crate) type Answer = Response<Either<Full<Bytes>, EventStream>>;
 
 /// Takes connections for ever.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
@@ -74,10 +80,13 @@ async fn talk(connection: TcpStream, app: Arc<App>) {
 
 async fn answer(request: Request<Incoming>, app: Arc<App>) -> Answer {
     let is_head = request.method() == Method::HEAD;
+    let dialect = app.served.dialect;
     let mut answer = dispatch(request, app).await;
     let headers = answer.headers_mut();
     headers.insert(SERVER, HeaderValue::from_static("uvicorn"));
-    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    if dialect == Dialect::Vllm {
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
     if is_head {
         *answer.body_mut() = Either::Left(Full::default());
     }
@@ -86,22 +95,58 @@ async fn answer(request: Request<Incoming>, app: Arc<App>) -> Answer {
 
 async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
     let path = request.uri().path().to_owned();
-    if !is_authorized(&request, &path, app.api_key.as_deref()) {
+    let guarded = match app.served.dialect {
+        Dialect::Vllm => is_guarded(request.method(), &path),
+        Dialect::Sglang => sglang::is_guarded(request.method(), &path),
+    };
+    if guarded && !is_authorized(&request, app.api_key.as_deref()) {
         return json(StatusCode::UNAUTHORIZED, r#"{"error":"Unauthorized"}"#.to_owned());
     }
-    let allowed = match path.as_str() {
-        "/health" | "/version" | "/load" | "/v1/models" => "GET",
-        "/metrics" => "GET, HEAD",
-        "/ping" => "GET, POST",
-        "/v1/completions" | "/v1/chat/completions" | "/tokenize" | "/detokenize" => "POST",
-        _ => return detail(StatusCode::NOT_FOUND, "Not Found"),
-    };
-    if !allowed.split(", ").any(|method| method == request.method().as_str()) {
-        let mut answer = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-        return answer;
+    if app.served.dialect == Dialect::Sglang {
+        return sglang::dispatch(request, app).await;
     }
-    match path.as_str() {
+    let route = ROUTES.iter().find(|(known, _)| *known == path);
+    let fits = |methods: &str| methods.split(", ").any(|method| method == request.method().as_str());
+    let handler = route.filter(|(_, methods)| fits(methods)).map(|(known, _)| *known);
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let underway = Underway::new(&app.traffic, handler, request.method(), length.unwrap_or(0));
+    let mut answer = match (route, handler) {
+        (None, _) => detail(StatusCode::NOT_FOUND, "Not Found"),
+        (Some((_, methods)), None) => {
+            let mut answer = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+            answer
+        }
+        (_, Some(handler)) => handle(handler, request, app).await,
+    };
+    if let Some(mut underway) = underway {
+        let length = answer.body().size_hint().exact();
+        underway.answered(answer.status(), length.unwrap_or(0));
+        if let Either::Right(stream) = answer.body_mut() {
+            stream.underway = Some(underway);
+        }
+    }
+    answer
+}
+
+/// Paths, and the methods that each has.
+const ROUTES: [(&str, &str); 12] = [
+    ("/health", "GET"),
+    ("/version", "GET"),
+    ("/load", "GET"),
+    ("/v1/models", "GET"),
+    ("/metrics", "GET, HEAD"),
+    ("/ping", "GET, POST"),
+    ("/v1/completions", "POST"),
+    ("/v1/chat/completions", "POST"),
+    ("/tokenize", "POST"),
+    ("/detokenize", "POST"),
+    ("/v1/completions/render", "POST"),
+    ("/inference/v1/generate", "POST"),
+];
+
+async fn handle(path: &str, request: Request<Incoming>, app: Arc<App>) -> Answer {
+    match path {
         "/health" | "/ping" => empty(),
         "/version" => json(StatusCode::OK, format!(r#"{{"version":"{VLLM_VERSION}"}}"#)),
         "/load" => json(StatusCode::OK, format!(r#"{{"server_load":{}}}"#, app.under_way())),
@@ -109,27 +154,38 @@ async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
         "/v1/models" => json(StatusCode::OK, models(&app)),
         "/v1/completions" => generate(request, app, Api::Completions).await,
         "/v1/chat/completions" => generate(request, app, Api::Chat).await,
-        path => {
-            let is_tokenize = path == "/tokenize";
-            let body = body(request).await;
-            let answered = body
-                .and_then(|body| object(&body))
-                .and_then(|body| if is_tokenize { tokenize(&body, &app) } else { detokenize(&body, &app) });
-            answered.map_or_else(|error| refusal(&error), |text| json(StatusCode::OK, text))
-        }
+        "/v1/completions/render" | "/inference/v1/generate" => refusal(
+            &ApiError::permission(
+                "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them.",
+            ),
+            Shape::Nested,
+        ),
+        path => tokenize_or_not(request, &app, path == "/tokenize").await,
     }
+}
+
+/// Cuts a text into tokens, or says what tokens stand for.
+pub(crate) async fn tokenize_or_not(request: Request<Incoming>, app: &App, is_tokenize: bool) -> Answer {
+    let body = body(request).await;
+    let answered = body
+        .and_then(|body| object(&body))
+        .and_then(|body| if is_tokenize { tokenize(&body, app) } else { detokenize(&body, app) });
+    let shape = app.shape(Api::Completions);
+    answered.map_or_else(|error| refusal(&error, shape), |text| json(StatusCode::OK, text))
 }
 
 /// The release of vLLM that is imitated.
 pub(crate) const VLLM_VERSION: &str = "0.32.0";
 
-/// Whether a request has the key, if its path asks for one.
-fn is_authorized(request: &Request<Incoming>, path: &str, key: Option<&str>) -> bool {
-    let Some(key) = key else { return true };
+/// Whether a path asks for the key, if there is one.
+fn is_guarded(method: &Method, path: &str) -> bool {
     let guarded = ["/v1", "/v2", "/inference", "/cohere"];
-    if request.method() == Method::OPTIONS || !guarded.iter().any(|start| path.starts_with(start)) {
-        return true;
-    }
+    method != Method::OPTIONS && guarded.iter().any(|start| path.starts_with(start))
+}
+
+/// Whether a request has the key.
+fn is_authorized(request: &Request<Incoming>, key: Option<&str>) -> bool {
+    let Some(key) = key else { return true };
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     given
         .and_then(|given| given.strip_prefix(b"Bearer "))
@@ -145,8 +201,11 @@ fn is_equal(given: &[u8], key: &[u8]) -> bool {
     std::hint::black_box(differences) == 0
 }
 
-async fn generate(request: Request<Incoming>, app: Arc<App>, api: Api) -> Answer {
+pub(crate) async fn generate(request: Request<Incoming>, app: Arc<App>, api: Api) -> Answer {
     let header_id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let shape = app.shape(api);
+    let load_format = LoadFormat::of(&request).filter(|_| app.served.dialect == Dialect::Vllm);
+    let ours = Arc::clone(&app);
     let prepared = async {
         let body = object(&body(request).await?)?;
         let wanted = Wanted::of(api, &body, &app.served, &app.tokenizer)?;
@@ -155,48 +214,87 @@ async fn generate(request: Request<Incoming>, app: Arc<App>, api: Api) -> Answer
         Ok((Answers::begin(Arc::clone(&app), wanted, head)?, stream))
     };
     match prepared.await {
-        Err(error) => refusal(&error),
-        Ok((answers, true)) => {
-            let mut answer = Response::new(Either::Right(answers.stream()));
-            let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
-            answer.headers_mut().insert(CONTENT_TYPE, kind);
-            answer
-        }
+        Err(error) => refusal(&error, shape),
+        Ok((answers, true)) => stream(answers),
         Ok((answers, false)) => match answers.whole().await {
-            Ok(text) => json(StatusCode::OK, text),
-            Err(error) => refusal(&error),
+            Ok(text) => {
+                let mut answer = json(StatusCode::OK, text);
+                if let (Some(format), Ok(snapshots)) = (load_format, snapshot(&ours).await) {
+                    answer.headers_mut().extend(format.header(&snapshots));
+                }
+                answer
+            }
+            Err(error) => refusal(&error, shape),
         },
     }
 }
 
-fn head(app: &App, wanted: &Wanted, header_id: Option<String>) -> Head {
+/// How a client wants to be told of the load, in the words of ORCA.
+#[derive(Debug, Clone, Copy)]
+enum LoadFormat {
+    Json,
+    Text,
+}
+
+impl LoadFormat {
+    fn of(request: &Request<Incoming>) -> Option<Self> {
+        let format = request.headers().get("endpoint-load-metrics-format")?.to_str().ok()?;
+        match format.to_ascii_uppercase().as_str() {
+            "JSON" => Some(Self::Json),
+            "TEXT" => Some(Self::Text),
+            _ => None,
+        }
+    }
+
+    /// What the workers behind a port say together.
+    fn header(self, snapshots: &[Snapshot]) -> Option<(HeaderName, HeaderValue)> {
+        let waiting = snapshots.iter().map(|one| one.waiting).sum::<u64>() as f64;
+        let usage = snapshots.iter().map(|one| one.usage).sum::<f64>() / snapshots.len().max(1) as f64;
+        let text = match self {
+            Self::Json => format!(
+                "JSON {{\"named_metrics\": {{\"num_requests_waiting\": {waiting:?}, \"kv_cache_usage_perc\": {usage:?}}}}}"
+            ),
+            Self::Text => format!(
+                "TEXT named_metrics.num_requests_waiting={waiting:?}, named_metrics.kv_cache_usage_perc={usage:?}"
+            ),
+        };
+        Some((HeaderName::from_static("endpoint-load-metrics"), HeaderValue::from_str(&text).ok()?))
+    }
+}
+
+/// Answers as a stream of events.
+pub(crate) fn stream(answers: Answers) -> Answer {
+    let mut answer = Response::new(Either::Right(answers.stream()));
+    let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+pub(crate) fn head(app: &App, wanted: &Wanted, header_id: Option<String>) -> Head {
     let kind = match wanted.api {
-        Api::Completions => "cmpl",
-        Api::Chat => "chatcmpl",
+        Api::Completions => "cmpl-",
+        Api::Chat => "chatcmpl-",
+        Api::Generate { .. } => "",
     };
     let digits = || format!("{:016x}", digits(app));
     let id = header_id.or_else(|| wanted.request_id.clone()).unwrap_or_else(digits);
     Head {
-        id: format!("{kind}-{id}"),
+        id: format!("{kind}{id}"),
         created: unix_time().as_secs(),
         model: app.served.model.clone(),
         fingerprint: app.fingerprint.clone(),
+        end: app.tokenizer.end(),
     }
 }
 
 /// Digits of an id, which differ from those of all others of this server and most of others.
-fn digits(app: &App) -> u64 {
+pub(crate) fn digits(app: &App) -> u64 {
     let bytes = [app.number(), unix_time().as_nanos() as u64].map(u64::to_le_bytes).concat();
     xxhash_rust::xxh3::xxh3_64(&bytes)
 }
 
-/// What clocks on walls say.
-pub(crate) fn unix_time() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 /// The body of a request that says that it is JSON.
-async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
+pub(crate) async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -212,18 +310,29 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
     }
 }
 
-async fn metrics(app: &App) -> Answer {
+pub(crate) async fn metrics(app: &App) -> Answer {
     let (sender, text) = oneshot::channel();
     let asked = app.commands.send(Command::Metrics(app.worker, sender));
     match (asked, text.await) {
-        (Ok(()), Ok(text)) => {
+        (Ok(()), Ok(mut text)) => {
+            if app.served.dialect == Dialect::Vllm {
+                text += &app.traffic.render();
+            }
             let mut answer = Response::new(Either::Left(Full::new(Bytes::from(text))));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             answer.headers_mut().insert(CONTENT_TYPE, kind);
             answer
         }
-        _ => refusal(&ApiError::internal("the server is stopping")),
+        _ => refusal(&ApiError::internal("the server is stopping"), app.shape(Api::Completions)),
     }
+}
+
+/// How the workers behind a port are.
+pub(crate) async fn snapshot(app: &App) -> Result<Vec<Snapshot>, ApiError> {
+    let (sender, snapshots) = oneshot::channel();
+    let stopping = || ApiError::internal("the server is stopping");
+    app.commands.send(Command::Snapshot(app.worker, sender)).map_err(|_| stopping())?;
+    snapshots.await.map_err(|_| stopping())
 }
 
 #[derive(Serialize)]
@@ -334,22 +443,30 @@ fn check_model(fields: &mut Fields<'_>, app: &App) -> Result<(), ApiError> {
     }
 }
 
-fn refusal(error: &ApiError) -> Answer {
-    json(error.status, error.json())
+pub(crate) fn refusal(error: &ApiError, shape: Shape) -> Answer {
+    json(error.status, error.json(shape))
 }
 
-fn detail(status: StatusCode, detail: &str) -> Answer {
+pub(crate) fn detail(status: StatusCode, detail: &str) -> Answer {
     json(status, format!(r#"{{"detail":"{detail}"}}"#))
 }
 
-fn json(status: StatusCode, text: String) -> Answer {
+pub(crate) fn json(status: StatusCode, text: String) -> Answer {
     let mut answer = Response::new(Either::Left(Full::new(Bytes::from(text))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
 
-fn empty() -> Answer {
+/// Plain text.
+pub(crate) fn text(status: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(text))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+pub(crate) fn empty() -> Answer {
     Response::new(Either::Left(Full::default()))
 }
 

@@ -13,18 +13,22 @@
 mod answer;
 mod app;
 mod choice;
+mod clock;
 mod deployment;
 mod error;
 mod generate;
 mod http;
 mod length;
+mod log;
 mod metrics;
 mod output;
 mod params;
 mod pieces;
 mod record;
 mod request;
+mod sglang;
 mod tokenizer;
+mod traffic;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -44,7 +48,9 @@ use crate::record::Log;
 use crate::request::Served;
 
 pub use crate::length::{LengthLaw, OutputLength};
+pub use crate::log::{LogFormat, RequestLog};
 pub use crate::output::OutputText;
+pub use crate::request::Dialect;
 pub use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// What is served, and where.
@@ -53,6 +59,8 @@ pub struct ServeOptions {
     pub address: Option<SocketAddr>,
     /// The port of the first worker; others follow. Each is like a server of its own. For aggregated deployments.
     pub workers: Option<SocketAddr>,
+    /// Whose API it has.
+    pub dialect: Dialect,
     /// The pools of the deployment.
     pub topology: Topology,
     /// How they are simulated.
@@ -75,6 +83,8 @@ pub struct ServeOptions {
     pub api_key: Option<String>,
     /// All settings as text, whose hash clients get as `system_fingerprint`.
     pub configuration: String,
+    /// Where a line for each request is written.
+    pub log: Option<RequestLog>,
     /// Where requests are recorded, as a trace.
     pub record: Option<Box<dyn Write + Send>>,
 }
@@ -140,9 +150,13 @@ async fn serve_on(
         .map(|(_, _, engine)| u64::from(engine.usable_blocks()) * u64::from(engine.block_size()));
     let capacity = u32::try_from(capacity.min().unwrap_or(0)).unwrap_or(u32::MAX);
     let max_model_len = options.max_model_len.unwrap_or(u32::MAX).min(capacity);
-    let served = Served { model: options.model.clone(), max_model_len, length: options.output_length };
-    let created = http::unix_time().as_secs_f64();
+    let dialect = options.dialect;
+    let log = options.log.map(Arc::new);
+    let served =
+        Served { dialect, model: options.model.clone(), max_model_len, length: options.output_length };
+    let created = clock::unix_time().as_secs_f64();
     let metrics = Metrics::new(
+        dialect,
         &options.topology,
         options.model,
         options.prefix_caching,
@@ -163,7 +177,8 @@ async fn serve_on(
     let hash = xxhash_rust::xxh3::xxh3_64(options.configuration.as_bytes()) as u32;
     let fingerprint = format!("vllm-{}-{hash:08x}", http::VLLM_VERSION);
     let api_key = options.api_key;
-    let front = Front { served, fingerprint, api_key, seed, tokenizer, output, commands: commands.clone() };
+    let front =
+        Front { served, fingerprint, api_key, seed, tokenizer, output, log, commands: commands.clone() };
     let addresses: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
     let numbers = Arc::default();
     let open = |Port { listener, worker, .. }: Port| {
@@ -228,6 +243,11 @@ async fn listen(options: &ServeOptions) -> Result<Vec<Port>, ServeError> {
         ports.push(Port { listener, address, worker });
     }
     Ok(ports)
+}
+
+/// The time of now, as RFC 3339 has it.
+pub fn now() -> String {
+    clock::rfc3339(clock::unix_time())
 }
 
 /// Ends when the process is told to: by Ctrl-C, or by `kill`.

@@ -3,18 +3,25 @@
 //! Each worker is an engine, in the order of pools. Times are those that clients see, in seconds of the machine.
 
 mod page;
+mod sglang;
 
 use rustc_hash::FxHashMap;
 use servecast_cluster::Topology;
-use servecast_engine::Iteration;
+use servecast_engine::{EngineConfig, Iteration};
 use servecast_record::RequestStatus;
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
+pub(crate) use self::sglang::Snapshot;
+use self::sglang::{Counts, Ended};
 use crate::deployment::{Asked, Request};
+use crate::request::Dialect;
 
 /// What a deployment has measured since it started.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    dialect: Dialect,
+    /// Tokens of prompt and answer together.
+    context: u32,
     model: String,
     speed: f64,
     /// Unix time of the start, in seconds.
@@ -33,6 +40,8 @@ pub(crate) struct Metrics {
 pub(crate) struct Engine {
     pub(crate) block_size: u32,
     pub(crate) blocks: u32,
+    /// Requests that it takes at a time.
+    pub(crate) max_running: u32,
     pub(crate) prefix_caching: bool,
     /// Of its last iteration.
     pub(crate) waiting: u64,
@@ -61,6 +70,7 @@ pub(crate) struct Engine {
     pub(crate) decode: Histogram,
     pub(crate) num_preemptions: Histogram,
     pub(crate) computed_tokens: Histogram,
+    pub(crate) sglang: Counts,
 }
 
 /// A request that has not ended.
@@ -127,13 +137,14 @@ impl Histogram {
 }
 
 impl Engine {
-    fn new(block_size: u32, blocks: u32, prefix_caching: bool, max_model_len: u32) -> Self {
+    fn new(engine: &EngineConfig, prefix_caching: bool, max_model_len: u32) -> Self {
         let lengths = lengths(max_model_len);
         let lengths = || Histogram::new(&lengths);
         let request = || Histogram::new(&REQUEST);
         Self {
-            block_size,
-            blocks,
+            block_size: engine.block_size(),
+            blocks: engine.usable_blocks(),
+            max_running: engine.max_num_seqs().unwrap_or(0),
             prefix_caching,
             waiting: 0,
             kv_usage: 0.0,
@@ -161,6 +172,7 @@ impl Engine {
             decode: request(),
             num_preemptions: Histogram::new(&PREEMPTIONS),
             computed_tokens: lengths(),
+            sglang: Counts::new(),
         }
     }
 }
@@ -168,6 +180,7 @@ impl Engine {
 impl Metrics {
     /// Of a deployment that starts at `created`, in seconds of Unix time.
     pub(crate) fn new(
+        dialect: Dialect,
         topology: &Topology,
         model: String,
         prefix_caching: bool,
@@ -181,11 +194,10 @@ impl Metrics {
             if pools.last().is_none_or(|(last, _)| *last != role) {
                 pools.push((role, engines.len()));
             }
-            let (size, blocks) = (engine.block_size(), engine.usable_blocks());
-            engines.extend((0..workers).map(|_| Engine::new(size, blocks, prefix_caching, max_model_len)));
+            engines.extend((0..workers).map(|_| Engine::new(engine, prefix_caching, max_model_len)));
         }
         let (sent, live) = (FxHashMap::default(), FxHashMap::default());
-        Self { model, speed, created, engines, pools, sent, live }
+        Self { dialect, context: max_model_len, model, speed, created, engines, pools, sent, live }
     }
 
     fn engine(&self, pool: Role, worker: WorkerId) -> usize {
@@ -244,6 +256,8 @@ impl Metrics {
         let engine = &mut self.engines[at];
         engine.waiting = u64::from(iteration.num_waiting);
         engine.kv_usage = 1.0 - f64::from(iteration.free_blocks) / f64::from(engine.blocks.max(1));
+        let at_seconds = iteration.end.since(Time::ZERO).as_secs() / self.speed;
+        let (mut prompts, mut cached) = (0, 0);
         let tokens = iteration.total_tokens();
         if tokens > 0 {
             engine.iteration_tokens.add(tokens as f64);
@@ -275,9 +289,15 @@ impl Metrics {
             } else {
                 engine.prefix_queries += u64::from(live.prompt_tokens);
                 engine.prefix_hits += u64::from(admitted.cached_tokens);
+                prompts += u64::from(live.prompt_tokens);
+                cached += u64::from(admitted.cached_tokens);
                 live.cached_tokens.get_or_insert(admitted.cached_tokens);
             }
         }
+        let emitted = iteration.emitted.len() as u64;
+        let counts = &mut self.engines[at].sglang;
+        counts.passed(emitted, at_seconds);
+        counts.admitted(prompts, cached);
     }
 
     /// A client has a token more, from a worker of the last pool.
@@ -292,10 +312,14 @@ impl Metrics {
             None => {
                 live.first_token = Some(at);
                 engine.ttft.add(since(live.arrived));
+                engine.sglang.first_token(live.asked.stream, since(live.arrived));
                 engine.prompt_tokens += u64::from(live.prompt_tokens);
                 engine.cached_prompt_tokens += u64::from(live.cached_tokens.unwrap_or(0));
             }
-            Some(last) => engine.itl.add(since(last)),
+            Some(last) => {
+                engine.itl.add(since(last));
+                engine.sglang.next_token(since(last));
+            }
         }
         live.last_token = Some(at);
         live.tokens += 1;
@@ -305,10 +329,11 @@ impl Metrics {
     /// A request has ended. What was taken back leaves no more.
     pub(crate) fn ended(&mut self, id: RequestId, status: RequestStatus) {
         let Some(live) = self.live.remove(&id) else { return };
-        let (Some(first), Some(last)) = (live.first_token, live.last_token) else { return };
         if status != RequestStatus::Finished {
+            self.engines[live.engine].sglang.aborted();
             return;
         }
+        let (Some(first), Some(last)) = (live.first_token, live.last_token) else { return };
         let scheduled = live.scheduled.unwrap_or(first);
         let times = [
             self.seconds(live.arrived, last),
@@ -319,6 +344,15 @@ impl Metrics {
         ];
         let engine = &mut self.engines[live.engine];
         let [e2e, queue, inference, prefill, decode] = times;
+        engine.sglang.ended(Ended {
+            stream: live.asked.stream,
+            prompt_tokens: live.prompt_tokens.into(),
+            cached_tokens: live.cached_tokens.unwrap_or(0).into(),
+            tokens: live.tokens.into(),
+            queue,
+            decode,
+            e2e,
+        });
         engine.e2e.add(e2e);
         engine.queue.add(queue);
         engine.inference.add(inference);

@@ -21,9 +21,20 @@ const MOST_LOGPROBS: i64 = 20;
 /// Tokens of a completion if nobody says.
 const DEFAULT_COMPLETION: u32 = 16;
 
+/// Whose API a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// That of vLLM.
+    #[default]
+    Vllm,
+    /// That of SGLang.
+    Sglang,
+}
+
 /// What a server serves.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
+    pub(crate) dialect: Dialect,
     /// The name of the model.
     pub(crate) model: String,
     /// Tokens of prompt and answer together.
@@ -33,16 +44,30 @@ pub(crate) struct Served {
 }
 
 /// Which API a request came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Api {
     /// `/v1/completions`.
+    #[default]
     Completions,
     /// `/v1/chat/completions`.
     Chat,
+    /// `/generate` of SGLang; whether there is a list of answers.
+    Generate { is_list: bool },
+}
+
+impl Api {
+    /// Where requests to it come.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+            Self::Generate { .. } => "/generate",
+        }
+    }
 }
 
 /// What a client wants.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Wanted {
     pub(crate) api: Api,
     pub(crate) prompts: Vec<Prompt>,
@@ -84,11 +109,13 @@ impl Wanted {
         let mut fields = Fields::new(body);
         let given = Given::read(&mut fields, api);
         let prompts = match api {
-            Api::Completions => prompts(&mut fields),
+            Api::Completions | Api::Generate { .. } => prompts(&mut fields),
             Api::Chat => messages(&mut fields),
         };
         fields.checked()?;
-        if let Some(model) = given.model.as_deref().filter(|&model| model != served.model) {
+        // SGLang serves its model under any name.
+        let model = given.model.as_deref().filter(|_| served.dialect == Dialect::Vllm);
+        if let Some(model) = model.filter(|&model| model != served.model) {
             return Err(ApiError::no_model(model, &served.model));
         }
         given.check(api, served)?;
@@ -96,15 +123,37 @@ impl Wanted {
         let prompts = prompts.encode(api, given.special_tokens, tokenizer)?;
         let prompts = prompts.into_iter().map(|prompt| given.truncated(prompt)).collect();
         let wanted = Wanted { is_text, ..given.wanted(api, prompts) };
+        if served.dialect == Dialect::Sglang {
+            wanted.check_total(served)?;
+        }
         wanted.check_lengths(served)?;
         Ok(wanted)
+    }
+
+    /// Refuses what has no room in the context, as SGLang does; vLLM cuts it.
+    pub(crate) fn check_total(&self, served: &Served) -> Result<(), ApiError> {
+        let Some(max_tokens) = self.max_tokens.map(u64::from) else { return Ok(()) };
+        let limit = u64::from(served.max_model_len);
+        match self
+            .prompts
+            .iter()
+            .map(|prompt| prompt.ids.len() as u64)
+            .find(|prompt| prompt + max_tokens > limit)
+        {
+            None => Ok(()),
+            Some(prompt) => Err(ApiError::bad_request(format!(
+                "The context has {limit} tokens, but {prompt} of the prompt and {max_tokens} of the answer are \
+                 {} together",
+                prompt + max_tokens
+            ))),
+        }
     }
 
     /// The most tokens that the answer to a prompt may have.
     pub(crate) fn room(&self, prompt: &[u32], served: &Served) -> u32 {
         let left = served.max_model_len.saturating_sub(prompt.len() as u32);
         let default = match self.api {
-            Api::Completions => DEFAULT_COMPLETION,
+            Api::Completions | Api::Generate { .. } => DEFAULT_COMPLETION,
             Api::Chat => left,
         };
         self.max_tokens.unwrap_or(default).min(left)
@@ -117,7 +166,7 @@ impl Wanted {
         ends.then(|| served.length.draw(random).max(self.min_tokens).max(1))
     }
 
-    fn check_lengths(&self, served: &Served) -> Result<(), ApiError> {
+    pub(crate) fn check_lengths(&self, served: &Served) -> Result<(), ApiError> {
         let limit = served.max_model_len;
         let mut tokens = 0;
         for prompt in &self.prompts {
@@ -203,7 +252,7 @@ impl Given {
     fn read(fields: &mut Fields<'_>, api: Api) -> Self {
         let max_completion = if api == Api::Chat { fields.int("max_completion_tokens") } else { None };
         let logprobs = match api {
-            Api::Completions => fields.int("logprobs").map(Logprobs::Of),
+            Api::Completions | Api::Generate { .. } => fields.int("logprobs").map(Logprobs::Of),
             Api::Chat => {
                 let top = fields.int("top_logprobs");
                 let wants = fields.bool("logprobs").unwrap_or(false);
@@ -288,7 +337,7 @@ impl Given {
                 return Err(too_few_tokens(max_tokens));
             }
             let limit = served.max_model_len;
-            if max_tokens > i64::from(limit) {
+            if max_tokens > i64::from(limit) && served.dialect == Dialect::Vllm {
                 let message = format!(
                     "max_tokens={max_tokens} cannot be greater than max_model_len={limit}. Please request fewer output \
                      tokens."
@@ -390,7 +439,7 @@ mod tests {
 
     fn served() -> Served {
         let length = OutputLength { tokens: 30, law: crate::length::LengthLaw::Constant };
-        Served { model: "m".to_owned(), max_model_len: 100, length }
+        Served { dialect: Dialect::Vllm, model: "m".to_owned(), max_model_len: 100, length }
     }
 
     fn read(api: Api, body: &Value) -> Result<Wanted, String> {

@@ -68,7 +68,7 @@ pub(super) fn logprobs(
     };
     let tokens = || places.clone().map(|place| pieces.get(place));
     let json = match wanted.api {
-        Api::Completions => to_raw_value(&OfCompletion {
+        Api::Completions | Api::Generate { .. } => to_raw_value(&OfCompletion {
             text_offset: places.clone().map(|place| pieces.start(place)).collect(),
             token_logprobs: tokens().map(logprob).collect(),
             tokens: tokens().map(name).collect(),

@@ -5,10 +5,14 @@ use std::fmt::Write;
 use servecast_types::WorkerId;
 
 use super::{Engine, Histogram, Metrics};
+use crate::request::Dialect;
 
 impl Metrics {
     /// The page when so many requests have not ended; of a worker alone it is that of a server with one engine.
     pub(crate) fn render(&self, unfinished: usize, worker: Option<WorkerId>) -> String {
+        if self.dialect == Dialect::Sglang {
+            return self.render_sglang(unfinished, worker, self.context);
+        }
         let mut page = Page { text: String::new(), model: escaped(&self.model), created: self.created };
         let (engines, first) = match worker {
             None => (&self.engines[..], 0),
@@ -314,6 +318,6 @@ fn label(label: &str) -> &str {
 }
 
 /// The value of a label as text.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -19,7 +19,6 @@ fn exception(name: &str) -> Option<&'static str> {
         ("completions", "echo_max_tokens_0" | "prompt_logprobs") | ("chat", "echo") => {
             "there are no log-probabilities of prompts"
         }
-        ("completions", "orca_json" | "orca_text") => "load in headers is not there yet",
         ("errors", "bad_response_format") => "the form of answers is not looked at",
         ("errors", "chat_no_role") => {
             "a message without a role is one problem, not one for each kind of message"
@@ -27,9 +26,7 @@ fn exception(name: &str) -> Option<&'static str> {
         ("errors", "cors_preflight") => "the server is not for browsers of other sites",
         (
             "routes",
-            "completions_render"
-            | "get_world_size"
-            | "inference_generate"
+            "get_world_size"
             | "is_paused"
             | "is_sleeping"
             | "kv_event_sources"

@@ -5,4 +5,5 @@ mod conformance;
 mod live;
 mod page;
 mod server;
+mod sglang;
 mod tokens;

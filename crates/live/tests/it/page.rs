@@ -40,9 +40,6 @@ fn exception(name: &str) -> Option<&'static str> {
     if name.starts_with("python_") || name.starts_with("process_") {
         return Some("they are of the Python process");
     }
-    if name.starts_with("http_") {
-        return Some("they are of the web framework, not of the engine");
-    }
     (name == "vllm:cache_config_info").then_some("labels are settings of vLLM that ours does not have")
 }
 

@@ -8,7 +8,9 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 use servecast_cluster::{PoolEngine, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
-use servecast_live::{LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Tokenizer, serve};
+use servecast_live::{
+    Dialect, LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Tokenizer, serve,
+};
 use tokio::sync::oneshot;
 
 /// A server at work; it stops when it is dropped.
@@ -39,6 +41,7 @@ pub(crate) fn options(topology: Topology) -> ServeOptions {
     ServeOptions {
         address: Some(([127, 0, 0, 1], 0).into()),
         workers: None,
+        dialect: Dialect::Vllm,
         topology,
         options: SimulationOptions { check: true, ..SimulationOptions::default() },
         model: "tiny".to_owned(),
@@ -50,6 +53,7 @@ pub(crate) fn options(topology: Topology) -> ServeOptions {
         speed: 1.0,
         api_key: None,
         configuration: "a test".to_owned(),
+        log: None,
         record: None,
     }
 }

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Command, ValueHint};
-use servecast_live::{ServeError, ServeOptions, serve, told_to_stop};
+use servecast_engine::{EngineArgs, EngineType};
+use servecast_live::{Dialect, LogFormat, RequestLog, ServeError, ServeOptions, serve, told_to_stop};
 use servecast_report::printable;
 use servecast_types::{Message, message};
 use servecast_workload::TraceNotes;
@@ -57,6 +58,12 @@ pub(crate) struct ServeArgs {
     /// Root of all random numbers, and of what answers say
     #[arg(long, value_name = "N", help_heading = "Server")]
     seed: Option<u64>,
+    /// Write a line to standard error for each request: what it was and how long it took
+    #[arg(long, help_heading = "Server")]
+    log_requests: bool,
+    /// How lines on standard error are written: for people, or a JSON object each
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = "Server")]
+    log: LogForm,
     /// Show no notes
     #[arg(long, short, help_heading = "Server")]
     quiet: bool,
@@ -79,6 +86,30 @@ pub(crate) struct ServeArgs {
     config_file: Option<PathBuf>,
     #[command(flatten)]
     router: RouterFlags,
+}
+
+/// How lines on standard error are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum LogForm {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl LogForm {
+    /// Says something.
+    fn tell(self, text: &str) {
+        match self {
+            Self::Text => note(text),
+            Self::Json => {
+                let time = servecast_live::now();
+                let line = serde_json::json!({"level": "info", "message": text, "time": time});
+                note(&line.to_string());
+            }
+        }
+    }
 }
 
 impl ServeArgs {
@@ -168,6 +199,23 @@ fn check_workers(args: &ServeArgs, port: Option<u16>, plan: &Plan) -> Result<(),
     Ok(())
 }
 
+impl From<LogForm> for LogFormat {
+    fn from(form: LogForm) -> Self {
+        match form {
+            LogForm::Text => Self::Text,
+            LogForm::Json => Self::Json,
+        }
+    }
+}
+
+/// Whose API clients find: that of the engines, which is vLLM's for those without one of their own.
+fn dialect<'a>(engines: impl Iterator<Item = &'a EngineArgs>) -> Dialect {
+    let mut engines = engines.peekable();
+    let is_sglang =
+        engines.peek().is_some() && engines.all(|engine| engine.engine_type == EngineType::Sglang);
+    if is_sglang { Dialect::Sglang } else { Dialect::Vllm }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let plan = args.plan()?;
@@ -175,7 +223,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let output = args.answers.output()?;
     let tokenizer = args.answers.tokenizer()?;
     if !args.quiet {
-        plan.derived.iter().for_each(|derived| note(&format!("note: {derived}")));
+        plan.derived.iter().for_each(|derived| args.log.tell(&format!("note: {derived}")));
         tell_of_unused(plan.unused.iter().cloned());
     }
     let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
@@ -204,8 +252,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         record: record.map(|file| Box::new(file) as _),
         options: plan.options(),
         topology: plan.topology.clone(),
+        dialect: dialect(engines()),
+        log: args.log_requests.then(|| RequestLog::new(args.log.into(), Box::new(std::io::stderr()))),
     };
-    let quiet = args.quiet;
+    let (quiet, log) = (args.quiet, args.log);
     let ready = move |ports: &[SocketAddr]| {
         if quiet {
             return;
@@ -214,10 +264,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         if port.is_some()
             && let Some(address) = ports.next()
         {
-            note(&format!("serving {} at http://{address}/v1", printable(&model)));
+            log.tell(&format!("serving {} at http://{address}/v1", printable(&model)));
         }
         for (worker, address) in ports.enumerate() {
-            note(&format!("serving {} on worker {worker} at http://{address}/v1", printable(&model)));
+            log.tell(&format!("serving {} on worker {worker} at http://{address}/v1", printable(&model)));
         }
     };
     serve(options, ready, told_to_stop()).map_err(|error| {

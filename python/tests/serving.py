@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -91,15 +92,13 @@ def serving(binary: Path, folder: Path, *arguments: str) -> Iterator[Server]:
         process = subprocess.Popen(command, stderr=out, text=True)
     try:
         found: list[str] = []
+        wanted = int(arguments[arguments.index("--workers") + 1]) if "--worker-port" in arguments else 1
         end = time.monotonic() + PATIENCE
-        while not found:
+        while len(found) < wanted:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.02)
-            # All ports are told of at once.
-            text = log.read_text()
-            if " at http://" in text and text.endswith("\n"):
-                found = [part.split("/v1")[0] for part in text.split(" at ")[1:]]
+            found = re.findall(r" at (http://[0-9.]+:[0-9]+)/v1", log.read_text())
         yield Server(found, process, log)
     finally:
         process.send_signal(signal.SIGTERM)

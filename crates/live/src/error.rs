@@ -10,7 +10,7 @@ use serde::Serialize;
 pub(crate) enum Shape {
     /// In an object `error`, as vLLM has them.
     Nested,
-    /// By themselves, as SGLang has those of OpenAI's API.
+    /// By themselves, as SGLang has those of `/v1`.
     Flat,
     /// A message in an object `error`, as SGLang has those of its own API.
     Bare,

@@ -1,22 +1,21 @@
 //! What a client asks for: the body of `/v1/completions` and `/v1/chat/completions`, checked in the order and the words of
 //! vLLM.
 
+mod given;
 mod prompts;
 
 use serde_json::{Map, Value};
 
+use self::given::Given;
 pub(crate) use self::prompts::{Message, Prompt, to_tokenize};
 use self::prompts::{Prompts, messages, prompts};
 use crate::error::ApiError;
 use crate::length::OutputLength;
-use crate::params::{Fields, Problem, float};
+use crate::params::Fields;
 use crate::tokenizer::Tokenizer;
 
 /// Most tokens that the answers to one request may have together, which keeps memory bounded.
 const MOST_TOKENS: u64 = 1 << 22;
-
-/// Most log-probabilities of a token.
-const MOST_LOGPROBS: i64 = 20;
 
 /// Tokens of a completion if nobody says.
 const DEFAULT_COMPLETION: u32 = 16;
@@ -199,236 +198,6 @@ impl Wanted {
 fn too_few_tokens(found: i64) -> ApiError {
     let message = format!("max_tokens must be at least 1, got {found}.");
     ApiError::of("max_tokens", message, Some(&found.to_string()))
-}
-
-/// Fields of a body, each of its type.
-#[derive(Debug, Default)]
-struct Given {
-    model: Option<String>,
-    max_tokens: Option<i64>,
-    min_tokens: Option<i64>,
-    n: Option<i64>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    stream: bool,
-    has_stream_options: bool,
-    include_usage: bool,
-    continuous_usage: bool,
-    stop: Vec<String>,
-    stop_token_ids: Vec<u32>,
-    include_stop: bool,
-    allowed_token_ids: Vec<u32>,
-    ignore_eos: bool,
-    echo: bool,
-    logprobs: Option<Logprobs>,
-    /// Whether a chat is to choose among tools.
-    chooses_tools: bool,
-    return_token_ids: bool,
-    tokens_as_ids: bool,
-    special_tokens: bool,
-    truncate: Option<i64>,
-    priority: Option<i64>,
-    seed: Option<i64>,
-    request_id: Option<String>,
-}
-
-/// Log-probabilities that a client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Logprobs {
-    /// Of each token, and of so many others.
-    Of(i64),
-    /// Of others, but none of the token itself.
-    Top,
-}
-
-/// Whether there are tools, and nobody says that none or which one is to be used.
-fn chooses_tools(fields: &Fields<'_>) -> bool {
-    let has_tools = fields.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty());
-    let choice = fields.get("tool_choice");
-    has_tools && choice.is_none_or(|choice| choice == "auto")
-}
-
-impl Given {
-    fn read(fields: &mut Fields<'_>, api: Api) -> Self {
-        let max_completion = if api == Api::Chat { fields.int("max_completion_tokens") } else { None };
-        let logprobs = match api {
-            Api::Completions | Api::Generate { .. } => fields.int("logprobs").map(Logprobs::Of),
-            Api::Chat => {
-                let top = fields.int("top_logprobs");
-                let wants = fields.bool("logprobs").unwrap_or(false);
-                if top.is_some_and(|top| top > 0) && !wants {
-                    Some(Logprobs::Top)
-                } else {
-                    wants.then(|| Logprobs::Of(top.unwrap_or(0)))
-                }
-            }
-        };
-        let mut given = Self {
-            model: fields.text("model").map(str::to_owned),
-            max_tokens: max_completion.or(fields.int("max_tokens")),
-            min_tokens: fields.int("min_tokens"),
-            n: fields.int("n"),
-            temperature: fields.number("temperature"),
-            top_p: fields.number("top_p"),
-            stream: fields.bool("stream").unwrap_or(false),
-            stop: fields.texts("stop"),
-            stop_token_ids: fields.ids("stop_token_ids"),
-            include_stop: fields.bool("include_stop_str_in_output").unwrap_or(false),
-            allowed_token_ids: fields.ids("allowed_token_ids"),
-            ignore_eos: fields.bool("ignore_eos").unwrap_or(false),
-            echo: api == Api::Completions && fields.bool("echo").unwrap_or(false),
-            logprobs,
-            return_token_ids: fields.bool("return_token_ids").unwrap_or(false),
-            tokens_as_ids: fields.bool("return_tokens_as_token_ids").unwrap_or(false),
-            special_tokens: fields.bool("add_special_tokens").unwrap_or(api == Api::Completions),
-            truncate: fields.int("truncate_prompt_tokens"),
-            priority: fields.int("priority"),
-            seed: fields.int("seed"),
-            request_id: fields.text("request_id").map(str::to_owned),
-            chooses_tools: api == Api::Chat && chooses_tools(fields),
-            ..Self::default()
-        };
-        match fields.get("stream_options") {
-            Some(Value::Object(options)) => {
-                let mut options = Fields::within(options, "body.stream_options");
-                given.has_stream_options = true;
-                given.include_usage = options.bool("include_usage").unwrap_or(false);
-                given.continuous_usage = options.bool("continuous_usage_stats").unwrap_or(false);
-            }
-            Some(other) => {
-                let msg = "Input should be a valid dictionary or object to extract fields from";
-                fields.wrong(Problem::new("model_attributes_type", "body.stream_options", msg, other));
-            }
-            None => {}
-        }
-        given
-    }
-
-    fn check(&self, api: Api, served: &Served) -> Result<(), ApiError> {
-        if self.has_stream_options && !self.stream {
-            let message = "Stream options can only be defined when `stream=True`.";
-            return Err(ApiError::of("stream_options", message, None));
-        }
-        if self.chooses_tools {
-            return Err(ApiError::bad_request(
-                "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set",
-            ));
-        }
-        if self.logprobs == Some(Logprobs::Top) {
-            let message = "when using `top_logprobs`, `logprobs` must be set to true.";
-            return Err(ApiError::of("top_logprobs", message, None));
-        }
-        if let Some(Logprobs::Of(logprobs)) = self.logprobs {
-            let param = if api == Api::Chat { "top_logprobs" } else { "logprobs" };
-            let value = logprobs.to_string();
-            if logprobs < 0 && logprobs != -1 {
-                let message = format!("`{param}` must be a positive value or -1.");
-                return Err(ApiError::of(param, message, Some(&value)));
-            }
-            if logprobs > MOST_LOGPROBS {
-                let message = format!(
-                    "Requested sample logprobs of {logprobs}, which is greater than max allowed: {MOST_LOGPROBS}"
-                );
-                return Err(ApiError::of("logprobs", message, Some(&value)));
-            }
-        }
-        if let Some(max_tokens) = self.max_tokens {
-            if max_tokens < 1 {
-                return Err(too_few_tokens(max_tokens));
-            }
-            let limit = served.max_model_len;
-            if max_tokens > i64::from(limit) && served.dialect == Dialect::Vllm {
-                let message = format!(
-                    "max_tokens={max_tokens} cannot be greater than max_model_len={limit}. Please request fewer output \
-                     tokens."
-                );
-                return Err(ApiError::of("max_tokens", message, Some(&max_tokens.to_string())));
-            }
-        }
-        self.check_sampling()
-    }
-
-    fn check_sampling(&self) -> Result<(), ApiError> {
-        let n = self.n.unwrap_or(1);
-        if n < 1 {
-            return Err(ApiError::bad_request(format!("n must be at least 1, got {n}.")));
-        }
-        if n > i64::from(u16::MAX) {
-            return Err(ApiError::bad_request(format!("n must be at most {}, got {n}.", u16::MAX)));
-        }
-        if let Some(temperature) =
-            self.temperature.filter(|temperature| *temperature < 0.0 || temperature.is_nan())
-        {
-            let value = float(temperature);
-            let message = format!("temperature must be non-negative, got {value}.");
-            return Err(ApiError::of("temperature", message, Some(&value)));
-        }
-        if let Some(top_p) = self.top_p.filter(|top_p| !(*top_p > 0.0 && *top_p <= 1.0)) {
-            let value = float(top_p);
-            let message = format!("top_p must be in (0, 1], got {value}.");
-            return Err(ApiError::of("top_p", message, Some(&value)));
-        }
-        if let (Some(min_tokens), Some(max_tokens)) = (self.min_tokens, self.max_tokens)
-            && min_tokens > max_tokens
-        {
-            return Err(ApiError::bad_request(format!(
-                "min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}."
-            )));
-        }
-        if let Some(min_tokens) = self.min_tokens.filter(|min_tokens| *min_tokens < 0) {
-            return Err(ApiError::bad_request(format!(
-                "min_tokens must be greater than or equal to 0, got {min_tokens}."
-            )));
-        }
-        if self.stop.iter().any(String::is_empty) {
-            return Err(ApiError::bad_request("stop cannot contain an empty string."));
-        }
-        if self.temperature.is_some_and(|temperature| temperature < 1e-5) && n > 1 {
-            return Err(ApiError::bad_request(format!("n must be 1 when using greedy sampling, got {n}.")));
-        }
-        Ok(())
-    }
-
-    /// The last tokens of a prompt, as many as the client wants of it.
-    fn truncated(&self, mut prompt: Prompt) -> Prompt {
-        if let Some(most) = self.truncate.and_then(|most| usize::try_from(most).ok()).filter(|&most| most > 0)
-        {
-            prompt.keep_last(most);
-        }
-        prompt
-    }
-
-    fn wanted(self, api: Api, prompts: Vec<Prompt>) -> Wanted {
-        let least = |number: i64| number.clamp(0, i64::from(u32::MAX)) as u32;
-        Wanted {
-            api,
-            prompts,
-            is_text: false,
-            n: least(self.n.unwrap_or(1)),
-            max_tokens: self.max_tokens.map(least),
-            min_tokens: self.min_tokens.map_or(0, least),
-            ignore_eos: self.ignore_eos,
-            stop: self.stop,
-            stop_token_ids: self.stop_token_ids,
-            include_stop: self.include_stop,
-            allowed_token_ids: self.allowed_token_ids,
-            echo: self.echo,
-            logprobs: match self.logprobs {
-                Some(Logprobs::Of(most)) => Some(least(most)),
-                Some(Logprobs::Top) | None => None,
-            },
-            return_token_ids: self.return_token_ids,
-            tokens_as_ids: self.tokens_as_ids,
-            priority: self
-                .priority
-                .map_or(0, |priority| priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32),
-            seed: self.seed,
-            stream: self.stream,
-            include_usage: self.include_usage,
-            continuous_usage: self.include_usage && self.continuous_usage,
-            request_id: self.request_id,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The API of SGLang: its own endpoints, and those of OpenAI as it answers them.
+//! The API of SGLang: its own endpoints, and those below `/v1` as it answers them.
 //!
 //! Names and shapes are those of its package, version 0.5.23; no server of it was recorded.
 

@@ -158,11 +158,8 @@ impl Traffic {
             let labels = format!("handler=\"{handler}\",method=\"{method}\",status=\"{status}\"");
             let _ = writeln!(page, "http_requests_created{{{labels}}} {:?}", counter.created);
         }
-        let sizes: [(&str, fn(&Sizes) -> u64); 2] = [
-            ("http_request_size_bytes", |sizes| sizes.request),
-            ("http_response_size_bytes", |sizes| sizes.response),
-        ];
-        for (name, of) in sizes {
+        for (name, is_request) in [("http_request_size_bytes", true), ("http_response_size_bytes", false)] {
+            let of = |sizes: &Sizes| if is_request { sizes.request } else { sizes.response };
             family(&mut page, name, "summary", "Length that bodies are said to have");
             for (handler, sizes) in &counts.sizes {
                 let _ = writeln!(page, "{name}_count{{handler=\"{handler}\"}} {:?}", sizes.count as f64);

@@ -193,6 +193,11 @@ struct Page {
     usual: Vec<String>,
 }
 
+/// A series of requests without a stream, and with one: its name, what it is of, and where it is.
+type Split<T> = (&'static str, &'static str, fn(&Counts) -> T);
+
+type OfPairs = (&'static str, &'static str, fn(&Counts) -> &[Histogram; 2]);
+
 /// A gauge of schedulers.
 type Gauge = (&'static str, &'static str, fn(&Snapshot) -> f64);
 
@@ -266,16 +271,16 @@ impl Page {
     fn requests(&mut self, engines: &[Engine]) {
         let all = || engines.iter().map(|engine| &engine.sglang);
         let streamed = [["is_streaming=\"False\"".to_owned()], ["is_streaming=\"True\"".to_owned()]];
-        let by_stream: [(&str, &str, fn(&Counts) -> [u64; 2]); 3] = [
+        let by_stream: [Split<[u64; 2]>; 3] = [
             ("prompt_tokens_total", "Tokens of prompts", |counts| counts.prompt_tokens),
             ("generation_tokens_total", "Tokens generated", |counts| counts.generation_tokens),
             ("num_requests_total", "Requests served", |counts| counts.requests),
         ];
         for (name, help, of) in by_stream {
             self.family(name, "counter", help);
-            for place in 0..2 {
+            for (place, more) in streamed.iter().enumerate() {
                 let sum = all().map(|counts| of(counts)[place]).sum::<u64>() as f64;
-                let labels = self.labels(&streamed[place]);
+                let labels = self.labels(more);
                 let _ = writeln!(self.text, "sglang:{name}{{{labels}}} {sum:?}");
             }
         }
@@ -287,7 +292,7 @@ impl Page {
         let aborted = all().map(|counts| counts.aborted).sum::<u64>() as f64;
         let labels = self.labels(&[]);
         let _ = writeln!(self.text, "sglang:num_aborted_requests_total{{{labels}}} {aborted:?}");
-        let pairs: [(&str, &str, fn(&Counts) -> &[Histogram; 2]); 3] = [
+        let pairs: [OfPairs; 3] = [
             ("time_to_first_token_seconds", "From arrival to the first token", |counts| &counts.ttft),
             (
                 "request_time_per_output_token_seconds",
@@ -298,9 +303,9 @@ impl Page {
         ];
         for (name, help, of) in pairs {
             self.family(name, "histogram", help);
-            for place in 0..2 {
+            for (place, more) in streamed.iter().enumerate() {
                 let parts: Vec<&Histogram> = all().map(|counts| &of(counts)[place]).collect();
-                self.histogram(name, &streamed[place], &parts);
+                self.histogram(name, more, &parts);
             }
         }
         self.family("inter_token_latency_seconds", "histogram", "From a token to the next");

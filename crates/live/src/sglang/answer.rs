@@ -37,7 +37,7 @@ impl Usage {
     }
 }
 
-/// An answer of OpenAI's, or a chunk of one.
+/// An answer below `/v1`, or a chunk of one.
 #[derive(Serialize)]
 struct Body<'a, C> {
     id: &'a str,

@@ -64,7 +64,7 @@ pub(super) fn wanted(
     if min_tokens < 0 || min_tokens > max_tokens {
         return refused(format!("min_new_tokens is {min_tokens}, but has to be from 0 to max_new_tokens"));
     }
-    if n < 1 || n > 65535 {
+    if !(1..=65535).contains(&n) {
         return refused(format!("n is {n}, but has to be from 1 to 65535"));
     }
     if temperature.is_nan() || temperature < 0.0 {
@@ -92,17 +92,14 @@ fn prompts(fields: &Fields<'_>, tokenizer: &Tokenizer) -> Result<(Vec<Prompt>, b
             let Some(texts) = texts else { return wrong("text has to be a text or a list of texts") };
             (texts.into_iter().map(cut).collect::<Result<_, _>>()?, true)
         }
-        (None, Some(value)) => match ids(value) {
-            Some(ids) => (vec![Prompt::whole(ids)], false),
-            None => {
-                let lists =
-                    value.as_array().and_then(|lists| lists.iter().map(ids).collect::<Option<Vec<_>>>());
-                let Some(lists) = lists else {
-                    return wrong("input_ids has to be a list of ids, or a list of those");
-                };
-                (lists.into_iter().map(Prompt::whole).collect(), true)
+        (None, Some(value)) => {
+            let lists = || value.as_array()?.iter().map(ids).collect::<Option<Vec<_>>>();
+            match (ids(value), lists()) {
+                (Some(ids), _) => (vec![Prompt::whole(ids)], false),
+                (None, Some(lists)) => (lists.into_iter().map(Prompt::whole).collect(), true),
+                (None, None) => return wrong("input_ids has to be a list of ids, or a list of those"),
             }
-        },
+        }
         (None, None) => return wrong("there is no prompt: give text or input_ids"),
         (Some(_), None) => return wrong("text has to be a text or a list of texts"),
         (Some(_), Some(_)) => return wrong("there are two prompts: give text or input_ids"),

@@ -191,7 +191,8 @@ impl Cluster {
         let id = self.recorder.arrive(arrival.origin, now);
         let tokens = arrival.prompt.tokens();
         let refused = self.pools.iter().find_map(|pool| pool.check_request(tokens).err());
-        if let Some(reason) = refused {
+        let leaves_stub = self.pools.len() == 1 && self.pools.iter().all(|pool| pool.leaves_stub(tokens));
+        if let Some(reason) = refused.filter(|_| !leaves_stub) {
             self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
             return Ok(id);
         }
@@ -199,6 +200,7 @@ impl Cluster {
             output: arrival.output,
             stop_after: arrival.stop_after,
             priority: arrival.priority,
+            routing_key: Some(arrival.origin.session),
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
         };
         let pool = self.route.first();

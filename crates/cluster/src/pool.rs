@@ -183,10 +183,7 @@ impl Pool {
     /// Takes the requests from the router that it parked for some of the workers, which were fixed then.
     fn take_back_choosy(&mut self, now: Time) -> Dispatches {
         let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
-        let fits_all = |queued: &Queued| {
-            let tokens = queued.request.prompt.tokens();
-            self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok())
-        };
+        let fits_all = |queued: &Queued| self.may_go_anywhere(queued.request.prompt.tokens());
         let mut choosy: Vec<RequestId> =
             parked.iter().filter(|(_, queued)| !fits_all(queued)).map(|(&id, _)| id).collect();
         choosy.sort_unstable();
@@ -233,9 +230,19 @@ impl Pool {
         if first.is_ok() || checks.any(|check| check.is_ok()) { Ok(()) } else { first }
     }
 
+    /// Whether a prompt that none of its workers can serve goes to one all the same, which refuses it there.
+    pub(crate) fn leaves_stub(&self, tokens: u32) -> bool {
+        self.kinds.iter().all(|kind| kind.leaves_stub(tokens))
+    }
+
+    /// Whether it makes no difference to a prompt of so many tokens which of its workers it goes to.
+    fn may_go_anywhere(&self, tokens: u32) -> bool {
+        self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok()) || self.leaves_stub(tokens)
+    }
+
     /// The candidates that can serve a prompt of so many tokens, if not workers of all groups can.
     fn some_candidates(&self, tokens: u32) -> Option<Vec<Candidate>> {
-        if self.kinds.len() == 1 || self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok()) {
+        if self.kinds.len() == 1 || self.may_go_anywhere(tokens) {
             return None;
         }
         let engine = |candidate: &Candidate| self.workers[candidate.worker.index()].engine.config();

@@ -173,7 +173,8 @@ mod tests {
             json!({"sglang": {"enable_mixed_chunk": "yes"}}),
             "`sglang.enable_mixed_chunk` is \"yes\": expected true or false",
         );
-        let policies = "expected one of `fcfs`, `fifo`, `lpm`, `lof`, `dfs-weight`, `random`";
+        let policies = "expected one of `fcfs`, `fifo`, `lpm`, `lof`, `dfs-weight`, `random`, `hrrn`, \
+                 `shortest-prefill-first`, `routing-key`";
         for policy in [json!("sjf"), json!(3), json!(null)] {
             let message = format!("`sglang.schedule_policy` is {policy}: {policies}");
             refused(json!({"sglang": {"schedule_policy": policy}}), &message);

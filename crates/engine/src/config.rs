@@ -268,6 +268,12 @@ impl EngineConfig {
         self.num_gpu_blocks - u32::from(self.reserve_null_block)
     }
 
+    /// Whether a prompt of this length, which cannot be served, is refused only after a token of it was computed for form's
+    /// sake, as by SGLang: the engine takes it and [gives it up](crate::Iteration::rejected) then.
+    pub fn leaves_stub(&self, prompt_tokens: u32) -> bool {
+        self.sglang.is_some() && sglang::leaves_stub(self, prompt_tokens)
+    }
+
     /// Whether a prompt of this length can ever be served.
     pub fn check_request(&self, prompt_tokens: u32) -> Result<(), Rejection> {
         if self.sglang.is_some() {

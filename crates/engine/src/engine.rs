@@ -265,6 +265,7 @@ impl Engine {
     fn start(&mut self, now: Time, sink: &mut impl IterationSink) -> Result<(), LatencyError> {
         self.clock = now;
         let mut step = self.spare.pop().unwrap_or_default();
+        step.follows_another = self.in_flight.iter().any(Pass::computes);
         self.scheduler.schedule(now, &mut step, sink);
         if !step.iteration.is_eventful() && !self.in_flight.iter().any(Pass::computes) {
             self.scheduler.give_up_if_stuck(&mut step.iteration);

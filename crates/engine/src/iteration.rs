@@ -36,7 +36,8 @@ pub struct Iteration {
     pub emitted: Vec<Emitted>,
     /// Requests that ended at the end of the iteration.
     pub finished: Vec<Finished>,
-    /// Requests that were given up when it was scheduled.
+    /// Requests that were given up: when it was scheduled, or at its end for those that SGLang refused, of which it computed
+    /// a token for form's sake.
     pub rejected: Vec<(RequestId, Rejection)>,
     /// KV transfers that began when it was scheduled.
     pub transfers: Vec<Transfer>,

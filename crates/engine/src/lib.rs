@@ -84,4 +84,4 @@ pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
-pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangArgs};
+pub use sglang::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};

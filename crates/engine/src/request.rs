@@ -22,8 +22,11 @@ pub struct EngineRequest {
     pub priority: i32,
     /// When it came, for ties of priority.
     pub arrival: Time,
-    /// Decides between requests of equal priority and arrival: lower goes first.
+    /// Decides between requests of equal priority and arrival, and for SGLang's policy `hrrn` between equals: lower goes
+    /// first.
     pub tie_break: u64,
+    /// Who it belongs with, for SGLang's policy `routing-key`; `None`: to nobody.
+    pub routing_key: Option<u32>,
     /// The KV of its prompt is computed elsewhere and fetched over [links](crate::Links) first.
     pub remote_prefill: bool,
     /// Its KV blocks stay after it ends, until [`Engine::release`](crate::Engine::release).
@@ -43,6 +46,7 @@ impl EngineRequest {
             priority: 0,
             arrival,
             tie_break: u64::from(id.0),
+            routing_key: None,
             remote_prefill: false,
             hold_kv: false,
         }

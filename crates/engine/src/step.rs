@@ -38,6 +38,8 @@ pub(crate) struct Step {
     pub(crate) prefills: usize,
     /// Why each of `iteration.preempted` went back to the queue.
     pub(crate) requeued: Vec<Requeue>,
+    /// Whether an iteration that computes something is in flight while this one is decided.
+    pub(crate) follows_another: bool,
 }
 
 /// What a scheduler has to know of a scheduled request beyond what it reports.

@@ -39,7 +39,9 @@ impl Cluster {
         }
         for &(id, reason, now) in &outcome.rejected {
             self.leave(id, place, now, observer)?;
-            self.end(id, RequestStatus::Rejected(reject_reason(reason)), now, observer)?;
+            let taken_back = self.live.get(&id).and_then(|live| live.taken_back);
+            let rejected = RequestStatus::Rejected(reject_reason(reason));
+            self.end(id, taken_back.unwrap_or(rejected), now, observer)?;
         }
         for &(id, now) in &outcome.withdrawn {
             self.check_emission(place, now);

@@ -245,7 +245,7 @@ impl<'a> Settings<'a> {
             unused.extend(seed.map(|key| message!("{} is for the policy `random`", Message::key(key))));
         }
         let shares = args.enable_prefix_caching && !sglang.disable_radix_cache;
-        if !shares && matches!(policy, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight) {
+        if !shares && policy.goes_by_cache() {
             unused.push(message!("{sglang.schedule_policy} goes by what is cached, but nothing is"));
         }
         unused

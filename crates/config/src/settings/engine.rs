@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use servecast_engine::{EngineArgs, EngineType, HostArgs, KvTransferSharing, SchedulePolicy, SglangArgs};
+use servecast_engine::{
+    EngineArgs, EngineType, HostArgs, KvTransferSharing, RetractionPolicy, SchedulePolicy, SglangArgs,
+};
 use servecast_latency::Host;
 
 use super::keys::keys_of;
@@ -151,6 +153,12 @@ pub struct SglangShortcuts {
     /// Most requests of a prefill batch; without it there is no limit
     #[arg(long, value_name = "N")]
     pub prefill_max_requests: Option<u32>,
+    /// Decode batches after a prefill batch before the next one is tried
+    #[arg(long, value_name = "N")]
+    pub prefill_decode_interval: Option<u32>,
+    /// Running requests below which --prefill-decode-interval does not hold
+    #[arg(long, value_name = "N")]
+    pub prefill_decode_interval_min_bs: Option<u32>,
     /// Decode batches from one look at new requests to the next
     #[arg(long, value_name = "N")]
     pub scheduler_recv_interval: Option<u32>,
@@ -178,6 +186,9 @@ pub struct SglangShortcuts {
     /// Difference in priority above which a waiting request displaces a running one
     #[arg(long, value_name = "N")]
     pub priority_scheduling_preemption_threshold: Option<u32>,
+    /// Who goes back to the queue when memory runs out: short outputs, or the least important first
+    #[arg(long, value_name = "POLICY", value_parser = choice::<RetractionPolicy>("retraction_policy", RETRACTION_POLICIES))]
+    pub retraction_policy: Option<RetractionPolicy>,
     /// Batches of decodes that are recorded as CUDA graphs, with a comma between two; others are padded to the next
     #[arg(long, value_name = "N,N", value_delimiter = ',')]
     pub cuda_graph_bs: Option<Vec<u32>>,
@@ -193,7 +204,10 @@ pub struct SglangShortcuts {
 }
 
 /// The orders of the waiting queue that can be chosen.
-const SCHEDULE_POLICIES: &[&str] = &["fcfs", "lpm", "lof", "dfs-weight", "random"];
+const SCHEDULE_POLICIES: &[&str] =
+    &["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "shortest-prefill-first", "routing-key"];
+/// Who may go back to the queue first.
+const RETRACTION_POLICIES: &[&str] = &["length", "priority"];
 
 /// Engines that a setting is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,6 +334,7 @@ mod tests {
                 "host" => json!({"gap_us": 1}),
                 "kv_transfer_sharing" => json!("shared"),
                 "schedule_policy" => json!("lpm"),
+                "retraction_policy" => json!("length"),
                 "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),
                 key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {
                     json!(true)

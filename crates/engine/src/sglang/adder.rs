@@ -93,8 +93,8 @@ impl PrefillAdder {
         cache.obtainable().cast_signed() - self.current_offset
     }
 
-    /// Tokens of the next chunk of the chunked request, which always gets on.
-    pub(super) fn next_chunk(&self, request: &Request, cache: &KvCache) -> u32 {
+    /// Tokens of the next chunk of the chunked request, which always gets on; at most `limit`.
+    pub(super) fn next_chunk(&self, request: &Request, cache: &KvCache, limit: Option<u32>) -> u32 {
         let extend = request.known() - request.computed;
         let chunk = self.rem_chunk.unwrap_or(i64::MAX);
         let mut room = chunk.min(self.rem_total(cache).trunc() as i64);
@@ -105,7 +105,7 @@ impl PrefillAdder {
             // The decodes that ride along are more than a chunk has tokens.
             room = self.page_size.into();
         }
-        i64::from(extend).min(room) as u32
+        i64::from(extend).min(room).min(limit.map_or(i64::MAX, i64::from)) as u32
     }
 
     /// Takes `tokens` more of the chunked request; returns whether more of it is left.
@@ -119,7 +119,7 @@ impl PrefillAdder {
 
     /// Takes a waiting request whose cached prefix was just looked up, or a part of it, if the budgets allow.
     ///
-    /// `adopt` locks its prefix.
+    /// `adopt` locks its prefix. `cuts`: whether it may be cut, which one request at a time is.
     pub(super) fn add(
         &mut self,
         slot: Slot,
@@ -127,6 +127,7 @@ impl PrefillAdder {
         running: &[Slot],
         found: Prefix,
         cache: &mut KvCache,
+        cuts: bool,
     ) -> AddResult {
         let request = &mut requests[slot];
         let extend = request.known() - found.tokens;
@@ -163,7 +164,7 @@ impl PrefillAdder {
             _ => extend,
         };
         // One prompt a batch is cut: what is left of a page behind it goes to nobody.
-        if tokens == 0 || (tokens < extend && self.new_chunked.is_some()) {
+        if tokens == 0 || (tokens < extend && (self.new_chunked.is_some() || !cuts)) {
             return AddResult::Other;
         }
         cache.adopt(request, found);
@@ -290,7 +291,7 @@ mod tests {
         let Fixture { cache, requests, .. } = fixture;
         let known = requests[slot].known();
         let found = cache.find(&mut requests[slot], known - 1);
-        adder.add(slot, requests, &[], found, cache)
+        adder.add(slot, requests, &[], found, cache, true)
     }
 
     use AddResult::{Continue, NoToken, Other};
@@ -341,7 +342,7 @@ mod tests {
             let Fixture { cache, requests, .. } = &mut fixture;
             let known = requests[newcomer].known();
             let found = cache.find(&mut requests[newcomer], known - 1);
-            adder.add(newcomer, requests, running, found, cache);
+            adder.add(newcomer, requests, running, found, cache, true);
             !adder.taken.is_empty()
         };
         // 112 - 48 - 62 leaves 2, of which one token has to stay; a page on top is too much.
@@ -418,7 +419,7 @@ mod tests {
         let mut fixture = Fixture::new(100, &json!({"page_size": 8, "chunked_prefill_size": 32}));
         let slot = fixture.add(&[(0, 100)], 1);
         let running = fixture.add(&[(500, 1)], 10_000);
-        let next = |adder: &PrefillAdder| adder.next_chunk(&fixture.requests[slot], &fixture.cache);
+        let next = |adder: &PrefillAdder| adder.next_chunk(&fixture.requests[slot], &fixture.cache, None);
         assert_eq!(next(&adder(&fixture, 0, &[])), 32);
         assert_eq!(next(&adder(&fixture, 3, &[])), 29);
         let crowded = adder(&fixture, 0, &[running]);

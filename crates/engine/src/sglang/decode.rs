@@ -5,6 +5,7 @@ use super::policy::rank;
 use super::ratio::NewTokenRatio;
 use super::request::Request;
 use super::scheduler::Scheduler;
+use super::settings::RetractionPolicy;
 use crate::iteration::Requeue;
 use crate::step::Step;
 use crate::table::Slot;
@@ -50,11 +51,16 @@ impl Scheduler {
     }
 
     /// Sends running requests back to the queue until the others have pages: those with the shortest output first, of
-    /// equals the one with the longest prompt.
+    /// equals the one with the longest prompt; less important ones before all others, if that is the policy.
     ///
     /// The last one has room alone, or goes too: then others hold memory for KV that is under way.
     fn retract(&mut self, mut running: Vec<Slot>, step: &mut Step) -> Vec<Slot> {
-        let key = |request: &Request| (std::cmp::Reverse(request.outputs), request.prompt_tokens);
+        let low_first = self.sglang.schedule_low_priority_values_first;
+        let by_priority = self.sglang.retraction_policy == RetractionPolicy::Priority;
+        let key = |request: &Request| {
+            let rank = if by_priority { rank(request, low_first) } else { 0 };
+            (rank, std::cmp::Reverse(request.outputs), request.prompt_tokens)
+        };
         running.sort_by_key(|&slot| key(&self.requests[slot]));
         let mut retracted = Vec::new();
         while let Some(slot) = running.pop() {

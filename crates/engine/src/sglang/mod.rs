@@ -23,8 +23,9 @@
 //!
 //! - `scheduler`: the state of a worker, `get_next_batch_to_run` and `get_new_batch_prefill`.
 //! - `adder`: the budgets of a prefill batch (`PrefillAdder`).
-//! - `policy`: the order of the waiting queue (`SchedulePolicy`).
+//! - `policy`: the order of the waiting queue (`SchedulePolicy`); `order`: those orders that go by what is cached or runs.
 //! - `queue`: the waiting queue itself.
+//! - `interval`: decodes between prefill batches (`prefill_decode_interval`).
 //! - `inbox`: requests that the scheduler has not looked at yet (`scheduler_recv_interval`).
 //! - `decode`: the next tokens, retraction, preemption (`update_running_batch`).
 //! - `update`: what becomes known at the end of an iteration (`process_batch_result`), KV of other workers.
@@ -40,6 +41,8 @@ mod decode;
 #[cfg(test)]
 mod fixture;
 mod inbox;
+mod interval;
+mod order;
 mod policy;
 mod queue;
 mod ratio;
@@ -52,5 +55,5 @@ mod update;
 mod withdraw;
 
 pub(crate) use scheduler::Scheduler;
-pub use settings::{RadixEvictionPolicy, SchedulePolicy, SglangArgs};
-pub(crate) use settings::{SglangConfig, check_request, settle};
+pub use settings::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};
+pub(crate) use settings::{SglangConfig, check_request, leaves_stub, settle};

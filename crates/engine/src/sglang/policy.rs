@@ -4,22 +4,17 @@ use std::cmp::Reverse;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::cache::KvCache;
+use super::order;
 use super::queue::{Place, WaitingQueue};
 use super::request::Request;
 use super::settings::{SchedulePolicy, SglangConfig};
-use super::tree::{Key, NodeId, Prefix, RadixTree};
 use crate::table::{RequestTable, Slot};
 
-/// Waiting requests beyond which the longest prefix match is not worth its time.
-const LPM_MOST_WAITING: usize = 128;
-/// Matches up to this long are checked for a prefix that another waiting request is about to cache.
-const IN_BATCH_CHECK: u32 = 32;
-/// Prefixes from this length on are worth waiting for.
-const IN_BATCH_DEPRIORITIZE: u32 = 32;
+/// Waiting requests beyond which to look all of them up is not worth its time.
+const MOST_LOOKED_UP: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Policy {
@@ -48,31 +43,73 @@ impl Policy {
         }
     }
 
-    /// Puts the waiting requests in order.
+    /// Puts the waiting requests in order. `running`: those of the running batch; `computed`: prompt tokens that the engine
+    /// has computed so far.
     pub(super) fn order(
         &mut self,
         waiting: &mut WaitingQueue,
         requests: &mut RequestTable<Request>,
         cache: &mut KvCache,
+        running: &[Slot],
+        computed: u64,
     ) {
-        let cache_aware =
-            cache.shares && matches!(self.order, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight);
-        let too_many = cache_aware && self.order == SchedulePolicy::Lpm && waiting.len() > LPM_MOST_WAITING;
+        let looks_up = cache.shares && self.order.goes_by_cache();
+        let too_many = matches!(self.order, SchedulePolicy::Lpm | SchedulePolicy::Hrrn)
+            && waiting.len() > MOST_LOOKED_UP;
         match self.order {
-            // It does not fall back to an order by priority.
-            SchedulePolicy::Lpm if too_many => {}
-            SchedulePolicy::Lpm if cache_aware => {
-                by_longest_prefix(waiting.as_mut_slice(), requests, cache);
-            }
-            SchedulePolicy::DfsWeight if cache_aware => by_subtree(waiting.as_mut_slice(), requests, cache),
             SchedulePolicy::Random => waiting.shuffle(),
-            SchedulePolicy::Fcfs | SchedulePolicy::Lof | SchedulePolicy::Lpm | SchedulePolicy::DfsWeight => {
-                self.place(waiting, requests);
+            SchedulePolicy::RoutingKey => order::by_routing_key(waiting.as_mut_slice(), requests, running),
+            // It does not fall back to an order by priority.
+            _ if looks_up && too_many => {}
+            SchedulePolicy::Lpm if looks_up => {
+                order::by_longest_prefix(waiting.as_mut_slice(), requests, cache);
             }
+            SchedulePolicy::DfsWeight if looks_up => {
+                order::by_subtree(waiting.as_mut_slice(), requests, cache)
+            }
+            SchedulePolicy::Hrrn if looks_up => {
+                order::by_response_ratio(waiting.as_mut_slice(), requests, cache, computed);
+            }
+            SchedulePolicy::ShortestPrefillFirst if looks_up => {
+                order::by_uncached_tokens(waiting.as_mut_slice(), requests, cache);
+            }
+            _ => self.place(waiting, requests),
         }
-        if !cache_aware || too_many {
+        if !looks_up || too_many {
             self.refresh(waiting, requests, cache);
         }
+    }
+
+    /// Most tokens of the next chunk of `chunked` if waiting requests with less to compute are to have some of the `budget`
+    /// of the batch; the waiting ones are in order.
+    pub(super) fn chunk_limit(
+        &self,
+        chunked: &Request,
+        waiting: &WaitingQueue,
+        requests: &RequestTable<Request>,
+        budget: i64,
+        page_size: u32,
+    ) -> Option<u32> {
+        let budget = u32::try_from(budget).unwrap_or(0);
+        if self.order != SchedulePolicy::ShortestPrefillFirst || budget / 2 < page_size {
+            return None;
+        }
+        let left = chunked.known() - chunked.computed;
+        let mut reserved = 0;
+        for slot in waiting.iter() {
+            let uncached = requests[slot].uncached();
+            let pages = u64::from(uncached.div_ceil(page_size)) * u64::from(page_size);
+            if uncached >= left || reserved + pages > u64::from(budget - page_size) {
+                break;
+            }
+            reserved += pages;
+        }
+        (reserved > 0).then(|| (budget - reserved as u32) / page_size * page_size)
+    }
+
+    /// Whether a prompt that is cut leaves room in the batch for others.
+    pub(super) fn shares_chunks(&self) -> bool {
+        self.order == SchedulePolicy::ShortestPrefillFirst
     }
 
     /// The request that is looked at next.
@@ -137,73 +174,6 @@ pub(super) fn rank(request: &Request, low_first: bool) -> i64 {
     if low_first { i64::from(request.priority) } else { -i64::from(request.priority) }
 }
 
-/// Longest cached prefix first; requests that share one with an earlier waiting request go last, so that it is cached
-/// when their turn comes.
-fn by_longest_prefix(waiting: &mut [Slot], requests: &mut RequestTable<Request>, cache: &mut KvCache) {
-    let mut about_to_be_cached = RadixTree::new(1);
-    let mut order = FxHashMap::default();
-    for &slot in &*waiting {
-        let request = &mut requests[slot];
-        let tokens = request.known();
-        let matched = cache.find(request, tokens).tokens;
-        // The last token is computed in any case.
-        let mut key = i64::from(matched.min(tokens - 1));
-        if matched <= IN_BATCH_CHECK {
-            let content = Key { content: request.sequence.content(), tokens, hashes: None };
-            if about_to_be_cached.find(content).tokens >= IN_BATCH_DEPRIORITIZE {
-                key = -1;
-            } else {
-                about_to_be_cached.insert(Prefix::EMPTY, content);
-            }
-        }
-        order.insert(slot, -key);
-    }
-    waiting.sort_by_key(|slot| order[slot]);
-}
-
-/// Along the tree, depth first, subtrees with most waiting requests first.
-fn by_subtree(waiting: &mut [Slot], requests: &mut RequestTable<Request>, cache: &mut KvCache) {
-    let mut at_node: FxHashMap<NodeId, Vec<Slot>> = FxHashMap::default();
-    let mut weight: FxHashMap<NodeId, usize> = FxHashMap::default();
-    let ends: Vec<(Slot, NodeId)> = waiting
-        .iter()
-        .map(|&slot| {
-            let request = &mut requests[slot];
-            let tokens = request.known();
-            (slot, cache.find(request, tokens).node)
-        })
-        .collect();
-    let mut children: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
-    for (slot, end) in ends {
-        at_node.entry(end).or_default().push(slot);
-        let mut node = end;
-        loop {
-            let first_visit = !weight.contains_key(&node);
-            *weight.entry(node).or_default() += 1;
-            if node == NodeId::ROOT {
-                break;
-            }
-            let parent = cache.tree.parent(node);
-            if first_visit {
-                children.entry(parent).or_default().push(node);
-            }
-            node = parent;
-        }
-    }
-    for siblings in children.values_mut() {
-        siblings.sort_by_key(|&node| (std::cmp::Reverse(weight[&node]), cache.tree.order(node)));
-    }
-    // Requests of a node come after those below it, so the walk is done backwards.
-    let (mut position, mut stack) = (waiting.len(), vec![NodeId::ROOT]);
-    while let Some(node) = stack.pop() {
-        for &slot in at_node.get(&node).into_iter().flatten().rev() {
-            position -= 1;
-            waiting[position] = slot;
-        }
-        stack.extend(children.get(&node).into_iter().flatten());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -219,7 +189,7 @@ mod tests {
 
     fn order_by(policy: &mut Policy, fixture: &mut Fixture) -> Vec<u32> {
         let Fixture { cache, requests, waiting, .. } = fixture;
-        policy.order(waiting, requests, cache);
+        policy.order(waiting, requests, cache, &[], 0);
         waiting.iter().map(|slot| requests[slot].id.0).collect()
     }
 
@@ -269,7 +239,7 @@ mod tests {
         let order = |seed| {
             let Fixture { config, mut cache, mut requests, mut waiting, .. } = with(&own(seed), &requests);
             let mut policy = Policy::new(&config.sglang.unwrap());
-            policy.order(&mut waiting, &mut requests, &mut cache);
+            policy.order(&mut waiting, &mut requests, &mut cache, &[], 0);
             let next = || {
                 let head = policy.head(&mut waiting)?;
                 assert_eq!(waiting.pop_front(), Some(head));
@@ -292,6 +262,64 @@ mod tests {
             fixture.add(&prompt, 1);
         }
         assert_eq!(order(&mut fixture), [2, 1, 3, 0]);
+    }
+
+    #[test]
+    fn few_uncached_tokens_go_first_and_what_is_about_to_be_cached_last() {
+        let mut fixture =
+            Fixture::new(1_000, &json!({"schedule_policy": "shortest-prefill-first", "page_size": 1}));
+        fixture.cache_prompt(&[(0, 60)]);
+        for prompt in [vec![(500, 40)], vec![(0, 60), (90, 25)], vec![(500, 40), (7, 1)], vec![(0, 60)]] {
+            fixture.add(&prompt, 1);
+        }
+        assert_eq!(order(&mut fixture), [3, 1, 0, 2]);
+    }
+
+    #[test]
+    fn a_chunk_leaves_room_for_prompts_that_are_shorter_than_what_is_left_of_it() {
+        let mut fixture = Fixture::new(10_000, &json!({"schedule_policy": "shortest-prefill-first"}));
+        for prompt in [(500, 40), (1_000, 100), (2_000, 600)] {
+            fixture.add(&[prompt], 1);
+        }
+        let long = fixture.add(&[(3_000, 454)], 1);
+        let (policy, Fixture { requests, waiting, .. }) = (Policy::new(&fixture.sglang()), &fixture);
+        let limit = |budget, page| policy.chunk_limit(&requests[long], waiting, requests, budget, page);
+        assert_eq!(limit(256, 1), Some(256 - 40 - 100), "600 are more than 454");
+        assert_eq!(limit(256, 16), Some(256 - 48 - 112));
+        assert_eq!(limit(140, 1), Some(100), "a token of the chunk stays");
+        assert_eq!((limit(41, 1), limit(40, 1), limit(31, 16)), (Some(1), None, None));
+    }
+
+    #[test]
+    fn who_has_waited_longest_for_its_length_goes_first() {
+        let mut fixture =
+            with(&json!({"schedule_policy": "hrrn"}), &[(100, 1), (50, 1), (10, 1), (20, 1), (10, 1)]);
+        for (slot, before) in fixture.waiting.iter().zip([0, 60, 90, 80, 90]) {
+            fixture.requests[slot].computed_before = before;
+        }
+        let mut policy = Policy::new(&fixture.sglang());
+        let Fixture { cache, requests, waiting, .. } = &mut fixture;
+        policy.order(waiting, requests, cache, &[], 100);
+        let order: Vec<u32> = waiting.iter().map(|slot| requests[slot].id.0).collect();
+        assert_eq!(order, [0, 2, 3, 4, 1]);
+    }
+
+    #[test]
+    fn keys_that_run_most_go_first() {
+        let mut fixture = with(&json!({"schedule_policy": "routing-key"}), &[(5, 1); 6]);
+        let slots: Vec<Slot> = fixture.waiting.iter().collect();
+        for (&slot, key) in slots.iter().zip([None, Some(4), Some(7), Some(9), Some(4), Some(5)]) {
+            fixture.requests[slot].routing_key = key;
+        }
+        let mut policy = Policy::new(&fixture.sglang());
+        let Fixture { cache, requests, waiting, .. } = &mut fixture;
+        let mut by = |running: &[Slot]| {
+            policy.order(waiting, requests, cache, running, 0);
+            waiting.iter().map(|slot| requests[slot].id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(by(&[]), [0, 1, 2, 3, 4, 5], "nobody runs");
+        // 7 runs twice, 5 once.
+        assert_eq!(by(&[slots[2], slots[2], slots[5]]), [2, 5, 0, 1, 4, 3]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A request inside SGLang's scheduler.
 
-use servecast_types::RequestId;
+use servecast_types::{Prompt, RequestId, Run};
 
 use super::tree::Prefix;
 use crate::sequence::Sequence;
-use crate::{EngineConfig, EngineRequest};
+use crate::{EngineConfig, EngineRequest, Rejection};
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,14 @@ pub(super) struct Request {
     pub(super) stop_after: Option<u32>,
     pub(super) ignore_eos: bool,
     pub(super) priority: i32,
+    pub(super) tie_break: u64,
+    pub(super) routing_key: Option<u32>,
     /// When it entered the waiting queue, last time: a number that grows.
     pub(super) entered: u64,
+    /// Prompt tokens that the engine had computed by then.
+    pub(super) computed_before: u64,
+    /// Why it is given up with its first token: it stands for a request that was refused.
+    pub(super) refused: Option<Rejection>,
     pub(super) hold_kv: bool,
     /// KV that is still to be fetched when pages can be had.
     pub(super) remote_prefill: bool,
@@ -45,6 +51,8 @@ pub(super) struct Request {
     pub(super) filled: u32,
     /// Those of them that it would have had to compute.
     pub(super) extend: u32,
+    /// Tokens that it would hit, as far as the policy looked that up when it put the queue in order.
+    pub(super) matched: u32,
     /// How often it was sent back to the queue: results that were under way then are void.
     pub(super) requeues: u32,
 
@@ -75,7 +83,11 @@ impl Request {
             stop_after: request.stop_after.filter(|_| !request.ignore_eos),
             ignore_eos: request.ignore_eos,
             priority: request.priority,
+            tie_break: request.tie_break,
+            routing_key: request.routing_key,
             entered,
+            computed_before: 0,
+            refused: None,
             hold_kv: request.hold_kv,
             remote_prefill: request.remote_prefill,
             sequence,
@@ -83,6 +95,7 @@ impl Request {
             in_flight: 0,
             filled: 0,
             extend: 0,
+            matched: 0,
             requeues: 0,
             computed: 0,
             allocated: 0,
@@ -90,9 +103,28 @@ impl Request {
         }
     }
 
+    /// What goes through the scheduler for a request that is refused: a prompt of one token, which makes room for as much
+    /// output as the request might have had, and ends with its first token.
+    pub(super) fn stub(
+        request: EngineRequest,
+        reason: Rejection,
+        max_new_tokens: u32,
+        entered: u64,
+        config: &EngineConfig,
+    ) -> Self {
+        let request = EngineRequest { prompt: Prompt::new([Run::tokens(0, 1)]), ..request };
+        let stub = Self::new(request, max_new_tokens, entered, config);
+        Self { refused: Some(reason), stop_after: Some(1), ..stub }
+    }
+
     /// Tokens that are known: the prompt and what has been generated.
     pub(super) fn known(&self) -> u32 {
         self.prompt_tokens + self.outputs
+    }
+
+    /// Tokens that it would have to compute, by the last look of the policy.
+    pub(super) fn uncached(&self) -> u32 {
+        (self.known() - self.matched).max(1)
     }
 
     /// Tokens that it may still generate, as far as is known.

@@ -11,6 +11,7 @@ use servecast_types::{Time, ensure};
 use super::adder::{AddResult, PrefillAdder, Taken};
 use super::cache::KvCache;
 use super::inbox::Inbox;
+use super::interval::PrefillInterval;
 use super::policy::Policy;
 use super::queue::WaitingQueue;
 use super::ratio::NewTokenRatio;
@@ -44,6 +45,9 @@ pub(crate) struct Scheduler {
     pub(super) chunked: Option<Slot>,
     pub(super) ratio: NewTokenRatio,
     pub(super) policy: Policy,
+    pub(super) interval: PrefillInterval,
+    /// Prompt tokens that prefill batches have had so far, and decodes that rode along.
+    computed_tokens: u64,
     /// Requests whose KV is on its way, with its end: [`Time::MAX`] as long as nobody knows.
     pub(super) loading: VecDeque<(Slot, Time)>,
     /// Ended requests whose KV a reader still needs, with the time at which it is done if that is known.
@@ -79,6 +83,11 @@ impl Scheduler {
             chunked: None,
             ratio: NewTokenRatio::new(sglang.schedule_conservativeness),
             policy: Policy::new(&sglang),
+            interval: PrefillInterval::new(
+                sglang.prefill_decode_interval,
+                sglang.prefill_decode_interval_min_bs,
+            ),
+            computed_tokens: 0,
             loading: VecDeque::new(),
             held: Vec::new(),
             entries: 0,
@@ -93,14 +102,23 @@ impl Scheduler {
     }
 
     /// Puts a request into the waiting queue, or says why it can never run.
+    ///
+    /// For one with a prompt that is too long a stub takes its place, with which it is given up, unless other workers have
+    /// to do with it.
     pub(crate) fn add(&mut self, request: EngineRequest) -> Result<(), Rejection> {
         let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
         if prompt_tokens == 0 || max_tokens == 0 {
             return Err(Rejection::Empty { prompt_tokens, max_tokens });
         }
-        self.config.check_request(prompt_tokens)?;
+        let stands_alone = !(request.remote_prefill || request.hold_kv);
         let max_new_tokens = max_tokens.min(output_room(&self.config, prompt_tokens));
-        let request = Request::new(request, max_new_tokens, self.entries, &self.config);
+        let request = match self.config.check_request(prompt_tokens) {
+            Ok(()) => Request::new(request, max_new_tokens, self.entries, &self.config),
+            Err(reason) if stands_alone => {
+                Request::stub(request, reason, max_new_tokens, self.entries, &self.config)
+            }
+            Err(reason) => return Err(reason),
+        };
         let slot = self.requests.insert(request);
         if self.inbox.is_open() {
             self.receive(slot);
@@ -116,6 +134,7 @@ impl Scheduler {
         let fetches = request.remote_prefill;
         self.entries += 1;
         request.entered = self.entries;
+        request.computed_before = self.computed_tokens;
         // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
         self.must_replan |= fetches || self.waiting.is_empty() || !self.batch_is_full;
         if fetches {
@@ -144,12 +163,31 @@ impl Scheduler {
         self.stash_chunk();
         self.merge_last_prefill();
         self.admit_loaded(now, &mut step.iteration);
+        let adder = self.plan(step);
+        if step.prefills > 0 {
+            self.interval.prefilled();
+            self.computed_tokens += step.iteration.total_tokens();
+        }
+        self.inbox.decided(step.prefills > 0);
+        self.describe(step, adder.as_ref());
+    }
+
+    /// Forms a prefill batch, otherwise a decode batch.
+    fn plan(&mut self, step: &mut Step) -> Option<PrefillAdder> {
+        if self.interval.holds(self.running.len()) {
+            self.plan_decode(step);
+            let does_nothing = step.entries.is_empty() && step.iteration.preempted.is_empty();
+            if !does_nothing || step.follows_another {
+                return None;
+            }
+            // With nothing to decode, decisions follow each other until the interval is over.
+            self.interval.end();
+        }
         let adder = self.plan_prefill(step);
         if step.entries.is_empty() {
             self.plan_decode(step);
         }
-        self.inbox.decided(step.prefills > 0);
-        self.describe(step, adder.as_ref());
+        adder
     }
 
     /// Shares what the last chunk of the chunked request computed.
@@ -202,12 +240,20 @@ impl Scheduler {
             self.batch_is_full = true;
             return None;
         }
-        self.policy.order(&mut self.waiting, &mut self.requests, &mut self.cache);
+        let computed = self.computed_tokens;
+        self.policy.order(&mut self.waiting, &mut self.requests, &mut self.cache, &self.running, computed);
         let mixed = if self.sglang.enable_mixed_chunk { self.running.len() as u32 } else { 0 };
         let running = self.running.iter().map(|&slot| &self.requests[slot]);
         let mut adder = PrefillAdder::new(&self.sglang, &self.cache, self.ratio.current(), mixed, running);
         if let Some(slot) = self.chunked {
-            let tokens = adder.next_chunk(&self.requests[slot], &self.cache);
+            let limit = self.policy.chunk_limit(
+                &self.requests[slot],
+                &self.waiting,
+                &self.requests,
+                adder.rem_chunk.unwrap_or(0),
+                self.config.block_size,
+            );
+            let tokens = adder.next_chunk(&self.requests[slot], &self.cache, limit);
             if !self.cache.has_room(&self.requests[slot], tokens) {
                 self.retract_chunked(slot, step);
                 return Some(adder);
@@ -215,8 +261,8 @@ impl Scheduler {
             let more = adder.add_chunked(slot, &self.requests[slot], tokens);
             self.chunked = Some(slot).filter(|_| more);
         }
-        // A chunk that is not the last one leaves nothing for others.
-        let spent = self.chunked.is_some();
+        // A chunk that is not the last one leaves nothing for others, unless it was cut for them.
+        let spent = self.chunked.is_some() && !self.policy.shares_chunks();
         let preempted = if spent { Vec::new() } else { self.add_waiting(&mut adder, step) };
         for slot in preempted {
             self.requeue(slot);
@@ -265,7 +311,8 @@ impl Scheduler {
             if adder.taken.len() >= most {
                 break;
             }
-            result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache);
+            let cuts = self.chunked.is_none();
+            result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache, cuts);
             if adder.taken.last().is_none_or(|taken| taken.slot != slot) {
                 break;
             }
@@ -353,6 +400,7 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         request.status = Status::Waiting;
         request.entered = self.entries;
+        request.computed_before = self.computed_tokens;
         self.waiting.push_back(slot);
     }
 
@@ -435,7 +483,8 @@ impl Scheduler {
         if let Some(slot) = self.waiting.pop_front().or_else(|| self.fetching.pop_front()) {
             let request = self.requests.remove(slot);
             let tokens = request.known();
-            iteration.rejected.push((request.id, Rejection::KvCapacity { tokens }));
+            let reason = request.refused.unwrap_or(Rejection::KvCapacity { tokens });
+            iteration.rejected.push((request.id, reason));
         }
     }
 

@@ -49,6 +49,12 @@ pub struct SglangArgs {
     pub priority_scheduling_preemption_threshold: u32,
     /// Most requests of a prefill batch; null for no limit.
     pub prefill_max_requests: Option<u32>,
+    /// Decode batches after a prefill batch before the next one is tried, chunks included; 0 for none.
+    pub prefill_decode_interval: u32,
+    /// Running requests below which that does not hold.
+    pub prefill_decode_interval_min_bs: u32,
+    /// Who goes back to the queue when memory runs out.
+    pub retraction_policy: RetractionPolicy,
     /// Which cached prefixes go first; only `lru`.
     pub radix_eviction_policy: RadixEvictionPolicy,
     /// Seed of the policy `random`.
@@ -84,6 +90,9 @@ impl Default for SglangArgs {
             schedule_low_priority_values_first: false,
             priority_scheduling_preemption_threshold: 10,
             prefill_max_requests: None,
+            prefill_decode_interval: 0,
+            prefill_decode_interval_min_bs: 0,
+            retraction_policy: RetractionPolicy::Length,
             radix_eviction_policy: RadixEvictionPolicy::Lru,
             random_seed: 42,
             cuda_graph_bs: None,
@@ -109,6 +118,32 @@ pub enum SchedulePolicy {
     DfsWeight,
     /// At random.
     Random,
+    /// Highest response ratio next: the prompt tokens that were computed while a request waited, over those that it needs.
+    Hrrn,
+    /// Fewest uncached tokens first; a prompt that is cut leaves room for shorter ones.
+    ShortestPrefillFirst,
+    /// Those first whose routing key most running requests have.
+    RoutingKey,
+}
+
+impl SchedulePolicy {
+    /// Whether the order depends on what is cached.
+    pub fn goes_by_cache(self) -> bool {
+        match self {
+            Self::Lpm | Self::DfsWeight | Self::Hrrn | Self::ShortestPrefillFirst => true,
+            Self::Fcfs | Self::Lof | Self::Random | Self::RoutingKey => false,
+        }
+    }
+}
+
+/// Who goes back to SGLang's queue first when memory runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RetractionPolicy {
+    /// The request with the shortest output, of equals the one with the longest prompt.
+    Length,
+    /// The least important one, then as before.
+    Priority,
 }
 
 /// Which cached prefixes SGLang evicts first.
@@ -133,6 +168,9 @@ pub(crate) struct SglangConfig {
     pub(crate) schedule_low_priority_values_first: bool,
     pub(crate) priority_scheduling_preemption_threshold: u32,
     pub(crate) prefill_max_requests: Option<u32>,
+    pub(crate) prefill_decode_interval: u32,
+    pub(crate) prefill_decode_interval_min_bs: u32,
+    pub(crate) retraction_policy: RetractionPolicy,
     pub(crate) random_seed: u64,
 }
 
@@ -145,13 +183,7 @@ impl SglangArgs {
                 "{sglang.enable_mixed_chunk} needs {sglang.chunked_prefill_size} above 0"
             )));
         }
-        let keeps_priorities = matches!(self.schedule_policy, SchedulePolicy::Fcfs | SchedulePolicy::Lof);
-        if self.enable_priority_scheduling && !keeps_priorities {
-            return Err(ConfigError::Conflict(message!(
-                "{sglang.enable_priority_scheduling} needs {sglang.schedule_policy} `fcfs` or `lof`: others put \
-                 requests in order without regard to priorities"
-            )));
-        }
+        self.check_policies()?;
         Ok(SglangConfig {
             max_prefill_tokens: self.max_prefill_tokens,
             chunked_prefill_size: chunk,
@@ -164,8 +196,32 @@ impl SglangArgs {
             schedule_low_priority_values_first: self.schedule_low_priority_values_first,
             priority_scheduling_preemption_threshold: self.priority_scheduling_preemption_threshold,
             prefill_max_requests: self.prefill_max_requests,
+            prefill_decode_interval: self.prefill_decode_interval,
+            prefill_decode_interval_min_bs: self.prefill_decode_interval_min_bs,
+            retraction_policy: self.retraction_policy,
             random_seed: self.random_seed,
         })
+    }
+
+    fn check_policies(&self) -> Result<(), ConfigError> {
+        let keeps_priorities = matches!(self.schedule_policy, SchedulePolicy::Fcfs | SchedulePolicy::Lof);
+        if self.enable_priority_scheduling && !keeps_priorities {
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.enable_priority_scheduling} needs {sglang.schedule_policy} `fcfs` or `lof`: others put \
+                 requests in order without regard to priorities"
+            )));
+        }
+        if self.retraction_policy == RetractionPolicy::Priority && !self.enable_priority_scheduling {
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.retraction_policy} `priority` needs {sglang.enable_priority_scheduling}"
+            )));
+        }
+        if self.prefill_decode_interval_min_bs > 0 && self.prefill_decode_interval == 0 {
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.prefill_decode_interval_min_bs} needs {sglang.prefill_decode_interval} above 0"
+            )));
+        }
+        Ok(())
     }
 
     /// The size of a chunk, if prompts are cut.
@@ -252,6 +308,11 @@ pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(),
     config.max_num_batched_tokens = sglang.chunked_prefill_size.unwrap_or(sglang.max_prefill_tokens);
     config.enable_prefix_caching = args.enable_prefix_caching && !own.disable_radix_cache;
     config.async_scheduling = !own.disable_overlap_schedule;
+    if sglang.schedule_policy == SchedulePolicy::ShortestPrefillFirst && !config.enable_prefix_caching {
+        return Err(ConfigError::Conflict(message!(
+            "{sglang.schedule_policy} `shortest-prefill-first` goes by what is cached: leave the prefix cache on"
+        )));
+    }
     config.sglang = Some(sglang);
     Ok(())
 }
@@ -268,6 +329,12 @@ pub(crate) fn output_room(config: &EngineConfig, prompt_tokens: u32) -> u32 {
 /// By how much the longest prompt is shorter than context and pool: a token for the output, and what the real server
 /// (0.5.23, `max_req_input_len`) keeps back besides.
 const INPUT_RESERVE: u64 = 1 + 5;
+
+/// Whether a prompt of this length, which is not taken, goes through the scheduler as a [stub](super::request::Request::stub):
+/// what stands before that refuses it only if it leaves no room for output in the context.
+pub(crate) fn leaves_stub(config: &EngineConfig, prompt_tokens: u32) -> bool {
+    prompt_tokens < config.max_model_len && check_request(config, prompt_tokens).is_err()
+}
 
 /// Whether a prompt of this length is taken: what stands in front of the real scheduler refuses those that come near to
 /// context or pool.

@@ -79,6 +79,7 @@ impl StretchScheduler for Scheduler {
         }
         self.stretch.skip(iterations);
         self.inbox.skip(iterations);
+        self.interval.skip(iterations, self.stretch.requests());
         (0..iterations).for_each(|_| self.ratio.decay());
     }
 
@@ -120,6 +121,7 @@ impl StretchScheduler for Scheduler {
         }
         self.ratio.decay();
         self.inbox.skip(1);
+        self.interval.skip(1, self.running.len() as u64);
         self.cache.make_available(self.stretch.requests() * self.page_size());
         self.cache.take(needed);
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {

@@ -49,6 +49,11 @@ impl Scheduler {
         }
         request.in_flight -= 1;
         request.outputs += 1;
+        if let Some(reason) = request.refused {
+            iteration.rejected.push((request.id, reason));
+            self.finish(entry.slot);
+            return;
+        }
         iteration.emitted.push(Emitted { id: request.id, tokens: 1 });
         if request.is_complete() {
             iteration.finished.push(Finished { id: request.id, output_tokens: request.outputs });

@@ -67,6 +67,7 @@ impl<S: IterationSink> Expander<S> {
         if let Some(iteration) = self.held.take() {
             self.ended_before = iteration.finished.len() as u32;
             self.ended.extend(iteration.finished.iter().map(|finished| finished.id));
+            self.ended.extend(iteration.rejected.iter().map(|&(id, _)| id));
             self.sink.iteration_ended(&iteration);
         }
     }

@@ -356,6 +356,7 @@ impl<'a> Driver<'a> {
             ignore_eos: submission.ignore_eos,
             remote_prefill: submission.transfer.is_some(),
             hold_kv: submission.reader.is_some(),
+            routing_key: (submission.group > 0).then_some(submission.group),
             ..EngineRequest::new(
                 RequestId(index as u32),
                 submission.prompt(index),
@@ -416,6 +417,11 @@ impl<'a> Driver<'a> {
                 }
                 (None, Some(Rejection::Unchunkable { tokens, budget }), None) => {
                     assert!(!log.args.enable_chunked_prefill && tokens > budget, "request {index}");
+                }
+                (None, Some(Rejection::PromptTooLong { .. } | Rejection::MaxModelLen { .. }), None) => {
+                    // Its stub was computed.
+                    assert!(config.check_request(prompt_tokens).is_err(), "request {index} fits");
+                    assert!(log.args.engine_type == EngineType::Sglang && emitted == 0, "request {index}");
                 }
                 (None, None, Some(&output_tokens)) => {
                     let stop = submission.stop_after.unwrap_or(u32::MAX).min(submission.max_tokens);

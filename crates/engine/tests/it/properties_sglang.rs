@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
 use servecast_engine::{Admitted, Iteration};
-use servecast_types::{BlockHasher, KvEvent, Run, SequenceHash};
+use servecast_types::{BlockHasher, KvEvent, RequestId, Run, SequenceHash};
 
 use crate::load::{Submission, check_share_of_stretches, latency, load, run};
 use crate::properties::cases;
@@ -74,9 +74,20 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
     let limits = (limit(1..12), limit(9..250), prop_oneof![Just(0.0), 0.0..3.0], 0_u32..3);
     let interval = prop_oneof![2 => Just(1_u32), 2 => 2_u32..8, 1 => Just(2_000)];
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let policy = prop::sample::select(vec!["fcfs", "lpm", "lof", "dfs-weight", "random"]);
-    (pool, budgets, limits, switches, policy, (latency(), interval)).prop_map(
-        |(pool, budgets, limits, switches, policy, (latency, interval))| {
+    let policy = prop::sample::select(vec![
+        "fcfs",
+        "lpm",
+        "lof",
+        "dfs-weight",
+        "random",
+        "hrrn",
+        "shortest-prefill-first",
+        "routing-key",
+    ]);
+    let decodes = (prop_oneof![2 => Just(0_u32), 1 => 1_u32..6, 1 => Just(u32::MAX)], 0_u32..4);
+    (pool, budgets, limits, switches, policy, (latency(), interval, decodes, any::<bool>())).prop_map(
+        |(pool, budgets, limits, switches, policy, (latency, interval, decodes, by_priority))| {
+            let (prefill_decode_interval, min_bs) = decodes;
             let (page_size, pages) = pool;
             // Beside what no prompt may take.
             let num_gpu_blocks = pages + 6_u32.div_ceil(page_size);
@@ -84,6 +95,7 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
             let (max_num_seqs, max_model_len, conservativeness, threshold) = limits;
             let (mixed, radix, serial, priorities, low_first) = switches;
             let priorities = priorities && matches!(policy, "fcfs" | "lof");
+            let radix = radix || policy == "shortest-prefill-first";
             json!({
                 "engine_type": "sglang",
                 "num_gpu_blocks": num_gpu_blocks,
@@ -97,6 +109,9 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
                     "chunked_prefill_size": chunk.map_or(-1, |pages| i64::from(pages * page_size)),
                     "clip_max_new_tokens": clip_max_new_tokens,
                     "prefill_max_requests": prefill_max_requests,
+                    "prefill_decode_interval": prefill_decode_interval,
+                    "prefill_decode_interval_min_bs": if prefill_decode_interval > 0 { min_bs } else { 0 },
+                    "retraction_policy": if by_priority && priorities { "priority" } else { "length" },
                     "scheduler_recv_interval": interval,
                     "schedule_policy": policy,
                     "schedule_conservativeness": conservativeness,
@@ -158,6 +173,11 @@ fn check_batches(settings: &Value, iterations: &[Iteration]) {
 fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
     let page = settings["sglang"]["page_size"].as_u64().unwrap() as u32;
     let mut emitted = vec![0_u32; load.len()];
+    let stubs = iterations.iter().flat_map(|iteration| {
+        let is_scheduled = |id: &RequestId| iteration.scheduled.iter().any(|each| each.id == *id);
+        iteration.rejected.iter().map(|&(id, _)| id).filter(is_scheduled)
+    });
+    let stubs: FxHashSet<RequestId> = stubs.collect();
     for (position, iteration) in iterations.iter().enumerate() {
         let is_known = |other: &&Iteration| other.end <= iteration.scheduled_at;
         let known = iterations[..position].iter().take_while(is_known).count();
@@ -172,7 +192,7 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
         }
         for &Admitted { id, cached_tokens, resumed } in &iteration.admitted {
             let submission = &load[id.index()];
-            if submission.transfer.is_some() && !resumed {
+            if (submission.transfer.is_some() && !resumed) || stubs.contains(&id) {
                 continue;
             }
             let mut content = submission.prompt(id.index());

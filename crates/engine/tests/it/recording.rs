@@ -79,6 +79,7 @@ pub(crate) struct CaseRequest {
     pub(crate) priority: Option<i32>,
     pub(crate) eos_after: Option<u32>,
     pub(crate) output_base: Option<u32>,
+    pub(crate) routing_key: Option<String>,
     #[serde(default)]
     pub(crate) ignore_eos: bool,
     #[serde(default)]
@@ -131,9 +132,13 @@ impl Recording {
         let prompt = Prompt::new(runs.chain(tokens));
         let start = case.output_base.unwrap_or(1_000_000 + 100_000 * index as u32);
         let output = Prompt::new([Run::tokens(start, case.max_tokens)]);
+        // Both are compared as strings.
+        let keys = self.requests.iter().filter_map(|other| other.routing_key.as_ref());
+        let rank = |key: &String| keys.filter(|other| *other < key).count() as u32;
         EngineRequest {
             output: Some(Box::new(output)),
             stop_after: case.eos_after,
+            routing_key: case.routing_key.as_ref().map(rank),
             ..EngineRequest::new(RequestId(index as u32), prompt, case.max_tokens, from_us(case.arrival_us))
         }
     }

@@ -116,13 +116,29 @@ fn priorities_need_a_policy_that_keeps_them() {
     for policy in ["fcfs", "lof"] {
         build(json!({"sglang": {"enable_priority_scheduling": true, "schedule_policy": policy}})).unwrap();
     }
-    for policy in ["lpm", "dfs-weight", "random"] {
+    for policy in ["lpm", "dfs-weight", "random", "hrrn", "shortest-prefill-first", "routing-key"] {
         refused_own(
             &json!({"enable_priority_scheduling": true, "schedule_policy": policy}),
             "`sglang.enable_priority_scheduling` needs `sglang.schedule_policy` `fcfs` or `lof`: others put \
              requests in order without regard to priorities",
         );
     }
+}
+
+#[test]
+fn settings_that_need_others_say_so() {
+    refused_own(
+        &json!({"retraction_policy": "priority"}),
+        "`sglang.retraction_policy` `priority` needs `sglang.enable_priority_scheduling`",
+    );
+    refused_own(
+        &json!({"prefill_decode_interval_min_bs": 2}),
+        "`sglang.prefill_decode_interval_min_bs` needs `sglang.prefill_decode_interval` above 0",
+    );
+    refused_own(
+        &json!({"schedule_policy": "shortest-prefill-first", "disable_radix_cache": true}),
+        "`sglang.schedule_policy` `shortest-prefill-first` goes by what is cached: leave the prefix cache on",
+    );
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Pool {
     /// Takes the requests from the router that it parked for some of the workers, which were fixed then.
     fn take_back_choosy(&mut self, now: Time) -> Dispatches {
         let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
-        let fits_all = |queued: &Queued| self.may_go_anywhere(queued.request.prompt.tokens());
+        let fits_all = |queued: &Queued| are_alike(&self.kinds, queued.request.prompt.tokens());
         let mut choosy: Vec<RequestId> =
             parked.iter().filter(|(_, queued)| !fits_all(queued)).map(|(&id, _)| id).collect();
         choosy.sort_unstable();
@@ -235,14 +235,9 @@ impl Pool {
         self.kinds.iter().all(|kind| kind.leaves_stub(tokens))
     }
 
-    /// Whether it makes no difference to a prompt of so many tokens which of its workers it goes to.
-    fn may_go_anywhere(&self, tokens: u32) -> bool {
-        self.kinds.iter().all(|kind| kind.check_request(tokens).is_ok()) || self.leaves_stub(tokens)
-    }
-
     /// The candidates that can serve a prompt of so many tokens, if not workers of all groups can.
     fn some_candidates(&self, tokens: u32) -> Option<Vec<Candidate>> {
-        if self.kinds.len() == 1 || self.may_go_anywhere(tokens) {
+        if self.kinds.len() == 1 || are_alike(&self.kinds, tokens) {
             return None;
         }
         let engine = |candidate: &Candidate| self.workers[candidate.worker.index()].engine.config();
@@ -349,4 +344,10 @@ impl Pool {
         }
         dispatches
     }
+}
+
+/// Whether it makes no difference to a prompt of so many tokens which of these engines it goes to.
+fn are_alike(kinds: &[EngineConfig], tokens: u32) -> bool {
+    let all = |is: fn(&EngineConfig, u32) -> bool| kinds.iter().all(|kind| is(kind, tokens));
+    all(|kind, tokens| kind.check_request(tokens).is_ok()) || all(EngineConfig::leaves_stub)
 }

@@ -121,6 +121,12 @@ impl Engine {
         self.scheduler.release(request, end, now);
     }
 
+    /// A decode worker has memory for a request whose prompt is computed here, and `held` tokens of that in its cache.
+    /// Only prefill workers of SGLang wait for that.
+    pub fn preallocated(&mut self, request: RequestId, held: u32, now: Time) {
+        self.scheduler.preallocated(request, held, now);
+    }
+
     /// KV that it fetches is here; when that would be was [not known](crate::Begun::Open) when the fetch began.
     pub fn fetched(&mut self, request: RequestId, now: Time) {
         self.scheduler.fetched(request, now);
@@ -267,6 +273,9 @@ impl Engine {
         let mut step = self.spare.pop().unwrap_or_default();
         step.follows_another = self.in_flight.iter().any(Pass::computes);
         self.scheduler.schedule(now, &mut step, sink);
+        if self.depth > 1 && self.in_flight.is_empty() {
+            self.scheduler.poll_sent(now, &mut step);
+        }
         if !step.iteration.is_eventful() && !self.in_flight.iter().any(Pass::computes) {
             self.scheduler.give_up_if_stuck(&mut step.iteration);
         }
@@ -298,8 +307,11 @@ impl Engine {
             }
         };
         step.iteration.end = step.iteration.end.max(now);
+        let step_end = step.iteration.end;
         self.scheduler.update(&mut step, &mut self.changes);
         self.put_back();
+        let polling = self.in_flight.last_step().unwrap_or(&mut step);
+        self.scheduler.poll_sent(step_end, polling);
         if !step.computes() {
             // It may have been in flight since long before; no pass ran.
             step.iteration.start = step.iteration.end;

@@ -101,6 +101,40 @@ pub struct SglangState {
     pub rem_chunk: Option<i64>,
     /// Memory left when all requests are served to the end.
     pub rem_total: Option<f64>,
+    /// Queues of a worker that serves one stage only.
+    pub disaggregation: Option<Box<DisaggregationState>>,
+}
+
+/// The queues of one side of SGLang's disaggregation after a decision, and what it sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DisaggregationState {
+    /// Prefill: requests whose decode workers are not known to have memory.
+    pub bootstrap_queue: Vec<RequestId>,
+    /// Prefill: requests whose KV is on its way, in order.
+    pub inflight_queue: Vec<RequestId>,
+    /// Prefill: KV that the batch found in the cache and that was sent before it was computed.
+    pub sent_at_launch: Vec<Sent>,
+    /// Prefill: KV that was sent since the iteration before ended.
+    pub sent: Vec<Sent>,
+    /// Decode: requests that wait for memory.
+    pub prealloc_queue: Vec<RequestId>,
+    /// Decode: requests whose KV is on its way.
+    pub transfer_queue: Vec<RequestId>,
+    /// Decode: requests that lost their memory.
+    pub retracted_queue: Vec<RequestId>,
+    /// Decode: requests that joined the running batch, those that have lost their memory before among them.
+    pub joined: Vec<RequestId>,
+}
+
+/// A part of a prompt's KV that was sent to a decode worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The request.
+    pub id: RequestId,
+    /// Its tokens.
+    pub tokens: u32,
+    /// Whether nothing more of it follows.
+    pub is_last: bool,
 }
 
 /// Why a request of SGLang went back to the waiting queue.

@@ -77,11 +77,13 @@ pub use error::{ConfigError, check_key};
 pub use graphs::CudaGraphConfig;
 pub use host::HostArgs;
 pub use iteration::{
-    Admitted, Decodes, Emitted, Finished, Iteration, IterationSink, Joined, LastIteration, Requeue,
-    Scheduled, SglangState, Transfer, Verified,
+    Admitted, Decodes, DisaggregationState, Emitted, Finished, Iteration, IterationSink, Joined,
+    LastIteration, Requeue, Scheduled, Sent, SglangState, Transfer, Verified,
 };
 pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
-pub use sglang::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};
+pub use sglang::{
+    DecodeArgs, Disaggregation, RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs,
+};

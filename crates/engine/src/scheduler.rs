@@ -60,6 +60,19 @@ impl Scheduler {
         each!(self, scheduler => scheduler.release(request, end, now));
     }
 
+    pub(crate) fn preallocated(&mut self, request: RequestId, held: u32, now: Time) {
+        if let Self::Sglang(scheduler) = self {
+            scheduler.preallocated(request, held, now);
+        }
+    }
+
+    /// After a pass of a prefill worker of SGLang: lets go of KV that has arrived; `step` was decided last.
+    pub(crate) fn poll_sent(&mut self, now: Time, step: &mut Step) {
+        if let Self::Sglang(scheduler) = self {
+            scheduler.poll_sent(now, &mut step.iteration);
+        }
+    }
+
     pub(crate) fn fetched(&mut self, request: RequestId, now: Time) {
         each!(self, scheduler => scheduler.fetched(request, now));
     }

@@ -80,6 +80,14 @@ impl InFlight {
         self.second.as_ref().or(self.first.as_ref())
     }
 
+    /// The newest one, if it is known request by request.
+    pub(crate) fn last_step(&mut self) -> Option<&mut Step> {
+        match self.second.as_mut().or(self.first.as_mut()) {
+            Some(Pass::Step(step)) => Some(step),
+            Some(Pass::Decodes(_)) | None => None,
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Pass> {
         self.first.iter().chain(&self.second)
     }

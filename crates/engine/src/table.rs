@@ -45,6 +45,10 @@ impl<R> RequestTable<R> {
         Some(Slot(position as u32))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.vacant.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &R> + Clone {
         self.slots.iter().flatten()
     }

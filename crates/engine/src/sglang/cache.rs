@@ -8,6 +8,7 @@ use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash, ensure};
 use super::request::Request;
 use super::tree::{Key, Prefix, RadixTree};
 use crate::EngineConfig;
+use crate::iteration::SglangState;
 
 #[derive(Debug)]
 pub(super) struct KvCache {
@@ -184,6 +185,13 @@ impl KvCache {
             self.tree.insert(known, Key { tokens: request.prompt_tokens, content, hashes: None });
         }
         inserted.prefix
+    }
+
+    /// Notes how much memory is free at the end of an iteration.
+    pub(super) fn note_end(&self, state: &mut SglangState) {
+        state.available_end = self.available;
+        state.evictable_end = self.tree.evictable_tokens();
+        state.protected_end = self.tree.protected_tokens();
     }
 
     /// Moves the events since the last call to the end of `sink`.

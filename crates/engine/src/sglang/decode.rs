@@ -6,6 +6,7 @@ use super::ratio::NewTokenRatio;
 use super::request::Request;
 use super::scheduler::Scheduler;
 use super::settings::RetractionPolicy;
+use crate::Rejection;
 use crate::iteration::Requeue;
 use crate::step::Step;
 use crate::table::Slot;
@@ -63,9 +64,14 @@ impl Scheduler {
         };
         running.sort_by_key(|&slot| key(&self.requests[slot]));
         let mut retracted = Vec::new();
+        let keeps_kv = self.decode_side.as_ref().is_none_or(|side| side.keeps_kv);
         while let Some(slot) = running.pop() {
-            self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
-            retracted.push(slot);
+            if keeps_kv {
+                self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
+                retracted.push(slot);
+            } else {
+                self.give_up(slot, running.len(), step);
+            }
             if self.has_pages_for(&running) {
                 break;
             }
@@ -79,6 +85,15 @@ impl Scheduler {
             self.requeue(slot);
         }
         running
+    }
+
+    /// Gives a running request up whose KV nobody keeps.
+    fn give_up(&mut self, slot: Slot, others: usize, step: &mut Step) {
+        self.cache.release(&mut self.requests[slot]);
+        let request = self.requests.remove(slot);
+        let tokens = request.known();
+        step.iteration.rejected.push((request.id, Rejection::KvCapacity { tokens }));
+        self.cache.make_available(NewTokenRatio::headroom(others));
     }
 
     /// Sends the request whose prompt is computed in chunks back to the queue, since there is no memory for the next

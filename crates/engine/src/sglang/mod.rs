@@ -29,6 +29,8 @@
 //! - `inbox`: requests that the scheduler has not looked at yet (`scheduler_recv_interval`).
 //! - `decode`: the next tokens, retraction, preemption (`update_running_batch`).
 //! - `update`: what becomes known at the end of an iteration (`process_batch_result`), KV of other workers.
+//! - `prefill_side`, `decode_side`: the queues of disaggregated serving.
+//! - `state`: what the engine asks between iterations.
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
 //! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `settings`: its settings by their real names.
@@ -38,22 +40,27 @@ mod adder;
 mod cache;
 mod cursor;
 mod decode;
+mod decode_side;
+mod disaggregation;
 #[cfg(test)]
 mod fixture;
 mod inbox;
 mod interval;
 mod order;
 mod policy;
+mod prefill_side;
 mod queue;
 mod ratio;
 mod request;
 mod scheduler;
 mod settings;
+mod state;
 mod stretch;
 mod tree;
 mod update;
 mod withdraw;
 
+pub use disaggregation::{DecodeArgs, Disaggregation};
 pub(crate) use scheduler::Scheduler;
 pub use settings::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};
 pub(crate) use settings::{SglangConfig, check_request, leaves_stub, settle};

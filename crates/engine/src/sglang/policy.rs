@@ -123,13 +123,21 @@ impl Policy {
     /// Puts requests that fetch their KV in order: as they came, or by priority.
     pub(super) fn order_fetching(&self, fetching: &mut WaitingQueue, requests: &RequestTable<Request>) {
         if self.by_priority.is_some() {
-            self.place(fetching, requests);
+            self.place_by(fetching, requests, false);
         }
+    }
+
+    /// Whether requests have priorities: `Some(true)` if low values come first.
+    pub(super) fn by_priority(&self) -> Option<bool> {
+        self.by_priority
     }
 
     /// Orders by priority and the longest output, as far as these count.
     fn place(&self, waiting: &mut WaitingQueue, requests: &RequestTable<Request>) {
-        let longest_output = self.order == SchedulePolicy::Lof;
+        self.place_by(waiting, requests, self.order == SchedulePolicy::Lof);
+    }
+
+    fn place_by(&self, waiting: &mut WaitingQueue, requests: &RequestTable<Request>, longest_output: bool) {
         if self.by_priority.is_none() && !longest_output {
             return;
         }

@@ -1,6 +1,6 @@
 //! A request inside SGLang's scheduler.
 
-use servecast_types::{Prompt, RequestId, Run};
+use servecast_types::{Prompt, RequestId, Run, Time};
 
 use super::tree::Prefix;
 use crate::sequence::Sequence;
@@ -41,6 +41,10 @@ pub(super) struct Request {
     pub(super) hold_kv: bool,
     /// KV that is still to be fetched when pages can be had.
     pub(super) remote_prefill: bool,
+    /// When the worker of the other stage is known to have it, where that matters; not before [`Time::MAX`] until then.
+    pub(super) known_at: Time,
+    /// Tokens of its prompt that were sent to its decode worker or were there.
+    pub(super) sent: u32,
     pub(super) sequence: Sequence,
 
     /// Tokens generated and known.
@@ -90,6 +94,8 @@ impl Request {
             refused: None,
             hold_kv: request.hold_kv,
             remote_prefill: request.remote_prefill,
+            known_at: Time::MAX,
+            sent: 0,
             sequence,
             outputs: 0,
             in_flight: 0,

@@ -6,18 +6,20 @@
 
 use std::collections::VecDeque;
 
-use servecast_types::{Time, ensure};
+use servecast_types::Time;
 
 use super::adder::{AddResult, PrefillAdder, Taken};
 use super::cache::KvCache;
+use super::decode_side::DecodeSide;
 use super::inbox::Inbox;
 use super::interval::PrefillInterval;
 use super::policy::Policy;
+use super::prefill_side::PrefillSide;
 use super::queue::WaitingQueue;
 use super::ratio::NewTokenRatio;
 use super::request::{Request, Status};
 use super::settings::{SglangConfig, output_room};
-use crate::iteration::{Admitted, Iteration, Scheduled, SglangState};
+use crate::iteration::{Admitted, Scheduled};
 use crate::step::{Entry, Step};
 use crate::stretch::Stretch;
 use crate::table::{RequestTable, Slot};
@@ -48,13 +50,16 @@ pub(crate) struct Scheduler {
     pub(super) interval: PrefillInterval,
     /// Prompt tokens that prefill batches have had so far, and decodes that rode along.
     computed_tokens: u64,
+    /// What only a worker of one stage has.
+    pub(super) prefill_side: Option<PrefillSide>,
+    pub(super) decode_side: Option<DecodeSide>,
     /// Requests whose KV is on its way, with its end: [`Time::MAX`] as long as nobody knows.
     pub(super) loading: VecDeque<(Slot, Time)>,
     /// Ended requests whose KV a reader still needs, with the time at which it is done if that is known.
     pub(super) held: Vec<(Slot, Option<Time>)>,
     /// Entries of the waiting queue so far.
     pub(super) entries: u64,
-    traces_state: bool,
+    pub(super) traces_state: bool,
     /// Running requests that decoded in the last iteration; 0 if it computed prompts.
     pub(super) decoded_last: usize,
     pub(super) stretch: Stretch,
@@ -88,6 +93,8 @@ impl Scheduler {
                 sglang.prefill_decode_interval_min_bs,
             ),
             computed_tokens: 0,
+            prefill_side: PrefillSide::new(&config, &sglang),
+            decode_side: DecodeSide::new(&config, &sglang),
             loading: VecDeque::new(),
             held: Vec::new(),
             entries: 0,
@@ -111,7 +118,8 @@ impl Scheduler {
             return Err(Rejection::Empty { prompt_tokens, max_tokens });
         }
         let stands_alone = !(request.remote_prefill || request.hold_kv);
-        let max_new_tokens = max_tokens.min(output_room(&self.config, prompt_tokens));
+        let room = if self.prefill_side.is_some() { 1 } else { output_room(&self.config, prompt_tokens) };
+        let max_new_tokens = max_tokens.min(room);
         let request = match self.config.check_request(prompt_tokens) {
             Ok(()) => Request::new(request, max_new_tokens, self.entries, &self.config),
             Err(reason) if stands_alone => {
@@ -132,15 +140,30 @@ impl Scheduler {
     fn receive(&mut self, slot: Slot) {
         let request = &mut self.requests[slot];
         let fetches = request.remote_prefill;
-        self.entries += 1;
-        request.entered = self.entries;
-        request.computed_before = self.computed_tokens;
+        if request.hold_kv
+            && let Some(side) = &mut self.prefill_side
+        {
+            side.push(slot);
+            return;
+        }
         // Behind a full batch nobody is looked at, but for those that only need room for KV computed elsewhere.
         self.must_replan |= fetches || self.waiting.is_empty() || !self.batch_is_full;
-        if fetches {
-            self.fetching.push_back(slot);
-        } else {
+        self.enter_waiting(slot);
+    }
+
+    /// Puts a request at the back of the queue in which it waits.
+    pub(super) fn enter_waiting(&mut self, slot: Slot) {
+        self.entries += 1;
+        let request = &mut self.requests[slot];
+        request.entered = self.entries;
+        request.computed_before = self.computed_tokens;
+        if !request.remote_prefill {
             self.waiting.push_back(slot);
+            return;
+        }
+        self.fetching.push_back(slot);
+        if let Some(side) = &mut self.decode_side {
+            side.push(slot);
         }
     }
 
@@ -158,18 +181,26 @@ impl Scheduler {
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         step.reset(now, self.config.kv_capacity_tokens());
         self.look();
-        self.drop_sent(now, &mut step.iteration);
-        self.start_transfers(now, &mut step.iteration, links);
-        self.stash_chunk();
-        self.merge_last_prefill();
-        self.admit_loaded(now, &mut step.iteration);
-        let adder = self.plan(step);
+        let adder = if self.decode_side.is_some() {
+            self.schedule_decode_side(now, step, links);
+            None
+        } else if self.prefill_side.is_some() {
+            self.schedule_prefill_side(now, step)
+        } else {
+            self.drop_sent(now, &mut step.iteration);
+            self.start_transfers(now, &mut step.iteration, links);
+            self.stash_chunk();
+            self.merge_last_prefill();
+            self.admit_loaded(now, &mut step.iteration);
+            self.plan(step)
+        };
         if step.prefills > 0 {
             self.interval.prefilled();
             self.computed_tokens += step.iteration.total_tokens();
         }
         self.inbox.decided(step.prefills > 0);
-        self.describe(step, adder.as_ref());
+        let sent = self.send_cached(step);
+        self.describe(step, adder.as_ref(), sent);
     }
 
     /// Forms a prefill batch, otherwise a decode batch.
@@ -191,7 +222,7 @@ impl Scheduler {
     }
 
     /// Shares what the last chunk of the chunked request computed.
-    fn stash_chunk(&mut self) {
+    pub(super) fn stash_chunk(&mut self) {
         if let Some(slot) = self.chunked {
             let request = &mut self.requests[slot];
             let computed = request.computed;
@@ -228,7 +259,7 @@ impl Scheduler {
     }
 
     /// Forms a prefill batch if there is something to compute and room for it.
-    fn plan_prefill(&mut self, step: &mut Step) -> Option<PrefillAdder> {
+    pub(super) fn plan_prefill(&mut self, step: &mut Step) -> Option<PrefillAdder> {
         let preempts = self.sglang.enable_priority_scheduling;
         if preempts {
             self.batch_is_full = false;
@@ -280,7 +311,12 @@ impl Scheduler {
 
     /// Requests that may start beside those that run.
     pub(super) fn room_to_run(&self) -> usize {
-        (self.config.max_num_seqs as usize).saturating_sub(self.running.len())
+        let taken = match &self.prefill_side {
+            // The request whose prompt is computed in chunks has its seat, and is offered it again.
+            Some(side) => side.seated().saturating_sub(usize::from(self.chunked.is_some())),
+            None => self.running.len(),
+        };
+        (self.config.max_num_seqs as usize).saturating_sub(taken)
     }
 
     /// Offers the waiting requests to the batch, until it takes no more; returns running ones that made room.
@@ -396,128 +432,11 @@ impl Scheduler {
 
     /// Puts a request back into the waiting queue.
     pub(super) fn requeue(&mut self, slot: Slot) {
-        self.entries += 1;
-        let request = &mut self.requests[slot];
-        request.status = Status::Waiting;
-        request.entered = self.entries;
-        request.computed_before = self.computed_tokens;
-        self.waiting.push_back(slot);
-    }
-
-    /// Notes what the iteration leaves behind.
-    fn describe(&self, step: &mut Step, adder: Option<&PrefillAdder>) {
-        let iteration = &mut step.iteration;
-        iteration.num_running = self.running.len() as u32;
-        iteration.num_waiting = self.num_waiting() as u32;
-        iteration.free_blocks_after_schedule = self.num_free_blocks();
-        if !self.traces_state {
-            return;
+        self.requests[slot].status = Status::Waiting;
+        match &mut self.decode_side {
+            Some(side) => side.retracted.push_back(slot),
+            None => self.enter_waiting(slot),
         }
-        let id = |slot: &Slot| self.requests[*slot].id;
-        iteration.sglang = Some(Box::new(SglangState {
-            prefills: step.prefills,
-            chunked: self.chunked.as_ref().map(id),
-            running: self.running.iter().map(id).collect(),
-            waiting: self.waiting.iter().chain(self.fetching.iter()).map(|slot| id(&slot)).collect(),
-            batch_is_full: self.batch_is_full,
-            new_token_ratio: self.ratio.current(),
-            available: self.cache.available(),
-            evictable: self.cache.tree.evictable_tokens(),
-            protected: self.cache.tree.protected_tokens(),
-            rem_input: adder.map(|adder| adder.rem_input),
-            rem_chunk: adder.and_then(|adder| adder.rem_chunk),
-            rem_total: adder.map(|adder| adder.rem_total(&self.cache)),
-            ..SglangState::default()
-        }));
-    }
-}
-
-/// What the engine asks between iterations.
-impl Scheduler {
-    /// Whether there is anything to decide at `now`.
-    pub(crate) fn has_work(&self, now: Time) -> bool {
-        self.has_unfinished_requests() || self.has_news(now)
-    }
-
-    /// Whether KV is fetched from elsewhere, or will be, or is held for others.
-    pub(crate) fn awaits_kv(&self) -> bool {
-        !self.loading.is_empty() || !self.held.is_empty() || !self.fetching.is_empty()
-    }
-
-    pub(crate) fn has_unfinished_requests(&self) -> bool {
-        self.num_running() + self.num_waiting() > 0
-    }
-
-    /// Requests that are being computed.
-    pub(crate) fn num_running(&self) -> usize {
-        let chunked = self.chunked.filter(|slot| !self.last_prefill.contains(slot));
-        self.running.len() + self.last_prefill.len() + usize::from(chunked.is_some())
-    }
-
-    pub(crate) fn num_waiting(&self) -> usize {
-        self.inbox.len() + self.waiting.len() + self.fetching.len() + self.loading.len()
-    }
-
-    pub(crate) fn num_free_blocks(&self) -> u32 {
-        (self.cache.obtainable() / u64::from(self.config.block_size)) as u32
-    }
-
-    /// Whether a transfer has ended that no iteration has noticed yet.
-    pub(crate) fn has_news(&self, now: Time) -> bool {
-        self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
-    }
-
-    /// The next time at which a transfer ends, as far as is known.
-    pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
-        let loading = self.loading.iter().map(|&(_, end)| end);
-        let held = self.held.iter().filter_map(|&(_, end)| end);
-        loading.chain(held).filter(|&end| now < end && end < Time::MAX).min()
-    }
-
-    /// Gives up the head of the queue if nothing that is under way could ever make room for it.
-    pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        let computing = self.num_running() > 0 || !self.loading.is_empty() || !self.held.is_empty();
-        if computing {
-            return;
-        }
-        if let Some(slot) = self.waiting.pop_front().or_else(|| self.fetching.pop_front()) {
-            let request = self.requests.remove(slot);
-            let tokens = request.known();
-            let reason = request.refused.unwrap_or(Rejection::KvCapacity { tokens });
-            iteration.rejected.push((request.id, reason));
-        }
-    }
-
-    /// Whether a slot still has the request that had it when `entry` was made, and its result still counts.
-    pub(super) fn holds(&self, entry: &Entry) -> bool {
-        self.requests
-            .get(entry.slot)
-            .is_some_and(|request| request.id == entry.id && request.requeues == entry.requeues)
-    }
-
-    /// The worker is idle.
-    pub(crate) fn idle(&mut self) {
-        if !self.has_unfinished_requests() {
-            self.ratio.reset();
-        }
-    }
-
-    /// Panics unless KV memory is conserved and every request is in exactly one place.
-    pub(crate) fn check(&self) -> Result<u64, String> {
-        // In a stretch with pages of one token, what requests took is not booked on them yet.
-        let takes = self.stretches && self.config.block_size == 1;
-        let taken = if takes { self.stretch.tokens_taken() } else { 0 };
-        let looked_at = self.cache.check(self.requests.iter(), taken)?;
-        let lists = self.num_running() + self.num_waiting() + self.held.len();
-        let finishing =
-            self.requests.iter().filter(|request| request.status == Status::Active && request.is_finishing());
-        let leaving = if self.stretches { self.stretch.leaving().count() } else { 0 };
-        let places = lists..=lists + finishing.count() + leaving;
-        let requests = self.requests.iter().count();
-        ensure!(places.contains(&requests), "{requests} requests are in {places:?} places");
-        let (running, most) = (self.running.len(), self.config.max_num_seqs);
-        ensure!(running <= most as usize, "{running} requests run, of {most} at most");
-        Ok(looked_at + requests as u64)
     }
 }
 

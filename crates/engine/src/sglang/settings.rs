@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_types::{Message, message};
 
+use super::disaggregation::Disaggregation;
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
 use crate::{ConfigError, EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, Rejection};
 
@@ -171,6 +172,7 @@ pub(crate) struct SglangConfig {
     pub(crate) prefill_decode_interval: u32,
     pub(crate) prefill_decode_interval_min_bs: u32,
     pub(crate) retraction_policy: RetractionPolicy,
+    pub(crate) disaggregation: Option<Disaggregation>,
     pub(crate) random_seed: u64,
 }
 
@@ -199,6 +201,7 @@ impl SglangArgs {
             prefill_decode_interval: self.prefill_decode_interval,
             prefill_decode_interval_min_bs: self.prefill_decode_interval_min_bs,
             retraction_policy: self.retraction_policy,
+            disaggregation: None,
             random_seed: self.random_seed,
         })
     }

@@ -4,6 +4,7 @@
 
 use servecast_types::Time;
 
+use super::decode_side::DecodeSide;
 use super::request::{Request, Status};
 use super::scheduler::{Scheduler, entry};
 use crate::iteration::{Finished, Scheduled};
@@ -44,6 +45,7 @@ impl Scheduler {
             && !self.running.is_empty()
             && (in_flight > 0 || self.decoded_last == self.running.len())
             && self.fetching.is_empty()
+            && self.decode_side.as_ref().is_none_or(DecodeSide::is_quiet)
             && self.inbox.quiet() > 0
             && self.running.iter().all(decodes)
     }
@@ -80,6 +82,9 @@ impl StretchScheduler for Scheduler {
         self.stretch.skip(iterations);
         self.inbox.skip(iterations);
         self.interval.skip(iterations, self.stretch.requests());
+        if let Some(side) = &mut self.decode_side {
+            side.skip(iterations);
+        }
         (0..iterations).for_each(|_| self.ratio.decay());
     }
 
@@ -122,6 +127,9 @@ impl StretchScheduler for Scheduler {
         self.ratio.decay();
         self.inbox.skip(1);
         self.interval.skip(1, self.running.len() as u64);
+        if let Some(side) = &mut self.decode_side {
+            side.skip(1);
+        }
         self.cache.make_available(self.stretch.requests() * self.page_size());
         self.cache.take(needed);
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {

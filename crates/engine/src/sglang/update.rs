@@ -24,6 +24,7 @@ impl Scheduler {
                 let prompt_end = (position < *prefills).then_some(computed + tokens);
                 self.deliver(entry, prompt_end, iteration);
             }
+            self.computed_on_prefill_side(entry, iteration.scheduled[position]);
         }
         // What an iteration without work changed is told by the next one with work.
         if !entries.is_empty() {
@@ -35,9 +36,12 @@ impl Scheduler {
         iteration.cached_blocks = (cached / page_size) as u32;
         if let Some(state) = &mut iteration.sglang {
             state.requeued.clone_from(&step.requeued);
-            state.available_end = self.cache.available();
-            state.evictable_end = self.cache.tree.evictable_tokens();
-            state.protected_end = self.cache.tree.protected_tokens();
+            // A prefill worker is done with a pass only once it has looked at what has arrived.
+            if let (Some(queues), Some(side)) = (&mut state.disaggregation, &mut self.prefill_side) {
+                queues.sent = side.take_sent();
+            } else {
+                self.cache.note_end(state);
+            }
         }
     }
 
@@ -66,6 +70,9 @@ impl Scheduler {
     /// The KV of a finished request is shared. That of its last token came to be only if the iteration in flight
     /// computes it, since nobody knew that the request would stop.
     pub(super) fn finish(&mut self, slot: Slot) {
+        if let Some(side) = self.decode_side.as_mut().filter(|_| self.running.contains(&slot)) {
+            side.ended(&self.requests[slot], self.sglang.clip_max_new_tokens);
+        }
         let request = &mut self.requests[slot];
         let computed = request.computed.min(request.known());
         if request.hold_kv {
@@ -108,7 +115,9 @@ impl Scheduler {
 
     fn drop_held(&mut self, position: usize) -> RequestId {
         let (slot, _) = self.held.remove(position);
-        self.cache.release(&mut self.requests[slot]);
+        let request = &mut self.requests[slot];
+        let computed = request.computed;
+        self.cache.share_and_release(request, computed);
         self.requests.remove(slot).id
     }
 

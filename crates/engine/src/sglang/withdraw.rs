@@ -10,14 +10,18 @@ impl Scheduler {
     /// that is served ends with its next token.
     pub(crate) fn withdraw(&mut self, id: RequestId) -> bool {
         let Some(slot) = self.requests.find(|request| request.id == id) else { return false };
-        let waits = self.inbox.remove(slot) || self.waiting.remove(slot) || self.fetching.remove(slot);
+        let waits = self.inbox.remove(slot)
+            || self.waiting.remove(slot)
+            || self.fetching.remove(slot)
+            || self.prefill_side.as_mut().is_some_and(|side| side.remove(slot))
+            || self.decode_side.as_mut().is_some_and(|side| side.remove(slot));
         if waits {
             debug_assert_eq!(self.requests[slot].allocated, 0, "who waits has no memory");
             self.requests.remove(slot);
         } else if self.requests[slot].status != Status::Held {
             // The token of one whose KV is on its way is known, and out when it joins.
-            let is_loading = self.loading.iter().any(|&(loading, _)| loading == slot);
-            self.requests[slot].stop_with_next_token(is_loading);
+            let has_token = self.requests[slot].status == Status::Loading && self.requests[slot].outputs > 0;
+            self.requests[slot].stop_with_next_token(has_token);
         }
         self.must_replan = true;
         waits

@@ -3,6 +3,7 @@
 mod expand;
 mod load;
 mod oracle_sglang;
+mod oracle_sglang_pd;
 mod oracle_vllm;
 mod properties;
 mod properties_sglang;

@@ -12,10 +12,27 @@ use servecast_engine::{
 use servecast_types::Time;
 
 use crate::expand::{Expander, as_far_as_known};
-use crate::recording::{HashNumbers, Log, Mode, Predicate, Recording, from_us, replay_all, us};
+use crate::oracle_sglang_pd;
+use crate::recording::{HashNumbers, Log, Mode, Predicate, Recording, from_us, latency, replay_most, us};
 
 /// Folders of recordings; one may be all that somebody has.
-const FOLDERS: &[&str] = &["sglang", "sglang-2/sglang", "sglang-2/sglang-policies"];
+const FOLDERS: &[&str] = &[
+    "sglang",
+    "sglang-2/sglang",
+    "sglang-2/sglang-policies",
+    "sglang-2/sglang-pd",
+    "sglang-2/sglang-spec",
+    "sglang-2/sglang-hicache-swa",
+    "sglang-2/sglang-dp",
+];
+
+/// Recordings of what is not simulated: what they have in common, and why.
+const SKIPPED: &[(&str, Predicate)] = &[
+    ("ranks with data-parallel attention are not simulated", |config| config["dp_size"].as_u64() > Some(1)),
+    ("speculative decoding is not simulated", |config| config["speculative_algorithm"].is_string()),
+    ("the host tier of the cache is not simulated", |config| config["hicache"].is_object()),
+    ("sliding windows are not simulated", |config| config["swa"].is_object()),
+];
 
 /// Recordings that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] =
@@ -23,7 +40,13 @@ const EXCEPTIONS: &[(&str, Predicate)] =
 
 #[test]
 fn oracle_sglang() {
-    replay_all("sglang", FOLDERS, EXCEPTIONS, replay);
+    replay_most("sglang", FOLDERS, SKIPPED, EXCEPTIONS, |case| {
+        if case.expected["config"]["disaggregation"].is_object() {
+            oracle_sglang_pd::replay(case)
+        } else {
+            replay(case)
+        }
+    });
 }
 
 /// Runs the case and compares it with what was recorded, and with runs that take decodes together; says where they first
@@ -31,7 +54,9 @@ fn oracle_sglang() {
 fn replay(case: &Recording) -> Result<(), String> {
     let plain = Driver::new(case, Mode::OneByOne)?.run()?;
     let mut hash_numbers = HashNumbers::default();
-    let found = plain.iterations.iter().map(|each| describe(case, each, plain.page_size, &mut hash_numbers));
+    let config = &case.expected["config"];
+    let found =
+        plain.iterations.iter().map(|each| describe(case, config, each, plain.page_size, &mut hash_numbers));
     let found: Vec<_> = found.collect();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
@@ -102,7 +127,8 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(case: &'a Recording, mode: Mode) -> Result<Self, String> {
-        let args = EngineArgs::from_json(settings(case)).unwrap();
+        let settings = settings(&case.expected["config"], &case.expected["latency"]);
+        let args = EngineArgs::from_json(settings).unwrap();
         let config = args.validate(None).map_err(|error| error.to_string())?;
         let plain = mode == Mode::OneByOne;
         let tracing = EngineTracing {
@@ -170,12 +196,9 @@ impl<'a> Driver<'a> {
 
     fn request(&self, index: usize) -> EngineRequest {
         let case = &self.case.requests[index];
-        let low_first = self.case.expected["config"]["schedule_low_priority_values_first"] == true;
-        // Without a priority a request is the least important.
-        let least = if low_first { i32::MAX } else { i32::MIN };
         let before = self.case.requests.iter().filter(|other| other.id < case.id);
         EngineRequest {
-            priority: case.priority.unwrap_or(least),
+            priority: priority_of(self.case, index),
             tie_break: before.count() as u64,
             ignore_eos: case.ignore_eos,
             ..self.case.request(index)
@@ -184,8 +207,9 @@ impl<'a> Driver<'a> {
 }
 
 /// An iteration in the words of the recorder.
-fn describe(
+pub(crate) fn describe(
     case: &Recording,
+    config: &Value,
     iteration: &Iteration,
     page_size: u32,
     hash_numbers: &mut HashNumbers,
@@ -248,7 +272,7 @@ fn describe(
         ("evictable_end", json!(state.evictable_end)),
         ("protected_end", json!(state.protected_end)),
     ]);
-    if case.expected["config"]["enable_kv_cache_events"] == true {
+    if config["enable_kv_cache_events"] == true {
         if full {
             step.insert("kv_events", events.iter().map(in_runs).collect());
         } else {
@@ -262,9 +286,15 @@ fn describe(
     step
 }
 
+/// The priority of a request: without one it is the least important.
+pub(crate) fn priority_of(case: &Recording, index: usize) -> i32 {
+    let low_first = case.expected["config"]["schedule_low_priority_values_first"] == true;
+    case.requests[index].priority.unwrap_or(if low_first { i32::MAX } else { i32::MIN })
+}
+
 /// The settings of a recording by our names.
-fn settings(case: &Recording) -> Value {
-    let mut own = case.expected["config"].clone();
+pub(crate) fn settings(config: &Value, terms: &Value) -> Value {
+    let mut own = config.clone();
     let keys = own.as_object_mut().unwrap();
     keys.remove("enable_kv_cache_events");
     // What the engine does by itself; where it was off, no prompt is that long.
@@ -274,7 +304,7 @@ fn settings(case: &Recording) -> Value {
     if keys["chunked_prefill_size"].is_null() {
         keys["chunked_prefill_size"] = json!(-1);
     }
-    json!({"engine_type": "sglang", "sglang": own, "latency": case.latency()})
+    json!({"engine_type": "sglang", "sglang": own, "latency": latency(terms)})
 }
 
 fn mode(iteration: &Iteration) -> &'static str {

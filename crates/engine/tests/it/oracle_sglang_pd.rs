@@ -1,0 +1,312 @@
+//! Recordings of a prefill and a decode scheduler of SGLang together, on one clock.
+//!
+//! The recorder let a pass of the prefill side go first at equal times. What one side learns of the other takes the times of
+//! the case: a decode worker that has memory tells the prefill worker, which tells the decode worker when its last part is
+//! sent.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+use servecast_engine::{
+    Begun, DecodeArgs, Disaggregation, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch,
+    Iteration, IterationSink, Joined, Links, Sent, SglangState,
+};
+use servecast_types::{Duration, RequestId, Time};
+
+use crate::expand::{Expander, as_far_as_known};
+use crate::oracle_sglang::{describe, priority_of, settings};
+use crate::recording::{HashNumbers, Recording, from_us};
+
+/// Runs the case and compares both sides with what was recorded, and with a run that takes decodes together; says where they
+/// first part.
+pub(crate) fn replay(case: &Recording) -> Result<(), String> {
+    let mut pair = Pair::new(case, false)?;
+    pair.run()?;
+    let mut together = Pair::new(case, true)?;
+    together.run()?;
+    for (side, fast) in [(&pair.prefill, &together.prefill), (&pair.decode, &together.decode)] {
+        side.compare(case)?;
+        side.compare_with(fast)?;
+    }
+    Ok(())
+}
+
+/// What a side did.
+#[derive(Default)]
+struct Log {
+    ended: Vec<Iteration>,
+    begun: Vec<Fetch>,
+}
+
+impl Links for Log {
+    fn begin(&mut self, fetch: Fetch, _: Time) -> Begun {
+        self.begun.push(fetch);
+        Begun::Open
+    }
+}
+
+impl IterationSink for Log {
+    fn joined(&mut self, _: Joined, _: Time) {}
+
+    fn iteration_ended(&mut self, iteration: &Iteration) {
+        self.ended.push(iteration.clone());
+    }
+}
+
+struct Side {
+    name: &'static str,
+    config: Value,
+    engine: Engine,
+    log: Expander<Log>,
+    arrivals: VecDeque<usize>,
+    state: EngineState,
+}
+
+impl Side {
+    fn new(case: &Recording, name: &'static str, together: bool) -> Result<Self, String> {
+        let mut config = case.expected["config"].clone();
+        let own = config.as_object_mut().unwrap();
+        let mut pair = own.remove("disaggregation").unwrap();
+        let overrides = pair[name].take();
+        own.extend(overrides.as_object().unwrap().clone());
+        own.remove("latency");
+        let settings = settings(&config, &case.expected["latency"][name]);
+        let args = EngineArgs::from_json(settings).map_err(|error| error.to_string())?;
+        let engine_config = args.validate(None).map_err(|error| error.to_string())?;
+        let engine_config = engine_config.on_side(side(&pair, name));
+        let tracing = EngineTracing {
+            kv_events: true,
+            sglang_state: true,
+            recorder_clock: !together,
+            stretches: together,
+            ..EngineTracing::default()
+        };
+        Ok(Self {
+            name,
+            config,
+            engine: Engine::new(engine_config, tracing),
+            log: Expander::new(Log::default(), &args),
+            arrivals: case.arrivals(),
+            state: EngineState::Idle { wake: None },
+        })
+    }
+
+    fn next_arrival(&self, case: &Recording) -> Option<Time> {
+        self.arrivals.front().map(|&next| from_us(case.requests[next].arrival_us))
+    }
+
+    /// When it has something to do next by itself or by what has come.
+    fn next(&self, case: &Recording) -> Option<Time> {
+        let own = match self.state {
+            EngineState::Busy { until } => Some(until),
+            EngineState::Idle { wake } => wake,
+        };
+        own.into_iter().chain(self.next_arrival(case)).min()
+    }
+
+    /// Does what is due at `now`.
+    fn turn(&mut self, case: &Recording, now: Time) -> Result<(), String> {
+        if self.state == (EngineState::Busy { until: now }) {
+            self.engine.end_iteration(now, &mut self.log);
+            self.log.flush();
+        }
+        while self.next_arrival(case).is_some_and(|next| next <= now)
+            && let Some(index) = self.arrivals.pop_front()
+        {
+            let request = self.request(case, index);
+            self.log.submitted(request.id, request.prompt.tokens());
+            self.engine.submit(request).map_err(|reason| format!("{}: {reason}", case.requests[index].id))?;
+        }
+        self.start(now);
+        self.engine.check().unwrap();
+        Ok(())
+    }
+
+    fn start(&mut self, now: Time) {
+        self.state = self.engine.run(now, &mut self.log).unwrap();
+        self.log.flush();
+    }
+
+    /// Compares it with the same side of a run that takes decodes together.
+    fn compare_with(&self, fast: &Self) -> Result<(), String> {
+        let (plain, seen) = (&self.log.sink.ended, &fast.log.sink.ended);
+        for (number, (plain, seen)) in plain.iter().zip(seen).enumerate() {
+            let expected = as_far_as_known(plain, seen);
+            if *seen != expected {
+                return Err(format!(
+                    "{} iteration {number} is {seen:?}\none by one: {expected:?}",
+                    self.name
+                ));
+            }
+        }
+        if plain.len() != seen.len() {
+            return Err(format!("{} {} iterations, one by one {}", seen.len(), self.name, plain.len()));
+        }
+        Ok(())
+    }
+
+    fn request(&self, case: &Recording, index: usize) -> EngineRequest {
+        let request = case.request(index);
+        let prefills = self.name == "prefill";
+        EngineRequest {
+            priority: priority_of(case, index),
+            ignore_eos: case.requests[index].ignore_eos,
+            hold_kv: prefills,
+            remote_prefill: !prefills,
+            ..request
+        }
+    }
+
+    fn compare(&self, case: &Recording) -> Result<(), String> {
+        let page_size = self.engine.config().block_size();
+        let mut hash_numbers = HashNumbers::default();
+        let steps = case.expected["steps"].as_array().unwrap().iter();
+        let steps: Vec<&Value> = steps.filter(|step| step["side"] == self.name).collect();
+        let found: Vec<BTreeMap<&str, Value>> = self
+            .log
+            .sink
+            .ended
+            .iter()
+            .map(|iteration| {
+                let mut step = describe(case, &self.config, iteration, page_size, &mut hash_numbers);
+                self.describe_queues(case, iteration, &mut step);
+                step
+            })
+            .collect();
+        for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
+            for (key, found) in found {
+                let expected = &expected[*key];
+                if expected != found {
+                    let name = self.name;
+                    return Err(format!("{name} step {number}: `{key}` is {found}, recorded {expected}"));
+                }
+            }
+        }
+        if steps.len() != found.len() {
+            return Err(format!("{} {} steps, recorded {}", found.len(), self.name, steps.len()));
+        }
+        Ok(())
+    }
+
+    fn describe_queues(
+        &self,
+        case: &Recording,
+        iteration: &Iteration,
+        step: &mut BTreeMap<&'static str, Value>,
+    ) {
+        let state: &SglangState = iteration.sglang.as_deref().unwrap();
+        let queues = state.disaggregation.as_deref().unwrap();
+        let sent = |sent: &[Sent]| -> Value {
+            sent.iter().map(|sent| json!([case.name(sent.id), sent.tokens, sent.is_last])).collect()
+        };
+        let computes = !iteration.scheduled.is_empty();
+        if self.name == "prefill" {
+            step.remove("finished");
+            step.extend([
+                ("bootstrap_queue", json!(case.names(&queues.bootstrap_queue))),
+                ("inflight_queue", json!(case.names(&queues.inflight_queue))),
+                ("transferred", json!(case.names(&iteration.sent))),
+                ("available_end", json!(state.available_end)),
+                ("evictable_end", json!(state.evictable_end)),
+                ("protected_end", json!(state.protected_end)),
+            ]);
+            if computes {
+                step.insert("sent_at_launch", sent(&queues.sent_at_launch));
+                step.insert("sent", sent(&queues.sent));
+            }
+            return;
+        }
+        let preallocated = iteration.transfers.iter().map(|transfer| {
+            let held = prompt_tokens(case, transfer.id) - transfer.tokens;
+            let pages = transfer.tokens.div_ceil(self.engine.config().block_size());
+            json!([case.name(transfer.id), held, pages])
+        });
+        let at_once = iteration.joined.iter().filter(|joined| joined.is_finished);
+        step.extend([
+            ("preallocated", preallocated.collect()),
+            ("joined", json!(case.names(&queues.joined))),
+            ("finished_at_once", at_once.map(|joined| json!(case.name(joined.id))).collect()),
+            ("prealloc_queue", json!(case.names(&queues.prealloc_queue))),
+            ("transfer_queue", json!(case.names(&queues.transfer_queue))),
+            ("retracted_queue", json!(case.names(&queues.retracted_queue))),
+        ]);
+    }
+}
+
+/// The settings of a side.
+fn side(pair: &Value, name: &str) -> Disaggregation {
+    let us = |key: &str| Duration::from_ns(pair[key].as_u64().unwrap() * 1_000);
+    let number = |key: &str| pair[key].as_u64().map(|number| number as u32);
+    if name == "prefill" {
+        return Disaggregation::Prefill { bootstrap: us("bootstrap_us") };
+    }
+    Disaggregation::Decode(DecodeArgs {
+        num_reserved_decode_tokens: number("num_reserved_decode_tokens").unwrap(),
+        enable_radix_cache: pair["decode_enable_radix_cache"] == true,
+        extra_slots: number("decode_extra_slots"),
+        polling_interval: number("decode_polling_interval").unwrap(),
+        retraction_backup: pair["retraction_backup"] != "none",
+        handshake: us("handshake_us"),
+    })
+}
+
+fn prompt_tokens(case: &Recording, id: RequestId) -> u32 {
+    case.request(id.index()).prompt.tokens()
+}
+
+struct Pair<'a> {
+    case: &'a Recording,
+    prefill: Side,
+    decode: Side,
+    transfer_us: u64,
+    /// KV on its way, with its end; in order.
+    moving: VecDeque<(Time, RequestId)>,
+    /// Prompts of the prefill side whose last part was looked at.
+    seen: usize,
+}
+
+impl<'a> Pair<'a> {
+    fn new(case: &'a Recording, together: bool) -> Result<Self, String> {
+        let transfer_us = case.expected["config"]["disaggregation"]["transfer_us"].as_u64().unwrap();
+        let (prefill, decode) = (Side::new(case, "prefill", together)?, Side::new(case, "decode", together)?);
+        Ok(Self { case, prefill, decode, transfer_us, moving: VecDeque::new(), seen: 0 })
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let mut now = Time::ZERO;
+        loop {
+            self.prefill.turn(self.case, now)?;
+            self.follow_prefill(now);
+            while self.moving.front().is_some_and(|&(end, _)| end <= now)
+                && let Some((_, id)) = self.moving.pop_front()
+            {
+                self.decode.engine.fetched(id, now);
+            }
+            self.decode.turn(self.case, now)?;
+            for fetch in std::mem::take(&mut self.decode.log.sink.begun) {
+                self.prefill.engine.preallocated(fetch.id, fetch.of_tokens - fetch.tokens, now);
+            }
+            self.prefill.start(now);
+            self.follow_prefill(now);
+            let moving = self.moving.front().map(|&(end, _)| end);
+            let next = [self.prefill.next(self.case), self.decode.next(self.case), moving];
+            match next.into_iter().flatten().min() {
+                Some(next) if next >= now => now = next,
+                Some(_) => return Err("time runs back".to_owned()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// KV of prompts that were computed is on its way.
+    fn follow_prefill(&mut self, now: Time) {
+        for iteration in &self.prefill.log.sink.ended[self.seen..] {
+            for finished in &iteration.finished {
+                let end = from_us(iteration.end.as_ns() / 1_000 + self.transfer_us);
+                self.prefill.engine.release(finished.id, end, now);
+                self.moving.push_back((end, finished.id));
+            }
+        }
+        self.seen = self.prefill.log.sink.ended.len();
+    }
+}

@@ -51,7 +51,7 @@ fn help_names_defaults_and_hides_what_is_not_there() {
         "SGLang, in every pool that runs it:",
         "--page-size <TOKENS>",
         "[possible values: vllm, sglang, trtllm]",
-        "[possible values: fcfs, lpm, lof, dfs-weight, random]",
+        "[possible values: fcfs, lpm, lof, dfs-weight, random, hrrn, shortest-prefill-first, routing-key]",
         "[default: 16384]",
     ] {
         assert!(help.contains(text), "{text}");

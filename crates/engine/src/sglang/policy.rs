@@ -65,7 +65,7 @@ impl Policy {
                 order::by_longest_prefix(waiting.as_mut_slice(), requests, cache);
             }
             SchedulePolicy::DfsWeight if looks_up => {
-                order::by_subtree(waiting.as_mut_slice(), requests, cache)
+                order::by_subtree(waiting.as_mut_slice(), requests, cache);
             }
             SchedulePolicy::Hrrn if looks_up => {
                 order::by_response_ratio(waiting.as_mut_slice(), requests, cache, computed);

@@ -56,7 +56,7 @@ pub(crate) fn replay_most(
         let recording = Recording::read(&path);
         let config = &recording.expected["config"];
         if let Some((cause, _)) = skipped.iter().find(|(_, holds)| holds(config)) {
-            println!("{name} is skipped: {cause}");
+            tell(&format!("{name} is skipped: {cause}"));
             passed_over += 1;
             continue;
         }
@@ -71,8 +71,13 @@ pub(crate) fn replay_most(
         }
     }
     testkit::compared(same + excepted);
-    println!("{same} recordings reproduced, {excepted} excepted, {passed_over} skipped");
+    tell(&format!("{same} recordings reproduced, {excepted} excepted, {passed_over} skipped"));
     assert!(report.is_empty(), "{same} recordings agree, {excepted} are excepted, but:\n{report}");
+}
+
+#[expect(clippy::print_stdout, reason = "`cargo test -- --nocapture` shows it")]
+fn tell(line: &str) {
+    println!("{line}");
 }
 
 /// The recordings of a folder, by name; there is at least one.

@@ -115,7 +115,7 @@ impl Cluster {
     pub fn new(topology: &Topology, options: &SimulationOptions) -> Self {
         let pools = topology.pools.iter().zip(0..);
         let pools: Vec<Pool> = pools.map(|(config, number)| Pool::new(config, number, options)).collect();
-        let recorder = Recorder::new(topology);
+        let recorder = Recorder::new(topology, options.keep_ended);
         Self {
             pools,
             route: topology.route.clone(),

@@ -214,6 +214,9 @@ pub struct SimulationOptions {
     pub record_routing: bool,
     /// What engines record for the observer.
     pub tracing: EngineTracing,
+    /// Keep the records of requests that have ended, for a report. Without them a run may last for ever: what it takes
+    /// depends on the requests that are under way.
+    pub keep_ended: bool,
     /// For tests: decide each iteration request by request, and let no worker lag. Otherwise requests that decode are taken
     /// together, and workers catch up when it matters, at a fraction of the cost and with the same results. What an
     /// observer is told of is for it to say ([`Observer::detail`](crate::Observer::detail)).
@@ -229,6 +232,7 @@ impl Default for SimulationOptions {
             check: false,
             record_routing: false,
             tracing: EngineTracing::default(),
+            keep_ended: true,
             plain: false,
         }
     }

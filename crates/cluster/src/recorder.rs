@@ -1,5 +1,7 @@
 //! Turns what engines do into the records of requests and pools.
 
+mod records;
+
 use rustc_hash::FxHashMap;
 use servecast_engine::{Begun, Decodes, Emitted, EngineConfig, Fetch, Iteration, LastIteration};
 use servecast_latency::Host;
@@ -10,6 +12,7 @@ use servecast_record::{
 use servecast_types::{Duration, PoolId, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
+use self::records::Records;
 use crate::config::PoolConfig;
 use crate::delivery::Delivery;
 use crate::drive::NewRequest;
@@ -18,9 +21,7 @@ use crate::{RunError, Topology};
 /// Collects the records of a run.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    requests: Vec<RequestRecord>,
-    /// Whether each request has ended.
-    ended: Vec<bool>,
+    requests: Records,
     /// Arrivals, tokens and ends so far; tokens that are reported together count once.
     news: u64,
     gaps: TokenGaps,
@@ -39,8 +40,8 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder for the pools of a deployment.
-    pub(crate) fn new(topology: &Topology) -> Self {
+    /// A recorder for the pools of a deployment, which keeps all requests or only those that are under way.
+    pub(crate) fn new(topology: &Topology, keeps_ended: bool) -> Self {
         let shows_time = |last: &&PoolConfig| last.engines().any(|engine| engine.host() != Host::NONE);
         let last = Some(topology.last_pool()).filter(shows_time);
         let delivery = last.map(|last| last.engines().map(|engine| Delivery::new(engine.host())).collect());
@@ -51,8 +52,7 @@ impl Recorder {
             limits: config.engines().map(limits).collect(),
         };
         Self {
-            requests: Vec::new(),
-            ended: Vec::new(),
+            requests: Records::new(keeps_ended),
             news: 0,
             gaps: TokenGaps::default(),
             run: (Duration::ZERO, 0),
@@ -79,8 +79,7 @@ impl Recorder {
     /// Opens the record of a request and numbers it.
     pub(crate) fn arrive(&mut self, request: NewRequest, now: Time) -> RequestId {
         self.news += 1;
-        let id = RequestId(self.requests.len() as u32);
-        self.requests.push(RequestRecord {
+        self.requests.add(RequestRecord {
             session: request.session,
             turn: request.turn,
             line: request.line,
@@ -94,15 +93,14 @@ impl Recorder {
             second_token: None,
             last_token: None,
             stages: SmallVec::new(),
-        });
-        self.ended.push(false);
-        id
+        })
     }
 
     /// A request that came to a pool at `arrived` got to a worker.
     pub(crate) fn queued(&mut self, id: RequestId, pool: PoolId, worker: WorkerId, arrived: Time, now: Time) {
         self.pools[pool.index()].workers[worker.index()].requests += 1;
-        self.requests[id.index()].stages.push(StageRecord {
+        let Some(record) = self.requests.get_mut(id) else { return };
+        record.stages.push(StageRecord {
             pool: self.pools[pool.index()].role,
             worker,
             arrived,
@@ -118,7 +116,7 @@ impl Recorder {
     }
 
     pub(crate) fn transfer_started(&mut self, pool: PoolId, fetch: Fetch, begun: Begun, now: Time) {
-        let record = &mut self.requests[fetch.id.index()];
+        let Some(record) = self.requests.get_mut(fetch.id) else { return };
         let reused_tokens = record.input_tokens - fetch.tokens;
         let stage = record.stages.last_mut().expect("a transfer belongs to a stage");
         stage.transfer_start = Some(now);
@@ -130,7 +128,9 @@ impl Recorder {
 
     /// The KV of a request is there, which nobody could say when it began to move.
     pub(crate) fn transfer_ended(&mut self, id: RequestId, now: Time) {
-        self.stage(id).transfer_end = Some(now);
+        if let Some(stage) = self.stage(id) {
+            stage.transfer_end = Some(now);
+        }
     }
 
     /// `last_stage`: whether the tokens of this pool reach the user.
@@ -154,7 +154,8 @@ impl Recorder {
             worker.computed(iteration.num_scheduled(), blocks, iteration.end.since(iteration.start));
         }
         for admitted in &iteration.admitted {
-            let stages = &mut self.requests[admitted.id.index()].stages;
+            // One that has gone is in the pass that was in flight.
+            let Some(RequestRecord { stages, .. }) = self.requests.get_mut(admitted.id) else { continue };
             let stage = stages.last_mut().expect("a request in an engine is in a stage");
             if stage.admitted.is_none() {
                 stage.admitted = Some(iteration.scheduled_at);
@@ -170,7 +171,7 @@ impl Recorder {
         let role = self.pools[pool.index()].role;
         for &id in &iteration.preempted {
             // With an iteration in flight, its token may have been delivered since, and the request have moved on.
-            let stages = &mut self.requests[id.index()].stages;
+            let Some(RequestRecord { stages, .. }) = self.requests.get_mut(id) else { continue };
             let of_pool = stages.iter_mut().rev().find(|stage| stage.pool == role);
             of_pool.expect("a request is preempted in a pool that it came to").preemptions += 1;
         }
@@ -193,14 +194,16 @@ impl Recorder {
         let before = delivery.last();
         let out = delivery.pass(iteration.end, iteration.num_scheduled());
         for id in self.ended_next.drain(..) {
-            self.requests[id.index()].last_token = Some(out);
+            if let Some(record) = self.requests.get_mut(id) {
+                record.last_token = Some(out);
+            }
         }
         (before, out)
     }
 
     /// A request was admitted with its first token, which was handed over to its stage.
     pub(crate) fn joined(&mut self, id: RequestId, last_stage: bool, now: Time) {
-        let stage = self.stage(id);
+        let Some(stage) = self.stage(id) else { return };
         stage.admitted.get_or_insert(now);
         let worker = stage.worker.index();
         let out = self.delivery.get(worker).map_or(now, |delivery| delivery.handed_over(now));
@@ -242,7 +245,7 @@ impl Recorder {
         last_token: Time,
         with: LastIteration,
     ) {
-        let stage = self.stage(id);
+        let Some(stage) = self.stage(id) else { return };
         stage.last_token = Some(last_token);
         let worker = stage.worker.index();
         if last_stage {
@@ -253,30 +256,29 @@ impl Recorder {
                     LastIteration::Next => self.ended_next.push(id),
                 }
             }
-            let record = &mut self.requests[id.index()];
-            record.output_tokens = output_tokens;
-            record.last_token = Some(out);
+            if let Some(record) = self.requests.get_mut(id) {
+                record.output_tokens = output_tokens;
+                record.last_token = Some(out);
+            }
         }
     }
 
     pub(crate) fn end(&mut self, id: RequestId, status: RequestStatus, now: Time) {
         self.news += 1;
-        assert!(!self.ended[id.index()], "request {id} ended twice");
-        self.ended[id.index()] = true;
-        let record = &mut self.requests[id.index()];
-        record.status = status;
-        record.ended = now;
+        if let Some(dropped) = self.requests.end(id, status, now) {
+            (0..dropped.stages.len() as u8).for_each(|stage| _ = self.readmitted.remove(&(id, stage)));
+        }
     }
 
     /// The records of a run that is over; with `check` those that make no sense are an error.
     pub(crate) fn take(self, check: bool) -> Result<RunRecord, RunError> {
-        let Self { requests, ended, mut gaps, run, gaps_within, pools, readmitted, .. } = self;
+        let Self { requests, mut gaps, run, gaps_within, pools, readmitted, .. } = self;
         for (gap, times) in [run, (Duration::ZERO, gaps_within)] {
             if times > 0 {
                 gaps.add(gap, times);
             }
         }
-        assert!(ended.iter().all(|&ended| ended), "every request ends");
+        let requests = requests.take();
         for record in requests.iter().filter(|_| check) {
             check_record(record).map_err(|what| RunError::Invariant {
                 at: record.ended,
@@ -294,33 +296,36 @@ impl Recorder {
 
     /// What is recorded so far.
     pub(crate) fn so_far(&self) -> SoFar<'_> {
-        SoFar { requests: &self.requests, ended: &self.ended, gaps: &self.gaps }
+        let (requests, ended) = self.requests.all();
+        SoFar { requests, ended, gaps: &self.gaps }
     }
 
     /// Whether a request has no token of its current stage yet.
     pub(crate) fn awaits_first_token(&self, id: RequestId) -> bool {
-        self.requests[id.index()].stages.last().is_some_and(|stage| stage.first_token.is_none())
+        let stage = self.requests.get(id).and_then(|record| record.stages.last());
+        stage.is_some_and(|stage| stage.first_token.is_none())
     }
 
     /// When the user had its last token.
     pub(crate) fn last_token(&self, id: RequestId) -> Option<Time> {
-        self.requests[id.index()].last_token
+        self.requests.get(id)?.last_token
     }
 
     /// Tokens of a request that have reached the user.
     pub(crate) fn output_tokens(&self, id: RequestId) -> u32 {
-        self.requests[id.index()].output_tokens
+        self.requests.get(id).map_or(0, |record| record.output_tokens)
     }
 
-    /// Where a request is now.
-    fn stage(&mut self, id: RequestId) -> &mut StageRecord {
-        self.requests[id.index()].stages.last_mut().expect("a request in an engine is in a stage")
+    /// Where a request is now, unless it has ended and is not kept.
+    fn stage(&mut self, id: RequestId) -> Option<&mut StageRecord> {
+        let record = self.requests.get_mut(id)?;
+        Some(record.stages.last_mut().expect("a request in an engine is in a stage"))
     }
 
     /// A request has more tokens in its stage, which the user has at `out`, if users have tokens of the stage.
     fn stage_tokens(&mut self, emitted: Emitted, last_stage: bool, now: Time, out: Time) {
         self.news += 1;
-        let stage = self.stage(emitted.id);
+        let Some(stage) = self.stage(emitted.id) else { return };
         stage.first_token.get_or_insert(now);
         stage.last_token = Some(now);
         if last_stage {
@@ -330,7 +335,7 @@ impl Recorder {
 
     /// Tokens reached the user, all at once: between them are gaps of no length.
     fn tokens(&mut self, Emitted { id, tokens }: Emitted, now: Time) {
-        let record = &mut self.requests[id.index()];
+        let Some(record) = self.requests.get_mut(id) else { return };
         record.output_tokens += tokens;
         let previous = record.last_token.replace(now);
         let of_first = u32::from(previous.is_none());

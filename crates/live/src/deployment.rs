@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustc_hash::FxHashMap;
 use servecast_cluster::{
     Arrival, Cluster, Delivery, Detail, NewRequest, Observer, RunError, SimulationOptions, Source, Timer,
-    Topology, WallClock, drive,
+    Topology, WallClock, WorkerChange, drive,
 };
 use servecast_engine::{Iteration, Joined};
 use servecast_latency::Host;
@@ -21,6 +21,7 @@ use servecast_record::RequestStatus;
 use servecast_types::{Duration, Prompt, RequestId, Role, Run, Time, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::events::Feed;
 use crate::metrics::{Metrics, Snapshot};
 use crate::record::Log;
 
@@ -112,6 +113,8 @@ pub(crate) struct Setting {
     pub(crate) metrics: Metrics,
     /// Where requests are recorded.
     pub(crate) log: Option<Log>,
+    /// Where workers tell of their caches.
+    pub(crate) events: Option<Feed>,
 }
 
 /// Why a deployment does not serve any more.
@@ -139,7 +142,7 @@ pub(crate) fn start(
 }
 
 fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), DeploymentError> {
-    let Setting { topology, options, speed, metrics, log } = setting;
+    let Setting { topology, options, speed, metrics, log, events } = setting;
     let last = topology.groups().last().map(|(role, ..)| role);
     let hosts = topology.groups().filter(|(role, ..)| Some(*role) == last);
     let deliveries =
@@ -160,6 +163,7 @@ fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), Deployment
         deliveries: deliveries.collect(),
         metrics,
         log,
+        events,
         failure: None,
         is_closing: false,
     }));
@@ -231,6 +235,7 @@ struct Desk {
     deliveries: Vec<Delivery>,
     metrics: Metrics,
     log: Option<Log>,
+    events: Option<Feed>,
     failure: Option<std::io::Error>,
     is_closing: bool,
 }
@@ -403,6 +408,9 @@ impl Source for Shared {
         let Request { number, index, .. } = request;
         desk.clients.insert(id, Client { number, index, events: request.events, cached_tokens: None });
         desk.metrics.entered(id, request.number);
+        if let Some(events) = &desk.events {
+            events.arrived(id, [&request.prompt[..], &request.output].concat());
+        }
         let tokens = request.output.len() as u32;
         Some(Arrival {
             origin: NewRequest {
@@ -425,8 +433,11 @@ impl Source for Shared {
         debug_assert_eq!(id.index() + 1, self.0.borrow().arrived as usize);
     }
 
-    fn ended(&mut self, id: RequestId, status: RequestStatus, _at: Time) {
+    fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
         let mut desk = self.0.borrow_mut();
+        if let Some(events) = &desk.events {
+            events.ended(id, at);
+        }
         desk.metrics.ended(id, status);
         let Some(client) = desk.clients.remove(&id) else { return };
         desk.ids.remove(&client.number);
@@ -464,6 +475,9 @@ impl Observer for Shared {
             }
         }
         desk.metrics.iteration(pool, worker, iteration);
+        if let Some(events) = &desk.events {
+            events.passed(desk.metrics.engine(pool, worker), iteration);
+        }
         // Nobody sees the tokens of a prefill pool.
         if pool == Role::Prefill || iteration.num_scheduled() == 0 {
             return;
@@ -480,6 +494,13 @@ impl Observer for Shared {
             let mut desk = self.0.borrow_mut();
             let out = desk.deliveries[worker.index()].handed_over(now);
             desk.token(worker, joined.id, out);
+        }
+    }
+
+    fn worker_changed(&mut self, change: &WorkerChange) {
+        let desk = self.0.borrow();
+        if let Some(events) = &desk.events {
+            events.worker_changed(desk.metrics.engine(change.pool, change.worker), change.state);
         }
     }
 }

@@ -16,6 +16,7 @@ mod choice;
 mod clock;
 mod deployment;
 mod error;
+mod events;
 mod generate;
 mod http;
 mod length;
@@ -42,11 +43,13 @@ use tokio::sync::oneshot;
 
 use crate::app::{App, Front};
 use crate::deployment::{Command, DeploymentError, Setting};
+use crate::events::{Feed, Source};
 use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::record::Log;
 use crate::request::Served;
 
+pub use crate::events::{EventFormat, HashAlgorithm, KvEventsConfig, KvEventsError};
 pub use crate::length::{LengthLaw, OutputLength};
 pub use crate::log::{LogFormat, RequestLog};
 pub use crate::output::OutputText;
@@ -87,6 +90,8 @@ pub struct ServeOptions {
     pub log: Option<RequestLog>,
     /// Where requests are recorded, as a trace.
     pub record: Option<Box<dyn Write + Send>>,
+    /// How workers tell of their KV caches, if they do.
+    pub kv_events: Option<KvEventsConfig>,
 }
 
 /// Why a server has stopped that nobody told to.
@@ -104,6 +109,9 @@ pub enum ServeError {
     /// What answers are to say cannot be cut into tokens.
     #[error("the text of answers cannot be cut into tokens: {0}")]
     Output(String),
+    /// Workers cannot tell of their KV caches as they are to.
+    #[error("KV events cannot be published")]
+    KvEvents(#[source] KvEventsError),
     /// The machine gives it no thread or no sockets.
     #[error("cannot start the server")]
     Start(#[source] io::Error),
@@ -137,13 +145,16 @@ pub fn serve(
 }
 
 async fn serve_on(
-    options: ServeOptions,
+    mut options: ServeOptions,
     ready: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let ports = listen(&options).await?;
     let tokenizer = Arc::new(options.tokenizer);
     let output = Arc::new(Output::new(&options.output, &tokenizer).map_err(ServeError::Output)?);
+    let events = publish(&mut options)?;
+    // Nobody asks for a report, and a server may go on for weeks.
+    options.options.keep_ended = false;
     let capacity = options
         .topology
         .groups()
@@ -171,6 +182,7 @@ async fn serve_on(
         speed: options.speed,
         metrics,
         log: options.record.map(Log::new),
+        events,
     };
     let (stopped, mut has_stopped) = oneshot::channel();
     let (commands, thread) = deployment::start(setting, stopped).map_err(ServeError::Start)?;
@@ -248,6 +260,24 @@ async fn listen(options: &ServeOptions) -> Result<Vec<Port>, ServeError> {
 /// The time of now, as RFC 3339 has it.
 pub fn now() -> String {
     clock::rfc3339(clock::unix_time())
+}
+
+/// Opens the sockets of KV events, and begins to publish what workers tell.
+fn publish(options: &mut ServeOptions) -> Result<Option<Feed>, ServeError> {
+    let Some(config) = options.kv_events.take() else { return Ok(None) };
+    options.options.tracing.kv_events = true;
+    let sizes =
+        options.topology.groups().flat_map(|(_, workers, engine)| (0..workers).map(|_| engine.block_size()));
+    let sizes: Vec<u32> = sizes.collect();
+    let channels = config.channels(sizes.len() as u32).map_err(ServeError::KvEvents)?;
+    // Behind one port workers are ranks of one server; with ports of their own, each is a server.
+    let is_server = options.workers.is_some();
+    let sources = channels.into_iter().zip(sizes).zip(0..).map(|((channel, block_size), worker)| {
+        let opened = channel.open().map_err(|(address, source)| ServeError::Listen { address, source })?;
+        Ok(Source { channel, opened, block_size, rank: if is_server { 0 } else { worker } })
+    });
+    let sources = sources.collect::<Result<Vec<Source>, ServeError>>()?;
+    Feed::start(&config, sources).map(Some).map_err(ServeError::Start)
 }
 
 /// Ends when the process is told to: by Ctrl-C, or by `kill`.

@@ -200,7 +200,7 @@ impl Metrics {
         Self { dialect, context: max_model_len, model, speed, created, engines, pools, sent, live }
     }
 
-    fn engine(&self, pool: Role, worker: WorkerId) -> usize {
+    pub(crate) fn engine(&self, pool: Role, worker: WorkerId) -> usize {
         let first = self.pools.iter().find(|(role, _)| *role == pool).map_or(0, |(_, first)| *first);
         first + worker.index()
     }

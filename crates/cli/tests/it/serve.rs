@@ -77,6 +77,23 @@ fn a_server_that_cannot_be_is_refused() {
             &["--worker-port", "8000", "--prefill-workers", "1", "--decode-workers", "1"],
             &["`worker_port` is for aggregated deployments"],
         ),
+        (&["--kv-events-config", "{"], &["`kv_events_config`: it is no JSON object"]),
+        (
+            &["--kv-events-config", r#"{"hwm": 0}"#],
+            &["`kv_events_config`: hwm is 0, but has to be a whole number"],
+        ),
+        (
+            &[
+                "--kv-events-config",
+                r#"{"enable_kv_cache_events": true, "endpoint": "tcp://*:65535"}"#,
+                "--port",
+                "0",
+                "--workers",
+                "2",
+            ],
+            &["`kv_events_config`", "endpoint has the port 65535 for the first of 2 workers"],
+        ),
+        (&["--prefix-caching-hash-algo", "md5"], &["'md5'", "sha256_cbor"]),
         (&["--output-tokens", "0"], &["`output_tokens` is 0"]),
         (&["--output-tokens-distribution", "uniform"], &["`output_tokens_spread` is missing"]),
         (

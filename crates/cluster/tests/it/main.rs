@@ -6,6 +6,7 @@ mod cached_prompts;
 mod conservation;
 mod drive;
 mod first_token;
+mod forever;
 mod host;
 mod kv_router;
 mod life;

@@ -2,6 +2,7 @@
 
 mod client;
 mod conformance;
+mod events;
 mod live;
 mod page;
 mod server;

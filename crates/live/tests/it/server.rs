@@ -55,6 +55,7 @@ pub(crate) fn options(topology: Topology) -> ServeOptions {
         configuration: "a test".to_owned(),
         log: None,
         record: None,
+        kv_events: None,
     }
 }
 

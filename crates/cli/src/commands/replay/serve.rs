@@ -1,6 +1,7 @@
 //! `servecast serve`: a deployment on the clock, behind the HTTP API of a real one.
 
 mod answers;
+mod events;
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use servecast_types::{Message, message};
 use servecast_workload::TraceNotes;
 
 use self::answers::AnswerArgs;
+use self::events::KvEventsArgs;
 use super::{ReplayArgs, tell_of_unused};
 use crate::config::{
     DeploymentConfig, EngineShortcuts, OutputConfig, ReplayConfig, ReplayMode, RouterFlags, SglangShortcuts,
@@ -69,6 +71,8 @@ pub(crate) struct ServeArgs {
     quiet: bool,
     #[command(flatten)]
     answers: AnswerArgs,
+    #[command(flatten)]
+    kv_events: KvEventsArgs,
     #[command(flatten)]
     deployment: DeploymentConfig,
     #[command(flatten)]
@@ -228,6 +232,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
     check_workers(args, port, &plan)?;
+    let kv_events = args.kv_events.config()?;
     let record = args.record.as_deref().map(|path| {
         files::check_output(path)?;
         File::create(path).map_err(|error| Failure::write(crate::error::quoted(path), &error))
@@ -250,6 +255,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         api_key: args.api_key.clone(),
         configuration: resolved(&plan, &TraceNotes::default())?,
         record: record.map(|file| Box::new(file) as _),
+        kv_events,
         options: plan.options(),
         topology: plan.topology.clone(),
         dialect: dialect(engines()),
@@ -275,6 +281,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         match error {
             ServeError::Listen { .. } => Failure::user(message)
                 .with_hint(message!("{--port} names another one, {--port} 0 any that is free")),
+            ServeError::KvEvents(_) => Failure::user(message!("{kv_events_config}: {}", message)),
             _ => Failure::run(message),
         }
     })

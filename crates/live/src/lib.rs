@@ -150,11 +150,11 @@ async fn serve_on(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let ports = listen(&options).await?;
-    let tokenizer = Arc::new(options.tokenizer);
-    let output = Arc::new(Output::new(&options.output, &tokenizer).map_err(ServeError::Output)?);
     let events = publish(&mut options)?;
     // Nobody asks for a report, and a server may go on for weeks.
     options.options.keep_ended = false;
+    let tokenizer = Arc::new(options.tokenizer);
+    let output = Arc::new(Output::new(&options.output, &tokenizer).map_err(ServeError::Output)?);
     let capacity = options
         .topology
         .groups()

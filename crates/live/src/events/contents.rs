@@ -255,7 +255,7 @@ mod tests {
             blocks: [blocks[1], blocks[0]].map(|block| HashRun::up(block, 1)).into_iter().collect(),
         };
         assert_eq!(
-            contents.events(0, &[removed.clone()]),
+            contents.events(0, std::slice::from_ref(&removed)),
             [BlockEvent::Removed(hashes[0]), BlockEvent::Removed(first[0])]
         );
         // The other worker never had them.

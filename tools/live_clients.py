@@ -64,7 +64,7 @@ def find(value: Any, key: str) -> Iterator[Any]:
 
 def aiperf(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
     """AIPerf, by concurrency and by rate, chats and completions."""
-    loads = [("chat", ["--concurrency", "8"]), ("completions", ["--request-rate", "12"])]
+    loads = [("chat", ["--concurrency", "2"]), ("completions", ["--request-rate", "12"])]
     for kind, load in loads:
         with serving(
             binary, folder, *DEPLOYMENT, "--served-model-name", "mock", "--tokenizer", str(tokenizer)
@@ -196,6 +196,24 @@ def smg(program: str, binary: Path, folder: Path) -> None:
     check("smg cache_aware reuses more", reuse["cache_aware"] > reuse["round_robin"] + 0.05, str(reuse))
 
 
+def disaggregated(program: str, binary: Path, folder: Path) -> None:
+    """SMG that sends each request to a worker for prefill and to one for decode: ours hand nothing over."""
+    for engine, count in [("vllm", "vllm:request_success_total"), ("sglang", "sglang:num_requests_total")]:
+        workers = ["--engine", engine, "--workers", "2", "--worker-port", str(free_port())]
+        with serving(
+            binary, folder, "--latency", "linear:4000,20,0", "--served-model-name", "mock", *workers
+        ) as server:
+            ports = ["--prefill", server.ports[0], "--decode", server.ports[1]]
+            if engine == "sglang":
+                ports.insert(2, str(free_port()))
+            with gateway(program, folder, ["--backend", engine, "--pd-disaggregation", *ports]) as url:
+                before = [server.metric(count, port) for port in range(2)]
+                tokens = [ask(url, f"prompt {number}", 8)["usage"]["completion_tokens"] for number in range(20)]
+                after = [server.metric(count, port) for port in range(2)]
+        came = [two - one for one, two in zip(before, after, strict=True)]
+        check(f"smg prefill and decode, {engine}", tokens == [8] * 20 and came == [20, 20], f"requests {came}")
+
+
 def totals(server: Server) -> list[list[float]]:
     """Queries, hits and requests of each worker."""
     names = ["vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:request_success_total"]
@@ -216,6 +234,7 @@ def main() -> int:
             guidellm(str(given.guidellm), given.servecast, given.tokenizer, folder)
         if given.smg:
             smg(str(given.smg), given.servecast, folder)
+            disaggregated(str(given.smg), given.servecast, folder)
     print(f"load average {os.getloadavg()[0]:.1f}")
     return 1 if problems else 0
 

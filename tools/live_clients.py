@@ -83,8 +83,8 @@ def aiperf(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
             [path] = out.rglob("profile_export_aiperf.json")
             report = json.loads(path.read_text())
             seen = Times(
-                report["time_to_first_token"]["avg"],
-                report["inter_token_latency"]["avg"],
+                report["time_to_first_token"]["p50"],
+                report["inter_token_latency"]["p50"],
                 int(report["request_count"]["avg"]),
             )
             own = recorded(server.requests())
@@ -107,12 +107,12 @@ def guidellm(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
         )
         report = json.loads(out.read_text())
 
-        def mean(key: str) -> float:
-            values = [value["successful"]["mean"] for value in find(report, key) if isinstance(value, dict)]
+        def median(key: str) -> float:
+            values = [value["successful"]["median"] for value in find(report, key) if isinstance(value, dict)]
             return float(values[0])
 
         own = recorded(server.requests())
-        seen = Times(mean("time_to_first_token_ms"), mean("inter_token_latency_ms"), own.requests)
+        seen = Times(median("time_to_first_token_ms"), median("inter_token_latency_ms"), own.requests)
         check("guidellm", seen.agrees(own), f"{seen}; the server: {own}")
 
 

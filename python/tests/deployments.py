@@ -195,7 +195,9 @@ def engine_args(draw: random.Random, family: str, block_size: int, longest: int)
     if draw.random() < 0.15:
         args["enable_prefix_caching"] = False
     if family == "sglang":
-        own: dict[str, Any] = {"schedule_policy": draw.choice(["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "routing-key"])}
+        own: dict[str, Any] = {
+            "schedule_policy": draw.choice(["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "routing-key"])
+        }
         own["chunked_prefill_size"] = draw.choice([-1, 64, 128, 512])
         own["schedule_conservativeness"] = draw.choice([0.1, 0.5, 1.0])
         if own["chunked_prefill_size"] > 0 and draw.random() < 0.3:

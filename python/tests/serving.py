@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 PATIENCE = 30.0
@@ -57,7 +58,7 @@ class Server:
 
 @dataclass
 class Times:
-    """Means of a load, in milliseconds."""
+    """Medians of a load, in milliseconds."""
 
     ttft: float
     itl: float
@@ -76,10 +77,12 @@ class Times:
 def recorded(requests: list[dict[str, Any]]) -> Times:
     """What the server says of the requests that it served."""
     done = [line for line in requests if line["status"] == "finished"]
-    gaps = [(line["e2e_ms"] - line["ttft_ms"], line["completion_tokens"] - 1) for line in done]
-    gaps = [(length, count) for length, count in gaps if count > 0]
-    itl = sum(length / count for length, count in gaps) / max(len(gaps), 1)
-    return Times(sum(line["ttft_ms"] for line in done) / len(done), itl, len(done))
+    gaps = [
+        (line["e2e_ms"] - line["ttft_ms"]) / (line["completion_tokens"] - 1)
+        for line in done
+        if line["completion_tokens"] > 1
+    ]
+    return Times(median(line["ttft_ms"] for line in done), median(gaps or [0.0]), len(done))
 
 
 @contextmanager

@@ -155,9 +155,7 @@ def test_who_comes_late_catches_up(binary_path: Path, context: zmq.Context[Any])
 
 
 @pytest.mark.parametrize("layout", ["map", "array"])
-def test_blocks_are_identified_as_vllm_does(
-    binary_path: Path, context: zmq.Context[Any], layout: str
-) -> None:
+def test_blocks_are_identified_as_vllm_does(binary_path: Path, context: zmq.Context[Any], layout: str) -> None:
     port = free_ports(2)
     endpoints = {"endpoint": f"tcp://*:{port}", "replay_endpoint": f"tcp://*:{port + 1}"}
     with served(binary_path, "--kv-events-format", layout, **endpoints) as address:

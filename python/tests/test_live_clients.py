@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import Server, Times, recorded, serving
@@ -25,7 +26,7 @@ def server(binary_path: Path, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def client(server: Server) -> openai.OpenAI:
+def client(server: Server) -> Any:
     """Make a client, which tries nothing twice."""
     return openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0)
 
@@ -43,6 +44,19 @@ def test_answers_are_those_of_a_real_server(server: Server) -> None:
         chat = api.chat.completions.create(model="mock", messages=messages, max_tokens=3, logprobs=True, top_logprobs=2)
         logprobs = chat.choices[0].logprobs.content
         assert len(logprobs) == 3 and all(len(token.top_logprobs) == 2 for token in logprobs)
+
+
+def test_responses_come_whole_and_as_events(server: Server) -> None:
+    """The other API of OpenAI."""
+    with client(server) as api:
+        whole = api.responses.create(model="mock", input="Why is the sky blue?", max_output_tokens=5)
+        assert whole.status == "incomplete" and whole.usage is not None and whole.usage.output_tokens == 5
+        events = list(
+            api.responses.create(model="mock", input="Why is the sky blue?", max_output_tokens=5, stream=True)
+        )
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == whole.output_text and len(deltas) == 5
+    assert events[-1].type == "response.completed" and events[-1].response.output_text == whole.output_text
 
 
 def test_streams_come_token_by_token(server: Server) -> None:
@@ -107,7 +121,7 @@ def test_a_stream_that_is_closed_frees_its_place(server: Server) -> None:
 def test_many_clients_at_once(server: Server) -> None:
     """All get what they asked for."""
 
-    async def ask(api: openai.AsyncOpenAI, number: int) -> int:
+    async def ask(api: Any, number: int) -> int:
         stream = await api.completions.create(model="mock", prompt=f"{number}", max_tokens=number + 1, stream=True)
         return len([chunk async for chunk in stream if chunk.choices])
 

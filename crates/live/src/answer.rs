@@ -2,7 +2,7 @@
 
 #![expect(clippy::option_option, reason = "a key may be absent, null or have a value")]
 
-mod logprobs;
+pub(crate) mod logprobs;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use self::logprobs::logprobs;
 use crate::choice::{Choice, Delta, StopReason};
 use crate::output::Output;
+use crate::pieces::Pieces;
 use crate::request::{Api, Wanted};
 
 /// What all that is sent to a client begins with.
@@ -124,7 +125,7 @@ struct CompletionChoice<'a> {
     finish_reason: &'static str,
     stop_reason: Option<StopReason>,
     token_ids: Option<Vec<u32>>,
-    prompt_logprobs: Null,
+    prompt_logprobs: Option<&'a RawValue>,
     prompt_token_ids: Option<&'a [u32]>,
     routed_experts: Null,
 }
@@ -139,7 +140,7 @@ struct Chat<'a> {
     service_tier: Null,
     system_fingerprint: &'a str,
     usage: Usage,
-    prompt_logprobs: Null,
+    prompt_logprobs: Option<&'a RawValue>,
     prompt_token_ids: Option<&'a [u32]>,
     prompt_text: Null,
     kv_transfer_params: Null,
@@ -169,25 +170,39 @@ struct Message {
     reasoning: Null,
 }
 
-/// An answer without a stream. `choices` are complete; `echoed` is the text of each prompt that is repeated.
+/// Of a prompt, what answers say of it.
+#[derive(Debug, Default)]
+pub(crate) struct OfPrompt {
+    /// Its text, if it is repeated.
+    pub(crate) text: Option<String>,
+    /// Its tokens, if it is repeated with their log-probabilities.
+    pub(crate) pieces: Option<Pieces>,
+    /// Log-probabilities of its tokens, if they are wanted.
+    pub(crate) logprobs: Option<Box<RawValue>>,
+}
+
+/// An answer without a stream. `choices` are complete; `prompts` is what is said of each prompt.
 pub(crate) fn whole(
     head: &Head,
     wanted: &Wanted,
     choices: &[Choice],
     output: &Output,
-    echoed: &[String],
+    prompts: &[OfPrompt],
     tokens: Tokens,
 ) -> String {
     let Head { id, created, model, fingerprint, .. } = head;
     let prompt = |index: usize| &wanted.prompts[index / wanted.n as usize].ids;
     let ids = |choice: &Choice| wanted.return_token_ids.then(|| choice.pieces().ids().to_vec());
-    let said = |choice: &Choice| {
-        wanted.logprobs.map(|_| logprobs(wanted, choice.pieces(), 0..choice.tokens(), output))
+    let of_prompt = |index: usize| &prompts[index / wanted.n as usize];
+    let said = |index: usize, choice: &Choice| {
+        let places = if wanted.echo_only { 0..0 } else { 0..choice.tokens() };
+        let echoed = of_prompt(index).pieces.as_ref();
+        wanted.logprobs.map(|_| logprobs(wanted, echoed, choice.pieces(), places, output))
     };
     let usage = tokens.usage(wanted.api);
     let numbered = choices.iter().enumerate();
     match wanted.api {
-        Api::Completions | Api::Generate { .. } => to_json(&Completion {
+        Api::Completions | Api::Generate { .. } | Api::Responses => to_json(&Completion {
             id,
             object: "text_completion",
             created: *created,
@@ -195,12 +210,13 @@ pub(crate) fn whole(
             choices: numbered
                 .map(|(index, choice)| CompletionChoice {
                     index,
-                    text: echo(echoed, wanted, index) + choice.text(),
-                    logprobs: said(choice),
+                    text: of_prompt(index).text.clone().unwrap_or_default()
+                        + if wanted.echo_only { "" } else { choice.text() },
+                    logprobs: said(index, choice),
                     finish_reason: choice.finish().name(),
                     stop_reason: choice.finish().reason(),
                     token_ids: ids(choice),
-                    prompt_logprobs: None,
+                    prompt_logprobs: of_prompt(index).logprobs.as_deref(),
                     prompt_token_ids: wanted.return_token_ids.then(|| &prompt(index)[..]),
                     routed_experts: None,
                 })
@@ -229,7 +245,7 @@ pub(crate) fn whole(
                         function_call: None,
                         reasoning: None,
                     },
-                    logprobs: said(choice),
+                    logprobs: said(index, choice),
                     finish_reason: choice.finish().name(),
                     stop_reason: choice.finish().reason(),
                     token_ids: ids(choice),
@@ -239,7 +255,7 @@ pub(crate) fn whole(
             service_tier: None,
             system_fingerprint: fingerprint,
             usage,
-            prompt_logprobs: None,
+            prompt_logprobs: of_prompt(0).logprobs.as_deref(),
             prompt_token_ids: wanted.return_token_ids.then(|| &prompt(0)[..]),
             prompt_text: None,
             kv_transfer_params: None,
@@ -247,11 +263,6 @@ pub(crate) fn whole(
             metrics: None,
         }),
     }
-}
-
-/// The text of the prompt before an answer, if the client wants it.
-fn echo(echoed: &[String], wanted: &Wanted, index: usize) -> String {
-    echoed.get(index / wanted.n as usize).cloned().unwrap_or_default()
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> String {
@@ -328,7 +339,7 @@ impl Stream<'_> {
     fn chunk<C: Serialize>(&self, choices: &[C], usage: Option<ChunkUsage>, more: More<'_>) -> String {
         let Head { id, created, model, fingerprint, .. } = self.head;
         let object = match self.wanted.api {
-            Api::Completions | Api::Generate { .. } => "text_completion",
+            Api::Completions | Api::Generate { .. } | Api::Responses => "text_completion",
             Api::Chat => "chat.completion.chunk",
         };
         let (is_last, prompt) = match more {
@@ -374,13 +385,14 @@ impl Stream<'_> {
         // The last chunk of all says which server it was.
         let more = if delta.is_last && !wanted.include_usage { More::Last } else { More::Nothing };
         let place = choice.tokens() - 1;
-        let said = wanted.logprobs.map(|_| logprobs(wanted, choice.pieces(), place..place + 1, self.output));
+        let said =
+            wanted.logprobs.map(|_| logprobs(wanted, None, choice.pieces(), place..place + 1, self.output));
         let finish = delta.is_last.then(|| choice.finish());
         let finish_reason = finish.map(super::choice::Finish::name);
         let token_ids = wanted.return_token_ids.then(|| [choice.pieces().ids()[place]]);
         let usage = self.usage(tokens);
         match wanted.api {
-            Api::Completions | Api::Generate { .. } => {
+            Api::Completions | Api::Generate { .. } | Api::Responses => {
                 let shows_prompt = choice.tokens() == 1 && (wanted.return_token_ids || echoed.is_some());
                 let delta = CompletionDelta {
                     index,

@@ -12,13 +12,15 @@ use servecast_record::RequestStatus;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::answer::{DONE, Head, Stream, Tokens, event, whole};
+use crate::answer::{DONE, Head, OfPrompt, Stream, Tokens, event, logprobs, whole};
 use crate::app::App;
 use crate::choice::{Choice, Delta};
 use crate::deployment::{Asked, Command, Ended, Event, Request};
 use crate::error::ApiError;
 use crate::log::Line;
+use crate::pieces::Pieces;
 use crate::request::{Api, Dialect, Prompt, Wanted};
+use crate::responses;
 use crate::sglang::answer::State;
 use crate::traffic::Underway;
 
@@ -125,6 +127,15 @@ impl Answers {
         State { head, wanted, choices, cached, tokens: *tokens, seconds: came.elapsed().as_secs_f64() }
     }
 
+    /// What an answer of `/v1/responses` is made of, if it is one.
+    fn response(&self) -> Option<responses::State<'_>> {
+        let Self { head, wanted, tokens, app, .. } = self;
+        let (choice, prompt) = (self.choices.first()?, wanted.prompts.first()?);
+        let room = wanted.room(&prompt.ids, &app.served);
+        let state = responses::State { head, wanted, choice, tokens: *tokens, room };
+        (wanted.api == Api::Responses).then_some(state)
+    }
+
     /// Writes what became of it to the log, if there is one.
     fn tell(&self) {
         let Some(log) = &self.app.log else { return };
@@ -152,13 +163,27 @@ impl Answers {
         Stream { head: &self.head, wanted: &self.wanted, output: &self.app.output }
     }
 
-    /// The text of each prompt, if it is repeated.
-    fn echoed(&self) -> Vec<String> {
-        if !self.wanted.echo {
-            return Vec::new();
-        }
-        let text = |prompt: &Prompt| self.app.tokenizer.decode(&prompt.ids, false);
-        self.wanted.prompts.iter().map(text).collect()
+    /// What is said of each prompt.
+    fn of_prompts(&self) -> Vec<OfPrompt> {
+        let Self { app, wanted, .. } = self;
+        let of = |Prompt { ids, .. }: &Prompt| {
+            let shown = || {
+                let mut shown = Pieces::with_capacity(ids.len());
+                for &id in ids {
+                    shown.push(id, &app.tokenizer.decode(&[id], true));
+                }
+                shown
+            };
+            OfPrompt {
+                text: wanted.echo.then(|| app.tokenizer.decode(ids, false)),
+                pieces: (wanted.echo && wanted.logprobs.is_some()).then(shown),
+                logprobs: wanted
+                    .prompt_logprobs
+                    .filter(|_| !wanted.stream)
+                    .map(|most| logprobs::of_prompt(&shown(), most, &app.output)),
+            }
+        };
+        wanted.prompts.iter().map(of).collect()
     }
 
     /// The whole answer, when it is there.
@@ -181,26 +206,22 @@ impl Answers {
             return Err(ApiError::internal("the engine could not serve the request"));
         }
         sleep_until(seen.into()).await;
-        let echoed = self.echoed();
+        let prompts = self.of_prompts();
         if self.app.served.dialect == Dialect::Sglang {
-            return Ok(self.state().whole(&echoed));
+            return Ok(self.state().whole(&prompts));
         }
-        Ok(whole(&self.head, &self.wanted, &self.choices, &self.app.output, &echoed, self.tokens))
+        if let Some(response) = self.response() {
+            return Ok(response.whole());
+        }
+        Ok(whole(&self.head, &self.wanted, &self.choices, &self.app.output, &prompts, self.tokens))
     }
 
     /// The answer as a stream.
     pub(crate) fn stream(self) -> EventStream {
-        let echoed = self.echoed();
+        let prompts = self.of_prompts();
         let begun = vec![false; self.choices.len()];
-        EventStream {
-            answers: self,
-            echoed,
-            begun,
-            ready: VecDeque::new(),
-            wait: None,
-            is_done: false,
-            underway: None,
-        }
+        let ready = self.response().map_or_else(VecDeque::new, |response| response.begin().into());
+        EventStream { answers: self, prompts, begun, ready, wait: None, is_done: false, underway: None }
     }
 }
 
@@ -221,7 +242,7 @@ impl Drop for Answers {
 /// A stream of server-sent events, a frame each.
 pub(crate) struct EventStream {
     answers: Answers,
-    echoed: Vec<String>,
+    prompts: Vec<OfPrompt>,
     /// Whether the client has something of each answer.
     begun: Vec<bool>,
     ready: VecDeque<String>,
@@ -243,9 +264,14 @@ impl EventStream {
             self.ready.push_back(role);
         }
         let Some(delta) = self.answers.advance(index) else { return };
+        if let Some(response) = self.answers.response() {
+            let events = response.token(delta);
+            self.ready.extend(events);
+            return;
+        }
         let Answers { wanted, choices, tokens, .. } = &self.answers;
-        let echoed = self.echoed.get(index / wanted.n as usize).filter(|_| is_first);
-        let echoed = echoed.map(String::as_str);
+        let prompt = self.prompts.get(index / wanted.n as usize).filter(|_| is_first);
+        let echoed = prompt.and_then(|prompt| prompt.text.as_deref());
         let chunks = match self.answers.app.served.dialect {
             Dialect::Vllm => {
                 vec![self.answers.messages().token(index, &choices[index], delta, echoed, *tokens)]
@@ -258,6 +284,12 @@ impl EventStream {
     fn ended(&mut self, index: usize, ended: Ended) {
         self.answers.ended(index, ended);
         if !self.answers.is_over() {
+            return;
+        }
+        self.is_done = true;
+        if let Some(response) = self.answers.response().filter(|_| !self.answers.refused) {
+            let events = response.end();
+            self.ready.extend(events);
             return;
         }
         let Answers { wanted, tokens, refused, .. } = &self.answers;
@@ -273,7 +305,6 @@ impl EventStream {
             self.ready.push_back(usage);
         }
         self.ready.push_back(DONE.to_owned());
-        self.is_done = true;
     }
 }
 

@@ -3,6 +3,8 @@
 //! Routes, methods and their refusals are those of the real server, down to HEAD, so they are a table here and not a
 //! framework's.
 
+mod models;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, SERVER, VARY,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CONTENT_LENGTH,
+    CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, SERVER, VARY,
 };
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,8 +34,8 @@ use crate::generate::{Answers, EventStream};
 use crate::metrics::Snapshot;
 use crate::params::{Fields, object};
 use crate::request::{Api, Dialect, Wanted, to_tokenize};
-use crate::sglang;
 use crate::traffic::Underway;
+use crate::{responses, sglang};
 
 /// Bytes of the largest body.
 const MOST_BODY: usize = 32 << 20;
@@ -85,7 +89,7 @@ async fn answer(request: Request<Incoming>, app: Arc<App>) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(SERVER, HeaderValue::from_static("uvicorn"));
     if dialect == Dialect::Vllm {
-        headers.insert(VARY, HeaderValue::from_static("Origin"));
+        headers.entry(VARY).or_insert(HeaderValue::from_static("Origin"));
     }
     if is_head {
         *answer.body_mut() = Either::Left(Full::default());
@@ -104,6 +108,9 @@ async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
     }
     if app.served.dialect == Dialect::Sglang {
         return sglang::dispatch(request, app).await;
+    }
+    if let Some(answer) = preflight(&request) {
+        return answer;
     }
     let route = ROUTES.iter().find(|(known, _)| *known == path);
     let fits = |methods: &str| methods.split(", ").any(|method| method == request.method().as_str());
@@ -129,8 +136,29 @@ async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
     answer
 }
 
+/// What a browser is told that asks on behalf of another site: that it may not.
+fn preflight(request: &Request<Incoming>) -> Option<Answer> {
+    let headers = request.headers();
+    headers.get(ORIGIN).and(headers.get(ACCESS_CONTROL_REQUEST_METHOD))?;
+    if request.method() != Method::OPTIONS {
+        return None;
+    }
+    let mut answer = text(StatusCode::BAD_REQUEST, "Disallowed CORS origin".to_owned());
+    let vary = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, \
+                Access-Control-Request-Private-Network";
+    let methods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, QUERY";
+    let told = answer.headers_mut();
+    told.insert(VARY, HeaderValue::from_static(vary));
+    told.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    told.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if let Some(asked) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        told.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    Some(answer)
+}
+
 /// Paths, and the methods that each has.
-const ROUTES: [(&str, &str); 12] = [
+const ROUTES: [(&str, &str); 13] = [
     ("/health", "GET"),
     ("/version", "GET"),
     ("/load", "GET"),
@@ -139,6 +167,7 @@ const ROUTES: [(&str, &str); 12] = [
     ("/ping", "GET, POST"),
     ("/v1/completions", "POST"),
     ("/v1/chat/completions", "POST"),
+    ("/v1/responses", "POST"),
     ("/tokenize", "POST"),
     ("/detokenize", "POST"),
     ("/v1/completions/render", "POST"),
@@ -151,9 +180,10 @@ async fn handle(path: &str, request: Request<Incoming>, app: Arc<App>) -> Answer
         "/version" => json(StatusCode::OK, format!(r#"{{"version":"{VLLM_VERSION}"}}"#)),
         "/load" => json(StatusCode::OK, format!(r#"{{"server_load":{}}}"#, app.under_way())),
         "/metrics" => metrics(&app).await,
-        "/v1/models" => json(StatusCode::OK, models(&app)),
+        "/v1/models" => json(StatusCode::OK, models::models(&app)),
         "/v1/completions" => generate(request, app, Api::Completions).await,
         "/v1/chat/completions" => generate(request, app, Api::Chat).await,
+        "/v1/responses" => generate(request, app, Api::Responses).await,
         "/v1/completions/render" | "/inference/v1/generate" => refusal(
             &ApiError::permission(
                 "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them.",
@@ -208,7 +238,10 @@ pub(crate) async fn generate(request: Request<Incoming>, app: Arc<App>, api: Api
     let ours = Arc::clone(&app);
     let prepared = async {
         let body = object(&body(request).await?)?;
-        let wanted = Wanted::of(api, &body, &app.served, &app.tokenizer)?;
+        let wanted = match api {
+            Api::Responses => responses::wanted(&body, &app.served, &app.tokenizer)?,
+            api => Wanted::of(api, &body, &app.served, &app.tokenizer)?,
+        };
         let head = head(&app, &wanted, header_id);
         let stream = wanted.stream;
         Ok((Answers::begin(Arc::clone(&app), wanted, head)?, stream))
@@ -274,6 +307,7 @@ pub(crate) fn head(app: &App, wanted: &Wanted, header_id: Option<String>) -> Hea
     let kind = match wanted.api {
         Api::Completions => "cmpl-",
         Api::Chat => "chatcmpl-",
+        Api::Responses => "resp_",
         Api::Generate { .. } => "",
     };
     let digits = || format!("{:016x}", digits(app));
@@ -333,70 +367,6 @@ pub(crate) async fn snapshot(app: &App) -> Result<Vec<Snapshot>, ApiError> {
     let stopping = || ApiError::internal("the server is stopping");
     app.commands.send(Command::Snapshot(app.worker, sender)).map_err(|_| stopping())?;
     snapshots.await.map_err(|_| stopping())
-}
-
-#[derive(Serialize)]
-struct Models<'a> {
-    object: &'static str,
-    data: [Model<'a>; 1],
-}
-
-#[derive(Serialize)]
-struct Model<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    owned_by: &'static str,
-    root: &'a str,
-    parent: Option<()>,
-    max_model_len: u32,
-    permission: [Permission; 1],
-}
-
-#[derive(Serialize)]
-struct Permission {
-    id: String,
-    object: &'static str,
-    created: u64,
-    allow_create_engine: bool,
-    allow_sampling: bool,
-    allow_logprobs: bool,
-    allow_search_indices: bool,
-    allow_view: bool,
-    allow_fine_tuning: bool,
-    organization: &'static str,
-    group: Option<()>,
-    is_blocking: bool,
-}
-
-fn models(app: &App) -> String {
-    let created = unix_time().as_secs();
-    let model = &app.served.model;
-    let permission = Permission {
-        id: format!("modelperm-{:016x}", digits(app)),
-        object: "model_permission",
-        created,
-        allow_create_engine: false,
-        allow_sampling: true,
-        allow_logprobs: true,
-        allow_search_indices: false,
-        allow_view: true,
-        allow_fine_tuning: false,
-        organization: "*",
-        group: None,
-        is_blocking: false,
-    };
-    let model = Model {
-        id: model,
-        object: "model",
-        created,
-        owned_by: "vllm",
-        root: model,
-        parent: None,
-        max_model_len: app.served.max_model_len,
-        permission: [permission],
-    };
-    serde_json::to_string(&Models { object: "list", data: [model] }).expect("texts and numbers are JSON")
 }
 
 #[derive(Serialize)]

@@ -27,6 +27,7 @@ mod params;
 mod pieces;
 mod record;
 mod request;
+mod responses;
 mod sglang;
 mod tokenizer;
 mod traffic;

@@ -7,11 +7,12 @@ mod prompts;
 use serde_json::{Map, Value};
 
 use self::given::Given;
-pub(crate) use self::prompts::{Message, Prompt, to_tokenize};
+pub(crate) use self::prompts::{Message, Prompt, content, to_tokenize};
 use self::prompts::{Prompts, messages, prompts};
 use crate::error::ApiError;
 use crate::length::OutputLength;
 use crate::params::Fields;
+use crate::responses::Repeated;
 use crate::tokenizer::Tokenizer;
 
 /// Most tokens that the answers to one request may have together, which keeps memory bounded.
@@ -50,6 +51,8 @@ pub(crate) enum Api {
     Completions,
     /// `/v1/chat/completions`.
     Chat,
+    /// `/v1/responses` of vLLM.
+    Responses,
     /// `/generate` of SGLang; whether there is a list of answers.
     Generate { is_list: bool },
 }
@@ -60,6 +63,7 @@ impl Api {
         match self {
             Self::Completions => "/v1/completions",
             Self::Chat => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
             Self::Generate { .. } => "/generate",
         }
     }
@@ -84,8 +88,12 @@ pub(crate) struct Wanted {
     pub(crate) allowed_token_ids: Vec<u32>,
     /// Repeat the prompt before the answer.
     pub(crate) echo: bool,
+    /// Repeat it and say nothing else.
+    pub(crate) echo_only: bool,
     /// Log-probabilities, and of how many tokens beside each.
     pub(crate) logprobs: Option<u32>,
+    /// The same of prompts.
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) return_token_ids: bool,
     pub(crate) tokens_as_ids: bool,
     pub(crate) priority: i32,
@@ -93,6 +101,8 @@ pub(crate) struct Wanted {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) continuous_usage: bool,
+    /// What answers of `/v1/responses` repeat.
+    pub(crate) repeated: Option<Repeated>,
     /// What takes the place of a request id of ours.
     pub(crate) request_id: Option<String>,
 }
@@ -109,7 +119,7 @@ impl Wanted {
         let given = Given::read(&mut fields, api);
         let prompts = match api {
             Api::Completions | Api::Generate { .. } => prompts(&mut fields),
-            Api::Chat => messages(&mut fields),
+            Api::Chat | Api::Responses => messages(&mut fields),
         };
         fields.checked()?;
         // SGLang serves its model under any name.
@@ -153,14 +163,14 @@ impl Wanted {
         let left = served.max_model_len.saturating_sub(prompt.len() as u32);
         let default = match self.api {
             Api::Completions | Api::Generate { .. } => DEFAULT_COMPLETION,
-            Api::Chat => left,
+            Api::Chat | Api::Responses => left,
         };
         self.max_tokens.unwrap_or(default).min(left)
     }
 
     /// Tokens after which the answer with these random bits ends by itself, if it does before it has no room.
     pub(crate) fn own_end(&self, served: &Served, random: u64) -> Option<u32> {
-        let is_open = self.max_tokens.is_none() && self.api == Api::Chat;
+        let is_open = self.max_tokens.is_none() && matches!(self.api, Api::Chat | Api::Responses);
         let ends = (is_open || served.length.is_drawn()) && !self.ignore_eos;
         ends.then(|| served.length.draw(random).max(self.min_tokens).max(1))
     }

@@ -101,19 +101,28 @@ fn a_load_may_be_cut_off_after_its_first_requests() {
 #[test]
 fn an_online_replay_is_repeated_offline_from_what_it_sent() {
     let sandbox = Sandbox::new();
-    let deployment = ["--workers", "2", "--router-mode", "kv_router"];
-    let sent = ["--log-arrivals", "sent.jsonl", "--requests-jsonl", "online.jsonl"];
-    let online = ["t.jsonl", "--replay-mode", "online", "--speed", "5", "--report-json", "r.json"];
-    let printed = sandbox.run(&[&["replay"], &online[..], &deployment, &sent].concat()).success();
-    assert!(printed.contains("Online at 5 times the clock of the machine: events handled late by p50"));
-    let report: Value = serde_json::from_str(&sandbox.read("r.json")).unwrap();
-    assert_eq!((&report["wall_speed"], &report["settings"]["replay_mode"]), (&5.0.into(), &"online".into()));
-    assert!(figure(&report, "wall_time_ms") >= figure(&report, "duration_ms") / 5.0);
-    assert!(figure(&report, "wall_lateness_p99_ms") >= figure(&report, "wall_lateness_p50_ms"));
-    sandbox
-        .run(&[&["replay", "sent.jsonl", "--requests-jsonl", "offline.jsonl"], &deployment[..]].concat())
-        .success();
-    assert_eq!(sandbox.read("online.jsonl"), sandbox.read("offline.jsonl"));
+    let aggregated = ["--workers", "2"];
+    let split = ["--prefill-workers", "2", "--decode-workers", "2"];
+    for (pools, router) in [
+        (&aggregated[..], "kv_router"),
+        (&aggregated, "round_robin"),
+        (&split, "kv_router"),
+        (&split, "round_robin"),
+    ] {
+        let deployment = [pools, &["--router-mode", router]].concat();
+        let sent = ["--log-arrivals", "sent.jsonl", "--requests-jsonl", "online.jsonl"];
+        let online = ["t.jsonl", "--replay-mode", "online", "--speed", "5", "--report-json", "r.json"];
+        let printed = sandbox.run(&[&["replay"], &online[..], &deployment, &sent].concat()).success();
+        assert!(printed.contains("Online at 5 times the clock of the machine: events handled late by p50"));
+        let report: Value = serde_json::from_str(&sandbox.read("r.json")).unwrap();
+        let settings = &report["settings"]["replay_mode"];
+        assert_eq!((&report["wall_speed"], settings), (&5.0.into(), &"online".into()));
+        assert!(figure(&report, "wall_time_ms") >= figure(&report, "duration_ms") / 5.0);
+        assert!(figure(&report, "wall_lateness_p99_ms") >= figure(&report, "wall_lateness_p50_ms"));
+        let again = ["replay", "sent.jsonl", "--requests-jsonl", "offline.jsonl"];
+        sandbox.run(&[&again[..], &deployment].concat()).success();
+        assert_eq!(sandbox.read("online.jsonl"), sandbox.read("offline.jsonl"), "{deployment:?}");
+    }
 }
 
 #[test]

@@ -25,12 +25,12 @@ impl Serialize for Ranked {
     }
 }
 
-#[derive(serde::Serialize)]
+#[derive(Default, serde::Serialize)]
 struct OfCompletion {
     text_offset: Vec<usize>,
-    token_logprobs: Vec<f64>,
+    token_logprobs: Vec<Option<f64>>,
     tokens: Vec<String>,
-    top_logprobs: Vec<Ranked>,
+    top_logprobs: Vec<Option<Ranked>>,
 }
 
 #[derive(serde::Serialize)]
@@ -53,9 +53,45 @@ struct Other {
     bytes: Vec<u8>,
 }
 
-/// The log-probabilities of tokens of an answer, and of those that could have been there.
+/// A token of a prompt.
+#[derive(serde::Serialize)]
+struct OfPrompt {
+    logprob: f64,
+    rank: usize,
+    decoded_token: String,
+}
+
+/// The tokens of a place by their ids, in their order.
+struct Candidates(Vec<(u32, OfPrompt)>);
+
+impl Serialize for Candidates {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(Some(self.0.len()))?;
+        for (id, candidate) in &self.0 {
+            object.serialize_entry(&id.to_string(), candidate)?;
+        }
+        object.end()
+    }
+}
+
+/// The log-probabilities of the tokens of a prompt, of which the first has none, and of so many that could have been there.
+pub(crate) fn of_prompt(prompt: &Pieces, most: u32, output: &Output) -> Box<RawValue> {
+    let of = |(place, token): (usize, Token<'_>)| {
+        let ranked = (place > 0).then(|| ranked(token, (most as usize).max(1), output))?;
+        let one = |(place, ((id, text), logprob)): (usize, (Token<'_>, f64))| {
+            (id, OfPrompt { logprob, rank: place + 1, decoded_token: text.to_owned() })
+        };
+        Some(Candidates(ranked.into_iter().enumerate().map(one).collect()))
+    };
+    let all: Vec<Option<Candidates>> = prompt.iter().enumerate().map(of).collect();
+    to_raw_value(&all).expect("texts and numbers are JSON")
+}
+
+/// The log-probabilities of tokens of an answer, and of those that could have been there; with those of its prompt before,
+/// if it is repeated.
 pub(super) fn logprobs(
     wanted: &Wanted,
+    echoed: Option<&Pieces>,
     pieces: &Pieces,
     places: Range<usize>,
     output: &Output,
@@ -68,17 +104,25 @@ pub(super) fn logprobs(
     };
     let tokens = || places.clone().map(|place| pieces.get(place));
     let json = match wanted.api {
-        Api::Completions | Api::Generate { .. } => to_raw_value(&OfCompletion {
-            text_offset: places.clone().map(|place| pieces.start(place)).collect(),
-            token_logprobs: tokens().map(logprob).collect(),
-            tokens: tokens().map(name).collect(),
-            top_logprobs: tokens()
-                .map(|token| {
-                    let ranked = ranked(token, most.max(1), output);
-                    Ranked(ranked.into_iter().map(|(token, logprob)| (name(token), logprob)).collect())
-                })
-                .collect(),
-        }),
+        Api::Completions | Api::Generate { .. } | Api::Responses => {
+            // A prompt that is repeated comes before the answer; nothing is before its first token.
+            let of_prompt = echoed.map_or(0, Pieces::len);
+            let echoed = echoed.map(Pieces::iter).into_iter().flatten();
+            let mut said = OfCompletion::default();
+            let mut offset = 0;
+            for (number, token) in echoed.chain(tokens()).enumerate() {
+                let is_first = number == 0 && of_prompt > 0;
+                let ranked = ranked(token, most.max(1), output);
+                let ranked =
+                    Ranked(ranked.into_iter().map(|(token, logprob)| (name(token), logprob)).collect());
+                said.text_offset.push(offset + pieces.start(places.start));
+                said.token_logprobs.push((!is_first).then(|| logprob(token)));
+                said.tokens.push(name(token));
+                said.top_logprobs.push((!is_first).then_some(ranked));
+                offset += token.1.len();
+            }
+            to_raw_value(&said)
+        }
         Api::Chat => to_raw_value(&OfChat {
             content: tokens()
                 .map(|token| OfToken {

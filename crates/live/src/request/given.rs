@@ -28,7 +28,10 @@ pub(super) struct Given {
     allowed_token_ids: Vec<u32>,
     ignore_eos: bool,
     echo: bool,
+    /// Of a chat, which only says something of the prompt's tokens.
+    echo_chat: bool,
     logprobs: Option<Logprobs>,
+    prompt_logprobs: Option<i64>,
     /// Whether a chat is to choose among tools.
     chooses_tools: bool,
     return_token_ids: bool,
@@ -61,7 +64,7 @@ impl Given {
         let max_completion = if api == Api::Chat { fields.int("max_completion_tokens") } else { None };
         let logprobs = match api {
             Api::Completions | Api::Generate { .. } => fields.int("logprobs").map(Logprobs::Of),
-            Api::Chat => {
+            Api::Chat | Api::Responses => {
                 let top = fields.int("top_logprobs");
                 let wants = fields.bool("logprobs").unwrap_or(false);
                 if top.is_some_and(|top| top > 0) && !wants {
@@ -85,7 +88,9 @@ impl Given {
             allowed_token_ids: fields.ids("allowed_token_ids"),
             ignore_eos: fields.bool("ignore_eos").unwrap_or(false),
             echo: api == Api::Completions && fields.bool("echo").unwrap_or(false),
+            echo_chat: api == Api::Chat && fields.bool("echo").unwrap_or(false),
             logprobs,
+            prompt_logprobs: fields.int("prompt_logprobs"),
             return_token_ids: fields.bool("return_token_ids").unwrap_or(false),
             tokens_as_ids: fields.bool("return_tokens_as_token_ids").unwrap_or(false),
             special_tokens: fields.bool("add_special_tokens").unwrap_or(api == Api::Completions),
@@ -141,7 +146,7 @@ impl Given {
             }
         }
         if let Some(max_tokens) = self.max_tokens {
-            if max_tokens < 1 {
+            if max_tokens < 1 && !self.only_echoes() {
                 return Err(too_few_tokens(max_tokens));
             }
             let limit = served.max_model_len;
@@ -197,6 +202,11 @@ impl Given {
         Ok(())
     }
 
+    /// Whether the answer is the prompt and nothing else.
+    fn only_echoes(&self) -> bool {
+        self.echo && self.max_tokens == Some(0)
+    }
+
     /// The last tokens of a prompt, as many as the client wants of it.
     pub(super) fn truncated(&self, mut prompt: Prompt) -> Prompt {
         if let Some(most) = self.truncate.and_then(|most| usize::try_from(most).ok()).filter(|&most| most > 0)
@@ -208,12 +218,21 @@ impl Given {
 
     pub(super) fn wanted(self, api: Api, prompts: Vec<Prompt>) -> Wanted {
         let least = |number: i64| number.clamp(0, i64::from(u32::MAX)) as u32;
+        let echo_only = self.only_echoes();
+        let logprobs = match self.logprobs {
+            Some(Logprobs::Of(most)) => Some(least(most)),
+            Some(Logprobs::Top) | None => None,
+        };
+        // Whoever wants the prompt again wants to know of its tokens what it wants of others.
+        let of_echo = if api == Api::Chat { self.echo_chat.then(|| logprobs.unwrap_or(0)) } else { logprobs };
+        let prompt_logprobs =
+            self.prompt_logprobs.map(least).or(of_echo.filter(|_| self.echo || self.echo_chat));
         Wanted {
             api,
             prompts,
             is_text: false,
             n: least(self.n.unwrap_or(1)),
-            max_tokens: self.max_tokens.map(least),
+            max_tokens: self.max_tokens.map(|most| if echo_only { 1 } else { least(most) }),
             min_tokens: self.min_tokens.map_or(0, least),
             ignore_eos: self.ignore_eos,
             stop: self.stop,
@@ -221,10 +240,9 @@ impl Given {
             include_stop: self.include_stop,
             allowed_token_ids: self.allowed_token_ids,
             echo: self.echo,
-            logprobs: match self.logprobs {
-                Some(Logprobs::Of(most)) => Some(least(most)),
-                Some(Logprobs::Top) | None => None,
-            },
+            echo_only,
+            logprobs,
+            prompt_logprobs,
             return_token_ids: self.return_token_ids,
             tokens_as_ids: self.tokens_as_ids,
             priority: self
@@ -234,6 +252,7 @@ impl Given {
             stream: self.stream,
             include_usage: self.include_usage,
             continuous_usage: self.include_usage && self.continuous_usage,
+            repeated: None,
             request_id: self.request_id,
         }
     }

@@ -174,7 +174,7 @@ pub(crate) fn messages(fields: &mut Fields<'_>) -> Prompts {
 }
 
 /// The text of a message: itself, or its parts one after the other.
-fn content(value: &Value) -> String {
+pub(crate) fn content(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(parts) => {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::answer::{Head, Tokens, event, to_json};
+use crate::answer::{Head, OfPrompt, Tokens, event, to_json};
 use crate::choice::{Choice, Delta, Finish, StopReason};
 use crate::request::{Api, Wanted};
 
@@ -157,8 +157,8 @@ impl State<'_> {
         Body { id, object, created: *created, model, choices, usage, metadata: None }
     }
 
-    /// An answer without a stream; `echoed` is the text of each prompt that is repeated.
-    pub(crate) fn whole(&self, echoed: &[String]) -> String {
+    /// An answer without a stream; `prompts` is what is said of each prompt.
+    pub(crate) fn whole(&self, prompts: &[OfPrompt]) -> String {
         let numbered = || self.choices.iter().enumerate();
         let metadata = Some(Metadata { weight_version: "default" });
         let usage = Some(Usage::of(self.tokens));
@@ -170,10 +170,10 @@ impl State<'_> {
                 let mut all: Vec<Value> = numbered().map(one).collect();
                 if is_list { Value::Array(all).to_string() } else { all.swap_remove(0).to_string() }
             }
-            Api::Completions => {
+            Api::Completions | Api::Responses => {
                 let one = |(index, choice): (usize, &Choice)| Completion {
                     index,
-                    text: echoed.get(index / self.wanted.n as usize).cloned().unwrap_or_default()
+                    text: prompts[index / self.wanted.n as usize].text.clone().unwrap_or_default()
                         + choice.text(),
                     logprobs: None,
                     finish_reason: Some(choice.finish().name()),
@@ -234,7 +234,7 @@ impl State<'_> {
                 let said = native(self.head, self.wanted, (index, choice), self.cached[index], self.seconds);
                 vec![event(&said.to_string())]
             }
-            Api::Completions => {
+            Api::Completions | Api::Responses => {
                 let finish = delta.is_last.then(|| choice.finish());
                 let said = Completion {
                     index,
@@ -260,7 +260,7 @@ impl State<'_> {
     /// What was used, at the end, if the client wants to know.
     pub(crate) fn end(&self) -> String {
         let object = match self.wanted.api {
-            Api::Completions | Api::Generate { .. } => "text_completion",
+            Api::Completions | Api::Generate { .. } | Api::Responses => "text_completion",
             Api::Chat => "chat.completion.chunk",
         };
         event(&to_json(&self.body::<Completion>(object, Vec::new(), Some(Usage::of(self.tokens)))))

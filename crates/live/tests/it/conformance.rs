@@ -16,14 +16,10 @@ fn exception(name: &str) -> Option<&'static str> {
         ("completions", "stop" | "stop_stream" | "stop_included" | "stop_token_ids") | ("chat", "stop") => {
             "made-up answers come to other texts, after another number of tokens"
         }
-        ("completions", "echo_max_tokens_0" | "prompt_logprobs") | ("chat", "echo") => {
-            "there are no log-probabilities of prompts"
-        }
         ("errors", "bad_response_format") => "the form of answers is not looked at",
         ("errors", "chat_no_role") => {
             "a message without a role is one problem, not one for each kind of message"
         }
-        ("errors", "cors_preflight") => "the server is not for browsers of other sites",
         (
             "routes",
             "get_world_size"
@@ -33,8 +29,6 @@ fn exception(name: &str) -> Option<&'static str> {
             | "messages_anthropic"
             | "messages_anthropic_stream"
             | "reset_prefix_cache"
-            | "responses"
-            | "responses_stream"
             | "server_info"
             | "server_info_json",
         ) => "the route is not there yet",
@@ -110,7 +104,11 @@ impl<'de> Deserialize<'de> for Node {
 /// Keys whose values vary: ids, times, what a model says and how it counts tokens.
 const VARIES: &[&str] = &[
     "id",
+    "item_id",
     "created",
+    "created_at",
+    "delta",
+    "input_tokens",
     "text",
     "content",
     "root",
@@ -131,6 +129,7 @@ const VARIES: &[&str] = &[
     "prompt_token_ids",
     "token_strs",
     "logprobs",
+    "prompt_logprobs",
 ];
 
 /// With what varies masked, but whether it is there.
@@ -181,8 +180,8 @@ fn body(text: &str) -> String {
 /// several answers follow each other.
 fn stream(chunks: &[String]) -> Vec<String> {
     let messages = chunks.iter().map(|chunk| {
-        let data = chunk.strip_prefix("data: ").map(|data| body(data.trim_end()));
-        data.unwrap_or_else(|| chunk.clone())
+        let (name, data) = chunk.split_once("data: ").unwrap_or((chunk, ""));
+        format!("{name}{}", body(data.trim_end()))
     });
     let counted = |message: String| match message.split_once("completion_tokens:") {
         Some((before, after)) if message.contains("choices:[{") => {

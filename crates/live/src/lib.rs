@@ -263,6 +263,11 @@ async fn serve_on(
     }
 }
 
+/// The time of now, as RFC 3339 has it.
+pub fn now() -> String {
+    clock::rfc3339(clock::unix_time())
+}
+
 /// Opens the sockets of KV events, and begins to publish what workers tell.
 fn publish(options: &mut ServeOptions) -> Result<Option<Feed>, ServeError> {
     let Some(config) = options.kv_events.take() else { return Ok(None) };

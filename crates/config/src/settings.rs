@@ -124,8 +124,33 @@ pub struct TraceConfig {
     #[arg(long, value_name = "SESSIONS")]
     pub replay_concurrency: Option<u32>,
     /// Replay no more than the first N requests of the load, in the order of its lines
+    ///
+    /// Of a load that the options below have changed these are those of the first sessions, in order of arrival.
     #[arg(long, value_name = "N")]
     pub max_requests: Option<usize>,
+    /// Send another trace at the same time (can be repeated)
+    ///
+    /// Times of each trace count from its first arrival, and prompts of different traces share nothing.
+    #[arg(long, value_name = "TRACE", value_hint = ValueHint::FilePath)]
+    pub merge: Option<Vec<PathBuf>>,
+    /// Keep sessions that begin in this time, in seconds from the first arrival: `60..90`
+    #[arg(long, value_name = "FROM..TO")]
+    pub time_range: Option<String>,
+    /// Keep this share of the sessions, drawn at random
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
+    pub sample: Option<f64>,
+    /// Send the load so often, one time after the other, with the same content
+    #[arg(long, value_name = "N")]
+    pub repeat: Option<u32>,
+    /// Sessions that arrive in a second, in place of their times; a request without a session is one
+    #[arg(long, value_name = "RATE", value_parser = finite)]
+    pub request_rate: Option<f64>,
+    /// Rate of arrivals over time, in place of their times: a TOML file of segments or states (docs/traces.md)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub rate_profile: Option<PathBuf>,
+    /// Shape of the gaps between arrivals by a rate: 1 is a Poisson process, less has bursts, more is even [default: 1]
+    #[arg(long, value_name = "SHAPE", value_parser = finite)]
+    pub burstiness: Option<f64>,
     /// Clock of the replay: virtual time (offline), or that of the machine (online), by which it takes as long as it says
     #[arg(long, value_name = "MODE", value_parser = choice::<ReplayMode>("replay_mode", &["offline", "online"]))]
     pub replay_mode: Option<ReplayMode>,

@@ -1,11 +1,13 @@
 //! From settings to a workload: a trace, a synthetic workload, or the built-in sample.
 
-use std::num::NonZeroUsize;
+mod rows;
+mod shape;
+
 use std::path::{Path, PathBuf};
 
 use servecast_workload::{
-    Cut, Load, SAMPLE_BLOCK_SIZE, SyntheticError, SyntheticSpec, Trace, TraceError, TraceForm, TraceNotes,
-    TraceRow, Turns, Workload, generate, sample_chat_sessions,
+    Cut, Load, SAMPLE_BLOCK_SIZE, Shape, SyntheticError, SyntheticSpec, Trace, TraceError, TraceForm, Turns,
+    Workload, generate, sample_chat_sessions,
 };
 
 use servecast_types::{Message, message};
@@ -17,6 +19,8 @@ use crate::settings::{
     DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
 };
 
+pub use rows::LoadRows;
+
 /// How a trace is to be read, as far as somebody says.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reading {
@@ -26,8 +30,6 @@ pub struct Reading {
     pub form: TraceForm,
     /// What rows of sessions hold.
     pub turns: Option<Turns>,
-    /// Rows that are used, the first ones; all without it.
-    pub max_requests: Option<NonZeroUsize>,
 }
 
 impl Reading {
@@ -36,7 +38,7 @@ impl Reading {
         let known = trace.stated_block_size.or(trace.block_size);
         let block_size = self.block_size.or(known).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
         let turns = self.turns.or(trace.turns).unwrap_or_default();
-        Cut { block_size, turns, max_requests: self.max_requests }
+        Cut { block_size, turns, max_requests: None }
     }
 }
 
@@ -47,8 +49,12 @@ pub enum Source {
     Trace {
         /// Its file, `-` for standard input.
         path: PathBuf,
-        /// How it is read.
+        /// Traces that are sent at the same time.
+        merged: Vec<PathBuf>,
+        /// How they are read.
         reading: Reading,
+        /// What is made of it.
+        shape: Shape,
     },
     /// A synthetic workload, cut into blocks of so many tokens, or of the engine's.
     Synthetic {
@@ -56,15 +62,15 @@ pub enum Source {
         spec: SyntheticSpec,
         /// Tokens a block.
         block_size: Option<u32>,
-        /// Requests that are sent, the first ones; all without it.
-        max_requests: Option<NonZeroUsize>,
+        /// What is made of it.
+        shape: Shape,
     },
     /// The built-in sample.
     Sample {
         /// The root of its random numbers.
         seed: u64,
-        /// Requests that are sent, the first ones; all without it.
-        max_requests: Option<NonZeroUsize>,
+        /// What is made of it.
+        shape: Shape,
     },
 }
 
@@ -77,10 +83,7 @@ impl Source {
         if *trace_block_size == Some(0) {
             return Err(layers.refused(&TraceError::BlockSize));
         }
-        let max_requests =
-            config.trace.max_requests.map(NonZeroUsize::try_from).transpose().map_err(|_| {
-                layers.refused(message!("{max_requests} is 0, but at least 1 request has to be replayed"))
-            })?;
+        let shape = shape::of(config, layers)?;
         let synthetic = first_synthetic_key(&config.synthetic);
         match (trace_file, synthetic) {
             (Some(_), Some(key)) => Err(layers
@@ -99,41 +102,41 @@ impl Source {
                     )));
                 }
                 let form = TraceForm { unit: *time_unit, columns, format: *trace_format };
-                let reading = Reading { block_size: *trace_block_size, form, turns: *turns, max_requests };
-                Ok(Self::Trace { path: path.clone(), reading })
+                let reading = Reading { block_size: *trace_block_size, form, turns: *turns };
+                let merged = config.trace.merge.clone().unwrap_or_default();
+                Ok(Self::Trace { path: path.clone(), merged, reading, shape })
             }
-            (None, _)
-                if time_unit.is_some() || turns.is_some() || columns.is_some() || trace_format.is_some() =>
-            {
-                let given = [
-                    ("trace_format", trace_format.is_some()),
-                    ("time_unit", time_unit.is_some()),
-                    ("columns", columns.is_some()),
-                ];
-                let key = given.iter().find(|(_, is_given)| *is_given).map_or("turns", |(key, _)| key);
-                Err(layers
-                    .refused(message!("{} says how a trace is read, but there is none", Message::key(key)))
-                    .with_hint("name a TRACE"))
+            (None, _) if let Some(key) = key_of_traces(&config.trace) => Err(layers
+                .refused(message!("{} says how a trace is read, but there is none", Message::key(key)))
+                .with_hint("name a TRACE")),
+            (None, _) if config.trace.merge.is_some() => Err(layers
+                .refused(message!("{merge} is sent beside a trace, but there is none"))
+                .with_hint("name a TRACE")),
+            (None, Some(key)) => {
+                shape::refuse_two_arrivals(config, layers)?;
+                Ok(Self::Synthetic {
+                    spec: synthetic_spec(config, key).map_err(|problem| layers.refused(problem))?,
+                    block_size: *trace_block_size,
+                    shape,
+                })
             }
-            (None, Some(key)) => Ok(Self::Synthetic {
-                spec: synthetic_spec(config, key).map_err(|problem| layers.refused(problem))?,
-                block_size: *trace_block_size,
-                max_requests,
-            }),
             (None, None) if trace_block_size.is_some() => Err(layers
                 .refused(message!("{trace_block_size} has no effect on the built-in sample"))
                 .with_hint(trace_or_synthetic())),
-            (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED), max_requests }),
+            (None, None) => Ok(Self::Sample { seed: seed.unwrap_or(DEFAULT_SEED), shape }),
         }
     }
 
     /// What it is called, wherever it lies.
     pub fn name(&self) -> String {
         match self {
-            Self::Trace { path, .. } if files::is_standard_stream(path) => {
-                "a trace from standard input".to_owned()
+            Self::Trace { path, merged, .. } => {
+                let name = |path: &PathBuf| match path.file_name() {
+                    _ if files::is_standard_stream(path) => "a trace from standard input".to_owned(),
+                    name => name.unwrap_or_default().to_string_lossy().into_owned(),
+                };
+                std::iter::once(path).chain(merged).map(name).collect::<Vec<_>>().join(" + ")
             }
-            Self::Trace { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             Self::Synthetic { .. } => "a synthetic workload".to_owned(),
             Self::Sample { .. } => "the built-in sample".to_owned(),
         }
@@ -149,72 +152,64 @@ impl Source {
 
     /// Reads or makes the workload.
     pub fn load(&self, load: Load, engine_block_size: u32, layers: &Layers) -> Result<Workload, Failure> {
-        self.rows(engine_block_size, layers)?.into_workload(load)
+        self.rows(engine_block_size, layers)?.into_workload(load, layers)
     }
 
     /// Reads or makes the rows of the workload.
     pub fn rows(&self, engine_block_size: u32, layers: &Layers) -> Result<LoadRows, Failure> {
-        let made = |rows: Vec<TraceRow>, cut| LoadRows {
-            trace: Trace { rows, ..Trace::default() },
-            cut,
-            path: None,
-        };
         Ok(match self {
-            Self::Trace { path, reading } => {
-                let trace = read_trace(path, &reading.form)?;
-                let cut = reading.cut(&trace);
-                LoadRows { trace, cut, path: Some(path.clone()) }
+            Self::Trace { path, reading, .. } => {
+                self.with_trace(path, read_trace(path, &reading.form)?, layers)?
             }
-            Self::Synthetic { spec, block_size, max_requests } => {
+            Self::Synthetic { spec, block_size, shape } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
                 let spec = SyntheticSpec { trace_block_size, ..spec.clone() };
                 let rows = generate(&spec).map_err(|error: SyntheticError| layers.refused(error))?;
-                made(rows, Cut { max_requests: *max_requests, ..trace_block_size.into() })
+                LoadRows::made(rows, trace_block_size, shape.clone())
             }
-            Self::Sample { seed, max_requests } => {
-                let cut = Cut { max_requests: *max_requests, ..SAMPLE_BLOCK_SIZE.into() };
-                made(sample_chat_sessions(*seed), cut)
+            Self::Sample { seed, shape } => {
+                LoadRows::made(sample_chat_sessions(*seed), SAMPLE_BLOCK_SIZE, shape.clone())
             }
         })
     }
-}
 
-/// A load as its trace has it, or as it was made.
-#[derive(Debug, Clone)]
-pub struct LoadRows {
-    trace: Trace,
-    cut: Cut,
-    /// The trace.
-    path: Option<PathBuf>,
-}
-
-impl LoadRows {
-    /// Its rows.
-    pub fn rows(&self) -> &[TraceRow] {
-        &self.trace.rows
-    }
-
-    /// The same, for whoever needs nothing else.
-    pub fn into_rows(self) -> Vec<TraceRow> {
-        self.trace.rows
-    }
-
-    /// Tokens that a hash id of them stands for.
-    pub fn block_size(&self) -> u32 {
-        if self.trace.token_ids { 1 } else { self.cut.block_size }
-    }
-
-    /// What it comes to.
-    pub fn into_workload(self, load: Load) -> Result<Workload, Failure> {
-        let Self { trace, cut, path } = self;
-        let workload = trace.into_workload(cut, load);
-        if let Some(path) = path {
-            return workload.map_err(|error| unusable_trace(&path, &error));
+    /// The rows of the workload with a trace that was read already, by the name of `path`.
+    ///
+    /// # Panics
+    /// If it is not the source of a trace.
+    pub fn with_trace(&self, path: &Path, trace: Trace, layers: &Layers) -> Result<LoadRows, Failure> {
+        let Self::Trace { merged, reading, shape, .. } = self else { unreachable!("its trace was read") };
+        let cut = reading.cut(&trace);
+        let mut rows = LoadRows::of_trace(path, trace, cut, shape.clone());
+        for (path, number) in merged.iter().zip(2..) {
+            rows.merge(path, reading, number, layers)?;
         }
-        let workload = workload.map_err(|error| Failure::input(&error))?;
-        // What is odd about it was asked for.
-        Ok(Workload { notes: TraceNotes::default(), ..workload })
+        Ok(rows)
     }
+
+    /// What is made of the load.
+    pub fn shape(&self) -> &Shape {
+        match self {
+            Self::Trace { shape, .. } | Self::Synthetic { shape, .. } | Self::Sample { shape, .. } => shape,
+        }
+    }
+
+    /// Whether its requests are those of one trace or generator, in its rows and at its times.
+    pub fn is_as_written(&self) -> bool {
+        self.shape().is_plain() && !matches!(self, Self::Trace { merged, .. } if !merged.is_empty())
+    }
+}
+
+/// The first given setting of how traces are read.
+fn key_of_traces(given: &TraceConfig) -> Option<&'static str> {
+    [
+        ("trace_format", given.trace_format.is_some()),
+        ("time_unit", given.time_unit.is_some()),
+        ("columns", given.columns.is_some()),
+        ("turns", given.turns.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, is_given)| is_given.then_some(key))
 }
 
 /// What a user can do who gave neither.
@@ -227,16 +222,6 @@ fn trace_or_synthetic() -> Message {
 /// Reads a trace.
 pub fn read_trace(path: &Path, form: &TraceForm) -> Result<Trace, Failure> {
     servecast_workload::read_trace(files::open(path)?, form).map_err(|error| unusable_trace(path, &error))
-}
-
-/// The workload of a trace.
-pub fn trace_workload(
-    path: &Path,
-    trace: &Trace,
-    reading: &Reading,
-    load: Load,
-) -> Result<Workload, Failure> {
-    trace.workload(reading.cut(trace), load).map_err(|error| unusable_trace(path, &error))
 }
 
 /// A trace that cannot be replayed, by its name.
@@ -266,9 +251,10 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
             "{--columns} time=NAME,input=NAME,output=NAME says which columns of a table have the times, prompt tokens and \
              output tokens of requests"
         )),
-        TraceError::NoTimestamp { .. } => {
-            failure.with_hint(message!("{--replay_concurrency} N replays sessions in a closed loop, without timestamps"))
-        }
+        TraceError::NoTimestamp { .. } => failure.with_hint(message!(
+            "{--replay_concurrency} N replays sessions in a closed loop, without timestamps; {--request_rate} R has R of \
+             them arrive in a second"
+        )),
         _ => failure,
     }
 }

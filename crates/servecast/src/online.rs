@@ -204,7 +204,7 @@ mod tests {
             let plan = plan(&more);
             let rows = plan.source.rows(plan.block_size, &plan.layers).unwrap();
             let (kept, block_size) = (rows.rows().to_vec(), rows.block_size());
-            let workload = rows.into_workload(plan.load).unwrap();
+            let workload = rows.into_workload(plan.load, &plan.layers).unwrap();
             let simulation = Simulation::new(&plan.topology, workload, &plan.options()).unwrap();
             let live = run_online(simulation, plan.online.unwrap(), || false, &mut ()).unwrap();
             assert!(!live.was_stopped && live.record.requests.len() == 12);

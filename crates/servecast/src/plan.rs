@@ -65,6 +65,15 @@ impl Plan {
         let (mode, load) = load(&config, &layers)?;
         let online = online(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
+        if config.output.log_arrivals.is_some() && !source.is_as_written() {
+            return Err(layers
+                .refused(message!(
+                    "{log_arrivals} writes the rows of one trace, but this load is made of one or several"
+                ))
+                .with_hint(message!(
+                    "leave out what changes the load, such as {--repeat} and {--request_rate}"
+                )));
+        }
         let timeline = timeline(&config, &layers)?;
         let exports = exports(&config.output)?;
         let Deployment {

@@ -13,7 +13,7 @@ use servecast_cluster::{Detail, Observer, RunError, Simulation};
 use servecast_config::error::{Failure, FailureKind, chain};
 use servecast_config::latency::Models;
 use servecast_config::settings::{Difference, Layers};
-use servecast_config::source::{Source, trace_workload, unusable_trace};
+use servecast_config::source::{Source, unusable_trace};
 use servecast_engine::Iteration;
 use servecast_record::RunRecord;
 use servecast_report::{Online, Report, SummaryOptions, printable, summarize};
@@ -221,9 +221,8 @@ pub(crate) fn workload(trace: Option<&[u8]>, plan: &Plan) -> Result<Workload, Fa
     match (trace, &plan.source) {
         (Some(text), Source::Trace { reading, .. }) => {
             let path = Path::new(TRACE);
-            read_trace(text, &reading.form)
-                .map_err(|error| unusable_trace(path, &error))
-                .and_then(|trace| trace_workload(path, &trace, reading, plan.load))
+            let trace = read_trace(text, &reading.form).map_err(|error| unusable_trace(path, &error))?;
+            plan.source.with_trace(path, trace, &plan.layers)?.into_workload(plan.load, &plan.layers)
         }
         _ => plan.source.load(plan.load, plan.block_size, &plan.layers),
     }

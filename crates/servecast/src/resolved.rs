@@ -39,7 +39,7 @@ fn config(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> 
     ReplayConfig {
         trace: trace(plan, notes, named),
         synthetic: match &plan.source {
-            Source::Synthetic { spec, .. } => synthetic(spec),
+            Source::Synthetic { spec, shape, .. } => synthetic(spec, shape.arrivals.is_none()),
             Source::Trace { .. } | Source::Sample { .. } => SyntheticConfig::default(),
         },
         deployment: deployment(plan, named),
@@ -50,7 +50,7 @@ fn config(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> 
 
 fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> TraceConfig {
     let (trace_file, trace_block_size) = match &plan.source {
-        Source::Trace { path, reading } => {
+        Source::Trace { path, reading, .. } => {
             let known = notes.stated_block_size.or(notes.recognised.and_then(Recognised::block_size));
             let block_size = reading.block_size.or(known).unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
             (Some(named(path)), Some(block_size))
@@ -75,19 +75,27 @@ fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> T
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,
         max_requests: given.max_requests,
+        merge: given.merge.as_ref().map(|paths| paths.iter().map(|path| named(path)).collect()),
+        time_range: given.time_range.clone(),
+        sample: given.sample,
+        repeat: given.repeat,
+        request_rate: given.request_rate,
+        rate_profile: given.rate_profile.as_deref().map(named),
+        burstiness: given.burstiness,
         replay_mode: Some(if plan.online.is_some() { ReplayMode::Online } else { ReplayMode::Offline }),
         speed: plan.online,
         seed: Some(given.seed.unwrap_or(DEFAULT_SEED)),
     }
 }
 
-fn synthetic(spec: &SyntheticSpec) -> SyntheticConfig {
+/// A synthetic workload, whose arrivals are its own or follow a rate.
+fn synthetic(spec: &SyntheticSpec, has_arrivals: bool) -> SyntheticConfig {
     SyntheticConfig {
         input_tokens: Some(spec.input_tokens),
         output_tokens: Some(spec.output_tokens),
         request_count: Some(spec.request_count),
-        arrival_interval_ms: Some(spec.arrival_interval_ms),
-        arrival_process: Some(spec.arrival_process),
+        arrival_interval_ms: Some(spec.arrival_interval_ms).filter(|_| has_arrivals),
+        arrival_process: Some(spec.arrival_process).filter(|_| has_arrivals),
         turns_per_session: Some(spec.turns_per_session),
         inter_turn_delay_ms: Some(spec.inter_turn_delay_ms),
         shared_prefix_ratio: Some(spec.shared_prefix_ratio),

@@ -71,6 +71,48 @@ impl Noted {
 }
 
 impl TraceNotes {
+    /// What was odd about several traces. Lines are those of the first trace that has something odd.
+    pub fn of_all(notes: Vec<Self>) -> Self {
+        notes.into_iter().reduce(Self::and).unwrap_or_default()
+    }
+
+    fn and(self, other: Self) -> Self {
+        let both = |one: Noted, other: Noted| Noted {
+            rows: one.rows + other.rows,
+            first_line: if one.rows > 0 { one.first_line } else { other.first_line },
+        };
+        let mut ignored_key_names = self.ignored_key_names;
+        for name in other.ignored_key_names {
+            if !ignored_key_names.contains(&name) {
+                ignored_key_names.push(name);
+            }
+        }
+        Self {
+            ignored_keys: self.ignored_keys + other.ignored_keys,
+            ignored_key_names,
+            surplus_hash_ids: self.surplus_hash_ids + other.surplus_hash_ids,
+            inferred_input_length: self.inferred_input_length + other.inferred_input_length,
+            other_output_ids: both(self.other_output_ids, other.other_output_ids),
+            unordered_turns: both(self.unordered_turns, other.unordered_turns),
+            unrelated_turns: both(self.unrelated_turns, other.unrelated_turns),
+            without_content: self.without_content + other.without_content,
+            without_tokens: both(self.without_tokens, other.without_tokens),
+            warmups: both(self.warmups, other.warmups),
+            other_records: both(self.other_records, other.other_records),
+            side_by_side: both(self.side_by_side, other.side_by_side),
+            sub_agents: both(self.sub_agents, other.sub_agents),
+            without_gap: both(self.without_gap, other.without_gap),
+            made_one_token: both(self.made_one_token, other.made_one_token),
+            uncovered: both(self.uncovered, other.uncovered),
+            concurrency: self.concurrency.max(other.concurrency),
+            recognised: self.recognised.or(other.recognised),
+            odd_rate: self.odd_rate.or(other.odd_rate),
+            stated_block_size: self.stated_block_size.or(other.stated_block_size),
+            turns: self.turns.or(other.turns),
+            overruled_unit: self.overruled_unit.or(other.overruled_unit),
+        }
+    }
+
     /// The notes as sentences for a reader, without the counts that are 0.
     pub fn sentences(&self) -> Vec<String> {
         self.messages().iter().map(Message::to_string).collect()

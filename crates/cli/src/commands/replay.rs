@@ -121,7 +121,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let rows = source.rows(plan.block_size, layers)?;
     // What was sent has the rows of what was to be sent.
     let kept = config.output.log_arrivals.is_some().then(|| rows.clone());
-    let workload = rows.into_workload(plan.load)?;
+    let workload = rows.into_workload(plan.load, layers)?;
     let mut options = plan.summary(&workload);
     let requests = workload.requests();
     let notes = workload.notes.clone();

@@ -23,6 +23,7 @@ mod serve;
 mod servers;
 mod settings;
 mod sglang;
+mod shaping;
 mod silicon;
 mod slo;
 mod terminal;

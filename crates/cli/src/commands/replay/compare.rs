@@ -26,7 +26,7 @@ use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
 use crate::plan::Plan;
 use crate::progress::{RunProgress, RunsProgress};
-use crate::source::{Source, read_trace, trace_workload};
+use crate::source::{Source, read_trace};
 
 /// Runs all combinations of the values of `texts`, each `KEY=VALUE,VALUE,...`.
 pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Result<(), Failure> {
@@ -174,7 +174,7 @@ fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failur
 
 /// The workload if it is that of a trace; another is checked.
 fn prepare(plan: &Plan, traces: &mut Vec<(ReadTrace, Trace)>) -> Result<Option<Workload>, Failure> {
-    let Source::Trace { path, reading } = &plan.source else {
+    let Source::Trace { path, reading, .. } = &plan.source else {
         plan.source.check(plan.block_size, &plan.layers)?;
         return Ok(None);
     };
@@ -185,7 +185,8 @@ fn prepare(plan: &Plan, traces: &mut Vec<(ReadTrace, Trace)>) -> Result<Option<W
         traces.push((key, read_trace(path, &reading.form)?));
         traces.len() - 1
     };
-    trace_workload(path, &traces[position].1, reading, plan.load).map(Some)
+    let trace = traces[position].1.clone();
+    plan.source.with_trace(path, trace, &plan.layers)?.into_workload(plan.load, &plan.layers).map(Some)
 }
 
 /// Says what is odd about traces, each once.

@@ -31,8 +31,9 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let mut taken = Vec::new();
     for source in sources {
-        if let Source::Trace { path, .. } = source {
+        if let Source::Trace { path, merged, .. } = source {
             taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
+            taken.extend(merged.iter().filter_map(|path| Some(("merge", files::identity(path)?))));
         }
     }
     let outputs = [

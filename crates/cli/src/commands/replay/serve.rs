@@ -153,6 +153,9 @@ fn check(plan: &Plan) -> Result<(), Failure> {
     match &plan.source {
         Source::Trace { .. } => return refused(message!("{trace_file} is a load")),
         Source::Synthetic { .. } => return refused(message!("{input_tokens} and the like are a load")),
+        Source::Sample { .. } if !plan.source.is_as_written() => {
+            return refused(message!("what is made of a load, as {--request_rate},"));
+        }
         Source::Sample { .. } => {}
     }
     if config.trace.replay_concurrency.is_some() {

@@ -44,8 +44,7 @@ impl TraceInput {
         let form =
             TraceForm { unit: self.time_unit, columns: self.columns.clone(), format: self.trace_format };
         let trace = read_trace(&self.trace_file, &form)?;
-        let reading =
-            Reading { block_size: self.trace_block_size, form, turns: self.turns, max_requests: None };
+        let reading = Reading { block_size: self.trace_block_size, form, turns: self.turns };
         let cut = reading.cut(&trace);
         Ok((trace, cut))
     }

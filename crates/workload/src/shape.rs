@@ -339,7 +339,7 @@ mod tests {
         workload.sessions.iter().map(session).collect::<Vec<_>>().join("; ")
     }
 
-    fn check(shape: Shape, load: Load, expected: &str) {
+    fn check(shape: &Shape, load: Load, expected: &str) {
         let outcome = shape.apply(workload(&[0, 100, 300]), load);
         assert_eq!(outcome.map_or_else(|error| error.to_string(), |workload| dump(&workload)), expected);
     }
@@ -347,11 +347,11 @@ mod tests {
     #[test]
     fn a_range_of_time_keeps_sessions_that_begin_in_it() {
         let of = |from, to| Shape { time_range: Some((ms(from), ms(to))), ..Shape::default() };
-        check(of(100, 400), OPEN, "b 0 +5 ≥20; c 200 +5 ≥220");
-        check(of(0, 300), OPEN, "a 0 +5 ≥20; b 100 +5 ≥120");
-        check(of(100, 400), Load::Closed, "b 0 +5 +0; c 0 +5 +0");
+        check(&of(100, 400), OPEN, "b 0 +5 ≥20; c 200 +5 ≥220");
+        check(&of(0, 300), OPEN, "a 0 +5 ≥20; b 100 +5 ≥120");
+        check(&of(100, 400), Load::Closed, "b 0 +5 +0; c 0 +5 +0");
         check(
-            of(301, 400),
+            &of(301, 400),
             OPEN,
             "no session begins in `time_range`: the last one begins 0.3 s after the first",
         );
@@ -360,14 +360,14 @@ mod tests {
     #[test]
     fn a_load_comes_again_after_as_long_as_sessions_are_apart() {
         let twice = Shape { repeat: 2, max_requests: NonZeroUsize::new(11), ..Shape::default() };
-        check(twice.clone(), OPEN, "a 0 +5 ≥20; b 100 +5 ≥120; c 300 +5 ≥320; a#2 450 +5");
+        check(&twice, OPEN, "a 0 +5 ≥20; b 100 +5 ≥120; c 300 +5 ≥320; a#2 450 +5");
         check(
-            twice,
+            &twice,
             Load::Open { arrival_speedup_ratio: 2.0 },
             "a 0 +2.5 ≥10; b 50 +2.5 ≥60; c 150 +2.5 ≥160; a#2 225 +2.5",
         );
         let often = Shape { repeat: u32::MAX, ..Shape::default() };
-        check(often, OPEN, "`repeat` makes 38654705655 requests, but there may be 10000000 at most");
+        check(&often, OPEN, "`repeat` makes 38654705655 requests, but there may be 10000000 at most");
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
         assert_ne!(kept, sample(0.1, 2));
         let none = Shape { sample: 1e-12, ..Shape::default() };
         check(
-            none,
+            &none,
             OPEN,
             "`sample` is 0.000000000001, which leaves none of 3 sessions: choose a larger share or another `seed`",
         );
@@ -412,7 +412,7 @@ mod tests {
         let profile: RateProfile = serde_json::from_value(serde_json::json!({"segment": segment})).unwrap();
         let shape = Shape { arrivals: Some((profile, 1e6)), ..Shape::default() };
         check(
-            shape,
+            &shape,
             OPEN,
             "`rate_profile` ends with a rate of 0 after 2 of 3 sessions: give its last segment a rate, set `repeat = true` \
              in it, or use fewer with --max-requests",

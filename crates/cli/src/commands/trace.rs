@@ -2,6 +2,7 @@
 
 mod check;
 mod convert;
+mod fit;
 mod generate;
 mod input;
 mod output;
@@ -21,6 +22,7 @@ enum TraceCommand {
     Stats(stats::StatsArgs),
     Check(check::CheckArgs),
     Convert(convert::ConvertArgs),
+    Fit(fit::FitArgs),
     Generate(Box<generate::GenerateArgs>),
 }
 
@@ -30,6 +32,7 @@ pub(crate) fn run(args: &TraceArgs) -> Result<(), Failure> {
         TraceCommand::Stats(args) => stats::run(args),
         TraceCommand::Check(args) => check::run(args),
         TraceCommand::Convert(args) => convert::run(args),
+        TraceCommand::Fit(args) => fit::run(args),
         TraceCommand::Generate(args) => generate::run(args),
     }
 }

@@ -115,6 +115,63 @@ fn what_cannot_be_generated_is_refused() {
 }
 
 #[test]
+fn more_of_a_trace_is_made_without_its_content() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["trace", "generate", "--sample", "-o", "s.jsonl"]).success();
+    let like = ["trace", "generate", "--like", "s.jsonl", "--trace-block-size", "64"];
+    let requests = sandbox.read("s.jsonl").lines().count();
+    sandbox.run(&[&like[..], &["-o", "like.jsonl"]].concat()).success();
+    assert_eq!(sandbox.read("like.jsonl").lines().count(), requests);
+    sandbox
+        .run(&[&like[..], &["--request-count", "500", "--seed", "2", "-o", "more.jsonl"]].concat())
+        .success();
+    assert_eq!(sandbox.read("more.jsonl").lines().count(), 500);
+    let report = sandbox.report(&["more.jsonl", "--trace-block-size", "64"]);
+    assert_eq!(report["completed_requests"], 500);
+    sandbox.write("lengths.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,374,44\n1.5,9,9\n");
+    let printed = sandbox.run(&["trace", "generate", "--like", "lengths.csv"]).success();
+    assert_eq!(printed.lines().count(), 2);
+    let refused = |arguments: &[&str], words: &[&str]| {
+        sandbox.run(&[&["trace", "generate"], arguments].concat()).is_refused(words);
+    };
+    let like = ["--like", "s.jsonl"];
+    refused(&["--like", "none.jsonl"], &["cannot read `none.jsonl`"]);
+    refused(&[&like[..], &["--sample"]].concat(), &["--sample cannot be combined with --like"]);
+    refused(
+        &[&like[..], &["--input-tokens", "5"]].concat(),
+        &["--input-tokens cannot be combined with --like"],
+    );
+    refused(&[&like[..], &["--request-count", "0"]].concat(), &["`request_count` is 0"]);
+    refused(&["--sample", "--turns", "delta"], &["--turns says how a trace is read", "--like TRACE"]);
+}
+
+#[test]
+fn the_parameters_of_a_trace_make_a_load() {
+    let sandbox = Sandbox::new();
+    let spec = ["--input-tokens", "1000", "--output-tokens", "50", "--request-count", "200"];
+    sandbox
+        .run(&[&["trace", "generate", "-o", "t.jsonl", "--arrival-interval-ms", "10"], &spec[..]].concat())
+        .success();
+    let printed = sandbox.run(&["trace", "fit", "t.jsonl"]).success();
+    for words in
+        ["200 in 200 sessions", "100.0000 sessions/sec, at equal distances", "mean 1000, spread 0.00"]
+    {
+        assert!(printed.contains(words), "{printed}");
+    }
+    let (_, command) = printed.split_once("servecast ").unwrap();
+    let arguments: Vec<&str> = command.split_whitespace().filter(|word| *word != "\\").collect();
+    let found = sandbox.report(&arguments[1..]);
+    let of_trace = sandbox.report(&["t.jsonl"]);
+    for key in ["num_requests", "mean_ttft_ms", "p99_e2e_latency_ms"] {
+        assert_eq!(found[key], of_trace[key], "{key}");
+    }
+    let json = sandbox.run(&["trace", "fit", "t.jsonl", "--format", "json"]).success();
+    let fit: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(fit["synthetic"]["request_count"], 200);
+    sandbox.run(&["trace", "fit", "none"]).is_refused(&["cannot read `none`"]);
+}
+
+#[test]
 fn stats_refuse_what_replays_refuse() {
     let sandbox = Sandbox::new();
     sandbox.write("bad.jsonl", "hello");

@@ -6,6 +6,7 @@ mod malformed;
 mod mutations;
 mod properties;
 mod recorded;
+mod resemblance;
 mod turns;
 mod units;
 

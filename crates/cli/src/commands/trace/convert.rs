@@ -12,7 +12,7 @@ use crate::files::{self, note};
 use crate::interrupt::Interrupt;
 
 /// Tokens of a block where every token has an id.
-const TOKENS_PER_BLOCK: u32 = 16;
+pub(super) const TOKENS_PER_BLOCK: u32 = 16;
 
 /// Write a trace of any form as Mooncake JSON Lines
 ///
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     let (trace, cut) = args.input.read()?;
     let (workload, load) = args.input.workload(&trace, cut)?;
     workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
-    let block_size = match args.input.trace_block_size {
+    let block_size = match args.input.form.trace_block_size {
         None if trace.token_ids => TOKENS_PER_BLOCK,
         _ => cut.block_size,
     };

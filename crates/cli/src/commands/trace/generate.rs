@@ -1,10 +1,12 @@
-//! `servecast trace generate`: writes a synthetic workload, or the sample, as a trace.
+//! `servecast trace generate`: writes a synthetic workload, the sample, or a load like that of a trace, as a trace.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, sample_chat_sessions};
+use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, resembling, sample_chat_sessions};
 
+use super::convert::TOKENS_PER_BLOCK;
+use super::input::{InputForm, workload};
 use super::output;
 use crate::config::{
     DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
@@ -12,18 +14,23 @@ use crate::config::{
 use servecast_types::{Message, message};
 
 use crate::error::Failure;
-use crate::files;
+use crate::files::{self, note};
 use crate::interrupt::Interrupt;
 use crate::source::{Source, first_synthetic_key};
 
-/// Write a synthetic workload as a trace in Mooncake JSON Lines
+/// Write a synthetic workload, or more of a trace without its content, as Mooncake JSON Lines
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     synthetic: SyntheticConfig,
-    /// Tokens that one hash id stands for
-    #[arg(long, help_heading = None::<&str>, value_name = "TOKENS")]
-    trace_block_size: Option<u32>,
+    /// Make a load that resembles this trace (docs/traces.md), with as many requests or --request-count of them
+    ///
+    /// Arrivals, lengths and what prompts share are those of the trace but for --seed; its content and its names are not
+    /// in it. The options below say how the trace is read.
+    #[arg(long, help_heading = None::<&str>, value_name = "TRACE", value_hint = ValueHint::FilePath)]
+    like: Option<PathBuf>,
+    #[command(flatten)]
+    form: InputForm,
     /// Root of all random numbers
     #[arg(long, help_heading = None::<&str>, value_name = "N")]
     seed: Option<u64>,
@@ -47,8 +54,15 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// The requests, and how many tokens a hash id stands for.
 fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
+    if let Some(path) = &args.like {
+        return like(args, path);
+    }
+    if let Some(key) = args.form.first_key() {
+        let message = message!("{} says how a trace is read, but there is none", Message::flag(key));
+        return Err(Failure::user(message).with_hint("--like TRACE makes more of a trace"));
+    }
     if args.sample {
-        let given = args.trace_block_size.map(|_| "trace_block_size");
+        let given = args.form.trace_block_size.map(|_| "trace_block_size");
         return match given.or(first_synthetic_key(&args.synthetic)) {
             Some(key) => Err(Failure::user(message!("{} has no effect on the sample", Message::flag(key)))
                 .with_hint("leave it or --sample out")),
@@ -64,10 +78,43 @@ fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
     layers.add_flags(&config)?;
     let Source::Synthetic { mut spec, .. } = Source::of(&config, &layers)? else {
         return Err(Failure::user("nothing says what to generate").with_hint(
-            "describe a workload with --input-tokens, --output-tokens and --request-count, or give --sample",
+            "describe a workload with --input-tokens, --output-tokens and --request-count, or give --like TRACE or --sample",
         ));
     };
-    spec.trace_block_size = args.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+    spec.trace_block_size = args.form.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
     let rows = generate(&spec).map_err(|error| layers.refused(error))?;
     Ok((rows, spec.trace_block_size))
 }
+
+/// Requests like those of a trace.
+fn like(args: &GenerateArgs, path: &Path) -> Result<(Vec<TraceRow>, u32), Failure> {
+    let others = SyntheticConfig { request_count: None, ..args.synthetic.clone() };
+    if args.sample || first_synthetic_key(&others).is_some() {
+        let what = first_synthetic_key(&others).map_or_else(|| "--sample".into(), Message::flag);
+        return Err(Failure::user(message!(
+            "{} cannot be combined with --like, which goes by a trace",
+            what
+        ))
+        .with_hint("leave one of the two out"));
+    }
+    if args.synthetic.request_count == Some(0) {
+        return Err(Failure::user(message!("{request_count} is 0, but must be at least 1")));
+    }
+    let (trace, cut) = args.form.read(path)?;
+    let (workload, load) = workload(path, &trace, cut)?;
+    workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+    let block_size = if trace.token_ids { TOKENS_PER_BLOCK } else { cut.block_size };
+    let requests = args.synthetic.request_count.map_or(workload.requests(), |count| count as usize);
+    if requests > MOST_REQUESTS {
+        return Err(Failure::user(message!(
+            "{request_count} is {}, but must be at most {}",
+            requests,
+            MOST_REQUESTS
+        )));
+    }
+    let rows = resembling(&workload, block_size, load, requests, args.seed.unwrap_or(DEFAULT_SEED));
+    Ok((rows, block_size))
+}
+
+/// As many as a synthetic workload may have.
+const MOST_REQUESTS: usize = 10_000_000;

@@ -1,6 +1,6 @@
 //! The trace that a command looks at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use servecast_workload::{
@@ -17,7 +17,15 @@ use crate::source::{Reading, read_trace, unusable_trace};
 pub(super) struct TraceInput {
     /// Trace of any form (docs/traces.md); plain, gzip or Zstandard; `-` for standard input
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
-    pub(super) trace_file: PathBuf,
+    trace_file: PathBuf,
+    #[command(flatten)]
+    pub(super) form: InputForm,
+}
+
+/// How a trace is read.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = None::<&str>)]
+pub(super) struct InputForm {
     /// Tokens that one hash id stands for, and that a block has when prefix reuse is counted [default: 512]
     #[arg(long, value_name = "TOKENS")]
     pub(super) trace_block_size: Option<u32>,
@@ -38,27 +46,51 @@ pub(super) struct TraceInput {
 impl TraceInput {
     /// The trace, and what its rows stand for.
     pub(super) fn read(&self) -> Result<(Trace, Cut), Failure> {
+        self.form.read(&self.trace_file)
+    }
+
+    /// The requests of the trace, at their times, or with a note in a closed loop if it has none.
+    pub(super) fn workload(&self, trace: &Trace, cut: Cut) -> Result<(Workload, Load), Failure> {
+        workload(&self.trace_file, trace, cut)
+    }
+}
+
+impl InputForm {
+    /// A trace, and what its rows stand for.
+    pub(super) fn read(&self, path: &Path) -> Result<(Trace, Cut), Failure> {
         if self.trace_block_size == Some(0) {
             return Err(Failure::user(TraceError::BlockSize));
         }
         let form =
             TraceForm { unit: self.time_unit, columns: self.columns.clone(), format: self.trace_format };
-        let trace = read_trace(&self.trace_file, &form)?;
+        let trace = read_trace(path, &form)?;
         let reading = Reading { block_size: self.trace_block_size, form, turns: self.turns };
         let cut = reading.cut(&trace);
         Ok((trace, cut))
     }
 
-    /// The requests of the trace, at their times, or with a note in a closed loop if it has none.
-    pub(super) fn workload(&self, trace: &Trace, cut: Cut) -> Result<(Workload, Load), Failure> {
-        let open = Load::Open { arrival_speedup_ratio: 1.0 };
-        let outcome = match trace.workload(cut, open) {
-            Err(TraceError::NoTimestamp { .. }) => {
-                note("note: sessions without a timestamp: their arrivals count as simultaneous");
-                trace.workload(cut, Load::Closed).map(|workload| (workload, Load::Closed))
-            }
-            outcome => outcome.map(|workload| (workload, open)),
-        };
-        outcome.map_err(|error| unusable_trace(&self.trace_file, &error))
+    /// The first given key that is for reading alone.
+    pub(super) fn first_key(&self) -> Option<&'static str> {
+        [
+            ("trace_format", self.trace_format.is_some()),
+            ("time_unit", self.time_unit.is_some()),
+            ("columns", self.columns.is_some()),
+            ("turns", self.turns.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(key, is_given)| is_given.then_some(key))
     }
+}
+
+/// The requests of a trace, at their times, or with a note in a closed loop if it has none.
+pub(super) fn workload(path: &Path, trace: &Trace, cut: Cut) -> Result<(Workload, Load), Failure> {
+    let open = Load::Open { arrival_speedup_ratio: 1.0 };
+    let outcome = match trace.workload(cut, open) {
+        Err(TraceError::NoTimestamp { .. }) => {
+            note("note: sessions without a timestamp: their arrivals count as simultaneous");
+            trace.workload(cut, Load::Closed).map(|workload| (workload, Load::Closed))
+        }
+        outcome => outcome.map(|workload| (workload, open)),
+    };
+    outcome.map_err(|error| unusable_trace(path, &error))
 }

@@ -86,4 +86,5 @@ pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{
     DecodeArgs, Disaggregation, RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs,
+    SglangRanks,
 };

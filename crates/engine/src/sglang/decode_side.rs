@@ -154,6 +154,9 @@ impl Scheduler {
         if side.retracted.is_empty() && side.polls.are_due(is_idle) {
             self.preallocate(now, &mut step.iteration, links);
             self.see_arrivals(now);
+        } else if is_idle && !step.follows_another && side.arrived.is_empty() {
+            // Nobody would make room for those that lost their memory: the real worker waits for ever.
+            self.see_arrivals(now);
         }
         self.join_arrived(&mut step.iteration);
         self.plan_decode(step);

@@ -22,6 +22,11 @@ impl PrefillInterval {
         held > 0 && running >= self.least_running as usize
     }
 
+    /// Whether the next decision may be one that tries none.
+    pub(super) fn is_open(&self) -> bool {
+        self.left == 0
+    }
+
     /// A prefill batch was formed.
     pub(super) fn prefilled(&mut self) {
         self.left = self.decodes;

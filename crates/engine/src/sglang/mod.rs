@@ -34,6 +34,7 @@
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
 //! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `settings`: its settings by their real names.
+//! - `ranks`: data-parallel ranks that compute together.
 //! - `ratio`: how much output running requests are expected to produce.
 
 mod adder;
@@ -50,6 +51,7 @@ mod order;
 mod policy;
 mod prefill_side;
 mod queue;
+mod ranks;
 mod ratio;
 mod request;
 mod scheduler;
@@ -61,6 +63,7 @@ mod update;
 mod withdraw;
 
 pub use disaggregation::{DecodeArgs, Disaggregation};
+pub use ranks::SglangRanks;
 pub(crate) use scheduler::Scheduler;
 pub use settings::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};
 pub(crate) use settings::{SglangConfig, check_request, leaves_stub, settle};

@@ -187,20 +187,52 @@ impl Scheduler {
         } else if self.prefill_side.is_some() {
             self.schedule_prefill_side(now, step)
         } else {
-            self.drop_sent(now, &mut step.iteration);
-            self.start_transfers(now, &mut step.iteration, links);
-            self.stash_chunk();
-            self.merge_last_prefill();
-            self.admit_loaded(now, &mut step.iteration);
+            self.catch_up_with_results(now, step, links);
             self.plan(step)
         };
+        self.conclude(step, adder.as_ref());
+    }
+
+    /// One rank of several: takes in what has come and forms a prefill batch if there is one. [`Scheduler::decide_rank`]
+    /// follows when all ranks have done so.
+    pub(super) fn try_prefill(
+        &mut self,
+        now: Time,
+        step: &mut Step,
+        links: &mut dyn Links,
+    ) -> Option<PrefillAdder> {
+        step.reset(now, self.config.kv_capacity_tokens());
+        self.look();
+        self.catch_up_with_results(now, step, links);
+        if self.interval.holds(self.running.len()) { None } else { self.plan_prefill(step) }
+    }
+
+    /// The same rank: forms a decode batch if it has no prefill batch.
+    pub(super) fn decide_rank(&mut self, step: &mut Step, adder: Option<&PrefillAdder>) {
+        if step.entries.is_empty() {
+            self.plan_decode(step);
+        }
+        self.conclude(step, adder);
+    }
+
+    /// What was computed is shared or runs from now on, KV that has arrived joins.
+    fn catch_up_with_results(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
+        self.drop_sent(now, &mut step.iteration);
+        self.start_transfers(now, &mut step.iteration, links);
+        self.stash_chunk();
+        self.merge_last_prefill();
+        self.admit_loaded(now, &mut step.iteration);
+    }
+
+    /// Notes what was decided.
+    fn conclude(&mut self, step: &mut Step, adder: Option<&PrefillAdder>) {
         if step.prefills > 0 {
             self.interval.prefilled();
             self.computed_tokens += step.iteration.total_tokens();
         }
         self.inbox.decided(step.prefills > 0);
         let sent = self.send_cached(step);
-        self.describe(step, adder.as_ref(), sent);
+        self.describe(step, adder, sent);
     }
 
     /// Forms a prefill batch, otherwise a decode batch.

@@ -142,6 +142,11 @@ impl Scheduler {
             .is_some_and(|request| request.id == entry.id && request.requeues == entry.requeues)
     }
 
+    /// Whether it has prompts to compute and tries none of them yet.
+    pub(super) fn waits_for_interval(&self) -> bool {
+        !self.interval.is_open() && !self.waiting.is_empty()
+    }
+
     /// The worker is idle.
     pub(crate) fn idle(&mut self) {
         // As recorded; on a decode worker nobody is admitted by it.

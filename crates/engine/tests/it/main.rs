@@ -3,10 +3,12 @@
 mod expand;
 mod load;
 mod oracle_sglang;
+mod oracle_sglang_dp;
 mod oracle_sglang_pd;
 mod oracle_vllm;
 mod properties;
 mod properties_sglang;
+mod properties_sglang_pd;
 mod recording;
 mod rules;
 mod rules_sglang;

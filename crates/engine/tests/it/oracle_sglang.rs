@@ -1,7 +1,8 @@
 //! Every recording of the real SGLang scheduler is reproduced step by step, and again with decodes taken together.
 //!
-//! The test takes the cases of the repository and whatever cases lie in [`FOLDERS`] under `$SERVECAST_ORACLE`; those that cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the
-//! pool a token lies in is not simulated, since it makes no difference to any decision.
+//! The test takes the cases of the repository and whatever cases lie in [`FOLDERS`] under `$SERVECAST_ORACLE`; those that
+//! cannot hold are in [`EXCEPTIONS`], as predicates over their settings. Which slot of the pool a token lies in is not
+//! simulated, since it makes no difference to any decision.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,8 +13,8 @@ use servecast_engine::{
 use servecast_types::Time;
 
 use crate::expand::{Expander, as_far_as_known};
-use crate::oracle_sglang_pd;
 use crate::recording::{HashNumbers, Log, Mode, Predicate, Recording, from_us, latency, replay_most, us};
+use crate::{oracle_sglang_dp, oracle_sglang_pd};
 
 /// Folders of recordings; one may be all that somebody has.
 const FOLDERS: &[&str] = &[
@@ -28,7 +29,6 @@ const FOLDERS: &[&str] = &[
 
 /// Recordings of what is not simulated: what they have in common, and why.
 const SKIPPED: &[(&str, Predicate)] = &[
-    ("ranks with data-parallel attention are not simulated", |config| config["dp_size"].as_u64() > Some(1)),
     ("speculative decoding is not simulated", |config| config["speculative_algorithm"].is_string()),
     ("the host tier of the cache is not simulated", |config| config["hicache"].is_object()),
     ("sliding windows are not simulated", |config| config["swa"].is_object()),
@@ -43,6 +43,8 @@ fn oracle_sglang() {
     replay_most("sglang", FOLDERS, SKIPPED, EXCEPTIONS, |case| {
         if case.expected["config"]["disaggregation"].is_object() {
             oracle_sglang_pd::replay(case)
+        } else if case.expected["config"]["dp_size"].is_number() {
+            oracle_sglang_dp::replay(case)
         } else {
             replay(case)
         }

@@ -103,6 +103,7 @@ pub(crate) struct CaseRequest {
     pub(crate) eos_after: Option<u32>,
     pub(crate) output_base: Option<u32>,
     pub(crate) routing_key: Option<String>,
+    pub(crate) dp_rank: Option<u32>,
     #[serde(default)]
     pub(crate) ignore_eos: bool,
     #[serde(default)]

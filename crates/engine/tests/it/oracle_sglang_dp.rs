@@ -1,0 +1,97 @@
+//! Recordings of SGLang's data-parallel ranks, which compute every pass together.
+
+use serde_json::{Value, json};
+use servecast_engine::{EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, SglangRanks};
+use servecast_types::Time;
+
+use crate::oracle_sglang::{describe, priority_of, settings};
+use crate::recording::{HashNumbers, Recording, from_us};
+
+/// Runs the case and compares every rank with what was recorded; says where they first part.
+pub(crate) fn replay(case: &Recording) -> Result<(), String> {
+    let mut config = case.expected["config"].clone();
+    let ranks = config.as_object_mut().unwrap().remove("dp_size").unwrap().as_u64().unwrap() as u32;
+    let args = EngineArgs::from_json(settings(&config, &case.expected["latency"])).unwrap();
+    let engine_config = args.validate(None).map_err(|error| error.to_string())?;
+    let page_size = engine_config.block_size();
+    let tracing = EngineTracing { kv_events: true, sglang_state: true, ..EngineTracing::default() };
+    let ended = run(case, SglangRanks::new(engine_config, ranks, tracing).unwrap(), ranks)?;
+    let mut hash_numbers = HashNumbers::default();
+    let steps = case.expected["steps"].as_array().unwrap();
+    for (number, (expected, of_all)) in steps.iter().zip(passes(&ended, ranks)).enumerate() {
+        let (rank, iteration) = &ended[number];
+        let mut found = describe(case, &config, iteration, page_size, &mut hash_numbers);
+        found.insert("rank", json!(rank));
+        found.extend(of_pass(iteration, of_all));
+        for (key, found) in &found {
+            let expected = &expected[*key];
+            if expected != found {
+                return Err(format!("step {number}, rank {rank}: `{key}` is {found}, recorded {expected}"));
+            }
+        }
+    }
+    if steps.len() != ended.len() {
+        return Err(format!("{} steps, recorded {}", ended.len(), steps.len()));
+    }
+    Ok(())
+}
+
+/// The pass that each of the iterations belongs to.
+fn passes(ended: &[(u32, Iteration)], ranks: u32) -> impl Iterator<Item = &[(u32, Iteration)]> {
+    ended.chunks(ranks as usize).flat_map(|pass| pass.iter().map(move |_| pass))
+}
+
+/// What ranks know of each other.
+fn of_pass(iteration: &Iteration, pass: &[(u32, Iteration)]) -> Vec<(&'static str, Value)> {
+    let prefills = |iteration: &Iteration| iteration.sglang.as_deref().unwrap().prefills;
+    let tokens = |(_, iteration): &(u32, Iteration)| iteration.total_tokens();
+    let mut found = vec![
+        ("is_extend_in_batch", json!(pass.iter().any(|(_, each)| prefills(each) > 0))),
+        ("global_num_tokens", pass.iter().map(tokens).collect()),
+        ("t_start_us", json!(iteration.start.as_ns() / 1_000)),
+        ("t_end_us", json!(iteration.end.as_ns() / 1_000)),
+    ];
+    if iteration.scheduled.is_empty() {
+        found.push(("mode", json!("idle")));
+    }
+    found
+}
+
+/// Serves the case to its end; the iterations of ranks, pass by pass.
+fn run(case: &Recording, mut engine: SglangRanks, ranks: u32) -> Result<Vec<(u32, Iteration)>, String> {
+    let mut ended = Vec::new();
+    let mut arrivals = case.arrivals();
+    let mut now = Time::ZERO;
+    loop {
+        let next = |arrivals: &std::collections::VecDeque<usize>| {
+            arrivals.front().map(|&next| from_us(case.requests[next].arrival_us))
+        };
+        while next(&arrivals).is_some_and(|next| next <= now)
+            && let Some(index) = arrivals.pop_front()
+        {
+            let rank = case.requests[index].dp_rank.unwrap_or(index as u32 % ranks);
+            let request = request(case, index);
+            engine
+                .submit(rank, request)
+                .map_err(|reason| format!("{}: {reason}", case.requests[index].id))?;
+        }
+        let state = engine.run(now, |rank, iteration| ended.push((rank, iteration.clone()))).unwrap();
+        engine.check().unwrap();
+        match (state, next(&arrivals)) {
+            (EngineState::Busy { until }, _) => {
+                now = until;
+                engine.end_pass(|rank, iteration| ended.push((rank, iteration.clone())));
+            }
+            (EngineState::Idle { .. }, Some(next)) => now = now.max(next),
+            (EngineState::Idle { .. }, None) => return Ok(ended),
+        }
+    }
+}
+
+fn request(case: &Recording, index: usize) -> EngineRequest {
+    EngineRequest {
+        priority: priority_of(case, index),
+        ignore_eos: case.requests[index].ignore_eos,
+        ..case.request(index)
+    }
+}

@@ -1,0 +1,77 @@
+//! Random loads of a prefill and a decode worker of SGLang together: every request is served, whether decodes are taken
+//! together or not.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::oracle_sglang_pd::Pair;
+use crate::properties::cases;
+use crate::recording::Recording;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_request_is_served_by_two_workers(config in config(), requests in requests()) {
+        let case = Recording {
+            requests: serde_json::from_value(requests).unwrap(),
+            expected: json!({
+                "config": config,
+                "latency": {"prefill": latency(), "decode": latency()},
+            }),
+        };
+        let mut plain = Pair::new(&case, false).unwrap();
+        plain.run().unwrap();
+        plain.check_outcome();
+        let mut together = Pair::new(&case, true).unwrap();
+        together.run().unwrap();
+        plain.compare_with(&together).unwrap();
+    }
+}
+
+fn latency() -> Value {
+    json!({"base_us": 1_000, "per_token_us": 10, "per_seq_us": 5})
+}
+
+/// Pools in which every prompt of the load fits.
+fn config() -> impl Strategy<Value = Value> {
+    let side = || (100_u32..300, 1_u32..6, any::<bool>());
+    let page = prop_oneof![Just(1_u32), Just(4)];
+    let delays = (0_u32..3_000, 0_u32..3_000, 0_u32..4_000);
+    let decode = (0_u32..60, any::<bool>(), prop::option::of(0_u32..4), 1_u32..4, any::<bool>());
+    (side(), side(), page, 1_u32..12, delays, decode).prop_map(|(prefill, decode, page, chunk, delays, pair)| {
+        let own = |(pool, seats, overlap): (u32, u32, bool)| {
+            json!({"max_total_tokens": pool, "max_running_requests": seats, "overlap": overlap})
+        };
+        let (handshake, bootstrap, transfer) = delays;
+        let (reserved, radix, slots, polls, keeps) = pair;
+        json!({
+            "page_size": page, "chunked_prefill_size": chunk * page * 4, "overlap": false,
+            "disaggregation": {
+                "handshake_us": handshake, "bootstrap_us": bootstrap, "transfer_us": transfer,
+                "num_reserved_decode_tokens": reserved, "decode_enable_radix_cache": radix,
+                "decode_extra_slots": slots, "decode_polling_interval": polls,
+                "retraction_backup": if keeps { "cpu_tensor" } else { "none" },
+                "prefill": own(prefill), "decode": own(decode),
+            },
+        })
+    })
+}
+
+fn requests() -> impl Strategy<Value = Value> {
+    let request =
+        (0_u32..3, 0_u32..40, 1_u32..40, 1_u32..60, prop::option::weighted(0.3, 1_u32..30), 0_u64..5_000);
+    prop::collection::vec(request, 1..14).prop_map(|requests| {
+        let mut arrival = 0;
+        let requests = requests.into_iter().enumerate().map(|(number, request)| {
+            let (group, shared, own, max_tokens, eos_after, gap) = request;
+            arrival += gap;
+            let spans = json!([[1_000 * group, shared], [10_000 + 100 * number, own]]);
+            json!({
+                "id": format!("r{number}"), "arrival_us": arrival, "prompt_spans": spans, "max_tokens": max_tokens,
+                "eos_after": eos_after,
+            })
+        });
+        requests.collect()
+    })
+}

@@ -146,6 +146,11 @@ impl Recorder {
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
+        for verified in &iteration.verified {
+            totals.drafts.verifications += 1;
+            totals.drafts.drafted += u64::from(verified.drafted);
+            totals.drafts.accepted += u64::from(verified.accepted);
+        }
         let worker = &mut workers[worker.index()];
         worker.busy_ns += iteration.end.since(iteration.start).as_ns();
         if iteration.num_scheduled() > 0 {

@@ -79,6 +79,7 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
         })
     };
     let mut pools: Vec<Pool> = asked.iter().zip(&given).map(build).collect::<Result<_, Failure>>()?;
+    pools.iter().try_for_each(|pool| pool.check_identities(layers))?;
     let hand_off = match &mut pools[..] {
         [prefill, decode] => hand_off::work_out(prefill, decode, layers)?,
         _ => None,
@@ -285,6 +286,20 @@ impl Pool {
         Ok(first)
     }
 
+    /// Refuses groups whose blocks have identities that the router of the pool cannot compare.
+    fn check_identities(&self, layers: &Layers) -> Result<(), Failure> {
+        let mut lookaheads = self.groups.iter().map(|group| group.config.hash_lookahead());
+        let first = lookaheads.next();
+        if lookaheads.any(|other| Some(other) != first) {
+            return Err(layers.refused(message!(
+                "{speculative_config} differs among the groups of pool `{}` in how far the hashes of blocks look ahead, so \
+                 that no router could compare them: {speculative_config.disable_lookahead_block_hashes} makes them alike",
+                &self.name
+            )));
+        }
+        Ok(())
+    }
+
     /// Where iteration times come from, of each group if they differ.
     fn latency_source(&self) -> String {
         self.of_groups(|group| group.latency_source.clone())
@@ -356,6 +371,13 @@ impl Group {
             failure.with_message(|message| settings.explained(message))
         };
         let measured = latency::load(&spec, layers.models()).map_err(in_settings)?;
+        let drafter = match args.of_drafter().map_err(refused)? {
+            Some(drafter) => {
+                let spec = drafter.latency_spec().map_err(refused)?;
+                latency::load(&spec, layers.models()).map_err(in_settings)?
+            }
+            None => None,
+        };
         let latency_source = latency::source(&spec, measured.as_deref())?;
         let error_bar = latency::error_bar(&spec, measured.as_deref());
         let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
@@ -366,7 +388,16 @@ impl Group {
         if let Some(setup) = &setup {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }
-        let config = args.validate(measured).map_err(refused)?;
+        let mut config = args.validate(measured).map_err(refused)?;
+        if let Some(model) = drafter {
+            config = config.with_drafter(&args, model).map_err(refused)?;
+        }
+        if config.drafts_for_nothing(&args) {
+            derived.push(format!(
+                "{name}the drafter takes no time: the latency model knows no shapes, and `draft_pass_us` of \
+                 `speculative_config` is not given"
+            ));
+        }
         let mut unused: Vec<Message> = settings.unused(&args).map(named).collect();
         if args.says_what_is_served() && !matches!(spec, LatencySpec::Ops(_) | LatencySpec::Roofline(_)) {
             unused.push(explained(message!(

@@ -10,6 +10,7 @@ use servecast_types::Role;
 use crate::graphs::CudaGraphConfig;
 use crate::host::HostArgs;
 use crate::sglang::SglangArgs;
+use crate::speculation::SpeculativeArgs;
 
 /// Settings of one engine, by the names of vLLM and of Dynamo's `MockEngineArgs`. A key that is absent has the
 /// default that is given with it.
@@ -113,7 +114,10 @@ pub struct EngineArgs {
     pub kv_transfer_sharing: Option<KvTransferSharing>,
     /// Data-parallel ranks of a worker; only 1 so far.
     pub dp_size: u32,
-    /// Draft tokens an iteration; only 0 so far.
+    /// vLLM: speculative decoding, as an object such as `{"method": "eagle3", "num_speculative_tokens": 3,
+    /// "acceptance_rates": [0.67, 0.42, 0.26]}`; absent, every step of a request gives one token.
+    pub speculative_config: Option<SpeculativeArgs>,
+    /// Old name of a part of `speculative_config`; only 0.
     pub num_speculative_tokens: u32,
     /// Seconds until a worker that is started serves; no worker is started during a replay.
     pub startup_time: Option<f64>,
@@ -201,6 +205,7 @@ impl Default for EngineArgs {
             kv_transfer_timing_mode: KvTransferTimingMode::FullPrompt,
             kv_transfer_sharing: None,
             dp_size: 1,
+            speculative_config: None,
             num_speculative_tokens: 0,
             startup_time: None,
             router_queue_policy: None,

@@ -6,7 +6,7 @@ use servecast_types::{Message, Mistyped, message, typed};
 
 use crate::args::{EngineArgs, TrtllmArgs};
 use crate::error::{check_key, json_kind};
-use crate::{ConfigError, HostArgs, SglangArgs};
+use crate::{ConfigError, HostArgs, SglangArgs, SpeculativeArgs};
 
 /// Other names of settings, each with the one that it stands for.
 const ALIASES: [(&str, &str); 3] = [
@@ -53,11 +53,17 @@ impl EngineArgs {
 }
 
 /// Settings that are objects of their own, with the keys of each.
-fn sections() -> [(&'static str, Vec<String>); 3] {
+fn sections() -> [(&'static str, Vec<String>); 4] {
     let sglang = names(SglangArgs::default()).chain(["context_len".to_owned()]);
     let trtllm = names(TrtllmArgs::default());
     let host = names(HostArgs::default());
-    [("sglang", sglang.collect()), ("trtllm", trtllm.collect()), ("host", host.collect())]
+    let speculative = names(SpeculativeArgs::default());
+    [
+        ("sglang", sglang.collect()),
+        ("trtllm", trtllm.collect()),
+        ("host", host.collect()),
+        ("speculative_config", speculative.collect()),
+    ]
 }
 
 /// The names of the settings in an object.
@@ -117,7 +123,6 @@ mod tests {
             ("tp_size", "`tensor_parallel_size` how many GPUs share each layer"),
             ("num_g2_blocks", "KV cache outside the GPU"),
             ("max_batch_size", "`max_num_seqs` is how many requests run at a time"),
-            ("speculative_config", "`decode_speedup_ratio` divides decode times"),
         ] {
             let error = EngineArgs::from_json(json!({key: 1})).unwrap_err().to_string();
             assert!(error.starts_with(&format!("unknown key `{key}`: ")), "{error}");

@@ -10,6 +10,7 @@ use crate::args::{
 };
 use crate::latency_spec::LatencySpec;
 use crate::sglang::{self, SglangConfig};
+use crate::speculation::{Drafter, Speculation};
 use crate::trtllm::NoEvict;
 use crate::{ConfigError, Rejection};
 
@@ -42,6 +43,10 @@ pub struct EngineConfig {
     pub(crate) kv_role: Option<KvRole>,
     /// Admission by TensorRT-LLM's rule instead of vLLM's.
     pub(crate) no_evict: Option<NoEvict>,
+    /// Speculative decoding of vLLM.
+    pub(crate) speculation: Option<Arc<Speculation>>,
+    /// Its drafter, if that takes time.
+    pub(crate) drafter: Option<Drafter>,
     /// SGLang's own settings, if it is the engine.
     pub(crate) sglang: Option<SglangConfig>,
     pub(crate) latency: Latency,
@@ -68,6 +73,7 @@ impl EngineArgs {
                 return Err(ConfigError::wrong("latency", found, "the file was not read"));
             }
         };
+        let speculation = self.speculation()?;
         let host = self.host.unwrap_or_default().over(latency.host())?;
         let mut config = EngineConfig {
             vllm_version: self.vllm_version,
@@ -92,6 +98,8 @@ impl EngineArgs {
             kv_role: self.kv_role,
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
+            speculation: speculation.map(Arc::new),
+            drafter: self.drafter()?,
             sglang: None,
             latency,
             host,
@@ -172,7 +180,7 @@ impl EngineArgs {
             return unsupported(
                 "num_speculative_tokens",
                 self.num_speculative_tokens.to_string(),
-                "leave it at 0",
+                "describe speculation by `speculative_config`",
             );
         }
         let aic = [
@@ -253,6 +261,11 @@ impl EngineConfig {
         self.block_size
     }
 
+    /// Tokens behind a KV block that its identity covers, as its events have it: some of vLLM's drafters read so far ahead.
+    pub fn hash_lookahead(&self) -> u32 {
+        self.speculation.as_ref().map_or(0, |speculation| speculation.hash_lookahead)
+    }
+
     /// Most tokens that one iteration computes, if there is a limit.
     pub fn max_num_batched_tokens(&self) -> Option<u32> {
         Some(self.max_num_batched_tokens).filter(|&tokens| tokens != u32::MAX)
@@ -283,7 +296,10 @@ impl EngineConfig {
             return Err(Rejection::MaxModelLen { tokens: prompt_tokens, max_model_len: self.max_model_len });
         }
         // Under TensorRT-LLM's rule the whole sequence has to fit, at least one token of output included.
+        // A drafter needs KV slots behind it.
+        let lookahead = self.speculation.as_ref().map_or(0, |speculation| speculation.lookahead);
         let least = prompt_tokens + u32::from(self.no_evict.is_some());
+        let least = (least + lookahead).min(self.max_model_len);
         if least.div_ceil(self.block_size) > self.usable_blocks() {
             let capacity = u64::from(self.usable_blocks()) * u64::from(self.block_size);
             return Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity });
@@ -388,7 +404,7 @@ mod tests {
         );
         refused(
             json!({"num_speculative_tokens": 3}),
-            "`num_speculative_tokens` is 3, which is not supported yet: leave it at 0",
+            "`num_speculative_tokens` is 3, which is not supported yet: describe speculation by `speculative_config`",
         );
         let instead = "is given, which is not supported yet: use `latency` to choose a latency model";
         for key in ["aic_backend", "aic_system", "aic_backend_version", "aic_model_path"] {

@@ -287,6 +287,9 @@ impl Engine {
         if step.computes() {
             step.iteration.start = step.iteration.start.max(self.next_pass);
             step.iteration.end = step.iteration.start + self.config().latency.iteration(&step.batch)?;
+            if let Some(drafter) = &self.config().drafter {
+                step.iteration.end = step.iteration.end + drafter.time(&step.batch, &step.proposals)?;
+            }
             self.next_pass = step.iteration.end + self.config().host.gap(step.batch.requests);
             self.extrapolated += u64::from(self.config().latency.extrapolates(&step.batch));
         }

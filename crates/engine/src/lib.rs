@@ -60,6 +60,7 @@ mod request;
 mod scheduler;
 mod sequence;
 mod sglang;
+mod speculation;
 mod step;
 mod stretch;
 mod stretch_scheduler;
@@ -88,3 +89,4 @@ pub use sglang::{
     DecodeArgs, Disaggregation, RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs,
     SglangRanks,
 };
+pub use speculation::{SpeculativeArgs, SpeculativeMethod};

@@ -1,5 +1,7 @@
 //! A request on its way into an engine, and why one is turned away.
 
+use std::sync::Arc;
+
 use servecast_types::{Prompt, RequestId, Time};
 
 /// A request as an engine gets it.
@@ -18,6 +20,9 @@ pub struct EngineRequest {
     pub stop_after: Option<u32>,
     /// Whether it never stops by itself; SGLang reserves memory for its whole output.
     pub ignore_eos: bool,
+    /// vLLM with speculative decoding: drafts that are accepted in its verifications one after the other, again from the
+    /// start when they are used up; absent, they are drawn.
+    pub accepted_drafts: Option<Arc<[u32]>>,
     /// Lower is more important; ignored unless the policy is `priority`.
     pub priority: i32,
     /// When it came, for ties of priority.
@@ -43,6 +48,7 @@ impl EngineRequest {
             max_tokens,
             stop_after: None,
             ignore_eos: false,
+            accepted_drafts: None,
             priority: 0,
             arrival,
             tie_break: u64::from(id.0),

@@ -12,13 +12,13 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    /// `output`: what it generates first as far as somebody else names it; the rest is its own.
+    /// `output`: what it generates first as far as somebody else names it; the rest is its own. `hasher` stands at the start.
     pub(crate) fn new(
         id: RequestId,
         mut prompt: Prompt,
         output: Option<&Prompt>,
         max_tokens: u32,
-        block_size: u32,
+        hasher: BlockHasher,
     ) -> Self {
         let output_tokens = max_tokens.min(u32::MAX - prompt.tokens());
         let mut own = output_tokens;
@@ -27,7 +27,7 @@ impl Sequence {
             own -= named.tokens().min(output_tokens);
         }
         prompt.push(Run::output_of(id, own));
-        Self { content: prompt, hasher: BlockHasher::new(block_size), hashes: HashRuns::default() }
+        Self { content: prompt, hasher, hashes: HashRuns::default() }
     }
 
     pub(crate) fn content(&self) -> &Prompt {
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn its_blocks_cover_prompt_and_output() {
         let prompt = || Prompt::new([Run::tokens(0, 6)]);
-        let mut whole = Sequence::new(RequestId(0), prompt(), None, u32::MAX, 4);
+        let mut whole = Sequence::new(RequestId(0), prompt(), None, u32::MAX, BlockHasher::new(4));
         let spelled_out = Prompt::new([Run::tokens(0, 6), Run::output_of(RequestId(0), 14)]);
         let first_five = whole.hashes(5).iter().take(5).collect::<Vec<_>>();
         assert_eq!(first_five, BlockHasher::all(&spelled_out, 4));
@@ -71,7 +71,8 @@ mod tests {
         let prompt = || Prompt::new([Run::tokens(0, 6)]);
         let named = Prompt::new([Run::tokens(50, 3), Run::tokens(90, 4)]);
         let content = |max_tokens| {
-            let sequence = Sequence::new(RequestId(1), prompt(), Some(&named), max_tokens, 4);
+            let hasher = BlockHasher::new(4);
+            let sequence = Sequence::new(RequestId(1), prompt(), Some(&named), max_tokens, hasher);
             sequence.content().clone()
         };
         let longer = [Run::tokens(50, 3), Run::tokens(90, 4), Run::output_of(RequestId(1), 2)];

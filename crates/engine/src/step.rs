@@ -4,6 +4,7 @@ use servecast_latency::Batch;
 use servecast_types::{RequestId, Time};
 
 use crate::iteration::{Iteration, Requeue, Scheduled};
+use crate::speculation::Proposals;
 use crate::table::Slot;
 
 /// An iteration in flight.
@@ -40,6 +41,8 @@ pub(crate) struct Step {
     pub(crate) requeued: Vec<Requeue>,
     /// Whether an iteration that computes something is in flight while this one is decided.
     pub(crate) follows_another: bool,
+    /// What a drafter proposes after it, if that takes time.
+    pub(crate) proposals: Proposals,
 }
 
 /// What a scheduler has to know of a scheduled request beyond what it reports.
@@ -51,6 +54,9 @@ pub(crate) struct Entry {
     pub(crate) samples: bool,
     /// vLLM: where the request's blocks of this iteration start in its table.
     pub(crate) first_new_block: u32,
+    /// Drafts that it verifies, and how many of them are accepted, which is known at the end.
+    pub(crate) drafted: u8,
+    pub(crate) accepted: u8,
     /// SGLang: how often the request had gone back to the queue; if it does so again, its result is void.
     pub(crate) requeues: u32,
 }
@@ -145,6 +151,7 @@ impl Step {
         self.entries.clear();
         self.prefills = 0;
         self.requeued.clear();
+        self.proposals = Proposals::default();
     }
 
     /// Becomes `pass`, whose members all decode besides.

@@ -10,14 +10,25 @@ pub struct Batch {
     pub tokens: u64,
     /// Query-key pairs that causal attention covers: Σ over requests of n·start + n·(n + 1)/2 for n new tokens.
     pub attention_pairs: u64,
-    /// Requests that compute one token, whose attention is bound by the KV that it reads.
+    /// Requests that compute one token, or verify drafts, whose attention is bound by the KV that it reads.
     pub steps: StepWork,
+    /// Drafts that some of those verify, beside a token each.
+    pub drafts: DraftWork,
     /// Prompt tokens only: what a preempted request recomputes of its own output is not in here.
     pub prompt: PromptWork,
     /// Requests that get a token other than their first.
     pub decode: DecodeWork,
     /// Tokens that the KV cache can hold.
     pub kv_capacity_tokens: u64,
+}
+
+/// Drafts that are verified, as rows of the batch beside the one of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DraftWork {
+    /// How many they are.
+    pub tokens: u64,
+    /// Query-key pairs of their requests beyond the context of each, which is read once for all rows of a request.
+    pub attention_pairs: u64,
 }
 
 /// Requests that compute a single token each, whatever it is.
@@ -54,6 +65,14 @@ pub struct DecodeWork {
 }
 
 impl StepWork {
+    /// Adds a request that attends to `context` tokens.
+    pub fn add(&mut self, context: u64) {
+        self.requests += 1;
+        self.context_tokens += context;
+        self.longest_context_tokens = self.longest_context_tokens.max(context);
+        self.squared_context_tokens += u128::from(context) * u128::from(context);
+    }
+
     /// The same requests `tokens` tokens later.
     #[must_use]
     pub fn after(self, tokens: u64) -> Self {
@@ -103,11 +122,43 @@ impl Batch {
         self.tokens += new;
         self.attention_pairs += new * start + new * (new + 1) / 2;
         if new == 1 {
-            self.steps.requests += 1;
-            self.steps.context_tokens += end;
-            self.steps.longest_context_tokens = self.steps.longest_context_tokens.max(end);
-            self.steps.squared_context_tokens += u128::from(end) * u128::from(end);
+            self.steps.add(end);
         }
+    }
+
+    /// Adds a request that computes its next token after `start` others and, beside it, `drafts` tokens that were proposed.
+    pub fn add_verification(&mut self, start: u64, drafts: u64) {
+        let (new, end) = (1 + drafts, start + 1 + drafts);
+        let pairs = new * start + new * (new + 1) / 2;
+        self.requests += 1;
+        self.tokens += new;
+        self.attention_pairs += pairs;
+        self.steps.add(end);
+        self.drafts.tokens += drafts;
+        self.drafts.attention_pairs += pairs - end;
+    }
+
+    /// Gives each of these requests `rows` rows more, beside what they compute.
+    pub fn add_rows(&mut self, requests: StepWork, rows: u64) {
+        self.tokens += rows * requests.requests;
+        self.drafts.tokens += rows * requests.requests;
+        self.attention_pairs += rows * requests.context_tokens;
+        self.drafts.attention_pairs += rows * requests.context_tokens;
+    }
+
+    /// New tokens of requests that compute a chunk: more than one token, and no drafts.
+    pub fn chunk_tokens(&self) -> u64 {
+        self.tokens - self.steps.requests - self.drafts.tokens
+    }
+
+    /// Query-key pairs of those requests.
+    pub fn chunk_pairs(&self) -> u64 {
+        self.attention_pairs - self.steps.context_tokens - self.drafts.attention_pairs
+    }
+
+    /// Tokens of which the model says what may follow: one a request, and one a draft.
+    pub fn sampled_rows(&self) -> u64 {
+        self.requests + self.drafts.tokens
     }
 
     /// Notes that `start..end` of what a request computes are prompt tokens.
@@ -160,6 +211,17 @@ mod tests {
         batch.add_tokens(2, 5);
         assert_eq!(batch.attention_pairs, 3 + 4 + 5);
         assert_eq!((batch.requests, batch.tokens), (1, 3));
+    }
+
+    #[test]
+    fn drafts_are_rows_of_a_step() {
+        let mut batch = Batch::new(0);
+        batch.add_tokens(0, 8);
+        batch.add_verification(20, 3);
+        assert_eq!((batch.requests, batch.tokens, batch.sampled_rows()), (2, 12, 5));
+        assert_eq!((batch.chunk_tokens(), batch.chunk_pairs()), (8, 36));
+        assert_eq!((batch.steps.requests, batch.steps.context_tokens), (1, 24));
+        assert_eq!(batch.drafts, DraftWork { tokens: 3, attention_pairs: 21 + 22 + 23 });
     }
 
     #[test]

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use servecast_types::{Duration, Message, message, settings_error};
 
-pub use batch::{Batch, DecodeWork, PromptWork, StepWork};
+pub use batch::{Batch, DecodeWork, DraftWork, PromptWork, StepWork};
 pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
 pub use error_bar::ErrorBar;
 pub use gpu::{GpuProblem, GpuSheet};

@@ -177,7 +177,7 @@ impl Profile {
 
     fn attention_us(&self, batch: &Batch) -> f64 {
         let steps = batch.steps;
-        if batch.tokens == steps.requests && self.skew_use != SkewUse::All {
+        if batch.chunk_tokens() == 0 && self.skew_use != SkewUse::All {
             let mean = steps.context_tokens as f64 / steps.requests.max(1) as f64;
             return self.attention.decodes(steps.requests, mean).us(mean);
         }
@@ -220,7 +220,7 @@ impl LatencyModel for Profile {
             return PassTime::default();
         }
         let us = at(&self.by_tokens, batch.tokens)
-            + at(&self.by_sequences, batch.requests)
+            + at(&self.by_sequences, batch.sampled_rows())
             + self.layers * self.attention_us(batch);
         PassTime::whole(batch, us / 1000.0)
     }
@@ -250,11 +250,11 @@ impl LatencyModel for Profile {
     }
 
     fn extrapolates(&self, batch: &Batch) -> bool {
-        if batch.tokens > self.most_tokens || batch.requests >= self.by_sequences.len() as u64 {
+        if batch.tokens > self.most_tokens || batch.sampled_rows() >= self.by_sequences.len() as u64 {
             return true;
         }
         let steps = batch.steps;
-        if batch.tokens == steps.requests {
+        if batch.chunk_tokens() == 0 {
             return self.attention.are_decodes_outside(steps.requests, steps.context_tokens);
         }
         let [chunk, before, n, mean] = attention_point(batch);
@@ -268,8 +268,8 @@ impl LatencyModel for Profile {
 /// negative if it would cover more even without any.
 fn attention_point(batch: &Batch) -> attention::Point {
     let steps = batch.steps;
-    let chunk = (batch.tokens - steps.requests) as f64;
-    let pairs = (batch.attention_pairs - steps.context_tokens) as f64;
+    let chunk = batch.chunk_tokens() as f64;
+    let pairs = batch.chunk_pairs() as f64;
     let before = if chunk > 0.0 { pairs / chunk - f64::midpoint(chunk, 1.0) } else { 0.0 };
     let n = steps.requests as f64;
     [chunk, before, n, steps.context_tokens as f64 / n.max(1.0)]

@@ -83,6 +83,8 @@ pub struct Roofline {
     us_per_pair: f64,
     /// µs to read the KV of a token in a block, and to compute with it.
     us_per_context: f64,
+    /// µs of computing, for a query-key pair of a decode: more than one row of a request share what is read.
+    us_per_row_pair: f64,
     /// The same of the keys of an index, in all blocks: µs a pair, and µs a token that is attended to.
     index: [f64; 2],
     /// µs a sequence to read and write the states of all linear blocks.
@@ -146,6 +148,7 @@ impl Roofline {
             us_per_token: layers * activation_numbers(model, gpus) * BF16_BYTES / read,
             us_per_pair: pair_flops / gpus / (bf16 * efficiency.attention),
             us_per_context: (context_bytes / read).max(context_flops / gpus / (bf16 * efficiency.attention)),
+            us_per_row_pair: context_flops / gpus / (bf16 * efficiency.attention),
             index: index_us(model, read, rate(WeightType::Fp8) * efficiency.attention)
                 .map(|us| us * attention_layers),
             // A step reads the state of a sequence and writes it back.
@@ -166,8 +169,8 @@ impl Roofline {
         // How much of the pairs or contexts a block with a window has, by their mean.
         let share = |mean: f64| if mean > window { window / mean } else { 1.0 };
         let blocks = |mean: f64| self.layers - windowed + windowed * share(mean);
-        let prompt_tokens = (batch.tokens - steps.requests) as f64;
-        let pairs = (batch.attention_pairs - steps.context_tokens) as f64;
+        let prompt_tokens = batch.chunk_tokens() as f64;
+        let pairs = batch.chunk_pairs() as f64;
         let mut us = 0.0;
         if prompt_tokens > 0.0 {
             // Each prompt reads the KV before it once, which its pairs over its tokens bound.
@@ -177,7 +180,9 @@ impl Roofline {
         }
         if steps.requests > 0 {
             let context = steps.context_tokens as f64;
-            us += context * self.us_per_context * blocks(context / steps.requests as f64);
+            let rows = context + batch.drafts.attention_pairs as f64;
+            let reading_or_computing = (context * self.us_per_context).max(rows * self.us_per_row_pair);
+            us += reading_or_computing * blocks(context / steps.requests as f64);
         }
         let [us_per_pair, us_per_key] = self.index;
         us + batch.requests as f64 * self.us_per_state
@@ -193,14 +198,14 @@ impl LatencyModel for Roofline {
         }
         let slower =
             |[computing, reading]: [f64; 2], amount: f64, read: f64| (computing * amount).max(reading * read);
-        let (tokens, requests) = (batch.tokens as f64, batch.requests as f64);
+        let (tokens, rows) = (batch.tokens as f64, batch.sampled_rows() as f64);
         let last = self.activated.len() - 1;
         let activated = self.activated[last.min(batch.tokens as usize)];
         let mut us = self.fixed_us
             + slower(self.blocks[0], tokens, 1.0)
             + slower(self.blocks[1], tokens, 1.0)
             + slower(self.experts, tokens, activated)
-            + slower(self.head, requests, 1.0)
+            + slower(self.head, rows, 1.0)
             + tokens * self.us_per_token
             + self.attention_us(batch);
         if let Some((link, times, bytes_per_token)) = &self.all_reduce {

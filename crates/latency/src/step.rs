@@ -14,9 +14,9 @@ use crate::{Batch, ErrorBar, Host, LatencyModel, PassTime};
 pub struct StepFeatures {
     /// New tokens of requests that compute more than one.
     pub prefill_tokens: f64,
-    /// Requests.
+    /// Requests, and drafts that they verify: each of those is a row of the batch, as if it were a request.
     pub sequences: f64,
-    /// Σ of the contexts of requests that compute one token.
+    /// Σ of the contexts of requests that compute one token or verify drafts: it is read once for all rows of a request.
     pub context_tokens: f64,
     /// Query-key pairs of the others: Σ of n·start + n·(n + 1)/2 for n new tokens after `start` others.
     pub attention_pairs: f64,
@@ -29,10 +29,10 @@ impl StepFeatures {
     pub fn of(batch: &Batch) -> Self {
         let steps = batch.steps;
         Self {
-            prefill_tokens: (batch.tokens - steps.requests) as f64,
-            sequences: batch.requests as f64,
+            prefill_tokens: batch.chunk_tokens() as f64,
+            sequences: batch.sampled_rows() as f64,
             context_tokens: steps.context_tokens as f64,
-            attention_pairs: (batch.attention_pairs - steps.context_tokens) as f64,
+            attention_pairs: batch.chunk_pairs() as f64,
             tokens: batch.tokens as f64,
         }
     }

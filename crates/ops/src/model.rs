@@ -20,7 +20,7 @@ const MOST_CONTEXT: u64 = 262_144;
 ///
 /// A pass is one pass over the whole batch: what grows with its tokens (matrix products, experts, exchanges, short
 /// kernels), the head of its requests, attention of requests that compute one token each (by their number and mean
-/// context), and attention of the others (by their number and the length that has as many query-key pairs).
+/// context; drafts that they verify share the KV that is read), and attention of the others (by their number and the length that has as many query-key pairs).
 #[derive(Debug, Clone)]
 pub struct Ops {
     source: String,
@@ -154,13 +154,13 @@ impl LatencyModel for Ops {
         }
         let steps = batch.steps;
         let prompts = batch.requests - steps.requests;
-        let mut us = self.outside_attention(batch.tokens, batch.requests, prompts > 0);
+        let mut us = self.outside_attention(batch.tokens, batch.sampled_rows(), prompts > 0);
         if steps.requests > 0 {
             us +=
                 self.decode.at(steps.requests, steps.context_tokens / steps.requests) + self.uneven_us(steps);
         }
         if prompts > 0 {
-            let pairs = batch.attention_pairs - steps.context_tokens;
+            let pairs = batch.chunk_pairs();
             us += self.prompt.at(prompts, (2 * pairs / prompts).isqrt());
             us *= self.prompt_factor;
         } else {

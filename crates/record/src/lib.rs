@@ -12,6 +12,6 @@ mod run;
 pub use breakdown::TtftBreakdown;
 pub use gaps::{MOST_DISTINCT_GAPS, TokenGaps};
 pub use run::{
-    PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord,
-    WorkerLimits, WorkerTotals,
+    DraftTotals, PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, SoFar,
+    StageRecord, WorkerLimits, WorkerTotals,
 };

@@ -127,6 +127,19 @@ pub struct PoolTotals {
     pub computed_tokens: u64,
     /// Preemptions.
     pub preemptions: u64,
+    /// Drafts that were verified; 0 without speculative decoding.
+    pub drafts: DraftTotals,
+}
+
+/// What became of drafts, counted as vLLM does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DraftTotals {
+    /// Times that drafts of a request were verified.
+    pub verifications: u64,
+    /// Tokens that were proposed and computed.
+    pub drafted: u64,
+    /// How many of them were accepted.
+    pub accepted: u64,
 }
 
 /// What one worker had to do.

@@ -30,6 +30,7 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
         ));
     }
     facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
+    facts.extend(drafts(report));
     report.pools.iter().for_each(|pool| facts.extend(pool_facts(pool)));
     facts.extend(goodput(report).into_iter().flatten());
     if let (Some(within), Some(limit)) =
@@ -63,6 +64,20 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
         ));
     }
     facts
+}
+
+/// What became of drafts.
+fn drafts(report: &Report) -> Option<String> {
+    let (drafted, rate) = (report.spec_decode_num_draft_tokens?, report.spec_decode_acceptance_rate?);
+    let (verifications, length) =
+        (report.spec_decode_num_drafts?, report.spec_decode_mean_acceptance_length?);
+    Some(format!(
+        "Speculative decoding: {} of {} proposed tokens accepted, {} tokens from each of {} verifications",
+        percent(rate),
+        count(drafted),
+        grouped(length, 2),
+        count(verifications)
+    ))
 }
 
 /// Where the iteration times come from; with a warning if nothing of them was measured.

@@ -8,8 +8,8 @@
 //! | 3 | 60 | 62 | 90 100 | aggregated; gave up for want of KV blocks |
 
 use servecast_record::{
-    PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TokenGaps,
-    WorkerLimits, WorkerTotals,
+    DraftTotals, PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord,
+    TokenGaps, WorkerLimits, WorkerTotals,
 };
 use servecast_types::{Duration, Role, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
@@ -27,7 +27,12 @@ pub(crate) fn run() -> RunRecord {
     // While workers were in iterations, they had two requests, which held a quarter of the blocks, and once the half.
     let pool = |role, totals: [u64; 3], busy_ms: &[u64]| PoolRecord {
         role,
-        totals: PoolTotals { iterations: totals[0], computed_tokens: totals[1], preemptions: totals[2] },
+        totals: PoolTotals {
+            iterations: totals[0],
+            computed_tokens: totals[1],
+            preemptions: totals[2],
+            drafts: DraftTotals::default(),
+        },
         workers: busy_ms
             .iter()
             .map(|busy_ms| WorkerTotals {

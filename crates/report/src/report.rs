@@ -129,6 +129,18 @@ flat_object! {
         pub total_preemptions: u64,
         /// Engine iterations over all pools.
         pub total_iterations: u64,
+        /// Times that drafts of a request were verified, over all pools; absent, as those below, without speculative
+        /// decoding.
+        pub spec_decode_num_drafts: Option<u64>,
+        /// Tokens that were proposed and verified.
+        pub spec_decode_num_draft_tokens: Option<u64>,
+        /// How many of them were accepted.
+        pub spec_decode_num_accepted_tokens: Option<u64>,
+        /// Share of the proposed tokens that was accepted, from 0 to 1.
+        pub spec_decode_acceptance_rate: Option<f64>,
+        /// Tokens that a verification gave in the mean, the model's own among them: 1 + accepted tokens / verifications.
+        /// What a request has no room for at its end counts, too.
+        pub spec_decode_mean_acceptance_length: Option<f64>,
         /// Where iteration times come from: the latency model, what of it was measured, and on which GPU, if it is of
         /// one; of each pool, if they differ.
         pub latency_source: Option<String>,
@@ -209,7 +221,16 @@ mod tests {
         let report = summarize(&fixture::run(), &options);
         let withdrawn_requests = Some(1);
         let overload = Overload { from_ms: 60e3, growth_rps: 3.75, arrival_rps: 12.5, backlog: 17 };
-        Report { overload: Some(overload), withdrawn_requests, ..report }
+        Report {
+            overload: Some(overload),
+            withdrawn_requests,
+            spec_decode_num_drafts: Some(4),
+            spec_decode_num_draft_tokens: Some(12),
+            spec_decode_num_accepted_tokens: Some(6),
+            spec_decode_acceptance_rate: Some(0.5),
+            spec_decode_mean_acceptance_length: Some(2.5),
+            ..report
+        }
     }
 
     fn empty() -> Report {

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 use servecast_record::{
-    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerLimits, WorkerTotals,
+    DraftTotals, PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerLimits,
+    WorkerTotals,
 };
 use servecast_types::Duration;
 
@@ -85,6 +86,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
     let provenance: Provenance = options.provenance.clone();
     let online = options.online.as_ref();
+    let drafts = Some(drafts(run)).filter(|drafts| drafts.verifications > 0);
 
     Report {
         schema_version: SchemaVersion::V1,
@@ -123,6 +125,13 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         total_iterations: iterations(run),
+        spec_decode_num_drafts: drafts.map(|drafts| drafts.verifications),
+        spec_decode_num_draft_tokens: drafts.map(|drafts| drafts.drafted),
+        spec_decode_num_accepted_tokens: drafts.map(|drafts| drafts.accepted),
+        spec_decode_acceptance_rate: drafts
+            .map(|drafts| drafts.accepted as f64 / drafts.drafted.max(1) as f64),
+        spec_decode_mean_acceptance_length: drafts
+            .map(|drafts| 1.0 + drafts.accepted as f64 / drafts.verifications as f64),
         latency_source: provenance.latency_source,
         latency_error: provenance.latency_error,
         latency_extrapolated_ratio: extrapolated_ratio(run),
@@ -142,6 +151,18 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
 
 fn iterations(run: &RunRecord) -> u64 {
     run.pools.iter().map(|pool| pool.totals.iterations).sum()
+}
+
+/// What became of the drafts of all pools.
+fn drafts(run: &RunRecord) -> DraftTotals {
+    run.pools.iter().fold(DraftTotals::default(), |sum, pool| {
+        let DraftTotals { verifications, drafted, accepted } = pool.totals.drafts;
+        DraftTotals {
+            verifications: sum.verifications + verifications,
+            drafted: sum.drafted + drafted,
+            accepted: sum.accepted + accepted,
+        }
+    })
 }
 
 /// The share of iterations that lie outside what was measured, if any does.
@@ -226,7 +247,7 @@ fn seats_of_each(pool: &PoolRecord) -> Option<u32> {
 }
 
 fn pool_report(pool: &PoolRecord, duration: Option<Duration>) -> PoolReport {
-    let PoolTotals { iterations, computed_tokens, preemptions } = pool.totals;
+    let PoolTotals { iterations, computed_tokens, preemptions, .. } = pool.totals;
     let duration_ns = duration.map(Duration::as_ns).filter(|&ns| ns > 0);
     let share = |busy_ns: u64, duration_ns: u64| busy_ns as f64 / duration_ns as f64;
     let spread = |of: &dyn Fn(&WorkerTotals) -> f64| {

@@ -244,6 +244,8 @@ impl Extend<Run> for Prompt {
 #[derive(Debug, Clone)]
 pub struct BlockHasher {
     block_size: u32,
+    /// Tokens that the next block adds: more than a block for the first one, if identities cover what follows.
+    next_tokens: u32,
     run: usize,
     used: u32,
     parent: Option<SequenceHash>,
@@ -255,8 +257,16 @@ impl BlockHasher {
     /// # Panics
     /// If `block_size` is 0.
     pub fn new(block_size: u32) -> Self {
+        Self::looking_ahead(block_size, 0)
+    }
+
+    /// The same with identities that cover the `lookahead` tokens behind a block, too.
+    ///
+    /// # Panics
+    /// If `block_size` is 0.
+    pub fn looking_ahead(block_size: u32, lookahead: u32) -> Self {
         assert!(block_size > 0, "a block holds at least one token");
-        Self { block_size, run: 0, used: 0, parent: None }
+        Self { block_size, next_tokens: block_size + lookahead, run: 0, used: 0, parent: None }
     }
 
     /// Identity of the next block of `content`, or `None` if less than a block is left.
@@ -265,17 +275,18 @@ impl BlockHasher {
     pub fn next(&mut self, content: &Prompt) -> Option<SequenceHash> {
         let current = content.runs.get(self.run)?;
         let parent = self.parent.map_or(0, |parent| parent.0);
-        let hash = if current.len - self.used >= self.block_size {
+        let hash = if current.len - self.used >= self.next_tokens {
             let used = self.used;
-            self.used += self.block_size;
+            self.used += self.next_tokens;
             match used {
-                0 => hash_words([parent, current.start, u64::from(self.block_size)]),
+                0 => hash_words([parent, current.start, u64::from(self.next_tokens)]),
                 // The last token of the parent is the one before this block.
                 _ => parent.wrapping_add(1),
             }
         } else {
             self.across_runs(content, parent)?
         };
+        self.next_tokens = self.block_size;
         self.parent = Some(SequenceHash(hash));
         self.parent
     }
@@ -298,16 +309,16 @@ impl BlockHasher {
         let mut words: SmallVec<[u64; 15]> = smallvec![parent];
         let mut filled = 0;
         let (mut run, mut used) = (self.run, self.used);
-        while filled < self.block_size {
+        while filled < self.next_tokens {
             let current = content.runs.get(run)?;
-            let take = (current.len - used).min(self.block_size - filled);
+            let take = (current.len - used).min(self.next_tokens - filled);
             if take > 0 {
                 words.extend([current.start + u64::from(used), u64::from(take)]);
             }
             filled += take;
             used += take;
             // A run that is used up is left only when more is needed: the last run may still grow.
-            if filled < self.block_size {
+            if filled < self.next_tokens {
                 run += 1;
                 used = 0;
             }
@@ -319,10 +330,9 @@ impl BlockHasher {
         })
     }
 
-    /// Identities of all full blocks of `content`, as runs.
-    pub fn all_runs(content: &Prompt, block_size: u32) -> HashRuns {
-        let mut hasher = Self::new(block_size);
-        std::iter::from_fn(|| hasher.next_run(content, u32::MAX)).collect()
+    /// Identities of all further blocks of `content`, as runs.
+    pub fn runs_of(mut self, content: &Prompt) -> HashRuns {
+        std::iter::from_fn(|| self.next_run(content, u32::MAX)).collect()
     }
 
     /// Identities of all full blocks of `content`.
@@ -354,6 +364,24 @@ mod tests {
     fn shared_blocks(a: &Prompt, b: &Prompt, block_size: u32) -> usize {
         let (a, b) = (BlockHasher::all(a, block_size), BlockHasher::all(b, block_size));
         a.iter().zip(&b).take_while(|(a, b)| a == b).count()
+    }
+
+    #[test]
+    fn an_identity_may_cover_what_follows_its_block() {
+        let of = |tail: u32| {
+            let content = Prompt::new([Run::tokens(0, 8), Run::tokens(tail, 3)]);
+            BlockHasher::looking_ahead(4, 1).runs_of(&content).iter().collect::<Vec<_>>()
+        };
+        let (one, other) = (of(100), of(200));
+        assert_eq!((one.len(), other.len()), (2, 2), "11 tokens: the second block needs the ninth");
+        assert_eq!(one[0], other[0]);
+        assert_ne!(one[1], other[1], "the token behind it is another");
+        let whole = Prompt::new([Run::tokens(0, 8)]);
+        assert_eq!(
+            BlockHasher::looking_ahead(4, 1).runs_of(&whole).len(),
+            1,
+            "nothing is known behind the second"
+        );
     }
 
     #[test]
@@ -454,7 +482,7 @@ mod tests {
         fn runs_of_identities_are_the_identities(content in runs(), block_size in 1_u32..20, most in 1_u32..5) {
             let content = Prompt::new(content);
             let all: HashRuns = BlockHasher::all(&content, block_size).into_iter().collect();
-            prop_assert_eq!(&BlockHasher::all_runs(&content, block_size), &all);
+            prop_assert_eq!(&BlockHasher::new(block_size).runs_of(&content), &all);
             let mut hasher = BlockHasher::new(block_size);
             let piecemeal: HashRuns = std::iter::from_fn(|| hasher.next_run(&content, most)).collect();
             prop_assert_eq!(piecemeal, all);

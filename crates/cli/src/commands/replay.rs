@@ -70,12 +70,8 @@ pub(crate) struct ReplayArgs {
 
 impl ReplayArgs {
     /// All settings that hold for the run, with their origins.
-    fn layers(self) -> Result<Layers, Failure> {
-        self.over(Layers::default())
-    }
-
-    /// The same, laid over others.
-    fn over(mut self, mut layers: Layers) -> Result<Layers, Failure> {
+    fn layers(mut self) -> Result<Layers, Failure> {
+        let mut layers = Layers::default();
         if let Some(path) = &self.config_file {
             layers.add_file(path)?;
         }

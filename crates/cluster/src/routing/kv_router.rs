@@ -16,6 +16,8 @@ pub(crate) struct KvRouting {
     router: Router,
     stage: Stage,
     block_size: u32,
+    /// Tokens behind a block that its identity covers.
+    hash_lookahead: u32,
     tracks_output: bool,
     /// KV events that are not visible yet.
     reports: Reports,
@@ -73,6 +75,7 @@ impl KvRouting {
             router,
             stage: Stage::of(pool.role),
             block_size: pool.block_size(),
+            hash_lookahead: pool.engines().next().map_or(0, EngineConfig::hash_lookahead),
             tracks_output,
             reports: Reports::default(),
             event_delay,
@@ -123,7 +126,8 @@ impl KvRouting {
     /// The routing request of a prompt.
     pub(crate) fn describe(&mut self, request: &EngineRequest) -> RoutingRequest {
         self.blocks.clear();
-        BlockHasher::all_runs(&request.prompt, self.block_size).append_to(&mut self.blocks);
+        let hasher = BlockHasher::looking_ahead(self.block_size, self.hash_lookahead);
+        hasher.runs_of(&request.prompt).append_to(&mut self.blocks);
         let blocks: Arc<[_]> = self.blocks.as_slice().into();
         RoutingRequest {
             expected_output_tokens: Some(request.max_tokens),

@@ -56,8 +56,12 @@ pub(crate) struct Scenario {
 
 /// Any engine, in blocks of 4 tokens, so that it goes with any other.
 pub(crate) fn engine() -> impl Strategy<Value = EngineArgs> {
-    let trtllm =
-        vllm().prop_map(|args| EngineArgs { engine_type: EngineType::Trtllm, kv_role: None, ..args });
+    let trtllm = vllm().prop_map(|args| EngineArgs {
+        engine_type: EngineType::Trtllm,
+        kv_role: None,
+        speculative_config: None,
+        ..args
+    });
     prop_oneof![3 => vllm(), 3 => sglang(), 1 => trtllm]
 }
 
@@ -80,6 +84,7 @@ fn sglang() -> impl Strategy<Value = EngineArgs> {
         EngineArgs {
             engine_type: EngineType::Sglang,
             kv_role: None,
+            speculative_config: None,
             sglang: Some(serde_json::from_value(own).unwrap()),
             max_num_batched_tokens: default.max_num_batched_tokens,
             enable_chunked_prefill: default.enable_chunked_prefill,
@@ -118,6 +123,26 @@ fn host() -> impl Strategy<Value = serde_json::Value> {
     prop_oneof![Just(json!(null)), some]
 }
 
+/// Speculative decoding, now and then, with drafts for which there is always room.
+fn speculation() -> impl Strategy<Value = serde_json::Value> {
+    let methods = ["ngram", "eagle3", "mtp", "draft_model"];
+    let given = (
+        prop::sample::select(methods.to_vec()),
+        prop::collection::vec(0.0..=1.0, 1..4),
+        prop::option::of(0.0_f64..400.0),
+    );
+    let some = given.prop_map(|(method, rates, draft_pass_us): (_, Vec<f64>, _)| {
+        json!({
+            "method": method,
+            "num_speculative_tokens": rates.len(),
+            "num_nextn_predict_layers": if method == "mtp" { Some(rates.len()) } else { None },
+            "conditional_acceptance_rates": rates,
+            "draft_pass_us": draft_pass_us,
+        })
+    });
+    prop_oneof![3 => Just(json!(null)), 1 => some]
+}
+
 fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
@@ -126,7 +151,8 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     // Much shorter than passes, or longer.
     let bandwidth = prop::option::weighted(0.7, prop_oneof![0.01_f64..10.0, 0.0005_f64..0.05]);
     let transfer = (bandwidth, prop_oneof!["full_prompt", "destination_missing"], role, sharing);
-    (sizes, switches, transfer, 0..5_u32, host()).prop_map(|(sizes, switches, transfer, latency, host)| {
+    let given = (sizes, switches, transfer, 0..5_u32, host(), speculation());
+    given.prop_map(|(sizes, switches, transfer, latency, host, speculation)| {
         let (bandwidth, timing_mode, role, sharing) = transfer;
         let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
         let (caching, chunked, gate, asynchronous, priority) = switches;
@@ -144,6 +170,7 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
             "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
             "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
             "kv_transfer_sharing": bandwidth.and(sharing), "kv_role": role, "host": host,
+            "speculative_config": speculation,
         }))
         .unwrap()
     })

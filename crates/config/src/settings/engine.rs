@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
     EngineArgs, EngineType, HostArgs, KvTransferSharing, RetractionPolicy, SchedulePolicy, SglangArgs,
+    SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -115,6 +116,11 @@ pub struct EngineShortcuts {
     /// The same, for each request in the pass
     #[arg(long, value_name = "US", value_parser = finite)]
     pub delivery_us_per_request: Option<f64>,
+    /// Speculative decoding of vLLM, a JSON object or @FILE.json, such as `{"method": "eagle3", "num_speculative_tokens": 3,
+    /// "acceptance_rates": [0.67, 0.42, 0.26]}`
+    #[arg(long, value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<SpeculativeArgs>")]
+    pub speculative_config: Option<Map<String, Value>>,
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
     #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
     pub kv_transfer_bandwidth: Option<f64>,
@@ -245,12 +251,13 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 5] = [
+const OF_VLLM: [&str; 6] = [
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
     "max_num_batched_tokens",
     "enable_chunked_prefill",
     "async_scheduling",
+    "speculative_config",
 ];
 
 /// The setting that a key for all engines stands for, by its path: that of its own name, or of the host.
@@ -332,6 +339,7 @@ mod tests {
                 }
                 "attention_backend" => json!("flashinfer"),
                 "host" => json!({"gap_us": 1}),
+                "speculative_config" => json!({"method": "ngram"}),
                 "kv_transfer_sharing" => json!("shared"),
                 "schedule_policy" => json!("lpm"),
                 "retraction_policy" => json!("length"),

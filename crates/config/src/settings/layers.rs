@@ -24,8 +24,14 @@ use crate::latency::Models;
 const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
 
 /// Keys whose values are settings themselves, of an engine or of a router.
-pub(super) const NESTED: [&str; 5] =
-    ["engine_args", "prefill_engine_args", "decode_engine_args", "router_config", "host"];
+pub(super) const NESTED: [&str; 6] = [
+    "engine_args",
+    "prefill_engine_args",
+    "decode_engine_args",
+    "router_config",
+    "host",
+    "speculative_config",
+];
 
 /// The deployment of the first command of a newcomer.
 pub const EXAMPLE: [(&str, &str); 3] =
@@ -89,8 +95,6 @@ pub struct Layers {
     models: Models,
     /// Whether messages leave out where values came from.
     is_silent: bool,
-    /// Keys whose flag has another name in this command.
-    flags: BTreeMap<String, Origin>,
 }
 
 impl Layers {
@@ -116,13 +120,6 @@ impl Layers {
     /// No settings yet, in a program that brings latency models along.
     pub fn with_models(models: Models) -> Self {
         Self { models, ..Self::default() }
-    }
-
-    /// No settings yet, in a command in which the flag of a key has another name.
-    #[must_use]
-    pub fn with_flag(mut self, key: &str, flag: &str) -> Self {
-        self.flags.insert(key.to_owned(), Origin::Flag(flag.to_owned()));
-        self
     }
 
     /// The latency models that were brought along.
@@ -177,8 +174,7 @@ impl Layers {
             .map_err(|error| Failure::input(&error).about("a flag cannot be used"))?;
         let Value::Object(flags) = flags else { unreachable!("settings are an object") };
         for (key, value) in flags {
-            let origin = self.flags.get(&key).cloned();
-            self.add(&key, value, &origin.unwrap_or_else(|| Origin::flag(&key)))?;
+            self.add(&key, value, &Origin::flag(&key))?;
         }
         Ok(())
     }

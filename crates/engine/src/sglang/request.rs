@@ -1,6 +1,6 @@
 //! A request inside SGLang's scheduler.
 
-use servecast_types::{Prompt, RequestId, Run, Time};
+use servecast_types::{BlockHasher, Prompt, RequestId, Run, Time};
 
 use super::tree::Prefix;
 use crate::sequence::Sequence;
@@ -78,7 +78,8 @@ impl Request {
     ) -> Self {
         let EngineRequest { id, prompt, output, .. } = request;
         let prompt_tokens = prompt.tokens();
-        let sequence = Sequence::new(id, prompt, output.as_deref(), max_new_tokens.max(1), config.block_size);
+        let hasher = BlockHasher::new(config.block_size);
+        let sequence = Sequence::new(id, prompt, output.as_deref(), max_new_tokens.max(1), hasher);
         Self {
             id,
             status: Status::Waiting,

@@ -473,5 +473,6 @@ impl Scheduler {
 }
 
 pub(super) fn entry(slot: Slot, request: &Request, samples: bool) -> Entry {
-    Entry { slot, id: request.id, samples, first_new_block: 0, requeues: request.requeues }
+    let (id, requeues) = (request.id, request.requeues);
+    Entry { slot, id, samples, first_new_block: 0, drafted: 0, accepted: 0, requeues }
 }

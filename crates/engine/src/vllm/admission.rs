@@ -55,11 +55,15 @@ impl Scheduler {
             self.kv.store(request, request.computed);
             // At least one token is computed here, or none would come out.
             request.computed = request.computed.min(request.known() - 1);
-            let tokens = (request.known() - request.computed).min(round.cap).min(round.budget);
+            let missing = request.known() - request.computed;
             let joins = self.config.no_evict.is_some();
             let ends = joins && request.is_complete(self.config.max_model_len);
             let joined = Joined { id: request.id, is_finished: ends };
-            let blocks = self.kv.blocks_for(request.computed + tokens);
+            let request = &self.requests[slot];
+            let Some(tokens) = self.first_tokens(request, request.computed, missing, round) else {
+                return false;
+            };
+            let blocks = self.kv.blocks_for(self.kv.slots(request.computed + tokens));
             let needed = blocks.saturating_sub(request.blocks.len() as u32);
             if !ends && needed + self.watermark() > self.kv.pool.num_free() {
                 return false;
@@ -95,9 +99,11 @@ impl Scheduler {
         }
     }
 
-    /// Who is put off keeps the place that it would have taken, so that no more are looked at than could run.
+    /// Under TensorRT-LLM, who is put off keeps the place that it would have taken, so that no more are looked at than could
+    /// run.
     fn may_admit(&self, round: &Round) -> bool {
-        round.budget > 0 && self.running.len() + self.put_off.len() < self.config.max_num_seqs as usize
+        let held = if self.config.no_evict.is_some() { self.put_off.len() } else { 0 };
+        round.left() > 0 && self.running.len() + held < self.config.max_num_seqs as usize
     }
 
     /// Takes the head of the waiting queue out of it if that is possible now.
@@ -107,7 +113,7 @@ impl Scheduler {
             return Tried::Stays;
         }
         let known = request.known();
-        if self.kv.blocks_for(known) > self.config.usable_blocks() {
+        if self.kv.blocks_for(self.kv.slots(known)) > self.config.usable_blocks() {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, &mut step.iteration);
             return Tried::Gone;
         }
@@ -124,7 +130,7 @@ impl Scheduler {
         } else if self.is_coming(slot, fit.hit_blocks) {
             Tried::PutOff
         } else {
-            Tried::gone_if(self.admit_local(slot, fit, round, step))
+            self.admit_local(slot, fit, round, step)
         }
     }
 
@@ -181,26 +187,28 @@ impl Scheduler {
     }
 
     /// Admits a request that computes what it does not hit.
-    fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> bool {
+    fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> Tried {
         let hit_tokens = fit.hit_blocks * self.config.block_size;
         let missing = (fit.known - hit_tokens).max(1);
         if round.prefill_held && missing > 1 {
-            return false;
+            return Tried::Stays;
         }
-        let tokens = missing.min(round.cap);
-        if !self.config.enable_chunked_prefill && tokens > round.budget {
-            return false;
+        let computed = hit_tokens.min(fit.known - 1);
+        let Some(tokens) = self.first_tokens(&self.requests[slot], computed, missing, round) else {
+            return Tried::Stays;
+        };
+        if tokens == 0 {
+            return Tried::PutOff;
         }
-        let tokens = tokens.min(round.budget);
-        if !self.has_room(slot, fit, hit_tokens + tokens) {
-            return false;
+        if !self.has_room(slot, fit, computed + tokens) {
+            return Tried::Stays;
         }
         self.waiting.pop();
         let request = &mut self.requests[slot];
         self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks);
-        request.computed = hit_tokens.min(fit.known - 1);
+        request.computed = computed;
         self.admit(slot, tokens, round, step);
-        true
+        Tried::Gone
     }
 
     /// Whether a waiting request can start, its first tokens being those up to `up_to`.
@@ -211,7 +219,7 @@ impl Scheduler {
             return no_evict.fits(&self.requests[slot], in_use, outstanding, self.kv.pool.num_free());
         }
         let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
-        let tokens = if reserves { fit.known } else { up_to };
+        let tokens = self.kv.slots(up_to).max(if reserves { fit.known } else { 0 });
         self.blocks_to_take(fit, tokens) + self.watermark() <= self.kv.pool.num_free()
     }
 
@@ -294,7 +302,7 @@ impl Scheduler {
         let resumed = request.preemptions > 0;
         step.iteration.admitted.push(Admitted { id: request.id, cached_tokens: request.computed, resumed });
         self.schedule_tokens(slot, tokens, 0, step);
-        round.budget -= tokens;
+        round.spend(tokens);
     }
 
     /// Free blocks that a waiting request takes when it gets room for its first `tokens` tokens.
@@ -315,7 +323,7 @@ impl Scheduler {
             .sum();
         // One iteration ahead, what a member knows is computed already, or in flight.
         let members = if self.stretch.lead() == 0 { self.stretch.num_opening() } else { 0 };
-        members + others
+        members + others + self.verification_blocks()
     }
 
     /// Removes a request that waits and can never be served.

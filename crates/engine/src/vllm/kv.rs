@@ -1,11 +1,12 @@
 //! Block allocation for requests, as vLLM's `KVCacheManager` does it: all or nothing, prefix hits first.
 
-use servecast_types::BlockId;
+use servecast_types::{BlockHasher, BlockId};
 
 use super::pool::{BlockPool, Hits};
 use super::request::Request;
 use crate::EngineConfig;
 use crate::args::VllmVersion;
+use crate::speculation::Speculation;
 
 /// The KV cache of a worker.
 #[derive(Debug)]
@@ -13,6 +14,15 @@ pub(crate) struct KvCache {
     pub(crate) pool: BlockPool,
     pub(crate) block_size: u32,
     caching: bool,
+    /// Slots that a drafter needs behind the tokens of an iteration, up to `most_slots` of a request.
+    lookahead: u32,
+    most_slots: u32,
+    /// Tokens behind a block that its identity covers, so that they have to be known.
+    hash_lookahead: u32,
+    /// The last computed tokens, whose draft KV may be written again.
+    unsettled: u32,
+    /// Whether the last block of a hit is not used.
+    drops_last_hit: bool,
 }
 
 impl KvCache {
@@ -25,7 +35,28 @@ impl KvCache {
             unhashed_to_head,
             capture_events,
         );
-        Self { pool, block_size: config.block_size, caching: config.enable_prefix_caching }
+        let speculation = config.speculation.as_deref();
+        let figure = |of: fn(&Speculation) -> u32| speculation.map_or(0, of);
+        Self {
+            pool,
+            block_size: config.block_size,
+            caching: config.enable_prefix_caching,
+            lookahead: figure(|speculation| speculation.lookahead),
+            most_slots: config.max_model_len,
+            hash_lookahead: figure(|speculation| speculation.hash_lookahead),
+            unsettled: figure(|speculation| speculation.prefill_lookahead.saturating_sub(1)),
+            drops_last_hit: speculation.is_some_and(|speculation| speculation.drops_last_hit),
+        }
+    }
+
+    /// A hasher for the content of a request.
+    pub(crate) fn hasher(&self) -> BlockHasher {
+        BlockHasher::looking_ahead(self.block_size, self.hash_lookahead)
+    }
+
+    /// Tokens that need KV slots when the first `tokens` tokens of a request are computed: a drafter's among them.
+    pub(crate) fn slots(&self, tokens: u32) -> u32 {
+        if self.lookahead == 0 { tokens } else { (tokens + self.lookahead).min(self.most_slots) }
     }
 
     /// Blocks that hold `tokens` tokens.
@@ -56,7 +87,18 @@ impl KvCache {
         if !self.caching {
             return;
         }
-        let blocks = tokens / self.block_size;
+        let known = request.known();
+        let blocks = tokens.min(known.saturating_sub(self.hash_lookahead)) / self.block_size;
+        self.find_first_hits(request, blocks, hits);
+        if self.drops_last_hit && hits.len() > 0 {
+            let kept = hits.len() - 1;
+            hits.clear();
+            self.find_first_hits(request, kept, hits);
+        }
+    }
+
+    /// The cached ones of the first `blocks` blocks of `request`, up to the first that is not.
+    fn find_first_hits(&self, request: &mut Request, blocks: u32, hits: &mut Hits) {
         let mut runs = request.hashes(blocks).range(0..blocks);
         while runs.next().is_some_and(|run| self.pool.find_hits(run, hits)) {}
     }
@@ -83,10 +125,14 @@ impl KvCache {
     /// Lets others hit the full blocks within the first `tokens` tokens of a request.
     #[inline]
     pub(crate) fn store(&mut self, request: &mut Request, tokens: u32) {
+        let tokens = tokens.saturating_sub(self.unsettled);
         // Most tokens fill no block.
         let fills_one = u64::from(tokens) >= (u64::from(request.stored) + 1) * u64::from(self.block_size);
         if fills_one && self.caching {
-            self.store_blocks(request, tokens / self.block_size);
+            // What a member of a stretch knows is not up to date, but then identities cover nothing behind a block.
+            let ahead = self.hash_lookahead;
+            let hashed = if ahead == 0 { tokens } else { tokens.min(request.known().saturating_sub(ahead)) };
+            self.store_blocks(request, hashed / self.block_size);
         }
     }
 
@@ -98,6 +144,9 @@ impl KvCache {
 
     fn store_blocks(&mut self, request: &mut Request, full: u32) {
         let stored = request.stored;
+        if full <= stored {
+            return;
+        }
         // Of what it generates itself, nobody has stored anything, unless it was here before.
         let is_new = request.has_private_output
             && request.preemptions == 0

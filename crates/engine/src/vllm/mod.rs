@@ -7,6 +7,7 @@
 //! - `scheduler`: the state of a worker, the frame of `schedule()`, and what the engine asks in between.
 //! - `running`: its first half: tokens for the running requests, preemption.
 //! - `admission`: its second half: the waiting requests, KV from elsewhere.
+//! - `drafts`: what speculative decoding adds to both.
 //! - `update`: what becomes known at the end of an iteration.
 //! - `stretch`: requests that decode, at the cost of what changes.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
@@ -19,6 +20,7 @@
 //! `Request::is_starved`, `Scheduler::give_up` and `Scheduler::give_up_if_stuck`.
 
 mod admission;
+mod drafts;
 mod kv;
 mod pool;
 mod queue;

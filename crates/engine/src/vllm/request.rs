@@ -1,6 +1,8 @@
 //! A request inside vLLM's scheduler, with the counters by which it is scheduled.
 
-use servecast_types::{BlockId, HashRuns, RequestId, SequenceHash, Time};
+use std::sync::Arc;
+
+use servecast_types::{BlockHasher, BlockId, HashRuns, RequestId, SequenceHash, Time};
 
 use crate::EngineRequest;
 use crate::sequence::Sequence;
@@ -75,6 +77,11 @@ pub(crate) struct Request {
     pub(crate) prompt_was_here: bool,
     /// Whether nobody else names what it generates, so that nobody else can hit it.
     pub(crate) has_private_output: bool,
+    /// Drafts that it verifies when it is scheduled next; and how many of these rows are drafts indeed and no padding.
+    pub(crate) drafts: u8,
+    pub(crate) real_drafts: u8,
+    /// Iterations in flight that give it tokens.
+    pub(crate) sampling: u8,
 
     /// Number of the last iteration that computes something for it.
     pub(crate) last_iteration: u64,
@@ -83,19 +90,24 @@ pub(crate) struct Request {
     pub(crate) preemptions: u32,
     /// Preemptions since its last token.
     pub(crate) preemptions_in_vain: u32,
+    /// Verifications so far.
+    pub(crate) verifications: u32,
     sequence: Sequence,
 
-    /// Tokens in flight when it was preempted: they still arrive.
+    /// Iterations in flight when it was preempted: their tokens still arrive.
     pub(crate) stale: u32,
-    /// Tokens in flight when it was preempted that are thrown away when they arrive.
+    /// Iterations in flight when it was preempted whose tokens are thrown away when they arrive.
     pub(crate) dropped: u32,
+    /// Drafts that are accepted in its verifications, if that is given.
+    pub(crate) accepted_drafts: Option<Arc<[u32]>>,
     pub(crate) key: PriorityKey,
     /// KV that is still to be fetched when blocks can be had.
     pub(crate) remote_prefill: bool,
 }
 
 impl Request {
-    pub(crate) fn new(request: EngineRequest, block_size: u32) -> Self {
+    /// `hasher` stands at the start of a prompt.
+    pub(crate) fn new(request: EngineRequest, hasher: BlockHasher) -> Self {
         let EngineRequest { id, prompt, output, max_tokens, arrival, .. } = request;
         let prompt_tokens = prompt.tokens();
         Self {
@@ -116,12 +128,17 @@ impl Request {
             dropped: 0,
             preemptions: 0,
             preemptions_in_vain: 0,
+            drafts: 0,
+            real_drafts: 0,
+            sampling: 0,
+            verifications: 0,
+            accepted_drafts: request.accepted_drafts,
             is_mid_prefill: false,
             last_iteration: 0,
             joined: 0,
             blocks: Vec::new(),
             stored: 0,
-            sequence: Sequence::new(id, prompt, output.as_deref(), max_tokens, block_size),
+            sequence: Sequence::new(id, prompt, output.as_deref(), max_tokens, hasher),
         }
     }
 
@@ -144,7 +161,8 @@ impl Request {
 
     /// Whether its last token is already in flight, so that nothing more is scheduled for it.
     pub(crate) fn ends_in_flight(&self) -> bool {
-        self.placeholders > 0 && self.outputs + self.placeholders >= self.max_tokens
+        // Of the drafts in flight none may be accepted.
+        self.placeholders > 0 && self.outputs + 1 >= self.max_tokens
     }
 
     /// Whether its prompt is not computed yet.
@@ -207,7 +225,7 @@ mod tests {
 
     fn request(prompt_tokens: u32, max_tokens: u32) -> Request {
         let prompt = Prompt::new([Run::tokens(0, prompt_tokens)]);
-        Request::new(EngineRequest::new(RequestId(0), prompt, max_tokens, Time::ZERO), 4)
+        Request::new(EngineRequest::new(RequestId(0), prompt, max_tokens, Time::ZERO), BlockHasher::new(4))
     }
 
     #[test]
@@ -235,6 +253,7 @@ mod tests {
         assert_eq!((request(1, 1).known(), request(1, 1).scheduled_to()), (11, 12));
         assert!(!request(2, 0).ends_in_flight(), "nothing is in flight");
         assert!(!request(1, 1).ends_in_flight());
-        assert!(request(1, 2).ends_in_flight());
+        assert!(request(2, 1).ends_in_flight());
+        assert!(!request(1, 4).ends_in_flight(), "drafts may all be rejected");
     }
 }

@@ -23,7 +23,7 @@ impl Scheduler {
     /// Running requests in order, behind those of a stretch: each gets what it still has to compute, within the budget.
     pub(super) fn schedule_running(&mut self, round: &mut Round, step: &mut Step) {
         let mut index = self.num_members();
-        while index < self.running.len() && round.budget > 0 {
+        while index < self.running.len() && round.left() > 0 {
             let slot = self.running[index];
             let tokens = self.tokens_to_run(slot, round);
             if tokens == 0 {
@@ -33,8 +33,9 @@ impl Scheduler {
             match self.make_room(&mut index, tokens, round, step) {
                 Room::Made => {
                     let first_new_block = self.requests[slot].blocks.len() as u32;
+                    round.prefill_runs |= self.requests[slot].is_mid_prefill;
                     self.schedule_tokens(slot, tokens, first_new_block, step);
-                    round.budget -= tokens;
+                    round.spend(tokens);
                     index += 1;
                 }
                 Room::PreemptedItself if self.scan_continues() => {}
@@ -50,7 +51,8 @@ impl Scheduler {
             return 0;
         }
         let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
-        (request.scheduled_to() - request.computed).min(round.cap).min(round.budget).min(room)
+        let wanted = request.scheduled_to() + u32::from(request.drafts) - request.computed;
+        self.leaving_lookahead(request, wanted.min(round.cap).min(round.left()).min(room))
     }
 
     fn preempts_oldest(&self) -> bool {
@@ -69,7 +71,7 @@ impl Scheduler {
     fn make_room(&mut self, index: &mut usize, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
         let slot = self.running[*index];
         let request = &self.requests[slot];
-        let needed = self.kv.missing_blocks(request, request.computed + tokens);
+        let needed = self.kv.missing_blocks(request, self.kv.slots(request.computed + tokens));
         while needed > self.kv.pool.num_free() {
             assert!(self.config.no_evict.is_none(), "what was promised at admission is free");
             let position = self.victim();
@@ -85,7 +87,7 @@ impl Scheduler {
             // A victim that already has tokens in this iteration gives them back.
             if let Some(entry) = step.entries.iter().position(|entry| entry.slot == victim) {
                 step.entries.remove(entry);
-                round.budget += step.iteration.scheduled.remove(entry).tokens;
+                round.take_back(step.iteration.scheduled.remove(entry).tokens);
             }
             self.preempt(victim, &mut step.iteration);
             if victim == slot {
@@ -132,7 +134,9 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         request.status = Status::Preempted;
         request.computed = 0;
-        let in_flight = std::mem::take(&mut request.placeholders);
+        request.placeholders = 0;
+        (request.drafts, request.real_drafts) = (0, 0);
+        let in_flight = u32::from(std::mem::take(&mut request.sampling));
         // A request that is about to outgrow the cache would compute dropped tokens again and again.
         if drops_output && !request.is_starved() {
             request.dropped += in_flight;
@@ -145,7 +149,7 @@ impl Scheduler {
         iteration.preempted.push(request.id);
         let (key, known) = (request.key, request.known());
         self.waiting.push_preempted(slot, key);
-        if self.kv.blocks_for(known) > self.config.usable_blocks() {
+        if self.kv.blocks_for(self.kv.slots(known)) > self.config.usable_blocks() {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, iteration);
         }
     }

@@ -52,10 +52,14 @@ pub(crate) struct Scheduler {
     /// TensorRT-LLM: who waits for one of those, in order; kept for its memory.
     pub(super) put_off: Vec<Slot>,
     pub(super) trace_blocks: bool,
+    /// Whether blocks are put into the prefix cache with results, not only with decisions.
+    pub(super) stores_at_end: bool,
     /// Running requests that decode: so many of `running` from the first on as it has members, which are not up to date.
     pub(super) stretch: Stretch,
     /// Whether something came that may end the stretch.
     pub(super) must_replan: bool,
+    /// Whether a request of the iteration being decided can use drafts that are proposed after it.
+    pub(super) drafts_are_needed: bool,
     /// The block that the head of the waiting queue would hit next if it were stored.
     pub(super) first_missing: Option<SequenceHash>,
 }
@@ -85,11 +89,36 @@ pub(super) struct Held {
 pub(super) struct Round {
     pub(super) now: Time,
     /// Tokens that can still be given.
-    pub(super) budget: u32,
+    budget: u32,
+    /// Slots of the batch that are left, of which a request takes `slots` beside one for each of its tokens.
+    input: u32,
+    slots: u32,
     /// Most tokens of one request.
     pub(super) cap: u32,
     /// Whether prompts have to wait for another iteration.
     pub(super) prefill_held: bool,
+    /// Whether a running request computes its prompt, and whether any running request is scheduled.
+    pub(super) prefill_runs: bool,
+    pub(super) any_runs: bool,
+}
+
+impl Round {
+    /// Tokens that the next request can get.
+    pub(super) fn left(&self) -> u32 {
+        self.budget.min(self.input.saturating_sub(self.slots))
+    }
+
+    /// A request got `tokens` tokens, 1 at least; or so many requests got one each, who take nothing beside.
+    pub(super) fn spend(&mut self, tokens: u32) {
+        self.budget -= tokens;
+        self.input -= tokens + self.slots;
+    }
+
+    /// A request gave its tokens back.
+    pub(super) fn take_back(&mut self, tokens: u32) {
+        self.budget += tokens;
+        self.input += tokens + self.slots;
+    }
 }
 
 impl Scheduler {
@@ -111,8 +140,11 @@ impl Scheduler {
             coming: FxHashSet::default(),
             put_off: Vec::new(),
             trace_blocks,
+            stores_at_end: config.async_scheduling
+                || config.speculation.as_ref().is_some_and(|speculation| speculation.stores_verified),
             stretch: Stretch::new(u64::from(config.async_scheduling)),
             must_replan: false,
+            drafts_are_needed: false,
             first_missing: None,
             config,
         }
@@ -135,7 +167,7 @@ impl Scheduler {
         self.must_replan |= self.waiting.len() == 0
             || self.config.scheduling_policy != SchedulingPolicy::Fcfs
             || self.config.long_prefill_token_threshold_adaptive;
-        let request = Request::new(request, self.config.block_size);
+        let request = Request::new(request, self.kv.hasher());
         let key = request.key;
         self.waiting.push(self.requests.insert(request), key);
         Ok(())
@@ -149,8 +181,10 @@ impl Scheduler {
         }
         let mut round = self.round(now);
         self.coming.clear();
+        self.drafts_are_needed = false;
         self.schedule_members(&mut round, step);
         self.schedule_running(&mut round, step);
+        round.any_runs = !step.entries.is_empty();
         // Nobody is admitted in an iteration that had to preempt.
         if step.iteration.preempted.is_empty() && self.admit_loaded(&mut round, step) {
             self.admit_waiting(&mut round, step, links);
@@ -166,7 +200,9 @@ impl Scheduler {
     /// What an iteration that is decided `now` goes by.
     pub(super) fn round(&self, now: Time) -> Round {
         let budget = self.config.max_num_batched_tokens;
-        Round { now, budget, cap: self.long_prefill_cap(), prefill_held: self.holds_prefill() }
+        let slots = self.config.speculation.as_ref().map_or(0, |speculation| speculation.input_slots);
+        let (cap, prefill_held) = (self.long_prefill_cap(), self.holds_prefill());
+        Round { now, budget, input: budget, slots, cap, prefill_held, prefill_runs: false, any_runs: false }
     }
 
     /// Most tokens of one request in this iteration.
@@ -199,9 +235,10 @@ impl Scheduler {
     ///
     /// The caller has checked that enough blocks are free.
     pub(super) fn schedule_tokens(&mut self, slot: Slot, tokens: u32, first_new_block: u32, step: &mut Step) {
+        let drafted = self.drafts_in(slot, tokens);
         let request = &mut self.requests[slot];
         let end = request.computed + tokens;
-        self.kv.extend(request, end);
+        self.kv.extend(request, self.kv.slots(end));
         if self.config.no_evict.is_some() && request.computes_prompt() {
             // Others hit it from the next iteration on, and are put off until then.
             if self.config.enable_prefix_caching {
@@ -210,22 +247,29 @@ impl Scheduler {
         } else {
             self.kv.store(request, end.min(request.known()));
         }
-        let samples = end == request.scheduled_to();
+        let samples = end >= request.scheduled_to();
         let Request { id, computed, .. } = *request;
         step.push(
             Scheduled { id, tokens, computed },
-            Entry { slot, id, samples, first_new_block, requeues: 0 },
+            Entry { slot, id, samples, first_new_block, drafted, accepted: 0, requeues: 0 },
         );
     }
 
     /// Counts what was scheduled as computed, and describes it to the latency model.
     fn commit(&mut self, step: &mut Step) {
-        let Step { iteration, batch, entries, .. } = step;
+        let Step { iteration, batch, entries, proposals, .. } = step;
+        if self.config.speculation.is_some() {
+            self.commit_drafts(entries, iteration, proposals);
+        }
         let mut computes_prompts = false;
         for (entry, scheduled) in entries.iter().zip(&iteration.scheduled) {
             let request = &mut self.requests[entry.slot];
             let (start, end) = (scheduled.computed, scheduled.computed + scheduled.tokens);
-            batch.add_tokens(start.into(), end.into());
+            if entry.drafted > 0 {
+                batch.add_verification(start.into(), (scheduled.tokens - 1).into());
+            } else {
+                batch.add_tokens(start.into(), end.into());
+            }
             if self.config.no_evict.is_some() && request.computes_prompt() {
                 self.kv.store(request, end.min(request.known()));
             }
@@ -235,7 +279,7 @@ impl Scheduler {
             // A first token pays no decode step, unless only the last token of a prompt that was transferred is computed.
             let produced = request.outputs + request.placeholders;
             if entry.samples && (produced > 0 || request.prompt_was_here) {
-                batch.add_decode(end.into());
+                batch.add_decode((end - u32::from(entry.drafted)).into());
             }
             request.computed = end;
             request.last_iteration = self.decided;
@@ -244,7 +288,8 @@ impl Scheduler {
             }
             request.is_mid_prefill = !entry.samples;
             if entry.samples {
-                request.placeholders += 1;
+                request.placeholders += 1 + u32::from(entry.drafted);
+                request.sampling += 1;
             }
             if self.trace_blocks {
                 iteration.block_ids.extend_from_slice(&request.blocks[entry.first_new_block as usize..]);

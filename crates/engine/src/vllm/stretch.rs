@@ -20,7 +20,8 @@ impl Scheduler {
 
     /// Whether the settings allow for a stretch, and all that run fit into an iteration.
     fn may_stretch(&self) -> bool {
-        let is_special = self.config.prefill_schedule_interval > 1;
+        // With drafts nobody knows how many tokens an iteration gives.
+        let is_special = self.config.prefill_schedule_interval > 1 || self.config.speculation.is_some();
         !is_special && self.running.len() < self.config.max_num_batched_tokens as usize
     }
 
@@ -76,13 +77,13 @@ impl Scheduler {
     fn has_room_for_running(&self) -> bool {
         // The number of scheduled tokens does not depend on the time.
         let mut round = self.round(Time::ZERO);
-        round.budget -= self.stretch.requests() as u32;
+        round.spend(self.stretch.requests() as u32);
         let mut needed = self.stretch.num_opening();
         for &slot in &self.running[self.num_members()..] {
             let tokens = self.tokens_to_run(slot, &round);
             let request = &self.requests[slot];
             needed += self.kv.missing_blocks(request, request.computed + tokens);
-            round.budget -= tokens;
+            round.spend(tokens);
         }
         needed <= self.kv.pool.num_free()
     }
@@ -95,7 +96,7 @@ impl Scheduler {
         }
         step.batch.add_decodes(self.stretch.work());
         step.iteration.decoded = members;
-        round.budget -= members as u32;
+        round.spend(members as u32);
         self.cross_blocks();
         // The iteration after this one is to be planned anew.
         self.must_replan = true;
@@ -201,6 +202,7 @@ impl Request {
         self.computed += computed;
         self.outputs += tokens;
         self.placeholders += computed - tokens;
+        self.sampling += (computed - tokens) as u8;
         self.preemptions_in_vain = 0;
         self.last_iteration = last;
         tokens
@@ -210,7 +212,10 @@ impl Request {
     fn in_flight(&self, slot: Slot) -> (Scheduled, Entry) {
         let id = self.id;
         let scheduled = Scheduled { id, tokens: 1, computed: self.computed - 1 };
-        (scheduled, Entry { slot, id, samples: true, first_new_block: 0, requeues: 0 })
+        (
+            scheduled,
+            Entry { slot, id, samples: true, first_new_block: 0, drafted: 0, accepted: 0, requeues: 0 },
+        )
     }
 }
 

@@ -68,15 +68,21 @@ impl Scheduler {
             request.dropped -= 1;
             return;
         }
+        let (drafted, accepted) = (u32::from(entry.drafted), u32::from(entry.accepted));
+        // One after the other; what follows the one that ends it is lost.
+        let tokens = (1 + accepted).min(request.tokens_to_come(self.config.max_model_len));
         if request.stale > 0 {
             request.stale -= 1;
         } else {
-            request.placeholders -= 1;
+            request.sampling -= 1;
+            request.placeholders -= 1 + drafted;
+            // Of what was computed, as many tokens are settled as came out.
+            request.computed -= 1 + drafted - tokens;
         }
-        request.outputs += 1;
+        request.outputs += tokens;
         request.preemptions_in_vain = 0;
-        iteration.emitted.push(Emitted { id: request.id, tokens: 1 });
-        if request.status == Status::Running && self.config.async_scheduling {
+        iteration.emitted.push(Emitted { id: request.id, tokens });
+        if request.status == Status::Running && self.stores_at_end {
             self.kv.store(request, request.computed - request.placeholders);
         }
         if request.is_complete(self.config.max_model_len) {

@@ -409,8 +409,13 @@ impl<'a> Driver<'a> {
                 (None, Some(Rejection::KvCapacity { tokens }), None) => {
                     let cut = log.args.engine_type == EngineType::Sglang;
                     assert!(!cut, "the output of request {index} was cut to the pool");
+                    // Drafts and what their drafter looks ahead need slots, too, and KV that is fetched leaves blocks for them.
+                    let speculation = log.args.speculative_config.as_ref();
+                    let drafts = speculation.and_then(|given| given.num_speculative_tokens).unwrap_or(0);
+                    let fetched = if submission.transfer.is_some() { config.block_size() } else { 0 };
+                    let slots = if drafts > 0 { u64::from(2 * (drafts + 1) + fetched) } else { 0 };
                     assert!(
-                        u64::from(*tokens) > capacity,
+                        u64::from(*tokens) + slots > capacity,
                         "request {index} of {tokens} tokens would have fit"
                     );
                     assert_eq!(*tokens, prompt_tokens + emitted, "request {index}");

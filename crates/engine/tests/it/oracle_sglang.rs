@@ -13,7 +13,9 @@ use servecast_engine::{
 use servecast_types::Time;
 
 use crate::expand::{Expander, as_far_as_known};
-use crate::recording::{HashNumbers, Log, Mode, Predicate, Recording, from_us, latency, replay_most, us};
+use crate::recording::{
+    HashNumbers, Lack, Log, Mode, Predicate, Recording, from_us, latency, replay_most, us,
+};
 use crate::{oracle_sglang_dp, oracle_sglang_pd};
 
 /// Folders of recordings; one may be all that somebody has.
@@ -28,10 +30,10 @@ const FOLDERS: &[&str] = &[
 ];
 
 /// Recordings of what is not simulated: what they have in common, and why.
-const SKIPPED: &[(&str, Predicate)] = &[
-    ("speculative decoding is not simulated", |config| config["speculative_algorithm"].is_string()),
-    ("the host tier of the cache is not simulated", |config| config["hicache"].is_object()),
-    ("sliding windows are not simulated", |config| config["swa"].is_object()),
+const SKIPPED: &[(&str, Lack)] = &[
+    ("speculative decoding is not simulated", |case| case.config("speculative_algorithm").is_string()),
+    ("the host tier of the cache is not simulated", |case| case.config("hicache").is_object()),
+    ("sliding windows are not simulated", |case| case.config("swa").is_object()),
 ];
 
 /// Recordings that are known to differ: what they have in common, and why.

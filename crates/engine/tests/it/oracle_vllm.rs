@@ -1,29 +1,39 @@
 //! Every recording of the real vLLM scheduler is reproduced step by step.
 //!
 //! A recording is a case (settings and requests) and what vLLM decided in each step. The test takes the cases of the
-//! repository and whatever cases lie under `$SERVECAST_ORACLE/vllm`; the ones that cannot hold are in [`EXCEPTIONS`], as
-//! predicates over their settings.
+//! repository and whatever cases lie under `$SERVECAST_ORACLE/vllm` and `/vllm-2`; those of what is not simulated are told by
+//! the predicates of [`LACKING`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration};
 use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::expand::{Expander, UNKNOWN};
-use crate::recording::{CaseRequest, HashNumbers, Log, Mode, Predicate, Recording, from_us, replay_all, us};
+use crate::recording::{CaseRequest, HashNumbers, Lack, Log, Mode, Recording, from_us, replay_most, us};
 
-/// Recordings that are known to differ: what they have in common, and why.
-const EXCEPTIONS: &[(&str, Predicate)] = &[("speculative decoding is not simulated yet", |config| {
-    config["num_speculative_tokens"].as_u64() > Some(0)
-})];
+/// What is not simulated yet.
+const LACKING: &[(&str, Lack)] = &[
+    ("KV cache groups", |case| has(case, "kv_groups") || has(case, "kv_layers")),
+    ("KV offload", |case| has(case, "offload")),
+    ("pipeline parallelism", |case| case.config("pipeline_parallel_size").as_u64() > Some(1)),
+    ("ranks in lock step", |case| case.config("data_parallel_size").as_u64() > Some(1)),
+    ("LoRA adapters", |case| has(case, "max_loras")),
+    ("structured output", |case| case.requests.iter().any(|request| request.grammar_ready_us.is_some())),
+];
+
+fn has(case: &Recording, key: &str) -> bool {
+    !case.config(key).is_null()
+}
 
 /// What an engine that takes decodes together does not say of an iteration.
 const ONLY_ONE_BY_ONE: [&str; 2] = ["block_ids_fnv", "free_queue_fnv"];
 
 #[test]
 fn oracle_vllm() {
-    replay_all("vllm", &["vllm"], EXCEPTIONS, |case| {
+    replay_most("vllm", &["vllm", "vllm-2"], LACKING, &[], |case| {
         for mode in [Mode::OneByOne, Mode::Together, Mode::Ahead] {
             replay(case, mode).map_err(|difference| format!("{mode:?}: {difference}"))?;
         }
@@ -96,9 +106,21 @@ impl<'a> Driver<'a> {
     fn new(case: &'a Recording, mode: Mode) -> Self {
         let mut config = case.expected["config"].clone();
         let keys = config.as_object_mut().unwrap();
-        for only_the_recorder_knows in
-            ["enable_kv_cache_events", "num_lookahead_tokens", "num_speculative_tokens"]
-        {
+        if let Some(speculation) = speculative_config(&case.expected["config"]) {
+            keys.insert("speculative_config".to_owned(), speculation);
+        }
+        for only_the_recorder_knows in [
+            "enable_kv_cache_events",
+            "num_lookahead_tokens",
+            "num_speculative_tokens",
+            "num_speculative_tokens_per_batch_size",
+            "spec_method",
+            "spec_accept",
+            "mtp_layers",
+            "parallel_drafting",
+            "disable_eagle_block_drop",
+            "disable_lookahead_block_hashes",
+        ] {
             keys.remove(only_the_recorder_knows);
         }
         keys.insert("latency".to_owned(), case.latency().into());
@@ -173,8 +195,26 @@ impl<'a> Driver<'a> {
             tie_break: earlier_ids as u64,
             remote_prefill: case.do_remote_prefill,
             hold_kv: case.do_remote_decode,
+            accepted_drafts: self.accepted_drafts(case).map(Arc::from),
             ..self.case.request(index)
         }
+    }
+
+    /// How many drafts of a request are accepted, one verification after the other, if the case says so.
+    fn accepted_drafts(&self, case: &CaseRequest) -> Option<Vec<u32>> {
+        let config = &self.case.expected["config"];
+        let drafts = config["num_speculative_tokens"].as_u64().filter(|&drafts| drafts > 0)?;
+        if !config["spec_method"].is_null() {
+            return case.accept.clone();
+        }
+        // The first recordings had a rule of their own: as many as there are tokens so far, modulo the rows.
+        let mut outputs = 1;
+        let mut accepted = Vec::new();
+        while outputs < case.max_tokens {
+            accepted.push(outputs % (drafts as u32 + 1));
+            outputs += 1 + outputs % (drafts as u32 + 1);
+        }
+        Some(accepted)
     }
 
     fn take_steps(&mut self, now: Time) {
@@ -253,6 +293,24 @@ impl<'a> Driver<'a> {
                 json!({"recv": sorted(names(&iteration.received)), "send": sorted(names(&iteration.sent))});
             step.insert("transfers_done", done);
         }
+        if !self.case.expected["config"]["spec_method"].is_null() {
+            let verified = iteration.verified.iter();
+            step.insert(
+                "spec",
+                verified.map(|each| json!([name(each.id), each.drafted, each.accepted])).collect(),
+            );
+            step.insert("emitted_tokens", iteration.emitted.iter().map(|each| json!(each.tokens)).collect());
+            let sampled = |id| {
+                let accepted =
+                    iteration.verified.iter().find(|each| each.id == id).map_or(0, |each| each.accepted);
+                let is_delivered = iteration.emitted.iter().any(|each| each.id == id);
+                if is_delivered { 1 + accepted } else { 0 }
+            };
+            step.insert(
+                "num_sampled",
+                iteration.scheduled.iter().map(|each| json!(sampled(each.id))).collect(),
+            );
+        }
         let (numbers, block_size) = (&mut self.hash_numbers, self.engine.config().block_size());
         let events: Vec<Value> = one_by_one(&iteration.kv_events)
             .iter()
@@ -303,6 +361,26 @@ impl<'a> Driver<'a> {
         };
         Value::Object(self.case.requests.iter().zip(&self.lives).map(describe).collect())
     }
+}
+
+/// Speculative decoding as a setting, if the settings of a recording have it.
+fn speculative_config(config: &Value) -> Option<Value> {
+    let drafts = config["num_speculative_tokens"].as_u64().filter(|&drafts| drafts > 0)?;
+    let millionths = config["spec_accept"]["ppm"].as_array();
+    let rate = |position: usize| millionths.map_or(0.0, |rates| rates[position].as_f64().unwrap() / 1e6);
+    let rates: Vec<f64> = (0..drafts as usize).map(rate).collect();
+    let flag = |key: &str| config[key].as_bool().unwrap_or(false);
+    Some(json!({
+        "method": config["spec_method"].as_str().unwrap_or("ngram"),
+        "num_speculative_tokens": drafts,
+        "num_speculative_tokens_per_batch_size": config["num_speculative_tokens_per_batch_size"],
+        "num_nextn_predict_layers": config["mtp_layers"],
+        "parallel_drafting": flag("parallel_drafting"),
+        "disable_eagle_block_drop": flag("disable_eagle_block_drop"),
+        "disable_lookahead_block_hashes": flag("disable_lookahead_block_hashes"),
+        "conditional_acceptance_rates": rates,
+        "acceptance_seed": config["spec_accept"]["seed"].as_u64().unwrap_or(0),
+    }))
 }
 
 /// FNV-1a over whole 64-bit words, in hexadecimal.

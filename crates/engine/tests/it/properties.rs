@@ -163,9 +163,10 @@ fn settings() -> impl Strategy<Value = Value> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), latency());
     let policies =
         (prop::sample::select(vec!["fcfs", "priority"]), prop::sample::select(vec!["lifo", "fifo"]));
-    (pool, limits, switches, policies, version, role).prop_map(
-        |(pool, limits, switches, policies, version, role)| {
-            json!({
+    let speculation = prop::option::weighted(0.25, speculation());
+    (pool, limits, switches, policies, version, role, speculation).prop_map(
+        |(pool, limits, switches, policies, version, role, speculation)| {
+            let mut settings = json!({
                 "vllm_version": version,
                 "block_size": pool.0,
                 "num_gpu_blocks": pool.1 + u32::from(pool.2),
@@ -185,15 +186,68 @@ fn settings() -> impl Strategy<Value = Value> {
                 "preemption_mode": policies.1,
                 "kv_role": role,
                 "latency": switches.4,
-            })
+            });
+            settings["speculative_config"] = speculation.into();
+            without_drafts_that_do_not_fit(settings)
         },
     )
+}
+
+/// Settings, without speculative decoding if its drafts need more room than there is.
+fn without_drafts_that_do_not_fit(mut settings: Value) -> Value {
+    let mut of_some_time = settings.clone();
+    of_some_time["latency"] = "linear:100,10,20".into();
+    if EngineArgs::from_json(of_some_time).and_then(|args| args.validate(None)).is_err() {
+        settings["speculative_config"] = Value::Null;
+    }
+    settings
+}
+
+/// Speculative decoding of any kind.
+fn speculation() -> impl Strategy<Value = Value> {
+    let methods = [
+        "ngram",
+        "ngram_gpu",
+        "suffix",
+        "eagle",
+        "eagle3",
+        "mtp",
+        "mtp",
+        "draft_model",
+        "draft_model",
+        "dflash",
+    ];
+    let ranges = (1_u32..4, 0_u32..7, 4_u32..7, 0_u32..7);
+    let given = (
+        prop::sample::select(methods.to_vec()),
+        prop::collection::vec(0.0..=1.0, 1..7),
+        prop::option::weighted(0.5, 1_u32..9),
+        prop::option::weighted(0.2, ranges),
+        any::<[bool; 3]>(),
+    );
+    given.prop_map(|(method, rates, modules, ranges, [parallel, keeps_block, plain_hashes])| {
+        let drafts = rates.len() as u32;
+        let may_be_parallel = ["eagle", "eagle3", "draft_model"].contains(&method);
+        let ranges = ranges
+            .map(|(to, few, from, many)| vec![[1, to, few.min(drafts)], [from, from + 2, many.min(drafts)]]);
+        json!({
+            "method": method,
+            "num_speculative_tokens": drafts,
+            "num_speculative_tokens_per_batch_size": ranges,
+            "num_nextn_predict_layers": modules.filter(|_| method == "mtp"),
+            "parallel_drafting": parallel && may_be_parallel,
+            "disable_eagle_block_drop": keeps_block,
+            "disable_lookahead_block_hashes": plain_hashes,
+            "conditional_acceptance_rates": rates,
+        })
+    })
 }
 
 /// TensorRT-LLM under the limits of any load: its capacity policy admits only what fits to completion.
 fn trtllm_settings() -> impl Strategy<Value = Value> {
     settings().prop_map(|mut settings| {
         settings["engine_type"] = "trtllm".into();
+        settings["speculative_config"] = Value::Null;
         settings["kv_role"] = Value::Null;
         settings
     })
@@ -207,6 +261,6 @@ fn crowded_settings() -> impl Strategy<Value = Value> {
         settings["scheduler_reserve_full_isl"] = false.into();
         settings["enable_chunked_prefill"] = true.into();
         settings["max_model_len"] = Value::Null;
-        settings
+        without_drafts_that_do_not_fit(settings)
     })
 }

@@ -3,9 +3,7 @@
 mod client;
 mod conformance;
 mod events;
-mod faults;
 mod live;
-mod load;
 mod page;
 mod server;
 mod sglang;

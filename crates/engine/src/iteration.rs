@@ -101,6 +101,8 @@ pub struct SglangState {
     pub rem_chunk: Option<i64>,
     /// Memory left when all requests are served to the end.
     pub rem_total: Option<f64>,
+    /// Tokens of memory that each request of the batch has, with speculative decoding.
+    pub kv_allocated: Vec<u32>,
     /// Queues of a worker that serves one stage only.
     pub disaggregation: Option<Box<DisaggregationState>>,
 }

@@ -87,6 +87,6 @@ pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{
     DecodeArgs, Disaggregation, RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs,
-    SglangRanks,
+    SglangRanks, SpeculativeAlgorithm,
 };
 pub use speculation::{SpeculativeArgs, SpeculativeMethod};

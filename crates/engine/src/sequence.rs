@@ -30,6 +30,11 @@ impl Sequence {
         Self { content: prompt, hasher, hashes: HashRuns::default() }
     }
 
+    /// The same, told by pairs of neighbouring tokens.
+    pub(crate) fn pairs(self) -> Self {
+        Self { content: self.content.pairs(), ..self }
+    }
+
     pub(crate) fn content(&self) -> &Prompt {
         &self.content
     }

@@ -48,7 +48,8 @@ const TYPES: &str = "{dtype} says how weights are stored, and {kv_cache_dtype} h
 const EXPERTS: &str = "{expert_parallel_size} is the number of GPUs over which whole experts are shared out";
 const OFFLOADED: &str = "KV cache outside the GPU (host memory, disk, shared stores) is not simulated, and what is \
                          evicted is computed again: leave it out";
-const DRAFTS: &str = "speculative decoding is described by {speculative_config}, for vLLM; for other engines it is not simulated";
+const DRAFTS: &str = "speculative decoding is described by {speculative_config}, for SGLang by {speculative_algorithm} and \
+                      {speculative_num_draft_tokens}, too";
 const ATTENTION: &str = "{attention_backend} flashinfer stands for FlashInfer's own kernels, which is FLASHINFER without \
                          TensorRT-LLM's attention on Blackwell";
 const AIC: &str = "not there yet, {latency} chooses among the latency models that there are";
@@ -138,7 +139,7 @@ const TABLE: &[(&str, &str)] = &[
     ("num_g2_blocks num_g3_blocks num_g4_blocks cpu_offload_gb swap_space kv_offloading_size", OFFLOADED),
     ("bandwidth_g1_to_g2_gbps bandwidth_g2_to_g1_gbps offload_batch_size kv_offloading_backend", OFFLOADED),
     ("enable_hierarchical_cache hicache_ratio hicache_size hicache_write_policy host_cache_size", OFFLOADED),
-    ("speculative_algorithm speculative_num_steps num_draft_tokens nextn", DRAFTS),
+    ("num_draft_tokens nextn", DRAFTS),
     ("enable_lora max_loras max_lora_rank lora_paths", "adapters are not simulated: leave it out"),
     (
         "num_blocks num_kv_blocks kv_blocks total_kv_blocks num_gpu_blocks_override",

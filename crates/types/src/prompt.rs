@@ -190,6 +190,23 @@ impl Prompt {
         }
     }
 
+    /// The same content told by pairs of neighbouring tokens, one less than there are tokens: what has so many tokens in
+    /// common has as many pairs in common, less one.
+    #[must_use]
+    pub fn pairs(&self) -> Self {
+        let mut pairs = Self::new([]);
+        let following = self.runs.iter().skip(1).map(|run| Some(run.start)).chain([None]);
+        for (run, next) in self.runs.iter().zip(following) {
+            // Within a run the first token tells the second.
+            pairs.push(run.part(0..run.len - 1));
+            if let Some(next) = next {
+                let across = hash_words([run.end() - 1, next, 2]) >> 3;
+                pairs.push(Run { start: FIRST_REPLY + across, len: 1 });
+            }
+        }
+        pairs
+    }
+
     /// Length in tokens.
     pub const fn tokens(&self) -> u32 {
         self.tokens
@@ -360,6 +377,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn pairs_in_common_are_one_less_than_tokens_in_common() {
+        let prompt =
+            |runs: &[(u32, u32)]| Prompt::new(runs.iter().map(|&(first, len)| Run::tokens(first, len)));
+        let (one, other) = (prompt(&[(0, 5), (90, 4)]), prompt(&[(0, 5), (90, 2), (7, 3)]));
+        assert_eq!((one.pairs().tokens(), other.pairs().tokens()), (8, 9));
+        for (a, b) in [(&one, &other), (&one, &prompt(&[(0, 9)])), (&one, &prompt(&[(0, 5)])), (&one, &one)] {
+            assert_eq!(a.pairs().common_prefix(&b.pairs()), a.common_prefix(b) - 1);
+        }
+        assert_eq!(prompt(&[]).pairs().tokens(), 0);
+    }
 
     fn shared_blocks(a: &Prompt, b: &Prompt, block_size: u32) -> usize {
         let (a, b) = (BlockHasher::all(a, block_size), BlockHasher::all(b, block_size));

@@ -15,7 +15,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("--overlap-score-credit=1", "--router-kv-overlap-score-weight weighs"),
     ("--trace=t.jsonl", "the trace is the argument TRACE"),
     ("--max-batch-size=4", "--max-num-seqs is how many requests run"),
-    ("--speculative-algorithm=EAGLE", "speculative decoding is described by --speculative-config"),
+    ("--num-draft-tokens=4", "speculative decoding is described by --speculative-config"),
     ("--watermark=0.1", "it is the key `watermark` of --extra-engine-args"),
     ("--random-seed=1", "--seed is the root"),
     ("--allow-fewer=x", "`servecast replay` has no option `--allow-fewer`, but `servecast compare` has"),
@@ -91,7 +91,7 @@ fn keys_and_variables_have_the_answers_of_flags() {
         &["c.toml: unknown key `tp_size`: `model` says what", "`tensor_parallel_size` how many GPUs"],
     );
     in_file("overlap_score_credit = 1", &["`overlap_score_weight` of `router_config` weighs"]);
-    in_file("speculative_num_steps = 1", &["speculative decoding is described by `speculative_config`"]);
+    in_file("nextn = 1", &["speculative decoding is described by `speculative_config`"]);
     in_file(
         "[engine_args]\nnum_g2_blocks = 5",
         &["unknown key `num_g2_blocks`: KV cache outside the GPU", "(from c.toml)"],

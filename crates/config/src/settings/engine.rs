@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
     EngineArgs, EngineType, HostArgs, KvTransferSharing, RetractionPolicy, SchedulePolicy, SglangArgs,
-    SpeculativeArgs,
+    SpeculativeAlgorithm, SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -195,6 +195,15 @@ pub struct SglangShortcuts {
     /// Who goes back to the queue when memory runs out: short outputs, or the least important first
     #[arg(long, value_name = "POLICY", value_parser = choice::<RetractionPolicy>("retraction_policy", RETRACTION_POLICIES))]
     pub retraction_policy: Option<RetractionPolicy>,
+    /// Who proposes tokens that decodes verify; --speculative-config says how many are accepted
+    #[arg(long, value_name = "ALGORITHM", value_parser = choice::<SpeculativeAlgorithm>("speculative_algorithm", SPECULATIVE_ALGORITHMS))]
+    pub speculative_algorithm: Option<SpeculativeAlgorithm>,
+    /// Steps of the drafter for a batch
+    #[arg(long, value_name = "N")]
+    pub speculative_num_steps: Option<u32>,
+    /// Tokens that a batch verifies for each request, the known one among them
+    #[arg(long, value_name = "N")]
+    pub speculative_num_draft_tokens: Option<u32>,
     /// Batches of decodes that are recorded as CUDA graphs, with a comma between two; others are padded to the next
     #[arg(long, value_name = "N,N", value_delimiter = ',')]
     pub cuda_graph_bs: Option<Vec<u32>>,
@@ -212,6 +221,8 @@ pub struct SglangShortcuts {
 /// The orders of the waiting queue that can be chosen.
 const SCHEDULE_POLICIES: &[&str] =
     &["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "shortest-prefill-first", "routing-key"];
+/// Who may propose tokens.
+const SPECULATIVE_ALGORITHMS: &[&str] = &["EAGLE", "EAGLE3", "STANDALONE", "NGRAM"];
 /// Who may go back to the queue first.
 const RETRACTION_POLICIES: &[&str] = &["length", "priority"];
 
@@ -251,13 +262,12 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 6] = [
+const OF_VLLM: [&str; 5] = [
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
     "max_num_batched_tokens",
     "enable_chunked_prefill",
     "async_scheduling",
-    "speculative_config",
 ];
 
 /// The setting that a key for all engines stands for, by its path: that of its own name, or of the host.
@@ -343,6 +353,7 @@ mod tests {
                 "kv_transfer_sharing" => json!("shared"),
                 "schedule_policy" => json!("lpm"),
                 "retraction_policy" => json!("length"),
+                "speculative_algorithm" => json!("EAGLE"),
                 "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),
                 key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {
                     json!(true)

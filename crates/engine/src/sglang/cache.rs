@@ -6,6 +6,7 @@
 use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash, ensure};
 
 use super::request::Request;
+use super::settings::SglangConfig;
 use super::tree::{Key, Prefix, RadixTree};
 use crate::EngineConfig;
 use crate::iteration::SglangState;
@@ -20,6 +21,8 @@ pub(super) struct KvCache {
     pub(super) tree: RadixTree,
     /// Whether requests share prefixes.
     pub(super) shares: bool,
+    /// Whether prefixes are told apart by pairs of tokens, so that so many tokens are one pair less.
+    pub(super) by_pairs: bool,
     events: Option<Vec<KvEvent>>,
 }
 
@@ -33,6 +36,7 @@ impl KvCache {
             available: capacity,
             tree: RadixTree::new(config.block_size),
             shares,
+            by_pairs: config.sglang.as_ref().is_some_and(SglangConfig::tells_by_pairs),
             // The first event of a worker says that it has nothing.
             events: (capture_events && shares).then(|| vec![KvEvent::Cleared]),
         }
@@ -69,11 +73,17 @@ impl KvCache {
         tokens / self.page_size * self.page_size
     }
 
+    /// What the first `tokens` tokens of a request are told apart by: as many tokens or one pair less.
+    pub(super) fn keys(&self, tokens: u32) -> u32 {
+        if self.by_pairs { tokens.saturating_sub(1) } else { tokens }
+    }
+
     /// The longest cached prefix within the first `tokens` tokens of a request.
     pub(super) fn find(&mut self, request: &mut Request, tokens: u32) -> Prefix {
         if !self.shares {
             return Prefix::EMPTY;
         }
+        let tokens = self.keys(tokens);
         let key = Key { content: request.sequence.content(), tokens, hashes: None };
         self.tree.find(key)
     }
@@ -134,7 +144,7 @@ impl KvCache {
         if !self.shares {
             return;
         }
-        let prefix = self.insert(request, self.floor_page(tokens));
+        let prefix = self.insert(request, self.floor_page(self.keys(tokens)));
         self.tree.lock_below(request.shared.node, prefix.node);
         request.shared = prefix;
     }
@@ -143,7 +153,7 @@ impl KvCache {
     pub(super) fn share_and_release(&mut self, request: &mut Request, tokens: u32) {
         let mut shared = request.shared.tokens;
         if self.shares {
-            shared = self.floor_page(tokens);
+            shared = self.floor_page(self.keys(tokens));
             self.insert(request, shared);
         }
         self.release_behind(request, shared);
@@ -161,6 +171,7 @@ impl KvCache {
         request.shared = Prefix::EMPTY;
         request.allocated = 0;
         request.computed = 0;
+        request.has_reserve = false;
     }
 
     /// Moves pages of a request into the tree; those that are there already become free.
@@ -179,10 +190,10 @@ impl KvCache {
             announce(events, parent, hashes.range(old..pages));
         }
         // The prompt is a node of its own, and counts as used once more.
-        if tokens > request.prompt_tokens {
-            let within = known.tokens <= request.prompt_tokens;
-            let known = if within { known } else { Prefix::EMPTY };
-            self.tree.insert(known, Key { tokens: request.prompt_tokens, content, hashes: None });
+        let prompt = request.prompt_tokens - u32::from(self.by_pairs);
+        if tokens > prompt {
+            let known = if known.tokens <= prompt { known } else { Prefix::EMPTY };
+            self.tree.insert(known, Key { tokens: prompt, content, hashes: None });
         }
         inserted.prefix
     }

@@ -45,8 +45,7 @@ impl Scheduler {
 
     /// Whether there are pages for the next token of each of `requests`; evicts for them.
     pub(super) fn has_pages_for(&mut self, requests: &[Slot]) -> bool {
-        let pages = requests.iter().filter(|&&slot| self.requests[slot].needs_page()).count() as u64;
-        let tokens = pages * u64::from(self.config.block_size);
+        let tokens = requests.iter().map(|&slot| self.lacks(slot)).sum();
         self.cache.make_available(tokens);
         self.cache.available() >= tokens
     }
@@ -66,7 +65,8 @@ impl Scheduler {
         let mut retracted = Vec::new();
         let keeps_kv = self.decode_side.as_ref().is_none_or(|side| side.keeps_kv);
         while let Some(slot) = running.pop() {
-            if keeps_kv {
+            let is_lost = !keeps_kv || (running.is_empty() && self.outgrows_pool(slot));
+            if !is_lost {
                 self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
                 retracted.push(slot);
             } else {

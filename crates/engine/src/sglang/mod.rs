@@ -34,6 +34,7 @@
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
 //! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `settings`: its settings by their real names.
+//! - `speculation`: passes that verify drafts.
 //! - `ranks`: data-parallel ranks that compute together.
 //! - `ratio`: how much output running requests are expected to produce.
 
@@ -56,6 +57,7 @@ mod ratio;
 mod request;
 mod scheduler;
 mod settings;
+mod speculation;
 mod state;
 mod stretch;
 mod tree;
@@ -67,3 +69,4 @@ pub use ranks::SglangRanks;
 pub(crate) use scheduler::Scheduler;
 pub use settings::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};
 pub(crate) use settings::{SglangConfig, check_request, leaves_stub, settle};
+pub use speculation::SpeculativeAlgorithm;

@@ -26,8 +26,10 @@ fn look_up(waiting: &[Slot], requests: &mut RequestTable<Request>, cache: &mut K
         // The last token is computed in any case.
         request.matched = matched.min(tokens - 1);
         if matched <= IN_BATCH_CHECK {
-            let content = Key { content: request.sequence.content(), tokens, hashes: None };
-            if about_to_be_cached.find(content).tokens >= IN_BATCH_DEPRIORITIZE {
+            let content =
+                Key { content: request.sequence.content(), tokens: cache.keys(tokens), hashes: None };
+            let shared = about_to_be_cached.find(content).tokens + u32::from(cache.by_pairs);
+            if shared >= IN_BATCH_DEPRIORITIZE {
                 put_off.insert(slot);
             } else {
                 about_to_be_cached.insert(Prefix::EMPTY, content);

@@ -1,7 +1,8 @@
 //! Attention in data-parallel ranks: schedulers with queues and memory of their own that compute every pass together.
 //!
 //! Ranks plan by themselves and begin together; a pass lasts as long as the slowest of them. If any has something to
-//! compute, those without compute nothing beside it. A prefill batch of one counts for all where decodes come between them.
+//! compute, those without compute nothing beside it. A prefill batch of one counts for all where decodes come between them,
+//! and with speculative decoding the others do not decode beside it.
 
 use std::collections::VecDeque;
 
@@ -126,8 +127,9 @@ impl SglangRanks {
         let planned = self.ranks.iter_mut().zip(&mut steps);
         let adders: Vec<_> = planned.map(|(rank, step)| rank.try_prefill(now, step, &mut NoLinks)).collect();
         let any_prefill = steps.iter().any(|step| step.prefills > 0);
+        let speculates = self.config.sglang.as_ref().is_some_and(|own| own.speculation.is_some());
         for ((rank, step), adder) in self.ranks.iter_mut().zip(&mut steps).zip(&adders) {
-            rank.decide_rank(step, adder.as_ref());
+            rank.decide_rank(step, adder.as_ref(), !(any_prefill && speculates));
             if any_prefill {
                 rank.interval.prefilled();
             }

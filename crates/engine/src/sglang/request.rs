@@ -1,7 +1,10 @@
 //! A request inside SGLang's scheduler.
 
+use std::sync::Arc;
+
 use servecast_types::{BlockHasher, Prompt, RequestId, Run, Time};
 
+use super::settings::SglangConfig;
 use super::tree::Prefix;
 use crate::sequence::Sequence;
 use crate::{EngineConfig, EngineRequest, Rejection};
@@ -57,6 +60,11 @@ pub(super) struct Request {
     pub(super) extend: u32,
     /// Tokens that it would hit, as far as the policy looked that up when it put the queue in order.
     pub(super) matched: u32,
+    /// Drafts that are accepted in its verifications, where that is given, and how many of these were begun.
+    pub(super) accepted_drafts: Option<Arc<[u32]>>,
+    pub(super) verifications: u32,
+    /// Whether it has memory for drafts, beyond what is computed.
+    pub(super) has_reserve: bool,
     /// How often it was sent back to the queue: results that were under way then are void.
     pub(super) requeues: u32,
 
@@ -80,6 +88,8 @@ impl Request {
         let prompt_tokens = prompt.tokens();
         let hasher = BlockHasher::new(config.block_size);
         let sequence = Sequence::new(id, prompt, output.as_deref(), max_new_tokens.max(1), hasher);
+        let by_pairs = config.sglang.as_ref().is_some_and(SglangConfig::tells_by_pairs);
+        let sequence = if by_pairs { sequence.pairs() } else { sequence };
         Self {
             id,
             status: Status::Waiting,
@@ -103,6 +113,9 @@ impl Request {
             filled: 0,
             extend: 0,
             matched: 0,
+            accepted_drafts: request.accepted_drafts,
+            verifications: 0,
+            has_reserve: false,
             requeues: 0,
             computed: 0,
             allocated: 0,

@@ -207,9 +207,9 @@ impl Scheduler {
         if self.interval.holds(self.running.len()) { None } else { self.plan_prefill(step) }
     }
 
-    /// The same rank: forms a decode batch if it has no prefill batch.
-    pub(super) fn decide_rank(&mut self, step: &mut Step, adder: Option<&PrefillAdder>) {
-        if step.entries.is_empty() {
+    /// The same rank: forms a decode batch if it has no prefill batch and `decodes`.
+    pub(super) fn decide_rank(&mut self, step: &mut Step, adder: Option<&PrefillAdder>, decodes: bool) {
+        if decodes && step.entries.is_empty() {
             self.plan_decode(step);
         }
         self.conclude(step, adder);
@@ -448,6 +448,10 @@ impl Scheduler {
 
     /// Computes one more token for each of `requests`.
     pub(super) fn decode(&mut self, requests: &[Slot], step: &mut Step) {
+        if self.sglang.speculation.is_some() {
+            self.verify(requests, step);
+            return;
+        }
         let page = u64::from(self.config.block_size);
         self.cache.make_available(requests.len() as u64 * page);
         for &slot in requests {

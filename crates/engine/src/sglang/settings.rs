@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use servecast_types::{Message, message};
 
 use super::disaggregation::Disaggregation;
+use super::speculation::{SglangSpeculation, SpeculativeAlgorithm};
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
 use crate::{ConfigError, EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, Rejection};
 
@@ -58,6 +59,16 @@ pub struct SglangArgs {
     pub retraction_policy: RetractionPolicy,
     /// Which cached prefixes go first; only `lru`.
     pub radix_eviction_policy: RadixEvictionPolicy,
+    /// Who proposes tokens that a decode batch verifies; null for nobody. How many of them are accepted is said by
+    /// `speculative_config`.
+    pub speculative_algorithm: Option<SpeculativeAlgorithm>,
+    /// Steps of the drafter for a batch; one less than it verifies tokens unless given.
+    pub speculative_num_steps: Option<u32>,
+    /// Tokens that a batch verifies for each request, the known one among them; one more than the drafter has steps unless
+    /// given.
+    pub speculative_num_draft_tokens: Option<u32>,
+    /// Branches that the drafter follows; only 1.
+    pub speculative_eagle_topk: Option<u32>,
     /// Seed of the policy `random`.
     pub random_seed: u64,
     /// Batches of decodes that are recorded as CUDA graphs; a batch between two of them is padded to the next. Absent, they
@@ -95,6 +106,10 @@ impl Default for SglangArgs {
             prefill_decode_interval_min_bs: 0,
             retraction_policy: RetractionPolicy::Length,
             radix_eviction_policy: RadixEvictionPolicy::Lru,
+            speculative_algorithm: None,
+            speculative_num_steps: None,
+            speculative_num_draft_tokens: None,
+            speculative_eagle_topk: None,
             random_seed: 42,
             cuda_graph_bs: None,
             cuda_graph_max_bs: None,
@@ -173,7 +188,15 @@ pub(crate) struct SglangConfig {
     pub(crate) prefill_decode_interval_min_bs: u32,
     pub(crate) retraction_policy: RetractionPolicy,
     pub(crate) disaggregation: Option<Disaggregation>,
+    pub(crate) speculation: Option<SglangSpeculation>,
     pub(crate) random_seed: u64,
+}
+
+impl SglangConfig {
+    /// Whether cached prefixes are told apart by pairs of tokens.
+    pub(super) fn tells_by_pairs(&self) -> bool {
+        self.speculation.as_ref().is_some_and(|speculation| speculation.by_pairs)
+    }
 }
 
 impl SglangArgs {
@@ -202,6 +225,7 @@ impl SglangArgs {
             prefill_decode_interval_min_bs: self.prefill_decode_interval_min_bs,
             retraction_policy: self.retraction_policy,
             disaggregation: None,
+            speculation: None,
             random_seed: self.random_seed,
         })
     }
@@ -302,13 +326,17 @@ pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(),
     let given_seqs = args.max_num_seqs.filter(|_| args.max_num_seqs != default.max_num_seqs);
     let seqs = one_of("max_running_requests", own.max_running_requests, "max_num_seqs", given_seqs)?;
     let context = one_of("context_length", own.context_length, "max_model_len", args.max_model_len)?;
-    let sglang = own.resolve(page_size)?;
+    let mut sglang = own.resolve(page_size)?;
+    sglang.speculation = own.speculation(args)?;
     config.block_size = page_size;
     config.num_gpu_blocks = own.pages(args, page_size)?;
     config.reserve_null_block = false;
     config.max_num_seqs = seqs.or(args.max_num_seqs).unwrap_or(u32::MAX);
     config.max_model_len = context.unwrap_or(MAX_SEQUENCE_TOKENS).min(MAX_SEQUENCE_TOKENS);
     config.max_num_batched_tokens = sglang.chunked_prefill_size.unwrap_or(sglang.max_prefill_tokens);
+    if let Some(speculation) = &sglang.speculation {
+        speculation.check_pool(config)?;
+    }
     config.enable_prefix_caching = args.enable_prefix_caching && !own.disable_radix_cache;
     config.async_scheduling = !own.disable_overlap_schedule;
     if sglang.schedule_policy == SchedulePolicy::ShortestPrefillFirst && !config.enable_prefix_caching {

@@ -23,6 +23,8 @@ impl Scheduler {
         if !self.traces_state {
             return;
         }
+        let kv_allocated = self.allocated(&step.entries, step.prefills);
+        let iteration = &mut step.iteration;
         let id = |slot: &Slot| self.requests[*slot].id;
         let arrived = self.decode_side.iter().flat_map(DecodeSide::arrived);
         let fetching = self.fetching.iter().filter(|_| self.decode_side.is_none());
@@ -40,6 +42,7 @@ impl Scheduler {
             rem_input: adder.map(|adder| adder.rem_input),
             rem_chunk: adder.and_then(|adder| adder.rem_chunk),
             rem_total: adder.map(|adder| adder.rem_total(&self.cache)),
+            kv_allocated,
             disaggregation: self.queues(sent_at_launch).map(Box::new),
             ..SglangState::default()
         }));
@@ -47,6 +50,18 @@ impl Scheduler {
 }
 
 impl Scheduler {
+    /// Memory of the requests of a batch, of which the first ones compute prompts.
+    fn allocated(&self, entries: &[Entry], prefills: usize) -> Vec<u32> {
+        if self.sglang.speculation.is_none() {
+            return Vec::new();
+        }
+        let of = |(position, entry): (usize, &Entry)| {
+            let request = &self.requests[entry.slot];
+            if position < prefills { request.computed } else { request.allocated }
+        };
+        entries.iter().enumerate().map(of).collect()
+    }
+
     /// The queues of a worker of one stage.
     fn queues(&self, sent_at_launch: Vec<Sent>) -> Option<DisaggregationState> {
         if self.prefill_side.is_none() && self.decode_side.is_none() {

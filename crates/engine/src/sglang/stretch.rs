@@ -41,6 +41,7 @@ impl Scheduler {
                 && request.tokens_to_come() > in_flight
         };
         waits
+            && self.sglang.speculation.is_none()
             && !special
             && !self.running.is_empty()
             && (in_flight > 0 || self.decoded_last == self.running.len())

@@ -51,6 +51,11 @@ impl Scheduler {
         if request.status != Status::Active {
             return;
         }
+        if entry.drafted > 0 {
+            self.deliver_verified(entry, iteration);
+            self.finish_if_complete(entry.slot, iteration);
+            return;
+        }
         request.in_flight -= 1;
         request.outputs += 1;
         if let Some(reason) = request.refused {
@@ -59,12 +64,21 @@ impl Scheduler {
             return;
         }
         iteration.emitted.push(Emitted { id: request.id, tokens: 1 });
-        if request.is_complete() {
-            iteration.finished.push(Finished { id: request.id, output_tokens: request.outputs });
-            self.finish(entry.slot);
-        } else if let Some(end) = prompt_end {
-            self.cache.share(request, end);
+        if !self.finish_if_complete(entry.slot, iteration)
+            && let Some(end) = prompt_end
+        {
+            self.cache.share(&mut self.requests[entry.slot], end);
         }
+    }
+
+    fn finish_if_complete(&mut self, slot: Slot, iteration: &mut Iteration) -> bool {
+        let request = &self.requests[slot];
+        let is_complete = request.is_complete();
+        if is_complete {
+            iteration.finished.push(Finished { id: request.id, output_tokens: request.outputs });
+            self.finish(slot);
+        }
+        is_complete
     }
 
     /// The KV of a finished request is shared. That of its last token came to be only if the iteration in flight
@@ -74,6 +88,7 @@ impl Scheduler {
             side.ended(&self.requests[slot], self.sglang.clip_max_new_tokens);
         }
         let request = &mut self.requests[slot];
+        // Drafts may have been accepted beyond where it ends.
         let computed = request.computed.min(request.known());
         if request.hold_kv {
             self.cache.share(request, computed);

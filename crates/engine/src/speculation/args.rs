@@ -117,6 +117,10 @@ impl EngineArgs {
     /// Speculative decoding as it is set, checked.
     pub(crate) fn speculation(&self) -> Result<Option<Speculation>, ConfigError> {
         let Some(given) = &self.speculative_config else { return Ok(None) };
+        if self.engine_type == EngineType::Sglang {
+            // Of this it has the acceptance; the rest are settings of its own.
+            return Ok(None);
+        }
         if self.engine_type != EngineType::Vllm {
             return Err(ConfigError::Conflict(message!(
                 "{speculative_config} is a setting of vLLM, but {engine_type} is `{}`",
@@ -301,6 +305,27 @@ impl EngineConfig {
     pub fn drafts_for_nothing(&self, args: &EngineArgs) -> bool {
         let method = args.speculative_config.as_ref().and_then(|given| given.method);
         self.drafter.is_none() && method.is_some_and(SpeculativeMethod::has_network)
+    }
+}
+
+impl EngineArgs {
+    /// Which of so many drafts of SGLang are accepted: all that it goes by in `speculative_config`.
+    pub(crate) fn acceptance_of_sglang(&self, drafts: u32) -> Result<Acceptance, ConfigError> {
+        let given = self.speculative_config.clone().unwrap_or_default();
+        let only_acceptance = SpeculativeArgs {
+            acceptance_rates: given.acceptance_rates.clone(),
+            conditional_acceptance_rates: given.conditional_acceptance_rates.clone(),
+            acceptance_length: given.acceptance_length,
+            acceptance_seed: given.acceptance_seed,
+            ..SpeculativeArgs::default()
+        };
+        if only_acceptance != given {
+            return Err(ConfigError::Conflict(message!(
+                "{speculative_config} holds settings of vLLM: for SGLang give {sglang.speculative_algorithm} and \
+                 {sglang.speculative_num_draft_tokens}, and here only how many drafts are accepted"
+            )));
+        }
+        Ok(Acceptance::new(given.acceptance_seed, &given.rates(drafts)?))
     }
 }
 

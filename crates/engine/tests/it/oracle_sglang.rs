@@ -5,10 +5,11 @@
 //! simulated, since it makes no difference to any decision.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use servecast_engine::{
-    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, Requeue, SglangState,
+    Emitted, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, Requeue, SglangState,
 };
 use servecast_types::Time;
 
@@ -31,7 +32,6 @@ const FOLDERS: &[&str] = &[
 
 /// Recordings of what is not simulated: what they have in common, and why.
 const SKIPPED: &[(&str, Lack)] = &[
-    ("speculative decoding is not simulated", |case| case.config("speculative_algorithm").is_string()),
     ("the host tier of the cache is not simulated", |case| case.config("hicache").is_object()),
     ("sliding windows are not simulated", |case| case.config("swa").is_object()),
 ];
@@ -204,6 +204,7 @@ impl<'a> Driver<'a> {
         EngineRequest {
             priority: priority_of(self.case, index),
             tie_break: before.count() as u64,
+            accepted_drafts: accepted_drafts(self.case, index),
             ignore_eos: case.ignore_eos,
             ..self.case.request(index)
         }
@@ -276,6 +277,12 @@ pub(crate) fn describe(
         ("evictable_end", json!(state.evictable_end)),
         ("protected_end", json!(state.protected_end)),
     ]);
+    if config["speculative_algorithm"].is_string() {
+        step.insert("kv_allocated", json!(state.kv_allocated));
+        let accepted = iteration.emitted.iter();
+        let of = |emitted: &Emitted| json!([case.name(emitted.id), emitted.tokens]);
+        step.insert("accepted", accepted.map(of).collect());
+    }
     if config["enable_kv_cache_events"] == true {
         if full {
             step.insert("kv_events", events.iter().map(in_runs).collect());
@@ -296,6 +303,12 @@ pub(crate) fn priority_of(case: &Recording, index: usize) -> i32 {
     case.requests[index].priority.unwrap_or(if low_first { i32::MAX } else { i32::MIN })
 }
 
+/// What is accepted of the drafts of a request: a case counts the model's own token of each verification, too.
+pub(crate) fn accepted_drafts(case: &Recording, index: usize) -> Option<Arc<[u32]>> {
+    let tokens = case.requests[index].accept.as_ref()?;
+    Some(tokens.iter().map(|tokens| tokens - 1).collect())
+}
+
 /// The settings of a recording by our names.
 pub(crate) fn settings(config: &Value, terms: &Value) -> Value {
     let mut own = config.clone();
@@ -308,7 +321,13 @@ pub(crate) fn settings(config: &Value, terms: &Value) -> Value {
     if keys["chunked_prefill_size"].is_null() {
         keys["chunked_prefill_size"] = json!(-1);
     }
-    json!({"engine_type": "sglang", "sglang": own, "latency": latency(terms)})
+    // The recorder has no steps for n-grams, and cases say what is accepted.
+    if keys.get("speculative_algorithm").is_some_and(|algorithm| algorithm == "NGRAM") {
+        keys.remove("speculative_num_steps");
+    }
+    let speculates = keys.get("speculative_algorithm").is_some_and(Value::is_string);
+    let accepted = speculates.then(|| json!({"acceptance_length": 1.0}));
+    json!({"engine_type": "sglang", "speculative_config": accepted, "sglang": own, "latency": latency(terms)})
 }
 
 fn mode(iteration: &Iteration) -> &'static str {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use servecast_engine::{EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, SglangRanks};
 use servecast_types::Time;
 
-use crate::oracle_sglang::{describe, priority_of, settings};
+use crate::oracle_sglang::{accepted_drafts, describe, priority_of, settings};
 use crate::recording::{HashNumbers, Recording, from_us};
 
 /// Runs the case and compares every rank with what was recorded; says where they first part.
@@ -44,7 +44,11 @@ fn passes(ended: &[(u32, Iteration)], ranks: u32) -> impl Iterator<Item = &[(u32
 /// What ranks know of each other.
 fn of_pass(iteration: &Iteration, pass: &[(u32, Iteration)]) -> Vec<(&'static str, Value)> {
     let prefills = |iteration: &Iteration| iteration.sglang.as_deref().unwrap().prefills;
-    let tokens = |(_, iteration): &(u32, Iteration)| iteration.total_tokens();
+    // A request that verifies drafts counts once.
+    let tokens = |(_, iteration): &(u32, Iteration)| {
+        let each = iteration.scheduled.iter().enumerate();
+        each.map(|(position, each)| if position < prefills(iteration) { each.tokens } else { 1 }).sum::<u32>()
+    };
     let mut found = vec![
         ("is_extend_in_batch", json!(pass.iter().any(|(_, each)| prefills(each) > 0))),
         ("global_num_tokens", pass.iter().map(tokens).collect()),
@@ -92,6 +96,7 @@ fn request(case: &Recording, index: usize) -> EngineRequest {
     EngineRequest {
         priority: priority_of(case, index),
         ignore_eos: case.requests[index].ignore_eos,
+        accepted_drafts: accepted_drafts(case, index),
         ..case.request(index)
     }
 }

@@ -142,6 +142,57 @@ fn settings_that_need_others_say_so() {
 }
 
 #[test]
+fn speculation_is_checked() {
+    let with = |own: Value, accepted: Value| json!({"sglang": own, "speculative_config": accepted});
+    let accepted = || json!({"acceptance_length": 2.0});
+    let eagle = |more: Value| {
+        let mut own = json!({"speculative_algorithm": "EAGLE", "speculative_num_draft_tokens": 4});
+        more.as_object().unwrap().iter().for_each(|(key, value)| own[key] = value.clone());
+        own
+    };
+    build(with(eagle(json!({})), accepted())).unwrap();
+    for (own, message) in [
+        (
+            json!({"speculative_num_steps": 3}),
+            "`sglang.speculative_num_steps` is 3: it needs `sglang.speculative_algorithm`",
+        ),
+        (
+            json!({"speculative_algorithm": "STANDALONE"}),
+            "`sglang.speculative_algorithm` needs `sglang.speculative_num_draft_tokens`: how many tokens a pass verifies",
+        ),
+        (
+            eagle(json!({"speculative_eagle_topk": 2})),
+            "`sglang.speculative_eagle_topk` is 2: only a drafter that follows one branch is simulated: make it 1",
+        ),
+        (
+            eagle(json!({"speculative_num_draft_tokens": 1})),
+            "`sglang.speculative_num_draft_tokens` is 1: expected a number from 2 to 256",
+        ),
+        (
+            eagle(json!({"enable_mixed_chunk": true})),
+            "`sglang.enable_mixed_chunk` is true, but with `sglang.speculative_algorithm` decodes do not ride along in \
+             prefill batches: leave it out",
+        ),
+        (
+            eagle(json!({"max_total_tokens": 8})),
+            "`sglang.speculative_num_draft_tokens` is 4: a request needs memory for 9 tokens to verify them, but the KV \
+             pool holds 8",
+        ),
+    ] {
+        refused(with(own, accepted()), message);
+    }
+    refused(
+        json!({"speculative_config": {"acceptance_length": 2.0}}),
+        "`speculative_config` needs `sglang.speculative_algorithm`",
+    );
+    refused(
+        with(eagle(json!({})), json!({"method": "eagle", "acceptance_length": 2.0})),
+        "`speculative_config` holds settings of vLLM: for SGLang give `sglang.speculative_algorithm` and \
+         `sglang.speculative_num_draft_tokens`, and here only how many drafts are accepted",
+    );
+}
+
+#[test]
 fn settings_of_another_engine_are_refused_with_what_to_use_instead() {
     let chunk = "use `sglang.chunked_prefill_size`";
     let careful = "use `sglang.schedule_conservativeness`";

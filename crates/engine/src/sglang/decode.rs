@@ -66,11 +66,11 @@ impl Scheduler {
         let keeps_kv = self.decode_side.as_ref().is_none_or(|side| side.keeps_kv);
         while let Some(slot) = running.pop() {
             let is_lost = !keeps_kv || (running.is_empty() && self.outgrows_pool(slot));
-            if !is_lost {
+            if is_lost {
+                self.give_up(slot, running.len(), step);
+            } else {
                 self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
                 retracted.push(slot);
-            } else {
-                self.give_up(slot, running.len(), step);
             }
             if self.has_pages_for(&running) {
                 break;

@@ -46,7 +46,7 @@ def free_ports(count: int) -> int:
 def served(binary: Path, *arguments: str, **config: Any) -> Iterator[str]:
     """Serve a deployment that publishes events; the address of its API."""
     events = json.dumps({"enable_kv_cache_events": True, **config})
-    command = [binary, "serve", "--port", "0", "--latency", "linear:1000,0,0", "--block-size", str(BLOCK)]
+    command = [str(binary), "serve", "--port", "0", "--latency", "linear:1000,0,0", "--block-size", str(BLOCK)]
     command += ["--num-gpu-blocks", "100", "--kv-events-config", events, *arguments]
     environment = {"PYTHONHASHSEED": "0"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
@@ -85,7 +85,7 @@ def replayed(context: zmq.Context[Any], port: int, start: int) -> list[Message]:
         late.setsockopt(zmq.RCVTIMEO, 20_000)
         late.connect(f"tcp://127.0.0.1:{port}")
         late.send_multipart([b"", start.to_bytes(8, "big")])
-        messages = []
+        messages: list[Message] = []
         while True:
             empty, *frames = late.recv_multipart()
             assert empty == b""
@@ -103,7 +103,7 @@ def context() -> Iterator[zmq.Context[Any]]:
 
 def subscribe(context: zmq.Context[Any], port: int, topic: str = "") -> zmq.Socket[Any]:
     """Subscribe to events."""
-    subscriber = context.socket(zmq.SUB)
+    subscriber: zmq.Socket[Any] = context.socket(zmq.SUB)
     subscriber.setsockopt(zmq.LINGER, 0)
     subscriber.setsockopt(zmq.RCVTIMEO, 20_000)
     subscriber.setsockopt(zmq.HEARTBEAT_IVL, 100)

@@ -9,6 +9,7 @@ use servecast_types::WorkerId;
 use crate::choice::Author;
 use crate::deployment::Command;
 use crate::error::Shape;
+use crate::faults;
 use crate::log::RequestLog;
 use crate::output::Output;
 use crate::request::{Api, Dialect, Served};
@@ -25,6 +26,8 @@ pub(crate) struct Front {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) output: Arc<Output>,
     pub(crate) log: Option<Arc<RequestLog>>,
+    /// What goes wrong on purpose.
+    pub(crate) faults: faults::Faults,
     pub(crate) commands: Sender<Command>,
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct App {
     pub(crate) commands: Sender<Command>,
     /// What came to this port.
     pub(crate) traffic: Arc<Traffic>,
+    /// What goes wrong at this port, and who waits behind it.
+    pub(crate) faults: faults::Desk,
     /// Shared by all ports.
     numbers: Arc<AtomicU64>,
     under_way: AtomicI64,
@@ -56,8 +61,9 @@ pub(crate) struct App {
 impl App {
     /// Of a deployment that takes these commands.
     pub(crate) fn new(front: Front, worker: Option<WorkerId>, numbers: Arc<AtomicU64>) -> Self {
-        let Front { served, fingerprint, api_key, seed, tokenizer, output, log, commands } = front;
+        let Front { served, fingerprint, api_key, seed, tokenizer, output, log, faults, commands } = front;
         let under_way = AtomicI64::new(0);
+        let faults = faults::Desk::new(faults, seed);
         let traffic = Arc::default();
         Self {
             served,
@@ -70,6 +76,7 @@ impl App {
             log,
             commands,
             traffic,
+            faults,
             numbers,
             under_way,
         }

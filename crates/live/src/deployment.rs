@@ -3,6 +3,8 @@
 //! The thread drives a [`Cluster`] by the clock of the machine. Handlers send it [`Command`]s, and get [`Event`]s on a
 //! channel a request, each with the instant at which the client is to see it.
 
+mod message;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -12,8 +14,8 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use servecast_cluster::{
-    Arrival, Cluster, Delivery, Detail, NewRequest, Observer, RunError, SimulationOptions, Source, Timer,
-    Topology, WallClock, WorkerChange, drive,
+    Arrival, Cluster, Control, Delivery, Detail, NewRequest, Observer, RunError, SimulationOptions, Source,
+    Timer, Topology, WallClock, WorkerChange, drive_with,
 };
 use servecast_engine::{Iteration, Joined};
 use servecast_latency::Host;
@@ -21,84 +23,15 @@ use servecast_record::RequestStatus;
 use servecast_types::{Duration, Prompt, RequestId, Role, Run, Time, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::message::{Asked, Command, Ended, Event, Request};
+use crate::admin::{Order, is_up};
 use crate::events::Feed;
-use crate::metrics::{Metrics, Snapshot};
+use crate::faults::Waits;
+use crate::metrics::Metrics;
 use crate::record::Log;
 
 /// The least by which two instants differ.
 const TICK: Duration = Duration::from_ns(1);
-
-/// A request as it goes to the deployment.
-#[derive(Debug)]
-pub(crate) struct Request {
-    /// Tells it from all others.
-    pub(crate) number: u64,
-    /// Which answer it is to its client.
-    pub(crate) index: u32,
-    /// Its tokens, one at least.
-    pub(crate) prompt: Vec<u32>,
-    /// Tokens that it may generate, one at least.
-    pub(crate) max_tokens: u32,
-    /// What it will generate, no more than that; if it is less, it stops by itself.
-    pub(crate) output: Vec<u32>,
-    /// Lower is more important.
-    pub(crate) priority: i32,
-    /// The worker that is to serve it, if that is not the router's choice.
-    pub(crate) worker: Option<WorkerId>,
-    /// What a client asked for, for the metrics.
-    pub(crate) asked: Asked,
-    /// Where its events go. Nobody may listen any more.
-    pub(crate) events: mpsc::UnboundedSender<(u32, Event)>,
-}
-
-/// Of the request of a client that made it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Asked {
-    /// How many answers there are to be.
-    pub(crate) n: u32,
-    /// Tokens that it asked for.
-    pub(crate) max_tokens: Option<u32>,
-    /// Whether it gets tokens as they come.
-    pub(crate) stream: bool,
-}
-
-/// What happens to a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// It has a token more.
-    Token {
-        /// When its client sees it.
-        at: Instant,
-        /// Tokens of its prompt that were cached.
-        cached_tokens: u32,
-    },
-    /// It has ended.
-    Ended(Ended),
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
-    /// Whether it got all that it was to get, was turned away, or was taken back.
-    pub(crate) status: RequestStatus,
-    /// Tokens of its prompt that were cached.
-    pub(crate) cached_tokens: u32,
-}
-
-/// What the thread is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A client sent this.
-    Submit(Request),
-    /// The client of this request has gone away.
-    Cancel(u64),
-    /// Somebody wants to know the metrics, of a worker or of all, as text.
-    Metrics(Option<WorkerId>, oneshot::Sender<String>),
-    /// Somebody wants to know how a worker is, or all are.
-    Snapshot(Option<WorkerId>, oneshot::Sender<Vec<Snapshot>>),
-    /// Nobody is served any more.
-    Close,
-}
 
 /// What the thread does.
 #[derive(Debug)]
@@ -115,6 +48,10 @@ pub(crate) struct Setting {
     pub(crate) log: Option<Log>,
     /// Where workers tell of their caches.
     pub(crate) events: Option<Feed>,
+    /// How long a worker takes to start again.
+    pub(crate) startup: Duration,
+    /// Who is told that a worker has come or gone.
+    pub(crate) lives: mpsc::UnboundedSender<(WorkerId, bool)>,
 }
 
 /// Why a deployment does not serve any more.
@@ -142,7 +79,7 @@ pub(crate) fn start(
 }
 
 fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), DeploymentError> {
-    let Setting { topology, options, speed, metrics, log, events } = setting;
+    let Setting { topology, options, speed, metrics, log, events, startup, lives } = setting;
     let last = topology.groups().last().map(|(role, ..)| role);
     let hosts = topology.groups().filter(|(role, ..)| Some(*role) == last);
     let deliveries =
@@ -164,13 +101,17 @@ fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), Deployment
         metrics,
         log,
         events,
+        orders: Vec::new(),
+        pools: pool_names(&topology),
+        startup,
+        lives,
         failure: None,
         is_closing: false,
     }));
     let mut cluster = Cluster::new(&topology, &options);
     let desk = Shared(desk);
     let mut clock = WallClock::new(desk.clone());
-    drive(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone())?;
+    drive_with(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone(), &mut desk.clone())?;
     let mut desk = desk.0.borrow_mut();
     if let Some(error) = desk.failure.take() {
         return Err(error.into());
@@ -236,6 +177,12 @@ struct Desk {
     metrics: Metrics,
     log: Option<Log>,
     events: Option<Feed>,
+    /// What is to be done with workers.
+    orders: Vec<Order>,
+    /// What pools are for.
+    pools: Vec<&'static str>,
+    startup: Duration,
+    lives: mpsc::UnboundedSender<(WorkerId, bool)>,
     failure: Option<std::io::Error>,
     is_closing: bool,
 }
@@ -246,6 +193,9 @@ struct Client {
     index: u32,
     events: mpsc::UnboundedSender<(u32, Event)>,
     cached_tokens: Option<u32>,
+    delay: std::time::Duration,
+    /// Until it is in a batch.
+    waits: Option<Waits>,
 }
 
 impl Desk {
@@ -282,6 +232,7 @@ impl Desk {
                 let _ = answer.send(self.metrics.snapshots(self.clients.len(), worker));
                 return false;
             }
+            Command::Order(order) => self.orders.push(order),
             Command::Close => self.close(),
         }
         true
@@ -332,7 +283,8 @@ impl Desk {
     }
 
     fn token(&mut self, worker: WorkerId, id: RequestId, at: Time) {
-        let seen = self.clock.at(at);
+        let delay = self.clients.get(&id).map_or(std::time::Duration::ZERO, |client| client.delay);
+        let seen = self.clock.at(at) + delay;
         self.metrics.token(worker, id, at);
         let cached_tokens = self.clients.get(&id).and_then(|client| client.cached_tokens).unwrap_or(0);
         self.tell(id, Event::Token { at: seen, cached_tokens });
@@ -405,8 +357,9 @@ impl Source for Shared {
         let id = RequestId(desk.arrived);
         desk.arrived += 1;
         desk.ids.insert(request.number, id);
-        let Request { number, index, .. } = request;
-        desk.clients.insert(id, Client { number, index, events: request.events, cached_tokens: None });
+        let Request { number, index, events, delay, waits, .. } = request;
+        let client = Client { number, index, events, cached_tokens: None, delay, waits: Some(waits) };
+        desk.clients.insert(id, client);
         desk.metrics.entered(id, request.number);
         if let Some(events) = &desk.events {
             events.arrived(id, [&request.prompt[..], &request.output].concat());
@@ -472,6 +425,7 @@ impl Observer for Shared {
         for admitted in &iteration.admitted {
             if let Some(client) = desk.clients.get_mut(&admitted.id) {
                 client.cached_tokens.get_or_insert(admitted.cached_tokens);
+                client.waits = None;
             }
         }
         desk.metrics.iteration(pool, worker, iteration);
@@ -502,5 +456,34 @@ impl Observer for Shared {
         if let Some(events) = &desk.events {
             events.worker_changed(desk.metrics.engine(change.pool, change.worker), change.state);
         }
+        if change.pool == Role::Aggregated {
+            // Whoever has the ports may have gone.
+            let _ = desk.lives.send((change.worker, is_up(change.state)));
+        }
     }
+}
+
+/// Changes workers as somebody outside orders.
+impl Control for Shared {
+    fn next(&self) -> Option<Time> {
+        let desk = self.0.borrow();
+        (!desk.orders.is_empty()).then_some(desk.woke)
+    }
+
+    fn act(&mut self, now: Time, cluster: &mut Cluster) {
+        let (orders, ready, pools) = {
+            let mut desk = self.0.borrow_mut();
+            (std::mem::take(&mut desk.orders), now + desk.startup, desk.pools.clone())
+        };
+        for order in orders {
+            order.carry_out(cluster, &pools, ready);
+        }
+    }
+}
+
+/// What pools are for, in order.
+fn pool_names(topology: &Topology) -> Vec<&'static str> {
+    let mut roles: Vec<Role> = topology.groups().map(|(role, ..)| role).collect();
+    roles.dedup();
+    roles.into_iter().map(Role::name).collect()
 }

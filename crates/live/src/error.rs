@@ -90,6 +90,12 @@ impl ApiError {
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..Self::bad_request(message) }
     }
 
+    /// A request that is not served, with the status of that.
+    pub(crate) fn of_status(status: StatusCode, message: &str) -> Self {
+        let kind = status.canonical_reason().unwrap_or("Error");
+        Self { status, message: message.to_owned(), kind, param: None }
+    }
+
     /// Something else went wrong.
     pub(crate) fn internal(message: &str) -> Self {
         let kind = "InternalServerError";

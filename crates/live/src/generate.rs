@@ -49,6 +49,11 @@ pub(crate) struct Answers {
 impl Answers {
     /// Sends a request to the deployment.
     pub(crate) fn begin(app: Arc<App>, wanted: Wanted, head: Head) -> Result<Self, ApiError> {
+        let number = app.number();
+        if let Some(refusal) = app.faults.refusal(number, wanted.prompts.len() * wanted.n as usize) {
+            return Err(refusal);
+        }
+        let delay = app.faults.delay(number);
         let (sender, events) = mpsc::unbounded_channel();
         let mut answers = Self {
             head,
@@ -80,6 +85,8 @@ impl Answers {
                     worker: app.worker,
                     asked: Asked { n: wanted.n, max_tokens: wanted.max_tokens, stream: wanted.stream },
                     events: sender.clone(),
+                    delay,
+                    waits: app.faults.wait(),
                 });
                 choices.push(choice);
             }

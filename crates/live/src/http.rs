@@ -6,7 +6,7 @@
 mod models;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::answer::Head;
 use crate::app::App;
@@ -51,30 +52,45 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) type Answer = Response<Either<Full<Bytes>, EventStream>>;
 
-/// Takes connections for ever.
+/// Takes connections for ever. Those that there are end with it.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
-    let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    serve_by(listener, move |request| answer(request, Arc::clone(&app))).await;
+}
+
+/// The same, with somebody else who answers.
+pub(crate) async fn serve_by<B, F>(
+    listener: TcpListener,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+) where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
     loop {
-        let seat = Arc::clone(&seats).acquire_owned().await.expect("nobody closes it");
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MOST_CONNECTIONS {
+            connections.join_next().await;
+            continue;
+        }
         let Ok((connection, _)) = listener.accept().await else {
             // Out of file descriptors, say: it may be better in a moment.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let app = Arc::clone(&app);
-        tokio::spawn(async move {
-            talk(connection, app).await;
-            drop(seat);
-        });
+        connections.spawn(talk(connection, answer.clone()));
     }
 }
 
-async fn talk(connection: TcpStream, app: Arc<App>) {
+async fn talk<B, F>(connection: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
+    F: Future<Output = Response<B>>,
+{
     // A token is not to wait for the next one.
     let _ = connection.set_nodelay(true);
     let service = service_fn(|request| {
-        let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(answer(request, app).await) }
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
@@ -438,9 +454,4 @@ pub(crate) fn text(status: StatusCode, text: String) -> Answer {
 
 pub(crate) fn empty() -> Answer {
     Response::new(Either::Left(Full::default()))
-}
-
-/// Opens the port.
-pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
 }

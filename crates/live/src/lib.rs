@@ -10,6 +10,7 @@
 //! that of a replay, and knows nothing of sockets: a request is stamped when the deployment takes it, so that a run can be
 //! recorded and replayed.
 
+mod admin;
 mod answer;
 mod app;
 mod choice;
@@ -17,6 +18,7 @@ mod clock;
 mod deployment;
 mod error;
 mod events;
+mod faults;
 mod generate;
 mod http;
 mod length;
@@ -25,6 +27,7 @@ mod metrics;
 mod output;
 mod params;
 mod pieces;
+mod ports;
 mod record;
 mod request;
 mod responses;
@@ -35,22 +38,26 @@ mod traffic;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use servecast_cluster::{RunError, SimulationOptions, Topology};
-use servecast_types::WorkerId;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use servecast_types::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::app::{App, Front};
 use crate::deployment::{Command, DeploymentError, Setting};
 use crate::events::{Feed, Source};
 use crate::metrics::Metrics;
 use crate::output::Output;
+use crate::ports::{Doors, listen};
 use crate::record::Log;
 use crate::request::Served;
 
 pub use crate::events::{EventFormat, HashAlgorithm, KvEventsConfig, KvEventsError};
+pub use crate::faults::{Fail, FaultError, Faults, MaxQueue, Stall};
 pub use crate::length::{LengthLaw, OutputLength};
 pub use crate::log::{LogFormat, RequestLog};
 pub use crate::output::OutputText;
@@ -93,7 +100,16 @@ pub struct ServeOptions {
     pub record: Option<Box<dyn Write + Send>>,
     /// How workers tell of their KV caches, if they do.
     pub kv_events: Option<KvEventsConfig>,
+    /// What goes wrong on purpose.
+    pub faults: Faults,
+    /// How long workers take to start; until then nobody is listening.
+    pub startup: Duration,
+    /// The port where workers are failed and started again, if there is one.
+    pub admin: Option<SocketAddr>,
 }
+
+/// The longest that a server takes to start, in seconds of the machine: a year.
+const LONGEST_STARTUP: f64 = 365.0 * 86400.0;
 
 /// Why a server has stopped that nobody told to.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +166,21 @@ async fn serve_on(
     ready: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let mut stop = std::pin::pin!(stop);
+    if options.startup > Duration::ZERO {
+        // What cannot be had is found out before anybody waits.
+        drop(listen(&options).await?);
+        let seconds = (options.startup.as_secs() / options.speed).min(LONGEST_STARTUP);
+        let startup = std::time::Duration::from_secs_f64(seconds);
+        if tokio::time::timeout(startup, stop.as_mut()).await.is_ok() {
+            return Ok(());
+        }
+    }
     let ports = listen(&options).await?;
+    let admin = match options.admin {
+        None => None,
+        Some(address) => Some(ports::bind(address).await?),
+    };
     let events = publish(&mut options)?;
     // Nobody asks for a report, and a server may go on for weeks.
     options.options.keep_ended = false;
@@ -177,6 +207,7 @@ async fn serve_on(
         created,
     );
     let seed = options.options.seed;
+    let (lives, mut changes) = mpsc::unbounded_channel();
     let setting = Setting {
         topology: options.topology,
         options: options.options,
@@ -184,31 +215,39 @@ async fn serve_on(
         metrics,
         log: options.record.map(Log::new),
         events,
+        startup: options.startup,
+        lives,
     };
     let (stopped, mut has_stopped) = oneshot::channel();
     let (commands, thread) = deployment::start(setting, stopped).map_err(ServeError::Start)?;
     let hash = xxhash_rust::xxh3::xxh3_64(options.configuration.as_bytes()) as u32;
     let fingerprint = format!("vllm-{}-{hash:08x}", http::VLLM_VERSION);
     let api_key = options.api_key;
+    let faults = options.faults;
+    let of_front = commands.clone();
     let front =
-        Front { served, fingerprint, api_key, seed, tokenizer, output, log, commands: commands.clone() };
-    let addresses: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
+        Front { served, fingerprint, api_key, seed, tokenizer, output, log, faults, commands: of_front };
+    let mut addresses: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
+    addresses.extend(admin.as_ref().map(|(_, address)| *address));
     let numbers = Arc::default();
-    let open = |Port { listener, worker, .. }: Port| {
-        let app = App::new(front.clone(), worker, Arc::clone(&numbers));
-        tokio::spawn(http::serve(listener, Arc::new(app)))
-    };
-    let connections: Vec<_> = ports.into_iter().map(open).collect();
+    let mut doors = Doors::open(ports, |worker| App::new(front.clone(), worker, Arc::clone(&numbers)));
+    let mut admins = JoinSet::new();
+    if let Some((listener, _)) = admin {
+        let commands = commands.clone();
+        admins.spawn(http::serve_by(listener, move |request| admin::answer(request, commands.clone())));
+    }
     ready(&addresses);
-    let mut stop = std::pin::pin!(stop);
     let outcome = std::future::poll_fn(|context| {
-        if let std::task::Poll::Ready(outcome) = std::pin::Pin::new(&mut has_stopped).poll(context) {
-            return std::task::Poll::Ready(Some(outcome));
+        if let Poll::Ready(outcome) = Pin::new(&mut has_stopped).poll(context) {
+            return Poll::Ready(Some(outcome));
+        }
+        while let Poll::Ready(Some((worker, is_up))) = changes.poll_recv(context) {
+            doors.worker_changed(worker, is_up);
         }
         stop.as_mut().poll(context).map(|()| None)
     })
     .await;
-    connections.iter().for_each(tokio::task::JoinHandle::abort);
+    drop((doors, admins));
     let outcome = if let Some(outcome) = outcome {
         outcome
     } else {
@@ -222,40 +261,6 @@ async fn serve_on(
         Ok(outcome) => outcome.map_err(ServeError::from),
         Err(_) => Err(ServeError::Start(io::Error::other("the deployment stopped at a bug of servecast"))),
     }
-}
-
-/// A port that is open.
-struct Port {
-    listener: TcpListener,
-    address: SocketAddr,
-    /// The worker behind it, if it is just one.
-    worker: Option<WorkerId>,
-}
-
-/// Opens all ports.
-async fn listen(options: &ServeOptions) -> Result<Vec<Port>, ServeError> {
-    let mut wanted: Vec<_> = options.address.into_iter().map(|address| (address, None)).collect();
-    if let Some(first) = options.workers {
-        let workers: u32 = options.topology.groups().map(|(_, workers, _)| workers).sum();
-        for worker in 0..workers {
-            // Port 0 is any free one, for each of them.
-            let offset = if first.port() == 0 { 0 } else { worker };
-            let port = u16::try_from(u32::from(first.port()).saturating_add(offset));
-            let none = |_| ServeError::Listen {
-                address: first,
-                source: io::Error::other("there are not that many ports"),
-            };
-            wanted.push((SocketAddr::new(first.ip(), port.map_err(none)?), Some(WorkerId(worker))));
-        }
-    }
-    let mut ports = Vec::new();
-    for (address, worker) in wanted {
-        let failed = |source| ServeError::Listen { address, source };
-        let listener = http::listen(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        ports.push(Port { listener, address, worker });
-    }
-    Ok(ports)
 }
 
 /// The time of now, as RFC 3339 has it.

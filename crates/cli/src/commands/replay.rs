@@ -70,8 +70,12 @@ pub(crate) struct ReplayArgs {
 
 impl ReplayArgs {
     /// All settings that hold for the run, with their origins.
-    fn layers(mut self) -> Result<Layers, Failure> {
-        let mut layers = Layers::default();
+    fn layers(self) -> Result<Layers, Failure> {
+        self.over(Layers::default())
+    }
+
+    /// The same, laid over others.
+    fn over(mut self, mut layers: Layers) -> Result<Layers, Failure> {
         if let Some(path) = &self.config_file {
             layers.add_file(path)?;
         }

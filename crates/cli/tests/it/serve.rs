@@ -77,6 +77,15 @@ fn a_server_that_cannot_be_is_refused() {
             &["--worker-port", "8000", "--prefill-workers", "1", "--decode-workers", "1"],
             &["`worker_port` is for aggregated deployments"],
         ),
+        (&["--fail", "rate=2"], &["'rate=2'", "rate is 2, but has to be from 0 to 1"]),
+        (&["--stall", "seconds=1"], &["rate is missing"]),
+        (&["--max-queue", "few"], &["'few'", "such as 64 or 64,status=429"]),
+        (&["--startup-s", "-1"], &["`startup_s` is -1, but has to be from 0 to 86400"]),
+        (
+            &["--engine-host", r#"{"gap_us": 5}"#, "--engine-args", r#"{"host": {"gap_us": 7}}"#],
+            &["give it once", "`host` from --engine-host"],
+        ),
+        (&["--engine-host", "{"], &["--engine-host"]),
         (&["--kv-events-config", "{"], &["`kv_events_config`: it is no JSON object"]),
         (
             &["--kv-events-config", r#"{"hwm": 0}"#],

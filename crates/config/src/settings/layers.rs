@@ -95,6 +95,8 @@ pub struct Layers {
     models: Models,
     /// Whether messages leave out where values came from.
     is_silent: bool,
+    /// Keys whose flag has another name in this command.
+    flags: BTreeMap<String, Origin>,
 }
 
 impl Layers {
@@ -120,6 +122,13 @@ impl Layers {
     /// No settings yet, in a program that brings latency models along.
     pub fn with_models(models: Models) -> Self {
         Self { models, ..Self::default() }
+    }
+
+    /// No settings yet, in a command in which the flag of a key has another name.
+    #[must_use]
+    pub fn with_flag(mut self, key: &str, flag: &str) -> Self {
+        self.flags.insert(key.to_owned(), Origin::Flag(flag.to_owned()));
+        self
     }
 
     /// The latency models that were brought along.
@@ -174,7 +183,8 @@ impl Layers {
             .map_err(|error| Failure::input(&error).about("a flag cannot be used"))?;
         let Value::Object(flags) = flags else { unreachable!("settings are an object") };
         for (key, value) in flags {
-            self.add(&key, value, &Origin::flag(&key))?;
+            let origin = self.flags.get(&key).cloned();
+            self.add(&key, value, &origin.unwrap_or_else(|| Origin::flag(&key)))?;
         }
         Ok(())
     }

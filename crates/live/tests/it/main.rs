@@ -3,7 +3,9 @@
 mod client;
 mod conformance;
 mod events;
+mod faults;
 mod live;
+mod load;
 mod page;
 mod server;
 mod sglang;

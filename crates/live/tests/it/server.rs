@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use servecast_cluster::{PoolEngine, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
 use servecast_live::{
-    Dialect, LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Tokenizer, serve,
+    Dialect, Faults, LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Tokenizer, serve,
 };
+use servecast_types::Duration;
 use tokio::sync::oneshot;
 
 /// A server at work; it stops when it is dropped.
@@ -56,6 +57,9 @@ pub(crate) fn options(topology: Topology) -> ServeOptions {
         log: None,
         record: None,
         kv_events: None,
+        faults: Faults::default(),
+        startup: Duration::ZERO,
+        admin: None,
     }
 }
 

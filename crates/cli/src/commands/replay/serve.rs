@@ -2,6 +2,7 @@
 
 mod answers;
 mod events;
+mod faults;
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -16,10 +17,11 @@ use servecast_workload::TraceNotes;
 
 use self::answers::AnswerArgs;
 use self::events::KvEventsArgs;
+use self::faults::FaultArgs;
 use super::{ReplayArgs, tell_of_unused};
 use crate::config::{
-    DeploymentConfig, EngineShortcuts, OutputConfig, ReplayConfig, ReplayMode, RouterFlags, SglangShortcuts,
-    TraceConfig,
+    DeploymentConfig, EngineShortcuts, Layers, OutputConfig, ReplayConfig, ReplayMode, RouterFlags,
+    SglangShortcuts, TraceConfig,
 };
 use crate::error::{Failure, chain};
 use crate::files::{self, note};
@@ -73,6 +75,8 @@ pub(crate) struct ServeArgs {
     answers: AnswerArgs,
     #[command(flatten)]
     kv_events: KvEventsArgs,
+    #[command(flatten)]
+    faults: FaultArgs,
     #[command(flatten)]
     deployment: DeploymentConfig,
     #[command(flatten)]
@@ -134,7 +138,7 @@ impl ServeArgs {
             config_file: given.config_file,
             router: given.router,
         };
-        let plan = Plan::new(replay.layers()?)?;
+        let plan = Plan::new(replay.over(Layers::default().with_flag("host", ENGINE_HOST))?)?;
         check(&plan)?;
         Ok(plan)
     }
@@ -168,8 +172,11 @@ fn check(plan: &Plan) -> Result<(), Failure> {
 
 /// The flags of the command: what takes time on the host beside the GPU has another name, since --host is the address.
 pub(crate) fn flags(command: Command) -> Command {
-    command.mut_arg("host", |arg| arg.long("engine-host"))
+    command.mut_arg("host", |arg| arg.long(ENGINE_HOST.trim_start_matches('-')))
 }
+
+/// The flag of what takes time on the host.
+const ENGINE_HOST: &str = "--engine-host";
 
 /// The port of a deployment, unless somebody says otherwise.
 const DEFAULT_PORT: u16 = 8000;
@@ -236,6 +243,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
     check_workers(args, port, &plan)?;
     let kv_events = args.kv_events.config()?;
+    let startup = args.faults.startup()?;
     let record = args.record.as_deref().map(|path| {
         files::check_output(path)?;
         File::create(path).map_err(|error| Failure::write(crate::error::quoted(path), &error))
@@ -259,17 +267,24 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         configuration: resolved(&plan, &TraceNotes::default())?,
         record: record.map(|file| Box::new(file) as _),
         kv_events,
+        faults: args.faults.faults(),
+        startup,
+        admin: args.faults.admin(args.address),
         options: plan.options(),
         topology: plan.topology.clone(),
         dialect: dialect(engines()),
         log: args.log_requests.then(|| RequestLog::new(args.log.into(), Box::new(std::io::stderr()))),
     };
     let (quiet, log) = (args.quiet, args.log);
+    let has_admin = options.admin.is_some();
     let ready = move |ports: &[SocketAddr]| {
         if quiet {
             return;
         }
         let mut ports = ports.iter();
+        if has_admin && let Some(address) = ports.next_back() {
+            log.tell(&format!("workers are listed, failed and started at http://{address}/workers"));
+        }
         if port.is_some()
             && let Some(address) = ports.next()
         {

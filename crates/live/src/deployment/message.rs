@@ -1,0 +1,89 @@
+//! What handlers and the deployment tell each other.
+
+use std::time::{Duration, Instant};
+
+use servecast_record::RequestStatus;
+use servecast_types::WorkerId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin::Order;
+use crate::faults::Waits;
+use crate::metrics::Snapshot;
+
+/// A request as it goes to the deployment.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Tells it from all others.
+    pub(crate) number: u64,
+    /// Which answer it is to its client.
+    pub(crate) index: u32,
+    /// Its tokens, one at least.
+    pub(crate) prompt: Vec<u32>,
+    /// Tokens that it may generate, one at least.
+    pub(crate) max_tokens: u32,
+    /// What it will generate, no more than that; if it is less, it stops by itself.
+    pub(crate) output: Vec<u32>,
+    /// Lower is more important.
+    pub(crate) priority: i32,
+    /// The worker that is to serve it, if that is not the router's choice.
+    pub(crate) worker: Option<WorkerId>,
+    /// What a client asked for, for the metrics.
+    pub(crate) asked: Asked,
+    /// Where its events go. Nobody may listen any more.
+    pub(crate) events: mpsc::UnboundedSender<(u32, Event)>,
+    /// How much later than it is there its client sees a token.
+    pub(crate) delay: Duration,
+    /// It waits.
+    pub(crate) waits: Waits,
+}
+
+/// Of the request of a client that made it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked {
+    /// How many answers there are to be.
+    pub(crate) n: u32,
+    /// Tokens that it asked for.
+    pub(crate) max_tokens: Option<u32>,
+    /// Whether it gets tokens as they come.
+    pub(crate) stream: bool,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It has a token more.
+    Token {
+        /// When its client sees it.
+        at: Instant,
+        /// Tokens of its prompt that were cached.
+        cached_tokens: u32,
+    },
+    /// It has ended.
+    Ended(Ended),
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Whether it got all that it was to get, was turned away, or was taken back.
+    pub(crate) status: RequestStatus,
+    /// Tokens of its prompt that were cached.
+    pub(crate) cached_tokens: u32,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A client sent this.
+    Submit(Request),
+    /// The client of this request has gone away.
+    Cancel(u64),
+    /// Somebody wants to know the metrics, of a worker or of all, as text.
+    Metrics(Option<WorkerId>, oneshot::Sender<String>),
+    /// Somebody wants to know how a worker is, or all are.
+    Snapshot(Option<WorkerId>, oneshot::Sender<Vec<Snapshot>>),
+    /// Somebody wants to look at workers, or to change them.
+    Order(Order),
+    /// Nobody is served any more.
+    Close,
+}

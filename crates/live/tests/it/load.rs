@@ -1,0 +1,114 @@
+//! Many streams at once, and how late their tokens are.
+//!
+//! `SERVECAST_LOAD=2000,60 cargo test --release -p servecast-live --test it -- load:: --nocapture` has so many streams for so
+//! many seconds; without it there are 200 for 3 s, and nobody looks at how late they are.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use servecast_live::ServeOptions;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::server::{Server, options, topology};
+
+/// A pass of all streams.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// When the tokens of a stream came.
+async fn stream(address: SocketAddr, tokens: usize) -> Vec<Instant> {
+    let body =
+        json!({"prompt": [1, 2, 3], "max_tokens": tokens, "stream": true, "ignore_eos": true}).to_string();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    connection.write_all((head + &body).as_bytes()).await.unwrap();
+    let (mut times, mut rest) = (Vec::with_capacity(tokens), Vec::new());
+    let mut buffer = vec![0; 4096];
+    loop {
+        let read = connection.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "a stream ended after {} tokens", times.len());
+        rest.extend_from_slice(&buffer[..read]);
+        let now = Instant::now();
+        let mut done = 0;
+        // An event ends with an empty line.
+        while let Some(end) = rest[done..].windows(2).position(|pair| pair == b"\n\n") {
+            let event = &rest[done..done + end];
+            if event.windows(8).any(|part| part == b"\"choices") {
+                times.push(now);
+            }
+            done += end + 2;
+        }
+        rest.drain(..done);
+        if times.len() == tokens {
+            return times;
+        }
+    }
+}
+
+/// By token, how much later it came than the promptest one of its stream would have it, since passes are as long as each other.
+fn lateness(streams: &[Vec<Instant>]) -> Vec<Duration> {
+    let of_stream = |times: &Vec<Instant>| {
+        let due = |number: usize| PERIOD * number as u32;
+        let offsets = times.iter().enumerate().map(|(number, &at)| at.checked_sub(due(number)).unwrap());
+        let first = offsets.clone().min().unwrap();
+        offsets.map(|offset| offset.duration_since(first)).collect::<Vec<_>>()
+    };
+    streams.iter().flat_map(of_stream).collect()
+}
+
+/// The most memory that the process had, in MB.
+fn peak_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kb| kb / 1000)
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "whoever runs it by hand reads it")]
+fn many_streams_get_their_tokens() {
+    let given = std::env::var("SERVECAST_LOAD").ok();
+    let numbers: Vec<usize> =
+        given.as_deref().unwrap_or("200,3").split(',').map(|number| number.parse().unwrap()).collect();
+    let [streams, seconds] = numbers[..] else { panic!("STREAMS,SECONDS") };
+    let tokens = seconds * 1000 / PERIOD.as_millis() as usize;
+    let engine = json!({
+        "block_size": 16, "num_gpu_blocks": streams * (tokens / 16 + 3), "max_num_seqs": streams,
+        "max_num_batched_tokens": 4 * streams, "latency": format!("linear:{},0,0", PERIOD.as_micros()),
+    });
+    let mut of_server = options(topology(1, &engine));
+    of_server.options.check = false;
+    let server = Server::with(ServeOptions { max_model_len: None, ..of_server });
+    let address = server.address;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let start = Instant::now();
+    let times = runtime.block_on(async {
+        let mut clients: JoinSet<_> = (0..streams).map(|_| stream(address, tokens)).collect();
+        let mut times = Vec::new();
+        while let Some(done) = clients.join_next().await {
+            times.push(done.unwrap());
+        }
+        times
+    });
+    let took = start.elapsed();
+    assert_eq!(times.iter().map(Vec::len).sum::<usize>(), streams * tokens);
+    if given.is_some() {
+        let mut late = lateness(&times);
+        late.sort_unstable();
+        let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        println!(
+            "{streams} streams, {} tokens in {:.1} s: late by p50 {:.1}, p99 {:.1}, most {:.1} ms; {} MB of server and client; load {load}",
+            late.len(),
+            took.as_secs_f64(),
+            at(0.5),
+            at(0.99),
+            at(1.0),
+            peak_mb()
+        );
+    }
+}

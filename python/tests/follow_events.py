@@ -39,7 +39,7 @@ def prompts(count: int) -> list[list[int]]:
 def serve(binary: Path, asked: list[list[int]]) -> tuple[list[tuple[int, Frames]], int]:
     """Serve prompts; the messages of all workers, and how many tokens were cached."""
     port = free_ports(2 * WORKERS)
-    arguments = ["--workers", str(WORKERS), "--router-mode", "kv_router", "--num-gpu-blocks", "400"]
+    arguments = ["--workers", str(WORKERS), "--router-mode", "kv_router"]
     endpoints = {"endpoint": f"tcp://*:{port}", "replay_endpoint": f"tcp://*:{port + WORKERS}"}
     with zmq.Context() as context, served(binary, *arguments, **endpoints) as address:
         with ThreadPoolExecutor(16) as clients:
@@ -87,9 +87,10 @@ def of_servecast(messages: list[tuple[int, Frames]]) -> Callable[[list[int]], Sc
     """Give messages to the router of servecast; what it finds of a prompt by worker."""
     router = Router(block_size=BLOCK, time="explicit")
     for worker in range(WORKERS):
-        router.register_worker(worker, now_ms=0)
+        # Behind one port each worker says that it is the rank of its number.
+        router.register_worker(worker, dp_rank_start=worker, now_ms=0)
     for number, (worker, frames) in enumerate(messages):
-        applied = router.apply_message(frames, worker=worker, now_ms=number)
+        applied = router.apply_message(frames, worker=worker, dp_rank=worker, now_ms=number)
         assert not applied.problems, applied
 
     def scores(prompt: list[int]) -> Scores:

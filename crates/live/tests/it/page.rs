@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use testkit::ORACLE;
 
-use crate::client::get;
+use crate::client::{get, post};
 use crate::server::Server;
 
 /// Of each family its type, and the labels and buckets of its series without values.
@@ -60,4 +61,42 @@ fn the_page_has_the_series_of_the_real_one() {
         }
     }
     assert!(ours.keys().all(|name| theirs.contains_key(name)), "{:?}", ours.keys());
+}
+
+#[test]
+fn requests_are_counted_by_path_method_and_status() {
+    let server = Server::new();
+    let body = json!({"prompt": "x", "max_tokens": 2, "stream": true});
+    post(server.address, "/v1/completions", &body).answer(false);
+    post(server.address, "/v1/completions", &json!({"prompt": "x", "max_tokens": -1})).answer(false);
+    get(server.address, "/nothing");
+    get(server.address, "/health");
+    let counted = |page: &str| {
+        let lines = page.lines().filter(|line| line.starts_with("http_requests_total{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut page = get(server.address, "/metrics").body;
+    // A stream counts when it has ended, which the client may know first.
+    while counted(&page).len() < 3 {
+        page = get(server.address, "/metrics").body;
+    }
+    assert_eq!(
+        counted(&page),
+        [
+            "http_requests_total{handler=\"/v1/completions\",method=\"POST\",status=\"2xx\"} 1.0",
+            "http_requests_total{handler=\"/v1/completions\",method=\"POST\",status=\"4xx\"} 1.0",
+            "http_requests_total{handler=\"none\",method=\"GET\",status=\"4xx\"} 1.0",
+        ]
+    );
+    let Some(root) = testkit::outside(ORACLE) else { return };
+    let theirs = std::fs::read_to_string(root.join("live/metrics/5-end.txt")).unwrap();
+    let of_paths = |page: &str| -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let all = families(page).into_iter().filter(|(name, _)| name.starts_with("http_"));
+        let known = ["handler=\"/v1/completions\"", "handler=\"none\",method=\"GET\""];
+        let of = |(kind, series): (String, BTreeSet<String>)| {
+            (kind, series.into_iter().filter(|one| known.iter().any(|known| one.contains(known))).collect())
+        };
+        all.map(|(name, family)| (name, of(family))).collect()
+    };
+    assert_eq!(of_paths(&page), of_paths(&theirs));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing, Rejection};
 use servecast_router::Admission;
-use servecast_types::{ContentNames, KvEvent, RequestId, Role, Seed, Time, WorkerId};
+use servecast_types::{ContentNames, KvEvent, Rank, RequestId, Role, Seed, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::config::{MAX_WORKERS, PoolConfig, SimulationOptions};
@@ -71,10 +71,10 @@ pub(crate) struct Dispatch {
 pub(crate) type Dispatches = SmallVec<[Dispatch; 1]>;
 
 impl Routing {
-    /// Takes note of what an iteration changed in the cache of a worker.
-    pub(crate) fn report(&mut self, worker: WorkerId, events: &[KvEvent], end: Time) {
+    /// Takes note of what an iteration changed in the cache of a rank.
+    pub(crate) fn report(&mut self, rank: Rank, events: &[KvEvent], end: Time) {
         if let Self::Kv(router, _) = self {
-            router.report(worker, events, end);
+            router.report(rank, events, end);
         }
     }
 
@@ -204,7 +204,8 @@ impl Pool {
             }
         }
         let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
-        let (admitted, refused) = router.remove(worker, now);
+        let engine = self.workers[worker.index()].engine.config();
+        let (admitted, refused) = router.remove(worker, engine, now);
         self.waiting.extend(refused.iter().filter_map(|id| parked.remove(id)));
         self.unpark(admitted)
     }
@@ -267,8 +268,15 @@ impl Pool {
                 let mut description = router.describe(&queued.request);
                 description.allowed =
                     some.map(|some| some.iter().map(|candidate| candidate.worker.0).collect());
+                // The router chooses among the ranks of a worker that is fixed.
+                let is_one =
+                    |worker: &WorkerId| self.workers[worker.index()].engine.config().num_ranks() == 1;
+                let steered = forced.filter(is_one).map(Rank::of_worker);
+                if let Some(worker) = forced.filter(|_| steered.is_none()) {
+                    description.allowed = Some([worker.0].into());
+                }
                 parked.insert(queued.request.id, queued);
-                let admitted = router.route(description, forced, now);
+                let admitted = router.route(description, steered, now);
                 self.unpark(admitted)
             }
         }
@@ -335,9 +343,10 @@ impl Pool {
         let Routing::Kv(_, parked) = &mut self.routing else { return Dispatches::new() };
         let mut dispatches = Dispatches::new();
         for admission in admitted {
-            let Queued { request, arrived, .. } =
+            let Queued { mut request, arrived, .. } =
                 parked.remove(&admission.ticket.id).expect("an admitted request was parked");
-            let worker = admission.ticket.rank.worker;
+            let Rank { worker, dp } = admission.ticket.rank;
+            request.dp_rank = Some(dp);
             let at = position(&self.candidates, worker).expect("only candidates get requests");
             self.candidates[at].in_flight += 1;
             dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });

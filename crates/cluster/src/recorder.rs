@@ -152,11 +152,13 @@ impl Recorder {
             totals.drafts.accepted += u64::from(verified.accepted);
         }
         let worker = &mut workers[worker.index()];
-        worker.busy_ns += iteration.end.since(iteration.start).as_ns();
+        let WorkerLimits { usable_blocks: usable, ranks, .. } = limits[place.index()];
+        // Ranks compute their parts of a pass at the same time, and each is told of.
+        let length = Duration::from_ns(iteration.end.since(iteration.start).as_ns() / u64::from(ranks));
+        worker.busy_ns += length.as_ns();
         if iteration.num_scheduled() > 0 {
-            let usable = limits[place.index()].usable_blocks;
             let blocks = usable.saturating_sub(iteration.free_blocks_after_schedule);
-            worker.computed(iteration.num_scheduled(), blocks, iteration.end.since(iteration.start));
+            worker.computed(iteration.num_scheduled(), blocks, length);
         }
         for admitted in &iteration.admitted {
             // One that has gone is in the pass that was in flight.
@@ -383,7 +385,11 @@ fn add_decodes(totals: &mut WorkerTotals, decodes: &Decodes, usable: u32) {
 }
 
 fn limits(engine: &EngineConfig) -> WorkerLimits {
-    WorkerLimits { max_num_seqs: engine.max_num_seqs(), usable_blocks: engine.usable_blocks() }
+    WorkerLimits {
+        max_num_seqs: engine.max_num_seqs(),
+        usable_blocks: engine.usable_blocks(),
+        ranks: engine.num_ranks(),
+    }
 }
 
 /// Checks that the times of a request are in order and its tokens add up; says what does not hold.

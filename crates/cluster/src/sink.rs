@@ -3,7 +3,7 @@
 use servecast_engine::{
     Begun, Decodes, Emitted, Fetch, Finished, Iteration, IterationSink, Joined, LastIteration, Rejection,
 };
-use servecast_types::{KvEvent, RequestId, Role, Time};
+use servecast_types::{KvEvent, Rank, RequestId, Role, Time};
 
 use crate::cluster::Place;
 use crate::links::Links;
@@ -101,7 +101,8 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.routing.report(self.place.worker, &iteration.kv_events, iteration.end);
+        let rank = Rank { worker: self.place.worker, dp: iteration.dp_rank };
+        self.routing.report(rank, &iteration.kv_events, iteration.end);
         let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
         for &emitted in &iteration.emitted {
             let is_finished = finished.next_if_eq(&emitted.id).is_some();
@@ -130,7 +131,8 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     }
 
     fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
-        self.routing.report(self.place.worker, events, end);
+        // Ranks in lock step report iteration by iteration.
+        self.routing.report(Rank::of_worker(self.place.worker), events, end);
     }
 
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {

@@ -69,7 +69,8 @@ impl Worker {
 
     /// What policies see of it, by its number, while it has no request.
     pub(crate) fn candidate(&self, worker: WorkerId) -> Candidate {
-        Candidate::new(worker, self.engine.config().usable_blocks())
+        let engine = self.engine.config();
+        Candidate::new(worker, engine.usable_blocks().saturating_mul(engine.num_ranks()))
     }
 
     /// What it is like, by its number.

@@ -220,11 +220,14 @@ fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<Strin
              {--num_gpu_blocks} sets the capacity regardless"
         ))
     })?;
-    let blocks = capacity.num_gpu_blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
+    // The arithmetic is of all ranks that it knows of.
+    let ranks = if args.dp_size > 1 { setup.attention_ranks.max(1) } else { 1 };
+    let blocks = (capacity.num_gpu_blocks / u64::from(ranks)).min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
     args.num_gpu_blocks = blocks;
+    let each = if args.dp_size > 1 { " of each rank" } else { "" };
     Ok(format!(
-        "`num_gpu_blocks` is {blocks}, worked out from the memory of the GPU: {:.2} GiB for the KV cache, blocks of {} \
-         tokens",
+        "`num_gpu_blocks` is {blocks}, worked out from the memory of the GPU: {:.2} GiB for the KV cache{each}, blocks of \
+         {} tokens",
         capacity.kv_cache / GIB,
         setup.block_size
     ))

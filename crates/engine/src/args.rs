@@ -112,8 +112,17 @@ pub struct EngineArgs {
     /// Whether transfers share the bandwidth: `dedicated`, the default, moves each as if it were alone; `shared` divides
     /// the network port of a worker, out of it and into it, among the transfers there at the same time.
     pub kv_transfer_sharing: Option<KvTransferSharing>,
-    /// Data-parallel ranks of a worker; only 1 so far.
+    /// Data-parallel ranks of a worker, which compute every pass in lock step, as vLLM serves mixture-of-experts models;
+    /// each has the KV blocks and the limits of these settings for itself. Ranks of a dense model have nothing to do with
+    /// each other: they are workers.
     pub dp_size: u32,
+    /// Passes after which ranks find out together whether any of them has work left, and until which they go on without;
+    /// absent, as of the version: 16, up to vLLM 0.28 32.
+    pub dp_sync_interval: Option<u32>,
+    /// Microseconds that the pass of a rank without work takes; absent: as long as one of a single token.
+    pub dp_dummy_us: Option<f64>,
+    /// Microseconds until the other ranks begin when one of them has got a request; absent: 0.
+    pub dp_wave_delay_us: Option<f64>,
     /// vLLM: speculative decoding, as an object such as `{"method": "eagle3", "num_speculative_tokens": 3,
     /// "acceptance_rates": [0.67, 0.42, 0.26]}`; absent, every step of a request gives one token.
     pub speculative_config: Option<SpeculativeArgs>,
@@ -206,6 +215,9 @@ impl Default for EngineArgs {
             kv_transfer_sharing: None,
             dp_size: 1,
             speculative_config: None,
+            dp_sync_interval: None,
+            dp_dummy_us: None,
+            dp_wave_delay_us: None,
             num_speculative_tokens: 0,
             startup_time: None,
             router_queue_policy: None,

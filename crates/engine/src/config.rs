@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use servecast_latency::{Host, Latency, LatencyModel, Polynomial, Speedup};
-use servecast_types::{Message, Role, message};
+use servecast_latency::{Host, Latency, LatencyModel, MOST_HOST_US, Polynomial, Speedup};
+use servecast_types::{Duration, Message, Role, message};
 
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
@@ -19,6 +19,23 @@ pub const MAX_NUM_GPU_BLOCKS: u32 = 1 << 24;
 
 /// Longest sequence that an engine handles, in tokens: far beyond any model, and sums of a few such lengths fit `u32`.
 pub const MAX_SEQUENCE_TOKENS: u32 = i32::MAX as u32;
+
+/// Most data-parallel ranks of a worker.
+pub(crate) const MAX_DP_SIZE: u32 = 1024;
+
+/// Data-parallel ranks in lock step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DataParallel {
+    pub(crate) ranks: u32,
+    /// Passes after which ranks find out together whether anybody has work left.
+    pub(crate) sync_interval: u64,
+    /// Whether they also do so after the first pass.
+    pub(crate) synchronises_at_once: bool,
+    /// How long the pass of a rank without work takes; absent: as long as that of one token.
+    pub(crate) dummy: Option<Duration>,
+    /// How much later than the rank that wakes them the others begin.
+    pub(crate) wave_delay: Duration,
+}
 
 /// Checked settings of an engine.
 #[derive(Debug, Clone)]
@@ -41,6 +58,7 @@ pub struct EngineConfig {
     pub(crate) scheduling_policy: SchedulingPolicy,
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
+    pub(crate) dp: DataParallel,
     /// Admission by TensorRT-LLM's rule instead of vLLM's.
     pub(crate) no_evict: Option<NoEvict>,
     /// Speculative decoding of vLLM.
@@ -73,6 +91,13 @@ impl EngineArgs {
                 return Err(ConfigError::wrong("latency", found, "the file was not read"));
             }
         };
+        if self.dp_size > 1 && ![1, self.dp_size].contains(&latency.ranks()) {
+            return Err(ConfigError::Conflict(message!(
+                "{dp_size} is {}, but {latency} spreads a pass over {} ranks",
+                self.dp_size,
+                latency.ranks()
+            )));
+        }
         let speculation = self.speculation()?;
         let host = self.host.unwrap_or_default().over(latency.host())?;
         let mut config = EngineConfig {
@@ -96,6 +121,7 @@ impl EngineArgs {
             scheduling_policy: self.scheduling_policy,
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
+            dp: self.data_parallel()?,
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
@@ -109,6 +135,32 @@ impl EngineArgs {
             sglang::settle(self, &mut config)?;
         }
         Ok(config)
+    }
+
+    fn data_parallel(&self) -> Result<DataParallel, ConfigError> {
+        let us = |key: &str, us: f64| {
+            let problem = format!("expected microseconds from 0 to {MOST_HOST_US:e}");
+            let duration = Duration::from_ms(us / 1000.0).ok().filter(|_| Host::is_time(us));
+            duration.ok_or_else(|| ConfigError::wrong(key, us, problem))
+        };
+        let of_lockstep = [
+            ("dp_sync_interval", self.dp_sync_interval.is_some()),
+            ("dp_dummy_us", self.dp_dummy_us.is_some()),
+            ("dp_wave_delay_us", self.dp_wave_delay_us.is_some()),
+        ];
+        if let Some((key, _)) = of_lockstep.into_iter().find(|(_, given)| *given && self.dp_size == 1) {
+            let key = Message::key(key);
+            return Err(ConfigError::Conflict(message!("{} is for several ranks, but {dp_size} is 1", key)));
+        }
+        // vLLM 0.28 synchronises every 32 passes, and not after the first.
+        let is_old = self.vllm_version <= VllmVersion::V0_28;
+        Ok(DataParallel {
+            ranks: self.dp_size,
+            sync_interval: self.dp_sync_interval.unwrap_or(if is_old { 32 } else { 16 }).into(),
+            synchronises_at_once: !is_old,
+            dummy: self.dp_dummy_us.map(|dummy| us("dp_dummy_us", dummy)).transpose()?,
+            wave_delay: us("dp_wave_delay_us", self.dp_wave_delay_us.unwrap_or(0.0))?,
+        })
     }
 
     /// Tokens a KV block, 0 standing for the default of the engine.
@@ -173,8 +225,14 @@ impl EngineArgs {
     fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
         let unsupported = |key, found: String, instead| Err(ConfigError::Unsupported { key, found, instead });
         self.check_engine_sections()?;
-        if self.dp_size > 1 {
+        if self.dp_size > 1 && self.engine_type != EngineType::Vllm {
             return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
+        }
+        if self.dp_size > 1 && self.speculative_config.is_some() {
+            return Err(ConfigError::Conflict(message!(
+                "{speculative_config} does not go together with {dp_size} yet, which is {}",
+                self.dp_size
+            )));
         }
         if self.num_speculative_tokens > 0 {
             return unsupported(
@@ -223,10 +281,15 @@ impl EngineArgs {
             ("max_num_batched_tokens", self.max_num_batched_tokens),
             ("max_model_len", self.max_model_len),
             ("dp_size", Some(self.dp_size)),
+            ("dp_sync_interval", self.dp_sync_interval),
             ("prefill_schedule_interval", Some(self.prefill_schedule_interval)),
         ];
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {
             return Err(ConfigError::wrong(key, 0, "expected at least 1"));
+        }
+        if self.dp_size > MAX_DP_SIZE {
+            let problem = format!("expected at most {MAX_DP_SIZE} ranks");
+            return Err(ConfigError::wrong("dp_size", self.dp_size, problem));
         }
         if let Some(tokens) = self.max_model_len.filter(|&tokens| tokens > MAX_SEQUENCE_TOKENS) {
             let problem = format!("expected at most {MAX_SEQUENCE_TOKENS} tokens");
@@ -251,6 +314,11 @@ impl EngineArgs {
 }
 
 impl EngineConfig {
+    /// Data-parallel ranks of a worker, each with the KV blocks that the settings say.
+    pub fn num_ranks(&self) -> u32 {
+        self.dp.ranks
+    }
+
     /// What the host takes besides passes: that of the latency model, where no setting says otherwise.
     pub fn host(&self) -> Host {
         self.host
@@ -352,6 +420,12 @@ mod tests {
         );
         refused(json!({"max_num_seqs": 0}), "`max_num_seqs` is 0: expected at least 1");
         refused(json!({"dp_size": 0}), "`dp_size` is 0: expected at least 1");
+        refused(json!({"dp_size": 1025}), "`dp_size` is 1025: expected at most 1024 ranks");
+        refused(json!({"dp_size": 2, "dp_sync_interval": 0}), "`dp_sync_interval` is 0: expected at least 1");
+        let times = "expected microseconds from 0 to 3.6e9";
+        for key in ["dp_dummy_us", "dp_wave_delay_us"] {
+            refused(json!({"dp_size": 2, key: -1}), &format!("`{key}` is -1: {times}"));
+        }
         refused(
             json!({"max_model_len": 1_u32 << 31}),
             "`max_model_len` is 2147483648: expected at most 2147483647 tokens",
@@ -399,7 +473,11 @@ mod tests {
             "`kv_role` holds settings of vLLM, but `engine_type` is `trtllm`",
         );
         refused(
-            json!({"dp_size": 2}),
+            json!({"engine_type": "sglang", "dp_size": 2}),
+            "`dp_size` is 2, which is not supported yet: use more workers with `dp_size` 1",
+        );
+        refused(
+            json!({"engine_type": "trtllm", "dp_size": 2}),
             "`dp_size` is 2, which is not supported yet: use more workers with `dp_size` 1",
         );
         refused(

@@ -7,9 +7,11 @@ use crate::{Links, Rejection};
 /// What one engine iteration did; complete at its end.
 ///
 /// Lists are in decision order. An iteration without scheduled tokens occurs when something else happened: a KV
-/// transfer began or ended, a request was given up.
+/// transfer began or ended, a request was given up. A dummy batch is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Iteration {
+    /// Which [data-parallel rank](crate::EngineArgs::dp_size) of the worker did it; 0 where there is one.
+    pub dp_rank: u32,
     /// When the scheduler decided it.
     pub scheduled_at: Time,
     /// When the forward pass began: later than `scheduled_at` under asynchronous scheduling, and after a pass whose

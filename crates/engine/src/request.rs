@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use servecast_types::{Prompt, RequestId, Time};
 
+use crate::EngineConfig;
+
 /// A request as an engine gets it.
 #[derive(Debug, Clone)]
 pub struct EngineRequest {
@@ -36,6 +38,8 @@ pub struct EngineRequest {
     pub remote_prefill: bool,
     /// Its KV blocks stay after it ends, until [`Engine::release`](crate::Engine::release).
     pub hold_kv: bool,
+    /// The data-parallel rank of the worker that serves it, where that is not the choice of the worker's front end.
+    pub dp_rank: Option<u32>,
 }
 
 impl EngineRequest {
@@ -55,7 +59,17 @@ impl EngineRequest {
             routing_key: None,
             remote_prefill: false,
             hold_kv: false,
+            dp_rank: None,
         }
+    }
+
+    /// Whether an engine of these settings can ever serve it.
+    pub(crate) fn check(&self, config: &EngineConfig) -> Result<(), Rejection> {
+        let (prompt_tokens, max_tokens) = (self.prompt.tokens(), self.max_tokens);
+        if prompt_tokens == 0 || max_tokens == 0 {
+            return Err(Rejection::Empty { prompt_tokens, max_tokens });
+        }
+        config.check_request(prompt_tokens)
     }
 }
 

@@ -48,6 +48,13 @@ impl Scheduler {
         each!(self, scheduler => scheduler.add(request))
     }
 
+    /// Says whether data-parallel ranks hold prompts back in the next iteration.
+    pub(crate) fn hold_prefill(&mut self, holds: bool) {
+        if let Self::Vllm(scheduler) = self {
+            scheduler.hold_prefill(holds);
+        }
+    }
+
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         each!(self, scheduler => scheduler.schedule(now, step, links));
     }

@@ -100,6 +100,35 @@ impl Batch {
         batch
     }
 
+    /// As much on each of so many data-parallel ranks.
+    #[must_use]
+    pub fn on_ranks(&self, ranks: u32) -> Self {
+        let (all, squares) = (u64::from(ranks), u128::from(ranks));
+        let Self { steps, drafts, prompt, decode, .. } = *self;
+        Self {
+            requests: all * self.requests,
+            tokens: all * self.tokens,
+            attention_pairs: all * self.attention_pairs,
+            steps: StepWork {
+                requests: all * steps.requests,
+                context_tokens: all * steps.context_tokens,
+                longest_context_tokens: steps.longest_context_tokens,
+                squared_context_tokens: squares * steps.squared_context_tokens,
+            },
+            drafts: DraftWork { tokens: all * drafts.tokens, attention_pairs: all * drafts.attention_pairs },
+            prompt: PromptWork {
+                requests: all * prompt.requests,
+                start_tokens: all * prompt.start_tokens,
+                end_tokens: all * prompt.end_tokens,
+            },
+            decode: DecodeWork {
+                requests: all * decode.requests,
+                context_tokens: all * decode.context_tokens,
+            },
+            kv_capacity_tokens: all * self.kv_capacity_tokens,
+        }
+    }
+
     /// Adds requests that compute one token each, all of which decode.
     pub fn add_decodes(&mut self, steps: StepWork) {
         let StepWork { requests, context_tokens: context, .. } = steps;

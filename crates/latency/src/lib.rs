@@ -81,6 +81,18 @@ pub trait LatencyModel: fmt::Debug + Send + Sync {
         works.take(passes).filter(extrapolated).count() as u64
     }
 
+    /// Data-parallel ranks over which it spreads a batch: each has an even part of the attention, experts see the tokens of
+    /// all.
+    fn ranks(&self) -> u32 {
+        1
+    }
+
+    /// What a pass costs that data-parallel ranks make together: `own` is what the slowest of them computes, and all of them
+    /// compute `tokens` tokens. A model of one rank prices `own`.
+    fn pass_of_ranks(&self, own: &Batch, _tokens: u64) -> PassTime {
+        self.pass(own)
+    }
+
     /// What the host of the engine takes besides, as far as it was measured with the passes.
     fn host(&self) -> Host {
         Host::NONE
@@ -204,6 +216,17 @@ impl Latency {
     /// How many of the first `iterations` of [`decode_iterations`](Self::decode_iterations) are extrapolated.
     pub fn extrapolated_decodes(&self, first: StepWork, kv_capacity_tokens: u64, iterations: usize) -> u64 {
         self.model.extrapolated_decodes(first, kv_capacity_tokens, iterations)
+    }
+
+    /// How long a pass takes that data-parallel ranks make together; `own` is what the slowest of them computes, of `tokens`
+    /// tokens in all.
+    pub fn iteration_of_ranks(&self, own: &Batch, tokens: u64) -> Result<Duration, LatencyError> {
+        self.duration(self.model.pass_of_ranks(own, tokens))
+    }
+
+    /// Data-parallel ranks over which the model spreads a batch.
+    pub fn ranks(&self) -> u32 {
+        self.model.ranks()
     }
 
     /// What the host of the engine takes besides; no speedup divides it.

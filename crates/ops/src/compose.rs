@@ -207,6 +207,12 @@ impl Composition {
         parts
     }
 
+    /// Of those, the parts that go by the tokens of all groups, in a pass without a recorded graph.
+    pub fn shared_us(&self, tokens: f64) -> f64 {
+        let experts = self.experts.as_ref().map_or(0.0, |experts| experts.us(tokens));
+        experts + self.exchange.around_experts_us(tokens, false)
+    }
+
     /// Head and sampler for so many requests, in µs.
     pub fn head_us(&self, requests: f64) -> f64 {
         let own = (requests / f64::from(self.setup.data_parallel_size.max(1))).max(1.0);

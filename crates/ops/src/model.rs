@@ -39,6 +39,10 @@ pub struct Ops {
     decode_factor: f64,
     /// What passes with prompts are multiplied by.
     prompt_factor: f64,
+    /// Data-parallel ranks over which a batch is spread.
+    ranks: u32,
+    /// What goes by the tokens of all of them in passes without a graph, µs by tokens; only where there are several.
+    shared: Option<Line>,
     host: Host,
     error_bar: ErrorBar,
 }
@@ -83,6 +87,9 @@ impl Ops {
             graphs: setup.recorded_graphs(),
             decode_factor: constants.factor(setup).unwrap_or(1.0),
             prompt_factor: constants.prompt_factor(setup.engine),
+            ranks: setup.data_parallel_size.max(1),
+            shared: (setup.data_parallel_size > 1)
+                .then(|| Line::sample(MOST_TOKENS, |tokens| composition.shared_us(tokens.max(1) as f64))),
             host: constants.host(setup),
             error_bar: constants.error_bar(setup, composition.measured()),
         }
@@ -101,6 +108,42 @@ impl Ops {
             None => self.tokens[1].at(tokens),
         };
         computed + self.head.at(requests)
+    }
+
+    /// µs of a pass as if all ranks had as many tokens as the slowest, `even` in all, of which they have `tokens`.
+    ///
+    /// Ranks that run a recorded graph pad what they compute to the most of one. Without a graph they do not: each
+    /// computes what it has, and experts see what that comes to.
+    fn saved_us(&self, even: u64, tokens: u64, has_prompts: bool) -> f64 {
+        match &self.shared {
+            Some(shared) if self.graphs.padded(even, has_prompts).is_none() => {
+                (shared.at(even) - shared.at(tokens)).max(0.0)
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// What a pass costs, less what was counted too much outside its attention.
+    #[inline]
+    fn priced(&self, batch: &Batch, saved_us: f64) -> PassTime {
+        if batch.requests == 0 {
+            return PassTime::default();
+        }
+        let steps = batch.steps;
+        let prompts = batch.requests - steps.requests;
+        let mut us = self.outside_attention(batch.tokens, batch.sampled_rows(), prompts > 0) - saved_us;
+        if steps.requests > 0 {
+            us +=
+                self.decode.at(steps.requests, steps.context_tokens / steps.requests) + self.uneven_us(steps);
+        }
+        if prompts > 0 {
+            let pairs = batch.chunk_pairs();
+            us += self.prompt.at(prompts, (2 * pairs / prompts).isqrt());
+            us *= self.prompt_factor;
+        } else {
+            us *= self.decode_factor;
+        }
+        PassTime::whole(batch, us / 1000.0)
     }
 
     /// µs that requests which compute one token each take beyond as many of one context.
@@ -149,24 +192,13 @@ fn notes(composition: &Composition) -> Vec<String> {
 
 impl LatencyModel for Ops {
     fn pass(&self, batch: &Batch) -> PassTime {
-        if batch.requests == 0 {
-            return PassTime::default();
-        }
-        let steps = batch.steps;
-        let prompts = batch.requests - steps.requests;
-        let mut us = self.outside_attention(batch.tokens, batch.sampled_rows(), prompts > 0);
-        if steps.requests > 0 {
-            us +=
-                self.decode.at(steps.requests, steps.context_tokens / steps.requests) + self.uneven_us(steps);
-        }
-        if prompts > 0 {
-            let pairs = batch.chunk_pairs();
-            us += self.prompt.at(prompts, (2 * pairs / prompts).isqrt());
-            us *= self.prompt_factor;
-        } else {
-            us *= self.decode_factor;
-        }
-        PassTime::whole(batch, us / 1000.0)
+        self.priced(batch, 0.0)
+    }
+
+    fn pass_of_ranks(&self, own: &Batch, tokens: u64) -> PassTime {
+        let even = own.on_ranks(self.ranks);
+        let has_prompts = own.requests > own.steps.requests;
+        self.priced(&even, self.saved_us(even.tokens, tokens, has_prompts))
     }
 
     fn decode_passes(&self, first: StepWork, _kv_capacity_tokens: u64, passes: &mut [PassTime]) {
@@ -183,6 +215,10 @@ impl LatencyModel for Ops {
             let us = (outside + (along.at(context) + uneven)) * self.decode_factor;
             *pass = PassTime { prompt_ms: 0.0, decode_ms: us / 1000.0 };
         }
+    }
+
+    fn ranks(&self) -> u32 {
+        self.ranks
     }
 
     fn host(&self) -> Host {

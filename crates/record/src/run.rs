@@ -183,13 +183,16 @@ pub struct PoolRecord {
     pub limits: Vec<WorkerLimits>,
 }
 
-/// What a worker can hold.
+/// What a worker can hold, or each of its data-parallel ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerLimits {
     /// Most requests that run on it at a time, if there is a limit.
     pub max_num_seqs: Option<u32>,
     /// KV blocks that requests can have.
     pub usable_blocks: u32,
+    /// Its data-parallel ranks in lock step. What its [totals](WorkerTotals) say is of an average one of them, but for
+    /// requests and tokens, which are those of all.
+    pub ranks: u32,
 }
 
 impl PoolRecord {

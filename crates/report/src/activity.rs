@@ -19,8 +19,10 @@ pub struct PoolSize {
     pub role: Role,
     /// How many of them it has.
     pub workers: u32,
-    /// KV blocks of a worker that requests can have.
+    /// KV blocks that requests can have, of a worker or of each of its data-parallel ranks.
     pub blocks: u32,
+    /// Data-parallel ranks of a worker, over which what it did is an average.
+    pub ranks: u32,
 }
 
 /// Iterations of a worker, one after the other and about equally long.
@@ -60,6 +62,7 @@ struct PoolActivity {
 struct WorkerActivity {
     /// KV blocks that requests can have.
     blocks: u32,
+    ranks: u32,
     bins: Vec<Bin>,
     /// Up to when the use of KV is known, and what it has been since.
     known_until: u64,
@@ -103,9 +106,9 @@ impl Activity {
         let workers: usize = sizes.iter().map(|size| size.workers as usize).sum();
         let bins = (ALL_BINS / workers.max(1)).clamp(LEAST_BINS, MOST_BINS);
         let mut pools: Vec<PoolActivity> = Vec::new();
-        for PoolSize { role, workers, blocks } in sizes {
+        for PoolSize { role, workers, blocks, ranks } in sizes {
             let bins = vec![Bin::default(); bins];
-            let worker = WorkerActivity { blocks, bins, known_until: 0, used_blocks: 0 };
+            let worker = WorkerActivity { blocks, ranks, bins, known_until: 0, used_blocks: 0 };
             let group = vec![worker; workers as usize];
             match pools.iter_mut().find(|pool| pool.role == role) {
                 Some(pool) => pool.workers.extend(group),
@@ -127,16 +130,16 @@ impl Activity {
         let shift = self.shift;
         let pool = self.pools.iter_mut().find(|of| of.role == pool).expect("the pool is one of the run");
         let worker = &mut pool.workers[worker.index()];
-        let blocks = worker.blocks;
+        let (blocks, ranks) = (worker.blocks, f64::from(worker.ranks));
         if start > worker.known_until && worker.used_blocks > 0 {
             let idle = Bin { block_ns: 1.0, ..Bin::default() };
             worker.spread(shift, worker.known_until, start, &idle, f64::from(worker.used_blocks));
         }
-        let used = f64::from(blocks.saturating_sub(span.free_blocks));
+        let used = f64::from(blocks.saturating_sub(span.free_blocks)) / ranks;
         if end > start && span.tokens > 0 {
             let length = (end - start) as f64;
             let (tokens, iterations) = (span.tokens as f64 / length, span.iterations as f64 / length);
-            let busy = span.busy.as_ns() as f64 / length;
+            let busy = span.busy.as_ns() as f64 / length / ranks;
             let whole = Bin { busy, tokens, iterations, block_ns: used };
             worker.spread(shift, start, end, &whole, 1.0);
         }
@@ -211,7 +214,7 @@ mod tests {
     const ROLE: Role = Role::Aggregated;
 
     fn activity(spans: &[(u64, u64, u64, u32)]) -> Activity {
-        let mut activity = Activity::new([PoolSize { role: ROLE, workers: 1, blocks: 100 }]);
+        let mut activity = Activity::new([PoolSize { role: ROLE, workers: 1, blocks: 100, ranks: 1 }]);
         for &(start, end, tokens, used) in spans {
             let free_blocks = 100 - used;
             let (start, end) = (Time::from_ns(start), Time::from_ns(end));
@@ -257,7 +260,7 @@ mod tests {
 
     #[test]
     fn workers_of_a_pool_may_have_different_blocks() {
-        let group = |workers, blocks| PoolSize { role: ROLE, workers, blocks };
+        let group = |workers, blocks| PoolSize { role: ROLE, workers, blocks, ranks: 1 };
         let mut activity = Activity::new([group(2, 100), group(1, 400)]);
         let (start, end) = (Time::ZERO, Time::from_ns(1000));
         let span = |free_blocks| BusySpan {

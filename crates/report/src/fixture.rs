@@ -45,7 +45,11 @@ pub(crate) fn run() -> RunRecord {
             })
             .collect(),
         limits: vec![
-            WorkerLimits { max_num_seqs: (role != Role::Prefill).then_some(8), usable_blocks: 100 };
+            WorkerLimits {
+                max_num_seqs: (role != Role::Prefill).then_some(8),
+                usable_blocks: 100,
+                ranks: 1
+            };
             busy_ms.len()
         ],
     };

@@ -51,6 +51,9 @@ impl<W: Write> IterationRows<W> {
 struct Row {
     pool: Role,
     worker: u32,
+    /// The data-parallel rank of the worker; absent for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dp_rank: Option<u32>,
     /// Counts the rows of the worker from 0.
     iteration: u64,
     scheduled_at_ms: f64,
@@ -91,6 +94,7 @@ impl Row {
         Self {
             pool,
             worker: worker.0,
+            dp_rank: Some(iteration.dp_rank).filter(|&rank| rank > 0),
             iteration: ordinal,
             scheduled_at_ms: iteration.scheduled_at.as_ms(),
             start_ms: iteration.start.as_ms(),

@@ -5,9 +5,10 @@
 //! many they are: a run of hours has millions. Sampling merges other slices too, so that their sums stay what they are.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io::{self, Write};
 
+use servecast_cluster::MAX_WORKERS;
 use servecast_engine::{Decodes, Iteration};
 use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::{Message, RequestId, Role, Time, WorkerId, message};
@@ -73,6 +74,26 @@ pub struct Timeline<W> {
     is_first: bool,
     /// Of each worker, by pool.
     workers: [Vec<Worker>; 3],
+    /// Of each data-parallel rank of a worker but the first, by pool.
+    ranks: [BTreeMap<Track, Worker>; 3],
+}
+
+/// A data-parallel rank of a worker, which mostly has no other than rank 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Track {
+    worker: u32,
+    rank: u32,
+}
+
+impl Track {
+    fn of(worker: WorkerId) -> Self {
+        Self { worker: worker.0, rank: 0 }
+    }
+
+    /// Its number among the tracks of its pool: workers first.
+    fn number(self) -> u32 {
+        self.rank * MAX_WORKERS + self.worker
+    }
 }
 
 /// What is not written yet of a worker.
@@ -160,7 +181,14 @@ impl Slice {
 impl<W: Write> Timeline<W> {
     /// A timeline that goes to `out`.
     pub fn new(out: W, options: TimelineOptions) -> Self {
-        Self { out, options, event: Event::default(), is_first: true, workers: Default::default() }
+        Self {
+            out,
+            options,
+            event: Event::default(),
+            is_first: true,
+            workers: Default::default(),
+            ranks: Default::default(),
+        }
     }
 
     /// Where it goes.
@@ -170,21 +198,23 @@ impl<W: Write> Timeline<W> {
 
     /// An iteration that is known request by request ended.
     pub fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
-        let is_new = iteration.end <= iteration.start || self.slice(pool, worker, &Slice::new(iteration))?;
+        let track = Track { worker: worker.0, rank: iteration.dp_rank };
+        let is_new = iteration.end <= iteration.start || self.slice(pool, track, &Slice::new(iteration))?;
         let Iteration { start, end, num_waiting: waiting, free_blocks_after_schedule: free, .. } = *iteration;
         if !is_new || !self.options.window.shows(start, end) {
             return Ok(());
         }
-        let known = self.worker(pool, worker);
+        let known = self.worker(pool, track);
         let is_changed = [known.waiting != waiting, known.free_blocks != free];
         (known.waiting, known.free_blocks) = (waiting, free);
         for ((name, value), _) in
             [("waiting", waiting), ("free blocks", free)].into_iter().zip(is_changed).filter(|(_, is)| *is)
         {
-            self.event
-                .begin("C")
-                .text("name", &[name, ", worker "], Some(worker.0))
-                .place(pool as usize, None);
+            let (of, number) = match track.rank {
+                0 => (", worker ".to_owned(), worker.0),
+                rank => (format!(", worker {worker} rank "), rank),
+            };
+            self.event.begin("C").text("name", &[name, &of], Some(number)).place(pool as usize, None);
             self.event.time("ts", start.as_ns()).args().number("value", u64::from(value));
             self.write()?;
         }
@@ -193,7 +223,7 @@ impl<W: Write> Timeline<W> {
 
     /// Iterations ended in which every running request got a token.
     pub fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) -> io::Result<()> {
-        self.slice(pool, worker, &Slice::of_decodes(decodes)).map(drop)
+        self.slice(pool, Track::of(worker), &Slice::of_decodes(decodes)).map(drop)
     }
 
     /// Writes what is left, and what happened to requests.
@@ -202,8 +232,13 @@ impl<W: Write> Timeline<W> {
             let (process, name) = (pool.role as usize, pool.role.name());
             self.name("process_name", (process, 0), &[name], None)?;
             for number in 0..pool.workers.len() as u32 {
-                self.flush(pool.role, WorkerId(number))?;
+                self.flush(pool.role, Track { worker: number, rank: 0 })?;
                 self.name("thread_name", (process, number), &[name, " worker "], Some(number))?;
+            }
+            for track in self.ranks[process].keys().copied().collect::<Vec<_>>() {
+                self.flush(pool.role, track)?;
+                let of = format!(" worker {} rank ", track.worker);
+                self.name("thread_name", (process, track.number()), &[name, &of], Some(track.rank))?;
             }
         }
         self.name("process_name", (REQUESTS, 0), &["requests"], None)?;
@@ -318,25 +353,26 @@ impl<W: Write> Timeline<W> {
     }
 
     /// Goes on with the slice of a worker, or begins another; whether it did that.
-    fn slice(&mut self, pool: Role, worker: WorkerId, next: &Slice) -> io::Result<bool> {
+    fn slice(&mut self, pool: Role, track: Track, next: &Slice) -> io::Result<bool> {
         let sample = self.options.sample;
-        if let Some(open) = &mut self.worker(pool, worker).slice
+        if let Some(open) = &mut self.worker(pool, track).slice
             && open.goes_on(next, sample)
         {
             return Ok(false);
         }
-        self.flush(pool, worker)?;
-        self.worker(pool, worker).slice = Some(*next);
+        self.flush(pool, track)?;
+        self.worker(pool, track).slice = Some(*next);
         Ok(true)
     }
 
-    fn flush(&mut self, pool: Role, worker: WorkerId) -> io::Result<()> {
-        let Some(slice) = self.worker(pool, worker).slice.take() else { return Ok(()) };
+    fn flush(&mut self, pool: Role, track: Track) -> io::Result<()> {
+        let Some(slice) = self.worker(pool, track).slice.take() else { return Ok(()) };
         if slice.end <= slice.start || !self.options.window.shows(slice.start, slice.end) {
             return Ok(());
         }
         let name = if slice.prompts > 0 { "prefill" } else { "decode" };
-        let event = self.event.begin("X").text("name", &[name], None).place(pool as usize, Some(worker.0));
+        let event =
+            self.event.begin("X").text("name", &[name], None).place(pool as usize, Some(track.number()));
         event.span(slice.start, slice.end).args();
         event.number("iterations", slice.iterations).number("requests", slice.requests);
         event.number("tokens", slice.tokens);
@@ -350,12 +386,15 @@ impl<W: Write> Timeline<W> {
         self.write()
     }
 
-    fn worker(&mut self, pool: Role, worker: WorkerId) -> &mut Worker {
-        let workers = &mut self.workers[pool as usize];
-        if workers.len() <= worker.index() {
-            workers.resize(worker.index() + 1, Worker::default());
+    fn worker(&mut self, pool: Role, track: Track) -> &mut Worker {
+        if track.rank > 0 {
+            return self.ranks[pool as usize].entry(track).or_default();
         }
-        &mut workers[worker.index()]
+        let (workers, worker) = (&mut self.workers[pool as usize], track.worker as usize);
+        if workers.len() <= worker {
+            workers.resize(worker + 1, Worker::default());
+        }
+        &mut workers[worker]
     }
 
     fn write(&mut self) -> io::Result<()> {

@@ -311,6 +311,7 @@ fn watch(topology: &Topology) -> Activity {
         role,
         workers,
         blocks: engine.usable_blocks(),
+        ranks: engine.num_ranks(),
     }))
 }
 

@@ -59,6 +59,11 @@ pub(crate) struct ValidateArgs {
     /// Replay each row of the table with constants that were fitted without it
     #[arg(long, value_name = "WHAT", value_enum)]
     cross_validate: Option<silicon::CrossValidate>,
+    /// Simulate data-parallel ranks of the attention of vLLM in lock step, in place of one engine for all of them
+    ///
+    /// The constants around operators were fitted with one engine.
+    #[arg(long)]
+    attention_ranks: bool,
     /// How long an iteration takes; by default the profile of the recorded run, or `ops` for a table
     ///
     /// Each row of a table has its own model and GPU: only the name of the latency model is given, and options for all
@@ -121,6 +126,7 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         ("--cross-validate", args.cross_validate.is_some()),
         ("--sample", args.sample.is_some()),
         ("--threads", args.threads.is_some()),
+        ("--attention-ranks", args.attention_ranks),
     ];
     if let Some((flag, _)) = of_table.into_iter().find(|(_, is_given)| *is_given) {
         return Err(Failure::user(format!("`{flag}` is for a table of measured runs: --silicon FILE")));

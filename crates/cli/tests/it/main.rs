@@ -15,6 +15,7 @@ mod oracle_bad;
 mod output;
 mod pools;
 mod provenance;
+mod ranks;
 mod readme;
 mod recommend;
 mod replay;

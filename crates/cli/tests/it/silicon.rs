@@ -201,3 +201,26 @@ fn the_measured_runs_are_met_as_well_as_a_roofline_meets_them() {
     assert_eq!(results["judged"], 40);
     assert!(results["tpot_mape"].as_f64().unwrap() < 45.0, "{}", results["tpot_mape"]);
 }
+
+#[test]
+fn attention_ranks_are_one_engine_unless_they_are_asked_for() {
+    let sandbox = Sandbox::new();
+    let table = "id,model,gpu,engine,engine_version,dtype,tp,ep,attention_dp,isl,osl,concurrency,client,maybe_speculative,\
+                 ttft_ms,tpot_ms\n\
+                 a,deepseek-ai/DeepSeek-V3,H200,vllm,0.19.0,fp8,8,8,8,2000,50,16,inferencex,0,900,40\n";
+    sandbox.write("table.csv", table);
+    let run = |more: &[&str]| {
+        sandbox.run(&[&["validate", "--silicon", "table.csv", "--format", "json"], more].concat())
+    };
+    let simulated = |more: &[&str]| {
+        let results: Value = serde_json::from_str(&run(more).success()).unwrap();
+        let simulated = row(&results, "a")["simulated"].clone();
+        [simulated["ttft_ms"].as_f64().unwrap(), simulated["tpot_ms"].as_f64().unwrap()]
+    };
+    let ([one_ttft, one_tpot], [ttft, tpot]) = (simulated(&[]), simulated(&["--attention-ranks"]));
+    // A rank with a prompt makes all others wait, and its prompt is computed by it alone.
+    assert!(ttft > one_ttft, "{ttft} {one_ttft}");
+    assert!(tpot > one_tpot, "{tpot} {one_tpot}");
+    let refused = run(&["--attention-ranks", "--latency", "roofline"]);
+    refused.is_refused(&["`--attention-ranks` is for `ops`"]);
+}

@@ -65,10 +65,9 @@ impl KvRouting {
         if record_terms {
             router = router.record_terms();
         }
-        for (worker, engine) in (0..).zip(pool.engines()) {
-            let info = RankInfo { max_num_batched_tokens: engine.max_num_batched_tokens() };
-            let admitted = router.add_rank(Rank::of_worker(WorkerId(worker)), info, Time::ZERO);
-            debug_assert!(admitted.is_empty(), "nobody waits yet");
+        for (worker, engine) in (0..).map(WorkerId).zip(pool.engines()) {
+            let changed = router.change_ranks(&described_ranks(worker, engine), &[], Time::ZERO);
+            debug_assert!(changed.admitted.is_empty(), "nobody waits yet");
         }
         let event_delay = options.event_delay;
         Self {
@@ -87,19 +86,25 @@ impl KvRouting {
     /// A worker takes requests from now on; returns the parked requests that are admitted by that.
     pub(crate) fn add(&mut self, worker: WorkerId, engine: &EngineConfig, now: Time) -> Vec<Admission> {
         let mut admitted = self.act_on_notes();
-        let info = RankInfo { max_num_batched_tokens: engine.max_num_batched_tokens() };
-        admitted.extend(self.router.add_rank(Rank::of_worker(worker), info, now));
+        admitted.extend(self.router.change_ranks(&described_ranks(worker, engine), &[], now).admitted);
         admitted
     }
 
     /// A worker takes no requests any more: all that is known of it is forgotten, what it has cached and what is on its
     /// way, too. Returns the parked requests that are admitted by that, and those that nobody can serve any more.
-    pub(crate) fn remove(&mut self, worker: WorkerId, now: Time) -> (Vec<Admission>, Vec<RequestId>) {
+    pub(crate) fn remove(
+        &mut self,
+        worker: WorkerId,
+        engine: &EngineConfig,
+        now: Time,
+    ) -> (Vec<Admission>, Vec<RequestId>) {
         let mut admitted = self.act_on_notes();
-        let rank = Rank::of_worker(worker);
         self.reports.apply_visible(now, &mut self.router);
-        self.reports.forget(rank);
-        let removed = self.router.remove_rank(rank, now);
+        let ranks: Vec<Rank> = ranks(worker, engine).collect();
+        for &rank in &ranks {
+            self.reports.forget(rank);
+        }
+        let removed = self.router.change_ranks(&[], &ranks, now);
         admitted.extend(removed.admitted);
         (admitted, removed.refused)
     }
@@ -108,12 +113,11 @@ impl KvRouting {
     pub(crate) fn route(
         &mut self,
         request: RoutingRequest,
-        forced: Option<WorkerId>,
+        steered: Option<Rank>,
         now: Time,
     ) -> Vec<Admission> {
         self.act_on_notes();
         self.reports.apply_visible(now, &mut self.router);
-        let steered = forced.map(Rank::of_worker);
         let request = RoutingRequest { stage: self.stage, steered, ..request };
         let id = request.id;
         match self.router.route(request, now) {
@@ -178,10 +182,21 @@ impl KvRouting {
         _ = self.router.record_output(id, generated, now);
     }
 
-    /// A worker reports changes of its prefix cache at the end of an iteration.
-    pub(crate) fn report(&mut self, worker: WorkerId, events: &[KvEvent], now: Time) {
+    /// A rank reports changes of its prefix cache at the end of an iteration.
+    pub(crate) fn report(&mut self, rank: Rank, events: &[KvEvent], now: Time) {
         for event in events {
-            self.reports.push(now + self.event_delay, Rank::of_worker(worker), event);
+            self.reports.push(now + self.event_delay, rank, event);
         }
     }
+}
+
+/// The ranks of a worker.
+fn ranks(worker: WorkerId, engine: &EngineConfig) -> impl Iterator<Item = Rank> {
+    (0..engine.num_ranks()).map(move |dp| Rank { worker, dp })
+}
+
+/// The same, as the router has to know them.
+fn described_ranks(worker: WorkerId, engine: &EngineConfig) -> Vec<(Rank, RankInfo)> {
+    let info = RankInfo { max_num_batched_tokens: engine.max_num_batched_tokens() };
+    ranks(worker, engine).map(|rank| (rank, info)).collect()
 }

@@ -11,9 +11,6 @@ const EXCEPTIONS: &[Exception] = &[
     ("a speedup of 0 is refused: the peer takes it for 1", |case| {
         case.engines().any(|engine| engine["speedup_ratio"] == 0.0)
     }),
-    ("data-parallel ranks are not simulated yet", |case| {
-        case.engines().any(|engine| engine["dp_size"].as_u64() > Some(1))
-    }),
     (
         "a later turn with only a timestamp: the peer adds the gap of the trace to the end of the turn before",
         |case| case.has_later_turn_with_only_a_timestamp(),

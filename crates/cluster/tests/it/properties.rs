@@ -86,6 +86,24 @@ fn random_deployments_decode_together() {
     }
 }
 
+/// Random deployments whose vLLM workers have several data-parallel ranks.
+fn of_ranks() -> impl Strategy<Value = Scenario> {
+    (scenario(), 2_u32..4, any::<bool>()).prop_map(|(mut scenario, ranks, both)| {
+        let Scenario { prefill, decode, .. } = &mut scenario;
+        // A prompt has to fit one of them, as it has to fit a worker.
+        for (number, engine) in std::iter::once(prefill).chain(decode).enumerate() {
+            if engine.engine_type == EngineType::Vllm && (both || number == 1) {
+                engine.dp_size = ranks;
+                // Ranks that wait for memory go on with dummies, for seconds here: not too short ones.
+                let takes_no_time =
+                    engine.latency.as_deref() == Some("linear:0,0,0") && engine.host.is_none();
+                engine.dp_dummy_us = (!takes_no_time).then_some(900.0);
+            }
+        }
+        scenario
+    })
+}
+
 /// And they would say little of transfers that share a port if there were none.
 #[test]
 fn transfers_of_random_deployments_share_ports() {
@@ -159,6 +177,12 @@ proptest! {
 
     #[test]
     fn stretches_change_nothing(scenario in scenario()) {
+        is_as_plain(&scenario)?;
+    }
+
+    /// Ranks in lock step lag as any worker does.
+    #[test]
+    fn workers_of_several_ranks_may_lag(scenario in of_ranks()) {
         is_as_plain(&scenario)?;
     }
 

@@ -43,6 +43,9 @@ pub(crate) struct Scheduler {
     since_prefill: Option<u32>,
     /// Whether `prefill_schedule_interval` holds nothing back for now.
     interval_released: bool,
+    /// Whether the ranks hold prompts back in this iteration, which go by their common count of passes; `None` for an
+    /// engine by itself.
+    ranks_hold_prefill: Option<bool>,
     /// Whether a request ended that vLLM's workers learn of in the next iteration, even if it is empty.
     pub(super) ended_since_schedule: bool,
     /// The blocks that the request being admitted hits; kept for its memory.
@@ -135,6 +138,7 @@ impl Scheduler {
             ended: 0,
             since_prefill: None,
             interval_released: false,
+            ranks_hold_prefill: None,
             ended_since_schedule: false,
             hits: Hits::default(),
             coming: FxHashSet::default(),
@@ -152,12 +156,9 @@ impl Scheduler {
 
     /// Puts a request into the waiting queue, or says why it can never run.
     pub(crate) fn add(&mut self, mut request: EngineRequest) -> Result<(), Rejection> {
-        let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
-        if prompt_tokens == 0 || max_tokens == 0 {
-            return Err(Rejection::Empty { prompt_tokens, max_tokens });
-        }
-        self.config.check_request(prompt_tokens)?;
+        request.check(&self.config)?;
         if self.config.no_evict.is_some() {
+            let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
             let capacity = u64::from(self.config.usable_blocks()) * u64::from(self.config.block_size);
             request.max_tokens =
                 NoEvict::clamp_output(prompt_tokens, max_tokens, self.config.max_model_len, capacity);
@@ -225,10 +226,16 @@ impl Scheduler {
     /// drain the queue there is no more holding back; KV on its way is not in the queue.
     fn holds_prefill(&self) -> bool {
         let interval = self.config.prefill_schedule_interval;
-        let is_early = self.since_prefill.is_some_and(|iterations| iterations + 1 < interval);
+        let since_prefill = || self.since_prefill.is_some_and(|iterations| iterations + 1 < interval);
+        let is_early = self.ranks_hold_prefill.unwrap_or_else(since_prefill);
         is_early
             && !self.interval_released
             && self.running.iter().any(|&slot| !self.requests[slot].is_mid_prefill)
+    }
+
+    /// Says whether the ranks hold prompts back in the next iteration.
+    pub(crate) fn hold_prefill(&mut self, holds: bool) {
+        self.ranks_hold_prefill = Some(holds);
     }
 
     /// Gives a running request blocks for its next `tokens` tokens and an entry in the iteration.

@@ -2,6 +2,7 @@
 
 mod expand;
 mod load;
+mod oracle_dp;
 mod oracle_sglang;
 mod oracle_sglang_dp;
 mod oracle_sglang_pd;
@@ -9,6 +10,7 @@ mod oracle_vllm;
 mod properties;
 mod properties_sglang;
 mod properties_sglang_pd;
+mod ranks;
 mod recording;
 mod rules;
 mod rules_sglang;

@@ -12,6 +12,7 @@ use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTra
 use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::expand::{Expander, UNKNOWN};
+use crate::oracle_dp;
 use crate::recording::{CaseRequest, HashNumbers, Lack, Log, Mode, Recording, from_us, replay_most, us};
 
 /// What is not simulated yet.
@@ -19,7 +20,6 @@ const LACKING: &[(&str, Lack)] = &[
     ("KV cache groups", |case| has(case, "kv_groups") || has(case, "kv_layers")),
     ("KV offload", |case| has(case, "offload")),
     ("pipeline parallelism", |case| case.config("pipeline_parallel_size").as_u64() > Some(1)),
-    ("ranks in lock step", |case| case.config("data_parallel_size").as_u64() > Some(1)),
     ("LoRA adapters", |case| has(case, "max_loras")),
     ("structured output", |case| case.requests.iter().any(|request| request.grammar_ready_us.is_some())),
 ];
@@ -34,6 +34,9 @@ const ONLY_ONE_BY_ONE: [&str; 2] = ["block_ids_fnv", "free_queue_fnv"];
 #[test]
 fn oracle_vllm() {
     replay_most("vllm", &["vllm", "vllm-2"], LACKING, &[], |case| {
+        if oracle_dp::is_dp(&case.expected["config"]) {
+            return oracle_dp::replay(case);
+        }
         for mode in [Mode::OneByOne, Mode::Together, Mode::Ahead] {
             replay(case, mode).map_err(|difference| format!("{mode:?}: {difference}"))?;
         }
@@ -43,7 +46,7 @@ fn oracle_vllm() {
 
 /// Runs the case and compares it with what was recorded; says where they first part.
 fn replay(case: &Recording, mode: Mode) -> Result<(), String> {
-    let mut driver = Driver::new(case, mode);
+    let mut driver = Driver::new(case, mode)?;
     driver.run();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, found)) in steps.iter().zip(&driver.steps).enumerate() {
@@ -103,7 +106,7 @@ struct Life {
 }
 
 impl<'a> Driver<'a> {
-    fn new(case: &'a Recording, mode: Mode) -> Self {
+    fn new(case: &'a Recording, mode: Mode) -> Result<Self, String> {
         let mut config = case.expected["config"].clone();
         let keys = config.as_object_mut().unwrap();
         if let Some(speculation) = speculative_config(&case.expected["config"]) {
@@ -124,7 +127,7 @@ impl<'a> Driver<'a> {
             keys.remove(only_the_recorder_knows);
         }
         keys.insert("latency".to_owned(), case.latency().into());
-        let args = EngineArgs::from_json(config).unwrap();
+        let args = EngineArgs::from_json(config).map_err(|error| error.to_string())?;
         let together = mode != Mode::OneByOne;
         // The recorder's clock differs only where the connector polls, and there nothing is taken together.
         let recorder_clock = !together || !case.expected["config"]["kv_role"].is_null();
@@ -140,7 +143,7 @@ impl<'a> Driver<'a> {
         let receive = case.requests.iter().map(|request| Duration::from_ns(request.kv_recv_us * 1000));
         let log = Log { receive: receive.collect(), ..Log::default() };
         let (log, arrivals) = (Expander::new(log, &args), case.arrivals());
-        Self {
+        Ok(Self {
             case,
             mode,
             engine,
@@ -149,7 +152,7 @@ impl<'a> Driver<'a> {
             arrivals,
             hash_numbers: HashNumbers::default(),
             lives,
-        }
+        })
     }
 
     fn run(&mut self) {

@@ -104,6 +104,9 @@ pub(crate) struct CaseRequest {
     pub(crate) do_remote_prefill: bool,
     #[serde(default)]
     pub(crate) do_remote_decode: bool,
+    /// The data-parallel rank that gets it.
+    #[serde(default)]
+    pub(crate) rank: u32,
     #[serde(default = "transfer_us")]
     pub(crate) kv_recv_us: u64,
     #[serde(default = "transfer_us")]

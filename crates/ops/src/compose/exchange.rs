@@ -84,9 +84,14 @@ impl Exchange {
     pub(super) fn us(&self, own: f64, all: f64, is_graph: bool) -> f64 {
         let sums =
             self.sum.as_ref().map_or(0.0, |sum| self.sums * sum.us(own * self.bytes_per_token, is_graph));
+        sums + self.around_experts_us(all, is_graph)
+    }
+
+    /// The way of `all` tokens to the experts and back.
+    pub(super) fn around_experts_us(&self, all: f64, is_graph: bool) -> f64 {
         let bytes = all.max(self.groups) * self.bytes_per_token;
         let around = self.around_experts.iter().flatten().map(|step| step.us(bytes, is_graph)).sum::<f64>();
-        sums + self.times_around_experts * around
+        self.times_around_experts * around
     }
 
     /// Logits of so many requests, which each GPU has a part of.

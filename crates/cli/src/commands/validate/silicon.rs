@@ -110,6 +110,8 @@ impl Outcome {
 /// How rows are simulated.
 struct Job<'a> {
     latency: &'a str,
+    /// Whether ranks of the attention are simulated one by one.
+    ranks: bool,
     /// What each row is left out with.
     folds: Option<Folds>,
     interrupt: &'a Interrupt,
@@ -175,6 +177,11 @@ pub(super) fn run(args: &ValidateArgs, path: &Path) -> Result<(), Failure> {
             "`--cross-validate` is for the constants around operators, but the latency model is `{latency}`"
         )));
     }
+    if args.attention_ranks && !latency.starts_with("ops") {
+        return Err(Failure::user(format!(
+            "`--attention-ranks` is for `ops`, which prices the experts of all ranks, but the latency model is `{latency}`"
+        )));
+    }
     let table = table::read(path)?;
     if !table.unused.is_empty() {
         note(&format!("note: {}: nobody reads the columns {}", path.display(), table.unused.join(", ")));
@@ -186,7 +193,12 @@ pub(super) fn run(args: &ValidateArgs, path: &Path) -> Result<(), Failure> {
     };
     let interrupt = Interrupt::install()?;
     interrupt.defer()?;
-    let job = Job { latency: &latency, folds: args.cross_validate.map(Folds::new), interrupt: &interrupt };
+    let job = Job {
+        latency: &latency,
+        folds: args.cross_validate.map(Folds::new),
+        ranks: args.attention_ranks,
+        interrupt: &interrupt,
+    };
     let outcomes = all(&rows, &job, args.threads);
     interrupt.check()?;
     interrupt.resume()?;
@@ -251,7 +263,7 @@ fn all(rows: &[Measured], job: &Job<'_>, threads: Option<u32>) -> Vec<Outcome> {
 fn one(row: &Measured, job: &Job<'_>) -> Outcome {
     let mut outcome = Outcome::of(row);
     let constants = job.folds.as_ref().and_then(|folds| folds.constants_for(&outcome));
-    let simulated = engine::of(row, job.latency, constants).and_then(|engine| {
+    let simulated = engine::of(row, job.latency, constants, job.ranks).and_then(|engine| {
         outcome.latency = Some(engine.latency.clone());
         outcome.release = Some(engine.release.clone());
         replay::simulate(row, &engine, job.interrupt)

@@ -37,10 +37,17 @@ pub(super) struct Engine {
 /// The engine of a row, with the latency model `latency` (its name, and options for all rows behind a colon).
 ///
 /// `constants` are those around the operators, unless they are those that the latency model names.
-pub(super) fn of(row: &Measured, latency: &str, constants: Option<&Constants>) -> Result<Engine, Failure> {
+/// `ranks`: whether data-parallel ranks of the attention are those of vLLM; otherwise they are one engine.
+pub(super) fn of(
+    row: &Measured,
+    latency: &str,
+    constants: Option<&Constants>,
+    ranks: bool,
+) -> Result<Engine, Failure> {
     let spec_text = latency_of(row, latency)?;
     let (release, mut below) = release(row);
-    let own = settings(row, &spec_text);
+    let has_ranks = ranks && row.engine == EngineType::Vllm && row.attention_dp > 1;
+    let own = settings(row, &spec_text, has_ranks);
     below.retain(|key, _| !(row.engine == EngineType::Trtllm && key == "vllm_version"));
     let mut args = EngineArgs::from_json(merge(below, own.into())).map_err(Failure::user)?;
     let spec = args.latency_spec().map_err(Failure::user)?;
@@ -57,7 +64,8 @@ pub(super) fn of(row: &Measured, latency: &str, constants: Option<&Constants>) -
     let setup = CapacitySetup { attention_ranks: row.attention_dp, ..setup };
     let capacity =
         deployment::capacity_setup(&args, &setup).capacity().map_err(|error| Failure::input(&error))?;
-    args.num_gpu_blocks = capacity.num_gpu_blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
+    let blocks = capacity.num_gpu_blocks / u64::from(args.dp_size);
+    args.num_gpu_blocks = blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
     let config = args.validate(model).map_err(Failure::user)?;
     Ok(Engine { args, config, latency: spec_text, release })
 }
@@ -117,15 +125,17 @@ fn release(row: &Measured) -> (String, Map<String, Value>) {
     }
 }
 
-/// What the row says of its engine. Data-parallel ranks of the attention are one engine with the budgets of all.
-fn settings(row: &Measured, latency: &str) -> Map<String, Value> {
-    let ranks = row.attention_dp;
+/// What the row says of its engine. Data-parallel ranks of the attention are in lock step if it `has_ranks`, otherwise they
+/// are one engine with the budgets of all.
+fn settings(row: &Measured, latency: &str, has_ranks: bool) -> Map<String, Value> {
+    let ranks = if has_ranks { 1 } else { row.attention_dp };
     let all = |count: u32| count.saturating_mul(ranks);
     let mut settings = Map::new();
     let mut set = |key: &str, value: Option<Value>| {
         settings.extend(value.map(|value| (key.to_owned(), value)));
     };
     set("latency", Some(latency.into()));
+    set("dp_size", has_ranks.then(|| row.attention_dp.into()));
     set("enable_prefix_caching", Some(false.into()));
     set("gpu_memory_utilization", row.gpu_memory_utilization.map(Value::from));
     set("max_num_seqs", row.max_num_seqs.map(|seqs| all(seqs).into()));

@@ -3,13 +3,13 @@
 use servecast_latency::{Batch, LatencyError, MOST_DECODES, StepWork};
 use servecast_types::{Duration, Time};
 
-use super::Engine;
+use super::Single;
 use crate::EngineConfig;
 use crate::iteration::{Decodes, IterationSink, LastIteration};
 use crate::step::{DecodePass, Pass, Step};
 use crate::stretch_scheduler::StretchScheduler;
 
-impl Engine {
+impl Single {
     /// Starts the next iteration if it is a pure decode of a stretch; ends a stretch that cannot continue.
     pub(super) fn start_stretch_pass(
         &mut self,
@@ -186,7 +186,7 @@ impl Glide {
     /// From `now` on, when an iteration ended that took `length`; none if the one in flight is not like those to come.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "the compiler declines, for a hundredth of a run")]
-    fn begin(engine: &Engine, now: Time, length: Duration) -> Option<Self> {
+    fn begin(engine: &Single, now: Time, length: Duration) -> Option<Self> {
         let work = engine.scheduler.stretch().work();
         let free_blocks = engine.scheduler.num_free_blocks();
         let ahead = match engine.in_flight.first() {

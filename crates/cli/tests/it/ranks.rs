@@ -1,0 +1,83 @@
+//! `dp_size`: workers of several data-parallel ranks.
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+/// Pairs of equal prompts of 640 tokens, the second of each long after the first.
+fn trace() -> String {
+    let row = |index: u64| {
+        let (time, family) = (index * 500, 10 * (index / 2));
+        let ids: Vec<String> = (family..family + 10).map(|id| id.to_string()).collect();
+        let ids = ids.join(",");
+        format!(
+            "{{\"timestamp\": {time}, \"input_length\": 640, \"output_length\": 20, \"hash_ids\": [{ids}]}}\n"
+        )
+    };
+    (0..16).map(row).collect()
+}
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("trace.jsonl", trace());
+    sandbox
+}
+
+const RANKS: [&str; 7] = [
+    "trace.jsonl",
+    "--trace-block-size",
+    "64",
+    "--latency",
+    "linear:5000,20,50",
+    "--extra-engine-args",
+    "{\"dp_size\": 2}",
+];
+
+/// The second of two equal prompts goes to the rank that has the first in its cache, if somebody knows which that is.
+#[test]
+fn the_kv_router_sends_requests_to_ranks() {
+    let sandbox = sandbox();
+    let reused = |more: &[&str]| {
+        let report = sandbox.report(&[&RANKS[..], more].concat());
+        report["prefix_cache_reused_ratio"].as_f64().unwrap()
+    };
+    let (routed, by_worker) = (reused(&["--router-mode", "kv_router", "--num-workers", "2"]), reused(&[]));
+    assert!(routed > by_worker, "{routed} {by_worker}");
+}
+
+#[test]
+fn iterations_and_tracks_tell_ranks_apart() {
+    let sandbox = sandbox();
+    let files = ["--iterations-jsonl", "rows.jsonl", "--timeline", "timeline.json"];
+    sandbox.report(&[&RANKS[..], &files].concat());
+    let rows: Vec<Value> =
+        sandbox.read("rows.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_second = rows.iter().filter(|row| row["dp_rank"] == 1).count();
+    assert!(0 < of_second && of_second < rows.len(), "{of_second} of {}", rows.len());
+    let timeline: Value = serde_json::from_str(&sandbox.read("timeline.json")).unwrap();
+    let names: Vec<&str> = timeline["traceEvents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["name"] == "thread_name")
+        .filter_map(|event| event["args"]["name"].as_str())
+        .collect();
+    assert!(
+        names.contains(&"aggregated worker 0") && names.contains(&"aggregated worker 0 rank 1"),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn ranks_that_cannot_be_are_refused() {
+    let sandbox = sandbox();
+    for (settings, words) in [
+        ("{\"dp_size\": 2, \"engine_type\": \"trtllm\"}", "`dp_size`"),
+        ("{\"dp_sync_interval\": 8}", "`dp_sync_interval` is for several ranks"),
+        ("{\"dp_size\": 2000}", "1024 ranks"),
+    ] {
+        let arguments =
+            ["replay", "trace.jsonl", "--trace-block-size", "64", "--extra-engine-args", settings];
+        sandbox.run(&arguments).is_refused(&[words]);
+    }
+}

@@ -372,11 +372,8 @@ impl EngineConfig {
             let capacity = u64::from(self.usable_blocks()) * u64::from(self.block_size);
             return Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity });
         }
-        if !self.enable_chunked_prefill && prompt_tokens > self.max_num_batched_tokens {
-            return Err(Rejection::Unchunkable {
-                tokens: prompt_tokens,
-                budget: self.max_num_batched_tokens,
-            });
+        if !self.enable_chunked_prefill && prompt_tokens > self.request_budget() {
+            return Err(Rejection::Unchunkable { tokens: prompt_tokens, budget: self.request_budget() });
         }
         Ok(())
     }
@@ -384,6 +381,12 @@ impl EngineConfig {
     /// What the worker is for, if the settings say so.
     pub fn worker_type(&self) -> Option<Role> {
         self.worker_type
+    }
+
+    /// Most tokens of one request in an iteration, beside which its drafter may take slots of the batch.
+    pub(crate) fn request_budget(&self) -> u32 {
+        let slots = self.speculation.as_ref().map_or(0, |speculation| speculation.input_slots);
+        self.max_num_batched_tokens.saturating_sub(slots)
     }
 
     /// Tokens that the KV cache holds.

@@ -338,7 +338,7 @@ impl Scheduler {
         let stuck = self.running.is_empty() && self.loading.is_empty() && self.held.is_empty();
         let Some(slot) = self.waiting.peek().filter(|_| stuck) else { return };
         let tokens = self.requests[slot].known();
-        let budget = self.config.max_num_batched_tokens;
+        let budget = self.config.request_budget();
         let unchunkable = !self.config.enable_chunked_prefill && tokens > budget;
         let reason = if unchunkable {
             Rejection::Unchunkable { tokens, budget }

@@ -84,6 +84,7 @@ class EngineArgs(_Settings):
         scheduler_reserve_full_isl: bool = ...,
         scheduling_policy: Literal["fcfs", "priority"] = ...,
         sglang: Mapping[str, Any] | None = ...,
+        speculative_config: Mapping[str, Any] | None = ...,
         speedup_ratio: float = ...,
         startup_time: float | None = ...,
         tensor_parallel_size: int | None = ...,
@@ -231,7 +232,7 @@ class EngineArgs(_Settings):
         """KV cache blocks of a worker, with the null block."""
     @property
     def num_speculative_tokens(self) -> int:
-        """Draft tokens an iteration; only 0 so far."""
+        """Old name of a part of `speculative_config`; only 0."""
     @property
     def planner_profile_data(self) -> str | None:
         """Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`."""
@@ -259,6 +260,9 @@ class EngineArgs(_Settings):
     @property
     def sglang(self) -> Mapping[str, Any] | None:
         """Settings of SGLang."""
+    @property
+    def speculative_config(self) -> Mapping[str, Any] | None:
+        """vLLM: speculative decoding, as an object such as `{"method": "eagle3", "num_speculative_tokens": 3, "acceptance_rates": [0.67, 0.42, 0.26]}`; absent, every step of a request gives one token."""
     @property
     def speedup_ratio(self) -> float:
         """Divides all iteration times."""

@@ -44,6 +44,7 @@ class EngineArgs(_Settings):
         cudagraph_capture_sizes: Sequence[int] | None = ...,
         data_parallel_size: int | None = ...,
         decode_speedup_ratio: float = ...,
+        disable_hybrid_kv_cache_manager: bool | None = ...,
         dp_size: int = ...,
         dtype: str | None = ...,
         enable_chunked_prefill: bool = ...,
@@ -61,6 +62,7 @@ class EngineArgs(_Settings):
         is_prefill: bool | None = ...,
         kv_bytes_per_token: int | None = ...,
         kv_cache_dtype: str | None = ...,
+        kv_groups: Sequence[Mapping[str, Any]] | None = ...,
         kv_role: Literal["kv_producer", "kv_consumer"] | None = ...,
         kv_transfer_bandwidth: float | None = ...,
         kv_transfer_sharing: Literal["dedicated", "shared"] | None = ...,
@@ -68,6 +70,7 @@ class EngineArgs(_Settings):
         latency: Callable[[Batch], float] | str | None = ...,
         long_prefill_token_threshold: int = ...,
         long_prefill_token_threshold_adaptive: bool = ...,
+        mamba_cache_mode: Literal["none", "align"] | None = ...,
         max_cudagraph_capture_size: int | None = ...,
         max_model_len: int | None = ...,
         max_num_batched_tokens: int | None = ...,
@@ -78,6 +81,7 @@ class EngineArgs(_Settings):
         planner_profile_data: str | None = ...,
         preemption_mode: Literal["lifo", "fifo"] = ...,
         prefill_schedule_interval: int = ...,
+        prefix_cache_retention_interval: Literal["dense"] | int | None = ...,
         reasoning: Mapping[str, Any] | None = ...,
         reserve_null_block: bool = ...,
         router_queue_policy: str | None = ...,
@@ -141,6 +145,9 @@ class EngineArgs(_Settings):
     def decode_speedup_ratio(self) -> float:
         """Divides decode times further."""
     @property
+    def disable_hybrid_kv_cache_manager(self) -> bool | None:
+        """vLLM: layers with a window keep all tokens, in one group with those that do."""
+    @property
     def dp_size(self) -> int:
         """Data-parallel ranks of a worker; only 1 so far."""
     @property
@@ -192,6 +199,9 @@ class EngineArgs(_Settings):
     def kv_cache_dtype(self) -> str | None:
         """How the KV cache is stored: `auto`, `bf16` or `fp8`."""
     @property
+    def kv_groups(self) -> Sequence[Mapping[str, Any]] | None:
+        """vLLM: groups of layers that keep different things of a sequence, each with blocks of its own from one pool. Absent, they follow from the model where `num_gpu_blocks` is worked out, and are one group that keeps everything otherwise."""
+    @property
     def kv_role(self) -> Literal["kv_producer", "kv_consumer"] | None:
         """vLLM's role in KV transfer: with one, transfers are noticed when the real connector would notice them."""
     @property
@@ -212,6 +222,9 @@ class EngineArgs(_Settings):
     @property
     def long_prefill_token_threshold_adaptive(self) -> bool:
         """Raises that limit to an equal share of `max_num_batched_tokens`."""
+    @property
+    def mamba_cache_mode(self) -> Literal["none", "align"] | None:
+        """vLLM: whether states of prefixes are kept for other requests: `align` with prefix caching, `none` without it."""
     @property
     def max_cudagraph_capture_size(self) -> int | None:
         """vLLM: the largest of them; absent, twice `max_num_seqs`, 512 at most."""
@@ -242,6 +255,9 @@ class EngineArgs(_Settings):
     @property
     def prefill_schedule_interval(self) -> int:
         """Iterations from one that computes prompts to the next, while requests decode; 1 for no pause."""
+    @property
+    def prefix_cache_retention_interval(self) -> Literal["dense"] | int | None:
+        """vLLM: in layers that forget, for which prefixes of a prompt what a later request needs is kept: one for each so many tokens, or `dense` for all, besides the longest that the same prompt can hit. 0 by default, before 0.29 `dense`."""
     @property
     def reasoning(self) -> Mapping[str, Any] | None:
         """Thinking tokens of a reasoning model: token ids only, no effect on times."""

@@ -6,6 +6,7 @@ With ``--check`` nothing is written, and the exit code says whether the file is 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,8 @@ def type_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 def union(types: list[str]) -> str:
     """Return a union, its literals in one."""
+    # The literals of one that is a union itself stand first in it.
+    types = [part for one in types for part in re.sub(r"^(Literal\[[^]]*\]) \| ", r"\1\n", one).split("\n")]
     literals = [one[len("Literal[") : -1] for one in types if one.startswith("Literal[")]
     others = [one for one in types if not one.startswith("Literal[")]
     return " | ".join([f"Literal[{', '.join(literals)}]"] * bool(literals) + others)

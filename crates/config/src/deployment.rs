@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 use servecast_cluster::{PoolEngine, PoolSpec, Topology};
 use servecast_engine::{
-    ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, LatencySpec, MAX_NUM_GPU_BLOCKS, merge,
+    ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, KvGroupArgs, KvGroupType, LatencySpec,
+    MAX_NUM_GPU_BLOCKS, merge,
 };
-use servecast_latency::{CapacitySetup, ErrorBar, GIB};
+use servecast_latency::{Capacity, CapacitySetup, ErrorBar, GIB, KvGroup, KvKind, KvPlanSetup};
 use servecast_types::{Message, Role, message};
 
 use self::pools::{Asked, AskedGroup};
@@ -207,12 +208,51 @@ pub fn capacity_setup(args: &EngineArgs, setup: &CapacitySetup) -> CapacitySetup
         block_size: page_size.unwrap_or_else(|| args.resolved_block_size()),
         max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens),
         max_num_seqs: args.max_num_seqs.unwrap_or(setup.max_num_seqs),
+        // Drafts beside groups are not simulated.
+        groups: (args.engine_type == EngineType::Vllm && args.speculative_config.is_none())
+            .then(|| kv_plan_setup(args, setup)),
         ..setup.clone()
     }
 }
 
+/// What vLLM's plan of groups of layers goes by.
+pub fn kv_plan_setup(args: &EngineArgs, setup: &CapacitySetup) -> KvPlanSetup {
+    let batches = u64::from(setup.pipeline_parallel_size) + u64::from(args.async_scheduling);
+    let tokens = args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens);
+    KvPlanSetup {
+        disable_hybrid: args.disable_hybrid_kv_cache_manager == Some(true),
+        in_flight_tokens: batches * u64::from(tokens),
+        keeps_states: args.enable_prefix_caching,
+    }
+}
+
+/// Gives an engine the blocks that fit, which so many ranks share out, and the groups that its layers are in.
+fn take_capacity(args: &mut EngineArgs, capacity: &Capacity, ranks: u32) {
+    let blocks = capacity.num_gpu_blocks / u64::from(ranks);
+    args.num_gpu_blocks = blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
+    let Some(plan) = &capacity.plan else { return };
+    let setting = |group: &KvGroup| {
+        let (kind, sliding_window, chunk) = match group.layer.kind {
+            KvKind::Full => (KvGroupType::Full, None, None),
+            KvKind::SlidingWindow(window) => (KvGroupType::SlidingWindow, Some(window), None),
+            KvKind::ChunkedLocal(chunk) => (KvGroupType::ChunkedLocal, None, Some(chunk)),
+            KvKind::State(_) => (KvGroupType::Mamba, None, None),
+        };
+        KvGroupArgs { kind, block_size: Some(group.layer.block_size), sliding_window, chunk }
+    };
+    args.kv_groups = Some(plan.groups.iter().map(setting).collect());
+    let full = plan.groups.iter().find(|group| group.layer.kind == KvKind::Full);
+    args.block_size = full.or(plan.groups.first()).map_or(args.block_size, |group| group.layer.block_size);
+}
+
 /// Works out how many KV blocks fit the GPU, and says so.
 fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<String, Failure> {
+    if args.kv_groups.is_some() {
+        return Err(Failure::user(message!(
+            "{kv_groups} is given, so that the number of blocks does not follow from the model"
+        ))
+        .with_hint(message!("give {--num_gpu_blocks}, or leave {kv_groups} to the model")));
+    }
     let setup = capacity_setup(args, setup);
     let capacity = setup.capacity().map_err(|error| {
         Failure::input(&error).with_hint(message!(
@@ -220,11 +260,19 @@ fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<Strin
              {--num_gpu_blocks} sets the capacity regardless"
         ))
     })?;
+    let each = if args.dp_size > 1 { " of each rank" } else { "" };
     // The arithmetic is of all ranks that it knows of.
     let ranks = if args.dp_size > 1 { setup.attention_ranks.max(1) } else { 1 };
-    let blocks = (capacity.num_gpu_blocks / u64::from(ranks)).min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
-    args.num_gpu_blocks = blocks;
-    let each = if args.dp_size > 1 { " of each rank" } else { "" };
+    take_capacity(args, &capacity, ranks);
+    let blocks = args.num_gpu_blocks;
+    if let Some(plan) = &capacity.plan {
+        return Ok(format!(
+            "`num_gpu_blocks` is {blocks}, worked out from the memory of the GPU: {:.2} GiB for the KV cache{each}, which {} groups of \
+             layers share (`servecast explain kv` shows them)",
+            capacity.kv_cache / GIB,
+            plan.groups.len()
+        ));
+    }
     Ok(format!(
         "`num_gpu_blocks` is {blocks}, worked out from the memory of the GPU: {:.2} GiB for the KV cache{each}, blocks of \
          {} tokens",

@@ -9,6 +9,7 @@ use servecast_types::Role;
 
 use crate::graphs::CudaGraphConfig;
 use crate::host::HostArgs;
+use crate::kv_groups::{KvGroupArgs, MambaCacheMode, RetentionInterval};
 use crate::sglang::SglangArgs;
 use crate::speculation::SpeculativeArgs;
 
@@ -38,6 +39,16 @@ pub struct EngineArgs {
     pub max_model_len: Option<u32>,
     /// Whether requests share KV blocks of equal content.
     pub enable_prefix_caching: bool,
+    /// vLLM: groups of layers that keep different things of a sequence, each with blocks of its own from one pool. Absent,
+    /// they follow from the model where `num_gpu_blocks` is worked out, and are one group that keeps everything otherwise.
+    pub kv_groups: Option<Vec<KvGroupArgs>>,
+    /// vLLM: in layers that forget, for which prefixes of a prompt what a later request needs is kept: one for each so many
+    /// tokens, or `dense` for all, besides the longest that the same prompt can hit. 0 by default, before 0.29 `dense`.
+    pub prefix_cache_retention_interval: Option<RetentionInterval>,
+    /// vLLM: whether states of prefixes are kept for other requests: `align` with prefix caching, `none` without it.
+    pub mamba_cache_mode: Option<MambaCacheMode>,
+    /// vLLM: layers with a window keep all tokens, in one group with those that do.
+    pub disable_hybrid_kv_cache_manager: Option<bool>,
     /// Whether a prompt may be cut to fit the token budget of an iteration.
     pub enable_chunked_prefill: bool,
     /// Most tokens of one request in an iteration while others are there; 0 for no limit.
@@ -179,6 +190,10 @@ impl Default for EngineArgs {
             max_num_batched_tokens: Some(8_192),
             max_model_len: None,
             enable_prefix_caching: true,
+            kv_groups: None,
+            prefix_cache_retention_interval: None,
+            mamba_cache_mode: None,
+            disable_hybrid_kv_cache_manager: None,
             enable_chunked_prefill: true,
             long_prefill_token_threshold: 0,
             long_prefill_token_threshold_adaptive: false,

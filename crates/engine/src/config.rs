@@ -8,6 +8,7 @@ use servecast_types::{Duration, Message, Role, message};
 use crate::args::{
     CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, PreemptionMode, SchedulingPolicy, VllmVersion,
 };
+use crate::kv_groups::KvGroups;
 use crate::latency_spec::LatencySpec;
 use crate::sglang::{self, SglangConfig};
 use crate::speculation::{Drafter, Speculation};
@@ -59,6 +60,8 @@ pub struct EngineConfig {
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
     pub(crate) dp: DataParallel,
+    /// Groups of layers, if there are others than one that keeps everything.
+    pub(crate) kv_groups: Option<Arc<KvGroups>>,
     /// Admission by TensorRT-LLM's rule instead of vLLM's.
     pub(crate) no_evict: Option<NoEvict>,
     /// Speculative decoding of vLLM.
@@ -122,6 +125,7 @@ impl EngineArgs {
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
             dp: self.data_parallel()?,
+            kv_groups: self.resolved_kv_groups()?.map(Arc::new),
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
@@ -368,8 +372,8 @@ impl EngineConfig {
         let lookahead = self.speculation.as_ref().map_or(0, |speculation| speculation.lookahead);
         let least = prompt_tokens + u32::from(self.no_evict.is_some());
         let least = (least + lookahead).min(self.max_model_len);
-        if least.div_ceil(self.block_size) > self.usable_blocks() {
-            let capacity = u64::from(self.usable_blocks()) * u64::from(self.block_size);
+        let capacity = self.capacity_of(self.usable_blocks());
+        if u64::from(least) > capacity {
             return Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity });
         }
         if !self.enable_chunked_prefill && prompt_tokens > self.request_budget() {
@@ -391,7 +395,18 @@ impl EngineConfig {
 
     /// Tokens that the KV cache holds.
     pub(crate) fn kv_capacity_tokens(&self) -> u64 {
-        u64::from(self.num_gpu_blocks) * u64::from(self.block_size)
+        match &self.kv_groups {
+            Some(groups) => groups.capacity_tokens,
+            None => u64::from(self.num_gpu_blocks) * u64::from(self.block_size),
+        }
+    }
+
+    /// Tokens of one request that so many blocks hold.
+    fn capacity_of(&self, blocks: u32) -> u64 {
+        match &self.kv_groups {
+            Some(groups) => groups.capacity_of(blocks, self.max_model_len),
+            None => u64::from(blocks) * u64::from(self.block_size),
+        }
     }
 }
 

@@ -64,8 +64,23 @@ pub struct Iteration {
     pub cached_blocks: u32,
     /// What a router learns at the end. Only kept if the engine captures KV events.
     pub kv_events: Vec<KvEvent>,
+    /// The same of each group of layers, if there are several. Only kept if the engine traces blocks.
+    pub group_events: Vec<GroupEvent>,
     /// What SGLang's scheduler went by. Only kept if the engine [traces it](crate::EngineTracing::sglang_state).
     pub sglang: Option<Box<SglangState>>,
+}
+
+/// A change of what can be hit in a group of layers, as vLLM sends it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupEvent {
+    /// Number of the group.
+    pub group: u32,
+    /// Tokens a block; 0 of what is removed.
+    pub block_size: u32,
+    /// Tokens whose blocks were looked at; those that nobody is to hit are not among what is stored. 0 of what is removed.
+    pub tokens: u32,
+    /// What changed. The parent of what is stored may be a block that the group never stored.
+    pub event: KvEvent,
 }
 
 /// The state of SGLang's scheduler after a decision.
@@ -266,6 +281,7 @@ impl Iteration {
         self.block_ids.clear();
         self.free_list.clear();
         self.kv_events.clear();
+        self.group_events.clear();
         self.sglang = None;
     }
 }

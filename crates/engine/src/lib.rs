@@ -53,6 +53,7 @@ mod error;
 mod graphs;
 mod host;
 mod iteration;
+mod kv_groups;
 mod latency_spec;
 mod links;
 mod preset;
@@ -78,9 +79,10 @@ pub use error::{ConfigError, check_key};
 pub use graphs::CudaGraphConfig;
 pub use host::HostArgs;
 pub use iteration::{
-    Admitted, Decodes, DisaggregationState, Emitted, Finished, Iteration, IterationSink, Joined,
+    Admitted, Decodes, DisaggregationState, Emitted, Finished, GroupEvent, Iteration, IterationSink, Joined,
     LastIteration, Requeue, Scheduled, Sent, SglangState, Transfer, Verified,
 };
+pub use kv_groups::{KvGroupArgs, KvGroupType, MambaCacheMode, RetentionInterval};
 pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};
 pub use preset::{EnginePreset, lay_over, merge};

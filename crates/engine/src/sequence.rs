@@ -35,6 +35,12 @@ impl Sequence {
         Self { content: self.content.pairs(), ..self }
     }
 
+    /// The same in blocks of another size.
+    pub(crate) fn in_blocks_of(&self, block_size: u32) -> Self {
+        let hasher = BlockHasher::new(block_size);
+        Self { content: self.content.clone(), hasher, hashes: HashRuns::default() }
+    }
+
     pub(crate) fn content(&self) -> &Prompt {
         &self.content
     }

@@ -28,10 +28,13 @@ pub struct CapacitySetup {
     pub max_num_batched_tokens: u32,
     /// Most requests of an iteration.
     pub max_num_seqs: u32,
+    /// Whether layers that keep different things of a sequence share one pool of blocks in groups, and what that goes by, as
+    /// in vLLM. Without, blocks are of the layers that keep everything, and memory is set aside for what the others keep.
+    pub groups: Option<KvPlanSetup>,
 }
 
 /// The arithmetic of [`CapacitySetup::capacity`], all in bytes on one GPU (the fullest one).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Capacity {
     /// What the engine may take.
     pub budget: f64,
@@ -51,6 +54,20 @@ pub struct Capacity {
     pub kv_per_block: f64,
     /// How many blocks that makes, of all ranks together where attention has several.
     pub num_gpu_blocks: u64,
+    /// The groups of layers, if there are others than one that keeps everything.
+    pub plan: Option<KvPlan>,
+}
+
+/// Why there is no KV cache.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CapacityError {
+    /// The model leaves no room.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// Its layers cannot share one.
+    #[error(transparent)]
+    Plan(#[from] KvPlanError),
 }
 
 /// A model that does not fit its GPUs.
@@ -89,15 +106,26 @@ const BYTES_PER_LOGIT: f64 = 2.0 + 3.0 * 4.0;
 
 impl CapacitySetup {
     /// The arithmetic: what the engine may take, less weights, activations and runtime, over the size of a block.
-    pub fn capacity(&self) -> Result<Capacity, TooLarge> {
+    ///
+    /// # Errors
+    /// There is no room for a block, or layers cannot share one.
+    pub fn capacity(&self) -> Result<Capacity, CapacityError> {
+        let plan = self.groups.map(|groups| self.kv_plan(groups)).transpose()?;
+        let plan = plan.filter(|plan| !plan.is_plain());
         let of_all =
             f64::from(self.model.layers_that_keep_all()) / f64::from(self.model.attention_layers.max(1));
         let kv_per_token =
             self.model.kv_bytes_per_token(self.gpus_of_rank(), self.kv_bytes) * of_all * self.share();
-        let kv_per_block = kv_per_token * f64::from(self.block_size);
+        let kv_per_block = match &plan {
+            Some(plan) => plan.bytes_per_block as f64,
+            None => kv_per_token * f64::from(self.block_size),
+        };
         let taken = self.taken();
         let left = taken.left();
-        let states = self.state_bytes(self.share()).min(left.max(0.0) * MOST_FOR_STATES);
+        let states = match &plan {
+            Some(_) => 0.0,
+            None => self.state_bytes(self.share()).min(left.max(0.0) * MOST_FOR_STATES),
+        };
         let kv_cache = left - states;
         taken.check(states, kv_per_block)?;
         let num_gpu_blocks = (kv_cache / kv_per_block) as u64 * u64::from(self.attention_ranks.max(1));
@@ -112,6 +140,7 @@ impl CapacitySetup {
             kv_per_token,
             kv_per_block,
             num_gpu_blocks,
+            plan,
         })
     }
 
@@ -241,6 +270,7 @@ mod tests {
             block_size: 16,
             max_num_batched_tokens: 2048,
             max_num_seqs: 256,
+            groups: None,
         }
     }
 
@@ -289,6 +319,20 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_layers_share_what_is_left() {
+        let groups = KvPlanSetup { disable_hybrid: false, in_flight_tokens: 16_384, keeps_states: true };
+        let with = |setup: CapacitySetup| CapacitySetup { groups: Some(groups), ..setup }.capacity().unwrap();
+        let windowed = setup("openai/gpt-oss-120b", 79.0, 2);
+        let (found, before) = (with(windowed.clone()), windowed.capacity().unwrap());
+        assert!((found.kv_cache - before.kv_cache - before.states).abs() < 1.0, "nothing is set aside");
+        // A block is one of 18 layers of either kind.
+        assert!((found.kv_per_block - 16.0 * 18.0 * 1024.0).abs() < 1e-9, "{found:?}");
+        assert_eq!(found.plan.unwrap().groups.len(), 2);
+        let plain = setup("meta-llama/Llama-3.1-8B", 79.0, 1);
+        assert_eq!(with(plain.clone()), plain.capacity().unwrap());
+    }
+
+    #[test]
     fn ranks_of_attention_each_have_a_cache() {
         let one = setup("deepseek-ai/DeepSeek-R1", 140.0, 8);
         let eight = CapacitySetup { attention_ranks: 8, ..one.clone() };
@@ -318,6 +362,7 @@ mod tests {
     #[test]
     fn a_model_that_does_not_fit_says_by_how_much() {
         let error = setup("meta-llama/Llama-3.1-70B", 79.0, 1).capacity().unwrap_err();
+        let CapacityError::TooLarge(error) = error else { panic!("{error}") };
         assert!((error.missing_gib - (error.needed_gib - error.budget_gib)).abs() < 1e-9);
         assert!((error.needed_gib - 70.55 * 2.0 / 1.073_741_824 - 1.1).abs() < 0.5, "{error}");
         let text = error.to_string();

@@ -58,6 +58,8 @@ pub struct KvGroup {
     pub layer: KvLayer,
     /// Numbers of its layers, or of those on a stage of a pipeline.
     pub layers: Vec<usize>,
+    /// Bytes that a block takes in one of them; several numbers, ascending, if layers differ.
+    pub page_bytes: Vec<u64>,
     /// Bytes that a block takes in all of them.
     pub block_bytes: u64,
 }
@@ -239,7 +241,10 @@ impl KvPlan {
 fn one_group(layers: &[KvLayer]) -> Vec<KvGroup> {
     let block_bytes = layers.iter().map(KvLayer::page_bytes).sum();
     let all = (0..layers.len()).collect();
-    layers.first().map(|&layer| KvGroup { layer, layers: all, block_bytes }).into_iter().collect()
+    let mut page_bytes: Vec<u64> = layers.iter().map(KvLayer::page_bytes).collect();
+    page_bytes.sort_unstable();
+    page_bytes.dedup();
+    layers.first().map(|&layer| KvGroup { layer, layers: all, page_bytes, block_bytes }).into_iter().collect()
 }
 
 /// Makes layers that forget keep everything, as those beside them that do.
@@ -302,6 +307,7 @@ fn groups(layers: &[KvLayer]) -> Vec<KvGroup> {
         let of = |first: usize| members.iter().copied().skip(first).step_by(count).collect::<Vec<_>>();
         let group = |layers: Vec<usize>| KvGroup {
             layer: *layer,
+            page_bytes: vec![layer.page_bytes()],
             block_bytes: layers.len() as u64 * layer.page_bytes(),
             layers,
         };

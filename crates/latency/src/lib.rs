@@ -38,7 +38,7 @@ use std::sync::Arc;
 use servecast_types::{Duration, Message, message, settings_error};
 
 pub use batch::{Batch, DecodeWork, DraftWork, PromptWork, StepWork};
-pub use capacity::{Capacity, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
+pub use capacity::{Capacity, CapacityError, CapacitySetup, DRIVER_BYTES, GIB, TooLarge};
 pub use error_bar::ErrorBar;
 pub use gpu::{GpuProblem, GpuSheet};
 pub use grid::{Grid, GridError};

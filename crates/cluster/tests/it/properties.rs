@@ -109,7 +109,7 @@ fn of_ranks() -> impl Strategy<Value = Scenario> {
 fn transfers_of_random_deployments_share_ports() {
     let mut runner = TestRunner::deterministic();
     let (mut slower, mut all) = (0, 0);
-    for _ in 0..500 {
+    for _ in 0..1000 {
         let scenario = scenario().new_tree(&mut runner).unwrap().current();
         if scenario.prefill.kv_transfer_sharing == Some(KvTransferSharing::Shared) {
             let record = run(&scenario);

@@ -60,6 +60,7 @@ pub(crate) fn engine() -> impl Strategy<Value = EngineArgs> {
         engine_type: EngineType::Trtllm,
         kv_role: None,
         speculative_config: None,
+        kv_groups: None,
         ..args
     });
     prop_oneof![3 => vllm(), 3 => sglang(), 1 => trtllm]
@@ -85,6 +86,7 @@ fn sglang() -> impl Strategy<Value = EngineArgs> {
             engine_type: EngineType::Sglang,
             kv_role: None,
             speculative_config: None,
+            kv_groups: None,
             sglang: Some(serde_json::from_value(own).unwrap()),
             max_num_batched_tokens: default.max_num_batched_tokens,
             enable_chunked_prefill: default.enable_chunked_prefill,
@@ -143,6 +145,18 @@ fn speculation() -> impl Strategy<Value = serde_json::Value> {
     prop_oneof![3 => Just(json!(null)), 1 => some]
 }
 
+/// Groups of layers, now and then.
+fn groups() -> impl Strategy<Value = Option<serde_json::Value>> {
+    let kinds = [
+        json!({"type": "sliding_window", "sliding_window": 12}),
+        json!({"type": "sliding_window", "sliding_window": 5}),
+        json!({"type": "chunked_local", "chunk": 16}),
+        json!({"type": "mamba"}),
+    ];
+    let other = prop::sample::select(kinds.to_vec());
+    prop::option::weighted(0.2, other.prop_map(|other| json!([other, {"type": "full"}])))
+}
+
 fn vllm() -> impl Strategy<Value = EngineArgs> {
     let sizes = (4_u32..60, 1_u32..8, 8_u32..80, prop::option::of(20_u32..200));
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
@@ -151,8 +165,10 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
     // Much shorter than passes, or longer.
     let bandwidth = prop::option::weighted(0.7, prop_oneof![0.01_f64..10.0, 0.0005_f64..0.05]);
     let transfer = (bandwidth, prop_oneof!["full_prompt", "destination_missing"], role, sharing);
-    let given = (sizes, switches, transfer, 0..5_u32, host(), speculation());
-    given.prop_map(|(sizes, switches, transfer, latency, host, speculation)| {
+    let given = (sizes, switches, transfer, 0..5_u32, host(), speculation(), groups());
+    given.prop_map(|(sizes, switches, transfer, latency, host, speculation, groups)| {
+        // Drafts do not go with groups.
+        let speculation = if groups.is_some() { json!(null) } else { speculation };
         let (bandwidth, timing_mode, role, sharing) = transfer;
         let (num_gpu_blocks, max_num_seqs, max_num_batched_tokens, max_model_len) = sizes;
         let (caching, chunked, gate, asynchronous, priority) = switches;
@@ -162,7 +178,10 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
         // A connector that polls notices the end of a transfer with an iteration that began after it: one that is waited
         // for in iterations of no time is noticed never.
         let role = role.filter(|_| latency != "linear:0,0,0");
+        // Chunks that end where states are kept are cut.
+        let chunked = chunked || groups.is_some();
         EngineArgs::from_json(json!({
+            "kv_groups": groups,
             "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
             "enable_prefix_caching": caching, "enable_chunked_prefill": chunked,

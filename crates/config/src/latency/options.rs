@@ -212,6 +212,7 @@ impl Deployed {
             block_size: 16,
             max_num_batched_tokens: 8192,
             max_num_seqs: 256,
+            groups: None,
         }))
     }
 }

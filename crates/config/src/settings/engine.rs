@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    EngineArgs, EngineType, HostArgs, KvTransferSharing, RetractionPolicy, SchedulePolicy, SglangArgs,
-    SpeculativeAlgorithm, SpeculativeArgs,
+    EngineArgs, EngineType, HostArgs, KvTransferSharing, RetentionInterval, RetractionPolicy, SchedulePolicy,
+    SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -89,6 +89,13 @@ pub struct EngineShortcuts {
     /// Schedule an iteration while the one before it runs
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub async_scheduling: Option<bool>,
+    /// Tokens from one prefix to the next for which layers with a window or a state keep what a later request needs: 0 for the
+    /// longest of each prompt alone, dense for all
+    #[arg(long, value_name = "TOKENS|dense", value_parser = retention)]
+    pub prefix_cache_retention_interval: Option<RetentionInterval>,
+    /// Keep all tokens in layers with a window, in one group with the others
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disable_hybrid_kv_cache_manager: Option<bool>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
     /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`; `auto`, which is `ops` of --model and
     /// --gpu, where they are given
@@ -262,13 +269,19 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 5] = [
+const OF_VLLM: [&str; 7] = [
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
     "max_num_batched_tokens",
     "enable_chunked_prefill",
     "async_scheduling",
+    "prefix_cache_retention_interval",
+    "disable_hybrid_kv_cache_manager",
 ];
+
+fn retention(text: &str) -> Result<RetentionInterval, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected a whole number of tokens or `dense`".to_owned())
+}
 
 /// The setting that a key for all engines stands for, by its path: that of its own name, or of the host.
 fn general_path(key: &str) -> String {

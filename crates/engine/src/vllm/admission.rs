@@ -33,7 +33,9 @@ impl Tried {
 struct Fit {
     /// Tokens that are known: prompt and output so far.
     known: u32,
-    /// Blocks that it hits.
+    /// Tokens that it hits.
+    hit_tokens: u32,
+    /// Blocks that it hits, where layers are no groups.
     hit_blocks: u32,
     /// Those of them that are free now, so that hitting them takes them out of what can be allocated.
     free_hits: u32,
@@ -63,9 +65,9 @@ impl Scheduler {
             let Some(tokens) = self.first_tokens(request, request.computed, missing, round) else {
                 return false;
             };
-            let blocks = self.kv.blocks_for(self.kv.slots(request.computed + tokens));
-            let needed = blocks.saturating_sub(request.blocks.len() as u32);
-            if !ends && needed + self.watermark() > self.kv.pool.num_free() {
+            let end = self.kv.slots(request.computed + tokens);
+            let needed = self.kv.make_way(&mut self.requests[slot], end);
+            if !ends && needed + self.watermark() > self.kv.num_free() {
                 return false;
             }
             self.loading.remove(position);
@@ -113,18 +115,19 @@ impl Scheduler {
             return Tried::Stays;
         }
         let known = request.known();
-        if self.kv.blocks_for(self.kv.slots(known)) > self.config.usable_blocks() {
+        if !self.kv.holds(known, &self.config) {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, &mut step.iteration);
             return Tried::Gone;
         }
         // vLLM leaves the last token to compute; under TensorRT-LLM's rule a whole prompt can be hit.
         let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
-        self.kv.find_hits(request, hittable, &mut self.hits);
+        let mut hit_tokens = self.kv.find_hits(request, hittable, &mut self.hits);
         if self.config.no_evict.is_some() && request.remote_prefill {
             // What is transferred goes into fresh blocks.
             self.hits.clear();
+            hit_tokens = 0;
         }
-        let fit = Fit { known, hit_blocks: self.hits.len(), free_hits: self.hits.free };
+        let fit = Fit { known, hit_tokens, hit_blocks: self.hits.len(), free_hits: self.hits.free };
         if self.requests[slot].remote_prefill {
             Tried::gone_if(self.start_transfer(slot, fit, round, step, links))
         } else if self.is_coming(slot, fit.hit_blocks) {
@@ -150,7 +153,7 @@ impl Scheduler {
     pub(super) fn cannot_be_admitted(&mut self, slot: Slot) -> bool {
         let request = &mut self.requests[slot];
         let known = request.known();
-        if request.stale > 0 || self.kv.blocks_for(known) > self.config.usable_blocks() {
+        if request.stale > 0 || !self.kv.holds(known, &self.config) {
             return false;
         }
         let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
@@ -162,16 +165,16 @@ impl Scheduler {
             self.hits.clear();
         }
         let hit_blocks = self.hits.len();
-        let fit = Fit { known, hit_blocks, free_hits: self.hits.free };
+        let hit_tokens = hit_blocks * self.config.block_size;
+        let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free };
         if self.requests[slot].remote_prefill {
             if self.config.no_evict.is_some() {
                 return !self.has_room_for_transfer(slot, fit);
             }
             // What members take until then is not added: they have it when the request is looked at. And a block that they
             // take may be one that it hits, of whose content somebody who runs has a copy, which it then hits for nothing.
-            return self.blocks_to_take(fit, known) + self.watermark() > self.kv.pool.num_free();
+            return self.blocks_to_take(fit, known) + self.watermark() > self.kv.num_free();
         }
-        let hit_tokens = hit_blocks * self.config.block_size;
         let budget = self.config.max_num_batched_tokens - self.stretch.requests() as u32;
         let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
         let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
@@ -181,14 +184,14 @@ impl Scheduler {
         if let Some(no_evict) = self.config.no_evict {
             // A free block that it hits may be evicted, and somebody who runs has a copy of it, which costs nothing.
             let outstanding = self.promised_blocks(no_evict);
-            return !no_evict.fits(&self.requests[slot], hit_blocks, outstanding, self.kv.pool.num_free());
+            return !no_evict.fits(&self.requests[slot], hit_blocks, outstanding, self.kv.num_free());
         }
         !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
     }
 
     /// Admits a request that computes what it does not hit.
     fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> Tried {
-        let hit_tokens = fit.hit_blocks * self.config.block_size;
+        let hit_tokens = fit.hit_tokens;
         let missing = (fit.known - hit_tokens).max(1);
         if round.prefill_held && missing > 1 {
             return Tried::Stays;
@@ -200,12 +203,16 @@ impl Scheduler {
         if tokens == 0 {
             return Tried::PutOff;
         }
-        if !self.has_room(slot, fit, computed + tokens) {
+        let tokens = self.align_chunk(slot, computed, tokens);
+        if tokens == 0 || !self.has_room(slot, fit, computed + tokens) {
             return Tried::Stays;
         }
         self.waiting.pop();
         let request = &mut self.requests[slot];
-        self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks);
+        match &mut self.kv.groups {
+            Some(groups) => groups.adopt(request, hit_tokens, hit_tokens),
+            None => self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks),
+        }
         request.computed = computed;
         self.admit(slot, tokens, round, step);
         Tried::Gone
@@ -216,11 +223,16 @@ impl Scheduler {
         if let Some(no_evict) = self.config.no_evict {
             let in_use = self.hits.in_use();
             let outstanding = self.promised_blocks(no_evict);
-            return no_evict.fits(&self.requests[slot], in_use, outstanding, self.kv.pool.num_free());
+            return no_evict.fits(&self.requests[slot], in_use, outstanding, self.kv.num_free());
         }
         let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
+        if let Some(groups) = &self.kv.groups {
+            let known = if reserves { fit.known } else { up_to };
+            let needed = groups.needed_at_first(&self.requests[slot], known, (up_to, fit.hit_tokens));
+            return needed + self.watermark() <= self.kv.num_free();
+        }
         let tokens = self.kv.slots(up_to).max(if reserves { fit.known } else { 0 });
-        self.blocks_to_take(fit, tokens) + self.watermark() <= self.kv.pool.num_free()
+        self.blocks_to_take(fit, tokens) + self.watermark() <= self.kv.num_free()
     }
 
     /// Blocks that requests in flight were promised and have not taken yet.
@@ -252,9 +264,12 @@ impl Scheduler {
             return false;
         }
         self.waiting.pop();
-        let missing = fit.known - fit.hit_blocks * self.config.block_size;
+        let missing = fit.known - fit.hit_tokens;
         let request = &mut self.requests[slot];
-        self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(fit.known));
+        match &mut self.kv.groups {
+            Some(groups) => groups.adopt(request, fit.hit_tokens, fit.known),
+            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(fit.known)),
+        }
         request.remote_prefill = false;
         request.prompt_was_here = true;
         request.computed = fit.known;
@@ -279,8 +294,11 @@ impl Scheduler {
         if self.config.no_evict.is_some() {
             return self.has_room(slot, fit, fit.known);
         }
-        let taken = self.blocks_to_take(fit, fit.known);
-        taken + self.reserved_blocks() + self.watermark() <= self.kv.pool.num_free()
+        let taken = match &self.kv.groups {
+            Some(groups) => groups.needed_at_first(&self.requests[slot], fit.known, (fit.known, fit.known)),
+            None => self.blocks_to_take(fit, fit.known),
+        };
+        taken + self.reserved_blocks() + self.watermark() <= self.kv.num_free()
     }
 
     /// Puts a request among those whose KV is on its way, in order of the policy.
@@ -317,7 +335,10 @@ impl Scheduler {
 
     /// Blocks that running requests will still take for what they already know.
     fn reserved_blocks(&self) -> u32 {
-        let requests = self.running[self.num_members()..].iter().map(|&slot| &self.requests[slot]);
+        let mut requests = self.running[self.num_members()..].iter().map(|&slot| &self.requests[slot]);
+        if let Some(groups) = &self.kv.groups {
+            return requests.by_ref().map(|request| groups.outstanding(request)).sum();
+        }
         let others: u32 = requests
             .map(|request| self.kv.blocks_for(request.known()).saturating_sub(request.blocks.len() as u32))
             .sum();

@@ -1,7 +1,8 @@
 //! Block allocation for requests, as vLLM's `KVCacheManager` does it: all or nothing, prefix hits first.
 
-use servecast_types::{BlockHasher, BlockId};
+use servecast_types::{BlockHasher, BlockId, KvEvent};
 
+use super::groups::{GroupedKv, Need, Tables};
 use super::pool::{BlockPool, Hits};
 use super::request::Request;
 use crate::EngineConfig;
@@ -11,7 +12,10 @@ use crate::speculation::Speculation;
 /// The KV cache of a worker.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    pub(crate) pool: BlockPool,
+    /// The blocks of an engine whose layers all keep everything; empty for others.
+    pub(super) pool: BlockPool,
+    /// Those of others.
+    pub(super) groups: Option<Box<GroupedKv>>,
     pub(crate) block_size: u32,
     caching: bool,
     /// Slots that a drafter needs behind the tokens of an iteration, up to `most_slots` of a request.
@@ -26,11 +30,13 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    pub(crate) fn new(config: &EngineConfig, capture_events: bool) -> Self {
+    pub(crate) fn new(config: &EngineConfig, capture_events: bool, trace_groups: bool) -> Self {
         let unhashed_to_head = config.vllm_version >= VllmVersion::V0_24;
         let capture_events = capture_events && config.enable_prefix_caching;
+        let groups = config.kv_groups.clone();
+        let groups = groups.map(|groups| GroupedKv::new(groups, config, capture_events, trace_groups));
         let pool = BlockPool::new(
-            config.num_gpu_blocks,
+            if groups.is_some() { 0 } else { config.num_gpu_blocks },
             config.reserve_null_block,
             unhashed_to_head,
             capture_events,
@@ -39,6 +45,7 @@ impl KvCache {
         let figure = |of: fn(&Speculation) -> u32| speculation.map_or(0, of);
         Self {
             pool,
+            groups: groups.map(Box::new),
             block_size: config.block_size,
             caching: config.enable_prefix_caching,
             lookahead: figure(|speculation| speculation.lookahead),
@@ -51,7 +58,8 @@ impl KvCache {
 
     /// A hasher for the content of a request.
     pub(crate) fn hasher(&self) -> BlockHasher {
-        BlockHasher::looking_ahead(self.block_size, self.hash_lookahead)
+        let size = self.groups.as_ref().map_or(self.block_size, |groups| groups.hash_unit());
+        BlockHasher::looking_ahead(size, self.hash_lookahead)
     }
 
     /// Tokens that need KV slots when the first `tokens` tokens of a request are computed: a drafter's among them.
@@ -59,9 +67,56 @@ impl KvCache {
         if self.lookahead == 0 { tokens } else { (tokens + self.lookahead).min(self.most_slots) }
     }
 
+    pub(crate) fn num_free(&self) -> u32 {
+        self.groups.as_ref().map_or_else(|| self.pool.num_free(), |groups| groups.num_free())
+    }
+
+    /// Number of distinct contents that can be hit.
+    pub(crate) fn num_cached(&self) -> u32 {
+        self.groups.as_ref().map_or_else(|| self.pool.num_cached(), |groups| groups.num_cached())
+    }
+
+    /// The free list from head to tail.
+    pub(crate) fn free_list(&self) -> Vec<BlockId> {
+        match &self.groups {
+            Some(groups) => groups.free_list().collect(),
+            None => self.pool.free_list().collect(),
+        }
+    }
+
+    /// Whether somebody wants to know what is stored and removed.
+    pub(crate) fn has_events(&self) -> bool {
+        self.groups.as_ref().map_or_else(|| self.pool.has_events(), |groups| groups.has_events())
+    }
+
+    /// Moves the events since the last call to the end of `sink`.
+    pub(crate) fn take_events(&mut self, sink: &mut Vec<KvEvent>) {
+        match &mut self.groups {
+            Some(groups) => groups.take_events(sink),
+            None => self.pool.take_events(sink),
+        }
+    }
+
     /// Blocks that hold `tokens` tokens.
     pub(crate) fn blocks_for(&self, tokens: u32) -> u32 {
         tokens.div_ceil(self.block_size)
+    }
+
+    /// Whether a request of so many tokens can have its blocks if nobody else has any.
+    pub(crate) fn holds(&self, tokens: u32, config: &EngineConfig) -> bool {
+        let blocks = match &config.kv_groups {
+            Some(groups) => groups.most_blocks(tokens, config.max_model_len),
+            None => self.blocks_for(self.slots(tokens)),
+        };
+        blocks <= config.usable_blocks()
+    }
+
+    /// Blocks that a running request takes out of what is free for its first `tokens` tokens, once it has let go of those that
+    /// it does not look back at.
+    pub(crate) fn make_way(&mut self, request: &mut Request, tokens: u32) -> u32 {
+        let Some(groups) = &mut self.groups else { return self.missing_blocks(request, tokens) };
+        groups.forget(request);
+        groups.needed(request, tokens, request.computed, Need::Iteration)
     }
 
     /// Blocks that a request still needs for its first `tokens` tokens.
@@ -75,17 +130,25 @@ impl KvCache {
     /// Gives a request the blocks that it still needs for its first `tokens` tokens; the caller has checked that they are
     /// free.
     pub(crate) fn extend(&mut self, request: &mut Request, tokens: u32) {
+        if let Some(groups) = &mut self.groups {
+            return groups.extend(request, tokens);
+        }
         let missing = self.missing_blocks(request, tokens);
         if missing > 0 {
             self.pool.take(missing, &mut request.blocks);
         }
     }
 
-    /// The longest chain of cached blocks that the first `tokens` tokens of `request` begin with.
-    pub(crate) fn find_hits(&self, request: &mut Request, tokens: u32, hits: &mut Hits) {
+    /// The longest chain of cached blocks that the first `tokens` tokens of `request` begin with; returns the tokens in it.
+    ///
+    /// What groups of layers have of it, they keep themselves.
+    pub(crate) fn find_hits(&mut self, request: &mut Request, tokens: u32, hits: &mut Hits) -> u32 {
         hits.clear();
+        if let Some(groups) = &mut self.groups {
+            return groups.find(request, tokens);
+        }
         if !self.caching {
-            return;
+            return 0;
         }
         let known = request.known();
         let blocks = tokens.min(known.saturating_sub(self.hash_lookahead)) / self.block_size;
@@ -95,6 +158,7 @@ impl KvCache {
             hits.clear();
             self.find_first_hits(request, kept, hits);
         }
+        hits.len() * self.block_size
     }
 
     /// The cached ones of the first `blocks` blocks of `request`, up to the first that is not.
@@ -125,6 +189,9 @@ impl KvCache {
     /// Lets others hit the full blocks within the first `tokens` tokens of a request.
     #[inline]
     pub(crate) fn store(&mut self, request: &mut Request, tokens: u32) {
+        if let Some(groups) = &mut self.groups {
+            return groups.store(request, tokens);
+        }
         let tokens = tokens.saturating_sub(self.unsettled);
         // Most tokens fill no block.
         let fills_one = u64::from(tokens) >= (u64::from(request.stored) + 1) * u64::from(self.block_size);
@@ -139,7 +206,7 @@ impl KvCache {
     /// Whether it is soon enough to store what a request generates when it loses its blocks: nobody else can hit it, and
     /// it is not reported.
     pub(crate) fn stores_at_end(&self, request: &Request) -> bool {
-        request.has_private_output && !self.pool.has_events()
+        request.has_private_output && !self.has_events()
     }
 
     fn store_blocks(&mut self, request: &mut Request, full: u32) {
@@ -158,8 +225,44 @@ impl KvCache {
 
     /// Takes all blocks away from a request.
     pub(crate) fn free(&mut self, request: &mut Request) {
+        if let Some(groups) = &mut self.groups {
+            return groups.free(request);
+        }
         self.pool.release(&request.blocks);
         request.blocks.clear();
         request.stored = 0;
+    }
+
+    /// Takes all blocks away from a request, to be [released](Self::release) later.
+    pub(crate) fn detach(&self, request: &mut Request) -> Vec<BlockId> {
+        request.stored = 0;
+        match &self.groups {
+            Some(_) => GroupedKv::detach(request),
+            None => std::mem::take(&mut request.blocks),
+        }
+    }
+
+    pub(crate) fn release(&mut self, blocks: &[BlockId]) {
+        match &mut self.groups {
+            Some(groups) => groups.release(blocks),
+            None => self.pool.release(blocks),
+        }
+    }
+
+    /// Checks that requests hold what the pool says, `detached` blocks beside them; says what does not hold.
+    pub(crate) fn check<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a Request>,
+        detached: impl Iterator<Item = BlockId>,
+    ) -> Result<u64, String> {
+        match &self.groups {
+            Some(groups) => {
+                let tables = requests.filter_map(|request| request.tables.as_deref());
+                groups.check(tables.flat_map(Tables::blocks).chain(detached))
+            }
+            None => {
+                self.pool.check(requests.flat_map(|request| request.blocks.iter().copied()).chain(detached))
+            }
+        }
     }
 }

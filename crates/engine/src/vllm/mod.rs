@@ -11,6 +11,7 @@
 //! - `update`: what becomes known at the end of an iteration.
 //! - `stretch`: requests that decode, at the cost of what changes.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
+//! - `groups`: the same where layers keep different things of a sequence.
 //! - `pool`: blocks, free list, contents (`BlockPool`); `segment`: blocks that it handles as one.
 //! - `queue`: the waiting queue of either policy.
 //! - `request`: a request with its counters.
@@ -21,6 +22,7 @@
 
 mod admission;
 mod drafts;
+mod groups;
 mod kv;
 mod pool;
 mod queue;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use servecast_types::{BlockHasher, BlockId, HashRuns, RequestId, SequenceHash, Time};
 
+use super::groups::Tables;
 use crate::EngineRequest;
 use crate::sequence::Sequence;
 
@@ -103,6 +104,8 @@ pub(crate) struct Request {
     pub(crate) key: PriorityKey,
     /// KV that is still to be fetched when blocks can be had.
     pub(crate) remote_prefill: bool,
+    /// Its blocks in place of `blocks` where layers are groups.
+    pub(crate) tables: Option<Box<Tables>>,
 }
 
 impl Request {
@@ -137,6 +140,7 @@ impl Request {
             last_iteration: 0,
             joined: 0,
             blocks: Vec::new(),
+            tables: None,
             stored: 0,
             sequence: Sequence::new(id, prompt, output.as_deref(), max_tokens, hasher),
         }
@@ -209,6 +213,11 @@ impl Request {
     /// Identities of its first `blocks` blocks, whose tokens must be known, and maybe of some more.
     pub(crate) fn hashes(&mut self, blocks: u32) -> &HashRuns {
         self.sequence.hashes(blocks)
+    }
+
+    /// What it consists of, in blocks of another size.
+    pub(super) fn sequence_in_blocks_of(&self, block_size: u32) -> Sequence {
+        self.sequence.in_blocks_of(block_size)
     }
 
     /// Its blocks, with the identities of the first `blocks` of them and maybe of some more.

@@ -52,7 +52,17 @@ impl Scheduler {
         }
         let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
         let wanted = request.scheduled_to() + u32::from(request.drafts) - request.computed;
-        self.leaving_lookahead(request, wanted.min(round.cap).min(round.left()).min(room))
+        let tokens = self.leaving_lookahead(request, wanted.min(round.cap).min(round.left()).min(room));
+        self.align_chunk(slot, request.computed, tokens)
+    }
+
+    /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, where a state is to be kept.
+    pub(super) fn align_chunk(&self, slot: Slot, computed: u32, tokens: u32) -> u32 {
+        let Some(groups) = &self.kv.groups else { return tokens };
+        let threshold = self.config.long_prefill_token_threshold;
+        let limit = if threshold > 0 { threshold } else { u32::MAX };
+        let limit = limit.min(self.config.max_num_batched_tokens);
+        groups.align_chunk(&self.requests[slot], computed, tokens, limit)
     }
 
     fn preempts_oldest(&self) -> bool {
@@ -70,9 +80,9 @@ impl Scheduler {
     /// `index` is its position in the running list, and follows it.
     fn make_room(&mut self, index: &mut usize, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
         let slot = self.running[*index];
-        let request = &self.requests[slot];
-        let needed = self.kv.missing_blocks(request, self.kv.slots(request.computed + tokens));
-        while needed > self.kv.pool.num_free() {
+        let end = self.kv.slots(self.requests[slot].computed + tokens);
+        let needed = self.kv.make_way(&mut self.requests[slot], end);
+        while needed > self.kv.num_free() {
             assert!(self.config.no_evict.is_none(), "what was promised at admission is free");
             let position = self.victim();
             let victim = self.running[position];
@@ -149,7 +159,7 @@ impl Scheduler {
         iteration.preempted.push(request.id);
         let (key, known) = (request.key, request.known());
         self.waiting.push_preempted(slot, key);
-        if self.kv.blocks_for(self.kv.slots(known)) > self.config.usable_blocks() {
+        if !self.kv.holds(known, &self.config) {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, iteration);
         }
     }

@@ -127,7 +127,7 @@ impl Round {
 impl Scheduler {
     pub(crate) fn new(config: EngineConfig, capture_events: bool, trace_blocks: bool) -> Self {
         Self {
-            kv: KvCache::new(&config, capture_events),
+            kv: KvCache::new(&config, capture_events, trace_blocks),
             requests: RequestTable::default(),
             running: Vec::new(),
             waiting: WaitingQueue::new(config.scheduling_policy),
@@ -181,6 +181,9 @@ impl Scheduler {
             self.notice_transfers(now, self.decided + 1, &mut step.iteration);
         }
         let mut round = self.round(now);
+        if let Some(groups) = &mut self.kv.groups {
+            groups.begin_iteration();
+        }
         self.coming.clear();
         self.drafts_are_needed = false;
         self.schedule_members(&mut round, step);
@@ -298,8 +301,12 @@ impl Scheduler {
                 request.placeholders += 1 + u32::from(entry.drafted);
                 request.sampling += 1;
             }
+            if self.kv.groups.is_some() {
+                request.count_in_flight(scheduled.tokens.into());
+            }
             if self.trace_blocks {
                 iteration.block_ids.extend_from_slice(&request.blocks[entry.first_new_block as usize..]);
+                iteration.block_ids.extend(request.tables.iter().flat_map(|tables| tables.new_blocks()));
             }
         }
         if computes_prompts {
@@ -309,7 +316,7 @@ impl Scheduler {
         }
         iteration.num_running = self.running.len() as u32;
         iteration.num_waiting = self.num_waiting() as u32;
-        iteration.free_blocks_after_schedule = self.kv.pool.num_free();
+        iteration.free_blocks_after_schedule = self.kv.num_free();
     }
 
     /// Takes the blocks of a request away; they are free at once, or when what is in flight has run.
@@ -317,8 +324,7 @@ impl Scheduler {
         let defers = self.defers_free(slot);
         let request = &mut self.requests[slot];
         if defers {
-            self.deferred.push_back((request.last_iteration, std::mem::take(&mut request.blocks)));
-            request.stored = 0;
+            self.deferred.push_back((request.last_iteration, self.kv.detach(request)));
         } else {
             self.kv.free(request);
         }
@@ -369,7 +375,7 @@ impl Scheduler {
     }
 
     pub(crate) fn num_free_blocks(&self) -> u32 {
-        self.kv.pool.num_free()
+        self.kv.num_free()
     }
 
     /// Whether the real connector's poll is simulated, which notices transfers late.
@@ -394,15 +400,17 @@ impl Scheduler {
     pub(crate) fn check(&self) -> Result<u64, String> {
         let live = || self.requests.iter();
         let deferred = self.deferred.iter().flat_map(|(_, blocks)| blocks.iter().copied());
-        let looked_at =
-            self.kv.pool.check(live().flat_map(|request| request.blocks.iter().copied()).chain(deferred))?;
+        let looked_at = self.kv.check(live(), deferred)?;
         let places = self.num_running() + self.num_waiting() + self.held.len();
         let requests = live().count();
         ensure!(requests == places, "{requests} requests are in {places} places");
         let (running, most) = (self.num_running(), self.config.max_num_seqs);
         ensure!(running <= most as usize, "{running} requests run, of {most} at most");
         for request in live() {
-            let covered = request.blocks.len() as u64 * u64::from(self.config.block_size);
+            let covered = match (&request.tables, &self.kv.groups) {
+                (Some(tables), Some(groups)) => groups.covered(tables),
+                _ => request.blocks.len() as u64 * u64::from(self.config.block_size),
+            };
             let Request { id, computed, outputs, max_tokens, .. } = *request;
             ensure!(
                 u64::from(computed) <= covered,

@@ -20,8 +20,10 @@ impl Scheduler {
 
     /// Whether the settings allow for a stretch, and all that run fit into an iteration.
     fn may_stretch(&self) -> bool {
-        // With drafts nobody knows how many tokens an iteration gives.
-        let is_special = self.config.prefill_schedule_interval > 1 || self.config.speculation.is_some();
+        // With drafts nobody knows how many tokens an iteration gives, and groups of layers change blocks one by one.
+        let is_special = self.config.prefill_schedule_interval > 1
+            || self.config.speculation.is_some()
+            || self.kv.groups.is_some();
         !is_special && self.running.len() < self.config.max_num_batched_tokens as usize
     }
 
@@ -70,7 +72,7 @@ impl Scheduler {
 
     /// Whether enough blocks are free for what the members need in the next iteration.
     fn has_room_for_members(&self) -> bool {
-        self.stretch.num_opening() <= self.kv.pool.num_free()
+        self.stretch.num_opening() <= self.kv.num_free()
     }
 
     /// Whether enough blocks are free for what all running requests need in the next iteration.
@@ -85,7 +87,7 @@ impl Scheduler {
             needed += self.kv.missing_blocks(request, request.computed + tokens);
             round.spend(tokens);
         }
-        needed <= self.kv.pool.num_free()
+        needed <= self.kv.num_free()
     }
 
     /// Gives the members of the stretch their next token, if there are any.
@@ -263,7 +265,7 @@ impl StretchScheduler for Scheduler {
                     return false;
                 }
                 // A waiting request that would hit the block, and a router, have to know at once.
-                self.stretch.defer_fills(self.first_missing.is_none() && !self.kv.pool.has_events());
+                self.stretch.defer_fills(self.first_missing.is_none() && !self.kv.has_events());
                 self.must_replan = false;
                 return true;
             }
@@ -286,7 +288,7 @@ impl StretchScheduler for Scheduler {
         debug_assert!(self.deferred.is_empty(), "what blocks wait for is not a mere decode");
         self.ended += 1;
         self.end_iteration_of_members(changes);
-        self.kv.pool.take_events(&mut changes.kv_events);
+        self.kv.take_events(&mut changes.kv_events);
     }
 
     fn end_stretch(&mut self, changes: &mut Changes) {

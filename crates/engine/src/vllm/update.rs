@@ -18,6 +18,13 @@ impl Scheduler {
         if self.num_members() > 0 {
             self.end_iteration_of_members(changes);
         }
+        if self.kv.groups.is_some() {
+            for (entry, scheduled) in entries.iter().zip(&iteration.scheduled) {
+                if self.holds(entry.slot, entry.id) {
+                    self.requests[entry.slot].count_in_flight(-i64::from(scheduled.tokens));
+                }
+            }
+        }
         for &entry in entries.iter().filter(|entry| entry.samples) {
             self.deliver(entry, iteration);
         }
@@ -35,11 +42,14 @@ impl Scheduler {
         if self.polls() {
             self.notice_transfers(iteration.start, self.ended, iteration);
         }
-        self.kv.pool.take_events(&mut iteration.kv_events);
-        iteration.free_blocks = self.kv.pool.num_free();
-        iteration.cached_blocks = self.kv.pool.num_cached();
+        self.kv.take_events(&mut iteration.kv_events);
+        iteration.free_blocks = self.kv.num_free();
+        iteration.cached_blocks = self.kv.num_cached();
         if self.trace_blocks {
-            iteration.free_list.extend(self.kv.pool.free_list());
+            iteration.free_list.extend(self.kv.free_list());
+            if let Some(groups) = &mut self.kv.groups {
+                groups.take_group_events(&mut iteration.group_events);
+            }
         }
     }
 
@@ -48,7 +58,7 @@ impl Scheduler {
         while let Some((number, blocks)) = self.deferred.front()
             && *number <= self.ended
         {
-            self.kv.pool.release(blocks);
+            self.kv.release(blocks);
             self.deferred.pop_front();
             // There may be room now for those who wait.
             self.must_replan = true;

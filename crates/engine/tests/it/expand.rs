@@ -236,6 +236,7 @@ pub(crate) fn as_far_as_known(iteration: &Iteration, seen: &Iteration) -> Iterat
         cached_blocks: if_known(seen.cached_blocks, iteration.cached_blocks),
         block_ids: Vec::new(),
         free_list: Vec::new(),
+        group_events: Vec::new(),
         // Those that only decode say nothing of it.
         sglang: iteration.sglang.clone().filter(|_| seen.sglang.is_some()),
         ..iteration.clone()

@@ -415,7 +415,7 @@ impl<'a> Driver<'a> {
                     let fetched = if submission.transfer.is_some() { config.block_size() } else { 0 };
                     let slots = if drafts > 0 { u64::from(2 * (drafts + 1) + fetched) } else { 0 };
                     assert!(
-                        u64::from(*tokens) + slots > capacity,
+                        u64::from(*tokens) + slots > capacity || log.args.kv_groups.is_some(),
                         "request {index} of {tokens} tokens would have fit"
                     );
                     assert_eq!(*tokens, prompt_tokens + emitted, "request {index}");
@@ -554,7 +554,8 @@ impl IterationSink for Log {
         }
         self.follow_events(&iteration.kv_events);
         // What an iteration of SGLang without work changes is told by the next one.
-        let is_told = self.kv_events && iteration.cached_blocks != UNKNOWN;
+        // Of groups of layers, events tell one.
+        let is_told = self.kv_events && iteration.cached_blocks != UNKNOWN && self.args.kv_groups.is_none();
         if is_told && self.args.enable_prefix_caching && !(sglang && iteration.scheduled.is_empty()) {
             assert_eq!(iteration.cached_blocks, self.contents.len() as u32, "events tell what is cached");
         }

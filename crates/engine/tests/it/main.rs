@@ -1,6 +1,7 @@
 //! Behaviour of the engine against recordings of the real schedulers, and under random load.
 
 mod expand;
+mod groups;
 mod load;
 mod oracle_dp;
 mod oracle_sglang;

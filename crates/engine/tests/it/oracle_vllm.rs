@@ -12,12 +12,15 @@ use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTra
 use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::expand::{Expander, UNKNOWN};
+use crate::groups;
 use crate::oracle_dp;
 use crate::recording::{CaseRequest, HashNumbers, Lack, Log, Mode, Recording, from_us, replay_most, us};
 
 /// What is not simulated yet.
 const LACKING: &[(&str, Lack)] = &[
-    ("KV cache groups", |case| has(case, "kv_groups") || has(case, "kv_layers")),
+    ("drafts beside groups of layers", |case| {
+        case.config("num_speculative_tokens").as_u64() > Some(0) && groups::has_groups(case)
+    }),
     ("KV offload", |case| has(case, "offload")),
     ("pipeline parallelism", |case| case.config("pipeline_parallel_size").as_u64() > Some(1)),
     ("LoRA adapters", |case| has(case, "max_loras")),
@@ -48,7 +51,7 @@ fn oracle_vllm() {
 fn replay(case: &Recording, mode: Mode) -> Result<(), String> {
     let mut driver = Driver::new(case, mode)?;
     driver.run();
-    let steps = case.expected["steps"].as_array().unwrap();
+    let steps = case.expected["steps"].as_array().ok_or("no steps are recorded")?;
     for (number, (expected, found)) in steps.iter().zip(&driver.steps).enumerate() {
         for (key, found) in found {
             let expected = match (&expected[*key], *key) {
@@ -108,6 +111,7 @@ struct Life {
 impl<'a> Driver<'a> {
     fn new(case: &'a Recording, mode: Mode) -> Result<Self, String> {
         let mut config = case.expected["config"].clone();
+        groups::settle(case, &mut config)?;
         let keys = config.as_object_mut().unwrap();
         if let Some(speculation) = speculative_config(&case.expected["config"]) {
             keys.insert("speculative_config".to_owned(), speculation);
@@ -138,7 +142,8 @@ impl<'a> Driver<'a> {
             stretches: together,
             ..EngineTracing::default()
         };
-        let engine = Engine::new(args.validate(None).unwrap(), tracing);
+        let config = args.validate(None).map_err(|error| error.to_string())?;
+        let engine = Engine::new(config, tracing);
         let lives = vec![Life::default(); case.requests.len()];
         let receive = case.requests.iter().map(|request| Duration::from_ns(request.kv_recv_us * 1000));
         let log = Log { receive: receive.collect(), ..Log::default() };
@@ -315,10 +320,12 @@ impl<'a> Driver<'a> {
             );
         }
         let (numbers, block_size) = (&mut self.hash_numbers, self.engine.config().block_size());
-        let events: Vec<Value> = one_by_one(&iteration.kv_events)
-            .iter()
-            .map(|event| numbers.canonical(event, block_size))
-            .collect();
+        let events: Vec<Value> = if groups::has_groups(case) {
+            groups::events(&iteration.group_events, numbers)
+        } else {
+            let events = one_by_one(&iteration.kv_events);
+            events.iter().map(|event| numbers.canonical(event, block_size)).collect()
+        };
         let compact = self.case.expected["steps"][0].get("kv_events_fnv").is_some();
         let words = |event: &Value| {
             let kind = if event["type"] == "stored" { 1 } else { 2 };
@@ -334,6 +341,10 @@ impl<'a> Driver<'a> {
         if self.mode != Mode::OneByOne {
             for key in ONLY_ONE_BY_ONE {
                 step.remove(key);
+            }
+            if groups::has_groups(case) {
+                step.remove("kv_events");
+                step.remove("kv_events_fnv");
             }
         }
         let figures = [

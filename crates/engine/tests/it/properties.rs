@@ -25,6 +25,12 @@ proptest! {
     }
 
     #[test]
+    fn every_load_is_served_by_groups_of_layers(settings in group_settings(), load in load(24)) {
+        let first = run(&settings, &load);
+        prop_assert_eq!(first, run(&settings, &load), "two runs differ");
+    }
+
+    #[test]
     fn pools_of_a_few_blocks_do_not_stall(settings in crowded_settings(), load in load(8)) {
         run(&settings, &load);
     }
@@ -240,6 +246,44 @@ fn speculation() -> impl Strategy<Value = Value> {
             "disable_lookahead_block_hashes": plain_hashes,
             "conditional_acceptance_rates": rates,
         })
+    })
+}
+
+/// Layers that keep everything, beside some that forget.
+fn group_settings() -> impl Strategy<Value = Value> {
+    let group = prop_oneof![
+        (1_u32..60).prop_map(|window| json!({"type": "sliding_window", "sliding_window": window})),
+        (1_u32..60).prop_map(|chunk| json!({"type": "chunked_local", "chunk": chunk})),
+        Just(json!({"type": "mamba"})),
+        Just(json!({"type": "full"})),
+    ];
+    let groups = (prop::collection::vec(group, 1..4), any::<bool>());
+    let interval = prop_oneof![Just(json!(null)), Just(json!("dense")), (0_u32..4).prop_map(Value::from)];
+    let sizes = (prop_oneof![3 => Just(1), 1 => 2_u32..4], 8_u32..200);
+    (settings(), groups, interval, sizes).prop_map(|(mut settings, (mut groups, first), interval, sizes)| {
+        let (multiple, num_gpu_blocks) = sizes;
+        let block_size = settings["block_size"].as_u64().unwrap_or(2);
+        groups.insert(if first { 0 } else { groups.len() }, json!({"type": "full"}));
+        let of_type = |kind: &str| groups.iter().any(|group| group["type"] == kind);
+        let (states, chunks, windows) =
+            (of_type("mamba"), of_type("chunked_local"), of_type("sliding_window"));
+        if !states && !chunks {
+            groups[0]["block_size"] = (block_size * u64::from(multiple)).into();
+        }
+        if states && settings["enable_prefix_caching"] == true {
+            settings["enable_chunked_prefill"] = true.into();
+        }
+        let unit = if states || chunks { block_size } else { block_size * u64::from(multiple) };
+        if (states && settings["enable_prefix_caching"] == true) || windows {
+            let tokens = interval.as_u64().map(|interval| json!(interval * unit));
+            settings["prefix_cache_retention_interval"] = tokens.unwrap_or(interval);
+        }
+        settings["kv_groups"] = groups.into();
+        settings["reserve_null_block"] = true.into();
+        settings["num_gpu_blocks"] = num_gpu_blocks.into();
+        // Drafts do not go with groups.
+        settings["speculative_config"] = Value::Null;
+        settings
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use serde_json::{Map, Value, json};
 use servecast_engine::{EngineArgs, EnginePreset, EngineType, merge};
-use servecast_latency::{Capacity, CapacitySetup, GIB, TooLarge, WeightType};
+use servecast_latency::{Capacity, CapacityError, CapacitySetup, GIB, WeightType};
 use servecast_types::{Message, Role, message};
 
 use crate::config::Format;
@@ -109,9 +109,13 @@ pub(super) fn run(args: &CapacityArgs) -> Result<(), Failure> {
     })
 }
 
-pub(super) fn too_large(error: &TooLarge) -> Failure {
-    Failure::input(error)
-        .with_hint("more GPUs, fewer bytes a weight or a larger --gpu-memory-utilization make room")
+pub(super) fn too_large(error: &CapacityError) -> Failure {
+    let failure = Failure::input(error);
+    match error {
+        CapacityError::TooLarge(_) => failure
+            .with_hint("more GPUs, fewer bytes a weight or a larger --gpu-memory-utilization make room"),
+        _ => failure,
+    }
 }
 
 impl CapacityArgs {
@@ -239,15 +243,29 @@ fn table(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> String
         format!("{:>10} B", whole_kv(setup)),
         "KV of a token in all, each number once: what a hand-off moves (kv_bytes_per_token)".to_owned(),
     );
-    line(
-        format!("{:>10} B", found.kv_per_block),
-        format!("KV of a block of {} tokens {each}", setup.block_size),
-    );
-    line(format!("{:>10}", found.num_gpu_blocks), "num_gpu_blocks".to_owned());
-    let tokens = found.num_gpu_blocks * u64::from(setup.block_size);
-    line(format!("{tokens:>10}"), "tokens of KV cache".to_owned());
+    if let Some(plan) = &found.plan {
+        let groups = plan.groups.len();
+        line(
+            format!("{:>10} B", found.kv_per_block),
+            format!("a block {each}, of whichever of {groups} groups of layers: `explain kv` shows them"),
+        );
+        line(format!("{:>10}", found.num_gpu_blocks), "num_gpu_blocks".to_owned());
+        let tokens = plan.max_concurrency(found.num_gpu_blocks, LONG) * LONG as f64;
+        line(format!("{:>10}", tokens as u64), format!("tokens of KV cache, in requests of {LONG} tokens"));
+    } else {
+        line(
+            format!("{:>10} B", found.kv_per_block),
+            format!("KV of a block of {} tokens {each}", setup.block_size),
+        );
+        line(format!("{:>10}", found.num_gpu_blocks), "num_gpu_blocks".to_owned());
+        let tokens = found.num_gpu_blocks * u64::from(setup.block_size);
+        line(format!("{tokens:>10}"), "tokens of KV cache".to_owned());
+    }
     lines.join("\n") + "\n"
 }
+
+/// Tokens of a long request.
+const LONG: u64 = 131_072;
 
 /// Bytes of KV of a token over all GPUs, those that several GPUs have counted once.
 fn whole_kv(setup: &CapacitySetup) -> f64 {
@@ -255,7 +273,7 @@ fn whole_kv(setup: &CapacitySetup) -> f64 {
 }
 
 fn object(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> serde_json::Value {
-    json!({
+    let mut shown = json!({
         "model": deployed.model,
         "parameters": setup.model.parameters(),
         "dtype": setup.weights.name(),
@@ -273,5 +291,11 @@ fn object(deployed: &Deployed, setup: &CapacitySetup, found: &Capacity) -> serde
         "kv_bytes_per_token_per_gpu": found.kv_per_token,
         "block_size": setup.block_size,
         "num_gpu_blocks": found.num_gpu_blocks,
-    })
+    });
+    if let Some(plan) = &found.plan {
+        shown["block_size"] = plan.groups.last().map(|group| group.layer.block_size).into();
+        shown["kv_bytes_per_block"] = plan.bytes_per_block.into();
+        shown["kv_groups"] = plan.groups.len().into();
+    }
+    shown
 }

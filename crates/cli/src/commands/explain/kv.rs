@@ -6,6 +6,7 @@ use servecast_latency::{GIB, KvGroup, KvKind, KvPlan, KvPlanSetup};
 
 use super::capacity::{CapacityArgs, Subject, too_large};
 use crate::config::Format;
+use crate::deployment::kv_plan_setup;
 use crate::error::Failure;
 use crate::files;
 
@@ -41,17 +42,17 @@ pub(super) fn run(args: &KvArgs) -> Result<(), Failure> {
             format!("engine {} does not share out its KV cache in groups", engine.engine_type.name());
         return Err(Failure::user(message).with_hint("`explain capacity` shows what it holds"));
     }
-    let batches = u64::from(subject.setup.pipeline_parallel_size) + u64::from(engine.async_scheduling);
     let plan = subject.setup.kv_plan(KvPlanSetup {
         disable_hybrid: args.disable_hybrid_kv_cache_manager,
-        in_flight_tokens: batches * u64::from(subject.setup.max_num_batched_tokens),
-        keeps_states: engine.enable_prefix_caching,
+        ..kv_plan_setup(engine, &subject.setup)
     });
     let plan = plan.map_err(|error| Failure::input(&error))?;
     let bytes = match given {
         Some(bytes) => bytes,
-        None => subject.setup.memory_for_kv(plan.bytes_per_block as f64).map_err(|error| too_large(&error))?
-            as u64,
+        None => subject
+            .setup
+            .memory_for_kv(plan.bytes_per_block as f64)
+            .map_err(|error| too_large(&error.into()))? as u64,
     };
     let shown = Shown { subject, plan, bytes, tokens: args.tokens.clone() };
     files::print(&match args.of.format() {

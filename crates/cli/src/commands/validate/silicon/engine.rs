@@ -62,8 +62,9 @@ pub(super) fn of(
             .with_hint("`ops` and `roofline` do")
     })?;
     let setup = CapacitySetup { attention_ranks: row.attention_dp, ..setup };
-    let capacity =
-        deployment::capacity_setup(&args, &setup).capacity().map_err(|error| Failure::input(&error))?;
+    // The constants were fitted with blocks of the layers that keep everything.
+    let setup = CapacitySetup { groups: None, ..deployment::capacity_setup(&args, &setup) };
+    let capacity = setup.capacity().map_err(|error| Failure::input(&error))?;
     let blocks = capacity.num_gpu_blocks / u64::from(args.dp_size);
     args.num_gpu_blocks = blocks.min(u64::from(MAX_NUM_GPU_BLOCKS)) as u32;
     let config = args.validate(model).map_err(Failure::user)?;

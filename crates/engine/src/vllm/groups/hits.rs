@@ -1,0 +1,164 @@
+//! What a prompt finds in the cache: as much in every group.
+
+use servecast_types::HashRuns;
+
+use super::pool::{Content, NULL};
+use super::{GroupedKv, Kind};
+use crate::kv_groups::GroupKind;
+use crate::vllm::Request;
+
+impl GroupedKv {
+    /// The longest prefix within the first `most` tokens of a request that each group has what it needs of.
+    ///
+    /// Full attention says how long it can be, then each other kind of group may shorten it, until all agree.
+    pub(in crate::vllm) fn find(&mut self, request: &mut Request, most: u32) -> u32 {
+        self.hits.iter_mut().for_each(Vec::clear);
+        let mut tables = self.tables(request);
+        tables.junction = 0;
+        let mut found = 0;
+        if self.caching {
+            let hashes = request.hashes(most / self.groups.hash_unit);
+            let (tokens, longest) = self.agree(hashes, most);
+            if longest > tokens && self.groups.specs.len() > 1 {
+                tables.junction = longest;
+            }
+            found = tokens;
+        }
+        request.tables = Some(tables);
+        found
+    }
+
+    /// The length on which all kinds of groups agree, and the longest that one of them had.
+    fn agree(&mut self, hashes: &HashRuns, most: u32) -> (u32, u32) {
+        let kinds = std::mem::take(&mut self.kinds);
+        let one_pass = kinds.len() == 2 && kinds[0].spec.kind == GroupKind::Full;
+        let (mut agreed, mut longest) = (most, 0);
+        let mut of_full = vec![None; kinds.len()];
+        loop {
+            let mut current = agreed;
+            for (kind, of_full) in kinds.iter().zip(&mut of_full) {
+                current = match *of_full {
+                    // A shorter prefix of what full attention has, it has as well.
+                    Some(full) => current.min(full),
+                    None => self.find_in(kind, hashes, current),
+                };
+                if kind.spec.kind == GroupKind::Full {
+                    *of_full = of_full.or(Some(current));
+                }
+                longest = longest.max(current);
+            }
+            let is_stable = current >= agreed;
+            agreed = current.min(agreed);
+            if is_stable || one_pass || kinds.len() == 1 {
+                break;
+            }
+        }
+        for kind in kinds.iter().filter(|kind| kind.spec.kind == GroupKind::Full) {
+            let blocks = agreed.div_ceil(kind.spec.block_size) as usize;
+            kind.groups.iter().for_each(|&group| self.hits[group].truncate(blocks));
+        }
+        self.kinds = kinds;
+        (agreed, longest)
+    }
+
+    /// The longest prefix within `most` tokens that groups of one kind can go on from; what they have of it is in `hits`.
+    fn find_in(&mut self, kind: &Kind, hashes: &HashRuns, most: u32) -> u32 {
+        let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
+        let blocks = most / size;
+        kind.groups.iter().for_each(|&group| self.hits[group].clear());
+        let found = match kind.spec.kind {
+            GroupKind::Full => {
+                let found = (0..blocks).take_while(|&place| self.find_at(kind, hashes, place, place)).count();
+                found as u32 * size / unit * unit / size
+            }
+            GroupKind::ChunkedLocal(chunk) => {
+                let before = most / chunk * chunk / size;
+                self.fill(kind, before);
+                let found =
+                    (before..blocks).take_while(|&place| self.find_at(kind, hashes, place, place)).count();
+                before + found as u32
+            }
+            GroupKind::SlidingWindow(window) => {
+                self.find_window(kind, hashes, blocks, kind.spec.blocks_of_window(window))
+            }
+            GroupKind::Mamba { align: true } => self.find_state(kind, hashes, blocks),
+            GroupKind::Mamba { align: false } => 0,
+        };
+        kind.groups.iter().for_each(|&group| self.hits[group].truncate(found as usize));
+        found * size
+    }
+
+    /// The last place up to which there are as many blocks in a row as a window needs, or all from the first on.
+    fn find_window(&mut self, kind: &Kind, hashes: &HashRuns, blocks: u32, needed: u32) -> u32 {
+        let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
+        self.fill(kind, blocks);
+        let mut run = 0;
+        for place in (0..blocks).rev() {
+            if !self.has_at(kind, hashes, place) {
+                run = 0;
+                continue;
+            }
+            if run == 0 && !((place + 1) * size).is_multiple_of(unit) {
+                continue;
+            }
+            self.find_at(kind, hashes, place, place);
+            run += 1;
+            if run >= needed {
+                return place + run;
+            }
+        }
+        // Fewer are enough where the sequence begins.
+        while !(run * size).is_multiple_of(unit) {
+            run -= 1;
+        }
+        run
+    }
+
+    /// The last place that has a state.
+    fn find_state(&mut self, kind: &Kind, hashes: &HashRuns, blocks: u32) -> u32 {
+        let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
+        let is_end = |place: &u32| ((place + 1) * size).is_multiple_of(unit);
+        let last = (0..blocks).rev().filter(is_end).find(|&place| self.has_at(kind, hashes, place));
+        let Some(place) = last else { return 0 };
+        self.fill(kind, place);
+        self.find_at(kind, hashes, place, place);
+        place + 1
+    }
+
+    /// Places without a block.
+    fn fill(&mut self, kind: &Kind, places: u32) {
+        kind.groups.iter().for_each(|&group| self.hits[group].resize(places as usize, NULL));
+    }
+
+    /// What groups need at a place.
+    fn content(&self, kind: &Kind, group: usize, hashes: &HashRuns, place: u32) -> Option<Content> {
+        let units = kind.spec.block_size / self.groups.hash_unit;
+        let hash = hashes.get((place + 1) * units - 1)?;
+        Some(Content { group: group as u32, hash })
+    }
+
+    /// Whether all groups of a kind have the block at a place.
+    fn has_at(&self, kind: &Kind, hashes: &HashRuns, place: u32) -> bool {
+        let has = |&group: &usize| {
+            self.content(kind, group, hashes, place).is_some_and(|content| self.pool.find(content).is_some())
+        };
+        kind.groups.iter().all(has)
+    }
+
+    /// Notes the blocks of all groups of a kind at a place; returns whether all have one.
+    fn find_at(&mut self, kind: &Kind, hashes: &HashRuns, place: u32, at: u32) -> bool {
+        if !self.has_at(kind, hashes, place) {
+            return false;
+        }
+        for &group in &kind.groups {
+            let content = self.content(kind, group, hashes, place);
+            let block = content.and_then(|content| self.pool.find(content)).unwrap_or(NULL);
+            let hits = &mut self.hits[group];
+            match hits.get_mut(at as usize) {
+                Some(place) => *place = block,
+                None => hits.push(block),
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,458 @@
+//! The KV cache of a worker whose layers keep different things of a sequence, as vLLM's `HybridKVCacheCoordinator` and its
+//! managers keep it.
+//!
+//! Layers that keep the same are a group with a table of blocks for each request. All groups draw from one pool. Full
+//! attention keeps every block of a sequence; a sliding window, a chunk and a state let go of those that the next token
+//! does not look back at, and have the null block in their place.
+//!
+//! - `pool`: blocks and contents. `table`: the blocks of a request.
+//! - `hits`: what a prompt finds. `retention`: which blocks can be found.
+//! - `states`: what groups of states do otherwise.
+
+mod hits;
+mod pool;
+mod retention;
+mod states;
+mod table;
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use servecast_types::{BlockId, HashRuns, KvEvent};
+
+use self::pool::{Content, GroupPool, NULL};
+use self::table::Table;
+pub(crate) use self::table::Tables;
+use super::request::Request;
+use crate::EngineConfig;
+use crate::args::VllmVersion;
+use crate::iteration::GroupEvent;
+use crate::kv_groups::{GroupKind, GroupSpec, KvGroups};
+
+/// What a request waits for that no number of free blocks makes up for.
+const NEVER: u32 = u32::MAX / 2;
+
+/// The KV cache of a worker.
+#[derive(Debug)]
+pub(crate) struct GroupedKv {
+    pub(super) groups: Arc<KvGroups>,
+    pool: GroupPool,
+    caching: bool,
+    max_model_len: u32,
+    /// What the request being admitted hits in each group.
+    hits: Vec<Vec<BlockId>>,
+    /// Groups that keep the same, those of full attention first.
+    kinds: Vec<Kind>,
+    /// In which iteration each state was stored that cannot be hit yet.
+    fresh_states: FxHashMap<Content, u64>,
+    iteration: u64,
+    /// What a router learns.
+    events: Option<Vec<KvEvent>>,
+    /// The same of each group, as vLLM sends it.
+    group_events: Option<Vec<GroupEvent>>,
+    /// Blocks on their way from one place to another; kept for its memory.
+    moved: Vec<BlockId>,
+}
+
+/// Groups that keep the same.
+#[derive(Debug)]
+struct Kind {
+    spec: GroupSpec,
+    groups: Vec<usize>,
+}
+
+/// For what a request needs blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// For all that it knows, as far as it holds that at a time.
+    Admission,
+    /// For the tokens of an iteration.
+    Iteration,
+}
+
+impl GroupedKv {
+    pub(super) fn new(
+        groups: Arc<KvGroups>,
+        config: &EngineConfig,
+        capture_events: bool,
+        trace_groups: bool,
+    ) -> Self {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for (number, &spec) in groups.specs.iter().enumerate() {
+            match kinds.iter_mut().find(|kind| kind.spec == spec) {
+                Some(kind) => kind.groups.push(number),
+                None => kinds.push(Kind { spec, groups: vec![number] }),
+            }
+        }
+        kinds.sort_by_key(|kind| kind.spec.kind != GroupKind::Full);
+        let caching = config.enable_prefix_caching;
+        Self {
+            pool: GroupPool::new(config.num_gpu_blocks, config.vllm_version >= VllmVersion::V0_24),
+            caching,
+            max_model_len: config.max_model_len,
+            hits: vec![Vec::new(); groups.specs.len()],
+            kinds,
+            fresh_states: FxHashMap::default(),
+            iteration: 0,
+            events: (capture_events && caching).then(Vec::new),
+            group_events: (trace_groups && caching).then(Vec::new),
+            moved: Vec::new(),
+            groups,
+        }
+    }
+
+    /// Tokens that an identity of contents is of.
+    pub(super) fn hash_unit(&self) -> u32 {
+        self.groups.hash_unit
+    }
+
+    pub(super) fn num_free(&self) -> u32 {
+        self.pool.num_free()
+    }
+
+    pub(super) fn num_cached(&self) -> u32 {
+        self.pool.num_cached()
+    }
+
+    pub(super) fn free_list(&self) -> impl Iterator<Item = BlockId> {
+        self.pool.free_list()
+    }
+
+    pub(super) fn has_events(&self) -> bool {
+        self.events.is_some()
+    }
+
+    pub(super) fn take_events(&mut self, sink: &mut Vec<KvEvent>) {
+        if let Some(events) = &mut self.events {
+            sink.append(events);
+        }
+    }
+
+    pub(super) fn take_group_events(&mut self, sink: &mut Vec<GroupEvent>) {
+        if let Some(events) = &mut self.group_events {
+            sink.append(events);
+        }
+    }
+
+    pub(super) fn check(&self, references: impl Iterator<Item = BlockId>) -> Result<u64, String> {
+        self.pool.check(references)
+    }
+
+    /// An iteration is about to be decided.
+    pub(super) fn begin_iteration(&mut self) {
+        self.iteration += 1;
+        let (now, delay) = (self.iteration, self.groups.state_delay);
+        if !self.fresh_states.is_empty() {
+            self.fresh_states.retain(|_, &mut stored| stored + delay > now);
+        }
+    }
+
+    /// The tables of a request, which are put back when they have been changed; new ones if it has no blocks yet.
+    #[expect(clippy::unnecessary_box_returns, reason = "it is the box that the request has them in")]
+    pub(super) fn tables(&self, request: &mut Request) -> Box<Tables> {
+        request.tables.take().unwrap_or_else(|| {
+            let groups = self.groups.specs.iter().map(|_| Table::default()).collect();
+            Box::new(Tables { groups, ..Tables::default() })
+        })
+    }
+
+    /// Lets go of what the next token of a request does not look back at.
+    pub(super) fn forget(&mut self, request: &mut Request) {
+        let mut tables = self.tables(request);
+        let in_flight = if self.groups.waits_for_results { tables.in_flight } else { 0 };
+        self.forget_before(&mut tables, request.computed.saturating_sub(in_flight));
+        request.tables = Some(tables);
+    }
+
+    fn forget_before(&mut self, tables: &mut Tables, settled: u32) {
+        for number in 0..self.groups.specs.len() {
+            let spec = self.groups.specs[number];
+            let table = &mut tables.groups[number];
+            let past = (spec.skipped(settled) / spec.block_size).min(table.len());
+            if let GroupKind::Mamba { align: true } = spec.kind {
+                self.forget_states(table, past, settled.div_ceil(spec.block_size));
+                continue;
+            }
+            // What is before the first that is gone, is gone as well.
+            let gone = |place: &u32| table.blocks[*place as usize] == NULL;
+            let first = (0..past).rev().find(gone).map_or(0, |place| place + 1);
+            self.moved.clear();
+            self.moved.extend((first..past).rev().map(|place| table.clear(place)));
+            self.pool.release(self.moved.iter().copied());
+        }
+    }
+
+    /// Blocks that a request takes out of what is free, so that it has them for its first `tokens` tokens, of which `computed`
+    /// are computed or hit; [`NEVER`] if it has to wait for an iteration.
+    pub(super) fn needed(&self, request: &Request, tokens: u32, computed: u32, need: Need) -> u32 {
+        let (none, tables) = (Table::default(), request.tables.as_deref());
+        let mut sum = 0_u32;
+        for (number, &spec) in self.groups.specs.iter().enumerate() {
+            let table = tables.map_or(&none, |tables| &tables.groups[number]);
+            let is_new = table.stored.is_none();
+            let hits: &[BlockId] = if is_new { &self.hits[number] } else { &[] };
+            let needed = match spec.kind {
+                GroupKind::Mamba { align: true } => self.needed_states(spec, table, hits, tokens),
+                _ => self.needed_in(spec, table, hits, (tokens, computed), need),
+            };
+            sum = sum.saturating_add(needed).min(NEVER);
+        }
+        sum
+    }
+
+    /// The same of a request that is to be admitted: enough for all the tokens that it knows, as far as it holds them at a time,
+    /// and for the first `tokens`, of which `computed` are there.
+    pub(super) fn needed_at_first(
+        &self,
+        request: &Request,
+        known: u32,
+        (tokens, computed): (u32, u32),
+    ) -> u32 {
+        let in_all = self.needed(request, known, computed, Need::Admission);
+        in_all.max(self.needed(request, tokens, computed, Need::Iteration))
+    }
+
+    fn needed_in(
+        &self,
+        spec: GroupSpec,
+        table: &Table,
+        hits: &[BlockId],
+        (tokens, computed): (u32, u32),
+        need: Need,
+    ) -> u32 {
+        let mut required = tokens.div_ceil(spec.block_size);
+        if need == Need::Admission {
+            required = required.min(spec.most_blocks(self.groups.most_in_flight, self.max_model_len));
+        }
+        if table.stored.is_some() {
+            return required.saturating_sub(table.len());
+        }
+        let skipped = spec.skipped(computed) / spec.block_size;
+        let had = table.len() + hits.len() as u32;
+        let hit = hits.get(skipped.saturating_sub(table.len()) as usize..).unwrap_or(&[]);
+        let free = hit.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
+        required.saturating_sub(had.max(skipped)) + free
+    }
+
+    /// Blocks that a request will still take for what it knows.
+    pub(super) fn outstanding(&self, request: &Request) -> u32 {
+        self.needed(request, request.known(), request.computed, Need::Admission)
+    }
+
+    /// Gives a request what it hit, and blocks for tokens that are fetched, so that the first `computed` are there; `hit` of
+    /// them were found here.
+    ///
+    /// The caller has checked that enough blocks are free.
+    pub(super) fn adopt(&mut self, request: &mut Request, hit: u32, computed: u32) {
+        let mut tables = self.tables(request);
+        let groups = Arc::clone(&self.groups);
+        for (number, &spec) in groups.specs.iter().enumerate() {
+            let table = &mut tables.groups[number];
+            debug_assert!(table.blocks.is_empty(), "only a request without blocks can hit some");
+            let skipped = spec.skipped(computed) / spec.block_size;
+            let hits = self.hits[number].get(skipped as usize..).unwrap_or(&[]);
+            self.pool.touch(hits);
+            table.blocks.resize(skipped as usize, NULL);
+            table.blocks.extend_from_slice(hits);
+            table.stored = Some(table.len());
+        }
+        for (number, &spec) in groups.specs.iter().enumerate() {
+            if computed > hit {
+                let missing = computed.div_ceil(spec.block_size).saturating_sub(tables.groups[number].len());
+                self.take(missing, &mut tables.groups[number]);
+            }
+        }
+        tables.is_new = true;
+        request.tables = Some(tables);
+    }
+
+    /// Gives a request the blocks that it still needs for its first `tokens` tokens.
+    ///
+    /// The caller has checked that they are free.
+    pub(super) fn extend(&mut self, request: &mut Request, tokens: u32) {
+        let mut tables = self.tables(request);
+        for number in 0..self.groups.specs.len() {
+            let spec = self.groups.specs[number];
+            let table = &mut tables.groups[number];
+            table.before = if tables.is_new { 0 } else { table.blocks.len() };
+            if let GroupKind::Mamba { align: true } = spec.kind {
+                self.extend_states(spec, table, tokens);
+            } else {
+                let missing = tokens.div_ceil(spec.block_size).saturating_sub(table.len());
+                self.take(missing, table);
+            }
+        }
+        tables.is_new = false;
+        request.tables = Some(tables);
+    }
+
+    /// Takes blocks from the head of the free list, evicting their contents.
+    fn take(&mut self, count: u32, table: &mut Table) {
+        let Self { pool, events, group_events, groups, .. } = self;
+        for _ in 0..count {
+            let block = pool.take(|content, name| {
+                if let (Some(events), Some(name)) = (&mut *events, name)
+                    && content.group == groups.reported
+                {
+                    events.push(KvEvent::Removed { blocks: std::iter::once(name).collect() });
+                }
+                if let Some(events) = group_events {
+                    let event = KvEvent::Removed { blocks: std::iter::once(content.hash).collect() };
+                    events.push(GroupEvent { group: content.group, block_size: 0, tokens: 0, event });
+                }
+            });
+            table.blocks.push(block);
+        }
+    }
+
+    /// Lets others hit the full blocks within the first `tokens` tokens of a request that are worth it.
+    pub(super) fn store(&mut self, request: &mut Request, tokens: u32) {
+        if !self.caching {
+            return;
+        }
+        // A hit is as long in all groups.
+        let tokens = tokens / self.groups.hit_unit * self.groups.hit_unit;
+        let mut tables = self.tables(request);
+        let fills_some = (self.groups.specs.iter().zip(&tables.groups))
+            .any(|(spec, table)| table.stored.unwrap_or(0) < tokens / spec.block_size);
+        if fills_some {
+            let boundaries = [request.prompt_tokens - 1, tables.junction];
+            self.name(&mut tables, request, tokens);
+            let hashes = request.hashes(tokens / self.groups.hash_unit);
+            let Tables { groups, named, .. } = &mut *tables;
+            let reported = self.groups.reported as usize;
+            for (number, table) in groups.iter_mut().enumerate() {
+                let size = self.groups.specs[number].block_size;
+                let own = if number == reported { named.as_deref_mut() } else { None };
+                let names = own.map(|named| named.hashes(tokens / size));
+                self.store_in(number, table, tokens / size, hashes, names, boundaries);
+                if self.groups.specs[number].kind == GroupKind::Full && size != self.groups.hash_unit {
+                    self.store_tail(number, table, tokens, hashes, boundaries[0]);
+                }
+            }
+        }
+        request.tables = Some(tables);
+    }
+
+    /// Sees to it that blocks have names where a router cuts prompts otherwise.
+    fn name(&self, tables: &mut Tables, request: &Request, tokens: u32) {
+        let size = self.groups.specs[self.groups.reported as usize].block_size;
+        if self.events.is_some() && size != self.groups.hash_unit && tables.named.is_none() && tokens > 0 {
+            tables.named = Some(Box::new(request.sequence_in_blocks_of(size)));
+        }
+    }
+
+    /// Stores the blocks of a request in a group up to the first `full`.
+    fn store_in(
+        &mut self,
+        number: usize,
+        table: &mut Table,
+        full: u32,
+        hashes: &HashRuns,
+        names: Option<&HashRuns>,
+        boundaries: [u32; 2],
+    ) {
+        let spec = self.groups.specs[number];
+        let stored = table.stored.unwrap_or(0);
+        if stored >= full {
+            return;
+        }
+        let group = number as u32;
+        let per_block = spec.block_size / self.groups.hash_unit;
+        let hash =
+            |place: u32| hashes.get((place + 1) * per_block - 1).expect("known tokens have identities");
+        let mut new = HashRuns::default();
+        let mut new_names = HashRuns::default();
+        for place in stored..full {
+            let block = table.blocks[place as usize];
+            if block == NULL || !self.is_worth_keeping(spec, place, boundaries) {
+                continue;
+            }
+            let content = Content { group, hash: hash(place) };
+            let name = names.map_or(Some(content.hash), |names| names.get(place)).unwrap_or(content.hash);
+            self.pool.store(block, content, name);
+            if matches!(spec.kind, GroupKind::Mamba { .. }) {
+                self.fresh_states.insert(content, self.iteration);
+            }
+            new.push(content.hash);
+            new_names.push(name);
+        }
+        table.stored = Some(full);
+        if let Some(events) = &mut self.events
+            && group == self.groups.reported
+            && !new_names.is_empty()
+        {
+            let before = stored.checked_sub(1);
+            let parent =
+                before.and_then(|place| names.map_or_else(|| Some(hash(place)), |names| names.get(place)));
+            events.push(KvEvent::Stored { parent, blocks: new_names });
+        }
+        if let Some(events) = &mut self.group_events {
+            let parent = stored.checked_sub(1).map(hash);
+            let event = KvEvent::Stored { parent, blocks: new };
+            let tokens = (full - stored) * spec.block_size;
+            events.push(GroupEvent { group, block_size: spec.block_size, tokens, event });
+        }
+    }
+
+    /// Notes where the most of a prompt that can be hit ends within a block of full attention, as vLLM does, although hits end
+    /// with blocks.
+    fn store_tail(&mut self, number: usize, table: &Table, tokens: u32, hashes: &HashRuns, boundary: u32) {
+        let (size, unit, group) =
+            (self.groups.specs[number].block_size, self.groups.hash_unit, number as u32);
+        let units = boundary / unit;
+        let end = units * unit;
+        let block = table.blocks.get((end / size) as usize);
+        let (Some(&block), Some(hash)) = (block, units.checked_sub(1).and_then(|unit| hashes.get(unit)))
+        else {
+            return;
+        };
+        if end > tokens || end.is_multiple_of(size) || !self.pool.store_tail(block, Content { group, hash }) {
+            return;
+        }
+        if let Some(events) = &mut self.group_events {
+            let parent = units.checked_sub(2).and_then(|unit| hashes.get(unit));
+            let event = KvEvent::Stored { parent, blocks: std::iter::once(hash).collect() };
+            events.push(GroupEvent { group, block_size: unit, tokens: unit, event });
+        }
+    }
+
+    /// Takes all blocks away from a request.
+    pub(super) fn free(&mut self, request: &mut Request) {
+        if let Some(tables) = &mut request.tables {
+            for table in &mut tables.groups {
+                self.pool.release(table.blocks.iter().rev().copied());
+                *table = Table::default();
+            }
+        }
+    }
+
+    /// Takes all blocks away from a request, which somebody may still write to; [`GroupedKv::release`] frees them.
+    pub(super) fn detach(request: &mut Request) -> Vec<BlockId> {
+        let Some(tables) = &mut request.tables else { return Vec::new() };
+        let blocks = tables.blocks().filter(|&block| block != NULL).collect();
+        tables.groups.iter_mut().for_each(|table| *table = Table::default());
+        blocks
+    }
+
+    pub(super) fn release(&mut self, blocks: &[BlockId]) {
+        self.pool.release(blocks.iter().rev().copied());
+    }
+
+    /// Tokens for which tables have places in every group that keeps tokens.
+    pub(super) fn covered(&self, tables: &Tables) -> u64 {
+        let groups = self.groups.specs.iter().zip(&tables.groups);
+        let of_tokens = groups.filter(|(spec, _)| !matches!(spec.kind, GroupKind::Mamba { align: false }));
+        let covered = of_tokens.map(|(spec, table)| u64::from(table.len()) * u64::from(spec.block_size));
+        covered.min().unwrap_or(u64::MAX)
+    }
+}
+
+impl Request {
+    /// Counts tokens of an iteration that was decided, or that ended.
+    pub(crate) fn count_in_flight(&mut self, tokens: i64) {
+        if let Some(tables) = &mut self.tables {
+            tables.in_flight = (i64::from(tables.in_flight) + tokens).max(0) as u32;
+        }
+    }
+}

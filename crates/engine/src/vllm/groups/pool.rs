@@ -1,0 +1,339 @@
+//! The KV blocks of a worker whose layers are groups: one by one, since those of a request live and die at different times.
+//!
+//! As vLLM's `BlockPool`: the free blocks form one list, from whose head blocks are taken. A freed block whose content can
+//! still be hit goes to the tail, one without to the head. What a block has is a content of one group.
+
+use rustc_hash::FxHashMap;
+use servecast_types::{BlockId, SequenceHash, ensure};
+
+/// Stands where a sequence holds no block: it is never handed out.
+pub(super) const NULL: BlockId = BlockId(0);
+
+/// The free list's two ends, which are those of the null block.
+const ENDS: u32 = NULL.0;
+const NONE: u32 = u32::MAX;
+/// Stands on the free list for all blocks that were never taken.
+const FRESH: u32 = u32::MAX - 1;
+
+/// What a block holds: a group's part of a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Content {
+    pub(super) group: u32,
+    pub(super) hash: SequenceHash,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    content: Option<Content>,
+    /// Its identity to a router.
+    name: SequenceHash,
+    references: u32,
+    previous: u32,
+    next: u32,
+    /// The block that got the same content next.
+    next_duplicate: u32,
+}
+
+impl Node {
+    const NEW: Self = Self {
+        content: None,
+        name: SequenceHash(0),
+        references: 0,
+        previous: NONE,
+        next: NONE,
+        next_duplicate: NONE,
+    };
+}
+
+/// All KV blocks of a worker, the null block among them.
+#[derive(Debug)]
+pub(super) struct GroupPool {
+    /// Those in being: others come into being when they are first taken.
+    nodes: Vec<Node>,
+    /// What stands for the others.
+    fresh: Node,
+    num_blocks: u32,
+    num_free: u32,
+    /// The first block of each content.
+    cached: FxHashMap<Content, u32>,
+    /// What blocks hold besides: a prefix that ends within a block, and the blocks that it ends in. Nobody hits it.
+    tails: FxHashMap<Content, Vec<u32>>,
+    tail_of: FxHashMap<u32, Content>,
+    unhashed_to_head: bool,
+}
+
+impl GroupPool {
+    pub(super) fn new(num_blocks: u32, unhashed_to_head: bool) -> Self {
+        let ends = Node { previous: ENDS, next: ENDS, references: 1, ..Node::NEW };
+        let num_free = num_blocks.saturating_sub(1);
+        let mut pool = Self {
+            nodes: vec![ends],
+            fresh: Node::NEW,
+            num_blocks,
+            num_free,
+            cached: FxHashMap::default(),
+            tails: FxHashMap::default(),
+            tail_of: FxHashMap::default(),
+            unhashed_to_head,
+        };
+        if num_free > 0 {
+            pool.link(FRESH, ENDS);
+        }
+        pool
+    }
+
+    pub(super) fn num_free(&self) -> u32 {
+        self.num_free
+    }
+
+    /// Distinct contents that can be hit.
+    pub(super) fn num_cached(&self) -> u32 {
+        (self.cached.len() + self.tails.len()) as u32
+    }
+
+    /// The first block of a content.
+    pub(super) fn find(&self, content: Content) -> Option<BlockId> {
+        self.cached.get(&content).map(|&block| BlockId(block))
+    }
+
+    /// Whether nobody references a block, so that hitting it takes it out of what can be allocated.
+    pub(super) fn is_free(&self, block: BlockId) -> bool {
+        block != NULL && self.nodes[block.index()].references == 0
+    }
+
+    /// Whether a block can be hit.
+    pub(super) fn content(&self, block: BlockId) -> Option<Content> {
+        self.nodes[block.index()].content
+    }
+
+    /// Takes a block from the head of the free list; if that evicts contents, `evicted` hears of them, of the one that can be
+    /// hit with its name.
+    ///
+    /// # Panics
+    /// If none is free: callers check first, so that an allocation is all or nothing.
+    pub(super) fn take(&mut self, mut evicted: impl FnMut(Content, Option<SequenceHash>)) -> BlockId {
+        assert!(self.num_free > 0, "blocks are taken only after the free count was checked");
+        self.num_free -= 1;
+        let head = self.nodes[ENDS as usize].next;
+        if head == FRESH {
+            let block = self.nodes.len() as u32;
+            self.nodes.push(Node { references: 1, ..Node::NEW });
+            if block + 1 == self.num_blocks {
+                self.unlink(FRESH);
+            }
+            return BlockId(block);
+        }
+        self.unlink(head);
+        if let Some(content) = self.nodes[head as usize].content.take() {
+            self.forget(content, head);
+            evicted(content, Some(self.nodes[head as usize].name));
+            if let Some(tail) = self.forget_tail(head) {
+                evicted(tail, None);
+            }
+        }
+        self.nodes[head as usize].references = 1;
+        BlockId(head)
+    }
+
+    /// Notes a prefix that ends within a block; returns whether that is new.
+    pub(super) fn store_tail(&mut self, block: BlockId, tail: Content) -> bool {
+        let is_new = self.tail_of.insert(block.0, tail) != Some(tail);
+        if is_new {
+            self.tails.entry(tail).or_default().push(block.0);
+        }
+        is_new
+    }
+
+    fn forget_tail(&mut self, block: u32) -> Option<Content> {
+        let tail = self.tail_of.remove(&block)?;
+        let holders = self.tails.get_mut(&tail)?;
+        holders.retain(|&holder| holder != block);
+        if holders.is_empty() {
+            self.tails.remove(&tail);
+        }
+        Some(tail)
+    }
+
+    /// Takes a block out of those that have a content.
+    fn forget(&mut self, content: Content, block: u32) {
+        let next = std::mem::replace(&mut self.nodes[block as usize].next_duplicate, NONE);
+        let first = self.cached[&content];
+        if first != block {
+            let mut before = first;
+            while self.nodes[before as usize].next_duplicate != block {
+                before = self.nodes[before as usize].next_duplicate;
+            }
+            self.nodes[before as usize].next_duplicate = next;
+        } else if next == NONE {
+            self.cached.remove(&content);
+        } else {
+            self.cached.insert(content, next);
+        }
+    }
+
+    /// References blocks that were hit.
+    pub(super) fn touch(&mut self, blocks: &[BlockId]) {
+        for block in blocks.iter().filter(|&&block| block != NULL) {
+            if self.nodes[block.index()].references == 0 {
+                self.unlink(block.0);
+                self.num_free -= 1;
+            }
+            self.nodes[block.index()].references += 1;
+        }
+    }
+
+    /// Drops a reference to each of some blocks, given in the order in which they are to be evicted; null blocks are passed
+    /// over.
+    pub(super) fn release(&mut self, blocks: impl Iterator<Item = BlockId>) {
+        let mut head = self.nodes[ENDS as usize].next;
+        for block in blocks.filter(|&block| block != NULL) {
+            let node = &mut self.nodes[block.index()];
+            assert!(node.references > 0, "block {block} was released more often than taken");
+            node.references -= 1;
+            if node.references == 0 {
+                let to_head = node.content.is_none() && self.unhashed_to_head;
+                // Those that go to the head keep their order.
+                self.link(block.0, if to_head { head } else { ENDS });
+                self.num_free += 1;
+                if !to_head && head == ENDS {
+                    head = block.0;
+                }
+            }
+        }
+    }
+
+    /// Makes a block hittable, which has no content yet.
+    pub(super) fn store(&mut self, block: BlockId, content: Content, name: SequenceHash) {
+        let node = &mut self.nodes[block.index()];
+        debug_assert!(node.content.is_none(), "block {block} has a content already");
+        (node.content, node.name) = (Some(content), name);
+        let Some(&first) = self.cached.get(&content) else {
+            self.cached.insert(content, block.0);
+            return;
+        };
+        let mut last = first;
+        while self.nodes[last as usize].next_duplicate != NONE {
+            last = self.nodes[last as usize].next_duplicate;
+        }
+        self.nodes[last as usize].next_duplicate = block.0;
+    }
+
+    fn node(&mut self, id: u32) -> &mut Node {
+        if id == FRESH { &mut self.fresh } else { &mut self.nodes[id as usize] }
+    }
+
+    /// Puts a block on the free list in front of `next`.
+    fn link(&mut self, id: u32, next: u32) {
+        let previous = std::mem::replace(&mut self.node(next).previous, id);
+        self.node(previous).next = id;
+        let node = self.node(id);
+        (node.previous, node.next) = (previous, next);
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Node { previous, next, .. } = *self.node(id);
+        self.node(previous).next = next;
+        self.node(next).previous = previous;
+    }
+
+    /// The free list from head to tail.
+    pub(super) fn free_list(&self) -> impl Iterator<Item = BlockId> {
+        let next = |id: u32| {
+            let node = if id == FRESH { &self.fresh } else { &self.nodes[id as usize] };
+            Some(node.next).filter(|&next| next != ENDS)
+        };
+        let listed = std::iter::successors(next(ENDS), move |&id| next(id));
+        listed
+            .flat_map(|id| {
+                let fresh = self.nodes.len() as u32..self.num_blocks;
+                if id == FRESH { fresh } else { id..id + 1 }
+            })
+            .map(BlockId)
+    }
+
+    /// Unless the list, the counts and the index of contents agree and `references` are all that there are: says what does
+    /// not. Otherwise how many blocks and references it looked at.
+    pub(super) fn check(&self, references: impl Iterator<Item = BlockId>) -> Result<u64, String> {
+        let mut expected = vec![0_u32; self.nodes.len()];
+        let mut looked_at = self.nodes.len() as u64;
+        for block in references.filter(|&block| block != NULL) {
+            expected[block.index()] += 1;
+            looked_at += 1;
+        }
+        let mut contents = 0;
+        for (block, (node, expected)) in self.nodes.iter().zip(&expected).enumerate().skip(1) {
+            let references = node.references;
+            ensure!(
+                references == *expected,
+                "block {block} counts {references} references, but has {expected}"
+            );
+            contents += usize::from(node.content.is_some());
+        }
+        let mut found = 0;
+        for (content, &first) in &self.cached {
+            let next =
+                |&block: &u32| Some(self.nodes[block as usize].next_duplicate).filter(|&next| next != NONE);
+            for block in std::iter::successors(Some(first), next) {
+                let own = self.nodes[block as usize].content;
+                ensure!(own == Some(*content), "block {block} is listed under {content:?}, but has {own:?}");
+                found += 1;
+            }
+        }
+        ensure!(found == contents, "{contents} blocks have content, of which {found} are found by it");
+        let listed = self.free_list().count();
+        ensure!(
+            listed == self.num_free as usize,
+            "{listed} blocks are on the free list of {}",
+            self.num_free
+        );
+        let held = self.free_list().find(|block| expected.get(block.index()).is_some_and(|&held| held > 0));
+        ensure!(held.is_none(), "block {held:?} is free and held");
+        Ok(looked_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(group: u32, hash: u64) -> Content {
+        Content { group, hash: SequenceHash(hash) }
+    }
+
+    fn list(pool: &GroupPool) -> Vec<u32> {
+        pool.free_list().map(|block| block.0).collect()
+    }
+
+    #[test]
+    fn freed_blocks_without_content_are_taken_first_in_the_order_in_which_they_were_freed() {
+        let mut pool = GroupPool::new(8, true);
+        let blocks: Vec<BlockId> = (0..5).map(|_| pool.take(|_, _| unreachable!())).collect();
+        assert_eq!(blocks, [1, 2, 3, 4, 5].map(BlockId));
+        pool.store(BlockId(2), content(0, 7), SequenceHash(7));
+        pool.release([4, 3, 2, 1].map(BlockId).into_iter());
+        assert_eq!((list(&pool), pool.num_free()), (vec![4, 3, 1, 6, 7, 2], 6));
+        pool.check([BlockId(5)].into_iter()).unwrap();
+        let mut evicted = Vec::new();
+        for _ in 0..6 {
+            pool.take(|content, _| evicted.push(content));
+        }
+        assert_eq!((evicted, pool.num_cached()), (vec![content(0, 7)], 0));
+        pool.check((1..8).map(BlockId)).unwrap();
+    }
+
+    #[test]
+    fn equal_contents_are_found_in_the_order_in_which_they_came() {
+        let mut pool = GroupPool::new(4, true);
+        let blocks: Vec<BlockId> = (0..3).map(|_| pool.take(|_, _| unreachable!())).collect();
+        for &block in &blocks {
+            pool.store(block, content(1, 9), SequenceHash(9));
+        }
+        assert_eq!((pool.find(content(1, 9)), pool.find(content(0, 9))), (Some(BlockId(1)), None));
+        pool.release([2, 1].map(BlockId).into_iter());
+        assert_eq!(pool.take(|_, _| ()), BlockId(2));
+        assert_eq!(pool.take(|_, _| ()), BlockId(1));
+        assert_eq!((pool.find(content(1, 9)), pool.num_cached()), (Some(BlockId(3)), 1));
+        pool.touch(&[NULL, BlockId(3)]);
+        pool.check([1, 2, 3, 3].map(BlockId).into_iter()).unwrap();
+    }
+}

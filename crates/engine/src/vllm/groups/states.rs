@@ -1,0 +1,88 @@
+//! States of sequences (Mamba, linear attention) where other requests can go on from them: vLLM's `MambaManager` in the mode
+//! `align`.
+//!
+//! A table has a place for each block of tokens, but of those only that with the running state is held, the one that it was
+//! copied from until the iteration after, and those that were kept for others.
+
+use servecast_types::BlockId;
+
+use super::pool::NULL;
+use super::table::Table;
+use super::{GroupedKv, NEVER};
+use crate::kv_groups::{GroupKind, GroupSpec};
+use crate::vllm::Request;
+
+impl GroupedKv {
+    /// Frees the states before place `past`, and the one that the running state was copied from if that lies before the last
+    /// of `settled` blocks.
+    pub(super) fn forget_states(&mut self, table: &mut Table, past: u32, settled: u32) {
+        let first = table.retired;
+        if first < past {
+            self.moved.clear();
+            let held = (first..past).rev().filter(|&place| table.blocks[place as usize] != NULL);
+            let places: Vec<u32> = held.collect();
+            self.moved.extend(places.into_iter().map(|place| table.clear(place)));
+            self.pool.release(self.moved.iter().copied());
+            table.retired = past;
+        }
+        if let Some(place) = table.last_state.filter(|place| place + 1 < settled) {
+            let block = table.clear(place);
+            self.pool.release(std::iter::once(block));
+        }
+    }
+
+    /// Blocks that a request takes out of what is free for a state after `tokens` tokens.
+    pub(super) fn needed_states(&self, spec: GroupSpec, table: &Table, hits: &[BlockId], tokens: u32) -> u32 {
+        let is_fresh = |&block: &BlockId| {
+            self.pool.content(block).is_some_and(|content| self.fresh_states.contains_key(&content))
+        };
+        if hits.last().is_some_and(is_fresh) {
+            return NEVER;
+        }
+        let had = table.len() + hits.len() as u32;
+        let free = hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
+        tokens.div_ceil(spec.block_size).saturating_sub(had).min(1) + free
+    }
+
+    /// Gives a request a place for the state after `tokens` tokens, and nothing for those that it passes over.
+    pub(super) fn extend_states(&mut self, spec: GroupSpec, table: &mut Table, tokens: u32) {
+        let (required, had) = (tokens.div_ceil(spec.block_size), table.len());
+        if required > had {
+            if had > 0 {
+                table.last_state = Some(had - 1);
+            }
+            let skipped = (required - 1).max(had);
+            table.blocks.resize(skipped as usize, NULL);
+            self.take(required - skipped, table);
+        }
+    }
+
+    /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, so that they end where a state is
+    /// to be kept: vLLM's `_mamba_block_aligned_split`. 0 if they do not reach the end of a block.
+    pub(crate) fn align_chunk(&self, request: &Request, computed: u32, tokens: u32, most_tokens: u32) -> u32 {
+        let state = self.groups.specs.iter().find(|spec| spec.kind == GroupKind::Mamba { align: true });
+        let Some(block) = state.map(|spec| spec.block_size) else { return tokens };
+        let (start, mut end) = (computed, computed + tokens);
+        let known = request.known();
+        let prompt_end = request.prompt_tokens.max(known - 1);
+        if start >= prompt_end {
+            return tokens;
+        }
+        if end < prompt_end {
+            let aligned = end / block * block;
+            // Blocks that are larger than any chunk are computed in pieces.
+            if aligned > start || block <= most_tokens {
+                end = aligned;
+            }
+        }
+        let last = if self.groups.stops_before_end { known - 1 } else { known };
+        let junction = request.tables.as_ref().map_or(0, |tables| tables.junction);
+        let stops = [
+            if start.is_multiple_of(block) { 0 } else { (start / block + 1) * block },
+            last / block * block,
+            if start < junction && junction < end { start + (junction - start) / block * block } else { 0 },
+        ];
+        let end = stops.into_iter().filter(|&stop| start < stop && stop < end).min().unwrap_or(end);
+        end.saturating_sub(start)
+    }
+}

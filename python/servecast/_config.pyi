@@ -45,7 +45,10 @@ class EngineArgs(_Settings):
         data_parallel_size: int | None = ...,
         decode_speedup_ratio: float = ...,
         disable_hybrid_kv_cache_manager: bool | None = ...,
+        dp_dummy_us: float | None = ...,
         dp_size: int = ...,
+        dp_sync_interval: int | None = ...,
+        dp_wave_delay_us: float | None = ...,
         dtype: str | None = ...,
         enable_chunked_prefill: bool = ...,
         enable_local_indexer: bool = ...,
@@ -148,8 +151,17 @@ class EngineArgs(_Settings):
     def disable_hybrid_kv_cache_manager(self) -> bool | None:
         """vLLM: layers with a window keep all tokens, in one group with those that do."""
     @property
+    def dp_dummy_us(self) -> float | None:
+        """Microseconds that the pass of a rank without work takes; absent: as long as one of a single token."""
+    @property
     def dp_size(self) -> int:
-        """Data-parallel ranks of a worker; only 1 so far."""
+        """Data-parallel ranks of a worker, which compute every pass in lock step, as vLLM serves mixture-of-experts models; each has the KV blocks and the limits of these settings for itself. Ranks of a dense model have nothing to do with each other: they are workers."""
+    @property
+    def dp_sync_interval(self) -> int | None:
+        """Passes after which ranks find out together whether any of them has work left, and until which they go on without; absent, as of the version: 16, up to vLLM 0.28 32."""
+    @property
+    def dp_wave_delay_us(self) -> float | None:
+        """Microseconds until the other ranks begin when one of them has got a request; absent: 0."""
     @property
     def dtype(self) -> str | None:
         """How weights are stored: `bf16`, `fp8`, `fp8_block`, `int4`, `mxfp4` or `nvfp4`."""

@@ -1,5 +1,5 @@
 //! One type for the schedulers of all engines, so that what follows from one iteration to the next is written once
-//! (`engine.rs`).
+//! (`engine/single.rs`, and `engine/lockstep.rs` for ranks).
 
 use servecast_types::{RequestId, Time};
 

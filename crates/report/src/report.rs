@@ -393,6 +393,11 @@ mod tests {
           "std_queue_time_ms": 1.0,
           "total_preemptions": 2,
           "total_iterations": 12,
+          "spec_decode_num_drafts": 4,
+          "spec_decode_num_draft_tokens": 12,
+          "spec_decode_num_accepted_tokens": 6,
+          "spec_decode_acceptance_rate": 0.5,
+          "spec_decode_mean_acceptance_length": 2.5,
           "latency_source": "a model",
           "latency_error": {
             "tpot_p90": 0.13,

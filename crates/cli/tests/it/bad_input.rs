@@ -126,7 +126,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("--extra-engine-args {\"blok_size\":64}", &["unknown key `blok_size`, did you mean `block_size`?"]),
     ("--extra-engine-args {\"block_size\":\"64\"}", &["`block_size` is \"64\"", "whole number"]),
     ("--extra-engine-args {\"speedup_ratio\":0}", &["`speedup_ratio` is 0"]),
-    ("--extra-engine-args {\"dp_size\":2}", &["`dp_size` is 2", "not supported yet"]),
+    ("--engine trtllm --extra-engine-args {\"dp_size\":2}", &["`dp_size` is 2", "not supported yet"]),
     ("--extra-engine-args {\"engine_type\":\"tgi\"}", &["`engine_type` is \"tgi\"", "`sglang`"]),
     (
         "--extra-engine-args {\"engine_type\":\"sglang\",\"sglang\":{\"pag_size\":1}}",

@@ -107,8 +107,8 @@ fn keys_and_variables_have_the_answers_of_flags() {
         "unknown key `max_batch_size`: `max_num_seqs` is how many",
         "(from --extra-engine-args)",
     ]);
-    let sandbox = sandbox.with_variable("SERVECAST_REQUEST_RATE", "3");
-    sandbox
-        .run(&["replay", "t.jsonl"])
-        .is_refused(&["`SERVECAST_REQUEST_RATE`: SERVECAST_ARRIVAL_SPEEDUP_RATIO changes the rate"]);
+    let sandbox = sandbox.with_variable("SERVECAST_NEXTN", "3");
+    sandbox.run(&["replay", "t.jsonl"]).is_refused(&[
+        "`SERVECAST_NEXTN`: speculative decoding is described by SERVECAST_SPECULATIVE_CONFIG",
+    ]);
 }

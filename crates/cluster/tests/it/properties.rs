@@ -94,6 +94,7 @@ fn of_ranks() -> impl Strategy<Value = Scenario> {
         for (number, engine) in std::iter::once(prefill).chain(decode).enumerate() {
             if engine.engine_type == EngineType::Vllm && (both || number == 1) {
                 engine.dp_size = ranks;
+                engine.speculative_config = None;
                 // Ranks that wait for memory go on with dummies, for seconds here: not too short ones.
                 let takes_no_time =
                     engine.latency.as_deref() == Some("linear:0,0,0") && engine.host.is_none();

@@ -43,9 +43,11 @@ impl KvEventsArgs {
     /// What is to be published, if anything is.
     pub(super) fn config(&self) -> Result<Option<KvEventsConfig>, Failure> {
         let Some(text) = &self.kv_events_config else { return Ok(None) };
-        let config = KvEventsConfig::from_json(text);
-        let config =
-            config.map_err(|error| Failure::user(message!("{kv_events_config}: {}", error.to_string())))?;
+        let config = KvEventsConfig::from_json(text).map_err(|error| {
+            // It names keys of the JSON text, and no settings.
+            let problem = error.to_string();
+            Failure::user(message!("{kv_events_config}: {}", problem))
+        })?;
         let Some(mut config) = config else { return Ok(None) };
         config.format = match self.kv_events_format {
             Format::Map => EventFormat::Map,

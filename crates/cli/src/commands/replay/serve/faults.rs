@@ -41,8 +41,9 @@ impl FaultArgs {
             let what = message!("{startup_s} is {}, but has to be from 0 to 86400", seconds.to_string());
             return Err(Failure::user(what));
         }
-        Duration::from_secs(seconds)
-            .map_err(|error| Failure::user(message!("{startup_s}: {}", error.to_string())))
+        Duration::from_secs(seconds).map_err(|_| {
+            Failure::user(message!("{startup_s} is {}, which is longer than a run can be", seconds))
+        })
     }
 
     pub(super) fn admin(&self, address: IpAddr) -> Option<SocketAddr> {

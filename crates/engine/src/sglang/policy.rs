@@ -107,11 +107,6 @@ impl Policy {
         (reserved > 0).then(|| (budget - reserved as u32) / page_size * page_size)
     }
 
-    /// Whether a prompt that is cut leaves room in the batch for others.
-    pub(super) fn shares_chunks(&self) -> bool {
-        self.order == SchedulePolicy::ShortestPrefillFirst
-    }
-
     /// The request that is looked at next.
     pub(super) fn head(&mut self, waiting: &mut WaitingQueue) -> Option<Slot> {
         if self.order == SchedulePolicy::Random {

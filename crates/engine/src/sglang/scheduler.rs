@@ -324,10 +324,7 @@ impl Scheduler {
             let more = adder.add_chunked(slot, &self.requests[slot], tokens);
             self.chunked = Some(slot).filter(|_| more);
         }
-        // A chunk that is not the last one leaves nothing for others, unless it was cut for them.
-        let spent = self.chunked.is_some() && !self.policy.shares_chunks();
-        let preempted = if spent { Vec::new() } else { self.add_waiting(&mut adder, step) };
-        for slot in preempted {
+        for slot in self.add_waiting(&mut adder, step) {
             self.requeue(slot);
         }
         if adder.taken.is_empty() {

@@ -42,7 +42,10 @@ TRACE_CASES: list[tuple[dict[str, Any], list[str]]] = [
         ["--replay-concurrency", "4", "--extra-engine-args", '{"engine_type": "sglang", "block_size": 16}'],
     ),
     ({"max_requests": 3}, ["--max-requests", "3"]),
-    ({"request_rate": 20, "burstiness": 0.5, "repeat": 2}, ["--request-rate", "20", "--burstiness", "0.5", "--repeat", "2"]),
+    (
+        {"request_rate": 20, "burstiness": 0.5, "repeat": 2},
+        ["--request-rate", "20", "--burstiness", "0.5", "--repeat", "2"],
+    ),
     ({"sample": 0.9, "time_range": "0..60"}, ["--sample", "0.9", "--time-range", "0..60"]),
     ({"arrival_speedup_ratio": 3.5, "sla_ttft_ms": 40}, ["--arrival-speedup-ratio", "3.5", "--sla-ttft-ms", "40"]),
 ]

@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     calibrate, compare, completions, explain, replay as replay_command, schema, trace, validate,
@@ -66,8 +66,11 @@ pub fn run_to_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let matches = command().try_get_matches_from(&arguments);
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match arguments.get(1).and_then(|name| parse(alone(name.to_str()?)?, &arguments).ok()) {
+        Some(cli) => Ok(cli),
+        None => parse(command(), &arguments),
+    };
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => {
             return match unknown::option(&error, &command(), &arguments) {
@@ -89,6 +92,10 @@ fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Subcommands::Completions(args) => completions::run(&args),
     };
     finish(outcome)
+}
+
+fn parse(command: Command, arguments: &[OsString]) -> clap::error::Result<Cli> {
+    command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
 }
 
 /// Prints help, or what is wrong with the arguments.
@@ -126,21 +133,40 @@ fn text(failure: Failure) -> String {
 
 /// The command line with all that help and completions show.
 fn command() -> Command {
-    // Numbers below 0 are refused as values, with the name of their flag, not as unknown flags.
-    let numbers = |command: Command| {
-        command.mut_args(|arg| {
-            let takes_value = arg.get_action().takes_values();
-            if takes_value { arg.allow_negative_numbers(true) } else { arg }
-        })
-    };
-    let settings = |command: Command| numbers(config::with_defaults(command));
+    let complete = |command: Command| with_settings(config::with_defaults(command));
     Cli::command()
-        .mut_subcommand("replay", settings)
-        .mut_subcommand("recommend", settings)
-        .mut_subcommand("serve", |command| replay_command::serve::flags(settings(command)))
+        .mut_subcommand("replay", complete)
+        .mut_subcommand("recommend", complete)
+        .mut_subcommand("serve", complete)
         .mut_subcommand("trace", |command| {
-            command.mut_subcommand("stats", numbers).mut_subcommand("generate", settings)
+            command.mut_subcommand("stats", numbers).mut_subcommand("generate", complete)
         })
+}
+
+/// The command line of the subcommand `name` alone, without what only help shows. All subcommands together have hundreds of
+/// flags, which take longer to set up than a short trace to replay. So what this cannot parse, and help, go by [`command`].
+fn alone(name: &str) -> Option<Command> {
+    let subcommand = match name {
+        "replay" => replay_command::ReplayArgs::augment_args(Command::new("replay")),
+        "recommend" => replay_command::recommend::RecommendArgs::augment_args(Command::new("recommend")),
+        "serve" => replay_command::serve::ServeArgs::augment_args(Command::new("serve")),
+        _ => return None,
+    };
+    Some(Command::new("servecast").subcommand(with_settings(subcommand)))
+}
+
+/// A subcommand that has settings, with what holds for them on every command line.
+fn with_settings(command: Command) -> Command {
+    let command = numbers(command);
+    if command.get_name() == "serve" { replay_command::serve::flags(command) } else { command }
+}
+
+/// Numbers below 0 are refused as values, with the name of their flag, not as unknown flags.
+fn numbers(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let takes_value = arg.get_action().takes_values();
+        if takes_value { arg.allow_negative_numbers(true) } else { arg }
+    })
 }
 
 #[cfg(test)]
@@ -161,6 +187,21 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_subcommand_alone_takes_what_it_takes_among_the_others() {
+        let whole = command();
+        for name in ["replay", "recommend", "serve"] {
+            let flags = |command: &Command| {
+                let subcommand = command.find_subcommand(name).unwrap();
+                // Help is what it goes without.
+                let bare = subcommand.get_arguments().map(|arg| arg.clone().help(None::<&str>));
+                bare.map(|arg| format!("{arg:?}")).collect::<Vec<_>>()
+            };
+            assert_eq!(flags(&alone(name).unwrap()), flags(&whole), "{name}");
+        }
+        assert!(alone("trace").is_none());
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl Lockstep {
     }
 
     /// Lets every rank do what it can at `now` and says what happens next.
+    #[inline(never)]
     pub(super) fn run(
         &mut self,
         now: Time,
@@ -169,6 +170,7 @@ impl Lockstep {
     }
 
     /// Goes on by itself until a pass would end at `horizon` or later; nothing can come to the ranks before that.
+    #[inline(never)]
     pub(super) fn run_on(
         &mut self,
         now: Time,
@@ -189,6 +191,7 @@ impl Lockstep {
     }
 
     /// Lets every rank see the end of the pass that it waits for, if that is now.
+    #[inline(never)]
     pub(super) fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
         self.clock = now;
         for rank in 0..self.ranks.len() {

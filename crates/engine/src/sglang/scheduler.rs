@@ -178,6 +178,7 @@ impl Scheduler {
     }
 
     /// Decides the next iteration: `get_next_batch_to_run`.
+    #[inline(never)]
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         step.reset(now, self.config.kv_capacity_tokens());
         self.look();

@@ -12,6 +12,7 @@ use crate::{Fetch, Links};
 
 impl Scheduler {
     /// Applies the results of an iteration at its end: `process_batch_result`.
+    #[inline(never)]
     pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
         let Step { iteration, entries, prefills, .. } = step;
         self.decoded_last = if *prefills == 0 { entries.len() } else { 0 };

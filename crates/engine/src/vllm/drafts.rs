@@ -69,6 +69,7 @@ impl Scheduler {
     }
 
     /// Says what becomes of the drafts of the iteration, and what is proposed after it.
+    #[inline(never)]
     pub(super) fn commit_drafts(
         &mut self,
         entries: &mut [Entry],

@@ -11,6 +11,7 @@ impl GroupedKv {
     /// The longest prefix within the first `most` tokens of a request that each group has what it needs of.
     ///
     /// Full attention says how long it can be, then each other kind of group may shorten it, until all agree.
+    #[inline(never)]
     pub(in crate::vllm) fn find(&mut self, request: &mut Request, most: u32) -> u32 {
         self.hits.iter_mut().for_each(Vec::clear);
         let mut tables = self.tables(request);

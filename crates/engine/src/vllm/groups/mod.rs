@@ -8,6 +8,9 @@
 //! - `pool`: blocks and contents. `table`: the blocks of a request.
 //! - `hits`: what a prompt finds. `retention`: which blocks can be found.
 //! - `states`: what groups of states do otherwise.
+//!
+//! What the scheduler calls is not inlined: an engine without groups would have it among its hot code, which already is
+//! more than an instruction cache holds.
 
 mod hits;
 mod pool;
@@ -122,6 +125,7 @@ impl GroupedKv {
         self.events.is_some()
     }
 
+    #[inline(never)]
     pub(super) fn take_events(&mut self, sink: &mut Vec<KvEvent>) {
         if let Some(events) = &mut self.events {
             sink.append(events);
@@ -139,6 +143,7 @@ impl GroupedKv {
     }
 
     /// An iteration is about to be decided.
+    #[inline(never)]
     pub(super) fn begin_iteration(&mut self) {
         self.iteration += 1;
         let (now, delay) = (self.iteration, self.groups.state_delay);
@@ -149,6 +154,7 @@ impl GroupedKv {
 
     /// The tables of a request, which are put back when they have been changed; new ones if it has no blocks yet.
     #[expect(clippy::unnecessary_box_returns, reason = "it is the box that the request has them in")]
+    #[inline(never)]
     pub(super) fn tables(&self, request: &mut Request) -> Box<Tables> {
         request.tables.take().unwrap_or_else(|| {
             let groups = self.groups.specs.iter().map(|_| Table::default()).collect();
@@ -157,6 +163,7 @@ impl GroupedKv {
     }
 
     /// Lets go of what the next token of a request does not look back at.
+    #[inline(never)]
     pub(super) fn forget(&mut self, request: &mut Request) {
         let mut tables = self.tables(request);
         let in_flight = if self.groups.waits_for_results { tables.in_flight } else { 0 };
@@ -184,6 +191,7 @@ impl GroupedKv {
 
     /// Blocks that a request takes out of what is free, so that it has them for its first `tokens` tokens, of which `computed`
     /// are computed or hit; [`NEVER`] if it has to wait for an iteration.
+    #[inline(never)]
     pub(super) fn needed(&self, request: &Request, tokens: u32, computed: u32, need: Need) -> u32 {
         let (none, tables) = (Table::default(), request.tables.as_deref());
         let mut sum = 0_u32;
@@ -202,6 +210,7 @@ impl GroupedKv {
 
     /// The same of a request that is to be admitted: enough for all the tokens that it knows, as far as it holds them at a time,
     /// and for the first `tokens`, of which `computed` are there.
+    #[inline(never)]
     pub(super) fn needed_at_first(
         &self,
         request: &Request,
@@ -235,6 +244,7 @@ impl GroupedKv {
     }
 
     /// Blocks that a request will still take for what it knows.
+    #[inline(never)]
     pub(super) fn outstanding(&self, request: &Request) -> u32 {
         self.needed(request, request.known(), request.computed, Need::Admission)
     }
@@ -243,6 +253,7 @@ impl GroupedKv {
     /// them were found here.
     ///
     /// The caller has checked that enough blocks are free.
+    #[inline(never)]
     pub(super) fn adopt(&mut self, request: &mut Request, hit: u32, computed: u32) {
         let mut tables = self.tables(request);
         let groups = Arc::clone(&self.groups);
@@ -269,6 +280,7 @@ impl GroupedKv {
     /// Gives a request the blocks that it still needs for its first `tokens` tokens.
     ///
     /// The caller has checked that they are free.
+    #[inline(never)]
     pub(super) fn extend(&mut self, request: &mut Request, tokens: u32) {
         let mut tables = self.tables(request);
         for number in 0..self.groups.specs.len() {
@@ -306,6 +318,7 @@ impl GroupedKv {
     }
 
     /// Lets others hit the full blocks within the first `tokens` tokens of a request that are worth it.
+    #[inline(never)]
     pub(super) fn store(&mut self, request: &mut Request, tokens: u32) {
         if !self.caching {
             return;
@@ -418,6 +431,7 @@ impl GroupedKv {
     }
 
     /// Takes all blocks away from a request.
+    #[inline(never)]
     pub(super) fn free(&mut self, request: &mut Request) {
         if let Some(tables) = &mut request.tables {
             for table in &mut tables.groups {
@@ -435,6 +449,7 @@ impl GroupedKv {
         blocks
     }
 
+    #[inline(never)]
     pub(super) fn release(&mut self, blocks: &[BlockId]) {
         self.pool.release(blocks.iter().rev().copied());
     }
@@ -450,6 +465,7 @@ impl GroupedKv {
 
 impl Request {
     /// Counts tokens of an iteration that was decided, or that ended.
+    #[inline(never)]
     pub(crate) fn count_in_flight(&mut self, tokens: i64) {
         if let Some(tables) = &mut self.tables {
             tables.in_flight = (i64::from(tables.in_flight) + tokens).max(0) as u32;

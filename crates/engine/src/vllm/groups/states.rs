@@ -59,6 +59,7 @@ impl GroupedKv {
 
     /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, so that they end where a state is
     /// to be kept: vLLM's `_mamba_block_aligned_split`. 0 if they do not reach the end of a block.
+    #[inline(never)]
     pub(crate) fn align_chunk(&self, request: &Request, computed: u32, tokens: u32, most_tokens: u32) -> u32 {
         let state = self.groups.specs.iter().find(|spec| spec.kind == GroupKind::Mamba { align: true });
         let Some(block) = state.map(|spec| spec.block_size) else { return tokens };

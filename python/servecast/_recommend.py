@@ -157,7 +157,9 @@ def recommend(
             raise ConfigError(f"unknown argument `{name}`, did you mean `{similar}`?")
     pool = checked(executor, threads)
     targets = [slo] if isinstance(slo, str) else list(slo)
-    trace: tuple[dict[str, Any], bytes | None] = ({}, None) if trace_file is None else trace_of(trace_file)
+    trace: tuple[dict[str, Any], bytes | None] = ({}, None)
+    if trace_file is not None:
+        trace = trace_of(trace_file, settings)
     given = prepared(trace, {"slo": targets, **settings}, iterations=False)
     if pool is not None:
         wants_no_function(given[3])

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Union
 from servecast import _native
 from servecast._config import EngineArgs, KvRouterConfig, plain
 from servecast._errors import ConfigError, ReplayWarning, TraceError
+from servecast._parquet import is_parquet, parquet_text
 from servecast._report import Report
 
 __all__ = ["Progress", "replay_many", "run_synthetic_trace_replay", "run_trace_replay"]
@@ -66,7 +67,8 @@ def run_trace_replay(
     """Replay a trace.
 
     Args:
-        trace_file: A path to a trace (``docs/traces.md``; plain, gzip or Zstandard), or the rows themselves as dicts.
+        trace_file: A path to a trace (``docs/traces.md``; plain, gzip or Zstandard; Parquet if PyArrow or Polars is
+            installed), or the rows themselves as dicts.
         extra_engine_args: The engine of aggregated workers.
         prefill_engine_args: The engine of prefill workers. Engine settings or counts of prefill and decode workers,
             which come in pairs, make the deployment disaggregated.
@@ -102,7 +104,7 @@ def run_trace_replay(
         ReplayError: The run cannot go on.
     """
     given = _given(run_trace_replay, locals())
-    return _run(trace_of(given.pop("trace_file")), given, iterations, progress)
+    return _run(trace_of(given.pop("trace_file"), given), given, iterations, progress)
 
 
 def run_synthetic_trace_replay(
@@ -201,7 +203,7 @@ def arguments_of(run: Mapping[str, Any]) -> tuple[str, bytes | None, bool, list[
     function = run_trace_replay if "trace_file" in run else run_synthetic_trace_replay
     bound = inspect.signature(function).bind(**run)
     given = _given(function, bound.arguments)
-    trace = trace_of(given.pop("trace_file")) if "trace_file" in given else ({}, None)
+    trace = trace_of(given.pop("trace_file"), given) if "trace_file" in given else ({}, None)
     return prepared(trace, given, bool(run.get("iterations", False)))
 
 
@@ -227,10 +229,13 @@ def _is_same(value: object, default: object) -> bool:
     return type(value) is type(default) and value == default
 
 
-def trace_of(trace: Trace) -> tuple[dict[str, Any], bytes | None]:
+def trace_of(trace: Trace, given: Mapping[str, Any]) -> tuple[dict[str, Any], bytes | None]:
     """Return a trace as a setting, or as the text of its rows."""
     if isinstance(trace, (str, os.PathLike)):
-        return {"trace_file": os.fspath(trace)}, None
+        path = os.fspath(trace)
+        if is_parquet(path):
+            return {}, parquet_text(path, given.get("columns") is not None)
+        return {"trace_file": path}, None
     lines = []
     for place, row in enumerate(trace, 1):
         if not isinstance(row, Mapping):

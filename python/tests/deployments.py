@@ -46,6 +46,10 @@ class Deployment:
     sla: dict[str, float] = field(default_factory=dict)
     # Objectives: a statistic, a latency, the sign and a limit in ms; or goodput: a share and its limits in ms.
     slo: list[tuple[str, str, str, float] | tuple[float, dict[str, float]]] = field(default_factory=list)
+    # What figures leave out at either end, and whether rejected requests are infinite.
+    warmup: str | None = None
+    cooldown: str | None = None
+    count_rejected: bool = False
 
     def host_ns(self, key: str, times: float) -> int:
         """Return what the host takes, with a price of so many requests or of thousands of tokens, in ns."""
@@ -145,7 +149,21 @@ def deployment(seed: int) -> Deployment:
     one.arguments += ["--seed", str(draw.randrange(1000))]
     host(random.Random(f"host {seed}"), one)
     objectives(random.Random(f"slo {seed}"), one)
+    measured(random.Random(f"measured {seed}"), one)
     return one
+
+
+def measured(draw: random.Random, one: Deployment) -> None:
+    """Choose which requests figures are of; mostly all."""
+    if draw.random() < 0.3:
+        one.warmup = draw.choice(["auto", "0", "1", "7", "30", "1000", "0ms", "5ms", "40ms", "0.2s", "10m"])
+        one.arguments += ["--warmup", one.warmup]
+    if draw.random() < 0.2:
+        one.cooldown = draw.choice(["0", "1", "7", "30", "0s", "5ms", "40ms", "0.2s"])
+        one.arguments += ["--cooldown", one.cooldown]
+    if draw.random() < 0.2:
+        one.count_rejected = True
+        one.arguments += ["--count-rejected"]
 
 
 def objectives(draw: random.Random, one: Deployment) -> None:

@@ -73,19 +73,110 @@ class Run:
                 self.preemptions[pool, request] += 1
             for request, tokens, end in row["transfers"]:
                 self.transfers[request] = (tokens, ns(end))
-        self.completed = [row for row in requests if row["status"] == "finished"]
-        arrivals = [ns(row["arrival_ms"]) for row in requests]
-        last_tokens = [times[-1] for row in requests if (times := self.visible(row))]
-        self.first_arrival = min(arrivals, default=0)
-        self.duration = max(last_tokens) - self.first_arrival if last_tokens else None
+        self.measured, self.part = measured_part(self, one)
+        self.completed = [row for row in self.part if row["status"] == "finished"]
+        self.duration = self.duration_of(self.part)
+
+    def duration_of(self, rows: list[Row]) -> int | None:
+        """Return the time from the first arrival to the last token of requests."""
+        last_tokens = [times[-1] for row in rows if (times := self.visible(row))]
+        return max(last_tokens) - min(ns(row["arrival_ms"]) for row in rows) if last_tokens else None
 
     def visible(self, row: Row) -> list[int]:
         """Return when the tokens that a user sees came."""
         return self.out[row["request"]]
 
-    def gaps(self) -> Any:
-        """Return all gaps between tokens of a request, as an array."""
-        return np.concatenate([np.zeros(0, int), *(np.diff(self.visible(row)) for row in self.requests)])
+    def gaps(self, rows: list[Row] | None = None) -> Any:
+        """Return all gaps between tokens of the requests that are measured, or of others, as an array."""
+        rows = self.part if rows is None else rows
+        return np.concatenate([np.zeros(0, int), *(np.diff(self.visible(row)) for row in rows)])
+
+
+def margin(given: str, from_end: list[int]) -> int:
+    """Return how many requests are within a margin, by their distances from the end of the run where it lies, in ns."""
+    if given.isdigit():
+        return min(int(given), len(from_end))
+    number = float(given.rstrip("mshn"))
+    ms = number * {"ms": 1, "s": 1000, "m": 60_000}[given.lstrip("0123456789.")]
+    return sum(distance < round(ms * 1e6) for distance in from_end)
+
+
+def measured_part(run: Run, one: Deployment) -> tuple[Row | None, list[Row]]:
+    """Return what a report says of the part that is measured, without figures, and the requests of that."""
+    if one.warmup is None and one.cooldown is None:
+        return None, run.requests
+    rows = sorted(run.requests, key=lambda row: ns(row["arrival_ms"]))
+    arrivals = [ns(row["arrival_ms"]) for row in rows]
+    after = margin(one.cooldown, [arrivals[-1] - at for at in arrivals]) if one.cooldown else 0
+    before, found_by = 0, "given"
+    if one.warmup == "auto":
+        cut = steady_from(run, rows[: len(rows) - after])
+        before, found_by = (0, "no_steady_state") if cut is None else (cut, "mser5")
+    elif one.warmup:
+        before = margin(one.warmup, [at - arrivals[0] for at in arrivals])
+    before = min(before, len(rows) - after)
+    part = rows[before : len(rows) - after]
+    what = {
+        "from_ms": part[0]["arrival_ms"] if part else None,
+        "to_ms": part[-1]["arrival_ms"] if part else None,
+        "requests": len(part),
+        "left_out_before": before,
+        "left_out_after": after,
+        "found_by": found_by,
+    }
+    return what, sorted(part, key=lambda row: int(row["request"]))
+
+
+def steady_from(run: Run, rows: list[Row]) -> int | None:
+    """Return how many requests MSER-5 cuts off, by their TTFT."""
+    served = [place for place, row in enumerate(rows) if row["status"] == "finished"]
+    ttfts = [(run.visible(rows[place])[0] - ns(rows[place]["arrival_ms"])) / 1e6 for place in served]
+    batches = np.array(ttfts[: len(ttfts) // 5 * 5], float).reshape(-1, 5).mean(axis=1)
+    if batches.size < 10:
+        return None
+    half = batches.size // 2
+    errors = [float(batches[cut:].var() / (batches.size - cut)) for cut in range(half + 1)]
+    least = min(errors)
+    # Of cuts that are as good but for rounding, the first one.
+    cut = next(cut for cut, error in enumerate(errors) if error <= least * (1 + 1e-9) + 1e-15)
+    return None if cut == half else served[cut * 5] if cut else 0
+
+
+def figures_of(run: Run, rows: list[Row], one: Deployment) -> Row:
+    """Return the main figures of some requests."""
+    served = [row for row in rows if row["status"] == "finished"]
+    inputs = sum(row["input_length"] for row in served)
+    first_pool = next(iter(run.pools))
+
+    def statistics_of(samples: list[float]) -> Row | None:
+        found = statistics("x", samples)
+        names = ["mean", "median", "p90", "p95", "p99", "max"]
+        return {name: found[f"{name}_x"] for name in names} if samples else None
+
+    figures: Row = {
+        "num_requests": len(rows),
+        "completed_requests": len(served),
+        "rejected_requests": len(rows) - len(served),
+        "total_input_tokens": inputs,
+        "total_output_tokens": sum(len(run.visible(row)) for row in served),
+        "prefix_cache_reused_ratio": (
+            sum(run.admissions[first_pool, row["request"]][0][1] for row in served) / inputs if inputs else None
+        ),
+        "ttft_ms": statistics_of(counted(run, rows, one, "ttft")),
+        "tpot_ms": statistics_of(counted(run, rows, one, "tpot")),
+        "itl_ms": statistics_of([float(gap) / 1e6 for gap in run.gaps(rows)]),
+        "e2e_latency_ms": statistics_of(counted(run, rows, one, "e2e")),
+    }
+    if one.sla.keys() - {"pooled_itl_ms"}:
+        figures["goodput_completed_requests"] = sum(keeps(run, row, one.sla) for row in served)
+    if one.slo:
+        figures["slo"] = [objective(run, one, number, rows) for number in range(len(one.slo))]
+    return figures
+
+
+def counted(run: Run, rows: list[Row], one: Deployment, metric: str) -> list[float]:
+    """Return the samples of a latency as reports count them: of served requests, or infinite for the others, too."""
+    return [ms for ms in latencies(run, metric, rows) if one.count_rejected or np.isfinite(ms)]
 
 
 def statistics(name: str, samples: Iterable[float]) -> Row:
@@ -94,6 +185,11 @@ def statistics(name: str, samples: Iterable[float]) -> Row:
     names = ["mean", "min", "max", "median", "p75", "p90", "p95", "p99", "std"]
     if not values.size:
         return {f"{key}_{name}": None for key in names}
+    if np.isinf(values).any():
+        values.sort()
+        wanted = ["mean", "p0", "max", "p50", "p75", "p90", "p95", "p99", "max"]
+        infinite = [statistic_of(values, key) for key in wanted]
+        return {f"{key}_{name}": figure if np.isfinite(figure) else None for key, figure in zip(names, infinite)}
     figures = [values.mean(), values.min(), values.max(), *np.percentile(values, [50, 75, 90, 95, 99]), values.std()]
     return {f"{key}_{name}": float(figure) for key, figure in zip(names, figures)}
 
@@ -101,7 +197,7 @@ def statistics(name: str, samples: Iterable[float]) -> Row:
 def expected_report(run: Run, one: Deployment) -> Row:
     """Return every figure of the report."""
     completed = run.completed
-    rejected = [row for row in run.requests if row["status"] != "finished"]
+    rejected = [row for row in run.part if row["status"] != "finished"]
     seconds = run.duration / SECOND_NS if run.duration else None
     inputs = sum(row["input_length"] for row in completed)
     outputs = sum(len(run.visible(row)) for row in completed)
@@ -109,15 +205,17 @@ def expected_report(run: Run, one: Deployment) -> Row:
     reused = sum(run.admissions[first_pool, row["request"]][0][1] for row in completed)
     several = [row for row in completed if len(run.visible(row)) > 1]
 
-    def of(rows: list[Row], figure: Callable[[Row, list[int]], float]) -> list[float]:
-        return [figure(row, run.visible(row)) for row in rows]
+    def of(rows: list[Row], figure: Callable[[Row, list[int]], float], asks: int = 1) -> list[float]:
+        samples = [figure(row, run.visible(row)) for row in rows]
+        unserved = [row for row in rejected if row["requested_output_length"] >= asks] if one.count_rejected else []
+        return samples + [float("inf") for _ in unserved]
 
     def per_second(count: int) -> float | None:
         return count / seconds if seconds else None
 
     gaps = run.gaps()
     report: Row = {
-        "num_requests": len(run.requests),
+        "num_requests": len(run.part),
         "completed_requests": len(completed),
         "rejected_requests": len(rejected),
         "rejected_by_reason": dict(Counter(row["reject_reason"] for row in rejected)),
@@ -135,8 +233,8 @@ def expected_report(run: Run, one: Deployment) -> Row:
         "total_preemptions": sum(run.preemptions.values()),
         "pools": [pool_report(run, pool, one) for pool in run.pools],
         **statistics("ttft_ms", of(completed, lambda row, at: (at[0] - ns(row["arrival_ms"])) / 1e6)),
-        **statistics("ttst_ms", of(several, lambda _, at: (at[1] - at[0]) / 1e6)),
-        **statistics("tpot_ms", of(several, lambda _, at: (at[-1] - at[0]) / 1e6 / (len(at) - 1))),
+        **statistics("ttst_ms", of(several, lambda _, at: (at[1] - at[0]) / 1e6, 2)),
+        **statistics("tpot_ms", of(several, lambda _, at: (at[-1] - at[0]) / 1e6 / (len(at) - 1), 2)),
         **statistics("itl_ms", gaps / 1e6),
         **statistics("e2e_latency_ms", of(completed, lambda row, at: (at[-1] - ns(row["arrival_ms"])) / 1e6)),
         **statistics("output_token_throughput_per_user", 1e9 / gaps[gaps > 0]),
@@ -158,7 +256,11 @@ def expected_report(run: Run, one: Deployment) -> Row:
         report["goodput_request_throughput_rps"] = per_second(len(good))
         report["goodput_output_throughput_tok_s"] = per_second(sum(len(run.visible(row)) for row in good))
     if one.slo:
-        report["slo"] = [objective(run, one, number) for number in range(len(one.slo))]
+        report["slo"] = [objective(run, one, number, run.part) for number in range(len(one.slo))]
+    if run.measured is not None:
+        report["measured"] = {**run.measured, "whole_run": figures_of(run, run.requests, one)}
+    if one.count_rejected:
+        report["counted_as_infinite"] = len(rejected)
     grows = overload(run)
     if grows:
         report["overload"] = grows
@@ -199,12 +301,12 @@ def overload(run: Run) -> Row | None:
     }
 
 
-def latencies(run: Run, metric: str) -> list[float]:
+def latencies(run: Run, metric: str, rows: list[Row]) -> list[float]:
     """Return the samples of a latency in ms, infinite for requests that were not served."""
     if metric == "itl":
-        return [float(gap) / 1e6 for gap in run.gaps()]
+        return [float(gap) / 1e6 for gap in run.gaps(rows)]
     samples = []
-    for row in run.requests:
+    for row in rows:
         at, arrival = run.visible(row), ns(row["arrival_ms"])
         if metric == "tpot" and row["requested_output_length"] < 2:
             continue
@@ -217,21 +319,22 @@ def latencies(run: Run, metric: str) -> list[float]:
     return samples
 
 
-def objective(run: Run, one: Deployment, number: int) -> Row:
+def objective(run: Run, one: Deployment, number: int, rows: list[Row]) -> Row:
     """Return what became of an objective."""
     wanted = one.slo[number]
-    unserved = sum(row["status"] != "finished" for row in run.requests)
+    served = [row for row in rows if row["status"] == "finished"]
+    unserved = len(rows) - len(served)
     value: float | None
     if len(wanted) == 2:
         limit, limits = wanted[0] / 100, wanted[1]
         sla = {f"{name}_ms": ms for name, ms in limits.items()}
-        samples, good = len(run.requests), sum(keeps(run, row, sla) for row in run.completed)
+        samples, good = len(rows), sum(keeps(run, row, sla) for row in served)
         value, misses = (good / samples if samples else None), samples - good
         met = value is not None and 100 * good >= wanted[0] * samples
         margin = None if value is None else value - limit
     else:
         statistic, metric, sign, limit = wanted
-        figures = np.sort(np.array(latencies(run, metric)))
+        figures = np.sort(np.array(latencies(run, metric, rows)))
 
         def kept(figure: float) -> bool:
             return figure < limit if sign == "<" else figure <= limit
@@ -285,7 +388,8 @@ def pool_report(run: Run, pool: str, one: Deployment) -> Row:
         batches.append(sum(len(row["scheduled"]) * length for row, length in zip(computed, lengths)))
     batch_size = sum(batches) / sum(busy) if sum(busy) else None
     most = one.most_requests[pool]
-    shares = [time / run.duration for time in busy] if run.duration else None
+    whole = run.duration_of(run.requests)
+    shares = [time / whole for time in busy] if whole else None
     return {
         "pool": pool,
         "workers": run.pools[pool],
@@ -362,6 +466,7 @@ def expected_row(run: Run, row: Row, one: Deployment) -> Row:
         "e2e_latency_ms": (at[-1] - arrival) / 1e6 if at else None,
         "reused_tokens": stages[0]["reused_tokens"] if stages else 0,
         "preemptions": sum(stage["preemptions"] for stage in stages),
+        "measured": None if run.measured is None else row in run.part,
         "ttft_breakdown": breakdown(run, row, one) if at else None,
         "stages": stages,
     }

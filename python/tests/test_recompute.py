@@ -44,6 +44,7 @@ def test_deployments_are_of_all_kinds() -> None:
             "--sla-pooled-itl-ms",
         ),
         *(f"--{key.replace('_', '-')}" for key in HOST_TIMES),
+        *("--warmup auto", "--warmup 7", "--warmup 40ms", "--cooldown", "--count-rejected"),
         *("step:", "polynomial", "linear:", "priority", "enable_mixed_chunk"),
     ]:
         assert any(word in arguments for arguments in words), word

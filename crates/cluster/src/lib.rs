@@ -48,4 +48,4 @@ pub use replay::{LoadMode, Replay};
 pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
 pub use simulate::Simulation;
 pub use stamped::Stamp;
-pub use tokens::TokenLog;
+pub use tokens::{TokenLog, WithTokens};

@@ -1,10 +1,92 @@
 //! When every token of a run reached its user, from passes in which requests that decode are only counted.
 
-use servecast_engine::{Decodes, Iteration};
+use std::ops::ControlFlow;
+
+use servecast_engine::{Decodes, Iteration, Joined};
 use servecast_latency::Host;
+use servecast_record::SoFar;
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
-use crate::{CaughtUp, Delivery, Topology, WorkerChange};
+use crate::cluster::Routed;
+use crate::{CaughtUp, Delivery, Detail, Observer, Topology, WorkerChange};
+
+/// Keeps the times of tokens, if anybody wants them, for an observer that does not see to it.
+#[derive(Debug)]
+pub struct WithTokens<'a, O> {
+    log: Option<TokenLog>,
+    observer: &'a mut O,
+}
+
+impl<'a, O: Observer> WithTokens<'a, O> {
+    /// For a run of a deployment; without `keeps` it hands everything on and nothing else.
+    pub fn new(topology: &Topology, keeps: bool, observer: &'a mut O) -> Self {
+        Self { log: keeps.then(|| TokenLog::new(topology)), observer }
+    }
+
+    /// By request, when each of its tokens reached its user, if they were kept.
+    pub fn into_times(self) -> Option<Vec<Vec<Time>>> {
+        self.log.map(TokenLog::into_times)
+    }
+}
+
+impl<O: Observer> Observer for WithTokens<'_, O> {
+    fn detail(&self) -> Detail {
+        let own = if self.log.is_some() { Detail::Tokens } else { Detail::default() };
+        own.max(self.observer.detail())
+    }
+
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        if let Some(log) = &mut self.log {
+            log.iteration(pool, worker, iteration);
+        }
+        self.observer.iteration(pool, worker, iteration);
+    }
+
+    fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {
+        self.observer.joined(pool, worker, joined, now);
+    }
+
+    fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
+        if let Some(log) = &mut self.log {
+            log.decoded(pool, worker, decodes);
+        }
+        self.observer.decoded(pool, worker, decodes);
+    }
+
+    fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
+        if let Some(log) = &mut self.log {
+            log.caught_up(pool, worker, caught_up);
+        }
+        self.observer.caught_up(pool, worker, caught_up);
+    }
+
+    fn settled(&mut self, until: Time) {
+        self.observer.settled(until);
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        self.observer.routed(routed);
+    }
+
+    fn worker_changed(&mut self, change: &WorkerChange) {
+        if let Some(log) = &mut self.log {
+            log.worker_changed(change);
+        }
+        self.observer.worker_changed(change);
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.observer.is_interrupted()
+    }
+
+    fn recorded(&mut self, so_far: &SoFar<'_>, ended: u64) -> ControlFlow<()> {
+        self.observer.recorded(so_far, ended)
+    }
+
+    fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
+        self.observer.progress(now, ended)
+    }
+}
 
 /// Notes when tokens reach users, for an observer that wants [`Detail::Tokens`](crate::Detail::Tokens) and hands on what
 /// it is told of.

@@ -77,6 +77,10 @@ pub struct ReplayConfig {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitsConfig,
+    /// Which requests figures are of.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub measured: MeasuredConfig,
     /// Where results go.
     #[command(flatten)]
     #[serde(flatten)]
@@ -304,6 +308,25 @@ pub struct LimitsConfig {
     /// m; or 'goodput >= 99% (ttft <= 2s, tpot <= 50ms)'. --fail-if slo makes the exit status 3 if one is missed.
     #[arg(long, value_name = "OBJECTIVE")]
     pub slo: Option<Vec<String>>,
+}
+
+/// Which requests figures are of.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Figures")]
+pub struct MeasuredConfig {
+    /// Leave the first requests out of all figures: by time (60s), by number (100), or up to a steady state (auto)
+    ///
+    /// They are served all the same. A time counts from the first arrival and has a unit: ms, s, m or h. `auto` finds the
+    /// steady state of the TTFT by MSER-5.
+    #[arg(long, value_name = "TIME|N|auto")]
+    pub warmup: Option<String>,
+    /// Leave the last requests out of all figures: by time up to the last arrival (60s), or by number (100)
+    #[arg(long, value_name = "TIME|N")]
+    pub cooldown: Option<String>,
+    /// Count requests that were not served as infinite in latencies, as --slo does in any case
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub count_rejected: Option<bool>,
 }
 
 /// What is written, and where.

@@ -44,7 +44,7 @@ impl Outcome {
     fn requests_jsonl<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let rows = py.detach(|| {
             let mut rows = Vec::new();
-            write_request_rows(&self.0.record, &mut rows).map(|()| rows)
+            write_request_rows(&self.0.record, self.0.window, &mut rows).map(|()| rows)
         })?;
         Ok(PyBytes::new(py, &rows))
     }

@@ -219,6 +219,42 @@ pub struct RunRecord {
     pub extrapolated_iterations: u64,
     /// What the times of iterations are estimated from, where nothing was measured; empty otherwise.
     pub latency_estimates: Vec<String>,
+    /// By request, when each of its tokens reached the user, if somebody asked for that.
+    pub token_times: Option<Vec<Vec<Time>>>,
+}
+
+impl RunRecord {
+    /// The requests that `keeps`, by their number, with the gaps between their tokens; what is of pools and iterations is
+    /// that of the whole run, since a pass serves whoever is there.
+    ///
+    /// # Panics
+    /// Without [`Self::token_times`]: gaps of all requests are counted together.
+    #[must_use]
+    pub fn part(&self, keeps: impl Fn(usize) -> bool) -> Self {
+        let times = self.token_times.as_ref().expect("a part of a run needs the times of its tokens");
+        let (mut requests, mut token_times, mut gaps) = (Vec::new(), Vec::new(), TokenGaps::default());
+        let mut readmitted = FxHashMap::default();
+        for (number, request) in self.requests.iter().enumerate().filter(|(number, _)| keeps(*number)) {
+            let (id, new) = (RequestId(number as u32), RequestId(requests.len() as u32));
+            for stage in 0..request.stages.len() as u8 {
+                readmitted.extend(self.readmitted.get(&(id, stage)).map(|&at| ((new, stage), at)));
+            }
+            let tokens = times.get(number).map_or(&[][..], Vec::as_slice);
+            tokens.windows(2).for_each(|pair| gaps.add(pair[1].since(pair[0]), 1));
+            token_times.push(tokens.to_vec());
+            requests.push(request.clone());
+        }
+        let Self { pools, extrapolated_iterations, latency_estimates, .. } = self;
+        Self {
+            requests,
+            gaps,
+            pools: pools.clone(),
+            readmitted,
+            extrapolated_iterations: *extrapolated_iterations,
+            latency_estimates: latency_estimates.clone(),
+            token_times: Some(token_times),
+        }
+    }
 }
 
 /// What a run has recorded while it goes on.

@@ -19,6 +19,12 @@ function summary() {
     at.append(node("p", { class: `verdict ${kept ? "good" : "bad"}` }, node("b", {}, kept ? "✓ SLA kept" : "✗ SLA missed"),
       `: ${judged.map(([, text]) => text).join("; ")}. The verdict asks for ${WANTED * 100}%.`));
   } else if (!r.slo?.length) at.append(node("p", { class: "dim" }, "No SLA was given, so there is no verdict: --sla-ttft-ms, --sla-tpot-ms, --sla-e2e-ms and --sla-pooled-itl-ms set limits, --slo objectives."));
+  if (r.measured) {
+    const m = r.measured, span = m.from_ms == null ? "" : `, which arrived from ${number(m.from_ms / 1e3)} to ${number(m.to_ms / 1e3)} s`;
+    const found = { given: "as asked for", mser5: "steady state by MSER-5", no_steady_state: "no steady state found, so nothing is left out before" }[m.found_by];
+    at.append(node("p", {}, node("b", {}, `Measured: ${number(m.requests)} of ${number(m.requests + m.left_out_before + m.left_out_after)} requests`), `${span}; ${number(m.left_out_before)} before and ${number(m.left_out_after)} after left out (${found}). Charts, and what pools did, are of the whole run.`));
+  }
+  if (r.counted_as_infinite) at.append(node("p", {}, `${number(r.counted_as_infinite)} requests were not served and count as infinite in latencies.`));
   if (r.overload) {
     const o = r.overload, seconds = o.from_ms / 1e3;
     const from = seconds < 120 ? `second ${number(seconds, 0)}` : `minute ${number(seconds / 60, 0)}`;

@@ -92,6 +92,7 @@ mod tests {
             turn: 0,
             input_length: 10,
             status: "finished".to_owned(),
+            measured: true,
             ttft_ms: Some(ttft_ms),
             tpot_ms: None,
             e2e_latency_ms: Some(100.0),

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use servecast_record::{RequestRecord, RunRecord};
-use servecast_types::{Duration, Time};
+use servecast_types::Duration;
 
 use crate::latency::tpot_ms;
 use crate::report::Report;
@@ -44,36 +44,13 @@ impl ExportFormat {
     }
 }
 
-/// When each token of each request reached the user.
-#[derive(Debug, Clone, Default)]
-pub struct TokenTimes(Vec<Vec<Time>>);
-
-/// By request, those of each in order.
-impl From<Vec<Vec<Time>>> for TokenTimes {
-    fn from(times: Vec<Vec<Time>>) -> Self {
-        Self(times)
-    }
-}
-
-impl TokenTimes {
-    fn of(&self, request: usize) -> &[Time] {
-        self.0.get(request).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Writes a run in the form of another tool; `tokens` are for those that [need them](ExportFormat::needs_token_times),
-/// and what they would say is left out without.
-pub fn export(
-    format: ExportFormat,
-    run: &RunRecord,
-    report: &Report,
-    tokens: Option<&TokenTimes>,
-    mut out: impl Write,
-) -> io::Result<()> {
+/// Writes a run in the form of another tool, and with it what [needs the times of tokens](ExportFormat::needs_token_times) if it
+/// has them. Of a run of which a part is measured, that part is written.
+pub fn export(format: ExportFormat, run: &RunRecord, report: &Report, mut out: impl Write) -> io::Result<()> {
     match format {
         ExportFormat::Aiperf => serde_json::to_writer_pretty(&mut out, &aiperf::summary(run, report))?,
         ExportFormat::AiperfRecords => return aiperf::records(run, out),
-        ExportFormat::VllmBench => serde_json::to_writer_pretty(&mut out, &bench::vllm(run, report, tokens))?,
+        ExportFormat::VllmBench => serde_json::to_writer_pretty(&mut out, &bench::vllm(run, report))?,
         ExportFormat::SglangBench => serde_json::to_writer(&mut out, &bench::sglang(run, report))?,
         ExportFormat::Csv => return csv(run, out),
     }
@@ -115,17 +92,19 @@ fn csv(run: &RunRecord, mut out: impl Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use servecast_types::Time;
+
     use super::*;
     use crate::{SummaryOptions, fixture, summarize};
 
     /// What the run of the fixture is in a format, with the times of its tokens.
     pub(super) fn text(format: ExportFormat) -> String {
-        let run = fixture::run();
+        let mut run = fixture::run();
         let times = |ms: &[u64]| ms.iter().map(|ms| Time::from_ns(ms * 1_000_000)).collect();
-        let tokens = TokenTimes::from(vec![times(&[30, 40, 50]), times(&[100, 110, 120, 140, 180])]);
+        run.token_times = Some(vec![times(&[30, 40, 50]), times(&[100, 110, 120, 140, 180])]);
         let report = summarize(&run, &SummaryOptions::default());
         let mut bytes = Vec::new();
-        export(format, &run, &report, Some(&tokens), &mut bytes).unwrap();
+        export(format, &run, &report, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 

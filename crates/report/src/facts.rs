@@ -8,19 +8,24 @@ use crate::report::Report;
 use crate::saturation::render_overload;
 use crate::slo::render_slo;
 use crate::table::{count, grouped, or_none, percent, share};
+use crate::window::render_measured;
 
 /// The lines below the table.
 pub(crate) fn facts(report: &Report) -> Vec<String> {
     let (completed, rejected) = (count(report.completed_requests), count(report.rejected_requests));
-    let mut facts = vec![
+    let mut facts: Vec<String> = report.measured.iter().flat_map(render_measured).collect();
+    facts.extend([
         format!("Prefix cache reuse: {} of prompt tokens", share(*report.prefix_cache_reused_ratio)),
         format!("Requests: {completed} completed, {rejected} rejected"),
-    ];
+    ]);
     for (reason, &requests) in &report.rejected_by_reason {
         facts.push(format!("  rejected as {reason}: {}", count(requests)));
     }
     if let Some(withdrawn) = report.withdrawn_requests {
         facts.push(format!("  taken back by their clients: {}", count(withdrawn)));
+    }
+    if let Some(infinite) = report.counted_as_infinite {
+        facts.push(format!("  not served, counted as infinite in latencies: {}", count(infinite)));
     }
     if report.itl_relative_error > 0.0 {
         facts.push(format!(

@@ -2,7 +2,8 @@
 //!
 //! `Report` is declared once, through [`flat_object!`]; serialisation, its inverse and the JSON Schema are
 //! all derived from that list. Most fields are one key of the same name; a [`Stats`] called `ttft_ms` is the
-//! nine keys `mean_ttft_ms`, …, `std_ttft_ms`. A [`Measured`] without a sample is null, an absent `Option` no key.
+//! nine keys `mean_ttft_ms`, …, `std_ttft_ms`. A [`Measured`] without a sample is null, and so is a
+//! statistic that is infinite; an absent `Option` is no key.
 
 use std::collections::BTreeMap;
 
@@ -75,6 +76,7 @@ one_key!(
     crate::Overload,
     Sla,
     crate::ErrorBar,
+    crate::MeasuredPart,
 );
 
 impl<T: Field> Field for Option<T> {
@@ -117,15 +119,14 @@ impl Field for Measured<Stats> {
     }
 
     fn take(name: &str, object: &mut Map<String, Value>) -> Result<Self, String> {
-        let mut values = Some([0.0; Stats::NAMES.len()]);
+        // Of a metric that has samples, what is null is infinite.
+        let (mut values, mut has_samples) = ([f64::INFINITY; Stats::NAMES.len()], false);
         for (position, (statistic, _)) in Stats::NAMES.iter().enumerate() {
             let value: Option<f64> = take_key(&format!("{statistic}_{name}"), object)?;
-            values = values.zip(value).map(|(mut values, value)| {
-                values[position] = value;
-                values
-            });
+            has_samples |= value.is_some();
+            values[position] = value.unwrap_or(f64::INFINITY);
         }
-        Ok(Self(values.map(Stats::from_array)))
+        Ok(Self(has_samples.then(|| Stats::from_array(values))))
     }
 
     fn describe(name: &str, doc: &str, keys: &mut Keys<'_>) {

@@ -33,6 +33,7 @@ mod latency_page;
 mod measured;
 mod page;
 mod paired;
+mod part;
 mod pool;
 mod printable;
 mod recommendation_page;
@@ -46,6 +47,7 @@ mod stats;
 mod summary;
 mod table;
 mod validation;
+mod window;
 
 pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
@@ -55,12 +57,13 @@ pub use differences::{
     render_differences,
 };
 pub use differences_page::{ComparedPage, render_differences_page};
-pub use export::{ExportFormat, TokenTimes, export};
+pub use export::{ExportFormat, export};
 pub use fail_if::{FailIf, FailIfError, Limit, Operator, UnknownFigure, relative_change};
 pub use latency_page::{LatencyPage, PartTimes, render_latency_page};
 pub use measured::Measured;
 pub use page::{PageContext, render_page};
 pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
+pub use part::{Figures, Judges, Percentiles};
 pub use pool::{PoolReport, Spread};
 pub use printable::printable;
 pub use recommendation_page::render_recommendation;
@@ -74,3 +77,4 @@ pub use stats::Stats;
 pub use summary::{Online, SummaryOptions, summarize};
 pub use table::{Cells, TableOptions, grouped, printable_styled, render_cells, render_table};
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};
+pub use window::{FoundBy, Margin, MeasuredPart, Window};

@@ -25,12 +25,19 @@ pub struct RequestFigures {
     pub input_length: u32,
     /// `finished` or `rejected`.
     pub status: String,
+    /// Whether it is measured, where the run leaves some out.
+    #[serde(default = "is_measured")]
+    pub measured: bool,
     /// Time to first token.
     pub ttft_ms: Option<f64>,
     /// Mean gap between tokens.
     pub tpot_ms: Option<f64>,
     /// From arrival to the last token.
     pub e2e_latency_ms: Option<f64>,
+}
+
+fn is_measured() -> bool {
+    true
 }
 
 /// Why rows of requests cannot be read.
@@ -89,7 +96,7 @@ type Latency = fn(&RequestFigures) -> Option<f64>;
 /// Pairs the requests of two runs; `None` unless both ran the same requests: the same lines with the same prompt
 /// lengths.
 ///
-/// Rejected requests have no pair. Resampling draws from a generator of its own for each latency.
+/// Rejected requests have no pair, and those have none that one of the runs leaves out as warm-up or cool-down. Resampling draws from a generator of its own for each latency.
 pub fn paired_changes(
     baseline: &[RequestFigures],
     other: &[RequestFigures],
@@ -106,7 +113,8 @@ pub fn paired_changes(
         if twin.input_length != request.input_length {
             return None;
         }
-        if twin.status == "finished" && request.status == "finished" {
+        let counts = |one: &RequestFigures| one.status == "finished" && one.measured;
+        if counts(twin) && counts(request) {
             pairs.push((*twin, request));
         }
     }
@@ -184,6 +192,7 @@ mod tests {
             turn: 0,
             input_length: 10,
             status: "finished".to_owned(),
+            measured: true,
             ttft_ms: Some(ttft_ms),
             tpot_ms: None,
             e2e_latency_ms: Some(2.0 * ttft_ms),

@@ -14,6 +14,7 @@ use crate::saturation::Overload;
 use crate::sla::Sla;
 use crate::slo::SloOutcome;
 use crate::stats::Stats;
+use crate::window::MeasuredPart;
 
 /// JSON Schema of [`Report`], as text.
 pub const REPORT_SCHEMA: &str = include_str!("../schema/report.schema.json");
@@ -43,6 +44,10 @@ flat_object! {
     /// A figure of which the run has no sample is null: every latency of a run that served nobody, rates and shares
     /// of a run without a token. *Completed* requests are those served to the end; *duration* below is
     /// `duration_ms / 1000`.
+    ///
+    /// With a warm-up or a cool-down (`measured`), all of it is over the requests that are measured, but for what pools did
+    /// (`pools`, `total_preemptions`, `total_iterations`, `spec_decode_…`, `latency_extrapolated_ratio`) and `overload`, which
+    /// are of the whole run: a pass serves whoever is there.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Report {
         /// Version of the keys of this object.
@@ -60,6 +65,8 @@ flat_object! {
         /// Every setting that the run depends on, defaults included, by the keys of a configuration file; files by
         /// their names without folders, and without `trace_file`.
         pub settings: Option<Settings>,
+        /// Which requests the figures are of (`warmup`, `cooldown`); absent where they are of all.
+        pub measured: Option<MeasuredPart>,
         /// Requests that arrived.
         pub num_requests: u64,
         /// Requests served to the end.
@@ -71,6 +78,10 @@ flat_object! {
         /// Requests that their clients took back, as those under way when an online replay is ended; absent when there
         /// were none.
         pub withdrawn_requests: Option<u64>,
+        /// Requests that were not served and count as infinite in `ttft_ms`, `e2e_latency_ms`, `queue_time_ms`, and, if they
+        /// asked for two tokens or more, in `ttst_ms` and `tpot_ms` (`count_rejected`): statistics that are infinite for it are
+        /// null. Absent without that.
+        pub counted_as_infinite: Option<u64>,
         /// Prompt tokens of completed requests.
         pub total_input_tokens: u64,
         /// Tokens produced for completed requests.
@@ -205,7 +216,7 @@ mod tests {
     use servecast_record::RunRecord;
 
     use super::*;
-    use crate::{Online, SummaryOptions, fixture, summarize};
+    use crate::{Figures, FoundBy, Online, Percentiles, SummaryOptions, fixture, summarize};
 
     /// A report in which no optional key is absent.
     fn full() -> Report {
@@ -217,19 +228,59 @@ mod tests {
         let mut online = Online { speed: 2.0, ..Online::default() };
         online.lateness.add(servecast_types::Duration::from_ns(250_000), 3);
         let online = Some(online);
-        let options = SummaryOptions { sla, slo, wall_time_ms: 1.5, online, notes, sentences, provenance };
+        let options = SummaryOptions {
+            sla,
+            slo,
+            wall_time_ms: 1.5,
+            online,
+            notes,
+            sentences,
+            provenance,
+            ..SummaryOptions::default()
+        };
         let report = summarize(&fixture::run(), &options);
         let withdrawn_requests = Some(1);
+        let measured = Some(measured());
         let overload = Overload { from_ms: 60e3, growth_rps: 3.75, arrival_rps: 12.5, backlog: 17 };
         Report {
             overload: Some(overload),
             withdrawn_requests,
+            measured,
+            counted_as_infinite: Some(2),
             spec_decode_num_drafts: Some(4),
             spec_decode_num_draft_tokens: Some(12),
             spec_decode_num_accepted_tokens: Some(6),
             spec_decode_acceptance_rate: Some(0.5),
             spec_decode_mean_acceptance_length: Some(2.5),
             ..report
+        }
+    }
+
+    fn measured() -> MeasuredPart {
+        let latency =
+            Percentiles { mean: Some(50.0), median: Some(50.0), p90: None, p95: None, p99: None, max: None };
+        let whole_run = Figures {
+            num_requests: 5,
+            completed_requests: 3,
+            rejected_requests: 2,
+            total_input_tokens: 500,
+            total_output_tokens: 9,
+            prefix_cache_reused_ratio: Some(0.25),
+            ttft_ms: Some(latency),
+            tpot_ms: None,
+            itl_ms: None,
+            e2e_latency_ms: None,
+            goodput_completed_requests: Some(1),
+            slo: None,
+        };
+        MeasuredPart {
+            from_ms: Some(10.0),
+            to_ms: Some(60.0),
+            requests: 4,
+            left_out_before: 1,
+            left_out_after: 0,
+            found_by: FoundBy::Given,
+            whole_run,
         }
     }
 
@@ -304,6 +355,34 @@ mod tests {
           "settings": {
             "num_workers": 2
           },
+          "measured": {
+            "from_ms": 10.0,
+            "to_ms": 60.0,
+            "requests": 4,
+            "left_out_before": 1,
+            "left_out_after": 0,
+            "found_by": "given",
+            "whole_run": {
+              "num_requests": 5,
+              "completed_requests": 3,
+              "rejected_requests": 2,
+              "total_input_tokens": 500,
+              "total_output_tokens": 9,
+              "prefix_cache_reused_ratio": 0.25,
+              "ttft_ms": {
+                "mean": 50.0,
+                "median": 50.0,
+                "p90": null,
+                "p95": null,
+                "p99": null,
+                "max": null
+              },
+              "tpot_ms": null,
+              "itl_ms": null,
+              "e2e_latency_ms": null,
+              "goodput_completed_requests": 1
+            }
+          },
           "num_requests": 4,
           "completed_requests": 2,
           "rejected_requests": 2,
@@ -312,6 +391,7 @@ mod tests {
             "prompt_too_long": 1
           },
           "withdrawn_requests": 1,
+          "counted_as_infinite": 2,
           "total_input_tokens": 400,
           "total_output_tokens": 8,
           "rejected_input_tokens": 9400,

@@ -7,15 +7,20 @@ use servecast_record::{RejectReason, RequestRecord, RequestStatus, RunRecord, St
 use servecast_types::{Duration, Role, Time};
 
 use crate::latency::{tpot_ms, ttst};
+use crate::window::Window;
 
 /// Writes one JSON object a line for each request of `run`, in order of arrival.
 ///
 /// A time or latency that does not exist is `null`: the second token of a request with one token, say.
-/// Rejected requests have those of the tokens that they got, so filter by `status` before averaging.
-pub fn write_request_rows(run: &RunRecord, mut out: impl Write) -> io::Result<()> {
+/// Rejected requests have those of the tokens that they got, so filter by `status` before averaging. Where a part of the run is
+/// measured, rows say by `measured` whether they belong to it.
+pub fn write_request_rows(run: &RunRecord, window: Window, mut out: impl Write) -> io::Result<()> {
+    let measured = (!window.is_whole()).then(|| window.is_measured(run));
     for (ordinal, request) in run.requests.iter().enumerate() {
         let breakdown = run.ttft_breakdown(ordinal);
-        serde_json::to_writer(&mut out, &RequestRow::new(ordinal, request, breakdown))?;
+        let mut row = RequestRow::new(ordinal, request, breakdown);
+        row.measured = measured.as_ref().map(|measured| measured[ordinal]);
+        serde_json::to_writer(&mut out, &row)?;
         out.write_all(b"\n")?;
     }
     out.flush()
@@ -44,6 +49,8 @@ struct RequestRow {
     e2e_latency_ms: Option<f64>,
     reused_tokens: u32,
     preemptions: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<bool>,
     stages: Vec<StageRow>,
 }
 
@@ -105,6 +112,7 @@ impl RequestRow {
             e2e_latency_ms: request.e2e().map(Duration::as_ms),
             reused_tokens: request.reused_tokens(),
             preemptions: request.stages.iter().map(|stage| stage.preemptions).sum(),
+            measured: None,
             stages: request.stages.iter().map(StageRow::new).collect(),
         }
     }
@@ -158,7 +166,7 @@ mod tests {
 
     fn lines() -> Vec<String> {
         let mut bytes = Vec::new();
-        write_request_rows(&fixture::run(), &mut bytes).unwrap();
+        write_request_rows(&fixture::run(), Window::default(), &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 

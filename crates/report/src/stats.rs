@@ -39,7 +39,7 @@ impl Stats {
 
     /// Statistics of `samples` in any order, `None` if there are none; sums follow the order given.
     ///
-    /// Every sample must be finite.
+    /// Samples may be infinite, upwards; a statistic that is so is infinite, and the spread of such samples, too.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -102,7 +102,7 @@ impl Stats {
             p90: percentile(90.0),
             p95: percentile(95.0),
             p99: percentile(99.0),
-            std: average(&|value| (value - mean).powi(2)).sqrt(),
+            std: if max.is_finite() { average(&|value| (value - mean).powi(2)).sqrt() } else { max },
         })
     }
 }
@@ -119,6 +119,10 @@ pub(crate) fn percentile(total: u64, percent: f64, at: impl Fn(u64) -> f64) -> f
     let share = position - rank;
     let below = at(rank as u64);
     let above = at((rank as u64 + 1).min(total - 1));
+    if above.is_infinite() {
+        // Between a figure and infinity there is nothing but infinity.
+        return if share > 0.0 { above } else { below };
+    }
     let gap = above - below;
     if share < 0.5 { below + gap * share } else { above - gap * (1.0 - share) }
 }

@@ -10,12 +10,14 @@ use servecast_types::Duration;
 
 use crate::latency::{queue_time, tpot_ms, ttst};
 use crate::measured::Measured;
+use crate::part::Judges;
 use crate::pool::{PoolReport, Spread};
 use crate::report::{Counts, Provenance, Report, SchemaVersion};
 use crate::saturation::overload;
 use crate::sla::Sla;
 use crate::slo::Slo;
 use crate::stats::Stats;
+use crate::window::{MeasuredPart, Window};
 
 /// What a report says that the run itself does not know.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,6 +36,26 @@ pub struct SummaryOptions {
     pub sentences: Vec<String>,
     /// What was run.
     pub provenance: Provenance,
+    /// What is left out at the ends of the run.
+    pub window: Window,
+    /// Whether a request that was not served counts as infinite in latencies.
+    pub count_rejected: bool,
+}
+
+impl SummaryOptions {
+    /// What requests are held against.
+    fn judges(&self) -> Judges<'_> {
+        let sla = (!self.sla.is_empty()).then_some(self.sla);
+        Judges { sla, slo: &self.slo, count_rejected: self.count_rejected }
+    }
+
+    /// The part of a run that is measured, and which it is; `None` if that is all of it.
+    ///
+    /// # Panics
+    /// As [`RunRecord::part`].
+    pub fn measured_part(&self, run: &RunRecord) -> Option<(RunRecord, MeasuredPart)> {
+        self.window.of(run, &self.judges())
+    }
 }
 
 /// How well a run by the clock of the machine kept to it.
@@ -55,14 +77,28 @@ impl Online {
     }
 }
 
-/// Computes the report of `run`.
+/// Computes the report of `run`, or of the part of it that is measured.
 ///
 /// Sums follow the order of the requests, and of the gaps by length, so equal runs give equal bytes.
 ///
 /// # Panics
 ///
-/// Panics when a request reused more tokens than its prompt has, which no sound run records.
+/// Panics when a request reused more tokens than its prompt has, which no sound run records, and where a part is measured
+/// of a run without [times of tokens](RunRecord::token_times).
 pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
+    match options.measured_part(run) {
+        Some((part, measured)) => report(&part, run, Some(measured), options),
+        None => report(run, run, None, options),
+    }
+}
+
+/// The report of `run`, which is a part of `whole` or all of it.
+fn report(
+    run: &RunRecord,
+    whole: &RunRecord,
+    measured: Option<MeasuredPart>,
+    options: &SummaryOptions,
+) -> Report {
     let completed: Vec<&RequestRecord> =
         run.requests.iter().filter(|request| request.is_finished()).collect();
     let with = |is: fn(RequestStatus) -> bool| -> Vec<&RequestRecord> {
@@ -73,20 +109,21 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let total_input_tokens = sum(&completed, |request| request.input_tokens);
     let total_output_tokens = sum(&completed, |request| request.output_tokens);
 
+    let whole_duration = duration(&whole.requests);
     let duration = duration(&run.requests);
     // Nothing can be said of a run without length.
     let seconds = duration.map(|duration| duration.as_ms() / 1000.0).filter(|&seconds| seconds > 0.0);
     let per_second = |count: u64| Measured(seconds.map(|seconds| count as f64 / seconds));
-    let stats = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
-        Measured(Stats::of(&completed.iter().filter_map(|request| of(request)).collect::<Vec<f64>>()))
-    };
+    let judges = options.judges();
+    let stats = |asks: u32, of: &dyn Fn(&RequestRecord) -> Option<f64>| Measured(judges.stats(run, asks, of));
+    let unserved = (run.requests.len() - completed.len()) as u64;
     let (itl_ms, output_token_throughput_per_user) = gap_stats(&run.gaps);
-    let sla = (!options.sla.is_empty()).then_some(options.sla);
+    let sla = judges.sla;
     let good = sla.filter(Sla::judges_requests).map(|sla| Good::of(&completed, sla));
     let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
     let provenance: Provenance = options.provenance.clone();
     let online = options.online.as_ref();
-    let drafts = Some(drafts(run)).filter(|drafts| drafts.verifications > 0);
+    let drafts = Some(drafts(whole)).filter(|drafts| drafts.verifications > 0);
 
     Report {
         schema_version: SchemaVersion::V1,
@@ -95,11 +132,13 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         workload_hash: provenance.workload_hash.map(|hash| format!("{hash:016x}")),
         seed: provenance.seed,
         settings: provenance.settings,
+        measured,
         num_requests: run.requests.len() as u64,
         completed_requests: completed.len() as u64,
         rejected_requests: rejected.len() as u64,
         rejected_by_reason: by_reason(&rejected),
         withdrawn_requests: (!withdrawn.is_empty()).then_some(withdrawn.len() as u64),
+        counted_as_infinite: options.count_rejected.then_some(unserved),
         total_input_tokens,
         total_output_tokens,
         rejected_input_tokens: sum(&rejected, |request| request.input_tokens),
@@ -115,14 +154,14 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         output_throughput_tok_s: per_second(total_output_tokens),
         total_throughput_tok_s: per_second(total_input_tokens + total_output_tokens),
         prefix_cache_reused_ratio: Measured(reused_ratio(&completed, total_input_tokens)),
-        ttft_ms: stats(&|request| Some(request.ttft()?.as_ms())),
-        ttst_ms: stats(&|request| Some(ttst(request)?.as_ms())),
-        tpot_ms: stats(&tpot_ms),
+        ttft_ms: stats(1, &|request| Some(request.ttft()?.as_ms())),
+        ttst_ms: stats(2, &|request| Some(ttst(request)?.as_ms())),
+        tpot_ms: stats(2, &tpot_ms),
         itl_ms,
         itl_relative_error: run.gaps.relative_error(),
-        e2e_latency_ms: stats(&|request| Some(request.e2e()?.as_ms())),
+        e2e_latency_ms: stats(1, &|request| Some(request.e2e()?.as_ms())),
         output_token_throughput_per_user,
-        queue_time_ms: stats(&|request| Some(queue_time(request)?.as_ms())),
+        queue_time_ms: stats(1, &|request| Some(queue_time(request)?.as_ms())),
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         total_iterations: iterations(run),
         spec_decode_num_drafts: drafts.map(|drafts| drafts.verifications),
@@ -136,14 +175,14 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         latency_error: provenance.latency_error,
         latency_extrapolated_ratio: extrapolated_ratio(run),
         latency_estimate: (!run.latency_estimates.is_empty()).then(|| run.latency_estimates.join(", ")),
-        pools: run.pools.iter().map(|pool| pool_report(pool, duration)).collect(),
+        pools: whole.pools.iter().map(|pool| pool_report(pool, whole_duration)).collect(),
         sla,
         goodput_completed_requests: good.map(|good| good.requests),
         goodput_request_throughput_rps: good.map(|good| per_second(good.requests)),
         goodput_output_throughput_tok_s: good.map(|good| per_second(good.output_tokens)),
         pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
         slo: (!options.slo.is_empty()).then(|| options.slo.iter().map(|slo| slo.judge(run)).collect()),
-        overload: overload(run),
+        overload: overload(whole),
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
         notes: (!options.sentences.is_empty()).then(|| options.sentences.clone()),
     }
@@ -172,7 +211,7 @@ fn extrapolated_ratio(run: &RunRecord) -> Option<f64> {
 }
 
 /// The share of prompt tokens that were reused, if there are prompt tokens.
-fn reused_ratio(completed: &[&RequestRecord], input_tokens: u64) -> Option<f64> {
+pub(crate) fn reused_ratio(completed: &[&RequestRecord], input_tokens: u64) -> Option<f64> {
     let reused = sum(completed, |request| {
         assert!(request.reused_tokens() <= request.input_tokens, "only prompt tokens can be reused");
         request.reused_tokens()
@@ -182,20 +221,20 @@ fn reused_ratio(completed: &[&RequestRecord], input_tokens: u64) -> Option<f64> 
 
 /// The requests that kept all limits.
 #[derive(Clone, Copy)]
-struct Good {
-    requests: u64,
+pub(crate) struct Good {
+    pub(crate) requests: u64,
     output_tokens: u64,
 }
 
 impl Good {
-    fn of(completed: &[&RequestRecord], sla: Sla) -> Self {
+    pub(crate) fn of(completed: &[&RequestRecord], sla: Sla) -> Self {
         let good: Vec<&RequestRecord> =
             completed.iter().copied().filter(|request| sla.is_met_by(request)).collect();
         Self { requests: good.len() as u64, output_tokens: sum(&good, |request| request.output_tokens) }
     }
 }
 
-fn sum(requests: &[&RequestRecord], tokens: impl Fn(&RequestRecord) -> u32) -> u64 {
+pub(crate) fn sum(requests: &[&RequestRecord], tokens: impl Fn(&RequestRecord) -> u32) -> u64 {
     requests.iter().map(|request| u64::from(tokens(request))).sum()
 }
 
@@ -207,7 +246,7 @@ fn duration(requests: &[RequestRecord]) -> Option<Duration> {
 }
 
 /// Statistics of the gaps in ms, and of the token rates, in tokens a second, of those that are not zero.
-fn gap_stats(gaps: &TokenGaps) -> (Measured<Stats>, Measured<Stats>) {
+pub(crate) fn gap_stats(gaps: &TokenGaps) -> (Measured<Stats>, Measured<Stats>) {
     let mean_ms = gaps.mean_ms();
     let gaps: Vec<(f64, u64)> = gaps.sorted().into_iter().map(|(gap, count)| (gap.as_ms(), count)).collect();
     // The longest gap is the lowest rate.

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
-use servecast_report::{Counts, ErrorBar, ExportFormat, Provenance, Sla, Slo, SummaryOptions};
+use servecast_report::{
+    Counts, ErrorBar, ExportFormat, Margin, Provenance, Sla, Slo, SummaryOptions, Window as Measured,
+};
 use servecast_types::{Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
@@ -25,6 +27,8 @@ pub struct Plan {
     pub sla: Sla,
     /// What the run has to keep.
     pub slo: Vec<Slo>,
+    /// What figures leave out at the ends of the run.
+    pub measured: Measured,
     /// How requests enter the deployment.
     pub mode: LoadMode,
     /// The same, as the workload sees it.
@@ -62,6 +66,7 @@ impl Plan {
         let config = layers.parse()?;
         let sla = limits(&config, &layers)?;
         let slo = objectives(&config, &layers)?;
+        let measured = measured(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;
         let online = online(&config, &layers)?;
         let source = Source::of(&config, &layers)?;
@@ -95,6 +100,7 @@ impl Plan {
             layers,
             sla,
             slo,
+            measured,
             mode,
             load,
             online,
@@ -123,9 +129,9 @@ impl Plan {
         }
     }
 
-    /// Whether an export has the time of every single token.
+    /// Whether a run has to keep the time of every single token: for an export, or since a part of it is measured.
     pub fn keeps_token_times(&self) -> bool {
-        self.exports.iter().any(|(format, _)| format.needs_token_times())
+        !self.measured.is_whole() || self.exports.iter().any(|(format, _)| format.needs_token_times())
     }
 
     /// Where iteration times come from.
@@ -151,6 +157,8 @@ impl Plan {
             wall_time_ms: 0.0,
             online: None,
             notes: counts(&workload.notes),
+            window: self.measured,
+            count_rejected: self.config.measured.count_rejected.unwrap_or(false),
             sentences: self.derived.clone(),
             provenance: Provenance {
                 servecast_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -236,6 +244,23 @@ fn limits(config: &ReplayConfig, layers: &Layers) -> Result<Sla, Failure> {
     };
     sla.validate().map_err(|error| layers.refused(error))?;
     Ok(sla)
+}
+
+/// What figures leave out.
+fn measured(config: &ReplayConfig, layers: &Layers) -> Result<Measured, Failure> {
+    let margin = |key: &'static str, text: &Option<String>| {
+        let margin = text.as_deref().map(str::parse::<Margin>).transpose();
+        margin.map_err(|problem| layers.refused(message!("{} {}", Message::key(key), problem)))
+    };
+    let given = &config.measured;
+    let measured =
+        Measured { warmup: margin("warmup", &given.warmup)?, cooldown: margin("cooldown", &given.cooldown)? };
+    if measured.cooldown == Some(Margin::Unsteady) {
+        return Err(layers
+            .refused(message!("{cooldown} is `auto`, but a steady state is looked for at the beginning only"))
+            .with_hint(message!("give a time, as 60s, or a number of requests; {--warmup} may be auto")));
+    }
+    Ok(measured)
 }
 
 /// What the run has to keep, each once, and whether anybody asks for it.

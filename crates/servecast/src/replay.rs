@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use servecast_cluster::{Detail, Observer, RunError, Simulation};
+use servecast_cluster::{Detail, Observer, RunError, Simulation, WithTokens};
 use servecast_config::error::{Failure, FailureKind, chain};
 use servecast_config::latency::Models;
 use servecast_config::settings::{Difference, Layers};
 use servecast_config::source::{Source, unusable_trace};
 use servecast_engine::Iteration;
 use servecast_record::RunRecord;
-use servecast_report::{Online, Report, SummaryOptions, printable, summarize};
+use servecast_report::{Online, Report, SummaryOptions, Window, printable, summarize};
 use servecast_types::{Message, Role, Time, WorkerId};
 use servecast_workload::{Workload, read_trace};
 
@@ -60,6 +60,8 @@ pub struct Outcome {
     pub report: Report,
     /// What happened to every request.
     pub record: RunRecord,
+    /// What the report leaves out at the ends of the run.
+    pub window: Window,
     /// A JSON line an iteration, if asked for.
     pub iterations: Option<Vec<u8>>,
     /// What the user should know: what has no effect, what was odd about the trace.
@@ -159,7 +161,7 @@ pub fn replay(
     let started = wall_clock();
     let watch = Watch::new(watch, requests);
     let mut follower = Follower::new(replay, &watch);
-    let outcome = run(simulation, plan.online, &watch, &mut follower);
+    let outcome = run(simulation, &plan, &watch, &mut follower);
     let wall_time_ms = started.elapsed().as_secs_f64() * 1000.0;
     let (record, online) = outcome.map_err(|error| {
         let interrupted = matches!(error, RunError::Interrupted { .. });
@@ -169,22 +171,29 @@ pub fn replay(
     let options = SummaryOptions { wall_time_ms, online, ..summary };
     let iterations = follower.iterations.map(IterationRows::into_inner);
     let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
-    Ok(Outcome { report: summarize(&record, &options), record, iterations, notes })
+    let window = options.window;
+    Ok(Outcome { report: summarize(&record, &options), record, window, iterations, notes })
 }
 
 /// Runs by the clock that there is. A run that `watch` ends has no record.
 fn run(
     simulation: Simulation,
-    online: Option<f64>,
+    plan: &Plan,
     watch: &Watch<'_>,
     follower: &mut Follower<'_>,
 ) -> Result<(RunRecord, Option<Online>), RunError> {
-    let Some(speed) = online else { return Ok((simulation.run(follower)?, None)) };
-    let run = run_online(simulation, speed, || watch.has_ended(), follower)?;
-    if run.was_stopped {
-        return Err(RunError::Interrupted { at: watch.reached.get().now });
-    }
-    Ok((run.record, Some(run.clock)))
+    let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(), follower);
+    let (record, online) = match plan.online {
+        None => (simulation.run(&mut follower)?, None),
+        Some(speed) => {
+            let run = run_online(simulation, speed, || watch.has_ended(), &mut follower)?;
+            if run.was_stopped {
+                return Err(RunError::Interrupted { at: watch.reached.get().now });
+            }
+            (run.record, Some(run.clock))
+        }
+    };
+    Ok((RunRecord { token_times: follower.into_times(), ..record }, online))
 }
 
 /// The deployment of a replay with its load in front, for whoever follows the run with an [`Observer`] of their own.
@@ -378,7 +387,7 @@ mod tests {
         let (without, with) = (run(&plain), run(&asked));
         let rows = |outcome: &Outcome| {
             let mut rows = Vec::new();
-            servecast_report::write_request_rows(&outcome.record, &mut rows).unwrap();
+            servecast_report::write_request_rows(&outcome.record, outcome.window, &mut rows).unwrap();
             rows
         };
         assert_eq!(rows(&without), rows(&with));

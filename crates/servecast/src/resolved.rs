@@ -44,6 +44,7 @@ fn config(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> 
         },
         deployment: deployment(plan, named),
         limits: plan.config.limits.clone(),
+        measured: plan.config.measured.clone(),
         ..ReplayConfig::default()
     }
 }

@@ -108,6 +108,14 @@ pub enum TraceError {
         /// The line.
         line: u64,
     },
+    /// Times since 1970 are in several units.
+    #[error(
+        "line {line}: by its size the timestamp is in another unit since 1970 than those before it: write all of them in one"
+    )]
+    MixedUnits {
+        /// The line.
+        line: u64,
+    },
     /// The replies of a session make a prompt too long.
     #[error(
         "line {line}: with all that came before it in its session the prompt has {tokens} tokens, but must have a whole \

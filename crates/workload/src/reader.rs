@@ -279,13 +279,14 @@ fn key_before(text: &str) -> Option<&str> {
 fn check_format(start: &[u8]) -> Result<(), TraceError> {
     const DECOMPRESS: &str = "decompress it first";
     const EXPORT: &str = "write it out as JSON Lines";
+    const PARQUET: &str = "the Python package reads it, with PyArrow or Polars (`servecast.run_trace_replay`); or write it out as JSON Lines";
     const FORMATS: [(&[u8], &str, &str); 9] = [
         (b"\x1f\x8b", "gzip data", DECOMPRESS),
         (b"\x28\xb5\x2f\xfd", "Zstandard data", DECOMPRESS),
         (b"\xfd7zXZ\0", "xz data", DECOMPRESS),
         (b"BZh", "bzip2 data", DECOMPRESS),
         (b"PK\x03\x04", "a zip archive", "extract the trace from it first"),
-        (b"PAR1", "a Parquet file", EXPORT),
+        (b"PAR1", "a Parquet file", PARQUET),
         (b"ARROW1", "an Arrow file", EXPORT),
         (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
         (b"\xfe\xff", "UTF-16", "save it as UTF-8"),

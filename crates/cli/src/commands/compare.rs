@@ -85,6 +85,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     };
     let mut broken = broken(&differences, &conditions)?;
     if !conditions.is_empty() {
+        if !args.different_workloads {
+            check_measured(baseline, others)?;
+        }
         check_workloads(baseline, others, args.different_workloads)?;
         if !args.allow_fewer {
             broken.extend(others.iter().filter_map(|run| served_fewer(baseline, run)));
@@ -204,6 +207,30 @@ fn check_workloads(baseline: &Run, others: &[Run], may_differ: bool) -> Result<(
                 "note: whether {} ran the workload of {} is not known: a report of an older release has no hash of it",
                 other.name, one.name
             )),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to judge runs by each other whose figures leave out other requests.
+fn check_measured(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
+    let of = |run: &Run, key: &str| {
+        let settings = run.figures.settings.as_ref()?;
+        Some(settings.get(key).filter(|value| !value.is_null()).map(ToString::to_string))
+    };
+    for run in others {
+        for key in ["warmup", "cooldown", "count_rejected"] {
+            let (Some(before), Some(after)) = (of(baseline, key), of(run, key)) else { continue };
+            if before == after {
+                continue;
+            }
+            let told = |run: &Run, value: Option<String>| {
+                format!("{} has {}", run.figures.name, value.unwrap_or_else(|| "none".to_owned()))
+            };
+            let (one, other) = (told(baseline, before), told(run, after));
+            let message =
+                format!("--fail-if is for figures of the same requests, but of `{key}` {one}, and {other}");
+            return Err(Failure::user(message).with_hint("--different-workloads judges them all the same"));
         }
     }
     Ok(())

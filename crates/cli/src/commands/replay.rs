@@ -7,13 +7,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use servecast_cluster::{
-    CaughtUp, Detail, LoadMode, Observer, Routed, RunError, Simulation, TokenLog, Topology,
-};
+use servecast_cluster::{Detail, LoadMode, Observer, Routed, RunError, Simulation, Topology, WithTokens};
 use servecast_engine::{Decodes, Iteration};
 use servecast_record::RunRecord;
 use servecast_report::{
-    Activity, BusySpan, PoolSize, Report, TableOptions, TokenTimes, render_charts, render_slo, render_table,
+    Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, render_charts, render_slo, render_table,
     summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
@@ -135,10 +133,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         Simulation::new(&plan.topology, workload, &plan.options()).map_err(|error| layers.refused(error))?;
     let outcome = run_by_clock(simulation, &plan, &interrupt, &mut follower);
     let timeline = follower.timeline.take();
-    let (activity, tokens) = (
-        follower.activity.take(),
-        follower.tokens.take().map(|tokens| TokenTimes::from(tokens.into_times())),
-    );
+    let activity = follower.activity.take();
     let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
     let (record, online) = outcome.map_err(|error| Failure::run(chain(&error)))?;
     if let Some((timeline, path)) = timeline.zip(config.output.timeline.as_deref()) {
@@ -155,7 +150,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         record: &record,
         report: &report,
         activity: activity.as_ref(),
-        tokens: tokens.as_ref(),
+        options: &options,
         notes: &notes,
     };
     outputs::write(&plan, run, complete, &interrupt)?;
@@ -178,6 +173,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
 fn show(report: &Report, record: &RunRecord, format: Format, quiet: bool) -> Result<(), Failure> {
     if !quiet {
         tell_of_rejected(report);
+        tell_of_measured(report);
         tell_of_extrapolated(report);
         tell_of_estimate(report);
     }
@@ -194,9 +190,15 @@ fn run_by_clock(
     interrupt: &Interrupt,
     follower: &mut Follower,
 ) -> Result<(RunRecord, Option<OnlineRun>), RunError> {
-    let Some(speed) = plan.online else { return Ok((simulation.run(follower)?, None)) };
-    let mut run = run_online(simulation, speed, || interrupt.take(), follower)?;
-    Ok((std::mem::take(&mut run.record), Some(run)))
+    let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(), follower);
+    let (record, run) = match plan.online {
+        None => (simulation.run(&mut follower)?, None),
+        Some(speed) => {
+            let mut run = run_online(simulation, speed, || interrupt.take(), &mut follower)?;
+            (std::mem::take(&mut run.record), Some(run))
+        }
+    };
+    Ok((RunRecord { token_times: follower.into_times(), ..record }, run))
 }
 
 /// Writes what was sent, and says how it is replayed.
@@ -265,8 +267,6 @@ struct Follower {
     timeline: Option<Timeline<OutputFile>>,
     /// What the page shows of workers, if there is one.
     activity: Option<Activity>,
-    /// When each token reached the user, if an export says so.
-    tokens: Option<TokenLog>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
     /// Whether Ctrl-C lets the run end by itself.
@@ -284,7 +284,6 @@ impl Follower {
             routing: create(&output.routing_jsonl)?.map(Rows::new),
             timeline: create(&output.timeline)?.map(|file| Timeline::new(file, plan.timeline)),
             activity: output.has_page().then(|| watch(&plan.topology)),
-            tokens: plan.keeps_token_times().then(|| TokenLog::new(&plan.topology)),
             failure: None,
             is_online: plan.online.is_some(),
         })
@@ -317,19 +316,10 @@ fn watch(topology: &Topology) -> Activity {
 
 impl Observer for Follower {
     fn detail(&self) -> Detail {
-        if self.iterations.is_some() {
-            Detail::Iterations
-        } else if self.tokens.is_some() {
-            Detail::Tokens
-        } else {
-            Detail::Passes
-        }
+        if self.iterations.is_some() { Detail::Iterations } else { Detail::Passes }
     }
 
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
-        if let Some(tokens) = &mut self.tokens {
-            tokens.iteration(pool, worker, iteration);
-        }
         if let Some(activity) = &mut self.activity {
             let span = BusySpan {
                 start: iteration.start,
@@ -357,9 +347,6 @@ impl Observer for Follower {
     }
 
     fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
-        if let Some(tokens) = &mut self.tokens {
-            tokens.decoded(pool, worker, decodes);
-        }
         if let Some(activity) = &mut self.activity {
             let (first, after) = (decodes.free_blocks, decodes.free_blocks_after());
             let span = BusySpan {
@@ -378,12 +365,6 @@ impl Observer for Follower {
         {
             let written = timeline.decoded(pool, worker, decodes);
             self.failure = written.map_err(|error| timeline.out().failure(&error)).err();
-        }
-    }
-
-    fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
-        if let Some(tokens) = &mut self.tokens {
-            tokens.caught_up(pool, worker, caught_up);
         }
     }
 
@@ -416,6 +397,17 @@ fn tell_of_rejected(report: &Report) {
         report.rejected_by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     let (rejected, all) = (report.rejected_requests, report.num_requests);
     note(&format!("note: {rejected} of {all} requests were rejected: {}", reasons.join(", ")));
+}
+
+/// Says where figures are not of what was asked for, or of nothing.
+fn tell_of_measured(report: &Report) {
+    let Some(measured) = &report.measured else { return };
+    if measured.found_by == FoundBy::NoSteadyState {
+        note("note: no steady state was found in the TTFT (MSER-5), so no request is left out as warm-up");
+    }
+    if measured.requests == 0 {
+        note("note: no request is measured: warm-up and cool-down leave all of them out");
+    }
 }
 
 /// Says how much of the run lies outside what the latency model was measured on.

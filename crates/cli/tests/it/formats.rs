@@ -123,7 +123,7 @@ fn what_is_no_trace_is_called_what_it_is() {
     sandbox.write("summary.json.gz", packed.finish().unwrap());
     sandbox.run(&["replay", "summary.json.gz"]).is_refused(&["holds the summary of a serving benchmark"]);
     sandbox.write("a.parquet", b"PAR1\x15\x04");
-    sandbox.run(&["replay", "a.parquet"]).is_refused(&["a Parquet file"]);
+    sandbox.run(&["replay", "a.parquet"]).is_refused(&["a Parquet file", "the Python package reads it"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod known;
 mod kv_router;
 mod latency;
 mod latency_ops;
+mod measured;
 mod oracle_bad;
 mod output;
 mod pools;

@@ -340,6 +340,7 @@ fn parse(values: &Map<String, Value>) -> Result<ReplayConfig, Message> {
         sglang: section(values)?,
         several: section(values)?,
         limits: section(values)?,
+        measured: section(values)?,
         output: section(values)?,
     })
 }
@@ -360,6 +361,9 @@ fn section<T: DeserializeOwned + Default + Serialize>(values: &Map<String, Value
 fn expectation(key: &str, expected: Expected) -> String {
     match (expected, key) {
         (Expected::List, "slo") => "a list of strings, each an objective such as 'p95 ttft <= 1s'".to_owned(),
+        (_, "warmup" | "cooldown") => {
+            "a string: a time, as \"60s\", or a number of requests, as \"100\"".to_owned()
+        }
         (Expected::List, "fail_if") => "a list of strings, each a condition".to_owned(),
         (Expected::List, "export") => "a list of strings, each FORMAT=FILE".to_owned(),
         (Expected::List, "vary") => "a list of strings, each KEY=VALUE,VALUE,...".to_owned(),

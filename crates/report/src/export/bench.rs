@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::Time;
 
-use super::{TokenTimes, e2e_ms, finished, samples, ttft_ms};
+use super::{e2e_ms, finished, samples, ttft_ms};
 use crate::report::Report;
 
 /// Figures of both benchmarks that go by the same name and definition; lengths of time are seconds. What there is no
@@ -34,7 +34,7 @@ fn bench(report: &Report, e2e: &str) -> Map<String, Value> {
     object
 }
 
-pub(super) fn vllm(run: &RunRecord, report: &Report, tokens: Option<&TokenTimes>) -> Value {
+pub(super) fn vllm(run: &RunRecord, report: &Report) -> Value {
     let mut object = bench(report, "e2el");
     let mut add = |key: &str, value: Value| object.insert(key.to_owned(), value);
     add("backend", json!("servecast"));
@@ -55,7 +55,7 @@ pub(super) fn vllm(run: &RunRecord, report: &Report, tokens: Option<&TokenTimes>
     add("start_times", all(&|request| request.arrival.as_ms() / 1000.0));
     let error = |request: &RequestRecord| if request.is_finished() { "" } else { "rejected" };
     add("max_concurrent_requests", json!(most_under_way(run)));
-    if let Some(tokens) = tokens {
+    if let Some(tokens) = &run.token_times {
         add("itls", json!(itls(run, tokens)));
         add("max_output_tokens_per_s", json!(most_tokens_a_second(run, tokens)));
     }
@@ -64,11 +64,15 @@ pub(super) fn vllm(run: &RunRecord, report: &Report, tokens: Option<&TokenTimes>
 }
 
 /// The gaps between the tokens of each request, in seconds; of those that failed none.
-fn itls(run: &RunRecord, tokens: &TokenTimes) -> Vec<Vec<f64>> {
+fn itls(run: &RunRecord, tokens: &[Vec<Time>]) -> Vec<Vec<f64>> {
     let gaps =
         |times: &[Time]| times.windows(2).map(|pair| pair[1].since(pair[0]).as_ms() / 1000.0).collect();
     let of = |(number, request): (usize, &RequestRecord)| {
-        if request.is_finished() { gaps(tokens.of(number)) } else { Vec::new() }
+        if request.is_finished() {
+            tokens.get(number).map_or_else(Vec::new, |times| gaps(times))
+        } else {
+            Vec::new()
+        }
     };
     run.requests.iter().enumerate().map(of).collect()
 }
@@ -96,11 +100,11 @@ fn most_under_way(run: &RunRecord) -> u64 {
 }
 
 /// The most tokens that came within one second of the clock.
-fn most_tokens_a_second(run: &RunRecord, tokens: &TokenTimes) -> u64 {
+fn most_tokens_a_second(run: &RunRecord, tokens: &[Vec<Time>]) -> u64 {
     let mut counts: FxHashMap<u64, u64> = FxHashMap::default();
     let second = second_of(run);
     for (number, request) in run.requests.iter().enumerate() {
-        for time in tokens.of(number).iter().filter(|_| request.is_finished()) {
+        for time in tokens.get(number).into_iter().flatten().filter(|_| request.is_finished()) {
             *counts.entry(second(*time)).or_insert(0) += 1;
         }
     }

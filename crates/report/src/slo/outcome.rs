@@ -102,30 +102,10 @@ impl Statistic {
                     })
                     .collect();
                 let at = |rank: u64| samples[ends.partition_point(|&end| end <= rank)].0;
-                let [below, above] = ranks(percent, number).map(at);
-                if above.is_infinite() {
-                    // Between a figure and infinity there is nothing but infinity.
-                    return if is_whole(percent, number) { below } else { f64::INFINITY };
-                }
                 percentile(number, percent, at)
             }
         }
     }
-}
-
-/// The ranks from 0 between which a percentile of so many samples lies.
-fn ranks(percent: f64, number: u64) -> [u64; 2] {
-    let rank = position(percent, number).floor() as u64;
-    [rank, (rank + 1).min(number - 1)]
-}
-
-fn position(percent: f64, number: u64) -> f64 {
-    (number - 1) as f64 * (percent / 100.0)
-}
-
-/// Whether a percentile is one of the samples.
-fn is_whole(percent: f64, number: u64) -> bool {
-    position(percent, number).fract() == 0.0
 }
 
 /// Whether so many of all are at least the share that is wanted, or more than it; in whole numbers where the share is a whole
@@ -290,7 +270,7 @@ mod tests {
             let outcome = judged(&format!("p{percent} ttft <= {limit}ms"), &requests(&ttfts));
             let misses = ttfts.iter().filter(|ttft| ttft.is_none_or(|ms| ms > limit)).count() as u64;
             prop_assert_eq!(outcome.misses, misses);
-            let rank = ranks(f64::from(percent), outcome.samples)[0];
+            let rank = ((outcome.samples - 1) as f64 * (f64::from(percent) / 100.0)).floor() as u64;
             // All samples from that rank on are misses: the percentile lies among them.
             if misses >= outcome.samples - rank {
                 prop_assert!(!outcome.met);

@@ -67,6 +67,7 @@ impl Question {
         let limits = limits([max_gpus, gpus], node_gpus, spare, prices)?;
         let factors = factors(growth)?;
         let config = layers.parse()?;
+        refuse_measured(&config, &layers)?;
         let slo = objectives(&config, &layers)?;
         let threads = threads(&config, &layers)?;
         Ok(Self { layers, config, slo, goals, limits, factors, threads, preset })
@@ -104,6 +105,27 @@ impl Question {
             "servecast_version": env!("CARGO_PKG_VERSION"), "workload_hash": hash(fingerprint), "slo": slo,
             "settings": self.of_a_run(),
         })
+    }
+}
+
+/// Refuses settings that leave requests out: what a deployment cannot keep is seen from all of them, often before the end.
+fn refuse_measured(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure> {
+    let given = &config.measured;
+    let keys = [
+        ("warmup", given.warmup.is_some()),
+        ("cooldown", given.cooldown.is_some()),
+        ("count_rejected", given.count_rejected.is_some()),
+    ];
+    match keys.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((key, _)) => Err(layers
+            .refused(message!(
+                "{} is for the figures of a replay, but a search judges all requests",
+                Message::key(key)
+            ))
+            .with_hint(
+                "leave it out: requests that are not served are misses of every objective in any case",
+            )),
     }
 }
 

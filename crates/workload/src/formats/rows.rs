@@ -84,6 +84,12 @@ impl Seen {
 
     /// Brings timestamps to milliseconds that are in another unit beyond doubt, and notes what is odd about them.
     pub(super) fn settle_unit(&self, trace: &mut Trace) -> Result<(), TraceError> {
+        if self.unit.is_none()
+            && !trace.token_ids
+            && let Some(line) = mixed_units(&trace.rows)
+        {
+            return Err(TraceError::MixedUnits { line });
+        }
         let recognised = self.recognised(trace);
         trace.block_size = recognised.and_then(Recognised::block_size);
         trace.notes.recognised = recognised;
@@ -164,4 +170,20 @@ fn read_row(
         trace.notes.note_ignored_keys(object.unknown);
     }
     Ok(())
+}
+
+/// The first row whose time is in another unit than that of the first, where all are times since 1970 by their size.
+fn mixed_units(rows: &[TraceRow]) -> Option<u64> {
+    let since_1970 = |ms: f64| {
+        let is_ms = (1e12..1e14).contains(&ms);
+        TimeUnit::of_epoch(ms).or(is_ms.then_some(TimeUnit::Ms))
+    };
+    let (mut first, mut other) = (None, None);
+    for row in rows {
+        let unit = since_1970(row.timestamp_ms?)?;
+        if *first.get_or_insert(unit) != unit {
+            other = other.or(Some(row.line));
+        }
+    }
+    other
 }

@@ -1,5 +1,7 @@
 //! What the crate promises to those who use it, one file per behaviour.
 
+mod damaged;
+mod documented;
 mod formats;
 mod lengths;
 mod malformed;

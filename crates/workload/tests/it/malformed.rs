@@ -340,7 +340,11 @@ fn what_is_not_text_is_called_by_its_name() {
     let cases: [(&[u8], &str); 5] = [
         (b"\x1f\x8b\x08\0\0", "line 1: this is gzip data, not text: decompress it first"),
         (b"\x28\xb5\x2f\xfd\x04", "line 1: this is Zstandard data, not text: decompress it first"),
-        (b"PAR1\x15\x04", "line 1: this is a Parquet file, not text: write it out as JSON Lines"),
+        (
+            b"PAR1\x15\x04",
+            "line 1: this is a Parquet file, not text: the Python package reads it, with PyArrow or Polars \
+             (`servecast.run_trace_replay`); or write it out as JSON Lines",
+        ),
         (b"\xff\xfe{\0\"\0", "line 1: this is UTF-16, not text: save it as UTF-8"),
         (b"\n\n{\"a\": \"\xc3\x28\"}", "line 3: byte 8 is not UTF-8: a trace is JSON Lines text in UTF-8"),
     ];

@@ -1,8 +1,10 @@
 //! What becomes of damaged files of every form: an error or requests, never a panic, and nothing that a valid file does
 //! not say.
+//!
+//! `SERVECAST_PROPERTY_CASES=1000000` damages a million files (`.ci/long fuzz`).
 
 use proptest::prelude::*;
-use servecast_workload::{Cut, Load, Trace, TraceError, TraceForm, Workload, read_trace};
+use servecast_workload::{Cut, Load, Trace, TraceError, TraceForm, TraceRow, Workload, read_trace};
 
 /// A small file of each form.
 const FILES: &[&str] = &[
@@ -59,6 +61,44 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// Few in the default run; `SERVECAST_PROPERTY_CASES` asks for a long campaign.
+fn cases() -> u32 {
+    let given = std::env::var_os("SERVECAST_PROPERTY_CASES");
+    given.map_or(256, |given| given.to_str().unwrap().parse().expect("SERVECAST_PROPERTY_CASES is a number"))
+}
+
+/// A text with its bytes at these places, each with a length, replaced.
+fn damaged(text: &str, damage: Vec<(prop::sample::Index, usize, Vec<u8>)>) -> Vec<u8> {
+    let mut text = text.as_bytes().to_vec();
+    for (at, len, bytes) in damage {
+        let at = at.index(text.len().max(1)).min(text.len());
+        let end = (at + len).min(text.len());
+        text.splice(at..end, bytes);
+    }
+    text
+}
+
+/// Files of several rows, each on a line of its own that stands for itself.
+fn files_of_rows() -> Vec<String> {
+    let several = |file: &&str| {
+        let header =
+            if file.starts_with(['{', '[']) { "" } else { file.split_inclusive('\n').next().unwrap() };
+        let rows = &file[header.len()..];
+        // Names of sessions and ids that have to be unique are others in each copy.
+        let copy = |number: u32| {
+            rows.replace("\"t1\"", &format!("\"t{number}\""))
+                .replace("\"s0\"", &format!("\"s{number}\""))
+                .replace("\"spanId\": \"b1\"", &format!("\"spanId\": \"b{number}\""))
+                .replace("\"session_id\": \"a\"", &format!("\"session_id\": \"a{number}\""))
+        };
+        let file = format!("{header}{}{}{}", copy(1), copy(2), copy(3));
+        let lines = file.lines().count();
+        // A row that ends with a line is one.
+        (rows.ends_with('\n') && lines > 2 && read(file.as_bytes()).is_ok()).then_some(file)
+    };
+    FILES.iter().filter_map(several).collect()
+}
+
 #[test]
 fn every_form_is_read() {
     for file in FILES {
@@ -68,22 +108,63 @@ fn every_form_is_read() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
     #[test]
     fn no_damage_breaks_a_reader(
         file in prop::sample::select(FILES.to_vec()),
         damage in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..8, bytes()), 1..4),
     ) {
-        let mut text = file.as_bytes().to_vec();
-        for (at, len, bytes) in damage {
-            let at = at.index(text.len().max(1)).min(text.len());
-            let end = (at + len).min(text.len());
-            text.splice(at..end, bytes);
-        }
+        let text = damaged(file, damage);
         if let Ok((trace, workload)) = read(&text) {
             prop_assert_eq!(workload.requests(), trace.rows.len());
             // What was read is what is written: a damaged row is another row, not another meaning of it.
             let rows = workload.mooncake_rows(16, Load::Closed).count();
             prop_assert_eq!(rows, trace.rows.len());
+        }
+    }
+
+    /// Whatever becomes of a row, the others say what they said: nothing of it is taken for something of theirs.
+    #[test]
+    fn damage_to_a_row_changes_no_other(
+        file in prop::sample::select(files_of_rows()),
+        row in any::<prop::sample::Index>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..8, bytes()), 1..4),
+    ) {
+        let whole = read(file.as_bytes()).unwrap().0;
+        let lines: Vec<&str> = file.lines().collect();
+        // The header of a table says what all of its rows are.
+        let first = usize::from(!file.starts_with(['{', '[']));
+        let row = first + row.index(lines.len() - first);
+        let mut text = Vec::new();
+        let mut is_one_line = true;
+        for (number, line) in lines.iter().enumerate() {
+            if number == row {
+                let line = damaged(line, damage.clone());
+                // In a table, an open quote goes on for as long as it is open.
+                is_one_line = !line.contains(&b'\n') && (first == 0 || !line.contains(&b'"'));
+                text.extend(line);
+            } else {
+                text.extend(line.as_bytes());
+            }
+            text.push(b'\n');
+        }
+        prop_assume!(is_one_line);
+        let Ok((trace, _)) = read(&text) else { return Ok(()) };
+        // What the unit of times is, and whether ids are those of tokens, is known from all rows, with a note.
+        let what = |trace: &Trace| (trace.notes.recognised, trace.token_ids, trace.block_size, trace.stated_block_size);
+        prop_assume!(what(&trace) == what(&whole));
+        let others = |trace: &Trace| -> Vec<TraceRow> {
+            trace.rows.iter().filter(|one| one.line != row as u64 + 1).cloned().collect()
+        };
+        let (found, expected) = (others(&trace), others(&whole));
+        prop_assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            prop_assert_eq!(found.line, expected.line);
+            prop_assert_eq!(found.output_length, expected.output_length);
+            prop_assert_eq!(found.input_length, expected.input_length);
+            prop_assert_eq!(found.priority, expected.priority);
+            prop_assert_eq!(found.timestamp_ms, expected.timestamp_ms);
         }
     }
 

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use servecast_cluster::{Observer, Simulation};
+use servecast_cluster::{Observer, Simulation, WithTokens};
+use servecast_record::RunRecord;
 use servecast_report::{Comparison, Report, SummaryOptions, render_comparison, summarize};
 use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
@@ -260,7 +261,9 @@ impl Runs {
         let mut follower = Follower { runs: self, position, progress };
         let simulation = Simulation::new(&plan.topology, workload, &plan.options())
             .map_err(|error| about(plan.layers.refused(error)))?;
-        let record = simulation.run(&mut follower).map_err(|error| about(Failure::run(chain(&error))))?;
+        let mut observer = WithTokens::new(&plan.topology, plan.keeps_token_times(), &mut follower);
+        let record = simulation.run(&mut observer).map_err(|error| about(Failure::run(chain(&error))))?;
+        let record = RunRecord { token_times: observer.into_times(), ..record };
         let wall_time_ms = follower.progress.finish();
         Ok(summarize(&record, &SummaryOptions { wall_time_ms, ..options }))
     }

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use servecast_record::RunRecord;
-use servecast_report::{Activity, PageContext, Report, TokenTimes, export, render_page, write_request_rows};
+use servecast_report::{
+    Activity, PageContext, Report, SummaryOptions, export, render_page, write_request_rows,
+};
 use servecast_workload::TraceNotes;
 
 use super::folder::Folder;
@@ -103,8 +105,8 @@ pub(super) struct Run<'a> {
     pub(super) report: &'a Report,
     /// What workers did over time, for the page.
     pub(super) activity: Option<&'a Activity>,
-    /// When each token came, for exports that say so.
-    pub(super) tokens: Option<&'a TokenTimes>,
+    /// What the report was made with.
+    pub(super) options: &'a SummaryOptions,
     /// What was found out about the trace.
     pub(super) notes: &'a TraceNotes,
 }
@@ -116,7 +118,7 @@ pub(super) fn write(
     mut complete: Vec<OutputFile>,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let Run { record, report, activity, tokens, notes } = run;
+    let Run { record, report, activity, options, notes } = run;
     let output = &plan.config.output;
     let mut write = |path: &Path, content: &dyn Fn(&mut OutputFile) -> io::Result<()>| {
         let mut file = OutputFile::create(path)?;
@@ -130,10 +132,14 @@ pub(super) fn write(
         file.clone().into_iter().chain(folder.map(|folder| folder.join(name))).collect::<Vec<_>>()
     };
     for path in paths(&output.requests_jsonl, ROWS) {
-        write(&path, &|file| write_request_rows(record, file))?;
+        write(&path, &|file| write_request_rows(record, options.window, file))?;
     }
-    for (format, path) in exports(output)? {
-        write(&path, &|file| export(format, record, report, tokens, file))?;
+    let exports = exports(output)?;
+    // Another tool would have sent those that are left out for itself.
+    let part = if exports.is_empty() { None } else { options.measured_part(record) };
+    let exported = part.as_ref().map_or(record, |(part, _)| part);
+    for (format, path) in exports {
+        write(&path, &|file| export(format, exported, report, file))?;
     }
     let pages = paths(&output.report_html, PAGE);
     if !pages.is_empty() || folder.is_some() {

@@ -149,11 +149,12 @@ proptest! {
             }
             text.push(b'\n');
         }
-        prop_assume!(is_one_line);
-        let Ok((trace, _)) = read(&text) else { return Ok(()) };
+        let (true, Ok((trace, _))) = (is_one_line, read(&text)) else { return Ok(()) };
         // What the unit of times is, and whether ids are those of tokens, is known from all rows, with a note.
         let what = |trace: &Trace| (trace.notes.recognised, trace.token_ids, trace.block_size, trace.stated_block_size);
-        prop_assume!(what(&trace) == what(&whole));
+        if what(&trace) != what(&whole) {
+            return Ok(());
+        }
         let others = |trace: &Trace| -> Vec<TraceRow> {
             trace.rows.iter().filter(|one| one.line != row as u64 + 1).cloned().collect()
         };

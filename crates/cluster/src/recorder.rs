@@ -152,9 +152,9 @@ impl Recorder {
             totals.drafts.accepted += u64::from(verified.accepted);
         }
         let worker = &mut workers[worker.index()];
-        let WorkerLimits { usable_blocks: usable, ranks, .. } = limits[place.index()];
-        // Ranks compute their parts of a pass at the same time, and each is told of.
-        let length = Duration::from_ns(iteration.end.since(iteration.start).as_ns() / u64::from(ranks));
+        let WorkerLimits { usable_blocks: usable, ranks, stages, .. } = limits[place.index()];
+        // Ranks compute their parts of a pass at the same time, and each is told of; stages of a pipeline have others.
+        let length = Duration::from_ns(iteration.busy().as_ns() / u64::from(ranks * stages));
         worker.busy_ns += length.as_ns();
         if iteration.num_scheduled() > 0 {
             let blocks = usable.saturating_sub(iteration.free_blocks_after_schedule);
@@ -389,6 +389,7 @@ fn limits(engine: &EngineConfig) -> WorkerLimits {
         max_num_seqs: engine.max_num_seqs(),
         usable_blocks: engine.usable_blocks(),
         ranks: engine.num_ranks(),
+        stages: engine.num_stages(),
     }
 }
 

@@ -206,6 +206,7 @@ pub fn capacity_setup(args: &EngineArgs, setup: &CapacitySetup) -> CapacitySetup
         // What is out of range is refused with the other settings.
         gpu_memory_utilization: args.gpu_memory_utilization.clamp(0.01, 1.0),
         block_size: page_size.unwrap_or_else(|| args.resolved_block_size()),
+        pipeline_parallel_size: setup.pipeline_parallel_size.max(args.pipeline_parallel_size),
         max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens),
         max_num_seqs: args.max_num_seqs.unwrap_or(setup.max_num_seqs),
         // Drafts beside groups are not simulated.
@@ -217,7 +218,8 @@ pub fn capacity_setup(args: &EngineArgs, setup: &CapacitySetup) -> CapacitySetup
 
 /// What vLLM's plan of groups of layers goes by.
 pub fn kv_plan_setup(args: &EngineArgs, setup: &CapacitySetup) -> KvPlanSetup {
-    let batches = u64::from(setup.pipeline_parallel_size) + u64::from(args.async_scheduling);
+    let stages = setup.pipeline_parallel_size.max(args.pipeline_parallel_size);
+    let batches = u64::from(stages) + u64::from(args.async_scheduling);
     let tokens = args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens);
     KvPlanSetup {
         disable_hybrid: args.disable_hybrid_kv_cache_manager == Some(true),
@@ -280,6 +282,10 @@ fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<Strin
         setup.block_size
     ))
 }
+
+/// What the times of a pipeline rest on.
+const EVEN_STAGES: &str = "each stage of the pipeline takes an even share of a pass, an assumption: layers are spread evenly, \
+                           and what goes from one stage to the next takes no time";
 
 /// What is said where a real GPU is to serve as Dynamo's mocker would: batches of its size make other latencies.
 fn of_the_mocker(given: &Given<'_>, settings: &Settings<'_>, spec: &LatencySpec) -> Option<String> {
@@ -429,13 +435,22 @@ impl Group {
             }
             None => None,
         };
-        let latency_source = latency::source(&spec, measured.as_deref())?;
-        let error_bar = latency::error_bar(&spec, measured.as_deref());
+        let mut latency_source = latency::source(&spec, measured.as_deref())?;
+        let is_pipeline = args.pipeline_parallel_size > 1;
+        let error_bar = if is_pipeline {
+            latency_source.push_str(&format!(", in {} stages of a pipeline", args.pipeline_parallel_size));
+            ErrorBar::unknown("pipelines were not measured")
+        } else {
+            latency::error_bar(&spec, measured.as_deref())
+        };
         let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
         let notes = measured.as_deref().map_or(&[][..], |model| model.notes());
         let mut derived: Vec<String> = notes.iter().map(|note| format!("{name}{note}")).collect();
         derived.extend(latency::other_version(&spec)?.map(|note| format!("{name}{note}")));
         derived.extend(of_the_mocker(given, &settings, &spec).map(|note| format!("{name}{note}")));
+        if is_pipeline {
+            derived.push(format!("{name}{EVEN_STAGES}"));
+        }
         if let Some(setup) = &setup {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }

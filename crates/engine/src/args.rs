@@ -134,6 +134,11 @@ pub struct EngineArgs {
     pub dp_dummy_us: Option<f64>,
     /// Microseconds until the other ranks begin when one of them has got a request; absent: 0.
     pub dp_wave_delay_us: Option<f64>,
+    /// vLLM: stages of a pipeline over which the layers of the model are spread. A stage takes an even share of the time that
+    /// the latency model gives for all layers; what a batch takes from one to the next is not counted.
+    pub pipeline_parallel_size: u32,
+    /// Microseconds that an engine with a pipeline sleeps when all its requests are under way; absent: 1,000, as vLLM does.
+    pub pipeline_idle_sleep_us: Option<f64>,
     /// vLLM: speculative decoding, as an object such as `{"method": "eagle3", "num_speculative_tokens": 3,
     /// "acceptance_rates": [0.67, 0.42, 0.26]}`; absent, every step of a request gives one token.
     pub speculative_config: Option<SpeculativeArgs>,
@@ -229,6 +234,8 @@ impl Default for EngineArgs {
             kv_transfer_timing_mode: KvTransferTimingMode::FullPrompt,
             kv_transfer_sharing: None,
             dp_size: 1,
+            pipeline_parallel_size: 1,
+            pipeline_idle_sleep_us: None,
             speculative_config: None,
             dp_sync_interval: None,
             dp_dummy_us: None,

@@ -24,6 +24,12 @@ pub const MAX_SEQUENCE_TOKENS: u32 = i32::MAX as u32;
 /// Most data-parallel ranks of a worker.
 pub(crate) const MAX_DP_SIZE: u32 = 1024;
 
+/// Most stages of a pipeline.
+pub(crate) const MAX_STAGES: u32 = 1024;
+
+/// How long an engine sleeps that found nothing to compute: vLLM 0.33 `EngineCoreProc`.
+const IDLE_SLEEP_US: f64 = 1000.0;
+
 /// Data-parallel ranks in lock step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DataParallel {
@@ -36,6 +42,14 @@ pub(crate) struct DataParallel {
     pub(crate) dummy: Option<Duration>,
     /// How much later than the rank that wakes them the others begin.
     pub(crate) wave_delay: Duration,
+}
+
+/// Stages of a pipeline.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PipelineParallel {
+    pub(crate) stages: u32,
+    /// How long an engine sleeps that found nothing to compute while it has requests.
+    pub(crate) idle_sleep: Duration,
 }
 
 /// Checked settings of an engine.
@@ -60,6 +74,7 @@ pub struct EngineConfig {
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
     pub(crate) dp: DataParallel,
+    pub(crate) pipeline: PipelineParallel,
     /// Groups of layers, if there are others than one that keeps everything.
     pub(crate) kv_groups: Option<Arc<KvGroups>>,
     /// Admission by TensorRT-LLM's rule instead of vLLM's.
@@ -125,6 +140,7 @@ impl EngineArgs {
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
             dp: self.data_parallel()?,
+            pipeline: self.pipeline_parallel()?,
             kv_groups: self.resolved_kv_groups()?.map(Arc::new),
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
@@ -142,11 +158,6 @@ impl EngineArgs {
     }
 
     fn data_parallel(&self) -> Result<DataParallel, ConfigError> {
-        let us = |key: &str, us: f64| {
-            let problem = format!("expected microseconds from 0 to {MOST_HOST_US:e}");
-            let duration = Duration::from_ms(us / 1000.0).ok().filter(|_| Host::is_time(us));
-            duration.ok_or_else(|| ConfigError::wrong(key, us, problem))
-        };
         let of_lockstep = [
             ("dp_sync_interval", self.dp_sync_interval.is_some()),
             ("dp_dummy_us", self.dp_dummy_us.is_some()),
@@ -162,9 +173,32 @@ impl EngineArgs {
             ranks: self.dp_size,
             sync_interval: self.dp_sync_interval.unwrap_or(if is_old { 32 } else { 16 }).into(),
             synchronises_at_once: !is_old,
-            dummy: self.dp_dummy_us.map(|dummy| us("dp_dummy_us", dummy)).transpose()?,
-            wave_delay: us("dp_wave_delay_us", self.dp_wave_delay_us.unwrap_or(0.0))?,
+            dummy: self.dp_dummy_us.map(|dummy| microseconds("dp_dummy_us", dummy)).transpose()?,
+            wave_delay: microseconds("dp_wave_delay_us", self.dp_wave_delay_us.unwrap_or(0.0))?,
         })
+    }
+
+    fn pipeline_parallel(&self) -> Result<PipelineParallel, ConfigError> {
+        let stages = self.pipeline_parallel_size;
+        if self.pipeline_idle_sleep_us.is_some() && stages == 1 {
+            return Err(ConfigError::Conflict(message!(
+                "{pipeline_idle_sleep_us} is for pipelines, but {pipeline_parallel_size} is 1"
+            )));
+        }
+        let excluded = [
+            ("dp_size", self.dp_size > 1),
+            ("kv_role", self.kv_role.is_some()),
+            ("prefill_schedule_interval", self.prefill_schedule_interval > 1),
+        ];
+        if let Some((key, _)) = excluded.into_iter().find(|(_, given)| *given && stages > 1) {
+            return Err(ConfigError::Conflict(message!(
+                "{} does not go together with {pipeline_parallel_size}, which is {}: it is not known what the engine does then",
+                Message::key(key),
+                stages
+            )));
+        }
+        let sleep = self.pipeline_idle_sleep_us.unwrap_or(IDLE_SLEEP_US);
+        Ok(PipelineParallel { stages, idle_sleep: microseconds("pipeline_idle_sleep_us", sleep)? })
     }
 
     /// Tokens a KV block, 0 standing for the default of the engine.
@@ -232,6 +266,10 @@ impl EngineArgs {
         if self.dp_size > 1 && self.engine_type != EngineType::Vllm {
             return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
         }
+        if self.pipeline_parallel_size > 1 && self.engine_type != EngineType::Vllm {
+            let found = self.pipeline_parallel_size.to_string();
+            return unsupported("pipeline_parallel_size", found, "use tensor parallelism, or vLLM");
+        }
         if self.dp_size > 1 && self.speculative_config.is_some() {
             return Err(ConfigError::Conflict(message!(
                 "{speculative_config} does not go together with {dp_size} yet, which is {}",
@@ -285,6 +323,7 @@ impl EngineArgs {
             ("max_num_batched_tokens", self.max_num_batched_tokens),
             ("max_model_len", self.max_model_len),
             ("dp_size", Some(self.dp_size)),
+            ("pipeline_parallel_size", Some(self.pipeline_parallel_size)),
             ("dp_sync_interval", self.dp_sync_interval),
             ("prefill_schedule_interval", Some(self.prefill_schedule_interval)),
         ];
@@ -294,6 +333,10 @@ impl EngineArgs {
         if self.dp_size > MAX_DP_SIZE {
             let problem = format!("expected at most {MAX_DP_SIZE} ranks");
             return Err(ConfigError::wrong("dp_size", self.dp_size, problem));
+        }
+        if self.pipeline_parallel_size > MAX_STAGES {
+            let problem = format!("expected at most {MAX_STAGES} stages");
+            return Err(ConfigError::wrong("pipeline_parallel_size", self.pipeline_parallel_size, problem));
         }
         if let Some(tokens) = self.max_model_len.filter(|&tokens| tokens > MAX_SEQUENCE_TOKENS) {
             let problem = format!("expected at most {MAX_SEQUENCE_TOKENS} tokens");
@@ -317,10 +360,22 @@ impl EngineArgs {
     }
 }
 
+/// A time in microseconds, as the setting `key` has it.
+fn microseconds(key: &str, us: f64) -> Result<Duration, ConfigError> {
+    let problem = format!("expected microseconds from 0 to {MOST_HOST_US:e}");
+    let duration = Duration::from_ms(us / 1000.0).ok().filter(|_| Host::is_time(us));
+    duration.ok_or_else(|| ConfigError::wrong(key, us, problem))
+}
+
 impl EngineConfig {
     /// Data-parallel ranks of a worker, each with the KV blocks that the settings say.
     pub fn num_ranks(&self) -> u32 {
         self.dp.ranks
+    }
+
+    /// Stages of the pipeline over which the layers of the model are spread; 1 without one.
+    pub fn num_stages(&self) -> u32 {
+        self.pipeline.stages
     }
 
     /// What the host takes besides passes: that of the latency model, where no setting says otherwise.

@@ -1,19 +1,23 @@
-//! One worker, from iteration to iteration: a scheduler by itself (`single`), or several in lock step (`lockstep`).
+//! One worker, from iteration to iteration: a scheduler by itself (`single`), one that feeds the stages of a pipeline
+//! (`pipeline`), or several in lock step (`lockstep`).
 
 mod front_end;
 mod lockstep;
+mod pipeline;
 mod single;
 
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
 
 use self::lockstep::Lockstep;
+use self::pipeline::Pipeline;
 use self::single::Single;
 use crate::iteration::IterationSink;
 use crate::{EngineConfig, EngineRequest, Rejection};
 
 /// One worker: schedulers, their KV caches, and the iterations in flight. It has one scheduler, or one for each of its
-/// [data-parallel ranks](crate::EngineArgs::dp_size).
+/// [data-parallel ranks](crate::EngineArgs::dp_size); several iterations are under way at a time in a
+/// [pipeline](crate::EngineArgs::pipeline_parallel_size).
 ///
 /// The driver passes time in. At one instant it first ends the iterations that are due
 /// ([`Engine::end_iteration`]), then submits what arrives, then lets the engine start ([`Engine::run`]).
@@ -28,6 +32,7 @@ pub struct Engine(Kind);
 enum Kind {
     Single(Single),
     Lockstep(Box<Lockstep>),
+    Pipeline(Box<Pipeline>),
 }
 
 /// Passes a call on to whichever engine it is.
@@ -36,6 +41,7 @@ macro_rules! each {
         match $engine {
             Engine(Kind::Single($name)) => $call,
             Engine(Kind::Lockstep($name)) => $call,
+            Engine(Kind::Pipeline($name)) => $call,
         }
     };
 }
@@ -77,8 +83,9 @@ pub struct EngineTracing {
 impl Engine {
     /// An engine without requests.
     pub fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
-        Self(match config.num_ranks() {
-            1 => Kind::Single(Single::new(config, tracing)),
+        Self(match (config.num_ranks(), config.num_stages()) {
+            (1, 1) => Kind::Single(Single::new(config, tracing)),
+            (1, _) => Kind::Pipeline(Box::new(Pipeline::new(config, tracing))),
             _ => Kind::Lockstep(Box::new(Lockstep::new(&config, tracing))),
         })
     }
@@ -207,7 +214,7 @@ impl Engine {
     /// Passes that ranks without work took part in, so that the others could go on; 0 where nothing is in lock step.
     pub fn num_dummies(&self) -> u64 {
         match self {
-            Self(Kind::Single(_)) => 0,
+            Self(Kind::Single(_) | Kind::Pipeline(_)) => 0,
             Self(Kind::Lockstep(engine)) => engine.num_dummies(),
         }
     }

@@ -19,6 +19,10 @@ pub struct Iteration {
     pub start: Time,
     /// When its results became visible.
     pub end: Time,
+    /// Between `start` and `end`, how long the batch waited for a stage of a pipeline that had another; 0 without one.
+    pub waited: Duration,
+    /// Of the batches that a pipeline can have under way at a time, which one it was; they take turns. 0 without one.
+    pub micro_batch: u32,
     /// Requests that computed something.
     pub scheduled: Vec<Scheduled>,
     /// Number of requests that decoded one token in this iteration, as in the one before, and are in none of the lists.
@@ -257,6 +261,11 @@ impl Iteration {
     /// Tokens computed by all requests together.
     pub fn total_tokens(&self) -> u64 {
         self.scheduled.iter().map(|scheduled| u64::from(scheduled.tokens)).sum::<u64>() + self.decoded
+    }
+
+    /// How long its stages computed, one after the other.
+    pub fn busy(&self) -> Duration {
+        self.end.since(self.start) - self.waited
     }
 
     /// Tokens that it gave to the requests in its lists and to those that [decoded](Iteration::decoded) besides.

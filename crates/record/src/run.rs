@@ -193,6 +193,8 @@ pub struct WorkerLimits {
     /// Its data-parallel ranks in lock step. What its [totals](WorkerTotals) say is of an average one of them, but for
     /// requests and tokens, which are those of all.
     pub ranks: u32,
+    /// Stages of its pipeline; 1 without one. It is busy as long as an average one of them.
+    pub stages: u32,
 }
 
 impl PoolRecord {

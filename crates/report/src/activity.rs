@@ -23,6 +23,8 @@ pub struct PoolSize {
     pub blocks: u32,
     /// Data-parallel ranks of a worker, over which what it did is an average.
     pub ranks: u32,
+    /// Stages of the pipeline of a worker, which is busy as long as an average one of them; 1 without one.
+    pub stages: u32,
 }
 
 /// Iterations of a worker, one after the other and about equally long.
@@ -63,6 +65,7 @@ struct WorkerActivity {
     /// KV blocks that requests can have.
     blocks: u32,
     ranks: u32,
+    stages: u32,
     bins: Vec<Bin>,
     /// Up to when the use of KV is known, and what it has been since.
     known_until: u64,
@@ -106,9 +109,9 @@ impl Activity {
         let workers: usize = sizes.iter().map(|size| size.workers as usize).sum();
         let bins = (ALL_BINS / workers.max(1)).clamp(LEAST_BINS, MOST_BINS);
         let mut pools: Vec<PoolActivity> = Vec::new();
-        for PoolSize { role, workers, blocks, ranks } in sizes {
+        for PoolSize { role, workers, blocks, ranks, stages } in sizes {
             let bins = vec![Bin::default(); bins];
-            let worker = WorkerActivity { blocks, ranks, bins, known_until: 0, used_blocks: 0 };
+            let worker = WorkerActivity { blocks, ranks, stages, bins, known_until: 0, used_blocks: 0 };
             let group = vec![worker; workers as usize];
             match pools.iter_mut().find(|pool| pool.role == role) {
                 Some(pool) => pool.workers.extend(group),
@@ -139,9 +142,12 @@ impl Activity {
         if end > start && span.tokens > 0 {
             let length = (end - start) as f64;
             let (tokens, iterations) = (span.tokens as f64 / length, span.iterations as f64 / length);
-            let busy = span.busy.as_ns() as f64 / length / ranks;
-            let whole = Bin { busy, tokens, iterations, block_ns: used };
+            let busy = span.busy.as_ns() as f64 / length / ranks / f64::from(worker.stages);
+            // Batches of a pipeline overlap, and each says how much of the one cache is used.
+            let seen = if worker.stages > 1 { worker.known_until.clamp(start, end) } else { start };
+            let whole = Bin { busy, tokens, iterations, block_ns: 0.0 };
             worker.spread(shift, start, end, &whole, 1.0);
+            worker.spread(shift, seen, end, &Bin { block_ns: 1.0, ..Bin::default() }, used);
         }
         worker.known_until = end.max(worker.known_until);
         worker.used_blocks = blocks.saturating_sub(span.free_blocks_after);
@@ -214,7 +220,8 @@ mod tests {
     const ROLE: Role = Role::Aggregated;
 
     fn activity(spans: &[(u64, u64, u64, u32)]) -> Activity {
-        let mut activity = Activity::new([PoolSize { role: ROLE, workers: 1, blocks: 100, ranks: 1 }]);
+        let mut activity =
+            Activity::new([PoolSize { role: ROLE, workers: 1, blocks: 100, ranks: 1, stages: 1 }]);
         for &(start, end, tokens, used) in spans {
             let free_blocks = 100 - used;
             let (start, end) = (Time::from_ns(start), Time::from_ns(end));
@@ -260,7 +267,7 @@ mod tests {
 
     #[test]
     fn workers_of_a_pool_may_have_different_blocks() {
-        let group = |workers, blocks| PoolSize { role: ROLE, workers, blocks, ranks: 1 };
+        let group = |workers, blocks| PoolSize { role: ROLE, workers, blocks, ranks: 1, stages: 1 };
         let mut activity = Activity::new([group(2, 100), group(1, 400)]);
         let (start, end) = (Time::ZERO, Time::from_ns(1000));
         let span = |free_blocks| BusySpan {

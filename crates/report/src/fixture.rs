@@ -48,7 +48,8 @@ pub(crate) fn run() -> RunRecord {
             WorkerLimits {
                 max_num_seqs: (role != Role::Prefill).then_some(8),
                 usable_blocks: 100,
-                ranks: 1
+                ranks: 1,
+                stages: 1
             };
             busy_ms.len()
         ],

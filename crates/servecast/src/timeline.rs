@@ -74,25 +74,36 @@ pub struct Timeline<W> {
     is_first: bool,
     /// Of each worker, by pool.
     workers: [Vec<Worker>; 3],
-    /// Of each data-parallel rank of a worker but the first, by pool.
-    ranks: [BTreeMap<Track, Worker>; 3],
+    /// Of each part of a worker but the first, by pool.
+    parts: [BTreeMap<Track, Worker>; 3],
 }
 
-/// A data-parallel rank of a worker, which mostly has no other than rank 0.
+/// A data-parallel rank of a worker, or one of the batches that its pipeline has under way; mostly there is only part 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Track {
     worker: u32,
-    rank: u32,
+    part: u32,
+    is_batch: bool,
 }
 
 impl Track {
     fn of(worker: WorkerId) -> Self {
-        Self { worker: worker.0, rank: 0 }
+        Self { worker: worker.0, part: 0, is_batch: false }
+    }
+
+    fn of_iteration(worker: WorkerId, iteration: &Iteration) -> Self {
+        let batch = iteration.micro_batch;
+        Self { worker: worker.0, part: iteration.dp_rank.max(batch), is_batch: batch > 0 }
     }
 
     /// Its number among the tracks of its pool: workers first.
     fn number(self) -> u32 {
-        self.rank * MAX_WORKERS + self.worker
+        self.part * MAX_WORKERS + self.worker
+    }
+
+    /// What its parts are called.
+    fn kind(self) -> &'static str {
+        if self.is_batch { "batch" } else { "rank" }
     }
 }
 
@@ -187,7 +198,7 @@ impl<W: Write> Timeline<W> {
             event: Event::default(),
             is_first: true,
             workers: Default::default(),
-            ranks: Default::default(),
+            parts: Default::default(),
         }
     }
 
@@ -198,7 +209,7 @@ impl<W: Write> Timeline<W> {
 
     /// An iteration that is known request by request ended.
     pub fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
-        let track = Track { worker: worker.0, rank: iteration.dp_rank };
+        let track = Track::of_iteration(worker, iteration);
         let is_new = iteration.end <= iteration.start || self.slice(pool, track, &Slice::new(iteration))?;
         let Iteration { start, end, num_waiting: waiting, free_blocks_after_schedule: free, .. } = *iteration;
         if !is_new || !self.options.window.shows(start, end) {
@@ -210,9 +221,9 @@ impl<W: Write> Timeline<W> {
         for ((name, value), _) in
             [("waiting", waiting), ("free blocks", free)].into_iter().zip(is_changed).filter(|(_, is)| *is)
         {
-            let (of, number) = match track.rank {
+            let (of, number) = match track.part {
                 0 => (", worker ".to_owned(), worker.0),
-                rank => (format!(", worker {worker} rank "), rank),
+                part => (format!(", worker {worker} {} ", track.kind()), part),
             };
             self.event.begin("C").text("name", &[name, &of], Some(number)).place(pool as usize, None);
             self.event.time("ts", start.as_ns()).args().number("value", u64::from(value));
@@ -232,13 +243,13 @@ impl<W: Write> Timeline<W> {
             let (process, name) = (pool.role as usize, pool.role.name());
             self.name("process_name", (process, 0), &[name], None)?;
             for number in 0..pool.workers.len() as u32 {
-                self.flush(pool.role, Track { worker: number, rank: 0 })?;
+                self.flush(pool.role, Track::of(WorkerId(number)))?;
                 self.name("thread_name", (process, number), &[name, " worker "], Some(number))?;
             }
-            for track in self.ranks[process].keys().copied().collect::<Vec<_>>() {
+            for track in self.parts[process].keys().copied().collect::<Vec<_>>() {
                 self.flush(pool.role, track)?;
-                let of = format!(" worker {} rank ", track.worker);
-                self.name("thread_name", (process, track.number()), &[name, &of], Some(track.rank))?;
+                let of = format!(" worker {} {} ", track.worker, track.kind());
+                self.name("thread_name", (process, track.number()), &[name, &of], Some(track.part))?;
             }
         }
         self.name("process_name", (REQUESTS, 0), &["requests"], None)?;
@@ -387,8 +398,8 @@ impl<W: Write> Timeline<W> {
     }
 
     fn worker(&mut self, pool: Role, track: Track) -> &mut Worker {
-        if track.rank > 0 {
-            return self.ranks[pool as usize].entry(track).or_default();
+        if track.part > 0 {
+            return self.parts[pool as usize].entry(track).or_default();
         }
         let (workers, worker) = (&mut self.workers[pool as usize], track.worker as usize);
         if workers.len() <= worker {

@@ -60,8 +60,7 @@ const SUBSET: &str = "{max_requests} replays no more than the first requests of 
                       workloads";
 const RATE: &str = "{arrival_speedup_ratio} changes the rate of a trace; in a synthetic workload {arrival_interval_ms} is \
                     the time between two requests, 1000 / rate";
-const PIPELINE: &str =
-    "pipeline parallelism is not simulated; `servecast explain capacity` counts its KV blocks";
+const PIPELINE: &str = "the stages of a pipeline are {pipeline_parallel_size}";
 const POLICIES: &str = "the router has one policy, whose settings are {router_config}";
 
 /// Names, separated by spaces, and what there is for them.
@@ -69,7 +68,7 @@ const TABLE: &[(&str, &str)] = &[
     // Model, GPUs, times of iterations.
     ("model_name model_path served_model_name gpu_type gpu_name hardware accelerator", GPU),
     ("tp tp_size tensor_parallel tensor_model_parallel_size num_gpus gpus", GPU),
-    ("pp pp_size pipeline_parallel pipeline_parallel_size", PIPELINE),
+    ("pp_size pipeline_parallel", PIPELINE),
     ("ep ep_size enable_expert_parallel", EXPERTS),
     (
         "dp data_parallel",

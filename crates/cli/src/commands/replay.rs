@@ -311,6 +311,7 @@ fn watch(topology: &Topology) -> Activity {
         workers,
         blocks: engine.usable_blocks(),
         ranks: engine.num_ranks(),
+        stages: engine.num_stages(),
     }))
 }
 
@@ -324,7 +325,7 @@ impl Observer for Follower {
             let span = BusySpan {
                 start: iteration.start,
                 end: iteration.end,
-                busy: iteration.end.since(iteration.start),
+                busy: iteration.busy(),
                 iterations: 1,
                 tokens: iteration.total_tokens(),
                 free_blocks: iteration.free_blocks_after_schedule,

@@ -14,6 +14,7 @@ mod latency_ops;
 mod measured;
 mod oracle_bad;
 mod output;
+mod pipeline;
 mod pools;
 mod provenance;
 mod ranks;

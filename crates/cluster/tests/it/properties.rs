@@ -105,6 +105,22 @@ fn of_ranks() -> impl Strategy<Value = Scenario> {
     })
 }
 
+/// Random deployments whose vLLM workers have pipelines.
+fn of_pipelines() -> impl Strategy<Value = Scenario> {
+    (scenario(), 2_u32..4, any::<bool>()).prop_map(|(mut scenario, stages, both)| {
+        let Scenario { prefill, decode, .. } = &mut scenario;
+        for (number, engine) in std::iter::once(prefill).chain(decode).enumerate() {
+            let may_have_stages = engine.engine_type == EngineType::Vllm
+                && engine.kv_role.is_none()
+                && engine.prefill_schedule_interval == 1;
+            if may_have_stages && (both || number == 1) {
+                engine.pipeline_parallel_size = stages;
+            }
+        }
+        scenario
+    })
+}
+
 /// And they would say little of transfers that share a port if there were none.
 #[test]
 fn transfers_of_random_deployments_share_ports() {
@@ -184,6 +200,11 @@ proptest! {
     /// Ranks in lock step lag as any worker does.
     #[test]
     fn workers_of_several_ranks_may_lag(scenario in of_ranks()) {
+        is_as_plain(&scenario)?;
+    }
+
+    #[test]
+    fn workers_with_pipelines_may_lag(scenario in of_pipelines()) {
         is_as_plain(&scenario)?;
     }
 

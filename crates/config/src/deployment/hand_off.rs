@@ -76,7 +76,16 @@ fn gpus(pool: &Pool) -> Result<Option<u64>, Failure> {
 }
 
 fn transfer(args: &EngineArgs) -> Result<Option<Transfer>, Failure> {
-    args.latency_spec().map_or(Ok(None), |spec| latency::transfer(&spec))
+    let Ok(spec) = args.latency_spec() else { return Ok(None) };
+    let stages = args.pipeline_parallel_size;
+    let of_all = |of_stage: f64| of_stage * f64::from(stages);
+    // Each stage has GPUs of its own, and the KV of its layers.
+    Ok(latency::transfer(&spec)?.map(|transfer| Transfer {
+        gpus: transfer.gpus.saturating_mul(stages),
+        network_gb_per_s: transfer.network_gb_per_s.map(of_all),
+        link_gb_per_s: transfer.link_gb_per_s.map(of_all),
+        ..transfer
+    }))
 }
 
 /// The same between two kinds of workers in a deployment of so many GPUs.

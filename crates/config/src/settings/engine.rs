@@ -29,6 +29,9 @@ pub struct EngineShortcuts {
     /// GPUs that share each layer
     #[arg(long, value_name = "N", visible_alias = "tp")]
     pub tensor_parallel_size: Option<u32>,
+    /// Stages of a pipeline over which the layers are spread, of as many GPUs each
+    #[arg(long, value_name = "N", visible_alias = "pp")]
+    pub pipeline_parallel_size: Option<u32>,
     /// Groups of such GPUs that share experts, each with requests of its own; priced as one engine
     #[arg(long, value_name = "N", visible_alias = "dp")]
     pub data_parallel_size: Option<u32>,
@@ -269,7 +272,8 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 7] = [
+const OF_VLLM: [&str; 8] = [
+    "pipeline_parallel_size",
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
     "max_num_batched_tokens",

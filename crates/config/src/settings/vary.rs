@@ -187,8 +187,12 @@ fn range(text: &str) -> Option<RangeInclusive<u64>> {
 }
 
 /// Short names of keys, by which their flags are known.
-const SHORT: [(&str, &str); 3] =
-    [("tp", "tensor_parallel_size"), ("dp", "data_parallel_size"), ("ep", "expert_parallel_size")];
+const SHORT: [(&str, &str); 4] = [
+    ("tp", "tensor_parallel_size"),
+    ("pp", "pipeline_parallel_size"),
+    ("dp", "data_parallel_size"),
+    ("ep", "expert_parallel_size"),
+];
 
 /// The canonical path of a key that a user wrote, in which dashes may stand for underscores.
 fn path(key: &str) -> Result<String, String> {

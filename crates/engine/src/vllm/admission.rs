@@ -112,7 +112,8 @@ impl Scheduler {
     fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step, links: &mut dyn Links) -> Tried {
         let request = &mut self.requests[slot];
         if request.stale > 0 {
-            return Tried::Stays;
+            // It does not come back before its tokens in flight are there; others pass it.
+            return Tried::PutOff;
         }
         let known = request.known();
         if !self.kv.holds(known, &self.config) {

@@ -47,13 +47,29 @@ impl Scheduler {
     /// Tokens that a running request computes in this iteration; none if it has to be passed over.
     pub(super) fn tokens_to_run(&self, slot: Slot, round: &Round) -> u32 {
         let request = &self.requests[slot];
-        if request.ends_in_flight() || (round.prefill_held && request.is_mid_prefill) {
+        if request.ends_in_flight()
+            || (round.prefill_held && request.is_mid_prefill)
+            || (self.config.pipeline.stages > 1 && self.is_under_way(request))
+        {
             return 0;
         }
         let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
         let wanted = request.scheduled_to() + u32::from(request.drafts) - request.computed;
         let tokens = self.leaving_lookahead(request, wanted.min(round.cap).min(round.left()).min(room));
         self.align_chunk(slot, request.computed, tokens)
+    }
+
+    /// Whether a request has to wait for its last token to come through the pipeline; chunks of a prompt follow each other.
+    ///
+    /// Without asynchronous scheduling until the token is there; with it, as many decisions as there are stages.
+    #[inline(never)]
+    fn is_under_way(&self, request: &Request) -> bool {
+        if self.config.async_scheduling {
+            let eligible = request.last_iteration + u64::from(self.config.pipeline.stages);
+            !request.is_mid_prefill && self.decided + 1 < eligible
+        } else {
+            request.sampling > 0
+        }
     }
 
     /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, where a state is to be kept.

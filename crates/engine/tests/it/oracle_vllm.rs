@@ -22,7 +22,6 @@ const LACKING: &[(&str, Lack)] = &[
         case.config("num_speculative_tokens").as_u64() > Some(0) && groups::has_groups(case)
     }),
     ("KV offload", |case| has(case, "offload")),
-    ("pipeline parallelism", |case| case.config("pipeline_parallel_size").as_u64() > Some(1)),
     ("LoRA adapters", |case| has(case, "max_loras")),
     ("structured output", |case| case.requests.iter().any(|request| request.grammar_ready_us.is_some())),
 ];
@@ -113,6 +112,11 @@ impl<'a> Driver<'a> {
         let mut config = case.expected["config"].clone();
         groups::settle(case, &mut config)?;
         let keys = config.as_object_mut().unwrap();
+        if let Some(sleep) = keys.remove("idle_sleep_us") {
+            keys.insert("pipeline_idle_sleep_us".to_owned(), sleep);
+        } else if keys.contains_key("pipeline_parallel_size") {
+            keys.insert("pipeline_idle_sleep_us".to_owned(), 0.into());
+        }
         if let Some(speculation) = speculative_config(&case.expected["config"]) {
             keys.insert("speculative_config".to_owned(), speculation);
         }

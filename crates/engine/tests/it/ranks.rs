@@ -2,38 +2,10 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use servecast_engine::{
-    Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch, Iteration, IterationSink,
-    Joined, Links,
-};
-use servecast_types::{Prompt, RequestId, Run, Time};
+use servecast_engine::{Engine, EngineArgs, EngineTracing};
+use servecast_types::{RequestId, Time};
 
-/// When requests got their tokens, and who computed what when.
-#[derive(Debug, Default, PartialEq)]
-struct Seen {
-    tokens: Vec<(RequestId, Time)>,
-    iterations: Vec<Iteration>,
-}
-
-impl Links for Seen {
-    fn begin(&mut self, fetch: Fetch, _: Time) -> Begun {
-        unreachable!("{fetch:?}, but nothing is elsewhere")
-    }
-}
-
-impl IterationSink for Seen {
-    fn joined(&mut self, joined: Joined, _: Time) {
-        unreachable!("{joined:?}, but nothing is handed over")
-    }
-
-    fn iteration_ended(&mut self, iteration: &Iteration) {
-        self.tokens.extend(iteration.emitted.iter().map(|emitted| (emitted.id, iteration.end)));
-        self.iterations.push(iteration.clone());
-    }
-}
-
-/// A request: when it comes, in tenths of a millisecond, tokens of its prompt and its output.
-type Asked = (u64, u32, u32);
+use crate::served::{Asked, load, serve};
 
 fn engine(ranks: u32, asynchronous: bool) -> Engine {
     let settings = json!({
@@ -41,41 +13,6 @@ fn engine(ranks: u32, asynchronous: bool) -> Engine {
         "async_scheduling": asynchronous, "dp_size": ranks, "latency": "linear:500,10,3",
     });
     Engine::new(EngineArgs::from_json(settings).unwrap().validate(None).unwrap(), EngineTracing::default())
-}
-
-/// Serves requests, each on the rank that `rank` says.
-fn serve(mut engine: Engine, asked: &[Asked], rank: impl Fn(usize) -> Option<u32>) -> (Seen, Time) {
-    let mut requests: Vec<(usize, &Asked)> = asked.iter().enumerate().collect();
-    requests.sort_by_key(|(_, asked)| asked.0);
-    let mut coming = requests.into_iter().peekable();
-    let (mut now, mut seen) = (Time::ZERO, Seen::default());
-    loop {
-        let at = |asked: &Asked| Time::from_ns(asked.0 * 100_000);
-        while let Some((number, &asked)) = coming.next_if(|(_, asked)| at(asked) <= now) {
-            let prompt = Prompt::new([Run::tokens(1000 * number as u32, asked.1)]);
-            let request = EngineRequest::new(RequestId(number as u32), prompt, asked.2, at(&asked));
-            engine.submit(EngineRequest { dp_rank: rank(number), ..request }).unwrap();
-        }
-        let next = coming.peek().map(|(_, asked)| at(asked));
-        match engine.run(now, &mut seen).unwrap() {
-            EngineState::Busy { until } if next.is_none_or(|next| until <= next) => {
-                now = until;
-                engine.end_iteration(now, &mut seen);
-            }
-            EngineState::Busy { .. } => now = next.unwrap(),
-            EngineState::Idle { .. } => match next {
-                Some(next) => now = next,
-                None => break,
-            },
-        }
-        engine.check().unwrap();
-    }
-    assert!(engine.is_empty(), "nothing is left");
-    (seen, now)
-}
-
-fn load() -> impl Strategy<Value = Vec<Asked>> {
-    prop::collection::vec((0_u64..400, 1_u32..100, 1_u32..30), 1..30)
 }
 
 proptest! {

@@ -147,9 +147,10 @@ impl Recording {
         &self.expected["config"][key]
     }
 
-    /// The latency model of the recorder, as a setting.
+    /// The latency model of the recorder, as a setting: what a whole pass takes, where that of one stage is recorded.
     pub(crate) fn latency(&self) -> String {
-        latency(&self.expected["latency"])
+        let stages = self.expected["config"]["pipeline_parallel_size"].as_f64().unwrap_or(1.0);
+        latency_of_stages(&self.expected["latency"], stages)
     }
 
     /// A request without what only one engine knows.
@@ -204,7 +205,11 @@ impl IterationSink for Log {
 
 /// A latency model of the recorder, as a setting.
 pub(crate) fn latency(terms: &Value) -> String {
-    let term = |key: &str| terms[key].as_f64().unwrap();
+    latency_of_stages(terms, 1.0)
+}
+
+fn latency_of_stages(terms: &Value, stages: f64) -> String {
+    let term = |key: &str| stages * terms[key].as_f64().unwrap();
     format!("linear:{},{},{}", term("base_us"), term("per_token_us"), term("per_seq_us"))
 }
 

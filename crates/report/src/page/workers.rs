@@ -188,9 +188,14 @@ mod tests {
     #[test]
     fn rows_are_averages_of_their_workers() {
         let run = fixture::run();
-        let mut activity = Activity::new([Role::Aggregated, Role::Prefill, Role::Decode].map(|role| {
-            PoolSize { role, workers: if role == Role::Decode { 2 } else { 1 }, blocks: 10, ranks: 1 }
-        }));
+        let mut activity =
+            Activity::new([Role::Aggregated, Role::Prefill, Role::Decode].map(|role| PoolSize {
+                role,
+                workers: if role == Role::Decode { 2 } else { 1 },
+                blocks: 10,
+                ranks: 1,
+                stages: 1,
+            }));
         let ms = |ms: u64| Time::from_ns(ms * 1_000_000);
         let span = BusySpan {
             start: ms(10),

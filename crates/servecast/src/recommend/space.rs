@@ -410,7 +410,7 @@ fn price(gpu: Option<&str>, limits: &Limits) -> Option<f64> {
     limits.prices.iter().find(|price| price.gpu == name).map(|price| price.per_hour)
 }
 
-/// The GPUs of a worker of a pool: ranks times those that share each layer.
+/// The GPUs of a worker of a pool: stages times ranks times those that share each layer.
 fn gpus_of(
     pool: &str,
     given: Option<&Map<String, Value>>,
@@ -435,5 +435,6 @@ fn gpus_of(
         })
     });
     let ranks = number("data_parallel_size", engine.data_parallel_size);
-    (tensor.unwrap_or(1) * ranks.unwrap_or(1)).max(1)
+    let stages = number("pipeline_parallel_size", engine.pipeline_parallel_size);
+    (tensor.unwrap_or(1) * ranks.unwrap_or(1) * stages.unwrap_or(1)).max(1)
 }

@@ -11,8 +11,9 @@ use super::space::engine;
 use super::{Growth, Question};
 
 /// Flags of vLLM's server, by the settings that they stand for.
-const OF_VLLM: [(&str, &str); 9] = [
+const OF_VLLM: [(&str, &str); 10] = [
     ("tensor_parallel_size", "--tensor-parallel-size"),
+    ("pipeline_parallel_size", "--pipeline-parallel-size"),
     ("data_parallel_size", "--data-parallel-size"),
     ("max_num_seqs", "--max-num-seqs"),
     ("max_num_batched_tokens", "--max-num-batched-tokens"),

@@ -435,13 +435,13 @@ impl Group {
             }
             None => None,
         };
-        let mut latency_source = latency::source(&spec, measured.as_deref())?;
+        let latency_source = latency::source(&spec, measured.as_deref())?;
         let is_pipeline = args.pipeline_parallel_size > 1;
-        let error_bar = if is_pipeline {
-            latency_source.push_str(&format!(", in {} stages of a pipeline", args.pipeline_parallel_size));
-            ErrorBar::unknown("pipelines were not measured")
+        let (latency_source, error_bar) = if is_pipeline {
+            let source = format!("{latency_source}, in {} stages of a pipeline", args.pipeline_parallel_size);
+            (source, ErrorBar::unknown("pipelines were not measured"))
         } else {
-            latency::error_bar(&spec, measured.as_deref())
+            (latency_source, latency::error_bar(&spec, measured.as_deref()))
         };
         let setup = if settings.give_capacity() { None } else { latency::capacity(&spec)? };
         let notes = measured.as_deref().map_or(&[][..], |model| model.notes());

@@ -332,6 +332,7 @@ fn a_configuration_shows_the_defaults() {
     max_num_seqs = 256
     num_gpu_blocks = 16384
     num_speculative_tokens = 0
+    pipeline_parallel_size = 1
     preemption_mode = "lifo"
     prefill_schedule_interval = 1
     reserve_null_block = true

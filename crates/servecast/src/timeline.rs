@@ -4,6 +4,8 @@
 //! Iterations of one worker in which the same number of requests decode, one after the other, are one slice that says how
 //! many they are: a run of hours has millions. Sampling merges other slices too, so that their sums stay what they are.
 
+mod event;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io::{self, Write};
@@ -12,6 +14,8 @@ use servecast_cluster::MAX_WORKERS;
 use servecast_engine::{Decodes, Iteration};
 use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::{Message, RequestId, Role, Time, WorkerId, message};
+
+use self::event::Event;
 
 /// Process of the tracks of requests; those of pools are below.
 const REQUESTS: usize = 10;
@@ -170,8 +174,8 @@ impl Slice {
         }
     }
 
-    /// Takes in what comes next, if the two are one slice.
-    fn goes_on(&mut self, next: &Self, sample: u32) -> bool {
+    /// Takes in what comes next if the two are one slice; returns whether they are.
+    fn take_in(&mut self, next: &Self, sample: u32) -> bool {
         let is_same = next.decodes.is_some() && next.decodes == self.decodes;
         if self.end != next.start || !is_same && self.pieces >= sample {
             return false;
@@ -367,7 +371,7 @@ impl<W: Write> Timeline<W> {
     fn slice(&mut self, pool: Role, track: Track, next: &Slice) -> io::Result<bool> {
         let sample = self.options.sample;
         if let Some(open) = &mut self.worker(pool, track).slice
-            && open.goes_on(next, sample)
+            && open.take_in(next, sample)
         {
             return Ok(false);
         }
@@ -413,92 +417,6 @@ impl<W: Write> Timeline<W> {
         self.is_first = false;
         self.out.write_all(before.as_bytes())?;
         self.out.write_all(self.event.end())
-    }
-}
-
-/// The text of one event. All of it is ours but numbers, so nothing needs escaping.
-#[derive(Default)]
-struct Event {
-    text: Vec<u8>,
-    has_args: bool,
-    numbers: itoa::Buffer,
-}
-
-impl Event {
-    fn begin(&mut self, phase: &str) -> &mut Self {
-        self.text.clear();
-        self.has_args = false;
-        self.push("{\"ph\":\"").push(phase).push("\"")
-    }
-
-    fn push(&mut self, text: &str) -> &mut Self {
-        self.text.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    fn push_number(&mut self, number: u64) -> &mut Self {
-        self.text.extend_from_slice(self.numbers.format(number).as_bytes());
-        self
-    }
-
-    fn key(&mut self, key: &str) -> &mut Self {
-        if self.text.last() != Some(&b'{') {
-            self.push(",");
-        }
-        self.push("\"").push(key).push("\":")
-    }
-
-    fn number(&mut self, key: &str, number: u64) -> &mut Self {
-        self.key(key).push_number(number)
-    }
-
-    /// A text of several parts, with a number at its end.
-    fn text(&mut self, key: &str, parts: &[&str], number: Option<u32>) -> &mut Self {
-        self.key(key).push("\"");
-        for part in parts {
-            self.push(part);
-        }
-        if let Some(number) = number {
-            self.push_number(u64::from(number));
-        }
-        self.push("\"")
-    }
-
-    fn place(&mut self, process: usize, track: Option<u32>) -> &mut Self {
-        self.number("pid", process as u64);
-        match track {
-            Some(track) => self.number("tid", u64::from(track)),
-            None => self,
-        }
-    }
-
-    fn span(&mut self, start: Time, end: Time) -> &mut Self {
-        self.time("ts", start.as_ns()).time("dur", end.since(start).as_ns())
-    }
-
-    /// Nanoseconds as microseconds, the unit of the format, exactly.
-    fn time(&mut self, key: &str, ns: u64) -> &mut Self {
-        self.number(key, ns / 1000);
-        let rest = (ns % 1000) as u32;
-        if rest > 0 {
-            let digits = [rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8);
-            self.text.push(b'.');
-            self.text.extend_from_slice(&digits);
-        }
-        self
-    }
-
-    fn args(&mut self) -> &mut Self {
-        self.has_args = true;
-        self.key("args").push("{")
-    }
-
-    fn end(&mut self) -> &[u8] {
-        if self.has_args {
-            self.push("}");
-        }
-        self.push("}");
-        &self.text
     }
 }
 

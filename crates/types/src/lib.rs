@@ -14,6 +14,7 @@
 //!
 //! **Invariant:** nothing here reads a clock, a file, the environment or a process-seeded generator.
 
+mod block_hasher;
 mod ensure;
 mod error;
 mod foreign;
@@ -30,6 +31,7 @@ mod seed;
 mod time;
 mod typed;
 
+pub use block_hasher::BlockHasher;
 pub use error::TimeError;
 pub use foreign::{Foreign, foreign, similar};
 pub use hash::{BlockHash, SequenceHash};
@@ -37,7 +39,7 @@ pub use ids::{BlockId, PoolId, Rank, RequestId, WorkerId};
 pub use kv::KvEvent;
 pub use message::{Message, flag};
 pub use names::ContentNames;
-pub use prompt::{BlockHasher, ContentId, Interner, Prompt, Run};
+pub use prompt::{ContentId, Interner, Prompt, Run};
 pub use role::Role;
 pub use run_index::{Extent, RunIndex};
 pub use runs::{HashRun, HashRuns};

@@ -152,7 +152,7 @@ class EngineArgs(_Settings):
         """vLLM: layers with a window keep all tokens, in one group with those that do."""
     @property
     def dp_dummy_us(self) -> float | None:
-        """Microseconds that the pass of a rank without work takes; absent: as long as one of a single token."""
+        """Microseconds that the pass of a rank without work takes, before any speedup; absent: as long as one of a single token."""
     @property
     def dp_size(self) -> int:
         """Data-parallel ranks of a worker, which compute every pass in lock step, as vLLM serves mixture-of-experts models; each has the KV blocks and the limits of these settings for itself. Ranks of a dense model have nothing to do with each other: they are workers."""

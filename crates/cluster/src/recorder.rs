@@ -153,7 +153,8 @@ impl Recorder {
         }
         let worker = &mut workers[worker.index()];
         let WorkerLimits { usable_blocks: usable, ranks, stages, .. } = limits[place.index()];
-        // Ranks compute their parts of a pass at the same time, and each is told of; stages of a pipeline have others.
+        // Ranks compute their parts of a pass at the same time, and each reports the whole length; stages of a pipeline have
+        // other passes meanwhile.
         let length = Duration::from_ns(iteration.busy().as_ns() / u64::from(ranks * stages));
         worker.busy_ns += length.as_ns();
         if iteration.num_scheduled() > 0 {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use servecast_cluster::{PoolEngine, PoolSpec, Topology};
 use servecast_engine::{
     ConfigError, EngineArgs, EngineConfig, EnginePreset, EngineType, KvGroupArgs, KvGroupType, LatencySpec,
-    MAX_NUM_GPU_BLOCKS, merge,
+    MAX_NUM_GPU_BLOCKS, SglangArgs, merge,
 };
 use servecast_latency::{Capacity, CapacitySetup, ErrorBar, GIB, KvGroup, KvKind, KvPlanSetup};
 use servecast_types::{Message, Role, message};
@@ -421,6 +421,12 @@ impl Group {
         let preset = given.preset_settings(engines, layers)?;
         let mut args =
             EngineArgs::from_json(merge(preset, settings.values.clone().into())).map_err(refused)?;
+        if args.kv_groups.is_some() && args.disable_hybrid_kv_cache_manager == Some(true) {
+            return Err(Failure::user(explained(message!(
+                "{disable_hybrid_kv_cache_manager} is for groups of layers that follow from the model, but {kv_groups} says \
+                 what they are: leave one of the two out"
+            ))));
+        }
         let spec = args.latency_spec().map_err(refused)?;
         let in_settings = |failure: Failure| {
             let is_given = |key: &str| settings.values.contains_key(key);
@@ -463,6 +469,9 @@ impl Group {
                 "{name}the drafter takes no time: the latency model knows no shapes, and `draft_pass_us` of \
                  `speculative_config` is not given"
             ));
+        }
+        if args.sglang.as_ref().is_some_and(SglangArgs::drafts_by_network) {
+            derived.push(format!("{name}the drafter takes no time: that of SGLang's is left out"));
         }
         let mut unused: Vec<Message> = settings.unused(&args).map(named).collect();
         if args.says_what_is_served() && !matches!(spec, LatencySpec::Ops(_) | LatencySpec::Roofline(_)) {

@@ -130,7 +130,7 @@ pub struct EngineArgs {
     /// Passes after which ranks find out together whether any of them has work left, and until which they go on without;
     /// absent, as of the version: 16, up to vLLM 0.28 32.
     pub dp_sync_interval: Option<u32>,
-    /// Microseconds that the pass of a rank without work takes; absent: as long as one of a single token.
+    /// Microseconds that the pass of a rank without work takes, before any speedup; absent: as long as one of a single token.
     pub dp_dummy_us: Option<f64>,
     /// Microseconds until the other ranks begin when one of them has got a request; absent: 0.
     pub dp_wave_delay_us: Option<f64>,

@@ -139,13 +139,13 @@ impl EngineArgs {
             scheduling_policy: self.scheduling_policy,
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
-            dp: self.data_parallel()?,
+            dp: self.data_parallel(speedup)?,
             pipeline: self.pipeline_parallel()?,
             kv_groups: self.resolved_kv_groups()?.map(Arc::new),
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
-            drafter: self.drafter()?,
+            drafter: self.drafter(speedup)?,
             sglang: None,
             latency,
             host,
@@ -157,7 +157,7 @@ impl EngineArgs {
         Ok(config)
     }
 
-    fn data_parallel(&self) -> Result<DataParallel, ConfigError> {
+    fn data_parallel(&self, speedup: Speedup) -> Result<DataParallel, ConfigError> {
         let of_lockstep = [
             ("dp_sync_interval", self.dp_sync_interval.is_some()),
             ("dp_dummy_us", self.dp_dummy_us.is_some()),
@@ -167,13 +167,14 @@ impl EngineArgs {
             let key = Message::key(key);
             return Err(ConfigError::Conflict(message!("{} is for several ranks, but {dp_size} is 1", key)));
         }
+        let dummy = self.dp_dummy_us.map(|dummy| microseconds("dp_dummy_us", dummy)).transpose()?;
         // vLLM 0.28 synchronises every 32 passes, and not after the first.
         let is_old = self.vllm_version <= VllmVersion::V0_28;
         Ok(DataParallel {
             ranks: self.dp_size,
             sync_interval: self.dp_sync_interval.unwrap_or(if is_old { 32 } else { 16 }).into(),
             synchronises_at_once: !is_old,
-            dummy: self.dp_dummy_us.map(|dummy| microseconds("dp_dummy_us", dummy)).transpose()?,
+            dummy: dummy.map(|dummy| speedup.of_decode(dummy)).transpose()?,
             wave_delay: microseconds("dp_wave_delay_us", self.dp_wave_delay_us.unwrap_or(0.0))?,
         })
     }
@@ -602,6 +603,13 @@ mod tests {
         ] {
             assert_eq!(build(settings).unwrap().worker_type(), worker_type);
         }
+    }
+
+    #[test]
+    fn a_speedup_divides_the_passes_of_ranks_without_work() {
+        let settings =
+            json!({"dp_size": 2, "dp_dummy_us": 60, "speedup_ratio": 2, "decode_speedup_ratio": 3});
+        assert_eq!(build(settings).unwrap().dp.dummy, Some(Duration::from_ns(10_000)));
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Engine {
         each!(self, engine => engine.run(now, sink))
     }
 
-    /// Goes on by itself, ending iterations and starting others as [`Engine::run`] and [`Engine::end_iteration`] would,
+    /// Continues by itself, ending iterations and starting others as [`Engine::run`] and [`Engine::end_iteration`] would,
     /// until an iteration would end at `horizon` or later; nothing can come to the engine before that. `now` is when the
     /// iteration in flight was started.
     pub fn run_on(

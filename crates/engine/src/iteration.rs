@@ -7,7 +7,8 @@ use crate::{Links, Rejection};
 /// What one engine iteration did; complete at its end.
 ///
 /// Lists are in decision order. An iteration without scheduled tokens occurs when something else happened: a KV
-/// transfer began or ended, a request was given up. A dummy batch is none.
+/// transfer began or ended, a request was given up. The dummy batch
+/// of a data-parallel rank without work is no iteration.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Iteration {
     /// Which [data-parallel rank](crate::EngineArgs::dp_size) of the worker did it; 0 where there is one.

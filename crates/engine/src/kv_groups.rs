@@ -88,8 +88,8 @@ impl serde::de::Visitor<'_> for IntervalVisitor {
     }
 
     fn visit_u64<E: serde::de::Error>(self, tokens: u64) -> Result<Self::Value, E> {
-        let tokens = u32::try_from(tokens).map(RetentionInterval::Tokens);
-        tokens.map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(u64::MAX), &self))
+        let interval = u32::try_from(tokens).map(RetentionInterval::Tokens);
+        interval.map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(tokens), &self))
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -158,7 +158,7 @@ pub(crate) struct KvGroups {
 }
 
 impl GroupSpec {
-    /// Tokens that the next one does not look back at, if so many are computed.
+    /// How many of the first tokens the next token does not attend to, once `computed` tokens are computed.
     pub(crate) fn skipped(self, computed: u32) -> u32 {
         match self.kind {
             GroupKind::Full => 0,

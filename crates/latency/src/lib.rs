@@ -182,6 +182,16 @@ impl Speedup {
         }
         Ok(Self { prompt: speedup_ratio, decode })
     }
+
+    /// How long a pass takes that would take `pass` without a speedup and is timed as a decode.
+    #[expect(clippy::float_cmp, reason = "only a division by exactly 1 changes nothing")]
+    pub fn of_decode(&self, pass: Duration) -> Result<Duration, LatencyError> {
+        if self.decode == 1.0 {
+            return Ok(pass);
+        }
+        let no_duration = |_| LatencyError::NoDuration { ms: pass.as_ms(), ratio: self.decode };
+        pass.divided_by(self.decode).map_err(no_duration)
+    }
 }
 
 impl Default for Speedup {

@@ -277,3 +277,14 @@ fn a_hand_off_without_a_bandwidth_is_said_to_be_free() {
     assert!(report["notes"][0].as_str().unwrap().starts_with(free), "{report}");
     assert_eq!(sandbox.report(&["t.jsonl", "--workers", "2"])["notes"], serde_json::Value::Null);
 }
+
+/// vLLM puts groups together while it plans them, which nobody does where they are given.
+#[test]
+fn groups_that_are_given_are_not_put_together() {
+    let settings = r#"{"kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 8}],
+                       "disable_hybrid_kv_cache_manager": true}"#;
+    let outcome = Sandbox::new().run(&["replay", "t.jsonl", "--engine-args", settings]);
+    let message = "`disable_hybrid_kv_cache_manager` is for groups of layers that follow from the model, but `kv_groups` says";
+    assert!(outcome.stderr.contains(message), "{outcome:?}");
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+}

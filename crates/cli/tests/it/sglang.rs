@@ -234,6 +234,18 @@ fn settings_without_effect_are_noted() {
     assert_eq!(notes(&["--schedule-policy", "lof", "--enable-priority-scheduling"]), "");
 }
 
+#[test]
+fn a_drafter_that_takes_no_time_is_noted() {
+    let sandbox = Sandbox::new();
+    let notes = |algorithm: &str| {
+        let given = ["--speculative-algorithm", algorithm, "--speculative-num-draft-tokens", "3"];
+        let accepted = ["--speculative-config", r#"{"acceptance_length": 2}"#];
+        sandbox.run(&[&["replay", "t.jsonl", "--engine", "sglang"], &given[..], &accepted].concat()).stderr
+    };
+    assert_eq!(notes("EAGLE3"), "note: the drafter takes no time: that of SGLang's is left out\n");
+    assert_eq!(notes("NGRAM"), "", "it has no network");
+}
+
 /// The conversation trace, if it is there.
 fn conversation() -> Option<String> {
     let folder = testkit::outside(testkit::DATA)?;

@@ -2,8 +2,8 @@
 
 use servecast_types::{Duration, Time};
 
-/// How often the front end learns what ranks have to do, at most.
-const SNAPSHOTS: Duration = Duration::from_ns(100_000_000);
+/// Shortest time between two snapshots of what ranks have to do.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_ns(100_000_000);
 
 /// What a rank has to do, as its scheduler says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,7 +28,7 @@ pub(super) struct FrontEnd {
     /// The last snapshot; what was sent since counts as waiting.
     loads: Vec<RankLoad>,
     /// When the next snapshot can be taken.
-    stale: Time,
+    next_snapshot: Time,
     /// Where the next scan begins.
     first: usize,
 }
@@ -38,7 +38,7 @@ impl FrontEnd {
         Self {
             in_flight: vec![0; ranks],
             loads: vec![RankLoad::default(); ranks],
-            stale: Time::ZERO,
+            next_snapshot: Time::ZERO,
             first: 0,
         }
     }
@@ -46,9 +46,9 @@ impl FrontEnd {
     /// The rank for a request that comes `now`; `load` says what a rank has to do.
     pub(super) fn choose(&mut self, now: Time, load: impl Fn(usize) -> RankLoad) -> usize {
         let ranks = self.loads.len();
-        if now >= self.stale {
+        if now >= self.next_snapshot {
             self.loads = (0..ranks).map(load).collect();
-            self.stale = now + SNAPSHOTS;
+            self.next_snapshot = now + SNAPSHOT_INTERVAL;
         }
         let score = |rank: usize| {
             let RankLoad { waiting, running, kv_usage } = self.loads[rank];

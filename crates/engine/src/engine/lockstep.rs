@@ -3,7 +3,7 @@
 //! Mixture-of-experts models are served like this: attention is done by each rank for its own requests, the experts by all
 //! for all. So pass k of all ranks begins when the last of them has dispatched it, takes as long as the slowest, and a rank
 //! without work takes part with a dummy batch. Whether anybody has work left they find out together, every so many passes;
-//! until then they go on, all with dummies if need be. From the first request to such an end is a *wave*.
+//! until then they continue, all with dummies if need be. From the first request to such an end is a *wave*.
 //!
 //! Without asynchronous scheduling a rank decides when the pass before has ended. With it a rank decides a pass while the
 //! one before it runs, but a dummy blocks its rank until it is over, so that a rank with little work loses that.
@@ -164,12 +164,12 @@ impl Lockstep {
             let waits =
                 !scheduler.has_unfinished_requests() || scheduler.awaits_kv() && !scheduler.has_news(now);
             let is_over = rank.turn == Turn::AwaitsEnd && self.passes.has_ended(rank.pass, now);
-            is_over && waits && !computes && rank.inbox.is_empty()
+            is_over && rank.is_stalled && waits && !computes && rank.inbox.is_empty()
         };
         self.ranks.iter().all(waits) && self.ranks.iter().any(|rank| rank.scheduler.has_unfinished_requests())
     }
 
-    /// Goes on by itself until a pass would end at `horizon` or later; nothing can come to the ranks before that.
+    /// Continues by itself until a pass would end at `horizon` or later; nothing can come to the ranks before that.
     #[inline(never)]
     pub(super) fn run_on(
         &mut self,
@@ -271,6 +271,7 @@ impl Lockstep {
         let interval = u64::from(self.config().prefill_schedule_interval);
         let holds_prefill = !(pass - self.wave_begin).is_multiple_of(interval);
         self.ranks[rank].scheduler.hold_prefill(holds_prefill);
+        self.ranks[rank].is_stalled = !holds_prefill;
         let step = self.ranks[rank].scheduler.has_work(now).then(|| self.schedule(rank, now, sink));
         let computes = step.as_ref().is_some_and(|step| step.computes());
         if let Some(step) = step.as_ref().filter(|step| step.computes()) {
@@ -293,8 +294,8 @@ impl Lockstep {
         let this = &mut self.ranks[rank];
         let decided = step.is_some();
         this.decided.extend(step.map(|step| (pass, step)));
-        let goes_on = decided && this.decided.len() < 2 && (computes || this.scheduler.has_requests());
-        if goes_on {
+        let decides_again = decided && this.decided.len() < 2 && (computes || this.scheduler.has_requests());
+        if decides_again {
             self.finish_turn(rank, computes, now);
         } else {
             self.await_results(rank, computes, now, sink);
@@ -316,7 +317,7 @@ impl Lockstep {
         }
     }
 
-    /// A rank goes on to its next pass, at once or after a dummy.
+    /// A rank turns to its next pass, at once or after a dummy.
     fn finish_turn(&mut self, rank: usize, computes: bool, now: Time) {
         if computes {
             self.ranks[rank].end_turn(now);
@@ -376,10 +377,13 @@ impl Lockstep {
         self.ranks[rank].scheduler.update(&mut step, &mut self.changes);
         let iteration = &step.iteration;
         for finished in &iteration.finished {
-            self.leave(finished.id);
+            self.finish(finished.id);
         }
         for &(rejected, _) in &iteration.rejected {
             self.leave(rejected);
+        }
+        if iteration.is_eventful() {
+            self.ranks[rank].is_stalled = false;
         }
         if iteration.is_eventful() || !iteration.kv_events.is_empty() {
             sink.iteration_ended(iteration);
@@ -387,12 +391,18 @@ impl Lockstep {
         self.spare.push(step);
     }
 
-    /// A request has left its rank; its KV may stay.
+    /// A request has ended with all its tokens; its KV may stay on the rank.
+    fn finish(&mut self, request: RequestId) {
+        match self.places.get(&request) {
+            Some(place) if place.holds_kv => self.front_end.left(place.rank),
+            _ => self.leave(request),
+        }
+    }
+
+    /// Nothing of a request is left on its rank.
     fn leave(&mut self, request: RequestId) {
-        let Some(&place) = self.places.get(&request) else { return };
-        self.front_end.left(place.rank);
-        if !place.holds_kv {
-            self.places.remove(&request);
+        if let Some(place) = self.places.remove(&request) {
+            self.front_end.left(place.rank);
         }
     }
 

@@ -161,7 +161,7 @@ impl Single {
         waits && (skips_news || !self.scheduler.has_news(now))
     }
 
-    /// Goes on by itself, ending iterations and starting others as [`Single::run`] and [`Single::end_iteration`] would,
+    /// Continues by itself, ending iterations and starting others as [`Single::run`] and [`Single::end_iteration`] would,
     /// until an iteration would end at `horizon` or later; nothing can come to the engine before that. `now` is when the
     /// iteration in flight was started.
     pub(super) fn run_on(

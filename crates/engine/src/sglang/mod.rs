@@ -4,7 +4,7 @@
 //! prefill goes first whenever a batch can be formed. With the overlap schedule the next iteration is planned while one
 //! runs, by what was known before that.
 //!
-//! In a few corners the real engine runs out of memory, aborts a request or waits for ever. Here every request gets on:
+//! In a few corners the real engine runs out of memory, aborts a request or waits for ever. Here every request makes progress:
 //!
 //! - A prompt that fits the pool, but not with the page and the token that an admission keeps in reserve, is served all the
 //!   same and gets one token, which needs no memory; the real queue may wait behind it for ever.

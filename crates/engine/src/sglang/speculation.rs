@@ -48,6 +48,11 @@ pub(crate) struct SglangSpeculation {
 }
 
 impl SglangArgs {
+    /// Whether a network proposes tokens.
+    pub fn drafts_by_network(&self) -> bool {
+        self.speculative_algorithm.is_some_and(|algorithm| algorithm != SpeculativeAlgorithm::Ngram)
+    }
+
     /// Speculative decoding as it is set, checked.
     pub(super) fn speculation(&self, args: &EngineArgs) -> Result<Option<SglangSpeculation>, ConfigError> {
         let conflict = |message| Err(ConfigError::Conflict(message));

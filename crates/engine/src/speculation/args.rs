@@ -32,8 +32,8 @@ pub struct SpeculativeArgs {
     pub model: Option<String>,
     /// GPUs that share each layer of the drafter; absent, as many as share those of the model.
     pub draft_tensor_parallel_size: Option<u32>,
-    /// µs that a pass of the drafter takes, instead of what its shape says, or where the latency model knows no shapes; absent
-    /// there, it takes no time.
+    /// µs that a pass of the drafter takes, before any speedup, instead of what its shape says, or where the latency model
+    /// knows no shapes; absent there, it takes no time.
     pub draft_pass_us: Option<f64>,
     /// MTP layers that the model has; with more than one of them in use the scheduler keeps a prompt's last chunk longer.
     pub num_nextn_predict_layers: Option<u32>,
@@ -110,6 +110,9 @@ const SECTION: &str = "speculative_config";
 /// Longest pass of a drafter, in µs: an hour.
 const MOST_PASS_US: f64 = 3.6e9;
 
+/// Most GPUs that share each layer of a drafter, as of the model.
+const MOST_DRAFT_GPUS: u32 = 1024;
+
 /// Options of `roofline` and `ops` that say what the model is, not the drafter.
 const OF_MODEL: [&str; 4] = ["model", "dtype", "dp", "ep"];
 
@@ -170,7 +173,7 @@ impl EngineArgs {
     }
 
     /// The drafter, if how long it takes is given.
-    pub(crate) fn drafter(&self) -> Result<Option<Drafter>, ConfigError> {
+    pub(crate) fn drafter(&self, speedup: Speedup) -> Result<Option<Drafter>, ConfigError> {
         let Some(given) = &self.speculative_config else { return Ok(None) };
         let Some(us) = given.draft_pass_us else { return Ok(None) };
         if !(0.0..=MOST_PASS_US).contains(&us) {
@@ -180,13 +183,14 @@ impl EngineArgs {
                 format!("expected microseconds from 0 to {MOST_PASS_US:e}"),
             ));
         }
-        Ok(Some(Drafter::of_time(Duration::from_ns((us * 1e3).round() as u64), given.is_parallel())))
+        let pass = speedup.of_decode(Duration::from_ns((us * 1e3).round() as u64))?;
+        Ok(Some(Drafter::of_time(pass, given.is_parallel())))
     }
 
     /// Settings whose latency model is that of the drafter, if it takes time and that follows from its shape.
     ///
     /// # Errors
-    /// If nothing says what its shape is.
+    /// If nothing says what its shape is, or no number of GPUs can share it.
     pub fn of_drafter(&self) -> Result<Option<Self>, ConfigError> {
         let drafts = self.speculative_config.as_ref().filter(|given| {
             given.draft_pass_us.is_none() && given.method.is_some_and(SpeculativeMethod::has_network)
@@ -211,6 +215,7 @@ impl EngineArgs {
                 format!("{kind}:{}", kept.join(","))
             }
         });
+        given.check_gpus()?;
         let tensor_parallel_size = given.draft_tensor_parallel_size.or(self.tensor_parallel_size);
         let (data_parallel_size, expert_parallel_size, dtype) = (None, None, None);
         let of_model = Self { speculative_config: None, ..self.clone() };
@@ -233,6 +238,7 @@ impl EngineArgs {
     ) -> Result<(), ConfigError> {
         let Speculation { drafts, lookahead, input_slots, .. } = *speculation;
         let conflict = |message| Err(ConfigError::Conflict(message));
+        given.check_gpus()?;
         if given.parallel_drafting && input_slots == 0 && drafts > 1 {
             return conflict(message!(
                 "{speculative_config.parallel_drafting} is true, but only `eagle`, `eagle3` and `draft_model` draft in \
@@ -333,6 +339,15 @@ impl SpeculativeArgs {
     /// Whether all drafts come from one pass of the drafter.
     fn is_parallel(&self) -> bool {
         self.parallel_drafting || self.method == Some(SpeculativeMethod::Dflash)
+    }
+
+    fn check_gpus(&self) -> Result<(), ConfigError> {
+        let wrong_number =
+            self.draft_tensor_parallel_size.filter(|gpus| !(1..=MOST_DRAFT_GPUS).contains(gpus));
+        wrong_number.map_or(Ok(()), |gpus| {
+            let problem = format!("expected a whole number from 1 to {MOST_DRAFT_GPUS}");
+            Err(wrong("draft_tensor_parallel_size", gpus, problem))
+        })
     }
 
     fn drafts(&self) -> Result<u32, ConfigError> {

@@ -50,7 +50,9 @@ impl Drafter {
         let Proposals { requests, drafts } = *proposals;
         let passes = if self.is_parallel { drafts.min(1) } else { drafts };
         let latency = match &self.time {
-            PassTimes::Each(pass) => return Ok(Duration::from_ns(pass.as_ns() * u64::from(passes))),
+            PassTimes::Each(pass) => {
+                return Ok(Duration::from_ns(pass.as_ns().saturating_mul(passes.into())));
+            }
             PassTimes::Modelled(latency) => latency,
         };
         let mut first = *batch;

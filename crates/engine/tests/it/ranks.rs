@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use servecast_engine::{Engine, EngineArgs, EngineTracing};
-use servecast_types::{RequestId, Time};
+use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing};
+use servecast_types::{Prompt, RequestId, Run, Time};
 
-use crate::served::{Asked, load, serve};
+use crate::served::{Asked, Seen, load, serve};
 
 fn engine(ranks: u32, asynchronous: bool) -> Engine {
     let settings = json!({
@@ -69,4 +69,35 @@ fn a_rank_without_work_takes_part_with_dummies() {
     let tokens: Vec<Time> = seen.tokens.iter().map(|&(_, at)| at).collect();
     assert_eq!(tokens, [ms(603), ms(1116), ms(1629)]);
     assert_eq!(end, ms(603 + 15 * 513));
+}
+
+/// Where dummies take no time, ranks wait for KV instead of computing them; with a connector that notices its end only when an
+/// iteration is over, the request starts with the iteration after that.
+#[test]
+fn a_request_whose_kv_is_noticed_late_starts_where_dummies_take_no_time() {
+    for asynchronous in [false, true] {
+        let settings = json!({
+            "dp_size": 2, "dp_dummy_us": 0, "kv_role": "kv_consumer", "async_scheduling": asynchronous,
+            "latency": "linear:500,10,3",
+        });
+        let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
+        let mut engine = Engine::new(config, EngineTracing::default());
+        let request = EngineRequest::new(RequestId(0), Prompt::new([Run::tokens(0, 10)]), 2, Time::ZERO);
+        engine.submit(EngineRequest { remote_prefill: true, ..request }).unwrap();
+        let (mut now, mut seen) = (Time::ZERO, Seen::default());
+        loop {
+            match engine.run(now, &mut seen).unwrap() {
+                EngineState::Busy { until } => {
+                    now = until;
+                    engine.end_iteration(now, &mut seen);
+                }
+                EngineState::Idle { wake: Some(wake) } => now = wake,
+                EngineState::Idle { wake: None } => break,
+            }
+        }
+        // 1 ms on its way, then a token in 513 µs each.
+        let us = |us: u64| (RequestId(0), Time::from_ns(us * 1000));
+        assert_eq!(seen.tokens, [us(1513), us(2026)], "asynchronous scheduling: {asynchronous}");
+        assert!(engine.is_empty());
+    }
 }

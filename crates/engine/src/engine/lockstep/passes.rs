@@ -17,7 +17,7 @@ pub(super) struct Passes {
     /// When the last pass that has begun ends, and before when the next one cannot begin: the host works until then.
     device_free: Time,
     next_pass: Time,
-    /// Passes of ranks, dummies among them, and those whose time lies outside what was measured.
+    /// Dummy batches so far, each of one rank, and parts of passes whose time lies outside what was measured.
     dummies: u64,
     extrapolated: u64,
     /// A pass that has no length, which ends the run.

@@ -23,6 +23,8 @@ pub(super) struct Rank {
     /// The number of the pass that it has to do with.
     pub(super) pass: u64,
     pub(super) turn: Turn,
+    /// Whether another pass like its last one would change nothing: nothing happened in that, and prompts were not held back.
+    pub(super) is_stalled: bool,
 }
 
 /// What a rank does about its pass.
@@ -45,6 +47,7 @@ impl Rank {
             decided: VecDeque::new(),
             pass: 0,
             turn: Turn::Decides { from: Time::ZERO },
+            is_stalled: false,
         }
     }
 

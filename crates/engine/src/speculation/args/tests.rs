@@ -167,3 +167,29 @@ fn a_drafter_has_a_shape_where_its_time_is_worked_out() {
     let found = of_drafter("roofline:model=a,gpu=L4,dtype=fp8", "b".into()).unwrap().unwrap();
     assert_eq!((found.latency.as_deref(), found.model.as_deref()), (Some("roofline:gpu=L4"), Some("b")));
 }
+
+#[test]
+fn a_speedup_divides_the_passes_of_a_drafter() {
+    let time = |changes: Value| {
+        let mut settings = json!({"latency": "linear:0,0,0", "speculative_config": {
+            "method": "eagle3", "num_speculative_tokens": 3, "acceptance_length": 2, "draft_pass_us": 60,
+        }});
+        settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
+        let proposals = crate::speculation::Proposals { drafts: 3, ..Default::default() };
+        let batch = servecast_latency::Batch::new(0);
+        config.drafter.unwrap().time(&batch, &proposals).unwrap().as_ns() / 1000
+    };
+    assert_eq!(time(json!({})), 180);
+    assert_eq!(time(json!({"speedup_ratio": 2})), 90);
+    assert_eq!(time(json!({"speedup_ratio": 2, "decode_speedup_ratio": 3})), 30);
+}
+
+#[test]
+fn gpus_of_a_drafter_are_some() {
+    let problem = "expected a whole number from 1 to 1024";
+    for gpus in [0, 1025] {
+        let message = format!("`speculative_config.draft_tensor_parallel_size` is {gpus}: {problem}");
+        refused(json!({}), json!({"draft_tensor_parallel_size": gpus}), &message);
+    }
+}

@@ -32,7 +32,7 @@ use crate::args::VllmVersion;
 use crate::iteration::GroupEvent;
 use crate::kv_groups::{GroupKind, GroupSpec, KvGroups};
 
-/// What a request waits for that no number of free blocks makes up for.
+/// Blocks that a request needs which has to wait for an iteration, however many are free: more than there are.
 const NEVER: u32 = u32::MAX / 2;
 
 /// The KV cache of a worker.

@@ -82,7 +82,9 @@ fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let outcome = match cli.command {
         Subcommands::Replay(args) => replay_command::run(*args),
         Subcommands::Recommend(args) => replay_command::recommend::run(*args),
-        Subcommands::Serve(args) => replay_command::serve::run(&args),
+        Subcommands::Serve(args) => {
+            return finish_by(replay_command::serve::run(&args), |failure| args.tell_failure(failure));
+        }
         Subcommands::Compare(args) => compare::run(&args),
         Subcommands::Validate(args) => validate::run(&args),
         Subcommands::Calibrate(args) => calibrate::run(&args),
@@ -111,6 +113,11 @@ fn print(error: &clap::Error) -> u8 {
 
 /// Tells of a failure, and what the shell learns of it.
 fn finish(outcome: Result<(), Failure>) -> u8 {
+    finish_by(outcome, |failure| files::tell(&text(failure)))
+}
+
+/// The same, with somebody else who tells.
+fn finish_by(outcome: Result<(), Failure>, tell: impl FnOnce(Failure)) -> u8 {
     let Err(failure) = outcome else { return 0 };
     let code = match failure.kind() {
         FailureKind::OutputClosed => return 0,
@@ -119,7 +126,7 @@ fn finish(outcome: Result<(), Failure>) -> u8 {
         FailureKind::Condition => 3,
         FailureKind::Interrupted => 130,
     };
-    files::tell(&text(failure));
+    tell(failure);
     code
 }
 

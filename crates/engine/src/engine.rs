@@ -131,6 +131,20 @@ impl Engine {
         each!(self, engine => engine.withdraw(request));
     }
 
+    /// Forgets all contents that can be hit; says whether it did, which it does only where nothing holds or will hold KV: it
+    /// [has no request](Engine::is_empty) and [awaits no KV](Engine::awaits_kv). With its next iteration it
+    /// [tells](servecast_types::KvEvent::Cleared) that it has nothing any more.
+    ///
+    /// # Source
+    /// vLLM 0.33 `BlockPool.reset_prefix_cache`, SGLang 0.5.23 `Scheduler.flush_cache`.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        let is_idle = self.is_empty() && !self.awaits_kv();
+        if is_idle {
+            each!(self, engine => engine.reset_prefix_cache());
+        }
+        is_idle
+    }
+
     /// Tells how far the requests have come that have been decoding together. The engine is lost with all that it has, its
     /// iterations in flight among them, and is not to be called again.
     pub fn abandon(&mut self, sink: &mut impl IterationSink) {

@@ -89,6 +89,11 @@ impl Scheduler {
         each!(self, scheduler => scheduler.withdraw(request))
     }
 
+    /// Forgets all contents that can be hit; nothing holds KV.
+    pub(crate) fn reset_prefix_cache(&mut self) {
+        each!(self, scheduler => scheduler.reset_prefix_cache());
+    }
+
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
         each!(self, scheduler => scheduler.give_up_if_stuck(iteration));
     }

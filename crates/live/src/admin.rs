@@ -32,6 +32,8 @@ pub(crate) enum Order {
     List(oneshot::Sender<Vec<WorkerStatus>>),
     /// To change one, by its number among all.
     Change(usize, Act, oneshot::Sender<Result<(), Refused>>),
+    /// To empty the prefix caches of all that serve, or that of one; the answer is whether all could be.
+    ResetCaches(Option<WorkerId>, oneshot::Sender<bool>),
 }
 
 /// Why a worker cannot be changed so.
@@ -60,6 +62,9 @@ impl Order {
             Self::Change(worker, act, answer) => {
                 _ = answer.send(change(cluster, pools.len(), worker, act, ready));
             }
+            Self::ResetCaches(worker, answer) => {
+                _ = answer.send(reset_caches(cluster, pools.len(), worker));
+            }
         }
     }
 }
@@ -73,6 +78,20 @@ fn list(cluster: &Cluster, pools: &[&'static str]) -> Vec<WorkerStatus> {
         WorkerStatus { worker, pool, state: view.state.name(), running: view.running, waiting: view.waiting }
     };
     views.enumerate().map(status).collect()
+}
+
+/// Empties the prefix caches of workers, of which those that are in use stay as they are; whether none was. Whoever has a
+/// port of its own is of the first pool.
+fn reset_caches(cluster: &mut Cluster, pools: usize, only: Option<WorkerId>) -> bool {
+    let mut all = true;
+    for pool in (0..).map(PoolId).take(pools) {
+        let serving: Vec<WorkerId> =
+            cluster.workers(pool).filter(|view| is_up(view.state)).map(|view| view.worker).collect();
+        for worker in serving.into_iter().filter(|worker| only.is_none_or(|only| only == *worker)) {
+            all &= cluster.reset_prefix_cache(pool, worker).is_ok_and(|is_reset| is_reset);
+        }
+    }
+    all
 }
 
 fn change(cluster: &mut Cluster, pools: usize, number: usize, act: Act, ready: Time) -> Result<(), Refused> {

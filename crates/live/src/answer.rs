@@ -24,6 +24,22 @@ pub(crate) struct Head {
     pub(crate) end: u32,
 }
 
+/// The keys that all that is sent to a client begins with, whoever's API it is.
+#[derive(Serialize)]
+pub(crate) struct Opening<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+}
+
+impl Head {
+    /// Of an object of this kind.
+    pub(crate) fn opening(&self, object: &'static str) -> Opening<'_> {
+        Opening { id: &self.id, object, created: self.created, model: &self.model }
+    }
+}
+
 /// Tokens of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tokens {
@@ -104,10 +120,8 @@ impl Tokens {
 
 #[derive(Serialize)]
 struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
+    #[serde(flatten)]
+    opening: Opening<'a>,
     choices: Vec<CompletionChoice<'a>>,
     service_tier: Null,
     system_fingerprint: &'a str,
@@ -132,10 +146,8 @@ struct CompletionChoice<'a> {
 
 #[derive(Serialize)]
 struct Chat<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
+    #[serde(flatten)]
+    opening: Opening<'a>,
     choices: Vec<ChatChoice>,
     service_tier: Null,
     system_fingerprint: &'a str,
@@ -181,87 +193,105 @@ pub(crate) struct OfPrompt {
     pub(crate) logprobs: Option<Box<RawValue>>,
 }
 
-/// An answer without a stream. `choices` are complete; `prompts` is what is said of each prompt.
-pub(crate) fn whole(
-    head: &Head,
-    wanted: &Wanted,
-    choices: &[Choice],
-    output: &Output,
-    prompts: &[OfPrompt],
-    tokens: Tokens,
-) -> String {
-    let Head { id, created, model, fingerprint, .. } = head;
-    let prompt = |index: usize| &wanted.prompts[index / wanted.n as usize].ids;
-    let ids = |choice: &Choice| wanted.return_token_ids.then(|| choice.pieces().ids().to_vec());
-    let of_prompt = |index: usize| &prompts[index / wanted.n as usize];
-    let said = |index: usize, choice: &Choice| {
-        let places = if wanted.echo_only { 0..0 } else { 0..choice.tokens() };
-        let echoed = of_prompt(index).pieces.as_ref();
-        wanted.logprobs.map(|_| logprobs(wanted, echoed, choice.pieces(), places, output))
-    };
-    let usage = tokens.usage(wanted.api);
-    let numbered = choices.iter().enumerate();
-    match wanted.api {
-        Api::Completions | Api::Generate { .. } | Api::Responses => to_json(&Completion {
-            id,
-            object: "text_completion",
-            created: *created,
-            model,
-            choices: numbered
-                .map(|(index, choice)| CompletionChoice {
-                    index,
-                    text: of_prompt(index).text.clone().unwrap_or_default()
-                        + if wanted.echo_only { "" } else { choice.text() },
-                    logprobs: said(index, choice),
-                    finish_reason: choice.finish().name(),
-                    stop_reason: choice.finish().reason(),
-                    token_ids: ids(choice),
-                    prompt_logprobs: of_prompt(index).logprobs.as_deref(),
-                    prompt_token_ids: wanted.return_token_ids.then(|| &prompt(index)[..]),
-                    routed_experts: None,
-                })
-                .collect(),
+/// An answer without a stream, which is complete.
+pub(crate) struct Whole<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) wanted: &'a Wanted,
+    pub(crate) choices: &'a [Choice],
+    pub(crate) output: &'a Output,
+    /// What is said of each prompt.
+    pub(crate) prompts: &'a [OfPrompt],
+    pub(crate) tokens: Tokens,
+}
+
+impl Whole<'_> {
+    /// Its body.
+    pub(crate) fn json(&self) -> String {
+        match self.wanted.api {
+            Api::Completions | Api::Generate { .. } | Api::Responses => to_json(&self.completion()),
+            Api::Chat => to_json(&self.chat()),
+        }
+    }
+
+    /// The place of the prompt of an answer.
+    fn place(&self, index: usize) -> usize {
+        index / self.wanted.n as usize
+    }
+
+    /// The ids of a prompt, if they are wanted.
+    fn prompt_ids(&self, index: usize) -> Option<&[u32]> {
+        self.wanted.return_token_ids.then(|| &self.wanted.prompts[self.place(index)].ids[..])
+    }
+
+    fn ids(&self, choice: &Choice) -> Option<Vec<u32>> {
+        self.wanted.return_token_ids.then(|| choice.pieces().ids().to_vec())
+    }
+
+    fn logprobs(&self, index: usize, choice: &Choice) -> Option<Box<RawValue>> {
+        let places = if self.wanted.echo_only { 0..0 } else { 0..choice.tokens() };
+        let echoed = self.prompts[self.place(index)].pieces.as_ref();
+        self.wanted.logprobs.map(|_| logprobs(self.wanted, echoed, choice.pieces(), places, self.output))
+    }
+
+    fn completion(&self) -> Completion<'_> {
+        let choice = |(index, choice): (usize, &Choice)| {
+            let of_prompt = &self.prompts[self.place(index)];
+            CompletionChoice {
+                index,
+                text: of_prompt.text.clone().unwrap_or_default()
+                    + if self.wanted.echo_only { "" } else { choice.text() },
+                logprobs: self.logprobs(index, choice),
+                finish_reason: choice.finish().name(),
+                stop_reason: choice.finish().reason(),
+                token_ids: self.ids(choice),
+                prompt_logprobs: of_prompt.logprobs.as_deref(),
+                prompt_token_ids: self.prompt_ids(index),
+                routed_experts: None,
+            }
+        };
+        Completion {
+            opening: self.head.opening("text_completion"),
+            choices: self.choices.iter().enumerate().map(choice).collect(),
             service_tier: None,
-            system_fingerprint: fingerprint,
-            usage,
+            system_fingerprint: &self.head.fingerprint,
+            usage: self.tokens.usage(self.wanted.api),
             kv_transfer_params: None,
             ec_transfer_params: None,
             metrics: None,
-        }),
-        Api::Chat => to_json(&Chat {
-            id,
-            object: "chat.completion",
-            created: *created,
-            model,
-            choices: numbered
-                .map(|(index, choice)| ChatChoice {
-                    index,
-                    message: Message {
-                        role: "assistant",
-                        content: choice.text().to_owned(),
-                        refusal: None,
-                        annotations: None,
-                        audio: None,
-                        function_call: None,
-                        reasoning: None,
-                    },
-                    logprobs: said(index, choice),
-                    finish_reason: choice.finish().name(),
-                    stop_reason: choice.finish().reason(),
-                    token_ids: ids(choice),
-                    routed_experts: None,
-                })
-                .collect(),
+        }
+    }
+
+    fn chat(&self) -> Chat<'_> {
+        let choice = |(index, choice): (usize, &Choice)| ChatChoice {
+            index,
+            message: Message {
+                role: "assistant",
+                content: choice.text().to_owned(),
+                refusal: None,
+                annotations: None,
+                audio: None,
+                function_call: None,
+                reasoning: None,
+            },
+            logprobs: self.logprobs(index, choice),
+            finish_reason: choice.finish().name(),
+            stop_reason: choice.finish().reason(),
+            token_ids: self.ids(choice),
+            routed_experts: None,
+        };
+        Chat {
+            opening: self.head.opening("chat.completion"),
+            choices: self.choices.iter().enumerate().map(choice).collect(),
             service_tier: None,
-            system_fingerprint: fingerprint,
-            usage,
-            prompt_logprobs: of_prompt(0).logprobs.as_deref(),
-            prompt_token_ids: wanted.return_token_ids.then(|| &prompt(0)[..]),
+            system_fingerprint: &self.head.fingerprint,
+            usage: self.tokens.usage(self.wanted.api),
+            prompt_logprobs: self.prompts[0].logprobs.as_deref(),
+            prompt_token_ids: self.prompt_ids(0),
             prompt_text: None,
             kv_transfer_params: None,
             ec_transfer_params: None,
             metrics: None,
-        }),
+        }
     }
 }
 
@@ -271,10 +301,8 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 
 #[derive(Serialize)]
 struct Chunk<'a, C> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
+    #[serde(flatten)]
+    opening: Opening<'a>,
     choices: &'a [C],
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<ChunkUsage>,
@@ -337,7 +365,6 @@ pub(crate) struct Stream<'a> {
 
 impl Stream<'_> {
     fn chunk<C: Serialize>(&self, choices: &[C], usage: Option<ChunkUsage>, more: More<'_>) -> String {
-        let Head { id, created, model, fingerprint, .. } = self.head;
         let object = match self.wanted.api {
             Api::Completions | Api::Generate { .. } | Api::Responses => "text_completion",
             Api::Chat => "chat.completion.chunk",
@@ -348,13 +375,10 @@ impl Stream<'_> {
             More::Prompt(ids) => (false, Some(ids)),
         };
         event(&to_json(&Chunk {
-            id,
-            object,
-            created: *created,
-            model,
+            opening: self.head.opening(object),
             choices,
             usage,
-            system_fingerprint: is_last.then_some(fingerprint),
+            system_fingerprint: is_last.then_some(&self.head.fingerprint[..]),
             prompt_token_ids: prompt,
             prompt_text: prompt.map(|_| None),
         }))

@@ -10,6 +10,7 @@ use crate::choice::Author;
 use crate::deployment::Command;
 use crate::error::Shape;
 use crate::faults;
+use crate::http::Timeouts;
 use crate::log::RequestLog;
 use crate::output::Output;
 use crate::request::{Api, Dialect, Served};
@@ -22,6 +23,9 @@ pub(crate) struct Front {
     pub(crate) served: Served,
     pub(crate) fingerprint: String,
     pub(crate) api_key: Option<String>,
+    /// Whether there are routes for developers.
+    pub(crate) dev_mode: bool,
+    pub(crate) timeouts: Timeouts,
     pub(crate) seed: u64,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) output: Arc<Output>,
@@ -39,6 +43,10 @@ pub(crate) struct App {
     pub(crate) fingerprint: String,
     /// Where `/v1` asks for a key.
     pub(crate) api_key: Option<String>,
+    /// Whether there are routes for developers.
+    pub(crate) dev_mode: bool,
+    /// How long clients may take.
+    pub(crate) timeouts: Timeouts,
     /// The worker that serves whoever comes here; without one, that is the router's choice.
     pub(crate) worker: Option<WorkerId>,
     /// Root of what answers say.
@@ -61,7 +69,19 @@ pub(crate) struct App {
 impl App {
     /// Of a deployment that takes these commands.
     pub(crate) fn new(front: Front, worker: Option<WorkerId>, numbers: Arc<AtomicU64>) -> Self {
-        let Front { served, fingerprint, api_key, seed, tokenizer, output, log, faults, commands } = front;
+        let Front {
+            served,
+            fingerprint,
+            api_key,
+            dev_mode,
+            timeouts,
+            seed,
+            tokenizer,
+            output,
+            log,
+            faults,
+            commands,
+        } = front;
         let under_way = AtomicI64::new(0);
         let faults = faults::Desk::new(faults, seed);
         let traffic = Arc::default();
@@ -69,6 +89,8 @@ impl App {
             served,
             fingerprint,
             api_key,
+            dev_mode,
+            timeouts,
             worker,
             seed,
             tokenizer,

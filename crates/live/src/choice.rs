@@ -117,7 +117,7 @@ impl Choice {
         (room, end): (usize, Option<usize>),
     ) {
         let Author { output, tokenizer, .. } = author;
-        let Prompt { ids, heard } = &wanted.prompts[place];
+        let Prompt { ids, heard, .. } = &wanted.prompts[place];
         let allowed = &wanted.allowed_token_ids;
         // Which ends an answer before its time if there is no other.
         let others: Vec<u32> = allowed.iter().copied().filter(|&id| id != tokenizer.end()).collect();

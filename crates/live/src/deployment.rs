@@ -20,11 +20,12 @@ use servecast_cluster::{
 use servecast_engine::{Iteration, Joined};
 use servecast_latency::Host;
 use servecast_record::RequestStatus;
-use servecast_types::{Duration, Prompt, RequestId, Role, Run, Time, WorkerId};
+use servecast_types::{Duration, RequestId, Role, Time, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::message::{Asked, Command, Ended, Event, Request};
 use crate::admin::{Order, is_up};
+use crate::content::content;
 use crate::events::Feed;
 use crate::faults::Waits;
 use crate::metrics::Metrics;
@@ -79,6 +80,11 @@ pub(crate) fn start(
 }
 
 fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), DeploymentError> {
+    drive(setting, commands).map(|_| ())
+}
+
+/// The deployment as it is at the end, and when that is.
+fn drive(setting: Setting, commands: Receiver<Command>) -> Result<(Cluster, Time), DeploymentError> {
     let Setting { topology, options, speed, metrics, log, events, startup, lives } = setting;
     let last = topology.groups().last().map(|(role, ..)| role);
     let hosts = topology.groups().filter(|(role, ..)| Some(*role) == last);
@@ -111,7 +117,7 @@ fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), Deployment
     let mut cluster = Cluster::new(&topology, &options);
     let desk = Shared(desk);
     let mut clock = WallClock::new(desk.clone());
-    drive_with(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone(), &mut desk.clone())?;
+    let end = drive_with(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone(), &mut desk.clone())?;
     let mut desk = desk.0.borrow_mut();
     if let Some(error) = desk.failure.take() {
         return Err(error.into());
@@ -119,7 +125,7 @@ fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), Deployment
     if let Some(log) = desk.log.take() {
         log.finish()?;
     }
-    Ok(())
+    Ok((cluster, end))
 }
 
 /// The clock of the machine.
@@ -362,7 +368,7 @@ impl Source for Shared {
         desk.clients.insert(id, client);
         desk.metrics.entered(id, request.number);
         if let Some(events) = &desk.events {
-            events.arrived(id, [&request.prompt[..], &request.output].concat());
+            events.arrived(id, [&request.prompt[..], &request.output].concat(), request.salt.clone());
         }
         let tokens = request.output.len() as u32;
         Some(Arrival {
@@ -374,8 +380,8 @@ impl Source for Shared {
                 input_tokens: request.prompt.len() as u32,
                 output_tokens: request.max_tokens,
             },
-            prompt: tokens_prompt(&request.prompt),
-            output: Some(Box::new(tokens_prompt(&request.output))),
+            prompt: request.content,
+            output: Some(Box::new(content(&request.output, None))),
             stop_after: (tokens < request.max_tokens).then_some(tokens),
             priority: request.priority,
             placement: request.worker.into_iter().collect(),
@@ -407,11 +413,6 @@ impl Source for Shared {
         let desk = self.0.borrow();
         desk.is_closing && desk.clients.is_empty()
     }
-}
-
-/// Real token ids as content.
-fn tokens_prompt(tokens: &[u32]) -> Prompt {
-    Prompt::new(tokens.iter().map(|&token| Run::tokens(token, 1)))
 }
 
 /// Tells clients of their tokens.
@@ -487,3 +488,6 @@ fn pool_names(topology: &Topology) -> Vec<&'static str> {
     roles.dedup();
     roles.into_iter().map(Role::name).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ pub(crate) use self::publisher::Channel;
 use self::publisher::{Opened, Publisher};
 pub use self::wire::EventFormat;
 use self::wire::payload;
+use crate::content::Salt;
 
 /// A worker as others know it.
 #[derive(Debug)]
@@ -44,8 +45,8 @@ pub(crate) struct Source {
 /// What the deployment tells.
 #[derive(Debug)]
 enum News {
-    /// A request came, with all tokens that it will have.
-    Arrived(RequestId, Vec<u32>),
+    /// A request came, with all tokens that it will have, and its salt.
+    Arrived(RequestId, Vec<u32>, Option<Salt>),
     /// It has ended.
     Ended(RequestId, Time),
     /// A worker ended a pass that was decided then, and had taken these requests.
@@ -74,8 +75,8 @@ impl Feed {
     }
 
     /// A request came, with all tokens that it will have.
-    pub(crate) fn arrived(&self, id: RequestId, tokens: Vec<u32>) {
-        self.tell(News::Arrived(id, tokens));
+    pub(crate) fn arrived(&self, id: RequestId, tokens: Vec<u32>, salt: Option<Salt>) {
+        self.tell(News::Arrived(id, tokens, salt));
     }
 
     /// A request has ended.
@@ -136,7 +137,7 @@ async fn publish(
         sources.into_iter().map(|source| Some(Publisher::new(source.channel, source.opened))).collect();
     while let Some(news) = received.recv().await {
         match news {
-            News::Arrived(id, tokens) => contents.arrived(id, &tokens),
+            News::Arrived(id, tokens, salt) => contents.arrived(id, &tokens, salt.as_ref()),
             News::Ended(id, at) => contents.ended(id, at),
             News::Passed { worker, decided, taken, events } => {
                 for id in taken {

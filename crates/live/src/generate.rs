@@ -12,9 +12,11 @@ use servecast_record::RequestStatus;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::answer::{DONE, Head, OfPrompt, Stream, Tokens, event, logprobs, whole};
+use crate::answer::{DONE, Head, OfPrompt, Stream, Tokens, Whole, event, logprobs};
 use crate::app::App;
+use crate::blocking::work;
 use crate::choice::{Choice, Delta};
+use crate::content::content;
 use crate::deployment::{Asked, Command, Ended, Event, Request};
 use crate::error::ApiError;
 use crate::log::Line;
@@ -41,6 +43,8 @@ pub(crate) struct Answers {
     cached: Vec<u64>,
     ended: usize,
     refused: bool,
+    /// Whether the only worker behind the port has failed, whose port closes with all connections.
+    is_lost: bool,
     came: Instant,
     /// When the client had its first token.
     first: Option<Instant>,
@@ -64,6 +68,7 @@ impl Answers {
             cached: Vec::new(),
             ended: 0,
             refused: false,
+            is_lost: false,
             came: Instant::now(),
             first: None,
             app,
@@ -72,13 +77,15 @@ impl Answers {
         let Self { app, wanted, .. } = &answers;
         let mut requests = Vec::new();
         let mut choices = Vec::new();
-        for (place, Prompt { ids, .. }) in wanted.prompts.iter().enumerate() {
+        for (place, Prompt { ids, salt, .. }) in wanted.prompts.iter().enumerate() {
             for index in 0..wanted.n {
                 let choice = Choice::new(wanted, place, index, app.author(), &app.served);
                 requests.push(Request {
                     number: app.number(),
                     index: choices.len() as u32,
+                    content: content(ids, salt.as_ref()),
                     prompt: ids.clone(),
+                    salt: salt.clone(),
                     max_tokens: wanted.room(ids, &app.served),
                     output: choice.pieces().ids().to_vec(),
                     priority: wanted.priority,
@@ -110,6 +117,7 @@ impl Answers {
         self.numbers[index] = None;
         self.ended += 1;
         self.refused |= status != RequestStatus::Finished;
+        self.is_lost |= status == RequestStatus::Failed && self.app.worker.is_some();
         // The prompt counts once, whatever number of answers there are to it.
         self.cached[index] = u64::from(cached_tokens);
         if index.is_multiple_of(self.wanted.n as usize) {
@@ -209,18 +217,28 @@ impl Answers {
                 Event::Ended(ended) => self.ended(index as usize, ended),
             }
         }
+        if self.is_lost {
+            return std::future::pending().await;
+        }
         if self.refused {
             return Err(ApiError::internal("the engine could not serve the request"));
         }
         sleep_until(seen.into()).await;
+        let tokens = (self.tokens.prompt + self.tokens.completion) as usize;
+        work(tokens, move || self.written()).await
+    }
+
+    /// The whole answer, which is complete.
+    fn written(&self) -> String {
         let prompts = self.of_prompts();
         if self.app.served.dialect == Dialect::Sglang {
-            return Ok(self.state().whole(&prompts));
+            return self.state().whole(&prompts);
         }
         if let Some(response) = self.response() {
-            return Ok(response.whole());
+            return response.whole();
         }
-        Ok(whole(&self.head, &self.wanted, &self.choices, &self.app.output, &prompts, self.tokens))
+        let Self { head, wanted, choices, tokens, app, .. } = self;
+        Whole { head, wanted, choices, output: &app.output, prompts: &prompts, tokens: *tokens }.json()
     }
 
     /// The answer as a stream.
@@ -290,7 +308,7 @@ impl EventStream {
 
     fn ended(&mut self, index: usize, ended: Ended) {
         self.answers.ended(index, ended);
-        if !self.answers.is_over() {
+        if !self.answers.is_over() || self.answers.is_lost {
             return;
         }
         self.is_done = true;
@@ -326,6 +344,9 @@ impl Body for EventStream {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(chunk.into()))));
+            }
+            if self.answers.is_lost {
+                return Poll::Pending;
             }
             if self.is_done {
                 return Poll::Ready(None);

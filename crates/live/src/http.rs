@@ -4,6 +4,7 @@
 //! framework's.
 
 mod models;
+mod tokens;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,21 +21,22 @@ use hyper::header::{
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::admin::Order;
 use crate::answer::Head;
 use crate::app::App;
+use crate::blocking::work;
 use crate::clock::unix_time;
 use crate::deployment::Command;
 use crate::error::{ApiError, Shape};
 use crate::generate::{Answers, EventStream};
 use crate::metrics::Snapshot;
-use crate::params::{Fields, object};
-use crate::request::{Api, Dialect, Wanted, to_tokenize};
+use crate::params::object;
+use crate::request::{Api, Dialect, Wanted};
 use crate::traffic::Underway;
 use crate::{responses, sglang};
 
@@ -44,22 +46,34 @@ const MOST_BODY: usize = 32 << 20;
 /// Connections at a time; others wait for one to end.
 const MOST_CONNECTIONS: usize = 8192;
 
-/// How long a client may take for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the head of a request.
+    pub head: Duration,
+    /// For its body.
+    pub body: Duration,
+}
 
-/// How long a client may take for a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(30), body: Duration::from_secs(60) }
+    }
+}
+
+pub(crate) use self::tokens::tokenize_or_not;
 
 pub(crate) type Answer = Response<Either<Full<Bytes>, EventStream>>;
 
 /// Takes connections for ever. Those that there are end with it.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
-    serve_by(listener, move |request| answer(request, Arc::clone(&app))).await;
+    serve_by(listener, app.timeouts, move |request| answer(request, Arc::clone(&app))).await;
 }
 
 /// The same, with somebody else who answers.
 pub(crate) async fn serve_by<B, F>(
     listener: TcpListener,
+    timeouts: Timeouts,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
@@ -77,11 +91,11 @@ pub(crate) async fn serve_by<B, F>(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        connections.spawn(talk(connection, answer.clone()));
+        connections.spawn(talk(connection, timeouts, answer.clone()));
     }
 }
 
-async fn talk<B, F>(connection: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
+async fn talk<B, F>(connection: TcpStream, timeouts: Timeouts, answer: impl Fn(Request<Incoming>) -> F)
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
     F: Future<Output = Response<B>>,
@@ -93,7 +107,7 @@ where
         async move { Ok::<_, Infallible>(answered.await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
+    http.timer(TokioTimer::new()).header_read_timeout(timeouts.head).max_buf_size(64 << 10);
     // What is wrong with a connection ends it.
     let _ = http.serve_connection(TokioIo::new(connection), service).await;
 }
@@ -128,7 +142,8 @@ async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
     if let Some(answer) = preflight(&request) {
         return answer;
     }
-    let route = ROUTES.iter().find(|(known, _)| *known == path);
+    let dev_routes = if app.dev_mode { &DEV_ROUTES[..] } else { &[] };
+    let route = ROUTES.iter().chain(dev_routes).find(|(known, _)| *known == path);
     let fits = |methods: &str| methods.split(", ").any(|method| method == request.method().as_str());
     let handler = route.filter(|(_, methods)| fits(methods)).map(|(known, _)| *known);
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -190,6 +205,9 @@ const ROUTES: [(&str, &str); 13] = [
     ("/inference/v1/generate", "POST"),
 ];
 
+/// The same in development mode.
+const DEV_ROUTES: [(&str, &str); 1] = [("/reset_prefix_cache", "POST")];
+
 async fn handle(path: &str, request: Request<Incoming>, app: Arc<App>) -> Answer {
     match path {
         "/health" | "/ping" => empty(),
@@ -200,24 +218,41 @@ async fn handle(path: &str, request: Request<Incoming>, app: Arc<App>) -> Answer
         "/v1/completions" => generate(request, app, Api::Completions).await,
         "/v1/chat/completions" => generate(request, app, Api::Chat).await,
         "/v1/responses" => generate(request, app, Api::Responses).await,
+        "/reset_prefix_cache" => reset_prefix_cache(&request, &app).await,
         "/v1/completions/render" | "/inference/v1/generate" => refusal(
             &ApiError::permission(
                 "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them.",
             ),
             Shape::Nested,
         ),
-        path => tokenize_or_not(request, &app, path == "/tokenize").await,
+        path => tokenize_or_not(request, app, path == "/tokenize").await,
     }
 }
 
-/// Cuts a text into tokens, or says what tokens stand for.
-pub(crate) async fn tokenize_or_not(request: Request<Incoming>, app: &App, is_tokenize: bool) -> Answer {
-    let body = body(request).await;
-    let answered = body
-        .and_then(|body| object(&body))
-        .and_then(|body| if is_tokenize { tokenize(&body, app) } else { detokenize(&body, app) });
-    let shape = app.shape(Api::Completions);
-    answered.map_or_else(|error| refusal(&error, shape), |text| json(StatusCode::OK, text))
+/// `/reset_prefix_cache`: nothing is preempted for it, so it fails while a worker has requests.
+async fn reset_prefix_cache(request: &Request<Incoming>, app: &App) -> Answer {
+    let query = request.uri().query().unwrap_or_default();
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let preempts = |(key, value): (&str, &str)| {
+        key == "reset_running_requests" && !["false", "0", "no", "off", "f", "n"].contains(&value)
+    };
+    if pairs.any(preempts) {
+        let error =
+            ApiError::bad_request("reset_running_requests is not there: running requests are not preempted");
+        return refusal(&error, Shape::Nested);
+    }
+    match reset_caches(app).await {
+        Ok(success) => json(StatusCode::OK, format!(r#"{{"success":{success}}}"#)),
+        Err(error) => refusal(&error, Shape::Nested),
+    }
+}
+
+/// Empties the prefix caches behind a port; whether nobody used them.
+pub(crate) async fn reset_caches(app: &App) -> Result<bool, ApiError> {
+    let (sender, is_reset) = oneshot::channel();
+    let stopping = || ApiError::internal("the server is stopping");
+    app.commands.send(Command::Order(Order::ResetCaches(app.worker, sender))).map_err(|_| stopping())?;
+    is_reset.await.map_err(|_| stopping())
 }
 
 /// The release of vLLM that is imitated.
@@ -252,30 +287,59 @@ pub(crate) async fn generate(request: Request<Incoming>, app: Arc<App>, api: Api
     let shape = app.shape(api);
     let load_format = LoadFormat::of(&request).filter(|_| app.served.dialect == Dialect::Vllm);
     let ours = Arc::clone(&app);
-    let prepared = async {
-        let body = object(&body(request).await?)?;
-        let wanted = match api {
-            Api::Responses => responses::wanted(&body, &app.served, &app.tokenizer)?,
-            api => Wanted::of(api, &body, &app.served, &app.tokenizer)?,
-        };
-        let head = head(&app, &wanted, header_id);
-        let stream = wanted.stream;
-        Ok((Answers::begin(Arc::clone(&app), wanted, head)?, stream))
+    let read = move |body: &Map<String, Value>, app: &App| match api {
+        Api::Responses => responses::wanted(body, &app.served, &app.tokenizer),
+        api => Wanted::of(api, body, &app.served, &app.tokenizer),
     };
-    match prepared.await {
+    match answered(request, app, header_id, read).await {
         Err(error) => refusal(&error, shape),
-        Ok((answers, true)) => stream(answers),
-        Ok((answers, false)) => match answers.whole().await {
-            Ok(text) => {
-                let mut answer = json(StatusCode::OK, text);
-                if let (Some(format), Ok(snapshots)) = (load_format, snapshot(&ours).await) {
-                    answer.headers_mut().extend(format.header(&snapshots));
-                }
-                answer
+        Ok(Answered::Stream(stream)) => event_stream(*stream),
+        Ok(Answered::Whole(text)) => {
+            let mut answer = json(StatusCode::OK, text);
+            if let (Some(format), Ok(snapshots)) = (load_format, snapshot(&ours).await) {
+                answer.headers_mut().extend(format.header(&snapshots));
             }
-            Err(error) => refusal(&error, shape),
-        },
+            answer
+        }
     }
+}
+
+/// What a client gets that asked for an answer.
+pub(crate) enum Answered {
+    Stream(Box<EventStream>),
+    Whole(String),
+}
+
+/// Reads what a client wants, and answers it. What takes long is done elsewhere.
+pub(crate) async fn answered(
+    request: Request<Incoming>,
+    app: Arc<App>,
+    header_id: Option<String>,
+    read: impl FnOnce(&Map<String, Value>, &App) -> Result<Wanted, ApiError> + Send + 'static,
+) -> Result<Answered, ApiError> {
+    let body = body(request, &app).await?;
+    let ours = Arc::clone(&app);
+    let wanted = work(body.len(), move || read(&object(&body)?, &ours)).await??;
+    let head = head(&app, &wanted, header_id);
+    let (is_stream, size) = (wanted.stream, wanted.tokens(&app.served));
+    let begin = move || {
+        let answers = Answers::begin(app, wanted, head)?;
+        Ok::<_, ApiError>(if is_stream {
+            Begun::Stream(Box::new(answers.stream()))
+        } else {
+            Begun::Whole(Box::new(answers))
+        })
+    };
+    match work(size, begin).await?? {
+        Begun::Stream(stream) => Ok(Answered::Stream(stream)),
+        Begun::Whole(answers) => Ok(Answered::Whole(answers.whole().await?)),
+    }
+}
+
+/// Answers that are on their way.
+enum Begun {
+    Stream(Box<EventStream>),
+    Whole(Box<Answers>),
 }
 
 /// How a client wants to be told of the load, in the words of ORCA.
@@ -312,8 +376,8 @@ impl LoadFormat {
 }
 
 /// Answers as a stream of events.
-pub(crate) fn stream(answers: Answers) -> Answer {
-    let mut answer = Response::new(Either::Right(answers.stream()));
+pub(crate) fn event_stream(stream: EventStream) -> Answer {
+    let mut answer = Response::new(Either::Right(stream));
     let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
@@ -344,7 +408,7 @@ pub(crate) fn digits(app: &App) -> u64 {
 }
 
 /// The body of a request that says that it is JSON.
-pub(crate) async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
+async fn body(request: Request<Incoming>, app: &App) -> Result<Bytes, ApiError> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -352,7 +416,7 @@ pub(crate) async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> 
         return Err(ApiError::schema(message.to_owned(), None));
     }
     let body = Limited::new(request.into_body(), MOST_BODY).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+    match tokio::time::timeout(app.timeouts.body, body).await {
         Err(_) => Err(ApiError::bad_request("The body did not come in time")),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MOST_BODY)),
@@ -383,50 +447,6 @@ pub(crate) async fn snapshot(app: &App) -> Result<Vec<Snapshot>, ApiError> {
     let stopping = || ApiError::internal("the server is stopping");
     app.commands.send(Command::Snapshot(app.worker, sender)).map_err(|_| stopping())?;
     snapshots.await.map_err(|_| stopping())
-}
-
-#[derive(Serialize)]
-struct Tokenized {
-    count: usize,
-    max_model_len: u32,
-    tokens: Vec<u32>,
-    token_strs: Option<Vec<String>>,
-}
-
-fn tokenize(body: &serde_json::Map<String, Value>, app: &App) -> Result<String, ApiError> {
-    let mut fields = Fields::new(body);
-    let wants_texts = fields.bool("return_token_strs").unwrap_or(false);
-    check_model(&mut fields, app)?;
-    let tokens = to_tokenize(body, &app.tokenizer)?;
-    let texts = || tokens.iter().map(|&id| app.tokenizer.name(id)).collect();
-    let tokenized = Tokenized {
-        count: tokens.len(),
-        max_model_len: app.served.max_model_len,
-        token_strs: wants_texts.then(texts),
-        tokens,
-    };
-    Ok(serde_json::to_string(&tokenized).expect("texts and numbers are JSON"))
-}
-
-fn detokenize(body: &serde_json::Map<String, Value>, app: &App) -> Result<String, ApiError> {
-    let mut fields = Fields::new(body);
-    if fields.get("tokens").is_none() {
-        return Err(crate::params::invalid(&[crate::params::Problem::missing("body.tokens", body)]));
-    }
-    let tokens = fields.ids("tokens");
-    fields.checked()?;
-    check_model(&mut fields, app)?;
-    let text = app.tokenizer.decode(&tokens, true);
-    Ok(serde_json::to_string(&serde_json::json!({ "prompt": text })).expect("a text is JSON"))
-}
-
-fn check_model(fields: &mut Fields<'_>, app: &App) -> Result<(), ApiError> {
-    let model = fields.text("model");
-    fields.checked()?;
-    match model.filter(|&model| model != app.served.model) {
-        Some(model) => Err(ApiError::no_model(model, &app.served.model)),
-        None => Ok(()),
-    }
 }
 
 pub(crate) fn refusal(error: &ApiError, shape: Shape) -> Answer {

@@ -6,15 +6,18 @@
 //!     └── frames ── generate ◀───Event──────┘
 //! ```
 //!
-//! Handlers run in one asynchronous thread, the deployment in another; what they share are channels. The simulation is
+//! Handlers run in one asynchronous thread, the deployment in another; what they share are channels. Prompts that take long
+//! to cut into tokens have threads of their own, so that the streams of others go on. The simulation is
 //! that of a replay, and knows nothing of sockets: a request is stamped when the deployment takes it, so that a run can be
 //! recorded and replayed.
 
 mod admin;
 mod answer;
 mod app;
+mod blocking;
 mod choice;
 mod clock;
+mod content;
 mod deployment;
 mod error;
 mod events;
@@ -58,6 +61,7 @@ use crate::request::Served;
 
 pub use crate::events::{EventFormat, HashAlgorithm, KvEventsConfig, KvEventsError};
 pub use crate::faults::{Fail, FaultError, Faults, MaxQueue, Stall};
+pub use crate::http::Timeouts;
 pub use crate::length::{LengthLaw, OutputLength};
 pub use crate::log::{LogFormat, RequestLog};
 pub use crate::output::OutputText;
@@ -92,6 +96,10 @@ pub struct ServeOptions {
     pub speed: f64,
     /// What clients have to send to use the API.
     pub api_key: Option<String>,
+    /// Whether there are routes that change the server, as vLLM has them in its development mode.
+    pub dev_mode: bool,
+    /// How long clients may take.
+    pub timeouts: Timeouts,
     /// All settings as text, whose hash clients get as `system_fingerprint`.
     pub configuration: String,
     /// Where a line for each request is written.
@@ -156,9 +164,13 @@ pub fn serve(
     ready: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(blocking::MOST_THREADS).build();
     let runtime = runtime.map_err(ServeError::Start)?;
-    runtime.block_on(serve_on(options, ready, stop))
+    let outcome = runtime.block_on(serve_on(options, ready, stop));
+    // Nobody waits for prompts that are being cut into tokens.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve_on(
@@ -222,11 +234,22 @@ async fn serve_on(
     let (commands, thread) = deployment::start(setting, stopped).map_err(ServeError::Start)?;
     let hash = xxhash_rust::xxh3::xxh3_64(options.configuration.as_bytes()) as u32;
     let fingerprint = format!("vllm-{}-{hash:08x}", http::VLLM_VERSION);
-    let api_key = options.api_key;
+    let (api_key, dev_mode, timeouts) = (options.api_key, options.dev_mode, options.timeouts);
     let faults = options.faults;
     let of_front = commands.clone();
-    let front =
-        Front { served, fingerprint, api_key, seed, tokenizer, output, log, faults, commands: of_front };
+    let front = Front {
+        served,
+        fingerprint,
+        api_key,
+        dev_mode,
+        timeouts,
+        seed,
+        tokenizer,
+        output,
+        log,
+        faults,
+        commands: of_front,
+    };
     let mut addresses: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
     addresses.extend(admin.as_ref().map(|(_, address)| *address));
     let numbers = Arc::default();
@@ -234,7 +257,9 @@ async fn serve_on(
     let mut admins = JoinSet::new();
     if let Some((listener, _)) = admin {
         let commands = commands.clone();
-        admins.spawn(http::serve_by(listener, move |request| admin::answer(request, commands.clone())));
+        admins.spawn(http::serve_by(listener, timeouts, move |request| {
+            admin::answer(request, commands.clone())
+        }));
     }
     ready(&addresses);
     let outcome = std::future::poll_fn(|context| {

@@ -99,7 +99,7 @@ fn shown(value: &Value) -> String {
 
 /// A float as Python shows it.
 pub(crate) fn float(value: f64) -> String {
-    format!("{value:?}")
+    if value.is_nan() { "nan".to_owned() } else { format!("{value:?}") }
 }
 
 /// The object that a body holds.

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use servecast_types::Time;
 
+use crate::content;
 use crate::deployment::Request;
 
 /// A trace that is being written: a JSON line a request, with its token ids and the time at which it came.
@@ -25,8 +26,12 @@ struct Row<'a> {
     arrival_time_ns: u64,
     input_toks: usize,
     output_toks: usize,
-    input_tok_ids: &'a [u32],
+    /// Of a salted prompt the first one stands for salt and token.
+    input_tok_ids: Vec<u64>,
     output_tok_ids: &'a [u32],
+    /// What was asked for, if the answer ends before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_toks: Option<u32>,
     #[serde(skip_serializing_if = "is_usual")]
     priority: i32,
 }
@@ -47,8 +52,9 @@ impl Log {
             arrival_time_ns: now.as_ns(),
             input_toks: request.prompt.len(),
             output_toks: request.output.len(),
-            input_tok_ids: &request.prompt,
+            input_tok_ids: content::ids(&request.prompt, request.salt.as_ref()).collect(),
             output_tok_ids: &request.output,
+            max_output_toks: Some(request.max_tokens).filter(|&most| most as usize > request.output.len()),
             priority: request.priority,
         };
         let mut line = serde_json::to_vec(&row)?;

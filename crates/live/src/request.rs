@@ -3,12 +3,15 @@
 
 mod given;
 mod prompts;
+mod salt;
+mod sampling;
 
 use serde_json::{Map, Value};
 
 use self::given::Given;
 pub(crate) use self::prompts::{Message, Prompt, content, to_tokenize};
 use self::prompts::{Prompts, messages, prompts};
+pub(crate) use self::salt::salt;
 use crate::error::ApiError;
 use crate::length::OutputLength;
 use crate::params::Fields;
@@ -130,7 +133,8 @@ impl Wanted {
         given.check(api, served)?;
         let is_text = !matches!(prompts, Prompts::Ids(_));
         let prompts = prompts.encode(api, given.special_tokens, tokenizer)?;
-        let prompts = prompts.into_iter().map(|prompt| given.truncated(prompt)).collect();
+        let mut prompts: Vec<Prompt> = prompts.into_iter().map(|prompt| given.truncated(prompt)).collect();
+        salt(&mut prompts, &fields, served.dialect)?;
         let wanted = Wanted { is_text, ..given.wanted(api, prompts) };
         if served.dialect == Dialect::Sglang {
             wanted.check_total(served)?;
@@ -166,6 +170,12 @@ impl Wanted {
             Api::Chat | Api::Responses => left,
         };
         self.max_tokens.unwrap_or(default).min(left)
+    }
+
+    /// Tokens of all prompts and answers, as many as they may be.
+    pub(crate) fn tokens(&self, served: &Served) -> usize {
+        let answer = |prompt: &Prompt| prompt.ids.len() + self.room(&prompt.ids, served) as usize;
+        self.prompts.iter().map(answer).sum::<usize>().saturating_mul(self.n as usize)
     }
 
     /// Tokens after which the answer with these random bits ends by itself, if it does before it has no room.
@@ -295,6 +305,27 @@ mod tests {
                 "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
             ),
             (json!({"stop": ["a", ""]}), "stop cannot contain an empty string."),
+            (json!({"bad_words": [""]}), "bad_words cannot contain an empty string."),
+            (
+                json!({"temperature": "nan"}),
+                "temperature must be a finite number, got nan. (parameter=temperature, value=nan)",
+            ),
+            (
+                json!({"temperature": 2.5}),
+                "temperature must be in [0, 2], got 2.5. (parameter=temperature, value=2.5)",
+            ),
+            (json!({"top_k": -2}), "top_k must be 0 (disable), or at least 1, got -2."),
+            (json!({"min_p": 1.5}), "min_p must be in [0, 1], got 1.5."),
+            (json!({"presence_penalty": 3}), "presence_penalty must be in [-2, 2], got 3.0."),
+            (json!({"repetition_penalty": 0}), "repetition_penalty must be greater than zero, got 0.0."),
+            (
+                json!({"prompt_logprobs": -7}),
+                "`prompt_logprobs` must be a positive value or -1. (parameter=prompt_logprobs, value=-7)",
+            ),
+            (
+                json!({"prompt_logprobs": 2, "stream": true}),
+                "`prompt_logprobs` are not available when `stream=True`. (parameter=prompt_logprobs)",
+            ),
             (json!({"model": "other"}), "The model `other` does not exist. Valid aliases: m."),
             (json!({"prompt": [5, 1_000_000]}), "Token id 1000000 is out of vocabulary"),
             (

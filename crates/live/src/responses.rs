@@ -7,7 +7,7 @@ use crate::answer::{Head, Tokens, to_json};
 use crate::choice::{Choice, Delta, Finish};
 use crate::error::ApiError;
 use crate::params::{Fields, Problem};
-use crate::request::{Api, Message, Prompt, Served, Wanted};
+use crate::request::{Api, Message, Prompt, Served, Wanted, salt};
 use crate::tokenizer::Tokenizer;
 
 type Null = Option<()>;
@@ -53,10 +53,12 @@ pub(crate) fn wanted(
         return Err(ApiError::bad_request("There is no input: give a text or a list of messages"));
     }
     let (ids, heard) = tokenizer.conversation(&messages)?;
+    let mut prompts = vec![Prompt { ids, heard, salt: None }];
+    salt(&mut prompts, &fields, served.dialect)?;
     let wanted = Wanted {
         api: Api::Responses,
         is_text: true,
-        prompts: vec![Prompt { ids, heard }],
+        prompts,
         n: 1,
         max_tokens: max_tokens.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
         ignore_eos,

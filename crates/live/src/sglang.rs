@@ -7,6 +7,7 @@ mod request;
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -16,17 +17,18 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::clock::{rfc3339, unix_time};
 use crate::error::{ApiError, Shape};
-use crate::generate::Answers;
 use crate::http::{
-    Answer, body, detail, empty, generate, head, json as json_answer, metrics, refusal, snapshot, text,
-    tokenize_or_not,
+    Answer, Answered, answered, detail, empty, event_stream, generate, json as json_answer, metrics, refusal,
+    reset_caches, snapshot, text, tokenize_or_not,
 };
 use crate::metrics::Snapshot;
-use crate::params::object;
 use crate::request::Api;
 
 /// The release of SGLang that is imitated.
 pub(crate) const VERSION: &str = "0.5.23";
+
+/// How long it takes to try again to empty caches that are in use.
+const FLUSH_RETRY: Duration = Duration::from_millis(20);
 
 /// What a client gets.
 pub(crate) async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answer {
@@ -65,13 +67,12 @@ pub(crate) async fn dispatch(request: Request<Incoming>, app: Arc<App>) -> Answe
             Ok(snapshots) => json_answer(StatusCode::OK, server_info(&app, &snapshots)),
             Err(error) => refusal(&error, Shape::Flat),
         },
-        // There is no way to empty the caches of a simulated engine.
-        "/flush_cache" => text(StatusCode::BAD_REQUEST, "A simulated cache cannot be flushed.\n".to_owned()),
+        "/flush_cache" => flush_cache(request.uri().query().unwrap_or_default(), &app).await,
         "/generate" => native(request, app).await,
         "/v1/completions" => generate(request, app, Api::Completions).await,
         "/v1/chat/completions" => generate(request, app, Api::Chat).await,
-        "/tokenize" | "/v1/tokenize" => tokenize_or_not(request, &app, true).await,
-        "/detokenize" | "/v1/detokenize" => tokenize_or_not(request, &app, false).await,
+        "/tokenize" | "/v1/tokenize" => tokenize_or_not(request, app, true).await,
+        "/detokenize" | "/v1/detokenize" => tokenize_or_not(request, app, false).await,
         _ if path.strip_prefix("/v1/models/") == Some(&app.served.model) => {
             json_answer(StatusCode::OK, model(&app).to_string())
         }
@@ -90,22 +91,39 @@ pub(crate) fn is_guarded(method: &Method, path: &str) -> bool {
     method != Method::OPTIONS && !path.starts_with("/health") && !path.starts_with("/metrics")
 }
 
+/// `/flush_cache`: empties the prefix caches as soon as nobody uses them, for which it waits as long as it is told.
+async fn flush_cache(query: &str, app: &App) -> Answer {
+    let timeout = query.split('&').find_map(|pair| pair.strip_prefix("timeout=")).unwrap_or("0");
+    let timeout = timeout.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let Some(timeout) = timeout else {
+        let error = ApiError::bad_request("timeout has to be a number of seconds, 0 or more");
+        return refusal(&error, Shape::Flat);
+    };
+    let until = Instant::now().checked_add(timeout);
+    loop {
+        match reset_caches(app).await {
+            Err(error) => return refusal(&error, Shape::Flat),
+            Ok(true) => {
+                let said = "Cache flushed.\nPlease check backend logs for more details. (When there are running or \
+                            waiting requests, the operation will not be performed.)\n";
+                return text(StatusCode::OK, said.to_owned());
+            }
+            Ok(false) if until.is_some_and(|until| Instant::now() >= until) => {
+                return text(StatusCode::BAD_REQUEST, "Flush cache failed.\n".to_owned());
+            }
+            Ok(false) => tokio::time::sleep(FLUSH_RETRY).await,
+        }
+    }
+}
+
 /// `/generate`.
 async fn native(request: Request<Incoming>, app: Arc<App>) -> Answer {
-    let prepared = async {
-        let body = object(&body(request).await?)?;
-        let wanted = request::wanted(&body, &app.served, &app.tokenizer)?;
-        let head = head(&app, &wanted, None);
-        let stream = wanted.stream;
-        Ok::<_, ApiError>((Answers::begin(Arc::clone(&app), wanted, head)?, stream))
-    };
-    match prepared.await {
+    let read =
+        |body: &serde_json::Map<String, Value>, app: &App| request::wanted(body, &app.served, &app.tokenizer);
+    match answered(request, app, None, read).await {
         Err(error) => refusal(&error, Shape::Bare),
-        Ok((answers, true)) => crate::http::stream(answers),
-        Ok((answers, false)) => match answers.whole().await {
-            Ok(text) => json_answer(StatusCode::OK, text),
-            Err(error) => refusal(&error, Shape::Bare),
-        },
+        Ok(Answered::Stream(stream)) => event_stream(*stream),
+        Ok(Answered::Whole(text)) => json_answer(StatusCode::OK, text),
     }
 }
 

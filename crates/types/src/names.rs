@@ -96,6 +96,17 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_named_as_that_of_a_trace_is() {
+        let ids = [5, 6, (1 << 30) - 1, 1 << 40, u64::MAX, 9];
+        let mut interner = Interner::new();
+        let of_trace = Prompt::from_blocks(ids.map(|id| interner.intern(id)), 1, 6);
+        let named = Prompt::new(ids.map(crate::Run::token_named));
+        let names = interner.into_names(1);
+        assert_eq!(*names.canonical(&of_trace, 6), named);
+        assert_eq!(of_trace.runs()[0], named.runs()[0].part(0..2));
+    }
+
+    #[test]
     fn identities_do_not_depend_on_what_was_seen_before() {
         let (a, b, c) = (1 << 40, (1 << 40) + 1, u64::MAX);
         let ids = [7, 8, (1 << 30) - 1, a, b, 9, c];

@@ -37,6 +37,15 @@ impl Run {
         Self { start: first as u64, len }
     }
 
+    /// A token by an id alone: the same as that id of a trace has whose ids are of tokens, if below 2³⁰, and otherwise as
+    /// [`ContentNames::canonical`] renames it.
+    pub fn token_named(id: u64) -> Self {
+        if id < u64::from(FIRST_NUMBERED) {
+            return Self::content(ContentId(id as u32), 1, 1);
+        }
+        Self { start: xxh3_64(&id.to_le_bytes()) >> 1, len: 1 }
+    }
+
     /// The first `len` tokens of a trace block, all of which have `block_tokens`.
     pub const fn content(id: ContentId, block_tokens: u32, len: u32) -> Self {
         // At most 2³¹ blocks, so that it stays below 2⁶³.

@@ -19,7 +19,7 @@ pub(crate) fn name_replies(sessions: &mut [Session], notes: &mut TraceNotes) {
             if shared == 0 && notes.without_content == 0 {
                 notes.unrelated_turns.add(next.line);
             }
-            let end = u64::from(turn.prompt.tokens()) + u64::from(turn.output_tokens);
+            let end = u64::from(turn.prompt.tokens()) + u64::from(turn.generated());
             let repeats = shared == turn.prompt.tokens() && u64::from(next.prompt.tokens()) >= end;
             if turn.output.is_none() && repeats {
                 // It is within the next prompt, so it fits.
@@ -56,7 +56,7 @@ pub(crate) fn join_turns(sessions: &mut [Session], names: &mut ContentNames) -> 
             names.add_reply(name, place - 1);
             let reply = turn.output.as_deref();
             let tokens = u64::from(turn.prompt.tokens())
-                + u64::from(turn.output_tokens)
+                + u64::from(turn.generated())
                 + u64::from(next.prompt.tokens());
             if tokens > MAX_INPUT_TOKENS {
                 return Err(TraceError::SessionTooLong { line: next.line, tokens });
@@ -71,7 +71,8 @@ pub(crate) fn join_turns(sessions: &mut [Session], names: &mut ContentNames) -> 
 
 /// Names every token of a reply, which later turns repeat.
 fn name_whole_reply(turn: &mut Turn, number: u32) {
+    let tokens = turn.generated();
     let output = turn.output.get_or_insert_default();
-    let unnamed = turn.output_tokens - output.tokens();
+    let unnamed = tokens - output.tokens();
     output.push(Run::reply(number, unnamed));
 }

@@ -88,6 +88,7 @@ impl<'a> Object<'a> {
             hash_runs: Vec::new(),
             output_ids: self.ids(line, Key::OutputHashIds)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
+            max_output: self.max_output(line)?,
         })
     }
 
@@ -155,6 +156,7 @@ impl<'a> Object<'a> {
             session_id: self.field(line, Key::SessionId).map(|field| field.name()).transpose()?,
             delay_ms: self.delay(line, unit)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
+            max_output: self.max_output(line)?,
         })
     }
 
@@ -174,6 +176,14 @@ impl<'a> Object<'a> {
     fn delay(&self, line: u64, unit: Option<TimeUnit>) -> Result<Option<f64>, TraceError> {
         let unit = |key| unit.filter(|_| key == DELAY[0]).unwrap_or(TimeUnit::Ms);
         self.either(line, DELAY)?.map(|field| field.delay(unit(field.key))).transpose()
+    }
+
+    /// Tokens that were asked for, if that is not what was generated.
+    fn max_output(&self, line: u64) -> Result<Option<u32>, TraceError> {
+        let most =
+            self.field(line, Key::MaxOutputToks).map(|field| field.tokens(MAX_OUTPUT_TOKENS)).transpose()?;
+        // It is below a million.
+        Ok(most.map(|most| most as u32))
     }
 
     /// The ids of a list that need not be there.

@@ -44,6 +44,8 @@ pub struct TraceRow {
     pub output_ids: Vec<u64>,
     /// Scheduling priority, 0 unless the trace says otherwise.
     pub priority: i32,
+    /// Tokens that were asked for, if the output ended by itself before; no less than `output_length`.
+    pub max_output: Option<u32>,
 }
 
 impl TraceRow {
@@ -59,6 +61,15 @@ impl TraceRow {
         }
         if !(1..=MAX_OUTPUT_TOKENS).contains(&self.output_length) {
             return value("output_length", self.output_length.to_string(), tokens_up_to(MAX_OUTPUT_TOKENS));
+        }
+        if let Some(most) = self.max_output.map(u64::from)
+            && !(self.output_length..=MAX_OUTPUT_TOKENS).contains(&most)
+        {
+            let expected = format!(
+                "a whole number of tokens from {}, which were generated, to {MAX_OUTPUT_TOKENS}",
+                self.output_length
+            );
+            return value("max_output_toks", most.to_string(), expected);
         }
         if let Some(ms) = self.timestamp_ms
             && !is_timestamp(ms)
@@ -121,6 +132,7 @@ pub fn write_mooncake(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> 
             hash_ids: &row.hash_ids,
             output_hash_ids: &row.output_ids,
             priority: (row.priority != 0).then_some(row.priority),
+            max_output_toks: row.max_output,
         };
         serde_json::to_writer(&mut line, &json)?;
         line.push(b'\n');
@@ -145,6 +157,8 @@ struct JsonRow<'a> {
     output_hash_ids: &'a [u64],
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_toks: Option<u32>,
 }
 
 /// A time in a file: whole ones without a fraction, since some readers of such traces take only integers.
@@ -191,11 +205,12 @@ mod tests {
             delay_ms: Some(0.1),
             output_length: 1,
             priority: -2,
+            max_output: Some(3),
             ..TraceRow::default()
         };
         assert_eq!(
             written(row),
-            "{\"timestamp\":27000,\"delay\":0.1,\"output_length\":1,\"hash_ids\":[],\"priority\":-2}\n"
+            "{\"timestamp\":27000,\"delay\":0.1,\"output_length\":1,\"hash_ids\":[],\"priority\":-2,\"max_output_toks\":3}\n"
         );
     }
 

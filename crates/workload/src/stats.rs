@@ -93,7 +93,7 @@ pub fn stats(workload: &Workload, block_size: u32) -> TraceStats {
             as u64,
         token_reuse_ratio: ratio(reuse.reusable as f64 * f64::from(block_size), input_tokens.total as f64),
         input_tokens,
-        output_tokens: LengthStats::of(workload.turns().map(|turn| turn.output_tokens)),
+        output_tokens: LengthStats::of(workload.turns().map(|turn| turn.generated())),
         span_ms,
         request_rate_per_s: (span_ms > 0.0).then(|| requests as f64 / (span_ms / 1000.0)),
         bucket_ms,
@@ -177,7 +177,7 @@ impl Reuse {
             if let Some(output) = &turn.output {
                 let mut content = turn.prompt.clone();
                 // The last token that is generated has no KV.
-                content.extend(output.range(0..turn.output_tokens - 1));
+                content.extend(output.range(0..turn.generated() - 1));
                 generated.extend(std::iter::from_fn(|| hasher.next(&content)));
             }
         }

@@ -43,7 +43,7 @@ pub struct Turn {
     pub start: TurnStart,
     /// Its prompt.
     pub prompt: Prompt,
-    /// Tokens to generate, at least 1.
+    /// Tokens that it asks for, at least 1.
     pub output_tokens: u32,
     /// Scheduling priority, 0 by default.
     pub priority: i32,
@@ -51,6 +51,13 @@ pub struct Turn {
     pub stop_after: Option<u32>,
     /// What it generates, from the first token on, as far as the trace or a later turn names it.
     pub output: Option<Box<Prompt>>,
+}
+
+impl Turn {
+    /// Tokens that it generates, at least 1.
+    pub fn generated(&self) -> u32 {
+        self.stop_after.map_or(self.output_tokens, |stop| stop.clamp(1, self.output_tokens))
+    }
 }
 
 /// When a turn is sent.
@@ -157,7 +164,7 @@ impl Workload {
 
     /// Tokens of all outputs.
     pub fn output_tokens(&self) -> u64 {
-        self.turns().map(|turn| u64::from(turn.output_tokens)).sum()
+        self.turns().map(|turn| u64::from(turn.generated())).sum()
     }
 
     /// All turns, session by session.
@@ -213,9 +220,9 @@ impl Plan {
                 start: if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? },
                 prompt: blocks.prompt(row, &mut notes)?,
                 // Checked to be below a million.
-                output_tokens: row.output_length as u32,
+                output_tokens: row.max_output.unwrap_or(row.output_length as u32),
                 priority: row.priority,
-                stop_after: None,
+                stop_after: row.max_output.map(|_| row.output_length as u32),
                 output: blocks.output(row, &mut notes),
             };
             let place = order.session(index);

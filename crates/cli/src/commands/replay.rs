@@ -53,6 +53,13 @@ pub(crate) mod serve;
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
     config: ReplayConfig,
+    #[command(flatten)]
+    besides: BesideArgs,
+}
+
+/// Flags of a deployment that are no settings of their own.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct BesideArgs {
     /// Start every prompt from nothing, the same as --enable-prefix-caching=false
     #[arg(long, conflicts_with = "enable_prefix_caching", help_heading = "Engine, in every pool")]
     no_enable_prefix_caching: bool,
@@ -74,21 +81,23 @@ impl ReplayArgs {
 
     /// The same, laid over others.
     fn over(mut self, mut layers: Layers) -> Result<Layers, Failure> {
-        if let Some(path) = &self.config_file {
+        let BesideArgs { no_enable_prefix_caching, no_enable_chunked_prefill, config_file, router } =
+            self.besides;
+        if let Some(path) = &config_file {
             layers.add_file(path)?;
         }
         let variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         layers.add_environment(variables.clone())?;
         let engine = &mut self.config.engine;
-        if self.no_enable_prefix_caching {
+        if no_enable_prefix_caching {
             engine.enable_prefix_caching = Some(false);
         }
-        if self.no_enable_chunked_prefill {
+        if no_enable_chunked_prefill {
             engine.enable_chunked_prefill = Some(false);
         }
         let router_config = self.config.deployment.router_config.take();
         layers.add_flags(&self.config)?;
-        add_router(&mut layers, RouterGiven { variables, config: router_config, flags: self.router })?;
+        add_router(&mut layers, RouterGiven { variables, config: router_config, flags: router })?;
         Ok(layers)
     }
 }
@@ -247,15 +256,21 @@ fn introduce(plan: &Plan) {
     }
 }
 
-/// Says what was given but has no effect, each once.
+/// Says what was given but has no effect.
 fn tell_of_unused(reasons: impl Iterator<Item = Message>) {
+    unused(reasons).iter().for_each(|reason| note(&format!("note: {reason}")));
+}
+
+/// What was given but has no effect, each once.
+fn unused(reasons: impl Iterator<Item = Message>) -> Vec<String> {
     let mut told = Vec::new();
     for reason in reasons {
-        if !told.contains(&reason) {
-            note(&format!("note: a setting has no effect: {reason}"));
-            told.push(reason);
+        let text = format!("a setting has no effect: {reason}");
+        if !told.contains(&text) {
+            told.push(text);
         }
     }
+    told
 }
 
 /// Follows a run: shows how far it has come, writes what happens along the way, and ends it on Ctrl-C.

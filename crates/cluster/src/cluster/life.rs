@@ -80,6 +80,16 @@ impl Cluster {
         self.change(pool, worker, "be started again", is_down, |place| Change::Start(place, ready_at))
     }
 
+    /// Empties the prefix cache of a worker at once; says whether it did: not while it has a request, or KV for others.
+    pub fn reset_prefix_cache(&mut self, pool: PoolId, worker: WorkerId) -> Result<bool, ChangeError> {
+        let pools = self.pools.len();
+        let of = self.pools.get_mut(pool.index()).ok_or(ChangeError::Pool { pool, pools })?;
+        let (name, workers) = (of.name.clone(), of.workers.len());
+        let found = of.workers.get_mut(worker.index());
+        let found = found.ok_or(ChangeError::Worker { pool: name, worker, workers })?;
+        Ok(found.has_nothing() && found.engine.reset_prefix_cache())
+    }
+
     fn change(
         &mut self,
         pool: PoolId,

@@ -29,6 +29,8 @@ enum Command {
     Drain(u32),
     Fail(u32),
     Restart(u32, u64),
+    /// Its prefix cache is emptied, if it has nothing to do.
+    Reset(u32),
 }
 
 /// Changes at fixed times, first one in front; of a pool that has a worker of that number.
@@ -37,6 +39,8 @@ struct Timetable {
     changes: Vec<(Time, PoolId, Command)>,
     /// What was refused.
     refused: Vec<ChangeError>,
+    /// Whether caches were emptied.
+    resets: Vec<bool>,
 }
 
 impl Control for Timetable {
@@ -54,6 +58,10 @@ impl Control for Timetable {
                 Command::Fail(worker) => cluster.fail_worker(pool, WorkerId(worker)),
                 Command::Restart(worker, delay) => {
                     cluster.restart_worker(pool, WorkerId(worker), delayed(delay))
+                }
+                Command::Reset(worker) => {
+                    let reset = cluster.reset_prefix_cache(pool, WorkerId(worker));
+                    reset.map(|is_reset| self.resets.push(is_reset))
                 }
             };
             self.refused.extend(done.err());
@@ -150,7 +158,7 @@ fn run(
         let mut cluster = Cluster::new(topology, &options);
         let mut source = Replay::new(workload(requests), LoadMode::OpenLoop, Host::NONE).unwrap();
         let changes = changes.iter().map(|&(at, pool, command)| (ms(at), PoolId(pool), command)).collect();
-        let mut timetable = Timetable { changes, refused: Vec::new() };
+        let mut timetable = Timetable { changes, ..Timetable::default() };
         let mut lives = Lives::new(topology);
         let end = drive_with(&mut cluster, &mut source, &mut VirtualClock, &mut timetable, &mut lives)?;
         Ok((cluster.finish(end)?, lives, timetable))
@@ -285,6 +293,26 @@ fn what_a_router_knows_of_a_worker_goes_with_it() {
     assert_eq!(with.requests[3].reused_tokens(), 0, "it is nowhere any more");
 }
 
+#[test]
+fn a_cache_is_emptied_that_nobody_uses() {
+    let requests = [(0, 1, 400, 4), (20, 1, 400, 2), (60, 1, 400, 2)];
+    let groups = json!({"block_size": 16, "kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 64}]});
+    for settings in [json!({}), json!({"engine_type": "sglang"}), groups] {
+        let args = engine(&settings);
+        let config = args.validate(None).unwrap();
+        let topology = Topology::aggregated(PoolEngine { workers: 1, args: &args, config: &config }).unwrap();
+        let reused = |at| {
+            let options = routed_by(RouterMode::KvRouter);
+            let (record, _, Timetable { resets, .. }) =
+                run(&topology, &options, &requests, &[(at, 0, Command::Reset(0))]).unwrap();
+            (resets, [1, 2].map(|number| record.requests[number].reused_tokens() > 0))
+        };
+        assert_eq!(reused(1), (vec![false], [true, true]), "{settings}: it runs");
+        assert_eq!(reused(10), (vec![true], [false, true]), "{settings}");
+        assert_eq!(reused(50), (vec![true], [true, false]), "{settings}");
+    }
+}
+
 /// A prompt is computed until 1 ms, and its KV on its way until 11 ms.
 fn disaggregated() -> Topology {
     disaggregated_with("dedicated")
@@ -378,7 +406,8 @@ fn changes() -> impl Strategy<Value = Vec<(Time, PoolId, Command)>> {
         2 => (0_usize..2, 0_u64..20).prop_map(|(group, delay)| Command::Add(group, delay)),
         2 => worker.clone().prop_map(Command::Drain),
         2 => worker.clone().prop_map(Command::Fail),
-        1 => (worker, 0_u64..10).prop_map(|(worker, delay)| Command::Restart(worker, delay)),
+        1 => (worker.clone(), 0_u64..10).prop_map(|(worker, delay)| Command::Restart(worker, delay)),
+        2 => worker.prop_map(Command::Reset),
     ];
     let at = prop_oneof![3 => 0_u64..60_000, 1 => (0_u64..60).prop_map(|ms| 1000 * ms)];
     let change = (at, 0_u16..2, command);

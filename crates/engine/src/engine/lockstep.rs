@@ -118,6 +118,11 @@ impl Lockstep {
         }
     }
 
+    /// Forgets all contents that can be hit; nothing holds KV.
+    pub(super) fn reset_prefix_cache(&mut self) {
+        self.ranks.iter_mut().for_each(|rank| rank.scheduler.reset_prefix_cache());
+    }
+
     pub(super) fn withdraw(&mut self, request: RequestId) {
         if let Some(place) = self.places.get(&request) {
             self.ranks[place.rank].withdrawals.push(request);

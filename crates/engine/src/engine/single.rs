@@ -100,6 +100,11 @@ impl Single {
         self.withdrawals.push(request);
     }
 
+    /// Forgets all contents that can be hit; nothing holds KV.
+    pub(super) fn reset_prefix_cache(&mut self) {
+        self.scheduler.reset_prefix_cache();
+    }
+
     /// Tells how far the requests have come that have been decoding together. The engine is lost with all that it has, its
     /// iterations in flight among them, and is not to be called again.
     pub(super) fn abandon(&mut self, sink: &mut impl IterationSink) {

@@ -42,6 +42,17 @@ impl KvCache {
         }
     }
 
+    /// Forgets all that is shared; no request has any of it.
+    pub(super) fn reset(&mut self) {
+        let cached = self.tree.evictable_tokens();
+        assert_eq!(self.available + cached, self.capacity, "a cache that is in use cannot be emptied");
+        self.tree = RadixTree::new(self.page_size);
+        self.available = self.capacity;
+        if let Some(events) = &mut self.events {
+            events.push(KvEvent::Cleared);
+        }
+    }
+
     pub(super) fn available(&self) -> u64 {
         self.available
     }

@@ -162,6 +162,11 @@ impl Scheduler {
         !self.interval.is_open() && !self.waiting.is_empty()
     }
 
+    /// Forgets all contents that can be hit; nothing holds KV.
+    pub(crate) fn reset_prefix_cache(&mut self) {
+        self.cache.reset();
+    }
+
     /// The worker is idle.
     pub(crate) fn idle(&mut self) {
         // As recorded; on a decode worker nobody is admitted by it.

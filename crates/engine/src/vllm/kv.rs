@@ -56,6 +56,14 @@ impl KvCache {
         }
     }
 
+    /// Forgets all contents that can be hit; no block is in use.
+    pub(crate) fn reset(&mut self) {
+        match &mut self.groups {
+            Some(groups) => groups.reset(),
+            None => self.pool.reset(),
+        }
+    }
+
     /// A hasher for the content of a request.
     pub(crate) fn hasher(&self) -> BlockHasher {
         let size = self.groups.as_ref().map_or(self.block_size, |groups| groups.hash_unit());

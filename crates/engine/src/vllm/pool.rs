@@ -79,6 +79,15 @@ impl BlockPool {
         pool
     }
 
+    /// Forgets all contents. Nobody references any: which blocks are taken next makes no difference then.
+    pub(crate) fn reset(&mut self) {
+        let reserves_null = self.num_free < self.num_blocks;
+        assert!(self.num_blocks - self.num_free <= 1, "a pool that is in use cannot be emptied");
+        let mut events = self.events.take();
+        events.iter_mut().for_each(|events| events.push(KvEvent::Cleared));
+        *self = Self { events, ..Self::new(self.num_blocks, reserves_null, self.unhashed_to_head, false) };
+    }
+
     pub(crate) fn num_blocks(&self) -> u32 {
         self.num_blocks
     }

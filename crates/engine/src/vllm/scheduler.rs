@@ -362,6 +362,11 @@ impl Scheduler {
         !self.loading.is_empty() || !self.held.is_empty() || self.waiting.iter().any(fetches)
     }
 
+    /// Forgets all contents that can be hit; nothing holds KV.
+    pub(crate) fn reset_prefix_cache(&mut self) {
+        self.kv.reset();
+    }
+
     pub(crate) fn has_unfinished_requests(&self) -> bool {
         self.num_running() + self.num_waiting() > 0
     }

@@ -7,6 +7,7 @@ use servecast_types::WorkerId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::Order;
+use crate::content::Salt;
 use crate::faults::Waits;
 use crate::metrics::Snapshot;
 
@@ -17,8 +18,12 @@ pub(crate) struct Request {
     pub(crate) number: u64,
     /// Which answer it is to its client.
     pub(crate) index: u32,
+    /// What its prompt consists of, for the deployment.
+    pub(crate) content: servecast_types::Prompt,
     /// Its tokens, one at least.
     pub(crate) prompt: Vec<u32>,
+    /// What keeps it apart from equal ones, if anything does.
+    pub(crate) salt: Option<Salt>,
     /// Tokens that it may generate, one at least.
     pub(crate) max_tokens: u32,
     /// What it will generate, no more than that; if it is less, it stops by itself.

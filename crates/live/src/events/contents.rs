@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
-use servecast_types::{BlockHasher, HashRuns, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
+use servecast_types::{BlockHasher, HashRuns, KvEvent, Prompt, RequestId, SequenceHash, Time};
 
 use super::hash::{BlockDigests, Digest, published};
 use super::wire::BlockEvent;
+use crate::content::{Salt, content};
 
 /// The contents of the blocks of all workers.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ struct Blocks {
 struct Known {
     digest: Digest,
     tokens: Box<[u32]>,
+    /// Of the first of a salted sequence.
+    salt: Option<Salt>,
     /// How many of them have it.
     requests: u32,
 }
@@ -75,10 +78,10 @@ impl Contents {
     }
 
     /// A request came that has these tokens in the end.
-    pub(super) fn arrived(&mut self, id: RequestId, tokens: &[u32]) {
-        let content = Prompt::new(tokens.iter().map(|&token| Run::tokens(token, 1)));
+    pub(super) fn arrived(&mut self, id: RequestId, tokens: &[u32], salt: Option<&Salt>) {
+        let content = content(tokens, salt);
         let digests = &self.digests;
-        let blocks = self.sizes.iter_mut().map(|size| size.add(&content, tokens, digests)).collect();
+        let blocks = self.sizes.iter_mut().map(|size| size.add(&content, tokens, salt, digests)).collect();
         self.live.insert(id, Live { blocks, worker: None });
     }
 
@@ -148,13 +151,22 @@ impl Contents {
 }
 
 impl Blocks {
-    fn add(&mut self, content: &Prompt, tokens: &[u32], digests: &BlockDigests) -> Vec<SequenceHash> {
+    fn add(
+        &mut self,
+        content: &Prompt,
+        tokens: &[u32],
+        salt: Option<&Salt>,
+        digests: &BlockDigests,
+    ) -> Vec<SequenceHash> {
         let blocks = BlockHasher::all(content, self.block_size);
         let mut parent = None;
         for (&block, tokens) in blocks.iter().zip(tokens.chunks_exact(self.block_size as usize)) {
+            // It goes into the first block, and with that into all others.
+            let salt = salt.filter(|_| parent.is_none());
             let known = self.known.entry(block).or_insert_with(|| Known {
-                digest: digests.block(parent.as_ref(), tokens, None),
+                digest: digests.block(parent.as_ref(), tokens, salt.map(|salt| &**salt)),
                 tokens: tokens.into(),
+                salt: salt.cloned(),
                 requests: 0,
             });
             known.requests += 1;
@@ -187,9 +199,12 @@ impl Blocks {
             None => None,
             Some(parent) => Some(number(parent)?),
         };
-        let (mut hashes, mut tokens) = (Vec::new(), Vec::new());
+        let (mut hashes, mut tokens, mut salt) = (Vec::new(), Vec::new(), None);
         for block in blocks.iter() {
             let Some(known) = self.known.get(&block) else { break };
+            if let Some(its) = &known.salt {
+                salt = Some(Salt::clone(its));
+            }
             let number = published(&known.digest);
             hashes.push(number);
             tokens.extend(&known.tokens);
@@ -200,7 +215,7 @@ impl Blocks {
             hashes,
             tokens,
             block_size: self.block_size,
-            salt: None,
+            salt,
         })
     }
 }
@@ -228,7 +243,7 @@ mod tests {
     }
 
     fn blocks(tokens: &[u32]) -> Vec<SequenceHash> {
-        BlockHasher::all(&Prompt::new(tokens.iter().map(|&token| Run::tokens(token, 1))), 4)
+        BlockHasher::all(&content(tokens, None), 4)
     }
 
     fn stored(parent: Option<SequenceHash>, blocks: &[SequenceHash]) -> KvEvent {
@@ -239,7 +254,7 @@ mod tests {
     fn blocks_are_told_of_with_their_tokens() {
         let mut contents = contents();
         let tokens = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
-        contents.arrived(RequestId(0), &tokens);
+        contents.arrived(RequestId(0), &tokens, None);
         let blocks = blocks(&tokens);
         let told = contents.events(0, &[stored(None, &blocks[..1]), stored(Some(blocks[0]), &blocks[1..])]);
         let [
@@ -263,12 +278,35 @@ mod tests {
     }
 
     #[test]
+    fn the_first_block_of_a_salted_prompt_is_told_of_with_its_salt() {
+        let mut contents = contents();
+        let (tokens, salt) = ([1, 2, 3, 4, 5, 6, 7, 8], Salt::from("pepper"));
+        contents.arrived(RequestId(0), &tokens, Some(&salt));
+        contents.arrived(RequestId(1), &tokens, None);
+        let salted = BlockHasher::all(&content(&tokens, Some(&salt)), 4);
+        let plain = blocks(&tokens);
+        let told = contents
+            .events(0, &[stored(None, &salted), stored(None, &plain), stored(Some(salted[0]), &salted[1..])]);
+        let salts = told.iter().map(|event| match event {
+            BlockEvent::Stored { salt, hashes, .. } => (salt.as_deref(), hashes.clone()),
+            other => panic!("{other:?}"),
+        });
+        let told: Vec<_> = salts.collect();
+        assert_eq!([told[0].0, told[1].0, told[2].0], [Some("pepper"), None, None]);
+        let digests = BlockDigests::new(HashAlgorithm::Sha256, "0");
+        let first = digests.block(None, &tokens[..4], Some("pepper"));
+        let second = digests.block(Some(&first), &tokens[4..], None);
+        assert_eq!(told[0].1, [first, second].map(|digest| published(&digest)));
+        assert!(told[0].1.iter().all(|hash| !told[1].1.contains(hash)));
+    }
+
+    #[test]
     fn each_copy_is_removed_by_itself() {
         let mut contents = contents();
         let blocks = blocks(&[1, 2, 3, 4]);
         let removed = || KvEvent::Removed { blocks: HashRun::up(blocks[0], 1).into() };
         for id in [0, 1].map(RequestId) {
-            contents.arrived(id, &[1, 2, 3, 4]);
+            contents.arrived(id, &[1, 2, 3, 4], None);
             contents.admitted(0, id);
             contents.events(0, &[stored(None, &blocks)]);
             contents.ended(id, Time::from_ns(5));
@@ -282,8 +320,8 @@ mod tests {
     #[test]
     fn what_has_ended_is_known_as_long_as_passes_may_tell_of_it() {
         let mut contents = contents();
-        contents.arrived(RequestId(0), &[1, 2, 3, 4, 5, 6, 7, 8]);
-        contents.arrived(RequestId(1), &[1, 2, 3, 4]);
+        contents.arrived(RequestId(0), &[1, 2, 3, 4, 5, 6, 7, 8], None);
+        contents.arrived(RequestId(1), &[1, 2, 3, 4], None);
         contents.admitted(1, RequestId(0));
         assert_eq!(contents.len(), (2, 2));
         // It never was with a worker.

@@ -75,14 +75,15 @@ impl Metrics {
                 if unfinished == 0 { 0.0 } else { engine.kv_usage }
             })],
         );
-        counters(&mut page, engines);
+        cache_counters(&mut page, engines);
+        token_counters(&mut page, engines);
         histograms(&mut page, engines);
         page.cache_config(engines);
         page.text
     }
 }
 
-fn counters(page: &mut Page, engines: &[Engine]) {
+fn cache_counters(page: &mut Page, engines: &[Engine]) {
     page.counter(
         engines,
         "prefix_cache_queries",
@@ -106,6 +107,9 @@ fn counters(page: &mut Page, engines: &[Engine]) {
         "Preempted requests that run again",
         &[("", &|engine| engine.preemptions)],
     );
+}
+
+fn token_counters(page: &mut Page, engines: &[Engine]) {
     page.counter(
         engines,
         "prompt_tokens",

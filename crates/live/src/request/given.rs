@@ -2,12 +2,16 @@
 
 use serde_json::Value;
 
+use super::sampling::Sampling;
 use super::{Api, Dialect, Prompt, Served, Wanted, too_few_tokens};
 use crate::error::ApiError;
-use crate::params::{Fields, Problem, float};
+use crate::params::{Fields, Problem};
 
 /// Most log-probabilities of a token.
 const MOST_LOGPROBS: i64 = 20;
+
+/// Most answers to a prompt, as vLLM has it.
+const MOST_ANSWERS: i64 = 16384;
 
 /// Fields of a body, each of its type.
 #[derive(Debug, Default)]
@@ -16,8 +20,7 @@ pub(super) struct Given {
     max_tokens: Option<i64>,
     min_tokens: Option<i64>,
     n: Option<i64>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
+    sampling: Sampling,
     stream: bool,
     has_stream_options: bool,
     include_usage: bool,
@@ -79,8 +82,7 @@ impl Given {
             max_tokens: max_completion.or(fields.int("max_tokens")),
             min_tokens: fields.int("min_tokens"),
             n: fields.int("n"),
-            temperature: fields.number("temperature"),
-            top_p: fields.number("top_p"),
+            sampling: Sampling::read(fields),
             stream: fields.bool("stream").unwrap_or(false),
             stop: fields.texts("stop"),
             stop_token_ids: fields.ids("stop_token_ids"),
@@ -131,6 +133,7 @@ impl Given {
             let message = "when using `top_logprobs`, `logprobs` must be set to true.";
             return Err(ApiError::of("top_logprobs", message, None));
         }
+        self.check_prompt_logprobs()?;
         if let Some(Logprobs::Of(logprobs)) = self.logprobs {
             let param = if api == Api::Chat { "top_logprobs" } else { "logprobs" };
             let value = logprobs.to_string();
@@ -158,29 +161,39 @@ impl Given {
                 return Err(ApiError::of("max_tokens", message, Some(&max_tokens.to_string())));
             }
         }
-        self.check_sampling()
+        self.check_sampling(served.dialect)
     }
 
-    fn check_sampling(&self) -> Result<(), ApiError> {
+    /// Log-probabilities of prompts come with a whole answer.
+    fn check_prompt_logprobs(&self) -> Result<(), ApiError> {
+        let Some(most) = self.prompt_logprobs else { return Ok(()) };
+        if self.stream && (most > 0 || most == -1) {
+            let message = "`prompt_logprobs` are not available when `stream=True`.";
+            return Err(ApiError::of("prompt_logprobs", message, None));
+        }
+        let value = most.to_string();
+        if most < -1 {
+            let message = "`prompt_logprobs` must be a positive value or -1.";
+            return Err(ApiError::of("prompt_logprobs", message, Some(&value)));
+        }
+        if most > MOST_LOGPROBS {
+            let message = format!(
+                "Requested prompt logprobs of {most}, which is greater than max allowed: {MOST_LOGPROBS}"
+            );
+            return Err(ApiError::of("prompt_logprobs", message, Some(&value)));
+        }
+        Ok(())
+    }
+
+    fn check_sampling(&self, dialect: Dialect) -> Result<(), ApiError> {
         let n = self.n.unwrap_or(1);
         if n < 1 {
             return Err(ApiError::bad_request(format!("n must be at least 1, got {n}.")));
         }
-        if n > i64::from(u16::MAX) {
-            return Err(ApiError::bad_request(format!("n must be at most {}, got {n}.", u16::MAX)));
+        if n > MOST_ANSWERS {
+            return Err(ApiError::bad_request(format!("n must be at most {MOST_ANSWERS}, got {n}.")));
         }
-        if let Some(temperature) =
-            self.temperature.filter(|temperature| *temperature < 0.0 || temperature.is_nan())
-        {
-            let value = float(temperature);
-            let message = format!("temperature must be non-negative, got {value}.");
-            return Err(ApiError::of("temperature", message, Some(&value)));
-        }
-        if let Some(top_p) = self.top_p.filter(|top_p| !(*top_p > 0.0 && *top_p <= 1.0)) {
-            let value = float(top_p);
-            let message = format!("top_p must be in (0, 1], got {value}.");
-            return Err(ApiError::of("top_p", message, Some(&value)));
-        }
+        self.sampling.check(dialect)?;
         if let (Some(min_tokens), Some(max_tokens)) = (self.min_tokens, self.max_tokens)
             && min_tokens > max_tokens
         {
@@ -196,7 +209,8 @@ impl Given {
         if self.stop.iter().any(String::is_empty) {
             return Err(ApiError::bad_request("stop cannot contain an empty string."));
         }
-        if self.temperature.is_some_and(|temperature| temperature < 1e-5) && n > 1 {
+        self.sampling.check_words()?;
+        if self.sampling.temperature.is_some_and(|temperature| temperature < 1e-5) && n > 1 {
             return Err(ApiError::bad_request(format!("n must be 1 when using greedy sampling, got {n}.")));
         }
         Ok(())

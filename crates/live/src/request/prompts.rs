@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::Api;
+use crate::content::Salt;
 use crate::error::ApiError;
 use crate::params::{Fields, NotAnId, Problem, invalid, not_an_id, token_id};
 use crate::tokenizer::{NoTokens, Tokenizer};
@@ -34,12 +35,14 @@ pub(crate) struct Prompt {
     pub(crate) ids: Vec<u32>,
     /// Which of them an answer repeats that is to be an echo: of a chat, its last message.
     pub(crate) heard: Range<usize>,
+    /// What keeps it apart from equal ones, if anything does.
+    pub(crate) salt: Option<Salt>,
 }
 
 impl Prompt {
     /// All of which is repeated.
     pub(crate) fn whole(ids: Vec<u32>) -> Self {
-        Self { heard: 0..ids.len(), ids }
+        Self { heard: 0..ids.len(), ids, salt: None }
     }
 
     /// Leaves the last tokens, at most so many.
@@ -87,7 +90,7 @@ impl Prompts {
             }
             Self::Chat(messages) => {
                 let (ids, heard) = tokenizer.conversation(&messages)?;
-                vec![Prompt { ids, heard }]
+                vec![Prompt { ids, heard, salt: None }]
             }
         };
         if prompts.iter().any(|prompt| prompt.ids.is_empty()) {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::answer::{Head, OfPrompt, Tokens, event, to_json};
+use crate::answer::{Head, OfPrompt, Opening, Tokens, event, to_json};
 use crate::choice::{Choice, Delta, Finish, StopReason};
 use crate::request::{Api, Wanted};
 
@@ -40,10 +40,8 @@ impl Usage {
 /// An answer below `/v1`, or a chunk of one.
 #[derive(Serialize)]
 struct Body<'a, C> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
+    #[serde(flatten)]
+    opening: Opening<'a>,
     choices: Vec<C>,
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,8 +151,7 @@ pub(crate) struct State<'a> {
 
 impl State<'_> {
     fn body<C>(&self, object: &'static str, choices: Vec<C>, usage: Option<Usage>) -> Body<'_, C> {
-        let Head { id, created, model, .. } = self.head;
-        Body { id, object, created: *created, model, choices, usage, metadata: None }
+        Body { opening: self.head.opening(object), choices, usage, metadata: None }
     }
 
     /// An answer without a stream; `prompts` is what is said of each prompt.

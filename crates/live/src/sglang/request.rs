@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::params::{Fields, float, token_id};
-use crate::request::{Api, Prompt, Served, Wanted};
+use crate::request::{Api, Prompt, Served, Wanted, salt};
 use crate::tokenizer::Tokenizer;
 
 /// Tokens of an answer if nobody says.
@@ -33,7 +33,8 @@ pub(super) fn wanted(
         }
     };
     fields.checked()?;
-    let (prompts, is_list) = prompts(&fields, tokenizer)?;
+    let (mut prompts, is_list) = prompts(&fields, tokenizer)?;
+    salt(&mut prompts, &fields, served.dialect)?;
     let mut sampling = Fields::within(sampling, "sampling_params");
     let max_tokens = sampling.int("max_new_tokens").unwrap_or(DEFAULT_TOKENS);
     let min_tokens = sampling.int("min_new_tokens").unwrap_or(0);

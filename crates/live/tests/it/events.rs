@@ -8,7 +8,7 @@ use serde_json::json;
 use servecast_live::{KvEventsConfig, ServeOptions};
 use servecast_router::wire::{DecodedMessage, EngineEvent, decode_frames};
 
-use crate::client::post;
+use crate::client::{post, send};
 use crate::server::{Server, options, recorded, topology};
 
 /// A socket of the other side, which sees every byte.
@@ -103,6 +103,7 @@ fn server(workers: u32, config: &serde_json::Value) -> Server {
     config["enable_kv_cache_events"] = true.into();
     Server::with(ServeOptions {
         kv_events: KvEventsConfig::from_json(&config.to_string()).unwrap(),
+        dev_mode: true,
         ..options(topology(workers, &recorded()))
     })
 }
@@ -218,4 +219,37 @@ fn a_publisher_goes_to_a_subscriber_that_listens() {
     let (stream, _) = listener.accept().unwrap();
     drop(stream);
     assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_reset_is_told_of_in_front_of_the_next_blocks() {
+    let port = free(2);
+    let [events, replay] = [0, 1].map(|more| format!("tcp://127.0.0.1:{}", port + more));
+    let server = server(1, &json!({"endpoint": events, "replay_endpoint": replay}));
+    let prompt = [7; 40];
+    ask(&server, &prompt);
+    let reset = || {
+        let head = b"POST /reset_prefix_cache HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        send(server.address, head).answer(false).body
+    };
+    // The worker may not have ended its last pass.
+    let start = Instant::now();
+    while reset() != r#"{"success":true}"# {
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+    ask(&server, &prompt);
+    let mut peer = Peer::new(port + 1, "DEALER");
+    let mut messages = Vec::new();
+    while messages.len() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        messages = peer.replay(0);
+    }
+    let stored = blocks(&messages).0;
+    assert_eq!((stored.len(), stored[0]), (2, stored[1]), "the same block is stored again");
+    let cleared = |event: &EngineEvent| matches!(event, EngineEvent::AllBlocksCleared);
+    let places: Vec<Vec<bool>> = messages
+        .iter()
+        .map(|message| message.batch.events.iter().map(|event| cleared(event.as_ref().unwrap())).collect())
+        .collect();
+    assert_eq!(places, [vec![false], vec![true, false]]);
 }

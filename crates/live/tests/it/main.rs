@@ -1,9 +1,11 @@
 //! A server and its clients, over sockets of this machine.
 
+mod caches;
 mod client;
 mod conformance;
 mod events;
 mod faults;
+mod hostile;
 mod live;
 mod load;
 mod page;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use servecast_cluster::{PoolEngine, SimulationOptions, Topology};
 use servecast_engine::EngineArgs;
 use servecast_live::{
-    Dialect, Faults, LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Tokenizer, serve,
+    Dialect, Faults, LengthLaw, OutputLength, OutputText, ServeError, ServeOptions, Timeouts, Tokenizer,
+    serve,
 };
 use servecast_types::Duration;
 use tokio::sync::oneshot;
@@ -53,6 +54,8 @@ pub(crate) fn options(topology: Topology) -> ServeOptions {
         output_length: OutputLength { tokens: 64, law: LengthLaw::Constant },
         speed: 1.0,
         api_key: None,
+        dev_mode: false,
+        timeouts: Timeouts::default(),
         configuration: "a test".to_owned(),
         log: None,
         record: None,

@@ -118,7 +118,6 @@ fn errors_have_the_shapes_of_sglang() {
     assert_eq!(get(server.address, "/generate").status(), 405);
     assert_eq!(get(server.address, "/v1/nothing").status(), 404);
     assert_eq!(get(server.address, "/v1/models/other").status(), 404);
-    assert_eq!(get(server.address, "/flush_cache").status(), 400);
 }
 
 #[test]

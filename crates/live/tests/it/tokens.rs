@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use servecast_live::{OutputText, ServeOptions, Tokenizer};
@@ -150,4 +151,30 @@ fn a_tokenizer_that_cannot_be_used_is_told_of() {
     assert!(error().contains("tokenizer_config.json: "), "{}", error());
     fs::write(dir.path().join("tokenizer.json"), "{\"version\": \"1.0\"}").unwrap();
     assert!(error().contains("tokenizer.json: "), "{}", error());
+}
+
+#[test]
+fn who_has_a_long_prompt_holds_up_nobody() {
+    let server = server(OutputText::Lorem);
+    let body = json!({"prompt": "x", "max_tokens": 2000, "ignore_eos": true, "stream": true});
+    let mut stream = post(server.address, "/v1/completions", &body);
+    stream.head();
+    stream.chunk();
+    let text = "the rain in the north ".repeat(1 << 16);
+    let address = server.address;
+    let tokenized = std::thread::spawn(move || {
+        let start = Instant::now();
+        let answer = post(address, "/tokenize", &json!({"prompt": text})).answer(false);
+        assert!(answer.json()["count"].as_u64().unwrap() > 100_000);
+        start.elapsed()
+    });
+    let mut latest = Instant::now();
+    let mut longest = Duration::ZERO;
+    while !tokenized.is_finished() && stream.chunk().contains("\"choices") {
+        longest = longest.max(latest.elapsed());
+        latest = Instant::now();
+    }
+    let took = tokenized.join().unwrap();
+    // Its tokens come every millisecond.
+    assert!(longest < took / 2, "nothing came for {longest:?} while the prompt was cut for {took:?}");
 }

@@ -25,9 +25,10 @@ pub(super) enum Key {
     InputTokIds,
     OutputTokIds,
     OutputHashIds,
+    MaxOutputToks,
 }
 
-pub(super) const KEYS: [Key; 17] = [
+pub(super) const KEYS: [Key; 18] = [
     Key::Timestamp,
     Key::InputLength,
     Key::OutputLength,
@@ -45,6 +46,7 @@ pub(super) const KEYS: [Key; 17] = [
     Key::InputTokIds,
     Key::OutputTokIds,
     Key::OutputHashIds,
+    Key::MaxOutputToks,
 ];
 
 /// Their names, which are compared with every key of a trace.
@@ -86,6 +88,7 @@ impl Key {
             Self::InputTokIds => "input_tok_ids",
             Self::OutputTokIds => "output_tok_ids",
             Self::OutputHashIds => "output_hash_ids",
+            Self::MaxOutputToks => "max_output_toks",
         }
     }
 }

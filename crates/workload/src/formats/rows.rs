@@ -4,7 +4,8 @@
 //! Keys: `timestamp` (or `created_time`), `input_length` (or `input_tokens`), `output_length` (or
 //! `output_tokens`), `hash_ids`, `output_hash_ids`, `session_id`, `delay` (or `delay_ms`), `priority`. Null means that
 //! a key is not there. A workload with token ids has other keys: `arrival_time_ns`, `input_toks`, `output_toks`,
-//! `input_tok_ids` and `output_tok_ids`; all rows of a trace are of one kind. Blank lines, CRLF and a byte order mark at
+//! `input_tok_ids` and `output_tok_ids`; all rows of a trace are of one kind. `max_output_toks` is how many tokens were asked
+//! for where the output ended before. Blank lines, CRLF and a byte order mark at
 //! the start are skipped; unknown keys are counted unless they look like a slip of the pen.
 
 use std::io::BufRead;

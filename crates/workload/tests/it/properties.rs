@@ -18,7 +18,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
         prop::option::of(1_u64..1_000_000_000),
         1..=MAX_OUTPUT_TOKENS,
         (prop::collection::vec(any::<u64>(), 0..5), prop::collection::vec(any::<u64>(), 0..3)),
-        prop_oneof![Just(0), any::<i32>()],
+        (prop_oneof![Just(0), any::<i32>()], prop::option::of(any::<u32>())),
     );
     let row = row.prop_map(
         |(
@@ -28,7 +28,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             input_length,
             output_length,
             (hash_ids, output_ids),
-            priority,
+            (priority, more),
         )| TraceRow {
             shares_nothing: false,
             hash_runs: Vec::new(),
@@ -41,6 +41,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             hash_ids,
             output_ids,
             priority,
+            max_output: more.map(|more: u32| (output_length as u32).saturating_add(more).min(999_999)),
         },
     );
     prop::collection::vec(row, 1..8).prop_map(numbered)

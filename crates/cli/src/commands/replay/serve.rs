@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use clap::{Command, ValueHint};
 use servecast_engine::{EngineArgs, EngineType};
-use servecast_live::{Dialect, LogFormat, RequestLog, ServeError, ServeOptions, serve, told_to_stop};
+use servecast_live::{
+    Dialect, LogFormat, RequestLog, ServeError, ServeOptions, Timeouts, serve, told_to_stop,
+};
 use servecast_report::printable;
 use servecast_types::{Message, message};
 use servecast_workload::TraceNotes;
@@ -18,10 +20,10 @@ use servecast_workload::TraceNotes;
 use self::answers::AnswerArgs;
 use self::events::KvEventsArgs;
 use self::faults::FaultArgs;
-use super::{ReplayArgs, tell_of_unused};
+use super::{BesideArgs, ReplayArgs, unused};
 use crate::config::{
-    DeploymentConfig, EngineShortcuts, Layers, OutputConfig, ReplayConfig, ReplayMode, RouterFlags,
-    SglangShortcuts, TraceConfig,
+    DeploymentConfig, EngineShortcuts, Layers, OutputConfig, ReplayConfig, ReplayMode, SglangShortcuts,
+    TraceConfig,
 };
 use crate::error::{Failure, chain};
 use crate::files::{self, note};
@@ -53,6 +55,9 @@ pub(crate) struct ServeArgs {
     /// Key that clients have to send for paths that begin with /v1
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     api_key: Option<String>,
+    /// Have the route /reset_prefix_cache, as vLLM has with VLLM_SERVER_DEV_MODE=1
+    #[arg(long, help_heading = "Server")]
+    server_dev_mode: bool,
     /// How many times as fast as the clock of the machine the deployment goes
     #[arg(long, value_name = "FACTOR", help_heading = "Server", allow_negative_numbers = true)]
     speed: Option<f64>,
@@ -83,17 +88,8 @@ pub(crate) struct ServeArgs {
     engine: EngineShortcuts,
     #[command(flatten)]
     sglang: SglangShortcuts,
-    /// Start every prompt from nothing, the same as --enable-prefix-caching=false
-    #[arg(long, conflicts_with = "enable_prefix_caching", help_heading = "Engine, in every pool")]
-    no_enable_prefix_caching: bool,
-    /// Schedule prompts as a whole, the same as --enable-chunked-prefill=false
-    #[arg(long, conflicts_with = "enable_chunked_prefill", help_heading = "Engine, in every pool")]
-    no_enable_chunked_prefill: bool,
-    /// Take settings of the deployment from a TOML or .json file with the names of the flags as keys
-    #[arg(long = "config", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
-    config_file: Option<PathBuf>,
     #[command(flatten)]
-    router: RouterFlags,
+    besides: BesideArgs,
 }
 
 /// How lines on standard error are written.
@@ -111,13 +107,37 @@ impl LogForm {
     fn tell(self, text: &str) {
         match self {
             Self::Text => note(text),
+            Self::Json => write_line("info", text, None),
+        }
+    }
+
+    /// Says what the server's user may not have wanted.
+    fn tell_note(self, text: &str) {
+        match self {
+            Self::Text => note(&format!("note: {text}")),
+            Self::Json => write_line("warning", text, None),
+        }
+    }
+
+    /// Says why there is no server, or none any more.
+    fn tell_failure(self, failure: Failure) {
+        match self {
+            Self::Text => files::tell(&crate::text(failure)),
             Self::Json => {
-                let time = servecast_live::now();
-                let line = serde_json::json!({"level": "info", "message": text, "time": time});
-                note(&line.to_string());
+                let (message, hint) = failure.into_parts();
+                write_line("error", &message.to_string(), hint.map(|hint| hint.to_string()).as_deref());
             }
         }
     }
+}
+
+/// A JSON object on a line of its own.
+fn write_line(level: &str, message: &str, hint: Option<&str>) {
+    let mut line = serde_json::json!({"level": level, "message": message, "time": servecast_live::now()});
+    if let Some(hint) = hint {
+        line["hint"] = hint.into();
+    }
+    note(&line.to_string());
 }
 
 impl ServeArgs {
@@ -133,10 +153,7 @@ impl ServeArgs {
         let (deployment, engine, sglang) = (given.deployment, given.engine, given.sglang);
         let replay = ReplayArgs {
             config: ReplayConfig { trace, deployment, engine, sglang, ..ReplayConfig::default() },
-            no_enable_prefix_caching: given.no_enable_prefix_caching,
-            no_enable_chunked_prefill: given.no_enable_chunked_prefill,
-            config_file: given.config_file,
-            router: given.router,
+            besides: given.besides,
         };
         let plan = Plan::new(replay.over(Layers::default().with_flag("host", ENGINE_HOST))?)?;
         check(&plan)?;
@@ -230,6 +247,13 @@ fn dialect<'a>(engines: impl Iterator<Item = &'a EngineArgs>) -> Dialect {
     if is_sglang { Dialect::Sglang } else { Dialect::Vllm }
 }
 
+impl ServeArgs {
+    /// Says why it ended.
+    pub(crate) fn tell_failure(&self, failure: Failure) {
+        self.log.tell_failure(failure);
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let plan = args.plan()?;
@@ -237,8 +261,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let output = args.answers.output()?;
     let tokenizer = args.answers.tokenizer()?;
     if !args.quiet {
-        plan.derived.iter().for_each(|derived| args.log.tell(&format!("note: {derived}")));
-        tell_of_unused(plan.unused.iter().cloned());
+        plan.derived.iter().for_each(|derived| args.log.tell_note(derived));
+        unused(plan.unused.iter().cloned()).iter().for_each(|reason| args.log.tell_note(reason));
     }
     let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
     check_workers(args, port, &plan)?;
@@ -264,6 +288,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         output_length,
         speed: plan.online.unwrap_or(1.0),
         api_key: args.api_key.clone(),
+        dev_mode: args.server_dev_mode,
+        timeouts: Timeouts::default(),
         configuration: resolved(&plan, &TraceNotes::default())?,
         record: record.map(|file| Box::new(file) as _),
         kv_events,

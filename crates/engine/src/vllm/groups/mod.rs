@@ -104,6 +104,15 @@ impl GroupedKv {
         }
     }
 
+    /// Forgets all contents; no block is in use.
+    pub(super) fn reset(&mut self) {
+        self.pool.reset();
+        self.fresh_states.clear();
+        if let Some(events) = &mut self.events {
+            events.push(KvEvent::Cleared);
+        }
+    }
+
     /// Tokens that an identity of contents is of.
     pub(super) fn hash_unit(&self) -> u32 {
         self.groups.hash_unit

@@ -82,6 +82,16 @@ impl GroupPool {
         pool
     }
 
+    /// Forgets all contents. Nobody references any: which blocks are taken next makes no difference then.
+    pub(super) fn reset(&mut self) {
+        assert_eq!(
+            self.num_free,
+            self.num_blocks.saturating_sub(1),
+            "a pool that is in use cannot be emptied"
+        );
+        *self = Self::new(self.num_blocks, self.unhashed_to_head);
+    }
+
     pub(super) fn num_free(&self) -> u32 {
         self.num_free
     }

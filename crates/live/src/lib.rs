@@ -46,6 +46,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use servecast_cluster::{RunError, SimulationOptions, Topology};
+use servecast_engine::EngineConfig;
 use servecast_types::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -173,20 +174,33 @@ pub fn serve(
     outcome
 }
 
+/// Lets workers start, who serve nobody meanwhile; returns whether the server was stopped before they had.
+async fn is_stopped_at_startup(
+    options: &ServeOptions,
+    stop: impl Future<Output = ()>,
+) -> Result<bool, ServeError> {
+    // What cannot be had is found out before anybody waits.
+    drop(listen(options).await?);
+    let seconds = (options.startup.as_secs() / options.speed).min(LONGEST_STARTUP);
+    let startup = std::time::Duration::from_secs_f64(seconds);
+    Ok(tokio::time::timeout(startup, stop).await.is_ok())
+}
+
+/// Tokens that the KV cache of every worker holds.
+fn least_capacity(topology: &Topology) -> u32 {
+    let tokens = |engine: &EngineConfig| u64::from(engine.usable_blocks()) * u64::from(engine.block_size());
+    let least = topology.groups().map(|(_, _, engine)| tokens(engine)).min();
+    u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
+}
+
 async fn serve_on(
     mut options: ServeOptions,
     ready: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let mut stop = std::pin::pin!(stop);
-    if options.startup > Duration::ZERO {
-        // What cannot be had is found out before anybody waits.
-        drop(listen(&options).await?);
-        let seconds = (options.startup.as_secs() / options.speed).min(LONGEST_STARTUP);
-        let startup = std::time::Duration::from_secs_f64(seconds);
-        if tokio::time::timeout(startup, stop.as_mut()).await.is_ok() {
-            return Ok(());
-        }
+    if options.startup > Duration::ZERO && is_stopped_at_startup(&options, stop.as_mut()).await? {
+        return Ok(());
     }
     let ports = listen(&options).await?;
     let admin = match options.admin {
@@ -198,12 +212,7 @@ async fn serve_on(
     options.options.keep_ended = false;
     let tokenizer = Arc::new(options.tokenizer);
     let output = Arc::new(Output::new(&options.output, &tokenizer).map_err(ServeError::Output)?);
-    let capacity = options
-        .topology
-        .groups()
-        .map(|(_, _, engine)| u64::from(engine.usable_blocks()) * u64::from(engine.block_size()));
-    let capacity = u32::try_from(capacity.min().unwrap_or(0)).unwrap_or(u32::MAX);
-    let max_model_len = options.max_model_len.unwrap_or(u32::MAX).min(capacity);
+    let max_model_len = options.max_model_len.unwrap_or(u32::MAX).min(least_capacity(&options.topology));
     let dialect = options.dialect;
     let log = options.log.map(Arc::new);
     let served =

@@ -21,6 +21,8 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::block_hasher::hash_words;
 use crate::{ContentNames, RequestId};
 

@@ -93,7 +93,7 @@ pub fn stats(workload: &Workload, block_size: u32) -> TraceStats {
             as u64,
         token_reuse_ratio: ratio(reuse.reusable as f64 * f64::from(block_size), input_tokens.total as f64),
         input_tokens,
-        output_tokens: LengthStats::of(workload.turns().map(|turn| turn.generated())),
+        output_tokens: LengthStats::of(workload.turns().map(Turn::generated)),
         span_ms,
         request_rate_per_s: (span_ms > 0.0).then(|| requests as f64 / (span_ms / 1000.0)),
         bucket_ms,

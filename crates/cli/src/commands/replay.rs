@@ -258,7 +258,9 @@ fn introduce(plan: &Plan) {
 
 /// Says what was given but has no effect.
 fn tell_of_unused(reasons: impl Iterator<Item = Message>) {
-    unused(reasons).iter().for_each(|reason| note(&format!("note: {reason}")));
+    for reason in unused(reasons) {
+        note(&format!("note: {reason}"));
+    }
 }
 
 /// What was given but has no effect, each once.

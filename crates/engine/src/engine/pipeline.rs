@@ -95,6 +95,11 @@ impl Pipeline {
         self.scheduler.fetched(request, now);
     }
 
+    /// Forgets all contents that can be hit; nothing holds KV.
+    pub(super) fn reset_prefix_cache(&mut self) {
+        self.scheduler.reset_prefix_cache();
+    }
+
     pub(super) fn withdraw(&mut self, request: RequestId) {
         self.withdrawals.push(request);
     }

@@ -84,7 +84,9 @@ impl BlockPool {
         let reserves_null = self.num_free < self.num_blocks;
         assert!(self.num_blocks - self.num_free <= 1, "a pool that is in use cannot be emptied");
         let mut events = self.events.take();
-        events.iter_mut().for_each(|events| events.push(KvEvent::Cleared));
+        if let Some(events) = &mut events {
+            events.push(KvEvent::Cleared);
+        }
         *self = Self { events, ..Self::new(self.num_blocks, reserves_null, self.unhashed_to_head, false) };
     }
 

@@ -15,7 +15,9 @@ pub(crate) fn salt(prompts: &mut [Prompt], fields: &Fields<'_>, dialect: Dialect
     match dialect {
         Dialect::Vllm => {
             let salt = of_vllm(fields.get("cache_salt"))?;
-            prompts.iter_mut().for_each(|prompt| prompt.salt.clone_from(&salt));
+            for prompt in prompts {
+                prompt.salt.clone_from(&salt);
+            }
         }
         Dialect::Sglang => {
             let keys = of_sglang(fields, "extra_key", prompts.len())?;

@@ -55,7 +55,7 @@ pub(crate) struct ServeArgs {
     /// Key that clients have to send for paths that begin with /v1
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     api_key: Option<String>,
-    /// Have the route /reset_prefix_cache, as vLLM has with VLLM_SERVER_DEV_MODE=1
+    /// Have the route `/reset_prefix_cache`, as vLLM has with `VLLM_SERVER_DEV_MODE=1`
     #[arg(long, help_heading = "Server")]
     server_dev_mode: bool,
     /// How many times as fast as the clock of the machine the deployment goes
@@ -262,7 +262,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let tokenizer = args.answers.tokenizer()?;
     if !args.quiet {
         plan.derived.iter().for_each(|derived| args.log.tell_note(derived));
-        unused(plan.unused.iter().cloned()).iter().for_each(|reason| args.log.tell_note(reason));
+        for reason in unused(plan.unused.iter().cloned()) {
+            args.log.tell_note(&reason);
+        }
     }
     let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
     check_workers(args, port, &plan)?;

@@ -332,6 +332,35 @@ impl Cluster {
         workers.map(|worker| worker.settled(self.now)).min().unwrap_or(self.now)
     }
 
+    /// From now on, before the first request, hands each record out when it is complete, in place of keeping it.
+    pub(crate) fn hand_out(&mut self) {
+        self.recorder.hand_out();
+    }
+
+    /// Whether records are handed out.
+    pub(crate) fn hands_out(&self) -> bool {
+        self.recorder.hands_out()
+    }
+
+    /// Hands out the records of requests to which nothing more happens, in order of arrival.
+    pub(crate) fn hand_out_ended(&mut self, observer: &mut impl Observer) -> Result<(), RunError> {
+        let mut until = self.now;
+        for (number, pool) in (0..).map(PoolId).zip(&self.pools) {
+            for (worker, of) in (0..).map(WorkerId).zip(&pool.workers) {
+                until = until.min(of.settled(self.now));
+                if of.engine.num_in_flight() > 0 {
+                    until = self.recorder.last_pass(number, worker).map_or(until, |pass| until.min(pass));
+                }
+            }
+        }
+        self.recorder.hand_out_ended(until, self.check, |ended| observer.ended(ended))
+    }
+
+    /// Hands out the records that are left when the run is over.
+    pub(crate) fn hand_out_rest(&mut self, observer: &mut impl Observer) -> Result<(), RunError> {
+        self.recorder.hand_out_ended(Time::MAX, self.check, |ended| observer.ended(ended))
+    }
+
     /// What is recorded so far.
     pub(crate) fn so_far(&self) -> SoFar<'_> {
         self.recorder.so_far()

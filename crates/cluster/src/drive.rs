@@ -261,6 +261,9 @@ impl<S: Source, C: Control, O: Observer> Drive<'_, S, C, O> {
         if self.unsettled >= self.cluster.num_workers() {
             self.unsettled = 0;
             self.observer.settled(self.cluster.settled());
+            if self.cluster.hands_out() {
+                self.cluster.hand_out_ended(self.observer)?;
+            }
         }
         self.stay_in_control()
     }
@@ -275,6 +278,7 @@ impl<S: Source, C: Control, O: Observer> Drive<'_, S, C, O> {
             self.follow_ended();
         }
         self.observer.settled(Time::MAX);
+        self.cluster.hand_out_rest(self.observer)?;
         self.stay_in_control()
     }
 

@@ -31,6 +31,7 @@ mod routing;
 mod simulate;
 mod sink;
 mod stamped;
+mod streamed;
 mod tokens;
 mod worker;
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use servecast_engine::{Decodes, Iteration, Joined};
-use servecast_record::SoFar;
+use servecast_record::{EndedRequest, SoFar};
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
 use crate::cluster::Routed;
@@ -51,6 +51,10 @@ pub trait Observer {
 
     /// All that workers ended before `until` has been told. Called now and then, and with [`Time::MAX`] when the run is over.
     fn settled(&mut self, _until: Time) {}
+
+    /// A request has ended, and nothing more happens to its record. Told in order of arrival, and only in a run that
+    /// [keeps no records](crate::Simulation::run_streamed).
+    fn ended(&mut self, _ended: &EndedRequest<'_>) {}
 
     /// A KV-aware router sent a request to a worker.
     fn routed(&mut self, _routed: &Routed) {}

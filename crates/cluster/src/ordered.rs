@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::ControlFlow;
 
 use servecast_engine::{Decodes, Iteration, Joined};
-use servecast_record::SoFar;
+use servecast_record::{EndedRequest, SoFar};
 use servecast_types::{Duration, Role, Time, WorkerId};
 
 use crate::{CaughtUp, Detail, Observer, Routed, WorkerChange};
@@ -125,6 +125,10 @@ impl<O: Observer> Observer for Ordered<O> {
             self.tell(held);
         }
         self.observer.settled(until);
+    }
+
+    fn ended(&mut self, ended: &EndedRequest<'_>) {
+        self.observer.ended(ended);
     }
 
     fn routed(&mut self, routed: &Routed) {

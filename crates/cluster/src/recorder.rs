@@ -6,13 +6,13 @@ use rustc_hash::FxHashMap;
 use servecast_engine::{Begun, Decodes, Emitted, EngineConfig, Fetch, Iteration, LastIteration};
 use servecast_latency::Host;
 use servecast_record::{
-    PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord, TokenGaps,
-    WorkerLimits, WorkerTotals,
+    EndedRequest, PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord,
+    TokenGaps, WorkerLimits, WorkerTotals,
 };
 use servecast_types::{Duration, PoolId, RequestId, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
-use self::records::Records;
+use self::records::{HandedOut, Records};
 use crate::config::PoolConfig;
 use crate::delivery::Delivery;
 use crate::drive::NewRequest;
@@ -63,6 +63,43 @@ impl Recorder {
             ended_next: Vec::new(),
             readmitted: FxHashMap::default(),
         }
+    }
+
+    /// From now on, before the first request, each record is handed out when it is complete.
+    pub(crate) fn hand_out(&mut self) {
+        self.requests = Records::HandedOut(Box::<HandedOut>::default());
+    }
+
+    /// When the pass was decided, or began, that a worker reported last; `None` if records are not handed out.
+    pub(crate) fn last_pass(&self, pool: PoolId, worker: WorkerId) -> Option<Time> {
+        let Records::HandedOut(out) = &self.requests else { return None };
+        Some(out.last_pass(pool, worker))
+    }
+
+    /// Whether records are handed out.
+    pub(crate) fn hands_out(&self) -> bool {
+        matches!(self.requests, Records::HandedOut(_))
+    }
+
+    /// Hands out what is first in order of arrival and ended before `until`, after which nothing more happens to it; with
+    /// `check` a record that makes no sense is an error.
+    pub(crate) fn hand_out_ended(
+        &mut self,
+        until: Time,
+        check: bool,
+        mut take: impl FnMut(&EndedRequest<'_>),
+    ) -> Result<(), RunError> {
+        let Records::HandedOut(out) = &mut self.requests else { return Ok(()) };
+        while let Some((id, record)) = out.pop_ended(until) {
+            if check {
+                check_ended(&record)?;
+            }
+            take(&EndedRequest { id, record: &record, readmitted: &self.readmitted });
+            if !self.readmitted.is_empty() {
+                (0..record.stages.len() as u8).for_each(|stage| _ = self.readmitted.remove(&(id, stage)));
+            }
+        }
+        Ok(())
     }
 
     /// Adds a worker to a pool.
@@ -142,6 +179,7 @@ impl Recorder {
         iteration: &Iteration,
     ) {
         let place = worker;
+        self.requests.reported(pool, worker, iteration.scheduled_at);
         let PoolRecord { totals, workers, limits, .. } = &mut self.pools[pool.index()];
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
@@ -221,6 +259,7 @@ impl Recorder {
     /// Iterations ended in which each running request got a token, as each did when they began.
     pub(crate) fn decoded(&mut self, pool: PoolId, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
         self.news += 1;
+        self.requests.reported(pool, worker, decodes.start);
         let (count, requests) = (decodes.count(), decodes.requests);
         let PoolRecord { totals, workers, limits, .. } = &mut self.pools[pool.index()];
         totals.iterations += count;
@@ -288,11 +327,7 @@ impl Recorder {
         }
         let requests = requests.take();
         for record in requests.iter().filter(|_| check) {
-            check_record(record).map_err(|what| RunError::Invariant {
-                at: record.ended,
-                place: format!("the request of line {}", record.line),
-                what,
-            })?;
+            check_ended(record)?;
         }
         Ok(RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() })
     }
@@ -392,6 +427,15 @@ fn limits(engine: &EngineConfig) -> WorkerLimits {
         ranks: engine.num_ranks(),
         stages: engine.num_stages(),
     }
+}
+
+/// An error if the record of a request that has ended makes no sense.
+fn check_ended(record: &RequestRecord) -> Result<(), RunError> {
+    check_record(record).map_err(|what| RunError::Invariant {
+        at: record.ended,
+        place: format!("the request of line {}", record.line),
+        what,
+    })
 }
 
 /// Checks that the times of a request are in order and its tokens add up; says what does not hold.

@@ -2,13 +2,14 @@
 
 use servecast_record::RunRecord;
 use servecast_types::{Role, WorkerId};
-use servecast_workload::Workload;
+use servecast_workload::{Turn, Workload};
 
 use crate::cluster::Cluster;
 use crate::config::{SimulationOptions, Topology};
 use crate::drive::{Timer, VirtualClock, WallClock, drive};
 use crate::replay::Replay;
 use crate::stamped::{Stamp, Stamped};
+use crate::streamed::Streamed;
 use crate::{ClusterError, Observer, Pick, RunError};
 
 /// A deployment and the load on it.
@@ -57,6 +58,28 @@ impl Simulation {
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         let end = drive(&mut self.cluster, &mut self.replay, &mut VirtualClock, observer)?;
         self.cluster.finish(end)
+    }
+
+    /// Runs requests as they come from `feed`, each a session of its own at its time, with the number of the session: in
+    /// order of their times, and of their lines where those are equal. What [`Simulation::run`] makes of them as a workload
+    /// comes of it, but memory goes with the requests that are under way: the record has none of them, and `observer` is
+    /// [told](Observer::ended) of each when it has ended.
+    ///
+    /// The load of the options is not looked at.
+    ///
+    /// # Panics
+    /// As [`Simulation::run`].
+    pub fn run_streamed(
+        topology: &Topology,
+        options: &SimulationOptions,
+        feed: impl Iterator<Item = (u32, Turn)>,
+        observer: &mut impl Observer,
+    ) -> Result<RunRecord, RunError> {
+        let mut cluster = Cluster::new(topology, options);
+        cluster.hand_out();
+        let mut source = Streamed::new(feed, topology.front_host());
+        let end = drive(&mut cluster, &mut source, &mut VirtualClock, observer)?;
+        cluster.finish(end)
     }
 
     /// Runs by the clock of `timer`: a turn is sent when the clock wakes for it, which is said with the record. When `stop`

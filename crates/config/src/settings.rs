@@ -50,6 +50,9 @@ pub const DEFAULT_TRACE_BLOCK_SIZE: u32 = 512;
 /// The root of all random numbers, unless somebody says otherwise.
 pub const DEFAULT_SEED: u64 = 42;
 
+/// How long a row of a streamed trace may come before one above it, in seconds, unless somebody says otherwise.
+pub const DEFAULT_SORT_WINDOW_S: f64 = 1.0;
+
 /// Settings of `servecast replay`.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, JsonSchema)]
 pub struct ReplayConfig {

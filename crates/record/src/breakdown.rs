@@ -1,8 +1,9 @@
 //! Where the time to first token goes.
 
-use servecast_types::{Duration, RequestId, Role};
+use rustc_hash::FxHashMap;
+use servecast_types::{Duration, RequestId, Role, Time};
 
-use crate::RunRecord;
+use crate::{RequestRecord, RunRecord};
 
 /// The time to first token of a request in parts without gap or overlap: they add up to it exactly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,7 +64,31 @@ impl RunRecord {
     ///
     /// `ordinal` counts [`RunRecord::requests`] from 0.
     pub fn ttft_breakdown(&self, ordinal: usize) -> Option<TtftBreakdown> {
-        let request = &self.requests[ordinal];
+        self.ended(ordinal).ttft_breakdown()
+    }
+
+    /// A request with all that is recorded of it, by the same count.
+    pub fn ended(&self, ordinal: usize) -> EndedRequest<'_> {
+        let id = RequestId(ordinal as u32);
+        EndedRequest { id, record: &self.requests[ordinal], readmitted: &self.readmitted }
+    }
+}
+
+/// A request that has ended, with all that a run records of it.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedRequest<'a> {
+    /// Its number, in order of arrival.
+    pub id: RequestId,
+    /// What happened to it.
+    pub record: &'a RequestRecord,
+    /// As [`RunRecord::readmitted`], of this request and perhaps of others.
+    pub readmitted: &'a FxHashMap<(RequestId, u8), Time>,
+}
+
+impl EndedRequest<'_> {
+    /// Where the time to its first token went; `None` without a token.
+    pub fn ttft_breakdown(&self) -> Option<TtftBreakdown> {
+        let request = self.record;
         let seen = request.first_token?;
         let mut parts = TtftBreakdown::default();
         if let Some(first) = request.stages.first() {
@@ -81,7 +106,7 @@ impl RunRecord {
             } else {
                 parts.engine_queue += admitted.since(stage.queued);
             }
-            let key = (RequestId(ordinal as u32), number as u8);
+            let key = (self.id, number as u8);
             let readmitted = self.readmitted.get(&key).copied().unwrap_or(admitted);
             parts.preemption_loss += readmitted.since(admitted);
             parts.prefill_compute += first_token.since(readmitted);

@@ -50,6 +50,9 @@ impl Default for TokenGaps {
 }
 
 impl TokenGaps {
+    /// How much longer the longest length of a bucket can be than the shortest, relative to it.
+    pub const BUCKET_WIDTH: f64 = 1.0 / (1 << PRECISION) as f64;
+
     /// Counts `times` gaps of one length.
     #[inline]
     pub fn add(&mut self, gap: Duration, times: u64) {
@@ -121,7 +124,7 @@ impl TokenGaps {
     pub fn relative_error(&self) -> f64 {
         match &self.0 {
             Form::Exact(_) => 0.0,
-            Form::Sketch(_) => 1.0 / f64::from(1 << PRECISION),
+            Form::Sketch(_) => Self::BUCKET_WIDTH,
         }
     }
 

@@ -9,7 +9,7 @@ mod breakdown;
 mod gaps;
 mod run;
 
-pub use breakdown::TtftBreakdown;
+pub use breakdown::{EndedRequest, TtftBreakdown};
 pub use gaps::{MOST_DISTINCT_GAPS, TokenGaps};
 pub use run::{
     DraftTotals, PoolRecord, PoolTotals, RejectReason, RequestRecord, RequestStatus, RunRecord, SoFar,

@@ -29,17 +29,21 @@ impl Clock {
     }
 
     pub(crate) fn first_turn(&self, row: &TraceRow) -> Result<TurnStart, TraceError> {
-        if let Some(delay_ms) = row.delay_ms.filter(|ms| *ms != 0.0) {
-            return Err(TraceError::FirstTurnDelay {
-                line: row.line,
-                delay_ms,
-                session: session_in_words(row),
-            });
+        match self {
+            Self::Open { .. } => Ok(TurnStart::At(self.since_first(row.line, first_turn_ms(row)?)?)),
+            Self::Closed => {
+                refuse_delay(row)?;
+                Ok(TurnStart::At(Time::ZERO))
+            }
         }
-        let Self::Open { first_arrival, ratio } = self else { return Ok(TurnStart::At(Time::ZERO)) };
-        let no_timestamp = || TraceError::NoTimestamp { line: row.line, session: session_in_words(row) };
-        let timestamp = row.timestamp_ms.ok_or_else(no_timestamp)?;
-        Ok(TurnStart::At(time(row, (timestamp - first_arrival) / ratio, *ratio)?))
+    }
+
+    /// The time of a run at which a row of that line and of that time is sent.
+    pub(crate) fn since_first(&self, line: u64, ms: f64) -> Result<Time, TraceError> {
+        match self {
+            Self::Open { first_arrival, ratio } => time(line, (ms - first_arrival) / ratio, *ratio),
+            Self::Closed => Ok(Time::ZERO),
+        }
     }
 
     pub(crate) fn later_turn(&self, row: &TraceRow) -> Result<TurnStart, TraceError> {
@@ -53,15 +57,32 @@ impl Clock {
             (Some(ms), _) => TurnStart::AfterPrevious(delay(row, ms / ratio, ratio)?),
             // A time before the first arrival has passed by the time that any turn completes.
             (None, Some(ms)) => {
-                TurnStart::NotBefore(time(row, ((ms - first_arrival) / ratio).max(0.0), ratio)?)
+                TurnStart::NotBefore(time(row.line, ((ms - first_arrival) / ratio).max(0.0), ratio)?)
             }
             (None, None) => TurnStart::AfterPrevious(Duration::ZERO),
         })
     }
 }
 
-fn time(row: &TraceRow, ms: f64, ratio: f64) -> Result<Time, TraceError> {
-    Time::from_ms(ms).map_err(|_| TraceError::TimeSpan { line: row.line, field: "timestamp", ms, ratio })
+/// Milliseconds of a row that is the first turn of a session.
+pub(crate) fn first_turn_ms(row: &TraceRow) -> Result<f64, TraceError> {
+    refuse_delay(row)?;
+    let no_timestamp = || TraceError::NoTimestamp { line: row.line, session: session_in_words(row) };
+    row.timestamp_ms.ok_or_else(no_timestamp)
+}
+
+/// A first turn follows nothing.
+fn refuse_delay(row: &TraceRow) -> Result<(), TraceError> {
+    match row.delay_ms.filter(|ms| *ms != 0.0) {
+        Some(delay_ms) => {
+            Err(TraceError::FirstTurnDelay { line: row.line, delay_ms, session: session_in_words(row) })
+        }
+        None => Ok(()),
+    }
+}
+
+fn time(line: u64, ms: f64, ratio: f64) -> Result<Time, TraceError> {
+    Time::from_ms(ms).map_err(|_| TraceError::TimeSpan { line, field: "timestamp", ms, ratio })
 }
 
 fn delay(row: &TraceRow, ms: f64, ratio: f64) -> Result<Duration, TraceError> {

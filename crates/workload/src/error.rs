@@ -247,12 +247,57 @@ pub enum TraceError {
         /// The most distinct tokens.
         tokens: u64,
     },
+    /// What a row says depends on others, so that a trace cannot be used as it is read.
+    #[error("{}", not_streamed(*line, problem))]
+    NotStreamed {
+        /// The line.
+        line: u64,
+        /// What it depends on, in words that follow the line.
+        problem: &'static str,
+    },
+    /// The file is of a form that is read as a whole.
+    #[error("{}", streamed_form())]
+    StreamedForm,
+    /// A row comes too long before one above it for a trace to be used as it is read.
+    #[error("{}", unsorted(*line, *by_ms, *window_ms))]
+    Unsorted {
+        /// The line.
+        line: u64,
+        /// How long before, in milliseconds.
+        by_ms: f64,
+        /// How long it may be.
+        window_ms: f64,
+    },
     /// The speed-up of arrivals is no positive number.
     #[error("{}", speedup_ratio(*ratio))]
     SpeedupRatio {
         /// The ratio.
         ratio: f64,
     },
+}
+
+impl TraceError {
+    /// Whether all is well with the trace if it is read as a whole, as far as is known.
+    pub fn is_of_streaming(&self) -> bool {
+        matches!(self, Self::NotStreamed { .. } | Self::StreamedForm | Self::Unsorted { .. })
+    }
+}
+
+fn not_streamed(line: u64, problem: &str) -> Message {
+    message!("line {}: {}, so the trace cannot be used as it is read ({stream})", line, problem.to_owned())
+}
+
+fn streamed_form() -> Message {
+    message!("a file of this form is read as a whole, so {stream} has no effect on it")
+}
+
+fn unsorted(line: u64, by_ms: f64, window_ms: f64) -> Message {
+    message!(
+        "line {}: the row comes {} s before one above it, but {sort_window} is {} s: give a longer one",
+        line,
+        by_ms / 1e3,
+        window_ms / 1e3
+    )
 }
 
 fn block_size() -> Message {
@@ -281,6 +326,9 @@ impl From<&TraceError> for Message {
     fn from(error: &TraceError) -> Self {
         match *error {
             TraceError::BlockSize => block_size(),
+            TraceError::NotStreamed { line, problem } => not_streamed(line, problem),
+            TraceError::StreamedForm => streamed_form(),
+            TraceError::Unsorted { line, by_ms, window_ms } => unsorted(line, by_ms, window_ms),
             TraceError::SpeedupRatio { ratio } => speedup_ratio(ratio),
             TraceError::OtherBlockSize { stated, given } => other_block_size(stated, given),
             TraceError::OtherFormat { format } => {

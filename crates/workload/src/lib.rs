@@ -34,6 +34,7 @@ mod sample;
 mod shape;
 mod stamped;
 mod stats;
+mod stream;
 mod synthetic;
 mod unit;
 mod workload;
@@ -52,7 +53,8 @@ pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_
 pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};
 pub use shape::{Shape, ShapeError, interleave};
 pub use stamped::{stamp_rows, write_in_lines};
-pub use stats::{LengthStats, TraceStats, stats};
+pub use stats::{LengthStats, TraceStats, stats, stream_stats};
+pub use stream::{StreamOptions, TraceStream};
 pub use synthetic::{ArrivalProcess, LengthDistribution, SyntheticSpec, generate};
 pub use unit::{Recognised, TimeUnit};
 pub use workload::{Cut, Load, Session, Turn, TurnStart, Turns, Workload};

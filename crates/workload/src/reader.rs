@@ -33,7 +33,8 @@ impl Trace {
     /// The sessions of the trace, see [`Workload::from_rows`], with the notes of the reader among its own.
     pub fn workload(&self, cut: impl Into<Cut>, load: Load) -> Result<Workload, TraceError> {
         let workload = Workload::from_rows(&self.rows, self.cut(cut)?, load)?;
-        Ok(with_notes(workload, self.known(self.notes.clone()), load))
+        let notes = with_notes(&workload.notes, self.known(self.notes.clone()), load);
+        Ok(Workload { notes, ..workload })
     }
 
     /// As [`Trace::workload`], for a trace that is not needed again: its rows go as the sessions come.
@@ -41,7 +42,8 @@ impl Trace {
         let cut = self.cut(cut)?;
         let notes = self.known(self.notes.clone());
         let workload = Workload::from_owned_rows(self.rows, cut, load)?;
-        Ok(with_notes(workload, notes, load))
+        let notes = with_notes(&workload.notes, notes, load);
+        Ok(Workload { notes, ..workload })
     }
 
     /// Rows with an id twice in one prompt, which is odd where ids stand for blocks.
@@ -64,11 +66,11 @@ impl Trace {
     }
 
     /// The notes, with what the file says of its rows.
-    fn known(&self, notes: TraceNotes) -> TraceNotes {
+    pub(crate) fn known(&self, notes: TraceNotes) -> TraceNotes {
         TraceNotes { stated_block_size: self.stated_block_size, turns: self.turns, ..notes }
     }
 
-    fn cut(&self, cut: impl Into<Cut>) -> Result<Cut, TraceError> {
+    pub(crate) fn cut(&self, cut: impl Into<Cut>) -> Result<Cut, TraceError> {
         let cut = cut.into();
         match self.stated_block_size {
             Some(stated) if stated != cut.block_size => {
@@ -81,8 +83,8 @@ impl Trace {
     }
 }
 
-/// The reader's notes beside those of the workload.
-fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload {
+/// The reader's notes beside those of what its rows stand for.
+pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) -> TraceNotes {
     let TraceNotes {
         ignored_keys,
         ignored_key_names,
@@ -101,9 +103,8 @@ fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload
         made_one_token,
         ..
     } = notes;
-    let of_rows = workload.notes;
     let is_open = matches!(load, Load::Open { .. });
-    workload.notes = TraceNotes {
+    TraceNotes {
         ignored_keys,
         ignored_key_names,
         without_tokens,
@@ -119,9 +120,8 @@ fn with_notes(mut workload: Workload, notes: TraceNotes, load: Load) -> Workload
         sub_agents,
         without_gap,
         made_one_token,
-        ..of_rows
-    };
-    workload
+        ..of_rows.clone()
+    }
 }
 
 /// Reads a trace, whose times are in milliseconds unless they are beyond doubt in another unit: see [`read_trace`].
@@ -161,14 +161,7 @@ impl From<TimeUnit> for TraceForm {
 /// known to hold something else.
 pub fn read_trace(mut reader: impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let (start, rest) = telling(&mut reader);
-    check_format(&start)?;
-    let known = if form.columns.is_some() || form.format.is_some() { None } else { known_format(&start) };
-    let format = match known.map(|known| known.trace().ok_or(known)) {
-        Some(Err(format)) => return Err(TraceError::OtherFormat { format }),
-        Some(Ok(format)) => format,
-        // What is wrong with it is said in terms of what most traces are.
-        None => form.format.unwrap_or(TraceFormat::Rows),
-    };
+    let (known, format) = format_of(&start, form)?;
     let columns = form.columns.as_ref().filter(|_| formats::is_json(&start));
     let mut input = io::Cursor::new(start).chain(rest);
     let mut trace = match columns {
@@ -182,15 +175,30 @@ pub fn read_trace(mut reader: impl BufRead, form: &TraceForm) -> Result<Trace, T
     Ok(trace)
 }
 
+/// What an input is by its first bytes, if that is known and not said, and as what it is read.
+pub(crate) fn format_of(
+    start: &[u8],
+    form: &TraceForm,
+) -> Result<(Option<KnownFormat>, TraceFormat), TraceError> {
+    check_format(start)?;
+    let known = if form.columns.is_some() || form.format.is_some() { None } else { known_format(start) };
+    match known.map(|known| known.trace().ok_or(known)) {
+        Some(Err(format)) => Err(TraceError::OtherFormat { format }),
+        Some(Ok(format)) => Ok((known, format)),
+        // What is wrong with it is said in terms of what most traces are.
+        None => Ok((None, form.format.unwrap_or(TraceFormat::Rows))),
+    }
+}
+
 /// The first bytes of an input, which tell what it is, and the rest.
-fn telling<R: BufRead>(mut reader: R) -> (Vec<u8>, Rest<R>) {
+pub(crate) fn telling<R: BufRead>(mut reader: R) -> (Vec<u8>, Rest<R>) {
     let mut start = Vec::new();
     let error = reader.by_ref().take(TELLING_BYTES as u64).read_to_end(&mut start).err();
     (start, Rest { error, reader })
 }
 
 /// An input whose beginning has been read; if that failed, it fails where it failed.
-struct Rest<R> {
+pub(crate) struct Rest<R> {
     error: Option<io::Error>,
     reader: R,
 }

@@ -1,9 +1,9 @@
 //! What a workload looks like before anything runs it.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::Serialize;
-use servecast_types::{BlockHasher, Time};
+use servecast_types::{BlockHasher, Duration, SequenceHash, Time};
 
 use crate::workload::{Turn, TurnStart, Workload};
 
@@ -76,33 +76,99 @@ pub struct LengthStats {
 /// # Panics
 /// If `block_size` is 0.
 pub fn stats(workload: &Workload, block_size: u32) -> TraceStats {
-    assert!(block_size > 0, "a block holds at least one token");
-    let arrivals = nominal_arrivals(workload);
-    let requests = arrivals.len() as u64;
-    let first = arrivals.first().map_or(Time::ZERO, |(time, _)| *time);
-    let last = arrivals.last().map_or(Time::ZERO, |(time, _)| *time);
-    let span_ms = last.since(first).as_ms();
-    let (bucket_ms, requests_per_bucket) = buckets(&arrivals, first, span_ms);
-    let reuse = Reuse::of(arrivals.iter().map(|(_, turn)| *turn), block_size);
-    let input_tokens = LengthStats::of(workload.turns().map(|turn| turn.prompt.tokens()));
-    TraceStats {
-        requests,
-        sessions: workload.sessions.len() as u64,
-        turns_per_session_mean: ratio(requests as f64, workload.sessions.len() as f64),
-        turns_per_session_max: workload.sessions.iter().map(|session| session.turns.len()).max().unwrap_or(0)
-            as u64,
-        token_reuse_ratio: ratio(reuse.reusable as f64 * f64::from(block_size), input_tokens.total as f64),
-        input_tokens,
-        output_tokens: LengthStats::of(workload.turns().map(Turn::generated)),
-        span_ms,
-        request_rate_per_s: (span_ms > 0.0).then(|| requests as f64 / (span_ms / 1000.0)),
-        bucket_ms,
-        requests_per_bucket,
-        block_size,
-        blocks: reuse.blocks,
-        distinct_blocks: reuse.distinct,
-        reusable_blocks: reuse.reusable,
-        block_reuse_ratio: ratio(reuse.reusable as f64, reuse.blocks as f64),
+    let mut tally = StatsTally::new(block_size);
+    for (time, turn) in nominal_arrivals(workload) {
+        tally.add(time, turn);
+    }
+    let turns_of = workload.sessions.iter().map(|session| session.turns.len() as u64);
+    tally.stats(workload.sessions.len() as u64, turns_of.max().unwrap_or(0))
+}
+
+/// Describes requests that come one after the other, each a session of its own, in order of their times. Memory goes with
+/// distinct blocks and lengths, not with requests.
+///
+/// # Panics
+/// If `block_size` is 0.
+pub fn stream_stats(requests: impl Iterator<Item = Turn>, block_size: u32) -> TraceStats {
+    let mut tally = StatsTally::new(block_size);
+    for turn in requests {
+        tally.add(nominal_time(Time::ZERO, turn.start), &turn);
+    }
+    let sessions = tally.requests;
+    tally.stats(sessions, sessions.min(1))
+}
+
+/// What the requests of a workload come to, in nominal order.
+struct StatsTally {
+    block_size: u32,
+    requests: u64,
+    times: Option<(Time, Time)>,
+    buckets: Buckets,
+    input_tokens: Lengths,
+    output_tokens: Lengths,
+    reuse: Reuse,
+}
+
+impl StatsTally {
+    fn new(block_size: u32) -> Self {
+        assert!(block_size > 0, "a block holds at least one token");
+        Self {
+            block_size,
+            requests: 0,
+            times: None,
+            buckets: Buckets::default(),
+            input_tokens: Lengths::default(),
+            output_tokens: Lengths::default(),
+            reuse: Reuse::default(),
+        }
+    }
+
+    /// The next request in nominal order.
+    fn add(&mut self, time: Time, turn: &Turn) {
+        self.requests += 1;
+        let first = self.times.map_or(time, |(first, _)| first);
+        self.times = Some((first, time));
+        self.buckets.add(time.since(first));
+        self.input_tokens.add(turn.prompt.tokens());
+        self.output_tokens.add(turn.generated());
+        self.reuse.add(turn, self.block_size);
+    }
+
+    fn stats(self, sessions: u64, turns_per_session_max: u64) -> TraceStats {
+        let Self { block_size, requests, times, buckets, reuse, .. } = self;
+        let span_ms = times.map_or(0.0, |(first, last)| last.since(first).as_ms());
+        let (bucket_ms, requests_per_bucket) = buckets.of(span_ms);
+        let input_tokens = self.input_tokens.stats();
+        TraceStats {
+            requests,
+            sessions,
+            turns_per_session_mean: ratio(requests as f64, sessions as f64),
+            turns_per_session_max,
+            token_reuse_ratio: ratio(
+                reuse.reusable as f64 * f64::from(block_size),
+                input_tokens.total as f64,
+            ),
+            input_tokens,
+            output_tokens: self.output_tokens.stats(),
+            span_ms,
+            request_rate_per_s: (span_ms > 0.0).then(|| requests as f64 / (span_ms / 1000.0)),
+            bucket_ms,
+            requests_per_bucket,
+            block_size,
+            blocks: reuse.blocks,
+            distinct_blocks: reuse.seen.len() as u64,
+            reusable_blocks: reuse.reusable,
+            block_reuse_ratio: ratio(reuse.reusable as f64, reuse.blocks as f64),
+        }
+    }
+}
+
+/// When a request arrives if the one before it in its session arrived at `before`.
+fn nominal_time(before: Time, start: TurnStart) -> Time {
+    match start {
+        TurnStart::At(start) => start,
+        TurnStart::AfterPrevious(delay) => before + delay,
+        TurnStart::NotBefore(start) => before.max(start),
     }
 }
 
@@ -112,11 +178,7 @@ fn nominal_arrivals(workload: &Workload) -> Vec<(Time, &Turn)> {
     for session in &workload.sessions {
         let mut time = Time::ZERO;
         for turn in &session.turns {
-            time = match turn.start {
-                TurnStart::At(start) => start,
-                TurnStart::AfterPrevious(delay) => time + delay,
-                TurnStart::NotBefore(start) => time.max(start),
-            };
+            time = nominal_time(time, turn.start);
             arrivals.push((time, turn));
         }
     }
@@ -124,14 +186,42 @@ fn nominal_arrivals(workload: &Workload) -> Vec<(Time, &Turn)> {
     arrivals
 }
 
-/// Bucket width in milliseconds and the arrivals in each bucket.
-fn buckets(arrivals: &[(Time, &Turn)], first: Time, span_ms: f64) -> (f64, Vec<u64>) {
-    let width = bucket_width_ms(span_ms);
-    let mut counts = vec![0; if arrivals.is_empty() { 0 } else { (span_ms / width) as usize + 1 }];
-    for (time, _) in arrivals {
-        counts[(time.since(first).as_ms() / width) as usize] += 1;
+/// Arrivals over time, in units that the width of buckets is a multiple of as soon as the span is so long.
+#[derive(Debug, Default)]
+struct Buckets {
+    /// Which of [`UNITS_NS`].
+    unit: usize,
+    counts: Vec<u64>,
+}
+
+/// A millisecond, second, minute, hour and day.
+const UNITS_NS: [u64; 5] = [1_000_000, 1_000_000_000, 60_000_000_000, 3_600_000_000_000, 86_400_000_000_000];
+
+/// The most units that are counted, so many that 25 buckets of the widest below the next unit fit.
+const MOST_UNITS: u64 = 25 * 500;
+
+impl Buckets {
+    /// Another request arrives so long after the first one, not before the last.
+    fn add(&mut self, after: Duration) {
+        let ns = after.as_ns();
+        while ns / UNITS_NS[self.unit] > MOST_UNITS && self.unit + 1 < UNITS_NS.len() {
+            let ratio = (UNITS_NS[self.unit + 1] / UNITS_NS[self.unit]) as usize;
+            self.counts = self.counts.chunks(ratio).map(|part| part.iter().sum()).collect();
+            self.unit += 1;
+        }
+        let place = (ns / UNITS_NS[self.unit]) as usize;
+        if place >= self.counts.len() {
+            self.counts.resize(place + 1, 0);
+        }
+        self.counts[place] += 1;
     }
-    (width, counts)
+
+    /// Bucket width in milliseconds, and the arrivals in each bucket up to the last one.
+    fn of(&self, span_ms: f64) -> (f64, Vec<u64>) {
+        let width = bucket_width_ms(span_ms);
+        let units = ((width * 1e6) as u64 / UNITS_NS[self.unit]).max(1) as usize;
+        (width, self.counts.chunks(units).map(|part| part.iter().sum()).collect())
+    }
 }
 
 /// The first round width that makes no more than 25 buckets; whole days beyond a day.
@@ -156,58 +246,72 @@ fn bucket_width_ms(span_ms: f64) -> f64 {
 }
 
 /// What an infinite prefix cache would find.
+#[derive(Debug, Default)]
 struct Reuse {
     blocks: u64,
-    distinct: u64,
     reusable: u64,
+    seen: FxHashSet<SequenceHash>,
+    generated: FxHashSet<SequenceHash>,
 }
 
 impl Reuse {
-    fn of<'a>(turns: impl Iterator<Item = &'a Turn>, block_size: u32) -> Self {
-        let (mut seen, mut generated) = (FxHashSet::default(), FxHashSet::default());
-        let (mut blocks, mut reusable) = (0, 0);
-        for turn in turns {
-            blocks += u64::from(turn.prompt.tokens().div_ceil(block_size));
-            let mut hasher = BlockHasher::new(block_size);
-            while let Some(hash) = hasher.next(&turn.prompt) {
-                // A chained identity that is new has only new ones after it, so this counts a prefix.
-                let is_new = seen.insert(hash) && !generated.contains(&hash);
-                reusable += u64::from(!is_new);
-            }
-            if let Some(output) = &turn.output {
-                let mut content = turn.prompt.clone();
-                // The last token that is generated has no KV.
-                content.extend(output.range(0..turn.generated() - 1));
-                generated.extend(std::iter::from_fn(|| hasher.next(&content)));
-            }
+    fn add(&mut self, turn: &Turn, block_size: u32) {
+        self.blocks += u64::from(turn.prompt.tokens().div_ceil(block_size));
+        let mut hasher = BlockHasher::new(block_size);
+        while let Some(hash) = hasher.next(&turn.prompt) {
+            // A chained identity that is new has only new ones after it, so this counts a prefix.
+            let is_new = self.seen.insert(hash) && !self.generated.contains(&hash);
+            self.reusable += u64::from(!is_new);
         }
-        Self { blocks, distinct: seen.len() as u64, reusable }
+        if let Some(output) = &turn.output {
+            let mut content = turn.prompt.clone();
+            // The last token that is generated has no KV.
+            content.extend(output.range(0..turn.generated() - 1));
+            self.generated.extend(std::iter::from_fn(|| hasher.next(&content)));
+        }
     }
 }
 
-impl LengthStats {
-    fn of(lengths: impl Iterator<Item = u32>) -> Self {
-        let mut sorted: Vec<u32> = lengths.collect();
+/// How often each length occurs.
+#[derive(Debug, Default)]
+struct Lengths(FxHashMap<u32, u64>);
+
+impl Lengths {
+    fn add(&mut self, length: u32) {
+        *self.0.entry(length).or_default() += 1;
+    }
+
+    fn stats(&self) -> LengthStats {
+        let mut sorted: Vec<(u32, u64)> = self.0.iter().map(|(length, times)| (*length, *times)).collect();
         sorted.sort_unstable();
-        let total = sorted.iter().map(|length| u64::from(*length)).sum();
-        Self {
+        let total = sorted.iter().map(|(length, times)| u64::from(*length) * times).sum();
+        // Of each length, how many are not longer.
+        let mut count = 0;
+        for (_, times) in &mut sorted {
+            count += *times;
+            *times = count;
+        }
+        let end = |end: Option<&(u32, u64)>| end.map_or(0, |(length, _)| *length);
+        LengthStats {
             total,
-            mean: ratio(total as f64, sorted.len() as f64),
-            min: sorted.first().copied().unwrap_or(0),
+            mean: ratio(total as f64, count as f64),
+            min: end(sorted.first()),
             p50: percentile(&sorted, 0.5),
             p90: percentile(&sorted, 0.9),
             p95: percentile(&sorted, 0.95),
             p99: percentile(&sorted, 0.99),
-            max: sorted.last().copied().unwrap_or(0),
+            max: end(sorted.last()),
         }
     }
 }
 
-fn percentile(sorted: &[u32], quantile: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+/// A percentile of lengths, shortest first, each with how many are not longer.
+fn percentile(sorted: &[(u32, u64)], quantile: f64) -> f64 {
+    let Some(last) = sorted.last().map(|(_, count)| count - 1) else { return 0.0 };
+    let at = |rank: u64| f64::from(sorted[sorted.partition_point(|(_, count)| *count <= rank)].0);
     let rank = quantile * last as f64;
-    let below = rank as usize;
-    let (low, high) = (f64::from(sorted[below]), f64::from(sorted[(below + 1).min(last)]));
+    let below = rank as u64;
+    let (low, high) = (at(below), at((below + 1).min(last)));
     // NumPy takes the nearer end, so that both ends come out exact.
     let share = rank.fract();
     if share < 0.5 { low + (high - low) * share } else { high - (high - low) * (1.0 - share) }
@@ -265,10 +369,37 @@ mod tests {
 
     #[test]
     fn percentiles_interpolate_between_ranks() {
-        let lengths = LengthStats::of([40, 10, 20, 30].into_iter());
+        let mut lengths = Lengths::default();
+        for length in [40, 10, 20, 30] {
+            lengths.add(length);
+        }
+        let lengths = lengths.stats();
         assert_eq!((lengths.min, lengths.p50, lengths.p90, lengths.max), (10, 25.0, 37.0, 40));
         assert!((lengths.p95 - 38.5).abs() < 1e-9 && (lengths.p99 - 39.7).abs() < 1e-9, "{lengths:?}");
-        assert_eq!(percentile(&[7], 0.99), 7.0);
+        assert_eq!(percentile(&[(7, 1)], 0.99), 7.0);
+        assert_eq!(percentile(&[(7, 3), (9, 4)], 0.5), 7.0);
+        assert_eq!(percentile(&[(7, 1), (9, 4)], 0.5), 9.0);
+    }
+
+    /// However they are counted, they are those of the bucket in which they arrive.
+    #[test]
+    fn arrivals_are_counted_in_buckets_of_any_width() {
+        for span_ms in
+            [0, 7, 999, 12_499, 12_501, 60_000, 750_001, 3_600_000, 45_000_001, 90_000_000, 9_000_000_000_u64]
+        {
+            let times: Vec<u64> = (0..=1000).map(|part| span_ms * 1_000_000 / 1000 * part).collect();
+            let mut buckets = Buckets::default();
+            for ns in &times {
+                buckets.add(Duration::from_ns(*ns));
+            }
+            let last_ms = times[1000] as f64 / 1e6;
+            let (width, counts) = buckets.of(last_ms);
+            let mut expected = vec![0; (last_ms / width) as usize + 1];
+            for ns in &times {
+                expected[(ns / (width * 1e6) as u64) as usize] += 1;
+            }
+            assert_eq!(counts, expected, "{span_ms}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod sglang;
 mod shaping;
 mod silicon;
 mod slo;
+mod stream;
 mod terminal;
 mod timeline;
 mod trace;

@@ -1,8 +1,10 @@
-//! The records of requests: of all, for a report, or only of those that are under way.
+//! The records of requests: of all, for a report, only of those that are under way, or until somebody else has them.
+
+use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 use servecast_record::{RequestRecord, RequestStatus};
-use servecast_types::{RequestId, Time};
+use servecast_types::{PoolId, RequestId, Time, WorkerId};
 
 /// Records by request.
 #[derive(Debug)]
@@ -19,6 +21,51 @@ pub(super) enum Records {
         /// The number of the next one.
         next: RequestId,
     },
+    /// From the first that has not been handed out on.
+    HandedOut(Box<HandedOut>),
+}
+
+/// Records of a run that hands each out once nothing more can happen to it, in order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct HandedOut {
+    /// How many have been handed out.
+    first: u32,
+    /// The others, and whether each has ended.
+    requests: VecDeque<(RequestRecord, bool)>,
+    /// By pool and worker, when the pass that it reported last was decided or began: whoever had ended before is in none
+    /// that it has yet to report.
+    passes: Vec<Vec<Time>>,
+}
+
+impl HandedOut {
+    fn get_mut(&mut self, id: RequestId) -> &mut (RequestRecord, bool) {
+        &mut self.requests[(id.0 - self.first) as usize]
+    }
+
+    /// The first request, if it ended before `until`.
+    pub(super) fn pop_ended(&mut self, until: Time) -> Option<(RequestId, RequestRecord)> {
+        self.requests.front().filter(|(record, has_ended)| *has_ended && record.ended < until)?;
+        let (record, _) = self.requests.pop_front()?;
+        self.first += 1;
+        Some((RequestId(self.first - 1), record))
+    }
+
+    /// When the pass was decided, or began, that a worker reported last.
+    pub(super) fn last_pass(&self, pool: PoolId, worker: WorkerId) -> Time {
+        let of_pool = self.passes.get(pool.index());
+        of_pool.and_then(|workers| workers.get(worker.index())).copied().unwrap_or(Time::ZERO)
+    }
+
+    fn reported(&mut self, pool: PoolId, worker: WorkerId, at: Time) {
+        if self.passes.len() <= pool.index() {
+            self.passes.resize(pool.index() + 1, Vec::new());
+        }
+        let workers = &mut self.passes[pool.index()];
+        if workers.len() <= worker.index() {
+            workers.resize(worker.index() + 1, Time::ZERO);
+        }
+        workers[worker.index()] = at;
+    }
 }
 
 impl Records {
@@ -45,6 +92,11 @@ impl Records {
                 requests.insert(id, record);
                 id
             }
+            Self::HandedOut(out) => {
+                let id = RequestId(out.first + out.requests.len() as u32);
+                out.requests.push_back((record, false));
+                id
+            }
         }
     }
 
@@ -54,6 +106,7 @@ impl Records {
         match self {
             Self::All { requests, .. } => Some(&requests[id.index()]),
             Self::UnderWay { requests, .. } => requests.get(&id),
+            Self::HandedOut(out) => Some(&out.requests[(id.0 - out.first) as usize].0),
         }
     }
 
@@ -63,6 +116,7 @@ impl Records {
         match self {
             Self::All { requests, .. } => Some(&mut requests[id.index()]),
             Self::UnderWay { requests, .. } => requests.get_mut(&id),
+            Self::HandedOut(out) => Some(&mut out.get_mut(id).0),
         }
     }
 
@@ -85,6 +139,14 @@ impl Records {
                 assert!(record.is_some(), "request {id} ended twice");
                 record
             }
+            Self::HandedOut(out) => {
+                let (record, has_ended) = out.get_mut(id);
+                assert!(!*has_ended, "request {id} ended twice");
+                *has_ended = true;
+                record.status = status;
+                record.ended = now;
+                None
+            }
         }
     }
 
@@ -92,7 +154,15 @@ impl Records {
     pub(super) fn all(&self) -> (&[RequestRecord], &[bool]) {
         match self {
             Self::All { requests, ended } => (requests, ended),
-            Self::UnderWay { .. } => (&[], &[]),
+            Self::UnderWay { .. } | Self::HandedOut(_) => (&[], &[]),
+        }
+    }
+
+    /// A worker has reported a pass that was decided, or began, then.
+    #[inline]
+    pub(super) fn reported(&mut self, pool: PoolId, worker: WorkerId, at: Time) {
+        if let Self::HandedOut(out) = self {
+            out.reported(pool, worker, at);
         }
     }
 
@@ -108,6 +178,10 @@ impl Records {
             }
             Self::UnderWay { requests, .. } => {
                 assert!(requests.is_empty(), "every request ends");
+                Vec::new()
+            }
+            Self::HandedOut(out) => {
+                assert!(out.requests.is_empty(), "every request ends and is handed out");
                 Vec::new()
             }
         }

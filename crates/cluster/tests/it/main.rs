@@ -17,4 +17,5 @@ mod peer;
 mod properties;
 mod routing;
 mod scenario;
+mod streamed;
 mod theory;

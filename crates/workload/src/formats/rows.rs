@@ -13,44 +13,89 @@ use std::str;
 
 use serde_json::value::RawValue;
 
-use super::table;
+use super::table::{self, TableRows};
 use crate::fields::{self, Object};
 use crate::reader::not_json;
 use crate::{Columns, Recognised, TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 
 /// Reads rows, or a table if the first line is the header of one.
 pub(crate) fn read(reader: &mut impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
-    let mut trace = Trace::default();
-    let mut seen = Seen::of(form.unit);
-    let (mut bytes, mut ids) = (Vec::new(), Vec::new());
-    for line in 1.. {
-        bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(|source| TraceError::Read { line, source })? == 0 {
-            break;
-        }
-        let mut text = bytes.as_slice();
-        if line == 1 {
-            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        }
-        let text = str::from_utf8(text)
-            .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
-            .trim_ascii_end();
-        if line == 1
-            && let Some((columns, unit)) = columns(text, form)
-        {
-            seen.unit = form.unit.or(unit);
-            table::read(text, reader, &columns, seen.unit, &mut trace, &mut seen)?;
-            break;
-        }
-        if !text.trim_ascii_start().is_empty() {
-            read_row(text, line, &mut ids, &mut trace, &mut seen)?;
-        }
+    let mut reader = RowReader::new(reader, form);
+    let mut rows = Vec::new();
+    while let Some(row) = reader.next_row()? {
+        rows.push(row);
     }
+    let RowReader { mut trace, seen, .. } = reader;
+    trace.rows = rows;
     if trace.rows.is_empty() {
         return Err(TraceError::NoRows);
     }
     seen.settle_unit(&mut trace)?;
     Ok(trace)
+}
+
+/// Reads rows one after the other, with times as they stand in the file unless somebody gave their unit.
+pub(crate) struct RowReader<R: BufRead> {
+    form: TraceForm,
+    /// Where lines come from; none behind the header of a table.
+    lines: Option<R>,
+    table: Option<TableRows<R>>,
+    line: u64,
+    /// Kept for their memory.
+    bytes: Vec<u8>,
+    ids: Vec<u64>,
+    /// What is known of the trace so far, without its rows.
+    pub(crate) trace: Trace,
+    pub(crate) seen: Seen,
+}
+
+impl<R: BufRead> RowReader<R> {
+    pub(crate) fn new(lines: R, form: &TraceForm) -> Self {
+        Self {
+            form: form.clone(),
+            lines: Some(lines),
+            table: None,
+            line: 0,
+            bytes: Vec::new(),
+            ids: Vec::new(),
+            trace: Trace::default(),
+            seen: Seen::of(form.unit),
+        }
+    }
+
+    /// The next row; `None` at the end.
+    pub(crate) fn next_row(&mut self) -> Result<Option<TraceRow>, TraceError> {
+        while let Some(lines) = &mut self.lines {
+            self.line += 1;
+            let line = self.line;
+            self.bytes.clear();
+            let read = lines.read_until(b'\n', &mut self.bytes);
+            if read.map_err(|source| TraceError::Read { line, source })? == 0 {
+                self.lines = None;
+                return Ok(None);
+            }
+            let mut text = self.bytes.as_slice();
+            if line == 1 {
+                text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+            }
+            let text = str::from_utf8(text)
+                .map_err(|error| TraceError::NotUtf8 { line, byte: error.valid_up_to() + 1 })?
+                .trim_ascii_end();
+            if line == 1
+                && let Some((columns, unit)) = columns(text, &self.form)
+            {
+                self.seen.unit = self.form.unit.or(unit);
+                let rows = self.lines.take().expect("its first line was read");
+                self.table = Some(TableRows::new(text, rows, columns, self.seen.unit)?);
+            } else if !text.trim_ascii_start().is_empty() {
+                return read_row(text, line, &mut self.ids, &mut self.trace, &mut self.seen).map(Some);
+            }
+        }
+        match &mut self.table {
+            Some(table) => table.next_row(&mut self.trace.notes, &mut self.seen),
+            None => Ok(None),
+        }
+    }
 }
 
 /// The columns of a table whose first line this is, and the unit of its times if it is that of a known tool.
@@ -68,7 +113,9 @@ pub(crate) struct Seen {
     unit: Option<TimeUnit>,
     /// Whether timestamps are dates.
     dated: Option<bool>,
-    /// Rows of the Bailian traces.
+    /// Rows that are JSON objects.
+    objects: usize,
+    /// Those of the Bailian traces.
     chats: usize,
 }
 
@@ -111,6 +158,28 @@ impl Seen {
         Ok(())
     }
 
+    /// What the first row alone tells of times.
+    pub(crate) fn recognised_at_once(&self, first: &TraceRow, token_ids: bool) -> Option<Recognised> {
+        if self.dated == Some(true) {
+            return Some(Recognised::Dates);
+        }
+        if self.chats > 0 {
+            return Some(Recognised::Chats);
+        }
+        let time = first.timestamp_ms.filter(|_| !token_ids && self.unit.is_none());
+        time.and_then(TimeUnit::of_epoch).map(Recognised::Epoch)
+    }
+
+    /// Whether all rows so far are those of the Bailian traces.
+    pub(crate) fn are_chats(&self) -> bool {
+        self.chats == self.objects
+    }
+
+    /// The unit of times that somebody gave, or that of a known form.
+    pub(crate) fn unit(&self) -> Option<TimeUnit> {
+        self.unit
+    }
+
     fn recognised(&self, trace: &Trace) -> Option<Recognised> {
         if self.dated == Some(true) {
             return Some(Recognised::Dates);
@@ -129,19 +198,45 @@ impl Seen {
 
 /// Requests per second, if they are so many or few that the times are probably in another unit.
 fn odd_rate(rows: &[TraceRow]) -> Option<f64> {
-    /// More than one deployment serves.
-    const MOST: f64 = 1000.0;
-    /// A request every two minutes.
-    const LEAST: f64 = 1.0 / 120.0;
-    let times = || rows.iter().filter_map(|row| row.timestamp_ms);
-    let (gaps, span_ms) = (
-        times().count().saturating_sub(1),
-        times().fold(f64::NEG_INFINITY, f64::max) - times().fold(f64::INFINITY, f64::min),
-    );
-    let rate = gaps as f64 / (span_ms / 1e3);
-    // Two far apart may well be meant.
-    let is_odd = rate > MOST || (rate < LEAST && gaps > 1);
-    (span_ms > 0.0 && is_odd).then_some(rate)
+    let mut span = Span::default();
+    rows.iter().filter_map(|row| row.timestamp_ms).for_each(|ms| span.add(ms));
+    span.odd_rate()
+}
+
+/// How many requests come from when to when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    times: usize,
+    first_ms: f64,
+    last_ms: f64,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self { times: 0, first_ms: f64::INFINITY, last_ms: f64::NEG_INFINITY }
+    }
+}
+
+impl Span {
+    /// Another request comes then.
+    pub(crate) fn add(&mut self, ms: f64) {
+        self.times += 1;
+        self.first_ms = self.first_ms.min(ms);
+        self.last_ms = self.last_ms.max(ms);
+    }
+
+    /// Requests per second, if they are so many or few that the times are probably in another unit.
+    pub(crate) fn odd_rate(self) -> Option<f64> {
+        /// More than one deployment serves.
+        const MOST: f64 = 1000.0;
+        /// A request every two minutes.
+        const LEAST: f64 = 1.0 / 120.0;
+        let (gaps, span_ms) = (self.times.saturating_sub(1), self.last_ms - self.first_ms);
+        let rate = gaps as f64 / (span_ms / 1e3);
+        // Two far apart may well be meant.
+        let is_odd = rate > MOST || (rate < LEAST && gaps > 1);
+        (span_ms > 0.0 && is_odd).then_some(rate)
+    }
 }
 
 fn read_row(
@@ -150,7 +245,7 @@ fn read_row(
     ids: &mut Vec<u64>,
     trace: &mut Trace,
     seen: &mut Seen,
-) -> Result<(), TraceError> {
+) -> Result<TraceRow, TraceError> {
     let starts_an_object = text.trim_ascii_start().starts_with('{');
     if !starts_an_object && let Ok(value) = serde_json::from_str::<&RawValue>(text) {
         return Err(TraceError::NotObject { line, found: fields::described(value.get()) });
@@ -161,16 +256,16 @@ fn read_row(
         seen.note_dated(object.is_dated(), line)?;
     }
     seen.chats += usize::from(object.is_chat());
-    if trace.rows.is_empty() {
+    seen.objects += 1;
+    if seen.objects == 1 {
         trace.token_ids = object.has_token_ids();
     } else if trace.token_ids != object.has_token_ids() {
         return Err(TraceError::OtherKind { line, token_ids: trace.token_ids });
     }
-    trace.rows.push(row);
     if !object.unknown.is_empty() {
         trace.notes.note_ignored_keys(object.unknown);
     }
-    Ok(())
+    Ok(row)
 }
 
 /// The first row whose time is in another unit than that of the first, where all are times since 1970 by their size.

@@ -1,14 +1,14 @@
 //! Tables of requests that say when each came and how long it was, and nothing of its content.
 
-use std::io::BufRead;
+use std::io::{BufRead, Chain};
 use std::str::FromStr;
 
-use csv::{ByteRecord, ReaderBuilder};
+use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::{LengthsTable, lengths_table, rows::Seen};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, timestamp_in, tokens_up_to};
 use crate::unit::date_ms;
-use crate::{TimeUnit, Trace, TraceError, TraceRow, fields};
+use crate::{TimeUnit, TraceError, TraceNotes, TraceRow, fields};
 
 /// Which columns of a table, or keys of JSON objects, hold what:
 /// `time=arrived,input=prompt_tokens,output=completion_tokens`.
@@ -69,50 +69,70 @@ pub(crate) fn known_columns(header: &str) -> Option<(Columns, TimeUnit)> {
 
 /// Reads the rows of a table whose header has been read already. Rows with 0 tokens of prompt or output, requests that
 /// failed, are left out and counted.
-pub(crate) fn read(
-    header: &str,
-    rows: impl BufRead,
-    columns: &Columns,
+pub(crate) struct TableRows<R: BufRead> {
+    columns: Columns,
     unit: Option<TimeUnit>,
-    trace: &mut Trace,
-    seen: &mut Seen,
-) -> Result<(), TraceError> {
-    let Header { separator, places, session } = header_of(header, columns)?;
-    // Every row ends with a line then.
-    let rows = rows.chain(&b"\n"[..]);
-    let mut reader =
-        ReaderBuilder::new().has_headers(false).flexible(true).delimiter(separator).from_reader(rows);
-    let mut record = ByteRecord::new();
-    let mut last = 1;
-    loop {
-        let more = reader.read_byte_record(&mut record);
-        // The header was the first line. Blank lines before a row count, and breaks within its cells do. Where lines end in
-        // CRLF, the reader has not counted the last one yet.
-        let breaks = record.iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
-        let line = reader.position().line().saturating_sub(breaks).max(last + 1);
-        last = line;
-        if !more.map_err(|error| unreadable(error, line))? {
-            return Ok(());
+    places: [usize; 3],
+    session: Option<usize>,
+    reader: Reader<Chain<R, &'static [u8]>>,
+    /// Kept for its memory.
+    record: ByteRecord,
+    /// The line of the row before.
+    last: u64,
+}
+
+impl<R: BufRead> TableRows<R> {
+    pub(crate) fn new(
+        header: &str,
+        rows: R,
+        columns: Columns,
+        unit: Option<TimeUnit>,
+    ) -> Result<Self, TraceError> {
+        let Header { separator, places, session } = header_of(header, &columns)?;
+        // Every row ends with a line then.
+        let rows = rows.chain(&b"\n"[..]);
+        let reader =
+            ReaderBuilder::new().has_headers(false).flexible(true).delimiter(separator).from_reader(rows);
+        Ok(Self { columns, unit, places, session, reader, record: ByteRecord::new(), last: 1 })
+    }
+
+    /// The next row; `None` at the end.
+    pub(crate) fn next_row(
+        &mut self,
+        notes: &mut TraceNotes,
+        seen: &mut Seen,
+    ) -> Result<Option<TraceRow>, TraceError> {
+        loop {
+            let more = self.reader.read_byte_record(&mut self.record);
+            let record = &self.record;
+            // The header was the first line. Blank lines before a row count, and breaks within its cells do. Where lines end
+            // in CRLF, the reader has not counted the last one yet.
+            let breaks = record.iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
+            let line = self.reader.position().line().saturating_sub(breaks).max(self.last + 1);
+            self.last = line;
+            if !more.map_err(|error| unreadable(error, line))? {
+                return Ok(None);
+            }
+            let row = Row { line, record, columns: &self.columns, places: self.places };
+            let (input, output) = (row.tokens(1, MAX_INPUT_TOKENS)?, row.tokens(2, MAX_OUTPUT_TOKENS)?);
+            let (timestamp_ms, dated) = row.time(self.unit)?;
+            seen.note_dated(dated, line)?;
+            let session_id = self.session.and_then(|place| record.get(place)).map(String::from_utf8_lossy);
+            let session_id = session_id.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+            if input == 0 || output == 0 {
+                notes.without_tokens.add(line);
+                continue;
+            }
+            return Ok(Some(TraceRow {
+                line,
+                session_id,
+                timestamp_ms: Some(timestamp_ms),
+                input_length: Some(input),
+                output_length: output,
+                shares_nothing: true,
+                ..TraceRow::default()
+            }));
         }
-        let row = Row { line, record: &record, columns, places };
-        let (input, output) = (row.tokens(1, MAX_INPUT_TOKENS)?, row.tokens(2, MAX_OUTPUT_TOKENS)?);
-        let (timestamp_ms, dated) = row.time(unit)?;
-        seen.note_dated(dated, line)?;
-        let session_id = session.and_then(|place| record.get(place)).map(String::from_utf8_lossy);
-        let session_id = session_id.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        if input == 0 || output == 0 {
-            trace.notes.without_tokens.add(line);
-            continue;
-        }
-        trace.rows.push(TraceRow {
-            line,
-            session_id,
-            timestamp_ms: Some(timestamp_ms),
-            input_length: Some(input),
-            output_length: output,
-            shares_nothing: true,
-            ..TraceRow::default()
-        });
     }
 }
 

@@ -9,6 +9,7 @@ mod mutations;
 mod properties;
 mod recorded;
 mod resemblance;
+mod streamed;
 mod turns;
 mod units;
 

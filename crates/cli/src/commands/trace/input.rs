@@ -1,16 +1,21 @@
 //! The trace that a command looks at.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use servecast_workload::{
-    Columns, Cut, Load, TimeUnit, Trace, TraceError, TraceForm, TraceFormat, Turns, Workload,
+    Columns, Cut, Load, StreamOptions, TimeUnit, Trace, TraceError, TraceForm, TraceFormat, TraceStream,
+    Turns, Workload,
 };
 
 use crate::config::{TIME_UNITS, TRACE_FORMATS, TURNS, choice};
 use crate::error::Failure;
-use crate::files::note;
+use crate::files::{self, note};
 use crate::source::{Reading, read_trace, unusable_trace};
+
+/// A trace as it is read, and what a hash id of its rows stands for.
+pub(super) type Streamed = (TraceStream<Box<dyn BufRead>>, u32);
 
 /// A file, and how it is read.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,6 +54,29 @@ impl TraceInput {
         self.form.read(&self.trace_file)
     }
 
+    /// The trace as it is read, and what a hash id of its rows stands for.
+    pub(super) fn stream(&self, options: StreamOptions) -> Result<Result<Streamed, TraceError>, Failure> {
+        let reading = self.form.reading()?;
+        let mut block_size = 0;
+        let cut = |trace: &Trace| {
+            let cut = reading.cut(trace);
+            block_size = cut.block_size;
+            cut
+        };
+        let stream = TraceStream::new(files::open(&self.trace_file)?, &reading.form, cut, options);
+        Ok(stream.map(|stream| (stream, block_size)))
+    }
+
+    /// Whether it cannot be read twice.
+    pub(super) fn is_standard_input(&self) -> bool {
+        files::is_standard_stream(&self.trace_file)
+    }
+
+    /// Why it cannot be used, by its name.
+    pub(super) fn unusable(&self, error: &TraceError) -> Failure {
+        unusable_trace(&self.trace_file, error)
+    }
+
     /// The requests of the trace, at their times, or with a note in a closed loop if it has none.
     pub(super) fn workload(&self, trace: &Trace, cut: Cut) -> Result<(Workload, Load), Failure> {
         workload(&self.trace_file, trace, cut)
@@ -58,15 +86,19 @@ impl TraceInput {
 impl InputForm {
     /// A trace, and what its rows stand for.
     pub(super) fn read(&self, path: &Path) -> Result<(Trace, Cut), Failure> {
+        let reading = self.reading()?;
+        let trace = read_trace(path, &reading.form)?;
+        let cut = reading.cut(&trace);
+        Ok((trace, cut))
+    }
+
+    fn reading(&self) -> Result<Reading, Failure> {
         if self.trace_block_size == Some(0) {
             return Err(Failure::user(TraceError::BlockSize));
         }
         let form =
             TraceForm { unit: self.time_unit, columns: self.columns.clone(), format: self.trace_format };
-        let trace = read_trace(path, &form)?;
-        let reading = Reading { block_size: self.trace_block_size, form, turns: self.turns };
-        let cut = reading.cut(&trace);
-        Ok((trace, cut))
+        Ok(Reading { block_size: self.trace_block_size, form, turns: self.turns })
     }
 
     /// The first given key that is for reading alone.

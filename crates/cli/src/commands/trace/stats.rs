@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use servecast_workload::{LengthStats, TraceStats, stats};
+use servecast_types::{Duration, message};
+use servecast_workload::{LengthStats, StreamOptions, TraceError, TraceStats, stats, stream_stats};
 
 use super::input::TraceInput;
-use crate::config::Format;
+use crate::config::{DEFAULT_SORT_WINDOW_S, Format};
 use crate::error::Failure;
 use crate::files::{self, note};
 
@@ -20,18 +21,63 @@ pub(crate) struct StatsArgs {
     /// What is printed: text for people, or JSON
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
+    /// Use the trace as it is read: memory goes with distinct blocks, not with requests
+    ///
+    /// A trace whose rows are not in order, or have sessions, is read as a whole all the same, which a note says.
+    #[arg(long)]
+    stream: bool,
+    /// How long a row of a trace that is streamed may come before one above it, in seconds of its times [default: 1]
+    #[arg(long, value_name = "SECONDS", requires = "stream")]
+    sort_window: Option<f64>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &StatsArgs) -> Result<(), Failure> {
-    let (trace, cut) = args.input.read()?;
-    let (workload, _) = args.input.workload(&trace, cut)?;
-    workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
-    let stats = stats(&workload, cut.block_size);
+    let streamed = if args.stream { streamed(args)? } else { None };
+    let stats = streamed.map_or_else(|| of_whole(args), Ok)?;
     files::print(&match args.format {
         Format::Json => serde_json::to_string_pretty(&stats).expect("statistics are plain data") + "\n",
         Format::Table => render(&stats),
     })
+}
+
+/// What a trace looks like, all of which is read first.
+fn of_whole(args: &StatsArgs) -> Result<TraceStats, Failure> {
+    let (trace, cut) = args.input.read()?;
+    let (workload, _) = args.input.workload(&trace, cut)?;
+    workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+    Ok(stats(&workload, cut.block_size))
+}
+
+/// What a trace looks like that is used as it is read; `None` if it has to be read as a whole.
+fn streamed(args: &StatsArgs) -> Result<Option<TraceStats>, Failure> {
+    let seconds = args.sort_window.unwrap_or(DEFAULT_SORT_WINDOW_S);
+    let window = Some(seconds).filter(|seconds| *seconds >= 0.0);
+    let sort_window = window.and_then(|seconds| Duration::from_ms(seconds * 1e3).ok()).ok_or_else(|| {
+        Failure::user(message!("{--sort_window} is {}, but must be a number of seconds from 0 on", seconds))
+    })?;
+    let options = StreamOptions { arrival_speedup_ratio: 1.0, max_requests: None, sort_window };
+    let read_all = |error: &TraceError| {
+        if args.input.is_standard_input() {
+            return Err(args.input.unusable(error).with_hint("leave --stream out: all of it is read then"));
+        }
+        note(&format!("note: all of the trace is read: {error}"));
+        Ok(None)
+    };
+    let (mut trace, block_size) = match args.input.stream(options)? {
+        Err(error) if error.is_of_streaming() => return read_all(&error),
+        Err(error) => return Err(args.input.unusable(&error)),
+        Ok(stream) => stream,
+    };
+    let stats = stream_stats(trace.by_ref().map(|(_, turn)| turn), block_size);
+    match trace.finish() {
+        Err(error) if error.is_of_streaming() => read_all(&error),
+        Err(error) => Err(args.input.unusable(&error)),
+        Ok(notes) => {
+            notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+            Ok(Some(stats))
+        }
+    }
 }
 
 fn render(stats: &TraceStats) -> String {

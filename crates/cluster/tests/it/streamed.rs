@@ -1,0 +1,135 @@
+//! Requests that are sent as their trace is read, and whose records nobody keeps.
+
+use std::ops::ControlFlow;
+
+use proptest::prelude::*;
+use servecast_cluster::{Observer, RouterMode, Simulation};
+use servecast_record::{EndedRequest, RequestRecord, RunRecord, TtftBreakdown};
+use servecast_types::{Duration, Time};
+use servecast_workload::{
+    Cut, Load, StreamOptions, TraceForm, TraceRow, TraceStream, Workload, write_mooncake,
+};
+
+use crate::properties::cases;
+use crate::scenario::{Scenario, deployment, engine, rows, scenario};
+
+/// Records as they are handed out.
+#[derive(Default)]
+struct HandedOut {
+    requests: Vec<(RequestRecord, Option<TtftBreakdown>)>,
+    /// How many had been handed out when so many had ended.
+    course: Vec<(u64, usize)>,
+}
+
+impl Observer for HandedOut {
+    fn ended(&mut self, ended: &EndedRequest<'_>) {
+        assert_eq!(ended.id.index(), self.requests.len(), "in order of arrival");
+        self.requests.push((ended.record.clone(), ended.ttft_breakdown()));
+    }
+
+    fn progress(&mut self, _now: Time, ended: u64) -> ControlFlow<()> {
+        self.course.push((ended, self.requests.len()));
+        ControlFlow::Continue(())
+    }
+}
+
+/// A scenario in which each row is a session of its own, at a time of its own.
+fn of_single_requests(scenario: Scenario) -> Scenario {
+    let router_mode = match scenario.router_mode {
+        RouterMode::PrefixHash => RouterMode::RoundRobin,
+        mode => mode,
+    };
+    let mut scenario = Scenario { concurrency: None, router_mode, ..scenario };
+    for row in &mut scenario.rows {
+        (row.session_id, row.delay_ms) = (None, None);
+        row.timestamp_ms = row.timestamp_ms.or(Some(17.0));
+    }
+    scenario
+}
+
+fn run_as_a_whole(scenario: &Scenario, plain: bool) -> RunRecord {
+    let load = Load::Open { arrival_speedup_ratio: 1.0 };
+    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let (topology, options) = deployment(scenario, plain);
+    Simulation::new(&topology, workload, &options).unwrap().run(&mut ()).unwrap()
+}
+
+/// The same as it is read from a file, whose rows may come so long before one above them.
+fn run_streamed(scenario: &Scenario, plain: bool, window_ms: u64) -> (RunRecord, HandedOut) {
+    let mut text = Vec::new();
+    write_mooncake(&scenario.rows, &mut text).unwrap();
+    let options = StreamOptions {
+        arrival_speedup_ratio: 1.0,
+        max_requests: None,
+        sort_window: Duration::from_ns(window_ms * 1_000_000),
+    };
+    let mut trace = TraceStream::new(&text[..], &TraceForm::default(), |_| Cut::from(6), options).unwrap();
+    let (topology, options) = deployment(scenario, plain);
+    let mut out = HandedOut::default();
+    let record = Simulation::run_streamed(&topology, &options, &mut trace, &mut out).unwrap();
+    trace.finish().unwrap();
+    assert!(record.requests.is_empty() && record.readmitted.is_empty());
+    (record, out)
+}
+
+/// All that is recorded is the same.
+fn check(scenario: &Scenario, plain: bool, window_ms: u64) -> Result<(), TestCaseError> {
+    let whole = run_as_a_whole(scenario, plain);
+    let (record, out) = run_streamed(scenario, plain, window_ms);
+    prop_assert_eq!(out.requests.len(), whole.requests.len());
+    for (number, (request, breakdown)) in out.requests.iter().enumerate() {
+        prop_assert_eq!(request, &whole.requests[number]);
+        prop_assert_eq!(*breakdown, whole.ttft_breakdown(number));
+    }
+    prop_assert_eq!(record.gaps, whole.gaps);
+    prop_assert_eq!(record.pools, whole.pools);
+    prop_assert_eq!(record.extrapolated_iterations, whole.extrapolated_iterations);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_trace_that_is_streamed_comes_to_the_same(
+        scenario in scenario(),
+        rows in rows(0, 1..100),
+        spread in prop_oneof![Just(1.0), 1.0_f64..100.0],
+        plain in any::<bool>(),
+    ) {
+        let mut scenario = of_single_requests(Scenario { rows, ..scenario });
+        for ms in scenario.rows.iter_mut().filter_map(|row| row.timestamp_ms.as_mut()) {
+            *ms *= spread;
+        }
+        // Rows may stand in any order.
+        check(&scenario, plain, 40 * 100)?;
+        scenario.rows.sort_by(|one, other| one.timestamp_ms.partial_cmp(&other.timestamp_ms).unwrap());
+        for (row, line) in scenario.rows.iter_mut().zip(1..) {
+            row.line = line;
+        }
+        check(&scenario, plain, 0)?;
+    }
+
+    /// A long run on few blocks, where requests are preempted, also in the pass that is decided while their last token comes.
+    #[test]
+    fn requests_are_handed_out_along_the_way(scenario in scenario(), engine in engine(), rows in rows(0, 8..12)) {
+        let mut scenario = of_single_requests(Scenario { rows, prefill: engine, decode: None, ..scenario });
+        let count = scenario.rows.len() as u64;
+        let again = |round: u64| {
+            let later = move |row: &TraceRow| TraceRow {
+                line: row.line + round * count,
+                timestamp_ms: row.timestamp_ms.map(|ms| ms + 5e6 * round as f64),
+                ..row.clone()
+            };
+            scenario.rows.iter().map(later).collect::<Vec<_>>()
+        };
+        scenario.rows = (0..20).flat_map(again).collect();
+        check(&scenario, false, 100)?;
+        let (_, out) = run_streamed(&scenario, false, 100);
+        // A round is over long before the next one.
+        let before_the_last = out.course.iter().filter(|(ended, _)| *ended <= 18 * count);
+        let out_by_then = before_the_last.map(|(_, out)| *out).max().unwrap_or(0);
+        let lags = scenario.router_mode == RouterMode::RoundRobin || scenario.router_mode == RouterMode::Random;
+        prop_assert!(lags || out_by_then as u64 >= 15 * count, "{out_by_then} of {count} a round");
+    }
+}

@@ -251,7 +251,7 @@ impl EngineArgs {
             },
             reported: full.unwrap_or(0) as u32,
             retention: self.resolved_retention(hit_unit)?,
-            most_in_flight: (1 + u64::from(self.async_scheduling))
+            most_in_flight: (u64::from(self.pipeline_parallel_size) + u64::from(self.async_scheduling))
                 * u64::from(self.max_num_batched_tokens.unwrap_or(MAX_SEQUENCE_TOKENS)),
             waits_for_results: self.vllm_version > VllmVersion::V0_28,
             stops_before_end: self.vllm_version > VllmVersion::V0_28,

@@ -81,6 +81,8 @@ class EngineArgs(_Settings):
         model: str | None = ...,
         num_gpu_blocks: int = ...,
         num_speculative_tokens: int = ...,
+        pipeline_idle_sleep_us: float | None = ...,
+        pipeline_parallel_size: int = ...,
         planner_profile_data: str | None = ...,
         preemption_mode: Literal["lifo", "fifo"] = ...,
         prefill_schedule_interval: int = ...,
@@ -258,6 +260,12 @@ class EngineArgs(_Settings):
     @property
     def num_speculative_tokens(self) -> int:
         """Old name of a part of `speculative_config`; only 0."""
+    @property
+    def pipeline_idle_sleep_us(self) -> float | None:
+        """Microseconds that an engine with a pipeline sleeps when all its requests are under way; absent: 1,000, as vLLM does."""
+    @property
+    def pipeline_parallel_size(self) -> int:
+        """vLLM: stages of a pipeline over which the layers of the model are spread. A stage takes an even share of the time that the latency model gives for all layers; what a batch takes from one to the next is not counted."""
     @property
     def planner_profile_data(self) -> str | None:
         """Measured iteration times, an `.npz` file or a profiler's folder: old form of `latency: "grid:FILE"`."""

@@ -54,8 +54,9 @@ pub(crate) struct Scenario {
     pub(crate) kv_router: KvRouterOptions,
 }
 
-/// Any engine, in blocks of 4 tokens, so that it goes with any other.
-pub(crate) fn engine() -> impl Strategy<Value = EngineArgs> {
+/// Any engine, in blocks of 4 tokens, so that it goes with any other. On the heap: what makes one is larger than the stack of
+/// a test allows for several.
+pub(crate) fn engine() -> BoxedStrategy<EngineArgs> {
     let trtllm = vllm().prop_map(|args| EngineArgs {
         engine_type: EngineType::Trtllm,
         kv_role: None,
@@ -63,7 +64,7 @@ pub(crate) fn engine() -> impl Strategy<Value = EngineArgs> {
         kv_groups: None,
         ..args
     });
-    prop_oneof![3 => vllm(), 3 => sglang(), 1 => trtllm]
+    prop_oneof![3 => vllm().boxed(), 3 => sglang().boxed(), 1 => trtllm.boxed()].boxed()
 }
 
 fn sglang() -> impl Strategy<Value = EngineArgs> {

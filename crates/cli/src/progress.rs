@@ -25,12 +25,16 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A bar for so many requests, unless nobody would see it. Online there is time between instants.
-    pub(crate) fn new(requests: u64, quiet: bool, is_online: bool) -> Self {
+    /// A bar for so many requests, or a spinner if nobody knows how many, unless nobody would see it. Online there is time
+    /// between instants.
+    pub(crate) fn new(requests: Option<u64>, quiet: bool, is_online: bool) -> Self {
         let started = Instant::now();
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{bar:20} {human_pos}/{human_len} requests, {wide_msg}");
-            ProgressBar::with_draw_target(Some(requests), ProgressDrawTarget::stderr())
+            let style = ProgressStyle::with_template(match requests {
+                Some(_) => "{bar:20} {human_pos}/{human_len} requests, {wide_msg}",
+                None => "{spinner} {human_pos} requests, {wide_msg}",
+            });
+            ProgressBar::with_draw_target(requests, ProgressDrawTarget::stderr())
                 .with_style(style.expect("the template is constant"))
                 .with_message("0 s simulated")
         });

@@ -3,20 +3,22 @@
 mod rows;
 mod shape;
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use servecast_workload::{
-    Cut, Load, SAMPLE_BLOCK_SIZE, Shape, SyntheticError, SyntheticSpec, Trace, TraceError, TraceForm, Turns,
-    Workload, generate, sample_chat_sessions,
+    Cut, Load, SAMPLE_BLOCK_SIZE, Shape, StreamOptions, SyntheticError, SyntheticSpec, Trace, TraceError,
+    TraceForm, TraceStream, Turns, Workload, generate, sample_chat_sessions,
 };
 
-use servecast_types::{Message, message};
+use servecast_types::{Duration, Message, message};
 
 use crate::error::Failure;
 use crate::files;
 use crate::lines::LongLine;
 use crate::settings::{
-    DEFAULT_SEED, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig, TraceConfig,
+    DEFAULT_SEED, DEFAULT_SORT_WINDOW_S, DEFAULT_TRACE_BLOCK_SIZE, Layers, ReplayConfig, SyntheticConfig,
+    TraceConfig,
 };
 
 pub use rows::LoadRows;
@@ -187,6 +189,35 @@ impl Source {
         Ok(rows)
     }
 
+    /// The requests of the trace as they are read, at their times.
+    ///
+    /// # Panics
+    /// If it is not the source of a trace.
+    pub fn stream(
+        &self,
+        ratio: f64,
+        sort_window: Duration,
+    ) -> Result<TraceStream<Box<dyn BufRead>>, Failure> {
+        let Self::Trace { path, reading, shape, .. } = self else { unreachable!("a trace is streamed") };
+        let options =
+            StreamOptions { arrival_speedup_ratio: ratio, max_requests: shape.max_requests, sort_window };
+        TraceStream::new(files::open(path)?, &reading.form, |trace| reading.cut(trace), options)
+            .map_err(|error| self.not_streamed(&error))
+    }
+
+    /// Why a trace cannot be used as it is read.
+    ///
+    /// # Panics
+    /// If it is not the source of a trace.
+    pub fn not_streamed(&self, error: &TraceError) -> Failure {
+        let Self::Trace { path, .. } = self else { unreachable!("a trace is streamed") };
+        let failure = unusable_trace(path, error);
+        if error.is_of_streaming() {
+            return failure.with_hint(message!("leave {--stream} out: all of the trace is read then"));
+        }
+        failure
+    }
+
     /// What is made of the load.
     pub fn shape(&self) -> &Shape {
         match self {
@@ -217,6 +248,15 @@ fn trace_or_synthetic() -> Message {
     message!(
         "name a TRACE, or describe a workload with {--input_tokens}, {--output_tokens} and {--request_count}"
     )
+}
+
+/// How long a row of a streamed trace may come before one above it.
+pub fn sort_window(seconds: Option<f64>) -> Result<Duration, Message> {
+    let seconds = seconds.unwrap_or(DEFAULT_SORT_WINDOW_S);
+    let window = Some(seconds).filter(|seconds| *seconds >= 0.0);
+    window
+        .and_then(|seconds| Duration::from_ms(seconds * 1e3).ok())
+        .ok_or_else(|| message!("{--sort_window} is {}, but must be a number of seconds from 0 on", seconds))
 }
 
 /// Reads a trace.

@@ -27,6 +27,9 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
     if let Some(infinite) = report.counted_as_infinite {
         facts.push(format!("  not served, counted as infinite in latencies: {}", count(infinite)));
     }
+    if let Some(error) = report.percentile_relative_error {
+        facts.push(format!("Percentiles of latencies: within {}, means exact (--stream)", percent(error)));
+    }
     if report.itl_relative_error > 0.0 {
         facts.push(format!(
             "Percentiles of inter token latency: within {}, for more than {} distinct gaps",

@@ -2,14 +2,14 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_record::{RequestRecord, RequestStatus, RunRecord};
-use servecast_types::Duration;
+use servecast_record::{RunRecord, TokenGaps};
 
-use crate::latency::tpot_ms;
+use crate::measured::Measured;
 use crate::sla::Sla;
 use crate::slo::{Slo, SloOutcome};
 use crate::stats::Stats;
-use crate::summary::{Good, gap_stats, reused_ratio, sum};
+use crate::summary::gap_stats;
+use crate::tally::Tally;
 
 /// What requests are held against.
 #[derive(Debug, Clone, Copy)]
@@ -87,48 +87,26 @@ impl From<Stats> for Percentiles {
 impl Figures {
     /// The figures of all requests of `run`, which may be a [part](RunRecord::part) of another.
     pub fn of(run: &RunRecord, judges: &Judges<'_>) -> Self {
-        let completed: Vec<&RequestRecord> =
-            run.requests.iter().filter(|request| request.is_finished()).collect();
-        let rejected =
-            run.requests.iter().filter(|request| matches!(request.status, RequestStatus::Rejected(_)));
-        let total_input_tokens = sum(&completed, |request| request.input_tokens);
-        let stats = |asks: u32, of: &dyn Fn(&RequestRecord) -> Option<f64>| {
-            judges.stats(run, asks, of).map(Percentiles::from)
-        };
-        let sla = judges.sla.filter(Sla::judges_requests);
-        Self {
-            num_requests: run.requests.len() as u64,
-            completed_requests: completed.len() as u64,
-            rejected_requests: rejected.count() as u64,
-            total_input_tokens,
-            total_output_tokens: sum(&completed, |request| request.output_tokens),
-            prefix_cache_reused_ratio: reused_ratio(&completed, total_input_tokens),
-            ttft_ms: stats(1, &|request| Some(request.ttft()?.as_ms())),
-            tpot_ms: stats(2, &tpot_ms),
-            itl_ms: gap_stats(&run.gaps).0.map(Percentiles::from),
-            e2e_latency_ms: stats(1, &|request| request.e2e().map(Duration::as_ms)),
-            goodput_completed_requests: sla.map(|sla| Good::of(&completed, sla).requests),
-            slo: (!judges.slo.is_empty()).then(|| judges.slo.iter().map(|slo| slo.judge(run)).collect()),
-        }
+        Self::of_tally(&Tally::of(run, judges), &run.gaps)
     }
-}
 
-impl Judges<'_> {
-    /// Statistics of a latency of completed requests; if those that were not served count, they are infinite where they
-    /// asked for `asks` tokens or more.
-    pub(crate) fn stats(
-        &self,
-        run: &RunRecord,
-        asks: u32,
-        of: &dyn Fn(&RequestRecord) -> Option<f64>,
-    ) -> Option<Stats> {
-        let sample = |request: &RequestRecord| {
-            if request.is_finished() {
-                of(request)
-            } else {
-                (self.count_rejected && request.requested_output_tokens >= asks).then_some(f64::INFINITY)
-            }
-        };
-        Stats::of(&run.requests.iter().filter_map(sample).collect::<Vec<f64>>())
+    /// The figures of requests, with the gaps between their tokens.
+    fn of_tally(tally: &Tally, gaps: &TokenGaps) -> Self {
+        let percentiles = |stats: Measured<Stats>| stats.map(Percentiles::from);
+        let outcomes = tally.outcomes(gaps);
+        Self {
+            num_requests: tally.requests,
+            completed_requests: tally.completed.requests,
+            rejected_requests: tally.rejected.requests,
+            total_input_tokens: tally.completed.input_tokens,
+            total_output_tokens: tally.completed.output_tokens,
+            prefix_cache_reused_ratio: tally.reused_ratio(),
+            ttft_ms: percentiles(tally.stats(&tally.ttft)),
+            tpot_ms: percentiles(tally.stats_of_gaps(&tally.tpot)),
+            itl_ms: percentiles(gap_stats(gaps).0),
+            e2e_latency_ms: percentiles(tally.stats(&tally.e2e)),
+            goodput_completed_requests: tally.good().map(|good| good.requests),
+            slo: (!outcomes.is_empty()).then_some(outcomes),
+        }
     }
 }

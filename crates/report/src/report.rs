@@ -136,6 +136,10 @@ flat_object! {
         /// Queue time, in ms: from arrival to the start of the first iteration that computed something for
         /// the request, one sample a completed request.
         pub queue_time_ms: Measured<Stats>,
+        /// Largest relative error of the percentiles, medians among them, of `ttft_ms`, `ttst_ms`, `tpot_ms`,
+        /// `e2e_latency_ms` and `queue_time_ms`, where samples are counted by length (`stream`); means, minima and maxima are
+        /// exact in any case. Absent where percentiles are exact, too.
+        pub percentile_relative_error: Option<f64>,
         /// How often a request lost its KV blocks to others, over all pools.
         pub total_preemptions: u64,
         /// Engine iterations over all pools.
@@ -247,6 +251,7 @@ mod tests {
             withdrawn_requests,
             measured,
             counted_as_infinite: Some(2),
+            percentile_relative_error: Some(0.001),
             spec_decode_num_drafts: Some(4),
             spec_decode_num_draft_tokens: Some(12),
             spec_decode_num_accepted_tokens: Some(6),
@@ -471,6 +476,7 @@ mod tests {
           "p95_queue_time_ms": 3.9,
           "p99_queue_time_ms": 3.98,
           "std_queue_time_ms": 1.0,
+          "percentile_relative_error": 0.001,
           "total_preemptions": 2,
           "total_iterations": 12,
           "spec_decode_num_drafts": 4,

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use servecast_record::{RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown};
+use servecast_record::{
+    EndedRequest, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown,
+};
 use servecast_types::{Duration, Role, Time};
 
 use crate::latency::{tpot_ms, ttst};
@@ -16,14 +18,22 @@ use crate::window::Window;
 /// measured, rows say by `measured` whether they belong to it.
 pub fn write_request_rows(run: &RunRecord, window: Window, mut out: impl Write) -> io::Result<()> {
     let measured = (!window.is_whole()).then(|| window.is_measured(run));
-    for (ordinal, request) in run.requests.iter().enumerate() {
-        let breakdown = run.ttft_breakdown(ordinal);
-        let mut row = RequestRow::new(ordinal, request, breakdown);
-        row.measured = measured.as_ref().map(|measured| measured[ordinal]);
-        serde_json::to_writer(&mut out, &row)?;
-        out.write_all(b"\n")?;
+    for ordinal in 0..run.requests.len() {
+        let measured = measured.as_ref().map(|measured| measured[ordinal]);
+        write_row(&run.ended(ordinal), measured, &mut out)?;
     }
     out.flush()
+}
+
+/// Writes the row of a request that has ended, in a run of which all requests are measured.
+pub fn write_request_row(ended: &EndedRequest<'_>, out: impl Write) -> io::Result<()> {
+    write_row(ended, None, out)
+}
+
+fn write_row(ended: &EndedRequest<'_>, measured: Option<bool>, mut out: impl Write) -> io::Result<()> {
+    let row = RequestRow::new(ended.id.index(), ended.record, ended.ttft_breakdown());
+    serde_json::to_writer(&mut out, &RequestRow { measured, ..row })?;
+    out.write_all(b"\n")
 }
 
 #[derive(Serialize)]

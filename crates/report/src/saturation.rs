@@ -13,6 +13,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_record::RunRecord;
+use servecast_types::Time;
 
 use crate::table::grouped;
 
@@ -30,7 +31,10 @@ const SURE: f64 = 4.5;
 /// Share of the arrivals that are not served.
 const MATERIAL: f64 = 0.01;
 
-/// That a run took more than it could serve.
+/// Requests whose times are kept. Of more than that, the times of one in so many stand for all of them.
+const MOST_KEPT: usize = 1 << 16;
+
+/// That a run took more than it could serve. Of more than 65,536 requests, one in so many is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Overload {
     /// Since when the backlog grows, in ms of the run.
@@ -43,21 +47,68 @@ pub struct Overload {
     pub backlog: u64,
 }
 
-/// Whether requests came faster than they were served, until the last of them. In a closed loop they do not: nobody comes
-/// before others have gone.
+/// Whether requests of a run came faster than they were served, until the last of them. In a closed loop they do not: nobody
+/// comes before others have gone.
 pub fn overload(run: &RunRecord) -> Option<Overload> {
-    let requests = &run.requests;
-    if requests.len() < FEWEST_REQUESTS {
-        return None;
+    let mut course = Course::default();
+    run.requests.iter().for_each(|request| course.add(request.arrival, request.ended));
+    course.overload()
+}
+
+/// When requests came and went: of all of them, or of every second, fourth, ... in order of arrival, so that they are no more
+/// than [`MOST_KEPT`].
+#[derive(Debug, Clone)]
+pub(crate) struct Course {
+    /// One in so many is kept.
+    step: u64,
+    seen: u64,
+    kept: Vec<(Time, Time)>,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Self { step: 1, seen: 0, kept: Vec::new() }
     }
-    let mut arrivals: Vec<f64> = requests.iter().map(|request| request.arrival.as_ms()).collect();
-    let early = requests.iter().take(requests.len() / 10);
-    let mut stays: Vec<f64> = early.map(|request| request.ended.since(request.arrival).as_ms()).collect();
-    let mut ends: Vec<f64> = requests.iter().map(|request| request.ended.as_ms()).collect();
-    for times in [&mut arrivals, &mut stays, &mut ends] {
-        times.sort_unstable_by(f64::total_cmp);
+}
+
+impl Course {
+    /// A request arrived and ended.
+    pub(crate) fn add(&mut self, arrival: Time, ended: Time) {
+        if self.seen.is_multiple_of(self.step) {
+            if self.kept.len() == MOST_KEPT {
+                let mut number = 0_usize;
+                self.kept.retain(|_| {
+                    number += 1;
+                    number % 2 == 1
+                });
+                self.step *= 2;
+            }
+            // The first one that is not in a full list is a multiple of the next step, too, since such a list is even.
+            self.kept.push((arrival, ended));
+        }
+        self.seen += 1;
     }
-    Backlog::new(&arrivals, &ends, stays[stays.len() / 2])?.overload()
+
+    /// What is said of them.
+    pub(crate) fn overload(&self) -> Option<Overload> {
+        if self.kept.len() < FEWEST_REQUESTS {
+            return None;
+        }
+        let mut arrivals: Vec<f64> = self.kept.iter().map(|(arrival, _)| arrival.as_ms()).collect();
+        let early = self.kept.iter().take(self.kept.len() / 10);
+        let mut stays: Vec<f64> = early.map(|(arrival, ended)| ended.since(*arrival).as_ms()).collect();
+        let mut ends: Vec<f64> = self.kept.iter().map(|(_, ended)| ended.as_ms()).collect();
+        for times in [&mut arrivals, &mut stays, &mut ends] {
+            times.sort_unstable_by(f64::total_cmp);
+        }
+        let found = Backlog::new(&arrivals, &ends, stays[stays.len() / 2])?.overload()?;
+        Some(Overload {
+            growth_rps: found.growth_rps * self.step as f64,
+            arrival_rps: found.arrival_rps * self.step as f64,
+            backlog: found.backlog * self.step,
+            ..found
+        })
+    }
 }
 
 /// The backlog at the edges of windows.

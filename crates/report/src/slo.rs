@@ -11,9 +11,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use servecast_record::{RequestRecord, RunRecord};
+use servecast_record::RequestRecord;
 use servecast_types::Duration;
 
+pub(crate) use self::outcome::SloSamples;
 pub use self::outcome::{SloOutcome, is_share, render_slo};
 pub use self::parse::SloError;
 use crate::latency::tpot_ms;
@@ -106,17 +107,6 @@ impl Metric {
             Self::Tpot => tpot_ms(request),
             Self::Itl => None,
         }
-    }
-
-    /// Its samples in a run with how often each occurs, smallest first.
-    pub(crate) fn samples(self, run: &RunRecord) -> Vec<(f64, u64)> {
-        if self == Self::Itl {
-            return run.gaps.sorted().into_iter().map(|(gap, times)| (gap.as_ms(), times)).collect();
-        }
-        let mut samples: Vec<(f64, u64)> =
-            run.requests.iter().filter_map(|request| Some((self.of(request)?, 1))).collect();
-        samples.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
-        samples
     }
 }
 

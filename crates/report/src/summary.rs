@@ -3,20 +3,18 @@
 use serde::Serialize;
 use serde_json::Value;
 use servecast_record::{
-    DraftTotals, PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, TokenGaps, WorkerLimits,
-    WorkerTotals,
+    DraftTotals, PoolRecord, PoolTotals, RunRecord, TokenGaps, WorkerLimits, WorkerTotals,
 };
 use servecast_types::Duration;
 
-use crate::latency::{queue_time, tpot_ms, ttst};
 use crate::measured::Measured;
 use crate::part::Judges;
 use crate::pool::{PoolReport, Spread};
 use crate::report::{Counts, Provenance, Report, SchemaVersion};
-use crate::saturation::overload;
 use crate::sla::Sla;
 use crate::slo::Slo;
 use crate::stats::Stats;
+use crate::tally::{Tally, Totals};
 use crate::window::{MeasuredPart, Window};
 
 /// What a report says that the run itself does not know.
@@ -44,7 +42,7 @@ pub struct SummaryOptions {
 
 impl SummaryOptions {
     /// What requests are held against.
-    fn judges(&self) -> Judges<'_> {
+    pub(crate) fn judges(&self) -> Judges<'_> {
         let sla = (!self.sla.is_empty()).then_some(self.sla);
         Judges { sla, slo: &self.slo, count_rejected: self.count_rejected }
     }
@@ -86,44 +84,46 @@ impl Online {
 /// Panics when a request reused more tokens than its prompt has, which no sound run records, and where a part is measured
 /// of a run without [times of tokens](RunRecord::token_times).
 pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
+    let whole = Tally::of(run, &options.judges());
     match options.measured_part(run) {
-        Some((part, measured)) => report(&part, run, Some(measured), options),
-        None => report(run, run, None, options),
+        Some((part, measured)) => {
+            report(&Tally::of(&part, &options.judges()), &whole, &part, Some(measured), options)
+        }
+        None => report(&whole, &whole, run, None, options),
     }
 }
 
-/// The report of `run`, which is a part of `whole` or all of it.
+/// Computes the report of a run that kept no requests: those of `tally` were told when they ended.
+///
+/// # Panics
+///
+/// Panics where a part of the run is to be measured.
+pub fn summarize_streamed(tally: &Tally, run: &RunRecord, options: &SummaryOptions) -> Report {
+    assert!(options.window.is_whole(), "a part of a run is measured where its requests are kept");
+    report(tally, tally, run, None, options)
+}
+
+/// The report of the requests of `tally`, which are a part of `whole` or all of it, and of the gaps and pools of `run`.
 fn report(
+    tally: &Tally,
+    whole: &Tally,
     run: &RunRecord,
-    whole: &RunRecord,
     measured: Option<MeasuredPart>,
     options: &SummaryOptions,
 ) -> Report {
-    let completed: Vec<&RequestRecord> =
-        run.requests.iter().filter(|request| request.is_finished()).collect();
-    let with = |is: fn(RequestStatus) -> bool| -> Vec<&RequestRecord> {
-        run.requests.iter().filter(|request| is(request.status)).collect()
-    };
-    let rejected = with(|status| matches!(status, RequestStatus::Rejected(_)));
-    let withdrawn = with(|status| status == RequestStatus::Withdrawn);
-    let total_input_tokens = sum(&completed, |request| request.input_tokens);
-    let total_output_tokens = sum(&completed, |request| request.output_tokens);
-
-    let whole_duration = duration(&whole.requests);
-    let duration = duration(&run.requests);
+    let Totals { requests: completed, input_tokens, output_tokens } = tally.completed;
+    let whole_duration = whole.duration();
+    let duration = tally.duration();
     // Nothing can be said of a run without length.
     let seconds = duration.map(|duration| duration.as_ms() / 1000.0).filter(|&seconds| seconds > 0.0);
     let per_second = |count: u64| Measured(seconds.map(|seconds| count as f64 / seconds));
-    let judges = options.judges();
-    let stats = |asks: u32, of: &dyn Fn(&RequestRecord) -> Option<f64>| Measured(judges.stats(run, asks, of));
-    let unserved = (run.requests.len() - completed.len()) as u64;
     let (itl_ms, output_token_throughput_per_user) = gap_stats(&run.gaps);
-    let sla = judges.sla;
-    let good = sla.filter(Sla::judges_requests).map(|sla| Good::of(&completed, sla));
+    let sla = options.judges().sla;
+    let good = tally.good();
     let itl_limit = sla.and_then(|sla| sla.pooled_itl_ms);
     let provenance: Provenance = options.provenance.clone();
     let online = options.online.as_ref();
-    let drafts = Some(drafts(whole)).filter(|drafts| drafts.verifications > 0);
+    let drafts = Some(drafts(run)).filter(|drafts| drafts.verifications > 0);
 
     Report {
         schema_version: SchemaVersion::V1,
@@ -133,35 +133,36 @@ fn report(
         seed: provenance.seed,
         settings: provenance.settings,
         measured,
-        num_requests: run.requests.len() as u64,
-        completed_requests: completed.len() as u64,
-        rejected_requests: rejected.len() as u64,
-        rejected_by_reason: by_reason(&rejected),
-        withdrawn_requests: (!withdrawn.is_empty()).then_some(withdrawn.len() as u64),
-        counted_as_infinite: options.count_rejected.then_some(unserved),
-        total_input_tokens,
-        total_output_tokens,
-        rejected_input_tokens: sum(&rejected, |request| request.input_tokens),
-        rejected_output_tokens: sum(&rejected, |request| request.output_tokens),
+        num_requests: tally.requests,
+        completed_requests: completed,
+        rejected_requests: tally.rejected.requests,
+        rejected_by_reason: tally.rejected_by_reason(),
+        withdrawn_requests: (tally.withdrawn > 0).then_some(tally.withdrawn),
+        counted_as_infinite: options.count_rejected.then(|| tally.unserved()),
+        total_input_tokens: input_tokens,
+        total_output_tokens: output_tokens,
+        rejected_input_tokens: tally.rejected.input_tokens,
+        rejected_output_tokens: tally.rejected.output_tokens,
         duration_ms: Measured(duration.map(Duration::as_ms)),
         wall_time_ms: options.wall_time_ms,
         wall_speed: online.map(|online| online.speed),
         wall_lateness_p50_ms: online.and_then(|online| online.lateness_ms(|late| late.median)),
         wall_lateness_p99_ms: online.and_then(|online| online.lateness_ms(|late| late.p99)),
         wall_lateness_max_ms: online.and_then(|online| online.lateness_ms(|late| late.max)),
-        request_throughput_rps: per_second(completed.len() as u64),
-        input_throughput_tok_s: per_second(total_input_tokens),
-        output_throughput_tok_s: per_second(total_output_tokens),
-        total_throughput_tok_s: per_second(total_input_tokens + total_output_tokens),
-        prefix_cache_reused_ratio: Measured(reused_ratio(&completed, total_input_tokens)),
-        ttft_ms: stats(1, &|request| Some(request.ttft()?.as_ms())),
-        ttst_ms: stats(2, &|request| Some(ttst(request)?.as_ms())),
-        tpot_ms: stats(2, &tpot_ms),
+        request_throughput_rps: per_second(completed),
+        input_throughput_tok_s: per_second(input_tokens),
+        output_throughput_tok_s: per_second(output_tokens),
+        total_throughput_tok_s: per_second(input_tokens + output_tokens),
+        prefix_cache_reused_ratio: Measured(tally.reused_ratio()),
+        ttft_ms: tally.stats(&tally.ttft),
+        ttst_ms: tally.stats_of_gaps(&tally.ttst),
+        tpot_ms: tally.stats_of_gaps(&tally.tpot),
         itl_ms,
         itl_relative_error: run.gaps.relative_error(),
-        e2e_latency_ms: stats(1, &|request| Some(request.e2e()?.as_ms())),
+        e2e_latency_ms: tally.stats(&tally.e2e),
         output_token_throughput_per_user,
-        queue_time_ms: stats(1, &|request| Some(queue_time(request)?.as_ms())),
+        queue_time_ms: tally.stats(&tally.queue_time),
+        percentile_relative_error: tally.relative_error(),
         total_preemptions: run.pools.iter().map(|pool| pool.totals.preemptions).sum(),
         total_iterations: iterations(run),
         spec_decode_num_drafts: drafts.map(|drafts| drafts.verifications),
@@ -175,14 +176,14 @@ fn report(
         latency_error: provenance.latency_error,
         latency_extrapolated_ratio: extrapolated_ratio(run),
         latency_estimate: (!run.latency_estimates.is_empty()).then(|| run.latency_estimates.join(", ")),
-        pools: whole.pools.iter().map(|pool| pool_report(pool, whole_duration)).collect(),
+        pools: run.pools.iter().map(|pool| pool_report(pool, whole_duration)).collect(),
         sla,
         goodput_completed_requests: good.map(|good| good.requests),
         goodput_request_throughput_rps: good.map(|good| per_second(good.requests)),
         goodput_output_throughput_tok_s: good.map(|good| per_second(good.output_tokens)),
         pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
-        slo: (!options.slo.is_empty()).then(|| options.slo.iter().map(|slo| slo.judge(run)).collect()),
-        overload: overload(whole),
+        slo: (!options.slo.is_empty()).then(|| tally.outcomes(&run.gaps)),
+        overload: whole.overload(),
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
         notes: (!options.sentences.is_empty()).then(|| options.sentences.clone()),
     }
@@ -210,41 +211,6 @@ fn extrapolated_ratio(run: &RunRecord) -> Option<f64> {
     (extrapolated > 0).then(|| extrapolated as f64 / iterations(run).max(1) as f64)
 }
 
-/// The share of prompt tokens that were reused, if there are prompt tokens.
-pub(crate) fn reused_ratio(completed: &[&RequestRecord], input_tokens: u64) -> Option<f64> {
-    let reused = sum(completed, |request| {
-        assert!(request.reused_tokens() <= request.input_tokens, "only prompt tokens can be reused");
-        request.reused_tokens()
-    });
-    (input_tokens > 0).then(|| reused as f64 / input_tokens as f64)
-}
-
-/// The requests that kept all limits.
-#[derive(Clone, Copy)]
-pub(crate) struct Good {
-    pub(crate) requests: u64,
-    output_tokens: u64,
-}
-
-impl Good {
-    pub(crate) fn of(completed: &[&RequestRecord], sla: Sla) -> Self {
-        let good: Vec<&RequestRecord> =
-            completed.iter().copied().filter(|request| sla.is_met_by(request)).collect();
-        Self { requests: good.len() as u64, output_tokens: sum(&good, |request| request.output_tokens) }
-    }
-}
-
-pub(crate) fn sum(requests: &[&RequestRecord], tokens: impl Fn(&RequestRecord) -> u32) -> u64 {
-    requests.iter().map(|request| u64::from(tokens(request))).sum()
-}
-
-/// From the first arrival to the last token of any request, if there was one.
-fn duration(requests: &[RequestRecord]) -> Option<Duration> {
-    let first_arrival = requests.iter().map(|request| request.arrival).min();
-    let last_token = requests.iter().filter_map(|request| request.last_token).max();
-    first_arrival.zip(last_token).map(|(first, last)| last.since(first))
-}
-
 /// Statistics of the gaps in ms, and of the token rates, in tokens a second, of those that are not zero.
 pub(crate) fn gap_stats(gaps: &TokenGaps) -> (Measured<Stats>, Measured<Stats>) {
     let mean_ms = gaps.mean_ms();
@@ -267,16 +233,6 @@ fn share_within(gaps: &TokenGaps, limit_ms: f64) -> Option<f64> {
     let within = gaps.partition_point(|(gap, _)| gap.as_ms() <= limit_ms);
     let all = count(&gaps);
     (all > 0).then(|| count(&gaps[..within]) as f64 / all as f64)
-}
-
-fn by_reason(rejected: &[&RequestRecord]) -> Counts {
-    let mut counts = Counts::new();
-    for request in rejected {
-        if let RequestStatus::Rejected(reason) = request.status {
-            *counts.entry(name(reason)).or_insert(0) += 1;
-        }
-    }
-    counts
 }
 
 /// Requests that may run on a worker at a time, if there is a limit, which is the same for all.
@@ -348,7 +304,7 @@ fn share_held(
 
 /// The name under which a unit variant is serialised. Reports hold names as text, so that one written by a
 /// newer release, with a reason or a pool unknown here, can still be read.
-fn name(variant: impl Serialize) -> String {
+pub(crate) fn name(variant: impl Serialize) -> String {
     match serde_json::to_value(variant) {
         Ok(Value::String(name)) => name,
         other => unreachable!("a unit variant is serialised as its name, not as {other:?}"),

@@ -385,6 +385,12 @@ mod tests {
             "\nPercentiles of inter token latency: within 0.10%, for more than 65,536 distinct gaps\n"
         ));
         assert!(!render(None).contains("Percentiles"));
+        report.percentile_relative_error = Some(1.0 / 1024.0);
+        let text = render_table(&report, TableOptions::default());
+        assert!(
+            text.contains("\nPercentiles of latencies: within 0.10%, means exact (--stream)\n"),
+            "{text}"
+        );
     }
 
     #[test]

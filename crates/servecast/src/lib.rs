@@ -219,6 +219,7 @@ pub mod replay;
 pub mod resolved;
 pub mod routing;
 pub mod rows;
+mod streamed;
 pub mod timeline;
 
 pub use servecast_config::latency::Models;

@@ -6,10 +6,11 @@ use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions
 use servecast_report::{
     Counts, ErrorBar, ExportFormat, Margin, Provenance, Sla, Slo, SummaryOptions, Window as Measured,
 };
-use servecast_types::{Message, message};
+use servecast_types::{Duration, Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload};
 
 use crate::resolved::reported;
+use crate::streamed::streamed;
 use crate::timeline::{TimelineOptions, Window};
 use servecast_config::deployment::{self, Deployment, PoolSettings};
 use servecast_config::error::Failure;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub load: Load,
     /// In an online replay, how many times as fast as the clock of the machine it goes.
     pub online: Option<f64>,
+    /// Of a trace that is used as it is read, how long a row may come before one above it.
+    pub streamed: Option<Duration>,
     /// Where requests come from.
     pub source: Source,
     /// Pools, workers, engines, hand-off.
@@ -79,6 +82,7 @@ impl Plan {
                     "leave out what changes the load, such as {--repeat} and {--request_rate}"
                 )));
         }
+        let streamed = streamed(&config, &layers, &source)?;
         let timeline = timeline(&config, &layers)?;
         let exports = exports(&config.output)?;
         let Deployment {
@@ -104,6 +108,7 @@ impl Plan {
             mode,
             load,
             online,
+            streamed,
             source,
             topology,
             block_size,
@@ -125,6 +130,17 @@ impl Plan {
                 .layers
                 .refused(message!("{replay_mode} is online, but {}", why.into()))
                 .with_hint(message!("leave {--replay_mode} out"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a trace that is used as it is read, since `why`.
+    pub fn refuse_streamed(&self, why: impl Into<Message>) -> Result<(), Failure> {
+        match self.streamed {
+            Some(_) => Err(self
+                .layers
+                .refused(message!("{stream} uses a trace as it is read, but {}", why.into()))
+                .with_hint(message!("leave {--stream} out"))),
             None => Ok(()),
         }
     }
@@ -151,21 +167,26 @@ impl Plan {
 
     /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
     pub fn summary(&self, workload: &Workload) -> SummaryOptions {
+        self.summary_of(&workload.notes, Some(workload.fingerprint()))
+    }
+
+    /// The same of a load with these notes and this hash, which one has of which all is known at once.
+    pub fn summary_of(&self, notes: &TraceNotes, workload_hash: Option<u64>) -> SummaryOptions {
         SummaryOptions {
             sla: self.sla,
             slo: self.slo.clone(),
             wall_time_ms: 0.0,
             online: None,
-            notes: counts(&workload.notes),
+            notes: counts(notes),
             window: self.measured,
             count_rejected: self.config.measured.count_rejected.unwrap_or(false),
             sentences: self.derived.clone(),
             provenance: Provenance {
                 servecast_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 workload_name: Some(self.source.name()),
-                workload_hash: Some(workload.fingerprint()),
+                workload_hash,
                 seed: Some(self.seed()),
-                settings: Some(reported(self, &workload.notes)),
+                settings: Some(reported(self, notes)),
                 latency_source: Some(self.latency_source.clone()),
                 latency_error: Some(self.latency_error.clone()),
             },

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use clap::ValueHint;
 use servecast_cluster::{Detail, LoadMode, Observer, Routed, RunError, Simulation, Topology, WithTokens};
 use servecast_engine::{Decodes, Iteration};
-use servecast_record::RunRecord;
+use servecast_record::{EndedRequest, RunRecord};
 use servecast_report::{
     Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, render_charts, render_slo, render_table,
     summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
-use servecast_workload::{Workload, write_in_lines};
+use servecast_workload::write_in_lines;
 
 use crate::config::{
     DEFAULT_TRACE_BLOCK_SIZE, EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven,
@@ -36,12 +36,14 @@ use crate::timeline::Timeline;
 pub(super) use servecast::replay::json;
 
 pub(super) use self::outputs::{REPORT, ROWS};
+use self::streamed::Requests;
 
 mod compare;
 mod folder;
 mod outputs;
 pub(crate) mod recommend;
 pub(crate) mod serve;
+mod streamed;
 
 /// Simulate a deployment under a trace, a synthetic workload or a built-in sample
 ///
@@ -124,6 +126,9 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         tell_of_unused(plan.unused.iter().cloned().chain(threads.map(|reason| layers.explained(reason))));
     }
     let interrupt = Interrupt::install()?;
+    if let Some(sort_window) = plan.streamed {
+        return streamed::run(&plan, sort_window, quiet, &interrupt);
+    }
 
     let rows = source.rows(plan.block_size, layers)?;
     // What was sent has the rows of what was to be sent.
@@ -137,7 +142,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     }
     interrupt.defer()?;
     let folder = outputs::claim(&config.output)?;
-    let mut follower = Follower::new(&plan, &workload, quiet, &interrupt)?;
+    let mut follower = Follower::new(&plan, Some(workload.requests() as u64), quiet, &interrupt)?;
     let simulation =
         Simulation::new(&plan.topology, workload, &plan.options()).map_err(|error| layers.refused(error))?;
     let outcome = run_by_clock(simulation, &plan, &interrupt, &mut follower);
@@ -171,7 +176,12 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
             "interrupted when {sent} of {requests} requests had been sent; the report is of those"
         )));
     }
-    let missed = missed(&report);
+    fail_if_missed(&plan, &report)
+}
+
+/// Fails if an objective is missed and somebody asks for that.
+fn fail_if_missed(plan: &Plan, report: &Report) -> Result<(), Failure> {
+    let missed = missed(report);
     if plan.fails_if_missed() && !missed.is_empty() {
         return Err(Failure::condition(missed.join("\n       ")));
     }
@@ -284,6 +294,8 @@ struct Follower {
     timeline: Option<Timeline<OutputFile>>,
     /// What the page shows of workers, if there is one.
     activity: Option<Activity>,
+    /// What comes of requests, of which none is kept.
+    requests: Option<Requests>,
     /// Why rows cannot be written any more.
     failure: Option<Failure>,
     /// Whether Ctrl-C lets the run end by itself.
@@ -291,16 +303,18 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(plan: &Plan, workload: &Workload, quiet: bool, interrupt: &Interrupt) -> Result<Self, Failure> {
+    /// A follower of a run of so many requests, if that is known.
+    fn new(plan: &Plan, requests: Option<u64>, quiet: bool, interrupt: &Interrupt) -> Result<Self, Failure> {
         let output = &plan.config.output;
         let create = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
-            progress: Progress::new(workload.requests() as u64, quiet, plan.online.is_some()),
+            progress: Progress::new(requests, quiet, plan.online.is_some()),
             interrupt: interrupt.clone(),
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
             routing: create(&output.routing_jsonl)?.map(Rows::new),
             timeline: create(&output.timeline)?.map(|file| Timeline::new(file, plan.timeline)),
             activity: output.has_page().then(|| watch(&plan.topology)),
+            requests: None,
             failure: None,
             is_online: plan.online.is_some(),
         })
@@ -391,6 +405,14 @@ impl Observer for Follower {
             && let Some(rows) = &mut self.routing
         {
             self.failure = rows.write(&Row::new(routed)).map_err(|error| rows.out().failure(&error)).err();
+        }
+    }
+
+    fn ended(&mut self, ended: &EndedRequest<'_>) {
+        if self.failure.is_none()
+            && let Some(requests) = &mut self.requests
+        {
+            self.failure = requests.add(ended).err();
         }
     }
 

@@ -1,6 +1,8 @@
-//! `trace stats --stream`: a trace that is used as it is read.
+//! `trace stats --stream` and `replay --stream`: a trace that is used as it is read.
 
 use std::fmt::Write as _;
+
+use serde_json::Value;
 
 use crate::sandbox::Sandbox;
 
@@ -48,4 +50,97 @@ fn statistics_are_those_of_the_whole_trace() {
         .run_with_input(&["trace", "stats", "-", "--stream", "--sort-window", "0"], trace(9).as_bytes());
     assert_eq!(pipe.code, Some(2));
     assert!(pipe.stderr.contains("leave --stream out"), "{}", pipe.stderr);
+}
+
+const DEPLOYMENT: [&str; 6] = ["--workers", "3", "--num-gpu-blocks", "400", "--sla-ttft-ms", "40"];
+
+/// A report without what differs: the times of this machine, the hash, and percentiles, whose error it states.
+fn exact(report: &str) -> Value {
+    let mut report: Value = serde_json::from_str(report).unwrap();
+    let rounded = |key: &str| {
+        let of_latency = ["ttft_ms", "ttst_ms", "tpot_ms", "e2e_latency_ms", "queue_time_ms"];
+        let is_exact = ["mean_", "min_", "max_"].iter().any(|start| key.starts_with(start));
+        of_latency.iter().any(|latency| key.ends_with(latency)) && !is_exact
+    };
+    let keys = report.as_object_mut().unwrap();
+    keys.retain(|key, _| {
+        !["wall_time_ms", "workload_hash", "workload_name"].contains(&key.as_str()) && !rounded(key)
+    });
+    report
+}
+
+/// From a file and from a pipe, with the rows of requests, iterations and routing.
+#[test]
+fn a_streamed_replay_is_that_of_the_whole_trace() {
+    let sandbox = sandbox();
+    let rows = ["requests.jsonl", "iterations.jsonl", "routing.jsonl"];
+    let run = |trace: &str, more: &[&str], input: &str| {
+        let outputs =
+            ["--requests-jsonl", rows[0], "--iterations-jsonl", rows[1], "--routing-jsonl", rows[2]];
+        let fixed = ["replay", trace, "--check", "--format", "json", "--router-mode", "kv_router"];
+        let outcome =
+            sandbox.run_with_input(&[&fixed[..], &DEPLOYMENT, &outputs, more].concat(), input.as_bytes());
+        (outcome.success(), rows.map(|name| sandbox.read(name)))
+    };
+    let whole = run("s.jsonl", &[], "");
+    let mut expected = exact(&whole.0);
+    expected.as_object_mut().unwrap().insert("percentile_relative_error".to_owned(), (1.0 / 1024.0).into());
+    for (trace, input) in [("s.jsonl", String::new()), ("-", trace(3000))] {
+        let streamed = run(trace, &["--stream", "--report-json", "r.json"], &input);
+        assert_eq!(exact(&streamed.0), expected);
+        assert_eq!(exact(&sandbox.read("r.json")), expected);
+        assert!(streamed.1 == whole.1, "rows are the same");
+    }
+    let few = |more: &[&str]| exact(&run("s.jsonl", &[more, &["--max-requests", "70"]].concat(), "").0);
+    assert_eq!(few(&["--stream"])["total_input_tokens"], few(&[])["total_input_tokens"]);
+    let table = sandbox.run(&["replay", "s.jsonl", "--stream"]).success();
+    assert!(table.contains("Percentiles of latencies: within 0.10%, means exact (--stream)"), "{table}");
+}
+
+#[test]
+fn what_needs_all_of_a_trace_or_run_is_refused() {
+    let sandbox = sandbox();
+    for (arguments, words) in [
+        (
+            &["--warmup", "auto"][..],
+            &["`warmup` leaves requests out when all of them are known", "--stream"][..],
+        ),
+        (&["--cooldown", "10s"], &["`cooldown` leaves"]),
+        (&["--repeat", "2"], &["`repeat` is made of all of the load"]),
+        (&["--merge", "t.jsonl"], &["`merge` sends several traces"]),
+        (&["--replay-concurrency", "4"], &["`replay_concurrency` does not follow"]),
+        (&["--replay-mode", "online"], &["`replay_mode` goes by the clock of the machine"]),
+        (&["--router-mode", "prefix_hash"], &["`router_mode` goes by names of content"]),
+        (&["--output-dir", "out"], &["`output_dir` is made of all requests", "--requests-jsonl"]),
+        (&["--report-html", "p.html"], &["`report_html` is made of all requests"]),
+        (&["--timeline", "t.json"], &["`timeline` is made of all requests"]),
+        (&["--export", "csv=a.csv"], &["`export` is made of all requests"]),
+        (&["--vary", "num_workers=1,2"], &["--vary has several runs of one load"]),
+        (&["--sort-window=-1"], &["--sort-window is -1, but must be a number of seconds from 0 on"]),
+    ] {
+        sandbox.run(&[&["replay", "s.jsonl", "--stream"], arguments].concat()).is_refused(words);
+    }
+    sandbox.run(&["replay", "--stream"]).is_refused(&["but there is none", "name a TRACE"]);
+    sandbox.run(&["replay", "s.jsonl", "--sort-window", "2"]).is_refused(&["--stream uses it as it is read"]);
+    assert_eq!(sandbox.files(), ["s.jsonl", "t.jsonl"]);
+}
+
+/// What is wrong with a row turns out when it is read: then there are no results.
+#[test]
+fn a_row_that_cannot_be_used_ends_a_streamed_replay_without_results() {
+    let sandbox = sandbox();
+    let outputs = ["--stream", "--requests-jsonl", "rows.jsonl", "--report-json", "r.json"];
+    let replay = |sort_window: &str, row: &str| {
+        sandbox.write("bad.jsonl", trace(500) + row + "\n" + &trace(9));
+        let arguments = [&["replay", "bad.jsonl", "--sort-window", sort_window], &outputs[..]].concat();
+        let outcome = sandbox.run(&arguments);
+        assert_eq!(sandbox.files(), ["bad.jsonl", "s.jsonl", "t.jsonl"]);
+        outcome
+    };
+    replay("1", r#"{"timestamp": 6000}"#).is_refused(&["bad.jsonl: line 501: `output_length` is missing"]);
+    let row = r#"{"timestamp": 5995, "input_length": 600, "output_length": 1, "hash_ids": [1, 2]}"#;
+    replay("1", row).is_refused(&["bad.jsonl: line 502: the row comes 4.995 s before", "leave --stream out"]);
+    replay("0.01", row).is_refused(&["bad.jsonl: line 4: the row comes 0.015 s before one above it"]);
+    let session = row.replace("\"input", "\"session_id\": \"a\", \"input");
+    replay("1", &session).is_refused(&["line 501: the row has a `session_id`", "leave --stream out"]);
 }

@@ -3,8 +3,10 @@
 use std::ops::ControlFlow;
 
 use proptest::prelude::*;
+use serde_json::Value;
 use servecast_cluster::{Observer, RouterMode, Simulation};
 use servecast_record::{EndedRequest, RequestRecord, RunRecord, TtftBreakdown};
+use servecast_report::{Sla, SummaryOptions, Tally, summarize, summarize_streamed};
 use servecast_types::{Duration, Time};
 use servecast_workload::{
     Cut, Load, StreamOptions, TraceForm, TraceRow, TraceStream, Workload, write_mooncake,
@@ -30,6 +32,70 @@ impl Observer for HandedOut {
     fn progress(&mut self, _now: Time, ended: u64) -> ControlFlow<()> {
         self.course.push((ended, self.requests.len()));
         ControlFlow::Continue(())
+    }
+}
+
+/// What reports are made with.
+fn summary(count_rejected: bool) -> SummaryOptions {
+    let slo = [
+        "mean ttft <= 1s",
+        "p90 e2e <= 2s",
+        "max tpot < 30ms",
+        "p50 itl <= 9ms",
+        "goodput > 70% (ttft <= 300ms)",
+    ];
+    SummaryOptions {
+        sla: Sla { ttft_ms: Some(200.0), tpot_ms: Some(12.0), ..Sla::default() },
+        slo: slo.iter().map(|text| text.parse().unwrap()).collect(),
+        count_rejected,
+        ..SummaryOptions::default()
+    }
+}
+
+/// The report of a streamed run is that of the run which keeps its requests: to the bit, but for percentiles of latencies, where
+/// less than a nanosecond is lost as long as there are few, and for the rounding of standard deviations.
+fn check_reports(whole: &RunRecord, record: &RunRecord, out: &HandedOut) -> Result<(), TestCaseError> {
+    for count_rejected in [false, true] {
+        let options = summary(count_rejected);
+        let mut tally = Tally::streamed(&options);
+        out.requests.iter().for_each(|(request, _)| tally.add(request));
+        let whole = serde_json::to_value(summarize(whole, &options)).unwrap();
+        let mut streamed = serde_json::to_value(summarize_streamed(&tally, record, &options)).unwrap();
+        let error = streamed.as_object_mut().unwrap().remove("percentile_relative_error");
+        prop_assert_eq!(error, Some(Value::from(1.0 / 1024.0)));
+        check_same("", &whole, &streamed)?;
+    }
+    Ok(())
+}
+
+fn check_same(key: &str, whole: &Value, streamed: &Value) -> Result<(), TestCaseError> {
+    match (whole, streamed) {
+        (Value::Object(one), Value::Object(other)) => {
+            prop_assert_eq!(one.len(), other.len(), "{}", key);
+            one.iter().try_for_each(|(key, value)| check_same(key, value, &other[key]))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            prop_assert_eq!(one.len(), other.len(), "{}", key);
+            one.iter().zip(other).try_for_each(|(one, other)| check_same(key, one, other))
+        }
+        (Value::Number(one), Value::Number(other))
+            if key.ends_with("_ms") || key == "value" || key == "margin" =>
+        {
+            let (one, other) = (one.as_f64().unwrap(), other.as_f64().unwrap());
+            let is_of_latency =
+                ["ttft_ms", "ttst_ms", "tpot_ms", "e2e_latency_ms", "queue_time_ms", "value", "margin"]
+                    .iter()
+                    .any(|name| key.ends_with(name));
+            let is_exact =
+                !is_of_latency || ["mean_", "min_", "max_"].iter().any(|start| key.starts_with(start));
+            let error = if is_exact { 0.0 } else { 1e-6 + 1e-9 * one.abs() };
+            prop_assert!((one - other).abs() <= error, "{key}: {one} and {other}");
+            Ok(())
+        }
+        _ => {
+            prop_assert_eq!(whole, streamed, "{}", key);
+            Ok(())
+        }
     }
 }
 
@@ -81,10 +147,10 @@ fn check(scenario: &Scenario, plain: bool, window_ms: u64) -> Result<(), TestCas
         prop_assert_eq!(request, &whole.requests[number]);
         prop_assert_eq!(*breakdown, whole.ttft_breakdown(number));
     }
-    prop_assert_eq!(record.gaps, whole.gaps);
-    prop_assert_eq!(record.pools, whole.pools);
+    prop_assert_eq!(&record.gaps, &whole.gaps);
+    prop_assert_eq!(&record.pools, &whole.pools);
     prop_assert_eq!(record.extrapolated_iterations, whole.extrapolated_iterations);
-    Ok(())
+    check_reports(&whole, &record, &out)
 }
 
 proptest! {

@@ -2,11 +2,13 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_record::RunRecord;
+use servecast_record::{RunRecord, TokenGaps};
 
-use super::{LatencyLimit, Metric, Slo, Statistic};
+use super::{LatencyLimit, Slo, Statistic};
+use crate::part::Judges;
 use crate::stats::percentile;
 use crate::table::{grouped, percent};
+use crate::tally::Tally;
 
 /// What became of an objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,46 +33,64 @@ pub struct SloOutcome {
     pub unserved: u64,
 }
 
+/// Samples of a latency.
+pub(crate) struct SloSamples {
+    /// Each with how often it occurs, smallest first.
+    pub(crate) sorted: Vec<(f64, u64)>,
+    /// How many are within the limit.
+    pub(crate) kept: u64,
+    /// Their mean; `None` without any.
+    pub(crate) mean: Option<f64>,
+}
+
+impl SloSamples {
+    /// Gaps between tokens.
+    pub(crate) fn of_gaps(gaps: &TokenGaps, limit: LatencyLimit) -> Self {
+        let sorted: Vec<(f64, u64)> =
+            gaps.sorted().into_iter().map(|(gap, times)| (gap.as_ms(), times)).collect();
+        let within = sorted.partition_point(|&(ms, _)| limit.is_kept_by(ms));
+        let kept = sorted[..within].iter().map(|&(_, times)| times).sum();
+        // Of gaps that share buckets the mean is known better than from these.
+        Self { kept, mean: (!sorted.is_empty()).then(|| gaps.mean_ms()), sorted }
+    }
+}
+
 impl Slo {
     /// What became of it in a run.
+    ///
+    /// # Panics
+    /// As [`Tally::add`].
     pub fn judge(&self, run: &RunRecord) -> SloOutcome {
-        match self {
-            Self::Latency { statistic, limit } => self.judge_latency(*statistic, *limit, run),
-            Self::Goodput { share, is_strict, limits } => {
-                let samples = run.requests.len() as u64;
-                let is_good = |limit: &LatencyLimit, request| limit.is_kept_by_request(request);
-                let good = run
-                    .requests
-                    .iter()
-                    .filter(|request| {
-                        request.is_finished() && limits.iter().all(|limit| is_good(limit, request))
-                    })
-                    .count() as u64;
-                let value = (samples > 0).then(|| good as f64 / samples as f64);
-                SloOutcome {
-                    objective: self.to_string(),
-                    met: value.is_some() && is_share(good, samples, *share, *is_strict),
-                    value,
-                    limit: *share,
-                    margin: value.map(|value| value - share),
-                    samples,
-                    misses: samples - good,
-                    unserved: unserved(run),
-                }
-            }
+        let judges = Judges { sla: None, slo: std::slice::from_ref(self), count_rejected: false };
+        Tally::of(run, &judges).outcomes(&run.gaps).remove(0)
+    }
+
+    /// What became of a share, where so many of all requests are good.
+    pub(crate) fn judge_share(&self, good: u64, samples: u64, unserved: u64) -> SloOutcome {
+        let Self::Goodput { share, is_strict, .. } = self else { unreachable!("it is a share") };
+        let value = (samples > 0).then(|| good as f64 / samples as f64);
+        SloOutcome {
+            objective: self.to_string(),
+            met: value.is_some() && is_share(good, samples, *share, *is_strict),
+            value,
+            limit: *share,
+            margin: value.map(|value| value - share),
+            samples,
+            misses: samples - good,
+            unserved,
         }
     }
 
-    fn judge_latency(&self, statistic: Statistic, limit: LatencyLimit, run: &RunRecord) -> SloOutcome {
-        let samples = limit.metric.samples(run);
-        let number: u64 = samples.iter().map(|&(_, times)| times).sum();
-        let kept = samples.partition_point(|&(ms, _)| limit.is_kept_by(ms));
-        let misses = samples[kept..].iter().map(|&(_, times)| times).sum();
-        let value = (number > 0).then(|| {
-            // Of gaps that share buckets the mean is known better than from these.
-            let exact = (limit.metric == Metric::Itl).then(|| run.gaps.mean_ms());
-            statistic.of(&samples, number, exact)
-        });
+    /// What became of a statistic of these samples.
+    pub(crate) fn judge_latency(
+        &self,
+        statistic: Statistic,
+        limit: LatencyLimit,
+        samples: &SloSamples,
+        unserved: u64,
+    ) -> SloOutcome {
+        let number: u64 = samples.sorted.iter().map(|&(_, times)| times).sum();
+        let value = samples.mean.map(|mean| statistic.of(&samples.sorted, number, mean));
         let finite = value.filter(|value| value.is_finite());
         SloOutcome {
             objective: self.to_string(),
@@ -79,19 +99,17 @@ impl Slo {
             limit: limit.ms,
             margin: finite.map(|value| (limit.ms - value) / limit.ms),
             samples: number,
-            misses,
-            unserved: unserved(run),
+            misses: number - samples.kept,
+            unserved,
         }
     }
 }
 
 impl Statistic {
     /// The statistic of samples that ascend, each with how often it occurs; `number` in all, at least one.
-    fn of(self, samples: &[(f64, u64)], number: u64, mean: Option<f64>) -> f64 {
+    fn of(self, samples: &[(f64, u64)], number: u64, mean: f64) -> f64 {
         match self {
-            Self::Mean => mean.unwrap_or_else(|| {
-                samples.iter().map(|&(value, times)| value * times as f64).sum::<f64>() / number as f64
-            }),
+            Self::Mean => mean,
             Self::Max => samples.last().map_or(0.0, |&(value, _)| value),
             Self::Percentile(percent) => {
                 let ends: Vec<u64> = samples
@@ -115,10 +133,6 @@ pub fn is_share(good: u64, all: u64, share: f64, is_strict: bool) -> bool {
     let nearest = wanted.round();
     let wanted = if (wanted - nearest).abs() <= 1e-9 * nearest.max(1.0) { nearest } else { wanted };
     if is_strict { good as f64 > wanted } else { good as f64 >= wanted }
-}
-
-fn unserved(run: &RunRecord) -> u64 {
-    run.requests.iter().filter(|request| !request.is_finished()).count() as u64
 }
 
 /// An objective with ✓ or ✗, what came of it, and by how much, for people.

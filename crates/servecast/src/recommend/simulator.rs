@@ -10,7 +10,7 @@ use servecast_config::error::{Failure, chain};
 use servecast_config::settings::{Difference, Layers, described};
 use servecast_recommend::{Cutoff, Figures, Lost, Outcome, grown_concurrency};
 use servecast_record::{RequestRecord, RunRecord, SoFar};
-use servecast_report::{LatencyLimit, Metric, Slo, overload};
+use servecast_report::{Judges, LatencyLimit, Metric, Slo, Tally};
 use servecast_types::Time;
 use servecast_workload::{TurnStart, Workload};
 
@@ -157,6 +157,7 @@ pub(super) fn plan(layers: &Layers, settings: &Difference, slowdown: f64) -> Res
     }
     let plan = Plan::new(layers)?;
     plan.refuse_online("a search runs in virtual time")?;
+    plan.refuse_streamed("a search has many runs of one load")?;
     Ok(plan)
 }
 
@@ -184,14 +185,15 @@ fn figures(record: &RunRecord, slo: &[Slo], span_ms: f64) -> Figures {
     let last = record.requests.iter().filter_map(|request| request.last_token).max();
     let tokens = |of: fn(&RequestRecord) -> u32| served.clone().map(|request| u64::from(of(request))).sum();
     let good = served.clone().filter(|request| limits.iter().all(|limit| limit.is_kept_by_request(request)));
+    let tally = Tally::of(record, &Judges { sla: None, slo, count_rejected: false });
     Figures {
-        slo: slo.iter().map(|slo| slo.judge(record)).collect(),
+        slo: tally.outcomes(&record.gaps),
         duration_ms: last.map_or(0.0, |last| last.since(first).as_ms()).max(span_ms),
         requests: record.requests.len() as u64,
         good_requests: good.count() as u64,
         input_tokens: tokens(|request| request.input_tokens),
         output_tokens: tokens(|request| request.output_tokens),
-        overload: overload(record),
+        overload: tally.overload(),
         headroom: None,
     }
 }

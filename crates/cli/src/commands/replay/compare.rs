@@ -98,6 +98,7 @@ fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
     let mut layers = layers.clone();
     let plan = layers.vary(difference).and_then(|()| Plan::new(layers)).and_then(|plan| {
         plan.refuse_online(message!("{--vary} has several runs at once"))?;
+        plan.refuse_streamed(message!("{--vary} has several runs of one load"))?;
         Ok(plan)
     });
     plan.map_err(|failure| failure.about(described(difference)))

@@ -161,6 +161,11 @@ pub(super) fn write(
     for path in paths(&output.report_json, REPORT) {
         write(&path, &|file| file.write_all(json(report).as_bytes()))?;
     }
+    put_in_place(complete)
+}
+
+/// Puts files in place that are complete.
+pub(super) fn put_in_place(mut complete: Vec<OutputFile>) -> Result<(), Failure> {
     // Devices and pipes first: if one of them takes no more, no file is in its place yet.
     complete.sort_by_key(|file| !file.is_in_place());
     complete.into_iter().try_for_each(OutputFile::commit)

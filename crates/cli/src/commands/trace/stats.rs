@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use servecast_types::{Duration, message};
 use servecast_workload::{LengthStats, StreamOptions, TraceError, TraceStats, stats, stream_stats};
 
 use super::input::TraceInput;
-use crate::config::{DEFAULT_SORT_WINDOW_S, Format};
+use crate::config::Format;
 use crate::error::Failure;
 use crate::files::{self, note};
+use crate::source::sort_window;
 
 /// Widest bar of the chart, in characters.
 const CHART_WIDTH: u64 = 50;
@@ -51,11 +51,7 @@ fn of_whole(args: &StatsArgs) -> Result<TraceStats, Failure> {
 
 /// What a trace looks like that is used as it is read; `None` if it has to be read as a whole.
 fn streamed(args: &StatsArgs) -> Result<Option<TraceStats>, Failure> {
-    let seconds = args.sort_window.unwrap_or(DEFAULT_SORT_WINDOW_S);
-    let window = Some(seconds).filter(|seconds| *seconds >= 0.0);
-    let sort_window = window.and_then(|seconds| Duration::from_ms(seconds * 1e3).ok()).ok_or_else(|| {
-        Failure::user(message!("{--sort_window} is {}, but must be a number of seconds from 0 on", seconds))
-    })?;
+    let sort_window = sort_window(args.sort_window).map_err(Failure::user)?;
     let options = StreamOptions { arrival_speedup_ratio: 1.0, max_requests: None, sort_window };
     let read_all = |error: &TraceError| {
         if args.input.is_standard_input() {

@@ -1,0 +1,4 @@
+//! What a user of operator packs sees.
+
+mod cost;
+mod support;

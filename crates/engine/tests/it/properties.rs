@@ -31,6 +31,13 @@ proptest! {
     }
 
     #[test]
+    fn groups_of_layers_do_not_stall_in_pools_of_a_few_blocks(settings in group_settings(), blocks in 8_u32..24, load in load(4)) {
+        let mut settings = settings;
+        settings["num_gpu_blocks"] = blocks.into();
+        run(&settings, &load);
+    }
+
+    #[test]
     fn pools_of_a_few_blocks_do_not_stall(settings in crowded_settings(), load in load(8)) {
         run(&settings, &load);
     }

@@ -184,6 +184,6 @@ impl Scheduler {
     /// ever.
     fn is_in_its_own_way(&self, slot: Slot) -> bool {
         let request = &self.requests[slot];
-        request.is_starved() && self.running.is_empty() && self.kv.num_free() == self.config.usable_blocks()
+        request.is_hopeless() && self.running.is_empty() && self.kv.num_free() == self.config.usable_blocks()
     }
 }

@@ -204,7 +204,8 @@ fn check_workloads(baseline: &Run, others: &[Run], may_differ: bool) -> Result<(
             }
             Some(_) => {}
             None => note(&format!(
-                "note: whether {} ran the workload of {} is not known: a report of an older release has no hash of it",
+                "note: whether {} ran the workload of {} is not known: a report of an older release has no hash of it, \
+                 nor has that of a streamed trace",
                 other.name, one.name
             )),
         }

@@ -93,6 +93,9 @@ fn a_streamed_replay_is_that_of_the_whole_trace() {
     }
     let few = |more: &[&str]| exact(&run("s.jsonl", &[more, &["--max-requests", "70"]].concat(), "").0);
     assert_eq!(few(&["--stream"])["total_input_tokens"], few(&[])["total_input_tokens"]);
+    let compared = sandbox.run(&["compare", "r.json", "r.json", "--fail-if", "mean_ttft_ms > +1%"]);
+    assert!(compared.stderr.contains("is not known"), "{compared:?}");
+    assert!(compared.stderr.contains("nor has that of a streamed trace"), "{compared:?}");
     let table = sandbox.run(&["replay", "s.jsonl", "--stream"]).success();
     assert!(table.contains("Percentiles of latencies: within 0.10%, means exact (--stream)"), "{table}");
 }
@@ -120,6 +123,11 @@ fn what_needs_all_of_a_trace_or_run_is_refused() {
     ] {
         sandbox.run(&[&["replay", "s.jsonl", "--stream"], arguments].concat()).is_refused(words);
     }
+    let search =
+        sandbox.run(&["recommend", "s.jsonl", "--stream", "--slo", "p95 ttft <= 1s", "--max-gpus", "2"]);
+    search.is_refused(&[
+        "error: `stream` uses a trace as it is read, but `recommend` has many runs of one load",
+    ]);
     sandbox.run(&["replay", "--stream"]).is_refused(&["but there is none", "name a TRACE"]);
     sandbox.run(&["replay", "s.jsonl", "--sort-window", "2"]).is_refused(&["--stream uses it as it is read"]);
     assert_eq!(sandbox.files(), ["s.jsonl", "t.jsonl"]);

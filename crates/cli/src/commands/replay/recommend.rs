@@ -177,6 +177,13 @@ impl Watch for Watcher<'_> {
 
 /// Refuses files of one run.
 fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
+    if output.stream == Some(true) {
+        return Err(layers
+            .refused(message!(
+                "{stream} uses a trace as it is read, but `recommend` has many runs of one load"
+            ))
+            .with_hint(message!("leave {--stream} out")));
+    }
     let given = [
         ("requests_jsonl", output.requests_jsonl.is_some()),
         ("iterations_jsonl", output.iterations_jsonl.is_some()),

@@ -13,11 +13,11 @@ proptest! {
 
     #[test]
     fn every_request_is_served_by_two_workers(config in config(), requests in requests()) {
-        check(config, requests);
+        check(&config, requests);
     }
 }
 
-fn check(config: Value, requests: Value) {
+fn check(config: &Value, requests: Value) {
     let case = Recording {
         requests: serde_json::from_value(requests).unwrap(),
         expected: json!({
@@ -54,7 +54,7 @@ fn a_request_that_lacks_one_token_waits_for_what_is_under_way() {
                 "max_tokens": max_tokens, "eos_after": eos_after,
             })
         });
-        self::check(config, requests.collect());
+        self::check(&config, requests.collect());
     };
     check(false, 105, &[(24, 48, None), (35, 2, None)]);
     check(true, 100, &[(1, 13, Some(10)), (1, 51, None), (50, 3, None)]);

@@ -66,6 +66,8 @@ class EngineArgs(_Settings):
         kv_bytes_per_token: int | None = ...,
         kv_cache_dtype: str | None = ...,
         kv_groups: Sequence[Mapping[str, Any]] | None = ...,
+        kv_offloading: Mapping[str, Any] | None = ...,
+        kv_offloading_size: float | None = ...,
         kv_role: Literal["kv_producer", "kv_consumer"] | None = ...,
         kv_transfer_bandwidth: float | None = ...,
         kv_transfer_sharing: Literal["dedicated", "shared"] | None = ...,
@@ -215,6 +217,12 @@ class EngineArgs(_Settings):
     @property
     def kv_groups(self) -> Sequence[Mapping[str, Any]] | None:
         """vLLM: groups of layers that keep different things of a sequence, each with blocks of its own from one pool. Absent, they follow from the model where `num_gpu_blocks` is worked out, and are one group that keeps everything otherwise."""
+    @property
+    def kv_offloading(self) -> Mapping[str, Any] | None:
+        """vLLM: how KV is offloaded, as an object such as `{"eviction_policy": "arc"}`."""
+    @property
+    def kv_offloading_size(self) -> float | None:
+        """vLLM: memory of the host to which KV is offloaded, in GiB, of all GPUs of the engine together; absent, there is none."""
     @property
     def kv_role(self) -> Literal["kv_producer", "kv_consumer"] | None:
         """vLLM's role in KV transfer: with one, transfers are noticed when the real connector would notice them."""

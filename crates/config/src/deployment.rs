@@ -461,6 +461,11 @@ impl Group {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }
         let mut config = args.validate(measured).map_err(refused)?;
+        if config.offloads_kv() {
+            let instead = "a deployment does not wake engines that wait for copies yet, only the engine as a library does";
+            let found = "given".to_owned();
+            return Err(refused(ConfigError::Unsupported { key: "kv_offloading_size", found, instead }));
+        }
         if let Some(model) = drafter {
             config = config.with_drafter(&args, model).map_err(refused)?;
         }

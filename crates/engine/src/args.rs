@@ -10,6 +10,7 @@ use servecast_types::Role;
 use crate::graphs::CudaGraphConfig;
 use crate::host::HostArgs;
 use crate::kv_groups::{KvGroupArgs, MambaCacheMode, RetentionInterval};
+use crate::offload_args::KvOffloadingArgs;
 use crate::sglang::SglangArgs;
 use crate::speculation::SpeculativeArgs;
 
@@ -116,6 +117,10 @@ pub struct EngineArgs {
     /// Bytes of KV cache a token, over all layers.
     #[serde(alias = "kv_transfer_bytes_per_token")]
     pub kv_bytes_per_token: Option<u64>,
+    /// vLLM: memory of the host to which KV is offloaded, in GiB, of all GPUs of the engine together; absent, there is none.
+    pub kv_offloading_size: Option<f64>,
+    /// vLLM: how KV is offloaded, as an object such as `{"eviction_policy": "arc"}`.
+    pub kv_offloading: Option<KvOffloadingArgs>,
     /// Bandwidth of the hand-off from prefill to decode, in 10⁹ bytes a second; absent or 0 for no delay.
     pub kv_transfer_bandwidth: Option<f64>,
     /// Whether a hand-off moves the whole prompt or only what the decode worker lacks.
@@ -230,6 +235,8 @@ impl Default for EngineArgs {
             decode_speedup_ratio: 1.0,
             host: None,
             kv_bytes_per_token: None,
+            kv_offloading_size: None,
+            kv_offloading: None,
             kv_transfer_bandwidth: None,
             kv_transfer_timing_mode: KvTransferTimingMode::FullPrompt,
             kv_transfer_sharing: None,

@@ -6,7 +6,7 @@ use servecast_types::{Message, Mistyped, message, typed};
 
 use crate::args::{EngineArgs, TrtllmArgs};
 use crate::error::{check_key, json_kind};
-use crate::{ConfigError, HostArgs, SglangArgs, SpeculativeArgs};
+use crate::{ConfigError, HostArgs, KvOffloadingArgs, SglangArgs, SpeculativeArgs};
 
 /// Other names of settings, each with the one that it stands for.
 const ALIASES: [(&str, &str); 3] = [
@@ -53,16 +53,18 @@ impl EngineArgs {
 }
 
 /// Settings that are objects of their own, with the keys of each.
-fn sections() -> [(&'static str, Vec<String>); 4] {
+fn sections() -> [(&'static str, Vec<String>); 5] {
     let sglang = names(SglangArgs::default()).chain(["context_len".to_owned()]);
     let trtllm = names(TrtllmArgs::default());
     let host = names(HostArgs::default());
     let speculative = names(SpeculativeArgs::default());
+    let offloading = names(KvOffloadingArgs::default());
     [
         ("sglang", sglang.collect()),
         ("trtllm", trtllm.collect()),
         ("host", host.collect()),
         ("speculative_config", speculative.collect()),
+        ("kv_offloading", offloading.collect()),
     ]
 }
 

@@ -10,6 +10,7 @@ use crate::args::{
 };
 use crate::kv_groups::KvGroups;
 use crate::latency_spec::LatencySpec;
+use crate::offload_args::KvOffloading;
 use crate::sglang::{self, SglangConfig};
 use crate::speculation::{Drafter, Speculation};
 use crate::trtllm::NoEvict;
@@ -83,6 +84,8 @@ pub struct EngineConfig {
     pub(crate) speculation: Option<Arc<Speculation>>,
     /// Its drafter, if that takes time.
     pub(crate) drafter: Option<Drafter>,
+    /// KV offload of vLLM.
+    pub(crate) offload: Option<KvOffloading>,
     /// SGLang's own settings, if it is the engine.
     pub(crate) sglang: Option<SglangConfig>,
     pub(crate) latency: Latency,
@@ -146,6 +149,7 @@ impl EngineArgs {
                 .then(|| NoEvict::new(self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
             drafter: self.drafter(speedup)?,
+            offload: self.offloading()?,
             sglang: None,
             latency,
             host,

@@ -56,7 +56,7 @@ pub enum EngineState {
     },
     /// Nothing to do until something is submitted or released, or until `wake`.
     Idle {
-        /// When a KV transfer ends that it waits for, as far as that is known.
+        /// When a KV transfer ends that it waits for, or a copy to or from the memory of its host, as far as that is known.
         wake: Option<Time>,
     },
 }
@@ -138,7 +138,7 @@ impl Engine {
     /// # Source
     /// vLLM 0.33 `BlockPool.reset_prefix_cache`, SGLang 0.5.23 `Scheduler.flush_cache`.
     pub fn reset_prefix_cache(&mut self) -> bool {
-        let is_idle = self.is_empty() && !self.awaits_kv();
+        let is_idle = self.is_empty() && !self.awaits_kv() && !self.copies_kv();
         if is_idle {
             each!(self, engine => engine.reset_prefix_cache());
         }
@@ -188,6 +188,14 @@ impl Engine {
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.
     pub fn awaits_kv(&self) -> bool {
         each!(self, engine => engine.awaits_kv())
+    }
+
+    /// Whether KV is being copied to the memory of its host or back, which may hold blocks although it has no request.
+    pub fn copies_kv(&self) -> bool {
+        match self {
+            Self(Kind::Single(engine)) => engine.copies_kv(),
+            Self(Kind::Pipeline(_) | Kind::Lockstep(_)) => false,
+        }
     }
 
     /// Whether it holds no request at all, and nothing is in flight.

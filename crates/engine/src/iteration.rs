@@ -71,8 +71,76 @@ pub struct Iteration {
     pub kv_events: Vec<KvEvent>,
     /// The same of each group of layers, if there are several. Only kept if the engine traces blocks.
     pub group_events: Vec<GroupEvent>,
+    /// What was copied between GPU and host; there if the engine offloads KV.
+    pub offload: Option<Box<Offloaded>>,
     /// What SGLang's scheduler went by. Only kept if the engine [traces it](crate::EngineTracing::sglang_state).
     pub sglang: Option<Box<SglangState>>,
+}
+
+/// What an iteration had copied between GPU and host, and what of that was done.
+///
+/// Copies are numbered in the order in which they are handed over; with vLLM's simple connector, stores and loads have numbers
+/// of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offloaded {
+    /// Requests whose KV the host has, with the tokens that are loaded.
+    pub started: Vec<(RequestId, u32)>,
+    /// Copies from host to GPU.
+    pub loads: Vec<OffloadCopy>,
+    /// Copies from GPU to host.
+    pub stores: Vec<OffloadCopy>,
+    /// Stores for which the pass waited, since it writes to their blocks.
+    pub flushed: Vec<u64>,
+    /// Whether the pass waited for all copies.
+    pub flushes_all: bool,
+    /// Copies whose end was noticed at the end, with whether they were loads.
+    pub done: Vec<(u64, bool)>,
+    /// Requests whose KV was loaded by then, so that they can run.
+    pub received: Vec<RequestId>,
+    /// What the host holds at the end, in chunks: with the simple connector, what can be loaded.
+    pub chunks_used: u32,
+    /// Chunks that had to make room so far.
+    pub evicted_total: u64,
+    /// Stores so far for which there was no room.
+    pub refused_total: u64,
+    /// What changed in what the host holds.
+    pub events: Vec<KvEvent>,
+}
+
+/// A copy between GPU and host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OffloadCopy {
+    /// Its number.
+    pub job: u64,
+    /// Whose KV it is; nobody's with stores of the simple connector.
+    pub requests: Vec<RequestId>,
+    /// Places in the memory of the host, of a chunk each.
+    pub chunks: Vec<u32>,
+    /// KV blocks of the GPU.
+    pub blocks: Vec<BlockId>,
+}
+
+impl Offloaded {
+    /// Whether anything was handed over, waited for or noticed.
+    pub fn is_active(&self) -> bool {
+        self.flushes_all
+            || !(self.loads.is_empty()
+                && self.stores.is_empty()
+                && self.flushed.is_empty()
+                && self.done.is_empty())
+    }
+
+    /// Empties the lists for reuse.
+    pub(crate) fn clear(&mut self) {
+        self.started.clear();
+        self.loads.clear();
+        self.stores.clear();
+        self.flushed.clear();
+        self.flushes_all = false;
+        self.done.clear();
+        self.received.clear();
+        self.events.clear();
+    }
 }
 
 /// A change of what can be hit in a group of layers, as vLLM sends it.
@@ -206,8 +274,10 @@ pub struct Emitted {
 pub struct Admitted {
     /// The request.
     pub id: RequestId,
-    /// Tokens found in the prefix cache of this worker.
+    /// Tokens found in the prefix cache of this worker, or in the memory of its host.
     pub cached_tokens: u32,
+    /// How many of them were in the memory of the host alone.
+    pub host_cached_tokens: u32,
     /// Whether it had been preempted.
     pub resumed: bool,
 }
@@ -251,7 +321,8 @@ impl Iteration {
             && self.rejected.is_empty()
             && self.transfers.is_empty()
             && self.received.is_empty()
-            && self.sent.is_empty())
+            && self.sent.is_empty()
+            && !self.offload.as_ref().is_some_and(|offload| offload.is_active()))
     }
 
     /// How many requests computed something.
@@ -293,6 +364,9 @@ impl Iteration {
         self.kv_events.clear();
         self.group_events.clear();
         self.sglang = None;
+        if let Some(offload) = &mut self.offload {
+            offload.clear();
+        }
     }
 }
 

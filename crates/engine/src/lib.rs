@@ -56,6 +56,7 @@ mod iteration;
 mod kv_groups;
 mod latency_spec;
 mod links;
+mod offload_args;
 mod preset;
 mod request;
 mod scheduler;
@@ -80,11 +81,12 @@ pub use graphs::CudaGraphConfig;
 pub use host::HostArgs;
 pub use iteration::{
     Admitted, Decodes, DisaggregationState, Emitted, Finished, GroupEvent, Iteration, IterationSink, Joined,
-    LastIteration, Requeue, Scheduled, Sent, SglangState, Transfer, Verified,
+    LastIteration, OffloadCopy, Offloaded, Requeue, Scheduled, Sent, SglangState, Transfer, Verified,
 };
 pub use kv_groups::{KvGroupArgs, KvGroupType, MambaCacheMode, RetentionInterval};
 pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};
+pub use offload_args::{KvOffloadingArgs, OffloadConnector, OffloadEviction};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{

@@ -59,6 +59,21 @@ impl Scheduler {
         each!(self, scheduler => scheduler.schedule(now, step, links));
     }
 
+    /// Until when a decided pass waits for copies to and from the host before it computes, which it could do at `start`.
+    pub(crate) fn wait_for_copies(&mut self, start: Time, step: &mut Step) -> Time {
+        match self {
+            Self::Vllm(scheduler) => scheduler.wait_for_copies(start, step),
+            Self::Sglang(_) => start,
+        }
+    }
+
+    /// Begins the copies of a pass that was decided `now` and takes that `span`; `waited` if it waited for some.
+    pub(crate) fn begin_copies(&mut self, now: Time, span: (Time, Time), waited: bool, step: &mut Step) {
+        if let Self::Vllm(scheduler) = self {
+            scheduler.begin_copies(now, span, waited, step);
+        }
+    }
+
     pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
         each!(self, scheduler => scheduler.update(step, changes));
     }
@@ -148,6 +163,11 @@ impl Scheduler {
 
     pub(crate) fn check(&self) -> Result<u64, String> {
         each!(self, scheduler => scheduler.check())
+    }
+
+    /// Whether KV is being copied to the memory of the host or back.
+    pub(crate) fn copies_kv(&self) -> bool {
+        matches!(self, Self::Vllm(scheduler) if scheduler.copies_kv())
     }
 
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.

@@ -43,6 +43,8 @@ pub(crate) struct Step {
     pub(crate) follows_another: bool,
     /// What a drafter proposes after it, if that takes time.
     pub(crate) proposals: Proposals,
+    /// Whether it takes time although it computes nothing, since it waits for copies to the host.
+    pub(crate) stalls: bool,
 }
 
 /// What a scheduler has to know of a scheduled request beyond what it reports.
@@ -122,6 +124,14 @@ impl Pass {
         }
     }
 
+    /// Whether it takes time, be it that it waits for copies.
+    pub(crate) fn takes_time(&self) -> bool {
+        match self {
+            Self::Decodes(_) => true,
+            Self::Step(step) => step.computes() || step.stalls,
+        }
+    }
+
     pub(crate) fn start(&self) -> Time {
         match self {
             Self::Decodes(pass) => pass.start,
@@ -143,6 +153,11 @@ impl Step {
         self.iteration.num_scheduled() > 0
     }
 
+    /// Whether the scheduler learns with it that copies to or from the host have ended.
+    pub(crate) fn carries_copies(&self) -> bool {
+        self.iteration.offload.as_ref().is_some_and(|offload| !offload.done.is_empty())
+    }
+
     /// Empties it for a decision at `now`.
     pub(crate) fn reset(&mut self, now: Time, kv_capacity_tokens: u64) {
         self.iteration.clear();
@@ -152,6 +167,7 @@ impl Step {
         self.prefills = 0;
         self.requeued.clear();
         self.proposals = Proposals::default();
+        self.stalls = false;
     }
 
     /// Becomes `pass`, whose members all decode besides.

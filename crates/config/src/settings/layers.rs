@@ -24,13 +24,14 @@ use crate::latency::Models;
 const OTHER_VARIABLES: [&str; 3] = ["SERVECAST_DATA", "SERVECAST_ORACLE", "SERVECAST_REQUIRE_ORACLE"];
 
 /// Keys whose values are settings themselves, of an engine or of a router.
-pub(super) const NESTED: [&str; 6] = [
+pub(super) const NESTED: [&str; 7] = [
     "engine_args",
     "prefill_engine_args",
     "decode_engine_args",
     "router_config",
     "host",
     "speculative_config",
+    "kv_offloading",
 ];
 
 /// The deployment of the first command of a newcomer.

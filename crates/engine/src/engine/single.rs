@@ -52,6 +52,7 @@ impl Single {
     /// An engine without requests.
     pub(super) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
         let depth = if config.async_scheduling { 2 } else { 1 };
+        let offloads = config.offload.is_some();
         Self {
             scheduler: Scheduler::new(config, tracing),
             in_flight: InFlight::default(),
@@ -62,7 +63,7 @@ impl Single {
             blocked: false,
             recorder_clock: tracing.recorder_clock,
             spare: Vec::new(),
-            stretches: tracing.stretches && !(tracing.block_ids || tracing.recorder_clock),
+            stretches: tracing.stretches && !(tracing.block_ids || tracing.recorder_clock) && !offloads,
             last_decode_end: Time::ZERO,
             changes: Changes::default(),
             withdrawals: Vec::new(),
@@ -128,14 +129,14 @@ impl Single {
                 && self.decide(now, sink)?
                 && self.in_flight.len() < self.depth
             {
-                if self.in_flight.last().is_some_and(Pass::computes) {
+                if self.in_flight.last().is_some_and(Pass::takes_time) {
                     continue;
                 }
                 if self.leaves_pending() {
                     break;
                 }
             }
-            if self.in_flight.first().is_none_or(Pass::computes) {
+            if self.in_flight.first().is_none_or(Pass::takes_time) {
                 self.blocked = !self.in_flight.is_empty();
                 break;
             }
@@ -149,9 +150,13 @@ impl Single {
 
     /// Whether an iteration that computes nothing stays in flight until the next input.
     fn leaves_pending(&self) -> bool {
-        let uneventful =
-            |step: &Step| step.iteration.preempted.is_empty() && step.iteration.rejected.is_empty();
-        let polls = self.recorder_clock && self.scheduler.polls() && self.scheduler.has_requests();
+        let uneventful = |step: &Step| {
+            step.iteration.preempted.is_empty()
+                && step.iteration.rejected.is_empty()
+                && !step.carries_copies()
+        };
+        let spins = self.scheduler.polls() || self.scheduler.config().offload.is_some();
+        let polls = self.recorder_clock && spins && self.scheduler.has_requests();
         polls && matches!(self.in_flight.last(), Some(Pass::Step(step)) if uneventful(step))
     }
 
@@ -159,9 +164,13 @@ impl Single {
     fn idles(&self, now: Time) -> bool {
         let pending = |pass: &Pass| match pass {
             Pass::Decodes(_) => true,
-            Pass::Step(step) => step.computes() || (!self.recorder_clock && step.iteration.is_eventful()),
+            Pass::Step(step) => {
+                let is_eventful = !self.recorder_clock && step.iteration.is_eventful();
+                step.computes() || step.stalls || step.carries_copies() || is_eventful
+            }
         };
-        let skips_news = self.recorder_clock && self.scheduler.has_unfinished_requests();
+        let polls = self.scheduler.config().offload.is_none();
+        let skips_news = self.recorder_clock && polls && self.scheduler.has_unfinished_requests();
         let waits = self.scheduler.has_requests() && !self.in_flight.iter().any(pending);
         waits && (skips_news || !self.scheduler.has_news(now))
     }
@@ -246,7 +255,10 @@ impl Single {
         for &joined in &step.iteration.joined {
             sink.joined(joined, now);
         }
-        step.iteration.start = now.max(self.device_free);
+        let could_start = now.max(self.device_free);
+        step.iteration.start = self.scheduler.wait_for_copies(could_start, &mut step);
+        let waited = step.iteration.start > could_start;
+        step.stalls = waited;
         step.iteration.end = step.iteration.start;
         if step.computes() {
             step.iteration.start = step.iteration.start.max(self.next_pass);
@@ -258,6 +270,8 @@ impl Single {
             self.extrapolated += u64::from(self.config().latency.extrapolates(&step.batch));
         }
         self.device_free = step.iteration.end;
+        let span = (step.iteration.start, step.iteration.end);
+        self.scheduler.begin_copies(now, span, waited, &mut step);
         self.in_flight.push(Pass::Step(step));
         Ok(())
     }
@@ -279,7 +293,7 @@ impl Single {
         self.put_back();
         let polling = self.in_flight.last_step().unwrap_or(&mut step);
         self.scheduler.poll_sent(step_end, polling);
-        if !step.computes() {
+        if !step.computes() && step.iteration.offload.is_none() {
             // It may have been in flight since long before; no pass ran.
             step.iteration.start = step.iteration.end;
         }
@@ -300,7 +314,7 @@ impl Single {
     #[inline]
     fn state(&mut self, now: Time) -> EngineState {
         match self.in_flight.first() {
-            Some(pass) if pass.computes() => EngineState::Busy { until: pass.end() },
+            Some(pass) if pass.takes_time() => EngineState::Busy { until: pass.end() },
             _ => {
                 self.scheduler.idle();
                 EngineState::Idle { wake: self.scheduler.next_transfer_end(now) }
@@ -321,6 +335,11 @@ impl Single {
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.
     pub(super) fn awaits_kv(&self) -> bool {
         self.scheduler.awaits_kv()
+    }
+
+    /// Whether KV is being copied to the memory of the host or back.
+    pub(super) fn copies_kv(&self) -> bool {
+        self.scheduler.copies_kv()
     }
 
     /// Whether it holds no request at all.

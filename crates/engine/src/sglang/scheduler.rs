@@ -385,7 +385,12 @@ impl Scheduler {
             self.waiting.pop_front();
             let Request { id, requeues, .. } = self.requests[slot];
             let resumed = requeues > 0;
-            step.iteration.admitted.push(Admitted { id, cached_tokens: found.tokens, resumed });
+            step.iteration.admitted.push(Admitted {
+                id,
+                cached_tokens: found.tokens,
+                host_cached_tokens: 0,
+                resumed,
+            });
         }
         if result == AddResult::NoToken {
             self.batch_is_full = !(self.running.is_empty() && adder.taken.is_empty());

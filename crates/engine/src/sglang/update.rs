@@ -220,7 +220,12 @@ impl Scheduler {
                 self.finish(slot);
                 taken += 1;
             } else {
-                iteration.admitted.push(Admitted { id, cached_tokens, resumed: false });
+                iteration.admitted.push(Admitted {
+                    id,
+                    cached_tokens,
+                    host_cached_tokens: 0,
+                    resumed: false,
+                });
                 self.cache.share(request, prompt);
                 self.running.push(slot);
             }

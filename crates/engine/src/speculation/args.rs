@@ -145,7 +145,8 @@ impl EngineArgs {
             && !given.disable_lookahead_block_hashes
             && self.vllm_version >= VllmVersion::V0_33
             && self.enable_prefix_caching
-            && self.kv_role.is_none();
+            && self.kv_role.is_none()
+            && self.kv_offloading_size.is_none();
         let lookahead = match method {
             SpeculativeMethod::Dflash => drafts + 1,
             method if method.has_network() => drafts,

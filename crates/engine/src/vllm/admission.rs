@@ -2,6 +2,7 @@
 
 use servecast_types::Time;
 
+use super::offload::AtHost;
 use super::request::Status;
 use super::scheduler::{Loading, Round, Scheduler};
 use crate::args::SchedulingPolicy;
@@ -56,7 +57,9 @@ impl Scheduler {
             let request = &mut self.requests[slot];
             self.kv.store(request, request.computed);
             // At least one token is computed here, or none would come out.
-            request.computed = request.computed.min(request.known() - 1);
+            let loaded = request.computed;
+            request.computed = loaded.min(request.known() - 1);
+            request.host_tokens = request.host_tokens.saturating_sub(loaded - request.computed);
             let missing = request.known() - request.computed;
             let joins = self.config.no_evict.is_some();
             let ends = joins && request.is_complete(self.config.max_model_len);
@@ -134,7 +137,12 @@ impl Scheduler {
         } else if self.is_coming(slot, fit.hit_blocks) {
             Tried::PutOff
         } else {
-            self.admit_local(slot, fit, round, step)
+            match self.find_at_host(slot, hit_tokens) {
+                AtHost::Nothing => self.admit_local(slot, fit, 0, round, step),
+                AtHost::Pending => Tried::PutOff,
+                AtHost::Now(tokens) => self.admit_local(slot, fit, tokens, round, step),
+                AtHost::Tokens(tokens) => Tried::gone_if(self.start_load(slot, fit, tokens, round.now, step)),
+            }
         }
     }
 
@@ -190,9 +198,16 @@ impl Scheduler {
         !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
     }
 
-    /// Admits a request that computes what it does not hit.
-    fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> Tried {
-        let hit_tokens = fit.hit_tokens;
+    /// Admits a request that computes what it does not hit, and of which `host_tokens` tokens are loaded before that.
+    fn admit_local(
+        &mut self,
+        slot: Slot,
+        fit: Fit,
+        host_tokens: u32,
+        round: &mut Round,
+        step: &mut Step,
+    ) -> Tried {
+        let hit_tokens = fit.hit_tokens + host_tokens;
         let missing = (fit.known - hit_tokens).max(1);
         if round.prefill_held && missing > 1 {
             return Tried::Stays;
@@ -215,8 +230,36 @@ impl Scheduler {
             None => self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks),
         }
         request.computed = computed;
+        request.host_tokens = host_tokens;
         self.admit(slot, tokens, round, step);
+        if let Some(offload) = self.offload.as_mut().filter(|_| host_tokens > 0) {
+            offload.load(&mut self.requests[slot], fit.hit_blocks, hit_tokens, true, &mut step.iteration);
+        }
         Tried::Gone
+    }
+
+    /// Gives a request blocks for what it hits and for `tokens` tokens that the host has, and begins to load these.
+    fn start_load(&mut self, slot: Slot, fit: Fit, tokens: u32, now: Time, step: &mut Step) -> bool {
+        let up_to = fit.hit_tokens + tokens;
+        // What others were promised is left for what is taken now, not for what follows.
+        let now_taken = self.blocks_to_take(fit, up_to) + self.reserved_blocks();
+        let in_all = self.blocks_to_take(
+            fit,
+            if self.config.scheduler_reserve_full_isl { fit.known } else { 0 }.max(up_to),
+        );
+        if now_taken.max(in_all) + self.watermark() > self.kv.num_free() {
+            return false;
+        }
+        self.waiting.pop();
+        let request = &mut self.requests[slot];
+        self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(up_to));
+        request.computed = up_to;
+        request.host_tokens = tokens;
+        request.status = Status::Loading;
+        let offload = self.offload.as_mut().expect("only it has tokens at the host");
+        offload.load(request, fit.hit_blocks, up_to, false, &mut step.iteration);
+        self.await_transfer(slot, Time::MAX, now);
+        true
     }
 
     /// Whether a waiting request can start, its first tokens being those up to `up_to`.
@@ -319,7 +362,9 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         request.status = Status::Running;
         let resumed = request.preemptions > 0;
-        step.iteration.admitted.push(Admitted { id: request.id, cached_tokens: request.computed, resumed });
+        let host_cached_tokens = std::mem::take(&mut request.host_tokens);
+        let (id, cached_tokens) = (request.id, request.computed);
+        step.iteration.admitted.push(Admitted { id, cached_tokens, host_cached_tokens, resumed });
         self.schedule_tokens(slot, tokens, 0, step);
         round.spend(tokens);
     }
@@ -340,7 +385,10 @@ impl Scheduler {
         if let Some(groups) = &self.kv.groups {
             return requests.by_ref().map(|request| groups.outstanding(request)).sum();
         }
+        let loading = self.loading.iter().filter(|_| self.offload.is_some());
+        let loading = loading.map(|loading| &self.requests[loading.slot]);
         let others: u32 = requests
+            .chain(loading)
             .map(|request| self.kv.blocks_for(request.known()).saturating_sub(request.blocks.len() as u32))
             .sum();
         // One iteration ahead, what a member knows is computed already, or in flight.
@@ -357,7 +405,8 @@ impl Scheduler {
 
     /// Gives up the head of the queue if nothing that is under way could ever make room for it.
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        let stuck = self.running.is_empty() && self.loading.is_empty() && self.held.is_empty();
+        let waits = !self.loading.is_empty() || !self.held.is_empty() || self.copies_kv();
+        let stuck = self.running.is_empty() && !waits;
         let Some(slot) = self.waiting.peek().filter(|_| stuck) else { return };
         let tokens = self.requests[slot].known();
         let budget = self.config.request_budget();

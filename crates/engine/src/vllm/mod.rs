@@ -13,6 +13,7 @@
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
 //! - `groups`: the same where layers keep different things of a sequence.
 //! - `pool`: blocks, free list, contents (`BlockPool`); `segment`: blocks that it handles as one.
+//! - `offload`: KV in the memory of the host.
 //! - `queue`: the waiting queue of either policy.
 //! - `request`: a request with its counters.
 //!
@@ -24,6 +25,7 @@ mod admission;
 mod drafts;
 mod groups;
 mod kv;
+mod offload;
 mod pool;
 mod queue;
 mod request;

@@ -102,6 +102,8 @@ pub(crate) struct Request {
     /// Drafts that are accepted in its verifications, if that is given.
     pub(crate) accepted_drafts: Option<Arc<[u32]>>,
     pub(crate) key: PriorityKey,
+    /// Tokens that were loaded from the host since it last ran.
+    pub(crate) host_tokens: u32,
     /// KV that is still to be fetched when blocks can be had.
     pub(crate) remote_prefill: bool,
     /// Its blocks in place of `blocks` where layers are groups.
@@ -123,6 +125,7 @@ impl Request {
             hold_kv: request.hold_kv,
             has_private_output: output.is_none(),
             remote_prefill: request.remote_prefill,
+            host_tokens: 0,
             prompt_was_here: false,
             computed: 0,
             outputs: 0,
@@ -161,11 +164,6 @@ impl Request {
     /// The real scheduler can go round for ever in such a state; here its rules bend so that somebody gets on.
     pub(crate) fn is_starved(&self) -> bool {
         self.preemptions_in_vain >= STARVED_AFTER
-    }
-
-    /// Whether it did not help that the rules were bent.
-    pub(crate) fn is_hopeless(&self) -> bool {
-        self.preemptions_in_vain >= 2 * STARVED_AFTER
     }
 
     /// Whether its last token is already in flight, so that nothing more is scheduled for it.

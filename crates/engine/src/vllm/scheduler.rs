@@ -10,6 +10,7 @@ use rustc_hash::FxHashSet;
 use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
 
 use super::kv::KvCache;
+use super::offload::Offload;
 use super::pool::Hits;
 use super::queue::WaitingQueue;
 use super::request::Request;
@@ -65,6 +66,8 @@ pub(crate) struct Scheduler {
     pub(super) drafts_are_needed: bool,
     /// The block that the head of the waiting queue would hit next if it were stored.
     pub(super) first_missing: Option<SequenceHash>,
+    /// KV in the memory of the host.
+    pub(super) offload: Option<Box<Offload>>,
 }
 
 /// A request whose KV is on its way.
@@ -150,6 +153,7 @@ impl Scheduler {
             must_replan: false,
             drafts_are_needed: false,
             first_missing: None,
+            offload: Offload::new(&config),
             config,
         }
     }
@@ -180,6 +184,9 @@ impl Scheduler {
         if !self.polls() {
             self.notice_transfers(now, self.decided + 1, &mut step.iteration);
         }
+        if let Some(offload) = &mut self.offload {
+            offload.begin(&mut step.iteration);
+        }
         let mut round = self.round(now);
         if let Some(groups) = &mut self.kv.groups {
             groups.begin_iteration();
@@ -197,6 +204,7 @@ impl Scheduler {
             self.interval_released = self.waiting.len() > 0;
         }
         self.ended_since_schedule = false;
+        self.hand_over_copies(step);
         self.decided += 1;
         self.commit(step);
     }
@@ -334,7 +342,8 @@ impl Scheduler {
     /// of remote KV under asynchronous scheduling frees them only when that has ended.
     pub(super) fn defers_free(&self, slot: Slot) -> bool {
         let in_flight = self.requests[slot].last_iteration > self.ended;
-        in_flight && self.config.async_scheduling && self.config.kv_role == Some(KvRole::KvConsumer)
+        let consumes = self.config.kv_role == Some(KvRole::KvConsumer) || self.offload.is_some();
+        in_flight && self.config.async_scheduling && consumes
     }
 }
 
@@ -353,13 +362,19 @@ impl Scheduler {
     /// Whether an iteration, be it an empty one, has something to do.
     pub(crate) fn has_requests(&self) -> bool {
         let polls_for_readers = self.polls() && !self.held.is_empty();
-        self.has_unfinished_requests() || self.ended_since_schedule || polls_for_readers
+        let copies = || self.offload.as_ref().is_some_and(|offload| offload.has_pending());
+        self.has_unfinished_requests() || self.ended_since_schedule || polls_for_readers || copies()
     }
 
     /// Whether KV is fetched from elsewhere, or will be, or is held for others.
     pub(crate) fn awaits_kv(&self) -> bool {
         let fetches = |slot: Slot| self.requests[slot].remote_prefill;
         !self.loading.is_empty() || !self.held.is_empty() || self.waiting.iter().any(fetches)
+    }
+
+    /// Whether KV is being copied to the memory of the host or back.
+    pub(crate) fn copies_kv(&self) -> bool {
+        self.offload.as_ref().is_some_and(|offload| offload.has_copies())
     }
 
     /// Forgets all contents that can be hit; nothing holds KV.
@@ -391,21 +406,27 @@ impl Scheduler {
     /// Whether a transfer has ended that no iteration has noticed yet.
     pub(crate) fn has_news(&self, now: Time) -> bool {
         let received = self.loading.iter().any(|loading| !loading.received && loading.end <= now);
-        received || self.held.iter().any(|held| held.end.is_some_and(|(end, _)| end <= now))
+        let copied = || self.offload.as_ref().is_some_and(|offload| offload.has_news(now));
+        received || self.held.iter().any(|held| held.end.is_some_and(|(end, _)| end <= now)) || copied()
     }
 
     /// The next time at which a transfer ends, as far as is known.
     pub(crate) fn next_transfer_end(&self, now: Time) -> Option<Time> {
         let loading = self.loading.iter().filter(|loading| !loading.received).map(|loading| loading.end);
         let held = self.held.iter().filter_map(|held| held.end.map(|(end, _)| end));
-        loading.chain(held).filter(|&end| now < end && end < Time::MAX).min()
+        let copies = self.offload.as_ref().and_then(|offload| offload.next_end());
+        loading.chain(held).chain(copies).filter(|&end| now < end && end < Time::MAX).min()
     }
 
     /// Checks that blocks are conserved and every request is in exactly one place; says what does not hold.
     pub(crate) fn check(&self) -> Result<u64, String> {
         let live = || self.requests.iter();
         let deferred = self.deferred.iter().flat_map(|(_, blocks)| blocks.iter().copied());
-        let looked_at = self.kv.check(live(), deferred)?;
+        let pinned = self.offload.iter().flat_map(|offload| offload.pinned());
+        let mut looked_at = self.kv.check(live(), deferred.chain(pinned))?;
+        if let Some(offload) = &self.offload {
+            looked_at += offload.check()?;
+        }
         let places = self.num_running() + self.num_waiting() + self.held.len();
         let requests = live().count();
         ensure!(requests == places, "{requests} requests are in {places} places");

@@ -42,6 +42,9 @@ impl Scheduler {
         if self.polls() {
             self.notice_transfers(iteration.start, self.ended, iteration);
         }
+        if self.offload.is_some() {
+            self.notice_copies(iteration);
+        }
         self.kv.take_events(&mut iteration.kv_events);
         iteration.free_blocks = self.kv.num_free();
         iteration.cached_blocks = self.kv.num_cached();
@@ -103,6 +106,7 @@ impl Scheduler {
 
     pub(super) fn finish(&mut self, slot: Slot) {
         self.ended_since_schedule = true;
+        self.end_at_host(slot);
         let request = &mut self.requests[slot];
         if request.status == Status::Preempted {
             self.waiting.remove(slot);
@@ -143,7 +147,7 @@ impl Scheduler {
     }
 
     /// Frees the blocks of a held request and forgets it; returns its id.
-    fn drop_held(&mut self, position: usize) -> RequestId {
+    pub(super) fn drop_held(&mut self, position: usize) -> RequestId {
         let Held { slot, .. } = self.held.remove(position);
         let request = &mut self.requests[slot];
         let id = request.id;

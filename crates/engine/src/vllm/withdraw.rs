@@ -11,6 +11,9 @@ impl Scheduler {
     pub(crate) fn withdraw(&mut self, id: RequestId) -> bool {
         let Some(slot) = self.requests.find(|request| request.id == id) else { return false };
         let status = self.requests[slot].status;
+        if status != Status::Held {
+            self.end_at_host(slot);
+        }
         match status {
             Status::Held => return false,
             Status::Waiting | Status::Preempted => self.waiting.remove(slot),
@@ -21,7 +24,8 @@ impl Scheduler {
                 if let Some(loading) = loading.filter(|loading| !loading.received) {
                     // KV is still being written to its blocks.
                     self.requests[slot].status = Status::Held;
-                    self.held.push(Held { slot, end: Some((loading.end, loading.from)) });
+                    let end = Some((loading.end, loading.from)).filter(|_| self.offload.is_none());
+                    self.held.push(Held { slot, end });
                     self.must_replan = true;
                     return true;
                 }

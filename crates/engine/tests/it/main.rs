@@ -3,6 +3,7 @@
 mod expand;
 mod groups;
 mod load;
+mod offload;
 mod oracle_dp;
 mod oracle_sglang;
 mod oracle_sglang_dp;

@@ -13,6 +13,7 @@ use servecast_types::{Duration, HashRun, KvEvent, Time};
 
 use crate::expand::{Expander, UNKNOWN};
 use crate::groups;
+use crate::offload;
 use crate::oracle_dp;
 use crate::recording::{CaseRequest, HashNumbers, Lack, Log, Mode, Recording, from_us, replay_most, us};
 
@@ -21,7 +22,6 @@ const LACKING: &[(&str, Lack)] = &[
     ("drafts beside groups of layers", |case| {
         case.config("num_speculative_tokens").as_u64() > Some(0) && groups::has_groups(case)
     }),
-    ("KV offload", |case| has(case, "offload")),
     ("LoRA adapters", |case| has(case, "max_loras")),
     ("structured output", |case| case.requests.iter().any(|request| request.grammar_ready_us.is_some())),
 ];
@@ -111,6 +111,7 @@ impl<'a> Driver<'a> {
     fn new(case: &'a Recording, mode: Mode) -> Result<Self, String> {
         let mut config = case.expected["config"].clone();
         groups::settle(case, &mut config)?;
+        offload::settle(case, &mut config);
         let keys = config.as_object_mut().unwrap();
         if let Some(sleep) = keys.remove("idle_sleep_us") {
             keys.insert("pipeline_idle_sleep_us".to_owned(), sleep);
@@ -138,7 +139,8 @@ impl<'a> Driver<'a> {
         let args = EngineArgs::from_json(config).map_err(|error| error.to_string())?;
         let together = mode != Mode::OneByOne;
         // The recorder's clock differs only where the connector polls, and there nothing is taken together.
-        let recorder_clock = !together || !case.expected["config"]["kv_role"].is_null();
+        let recorder_clock =
+            !together || !case.expected["config"]["kv_role"].is_null() || offload::offloads(case);
         let tracing = EngineTracing {
             kv_events: true,
             block_ids: !together,
@@ -324,13 +326,17 @@ impl<'a> Driver<'a> {
             );
         }
         let (numbers, block_size) = (&mut self.hash_numbers, self.engine.config().block_size());
-        let events: Vec<Value> = if groups::has_groups(case) {
+        let compact = case.expected["steps"][0].get("kv_events_fnv").is_some();
+        let mut events: Vec<Value> = if groups::has_groups(case) {
             groups::events(&iteration.group_events, numbers)
         } else {
             let events = one_by_one(&iteration.kv_events);
             events.iter().map(|event| numbers.canonical(event, block_size)).collect()
         };
-        let compact = self.case.expected["steps"][0].get("kv_events_fnv").is_some();
+        if let Some(log) = &iteration.offload {
+            events.extend(offload::events(case, log, numbers, block_size));
+            step.extend(offload::describe(case, iteration, compact));
+        }
         let words = |event: &Value| {
             let kind = if event["type"] == "stored" { 1 } else { 2 };
             let parent = event["parent"].as_i64().unwrap_or(-1);

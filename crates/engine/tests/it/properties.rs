@@ -31,10 +31,9 @@ proptest! {
     }
 
     #[test]
-    fn groups_of_layers_do_not_stall_in_pools_of_a_few_blocks(settings in group_settings(), blocks in 8_u32..24, load in load(4)) {
-        let mut settings = settings;
-        settings["num_gpu_blocks"] = blocks.into();
-        run(&settings, &load);
+    fn every_load_is_served_with_kv_offload(settings in offload_settings(), load in load(24)) {
+        let first = run(&settings, &load);
+        prop_assert_eq!(first, run(&settings, &load), "two runs differ");
     }
 
     #[test]
@@ -292,6 +291,58 @@ fn group_settings() -> impl Strategy<Value = Value> {
         settings["speculative_config"] = Value::Null;
         settings
     })
+}
+
+/// KV offload by either connector, to a host of little memory behind a slow link.
+fn offload_settings() -> impl Strategy<Value = Value> {
+    let rate = || prop_oneof![Just(1.0), 0.0001_f64..0.1];
+    let sizes = (
+        1_u32..60,
+        prop_oneof![3 => Just(1_u32), 1 => 2_u32..4],
+        prop_oneof![4 => Just(0_u64), 1 => 1_u64..2_000],
+    );
+    let of_chunks = (prop::sample::select(vec!["lru", "arc"]), 0_u32..4, any::<bool>());
+    let link = (rate(), rate(), prop_oneof![Just(0.0), 0.0..500.0]);
+    let settings = prop_oneof![4 => settings().boxed(), 1 => crowded_settings().boxed()];
+    (settings, sizes, of_chunks, link, any::<[bool; 2]>()).prop_map(
+        |(
+            mut settings,
+            (chunks, blocks, sync_bytes),
+            (eviction, threshold, prompt_only),
+            link,
+            [simple, lazy],
+        )| {
+            settings["vllm_version"] = "0.33".into();
+            settings["kv_role"] = Value::Null;
+            settings["enable_prefix_caching"] = true.into();
+            if settings["reserve_null_block"] == false {
+                settings["reserve_null_block"] = true.into();
+                settings["num_gpu_blocks"] = (settings["num_gpu_blocks"].as_u64().unwrap() + 1).into();
+            }
+            // A host with less than the GPU copies for ever when it is lazy.
+            let least = settings["num_gpu_blocks"].as_u64().unwrap() as u32 + 2;
+            let chunks = if simple && lazy { least + chunks } else { chunks + u32::from(simple) };
+            let chunk_bytes =
+                8 * settings["block_size"].as_u64().unwrap() * u64::from(if simple { 1 } else { blocks });
+            settings["kv_bytes_per_token"] = 8.into();
+            settings["kv_offloading_size"] =
+                json!((u64::from(chunks) * chunk_bytes + 1) as f64 / f64::from(1 << 30));
+            settings["kv_offloading"] = json!({
+                "connector": if simple { "simple" } else { "offloading" },
+                "store_bandwidth": link.0, "load_bandwidth": link.1, "copy_us": link.2,
+            });
+            let own = if simple {
+                json!({"lazy_offload": lazy})
+            } else {
+                json!({
+                    "blocks_per_chunk": blocks, "eviction_policy": eviction, "store_threshold": threshold,
+                    "offload_prompt_only": prompt_only, "sync_load_budget_bytes": sync_bytes,
+                })
+            };
+            settings["kv_offloading"].as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+            without_drafts_that_do_not_fit(settings)
+        },
+    )
 }
 
 /// TensorRT-LLM under the limits of any load: its capacity policy admits only what fits to completion.

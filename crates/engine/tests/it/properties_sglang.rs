@@ -190,7 +190,7 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
                 KvEvent::Cleared => least.clear(),
             }
         }
-        for &Admitted { id, cached_tokens, resumed } in &iteration.admitted {
+        for &Admitted { id, cached_tokens, resumed, .. } in &iteration.admitted {
             let submission = &load[id.index()];
             if (submission.transfer.is_some() && !resumed) || stubs.contains(&id) {
                 continue;

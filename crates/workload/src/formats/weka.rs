@@ -9,17 +9,18 @@
 use std::io::BufRead;
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::json::{Fields, Items, Names, whole};
+use super::json::{Fields, Items, whole};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, hash_runs};
 use crate::{TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 
 /// Reads the sessions of a file.
 pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let unit = form.unit.unwrap_or(TimeUnit::S);
-    let mut reader = Reader { unit, trace: Trace::default(), names: Names::default(), next_id: 0 };
+    let mut reader = Reader { unit, trace: Trace::default(), lines: FxHashMap::default(), next_id: 0 };
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;
@@ -31,8 +32,8 @@ pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, T
 struct Reader {
     unit: TimeUnit,
     trace: Trace,
-    /// Those of sessions.
-    names: Names,
+    /// The line of each session.
+    lines: FxHashMap<String, u64>,
     /// Ids from here on are free.
     next_id: u64,
 }
@@ -50,7 +51,10 @@ struct Progress {
 impl Reader {
     fn session(&mut self, session: &Fields) -> Result<(), TraceError> {
         let name = session.name("id")?.ok_or_else(|| session.missing("id", "the name of the session"))?;
-        self.names.add(session, "id", "")?;
+        if let Some(line) = self.lines.insert(name.clone(), session.line) {
+            let expected = format!("a name of its own: line {line} has it");
+            return Err(session.wrong("id", &name.into(), expected));
+        }
         self.block_size(session)?;
         let mut progress = Progress::default();
         self.calls(session, &name, &mut progress)?;

@@ -1,0 +1,374 @@
+//! Settings of KV offload to the memory of the host, by the names of vLLM.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use servecast_latency::{Host, MOST_HOST_US};
+use servecast_types::{Duration, Message, message};
+
+use crate::args::{EngineArgs, EngineType, VllmVersion};
+use crate::config::MAX_NUM_GPU_BLOCKS;
+use crate::{ConfigError, EngineConfig};
+
+/// What a `PCIe` 5.0 link of 16 lanes moves each way, in 10⁹ bytes a second: an assumption, some 85 % of 64.
+const LINK_BANDWIDTH: f64 = 55.0;
+
+/// What setting up a copy takes: an assumption.
+const COPY_US: f64 = 20.0;
+
+/// How KV is offloaded to the memory of the host. A key that is absent has the default that is given with it, which is vLLM's
+/// where that has one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KvOffloadingArgs {
+    /// Which of vLLM's connectors does it: `offloading`, which `--kv-offloading-size` selects, or `simple`, which it selects
+    /// with `VLLM_USE_SIMPLE_KV_OFFLOAD=1`.
+    pub connector: OffloadConnector,
+    /// `offloading`: KV blocks that are stored and loaded as one; 1.
+    pub blocks_per_chunk: u32,
+    /// `offloading`: what makes room in the memory of the host: `lru`, or `arc`.
+    pub eviction_policy: OffloadEviction,
+    /// `offloading`: how often a block has to be computed until it is stored; 0 and 1 are the first time.
+    pub store_threshold: u32,
+    /// `offloading`: whether only prompts are stored, not what is generated.
+    pub offload_prompt_only: bool,
+    /// `offloading`: bytes that an iteration may load while it waits for them; 0: loads never hold an iteration up.
+    pub sync_load_budget_bytes: u64,
+    /// `simple`: whether only what is about to be evicted from the GPU is stored.
+    pub lazy_offload: bool,
+    /// Bandwidth from GPU to host, in 10⁹ bytes a second; absent: 55 for each GPU, as a `PCIe` 5.0 link of 16 lanes has.
+    pub store_bandwidth: Option<f64>,
+    /// Bandwidth from host to GPU, in 10⁹ bytes a second; absent: as from GPU to host by default.
+    pub load_bandwidth: Option<f64>,
+    /// Microseconds that a copy takes beside the time of its bytes; absent: 20.
+    pub copy_us: Option<f64>,
+}
+
+impl Default for KvOffloadingArgs {
+    fn default() -> Self {
+        Self {
+            connector: OffloadConnector::Offloading,
+            blocks_per_chunk: 1,
+            eviction_policy: OffloadEviction::Lru,
+            store_threshold: 0,
+            offload_prompt_only: true,
+            sync_load_budget_bytes: 0,
+            lazy_offload: false,
+            store_bandwidth: None,
+            load_bandwidth: None,
+            copy_us: None,
+        }
+    }
+}
+
+/// vLLM's connectors to the memory of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadConnector {
+    /// `OffloadingConnector`.
+    Offloading,
+    /// `SimpleCPUOffloadConnector`.
+    Simple,
+}
+
+/// What makes room in the memory of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadEviction {
+    /// The tail of the request that used its blocks longest ago goes first.
+    Lru,
+    /// Adaptive replacement: what was used once and what was used again share the memory by what is missed.
+    Arc,
+}
+
+/// KV offload as it is set, checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct KvOffloading {
+    pub(crate) connector: OffloadConnector,
+    /// Chunks that the host holds; with `simple` blocks, one of which is never handed out.
+    pub(crate) chunks: u32,
+    pub(crate) blocks_per_chunk: u32,
+    pub(crate) eviction: OffloadEviction,
+    pub(crate) store_threshold: u32,
+    pub(crate) prompt_only: bool,
+    pub(crate) sync_load_bytes: u64,
+    pub(crate) lazy: bool,
+    pub(crate) block_bytes: u64,
+    /// Bytes a microsecond.
+    store_rate: f64,
+    load_rate: f64,
+    copy: Duration,
+}
+
+impl KvOffloading {
+    /// How long so many blocks are on their way, in whole microseconds beside what every copy takes.
+    pub(crate) fn copy_time(&self, blocks: u64, loads: bool) -> Duration {
+        let rate = if loads { self.load_rate } else { self.store_rate };
+        let us = (blocks * self.block_bytes) as f64 / rate;
+        self.copy + Duration::from_ns((us.ceil() as u64).saturating_mul(1000))
+    }
+
+    /// Bytes of so many tokens of the blocks.
+    pub(crate) fn bytes_of(&self, tokens: u32, block_size: u32) -> u64 {
+        u64::from(tokens) * self.block_bytes / u64::from(block_size)
+    }
+}
+
+impl EngineArgs {
+    /// KV offload as it is set, checked.
+    pub(crate) fn offloading(&self) -> Result<Option<KvOffloading>, ConfigError> {
+        let Some(size) = self.kv_offloading_size else {
+            return match self.kv_offloading {
+                Some(_) => Err(ConfigError::Conflict(message!(
+                    "{kv_offloading} says how KV is offloaded, but {kv_offloading_size} is not given"
+                ))),
+                None => Ok(None),
+            };
+        };
+        self.check_offloading_goes_with_others()?;
+        let given = self.kv_offloading.clone().unwrap_or_default();
+        given.check_connector()?;
+        let Some(token_bytes) = self.kv_bytes_per_token.filter(|&bytes| bytes > 0) else {
+            return Err(ConfigError::Conflict(message!(
+                "{kv_offloading_size} is given, but not {kv_bytes_per_token}, of which it is worked out how many blocks the \
+                 host holds"
+            )));
+        };
+        if !(size > 0.0 && size <= 1e9) {
+            return Err(ConfigError::wrong("kv_offloading_size", size, "expected GiB above 0, at most 1e9"));
+        }
+        let block_bytes = token_bytes.saturating_mul(self.resolved_block_size().into());
+        let chunk_bytes = block_bytes.saturating_mul(given.blocks_per_chunk.into());
+        let chunks = (size * f64::from(1 << 30) / chunk_bytes as f64).min(f64::from(u32::MAX)) as u32;
+        let least = if given.connector == OffloadConnector::Simple { 2 } else { 1 };
+        if !(least..=MAX_NUM_GPU_BLOCKS).contains(&chunks) {
+            let problem = format!(
+                "{chunk_bytes} bytes are the least that is stored, so that the host would hold {chunks} of them: expected \
+                 {least} to {MAX_NUM_GPU_BLOCKS}"
+            );
+            return Err(ConfigError::wrong("kv_offloading_size", size, problem));
+        }
+        let gpus = self.tensor_parallel_size.unwrap_or(1).max(1);
+        let default = LINK_BANDWIDTH * f64::from(gpus);
+        Ok(Some(KvOffloading {
+            connector: given.connector,
+            chunks,
+            blocks_per_chunk: given.blocks_per_chunk,
+            eviction: given.eviction_policy,
+            store_threshold: given.store_threshold,
+            prompt_only: given.offload_prompt_only,
+            sync_load_bytes: given.sync_load_budget_bytes,
+            lazy: given.lazy_offload,
+            block_bytes,
+            store_rate: rate("store_bandwidth", given.store_bandwidth.unwrap_or(default))?,
+            load_rate: rate("load_bandwidth", given.load_bandwidth.unwrap_or(default))?,
+            copy: copy_time(given.copy_us.unwrap_or(COPY_US))?,
+        }))
+    }
+
+    /// Refuses what is not known, or not built, beside it.
+    fn check_offloading_goes_with_others(&self) -> Result<(), ConfigError> {
+        if self.engine_type != EngineType::Vllm {
+            return Err(ConfigError::Conflict(message!(
+                "{kv_offloading_size} is a setting of vLLM, but {engine_type} is `{}`",
+                self.engine_type.name()
+            )));
+        }
+        let excluded = [
+            ("pipeline_parallel_size", self.pipeline_parallel_size > 1),
+            ("dp_size", self.dp_size > 1),
+            ("kv_role", self.kv_role.is_some()),
+            ("kv_groups", self.kv_groups.as_ref().is_some_and(|groups| !groups.is_empty())),
+            ("reserve_null_block", !self.reserve_null_block),
+            ("vllm_version", self.vllm_version < VllmVersion::V0_33),
+        ];
+        if let Some((key, _)) = excluded.into_iter().find(|(_, given)| *given) {
+            return Err(ConfigError::Conflict(message!(
+                "{kv_offloading_size} does not go together with this {} yet: leave one of them out",
+                Message::key(key)
+            )));
+        }
+        if !self.enable_prefix_caching {
+            return Err(ConfigError::Conflict(message!(
+                "{kv_offloading_size} is given, but {enable_prefix_caching} is false: blocks without identities cannot be \
+                 found again"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl KvOffloadingArgs {
+    /// Refuses settings of the connector that was not chosen.
+    fn check_connector(&self) -> Result<(), ConfigError> {
+        let defaults = KvOffloadingArgs::default();
+        let of_offloading = [
+            ("kv_offloading.blocks_per_chunk", self.blocks_per_chunk != defaults.blocks_per_chunk),
+            ("kv_offloading.eviction_policy", self.eviction_policy != defaults.eviction_policy),
+            ("kv_offloading.store_threshold", self.store_threshold != defaults.store_threshold),
+            ("kv_offloading.offload_prompt_only", !self.offload_prompt_only),
+            ("kv_offloading.sync_load_budget_bytes", self.sync_load_budget_bytes > 0),
+        ];
+        let (wrong, is) = match self.connector {
+            OffloadConnector::Simple => (of_offloading.into_iter().find(|(_, given)| *given), "simple"),
+            OffloadConnector::Offloading => {
+                (Some(("kv_offloading.lazy_offload", true)).filter(|_| self.lazy_offload), "offloading")
+            }
+        };
+        if let Some((key, _)) = wrong {
+            return Err(ConfigError::Conflict(message!(
+                "{} is a setting of the other connector, but {kv_offloading.connector} is `{}`",
+                Message::key(key),
+                is
+            )));
+        }
+        if self.blocks_per_chunk == 0 {
+            return Err(ConfigError::wrong("kv_offloading.blocks_per_chunk", 0, "expected at least 1"));
+        }
+        Ok(())
+    }
+}
+
+impl EngineConfig {
+    /// What is assumed of the link to the memory of the host, where settings do not say it.
+    pub fn assumed_host_link(&self, args: &EngineArgs) -> Option<String> {
+        let offload = self.offload.as_ref()?;
+        let given = args.kv_offloading.clone().unwrap_or_default();
+        let is_given = given.store_bandwidth.is_some() && given.load_bandwidth.is_some();
+        let rates = (offload.store_rate / 1e3, offload.load_rate / 1e3);
+        (!is_given).then(|| {
+            format!(
+                "KV goes to the host at {} GB/s and comes back at {}, an assumption: 55 GB/s for each GPU, as a PCIe 5.0 link \
+                 of 16 lanes has; `kv_offloading` says otherwise",
+                rates.0, rates.1
+            )
+        })
+    }
+
+    /// Whether KV is offloaded to the memory of the host.
+    pub fn offloads_kv(&self) -> bool {
+        self.offload.is_some()
+    }
+}
+
+/// A bandwidth, in bytes a microsecond.
+fn rate(key: &str, bandwidth: f64) -> Result<f64, ConfigError> {
+    if (1e-6..=1e6).contains(&bandwidth) {
+        return Ok(bandwidth * 1e3);
+    }
+    let problem = "expected 10⁹ bytes a second, from 1e-6 to 1e6";
+    Err(ConfigError::wrong(&format!("kv_offloading.{key}"), bandwidth, problem))
+}
+
+fn copy_time(us: f64) -> Result<Duration, ConfigError> {
+    let problem = format!("expected microseconds from 0 to {MOST_HOST_US:e}");
+    let duration = Duration::from_ms(us / 1000.0).ok().filter(|_| Host::is_time(us));
+    duration.ok_or_else(|| ConfigError::wrong("kv_offloading.copy_us", us, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn build(changes: &Value) -> Result<KvOffloading, ConfigError> {
+        let mut settings = json!({"block_size": 16, "kv_bytes_per_token": 4096, "kv_offloading_size": 1});
+        settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let config = EngineArgs::from_json(settings)?.validate(None)?;
+        Ok(config.offload.unwrap())
+    }
+
+    #[track_caller]
+    fn refused(changes: &Value, message: &str) {
+        assert_eq!(build(changes).unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn the_host_holds_as_many_chunks_as_fit() {
+        assert_eq!(build(&json!({})).unwrap().chunks, 16_384);
+        assert_eq!(build(&json!({"kv_offloading": {"blocks_per_chunk": 3}})).unwrap().chunks, 5_461);
+        assert_eq!(build(&json!({"kv_offloading_size": 0.5})).unwrap().chunks, 8_192);
+    }
+
+    #[test]
+    fn a_copy_takes_its_bytes_over_the_bandwidth_in_whole_microseconds() {
+        let spec =
+            build(&json!({"kv_offloading": {"store_bandwidth": 0.05, "load_bandwidth": 0.1, "copy_us": 7}}));
+        let spec = spec.unwrap();
+        assert_eq!(spec.copy_time(1, false), Duration::from_ns((7 + 1_311) * 1000));
+        assert_eq!(spec.copy_time(2, true), Duration::from_ns((7 + 1_311) * 1000));
+        let default = build(&json!({"tensor_parallel_size": 2, "latency": "polynomial"})).unwrap();
+        assert_eq!(default.copy_time(100, true), Duration::from_ns((20 + 60) * 1000), "110 GB/s");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let none = json!({"kv_offloading_size": null, "kv_offloading": {}});
+        refused(&none, "`kv_offloading` says how KV is offloaded, but `kv_offloading_size` is not given");
+        for size in [0.0, -1.0, 2e9] {
+            let message = format!("`kv_offloading_size` is {size}: expected GiB above 0, at most 1e9");
+            refused(&json!({"kv_offloading_size": size}), &message);
+        }
+        let small = "`kv_offloading_size` is 0.00005: 65536 bytes are the least that is stored, so that the host would hold 0 \
+                     of them: expected 1 to 16777216";
+        refused(&json!({"kv_offloading_size": 0.00005}), small);
+        refused(
+            &json!({"kv_bytes_per_token": null}),
+            "`kv_offloading_size` is given, but not `kv_bytes_per_token`, of which it is worked out how many blocks the host \
+             holds",
+        );
+        refused(
+            &json!({"enable_prefix_caching": false}),
+            "`kv_offloading_size` is given, but `enable_prefix_caching` is false: blocks without identities cannot be found \
+             again",
+        );
+        for changes in [
+            json!({"pipeline_parallel_size": 2}),
+            json!({"dp_size": 2}),
+            json!({"kv_role": "kv_consumer"}),
+            json!({"vllm_version": "0.32"}),
+            json!({"reserve_null_block": false}),
+            json!({"kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 16}]}),
+        ] {
+            let key = changes.as_object().unwrap().keys().next().unwrap().clone();
+            refused(
+                &changes,
+                &format!(
+                    "`kv_offloading_size` does not go together with this `{key}` yet: leave one of them out"
+                ),
+            );
+        }
+        refused(
+            &json!({"engine_type": "sglang", "block_size": 0}),
+            "`kv_offloading_size` is a setting of vLLM, but `engine_type` is `sglang`",
+        );
+    }
+
+    #[test]
+    fn settings_of_the_other_connector_are_refused() {
+        refused(
+            &json!({"kv_offloading": {"connector": "simple", "eviction_policy": "arc"}}),
+            "`kv_offloading.eviction_policy` is a setting of the other connector, but `kv_offloading.connector` is `simple`",
+        );
+        refused(
+            &json!({"kv_offloading": {"lazy_offload": true}}),
+            "`kv_offloading.lazy_offload` is a setting of the other connector, but `kv_offloading.connector` is `offloading`",
+        );
+        refused(
+            &json!({"kv_offloading": {"blocks_per_chunk": 0}}),
+            "`kv_offloading.blocks_per_chunk` is 0: expected at least 1",
+        );
+        refused(
+            &json!({"kv_offloading": {"store_bandwidth": 0}}),
+            "`kv_offloading.store_bandwidth` is 0: expected 10⁹ bytes a second, from 1e-6 to 1e6",
+        );
+        refused(
+            &json!({"kv_offloading": {"copy_us": -1}}),
+            "`kv_offloading.copy_us` is -1: expected microseconds from 0 to 3.6e9",
+        );
+        refused(
+            &json!({"kv_offloading": {"copy": 1}}),
+            "unknown key `kv_offloading.copy`, did you mean `kv_offloading.copy_us`?",
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! KV offload to the memory of the host, as vLLM's two connectors do it.
+//!
+//! - `chunks`: `OffloadingConnector`, with `cache` (what the host holds) and `recency` (what makes room).
+//! - `simple`: `SimpleCPUOffloadConnector`, with `pool` (the blocks of the host).
+//! - `copies`: the link between GPU and host.
+//!
+//! A pass is decided ([`Scheduler::hand_over_copies`]), waits for copies before it computes
+//! ([`Scheduler::wait_for_copies`]), begins others and looks which have ended ([`Scheduler::begin_copies`]); what has is known
+//! to the scheduler when the pass ends ([`Scheduler::notice_copies`]).
+
+mod cache;
+mod chunks;
+mod copies;
+mod pool;
+mod recency;
+mod simple;
+
+use servecast_types::{BlockId, RequestId, Time};
+
+use self::chunks::Chunks;
+use self::copies::Copies;
+use self::simple::Simple;
+use super::pool::BlockPool;
+use super::request::Request;
+use super::scheduler::Scheduler;
+use crate::EngineConfig;
+use crate::iteration::Iteration;
+use crate::offload_args::{KvOffloading, OffloadConnector};
+use crate::step::Step;
+use crate::table::Slot;
+
+/// KV at the host, and the link to it.
+#[derive(Debug)]
+pub(super) struct Offload {
+    spec: KvOffloading,
+    tier: Tier,
+    copies: Copies,
+    block_size: u32,
+    /// Bytes that the pass being decided may still wait for.
+    sync_left: u64,
+}
+
+#[derive(Debug)]
+enum Tier {
+    Chunks(Box<Chunks>),
+    Simple(Box<Simple>),
+}
+
+/// What the host has of a waiting request, beyond what it hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtHost {
+    Nothing,
+    /// That is not known yet.
+    Pending,
+    /// So many tokens, which are loaded before the request runs.
+    Tokens(u32),
+    /// So many tokens, for which the pass waits.
+    Now(u32),
+}
+
+impl Offload {
+    pub(super) fn new(config: &EngineConfig) -> Option<Box<Self>> {
+        let spec = config.offload?;
+        let tier = match spec.connector {
+            OffloadConnector::Offloading => Tier::Chunks(Box::new(Chunks::new(&spec, config.block_size))),
+            OffloadConnector::Simple => Tier::Simple(Box::new(Simple::new(&spec, config))),
+        };
+        let copies = Copies::new(spec);
+        Some(Box::new(Self { spec, tier, copies, block_size: config.block_size, sync_left: 0 }))
+    }
+
+    /// A decision begins.
+    pub(super) fn begin(&mut self, iteration: &mut Iteration) {
+        self.sync_left = self.spec.sync_load_bytes;
+        iteration.offload.get_or_insert_default();
+    }
+
+    /// What the host has of a request whose first `hit_tokens` tokens are here.
+    pub(super) fn find(&mut self, request: &mut Request, hit_tokens: u32) -> AtHost {
+        let found = match &mut self.tier {
+            Tier::Chunks(chunks) => chunks.find(request, hit_tokens),
+            Tier::Simple(simple) => Some(simple.find(request, hit_tokens)),
+        };
+        match found {
+            None => AtHost::Pending,
+            Some(0) => AtHost::Nothing,
+            Some(tokens) => {
+                // A pass cannot wait for all of a request, since it has to compute a token of it.
+                let is_all = hit_tokens + tokens >= request.known();
+                let bytes = self.spec.bytes_of(tokens, self.block_size);
+                let waits = bytes <= self.sync_left && !is_all;
+                if waits { AtHost::Now(tokens) } else { AtHost::Tokens(tokens) }
+            }
+        }
+    }
+
+    /// Loads what was found of a request, up to `up_to` tokens, behind the first `hit_blocks` of its blocks.
+    pub(super) fn load(
+        &mut self,
+        request: &mut Request,
+        hit_blocks: u32,
+        up_to: u32,
+        is_sync: bool,
+        iteration: &mut Iteration,
+    ) {
+        let tokens = up_to - hit_blocks * self.block_size;
+        if is_sync {
+            self.sync_left -= self.spec.bytes_of(tokens, self.block_size);
+        }
+        let log = iteration.offload.get_or_insert_default();
+        log.started.push((request.id, tokens));
+        match &mut self.tier {
+            Tier::Chunks(chunks) => chunks.load(request, hit_blocks, up_to, is_sync, &mut self.copies, log),
+            Tier::Simple(simple) => simple.load(request, hit_blocks, up_to),
+        }
+    }
+
+    /// A request has ended, and is about to lose its blocks.
+    fn end(&mut self, request: &mut Request, gpu: &mut BlockPool) {
+        match &mut self.tier {
+            Tier::Chunks(chunks) => chunks.end(request),
+            Tier::Simple(simple) => simple.end(request, gpu),
+        }
+    }
+
+    /// Whether passes go on although no request does: until all stores are done.
+    pub(super) fn has_pending(&self) -> bool {
+        match &self.tier {
+            Tier::Chunks(chunks) => chunks.has_pending(),
+            Tier::Simple(simple) => simple.has_pending(),
+        }
+    }
+
+    /// Whether a copy is not done.
+    pub(super) fn has_copies(&self) -> bool {
+        match &self.tier {
+            Tier::Chunks(chunks) => chunks.has_copies(),
+            Tier::Simple(simple) => simple.has_copies(),
+        }
+    }
+
+    /// Whether a pass would begin a copy, or notice the end of one.
+    pub(super) fn has_news(&self, now: Time) -> bool {
+        self.copies.has_news(now)
+    }
+
+    /// The next end of a copy.
+    pub(super) fn next_end(&self) -> Option<Time> {
+        self.copies.next_end()
+    }
+
+    /// Blocks of the GPU that copies hold besides requests.
+    pub(super) fn pinned(&self) -> impl Iterator<Item = BlockId> {
+        let simple = match &self.tier {
+            Tier::Chunks(_) => None,
+            Tier::Simple(simple) => Some(simple.pinned()),
+        };
+        simple.into_iter().flatten()
+    }
+
+    /// Says what does not hold.
+    pub(super) fn check(&self) -> Result<u64, String> {
+        match &self.tier {
+            Tier::Chunks(chunks) => chunks.check(),
+            Tier::Simple(simple) => simple.check(),
+        }
+    }
+}
+
+impl Scheduler {
+    /// What the host has of a waiting request, of which `hit_tokens` tokens are here.
+    pub(super) fn find_at_host(&mut self, slot: Slot, hit_tokens: u32) -> AtHost {
+        match &mut self.offload {
+            None => AtHost::Nothing,
+            Some(offload) => offload.find(&mut self.requests[slot], hit_tokens),
+        }
+    }
+
+    /// A request has ended, and is about to lose its blocks.
+    pub(super) fn end_at_host(&mut self, slot: Slot) {
+        if let Some(offload) = &mut self.offload {
+            offload.end(&mut self.requests[slot], &mut self.kv.pool);
+        }
+    }
+
+    /// Says what the decided iteration copies, and for which stores it has to wait.
+    pub(super) fn hand_over_copies(&mut self, step: &mut Step) {
+        let Some(offload) = self.offload.as_deref_mut() else { return };
+        let Step { iteration, entries, .. } = step;
+        let Iteration { scheduled, preempted, offload: log, .. } = iteration;
+        let log = log.get_or_insert_default();
+        let Offload { tier, copies, .. } = offload;
+        match tier {
+            Tier::Chunks(chunks) => {
+                for (entry, scheduled) in entries.iter().zip(&*scheduled) {
+                    let request = &mut self.requests[entry.slot];
+                    chunks.offer(request, scheduled.computed + scheduled.tokens, copies, log);
+                }
+                chunks.settle_ended(copies, log);
+                for entry in &*entries {
+                    // Of those that were admitted what they hit, too.
+                    let given = &self.requests[entry.slot].blocks[entry.first_new_block as usize..];
+                    chunks.flush_blocks(given, log);
+                }
+                for loading in self.loading.iter().filter(|loading| loading.from == self.decided + 1) {
+                    chunks.flush_blocks(&self.requests[loading.slot].blocks, log);
+                }
+                chunks.flush_requests(preempted, log);
+            }
+            Tier::Simple(simple) => {
+                log.flushes_all = !preempted.is_empty();
+                for &id in &*preempted {
+                    simple.forget(id);
+                }
+                for (entry, scheduled) in entries.iter().zip(&*scheduled) {
+                    let request = &mut self.requests[entry.slot];
+                    simple.visit(request, scheduled.computed, &mut self.kv.pool);
+                }
+                simple.hand_over(&mut self.kv.pool, copies, log);
+            }
+        }
+    }
+
+    /// Until when the decided pass waits before it computes, which it could do at `start`.
+    pub(crate) fn wait_for_copies(&mut self, start: Time, step: &mut Step) -> Time {
+        let Some(offload) = self.offload.as_deref_mut() else { return start };
+        let Some(log) = &step.iteration.offload else { return start };
+        let copies = &mut offload.copies;
+        if matches!(offload.tier, Tier::Simple(_)) {
+            let end = copies.last_end().filter(|_| log.flushes_all);
+            return end.map_or(start, |end| end.max(start));
+        }
+        copies.submit_stores(start, &log.flushed);
+        let flushed = log.flushed.iter().filter_map(|&job| copies.end_of_store(job));
+        let ready = flushed.fold(start, Time::max);
+        copies.submit_sync_loads(ready)
+    }
+
+    /// Begins the copies of a pass that was decided `now`, computes from `start` on and ends at `end`, and notes those that
+    /// have ended; `waited` if the pass waited for some.
+    pub(crate) fn begin_copies(
+        &mut self,
+        now: Time,
+        (start, end): (Time, Time),
+        waited: bool,
+        step: &mut Step,
+    ) {
+        let Some(offload) = self.offload.as_deref_mut() else { return };
+        let Some(log) = &mut step.iteration.offload else { return };
+        let copies = &mut offload.copies;
+        match offload.tier {
+            // Behind what the pass computes.
+            Tier::Chunks(_) => copies.submit_loads(end),
+            Tier::Simple(_) => {
+                copies.submit_loads(start);
+                copies.submit_later(end);
+            }
+        }
+        copies.take_ended(if waited { now.max(start) } else { now }, &mut log.done);
+    }
+
+    /// The scheduler learns which copies have ended.
+    pub(super) fn notice_copies(&mut self, iteration: &mut Iteration) {
+        let Some(offload) = self.offload.as_deref_mut() else { return };
+        let Some(mut log) = iteration.offload.take() else { return };
+        for &(job, loads) in &log.done {
+            match &mut offload.tier {
+                Tier::Chunks(chunks) => log.received.extend(chunks.done(job)),
+                Tier::Simple(simple) => {
+                    log.received.extend(simple.done(job, loads, &mut self.kv.pool));
+                }
+            }
+        }
+        match &mut offload.tier {
+            Tier::Chunks(chunks) => chunks.report(&mut log),
+            Tier::Simple(simple) => simple.report(&mut log),
+        }
+        for &id in &log.received {
+            self.receive(id);
+        }
+        iteration.offload = Some(log);
+    }
+
+    /// The KV of a request is loaded, which may have been withdrawn meanwhile.
+    fn receive(&mut self, id: RequestId) {
+        let requests = &self.requests;
+        if let Some(loading) = self.loading.iter_mut().find(|loading| requests[loading.slot].id == id) {
+            loading.received = true;
+        } else if let Some(position) = self.held.iter().position(|held| requests[held.slot].id == id) {
+            self.drop_held(position);
+        }
+    }
+}

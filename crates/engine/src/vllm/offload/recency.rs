@@ -1,0 +1,209 @@
+//! In which order chunks in the memory of the host make room: vLLM's policies `lru` and `arc`.
+//!
+//! Both go by requests: when one ends, all chunks that it stored, loaded or found get a new rank, later positions in front of
+//! earlier ones, so that it is the tail of the request that ended first that goes first. Until then, they have a rank of their
+//! own under `lru`, and are in the order in which they were stored under `arc`.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+use servecast_types::SequenceHash;
+
+use crate::offload_args::OffloadEviction;
+
+/// What a request did with chunks.
+#[derive(Debug, Default)]
+pub(super) struct User {
+    rank: Option<u64>,
+    /// Chunks that it stored, loaded or found there when it would have stored them.
+    used: Vec<Use>,
+    /// Up to which position it has been counted what it missed.
+    missed_to: u32,
+}
+
+/// A chunk that a request used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Use {
+    pub(super) key: SequenceHash,
+    position: u32,
+    was_there: bool,
+}
+
+/// Where a chunk stands: in which list, and where in that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    list: usize,
+    at: (u64, u32),
+}
+
+/// The order of the chunks.
+#[derive(Debug)]
+pub(super) struct Recency {
+    /// Chunks that were used once, and again, which `lru` does not tell apart; each by rank, and from the tail on.
+    lists: [BTreeMap<(u64, u32), SequenceHash>; 2],
+    next_rank: u64,
+    adaptive: Option<Adaptive>,
+}
+
+/// What `arc` has beside.
+#[derive(Debug)]
+struct Adaptive {
+    capacity: usize,
+    /// How many chunks of the first list are left alone.
+    target: f64,
+    /// What was evicted from either list, oldest first.
+    ghosts: [Ghosts; 2],
+}
+
+#[derive(Debug, Default)]
+struct Ghosts {
+    order: BTreeMap<u64, SequenceHash>,
+    numbers: FxHashMap<SequenceHash, u64>,
+    next: u64,
+}
+
+impl User {
+    fn found(&mut self, key: SequenceHash, position: u32) {
+        self.used.push(Use { key, position, was_there: true });
+    }
+
+    /// What it used, in order.
+    pub(super) fn used(&self) -> impl Iterator<Item = &Use> {
+        self.used.iter()
+    }
+}
+
+impl Recency {
+    pub(super) fn new(eviction: OffloadEviction, capacity: u32) -> Self {
+        let adaptive = (eviction == OffloadEviction::Arc).then(|| Adaptive {
+            capacity: capacity as usize,
+            target: 0.0,
+            ghosts: Default::default(),
+        });
+        Self { lists: Default::default(), next_rank: 0, adaptive }
+    }
+
+    /// The rank of a request that uses the host, from the first time on that it does.
+    pub(super) fn rank(&mut self, user: &mut User) -> u64 {
+        let rank = user.rank.unwrap_or_else(|| self.next_rank());
+        user.rank = Some(rank);
+        rank
+    }
+
+    /// A chunk that a request stores.
+    pub(super) fn insert(&mut self, key: SequenceHash, position: u32, user: &mut User) -> Place {
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.ghosts.iter_mut().for_each(|ghosts| ghosts.remove(key));
+        }
+        user.used.push(Use { key, position, was_there: false });
+        let at = match self.adaptive {
+            None => (self.rank(user), u32::MAX - position),
+            Some(_) => (self.next_rank(), 0),
+        };
+        let place = Place { list: 0, at };
+        self.lists[0].insert(place.at, key);
+        place
+    }
+
+    /// A request finds a chunk there, which it loads or would have stored.
+    pub(super) fn find(&mut self, key: SequenceHash, position: u32, user: &mut User, place: &mut Place) {
+        user.found(key, position);
+        if self.adaptive.is_none() {
+            let rank = self.rank(user);
+            self.move_to(key, Place { list: 0, at: (rank, u32::MAX - position) }, place);
+        }
+    }
+
+    /// A request would store the chunk at a position, which is not there.
+    pub(super) fn miss(&mut self, key: SequenceHash, position: u32, user: &mut User) {
+        let Some(adaptive) = &mut self.adaptive else { return };
+        if position >= user.missed_to {
+            user.missed_to = position + 1;
+            adaptive.miss(key);
+        }
+    }
+
+    /// A rank behind all others.
+    pub(super) fn next_rank(&mut self) -> u64 {
+        self.next_rank += 1;
+        self.next_rank
+    }
+
+    /// A request has ended that used a chunk, which gets a new rank; `arc` tells apart what it found.
+    pub(super) fn settle(&mut self, used: &Use, rank: u64, is_ready: bool, place: &mut Place) {
+        let is_used_again = self.adaptive.is_some() && used.was_there && is_ready;
+        let list = if is_used_again { 1 } else { place.list };
+        self.move_to(used.key, Place { list, at: (rank, u32::MAX - used.position) }, place);
+    }
+
+    fn move_to(&mut self, key: SequenceHash, to: Place, place: &mut Place) {
+        self.lists[place.list].remove(&place.at);
+        self.lists[to.list].insert(to.at, key);
+        *place = to;
+    }
+
+    /// The first `count` chunks to make room among those that may; `None` if there are too few.
+    pub(super) fn victims(
+        &self,
+        count: usize,
+        may_go: impl Fn(SequenceHash) -> bool,
+    ) -> Option<Vec<SequenceHash>> {
+        let mut lists =
+            self.lists.each_ref().map(|list| list.values().copied().filter(|&key| may_go(key)).peekable());
+        let mut first = self.lists[0].len();
+        let target = self.adaptive.as_ref().map_or(0, |adaptive| adaptive.target as usize);
+        let mut victims = Vec::with_capacity(count);
+        while victims.len() < count {
+            let [once, again] = &mut lists;
+            let prefers_once = first >= target.max(1);
+            let from_once = once.peek().is_some() && (prefers_once || again.peek().is_none());
+            first -= usize::from(from_once);
+            victims.push(if from_once { once.next()? } else { again.next()? });
+        }
+        Some(victims)
+    }
+
+    /// A chunk makes room.
+    pub(super) fn evict(&mut self, key: SequenceHash, place: Place) {
+        self.lists[place.list].remove(&place.at);
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.ghosts[place.list].add(key, adaptive.capacity);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lists.iter().map(BTreeMap::len).sum()
+    }
+}
+
+impl Adaptive {
+    /// What was evicted too soon moves the border between the lists.
+    fn miss(&mut self, key: SequenceHash) {
+        let [once, again] = self.ghosts.each_ref().map(|ghosts| ghosts.order.len() as f64);
+        if self.ghosts[0].numbers.contains_key(&key) {
+            self.target = (self.target + (again / once).max(1.0)).min(self.capacity as f64);
+        } else if self.ghosts[1].numbers.contains_key(&key) {
+            self.target = (self.target - (once / again).max(1.0)).max(0.0);
+        }
+    }
+}
+
+impl Ghosts {
+    fn add(&mut self, key: SequenceHash, most: usize) {
+        self.remove(key);
+        self.next += 1;
+        self.order.insert(self.next, key);
+        self.numbers.insert(key, self.next);
+        if self.order.len() > most
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.numbers.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, key: SequenceHash) {
+        if let Some(number) = self.numbers.remove(&key) {
+            self.order.remove(&number);
+        }
+    }
+}

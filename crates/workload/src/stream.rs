@@ -206,16 +206,9 @@ impl<R: BufRead> TraceStream<R> {
         if ms < self.latest_ms - window_ms {
             return Err(TraceError::Unsorted { line: row.line, by_ms: self.latest_ms - ms, window_ms });
         }
-        let turn = Turn {
-            line: row.line,
-            // It is known when the request is handed out.
-            start: TurnStart::At(Time::ZERO),
-            prompt: self.blocks.prompt(&row, &mut self.notes)?,
-            output_tokens: row.output_length as u32,
-            priority: row.priority,
-            stop_after: None,
-            output: self.blocks.output(&row, &mut self.notes),
-        };
+        // When it is sent is known when the request is handed out.
+        let start = TurnStart::At(Time::ZERO);
+        let turn = Turn::of_row(&row, start, &mut self.blocks, &mut self.notes)?;
         self.held.push(Reverse(Held { ms, session: self.read as u32, turn }));
         self.span.add(ms);
         self.latest_ms = self.latest_ms.max(ms);

@@ -54,6 +54,26 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// The request of a row that has been checked.
+    pub(crate) fn of_row(
+        row: &TraceRow,
+        start: TurnStart,
+        blocks: &mut Blocks,
+        notes: &mut TraceNotes,
+    ) -> Result<Self, TraceError> {
+        // Checked to be below a million.
+        let generated = row.output_length as u32;
+        Ok(Self {
+            line: row.line,
+            start,
+            prompt: blocks.prompt(row, notes)?,
+            output_tokens: row.max_output.unwrap_or(generated),
+            priority: row.priority,
+            stop_after: row.max_output.map(|_| generated),
+            output: blocks.output(row, notes),
+        })
+    }
+
     /// Tokens that it generates, at least 1.
     pub fn generated(&self) -> u32 {
         self.stop_after.map_or(self.output_tokens, |stop| stop.clamp(1, self.output_tokens))
@@ -215,16 +235,8 @@ impl Plan {
         for (index, row) in rows.enumerate() {
             let row: &TraceRow = row.borrow();
             row.check()?;
-            let turn = Turn {
-                line: row.line,
-                start: if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? },
-                prompt: blocks.prompt(row, &mut notes)?,
-                // Checked to be below a million.
-                output_tokens: row.max_output.unwrap_or(row.output_length as u32),
-                priority: row.priority,
-                stop_after: row.max_output.map(|_| row.output_length as u32),
-                output: blocks.output(row, &mut notes),
-            };
+            let start = if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? };
+            let turn = Turn::of_row(row, start, &mut blocks, &mut notes)?;
             let place = order.session(index);
             if place == sessions.len() {
                 let name = row.session_id.as_deref().map(Box::from);

@@ -16,7 +16,7 @@ use crate::error::Failure;
 const MOST_RUNS: usize = 10_000;
 
 /// Keys that are the same in all runs.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 14] = [
     "pool",
     "vary",
     "threads",
@@ -25,6 +25,8 @@ const FIXED: [&str; 12] = [
     "quiet",
     "check",
     "plain",
+    "stream",
+    "sort_window",
     "report_json",
     "requests_jsonl",
     "iterations_jsonl",
@@ -383,6 +385,7 @@ mod tests {
                 "`router_temperature` is a setting of the KV router: write `router_config.router_temperature`",
             ),
             (&["report_json=a,b"], "`report_json` is the same in all runs: it cannot be varied"),
+            (&["stream=true,false"], "`stream` is the same in all runs: it cannot be varied"),
             (&["num_workers=1,,2"], "`vary` gives `num_workers` no value in place 2: `num_workers=1,,2`"),
             (&["num_workers="], "`vary` gives `num_workers` no value in place 1: `num_workers=`"),
             (&["num_workers=3..1"], "`vary` gives `num_workers` the range `3..1`, which is empty"),

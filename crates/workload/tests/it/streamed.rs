@@ -79,6 +79,8 @@ fn content_notes_and_units_are_those_of_the_whole_trace() {
     check(&lengths.concat(), OPTIONS);
     let odd = ["0", "5", "5"].map(|ms| row(ms, r#", "hash_ids": [7, 8, 9, 10], "unknown": 1"#));
     check(&odd.concat(), OPTIONS);
+    let asked = ["0", "1"].map(|ms| row(ms, r#", "max_output_toks": 9"#));
+    check(&asked.concat(), OPTIONS);
     let chats = |s: u32| {
         let ids: Vec<u32> = (0..44).collect();
         let ids = format!(r#", "chat_id": {s}, "parent_chat_id": -1, "hash_ids": {ids:?}"#);

@@ -18,6 +18,9 @@ use crate::{TimeUnit, TraceError};
 /// A date for messages.
 const DATE: &str = "2026-01-31T12:00:00.5Z";
 
+/// Keys of the Bailian (Qwen) traces.
+const CHAT: [&str; 2] = ["chat_id", "parent_chat_id"];
+
 /// The values of one object by key, not yet interpreted.
 #[derive(Debug, Default)]
 pub(crate) struct Object<'a> {
@@ -25,6 +28,8 @@ pub(crate) struct Object<'a> {
     /// The hash ids, if they have been read already.
     hash_ids: Option<Vec<u64>>,
     twice: Option<&'static str>,
+    /// The values of [`CHAT`], which are keys that mean nothing but there.
+    chat: [Option<&'a RawValue>; 2],
     /// Keys that mean nothing here.
     pub(crate) unknown: Vec<String>,
 }
@@ -97,9 +102,11 @@ impl<'a> Object<'a> {
         TIMESTAMP.iter().filter_map(|key| self.raw(*key)).any(|raw| raw.get().starts_with('"'))
     }
 
-    /// Whether it is a row of the Bailian (Qwen) traces.
-    pub(crate) fn is_chat(&self) -> bool {
-        ["chat_id", "parent_chat_id"].iter().all(|key| self.unknown.iter().any(|unknown| unknown == key))
+    /// What a row of the Bailian (Qwen) traces is called, and the row before it in its chat, as they stand there;
+    /// `None` if it is no such row.
+    pub(crate) fn chat_and_parent(&self) -> Option<(&'a str, &'a str)> {
+        let [chat, parent] = self.chat;
+        Some((chat?.get(), parent?.get()))
     }
 
     /// Whether it is a row of a workload with token ids.
@@ -345,7 +352,10 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
                 }
                 (Ok(key), _) => object.values[key as usize] = Some(map.next_value()?),
                 (Err(unknown), _) => {
-                    map.next_value::<IgnoredAny>()?;
+                    match CHAT.iter().position(|key| *key == unknown) {
+                        Some(place) => object.chat[place] = Some(map.next_value()?),
+                        None => _ = map.next_value::<IgnoredAny>()?,
+                    }
                     object.unknown.push(unknown);
                 }
             }

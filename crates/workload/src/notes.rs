@@ -40,6 +40,8 @@ pub struct TraceNotes {
     pub made_one_token: Noted,
     /// Rows whose ids leave a block or more of the prompt without one.
     pub uncovered: Noted,
+    /// Rows that build on a row which the file does not have.
+    pub unknown_parents: Noted,
     /// The most requests that the client of a measurement had under way.
     pub concurrency: Option<u64>,
     /// What the file was found to be, where nobody said so.
@@ -104,6 +106,7 @@ impl TraceNotes {
             without_gap: both(self.without_gap, other.without_gap),
             made_one_token: both(self.made_one_token, other.made_one_token),
             uncovered: both(self.uncovered, other.uncovered),
+            unknown_parents: both(self.unknown_parents, other.unknown_parents),
             concurrency: self.concurrency.max(other.concurrency),
             recognised: self.recognised.or(other.recognised),
             odd_rate: self.odd_rate.or(other.odd_rate),
@@ -160,7 +163,7 @@ impl TraceNotes {
     }
 
     /// Rows with something odd, and what that is.
-    fn noted(&self) -> [(Noted, Message); 11] {
+    fn noted(&self) -> [(Noted, Message); 12] {
         [
             (self.warmups, message!("requests of a warm-up: they are left out")),
             (
@@ -189,6 +192,13 @@ impl TraceNotes {
             (
                 self.uncovered,
                 message!("a prompt longer than its ids cover: the rest of it is shared with no other"),
+            ),
+            (
+                self.unknown_parents,
+                message!(
+                    "a `parent_chat_id` that is the `chat_id` of no row: the file is a part of a longer one, and what a prompt \
+                     shares is by its `hash_ids` alone"
+                ),
             ),
             (
                 self.other_output_ids,
@@ -227,6 +237,7 @@ impl TraceNotes {
             ("without_gap", self.without_gap.rows),
             ("made_one_token", self.made_one_token.rows),
             ("uncovered", self.uncovered.rows),
+            ("unknown_parents", self.unknown_parents.rows),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),
             ("unrelated_turns", self.unrelated_turns.rows),

@@ -101,6 +101,7 @@ pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) ->
         sub_agents,
         without_gap,
         made_one_token,
+        unknown_parents,
         ..
     } = notes;
     let is_open = matches!(load, Load::Open { .. });
@@ -120,6 +121,7 @@ pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) ->
         sub_agents,
         without_gap,
         made_one_token,
+        unknown_parents,
         ..of_rows.clone()
     }
 }

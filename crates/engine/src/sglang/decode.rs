@@ -112,7 +112,7 @@ impl Scheduler {
         request.in_flight = 0;
         // Until it is looked up again, it counts with what it was filled with, and nothing of that is cached.
         request.extend = request.filled;
-        request.requeues += 1;
+        request.note_requeue();
         step.iteration.preempted.push(request.id);
         step.requeued.push(how);
         self.cache.make_available(NewTokenRatio::headroom(others));

@@ -207,6 +207,10 @@ impl Scheduler {
     }
 
     /// Gives those memory again that lost it, in order as far as there is room.
+    ///
+    /// The real worker does so over and over, with nothing in reserve, where one has room for all but its next token: until
+    /// KV that is under way has come, or for ever. Here a request that lost its memory twice without a token in between waits
+    /// for room for the tokens of two passes, as many as are in flight at a time.
     fn resume_retracted(&mut self) {
         if self.side().retracted.is_empty() {
             return;
@@ -220,7 +224,9 @@ impl Scheduler {
             let needed = u64::from(self.cache.ceil_page(held)) + side.reserved;
             let room = self.allocatable((side.reserved * active).cast_signed());
             let fits = needed.cast_signed() <= room || active == 0;
-            if self.slots_taken() >= side.slots || !fits {
+            let next = u64::from(self.cache.ceil_page(held + 2));
+            let goes_on = !request.lost_in_vain || next <= self.cache.obtainable() || active == 0;
+            if self.slots_taken() >= side.slots || !fits || !goes_on {
                 break;
             }
             self.cache.make_available(self.cache.ceil_page(held).into());

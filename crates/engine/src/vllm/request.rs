@@ -166,6 +166,11 @@ impl Request {
         self.preemptions_in_vain >= STARVED_AFTER
     }
 
+    /// Whether it did not help that the rules were bent.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.preemptions_in_vain >= 2 * STARVED_AFTER
+    }
+
     /// Whether its last token is already in flight, so that nothing more is scheduled for it.
     pub(crate) fn ends_in_flight(&self) -> bool {
         // Of the drafts in flight none may be accepted.

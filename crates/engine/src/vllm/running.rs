@@ -176,8 +176,16 @@ impl Scheduler {
         iteration.preempted.push(request.id);
         let (key, known) = (request.key, request.known());
         self.waiting.push_preempted(slot, key);
-        if !self.kv.holds(known, &self.config) {
+        if !self.kv.holds(known, &self.config) || self.is_in_its_own_way(slot) {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, iteration);
         }
+    }
+
+    /// Whether a request that was just preempted has all memory to itself, again and again, and it is not enough: groups of
+    /// layers can hold more between two iterations than all its tokens need in the end. The real scheduler goes round for
+    /// ever.
+    fn is_in_its_own_way(&self, slot: Slot) -> bool {
+        let request = &self.requests[slot];
+        request.is_hopeless() && self.running.is_empty() && self.kv.num_free() == self.config.usable_blocks()
     }
 }

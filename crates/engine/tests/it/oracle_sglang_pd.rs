@@ -29,6 +29,9 @@ pub(crate) fn replay(case: &Recording) -> Result<(), String> {
     pair.compare_with(&together)
 }
 
+/// More passes than a side needs for a few requests.
+const MOST_PASSES: usize = 100_000;
+
 /// What a side did.
 #[derive(Default)]
 struct Log {
@@ -47,6 +50,7 @@ impl IterationSink for Log {
     fn joined(&mut self, _: Joined, _: Time) {}
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
+        assert!(self.ended.len() < MOST_PASSES, "it goes on for ever: {:#?}", &self.ended[MOST_PASSES - 4..]);
         self.ended.push(iteration.clone());
     }
 }

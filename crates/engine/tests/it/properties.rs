@@ -31,6 +31,13 @@ proptest! {
     }
 
     #[test]
+    fn groups_of_layers_do_not_stall_in_pools_of_a_few_blocks(settings in group_settings(), blocks in 8_u32..24, load in load(4)) {
+        let mut settings = settings;
+        settings["num_gpu_blocks"] = blocks.into();
+        run(&settings, &load);
+    }
+
+    #[test]
     fn every_load_is_served_with_kv_offload(settings in offload_settings(), load in load(24)) {
         let first = run(&settings, &load);
         prop_assert_eq!(first, run(&settings, &load), "two runs differ");

@@ -13,20 +13,52 @@ proptest! {
 
     #[test]
     fn every_request_is_served_by_two_workers(config in config(), requests in requests()) {
-        let case = Recording {
-            requests: serde_json::from_value(requests).unwrap(),
-            expected: json!({
-                "config": config,
-                "latency": {"prefill": latency(), "decode": latency()},
-            }),
-        };
-        let mut plain = Pair::new(&case, false).unwrap();
-        plain.run().unwrap();
-        plain.check_outcome();
-        let mut together = Pair::new(&case, true).unwrap();
-        together.run().unwrap();
-        plain.compare_with(&together).unwrap();
+        check(&config, requests);
     }
+}
+
+fn check(config: &Value, requests: Value) {
+    let case = Recording {
+        requests: serde_json::from_value(requests).unwrap(),
+        expected: json!({
+            "config": config,
+            "latency": {"prefill": latency(), "decode": latency()},
+        }),
+    };
+    let mut plain = Pair::new(&case, false).unwrap();
+    plain.run().unwrap();
+    plain.check_outcome();
+    let mut together = Pair::new(&case, true).unwrap();
+    together.run().unwrap();
+    plain.compare_with(&together).unwrap();
+}
+
+/// Loads in which the one request that could run has memory for all but its next token, and the rest is held for KV that is
+/// under way.
+#[test]
+fn a_request_that_lacks_one_token_waits_for_what_is_under_way() {
+    let check = |overlap: bool, pool: u32, prompts: &[(u32, u32, Option<u32>)]| {
+        let config = json!({
+            "page_size": 1, "chunked_prefill_size": 4, "overlap": false,
+            "disaggregation": {
+                "handshake_us": 0, "bootstrap_us": 0, "transfer_us": 0,
+                "num_reserved_decode_tokens": 0, "decode_enable_radix_cache": false, "decode_extra_slots": null,
+                "decode_polling_interval": 1, "retraction_backup": "cpu_tensor",
+                "prefill": {"max_total_tokens": 100, "max_running_requests": 1, "overlap": false},
+                "decode": {"max_total_tokens": pool, "max_running_requests": 1, "overlap": overlap},
+            },
+        });
+        let requests = prompts.iter().enumerate().map(|(number, (prompt, max_tokens, eos_after))| {
+            json!({
+                "id": format!("r{number}"), "arrival_us": 0, "prompt_spans": [[10_000 + 100 * number, prompt]],
+                "max_tokens": max_tokens, "eos_after": eos_after,
+            })
+        });
+        self::check(&config, requests.collect());
+    };
+    check(false, 105, &[(24, 48, None), (35, 2, None)]);
+    check(true, 100, &[(1, 13, Some(10)), (1, 51, None), (50, 3, None)]);
+    check(true, 132, &[(13, 22, Some(7)), (42, 41, None), (51, 3, None)]);
 }
 
 fn latency() -> Value {

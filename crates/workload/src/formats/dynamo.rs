@@ -5,13 +5,13 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
-use super::json::{Fields, Items};
+use super::json::{Fields, Items, Names};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS};
 use crate::{TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 
 /// Reads the requests of a file; records of anything else are counted.
 pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
-    let mut trace = Trace::default();
+    let (mut trace, mut names) = (Trace::default(), Names::default());
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;
@@ -23,7 +23,10 @@ pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, T
         };
         let row = row(&request, form, &mut trace)?;
         match row.filter(|row| row.input_length != Some(0) && row.output_length > 0) {
-            Some(row) => trace.rows.push(row),
+            Some(row) => {
+                names.add(&request, "request_id", "")?;
+                trace.rows.push(row);
+            }
             None => trace.notes.without_tokens.add(item.line),
         }
     }

@@ -1,8 +1,10 @@
 //! The objects of a JSON text, wherever its lines break, and what is in them.
 
+use std::collections::hash_map::Entry;
 use std::io::BufRead;
 use std::str;
 
+use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -33,6 +35,27 @@ enum List {
     Element,
     /// Behind the list.
     Closed,
+}
+
+/// The names of what stands in a file once, each with its line.
+#[derive(Debug, Default)]
+pub(crate) struct Names(FxHashMap<(String, String), u64>);
+
+impl Names {
+    /// Adds the name that an object has at `key`, if it has one; equal names in other scopes are others.
+    pub(crate) fn add(&mut self, object: &Fields, key: &str, scope: &str) -> Result<(), TraceError> {
+        let (Some(name), Some(value)) = (object.name(key)?, object.get(key)) else { return Ok(()) };
+        match self.0.entry((scope.to_owned(), name)) {
+            Entry::Vacant(new) => {
+                new.insert(object.line);
+                Ok(())
+            }
+            Entry::Occupied(first) => {
+                let first = first.get();
+                Err(object.wrong(key, value, format!("a name of its own: line {first} has it")))
+            }
+        }
+    }
 }
 
 /// The text of an object.

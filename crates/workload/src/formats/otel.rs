@@ -7,7 +7,7 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
-use super::json::{Fields, Items, whole};
+use super::json::{Fields, Items, Names, whole};
 use super::measured::{Measured, MeasuredRequest};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, tokens_up_to};
 use crate::{Noted, TimeUnit, TraceError};
@@ -19,6 +19,7 @@ const OUTPUT: [&str; 2] = ["gen_ai.usage.output_tokens", "gen_ai.usage.completio
 /// Reads the calls of a file, and counts spans that are none.
 pub(super) fn read(input: &mut dyn BufRead) -> Result<(Measured, Noted), TraceError> {
     let (mut measured, mut others) = (Measured::default(), Noted::default());
+    let mut names = Names::default();
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;
@@ -28,7 +29,10 @@ pub(super) fn read(input: &mut dyn BufRead) -> Result<(Measured, Noted), TraceEr
                 Some(request) if request.input_tokens == 0 || request.output_tokens == 0 => {
                     measured.failed.add(span.line);
                 }
-                Some(request) => measured.requests.push(request),
+                Some(request) => {
+                    names.add(span, "spanId", &span.name("traceId")?.unwrap_or_default())?;
+                    measured.requests.push(request);
+                }
             }
             Ok::<(), TraceError>(())
         };

@@ -11,22 +11,25 @@
 use std::io::BufRead;
 use std::str;
 
+use rustc_hash::FxHashSet;
 use serde_json::value::RawValue;
 
 use super::table::{self, TableRows};
 use crate::fields::{self, Object};
 use crate::reader::not_json;
-use crate::{Columns, Recognised, TimeUnit, Trace, TraceError, TraceForm, TraceRow};
+use crate::{Columns, Noted, Recognised, TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 
 /// Reads rows, or a table if the first line is the header of one.
 pub(crate) fn read(reader: &mut impl BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let mut reader = RowReader::new(reader, form);
+    reader.seen.parents = Some(Parents::default());
     let mut rows = Vec::new();
     while let Some(row) = reader.next_row()? {
         rows.push(row);
     }
-    let RowReader { mut trace, seen, .. } = reader;
+    let RowReader { mut trace, mut seen, .. } = reader;
     trace.rows = rows;
+    trace.notes.unknown_parents = seen.parents.take().map(Parents::unknown).unwrap_or_default();
     if trace.rows.is_empty() {
         return Err(TraceError::NoRows);
     }
@@ -117,6 +120,35 @@ pub(crate) struct Seen {
     objects: usize,
     /// Those of the Bailian traces.
     chats: usize,
+    /// What these build on, if anybody wants to know, which takes memory for each of them.
+    parents: Option<Parents>,
+}
+
+/// The rows of a Bailian trace by name, and what each builds on.
+#[derive(Debug, Default)]
+struct Parents {
+    names: FxHashSet<Box<str>>,
+    /// Parents, and the lines of their rows.
+    named: Vec<(Box<str>, u64)>,
+}
+
+impl Parents {
+    fn add(&mut self, chat: &str, parent: &str, line: u64) {
+        /// What stands for no parent.
+        const NONE: [&str; 2] = ["-1", "null"];
+        self.names.insert(chat.into());
+        if !NONE.contains(&parent) {
+            self.named.push((parent.into(), line));
+        }
+    }
+
+    /// The rows whose parent is none of the rows.
+    fn unknown(self) -> Noted {
+        let mut unknown = Noted::default();
+        let missing = self.named.iter().filter(|(parent, _)| !self.names.contains(parent));
+        missing.for_each(|(_, line)| unknown.add(*line));
+        unknown
+    }
 }
 
 impl Seen {
@@ -255,7 +287,12 @@ fn read_row(
     if row.timestamp_ms.is_some() {
         seen.note_dated(object.is_dated(), line)?;
     }
-    seen.chats += usize::from(object.is_chat());
+    if let Some((chat, parent)) = object.chat_and_parent() {
+        seen.chats += 1;
+        if let Some(parents) = &mut seen.parents {
+            parents.add(chat, parent, line);
+        }
+    }
     seen.objects += 1;
     if seen.objects == 1 {
         trace.token_ids = object.has_token_ids();

@@ -9,18 +9,17 @@
 use std::io::BufRead;
 use std::ops::Range;
 
-use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::json::{Fields, Items, whole};
+use super::json::{Fields, Items, Names, whole};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, hash_runs};
 use crate::{TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 
 /// Reads the sessions of a file.
 pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let unit = form.unit.unwrap_or(TimeUnit::S);
-    let mut reader = Reader { unit, trace: Trace::default(), lines: FxHashMap::default(), next_id: 0 };
+    let mut reader = Reader { unit, trace: Trace::default(), names: Names::default(), next_id: 0 };
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;
@@ -32,8 +31,8 @@ pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, T
 struct Reader {
     unit: TimeUnit,
     trace: Trace,
-    /// The line of each session.
-    lines: FxHashMap<String, u64>,
+    /// Those of sessions.
+    names: Names,
     /// Ids from here on are free.
     next_id: u64,
 }
@@ -51,10 +50,7 @@ struct Progress {
 impl Reader {
     fn session(&mut self, session: &Fields) -> Result<(), TraceError> {
         let name = session.name("id")?.ok_or_else(|| session.missing("id", "the name of the session"))?;
-        if let Some(line) = self.lines.insert(name.clone(), session.line) {
-            let expected = format!("a name of its own: line {line} has it");
-            return Err(session.wrong("id", &name.into(), expected));
-        }
+        self.names.add(session, "id", "")?;
         self.block_size(session)?;
         let mut progress = Progress::default();
         self.calls(session, &name, &mut progress)?;

@@ -125,7 +125,7 @@ const FILES: &[(&str, Option<&str>, &str)] = &[
     (
         "{\"chat_id\": 2, \"parent_chat_id\": 1, \"timestamp\": 0.5, \"input_length\": 20, \"output_length\": 2, \"turn\": 2, \"hash_ids\": [1, 2]}",
         None,
-        "1: rows with `chat_id` and `parent_chat_id` are read with timestamps in seconds and 16 tokens to a hash id, unless --time-unit and --trace-block-size say otherwise; 1 row has keys that are ignored: `chat_id`, `parent_chat_id`, `turn`",
+        "1: rows with `chat_id` and `parent_chat_id` are read with timestamps in seconds and 16 tokens to a hash id, unless --time-unit and --trace-block-size say otherwise; 1 row has keys that are ignored: `chat_id`, `parent_chat_id`, `turn`; 1 row has a `parent_chat_id` that is the `chat_id` of no row: the file is a part of a longer one, and what a prompt shares is by its `hash_ids` alone (line 1)",
     ),
     (
         "{\"chat_id\": 2, \"parent_chat_id\": 1, \"timestamp\": 0.5, \"input_length\": 20, \"output_length\": 2, \"turn\": 2, \"hash_ids\": [1, 2]}\n{\"chat_id\": 1, \"parent_chat_id\": -1, \"timestamp\": 0.7, \"input_length\": 20, \"output_length\": 2, \"turn\": 1, \"hash_ids\": [1, 2]}",

@@ -292,7 +292,7 @@ fn sub_agents_of_weka_stand_between_the_calls_of_their_parent() {
 fn request_traces_of_dynamo_are_requests_with_hashes() {
     let record = |ms: u64, input: u64, hashes: &str| {
         format!(
-            "{{\"schema\": \"dynamo.request.trace.v1\", \"event\": {{\"request\": {{\"request_id\": \"r\", \"model\": \"m\", \
+            "{{\"schema\": \"dynamo.request.trace.v1\", \"event\": {{\"request\": {{\"request_id\": \"r{ms}\", \"model\": \"m\", \
              \"input_tokens\": {input}, \"output_tokens\": 64, \"request_received_ms\": {}, \"replay\": \
              {{\"trace_block_size\": 64, \"input_length\": {input}, \"input_sequence_hashes\": {hashes}}}}}}}}}\n",
             1_767_225_600_000_u64 + ms
@@ -326,6 +326,10 @@ fn request_traces_of_dynamo_are_requests_with_hashes() {
         &text[0].replace("\"output_tokens\": 64", "\"output_tokens\": 6.4"),
         "`event.request.output_tokens` is the number 6.4",
     );
+    refused(
+        &[&text[0], &text[1], &text[0]].map(String::as_str).concat(),
+        "line 3: `event.request.request_id` is the string \"r250\", but must be a name of its own: line 1 has it",
+    );
 }
 
 #[test]
@@ -333,7 +337,7 @@ fn spans_under_one_parent_are_a_session() {
     let span = |parent: &str, start_ms: u64, end_ms: u64, tokens: (u64, u64)| {
         let stamp = |ms: u64| 1_767_225_600_000_000_000 + ms * 1_000_000;
         format!(
-            "{{\"traceId\": \"t\", \"spanId\": \"s\", \"parentSpanId\": \"{parent}\", \"startTimeUnixNano\": {}, \
+            "{{\"traceId\": \"t\", \"spanId\": \"s{start_ms}\", \"parentSpanId\": \"{parent}\", \"startTimeUnixNano\": {}, \
              \"endTimeUnixNano\": \"{}\", \"attributes\": {{\"gen_ai.usage.input_tokens\": {}, \
              \"gen_ai.usage.output_tokens\": {}}}}}",
             stamp(start_ms),
@@ -383,6 +387,11 @@ fn spans_under_one_parent_are_a_session() {
         &span("p", 5, 4, (1, 1)),
         "line 1: `endTimeUnixNano` is the string \"1767225600004000000\", but must be at or after",
     );
+    let twice = [&spans[0], &spans[3], &spans[3]].map(String::as_str).join("\n");
+    refused(&twice, "line 3: `spanId` is the string \"s512\", but must be a name of its own: line 2 has it");
+    // Ids of spans count within their trace.
+    let elsewhere = spans[3].replace("\"t\"", "\"u\"");
+    assert_eq!(read(&[&spans[3], &elsewhere].map(String::as_str).join("\n")).unwrap().rows.len(), 2);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The deployment as a state machine: pools of workers, hand-offs between them, and the life of each request.
 
 mod checks;
+mod copies;
 mod deadline;
 mod hand_off;
 mod lag;
@@ -44,6 +45,8 @@ pub struct Cluster {
     links: Links,
     /// What others act on at once when it is due.
     deadlines: BinaryHeap<Reverse<Deadline>>,
+    /// How many of them are ends of copies to and from the memory of a host.
+    copy_ends: usize,
     /// The instant at which the deployment is. No worker is ahead of it; some [lag](lag).
     now: Time,
     /// How often the deployment has been at this instant: what takes no time makes it come back.
@@ -121,6 +124,7 @@ impl Cluster {
             route: topology.route.clone(),
             links: Links::new(topology.handoff),
             deadlines: BinaryHeap::new(),
+            copy_ends: 0,
             now: Time::ZERO,
             round: 0,
             idle_rounds: 0,
@@ -171,7 +175,11 @@ impl Cluster {
     }
 
     /// When something happens next that others act on at once.
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self, is_over: bool) -> Option<Time> {
+        // Copies of requests that have ended go on, which nobody waits for when no request comes any more.
+        if is_over && self.live.is_empty() && self.copy_ends == self.deadlines.len() {
+            return self.links.next_end();
+        }
         let deadline = self.deadlines.peek().map(|Reverse(deadline)| deadline.at);
         deadline.into_iter().chain(self.links.next_end()).min()
     }
@@ -242,6 +250,7 @@ impl Cluster {
                 assert!(deadline.at == now, "the driver stops at every deadline");
                 match deadline.event {
                     Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
+                    Event::CopyEnd(place) => self.copy_ended(place),
                     Event::Ready(place) => self.ready(place, now, observer)?,
                 }
             } else if let Some(moved) = self.links.pop_ended(now) {
@@ -273,7 +282,7 @@ impl Cluster {
         self.take_in(place, now);
         match self.run_engine(place, now, observer)? {
             EngineState::Busy { until } => self.started(place, until),
-            EngineState::Idle { .. } => {}
+            EngineState::Idle { wake } => self.wake_at_copy_end(place, wake),
         }
         Ok(())
     }

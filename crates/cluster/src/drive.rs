@@ -207,7 +207,8 @@ struct Drive<'a, S, C, O> {
 impl<S: Source, C: Control, O: Observer> Drive<'_, S, C, O> {
     /// When something happens next.
     fn next(&self) -> Option<Time> {
-        let next = self.source.next().into_iter().chain(self.cluster.next_deadline()).min();
+        let deadline = self.cluster.next_deadline(self.source.is_over());
+        let next = self.source.next().into_iter().chain(deadline).min();
         // Mostly there is none.
         match self.next_control() {
             None => next,

@@ -22,6 +22,8 @@ pub(crate) struct Worker {
     pub(crate) inbox: VecDeque<EngineRequest>,
     /// Its requests whose KV is still where the prompt was computed, and not on its way.
     pub(crate) queued_fetches: u32,
+    /// When a copy to or from the memory of its host ends that is among the deadlines.
+    pub(crate) copy_end: Option<Time>,
     /// In a checked run.
     pub(crate) checks: Checks,
 }
@@ -58,6 +60,7 @@ impl Worker {
             progress: Progress::Idle,
             inbox: VecDeque::new(),
             queued_fetches: 0,
+            copy_end: None,
             checks: Checks::default(),
         }
     }

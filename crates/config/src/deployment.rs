@@ -460,11 +460,22 @@ impl Group {
         if let Some(setup) = &setup {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }
+        if args.kv_offloading_size.is_some() {
+            if given.role != Role::Aggregated {
+                return Err(Failure::user(explained(message!(
+                    "{kv_offloading_size} does not go together with prefill and decode workers yet: leave it out"
+                ))));
+            }
+            let transfer = if args.kv_bytes_per_token.is_none() { latency::transfer(&spec)? } else { None };
+            if let Some(transfer) = transfer {
+                let bytes = transfer.bytes_per_token;
+                args.kv_bytes_per_token = Some(bytes);
+                derived.push(format!("{name}`kv_bytes_per_token` is {bytes}, the KV cache of the model"));
+            }
+        }
         let mut config = args.validate(measured).map_err(refused)?;
-        if config.offloads_kv() {
-            let instead = "a deployment does not wake engines that wait for copies yet, only the engine as a library does";
-            let found = "given".to_owned();
-            return Err(refused(ConfigError::Unsupported { key: "kv_offloading_size", found, instead }));
+        if let Some(link) = config.assumed_host_link(&args) {
+            derived.push(format!("{name}{link}"));
         }
         if let Some(model) = drafter {
             config = config.with_drafter(&args, model).map_err(refused)?;

@@ -12,6 +12,7 @@ mod kv_router;
 mod latency;
 mod latency_ops;
 mod measured;
+mod offload;
 mod oracle_bad;
 mod output;
 mod pipeline;

@@ -60,6 +60,8 @@ impl Ord for Deadline {
 pub(super) enum Event {
     /// The oldest iteration in flight of a worker ends.
     IterationEnd(Place),
+    /// A copy to or from the memory of a worker's host ends.
+    CopyEnd(Place),
     /// A worker takes requests from now on.
     Ready(Place),
 }
@@ -70,5 +72,6 @@ pub(super) enum Class {
     /// What decode workers have done, so that their router knows of it when prompts are handed off.
     LaterStage,
     FirstStage,
+    Copies,
     Ready,
 }

@@ -28,7 +28,9 @@ impl Cluster {
         let watched = self.pools[place.pool.index()].is_watched();
         let now = self.now;
         let worker = self.worker(place);
-        if watched || worker.queued_fetches > 0 || until <= now {
+        // A worker that copies KV to its host does not go on by itself: what it does next depends on when the copies end.
+        let waits = worker.queued_fetches > 0 || worker.engine.config().offloads_kv();
+        if watched || waits || until <= now {
             self.schedule_end(place, until);
         } else {
             self.lag(place, until);
@@ -86,7 +88,8 @@ impl Cluster {
     ) -> Result<(), RunError> {
         let pool = &mut self.pools[place.pool.index()];
         // What has waited for a worker comes later than it arrived.
-        let comes_now = request.remote_prefill || request.arrival < now;
+        let offloads = pool.workers[place.worker.index()].engine.config().offloads_kv();
+        let comes_now = request.remote_prefill || request.arrival < now || offloads;
         if !(pool.is_read() || pool.is_watched() || comes_now) {
             let inbox = &mut pool.workers[place.worker.index()].inbox;
             inbox.push_back(request);

@@ -7,7 +7,9 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
 use servecast_cluster::{Detail, RouterMode, RouterOptions};
-use servecast_engine::{EngineArgs, EngineType, KvTransferSharing};
+use servecast_engine::{
+    EngineArgs, EngineType, KvOffloadingArgs, KvTransferSharing, OffloadConnector, OffloadEviction,
+};
 use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Role, Time};
 use servecast_workload::TraceRow;
@@ -121,6 +123,35 @@ fn of_pipelines() -> impl Strategy<Value = Scenario> {
     })
 }
 
+/// Random deployments whose vLLM workers offload KV to a small host behind a slow link.
+fn of_offload() -> impl Strategy<Value = Scenario> {
+    let connector = prop::sample::select(vec![OffloadConnector::Offloading, OffloadConnector::Simple]);
+    let eviction = prop::sample::select(vec![OffloadEviction::Lru, OffloadEviction::Arc]);
+    let own = (connector, eviction, any::<bool>(), 2_u32..60, prop_oneof![Just(1.0), 0.0001_f64..0.01]);
+    (scenario(), own).prop_map(|(mut scenario, (connector, eviction, prompt_only, chunks, bandwidth))| {
+        let Scenario { prefill, decode, .. } = &mut scenario;
+        for engine in std::iter::once(prefill).chain(decode) {
+            if engine.engine_type != EngineType::Vllm || engine.kv_role.is_some() {
+                continue;
+            }
+            let of_chunks = connector == OffloadConnector::Offloading;
+            engine.kv_groups = None;
+            engine.enable_prefix_caching = true;
+            engine.kv_bytes_per_token = Some(1000);
+            engine.kv_offloading_size = Some(f64::from(chunks * 4000 + 1) / f64::from(1 << 30));
+            engine.kv_offloading = Some(KvOffloadingArgs {
+                connector,
+                eviction_policy: if of_chunks { eviction } else { OffloadEviction::Lru },
+                offload_prompt_only: prompt_only || !of_chunks,
+                store_bandwidth: Some(bandwidth),
+                load_bandwidth: Some(bandwidth),
+                ..KvOffloadingArgs::default()
+            });
+        }
+        scenario
+    })
+}
+
 /// And they would say little of transfers that share a port if there were none.
 #[test]
 fn transfers_of_random_deployments_share_ports() {
@@ -205,6 +236,12 @@ proptest! {
 
     #[test]
     fn workers_with_pipelines_may_lag(scenario in of_pipelines()) {
+        is_as_plain(&scenario)?;
+    }
+
+    /// Workers that offload KV do not lag, and are woken when copies end.
+    #[test]
+    fn workers_that_offload_kv_serve_as_any_other(scenario in of_offload()) {
         is_as_plain(&scenario)?;
     }
 

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    EngineArgs, EngineType, HostArgs, KvTransferSharing, RetentionInterval, RetractionPolicy, SchedulePolicy,
-    SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
+    EngineArgs, EngineType, HostArgs, KvOffloadingArgs, KvTransferSharing, RetentionInterval,
+    RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -131,6 +131,13 @@ pub struct EngineShortcuts {
     #[arg(long, value_name = "JSON", value_parser = settings)]
     #[schemars(with = "Option<SpeculativeArgs>")]
     pub speculative_config: Option<Map<String, Value>>,
+    /// Memory of the host to which vLLM offloads KV, of all GPUs of an engine together
+    #[arg(long, value_name = "GIB", value_parser = finite)]
+    pub kv_offloading_size: Option<f64>,
+    /// How KV is offloaded, a JSON object or @FILE.json, such as `{"eviction_policy": "arc"}`
+    #[arg(long, value_name = "JSON", value_parser = settings)]
+    #[schemars(with = "Option<KvOffloadingArgs>")]
+    pub kv_offloading: Option<Map<String, Value>>,
     /// Bandwidth of the hand-off from prefill to decode, in GB/s; without it the hand-off takes no time
     #[arg(long, value_name = "GB_PER_S", value_parser = finite)]
     pub kv_transfer_bandwidth: Option<f64>,
@@ -272,7 +279,7 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 8] = [
+const OF_VLLM: [&str; 10] = [
     "pipeline_parallel_size",
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
@@ -281,6 +288,8 @@ const OF_VLLM: [&str; 8] = [
     "async_scheduling",
     "prefix_cache_retention_interval",
     "disable_hybrid_kv_cache_manager",
+    "kv_offloading_size",
+    "kv_offloading",
 ];
 
 fn retention(text: &str) -> Result<RetentionInterval, String> {
@@ -367,6 +376,7 @@ mod tests {
                 "attention_backend" => json!("flashinfer"),
                 "host" => json!({"gap_us": 1}),
                 "speculative_config" => json!({"method": "ngram"}),
+                "kv_offloading" => json!({"connector": "simple"}),
                 "kv_transfer_sharing" => json!("shared"),
                 "schedule_policy" => json!("lpm"),
                 "retraction_policy" => json!("length"),

@@ -53,7 +53,7 @@ fn a_prompt_that_the_gpu_has_lost_comes_from_the_host() {
 fn offload_that_cannot_be_is_refused() {
     let sandbox = sandbox();
     let refused = |more: &[&str], words: &[&str]| {
-        sandbox.run(&[&["replay"], &ENGINE[..], more].concat()).is_refused(words)
+        sandbox.run(&[&["replay"], &ENGINE[..], more].concat()).is_refused(words);
     };
     let size = ["--kv-offloading-size", "1"];
     refused(&["--kv-offloading-size", "0"], &["--kv-offloading-size", "is 0", "expected GiB above 0"]);

@@ -187,7 +187,7 @@ impl Scheduler {
     pub(super) fn hand_over_copies(&mut self, step: &mut Step) {
         let Some(offload) = self.offload.as_deref_mut() else { return };
         let Step { iteration, entries, .. } = step;
-        let Iteration { scheduled, preempted, offload: log, .. } = iteration;
+        let Iteration { scheduled, preempted, admitted, offload: log, .. } = iteration;
         let log = log.get_or_insert_default();
         let Offload { tier, copies, .. } = offload;
         match tier {
@@ -212,9 +212,19 @@ impl Scheduler {
                 for &id in &*preempted {
                     simple.forget(id);
                 }
-                for (entry, scheduled) in entries.iter().zip(&*scheduled) {
-                    let request = &mut self.requests[entry.slot];
-                    simple.visit(request, scheduled.computed, &mut self.kv.pool);
+                // Requests that run for the first time come first, as in what vLLM's scheduler puts out.
+                let first = admitted.iter().find(|admitted| !admitted.resumed);
+                let running =
+                    entries.iter().position(|entry| first.is_some_and(|first| first.id == entry.id));
+                for are_new in [true, false] {
+                    for (place, (entry, scheduled)) in entries.iter().zip(&*scheduled).enumerate() {
+                        let request = &mut self.requests[entry.slot];
+                        let is_new =
+                            running.is_some_and(|running| place >= running) && request.preemptions == 0;
+                        if is_new == are_new {
+                            simple.visit(request, scheduled.computed, &mut self.kv.pool);
+                        }
+                    }
                 }
                 simple.hand_over(&mut self.kv.pool, copies, log);
             }

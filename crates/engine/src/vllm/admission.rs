@@ -68,7 +68,11 @@ impl Scheduler {
             let Some(tokens) = self.first_tokens(request, request.computed, missing, round) else {
                 return false;
             };
-            let end = self.kv.slots(request.computed + tokens);
+            let mut end = self.kv.slots(request.computed + tokens);
+            if self.config.scheduler_reserve_full_isl && self.offload.is_some() {
+                // Its host may have had a part of the prompt only, and the rest has to fit.
+                end = end.max(request.known());
+            }
             let needed = self.kv.make_way(&mut self.requests[slot], end);
             if !ends && needed + self.watermark() > self.kv.num_free() {
                 return false;

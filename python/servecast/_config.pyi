@@ -52,6 +52,7 @@ class EngineArgs(_Settings):
         dtype: str | None = ...,
         enable_chunked_prefill: bool = ...,
         enable_local_indexer: bool = ...,
+        enable_lora: bool = ...,
         enable_prefix_caching: bool = ...,
         enforce_eager: bool = ...,
         engine_type: Literal["vllm", "sglang", "trtllm"] = ...,
@@ -77,6 +78,7 @@ class EngineArgs(_Settings):
         long_prefill_token_threshold_adaptive: bool = ...,
         mamba_cache_mode: Literal["none", "align"] | None = ...,
         max_cudagraph_capture_size: int | None = ...,
+        max_loras: int | None = ...,
         max_model_len: int | None = ...,
         max_num_batched_tokens: int | None = ...,
         max_num_seqs: int | None = ...,
@@ -176,6 +178,9 @@ class EngineArgs(_Settings):
     def enable_local_indexer(self) -> bool:
         """Setting of live workers, without effect on a replay."""
     @property
+    def enable_lora(self) -> bool:
+        """vLLM: whether requests may have LoRA adapters."""
+    @property
     def enable_prefix_caching(self) -> bool:
         """Whether requests share KV blocks of equal content."""
     @property
@@ -250,6 +255,9 @@ class EngineArgs(_Settings):
     @property
     def max_cudagraph_capture_size(self) -> int | None:
         """vLLM: the largest of them; absent, twice `max_num_seqs`, 512 at most."""
+    @property
+    def max_loras(self) -> int | None:
+        """vLLM: most adapters of the requests that run at a time; absent, 1. A waiting request with another one is passed over."""
     @property
     def max_model_len(self) -> int | None:
         """Longest sequence, prompt and output together; null for no limit."""

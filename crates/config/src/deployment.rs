@@ -209,7 +209,7 @@ pub fn capacity_setup(args: &EngineArgs, setup: &CapacitySetup) -> CapacitySetup
         pipeline_parallel_size: setup.pipeline_parallel_size.max(args.pipeline_parallel_size),
         max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(setup.max_num_batched_tokens),
         max_num_seqs: args.max_num_seqs.unwrap_or(setup.max_num_seqs),
-        // Drafts beside groups are not simulated.
+        // The layers of a drafter, which would be among the groups, are not planned.
         groups: (args.engine_type == EngineType::Vllm && args.speculative_config.is_none())
             .then(|| kv_plan_setup(args, setup)),
         ..setup.clone()
@@ -240,7 +240,13 @@ fn take_capacity(args: &mut EngineArgs, capacity: &Capacity, ranks: u32) {
             KvKind::ChunkedLocal(chunk) => (KvGroupType::ChunkedLocal, None, Some(chunk)),
             KvKind::State(_) => (KvGroupType::Mamba, None, None),
         };
-        KvGroupArgs { kind, block_size: Some(group.layer.block_size), sliding_window, chunk }
+        KvGroupArgs {
+            kind,
+            block_size: Some(group.layer.block_size),
+            sliding_window,
+            chunk,
+            num_speculative_blocks: None,
+        }
     };
     args.kv_groups = Some(plan.groups.iter().map(setting).collect());
     let full = plan.groups.iter().find(|group| group.layer.kind == KvKind::Full);

@@ -64,6 +64,10 @@ pub struct EngineArgs {
     pub prefill_schedule_interval: u32,
     /// Whether an iteration is scheduled while the one before it runs.
     pub async_scheduling: bool,
+    /// vLLM: whether requests may have LoRA adapters.
+    pub enable_lora: bool,
+    /// vLLM: most adapters of the requests that run at a time; absent, 1. A waiting request with another one is passed over.
+    pub max_loras: Option<u32>,
     /// Order of the waiting queue, and whom a preemption hits.
     #[serde(alias = "policy")]
     pub scheduling_policy: SchedulingPolicy,
@@ -211,6 +215,8 @@ impl Default for EngineArgs {
             watermark: 0.0,
             prefill_schedule_interval: 1,
             async_scheduling: false,
+            enable_lora: false,
+            max_loras: None,
             scheduling_policy: SchedulingPolicy::Fcfs,
             preemption_mode: PreemptionMode::Lifo,
             kv_role: None,

@@ -74,6 +74,8 @@ pub struct EngineConfig {
     pub(crate) scheduling_policy: SchedulingPolicy,
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
+    /// Most LoRA adapters of running requests, if there are any.
+    pub(crate) max_loras: Option<u32>,
     pub(crate) dp: DataParallel,
     pub(crate) pipeline: PipelineParallel,
     /// Groups of layers, if there are others than one that keeps everything.
@@ -142,9 +144,10 @@ impl EngineArgs {
             scheduling_policy: self.scheduling_policy,
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
+            max_loras: self.loras()?,
             dp: self.data_parallel(speedup)?,
             pipeline: self.pipeline_parallel()?,
-            kv_groups: self.resolved_kv_groups()?.map(Arc::new),
+            kv_groups: self.resolved_kv_groups(speculation.as_ref())?.map(Arc::new),
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
@@ -181,6 +184,21 @@ impl EngineArgs {
             dummy: dummy.map(|dummy| speedup.of_decode(dummy)).transpose()?,
             wave_delay: microseconds("dp_wave_delay_us", self.dp_wave_delay_us.unwrap_or(0.0))?,
         })
+    }
+
+    /// Most adapters of running requests: vLLM's `LoRAConfig`.
+    fn loras(&self) -> Result<Option<u32>, ConfigError> {
+        if self.max_loras.is_some() && !self.enable_lora {
+            return Err(ConfigError::Conflict(message!("{max_loras} needs {enable_lora}: switch that on")));
+        }
+        if self.enable_lora && self.engine_type != EngineType::Vllm {
+            return Err(ConfigError::Unsupported {
+                key: "enable_lora",
+                found: "true".to_owned(),
+                instead: "only vLLM has adapters: leave it out, or choose `engine_type` vllm",
+            });
+        }
+        Ok(self.enable_lora.then(|| self.max_loras.unwrap_or(1)))
     }
 
     fn pipeline_parallel(&self) -> Result<PipelineParallel, ConfigError> {
@@ -325,6 +343,7 @@ impl EngineArgs {
         }
         let at_least_one = [
             ("max_num_seqs", self.max_num_seqs),
+            ("max_loras", self.max_loras),
             ("max_num_batched_tokens", self.max_num_batched_tokens),
             ("max_model_len", self.max_model_len),
             ("dp_size", Some(self.dp_size)),

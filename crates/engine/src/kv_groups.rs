@@ -10,6 +10,7 @@ use servecast_types::message;
 use crate::ConfigError;
 use crate::args::{EngineArgs, EngineType, VllmVersion};
 use crate::config::MAX_SEQUENCE_TOKENS;
+use crate::speculation::{MOST_DRAFTS, Speculation};
 
 /// Layers that share a table of blocks, as vLLM's `KVCacheGroupSpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +28,9 @@ pub struct KvGroupArgs {
     /// `chunked_local`: tokens are kept since the last multiple of so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<u32>,
+    /// `mamba`: states that drafts need beside the running one; absent, as many as drafts are proposed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_speculative_blocks: Option<u32>,
 }
 
 /// What the layers of a group keep of a sequence.
@@ -120,9 +124,10 @@ pub(crate) enum GroupKind {
     Full,
     SlidingWindow(u32),
     ChunkedLocal(u32),
-    /// A state; `align` if others can hit states.
+    /// A state, and `drafts` more that drafts leave behind; `align` if others can hit states.
     Mamba {
         align: bool,
+        drafts: u32,
     },
 }
 
@@ -155,6 +160,10 @@ pub(crate) struct KvGroups {
     pub(crate) stops_before_end: bool,
     /// Iterations for which a state cannot be hit, that which computes it among them.
     pub(crate) state_delay: u64,
+    /// Tokens at the end of a sequence that no hit covers, since they are computed again or identities cover them.
+    pub(crate) never_hit: u32,
+    /// Tokens behind those of an iteration for which a drafter needs KV of layers of attention.
+    pub(crate) lookahead: u32,
 }
 
 impl GroupSpec {
@@ -181,6 +190,11 @@ impl GroupSpec {
         }
     }
 
+    /// Whether it has states that can be hit.
+    pub(crate) fn aligns_states(&self) -> bool {
+        matches!(self.kind, GroupKind::Mamba { align: true, .. })
+    }
+
     /// Blocks before a place that a request needs there to go on from it.
     pub(crate) fn blocks_of_window(self, window: u32) -> u32 {
         (window - 1).div_ceil(self.block_size)
@@ -190,15 +204,23 @@ impl GroupSpec {
 impl KvGroups {
     /// Blocks that a request of so many tokens holds at most while they are computed.
     pub(crate) fn most_blocks(&self, tokens: u32, max_model_len: u32) -> u32 {
-        let of = |spec: &GroupSpec| {
-            let most = match spec.kind {
-                // The running state, and the one that it was copied from.
-                GroupKind::Mamba { align } => 1 + u32::from(align),
-                _ => spec.most_blocks(self.most_in_flight, max_model_len),
-            };
-            tokens.div_ceil(spec.block_size).min(most)
+        let with_drafts = tokens.saturating_add(self.lookahead).min(max_model_len.max(tokens));
+        let of = |spec: &GroupSpec| match spec.kind {
+            // The running state, the one that it was copied from, and those of drafts.
+            GroupKind::Mamba { align, drafts } => {
+                tokens.div_ceil(spec.block_size).min(1 + u32::from(align)) + drafts
+            }
+            _ => {
+                let most = spec.most_blocks(self.most_in_flight, max_model_len);
+                with_drafts.div_ceil(spec.block_size).min(most)
+            }
         };
         self.specs.iter().map(of).fold(0, u32::saturating_add)
+    }
+
+    /// Blocks that a request takes for its next verification.
+    pub(crate) fn verification_blocks(&self, tokens: u32) -> u32 {
+        self.specs.iter().map(|spec| tokens.div_ceil(spec.block_size)).sum()
     }
 
     /// The longest request that fits so many blocks, in tokens.
@@ -214,13 +236,16 @@ impl KvGroups {
 
     /// Whether a group has states that can be hit, so that chunks end at the ends of blocks.
     pub(crate) fn aligns_states(&self) -> bool {
-        self.specs.iter().any(|spec| spec.kind == GroupKind::Mamba { align: true })
+        self.specs.iter().any(GroupSpec::aligns_states)
     }
 }
 
 impl EngineArgs {
     /// The groups, if there are others than one that keeps everything.
-    pub(crate) fn resolved_kv_groups(&self) -> Result<Option<KvGroups>, ConfigError> {
+    pub(crate) fn resolved_kv_groups(
+        &self,
+        speculation: Option<&Speculation>,
+    ) -> Result<Option<KvGroups>, ConfigError> {
         self.check_group_settings()?;
         let Some(given) = self.kv_groups.as_deref().filter(|groups| !groups.is_empty()) else {
             self.check_retention(&[])?;
@@ -230,7 +255,7 @@ impl EngineArgs {
         if specs.iter().all(|spec| spec.kind == GroupKind::Full) && specs.len() == 1 {
             return Ok(None);
         }
-        let of_tokens = |spec: &&GroupSpec| spec.kind != GroupKind::Mamba { align: false };
+        let of_tokens = |spec: &&GroupSpec| !matches!(spec.kind, GroupKind::Mamba { align: false, .. });
         let sizes = || specs.iter().filter(of_tokens).map(|spec| spec.block_size);
         let hit_unit = sizes().try_fold(1, least_common_multiple).ok_or_else(|| {
             let found = sizes().map(|size| size.to_string()).collect::<Vec<_>>().join(", ");
@@ -256,9 +281,11 @@ impl EngineArgs {
             waits_for_results: self.vllm_version > VllmVersion::V0_28,
             stops_before_end: self.vllm_version > VllmVersion::V0_28,
             state_delay: if self.vllm_version == VllmVersion::V0_32 { 2 } else { 1 },
+            never_hit: speculation.map_or(1, |speculation| speculation.hash_lookahead.max(1)),
+            lookahead: speculation.map_or(0, |speculation| speculation.lookahead),
             specs,
         };
-        self.check_groups(&groups)?;
+        self.check_groups(&groups, speculation)?;
         self.check_retention(&groups.specs)?;
         let max_model_len = self.max_model_len.unwrap_or(MAX_SEQUENCE_TOKENS);
         groups.capacity_tokens = groups.capacity_of(self.num_gpu_blocks, max_model_len);
@@ -283,9 +310,8 @@ impl EngineArgs {
 
     /// An interval without anything that it would be of, which vLLM refuses.
     fn check_retention(&self, specs: &[GroupSpec]) -> Result<(), ConfigError> {
-        let sparse = |spec: &GroupSpec| {
-            matches!(spec.kind, GroupKind::SlidingWindow(_) | GroupKind::Mamba { align: true })
-        };
+        let sparse =
+            |spec: &GroupSpec| matches!(spec.kind, GroupKind::SlidingWindow(_)) || spec.aligns_states();
         match self.prefix_cache_retention_interval {
             Some(RetentionInterval::Tokens(1..)) if !specs.iter().any(sparse) => {
                 Err(ConfigError::Conflict(message!(
@@ -318,6 +344,12 @@ impl EngineArgs {
     fn group_spec(&self, group: &KvGroupArgs) -> Result<GroupSpec, ConfigError> {
         let wrong =
             |found: String, expected: &str| Err(ConfigError::wrong("kv_groups", found, expected.to_owned()));
+        if group.num_speculative_blocks.is_some() && group.kind != KvGroupType::Mamba {
+            return wrong(
+                "a group with `num_speculative_blocks` of another type".to_owned(),
+                "drafts have states of their own only in groups of type `mamba`",
+            );
+        }
         let kind = match (group.kind, group.sliding_window, group.chunk) {
             (KvGroupType::Full, None, None) => GroupKind::Full,
             (KvGroupType::SlidingWindow, Some(window), None) if window > 0 => {
@@ -332,7 +364,18 @@ impl EngineArgs {
                 let found = format!("a group with `chunk` {}", chunk.unwrap_or(0));
                 return wrong(found, "a chunk holds at least 1 token: give `chunk`");
             }
-            (KvGroupType::Mamba, None, None) => GroupKind::Mamba { align: self.aligns_states()? },
+            (KvGroupType::Mamba, None, None) => {
+                let proposed =
+                    self.speculative_config.as_ref().and_then(|given| given.num_speculative_tokens);
+                let drafts = group.num_speculative_blocks.or(proposed).unwrap_or(0);
+                if drafts > MOST_DRAFTS {
+                    return wrong(
+                        format!("a group with `num_speculative_blocks` {drafts}"),
+                        "no more than 255 drafts are proposed",
+                    );
+                }
+                GroupKind::Mamba { align: self.aligns_states()?, drafts }
+            }
             _ => {
                 return wrong(
                     "a group with a size of another type".to_owned(),
@@ -348,7 +391,7 @@ impl EngineArgs {
             );
         }
         // A state that nobody hits is one, however long a sequence is.
-        let is_one = kind == GroupKind::Mamba { align: false };
+        let is_one = matches!(kind, GroupKind::Mamba { align: false, .. });
         let longest = self.max_model_len.unwrap_or(MAX_SEQUENCE_TOKENS);
         Ok(GroupSpec { kind, block_size: if is_one { block_size.max(longest) } else { block_size } })
     }
@@ -370,14 +413,10 @@ impl EngineArgs {
         }
     }
 
-    fn check_groups(&self, groups: &KvGroups) -> Result<(), ConfigError> {
+    fn check_groups(&self, groups: &KvGroups, speculation: Option<&Speculation>) -> Result<(), ConfigError> {
         let wrong = |found: &str, expected: String| Err(ConfigError::wrong("kv_groups", found, expected));
-        if self.speculative_config.is_some() {
-            return Err(ConfigError::Unsupported {
-                key: "kv_groups",
-                found: "given beside `speculative_config`".to_owned(),
-                instead: "give one of them",
-            });
+        if let Some(speculation) = speculation {
+            self.check_drafts_beside(groups, speculation)?;
         }
         if !self.reserve_null_block {
             let message = "with `kv_groups`, the null block stands where a request holds none: leave it on";
@@ -410,6 +449,34 @@ impl EngineArgs {
                     groups.hit_unit
                 ),
             );
+        }
+        Ok(())
+    }
+}
+
+impl EngineArgs {
+    /// Refuses drafts beside groups where it is not known what the engine does, or where no request could verify any.
+    fn check_drafts_beside(&self, groups: &KvGroups, speculation: &Speculation) -> Result<(), ConfigError> {
+        if speculation.drops_last_hit && self.enable_prefix_caching {
+            return Err(ConfigError::Unsupported {
+                key: "kv_groups",
+                found: "given beside a drafter for which the last block of a prefix hit is computed again"
+                    .to_owned(),
+                instead: "use `vllm_version` 0.33 without `kv_role`, `kv_offloading_size` and \
+                          `disable_lookahead_block_hashes`, or another `speculative_config.method`",
+            });
+        }
+        let rows = 1 + speculation.drafts;
+        let longest = self.max_model_len.unwrap_or(MAX_SEQUENCE_TOKENS);
+        let (needed, blocks) = (groups.most_blocks(rows, longest), self.num_gpu_blocks.saturating_sub(1));
+        if needed > blocks {
+            return Err(ConfigError::Conflict(message!(
+                "{speculative_config.num_speculative_tokens} is {}: a request needs {} blocks of these {kv_groups} to verify \
+                 its drafts, but the KV cache has {}",
+                speculation.drafts,
+                needed,
+                blocks
+            )));
         }
         Ok(())
     }

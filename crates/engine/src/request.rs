@@ -34,6 +34,12 @@ pub struct EngineRequest {
     pub tie_break: u64,
     /// Who it belongs with, for SGLang's policy `routing-key`; `None`: to nobody.
     pub routing_key: Option<u32>,
+    /// vLLM: the LoRA adapter that it needs, if any. What keeps the caches of adapters apart is the content of prompts, see
+    /// [`Prompt::salted`].
+    pub lora: Option<u32>,
+    /// vLLM: when the grammar of its structured output is compiled, before which it waits and others pass it; `None`: it has
+    /// none.
+    pub grammar_ready: Option<Time>,
     /// The KV of its prompt is computed elsewhere and fetched over [links](crate::Links) first.
     pub remote_prefill: bool,
     /// Its KV blocks stay after it ends, until [`Engine::release`](crate::Engine::release).
@@ -57,6 +63,8 @@ impl EngineRequest {
             arrival,
             tie_break: u64::from(id.0),
             routing_key: None,
+            lora: None,
+            grammar_ready: None,
             remote_prefill: false,
             hold_kv: false,
             dp_rank: None,

@@ -217,6 +217,16 @@ impl Prompt {
         pairs
     }
 
+    /// The same content as another LoRA adapter, or another tenant, has it: it begins with a token of its own, so that it
+    /// shares nothing with what has another salt or none. Equal content under equal salts stays equal.
+    #[must_use]
+    pub fn salted(&self, salt: u64) -> Self {
+        let Some(first) = self.runs.first() else { return self.clone() };
+        // Hashed, as large ids of tokens are, see `Run::token_named`.
+        let own = Run { start: hash_words([salt, first.start, 3]) >> 1, len: 1 };
+        Self::new([own].into_iter().chain(self.range(1..self.tokens)))
+    }
+
     /// Length in tokens.
     pub const fn tokens(&self) -> u32 {
         self.tokens
@@ -279,6 +289,17 @@ mod tests {
             assert_eq!(a.pairs().common_prefix(&b.pairs()), a.common_prefix(b) - 1);
         }
         assert_eq!(prompt(&[]).pairs().tokens(), 0);
+    }
+
+    #[test]
+    fn under_another_salt_nothing_is_shared() {
+        let prompt = |len| Prompt::new([Run::tokens(5, len)]);
+        let (one, longer) = (prompt(40).salted(1), prompt(60).salted(1));
+        assert_eq!((one.tokens(), one.common_prefix(&longer), shared_blocks(&one, &longer, 8)), (40, 40, 5));
+        for other in [prompt(40), prompt(40).salted(2)] {
+            assert_eq!((one.common_prefix(&other), shared_blocks(&one, &other, 8)), (0, 0));
+        }
+        assert_eq!(prompt(0).salted(1), prompt(0));
     }
 
     fn shared_blocks(a: &Prompt, b: &Prompt, block_size: u32) -> usize {

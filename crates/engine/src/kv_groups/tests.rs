@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 use super::*;
 
 fn groups(settings: Value) -> Result<Option<KvGroups>, ConfigError> {
-    EngineArgs::from_json(settings)?.resolved_kv_groups()
+    let args = EngineArgs::from_json(settings)?;
+    args.resolved_kv_groups(args.speculation()?.as_ref())
 }
 
 #[track_caller]

@@ -279,7 +279,8 @@ impl EngineArgs {
         let usable = self.num_gpu_blocks - u32::from(self.reserve_null_block).min(self.num_gpu_blocks);
         let capacity = u64::from(usable) * u64::from(block_size);
         let needed = u64::from(rows + lookahead);
-        if needed > capacity {
+        // Groups of layers look for themselves.
+        if self.kv_groups.is_none() && needed > capacity {
             return conflict(message!(
                 "{speculative_config.num_speculative_tokens} is {}: a request needs KV slots for {} tokens to verify its \
                  drafts, but the KV cache holds {}",

@@ -50,7 +50,7 @@ impl Scheduler {
         let mut position = 0;
         while position < self.loading.len() && self.may_admit(round) {
             let Loading { slot, received, .. } = self.loading[position];
-            if !received {
+            if !received || self.lacks_adapter(slot) {
                 position += 1;
                 continue;
             }
@@ -68,12 +68,11 @@ impl Scheduler {
             let Some(tokens) = self.first_tokens(request, request.computed, missing, round) else {
                 return false;
             };
-            let mut end = self.kv.slots(request.computed + tokens);
-            if self.config.scheduler_reserve_full_isl && self.offload.is_some() {
-                // Its host may have had a part of the prompt only, and the rest has to fit.
-                end = end.max(request.known());
-            }
-            let needed = self.kv.make_way(&mut self.requests[slot], end);
+            let end = request.computed + tokens;
+            // Its host may have had a part of the prompt only, and the rest has to fit.
+            let gated = self.config.scheduler_reserve_full_isl && self.offload.is_some();
+            let known = if gated { request.known() } else { 0 };
+            let needed = self.kv.make_way(&mut self.requests[slot], end, known);
             if !ends && needed + self.watermark() > self.kv.num_free() {
                 return false;
             }
@@ -117,11 +116,10 @@ impl Scheduler {
 
     /// Takes the head of the waiting queue out of it if that is possible now.
     fn try_admit(&mut self, slot: Slot, round: &mut Round, step: &mut Step, links: &mut dyn Links) -> Tried {
-        let request = &mut self.requests[slot];
-        if request.stale > 0 {
-            // It does not come back before its tokens in flight are there; others pass it.
+        if self.is_passed_over(slot, round.now) {
             return Tried::PutOff;
         }
+        let request = &mut self.requests[slot];
         let known = request.known();
         if !self.kv.holds(known, &self.config) {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, &mut step.iteration);
@@ -363,6 +361,7 @@ impl Scheduler {
     /// Moves a request to the running list and gives it its first tokens.
     fn admit(&mut self, slot: Slot, tokens: u32, round: &mut Round, step: &mut Step) {
         self.running.push(slot);
+        self.occupy_adapter(slot);
         let request = &mut self.requests[slot];
         request.status = Status::Running;
         let resumed = request.preemptions > 0;
@@ -387,7 +386,8 @@ impl Scheduler {
     fn reserved_blocks(&self) -> u32 {
         let mut requests = self.running[self.num_members()..].iter().map(|&slot| &self.requests[slot]);
         if let Some(groups) = &self.kv.groups {
-            return requests.by_ref().map(|request| groups.outstanding(request)).sum();
+            let outstanding: u32 = requests.by_ref().map(|request| groups.outstanding(request)).sum();
+            return outstanding + self.verification_blocks();
         }
         let loading = self.loading.iter().filter(|_| self.offload.is_some());
         let loading = loading.map(|loading| &self.requests[loading.slot]);
@@ -409,7 +409,10 @@ impl Scheduler {
 
     /// Gives up the head of the queue if nothing that is under way could ever make room for it.
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        let waits = !self.loading.is_empty() || !self.held.is_empty() || self.copies_kv();
+        let waits = !self.loading.is_empty()
+            || !self.held.is_empty()
+            || !self.grammars.is_empty()
+            || self.copies_kv();
         let stuck = self.running.is_empty() && !waits;
         let Some(slot) = self.waiting.peek().filter(|_| stuck) else { return };
         let tokens = self.requests[slot].known();

@@ -110,8 +110,11 @@ impl Scheduler {
 
     /// Blocks that a request takes for its next verification, which KV on its way must not take away.
     pub(super) fn verification_blocks(&self) -> u32 {
-        let of =
-            |speculation: &Speculation| self.kv.blocks_for(1 + speculation.drafts + speculation.lookahead);
+        let of = |speculation: &Speculation| {
+            let tokens = 1 + speculation.drafts + speculation.lookahead;
+            let groups = self.config.kv_groups.as_ref();
+            groups.map_or_else(|| self.kv.blocks_for(tokens), |groups| groups.verification_blocks(tokens))
+        };
         self.config.speculation.as_deref().map_or(0, of)
     }
 }

@@ -71,7 +71,7 @@ impl KvCache {
     }
 
     /// Tokens that need KV slots when the first `tokens` tokens of a request are computed: a drafter's among them.
-    pub(crate) fn slots(&self, tokens: u32) -> u32 {
+    pub(super) fn slots(&self, tokens: u32) -> u32 {
         if self.lookahead == 0 { tokens } else { (tokens + self.lookahead).min(self.most_slots) }
     }
 
@@ -119,10 +119,12 @@ impl KvCache {
         blocks <= config.usable_blocks()
     }
 
-    /// Blocks that a running request takes out of what is free for its first `tokens` tokens, once it has let go of those that
-    /// it does not look back at.
-    pub(crate) fn make_way(&mut self, request: &mut Request, tokens: u32) -> u32 {
-        let Some(groups) = &mut self.groups else { return self.missing_blocks(request, tokens) };
+    /// Blocks that a running request takes out of what is free to compute its first `tokens` tokens, once it has let go of
+    /// those that it does not look back at; not fewer than for `known` tokens.
+    pub(crate) fn make_way(&mut self, request: &mut Request, tokens: u32, known: u32) -> u32 {
+        let Some(groups) = &mut self.groups else {
+            return self.missing_blocks(request, self.slots(tokens).max(known));
+        };
         groups.forget(request);
         groups.needed(request, tokens, request.computed, Need::Iteration)
     }
@@ -135,13 +137,13 @@ impl KvCache {
         if is_covered { 0 } else { self.blocks_for(tokens).saturating_sub(blocks as u32) }
     }
 
-    /// Gives a request the blocks that it still needs for its first `tokens` tokens; the caller has checked that they are
-    /// free.
+    /// Gives a request the blocks that it still needs to compute its first `tokens` tokens; the caller has checked that they
+    /// are free.
     pub(crate) fn extend(&mut self, request: &mut Request, tokens: u32) {
         if let Some(groups) = &mut self.groups {
             return groups.extend(request, tokens);
         }
-        let missing = self.missing_blocks(request, tokens);
+        let missing = self.missing_blocks(request, self.slots(tokens));
         if missing > 0 {
             self.pool.take(missing, &mut request.blocks);
         }
@@ -152,14 +154,14 @@ impl KvCache {
     /// What groups of layers have of it, they keep themselves.
     pub(crate) fn find_hits(&mut self, request: &mut Request, tokens: u32, hits: &mut Hits) -> u32 {
         hits.clear();
+        let hashed = tokens.min(request.known().saturating_sub(self.hash_lookahead));
         if let Some(groups) = &mut self.groups {
-            return groups.find(request, tokens);
+            return groups.find(request, hashed);
         }
         if !self.caching {
             return 0;
         }
-        let known = request.known();
-        let blocks = tokens.min(known.saturating_sub(self.hash_lookahead)) / self.block_size;
+        let blocks = hashed / self.block_size;
         self.find_first_hits(request, blocks, hits);
         if self.drops_last_hit && hits.len() > 0 {
             let kept = hits.len() - 1;
@@ -198,7 +200,8 @@ impl KvCache {
     #[inline]
     pub(crate) fn store(&mut self, request: &mut Request, tokens: u32) {
         if let Some(groups) = &mut self.groups {
-            return groups.store(request, tokens);
+            let hashed = request.known().saturating_sub(self.hash_lookahead);
+            return groups.store(request, tokens, hashed);
         }
         let tokens = tokens.saturating_sub(self.unsettled);
         // Most tokens fill no block.

@@ -8,6 +8,7 @@
 //! - `running`: its first half: tokens for the running requests, preemption.
 //! - `admission`: its second half: the waiting requests, KV from elsewhere.
 //! - `drafts`: what speculative decoding adds to both.
+//! - `passed_over`: who waits for an adapter's place or for its grammar, while others pass.
 //! - `update`: what becomes known at the end of an iteration.
 //! - `stretch`: requests that decode, at the cost of what changes.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
@@ -26,6 +27,7 @@ mod drafts;
 mod groups;
 mod kv;
 mod offload;
+mod passed_over;
 mod pool;
 mod queue;
 mod request;

@@ -106,6 +106,10 @@ pub(crate) struct Request {
     pub(crate) host_tokens: u32,
     /// KV that is still to be fetched when blocks can be had.
     pub(crate) remote_prefill: bool,
+    /// Its LoRA adapter.
+    pub(crate) lora: Option<u32>,
+    /// When its grammar is compiled; at the start of time if it has none.
+    pub(crate) grammar_ready: Time,
     /// Its blocks in place of `blocks` where layers are groups.
     pub(crate) tables: Option<Box<Tables>>,
 }
@@ -125,6 +129,8 @@ impl Request {
             hold_kv: request.hold_kv,
             has_private_output: output.is_none(),
             remote_prefill: request.remote_prefill,
+            lora: request.lora,
+            grammar_ready: request.grammar_ready.unwrap_or(Time::ZERO),
             host_tokens: 0,
             prompt_was_here: false,
             computed: 0,

@@ -96,8 +96,8 @@ impl Scheduler {
     /// `index` is its position in the running list, and follows it.
     fn make_room(&mut self, index: &mut usize, tokens: u32, round: &mut Round, step: &mut Step) -> Room {
         let slot = self.running[*index];
-        let end = self.kv.slots(self.requests[slot].computed + tokens);
-        let needed = self.kv.make_way(&mut self.requests[slot], end);
+        let end = self.requests[slot].computed + tokens;
+        let needed = self.kv.make_way(&mut self.requests[slot], end, 0);
         while needed > self.kv.num_free() {
             assert!(self.config.no_evict.is_none(), "what was promised at admission is free");
             let position = self.victim();
@@ -106,6 +106,7 @@ impl Scheduler {
                 return Room::Wait;
             }
             self.running.remove(position);
+            self.vacate_adapter(victim);
             // As in the peer's `fifo` mode, a victim there does not set the scan back.
             if position < *index && !self.preempts_oldest() {
                 *index -= 1;

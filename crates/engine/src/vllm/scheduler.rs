@@ -4,7 +4,8 @@
 //! The parts have files of their own: `running` and `admission` (the two halves of a decision), `update` (results), `kv` and
 //! `pool` (blocks), `stretch` (decoding requests that are taken together).
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 use rustc_hash::FxHashSet;
 use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
@@ -68,6 +69,10 @@ pub(crate) struct Scheduler {
     pub(super) first_missing: Option<SequenceHash>,
     /// KV in the memory of the host.
     pub(super) offload: Option<Box<Offload>>,
+    /// LoRA adapters of the running requests, and of how many of them each.
+    pub(super) adapters: Vec<(u32, u32)>,
+    /// When the grammars are compiled that were not when the scheduler last looked.
+    pub(super) grammars: BinaryHeap<Reverse<Time>>,
 }
 
 /// A request whose KV is on its way.
@@ -154,6 +159,8 @@ impl Scheduler {
             drafts_are_needed: false,
             first_missing: None,
             offload: Offload::new(&config),
+            adapters: Vec::new(),
+            grammars: BinaryHeap::new(),
             config,
         }
     }
@@ -171,7 +178,10 @@ impl Scheduler {
         // a prompt may be computed at a time.
         self.must_replan |= self.waiting.len() == 0
             || self.config.scheduling_policy != SchedulingPolicy::Fcfs
+            || self.config.max_loras.is_some()
+            || request.grammar_ready.is_some()
             || self.config.long_prefill_token_threshold_adaptive;
+        self.grammars.extend(request.grammar_ready.map(Reverse));
         let request = Request::new(request, self.kv.hasher());
         let key = request.key;
         self.waiting.push(self.requests.insert(request), key);
@@ -181,6 +191,7 @@ impl Scheduler {
     /// Decides the next iteration.
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         step.reset(now, self.config.kv_capacity_tokens());
+        self.notice_grammars(now);
         if !self.polls() {
             self.notice_transfers(now, self.decided + 1, &mut step.iteration);
         }
@@ -256,7 +267,7 @@ impl Scheduler {
         let drafted = self.drafts_in(slot, tokens);
         let request = &mut self.requests[slot];
         let end = request.computed + tokens;
-        self.kv.extend(request, self.kv.slots(end));
+        self.kv.extend(request, end);
         if self.config.no_evict.is_some() && request.computes_prompt() {
             // Others hit it from the next iteration on, and are put off until then.
             if self.config.enable_prefix_caching {
@@ -407,7 +418,11 @@ impl Scheduler {
     pub(crate) fn has_news(&self, now: Time) -> bool {
         let received = self.loading.iter().any(|loading| !loading.received && loading.end <= now);
         let copied = || self.offload.as_ref().is_some_and(|offload| offload.has_news(now));
-        received || self.held.iter().any(|held| held.end.is_some_and(|(end, _)| end <= now)) || copied()
+        let compiled = self.next_grammar().is_some_and(|ready| ready <= now);
+        compiled
+            || received
+            || self.held.iter().any(|held| held.end.is_some_and(|(end, _)| end <= now))
+            || copied()
     }
 
     /// The next time at which a transfer ends, as far as is known.
@@ -415,7 +430,8 @@ impl Scheduler {
         let loading = self.loading.iter().filter(|loading| !loading.received).map(|loading| loading.end);
         let held = self.held.iter().filter_map(|held| held.end.map(|(end, _)| end));
         let copies = self.offload.as_ref().and_then(|offload| offload.next_end());
-        loading.chain(held).chain(copies).filter(|&end| now < end && end < Time::MAX).min()
+        let others = copies.into_iter().chain(self.next_grammar());
+        loading.chain(held).chain(others).filter(|&end| now < end && end < Time::MAX).min()
     }
 
     /// Checks that blocks are conserved and every request is in exactly one place; says what does not hold.
@@ -432,6 +448,16 @@ impl Scheduler {
         ensure!(requests == places, "{requests} requests are in {places} places");
         let (running, most) = (self.num_running(), self.config.max_num_seqs);
         ensure!(running <= most as usize, "{running} requests run, of {most} at most");
+        if let Some(most) = self.config.max_loras {
+            let (adapters, requests) =
+                (self.adapters.len(), self.adapters.iter().map(|&(_, requests)| requests).sum::<u32>());
+            ensure!(adapters <= most as usize, "{adapters} adapters run, of {most} at most");
+            let with_one = self.running.iter().filter(|&&slot| self.requests[slot].lora.is_some()).count();
+            ensure!(
+                requests as usize == with_one,
+                "{requests} requests are counted with an adapter, of {with_one}"
+            );
+        }
         for request in live() {
             let covered = match (&request.tables, &self.kv.groups) {
                 (Some(tables), Some(groups)) => groups.covered(tables),

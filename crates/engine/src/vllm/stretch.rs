@@ -23,7 +23,8 @@ impl Scheduler {
         // With drafts nobody knows how many tokens an iteration gives, and groups of layers change blocks one by one.
         let is_special = self.config.prefill_schedule_interval > 1
             || self.config.speculation.is_some()
-            || self.kv.groups.is_some();
+            || self.kv.groups.is_some()
+            || !self.grammars.is_empty();
         !is_special && self.running.len() < self.config.max_num_batched_tokens as usize
     }
 
@@ -67,7 +68,9 @@ impl Scheduler {
             return true;
         }
         let has_arrived = self.loading.iter().any(|loading| loading.received);
-        !has_arrived && self.waiting.peek().is_none_or(|slot| self.cannot_be_admitted(slot))
+        // Adapters of running requests change only when one ends.
+        let first = self.waiting.iter().find(|&slot| !self.lacks_adapter(slot));
+        !has_arrived && first.is_none_or(|slot| self.cannot_be_admitted(slot))
     }
 
     /// Whether enough blocks are free for what the members need in the next iteration.

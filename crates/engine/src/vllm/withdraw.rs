@@ -17,7 +17,10 @@ impl Scheduler {
         match status {
             Status::Held => return false,
             Status::Waiting | Status::Preempted => self.waiting.remove(slot),
-            Status::Running => self.running.retain(|&other| other != slot),
+            Status::Running => {
+                self.running.retain(|&other| other != slot);
+                self.vacate_adapter(slot);
+            }
             Status::Loading => {
                 let is_it = self.loading.iter().position(|loading| loading.slot == slot);
                 let loading = is_it.and_then(|position| self.loading.remove(position));

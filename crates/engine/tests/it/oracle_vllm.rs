@@ -1,8 +1,7 @@
 //! Every recording of the real vLLM scheduler is reproduced step by step.
 //!
 //! A recording is a case (settings and requests) and what vLLM decided in each step. The test takes the cases of the
-//! repository and whatever cases lie under `$SERVECAST_ORACLE/vllm` and `/vllm-2`; those of what is not simulated are told by
-//! the predicates of [`LACKING`].
+//! repository and whatever cases lie under `$SERVECAST_ORACLE/vllm` and `/vllm-2`; none is left out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,27 +14,14 @@ use crate::expand::{Expander, UNKNOWN};
 use crate::groups;
 use crate::offload;
 use crate::oracle_dp;
-use crate::recording::{CaseRequest, HashNumbers, Lack, Log, Mode, Recording, from_us, replay_most, us};
-
-/// What is not simulated yet.
-const LACKING: &[(&str, Lack)] = &[
-    ("drafts beside groups of layers", |case| {
-        case.config("num_speculative_tokens").as_u64() > Some(0) && groups::has_groups(case)
-    }),
-    ("LoRA adapters", |case| has(case, "max_loras")),
-    ("structured output", |case| case.requests.iter().any(|request| request.grammar_ready_us.is_some())),
-];
-
-fn has(case: &Recording, key: &str) -> bool {
-    !case.config(key).is_null()
-}
+use crate::recording::{CaseRequest, HashNumbers, Log, Mode, Recording, from_us, replay_most, us};
 
 /// What an engine that takes decodes together does not say of an iteration.
 const ONLY_ONE_BY_ONE: [&str; 2] = ["block_ids_fnv", "free_queue_fnv"];
 
 #[test]
 fn oracle_vllm() {
-    replay_most("vllm", &["vllm", "vllm-2"], LACKING, &[], |case| {
+    replay_most("vllm", &["vllm", "vllm-2"], &[], &[], |case| {
         if oracle_dp::is_dp(&case.expected["config"]) {
             return oracle_dp::replay(case);
         }
@@ -134,6 +120,9 @@ impl<'a> Driver<'a> {
             "disable_lookahead_block_hashes",
         ] {
             keys.remove(only_the_recorder_knows);
+        }
+        if keys.contains_key("max_loras") {
+            keys.insert("enable_lora".to_owned(), true.into());
         }
         keys.insert("latency".to_owned(), case.latency().into());
         let args = EngineArgs::from_json(config).map_err(|error| error.to_string())?;

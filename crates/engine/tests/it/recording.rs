@@ -114,6 +114,8 @@ pub(crate) struct CaseRequest {
     /// Drafts that are accepted in its verifications.
     pub(crate) accept: Option<Vec<u32>>,
     pub(crate) grammar_ready_us: Option<u64>,
+    /// Its LoRA adapter.
+    pub(crate) lora: Option<u32>,
 }
 
 fn transfer_us() -> u64 {
@@ -159,6 +161,7 @@ impl Recording {
         let runs = case.prompt_spans.iter().map(|&(first, len)| Run::tokens(first, len));
         let tokens = case.prompt_token_ids.iter().flatten().map(|&token| Run::tokens(token, 1));
         let prompt = Prompt::new(runs.chain(tokens));
+        let prompt = case.lora.map_or(prompt.clone(), |adapter| prompt.salted(adapter.into()));
         let start = case.output_base.unwrap_or(1_000_000 + 100_000 * index as u32);
         let output = Prompt::new([Run::tokens(start, case.max_tokens)]);
         // Both are compared as strings.
@@ -167,6 +170,8 @@ impl Recording {
         EngineRequest {
             output: Some(Box::new(output)),
             stop_after: case.eos_after,
+            lora: case.lora,
+            grammar_ready: case.grammar_ready_us.map(from_us),
             routing_key: case.routing_key.as_ref().map(rank),
             ..EngineRequest::new(RequestId(index as u32), prompt, case.max_tokens, from_us(case.arrival_us))
         }

@@ -82,8 +82,8 @@ impl GroupedKv {
             GroupKind::SlidingWindow(window) => {
                 self.find_window(kind, hashes, blocks, kind.spec.blocks_of_window(window))
             }
-            GroupKind::Mamba { align: true } => self.find_state(kind, hashes, blocks),
-            GroupKind::Mamba { align: false } => 0,
+            GroupKind::Mamba { align: true, .. } => self.find_state(kind, hashes, blocks),
+            GroupKind::Mamba { align: false, .. } => 0,
         };
         kind.groups.iter().for_each(|&group| self.hits[group].truncate(found as usize));
         found * size

@@ -185,7 +185,7 @@ impl GroupedKv {
             let spec = self.groups.specs[number];
             let table = &mut tables.groups[number];
             let past = (spec.skipped(settled) / spec.block_size).min(table.len());
-            if let GroupKind::Mamba { align: true } = spec.kind {
+            if spec.aligns_states() {
                 self.forget_states(table, past, settled.div_ceil(spec.block_size));
                 continue;
             }
@@ -209,7 +209,9 @@ impl GroupedKv {
             let is_new = table.stored.is_none();
             let hits: &[BlockId] = if is_new { &self.hits[number] } else { &[] };
             let needed = match spec.kind {
-                GroupKind::Mamba { align: true } => self.needed_states(spec, table, hits, tokens),
+                GroupKind::Mamba { align: true, drafts } => {
+                    self.needed_states(spec, table, hits, (tokens, drafts))
+                }
                 _ => self.needed_in(spec, table, hits, (tokens, computed), need),
             };
             sum = sum.saturating_add(needed).min(NEVER);
@@ -238,7 +240,8 @@ impl GroupedKv {
         (tokens, computed): (u32, u32),
         need: Need,
     ) -> u32 {
-        let mut required = tokens.div_ceil(spec.block_size);
+        let ahead = if need == Need::Admission { 0 } else { self.groups.lookahead };
+        let mut required = self.required(spec, tokens, ahead);
         if need == Need::Admission {
             required = required.min(spec.most_blocks(self.groups.most_in_flight, self.max_model_len));
         }
@@ -250,6 +253,16 @@ impl GroupedKv {
         let hit = hits.get(skipped.saturating_sub(table.len()) as usize..).unwrap_or(&[]);
         let free = hit.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
         required.saturating_sub(had.max(skipped)) + free
+    }
+
+    /// Places for the first `tokens` tokens of a request and the `ahead` ones behind them, in a group without states that can
+    /// be hit.
+    fn required(&self, spec: GroupSpec, tokens: u32, ahead: u32) -> u32 {
+        let drafts = match spec.kind {
+            GroupKind::Mamba { drafts, .. } => drafts,
+            _ => 0,
+        };
+        (tokens + ahead).min(self.max_model_len.max(tokens)).div_ceil(spec.block_size) + drafts
     }
 
     /// Blocks that a request will still take for what it knows.
@@ -278,7 +291,7 @@ impl GroupedKv {
         }
         for (number, &spec) in groups.specs.iter().enumerate() {
             if computed > hit {
-                let missing = computed.div_ceil(spec.block_size).saturating_sub(tables.groups[number].len());
+                let missing = self.required(spec, computed, 0).saturating_sub(tables.groups[number].len());
                 self.take(missing, &mut tables.groups[number]);
             }
         }
@@ -286,7 +299,7 @@ impl GroupedKv {
         request.tables = Some(tables);
     }
 
-    /// Gives a request the blocks that it still needs for its first `tokens` tokens.
+    /// Gives a request the blocks that it still needs to compute its first `tokens` tokens.
     ///
     /// The caller has checked that they are free.
     #[inline(never)]
@@ -294,13 +307,13 @@ impl GroupedKv {
         let mut tables = self.tables(request);
         for number in 0..self.groups.specs.len() {
             let spec = self.groups.specs[number];
+            let missing = self.required(spec, tokens, self.groups.lookahead);
             let table = &mut tables.groups[number];
             table.before = if tables.is_new { 0 } else { table.blocks.len() };
-            if let GroupKind::Mamba { align: true } = spec.kind {
-                self.extend_states(spec, table, tokens);
+            if let GroupKind::Mamba { align: true, drafts } = spec.kind {
+                self.extend_states(spec, table, tokens, drafts);
             } else {
-                let missing = tokens.div_ceil(spec.block_size).saturating_sub(table.len());
-                self.take(missing, table);
+                self.take(missing.saturating_sub(table.len()), table);
             }
         }
         tables.is_new = false;
@@ -326,14 +339,15 @@ impl GroupedKv {
         }
     }
 
-    /// Lets others hit the full blocks within the first `tokens` tokens of a request that are worth it.
+    /// Lets others hit the full blocks within the first `tokens` tokens of a request that are worth it, as far as they have
+    /// identities: within the first `hashed` tokens.
     #[inline(never)]
-    pub(super) fn store(&mut self, request: &mut Request, tokens: u32) {
+    pub(super) fn store(&mut self, request: &mut Request, tokens: u32, hashed: u32) {
         if !self.caching {
             return;
         }
         // A hit is as long in all groups.
-        let tokens = tokens / self.groups.hit_unit * self.groups.hit_unit;
+        let tokens = (tokens / self.groups.hit_unit * self.groups.hit_unit).min(hashed);
         let mut tables = self.tables(request);
         let fills_some = (self.groups.specs.iter().zip(&tables.groups))
             .any(|(spec, table)| table.stored.unwrap_or(0) < tokens / spec.block_size);
@@ -466,7 +480,8 @@ impl GroupedKv {
     /// Tokens for which tables have places in every group that keeps tokens.
     pub(super) fn covered(&self, tables: &Tables) -> u64 {
         let groups = self.groups.specs.iter().zip(&tables.groups);
-        let of_tokens = groups.filter(|(spec, _)| !matches!(spec.kind, GroupKind::Mamba { align: false }));
+        let of_tokens =
+            groups.filter(|(spec, _)| !matches!(spec.kind, GroupKind::Mamba { align: false, .. }));
         let covered = of_tokens.map(|(spec, table)| u64::from(table.len()) * u64::from(spec.block_size));
         covered.min().unwrap_or(u64::MAX)
     }

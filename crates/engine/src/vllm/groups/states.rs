@@ -9,7 +9,7 @@ use servecast_types::BlockId;
 use super::pool::NULL;
 use super::table::Table;
 use super::{GroupedKv, NEVER};
-use crate::kv_groups::{GroupKind, GroupSpec};
+use crate::kv_groups::GroupSpec;
 use crate::vllm::Request;
 
 impl GroupedKv {
@@ -31,8 +31,14 @@ impl GroupedKv {
         }
     }
 
-    /// Blocks that a request takes out of what is free for a state after `tokens` tokens.
-    pub(super) fn needed_states(&self, spec: GroupSpec, table: &Table, hits: &[BlockId], tokens: u32) -> u32 {
+    /// Blocks that a request takes out of what is free for a state after `tokens` tokens, and for those of `drafts`.
+    pub(super) fn needed_states(
+        &self,
+        spec: GroupSpec,
+        table: &Table,
+        hits: &[BlockId],
+        (tokens, drafts): (u32, u32),
+    ) -> u32 {
         let is_fresh = |&block: &BlockId| {
             self.pool.content(block).is_some_and(|content| self.fresh_states.contains_key(&content))
         };
@@ -41,27 +47,42 @@ impl GroupedKv {
         }
         let had = table.len() + hits.len() as u32;
         let free = hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
-        tokens.div_ceil(spec.block_size).saturating_sub(had).min(1) + free
+        // Those of drafts move along.
+        let new = if table.has_states { 1 } else { 1 + drafts };
+        (tokens.div_ceil(spec.block_size) + drafts).saturating_sub(had).min(new) + free
     }
 
-    /// Gives a request a place for the state after `tokens` tokens, and nothing for those that it passes over.
-    pub(super) fn extend_states(&mut self, spec: GroupSpec, table: &mut Table, tokens: u32) {
-        let (required, had) = (tokens.div_ceil(spec.block_size), table.len());
-        if required > had {
-            if had > 0 {
-                table.last_state = Some(had - 1);
-            }
-            let skipped = (required - 1).max(had);
-            table.blocks.resize(skipped as usize, NULL);
-            self.take(required - skipped, table);
+    /// Gives a request a place for the state after `tokens` tokens and for those of `drafts` behind it, and nothing for those
+    /// that it passes over.
+    pub(super) fn extend_states(&mut self, spec: GroupSpec, table: &mut Table, tokens: u32, drafts: u32) {
+        let (running, had) = (tokens.div_ceil(spec.block_size), table.len());
+        if running + drafts <= had {
+            return;
         }
+        if table.has_states {
+            table.last_state = Some(had - 1 - drafts);
+        } else if had > 0 {
+            // The one that was hit.
+            table.last_state = Some(had - 1);
+        }
+        // The running state is the last but those of drafts.
+        let passed = running - 1;
+        table.blocks.resize(passed.max(had) as usize, NULL);
+        if table.has_states {
+            for place in had - drafts..had.min(passed) {
+                let block = table.clear(place);
+                table.blocks.push(block);
+            }
+        }
+        table.has_states = true;
+        self.take(running + drafts - table.len(), table);
     }
 
     /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, so that they end where a state is
     /// to be kept: vLLM's `_mamba_block_aligned_split`. 0 if they do not reach the end of a block.
     #[inline(never)]
     pub(crate) fn align_chunk(&self, request: &Request, computed: u32, tokens: u32, most_tokens: u32) -> u32 {
-        let state = self.groups.specs.iter().find(|spec| spec.kind == GroupKind::Mamba { align: true });
+        let state = self.groups.specs.iter().find(|spec| spec.aligns_states());
         let Some(block) = state.map(|spec| spec.block_size) else { return tokens };
         let (start, mut end) = (computed, computed + tokens);
         let known = request.known();
@@ -76,7 +97,8 @@ impl GroupedKv {
                 end = aligned;
             }
         }
-        let last = if self.groups.stops_before_end { known - 1 } else { known };
+        let last =
+            if self.groups.stops_before_end { known.saturating_sub(self.groups.never_hit) } else { known };
         let junction = request.tables.as_ref().map_or(0, |tables| tables.junction);
         let stops = [
             if start.is_multiple_of(block) { 0 } else { (start / block + 1) * block },

@@ -15,6 +15,8 @@ pub(super) struct Table {
     pub(super) before: usize,
     /// States: how many of them, from the first on, were looked through for some to free.
     pub(super) retired: u32,
+    /// States: whether it has one of its own, and those of drafts behind it.
+    pub(super) has_states: bool,
     /// States: the one that the running state was copied from.
     pub(super) last_state: Option<u32>,
 }

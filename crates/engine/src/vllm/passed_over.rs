@@ -1,0 +1,66 @@
+//! Waiting requests that others pass: those whose LoRA adapter finds no place, and those whose grammar is not compiled.
+//!
+//! As vLLM 0.33 does it: they keep their place in the queue, and take nothing while they wait.
+
+use std::cmp::Reverse;
+
+use servecast_types::Time;
+
+use super::scheduler::Scheduler;
+use crate::table::Slot;
+
+impl Scheduler {
+    /// Whether others pass a waiting request, whatever room there is.
+    pub(super) fn is_passed_over(&self, slot: Slot, now: Time) -> bool {
+        let request = &self.requests[slot];
+        // One that was preempted does not come back before its tokens in flight are there.
+        request.stale > 0 || request.grammar_ready > now || self.lacks_adapter(slot)
+    }
+
+    /// Whether a request needs an adapter that would be one too many beside those of the running requests, be they scheduled
+    /// or not.
+    pub(super) fn lacks_adapter(&self, slot: Slot) -> bool {
+        let (Some(most), Some(adapter)) = (self.config.max_loras, self.requests[slot].lora) else {
+            return false;
+        };
+        self.adapters.len() >= most as usize && !self.adapters.iter().any(|&(other, _)| other == adapter)
+    }
+
+    /// A request runs from now on, and its adapter with it.
+    pub(super) fn occupy_adapter(&mut self, slot: Slot) {
+        let Some(adapter) = self.requests[slot].lora.filter(|_| self.config.max_loras.is_some()) else {
+            return;
+        };
+        match self.adapters.iter_mut().find(|(other, _)| *other == adapter) {
+            Some((_, requests)) => *requests += 1,
+            None => self.adapters.push((adapter, 1)),
+        }
+    }
+
+    /// A request does not run any more.
+    pub(super) fn vacate_adapter(&mut self, slot: Slot) {
+        let Some(adapter) = self.requests[slot].lora.filter(|_| self.config.max_loras.is_some()) else {
+            return;
+        };
+        let position = self.adapters.iter().position(|&(other, _)| other == adapter);
+        let position = position.expect("the adapter of a running request has a place");
+        self.adapters[position].1 -= 1;
+        if self.adapters[position].1 == 0 {
+            self.adapters.swap_remove(position);
+            self.must_replan = true;
+        }
+    }
+
+    /// Forgets the grammars that are compiled by `now`.
+    pub(super) fn notice_grammars(&mut self, now: Time) {
+        while self.grammars.peek().is_some_and(|&Reverse(ready)| ready <= now) {
+            self.grammars.pop();
+            self.must_replan = true;
+        }
+    }
+
+    /// When the next grammar is compiled that somebody waits for.
+    pub(super) fn next_grammar(&self) -> Option<Time> {
+        self.grammars.peek().map(|&Reverse(ready)| ready)
+    }
+}

@@ -205,15 +205,13 @@ impl KvGroups {
     /// Blocks that a request of so many tokens holds at most while they are computed.
     pub(crate) fn most_blocks(&self, tokens: u32, max_model_len: u32) -> u32 {
         let with_drafts = tokens.saturating_add(self.lookahead).min(max_model_len.max(tokens));
-        let of = |spec: &GroupSpec| match spec.kind {
-            // The running state, the one that it was copied from, and those of drafts.
-            GroupKind::Mamba { align, drafts } => {
-                tokens.div_ceil(spec.block_size).min(1 + u32::from(align)) + drafts
+        let of = |spec: &GroupSpec| {
+            if let GroupKind::Mamba { align, drafts } = spec.kind {
+                // The running state, the one that it was copied from, and those of drafts.
+                return tokens.div_ceil(spec.block_size).min(1 + u32::from(align)) + drafts;
             }
-            _ => {
-                let most = spec.most_blocks(self.most_in_flight, max_model_len);
-                with_drafts.div_ceil(spec.block_size).min(most)
-            }
+            let most = spec.most_blocks(self.most_in_flight, max_model_len);
+            with_drafts.div_ceil(spec.block_size).min(most)
         };
         self.specs.iter().map(of).fold(0, u32::saturating_add)
     }

@@ -80,7 +80,8 @@ impl RankTable {
         Some(slot)
     }
 
-    fn position(&self, rank: Rank) -> Result<usize, usize> {
+    /// Where a rank is among them, or would be.
+    pub(crate) fn position(&self, rank: Rank) -> Result<usize, usize> {
         self.sorted.binary_search_by_key(&rank, |entry| entry.rank)
     }
 }

@@ -3,6 +3,7 @@
 mod admit;
 mod inspect;
 mod replica;
+mod weighed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use rand_pcg::Pcg64;
 use servecast_types::{Duration, HashRun, KvEvent, Rank, RequestId, SequenceHash, Time};
 
 pub use self::inspect::Sizes;
+use self::weighed::Weighed;
 use crate::index::{self, EventCounts, Index, IndexDump};
 use crate::load::LoadModel;
 use crate::queue::{Lane, Queue};
@@ -47,6 +49,8 @@ pub struct Router {
     events: EventCounts,
     now: Time,
     scratch: Scratch,
+    /// A request whose costs are in `scratch`.
+    weighed: Option<Weighed>,
 }
 
 /// Buffers that live from decision to decision.
@@ -85,6 +89,7 @@ impl Router {
             events: EventCounts::default(),
             now: Time::ZERO,
             scratch: Scratch::default(),
+            weighed: None,
         }
     }
 
@@ -191,7 +196,9 @@ impl Router {
         self.tick(now);
         let checked = self.check_shape(request)?;
         let mut random = self.random.clone();
-        let (ticket, _) = self.select(&checked, &mut random, true);
+        let blocks = self.tracked_blocks(&checked);
+        self.judge_all(&checked, &blocks);
+        let (ticket, _) = self.choose(&checked, blocks, &mut random, true);
         Ok(Admission { ticket, queue_wait: Duration::ZERO, terms: self.terms(&checked.settings) })
     }
 

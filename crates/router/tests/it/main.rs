@@ -13,3 +13,4 @@ mod selection;
 mod standalone;
 mod standalone_properties;
 mod support;
+mod weighed;

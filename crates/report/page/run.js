@@ -2,6 +2,22 @@
 
 const WANTED = 0.99;
 
+function diagnosis() {
+  const findings = data.report.diagnosis ?? [];
+  if (!findings.length) return;
+  const at = section("diagnosis", "Diagnosis", "What is wrong with this run, the first thing to change first.");
+  const units = { share: percent, ms: (value) => `${number(value)} ms` };
+  const figure = (e) => `${words(e.name)}: ${units[e.unit]?.(e.value) ?? `${number(e.value)} ${e.unit}`}`;
+  const item = (finding) => {
+    const [name, ...rest] = finding.sentence.split(":");
+    const entry = node("li", {}, node("p", {}, node("b", {}, name), `:${rest.join(":")}.`));
+    entry.append(node("p", { class: "dim" }, finding.evidence.map(figure).join(" · ")));
+    if (finding.what_if) entry.append(node("p", {}, `To test it, with ${finding.what_if.change}: `, node("code", {}, finding.what_if.command)));
+    return entry;
+  };
+  at.append(node("ol", { class: "findings" }, ...findings.map(item)));
+}
+
 function summary() {
   const r = data.report;
   const at = section("summary", "Summary");
@@ -115,6 +131,7 @@ function reproduce() {
   at.append(...copied("Copy the configuration", "config.toml", data.config));
 }
 
+diagnosis();
 summary();
 distributions();
 breakdown();

@@ -73,6 +73,7 @@ one_key!(
     Vec<crate::PoolReport>,
     Vec<String>,
     Vec<crate::SloOutcome>,
+    Vec<crate::Finding>,
     crate::Overload,
     Sla,
     crate::ErrorBar,

@@ -8,6 +8,7 @@
 //! - [`render_page`] makes a page of a run for a browser, in one file, [`render_differences_page`] one of a comparison,
 //!   [`render_recommendation`] one of a search.
 //! - [`write_request_rows`] writes one JSON line a request.
+//! - [`diagnose`] says what is wrong with a run, if anything is.
 //!
 //! - [`Tally`] takes requests one at a time, for runs that keep none, and [`summarize_streamed`] makes the report.
 //!
@@ -25,6 +26,7 @@ mod fixture;
 mod activity;
 mod charts;
 mod comparison;
+mod diagnosis;
 mod differences;
 mod differences_page;
 mod export;
@@ -57,6 +59,7 @@ mod window;
 pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
+pub use diagnosis::{Evidence, Finding, FindingKind, WhatIf, diagnose, render_diagnosis};
 pub use differences::{
     DIFFERENCES_SCHEMA, Difference, Differences, NamedFigures, RunDifference, SettingChange, WorkloadId,
     render_differences,
@@ -79,7 +82,7 @@ pub use servecast_latency::ErrorBar;
 pub use sla::{Sla, SlaError};
 pub use slo::{LatencyLimit, Metric, Slo, SloError, SloOutcome, Statistic, is_share, render_slo};
 pub use stats::Stats;
-pub use summary::{Online, SummaryOptions, summarize, summarize_streamed};
+pub use summary::{DiagnosisOptions, Online, SummaryOptions, summarize, summarize_streamed};
 pub use table::{Cells, TableOptions, grouped, printable_styled, render_cells, render_table};
 pub use tally::Tally;
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

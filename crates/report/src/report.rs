@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use servecast_latency::ErrorBar;
 
+use crate::diagnosis::Finding;
 use crate::field::flat_object;
 use crate::measured::Measured;
 use crate::pool::PoolReport;
@@ -185,6 +186,9 @@ flat_object! {
         /// That requests came faster than they were served until the last of them, so that the longer the trace the
         /// longer the latencies; absent when they did not, or the run is too short to say.
         pub overload: Option<Overload>,
+        /// What is wrong with the run, the first thing to change first; empty when nothing is alarming, absent where it
+        /// was not looked at: in runs that keep no requests (`stream`), and of several runs beside each other.
+        pub diagnosis: Option<Vec<Finding>>,
         /// What was odd about the trace, as counts by kind; absent when nothing was.
         pub trace_notes: Option<Counts>,
         /// What a reader of the figures should know, in sentences: what was worked out from other settings, and that a
@@ -220,7 +224,9 @@ mod tests {
     use servecast_record::RunRecord;
 
     use super::*;
-    use crate::{Figures, FoundBy, Online, Percentiles, SummaryOptions, fixture, summarize};
+    use crate::{
+        Figures, FindingKind, FoundBy, Online, Percentiles, SummaryOptions, WhatIf, fixture, summarize,
+    };
 
     /// A report in which no optional key is absent.
     fn full() -> Report {
@@ -246,7 +252,12 @@ mod tests {
         let withdrawn_requests = Some(1);
         let measured = Some(measured());
         let overload = Overload { from_ms: 60e3, growth_rps: 3.75, arrival_rps: 12.5, backlog: 17 };
+        let finding = Finding::new(FindingKind::DecodeBoundKv, "Decode-bound by KV".to_owned())
+            .with("kv_usage", 0.875, "share");
+        let what_if =
+            WhatIf::one("twice the KV", "engine_args.num_gpu_blocks", Some(&100.into()), 200.into());
         Report {
+            diagnosis: Some(vec![finding.tested_by(Some(what_if))]),
             overload: Some(overload),
             withdrawn_requests,
             measured,
@@ -638,6 +649,26 @@ mod tests {
             "arrival_rps": 12.5,
             "backlog": 17
           },
+          "diagnosis": [
+            {
+              "kind": "decode_bound_kv",
+              "sentence": "Decode-bound by KV",
+              "evidence": [
+                {
+                  "name": "kv_usage",
+                  "value": 0.875,
+                  "unit": "share"
+                }
+              ],
+              "what_if": {
+                "change": "twice the KV",
+                "settings": {
+                  "engine_args.num_gpu_blocks": 200
+                },
+                "command": "servecast replay --config config.toml --vary engine_args.num_gpu_blocks=100,200"
+              }
+            }
+          ],
           "trace_notes": {
             "ignored_keys": 3
           },

@@ -55,6 +55,16 @@ pub fn overload(run: &RunRecord) -> Option<Overload> {
     course.overload()
 }
 
+/// The same of requests that wait for their first token. Those are few until a deployment is full, so it can be said of
+/// shorter runs, in which requests take as long as half of the trace.
+pub(crate) fn overload_of_first_tokens(run: &RunRecord) -> Option<Overload> {
+    let mut course = Course::default();
+    run.requests
+        .iter()
+        .for_each(|request| course.add(request.arrival, request.first_token.unwrap_or(request.ended)));
+    course.overload().or_else(|| course.grown())
+}
+
 /// When requests came and went: of all of them, or of every second, fourth, ... in order of arrival, so that they are no more
 /// than [`MOST_KEPT`].
 #[derive(Debug, Clone)]
@@ -108,6 +118,39 @@ impl Course {
             backlog: found.backlog * self.step,
             ..found
         })
+    }
+}
+
+/// Requests that a short run has at least, standard deviations of a Poisson process by which it has grown, and the share of
+/// its largest that the backlog is at the end, if it grew to the end.
+const FEWEST_OF_SHORT: usize = 40;
+const GROWN: f64 = 2.5;
+const AT_THE_END: f64 = 0.8;
+
+impl Course {
+    /// Whether the backlog grew by more than a deployment would let it that serves as many as come, although the changes of
+    /// windows are too few to say so: by `GROWN` √n for n requests.
+    fn grown(&self) -> Option<Overload> {
+        if self.kept.len() < FEWEST_OF_SHORT || self.step > 1 {
+            return None;
+        }
+        let mut arrivals: Vec<f64> = self.kept.iter().map(|(arrival, _)| arrival.as_ms()).collect();
+        let mut ends: Vec<f64> = self.kept.iter().map(|(_, ended)| ended.as_ms()).collect();
+        arrivals.sort_unstable_by(f64::total_cmp);
+        ends.sort_unstable_by(f64::total_cmp);
+        let backlog = Backlog::new(&arrivals, &ends, 0.0)?;
+        let (from, growth) = backlog.rise()?;
+        let last = backlog.sizes[WINDOWS];
+        let grown = last - backlog.sizes[from];
+        let came = (arrivals.len() - arrivals.partition_point(|&at| at <= backlog.edges[from])) as f64;
+        let largest = backlog.sizes.iter().copied().fold(0.0, f64::max);
+        (grown >= GROWN * (arrivals.len() as f64).sqrt() && last >= AT_THE_END * largest && growth > 0.0)
+            .then(|| Overload {
+                from_ms: backlog.edges[from],
+                growth_rps: growth * 1000.0,
+                arrival_rps: came / (backlog.edges[WINDOWS] - backlog.edges[from]) * 1000.0,
+                backlog: last as u64,
+            })
     }
 }
 
@@ -246,6 +289,29 @@ mod tests {
                 assert!(off < 0.5, "load {load}, seed {seed}: {found:?}");
                 assert!(found.backlog as f64 > 0.5 * (1.0 - 1.0 / load) * requests as f64);
             }
+        }
+    }
+
+    /// Of runs too short for the statistic, those that are far from stable.
+    #[test]
+    fn a_short_run_that_grows_to_its_end_is_overloaded() {
+        let grown = |load, requests, seed| {
+            let mut course = Course::default();
+            let run = queue(&[(load, requests)], seed);
+            run.requests.iter().for_each(|request| course.add(request.arrival, request.ended));
+            course.grown()
+        };
+        for seed in 0..40 {
+            for requests in [40, 100, 300] {
+                for load in [0.5, 0.8, 0.9] {
+                    assert_eq!(
+                        grown(load, requests, seed),
+                        None,
+                        "load {load}, {requests} requests, seed {seed}"
+                    );
+                }
+            }
+            assert!(grown(2.0, 100, seed).is_some(), "seed {seed}");
         }
     }
 

@@ -7,6 +7,7 @@ use servecast_record::{
 };
 use servecast_types::Duration;
 
+use crate::diagnosis::diagnose;
 use crate::measured::Measured;
 use crate::part::Judges;
 use crate::pool::{PoolReport, Spread};
@@ -38,6 +39,15 @@ pub struct SummaryOptions {
     pub window: Window,
     /// Whether a request that was not served counts as infinite in latencies.
     pub count_rejected: bool,
+    /// Whether the report says what is wrong with the run, and what it needs for that.
+    pub diagnosis: Option<DiagnosisOptions>,
+}
+
+/// What a [diagnosis](diagnose) needs to know beside the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DiagnosisOptions {
+    /// Share of the prompt tokens that a prefix cache without end finds, if that is known.
+    pub ideal_reuse: Option<f64>,
 }
 
 impl SummaryOptions {
@@ -85,12 +95,14 @@ impl Online {
 /// of a run without [times of tokens](RunRecord::token_times).
 pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     let whole = Tally::of(run, &options.judges());
-    match options.measured_part(run) {
+    let mut report = match options.measured_part(run) {
         Some((part, measured)) => {
             report(&Tally::of(&part, &options.judges()), &whole, &part, Some(measured), options)
         }
         None => report(&whole, &whole, run, None, options),
-    }
+    };
+    report.diagnosis = options.diagnosis.map(|options| diagnose(run, &report, options.ideal_reuse));
+    report
 }
 
 /// Computes the report of a run that kept no requests: those of `tally` were told when they ended.
@@ -184,6 +196,7 @@ fn report(
         pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
         slo: (!options.slo.is_empty()).then(|| tally.outcomes(&run.gaps)),
         overload: whole.overload(),
+        diagnosis: None,
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),
         notes: (!options.sentences.is_empty()).then(|| options.sentences.clone()),
     }

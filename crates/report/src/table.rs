@@ -7,6 +7,7 @@ use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
 };
 
+use crate::diagnosis::render_diagnosis;
 use crate::facts::facts;
 use crate::measured::Measured;
 use crate::printable::printable;
@@ -54,7 +55,7 @@ pub fn render_table(report: &Report, options: TableOptions) -> String {
         text += &printable(&fact);
         text.push('\n');
     }
-    text
+    text + &printable(&render_diagnosis(report))
 }
 
 /// The text of a table for a terminal, in which nothing commands that but the styles that [`TableOptions::color`] asks

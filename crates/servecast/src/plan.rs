@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_report::{
-    Counts, ErrorBar, ExportFormat, Margin, Provenance, Sla, Slo, SummaryOptions, Window as Measured,
+    Counts, DiagnosisOptions, ErrorBar, ExportFormat, Margin, Provenance, Sla, Slo, SummaryOptions,
+    Window as Measured,
 };
 use servecast_types::{Duration, Message, message};
-use servecast_workload::{Load, TraceError, TraceNotes, Workload};
+use servecast_workload::{Load, TraceError, TraceNotes, Workload, ideal_reuse};
 
 use crate::resolved::reported;
 use crate::streamed::streamed;
@@ -167,7 +168,11 @@ impl Plan {
 
     /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
     pub fn summary(&self, workload: &Workload) -> SummaryOptions {
-        self.summary_of(&workload.notes, Some(workload.fingerprint()))
+        let ideal_reuse = ideal_reuse(workload, self.block_size);
+        SummaryOptions {
+            diagnosis: Some(DiagnosisOptions { ideal_reuse }),
+            ..self.summary_of(&workload.notes, Some(workload.fingerprint()))
+        }
     }
 
     /// The same of a load with these notes and this hash, which one has of which all is known at once.
@@ -180,6 +185,7 @@ impl Plan {
             notes: counts(notes),
             window: self.measured,
             count_rejected: self.config.measured.count_rejected.unwrap_or(false),
+            diagnosis: None,
             sentences: self.derived.clone(),
             provenance: Provenance {
                 servecast_version: Some(env!("CARGO_PKG_VERSION").to_owned()),

@@ -53,7 +53,7 @@ pub use row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, MAX_TIME_MS, TraceRow, write_
 pub use sample::{SAMPLE_BLOCK_SIZE, sample_chat_sessions};
 pub use shape::{Shape, ShapeError, interleave};
 pub use stamped::{stamp_rows, write_in_lines};
-pub use stats::{LengthStats, TraceStats, stats, stream_stats};
+pub use stats::{LengthStats, TraceStats, ideal_reuse, stats, stream_stats};
 pub use stream::{StreamOptions, TraceStream};
 pub use synthetic::{ArrivalProcess, LengthDistribution, SyntheticSpec, generate};
 pub use unit::{Recognised, TimeUnit};

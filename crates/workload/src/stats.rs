@@ -98,6 +98,28 @@ pub fn stream_stats(requests: impl Iterator<Item = Turn>, block_size: u32) -> Tr
     tally.stats(sessions, sessions.min(1))
 }
 
+/// Blocks of all prompts beyond which nobody waits for the ideal reuse.
+const MOST_BLOCKS: u64 = 1 << 20;
+
+/// Tokens of a block in which the ideal reuse is counted: as few as an engine's, or so many that they are not too many.
+const COUNTED_BLOCKS: [u32; 2] = [64, 1024];
+
+/// The share of the prompt tokens that a prefix cache without end finds, in blocks of `block_size` tokens or of more; `None`
+/// without a prompt, and where there are more blocks than anybody waits for.
+pub fn ideal_reuse(workload: &Workload, block_size: u32) -> Option<f64> {
+    let prompts = || workload.sessions.iter().flat_map(|session| &session.turns).map(|turn| &turn.prompt);
+    let tokens: u64 = prompts().map(|prompt| u64::from(prompt.tokens())).sum();
+    let [least, most] = COUNTED_BLOCKS;
+    let sizes = std::iter::successors(Some(block_size.max(least)), |size| Some(size * 2));
+    let mut sizes = sizes.take_while(|&size| size <= most.max(block_size));
+    let size = sizes.find(|&size| tokens / u64::from(size) <= MOST_BLOCKS)?;
+    let mut reuse = Reuse::default();
+    for (_, turn) in nominal_arrivals(workload) {
+        reuse.add(turn, size);
+    }
+    (tokens > 0).then(|| reuse.reusable as f64 * f64::from(size) / tokens as f64)
+}
+
 /// What the requests of a workload come to, in nominal order.
 struct StatsTally {
     block_size: u32,
@@ -326,6 +348,18 @@ fn ratio(part: f64, whole: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::{Load, TraceRow};
+
+    #[test]
+    fn the_ideal_reuse_is_that_of_the_statistics() {
+        let row = |line: u64| row(line + 1, &line.to_string(), Some(line as f64), &[1, 2, 3 + line % 5]);
+        let rows: Vec<TraceRow> = (0..40).map(row).collect();
+        let load = Load::Open { arrival_speedup_ratio: 1.0 };
+        let workload = Workload::from_rows(&rows, 100, load).unwrap();
+        let ideal = ideal_reuse(&workload, 100).unwrap();
+        assert_eq!(ideal, stats(&workload, 100).token_reuse_ratio);
+        assert!(ideal > 0.5);
+        assert_eq!(ideal_reuse(&Workload::default(), 16), None);
+    }
 
     fn row(line: u64, session: &str, timestamp_ms: Option<f64>, hash_ids: &[u64]) -> TraceRow {
         TraceRow {

@@ -4,6 +4,7 @@ mod bad_input;
 mod calibrate;
 mod calibrate_live;
 mod compare;
+mod diagnosis;
 mod formats;
 mod help;
 mod interrupt;

@@ -1,0 +1,121 @@
+//! What is wrong with a run, if anything is, by rules whose formulas stand in `docs/report-page.md`.
+//!
+//! ```text
+//!  records ─▶ states of workers over time ─▶ causes of the TTFT of the requests that matter ─▶ rules ─▶ findings
+//! ```
+//!
+//! A rule names the cause on which most of that time was spent, and goes from there to what is behind it: a few long
+//! prompts, a peak of arrivals, workers or pools with unequal loads. It asks nothing of a run that keeps its targets and has
+//! room to spare.
+
+pub use self::finding::{Evidence, Finding, FindingKind, WhatIf};
+
+mod causes;
+mod deployment;
+mod engine;
+mod facts;
+mod finding;
+mod load;
+mod prompts;
+mod states;
+mod targets;
+mod tokens;
+mod what_if;
+
+use servecast_record::RunRecord;
+
+use self::facts::{Cause, Facts, Main};
+use crate::report::Report;
+
+/// Share of the requests from which rejections come first.
+const MANY_REJECTED: f64 = 0.01;
+
+/// What is wrong with a run, the first thing to change first; nothing if nothing is alarming.
+///
+/// `ideal_reuse` is the share of the prompt tokens that a prefix cache without end would have found, if that is known.
+pub fn diagnose(run: &RunRecord, report: &Report, ideal_reuse: Option<f64>) -> Vec<Finding> {
+    let rejections = load::rejections(run, report);
+    let facts = Facts::new(run, report, ideal_reuse);
+    if rejections.is_none() && facts.is_healthy() {
+        return Vec::new();
+    }
+    let main = facts.main();
+    let overloaded = load::overloaded(&facts, main.as_ref());
+    let (behind, of_deployment) = main.as_ref().map_or((Vec::new(), false), |main| of_main(&facts, main));
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut add = |found: Option<Finding>| {
+        if let Some(finding) = found.filter(|found| findings.iter().all(|known| known.kind != found.kind)) {
+            findings.push(finding);
+        }
+    };
+    let many = report.rejected_requests as f64 >= MANY_REJECTED * report.num_requests as f64;
+    let (first, last) = if many { (rejections, None) } else { (None, rejections) };
+    add(first);
+    // What is overloaded is a part of the deployment only, if another part could have helped.
+    if of_deployment {
+        behind.into_iter().for_each(|finding| add(Some(finding)));
+        add(overloaded);
+    } else {
+        add(overloaded);
+        add(engine::preemption_storm(&facts));
+        add(prompts::long_prompt(&facts));
+        behind.into_iter().for_each(|finding| add(Some(finding)));
+    }
+    add(engine::preemption_storm(&facts));
+    add(prompts::long_prompt(&facts));
+    add(prompts::stalled_decodes(&facts));
+    add(deployment::persistent_imbalance(&facts));
+    add(deployment::poor_reuse(&facts));
+    add(tokens::slow_tokens(&facts));
+    add(last);
+    findings
+}
+
+/// What is behind the cause on which most time was spent, and whether that lies in how the deployment is put together.
+fn of_main(facts: &Facts<'_>, main: &Main) -> (Vec<Finding>, bool) {
+    if main.cause == Cause::Link {
+        return (vec![deployment::link_bound(facts, main)], true);
+    }
+    let base = engine::bound(facts, main);
+    if let Some(found) = prompts::long_prompt(facts) {
+        return (vec![found, base], false);
+    }
+    let reuse = (main.cause == Cause::Prompts).then(|| deployment::poor_reuse(facts)).flatten();
+    if let Some(found) = reuse {
+        return (vec![found, base], false);
+    }
+    if let Some(found) = deployment::worker_imbalance(facts, main.pool) {
+        return (vec![found], true);
+    }
+    if let Some(found) = deployment::pool_ratio(facts, main) {
+        return (vec![found], true);
+    }
+    let peak = load::queue_at_peak(facts, main);
+    if peak.is_none() && !engine::lasts(facts, main) {
+        return (Vec::new(), false);
+    }
+    (peak.into_iter().chain([base]).collect(), false)
+}
+
+/// Findings that a terminal shows.
+const SHOWN: usize = 3;
+
+/// The first findings as lines for a terminal, each ending in a newline; empty if nothing is alarming.
+pub fn render_diagnosis(report: &Report) -> String {
+    let findings = report.diagnosis.as_deref().unwrap_or_default();
+    let mut text = String::new();
+    for (number, finding) in findings.iter().take(SHOWN).enumerate() {
+        if number == 0 {
+            text += "Diagnosis:\n";
+        }
+        text += &format!("  {}. {}\n", number + 1, finding.sentence);
+        if let Some(what_if) = &finding.what_if {
+            text += &format!("     to test it: {} ({})\n", what_if.change, what_if.flags());
+        }
+    }
+    let more = findings.len().saturating_sub(SHOWN);
+    if more > 0 {
+        text += &format!("  and {more} more in the report (--report-json) and on its page (--report-html)\n");
+    }
+    text
+}

@@ -8,7 +8,13 @@
 //! prompts, a peak of arrivals, workers or pools with unequal loads. It asks nothing of a run that keeps its targets and has
 //! room to spare.
 
+use std::fmt::Write as _;
+
+use servecast_record::RunRecord;
+
+use self::facts::{Cause, Facts, Main};
 pub use self::finding::{Evidence, Finding, FindingKind, WhatIf};
+use crate::report::Report;
 
 mod causes;
 mod deployment;
@@ -21,11 +27,6 @@ mod states;
 mod targets;
 mod tokens;
 mod what_if;
-
-use servecast_record::RunRecord;
-
-use self::facts::{Cause, Facts, Main};
-use crate::report::Report;
 
 /// Share of the requests from which rejections come first.
 const MANY_REJECTED: f64 = 0.01;
@@ -53,13 +54,13 @@ pub fn diagnose(run: &RunRecord, report: &Report, ideal_reuse: Option<f64>) -> V
     add(first);
     // What is overloaded is a part of the deployment only, if another part could have helped.
     if of_deployment {
-        behind.into_iter().for_each(|finding| add(Some(finding)));
+        behind.into_iter().map(Some).for_each(&mut add);
         add(overloaded);
     } else {
         add(overloaded);
         add(engine::preemption_storm(&facts));
         add(prompts::long_prompt(&facts));
-        behind.into_iter().for_each(|finding| add(Some(finding)));
+        behind.into_iter().map(Some).for_each(&mut add);
     }
     add(engine::preemption_storm(&facts));
     add(prompts::long_prompt(&facts));
@@ -108,14 +109,15 @@ pub fn render_diagnosis(report: &Report) -> String {
         if number == 0 {
             text += "Diagnosis:\n";
         }
-        text += &format!("  {}. {}\n", number + 1, finding.sentence);
+        let _ = writeln!(text, "  {}. {}", number + 1, finding.sentence);
         if let Some(what_if) = &finding.what_if {
-            text += &format!("     to test it: {} ({})\n", what_if.change, what_if.flags());
+            let _ = writeln!(text, "     to test it: {} ({})", what_if.change, what_if.flags());
         }
     }
     let more = findings.len().saturating_sub(SHOWN);
     if more > 0 {
-        text += &format!("  and {more} more in the report (--report-json) and on its page (--report-html)\n");
+        let _ =
+            writeln!(text, "  and {more} more in the report (--report-json) and on its page (--report-html)");
     }
     text
 }

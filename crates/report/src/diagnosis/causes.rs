@@ -1,7 +1,7 @@
 //! What the time to first token of the requests that matter was spent on, by cause.
 
 use servecast_record::{RequestRecord, RunRecord, StageRecord};
-use servecast_types::{Role, Time};
+use servecast_types::{Duration, RequestId, Role, Time};
 
 use super::states::{Hindrance, PoolStates, Wait};
 use super::targets::Targets;
@@ -74,7 +74,7 @@ impl Causes {
         };
         for &ordinal in &causes.requests {
             let request = &run.requests[ordinal];
-            causes.ttft_ms += request.ttft().map_or(0.0, |ttft| ttft.as_ms());
+            causes.ttft_ms += request.ttft().map_or(0.0, Duration::as_ms);
             for (number, stage) in request.stages.iter().enumerate() {
                 let Some(pool) = run.pools.iter().position(|pool| pool.role == stage.pool) else { continue };
                 let of = &mut causes.pools[pool];
@@ -167,7 +167,7 @@ fn add_work(
     states: &PoolStates,
 ) {
     let Some((admitted, first_token)) = stage.admitted.zip(stage.first_token) else { return };
-    let key = (servecast_types::RequestId(ordinal as u32), number as u8);
+    let key = (RequestId(ordinal as u32), number as u8);
     let readmitted: Time = run.readmitted.get(&key).copied().unwrap_or(admitted);
     of.preemption += readmitted.since(admitted).as_ms();
     // The token of a stage that somebody goes on with is no token of the user, but the time for it is.

@@ -45,7 +45,7 @@ pub(super) fn poor_reuse(facts: &Facts<'_>) -> Option<Finding> {
 /// Requests a worker below which its load is chance.
 const FEWEST: u64 = 10;
 
-/// One worker was busy for so many times as long as the mean that this is alarming if so much of a TTFT is waiting for it.
+/// One worker was busy, or had tokens, so many times as much as the mean that this is alarming if so much of a TTFT is waiting for it.
 const HOT: f64 = 1.5;
 const WAITING_FOR_IT: f64 = 1.0 / 3.0;
 
@@ -56,12 +56,28 @@ pub(super) fn persistent_imbalance(facts: &Facts<'_>) -> Option<Finding> {
         return None;
     }
     facts.run.pools.iter().enumerate().find_map(|(index, pool)| {
-        let busy = || pool.workers.iter().map(|worker| worker.busy_ns as f64);
-        let mean = busy().sum::<f64>() / pool.workers.len().max(1) as f64;
-        let is_hot = busy().fold(0.0, f64::max) >= HOT * mean;
+        let is_hot = |loads: &[f64]| {
+            let mean = loads.iter().sum::<f64>() / loads.len().max(1) as f64;
+            loads.iter().copied().fold(0.0, f64::max) >= HOT * mean && mean > 0.0
+        };
+        let busy: Vec<f64> = pool.workers.iter().map(|worker| worker.busy_ns as f64).collect();
+        let is_hot = is_hot(&busy) || is_hot(&tokens_of_workers(facts, index));
         let spared = facts.causes.share(facts.causes.pools[index].avoidable) >= WAITING_FOR_IT;
         (is_hot && spared).then(|| worker_imbalance(facts, index)).flatten()
     })
+}
+
+/// Tokens that each worker of a pool had to compute.
+fn tokens_of_workers(facts: &Facts<'_>, index: usize) -> Vec<f64> {
+    let pool = facts.pool(index);
+    let mut tokens = vec![0.0; pool.workers.len()];
+    for request in &facts.run.requests {
+        for stage in request.stages.iter().filter(|stage| stage.pool == pool.role) {
+            let prompt = request.input_tokens.saturating_sub(stage.reused_tokens);
+            tokens[stage.worker.index()] += f64::from(prompt) + f64::from(request.output_tokens);
+        }
+    }
+    tokens
 }
 
 /// Requests waited for one worker while another one had nothing to wait for.
@@ -85,7 +101,7 @@ pub(super) fn worker_imbalance(facts: &Facts<'_>, index: usize) -> Option<Findin
     // As many workers as if those who make requests wait did so equally.
     let (sum, squares) = waited.iter().fold((0.0, 0.0), |(sum, squares), ms| (sum + ms, squares + ms * ms));
     let effective = sum * sum / squares.max(1e-9);
-    if effective > (count as f64 + 1.0) / 2.0 {
+    if effective > f64::midpoint(count as f64, 1.0) {
         return None;
     }
     let hot = (0..count).max_by(|&one, &other| waited[one].total_cmp(&waited[other]))?;

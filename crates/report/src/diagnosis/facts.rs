@@ -1,10 +1,11 @@
 //! What the rules go by, and the cause on which most time was spent.
 
 use servecast_record::{PoolRecord, RunRecord};
+use servecast_types::Duration;
 
 use super::causes::{Causes, PoolCauses};
 use super::engine::with_prompts;
-use super::states::{PoolStates, end_of};
+use super::states::PoolStates;
 use super::targets::Targets;
 use super::what_if::Given;
 use crate::report::Report;
@@ -21,6 +22,9 @@ const ON_THE_LINK: f64 = 0.5;
 
 /// Share of the TTFT that a main cause has at least.
 const MAIN: f64 = 0.2;
+
+/// Share of the waiting, for its share of the time, that is in the time without prompts if that makes no difference.
+const THROUGHOUT: f64 = 0.5;
 
 /// How much more a pool serves that is short of something, with twice as much of it.
 const A_FIFTH_MORE: f64 = 1.2;
@@ -82,7 +86,7 @@ impl<'a> Facts<'a> {
     /// Whether a target on the time to first token is missed, alone or as a part of the whole time.
     pub(super) fn misses_first_tokens(&self) -> bool {
         self.causes.miss_a_target && {
-            let e2e_ms = |&ordinal: &usize| self.run.requests[ordinal].e2e().map_or(0.0, |e2e| e2e.as_ms());
+            let e2e_ms = |&ordinal: &usize| self.run.requests[ordinal].e2e().map_or(0.0, Duration::as_ms);
             self.targets.missed(Metric::Ttft).is_some()
                 || 2.0 * self.causes.ttft_ms >= self.causes.requests.iter().map(e2e_ms).sum::<f64>()
         }
@@ -112,23 +116,14 @@ impl<'a> Facts<'a> {
         (share(main.ms) >= MAIN).then_some(main)
     }
 
-    /// Whether KV rather than the computation of prompts limits a pool: there is no room for one more request of the mean
-    /// size of those that run, and with twice the KV, which halves the passes that only decode, it would serve a fifth more.
+    /// Whether KV rather than the computation of prompts limits a pool: requests wait for it in the time without prompts, too,
+    /// and with twice the KV, which halves that time, it would serve a fifth more.
     fn is_short_of_kv(&self, pool: usize) -> bool {
-        let record = self.pool(pool);
-        let stages = self
-            .run
-            .requests
-            .iter()
-            .flat_map(|request| request.stages.iter().map(move |stage| (stage, end_of(request, stage))));
-        let run_ns: f64 = stages
-            .filter(|(stage, _)| stage.pool == record.role)
-            .filter_map(|(stage, end)| Some(end.since(stage.admitted?).as_ns() as f64))
-            .sum();
-        let busy_ns: f64 = record.workers.iter().map(|worker| worker.busy_ns as f64).sum();
-        let (running, used) = (run_ns / busy_ns.max(1.0), self.report.pools[pool].kv_usage.unwrap_or(0.0));
+        let of = &self.causes.pools[pool];
         let prompts = with_prompts(self, pool);
-        (1.0 - used) * running < used && 1.0 / (prompts + (1.0 - prompts) / 2.0) >= A_FIFTH_MORE
+        let without = 1.0 - prompts;
+        let waits_throughout = of.kv >= THROUGHOUT * without * (of.kv + of.prompts);
+        waits_throughout && of.kv > 0.0 && 1.0 / (prompts + without / 2.0) >= A_FIFTH_MORE
     }
 
     pub(super) fn pool(&self, pool: usize) -> &'a PoolRecord {

@@ -94,7 +94,7 @@ impl<const N: usize> Sums<N> {
     /// The state from `at` on, which is not before any other change.
     fn change(&mut self, at: u64, state: Option<u8>) {
         let last = self.changes.last();
-        if last.map_or(None, |&(_, state, _)| state) != state {
+        if last.and_then(|&(_, state, _)| state) != state {
             let sums = last.map_or([0; N], |last| Self::after(last, at));
             self.changes.push((at, state, sums));
         }
@@ -247,7 +247,7 @@ impl PoolStates {
 }
 
 /// When a stage of a request ended.
-pub(super) fn end_of(request: &RequestRecord, stage: &StageRecord) -> Time {
+fn end_of(request: &RequestRecord, stage: &StageRecord) -> Time {
     stage.last_token.unwrap_or(request.ended)
 }
 

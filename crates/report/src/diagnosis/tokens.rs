@@ -48,7 +48,8 @@ pub(super) fn slow_tokens(facts: &Facts<'_>) -> Option<Finding> {
     let prompts = share >= BESIDE_PROMPTS && role == Role::Aggregated;
     // Without a target, tokens that take five times as long as the fastest are alarming, if prompts are why.
     let fastest_ms = facts.run.gaps.sorted().iter().map(|(gap, _)| gap.as_ms()).find(|&ms| ms > 0.0);
-    if !misses && !(prompts && fastest_ms.is_some_and(|fastest_ms| mean_ms >= SLOW * fastest_ms)) {
+    let are_slow = fastest_ms.is_some_and(|fastest_ms| mean_ms >= SLOW * fastest_ms);
+    if !(misses || prompts && are_slow) {
         return None;
     }
     if !prompts && let Some(found) = pool_ratio_of(facts, pool) {

@@ -28,12 +28,12 @@ impl<'a> Given<'a> {
         Self { settings }
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    fn get(self, key: &str) -> Option<&'a Value> {
         self.settings?.get(key)
     }
 
     /// A setting of the engines of a pool, with its path; by SGLang's own name where it has one.
-    fn of_engine(&self, role: Role, key: &str) -> Option<(String, &'a Value)> {
+    fn of_engine(self, role: Role, key: &str) -> Option<(String, &'a Value)> {
         let table = match role {
             Role::Aggregated => "engine_args",
             Role::Prefill => "prefill_engine_args",
@@ -48,7 +48,7 @@ impl<'a> Given<'a> {
     }
 
     /// Whether requests come when others have gone.
-    pub(super) fn is_closed_loop(&self) -> bool {
+    pub(super) fn is_closed_loop(self) -> bool {
         self.get("replay_concurrency").is_some_and(Value::is_u64)
     }
 
@@ -61,7 +61,7 @@ impl<'a> Given<'a> {
     }
 
     /// So many workers more in a pool.
-    pub(super) fn more_workers(&self, role: Role, more: u64) -> Option<WhatIf> {
+    pub(super) fn more_workers(self, role: Role, more: u64) -> Option<WhatIf> {
         let key = Self::workers(role);
         let before = self.get(key)?;
         let change = if more == 1 { "one more worker".to_owned() } else { format!("{more} more workers") };
@@ -69,27 +69,27 @@ impl<'a> Given<'a> {
     }
 
     /// A worker moved from one pool to the other.
-    pub(super) fn moved_worker(&self, from: Role, to: Role) -> Option<WhatIf> {
+    pub(super) fn moved_worker(self, from: Role, to: Role) -> Option<WhatIf> {
         let count = |role| self.get(Self::workers(role)).and_then(Value::as_u64);
         let values = [(from, count(from)?.checked_sub(1)?), (to, count(to)? + 1)];
         let values = values.map(|(role, count)| (Self::workers(role).to_owned(), json!(count)));
         Some(WhatIf::several(&format!("one {from} worker as a {to} worker"), &values))
     }
 
-    fn scaled(&self, role: Role, key: &str, change: &str, scale: fn(u64) -> u64) -> Option<WhatIf> {
+    fn scaled(self, role: Role, key: &str, change: &str, scale: fn(u64) -> u64) -> Option<WhatIf> {
         let (path, before) = self.of_engine(role, key)?;
         Some(WhatIf::one(change, &path, Some(before), json!(scale(before.as_u64()?))))
     }
 
-    pub(super) fn twice_the_seats(&self, role: Role) -> Option<WhatIf> {
+    pub(super) fn twice_the_seats(self, role: Role) -> Option<WhatIf> {
         self.scaled(role, "max_num_seqs", "twice the requests in a batch", |seats| 2 * seats)
     }
 
-    pub(super) fn twice_the_kv(&self, role: Role) -> Option<WhatIf> {
+    pub(super) fn twice_the_kv(self, role: Role) -> Option<WhatIf> {
         self.scaled(role, "num_gpu_blocks", "twice the KV", |blocks| 2 * blocks)
     }
 
-    pub(super) fn half_the_chunk(&self, role: Role) -> Option<WhatIf> {
+    pub(super) fn half_the_chunk(self, role: Role) -> Option<WhatIf> {
         let chunks = self.of_engine(role, "enable_chunked_prefill");
         if let Some((path, before @ Value::Bool(false))) = chunks {
             return Some(WhatIf::one("prompts in chunks", &path, Some(before), json!(true)));
@@ -99,7 +99,7 @@ impl<'a> Given<'a> {
     }
 
     /// The cache on, a router that goes by it, or more of it.
-    pub(super) fn more_reuse(&self, role: Role, workers: usize) -> Option<WhatIf> {
+    pub(super) fn more_reuse(self, role: Role, workers: usize) -> Option<WhatIf> {
         if let Some((path, before @ Value::Bool(false))) = self.of_engine(role, "enable_prefix_caching") {
             return Some(WhatIf::one("prefix caching", &path, Some(before), json!(true)));
         }
@@ -119,18 +119,18 @@ impl<'a> Given<'a> {
     }
 
     /// A router that goes by load.
-    pub(super) fn other_router(&self) -> Option<WhatIf> {
+    pub(super) fn other_router(self) -> Option<WhatIf> {
         let before = self.get("router_mode")?;
         let mode = if before == "least_loaded" { "kv_router" } else { "least_loaded" };
         Some(WhatIf::one("a router that goes by load", "router_mode", Some(before), json!(mode)))
     }
 
-    pub(super) fn twice_as_fast(&self, role: Role) -> Option<WhatIf> {
+    pub(super) fn twice_as_fast(self, role: Role) -> Option<WhatIf> {
         let (path, before) = self.of_engine(role, "speedup_ratio")?;
         Some(WhatIf::one("iterations twice as fast", &path, Some(before), json!(2.0 * before.as_f64()?)))
     }
 
-    pub(super) fn infinite_link(&self) -> Option<WhatIf> {
+    pub(super) fn infinite_link(self) -> Option<WhatIf> {
         let roles = [Role::Prefill, Role::Decode];
         let given: Vec<(String, &Value)> = roles
             .into_iter()
@@ -149,7 +149,7 @@ impl<'a> Given<'a> {
     }
 
     /// The longest sequence that would have to fit.
-    pub(super) fn longer_context(&self, role: Role, tokens: u64) -> Option<WhatIf> {
+    pub(super) fn longer_context(self, role: Role, tokens: u64) -> Option<WhatIf> {
         let (path, before) = self.of_engine(role, "max_model_len")?;
         Some(WhatIf::one("a longer context", &path, Some(before), json!(tokens)))
     }

@@ -28,6 +28,12 @@ impl Problem {
         Self { kind: "missing", loc: loc.to_owned(), msg: "Field required".to_owned(), input, ctx: None }
     }
 
+    /// A value that is none of those that there are, which `known` lists.
+    pub(crate) fn literal(loc: String, known: &str, input: &Value) -> Self {
+        let problem = Self::new("literal_error", loc, &format!("Input should be {known}"), input);
+        problem.with("expected", quoted(known))
+    }
+
     #[must_use]
     fn with(self, key: &'static str, value: String) -> Self {
         Self { ctx: Some((key, value)), ..self }
@@ -45,17 +51,23 @@ impl Problem {
     }
 }
 
+/// Problems that a message tells of.
+const MOST_PROBLEMS: usize = 10;
+
 /// What a list of problems comes to.
 pub(crate) fn invalid(problems: &[Problem]) -> ApiError {
     let noun = if problems.len() == 1 { "error" } else { "errors" };
     let mut message = format!("{} validation {noun}:", problems.len());
-    for Problem { kind, loc, msg, input, ctx } in problems {
+    for Problem { kind, loc, msg, input, ctx } in problems.iter().take(MOST_PROBLEMS) {
         let [loc, msg, input] = [loc, msg, input].map(|text| quoted(text));
         let _ = write!(message, "\n  {{'type': '{kind}', 'loc': {loc}, 'msg': {msg}, 'input': {input}");
         if let Some((key, value)) = ctx {
             let _ = write!(message, ", 'ctx': {{'{key}': {value}}}");
         }
         message.push('}');
+    }
+    if let Some(more) = problems.len().checked_sub(MOST_PROBLEMS).filter(|&more| more > 0) {
+        let _ = write!(message, "\n  ...and {more} more errors");
     }
     ApiError::schema(message, problems.first().map(|problem| problem.loc.clone()))
 }
@@ -158,6 +170,11 @@ impl<'a> Fields<'a> {
         self.problems.push(problem);
     }
 
+    /// What is wrong.
+    pub(crate) fn problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
     /// Nothing is wrong, or what is.
     pub(crate) fn checked(&mut self) -> Result<(), ApiError> {
         if self.problems.is_empty() { Ok(()) } else { Err(invalid(&self.problems)) }
@@ -193,6 +210,19 @@ impl<'a> Fields<'a> {
             }
             _ => self.fail(key, "int_type", "Input should be a valid integer", value),
         }
+        None
+    }
+
+    /// A whole number from `least` on, which may be a text.
+    pub(crate) fn int_from(&mut self, key: &str, least: i64) -> Option<i64> {
+        let int = self.int(key)?;
+        if int >= least {
+            return Some(int);
+        }
+        let msg = format!("Input should be greater than or equal to {least}");
+        let problem =
+            Problem::new("greater_than_equal", format!("{}.{key}", self.path), &msg, self.get(key)?);
+        self.wrong(problem.with("ge", least.to_string()));
         None
     }
 

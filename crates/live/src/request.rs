@@ -1,10 +1,12 @@
 //! What a client asks for: the body of `/v1/completions` and `/v1/chat/completions`, checked in the order and the words of
 //! vLLM.
 
+mod form;
 mod given;
 mod prompts;
 mod salt;
 mod sampling;
+mod vocabulary;
 
 use serde_json::{Map, Value};
 
@@ -130,7 +132,7 @@ impl Wanted {
         if let Some(model) = model.filter(|&model| model != served.model) {
             return Err(ApiError::no_model(model, &served.model));
         }
-        given.check(api, served)?;
+        given.check(api, served, tokenizer.vocabulary())?;
         let is_text = !matches!(prompts, Prompts::Ids(_));
         let prompts = prompts.encode(api, given.special_tokens, tokenizer)?;
         let mut prompts: Vec<Prompt> = prompts.into_iter().map(|prompt| given.truncated(prompt)).collect();
@@ -296,6 +298,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_real_one_takes_is_taken() {
+        for more in [
+            json!({"logit_bias": {"5": 300, " 7 ": "0.5"}}),
+            json!({"logit_bias": {}}),
+            json!({"stop": ["a", "b", "c", "d", "e", "f"]}),
+            json!({"best_of": 5}),
+            json!({"top_k": -1, "top_p": 1, "min_p": 0, "temperature": 2}),
+            json!({"top_k": 0, "repetition_penalty": 30, "presence_penalty": -2, "frequency_penalty": 2}),
+            json!({"truncate_prompt_tokens": -1}),
+            json!({"response_format": {"type": "json_object"}}),
+            json!({"response_format": {"type": "structural_tag", "format": {}}}),
+            json!({"allowed_token_ids": null, "logprobs": -1, "prompt_logprobs": 20}),
+        ] {
+            let mut body = json!({"prompt": "x"});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert!(read(Api::Completions, &body).is_ok(), "{more}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for (more, message) in [
             (json!({"n": 0}), "n must be at least 1, got 0."),
@@ -303,6 +325,35 @@ mod tests {
             (
                 json!({"max_tokens": 0}),
                 "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+            ),
+            (json!({"logit_bias": {"5": 1, "x": 2}}), "invalid literal for int() with base 10: 'x'"),
+            (
+                json!({"logit_bias": {"5": 1, "131072": -300, "-1": 2}}),
+                "token_id(s) [-1, 131072] in logit_bias contain out-of-vocab token ids. Vocabulary size: 131072 \
+                 (parameter=logit_bias, value=[-1, 131072])",
+            ),
+            (
+                json!({"allowed_token_ids": []}),
+                "allowed_token_ids is not None and empty! (parameter=allowed_token_ids, value=[])",
+            ),
+            (
+                json!({"allowed_token_ids": [5, 131_072]}),
+                "allowed_token_ids contains out-of-vocab token id! (parameter=allowed_token_ids, value=[131072])",
+            ),
+            (
+                json!({"response_format": {"type": "json_schema"}}),
+                "When response_format type is 'json_schema', the 'json_schema' field must be provided. \
+                 (parameter=response_format)",
+            ),
+            (
+                json!({"truncate_prompt_tokens": -2}),
+                "1 validation error:\n  {'type': 'greater_than_equal', 'loc': 'body.truncate_prompt_tokens', 'msg': \
+                 'Input should be greater than or equal to -1', 'input': '-2', 'ctx': {'ge': -1}}",
+            ),
+            (
+                json!({"logit_bias": {"5": "many"}}),
+                "1 validation error:\n  {'type': 'float_parsing', 'loc': 'body.logit_bias.5', 'msg': 'Input should be \
+                 a valid number, unable to parse string as a number', 'input': 'many'}",
             ),
             (json!({"stop": ["a", ""]}), "stop cannot contain an empty string."),
             (json!({"bad_words": [""]}), "bad_words cannot contain an empty string."),

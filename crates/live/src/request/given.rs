@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
+use super::form::Form;
 use super::sampling::Sampling;
+use super::vocabulary::Vocabulary;
 use super::{Api, Dialect, Prompt, Served, Wanted, too_few_tokens};
 use crate::error::ApiError;
 use crate::params::{Fields, Problem};
@@ -28,7 +30,8 @@ pub(super) struct Given {
     stop: Vec<String>,
     stop_token_ids: Vec<u32>,
     include_stop: bool,
-    allowed_token_ids: Vec<u32>,
+    vocabulary: Vocabulary,
+    form: Form,
     ignore_eos: bool,
     echo: bool,
     /// Of a chat, which only says something of the prompt's tokens.
@@ -87,7 +90,8 @@ impl Given {
             stop: fields.texts("stop"),
             stop_token_ids: fields.ids("stop_token_ids"),
             include_stop: fields.bool("include_stop_str_in_output").unwrap_or(false),
-            allowed_token_ids: fields.ids("allowed_token_ids"),
+            vocabulary: Vocabulary::read(fields),
+            form: Form::read(fields),
             ignore_eos: fields.bool("ignore_eos").unwrap_or(false),
             echo: api == Api::Completions && fields.bool("echo").unwrap_or(false),
             echo_chat: api == Api::Chat && fields.bool("echo").unwrap_or(false),
@@ -96,7 +100,7 @@ impl Given {
             return_token_ids: fields.bool("return_token_ids").unwrap_or(false),
             tokens_as_ids: fields.bool("return_tokens_as_token_ids").unwrap_or(false),
             special_tokens: fields.bool("add_special_tokens").unwrap_or(api == Api::Completions),
-            truncate: fields.int("truncate_prompt_tokens"),
+            truncate: fields.int_from("truncate_prompt_tokens", -1),
             priority: fields.int("priority"),
             seed: fields.int("seed"),
             request_id: fields.text("request_id").map(str::to_owned),
@@ -119,7 +123,8 @@ impl Given {
         given
     }
 
-    pub(super) fn check(&self, api: Api, served: &Served) -> Result<(), ApiError> {
+    /// In the order of vLLM, with a vocabulary of so many tokens.
+    pub(super) fn check(&self, api: Api, served: &Served, vocabulary: u32) -> Result<(), ApiError> {
         if self.has_stream_options && !self.stream {
             let message = "Stream options can only be defined when `stream=True`.";
             return Err(ApiError::of("stream_options", message, None));
@@ -133,6 +138,7 @@ impl Given {
             let message = "when using `top_logprobs`, `logprobs` must be set to true.";
             return Err(ApiError::of("top_logprobs", message, None));
         }
+        self.form.check()?;
         self.check_prompt_logprobs()?;
         if let Some(Logprobs::Of(logprobs)) = self.logprobs {
             let param = if api == Api::Chat { "top_logprobs" } else { "logprobs" };
@@ -161,7 +167,9 @@ impl Given {
                 return Err(ApiError::of("max_tokens", message, Some(&max_tokens.to_string())));
             }
         }
-        self.check_sampling(served.dialect)
+        self.check_sampling(served.dialect)?;
+        // SGLang has no such fields, or clamps what they say.
+        if served.dialect == Dialect::Vllm { self.vocabulary.check(vocabulary) } else { Ok(()) }
     }
 
     /// Log-probabilities of prompts come with a whole answer.
@@ -252,7 +260,7 @@ impl Given {
             stop: self.stop,
             stop_token_ids: self.stop_token_ids,
             include_stop: self.include_stop,
-            allowed_token_ids: self.allowed_token_ids,
+            allowed_token_ids: self.vocabulary.allowed.unwrap_or_default(),
             echo: self.echo,
             echo_only,
             logprobs,

@@ -167,13 +167,33 @@ pub(crate) fn messages(fields: &mut Fields<'_>) -> Prompts {
             continue;
         };
         let Some(role) = message.get("role").and_then(Value::as_str) else {
-            fields.wrong(Problem::missing(&format!("{loc}.role"), message));
+            let problems = no_kind_of_message(&loc, message);
+            problems.into_iter().for_each(|problem| fields.wrong(problem));
             continue;
         };
         let content = message.get("content").map_or_else(String::new, content);
         messages.push(Message { role: role.to_owned(), content });
     }
     Prompts::Chat(messages)
+}
+
+/// What the kinds of messages that there are miss in one without a role, in the order in which they are tried.
+fn no_kind_of_message(loc: &str, message: &Map<String, Value>) -> Vec<Problem> {
+    const WANTED: [(&str, &str); 11] = [
+        ("ChatCompletionDeveloperMessageParam", "role"),
+        ("ChatCompletionSystemMessageParam", "role"),
+        ("ChatCompletionUserMessageParam", "role"),
+        ("ChatCompletionAssistantMessageParam", "role"),
+        ("ChatCompletionToolMessageParam", "role"),
+        ("ChatCompletionToolMessageParam", "tool_call_id"),
+        ("ChatCompletionFunctionMessageParam", "name"),
+        ("ChatCompletionFunctionMessageParam", "role"),
+        ("CustomChatCompletionMessageParam", "role"),
+        ("Message", "author"),
+        ("Message", "role"),
+    ];
+    let missing = WANTED.into_iter().filter(|(_, key)| !message.contains_key(*key));
+    missing.map(|(kind, key)| Problem::missing(&format!("{loc}.{kind}.{key}"), message)).collect()
 }
 
 /// The text of a message: itself, or its parts one after the other.

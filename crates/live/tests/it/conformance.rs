@@ -17,10 +17,6 @@ fn exception(name: &str) -> Option<&'static str> {
         ("completions", "stop" | "stop_stream" | "stop_included" | "stop_token_ids") | ("chat", "stop") => {
             "made-up answers come to other texts, after another number of tokens"
         }
-        ("errors", "bad_response_format") => "the form of answers is not looked at",
-        ("errors", "chat_no_role") => {
-            "a message without a role is one problem, not one for each kind of message"
-        }
         (
             "routes",
             "get_world_size"

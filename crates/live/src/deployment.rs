@@ -1,7 +1,8 @@
 //! The deployment at work, in a thread of its own: requests of clients go in, tokens come out.
 //!
 //! The thread drives a [`Cluster`] by the clock of the machine. Handlers send it [`Command`]s, and get [`Event`]s on a
-//! channel a request, each with the instant at which the client is to see it.
+//! channel a request, each with the instant at which the client is to see it. Events of one instant go out together, as
+//! [`Letter`]s which the thread of the connections hands on: to wake that thread for each would be a system call a token.
 
 mod message;
 
@@ -23,7 +24,7 @@ use servecast_record::RequestStatus;
 use servecast_types::{Duration, RequestId, Role, Time, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::message::{Asked, Command, Ended, Event, Request};
+pub(crate) use self::message::{Asked, Command, Ended, Event, Letter, Outbox, Request};
 use crate::admin::{Order, is_up};
 use crate::content::content;
 use crate::events::Feed;
@@ -53,6 +54,8 @@ pub(crate) struct Setting {
     pub(crate) startup: Duration,
     /// Who is told that a worker has come or gone.
     pub(crate) lives: mpsc::UnboundedSender<(WorkerId, bool)>,
+    /// Who hands events on.
+    pub(crate) letters: mpsc::UnboundedSender<Vec<Letter>>,
 }
 
 /// Why a deployment does not serve any more.
@@ -85,7 +88,7 @@ fn serve(setting: Setting, commands: Receiver<Command>) -> Result<(), Deployment
 
 /// The deployment as it is at the end, and when that is.
 fn drive(setting: Setting, commands: Receiver<Command>) -> Result<(Cluster, Time), DeploymentError> {
-    let Setting { topology, options, speed, metrics, log, events, startup, lives } = setting;
+    let Setting { topology, options, speed, metrics, log, events, startup, lives, letters } = setting;
     let last = topology.groups().last().map(|(role, ..)| role);
     let hosts = topology.groups().filter(|(role, ..)| Some(*role) == last);
     let deliveries =
@@ -111,14 +114,17 @@ fn drive(setting: Setting, commands: Receiver<Command>) -> Result<(Cluster, Time
         pools: pool_names(&topology),
         startup,
         lives,
+        outbox: Outbox::new(letters),
         failure: None,
         is_closing: false,
     }));
     let mut cluster = Cluster::new(&topology, &options);
     let desk = Shared(desk);
     let mut clock = WallClock::new(desk.clone());
-    let end = drive_with(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone(), &mut desk.clone())?;
+    let end = drive_with(&mut cluster, &mut desk.clone(), &mut clock, &mut desk.clone(), &mut desk.clone());
     let mut desk = desk.0.borrow_mut();
+    desk.outbox.send();
+    let end = end?;
     if let Some(error) = desk.failure.take() {
         return Err(error.into());
     }
@@ -189,6 +195,7 @@ struct Desk {
     pools: Vec<&'static str>,
     startup: Duration,
     lives: mpsc::UnboundedSender<(WorkerId, bool)>,
+    outbox: Outbox,
     failure: Option<std::io::Error>,
     is_closing: bool,
 }
@@ -281,19 +288,12 @@ impl Desk {
         }
     }
 
-    fn tell(&mut self, id: RequestId, event: Event) {
-        if let Some(client) = self.clients.get(&id) {
-            // Who has gone will be taken back.
-            let _ = client.events.send((client.index, event));
-        }
-    }
-
     fn token(&mut self, worker: WorkerId, id: RequestId, at: Time) {
-        let delay = self.clients.get(&id).map_or(std::time::Duration::ZERO, |client| client.delay);
-        let seen = self.clock.at(at) + delay;
         self.metrics.token(worker, id, at);
-        let cached_tokens = self.clients.get(&id).and_then(|client| client.cached_tokens).unwrap_or(0);
-        self.tell(id, Event::Token { at: seen, cached_tokens });
+        let Some(client) = self.clients.get(&id) else { return };
+        let cached_tokens = client.cached_tokens.unwrap_or(0);
+        let event = Event::Token { at: self.clock.at(at) + client.delay, cached_tokens };
+        self.outbox.push(Letter { to: client.events.clone(), index: client.index, event });
     }
 }
 
@@ -303,7 +303,10 @@ struct Shared(Rc<RefCell<Desk>>);
 
 impl Timer for Shared {
     fn now(&mut self) -> Time {
-        self.0.borrow().clock.now()
+        let mut desk = self.0.borrow_mut();
+        // What happened at the instant before has happened.
+        desk.outbox.send();
+        desk.clock.now()
     }
 
     fn sleep(&mut self, until: Option<Time>) {
@@ -401,8 +404,8 @@ impl Source for Shared {
         let Some(client) = desk.clients.remove(&id) else { return };
         desk.ids.remove(&client.number);
         let cached_tokens = client.cached_tokens.unwrap_or(0);
-        // Who has gone does not hear of it.
-        let _ = client.events.send((client.index, Event::Ended(Ended { status, cached_tokens })));
+        let event = Event::Ended(Ended { status, cached_tokens });
+        desk.outbox.push(Letter { to: client.events, index: client.index, event });
     }
 
     fn pop_withdrawn(&mut self, _now: Time) -> Option<RequestId> {

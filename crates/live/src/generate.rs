@@ -12,7 +12,7 @@ use servecast_record::RequestStatus;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::answer::{DONE, Head, OfPrompt, Stream, Tokens, Whole, event, logprobs};
+use crate::answer::{DONE, Head, OfPrompt, Stream, Tokens, Whole, event_of, logprobs};
 use crate::app::App;
 use crate::blocking::work;
 use crate::choice::{Choice, Delta};
@@ -51,8 +51,8 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Sends a request to the deployment.
-    pub(crate) fn begin(app: Arc<App>, wanted: Wanted, head: Head) -> Result<Self, ApiError> {
+    /// Sends a request to the deployment, which came then.
+    pub(crate) fn begin(app: Arc<App>, wanted: Wanted, head: Head, came: Instant) -> Result<Self, ApiError> {
         let number = app.number();
         if let Some(refusal) = app.faults.refusal(number, wanted.prompts.len() * wanted.n as usize) {
             return Err(refusal);
@@ -69,7 +69,7 @@ impl Answers {
             ended: 0,
             refused: false,
             is_lost: false,
-            came: Instant::now(),
+            came,
             first: None,
             app,
             wanted,
@@ -321,7 +321,7 @@ impl EventStream {
         if *refused {
             let error = ApiError::internal("the engine could not serve the request");
             let error = error.json(self.answers.app.shape(wanted.api));
-            self.ready.push_back(event(&error));
+            self.ready.push_back(event_of(&error));
         } else if wanted.include_usage {
             let usage = match self.answers.app.served.dialect {
                 Dialect::Vllm => self.answers.messages().end(*tokens),

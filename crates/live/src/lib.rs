@@ -52,7 +52,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::app::{App, Front};
-use crate::deployment::{Command, DeploymentError, Setting};
+use crate::deployment::{Command, DeploymentError, Letter, Setting};
 use crate::events::{Feed, Source};
 use crate::metrics::Metrics;
 use crate::output::Output;
@@ -180,7 +180,7 @@ async fn is_stopped_at_startup(
     stop: impl Future<Output = ()>,
 ) -> Result<bool, ServeError> {
     // What cannot be had is found out before anybody waits.
-    drop(listen(options).await?);
+    drop(listen(options)?);
     let seconds = (options.startup.as_secs() / options.speed).min(LONGEST_STARTUP);
     let startup = std::time::Duration::from_secs_f64(seconds);
     Ok(tokio::time::timeout(startup, stop).await.is_ok())
@@ -202,10 +202,10 @@ async fn serve_on(
     if options.startup > Duration::ZERO && is_stopped_at_startup(&options, stop.as_mut()).await? {
         return Ok(());
     }
-    let ports = listen(&options).await?;
+    let ports = listen(&options)?;
     let admin = match options.admin {
         None => None,
-        Some(address) => Some(ports::bind(address).await?),
+        Some(address) => Some(ports::bind(address)?),
     };
     let events = publish(&mut options)?;
     // Nobody asks for a report, and a server may go on for weeks.
@@ -229,6 +229,7 @@ async fn serve_on(
     );
     let seed = options.options.seed;
     let (lives, mut changes) = mpsc::unbounded_channel();
+    let (letters, mut posted) = mpsc::unbounded_channel::<Vec<Letter>>();
     let setting = Setting {
         topology: options.topology,
         options: options.options,
@@ -238,7 +239,13 @@ async fn serve_on(
         events,
         startup: options.startup,
         lives,
+        letters,
     };
+    tokio::spawn(async move {
+        while let Some(letters) = posted.recv().await {
+            letters.into_iter().for_each(Letter::deliver);
+        }
+    });
     let (stopped, mut has_stopped) = oneshot::channel();
     let (commands, thread) = deployment::start(setting, stopped).map_err(ServeError::Start)?;
     let hash = xxhash_rust::xxh3::xxh3_64(options.configuration.as_bytes()) as u32;

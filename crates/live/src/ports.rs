@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use servecast_types::WorkerId;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::AbortHandle;
 
 use crate::app::App;
@@ -24,7 +24,7 @@ pub(crate) struct Port {
 }
 
 /// Opens all ports.
-pub(crate) async fn listen(options: &ServeOptions) -> Result<Vec<Port>, ServeError> {
+pub(crate) fn listen(options: &ServeOptions) -> Result<Vec<Port>, ServeError> {
     let mut wanted: Vec<_> = options.address.into_iter().map(|address| (address, None)).collect();
     if let Some(first) = options.workers {
         let workers: u32 = options.topology.groups().map(|(_, workers, _)| workers).sum();
@@ -41,18 +41,31 @@ pub(crate) async fn listen(options: &ServeOptions) -> Result<Vec<Port>, ServeErr
     }
     let mut ports = Vec::new();
     for (address, worker) in wanted {
-        let (listener, address) = bind(address).await?;
+        let (listener, address) = bind(address)?;
         ports.push(Port { listener, address, worker });
     }
     Ok(ports)
 }
 
+/// Connections that wait to be taken; beyond that a client tries again after a second. The system may allow fewer.
+const BACKLOG: u32 = 8192;
+
 /// Opens a port; of port 0, any.
-pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+pub(crate) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
     let failed = |source| ServeError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listener(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // On Windows that would take the port of somebody who has it.
+    if cfg!(unix) {
+        socket.set_reuseaddr(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Takes connections on all ports, until it is dropped.
@@ -98,7 +111,7 @@ impl Drop for Doors {
 
 async fn reopen(address: SocketAddr, app: Arc<App>) {
     loop {
-        match TcpListener::bind(address).await {
+        match listener(address) {
             Ok(listener) => return http::serve(listener, app).await,
             // Somebody may have it for the moment.
             Err(_) => tokio::time::sleep(RETRY).await,

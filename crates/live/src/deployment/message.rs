@@ -67,6 +67,52 @@ pub(crate) enum Event {
     Ended(Ended),
 }
 
+/// An event on its way to whoever waits for a request.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    pub(crate) to: mpsc::UnboundedSender<(u32, Event)>,
+    pub(crate) index: u32,
+    pub(crate) event: Event,
+}
+
+impl Letter {
+    /// Hands it over. Who has gone will be taken back.
+    pub(crate) fn deliver(self) {
+        let _ = self.to.send((self.index, self.event));
+    }
+}
+
+/// Letters that are not sent yet.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    sender: mpsc::UnboundedSender<Vec<Letter>>,
+    letters: Vec<Letter>,
+}
+
+impl Outbox {
+    /// Letters that are sent at once, though there may be more of the same instant: whoever hands them on begins meanwhile.
+    const MOST: usize = 256;
+
+    pub(crate) fn new(sender: mpsc::UnboundedSender<Vec<Letter>>) -> Self {
+        Self { sender, letters: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, letter: Letter) {
+        self.letters.push(letter);
+        if self.letters.len() >= Self::MOST {
+            self.send();
+        }
+    }
+
+    /// Sends those that there are.
+    pub(crate) fn send(&mut self) {
+        if !self.letters.is_empty() {
+            // Without connections nobody waits for any.
+            let _ = self.sender.send(std::mem::take(&mut self.letters));
+        }
+    }
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ended {

@@ -114,6 +114,7 @@ impl std::io::Write for Written {
 fn live(deployment: &Deployment, wishes: &[Wish]) -> (Vec<RequestRecord>, Vec<u8>) {
     let written = Written::default();
     let (lives, _lives) = mpsc::unbounded_channel();
+    let (letters, mut posted) = mpsc::unbounded_channel::<Vec<Letter>>();
     let topology = deployment.topology();
     let metrics =
         Metrics::new(Dialect::Vllm, &topology, "m".to_owned(), true, u32::MAX, deployment.speed, 0.0);
@@ -126,8 +127,14 @@ fn live(deployment: &Deployment, wishes: &[Wish]) -> (Vec<RequestRecord>, Vec<u8
         events: None,
         startup: Duration::ZERO,
         lives,
+        letters,
     };
     let (commands, received) = channel();
+    std::thread::spawn(move || {
+        while let Some(letters) = posted.blocking_recv() {
+            letters.into_iter().for_each(Letter::deliver);
+        }
+    });
     let thread = std::thread::spawn(move || {
         let (cluster, end) = drive(setting, received).unwrap();
         cluster.finish(end).unwrap().requests

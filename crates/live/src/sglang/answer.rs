@@ -214,7 +214,7 @@ impl State<'_> {
             finish_reason: finish.map(Finish::name),
             matched_stop: finish.and_then(|finish| matched(finish, self.head.end)),
         };
-        event(&to_json(&self.body("chat.completion.chunk", vec![delta], self.usage())))
+        event(&self.body("chat.completion.chunk", vec![delta], self.usage()))
     }
 
     /// Who says what follows, before the first token of a chat.
@@ -229,7 +229,7 @@ impl State<'_> {
         match self.wanted.api {
             Api::Generate { .. } => {
                 let said = native(self.head, self.wanted, (index, choice), self.cached[index], self.seconds);
-                vec![event(&said.to_string())]
+                vec![event(&said)]
             }
             Api::Completions | Api::Responses => {
                 let finish = delta.is_last.then(|| choice.finish());
@@ -240,7 +240,7 @@ impl State<'_> {
                     finish_reason: finish.map(Finish::name),
                     matched_stop: finish.and_then(|finish| matched(finish, self.head.end)),
                 };
-                vec![event(&to_json(&self.body("text_completion", vec![said], self.usage())))]
+                vec![event(&self.body("text_completion", vec![said], self.usage()))]
             }
             Api::Chat => {
                 let said = Said { role: None, content: Some(delta.text), reasoning_content: None };
@@ -260,6 +260,6 @@ impl State<'_> {
             Api::Completions | Api::Generate { .. } | Api::Responses => "text_completion",
             Api::Chat => "chat.completion.chunk",
         };
-        event(&to_json(&self.body::<Completion>(object, Vec::new(), Some(Usage::of(self.tokens)))))
+        event(&self.body::<Completion>(object, Vec::new(), Some(Usage::of(self.tokens))))
     }
 }

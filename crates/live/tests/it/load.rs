@@ -53,12 +53,55 @@ async fn stream(address: SocketAddr, tokens: usize) -> Vec<Instant> {
 /// By token, how much later it came than the promptest one of its stream would have it, since passes are as long as each other.
 fn lateness(streams: &[Vec<Instant>]) -> Vec<Duration> {
     let of_stream = |times: &Vec<Instant>| {
-        let due = |number: usize| PERIOD * number as u32;
-        let offsets = times.iter().enumerate().map(|(number, &at)| at.checked_sub(due(number)).unwrap());
-        let first = offsets.clone().min().unwrap();
-        offsets.map(|offset| offset.duration_since(first)).collect::<Vec<_>>()
+        let offsets = offsets(times);
+        let first = offsets.iter().copied().min().unwrap();
+        offsets.into_iter().map(move |offset| offset.duration_since(first)).collect::<Vec<_>>()
     };
     streams.iter().flat_map(of_stream).collect()
+}
+
+/// By token, how long after its pass it came: all streams are in the same passes, which cannot have ended later than the
+/// promptest token of any stream came.
+fn after_pass(streams: &[Vec<Instant>]) -> Vec<Duration> {
+    let offsets: Vec<_> = streams.iter().map(|times| offsets(times)).collect();
+    let promptest = offsets.iter().map(|offsets| *offsets.iter().min().unwrap());
+    let first = promptest.clone().min().unwrap();
+    let into_pass = |at: Instant| (at.duration_since(first).as_nanos() % PERIOD.as_nanos()) as u64;
+    // Where in a period passes end: in no stream does a token come shortly before that.
+    let mut places: Vec<u64> = promptest.map(into_pass).collect();
+    places.sort_unstable();
+    let next = places.iter().skip(1).copied().chain([places[0] + PERIOD.as_nanos() as u64]);
+    let end =
+        places.iter().zip(next).max_by_key(|&(&place, next)| next - place).map(|(_, next)| next).unwrap();
+    let end = first + Duration::from_nanos(end) - PERIOD;
+    let of_stream = |offsets: &Vec<Instant>| {
+        let first = *offsets.iter().min().unwrap();
+        let passes = first.duration_since(end).as_nanos() / PERIOD.as_nanos();
+        let due = end + PERIOD * passes as u32;
+        offsets.iter().map(|offset| offset.duration_since(due)).collect::<Vec<_>>()
+    };
+    offsets.iter().flat_map(of_stream).collect()
+}
+
+/// By token, when it came, less a period for each token before it.
+fn offsets(times: &[Instant]) -> Vec<Instant> {
+    let of_token = |(number, &at): (usize, &Instant)| at.checked_sub(PERIOD * number as u32).unwrap();
+    times.iter().enumerate().map(of_token).collect()
+}
+
+/// Percentiles, as text.
+fn percentiles(mut late: Vec<Duration>) -> String {
+    late.sort_unstable();
+    let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    format!("p50 {:.1}, p99 {:.1}, most {:.1} ms", at(0.5), at(0.99), at(1.0))
+}
+
+/// User and system time of the process so far, in seconds.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    // In hundredths, behind eleven other fields.
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// The most memory that the process had, in MB.
@@ -97,18 +140,16 @@ fn many_streams_get_their_tokens() {
     let took = start.elapsed();
     assert_eq!(times.iter().map(Vec::len).sum::<usize>(), streams * tokens);
     if given.is_some() {
-        let mut late = lateness(&times);
-        late.sort_unstable();
-        let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let all = streams * tokens;
         println!(
-            "{streams} streams, {} tokens in {:.1} s: late by p50 {:.1}, p99 {:.1}, most {:.1} ms; {} MB of server and client; load {load}",
-            late.len(),
+            "{streams} streams, {all} tokens in {:.1} s: late by {}; after the pass by {}; server and client: {} MB, {:.1} µs \
+             of processor time a token; load {load}",
             took.as_secs_f64(),
-            at(0.5),
-            at(0.99),
-            at(1.0),
-            peak_mb()
+            percentiles(lateness(&times)),
+            percentiles(after_pass(&times)),
+            peak_mb(),
+            processor_time() * 1e6 / all as f64,
         );
     }
 }

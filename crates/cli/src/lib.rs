@@ -9,6 +9,7 @@ mod commands;
 mod files;
 mod interrupt;
 mod progress;
+mod second_names;
 mod unknown;
 
 use servecast::{iterations, online, plan, resolved, routing, rows, timeline};

@@ -39,9 +39,9 @@ pub use not_yet::refuse_value;
 pub use pool::{GroupTable, PoolTable};
 pub use router::{RouterFlags, RouterGiven, add_router};
 pub use schema::{config_schema, with_defaults};
-pub use value::choice;
+use value::boolean;
 pub use value::settings;
-use value::{boolean, finite};
+pub use value::{choice, finite};
 pub use vary::{DeploymentKind, Difference, Varied, combinations, described, varied};
 
 /// How many tokens a hash id of a trace stands for, unless somebody says otherwise.

@@ -30,6 +30,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::routing::Row;
 use crate::rows::Rows;
+use crate::second_names;
 use crate::source::{LoadRows, Source};
 use crate::timeline::Timeline;
 
@@ -82,7 +83,8 @@ impl ReplayArgs {
     }
 
     /// The same, laid over others.
-    fn over(mut self, mut layers: Layers) -> Result<Layers, Failure> {
+    fn over(mut self, layers: Layers) -> Result<Layers, Failure> {
+        let mut layers = second_names::as_typed(layers, std::env::args_os());
         let BesideArgs { no_enable_prefix_caching, no_enable_chunked_prefill, config_file, router } =
             self.besides;
         if let Some(path) = &config_file {

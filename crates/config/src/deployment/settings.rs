@@ -134,6 +134,8 @@ impl<'a> Settings<'a> {
             )));
         }
         self.origins.extend(layers.origin(&name).map(|origin| (path.to_owned(), origin)));
+        let within = layers.origins_within(&name).into_iter();
+        self.origins.extend(within.map(|(setting, origin)| (format!("{path}.{setting}"), origin)));
         match path.split_once('.') {
             None => {
                 self.values.insert(path.to_owned(), value);

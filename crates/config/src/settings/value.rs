@@ -12,7 +12,10 @@ use super::not_yet;
 use crate::files;
 
 /// A number that is one.
-pub(super) fn finite(text: &str) -> Result<f64, String> {
+///
+/// # Errors
+/// For a text that is none, infinities and NaN.
+pub fn finite(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
         _ => Err("expected a finite number".to_owned()),

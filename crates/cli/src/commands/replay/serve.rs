@@ -23,7 +23,7 @@ use self::faults::FaultArgs;
 use super::{BesideArgs, ReplayArgs, unused};
 use crate::config::{
     DeploymentConfig, EngineShortcuts, Layers, OutputConfig, ReplayConfig, ReplayMode, SglangShortcuts,
-    TraceConfig,
+    TraceConfig, finite,
 };
 use crate::error::{Failure, chain};
 use crate::files::{self, note};
@@ -59,7 +59,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, help_heading = "Server")]
     server_dev_mode: bool,
     /// How many times as fast as the clock of the machine the deployment goes
-    #[arg(long, value_name = "FACTOR", help_heading = "Server", allow_negative_numbers = true)]
+    #[arg(long, value_name = "FACTOR", help_heading = "Server", allow_negative_numbers = true, value_parser = finite)]
     speed: Option<f64>,
     /// Write what comes in, with times, as a trace that `replay` takes
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
@@ -203,14 +203,14 @@ fn check_workers(args: &ServeArgs, port: Option<u16>, plan: &Plan) -> Result<(),
     let Some(first) = args.worker_port else { return Ok(()) };
     let [_] = plan.pools[..] else {
         return Err(plan.layers.refused(message!(
-            "{worker_port} is for aggregated deployments: of a split one, no worker serves a request by itself"
+            "{--worker_port} is for aggregated deployments: of a split one, no worker serves a request by itself"
         )));
     };
     let workers: u32 = plan.topology.groups().map(|(_, workers, _)| workers).sum();
     let last = u32::from(first) + workers - 1;
     if first != 0 && last > u32::from(u16::MAX) {
         return Err(Failure::user(message!(
-            "{worker_port} is {}, so that the last of {} workers has port {}, but the largest is {}",
+            "{--worker_port} is {}, so that the last of {} workers has port {}, but the largest is {}",
             u32::from(first),
             workers,
             last,
@@ -220,7 +220,7 @@ fn check_workers(args: &ServeArgs, port: Option<u16>, plan: &Plan) -> Result<(),
     if let Some(port) = port.filter(|&port| port != 0 && (u32::from(first)..=last).contains(&u32::from(port)))
     {
         return Err(Failure::user(message!(
-            "{port} is {}, which is the port of a worker, too: with {worker_port} {} they have {} to {}",
+            "{--port} is {}, which is the port of a worker, too: with {--worker_port} {} they have {} to {}",
             u32::from(port),
             u32::from(first),
             u32::from(first),
@@ -268,6 +268,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     let port = args.port.or_else(|| args.worker_port.is_none().then_some(DEFAULT_PORT));
     check_workers(args, port, &plan)?;
+    if args.api_key.as_deref() == Some("") {
+        return Err(Failure::user(message!("{--api_key} is empty: leave it out to ask for no key")));
+    }
     let kv_events = args.kv_events.config()?;
     let startup = args.faults.startup()?;
     let record = args.record.as_deref().map(|path| {
@@ -327,7 +330,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         match error {
             ServeError::Listen { .. } => Failure::user(message)
                 .with_hint(message!("{--port} names another one, {--port} 0 any that is free")),
-            ServeError::KvEvents(_) => Failure::user(message!("{kv_events_config}: {}", message)),
+            ServeError::KvEvents(_) => Failure::user(message!("{--kv_events_config}: {}", message)),
             _ => Failure::run(message),
         }
     })

@@ -7,7 +7,7 @@ use servecast_live::{LengthLaw, OutputLength, OutputText, Tokenizer};
 use servecast_types::message;
 use servecast_workload::LengthDistribution;
 
-use crate::config::choice;
+use crate::config::{choice, finite};
 use crate::error::Failure;
 use crate::files;
 
@@ -28,7 +28,7 @@ pub(super) struct AnswerArgs {
     #[arg(long, value_name = "LAW", value_parser = choice::<LengthDistribution>("output_tokens_distribution", &["constant", "uniform", "lognormal"]))]
     output_tokens_distribution: Option<LengthDistribution>,
     /// How far it varies: half the range over the mean (uniform), standard deviation over the mean (lognormal)
-    #[arg(long, value_name = "SPREAD", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SPREAD", allow_negative_numbers = true, value_parser = finite)]
     output_tokens_spread: Option<f64>,
 }
 
@@ -53,7 +53,7 @@ impl AnswerArgs {
                 let text = files::read_text(&self.output)?;
                 if text.trim().is_empty() {
                     let path = crate::error::quoted(&self.output);
-                    return Err(Failure::user(message!("{output} is {}, which has no text", path)));
+                    return Err(Failure::user(message!("{--output} is {}, which has no text", path)));
                 }
                 Ok(OutputText::Text(text))
             }
@@ -64,17 +64,19 @@ impl AnswerArgs {
     pub(super) fn length(&self) -> Result<OutputLength, Failure> {
         let tokens = self.output_tokens;
         if tokens == 0 {
-            return Err(Failure::user(message!("{output_tokens} is 0, but an answer has at least 1 token")));
+            return Err(Failure::user(message!(
+                "{--output_tokens} is 0, but an answer has at least 1 token"
+            )));
         }
         let spread = self.output_tokens_spread;
         let within = |law: fn(f64) -> LengthLaw, name: &str, most: f64| match spread {
             None => Err(Failure::user(message!(
-                "{output_tokens_distribution} is {}, but {output_tokens_spread} is missing",
+                "{--output_tokens_distribution} is {}, but {--output_tokens_spread} is missing",
                 name.to_owned()
             ))),
             Some(spread) if spread > 0.0 && spread <= most => Ok(law(spread)),
             Some(spread) => Err(Failure::user(message!(
-                "{output_tokens_spread} is {}, but must be above 0 and at most {} for {} lengths",
+                "{--output_tokens_spread} is {}, but must be above 0 and at most {} for {} lengths",
                 spread,
                 most,
                 name.to_owned()
@@ -87,7 +89,7 @@ impl AnswerArgs {
                 None => LengthLaw::Constant,
                 Some(spread) => {
                     return Err(Failure::user(message!(
-                        "{output_tokens_spread} is {}, but lengths do not vary without {output_tokens_distribution}",
+                        "{--output_tokens_spread} is {}, but lengths do not vary without {--output_tokens_distribution}",
                         spread
                     )));
                 }

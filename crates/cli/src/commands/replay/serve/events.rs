@@ -46,7 +46,7 @@ impl KvEventsArgs {
         let config = KvEventsConfig::from_json(text).map_err(|error| {
             // It names keys of the JSON text, and no settings.
             let problem = error.to_string();
-            Failure::user(message!("{kv_events_config}: {}", problem))
+            Failure::user(message!("{--kv_events_config}: {}", problem))
         })?;
         let Some(mut config) = config else { return Ok(None) };
         config.format = match self.kv_events_format {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use servecast_live::{Fail, Faults, MaxQueue, Stall};
 use servecast_types::{Duration, message};
 
+use crate::config::finite;
 use crate::error::Failure;
 
 /// What goes wrong, and how long workers take to start.
@@ -21,7 +22,7 @@ pub(super) struct FaultArgs {
     #[arg(long, value_name = "rate=RATE")]
     stall: Option<Stall>,
     /// Seconds that workers take to start; until then connections are refused
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = finite)]
     startup_s: Option<f64>,
     /// Port where workers are listed, failed and started again; without it nobody can
     #[arg(long, value_name = "PORT")]
@@ -38,11 +39,11 @@ impl FaultArgs {
         const MOST: f64 = 86_400.0;
         let seconds = self.startup_s.unwrap_or(0.0);
         if !(0.0..=MOST).contains(&seconds) {
-            let what = message!("{startup_s} is {}, but has to be from 0 to 86400", seconds.to_string());
+            let what = message!("{--startup_s} is {}, but has to be from 0 to 86400", seconds.to_string());
             return Err(Failure::user(what));
         }
         Duration::from_secs(seconds).map_err(|_| {
-            Failure::user(message!("{startup_s} is {}, which is longer than a run can be", seconds))
+            Failure::user(message!("{--startup_s} is {}, which is longer than a run can be", seconds))
         })
     }
 

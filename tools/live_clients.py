@@ -64,12 +64,16 @@ def find(value: Any, key: str) -> Iterator[Any]:
 
 def aiperf(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
     """AIPerf, by concurrency and by rate, chats and completions."""
-    loads = [("chat", ["--concurrency", "2"]), ("completions", ["--request-rate", "12"])]
+    loads = [
+        ("chat", ["--concurrency", "2"]),
+        ("chat", ["--concurrency", "8"]),
+        ("completions", ["--request-rate", "12"]),
+    ]
     for kind, load in loads:
         with serving(
             binary, folder, *DEPLOYMENT, "--served-model-name", "mock", "--tokenizer", str(tokenizer)
         ) as server:
-            out = folder / f"aiperf-{kind}"
+            out = folder / f"aiperf-{kind}{load[0]}-{load[1]}"
             run(
                 [
                     *[program, "profile", "--model", "mock", "--url", server.url, "--endpoint-type", kind],
@@ -88,7 +92,7 @@ def aiperf(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
                 int(report["request_count"]["avg"]),
             )
             own = recorded(server.requests())
-            check(f"aiperf {kind}", seen.agrees(own) and seen.requests == 60, f"{seen}; the server: {own}")
+            check(f"aiperf {kind} {' '.join(load)}", seen.agrees(own) and seen.requests == 60, f"{seen}; the server: {own}")
 
 
 def guidellm(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:

@@ -203,7 +203,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ),
     (
         "--prefill-engine-args {} --decode-engine-args {} --decode-workers 2",
-        &["`num_decode_workers` is given without `num_prefill_workers`", "(from --num-decode-workers)"],
+        &["`num_decode_workers` is given without `num_prefill_workers`", "(from --decode-workers)"],
     ),
     ("--prefill-workers 1 --decode-workers 0", &["`num_decode_workers` is 0"]),
     ("--sla-ttft-ms", &["a value is required for '--sla-ttft-ms"]),

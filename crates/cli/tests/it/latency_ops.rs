@@ -42,7 +42,7 @@ fn what_no_gpu_can_serve_is_refused_with_what_could_be() {
     let llama = "meta-llama/Llama-3.1-70B";
     served(
         &["--model", llama, "--gpu", "H100-SXM", "--tp", "3"],
-        &["`tensor_parallel_size` is 3: ", "it can be 1, 2, 4, 8", "(from --tensor-parallel-size)"],
+        &["`tensor_parallel_size` is 3: ", "it can be 1, 2, 4, 8", "(from --tp)"],
     );
     served(
         &["--model", llama, "--gpu", "H100-SXM", "--tp", "16"],

@@ -219,7 +219,7 @@ fn engine_settings_without_effect_are_noted() {
     let live = r#"{"zmq_kv_events_port": 5557, "bootstrap_port": null, "enable_local_indexer": false}"#;
     assert_eq!(
         notes(&["--engine-args", live, "--kv-transfer-bandwidth", "5"]),
-        "note: a setting has no effect: `zmq_kv_events_port` is for live workers (from --extra-engine-args)\n\
+        "note: a setting has no effect: `zmq_kv_events_port` is for live workers (from --engine-args)\n\
          note: a setting has no effect: `kv_transfer_bandwidth` is for prefill and decode workers (from \
          --kv-transfer-bandwidth)\n"
     );

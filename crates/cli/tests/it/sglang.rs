@@ -218,7 +218,7 @@ fn settings_without_effect_are_noted() {
         ),
         (
             &["--engine-args", r#"{"sglang": {"random_seed": 1}}"#],
-            "`sglang.random_seed` is for the policy `random` (from --extra-engine-args)",
+            "`sglang.random_seed` is for the policy `random` (from --engine-args)",
         ),
         (
             &["--schedule-policy", "lpm", "--disable-radix-cache"],

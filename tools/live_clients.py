@@ -1,6 +1,7 @@
 """Load generators and a gateway that people use, against servers: what they report is what the servers say.
 
-Each part is left out whose program is not named.
+Each part is left out whose program is not named. Clients share the processors with all else that runs: on a busy machine
+they see tokens late that servers send in time, unless all of this has priority (`nice -n -15`).
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def aiperf(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
                 int(report["request_count"]["avg"]),
             )
             own = recorded(server.requests())
-            check(f"aiperf {kind} {' '.join(load)}", seen.agrees(own) and seen.requests == 60, f"{seen}; the server: {own}")
+            what = f"aiperf {kind} {' '.join(load)}"
+            check(what, seen.agrees(own) and seen.requests == 60, f"{seen}; the server: {own}")
 
 
 def guidellm(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:

@@ -445,6 +445,8 @@ impl Observer for Shared {
             // The tokens of an iteration come together.
             (0..emitted.tokens).for_each(|_| desk.token(worker, emitted.id, out));
         }
+        // Not behind the next pass, which is decided before the clock is looked at again.
+        desk.outbox.send();
     }
 
     fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {

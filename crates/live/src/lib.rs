@@ -229,7 +229,7 @@ async fn serve_on(
     );
     let seed = options.options.seed;
     let (lives, mut changes) = mpsc::unbounded_channel();
-    let (letters, mut posted) = mpsc::unbounded_channel::<Vec<Letter>>();
+    let (letters, posted) = mpsc::unbounded_channel();
     let setting = Setting {
         topology: options.topology,
         options: options.options,
@@ -241,11 +241,7 @@ async fn serve_on(
         lives,
         letters,
     };
-    tokio::spawn(async move {
-        while let Some(letters) = posted.recv().await {
-            letters.into_iter().for_each(Letter::deliver);
-        }
-    });
+    tokio::spawn(hand_on(posted));
     let (stopped, mut has_stopped) = oneshot::channel();
     let (commands, thread) = deployment::start(setting, stopped).map_err(ServeError::Start)?;
     let hash = xxhash_rust::xxh3::xxh3_64(options.configuration.as_bytes()) as u32;
@@ -301,6 +297,13 @@ async fn serve_on(
     match outcome {
         Ok(outcome) => outcome.map_err(ServeError::from),
         Err(_) => Err(ServeError::Start(io::Error::other("the deployment stopped at a bug of servecast"))),
+    }
+}
+
+/// Hands on what the deployment posts.
+async fn hand_on(mut posted: mpsc::UnboundedReceiver<Vec<Letter>>) {
+    while let Some(letters) = posted.recv().await {
+        letters.into_iter().for_each(Letter::deliver);
     }
 }
 

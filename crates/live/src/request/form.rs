@@ -38,8 +38,9 @@ impl Form {
             }
             _ => {}
         }
-        let problems = none_of_three(form);
-        problems.into_iter().for_each(|problem| fields.wrong(problem));
+        for problem in none_of_three(form) {
+            fields.wrong(problem);
+        }
         Self::Any
     }
 

@@ -167,8 +167,9 @@ pub(crate) fn messages(fields: &mut Fields<'_>) -> Prompts {
             continue;
         };
         let Some(role) = message.get("role").and_then(Value::as_str) else {
-            let problems = no_kind_of_message(&loc, message);
-            problems.into_iter().for_each(|problem| fields.wrong(problem));
+            for problem in no_kind_of_message(&loc, message) {
+                fields.wrong(problem);
+            }
             continue;
         };
         let content = message.get("content").map_or_else(String::new, content);

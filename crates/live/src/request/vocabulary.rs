@@ -67,7 +67,8 @@ fn biased(fields: &mut Fields<'_>) -> Vec<String> {
             values.number(name);
         }
     }
-    let problems = values.problems();
-    problems.into_iter().for_each(|problem| fields.wrong(problem));
+    for problem in values.problems() {
+        fields.wrong(problem);
+    }
     biases.keys().cloned().collect()
 }

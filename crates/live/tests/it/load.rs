@@ -73,7 +73,7 @@ fn after_pass(streams: &[Vec<Instant>]) -> Vec<Duration> {
     let next = places.iter().skip(1).copied().chain([places[0] + PERIOD.as_nanos() as u64]);
     let end =
         places.iter().zip(next).max_by_key(|&(&place, next)| next - place).map(|(_, next)| next).unwrap();
-    let end = first + Duration::from_nanos(end) - PERIOD;
+    let end = (first + Duration::from_nanos(end)).checked_sub(PERIOD).unwrap();
     let of_stream = |offsets: &Vec<Instant>| {
         let first = *offsets.iter().min().unwrap();
         let passes = first.duration_since(end).as_nanos() / PERIOD.as_nanos();

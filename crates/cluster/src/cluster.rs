@@ -68,8 +68,6 @@ pub struct Cluster {
     ended: VecDeque<(RequestId, RequestStatus, Time)>,
     /// What engines did when they were called; kept for their memory.
     spare: Vec<Outcome>,
-    /// Workers to which a request may go; kept for its memory.
-    contenders: Vec<WorkerId>,
     check: bool,
     record_routing: bool,
     routed: Vec<Routed>,
@@ -139,7 +137,6 @@ impl Cluster {
             recorder,
             ended: VecDeque::new(),
             spare: Vec::new(),
-            contenders: Vec::new(),
             check: options.check,
             record_routing: options.record_routing,
             routed: Vec::new(),
@@ -422,11 +419,12 @@ impl Cluster {
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
+        self.read(pool, observer)?;
         let queued = Queued { request, forced, arrived: now };
-        self.read_for(pool, &queued, observer)?;
         let dispatches = self.pools[pool.index()].route(queued, now);
         self.dispatch(pool, dispatches, now, observer)?;
-        self.watch(pool, observer)
+        self.watch(pool);
+        Ok(())
     }
 
     /// Gives requests to the workers that were chosen for them.

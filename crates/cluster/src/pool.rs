@@ -67,17 +67,6 @@ pub(crate) struct Dispatch {
     pub(crate) admission: Option<Admission>,
 }
 
-/// What has to be known to decide where a request goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weighing {
-    /// Nothing of what workers have cached.
-    NeedsNone,
-    /// What the workers have cached that look best: it is weighed by what is known.
-    Done,
-    /// All that workers have done.
-    NeedsAll,
-}
-
 /// Mostly one, or none.
 pub(crate) type Dispatches = SmallVec<[Dispatch; 1]>;
 
@@ -257,33 +246,6 @@ impl Pool {
         Some(self.candidates.iter().filter(fits).copied().collect())
     }
 
-    /// Weighs a request on all workers if it goes to one of those that cost least and nothing else matters.
-    pub(crate) fn weigh(&mut self, queued: &Queued, now: Time) -> Weighing {
-        match &mut self.routing {
-            // It goes by the number of requests that each has.
-            Routing::Policy(_) => Weighing::NeedsNone,
-            Routing::Kv(router, parked) => {
-                let is_free = parked.is_empty() && queued.forced.is_none() && self.kinds.len() == 1;
-                let is_weighed = is_free && router.weigh(&queued.request, now);
-                if is_weighed { Weighing::Done } else { Weighing::NeedsAll }
-            }
-        }
-    }
-
-    /// Adds the workers that cost the weighed request least.
-    pub(crate) fn find_contenders(&self, contenders: &mut Vec<WorkerId>) {
-        if let Routing::Kv(router, _) = &self.routing {
-            router.find_contenders(contenders);
-        }
-    }
-
-    /// Weighs the request again on a worker whose cache may have lost something since.
-    pub(crate) fn reweigh(&mut self, worker: WorkerId, now: Time) {
-        if let Routing::Kv(router, _) = &mut self.routing {
-            router.reweigh(worker, now);
-        }
-    }
-
     /// Takes a request in and chooses its worker, unless it has to wait.
     pub(crate) fn route(&mut self, queued: Queued, now: Time) -> Dispatches {
         let some = self.some_candidates(queued.request.prompt.tokens());
@@ -303,10 +265,6 @@ impl Pool {
                 smallvec![Dispatch { request, worker, arrived, admission: None }]
             }
             Routing::Kv(router, parked) => {
-                if let Some(admission) = router.admit_weighed(now) {
-                    parked.insert(queued.request.id, queued);
-                    return self.unpark(vec![admission]);
-                }
                 let mut description = router.describe(&queued.request);
                 description.allowed =
                     some.map(|some| some.iter().map(|candidate| candidate.worker.0).collect());

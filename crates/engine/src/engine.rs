@@ -170,16 +170,6 @@ impl Engine {
         each!(self, engine => engine.run_on(now, horizon, sink))
     }
 
-    /// Before when nobody outside has to learn of anything that it does, if nothing comes to it: until then no request gets its
-    /// first token or ends, and its cache may lose contents, but gains none that another prompt could hit. Its oldest
-    /// iteration in flight ends at `next_end`, and nothing is told before that.
-    pub fn quiet_until(&self, next_end: Time) -> Time {
-        match self {
-            Self(Kind::Single(engine)) => engine.quiet_until(next_end),
-            Self(Kind::Pipeline(_) | Kind::Lockstep(_)) => next_end,
-        }
-    }
-
     /// Ends the oldest iteration in flight, which is due.
     pub fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
         each!(self, engine => engine.end_iteration(now, sink));

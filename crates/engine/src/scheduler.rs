@@ -185,10 +185,6 @@ impl StretchScheduler for Scheduler {
         each!(self, scheduler => scheduler.quiet_iterations())
     }
 
-    fn iterations_to_news(&self) -> Option<u64> {
-        each!(self, scheduler => scheduler.iterations_to_news())
-    }
-
     fn skip_quiet(&mut self, iterations: u64) {
         each!(self, scheduler => scheduler.skip_quiet(iterations));
     }

@@ -37,8 +37,6 @@ pub(crate) struct Member {
     pub(crate) remaining: u32,
     /// Whether it stops by itself, which the scheduler does not know in advance.
     pub(crate) stops: bool,
-    /// Whether a block that it fills may be part of another prompt.
-    pub(crate) is_shared: bool,
 }
 
 /// A request that has its last token.
@@ -81,8 +79,6 @@ pub(crate) struct Stretch {
     block_size: u64,
     /// Whether filled blocks may be reported one iteration later.
     defers_fills: bool,
-    /// Whether there may be a member whose blocks [are shared](Member::is_shared).
-    shares: bool,
     /// Sums over the members, with the tokens whose KV is computed before the next iteration.
     held: StepWork,
     /// Sequence number of the next member; members compare in running-list order.
@@ -182,11 +178,10 @@ impl Stretch {
 
     /// Counts a member.
     fn add(&mut self, member: Member) -> (Option<Phase>, Ending) {
-        let Member { slot, computed, remaining, stops, is_shared } = member;
+        let Member { slot, computed, remaining, stops } = member;
         debug_assert!(remaining > 0, "a request that is complete does not run");
         let (place, tokens, size) = (self.next_place, u64::from(computed), self.block_size);
         self.next_place += 1;
-        self.shares |= is_shared;
         self.held.requests += 1;
         self.held.context_tokens += tokens;
         self.held.longest_context_tokens = self.held.longest_context_tokens.max(tokens);
@@ -207,7 +202,7 @@ impl Stretch {
 
     /// Forgets the members.
     pub(crate) fn clear(&mut self) {
-        (self.done, self.in_flight, self.next_place, self.shares) = (0, false, 0, false);
+        (self.done, self.in_flight, self.next_place) = (0, false, 0);
         (self.held, self.next_end) = (StepWork::default(), u64::MAX);
         self.phases.clear();
         self.endings.clear();
@@ -285,16 +280,6 @@ impl Stretch {
         }
         let next_filling = if self.defers_fills { u64::MAX } else { self.next_filling() };
         self.next_end.min(self.next_opening()).min(next_filling) - self.done
-    }
-
-    /// Number of iterations behind the one that was decided last, which is in flight, up to the first with which a request may
-    /// end; none if one may end before that, or if a member may fill a block that is part of another prompt.
-    pub(crate) fn up_to_next_end(&self) -> Option<u64> {
-        if self.shares || !self.leaving.is_empty() {
-            return None;
-        }
-        // With a lead, who stops by itself has its last token an iteration before its last one.
-        (self.next_end - self.done).checked_sub(self.lead)
     }
 
     /// Counts the next `iterations`, in which nothing changes.

@@ -17,12 +17,6 @@ pub(crate) trait StretchScheduler {
     /// Number of iterations, from the next one on, in which no request ends, no block is opened and nothing is reported.
     fn quiet_iterations(&self) -> u64;
 
-    /// Number of iterations behind the one that was decided last, a pure decode that is in flight, up to the first with which
-    /// somebody outside may have to learn of something: all are pure decodes of the same requests, and before the last one
-    /// ends none of these ends, and the cache may lose contents, but gains none that another prompt could hit. None if that
-    /// is not known, or may be so sooner.
-    fn iterations_to_news(&self) -> Option<u64>;
-
     /// So many quiet iterations have ended.
     fn skip_quiet(&mut self, iterations: u64);
 

@@ -80,8 +80,7 @@ impl RankTable {
         Some(slot)
     }
 
-    /// Where a rank is among them, or would be.
-    pub(crate) fn position(&self, rank: Rank) -> Result<usize, usize> {
+    fn position(&self, rank: Rank) -> Result<usize, usize> {
         self.sorted.binary_search_by_key(&rank, |entry| entry.rank)
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use servecast_types::hash::{self, Salt};
 use servecast_types::{BlockHash, Rank, RequestId, Role, SequenceHash};
 
-use crate::rank::Slot;
 use crate::{RadixTree, RouterConfigOverride};
 
 /// A request to be routed.
@@ -117,14 +116,6 @@ impl RoutingRequest {
         match &self.block_hashes {
             Some(locals) => tree.look_up(locals, |local| local.0, depths),
             None => tree.look_up(&self.blocks, |block| block.0, depths),
-        }
-    }
-
-    /// How many of its blocks one rank holds.
-    pub(crate) fn overlap(&self, tree: &RadixTree, slot: Slot) -> u32 {
-        match &self.block_hashes {
-            Some(locals) => tree.depth_of(slot, locals, |local| local.0),
-            None => tree.depth_of(slot, &self.blocks, |block| block.0),
         }
     }
 

@@ -13,9 +13,10 @@
 //! equal ones again a uniform draw over the candidates in order of rank. Above 0 a candidate is drawn with probability
 //! ∝ exp(−(cost − lowest) / (range · temperature)), so only the position within the range matters.
 
+use std::cmp::Ordering;
+
 use rand::{Rng, RngExt};
 use servecast_types::Rank;
-use smallvec::SmallVec;
 
 use crate::EffectiveSettings;
 use crate::rank::Slot;
@@ -80,37 +81,25 @@ pub(crate) fn choose(
     }
 }
 
-/// The lowest of some costs, which are neither negative nor NaN, so that they compare as numbers do.
-pub(crate) fn least(costs: &[f64]) -> f64 {
-    /// So many are compared at once.
-    const LANES: usize = 8;
-    let (chunks, rest) = costs.as_chunks::<LANES>();
-    let lower = |least: f64, cost: f64| if cost < least { cost } else { least };
-    let lanes = chunks.iter().fold([f64::INFINITY; LANES], |mut least, chunk| {
-        for (least, &cost) in least.iter_mut().zip(chunk) {
-            *least = lower(*least, cost);
-        }
-        least
-    });
-    lanes.into_iter().chain(rest.iter().copied()).fold(f64::INFINITY, lower)
-}
-
-/// The candidates that cost least, of these those with the largest overlap, in order.
-pub(crate) fn best(costs: &[f64], overlap: impl Fn(usize) -> u32) -> SmallVec<[usize; 8]> {
-    let least = least(costs);
-    let mut best: SmallVec<[usize; 8]> = (0..costs.len()).filter(|&index| costs[index] <= least).collect();
-    let most = best.iter().map(|&index| overlap(index)).max();
-    best.retain(|index| Some(overlap(*index)) == most);
-    best
-}
-
-/// One of the best, drawn if there are several.
+/// Costs are neither negative nor NaN, so that they compare as numbers do.
 fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) -> usize {
-    match best(costs, overlap).as_slice() {
-        [] => 0,
-        [one] => *one,
-        several => several[random.random_range(0..several.len())],
+    let least = costs.iter().fold(f64::INFINITY, |least, &cost| if cost < least { cost } else { least });
+    let (mut first, mut ties, mut most) = (0, 0_usize, 0);
+    let of_least = || (0..costs.len()).filter(|&index| costs[index] <= least);
+    for index in of_least() {
+        let overlap = overlap(index);
+        match overlap.cmp(&most) {
+            Ordering::Greater => (first, ties, most) = (index, 1, overlap),
+            Ordering::Equal if ties == 0 => (first, ties) = (index, 1),
+            Ordering::Equal => ties += 1,
+            Ordering::Less => {}
+        }
     }
+    if ties == 1 {
+        return first;
+    }
+    let nth = random.random_range(0..ties);
+    of_least().filter(|&index| overlap(index) == most).nth(nth).unwrap_or(first)
 }
 
 /// The candidate in whose part of the unit interval `u` falls; the parts are in order of rank.

@@ -7,9 +7,6 @@
 //! deployment that declares nothing is slow, never wrong; and what is declared wrongly is found, since every run checks
 //! that nothing reaches a worker at a time that it has passed, and that nothing others act on is told late (INV-11).
 //!
-//! Whoever chooses among the workers of a pool looks at what they have done. Those that may have something to tell catch up
-//! before; others are [quiet](servecast_engine::Engine::quiet_until), and only their caches may have lost something.
-//!
 //! A worker that lags does all at once what it would have done one by one, which keeps its state in the processor's cache.
 
 use std::cmp::Reverse;
@@ -19,7 +16,6 @@ use servecast_types::{PoolId, Time, WorkerId};
 
 use super::{Cluster, Place};
 use crate::drive::within_time;
-use crate::pool::{Queued, Weighing};
 use crate::worker::Progress;
 use crate::{Observer, RunError};
 
@@ -43,98 +39,43 @@ impl Cluster {
 
     fn lag(&mut self, place: Place, until: Time) {
         let pool = &mut self.pools[place.pool.index()];
-        let is_read = pool.is_read();
-        let worker = &mut pool.workers[place.worker.index()];
-        let quiet_until = if is_read { worker.engine.quiet_until(until) } else { until };
-        worker.progress = Progress::Lags { until, quiet_until };
+        pool.workers[place.worker.index()].progress = Progress::Lags { until };
         pool.some_lag = true;
-        if is_read {
-            pool.lagging.push(Reverse((quiet_until, place.worker)));
+        if pool.is_read() {
+            pool.lagging.push(Reverse((until, place.worker)));
         }
     }
 
     /// From now on the end of its iteration in flight is a deadline.
     pub(super) fn stop_lagging(&mut self, place: Place) {
-        if let Progress::Lags { until, .. } = self.worker(place).progress {
+        if let Progress::Lags { until } = self.worker(place).progress {
             self.schedule_end(place, until);
         }
     }
 
     /// Lets no worker of a pool lag if others act on what they do.
-    pub(super) fn watch(&mut self, pool: PoolId, observer: &mut impl Observer) -> Result<(), RunError> {
+    pub(super) fn watch(&mut self, pool: PoolId) {
         if self.pools[pool.index()].some_lag && self.pools[pool.index()].is_watched() {
-            for worker in 0..self.pools[pool.index()].workers.len() as u32 {
-                let place = Place { pool, worker: WorkerId(worker) };
-                self.catch_up(place, observer)?;
-                self.stop_lagging(place);
-            }
             self.pools[pool.index()].some_lag = false;
             self.pools[pool.index()].lagging.clear();
+            for worker in 0..self.pools[pool.index()].workers.len() as u32 {
+                self.stop_lagging(Place { pool, worker: WorkerId(worker) });
+            }
         }
-        Ok(())
     }
 
-    /// Brings the workers of a pool up to date which what chooses among them has to learn something of; what the caches of
-    /// others have lost may be missing.
+    /// Brings all workers of a pool up to date for what chooses among them.
     pub(super) fn read(&mut self, pool: PoolId, observer: &mut impl Observer) -> Result<(), RunError> {
-        while let Some(&Reverse((at, worker))) = self.pools[pool.index()].lagging.peek()
-            && at <= self.now
+        while let Some(&Reverse((until, worker))) = self.pools[pool.index()].lagging.peek()
+            && until <= self.now
         {
             self.pools[pool.index()].lagging.pop();
             let place = Place { pool, worker };
-            if matches!(self.worker(place).progress, Progress::Lags { quiet_until, .. } if quiet_until == at)
-            {
+            if self.worker(place).progress == (Progress::Lags { until }) {
                 self.catch_up(place, observer)?;
             }
         }
         Ok(())
-    }
-
-    /// Brings the workers of a pool up to date as far as it matters to where a request goes.
-    ///
-    /// A KV-aware router judges a worker that lags by what was in its cache some time ago, of which part may be lost. So what
-    /// it lacks is underestimated if anything, and its cost: it is brought up to date only if it looks as good as the best,
-    /// and then judged again.
-    pub(super) fn read_for(
-        &mut self,
-        pool: PoolId,
-        queued: &Queued,
-        observer: &mut impl Observer,
-    ) -> Result<(), RunError> {
-        self.read(pool, observer)?;
-        let number = pool.index();
-        match self.pools[number].weigh(queued, self.now) {
-            Weighing::NeedsNone => return Ok(()),
-            Weighing::NeedsAll => return self.read_all(pool, observer),
-            Weighing::Done => {}
-        }
-        let mut contenders = std::mem::take(&mut self.contenders);
-        loop {
-            contenders.clear();
-            self.pools[number].find_contenders(&mut contenders);
-            contenders.retain(|&worker| self.is_behind(Place { pool, worker }));
-            if contenders.is_empty() {
-                break;
-            }
-            for &worker in &contenders {
-                self.catch_up(Place { pool, worker }, observer)?;
-                self.pools[number].reweigh(worker, self.now);
-            }
-        }
-        self.contenders = contenders;
-        Ok(())
-    }
-
-    /// Brings all workers of a pool up to date.
-    fn read_all(&mut self, pool: PoolId, observer: &mut impl Observer) -> Result<(), RunError> {
-        let workers = (0..self.pools[pool.index()].workers.len() as u32).map(WorkerId);
-        workers.map(|worker| Place { pool, worker }).try_for_each(|place| self.catch_up(place, observer))
-    }
-
-    /// Whether a worker would have done something since.
-    fn is_behind(&mut self, place: Place) -> bool {
-        let now = self.now;
-        matches!(self.worker(place).progress, Progress::Lags { until, .. } if until <= now)
     }
 
     /// Gives a worker a request, now or when it catches up.
@@ -167,11 +108,7 @@ impl Cluster {
             self.stop_lagging(place);
         }
         self.submit(place, request);
-        match self.worker(place).progress {
-            // It may have something to tell sooner now.
-            Progress::Lags { until, .. } => self.lag(place, until),
-            _ => self.wake(place),
-        }
+        self.wake(place);
         Ok(())
     }
 
@@ -210,7 +147,7 @@ impl Cluster {
     pub(super) fn catch_up(&mut self, place: Place, observer: &mut impl Observer) -> Result<(), RunError> {
         let now = self.now;
         match self.worker(place).progress {
-            Progress::Lags { until, .. } if until <= now => {}
+            Progress::Lags { until } if until <= now => {}
             _ => return Ok(()),
         }
         loop {

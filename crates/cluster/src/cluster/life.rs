@@ -140,10 +140,11 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.set_state(place, WorkerState::Serving, now, observer);
-        self.bring_all_up(observer)?;
+        self.read(place.pool, observer)?;
         let released = self.pools[place.pool.index()].enlist(place.worker, now);
         self.dispatch(place.pool, released, now, observer)?;
-        self.watch(place.pool, observer)
+        self.watch(place.pool);
+        Ok(())
     }
 
     fn drain_now(&mut self, place: Place, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
@@ -215,7 +216,8 @@ impl Cluster {
     fn dismiss(&mut self, place: Place, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         let released = self.pools[place.pool.index()].dismiss(place.worker, now);
         self.dispatch(place.pool, released, now, observer)?;
-        self.watch(place.pool, observer)
+        self.watch(place.pool);
+        Ok(())
     }
 
     fn unschedule_start(&mut self, place: Place) {

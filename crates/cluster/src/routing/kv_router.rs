@@ -127,31 +127,6 @@ impl KvRouting {
         }
     }
 
-    /// Weighs a request on all workers; returns false if it would not go at once to one of those that cost least.
-    pub(crate) fn weigh(&mut self, request: &EngineRequest, now: Time) -> bool {
-        let released = self.act_on_notes();
-        debug_assert!(released.is_empty(), "nobody is parked");
-        self.reports.apply_visible(now, &mut self.router);
-        let request = RoutingRequest { stage: self.stage, ..self.describe(request) };
-        self.router.weigh(request, now)
-    }
-
-    /// Adds the workers that cost the weighed request least.
-    pub(crate) fn find_contenders(&self, contenders: &mut Vec<WorkerId>) {
-        contenders.extend(self.router.contenders().map(|rank| rank.worker));
-    }
-
-    /// Weighs the request again on a worker that has one rank and whose cache may have lost something since.
-    pub(crate) fn reweigh(&mut self, worker: WorkerId, now: Time) {
-        self.reports.apply_visible(now, &mut self.router);
-        self.router.reweigh(Rank::of_worker(worker));
-    }
-
-    /// Sends the weighed request on, if one is weighed.
-    pub(crate) fn admit_weighed(&mut self, now: Time) -> Option<Admission> {
-        self.router.admit_weighed(now)
-    }
-
     /// The routing request of a prompt.
     pub(crate) fn describe(&mut self, request: &EngineRequest) -> RoutingRequest {
         self.blocks.clear();

@@ -18,9 +18,7 @@ impl Scheduler {
         let members = self.running.iter().map(|&slot| {
             let request = &self.requests[slot];
             let remaining = request.tokens_to_come() - request.in_flight;
-            // Its output enters the prefix tree when it ends.
-            let (stops, is_shared) = (request.stops_by_itself(), false);
-            Member { slot, computed: request.computed, remaining, stops, is_shared }
+            Member { slot, computed: request.computed, remaining, stops: request.stops_by_itself() }
         });
         // The output of a request enters the prefix tree when it ends, so nobody needs to know that a page is full.
         self.stretch.begin(self.config.block_size, members);
@@ -76,20 +74,6 @@ impl StretchScheduler for Scheduler {
             // Every iteration evicts what it can.
             0
         }
-    }
-
-    fn iterations_to_news(&self) -> Option<u64> {
-        if !self.continues()
-            || self.num_waiting() > 0
-            || self.next_notice() < Time::MAX
-            || self.decode_side.is_some()
-        {
-            return None;
-        }
-        // As long as there is room for what they open, nobody is retracted.
-        let pages_each = self.cache.obtainable() / (self.stretch.requests() * self.page_size());
-        let with_room = pages_each.saturating_sub(2) * self.page_size();
-        Some(self.stretch.up_to_next_end()?.min(with_room).min(self.inbox.quiet()))
     }
 
     fn skip_quiet(&mut self, iterations: u64) {

@@ -28,7 +28,7 @@ fn of(changes: &[Change]) -> Vec<(u32, Crossing)> {
 fn follow(lead: u64, block_size: u32, defers_fills: bool, joiners: &[Joiner]) -> Vec<Events> {
     let member = |slot: usize| {
         let Joiner { computed, remaining, stops, .. } = joiners[slot];
-        Member { slot: Slot(slot as u32), computed, remaining, stops, is_shared: false }
+        Member { slot: Slot(slot as u32), computed, remaining, stops }
     };
     let first = joiners.iter().take_while(|joiner| joiner.at == 0).count();
     let (mut stretch, mut next, mut log) = (Stretch::new(lead), first, Vec::<Events>::new());
@@ -148,7 +148,6 @@ fn with_blocks_of_one_token_only_ends_are_told() {
             computed,
             remaining,
             stops: false,
-            is_shared: false,
         }),
     );
     assert_eq!((stretch.num_opening(), stretch.uneventful()), (2, 1));

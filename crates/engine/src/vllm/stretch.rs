@@ -191,8 +191,7 @@ impl Request {
             return None;
         }
         let remaining = self.tokens_to_come(max_model_len).checked_sub(in_flight).filter(|&left| left > 0)?;
-        let (computed, stops) = (self.computed, self.stops_by_itself(max_model_len));
-        Some(Member { slot, computed, remaining, stops, is_shared: !self.has_private_output })
+        Some(Member { slot, computed: self.computed, remaining, stops: self.stops_by_itself(max_model_len) })
     }
 
     /// Its tokens whose KV is there once `decided` iterations of the stretch have run.
@@ -232,16 +231,6 @@ impl StretchScheduler for Scheduler {
 
     fn quiet_iterations(&self) -> u64 {
         self.stretch.uneventful()
-    }
-
-    fn iterations_to_news(&self) -> Option<u64> {
-        if !self.continues() || self.num_waiting() > 0 || self.next_notice() < Time::MAX {
-            return None;
-        }
-        // As long as there is room for what they open, nobody is preempted.
-        let blocks_each = u64::from(self.kv.num_free()) / self.stretch.requests();
-        let with_room = blocks_each.saturating_sub(1) * u64::from(self.config.block_size);
-        Some(self.stretch.up_to_next_end()?.min(with_room))
     }
 
     fn skip_quiet(&mut self, iterations: u64) {

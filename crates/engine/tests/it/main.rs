@@ -13,7 +13,6 @@ mod pipeline;
 mod properties;
 mod properties_sglang;
 mod properties_sglang_pd;
-mod quiet;
 mod ranks;
 mod recording;
 mod rules;

@@ -2,7 +2,6 @@
 
 use super::nodes::NodeId;
 use super::tree::{At, RadixTree};
-use crate::rank::Slot;
 
 impl RadixTree {
     /// How many leading blocks each rank holds, into `depths` by slot; 0 for those that hold none. `local` says what a
@@ -29,28 +28,6 @@ impl RadixTree {
         if at != At::ROOT {
             self.leave(at, depth, None, depths);
         }
-    }
-
-    /// How many leading blocks one rank holds. O(blocks).
-    pub fn depth_of<T: Copy>(&self, slot: Slot, blocks: &[T], local: impl Fn(T) -> u64) -> u32 {
-        let mut at = At::ROOT;
-        let mut depth = 0;
-        while let Some(&block) = blocks.get(depth as usize)
-            && let Some(next) = self.step(at, local(block))
-        {
-            let node = self.nodes.get(next.node);
-            let held = node.holders.depth(slot, node.len);
-            let behind = &blocks[depth as usize + 1..];
-            let behind = &behind[..behind.len().min((node.len - next.passed) as usize)];
-            let passed =
-                next.passed + ascending(behind, &local, node.local.wrapping_add(u64::from(next.passed)));
-            depth += 1 + passed - next.passed;
-            if held < passed {
-                return depth - (passed - held).min(depth);
-            }
-            at = At { passed, ..next };
-        }
-        depth
     }
 
     /// Notes how deep the ranks are that hold the way to `at`, which is `depth` blocks long, and do not hold `next`.

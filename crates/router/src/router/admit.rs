@@ -104,20 +104,8 @@ impl Router {
 
     /// Chooses among the ranks of a lane, of which there is one at least, and books.
     pub(super) fn admit(&mut self, checked: &Checked, since: Time) -> Admission {
-        let blocks = self.tracked_blocks(checked);
-        self.judge_all(checked, &blocks);
-        self.admit_judged(checked, blocks, since)
-    }
-
-    /// The same for a request that is [judged](Router::judge_all).
-    pub(super) fn admit_judged(
-        &mut self,
-        checked: &Checked,
-        blocks: TrackedBlocks,
-        since: Time,
-    ) -> Admission {
         let mut random = self.random.clone();
-        let (ticket, slot) = self.choose(checked, blocks, &mut random, self.record_terms);
+        let (ticket, slot) = self.select(checked, &mut random, self.record_terms);
         self.random = random;
         self.load.book(
             &NewBooking {
@@ -138,64 +126,29 @@ impl Router {
         Admission { ticket, queue_wait: self.now.since(since), terms }
     }
 
-    /// Judges the ranks of a lane; changes nothing but buffers, which hold what each would cost then.
-    pub(super) fn judge_all(&mut self, checked: &Checked, blocks: &TrackedBlocks) {
-        self.weighed = None;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let Scratch { overlaps, shared, costs, some, .. } = &mut scratch;
-        checked.request.look_up(self.index.tree(), overlaps);
-        self.load.shared_prefix(blocks, shared);
-        some.clear();
-        if checked.lane != Lane::Any {
-            some.extend(eligible(&self.ranks, &checked.lane).copied());
-        }
-        let mut costs_of = std::mem::take(costs);
-        self.judged_by(checked, blocks, &scratch).costs(self.judged_ranks(checked, &scratch), &mut costs_of);
-        scratch.costs = costs_of;
-        self.scratch = scratch;
-    }
-
-    /// The ranks whose costs are in the buffers, in order.
-    fn judged_ranks<'a>(&'a self, checked: &Checked, scratch: &'a Scratch) -> &'a [Entry] {
-        if checked.lane == Lane::Any { self.ranks.entries() } else { &scratch.some }
-    }
-
-    /// A request with what it meets on the ranks, which is in the buffers.
-    pub(super) fn judged_by<'a>(
-        &'a self,
-        checked: &'a Checked,
-        blocks: &TrackedBlocks,
-        scratch: &'a Scratch,
-    ) -> Judge<'a> {
-        let Scratch { overlaps, shared, .. } = scratch;
-        let tracked = u64::from(blocks.count());
-        Judge { router: self, checked, now: self.now, overlaps, shared, tracked }
-    }
-
-    /// Chooses among the ranks of a lane, which have been judged; changes nothing but buffers. `keep`: how each was judged is
-    /// in `scratch.candidates` then.
-    pub(super) fn choose(
-        &mut self,
-        checked: &Checked,
-        blocks: TrackedBlocks,
-        random: &mut Pcg64,
-        keep: bool,
-    ) -> (Ticket, Slot) {
+    /// Judges the ranks of a lane and chooses one; changes nothing but buffers. `keep`: how each was judged is in
+    /// `scratch.candidates` then.
+    pub(super) fn select(&mut self, checked: &Checked, random: &mut Pcg64, keep: bool) -> (Ticket, Slot) {
         let Checked { request, settings, lane } = checked;
+        let blocks = self.tracked_blocks(checked);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut candidates = std::mem::take(&mut scratch.candidates);
-        let judge = self.judged_by(checked, &blocks, &scratch);
+        let Scratch { overlaps, shared, costs, some, candidates } = &mut scratch;
+        let judge = self.judge(checked, &blocks, self.now, overlaps, shared);
         let eligible = || eligible(&self.ranks, lane);
-        let entries = self.judged_ranks(checked, &scratch);
+        some.clear();
+        if *lane != Lane::Any {
+            some.extend(eligible().copied());
+        }
+        let entries: &[Entry] = if *lane == Lane::Any { self.ranks.entries() } else { some };
+        judge.costs(entries, costs);
         let overlap = |index: usize| judge.overlaps[entries[index].slot as usize];
-        let choice = select::choose(&scratch.costs, overlap, settings, random);
+        let choice = select::choose(costs, overlap, settings, random);
         let steered = request.steered.and_then(|rank| eligible().find(|entry| entry.rank == rank));
         let chosen = judge.candidate(steered.unwrap_or(&entries[choice]));
         if keep {
             candidates.clear();
             candidates.extend(eligible().map(|entry| judge.candidate(entry)));
         }
-        scratch.candidates = candidates;
         self.scratch = scratch;
         let uncached = self.uncached_tokens(request, chosen.terms.overlap_blocks);
         let prefill_tokens = if settings.track_prefill_tokens { uncached } else { 0 };
@@ -239,7 +192,7 @@ impl Router {
     }
 
     /// The blocks that the load model counts for a request.
-    pub(super) fn tracked_blocks(&self, checked: &Checked) -> TrackedBlocks {
+    fn tracked_blocks(&self, checked: &Checked) -> TrackedBlocks {
         let request = &checked.request;
         if !self.settings.track_active_blocks() {
             TrackedBlocks::None
@@ -288,7 +241,7 @@ impl Router {
 }
 
 /// A request and what it meets on the ranks.
-pub(super) struct Judge<'a> {
+struct Judge<'a> {
     router: &'a Router,
     checked: &'a Checked,
     now: Time,
@@ -321,11 +274,6 @@ impl Judge<'_> {
         }
     }
 
-    /// The cost of a rank.
-    pub(super) fn cost(&self, slot: Slot) -> f64 {
-        select::cost(self.terms(slot), self.router.block_size, &self.checked.settings)
-    }
-
     /// The cost of each of some ranks. A decision asks for those of all ranks, so this loop does no more than it must.
     fn costs(&self, entries: &[Entry], costs: &mut Vec<f64>) {
         let (block_size, settings) = (self.router.block_size, &self.checked.settings);
@@ -340,7 +288,8 @@ impl Judge<'_> {
     }
 
     fn candidate(&self, entry: &Entry) -> Candidate {
-        let slot = entry.slot;
-        Candidate { rank: entry.rank, slot, terms: self.terms(slot), cost: self.cost(slot) }
+        let terms = self.terms(entry.slot);
+        let cost = select::cost(terms, self.router.block_size, &self.checked.settings);
+        Candidate { rank: entry.rank, slot: entry.slot, terms, cost }
     }
 }

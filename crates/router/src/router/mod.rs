@@ -3,7 +3,6 @@
 mod admit;
 mod inspect;
 mod replica;
-mod weighed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use rand_pcg::Pcg64;
 use servecast_types::{Duration, HashRun, KvEvent, Rank, RequestId, SequenceHash, Time};
 
 pub use self::inspect::Sizes;
-use self::weighed::Weighed;
 use crate::index::{self, EventCounts, Index, IndexDump};
 use crate::load::LoadModel;
 use crate::queue::{Lane, Queue};
@@ -49,8 +47,6 @@ pub struct Router {
     events: EventCounts,
     now: Time,
     scratch: Scratch,
-    /// A request whose costs are in `scratch`.
-    weighed: Option<Weighed>,
 }
 
 /// Buffers that live from decision to decision.
@@ -89,7 +85,6 @@ impl Router {
             events: EventCounts::default(),
             now: Time::ZERO,
             scratch: Scratch::default(),
-            weighed: None,
         }
     }
 
@@ -196,9 +191,7 @@ impl Router {
         self.tick(now);
         let checked = self.check_shape(request)?;
         let mut random = self.random.clone();
-        let blocks = self.tracked_blocks(&checked);
-        self.judge_all(&checked, &blocks);
-        let (ticket, _) = self.choose(&checked, blocks, &mut random, true);
+        let (ticket, _) = self.select(&checked, &mut random, true);
         Ok(Admission { ticket, queue_wait: Duration::ZERO, terms: self.terms(&checked.settings) })
     }
 

@@ -13,4 +13,3 @@ mod selection;
 mod standalone;
 mod standalone_properties;
 mod support;
-mod weighed;

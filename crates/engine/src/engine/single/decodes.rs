@@ -114,21 +114,6 @@ impl Single {
         }
     }
 
-    /// Before when nobody outside has to learn of anything that it does; see [`Engine::quiet_until`](crate::Engine::quiet_until).
-    pub(in crate::engine) fn quiet_until(&self, next_end: Time) -> Time {
-        let only_decodes = self.in_flight.iter().all(|pass| matches!(pass, Pass::Decodes(_)));
-        if !only_decodes || self.withdraws() {
-            return next_end;
-        }
-        let Some(passes) = self.scheduler.iterations_to_news() else { return next_end };
-        let mut durations = [Duration::ZERO; MOST_DECODES];
-        let durations = &mut durations[..passes.min(MOST_DECODES as u64) as usize];
-        let work = self.scheduler.stretch().work().after(1);
-        let (capacity, gap) = (self.config().kv_capacity_tokens(), self.config().host.gap(work.requests));
-        let timed = self.config().latency.decode_iterations(work, capacity, durations);
-        durations[..timed].iter().fold(self.device_free, |end, &duration| end + gap + duration)
-    }
-
     /// Takes together the next iterations of a stretch in which nothing changes: at most `most`, and only those that end
     /// before `horizon`. Returns when the last one ended and their number. The iteration before them took `length`.
     ///

@@ -370,7 +370,8 @@ pub struct OutputConfig {
     /// Write the result as another tool does: aiperf, aiperf-records, vllm-bench, sglang-bench or csv (can be repeated)
     #[arg(long, value_name = "FORMAT=FILE")]
     pub export: Option<Vec<String>>,
-    /// Exit with status 3 on a condition: `slo`, if an objective of --slo is missed
+    /// Exit with status 3 on a condition: `slo`, if an objective of --slo is missed, or a limit of a figure of the report, as
+    /// in `p99_ttft_ms>2000` (can be repeated)
     #[arg(long, value_name = "CONDITION")]
     pub fail_if: Option<Vec<String>>,
     /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config

@@ -75,7 +75,7 @@ pub use part::{Figures, Judges, Percentiles};
 pub use pool::{PoolReport, Spread};
 pub use printable::printable;
 pub use recommendation_page::render_recommendation;
-pub use report::{Counts, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings};
+pub use report::{Counts, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, report_figures};
 pub use rows::{write_request_row, write_request_rows};
 pub use saturation::{Overload, overload, render_overload};
 pub use servecast_latency::ErrorBar;

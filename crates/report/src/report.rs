@@ -20,6 +20,19 @@ use crate::window::MeasuredPart;
 /// JSON Schema of [`Report`], as text.
 pub const REPORT_SCHEMA: &str = include_str!("../schema/report.schema.json");
 
+/// The figures that a report may have: its keys whose values are numbers, as the schema says.
+pub fn report_figures() -> Vec<String> {
+    let schema: Value = serde_json::from_str(REPORT_SCHEMA).unwrap_or_default();
+    let is_number = |of: &Value| {
+        let types: Vec<&Value> =
+            of["type"].as_array().map_or(vec![&of["type"]], |types| types.iter().collect());
+        types.iter().any(|name| **name == "number" || **name == "integer")
+    };
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let figures = properties.filter(|(key, of)| is_number(of) && !key.starts_with("wall_") && *key != "seed");
+    figures.map(|(key, _)| key.clone()).collect()
+}
+
 /// Version of the report's keys. Keys may be added within a version; none changes its meaning or goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum SchemaVersion {
@@ -187,7 +200,7 @@ flat_object! {
         /// longer the latencies; absent when they did not, or the run is too short to say.
         pub overload: Option<Overload>,
         /// What is wrong with the run, the first thing to change first; empty when nothing is alarming, absent where it
-        /// was not looked at: in runs that keep no requests (`stream`), and of several runs beside each other.
+        /// was not looked at: in runs that keep no requests (`stream`).
         pub diagnosis: Option<Vec<Finding>>,
         /// What was odd about the trace, as counts by kind; absent when nothing was.
         pub trace_notes: Option<Counts>,

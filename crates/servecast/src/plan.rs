@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_report::{
-    Counts, DiagnosisOptions, ErrorBar, ExportFormat, Margin, Provenance, Sla, Slo, SummaryOptions,
-    Window as Measured,
+    Counts, DiagnosisOptions, ErrorBar, ExportFormat, FailIf, FailIfError, Limit, Margin, NamedFigures,
+    Provenance, Report, Sla, Slo, SummaryOptions, Window as Measured, render_slo, report_figures,
 };
 use servecast_types::{Duration, Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload, ideal_reuse};
@@ -29,6 +29,8 @@ pub struct Plan {
     pub sla: Sla,
     /// What the run has to keep.
     pub slo: Vec<Slo>,
+    /// Limits of figures under which the command fails.
+    pub conditions: Vec<FailIf>,
     /// What figures leave out at the ends of the run.
     pub measured: Measured,
     /// How requests enter the deployment.
@@ -70,6 +72,7 @@ impl Plan {
         let config = layers.parse()?;
         let sla = limits(&config, &layers)?;
         let slo = objectives(&config, &layers)?;
+        let conditions = conditions(&config, &layers)?;
         let measured = measured(&config, &layers)?;
         let (mode, load) = load(&config, &layers)?;
         let online = online(&config, &layers)?;
@@ -105,6 +108,7 @@ impl Plan {
             layers,
             sla,
             slo,
+            conditions,
             measured,
             mode,
             load,
@@ -161,9 +165,29 @@ impl Plan {
         &self.latency_error
     }
 
-    /// Whether the command fails if an objective is missed.
-    pub fn fails_if_missed(&self) -> bool {
-        self.config.output.fail_if.is_some()
+    /// Why the command fails after a run with this report, by `fail_if`: objectives that are missed, limits that a figure
+    /// does not keep or has no sample for, and a run in which nothing was served.
+    pub fn failures(&self, report: &Report) -> Vec<String> {
+        let given = self.config.output.fail_if.iter().flatten();
+        let mut failures = Vec::new();
+        if given.clone().any(|condition| condition.trim() == OBJECTIVES) {
+            let missed = report.slo.iter().flatten().filter(|outcome| !outcome.met);
+            failures.extend(missed.map(render_slo));
+        }
+        let figures = NamedFigures::of("", report).figures;
+        for condition in &self.conditions {
+            match figures.get(&condition.metric).copied().flatten() {
+                None => failures.push(format!("{condition}: the run has no sample of it")),
+                Some(value) if condition.is_broken_by(value, 0.0) => {
+                    failures.push(format!("{condition}: it is {value}"));
+                }
+                Some(_) => {}
+            }
+        }
+        if given.count() > 0 && report.completed_requests == 0 && failures.is_empty() {
+            failures.push("no request was served".to_owned());
+        }
+        failures
     }
 
     /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
@@ -300,20 +324,39 @@ pub(crate) fn objectives(config: &ReplayConfig, layers: &Layers) -> Result<Vec<S
             objectives.push(objective);
         }
     }
-    for condition in config.output.fail_if.iter().flatten() {
-        if condition.trim() != "slo" {
-            let message =
-                message!("{fail_if} is `{}`, but a run by itself has one condition, `slo`", condition);
-            let hint =
-                "`servecast compare --fail-if` holds the figures of a run against those of another one";
-            return Err(layers.refused(message).with_hint(hint));
-        }
-        if objectives.is_empty() {
-            let message = message!("{fail_if} is `slo`, but there is no objective that could be missed");
-            return Err(layers.refused(message).with_hint(message!("{--slo} 'p95 ttft <= 1s' gives one")));
-        }
+    let asks = |condition: &String| condition.trim() == OBJECTIVES;
+    if objectives.is_empty() && config.output.fail_if.iter().flatten().any(asks) {
+        let message = message!("{fail_if} is `slo`, but there is no objective that could be missed");
+        return Err(layers.refused(message).with_hint(message!("{--slo} 'p95 ttft <= 1s' gives one")));
     }
     Ok(objectives)
+}
+
+/// The condition that an objective is missed.
+const OBJECTIVES: &str = "slo";
+
+/// The limits that figures of the run have to keep, beside the objectives.
+fn conditions(config: &ReplayConfig, layers: &Layers) -> Result<Vec<FailIf>, Failure> {
+    let given = config.output.fail_if.iter().flatten().filter(|condition| condition.trim() != OBJECTIVES);
+    let known = report_figures();
+    let condition = |text: &String| {
+        let refused = |problem: String| {
+            let hint = message!(
+                "{--fail_if} 'p99_ttft_ms>2000' is a limit of a figure, {--fail_if} slo asks for objectives"
+            );
+            Failure::user(layers.about("fail_if", problem)).with_hint(hint)
+        };
+        let condition: FailIf = text.parse().map_err(|error: FailIfError| refused(error.to_string()))?;
+        let condition = condition.on_one_of(&known).map_err(|error| refused(format!("`{text}`: {error}")))?;
+        if matches!(condition.limit, Limit::Value(_)) {
+            return Ok(condition);
+        }
+        let message = message!("{fail_if} is `{}`, a change, but a run by itself has no baseline", text);
+        Err(layers.refused(message).with_hint(
+            "give the limit itself, as in `p99_ttft_ms>2000`; `servecast compare --fail-if` holds a run against another one",
+        ))
+    };
+    given.map(condition).collect()
 }
 
 /// How requests enter the deployment, as the cluster and as the workload see it.

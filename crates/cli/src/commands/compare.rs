@@ -87,8 +87,10 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     if !conditions.is_empty() {
         if !args.different_workloads {
             check_measured(baseline, others)?;
+            check_targets(baseline, others)?;
         }
         check_workloads(baseline, others, args.different_workloads)?;
+        broken.extend(runs.iter().filter_map(served_nothing));
         if !args.allow_fewer {
             broken.extend(others.iter().filter_map(|run| served_fewer(baseline, run)));
         }
@@ -235,6 +237,36 @@ fn check_measured(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Refuses to judge runs by each other that were held against other targets: goodput and misses are figures of these.
+fn check_targets(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
+    let of = |run: &Run, key: &str| {
+        let settings = run.figures.settings.as_ref()?;
+        Some(settings.get(key).filter(|value| !value.is_null()).map(ToString::to_string))
+    };
+    for run in others {
+        for key in ["sla_ttft_ms", "sla_tpot_ms", "sla_e2e_ms", "sla_pooled_itl_ms", "slo"] {
+            let (Some(before), Some(after)) = (of(baseline, key), of(run, key)) else { continue };
+            if before == after {
+                continue;
+            }
+            let told = |run: &Run, value: Option<String>| {
+                format!("{} has {}", run.figures.name, value.unwrap_or_else(|| "none".to_owned()))
+            };
+            let (one, other) = (told(baseline, before), told(run, after));
+            let message =
+                format!("--fail-if is for runs with the same targets, but of `{key}` {one}, and {other}");
+            return Err(Failure::user(message).with_hint("--different-workloads judges them all the same"));
+        }
+    }
+    Ok(())
+}
+
+/// That a run served nobody, so that no figure of it says anything.
+fn served_nothing(run: &Run) -> Option<String> {
+    let completed = run.figures.figures.get("completed_requests").copied().flatten()?;
+    (completed == 0.0).then(|| format!("{} served no request", run.figures.name))
 }
 
 /// That a run completed fewer requests than the baseline, if it did: the figures of those that are left can only

@@ -11,8 +11,7 @@ use servecast_cluster::{Detail, LoadMode, Observer, Routed, RunError, Simulation
 use servecast_engine::{Decodes, Iteration};
 use servecast_record::{EndedRequest, RunRecord};
 use servecast_report::{
-    Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, render_charts, render_slo, render_table,
-    summarize,
+    Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, render_charts, render_table, summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
 use servecast_workload::write_in_lines;
@@ -178,16 +177,13 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
             "interrupted when {sent} of {requests} requests had been sent; the report is of those"
         )));
     }
-    fail_if_missed(&plan, &report)
+    fail_if(&plan, &report)
 }
 
-/// Fails if an objective is missed and somebody asks for that.
-fn fail_if_missed(plan: &Plan, report: &Report) -> Result<(), Failure> {
-    let missed = missed(report);
-    if plan.fails_if_missed() && !missed.is_empty() {
-        return Err(Failure::condition(missed.join("\n       ")));
-    }
-    Ok(())
+/// Fails if a condition of the plan holds.
+fn fail_if(plan: &Plan, report: &Report) -> Result<(), Failure> {
+    let failures = plan.failures(report);
+    if failures.is_empty() { Ok(()) } else { Err(Failure::condition(failures.join("\n       "))) }
 }
 
 /// Prints a report, behind what its reader has to know of it.
@@ -238,11 +234,6 @@ fn log_arrivals(
         note(&format!("note: the trace of --log-arrivals is replayed with --trace-block-size {block_size}"));
     }
     Ok(file)
-}
-
-/// The objectives that a run misses, in words.
-fn missed(report: &Report) -> Vec<String> {
-    report.slo.iter().flatten().filter(|outcome| !outcome.met).map(render_slo).collect()
 }
 
 /// Says what is replayed if the user did not, and what of the load has no effect.

@@ -137,6 +137,29 @@ fn a_gate_does_not_pass_because_nothing_is_served() {
 }
 
 #[test]
+fn runs_with_other_targets_or_without_an_answer_do_not_pass() {
+    let sandbox = Sandbox::new();
+    let run = |name: &str, more: &[&str]| {
+        let outcome = sandbox.run(&[&["replay", "t.jsonl", "-q", "--report-json", name], more].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    };
+    run("a.json", &["--slo", "p95 ttft <= 1s"]);
+    run("b.json", &["--slo", "p95 ttft <= 2s"]);
+    run("c.json", &["--max-model-len", "2"]);
+    let compare = |one: &str, other: &str, more: &[&str]| {
+        let arguments = ["compare", one, other, "--fail-if", "total_preemptions>+5"];
+        sandbox.run(&[&arguments[..], more].concat())
+    };
+    let targets = compare("a.json", "b.json", &[]);
+    assert_eq!(targets.code, Some(2), "{targets:?}");
+    assert!(targets.stderr.contains("with the same targets, but of `slo` a.json has"), "{}", targets.stderr);
+    assert_eq!(compare("a.json", "b.json", &["--different-workloads"]).code, Some(0));
+    let nothing = compare("c.json", "c.json", &[]);
+    assert_eq!(nothing.code, Some(3), "{nothing:?}");
+    assert!(nothing.stderr.contains("c.json served no request"), "{}", nothing.stderr);
+}
+
+#[test]
 fn different_workloads_are_not_judged_by_each_other() {
     let sandbox = sandbox();
     let condition = ["--fail-if", "mean_ttft_ms>+100000%", "--allow-fewer"];

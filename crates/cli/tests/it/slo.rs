@@ -70,6 +70,24 @@ fn a_missed_objective_is_a_status_if_asked_for() {
     assert_eq!(sandbox.run(&kept).code, Some(0));
 }
 
+/// In the grammar of `servecast compare`, but without a baseline.
+#[test]
+fn a_figure_beyond_a_limit_is_a_status_if_asked_for() {
+    let sandbox = Sandbox::new();
+    let with_limit =
+        |limit: &str, more: &[&str]| sandbox.run(&[&with(&["--fail-if", limit])[..], more].concat());
+    let outcome = with_limit("p50_e2e_ms>=50", &[]);
+    assert_eq!(
+        (outcome.code, outcome.stderr.as_str()),
+        (Some(3), "error: median_e2e_latency_ms>=50: it is 50\n")
+    );
+    assert_eq!(with_limit("p50_e2e_ms>50", &[]).code, Some(0));
+    let without = with_limit("goodput_request_throughput_rps<1", &[]);
+    assert_eq!(without.code, Some(3), "a figure without a sample fails: {without:?}");
+    let nothing = with_limit("total_preemptions>5", &["--max-model-len", "2"]);
+    assert_eq!((nothing.code, nothing.stderr.as_str()), (Some(3), "error: no request was served\n"));
+}
+
 /// A prompt of 2,000 tokens does not fit 16 blocks of 64: what is rejected waits forever.
 #[test]
 fn what_is_rejected_is_a_miss() {
@@ -141,9 +159,15 @@ fn a_mistake_is_shown_where_it_stands() {
              --slo 'p95 ttft <= 1s' gives one\n",
         ),
         (
-            &["--slo", "p95 ttft <= 1s", "--fail-if", "p99_ttft_ms>5"],
-            "error: `fail_if` is `p99_ttft_ms>5`, but a run by itself has one condition, `slo` (from --fail-if)\n\n\
-             hint: `servecast compare --fail-if` holds the figures of a run against those of another one\n",
+            &["--fail-if", "p99_ttft_ms>+5%"],
+            "error: `fail_if` is `p99_ttft_ms>+5%`, a change, but a run by itself has no baseline (from --fail-if)\n\n\
+             hint: give the limit itself, as in `p99_ttft_ms>2000`; `servecast compare --fail-if` holds a run against \
+             another one\n",
+        ),
+        (
+            &["--fail-if", "p99_tftt_ms>5"],
+            "error: --fail-if: `p99_tftt_ms>5`: there is no figure `p99_tftt_ms`, did you mean `p99_ttft_ms`?\n\nhint: \
+             --fail-if 'p99_ttft_ms>2000' is a limit of a figure, --fail-if slo asks for objectives\n",
         ),
     ] {
         let outcome = sandbox.run(&with(arguments));

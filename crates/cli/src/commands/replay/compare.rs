@@ -20,7 +20,7 @@ use servecast_report::{Comparison, Report, SummaryOptions, render_comparison, su
 use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
 
-use super::{introduce, json, missed, outputs, table_options, tell_of_unused};
+use super::{introduce, json, outputs, table_options, tell_of_unused};
 use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
 use crate::error::{Failure, chain};
 use crate::files::{self, OutputFile, note};
@@ -83,15 +83,18 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
         Format::Json => json(&comparison),
         Format::Table => render_comparison(&comparison, table_options()),
     })?;
-    if output.fail_if.is_none() {
-        return Ok(());
-    }
     let runs = differences.iter().zip(&comparison.runs);
-    let missed = runs.flat_map(|(difference, run)| {
-        missed(&run.report).into_iter().map(|missed| format!("{}: {missed}", described(difference)))
-    });
-    let missed: Vec<String> = missed.collect();
-    if missed.is_empty() { Ok(()) } else { Err(Failure::condition(missed.join("\n       "))) }
+    let mut failures = Vec::new();
+    for (difference, run) in runs {
+        // The plan went with the run; that it can be made is known.
+        let plan = plan(layers, difference)?;
+        failures.extend(
+            plan.failures(&run.report)
+                .into_iter()
+                .map(|failure| format!("{}: {failure}", described(difference))),
+        );
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Failure::condition(failures.join("\n       "))) }
 }
 
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {

@@ -12,7 +12,7 @@ use servecast_report::{Report, SummaryOptions, Tally, summarize_streamed, write_
 use servecast_types::Duration;
 use servecast_workload::TraceNotes;
 
-use super::{Follower, fail_if_missed, json, outputs, show};
+use super::{Follower, fail_if, json, outputs, show};
 use crate::error::{Failure, chain};
 use crate::files::{OutputFile, note};
 use crate::interrupt::Interrupt;
@@ -64,7 +64,7 @@ pub(super) fn run(
     write(plan, &report, complete, interrupt)?;
     interrupt.resume()?;
     show(&report, &record, output.format.unwrap_or_default(), quiet)?;
-    fail_if_missed(plan, &report)
+    fail_if(plan, &report)
 }
 
 /// Puts the files in place, with the report.

@@ -193,8 +193,27 @@ pub struct SglangState {
     pub rem_total: Option<f64>,
     /// Tokens of memory that each request of the batch has, with speculative decoding.
     pub kv_allocated: Vec<u32>,
+    /// Copies to the memory of the host and back that the decision brought about, and that the result did.
+    pub host: Option<HostCopies>,
+    /// The same at the end of the iteration.
+    pub host_end: Option<HostCopies>,
+    /// With a second tier of the cache, the events of both in their order; those of the host are `true`.
+    pub tiered_events: Vec<(bool, KvEvent)>,
     /// Queues of a worker that serves one stage only.
     pub disaggregation: Option<Box<DisaggregationState>>,
+}
+
+/// Copies between SGLang's cache and the memory of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostCopies {
+    /// Transfers that were begun: whether they go to the host, tokens of each copy, when they end.
+    pub transfers: Vec<(bool, Vec<u32>, Time)>,
+    /// Tokens that the host has room for.
+    pub available: u64,
+    /// Copies to the host that were not seen to have ended.
+    pub writing: usize,
+    /// Copies back that were not seen to have ended.
+    pub loading: usize,
 }
 
 /// The queues of one side of SGLang's disaggregation after a decision, and what it sent.

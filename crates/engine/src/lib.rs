@@ -80,8 +80,9 @@ pub use error::{ConfigError, check_key};
 pub use graphs::CudaGraphConfig;
 pub use host::HostArgs;
 pub use iteration::{
-    Admitted, Decodes, DisaggregationState, Emitted, Finished, GroupEvent, Iteration, IterationSink, Joined,
-    LastIteration, OffloadCopy, Offloaded, Requeue, Scheduled, Sent, SglangState, Transfer, Verified,
+    Admitted, Decodes, DisaggregationState, Emitted, Finished, GroupEvent, HostCopies, Iteration,
+    IterationSink, Joined, LastIteration, OffloadCopy, Offloaded, Requeue, Scheduled, Sent, SglangState,
+    Transfer, Verified,
 };
 pub use kv_groups::{KvGroupArgs, KvGroupType, MambaCacheMode, RetentionInterval};
 pub use latency_spec::LatencySpec;
@@ -90,7 +91,7 @@ pub use offload_args::{KvOffloadingArgs, OffloadConnector, OffloadEviction};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{
-    DecodeArgs, Disaggregation, RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs,
-    SglangRanks, SpeculativeAlgorithm,
+    DecodeArgs, Disaggregation, HicacheWritePolicy, RadixEvictionPolicy, RetractionPolicy, SchedulePolicy,
+    SglangArgs, SglangRanks, SpeculativeAlgorithm,
 };
 pub use speculation::{SpeculativeArgs, SpeculativeMethod};

@@ -10,10 +10,10 @@ use crate::config::MAX_NUM_GPU_BLOCKS;
 use crate::{ConfigError, EngineConfig};
 
 /// What a `PCIe` 5.0 link of 16 lanes moves each way, in 10⁹ bytes a second: an assumption, some 85 % of 64.
-const LINK_BANDWIDTH: f64 = 55.0;
+pub(crate) const LINK_BANDWIDTH: f64 = 55.0;
 
 /// What setting up a copy takes: an assumption.
-const COPY_US: f64 = 20.0;
+pub(crate) const COPY_US: f64 = 20.0;
 
 /// How KV is offloaded to the memory of the host. A key that is absent has the default that is given with it, which is vLLM's
 /// where that has one.
@@ -246,7 +246,7 @@ impl EngineConfig {
 
     /// Whether KV is offloaded to the memory of the host.
     pub fn offloads_kv(&self) -> bool {
-        self.offload.is_some()
+        self.offload.is_some() || self.sglang.as_ref().is_some_and(|sglang| sglang.hicache.is_some())
     }
 }
 

@@ -63,7 +63,7 @@ impl Scheduler {
     pub(crate) fn wait_for_copies(&mut self, start: Time, step: &mut Step) -> Time {
         match self {
             Self::Vllm(scheduler) => scheduler.wait_for_copies(start, step),
-            Self::Sglang(_) => start,
+            Self::Sglang(scheduler) => scheduler.wait_for_copies(start, step),
         }
     }
 
@@ -167,6 +167,7 @@ impl Scheduler {
 
     /// Whether KV is being copied to the memory of the host or back.
     pub(crate) fn copies_kv(&self) -> bool {
+        // What SGLang copies, it forgets.
         matches!(self, Self::Vllm(scheduler) if scheduler.copies_kv())
     }
 

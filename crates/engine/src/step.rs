@@ -45,6 +45,8 @@ pub(crate) struct Step {
     pub(crate) proposals: Proposals,
     /// Whether it takes time although it computes nothing, since it waits for copies to the host.
     pub(crate) stalls: bool,
+    /// Before when it does not end, since KV is loaded beside it.
+    pub(crate) loaded_at: Time,
 }
 
 /// What a scheduler has to know of a scheduled request beyond what it reports.
@@ -168,6 +170,7 @@ impl Step {
         self.requeued.clear();
         self.proposals = Proposals::default();
         self.stalls = false;
+        self.loaded_at = Time::ZERO;
     }
 
     /// Becomes `pass`, whose members all decode besides.

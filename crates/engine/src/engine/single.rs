@@ -266,6 +266,12 @@ impl Single {
             if let Some(drafter) = &self.config().drafter {
                 step.iteration.end = step.iteration.end + drafter.time(&step.batch, &step.proposals)?;
             }
+            if step.loaded_at > step.iteration.scheduled_at {
+                // The recorder lets a pass last as long as what it loads, from when it was decided.
+                let waits = step.loaded_at.since(step.iteration.scheduled_at);
+                let least = if self.recorder_clock { step.iteration.start + waits } else { step.loaded_at };
+                step.iteration.end = step.iteration.end.max(least);
+            }
             self.next_pass = step.iteration.end + self.config().host.gap(step.batch.requests);
             self.extrapolated += u64::from(self.config().latency.extrapolates(&step.batch));
         }

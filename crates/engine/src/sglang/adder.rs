@@ -3,7 +3,7 @@
 use super::cache::KvCache;
 use super::request::{Request, Status};
 use super::settings::SglangConfig;
-use super::tree::Prefix;
+use super::tree::Found;
 use crate::table::{RequestTable, Slot};
 
 /// The budgets of one prefill batch, and what it has taken.
@@ -35,6 +35,8 @@ pub(super) struct Taken {
     pub(super) slot: Slot,
     /// Tokens to compute.
     pub(super) tokens: u32,
+    /// Tokens that are loaded from the host for it.
+    pub(super) loaded: u32,
 }
 
 /// Whether the batch can take more.
@@ -111,7 +113,7 @@ impl PrefillAdder {
     /// Takes `tokens` more of the chunked request; returns whether more of it is left.
     pub(super) fn add_chunked(&mut self, slot: Slot, request: &Request, tokens: u32) -> bool {
         let cut = tokens < request.known() - request.computed;
-        self.taken.push(Taken { slot, tokens });
+        self.taken.push(Taken { slot, tokens, loaded: 0 });
         let output = if cut { 0 } else { request.max_new_tokens.min(self.clip_max_new_tokens) };
         self.charge(tokens, output);
         cut
@@ -125,12 +127,14 @@ impl PrefillAdder {
         slot: Slot,
         requests: &mut RequestTable<Request>,
         running: &[Slot],
-        found: Prefix,
+        found: Found,
         cache: &mut KvCache,
         cuts: bool,
     ) -> AddResult {
         let request = &mut requests[slot];
-        let extend = request.known() - found.tokens;
+        // What the host has of it is reckoned as if it were to be computed, but for the input.
+        let Found { device, whole } = found;
+        let extend = request.known() - device.tokens;
         let foreseen = request.ignore_eos && self.ignores_eos_specially;
         if foreseen {
             if !self.fits_without_eos(slot, extend, requests, running, cache) {
@@ -144,19 +148,23 @@ impl PrefillAdder {
                 return AddResult::NoToken;
             }
             // What it locks can no longer be evicted for it.
-            cache.tree.lock(found.node);
+            cache.tree.lock(device.node);
             let fits = total < self.rem_total(cache);
-            cache.tree.unlock(found.node);
+            cache.tree.unlock(device.node);
             if !fits {
                 return AddResult::NoToken;
             }
-            // Where prompts are cut, the one that exceeds this budget is taken and is the last.
-            let exceeds = self.rem_chunk.is_none() && i64::from(cache.ceil_page(extend)) >= self.rem_input;
-            if exceeds && !self.taken.is_empty() {
+            if self.exceeds_input(cache, request.known() - whole.tokens) {
                 return AddResult::Other;
             }
         }
+        let found = cache.load_back(found);
         let request = &mut requests[slot];
+        let loaded = found.tokens - device.tokens;
+        let extend = request.known() - found.tokens;
+        if !foreseen && self.exceeds_input(cache, extend) {
+            return AddResult::Other;
+        }
         let whole = self.rem_chunk.is_none_or(|chunk| i64::from(cache.ceil_page(extend)) <= chunk);
         let tokens = match self.rem_chunk {
             Some(chunk) if !whole && foreseen => chunk.clamp(0, extend.into()) as u32,
@@ -169,7 +177,7 @@ impl PrefillAdder {
         }
         cache.adopt(request, found);
         request.status = Status::Active;
-        self.taken.push(Taken { slot, tokens });
+        self.taken.push(Taken { slot, tokens, loaded });
         let output = request.max_new_tokens.min(self.clip_max_new_tokens);
         if tokens == extend {
             self.charge(tokens, output);
@@ -178,6 +186,13 @@ impl PrefillAdder {
             self.charge(tokens, 0);
         }
         self.state(cache)
+    }
+
+    /// Whether a prompt that may not be cut exceeds what is left of the input, beside others. Where prompts are cut, the one that
+    /// exceeds this budget is taken and is the last.
+    fn exceeds_input(&self, cache: &KvCache, extend: u32) -> bool {
+        let exceeds = self.rem_chunk.is_none() && i64::from(cache.ceil_page(extend)) >= self.rem_input;
+        exceeds && !self.taken.is_empty()
     }
 
     /// Without a stop token and without sharing, what everybody will need can be foreseen: whether memory suffices at
@@ -290,7 +305,7 @@ mod tests {
     fn add(adder: &mut PrefillAdder, fixture: &mut Fixture, slot: Slot) -> AddResult {
         let Fixture { cache, requests, .. } = fixture;
         let known = requests[slot].known();
-        let found = cache.find(&mut requests[slot], known - 1);
+        let found = cache.find_tiers(&mut requests[slot], known - 1);
         adder.add(slot, requests, &[], found, cache, true)
     }
 
@@ -341,7 +356,7 @@ mod tests {
             let mut adder = adder(&fixture, 0, running);
             let Fixture { cache, requests, .. } = &mut fixture;
             let known = requests[newcomer].known();
-            let found = cache.find(&mut requests[newcomer], known - 1);
+            let found = cache.find_tiers(&mut requests[newcomer], known - 1);
             adder.add(newcomer, requests, running, found, cache, true);
             !adder.taken.is_empty()
         };

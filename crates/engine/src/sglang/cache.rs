@@ -5,9 +5,10 @@
 
 use servecast_types::{HashRun, HashRuns, KvEvent, SequenceHash, ensure};
 
+use super::host::HostTier;
 use super::request::Request;
 use super::settings::SglangConfig;
-use super::tree::{Key, Prefix, RadixTree};
+use super::tree::{Evicted, Found, Key, NodeId, Prefix, RadixTree};
 use crate::EngineConfig;
 use crate::iteration::SglangState;
 
@@ -24,6 +25,8 @@ pub(super) struct KvCache {
     /// Whether prefixes are told apart by pairs of tokens, so that so many tokens are one pair less.
     pub(super) by_pairs: bool,
     events: Option<Vec<KvEvent>>,
+    /// The memory of the host as a second tier.
+    pub(super) host: Option<Box<HostTier>>,
 }
 
 impl KvCache {
@@ -39,11 +42,19 @@ impl KvCache {
             by_pairs: config.sglang.as_ref().is_some_and(SglangConfig::tells_by_pairs),
             // The first event of a worker says that it has nothing.
             events: (capture_events && shares).then(|| vec![KvEvent::Cleared]),
+            host: Self::host_tier(config, capture_events),
         }
+    }
+
+    fn host_tier(config: &EngineConfig, capture_events: bool) -> Option<Box<HostTier>> {
+        let given = config.sglang.as_ref()?.hicache?;
+        Some(Box::new(HostTier::new(given, capture_events).emptied()))
     }
 
     /// Forgets all that is shared; no request has any of it.
     pub(super) fn reset(&mut self) {
+        // What is being copied is not needed any more.
+        self.drop_copies();
         let cached = self.tree.evictable_tokens();
         assert_eq!(self.available + cached, self.capacity, "a cache that is in use cannot be emptied");
         self.tree = RadixTree::new(self.page_size);
@@ -89,10 +100,15 @@ impl KvCache {
         if self.by_pairs { tokens.saturating_sub(1) } else { tokens }
     }
 
-    /// The longest cached prefix within the first `tokens` tokens of a request.
+    /// The longest prefix within the first `tokens` tokens of a request that is cached on the device.
     pub(super) fn find(&mut self, request: &mut Request, tokens: u32) -> Prefix {
+        self.find_tiers(request, tokens).device
+    }
+
+    /// The same, and with what is cached on the host.
+    pub(super) fn find_tiers(&mut self, request: &mut Request, tokens: u32) -> Found {
         if !self.shares {
-            return Prefix::EMPTY;
+            return Found { device: Prefix::EMPTY, whole: Prefix::EMPTY };
         }
         let tokens = self.keys(tokens);
         let key = Key { content: request.sequence.content(), tokens, hashes: None };
@@ -110,10 +126,16 @@ impl KvCache {
     fn evict(&mut self, tokens: u64) {
         let mut evicted = 0;
         while evicted < tokens {
-            let Some((tokens, hashes)) = self.tree.evict_leaf() else { return };
+            let Some(leaf) = self.tree.oldest_leaf() else { return };
+            self.write_back(leaf);
+            // To make room on the host may have made another one the oldest.
+            let Evicted { tokens, hashes } = self.tree.evict(leaf);
             evicted += u64::from(tokens);
             self.available += u64::from(tokens);
             if let Some(events) = &mut self.events {
+                if let Some(host) = &mut self.host {
+                    host.renounce(false, hashes.clone());
+                }
                 renounce(events, hashes);
             }
         }
@@ -152,6 +174,15 @@ impl KvCache {
 
     /// Shares the whole pages within the first `tokens` tokens of a request that continues.
     pub(super) fn share(&mut self, request: &mut Request, tokens: u32) {
+        self.share_chunk(request, tokens);
+        let Prefix { node, tokens, .. } = request.shared;
+        if self.shares {
+            self.count_insertion(request, node, tokens);
+        }
+    }
+
+    /// The same of a request whose prompt is not computed yet, which is no hit of anything.
+    pub(super) fn share_chunk(&mut self, request: &mut Request, tokens: u32) {
         if !self.shares {
             return;
         }
@@ -165,9 +196,20 @@ impl KvCache {
         let mut shared = request.shared.tokens;
         if self.shares {
             shared = self.floor_page(self.keys(tokens));
-            self.insert(request, shared);
+            let prefix = self.insert(request, shared);
+            self.count_insertion(request, prefix.node, prefix.tokens);
         }
         self.release_behind(request, shared);
+    }
+
+    /// Counts an insertion that ends at `node`, after `tokens` tokens, as a hit of what the same request has not counted for yet.
+    fn count_insertion(&mut self, request: &mut Request, node: NodeId, tokens: u32) {
+        if self.host.is_none() {
+            return;
+        }
+        let above = self.tree.ancestor_at(node, tokens, request.counted);
+        request.counted = tokens;
+        self.copy_to_host(above, node);
     }
 
     /// Takes all KV of a request away; what is in the tree stays there.
@@ -198,6 +240,9 @@ impl KvCache {
         {
             let old = inserted.existing / self.page_size;
             let parent = old.checked_sub(1).and_then(|last| hashes.get(last));
+            if let Some(host) = &mut self.host {
+                host.announce(parent, hashes.range(old..pages).collect());
+            }
             announce(events, parent, hashes.range(old..pages));
         }
         // The prompt is a node of its own, and counts as used once more.
@@ -207,6 +252,15 @@ impl KvCache {
             self.tree.insert(known, Key { tokens: prompt, content, hashes: None });
         }
         inserted.prefix
+    }
+
+    /// Tells that pages can be hit on the device.
+    pub(super) fn announce(&mut self, parent: Option<SequenceHash>, hashes: &HashRuns) {
+        let Some(events) = &mut self.events else { return };
+        if let Some(host) = &mut self.host {
+            host.announce(parent, hashes.clone());
+        }
+        announce(events, parent, hashes.runs());
     }
 
     /// Notes how much memory is free at the end of an iteration.
@@ -238,7 +292,9 @@ impl KvCache {
             "{accounted} tokens of KV are accounted for, of {}",
             self.capacity
         );
-        let looked_at = self.tree.check(requests.clone().map(|request| request.shared.node))?;
+        let copied = self.host.iter().flat_map(|host| host.nodes());
+        let locked = requests.clone().map(|request| request.shared.node).chain(copied);
+        let looked_at = self.tree.check(locked)?;
         for request in requests {
             let (id, computed, allocated) = (request.id, request.computed, request.allocated);
             ensure!(computed <= allocated, "request {id} computed {computed} tokens in KV of {allocated}");

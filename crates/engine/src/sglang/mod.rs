@@ -32,6 +32,7 @@
 //! - `prefill_side`, `decode_side`: the queues of disaggregated serving.
 //! - `state`: what the engine asks between iterations.
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
+//! - `host`: the memory of the host as a second tier of the cache (`HiCache`); `hicache_args`: its settings.
 //! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `settings`: its settings by their real names.
 //! - `speculation`: passes that verify drafts.
@@ -46,6 +47,8 @@ mod decode_side;
 mod disaggregation;
 #[cfg(test)]
 mod fixture;
+mod hicache_args;
+mod host;
 mod inbox;
 mod interval;
 mod order;
@@ -65,6 +68,7 @@ mod update;
 mod withdraw;
 
 pub use disaggregation::{DecodeArgs, Disaggregation};
+pub use hicache_args::HicacheWritePolicy;
 pub use ranks::SglangRanks;
 pub(crate) use scheduler::Scheduler;
 pub use settings::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};

@@ -22,13 +22,15 @@ fn look_up(waiting: &[Slot], requests: &mut RequestTable<Request>, cache: &mut K
     for &slot in waiting {
         let request = &mut requests[slot];
         let tokens = request.known();
-        let matched = cache.find(request, tokens).tokens;
+        let found = cache.find_tiers(request, tokens);
+        let matched = found.whole.tokens;
         // The last token is computed in any case.
         request.matched = matched.min(tokens - 1);
-        if matched <= IN_BATCH_CHECK {
+        // What only the host has does not count here.
+        if found.device.tokens <= IN_BATCH_CHECK {
             let content =
                 Key { content: request.sequence.content(), tokens: cache.keys(tokens), hashes: None };
-            let shared = about_to_be_cached.find(content).tokens + u32::from(cache.by_pairs);
+            let shared = about_to_be_cached.find(content).whole.tokens + u32::from(cache.by_pairs);
             if shared >= IN_BATCH_DEPRIORITIZE {
                 put_off.insert(slot);
             } else {
@@ -117,7 +119,7 @@ pub(super) fn by_subtree(waiting: &mut [Slot], requests: &mut RequestTable<Reque
         .map(|&slot| {
             let request = &mut requests[slot];
             let tokens = request.known();
-            (slot, cache.find(request, tokens).node)
+            (slot, cache.find_tiers(request, tokens).whole.node)
         })
         .collect();
     let mut children: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();

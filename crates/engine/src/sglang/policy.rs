@@ -375,7 +375,7 @@ mod tests {
 
     /// The numbers of requests whose cached prefixes are evicted, in order; these have as many tokens as their numbers say.
     fn evicted(fixture: &mut Fixture) -> Vec<u32> {
-        std::iter::from_fn(|| fixture.cache.tree.evict_leaf()).map(|(tokens, _)| tokens - 1).collect()
+        std::iter::from_fn(|| fixture.cache.tree.evict_leaf()).map(|leaf| leaf.tokens - 1).collect()
     }
 
     #[test]
@@ -413,7 +413,7 @@ mod tests {
             // Newer than the prefix, and evicted first only if that was used since.
             fixture.cache_prompt(&[(1_000 + 10 * call, 7)]);
             order_by(&mut policy, &mut fixture);
-            let (tokens, _) = fixture.cache.tree.evict_leaf().unwrap();
+            let tokens = fixture.cache.tree.evict_leaf().unwrap().tokens;
             if tokens == 7 {
                 used.push(call);
             } else {

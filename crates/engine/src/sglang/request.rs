@@ -78,6 +78,8 @@ pub(super) struct Request {
     pub(super) allocated: u32,
     /// Its prefix that is in the tree, which it locks.
     pub(super) shared: Prefix,
+    /// Tokens that its insertions have counted as hits of.
+    pub(super) counted: u32,
 }
 
 impl Request {
@@ -126,6 +128,7 @@ impl Request {
             computed: 0,
             allocated: 0,
             shared: Prefix::EMPTY,
+            counted: 0,
         }
     }
 
@@ -145,6 +148,7 @@ impl Request {
 
     /// It goes back to the queue.
     pub(super) fn note_requeue(&mut self) {
+        self.counted = 0;
         self.requeues += 1;
         self.lost_in_vain = self.outputs_then == Some(self.outputs);
         self.outputs_then = Some(self.outputs);

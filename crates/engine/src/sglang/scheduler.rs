@@ -76,8 +76,12 @@ impl Scheduler {
         capture_events: bool,
         traces_state: bool,
     ) -> Self {
+        let mut cache = KvCache::new(&config, capture_events);
+        if !traces_state {
+            cache.tells_no_tiers();
+        }
         Self {
-            cache: KvCache::new(&config, capture_events),
+            cache,
             requests: RequestTable::default(),
             inbox: Inbox::new(sglang.scheduler_recv_interval),
             waiting: WaitingQueue::default(),
@@ -181,6 +185,7 @@ impl Scheduler {
     #[inline(never)]
     pub(crate) fn schedule(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         step.reset(now, self.config.kv_capacity_tokens());
+        self.cache.begin_decision(now);
         self.look();
         let adder = if self.decode_side.is_some() {
             self.schedule_decode_side(now, step, links);
@@ -203,6 +208,7 @@ impl Scheduler {
         links: &mut dyn Links,
     ) -> Option<PrefillAdder> {
         step.reset(now, self.config.kv_capacity_tokens());
+        self.cache.begin_decision(now);
         self.look();
         self.catch_up_with_results(now, step, links);
         if self.interval.holds(self.running.len()) { None } else { self.plan_prefill(step) }
@@ -232,6 +238,7 @@ impl Scheduler {
             self.computed_tokens += step.iteration.total_tokens();
         }
         self.inbox.decided(step.prefills > 0);
+        step.loaded_at = self.cache.end_decision().unwrap_or(Time::ZERO);
         let sent = self.send_cached(step);
         self.describe(step, adder, sent);
     }
@@ -259,7 +266,7 @@ impl Scheduler {
         if let Some(slot) = self.chunked {
             let request = &mut self.requests[slot];
             let computed = request.computed;
-            self.cache.share(request, computed);
+            self.cache.share_chunk(request, computed);
         }
     }
 
@@ -371,24 +378,24 @@ impl Scheduler {
                 break;
             }
             let request = &mut self.requests[slot];
-            let found = self.cache.find(request, request.known() - 1);
+            let found = self.cache.find_tiers(request, request.known() - 1);
             request.filled = request.known();
-            request.extend = request.filled - found.tokens;
+            request.extend = request.filled - found.device.tokens;
             if adder.taken.len() >= most {
                 break;
             }
             let cuts = self.chunked.is_none();
             result = adder.add(slot, &mut self.requests, &self.running, found, &mut self.cache, cuts);
-            if adder.taken.last().is_none_or(|taken| taken.slot != slot) {
+            let Some(&Taken { loaded, .. }) = adder.taken.last().filter(|taken| taken.slot == slot) else {
                 break;
-            }
+            };
             self.waiting.pop_front();
             let Request { id, requeues, .. } = self.requests[slot];
             let resumed = requeues > 0;
             step.iteration.admitted.push(Admitted {
                 id,
-                cached_tokens: found.tokens,
-                host_cached_tokens: 0,
+                cached_tokens: found.device.tokens + loaded,
+                host_cached_tokens: loaded,
                 resumed,
             });
         }
@@ -407,7 +414,7 @@ impl Scheduler {
             taken.len() as u64 * u64::from(self.config.block_size)
         };
         self.cache.make_available(tokens + pages);
-        for &Taken { slot, tokens } in taken {
+        for &Taken { slot, tokens, .. } in taken {
             let request = &mut self.requests[slot];
             let (start, end) = (request.computed, request.computed + tokens);
             self.cache.allocate(request, end);

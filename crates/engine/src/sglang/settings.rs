@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use servecast_types::{Message, message};
 
 use super::disaggregation::Disaggregation;
+use super::hicache_args::{HicacheConfig, HicacheWritePolicy};
 use super::speculation::{SglangSpeculation, SpeculativeAlgorithm};
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
 use crate::{ConfigError, EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, Rejection};
@@ -69,6 +70,22 @@ pub struct SglangArgs {
     pub speculative_num_draft_tokens: Option<u32>,
     /// Branches that the drafter follows; only 1.
     pub speculative_eagle_topk: Option<u32>,
+    /// Whether cached KV is kept in the memory of the host, too (`HiCache`).
+    pub enable_hierarchical_cache: bool,
+    /// Tokens that the host has room for, over those of the pool; 2 unless it or `hicache_size` is given.
+    pub hicache_ratio: Option<f64>,
+    /// Memory of the host instead, in 10⁹ bytes, of all GPUs of the engine together.
+    pub hicache_size: Option<f64>,
+    /// When KV is copied to the host.
+    pub hicache_write_policy: HicacheWritePolicy,
+    /// Bandwidth from GPU to host, in 10⁹ bytes a second; absent: 55 for each GPU, as a `PCIe` 5.0 link of 16 lanes has.
+    pub hicache_write_bandwidth: Option<f64>,
+    /// Bandwidth from host to GPU, in 10⁹ bytes a second; absent: as from GPU to host by default.
+    pub hicache_load_bandwidth: Option<f64>,
+    /// Microseconds that a copy to the host takes beside the time of its bytes; absent: 20.
+    pub hicache_write_us: Option<f64>,
+    /// Microseconds that a copy from the host takes beside the time of its bytes; absent: 20.
+    pub hicache_load_us: Option<f64>,
     /// Seed of the policy `random`.
     pub random_seed: u64,
     /// Batches of decodes that are recorded as CUDA graphs; a batch between two of them is padded to the next. Absent, they
@@ -110,6 +127,14 @@ impl Default for SglangArgs {
             speculative_num_steps: None,
             speculative_num_draft_tokens: None,
             speculative_eagle_topk: None,
+            enable_hierarchical_cache: false,
+            hicache_ratio: None,
+            hicache_size: None,
+            hicache_write_policy: HicacheWritePolicy::WriteThrough,
+            hicache_write_bandwidth: None,
+            hicache_load_bandwidth: None,
+            hicache_write_us: None,
+            hicache_load_us: None,
             random_seed: 42,
             cuda_graph_bs: None,
             cuda_graph_max_bs: None,
@@ -189,6 +214,7 @@ pub(crate) struct SglangConfig {
     pub(crate) retraction_policy: RetractionPolicy,
     pub(crate) disaggregation: Option<Disaggregation>,
     pub(crate) speculation: Option<SglangSpeculation>,
+    pub(crate) hicache: Option<HicacheConfig>,
     pub(crate) random_seed: u64,
 }
 
@@ -226,6 +252,7 @@ impl SglangArgs {
             retraction_policy: self.retraction_policy,
             disaggregation: None,
             speculation: None,
+            hicache: None,
             random_seed: self.random_seed,
         })
     }
@@ -344,6 +371,7 @@ pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(),
             "{sglang.schedule_policy} `shortest-prefill-first` goes by what is cached: leave the prefix cache on"
         )));
     }
+    sglang.hicache = own.hicache(args, config, &sglang)?;
     config.sglang = Some(sglang);
     Ok(())
 }

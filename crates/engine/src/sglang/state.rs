@@ -15,7 +15,13 @@ use crate::table::Slot;
 /// What is noted of a decision.
 impl Scheduler {
     /// Notes what the iteration leaves behind.
-    pub(super) fn describe(&self, step: &mut Step, adder: Option<&PrefillAdder>, sent_at_launch: Vec<Sent>) {
+    pub(super) fn describe(
+        &mut self,
+        step: &mut Step,
+        adder: Option<&PrefillAdder>,
+        sent_at_launch: Vec<Sent>,
+    ) {
+        let host = self.cache.host_copies();
         let iteration = &mut step.iteration;
         iteration.num_running = self.running.len() as u32;
         iteration.num_waiting = self.num_waiting() as u32;
@@ -43,6 +49,7 @@ impl Scheduler {
             rem_chunk: adder.and_then(|adder| adder.rem_chunk),
             rem_total: adder.map(|adder| adder.rem_total(&self.cache)),
             kv_allocated,
+            host,
             disaggregation: self.queues(sent_at_launch).map(Box::new),
             ..SglangState::default()
         }));
@@ -86,6 +93,13 @@ impl Scheduler {
 
 /// What the engine asks between iterations.
 impl Scheduler {
+    /// When a pass can begin that could do so at `start`, as its decision waited for copies to the host.
+    pub(crate) fn wait_for_copies(&self, start: Time, step: &mut Step) -> Time {
+        let Some(host) = &self.cache.host else { return start };
+        step.iteration.scheduled_at = host.now();
+        start.max(host.now())
+    }
+
     /// Whether there is anything to decide at `now`.
     pub(crate) fn has_work(&self, now: Time) -> bool {
         self.has_unfinished_requests() || self.has_news(now)
@@ -132,12 +146,16 @@ impl Scheduler {
         let bootstrapping = self.prefill_side.iter().flat_map(PrefillSide::bootstrapping);
         let fetching = self.fetching.iter().filter(|_| self.decode_side.is_some());
         let known = bootstrapping.chain(fetching).map(|slot| self.requests[slot].known_at);
-        loading.chain(held).chain(known).filter(|&end| now < end && end < Time::MAX).min()
+        // What is being copied is locked, so that somebody may wait for it.
+        let waits = self.has_unfinished_requests();
+        let copies = self.cache.host.iter().filter(|_| waits).filter_map(|host| host.next_end());
+        loading.chain(held).chain(known).chain(copies).filter(|&end| now < end && end < Time::MAX).min()
     }
 
     /// Gives up the head of the queue if nothing that is under way could ever make room for it.
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        let computing = self.num_running() > 0 || !self.loading.is_empty() || !self.held.is_empty();
+        let copies = self.cache.host.iter().any(|host| host.next_end().is_some());
+        let computing = self.num_running() > 0 || !self.loading.is_empty() || !self.held.is_empty() || copies;
         // On a decode worker nobody waits alone.
         if computing || self.decode_side.is_some() {
             return;

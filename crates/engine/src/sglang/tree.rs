@@ -6,10 +6,13 @@
 //! Content is compared as runs of token identities, so that a walk costs a step a run and a node, whatever the page
 //! size.
 
+mod check;
+mod tiers;
+
 use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
-use servecast_types::{HashRuns, Prompt, Run, ensure};
+use servecast_types::{HashRuns, Prompt, Run};
 use smallvec::SmallVec;
 
 use super::cursor::{Cursor, Place};
@@ -37,12 +40,26 @@ struct Node {
     /// Identities of its pages; only kept where they are reported.
     hashes: HashRuns,
     children: u32,
+    /// How many of them are on the device.
+    on_device: u32,
+    /// Whether its KV is on the device; whose is, those above it are, too.
+    device: bool,
+    /// Whether the host has a copy of its KV, or gets one.
+    host: bool,
+    /// How many of its children the host has.
+    on_host: u32,
+    /// Its last use when it became a leaf that only the host has, last time.
+    host_leaf_since: u64,
+    /// Insertions that counted as hits of it.
+    hits: u32,
     /// Place among its siblings: lower came earlier.
     order: u64,
     /// Requests that use it, directly or through a node below.
     locks: u32,
     /// When a walk ended here last, or below, in what is evicted since.
     last_use: u64,
+    /// The part of that which the node above takes over when this is gone.
+    passes_on: u64,
 }
 
 /// Content that is walked over: the first `tokens` tokens of a request, with the identities of its pages where those
@@ -69,10 +86,25 @@ impl Prefix {
     pub(super) const EMPTY: Self = Self { tokens: 0, node: NodeId::ROOT, place: Place::START };
 }
 
+/// What a lookup found on the device, and with what is only on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) device: Prefix,
+    pub(super) whole: Prefix,
+}
+
+/// What is gone from the device.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Evicted {
+    pub(super) tokens: u32,
+    /// Identities of its pages.
+    pub(super) hashes: HashRuns,
+}
+
 /// What an insertion found and made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inserted {
-    /// Tokens of the key that were there before.
+    /// Tokens of the key that were on the device before.
     pub(super) existing: u32,
     /// All of it.
     pub(super) prefix: Prefix,
@@ -87,6 +119,9 @@ pub(super) struct RadixTree {
     children: FxHashMap<(NodeId, u64), NodeId>,
     /// Leaves that nobody locks, by last use.
     evictable_leaves: BTreeSet<(u64, NodeId)>,
+    /// Nodes of the host that can be evicted there: those that became leaves that only it has, by their last use at that time.
+    /// As in the real cache, those stay that are loaded again.
+    host_leaves: BTreeSet<(u64, NodeId)>,
     evictable_tokens: u64,
     protected_tokens: u64,
     /// Recency of the last use. No two leaves have the same, so that ids decide nothing.
@@ -103,9 +138,16 @@ impl RadixTree {
             tokens: 0,
             hashes: HashRuns::default(),
             children: 0,
+            on_device: 0,
+            device: true,
+            host: true,
+            on_host: 0,
+            host_leaf_since: 0,
+            hits: 0,
             order: 0,
             locks: 1,
             last_use: 0,
+            passes_on: 0,
         };
         Self {
             page_size,
@@ -113,6 +155,7 @@ impl RadixTree {
             vacant: Vec::new(),
             children: FxHashMap::default(),
             evictable_leaves: BTreeSet::new(),
+            host_leaves: BTreeSet::new(),
             evictable_tokens: 0,
             protected_tokens: 0,
             clock: 0,
@@ -131,20 +174,25 @@ impl RadixTree {
     }
 
     /// The longest prefix of whole pages of a key that is here. Counts as a use, and cuts a node in which it ends.
-    pub(super) fn find(&mut self, key: Key<'_>) -> Prefix {
+    pub(super) fn find(&mut self, key: Key<'_>) -> Found {
         self.walk(Prefix::EMPTY, key).0
     }
 
     /// Adds the whole pages of a key that begins with `known`, which is here. Counts as a use of what is there.
     pub(super) fn insert(&mut self, known: Prefix, key: Key<'_>) -> Inserted {
-        let (found, mut rest) = self.walk(known, key);
-        let Prefix { tokens: existing, node: parent, .. } = found;
-        let tokens = self.whole_pages(key.tokens) - existing;
+        let (Found { device, whole }, mut rest) = self.walk(known, key);
+        // What was only on the host was computed again.
+        if whole.node != device.node {
+            self.bring_up(whole.node);
+            self.touch(whole.node);
+        }
+        let (existing, parent) = (device.tokens, whole.node);
+        let tokens = self.whole_pages(key.tokens) - whole.tokens;
         if tokens == 0 {
-            return Inserted { existing, prefix: found };
+            return Inserted { existing, prefix: whole };
         }
         let first_page = rest.page(self.page_size);
-        let pages = existing / self.page_size..(existing + tokens) / self.page_size;
+        let pages = whole.tokens / self.page_size..(whole.tokens + tokens) / self.page_size;
         let hashes = key.hashes.map(|hashes| hashes.range(pages).collect()).unwrap_or_default();
         self.births += 1;
         let node = self.add(Node {
@@ -154,24 +202,34 @@ impl RadixTree {
             tokens,
             hashes,
             children: 0,
+            on_device: 0,
+            device: true,
+            host: false,
+            on_host: 0,
+            host_leaf_since: 0,
+            hits: 0,
             order: self.births,
             locks: 0,
             last_use: self.clock,
+            passes_on: self.clock,
         });
         self.children.insert((parent, first_page), node);
-        self.nodes[parent.index()].children += 1;
         self.set_evictable(parent, false);
+        self.nodes[parent.index()].children += 1;
+        self.nodes[parent.index()].on_device += 1;
         self.set_evictable(node, true);
         self.evictable_tokens += u64::from(tokens);
-        Inserted { existing, prefix: Prefix { tokens: existing + tokens, node, place: rest.place } }
+        Inserted { existing, prefix: Prefix { tokens: whole.tokens + tokens, node, place: rest.place } }
     }
 
     /// Walks down from `known`, with which the key begins, as far as the key is here. If that is inside a node, its rest
     /// is older than what was walked over and than a leaf that is put beside it, and newer than everything else.
     ///
-    /// Only the end is noted as used: what is above it is no leaf until that is gone, and takes over its time then.
-    fn walk<'a>(&mut self, known: Prefix, key: Key<'a>) -> (Prefix, Cursor<'a>) {
+    /// Only the end is noted as used: what is above it is no leaf until that is gone, and takes over its time then. To find
+    /// what only the host has is no use of that; where such a node is cut, the part that was found stays as old as it was.
+    fn walk<'a>(&mut self, known: Prefix, key: Key<'a>) -> (Found, Cursor<'a>) {
         self.clock += 1;
+        let mut device = known;
         let mut cursor = Cursor { runs: key.content.runs(), place: known.place };
         let Prefix { mut node, mut tokens, .. } = known;
         let end = self.whole_pages(key.tokens);
@@ -186,31 +244,43 @@ impl RadixTree {
             let whole = common == *length;
             cursor.skip(common);
             tokens += common;
-            if !whole {
+            if whole {
+                node = child;
+            } else {
+                let Node { last_use, passes_on, .. } = self.nodes[child.index()];
+                let before = (last_use, passes_on);
                 self.touch(child);
                 self.clock += 1;
                 node = self.split(child, common);
+                if !self.nodes[node.index()].device {
+                    // Neither is what was cut off a use of it.
+                    let upper = &mut self.nodes[node.index()];
+                    (upper.last_use, upper.passes_on) = before;
+                    self.nodes[child.index()].passes_on = before.1;
+                }
+            }
+            if self.nodes[node.index()].device {
+                device = Prefix { tokens, node, place: cursor.place };
+            }
+            if !whole {
                 break;
             }
-            node = child;
         }
-        self.touch(node);
-        (Prefix { tokens, node, place: cursor.place }, cursor)
+        self.touch(device.node);
+        (Found { device, whole: Prefix { tokens, node, place: cursor.place } }, cursor)
     }
 
     fn touch(&mut self, node: NodeId) {
-        let listed = self.is_evictable_leaf(node);
-        if listed {
-            self.set_evictable(node, false);
-        }
-        self.nodes[node.index()].last_use = self.clock;
-        if listed {
-            self.set_evictable(node, true);
-        }
+        self.set_evictable(node, false);
+        let clock = self.clock;
+        let touched = &mut self.nodes[node.index()];
+        (touched.last_use, touched.passes_on) = (clock, clock);
+        self.set_evictable(node, true);
     }
 
     /// Cuts a node after `tokens` tokens; returns the new node above it, which is used now.
     fn split(&mut self, lower: NodeId, tokens: u32) -> NodeId {
+        let is_on_device = u32::from(self.nodes[lower.index()].device);
         let pages = tokens / self.page_size;
         let page_size = self.page_size;
         let node = &mut self.nodes[lower.index()];
@@ -228,9 +298,16 @@ impl RadixTree {
             tokens,
             hashes,
             children: 1,
+            on_device: is_on_device,
+            device: node.device,
+            host: node.host,
+            on_host: u32::from(node.host),
+            host_leaf_since: 0,
+            hits: node.hits,
             order: node.order,
             locks: node.locks,
             last_use: self.clock,
+            passes_on: self.clock,
         };
         node.content = remaining;
         node.tokens -= tokens;
@@ -252,10 +329,7 @@ impl RadixTree {
     pub(super) fn lock_below(&mut self, locked: NodeId, node: NodeId) {
         let mut at = node;
         while at != locked {
-            let was_leaf = self.is_evictable_leaf(at);
-            if was_leaf {
-                self.set_evictable(at, false);
-            }
+            self.set_evictable(at, false);
             let node = &mut self.nodes[at.index()];
             if node.locks == 0 {
                 self.evictable_tokens -= u64::from(node.tokens);
@@ -283,22 +357,58 @@ impl RadixTree {
         }
     }
 
-    /// Evicts the leaf that was not used for longest; returns its tokens and the identities of its pages.
-    pub(super) fn evict_leaf(&mut self) -> Option<(u32, HashRuns)> {
-        let (_, id) = self.evictable_leaves.pop_first()?;
+    /// The leaf on the device that was not used for longest.
+    pub(super) fn oldest_leaf(&self) -> Option<NodeId> {
+        self.evictable_leaves.first().map(|&(_, node)| node)
+    }
+
+    /// Evicts the leaf on the device that was not used for longest.
+    #[cfg(test)]
+    pub(super) fn evict_leaf(&mut self) -> Option<Evicted> {
+        self.oldest_leaf().map(|leaf| self.evict(leaf))
+    }
+
+    /// Evicts a leaf from the device; what the host has of it stays there.
+    pub(super) fn evict(&mut self, id: NodeId) -> Evicted {
+        let Node { parent, tokens, passes_on, locks, on_device, host, .. } = self.nodes[id.index()];
+        assert!(locks == 0 && on_device == 0, "only what nobody uses is evicted");
+        self.evictable_tokens -= u64::from(tokens);
+        self.set_evictable(id, false);
+        if !host {
+            return Evicted { tokens, hashes: self.remove(id, true) };
+        }
+        let hashes = self.nodes[id.index()].hashes.clone();
+        self.nodes[id.index()].device = false;
+        self.list_on_host(id);
+        let above = &mut self.nodes[parent.index()];
+        above.on_device -= 1;
+        above.last_use = above.last_use.max(passes_on);
+        above.passes_on = above.passes_on.max(passes_on);
+        self.set_evictable(parent, true);
+        Evicted { tokens, hashes }
+    }
+
+    /// Takes a leaf out of the tree that is not listed for eviction.
+    fn remove(&mut self, id: NodeId, was_on_device: bool) -> HashRuns {
         let node = &mut self.nodes[id.index()];
-        assert!(node.locks == 0 && node.children == 0, "only what nobody uses is evicted");
-        let Node { parent, first_page, tokens, last_use, .. } = *node;
+        assert_eq!(node.children, 0, "only a leaf is taken away");
+        let Node { parent, first_page, passes_on, host, host_leaf_since, .. } = *node;
+        self.host_leaves.remove(&(host_leaf_since, id));
+        let node = &mut self.nodes[id.index()];
         let hashes = std::mem::take(&mut node.hashes);
         node.content = SmallVec::new();
         self.children.remove(&(parent, first_page));
         self.vacant.push(id);
-        self.evictable_tokens -= u64::from(tokens);
+        self.set_evictable(parent, false);
         let above = &mut self.nodes[parent.index()];
         above.children -= 1;
-        above.last_use = above.last_use.max(last_use);
+        above.on_device -= u32::from(was_on_device);
+        above.on_host -= u32::from(host);
+        above.last_use = above.last_use.max(passes_on);
+        above.passes_on = above.passes_on.max(passes_on);
         self.set_evictable(parent, true);
-        Some((tokens, hashes))
+        self.list_on_host(parent);
+        hashes
     }
 
     /// The node above; the root is above itself.
@@ -317,16 +427,35 @@ impl RadixTree {
 
     fn is_evictable_leaf(&self, node: NodeId) -> bool {
         let node = &self.nodes[node.index()];
-        node.locks == 0 && node.children == 0
+        node.locks == 0 && node.device && node.on_device == 0
+    }
+
+    /// Whether only the host has a node, and nothing below it.
+    fn is_host_leaf(&self, node: NodeId) -> bool {
+        let node = &self.nodes[node.index()];
+        !node.device && node.children == 0
     }
 
     /// Puts a node on the list of evictable leaves if it is one, or takes it off.
     fn set_evictable(&mut self, node: NodeId, evictable: bool) {
-        let entry = (self.nodes[node.index()].last_use, node);
-        if !evictable {
-            self.evictable_leaves.remove(&entry);
-        } else if self.is_evictable_leaf(node) {
-            self.evictable_leaves.insert(entry);
+        if self.is_evictable_leaf(node) {
+            let entry = (self.nodes[node.index()].last_use, node);
+            if evictable {
+                self.evictable_leaves.insert(entry);
+            } else {
+                self.evictable_leaves.remove(&entry);
+            }
+        }
+    }
+
+    /// Puts a node on the list of what can be evicted from the host if it has become a leaf there.
+    fn list_on_host(&mut self, node: NodeId) {
+        if self.is_host_leaf(node) {
+            let entry = &mut self.nodes[node.index()];
+            let before = std::mem::replace(&mut entry.host_leaf_since, entry.last_use);
+            let now = entry.last_use;
+            self.host_leaves.remove(&(before, node));
+            self.host_leaves.insert((now, node));
         }
     }
 
@@ -338,159 +467,7 @@ impl RadixTree {
         self.nodes.push(node);
         NodeId(self.nodes.len() as u32 - 1)
     }
-
-    /// Checks that sizes, locks and the list of leaves agree with the tree, and that `locked` are all locks.
-    pub(super) fn check(&self, locked: impl Iterator<Item = NodeId>) -> Result<u64, String> {
-        let mut looked_at = self.nodes.len() as u64;
-        let mut locks = vec![0_u32; self.nodes.len()];
-        for mut node in locked {
-            while node != NodeId::ROOT {
-                locks[node.index()] += 1;
-                looked_at += 1;
-                node = self.parent(node);
-            }
-        }
-        let (mut evictable, mut protected, mut leaves) = (0, 0, 0);
-        let mut children = vec![0_u32; self.nodes.len()];
-        for (&(parent, _), &id) in &self.children {
-            let node = &self.nodes[id.index()];
-            ensure!(
-                node.parent == parent,
-                "{id:?} is listed below {parent:?}, but belongs to {:?}",
-                node.parent
-            );
-            let (counted, held) = (node.locks, locks[id.index()]);
-            ensure!(counted == held, "{id:?} counts {counted} locks, but has {held}");
-            let tokens = node.content.iter().map(|run| run.len()).sum::<u32>();
-            ensure!(node.tokens == tokens, "{id:?} counts {} tokens, but has {tokens}", node.tokens);
-            ensure!(
-                tokens > 0 && tokens.is_multiple_of(self.page_size),
-                "{id:?} has {tokens} tokens, which are no whole pages"
-            );
-            children[parent.index()] += 1;
-            let size = if node.locks > 0 { &mut protected } else { &mut evictable };
-            *size += u64::from(node.tokens);
-            let listed = self.evictable_leaves.contains(&(node.last_use, id));
-            ensure!(
-                listed == self.is_evictable_leaf(id),
-                "{id:?} is listed for eviction and locked, or neither"
-            );
-            leaves += usize::from(listed);
-        }
-        let counted = (self.evictable_tokens, self.protected_tokens);
-        ensure!(
-            (evictable, protected) == counted,
-            "{evictable} tokens are evictable and {protected} protected, but {counted:?} are counted"
-        );
-        let listed = self.evictable_leaves.len();
-        ensure!(leaves == listed, "{listed} leaves are listed for eviction, of {leaves}");
-        let counted = self.children.values().chain([&NodeId::ROOT]);
-        for id in counted {
-            let (counted, found) = (self.nodes[id.index()].children, children[id.index()]);
-            ensure!(counted == found, "{id:?} counts {counted} children, but has {found}");
-        }
-        Ok(looked_at)
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prompt(runs: &[(u32, u32)]) -> Prompt {
-        Prompt::new(runs.iter().map(|&(first, len)| Run::tokens(first, len)))
-    }
-
-    fn key(content: &Prompt) -> Key<'_> {
-        Key { content, tokens: content.tokens(), hashes: None }
-    }
-
-    #[test]
-    fn what_is_shared_is_kept_once_and_cut_at_page_boundaries() {
-        let mut tree = RadixTree::new(4);
-        let (first, second) = (prompt(&[(0, 18)]), prompt(&[(0, 10), (100, 6)]));
-        assert_eq!(tree.insert(Prefix::EMPTY, key(&first)).existing, 0);
-        assert_eq!(tree.evictable_tokens(), 16, "the last two tokens fill no page");
-        assert_eq!(tree.insert(Prefix::EMPTY, key(&second)).existing, 8, "the third page differs");
-        assert_eq!(tree.evictable_tokens(), 24);
-        let found = tree.find(Key { tokens: 11, ..key(&second) });
-        assert_eq!(found.tokens, 8);
-        tree.check(std::iter::empty()).unwrap();
-    }
-
-    #[test]
-    fn leaves_go_in_order_of_last_use_and_locked_paths_stay() {
-        let mut tree = RadixTree::new(1);
-        let contents = [prompt(&[(0, 4), (10, 2)]), prompt(&[(0, 4), (20, 3)]), prompt(&[(50, 5)])];
-        for content in &contents {
-            tree.insert(Prefix::EMPTY, key(content));
-        }
-        let found = tree.find(key(&contents[0]));
-        tree.lock(found.node);
-        tree.check([found.node].into_iter()).unwrap();
-        assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (8, 6));
-        assert_eq!(tree.evict_leaf().unwrap().0, 3);
-        assert_eq!(tree.evict_leaf().unwrap().0, 5);
-        assert_eq!(tree.evict_leaf(), None, "the rest is locked");
-        tree.unlock(found.node);
-        assert_eq!(tree.evict_leaf().unwrap().0, 2);
-        assert_eq!(tree.evict_leaf().unwrap().0, 4, "a node without children is a leaf");
-        tree.check(std::iter::empty()).unwrap();
-    }
-
-    /// The ids of evicted nodes are reused, the last one first, so that they tell nothing of age.
-    #[test]
-    fn the_rest_of_a_cut_node_is_older_than_the_leaf_beside_it() {
-        let mut tree = RadixTree::new(1);
-        for first in [100, 200, 300] {
-            tree.insert(Prefix::EMPTY, key(&prompt(&[(first, 1)])));
-        }
-        while tree.evict_leaf().is_some() {}
-        tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 10)])));
-        tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 6), (50, 9)])));
-        assert_eq!(tree.evict_leaf().unwrap().0, 4);
-        tree.check(std::iter::empty()).unwrap();
-    }
-
-    #[test]
-    fn a_walk_is_a_use_of_all_that_is_above_its_end() {
-        let mut tree = RadixTree::new(1);
-        let (long, short) = (prompt(&[(0, 4), (10, 2)]), prompt(&[(50, 5)]));
-        let start = tree.insert(Prefix::EMPTY, Key { tokens: 4, ..key(&long) });
-        tree.insert(start.prefix, key(&long));
-        tree.insert(Prefix::EMPTY, key(&short));
-        tree.find(key(&long));
-        let sizes: Vec<u32> = std::iter::from_fn(|| tree.evict_leaf()).map(|(tokens, _)| tokens).collect();
-        assert_eq!(sizes, [5, 2, 4]);
-    }
-
-    #[test]
-    fn an_insertion_continues_where_the_prefix_ends_that_is_known() {
-        let mut tree = RadixTree::new(4);
-        let content = prompt(&[(0, 10), (90, 20)]);
-        let mut known = Prefix::EMPTY;
-        for tokens in [9, 17, 30] {
-            let inserted = tree.insert(known, Key { tokens, ..key(&content) });
-            assert_eq!(inserted.existing, known.tokens);
-            tree.lock_below(known.node, inserted.prefix.node);
-            known = inserted.prefix;
-        }
-        // It is cut, but still ends where it did.
-        tree.find(Key { tokens: 20, ..key(&content) });
-        assert_eq!(tree.find(key(&content)), known);
-        tree.check([known.node].into_iter()).unwrap();
-        tree.unlock(known.node);
-        assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (28, 0));
-    }
-
-    #[test]
-    fn pages_of_several_runs_are_told_apart() {
-        let mut tree = RadixTree::new(4);
-        let (one, other) = (prompt(&[(0, 2), (10, 2)]), prompt(&[(0, 3), (11, 1)]));
-        tree.insert(Prefix::EMPTY, key(&one));
-        assert_eq!(tree.find(key(&other)).tokens, 0);
-        tree.insert(Prefix::EMPTY, key(&other));
-        assert_eq!((tree.find(key(&one)).tokens, tree.find(key(&other)).tokens), (4, 4));
-        tree.check(std::iter::empty()).unwrap();
-    }
-}
+mod tests;

@@ -27,6 +27,7 @@ impl Scheduler {
             }
             self.computed_on_prefill_side(entry, iteration.scheduled[position]);
         }
+        self.cache.end_result(iteration.end);
         // What an iteration without work changed is told by the next one with work.
         if !entries.is_empty() {
             self.cache.take_events(&mut iteration.kv_events);
@@ -37,6 +38,10 @@ impl Scheduler {
         iteration.cached_blocks = (cached / page_size) as u32;
         if let Some(state) = &mut iteration.sglang {
             state.requeued.clone_from(&step.requeued);
+            state.host_end = self.cache.host_copies();
+            if !entries.is_empty() {
+                state.tiered_events = self.cache.take_tiered_events();
+            }
             // A prefill worker is done with a pass only once it has looked at what has arrived.
             if let (Some(queues), Some(side)) = (&mut state.disaggregation, &mut self.prefill_side) {
                 queues.sent = side.take_sent();

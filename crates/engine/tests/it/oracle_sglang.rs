@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use servecast_engine::{
-    Emitted, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, Requeue, SglangState,
+    Emitted, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, HostCopies, Iteration, Requeue,
+    SglangState,
 };
-use servecast_types::Time;
+use servecast_types::{KvEvent, Time};
 
 use crate::expand::{Expander, as_far_as_known};
 use crate::recording::{
@@ -31,10 +32,8 @@ const FOLDERS: &[&str] = &[
 ];
 
 /// Recordings of what is not simulated: what they have in common, and why.
-const SKIPPED: &[(&str, Lack)] = &[
-    ("the host tier of the cache is not simulated", |case| case.config("hicache").is_object()),
-    ("sliding windows are not simulated", |case| case.config("swa").is_object()),
-];
+const SKIPPED: &[(&str, Lack)] =
+    &[("sliding windows are not simulated", |case| case.config("swa").is_object())];
 
 /// Recordings that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] =
@@ -138,7 +137,8 @@ impl<'a> Driver<'a> {
         let tracing = EngineTracing {
             kv_events: true,
             sglang_state: true,
-            recorder_clock: plain,
+            // Nothing is taken together beside a second tier.
+            recorder_clock: plain || case.config("hicache").is_object(),
             stretches: !plain,
             ..EngineTracing::default()
         };
@@ -259,14 +259,29 @@ pub(crate) fn describe(
         });
         step.insert("adder", budgets);
     }
+    if let Some(host) = &state.host {
+        let mut copies = host_copies(host);
+        if state.prefills > 0 {
+            let loaded = iteration.admitted.iter().filter(|each| each.host_cached_tokens > 0);
+            copies["loaded"] =
+                loaded.map(|each| json!([case.name(each.id), each.host_cached_tokens])).collect();
+        }
+        step.insert("hicache", copies);
+    }
     if iteration.scheduled.is_empty() {
         return step;
+    }
+    if let Some(host) = &state.host_end {
+        step.insert("hicache_end", host_copies(host));
     }
     let emitted: Vec<_> = iteration.emitted.iter().map(|each| each.id).chain(stubs.iter().copied()).collect();
     let finished: Vec<_> =
         iteration.finished.iter().map(|each| each.id).chain(stubs.iter().copied()).collect();
-    let events = iteration.kv_events.iter();
-    let events: Vec<Value> = events.map(|event| hash_numbers.canonical(event, page_size)).collect();
+    let events: Vec<Value> = if config["hicache"].is_object() {
+        state.tiered_events.iter().map(|event| tiered(event, page_size, hash_numbers)).collect()
+    } else {
+        iteration.kv_events.iter().map(|event| hash_numbers.canonical(event, page_size)).collect()
+    };
     step.extend([
         ("mode", json!(mode(iteration))),
         ("t_start_us", json!(us(iteration.start))),
@@ -295,6 +310,43 @@ pub(crate) fn describe(
         }
     }
     step
+}
+
+/// An event of a cache with two tiers.
+fn tiered((is_host, event): &(bool, KvEvent), page_size: u32, hash_numbers: &mut HashNumbers) -> Value {
+    let mut event = hash_numbers.canonical(event, page_size);
+    if event["type"] != "cleared" {
+        event["medium"] = json!(if *is_host { "CPU_PINNED" } else { "GPU" });
+    }
+    event
+}
+
+fn host_copies(host: &HostCopies) -> Value {
+    let transfer = |(writes, tokens, end): &(bool, Vec<u32>, Time)| {
+        json!([if *writes { "write" } else { "load" }, tokens, us(*end)])
+    };
+    json!({
+        "transfers": host.transfers.iter().map(transfer).collect::<Vec<_>>(),
+        "host_available": host.available,
+        "writing": host.writing,
+        "loading": host.loading,
+    })
+}
+
+/// The host tier of a recording by our names: a token has 1,000 bytes, so that bandwidths give the times that are recorded.
+fn set_hicache(keys: &mut Map<String, Value>) -> Option<u64> {
+    let given = keys.remove("hicache")?;
+    let figure = |key: &str| given[key].as_f64().unwrap();
+    let pool = keys["max_total_tokens"].as_f64().unwrap();
+    keys.insert("enable_hierarchical_cache".to_owned(), json!(true));
+    keys.insert("hicache_ratio".to_owned(), json!(figure("host_tokens") / pool));
+    keys.insert("hicache_write_policy".to_owned(), given["policy"].clone());
+    for direction in ["write", "load"] {
+        keys.insert(format!("hicache_{direction}_us"), json!(figure(&format!("{direction}_us"))));
+        let bandwidth = 1.0 / figure(&format!("{direction}_us_per_token"));
+        keys.insert(format!("hicache_{direction}_bandwidth"), json!(bandwidth));
+    }
+    Some(1_000)
 }
 
 /// The priority of a request: without one it is the least important.
@@ -327,7 +379,11 @@ pub(crate) fn settings(config: &Value, terms: &Value) -> Value {
     }
     let speculates = keys.get("speculative_algorithm").is_some_and(Value::is_string);
     let accepted = speculates.then(|| json!({"acceptance_length": 1.0}));
-    json!({"engine_type": "sglang", "speculative_config": accepted, "sglang": own, "latency": latency(terms)})
+    let token_bytes = set_hicache(keys);
+    json!({
+        "engine_type": "sglang", "speculative_config": accepted, "kv_bytes_per_token": token_bytes, "sglang": own,
+        "latency": latency(terms),
+    })
 }
 
 fn mode(iteration: &Iteration) -> &'static str {

@@ -85,8 +85,10 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
         "routing-key",
     ]);
     let decodes = (prop_oneof![2 => Just(0_u32), 1 => 1_u32..6, 1 => Just(u32::MAX)], 0_u32..4);
-    (pool, budgets, limits, switches, policy, (latency(), interval, decodes, any::<bool>())).prop_map(
-        |(pool, budgets, limits, switches, policy, (latency, interval, decodes, by_priority))| {
+    let tier = prop::option::weighted(0.4, (0_usize..3, 0.1..3.0, 0.0..3_000.0, 0.01..2.0));
+    let others = (latency(), interval, decodes, any::<bool>(), tier);
+    (pool, budgets, limits, switches, policy, others).prop_map(
+        |(pool, budgets, limits, switches, policy, (latency, interval, decodes, by_priority, tier))| {
             let (prefill_decode_interval, min_bs) = decodes;
             let (page_size, pages) = pool;
             // Beside what no prompt may take.
@@ -96,7 +98,7 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
             let (mixed, radix, serial, priorities, low_first) = switches;
             let priorities = priorities && matches!(policy, "fcfs" | "lof");
             let radix = radix || policy == "shortest-prefill-first";
-            json!({
+            let mut settings = json!({
                 "engine_type": "sglang",
                 "num_gpu_blocks": num_gpu_blocks,
                 "max_num_seqs": max_num_seqs,
@@ -121,7 +123,20 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
                     "schedule_low_priority_values_first": low_first,
                     "priority_scheduling_preemption_threshold": threshold,
                 },
-            })
+            });
+            // The host holds a page at least.
+            if let Some((policy, ratio, copy_us, bandwidth)) = tier.filter(|_| radix) {
+                let own = &mut settings["sglang"];
+                own["enable_hierarchical_cache"] = json!(true);
+                own["hicache_ratio"] = json!(f64::max(ratio, 1.001 / f64::from(num_gpu_blocks)));
+                own["hicache_write_policy"] =
+                    json!(["write_through", "write_through_selective", "write_back"][policy]);
+                own["hicache_write_us"] = json!(copy_us);
+                own["hicache_load_us"] = json!(copy_us / 2.0);
+                own["hicache_write_bandwidth"] = json!(bandwidth);
+                settings["kv_bytes_per_token"] = json!(1_000);
+            }
+            settings
         },
     )
 }
@@ -190,7 +205,7 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
                 KvEvent::Cleared => least.clear(),
             }
         }
-        for &Admitted { id, cached_tokens, resumed, .. } in &iteration.admitted {
+        for &Admitted { id, cached_tokens, host_cached_tokens, resumed } in &iteration.admitted {
             let submission = &load[id.index()];
             if (submission.transfer.is_some() && !resumed) || stubs.contains(&id) {
                 continue;
@@ -203,6 +218,10 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
                 page * hashes.iter().take_while(|hash| set.contains(*hash)).count() as u32
             };
             let expected = hit(&least)..=hit(&most);
+            if host_cached_tokens > 0 {
+                // What was only on the host is not among what is known of the device.
+                continue;
+            }
             assert!(expected.contains(&cached_tokens), "{id} hits {cached_tokens} tokens, not {expected:?}");
         }
         let handed_over = iteration.joined.iter().map(|joined| (joined.id, 1));

@@ -1,0 +1,98 @@
+use super::*;
+
+fn prompt(runs: &[(u32, u32)]) -> Prompt {
+    Prompt::new(runs.iter().map(|&(first, len)| Run::tokens(first, len)))
+}
+
+fn key(content: &Prompt) -> Key<'_> {
+    Key { content, tokens: content.tokens(), hashes: None }
+}
+
+#[test]
+fn what_is_shared_is_kept_once_and_cut_at_page_boundaries() {
+    let mut tree = RadixTree::new(4);
+    let (first, second) = (prompt(&[(0, 18)]), prompt(&[(0, 10), (100, 6)]));
+    assert_eq!(tree.insert(Prefix::EMPTY, key(&first)).existing, 0);
+    assert_eq!(tree.evictable_tokens(), 16, "the last two tokens fill no page");
+    assert_eq!(tree.insert(Prefix::EMPTY, key(&second)).existing, 8, "the third page differs");
+    assert_eq!(tree.evictable_tokens(), 24);
+    let found = tree.find(Key { tokens: 11, ..key(&second) });
+    assert_eq!(found.whole.tokens, 8);
+    tree.check(std::iter::empty()).unwrap();
+}
+
+#[test]
+fn leaves_go_in_order_of_last_use_and_locked_paths_stay() {
+    let mut tree = RadixTree::new(1);
+    let contents = [prompt(&[(0, 4), (10, 2)]), prompt(&[(0, 4), (20, 3)]), prompt(&[(50, 5)])];
+    for content in &contents {
+        tree.insert(Prefix::EMPTY, key(content));
+    }
+    let found = tree.find(key(&contents[0]));
+    tree.lock(found.whole.node);
+    tree.check([found.whole.node].into_iter()).unwrap();
+    assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (8, 6));
+    assert_eq!(tree.evict_leaf().unwrap().tokens, 3);
+    assert_eq!(tree.evict_leaf().unwrap().tokens, 5);
+    assert_eq!(tree.evict_leaf(), None, "the rest is locked");
+    tree.unlock(found.whole.node);
+    assert_eq!(tree.evict_leaf().unwrap().tokens, 2);
+    assert_eq!(tree.evict_leaf().unwrap().tokens, 4, "a node without children is a leaf");
+    tree.check(std::iter::empty()).unwrap();
+}
+
+/// The ids of evicted nodes are reused, the last one first, so that they tell nothing of age.
+#[test]
+fn the_rest_of_a_cut_node_is_older_than_the_leaf_beside_it() {
+    let mut tree = RadixTree::new(1);
+    for first in [100, 200, 300] {
+        tree.insert(Prefix::EMPTY, key(&prompt(&[(first, 1)])));
+    }
+    while tree.evict_leaf().is_some() {}
+    tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 10)])));
+    tree.insert(Prefix::EMPTY, key(&prompt(&[(0, 6), (50, 9)])));
+    assert_eq!(tree.evict_leaf().unwrap().tokens, 4);
+    tree.check(std::iter::empty()).unwrap();
+}
+
+#[test]
+fn a_walk_is_a_use_of_all_that_is_above_its_end() {
+    let mut tree = RadixTree::new(1);
+    let (long, short) = (prompt(&[(0, 4), (10, 2)]), prompt(&[(50, 5)]));
+    let start = tree.insert(Prefix::EMPTY, Key { tokens: 4, ..key(&long) });
+    tree.insert(start.prefix, key(&long));
+    tree.insert(Prefix::EMPTY, key(&short));
+    tree.find(key(&long));
+    let sizes: Vec<u32> = std::iter::from_fn(|| tree.evict_leaf()).map(|leaf| leaf.tokens).collect();
+    assert_eq!(sizes, [5, 2, 4]);
+}
+
+#[test]
+fn an_insertion_continues_where_the_prefix_ends_that_is_known() {
+    let mut tree = RadixTree::new(4);
+    let content = prompt(&[(0, 10), (90, 20)]);
+    let mut known = Prefix::EMPTY;
+    for tokens in [9, 17, 30] {
+        let inserted = tree.insert(known, Key { tokens, ..key(&content) });
+        assert_eq!(inserted.existing, known.tokens);
+        tree.lock_below(known.node, inserted.prefix.node);
+        known = inserted.prefix;
+    }
+    // It is cut, but still ends where it did.
+    tree.find(Key { tokens: 20, ..key(&content) });
+    assert_eq!(tree.find(key(&content)).whole, known);
+    tree.check([known.node].into_iter()).unwrap();
+    tree.unlock(known.node);
+    assert_eq!((tree.evictable_tokens(), tree.protected_tokens()), (28, 0));
+}
+
+#[test]
+fn pages_of_several_runs_are_told_apart() {
+    let mut tree = RadixTree::new(4);
+    let (one, other) = (prompt(&[(0, 2), (10, 2)]), prompt(&[(0, 3), (11, 1)]));
+    tree.insert(Prefix::EMPTY, key(&one));
+    assert_eq!(tree.find(key(&other)).whole.tokens, 0);
+    tree.insert(Prefix::EMPTY, key(&other));
+    assert_eq!((tree.find(key(&one)).whole.tokens, tree.find(key(&other)).whole.tokens), (4, 4));
+    tree.check(std::iter::empty()).unwrap();
+}

@@ -355,6 +355,11 @@ pub struct OutputConfig {
     /// Write a trace of the requests as an online replay sent them, from which `replay` repeats it offline
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub log_arrivals: Option<PathBuf>,
+    /// Say what is wrong with the run, if anything is, and what to change [default: where a table or a page is shown]
+    ///
+    /// It takes some part of the time of the run, up to a third if prompts share much.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub diagnosis: Option<bool>,
     /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report_html: Option<PathBuf>,
@@ -404,6 +409,11 @@ impl OutputConfig {
     /// Whether a page is written.
     pub fn has_page(&self) -> bool {
         self.report_html.is_some() || self.output_dir.is_some()
+    }
+
+    /// Whether the command line says what is wrong with a run.
+    pub fn has_diagnosis(&self) -> bool {
+        self.diagnosis.unwrap_or(self.has_page() || self.format.unwrap_or_default() == Format::Table)
     }
 }
 

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 
 use servecast_record::RunRecord;
 
-use self::facts::{Cause, Facts, Main};
+use self::facts::{Cause, Facts, Judged, Main};
 pub use self::finding::{Evidence, Finding, FindingKind, WhatIf};
 use crate::report::Report;
 
@@ -36,10 +36,11 @@ const MANY_REJECTED: f64 = 0.01;
 /// `ideal_reuse` is the share of the prompt tokens that a prefix cache without end would have found, if that is known.
 pub fn diagnose(run: &RunRecord, report: &Report, ideal_reuse: Option<f64>) -> Vec<Finding> {
     let rejections = load::rejections(run, report);
-    let facts = Facts::new(run, report, ideal_reuse);
-    if rejections.is_none() && facts.is_healthy() {
+    let judged = Judged::new(run, report);
+    if rejections.is_none() && judged.is_healthy(report) {
         return Vec::new();
     }
+    let facts = Facts::new(run, report, judged, ideal_reuse);
     let main = facts.main();
     let overloaded = load::overloaded(&facts, main.as_ref());
     let (behind, of_deployment) = main.as_ref().map_or((Vec::new(), false), |main| of_main(&facts, main));

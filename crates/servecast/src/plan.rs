@@ -190,13 +190,11 @@ impl Plan {
         failures
     }
 
-    /// What the report says beside what happened in the run; `wall_time_ms` is not known yet.
-    pub fn summary(&self, workload: &Workload) -> SummaryOptions {
-        let ideal_reuse = ideal_reuse(workload, self.block_size);
-        SummaryOptions {
-            diagnosis: Some(DiagnosisOptions { ideal_reuse }),
-            ..self.summary_of(&workload.notes, Some(workload.fingerprint()))
-        }
+    /// What the report says beside what happened in the run, with a diagnosis or without; `wall_time_ms` is not known yet.
+    pub fn summary(&self, workload: &Workload, diagnoses: bool) -> SummaryOptions {
+        let diagnosis =
+            diagnoses.then(|| DiagnosisOptions { ideal_reuse: ideal_reuse(workload, self.block_size) });
+        SummaryOptions { diagnosis, ..self.summary_of(&workload.notes, Some(workload.fingerprint())) }
     }
 
     /// The same of a load with these notes and this hash, which one has of which all is known at once.

@@ -154,7 +154,7 @@ pub fn replay(
     let workload = workload(replay.trace.as_deref(), &plan)
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     notes.extend(workload.notes.messages().iter().map(with_arguments));
-    let summary = plan.summary(&workload);
+    let summary = plan.summary(&workload, plan.config.output.diagnosis.unwrap_or(false));
     let requests = workload.requests() as u64;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;

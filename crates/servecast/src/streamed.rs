@@ -75,6 +75,7 @@ fn needs_requests(config: &ReplayConfig) -> Option<&'static str> {
         ("output_dir", output.output_dir.is_some()),
         ("report_html", output.report_html.is_some()),
         ("timeline", output.timeline.is_some()),
+        ("diagnosis", output.diagnosis == Some(true)),
         ("export", output.export.is_some()),
     ]
     .into_iter()

@@ -135,7 +135,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     // What was sent has the rows of what was to be sent.
     let kept = config.output.log_arrivals.is_some().then(|| rows.clone());
     let workload = rows.into_workload(plan.load, layers)?;
-    let mut options = plan.summary(&workload);
+    let mut options = plan.summary(&workload, config.output.has_diagnosis());
     let requests = workload.requests();
     let notes = workload.notes.clone();
     if !quiet {

@@ -63,24 +63,41 @@ pub(super) struct Main {
     pub(super) ms: f64,
 }
 
-impl<'a> Facts<'a> {
-    pub(super) fn new(run: &'a RunRecord, report: &'a Report, ideal_reuse: Option<f64>) -> Self {
-        let targets = Targets::new(run, report);
-        let states: Vec<PoolStates> = run.pools.iter().map(|pool| PoolStates::new(run, pool)).collect();
-        let causes = Causes::new(run, &states, &targets);
+/// What a run is judged by before anybody looks for causes.
+pub(super) struct Judged<'a> {
+    given: Given<'a>,
+    targets: Targets,
+    overload: Option<Overload>,
+}
+
+impl<'a> Judged<'a> {
+    pub(super) fn new(run: &RunRecord, report: &'a Report) -> Self {
         let given = Given::new(report.settings.as_ref());
         let overload =
             report.overload.or_else(|| overload_of_first_tokens(run)).filter(|_| !given.is_closed_loop());
-        Self { run, report, ideal_reuse, given, targets, overload, states, causes }
+        Self { given, targets: Targets::new(run, report), overload }
     }
 
     /// Whether all targets are kept, the backlog does not grow, nobody is preempted, and there is room.
-    pub(super) fn is_healthy(&self) -> bool {
+    pub(super) fn is_healthy(&self, report: &Report) -> bool {
         let has_room = |usage: Option<f64>| usage.is_none_or(|usage| usage < ROOM);
         self.targets.are_met()
             && self.overload.is_none()
-            && self.report.total_preemptions == 0
-            && self.report.pools.iter().all(|pool| has_room(pool.batch_occupancy) && has_room(pool.kv_usage))
+            && report.total_preemptions == 0
+            && report.pools.iter().all(|pool| has_room(pool.batch_occupancy) && has_room(pool.kv_usage))
+    }
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn new(
+        run: &'a RunRecord,
+        report: &'a Report,
+        Judged { given, targets, overload }: Judged<'a>,
+        ideal_reuse: Option<f64>,
+    ) -> Self {
+        let states: Vec<PoolStates> = run.pools.iter().map(|pool| PoolStates::new(run, pool)).collect();
+        let causes = Causes::new(run, &states, &targets);
+        Self { run, report, ideal_reuse, given, targets, overload, states, causes }
     }
 
     /// Whether a target on the time to first token is missed, alone or as a part of the whole time.

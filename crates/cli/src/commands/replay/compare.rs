@@ -260,7 +260,7 @@ impl Runs {
         let Job { name, plan, workload } = job;
         let about = |failure: Failure| failure.about(&name);
         let workload = workload_of(workload, &plan).map_err(about)?;
-        let options = plan.summary(&workload);
+        let options = plan.summary(&workload, plan.config.output.diagnosis.unwrap_or(false));
         let progress = self.progress.run(workload.requests() as u64);
         let mut follower = Follower { runs: self, position, progress };
         let simulation = Simulation::new(&plan.topology, workload, &plan.options())

@@ -355,7 +355,7 @@ pub struct OutputConfig {
     /// Write a trace of the requests as an online replay sent them, from which `replay` repeats it offline
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub log_arrivals: Option<PathBuf>,
-    /// Say what is wrong with the run, if anything is, and what to change [default: where a table or a page is shown]
+    /// Say what is wrong with the run, if anything is, and what to change [default: if a table is printed]
     ///
     /// It takes some part of the time of the run, up to a third if prompts share much.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
@@ -413,7 +413,7 @@ impl OutputConfig {
 
     /// Whether the command line says what is wrong with a run.
     pub fn has_diagnosis(&self) -> bool {
-        self.diagnosis.unwrap_or(self.has_page() || self.format.unwrap_or_default() == Format::Table)
+        self.diagnosis.unwrap_or(self.format.unwrap_or_default() == Format::Table)
     }
 }
 

@@ -97,7 +97,7 @@ fn diagnosis(load: Option<Load>, arguments: &str) -> Value {
         sandbox.write("load.jsonl", load.text());
         all.push("load.jsonl");
     }
-    all.extend(["--quiet"]);
+    all.extend(["--quiet", "--diagnosis"]);
     // An objective has spaces in it, which stand as underscores here.
     let arguments: Vec<String> = arguments
         .split_whitespace()

@@ -327,6 +327,7 @@ fn a_configuration_shows_the_defaults() {
     decode_speedup_ratio = 1.0
     dp_size = 1
     enable_chunked_prefill = true
+    enable_lora = false
     enable_prefix_caching = true
     engine_type = "vllm"
     kv_transfer_timing_mode = "full_prompt"

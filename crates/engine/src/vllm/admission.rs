@@ -400,21 +400,29 @@ impl Scheduler {
         members + others + self.verification_blocks()
     }
 
-    /// Removes a request that waits and can never be served.
+    /// Removes a request that waits, with or without KV that has arrived, and can never be served.
     pub(super) fn give_up(&mut self, slot: Slot, reason: Rejection, iteration: &mut Iteration) {
-        self.waiting.remove(slot);
+        self.end_at_host(slot);
+        if let Some(position) = self.loading.iter().position(|loading| loading.slot == slot) {
+            self.loading.remove(position);
+            self.free_blocks(slot);
+        } else {
+            self.waiting.remove(slot);
+        }
         iteration.rejected.push((self.requests[slot].id, reason));
         self.requests.remove(slot);
     }
 
-    /// Gives up the head of the queue if nothing that is under way could ever make room for it.
+    /// Gives up the first request that waits if nothing that is under way could ever make room for it. One whose KV has
+    /// arrived comes before the head of the queue: what it lacks may be too much for an iteration.
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        let waits = !self.loading.is_empty()
+        let waits = self.loading.iter().any(|loading| !loading.received)
             || !self.held.is_empty()
             || !self.grammars.is_empty()
             || self.copies_kv();
         let stuck = self.running.is_empty() && !waits;
-        let Some(slot) = self.waiting.peek().filter(|_| stuck) else { return };
+        let arrived = self.loading.front().map(|loading| loading.slot);
+        let Some(slot) = arrived.or_else(|| self.waiting.peek()).filter(|_| stuck) else { return };
         let tokens = self.requests[slot].known();
         let budget = self.config.request_budget();
         let unchunkable = !self.config.enable_chunked_prefill && tokens > budget;

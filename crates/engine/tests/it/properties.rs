@@ -373,3 +373,29 @@ fn crowded_settings() -> impl Strategy<Value = Value> {
         without_drafts_that_do_not_fit(settings)
     })
 }
+
+/// A request that lost its place comes back with a part of its prompt from the host, and what it lacks is more than an
+/// iteration computes, which cannot be cut.
+#[test]
+fn who_has_loaded_kv_and_never_fits_is_given_up() {
+    let settings = json!({
+        "vllm_version": "0.33", "block_size": 17, "num_gpu_blocks": 19, "async_scheduling": true,
+        "enable_chunked_prefill": false, "long_prefill_token_threshold": 7, "max_num_batched_tokens": 67,
+        "scheduler_reserve_full_isl": false, "latency": "linear:100,10,20", "kv_bytes_per_token": 8,
+        "kv_offloading_size": 3.0 * 8.0 * 17.0 / f64::from(1 << 30),
+        "kv_offloading": {"store_threshold": 2, "offload_prompt_only": true},
+        "speculative_config": {
+            "method": "eagle", "num_speculative_tokens": 2, "conditional_acceptance_rates": [0.47781, 0.0],
+        },
+    });
+    let one = |own_len, gap_us| Submission {
+        prefix_len: 0,
+        own_len,
+        max_tokens: u32::MAX,
+        gap_us,
+        ..Submission::default()
+    };
+    let rejected = |iteration: &Iteration| iteration.rejected.iter().map(|&(id, _)| id.0).collect::<Vec<_>>();
+    let iterations = run(&settings, &[one(1, 0), one(17, 73)]);
+    assert_eq!(iterations.iter().flat_map(rejected).collect::<Vec<_>>(), [0, 1]);
+}

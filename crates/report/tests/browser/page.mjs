@@ -13,6 +13,8 @@ const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 const [out, ...pages] = process.argv.slice(2);
 const SECTIONS = {
   run: ["summary", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
+  // With something to say about it.
+  diagnosed: ["diagnosis", "summary", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   compare: ["overview", "distributions", "paired", "figures"],
   latency: ["decodes", "prompts", "origins"],
   recommend: ["answer", "tradeoff", "load", "deployments"],
@@ -56,7 +58,7 @@ async function check(kind, file, [width, colorScheme]) {
   await checkDrawings(page);
   await checkWidth(page, width);
   await checkTheme(page, colorScheme);
-  if (kind === "run") {
+  if (["run", "diagnosed"].includes(kind)) {
     await checkInk(page);
     await checkCursorAndZoom(page);
     await checkKeyboard(page);

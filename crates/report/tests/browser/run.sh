@@ -26,7 +26,7 @@ load=(--input-tokens 900 --output-tokens 60 --request-count 400 --arrival-interv
 "$servecast" recommend --quiet --latency linear:6000,30,200 "${load[@]}" --max-gpus 3 --slo 'max ttft <= 1ms' \
   --html "$out/none.html" > /dev/null || [ $? = 3 ]
 cp "$out/few/report.html" "$out/few.html"
-node "$modules/page.mjs" "$out" run="$out/few.html" run="$out/many.html" compare="$out/compare.html" \
+node "$modules/page.mjs" "$out" run="$out/few.html" diagnosed="$out/many.html" compare="$out/compare.html" \
   latency="$out/latency.html" recommend="$out/recommend.html" none="$out/none.html" ||
   fail "a page is not as it should be; pages and screenshots: $out"
 echo "pages and screenshots: $out"

@@ -1,7 +1,7 @@
 """Load generators and a gateway that people use, against servers: what they report is what the servers say.
 
-Each part is left out whose program is not named. Clients share the processors with all else that runs: on a busy machine
-they see tokens late that servers send in time, unless all of this has priority (`nice -n -15`).
+Each part is left out whose program is not named. Clients share the processors with all else that runs: on a busy
+machine they see tokens late that servers send in time, unless all of this has priority (`nice -n -15`).
 """
 
 from __future__ import annotations

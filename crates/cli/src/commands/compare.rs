@@ -86,8 +86,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     let mut broken = broken(&differences, &conditions)?;
     if !conditions.is_empty() {
         if !args.different_workloads {
-            check_measured(baseline, others)?;
-            check_targets(baseline, others)?;
+            check_alike(baseline, others)?;
         }
         check_workloads(baseline, others, args.different_workloads)?;
         broken.extend(runs.iter().filter_map(served_nothing));
@@ -215,50 +214,31 @@ fn check_workloads(baseline: &Run, others: &[Run], may_differ: bool) -> Result<(
     Ok(())
 }
 
-/// Refuses to judge runs by each other whose figures leave out other requests.
-fn check_measured(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
-    let of = |run: &Run, key: &str| {
-        let settings = run.figures.settings.as_ref()?;
-        Some(settings.get(key).filter(|value| !value.is_null()).map(ToString::to_string))
-    };
-    for run in others {
-        for key in ["warmup", "cooldown", "count_rejected"] {
-            let (Some(before), Some(after)) = (of(baseline, key), of(run, key)) else { continue };
-            if before == after {
-                continue;
-            }
-            let told = |run: &Run, value: Option<String>| {
-                format!("{} has {}", run.figures.name, value.unwrap_or_else(|| "none".to_owned()))
-            };
-            let (one, other) = (told(baseline, before), told(run, after));
-            let message =
-                format!("--fail-if is for figures of the same requests, but of `{key}` {one}, and {other}");
-            return Err(Failure::user(message).with_hint("--different-workloads judges them all the same"));
-        }
-    }
-    Ok(())
-}
+/// What has to be the same in runs that are judged by each other, and the settings that say so: which requests figures are
+/// of, and the targets that goodput and misses are figures of.
+const SAME: [(&str, &[&str]); 2] = [
+    ("figures of the same requests", &["warmup", "cooldown", "count_rejected"]),
+    ("runs with the same targets", &["sla_ttft_ms", "sla_tpot_ms", "sla_e2e_ms", "sla_pooled_itl_ms", "slo"]),
+];
 
-/// Refuses to judge runs by each other that were held against other targets: goodput and misses are figures of these.
-fn check_targets(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
+/// Refuses to judge runs by each other that [differ](SAME) in what their figures are of.
+fn check_alike(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
     let of = |run: &Run, key: &str| {
         let settings = run.figures.settings.as_ref()?;
         Some(settings.get(key).filter(|value| !value.is_null()).map(ToString::to_string))
     };
-    for run in others {
-        for key in ["sla_ttft_ms", "sla_tpot_ms", "sla_e2e_ms", "sla_pooled_itl_ms", "slo"] {
-            let (Some(before), Some(after)) = (of(baseline, key), of(run, key)) else { continue };
-            if before == after {
-                continue;
-            }
-            let told = |run: &Run, value: Option<String>| {
-                format!("{} has {}", run.figures.name, value.unwrap_or_else(|| "none".to_owned()))
-            };
-            let (one, other) = (told(baseline, before), told(run, after));
-            let message =
-                format!("--fail-if is for runs with the same targets, but of `{key}` {one}, and {other}");
-            return Err(Failure::user(message).with_hint("--different-workloads judges them all the same"));
+    let keys = SAME.iter().flat_map(|&(what, keys)| keys.iter().map(move |key| (what, key)));
+    for (run, (what, key)) in others.iter().flat_map(|run| keys.clone().map(move |key| (run, key))) {
+        let (Some(before), Some(after)) = (of(baseline, key), of(run, key)) else { continue };
+        if before == after {
+            continue;
         }
+        let told = |run: &Run, value: Option<String>| {
+            format!("{} has {}", run.figures.name, value.unwrap_or_else(|| "none".to_owned()))
+        };
+        let (one, other) = (told(baseline, before), told(run, after));
+        let message = format!("--fail-if is for {what}, but of `{key}` {one}, and {other}");
+        return Err(Failure::user(message).with_hint("--different-workloads judges them all the same"));
     }
     Ok(())
 }

@@ -337,9 +337,9 @@ pub struct MeasuredConfig {
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Output")]
 pub struct OutputConfig {
-    /// What is printed: a table, or the report as JSON
+    /// What is printed: a table, the report as JSON, or for CI Markdown, or what came of --fail-if as JUnit XML
     #[arg(long, value_name = "FORMAT", value_enum)]
-    pub format: Option<Format>,
+    pub format: Option<ReportFormat>,
     /// Write the report as JSON; this file and those below are packed if named .gz or .zst
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report_json: Option<PathBuf>,
@@ -413,7 +413,8 @@ impl OutputConfig {
 
     /// Whether the command line says what is wrong with a run.
     pub fn has_diagnosis(&self) -> bool {
-        self.diagnosis.unwrap_or(self.format.unwrap_or_default() == Format::Table)
+        let is_read = matches!(self.format.unwrap_or_default(), ReportFormat::Table | ReportFormat::Markdown);
+        self.diagnosis.unwrap_or(is_read)
     }
 }
 
@@ -453,4 +454,20 @@ pub enum Format {
     Table,
     /// JSON for programs.
     Json,
+}
+
+/// How a result is printed that a CI system may show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportFormat {
+    /// A table for people.
+    #[default]
+    #[value(alias = "text")]
+    Table,
+    /// JSON for programs.
+    Json,
+    /// Markdown for a comment of a pull request, or the summary of a job.
+    Markdown,
+    /// JUnit XML, with a test case for everything that `fail_if` checks.
+    Junit,
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::facts::{error_of_source, latency_source};
+use crate::markdown;
 use crate::pool::PoolReport;
 use crate::printable::printable;
 use crate::report::{Report, SchemaVersion};
@@ -56,6 +57,21 @@ impl Comparison {
         };
         let runs = runs.into_iter().map(&mut compared).collect();
         Self { schema_version: SchemaVersion::V1, varied, runs }
+    }
+}
+
+impl Comparison {
+    /// The table of all runs as Markdown texts, its headers apart.
+    pub(crate) fn cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let settings: Vec<Vec<String>> = self.runs.iter().map(|run| shown(self, run)).collect();
+        let columns = columns_that_fit(self, &settings, None);
+        let figures = columns.iter().map(|column| column.header.trim().replace('\n', " "));
+        let headers = self.varied.iter().map(|name| markdown::code(name)).chain(figures).collect();
+        let row = |(run, settings): (&ComparedRun, &Vec<String>)| {
+            let settings = settings.iter().map(|value| markdown::text(value));
+            settings.chain(columns.iter().map(|column| (column.of)(&run.report))).collect()
+        };
+        (headers, self.runs.iter().zip(&settings).map(row).collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! How reports differ from the first of them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use comfy_table::{Cell, CellAlignment, Table};
 use schemars::JsonSchema;
@@ -199,7 +199,22 @@ fn by_role(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     spread.collect()
 }
 
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.hash)
+    }
+}
+
 impl RunDifference {
+    /// The workloads of the baseline and of this run, where they are known and differ.
+    pub(crate) fn other_workload<'a>(
+        &'a self,
+        baseline: &'a NamedFigures,
+    ) -> Option<(&'a WorkloadId, &'a WorkloadId)> {
+        let both = baseline.workload.as_ref().zip(self.workload.as_ref());
+        both.filter(|(before, after)| before.hash != after.hash)
+    }
+
     /// The figures that `run` and the baseline have.
     pub fn of(baseline: &NamedFigures, run: &NamedFigures) -> Self {
         let figures = run.figures.iter().filter_map(|(key, &value)| {
@@ -262,22 +277,11 @@ pub fn render_differences(differences: &Differences, options: TableOptions) -> S
 fn settings_of(run: &RunDifference, baseline: &NamedFigures) -> String {
     let mut lines = String::new();
     // Writing to a string cannot fail.
-    if let (Some(before), Some(after)) = (&baseline.workload, &run.workload)
-        && before.hash != after.hash
-    {
-        let _ = writeln!(
-            lines,
-            "  workload: {} ({}) → {} ({})",
-            before.name, before.hash, after.name, after.hash
-        );
+    if let Some((before, after)) = run.other_workload(baseline) {
+        let _ = writeln!(lines, "  workload: {before} → {after}");
     }
-    let shown = |value: &Value| match value {
-        Value::Null => "not given".to_owned(),
-        Value::String(text) => text.clone(),
-        value => value.to_string(),
-    };
     for (path, SettingChange { baseline, value }) in run.settings.iter().flatten() {
-        let _ = writeln!(lines, "  {path}: {} → {}", shown(baseline), shown(value));
+        let _ = writeln!(lines, "  {path}: {} → {}", value_text(baseline), value_text(value));
     }
     match (lines.is_empty(), &run.settings) {
         (false, _) => format!("{} differs from {} in\n{lines}", run.name, baseline.name),
@@ -291,7 +295,16 @@ fn settings_of(run: &RunDifference, baseline: &NamedFigures) -> String {
     }
 }
 
-fn figure(key: &str, value: Option<f64>) -> String {
+/// The value of a setting, in words.
+pub(crate) fn value_text(value: &Value) -> String {
+    match value {
+        Value::Null => "not given".to_owned(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+pub(crate) fn figure(key: &str, value: Option<f64>) -> String {
     let decimals = match key {
         "prefix_cache_reused_ratio" => 4,
         key if key.ends_with("_ms") || key.ends_with("_s") || key.ends_with("_rps") => 2,
@@ -300,7 +313,7 @@ fn figure(key: &str, value: Option<f64>) -> String {
     or_none(value.map(|value| grouped(value, decimals)))
 }
 
-fn relative(difference: &Difference) -> String {
+pub(crate) fn relative(difference: &Difference) -> String {
     match difference.relative_change {
         Some(0.0) => "=".to_owned(),
         Some(share) => format!("{:+.2}%", share * 100.0),
@@ -309,7 +322,7 @@ fn relative(difference: &Difference) -> String {
     }
 }
 
-fn sentences(change: &PairedChange) -> String {
+pub(crate) fn sentences(change: &PairedChange) -> String {
     let PairedChange { metric, pairs, slower, faster, .. } = change;
     let signed = |ms: f64| {
         let size = grouped(ms.abs(), 2);

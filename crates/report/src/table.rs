@@ -171,6 +171,14 @@ fn rows(report: &Report) -> Vec<Row> {
     ]
 }
 
+/// The table of metrics as texts, its headers apart.
+pub(crate) fn metrics(report: &Report) -> (Vec<String>, Vec<Vec<String>>) {
+    let headers = ["metric"].into_iter().chain(COLUMNS.iter().map(|column| column.header));
+    let rows = rows(report).into_iter();
+    let rows = rows.map(|row| [row.name.to_owned()].into_iter().chain(row.cells).collect());
+    (headers.map(str::to_owned).collect(), rows.collect())
+}
+
 /// Indices of the columns that fit beside the metric names; the average always stays.
 fn columns_that_fit(rows: &[Row], width: Option<u16>) -> Vec<usize> {
     let mut columns: Vec<usize> = (0..COLUMNS.len()).collect();

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
 use servecast_report::{
-    Counts, DiagnosisOptions, ErrorBar, ExportFormat, FailIf, FailIfError, Limit, Margin, NamedFigures,
-    Provenance, Report, Sla, Slo, SummaryOptions, Window as Measured, render_slo, report_figures,
+    Check, Counts, DiagnosisOptions, ErrorBar, ExportFormat, FailIf, FailIfError, Limit, Margin,
+    NamedFigures, Provenance, Report, Sla, Slo, SummaryOptions, Verdict, Window as Measured, render_slo,
+    report_figures,
 };
 use servecast_types::{Duration, Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload, ideal_reuse};
@@ -16,7 +17,9 @@ use crate::timeline::{TimelineOptions, Window};
 use servecast_config::deployment::{self, Deployment, PoolSettings};
 use servecast_config::error::Failure;
 use servecast_config::router::{self, Routing};
-use servecast_config::settings::{DEFAULT_SEED, Layers, OutputConfig, ReplayConfig, ReplayMode};
+use servecast_config::settings::{
+    DEFAULT_SEED, Layers, OutputConfig, ReplayConfig, ReplayMode, ReportFormat,
+};
 use servecast_config::source::Source;
 
 /// A run that can begin.
@@ -165,29 +168,39 @@ impl Plan {
         &self.latency_error
     }
 
-    /// Why the command fails after a run with this report, by `fail_if`: objectives that are missed, limits that a figure
-    /// does not keep or has no sample for, and a run in which nothing was served.
-    pub fn failures(&self, report: &Report) -> Vec<String> {
+    /// What `fail_if` asks of a run with this report, and what came of it: objectives, limits of figures, of which there has
+    /// to be a sample, and that anything was served. Nothing without conditions.
+    pub fn checks(&self, name: &str, report: &Report) -> Vec<Check> {
         let given = self.config.output.fail_if.iter().flatten();
-        let mut failures = Vec::new();
+        let mut checks = Vec::new();
         if given.clone().any(|condition| condition.trim() == OBJECTIVES) {
-            let missed = report.slo.iter().flatten().filter(|outcome| !outcome.met);
-            failures.extend(missed.map(render_slo));
+            checks.extend(report.slo.iter().flatten().map(|outcome| {
+                let told = render_slo(outcome);
+                let verdict = if outcome.met { Verdict::Passed(Some(told)) } else { Verdict::Failed(told) };
+                Check::new(name, &outcome.objective, verdict)
+            }));
         }
         let figures = NamedFigures::of("", report).figures;
         for condition in &self.conditions {
-            match figures.get(&condition.metric).copied().flatten() {
-                None => failures.push(format!("{condition}: the run has no sample of it")),
+            let verdict = match figures.get(&condition.metric).copied().flatten() {
+                None => Verdict::Failed(format!("{condition}: the run has no sample of it")),
                 Some(value) if condition.is_broken_by(value, 0.0) => {
-                    failures.push(format!("{condition}: it is {value}"));
+                    Verdict::Failed(format!("{condition}: it is {value}"))
                 }
-                Some(_) => {}
-            }
+                Some(value) => Verdict::Passed(Some(format!("it is {value}"))),
+            };
+            checks.push(Check::new(name, condition.to_string(), verdict));
         }
-        if given.count() > 0 && report.completed_requests == 0 && failures.is_empty() {
-            failures.push("no request was served".to_owned());
+        if given.count() > 0 {
+            let served = report.completed_requests > 0;
+            let verdict = if served {
+                Verdict::Passed(None)
+            } else {
+                Verdict::Failed("no request was served".to_owned())
+            };
+            checks.push(Check::new(name, "serves requests", verdict));
         }
-        failures
+        checks
     }
 
     /// What the report says beside what happened in the run, with a diagnosis or without; `wall_time_ms` is not known yet.
@@ -335,6 +348,14 @@ const OBJECTIVES: &str = "slo";
 
 /// The limits that figures of the run have to keep, beside the objectives.
 fn conditions(config: &ReplayConfig, layers: &Layers) -> Result<Vec<FailIf>, Failure> {
+    let is_gated = config.output.fail_if.iter().flatten().next().is_some();
+    if config.output.format == Some(ReportFormat::Junit) && !is_gated {
+        let message =
+            message!("{format} is `junit`, which has a test case for each {--fail_if}, but there is none");
+        return Err(layers
+            .refused(message)
+            .with_hint(message!("{--fail_if} 'p99_ttft_ms>2000' gives a limit")));
+    }
     let given = config.output.fail_if.iter().flatten().filter(|condition| condition.trim() != OBJECTIVES);
     let known = report_figures();
     let condition = |text: &String| {

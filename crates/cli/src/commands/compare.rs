@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 use clap::ValueHint;
 use servecast_report::{
     ComparedPage, Differences, FailIf, NamedFigures, Report, RequestFigures, RunDifference, SchemaVersion,
-    paired_changes, read_request_figures, render_differences, render_differences_page,
+    failures, paired_changes, read_request_figures, render_differences, render_differences_markdown,
+    render_differences_page, render_junit,
 };
 use servecast_workload::FormatKind;
 
+use self::gate::Gate;
 use super::replay::{REPORT, ROWS, json, table_options};
-use crate::config::{DEFAULT_SEED, Format};
+use crate::config::{DEFAULT_SEED, ReportFormat};
 use servecast_types::message;
 
 use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile, note};
+
+mod gate;
 
 /// Compare the reports of runs with that of the first
 ///
@@ -48,9 +52,9 @@ pub(crate) struct CompareArgs {
     /// Root of the random numbers of confidence intervals
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SEED)]
     seed: u64,
-    /// What is printed: a table, or JSON
+    /// What is printed: a table, JSON, or for CI Markdown, or what came of --fail-if as JUnit XML
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    format: Format,
+    format: ReportFormat,
 }
 
 /// A run as it was read.
@@ -64,6 +68,11 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     if !args.requests.is_empty() && args.requests.len() != args.runs.len() {
         let (files, runs) = (args.requests.len(), args.runs.len());
         return Err(Failure::user(format!("--requests is given {files} times, but there are {runs} runs")));
+    }
+    if args.format == ReportFormat::Junit && args.fail_if.is_empty() {
+        let message =
+            message!("{--format} is `junit`, which has a test case for each {--fail_if}, but there is none");
+        return Err(Failure::user(message).with_hint("--fail-if 'p99_ttft_ms>+5%' gives a limit"));
     }
     if let Some(path) = &args.html {
         check_page(path, args)?;
@@ -83,16 +92,20 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
         baseline: baseline.figures.clone(),
         runs: others.iter().map(|run| difference(baseline, run, args.seed)).collect(),
     };
-    let mut broken = broken(&differences, &conditions)?;
-    if !conditions.is_empty() {
-        if !args.different_workloads {
-            check_alike(baseline, others)?;
+    let Gate { checks, refusal } = Gate::new(args, &runs, &differences, &conditions);
+    let broken = failures(&checks);
+    let printed = match args.format {
+        ReportFormat::Json => json(&differences),
+        ReportFormat::Table => render_differences(&differences, table_options()),
+        ReportFormat::Markdown => render_differences_markdown(&differences, &checks),
+        ReportFormat::Junit => render_junit("servecast compare", &checks),
+    };
+    if let Some(refusal) = refusal {
+        // Who reads these sees no error message.
+        if matches!(args.format, ReportFormat::Markdown | ReportFormat::Junit) {
+            files::print(&printed)?;
         }
-        check_workloads(baseline, others, args.different_workloads)?;
-        broken.extend(runs.iter().filter_map(served_nothing));
-        if !args.allow_fewer {
-            broken.extend(others.iter().filter_map(|run| served_fewer(baseline, run)));
-        }
+        return Err(refusal);
     }
     if let Some(path) = &args.html {
         let requests: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
@@ -105,10 +118,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
         };
         write_page(path, &page)?;
     }
-    files::print(&match args.format {
-        Format::Json => json(&differences),
-        Format::Table => render_differences(&differences, table_options()),
-    })?;
+    files::print(&printed)?;
     if broken.is_empty() { Ok(()) } else { Err(Failure::condition(broken.join("\n       "))) }
 }
 
@@ -184,102 +194,4 @@ fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {
         }
     }
     difference
-}
-
-/// Refuses to judge runs by each other that did not run the same.
-fn check_workloads(baseline: &Run, others: &[Run], may_differ: bool) -> Result<(), Failure> {
-    for run in others {
-        let (one, other) = (&baseline.figures, &run.figures);
-        match one.ran_what(other) {
-            Some(false) if !may_differ => {
-                let told = |figures: &NamedFigures| {
-                    figures.workload.as_ref().map(|workload| {
-                        format!("{} ran {} (hash {})", figures.name, workload.name, workload.hash)
-                    })
-                };
-                let told: Vec<String> = [one, other].into_iter().filter_map(told).collect();
-                let message = format!("--fail-if is for runs of one workload, but {}", told.join(" and "));
-                return Err(
-                    Failure::user(message).with_hint("--different-workloads judges them all the same")
-                );
-            }
-            Some(_) => {}
-            None => note(&format!(
-                "note: whether {} ran the workload of {} is not known: a report of an older release has no hash of it, \
-                 nor has that of a streamed trace",
-                other.name, one.name
-            )),
-        }
-    }
-    Ok(())
-}
-
-/// What has to be the same in runs that are judged by each other, and the settings that say so: which requests figures are
-/// of, and the targets that goodput and misses are figures of.
-const SAME: [(&str, &[&str]); 2] = [
-    ("figures of the same requests", &["warmup", "cooldown", "count_rejected"]),
-    ("runs with the same targets", &["sla_ttft_ms", "sla_tpot_ms", "sla_e2e_ms", "sla_pooled_itl_ms", "slo"]),
-];
-
-/// Refuses to judge runs by each other that [differ](SAME) in what their figures are of.
-fn check_alike(baseline: &Run, others: &[Run]) -> Result<(), Failure> {
-    let of = |run: &Run, key: &str| {
-        let settings = run.figures.settings.as_ref()?;
-        Some(settings.get(key).filter(|value| !value.is_null()).map(ToString::to_string))
-    };
-    let keys = SAME.iter().flat_map(|&(what, keys)| keys.iter().map(move |key| (what, key)));
-    for (run, (what, key)) in others.iter().flat_map(|run| keys.clone().map(move |key| (run, key))) {
-        let (Some(before), Some(after)) = (of(baseline, key), of(run, key)) else { continue };
-        if before == after {
-            continue;
-        }
-        let told = |run: &Run, value: Option<String>| {
-            format!("{} has {}", run.figures.name, value.unwrap_or_else(|| "none".to_owned()))
-        };
-        let (one, other) = (told(baseline, before), told(run, after));
-        let message = format!("--fail-if is for {what}, but of `{key}` {one}, and {other}");
-        return Err(Failure::user(message).with_hint("--different-workloads judges them all the same"));
-    }
-    Ok(())
-}
-
-/// That a run served nobody, so that no figure of it says anything.
-fn served_nothing(run: &Run) -> Option<String> {
-    let completed = run.figures.figures.get("completed_requests").copied().flatten()?;
-    (completed == 0.0).then(|| format!("{} served no request", run.figures.name))
-}
-
-/// That a run completed fewer requests than the baseline, if it did: the figures of those that are left can only
-/// look better for it.
-fn served_fewer(baseline: &Run, run: &Run) -> Option<String> {
-    let completed = |run: &Run| run.figures.figures.get("completed_requests").copied().flatten();
-    let (before, after) = (completed(baseline)?, completed(run)?);
-    (after < before).then(|| {
-        let (name, other) = (&run.figures.name, &baseline.figures.name);
-        format!("{name} completed {after} requests, {other} {before} (--allow-fewer lets it pass)")
-    })
-}
-
-/// The conditions that hold, each with the figures for which it does.
-fn broken(differences: &Differences, conditions: &[FailIf]) -> Result<Vec<String>, Failure> {
-    let mut broken = Vec::new();
-    for condition in conditions {
-        for run in &differences.runs {
-            let Some(figure) = run.figures.get(&condition.metric) else {
-                let (metric, name) = (&condition.metric, &run.name);
-                return Err(Failure::user(format!("--fail-if {condition}: {name} has no `{metric}`")));
-            };
-            let (Some(before), Some(after)) = (figure.baseline, figure.value) else {
-                let name = if figure.value.is_none() { &run.name } else { &differences.baseline.name };
-                broken.push(format!("{condition}: {name} has no sample of it"));
-                continue;
-            };
-            if condition.is_broken_by(after, before) {
-                let share = figure.relative_change.map(|share| format!(", {:+.2}%", share * 100.0));
-                let (share, name) = (share.unwrap_or_default(), &run.name);
-                broken.push(format!("{condition}: {before} became {after}{share} in {name}"));
-            }
-        }
-    }
-    Ok(broken)
 }

@@ -11,13 +11,14 @@ use servecast_cluster::{Detail, LoadMode, Observer, Routed, RunError, Simulation
 use servecast_engine::{Decodes, Iteration};
 use servecast_record::{EndedRequest, RunRecord};
 use servecast_report::{
-    Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, render_charts, render_table, summarize,
+    Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, failures, render_charts, render_junit,
+    render_markdown, render_table, summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
 use servecast_workload::write_in_lines;
 
 use crate::config::{
-    DEFAULT_TRACE_BLOCK_SIZE, EXAMPLE, Format, Layers, Origin, ReplayConfig, RouterFlags, RouterGiven,
+    DEFAULT_TRACE_BLOCK_SIZE, EXAMPLE, Layers, Origin, ReplayConfig, ReportFormat, RouterFlags, RouterGiven,
     add_router,
 };
 use crate::error::{Failure, chain, quoted};
@@ -171,7 +172,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     outputs::write(&plan, run, complete, &interrupt)?;
     drop(folder);
     interrupt.resume()?;
-    show(&report, &record, config.output.format.unwrap_or_default(), quiet)?;
+    show(&plan, &report, &record, quiet)?;
     if let Some(sent) = ended_early {
         return Err(Failure::interrupted(format!(
             "interrupted when {sent} of {requests} requests had been sent; the report is of those"
@@ -182,21 +183,26 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
 
 /// Fails if a condition of the plan holds.
 fn fail_if(plan: &Plan, report: &Report) -> Result<(), Failure> {
-    let failures = plan.failures(report);
+    let failures = failures(&plan.checks(&plan.source.name(), report));
     if failures.is_empty() { Ok(()) } else { Err(Failure::condition(failures.join("\n       "))) }
 }
 
 /// Prints a report, behind what its reader has to know of it.
-fn show(report: &Report, record: &RunRecord, format: Format, quiet: bool) -> Result<(), Failure> {
+fn show(plan: &Plan, report: &Report, record: &RunRecord, quiet: bool) -> Result<(), Failure> {
     if !quiet {
         tell_of_rejected(report);
         tell_of_measured(report);
         tell_of_extrapolated(report);
         tell_of_estimate(report);
     }
-    files::print(&match format {
-        Format::Json => json(report),
-        Format::Table => render_table(report, table_options()) + &render_charts(record, table_options()),
+    let checks = || plan.checks(&plan.source.name(), report);
+    files::print(&match plan.config.output.format.unwrap_or_default() {
+        ReportFormat::Json => json(report),
+        ReportFormat::Table => {
+            render_table(report, table_options()) + &render_charts(record, table_options())
+        }
+        ReportFormat::Markdown => render_markdown(report, &checks()),
+        ReportFormat::Junit => render_junit("servecast replay", &checks()),
     })
 }
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod calibrate;
 mod calibrate_live;
+mod ci;
 mod compare;
 mod diagnosis;
 mod formats;

@@ -96,7 +96,7 @@ fn variables_that_are_no_settings_are_refused() {
         ("SERVECAST_ENGINE_ARGS", &["`engine_args`", "not valid JSON", "from SERVECAST_ENGINE_ARGS"]),
         ("SERVECAST_ROUTER_MODE", &["`router_mode` is \"x\"", "`round_robin`"]),
         ("SERVECAST_CHECK", &["`check` is \"x\", but must be true or false", "from SERVECAST_CHECK"]),
-        ("SERVECAST_FORMAT", &["`format` is \"x\"", "`table` or `json`"]),
+        ("SERVECAST_FORMAT", &["`format` is \"x\"", "one of `table`, `json`, `markdown`, `junit`"]),
     ] {
         Sandbox::new().with_variable(name, "x").run(&["replay", "t.jsonl"]).is_refused(words);
     }

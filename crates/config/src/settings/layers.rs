@@ -476,7 +476,11 @@ mod tests {
                 1.into(),
                 "`engine_args` is 1, but must be an object with the settings of an engine (from a.toml)",
             ),
-            ("format", "xml".into(), "`format` is \"xml\", but must be `table` or `json` (from a.toml)"),
+            (
+                "format",
+                "xml".into(),
+                "`format` is \"xml\", but must be one of `table`, `json`, `markdown`, `junit` (from a.toml)",
+            ),
             (
                 "router_config",
                 1.into(),

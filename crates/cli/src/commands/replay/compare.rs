@@ -16,12 +16,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use servecast_cluster::{Observer, Simulation, WithTokens};
 use servecast_record::RunRecord;
-use servecast_report::{Comparison, Report, SummaryOptions, render_comparison, summarize};
+use servecast_report::{
+    Comparison, Report, SummaryOptions, render_comparison, render_comparison_markdown, render_junit,
+    summarize,
+};
 use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
 
 use super::{introduce, json, outputs, table_options, tell_of_unused};
-use crate::config::{Difference, Format, Layers, OutputConfig, combinations, described};
+use crate::config::{Difference, Layers, OutputConfig, ReportFormat, combinations, described};
 use crate::error::{Failure, chain};
 use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
@@ -79,21 +82,19 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
         file.commit()?;
     }
     interrupt.resume()?;
-    files::print(&match output.format.unwrap_or_default() {
-        Format::Json => json(&comparison),
-        Format::Table => render_comparison(&comparison, table_options()),
-    })?;
-    let runs = differences.iter().zip(&comparison.runs);
-    let mut failures = Vec::new();
-    for (difference, run) in runs {
+    let mut checks = Vec::new();
+    for (difference, run) in differences.iter().zip(&comparison.runs) {
         // The plan went with the run; that it can be made is known.
-        let plan = plan(layers, difference)?;
-        failures.extend(
-            plan.failures(&run.report)
-                .into_iter()
-                .map(|failure| format!("{}: {failure}", described(difference))),
-        );
+        checks.extend(plan(layers, difference)?.checks(&described(difference), &run.report));
     }
+    files::print(&match output.format.unwrap_or_default() {
+        ReportFormat::Json => json(&comparison),
+        ReportFormat::Table => render_comparison(&comparison, table_options()),
+        ReportFormat::Markdown => render_comparison_markdown(&comparison, &checks),
+        ReportFormat::Junit => render_junit("servecast replay", &checks),
+    })?;
+    let failures = checks.iter().filter_map(|check| Some(format!("{}: {}", check.run, check.failure()?)));
+    let failures: Vec<String> = failures.collect();
     if failures.is_empty() { Ok(()) } else { Err(Failure::condition(failures.join("\n       "))) }
 }
 

@@ -8,7 +8,7 @@ use servecast_recommend::Goal;
 use servecast_types::{Message, message};
 
 use super::{ReplayArgs, outputs};
-use crate::config::{Layers, OutputConfig};
+use crate::config::{Layers, OutputConfig, ReportFormat};
 use crate::error::Failure;
 use crate::files::{self, note};
 use crate::interrupt::Interrupt;
@@ -184,6 +184,7 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
             ))
             .with_hint(message!("leave {--stream} out")));
     }
+    let for_ci = matches!(output.format, Some(ReportFormat::Markdown | ReportFormat::Junit));
     let given = [
         ("requests_jsonl", output.requests_jsonl.is_some()),
         ("iterations_jsonl", output.iterations_jsonl.is_some()),
@@ -194,6 +195,12 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
         ("export", output.export.is_some()),
         ("fail_if", output.fail_if.is_some()),
     ];
+    if for_ci {
+        let message = message!(
+            "{format} is for a run, or runs beside each other, but `recommend` prints a table or JSON"
+        );
+        return Err(layers.refused(message).with_hint(message!("{--format} json has all of the answer")));
+    }
     match given.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),
         Some((key, _)) => Err(layers.refused(message!("{} is of one run, but `recommend` makes many", Message::key(key)))

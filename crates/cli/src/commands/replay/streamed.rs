@@ -63,7 +63,7 @@ pub(super) fn run(
     complete.extend(rows);
     write(plan, &report, complete, interrupt)?;
     interrupt.resume()?;
-    show(&report, &record, output.format.unwrap_or_default(), quiet)?;
+    show(plan, &report, &record, quiet)?;
     fail_if(plan, &report)
 }
 

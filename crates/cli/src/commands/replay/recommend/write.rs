@@ -6,7 +6,7 @@ use servecast::recommend::{Growth, Prepared, csv, page, settings_of_leaders, sta
 use servecast_recommend::{Outcome, Recommendation, Verdict};
 
 use super::Files;
-use crate::config::Format;
+use crate::config::ReportFormat;
 use crate::error::Failure;
 use crate::files::{OutputFile, print};
 
@@ -40,8 +40,11 @@ pub(super) fn files(
         file.commit()?;
     }
     print(&match output.format.unwrap_or_default() {
-        Format::Json => json,
-        Format::Table => table(question, answer, growths, super::super::table_options()),
+        ReportFormat::Json => json,
+        // Formats for CI are refused.
+        ReportFormat::Table | ReportFormat::Markdown | ReportFormat::Junit => {
+            table(question, answer, growths, super::super::table_options())
+        }
     })
 }
 

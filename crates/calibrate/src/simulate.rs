@@ -88,8 +88,9 @@ fn workload(run: &RequestRun) -> Workload {
             priority: 0,
             stop_after: None,
             output: None,
+            class: None,
         };
-        Session { name: None, turns: std::iter::once(turn).collect() }
+        Session { turns: std::iter::once(turn).collect(), ..Session::default() }
     };
     Workload { sessions: run.rows.iter().zip(1..).map(session).collect(), ..Workload::default() }
 }

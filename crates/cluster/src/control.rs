@@ -52,8 +52,9 @@ use crate::config::MAX_WORKERS;
 ///     priority: 0,
 ///     stop_after: None,
 ///     output: None,
+///     class: None,
 /// };
-/// let sessions = (1..=200).map(|line| Session { name: None, turns: [turn(line)].into() }).collect();
+/// let sessions = (1..=200).map(|line| Session { turns: [turn(line)].into(), ..Session::default() }).collect();
 /// let workload = Workload { sessions, ..Workload::default() };
 /// let mut source = Replay::new(workload, LoadMode::OpenLoop, Host::NONE).unwrap();
 ///

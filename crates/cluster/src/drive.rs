@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use servecast_record::RequestStatus;
-use servecast_types::{Prompt, RequestId, Time, WorkerId};
+use servecast_types::{ClassId, Prompt, RequestId, Time, WorkerId};
 use smallvec::SmallVec;
 
 use crate::{Cluster, Control, Observer, RunError};
@@ -17,6 +17,8 @@ pub struct NewRequest {
     pub turn: u32,
     /// Its line in the trace.
     pub line: u64,
+    /// Its class.
+    pub class: Option<ClassId>,
     /// When the user sent it: before it comes to the deployment if there is something in front.
     pub arrival: Time,
     /// Tokens of its prompt.

@@ -120,6 +120,7 @@ impl Recorder {
             session: request.session,
             turn: request.turn,
             line: request.line,
+            class: request.class,
             arrival: request.arrival,
             input_tokens: request.input_tokens,
             requested_output_tokens: request.output_tokens,

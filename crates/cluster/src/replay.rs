@@ -1,5 +1,7 @@
 //! When the turns of sessions become requests.
 
+mod progress;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -9,6 +11,7 @@ use servecast_record::RequestStatus;
 use servecast_types::{Duration, RequestId, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 
+use self::progress::Progress;
 use crate::ClusterError;
 use crate::drive::{Arrival, NewRequest, Placement, Source, Watches};
 
@@ -57,6 +60,8 @@ pub struct Replay {
     turns: Vec<TurnId>,
     /// Turns whose workers were fixed beforehand.
     placements: FxHashMap<TurnId, Placement>,
+    /// Sessions under way whose turns wait for others than the one before them.
+    graphs: FxHashMap<u32, Progress>,
     /// Turns that are not sent, and since when that is known, last one first.
     refused: Vec<(TurnId, Time)>,
 }
@@ -90,6 +95,7 @@ impl Replay {
             goes_on,
             turns: Vec::new(),
             placements: FxHashMap::default(),
+            graphs: FxHashMap::default(),
             refused: Vec::new(),
         };
         replay.plan_next();
@@ -117,6 +123,7 @@ impl Replay {
             session: turn.session,
             turn: turn.turn,
             line: source.line,
+            class: source.class,
             arrival: sent,
             input_tokens: source.prompt.tokens(),
             output_tokens: source.output_tokens,
@@ -184,6 +191,7 @@ impl Replay {
             }
             self.started += 1;
             self.free_places.as_mut().map(BinaryHeap::pop);
+            self.begin(turn.session, sent);
             if due <= now && is_next {
                 return Some(turn);
             }
@@ -192,23 +200,59 @@ impl Replay {
         self.on_the_way.pop().map(|Reverse((.., turn))| turn)
     }
 
-    /// A turn has ended: its session continues.
+    /// The first turn of a session is sent: so are others that wait for none.
+    fn begin(&mut self, session: u32, sent: Time) {
+        let Some(waits) = &self.session(session).waits else { return };
+        let progress = Progress::of(waits);
+        let roots: Vec<u32> =
+            (1..).zip(waits.iter().skip(1)).filter(|(_, of)| of.is_empty()).map(|(turn, _)| turn).collect();
+        self.graphs.insert(session, progress);
+        roots.into_iter().for_each(|turn| self.send_after(TurnId { session, turn }, sent));
+    }
+
+    /// A turn is sent that waits for nothing more since `ready`.
+    fn send_after(&mut self, turn: TurnId, ready: Time) {
+        let Turn { start, line, .. } = *self.turn(turn);
+        let sent = match start {
+            TurnStart::AfterPrevious(delay) => ready + delay,
+            TurnStart::NotBefore(time) | TurnStart::At(time) => time.max(ready),
+        };
+        self.on_the_way.push(Reverse((sent + self.front_end(turn), line, turn)));
+    }
+
+    /// A turn has been served: its session continues.
     fn turn_ended(&mut self, ended: TurnId, now: Time) {
-        let next = TurnId { turn: ended.turn + 1, ..ended };
-        let Some(turn) = self.session(next.session).turns.get(next.turn as usize) else {
-            return self.session_ended(now);
-        };
-        let due = match turn.start {
-            TurnStart::AfterPrevious(delay) => now + delay,
-            TurnStart::NotBefore(time) | TurnStart::At(time) => time.max(now),
-        };
-        let line = turn.line;
-        self.on_the_way.push(Reverse((due + self.front_end(next), line, next)));
+        let TurnId { session, turn } = ended;
+        if let Some(progress) = self.graphs.get_mut(&session) {
+            let ready = progress.served(turn, now);
+            let is_over = progress.is_over();
+            ready.into_iter().for_each(|(turn, ready)| self.send_after(TurnId { session, turn }, ready));
+            return if is_over { self.session_ended(session, now) } else { self.plan_next() };
+        }
+        let next = TurnId { session, turn: turn + 1 };
+        if next.turn as usize == self.session(session).turns.len() {
+            return self.session_ended(session, now);
+        }
+        self.send_after(next, now);
         self.plan_next();
     }
 
+    /// A turn has not been served: those that build on it are not sent.
+    fn turn_lost(&mut self, lost: TurnId, now: Time) {
+        let TurnId { session, turn } = lost;
+        let (refused, is_over) = match self.graphs.get_mut(&session) {
+            Some(progress) => (progress.lost(turn), progress.is_over()),
+            None => ((turn + 1..self.session(session).turns.len() as u32).collect(), true),
+        };
+        self.refused.extend(refused.into_iter().rev().map(|turn| (TurnId { session, turn }, now)));
+        if is_over {
+            self.session_ended(session, now);
+        }
+    }
+
     /// A session will have no more turns: another takes its place.
-    fn session_ended(&mut self, now: Time) {
+    fn session_ended(&mut self, session: u32, now: Time) {
+        self.graphs.remove(&session);
         if let Some(places) = &mut self.free_places {
             places.push(Reverse(now));
             self.plan_next();
@@ -244,16 +288,13 @@ impl Source for Replay {
         debug_assert_eq!(id.index() + 1, self.turns.len());
     }
 
-    /// Its session continues. Turns after one that was not served are rejected, since their prompts build on it.
+    /// Its session continues. Turns that wait for one that was not served are rejected, since their prompts build on it.
     fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
         let turn = self.turns[id.index()];
         match status {
             RequestStatus::Finished => self.turn_ended(turn, at),
             RequestStatus::Rejected(_) | RequestStatus::Withdrawn | RequestStatus::Failed => {
-                let turns = self.session(turn.session).turns.len() as u32;
-                let rest = (turn.turn + 1..turns).rev();
-                self.refused.extend(rest.map(|later| (TurnId { turn: later, ..turn }, at)));
-                self.session_ended(at);
+                self.turn_lost(turn, at);
             }
         }
     }
@@ -288,8 +329,9 @@ mod tests {
             priority: 0,
             stop_after: None,
             output: None,
+            class: None,
         };
-        Session { name: None, turns: starts.iter().enumerate().map(turn).collect() }
+        Session { turns: starts.iter().enumerate().map(turn).collect(), ..Session::default() }
     }
 
     fn replay(sessions: Vec<Session>, mode: LoadMode) -> Replay {
@@ -411,7 +453,7 @@ mod tests {
                     arrivals.push((now, turn.session));
                     sent.push(replay.sent(turn, now));
                     // Its end is known before it comes.
-                    replay.session_ended(now + Duration::from_ns(100_000_000));
+                    replay.session_ended(turn.session, now + Duration::from_ns(100_000_000));
                 }
             }
             if mode == LoadMode::OpenLoop {
@@ -430,8 +472,8 @@ mod tests {
         let sessions = (1..=4).map(|line| session(line, &[at])).collect();
         let mut replay = replay(sessions, LoadMode::ClosedLoop { concurrency: 2 });
         assert_eq!(due(&mut replay, ms(0)), [(0, 0), (1, 0)]);
-        replay.session_ended(ms(30));
-        replay.session_ended(ms(20));
+        replay.session_ended(0, ms(30));
+        replay.session_ended(1, ms(20));
         assert_eq!(replay.next(), Some(ms(20)));
         assert_eq!(due(&mut replay, ms(20)), [(2, 0)]);
         assert_eq!(due(&mut replay, ms(30)), [(3, 0)]);

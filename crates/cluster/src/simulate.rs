@@ -17,6 +17,8 @@ use crate::{ClusterError, Observer, Pick, RunError};
 pub struct Simulation {
     cluster: Cluster,
     replay: Replay,
+    /// Names of the classes of requests.
+    classes: Vec<Box<str>>,
 }
 
 impl Simulation {
@@ -27,10 +29,11 @@ impl Simulation {
         options: &SimulationOptions,
     ) -> Result<Self, ClusterError> {
         let names = std::mem::take(&mut workload.names);
+        let classes = std::mem::take(&mut workload.classes);
         let replay = Replay::new(workload, options.load, topology.front_host())?;
         let mut cluster = Cluster::new(topology, options);
         cluster.name_contents(names);
-        Ok(Self { cluster, replay })
+        Ok(Self { cluster, replay, classes })
     }
 
     /// Puts a policy of one's own in front of each pool, which `make` gives for its role; a router that the options name is
@@ -39,6 +42,11 @@ impl Simulation {
     pub fn with_policy(mut self, make: impl FnMut(Role) -> Box<dyn Pick>) -> Self {
         self.cluster.set_policies(make);
         self
+    }
+
+    /// Whether the workload tells classes of requests apart.
+    pub fn has_classes(&self) -> bool {
+        !self.classes.is_empty()
     }
 
     /// Fixes which worker of each pool serves a turn of a session, whatever the router says: to replay recorded
@@ -57,7 +65,7 @@ impl Simulation {
     /// [checked](SimulationOptions::check) run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         let end = drive(&mut self.cluster, &mut self.replay, &mut VirtualClock, observer)?;
-        self.cluster.finish(end)
+        Ok(RunRecord { classes: self.classes, ..self.cluster.finish(end)? })
     }
 
     /// Runs requests as they come from `feed`, each a session of its own at its time, with the number of the session: in
@@ -97,6 +105,7 @@ impl Simulation {
     ) -> Result<(RunRecord, Vec<Stamp>), RunError> {
         let mut source = Stamped::new(self.replay, stop);
         let end = drive(&mut self.cluster, &mut source, &mut WallClock::new(timer), observer)?;
-        Ok((self.cluster.finish(end)?, source.into_stamps()))
+        let record = RunRecord { classes: self.classes, ..self.cluster.finish(end)? };
+        Ok((record, source.into_stamps()))
     }
 }

@@ -104,6 +104,7 @@ impl<I: Iterator<Item = (u32, Turn)>> Source for Streamed<I> {
             session,
             turn: 0,
             line: turn.line,
+            class: turn.class,
             arrival: sent,
             input_tokens: turn.prompt.tokens(),
             output_tokens: turn.output_tokens,

@@ -379,6 +379,7 @@ impl Source for Shared {
                 session: line as u32,
                 turn: 0,
                 line: line + 1,
+                class: None,
                 arrival: sent,
                 input_tokens: request.prompt.len() as u32,
                 output_tokens: request.max_tokens,

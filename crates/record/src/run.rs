@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use servecast_types::{Duration, RequestId, Role, Time, WorkerId};
+use servecast_types::{ClassId, Duration, RequestId, Role, Time, WorkerId};
 use smallvec::SmallVec;
 
 use crate::TokenGaps;
@@ -74,6 +74,8 @@ pub struct RequestRecord {
     pub turn: u32,
     /// Line of the trace, from 1; its ordinal when the workload was generated.
     pub line: u64,
+    /// Its class, if it has one: the place of its name in [`RunRecord::classes`].
+    pub class: Option<ClassId>,
     /// When it arrived (closed loop: when it was dispatched).
     pub arrival: Time,
     /// Prompt length.
@@ -221,6 +223,8 @@ pub struct RunRecord {
     pub extrapolated_iterations: u64,
     /// What the times of iterations are estimated from, where nothing was measured; empty otherwise.
     pub latency_estimates: Vec<String>,
+    /// Names of the classes of requests.
+    pub classes: Vec<Box<str>>,
     /// By request, when each of its tokens reached the user, if somebody asked for that.
     pub token_times: Option<Vec<Vec<Time>>>,
 }
@@ -246,7 +250,7 @@ impl RunRecord {
             token_times.push(tokens.to_vec());
             requests.push(request.clone());
         }
-        let Self { pools, extrapolated_iterations, latency_estimates, .. } = self;
+        let Self { pools, extrapolated_iterations, latency_estimates, classes, .. } = self;
         Self {
             requests,
             gaps,
@@ -254,6 +258,7 @@ impl RunRecord {
             readmitted,
             extrapolated_iterations: *extrapolated_iterations,
             latency_estimates: latency_estimates.clone(),
+            classes: classes.clone(),
             token_times: Some(token_times),
         }
     }

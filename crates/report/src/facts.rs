@@ -6,6 +6,7 @@ use crate::measured::Measured;
 use crate::pool::{PoolReport, Spread};
 use crate::report::Report;
 use crate::saturation::render_overload;
+use crate::sessions::render_sessions;
 use crate::slo::render_slo;
 use crate::table::{count, grouped, or_none, percent, share};
 use crate::window::render_measured;
@@ -37,6 +38,7 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
             count(MOST_DISTINCT_GAPS as u64)
         ));
     }
+    facts.extend(report.sessions.iter().flat_map(render_sessions));
     facts.push(format!("Preemptions: {}", count(report.total_preemptions)));
     facts.extend(drafts(report));
     report.pools.iter().for_each(|pool| facts.extend(pool_facts(pool)));

@@ -78,6 +78,8 @@ one_key!(
     Sla,
     crate::ErrorBar,
     crate::MeasuredPart,
+    crate::SessionFigures,
+    BTreeMap<String, crate::Figures>,
 );
 
 impl<T: Field> Field for Option<T> {

@@ -91,7 +91,7 @@ impl Figures {
     }
 
     /// The figures of requests, with the gaps between their tokens.
-    fn of_tally(tally: &Tally, gaps: &TokenGaps) -> Self {
+    pub(crate) fn of_tally(tally: &Tally, gaps: &TokenGaps) -> Self {
         let percentiles = |stats: Measured<Stats>| stats.map(Percentiles::from);
         let outcomes = tally.outcomes(gaps);
         Self {

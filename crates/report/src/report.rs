@@ -10,8 +10,10 @@ use servecast_latency::ErrorBar;
 use crate::diagnosis::Finding;
 use crate::field::flat_object;
 use crate::measured::Measured;
+use crate::part::Figures;
 use crate::pool::PoolReport;
 use crate::saturation::Overload;
+use crate::sessions::SessionFigures;
 use crate::sla::Sla;
 use crate::slo::SloOutcome;
 use crate::stats::Stats;
@@ -60,8 +62,8 @@ flat_object! {
     /// `duration_ms / 1000`.
     ///
     /// With a warm-up or a cool-down (`measured`), all of it is over the requests that are measured, but for what pools did
-    /// (`pools`, `total_preemptions`, `total_iterations`, `spec_decode_…`, `latency_extrapolated_ratio`) and `overload`, which
-    /// are of the whole run: a pass serves whoever is there.
+    /// (`pools`, `total_preemptions`, `total_iterations`, `spec_decode_…`, `latency_extrapolated_ratio`), `sessions` and `overload`,
+    /// which are of the whole run: a pass serves whoever is there.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Report {
         /// Version of the keys of this object.
@@ -196,6 +198,12 @@ flat_object! {
         pub pooled_itl_within_sla_ratio: Option<Measured>,
         /// What became of each objective (`--slo`), over the requests that arrived; absent without any.
         pub slo: Option<Vec<SloOutcome>>,
+        /// The main figures of each class of requests that the trace names, by its name; absent if it names none, and in
+        /// searches, which keep no times of tokens. Requests without a class are in none of them.
+        pub classes: Option<BTreeMap<String, Figures>>,
+        /// What sessions of two requests or more came to; absent if there are none, and where no requests are kept
+        /// (`stream`).
+        pub sessions: Option<SessionFigures>,
         /// That requests came faster than they were served until the last of them, so that the longer the trace the
         /// longer the latencies; absent when they did not, or the run is too short to say.
         pub overload: Option<Overload>,
@@ -281,14 +289,28 @@ mod tests {
             spec_decode_num_accepted_tokens: Some(6),
             spec_decode_acceptance_rate: Some(0.5),
             spec_decode_mean_acceptance_length: Some(2.5),
+            classes: Some([("chat".to_owned(), whole_run())].into()),
+            sessions: Some(sessions()),
             ..report
         }
     }
 
-    fn measured() -> MeasuredPart {
+    fn sessions() -> SessionFigures {
+        let Figures { ttft_ms, .. } = whole_run();
+        SessionFigures {
+            num_sessions: 2,
+            completed_sessions: 1,
+            session_duration_ms: ttft_ms,
+            idle_ratio: Some(0.5),
+            first_turn_ttft_ms: ttft_ms,
+            later_turn_ttft_ms: None,
+        }
+    }
+
+    fn whole_run() -> Figures {
         let latency =
             Percentiles { mean: Some(50.0), median: Some(50.0), p90: None, p95: None, p99: None, max: None };
-        let whole_run = Figures {
+        Figures {
             num_requests: 5,
             completed_requests: 3,
             rejected_requests: 2,
@@ -301,7 +323,10 @@ mod tests {
             e2e_latency_ms: None,
             goodput_completed_requests: Some(1),
             slo: None,
-        };
+        }
+    }
+
+    fn measured() -> MeasuredPart {
         MeasuredPart {
             from_ms: Some(10.0),
             to_ms: Some(60.0),
@@ -309,7 +334,7 @@ mod tests {
             left_out_before: 1,
             left_out_after: 0,
             found_by: FoundBy::Given,
-            whole_run,
+            whole_run: whole_run(),
         }
     }
 
@@ -656,6 +681,50 @@ mod tests {
               "unserved": 2
             }
           ],
+          "classes": {
+            "chat": {
+              "num_requests": 5,
+              "completed_requests": 3,
+              "rejected_requests": 2,
+              "total_input_tokens": 500,
+              "total_output_tokens": 9,
+              "prefix_cache_reused_ratio": 0.25,
+              "ttft_ms": {
+                "mean": 50.0,
+                "median": 50.0,
+                "p90": null,
+                "p95": null,
+                "p99": null,
+                "max": null
+              },
+              "tpot_ms": null,
+              "itl_ms": null,
+              "e2e_latency_ms": null,
+              "goodput_completed_requests": 1
+            }
+          },
+          "sessions": {
+            "num_sessions": 2,
+            "completed_sessions": 1,
+            "session_duration_ms": {
+              "mean": 50.0,
+              "median": 50.0,
+              "p90": null,
+              "p95": null,
+              "p99": null,
+              "max": null
+            },
+            "idle_ratio": 0.5,
+            "first_turn_ttft_ms": {
+              "mean": 50.0,
+              "median": 50.0,
+              "p90": null,
+              "p95": null,
+              "p99": null,
+              "max": null
+            },
+            "later_turn_ttft_ms": null
+          },
           "overload": {
             "from_ms": 60000.0,
             "growth_rps": 3.75,

@@ -14,34 +14,43 @@ use crate::window::Window;
 /// Writes one JSON object a line for each request of `run`, in order of arrival.
 ///
 /// A time or latency that does not exist is `null`: the second token of a request with one token, say.
+/// Rows of requests with a class say which.
 /// Rejected requests have those of the tokens that they got, so filter by `status` before averaging. Where a part of the run is
 /// measured, rows say by `measured` whether they belong to it.
 pub fn write_request_rows(run: &RunRecord, window: Window, mut out: impl Write) -> io::Result<()> {
     let measured = (!window.is_whole()).then(|| window.is_measured(run));
     for ordinal in 0..run.requests.len() {
         let measured = measured.as_ref().map(|measured| measured[ordinal]);
-        write_row(&run.ended(ordinal), measured, &mut out)?;
+        let class = run.requests[ordinal].class.and_then(|class| run.classes.get(class.index()));
+        write_row(&run.ended(ordinal), measured, class.map(AsRef::as_ref), &mut out)?;
     }
     out.flush()
 }
 
 /// Writes the row of a request that has ended, in a run of which all requests are measured.
 pub fn write_request_row(ended: &EndedRequest<'_>, out: impl Write) -> io::Result<()> {
-    write_row(ended, None, out)
+    write_row(ended, None, None, out)
 }
 
-fn write_row(ended: &EndedRequest<'_>, measured: Option<bool>, mut out: impl Write) -> io::Result<()> {
+fn write_row(
+    ended: &EndedRequest<'_>,
+    measured: Option<bool>,
+    class: Option<&str>,
+    mut out: impl Write,
+) -> io::Result<()> {
     let row = RequestRow::new(ended.id.index(), ended.record, ended.ttft_breakdown());
-    serde_json::to_writer(&mut out, &RequestRow { measured, ..row })?;
+    serde_json::to_writer(&mut out, &RequestRow { measured, class, ..row })?;
     out.write_all(b"\n")
 }
 
 #[derive(Serialize)]
-struct RequestRow {
+struct RequestRow<'a> {
     request: usize,
     session: u32,
     turn: u32,
     line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'a str>,
     arrival_ms: f64,
     input_length: u32,
     requested_output_length: u32,
@@ -92,7 +101,7 @@ struct StageRow {
     preemptions: u32,
 }
 
-impl RequestRow {
+impl RequestRow<'_> {
     fn new(ordinal: usize, request: &RequestRecord, breakdown: Option<TtftBreakdown>) -> Self {
         let (status, reject_reason) = match request.status {
             RequestStatus::Finished => ("finished", None),
@@ -105,6 +114,7 @@ impl RequestRow {
             session: request.session,
             turn: request.turn,
             line: request.line,
+            class: None,
             arrival_ms: request.arrival.as_ms(),
             input_length: request.input_tokens,
             requested_output_length: request.requested_output_tokens,

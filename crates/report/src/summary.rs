@@ -7,11 +7,13 @@ use servecast_record::{
 };
 use servecast_types::Duration;
 
+use crate::classes::figures_by_class;
 use crate::diagnosis::diagnose;
 use crate::measured::Measured;
 use crate::part::Judges;
 use crate::pool::{PoolReport, Spread};
 use crate::report::{Counts, Provenance, Report, SchemaVersion};
+use crate::sessions::SessionFigures;
 use crate::sla::Sla;
 use crate::slo::Slo;
 use crate::stats::Stats;
@@ -101,6 +103,7 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
         }
         None => report(&whole, &whole, run, None, options),
     };
+    report.sessions = SessionFigures::of(run);
     report.diagnosis = options.diagnosis.map(|options| diagnose(run, &report, options.ideal_reuse));
     report
 }
@@ -195,6 +198,8 @@ fn report(
         goodput_output_throughput_tok_s: good.map(|good| per_second(good.output_tokens)),
         pooled_itl_within_sla_ratio: itl_limit.map(|limit| Measured(share_within(&run.gaps, limit))),
         slo: (!options.slo.is_empty()).then(|| tally.outcomes(&run.gaps)),
+        classes: figures_by_class(run, &options.judges()),
+        sessions: None,
         overload: whole.overload(),
         diagnosis: None,
         trace_notes: (!options.notes.is_empty()).then(|| options.notes.clone()),

@@ -7,6 +7,7 @@ use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle,
 };
 
+use crate::classes::class_cells;
 use crate::diagnosis::render_diagnosis;
 use crate::facts::facts;
 use crate::measured::Measured;
@@ -54,6 +55,10 @@ pub fn render_table(report: &Report, options: TableOptions) -> String {
     for fact in facts(report) {
         text += &printable(&fact);
         text.push('\n');
+    }
+    if let Some(classes) = &report.classes {
+        text.push('\n');
+        text += &render_cells("By class (ms)", &class_cells(classes), options);
     }
     text + &printable(&render_diagnosis(report))
 }
@@ -298,6 +303,8 @@ mod tests {
         Requests: 2 completed, 2 rejected
           rejected as kv_capacity: 1
           rejected as prompt_too_long: 1
+        Sessions: 1 of several requests, 0 served to the end; length N/A, N/A of it outside the deployment (tools, thinking)
+          time to first token of first requests 20.00 ms on average (p99 20.00 ms); of later ones N/A
         Preemptions: 2
         Utilization, aggregated: 1 worker in an iteration 50.00% of the time
           an iteration: batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use servecast_cluster::{ClusterError, LoadMode, RouterOptions, SimulationOptions, Topology};
+use servecast_cluster::{ClusterError, LoadMode, RouterOptions, Simulation, SimulationOptions, Topology};
 use servecast_report::{
     Check, Counts, DiagnosisOptions, ErrorBar, ExportFormat, FailIf, FailIfError, Limit, Margin,
     NamedFigures, Provenance, Report, Sla, Slo, SummaryOptions, Verdict, Window as Measured, render_slo,
@@ -153,9 +153,12 @@ impl Plan {
         }
     }
 
-    /// Whether a run has to keep the time of every single token: for an export, or since a part of it is measured.
-    pub fn keeps_token_times(&self) -> bool {
-        !self.measured.is_whole() || self.exports.iter().any(|(format, _)| format.needs_token_times())
+    /// Whether a run has to keep the time of every single token: for an export, or since figures are of a part of its
+    /// requests.
+    pub fn keeps_token_times(&self, run: &Simulation) -> bool {
+        !self.measured.is_whole()
+            || run.has_classes()
+            || self.exports.iter().any(|(format, _)| format.needs_token_times())
     }
 
     /// Where iteration times come from.

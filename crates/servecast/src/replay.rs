@@ -182,7 +182,7 @@ fn run(
     watch: &Watch<'_>,
     follower: &mut Follower<'_>,
 ) -> Result<(RunRecord, Option<Online>), RunError> {
-    let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(), follower);
+    let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), follower);
     let (record, online) = match plan.online {
         None => (simulation.run(&mut follower)?, None),
         Some(speed) => {

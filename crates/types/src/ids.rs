@@ -44,6 +44,10 @@ id!(
     /// One physical KV block of a worker; with a reserved null block the usable ones start at 1, as in vLLM.
     BlockId(u32)
 );
+id!(
+    /// A class of requests, in the order in which the trace names them.
+    ClassId(u16)
+);
 
 /// What requests are routed to: one data-parallel rank of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The vocabulary that servecast's crates share.
 //!
 //! - [`Time`] and [`Duration`]: whole nanoseconds of virtual time.
-//! - [`RequestId`], [`PoolId`], [`WorkerId`], [`BlockId`]: dense ids that index into vectors; [`Rank`]: a data-parallel rank of a worker.
+//! - [`RequestId`], [`PoolId`], [`WorkerId`], [`BlockId`], [`ClassId`]: dense ids that index into vectors; [`Rank`]: a data-parallel rank of a worker.
 //! - [`Role`]: what a worker or a pool does with a request.
 //! - [`Seed`]: where random numbers come from.
 //! - [`Prompt`]: which content a request consists of, without token vectors; [`BlockHasher`] cuts it into
@@ -35,7 +35,7 @@ pub use block_hasher::BlockHasher;
 pub use error::TimeError;
 pub use foreign::{Foreign, foreign, similar};
 pub use hash::{BlockHash, SequenceHash};
-pub use ids::{BlockId, PoolId, Rank, RequestId, WorkerId};
+pub use ids::{BlockId, ClassId, PoolId, Rank, RequestId, WorkerId};
 pub use kv::KvEvent;
 pub use message::{Message, flag};
 pub use names::ContentNames;

@@ -1,5 +1,6 @@
 //! What the turns of a session have of one another.
 
+use rustc_hash::FxHashSet;
 use servecast_types::{ContentNames, Prompt, Run};
 
 use crate::workload::{Session, Turn};
@@ -11,22 +12,32 @@ use crate::{MAX_INPUT_TOKENS, TraceError, TraceNotes};
 pub(crate) fn name_replies(sessions: &mut [Session], notes: &mut TraceNotes) {
     for session in sessions {
         for place in 1..session.turns.len() {
+            let waits = session.waits_for(place);
             let (before, rest) = session.turns.split_at_mut(place);
-            let (Some(turn), Some(next)) = (before.last_mut(), rest.first()) else { continue };
-            name_rest(turn, next);
-            let shared = turn.prompt.common_prefix(&next.prompt);
-            // Of lengths alone nobody expects anything in common.
-            if shared == 0 && notes.without_content == 0 {
-                notes.unrelated_turns.add(next.line);
-            }
-            let end = u64::from(turn.prompt.tokens()) + u64::from(turn.generated());
-            let repeats = shared == turn.prompt.tokens() && u64::from(next.prompt.tokens()) >= end;
-            if turn.output.is_none() && repeats {
-                // It is within the next prompt, so it fits.
-                turn.output = Some(Box::new(Prompt::new(next.prompt.range(shared..end as u32))));
+            let Some(next) = rest.first() else { continue };
+            for turn in waits {
+                let shared = name_reply(&mut before[turn as usize], next);
+                // Of lengths alone nobody expects anything in common, and of several turns it is one that is gone on from.
+                if shared == 0 && notes.without_content == 0 && session.waits.is_none() {
+                    notes.unrelated_turns.add(next.line);
+                }
             }
         }
     }
+}
+
+/// Gives the reply of a turn the name that a later one has for it, if that goes on from there; how many tokens their prompts
+/// share.
+fn name_reply(turn: &mut Turn, next: &Turn) -> u32 {
+    name_rest(turn, next);
+    let shared = turn.prompt.common_prefix(&next.prompt);
+    let end = u64::from(turn.prompt.tokens()) + u64::from(turn.generated());
+    let repeats = shared == turn.prompt.tokens() && u64::from(next.prompt.tokens()) >= end;
+    if turn.output.is_none() && repeats {
+        // It is within the next prompt, so it fits.
+        turn.output = Some(Box::new(Prompt::new(next.prompt.range(shared..end as u32))));
+    }
+    shared
 }
 
 /// Gives the tokens behind the last id of a prompt the names that the next turn has for them, if it has all before: ids
@@ -44,14 +55,25 @@ fn name_rest(turn: &mut Turn, next: &Turn) {
     }
 }
 
-/// Makes whole prompts of what is new in each turn: the prompt before, the reply, and that.
-pub(crate) fn join_turns(sessions: &mut [Session], names: &mut ContentNames) -> Result<(), TraceError> {
+/// Makes whole prompts of what is new in each turn: the prompt before, the reply, and that. Turns of the lines `resets` begin
+/// anew.
+pub(crate) fn join_turns(
+    sessions: &mut [Session],
+    names: &mut ContentNames,
+    resets: &FxHashSet<u64>,
+) -> Result<(), TraceError> {
     let mut replies = 0..;
     for session in sessions {
+        if let (Some(_), [.., last]) = (&session.waits, session.turns.as_slice()) {
+            return Err(TraceError::DeltaGraph { line: last.line });
+        }
         let name = session.name.as_deref().unwrap_or_default();
         for place in 1..session.turns.len() {
             let (before, rest) = session.turns.split_at_mut(place);
             let (Some(turn), Some(next)) = (before.last_mut(), rest.first_mut()) else { continue };
+            if resets.contains(&next.line) {
+                continue;
+            }
             name_whole_reply(turn, replies.next().unwrap_or_default());
             names.add_reply(name, place - 1);
             let reply = turn.output.as_deref();

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 use servecast_types::{Prompt, Time};
 
-use crate::{Load, TraceRow, Turn, TurnStart, Workload};
+use crate::{Links, Load, Session, TraceRow, Turn, TurnStart, Workload};
 
 impl Workload {
     /// The requests as rows of Mooncake with an id for each `block_size` tokens, sessions in order of arrival, and times
@@ -21,11 +21,30 @@ impl Workload {
         let is_open = matches!(load, Load::Open { .. });
         let turns = self.arrival_order().into_iter().flat_map(|index| {
             let session = &self.sessions[index];
-            let name = session.name.as_deref().filter(|_| session.turns.len() > 1);
-            session.turns.iter().map(move |turn| (name, turn))
+            session.turns.iter().enumerate().map(move |(place, turn)| (session, place, turn))
         });
-        turns.zip(1..).map(move |((name, turn), line)| row(name, turn, line, is_open, &mut ids))
+        turns.zip(1..).map(move |((session, place, turn), line)| {
+            let name = session.name.as_deref().filter(|_| session.turns.len() > 1);
+            let class = turn.class.and_then(|class| self.classes.get(class.index()));
+            TraceRow {
+                class: class.cloned(),
+                links: links(session, place, line),
+                ..row(name, turn, line, is_open, &mut ids)
+            }
+        })
     }
+}
+
+/// What a row says of others, which are called by their lines, if turns of its session wait for others than those before
+/// them.
+fn links(session: &Session, turn: usize, line: u64) -> Option<Box<Links>> {
+    session.waits.as_ref()?;
+    let name = |turn_of_session: u64| (line - turn as u64 + turn_of_session).to_string().into();
+    Some(Box::new(Links {
+        request_id: Some(name(turn as u64)),
+        wait_for: Some(session.waits_for(turn).into_iter().map(|before| name(before.into())).collect()),
+        ..Links::default()
+    }))
 }
 
 fn row(name: Option<&str>, turn: &Turn, line: u64, is_open: bool, ids: &mut BlockIds) -> TraceRow {

@@ -210,6 +210,53 @@ pub enum TraceError {
         /// The session in words.
         session: String,
     },
+    /// Two rows have the name of one request.
+    #[error("line {line}: `request_id` is `{id}`, as in line {first}: give each request a name of its own")]
+    SameRequest {
+        /// The line.
+        line: u64,
+        /// The name.
+        id: String,
+        /// The line that has it already.
+        first: u64,
+    },
+    /// A row names a request that is not in the file.
+    #[error("line {line}: `{field}` names `{id}`, but no row has this `request_id`")]
+    UnknownRequest {
+        /// The line.
+        line: u64,
+        /// The key.
+        field: &'static str,
+        /// The name.
+        id: String,
+    },
+    /// Requests wait for one another.
+    #[error("line {line}: {circle}: requests that wait for one another in a circle are never sent")]
+    CircularWait {
+        /// The first line of the circle.
+        line: u64,
+        /// The circle in words.
+        circle: String,
+    },
+    /// The rows of a session hold what is new in a turn, but a turn waits for others than the one before it.
+    #[error(
+        "line {line}: the request waits for others than the one before it in its session, so that nobody can say what its \
+         prompt goes on from: give whole prompts"
+    )]
+    DeltaGraph {
+        /// The line.
+        line: u64,
+    },
+    /// There are more classes than figures are told apart for.
+    #[error("line {line}: `class` is {class}, one more than the {most} that figures are told apart for")]
+    TooManyClasses {
+        /// The line.
+        line: u64,
+        /// The class.
+        class: String,
+        /// The most classes.
+        most: usize,
+    },
     /// A time does not fit 64-bit nanoseconds once counted from the first arrival and divided by the speed-up.
     #[error(
         "line {line}: `{field}` comes to {ms:e} ms from the first arrival at a speed-up of {ratio}, but must be at \

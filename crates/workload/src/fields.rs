@@ -11,6 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use self::keys::{DELAY, INPUT_LENGTH, KEYS, Key, KeySeed, OUTPUT_LENGTH, TIMESTAMP, near_miss};
+use crate::graph::Links;
 use crate::row::{self, MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, TraceRow};
 use crate::unit::date_ms;
 use crate::{TimeUnit, TraceError};
@@ -19,7 +20,7 @@ use crate::{TimeUnit, TraceError};
 const DATE: &str = "2026-01-31T12:00:00.5Z";
 
 /// Keys of the Bailian (Qwen) traces.
-const CHAT: [&str; 2] = ["chat_id", "parent_chat_id"];
+const CHAT: [&str; 3] = ["chat_id", "parent_chat_id", "type"];
 
 /// The values of one object by key, not yet interpreted.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ pub(crate) struct Object<'a> {
     hash_ids: Option<Vec<u64>>,
     twice: Option<&'static str>,
     /// The values of [`CHAT`], which are keys that mean nothing but there.
-    chat: [Option<&'a RawValue>; 2],
+    chat: [Option<&'a RawValue>; 3],
     /// Keys that mean nothing here.
     pub(crate) unknown: Vec<String>,
 }
@@ -94,6 +95,8 @@ impl<'a> Object<'a> {
             output_ids: self.ids(line, Key::OutputHashIds)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
             max_output: self.max_output(line)?,
+            class: self.class(line)?,
+            links: self.links(line)?,
         })
     }
 
@@ -105,7 +108,7 @@ impl<'a> Object<'a> {
     /// What a row of the Bailian (Qwen) traces is called, and the row before it in its chat, as they stand there;
     /// `None` if it is no such row.
     pub(crate) fn chat_and_parent(&self) -> Option<(&'a str, &'a str)> {
-        let [chat, parent] = self.chat;
+        let [chat, parent, _] = self.chat;
         Some((chat?.get(), parent?.get()))
     }
 
@@ -164,6 +167,8 @@ impl<'a> Object<'a> {
             delay_ms: self.delay(line, unit)?,
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
             max_output: self.max_output(line)?,
+            class: self.class(line)?,
+            links: self.links(line)?,
         })
     }
 
@@ -179,10 +184,38 @@ impl<'a> Object<'a> {
         Ok(())
     }
 
-    /// Milliseconds of whichever key there is for a delay, one of which has the unit in its name.
+    /// Milliseconds of whichever key there is for a delay, two of which have the unit in their names.
     fn delay(&self, line: u64, unit: Option<TimeUnit>) -> Result<Option<f64>, TraceError> {
         let unit = |key| unit.filter(|_| key == DELAY[0]).unwrap_or(TimeUnit::Ms);
-        self.either(line, DELAY)?.map(|field| field.delay(unit(field.key))).transpose()
+        let delay = self.either(line, DELAY)?;
+        let of_tool =
+            self.either(line, [delay.as_ref().map_or(DELAY[0], |field| field.key), Key::ToolWaitMs])?;
+        of_tool.map(|field| field.delay(unit(field.key))).transpose()
+    }
+
+    /// The class of the request, which in the Bailian traces is its `type`.
+    fn class(&self, line: u64) -> Result<Option<Box<str>>, TraceError> {
+        let field = self.field(line, Key::Class);
+        let class = match (field, self.chat) {
+            (Some(field), _) => Some(field.name()?),
+            (None, [Some(_), Some(_), Some(kind)]) => serde_json::from_str::<String>(kind.get()).ok(),
+            (None, _) => None,
+        };
+        Ok(class.filter(|class| !class.is_empty()).map(Box::from))
+    }
+
+    /// What the row says of others; `None` if it says nothing.
+    fn links(&self, line: u64) -> Result<Option<Box<Links>>, TraceError> {
+        let request_id = self.field(line, Key::RequestId).map(|field| field.name()).transpose()?;
+        let links = Links {
+            request_id: request_id.map(Box::from),
+            wait_for: self.field(line, Key::WaitFor).map(|field| field.names()).transpose()?,
+            branches: self
+                .field(line, Key::Branches)
+                .map_or_else(|| Ok(Vec::new()), |field| field.names())?,
+            prefix_reset: self.field(line, Key::PrefixReset).map_or(Ok(false), |field| field.flag())?,
+        };
+        Ok((links != Links::default()).then(|| Box::new(links)))
     }
 
     /// Tokens that were asked for, if that is not what was generated.
@@ -269,6 +302,18 @@ impl Field<'_> {
             return Ok(self.text.to_owned());
         }
         serde_json::from_str(self.text).map_err(|_| self.wrong("a string, a whole number or null".into()))
+    }
+
+    /// Names of requests.
+    fn names(&self) -> Result<Vec<Box<str>>, TraceError> {
+        let wrong = || self.wrong("a list of request ids".into());
+        let values: Vec<&RawValue> = serde_json::from_str(self.text).map_err(|_| wrong())?;
+        let names = values.iter().map(|value| Field { text: value.get(), ..*self }.name().map(Box::from));
+        names.collect::<Result<_, _>>().map_err(|_| wrong())
+    }
+
+    fn flag(&self) -> Result<bool, TraceError> {
+        self.text.parse().map_err(|_| self.wrong("true or false".into()))
     }
 
     fn hash_ids(&self) -> Result<Vec<u64>, TraceError> {

@@ -5,23 +5,27 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::{Session, Turn, TurnStart, Workload};
 
 impl Workload {
-    /// A hash of what is simulated: sessions in order, and of each turn when it is sent, its prompt, its output and its
-    /// priority. XXH3-64 over little-endian numbers, so the same on any machine.
+    /// A hash of what is simulated: sessions in order, and of each turn when it is sent, what it waits for if that is not
+    /// the turn before, its prompt, its output and its priority. XXH3-64 over little-endian numbers, so the same on any machine.
     ///
-    /// Names of sessions, lines of the file and its packing play no part.
+    /// Names of sessions, classes, lines of the file and its packing play no part.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Xxh3::new();
         hash.update(&(self.sessions.len() as u64).to_le_bytes());
-        for Session { turns, name: _ } in &self.sessions {
+        for Session { turns, waits, name: _ } in &self.sessions {
             hash.update(&(turns.len() as u64).to_le_bytes());
             turns.iter().for_each(|turn| add(&mut hash, turn));
+            for of_turn in waits.iter().flatten() {
+                hash.update(&(of_turn.len() as u64).to_le_bytes());
+                of_turn.iter().for_each(|turn| hash.update(&turn.to_le_bytes()));
+            }
         }
         hash.digest()
     }
 }
 
 fn add(hash: &mut Xxh3, turn: &Turn) {
-    let Turn { line: _, start, prompt, output_tokens, priority, stop_after, output } = turn;
+    let Turn { line: _, class: _, start, prompt, output_tokens, priority, stop_after, output } = turn;
     let (kind, ns) = match *start {
         TurnStart::At(time) => (0_u64, time.as_ns()),
         TurnStart::AfterPrevious(delay) => (1, delay.as_ns()),

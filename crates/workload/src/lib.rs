@@ -14,6 +14,7 @@
 
 mod bench;
 mod blocks;
+mod classes;
 mod clock;
 mod continuation;
 mod convert;
@@ -22,6 +23,7 @@ mod fields;
 mod fingerprint;
 mod fit;
 mod formats;
+mod graph;
 mod merge;
 mod notes;
 mod order;
@@ -45,6 +47,7 @@ pub use fit::{Fit, fit};
 pub use formats::measured::{Measured, MeasuredRequest, read_measured};
 pub use formats::table::Columns;
 pub use formats::{FormatKind, KnownFormat, TELLING_BYTES, TraceFormat, known_format};
+pub use graph::{Links, Waits};
 pub use notes::{Noted, TraceNotes};
 pub use rate::{RateProfile, RateSegment, RateState};
 pub use reader::{Trace, TraceForm, read_mooncake, read_trace};

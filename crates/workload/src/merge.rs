@@ -22,6 +22,9 @@ impl Trace {
             if let Some(name) = &mut row.session_id {
                 *name = format!("{number}:{name}");
             }
+            if let Some(links) = &mut row.links {
+                links.rename(|name| format!("{number}:{name}").into());
+            }
         }
         if !(self.token_ids && other.token_ids) {
             rename(&self.rows, &mut rows);

@@ -42,6 +42,8 @@ pub struct TraceNotes {
     pub uncovered: Noted,
     /// Rows that build on a row which the file does not have.
     pub unknown_parents: Noted,
+    /// Rows with a class, of which a trace that is used as it is read has no figures.
+    pub streamed_classes: Noted,
     /// The most requests that the client of a measurement had under way.
     pub concurrency: Option<u64>,
     /// What the file was found to be, where nobody said so.
@@ -107,6 +109,7 @@ impl TraceNotes {
             made_one_token: both(self.made_one_token, other.made_one_token),
             uncovered: both(self.uncovered, other.uncovered),
             unknown_parents: both(self.unknown_parents, other.unknown_parents),
+            streamed_classes: both(self.streamed_classes, other.streamed_classes),
             concurrency: self.concurrency.max(other.concurrency),
             recognised: self.recognised.or(other.recognised),
             odd_rate: self.odd_rate.or(other.odd_rate),
@@ -163,7 +166,7 @@ impl TraceNotes {
     }
 
     /// Rows with something odd, and what that is.
-    fn noted(&self) -> [(Noted, Message); 12] {
+    fn noted(&self) -> [(Noted, Message); 13] {
         [
             (self.warmups, message!("requests of a warm-up: they are left out")),
             (
@@ -199,6 +202,10 @@ impl TraceNotes {
                     "a `parent_chat_id` that is the `chat_id` of no row: the file is a part of a longer one, and what a prompt \
                      shares is by its `hash_ids` alone"
                 ),
+            ),
+            (
+                self.streamed_classes,
+                message!("a class, which a trace that is used as it is read has no figures of"),
             ),
             (
                 self.other_output_ids,
@@ -238,6 +245,7 @@ impl TraceNotes {
             ("made_one_token", self.made_one_token.rows),
             ("uncovered", self.uncovered.rows),
             ("unknown_parents", self.unknown_parents.rows),
+            ("streamed_classes", self.streamed_classes.rows),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),
             ("unrelated_turns", self.unrelated_turns.rows),

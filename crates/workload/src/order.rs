@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::graph::Graph;
 use crate::workload::Session;
 use crate::{TraceNotes, TraceRow};
 
@@ -48,6 +49,26 @@ impl TurnOrder {
             }
         }
         order.sort_turns(rows);
+        order
+    }
+
+    /// The order in which rows that wait for one another can be sent.
+    pub(crate) fn of_graph(graph: &Graph) -> Self {
+        let mut order = Self {
+            sessions: graph.sessions.clone(),
+            first: vec![false; graph.sessions.len()],
+            num_sessions: graph.members.len(),
+            sorted: FxHashMap::default(),
+        };
+        for (session, turns) in graph.members.iter().enumerate() {
+            order.first[turns[0]] = true;
+            if !turns.is_sorted() {
+                let mut rows = turns.clone();
+                rows.sort_unstable();
+                let place: FxHashMap<usize, usize> = rows.into_iter().zip(0..).collect();
+                order.sorted.insert(session, turns.iter().map(|row| place[row]).collect());
+            }
+        }
         order
     }
 

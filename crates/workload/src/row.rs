@@ -5,6 +5,7 @@ use std::ops::{Range, RangeInclusive};
 
 use serde::Serialize;
 
+use crate::graph::Links;
 use crate::{TimeUnit, TraceError};
 
 /// The longest output that a trace may ask for, in tokens: longer than any served model generates.
@@ -46,6 +47,10 @@ pub struct TraceRow {
     pub priority: i32,
     /// Tokens that were asked for, if the output ended by itself before; no less than `output_length`.
     pub max_output: Option<u32>,
+    /// The class of requests that it is one of, for which figures are told apart.
+    pub class: Option<Box<str>>,
+    /// What it says of other rows, if anything.
+    pub links: Option<Box<Links>>,
 }
 
 impl TraceRow {
@@ -123,6 +128,7 @@ pub fn write_mooncake(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> 
     let mut line = Vec::new();
     for row in rows {
         line.clear();
+        let links = row.links.as_deref();
         let json = JsonRow {
             session_id: row.session_id.as_deref(),
             timestamp: row.timestamp_ms.map(Milliseconds::new).transpose()?,
@@ -133,6 +139,11 @@ pub fn write_mooncake(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> 
             output_hash_ids: &row.output_ids,
             priority: (row.priority != 0).then_some(row.priority),
             max_output_toks: row.max_output,
+            class: row.class.as_deref(),
+            request_id: links.and_then(|links| links.request_id.as_deref()),
+            wait_for: links.and_then(|links| links.wait_for.as_deref()),
+            branches: links.map_or(&[], |links| &links.branches),
+            prefix_reset: links.is_some_and(|links| links.prefix_reset),
         };
         serde_json::to_writer(&mut line, &json)?;
         line.push(b'\n');
@@ -159,6 +170,16 @@ struct JsonRow<'a> {
     priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_output_toks: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_for: Option<&'a [Box<str>]>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    branches: &'a [Box<str>],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    prefix_reset: bool,
 }
 
 /// A time in a file: whole ones without a fraction, since some readers of such traces take only integers.

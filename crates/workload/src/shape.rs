@@ -241,9 +241,9 @@ fn arrive(workload: &mut Workload, mut next_ms: impl FnMut() -> Option<f64>) -> 
 fn first_requests(workload: &mut Workload, most: usize) {
     let mut left = most;
     for index in workload.arrival_order() {
-        let turns = &mut workload.sessions[index].turns;
-        turns.truncate(left);
-        left -= turns.len();
+        let session = &mut workload.sessions[index];
+        session.truncate(left);
+        left -= session.turns.len();
     }
     workload.sessions.retain(|session| !session.turns.is_empty());
 }
@@ -309,8 +309,10 @@ mod tests {
             priority: 0,
             stop_after: None,
             output: None,
+            class: None,
         };
-        Session { name: Some(name.into()), turns: starts.iter().map(turn).collect::<SmallVec<_>>() }
+        let turns = starts.iter().map(turn).collect::<SmallVec<_>>();
+        Session { name: Some(name.into()), turns, waits: None }
     }
 
     /// Sessions `a`, `b`, … that begin so many ms after the start, each with a turn 5 ms after the first's end and one not

@@ -196,12 +196,16 @@ fn nominal_time(before: Time, start: TurnStart) -> Time {
 
 /// All turns in nominal order: by time, then by line.
 fn nominal_arrivals(workload: &Workload) -> Vec<(Time, &Turn)> {
-    let mut arrivals = Vec::with_capacity(workload.requests());
+    let mut arrivals: Vec<(Time, &Turn)> = Vec::with_capacity(workload.requests());
     for session in &workload.sessions {
-        let mut time = Time::ZERO;
-        for turn in &session.turns {
-            time = nominal_time(time, turn.start);
-            arrivals.push((time, turn));
+        let first = arrivals.len();
+        for (place, turn) in session.turns.iter().enumerate() {
+            let sent = |before: u32| arrivals[first + before as usize].0;
+            let waits = session.waits_for(place);
+            // One that waits for none is sent with the first.
+            let before =
+                waits.into_iter().map(sent).max().or_else(|| arrivals.get(first).map(|(time, _)| *time));
+            arrivals.push((nominal_time(before.unwrap_or(Time::ZERO), turn.start), turn));
         }
     }
     arrivals.sort_by_key(|(time, turn)| (*time, turn.line));

@@ -180,6 +180,11 @@ impl<R: BufRead> TraceStream<R> {
         if row.session_id.is_some() {
             return refused("the row has a `session_id`, and when it is sent depends on other rows");
         }
+        if row.links.as_ref().is_some_and(|links| links.wait_for.is_some() || !links.branches.is_empty()) {
+            return refused(
+                "the row has `wait_for` or `branches`, and when it is sent depends on other rows",
+            );
+        }
         if self.recognised == Some(Recognised::Chats) && !self.rows.seen.are_chats() {
             return refused("the row has no `chat_id` and `parent_chat_id` as the first one has");
         }
@@ -205,6 +210,9 @@ impl<R: BufRead> TraceStream<R> {
         let (ms, window_ms) = (first_turn_ms(&row)?, self.options.sort_window.as_ms());
         if ms < self.latest_ms - window_ms {
             return Err(TraceError::Unsorted { line: row.line, by_ms: self.latest_ms - ms, window_ms });
+        }
+        if row.class.is_some() {
+            self.notes.streamed_classes.add(row.line);
         }
         // When it is sent is known when the request is handed out.
         let start = TurnStart::At(Time::ZERO);

@@ -3,13 +3,16 @@
 use std::borrow::Borrow;
 use std::num::NonZeroUsize;
 
+use rustc_hash::FxHashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_types::{ContentNames, Duration, Prompt, Time};
+use servecast_types::{ClassId, ContentNames, Duration, Prompt, Time};
 use smallvec::SmallVec;
 
 use crate::blocks::Blocks;
+use crate::classes::Classes;
 use crate::clock::Clock;
+use crate::graph::{Graph, Waits};
 use crate::order::TurnOrder;
 use crate::row::TraceRow;
 use crate::{TraceError, TraceNotes, continuation};
@@ -23,15 +26,39 @@ pub struct Workload {
     pub notes: TraceNotes,
     /// What the content of its prompts is called.
     pub names: ContentNames,
+    /// The names of the classes that its requests are of.
+    pub classes: Vec<Box<str>>,
 }
 
-/// Requests that follow one another: each waits for the one before it.
+/// Requests that follow one another: each waits for the one before it, or for those that it names.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Session {
     /// The name that the trace gives it.
     pub name: Option<Box<str>>,
-    /// Its requests, in order of time; at least one, and in most traces just one.
+    /// Its requests, in an order in which each comes after those that it waits for; at least one, and in most traces just
+    /// one.
     pub turns: SmallVec<[Turn; 1]>,
+    /// By turn, the turns that it waits for, if that is not always the one before.
+    pub waits: Option<Box<[Waits]>>,
+}
+
+impl Session {
+    /// The turns that a turn waits for.
+    pub fn waits_for(&self, turn: usize) -> Waits {
+        match &self.waits {
+            Some(waits) => waits[turn].clone(),
+            None => (turn as u32).checked_sub(1).into_iter().collect(),
+        }
+    }
+
+    /// Drops the turns behind the first so many.
+    pub(crate) fn truncate(&mut self, turns: usize) {
+        self.turns.truncate(turns);
+        // Those that are left wait for none of the others.
+        if let Some(waits) = &mut self.waits {
+            *waits = waits.iter().take(turns).cloned().collect();
+        }
+    }
 }
 
 /// One request.
@@ -51,6 +78,8 @@ pub struct Turn {
     pub stop_after: Option<u32>,
     /// What it generates, from the first token on, as far as the trace or a later turn names it.
     pub output: Option<Box<Prompt>>,
+    /// The class that it is of.
+    pub class: Option<ClassId>,
 }
 
 impl Turn {
@@ -71,6 +100,7 @@ impl Turn {
             priority: row.priority,
             stop_after: row.max_output.map(|_| generated),
             output: blocks.output(row, notes),
+            class: None,
         })
     }
 
@@ -85,9 +115,10 @@ impl Turn {
 pub enum TurnStart {
     /// At this time: only the first turn of a session.
     At(Time),
-    /// This long after the turn before it completes.
+    /// This long after the turns that it waits for complete: the one before it, if nothing else is said; of one that waits
+    /// for none, after the first turn of the session is sent.
     AfterPrevious(Duration),
-    /// At this time, or when the turn before it completes if that is later.
+    /// At this time, or when the turns that it waits for complete if that is later.
     NotBefore(Time),
 }
 
@@ -144,6 +175,9 @@ impl Workload {
     ///
     /// The rows of a session need not be adjacent. Its turns go by their timestamps, those without one after the row
     /// before them. Where a later turn has both a delay and a timestamp, the delay counts for its start.
+    ///
+    /// Rows that name others that they wait for, or that wait for them, are one session with these; where such names occur,
+    /// the order of a session is the one that they leave, and of rows that could go first, that of the file.
     ///
     /// A reply that the ids of its row do not name is known by the next turn if that goes on from prompt and reply.
     ///
@@ -208,6 +242,7 @@ impl Workload {
 /// What has to be known of all rows before the first of them becomes a turn.
 struct Plan {
     order: TurnOrder,
+    graph: Option<Graph>,
     turns: Turns,
     clock: Clock,
     blocks: Blocks,
@@ -223,34 +258,48 @@ impl Plan {
             return Err(TraceError::NoRows);
         }
         let mut notes = TraceNotes::default();
-        let order = TurnOrder::of(rows, &mut notes);
+        let graph = Graph::of(rows)?;
+        let order = match &graph {
+            Some(graph) => TurnOrder::of_graph(graph),
+            None => TurnOrder::of(rows, &mut notes),
+        };
         let clock = Clock::new(load, rows, &order)?;
         let blocks = Blocks::of(rows, block_size);
-        Ok(Self { order, turns, clock, blocks, notes })
+        Ok(Self { order, graph, turns, clock, blocks, notes })
     }
 
     fn assemble(self, rows: impl Iterator<Item: Borrow<TraceRow>>) -> Result<Workload, TraceError> {
-        let Self { order, turns, clock, mut blocks, mut notes } = self;
+        let Self { order, graph, turns, clock, mut blocks, mut notes } = self;
+        let (mut classes, mut resets) = (Classes::default(), FxHashSet::default());
         let mut sessions: Vec<Session> = Vec::with_capacity(order.num_sessions());
         for (index, row) in rows.enumerate() {
             let row: &TraceRow = row.borrow();
             row.check()?;
             let start = if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? };
-            let turn = Turn::of_row(row, start, &mut blocks, &mut notes)?;
+            let class = classes.of_row(row)?;
+            let turn = Turn { class, ..Turn::of_row(row, start, &mut blocks, &mut notes)? };
+            if row.links.as_ref().is_some_and(|links| links.prefix_reset) {
+                resets.insert(row.line);
+            }
             let place = order.session(index);
             if place == sessions.len() {
                 let name = row.session_id.as_deref().map(Box::from);
-                sessions.push(Session { name, turns: SmallVec::new() });
+                sessions.push(Session { name, ..Session::default() });
             }
             sessions[place].turns.push(turn);
         }
         order.sort(&mut sessions);
+        if let Some(graph) = graph {
+            for (place, session) in sessions.iter_mut().enumerate() {
+                session.waits = graph.waits_of(place);
+            }
+        }
         let mut names = blocks.into_names();
         match turns {
             Turns::Whole => continuation::name_replies(&mut sessions, &mut notes),
-            Turns::Delta => continuation::join_turns(&mut sessions, &mut names)?,
+            Turns::Delta => continuation::join_turns(&mut sessions, &mut names, &resets)?,
         }
-        Ok(Workload { sessions, notes, names })
+        Ok(Workload { sessions, notes, names, classes: classes.into_names() })
     }
 }
 

@@ -213,7 +213,7 @@ fn run_by_clock(
     interrupt: &Interrupt,
     follower: &mut Follower,
 ) -> Result<(RunRecord, Option<OnlineRun>), RunError> {
-    let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(), follower);
+    let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), follower);
     let (record, run) = match plan.online {
         None => (simulation.run(&mut follower)?, None),
         Some(speed) => {

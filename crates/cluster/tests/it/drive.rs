@@ -82,6 +82,7 @@ impl Source for Users<'_> {
                 session: line,
                 turn: 0,
                 line: u64::from(line),
+                class: None,
                 arrival: now,
                 input_tokens: sent.input_tokens,
                 output_tokens: sent.output_tokens,
@@ -123,8 +124,10 @@ fn trace(log: &[(Time, Sent)]) -> Workload {
             priority: 0,
             stop_after: None,
             output: None,
+            class: None,
         }]
         .into(),
+        waits: None,
     };
     Workload { sessions: log.iter().enumerate().map(session).collect(), ..Workload::default() }
 }

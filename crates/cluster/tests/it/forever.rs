@@ -46,6 +46,7 @@ impl Source for Clients {
                 session: self.sent,
                 turn: 0,
                 line: self.sent.into(),
+                class: None,
                 arrival: now,
                 input_tokens: tokens,
                 output_tokens: 2 + self.sent % 9,

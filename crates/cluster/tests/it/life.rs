@@ -123,8 +123,10 @@ fn workload(requests: &[(u64, u32, u32, u32)]) -> Workload {
             priority: 0,
             stop_after: None,
             output: None,
+            class: None,
         }]
         .into(),
+        waits: None,
     };
     Workload { sessions: requests.iter().enumerate().map(session).collect(), ..Workload::default() }
 }

@@ -7,6 +7,7 @@ mod conservation;
 mod drive;
 mod first_token;
 mod forever;
+mod graph;
 mod host;
 mod kv_router;
 mod life;

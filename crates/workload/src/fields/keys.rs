@@ -26,9 +26,16 @@ pub(super) enum Key {
     OutputTokIds,
     OutputHashIds,
     MaxOutputToks,
+    Class,
+    // Of requests that wait for several others.
+    RequestId,
+    WaitFor,
+    Branches,
+    PrefixReset,
+    ToolWaitMs,
 }
 
-pub(super) const KEYS: [Key; 18] = [
+pub(super) const KEYS: [Key; 24] = [
     Key::Timestamp,
     Key::InputLength,
     Key::OutputLength,
@@ -47,6 +54,12 @@ pub(super) const KEYS: [Key; 18] = [
     Key::OutputTokIds,
     Key::OutputHashIds,
     Key::MaxOutputToks,
+    Key::Class,
+    Key::RequestId,
+    Key::WaitFor,
+    Key::Branches,
+    Key::PrefixReset,
+    Key::ToolWaitMs,
 ];
 
 /// Their names, which are compared with every key of a trace.
@@ -89,6 +102,12 @@ impl Key {
             Self::OutputTokIds => "output_tok_ids",
             Self::OutputHashIds => "output_hash_ids",
             Self::MaxOutputToks => "max_output_toks",
+            Self::Class => "class",
+            Self::RequestId => "request_id",
+            Self::WaitFor => "wait_for",
+            Self::Branches => "branches",
+            Self::PrefixReset => "prefix_reset",
+            Self::ToolWaitMs => "tool_wait_ms",
         }
     }
 }

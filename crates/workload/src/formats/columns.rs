@@ -31,11 +31,14 @@ pub(crate) fn read(
             (tokens(&columns.input, MAX_INPUT_TOKENS)?, tokens(&columns.output, MAX_OUTPUT_TOKENS)?);
         let (timestamp_ms, dated) = time(&row, &columns.time, unit)?;
         seen.note_dated(dated, item.line)?;
-        let session = columns.session.as_ref().map(|column| {
-            let (row, key) = place(&row, column)?;
-            row.name(key)
-        });
-        let session_id = session.transpose()?.flatten();
+        let name = |column: &Option<String>| {
+            let name = column.as_ref().map(|column| {
+                let (row, key) = place(&row, column)?;
+                row.name(key)
+            });
+            name.transpose().map(Option::flatten)
+        };
+        let (session_id, class) = (name(&columns.session)?, name(&columns.class)?);
         if input == 0 || output == 0 {
             trace.notes.without_tokens.add(item.line);
             continue;
@@ -47,6 +50,7 @@ pub(crate) fn read(
             input_length: Some(input),
             output_length: output,
             shares_nothing: true,
+            class: class.map(Box::from),
             ..TraceRow::default()
         });
     }

@@ -289,6 +289,8 @@ fn read_row(
     }
     if let Some((chat, parent)) = object.chat_and_parent() {
         seen.chats += 1;
+        // It is the class of the request.
+        object.unknown.retain(|key| key != "type");
         if let Some(parents) = &mut seen.parents {
             parents.add(chat, parent, line);
         }

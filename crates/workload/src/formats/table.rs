@@ -22,15 +22,17 @@ pub struct Columns {
     pub output: String,
     /// The session that it is the next turn of.
     pub session: Option<String>,
+    /// The class of requests that it is one of.
+    pub class: Option<String>,
 }
 
 impl FromStr for Columns {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = "must be time=COLUMN,input=COLUMN,output=COLUMN, and session=COLUMN if there is one";
-        let mut given: [(&str, Option<String>); 4] =
-            [("time", None), ("input", None), ("output", None), ("session", None)];
+        let form = "must be time=COLUMN,input=COLUMN,output=COLUMN, and session=COLUMN and class=COLUMN if there are such";
+        let mut given: [(&str, Option<String>); 5] =
+            [("time", None), ("input", None), ("output", None), ("session", None), ("class", None)];
         for part in text.split(',') {
             let Some((key, column)) = part.split_once('=').filter(|(_, column)| !column.trim().is_empty())
             else {
@@ -43,11 +45,11 @@ impl FromStr for Columns {
                 return Err(format!("{form}, but `{}` is given twice", key.trim()));
             }
         }
-        let [time, input, output, (_, session)] = given;
+        let [time, input, output, (_, session), (_, class)] = given;
         let needed = |(key, column): (&str, Option<String>)| {
             column.ok_or_else(|| format!("{form}, but `{key}` is missing"))
         };
-        Ok(Self { time: needed(time)?, input: needed(input)?, output: needed(output)?, session })
+        Ok(Self { time: needed(time)?, input: needed(input)?, output: needed(output)?, session, class })
     }
 }
 
@@ -64,7 +66,7 @@ const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 pub(crate) fn known_columns(header: &str) -> Option<(Columns, TimeUnit)> {
     let LengthsTable { columns: [time, input, output], unit } = lengths_table(header)?;
     let [time, input, output] = [time, input, output].map(ToOwned::to_owned);
-    Some((Columns { time, input, output, session: None }, unit))
+    Some((Columns { time, input, output, session: None, class: None }, unit))
 }
 
 /// Reads the rows of a table whose header has been read already. Rows with 0 tokens of prompt or output, requests that
@@ -74,6 +76,7 @@ pub(crate) struct TableRows<R: BufRead> {
     unit: Option<TimeUnit>,
     places: [usize; 3],
     session: Option<usize>,
+    class: Option<usize>,
     reader: Reader<Chain<R, &'static [u8]>>,
     /// Kept for its memory.
     record: ByteRecord,
@@ -88,12 +91,12 @@ impl<R: BufRead> TableRows<R> {
         columns: Columns,
         unit: Option<TimeUnit>,
     ) -> Result<Self, TraceError> {
-        let Header { separator, places, session } = header_of(header, &columns)?;
+        let Header { separator, places, session, class } = header_of(header, &columns)?;
         // Every row ends with a line then.
         let rows = rows.chain(&b"\n"[..]);
         let reader =
             ReaderBuilder::new().has_headers(false).flexible(true).delimiter(separator).from_reader(rows);
-        Ok(Self { columns, unit, places, session, reader, record: ByteRecord::new(), last: 1 })
+        Ok(Self { columns, unit, places, session, class, reader, record: ByteRecord::new(), last: 1 })
     }
 
     /// The next row; `None` at the end.
@@ -117,8 +120,11 @@ impl<R: BufRead> TableRows<R> {
             let (input, output) = (row.tokens(1, MAX_INPUT_TOKENS)?, row.tokens(2, MAX_OUTPUT_TOKENS)?);
             let (timestamp_ms, dated) = row.time(self.unit)?;
             seen.note_dated(dated, line)?;
-            let session_id = self.session.and_then(|place| record.get(place)).map(String::from_utf8_lossy);
-            let session_id = session_id.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+            let name = |place: Option<usize>| {
+                let cell = place.and_then(|place| record.get(place)).map(String::from_utf8_lossy);
+                cell.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+            };
+            let (session_id, class) = (name(self.session), name(self.class));
             if input == 0 || output == 0 {
                 notes.without_tokens.add(line);
                 continue;
@@ -130,6 +136,7 @@ impl<R: BufRead> TableRows<R> {
                 input_length: Some(input),
                 output_length: output,
                 shares_nothing: true,
+                class: class.map(Box::from),
                 ..TraceRow::default()
             }));
         }
@@ -141,6 +148,7 @@ struct Header {
     separator: u8,
     places: [usize; 3],
     session: Option<usize>,
+    class: Option<usize>,
 }
 
 fn header_of(header: &str, columns: &Columns) -> Result<Header, TraceError> {
@@ -153,15 +161,18 @@ fn header_of(header: &str, columns: &Columns) -> Result<Header, TraceError> {
     for separator in SEPARATORS {
         let cells = cells(separator);
         let place = |name: &str| cells.iter().position(|cell| cell == name);
-        let session = columns.session.as_deref().map(place);
+        let [session, class] = [&columns.session, &columns.class].map(|name| name.as_deref().map(place));
         if let [Some(time), Some(input), Some(output)] = columns.names().map(place)
             && session != Some(None)
+            && class != Some(None)
         {
-            return Ok(Header { separator, places: [time, input, output], session: session.flatten() });
+            let (session, class) = (session.flatten(), class.flatten());
+            return Ok(Header { separator, places: [time, input, output], session, class });
         }
     }
     let most = SEPARATORS.map(cells).into_iter().max_by_key(Vec::len).unwrap_or_default();
-    let mut wanted = columns.names().into_iter().chain(columns.session.as_deref());
+    let mut wanted =
+        columns.names().into_iter().chain(columns.session.as_deref()).chain(columns.class.as_deref());
     let missing = wanted.find(|name| !most.iter().any(|cell| cell == name));
     let found = most.iter().map(|cell| format!("`{}`", fields::shown(cell))).collect::<Vec<_>>().join(", ");
     Err(TraceError::NoColumn { column: missing.unwrap_or(&columns.time).to_owned(), found })

@@ -113,7 +113,7 @@ fn columns_are_given_as_time_input_and_output() {
         assert_eq!(
             parse(text),
             format!(
-                "must be time=COLUMN,input=COLUMN,output=COLUMN, and session=COLUMN if there is one, but {problem}"
+                "must be time=COLUMN,input=COLUMN,output=COLUMN, and session=COLUMN and class=COLUMN if there are such, but {problem}"
             )
         );
     }
@@ -155,6 +155,24 @@ fn columns_name_sessions_and_keys_of_json_objects() {
     assert_eq!(turns(&read(table, &form).unwrap()), [vec![100, 200], vec![3]]);
     let error = read(&table.replace("user", "who"), &form).unwrap_err();
     assert!(error.contains("there is no column `user`"), "{error}");
+}
+
+#[test]
+fn columns_name_classes() {
+    let form = with_columns("time=at,input=in,output=out,class=tier");
+    let classes = |text: &str| -> Vec<Option<String>> {
+        let workload = read(text, &form).unwrap();
+        let name = |class: servecast_types::ClassId| workload.classes[class.index()].to_string();
+        workload.turns().map(|turn| turn.class.map(name)).collect()
+    };
+    let expected = [Some("gold".to_owned()), None, Some("free".to_owned()), Some("gold".to_owned())];
+    assert_eq!(classes("at,in,out,tier\n0,5,1,gold\n1,5,1,\n2,5,1, free \n3,5,1,gold\n"), expected);
+    let row = |at: u8, tier: &str| format!("{{\"at\": {at}, \"in\": 5, \"out\": 1{tier}}}\n");
+    let keys = [", \"tier\": \"gold\"", "", ", \"tier\": \"free\"", ", \"tier\": \"gold\""];
+    let text: String = (0..).zip(keys).map(|(at, tier)| row(at, tier)).collect();
+    assert_eq!(classes(&text), expected);
+    let error = read("at,in,out\n0,5,1\n", &form).unwrap_err();
+    assert!(error.contains("there is no column `tier`"), "{error}");
 }
 
 #[test]

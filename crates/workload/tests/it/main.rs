@@ -3,6 +3,7 @@
 mod damaged;
 mod documented;
 mod formats;
+mod graph;
 mod lengths;
 mod malformed;
 mod mutations;

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use servecast_types::Time;
 use servecast_workload::{
-    ArrivalProcess, LengthDistribution, Load, MAX_OUTPUT_TOKENS, Noted, SyntheticSpec, TimeUnit, TraceNotes,
-    TraceRow, TurnStart, Workload, generate, read_mooncake, read_trace, write_mooncake,
+    ArrivalProcess, LengthDistribution, Links, Load, MAX_OUTPUT_TOKENS, Noted, SyntheticSpec, TimeUnit,
+    TraceNotes, TraceRow, TurnStart, Workload, generate, read_mooncake, read_trace, write_mooncake,
 };
 
 const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
@@ -19,6 +19,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
         1..=MAX_OUTPUT_TOKENS,
         (prop::collection::vec(any::<u64>(), 0..5), prop::collection::vec(any::<u64>(), 0..3)),
         (prop_oneof![Just(0), any::<i32>()], prop::option::of(any::<u32>())),
+        (prop::option::of(".+"), links()),
     );
     let row = row.prop_map(
         |(
@@ -29,6 +30,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             output_length,
             (hash_ids, output_ids),
             (priority, more),
+            (class, links),
         )| TraceRow {
             shares_nothing: false,
             hash_runs: Vec::new(),
@@ -42,9 +44,25 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             output_ids,
             priority,
             max_output: more.map(|more: u32| (output_length as u32).saturating_add(more).min(999_999)),
+            class: class.map(String::into_boxed_str),
+            links,
         },
     );
     prop::collection::vec(row, 1..8).prop_map(numbered)
+}
+
+/// What a row may say of others, whether or not there are such.
+fn links() -> impl Strategy<Value = Option<Box<Links>>> {
+    let name = || any::<String>().prop_map(String::into_boxed_str);
+    let names = || prop::collection::vec(name(), 0..3);
+    let links = (prop::option::of(name()), prop::option::of(names()), names(), any::<bool>());
+    let links = links.prop_map(|(request_id, wait_for, branches, prefix_reset)| Links {
+        request_id,
+        wait_for,
+        branches,
+        prefix_reset,
+    });
+    links.prop_map(|links| (links != Links::default()).then(|| Box::new(links)))
 }
 
 /// Rows that make a workload at a block size of 16.

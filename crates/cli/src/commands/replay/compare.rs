@@ -266,7 +266,8 @@ impl Runs {
         let mut follower = Follower { runs: self, position, progress };
         let simulation = Simulation::new(&plan.topology, workload, &plan.options())
             .map_err(|error| about(plan.layers.refused(error)))?;
-        let mut observer = WithTokens::new(&plan.topology, plan.keeps_token_times(), &mut follower);
+        let mut observer =
+            WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), &mut follower);
         let record = simulation.run(&mut observer).map_err(|error| about(Failure::run(chain(&error))))?;
         let record = RunRecord { token_times: observer.into_times(), ..record };
         let wall_time_ms = follower.progress.finish();

@@ -158,8 +158,9 @@ impl Recording {
                 priority: 0,
                 stop_after: None,
                 output: None,
+                class: None,
             };
-            Session { name: None, turns: std::iter::once(turn).collect() }
+            Session { turns: std::iter::once(turn).collect(), ..Session::default() }
         };
         Workload { sessions: self.requests.iter().zip(1..).map(session).collect(), ..Workload::default() }
     }

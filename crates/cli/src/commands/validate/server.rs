@@ -241,11 +241,11 @@ fn turn(
     output_tokens: u32,
     output: Option<Box<Prompt>>,
 ) -> Turn {
-    Turn { line, start, prompt, output_tokens, priority: 0, stop_after: None, output }
+    Turn { line, start, prompt, output_tokens, priority: 0, stop_after: None, output, class: None }
 }
 
 fn session_of(turns: impl IntoIterator<Item = Turn>) -> Session {
-    Session { name: None, turns: turns.into_iter().collect() }
+    Session { turns: turns.into_iter().collect(), ..Session::default() }
 }
 
 /// A row of a conversation.

@@ -100,11 +100,30 @@ def rows(draw: random.Random, longest: int) -> list[dict[str, Any]]:
     return found
 
 
+def classify(found: list[dict[str, Any]], draw: random.Random) -> None:
+    """Give some of the rows a class."""
+    for row in found:
+        if draw.random() < 0.8:
+            row["class"] = draw.choice(["chat", "batch", "agent"])
+
+
+def link(found: list[dict[str, Any]], draw: random.Random) -> None:
+    """Let some of the rows wait for several before them."""
+    for number, row in enumerate(found):
+        row["request_id"] = number
+        if number and draw.random() < 0.3:
+            row["wait_for"] = sorted({draw.randrange(number) for _ in range(draw.randint(1, 3))})
+
+
 def deployment(seed: int) -> Deployment:
     """Return the random deployment of a seed."""
     draw = random.Random(seed)
     longest = draw.choice([30, 200, 600])
     one = Deployment(rows(draw, longest))
+    # By the seed, and drawn apart, so that all else stays what it is.
+    if seed % 5 in (0, 1):
+        change = classify if seed % 5 == 0 else link
+        change(one.rows, random.Random(f"{change.__name__} {seed}"))
     family = draw.choice(["vllm", "vllm", "vllm", "sglang", "sglang", "trtllm"])
     block_size = draw.choice([1, 4, 16, 64]) if family == "sglang" else draw.choice([4, 16, 64])
     if family == "trtllm" or draw.random() < 0.5:

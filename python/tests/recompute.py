@@ -142,16 +142,18 @@ def steady_from(run: Run, rows: list[Row]) -> int | None:
     return None if cut == half else served[cut * 5] if cut else 0
 
 
+def main_statistics(samples: list[float]) -> Row | None:
+    """Return the statistics of a latency that a part of a run has."""
+    found = statistics("x", samples)
+    names = ["mean", "median", "p90", "p95", "p99", "max"]
+    return {name: found[f"{name}_x"] for name in names} if samples else None
+
+
 def figures_of(run: Run, rows: list[Row], one: Deployment) -> Row:
     """Return the main figures of some requests."""
     served = [row for row in rows if row["status"] == "finished"]
     inputs = sum(row["input_length"] for row in served)
     first_pool = next(iter(run.pools))
-
-    def statistics_of(samples: list[float]) -> Row | None:
-        found = statistics("x", samples)
-        names = ["mean", "median", "p90", "p95", "p99", "max"]
-        return {name: found[f"{name}_x"] for name in names} if samples else None
 
     figures: Row = {
         "num_requests": len(rows),
@@ -162,10 +164,10 @@ def figures_of(run: Run, rows: list[Row], one: Deployment) -> Row:
         "prefix_cache_reused_ratio": (
             sum(run.admissions[first_pool, row["request"]][0][1] for row in served) / inputs if inputs else None
         ),
-        "ttft_ms": statistics_of(counted(run, rows, one, "ttft")),
-        "tpot_ms": statistics_of(counted(run, rows, one, "tpot")),
-        "itl_ms": statistics_of([float(gap) / 1e6 for gap in run.gaps(rows)]),
-        "e2e_latency_ms": statistics_of(counted(run, rows, one, "e2e")),
+        "ttft_ms": main_statistics(counted(run, rows, one, "ttft")),
+        "tpot_ms": main_statistics(counted(run, rows, one, "tpot")),
+        "itl_ms": main_statistics([float(gap) / 1e6 for gap in run.gaps(rows)]),
+        "e2e_latency_ms": main_statistics(counted(run, rows, one, "e2e")),
     }
     if one.sla.keys() - {"pooled_itl_ms"}:
         figures["goodput_completed_requests"] = sum(keeps(run, row, one.sla) for row in served)
@@ -261,10 +263,49 @@ def expected_report(run: Run, one: Deployment) -> Row:
         report["measured"] = {**run.measured, "whole_run": figures_of(run, run.requests, one)}
     if one.count_rejected:
         report["counted_as_infinite"] = len(rejected)
+    classes = {row["class"] for row in run.part if "class" in row}
+    if classes:
+        report["classes"] = {
+            name: figures_of(run, [row for row in run.part if row.get("class") == name], one) for name in classes
+        }
+    sessions = sessions_of(run)
+    if sessions:
+        report["sessions"] = sessions
     grows = overload(run)
     if grows:
         report["overload"] = grows
     return report
+
+
+def sessions_of(run: Run) -> Row | None:
+    """Return the figures of the sessions with several requests."""
+    by_name: dict[int, list[Row]] = {}
+    for row in run.requests:
+        by_name.setdefault(row["session"], []).append(row)
+    sessions = [rows for rows in by_name.values() if len(rows) > 1]
+    if not sessions:
+        return None
+    served = [rows for rows in sessions if all(row["status"] == "finished" for row in rows)]
+    lengths, busy = [], 0
+    for rows in served:
+        spans = [(ns(row["arrival_ms"]), run.visible(row)[-1]) for row in rows]
+        lengths.append(max(end for _, end in spans) - min(start for start, _ in spans))
+        busy += covered(spans)
+
+    def ttfts(first: bool) -> list[float]:
+        rows = [row for rows in sessions for row in rows if row["status"] == "finished"]
+        return [
+            (run.visible(row)[0] - ns(row["arrival_ms"])) / 1e6 for row in rows if (row["turn"] == 0) == first
+        ]
+
+    return {
+        "num_sessions": len(sessions),
+        "completed_sessions": len(served),
+        "session_duration_ms": main_statistics([length / 1e6 for length in lengths]),
+        "idle_ratio": 1 - busy / sum(lengths) if sum(lengths) else None,
+        "first_turn_ttft_ms": main_statistics(ttfts(True)),
+        "later_turn_ttft_ms": main_statistics(ttfts(False)),
+    }
 
 
 def overload(run: Run) -> Row | None:

@@ -130,6 +130,11 @@ pub struct TraceConfig {
     /// Keep this many sessions under way at a time instead of following the arrival times
     #[arg(long, value_name = "SESSIONS")]
     pub replay_concurrency: Option<u32>,
+    /// Begin the sessions that a closed loop starts with at one of their requests, drawn at random
+    ///
+    /// As if they had been under way before. What they had said until then is part of their prompts, and in no cache.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub warm_start: Option<bool>,
     /// Replay no more than the first N requests of the load, in the order of its lines
     ///
     /// Of a load that the options below have changed these are those of the first sessions, in order of arrival.

@@ -75,6 +75,7 @@ fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> T
         turns: is_trace.then(|| given.turns.or(notes.turns).unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,
+        warm_start: concurrency.map(|_| given.warm_start.unwrap_or(false)),
         max_requests: given.max_requests,
         merge: given.merge.as_ref().map(|paths| paths.iter().map(|path| named(path)).collect()),
         time_range: given.time_range.clone(),

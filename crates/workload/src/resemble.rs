@@ -226,6 +226,7 @@ impl<'a> Writer<'a> {
             hash_ids,
             output_ids: source.output_ids.iter().map(|&id| self.id(id, copy)).collect(),
             priority: source.priority,
+            class: source.class.clone(),
             max_output: source.max_output.map(|most| most.max(output_length as u32)),
             ..TraceRow::default()
         }

@@ -1,7 +1,7 @@
 //! A part of a load, more of it, or the same at other times.
 //!
 //! Sessions stay whole: a turn builds on the one before. What is asked for is done in this order: a range of time, a
-//! sample, repetition, other arrivals, the first requests.
+//! sample, repetition, other arrivals, a start in the middle of sessions, the first requests.
 
 use std::num::NonZeroUsize;
 
@@ -23,15 +23,25 @@ pub struct Shape {
     pub repeat: u32,
     /// When sessions arrive, in place of their times, and the shape of the gaps between them.
     pub arrivals: Option<(RateProfile, f64)>,
+    /// Sessions of a closed loop that are under way at a time: so many begin at a turn that is drawn.
+    pub warm_start: Option<u32>,
     /// Requests that are used, the first ones; all without it.
     pub max_requests: Option<NonZeroUsize>,
-    /// Seed of the sample and the arrivals.
+    /// Seed of the sample, the arrivals and the turns that sessions begin at.
     pub seed: u64,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { time_range: None, sample: 1.0, repeat: 1, arrivals: None, max_requests: None, seed: 0 }
+        Self {
+            time_range: None,
+            sample: 1.0,
+            repeat: 1,
+            arrivals: None,
+            warm_start: None,
+            max_requests: None,
+            seed: 0,
+        }
     }
 }
 
@@ -65,6 +75,8 @@ pub enum ShapeError {
         /// Sessions there are.
         sessions: usize,
     },
+    /// No session has a middle to start in.
+    NoLaterTurns,
     /// A time does not fit into 64 bits of nanoseconds.
     TimeSpan,
 }
@@ -92,6 +104,9 @@ impl From<&ShapeError> for Message {
                 sent,
                 sessions
             ),
+            ShapeError::NoLaterTurns => {
+                message!("{warm_start} begins sessions at one of their later requests, but each has only one")
+            }
             ShapeError::TimeSpan => {
                 "the times of the load do not fit into 64 bits of nanoseconds, which are 584 years".into()
             }
@@ -132,6 +147,9 @@ impl Shape {
             }
             _ => from_the_first(&mut workload),
         }
+        if let Some(lanes) = self.warm_start {
+            self.start_within(&mut workload, lanes)?;
+        }
         if let Some(most) = self.max_requests {
             first_requests(&mut workload, most.get());
         }
@@ -142,6 +160,19 @@ impl Shape {
             };
         }
         Ok(workload)
+    }
+
+    /// Has the sessions that a closed loop begins with start at one of their turns, each as likely as the others.
+    fn start_within(&self, workload: &mut Workload, lanes: u32) -> Result<(), ShapeError> {
+        if workload.sessions.iter().all(|session| session.turns.len() == 1) {
+            return Err(ShapeError::NoLaterTurns);
+        }
+        let mut random = stream(self.seed, "warm_start");
+        for session in workload.sessions.iter_mut().take(lanes as usize) {
+            let turn = random.random_range(0..session.turns.len());
+            session.begin_at(turn);
+        }
+        Ok(())
     }
 
     fn sampled(&self, workload: Workload) -> Result<Workload, ShapeError> {
@@ -434,5 +465,40 @@ mod tests {
     fn a_shape_that_changes_nothing_is_plain() {
         assert!(Shape { seed: 3, max_requests: NonZeroUsize::new(4), ..Shape::default() }.is_plain());
         assert!(!Shape { repeat: 2, ..Shape::default() }.is_plain());
+    }
+
+    #[test]
+    fn the_sessions_that_a_closed_loop_begins_with_start_within() {
+        let delay = TurnStart::AfterPrevious(Duration::from_ns(5_000_000));
+        let starts = [TurnStart::At(Time::ZERO), delay, delay, delay];
+        let workload = || Workload {
+            sessions: (0..40).map(|number| session(&number.to_string(), &starts)).collect(),
+            ..Workload::default()
+        };
+        let shaped = |seed| {
+            let shape = Shape { warm_start: Some(30), seed, ..Shape::default() };
+            shape.apply(workload(), Load::Closed).unwrap()
+        };
+        let turns = |workload: &Workload| -> Vec<usize> {
+            workload.sessions.iter().map(|session| session.turns.len()).collect()
+        };
+        let of = turns(&shaped(1));
+        for left in 1..=4 {
+            assert!(of[..30].contains(&left), "{of:?}");
+        }
+        assert_eq!(of[30..], [4; 10], "later sessions are whole");
+        assert_eq!((turns(&shaped(1)), turns(&shaped(2)) == of), (of, false));
+        for session in shaped(1).sessions {
+            assert_eq!(session.turns[0].start, TurnStart::At(Time::ZERO));
+            assert!(session.turns[1..].iter().all(|turn| turn.start == delay));
+        }
+    }
+
+    #[test]
+    fn sessions_of_one_request_have_no_middle() {
+        let workload =
+            Workload { sessions: vec![session("a", &[TurnStart::At(Time::ZERO)])], ..Workload::default() };
+        let shape = Shape { warm_start: Some(1), ..Shape::default() };
+        assert_eq!(shape.apply(workload, Load::Closed), Err(ShapeError::NoLaterTurns));
     }
 }

@@ -51,6 +51,26 @@ impl Session {
         }
     }
 
+    /// Drops the turns before one, with which the session begins then; what waits for none of the others any more is sent
+    /// with it.
+    pub(crate) fn begin_at(&mut self, turn: usize) {
+        self.turns.drain(..turn);
+        if let Some(first) = self.turns.first_mut() {
+            first.start = TurnStart::At(Time::ZERO);
+        }
+        let Some(waits) = &mut self.waits else { return };
+        let begin = turn as u32;
+        let left = waits.iter().skip(turn).map(|of_turn| -> Waits {
+            of_turn.iter().filter_map(|before| before.checked_sub(begin)).collect()
+        });
+        *waits = left.collect();
+        for (turn, waits) in self.turns.iter_mut().zip(waits.iter()).skip(1) {
+            if waits.is_empty() {
+                turn.start = TurnStart::AfterPrevious(Duration::ZERO);
+            }
+        }
+    }
+
     /// Drops the turns behind the first so many.
     pub(crate) fn truncate(&mut self, turns: usize) {
         self.turns.truncate(turns);
@@ -219,6 +239,11 @@ impl Workload {
     /// Tokens of all outputs.
     pub fn output_tokens(&self) -> u64 {
         self.turns().map(|turn| u64::from(turn.generated())).sum()
+    }
+
+    /// Whether a turn waits for others than the one before it in its session.
+    pub fn forks(&self) -> bool {
+        self.sessions.iter().any(|session| session.waits.is_some())
     }
 
     /// All turns, session by session.

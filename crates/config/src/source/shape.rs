@@ -35,6 +35,7 @@ pub(super) fn of(config: &ReplayConfig, layers: &Layers) -> Result<Shape, Failur
         sample,
         repeat: given.repeat.unwrap_or(1),
         arrivals: arrivals(given, layers)?,
+        warm_start: warm_start(given, layers)?,
         max_requests,
         seed: given.seed.unwrap_or(DEFAULT_SEED),
     })
@@ -59,6 +60,19 @@ pub(super) fn refuse_two_arrivals(config: &ReplayConfig, layers: &Layers) -> Res
             ))
             .with_hint("leave one of the two out")),
         _ => Ok(()),
+    }
+}
+
+/// The sessions of a closed loop that start within.
+fn warm_start(given: &TraceConfig, layers: &Layers) -> Result<Option<u32>, Failure> {
+    match (given.warm_start, given.replay_concurrency) {
+        (Some(true), None) => Err(layers
+            .refused(message!(
+                "{warm_start} is for a closed loop, in which sessions have no times, but this is none"
+            ))
+            .with_hint(message!("{--replay_concurrency} N has N sessions under way at a time"))),
+        (Some(true), lanes) => Ok(lanes),
+        (Some(false) | None, _) => Ok(None),
     }
 }
 

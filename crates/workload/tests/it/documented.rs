@@ -9,6 +9,7 @@ use crate::read;
 /// How examples of traces begin, and the requests that they hold.
 const EXAMPLES: &[(&str, usize)] = &[
     ("{\"timestamp\": 0, \"input_length\": 1200", 3),
+    ("{\"request_id\": \"plan\"", 4),
     ("{\"arrival_time_ns\": 0, \"input_toks\": 3", 2),
     ("{\"session_id\": \"s0\", \"arrival_time_ns\"", 2),
     ("{\"timestamp\": 0, \"text_input\"", 3),

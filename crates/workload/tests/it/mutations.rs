@@ -12,6 +12,11 @@ const FILES: &[&str] = &[
 {"delay": 8.5, "session_id": "a", "input_length": 1100, "output_length": 9, "hash_ids": [0, 7, 8], "output_hash_ids": [9]}
 {"timestamp": 30, "input_length": 100, "output_length": 2}
 "#,
+    r#"{"request_id": "q1", "timestamp": 0, "input_length": 600, "output_length": 9, "hash_ids": [0, 7], "class": "x", "branches": ["q3"]}
+{"request_id": "q2", "wait_for": ["q1"], "tool_wait_ms": 5, "input_length": 100, "output_length": 2, "hash_ids": [0]}
+{"request_id": "q3", "input_length": 100, "output_length": 2, "hash_ids": [0], "prefix_reset": true}
+{"request_id": "q4", "wait_for": ["q2", "q3"], "input_length": 100, "output_length": 2, "hash_ids": [0]}
+"#,
     r#"{"chat_id": 55, "parent_chat_id": -1, "timestamp": 0.114, "input_length": 30, "output_length": 8, "turn": 1, "hash_ids": [0, 1]}
 "#,
     r#"{"arrival_time_ns": 0, "input_toks": 3, "output_toks": 2, "input_tok_ids": [5, 6, 7], "output_tok_ids": [8, 9]}
@@ -86,7 +91,8 @@ fn files_of_rows() -> Vec<String> {
         let rows = &file[header.len()..];
         // Names of sessions and ids that have to be unique are others in each copy.
         let copy = |number: u32| {
-            rows.replace("\"t1\"", &format!("\"t{number}\""))
+            rows.replace("\"q", &format!("\"q{number}-"))
+                .replace("\"t1\"", &format!("\"t{number}\""))
                 .replace("\"s0\"", &format!("\"s{number}\""))
                 .replace("\"spanId\": \"b1\"", &format!("\"spanId\": \"b{number}\""))
                 .replace("\"session_id\": \"a\"", &format!("\"session_id\": \"a{number}\""))

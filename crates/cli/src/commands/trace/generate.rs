@@ -103,6 +103,14 @@ fn like(args: &GenerateArgs, path: &Path) -> Result<(Vec<TraceRow>, u32), Failur
     let (trace, cut) = args.form.read(path)?;
     let (workload, load) = workload(path, &trace, cut)?;
     workload.notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
+    if workload.forks() {
+        return Err(Failure::user(message!(
+            "{}: requests wait for others than the one before them in their session (`wait_for`, `branches`), which \
+             --like does not make more of",
+            path.display().to_string()
+        ))
+        .with_hint("`servecast replay --repeat N` sends such a trace again"));
+    }
     let block_size = if trace.token_ids { TOKENS_PER_BLOCK } else { cut.block_size };
     let requests = args.synthetic.request_count.map_or(workload.requests(), |count| count as usize);
     if requests > MOST_REQUESTS {

@@ -294,9 +294,7 @@ def sessions_of(run: Run) -> Row | None:
 
     def ttfts(first: bool) -> list[float]:
         rows = [row for rows in sessions for row in rows if row["status"] == "finished"]
-        return [
-            (run.visible(row)[0] - ns(row["arrival_ms"])) / 1e6 for row in rows if (row["turn"] == 0) == first
-        ]
+        return [(run.visible(row)[0] - ns(row["arrival_ms"])) / 1e6 for row in rows if (row["turn"] == 0) == first]
 
     return {
         "num_sessions": len(sessions),

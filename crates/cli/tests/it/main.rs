@@ -1,5 +1,6 @@
 //! The `servecast` binary, from outside.
 
+mod agentic;
 mod bad_input;
 mod calibrate;
 mod calibrate_live;

@@ -1,0 +1,157 @@
+//! Sessions that fork and join, that begin within, and classes of requests.
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+/// Twenty tasks that begin 50 ms apart: a plan, two branches with tools of different lengths, and what joins them.
+fn trace() -> String {
+    let mut text = String::new();
+    for task in 0..20 {
+        let row = |name: &str, class: &str, others: String| {
+            format!(
+                r#"{{"request_id": "{name}{task}", "class": "{class}", "input_length": 600, "output_length": 9, "hash_ids": [{}, 0], {others}}}"#,
+                task + 1
+            ) + "\n"
+        };
+        let wait = |tool_ms: u64| format!(r#""wait_for": ["plan{task}"], "tool_wait_ms": {tool_ms}"#);
+        text += &row("plan", "planner", format!(r#""timestamp": {}"#, task * 50));
+        text += &row("left", "worker", wait(30));
+        text += &row("right", "worker", wait(300));
+        text += &row("join", "planner", format!(r#""wait_for": ["left{task}", "right{task}"]"#));
+    }
+    text
+}
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("s.jsonl", trace());
+    sandbox
+}
+
+fn rows(sandbox: &Sandbox, file: &str) -> Vec<Value> {
+    sandbox.read(file).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+#[test]
+fn a_join_comes_after_all_that_it_waits_for() {
+    let sandbox = sandbox();
+    for load in [&[][..], &["--replay-concurrency", "3"], &["--arrival-speedup-ratio", "10"]] {
+        let arguments = [&["s.jsonl", "--requests-jsonl", "rows.jsonl", "--overwrite"], load].concat();
+        let report = sandbox.report(&arguments);
+        assert_eq!(report["completed_requests"], 80);
+        let rows = rows(&sandbox, "rows.jsonl");
+        let of = |line: u64| rows.iter().find(|row| row["line"] == line).unwrap();
+        let tools =
+            if load.first() == Some(&"--arrival-speedup-ratio") { [3.0, 30.0] } else { [30.0, 300.0] };
+        for plan in (1..80).step_by(4) {
+            let end = |line: u64| number(&of(line)["ended_ms"]);
+            let after = |line: u64, before: f64, ms: f64| {
+                let arrival = number(&of(line)["arrival_ms"]);
+                assert!(
+                    (arrival - before - ms).abs() < 1e-6,
+                    "{line}: {arrival} is not {ms} ms after {before}"
+                );
+            };
+            after(plan + 1, end(plan), tools[0]);
+            after(plan + 2, end(plan), tools[1]);
+            after(plan + 3, end(plan + 1).max(end(plan + 2)), 0.0);
+        }
+        let sessions = &report["sessions"];
+        assert_eq!((&sessions["num_sessions"], &sessions["completed_sessions"]), (&20.into(), &20.into()));
+        assert!(number(&sessions["idle_ratio"]) > 0.0);
+    }
+}
+
+#[test]
+fn classes_have_figures_of_their_own() {
+    let sandbox = sandbox();
+    let report = sandbox.report(&["s.jsonl", "--requests-jsonl", "rows.jsonl", "--slo", "p95 itl <= 1s"]);
+    let [planner, worker] = ["planner", "worker"].map(|class| &report["classes"][class]);
+    for class in [planner, worker] {
+        assert_eq!(class["num_requests"], 40);
+        assert!(number(&class["itl_ms"]["mean"]) > 0.0 && class["slo"][0]["met"] == true);
+    }
+    let mean = (number(&planner["ttft_ms"]["mean"]) + number(&worker["ttft_ms"]["mean"])) / 2.0;
+    assert!((mean - number(&report["mean_ttft_ms"])).abs() < 1e-9);
+    let classes: Vec<Value> = rows(&sandbox, "rows.jsonl").iter().map(|row| row["class"].clone()).collect();
+    assert_eq!(classes.iter().filter(|class| *class == "worker").count(), 40);
+    let table = sandbox.run(&["replay", "s.jsonl", "--format", "table"]);
+    assert!(table.stdout.contains("By class (ms)") && table.stdout.contains("│ planner"), "{}", table.stdout);
+    assert!(
+        table.stdout.contains("Sessions: 20 of several requests, 20 served to the end"),
+        "{}",
+        table.stdout
+    );
+}
+
+#[test]
+fn a_run_by_the_clock_is_replayed_from_its_stamps() {
+    let sandbox = sandbox();
+    let online = ["s.jsonl", "--replay-mode", "online", "--speed", "20", "--log-arrivals", "sent.jsonl"];
+    sandbox.report(&[&online[..], &["--requests-jsonl", "online.jsonl"]].concat());
+    sandbox.report(&["sent.jsonl", "--requests-jsonl", "offline.jsonl"]);
+    let [online, offline] = ["online.jsonl", "offline.jsonl"].map(|file| rows(&sandbox, file));
+    assert_eq!(online.len(), 80);
+    for (online, offline) in online.iter().zip(&offline) {
+        let of = |row: &Value| {
+            ["line", "turn", "class", "arrival_ms", "first_token_ms", "ended_ms"].map(|key| row[key].clone())
+        };
+        assert_eq!(of(online), of(offline));
+    }
+}
+
+#[test]
+fn a_closed_loop_begins_within_sessions() {
+    let sandbox = Sandbox::new();
+    let turn = |session: u32, turn: u32| {
+        let time = if turn == 0 { r#""timestamp": 0"# } else { r#""delay": 100"# };
+        format!(
+            r#"{{"session_id": "{session}", {time}, "input_length": 100, "output_length": 5, "hash_ids": [1]}}"#
+        ) + "\n"
+    };
+    let text: String = (0..10).flat_map(|session| (0..6).map(move |number| turn(session, number))).collect();
+    sandbox.write("t.jsonl", text);
+    let closed = ["t.jsonl", "--replay-concurrency", "5", "--warm-start"];
+    let report = sandbox.report(&closed);
+    let requests = report["num_requests"].as_u64().unwrap();
+    assert!((35..60).contains(&requests), "{requests}");
+    assert_eq!(report["settings"]["warm_start"], true);
+    assert_eq!(sandbox.report(&closed)["workload_hash"], report["workload_hash"]);
+    let other = sandbox.report(&[&closed[..], &["--seed", "7"]].concat());
+    assert_ne!(other["workload_hash"], report["workload_hash"]);
+    let refused = |arguments: &[&str], problem: &str| {
+        let refused = sandbox.run(&[&["replay"], arguments].concat());
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    };
+    refused(&["t.jsonl", "--warm-start"], "`warm_start` is for a closed loop");
+    sandbox.write("one.jsonl", r#"{"timestamp": 0, "input_length": 100, "output_length": 5}"#);
+    refused(&["one.jsonl", "--replay-concurrency", "1", "--warm-start"], "each has only one");
+}
+
+#[test]
+fn what_goes_by_single_rows_refuses_forks() {
+    let sandbox = sandbox();
+    let refused = |arguments: &[&str], problem: &str| {
+        let refused = sandbox.run(arguments);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    };
+    refused(&["replay", "s.jsonl", "--stream"], "line 2: the row has `wait_for` or `branches`");
+    refused(&["trace", "generate", "--like", "s.jsonl", "-o", "x.jsonl"], "--like does not make more of");
+    let check = sandbox.run(&["trace", "check", "s.jsonl"]);
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    assert!(check.stdout.contains("80 in 20 sessions"), "{}", check.stdout);
+    let converted = sandbox.run(&["trace", "convert", "s.jsonl", "-o", "c.jsonl"]);
+    assert_eq!(converted.code, Some(0), "{}", converted.stderr);
+    let [before, after] = ["s.jsonl", "c.jsonl"].map(|file| sandbox.report(&[file]));
+    assert_eq!(
+        (&before["mean_e2e_latency_ms"], &before["sessions"]),
+        (&after["mean_e2e_latency_ms"], &after["sessions"])
+    );
+}

@@ -207,7 +207,9 @@ impl Replay {
         let roots: Vec<u32> =
             (1..).zip(waits.iter().skip(1)).filter(|(_, of)| of.is_empty()).map(|(turn, _)| turn).collect();
         self.graphs.insert(session, progress);
-        roots.into_iter().for_each(|turn| self.send_after(TurnId { session, turn }, sent));
+        for turn in roots {
+            self.send_after(TurnId { session, turn }, sent);
+        }
     }
 
     /// A turn is sent that waits for nothing more since `ready`.
@@ -226,7 +228,9 @@ impl Replay {
         if let Some(progress) = self.graphs.get_mut(&session) {
             let ready = progress.served(turn, now);
             let is_over = progress.is_over();
-            ready.into_iter().for_each(|(turn, ready)| self.send_after(TurnId { session, turn }, ready));
+            for (turn, ready) in ready {
+                self.send_after(TurnId { session, turn }, ready);
+            }
             return if is_over { self.session_ended(session, now) } else { self.plan_next() };
         }
         let next = TurnId { session, turn: turn + 1 };

@@ -39,7 +39,7 @@ fn write_row(
     mut out: impl Write,
 ) -> io::Result<()> {
     let row = RequestRow::new(ended.id.index(), ended.record, ended.ttft_breakdown());
-    serde_json::to_writer(&mut out, &RequestRow { measured, class, ..row })?;
+    serde_json::to_writer(&mut out, &RequestRow { class, measured, ..row })?;
     out.write_all(b"\n")
 }
 

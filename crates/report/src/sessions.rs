@@ -75,7 +75,7 @@ fn span(requests: &[&RequestRecord]) -> Option<(Duration, Duration)> {
     for request in requests {
         let last = request.last_token?;
         if last > end {
-            busy = busy + last.since(request.arrival.max(end));
+            busy += last.since(request.arrival.max(end));
             end = last;
         }
     }

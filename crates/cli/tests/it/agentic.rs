@@ -76,7 +76,8 @@ fn classes_have_figures_of_their_own() {
         assert_eq!(class["num_requests"], 40);
         assert!(number(&class["itl_ms"]["mean"]) > 0.0 && class["slo"][0]["met"] == true);
     }
-    let mean = (number(&planner["ttft_ms"]["mean"]) + number(&worker["ttft_ms"]["mean"])) / 2.0;
+    let [one, other] = [planner, worker].map(|class| number(&class["ttft_ms"]["mean"]));
+    let mean = f64::midpoint(one, other);
     assert!((mean - number(&report["mean_ttft_ms"])).abs() < 1e-9);
     let classes: Vec<Value> = rows(&sandbox, "rows.jsonl").iter().map(|row| row["class"].clone()).collect();
     assert_eq!(classes.iter().filter(|class| *class == "worker").count(), 40);

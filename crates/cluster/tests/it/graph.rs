@@ -15,7 +15,8 @@ struct Sent {
 impl Sent {
     fn new(lines: &[&str], mode: LoadMode) -> Self {
         let begin = r#"{"input_length": 10, "output_length": 1, "hash_ids": [1], "#;
-        let text: String = lines.iter().map(|line| format!("{begin}{line}}}\n")).collect();
+        let rows: Vec<String> = lines.iter().map(|line| format!("{begin}{line}}}")).collect();
+        let text = rows.join("\n");
         let load = match mode {
             LoadMode::OpenLoop => Load::Open { arrival_speedup_ratio: 1.0 },
             LoadMode::ClosedLoop { .. } => Load::Closed,

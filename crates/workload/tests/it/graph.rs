@@ -8,9 +8,9 @@ const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
 fn rows(lines: &[&str]) -> Vec<TraceRow> {
     let rows = lines.iter().map(|line| {
         let begin = r#"{"input_length": 10, "output_length": 1, "hash_ids": [1], "#;
-        format!("{begin}{line}}}\n")
+        format!("{begin}{line}}}")
     });
-    read_mooncake(rows.collect::<String>().as_bytes()).unwrap().rows
+    read_mooncake(rows.collect::<Vec<_>>().join("\n").as_bytes()).unwrap().rows
 }
 
 fn workload(lines: &[&str]) -> Workload {

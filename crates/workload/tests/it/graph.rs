@@ -1,6 +1,6 @@
 //! Requests that wait for several others, and classes of requests.
 
-use servecast_types::Time;
+use servecast_types::{ClassId, Time};
 use servecast_workload::{Cut, Load, TraceRow, TurnStart, Turns, Workload, read_mooncake, write_mooncake};
 
 const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
@@ -239,8 +239,7 @@ fn the_type_of_a_bailian_row_is_its_class() {
     let text = format!("{}\n{}\n{}", row(1, "text"), row(2, "search"), row(3, "text"));
     let workload = read_mooncake(text.as_bytes()).unwrap().workload(16, OPEN).unwrap();
     assert_eq!(workload.classes, ["text".into(), "search".into()]);
-    let classes: Vec<usize> =
-        workload.turns().filter_map(|turn| turn.class).map(|class| class.index()).collect();
+    let classes: Vec<usize> = workload.turns().filter_map(|turn| turn.class).map(ClassId::index).collect();
     assert_eq!(classes, [0, 1, 0]);
 }
 

@@ -167,6 +167,20 @@ def test_a_report_says_what_was_run(rows: list[Row]) -> None:
     assert own.latency_source == "a function of the program that ran it"
 
 
+def test_a_diagnosis_is_tested_on_request() -> None:
+    def run(**more: bool) -> Report:
+        return servecast.run_synthetic_trace_replay(200, 300, 40, replay_concurrency=32, max_num_seqs=4, **more)
+
+    assert "diagnosis" not in run()
+    (finding,) = run(diagnosis=True)["diagnosis"]
+    assert "tested" not in finding["what_if"]
+    (finding,) = run(diagnose=True)["diagnosis"]
+    figures = {figure["name"]: figure for figure in finding["what_if"]["tested"]["figures"]}
+    assert figures["mean_ttft_ms"]["after"] < figures["mean_ttft_ms"]["before"]
+    with pytest.raises(ConfigError, match="by the clock of the machine"):
+        servecast.run_synthetic_trace_replay(200, 3, 4, diagnose=True, replay_mode="online")
+
+
 def test_a_figure_without_a_sample_is_none(rows: list[Row]) -> None:
     report = servecast.run_trace_replay(rows, extra_engine_args=EngineArgs(num_gpu_blocks=2))
     assert report.completed_requests == 0

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use servecast::what_if::TestProgress;
 use servecast_types::Time;
 
 /// How often the bar changes.
@@ -135,6 +136,44 @@ impl RunProgress<'_> {
             bar.set_message(format!("{ended}/{} runs", self.all.runs));
         }
         self.started.elapsed().as_secs_f64() * 1000.0
+    }
+}
+
+/// Shows how far the runs have come that test a diagnosis, on a terminal and only there.
+pub(crate) struct TestsProgress {
+    bar: Option<ProgressBar>,
+    instants: u32,
+}
+
+impl TestsProgress {
+    /// A bar, unless nobody would see it.
+    pub(crate) fn new(quiet: bool) -> Self {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{bar:20} {wide_msg}");
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+                .with_style(style.expect("the template is constant"))
+                .with_message("testing the diagnosis")
+        });
+        Self { bar, instants: 0 }
+    }
+
+    /// A run has come so far.
+    pub(crate) fn tick(&mut self, reached: TestProgress) {
+        let Some(bar) = &self.bar else { return };
+        self.instants = self.instants.wrapping_add(1);
+        if self.instants.is_multiple_of(LOOK_EVERY) {
+            let TestProgress { done, runs, ended, requests } = reached;
+            bar.set_length(PARTS * runs as u64);
+            bar.set_position(PARTS * done as u64 + ended * PARTS / requests.max(1));
+            bar.set_message(format!("testing the diagnosis, run {} of {runs}", done + 1));
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -365,6 +365,9 @@ pub struct OutputConfig {
     /// It takes some part of the time of the run, up to a third if prompts share much.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub diagnosis: Option<bool>,
+    /// Run what would test the first findings of the diagnosis, up to three runs, and say what changes
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub diagnose: Option<bool>,
     /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report_html: Option<PathBuf>,
@@ -416,10 +419,20 @@ impl OutputConfig {
         self.report_html.is_some() || self.output_dir.is_some()
     }
 
-    /// Whether the command line says what is wrong with a run.
+    /// Whether the command line says what is wrong with a run: if it is asked to, or prints for somebody who reads.
     pub fn has_diagnosis(&self) -> bool {
         let is_read = matches!(self.format.unwrap_or_default(), ReportFormat::Table | ReportFormat::Markdown);
-        self.diagnosis.unwrap_or(is_read)
+        self.diagnosis.unwrap_or(is_read || self.diagnoses())
+    }
+
+    /// Whether the report of a program says so: if it is asked to.
+    pub fn asks_for_diagnosis(&self) -> bool {
+        self.diagnosis.unwrap_or(self.diagnoses())
+    }
+
+    /// Whether runs are made that test what a diagnosis finds.
+    pub fn diagnoses(&self) -> bool {
+        self.diagnose == Some(true)
     }
 }
 

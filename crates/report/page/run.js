@@ -12,10 +12,23 @@ function diagnosis() {
     const [name, ...rest] = finding.sentence.split(":");
     const entry = node("li", {}, node("p", {}, node("b", {}, name), `:${rest.join(":")}.`));
     entry.append(node("p", { class: "dim" }, finding.evidence.map(figure).join(" · ")));
-    if (finding.what_if) entry.append(node("p", {}, `To test it, with ${finding.what_if.change}: `, node("code", {}, finding.what_if.command)));
+    const test = finding.what_if;
+    if (test) entry.append(node("p", {}, `${test.tested ? "Tested" : "To test it"}, with ${test.change}: `, node("code", {}, test.command)));
+    if (test?.tested) entry.append(tested(test.tested, name));
     return entry;
   };
   at.append(node("ol", { class: "findings" }, ...findings.map(item)));
+}
+
+/// What came of the run that tests a finding.
+function tested({ refused, figures }, finding) {
+  if (refused) return node("p", { class: "dim" }, `That run cannot be made: ${refused}`);
+  const names = { sla: "requests within the limits" };
+  const ofTarget = (f) => names[f.name] ?? (f.name.includes("<") ? `within ${f.name}` : words(f.name.replace(/_(ms|tok_s)$/, "")));
+  const shown = (f, value) => (f.unit === "share" ? percent(value) : number(value, f.unit === "count" ? 0 : 2));
+  const change = (f) => (f.before > 0 && f.after != null && f.unit !== "share" ? `${number((f.after / f.before - 1) * 100, 0)} %` : "");
+  const row = (f) => [`${ofTarget(f)}${["ms", "tokens/s"].includes(f.unit) ? ` (${f.unit})` : ""}`, shown(f, f.before), shown(f, f.after), change(f)];
+  return table(["Figure", "this run", "with the change", "change"], figures.map(row), `Test of: ${finding}`);
 }
 
 function summary() {

@@ -14,6 +14,7 @@ use servecast_record::RunRecord;
 
 use self::facts::{Cause, Facts, Judged, Main};
 pub use self::finding::{Evidence, Finding, FindingKind, WhatIf};
+pub use self::tested::{Tested, TestedFigure};
 use crate::report::Report;
 
 mod causes;
@@ -25,6 +26,7 @@ mod load;
 mod prompts;
 mod states;
 mod targets;
+mod tested;
 mod tokens;
 mod what_if;
 
@@ -112,7 +114,7 @@ pub fn render_diagnosis(report: &Report) -> String {
         }
         let _ = writeln!(text, "  {}. {}", number + 1, finding.sentence);
         if let Some(what_if) = &finding.what_if {
-            let _ = writeln!(text, "     to test it: {} ({})", what_if.change, what_if.flags());
+            text += &test_of(what_if, &findings[..number]);
         }
     }
     let more = findings.len().saturating_sub(SHOWN);
@@ -121,4 +123,18 @@ pub fn render_diagnosis(report: &Report) -> String {
             writeln!(text, "  and {more} more in the report (--report-json) and on its page (--report-html)");
     }
     text
+}
+
+/// A line on the run that tests a finding, behind those before it.
+fn test_of(what_if: &WhatIf, before: &[Finding]) -> String {
+    let (change, flags) = (&what_if.change, what_if.flags());
+    let Some(tested) = &what_if.tested else {
+        return format!("     to test it: {change} ({flags})\n");
+    };
+    let is_same =
+        |other: &Finding| other.what_if.as_ref().is_some_and(|other| other.settings == what_if.settings);
+    match before.iter().position(is_same) {
+        Some(place) => format!("     tested, {change}: as in {}.\n", place + 1),
+        None => format!("     tested, {change} ({flags}): {}\n", tested.sentence()),
+    }
 }

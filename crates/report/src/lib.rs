@@ -65,7 +65,9 @@ mod window;
 pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
-pub use diagnosis::{Evidence, Finding, FindingKind, WhatIf, diagnose, render_diagnosis};
+pub use diagnosis::{
+    Evidence, Finding, FindingKind, Tested, TestedFigure, WhatIf, diagnose, render_diagnosis,
+};
 pub use differences::{
     DIFFERENCES_SCHEMA, Difference, Differences, NamedFigures, RunDifference, SettingChange, WorkloadId,
     render_differences,

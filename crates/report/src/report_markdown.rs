@@ -32,7 +32,11 @@ fn diagnosis(report: &Report) -> String {
     }
     let item = |finding: &crate::Finding| {
         let test = finding.what_if.as_ref().map_or_else(String::new, |what_if| {
-            format!("; to test it: {} ({})", markdown::text(&what_if.change), markdown::code(what_if.flags()))
+            let change = format!("{} ({})", markdown::text(&what_if.change), markdown::code(what_if.flags()));
+            match &what_if.tested {
+                None => format!("; to test it: {change}"),
+                Some(tested) => format!("; tested, {change}: {}", markdown::text(&tested.sentence())),
+            }
         });
         format!("1. {}{test}\n", markdown::text(&finding.sentence))
     };

@@ -221,6 +221,7 @@ pub mod routing;
 pub mod rows;
 mod streamed;
 pub mod timeline;
+pub mod what_if;
 
 pub use servecast_config::latency::Models;
 pub use {

@@ -90,6 +90,7 @@ impl Plan {
                 )));
         }
         let streamed = streamed(&config, &layers, &source)?;
+        check_diagnose(&config, &layers)?;
         let timeline = timeline(&config, &layers)?;
         let exports = exports(&config.output)?;
         let Deployment {
@@ -379,6 +380,24 @@ fn conditions(config: &ReplayConfig, layers: &Layers) -> Result<Vec<FailIf>, Fai
         ))
     };
     given.map(condition).collect()
+}
+
+/// Refuses to test findings that there are not, or in a run that cannot be made again.
+fn check_diagnose(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure> {
+    if !config.output.diagnoses() {
+        return Ok(());
+    }
+    if config.output.diagnosis == Some(false) {
+        let message = message!("{diagnose} runs what tests the findings of {diagnosis}, but that is false");
+        return Err(layers.refused(message).with_hint("leave one of the two out"));
+    }
+    if config.trace.replay_mode == Some(ReplayMode::Online) {
+        let message = message!(
+            "{diagnose} runs the same load again in virtual time, but {replay_mode} is online, by the clock of the machine"
+        );
+        return Err(layers.refused(message).with_hint("leave one of the two out"));
+    }
+    Ok(())
 }
 
 /// How requests enter the deployment, as the cluster and as the workload see it.

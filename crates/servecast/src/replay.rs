@@ -23,6 +23,7 @@ use servecast_workload::{Workload, read_trace};
 use crate::iterations::IterationRows;
 use crate::online::run_online;
 use crate::plan::Plan;
+use crate::what_if::test_findings;
 
 /// How often a run tells how far it has come.
 const TELL_EVERY: Duration = Duration::from_millis(50);
@@ -154,7 +155,9 @@ pub fn replay(
     let workload = workload(replay.trace.as_deref(), &plan)
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     notes.extend(workload.notes.messages().iter().map(with_arguments));
-    let summary = plan.summary(&workload, plan.config.output.diagnosis.unwrap_or(false));
+    let output = &plan.config.output;
+    let summary = plan.summary(&workload, output.asks_for_diagnosis());
+    let again = output.diagnoses().then(|| workload.clone());
     let requests = workload.requests() as u64;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;
@@ -163,16 +166,24 @@ pub fn replay(
     let mut follower = Follower::new(replay, &watch);
     let outcome = run(simulation, &plan, &watch, &mut follower);
     let wall_time_ms = started.elapsed().as_secs_f64() * 1000.0;
-    let (record, online) = outcome.map_err(|error| {
-        let interrupted = matches!(error, RunError::Interrupted { .. });
-        let kind = if interrupted { RefusalKind::Interrupted } else { RefusalKind::Run };
-        Refusal { kind, message: printable(&chain(&error)).into_owned(), hint: None }
-    })?;
+    let (record, online) = outcome.map_err(|error| ended(&error))?;
     let options = SummaryOptions { wall_time_ms, online, ..summary };
     let iterations = follower.iterations.map(IterationRows::into_inner);
     let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
     let window = options.window;
-    Ok(Outcome { report: summarize(&record, &options), record, window, iterations, notes })
+    let mut report = summarize(&record, &options);
+    if let Some(workload) = again {
+        test_findings(&plan, &workload, &mut report, &mut |_| watch.tell(false))
+            .map_err(|error| ended(&error))?;
+    }
+    Ok(Outcome { report, record, window, iterations, notes })
+}
+
+/// Why a run has ended before its time.
+fn ended(error: &RunError) -> Refusal {
+    let interrupted = matches!(error, RunError::Interrupted { .. });
+    let kind = if interrupted { RefusalKind::Interrupted } else { RefusalKind::Run };
+    Refusal { kind, message: printable(&chain(error)).into_owned(), hint: None }
 }
 
 /// Runs by the clock that there is. A run that `watch` ends has no record.

@@ -25,6 +25,11 @@ pub fn resolved(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
         .map_err(|error| Failure::input(&error).about("the settings do not fit into a TOML file"))
 }
 
+/// The settings of a run by their keys, those that its file has.
+pub(crate) fn values(plan: &Plan, notes: &TraceNotes) -> Map<String, Value> {
+    object(json!(config(plan, notes, &absolute)))
+}
+
 /// The settings of a run as its report has them: equal wherever the run is repeated, so files go by their names. The
 /// trace has a name and a hash of its own there.
 pub fn reported(plan: &Plan, notes: &TraceNotes) -> Settings {

@@ -76,6 +76,7 @@ fn needs_requests(config: &ReplayConfig) -> Option<&'static str> {
         ("report_html", output.report_html.is_some()),
         ("timeline", output.timeline.is_some()),
         ("diagnosis", output.diagnosis == Some(true)),
+        ("diagnose", output.diagnoses()),
         ("export", output.export.is_some()),
     ]
     .into_iter()

@@ -15,7 +15,7 @@ use servecast_report::{
     render_markdown, render_table, summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
-use servecast_workload::write_in_lines;
+use servecast_workload::{Workload, write_in_lines};
 
 use crate::config::{
     DEFAULT_TRACE_BLOCK_SIZE, EXAMPLE, Layers, Origin, ReplayConfig, ReportFormat, RouterFlags, RouterGiven,
@@ -27,7 +27,7 @@ use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
 use crate::online::{OnlineRun, run_online};
 use crate::plan::Plan;
-use crate::progress::Progress;
+use crate::progress::{Progress, TestsProgress};
 use crate::routing::Row;
 use crate::rows::Rows;
 use crate::second_names;
@@ -35,6 +35,7 @@ use crate::source::{LoadRows, Source};
 use crate::timeline::Timeline;
 
 pub(super) use servecast::replay::json;
+use servecast::what_if::test_findings;
 
 pub(super) use self::outputs::{REPORT, ROWS};
 use self::streamed::Requests;
@@ -138,6 +139,8 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let workload = rows.into_workload(plan.load, layers)?;
     let mut options = plan.summary(&workload, config.output.has_diagnosis());
     let requests = workload.requests();
+    // What tests the findings has the load once more.
+    let again = config.output.diagnoses().then(|| workload.clone());
     let notes = workload.notes.clone();
     if !quiet {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
@@ -161,7 +164,10 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         complete.push(log_arrivals(online, kept, path, quiet)?);
     }
     options.online = online.map(|online| online.clock);
-    let report = summarize(&record, &options);
+    let mut report = summarize(&record, &options);
+    if let Some(workload) = again {
+        diagnose(&plan, &workload, &mut report, quiet, &interrupt)?;
+    }
     let run = outputs::Run {
         record: &record,
         report: &report,
@@ -179,6 +185,23 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
         )));
     }
     fail_if(&plan, &report)
+}
+
+/// Runs what tests the findings of a report.
+fn diagnose(
+    plan: &Plan,
+    workload: &Workload,
+    report: &mut Report,
+    quiet: bool,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let mut progress = TestsProgress::new(quiet);
+    let outcome = test_findings(plan, workload, report, &mut |reached| {
+        progress.tick(reached);
+        if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    progress.finish();
+    outcome.map_err(|error| Failure::interrupted(error.to_string()))
 }
 
 /// Fails if a condition of the plan holds.

@@ -384,3 +384,130 @@ fn a_terminal_gets_it_in_short_behind_the_facts() {
     let healthy = sandbox.run(&["replay", "t.jsonl"]).success();
     assert!(!healthy.contains("Diagnosis"), "{healthy}");
 }
+
+const FEW_SEATS: &str = "--input-tokens 200 --output-tokens 300 --request-count 40 --replay-concurrency 32 \
+     --max-num-seqs 4 --slo p95_ttft_<=_1s";
+
+/// Arguments in which an objective has underscores for spaces.
+fn words(text: &str) -> Vec<String> {
+    let spaced = |word: &str| if word.contains("<=") { word.replace('_', " ") } else { word.to_owned() };
+    text.split_whitespace().map(spaced).collect()
+}
+
+/// The figures of the run that tests a finding, each by its name: before and after.
+fn tested(finding: &Value) -> Vec<(String, Value, Value)> {
+    let figures = finding["what_if"]["tested"]["figures"].as_array();
+    let figures = figures.unwrap_or_else(|| panic!("not tested: {finding:#}"));
+    let figure =
+        |of: &Value| (of["name"].as_str().unwrap().to_owned(), of["before"].clone(), of["after"].clone());
+    figures.iter().map(figure).collect()
+}
+
+/// What stands beside a finding is what its command gives.
+#[test]
+fn a_finding_is_tested_by_the_run_that_it_names() {
+    let given = words(FEW_SEATS);
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let sandbox = Sandbox::new();
+    let report = sandbox.report(&[&given[..], &["-q", "--diagnose", "--output-dir", "out"]].concat());
+    let first = &report["diagnosis"][0];
+    assert_eq!(first["kind"], "decode_bound_batch", "{first:#}");
+    let command = first["what_if"]["command"].as_str().unwrap();
+    let command = command.strip_prefix("servecast replay --config config.toml ").unwrap();
+    let again: Vec<&str> = ["replay", "--config", "out/config.toml", "-q", "--format", "json"]
+        .into_iter()
+        .chain(command.split_whitespace())
+        .collect();
+    let varied: Value = serde_json::from_str(&sandbox.run(&again).success()).unwrap();
+    let [before, after] = [0, 1].map(|run| &varied["runs"][run]["report"]);
+    let figures = tested(first);
+    assert!(figures.len() >= 9, "{figures:?}");
+    for (name, was, is) in &figures {
+        let within = |report: &Value| {
+            let slo = &report["slo"][0];
+            (1.0 - slo["misses"].as_f64().unwrap() / slo["samples"].as_f64().unwrap()).into()
+        };
+        let of = |report: &Value| if report[name].is_null() { within(report) } else { report[name].clone() };
+        let [before, after] = [before, after].map(of).map(|value: Value| value.as_f64());
+        assert_eq!((was.as_f64(), is.as_f64()), (before, after), "{name}");
+    }
+    let ttft = figures.iter().find(|(name, ..)| name == "mean_ttft_ms").unwrap();
+    assert!(ttft.2.as_f64() < ttft.1.as_f64(), "more seats, less waiting: {ttft:?}");
+    let page = sandbox.read("out/report.html");
+    assert!(page.contains("\"tested\":{\"figures\":["), "the page has it, too");
+}
+
+#[test]
+fn tests_are_printed_beside_findings_and_change_nothing_else() {
+    let given = words(FEW_SEATS);
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let sandbox = Sandbox::new();
+    let run = |more: &[&str]| sandbox.run(&[&["replay", "-q"], &given[..], more].concat()).success();
+    let plain = |text: String| {
+        let lines = text.lines().filter(|line| !line.starts_with("Wall time")).map(str::to_owned);
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let (without, with) = (plain(run(&[])), plain(run(&["--diagnose"])));
+    assert_eq!(with, plain(run(&["--diagnose"])), "equal bytes each time");
+    let (table, diagnosis) = with.split_once("Diagnosis:\n").unwrap();
+    assert_eq!(table, without.split_once("Diagnosis:\n").unwrap().0);
+    let line = diagnosis.lines().find(|line| line.starts_with("     tested, ")).unwrap();
+    assert!(line.starts_with(
+        "     tested, twice the requests in a batch (--vary engine_args.max_num_seqs=4,8): TTFT "
+    ));
+    assert!(
+        line.contains(" → ") && line.contains(" %)") && line.contains("within p95 ttft <= 1s "),
+        "{line}"
+    );
+    let markdown = run(&["--diagnose", "--format", "markdown"]);
+    assert!(markdown.contains("; tested, twice the requests in a batch (`--vary"), "{markdown}");
+}
+
+/// At most three runs are made, and two findings with one test share it.
+#[test]
+fn the_first_findings_are_tested() {
+    let sandbox = Sandbox::new();
+    let load = Load::new(20).poisson(4.0, 0.0, 60.0, [4000, 50]).one(20.0, [60_000, 50], &[]).one(
+        1.0,
+        [900_000, 5],
+        &[],
+    );
+    sandbox.write("load.jsonl", load.text());
+    let arguments =
+        ["load.jsonl", "-q", "--diagnose", "--latency", "linear:5000,100,50", "--max-model-len", "100000"];
+    let report = sandbox.report(&arguments);
+    let findings = report["diagnosis"].as_array().unwrap();
+    let tests: Vec<&Value> =
+        findings.iter().map(|finding| &finding["what_if"]).filter(|what_if| what_if.is_object()).collect();
+    let mut made: Vec<&Value> = tests
+        .iter()
+        .filter(|what_if| what_if["tested"].is_object())
+        .map(|what_if| &what_if["settings"])
+        .collect();
+    made.dedup();
+    assert!((1..=3).contains(&made.len()), "{findings:#?}");
+    assert!(tests[0]["tested"].is_object(), "{findings:#?}");
+}
+
+#[test]
+fn where_nothing_can_be_tested_it_is_said() {
+    let sandbox = Sandbox::new();
+    let refused = |more: &[&str], words: &[&str]| {
+        sandbox.run(&[&["replay", "t.jsonl", "--diagnose"], more].concat()).is_refused(words);
+    };
+    refused(&["--stream"], &["`diagnose` is made of all requests of a run, but `stream` keeps none"]);
+    refused(
+        &["--replay-mode", "online"],
+        &["`diagnose` runs the same load again in virtual time", "is online"],
+    );
+    refused(
+        &["--diagnosis=false"],
+        &["`diagnose` runs what tests the findings of `diagnosis`, but that is false"],
+    );
+    refused(&["--vary", "num_workers=1,2"], &["`diagnose` makes several runs of one, but `vary`"]);
+    let recommend = ["recommend", "t.jsonl", "--diagnose", "--slo", "p95 ttft <= 1s"];
+    sandbox.run(&recommend).is_refused(&["`diagnose` is of one run"]);
+    // Nothing is wrong with this one, so that nothing is run.
+    let healthy = sandbox.report(&["t.jsonl", "-q", "--diagnose"]);
+    assert_eq!(healthy["diagnosis"], serde_json::json!([]));
+}

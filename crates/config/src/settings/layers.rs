@@ -38,6 +38,9 @@ pub(super) const NESTED: [&str; 7] = [
 pub const EXAMPLE: [(&str, &str); 3] =
     [("model", "meta-llama/Llama-3.1-8B"), ("gpu", "H100-SXM"), ("engine_preset", "vllm-0.33")];
 
+/// Keys of the output that say what is computed, so that programs may give them.
+const OF_ANY_RUN: [&str; 4] = ["check", "plain", "diagnosis", "diagnose"];
+
 /// Whoever gives one of these has a load or a deployment in mind.
 const SAYS_WHAT_RUNS: [&str; 10] = [
     "trace_file",
@@ -101,6 +104,12 @@ pub struct Layers {
 }
 
 impl Layers {
+    /// Other settings by their keys, with the latency models that these may name.
+    #[must_use]
+    pub fn with_values(&self, values: Map<String, Value>) -> Self {
+        Self { models: self.models.clone(), ..Self::of_values(values) }
+    }
+
     /// Settings by their keys, as [`Self::values`] of another process has them; messages do not say where they came
     /// from.
     pub fn of_values(values: Map<String, Value>) -> Self {
@@ -193,9 +202,8 @@ impl Layers {
     /// Adds an argument of another program, by its name.
     pub fn add_argument(&mut self, name: &str, value: Value) -> Result<(), Failure> {
         let key = known_key(name).map_err(|error| Failure::user(error.message))?;
-        let of_command =
-            |key: &String| keys_of::<OutputConfig>().contains(key) && key != "check" && key != "plain";
-        if of_command(&key) || keys_of::<SeveralConfig>().contains(&key) {
+        let of_command = keys_of::<OutputConfig>().contains(&key) && !OF_ANY_RUN.contains(&key.as_str());
+        if of_command || keys_of::<SeveralConfig>().contains(&key) {
             return Err(Failure::user(message!("{} is for the command line only", Message::key(name))));
         }
         if self.origins.contains_key(&key) && !value.is_null() {

@@ -16,7 +16,7 @@ use crate::error::Failure;
 const MOST_RUNS: usize = 10_000;
 
 /// Keys that are the same in all runs.
-const FIXED: [&str; 14] = [
+const FIXED: [&str; 15] = [
     "pool",
     "vary",
     "threads",
@@ -25,6 +25,7 @@ const FIXED: [&str; 14] = [
     "quiet",
     "check",
     "plain",
+    "diagnose",
     "stream",
     "sort_window",
     "report_json",

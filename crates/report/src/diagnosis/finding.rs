@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::tested::Tested;
 use crate::report::Settings;
 
 /// What can be wrong with a run.
@@ -78,6 +79,9 @@ pub struct WhatIf {
     pub settings: Settings,
     /// The command, where the settings of the run are in `config.toml`.
     pub command: String,
+    /// What came of that run; absent where it was not made (`diagnose` makes those of the first findings).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tested: Option<Tested>,
 }
 
 impl Finding {
@@ -117,7 +121,7 @@ impl WhatIf {
             _ => text(&value),
         };
         let command = format!("{COMMAND}--vary {key}={values}");
-        Self { change: change.to_owned(), settings: [(key.to_owned(), value)].into(), command }
+        Self { change: change.to_owned(), settings: [(key.to_owned(), value)].into(), command, tested: None }
     }
 
     /// The run in which several settings have other values.
@@ -128,6 +132,7 @@ impl WhatIf {
             change: change.to_owned(),
             settings: values.iter().cloned().collect(),
             command: format!("{COMMAND}{}", flags.join(" ")),
+            tested: None,
         }
     }
 }

@@ -145,6 +145,7 @@ impl<'a> Given<'a> {
             change: "a link that takes no time".to_owned(),
             settings: values.iter().cloned().collect(),
             command: format!("{COMMAND}{}", command.join(" ")),
+            tested: None,
         })
     }
 

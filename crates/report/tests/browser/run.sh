@@ -13,7 +13,7 @@ replay --workers 4 --overwrite --output-dir "$out/more"
 replay --prefill-workers 3 --decode-workers 140 --router-mode kv_router --kv-bytes-per-token 131072 \
   --kv-transfer-bandwidth 5 --input-tokens 6000 --output-tokens 150 --request-count 3000 --arrival-interval-ms 40 \
   --arrival-process poisson --length-distribution lognormal --length-spread 0.8 --shared-prefix-ratio 0.5 \
-  --num-prefix-groups 8 --report-html "$out/many.html"
+  --num-prefix-groups 8 --diagnose --report-html "$out/many.html"
 "$servecast" compare "$out/few" "$out/more" --html "$out/compare.html" --different-workloads --fail-if 'p99_ttft_ms>+900%' > /dev/null
 # All parts that a pass can have, but two: no model has all of them.
 "$servecast" explain latency --model Qwen/Qwen3.5-397B-A17B --gpu B200 --tp 8 --html "$out/latency.html" > /dev/null

@@ -68,6 +68,7 @@ impl Question {
         let factors = factors(growth)?;
         let config = layers.parse()?;
         refuse_measured(&config, &layers)?;
+        refuse_diagnosis(&config, &layers)?;
         let slo = objectives(&config, &layers)?;
         let threads = threads(&config, &layers)?;
         Ok(Self { layers, config, slo, goals, limits, factors, threads, preset })
@@ -126,6 +127,19 @@ fn refuse_measured(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure
             .with_hint(
                 "leave it out: requests that are not served are misses of every objective in any case",
             )),
+    }
+}
+
+/// Refuses what says of a run what is wrong with it.
+fn refuse_diagnosis(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure> {
+    let output = &config.output;
+    let keys = [("diagnosis", output.diagnosis == Some(true)), ("diagnose", output.diagnoses())];
+    match keys.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let message = message!("{} is of one run, but `recommend` makes many", Message::key(key));
+            Err(layers.refused(message).with_hint("replay the deployment that matters by itself"))
+        }
     }
 }
 

@@ -108,8 +108,14 @@ fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
     plan.map_err(|failure| failure.about(described(difference)))
 }
 
-/// Refuses files that have the rows, or all results, of one run.
+/// Refuses files that have the rows, or all results, of one run, and what makes more runs of one.
 fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
+    if output.diagnoses() {
+        let message = message!("{diagnose} makes several runs of one, but {vary} has several already");
+        return Err(layers.refused(message).with_hint(
+            "--diagnosis says of each what is wrong; run the one that matters by itself with --diagnose",
+        ));
+    }
     let rows = [
         ("requests_jsonl", &output.requests_jsonl),
         ("iterations_jsonl", &output.iterations_jsonl),
@@ -261,7 +267,7 @@ impl Runs {
         let Job { name, plan, workload } = job;
         let about = |failure: Failure| failure.about(&name);
         let workload = workload_of(workload, &plan).map_err(about)?;
-        let options = plan.summary(&workload, plan.config.output.diagnosis.unwrap_or(false));
+        let options = plan.summary(&workload, plan.config.output.asks_for_diagnosis());
         let progress = self.progress.run(workload.requests() as u64);
         let mut follower = Follower { runs: self, position, progress };
         let simulation = Simulation::new(&plan.topology, workload, &plan.options())

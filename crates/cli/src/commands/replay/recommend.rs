@@ -190,7 +190,6 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
         ("iterations_jsonl", output.iterations_jsonl.is_some()),
         ("routing_jsonl", output.routing_jsonl.is_some()),
         ("report_html", output.report_html.is_some()),
-        ("diagnosis", output.diagnosis == Some(true)),
         ("timeline", output.timeline.is_some()),
         ("export", output.export.is_some()),
         ("fail_if", output.fail_if.is_some()),

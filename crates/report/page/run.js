@@ -2,19 +2,27 @@
 
 const WANTED = 0.99;
 
+/// What was run, above everything else.
+function about() {
+  const at = document.getElementById("about");
+  at.append(...data.about.map(([name, text]) => node("div", {}, node("dt", {}, name), node("dd", {}, text))));
+  at.hidden = !data.about.length;
+}
+
 function diagnosis() {
   const findings = data.report.diagnosis ?? [];
   if (!findings.length) return;
   const at = section("diagnosis", "Diagnosis", "What is wrong with this run, the first thing to change first.");
   const units = { share: percent, ms: (value) => `${number(value)} ms` };
   const figure = (e) => `${words(e.name)}: ${units[e.unit]?.(e.value) ?? `${number(e.value)} ${e.unit}`}`;
-  const item = (finding) => {
+  const place = (test) => findings.findIndex((f) => JSON.stringify(f.what_if?.settings) === JSON.stringify(test.settings));
+  const item = (finding, n) => {
     const [name, ...rest] = finding.sentence.split(":");
     const entry = node("li", {}, node("p", {}, node("b", {}, name), `:${rest.join(":")}.`));
     entry.append(node("p", { class: "dim" }, finding.evidence.map(figure).join(" · ")));
     const test = finding.what_if;
     if (test) entry.append(node("p", {}, `${test.tested ? "Tested" : "To test it"}, with ${test.change}: `, node("code", {}, test.command)));
-    if (test?.tested) entry.append(tested(test.tested, name));
+    if (test?.tested) entry.append(place(test) < n ? node("p", { class: "dim" }, `What came of it stands in ${place(test) + 1}.`) : tested(test.tested, name));
     return entry;
   };
   at.append(node("ol", { class: "findings" }, ...findings.map(item)));
@@ -66,17 +74,19 @@ function summary() {
     at.append(node("p", { class: `verdict ${slo.met ? "good" : "bad"}` }, node("b", {}, `${slo.met ? "✓" : "✗"} ${slo.objective}`), `: ${found}; ${number(slo.misses)} of ${number(slo.samples)} beyond the limit.`));
   }
   const both = (name, digits, factor = 1) => `${number(scaled(r[`mean_${name}`], 1 / factor), digits)} / ${number(scaled(r[`p99_${name}`], 1 / factor), digits)}`;
+  const of = (p) => (r.pools.length > 1 ? `, ${p.pool}` : "");
   const cards = [
     ["TTFT, mean / p99", `${both("ttft_ms", 0)} ms`], ["ITL, mean / p99", `${both("itl_ms", 2)} ms`], ["E2E latency, mean / p99", `${both("e2e_latency_ms", 1, 1e3)} s`],
     ["Output", `${number(r.output_throughput_tok_s, 0)} tokens/s`], ["Requests", `${number(r.request_throughput_rps)} /s`], ["Completed / rejected", `${number(r.completed_requests)} / ${number(r.rejected_requests)}`],
     ["Prefix reuse", percent(r.prefix_cache_reused_ratio)], ["Preemptions", number(r.total_preemptions)],
+    ...r.pools.flatMap((p) => [[`Batch occupancy${of(p)}`, percent(p.batch_occupancy)], [`KV in use${of(p)}, mean / most`, `${percent(p.kv_usage)} / ${percent(p.peak_kv_usage)}`]]),
   ];
   at.append(node("div", { class: "cards" }, ...cards.map(([name, value]) => node("div", { class: "card" }, node("span", {}, name), node("b", {}, value)))));
   const statistics = ["mean", "min", "median", "p90", "p95", "p99", "max"];
   at.append(table(["Metric (ms)", ...statistics], ["ttft", "ttst", "itl", "tpot", "e2e_latency", "queue_time"].map((name) => [words(name), ...statistics.map((s) => number(r[`${s}_${name}_ms`]))])));
-  const pool = (p) => [p.pool, p.workers, number(p.iterations), number(p.computed_tokens), number(p.preemptions), percent(p.utilization), `${percent(p.utilization_per_worker?.min)} / ${percent(p.utilization_per_worker?.max)}`, number(p.mean_batch_size), percent(p.batch_occupancy), `${percent(p.kv_usage)} / ${percent(p.peak_kv_usage)}`];
-  at.append(table(["Pool", "workers", "iterations", "tokens computed", "preemptions", "time in an iteration", "least / most busy worker", "requests in an iteration", "batch occupancy", "KV in use, mean / most"], r.pools.map(pool)));
-  at.append(node("p", { class: "dim" }, "Time in an iteration (utilization) is the share of time in any iteration, however small its batch. How much more a pool could take is in the other two, averaged over the time in iterations: batch occupancy is requests in an iteration over max_num_seqs, KV in use the share of KV blocks that requests hold."));
+  const pool = (p) => [p.pool, p.workers, percent(p.batch_occupancy), number(p.mean_batch_size), `${percent(p.kv_usage)} / ${percent(p.peak_kv_usage)}`, percent(p.utilization), `${percent(p.utilization_per_worker?.min)} / ${percent(p.utilization_per_worker?.max)}`, number(p.iterations), number(p.computed_tokens), number(p.preemptions)];
+  at.append(table(["Pool", "workers", "batch occupancy", "requests in an iteration", "KV in use, mean / most", "time in an iteration", "least / most busy worker", "iterations", "tokens computed", "preemptions"], r.pools.map(pool)));
+  at.append(node("p", { class: "dim" }, "How full a pool is, and how much more it could take, is said by batch occupancy (requests in an iteration over max_num_seqs) and KV in use (the share of KV blocks that requests hold), averaged over the time in iterations. Time in an iteration, which reports call utilization, is the share of time in any iteration, however small its batch: it is near 100 % as soon as there always is a request."));
 }
 
 /// What a request went through, in order: the part of the TTFT (or the output behind them), from, to, in ms.
@@ -144,6 +154,7 @@ function reproduce() {
   at.append(...copied("Copy the configuration", "config.toml", data.config));
 }
 
+about();
 diagnosis();
 summary();
 distributions();

@@ -124,15 +124,12 @@ pub(crate) fn error_of_source(report: &Report) -> Option<String> {
     Some(format!("TPOT ±{tpot:.0} %, TTFT ±{ttft:.0} %: nine of ten of {}", error.basis))
 }
 
-/// How busy a pool was, how full its batches and its KV cache were and, with several workers, how evenly.
+/// How full the batches and the KV cache of a pool were, how long it was in iterations and, with several workers, how
+/// evenly.
 fn pool_facts(report: &PoolReport) -> Vec<String> {
     let PoolReport { pool, workers, utilization, .. } = report;
     let noun = if *workers == 1 { "worker" } else { "workers" };
-    let mut facts = vec![format!(
-        "Utilization, {pool}: {workers} {noun} in an iteration {} of the time",
-        share(*utilization)
-    )];
-    if let Some(size) = report.mean_batch_size {
+    let full = report.mean_batch_size.map_or_else(String::new, |size| {
         let size = grouped(size, 2);
         let batch = match (report.batch_occupancy, report.max_num_seqs) {
             (Some(occupancy), Some(most)) => {
@@ -140,11 +137,15 @@ fn pool_facts(report: &PoolReport) -> Vec<String> {
             }
             // Workers differ in how many they may have.
             (Some(occupancy), None) => format!("batch occupancy {} ({size} requests)", percent(occupancy)),
-            _ => format!("{size} requests in it, without a limit"),
+            _ => format!("{size} requests in a batch, without a limit"),
         };
         let (mean, most) = (share(report.kv_usage), share(report.peak_kv_usage));
-        facts.push(format!("  an iteration: {batch}, KV in use {mean}, at most {most}"));
-    }
+        format!(", {batch}, KV in use {mean}, at most {most}")
+    });
+    let mut facts = vec![
+        format!("Pool {pool}: {workers} {noun}{full}"),
+        format!("  in an iteration, however small its batch: {} of the time", share(*utilization)),
+    ];
     if *workers > 1 {
         let range = |spread: Spread| format!("{} to {}", grouped(spread.min, 0), grouped(spread.max, 0));
         let shares = |spread: Option<Spread>| {

@@ -23,6 +23,7 @@
 #[cfg(test)]
 mod fixture;
 
+mod about;
 mod activity;
 mod charts;
 mod classes;

@@ -10,6 +10,7 @@ use servecast_types::{Duration, Time};
 pub(crate) use self::distribution::Distribution;
 use self::distribution::distributions;
 use self::workers::{PoolLoad, pools};
+use crate::about::about;
 use crate::activity::Activity;
 use crate::report::Report;
 use crate::series::{Series, series};
@@ -58,6 +59,8 @@ struct Page<'a> {
     config: &'a str,
     version: &'a str,
     block_size: u32,
+    /// What was run, a line for each part.
+    about: Vec<(&'static str, String)>,
     report: &'a Report,
     series: Series,
     pools: Vec<PoolLoad>,
@@ -93,6 +96,7 @@ pub fn render_page(
         config: &context.config,
         version: &context.version,
         block_size: context.block_size,
+        about: about(report),
         report,
         pools: pools(run, &series, activity),
         series,

@@ -1,5 +1,6 @@
 //! A report, and several, as Markdown for the summary of a job in CI.
 
+use crate::about::about;
 use crate::comparison::Comparison;
 use crate::facts::facts;
 use crate::gate::Check;
@@ -16,12 +17,19 @@ pub fn render_markdown(report: &Report, checks: &[Check]) -> String {
     let (headers, rows) = metrics(report);
     let facts = facts(report).join("\n");
     format!(
-        "### servecast replay{name}\n\n{}{}\n{}{}",
+        "### servecast replay{name}\n\n{}{}{}\n{}{}",
+        run(report),
         markdown::checks(checks),
         markdown::table(&headers, &rows, 1),
         diagnosis(report),
         markdown::block(&facts)
     )
+}
+
+/// What was run, a list item for each part.
+fn run(report: &Report) -> String {
+    let item = |(name, text): &(&str, String)| format!("- {name}: {}\n", markdown::text(text));
+    about(report).iter().map(item).collect::<String>() + "\n"
 }
 
 /// What is wrong with the run, a list item for each finding.

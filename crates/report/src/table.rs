@@ -306,12 +306,12 @@ mod tests {
         Sessions: 1 of several requests, 0 served to the end; length N/A, N/A of it outside the deployment (tools, thinking)
           time to first token of first requests 20.00 ms on average (p99 20.00 ms); of later ones N/A
         Preemptions: 2
-        Utilization, aggregated: 1 worker in an iteration 50.00% of the time
-          an iteration: batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%
-        Utilization, prefill: 1 worker in an iteration 20.00% of the time
-          an iteration: 2.00 requests in it, without a limit, KV in use 25.00%, at most 50.00%
-        Utilization, decode: 2 workers in an iteration 30.00% of the time
-          an iteration: batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%
+        Pool aggregated: 1 worker, batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%
+          in an iteration, however small its batch: 50.00% of the time
+        Pool prefill: 1 worker, 2.00 requests in a batch, without a limit, KV in use 25.00%, at most 50.00%
+          in an iteration, however small its batch: 20.00% of the time
+        Pool decode: 2 workers, batch occupancy 25.00% (2.00 of 8 requests), KV in use 25.00%, at most 50.00%
+          in an iteration, however small its batch: 30.00% of the time
           a worker: 2 to 2 requests, 34 to 68 tokens reused
             in an iteration 20.00% to 40.00% of the time, 2.00 to 2.00 requests in it, KV in use 25.00% to 25.00%
         Goodput: 5.88 requests/sec, 17.65 tokens/sec

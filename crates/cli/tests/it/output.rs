@@ -36,8 +36,8 @@ fn a_table_is_printed() {
     Prefix cache reuse: 24.76% of prompt tokens
     Requests: 4 completed, 0 rejected
     Preemptions: 0
-    Utilization, aggregated: 2 workers in an iteration 31.66% of the time
-      an iteration: batch occupancy 0.39% (1.00 of 256 requests), KV in use 0.10%, at most 0.15%
+    Pool aggregated: 2 workers, batch occupancy 0.39% (1.00 of 256 requests), KV in use 0.10%, at most 0.15%
+      in an iteration, however small its batch: 31.66% of the time
       a worker: 2 to 2 requests, 0 to 1,024 tokens reused
         in an iteration 27.42% to 35.90% of the time, 1.00 to 1.00 requests in it, KV in use 0.07% to 0.12%
     Goodput: 4.22 requests/sec, 23.24 tokens/sec

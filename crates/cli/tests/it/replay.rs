@@ -189,7 +189,7 @@ fn without_anything_there_is_a_sample() {
     assert!(outcome.success().contains("Request Count"));
     let outcome = sandbox.run(&["replay", "--quiet", "--prefill-workers", "2", "--decode-workers", "1"]);
     assert_eq!(outcome.stderr, "");
-    assert!(outcome.success().contains("Utilization, decode"));
+    assert!(outcome.success().contains("Pool decode: "));
 }
 
 #[test]

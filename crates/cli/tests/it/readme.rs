@@ -13,19 +13,55 @@ struct Example {
     shown: Vec<String>,
 }
 
-/// The commands of the README that replay the trace and show what comes out.
+/// The commands of the README that replay something and show what comes out.
 fn examples() -> Vec<Example> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
     let readme = fs::read_to_string(readme).unwrap().replace("\\\n", " ");
     let blocks = readme.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
     let examples = blocks.filter_map(|(block, _)| {
         let (command, output) = block.strip_prefix("$ servecast ")?.split_once('\n')?;
-        let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+        let command = words(command);
         let shown: Vec<String> = output.lines().map(str::to_owned).collect();
-        let is_replayed = command.iter().any(|word| word == TRACE) && !shown.is_empty();
+        let is_replayed = command[0] == "replay" && !shown.is_empty();
         is_replayed.then_some(Example { command, shown })
     });
     examples.collect()
+}
+
+/// The words of a command, those between quotes as one.
+fn words(command: &str) -> Vec<String> {
+    let parts = command.split('\'').enumerate();
+    let words = parts.flat_map(|(place, part)| match place % 2 {
+        0 => part.split_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+        _ => vec![part.to_owned()],
+    });
+    words.collect()
+}
+
+/// Holds that each line that an example shows is printed, in their order.
+#[track_caller]
+fn prints(example: &Example, text: &str) {
+    let mut lines = text.lines();
+    let is_stable = |line: &&String| *line != "…" && !line.starts_with("Wall time");
+    for shown in example.shown.iter().filter(is_stable) {
+        assert!(lines.any(|line| line == shown), "{:?} does not print\n{shown}\nin\n{text}", example.command);
+    }
+}
+
+#[test]
+fn the_question_at_its_top_has_the_answer_that_it_shows() {
+    let examples = examples();
+    let first = &examples[0];
+    assert!(first.command.iter().any(|word| word == "--diagnose"), "{:?}", first.command);
+    let command: Vec<&str> = first.command.iter().map(String::as_str).collect();
+    let text = Sandbox::new().run(&command).success();
+    prints(first, &text);
+    // What the sentence above it says.
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let (top, _) = readme.split_once("```console").unwrap();
+    for figure in ["second 91", "99.7 %"] {
+        assert!(top.contains(figure) && text.contains(figure), "{figure}");
+    }
 }
 
 #[test]
@@ -33,8 +69,10 @@ fn what_it_shows_is_what_comes_out() {
     let Some(folder) = testkit::outside(testkit::DATA) else { return };
     let trace = folder.join("traces").join(TRACE);
     let sandbox = Sandbox::new();
+    let of_trace = |example: &Example| example.command.iter().any(|word| word == TRACE);
     let started: Vec<_> = examples()
         .into_iter()
+        .filter(of_trace)
         .map(|example| {
             let command = example.command.iter().map(String::as_str);
             let command: Vec<&str> =
@@ -45,15 +83,7 @@ fn what_it_shows_is_what_comes_out() {
     assert_eq!(started.len(), 4, "round robin, disaggregated, KV router, several runs");
     for (child, example) in started {
         let text = Outcome::of(child.wait_with_output().unwrap()).success();
-        let mut lines = text.lines();
-        let is_stable = |line: &&String| *line != "…" && !line.starts_with("Wall time");
-        for shown in example.shown.iter().filter(is_stable) {
-            assert!(
-                lines.any(|line| line == shown),
-                "{:?} does not print\n{shown}\nin\n{text}",
-                example.command
-            );
-        }
+        prints(&example, &text);
     }
 }
 

@@ -168,7 +168,7 @@ def test_a_report_says_what_was_run(rows: list[Row]) -> None:
 
 
 def test_a_diagnosis_is_tested_on_request() -> None:
-    def run(**more: bool) -> Report:
+    def run(**more: Any) -> Report:
         return servecast.run_synthetic_trace_replay(200, 300, 40, replay_concurrency=32, max_num_seqs=4, **more)
 
     assert "diagnosis" not in run()

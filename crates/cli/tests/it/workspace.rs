@@ -116,3 +116,11 @@ fn every_test_file_is_run() {
         }
     }
 }
+
+/// Who cites a release names the release that it is.
+#[test]
+fn the_citation_is_of_this_release() {
+    let citation = fs::read_to_string(crates().parent().unwrap().join("CITATION.cff")).unwrap();
+    let version = concat!("\nversion: ", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(citation.contains(version), "{version}: {citation}");
+}

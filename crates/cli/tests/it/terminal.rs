@@ -89,7 +89,7 @@ fn nothing_that_comes_from_elsewhere_commands_the_terminal() {
         &["calibrate", "text.jsonl", "--output", "c.toml"],
         &["explain", "capacity", "--model", EVIL, "--gpu", EVIL],
     ] {
-        for format in ["table", "json"] {
+        for format in ["table", "json", "markdown", "junit"] {
             let takes_format = ["replay", "compare"].contains(&arguments[0]);
             let format = if takes_format { &["--format", format][..] } else { &[] };
             let outcome = sandbox.run(&[arguments, format].concat());
@@ -116,6 +116,19 @@ fn a_comparison_shows_names_and_settings_without_their_commands() {
         let outcome = sandbox.run(&["compare", &report, "o.json", "--format", format]);
         assert!(!commands(&outcome.stdout) && !commands(&outcome.stderr), "{outcome:?}");
         assert!(outcome.success().contains("\\u001b[31mred"));
+    }
+    for format in ["markdown", "junit"] {
+        let limit = ["--fail-if", "total_preemptions>5"];
+        let outcome =
+            sandbox.run(&[&["compare", &report, "o.json", "--format", format], &limit[..]].concat());
+        assert_eq!(outcome.code, Some(2), "another workload: {outcome:?}");
+        assert!(!commands(&outcome.stdout) && !commands(&outcome.stderr), "{outcome:?}");
+        assert!(outcome.stdout.contains("u001b"), "{outcome:?}");
+    }
+    for format in ["markdown", "junit"] {
+        let limit = ["--fail-if", "total_preemptions>5"];
+        let outcome = sandbox.run(&[&["replay", &name, "-q", "--format", format], &limit[..]].concat());
+        assert!(!commands(&outcome.success()), "{format}");
     }
 }
 

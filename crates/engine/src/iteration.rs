@@ -199,8 +199,25 @@ pub struct SglangState {
     pub host_end: Option<HostCopies>,
     /// With a second tier of the cache, the events of both in their order; those of the host are `true`.
     pub tiered_events: Vec<(bool, KvEvent)>,
+    /// The two pools, if layers with a sliding window have one of their own.
+    pub windows: Option<WindowSlots>,
+    /// The same at the end of the iteration.
+    pub windows_end: Option<WindowSlots>,
     /// Queues of a worker that serves one stage only.
     pub disaggregation: Option<Box<DisaggregationState>>,
+}
+
+/// What SGLang's two pools hold where layers with a sliding window have one of their own, in tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WindowSlots {
+    /// Free in the pool of the other layers.
+    pub full_available: u64,
+    /// Free in the pool of windows.
+    pub available: u64,
+    /// Cached there and used by nobody.
+    pub evictable: u64,
+    /// Cached there and in use.
+    pub protected: u64,
 }
 
 /// Copies between SGLang's cache and the memory of the host.

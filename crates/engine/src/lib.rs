@@ -82,7 +82,7 @@ pub use host::HostArgs;
 pub use iteration::{
     Admitted, Decodes, DisaggregationState, Emitted, Finished, GroupEvent, HostCopies, Iteration,
     IterationSink, Joined, LastIteration, OffloadCopy, Offloaded, Requeue, Scheduled, Sent, SglangState,
-    Transfer, Verified,
+    Transfer, Verified, WindowSlots,
 };
 pub use kv_groups::{KvGroupArgs, KvGroupType, MambaCacheMode, RetentionInterval};
 pub use latency_spec::LatencySpec;

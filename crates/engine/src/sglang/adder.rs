@@ -17,6 +17,8 @@ pub(super) struct PrefillAdder {
     total_offset: f64,
     /// Tokens of memory that those taken need now.
     current_offset: i64,
+    /// Slots of the window's pool that those taken need.
+    window_offset: i64,
     new_token_ratio: f64,
     clip_max_new_tokens: u32,
     page_size: u32,
@@ -67,6 +69,7 @@ impl PrefillAdder {
             rem_chunk: config.chunked_prefill_size.map(|chunk| i64::from(chunk) - mixed),
             total_offset: mixed as f64,
             current_offset: mixed,
+            window_offset: 0,
             new_token_ratio,
             clip_max_new_tokens: config.clip_max_new_tokens,
             page_size: cache.page_size,
@@ -95,6 +98,33 @@ impl PrefillAdder {
         cache.obtainable().cast_signed() - self.current_offset
     }
 
+    /// Slots that are left of the window's pool; without one there is no limit.
+    fn rem_window(&self, cache: &KvCache) -> i64 {
+        i64::try_from(cache.window_obtainable()).map_or(i64::MAX, |slots| slots - self.window_offset)
+    }
+
+    /// Slots of the window's pool that a request needs to compute `extend` tokens and then `output`; 0 without that pool.
+    fn window_needs(&self, cache: &KvCache, extend: u32, output: u32) -> i64 {
+        let Some(windows) = &cache.windows else { return 0 };
+        let window = i64::from(windows.window);
+        let (extend, output) = (i64::from(cache.ceil_page(extend)), i64::from(output));
+        let now = extend.min(self.rem_chunk.unwrap_or(i64::MAX));
+        (now - window).max(0) + (extend + output).min(window) + i64::from(self.page_size)
+    }
+
+    /// Most tokens of a prompt that a batch can take for the window's pool, with `output` tokens behind it: less than all
+    /// only if that pool could not even take it when it is empty. `None` if it has to wait.
+    fn window_limit(&self, cache: &KvCache, extend: u32, output: u32) -> Option<u32> {
+        let Some(windows) = &cache.windows else { return Some(extend) };
+        let (needs, left) = (self.window_needs(cache, extend, output), self.rem_window(cache));
+        if needs < windows.capacity.cast_signed() {
+            return (needs < left).then_some(extend);
+        }
+        let room = left - i64::from(output.min(windows.window)) - i64::from(self.page_size);
+        let room = u32::try_from(room).map_or(0, |room| cache.floor_page(room));
+        (room > 0).then(|| room.min(extend))
+    }
+
     /// Tokens of the next chunk of the chunked request, which always gets on; at most `limit`.
     pub(super) fn next_chunk(&self, request: &Request, cache: &KvCache, limit: Option<u32>) -> u32 {
         let extend = request.known() - request.computed;
@@ -107,14 +137,22 @@ impl PrefillAdder {
             // The decodes that ride along are more than a chunk has tokens.
             room = self.page_size.into();
         }
-        i64::from(extend).min(room).min(limit.map_or(i64::MAX, i64::from)) as u32
+        let in_window = self.rem_window(cache).saturating_sub(self.page_size.into()).max(0);
+        i64::from(extend).min(room).min(in_window).min(limit.map_or(i64::MAX, i64::from)) as u32
     }
 
     /// Takes `tokens` more of the chunked request; returns whether more of it is left.
-    pub(super) fn add_chunked(&mut self, slot: Slot, request: &Request, tokens: u32) -> bool {
+    pub(super) fn add_chunked(
+        &mut self,
+        slot: Slot,
+        request: &Request,
+        tokens: u32,
+        cache: &KvCache,
+    ) -> bool {
         let cut = tokens < request.known() - request.computed;
         self.taken.push(Taken { slot, tokens, loaded: 0 });
         let output = if cut { 0 } else { request.max_new_tokens.min(self.clip_max_new_tokens) };
+        self.window_offset += self.window_needs(cache, tokens, output);
         self.charge(tokens, output);
         cut
     }
@@ -133,9 +171,10 @@ impl PrefillAdder {
     ) -> AddResult {
         let request = &mut requests[slot];
         // What the host has of it is reckoned as if it were to be computed, but for the input.
-        let Found { device, whole } = found;
+        let Found { device, whole, .. } = found;
         let extend = request.known() - device.tokens;
         let foreseen = request.ignore_eos && self.ignores_eos_specially;
+        let mut in_window = None;
         if foreseen {
             if !self.fits_without_eos(slot, extend, requests, running, cache) {
                 return AddResult::NoToken;
@@ -148,10 +187,11 @@ impl PrefillAdder {
                 return AddResult::NoToken;
             }
             // What it locks can no longer be evicted for it.
-            cache.tree.lock(device.node);
+            let held = cache.hold(device);
             let fits = total < self.rem_total(cache);
-            cache.tree.unlock(device.node);
-            if !fits {
+            in_window = self.window_limit(cache, extend, output);
+            cache.let_go(device, held);
+            if !fits || in_window.is_none() {
                 return AddResult::NoToken;
             }
             if self.exceeds_input(cache, request.known() - whole.tokens) {
@@ -171,6 +211,7 @@ impl PrefillAdder {
             Some(chunk) if !whole => cache.floor_page(chunk.max(0) as u32),
             _ => extend,
         };
+        let tokens = tokens.min(in_window.unwrap_or(extend));
         // One prompt a batch is cut: what is left of a page behind it goes to nobody.
         if tokens == 0 || (tokens < extend && (self.new_chunked.is_some() || !cuts)) {
             return AddResult::Other;
@@ -179,6 +220,7 @@ impl PrefillAdder {
         request.status = Status::Active;
         self.taken.push(Taken { slot, tokens, loaded });
         let output = request.max_new_tokens.min(self.clip_max_new_tokens);
+        self.window_offset += self.window_needs(cache, tokens, output);
         if tokens == extend {
             self.charge(tokens, output);
         } else {
@@ -266,7 +308,7 @@ impl PrefillAdder {
 
     /// Whether more can be taken.
     pub(super) fn state(&self, cache: &KvCache) -> AddResult {
-        if self.rem_total(cache) <= 0.0 || self.rem_now(cache) <= 0 {
+        if self.rem_total(cache) <= 0.0 || self.rem_now(cache) <= 0 || self.rem_window(cache) <= 0 {
             AddResult::NoToken
         } else if self.rem_input <= 0 || self.rem_chunk.is_some_and(|chunk| chunk <= 0) {
             AddResult::Other
@@ -277,196 +319,4 @@ impl PrefillAdder {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::super::fixture::Fixture;
-    use super::*;
-
-    /// Offers requests, given as prompt and output length, to a batch; the tokens of those that it takes, and how it
-    /// answered to each.
-    fn offer(pages: u32, own: &Value, requests: &[(u32, u32)]) -> (Vec<u32>, Vec<AddResult>) {
-        let mut fixture = Fixture::new(pages, own);
-        let mut adder = adder(&fixture, 0, &[]);
-        let answers = requests.iter().enumerate().map(|(number, &(prompt, output))| {
-            let slot = fixture.add(&[(1_000 * number as u32, prompt)], output);
-            add(&mut adder, &mut fixture, slot)
-        });
-        let answers = answers.collect();
-        (adder.taken.iter().map(|taken| taken.tokens).collect(), answers)
-    }
-
-    /// A batch beside running requests, `mixed` of which ride along.
-    fn adder(fixture: &Fixture, mixed: u32, running: &[Slot]) -> PrefillAdder {
-        let running = running.iter().map(|&slot| &fixture.requests[slot]);
-        PrefillAdder::new(&fixture.sglang(), &fixture.cache, 0.5, mixed, running)
-    }
-
-    fn add(adder: &mut PrefillAdder, fixture: &mut Fixture, slot: Slot) -> AddResult {
-        let Fixture { cache, requests, .. } = fixture;
-        let known = requests[slot].known();
-        let found = cache.find_tiers(&mut requests[slot], known - 1);
-        adder.add(slot, requests, &[], found, cache, true)
-    }
-
-    use AddResult::{Continue, NoToken, Other};
-
-    #[test]
-    fn memory_is_kept_for_the_whole_output_and_a_page_of_each() {
-        let own = json!({});
-        let all = offer(100, &own, &[(40, 10), (30, 10), (1, 5)]);
-        assert_eq!(all, (vec![40, 30, 1], vec![Continue, Continue, Continue]));
-        // 100 - (40 + 10 + 1) - (30 + 10 + 1) leaves 8, of which one token has to stay.
-        let two = offer(100, &own, &[(40, 10), (30, 10), (1, 6)]);
-        assert_eq!(two, (vec![40, 30], vec![Continue, Continue, NoToken]));
-        let clipped = offer(100, &json!({"clip_max_new_tokens": 5}), &[(40, 500), (45, 500)]);
-        assert_eq!(clipped, (vec![40, 45], vec![Continue, Continue]));
-        let pages = offer(6, &json!({"page_size": 16}), &[(33, 1), (14, 1)]);
-        assert_eq!(pages, (vec![33], vec![Continue, NoToken]), "33 tokens take 48, and a page more");
-    }
-
-    #[test]
-    fn a_page_on_top_counts_where_outputs_are_known_to_be_as_long_as_asked_for() {
-        let own = json!({"page_size": 16, "disable_radix_cache": true, "chunked_prefill_size": -1});
-        let answer = |output| {
-            let mut fixture = Fixture::new(8, &own);
-            let slots = [(11, 1), (43, output)].map(|(prompt, output)| fixture.add(&[(0, prompt)], output));
-            for slot in slots {
-                fixture.requests[slot].ignore_eos = true;
-            }
-            let mut adder = adder(&fixture, 0, &[]);
-            slots.map(|slot| add(&mut adder, &mut fixture, slot))
-        };
-        // 128 - (16 + 16) - (48 + 16) leaves 32 for the output of two, of which a token of each has to stay.
-        assert_eq!(answer(15), [Continue, NoToken]);
-        assert_ne!(answer(14)[1], NoToken);
-    }
-
-    #[test]
-    fn a_request_is_not_alone_beside_one_that_outran_what_was_foreseen() {
-        let own = json!({"page_size": 16, "disable_radix_cache": true, "chunked_prefill_size": -1});
-        let is_admitted = |running: usize| {
-            let mut fixture = Fixture::new(7, &own);
-            let [other, newcomer] =
-                [(16, 100), (43, 62)].map(|(prompt, output)| fixture.add(&[(0, prompt)], output));
-            // Half of 100 was foreseen, 60 are there already: of its output nothing is left to be foreseen.
-            fixture.requests[other].outputs = 60;
-            fixture.requests[newcomer].ignore_eos = true;
-            let running = &[other][..running];
-            let mut adder = adder(&fixture, 0, running);
-            let Fixture { cache, requests, .. } = &mut fixture;
-            let known = requests[newcomer].known();
-            let found = cache.find_tiers(&mut requests[newcomer], known - 1);
-            adder.add(newcomer, requests, running, found, cache, true);
-            !adder.taken.is_empty()
-        };
-        // 112 - 48 - 62 leaves 2, of which one token has to stay; a page on top is too much.
-        assert!(is_admitted(0));
-        assert!(!is_admitted(1));
-    }
-
-    #[test]
-    fn a_prompt_that_would_use_up_the_input_waits_unless_it_is_the_first() {
-        let own = json!({"max_prefill_tokens": 50, "chunked_prefill_size": -1});
-        assert_eq!(offer(1_000, &own, &[(60, 1)]), (vec![60], vec![Other]));
-        assert_eq!(offer(1_000, &own, &[(20, 1), (30, 1)]), (vec![20], vec![Continue, Other]));
-        assert_eq!(offer(1_000, &own, &[(20, 1), (29, 1)]), (vec![20, 29], vec![Continue, Continue]));
-    }
-
-    #[test]
-    fn memory_that_a_prefix_locks_is_missed_before_the_input_is() {
-        let own = json!({"max_prefill_tokens": 20, "chunked_prefill_size": -1});
-        let mut fixture = Fixture::new(40, &own);
-        fixture.cache_prompt(&[(0, 20)]);
-        let (first, other) = (fixture.add(&[(500, 10)], 1), fixture.add(&[(0, 31)], 1));
-        let mut adder = adder(&fixture, 0, &[]);
-        assert_eq!(add(&mut adder, &mut fixture, first), Continue);
-        // 40 - (10 + 1 + 1) leaves 28 for its 11 + 1 + 1, and 8 behind the lock; of the input 10 are left.
-        assert_eq!(add(&mut adder, &mut fixture, other), NoToken);
-    }
-
-    #[test]
-    fn where_prompts_are_cut_the_one_that_exceeds_the_input_is_the_last_of_the_batch() {
-        let own = json!({"max_prefill_tokens": 64, "chunked_prefill_size": 256});
-        let requests = [(15, 1), (39, 1), (44, 1)];
-        assert_eq!(offer(1_000, &own, &requests), (vec![15, 39, 44], vec![Continue, Continue, Other]));
-    }
-
-    #[test]
-    fn the_last_prompt_is_cut_to_whole_pages_of_what_is_left_of_the_chunk() {
-        let own = json!({"page_size": 8, "chunked_prefill_size": 32});
-        assert_eq!(offer(100, &own, &[(20, 1), (8, 1)]), (vec![20, 8], vec![Continue, Other]));
-        assert_eq!(offer(100, &own, &[(12, 1), (20, 1)]), (vec![12, 16], vec![Continue, Other]));
-        let mut fixture = Fixture::new(100, &own);
-        let mut adder = adder(&fixture, 25, &[]);
-        let slot = fixture.add(&[(0, 20)], 1);
-        assert_eq!(add(&mut adder, &mut fixture, slot), Other, "25 decodes leave no page of the chunk");
-        assert!(adder.taken.is_empty() && adder.new_chunked.is_none());
-    }
-
-    #[test]
-    fn a_cached_prefix_costs_nothing_but_the_memory_that_it_locks() {
-        let mut fixture = Fixture::new(20, &json!({"max_prefill_tokens": 4}));
-        fixture.cache_prompt(&[(0, 10)]);
-        let (long, other) = (fixture.add(&[(0, 12)], 2), fixture.add(&[(50, 3)], 2));
-        let mut adder = adder(&fixture, 0, &[]);
-        assert_eq!(add(&mut adder, &mut fixture, long), Continue);
-        assert_eq!(adder.taken[0].tokens, 2);
-        assert!((adder.rem_total(&fixture.cache) - 5.0).abs() < 1e-9, "20 - 10 locked - (2 + 2 + 1)");
-        assert_eq!(add(&mut adder, &mut fixture, other), NoToken, "it needs 3 + 2 + 1");
-    }
-
-    #[test]
-    fn running_requests_reserve_their_share_and_decodes_that_ride_along_a_token() {
-        let mut fixture =
-            Fixture::new(1_000, &json!({"chunked_prefill_size": 64, "clip_max_new_tokens": 50}));
-        let (one, endless) = (fixture.add(&[(0, 1)], 20), fixture.add(&[(0, 1)], 500));
-        fixture.requests[one].outputs = 4;
-        fixture.requests[endless].ignore_eos = true;
-        let adder = adder(&fixture, 2, &[one, endless]);
-        let left = 1_000.0 - 16.0 * 0.5 - 50.0 - 2.0;
-        assert!((adder.rem_total(&fixture.cache) - left).abs() < 1e-9);
-        assert_eq!((adder.rem_input, adder.rem_chunk), (16_382, Some(62)));
-    }
-
-    #[test]
-    fn a_chunk_that_continues_always_gets_on() {
-        let mut fixture = Fixture::new(100, &json!({"page_size": 8, "chunked_prefill_size": 32}));
-        let slot = fixture.add(&[(0, 100)], 1);
-        let running = fixture.add(&[(500, 1)], 10_000);
-        let next = |adder: &PrefillAdder| adder.next_chunk(&fixture.requests[slot], &fixture.cache, None);
-        assert_eq!(next(&adder(&fixture, 0, &[])), 32);
-        assert_eq!(next(&adder(&fixture, 3, &[])), 29);
-        let crowded = adder(&fixture, 0, &[running]);
-        assert!(crowded.rem_total(&fixture.cache) < 0.0);
-        assert_eq!(next(&crowded), 32, "even if the memory is promised to others");
-        assert_eq!(
-            next(&adder(&fixture, 40, &[])),
-            8,
-            "even if there are more decodes than a chunk has tokens"
-        );
-        let mut adder = adder(&fixture, 0, &[]);
-        assert!(adder.add_chunked(slot, &fixture.requests[slot], 32), "more is left");
-        assert_eq!(adder.state(&fixture.cache), Other);
-    }
-
-    #[test]
-    fn without_end_and_without_sharing_it_is_foreseen_when_memory_becomes_free() {
-        let own = json!({"disable_radix_cache": true, "chunked_prefill_size": 64});
-        let mut answers = Vec::new();
-        for ignore_eos in [false, true] {
-            let mut fixture = Fixture::new(100, &own);
-            let slots = [fixture.add(&[(0, 40)], 20), fixture.add(&[(500, 30)], 10)];
-            for slot in slots {
-                fixture.requests[slot].ignore_eos = ignore_eos;
-            }
-            let mut adder = adder(&fixture, 0, &[]);
-            answers.extend(slots.map(|slot| add(&mut adder, &mut fixture, slot)));
-            if ignore_eos {
-                // 40 of the chunk are used, and pages are single tokens, so that 24 are left.
-                assert_eq!(adder.taken[1].tokens, 24);
-            }
-        }
-        assert_eq!(answers, [Continue, NoToken, Continue, Other]);
-    }
-}
+mod tests;

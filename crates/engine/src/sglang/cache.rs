@@ -9,6 +9,7 @@ use super::host::HostTier;
 use super::request::Request;
 use super::settings::SglangConfig;
 use super::tree::{Evicted, Found, Key, NodeId, Prefix, RadixTree};
+use super::windows::WindowPool;
 use crate::EngineConfig;
 use crate::iteration::SglangState;
 
@@ -27,22 +28,34 @@ pub(super) struct KvCache {
     events: Option<Vec<KvEvent>>,
     /// The memory of the host as a second tier.
     pub(super) host: Option<Box<HostTier>>,
+    /// The pool of layers with a sliding window, where they have one.
+    pub(super) windows: Option<WindowPool>,
 }
 
 impl KvCache {
     pub(super) fn new(config: &EngineConfig, capture_events: bool) -> Self {
         let shares = config.enable_prefix_caching;
         let capacity = config.kv_capacity_tokens();
+        let windows = WindowPool::new(config);
         Self {
             page_size: config.block_size,
             capacity,
             available: capacity,
-            tree: RadixTree::new(config.block_size),
+            tree: Self::empty_tree(config.block_size, windows.as_ref()),
             shares,
             by_pairs: config.sglang.as_ref().is_some_and(SglangConfig::tells_by_pairs),
             // The first event of a worker says that it has nothing.
             events: (capture_events && shares).then(|| vec![KvEvent::Cleared]),
             host: Self::host_tier(config, capture_events),
+            windows,
+        }
+    }
+
+    fn empty_tree(page_size: u32, windows: Option<&WindowPool>) -> RadixTree {
+        let tree = RadixTree::new(page_size);
+        match windows {
+            Some(windows) => tree.with_windows(windows.window),
+            None => tree,
         }
     }
 
@@ -57,14 +70,23 @@ impl KvCache {
         self.drop_copies();
         let cached = self.tree.evictable_tokens();
         assert_eq!(self.available + cached, self.capacity, "a cache that is in use cannot be emptied");
-        self.tree = RadixTree::new(self.page_size);
+        self.tree = Self::empty_tree(self.page_size, self.windows.as_ref());
         self.available = self.capacity;
+        if let Some(windows) = &mut self.windows {
+            windows.reset();
+        }
         if let Some(events) = &mut self.events {
             events.push(KvEvent::Cleared);
         }
     }
 
+    /// Tokens that are free, in each pool where there are two.
     pub(super) fn available(&self) -> u64 {
+        self.windows.as_ref().map_or(self.available, |windows| self.available.min(windows.available))
+    }
+
+    /// Tokens that are free in the pool of all layers that see everything.
+    pub(super) fn full_available(&self) -> u64 {
         self.available
     }
 
@@ -108,7 +130,7 @@ impl KvCache {
     /// The same, and with what is cached on the host.
     pub(super) fn find_tiers(&mut self, request: &mut Request, tokens: u32) -> Found {
         if !self.shares {
-            return Found { device: Prefix::EMPTY, whole: Prefix::EMPTY };
+            return Found::NOTHING;
         }
         let tokens = self.keys(tokens);
         let key = Key { content: request.sequence.content(), tokens, hashes: None };
@@ -117,28 +139,39 @@ impl KvCache {
 
     /// Evicts until at least `tokens` tokens are free, if they are not and as far as that is possible.
     pub(super) fn make_available(&mut self, tokens: u64) {
-        if self.available < tokens {
-            self.evict(tokens - self.available);
-        }
+        let in_window = self.windows.as_ref().map_or(0, |windows| tokens.saturating_sub(windows.available));
+        let evicted_of_window = self.evict(tokens.saturating_sub(self.available));
+        self.evict_windows(in_window.saturating_sub(evicted_of_window));
     }
 
-    /// Evicts at least `tokens` tokens, as far as there are that many.
-    fn evict(&mut self, tokens: u64) {
-        let mut evicted = 0;
+    /// Evicts at least `tokens` tokens, as far as there are that many; returns how many slots of windows these had.
+    fn evict(&mut self, tokens: u64) -> u64 {
+        let (mut evicted, mut in_window) = (0, 0);
         while evicted < tokens {
-            let Some(leaf) = self.tree.oldest_leaf() else { return };
+            let Some(leaf) = self.tree.oldest_leaf() else { break };
             self.write_back(leaf);
             // To make room on the host may have made another one the oldest.
-            let Evicted { tokens, hashes } = self.tree.evict(leaf);
-            evicted += u64::from(tokens);
-            self.available += u64::from(tokens);
-            if let Some(events) = &mut self.events {
-                if let Some(host) = &mut self.host {
-                    host.renounce(false, hashes.clone());
-                }
-                renounce(events, hashes);
-            }
+            let gone = self.evict_leaf(leaf);
+            evicted += u64::from(gone.0);
+            in_window += u64::from(gone.1);
         }
+        in_window
+    }
+
+    /// Evicts a leaf; returns its tokens, and those of them that had slots in the window's pool.
+    pub(super) fn evict_leaf(&mut self, leaf: NodeId) -> (u32, u32) {
+        let Evicted { tokens, in_window, hashes } = self.tree.evict(leaf);
+        self.available += u64::from(tokens);
+        if let Some(windows) = &mut self.windows {
+            windows.available += u64::from(in_window);
+        }
+        if let Some(events) = &mut self.events {
+            if let Some(host) = &mut self.host {
+                host.renounce(false, hashes.clone());
+            }
+            renounce(events, hashes);
+        }
+        (tokens, in_window)
     }
 
     /// Takes `tokens` tokens of pages for requests that will own them; the caller has made them available.
@@ -149,7 +182,8 @@ impl KvCache {
     /// Whether memory can be had for `tokens` more tokens of a request.
     pub(super) fn has_room(&self, request: &Request, tokens: u32) -> bool {
         let pages = self.ceil_page(request.computed + tokens);
-        u64::from(pages.saturating_sub(request.allocated)) <= self.obtainable()
+        let more = u64::from(pages.saturating_sub(request.allocated));
+        more <= self.obtainable() && more <= self.window_obtainable()
     }
 
     /// Gives a request pages so that it can hold `tokens` tokens; the caller has made them available.
@@ -157,8 +191,11 @@ impl KvCache {
         let pages = self.ceil_page(tokens);
         if pages > request.allocated {
             let more = u64::from(pages - request.allocated);
-            assert!(more <= self.available, "KV memory is made available before it is allocated");
+            assert!(more <= self.available(), "KV memory is made available before it is allocated");
             self.available -= more;
+            if let Some(windows) = &mut self.windows {
+                windows.available -= more;
+            }
             request.allocated = pages;
         }
     }
@@ -167,6 +204,7 @@ impl KvCache {
     pub(super) fn adopt(&mut self, request: &mut Request, found: Prefix) {
         debug_assert_eq!(request.allocated, 0, "only a request without KV can adopt some");
         self.tree.lock(found.node);
+        request.window.locked_from = self.tree.lock_window(found);
         request.shared = found;
         request.allocated = found.tokens;
         request.computed = found.tokens;
@@ -175,6 +213,7 @@ impl KvCache {
     /// Shares the whole pages within the first `tokens` tokens of a request that continues.
     pub(super) fn share(&mut self, request: &mut Request, tokens: u32) {
         self.share_chunk(request, tokens);
+        request.window.cached = None;
         let Prefix { node, tokens, .. } = request.shared;
         if self.shares {
             self.count_insertion(request, node, tokens);
@@ -186,7 +225,11 @@ impl KvCache {
         if !self.shares {
             return;
         }
-        let prefix = self.insert(request, self.floor_page(self.keys(tokens)));
+        let prefix = if self.windows.is_some() {
+            self.insert_with_window(request, tokens)
+        } else {
+            self.insert(request, self.floor_page(self.keys(tokens)))
+        };
         self.tree.lock_below(request.shared.node, prefix.node);
         request.shared = prefix;
     }
@@ -195,7 +238,7 @@ impl KvCache {
     pub(super) fn share_and_release(&mut self, request: &mut Request, tokens: u32) {
         let mut shared = request.shared.tokens;
         if self.shares {
-            shared = self.floor_page(self.keys(tokens));
+            shared = self.floor_page(request.shareable(self.keys(tokens)));
             let prefix = self.insert(request, shared);
             self.count_insertion(request, prefix.node, prefix.tokens);
         }
@@ -220,6 +263,7 @@ impl KvCache {
     /// Takes all KV of a request away, of which the first `shared` tokens are in the tree.
     fn release_behind(&mut self, request: &mut Request, shared: u32) {
         self.available += u64::from(request.allocated - shared);
+        self.release_window(request, shared);
         self.tree.unlock(request.shared.node);
         request.shared = Prefix::EMPTY;
         request.allocated = 0;
@@ -228,12 +272,21 @@ impl KvCache {
     }
 
     /// Moves pages of a request into the tree; those that are there already become free.
-    fn insert(&mut self, request: &mut Request, tokens: u32) -> Prefix {
+    pub(super) fn insert(&mut self, request: &mut Request, tokens: u32) -> Prefix {
         let pages = if self.events.is_some() { tokens / self.page_size } else { 0 };
         let (content, hashes) = request.sequence.content_and_hashes(pages);
         let known = request.shared;
-        let inserted =
-            self.tree.insert(known, Key { content, tokens, hashes: (pages > 0).then_some(hashes) });
+        let key = Key { content, tokens, hashes: (pages > 0).then_some(hashes) };
+        let inserted = match &mut self.windows {
+            None => self.tree.insert(known, key),
+            Some(windows) => {
+                let first = request.window.freed.max(known.tokens);
+                let inserted = self.tree.insert_with_window(known, key, request.window.freed);
+                // Slots of what was there before are free.
+                windows.available += u64::from(tokens.saturating_sub(first) - inserted.in_window);
+                inserted
+            }
+        };
         self.available += u64::from(inserted.existing - known.tokens);
         if let Some(events) = &mut self.events
             && inserted.existing < tokens
@@ -247,7 +300,7 @@ impl KvCache {
         }
         // The prompt is a node of its own, and counts as used once more.
         let prompt = request.prompt_tokens - u32::from(self.by_pairs);
-        if tokens > prompt {
+        if tokens > prompt && self.windows.is_none() {
             let known = if known.tokens <= prompt { known } else { Prefix::EMPTY };
             self.tree.insert(known, Key { tokens: prompt, content, hashes: None });
         }
@@ -265,7 +318,8 @@ impl KvCache {
 
     /// Notes how much memory is free at the end of an iteration.
     pub(super) fn note_end(&self, state: &mut SglangState) {
-        state.available_end = self.available;
+        state.available_end = self.available();
+        state.windows_end = self.window_slots();
         state.evictable_end = self.tree.evictable_tokens();
         state.protected_end = self.tree.protected_tokens();
     }
@@ -292,6 +346,7 @@ impl KvCache {
             "{accounted} tokens of KV are accounted for, of {}",
             self.capacity
         );
+        self.check_windows(requests.clone())?;
         let copied = self.host.iter().flat_map(|host| host.nodes());
         let locked = requests.clone().map(|request| request.shared.node).chain(copied);
         let looked_at = self.tree.check(locked)?;

@@ -33,6 +33,7 @@
 //! - `state`: what the engine asks between iterations.
 //! - `cache`, `tree`: KV memory and the radix tree of shared prefixes.
 //! - `host`: the memory of the host as a second tier of the cache (`HiCache`); `hicache_args`: its settings.
+//! - `windows`: the pool of layers with a sliding window (hybrid SWA memory); `swa_args`: its settings.
 //! - `stretch`: iterations that only decode, at the cost of what changes in them.
 //! - `settings`: its settings by their real names.
 //! - `speculation`: passes that verify drafts.
@@ -63,8 +64,10 @@ mod settings;
 mod speculation;
 mod state;
 mod stretch;
+mod swa_args;
 mod tree;
 mod update;
+mod windows;
 mod withdraw;
 
 pub use disaggregation::{DecodeArgs, Disaggregation};

@@ -80,6 +80,21 @@ pub(super) struct Request {
     pub(super) shared: Prefix,
     /// Tokens that its insertions have counted as hits of.
     pub(super) counted: u32,
+    /// What it has in the pool of sliding windows.
+    pub(super) window: InWindow,
+}
+
+/// What a request has in the pool of layers with a sliding window, where they have one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct InWindow {
+    /// Slots of its first tokens that it has given back, as they fell out of the window.
+    pub(super) freed: u32,
+    /// Where the nodes of the tree begin that its window locks.
+    pub(super) locked_from: u32,
+    /// Where what was cached ended when it was admitted, if it could not hit all of it.
+    pub(super) cached: Option<u32>,
+    /// Whether it has begun to decode.
+    pub(super) decodes: bool,
 }
 
 impl Request {
@@ -129,6 +144,7 @@ impl Request {
             allocated: 0,
             shared: Prefix::EMPTY,
             counted: 0,
+            window: InWindow::default(),
         }
     }
 
@@ -157,6 +173,11 @@ impl Request {
     /// Tokens that are known: the prompt and what has been generated.
     pub(super) fn known(&self) -> u32 {
         self.prompt_tokens + self.outputs
+    }
+
+    /// How many of its first `tokens` tokens are shared as long as its prompt is.
+    pub(super) fn shareable(&self, tokens: u32) -> u32 {
+        tokens.min(self.window.cached.unwrap_or(u32::MAX).max(self.shared.tokens))
     }
 
     /// Tokens that it would have to compute, by the last look of the policy.

@@ -263,7 +263,8 @@ impl Scheduler {
 
     /// Shares what the last chunk of the chunked request computed.
     pub(super) fn stash_chunk(&mut self) {
-        if let Some(slot) = self.chunked {
+        // One that found no room in the last batch has nothing new.
+        if let Some(slot) = self.chunked.filter(|slot| self.last_prefill.contains(slot)) {
             let request = &mut self.requests[slot];
             let computed = request.computed;
             self.cache.share_chunk(request, computed);
@@ -301,7 +302,8 @@ impl Scheduler {
     /// Forms a prefill batch if there is something to compute and room for it.
     pub(super) fn plan_prefill(&mut self, step: &mut Step) -> Option<PrefillAdder> {
         let preempts = self.sglang.enable_priority_scheduling;
-        if preempts {
+        // Memory of windows that runs out comes back while everybody runs on.
+        if preempts || self.cache.windows.is_some() {
             self.batch_is_full = false;
         }
         if (self.batch_is_full || self.waiting.is_empty()) && self.chunked.is_none() {
@@ -325,12 +327,15 @@ impl Scheduler {
                 self.config.block_size,
             );
             let tokens = adder.next_chunk(&self.requests[slot], &self.cache, limit);
-            if !self.cache.has_room(&self.requests[slot], tokens) {
+            let is_alone = self.running.is_empty() && !step.follows_another;
+            if !self.cache.has_room(&self.requests[slot], tokens) || (tokens == 0 && is_alone) {
                 self.retract_chunked(slot, step);
                 return Some(adder);
             }
-            let more = adder.add_chunked(slot, &self.requests[slot], tokens);
-            self.chunked = Some(slot).filter(|_| more);
+            if tokens > 0 {
+                let more = adder.add_chunked(slot, &self.requests[slot], tokens, &self.cache);
+                self.chunked = Some(slot).filter(|_| more);
+            }
         }
         for slot in self.add_waiting(&mut adder, step) {
             self.requeue(slot);
@@ -380,6 +385,7 @@ impl Scheduler {
             let request = &mut self.requests[slot];
             let found = self.cache.find_tiers(request, request.known() - 1);
             request.filled = request.known();
+            self.cache.note_cached(request, found);
             request.extend = request.filled - found.device.tokens;
             if adder.taken.len() >= most {
                 break;
@@ -463,6 +469,9 @@ impl Scheduler {
             return;
         }
         let page = u64::from(self.config.block_size);
+        for &slot in requests {
+            self.cache.free_before_decode(&mut self.requests[slot]);
+        }
         self.cache.make_available(requests.len() as u64 * page);
         for &slot in requests {
             let request = &mut self.requests[slot];

@@ -7,6 +7,7 @@ use servecast_types::{Message, message};
 use super::disaggregation::Disaggregation;
 use super::hicache_args::{HicacheConfig, HicacheWritePolicy};
 use super::speculation::{SglangSpeculation, SpeculativeAlgorithm};
+use super::swa_args::SwaConfig;
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
 use crate::{ConfigError, EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS, Rejection};
 
@@ -86,6 +87,12 @@ pub struct SglangArgs {
     pub hicache_write_us: Option<f64>,
     /// Microseconds that a copy from the host takes beside the time of its bytes; absent: 20.
     pub hicache_load_us: Option<f64>,
+    /// Tokens that a sliding window of the model spans; null for a model without.
+    pub sliding_window_size: Option<u32>,
+    /// Tokens of the pool of layers with such a window, over those of all other layers; 0.8 unless given.
+    pub swa_full_tokens_ratio: Option<f64>,
+    /// Whether all layers have one pool, so that those with a window keep what they do not see any more.
+    pub disable_hybrid_swa_memory: bool,
     /// Seed of the policy `random`.
     pub random_seed: u64,
     /// Batches of decodes that are recorded as CUDA graphs; a batch between two of them is padded to the next. Absent, they
@@ -135,6 +142,9 @@ impl Default for SglangArgs {
             hicache_load_bandwidth: None,
             hicache_write_us: None,
             hicache_load_us: None,
+            sliding_window_size: None,
+            swa_full_tokens_ratio: None,
+            disable_hybrid_swa_memory: false,
             random_seed: 42,
             cuda_graph_bs: None,
             cuda_graph_max_bs: None,
@@ -215,6 +225,7 @@ pub(crate) struct SglangConfig {
     pub(crate) disaggregation: Option<Disaggregation>,
     pub(crate) speculation: Option<SglangSpeculation>,
     pub(crate) hicache: Option<HicacheConfig>,
+    pub(crate) swa: Option<SwaConfig>,
     pub(crate) random_seed: u64,
 }
 
@@ -253,6 +264,7 @@ impl SglangArgs {
             disaggregation: None,
             speculation: None,
             hicache: None,
+            swa: None,
             random_seed: self.random_seed,
         })
     }
@@ -372,6 +384,7 @@ pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(),
         )));
     }
     sglang.hicache = own.hicache(args, config, &sglang)?;
+    sglang.swa = own.swa(config, &sglang)?;
     config.sglang = Some(sglang);
     Ok(())
 }

@@ -50,6 +50,7 @@ impl Scheduler {
             rem_total: adder.map(|adder| adder.rem_total(&self.cache)),
             kv_allocated,
             host,
+            windows: self.cache.window_slots(),
             disaggregation: self.queues(sent_at_launch).map(Box::new),
             ..SglangState::default()
         }));

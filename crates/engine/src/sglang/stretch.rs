@@ -44,6 +44,8 @@ impl Scheduler {
             && self.sglang.speculation.is_none()
             // Copies to the host and back are looked at in each decision.
             && self.cache.host.is_none()
+            // Windows give slots back as they move.
+            && self.cache.windows.is_none()
             && !special
             && !self.running.is_empty()
             && (in_flight > 0 || self.decoded_last == self.running.len())

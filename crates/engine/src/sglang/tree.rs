@@ -7,7 +7,9 @@
 //! size.
 
 mod check;
+mod locks;
 mod tiers;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -16,6 +18,8 @@ use servecast_types::{HashRuns, Prompt, Run};
 use smallvec::SmallVec;
 
 use super::cursor::{Cursor, Place};
+pub(super) use windows::WindowVictim;
+use windows::Windows;
 
 /// A node of the tree; reused once the node is evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,12 +95,21 @@ impl Prefix {
 pub(super) struct Found {
     pub(super) device: Prefix,
     pub(super) whole: Prefix,
+    /// Tokens that are cached, those among them that cannot be hit since the window before them has no slots.
+    pub(super) cached: u32,
+}
+
+impl Found {
+    /// Nothing.
+    pub(super) const NOTHING: Self = Self { device: Prefix::EMPTY, whole: Prefix::EMPTY, cached: 0 };
 }
 
 /// What is gone from the device.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Evicted {
     pub(super) tokens: u32,
+    /// Those of them that had slots in the pool of sliding windows.
+    pub(super) in_window: u32,
     /// Identities of its pages.
     pub(super) hashes: HashRuns,
 }
@@ -108,6 +121,8 @@ pub(super) struct Inserted {
     pub(super) existing: u32,
     /// All of it.
     pub(super) prefix: Prefix,
+    /// Tokens whose slots in the pool of sliding windows are the tree's from now on.
+    pub(super) in_window: u32,
 }
 
 /// All cached prefixes of a worker.
@@ -127,6 +142,8 @@ pub(super) struct RadixTree {
     /// Recency of the last use. No two leaves have the same, so that ids decide nothing.
     clock: u64,
     births: u64,
+    /// What layers with a sliding window have of it, where those have a pool of their own.
+    windows: Option<Box<Windows>>,
 }
 
 impl RadixTree {
@@ -160,6 +177,7 @@ impl RadixTree {
             protected_tokens: 0,
             clock: 0,
             births: 0,
+            windows: None,
         }
     }
 
@@ -175,12 +193,14 @@ impl RadixTree {
 
     /// The longest prefix of whole pages of a key that is here. Counts as a use, and cuts a node in which it ends.
     pub(super) fn find(&mut self, key: Key<'_>) -> Found {
-        self.walk(Prefix::EMPTY, key).0
+        let found = self.walk(Prefix::EMPTY, key).0;
+        self.use_window(found.device, self.clock);
+        if self.windows.is_none() { found } else { Found { whole: found.device, ..found } }
     }
 
     /// Adds the whole pages of a key that begins with `known`, which is here. Counts as a use of what is there.
     pub(super) fn insert(&mut self, known: Prefix, key: Key<'_>) -> Inserted {
-        let (Found { device, whole }, mut rest) = self.walk(known, key);
+        let (Found { device, whole, .. }, mut rest) = self.walk(known, key);
         // What was only on the host was computed again.
         if whole.node != device.node {
             self.bring_up(whole.node);
@@ -189,16 +209,30 @@ impl RadixTree {
         let (existing, parent) = (device.tokens, whole.node);
         let tokens = self.whole_pages(key.tokens) - whole.tokens;
         if tokens == 0 {
-            return Inserted { existing, prefix: whole };
+            return Inserted { existing, prefix: whole, in_window: 0 };
         }
         let first_page = rest.page(self.page_size);
         let pages = whole.tokens / self.page_size..(whole.tokens + tokens) / self.page_size;
         let hashes = key.hashes.map(|hashes| hashes.range(pages).collect()).unwrap_or_default();
+        let node = self.add_leaf(parent, first_page, rest.take(tokens), hashes);
+        let prefix = Prefix { tokens: whole.tokens + tokens, node, place: rest.place };
+        Inserted { existing, prefix, in_window: 0 }
+    }
+
+    /// Puts a leaf below a node; it is used now.
+    fn add_leaf(
+        &mut self,
+        parent: NodeId,
+        first_page: u64,
+        content: SmallVec<[Run; 1]>,
+        hashes: HashRuns,
+    ) -> NodeId {
+        let tokens = content.iter().map(|run| run.len()).sum();
         self.births += 1;
         let node = self.add(Node {
             parent,
             first_page,
-            content: rest.take(tokens),
+            content,
             tokens,
             hashes,
             children: 0,
@@ -219,7 +253,7 @@ impl RadixTree {
         self.nodes[parent.index()].on_device += 1;
         self.set_evictable(node, true);
         self.evictable_tokens += u64::from(tokens);
-        Inserted { existing, prefix: Prefix { tokens: whole.tokens + tokens, node, place: rest.place } }
+        node
     }
 
     /// Walks down from `known`, with which the key begins, as far as the key is here. If that is inside a node, its rest
@@ -232,6 +266,7 @@ impl RadixTree {
         let mut device = known;
         let mut cursor = Cursor { runs: key.content.runs(), place: known.place };
         let Prefix { mut node, mut tokens, .. } = known;
+        let mut in_window = tokens;
         let end = self.whole_pages(key.tokens);
         debug_assert!(tokens <= end, "the key begins with what is known");
         while tokens < end {
@@ -259,7 +294,8 @@ impl RadixTree {
                     self.nodes[child.index()].passes_on = before.1;
                 }
             }
-            if self.nodes[node.index()].device {
+            in_window = self.in_window(node, in_window);
+            if self.nodes[node.index()].device && self.can_be_hit(tokens, in_window) {
                 device = Prefix { tokens, node, place: cursor.place };
             }
             if !whole {
@@ -267,7 +303,8 @@ impl RadixTree {
             }
         }
         self.touch(device.node);
-        (Found { device, whole: Prefix { tokens, node, place: cursor.place } }, cursor)
+        let whole = Prefix { tokens, node, place: cursor.place };
+        (Found { device, whole, cached: tokens }, cursor)
     }
 
     fn touch(&mut self, node: NodeId) {
@@ -281,6 +318,7 @@ impl RadixTree {
     /// Cuts a node after `tokens` tokens; returns the new node above it, which is used now.
     fn split(&mut self, lower: NodeId, tokens: u32) -> NodeId {
         let is_on_device = u32::from(self.nodes[lower.index()].device);
+        self.unlist_window(lower);
         let pages = tokens / self.page_size;
         let page_size = self.page_size;
         let node = &mut self.nodes[lower.index()];
@@ -317,44 +355,8 @@ impl RadixTree {
         self.nodes[lower.index()].parent = upper;
         self.children.insert(key, upper);
         self.children.insert((upper, first_page), lower);
+        self.split_window(upper, lower);
         upper
-    }
-
-    /// Keeps the path to a node from being evicted.
-    pub(super) fn lock(&mut self, node: NodeId) {
-        self.lock_below(NodeId::ROOT, node);
-    }
-
-    /// Extends a lock of `locked` to `node`, which is that or below it.
-    pub(super) fn lock_below(&mut self, locked: NodeId, node: NodeId) {
-        let mut at = node;
-        while at != locked {
-            self.set_evictable(at, false);
-            let node = &mut self.nodes[at.index()];
-            if node.locks == 0 {
-                self.evictable_tokens -= u64::from(node.tokens);
-                self.protected_tokens += u64::from(node.tokens);
-            }
-            node.locks += 1;
-            at = node.parent;
-        }
-    }
-
-    /// Takes one [`RadixTree::lock`] back.
-    pub(super) fn unlock(&mut self, node: NodeId) {
-        let mut at = node;
-        while at != NodeId::ROOT {
-            let node = &mut self.nodes[at.index()];
-            assert!(node.locks > 0, "a path is unlocked as often as it was locked");
-            node.locks -= 1;
-            let parent = node.parent;
-            if node.locks == 0 {
-                self.evictable_tokens += u64::from(node.tokens);
-                self.protected_tokens -= u64::from(node.tokens);
-                self.set_evictable(at, true);
-            }
-            at = parent;
-        }
     }
 
     /// The leaf on the device that was not used for longest.
@@ -374,8 +376,9 @@ impl RadixTree {
         assert!(locks == 0 && on_device == 0, "only what nobody uses is evicted");
         self.evictable_tokens -= u64::from(tokens);
         self.set_evictable(id, false);
+        let in_window = self.remove_window(id);
         if !host {
-            return Evicted { tokens, hashes: self.remove(id, true) };
+            return Evicted { tokens, in_window, hashes: self.remove(id, true) };
         }
         let hashes = self.nodes[id.index()].hashes.clone();
         self.nodes[id.index()].device = false;
@@ -385,7 +388,7 @@ impl RadixTree {
         above.last_use = above.last_use.max(passes_on);
         above.passes_on = above.passes_on.max(passes_on);
         self.set_evictable(parent, true);
-        Evicted { tokens, hashes }
+        Evicted { tokens, in_window, hashes }
     }
 
     /// Takes a leaf out of the tree that is not listed for eviction.
@@ -465,6 +468,7 @@ impl RadixTree {
             return id;
         }
         self.nodes.push(node);
+        self.add_window();
         NodeId(self.nodes.len() as u32 - 1)
     }
 }

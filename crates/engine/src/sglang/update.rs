@@ -194,14 +194,17 @@ impl Scheduler {
         }
         let request = &mut self.requests[slot];
         let found = self.cache.find(request, request.prompt_tokens);
-        self.cache.tree.lock(found.node);
+        let held = self.cache.hold(found);
         let room = self.cache.obtainable() as f64 - reserved;
-        self.cache.tree.unlock(found.node);
+        let windows = self.cache.window_obtainable();
+        self.cache.let_go(found, held);
         let request = &self.requests[slot];
         let missing = request.prompt_tokens - found.tokens;
         let output = request.max_new_tokens.min(clip);
         let excess = self.cache.excess(request.prompt_tokens);
+        // Windows give slots back only later, so that the whole prompt has to have some.
         f64::from(missing) + f64::from(output) + f64::from(self.config.block_size) - excess < room
+            && u64::from(self.cache.ceil_page(missing)) <= windows
     }
 
     /// Requests whose KV has arrived have their first token and run from now on, unless it is their last one.

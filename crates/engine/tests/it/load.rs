@@ -412,6 +412,10 @@ impl<'a> Driver<'a> {
             let emitted = log.emitted.get(&id).copied().unwrap_or(0);
             match (self.refused.get(&id), log.rejected.get(&id), log.finished.get(&id)) {
                 (Some(_), None, None) => assert_eq!(emitted, 0, "request {index} was refused"),
+                (None, Some(Rejection::KvCapacity { tokens }), None) if has_windows(&log.args) => {
+                    check_given_up_for_window(&log.args, *tokens);
+                    assert_eq!(*tokens, prompt_tokens + emitted, "request {index}");
+                }
                 (None, Some(Rejection::KvCapacity { tokens }), None) => {
                     let cut = log.args.engine_type == EngineType::Sglang;
                     assert!(!cut, "the output of request {index} was cut to the pool");
@@ -509,6 +513,21 @@ impl Links for Log {
             Begun::At(end)
         }
     }
+}
+
+/// Whether layers with a sliding window have a pool of their own in SGLang.
+fn has_windows(args: &EngineArgs) -> bool {
+    args.sglang.as_ref().is_some_and(|own| own.sliding_window_size.is_some())
+}
+
+/// A request is given up only where the pool of windows is too small for its tokens beside the windows at both ends of what it
+/// hits.
+fn check_given_up_for_window(args: &EngineArgs, tokens: u32) {
+    let own = args.sglang.clone().unwrap();
+    let (window, page) = (own.sliding_window_size.unwrap(), own.page_size.unwrap());
+    let pages = (own.swa_full_tokens_ratio.unwrap() * f64::from(args.num_gpu_blocks) + 1e-6) as u32;
+    let (needed, capacity) = (tokens + 2 * (window + page), pages * page);
+    assert!(needed > capacity, "{tokens} tokens would have fit: {needed} of {capacity}");
 }
 
 /// Whether an engine keeps cached KV on the host, too.

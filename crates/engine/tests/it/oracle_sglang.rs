@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use servecast_engine::{
     Emitted, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, HostCopies, Iteration, Requeue,
-    SglangState,
+    SglangState, WindowSlots,
 };
 use servecast_types::{KvEvent, Time};
 
@@ -32,8 +32,7 @@ const FOLDERS: &[&str] = &[
 ];
 
 /// Recordings of what is not simulated: what they have in common, and why.
-const SKIPPED: &[(&str, Lack)] =
-    &[("sliding windows are not simulated", |case| case.config("swa").is_object())];
+const SKIPPED: &[(&str, Lack)] = &[];
 
 /// Recordings that are known to differ: what they have in common, and why.
 const EXCEPTIONS: &[(&str, Predicate)] =
@@ -63,11 +62,11 @@ fn replay(case: &Recording) -> Result<(), String> {
     let found: Vec<_> = found.collect();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
-        for (key, found) in found {
-            let expected = &expected[*key];
-            if expected != found {
-                return Err(format!("step {number}: `{key}` is {found}, recorded {expected}"));
-            }
+        let differs = found.iter().filter(|(key, found)| expected[**key] != **found);
+        let differs = differs.map(|(key, found)| format!("`{key}` is {found}, recorded {}", expected[*key]));
+        let differs: Vec<String> = differs.collect();
+        if !differs.is_empty() {
+            return Err(format!("step {number}: {}", differs.join("; ")));
         }
     }
     if steps.len() != found.len() {
@@ -137,8 +136,8 @@ impl<'a> Driver<'a> {
         let tracing = EngineTracing {
             kv_events: true,
             sglang_state: true,
-            // Nothing is taken together beside a second tier.
-            recorder_clock: plain || case.config("hicache").is_object(),
+            // Nothing is taken together beside a second tier or a pool of windows.
+            recorder_clock: plain || case.config("hicache").is_object() || case.config("swa").is_object(),
             stretches: !plain,
             ..EngineTracing::default()
         };
@@ -157,7 +156,7 @@ impl<'a> Driver<'a> {
                 state = self.engine.run_on(now, next.unwrap_or(Time::MAX), &mut self.log).unwrap();
             }
             self.log.flush();
-            self.engine.check().unwrap();
+            self.engine.check()?;
             match (state, next) {
                 (EngineState::Busy { until }, _) => {
                     now = until;
@@ -268,8 +267,14 @@ pub(crate) fn describe(
         }
         step.insert("hicache", copies);
     }
+    if let Some(windows) = &state.windows {
+        step.insert("swa", window_slots(windows, state.evictable));
+    }
     if iteration.scheduled.is_empty() {
         return step;
+    }
+    if let Some(windows) = &state.windows_end {
+        step.insert("swa_end", window_slots(windows, state.evictable_end));
     }
     if let Some(host) = &state.host_end {
         step.insert("hicache_end", host_copies(host));
@@ -321,6 +326,16 @@ fn tiered((is_host, event): &(bool, KvEvent), page_size: u32, hash_numbers: &mut
     event
 }
 
+fn window_slots(windows: &WindowSlots, evictable: u64) -> Value {
+    json!({
+        "full_available": windows.full_available,
+        "full_evictable": evictable,
+        "swa_available": windows.available,
+        "swa_evictable": windows.evictable,
+        "swa_protected": windows.protected,
+    })
+}
+
 fn host_copies(host: &HostCopies) -> Value {
     let transfer = |(writes, tokens, end): &(bool, Vec<u32>, Time)| {
         json!([if *writes { "write" } else { "load" }, tokens, us(*end)])
@@ -347,6 +362,14 @@ fn set_hicache(keys: &mut Map<String, Value>) -> Option<u64> {
         keys.insert(format!("hicache_{direction}_bandwidth"), json!(bandwidth));
     }
     Some(1_000)
+}
+
+/// The pool of windows of a recording by our names.
+fn set_windows(keys: &mut Map<String, Value>) {
+    let Some(given) = keys.remove("swa") else { return };
+    let pool = keys["max_total_tokens"].as_f64().unwrap();
+    keys.insert("sliding_window_size".to_owned(), given["window"].clone());
+    keys.insert("swa_full_tokens_ratio".to_owned(), json!(given["swa_tokens"].as_f64().unwrap() / pool));
 }
 
 /// The priority of a request: without one it is the least important.
@@ -380,6 +403,7 @@ pub(crate) fn settings(config: &Value, terms: &Value) -> Value {
     let speculates = keys.get("speculative_algorithm").is_some_and(Value::is_string);
     let accepted = speculates.then(|| json!({"acceptance_length": 1.0}));
     let token_bytes = set_hicache(keys);
+    set_windows(keys);
     json!({
         "engine_type": "sglang", "speculative_config": accepted, "kv_bytes_per_token": token_bytes, "sglang": own,
         "latency": latency(terms),

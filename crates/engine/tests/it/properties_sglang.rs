@@ -33,6 +33,17 @@ proptest! {
     fn pools_of_a_few_pages_do_not_stall_sglang(settings in settings(2..14), load in load(12)) {
         check_batches(&settings, &run(&settings, &load));
     }
+
+    #[test]
+    fn sliding_windows_give_all_slots_back(
+        settings in prop_oneof![windows(1..40), windows(2..14)],
+        load in load(8),
+    ) {
+        let load = with_repeats(load);
+        let iterations = run(&settings, &load);
+        check_batches(&settings, &iterations);
+        check_windows(&settings, &iterations);
+    }
 }
 
 /// The property above would say nothing without them.
@@ -139,6 +150,42 @@ fn settings(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
             settings
         },
     )
+}
+
+/// Settings with a pool of its own for layers with a sliding window.
+fn windows(pages: std::ops::Range<u32>) -> impl Strategy<Value = Value> {
+    (settings(pages), 0.0..1.0_f64, 0.0..1.0_f64).prop_map(|(mut settings, window, room)| {
+        settings["enable_prefix_caching"] = json!(true);
+        let pages = settings["num_gpu_blocks"].as_f64().unwrap().max(3.0);
+        settings["num_gpu_blocks"] = json!(pages as u32);
+        let own = settings["sglang"].as_object_mut().unwrap();
+        own.remove("enable_hierarchical_cache");
+        own.retain(|key, _| !key.starts_with("hicache"));
+        let page = own["page_size"].as_f64().unwrap();
+        let most = (pages - 2.0) * page;
+        let window = (1.0 + window * (most - 1.0)).floor().min(100.0);
+        let least = (window / page).ceil() + 2.0;
+        let ratio = (least + (room * (pages - least)).round()) / pages;
+        own.insert("sliding_window_size".to_owned(), json!(window as u32));
+        own.insert("swa_full_tokens_ratio".to_owned(), json!(ratio));
+        settings
+    })
+}
+
+/// Slots of windows are those of the pool at any time, and belong to nobody when all requests have ended.
+fn check_windows(settings: &Value, iterations: &[Iteration]) {
+    let own = &settings["sglang"];
+    let pages = own["swa_full_tokens_ratio"].as_f64().unwrap() * settings["num_gpu_blocks"].as_f64().unwrap();
+    let capacity = ((pages + 1e-6).floor() as u64 + 1) * own["page_size"].as_u64().unwrap();
+    let ends = iterations.iter().filter_map(|iteration| iteration.sglang.as_deref()?.windows_end);
+    let mut last = None;
+    for end in ends {
+        assert!(end.available + end.evictable + end.protected <= capacity, "{end:?} of {capacity}");
+        last = Some(end);
+    }
+    if let Some(last) = last {
+        assert_eq!(last.protected, 0, "a window is in use though nobody runs");
+    }
 }
 
 /// The load, and then, one after the other, the same prompts once more, which hit what is left of them.

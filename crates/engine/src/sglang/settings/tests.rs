@@ -142,6 +142,63 @@ fn settings_that_need_others_say_so() {
 }
 
 #[test]
+fn a_pool_of_windows_is_checked() {
+    let tokens = |own: Value| {
+        let config = build(json!({"sglang": own})).unwrap();
+        config.sglang.unwrap().swa.map(|swa| (swa.window, swa.tokens))
+    };
+    let pool = |more: Value| {
+        let mut own = json!({"max_total_tokens": 600, "sliding_window_size": 32});
+        more.as_object().unwrap().iter().for_each(|(key, value)| own[key] = value.clone());
+        own
+    };
+    assert_eq!(tokens(pool(json!({}))), Some((32, 480)));
+    assert_eq!(
+        tokens(pool(json!({"swa_full_tokens_ratio": 0.07, "max_total_tokens": 2_000}))),
+        Some((32, 140))
+    );
+    assert_eq!(tokens(pool(json!({"swa_full_tokens_ratio": 0.25, "page_size": 16}))), Some((32, 144)));
+    assert_eq!(tokens(pool(json!({"disable_hybrid_swa_memory": true}))), None);
+    let needs = "needs `sglang.sliding_window_size`: give the tokens that a window of the model spans";
+    let ratio = "`sglang.swa_full_tokens_ratio`";
+    let range = "expected a number above 0, and at most 1";
+    let window = "`sglang.sliding_window_size`";
+    for (own, message) in [
+        (json!({"swa_full_tokens_ratio": 0.5}), format!("{ratio} {needs}")),
+        (json!({"disable_hybrid_swa_memory": true}), format!("`sglang.disable_hybrid_swa_memory` {needs}")),
+        (json!({"sliding_window_size": 0}), format!("{window} is 0: expected at least 1")),
+        (pool(json!({"swa_full_tokens_ratio": 0.0})), format!("{ratio} is 0: {range}")),
+        (pool(json!({"swa_full_tokens_ratio": 1.5})), format!("{ratio} is 1.5: {range}")),
+        (
+            pool(json!({"swa_full_tokens_ratio": 0.05})),
+            format!(
+                "{ratio} is 0.05: that leaves windows 30 tokens, but one of 32 with the pages at its ends needs 34"
+            ),
+        ),
+        (
+            pool(json!({"swa_full_tokens_ratio": 0.5, "disable_hybrid_swa_memory": true})),
+            format!(
+                "{ratio} is given, but with `sglang.disable_hybrid_swa_memory` there is one pool for all layers: leave \
+                 one of them out"
+            ),
+        ),
+        (
+            pool(json!({"disable_radix_cache": true})),
+            format!(
+                "{window} needs the prefix cache: leave that on, or set `sglang.disable_hybrid_swa_memory`"
+            ),
+        ),
+    ] {
+        refused_own(&own, &message);
+    }
+    refused(
+        json!({"kv_bytes_per_token": 1_000, "sglang": pool(json!({"enable_hierarchical_cache": true}))}),
+        "`sglang.sliding_window_size` does not go together with `sglang.enable_hierarchical_cache` yet: leave one of them \
+         out",
+    );
+}
+
+#[test]
 fn speculation_is_checked() {
     let with = |own: Value, accepted: Value| json!({"sglang": own, "speculative_config": accepted});
     let accepted = || json!({"acceptance_length": 2.0});

@@ -96,3 +96,54 @@ fn pages_of_several_runs_are_told_apart() {
     assert_eq!((tree.find(key(&one)).whole.tokens, tree.find(key(&other)).whole.tokens), (4, 4));
     tree.check(std::iter::empty()).unwrap();
 }
+
+#[test]
+fn a_prefix_is_hit_where_the_window_before_its_end_has_slots() {
+    let mut tree = RadixTree::new(1).with_windows(4);
+    let content = prompt(&[(0, 10), (50, 3)]);
+    // Of 10 tokens the first 5 fell out of the window of the next: [5 without slots][1][4].
+    let cached = tree.insert_with_window(Prefix::EMPTY, Key { tokens: 10, ..key(&content) }, 5);
+    assert_eq!((cached.in_window, tree.window_evictable(), tree.evictable_tokens()), (5, 5, 10));
+    assert_eq!(tree.find(key(&content)).device.tokens, 10);
+    let short = tree.find(Key { tokens: 8, ..key(&content) });
+    assert_eq!((short.device.tokens, short.cached), (0, 8), "of the window of 4 only 3 have slots");
+    assert_eq!(tree.find(Key { tokens: 9, ..key(&content) }).device.tokens, 9);
+    tree.check(std::iter::empty()).unwrap();
+    tree.check_windows(std::iter::empty()).unwrap();
+}
+
+#[test]
+fn who_computes_a_prefix_without_slots_again_gives_it_slots() {
+    let mut tree = RadixTree::new(1).with_windows(4);
+    let content = prompt(&[(0, 10)]);
+    tree.insert_with_window(Prefix::EMPTY, key(&content), 5);
+    let again = tree.insert_with_window(Prefix::EMPTY, Key { tokens: 8, ..key(&content) }, 3);
+    assert_eq!(
+        (again.existing, again.in_window),
+        (8, 2),
+        "the first 3 have no slots in the second one either"
+    );
+    assert_eq!(tree.window_evictable(), 7);
+    assert_eq!(tree.find(Key { tokens: 8, ..key(&content) }).device.tokens, 8);
+    tree.check_windows(std::iter::empty()).unwrap();
+}
+
+#[test]
+fn a_window_is_locked_in_whole_nodes_and_what_is_above_loses_its_slots_first() {
+    let mut tree = RadixTree::new(1).with_windows(4);
+    let (one, other) = (prompt(&[(0, 6), (10, 3)]), prompt(&[(50, 2)]));
+    let start = tree.insert_with_window(Prefix::EMPTY, Key { tokens: 6, ..key(&one) }, 0);
+    let leaf = tree.insert_with_window(start.prefix, key(&one), 0);
+    tree.insert_with_window(Prefix::EMPTY, key(&other), 0);
+    tree.lock(leaf.prefix.node);
+    // [2][4] and [3]: the window before the end takes the 4 as a whole.
+    let first = tree.lock_window(leaf.prefix);
+    assert_eq!((first, tree.window_protected(), tree.window_evictable()), (2, 7, 4));
+    assert_eq!(tree.evict_window(), Some(WindowVictim::Inner { tokens: 2 }));
+    assert!(matches!(tree.evict_window(), Some(WindowVictim::Leaf(_))));
+    tree.check_windows([(leaf.prefix, first)].into_iter()).unwrap();
+    tree.unlock(leaf.prefix.node);
+    tree.unlock_window(leaf.prefix, first);
+    assert_eq!((tree.window_protected(), tree.window_evictable()), (0, 9));
+    tree.check_windows(std::iter::empty()).unwrap();
+}

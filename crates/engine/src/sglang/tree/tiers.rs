@@ -87,10 +87,10 @@ impl RadixTree {
         self.host_leaves.remove(&(since, id));
         let Node { tokens, device, parent, .. } = self.nodes[id.index()];
         if !device {
-            return Some(Evicted { tokens, hashes: self.remove(id, false) });
+            return Some(Evicted { tokens, in_window: 0, hashes: self.remove(id, false) });
         }
         self.nodes[id.index()].host = false;
         self.nodes[parent.index()].on_host -= 1;
-        Some(Evicted { tokens, hashes: self.nodes[id.index()].hashes.clone() })
+        Some(Evicted { tokens, in_window: 0, hashes: self.nodes[id.index()].hashes.clone() })
     }
 }

@@ -1,0 +1,163 @@
+//! The pool of layers with a sliding window: each token takes a slot there, too, but those that fell out of every window give
+//! theirs back.
+//!
+//! A request's slots are those of its own tokens, but for the `freed` ones, and the nodes of the tree that its window locks.
+//! When its prompt is shared, the slots before the window go, and what was cached without slots takes the request's.
+
+use servecast_types::ensure;
+
+use super::cache::KvCache;
+use super::request::{InWindow, Request};
+use super::tree::{Found, Prefix, WindowVictim};
+use crate::EngineConfig;
+use crate::iteration::WindowSlots;
+
+/// The sizes of the pool, in tokens.
+#[derive(Debug)]
+pub(super) struct WindowPool {
+    pub(super) window: u32,
+    pub(super) capacity: u64,
+    pub(super) available: u64,
+}
+
+impl WindowPool {
+    pub(super) fn new(config: &EngineConfig) -> Option<Self> {
+        let swa = config.sglang.as_ref()?.swa?;
+        Some(Self { window: swa.window, capacity: swa.tokens, available: swa.tokens })
+    }
+
+    /// How many of the first `known` tokens the one after them does not see. One more stays than the window spans.
+    fn behind(&self, known: u32, page_size: u32) -> u32 {
+        known.saturating_sub(self.window.div_ceil(page_size) * page_size + 1)
+    }
+
+    /// Nothing is in it.
+    pub(super) fn reset(&mut self) {
+        self.available = self.capacity;
+    }
+}
+
+/// So many tokens have to be behind the window before a request that decodes gives their slots back.
+const FREE_EVERY: u32 = 128;
+
+/// What the cache does with the window's pool.
+impl KvCache {
+    /// Tokens of the window's pool that can be had; without one there is no limit.
+    pub(super) fn window_obtainable(&self) -> u64 {
+        self.windows.as_ref().map_or(u64::MAX, |windows| windows.available + self.tree.window_evictable())
+    }
+
+    /// What both pools hold.
+    pub(super) fn window_slots(&self) -> Option<WindowSlots> {
+        let windows = self.windows.as_ref()?;
+        Some(WindowSlots {
+            full_available: self.full_available(),
+            available: windows.available,
+            evictable: self.tree.window_evictable(),
+            protected: self.tree.window_protected(),
+        })
+    }
+
+    /// Evicts at least `tokens` tokens of the window's pool, as far as there are that many. What is above others stays
+    /// cached for layers that see everything.
+    pub(super) fn evict_windows(&mut self, tokens: u64) {
+        let mut evicted = 0;
+        while evicted < tokens {
+            match self.tree.evict_window() {
+                None => return,
+                Some(WindowVictim::Leaf(leaf)) => evicted += u64::from(self.evict_leaf(leaf).1),
+                Some(WindowVictim::Inner { tokens }) => {
+                    evicted += u64::from(tokens);
+                    if let Some(windows) = &mut self.windows {
+                        windows.available += u64::from(tokens);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps a prefix from being evicted until [`KvCache::let_go`] is called with what this returns.
+    pub(super) fn hold(&mut self, prefix: Prefix) -> u32 {
+        self.tree.lock(prefix.node);
+        self.tree.lock_window(prefix)
+    }
+
+    pub(super) fn let_go(&mut self, prefix: Prefix, held: u32) {
+        self.tree.unlock(prefix.node);
+        self.tree.unlock_window(prefix, held);
+    }
+
+    /// Notes how far what a request hits is cached.
+    pub(super) fn note_cached(&self, request: &mut Request, found: Found) {
+        let ends =
+            Some(found.cached).filter(|&cached| self.windows.is_some() && cached > found.device.tokens);
+        request.window.cached = ends;
+    }
+
+    /// Shares the first `tokens` tokens of a request; where more was cached than it could hit, no more than that, so that
+    /// what was cached can be hit from now on.
+    pub(super) fn insert_with_window(&mut self, request: &mut Request, tokens: u32) -> Prefix {
+        let known = request.shareable(tokens);
+        self.free_behind_window(request, request.shared.tokens, known);
+        let prefix = self.insert(request, self.floor_page(known));
+        if known < tokens {
+            self.free_behind_window(request, prefix.tokens, tokens);
+        }
+        request.window.cached = request.window.cached.filter(|&cached| cached > tokens);
+        self.tree.unlock_window(request.shared, request.window.locked_from);
+        request.window.locked_from = self.tree.lock_window(prefix);
+        prefix
+    }
+
+    /// Gives slots of a request back that the token after the first `known` ones does not see; those of its first `shared`
+    /// tokens are the tree's.
+    fn free_behind_window(&mut self, request: &mut Request, shared: u32, known: u32) {
+        let Some(windows) = &mut self.windows else { return };
+        let behind = windows.behind(known, self.page_size);
+        if behind <= request.window.freed {
+            return;
+        }
+        let behind = behind / self.page_size * self.page_size;
+        let first = request.window.freed.max(shared);
+        windows.available += u64::from(behind.saturating_sub(first));
+        // What is the tree's counts as given back.
+        request.window.freed = first.max(behind);
+    }
+
+    /// The same before a request decodes, which does so only now and then, and not as long as its prompt is under way.
+    pub(super) fn free_before_decode(&mut self, request: &mut Request) {
+        let Some(windows) = &self.windows else { return };
+        let is_first = !std::mem::replace(&mut request.window.decodes, true);
+        let behind = windows.behind(request.known(), self.page_size);
+        if !is_first && behind >= request.window.freed + FREE_EVERY {
+            self.free_behind_window(request, request.shared.tokens, request.known());
+        }
+    }
+
+    /// Takes all slots of a request away, of which those of its first `shared` tokens are the tree's.
+    pub(super) fn release_window(&mut self, request: &mut Request, shared: u32) {
+        let Some(windows) = &mut self.windows else { return };
+        windows.available += own(request, shared);
+        self.tree.unlock_window(request.shared, request.window.locked_from);
+        request.window = InWindow::default();
+    }
+
+    /// Checks that every slot of the pool is free, in the tree or owned by one of `requests`.
+    pub(super) fn check_windows<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a Request> + Clone,
+    ) -> Result<(), String> {
+        let Some(windows) = &self.windows else { return Ok(()) };
+        let owned: u64 = requests.clone().map(|request| own(request, request.shared.tokens)).sum();
+        let cached = self.tree.window_evictable() + self.tree.window_protected();
+        let accounted = windows.available + cached + owned;
+        let capacity = windows.capacity;
+        ensure!(accounted == capacity, "{accounted} slots of windows are accounted for, of {capacity}");
+        self.tree.check_windows(requests.map(|request| (request.shared, request.window.locked_from)))
+    }
+}
+
+/// Slots that a request owns, of whose tokens the first `shared` are in the tree.
+fn own(request: &Request, shared: u32) -> u64 {
+    request.allocated.saturating_sub(shared.max(request.window.freed)).into()
+}

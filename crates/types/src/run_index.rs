@@ -7,6 +7,9 @@ use hashbrown::HashTable;
 /// A run has an entry for every stretch of `1 << SPAN_BITS` numbers that it reaches into.
 const SPAN_BITS: u32 = 6;
 
+/// Of a table with fewer places nobody notices that it grows.
+const FEWEST_PLACES: usize = 1000;
+
 /// Runs of consecutive 64-bit numbers, each known by a number of its own below 2³², which may overlap.
 ///
 /// An entry a run and stretch of 64 numbers, so that a run of any length costs little, and numbers that have nothing to do
@@ -46,12 +49,34 @@ impl RunIndex {
         let (old, new) = (stretches_of(first, old_len), stretches_of(first, new_len));
         for place in old..new {
             let entry = Entry { tag: tag(stretch_at(first, place)), run };
+            self.make_room();
             self.entries.insert_unique(spread(entry.tag), entry, |entry| spread(entry.tag));
         }
         for place in new..old {
             let entry = Entry { tag: tag(stretch_at(first, place)), run };
             let found = self.entries.find_entry(spread(entry.tag), |other| *other == entry);
             found.expect("a run has an entry for all that it reaches into").remove();
+        }
+    }
+
+    /// Makes a table anew that is full, a quarter of it or more with places of entries that were removed: by itself it would
+    /// become twice as large, once for each worker of a long run.
+    #[inline]
+    fn make_room(&mut self) {
+        if self.entries.len() == self.entries.capacity() {
+            self.make_anew();
+        }
+    }
+
+    #[cold]
+    fn make_anew(&mut self) {
+        let places = self.entries.num_buckets() / 8 * 7;
+        if places >= FEWEST_PLACES && self.entries.len() <= places / 4 * 3 {
+            let mut entries = HashTable::with_capacity(places);
+            for entry in self.entries.drain() {
+                entries.insert_unique(spread(entry.tag), entry, |entry| spread(entry.tag));
+            }
+            self.entries = entries;
         }
     }
 
@@ -134,6 +159,28 @@ mod tests {
         assert_eq!(index.first_overlap((u64::MAX - 200, 500), extent), Some((101, 0)));
         index.resize(extents[0].0, 1000, 0, 0);
         assert!(index.is_empty());
+    }
+
+    #[test]
+    fn runs_that_come_and_go_do_not_make_the_table_grow() {
+        let mut index = RunIndex::default();
+        // A stretch each, as many as fill two thirds of a table; the one that goes is another one each time.
+        let mut runs: Vec<u64> = (0..4_800).map(|run| run * 64).collect();
+        for (run, first) in runs.iter().enumerate() {
+            index.resize(*first, 0, 64, run as u32);
+        }
+        let buckets = index.entries.num_buckets();
+        for step in 0..300_000_u64 {
+            let run = (step.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % runs.len();
+            index.resize(runs[run], 64, 0, run as u32);
+            runs[run] = (5_000 + step) * 64;
+            index.resize(runs[run], 0, 64, run as u32);
+        }
+        assert_eq!((index.len(), index.entries.num_buckets()), (4_800, buckets));
+        let extent = |run: u32| (runs[run as usize], 64);
+        for run in [0, 1, 4_799] {
+            assert_eq!(index.find(runs[run] + 7, extent), Some((run as u32, 7)));
+        }
     }
 
     proptest! {

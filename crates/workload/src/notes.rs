@@ -183,8 +183,7 @@ impl TraceNotes {
             (
                 self.sub_agents,
                 message!(
-                    "a call of a sub-agent: these stand between the calls of the parent, one sub-agent after another, \
-                     although some ran side by side"
+                    "a call of a sub-agent, which waits for what had ended when that began, and runs beside what had not"
                 ),
             ),
             (

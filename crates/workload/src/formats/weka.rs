@@ -2,9 +2,9 @@
 //! of consecutive ones (`hash_runs`, `[first, how many]`). Times are seconds from the start of the session.
 //!
 //! A call waits for the one before it and then for its `think_time`. The sub-agents of a session are containers with
-//! calls of their own, and stand in the list where they ended; one begins `duration_ms` before. Sessions of rows have one
-//! thread, so the calls of a sub-agent stand between those of its parent, and sub-agents that ran side by side run one
-//! after another.
+//! calls of their own, and stand in the list where they ended; one begins `duration_ms` before, and waits for what had
+//! ended by then: calls of its parent, or other sub-agents. The next call of the parent waits for all sub-agents that stand
+//! before it.
 
 use std::io::BufRead;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::json::{Fields, Items, Names, whole};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, hash_runs};
-use crate::{TimeUnit, Trace, TraceError, TraceForm, TraceRow};
+use crate::{Links, TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 
 /// Reads the sessions of a file.
 pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
@@ -37,14 +37,45 @@ struct Reader {
     next_id: u64,
 }
 
-/// What is known of the calls of a session so far.
+/// Rows of a session, the last ones of a call or of a sub-agent, and when that had ended, in ms of the session.
+#[derive(Debug, Clone)]
+struct Ended {
+    rows: Vec<usize>,
+    at_ms: f64,
+}
+
+/// What a call waits for, and how long after that it is sent, in ms.
+#[derive(Debug, Clone, Default)]
+struct Start {
+    rows: Vec<usize>,
+    delay_ms: f64,
+}
+
+/// The calls of a session or of a sub-agent so far.
 #[derive(Default)]
-struct Progress {
-    rows: Vec<TraceRow>,
-    /// When the last call had its answer, in ms of the session.
-    answered_ms: Option<f64>,
-    /// When the last of the sub-agents since that call ended.
-    agents_ended_ms: Option<f64>,
+struct Thread {
+    calls: Vec<Ended>,
+    /// The sub-agents since the last call.
+    agents: Vec<Ended>,
+}
+
+impl Thread {
+    /// When a sub-agent starts that began at `began_ms`; if nobody says when, as soon as it could.
+    fn start_of_agent(&self, began_ms: Option<f64>) -> Start {
+        let has_ended = |ended: &&Ended| began_ms.is_none_or(|began| ended.at_ms <= began);
+        let agents: Vec<&Ended> = self.agents.iter().filter(has_ended).collect();
+        // What others waited for has ended before them.
+        let call = self.calls.iter().rfind(has_ended).or(self.calls.first());
+        let before = if agents.is_empty() { call.into_iter().collect() } else { agents };
+        let ended_ms = before.iter().map(|ended| ended.at_ms).fold(f64::NEG_INFINITY, f64::max);
+        let delay_ms = began_ms.map_or(0.0, |began| (began - ended_ms.max(0.0)).max(0.0));
+        Start { rows: before.iter().flat_map(|ended| &ended.rows).copied().collect(), delay_ms }
+    }
+
+    /// The rows with which it ends.
+    fn last_rows(&self) -> Vec<usize> {
+        self.calls.last().into_iter().chain(&self.agents).flat_map(|ended| &ended.rows).copied().collect()
+    }
 }
 
 impl Reader {
@@ -52,15 +83,15 @@ impl Reader {
         let name = session.name("id")?.ok_or_else(|| session.missing("id", "the name of the session"))?;
         self.names.add(session, "id", "")?;
         self.block_size(session)?;
-        let mut progress = Progress::default();
-        self.calls(session, &name, &mut progress)?;
-        let rows = &mut progress.rows;
+        let mut calls = Vec::new();
+        self.calls(session, &name, Start::default(), &mut calls)?;
+        let mut rows = rows_of(calls, &name);
         match session.get("hash_id_scope").map(|scope| (scope, scope.as_str())) {
-            None | Some((_, Some("local"))) => self.rename(&name, rows),
+            None | Some((_, Some("local"))) => self.rename(&name, &mut rows),
             Some((_, Some("global"))) => {}
             Some((scope, _)) => return Err(session.wrong("hash_id_scope", scope, "`local` or `global`")),
         }
-        self.trace.rows.append(rows);
+        self.trace.rows.append(&mut rows);
         Ok(())
     }
 
@@ -78,60 +109,73 @@ impl Reader {
         Ok(())
     }
 
-    /// The calls of a session, or of a sub-agent.
-    fn calls(&mut self, of: &Fields, name: &str, progress: &mut Progress) -> Result<(), TraceError> {
+    /// Takes in the calls of a session, or of a sub-agent, of which the first one starts then; the rows with which it ends.
+    fn calls(
+        &mut self,
+        of: &Fields,
+        name: &str,
+        begin: Start,
+        rows: &mut Vec<(Start, TraceRow)>,
+    ) -> Result<Vec<usize>, TraceError> {
+        let mut thread = Thread::default();
         for (place, value) in of.needed_list("requests", "a list of calls")?.iter().enumerate() {
             let call = of.element("requests", place, value)?;
             if call.get("requests").is_none() {
-                let delay_ms = self.delay_ms(&call, progress)?;
-                self.call(&call, name, delay_ms, progress)?;
+                let start = self.start_of_call(&call, &thread, &begin)?;
+                let ended = Ended { rows: vec![rows.len()], at_ms: self.answered_ms(&call)? };
+                rows.push((start, self.row(&call, name)?));
+                thread.calls.push(ended);
+                thread.agents.clear();
                 continue;
             }
-            let ended_ms = self.time_ms(&call)?;
+            let at_ms = self.time_ms(&call)?;
+            // What it lasted may be unknown.
             let lasted_ms = call.duration_ms("duration_ms", TimeUnit::Ms)?;
-            // What it lasted may be unknown; then it began as soon as it could.
-            let began_ms = lasted_ms.map(|ms| ended_ms - ms);
-            let gap = began_ms.zip(progress.answered_ms).map_or(0.0, |(began, answered)| began - answered);
-            let mut agent = Progress { rows: std::mem::take(&mut progress.rows), ..Progress::default() };
-            let first = agent.rows.len();
-            self.calls(&call, name, &mut agent)?;
-            progress.rows = agent.rows;
-            for row in &progress.rows[first..] {
+            let mut start = thread.start_of_agent(lasted_ms.map(|ms| at_ms - ms));
+            if thread.calls.is_empty() && thread.agents.is_empty() {
+                start.rows.clone_from(&begin.rows);
+                start.delay_ms += begin.delay_ms;
+            }
+            let first = rows.len();
+            let ends = self.calls(&call, name, start, rows)?;
+            for (_, row) in &rows[first..] {
                 self.trace.notes.sub_agents.add(row.line);
             }
-            if let Some(row) = progress.rows.get_mut(first).filter(|_| first > 0) {
-                row.delay_ms = Some(gap.max(0.0));
+            if !ends.is_empty() {
+                thread.agents.push(Ended { rows: ends, at_ms });
             }
-            // Those that ran side by side had begun before this one ended.
-            progress.answered_ms = Some(progress.answered_ms.map_or(ended_ms, |before| before.max(ended_ms)));
-            progress.agents_ended_ms = progress.answered_ms;
         }
-        Ok(())
+        Ok(thread.last_rows())
+    }
+
+    /// When a call is sent; after sub-agents what is left of the time to think.
+    fn start_of_call(&mut self, call: &Fields, thread: &Thread, begin: &Start) -> Result<Start, TraceError> {
+        let (sent_ms, think_ms) = (self.time_ms(call)?, call.duration_ms("think_time", self.unit)?);
+        let rows = thread.last_rows();
+        if !thread.agents.is_empty() {
+            let ended_ms = thread.agents.iter().map(|agent| agent.at_ms).fold(0.0, f64::max);
+            return Ok(Start { rows, delay_ms: (sent_ms - ended_ms).max(0.0) });
+        }
+        if thread.calls.is_empty() {
+            return Ok(begin.clone());
+        }
+        if think_ms.is_none() {
+            self.trace.notes.without_gap.add(call.line);
+        }
+        Ok(Start { rows, delay_ms: think_ms.unwrap_or(0.0) })
+    }
+
+    /// When a call had its answer, in ms of the session.
+    fn answered_ms(&self, call: &Fields) -> Result<f64, TraceError> {
+        Ok(self.time_ms(call)? + call.duration_ms("api_time", self.unit)?.unwrap_or(0.0))
     }
 
     fn time_ms(&self, call: &Fields) -> Result<f64, TraceError> {
         call.time_ms("t", self.unit)?.ok_or_else(|| call.missing("t", "when it was sent, from the start"))
     }
 
-    /// How long after the one before a call is sent; after a sub-agent what is left of the time to think.
-    fn delay_ms(&mut self, call: &Fields, progress: &Progress) -> Result<f64, TraceError> {
-        let (sent_ms, think_ms) = (self.time_ms(call)?, call.duration_ms("think_time", self.unit)?);
-        if let Some(ended_ms) = progress.agents_ended_ms {
-            return Ok((sent_ms - ended_ms).max(0.0));
-        }
-        if think_ms.is_none() && !progress.rows.is_empty() {
-            self.trace.notes.without_gap.add(call.line);
-        }
-        Ok(think_ms.unwrap_or(0.0))
-    }
-
-    fn call(
-        &mut self,
-        call: &Fields,
-        name: &str,
-        delay_ms: f64,
-        progress: &mut Progress,
-    ) -> Result<(), TraceError> {
+    /// The row of a call, without what says when it is sent.
+    fn row(&mut self, call: &Fields, name: &str) -> Result<TraceRow, TraceError> {
         let input = call.needed_tokens("in", MAX_INPUT_TOKENS)?;
         let output = call.needed_tokens("out", MAX_OUTPUT_TOKENS)?;
         if input == 0 {
@@ -140,21 +184,14 @@ impl Reader {
         if output == 0 {
             self.trace.notes.made_one_token.add(call.line);
         }
-        let sent_ms = self.time_ms(call)?;
-        let took_ms = call.duration_ms("api_time", self.unit)?;
-        progress.answered_ms = Some(sent_ms + took_ms.unwrap_or(0.0));
-        progress.agents_ended_ms = None;
-        let delay_ms = Some(delay_ms).filter(|_| !progress.rows.is_empty());
-        progress.rows.push(TraceRow {
+        Ok(TraceRow {
             line: call.line,
             session_id: Some(name.to_owned()),
-            delay_ms,
             input_length: Some(input),
             output_length: output.max(1),
             hash_runs: hash_runs(runs(call)?),
             ..TraceRow::default()
-        });
-        Ok(())
+        })
     }
 
     /// Gives the ids of a session, which mean something within it alone, ones of their own.
@@ -172,6 +209,24 @@ impl Reader {
             *run = run.start() + shift..=run.end() + shift;
         }
     }
+}
+
+/// The rows of a session, which name one another where one waits for others than the one before it.
+fn rows_of(calls: Vec<(Start, TraceRow)>, session: &str) -> Vec<TraceRow> {
+    let is_before = |(place, (start, _)): (usize, &(Start, TraceRow))| {
+        start.rows.iter().copied().eq(place.checked_sub(1))
+    };
+    let is_chain = calls.iter().enumerate().all(is_before);
+    let id = |place: usize| format!("{session}:{place}").into_boxed_str();
+    let row = |(place, (start, row)): (usize, (Start, TraceRow))| {
+        let links = (!is_chain).then(|| Links {
+            request_id: Some(id(place)),
+            wait_for: Some(start.rows.iter().copied().map(id).collect()),
+            ..Links::default()
+        });
+        TraceRow { delay_ms: (place > 0).then_some(start.delay_ms), links: links.map(Box::new), ..row }
+    };
+    calls.into_iter().enumerate().map(row).collect()
 }
 
 /// The ids of a call.

@@ -259,7 +259,7 @@ fn sessions_of_weka_wait_for_their_answers_and_think() {
 }
 
 #[test]
-fn sub_agents_of_weka_stand_between_the_calls_of_their_parent() {
+fn sub_agents_of_weka_run_side_by_side_where_they_did() {
     let agent = |t: f64| {
         format!(
             "{{\"t\": {t}, \"type\": \"subagent\", \"duration_ms\": 3000, \"requests\": [{{\"t\": 0.0, \"in\": 128, \
@@ -267,25 +267,29 @@ fn sub_agents_of_weka_stand_between_the_calls_of_their_parent() {
              \"out\": 6, \"hash_runs\": [[50, 3]], \"api_time\": 1.0, \"think_time\": 1.0}}]}}"
         )
     };
-    // Both began 0.5 s after the answer at 1.0 and ran side by side; the parent went on 0.25 s after the second.
+    // They began 0.5 and 0.75 s after the answer at 1.0, and ran side by side; a third one began 0.25 s after the first had
+    // ended, and the parent went on 0.25 s after that.
     let text = format!(
         "{{\"id\": \"a\", \"models\": [], \"block_size\": 64, \"requests\": [{{\"t\": 0, \"in\": 64, \"out\": 3, \"hash_runs\": \
-         [[0, 1]], \"api_time\": 1.0, \"think_time\": 0}}, {}, {}, {{\"t\": 5.0, \"in\": 128, \"out\": 4, \"hash_runs\": [[0, \
+         [[0, 1]], \"api_time\": 1.0, \"think_time\": 0}}, {}, {}, {}, {{\"t\": 8.0, \"in\": 128, \"out\": 4, \"hash_runs\": [[0, \
          2]], \"api_time\": 1.0, \"think_time\": 4.0}}]}}",
         agent(4.5),
-        agent(4.75)
+        agent(4.75),
+        agent(7.6)
     );
     check_in(
         Load::Closed,
         &text,
-        "a: @0 64>3 +500 128>5 +1000 192>6 +0 128>5 +1000 192>6 +250 128>4\n",
+        "a: @0 64>3 +500 128>5 +1000 192>6 +750 128>5 +1000 192>6 +100 128>5 +1000 192>6 +400 128>4\n",
         &[
-            "4 rows have a call of a sub-agent: these stand between the calls of the parent, one sub-agent after another, \
-             although some ran side by side (line 1 first)",
-            "2 rows have nothing in common with the turn before it: --turns delta if rows hold only what is new in a turn \
-             (line 1 first)",
+            "6 rows have a call of a sub-agent, which waits for what had ended when that began, and runs beside what had not \
+           (line 1 first)",
         ],
     );
+    let trace = read(&text).unwrap();
+    let session = &workload(&trace, Load::Closed).unwrap().sessions[0];
+    let waits: Vec<Vec<u32>> = (0..8).map(|turn| session.waits_for(turn).to_vec()).collect();
+    assert_eq!(waits, [vec![], vec![0], vec![1], vec![0], vec![3], vec![2], vec![5], vec![0, 2, 4, 6]]);
 }
 
 #[test]

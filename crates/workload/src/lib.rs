@@ -15,6 +15,7 @@
 mod bench;
 mod blocks;
 mod classes;
+mod clients;
 mod clock;
 mod continuation;
 mod convert;
@@ -42,6 +43,7 @@ mod unit;
 mod workload;
 
 pub use bench::bench_arrivals_ms;
+pub use clients::{Client, ClientMix, Histogram, Lengths, Lognormal, Uniform};
 pub use error::{SyntheticError, TraceError};
 pub use fit::{Fit, fit};
 pub use formats::measured::{Measured, MeasuredRequest, read_measured};

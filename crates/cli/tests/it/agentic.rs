@@ -136,6 +136,43 @@ fn a_closed_loop_begins_within_sessions() {
 }
 
 #[test]
+fn clients_of_several_kinds_make_one_load() {
+    let sandbox = sandbox();
+    let file = |lengths: &str| {
+        format!(
+            "[[client]]\nname = \"chat\"\nrate_per_s = 5\nlengths_of = \"{lengths}\"\n\n[[client]]\nname = \"batch\"\n\
+             rate_per_s = 2\ninput_tokens = 2000\noutput_tokens = 100\n"
+        )
+    };
+    sandbox.write("clients.toml", file("s.jsonl"));
+    let generate = ["trace", "generate", "--clients", "clients.toml", "--request-count", "200", "-o"];
+    for name in ["one.jsonl", "two.jsonl"] {
+        let made = sandbox.run(&[&generate[..], &[name]].concat());
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+    }
+    assert_eq!(sandbox.read("one.jsonl"), sandbox.read("two.jsonl"));
+    let report = sandbox.report(&["one.jsonl"]);
+    let [chat, batch] =
+        ["chat", "batch"].map(|name| report["classes"][name]["num_requests"].as_u64().unwrap());
+    assert!(chat + batch == 200 && (120..165).contains(&chat), "{chat} {batch}");
+    assert_eq!(report["classes"]["chat"]["total_input_tokens"], chat * 600);
+    let refused = |arguments: &[&str], problem: &str| {
+        let refused = sandbox.run(arguments);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    };
+    refused(&["trace", "generate", "--clients", "clients.toml"], "--request-count says how many sessions");
+    refused(
+        &[&generate[..6], &["--input-tokens", "5"]].concat(),
+        "--input-tokens cannot be combined with --clients",
+    );
+    sandbox.write("clients.toml", file("nowhere.jsonl"));
+    refused(&generate[..6], "nowhere.jsonl");
+    sandbox.write("clients.toml", "[[client]]\nname = \"a\"\nrte_per_s = 1\n");
+    refused(&generate[..6], "`clients.toml`: line 3: unknown field `rte_per_s`");
+}
+
+#[test]
 fn what_goes_by_single_rows_refuses_forks() {
     let sandbox = sandbox();
     let refused = |arguments: &[&str], problem: &str| {

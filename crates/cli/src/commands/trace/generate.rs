@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use servecast_workload::{SAMPLE_BLOCK_SIZE, TraceRow, generate, resembling, sample_chat_sessions};
+use servecast_workload::{
+    ClientMix, SAMPLE_BLOCK_SIZE, TraceRow, generate, resembling, sample_chat_sessions,
+};
 
 use super::convert::TOKENS_PER_BLOCK;
 use super::input::{InputForm, workload};
@@ -13,7 +15,7 @@ use crate::config::{
 };
 use servecast_types::{Message, message};
 
-use crate::error::Failure;
+use crate::error::{Failure, quoted};
 use crate::files::{self, note};
 use crate::interrupt::Interrupt;
 use crate::source::{Source, first_synthetic_key};
@@ -29,6 +31,9 @@ pub(crate) struct GenerateArgs {
     /// in it. The options below say how the trace is read.
     #[arg(long, help_heading = None::<&str>, value_name = "TRACE", value_hint = ValueHint::FilePath)]
     like: Option<PathBuf>,
+    /// Make a load that several kinds of clients make together, with --request-count sessions: a TOML file (docs/traces.md)
+    #[arg(long, help_heading = None::<&str>, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["like", "sample"])]
+    clients: Option<PathBuf>,
     #[command(flatten)]
     form: InputForm,
     /// Root of all random numbers
@@ -57,6 +62,9 @@ fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
     if let Some(path) = &args.like {
         return like(args, path);
     }
+    if let Some(path) = &args.clients {
+        return of_clients(args, path);
+    }
     if let Some(key) = args.form.first_key() {
         let message = message!("{} says how a trace is read, but there is none", Message::flag(key));
         return Err(Failure::user(message).with_hint("--like TRACE makes more of a trace"));
@@ -78,7 +86,7 @@ fn rows(args: &GenerateArgs) -> Result<(Vec<TraceRow>, u32), Failure> {
     layers.add_flags(&config)?;
     let Source::Synthetic { mut spec, .. } = Source::of(&config, &layers)? else {
         return Err(Failure::user("nothing says what to generate").with_hint(
-            "describe a workload with --input-tokens, --output-tokens and --request-count, or give --like TRACE or --sample",
+            "describe a workload with --input-tokens, --output-tokens and --request-count, or give --like TRACE, --clients FILE or --sample",
         ));
     };
     spec.trace_block_size = args.form.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
@@ -122,6 +130,55 @@ fn like(args: &GenerateArgs, path: &Path) -> Result<(Vec<TraceRow>, u32), Failur
     }
     let rows = resembling(&workload, block_size, load, requests, args.seed.unwrap_or(DEFAULT_SEED));
     Ok((rows, block_size))
+}
+
+/// Requests of several kinds of clients.
+fn of_clients(args: &GenerateArgs, path: &Path) -> Result<(Vec<TraceRow>, u32), Failure> {
+    let others = SyntheticConfig { request_count: None, ..args.synthetic.clone() };
+    if let Some(key) = first_synthetic_key(&others) {
+        return Err(Failure::user(message!(
+            "{} cannot be combined with --clients, whose file says it of each client",
+            Message::flag(key)
+        ))
+        .with_hint("leave one of the two out"));
+    }
+    let sessions = args.synthetic.request_count.unwrap_or(0);
+    if !(1..=MOST_REQUESTS as u64).contains(&sessions) {
+        return Err(Failure::user(message!(
+            "{request_count} says how many sessions the clients begin, and must be from 1 to {} with --clients",
+            MOST_REQUESTS
+        )));
+    }
+    let block_size = args.form.trace_block_size.unwrap_or(DEFAULT_TRACE_BLOCK_SIZE);
+    if block_size == 0 {
+        return Err(Failure::user(message!(
+            "{trace_block_size} is 0, but every hash id must stand for at least 1 token"
+        )));
+    }
+    let text = files::read_text(path)?;
+    let about = |problem: Message| Failure::user(problem).about(quoted(path));
+    let mix: ClientMix = toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        about(message!("line {}: {}", line as u64, error.message().replace('\n', " ")))
+    })?;
+    mix.validate().map_err(about)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let lengths = mix.client.iter().map(|client| match &client.lengths_of {
+        Some(trace) => lengths_of(args, &folder.join(trace)),
+        None => Ok(Vec::new()),
+    });
+    let lengths = lengths.collect::<Result<Vec<_>, _>>()?;
+    let seed = args.seed.unwrap_or(DEFAULT_SEED);
+    let rows = mix.generate(&lengths, sessions, block_size, seed).map_err(about)?;
+    Ok((rows, block_size))
+}
+
+/// The prompt and output lengths of a trace.
+fn lengths_of(args: &GenerateArgs, path: &Path) -> Result<Vec<(u64, u64)>, Failure> {
+    let (trace, cut) = args.form.without_block_size().read(path)?;
+    let (workload, _) = workload(path, &trace, cut)?;
+    let lengths = workload.turns().map(|turn| (turn.prompt.tokens().into(), turn.generated().into()));
+    Ok(lengths.collect())
 }
 
 /// As many as a synthetic workload may have.

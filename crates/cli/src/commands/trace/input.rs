@@ -48,6 +48,13 @@ pub(super) struct InputForm {
     turns: Option<Turns>,
 }
 
+impl InputForm {
+    /// The same of a trace whose ids stand for what its form says.
+    pub(super) fn without_block_size(&self) -> Self {
+        Self { trace_block_size: None, ..self.clone() }
+    }
+}
+
 impl TraceInput {
     /// The trace, and what its rows stand for.
     pub(super) fn read(&self) -> Result<(Trace, Cut), Failure> {

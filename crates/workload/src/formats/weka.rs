@@ -84,7 +84,7 @@ impl Reader {
         self.names.add(session, "id", "")?;
         self.block_size(session)?;
         let mut calls = Vec::new();
-        self.calls(session, &name, Start::default(), &mut calls)?;
+        self.calls(session, &name, &Start::default(), &mut calls)?;
         let mut rows = rows_of(calls, &name);
         match session.get("hash_id_scope").map(|scope| (scope, scope.as_str())) {
             None | Some((_, Some("local"))) => self.rename(&name, &mut rows),
@@ -114,14 +114,14 @@ impl Reader {
         &mut self,
         of: &Fields,
         name: &str,
-        begin: Start,
+        begin: &Start,
         rows: &mut Vec<(Start, TraceRow)>,
     ) -> Result<Vec<usize>, TraceError> {
         let mut thread = Thread::default();
         for (place, value) in of.needed_list("requests", "a list of calls")?.iter().enumerate() {
             let call = of.element("requests", place, value)?;
             if call.get("requests").is_none() {
-                let start = self.start_of_call(&call, &thread, &begin)?;
+                let start = self.start_of_call(&call, &thread, begin)?;
                 let ended = Ended { rows: vec![rows.len()], at_ms: self.answered_ms(&call)? };
                 rows.push((start, self.row(&call, name)?));
                 thread.calls.push(ended);
@@ -137,7 +137,7 @@ impl Reader {
                 start.delay_ms += begin.delay_ms;
             }
             let first = rows.len();
-            let ends = self.calls(&call, name, start, rows)?;
+            let ends = self.calls(&call, name, &start, rows)?;
             for (_, row) in &rows[first..] {
                 self.trace.notes.sub_agents.add(row.line);
             }

@@ -89,6 +89,7 @@ fn workload(run: &RequestRun) -> Workload {
             stop_after: None,
             output: None,
             class: None,
+            lora: None,
         };
         Session { turns: std::iter::once(turn).collect(), ..Session::default() }
     };

@@ -53,6 +53,7 @@ use crate::config::MAX_WORKERS;
 ///     stop_after: None,
 ///     output: None,
 ///     class: None,
+///     lora: None,
 /// };
 /// let sessions = (1..=200).map(|line| Session { turns: [turn(line)].into(), ..Session::default() }).collect();
 /// let workload = Workload { sessions, ..Workload::default() };

@@ -40,6 +40,8 @@ pub struct Arrival {
     pub stop_after: Option<u32>,
     /// Lower is more important.
     pub priority: i32,
+    /// The LoRA adapter that it asks for; its prompt is [salted](Prompt::salted) with that.
+    pub lora: Option<u32>,
     /// The worker of each stage, where that is not the router's choice.
     pub placement: Placement,
 }

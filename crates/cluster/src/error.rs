@@ -65,6 +65,13 @@ pub enum ClusterError {
         /// The name.
         name: String,
     },
+    /// A request asks for a LoRA adapter, and a worker takes none.
+    NoLoras {
+        /// The adapter.
+        lora: String,
+        /// The pool of the worker.
+        pool: Role,
+    },
     /// A closed loop without anybody in it.
     NoConcurrency,
 }
@@ -125,6 +132,12 @@ impl From<&ClusterError> for Message {
             ClusterError::PoolName { name } => {
                 message!("two pools are called `{}`: give each a name of its own", name)
             }
+            ClusterError::NoLoras { lora, pool } => message!(
+                "the trace asks for the LoRA adapter {}, but {enable_lora} is off for workers of the {} pool: switch it on in \
+                 {--engine_args}, with {max_loras} (vLLM)",
+                format!("`{lora}`"),
+                pool.name()
+            ),
             ClusterError::NoConcurrency => {
                 message!("{replay_concurrency} is 0, but at least 1 session has to run at a time")
             }

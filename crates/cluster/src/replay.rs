@@ -156,6 +156,7 @@ impl Replay {
             output: source.output.take(),
             stop_after: source.stop_after,
             priority: source.priority,
+            lora: source.lora,
             placement,
         }
     }
@@ -334,6 +335,7 @@ mod tests {
             stop_after: None,
             output: None,
             class: None,
+            lora: None,
         };
         Session { turns: starts.iter().enumerate().map(turn).collect(), ..Session::default() }
     }

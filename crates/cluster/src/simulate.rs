@@ -1,11 +1,12 @@
 //! Runs a workload on a deployment: as fast as it can, or by a clock.
 
+use servecast_engine::EngineConfig;
 use servecast_record::RunRecord;
 use servecast_types::{Role, WorkerId};
 use servecast_workload::{Turn, Workload};
 
 use crate::cluster::Cluster;
-use crate::config::{SimulationOptions, Topology};
+use crate::config::{PoolConfig, SimulationOptions, Topology};
 use crate::drive::{Timer, VirtualClock, WallClock, drive};
 use crate::replay::Replay;
 use crate::stamped::{Stamp, Stamped};
@@ -28,6 +29,7 @@ impl Simulation {
         mut workload: Workload,
         options: &SimulationOptions,
     ) -> Result<Self, ClusterError> {
+        takes_loras(topology, &workload)?;
         let names = std::mem::take(&mut workload.names);
         let classes = std::mem::take(&mut workload.classes);
         let replay = Replay::new(workload, options.load, topology.front_host())?;
@@ -107,5 +109,15 @@ impl Simulation {
         let end = drive(&mut self.cluster, &mut source, &mut WallClock::new(timer), observer)?;
         let record = RunRecord { classes: self.classes, ..self.cluster.finish(end)? };
         Ok((record, source.into_stamps()))
+    }
+}
+
+/// Refuses requests for adapters that a worker, to whom they may come, takes none of.
+fn takes_loras(topology: &Topology, workload: &Workload) -> Result<(), ClusterError> {
+    let Some(lora) = workload.loras.first() else { return Ok(()) };
+    let takes = |pool: &&PoolConfig| pool.engines().all(EngineConfig::takes_loras);
+    match topology.pools.iter().find(|pool| !takes(pool)) {
+        Some(pool) => Err(ClusterError::NoLoras { lora: lora.to_string(), pool: pool.role }),
+        None => Ok(()),
     }
 }

@@ -115,6 +115,7 @@ impl<I: Iterator<Item = (u32, Turn)>> Source for Streamed<I> {
             output: turn.output,
             stop_after: turn.stop_after,
             priority: turn.priority,
+            lora: turn.lora,
             placement: Placement::new(),
         })
     }

@@ -392,6 +392,11 @@ fn microseconds(key: &str, us: f64) -> Result<Duration, ConfigError> {
 }
 
 impl EngineConfig {
+    /// Whether requests may ask for a LoRA adapter.
+    pub fn takes_loras(&self) -> bool {
+        self.max_loras.is_some()
+    }
+
     /// Data-parallel ranks of a worker, each with the KV blocks that the settings say.
     pub fn num_ranks(&self) -> u32 {
         self.dp.ranks

@@ -388,6 +388,7 @@ impl Source for Shared {
             output: Some(Box::new(content(&request.output, None))),
             stop_after: (tokens < request.max_tokens).then_some(tokens),
             priority: request.priority,
+            lora: None,
             placement: request.worker.into_iter().collect(),
         })
     }

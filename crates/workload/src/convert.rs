@@ -28,6 +28,7 @@ impl Workload {
             let class = turn.class.and_then(|class| self.classes.get(class.index()));
             TraceRow {
                 class: class.cloned(),
+                lora: turn.lora.and_then(|lora| self.loras.get(lora as usize)).cloned(),
                 links: links(session, place, line),
                 ..row(name, turn, line, is_open, &mut ids)
             }

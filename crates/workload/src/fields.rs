@@ -96,6 +96,7 @@ impl<'a> Object<'a> {
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
             max_output: self.max_output(line)?,
             class: self.class(line)?,
+            lora: self.lora(line)?,
             links: self.links(line)?,
         })
     }
@@ -168,6 +169,7 @@ impl<'a> Object<'a> {
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
             max_output: self.max_output(line)?,
             class: self.class(line)?,
+            lora: self.lora(line)?,
             links: self.links(line)?,
         })
     }
@@ -202,6 +204,12 @@ impl<'a> Object<'a> {
             (None, _) => None,
         };
         Ok(class.filter(|class| !class.is_empty()).map(Box::from))
+    }
+
+    /// The adapter that is asked for.
+    fn lora(&self, line: u64) -> Result<Option<Box<str>>, TraceError> {
+        let name = self.field(line, Key::Lora).map(|field| field.name()).transpose()?;
+        Ok(name.filter(|name| !name.is_empty()).map(Box::from))
     }
 
     /// What the row says of others; `None` if it says nothing.

@@ -25,7 +25,7 @@ impl Workload {
 }
 
 fn add(hash: &mut Xxh3, turn: &Turn) {
-    let Turn { line: _, class: _, start, prompt, output_tokens, priority, stop_after, output } = turn;
+    let Turn { line: _, class: _, lora, start, prompt, output_tokens, priority, stop_after, output } = turn;
     let (kind, ns) = match *start {
         TurnStart::At(time) => (0_u64, time.as_ns()),
         TurnStart::AfterPrevious(delay) => (1, delay.as_ns()),
@@ -37,6 +37,9 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
     let numbers = [kind, ns, u64::from(*output_tokens), priority, stop_after, runs.len() as u64];
     for number in numbers {
         hash.update(&number.to_le_bytes());
+    }
+    if let Some(lora) = lora {
+        hash.update(&lora.to_le_bytes());
     }
     hash.update(&[u8::from(output.is_some())]);
     let output = output.as_ref().map_or(&[][..], |output| output.runs());

@@ -14,7 +14,6 @@
 
 mod bench;
 mod blocks;
-mod classes;
 mod clients;
 mod clock;
 mod continuation;
@@ -25,6 +24,7 @@ mod fingerprint;
 mod fit;
 mod formats;
 mod graph;
+mod labels;
 mod merge;
 mod notes;
 mod order;

@@ -227,6 +227,7 @@ impl<'a> Writer<'a> {
             output_ids: source.output_ids.iter().map(|&id| self.id(id, copy)).collect(),
             priority: source.priority,
             class: source.class.clone(),
+            lora: source.lora.clone(),
             max_output: source.max_output.map(|most| most.max(output_length as u32)),
             ..TraceRow::default()
         }

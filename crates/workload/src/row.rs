@@ -49,6 +49,8 @@ pub struct TraceRow {
     pub max_output: Option<u32>,
     /// The class of requests that it is one of, for which figures are told apart.
     pub class: Option<Box<str>>,
+    /// The LoRA adapter that it asks for: prompts under different adapters share nothing.
+    pub lora: Option<Box<str>>,
     /// What it says of other rows, if anything.
     pub links: Option<Box<Links>>,
 }
@@ -140,6 +142,7 @@ pub fn write_mooncake(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> 
             priority: (row.priority != 0).then_some(row.priority),
             max_output_toks: row.max_output,
             class: row.class.as_deref(),
+            lora: row.lora.as_deref(),
             request_id: links.and_then(|links| links.request_id.as_deref()),
             wait_for: links.and_then(|links| links.wait_for.as_deref()),
             branches: links.map_or(&[], |links| &links.branches),
@@ -172,6 +175,8 @@ struct JsonRow<'a> {
     max_output_toks: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lora: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

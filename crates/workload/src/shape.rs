@@ -341,6 +341,7 @@ mod tests {
             stop_after: None,
             output: None,
             class: None,
+            lora: None,
         };
         let turns = starts.iter().map(turn).collect::<SmallVec<_>>();
         Session { name: Some(name.into()), turns, waits: None }

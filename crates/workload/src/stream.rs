@@ -185,6 +185,11 @@ impl<R: BufRead> TraceStream<R> {
                 "the row has `wait_for` or `branches`, and when it is sent depends on other rows",
             );
         }
+        if row.lora.is_some() {
+            return refused(
+                "the row has a `lora`, and adapters are told apart when all of their names are known",
+            );
+        }
         if self.recognised == Some(Recognised::Chats) && !self.rows.seen.are_chats() {
             return refused("the row has no `chat_id` and `parent_chat_id` as the first one has");
         }

@@ -10,9 +10,9 @@ use servecast_types::{ClassId, ContentNames, Duration, Prompt, Time};
 use smallvec::SmallVec;
 
 use crate::blocks::Blocks;
-use crate::classes::Classes;
 use crate::clock::Clock;
 use crate::graph::{Graph, Waits};
+use crate::labels::Labels;
 use crate::order::TurnOrder;
 use crate::row::TraceRow;
 use crate::{TraceError, TraceNotes, continuation};
@@ -28,6 +28,8 @@ pub struct Workload {
     pub names: ContentNames,
     /// The names of the classes that its requests are of.
     pub classes: Vec<Box<str>>,
+    /// The names of the LoRA adapters that its requests ask for.
+    pub loras: Vec<Box<str>>,
 }
 
 /// Requests that follow one another: each waits for the one before it, or for those that it names.
@@ -100,6 +102,8 @@ pub struct Turn {
     pub output: Option<Box<Prompt>>,
     /// The class that it is of.
     pub class: Option<ClassId>,
+    /// The place of its adapter among the names of the workload; its prompt is that under the adapter.
+    pub lora: Option<u32>,
 }
 
 impl Turn {
@@ -121,6 +125,7 @@ impl Turn {
             stop_after: row.max_output.map(|_| generated),
             output: blocks.output(row, notes),
             class: None,
+            lora: None,
         })
     }
 
@@ -295,14 +300,16 @@ impl Plan {
 
     fn assemble(self, rows: impl Iterator<Item: Borrow<TraceRow>>) -> Result<Workload, TraceError> {
         let Self { order, graph, turns, clock, mut blocks, mut notes } = self;
-        let (mut classes, mut resets) = (Classes::default(), FxHashSet::default());
+        let (mut classes, mut loras, mut resets) =
+            (Labels::default(), Labels::default(), FxHashSet::default());
         let mut sessions: Vec<Session> = Vec::with_capacity(order.num_sessions());
         for (index, row) in rows.enumerate() {
             let row: &TraceRow = row.borrow();
             row.check()?;
             let start = if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? };
-            let class = classes.of_row(row)?;
-            let turn = Turn { class, ..Turn::of_row(row, start, &mut blocks, &mut notes)? };
+            let class = classes.class_of(row)?;
+            let lora = row.lora.as_deref().map(|lora| loras.number(lora));
+            let turn = Turn { class, lora, ..Turn::of_row(row, start, &mut blocks, &mut notes)? };
             if row.links.as_ref().is_some_and(|links| links.prefix_reset) {
                 resets.insert(row.line);
             }
@@ -324,7 +331,13 @@ impl Plan {
             Turns::Whole => continuation::name_replies(&mut sessions, &mut notes),
             Turns::Delta => continuation::join_turns(&mut sessions, &mut names, &resets)?,
         }
-        Ok(Workload { sessions, notes, names, classes: classes.into_names() })
+        for turn in sessions.iter_mut().flat_map(|session| &mut session.turns) {
+            if let Some(lora) = turn.lora {
+                // No salt is that of no adapter.
+                turn.prompt = turn.prompt.salted(u64::from(lora) + 1);
+            }
+        }
+        Ok(Workload { sessions, notes, names, classes: classes.into_names(), loras: loras.into_names() })
     }
 }
 

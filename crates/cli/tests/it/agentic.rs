@@ -172,6 +172,83 @@ fn clients_of_several_kinds_make_one_load() {
     refused(&generate[..6], "`clients.toml`: line 3: unknown field `rte_per_s`");
 }
 
+/// Forty requests at once for one prompt, a quarter of them under each of three adapters and a quarter under none.
+fn adapters() -> String {
+    let lora = |number: usize| ["", r#", "lora": "sql""#, r#", "lora": "law""#, r#", "lora": 7"#][number % 4];
+    let row = |number| {
+        let begin = r#"{"timestamp": 0, "input_length": 512, "output_length": 50, "hash_ids": [1]"#;
+        format!("{begin}{}}}", lora(number))
+    };
+    (0..40).map(row).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn only_so_many_adapters_run_at_a_time() {
+    let sandbox = Sandbox::new();
+    sandbox.write("l.jsonl", adapters());
+    let replay = |most: u32| {
+        let engine = format!(r#"{{"enable_lora": true, "max_loras": {most}, "block_size": 16}}"#);
+        sandbox.report(&[
+            "l.jsonl",
+            "--engine-args",
+            &engine,
+            "--requests-jsonl",
+            "rows.jsonl",
+            "--overwrite",
+        ]);
+        rows(&sandbox, "rows.jsonl")
+    };
+    for most in 1..=3 {
+        let rows = replay(most);
+        let running = |at: f64| {
+            let runs = |row: &&Value| {
+                number(&row["stages"][0]["admitted_ms"]) <= at && at < number(&row["ended_ms"])
+            };
+            // Lines 1, 5, … ask for none.
+            let of = |row: &Value| row["line"].as_u64().unwrap() % 4;
+            let mut adapters: Vec<u64> =
+                rows.iter().filter(runs).map(of).filter(|adapter| *adapter != 1).collect();
+            adapters.sort_unstable();
+            adapters.dedup();
+            adapters.len()
+        };
+        let most_at_once = rows.iter().map(|row| running(number(&row["stages"][0]["admitted_ms"]))).max();
+        assert_eq!(most_at_once, Some(most as usize));
+        let late = rows.iter().filter(|row| number(&row["stages"][0]["admitted_ms"]) > 100.0);
+        assert_eq!(late.count() > 0, most < 3, "some wait for an adapter");
+    }
+}
+
+#[test]
+fn prompts_share_nothing_under_different_adapters() {
+    let sandbox = Sandbox::new();
+    let engine = r#"{"enable_lora": true, "max_loras": 3, "block_size": 16}"#;
+    let row = |at: u32, lora: &str| {
+        format!(r#"{{"timestamp": {at}, "input_length": 512, "output_length": 2, "hash_ids": [1]{lora}}}"#)
+    };
+    let of = |lora: &str| format!(r#", "lora": "{lora}""#);
+    let loras = ["", &of("sql"), &of("law"), &of("sql"), ""];
+    let text: Vec<String> = (0..).zip(loras).map(|(place, lora)| row(place * 1000, lora)).collect();
+    sandbox.write("l.jsonl", text.join("\n"));
+    sandbox.report(&["l.jsonl", "--engine-args", engine, "--requests-jsonl", "rows.jsonl"]);
+    let reused = |file: &str| -> Vec<bool> {
+        rows(&sandbox, file).iter().map(|row| row["reused_tokens"].as_u64().unwrap() > 0).collect()
+    };
+    assert_eq!(reused("rows.jsonl"), [false, false, false, true, true]);
+    let converted = sandbox.run(&["trace", "convert", "l.jsonl", "-o", "c.jsonl"]);
+    assert_eq!(converted.code, Some(0), "{}", converted.stderr);
+    sandbox.report(&["c.jsonl", "--engine-args", engine, "--requests-jsonl", "again.jsonl"]);
+    assert_eq!(reused("again.jsonl"), reused("rows.jsonl"));
+    let refused = |arguments: &[&str], problem: &str| {
+        let refused = sandbox.run(arguments);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    };
+    refused(&["replay", "l.jsonl"], "the trace asks for the LoRA adapter `sql`, but `enable_lora` is off");
+    refused(&["replay", "l.jsonl", "--engine", "sglang"], "`enable_lora` is off");
+    refused(&["replay", "l.jsonl", "--engine-args", engine, "--stream"], "the row has a `lora`");
+}
+
 #[test]
 fn what_goes_by_single_rows_refuses_forks() {
     let sandbox = sandbox();

@@ -91,6 +91,7 @@ impl Source for Users<'_> {
             output: None,
             stop_after: None,
             priority: 0,
+            lora: None,
             placement: Placement::new(),
         })
     }
@@ -125,6 +126,7 @@ fn trace(log: &[(Time, Sent)]) -> Workload {
             stop_after: None,
             output: None,
             class: None,
+            lora: None,
         }]
         .into(),
         waits: None,

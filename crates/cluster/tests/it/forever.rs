@@ -55,6 +55,7 @@ impl Source for Clients {
             output: Some(Box::new(Prompt::new([Run::tokens(self.sent, 10)]))),
             stop_after: self.sent.is_multiple_of(5).then_some(1),
             priority: 0,
+            lora: None,
             placement: [].into_iter().collect(),
         })
     }

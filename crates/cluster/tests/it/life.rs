@@ -124,6 +124,7 @@ fn workload(requests: &[(u64, u32, u32, u32)]) -> Workload {
             stop_after: None,
             output: None,
             class: None,
+            lora: None,
         }]
         .into(),
         waits: None,

@@ -27,6 +27,7 @@ pub(super) enum Key {
     OutputHashIds,
     MaxOutputToks,
     Class,
+    Lora,
     // Of requests that wait for several others.
     RequestId,
     WaitFor,
@@ -35,7 +36,7 @@ pub(super) enum Key {
     ToolWaitMs,
 }
 
-pub(super) const KEYS: [Key; 24] = [
+pub(super) const KEYS: [Key; 25] = [
     Key::Timestamp,
     Key::InputLength,
     Key::OutputLength,
@@ -55,6 +56,7 @@ pub(super) const KEYS: [Key; 24] = [
     Key::OutputHashIds,
     Key::MaxOutputToks,
     Key::Class,
+    Key::Lora,
     Key::RequestId,
     Key::WaitFor,
     Key::Branches,
@@ -103,6 +105,7 @@ impl Key {
             Self::OutputHashIds => "output_hash_ids",
             Self::MaxOutputToks => "max_output_toks",
             Self::Class => "class",
+            Self::Lora => "lora",
             Self::RequestId => "request_id",
             Self::WaitFor => "wait_for",
             Self::Branches => "branches",

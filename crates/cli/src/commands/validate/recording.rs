@@ -159,6 +159,7 @@ impl Recording {
                 stop_after: None,
                 output: None,
                 class: None,
+                lora: None,
             };
             Session { turns: std::iter::once(turn).collect(), ..Session::default() }
         };

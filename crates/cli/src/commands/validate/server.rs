@@ -241,7 +241,17 @@ fn turn(
     output_tokens: u32,
     output: Option<Box<Prompt>>,
 ) -> Turn {
-    Turn { line, start, prompt, output_tokens, priority: 0, stop_after: None, output, class: None }
+    Turn {
+        line,
+        start,
+        prompt,
+        output_tokens,
+        priority: 0,
+        stop_after: None,
+        output,
+        class: None,
+        lora: None,
+    }
 }
 
 fn session_of(turns: impl IntoIterator<Item = Turn>) -> Session {

@@ -235,8 +235,13 @@ impl Cluster {
         id
     }
 
-    /// Goes on to `now` and lets everything happen that is due then.
-    pub(crate) fn advance(&mut self, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
+    /// Goes on to `now` and lets everything happen that is due then. `is_over` says that no further request comes.
+    pub(crate) fn advance(
+        &mut self,
+        now: Time,
+        is_over: bool,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         let news = self.recorder.news();
         if now != self.now || news != self.news {
             self.idle_rounds = 0;
@@ -251,7 +256,7 @@ impl Cluster {
                 assert!(deadline.at == now, "the driver stops at every deadline");
                 match deadline.event {
                     Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
-                    Event::CopyEnd(place) => self.copy_ended(place),
+                    Event::CopyEnd(place) => self.copy_ended(place, is_over, observer)?,
                     Event::Ready(place) => self.ready(place, now, observer)?,
                 }
             } else if let Some(moved) = self.links.pop_ended(now) {

@@ -161,7 +161,7 @@ fn clients_of_several_kinds_make_one_load() {
         assert_eq!(refused.code, Some(2), "{}", refused.stderr);
         assert!(refused.stderr.contains(problem), "{}", refused.stderr);
     };
-    refused(&["trace", "generate", "--clients", "clients.toml"], "--request-count says how many sessions");
+    refused(&["trace", "generate", "--clients", "clients.toml"], "`request_count` says how many sessions");
     refused(
         &[&generate[..6], &["--input-tokens", "5"]].concat(),
         "--input-tokens cannot be combined with --clients",

@@ -5,6 +5,7 @@ use servecast_types::Time;
 use super::deadline::{Class, Event};
 use super::{Cluster, Place};
 use crate::control::WorkerState;
+use crate::{Observer, RunError};
 
 impl Cluster {
     /// A worker that idles goes on when a copy to or from the memory of its host ends.
@@ -18,12 +19,26 @@ impl Cluster {
         }
     }
 
-    pub(super) fn copy_ended(&mut self, place: Place) {
+    /// A copy has ended; `is_over` says that no further request comes.
+    pub(super) fn copy_ended(
+        &mut self,
+        place: Place,
+        is_over: bool,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
         self.copy_ends -= 1;
-        let worker = self.worker(place);
-        worker.copy_end = None;
-        if !matches!(worker.state, WorkerState::Down { .. }) {
+        self.worker(place).copy_end = None;
+        if is_over && self.copy_ends == self.deadlines.len() {
+            // Nothing but copies is scheduled. What is still to be served is with workers that lag: once they have served
+            // it, nobody waits for copies.
+            self.bring_all_up(observer)?;
+            if self.live.is_empty() {
+                return Ok(());
+            }
+        }
+        if !matches!(self.worker(place).state, WorkerState::Down { .. }) {
             self.wake(place);
         }
+        Ok(())
     }
 }

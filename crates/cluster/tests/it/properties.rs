@@ -220,6 +220,37 @@ fn a_prompt_may_fit_when_a_free_block_that_it_hits_is_taken() {
     assert!(prompt.admitted < Some(Time::from_ns(1_060_000_000)), "{prompt:?}");
 }
 
+/// The last request ends on a worker that lags, before a copy of another worker does, for which nobody waits any more.
+#[test]
+fn a_copy_is_not_waited_for_when_a_worker_that_lags_has_served_the_last_request() {
+    let engine = |settings| EngineArgs::from_json(settings).unwrap();
+    let row = TraceRow {
+        line: 1,
+        timestamp_ms: Some(0.0),
+        input_length: Some(4),
+        output_length: 1,
+        hash_ids: vec![0],
+        ..TraceRow::default()
+    };
+    let scenario = Scenario {
+        prefill: engine(json!({
+            "num_gpu_blocks": 6, "block_size": 4, "max_num_seqs": 1, "max_num_batched_tokens": 17,
+            "vllm_version": "0.33", "kv_bytes_per_token": 1000, "kv_offloading_size": 7.5e-6,
+            "kv_offloading": {"store_bandwidth": 0.0001, "load_bandwidth": 0.0001},
+        })),
+        decode: Some(engine(json!({
+            "num_gpu_blocks": 9, "block_size": 4, "max_num_seqs": 1, "max_num_batched_tokens": 17,
+            "vllm_version": "0.33", "kv_role": "kv_producer",
+        }))),
+        workers: (1, 1),
+        rows: vec![row],
+        concurrency: None,
+        router_mode: RouterMode::RoundRobin,
+        kv_router: RouterOptions::default().kv,
+    };
+    is_as_plain(&scenario).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 

@@ -468,11 +468,10 @@ impl Scheduler {
             self.verify(requests, step);
             return;
         }
-        let page = u64::from(self.config.block_size);
         for &slot in requests {
             self.cache.free_before_decode(&mut self.requests[slot]);
         }
-        self.cache.make_available(requests.len() as u64 * page);
+        self.cache.make_available(requests.len() as u64 * u64::from(self.config.block_size));
         for &slot in requests {
             let request = &mut self.requests[slot];
             let start = request.computed;

@@ -28,7 +28,7 @@ impl WindowPool {
 
     /// How many of the first `known` tokens the one after them does not see. One more stays than the window spans.
     fn behind(&self, known: u32, page_size: u32) -> u32 {
-        known.saturating_sub(self.window.div_ceil(page_size) * page_size + 1)
+        known.saturating_sub(self.window.div_ceil(page_size).saturating_mul(page_size).saturating_add(1))
     }
 
     /// Nothing is in it.
@@ -128,7 +128,8 @@ impl KvCache {
     pub(super) fn free_before_decode(&mut self, request: &mut Request) {
         let Some(windows) = &self.windows else { return };
         let is_first = !std::mem::replace(&mut request.window.decodes, true);
-        let behind = windows.behind(request.known(), self.page_size);
+        // Unlike what is given back, this is not counted in whole pages.
+        let behind = request.known().saturating_sub(windows.window.saturating_add(1));
         if !is_first && behind >= request.window.freed + FREE_EVERY {
             self.free_behind_window(request, request.shared.tokens, request.known());
         }

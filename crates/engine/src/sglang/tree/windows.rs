@@ -143,7 +143,8 @@ impl RadixTree {
         let mut in_window = self.revive(known, whole, first, began);
         let end = self.whole_pages(key.tokens);
         self.use_window_from(whole, end, began);
-        let window_begins = end.saturating_sub(window.div_ceil(self.page_size) * self.page_size);
+        let window_begins =
+            end.saturating_sub(window.div_ceil(self.page_size).saturating_mul(self.page_size));
         let mut prefix = whole;
         if end > whole.tokens {
             self.clock += 1;

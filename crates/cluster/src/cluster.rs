@@ -235,11 +235,12 @@ impl Cluster {
         id
     }
 
-    /// Goes on to `now` and lets everything happen that is due then. `is_over` says that no further request comes.
+    /// Goes on to `now` and lets everything happen that is due then. `sends_no_more` says that no request comes any more, whoever
+    /// ends.
     pub(crate) fn advance(
         &mut self,
         now: Time,
-        is_over: bool,
+        sends_no_more: bool,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         let news = self.recorder.news();
@@ -256,7 +257,7 @@ impl Cluster {
                 assert!(deadline.at == now, "the driver stops at every deadline");
                 match deadline.event {
                     Event::IterationEnd(place) => self.iteration_ended(place, now, observer)?,
-                    Event::CopyEnd(place) => self.copy_ended(place, is_over, observer)?,
+                    Event::CopyEnd(place) => self.copy_ended(place, sends_no_more, observer)?,
                     Event::Ready(place) => self.ready(place, now, observer)?,
                 }
             } else if let Some(moved) = self.links.pop_ended(now) {

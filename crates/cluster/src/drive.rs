@@ -245,7 +245,9 @@ impl<S: Source, C: Control, O: Observer> Drive<'_, S, C, O> {
     fn step(&mut self, now: Time) -> Result<(), RunError> {
         within_time(now, self.now)?;
         self.now = now;
-        self.cluster.advance(now, self.source.is_over(), self.observer)?;
+        // Of a source that waits for ends it is not known before it is told of them.
+        let sends_no_more = self.source.watches() == Watches::Nothing && self.source.is_over();
+        self.cluster.advance(now, sends_no_more, self.observer)?;
         self.follow_ended();
         while let Some(arrival) = self.source.pop_due(now) {
             let id = self.cluster.arrive(arrival, now, self.observer)?;

@@ -19,16 +19,16 @@ impl Cluster {
         }
     }
 
-    /// A copy has ended; `is_over` says that no further request comes.
+    /// A copy has ended; `sends_no_more` says that no request comes any more.
     pub(super) fn copy_ended(
         &mut self,
         place: Place,
-        is_over: bool,
+        sends_no_more: bool,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.copy_ends -= 1;
         self.worker(place).copy_end = None;
-        if is_over && self.copy_ends == self.deadlines.len() {
+        if sends_no_more && self.copy_ends == self.deadlines.len() {
             // Nothing but copies is scheduled. What is still to be served is with workers that lag: once they have served
             // it, nobody waits for copies.
             self.bring_all_up(observer)?;

@@ -46,8 +46,9 @@ const GPU: &str =
     "{model} says what is served, {gpu} on what, and {tensor_parallel_size} how many GPUs share each layer";
 const TYPES: &str = "{dtype} says how weights are stored, and {kv_cache_dtype} how the KV cache is";
 const EXPERTS: &str = "{expert_parallel_size} is the number of GPUs over which whole experts are shared out";
-const OFFLOADED: &str = "KV cache outside the GPU (host memory, disk, shared stores) is not simulated, and what is \
-                         evicted is computed again: leave it out";
+const OFFLOADED: &str = "KV cache outside the GPU is {kv_offloading_size} and {kv_offloading} for vLLM, and \
+                         `enable_hierarchical_cache` of `sglang` in {engine_args} for SGLang; disks and stores of several \
+                         workers are not simulated";
 const DRAFTS: &str = "speculative decoding is described by {speculative_config}, for SGLang by {speculative_algorithm} and \
                       {speculative_num_draft_tokens}, too";
 const ATTENTION: &str = "{attention_backend} flashinfer stands for FlashInfer's own kernels, which is FLASHINFER without \

@@ -132,7 +132,7 @@ impl Reader {
             // What it lasted may be unknown.
             let lasted_ms = call.duration_ms("duration_ms", TimeUnit::Ms)?;
             let mut start = thread.start_of_agent(lasted_ms.map(|ms| at_ms - ms));
-            if thread.calls.is_empty() && thread.agents.is_empty() {
+            if start.rows.is_empty() {
                 start.rows.clone_from(&begin.rows);
                 start.delay_ms += begin.delay_ms;
             }

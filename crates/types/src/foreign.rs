@@ -209,7 +209,8 @@ mod tests {
         for name in ["tensor_parallel", "--tensor-parallel", "TENSOR_PARALLEL", "sglang.tp_size"] {
             assert!(plain(name).unwrap().contains("`tensor_parallel_size` how many"), "{name}");
         }
-        assert_eq!(foreign("num_g2_blocks").unwrap().settings().count(), 0);
+        assert_eq!(foreign("max_lora_rank").unwrap().settings().count(), 0);
+        assert_eq!(foreign("num_g2_blocks").unwrap().settings().count(), 3);
         assert_eq!(foreign("request_rate").unwrap().settings().count(), 2);
         assert_eq!(foreign("no such name"), None);
         assert_eq!(foreign(""), None);

@@ -133,8 +133,8 @@ impl From<&ClusterError> for Message {
                 message!("two pools are called `{}`: give each a name of its own", name)
             }
             ClusterError::NoLoras { lora, pool } => message!(
-                "the trace asks for the LoRA adapter {}, but {enable_lora} is off for workers of the {} pool: switch it on in \
-                 {--engine_args}, with {max_loras} (vLLM)",
+                "the trace asks for the LoRA adapter {}, but {enable_lora} is off for workers of the {} pool: {--enable_lora} \
+                 switches it on, with {--max_loras} N (vLLM)",
                 format!("`{lora}`"),
                 pool.name()
             ),

@@ -140,7 +140,6 @@ const TABLE: &[(&str, &str)] = &[
     ("bandwidth_g1_to_g2_gbps bandwidth_g2_to_g1_gbps offload_batch_size kv_offloading_backend", OFFLOADED),
     ("enable_hierarchical_cache hicache_ratio hicache_size hicache_write_policy host_cache_size", OFFLOADED),
     ("num_draft_tokens nextn", DRAFTS),
-    ("enable_lora max_loras", "{engine_args} has both, for traces whose rows name an adapter (`lora`)"),
     ("max_lora_rank lora_paths", "adapters have no rank and no path here: leave it out"),
     (
         "num_blocks num_kv_blocks kv_blocks total_kv_blocks num_gpu_blocks_override",

@@ -187,15 +187,10 @@ fn only_so_many_adapters_run_at_a_time() {
     let sandbox = Sandbox::new();
     sandbox.write("l.jsonl", adapters());
     let replay = |most: u32| {
-        let engine = format!(r#"{{"enable_lora": true, "max_loras": {most}, "block_size": 16}}"#);
-        sandbox.report(&[
-            "l.jsonl",
-            "--engine-args",
-            &engine,
-            "--requests-jsonl",
-            "rows.jsonl",
-            "--overwrite",
-        ]);
+        let most = most.to_string();
+        let engine = ["--engine", "vllm", "--enable-lora", "--max-loras", &most, "--block-size", "16"];
+        sandbox
+            .report(&[&["l.jsonl", "--requests-jsonl", "rows.jsonl", "--overwrite"], &engine[..]].concat());
         rows(&sandbox, "rows.jsonl")
     };
     for most in 1..=3 {

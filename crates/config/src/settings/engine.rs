@@ -99,6 +99,12 @@ pub struct EngineShortcuts {
     /// Keep all tokens in layers with a window, in one group with the others
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub disable_hybrid_kv_cache_manager: Option<bool>,
+    /// Take requests for LoRA adapters, which rows of a trace name (`lora`)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_lora: Option<bool>,
+    /// LoRA adapters of the requests that run at a time [default: 1]
+    #[arg(long, value_name = "N")]
+    pub max_loras: Option<u32>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
     /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`; `auto`, which is `ops` of --model and
     /// --gpu, where they are given
@@ -279,7 +285,7 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 10] = [
+const OF_VLLM: [&str; 12] = [
     "pipeline_parallel_size",
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
@@ -288,6 +294,8 @@ const OF_VLLM: [&str; 10] = [
     "async_scheduling",
     "prefix_cache_retention_interval",
     "disable_hybrid_kv_cache_manager",
+    "enable_lora",
+    "max_loras",
     "kv_offloading_size",
     "kv_offloading",
 ];

@@ -36,13 +36,18 @@ function overview() {
 function settings(at) {
   const shown = (value) => (value == null ? "–" : typeof value === "string" ? value : JSON.stringify(value));
   const workload = (run) => (run.workload ? `${run.workload.name} (${run.workload.hash})` : "–");
-  const differs = runs.some((run) => run.workload?.hash !== baseline.workload?.hash);
+  const differs = runs.some((run) => !run.requests && run.workload?.hash !== baseline.workload?.hash);
   const rows = differs ? [["workload", workload(baseline), ...runs.map(workload)]] : [];
   for (const path of [...new Set(runs.flatMap((run) => Object.keys(run.settings ?? {})))].sort()) {
     const before = runs.find((run) => run.settings?.[path]).settings[path].baseline;
     rows.push([path, shown(before), ...runs.map((run) => (run.settings ? shown(run.settings[path] ? run.settings[path].value : before) : "–"))]);
   }
+  for (const run of [baseline, ...runs].filter((run) => run.measured)) {
+    at.append(node("p", {}, [`${run.name} was measured (${run.measured.source}): settings, targets and workload are not in it`, ...run.measured.notes].join(". ") + "."));
+  }
+  for (const run of runs.filter((run) => run.requests)) at.append(node("p", {}, `${baseline.name} and ${run.name}: ${run.requests}.`));
   if (rows.length) at.append(table(["Setting", ...names], rows, "Settings that differ"));
+  else if (runs.every((run) => run.requests)) return;
   else at.append(node("p", {}, runs.every((run) => run.settings) ? "Workload and settings are the same." : "In which settings the runs differ is not known: a report has none."));
 }
 

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::client_run::{ClientRun, about_requests, about_run_text};
 use crate::fail_if::relative_change;
 use crate::paired::PairedChange;
 use crate::printable::printable;
@@ -64,6 +65,9 @@ pub struct NamedFigures {
     /// What it replayed, if its report says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadId>,
+    /// What is known of a run that a client measured; absent for a simulated one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<ClientRun>,
     /// Its settings by path, such as `engine_args.block_size`, and the release of servecast.
     #[serde(skip)]
     pub settings: Option<BTreeMap<String, Value>>,
@@ -86,6 +90,13 @@ pub struct RunDifference {
     /// What it replayed, if its report says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadId>,
+    /// What is known of a run that a client measured; absent for a simulated one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<ClientRun>,
+    /// Whether its requests are those of the baseline, as far as their lengths tell, in a sentence; absent unless a client
+    /// measured one of the two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<String>,
     /// The settings in which it differs from the baseline, by path, with `servecast_version` and `latency_source`
     /// among them; absent unless both reports have their settings.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,7 +152,7 @@ impl NamedFigures {
             paths.insert("latency_source".to_owned(), report.latency_source.clone().into());
             paths
         });
-        Self { name: name.into(), figures: figures.collect(), workload, settings }
+        Self { name: name.into(), figures: figures.collect(), workload, measured: None, settings }
     }
 
     /// Whether both ran the same workload, as far as their reports say.
@@ -233,6 +244,8 @@ impl RunDifference {
         Self {
             name: run.name.clone(),
             workload: run.workload.clone(),
+            measured: run.measured.clone(),
+            requests: None,
             settings: settings.map(|(before, after)| changed(before, after)),
             figures: figures.collect(),
             paired: None,
@@ -259,8 +272,11 @@ pub fn render_differences(differences: &Differences, options: TableOptions) -> S
         table.add_row(std::iter::once(Cell::new(name)).chain(cells.map(right)));
     }
     let mut text = titled(TITLE, &table, options);
+    let baseline = &differences.baseline;
+    text += &printable(&about_run_text(&baseline.name, baseline.measured.as_ref()));
     for run in &differences.runs {
-        text += &printable(&settings_of(run, &differences.baseline));
+        text += &printable(&about_run_text(&run.name, run.measured.as_ref()));
+        text += &printable(&settings_of(run, baseline));
     }
     for run in &differences.runs {
         let Some(paired) = &run.paired else { continue };
@@ -275,6 +291,9 @@ pub fn render_differences(differences: &Differences, options: TableOptions) -> S
 
 /// The workload and the settings in which a run differs from the baseline, a line each.
 fn settings_of(run: &RunDifference, baseline: &NamedFigures) -> String {
+    if let Some(sentence) = about_requests(run, baseline) {
+        return sentence + "\n";
+    }
     let mut lines = String::new();
     // Writing to a string cannot fail.
     if let Some((before, after)) = run.other_workload(baseline) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::client_run::{ClientRun, about_requests, about_run};
 use crate::differences::{
     Differences, NamedFigures, RunDifference, SHOWN, figure, relative, sentences, value_text,
 };
@@ -49,11 +50,22 @@ fn settings(Differences { baseline, runs, .. }: &Differences) -> String {
         let headers: Vec<String> = ["setting".to_owned()].into_iter().chain(names).collect();
         markdown::table(&headers, &rows, headers.len()) + "\n"
     };
-    table + &runs.iter().filter_map(|run| without_settings(run, baseline)).collect::<String>()
+    let paragraph = |name: &str, run: Option<&ClientRun>| -> String {
+        let sentences = about_run(name, run).into_iter();
+        sentences.map(|sentence| markdown::text(&sentence) + ".\n\n").collect()
+    };
+    let of_baseline = paragraph(&baseline.name, baseline.measured.as_ref());
+    let others = runs.iter().map(|run| {
+        paragraph(&run.name, run.measured.as_ref()) + &without_settings(run, baseline).unwrap_or_default()
+    });
+    table + &of_baseline + &others.collect::<String>()
 }
 
 /// A line on a run of which no setting is in the table.
 fn without_settings(run: &RunDifference, baseline: &NamedFigures) -> Option<String> {
+    if let Some(sentence) = about_requests(run, baseline) {
+        return Some(markdown::text(&sentence) + ".\n\n");
+    }
     let (one, other) = (markdown::text(&baseline.name), markdown::text(&run.name));
     match &run.settings {
         None => {

@@ -94,8 +94,8 @@ mod tests {
             status: "finished".to_owned(),
             measured: true,
             ttft_ms: Some(ttft_ms),
-            tpot_ms: None,
             e2e_latency_ms: Some(100.0),
+            ..RequestFigures::default()
         };
         let requests = [request(10.0), request(30.0)];
         let page = render_differences_page(&ComparedPage {

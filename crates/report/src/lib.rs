@@ -27,6 +27,7 @@ mod about;
 mod activity;
 mod charts;
 mod classes;
+mod client_run;
 mod comparison;
 mod diagnosis;
 mod differences;
@@ -65,6 +66,7 @@ mod window;
 
 pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
+pub use client_run::{ClientRequest, ClientRun, MatchedRequests, figures_of_client, matched_requests};
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use diagnosis::{
     Evidence, Finding, FindingKind, Tested, TestedFigure, WhatIf, diagnose, render_diagnosis,

@@ -1,4 +1,4 @@
-//! Two runs of one trace, request by request.
+//! Two runs of the same requests, request by request.
 
 use std::io::{self, BufRead};
 
@@ -15,14 +15,20 @@ use crate::stats::Stats;
 const RESAMPLES: usize = 1000;
 
 /// What is compared of a request.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct RequestFigures {
     /// Line of the trace: with `turn`, what names a request.
     pub line: u64,
     /// Turn within its session.
     pub turn: u32,
+    /// When it was sent, in ms from any origin, where that is known.
+    pub arrival_ms: Option<f64>,
     /// Prompt length.
     pub input_length: u32,
+    /// Output tokens that it asked for.
+    pub requested_output_length: u32,
+    /// Output tokens that it got.
+    pub output_length: u32,
     /// `finished` or `rejected`.
     pub status: String,
     /// Whether it is measured, where the run leaves some out.
@@ -113,11 +119,15 @@ pub fn paired_changes(
         if twin.input_length != request.input_length {
             return None;
         }
-        let counts = |one: &RequestFigures| one.status == "finished" && one.measured;
-        if counts(twin) && counts(request) {
-            pairs.push((*twin, request));
-        }
+        pairs.push((*twin, request));
     }
+    Some(changes_of_pairs(&pairs, seed))
+}
+
+/// How latencies of pairs of requests differ, over the pairs that both runs served to the end and measure.
+pub(crate) fn changes_of_pairs(pairs: &[(&RequestFigures, &RequestFigures)], seed: u64) -> Vec<PairedChange> {
+    let counts = |one: &RequestFigures| one.status == "finished" && one.measured;
+    let pairs: Vec<_> = pairs.iter().filter(|(twin, request)| counts(twin) && counts(request)).collect();
     let latencies: [(&'static str, Latency); 3] = [
         ("ttft_ms", |request| request.ttft_ms),
         ("tpot_ms", |request| request.tpot_ms),
@@ -128,7 +138,7 @@ pub fn paired_changes(
         let mut generator = Pcg64::seed_from_u64(Seed(seed).stream(number).0);
         change(metric, &values.collect::<Vec<_>>(), &mut generator)
     });
-    Some(changes.collect())
+    changes.collect()
 }
 
 fn change(metric: &'static str, pairs: &[(f64, f64)], generator: &mut Pcg64) -> Option<PairedChange> {
@@ -194,8 +204,8 @@ mod tests {
             status: "finished".to_owned(),
             measured: true,
             ttft_ms: Some(ttft_ms),
-            tpot_ms: None,
             e2e_latency_ms: Some(2.0 * ttft_ms),
+            ..RequestFigures::default()
         }
     }
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 use servecast_report::{
-    ComparedPage, Differences, FailIf, NamedFigures, Report, RequestFigures, RunDifference, SchemaVersion,
-    failures, paired_changes, read_request_figures, render_differences, render_differences_markdown,
-    render_differences_page, render_junit,
+    ComparedPage, Differences, FailIf, MatchedRequests, NamedFigures, Report, RequestFigures, RunDifference,
+    SchemaVersion, failures, matched_requests, paired_changes, read_request_figures, render_differences,
+    render_differences_markdown, render_differences_page, render_junit,
 };
 use servecast_workload::FormatKind;
 
@@ -20,18 +20,20 @@ use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile, note};
 
 mod gate;
+mod measured;
 
-/// Compare the reports of runs with that of the first
+/// Compare runs, simulated or measured, with the first of them
 ///
-/// A run is a file of `replay --report-json`, or a folder of `replay --output-dir` with its report and its rows. Runs of the
-/// same requests that have rows are also compared request by request. Exit status 3 tells that a condition of --fail-if
-/// holds.
+/// A run is a file of `replay --report-json`, a folder of `replay --output-dir` with its report and its rows, or what was
+/// measured: a result of `vllm bench serve --save-detailed` or `sglang.bench_serving --output-details`,
+/// `profile_export.jsonl` of AIPerf, or a report of GuideLLM. Runs of the same requests that have rows are also compared
+/// request by request. Exit status 3 tells that a condition of --fail-if holds.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CompareArgs {
-    /// Reports, or folders of --output-dir; the first is the baseline
+    /// Reports, folders of --output-dir or measured results; the first is the baseline
     #[arg(value_name = "RUN", required = true, num_args = 2.., value_hint = ValueHint::AnyPath)]
     runs: Vec<PathBuf>,
-    /// Rows of requests of the runs, one file for each in their order (can be repeated)
+    /// Rows of requests of the runs, one file for each that was not measured, in their order (can be repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     requests: Vec<PathBuf>,
     /// Exit with status 3 if this holds for a run, as in `p99_ttft_ms>+5%` (can be repeated)
@@ -61,14 +63,12 @@ pub(crate) struct CompareArgs {
 struct Run {
     figures: NamedFigures,
     rows: Option<Vec<RequestFigures>>,
+    /// Whether requests waited for others before they were sent.
+    is_limited: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
-    if !args.requests.is_empty() && args.requests.len() != args.runs.len() {
-        let (files, runs) = (args.requests.len(), args.runs.len());
-        return Err(Failure::user(format!("--requests is given {files} times, but there are {runs} runs")));
-    }
     if args.format == ReportFormat::Junit && args.fail_if.is_empty() {
         let message =
             message!("{--format} is `junit`, which has a test case for each {--fail_if}, but there is none");
@@ -77,9 +77,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         check_page(path, args)?;
     }
-    let runs = args.runs.iter().enumerate();
-    let runs = runs.map(|(position, path)| read_run(path, args.requests.get(position).map(PathBuf::as_path)));
-    let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
+    let runs = read_runs(args)?;
     let Some((baseline, others)) = runs.split_first() else { unreachable!("there are two runs at least") };
     let known: Vec<String> = baseline.figures.figures.keys().cloned().collect();
     let conditions = args.fail_if.iter().map(|condition| {
@@ -143,6 +141,23 @@ fn write_page(path: &Path, page: &ComparedPage<'_>) -> Result<(), Failure> {
     file.commit()
 }
 
+fn read_runs(args: &CompareArgs) -> Result<Vec<Run>, Failure> {
+    let formats: Vec<_> = args.runs.iter().map(|path| measured::format(path)).collect();
+    let (files, simulated) = (args.requests.len(), formats.iter().filter(|format| format.is_none()).count());
+    if files > 0 && files != simulated {
+        let which = if simulated == formats.len() { "" } else { " that were not measured" };
+        return Err(Failure::user(format!(
+            "--requests is given {files} times, but there are {simulated} runs{which}"
+        )));
+    }
+    let mut rows = args.requests.iter();
+    let runs = args.runs.iter().zip(formats).map(|(path, format)| match format {
+        Some(format) => measured::read(path, format),
+        None => read_run(path, rows.next().map(PathBuf::as_path)),
+    });
+    runs.collect()
+}
+
 fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
     let in_folder = |name: &str| path.is_dir().then(|| path.join(name));
     let report_path = in_folder(REPORT).unwrap_or_else(|| path.to_owned());
@@ -158,7 +173,13 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
         note(&format!("note: iteration times of {name} are an estimate, nothing was measured: {estimate}"));
     }
     let figures = NamedFigures::of(path.display().to_string(), &report);
-    Ok(Run { figures, rows: rows.transpose()? })
+    let rows = rows.transpose()?;
+    let settings = figures.settings.as_ref();
+    let is_limited = settings
+        .and_then(|settings| settings.get("replay_concurrency"))
+        .is_some_and(|value| !value.is_null())
+        || rows.iter().flatten().any(|request| request.turn > 0);
+    Ok(Run { figures, rows, is_limited })
 }
 
 /// A file that is no report, by what it is.
@@ -186,6 +207,15 @@ fn no_report(path: &Path, problem: &serde_json::Error) -> Failure {
 
 fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {
     let mut difference = RunDifference::of(&baseline.figures, &run.figures);
+    if is_measured(baseline, run) {
+        let matched = match_requests(baseline, run);
+        difference.paired = matched.as_ref().ok().map(|matched| matched.changes(seed));
+        difference.requests = Some(match matched {
+            Ok(matched) => matched.sentence(),
+            Err(problem) => format!("requests are not paired: {problem}"),
+        });
+        return difference;
+    }
     if let (Some(before), Some(after)) = (&baseline.rows, &run.rows) {
         difference.paired = paired_changes(before, after, seed);
         if difference.paired.is_none() {
@@ -194,4 +224,23 @@ fn difference(baseline: &Run, run: &Run, seed: u64) -> RunDifference {
         }
     }
     difference
+}
+
+/// Whether a client measured one of two runs.
+fn is_measured(baseline: &Run, run: &Run) -> bool {
+    [baseline, run].iter().any(|run| run.figures.measured.is_some())
+}
+
+/// The requests of two runs, one of which was measured, one by one.
+fn match_requests<'a>(baseline: &'a Run, run: &'a Run) -> Result<MatchedRequests<'a>, String> {
+    let rows = |run: &'a Run| {
+        let without = || {
+            format!(
+                "{} has no rows of requests (a folder of --output-dir has them, --requests names them)",
+                run.figures.name
+            )
+        };
+        run.rows.as_deref().ok_or_else(without)
+    };
+    matched_requests(rows(baseline)?, rows(run)?)
 }

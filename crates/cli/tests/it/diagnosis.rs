@@ -294,6 +294,21 @@ fn ratio_of_pools() {
 }
 
 #[test]
+fn a_pool_of_one_has_one_worker() {
+    let pools = [DISAGGREGATED, "--kv-transfer-bandwidth 50"].join(" ");
+    let (load, arguments) = run(
+        Load::new(18).poisson(1.6, 0.0, 100.0, [5500, 20]),
+        &[&pools, LINEAR, "--prefill-workers 1 --decode-workers 3"],
+    );
+    let found = diagnosis(load, &arguments);
+    let sentence = found[0]["sentence"].as_str().unwrap();
+    assert!(
+        sentence.contains("the prefill pool (1 worker, ") && sentence.contains("pool (3 workers)"),
+        "{sentence}"
+    );
+}
+
+#[test]
 fn overloaded() {
     named_first(
         "overloaded",

@@ -175,11 +175,25 @@ fn what_is_no_report_is_called_what_it_is() {
         sandbox.run(&["compare", "r.json", file]).is_refused(words);
         sandbox.run(&["compare", file, "r.json"]).is_refused(words);
     }
-    for (file, content, name) in FILES.iter().chain(TABLES).chain(MEASURED).chain(TRACES).chain(CLOSED) {
+    let (measured, others): (Vec<_>, Vec<_>) = FILES
+        .iter()
+        .chain(TABLES)
+        .chain(MEASURED)
+        .chain(TRACES)
+        .chain(CLOSED)
+        .partition(|one| MEASURED.contains(one) || one.0 == "sglang.jsonl");
+    assert_eq!(measured.len(), 4);
+    for (file, content, name) in others {
         sandbox.write(file, content);
         sandbox
             .run(&["compare", "r.json", file])
             .is_refused(&[&format!("`{file}` holds {name}, no report of a run")]);
+    }
+    // These are runs, too.
+    for (file, content, name) in measured {
+        sandbox.write(file, content);
+        let table = sandbox.run(&["compare", "r.json", file]).success();
+        assert!(table.contains(&format!("{file} was measured ({name}): ")), "{table}");
     }
 }
 

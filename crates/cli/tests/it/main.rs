@@ -6,6 +6,7 @@ mod calibrate;
 mod calibrate_live;
 mod ci;
 mod compare;
+mod compare_measured;
 mod diagnosis;
 mod formats;
 mod help;

@@ -149,12 +149,12 @@ pub(super) fn pool_ratio_of(facts: &Facts<'_>, full: usize) -> Option<Finding> {
     }
     let own = usage_of(facts, full);
     let sentence = format!(
-        "Prefill/decode ratio: requests wait for the {role} pool ({} workers, {} in use) while the {} pool ({} workers) uses {} of \
+        "Prefill/decode ratio: requests wait for the {role} pool ({}, {} in use) while the {} pool ({}) uses {} of \
          what it has, and would have room with one worker less",
-        facts.pool(full).workers.len(),
+        number_of_workers(facts.pool(full).workers.len()),
         rounded_percent(own),
         idle.role,
-        idle.workers.len(),
+        number_of_workers(idle.workers.len()),
         rounded_percent(usage)
     );
     let finding = Finding::new(FindingKind::PoolRatio, sentence)
@@ -163,6 +163,11 @@ pub(super) fn pool_ratio_of(facts: &Facts<'_>, full: usize) -> Option<Finding> {
         .with("workers_of_the_full_pool", facts.pool(full).workers.len() as f64, "workers")
         .with("workers_of_the_other_pool", workers, "workers");
     Some(finding.tested_by(facts.given.moved_worker(idle.role, role)))
+}
+
+/// `1 worker`, `2 workers`.
+fn number_of_workers(workers: usize) -> String {
+    format!("{workers} worker{}", if workers == 1 { "" } else { "s" })
 }
 
 /// How much of a pool is in use: the time with prompts of one that computes them, otherwise seats or KV over the run.

@@ -12,7 +12,7 @@ use crate::{TimeUnit, TraceError};
 
 /// Reads the records of a file; those of the warm-up, and requests that failed, are only counted.
 pub(super) fn read(input: &mut dyn BufRead) -> Result<Measured, TraceError> {
-    let mut measured = Measured::default();
+    let mut measured = Measured { runs: 1, ..Measured::default() };
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;

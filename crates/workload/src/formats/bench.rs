@@ -23,6 +23,7 @@ struct Lists {
     itls: Option<Vec<Box<RawValue>>>,
     errors: Option<Vec<Value>>,
     max_concurrency: Option<Value>,
+    duration: Option<Value>,
 }
 
 /// Reads the results of a file, one after another.
@@ -31,6 +32,7 @@ pub(super) fn read(input: &mut dyn BufRead) -> Result<Measured, TraceError> {
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         item.parse::<Lists>()?.take(item.line, &mut measured)?;
+        measured.runs += 1;
     }
     Ok(measured)
 }
@@ -58,6 +60,8 @@ impl Lists {
                 return Err(TraceError::Value { line, field: field.into(), found, expected });
             }
         }
+        let duration_s = self.duration.as_ref().and_then(number);
+        measured.duration_s = duration_s.filter(|seconds| (0.0..=MOST_SECONDS).contains(seconds));
         measured.concurrency = self.max_concurrency.as_ref().and_then(whole).or(measured.concurrency);
         for place in 0..inputs.len() {
             let entry = (measured.requests.len() as u64) + measured.failed.rows + 1;

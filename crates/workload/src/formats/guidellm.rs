@@ -36,6 +36,7 @@ pub(super) fn read(input: &mut dyn BufRead) -> Result<Measured, TraceError> {
     let mut entries = 0;
     while let Some(item) = items.next()? {
         let report: Report = item.parse()?;
+        measured.runs += report.benchmarks.len() as u64;
         for (place, benchmark) in report.benchmarks.into_iter().enumerate() {
             let Requests { successful, incomplete, errored } = benchmark.requests;
             for (index, object) in successful.unwrap_or_default().iter().enumerate() {

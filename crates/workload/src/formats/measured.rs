@@ -17,6 +17,10 @@ pub struct Measured {
     pub warmups: Noted,
     /// The most requests that the client had under way, if it said so.
     pub concurrency: Option<u64>,
+    /// Runs of the client that the file holds, one after another.
+    pub runs: u64,
+    /// Seconds that the last of them took, if the client said so.
+    pub duration_s: Option<f64>,
 }
 
 /// A request as its client measured it.

@@ -1,9 +1,9 @@
 //! What `--fail-if` asks of runs beside the first, and what would let them pass for the wrong reason.
 
-use servecast_report::{Check, Difference, Differences, FailIf, RunDifference, Verdict};
+use servecast_report::{Check, Difference, Differences, FailIf, MatchedRequests, RunDifference, Verdict};
 use servecast_types::Message;
 
-use super::{CompareArgs, Run};
+use super::{CompareArgs, Run, is_measured, match_requests};
 use crate::error::Failure;
 use crate::files::note;
 
@@ -27,6 +27,11 @@ const SAME: [(&str, &str, &[&str]); 2] = [
     ),
 ];
 
+/// How much earlier or later than in another run a request may be sent for times to be the same: by so many ms, and by this
+/// share of the time in which all are sent. Clients are not exact to the millisecond.
+const SHIFT_MS: f64 = 100.0;
+const SHIFT_SHARE: f64 = 0.01;
+
 const SAME_WORKLOAD: &str = "same workload";
 const SERVES: &str = "serves requests";
 const NO_FEWER: &str = "completes no fewer requests";
@@ -47,7 +52,11 @@ impl Gate {
             return gate;
         };
         for (run, difference) in others.iter().zip(&differences.runs) {
-            let is_comparable = gate.add_same(args, baseline, run);
+            let is_comparable = if is_measured(baseline, run) {
+                gate.add_same_as_measured(args, baseline, run)
+            } else {
+                gate.add_same(args, baseline, run)
+            };
             for condition in conditions {
                 if is_comparable {
                     gate.add_limit(condition, &differences.baseline.name, difference);
@@ -111,6 +120,43 @@ impl Gate {
         is_comparable
     }
 
+    /// The same where a client measured one of the two: it knows no settings and no workload, so that requests are the same
+    /// if their lengths are, one by one, and were sent at the same times.
+    fn add_same_as_measured(&mut self, args: &CompareArgs, baseline: &Run, run: &Run) -> bool {
+        let mut is_comparable = true;
+        let [requests_in_figures, targets] = SAME;
+        let name = &run.figures.name;
+        let sentence = |problem: &str| {
+            let (one, other) = (&baseline.figures.name, &run.figures.name);
+            format!("--fail-if is for runs of the same requests, {one} and {other}: {problem}")
+        };
+        let left_out = [baseline, run].into_iter().find_map(|run| leaves_out(run, requests_in_figures.2));
+        let passed = |told: Option<String>| Ok(Verdict::Passed(told));
+        let (workload, times) = match match_requests(baseline, run) {
+            Ok(matched) => (passed(Some(matched.sentence())), sent_alike(baseline, run, &matched)),
+            Err(problem) => {
+                (Err(problem), Ok(Verdict::Skipped("requests are not those of the other run".to_owned())))
+            }
+        };
+        let found = [
+            (requests_in_figures.0, left_out.map_or(passed(None), Err)),
+            (SAME_WORKLOAD, workload),
+            ("same times of sending", times),
+        ];
+        for (check, found) in found {
+            match found.map_err(|problem| Message::from(sentence(&problem))) {
+                Ok(verdict) => self.add(run, check, verdict),
+                Err(message) if args.different_workloads => self.add(run, check, tolerated(&message)),
+                Err(message) => {
+                    self.refuse(name, check, Failure::user(message).with_hint(ALL_THE_SAME));
+                    is_comparable = false;
+                }
+            }
+        }
+        self.add(run, targets.0, Verdict::Skipped("what was measured has no targets".to_owned()));
+        is_comparable
+    }
+
     /// Checks a figure of a run against a limit.
     fn add_limit(&mut self, condition: &FailIf, baseline: &str, run: &RunDifference) {
         let (name, metric) = (&run.name, &condition.metric);
@@ -158,6 +204,39 @@ fn differing(baseline: &Run, run: &Run, what: &str, keys: &[&str]) -> Option<Mes
             format!("--fail-if is for {what}, but of `{key}` {one}, and {other}").into()
         })
     })
+}
+
+/// Which of these settings of a simulated run leaves requests out of its figures.
+fn leaves_out(run: &Run, keys: &[&str]) -> Option<String> {
+    let settings = run.figures.settings.as_ref()?;
+    let is_given = |key: &&&str| {
+        settings.get(**key).is_some_and(|value| !value.is_null() && value.as_bool() != Some(false))
+    };
+    let key = keys.iter().find(is_given)?;
+    Some(format!("{} has `{key}`, and its figures are of other requests", run.figures.name))
+}
+
+/// Whether the requests of two runs were sent at the same times, as far as that says something.
+fn sent_alike(baseline: &Run, run: &Run, matched: &MatchedRequests<'_>) -> Result<Verdict, String> {
+    let skipped = |reason: &str| {
+        let (one, other) = (&baseline.figures.name, &run.figures.name);
+        let reason = format!("whether {other} was sent at the times of {one} {reason}");
+        note(&format!("note: {reason}"));
+        Ok(Verdict::Skipped(reason))
+    };
+    let Some((shift, span)) = matched.largest_shift_ms().zip(matched.span_ms()) else {
+        return skipped("is not known: one of them has no times");
+    };
+    let told = format!("requests were sent up to {:.2} s apart in {:.2} s", shift / 1e3, span / 1e3);
+    if shift <= SHIFT_MS + SHIFT_SHARE * span {
+        Ok(Verdict::Passed(Some(told)))
+    } else if baseline.is_limited || run.is_limited {
+        skipped(
+            "is not checked: requests waited for others, so that it follows from how fast these were served",
+        )
+    } else {
+        Err(told)
+    }
 }
 
 /// That two runs replayed different workloads.

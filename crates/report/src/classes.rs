@@ -42,7 +42,8 @@ pub(crate) fn class_cells(classes: &BTreeMap<String, Figures>) -> Cells {
         "Reuse",
     ];
     let ms = |figures: Option<Percentiles>, of: fn(&Percentiles) -> Option<f64>| {
-        or_none(figures.as_ref().and_then(of).map(|ms| grouped(ms, 2)))
+        // What a class has samples of is null only where it is infinite.
+        or_none(figures.map(|figures| of(&figures).map_or_else(|| "inf".to_owned(), |ms| grouped(ms, 2))))
     };
     let row = |(name, of): (&String, &Figures)| {
         vec![

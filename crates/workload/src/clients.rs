@@ -110,6 +110,9 @@ pub struct Histogram {
 /// The most that a rate, a shape of gaps or a spread may be.
 const MOST: f64 = 1e9;
 
+/// The most requests of a load, as many as a synthetic workload may have.
+const MOST_ROWS: u64 = 10_000_000;
+
 /// The most turns of a session.
 const MOST_TURNS: u64 = 10_000;
 
@@ -166,6 +169,16 @@ impl ClientMix {
         for (place, maker) in makers.iter_mut().enumerate() {
             next.extend(maker.next_us().map(|at| Reverse((at, place))));
         }
+        let too_short = |client: &&Client| (1..u64::from(block_size)).contains(&client.shared_prefix_tokens);
+        if let Some(client) = self.client.iter().find(too_short) {
+            return Err(message!(
+                "client `{}`: `shared_prefix_tokens` is {}, less than a block of {} tokens, which is the least that can be shared: \
+                 {--trace_block_size} is that of blocks",
+                client.name.clone(),
+                client.shared_prefix_tokens,
+                block_size
+            ));
+        }
         let mut blocks = BlockNames { size: block_size.into(), next: 0 };
         for maker in &mut makers {
             maker.prefix = blocks.take(maker.client.shared_prefix_tokens / blocks.size);
@@ -174,11 +187,19 @@ impl ClientMix {
         for session in 0..sessions {
             let Some(Reverse((at_us, place))) = next.pop() else {
                 return Err(message!(
-                    "the rates of all clients end at 0 after {} of {} sessions: give a last segment a rate",
+                    "no client begins another session after {} of {} sessions: its rate ends at 0, or the times of such a rate are \
+                     beyond what a trace can hold",
                     session,
                     sessions
                 ));
             };
+            if rows.len() as u64 + self.client[place].turns > MOST_ROWS {
+                return Err(message!(
+                    "{} sessions of so many `turns` are more than the {} requests that a load may have",
+                    sessions,
+                    MOST_ROWS
+                ));
+            }
             makers[place].session(at_us as f64 / 1e3, session, &mut blocks, &mut rows)?;
             next.extend(makers[place].next_us().map(|at| Reverse((at, place))));
         }

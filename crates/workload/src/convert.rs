@@ -26,14 +26,37 @@ impl Workload {
         turns.zip(1..).map(move |((session, place, turn), line)| {
             let name = session.name.as_deref().filter(|_| session.turns.len() > 1);
             let class = turn.class.and_then(|class| self.classes.get(class.index()));
+            let row = row(name, turn, line, is_open, &mut ids);
             TraceRow {
                 class: class.cloned(),
                 lora: turn.lora.and_then(|lora| self.loras.get(lora as usize)).cloned(),
                 links: links(session, place, line),
-                ..row(name, turn, line, is_open, &mut ids)
+                // It is known again by the turn that goes on from it, to the token, which ids of whole blocks are not.
+                output_ids: if is_repeated(session, place) { Vec::new() } else { row.output_ids },
+                ..row
             }
         })
     }
+}
+
+/// Whether a turn that waits for this one repeats its whole reply behind its prompt.
+fn is_repeated(session: &Session, place: usize) -> bool {
+    let turn = &session.turns[place];
+    let Some(output) = &turn.output else { return false };
+    let (begin, end) = (turn.prompt.tokens(), turn.prompt.tokens().saturating_add(turn.generated()));
+    let repeats = |next: &Turn| {
+        next.prompt.tokens() >= end
+            && turn.prompt.common_prefix(&next.prompt) == begin
+            && Prompt::new(next.prompt.range(begin..end)) == **output
+    };
+    let later = match session.waits {
+        // The next turn is the only one that waits for it.
+        None => place + 1..session.turns.len().min(place + 2),
+        Some(_) => place + 1..session.turns.len(),
+    };
+    later
+        .into_iter()
+        .any(|next| session.waits_for(next).contains(&(place as u32)) && repeats(&session.turns[next]))
 }
 
 /// What a row says of others, which are called by their lines, if turns of its session wait for others than those before

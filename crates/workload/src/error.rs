@@ -248,7 +248,10 @@ pub enum TraceError {
         line: u64,
     },
     /// There are more classes than figures are told apart for.
-    #[error("line {line}: `class` is {class}, one more than the {most} that figures are told apart for")]
+    #[error(
+        "line {line}: `class` is {class}, one more than the {most} that figures are told apart for: give \
+         fewer, or leave `class` out"
+    )]
     TooManyClasses {
         /// The line.
         line: u64,

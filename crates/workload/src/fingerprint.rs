@@ -6,7 +6,7 @@ use crate::{Session, Turn, TurnStart, Workload};
 
 impl Workload {
     /// A hash of what is simulated: sessions in order, and of each turn when it is sent, what it waits for if that is not
-    /// the turn before, its prompt, its output and its priority. XXH3-64 over little-endian numbers, so the same on any machine.
+    /// the turn before, its prompt, its output, its priority and its adapter. XXH3-64 over little-endian numbers, so the same on any machine.
     ///
     /// Names of sessions, classes, lines of the file and its packing play no part.
     pub fn fingerprint(&self) -> u64 {
@@ -15,6 +15,9 @@ impl Workload {
         for Session { turns, waits, name: _ } in &self.sessions {
             hash.update(&(turns.len() as u64).to_le_bytes());
             turns.iter().for_each(|turn| add(&mut hash, turn));
+            if waits.is_some() {
+                hash.update(b"waits");
+            }
             for of_turn in waits.iter().flatten() {
                 hash.update(&(of_turn.len() as u64).to_le_bytes());
                 of_turn.iter().for_each(|turn| hash.update(&turn.to_le_bytes()));
@@ -39,6 +42,7 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
         hash.update(&number.to_le_bytes());
     }
     if let Some(lora) = lora {
+        hash.update(b"lora");
         hash.update(&lora.to_le_bytes());
     }
     hash.update(&[u8::from(output.is_some())]);

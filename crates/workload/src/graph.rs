@@ -10,7 +10,8 @@ use std::collections::BinaryHeap;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use crate::{TraceError, TraceRow};
+use crate::order::TurnOrder;
+use crate::{TraceError, TraceNotes, TraceRow};
 
 /// What a row says of other rows.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -45,16 +46,23 @@ pub(crate) struct Graph {
     pub(crate) members: Vec<Vec<usize>>,
     /// By row, the rows that it waits for.
     waits: Vec<SmallVec<[usize; 1]>>,
+    /// What sessions are called.
+    names: Vec<Option<Box<str>>>,
 }
 
 impl Graph {
+    /// Whether a row names others.
+    pub(crate) fn is_one(rows: &[TraceRow]) -> bool {
+        let names_others = |links: &Links| links.wait_for.is_some() || !links.branches.is_empty();
+        rows.iter().filter_map(|row| row.links.as_deref()).any(names_others)
+    }
+
     /// The graph of rows; `None` if no row names another.
     ///
     /// # Errors
     /// If a row names one that is not there, if two have one name, and if rows wait for one another in a circle.
     pub(crate) fn of(rows: &[TraceRow]) -> Result<Option<Self>, TraceError> {
-        let names_others = |links: &Links| links.wait_for.is_some() || !links.branches.is_empty();
-        if !rows.iter().filter_map(|row| row.links.as_deref()).any(names_others) {
+        if !Self::is_one(rows) {
             return Ok(None);
         }
         let waits = waits(rows)?;
@@ -63,12 +71,18 @@ impl Graph {
         for (row, &session) in sessions.iter().enumerate() {
             members[session].push(row);
         }
-        let mut graph = Self { sessions, members: Vec::with_capacity(count), waits };
+        let names = session_names(rows, &members);
+        let mut graph = Self { sessions, members: Vec::with_capacity(count), waits, names };
         for rows_of_session in members {
             let sorted = graph.sorted(rows, &rows_of_session)?;
             graph.members.push(sorted);
         }
         Ok(Some(graph))
+    }
+
+    /// What a session is called; `None` if it has one row and no name.
+    pub(crate) fn name_of(&self, session: usize) -> Option<Box<str>> {
+        self.names[session].clone()
     }
 
     /// The rows of a session in an order in which they can be sent: of those that could be next, the one that is first in
@@ -82,9 +96,12 @@ impl Graph {
                 dependents.entry(before).or_default().push(row);
             }
         }
-        let time = |row: usize| rows[row].timestamp_ms.unwrap_or(f64::INFINITY);
+        let time =
+            |row: usize| (rows[row].timestamp_ms.unwrap_or(f64::INFINITY), rows[row].delay_ms.unwrap_or(0.0));
+        let earlier =
+            |one: (f64, f64), other: (f64, f64)| one.0.total_cmp(&other.0).then(one.1.total_cmp(&other.1));
         let roots = || members.iter().copied().filter(|&row| self.waits[row].is_empty());
-        let first = roots().min_by(|&one, &other| time(one).total_cmp(&time(other)).then(one.cmp(&other)));
+        let first = roots().min_by(|&one, &other| earlier(time(one), time(other)).then(one.cmp(&other)));
         let mut next: BinaryHeap<Reverse<(bool, usize)>> =
             roots().map(|row| Reverse((Some(row) != first, row))).collect();
         let mut sorted = Vec::with_capacity(members.len());
@@ -101,18 +118,18 @@ impl Graph {
         if sorted.len() == members.len() {
             return Ok(sorted);
         }
-        let waits_for_ever = members.iter().copied().find(|row| missing[row] > 0);
-        Err(self.cycle(rows, waits_for_ever.unwrap_or_default()))
+        let never_sent: FxHashSet<usize> = members.iter().copied().filter(|row| missing[row] > 0).collect();
+        let start = members.iter().copied().find(|row| never_sent.contains(row)).unwrap_or_default();
+        Err(self.cycle(rows, start, &never_sent))
     }
 
-    /// The error about the circle that is found from a row that is in one, or that waits for one.
-    fn cycle(&self, rows: &[TraceRow], start: usize) -> TraceError {
+    /// The error about the circle that is found from a row that is in one, or that waits for one, as all that are never sent.
+    fn cycle(&self, rows: &[TraceRow], start: usize, never_sent: &FxHashSet<usize>) -> TraceError {
         let mut path = vec![start];
         let mut place = FxHashMap::from_iter([(start, 0)]);
         let mut row = start;
-        // One of those that it waits for is never sent: the first that leads on.
-        let leads_on = self.never_sent(start);
-        while let Some(&before) = self.waits[row].iter().find(|before| leads_on.contains(before)) {
+        // One of those that it waits for is never sent.
+        while let Some(&before) = self.waits[row].iter().find(|before| never_sent.contains(before)) {
             if let Some(&begin) = place.get(&before) {
                 path.drain(..begin);
                 break;
@@ -131,22 +148,6 @@ impl Graph {
         }
     }
 
-    /// The rows of the session of `start` that are never sent, as they wait for a circle or are part of one.
-    fn never_sent(&self, start: usize) -> FxHashSet<usize> {
-        let session = self.sessions[start];
-        let mut left: Vec<usize> =
-            (0..self.sessions.len()).filter(|&row| self.sessions[row] == session).collect();
-        loop {
-            let waiting: FxHashSet<usize> = left.iter().copied().collect();
-            let still = |row: &usize| self.waits[*row].iter().any(|before| waiting.contains(before));
-            let next: Vec<usize> = left.iter().copied().filter(still).collect();
-            if next.len() == left.len() {
-                return waiting;
-            }
-            left = next;
-        }
-    }
-
     /// By turn of a session, the turns that it waits for; `None` where each waits for the one before.
     pub(crate) fn waits_of(&self, session: usize) -> Option<Box<[Waits]>> {
         let members = &self.members[session];
@@ -156,11 +157,34 @@ impl Graph {
             waits.sort_unstable();
             waits
         };
-        let waits: Box<[Waits]> = members.iter().map(waits_of).collect();
-        let is_chain =
-            |(turn, waits): (usize, &Waits)| waits.iter().copied().eq((turn as u32).checked_sub(1));
-        (!waits.iter().enumerate().all(is_chain)).then_some(waits)
+        not_in_turn(members.iter().map(waits_of).collect())
     }
+}
+
+/// What turns wait for, unless that is always the one before.
+pub(crate) fn not_in_turn(waits: Vec<Waits>) -> Option<Box<[Waits]>> {
+    let is_chain = |(turn, waits): (usize, &Waits)| waits.iter().copied().eq((turn as u32).checked_sub(1));
+    (!waits.iter().enumerate().all(is_chain)).then(|| waits.into())
+}
+
+/// What sessions are called: by the first of their rows that has a name for it, or, if they have several rows, by the first
+/// request; no two of these are called alike.
+fn session_names(rows: &[TraceRow], members: &[Vec<usize>]) -> Vec<Option<Box<str>>> {
+    let mut taken: FxHashSet<Box<str>> =
+        rows.iter().filter_map(|row| row.session_id.as_deref()).map(Box::from).collect();
+    let mut name_of = |members: &Vec<usize>| -> Option<Box<str>> {
+        let given = members.iter().find_map(|&row| rows[row].session_id.as_deref());
+        if given.is_some() || members.len() < 2 {
+            return given.map(Box::from);
+        }
+        let id = members.iter().find_map(|&row| rows[row].links.as_ref()?.request_id.as_deref());
+        let mut name = id.unwrap_or_default().to_owned();
+        while !taken.insert(name.as_str().into()) {
+            name.push('\'');
+        }
+        Some(name.into())
+    };
+    members.iter().map(&mut name_of).collect()
 }
 
 /// What a row is called in messages.
@@ -195,21 +219,27 @@ fn waits(rows: &[TraceRow]) -> Result<Vec<SmallVec<[usize; 1]>>, TraceError> {
             waits[branch].push(row);
         }
     }
-    let mut last_of_session: FxHashMap<&str, usize> = FxHashMap::default();
-    for (row, source) in rows.iter().enumerate() {
-        let session = source.session_id.as_deref();
-        let before = session.and_then(|session| last_of_session.insert(session, row));
-        match links(row).and_then(|links| links.wait_for.as_deref()) {
-            Some(named) => {
-                for id in named {
-                    waits[row].push(find(row, "wait_for", id)?);
-                }
-            }
-            None if is_branch[row] => {}
-            None => waits[row].extend(before),
+    let names_none =
+        |row: usize| links(row).is_none_or(|links| links.wait_for.is_none() && links.branches.is_empty());
+    for mut session in TurnOrder::of(rows, &mut TraceNotes::default()).members() {
+        // By their times go the turns of a session that says nothing else, as they do where no row names another.
+        if !session.iter().all(|&row| names_none(row) && !is_branch[row]) {
+            session.sort_unstable();
         }
-        waits[row].sort_unstable();
-        waits[row].dedup();
+        for (place, &row) in session.iter().enumerate() {
+            let before = place.checked_sub(1).map(|before| session[before]);
+            match links(row).and_then(|links| links.wait_for.as_deref()) {
+                Some(named) => {
+                    for id in named {
+                        waits[row].push(find(row, "wait_for", id)?);
+                    }
+                }
+                None if is_branch[row] => {}
+                None => waits[row].extend(before),
+            }
+            waits[row].sort_unstable();
+            waits[row].dedup();
+        }
     }
     Ok(waits)
 }

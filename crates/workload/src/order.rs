@@ -52,6 +52,19 @@ impl TurnOrder {
         order
     }
 
+    /// The rows of each session, in the order of its turns.
+    pub(crate) fn members(&self) -> Vec<Vec<usize>> {
+        let mut members = vec![Vec::new(); self.num_sessions];
+        for (row, session) in self.sessions.iter().enumerate() {
+            members[*session].push(row);
+        }
+        for (session, turns) in &self.sorted {
+            let rows = &members[*session];
+            members[*session] = turns.iter().map(|&turn| rows[turn]).collect();
+        }
+        members
+    }
+
     /// The order in which rows that wait for one another can be sent.
     pub(crate) fn of_graph(graph: &Graph) -> Self {
         let mut order = Self {

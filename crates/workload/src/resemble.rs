@@ -35,7 +35,7 @@ const STRETCH: f64 = 0.05;
 /// tokens each; with more requests than there are, the load comes again, each time with families of its own.
 ///
 /// Arrival times and their gaps, lengths, and what prompts share are those of the workload but for the draws of `seed`.
-/// Nothing else of it is in the rows: ids and names are new, and no row is one of the workload but by chance. The length
+/// Nothing else of it is in the rows but the names of classes and adapters: ids and other names are new, and no row is one of the workload but by chance. The length
 /// of a reply that a later turn repeats stays as it is.
 ///
 /// # Panics

@@ -147,8 +147,8 @@ impl Shape {
             }
             _ => from_the_first(&mut workload),
         }
-        if let Some(lanes) = self.warm_start {
-            self.start_within(&mut workload, lanes)?;
+        if let Some(concurrency) = self.warm_start {
+            self.start_within(&mut workload, concurrency)?;
         }
         if let Some(most) = self.max_requests {
             first_requests(&mut workload, most.get());
@@ -163,12 +163,12 @@ impl Shape {
     }
 
     /// Has the sessions that a closed loop begins with start at one of their turns, each as likely as the others.
-    fn start_within(&self, workload: &mut Workload, lanes: u32) -> Result<(), ShapeError> {
+    fn start_within(&self, workload: &mut Workload, concurrency: u32) -> Result<(), ShapeError> {
         if workload.sessions.iter().all(|session| session.turns.len() == 1) {
             return Err(ShapeError::NoLaterTurns);
         }
         let mut random = stream(self.seed, "warm_start");
-        for session in workload.sessions.iter_mut().take(lanes as usize) {
+        for session in workload.sessions.iter_mut().take(concurrency as usize) {
             let turn = random.random_range(0..session.turns.len());
             session.begin_at(turn);
         }
@@ -269,7 +269,7 @@ fn arrive(workload: &mut Workload, mut next_ms: impl FnMut() -> Option<f64>) -> 
 }
 
 /// Drops what comes after so many requests, session by session in order of arrival.
-fn first_requests(workload: &mut Workload, most: usize) {
+pub(crate) fn first_requests(workload: &mut Workload, most: usize) {
     let mut left = most;
     for index in workload.arrival_order() {
         let session = &mut workload.sessions[index];

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_types::Time;
 
 use crate::{TraceRow, write_mooncake};
@@ -17,6 +17,9 @@ pub fn stamp_rows(
     sent: impl IntoIterator<Item = (u64, Time)>,
 ) -> Vec<TraceRow> {
     let sent: FxHashMap<u64, Time> = sent.into_iter().collect();
+    let is_sent = |row: &&TraceRow| sent.contains_key(&row.line);
+    let ids: FxHashSet<Box<str>> =
+        rows.iter().filter(is_sent).filter_map(|row| row.links.as_ref()?.request_id.clone()).collect();
     let mut first_id = 0;
     let stamped = |mut row: TraceRow| {
         if let (true, Some(tokens)) = (row.shares_nothing, row.input_length) {
@@ -24,6 +27,10 @@ pub fn stamp_rows(
             row.hash_ids = (first_id..first_id + blocks).collect();
             row.shares_nothing = false;
             first_id += blocks;
+        }
+        if let Some(links) = &mut row.links {
+            // Nobody reads of those that were not sent.
+            links.branches.retain(|branch| ids.contains(branch));
         }
         let at = sent.get(&row.line)?;
         Some(TraceRow { timestamp_ms: Some(at.as_ms()), delay_ms: None, ..row })

@@ -185,6 +185,9 @@ impl<R: BufRead> TraceStream<R> {
                 "the row has `wait_for` or `branches`, and when it is sent depends on other rows",
             );
         }
+        if row.links.is_some() && row.delay_ms.is_some_and(|ms| ms > 0.0) {
+            return refused("the row comes a time after another one, which other rows may name");
+        }
         if row.lora.is_some() {
             return refused(
                 "the row has a `lora`, and adapters are told apart when all of their names are known",

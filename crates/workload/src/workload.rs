@@ -11,11 +11,11 @@ use smallvec::SmallVec;
 
 use crate::blocks::Blocks;
 use crate::clock::Clock;
-use crate::graph::{Graph, Waits};
+use crate::graph::{self, Graph, Waits};
 use crate::labels::Labels;
 use crate::order::TurnOrder;
 use crate::row::TraceRow;
-use crate::{TraceError, TraceNotes, continuation};
+use crate::{TraceError, TraceNotes, continuation, shape};
 
 /// What a simulation replays: sessions of turns with virtual times.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -60,25 +60,27 @@ impl Session {
         if let Some(first) = self.turns.first_mut() {
             first.start = TurnStart::At(Time::ZERO);
         }
-        let Some(waits) = &mut self.waits else { return };
+        let Some(waits) = self.waits.take() else { return };
         let begin = turn as u32;
-        let left = waits.iter().skip(turn).map(|of_turn| -> Waits {
+        let left = |of_turn: &Waits| -> Waits {
             of_turn.iter().filter_map(|before| before.checked_sub(begin)).collect()
-        });
-        *waits = left.collect();
-        for (turn, waits) in self.turns.iter_mut().zip(waits.iter()).skip(1) {
-            if waits.is_empty() {
+        };
+        let were: &[Waits] = &waits[turn..];
+        let waits: Vec<Waits> = were.iter().map(left).collect();
+        for ((turn, waits), were) in self.turns.iter_mut().zip(&waits).zip(were).skip(1) {
+            if waits.is_empty() && !were.is_empty() {
                 turn.start = TurnStart::AfterPrevious(Duration::ZERO);
             }
         }
+        self.waits = graph::not_in_turn(waits);
     }
 
     /// Drops the turns behind the first so many.
     pub(crate) fn truncate(&mut self, turns: usize) {
         self.turns.truncate(turns);
         // Those that are left wait for none of the others.
-        if let Some(waits) = &mut self.waits {
-            *waits = waits.iter().take(turns).cloned().collect();
+        if let Some(waits) = self.waits.take() {
+            self.waits = graph::not_in_turn(waits.into_iter().take(turns).collect());
         }
     }
 }
@@ -154,14 +156,26 @@ pub struct Cut {
     pub block_size: u32,
     /// What the rows of a session hold.
     pub turns: Turns,
-    /// Rows that are used, the first ones of the trace; all without it.
+    /// Rows that are used, the first ones of the trace; where rows name one another, the requests of the first sessions, in
+    /// order of arrival. All without it.
     pub max_requests: Option<NonZeroUsize>,
 }
 
 impl Cut {
-    /// How many of so many rows are used.
-    fn rows_of(self, rows: usize) -> usize {
-        self.max_requests.map_or(rows, |most| rows.min(most.get()))
+    /// How many of the rows are used; all where rows name one another, which may stand in any order.
+    fn rows_of(self, rows: &[TraceRow]) -> usize {
+        let most = self.max_requests.map_or(rows.len(), NonZeroUsize::get);
+        if most >= rows.len() || Graph::is_one(rows) { rows.len() } else { most }
+    }
+
+    /// What is used of a workload, of whose rows not all may be.
+    fn of_workload(self, mut workload: Workload) -> Workload {
+        if let Some(most) = self.max_requests
+            && most.get() < workload.requests()
+        {
+            shape::first_requests(&mut workload, most.get());
+        }
+        workload
     }
 }
 
@@ -213,8 +227,8 @@ impl Workload {
     /// With more than 2³⁰ distinct hash ids of 2³⁰ and above, which would be a trace of over 10 GB.
     pub fn from_rows(rows: &[TraceRow], cut: impl Into<Cut>, load: Load) -> Result<Self, TraceError> {
         let cut = cut.into();
-        let rows = &rows[..cut.rows_of(rows.len())];
-        Plan::new(rows, cut, load)?.assemble(rows.iter())
+        let rows = &rows[..cut.rows_of(rows)];
+        Ok(cut.of_workload(Plan::new(rows, cut, load)?.assemble(rows.iter())?))
     }
 
     /// As [`Workload::from_rows`], with each row dropped once it is used: less memory for a long trace.
@@ -227,8 +241,8 @@ impl Workload {
         load: Load,
     ) -> Result<Self, TraceError> {
         let cut = cut.into();
-        rows.truncate(cut.rows_of(rows.len()));
-        Plan::new(&rows, cut, load)?.assemble(rows.into_iter())
+        rows.truncate(cut.rows_of(&rows));
+        Ok(cut.of_workload(Plan::new(&rows, cut, load)?.assemble(rows.into_iter())?))
     }
 
     /// How many requests there are.
@@ -315,7 +329,9 @@ impl Plan {
             }
             let place = order.session(index);
             if place == sessions.len() {
-                let name = row.session_id.as_deref().map(Box::from);
+                let name = graph
+                    .as_ref()
+                    .map_or_else(|| row.session_id.as_deref().map(Box::from), |graph| graph.name_of(place));
                 sessions.push(Session { name, ..Session::default() });
             }
             sessions[place].turns.push(turn);

@@ -71,7 +71,7 @@ fn warm_start(given: &TraceConfig, layers: &Layers) -> Result<Option<u32>, Failu
                 "{warm_start} is for a closed loop, in which sessions have no times, but this is none"
             ))
             .with_hint(message!("{--replay_concurrency} N has N sessions under way at a time"))),
-        (Some(true), lanes) => Ok(lanes),
+        (Some(true), concurrency) => Ok(concurrency),
         (Some(false) | None, _) => Ok(None),
     }
 }

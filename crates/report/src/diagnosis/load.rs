@@ -30,7 +30,10 @@ const OUTSIDE: f64 = 0.2;
 /// Requests that were turned away or given up.
 pub(super) fn rejections(run: &RunRecord, report: &Report) -> Option<Finding> {
     let (rejected, all) = (report.rejected_requests, report.num_requests);
-    let (reason, most) = report.rejected_by_reason.iter().max_by_key(|(_, count)| **count)?;
+    // Those that follow a request which was not served follow its reason.
+    let follows = crate::summary::name(RejectReason::PreviousTurn);
+    let by_itself = report.rejected_by_reason.iter().filter(|(reason, _)| **reason != follows);
+    let (reason, most) = by_itself.max_by_key(|(_, count)| **count)?;
     let given = Given::new(report.settings.as_ref());
     let role = run.pools.first()?.role;
     let longest = run

@@ -48,13 +48,6 @@ pub(super) const KEYS: [Key; 25] = [
     Key::DelayMs,
     Key::InputTokens,
     Key::OutputTokens,
-    Key::ArrivalTimeNs,
-    Key::InputToks,
-    Key::OutputToks,
-    Key::InputTokIds,
-    Key::OutputTokIds,
-    Key::OutputHashIds,
-    Key::MaxOutputToks,
     Key::Class,
     Key::Lora,
     Key::RequestId,
@@ -62,6 +55,13 @@ pub(super) const KEYS: [Key; 25] = [
     Key::Branches,
     Key::PrefixReset,
     Key::ToolWaitMs,
+    Key::ArrivalTimeNs,
+    Key::InputToks,
+    Key::OutputToks,
+    Key::InputTokIds,
+    Key::OutputTokIds,
+    Key::OutputHashIds,
+    Key::MaxOutputToks,
 ];
 
 /// Their names, which are compared with every key of a trace.
@@ -76,7 +76,7 @@ const NAMES: [&str; KEYS.len()] = {
 };
 
 /// How many of [`KEYS`] others may be misspelt forms of: names for token ids are many.
-const SPELT: usize = 11;
+const SPELT: usize = 18;
 
 pub(super) const TIMESTAMP: [Key; 2] = [Key::Timestamp, Key::CreatedTime];
 pub(super) const DELAY: [Key; 2] = [Key::Delay, Key::DelayMs];
@@ -184,6 +184,14 @@ mod tests {
             ("delay_s", "delay_ms"),
             ("create_time", "created_time"),
             ("priorty", "priority"),
+            ("waitfor", "wait_for"),
+            ("wait-for", "wait_for"),
+            ("branchs", "branches"),
+            ("tool_wait_m", "tool_wait_ms"),
+            ("Class", "class"),
+            ("loras", "lora"),
+            ("prefix_rest", "prefix_reset"),
+            ("requestid", "request_id"),
         ] {
             assert_eq!(near_miss(key), Some(meant), "{key}");
         }
@@ -203,7 +211,6 @@ mod tests {
             "foo",
             "prompt",
             "user",
-            "request_id",
             "input",
             "output",
             "hash",

@@ -8,8 +8,9 @@ use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::graph::Links;
 use crate::row::{delay_in, is_delay, is_timestamp, timestamp_in, tokens_up_to};
-use crate::{TimeUnit, TraceError, fields, reader};
+use crate::{TimeUnit, TraceError, TraceRow, fields, reader};
 
 /// The longest object that is read, in bytes: it has to be in memory as a whole.
 const LONGEST_ITEM: usize = 1 << 30;
@@ -253,6 +254,41 @@ impl<'a> Fields<'a> {
             Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
             Some(value) => Err(self.wrong(key, value, "a string or a whole number")),
         }
+    }
+
+    /// Gives a row what rows of any form may say beside times, lengths and content: class and adapter.
+    pub(crate) fn add_labels(&self, row: &mut TraceRow) -> Result<(), TraceError> {
+        let label = |key| Ok(self.name(key)?.filter(|name| !name.is_empty()).map(Box::from));
+        row.class = label("class")?.or(row.class.take());
+        row.lora = label("lora")?.or(row.lora.take());
+        Ok(())
+    }
+
+    /// What a row says of others; `None` if it says nothing.
+    pub(crate) fn links(&self) -> Result<Option<Box<Links>>, TraceError> {
+        let names = |key: &str| -> Result<Option<Vec<Box<str>>>, TraceError> {
+            let wrong = |value: &Value| self.wrong(key, value, "a list of request ids");
+            let Some(list) = self.get(key) else { return Ok(None) };
+            let name = |value: &Value| match value {
+                Value::String(name) => Ok(name.as_str().into()),
+                Value::Number(number) if number.is_i64() || number.is_u64() => Ok(number.to_string().into()),
+                _ => Err(wrong(list)),
+            };
+            let names = list.as_array().ok_or_else(|| wrong(list))?.iter().map(name);
+            names.collect::<Result<_, _>>().map(Some)
+        };
+        let links = Links {
+            request_id: self.name("request_id")?.map(Box::from),
+            wait_for: names("wait_for")?,
+            branches: names("branches")?.unwrap_or_default(),
+            prefix_reset: match self.get("prefix_reset") {
+                None => false,
+                Some(value) => {
+                    value.as_bool().ok_or_else(|| self.wrong("prefix_reset", value, "true or false"))?
+                }
+            },
+        };
+        Ok((links != Links::default()).then(|| Box::new(links)))
     }
 
     /// A text, as it stands there.

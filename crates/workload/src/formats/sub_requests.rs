@@ -28,12 +28,14 @@ pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, T
         for sub_request in session.elements("sub_requests")? {
             let sub_request = sub_request?;
             let tool_ms = sub_request.duration_ms("tool_duration_ns", unit)?;
-            let row = TraceRow {
+            let mut row = TraceRow {
                 session_id: Some(name.clone()),
                 timestamp_ms: timestamp_ms.take(),
                 delay_ms,
                 ..row(&sub_request)?
             };
+            session.add_labels(&mut row)?;
+            sub_request.add_labels(&mut row)?;
             trace.rows.push(row);
             delay_ms = Some(tool_ms.unwrap_or(0.0));
         }

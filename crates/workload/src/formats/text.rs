@@ -25,21 +25,32 @@ pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, T
         let row = outer.object("body")?.unwrap_or_else(|| outer.clone());
         let mut prompt = Prompt::default();
         add_prompt(&row, &mut texts, &mut prompt)?;
-        trace.rows.push(TraceRow {
+        let mut text_row = TraceRow {
             line: item.line,
             session_id: outer.name("session_id")?,
             timestamp_ms: timestamp_ms(&outer, unit)?,
-            delay_ms: match outer.duration_ms("delay", unit)? {
-                None => outer.duration_ms("delay_ms", TimeUnit::Ms)?,
-                delay => delay,
-            },
+            delay_ms: delay_ms(&outer, unit)?,
             input_length: Some(prompt.tokens()),
             output_length: output_length(&row)?,
             hash_runs: hash_runs(prompt.runs),
+            links: outer.links()?,
             ..TraceRow::default()
-        });
+        };
+        outer.add_labels(&mut text_row)?;
+        trace.rows.push(text_row);
     }
     Ok(trace)
+}
+
+/// The time after the turn before, in ms, by whichever name it has.
+fn delay_ms(row: &Fields, unit: TimeUnit) -> Result<Option<f64>, TraceError> {
+    let given = [("delay", unit), ("delay_ms", TimeUnit::Ms), ("tool_wait_ms", TimeUnit::Ms)];
+    let mut given = given.into_iter().filter(|(key, _)| row.get(key).is_some());
+    let Some((key, unit)) = given.next() else { return Ok(None) };
+    if let Some((second, _)) = given.next() {
+        return Err(TraceError::BothNames { line: row.line, first: key, second });
+    }
+    row.duration_ms(key, unit)
 }
 
 /// A number, or a date.

@@ -19,7 +19,7 @@ use crate::{Links, TimeUnit, Trace, TraceError, TraceForm, TraceRow};
 /// Reads the sessions of a file.
 pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let unit = form.unit.unwrap_or(TimeUnit::S);
-    let mut reader = Reader { unit, trace: Trace::default(), names: Names::default(), next_id: 0 };
+    let mut reader = Reader { unit, trace: Trace::default(), names: Names::default(), next_id: 0, depth: 0 };
     let mut items = Items::new(input);
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;
@@ -35,9 +35,12 @@ struct Reader {
     names: Names,
     /// Ids from here on are free.
     next_id: u64,
+    /// In how many sub-agents what is read lies.
+    depth: u32,
 }
 
-/// Rows of a session, the last ones of a call or of a sub-agent, and when that had ended, in ms of the session.
+/// Rows of a session, the last ones of a call or of a sub-agent, and when that had ended, in ms of the session or of the
+/// sub-agent that it is a part of.
 #[derive(Debug, Clone)]
 struct Ended {
     rows: Vec<usize>,
@@ -55,26 +58,38 @@ struct Start {
 #[derive(Default)]
 struct Thread {
     calls: Vec<Ended>,
-    /// The sub-agents since the last call.
     agents: Vec<Ended>,
+    /// How many of the sub-agents stand before the last call.
+    joined: usize,
 }
 
 impl Thread {
     /// When a sub-agent starts that began at `began_ms`; if nobody says when, as soon as it could.
+    ///
+    /// It waits for the last call that had ended by then, and for the sub-agents that ended between that and then; if nothing
+    /// had ended, for the first call.
     fn start_of_agent(&self, began_ms: Option<f64>) -> Start {
-        let has_ended = |ended: &&Ended| began_ms.is_none_or(|began| ended.at_ms <= began);
-        let agents: Vec<&Ended> = self.agents.iter().filter(has_ended).collect();
-        // What others waited for has ended before them.
-        let call = self.calls.iter().rfind(has_ended).or(self.calls.first());
-        let before = if agents.is_empty() { call.into_iter().collect() } else { agents };
-        let ended_ms = before.iter().map(|ended| ended.at_ms).fold(f64::NEG_INFINITY, f64::max);
-        let delay_ms = began_ms.map_or(0.0, |began| (began - ended_ms.max(0.0)).max(0.0));
+        let had_ended = |ended: &&Ended| began_ms.is_none_or(|began| ended.at_ms <= began);
+        let call = self.calls.iter().rfind(had_ended);
+        let since = |agent: &&Ended| call.is_none_or(|call| agent.at_ms > call.at_ms);
+        let agents = self.agents.iter().filter(had_ended).filter(since);
+        let mut before: Vec<&Ended> = call.into_iter().chain(agents).collect();
+        if before.is_empty() {
+            before.extend(self.calls.first());
+        }
+        let ended_ms = before.iter().map(|ended| ended.at_ms).fold(0.0, f64::max);
+        let delay_ms = began_ms.map_or(0.0, |began| (began - ended_ms).max(0.0));
         Start { rows: before.iter().flat_map(|ended| &ended.rows).copied().collect(), delay_ms }
+    }
+
+    /// The sub-agents since the last call.
+    fn open(&self) -> &[Ended] {
+        &self.agents[self.joined..]
     }
 
     /// The rows with which it ends.
     fn last_rows(&self) -> Vec<usize> {
-        self.calls.last().into_iter().chain(&self.agents).flat_map(|ended| &ended.rows).copied().collect()
+        self.calls.last().into_iter().chain(self.open()).flat_map(|ended| &ended.rows).copied().collect()
     }
 }
 
@@ -125,7 +140,7 @@ impl Reader {
                 let ended = Ended { rows: vec![rows.len()], at_ms: self.answered_ms(&call)? };
                 rows.push((start, self.row(&call, name)?));
                 thread.calls.push(ended);
-                thread.agents.clear();
+                thread.joined = thread.agents.len();
                 continue;
             }
             let at_ms = self.time_ms(&call)?;
@@ -137,9 +152,11 @@ impl Reader {
                 start.delay_ms += begin.delay_ms;
             }
             let first = rows.len();
+            self.depth += 1;
             let ends = self.calls(&call, name, &start, rows)?;
-            for (_, row) in &rows[first..] {
-                self.trace.notes.sub_agents.add(row.line);
+            self.depth -= 1;
+            if self.depth == 0 {
+                rows[first..].iter().for_each(|(_, row)| self.trace.notes.sub_agents.add(row.line));
             }
             if !ends.is_empty() {
                 thread.agents.push(Ended { rows: ends, at_ms });
@@ -152,8 +169,9 @@ impl Reader {
     fn start_of_call(&mut self, call: &Fields, thread: &Thread, begin: &Start) -> Result<Start, TraceError> {
         let (sent_ms, think_ms) = (self.time_ms(call)?, call.duration_ms("think_time", self.unit)?);
         let rows = thread.last_rows();
-        if !thread.agents.is_empty() {
-            let ended_ms = thread.agents.iter().map(|agent| agent.at_ms).fold(0.0, f64::max);
+        if !thread.open().is_empty() {
+            let before = thread.calls.last().into_iter().chain(thread.open());
+            let ended_ms = before.map(|ended| ended.at_ms).fold(0.0, f64::max);
             return Ok(Start { rows, delay_ms: (sent_ms - ended_ms).max(0.0) });
         }
         if thread.calls.is_empty() {
@@ -165,7 +183,7 @@ impl Reader {
         Ok(Start { rows, delay_ms: think_ms.unwrap_or(0.0) })
     }
 
-    /// When a call had its answer, in ms of the session.
+    /// When a call had its answer, in ms of the session or of its sub-agent.
     fn answered_ms(&self, call: &Fields) -> Result<f64, TraceError> {
         Ok(self.time_ms(call)? + call.duration_ms("api_time", self.unit)?.unwrap_or(0.0))
     }
@@ -218,13 +236,18 @@ fn rows_of(calls: Vec<(Start, TraceRow)>, session: &str) -> Vec<TraceRow> {
     };
     let is_chain = calls.iter().enumerate().all(is_before);
     let id = |place: usize| format!("{session}:{place}").into_boxed_str();
+    // The session begins with the first of those that wait for nothing.
+    let roots = calls.iter().filter(|(start, _)| start.rows.is_empty());
+    let begins_ms = roots.map(|(start, _)| start.delay_ms).fold(f64::INFINITY, f64::min);
     let row = |(place, (start, row)): (usize, (Start, TraceRow))| {
         let links = (!is_chain).then(|| Links {
             request_id: Some(id(place)),
             wait_for: Some(start.rows.iter().copied().map(id).collect()),
             ..Links::default()
         });
-        TraceRow { delay_ms: (place > 0).then_some(start.delay_ms), links: links.map(Box::new), ..row }
+        let since_ms = if start.rows.is_empty() { begins_ms } else { 0.0 };
+        let delay_ms = Some(start.delay_ms - since_ms).filter(|ms| *ms > 0.0 || !start.rows.is_empty());
+        TraceRow { delay_ms, links: links.map(Box::new), ..row }
     };
     calls.into_iter().enumerate().map(row).collect()
 }

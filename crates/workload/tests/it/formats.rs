@@ -289,7 +289,42 @@ fn sub_agents_of_weka_run_side_by_side_where_they_did() {
     let trace = read(&text).unwrap();
     let session = &workload(&trace, Load::Closed).unwrap().sessions[0];
     let waits: Vec<Vec<u32>> = (0..8).map(|turn| session.waits_for(turn).to_vec()).collect();
-    assert_eq!(waits, [vec![], vec![0], vec![1], vec![0], vec![3], vec![2], vec![5], vec![0, 2, 4, 6]]);
+    assert_eq!(waits, [vec![], vec![0], vec![1], vec![0], vec![3], vec![0, 2], vec![5], vec![0, 2, 4, 6]]);
+}
+
+/// Sub-agents from the start on, the one that stands last began first; and one that began when another had ended, behind a
+/// call in between.
+#[test]
+fn sub_agents_of_weka_begin_when_they_did() {
+    let call = |t: f64, input: u32| {
+        format!(
+            "{{\"t\": {t}, \"in\": {input}, \"out\": 1, \"hash_runs\": [[0, 1]], \"api_time\": 1.0, \"think_time\": 0}}"
+        )
+    };
+    let agent = |ended: f64, lasted: f64, input: u32| {
+        format!("{{\"t\": {ended}, \"duration_ms\": {}, \"requests\": [{}]}}", lasted * 1e3, call(0.0, input))
+    };
+    let session = |calls: &[String]| {
+        format!("{{\"id\": \"a\", \"models\": [], \"block_size\": 64, \"requests\": [{}]}}", calls.join(", "))
+    };
+    let dumped = |calls: &[String]| {
+        let trace = read(&session(calls)).unwrap_or_else(|error| panic!("{error}"));
+        let workload = workload(&trace, Load::Closed).unwrap_or_else(|error| panic!("{error}"));
+        let waits: Vec<Vec<u32>> =
+            (0..calls.len()).map(|turn| workload.sessions[0].waits_for(turn).to_vec()).collect();
+        (dump(&workload), waits)
+    };
+    let (turns, waits) = dumped(&[agent(5.0, 2.0, 10), agent(10.0, 10.0, 20), call(12.0, 30)]);
+    assert_eq!(turns, "a: @0 20>1 +3000 10>1 +2000 30>1\n");
+    assert_eq!(waits, [vec![], vec![], vec![0, 1]]);
+    // The second agent began at 5.5, when the first had ended at 5 and the second call had not.
+    let (turns, waits) =
+        dumped(&[call(0.0, 10), agent(5.0, 3.0, 20), call(5.25, 30), agent(8.5, 3.0, 40), call(9.0, 50)]);
+    assert_eq!(turns, "a: @0 10>1 +1000 20>1 +250 30>1 +500 40>1 +500 50>1\n");
+    assert_eq!(waits, [vec![], vec![0], vec![0, 1], vec![0, 1], vec![2, 3]]);
+    // The agent ended before the call before it was answered: what is waited is counted from the later of the two.
+    let (turns, _) = dumped(&[call(0.0, 10), call(2.0, 20), agent(2.5, 1.0, 30), call(6.0, 40)]);
+    assert_eq!(turns, "a: @0 10>1 +0 20>1 +500 30>1 +3000 40>1\n");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Requests that wait for several others, and classes of requests.
 
 use servecast_types::{ClassId, Time};
-use servecast_workload::{Cut, Load, TraceRow, TurnStart, Turns, Workload, read_mooncake, write_mooncake};
+use servecast_workload::{
+    Cut, Links, Load, TraceRow, TurnStart, Turns, Workload, read_mooncake, write_mooncake,
+};
 
 const OPEN: Load = Load::Open { arrival_speedup_ratio: 1.0 };
 
@@ -260,6 +262,95 @@ fn there_are_only_so_many_classes() {
     let error = Workload::from_rows(&rows, 512, OPEN).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "line 1001: `class` is the string \"1001\", one more than the 1000 that figures are told apart for"
+        "line 1001: `class` is the string \"1001\", one more than the 1000 that figures are told apart for: give fewer, or leave `class` out"
     );
+}
+
+#[test]
+fn a_chain_without_a_session_stays_one_when_it_is_written() {
+    let lines = [
+        r#""request_id": "a", "timestamp": 0"#,
+        r#""request_id": "b", "wait_for": ["a"], "delay": 7"#,
+        r#""session_id": "a", "timestamp": 1"#,
+    ];
+    let before = workload(&lines);
+    let names = |of: &Workload| of.sessions.iter().map(|session| session.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&before), [Some("a'".into()), Some("a".into())], "a name of its own");
+    let mut file = Vec::new();
+    write_mooncake(&before.mooncake_rows(512, OPEN).collect::<Vec<_>>(), &mut file).unwrap();
+    let after = read_mooncake(&file[..]).unwrap().workload(512, OPEN).unwrap();
+    assert_eq!(dump(&after), ["1@0() 2+7(1)", "3@1()"]);
+    let like = servecast_workload::resembling(&before, 512, OPEN, 3, 1);
+    assert_eq!(
+        like.iter().filter(|row| row.session_id.is_some()).count(),
+        2,
+        "a session of two, and a request"
+    );
+}
+
+#[test]
+fn rows_that_are_linked_leave_the_order_of_other_sessions_as_it_is() {
+    let others = [r#""session_id": "s", "timestamp": 9"#, r#""session_id": "s", "timestamp": 4"#];
+    let linked = [r#""request_id": "a", "timestamp": 4"#, r#""request_id": "b", "wait_for": ["a"]"#];
+    assert_eq!(dump(&workload(&others)), ["2@0() 1>5(2)"]);
+    assert_eq!(dump(&workload(&[&others[..], &linked].concat()))[0], "2@0() 1>5(2)");
+}
+
+#[test]
+fn the_first_requests_of_rows_in_any_order_are_those_of_the_first_sessions() {
+    let lines = [
+        r#""request_id": "late", "wait_for": ["early"]"#,
+        r#""request_id": "other", "timestamp": 5"#,
+        r#""request_id": "early", "timestamp": 0, "branches": ["late"]"#,
+    ];
+    for (most, expected) in [(1, &["3@0()"][..]), (2, &["3@0() 1+0(3)"]), (3, &["3@0() 1+0(3)", "2@5()"])] {
+        let cut = Cut { block_size: 512, turns: Turns::Whole, max_requests: most.try_into().ok() };
+        let workload = Workload::from_rows(&rows(&lines), cut, OPEN).unwrap();
+        assert_eq!(dump(&workload), expected);
+        assert!(!workload.forks());
+    }
+}
+
+/// A valid chain that leads to two requests that wait for each other.
+#[test]
+fn a_long_chain_in_front_of_a_circle_is_refused_soon() {
+    let row = |line: u64, waits: u64| TraceRow {
+        line,
+        input_length: Some(1),
+        output_length: 1,
+        shares_nothing: true,
+        timestamp_ms: Some(0.0),
+        links: Some(Box::new(Links {
+            request_id: Some(line.to_string().into()),
+            wait_for: Some(vec![waits.to_string().into()]),
+            ..Links::default()
+        })),
+        ..TraceRow::default()
+    };
+    let mut rows: Vec<TraceRow> = (1..=200_000).map(|line| row(line, line + 1)).collect();
+    rows.push(row(200_001, 200_000));
+    let error = Workload::from_rows(&rows, 512, OPEN).unwrap_err().to_string();
+    assert!(error.starts_with("line 200000: `200000` waits for `200001` waits for `200000`"), "{error}");
+}
+
+#[test]
+fn rows_with_text_say_the_same_of_others() {
+    let text = r#"{"request_id": "a", "timestamp": 0, "prompt": "What is it?", "output_length": 3, "class": "chat"}
+{"request_id": 2, "wait_for": ["a"], "tool_wait_ms": 4, "messages": [{"role": "user", "content": "And this?"}], "output_length": 3}
+{"wait_for": ["a"], "delay": 5, "text_input": "Then?", "output_length": 3, "lora": "sql"}
+"#;
+    let read = |text: &str| {
+        servecast_workload::read_trace(text.as_bytes(), &servecast_workload::TraceForm::default())
+    };
+    let workload = read(text).unwrap().workload(1, OPEN).unwrap();
+    assert_eq!(dump(&workload), ["1@0() 2+4(1) 3+5(1)"]);
+    assert_eq!((&workload.classes[..], &workload.loras[..]), (&["chat".into()][..], &["sql".into()][..]));
+    let error = read(&text.replace(r#"["a"], "tool_wait_ms": 4"#, r#""a""#)).unwrap_err().to_string();
+    assert!(
+        error.contains("line 2: `wait_for` is the string \"a\", but must be a list of request ids"),
+        "{error}"
+    );
+    let error =
+        read(&text.replace(r#""delay": 5"#, r#""delay": 5, "tool_wait_ms": 5"#)).unwrap_err().to_string();
+    assert!(error.contains("`delay` and `tool_wait_ms` mean the same"), "{error}");
 }

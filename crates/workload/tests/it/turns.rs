@@ -155,3 +155,18 @@ fn a_session_that_grows_too_long_is_refused() {
          number of tokens from 1 to 1000000000"
     );
 }
+
+#[test]
+fn a_reply_that_the_next_turn_repeats_is_hit_after_it_was_converted() {
+    let text = "{\"session_id\": \"a\", \"timestamp\": 0, \"input_length\": 635, \"output_length\": 37, \"hash_ids\": [0, 1]}\n\
+                {\"session_id\": \"a\", \"delay\": 1, \"input_length\": 1433, \"output_length\": 5, \"hash_ids\": [0, 1, 3]}";
+    let before = whole(text, 512);
+    let rows: Vec<_> = before.mooncake_rows(512, OPEN).collect();
+    let after = Workload::from_rows(&rows, 512, OPEN).unwrap();
+    let shared = |of: &Workload| {
+        let turns: Vec<&Turn> = of.turns().collect();
+        all_of(turns[0]).common_prefix(&turns[1].prompt)
+    };
+    assert_eq!((shared(&before), shared(&after)), (672, 672));
+    assert_eq!(stats(&after, 64).reusable_blocks, stats(&before, 64).reusable_blocks);
+}

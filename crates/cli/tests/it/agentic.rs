@@ -245,6 +245,22 @@ fn prompts_share_nothing_under_different_adapters() {
 }
 
 #[test]
+fn rejections_go_by_the_reason_of_those_that_others_follow() {
+    let sandbox = sandbox();
+    let long = trace().replacen(
+        r#""input_length": 600, "output_length": 9, "hash_ids": [1, 0]"#,
+        r#""input_length": 5000, "output_length": 9"#,
+        1,
+    );
+    sandbox.write("long.jsonl", long);
+    let table = sandbox.run(&["replay", "long.jsonl", "--max-model-len", "2000", "--format", "table"]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    let found = "Rejections: 4 of 80 requests (5.0 %) were not served, 1 as max_model_len, and 3 that follow such ones";
+    assert!(table.stdout.contains(found), "{}", table.stdout);
+    assert!(table.stdout.contains("a longer context"), "{}", table.stdout);
+}
+
+#[test]
 fn what_goes_by_single_rows_refuses_forks() {
     let sandbox = sandbox();
     let refused = |arguments: &[&str], problem: &str| {

@@ -52,12 +52,17 @@ pub(super) fn rejections(run: &RunRecord, report: &Report) -> Option<Finding> {
         given.twice_the_kv(if is(RejectReason::KvCapacity) { last } else { role })
     };
     let share = 100.0 * rejected as f64 / all.max(1) as f64;
+    let reasons = match report.rejected_by_reason.get(&follows) {
+        None => format!("most of them ({}) as {reason}", count(*most)),
+        Some(&following) => {
+            format!("{} as {reason}, and {} that follow such ones", count(*most), count(following))
+        }
+    };
     let sentence = format!(
-        "Rejections: {} of {} requests ({share:.1} %) were not served, most of them ({}) as {reason}; the longest of them \
-         would have {} tokens with its output",
+        "Rejections: {} of {} requests ({share:.1} %) were not served, {reasons}; the longest of them would have {} tokens with \
+         its output",
         count(rejected),
         count(all),
-        count(*most),
         count(longest)
     );
     let finding = Finding::new(FindingKind::Rejections, sentence)

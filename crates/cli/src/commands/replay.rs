@@ -165,8 +165,11 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     }
     options.online = online.map(|online| online.clock);
     let mut report = summarize(&record, &options);
-    if let Some(workload) = again {
-        diagnose(&plan, &workload, &mut report, quiet, &interrupt)?;
+    // Of a run that is over the results are written although Ctrl-C ends what would test them.
+    let untested =
+        again.and_then(|workload| diagnose(&plan, &workload, &mut report, quiet, &interrupt).err());
+    if untested.is_some() {
+        interrupt.take();
     }
     let run = outputs::Run {
         record: &record,
@@ -179,6 +182,9 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     drop(folder);
     interrupt.resume()?;
     show(&plan, &report, &record, quiet)?;
+    if let Some(failure) = untested {
+        return Err(failure);
+    }
     if let Some(sent) = ended_early {
         return Err(Failure::interrupted(format!(
             "interrupted when {sent} of {requests} requests had been sent; the report is of those"
@@ -201,7 +207,11 @@ fn diagnose(
         if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.finish();
-    outcome.map_err(|error| Failure::interrupted(error.to_string()))
+    outcome.map_err(|error| {
+        Failure::interrupted(format!(
+            "{error} while the diagnosis was tested; the report is of the run itself"
+        ))
+    })
 }
 
 /// Fails if a condition of the plan holds.

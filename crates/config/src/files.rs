@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
+use serde::de::DeserializeOwned;
+use servecast_types::message;
 use servecast_workload::{KnownFormat, TELLING_BYTES, known_format};
 
 use crate::error::{Failure, quoted, reason};
@@ -67,6 +69,16 @@ fn whole(path: &Path, input: impl Read) -> Result<Vec<u8>, Failure> {
         return Err(Failure::user(format!("cannot read {}: it has more than {size} MiB", quoted(path))));
     }
     Ok(bytes)
+}
+
+/// What a TOML file says; what is wrong with it is said with its line.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let text = read_text(path)?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let problem = message!("line {}: {}", line as u64, error.message().replace('\n', " "));
+        Failure::user(problem).about(quoted(path))
+    })
 }
 
 /// The text of a file.

@@ -136,12 +136,7 @@ fn arrivals(given: &TraceConfig, layers: &Layers) -> Result<Option<(RateProfile,
 
 /// The profile that a file holds.
 fn rate_profile(path: &Path) -> Result<RateProfile, Failure> {
-    let text = files::read_text(path)?;
-    let about = |problem: Message| Failure::user(problem).about(quoted(path));
-    let profile: RateProfile = toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        about(message!("line {}: {}", line as u64, error.message().replace('\n', " ")))
-    })?;
-    profile.validate().map_err(about)?;
+    let profile: RateProfile = files::read_toml(path)?;
+    profile.validate().map_err(|problem: Message| Failure::user(problem).about(quoted(path)))?;
     Ok(profile)
 }

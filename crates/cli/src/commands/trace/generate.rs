@@ -155,12 +155,8 @@ fn of_clients(args: &GenerateArgs, path: &Path) -> Result<(Vec<TraceRow>, u32), 
             "{trace_block_size} is 0, but every hash id must stand for at least 1 token"
         )));
     }
-    let text = files::read_text(path)?;
     let about = |problem: Message| Failure::user(problem).about(quoted(path));
-    let mix: ClientMix = toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        about(message!("line {}: {}", line as u64, error.message().replace('\n', " ")))
-    })?;
+    let mix: ClientMix = files::read_toml(path)?;
     mix.validate().map_err(about)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let lengths = mix.client.iter().map(|client| match &client.lengths_of {

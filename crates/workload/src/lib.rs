@@ -12,6 +12,7 @@
 //!
 //! **Invariant:** nothing here opens a file, and nothing knows of engines, routers or caches.
 
+mod assemble;
 mod bench;
 mod blocks;
 mod clients;

@@ -38,7 +38,7 @@ pub(crate) struct CompareArgs {
     requests: Vec<PathBuf>,
     /// Exit with status 3 if this holds for a run, as in `p99_ttft_ms>+5%` (can be repeated)
     ///
-    /// The figure is any number of the report. A limit of `+5%` or `-5%` is a change beside the first run, `+20` one in the
+    /// The figure is any number at the top of the report. A limit of `+5%` or `-5%` is a change beside the first run, `+20` one in the
     /// unit of the figure, `200` the figure itself, `5%` the same as `+5%`.
     #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<FailIf>,

@@ -157,7 +157,7 @@ pub fn replay(
     notes.extend(workload.notes.messages().iter().map(with_arguments));
     let output = &plan.config.output;
     let summary = plan.summary(&workload, output.asks_for_diagnosis());
-    let again = output.diagnoses().then(|| workload.clone());
+    let for_tests = output.diagnoses().then(|| workload.clone());
     let requests = workload.requests() as u64;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;
@@ -172,7 +172,7 @@ pub fn replay(
     let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
     let window = options.window;
     let mut report = summarize(&record, &options);
-    if let Some(workload) = again {
+    if let Some(workload) = for_tests {
         test_findings(&plan, &workload, &mut report, &mut |_| watch.tell(false))
             .map_err(|error| ended(&error))?;
     }

@@ -231,12 +231,12 @@ pub enum TraceError {
         id: String,
     },
     /// Requests wait for one another.
-    #[error("line {line}: {circle}: requests that wait for one another in a circle are never sent")]
+    #[error("line {line}: {cycle}: requests that wait for one another in a cycle are never sent")]
     CircularWait {
-        /// The first line of the circle.
+        /// The first line of the cycle.
         line: u64,
-        /// The circle in words.
-        circle: String,
+        /// The cycle in words.
+        cycle: String,
     },
     /// The rows of a session hold what is new in a turn, but a turn waits for others than the one before it.
     #[error(

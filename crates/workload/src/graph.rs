@@ -1,8 +1,8 @@
 //! Requests that wait for several others: which rows belong together, and in which order they can be sent.
 //!
 //! A row may name the requests that it waits for (`wait_for`), or those that wait for it (`branches`). Rows that hang
-//! together, by that or by the name of their session, are one session; a row that says nothing of either, and that no other
-//! row names as its branch, waits for the row before it in its session.
+//! together, by that or by the name of their session, are one session; a row without `wait_for`, that no other row
+//! names as its branch, waits for the row before it in its session.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -60,7 +60,7 @@ impl Graph {
     /// The graph of rows; `None` if no row names another.
     ///
     /// # Errors
-    /// If a row names one that is not there, if two have one name, and if rows wait for one another in a circle.
+    /// If a row names one that is not there, if two have one name, and if rows wait for one another in a cycle.
     pub(crate) fn of(rows: &[TraceRow]) -> Result<Option<Self>, TraceError> {
         if !Self::is_one(rows) {
             return Ok(None);
@@ -123,7 +123,7 @@ impl Graph {
         Err(self.cycle(rows, start, &never_sent))
     }
 
-    /// The error about the circle that is found from a row that is in one, or that waits for one, as all that are never sent.
+    /// The error about the cycle that is found from a row that is in one, or that waits for one, as all that are never sent.
     fn cycle(&self, rows: &[TraceRow], start: usize, never_sent: &FxHashSet<usize>) -> TraceError {
         let mut path = vec![start];
         let mut place = FxHashMap::from_iter([(start, 0)]);
@@ -144,7 +144,7 @@ impl Graph {
         let names = path.iter().chain(path.first()).map(|&row| format!("`{}`", name(&rows[row])));
         TraceError::CircularWait {
             line: rows[first].line,
-            circle: names.collect::<Vec<_>>().join(" waits for "),
+            cycle: names.collect::<Vec<_>>().join(" waits for "),
         }
     }
 
@@ -247,18 +247,18 @@ fn waits(rows: &[TraceRow]) -> Result<Vec<SmallVec<[usize; 1]>>, TraceError> {
 /// The session of each row, numbered in order of first appearance, and how many there are: rows of one name, and rows that
 /// wait for one another, are of one.
 fn sessions(rows: &[TraceRow], waits: &[SmallVec<[usize; 1]>]) -> (Vec<usize>, usize) {
-    let mut groups = Groups { above: (0..rows.len()).collect() };
+    let mut groups = Groups { parent: (0..rows.len()).collect() };
     let mut by_name: FxHashMap<&str, usize> = FxHashMap::default();
     for (row, source) in rows.iter().enumerate() {
         if let Some(name) = source.session_id.as_deref() {
-            groups.join(*by_name.entry(name).or_insert(row), row);
+            groups.union(*by_name.entry(name).or_insert(row), row);
         }
-        waits[row].iter().for_each(|&before| groups.join(before, row));
+        waits[row].iter().for_each(|&before| groups.union(before, row));
     }
     let mut numbers: FxHashMap<usize, usize> = FxHashMap::default();
     let sessions = (0..rows.len()).map(|row| {
         let next = numbers.len();
-        *numbers.entry(groups.of(row)).or_insert(next)
+        *numbers.entry(groups.find(row)).or_insert(next)
     });
     let sessions: Vec<usize> = sessions.collect();
     (sessions, numbers.len())
@@ -266,20 +266,21 @@ fn sessions(rows: &[TraceRow], waits: &[SmallVec<[usize; 1]>]) -> (Vec<usize>, u
 
 /// Which rows hang together: a union-find forest.
 struct Groups {
-    above: Vec<usize>,
+    parent: Vec<usize>,
 }
 
 impl Groups {
-    fn of(&mut self, mut row: usize) -> usize {
-        while self.above[row] != row {
-            self.above[row] = self.above[self.above[row]];
-            row = self.above[row];
+    fn find(&mut self, mut row: usize) -> usize {
+        while self.parent[row] != row {
+            self.parent[row] = self.parent[self.parent[row]];
+            row = self.parent[row];
         }
         row
     }
 
-    fn join(&mut self, one: usize, other: usize) {
-        let (one, other) = (self.of(one), self.of(other));
-        self.above[one.max(other)] = one.min(other);
+    /// The first row stands for all of them.
+    fn union(&mut self, one: usize, other: usize) {
+        let (one, other) = (self.find(one), self.find(other));
+        self.parent[one.max(other)] = one.min(other);
     }
 }

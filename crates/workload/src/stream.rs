@@ -15,6 +15,7 @@ use crate::blocks::Blocks;
 use crate::clock::{Clock, first_turn_ms};
 use crate::formats::rows::{RowReader, Span};
 use crate::formats::{self, TraceFormat};
+use crate::graph::Graph;
 use crate::reader::{Rest, format_of, telling, with_notes};
 use crate::workload::{Cut, Load, Turn, TurnStart};
 use crate::{Recognised, TimeUnit, Trace, TraceError, TraceForm, TraceNotes, TraceRow};
@@ -180,7 +181,7 @@ impl<R: BufRead> TraceStream<R> {
         if row.session_id.is_some() {
             return refused("the row has a `session_id`, and when it is sent depends on other rows");
         }
-        if row.links.as_ref().is_some_and(|links| links.wait_for.is_some() || !links.branches.is_empty()) {
+        if Graph::is_one(std::slice::from_ref(&row)) {
             return refused(
                 "the row has `wait_for` or `branches`, and when it is sent depends on other rows",
             );

@@ -140,7 +140,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let mut options = plan.summary(&workload, config.output.has_diagnosis());
     let requests = workload.requests();
     // What tests the findings has the load once more.
-    let again = config.output.diagnoses().then(|| workload.clone());
+    let for_tests = config.output.diagnoses().then(|| workload.clone());
     let notes = workload.notes.clone();
     if !quiet {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
@@ -167,7 +167,7 @@ fn run_one(layers: Layers) -> Result<(), Failure> {
     let mut report = summarize(&record, &options);
     // Of a run that is over the results are written although Ctrl-C ends what would test them.
     let untested =
-        again.and_then(|workload| diagnose(&plan, &workload, &mut report, quiet, &interrupt).err());
+        for_tests.and_then(|workload| diagnose(&plan, &workload, &mut report, quiet, &interrupt).err());
     if untested.is_some() {
         interrupt.take();
     }

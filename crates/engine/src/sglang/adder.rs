@@ -125,7 +125,7 @@ impl PrefillAdder {
         (room > 0).then(|| room.min(extend))
     }
 
-    /// Tokens of the next chunk of the chunked request, which always gets on; at most `limit`.
+    /// Tokens of the next chunk of the chunked request, at most `limit`: one at least, but where a pool of windows has no slots.
     pub(super) fn next_chunk(&self, request: &Request, cache: &KvCache, limit: Option<u32>) -> u32 {
         let extend = request.known() - request.computed;
         let chunk = self.rem_chunk.unwrap_or(i64::MAX);

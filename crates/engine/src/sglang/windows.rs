@@ -124,7 +124,8 @@ impl KvCache {
         request.window.freed = first.max(behind);
     }
 
-    /// The same before a request decodes, which does so only now and then, and not as long as its prompt is under way.
+    /// The same before a request decodes: not the first time, and then whenever so many tokens are behind the window that it is
+    /// worth it.
     pub(super) fn free_before_decode(&mut self, request: &mut Request) {
         let Some(windows) = &self.windows else { return };
         let is_first = !std::mem::replace(&mut request.window.decodes, true);

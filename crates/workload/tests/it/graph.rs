@@ -168,7 +168,7 @@ fn names_that_lead_nowhere_are_refused() {
 }
 
 #[test]
-fn requests_that_wait_in_a_circle_are_refused() {
+fn requests_that_wait_in_a_cycle_are_refused() {
     refused(
         &[
             r#""request_id": "r", "timestamp": 0"#,
@@ -177,11 +177,11 @@ fn requests_that_wait_in_a_circle_are_refused() {
             r#""request_id": "z", "wait_for": ["y"]"#,
             r#""request_id": "behind", "wait_for": ["z"]"#,
         ],
-        "line 2: `x` waits for `z` waits for `y` waits for `x`: requests that wait for one another in a circle are never sent",
+        "line 2: `x` waits for `z` waits for `y` waits for `x`: requests that wait for one another in a cycle are never sent",
     );
     refused(
         &[r#""request_id": "x", "wait_for": ["x"]"#],
-        "line 1: `x` waits for `x`: requests that wait for one another in a circle are never sent",
+        "line 1: `x` waits for `x`: requests that wait for one another in a cycle are never sent",
     );
 }
 
@@ -313,7 +313,7 @@ fn the_first_requests_of_rows_in_any_order_are_those_of_the_first_sessions() {
 
 /// A valid chain that leads to two requests that wait for each other.
 #[test]
-fn a_long_chain_in_front_of_a_circle_is_refused_soon() {
+fn a_long_chain_in_front_of_a_cycle_is_refused_soon() {
     let row = |line: u64, waits: u64| TraceRow {
         line,
         input_length: Some(1),

@@ -17,15 +17,16 @@
 //! last token, but stays until the result is there: it *leaves*, and ends an iteration later. A request that stops by
 //! itself is scheduled once more, in vain.
 
+mod wheel;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use servecast_latency::StepWork;
 
+pub(crate) use self::wheel::LARGEST_WHEEL;
+use self::wheel::{Opener, Wheel};
 use crate::table::Slot;
-
-/// Up to this block size phases are sorted by counting even when there are fewer requests.
-const MOST_COUNTS: usize = 64;
 
 /// A request that joins a stretch.
 #[derive(Debug, Clone, Copy)]
@@ -83,10 +84,10 @@ pub(crate) struct Stretch {
     held: StepWork,
     /// Sequence number of the next member; members compare in running-list order.
     next_place: u32,
-    /// Sorted by the iteration (mod block size) in which they open a block, then by sequence number.
-    phases: Vec<Phase>,
-    opening: Cursor,
-    filling: Cursor,
+    /// Who opens a block in which iteration; empty with blocks of one token, where everybody opens one in each.
+    wheel: Wheel,
+    /// Blocks that are followed by one opened in this iteration or before have been told of as full.
+    filled_before: u64,
     /// The next to end is on top; of several, the one that joined first.
     endings: BinaryHeap<Reverse<Ending>>,
     /// Number of the last iteration of the request that ends or leaves next.
@@ -97,19 +98,8 @@ pub(crate) struct Stretch {
     ended: Vec<Ended>,
     /// The longest is on top, unless it has ended.
     longest: BinaryHeap<Length>,
-    /// Where the phases of each first iteration begin, and the phases in order; both kept for their memory.
-    starts: Vec<u32>,
-    ordered: Vec<Phase>,
     /// The changes of one iteration; kept for its memory.
     changes: Vec<Change>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Phase {
-    /// It opens a block in iterations whose number, modulo the block size, is this.
-    opens: u32,
-    place: u32,
-    slot: Slot,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,35 +119,26 @@ struct Length {
     last: u64,
 }
 
-/// The next phase, and the round through all phases in which it is.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cursor {
-    index: usize,
-    /// Number of the iteration with which the round began, a multiple of the block size.
-    base: u64,
-}
-
 impl Stretch {
     /// No stretch, in an engine that has `lead` iterations in flight, 0 or 1, when it decides another one.
     pub(crate) fn new(lead: u64) -> Self {
         Self { lead, ..Self::default() }
     }
 
-    /// Begins a stretch of `members`, in running-list order. With blocks of one token there are no crossings.
+    /// Begins a stretch of `members`, in running-list order. With blocks of one token there are no crossings; blocks have
+    /// [`LARGEST_WHEEL`] tokens at most.
     pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
         self.clear();
         self.block_size = u64::from(block_size);
+        self.wheel.reset(if block_size > 1 { block_size } else { 0 });
         let mut endings = std::mem::take(&mut self.endings).into_vec();
         let mut longest = std::mem::take(&mut self.longest).into_vec();
         for member in members {
-            let (phase, ending) = self.add(member);
-            self.phases.extend(phase);
+            let ending = self.add(member);
             longest.push(Length { at_start: ending.at_start, last: ending.last });
             endings.push(Reverse(ending));
         }
         (self.endings, self.longest) = (endings.into(), longest.into());
-        self.order_phases();
-        self.seek();
     }
 
     /// Adds a request that comes after all members in the running list; no filled block may be deferred.
@@ -166,21 +147,18 @@ impl Stretch {
             !self.in_flight && self.next_filling() >= self.done,
             "requests join between iterations"
         );
-        let (phase, ending) = self.add(member);
-        if let Some(phase) = phase {
-            let position = self.phases.partition_point(|other| *other < phase);
-            self.phases.insert(position, phase);
-            self.seek();
-        }
+        let ending = self.add(member);
+        // A member that opens a block next has filled the one before.
+        self.filled_before = self.done;
         self.longest.push(Length { at_start: ending.at_start, last: ending.last });
         self.endings.push(Reverse(ending));
     }
 
     /// Counts a member.
-    fn add(&mut self, member: Member) -> (Option<Phase>, Ending) {
+    fn add(&mut self, member: Member) -> Ending {
         let Member { slot, computed, remaining, stops } = member;
         debug_assert!(remaining > 0, "a request that is complete does not run");
-        let (place, tokens, size) = (self.next_place, u64::from(computed), self.block_size);
+        let (place, tokens) = (self.next_place, u64::from(computed));
         self.next_place += 1;
         self.held.requests += 1;
         self.held.context_tokens += tokens;
@@ -189,22 +167,22 @@ impl Stretch {
         let in_vain = if stops { self.lead } else { 0 };
         let last = self.done + u64::from(remaining) - 1 + in_vain;
         self.next_end = self.next_end.min(last);
-        // With one token a block everybody opens one in every iteration.
-        let phase = (size > 1).then(|| Phase { opens: self.opens(tokens), place, slot });
-        (phase, Ending { last, place, slot, at_start: tokens.cast_signed() - self.done.cast_signed(), stops })
+        if self.block_size > 1 {
+            self.wheel.add(self.opens(tokens), Opener { place, slot });
+        }
+        Ending { last, place, slot, at_start: tokens.cast_signed() - self.done.cast_signed(), stops }
     }
 
-    /// When a request that has `tokens` tokens now opens blocks.
-    fn opens(&self, tokens: u64) -> u32 {
-        let (size, tokens) = (self.block_size, tokens % self.block_size);
-        ((self.done + size - tokens) % size) as u32
+    /// The next iteration in which a request that has `tokens` tokens now opens a block.
+    fn opens(&self, tokens: u64) -> u64 {
+        self.done + tokens.next_multiple_of(self.block_size) - tokens
     }
 
     /// Forgets the members.
     pub(crate) fn clear(&mut self) {
         (self.done, self.in_flight, self.next_place) = (0, false, 0);
         (self.held, self.next_end) = (StepWork::default(), u64::MAX);
-        self.phases.clear();
+        self.filled_before = 0;
         self.endings.clear();
         self.longest.clear();
         self.leaving.clear();
@@ -265,12 +243,7 @@ impl Stretch {
         if self.block_size == 1 {
             return self.requests() as u32;
         }
-        if self.next_opening() > self.done {
-            return 0;
-        }
-        let due = self.done - self.opening.base;
-        let due = self.phases[self.opening.index..].iter().take_while(|phase| u64::from(phase.opens) == due);
-        due.count() as u32
+        if self.in_flight { 0 } else { self.wheel.opening(self.done).len() as u32 }
     }
 
     /// Number of iterations, from the next one on, that change no block and end no request.
@@ -295,31 +268,25 @@ impl Stretch {
 
     /// Members whose block is known to be full with the next iteration, in no order.
     pub(crate) fn filling(&self) -> impl Iterator<Item = Slot> {
-        let mut cursor = if self.lead == 0 { self.filling } else { self.opening };
+        let first = if self.lead == 0 { self.filled_before + 1 } else { self.undecided() };
         let last = self.done + 1 - self.lead;
-        std::iter::from_fn(move || {
-            let fills = self.at(cursor)? <= last;
-            fills.then(|| {
-                let slot = self.phases[cursor.index].slot;
-                cursor.step(self.phases.len(), self.block_size);
-                slot
-            })
-        })
+        self.wheel.openings(first..=last).map(|opener| opener.slot)
     }
 
     /// Members that cross a block boundary in the next iteration, in running-list order, after those whose filled block was
     /// deferred. Called once per iteration.
     pub(crate) fn take_crossings(&mut self) -> &[Change] {
-        self.in_flight = true;
         self.changes.clear();
-        while self.next_opening() == self.done {
-            let Phase { place, slot, .. } = self.phases[self.opening.index];
-            self.changes.push(Change { is_deferred: false, place, slot, crossing: Crossing::Opens });
-            if self.lead > 0 {
-                self.changes.push(Change { is_deferred: false, place, slot, crossing: Crossing::Fills });
+        if !self.in_flight {
+            for &Opener { place, slot } in self.wheel.opening(self.done) {
+                let change = |crossing| Change { is_deferred: false, place, slot, crossing };
+                self.changes.push(change(Crossing::Opens));
+                if self.lead > 0 {
+                    self.changes.push(change(Crossing::Fills));
+                }
             }
-            self.opening.step(self.phases.len(), self.block_size);
         }
+        self.in_flight = true;
         self.collect_fills(self.done);
         self.changes.sort_unstable_by_key(|change| (!change.is_deferred, change.place, change.crossing));
         &self.changes
@@ -336,11 +303,16 @@ impl Stretch {
 
     /// Adds to the changes the members that fill a block by the end of iteration `until` and were not reported.
     fn collect_fills(&mut self, until: u64) {
-        while self.next_filling() <= until {
-            let is_deferred = self.next_filling() < self.done;
-            let Phase { place, slot, .. } = self.phases[self.filling.index];
-            self.changes.push(Change { is_deferred, place, slot, crossing: Crossing::Fills });
-            self.filling.step(self.phases.len(), self.block_size);
+        loop {
+            let filled = self.next_filling();
+            if filled > until {
+                return;
+            }
+            self.filled_before = filled + 1;
+            let is_deferred = filled < self.done;
+            let change =
+                |&Opener { place, slot }| Change { is_deferred, place, slot, crossing: Crossing::Fills };
+            self.changes.extend(self.wheel.opening(filled + 1).iter().map(change));
         }
     }
 
@@ -381,7 +353,7 @@ impl Stretch {
             return None;
         }
         let Reverse(ending) = self.endings.pop()?;
-        let Ending { place, slot, at_start, .. } = ending;
+        let Ending { place, at_start, .. } = ending;
         self.next_end = self.endings.peek().map_or(u64::MAX, |Reverse(ending)| ending.last);
         let tokens = self.tokens(at_start);
         self.held.requests -= 1;
@@ -393,10 +365,8 @@ impl Stretch {
         self.held.longest_context_tokens =
             self.longest.peek().map_or(0, |length| self.tokens(length.at_start));
         if self.block_size > 1 {
-            let phase = Phase { opens: self.opens(tokens), place, slot };
-            let position = self.phases.binary_search(&phase).expect("a member has a phase");
-            self.phases.remove(position);
-            self.seek();
+            self.wheel.remove(self.opens(tokens), place);
+            self.filled_before = self.done;
         }
         Some(ending)
     }
@@ -406,50 +376,13 @@ impl Stretch {
         self.done.wrapping_add_signed(at_start)
     }
 
-    /// Sorts the phases, which are in order of place, by iteration and then by place.
-    ///
-    /// By counting where that is cheaper, since sorting is most of the cost of a short stretch.
-    fn order_phases(&mut self) {
-        let size = self.block_size as usize;
-        if size > MOST_COUNTS.max(self.phases.len()) {
-            self.phases.sort_unstable();
-            return;
-        }
-        self.starts.clear();
-        self.starts.resize(size + 1, 0);
-        for phase in &self.phases {
-            self.starts[phase.opens as usize + 1] += 1;
-        }
-        for at in 1..size {
-            self.starts[at] += self.starts[at - 1];
-        }
-        self.ordered.clone_from(&self.phases);
-        for &phase in &self.phases {
-            let place = &mut self.starts[phase.opens as usize];
-            self.ordered[*place as usize] = phase;
-            *place += 1;
-        }
-        std::mem::swap(&mut self.phases, &mut self.ordered);
-    }
-
-    /// Sets both cursors to what comes next; everything before the next iteration has been reported.
-    fn seek(&mut self) {
-        self.opening = self.cursor_at(self.done);
-        // A member that opens a block next has filled the one before.
-        self.filling = self.cursor_at(self.done + 1);
-    }
-
-    /// The first opening in iteration `number` or later.
-    fn cursor_at(&self, number: u64) -> Cursor {
-        let offset = number % self.block_size;
-        let index = self.phases.partition_point(|phase| u64::from(phase.opens) < offset);
-        let mut cursor = Cursor { index, base: number - offset };
-        cursor.wrap(self.phases.len(), self.block_size);
-        cursor
+    /// The first iteration of which nothing has been decided.
+    fn undecided(&self) -> u64 {
+        self.done + u64::from(self.in_flight)
     }
 
     fn next_opening(&self) -> u64 {
-        self.at(self.opening).unwrap_or(u64::MAX)
+        self.wheel.next_opening(self.undecided()).unwrap_or(u64::MAX)
     }
 
     /// A block is filled in the iteration before the one that opens the next.
@@ -458,26 +391,7 @@ impl Stretch {
             // It is reported with the opening of the next one.
             return u64::MAX;
         }
-        self.at(self.filling).map_or(u64::MAX, |opening| opening - 1)
-    }
-
-    fn at(&self, cursor: Cursor) -> Option<u64> {
-        self.phases.get(cursor.index).map(|phase| cursor.base + u64::from(phase.opens))
-    }
-}
-
-impl Cursor {
-    fn step(&mut self, len: usize, block_size: u64) {
-        self.index += 1;
-        self.wrap(len, block_size);
-    }
-
-    /// Starts over behind the last phase.
-    fn wrap(&mut self, len: usize, block_size: u64) {
-        if self.index >= len && len > 0 {
-            self.index = 0;
-            self.base += block_size;
-        }
+        self.wheel.next_opening(self.filled_before + 1).map_or(u64::MAX, |opening| opening - 1)
     }
 }
 

@@ -9,6 +9,7 @@ use super::{EngineState, EngineTracing};
 use crate::iteration::{IterationSink, LastIteration};
 use crate::scheduler::Scheduler;
 use crate::step::{InFlight, Pass, Step};
+use crate::stretch::LARGEST_WHEEL;
 use crate::stretch_scheduler::{Changes, StretchScheduler};
 use crate::{EngineConfig, EngineRequest, Rejection};
 
@@ -53,6 +54,8 @@ impl Single {
     pub(super) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
         let depth = if config.async_scheduling { 2 } else { 1 };
         let offloads = config.offload.is_some();
+        let one_by_one = tracing.block_ids || tracing.recorder_clock || offloads;
+        let stretches = tracing.stretches && !one_by_one && config.block_size <= LARGEST_WHEEL;
         Self {
             scheduler: Scheduler::new(config, tracing),
             in_flight: InFlight::default(),
@@ -63,7 +66,7 @@ impl Single {
             blocked: false,
             recorder_clock: tracing.recorder_clock,
             spare: Vec::new(),
-            stretches: tracing.stretches && !(tracing.block_ids || tracing.recorder_clock) && !offloads,
+            stretches,
             last_decode_end: Time::ZERO,
             changes: Changes::default(),
             withdrawals: Vec::new(),

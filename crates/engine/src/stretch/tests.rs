@@ -121,10 +121,11 @@ fn spelled_out(lead: u64, block_size: u32, joiners: &[Joiner]) -> Vec<Events> {
 proptest! {
     #[test]
     fn it_is_what_happens_token_by_token(
-        block_size in 2_u32..9,
+        // A wheel of more than 64 slots has several words.
+        block_size in prop_oneof![2_u32..9, 62_u32..68, 126_u32..132],
         lead in 0_u64..2,
         mut joiners in prop::collection::vec(
-            (prop_oneof![Just(0), 0_u64..40], 0_u32..40, 1_u32..60, any::<bool>()), 1..12
+            (prop_oneof![Just(0), 0_u64..40], 0_u32..140, 1_u32..300, any::<bool>()), 1..12
         ),
     ) {
         joiners.sort_by_key(|joiner| joiner.0);

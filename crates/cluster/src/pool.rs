@@ -264,7 +264,7 @@ impl Pool {
                 let Queued { request, arrived, .. } = queued;
                 smallvec![Dispatch { request, worker, arrived, admission: None }]
             }
-            Routing::Kv(router, parked) => {
+            Routing::Kv(router, _) => {
                 let mut description = router.describe(&queued.request);
                 description.allowed =
                     some.map(|some| some.iter().map(|candidate| candidate.worker.0).collect());
@@ -275,9 +275,8 @@ impl Pool {
                 if let Some(worker) = forced.filter(|_| steered.is_none()) {
                     description.allowed = Some([worker.0].into());
                 }
-                parked.insert(queued.request.id, queued);
                 let admitted = router.route(description, steered, now);
-                self.unpark(admitted)
+                self.dispatch(admitted, Some(queued))
             }
         }
     }
@@ -339,17 +338,27 @@ impl Pool {
         }
     }
 
+    /// Sends parked requests on that were admitted.
     fn unpark(&mut self, admitted: Vec<Admission>) -> Dispatches {
+        self.dispatch(admitted, None)
+    }
+
+    /// Sends requests on that were admitted: parked ones, and `new`, which is parked if it is not among them.
+    fn dispatch(&mut self, admitted: Vec<Admission>, mut new: Option<Queued>) -> Dispatches {
         let Routing::Kv(_, parked) = &mut self.routing else { return Dispatches::new() };
         let mut dispatches = Dispatches::new();
         for admission in admitted {
-            let Queued { mut request, arrived, .. } =
-                parked.remove(&admission.ticket.id).expect("an admitted request was parked");
+            let id = admission.ticket.id;
+            let queued = new.take_if(|new| new.request.id == id).or_else(|| parked.remove(&id));
+            let Queued { mut request, arrived, .. } = queued.expect("an admitted request was parked");
             let Rank { worker, dp } = admission.ticket.rank;
             request.dp_rank = Some(dp);
             let at = position(&self.candidates, worker).expect("only candidates get requests");
             self.candidates[at].in_flight += 1;
             dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });
+        }
+        if let Some(new) = new {
+            parked.insert(new.request.id, new);
         }
         dispatches
     }

@@ -52,7 +52,8 @@ pub(crate) struct Checked {
 /// A request in the queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
-    pub(crate) checked: Checked,
+    /// Apart, since a heap moves its entries.
+    pub(crate) checked: Box<Checked>,
     pub(crate) since: Time,
     key: Key,
 }
@@ -128,7 +129,7 @@ impl Queue {
         self.isl_tokens += u64::from(request.isl_tokens);
         self.lane_of.insert(request.id, checked.lane.clone());
         let lane = self.lanes.entry(checked.lane.clone()).or_default();
-        lane.push(Waiting { checked, since: now, key });
+        lane.push(Waiting { checked: Box::new(checked), since: now, key });
     }
 
     /// Takes out the request that leaves first among the heads of the lanes that `open` admits.

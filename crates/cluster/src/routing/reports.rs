@@ -39,20 +39,19 @@ enum Change {
 impl Reports {
     /// Takes note of an event that becomes visible at a time.
     pub(super) fn push(&mut self, visible: Time, rank: Rank, event: &KvEvent) {
+        if let KvEvent::Removed { blocks } = event
+            && let Some(last) = self.fresh.last_mut()
+            && (last.visible, last.rank, last.what) == (visible, rank, Change::Removed)
+        {
+            last.blocks.extend(blocks.runs());
+            return;
+        }
         let (what, blocks) = match event {
             KvEvent::Stored { parent, blocks } => (Change::Stored { parent: *parent }, blocks.clone()),
             KvEvent::Removed { blocks } => (Change::Removed, blocks.clone()),
             KvEvent::Cleared => (Change::Cleared, HashRuns::default()),
         };
-        match self.fresh.last_mut() {
-            Some(last)
-                if what == Change::Removed
-                    && (last.visible, last.rank, last.what) == (visible, rank, what) =>
-            {
-                last.blocks.extend(blocks.runs());
-            }
-            _ => self.fresh.push(Report { visible, rank, what, blocks }),
-        }
+        self.fresh.push(Report { visible, rank, what, blocks });
     }
 
     /// Drops what is on its way from a rank.

@@ -19,8 +19,8 @@ use crate::rank::{Entry, RankTable, Slot};
 use crate::select::Candidate;
 use crate::wire::IndexEventData;
 use crate::{
-    Admission, ApproximateIndex, Decision, EventError, Queued, RadixTree, RankInfo, RemovedRank, RouteError,
-    RouterSettings, RoutingRequest,
+    Admission, ApproximateIndex, Decision, EventError, QueuePolicy, Queued, RadixTree, RankInfo, RemovedRank,
+    RouteError, RouterSettings, RoutingRequest,
 };
 
 /// Predicts how long the prefill of a prompt takes, for `router_prefill_load_model`.
@@ -160,8 +160,10 @@ impl Router {
             return Ok(Decision::Admit(self.admit(&checked, self.now)));
         }
         let lane = checked.lane.clone();
-        let uncached = self.least_uncached(&checked);
-        self.queue.push(self.settings.queue_policy(), checked, uncached, self.now);
+        let policy = self.settings.queue_policy();
+        // A look-up, which the other policies do without.
+        let uncached = if policy == QueuePolicy::Wspt { self.least_uncached(&checked) } else { 0 };
+        self.queue.push(policy, checked, uncached, self.now);
         let released = self.drain();
         Ok(Decision::Queued(Queued { waiting: self.queue.waiting_in(&lane), released }))
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use servecast_report::{ErrorBar, Slo, render_overload, render_recommendation};
+use servecast_report::{Curves, ErrorBar, Slo, render_overload, render_recommendation};
 
 use self::lines::{Lines, lines, of_factor, own_lines};
-use self::words::{question, sentence, title};
+use self::words::{about, question, sentence, title};
 use crate::{CutOffEntry, Entry, Headroom, LoadAnswer, Recommendation, Sure, Tally};
 
 mod lines;
@@ -22,8 +22,12 @@ const MOST_POINTS: usize = 1500;
 pub struct RecommendationContext {
     /// The settings that all deployments have in common, files and targets included.
     pub common: Map<String, Value>,
+    /// Root of all random numbers.
+    pub seed: u64,
     /// For each load, the command lines that start the first deployments of its ranking.
     pub start: Vec<Vec<String>>,
+    /// For each load, how the first of its ranking go over time, each with its name.
+    pub curves: Vec<Vec<(String, Curves)>>,
 }
 
 /// Renders the page of an answer, which needs no other file.
@@ -34,6 +38,8 @@ pub fn render_recommendation_page(answer: &Recommendation, context: &Recommendat
 #[derive(Debug, Serialize)]
 struct Page<'a> {
     title: String,
+    /// What was run: parts by their names.
+    about: Vec<(&'static str, String)>,
     /// What was asked, in sentences.
     question: Vec<String>,
     version: &'a str,
@@ -70,6 +76,8 @@ struct Load<'a> {
     points: Vec<Point<'a>>,
     /// How many more were simulated than are shown.
     left_out: u64,
+    /// How the first of them go over time.
+    curves: &'a [(String, Curves)],
 }
 
 /// A deployment that was simulated.
@@ -104,10 +112,12 @@ fn page<'a>(answer: &'a Recommendation, context: &'a RecommendationContext) -> P
     let most = MOST_POINTS / answer.loads.len().max(1);
     let loads = answer.loads.iter().enumerate().map(|(place, load)| {
         let start = context.start.get(place).map_or(&[][..], Vec::as_slice);
-        shown(answer, load, start, &context.common, most)
+        let curves = context.curves.get(place).map_or(&[][..], Vec::as_slice);
+        Load { curves, ..shown(answer, load, start, &context.common, most) }
     });
     Page {
         title: title(answer),
+        about: about(answer, context.seed),
         question: question(answer),
         version: &answer.servecast_version,
         targets: answer.slo.iter().map(|objective| target(objective)).collect(),
@@ -144,6 +154,7 @@ fn shown<'a>(
         settings: lines(&of_factor(load.factor, common)),
         left_out: load.tally.simulated.saturating_sub((points.len() + alike) as u64),
         points,
+        curves: &[],
     }
 }
 
@@ -309,7 +320,8 @@ mod tests {
 
     fn context(common: &Value) -> RecommendationContext {
         let common = common.as_object().unwrap().clone();
-        RecommendationContext { common, start: vec![vec!["vllm serve a\n".to_owned()]] }
+        let start = vec![vec!["vllm serve a\n".to_owned()]];
+        RecommendationContext { common, seed: 7, start, ..RecommendationContext::default() }
     }
 
     fn data(answer: &Recommendation, common: &Value) -> Value {
@@ -339,6 +351,17 @@ mod tests {
     fn question_and_answer_are_sentences() {
         let found = data(&answer(vec![load(1.0)]), &json!({}));
         assert_eq!(found["title"], "a/</script> on H100-SXM or H200 with vllm-0.33: t.csv");
+        assert_eq!(
+            found["about"],
+            json!([
+                ["Model", "a/</script>"],
+                ["GPU", "H100-SXM or H200"],
+                ["Engine", "vllm-0.33"],
+                ["Workload", "t.csv, hash 00"],
+                ["Seed", "7"],
+                ["servecast", "1.2.3"],
+            ])
+        );
         assert_eq!(
             found["question"],
             json!([

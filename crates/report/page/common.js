@@ -29,6 +29,13 @@ const node = (tag, attributes = {}, ...children) => {
   return element;
 };
 
+/// What was run, above everything else: parts by their names.
+const head = (parts) => {
+  const at = document.getElementById("about");
+  at.append(...parts.map(([name, text]) => node("div", {}, node("dt", {}, name), node("dd", {}, text))));
+  at.hidden = !parts.length;
+};
+
 const section = (id, title, about) => {
   const element = node("section", { id, "aria-labelledby": `${id}-title` });
   element.append(node("h2", { id: `${id}-title` }, title));
@@ -106,7 +113,8 @@ const tip = (element, text) => draw(element, "title", {}, text);
 // A page on paper is about as wide as this, in the pixels of its fonts.
 const PAPER = 700;
 const redraws = [];
-const drawAll = (width) => redraws.forEach((redraw) => redraw(width));
+/// Draws all charts for a width, if it is another one, or if what they show is.
+const drawAll = (width, isOther) => redraws.forEach((redraw) => redraw(width, isOther));
 
 /// Adds a chart that `paint(svg, width)` draws for the width that there is.
 const figure = (parent, { label, caption, height, paint }) => {
@@ -114,9 +122,9 @@ const figure = (parent, { label, caption, height, paint }) => {
   const element = node("figure", {}, holder, node("figcaption", {}, caption));
   parent.append(element);
   let drawn = 0;
-  const redraw = (forced) => {
+  const redraw = (forced, isOther) => {
     const width = Math.round(forced ? Math.min(forced, holder.clientWidth || forced) : Math.max(holder.clientWidth, 260));
-    if (width === drawn) return;
+    if (width === drawn && !isOther) return;
     drawn = width;
     const svg = document.createElementNS(SVG, "svg");
     for (const [key, value] of Object.entries({ viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label })) svg.setAttribute(key, value);
@@ -131,7 +139,7 @@ const figure = (parent, { label, caption, height, paint }) => {
 let waiting = 0;
 addEventListener("resize", () => {
   clearTimeout(waiting);
-  waiting = setTimeout(drawAll, 60);
+  waiting = setTimeout(() => drawAll(), 60);
 });
 
 const linear = (low, high, from, to) => (v) => from + ((v - low) / (high - low || 1)) * (to - from);
@@ -175,7 +183,7 @@ const axes = (chart, { left, right, top, bottom }, [x, xTicks, xName], [y, yTick
   }
   const middle = (top + bottom) / 2;
   draw(chart, "text", { x: (left + right) / 2, y: bottom + 29, "text-anchor": "middle" }, xName);
-  draw(chart, "text", { x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})` }, yName);
+  if (yName) draw(chart, "text", { x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})` }, yName);
 };
 const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
 

@@ -28,28 +28,14 @@ function overview() {
   const rows = data.shown.filter(([key]) => key in baseline.figures).map(([key, name]) => [name, told(baseline.figures[key]),
     ...runs.flatMap((run) => (run.figures[key] ? [told(run.figures[key].value), cell(key, run.figures[key])] : ["–", ""]))]);
   at.append(table(["Metric", baseline.name, ...runs.flatMap((run) => [run.name, "change"])], rows, "Table of differences"));
-  settings(at);
   changes(at);
 }
 
-/// The workloads, if they are not the same, and the settings in which runs differ.
-function settings(at) {
-  const shown = (value) => (value == null ? "–" : typeof value === "string" ? value : JSON.stringify(value));
-  const workload = (run) => (run.workload ? `${run.workload.name} (${run.workload.hash})` : "–");
-  const differs = runs.some((run) => !run.requests && run.workload?.hash !== baseline.workload?.hash);
-  const rows = differs ? [["workload", workload(baseline), ...runs.map(workload)]] : [];
-  for (const path of [...new Set(runs.flatMap((run) => Object.keys(run.settings ?? {})))].sort()) {
-    const before = runs.find((run) => run.settings?.[path]).settings[path].baseline;
-    rows.push([path, shown(before), ...runs.map((run) => (run.settings ? shown(run.settings[path] ? run.settings[path].value : before) : "–"))]);
-  }
-  for (const run of [baseline, ...runs].filter((run) => run.measured)) {
-    at.append(node("p", {}, [`${run.name} was measured (${run.measured.source}): settings, targets and workload are not in it`, ...run.measured.notes].join(". ") + "."));
-  }
-  for (const run of runs.filter((run) => run.requests)) at.append(node("p", {}, `${baseline.name} and ${run.name}: ${run.requests}.`));
-  if (rows.length) at.append(table(["Setting", ...names], rows, "Settings that differ"));
-  else if (runs.every((run) => run.requests)) return;
-  else at.append(node("p", {}, runs.every((run) => run.settings) ? "Workload and settings are the same." : "In which settings the runs differ is not known: a report has none."));
-}
+/// What has to be known of measured runs, and of the requests of runs beside them.
+const aboutMeasured = () => [
+  ...[baseline, ...runs].filter((run) => run.measured).map((run) => node("p", {}, [`${run.name} was measured (${run.measured.source}): settings, targets and workload are not in it`, ...run.measured.notes].join(". ") + ".")),
+  ...runs.filter((run) => run.requests).map((run) => node("p", {}, `${baseline.name} and ${run.name}: ${run.requests}.`)),
+];
 
 /// Bars of the relative changes of the figures that are shown.
 function changes(at) {
@@ -73,7 +59,7 @@ function changes(at) {
           const difference = run.figures[key];
           if (difference?.change == null) return;
           const change = clamp((difference.relative_change ?? 0) * 100, -size, size), y = n * row + gap / 2 + place * thick;
-          const bar = { x: Math.min(x(0), x(change)), y, width: Math.max(Math.abs(x(change) - x(0)), 1), height: thick - 2, fill: colors[(place + 1) % 7] };
+          const bar = { x: Math.min(x(0), x(change)), y, width: Math.max(Math.abs(x(change) - x(0)), 1), height: thick - 2, fill: colors[(place + 1) % 8] };
           tip(draw(chart, "rect", bar), `${run.name}, ${name}: ${told(difference.baseline)} became ${told(difference.value)}`);
           draw(chart, "text", { x: change < 0 ? x(0) + 4 : x(change) + 4, y: y + thick - 3 }, shareOf(difference));
         });
@@ -88,7 +74,7 @@ function curves() {
   at.append(legend(names));
   const pair = node("div", { class: "pair" });
   at.append(pair);
-  for (const latency of data.latencies) distribution(pair, latency.name, latency.runs.map(([place, d]) => [names[place], d, colors[place % 7]]));
+  for (const latency of data.latencies) distribution(pair, latency.name, latency.runs.map(([place, d]) => [names[place], d, colors[place % 8]]));
 }
 
 function paired() {
@@ -109,7 +95,7 @@ function paired() {
       }
       draw(chart, "line", { x1: x(0), x2: x(0), y1: 0, y2: bottom, stroke: "var(--dim)" });
       rows.forEach((r, n) => {
-        const y = n * row + row / 2, color = colors[(runs.indexOf(r.run) + 1) % 7], [from, to] = r.mean_change_interval_ms;
+        const y = n * row + row / 2, color = colors[(runs.indexOf(r.run) + 1) % 8], [from, to] = r.mean_change_interval_ms;
         draw(chart, "text", { x: 144, y: y + 4, "text-anchor": "end" }, r.metric);
         draw(chart, "line", { x1: x(from), x2: Math.max(x(to), x(from) + 1), y1: y, y2: y, stroke: color, "stroke-width": 3 });
         tip(draw(chart, "circle", { cx: x(r.mean_change_ms), cy: y, r: 5, fill: color }), `${r.run.name}, ${r.metric}: ${signed(r.mean_change_ms)} ms`);
@@ -127,7 +113,11 @@ function figures() {
   at.append(details(`${rows.length} figures of each run`, table(["Figure", ...names], rows)));
 }
 
+whatDiffers(...aboutMeasured());
 overview();
+tradeoffOfRuns();
+overSetting();
+laidOver(several.list.map((run, n) => ({ ...run, name: numbered(n) })), several.without_curves);
 curves();
 paired();
 figures();

@@ -1,6 +1,8 @@
 // A latency as cumulative curve and histogram.
 
 const PERCENTILES = [1, 10, 25, 50, 75, 90, 95, 99, 100];
+/// Limits in ms that are marked, by the name of the latency.
+const limits = {};
 const quantile = (d, percent) => d.quantiles[Math.round(((d.quantiles.length - 1) * percent) / 100)];
 
 /// Cumulative curves of distributions of one latency, each with a label and a colour; one alone has its histogram behind it.
@@ -18,6 +20,8 @@ const distribution = (parent, name, lines) => {
       const x = logarithmic(low, high, box.left, box.right), y = linear(0, 1, box.bottom, box.top);
       axes(chart, box, [x, logTicks(low, high, box.columns), `${name} (ms)`], [y, [0, 0.25, 0.5, 0.75, 1], "share"]);
       if (shown.length === 1) histogram(chart, shown[0][1], x, y);
+      const limit = limits[name];
+      if (limit >= low && limit <= high) tip(draw(chart, "line", { x1: x(limit), x2: x(limit), y1: box.top, y2: box.bottom, stroke: "var(--bad)", "stroke-width": 1.5, "stroke-dasharray": "6 4" }), `target ${number(limit)} ms`);
       shown.forEach(([label, d, color = colors[0]]) => {
         const n = d.quantiles.length - 1;
         const points = d.quantiles.map((v, i) => [x(v), y(i / n)]);

@@ -30,6 +30,67 @@ const told = (point) => {
   return `${named(point)}: ${gpus(point.gpus)}${cost}; ${figures.join("; ")}`;
 };
 
+// ---- What differs.
+
+/// The settings in which deployments differ, those of a table by themselves: path, and the value of each deployment.
+const differing = () => {
+  const flat = (point) => Object.fromEntries(Object.entries(point.settings).filter(([, value]) => value != null).flatMap(([key, value]) => {
+    const inner = /^\{ (.*) \}$/.exec(value)?.[1];
+    // Values within are those of engines: numbers, words and truths, or lists.
+    return inner == null ? [[key, value]] : [...inner.matchAll(/("(?:[^"\\]|\\.)*") = ("(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,]+)/g)].map(([, name, of]) => [`${key}.${JSON.parse(name)}`, of]);
+  }));
+  const all = load.points.map(flat), paths = [...new Set(all.flatMap((one) => Object.keys(one)))];
+  return paths.map((path) => [path, all.map((one) => one[path] ?? null)]).filter(([, values]) => new Set(values).size > 1);
+};
+
+const least = (one, other) => (one == null || other == null ? (one == null) - (other == null) : `${one}`.localeCompare(`${other}`, "en", { numeric: true }));
+
+function differs(at) {
+  const found = differing();
+  if (!found.length) return at.append(node("p", {}, "Deployments differ in no setting, or there is one only."));
+  const values = (all) => [...new Set(all)].sort(least).map((value) => `${value ?? "not given"} (${number(all.filter((other) => other === value).length)})`).join(", ");
+  const isRanked = load.points[0]?.rank === 1;
+  at.append(table(["Setting", ...(isRanked ? ["the first"] : []), "values, and how many of the deployments have it"], found.map(([path, all]) => [path, ...(isRanked ? [all[0] ?? "–"] : []), values(all)]), "Settings in which deployments differ"));
+}
+
+// ---- Targets over a setting.
+
+let overPath = null;
+
+function overSetting(at) {
+  const found = differing();
+  if (!found.length) return at.append(node("p", {}, "Deployments differ in no setting."));
+  const [path, values] = found.find(([other]) => other === overPath) ?? found[0];
+  const select = choice("Setting", found.map(([other]) => [other, other]), (other) => {
+    overPath = other;
+    rebuild();
+  });
+  select.querySelector("select").value = path;
+  at.append(node("div", { class: "controls" }, select));
+  const names = [...new Set(values)].sort(least), grid = node("div", { class: "multiples" });
+  at.append(grid);
+  data.targets.forEach((target, n) => {
+    const dots = load.points.map((point, place) => ({ point, value: values[place], y: point.figures[n]?.[0] })).filter((dot) => dot.y != null);
+    if (!dots.length) return;
+    const best = names.map((name) => dots.filter((dot) => dot.value === name).map((dot) => dot.y)).map((all) => (all.length ? Math[target.is_share ? "max" : "min"](...all) : null));
+    figure(grid, {
+      label: `${target.figure} over ${path}, the best of each value: ${names.map((name, i) => `${name ?? "not given"} ${valueOf(target, best[i])}`).join(", ")}`,
+      caption: `${target.figure}: each deployment that ran to its end, and a line through the best of each value.`, height: 240,
+      paint: (chart, width, height) => {
+        const box = frame(width, height), x = linear(-0.5, names.length - 0.5, box.left, box.right), { y, at: place, ticks: yTicks, name } = scaleOf(target, dots.map((dot) => dot.y), box.bottom, box.top);
+        axes(chart, box, [x, [], path], [place, yTicks, name]);
+        const every = Math.ceil((names.length * 64) / width);
+        names.forEach((text, i) => i % every === 0 && tick(chart, x(i), box.bottom + 14, `${text ?? "–"}`.replaceAll('"', "").slice(0, 12)));
+        limitLine(chart, box, y(target.limit), target);
+        draw(chart, "path", { d: broken(best.map((value, i) => value != null && [x(i), y(value)])), ...lineOf(2) });
+        for (const { point, value, y: of } of dots) tip(draw(chart, "circle", { cx: x(names.indexOf(value)), cy: y(of), r: 4, fill: point.met ? "var(--c0)" : "var(--bg)", stroke: point.met ? "var(--c0)" : "var(--bad)", "stroke-width": 1.5, opacity: 0.8 }), told(point));
+      },
+    });
+    const rows = names.map((name, i) => [name ?? "not given", number(dots.filter((dot) => dot.value === name).length), valueOf(target, best[i])]);
+    at.append(details(`Figures: ${target.figure}`, table([path, "deployments that ran to their end", `best ${target.figure}`], rows)));
+  });
+}
+
 // ---- The answer.
 
 function answer(at) {
@@ -79,29 +140,7 @@ function tried() {
 
 // ---- Every deployment as a point.
 
-const LANE = 72, GRIP = 13;
-
-/// Moves dots apart that would cover each other: those of one column sideways, as far as the next column.
-const apart = (dots) => {
-  const placed = [], columns = [...new Set(dots.map((dot) => dot.x))].sort((one, other) => one - other);
-  const room = Math.min(...columns.slice(1).map((column, n) => column - columns[n]), 110) - GRIP;
-  for (const dot of dots) {
-    const near = placed.filter((other) => Math.abs(other.x - dot.x) < 1 && Math.abs(other.cy - dot.cy) < GRIP);
-    const most = Math.max(0, Math.floor(room / GRIP));
-    const shifts = Array.from({ length: most + 1 }, (_, n) => Math.ceil(n / 2) * (n % 2 ? GRIP : -GRIP));
-    const free = shifts.find((shift) => near.every((other) => Math.abs(other.cx - dot.x - shift) >= GRIP));
-    placed.push(Object.assign(dot, { cx: dot.x + (free ?? shifts[near.length % shifts.length]) }));
-  }
-  return placed;
-};
-
-/// The points that no other one beats in both, among those that keep all targets; from the cheapest on.
-const front = (points, x, y, isMoreBetter) => {
-  const sign = isMoreBetter ? -1 : 1, better = [];
-  const sorted = points.filter((point) => point.met).sort((one, other) => x(one) - x(other) || sign * (y(one) - y(other)));
-  for (const point of sorted) if (!better.length || sign * (y(point) - y(better.at(-1))) < 0) better.push(point);
-  return better;
-};
+const LANE = 72;
 
 /// The axis of a target: linear, or logarithmic where figures are far apart.
 const scaleOf = (target, values, from, to) => {
@@ -123,7 +162,6 @@ const limitLine = (chart, box, y, target) => {
   draw(chart, "line", { x1: box.left, x2: box.right, y1: y, y2: y, stroke: "var(--bad)", "stroke-width": 1.5, "stroke-dasharray": "6 4" });
   draw(chart, "text", { x: box.left + 4, y: y - 4 }, `limit ${valueOf(target, target.limit)}`);
 };
-const cross = (chart, cx, cy, stroke) => draw(chart, "path", { d: `M${cx - 3.5} ${cy - 3.5}l7 7m0 -7l-7 7`, stroke, "stroke-width": 1.5, fill: "none" });
 
 let xKey = hasPrices ? "per_hour" : "gpus", yTarget = 0;
 
@@ -131,7 +169,7 @@ function tradeoff(at) {
   const target = data.targets[yTarget], ofX = (point) => point[xKey] ?? 0;
   const ran = load.points.filter((point) => point.figures[yTarget]?.[0] != null), lost = load.points.filter((point) => !ran.includes(point));
   if (!load.points.length) return at.append(node("p", {}, "No deployment was simulated."));
-  const ofY = (point) => point.figures[yTarget][0], best = front(ran, ofX, ofY, target.is_share);
+  const ofY = (point) => point.figures[yTarget][0], best = front(ran.filter((point) => point.met), ofX, ofY, target.is_share);
   const xName = xKey === "gpus" ? "GPUs" : "cost an hour";
   const beyond = load.tally.proved_worse ? ` ${number(load.tally.proved_worse)} deployments that cannot be better were not run and have no point; with two objectives (--objective ${hasPrices ? "cost" : "gpus"},latency) all are.` : "";
   const caption = `Filled: keeps all targets; hollow: misses one; ×: ended when a target was lost, so without a figure, the lower the later. Line: what no other one beats in both.${beyond}${load.left_out ? ` ${number(load.left_out)} more were simulated than are shown.` : ""}`;
@@ -176,45 +214,9 @@ function tradeoff(at) {
   };
   point(null);
   element.querySelector(".chart").after(said);
-  explore(element.querySelector(".chart"), label, () => dots, point, () => pointed ?? picked);
+  explore(element.querySelector(".chart"), label, () => dots, point, () => pointed ?? picked, (one) => pick(one));
   onPick = mark;
 }
-
-/// Which of them the pointer or the arrow keys are at; a click or Enter shows its settings.
-function explore(holder, label, dots, point, current) {
-  for (const [key, value] of Object.entries({ tabindex: "0", role: "group", "aria-label": `${label}. Arrow keys go from one to the next, Enter shows its settings.` })) holder.setAttribute(key, value);
-  const nearest = (event) => {
-    const box = holder.getBoundingClientRect(), near = ({ cx, cy }) => Math.hypot(cx - event.clientX + box.left, cy - event.clientY + box.top);
-    const closest = dots().reduce((one, other) => (near(other) < near(one) ? other : one));
-    return near(closest) < 24 ? closest.point : null;
-  };
-  holder.addEventListener("pointermove", (event) => {
-    const found = nearest(event);
-    holder.style.cursor = found ? "pointer" : "";
-    if (found !== current()) point(found);
-  });
-  holder.addEventListener("click", (event) => {
-    const found = nearest(event);
-    if (!found) return;
-    point(found);
-    pick(found);
-  });
-  holder.addEventListener("keydown", (event) => {
-    const order = [...dots()].sort((one, other) => one.x - other.x || one.cy - other.cy).map((dot) => dot.point);
-    const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -order.length, End: order.length }[event.key];
-    if (event.key === "Enter") pick(current());
-    else if (move) point(order[clamp(order.indexOf(current()) + move, 0, order.length - 1)]);
-    else return;
-    event.preventDefault();
-  });
-}
-
-const steppedFront = (chart, { top, bottom, right }, points, isMoreBetter) => {
-  if (!points.length) return;
-  let line = `M${points[0][0]} ${isMoreBetter ? bottom : top}`;
-  for (const [x, y] of points) line += `H${x}V${y}`;
-  draw(chart, "path", { d: `${line}H${right}`, fill: "none", stroke: "var(--c2)", "stroke-width": 2, opacity: 0.8 });
-};
 
 const paintDot = (chart, { point, cx, cy }, isBest) => {
   if (point.lost || point.figures[yTarget]?.[0] == null) return cross(chart, cx, cy, "var(--dim)");
@@ -376,19 +378,14 @@ const parts = [];
 const part = (parent, make) => {
   const at = node("div");
   parent.append(at);
-  const build = () => {
-    at.replaceChildren();
-    make(at);
-  };
-  parts.push(build);
+  parts.push(maker(at, make));
   return at;
 };
-const rebuild = () => {
-  redraws.length = 0;
-  parts.forEach((build) => build());
-};
+const rebuild = () => parts.forEach((build) => build());
 
 function page() {
+  head(data.about);
+  part(section("differs", "What differs", "The settings in which the deployments differ that were simulated; what all have in common stands above."), differs);
   const first = section("answer", "Answer");
   data.question.forEach((sentence) => first.append(node("p", {}, sentence)));
   if (data.loads.length > 1) {
@@ -417,9 +414,11 @@ function page() {
   part(pair, tradeoff);
   panel = part(pair, () => settings());
   panel.className = "settings";
+  part(section("setting", "Targets over a setting", "What a setting does to each target, whatever the others are. Filled: keeps all targets; hollow: misses one."), overSetting);
   part(section("load", "Targets over load", `How the first ${LEADERS} fare under more load than was asked for, up to the factor at which a target is missed.`), overLoad);
   part(section("deployments", "All deployments", "Those that were simulated. A head sorts; a name shows the settings."), deployments);
   rebuild();
+  if (load.curves.length) laidOver(load.curves.map(([name, curves], n) => ({ name: `${n + 1}: ${name}`, curves })), 0, "The first deployments, under the load as it was given,");
 }
 
 iterationTimes(data);

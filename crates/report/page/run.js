@@ -2,13 +2,6 @@
 
 const WANTED = 0.99;
 
-/// What was run, above everything else.
-function about() {
-  const at = document.getElementById("about");
-  at.append(...data.about.map(([name, text]) => node("div", {}, node("dt", {}, name), node("dd", {}, text))));
-  at.hidden = !data.about.length;
-}
-
 function diagnosis() {
   const findings = data.report.diagnosis ?? [];
   if (!findings.length) return;
@@ -26,6 +19,7 @@ function diagnosis() {
     return entry;
   };
   at.append(node("ol", { class: "findings" }, ...findings.map(item)));
+  at.append(node("p", { class: "dim" }, "It was made with the targets that the run was given. Those set below do not change it."));
 }
 
 /// What came of the run that tests a finding.
@@ -89,6 +83,42 @@ function summary() {
   at.append(node("p", { class: "dim" }, "How full a pool is, and how much more it could take, is said by batch occupancy (requests in an iteration over max_num_seqs) and KV in use (the share of KV blocks that requests hold), averaged over the time in iterations. Time in an iteration, which reports call utilization, is the share of time in any iteration, however small its batch: it is near 100 % as soon as there always is a request."));
 }
 
+// ---- Targets that the reader sets.
+
+/// Name, key of the limit that the run was given, and the latencies of requests.
+const TARGETS = [["TTFT", "ttft_ms", "ttft"], ["ITL", "tpot_ms", "itl"], ["E2E latency", "e2e_ms", "e2e"]];
+
+/// How many requests keep limits, and what else follows from them.
+function targets(repaint) {
+  const at = section("targets", "Targets", "Limits on the latencies of a request; its ITL is the mean gap between its tokens (TPOT). Goodput, the lines in the charts and the marks of the slowest requests follow; the diagnosis, and the verdict above, stay those of the run.");
+  const { every, all, latencies } = data.requests, seconds = (data.report.duration_ms ?? 0) / 1e3;
+  const said = node("output", { class: "kept", "aria-live": "polite" }), list = node("ul");
+  const tell = () => {
+    const given = TARGETS.filter(([name]) => limits[name] > 0), count = latencies.ttft.length;
+    const keeps = (n, [name, , key]) => latencies.e2e[n] != null && (latencies[key][n] ?? 0) <= limits[name];
+    const share = (of) => Array.from({ length: count }, (_, n) => n).filter((n) => of.every((target) => keeps(n, target))).length / Math.max(count, 1);
+    const within = (target) => `${target[0]} ≤ ${number(limits[target[0]])} ms`;
+    const sampled = every > 1 ? ` (counted over every ${every}th request)` : "";
+    const kept = share(given);
+    said.textContent = !given.length ? "No target is set." : !count ? "No request arrived: there is no sample." : `${percent(kept)} of ${number(all)} requests${sampled} within ${given.map(within).join(", ")}: goodput ${seconds ? number((kept * all) / seconds) : "–"} requests/s.`;
+    list.replaceChildren(...(given.length > 1 && count ? given.map((target) => node("li", {}, `${within(target)}: ${percent(share([target]))}`)) : []));
+    for (const [mark, , request] of marks) mark.classList.toggle("bad", TARGETS.some(([name, , key]) => limits[name] > 0 && (key === "itl" ? request.tpot : request[key]) > limits[name]));
+  };
+  const input = ([name, key]) => {
+    const box = node("input", { type: "number", min: "0", step: "any", inputmode: "decimal", placeholder: "none" });
+    box.value = data.report.sla?.[key] ?? "";
+    limits[name] = +box.value;
+    box.addEventListener("input", () => {
+      limits[name] = box.validity.valid ? +box.value : 0;
+      tell();
+      repaint();
+    });
+    return node("label", {}, `${name} (ms) `, box);
+  };
+  at.append(node("div", { class: "controls" }, ...TARGETS.map(input)), said, list);
+  return tell;
+}
+
 /// What a request went through, in order: the part of the TTFT (or the output behind them), from, to, in ms.
 const life = (request) => {
   const spans = [];
@@ -116,7 +146,7 @@ const life = (request) => {
 };
 
 function slowest() {
-  const at = section("slowest", "Slowest requests", "The life lines of the requests with the longest TTFT.");
+  const at = section("slowest", "Slowest requests", "The life lines of the requests with the longest TTFT. The number of one shows it on the time axis above; in the file of --timeline it is called the same, “request 17” for 17.");
   if (!data.slowest.length) return;
   const names = [...data.parts.map(words), "output"], row = 26;
   const requests = data.slowest, height = requests.length * row + 24;
@@ -141,8 +171,21 @@ function slowest() {
       },
     });
   }
-  const line = (r) => [r.request, r.line, number(r.arrival / 1e3), number(r.input), number(r.reused), number(r.output), number(r.ttft), number(r.e2e), r.stages.map((s) => `${s.pool} ${s.worker}`).join(" → "), sum(r.stages.map((s) => s.preemptions))];
-  at.append(table(["Request", "line", "arrival (s)", "input", "reused", "output", "TTFT (ms)", "E2E (ms)", "workers", "preemptions"], requests.map(line)));
+  const onAxis = (r) => {
+    const button = node("button", { type: "button", class: "link", "aria-label": `Request ${r.request} on the time axis` }, `${r.request}`);
+    button.addEventListener("click", () => {
+      const [from, to] = [r.arrival / 1e3, (r.arrival + r.e2e) / 1e3], room = Math.max((to - from) * 0.5, (span[1] - span[0]) / 200);
+      zoomTo(Math.max(from - room, span[0]), Math.min(to + room, span[1]));
+      document.getElementById("time").scrollIntoView();
+    });
+    return button;
+  };
+  const line = (r) => [onAxis(r), r.line, number(r.arrival / 1e3), number(r.input), number(r.reused), number(r.output), number(r.ttft), number(r.e2e), r.stages.map((s) => `${s.pool} ${s.worker}`).join(" → "), sum(r.stages.map((s) => s.preemptions))];
+  at.append(table(["Request", "line", "arrival (s)", "input", "reused", "output", "TTFT (ms)", "E2E (ms)", "workers", "preemptions"], requests.map(line), "Times of the slowest requests"));
+  at.querySelectorAll("tbody tr").forEach((row, n) => {
+    row.id = `request-${requests[n].request}`;
+    row.tabIndex = -1;
+  });
 }
 
 function reproduce() {
@@ -154,12 +197,18 @@ function reproduce() {
   at.append(...copied("Copy the configuration", "config.toml", data.config));
 }
 
-about();
+head(data.about);
 diagnosis();
 summary();
+let repaintLines = () => {};
+const tellTargets = targets(() => {
+  drawAll(0, true);
+  repaintLines();
+});
 distributions();
 breakdown();
-const repaintLines = timeSeries();
+repaintLines = timeSeries();
+tellTargets();
 const repaintHeat = heat();
 prompts();
 slowest();

@@ -18,6 +18,7 @@ const rowName = (pool, n) => {
 const plots = [];
 let zooming = false;
 const zoomTo = (min, max) => {
+  placeMarks(min, max);
   zooming = true;
   for (const { plot } of plots) plot.setScale("x", { min, max });
   zooming = false;
@@ -32,7 +33,7 @@ const lines = (parent, name, of, ...controls) => {
   const own = { holder, build };
   function build() {
     own.plot?.destroy();
-    const { series, bands = [] } = of();
+    const { series, bands = [], limit } = of();
     const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "11px system-ui, sans-serif" };
     const told = series.map(([label, values]) => `${label} at most ${number(most(values))}`).join(", ");
     box.setAttribute("aria-label", `${name} over time: ${told}. Arrow keys move the cursor, plus and minus zoom, 0 shows the whole run.`);
@@ -43,7 +44,7 @@ const lines = (parent, name, of, ...controls) => {
       scales: { x: { time: false }, y: { range: (_, low, high) => [Math.min(low ?? 0, 0), (high || 1) * 1.05] } },
       axes: [{ ...axis, size: 30, values: (_, v) => v.map((t) => number(t, 3)) }, { ...axis, size: 52, values: (_, v) => v.map(short) }],
       series: [{ label: "s", value: (_, v) => number(v, 1) }, ...series.map(line)], bands,
-      hooks: { setScale: [(u, key) => key === "x" && !zooming && zoomTo(u.scales.x.min, u.scales.x.max)] },
+      hooks: { setScale: [(u, key) => key === "x" && !zooming && zoomTo(u.scales.x.min, u.scales.x.max)], draw: [(u) => limit > 0 && limit <= u.scales.y.max && drawLimit(u, limit)] },
     }, [middles(series[0][1].length), ...series.map(([, values]) => values)], box);
     const known = plots.find((other) => other !== own)?.plot.scales.x;
     zooming = true;
@@ -56,6 +57,44 @@ const lines = (parent, name, of, ...controls) => {
   redraws.push((forced) => own.plot.setSize({ width: Math.max(forced ? Math.min(forced, holder.clientWidth) : holder.clientWidth, 260), height: 160 }));
   return build;
 };
+
+/// A limit as a dashed line.
+const drawLimit = ({ ctx, bbox, valToPos }, limit) => {
+  const y = valToPos(limit, "y", true);
+  ctx.save();
+  ctx.strokeStyle = css("--bad");
+  ctx.lineWidth = 1.5 * devicePixelRatio;
+  ctx.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
+  ctx.beginPath();
+  ctx.moveTo(bbox.left, y);
+  ctx.lineTo(bbox.left + bbox.width, y);
+  ctx.stroke();
+  ctx.restore();
+};
+
+// ---- The slowest requests on the time axis.
+
+const marks = [];
+const placeMarks = (min, max) => {
+  for (const [mark, at] of marks) {
+    mark.hidden = at < min || at > max;
+    mark.style.left = `${((at - min) / (max - min || 1)) * 100}%`;
+  }
+};
+
+/// Links to the life lines of the slowest requests, where they arrive on the time axis; those beyond a target stand out.
+function markSlowest(parent) {
+  if (!data.slowest.length) return;
+  const strip = node("div", { class: "marks", role: "group", "aria-label": "When the slowest requests arrive" });
+  for (const request of data.slowest) {
+    const name = `Request ${request.request}: TTFT ${number(request.ttft)} ms, arrives at ${number(request.arrival / 1e3)} s`;
+    const mark = node("a", { href: `#request-${request.request}`, title: name, "aria-label": name }, "▼");
+    strip.append(mark);
+    marks.push([mark, request.arrival / 1e3, request]);
+  }
+  parent.append(node("p", { class: "dim marked" }, `▼ the ${data.slowest.length} slowest requests, each a link to its life line`), strip);
+  placeMarks(...span);
+}
 
 const onKey = (event, { plot }, spoken) => {
   const { min, max } = plot.scales.x, x = plot.data[0];
@@ -81,6 +120,8 @@ function timeSeries() {
   at.append(reset);
   const pools = (of) => data.pools.map((pool, n) => [pool.pool, of(pool, s.pools[n])]).filter(([, values]) => values);
   const isWatched = data.pools.every((pool) => pool.watched);
+  const l = s.latencies, dots = { points: { show: true, size: 3 } };
+  const latencies = [["TTFT", [["mean", l.ttft, dots], ["longest", l.ttft_most, dots]]], ["ITL", [["mean", l.itl, dots]]], ["E2E latency", [["mean", l.e2e, dots]]]];
   const charts = [["Arrivals (requests/s)", [["arrivals", s.arrivals]]], ["Running requests", pools((_, p) => p.running)], ["Waiting requests", pools((_, p) => p.waiting)]];
   if (isWatched) {
     const sizes = data.pools.map((pool) => `${pool.pool} ${number(pool.blocks)}`).join(", ");
@@ -89,9 +130,12 @@ function timeSeries() {
     charts.push(["Batch: tokens an iteration", pools((pool) => pool.watched.batch_tokens)]);
   } else charts.push(["KV in use (context tokens of running requests)", pools((_, p) => p.context_tokens)]);
   charts.push(["Tokens computed a second", pools((pool, p) => pool.watched?.tokens ?? p.tokens)], ["Prefix reuse of admitted prompts (%)", pools((pool) => pool.reuse)]);
-  const builds = charts.map(([name, series]) => lines(at, name, () => ({ series })));
+  markSlowest(at);
+  const builds = latencies.map(([name, series]) => lines(at, `${name} (ms)`, () => ({ series, limit: limits[name] })));
+  at.append(node("p", { class: "dim" }, "TTFT and E2E latency are of the completed requests that arrive then, ITL is the mean gap between the tokens that come then, with the gaps of a request taken as equal. Lines have gaps where there is no sample."));
+  builds.push(...charts.map(([name, series]) => lines(at, name, () => ({ series }))));
   builds.push(...data.pools.map((pool) => byWorker(at, pool)));
-  const rows = charts.flatMap(([name, series]) => series.map(([label, values]) => {
+  const rows = [...latencies.map(([name, series]) => [`${name} (ms)`, series]), ...charts].flatMap(([name, series]) => series.map(([label, values]) => {
     const there = values.filter((v) => v != null);
     return [`${name}, ${label}`, number(sum(there) / Math.max(there.length, 1)), number(there.length ? Math.min(...there) : null), number(most(there))];
   }));

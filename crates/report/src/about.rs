@@ -49,9 +49,33 @@ fn text(of: &Value, key: &str) -> Option<String> {
 
 /// The GPUs of a worker: `2 H100-SXM for each worker`.
 fn gpus_of_a_worker(engine: &Value) -> Option<String> {
+    Some(format!("{} {} for each worker", count(number_of_gpus(engine)), text(engine, "gpu")?))
+}
+
+fn number_of_gpus(engine: &Value) -> u64 {
     let size = |key: &str| engine.get(key).and_then(Value::as_u64).unwrap_or(1);
-    let gpus = size("tensor_parallel_size") * size("pipeline_parallel_size") * size("dp_size");
-    Some(format!("{} {} for each worker", count(gpus), text(engine, "gpu")?))
+    size("tensor_parallel_size") * size("pipeline_parallel_size") * size("dp_size")
+}
+
+/// The GPUs of all workers, if it is said on which the workers run.
+pub(crate) fn gpus(settings: &Settings) -> Option<u64> {
+    let of = |workers: Option<&Value>, engine: &Value| {
+        text(engine, "gpu")
+            .zip(workers.and_then(Value::as_u64))
+            .map(|(_, workers)| workers * number_of_gpus(engine))
+    };
+    let by_role = ["", "prefill_", "decode_"].into_iter().filter_map(|role| {
+        let engine = settings.get(&format!("{role}engine_args"))?;
+        Some(of(settings.get(&format!("num_{role}workers")), engine))
+    });
+    let pools = settings.get("pool").and_then(Value::as_array).into_iter().flatten();
+    let groups = pools.flat_map(|pool| match pool["group"].as_array() {
+        Some(groups) => groups.iter().collect(),
+        None => vec![pool],
+    });
+    let of_groups = groups.filter_map(|group| Some(of(group.get("workers"), group.get("engine_args")?)));
+    let each: Vec<u64> = by_role.chain(of_groups).collect::<Option<_>>()?;
+    (!each.is_empty()).then(|| each.iter().sum())
 }
 
 fn workers(pools: &[PoolReport]) -> Option<String> {
@@ -108,6 +132,27 @@ mod tests {
         let told = about(&report);
         let told: Vec<(&str, &str)> = told.iter().map(|(name, text)| (*name, text.as_str())).collect();
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn gpus_are_those_of_all_workers() {
+        let check = |settings: Value, expected: Option<u64>| {
+            assert_eq!(gpus(&serde_json::from_value(settings).unwrap()), expected);
+        };
+        let engine = |tensor: u32| json!({"gpu": "H100-SXM", "tensor_parallel_size": tensor, "dp_size": 2});
+        check(json!({"num_workers": 3, "engine_args": engine(4)}), Some(24));
+        check(
+            json!({
+                "num_prefill_workers": 1, "prefill_engine_args": engine(1),
+                "num_decode_workers": 5, "decode_engine_args": engine(2),
+            }),
+            Some(2 + 20),
+        );
+        let group = |workers: u32| json!({"workers": workers, "engine_args": engine(1)});
+        check(json!({"pool": [group(2), {"group": [group(1), group(3)]}]}), Some(4 + 2 + 6));
+        check(json!({"num_workers": 3, "engine_args": {"tensor_parallel_size": 4}}), None);
+        check(json!({"pool": [group(2), {"workers": 1, "engine_args": {}}]}), None);
+        check(json!({}), None);
     }
 
     #[test]

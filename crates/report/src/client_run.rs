@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::differences::{NamedFigures, RunDifference};
 use crate::paired::{PairedChange, RequestFigures, changes_of_pairs};
+use crate::runs_page::ShownOfRun;
 use crate::stats::Stats;
 
 /// What is known of a run that a client measured.
@@ -84,7 +85,14 @@ pub fn figures_of_client(
     if failed > 0 {
         run.notes.push(format!("{failed} of its requests failed, and are in none of its latencies"));
     }
-    NamedFigures { name: name.into(), figures, workload: None, measured: Some(run), settings: None }
+    NamedFigures {
+        name: name.into(),
+        figures,
+        workload: None,
+        measured: Some(run),
+        settings: None,
+        shown: ShownOfRun::default(),
+    }
 }
 
 /// From the first request to the last token, if the times of all requests are known.
@@ -203,6 +211,20 @@ impl MatchedRequests<'_> {
     /// How latencies differ over the pairs.
     pub fn changes(&self, seed: u64) -> Vec<PairedChange> {
         changes_of_pairs(&self.pairs, seed)
+    }
+
+    /// Means over the pairs of how far the other run is off, either way, as shares of the baseline, with the key of the
+    /// latency; over the requests that both served and that have it.
+    pub fn absolute_errors(&self) -> [(&'static str, Option<f64>); 3] {
+        type Of = fn(&RequestFigures) -> Option<f64>;
+        let latencies: [(&'static str, Of); 3] =
+            [("ttft", |one| one.ttft_ms), ("tpot", |one| one.tpot_ms), ("e2e", |one| one.e2e_latency_ms)];
+        latencies.map(|(name, of)| {
+            let served = self.pairs.iter().filter(|(_, other)| other.status == "finished");
+            let pairs = served.filter_map(|(one, other)| Some((of(one).filter(|ms| *ms > 0.0)?, of(other)?)));
+            let errors: Vec<f64> = pairs.map(|(one, other)| (other / one - 1.0).abs()).collect();
+            (name, (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64))
+        })
     }
 
     /// The most ms by which a request was sent earlier or later in one run than in the other, each run's times counted from
@@ -352,6 +374,11 @@ mod tests {
         assert_eq!(changes[2].mean_change_ms, 0.0, "the long one beside the long one");
         let mut unknown = real.clone();
         unknown[0].arrival_ms = None;
+        let slower = RequestFigures { ttft_ms: Some(60.0), ..simulated[0].clone() };
+        let errors = [slower, simulated[1].clone()];
+        let errors = matched_requests(&real, &errors).unwrap().absolute_errors();
+        assert!((errors[0].1.unwrap() - 0.1).abs() < 1e-12, "20 % of one of two: {errors:?}");
+        assert_eq!(errors[2], ("e2e", Some(0.0)));
         let refused = matched_requests(&unknown, &simulated).unwrap_err();
         assert_eq!(
             refused,

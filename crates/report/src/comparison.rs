@@ -63,15 +63,20 @@ impl Comparison {
 impl Comparison {
     /// The table of all runs as Markdown texts, its headers apart.
     pub(crate) fn cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let settings: Vec<Vec<String>> = self.runs.iter().map(|run| shown(self, run)).collect();
-        let columns = columns_that_fit(self, &settings, None);
-        let figures = columns.iter().map(|column| column.header.trim().replace('\n', " "));
-        let headers = self.varied.iter().map(|name| markdown::code(name)).chain(figures).collect();
-        let row = |(run, settings): (&ComparedRun, &Vec<String>)| {
-            let settings = settings.iter().map(|value| markdown::text(value));
-            settings.chain(columns.iter().map(|column| (column.of)(&run.report))).collect()
+        let (headers, figures) = self.figures();
+        let headers = self.varied.iter().map(|name| markdown::code(name)).chain(headers).collect();
+        let row = |(run, figures): (&ComparedRun, Vec<String>)| {
+            shown(self, run).iter().map(|value| markdown::text(value)).chain(figures).collect()
         };
-        (headers, self.runs.iter().zip(&settings).map(row).collect())
+        (headers, self.runs.iter().zip(figures).map(row).collect())
+    }
+
+    /// The columns of the table that are figures: their names, and a row a run.
+    pub(crate) fn figures(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let columns = columns_that_fit(self, &[], None);
+        let headers = columns.iter().map(|column| column.header.trim().replace('\n', " ")).collect();
+        let row = |run: &ComparedRun| columns.iter().map(|column| (column.of)(&run.report)).collect();
+        (headers, self.runs.iter().map(row).collect())
     }
 }
 
@@ -151,7 +156,7 @@ pub fn render_comparison(comparison: &Comparison, options: TableOptions) -> Stri
 }
 
 /// The values of a run's own settings, in the order in which they were named.
-fn shown(comparison: &Comparison, run: &ComparedRun) -> Vec<String> {
+pub(crate) fn shown(comparison: &Comparison, run: &ComparedRun) -> Vec<String> {
     let value = |name: &String| match run.settings.get(name) {
         None => String::new(),
         Some(Value::String(text)) => text.clone(),

@@ -13,6 +13,7 @@ use crate::fail_if::relative_change;
 use crate::paired::PairedChange;
 use crate::printable::printable;
 use crate::report::{Report, SchemaVersion};
+use crate::runs_page::ShownOfRun;
 use crate::table::{STYLE, TableOptions, grouped, or_none, titled};
 
 /// JSON Schema of [`Differences`], as text.
@@ -71,6 +72,9 @@ pub struct NamedFigures {
     /// Its settings by path, such as `engine_args.block_size`, and the release of servecast.
     #[serde(skip)]
     pub settings: Option<BTreeMap<String, Value>>,
+    /// What else a page shows of it.
+    #[serde(skip)]
+    pub(crate) shown: ShownOfRun,
 }
 
 /// What was replayed.
@@ -152,7 +156,8 @@ impl NamedFigures {
             paths.insert("latency_source".to_owned(), report.latency_source.clone().into());
             paths
         });
-        Self { name: name.into(), figures: figures.collect(), workload, measured: None, settings }
+        let shown = ShownOfRun::of(report);
+        Self { name: name.into(), figures: figures.collect(), workload, measured: None, settings, shown }
     }
 
     /// Whether both ran the same workload, as far as their reports say.
@@ -193,12 +198,12 @@ fn changed(
 /// Tables with the settings of engines, by the roles of their pools.
 const BY_ROLE: [&str; 2] = ["prefill_engine_args", "decode_engine_args"];
 
-fn has_engines_by_role(settings: &BTreeMap<String, Value>) -> bool {
+pub(crate) fn has_engines_by_role(settings: &BTreeMap<String, Value>) -> bool {
     settings.keys().any(|path| path.split_once('.').is_some_and(|(table, _)| BY_ROLE.contains(&table)))
 }
 
 /// Settings with those of all engines for each role.
-fn by_role(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+pub(crate) fn by_role(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let spread = settings.iter().flat_map(|(path, value)| {
         match path.strip_prefix("engine_args.") {
             Some(key) => BY_ROLE.map(|table| format!("{table}.{key}")).to_vec(),
@@ -341,6 +346,7 @@ pub(crate) fn relative(difference: &Difference) -> String {
     }
 }
 
+/// How a latency differs over pairs of requests, in a line that ends in a newline.
 pub(crate) fn sentences(change: &PairedChange) -> String {
     let PairedChange { metric, pairs, slower, faster, .. } = change;
     let signed = |ms: f64| {

@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
-use crate::differences::{Differences, SHOWN};
+use crate::curves::Curves;
+use crate::differences::{Differences, NamedFigures, SHOWN};
 use crate::page::{COMMON, DISTRIBUTION, Distribution, skeleton};
 use crate::paired::RequestFigures;
+use crate::runs_page::{FRONT, OVERLAY, RUNS, Runs};
 
 const SCRIPT: &str = include_str!("../page/compare.js");
 
@@ -13,6 +15,8 @@ const SCRIPT: &str = include_str!("../page/compare.js");
 pub struct ComparedPage<'a> {
     /// How the runs differ.
     pub differences: &'a Differences,
+    /// The runs themselves, the baseline first.
+    pub runs: &'a [NamedFigures],
     /// Of each run, the baseline first, its requests, if they are known.
     pub requests: &'a [Option<&'a [RequestFigures]>],
     /// Conditions under which the comparison fails.
@@ -25,6 +29,7 @@ pub struct ComparedPage<'a> {
 struct Data<'a> {
     title: String,
     differences: &'a Differences,
+    runs: Runs,
     /// Figures of the table, each with its name.
     shown: [(&'static str, &'static str); SHOWN.len()],
     latencies: Vec<Latency>,
@@ -44,15 +49,19 @@ struct Latency {
 pub fn render_differences_page(page: &ComparedPage<'_>) -> String {
     let runs = page.differences.runs.len();
     let others = if runs == 1 { "another run".to_owned() } else { format!("{runs} other runs") };
+    let bins = Curves::bins(runs + 1);
+    let curves: Vec<Option<Curves>> =
+        page.requests.iter().map(|rows| Curves::of_rows((*rows)?, bins)).collect();
     let data = Data {
         title: format!("{} and {others}", page.differences.baseline.name),
         differences: page.differences,
+        runs: Runs::new(page.runs, &curves, &[]),
         shown: SHOWN,
         latencies: latencies(page.requests),
         conditions: &page.conditions,
         broken: &page.broken,
     };
-    skeleton("servecast comparison", &[COMMON, DISTRIBUTION, SCRIPT], &data)
+    skeleton("servecast comparison", &[COMMON, DISTRIBUTION, FRONT, OVERLAY, RUNS, SCRIPT], &data)
 }
 
 fn latencies(runs: &[Option<&[RequestFigures]>]) -> Vec<Latency> {
@@ -79,13 +88,14 @@ mod tests {
 
     use super::*;
     use crate::report::SchemaVersion;
-    use crate::{NamedFigures, RunDifference, SummaryOptions, fixture, summarize};
+    use crate::{RunDifference, SummaryOptions, fixture, summarize};
 
     #[test]
     fn a_page_has_all_runs_and_needs_nothing_else() {
         let report = summarize(&fixture::run(), &SummaryOptions::default());
-        let baseline = NamedFigures::of("a</script>", &report);
-        let runs = vec![RunDifference::of(&baseline, &NamedFigures::of("b", &report))];
+        let both = [NamedFigures::of("a</script>", &report), NamedFigures::of("b", &report)];
+        let baseline = both[0].clone();
+        let runs = vec![RunDifference::of(&baseline, &both[1])];
         let differences = Differences { schema_version: SchemaVersion::V1, baseline, runs };
         let request = |ttft_ms| RequestFigures {
             line: 1,
@@ -100,6 +110,7 @@ mod tests {
         let requests = [request(10.0), request(30.0)];
         let page = render_differences_page(&ComparedPage {
             differences: &differences,
+            runs: &both,
             requests: &[None, Some(&requests)],
             conditions: vec!["p99_ttft_ms>+5%".to_owned()],
             broken: Vec::new(),

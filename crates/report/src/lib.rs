@@ -5,8 +5,8 @@
 //! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
 //! - [`export()`] writes a run as other tools write theirs.
-//! - [`render_page`] makes a page of a run for a browser, in one file, [`render_differences_page`] one of a comparison,
-//!   [`render_recommendation`] one of a search.
+//! - [`render_page`] makes a page of a run for a browser, in one file, [`render_varied_page`] one of several,
+//!   [`render_differences_page`] one of a comparison, [`render_recommendation`] one of a search.
 //! - [`write_request_rows`] writes one JSON line a request.
 //! - [`diagnose`] says what is wrong with a run, if anything is.
 //!
@@ -29,6 +29,7 @@ mod charts;
 mod classes;
 mod client_run;
 mod comparison;
+mod curves;
 mod diagnosis;
 mod differences;
 mod differences_markdown;
@@ -51,6 +52,7 @@ mod recommendation_page;
 mod report;
 mod report_markdown;
 mod rows;
+mod runs_page;
 mod samples;
 mod saturation;
 mod series;
@@ -68,6 +70,7 @@ pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
 pub use client_run::{ClientRequest, ClientRun, MatchedRequests, figures_of_client, matched_requests};
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
+pub use curves::Curves;
 pub use diagnosis::{
     Evidence, Finding, FindingKind, Tested, TestedFigure, WhatIf, diagnose, render_diagnosis,
 };
@@ -83,7 +86,9 @@ pub use gate::{Check, Verdict, failures, render_junit};
 pub use latency_page::{LatencyPage, PartTimes, render_latency_page};
 pub use measured::Measured;
 pub use page::{PageContext, render_page};
-pub use paired::{PairedChange, RequestFigures, RowsError, paired_changes, read_request_figures};
+pub use paired::{
+    PairedChange, RequestFigures, RowsError, StageFigures, paired_changes, read_request_figures,
+};
 pub use part::{Figures, Judges, Percentiles};
 pub use pool::{PoolReport, Spread};
 pub use printable::printable;
@@ -91,6 +96,7 @@ pub use recommendation_page::render_recommendation;
 pub use report::{Counts, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, report_figures};
 pub use report_markdown::{render_comparison_markdown, render_markdown};
 pub use rows::{write_request_row, write_request_rows};
+pub use runs_page::{VariedPage, render_varied_page};
 pub use saturation::{Overload, overload, render_overload};
 pub use servecast_latency::ErrorBar;
 pub use sessions::SessionFigures;

@@ -9,9 +9,11 @@ use servecast_types::{Duration, Time};
 
 pub(crate) use self::distribution::Distribution;
 use self::distribution::distributions;
+pub(crate) use self::workers::rounded as coarse;
 use self::workers::{PoolLoad, pools};
 use crate::about::about;
 use crate::activity::Activity;
+use crate::latency::tpot_ms;
 use crate::report::Report;
 use crate::series::{Series, series};
 
@@ -32,6 +34,9 @@ const UPLOT_STYLE: &str = include_str!("../vendor/uplot/uPlot.min.css");
 
 /// Most points of the scatter chart.
 const MOST_POINTS: usize = 3000;
+
+/// Most requests whose latencies are on a page.
+const MOST_LATENCIES: usize = 8000;
 
 /// Requests whose life is shown.
 const SLOWEST: usize = 15;
@@ -70,6 +75,25 @@ struct Page<'a> {
     scatter: Vec<(u32, f64)>,
     prefix: Vec<(u32, u64, u64)>,
     slowest: Vec<Value>,
+    requests: Requests,
+}
+
+/// Latencies of requests, for targets that are set in the page.
+#[derive(Serialize)]
+struct Requests {
+    /// One in so many is here: a page must stay small.
+    every: usize,
+    all: usize,
+    latencies: Latencies,
+}
+
+/// In ms, in order of arrival; null for a request that was not completed, and without a sample.
+#[derive(Serialize)]
+struct Latencies {
+    ttft: Vec<Option<f64>>,
+    /// The mean gap between the tokens of a request.
+    itl: Vec<Option<f64>>,
+    e2e: Vec<Option<f64>>,
 }
 
 /// Requests between two percentiles of the TTFT.
@@ -106,6 +130,7 @@ pub fn render_page(
         scatter: scatter(run),
         prefix: prefix(run),
         slowest: slowest(run),
+        requests: requests(run),
     };
     skeleton("servecast report", &[COMMON, DISTRIBUTION, CHARTS, TIME, RUN], &page)
 }
@@ -163,6 +188,20 @@ fn scatter(run: &RunRecord) -> Vec<(u32, f64)> {
     points.into_iter().step_by(step).collect()
 }
 
+fn requests(run: &RunRecord) -> Requests {
+    let every = run.requests.len().div_ceil(MOST_LATENCIES).max(1);
+    let line = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
+        let shown = run.requests.iter().step_by(every);
+        shown.map(|request| of(request).filter(|_| request.is_finished()).map(rounded)).collect()
+    };
+    let latencies = Latencies {
+        ttft: line(&|request| request.ttft().map(Duration::as_ms)),
+        itl: line(&tpot_ms),
+        e2e: line(&|request| request.e2e().map(Duration::as_ms)),
+    };
+    Requests { every, all: run.requests.len(), latencies }
+}
+
 /// By depth in the prompt: prompts that reach it, and those that found it in the prefix cache.
 fn prefix(run: &RunRecord) -> Vec<(u32, u64, u64)> {
     let longest = finished(run).map(|(_, request)| request.input_tokens).max().unwrap_or(0);
@@ -195,7 +234,7 @@ fn slowest(run: &RunRecord) -> Vec<Value> {
         json!({
             "request": ordinal, "line": request.line, "arrival": request.arrival.as_ms(),
             "input": request.input_tokens, "output": request.output_tokens, "reused": request.reused_tokens(),
-            "ttft": request.ttft().map(Duration::as_ms), "e2e": request.e2e().map(Duration::as_ms),
+            "ttft": request.ttft().map(Duration::as_ms), "tpot": tpot_ms(request), "e2e": request.e2e().map(Duration::as_ms),
             "parts": run.ttft_breakdown(ordinal).map(|parts| parts.parts().map(Duration::as_ms)),
             "stages": stages.collect::<Vec<_>>(),
         })
@@ -250,6 +289,18 @@ mod tests {
         };
         let total: f64 = bands.iter().map(|band| sum(band) * band["requests"].as_f64().unwrap()).sum();
         assert_eq!(total, 100.0, "TTFTs of 20 and 80 ms");
+    }
+
+    #[test]
+    fn requests_that_were_not_completed_have_no_latency() {
+        let data = data(&page(""));
+        assert_eq!(
+            data["requests"],
+            serde_json::json!({"every": 1, "all": 4, "latencies": {
+                "ttft": [20.0, 80.0, null, null], "itl": [10.0, 20.0, null, null],
+                "e2e": [40.0, 160.0, null, null],
+            }})
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Two runs of the same requests, request by request.
 
+use std::fmt;
 use std::io::{self, BufRead};
 
 use rand::{RngExt, SeedableRng};
@@ -7,8 +8,11 @@ use rand_pcg::Pcg64;
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use servecast_types::Seed;
+use servecast_record::{RequestRecord, RunRecord, StageRecord};
+use servecast_types::{Duration, Seed, Time};
 
+use crate::differences::sentences;
+use crate::latency::tpot_ms;
 use crate::stats::Stats;
 
 /// Resamples of a confidence interval.
@@ -40,6 +44,25 @@ pub struct RequestFigures {
     pub tpot_ms: Option<f64>,
     /// From arrival to the last token.
     pub e2e_latency_ms: Option<f64>,
+    /// When it ended, from the origin of `arrival_ms`, where that is known.
+    #[serde(default)]
+    pub ended_ms: Option<f64>,
+    /// Its stays in pools; none where a client measured.
+    #[serde(default)]
+    pub stages: Vec<StageFigures>,
+}
+
+/// The stay of a request in a pool, in ms from the origin of its `arrival_ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+pub struct StageFigures {
+    /// When it came to the pool.
+    pub arrived_ms: f64,
+    /// When it was admitted first.
+    pub admitted_ms: Option<f64>,
+    /// When it got the first token of the stage.
+    pub first_token_ms: Option<f64>,
+    /// When it got its last token there.
+    pub last_token_ms: Option<f64>,
 }
 
 fn is_measured() -> bool {
@@ -61,6 +84,34 @@ pub enum RowsError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+}
+
+impl RequestFigures {
+    /// What is compared of the requests of a run, in order of arrival.
+    pub fn of_run(run: &RunRecord) -> Vec<Self> {
+        let stage = |stage: &StageRecord| StageFigures {
+            arrived_ms: stage.arrived.as_ms(),
+            admitted_ms: stage.admitted.map(Time::as_ms),
+            first_token_ms: stage.first_token.map(Time::as_ms),
+            last_token_ms: stage.last_token.map(Time::as_ms),
+        };
+        let one = |request: &RequestRecord| Self {
+            line: request.line,
+            turn: request.turn,
+            arrival_ms: Some(request.arrival.as_ms()),
+            input_length: request.input_tokens,
+            requested_output_length: request.requested_output_tokens,
+            output_length: request.output_tokens,
+            status: if request.is_finished() { "finished" } else { "rejected" }.to_owned(),
+            measured: true,
+            ttft_ms: request.ttft().map(Duration::as_ms),
+            tpot_ms: tpot_ms(request),
+            e2e_latency_ms: request.e2e().map(Duration::as_ms),
+            ended_ms: Some(request.ended.as_ms()),
+            stages: request.stages.iter().map(stage).collect(),
+        };
+        run.requests.iter().map(one).collect()
+    }
 }
 
 /// Reads rows of `--requests-jsonl`; keys that are not compared are passed over.
@@ -95,6 +146,12 @@ pub struct PairedChange {
     pub p99_change_ms: f64,
     /// 95 % confidence interval of the change of the 99th percentile, by bootstrap over the pairs.
     pub p99_change_interval_ms: [f64; 2],
+}
+
+impl fmt::Display for PairedChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(sentences(self).trim())
+    }
 }
 
 type Latency = fn(&RequestFigures) -> Option<f64>;

@@ -4,6 +4,8 @@ use serde::Serialize;
 use servecast_record::{RequestRecord, RunRecord, StageRecord};
 use servecast_types::Time;
 
+use crate::curves::LatencyLines;
+
 /// Bins of time of a run.
 pub(crate) const BINS: usize = 400;
 
@@ -21,6 +23,7 @@ pub(crate) struct Series {
     pub(crate) arrivals: Vec<f64>,
     /// Share of the prompt tokens of requests admitted in the bin that were reused; absent without any.
     pub(crate) reuse: Vec<Option<f64>>,
+    pub(crate) latencies: LatencyLines,
     pub(crate) pools: Vec<PoolSeries>,
 }
 
@@ -52,20 +55,27 @@ pub(crate) struct WorkerSeries {
     pub(crate) prompts: Vec<(f64, f64)>,
 }
 
-/// The time axis.
-struct Axis {
-    start: f64,
-    bin: f64,
+/// The time axis, in ms.
+pub(crate) struct Axis {
+    pub(crate) start: f64,
+    /// Length of a bin.
+    pub(crate) bin: f64,
+    pub(crate) bins: usize,
 }
 
 impl Axis {
-    fn bin_of(&self, time: f64) -> usize {
-        (((time - self.start) / self.bin) as usize).min(BINS - 1)
+    /// So many bins between two times.
+    pub(crate) fn new(start: f64, end: f64, bins: usize) -> Self {
+        Self { start, bin: ((end - start) / bins as f64).max(1e-6), bins }
+    }
+
+    pub(crate) fn bin_of(&self, time: f64) -> usize {
+        (((time - self.start) / self.bin) as usize).min(self.bins - 1)
     }
 
     /// Calls `add` with each bin between two times, the share of the bin that lies between them, and where in between
     /// its middle is, from 0 to 1.
-    fn spread(&self, from: f64, to: f64, mut add: impl FnMut(usize, f64, f64)) {
+    pub(crate) fn spread(&self, from: f64, to: f64, mut add: impl FnMut(usize, f64, f64)) {
         for bin in self.bin_of(from)..=self.bin_of(to) {
             let left = (self.start + bin as f64 * self.bin).max(from);
             let right = (self.start + (bin + 1) as f64 * self.bin).min(to);
@@ -80,8 +90,7 @@ impl Axis {
 pub(crate) fn series(run: &RunRecord) -> Series {
     let from = run.requests.iter().map(|request| request.arrival).min().unwrap_or(Time::ZERO);
     let to = run.requests.iter().map(|request| request.ended).max().unwrap_or(Time::ZERO);
-    let (start, end) = (from.as_ms(), to.as_ms());
-    let axis = Axis { start, bin: ((end - start) / BINS as f64).max(1e-6) };
+    let axis = Axis::new(from.as_ms(), to.as_ms(), BINS);
     let mut arrivals = vec![0.0; BINS];
     let mut prompts = vec![(0.0, 0.0); BINS];
     let worker =
@@ -129,6 +138,7 @@ pub(crate) fn series(run: &RunRecord) -> Series {
         span: (from, to),
         arrivals,
         reuse: prompts.iter().map(share).collect(),
+        latencies: LatencyLines::of(&axis, run),
         pools,
     }
 }

@@ -20,7 +20,7 @@ use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile, note};
 
 mod gate;
-mod measured;
+pub(super) mod measured;
 
 /// Compare runs, simulated or measured, with the first of them
 ///
@@ -49,7 +49,7 @@ pub(crate) struct CompareArgs {
     #[arg(long)]
     different_workloads: bool,
     /// Write a page with charts, for a browser: one file that loads nothing from elsewhere
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, visible_alias = "report-html", value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
     /// Root of the random numbers of confidence intervals
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SEED)]
@@ -60,9 +60,9 @@ pub(crate) struct CompareArgs {
 }
 
 /// A run as it was read.
-struct Run {
-    figures: NamedFigures,
-    rows: Option<Vec<RequestFigures>>,
+pub(super) struct Run {
+    pub(super) figures: NamedFigures,
+    pub(super) rows: Option<Vec<RequestFigures>>,
     /// Whether requests waited for others before they were sent.
     is_limited: bool,
 }
@@ -108,8 +108,10 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         let requests: Vec<_> = runs.iter().map(|run| run.rows.as_deref()).collect();
         let conditions = conditions.iter().map(ToString::to_string).collect();
+        let figures: Vec<NamedFigures> = runs.iter().map(|run| run.figures.clone()).collect();
         let page = ComparedPage {
             differences: &differences,
+            runs: &figures,
             requests: &requests,
             conditions,
             broken: broken.clone(),

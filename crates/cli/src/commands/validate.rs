@@ -8,7 +8,7 @@ use serde::Serialize;
 use servecast_cluster::{PoolEngine, Simulation, SimulationOptions, Topology};
 use servecast_engine::{EngineArgs, EnginePreset, merge};
 use servecast_record::RunRecord;
-use servecast_report::{FailIf, Limit, Operator, ValidatedRun, render_validation};
+use servecast_report::{FailIf, Limit, Operator, PairedChange, ValidatedRun, render_validation};
 use servecast_types::{Message, Role};
 
 use self::curves::{Curves, Recorder};
@@ -19,6 +19,7 @@ use crate::error::{Failure, chain};
 use crate::files::OutputFile;
 use crate::{files, latency};
 
+mod client;
 mod curves;
 mod figures;
 mod lookups;
@@ -38,10 +39,12 @@ pub(crate) struct ValidateArgs {
     folders: Vec<PathBuf>,
     /// Deployment that the results are of, a TOML file as for `replay --config`
     ///
-    /// A result is the file of `vllm bench serve --save-result` (arrivals follow from its rate and burstiness; figures are
-    /// means over 20 seeds), or a CSV file with a row a turn of a conversation and a column `client_id`: as many
-    /// conversations are under way as there are clients. Of several files the later ones go over those before.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["silicon", "html", "num_gpu_blocks", "latency"])]
+    /// A result is what a client measured of each request, which is replayed with its lengths and times: of `vllm bench serve
+    /// --save-detailed`, `sglang.bench_serving --output-details`, AIPerf (`profile_export.jsonl`) or `GuideLLM`. Or it is that
+    /// of `vllm bench serve --save-result` (arrivals follow from its rate and burstiness; figures are means over 20 seeds), or
+    /// a CSV file with a row a turn of a conversation and a column `client_id`: as many conversations are under way as there
+    /// are clients. Of several deployment files the later ones go over those before.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["silicon", "num_gpu_blocks", "latency"])]
     config: Vec<PathBuf>,
     /// Table of measured runs to replay instead, a CSV file with a row a run
     ///
@@ -100,6 +103,9 @@ struct Outcome {
     assumptions: Vec<String>,
     figures: Vec<Row>,
     preemptions: u64,
+    /// How latencies differ over pairs of the same request, where a client measured requests one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paired: Option<Vec<PairedChange>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_extrapolated_ratio: Option<f64>,
     /// What iteration times are estimated from, where nothing was measured.
@@ -112,8 +118,12 @@ struct Outcome {
 
 impl Outcome {
     fn title(&self) -> String {
+        format!("{}: {}", self.run, self.what())
+    }
+
+    fn what(&self) -> String {
         let of = if self.model.starts_with("the deployment of ") { "; " } else { " on vLLM " };
-        format!("{}: {}{of}{}", self.run, self.model, self.engine_version)
+        format!("{}{of}{}", self.model, self.engine_version)
     }
 }
 
@@ -160,8 +170,12 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
 
 /// A run of a server.
 fn of_server(result: &Path, configs: &[PathBuf]) -> Result<Outcome, Failure> {
-    let server::Served { figures, latency_source, assumptions, preemptions } =
-        server::validate(result, configs)?;
+    let served = match client::format(result) {
+        Some(format) => client::validate(result, format, configs)?,
+        None => server::validate(result, configs)?,
+    };
+    let server::Served { figures, latency_source, latency_estimate, assumptions, preemptions, paired, page } =
+        served;
     let names: Vec<String> = configs.iter().map(|config| config.display().to_string()).collect();
     Ok(Outcome {
         run: result.display().to_string(),
@@ -170,9 +184,10 @@ fn of_server(result: &Path, configs: &[PathBuf]) -> Result<Outcome, Failure> {
         assumptions,
         figures,
         preemptions,
+        paired,
         latency_extrapolated_ratio: None,
-        latency_estimate: None,
-        page: ValidatedRun::default(),
+        latency_estimate,
+        page,
     })
 }
 
@@ -245,6 +260,7 @@ fn outcome(
         assumptions: recording.assumptions.clone(),
         figures,
         preemptions: record.pools.iter().map(|pool| pool.totals.preemptions).sum(),
+        paired: None,
         latency_extrapolated_ratio: (extrapolated > 0)
             .then(|| extrapolated as f64 / iterations.max(1) as f64),
         latency_estimate: record.latency_estimates.first().cloned(),
@@ -254,14 +270,18 @@ fn outcome(
 
 /// The same for the page.
 fn page(outcome: &Outcome) -> ValidatedRun {
-    let mut about = vec![format!("{} on vLLM {}", outcome.model, outcome.engine_version)];
+    let mut about = vec![outcome.what()];
     about.extend(outcome.assumptions.iter().map(|assumption| format!("assumed: {assumption}")));
     about.push(format!("{} preemptions", outcome.preemptions));
+    // Few recordings have what another simulator came to.
+    let has_other =
+        outcome.figures.iter().any(|row| row.other.is_some() || row.other_error_percent.is_some());
+    let columns = if has_other { HEAD.len() } else { HEAD.len() - 2 };
     ValidatedRun {
         name: outcome.run.clone(),
         about,
-        head: HEAD.map(str::to_owned).to_vec(),
-        rows: outcome.figures.iter().map(|row| cells(row).to_vec()).collect(),
+        head: HEAD.map(str::to_owned)[..columns].to_vec(),
+        rows: outcome.figures.iter().map(|row| cells(row)[..columns].to_vec()).collect(),
         ..outcome.page.clone()
     }
 }
@@ -321,6 +341,10 @@ fn table(outcome: &Outcome) -> String {
     );
     lines.push(line(HEAD.map(str::to_owned)));
     lines.extend(outcome.figures.iter().map(|row| line(cells(row))));
+    if let Some(paired) = &outcome.paired {
+        lines.push("request by request, with 95% confidence intervals:".to_owned());
+        lines.extend(paired.iter().map(|change| format!("  {change}")));
+    }
     lines.push(format!("preemptions: {}", outcome.preemptions));
     if let Some(ratio) = outcome.latency_extrapolated_ratio {
         lines.push(format!("iterations outside the measured grid: {:.2} %", ratio * 100.0));

@@ -76,6 +76,13 @@ fn a_page_shows_the_runs_and_what_fails() {
         page.starts_with("<!doctype html>") && page.contains("mean_ttft_ms\\u003c+0: "),
         "it says what fails"
     );
+    let (_, rest) = page.split_once("<script id=\"data\" type=\"application/json\">").unwrap();
+    let data: Value = serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap();
+    let report: Value = serde_json::from_str(&sandbox.read("b.json")).unwrap();
+    let list = &data["runs"]["list"];
+    assert_eq!((&list[0]["name"], &list[1]["name"]), (&"a.json".into(), &"b.json".into()));
+    assert_eq!(list[1]["figures"][0], report["mean_ttft_ms"]);
+    assert!(list[1]["curves"]["running"].is_array(), "rows have what workers did: {list}");
     compare(&[]).success();
     assert_eq!(sandbox.read("c.html").matches("mean_ttft_ms\\u003c+0").count(), 0);
     let refused = |page: &str, words: &[&str]| {

@@ -5,16 +5,16 @@ use serde_json::{Value, json};
 use crate::sandbox::{Outcome, Sandbox};
 
 /// When requests were sent (s), and the tokens of their prompts and outputs.
-const LOAD: [(f64, u64, u64); 4] = [(0.0, 100, 6), (0.5, 200, 11), (1.0, 300, 21), (2.0, 50, 6)];
+pub(crate) const LOAD: [(f64, u64, u64); 4] = [(0.0, 100, 6), (0.5, 200, 11), (1.0, 300, 21), (2.0, 50, 6)];
 const TTFT_S: f64 = 0.25;
 const GAP_S: f64 = 0.02;
 
-fn e2e_s(output: u64) -> f64 {
+pub(crate) fn e2e_s(output: u64) -> f64 {
     TTFT_S + GAP_S * (output - 1) as f64
 }
 
 /// As `vllm bench serve --save-detailed` writes them; as SGLang does without the times of sending.
-fn bench(load: &[(f64, u64, u64)]) -> Value {
+pub(crate) fn bench(load: &[(f64, u64, u64)]) -> Value {
     let of = |value: &dyn Fn(&(f64, u64, u64)) -> Value| load.iter().map(value).collect::<Value>();
     json!({
         "backend": "vllm", "duration": 2.5, "completed": load.len(),
@@ -27,7 +27,7 @@ fn bench(load: &[(f64, u64, u64)]) -> Value {
     })
 }
 
-fn sglang(load: &[(f64, u64, u64)]) -> Value {
+pub(crate) fn sglang(load: &[(f64, u64, u64)]) -> Value {
     let mut result = bench(load);
     result.as_object_mut().unwrap().remove("start_times");
     result
@@ -65,7 +65,7 @@ fn guidellm(load: &[(f64, u64, u64)]) -> Value {
 }
 
 /// The four forms of one measured run, and a simulated one of the same load.
-fn sandbox() -> Sandbox {
+pub(crate) fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.write("vllm.json", bench(&LOAD).to_string());
     sandbox.write("sglang.jsonl", sglang(&LOAD).to_string() + "\n");
@@ -90,7 +90,7 @@ fn differences(sandbox: &Sandbox, runs: [&str; 2]) -> Value {
     serde_json::from_str(&compare(sandbox, runs, &["--format", "json"]).success()).unwrap()
 }
 
-const NAMES: [&str; 4] = ["vllm.json", "sglang.jsonl", "aiperf.jsonl", "guidellm.json"];
+pub(crate) const NAMES: [&str; 4] = ["vllm.json", "sglang.jsonl", "aiperf.jsonl", "guidellm.json"];
 
 /// Never broken, so that what is refused is not refused for the figure.
 const LOOSE: [&str; 2] = ["--fail-if", "mean_ttft_ms>+100000%"];

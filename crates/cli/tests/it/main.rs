@@ -41,5 +41,6 @@ mod trace;
 mod trace_forms;
 mod unknown;
 mod validate;
+mod validate_measured;
 mod vary;
 mod workspace;

@@ -1,6 +1,6 @@
 //! `servecast recommend`: the answer is that of trying everything.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::sandbox::Sandbox;
 
@@ -354,6 +354,26 @@ fn the_page_has_all_deployments_and_repeats_each_of_them() {
             }
         }
     }
+    let about = data["about"].as_array().unwrap();
+    for (part, key) in [("Workload", "workload_hash"), ("servecast", "servecast_version")] {
+        let text = &about.iter().find(|line| line[0] == part).unwrap()[1];
+        assert!(text.as_str().unwrap().ends_with(found[key].as_str().unwrap()), "{about:?}");
+    }
+    assert!(about.contains(&json!(["Seed", "42"])), "{about:?}");
+    // The first ones over time, under each load.
+    for load in 0..2 {
+        let curves = data["loads"][load]["curves"].as_array().unwrap();
+        let ranking = found["loads"][load]["ranking"].as_array().unwrap();
+        assert_eq!(curves.len(), ranking.len().min(3));
+        for (curves, ranked) in curves.iter().zip(ranking) {
+            assert!(ranked["deployment"].as_str().unwrap().starts_with(curves[0].as_str().unwrap()));
+            let arrivals = curves[1]["arrivals"].as_array().unwrap();
+            let seconds = curves[1]["bin_s"].as_f64().unwrap();
+            let all: f64 = arrivals.iter().map(|rate| rate.as_f64().unwrap() * seconds).sum();
+            let requests = found["workload"]["requests"].as_f64().unwrap();
+            assert!((all / requests - 1.0).abs() < 0.02, "{all} of {requests} requests");
+        }
+    }
     let with_page = sandbox.read("a.json");
     json(
         &sandbox,
@@ -362,6 +382,8 @@ fn the_page_has_all_deployments_and_repeats_each_of_them() {
     );
     assert!(sandbox.read("q.html") == page, "the same bytes whatever the number of threads");
     assert!(sandbox.read("b.json") == with_page);
+    json(&sandbox, "recommend", &[&arguments, &["--report-html", "r.html"]]);
+    assert!(sandbox.read("r.html") == page, "by the name that it has for a run, too");
     let folder = json(&sandbox, "recommend", &[&arguments, &["--output-dir", "out"]]);
     assert!(sandbox.read("out/recommendation.html") == page && folder == found);
     for (files, message) in [

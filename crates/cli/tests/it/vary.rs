@@ -215,6 +215,54 @@ fn what_cannot_be_varied_is_refused_before_anything_runs() {
     assert_eq!(sandbox.files(), ["c.toml", "t.jsonl"]);
 }
 
+/// The data of a page.
+fn page_data(page: &str) -> Value {
+    let (_, rest) = page.split_once("<script id=\"data\" type=\"application/json\">").unwrap();
+    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn a_page_has_all_runs_with_the_figures_of_their_reports() {
+    let sandbox = Sandbox::new();
+    // Prompts are longer than the context of every other run, so that these serve nobody.
+    let varied = ["t.jsonl", "--vary", "num_workers=1,2", "--vary", "max_model_len=100,4096"];
+    let page = |name: &str, threads: &str| {
+        let files = ["--report-html", name, "--report-json", "r.json", "--threads", threads];
+        let json = comparison(&sandbox, &[&varied[..], &files].concat());
+        (page_data(&sandbox.read(name)), json)
+    };
+    let (data, json) = page("p.html", "1");
+    let list = data["runs"]["list"].as_array().unwrap();
+    assert_eq!(list.len(), 4);
+    let keys: Vec<&str> =
+        data["runs"]["shown"].as_array().unwrap().iter().map(|shown| shown[0].as_str().unwrap()).collect();
+    for (run, known) in list.iter().zip(json["runs"].as_array().unwrap()) {
+        for (key, figure) in keys.iter().zip(run["figures"].as_array().unwrap()) {
+            let expected = known["report"].get(*key).and_then(Value::as_f64);
+            assert_eq!(figure.as_f64(), expected, "{key} of {}", run["name"]);
+        }
+        assert_eq!(run["curves"]["arrivals"].as_array().unwrap().len(), 100);
+    }
+    assert_eq!((&data["rows"][0][0], &list[0]["figures"][0]), (&json!("N/A"), &Value::Null));
+    assert_eq!(list[1]["name"], "num_workers=1 max_model_len=4096");
+    assert_eq!(data["runs"]["varied"], json!(["num_workers", "max_model_len"]));
+    assert_eq!(data["runs"]["differs"][0], json!(["num_workers", [1, 1, 2, 2]]));
+    let hash = json["runs"][0]["report"]["workload_hash"].as_str().unwrap();
+    let workload = json!(["Workload", format!("t.jsonl, hash {hash}")]);
+    assert!(data["runs"]["common"].as_array().unwrap().contains(&workload), "{}", data["runs"]["common"]);
+    page("q.html", "4");
+    assert!(
+        sandbox.read("p.html") == sandbox.read("q.html"),
+        "the same bytes whatever the number of threads"
+    );
+    sandbox
+        .run(&[&["replay"], &varied[..], &["--report-html", "no/p.html"]].concat())
+        .is_refused(&["the folder `no` does not exist"]);
+    sandbox
+        .run(&[&["replay"], &varied[..], &["--report-html", "x", "--report-json", "./x"]].concat())
+        .is_refused(&["`report_html` and `report_json` are the same file"]);
+}
+
 #[test]
 fn the_first_run_that_fails_is_told() {
     let sandbox = Sandbox::new();

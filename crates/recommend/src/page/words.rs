@@ -20,6 +20,20 @@ fn asked(answer: &Recommendation) -> String {
     [model.to_owned(), text("gpu").map(on).unwrap_or_default(), engine.unwrap_or_default()].concat()
 }
 
+/// What was run, as far as it was given: parts by their names.
+pub(super) fn about(answer: &Recommendation, seed: u64) -> Vec<(&'static str, String)> {
+    let text = |key: &str| answer.given.get(key).and_then(Value::as_str).map(str::to_owned);
+    let parts = [
+        ("Model", text("model")),
+        ("GPU", text("gpu").map(|gpu| gpu.replace(',', " or "))),
+        ("Engine", text("engine_preset").or_else(|| text("engine"))),
+        ("Workload", Some(format!("{}, hash {}", answer.workload_name, answer.workload_hash))),
+        ("Seed", Some(seed.to_string())),
+        ("servecast", Some(answer.servecast_version.clone())),
+    ];
+    parts.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
+}
+
 /// The question in sentences.
 pub(super) fn question(answer: &Recommendation) -> Vec<String> {
     let targets = answer.slo.join(" and ");

@@ -167,7 +167,7 @@ fn reuse(lines: &[WorkerSeries], length: usize) -> Vec<Option<f64>> {
 }
 
 /// What a chart shows: three significant digits, and not more than two after the point.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     let factor = match value.abs() {
         size if size >= 100.0 => 1.0,
         size if size >= 10.0 => 10.0,

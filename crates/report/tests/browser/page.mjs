@@ -1,5 +1,5 @@
 // Opens pages in headless Chromium and checks them: `node page.mjs OUT KIND=PAGE…`, where KIND is `run`, `compare`, `latency`,
-// `recommend` or `none` (a recommendation of nothing).
+// `varied`, `validate`, `recommend` or `none` (a recommendation of nothing).
 // Screenshots go to OUT.
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
@@ -8,17 +8,21 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 import { checkRecommendation } from "./recommend.mjs";
+import { checkCurves, checkTradeoff, checkVaried } from "./runs.mjs";
+import { checkSlowest, checkTargets } from "./run.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const [out, ...pages] = process.argv.slice(2);
 const SECTIONS = {
-  run: ["summary", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
+  run: ["summary", "targets", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   // With something to say about it.
-  diagnosed: ["diagnosis", "summary", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
-  compare: ["overview", "distributions", "paired", "figures"],
+  diagnosed: ["diagnosis", "summary", "targets", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
+  varied: ["differs", "results", "tradeoff", "setting", "time"],
+  compare: ["differs", "overview", "tradeoff", "time", "distributions", "paired", "figures"],
+  validate: ["run0"],
   latency: ["decodes", "prompts", "origins"],
-  recommend: ["answer", "tradeoff", "load", "deployments"],
-  none: ["answer", "tradeoff", "load", "deployments"],
+  recommend: ["differs", "answer", "tradeoff", "setting", "load", "deployments", "time"],
+  none: ["differs", "answer", "tradeoff", "setting", "load", "deployments", "time"],
 };
 const LOOKS = [[1400, "light"], [1400, "dark"], [420, "light"], [420, "dark"]];
 // What charts show: their range of time, and the time under their cursors.
@@ -64,7 +68,12 @@ async function check(kind, file, [width, colorScheme]) {
     await checkKeyboard(page);
     await checkChoices(page);
     await checkLives(page);
+    await checkTargets(page);
+    await checkSlowest(page);
   }
+  if (["varied", "compare", "recommend"].includes(kind)) await checkCurves(page);
+  if (["varied", "compare"].includes(kind)) await checkTradeoff(page);
+  if (kind === "varied") await checkVaried(page);
   if (kind === "recommend") await checkRecommendation(page);
   await checkAccess(page);
   await page.mouse.move(0, 0);
@@ -158,7 +167,7 @@ async function checkKeyboard(page) {
   await lines.focus();
   for (const key of ["ArrowRight", "Shift+ArrowRight", "ArrowRight"]) await lines.press(key);
   const spoken = await page.locator("#time figure output").first().textContent();
-  assert.match(spoken, /^[\d.,]+ s: arrivals [\d.,]+$/);
+  assert.match(spoken, /^[\d.,]+ s: mean [\d.,–]+, longest [\d.,–]+$/);
   await lines.press("+");
   const zoomed = await ranges(page);
   assert.ok(areSame(zoomed) && zoomed[0][1] - zoomed[0][0] < 0.6 * (whole[0][1] - whole[0][0]), `zoomed by keyboard: ${zoomed[0]}`);

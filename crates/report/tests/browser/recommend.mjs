@@ -90,11 +90,11 @@ async function checkTable(page) {
   await search.fill("no such deployment");
   assert.equal((await rows(page)).length, 0);
   await search.fill("");
-  await page.getByRole("checkbox").check();
+  await page.getByRole("checkbox", { name: "keeps all targets" }).check();
   const kept = (await points(page)).filter((point) => point.met).length;
   assert.ok((await rows(page)).every((row) => row.at(-1) === "keeps all"));
   assert.equal((await rows(page)).length, kept);
-  await page.getByRole("checkbox").uncheck();
+  await page.getByRole("checkbox", { name: "keeps all targets" }).uncheck();
 
   const name = page.locator("#deployments tbody button").nth(2), text = await name.textContent();
   await name.press("Enter");

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes pages of runs, of a comparison, of iteration times and of recommendations, opens them in headless Chromium and checks them. What is missing is installed
+# Makes pages of runs, of several, of a comparison, of a validation, of iteration times and of recommendations, opens them in headless Chromium and checks them. What is missing is installed
 # (setup.sh); pages and screenshots stay in $OUT.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
@@ -15,6 +15,16 @@ replay --prefill-workers 3 --decode-workers 140 --router-mode kv_router --kv-byt
   --arrival-process poisson --length-distribution lognormal --length-spread 0.8 --shared-prefix-ratio 0.5 \
   --num-prefix-groups 8 --diagnose --report-html "$out/many.html"
 "$servecast" compare "$out/few" "$out/more" --html "$out/compare.html" --different-workloads --fail-if 'p99_ttft_ms>+900%' > /dev/null
+# Runs of several settings, one of which serves nobody: its prompts are longer than its context.
+replay --model meta-llama/Llama-3.1-8B --gpu H100-SXM --input-tokens 900 --output-tokens 60 --request-count 300 \
+  --arrival-interval-ms 15 --arrival-process poisson --vary num_workers=1,2,4 --vary max_num_seqs=8,256 \
+  --vary max_model_len=800,4096 --report-html "$out/varied.html"
+# What a client measured of one GPU (here, of a simulation), beside a deployment with others.
+replay --model meta-llama/Llama-3.1-8B --gpu H200 --input-tokens 900 --output-tokens 80 --request-count 300 \
+  --arrival-interval-ms 40 --arrival-process poisson --length-distribution lognormal --length-spread 0.6 \
+  --export "vllm-bench=$out/result.json"
+printf 'model = "meta-llama/Llama-3.1-8B"\ngpu = "H100-SXM"\nnum_workers = 2\n' > "$out/deployment.toml"
+"$servecast" validate "$out/result.json" --config "$out/deployment.toml" --html "$out/validate.html" > /dev/null
 # All parts that a pass can have, but two: no model has all of them.
 "$servecast" explain latency --model Qwen/Qwen3.5-397B-A17B --gpu B200 --tp 8 --html "$out/latency.html" > /dev/null
 # Targets that few GPUs miss, under two loads; and one that nobody keeps.
@@ -26,7 +36,7 @@ load=(--input-tokens 900 --output-tokens 60 --request-count 400 --arrival-interv
 "$servecast" recommend --quiet --latency linear:6000,30,200 "${load[@]}" --max-gpus 3 --slo 'max ttft <= 1ms' \
   --html "$out/none.html" > /dev/null || [ $? = 3 ]
 cp "$out/few/report.html" "$out/few.html"
-node "$modules/page.mjs" "$out" run="$out/few.html" diagnosed="$out/many.html" compare="$out/compare.html" \
-  latency="$out/latency.html" recommend="$out/recommend.html" none="$out/none.html" ||
+node "$modules/page.mjs" "$out" run="$out/few.html" diagnosed="$out/many.html" varied="$out/varied.html" \
+  compare="$out/compare.html" validate="$out/validate.html" latency="$out/latency.html" recommend="$out/recommend.html" none="$out/none.html" ||
   fail "a page is not as it should be; pages and screenshots: $out"
 echo "pages and screenshots: $out"

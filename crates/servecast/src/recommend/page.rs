@@ -2,18 +2,29 @@
 
 use serde_json::{Map, Value, json};
 use servecast_recommend::{Recommendation, RecommendationContext, render_recommendation_page};
+use servecast_report::Curves;
 
 use super::output::{Growth, SHOWN, places};
-use super::{Question, start};
+use super::simulator::Trial;
+use super::{LEADERS, Prepared, Question, start};
 use crate::resolved::absolute;
 
-/// The page of an answer.
-pub fn page(question: &Question, answer: &Recommendation, growths: &[Growth]) -> String {
+/// The page of an answer; for it the first deployments are run once more, to see how they go over time, unless
+/// `is_stopped`.
+pub fn page(
+    prepared: &Prepared,
+    answer: &Recommendation,
+    growths: &[Growth],
+    is_stopped: &dyn Fn() -> bool,
+) -> String {
+    let question = &prepared.question;
     render_recommendation_page(
         answer,
         &RecommendationContext {
             common: common(question, answer),
+            seed: prepared.first.seed(),
             start: growths.iter().map(|growth| scripts(question, growth)).collect(),
+            curves: growths.iter().map(|growth| curves(prepared, growth, is_stopped)).collect(),
         },
     )
 }
@@ -32,4 +43,19 @@ fn common(question: &Question, answer: &Recommendation) -> Map<String, Value> {
 fn scripts(question: &Question, growth: &Growth) -> Vec<String> {
     let first = places(&question.goals, &growth.search).into_iter().take(SHOWN);
     first.map(|place| start::script(question, &growth.search.candidates[place.first])).collect()
+}
+
+/// How the first of a ranking go over time, or those that come nearest, each with its name.
+fn curves(prepared: &Prepared, growth: &Growth, is_stopped: &dyn Fn() -> bool) -> Vec<(String, Curves)> {
+    let places = places(&prepared.question.goals, &growth.search);
+    let firsts: Vec<usize> = places.into_iter().map(|place| place.first).collect();
+    let shown = if firsts.is_empty() { growth.search.nearest() } else { firsts };
+    let one = |index: usize| {
+        let candidate = &growth.search.candidates[index];
+        let settings = candidate.settings.clone();
+        let trial = Trial { settings, factor: growth.factor, slowdown: 1.0, to_the_end: true };
+        let curves = prepared.simulator.curves(&trial, Curves::bins(LEADERS), is_stopped)?;
+        Some((candidate.name.clone(), curves))
+    };
+    shown.into_iter().take(LEADERS).filter_map(one).collect()
 }

@@ -91,7 +91,7 @@ pub struct Prepared {
     pub workload: Arc<Workload>,
     /// That load in figures.
     pub stats: TraceStats,
-    simulator: Simulator,
+    pub(super) simulator: Simulator,
 }
 
 impl Prepared {

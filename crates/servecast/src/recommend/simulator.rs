@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use servecast_cluster::{LoadMode, Observer, RunError, Simulation};
+use servecast_cluster::{LoadMode, Observer, RunError, Simulation, SimulationOptions};
 use servecast_config::error::{Failure, chain};
 use servecast_config::settings::{Difference, Layers, described};
 use servecast_recommend::{Cutoff, Figures, Lost, Outcome, grown_concurrency};
 use servecast_record::{RequestRecord, RunRecord, SoFar};
-use servecast_report::{Judges, LatencyLimit, Metric, Slo, Tally};
+use servecast_report::{Curves, Judges, LatencyLimit, Metric, Slo, Tally};
 use servecast_types::Time;
 use servecast_workload::{TurnStart, Workload};
 
@@ -116,12 +117,7 @@ impl Simulator {
     }
 
     fn try_to_simulate(&self, trial: &Trial, is_stopped: &dyn Fn() -> bool) -> Result<Outcome, Failure> {
-        let plan = plan(&self.layers, &trial.settings, trial.slowdown)?;
-        let workload = self.loads.of(&plan, trial.factor)?;
-        let mut options = plan.options();
-        if let LoadMode::ClosedLoop { concurrency } = &mut options.load {
-            *concurrency = grown_concurrency(*concurrency, trial.factor);
-        }
+        let (plan, workload, options) = self.prepare(trial)?;
         let cutoff = (!trial.to_the_end).then(|| Cutoff::new(&self.slo, &workload));
         let mut watcher = Watcher { cutoff, lost: None, is_stopped };
         let span_ms = span_ms(&workload);
@@ -135,6 +131,24 @@ impl Simulator {
             (Err(RunError::Interrupted { .. }), None) => Outcome::Stopped,
             (Err(error), _) => return Err(Failure::run(chain(&error))),
         })
+    }
+
+    /// How a run goes over time; `None` if it cannot be made, or is stopped.
+    pub(super) fn curves(&self, trial: &Trial, bins: usize, is_stopped: &dyn Fn() -> bool) -> Option<Curves> {
+        let (plan, workload, options) = self.prepare(trial).ok()?;
+        let mut watcher = Watcher { cutoff: None, lost: None, is_stopped };
+        let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options).ok()?;
+        Some(Curves::of(&simulation.run(&mut watcher).ok()?, bins))
+    }
+
+    fn prepare(&self, trial: &Trial) -> Result<(Plan, Arc<Workload>, SimulationOptions), Failure> {
+        let plan = plan(&self.layers, &trial.settings, trial.slowdown)?;
+        let workload = self.loads.of(&plan, trial.factor)?;
+        let mut options = plan.options();
+        if let LoadMode::ClosedLoop { concurrency } = &mut options.load {
+            *concurrency = grown_concurrency(*concurrency, trial.factor);
+        }
+        Ok((plan, workload, options))
     }
 
     fn reason(&self, lost: Lost) -> String {

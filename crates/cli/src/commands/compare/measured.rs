@@ -12,13 +12,13 @@ use crate::files;
 use crate::source::unusable_trace;
 
 /// What a file with requests that a client measured is, if it is one.
-pub(super) fn format(path: &Path) -> Option<(KnownFormat, TraceFormat)> {
+pub(in crate::commands) fn format(path: &Path) -> Option<(KnownFormat, TraceFormat)> {
     let format = files::format_of(path).filter(|format| format.kind == FormatKind::Measured)?;
     Some((format, format.trace()?))
 }
 
 /// Reads what a client measured.
-pub(super) fn read(path: &Path, format: (KnownFormat, TraceFormat)) -> Result<Run, Failure> {
+pub(in crate::commands) fn read(path: &Path, format: (KnownFormat, TraceFormat)) -> Result<Run, Failure> {
     let (known, format) = format;
     let mut file = files::open(path)?;
     let measured =
@@ -60,6 +60,7 @@ fn request(request: &MeasuredRequest) -> ClientRequest {
         ttft_ms: request.ttft_s.map(ms),
         tpot_ms: decode_s.filter(|_| gaps > 0).map(|seconds| ms(seconds) / gaps as f64),
         e2e_latency_ms: request.e2e_s.map(ms),
+        ..RequestFigures::default()
     };
     ClientRequest { figures, gaps_ms: request.gaps_s.iter().copied().map(ms).collect() }
 }

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use servecast_cluster::{Observer, Simulation, WithTokens};
 use servecast_record::RunRecord;
 use servecast_report::{
-    Comparison, Report, SummaryOptions, render_comparison, render_comparison_markdown, render_junit,
-    summarize,
+    Comparison, Curves, Report, SummaryOptions, VariedPage, render_comparison, render_comparison_markdown,
+    render_junit, render_varied_page, summarize,
 };
 use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
@@ -72,15 +72,11 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
         failed: AtomicUsize::new(usize::MAX),
         progress: RunsProgress::new(jobs.len(), quiet),
         interrupt: interrupt.clone(),
+        bins: output.report_html.as_ref().map(|_| Curves::bins(jobs.len())),
     };
-    let reports = runs.all(jobs, threads)?;
+    let (reports, curves): (Vec<Report>, Vec<Option<Curves>>) = runs.all(jobs, threads)?.into_iter().unzip();
     let comparison = Comparison::new(differences.iter().cloned().zip(reports));
-    if let Some(path) = &output.report_json {
-        let mut file = OutputFile::create(path)?;
-        file.write_all(json(&comparison).as_bytes()).map_err(|error| file.failure(&error))?;
-        interrupt.check()?;
-        file.commit()?;
-    }
+    write(&output, &comparison, &curves, &interrupt)?;
     interrupt.resume()?;
     let mut checks = Vec::new();
     for (difference, run) in differences.iter().zip(&comparison.runs) {
@@ -96,6 +92,28 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     let failures = checks.iter().filter_map(|check| Some(format!("{}: {}", check.run, check.failure()?)));
     let failures: Vec<String> = failures.collect();
     if failures.is_empty() { Ok(()) } else { Err(Failure::condition(failures.join("\n       "))) }
+}
+
+/// Puts all files in place, or none of them if one cannot be written.
+fn write(
+    output: &OutputConfig,
+    comparison: &Comparison,
+    curves: &[Option<Curves>],
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let page = || render_varied_page(&VariedPage { comparison, curves });
+    let texts = [
+        output.report_html.as_ref().map(|path| (path, page())),
+        output.report_json.as_ref().map(|path| (path, json(comparison))),
+    ];
+    let mut complete = Vec::new();
+    for (path, text) in texts.into_iter().flatten() {
+        let mut file = OutputFile::create(path)?;
+        file.write_all(text.as_bytes()).map_err(|error| file.failure(&error))?;
+        interrupt.check()?;
+        complete.push(file);
+    }
+    outputs::put_in_place(complete)
 }
 
 fn plan(layers: &Layers, difference: &Difference) -> Result<Plan, Failure> {
@@ -120,7 +138,6 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
         ("requests_jsonl", &output.requests_jsonl),
         ("iterations_jsonl", &output.iterations_jsonl),
         ("routing_jsonl", &output.routing_jsonl),
-        ("report_html", &output.report_html),
         ("timeline", &output.timeline),
         ("output_dir", &output.output_dir),
     ];
@@ -133,7 +150,7 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
             let message =
                 message!("{} has the {} of one run, but {vary} makes several", Message::key(key), what);
             Err(layers.refused(message).with_hint(
-                "--report-json has the results of all; run the one that matters by itself for rows",
+                "--report-json and --report-html have the results of all; run the one that matters by itself for rows",
             ))
         }
     }
@@ -221,14 +238,20 @@ struct Runs {
     failed: AtomicUsize,
     progress: RunsProgress,
     interrupt: Interrupt,
+    /// Bins of the curves of each run, if there is a page.
+    bins: Option<usize>,
 }
 
+/// What comes of a run: its report, and how it went over time, if that is wanted.
+type Outcome = (Report, Option<Curves>);
+
 impl Runs {
-    /// The reports of all runs in order, or the first failure.
-    fn all(&self, jobs: Vec<Job>, threads: usize) -> Result<Vec<Report>, Failure> {
+    /// What came of all runs in order, or the first failure.
+    fn all(&self, jobs: Vec<Job>, threads: usize) -> Result<Vec<Outcome>, Failure> {
         let threads = threads.min(jobs.len());
         let jobs: Vec<Mutex<Option<Job>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
-        let outcomes: Vec<OnceLock<Result<Report, Failure>>> = jobs.iter().map(|_| OnceLock::new()).collect();
+        let outcomes: Vec<OnceLock<Result<Outcome, Failure>>> =
+            jobs.iter().map(|_| OnceLock::new()).collect();
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| self.work(&jobs, &outcomes));
@@ -236,12 +259,11 @@ impl Runs {
         });
         self.progress.finish();
         self.interrupt.check()?;
-        let reports = outcomes.into_iter().map_while(OnceLock::into_inner);
-        reports.collect()
+        outcomes.into_iter().map_while(OnceLock::into_inner).collect()
     }
 
     /// Takes runs until there are none, or none that matters.
-    fn work(&self, jobs: &[Mutex<Option<Job>>], outcomes: &[OnceLock<Result<Report, Failure>>]) {
+    fn work(&self, jobs: &[Mutex<Option<Job>>], outcomes: &[OnceLock<Result<Outcome, Failure>>]) {
         loop {
             let position = self.next.fetch_add(1, Ordering::Relaxed);
             if position >= jobs.len() || self.is_over(position) {
@@ -263,7 +285,7 @@ impl Runs {
         self.interrupt.is_requested() || self.failed.load(Ordering::Relaxed) < position
     }
 
-    fn one(&self, position: usize, job: Job) -> Result<Report, Failure> {
+    fn one(&self, position: usize, job: Job) -> Result<Outcome, Failure> {
         let Job { name, plan, workload } = job;
         let about = |failure: Failure| failure.about(&name);
         let workload = workload_of(workload, &plan).map_err(about)?;
@@ -277,7 +299,8 @@ impl Runs {
         let record = simulation.run(&mut observer).map_err(|error| about(Failure::run(chain(&error))))?;
         let record = RunRecord { token_times: observer.into_times(), ..record };
         let wall_time_ms = follower.progress.finish();
-        Ok(summarize(&record, &SummaryOptions { wall_time_ms, ..options }))
+        let curves = self.bins.map(|bins| Curves::of(&record, bins));
+        Ok((summarize(&record, &SummaryOptions { wall_time_ms, ..options }), curves))
     }
 }
 

@@ -65,7 +65,8 @@ struct Files {
     /// Write the ranking as CSV
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     csv: Option<PathBuf>,
-    /// Write a page for a browser: cost against latency, targets over load, and the settings of every deployment
+    /// Write a page for a browser: cost against latency, targets over load, and the settings of every deployment (the same as
+    /// --report-html)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     html: Option<PathBuf>,
 }
@@ -129,7 +130,7 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     let growths: Vec<Growth> = prepared.question.factors.iter().map(under).collect();
     let answer = prepared.answer(&growths);
     let is_stopped = interrupt.is_requested();
-    write::files(&prepared, &answer, &growths, &files)?;
+    write::files(&prepared, &answer, &growths, &files, &|| interrupt.is_requested())?;
     drop(folder);
     if is_stopped {
         return Err(Failure::interrupted("stopped: what is shown is what was known by then"));
@@ -189,7 +190,6 @@ fn refuse_rows(output: &OutputConfig, layers: &Layers) -> Result<(), Failure> {
         ("requests_jsonl", output.requests_jsonl.is_some()),
         ("iterations_jsonl", output.iterations_jsonl.is_some()),
         ("routing_jsonl", output.routing_jsonl.is_some()),
-        ("report_html", output.report_html.is_some()),
         ("timeline", output.timeline.is_some()),
         ("export", output.export.is_some()),
         ("fail_if", output.fail_if.is_some()),

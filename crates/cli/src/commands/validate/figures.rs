@@ -11,7 +11,7 @@ use super::recording::{Recording, Times};
 const STATISTICS: [(&str, Option<f64>); 4] =
     [("mean", None), ("p50", Some(50.0)), ("p90", Some(90.0)), ("p99", Some(99.0))];
 /// Points of a distribution.
-const QUANTILES: usize = 200;
+pub(super) const QUANTILES: usize = 200;
 /// The row that says how many requests are in no figure.
 pub(super) const UNSERVED: &str = "unserved";
 const TIMES: [&str; 3] = ["ttft", "tpot", "e2e"];
@@ -75,7 +75,8 @@ impl Figures {
         );
         names.extend(["mean", "median", "p90", "p95", "p99"].map(|statistic| format!("{statistic}_itl_ms")));
         names.extend(
-            ["request_throughput_rps", "output_throughput_tok_s", "prefix_hit_percent"].map(str::to_owned),
+            ["request_throughput_rps", "output_throughput_tok_s", "duration_ms", "prefix_hit_percent"]
+                .map(str::to_owned),
         );
         names.extend(Curves::NAMES.map(str::to_owned));
         names
@@ -139,7 +140,7 @@ impl Figures {
         let rates = (rate(&self.real, real), rate(&self.ours, ours));
         rows.push(Row::new("output_tok_per_s".to_owned(), rates, None));
         if self.unserved > 0 {
-            rows.push(Row { servecast: Some(self.unserved as f64), ..Row::empty(UNSERVED.to_owned()) });
+            rows.push(Row::only_ours(UNSERVED, self.unserved as f64));
         }
         rows
     }
@@ -149,6 +150,11 @@ impl Row {
     /// A figure that is an error itself.
     pub(super) fn error(figure: &str, percent: f64) -> Self {
         Self { error_percent: Some(percent), ..Self::empty(figure.to_owned()) }
+    }
+
+    /// A figure that the recording does not have.
+    pub(super) fn only_ours(figure: &str, value: f64) -> Self {
+        Self { servecast: Some(value), ..Self::empty(figure.to_owned()) }
     }
 
     fn empty(figure: String) -> Self {
@@ -190,7 +196,7 @@ fn of_other(text: &str, time: &str, statistic: &str) -> Option<f64> {
     })
 }
 
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+pub(super) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values
@@ -201,7 +207,7 @@ fn mean(values: &[f64]) -> Option<f64> {
 }
 
 /// A percentile of sorted values, linear between ranks.
-fn rank(values: &[f64], percentile: f64) -> Option<f64> {
+pub(super) fn rank(values: &[f64], percentile: f64) -> Option<f64> {
     let last = values.len().checked_sub(1)?;
     let place = percentile / 100.0 * last as f64;
     let low = place.floor() as usize;

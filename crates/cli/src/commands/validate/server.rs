@@ -1,6 +1,7 @@
 //! Runs of real servers of which only the load and what clients saw were recorded: a deployment file says what ran.
+//! Results with the times of each request are [replayed one by one](super::client); here are those without.
 //!
-//! - The result file of `vllm bench serve`: figures over all requests. Arrivals follow from rate and burstiness; figures are
+//! - The result file of `vllm bench serve` without them: figures over all requests. Arrivals follow from rate and burstiness; figures are
 //!   means over several seeds.
 //! - Rows of conversations, each of a client: as many conversations are under way as there are clients, and their turns are
 //!   sent one after the other.
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use servecast_cluster::{LoadMode, Simulation, SimulationOptions};
-use servecast_report::{Report, SummaryOptions, summarize};
+use servecast_report::{PairedChange, Report, SummaryOptions, ValidatedRun, summarize};
 use servecast_types::{Duration, Prompt, Run, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload, bench_arrivals_ms};
 
@@ -31,8 +32,14 @@ const MOST_REQUESTS: f64 = 1e6;
 pub(super) struct Served {
     pub(super) figures: Vec<Row>,
     pub(super) latency_source: String,
+    /// What iteration times are estimated from, where nothing was measured.
+    pub(super) latency_estimate: Option<String>,
     pub(super) assumptions: Vec<String>,
     pub(super) preemptions: u64,
+    /// How latencies differ over pairs of the same request, where the result has requests.
+    pub(super) paired: Option<Vec<PairedChange>>,
+    /// What only the page shows.
+    pub(super) page: ValidatedRun,
 }
 
 /// The figure of prefix hits, in percent of the tokens that were looked up.
@@ -139,8 +146,11 @@ pub(super) fn validate(result: &Path, configs: &[PathBuf]) -> Result<Served, Fai
     Ok(Served {
         figures: recorded.figures.iter().filter_map(row).collect(),
         latency_source: deployment.latency_source.clone(),
+        latency_estimate: None,
         assumptions: recorded.assumptions.into_iter().chain(deployment.derived).collect(),
         preemptions: simulated.preemptions,
+        paired: None,
+        page: ValidatedRun::default(),
     })
 }
 

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use servecast::recommend::{Growth, Prepared, csv, page, settings_of_leaders, start_of_best, table};
 use servecast_recommend::{Outcome, Recommendation, Verdict};
 
+use super::super::outputs::put_in_place;
 use super::Files;
 use crate::config::ReportFormat;
 use crate::error::Failure;
@@ -16,6 +17,7 @@ pub(super) fn files(
     answer: &Recommendation,
     growths: &[Growth],
     files: &Files,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Result<(), Failure> {
     let question = &prepared.question;
     let output = &question.config.output;
@@ -24,8 +26,12 @@ pub(super) fn files(
     texts.extend(output.report_json.clone().map(|path| (path, json.clone())));
     texts.extend(files.csv.clone().map(|path| (path, csv(answer))));
     let folder = output.output_dir.as_deref();
-    let pages = files.html.clone().into_iter().chain(folder.map(|folder| folder.join("recommendation.html")));
-    texts.extend(pages.map(|path| (path, page(question, answer, growths))));
+    let given = files.html.iter().chain(&output.report_html).cloned();
+    let pages: Vec<_> = given.chain(folder.map(|folder| folder.join("recommendation.html"))).collect();
+    if !pages.is_empty() {
+        let page = page(prepared, answer, growths, is_stopped);
+        texts.extend(pages.into_iter().map(|path| (path, page.clone())));
+    }
     if let Some(folder) = folder {
         texts.push((folder.join("recommendation.json"), json.clone()));
         texts.push((folder.join("recommendation.csv"), csv(answer)));
@@ -34,11 +40,13 @@ pub(super) fn files(
         }
         texts.extend(start_of_best(question, growths).map(|script| (folder.join("start.sh"), script)));
     }
+    let mut complete = Vec::new();
     for (path, text) in texts {
         let mut file = OutputFile::create(&path)?;
         file.write_all(text.as_bytes()).map_err(|error| file.failure(&error))?;
-        file.commit()?;
+        complete.push(file);
     }
+    put_in_place(complete)?;
     print(&match output.format.unwrap_or_default() {
         ReportFormat::Json => json,
         // Formats for CI are refused.

@@ -121,11 +121,8 @@ fn a_page_has_both_over_each_other() {
 #[test]
 fn how_requests_were_sent_has_to_be_known() {
     let sandbox = sandbox();
-    validate(&sandbox, "sglang.jsonl", &[]).is_refused(&[
-        "sglang.jsonl: ",
-        "has no timestamp",
-        "--request-rate",
-    ]);
+    validate(&sandbox, "sglang.jsonl", &[])
+        .is_refused(&["sglang.jsonl: line 1: `timestamp` is missing", "--request-rate"]);
     let mut at_once = sglang(&LOAD);
     at_once["request_rate"] = "inf".into();
     sandbox.write("inf.jsonl", at_once.to_string() + "\n");

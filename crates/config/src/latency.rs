@@ -121,6 +121,12 @@ pub fn capacity(spec: &LatencySpec) -> Result<Option<CapacitySetup>, Failure> {
     }
 }
 
+/// Tokens of a sequence that the model is published for, if the latency model knows the model and that is known of it.
+pub fn context(spec: &LatencySpec) -> Option<u32> {
+    // A profile may be of a model that nothing describes.
+    capacity(spec).ok().flatten().and_then(|setup| setup.model.context)
+}
+
 /// What a hand-off from an engine moves, and what its GPUs are connected by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transfer {

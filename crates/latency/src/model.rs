@@ -1,6 +1,7 @@
 //! What a model is made of: how many numbers it has, which of them a token touches, and what its KV takes.
 
 mod config;
+mod context;
 mod count;
 mod known;
 mod names;
@@ -43,6 +44,8 @@ pub struct ModelShape {
     pub gated: bool,
     /// Tokens that the model knows.
     pub vocabulary: u32,
+    /// Tokens of a sequence that the model is published for (`max_position_embeddings`), where that is known.
+    pub context: Option<u32>,
     /// Whether the head is the embedding read the other way round.
     pub tied_embeddings: bool,
     /// Whether queries and keys are normalised in each block.

@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 
-/// How large work is that the thread of all connections does itself, in bytes of text or tokens: about a millisecond.
+/// How large work is that a thread of connections does itself, in bytes of text or tokens: about a millisecond.
 const MOST_AT_ONCE: usize = 8 << 10;
 
 /// Threads for larger work, which is for processors.

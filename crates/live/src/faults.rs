@@ -157,28 +157,30 @@ impl Desk {
         Self { faults, seed, waiting: Arc::default() }
     }
 
-    /// Why a client does not get so many answers, if it does not. `number` tells its request from others.
-    pub(crate) fn refusal(&self, number: u64, answers: usize) -> Option<ApiError> {
+    /// Lets a client have so many answers, each of which waits, unless it is to have none. `number` tells its request from
+    /// others.
+    pub(crate) fn admit(&self, number: u64, answers: usize) -> Result<Vec<Waits>, ApiError> {
         if let Some(Fail { rate, status }) = self.faults.fail
             && self.draw(number, 1) < rate
         {
-            return Some(ApiError::of_status(status, "The server fails on purpose (--fail)"));
+            return Err(ApiError::of_status(status, "The server fails on purpose (--fail)"));
         }
-        let MaxQueue { requests, status } = self.faults.max_queue?;
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        (waiting + answers > requests).then(|| ApiError::of_status(status, "The request queue is full."))
+        let limit = self.faults.max_queue;
+        let most = limit.map_or(usize::MAX, |limit| limit.requests);
+        // Several threads ask at a time.
+        let with_these = |waiting: usize| waiting.checked_add(answers).filter(|&all| all <= most);
+        let taken = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_these);
+        if taken.is_err() {
+            let status = limit.map_or(StatusCode::SERVICE_UNAVAILABLE, |limit| limit.status);
+            return Err(ApiError::of_status(status, "The request queue is full."));
+        }
+        Ok((0..answers).map(|_| Waits(Arc::clone(&self.waiting))).collect())
     }
 
     /// How much later than it is there a client gets its answer.
     pub(crate) fn delay(&self, number: u64) -> Duration {
         let stall = self.faults.stall.filter(|stall| self.draw(number, 2) < stall.rate);
         stall.map_or(Duration::ZERO, |stall| stall.length)
-    }
-
-    /// One request more waits.
-    pub(crate) fn wait(&self) -> Waits {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waits(Arc::clone(&self.waiting))
     }
 
     /// From 0 to 1, the same for the same request.
@@ -239,7 +241,7 @@ mod tests {
         let faults = Faults { fail: "rate=0.1".parse().ok(), ..Faults::default() };
         let desk = Desk::new(faults.clone(), 7);
         let failed =
-            |desk: &Desk| (0..10_000).filter(|&number| desk.refusal(number, 1).is_some()).collect::<Vec<_>>();
+            |desk: &Desk| (0..10_000).filter(|&number| desk.admit(number, 1).is_err()).collect::<Vec<_>>();
         let first = failed(&desk);
         assert!((900..1100).contains(&first.len()), "{}", first.len());
         assert_eq!(failed(&Desk::new(faults.clone(), 7)), first);
@@ -249,12 +251,11 @@ mod tests {
     #[test]
     fn a_queue_is_full_until_somebody_leaves_it() {
         let desk = Desk::new(Faults { max_queue: "2".parse().ok(), ..Faults::default() }, 0);
-        assert!(desk.refusal(0, 2).is_none());
-        let first = desk.wait();
-        let second = desk.wait();
-        assert_eq!(desk.refusal(0, 1).unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
-        drop(first);
-        assert!(desk.refusal(0, 1).is_none() && desk.refusal(0, 2).is_some());
-        drop(second);
+        let mut both = desk.admit(0, 2).unwrap();
+        assert_eq!(desk.admit(0, 1).unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
+        both.pop();
+        assert!(desk.admit(0, 2).is_err() && desk.admit(0, 1).is_ok());
+        drop(both);
+        assert!(desk.admit(0, 3).is_err() && desk.admit(0, 2).is_ok());
     }
 }

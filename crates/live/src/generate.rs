@@ -54,9 +54,7 @@ impl Answers {
     /// Sends a request to the deployment, which came then.
     pub(crate) fn begin(app: Arc<App>, wanted: Wanted, head: Head, came: Instant) -> Result<Self, ApiError> {
         let number = app.number();
-        if let Some(refusal) = app.faults.refusal(number, wanted.prompts.len() * wanted.n as usize) {
-            return Err(refusal);
-        }
+        let waits = app.faults.admit(number, wanted.prompts.len() * wanted.n as usize)?;
         let delay = app.faults.delay(number);
         let (sender, events) = mpsc::unbounded_channel();
         let mut answers = Self {
@@ -76,9 +74,10 @@ impl Answers {
         };
         let Self { app, wanted, .. } = &answers;
         let mut requests = Vec::new();
+        let mut waits = waits.into_iter();
         let mut choices = Vec::new();
         for (place, Prompt { ids, salt, .. }) in wanted.prompts.iter().enumerate() {
-            for index in 0..wanted.n {
+            for (index, waits) in (0..wanted.n).zip(&mut waits) {
                 let choice = Choice::new(wanted, place, index, app.author(), &app.served);
                 requests.push(Request {
                     number: app.number(),
@@ -93,7 +92,7 @@ impl Answers {
                     asked: Asked { n: wanted.n, max_tokens: wanted.max_tokens, stream: wanted.stream },
                     events: sender.clone(),
                     delay,
-                    waits: app.faults.wait(),
+                    waits,
                 });
                 choices.push(choice);
             }

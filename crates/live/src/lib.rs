@@ -6,8 +6,8 @@
 //!     └── frames ── generate ◀───Event──────┘
 //! ```
 //!
-//! Handlers run in one asynchronous thread, the deployment in another; what they share are channels. Prompts that take long
-//! to cut into tokens have threads of their own, so that the streams of others go on. The simulation is
+//! Handlers run in a few asynchronous threads, the deployment in one of its own; what they share are channels. Prompts that
+//! take long to cut into tokens have threads beside these, so that the streams of others go on. The simulation is
 //! that of a replay, and knows nothing of sockets: a request is stamped when the deployment takes it, so that a run can be
 //! recorded and replayed.
 
@@ -41,6 +41,7 @@ mod traffic;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -83,7 +84,8 @@ pub struct ServeOptions {
     pub options: SimulationOptions,
     /// The name by which clients ask for the model.
     pub model: String,
-    /// Tokens of prompt and answer together, as far as the engine says so.
+    /// Tokens of prompt and answer together, as far as settings or the model say so; no more than the KV cache of each worker
+    /// holds.
     pub max_model_len: Option<u32>,
     /// Whether engines look prompts up in their prefix caches.
     pub prefix_caching: bool,
@@ -158,6 +160,10 @@ impl From<DeploymentError> for ServeError {
     }
 }
 
+/// Threads for connections, where there are as many processors: the tokens of a pass are due together, so that the last one
+/// waits until all others are sent.
+const MOST_THREADS: usize = 4;
+
 /// Serves until `stop` says so: then the port closes at once, and what is under way is taken back. `ready` is told when
 /// clients may come, with all ports.
 pub fn serve(
@@ -165,8 +171,10 @@ pub fn serve(
     ready: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().max_blocking_threads(blocking::MOST_THREADS).build();
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).max_blocking_threads(blocking::MOST_THREADS);
+    let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(ServeError::Start)?;
     let outcome = runtime.block_on(serve_on(options, ready, stop));
     // Nobody waits for prompts that are being cut into tokens.
@@ -187,7 +195,7 @@ async fn is_stopped_at_startup(
 }
 
 /// Tokens that the KV cache of every worker holds.
-fn least_capacity(topology: &Topology) -> u32 {
+pub fn least_capacity(topology: &Topology) -> u32 {
     let tokens = |engine: &EngineConfig| u64::from(engine.usable_blocks()) * u64::from(engine.block_size());
     let least = topology.groups().map(|(_, _, engine)| tokens(engine)).min();
     u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
@@ -284,7 +292,8 @@ async fn serve_on(
         stop.as_mut().poll(context).map(|()| None)
     })
     .await;
-    drop((doors, admins));
+    doors.close().await;
+    admins.shutdown().await;
     let outcome = if let Some(outcome) = outcome {
         outcome
     } else {

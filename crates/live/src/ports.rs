@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use servecast_types::WorkerId;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::{ServeError, ServeOptions, http};
@@ -75,17 +75,26 @@ struct Door {
     address: SocketAddr,
     app: Arc<App>,
     is_open: bool,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Doors {
     pub(crate) fn open(ports: Vec<Port>, mut app: impl FnMut(Option<WorkerId>) -> App) -> Self {
         let door = |Port { listener, address, worker }: Port| {
             let app = Arc::new(app(worker));
-            let task = tokio::spawn(http::serve(listener, Arc::clone(&app))).abort_handle();
+            let task = tokio::spawn(http::serve(listener, Arc::clone(&app)));
             Door { address, app, is_open: true, task }
         };
         Self(ports.into_iter().map(door).collect())
+    }
+
+    /// Closes all ports. Whoever is connected loses the connection.
+    pub(crate) async fn close(&mut self) {
+        self.0.iter().for_each(|door| door.task.abort());
+        for door in &mut self.0 {
+            // It ends because it was aborted.
+            let _ = (&mut door.task).await;
+        }
     }
 
     /// A worker serves, or does so no more: then its port is closed, and whoever is connected loses the connection.
@@ -94,7 +103,7 @@ impl Doors {
             match (door.is_open, is_up) {
                 (true, false) => door.task.abort(),
                 (false, true) => {
-                    door.task = tokio::spawn(reopen(door.address, Arc::clone(&door.app))).abort_handle();
+                    door.task = tokio::spawn(reopen(door.address, Arc::clone(&door.app)));
                 }
                 _ => {}
             }

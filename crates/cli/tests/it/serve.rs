@@ -53,6 +53,23 @@ fn a_server_answers_until_it_is_told_to_stop() {
 }
 
 #[test]
+fn sequences_are_as_long_as_the_model_and_the_cache_allow() {
+    let sandbox = Sandbox::new();
+    let known = ["--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--engine-preset", "vllm-0.33"];
+    for (more, max_model_len) in [
+        (&[][..], 131_072),
+        (&["--max-model-len", "5000"], 5000),
+        (&["--num-gpu-blocks", "1000", "--block-size", "16"], 999 * 16),
+    ] {
+        let (mut child, address) = start(&sandbox, &[&known[..], more].concat());
+        let models = ask(&address, "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(models.contains(&format!("\"max_model_len\":{max_model_len},")), "{more:?}: {models}");
+    }
+}
+
+#[test]
 fn a_server_that_cannot_be_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.write("blank.txt", "\n");
@@ -66,6 +83,17 @@ fn a_server_that_cannot_be_is_refused() {
         (&["--port", port.as_str()][..], &["cannot listen on 127.0.0.1:", "--port 0 any that is free"][..]),
         (&["--port", "70000"], &["'70000'", "--port"]),
         (&["--host", "nowhere"], &["'nowhere'", "--host"]),
+        (
+            &["--host", "203.0.113.1"],
+            &["cannot listen on 203.0.113.1:8000", "--host is an address of this machine"],
+        ),
+        (
+            &["--port", "0", "--admin-port", port.as_str()],
+            &[
+                "cannot listen on 127.0.0.1:",
+                "--worker-port, --admin-port and --kv-events-config name others",
+            ],
+        ),
         (&["--speed", "0"], &["`speed` is 0, but must be above 0", "(from --speed)"]),
         (&["--speed", "-1"], &["`speed` is -1, but must be above 0"]),
         (&["--worker-port", "65535", "--workers", "2"], &["the last of 2 workers has port 65536"]),

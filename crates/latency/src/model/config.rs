@@ -126,6 +126,7 @@ pub(super) fn read(text: &str) -> Result<ModelShape, ModelError> {
         inner_size,
         gated: family.gated,
         vocabulary: config.number("vocab_size", 1)?,
+        context: context(&config),
         tied_embeddings: config.is_on("tie_word_embeddings", family.tied),
         qk_norm: config.is_on("use_qk_norm", family.qk_norm),
         norms: family.norms,
@@ -140,6 +141,12 @@ pub(super) fn read(text: &str) -> Result<ModelShape, ModelError> {
         four_bit: quantised.as_ref().and_then(four_bit).unwrap_or(family.four_bit),
         int4_group: of_int4.map_or(128, int4_group),
     })
+}
+
+/// Tokens of a sequence. No time and no size follows from it, so what is no number of tokens says nothing.
+fn context(config: &Config) -> Option<u32> {
+    let tokens = config.get("max_position_embeddings")?.as_u64()?;
+    u32::try_from(tokens).ok().filter(|&tokens| tokens > 0)
 }
 
 /// The family of a language model, whose wrapper may have a name of its own.

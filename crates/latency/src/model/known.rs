@@ -187,6 +187,7 @@ const fn dense(
         inner_size,
         gated: true,
         vocabulary,
+        context: None,
         tied_embeddings: false,
         qk_norm: false,
         norms: 2,

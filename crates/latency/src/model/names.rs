@@ -1,7 +1,7 @@
 //! Names of models: versions and tunings of one shape, and repositories of quantised weights.
 
 use super::known::MODELS;
-use super::{ModelShape, WeightType};
+use super::{ModelShape, WeightType, context};
 
 /// Parts of a name that change nothing about the shape.
 const TUNINGS: [&str; 26] = [
@@ -95,7 +95,7 @@ fn known(parts: &[&str]) -> Option<ModelShape> {
         .find(|(name, _)| is_exact(name))
         .or_else(|| MODELS.iter().find(|(name, _)| of(name) == wanted))
         .or_else(|| MODELS.iter().find(|(name, _)| unversioned(&of(name)) == wanted));
-    found.map(|(_, shape)| shape.clone())
+    found.map(|(name, shape)| ModelShape { context: context::of(name, parts), ..shape.clone() })
 }
 
 /// The parts of a name that may say something about the shape.
@@ -182,7 +182,12 @@ mod tests {
             let found = shape(name).unwrap_or_else(|| panic!("{name} is not known"));
             let expected = shape(of).unwrap_or_else(|| panic!("{of} is not known"));
             assert_eq!(found.quantisation, stored, "{name}");
-            let same = ModelShape { quantisation: stored, block_fp8: found.block_fp8, ..expected };
+            let same = ModelShape {
+                quantisation: stored,
+                block_fp8: found.block_fp8,
+                context: found.context,
+                ..expected
+            };
             assert_eq!(found, same, "{name} is not {of}");
         }
     }

@@ -90,7 +90,7 @@ impl Wish {
             asked: Asked::default(),
             events,
             delay: Real::ZERO,
-            waits: faults::Desk::new(faults::Faults::default(), 0).wait(),
+            waits: faults::Desk::new(faults::Faults::default(), 0).admit(0, 1).unwrap().remove(0),
         }
     }
 }

@@ -1,105 +1,137 @@
 //! Many streams at once, and how late their tokens are.
 //!
-//! `SERVECAST_LOAD=2000,60,8 cargo test --release -p servecast-live --test it -- load:: --nocapture` has so many streams for so
-//! many seconds, on so many workers behind one port; without it there are 200 for 3 s, and nobody looks at how late they are.
-//! With one worker all tokens of a pass are due at the same instant.
+//! `SERVECAST_LOAD=2000,60,8,2000 cargo test --release -p servecast-live --test it -- load:: --nocapture` has so many streams
+//! for so many seconds, on so many workers behind one port, which begin within so many milliseconds. With one worker and no
+//! time to begin in, all tokens of a pass are due at the same instant. Without it there are 200 for 3 s, and nobody looks at
+//! how late they are.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+mod streams;
 
-use serde_json::json;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::distr::{Distribution, Uniform};
+use rand_pcg::Pcg64;
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+use servecast_cluster::{
+    LoadMode, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology, WithTokens,
+};
 use servecast_live::ServeOptions;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use servecast_workload::{Load, read_mooncake};
 
-use crate::server::{Server, options, topology};
+use crate::server::{Server, Shared, options, topology};
 
-/// A pass of all streams.
-const PERIOD: Duration = Duration::from_millis(100);
+/// How long a pass takes of as many streams as a worker has on average, in microseconds.
+const PASS_US: usize = 100_000;
 
-/// When the tokens of a stream came.
-async fn stream(address: SocketAddr, tokens: usize) -> Vec<Instant> {
-    let body =
-        json!({"prompt": [1, 2, 3], "max_tokens": tokens, "stream": true, "ignore_eos": true}).to_string();
-    let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    connection.write_all((head + &body).as_bytes()).await.unwrap();
-    let (mut times, mut rest) = (Vec::with_capacity(tokens), Vec::new());
-    let mut buffer = vec![0; 4096];
-    loop {
-        let read = connection.read(&mut buffer).await.unwrap();
-        assert!(read > 0, "a stream ended after {} tokens", times.len());
-        rest.extend_from_slice(&buffer[..read]);
-        let now = Instant::now();
-        let mut done = 0;
-        // An event ends with an empty line.
-        while let Some(end) = rest[done..].windows(2).position(|pair| pair == b"\n\n") {
-            let event = &rest[done..done + end];
-            if event.windows(8).any(|part| part == b"\"choices") {
-                times.push(now);
-            }
-            done += end + 2;
-        }
-        rest.drain(..done);
-        if times.len() == tokens {
-            return times;
-        }
+/// What all passes take. Workers have not as many streams as each other, so they are not in step for long.
+const BASE_US: usize = 40_000;
+
+/// How many streams, for how long, and who serves them.
+#[derive(Debug, Clone, Copy)]
+struct Campaign {
+    streams: usize,
+    seconds: usize,
+    workers: usize,
+    /// In how many milliseconds streams begin.
+    within: u64,
+}
+
+impl Campaign {
+    /// Of a text such as `2000,60,8,2000`.
+    fn of(text: &str) -> Self {
+        let numbers: Vec<usize> = text.split(',').map(|number| number.parse().unwrap()).collect();
+        let [streams, seconds, workers, within] = numbers[..] else {
+            panic!("SERVECAST_LOAD is {text}, but must be STREAMS,SECONDS,WORKERS,MILLISECONDS")
+        };
+        Self { streams, seconds, workers, within: within as u64 }
+    }
+
+    /// Tokens of a stream.
+    fn tokens(&self) -> usize {
+        self.seconds * 1_000_000 / PASS_US
+    }
+
+    fn topology(&self) -> Topology {
+        let each = ((PASS_US - BASE_US) * self.workers) as f64 / self.streams as f64;
+        let engine = json!({
+            "block_size": 16, "num_gpu_blocks": self.streams * (self.tokens() / 16 + 3),
+            "max_num_seqs": self.streams, "max_num_batched_tokens": 4 * self.streams,
+            "latency": format!("linear:{BASE_US},0,{each}"),
+        });
+        topology(self.workers as u32, &engine)
+    }
+
+    /// When streams begin, in order.
+    fn starts(&self) -> Vec<Duration> {
+        let mut random = Pcg64::seed_from_u64(7);
+        let within = Uniform::new_inclusive(0, self.within * 1000).unwrap();
+        let mut starts: Vec<u64> = within.sample_iter(&mut random).take(self.streams).collect();
+        starts.sort_unstable();
+        starts.into_iter().map(Duration::from_micros).collect()
+    }
+
+    /// What streams ask for: the first token of a prompt tells whose it is.
+    fn bodies(&self) -> Vec<String> {
+        let tokens = self.tokens();
+        let body = |stream: usize| {
+            json!({"prompt": [stream, 1, 2], "max_tokens": tokens, "stream": true, "ignore_eos": true})
+                .to_string()
+        };
+        (0..self.streams).map(body).collect()
     }
 }
 
-/// By token, how much later it came than the promptest one of its stream would have it, since passes are as long as each other.
-fn lateness(streams: &[Vec<Instant>]) -> Vec<Duration> {
-    let of_stream = |times: &Vec<Instant>| {
-        let offsets = offsets(times);
-        let first = offsets.iter().copied().min().unwrap();
-        offsets.into_iter().map(move |offset| offset.duration_since(first)).collect::<Vec<_>>()
-    };
-    streams.iter().flat_map(of_stream).collect()
+fn simulated() -> SimulationOptions {
+    let router = RouterOptions { mode: RouterMode::Random, ..RouterOptions::default() };
+    SimulationOptions { router, load: LoadMode::OpenLoop, ..SimulationOptions::default() }
 }
 
-/// By token, how long after its pass it came: all streams are in the same passes, which cannot have ended later than the
-/// promptest token of any stream came.
-fn after_pass(streams: &[Vec<Instant>]) -> Vec<Duration> {
-    let offsets: Vec<_> = streams.iter().map(|times| offsets(times)).collect();
-    let promptest = offsets.iter().map(|offsets| *offsets.iter().min().unwrap());
-    let first = promptest.clone().min().unwrap();
-    let into_pass = |at: Instant| (at.duration_since(first).as_nanos() % PERIOD.as_nanos()) as u64;
-    // Where in a period passes end: in no stream does a token come shortly before that.
-    let mut places: Vec<u64> = promptest.map(into_pass).collect();
-    places.sort_unstable();
-    let next = places.iter().skip(1).copied().chain([places[0] + PERIOD.as_nanos() as u64]);
-    let end =
-        places.iter().zip(next).max_by_key(|&(&place, next)| next - place).map(|(_, next)| next).unwrap();
-    let end = (first + Duration::from_nanos(end)).checked_sub(PERIOD).unwrap();
-    let of_stream = |offsets: &Vec<Instant>| {
-        let first = *offsets.iter().min().unwrap();
-        let passes = first.duration_since(end).as_nanos() / PERIOD.as_nanos();
-        let due = end + PERIOD * passes as u32;
-        offsets.iter().map(|offset| offset.duration_since(due)).collect::<Vec<_>>()
+/// By stream, when its tokens were due, in microseconds: what comes of a record that is replayed.
+fn due(topology: &Topology, record: &[u8]) -> FxHashMap<u64, Vec<i64>> {
+    let trace = read_mooncake(record).unwrap();
+    let workload = trace.into_workload(512, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
+    let mut observer = ();
+    let mut tokens = WithTokens::new(topology, true, &mut observer);
+    Simulation::new(topology, workload, &simulated()).unwrap().run(&mut tokens).unwrap();
+    let times = tokens.into_times().unwrap();
+    let streams = record.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(|line| {
+        let row: Value = serde_json::from_slice(line).unwrap();
+        row["input_tok_ids"][0].as_u64().unwrap()
+    });
+    let us = |times: Vec<servecast_types::Time>| {
+        times.iter().map(|time| (time.as_ns() / 1000).cast_signed()).collect()
     };
-    offsets.iter().flat_map(of_stream).collect()
+    streams.zip(times.into_iter().map(us)).collect()
 }
 
-/// By token, when it came, less a period for each token before it.
-fn offsets(times: &[Instant]) -> Vec<Instant> {
-    let of_token = |(number, &at): (usize, &Instant)| at.checked_sub(PERIOD * number as u32).unwrap();
-    times.iter().enumerate().map(of_token).collect()
+/// How much later each token came than it was due, in microseconds. The clocks of the client and of the replay began at
+/// other times, so the promptest token of all is taken for one that was not late.
+fn lateness(came: &[Vec<u32>], due: &FxHashMap<u64, Vec<i64>>) -> Vec<i64> {
+    let of_stream = |(stream, came): (usize, &Vec<u32>)| {
+        let due = &due[&(stream as u64)];
+        assert_eq!(came.len(), due.len(), "tokens of stream {stream}");
+        came.iter().zip(due).map(|(&came, due)| i64::from(came) - due).collect::<Vec<_>>()
+    };
+    let mut late: Vec<i64> = came.iter().enumerate().flat_map(of_stream).collect();
+    let promptest = late.iter().copied().min().unwrap();
+    for late in &mut late {
+        *late -= promptest;
+    }
+    late
 }
 
 /// Percentiles, as text.
-fn percentiles(mut late: Vec<Duration>) -> String {
+fn percentiles(mut late: Vec<i64>) -> String {
     late.sort_unstable();
-    let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize] as f64 / 1e3;
     format!("p50 {:.1}, p99 {:.1}, most {:.1} ms", at(0.5), at(0.99), at(1.0))
 }
 
-/// User and system time of the process so far, in seconds.
-fn processor_time() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+/// User and system time so far in seconds, of the process, or of the thread that asks.
+fn processor_time(whose: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{whose}/stat")).unwrap_or_default();
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
     // In hundredths, behind eleven other fields.
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
@@ -116,45 +148,34 @@ fn peak_mb() -> u64 {
 #[expect(clippy::print_stdout, reason = "whoever runs it by hand reads it")]
 fn many_streams_get_their_tokens() {
     let given = std::env::var("SERVECAST_LOAD").ok();
-    let numbers: Vec<usize> =
-        given.as_deref().unwrap_or("200,3,2").split(',').map(|number| number.parse().unwrap()).collect();
-    let [streams, seconds, workers] = numbers[..] else { panic!("STREAMS,SECONDS,WORKERS") };
-    let tokens = seconds * 1000 / PERIOD.as_millis() as usize;
-    let engine = json!({
-        "block_size": 16, "num_gpu_blocks": streams * (tokens / 16 + 3), "max_num_seqs": streams.div_ceil(workers),
-        "max_num_batched_tokens": 4 * streams, "latency": format!("linear:{},0,0", PERIOD.as_micros()),
+    let campaign = Campaign::of(given.as_deref().unwrap_or("200,3,2,500"));
+    let (topology, record) = (campaign.topology(), Shared::default());
+    let server = Server::with(ServeOptions {
+        max_model_len: None,
+        options: simulated(),
+        record: Some(Box::new(record.clone())),
+        ..options(topology.clone())
     });
-    let mut of_server = options(topology(workers as u32, &engine));
-    of_server.options.check = false;
-    let server = Server::with(ServeOptions { max_model_len: None, ..of_server });
-    let address = server.address;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let start = Instant::now();
-    let times = runtime.block_on(async {
-        let mut clients: JoinSet<_> = (0..streams).map(|_| stream(address, tokens)).collect();
-        let mut times = Vec::new();
-        while let Some(done) = clients.join_next().await {
-            times.push(done.unwrap());
-        }
-        times
-    });
-    let took = start.elapsed();
-    assert_eq!(times.iter().map(Vec::len).sum::<usize>(), streams * tokens);
+    let (starts, bodies) = (campaign.starts(), campaign.bodies());
+    let came = streams::run(server.address, &starts, &bodies, campaign.tokens());
+    let (all, of_client) = (processor_time("self"), processor_time("thread-self"));
+    let (memory, load) = (peak_mb(), std::fs::read_to_string("/proc/loadavg").unwrap_or_default());
+    server.stop().unwrap();
+    let late = lateness(&came, &due(&topology, &record.content()));
+    let Campaign { streams, workers, within, .. } = campaign;
+    assert_eq!(late.len(), streams * campaign.tokens());
     if given.is_some() {
-        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let all = streams * tokens;
-        let of_pass = if workers == 1 {
-            format!("; after the pass by {}", percentiles(after_pass(&times)))
-        } else {
-            String::new()
-        };
+        let took = f64::from(*came.iter().flatten().max().unwrap()) / 1e6;
+        let each = |seconds: f64| seconds * 1e6 / late.len() as f64;
         println!(
-            "{streams} streams of {workers} workers, {all} tokens in {:.1} s: late by {}{of_pass}; server and client: {} MB, \
-             {:.1} µs of processor time a token; load {load}",
-            took.as_secs_f64(),
-            percentiles(lateness(&times)),
-            peak_mb(),
-            processor_time() * 1e6 / all as f64,
+            "{streams} streams of {workers} workers, begun within {within} ms: {:.0} tokens/s for {took:.1} s; \
+             {:.1} µs of processor time a token of the server, {:.1} of the client; server and client {memory} MB; \
+             load {}; late by {}",
+            late.len() as f64 / took,
+            each(all - of_client),
+            each(of_client),
+            load.trim(),
+            percentiles(late),
         );
     }
 }

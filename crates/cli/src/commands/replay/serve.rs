@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Command, ValueHint};
 use servecast_engine::{EngineArgs, EngineType};
 use servecast_live::{
-    Dialect, LogFormat, RequestLog, ServeError, ServeOptions, Timeouts, serve, told_to_stop,
+    Dialect, LogFormat, RequestLog, ServeError, ServeOptions, Timeouts, least_capacity, serve, told_to_stop,
 };
 use servecast_report::printable;
 use servecast_types::{Message, message};
@@ -27,6 +27,7 @@ use crate::config::{
 };
 use crate::error::{Failure, chain};
 use crate::files::{self, note};
+use crate::latency;
 use crate::plan::Plan;
 use crate::resolved::resolved;
 use crate::source::Source;
@@ -247,10 +248,40 @@ fn dialect<'a>(engines: impl Iterator<Item = &'a EngineArgs>) -> Dialect {
     if is_sglang { Dialect::Sglang } else { Dialect::Vllm }
 }
 
+/// Tokens of a sequence that the model of an engine is published for, if that is known.
+fn context(engine: &EngineArgs) -> Option<u32> {
+    latency::context(&engine.latency_spec().ok()?)
+}
+
+/// Says that sequences cannot be as long as they might, if so.
+fn too_long(max_model_len: u32, capacity: u32) -> Option<String> {
+    (max_model_len > capacity).then(|| {
+        format!(
+            "prompt and answer have {capacity} tokens at most, which is what the KV cache of a worker holds, and not \
+             {max_model_len}: vLLM would not start without --max-model-len"
+        )
+    })
+}
+
 impl ServeArgs {
     /// Says why it ended.
     pub(crate) fn tell_failure(&self, failure: Failure) {
         self.log.tell_failure(failure);
+    }
+}
+
+/// What to do about an address that cannot be had.
+fn other_address(reason: std::io::ErrorKind) -> Message {
+    match reason {
+        std::io::ErrorKind::AddrNotAvailable => {
+            message!("{--host} is an address of this machine, 0.0.0.0 all of them")
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            message!("ports below 1024 are for administrators: {--port} names another one")
+        }
+        _ => message!(
+            "{--port}, {--worker_port}, {--admin_port} and {--kv_events_config} name others, {--port} 0 any that is free"
+        ),
     }
 }
 
@@ -281,12 +312,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let model = args.served_model_name.clone().or_else(|| plan.config.engine.model.clone());
     let model = model.unwrap_or_else(|| "servecast".to_owned());
     let engines = || plan.pools.iter().flat_map(|pool| pool.groups.iter().map(|(_, engine)| engine));
-    let contexts = engines().filter_map(|engine| engine.max_model_len);
+    let max_model_len = engines().filter_map(|engine| engine.max_model_len.or_else(|| context(engine))).min();
+    if !args.quiet
+        && let Some(note) = max_model_len.and_then(|tokens| too_long(tokens, least_capacity(&plan.topology)))
+    {
+        args.log.tell_note(&note);
+    }
     let options = ServeOptions {
         address: port.map(|port| SocketAddr::new(args.address, port)),
         workers: args.worker_port.map(|port| SocketAddr::new(args.address, port)),
         model: model.clone(),
-        max_model_len: contexts.min(),
+        max_model_len,
         prefix_caching: engines().all(|engine| engine.enable_prefix_caching),
         tokenizer,
         output,
@@ -328,8 +364,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     serve(options, ready, told_to_stop()).map_err(|error| {
         let message = chain(&error);
         match error {
-            ServeError::Listen { .. } => Failure::user(message)
-                .with_hint(message!("{--port} names another one, {--port} 0 any that is free")),
+            ServeError::Listen { source, .. } => {
+                Failure::user(message).with_hint(other_address(source.kind()))
+            }
             ServeError::KvEvents(_) => Failure::user(message!("{--kv_events_config}: {}", message)),
             _ => Failure::run(message),
         }

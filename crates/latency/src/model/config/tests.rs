@@ -12,7 +12,7 @@ fn of(config: &Value) -> ModelShape {
 #[track_caller]
 fn same(name: &str, config: &Value) {
     let listed = ModelShape::by_name(name).unwrap();
-    assert_eq!(of(config), listed, "{name}");
+    assert_eq!(of(config), ModelShape { context: None, ..listed }, "{name}");
 }
 
 fn keys(family: &str, layers: u32, hidden: u32, inner: u32, heads: (u32, u32), vocabulary: u32) -> Value {
@@ -44,6 +44,14 @@ fn plain_families_are_read() {
     assert!((billions - 2.78).abs() < 0.01, "phi-2 is published with 2.78 billion, not {billions}");
     let first = of(&with(keys("mistral", 32, 4096, 14336, (32, 8), 32000), &json!({"sliding_window": 4096})));
     assert_eq!(first.window, Some(Window { tokens: 4096, layers: 32, chunked: false, after_full: false }));
+}
+
+#[test]
+fn the_context_is_read_where_it_is_a_number_of_tokens() {
+    let config = keys("llama", 32, 4096, 14336, (32, 8), 128_256);
+    for (given, context) in [(json!(131_072), Some(131_072)), (json!("long"), None), (json!(0), None)] {
+        assert_eq!(of(&with(config.clone(), &json!({"max_position_embeddings": given}))).context, context);
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ function tradeoffOfRuns() {
   const latencies = MEASURES.filter(isLatency);
   const others = ["per_gpu", "output_throughput_tok_s", "request_throughput_rps", "goodput_request_throughput_rps", "gpus"].flatMap((key) => MEASURES.filter((measure) => measure[3] === key));
   if (!latencies.length || !others.length) return;
-  let x = latencies.find((measure) => measure[3] === "p99_ttft_ms") ?? latencies[0], y = others[0], picked = Math.max(several.list.findIndex((run) => x[1](run) != null && y[1](run) != null), 0);
+  let x = latencies.find((measure) => measure[3] === "p99_ttft_ms") ?? latencies[0], y = others.find((measure) => several.list.every((run) => x[1](run) == null || measure[1](run) != null)) ?? others[0], picked = Math.max(several.list.findIndex((run) => x[1](run) != null && y[1](run) != null), 0);
   const at = section("tradeoff", "Throughput against latency", "A dot a run, with its number. Point at one to read it; a click, or Enter, shows its settings and figures.");
   const controls = node("div", { class: "controls" }), pair = node("div", { class: "explore" });
   at.append(controls, pair);
@@ -70,14 +70,15 @@ function dotsOf(at, [xName, xOf], [yName, yOf, better], pick, picked) {
       if (dot) for (const key of ["cx", "cy"]) ring.setAttribute(key, dot[key]);
     }
   };
-  const caption = `Line: what no other run beats in both.${known.some((one) => !isWhole(one)) ? " Hollow: did not serve all requests, so it is not on the line." : ""}`;
+  const caption = `Line: what no other run beats in both.${known.some((one) => !isWhole(one)) ? " Hollow: did not serve all requests, so it is not on the line." : ""} Dots that would cover others stand beside them, with a line to their place.`;
   const element = figure(at, {
     label, caption, height: 380,
     paint: (chart, width, height) => {
       const box = frame(width, height), x = axisOf(known.map(({ run }) => xOf(run)), box.left, box.right - 8, box.columns), y = axisOf(known.map(({ run }) => yOf(run)), box.bottom, box.top + 8, 5);
       axes(chart, box, [x.at, x.ticks, xName], [y.at, y.ticks, yName]);
-      dots = apart(known.map((point) => ({ point, x: x.at(xOf(point.run)), cy: y.at(yOf(point.run)) })));
+      dots = beside(known.map((point) => ({ point, x: x.at(xOf(point.run)), cy: y.at(yOf(point.run)) })));
       steppedFront(chart, box, best.map(({ run }) => [x.at(xOf(run)), y.at(yOf(run))]), isMore);
+      for (const { x: from, cx, cy } of dots) if (cx !== from) draw(chart, "line", { x1: from, x2: cx, y1: cy, y2: cy, stroke: "var(--dim)", "stroke-width": 1 });
       for (const { point, cx, cy } of [...dots].reverse()) {
         const color = colors[point.n % 8], whole = isWhole(point);
         draw(chart, "circle", { class: "dot", cx, cy, r: 8, fill: whole ? color : "var(--bg)", stroke: color, "stroke-width": 2 });
@@ -102,6 +103,19 @@ function dotsOf(at, [xName, xOf], [yName, yOf, better], pick, picked) {
   const rows = runs.map((one) => [numbered(one.n), exact(xOf(one.run)), exact(yOf(one.run)), best.includes(one) ? "✓" : ""]);
   at.append(details("Figures", table(["Run", xName, yName, "not beaten"], rows)));
 }
+
+const WIDE = 17;
+
+/// Moves dots that would cover others to their right, or to their left where there is no room.
+const beside = (dots) => {
+  const placed = [];
+  for (const dot of dots) {
+    const isFree = (cx) => cx >= LEFT && placed.every((other) => Math.hypot(other.cx - cx, other.cy - dot.cy) >= WIDE - 1);
+    const shifts = Array.from({ length: 40 }, (_, n) => [n * WIDE, -n * WIDE]).flat();
+    placed.push(Object.assign(dot, { cx: dot.x + (shifts.find((shift) => isFree(dot.x + shift)) ?? 0) }));
+  }
+  return placed;
+};
 
 /// Everything of a run that is on this page.
 function panelOf(at, n) {

@@ -1,5 +1,5 @@
 // Opens pages in headless Chromium and checks them: `node page.mjs OUT KIND=PAGE…`, where KIND is `run`, `compare`, `latency`,
-// `varied`, `validate`, `recommend` or `none` (a recommendation of nothing).
+// `varied`, `beside`, `validate`, `recommend` or `none` (a recommendation of nothing).
 // Screenshots go to OUT.
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
@@ -19,6 +19,8 @@ const SECTIONS = {
   diagnosed: ["diagnosis", "summary", "targets", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   varied: ["differs", "results", "tradeoff", "setting", "time"],
   compare: ["differs", "overview", "tradeoff", "time", "distributions", "paired", "figures"],
+  // A measured run beside a simulated one.
+  beside: ["differs", "overview", "tradeoff", "time", "distributions", "paired", "figures"],
   validate: ["run0"],
   latency: ["decodes", "prompts", "origins"],
   recommend: ["differs", "answer", "tradeoff", "setting", "load", "deployments", "time"],

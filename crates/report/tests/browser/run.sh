@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes pages of runs, of several, of a comparison, of a validation, of iteration times and of recommendations, opens them in headless Chromium and checks them. What is missing is installed
-# (setup.sh); pages and screenshots stay in $OUT.
+# Makes pages of runs, of several, of comparisons, of a validation, of iteration times and of recommendations, opens them in
+# headless Chromium and checks them. What is missing is installed (setup.sh); pages and screenshots stay in $OUT.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
@@ -25,6 +25,8 @@ replay --model meta-llama/Llama-3.1-8B --gpu H200 --input-tokens 900 --output-to
   --export "vllm-bench=$out/result.json"
 printf 'model = "meta-llama/Llama-3.1-8B"\ngpu = "H100-SXM"\nnum_workers = 2\n' > "$out/deployment.toml"
 "$servecast" validate "$out/result.json" --config "$out/deployment.toml" --html "$out/validate.html" > /dev/null
+replay "$out/result.json" --model meta-llama/Llama-3.1-8B --gpu H100-SXM --overwrite --output-dir "$out/simulated"
+"$servecast" compare "$out/result.json" "$out/simulated" --html "$out/beside.html" > /dev/null
 # All parts that a pass can have, but two: no model has all of them.
 "$servecast" explain latency --model Qwen/Qwen3.5-397B-A17B --gpu B200 --tp 8 --html "$out/latency.html" > /dev/null
 # Targets that few GPUs miss, under two loads; and one that nobody keeps.
@@ -37,6 +39,7 @@ load=(--input-tokens 900 --output-tokens 60 --request-count 400 --arrival-interv
   --html "$out/none.html" > /dev/null || [ $? = 3 ]
 cp "$out/few/report.html" "$out/few.html"
 node "$modules/page.mjs" "$out" run="$out/few.html" diagnosed="$out/many.html" varied="$out/varied.html" \
-  compare="$out/compare.html" validate="$out/validate.html" latency="$out/latency.html" recommend="$out/recommend.html" none="$out/none.html" ||
+  compare="$out/compare.html" beside="$out/beside.html" validate="$out/validate.html" latency="$out/latency.html" \
+  recommend="$out/recommend.html" none="$out/none.html" ||
   fail "a page is not as it should be; pages and screenshots: $out"
 echo "pages and screenshots: $out"

@@ -20,7 +20,7 @@ use hyper::header::{
 };
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use serde_json::{Map, Value};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -36,6 +36,7 @@ use crate::error::{ApiError, Shape};
 use crate::generate::{Answers, EventStream};
 use crate::metrics::Snapshot;
 use crate::params::object;
+use crate::patience::Patience;
 use crate::request::{Api, Dialect, Wanted};
 use crate::traffic::Underway;
 use crate::{responses, sglang};
@@ -53,11 +54,14 @@ pub struct Timeouts {
     pub head: Duration,
     /// For its body.
     pub body: Duration,
+    /// To take some of an answer that waits to be sent.
+    pub answer: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { head: Duration::from_secs(30), body: Duration::from_secs(60) }
+        let minute = Duration::from_secs(60);
+        Self { head: Duration::from_secs(30), body: minute, answer: minute }
     }
 }
 
@@ -111,7 +115,7 @@ where
     // A token is some 200 bytes: to copy them is quicker than to send the parts of an HTTP chunk from where they are.
     http.writev(false);
     // What is wrong with a connection ends it.
-    let _ = http.serve_connection(TokioIo::new(connection), service).await;
+    let _ = http.serve_connection(Patience::new(connection, timeouts.answer), service).await;
 }
 
 async fn answer(request: Request<Incoming>, app: Arc<App>) -> Answer {

@@ -29,6 +29,7 @@ mod log;
 mod metrics;
 mod output;
 mod params;
+mod patience;
 mod pieces;
 mod ports;
 mod record;

@@ -238,7 +238,8 @@ fn lines_that_are_no_http_hurt_nobody() {
 
 #[test]
 fn slow_clients_are_cut_off() {
-    let timeouts = Timeouts { head: Duration::from_millis(300), body: Duration::from_millis(300) };
+    let short = Duration::from_millis(300);
+    let timeouts = Timeouts { head: short, body: short, ..Timeouts::default() };
     let server = Server::with(ServeOptions { timeouts, ..options(topology(1, &recorded())) });
     let start = Instant::now();
     // Part of a head, and a connection on which nothing is said.
@@ -254,6 +255,23 @@ fn slow_clients_are_cut_off() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
     }
     assert!(start.elapsed() < Duration::from_secs(15));
+    assert_eq!(get(server.address, "/health").status(), 200);
+}
+
+#[test]
+fn who_does_not_read_is_cut_off() {
+    let timeouts = Timeouts { answer: Duration::from_millis(300), ..Timeouts::default() };
+    let server = Server::with(ServeOptions { timeouts, ..options(topology(1, &recorded())) });
+    // More than the system keeps for a connection.
+    let body = json!({"prompt": "word ".repeat(3 << 20)});
+    let mut connection = post(server.address, "/tokenize", &body);
+    let (_, headers) = connection.head();
+    let length = headers.iter().find(|(name, _)| name == "content-length").map(|(_, length)| length);
+    let length: usize = length.unwrap().parse().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let mut answer = Vec::new();
+    let _ = connection.0.read_to_end(&mut answer);
+    assert!(answer.len() < length, "{} of {length} bytes", answer.len());
     assert_eq!(get(server.address, "/health").status(), 200);
 }
 

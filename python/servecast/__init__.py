@@ -6,6 +6,17 @@
 (100, 94)
 """
 
+from servecast._commands import (
+    CommandResult,
+    Comparison,
+    calibrate,
+    compare,
+    explain_capacity,
+    explain_kv,
+    trace_check,
+    trace_stats,
+    validate,
+)
 from servecast._config import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
 from servecast._errors import ConfigError, ReplayError, ReplayWarning, RouterError, ServecastError, TraceError
 from servecast._native import Batch, __version__
@@ -29,6 +40,8 @@ __all__ = [
     "Applied",
     "Batch",
     "Columns",
+    "CommandResult",
+    "Comparison",
     "ConfigError",
     "Decision",
     "EngineArgs",
@@ -52,10 +65,17 @@ __all__ = [
     "WorkersChanged",
     "__version__",
     "block_hashes",
+    "calibrate",
+    "compare",
+    "explain_capacity",
+    "explain_kv",
     "recommend",
     "replay_many",
     "run_synthetic_trace_replay",
     "run_trace_replay",
     "sequence_hashes",
     "sweep",
+    "trace_check",
+    "trace_stats",
+    "validate",
 ]

@@ -17,6 +17,7 @@ from servecast._errors import ConfigError, ReplayWarning
 from servecast._executors import checked, evaluator, wants_no_function
 from servecast._replay import Trace, prepared, trace_of
 from servecast._report import Columns, JsonMapping, table_as_html
+from servecast._results import RecommendationKeys
 
 __all__ = ["Recommendation", "SearchProgress", "Varied", "recommend"]
 
@@ -38,7 +39,7 @@ class SearchProgress(NamedTuple):
     """One of the best so far, in a few words."""
 
 
-class Recommendation(JsonMapping):
+class Recommendation(JsonMapping, RecommendationKeys):
     """Which deployments keep the targets: a mapping by the keys of ``servecast schema recommendation``.
 
     In print and in a notebook it is the table that the command line shows. Where no deployment keeps all targets,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servecast import _native
 from servecast._errors import ConfigError
+from servecast._results import ReportKeys
 
 if TYPE_CHECKING:
     import pandas
@@ -96,19 +99,21 @@ class JsonMapping(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"a {type(self).__name__.lower()} has no {name!r}") from None
+    if not TYPE_CHECKING:
+        # Type checkers go by the keys that `_results.pyi` lists, and so find those that are misspelt.
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            try:
+                return self[name]
+            except KeyError:
+                raise AttributeError(f"a {type(self).__name__.lower()} has no {name!r}") from None
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self]
 
 
-class Report(JsonMapping):
+class Report(JsonMapping, ReportKeys):
     """A report: a mapping by the keys of ``servecast schema report``, which are attributes too.
 
     A figure of which the run has no sample is None. ``p50_x`` is another name of ``median_x``.
@@ -122,6 +127,19 @@ class Report(JsonMapping):
     def to_json(self) -> str:
         """Return the report as ``servecast replay --report-json`` writes it."""
         return self._outcome.report_json()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``report.json`` and ``requests.jsonl`` into a folder, as ``servecast replay --output-dir`` does."""
+        place = Path(folder)
+        place.mkdir(exist_ok=True)
+        for name, content in (
+            ("report.json", self.to_json().encode()),
+            ("requests.jsonl", self._outcome.requests_jsonl()),
+        ):
+            # A reader never sees half a file.
+            unfinished = place / f".{name}.{os.getpid()}"
+            unfinished.write_bytes(content)
+            unfinished.replace(place / name)
 
     @cached_property
     def requests(self) -> Columns:

@@ -15,11 +15,12 @@ from servecast._executors import checked, results, run, wants_no_function
 from servecast._recommend import Varied, varied
 from servecast._replay import arguments_of
 from servecast._report import Columns, JsonMapping, table_as_html
+from servecast._results import ComparisonKeys
 
 __all__ = ["Sweep", "sweep"]
 
 
-class Sweep(JsonMapping):
+class Sweep(JsonMapping, ComparisonKeys):
     """Runs that differ in some settings: a mapping by the keys of ``servecast schema comparison``.
 
     In print and in a notebook it is the table that the command line shows.

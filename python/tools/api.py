@@ -40,7 +40,16 @@ Names of types in signatures:
 SECTIONS = {
     "Replays": ["run_trace_replay", "run_synthetic_trace_replay", "replay_many", "sweep", "Progress", "Batch"],
     "Recommendations": ["recommend", "Recommendation", "SearchProgress"],
-    "Results": ["Report", "Sweep", "Columns"],
+    "Commands": [
+        "compare",
+        "validate",
+        "calibrate",
+        "explain_capacity",
+        "explain_kv",
+        "trace_stats",
+        "trace_check",
+    ],
+    "Results": ["Report", "Sweep", "Comparison", "CommandResult", "Columns"],
     "Settings": ["EngineArgs", "KvRouterConfig", "RouterConfigOverride"],
     "Routing": [
         "Router",

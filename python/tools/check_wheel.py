@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Of which the operator packs of GPUs, packed as they are, take up to 6 MB.
 MOST_BYTES = 16_000_000
-WANTED = ["__init__.py", "__main__.py", "py.typed", "_config.pyi", "_native.pyi", "_native.abi3.so"]
+WANTED = ["__init__.py", "__main__.py", "py.typed", "_config.pyi", "_results.pyi", "_native.pyi", "_native.abi3.so"]
 
 
 def problems(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Write ``python/servecast/_config.pyi`` from the JSON Schema of settings.
+"""Write ``_config.pyi`` and ``_results.pyi`` of ``python/servecast`` from the JSON Schemas of settings and of results.
 
 With ``--check`` nothing is written, and the exit code says whether the file is up to date.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-TARGET = Path(__file__).parents[1] / "servecast" / "_config.pyi"
+PACKAGE = Path(__file__).parents[1] / "servecast"
 
 HEAD = '''\
 # Written by python/tools/stubs.py. Do not edit.
@@ -57,20 +57,118 @@ BESIDE = {("EngineArgs", "latency"): "Callable[[Batch], float]"}
 SIMPLE = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "null": "None"}
 
 
+RESULTS_HEAD = '''\
+# Written by python/tools/stubs.py. Do not edit.
+"""The keys of results, as attributes."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+__all__ = ["ComparisonKeys", "DifferencesKeys", "RecommendationKeys", "ReportKeys"]
+'''
+
+# By the name of its JSON Schema: the class that has the keys of a result, and those that its methods stand before.
+RESULTS: dict[str, tuple[str, set[str]]] = {
+    "report": ("ReportKeys", {"requests", "iterations"}),
+    "comparison": ("ComparisonKeys", {"rows"}),
+    "differences": ("DifferencesKeys", set()),
+    "recommendation": ("RecommendationKeys", {"best", "start", "ranking"}),
+}
+
+
 def main() -> int:
-    text = stub()
-    if "--check" not in sys.argv:
-        TARGET.write_text(text)
-        return 0
-    if TARGET.read_text() == text:
-        return 0
-    print(f"{TARGET} is out of date: run python python/tools/stubs.py")
-    return 1
+    late = []
+    for name, text in (("_config.pyi", stub()), ("_results.pyi", results())):
+        target = PACKAGE / name
+        if "--check" not in sys.argv:
+            target.write_text(text)
+        elif not target.exists() or target.read_text() != text:
+            late.append(target)
+    for target in late:
+        print(f"{target} is out of date: run python python/tools/stubs.py")
+    return 1 if late else 0
+
+
+def schema_of(what: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "servecast", "schema", what]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)  # type: ignore[no-any-return]
+
+
+def results() -> str:
+    """Return the stub of the results."""
+    named: dict[str, dict[str, Any]] = {}
+    classes = []
+    for what, (name, hidden) in RESULTS.items():
+        schema = distinct(what, schema_of(what), named)
+        named.update(schema.get("$defs", {}))
+        classes.append(keys_of(name, {key: one for key, one in schema["properties"].items() if key not in hidden}))
+    mappings = [mapping_of(name, one) for name, one in sorted(named.items())]
+    return "\n".join([RESULTS_HEAD, *(part for part in mappings if part), *classes])
+
+
+def distinct(what: str, schema: dict[str, Any], named: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a schema whose parts have names of their own where another schema has something else under the same."""
+    text = json.dumps(schema)
+    for key, one in schema.get("$defs", {}).items():
+        if named.get(key, one) != one:
+            own = what.capitalize() + key
+            text = text.replace(f'"#/$defs/{key}"', f'"#/$defs/{own}"').replace(f'"{key}": {{', f'"{own}": {{')
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def keys_of(name: str, keys: dict[str, Any]) -> str:
+    lines = [f"class {name}:"]
+    for key, value in keys.items():
+        first = first_of(value.get("description", ""))
+        names = [key, f"p50_{key[7:]}"] if name == "ReportKeys" and key.startswith("median_") else [key]
+        for one in names:
+            lines += ["    @property", f"    def {one}(self) -> {result_type(value)}:"]
+            lines += [f'        """{first}"""'] if first else ["        ..."]
+    return "\n".join(lines) + "\n"
+
+
+def mapping_of(name: str, schema: dict[str, Any]) -> str | None:
+    """Return an object with named keys as a class; none for any other kind of value."""
+    if "properties" not in schema:
+        kind = result_type(schema)
+        return f"{name} = {kind}\n" if kind != name else None
+    lines = [f"class {name}(TypedDict, total=False):"]
+    first = first_of(schema.get("description", ""))
+    lines += [f'    """{first}"""'] if first else []
+    for key, value in schema["properties"].items():
+        lines.append(f"    {key}: {result_type(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def first_of(description: str) -> str:
+    return " ".join(description.split("\n\n")[0].split())
+
+
+def result_type(schema: dict[str, Any]) -> str:
+    """Return the Python type of a value of a result."""
+    if schema is True:  # type: ignore[comparison-overlap]
+        return "Any"
+    if "$ref" in schema:
+        return schema["$ref"].rsplit("/", 1)[1]  # type: ignore[no-any-return]
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return union([result_type(one) for one in schema[key]])
+    if "const" in schema:
+        return f"Literal[{json.dumps(schema['const'])}]"
+    if "enum" in schema:
+        return union([f"Literal[{json.dumps(one)}]" for one in schema["enum"]])
+    kinds = schema.get("type")
+    if kinds is None:
+        return "Any"
+    items = result_type(schema["items"]) if "items" in schema else "Any"
+    others = schema.get("additionalProperties")
+    values = result_type(others) if isinstance(others, dict) else "Any"
+    named = {**SIMPLE, "array": f"list[{items}]", "object": f"Mapping[str, {values}]"}
+    return union([named[kind] for kind in (kinds if isinstance(kinds, list) else [kinds])])
 
 
 def stub() -> str:
-    command = [sys.executable, "-m", "servecast", "schema", "config"]
-    schema = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)
+    schema = schema_of("config")
     parts = [HEAD]
     for name in ("EngineArgs", "KvRouterConfig"):
         properties = schema["$defs"][name]["properties"]

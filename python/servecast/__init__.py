@@ -9,6 +9,7 @@
 from servecast._commands import (
     CommandResult,
     Comparison,
+    Validation,
     calibrate,
     compare,
     explain_capacity,
@@ -60,6 +61,7 @@ __all__ = [
     "ServecastError",
     "Sweep",
     "TraceError",
+    "Validation",
     "Worker",
     "WorkerLoad",
     "WorkersChanged",

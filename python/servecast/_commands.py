@@ -11,10 +11,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, overload
 
 from servecast._errors import ConfigError, ReplayError
 from servecast._report import JsonMapping, Report
@@ -23,6 +23,7 @@ from servecast._results import DifferencesKeys
 __all__ = [
     "CommandResult",
     "Comparison",
+    "Validation",
     "calibrate",
     "compare",
     "explain_capacity",
@@ -68,6 +69,38 @@ class CommandResult(_Printed):
         def __getattr__(self, name: str) -> Any: ...
 
 
+class Validation(Sequence[CommandResult]):
+    """How far off the simulation is: a result for each recording, or one of a table.
+
+    ``failed`` says whether a condition of ``fail_if`` holds, and ``stderr`` is what the command says beside its result.
+    """
+
+    def __init__(self, text: str, failed: bool, stderr: str) -> None:
+        printed = json.loads(text)
+        results = printed if isinstance(printed, list) else [printed]
+        self._results = [CommandResult(json.dumps(one), failed, stderr) for one in results]
+        self._text = text
+        self.failed = failed
+        self.stderr = stderr
+
+    def to_json(self) -> str:
+        """Return the result as the command prints it."""
+        return self._text
+
+    @overload
+    def __getitem__(self, place: int) -> CommandResult: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[CommandResult]: ...
+    def __getitem__(self, place: int | slice) -> CommandResult | list[CommandResult]:
+        return self._results[place]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"Validation({self._results})"
+
+
 class Comparison(_Printed, DifferencesKeys):
     """How runs differ from the first of them: a mapping by the keys of ``servecast schema differences``.
 
@@ -106,11 +139,11 @@ def compare(
     )
     paths = [os.fspath(run) for run in runs if not isinstance(run, Report)]
     if len(paths) == len(runs):
-        return Comparison(*_answer(["compare", *paths, *options]))
+        return Comparison(*_answer(["compare", *options], paths))
     with TemporaryDirectory(prefix="servecast-") as folder:
         # Within the folder, so that the runs are called by their places and not by where they are for a moment.
-        paths = [_path(run, Path(folder), f"run-{place}") for place, run in enumerate(runs, 1)]
-        return Comparison(*_answer(["compare", *paths, *options], folder))
+        named = [_path(run, Path(folder), f"run-{place}") for place, run in enumerate(runs, 1)]
+        return Comparison(*_answer(["compare", *options], named, folder))
 
 
 def validate(
@@ -122,7 +155,7 @@ def validate(
     fail_if: str | Iterable[str] = (),
     html: StrPath | None = None,
     **options: Any,
-) -> CommandResult:
+) -> Validation:
     """Replay what real engines served, and say how far off the simulation is.
 
     Args:
@@ -140,7 +173,7 @@ def validate(
         ReplayError: A replay cannot go on.
     """
     named = dict(config=config, silicon=silicon, sample=sample, latency=latency, fail_if=fail_if, html=html)
-    return CommandResult(*_answer(["validate", *_paths(recordings), *_options(**named, **options)]))
+    return Validation(*_answer(["validate", *_options(**named, **options)], recordings))
 
 
 def calibrate(*files: StrPath, output: StrPath | None = None, base: str | None = None, **options: Any) -> CommandResult:
@@ -156,7 +189,7 @@ def calibrate(*files: StrPath, output: StrPath | None = None, base: str | None =
         ConfigError: What is given cannot be read, or says too little.
     """
     given = _options(output=output, base=base, **options)
-    return CommandResult(*_answer(["calibrate", "--quiet", *_paths(files), *given]))
+    return CommandResult(*_answer(["calibrate", "--quiet", *given], files))
 
 
 def explain_capacity(model: StrPath, gpu: StrPath, **options: Any) -> CommandResult:
@@ -197,7 +230,7 @@ def trace_stats(trace_file: StrPath, **options: Any) -> CommandResult:
     Raises:
         ConfigError: The trace cannot be read.
     """
-    return CommandResult(*_answer(["trace", "stats", os.fspath(trace_file), *_options(**options)]))
+    return CommandResult(*_answer(["trace", "stats", *_options(**options)], [trace_file]))
 
 
 def trace_check(trace_file: StrPath, **options: Any) -> CommandResult:
@@ -210,7 +243,7 @@ def trace_check(trace_file: StrPath, **options: Any) -> CommandResult:
     Raises:
         ConfigError: The trace cannot be read.
     """
-    return CommandResult(*_answer(["trace", "check", os.fspath(trace_file), *_options(**options)]))
+    return CommandResult(*_answer(["trace", "check", *_options(**options)], [trace_file]))
 
 
 def _path(run: Run, folder: Path, name: str) -> str:
@@ -219,10 +252,6 @@ def _path(run: Run, folder: Path, name: str) -> str:
         return os.path.abspath(run)
     run.save(folder / name)
     return name
-
-
-def _paths(paths: Iterable[StrPath]) -> list[str]:
-    return [os.fspath(path) for path in paths]
 
 
 def _options(**given: Any) -> list[str]:
@@ -244,10 +273,30 @@ def _text(value: Any) -> str:
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 
-def _answer(arguments: list[str], folder: str | None = None) -> tuple[str, bool, str]:
+def _answer(arguments: list[str], paths: Iterable[StrPath] = (), folder: str | None = None) -> tuple[str, bool, str]:
     """Run a command, in a folder, and return what it prints, whether a condition holds, and what it says besides."""
-    command = [sys.executable, "-m", "servecast", *arguments, "--format", "json"]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=folder)
+    command = [
+        sys.executable,
+        "-m",
+        "servecast",
+        *arguments,
+        "--format",
+        "json",
+        "--",
+        *(os.fspath(path) for path in paths),
+    ]
+    # The child finds what this process has found, wherever it stands.
+    search = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    run = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": search},
+    )
     if run.returncode in (0, CONDITION_HOLDS):
         return run.stdout, run.returncode == CONDITION_HOLDS, run.stderr
     told = re.split(r"^error: ", run.stderr, maxsplit=1, flags=re.MULTILINE)[-1]

@@ -128,18 +128,30 @@ class Report(JsonMapping, ReportKeys):
         """Return the report as ``servecast replay --report-json`` writes it."""
         return self._outcome.report_json()
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``report.json`` and ``requests.jsonl`` into a folder, as ``servecast replay --output-dir`` does."""
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write ``report.json`` and ``requests.jsonl`` into a folder, which is made if it is not there.
+
+        Args:
+            folder: Where to; ``compare``, ``calibrate`` and their commands take it.
+            overwrite: Replace the files of another run.
+
+        Raises:
+            FileExistsError: One of them is there already.
+        """
         place = Path(folder)
+        files = {"report.json": self.to_json().encode(), "requests.jsonl": self._outcome.requests_jsonl()}
+        for name in files:
+            if not overwrite and (place / name).exists():
+                raise FileExistsError(f"{place / name} is there already; overwrite=True replaces it")
         place.mkdir(exist_ok=True)
-        for name, content in (
-            ("report.json", self.to_json().encode()),
-            ("requests.jsonl", self._outcome.requests_jsonl()),
-        ):
+        for name, content in files.items():
             # A reader never sees half a file.
             unfinished = place / f".{name}.{os.getpid()}"
-            unfinished.write_bytes(content)
-            unfinished.replace(place / name)
+            try:
+                unfinished.write_bytes(content)
+                unfinished.replace(place / name)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
     @cached_property
     def requests(self) -> Columns:

@@ -52,6 +52,39 @@ def test_what_is_refused_is_refused_as_on_the_command_line(reports: list[Report]
         servecast.validate(tmp_path)
 
 
+def test_saving_replaces_nothing_unasked(reports: list[Report], tmp_path: Path) -> None:
+    reports[0].save(tmp_path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        reports[1].save(tmp_path)
+    assert (tmp_path / "report.json").read_text() == reports[0].to_json()
+    reports[1].save(tmp_path, overwrite=True)
+    assert (tmp_path / "report.json").read_text() == reports[1].to_json()
+
+
+def test_a_measured_run_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {
+        "num_prompts": 50,
+        "total_input_tokens": 5000,
+        "total_output_tokens": 500,
+        "request_rate": 2.0,
+        "burstiness": 100.0,
+        "max_concurrency": None,
+        "mean_ttft_ms": 8.0,
+        "mean_tpot_ms": 10.0,
+        "mean_e2el_ms": 100.0,
+    }
+    (tmp_path / "-result.json").write_text(json.dumps(result))
+    (tmp_path / "deployment.toml").write_text('latency = "linear:10000,0,0"\nnum_workers = 1\n')
+    # A file whose name looks like a flag.
+    monkeypatch.chdir(tmp_path)
+    validation = servecast.validate("-result.json", config="deployment.toml", fail_if="mean_ttft_ms>24%")
+    assert len(validation) == 1 and validation.failed
+    named = {one["figure"]: one for one in validation[0].figures}
+    # Every pass takes 10 ms.
+    assert named["mean_ttft_ms"]["real"] == 8.0
+    assert named["mean_ttft_ms"]["error_percent"] == pytest.approx(25.0)
+
+
 def test_capacity_is_what_the_command_says(binary: Callable[..., str]) -> None:
     flags = ("--model", MODEL["model"], "--gpu", MODEL["gpu"], "--tensor-parallel-size", "2", "--format", "json")
     for command, function in (("capacity", servecast.explain_capacity), ("kv", servecast.explain_kv)):

@@ -49,7 +49,7 @@ SECTIONS = {
         "trace_stats",
         "trace_check",
     ],
-    "Results": ["Report", "Sweep", "Comparison", "CommandResult", "Columns"],
+    "Results": ["Report", "Sweep", "Comparison", "Validation", "CommandResult", "Columns"],
     "Settings": ["EngineArgs", "KvRouterConfig", "RouterConfigOverride"],
     "Routing": [
         "Router",
@@ -95,7 +95,7 @@ def entry(name: str, made: Any) -> str:
         return f"### `{name}`\n\n```python\n{signature(name, made)}\n```\n\n{described(made.__doc__)}"
     if name in ("EngineArgs", "KvRouterConfig", "RouterConfigOverride"):
         return settings(name, made)
-    bases = [base.__name__ for base in made.__bases__ if base is not object and base is not tuple]
+    bases = [base.__name__ for base in made.__bases__ if base not in (object, tuple) and base.__name__[0] != "_"]
     lines = [f"### `{name}`" + (f" ({', '.join(bases)})" if bases and not bases[0].endswith("Mapping") else ""), ""]
     lines.append(described(made.__doc__))
     fields = properties("_native", name) if name == "Batch" else fields_of(name, made)
@@ -126,7 +126,8 @@ def signature(name: str, function: Any) -> str:
     short = f"{name}{text}"
     if len(short) <= 100:
         return short
-    starred = False
+    # What is behind `*paths` has to be named anyway.
+    starred = any(each.kind is each.VAR_POSITIONAL for each in parameters)
     lines = []
     for each in parameters:
         if each.kind is each.KEYWORD_ONLY and not starred:
@@ -138,7 +139,7 @@ def signature(name: str, function: Any) -> str:
 
 
 def parameter(each: inspect.Parameter) -> str:
-    stars = "**" if each.kind is each.VAR_KEYWORD else ""
+    stars = "**" if each.kind is each.VAR_KEYWORD else "*" if each.kind is each.VAR_POSITIONAL else ""
     annotation = f": {each.annotation}" if each.annotation is not each.empty else ""
     default = "" if each.default is each.empty else f" = {each.default!r}"
     return f"{stars}{each.name}{annotation}{default}"

@@ -130,7 +130,7 @@ impl Stretch {
     pub(crate) fn begin(&mut self, block_size: u32, members: impl Iterator<Item = Member>) {
         self.clear();
         self.block_size = u64::from(block_size);
-        self.wheel.reset(if block_size > 1 { block_size } else { 0 });
+        self.wheel.resize(if block_size > 1 { block_size } else { 0 });
         let mut endings = std::mem::take(&mut self.endings).into_vec();
         let mut longest = std::mem::take(&mut self.longest).into_vec();
         for member in members {
@@ -183,6 +183,7 @@ impl Stretch {
         (self.done, self.in_flight, self.next_place) = (0, false, 0);
         (self.held, self.next_end) = (StepWork::default(), u64::MAX);
         self.filled_before = 0;
+        self.wheel.clear();
         self.endings.clear();
         self.longest.clear();
         self.leaving.clear();

@@ -10,9 +10,9 @@ use smallvec::SmallVec;
 
 use crate::table::Slot;
 
-/// The largest block size for which there is a wheel: 2 MB of it a scheduler. A scheduler with larger blocks decides request
-/// by request.
-pub(crate) const LARGEST_WHEEL: u32 = 1 << 16;
+/// The largest block size for which there is a wheel: 128 kB of it a scheduler. A scheduler with larger blocks, which no engine
+/// has, decides request by request.
+pub(crate) const LARGEST_WHEEL: u32 = 1 << 12;
 
 /// A member of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,18 +32,23 @@ pub(super) struct Wheel {
 }
 
 impl Wheel {
-    /// An empty wheel for blocks of so many tokens, up to [`LARGEST_WHEEL`].
-    pub(super) fn reset(&mut self, block_size: u32) {
+    /// Makes an empty wheel one for blocks of so many tokens, up to [`LARGEST_WHEEL`].
+    pub(super) fn resize(&mut self, block_size: u32) {
+        debug_assert!(self.occupied.iter().all(|bits| *bits == 0), "members would be in other slots");
+        let size = block_size as usize;
+        if self.slots.len() != size {
+            self.slots.resize_with(size, SmallVec::new);
+            self.occupied.resize(size.div_ceil(64), 0);
+        }
+    }
+
+    /// Takes all members out, at a cost that does not grow with the empty slots but by a word for 64 of them.
+    pub(super) fn clear(&mut self) {
         for (word, bits) in (0..).zip(&mut self.occupied) {
             while *bits != 0 {
                 self.slots[word * 64 + bits.trailing_zeros() as usize].clear();
                 *bits &= *bits - 1;
             }
-        }
-        let size = block_size as usize;
-        if self.slots.len() != size {
-            self.slots.resize_with(size, SmallVec::new);
-            self.occupied.resize(size.div_ceil(64), 0);
         }
     }
 

@@ -106,6 +106,21 @@ fn limits_are_no_pitfalls() {
     }
 }
 
+/// Requests that decode cross a boundary of blocks of 4,096 tokens, up to which they decode together, and of one more.
+#[test]
+fn requests_cross_boundaries_of_the_largest_blocks() {
+    for block_size in [4096, 4097] {
+        for async_scheduling in [false, true] {
+            let settings = json!({
+                "block_size": block_size, "num_gpu_blocks": 64, "async_scheduling": async_scheduling,
+            });
+            let request = |prefix_len| Submission { prefix_len, max_tokens: 40, ..Submission::default() };
+            let iterations = run(&settings, &[request(4080), request(8170), request(10)]);
+            assert_eq!(iterations.iter().map(Iteration::tokens_emitted).sum::<u64>(), 120);
+        }
+    }
+}
+
 /// Requests that each need the whole pool and grow side by side, with victims from the front of the running list.
 #[test]
 fn requests_do_not_evict_each_other_for_ever() {

@@ -145,6 +145,7 @@ impl Recorder {
             queued: now,
             admitted: None,
             reused_tokens: 0,
+            host_reused_tokens: 0,
             transfer_start: None,
             transfer_end: None,
             first_token: None,
@@ -208,6 +209,7 @@ impl Recorder {
                 stage.admitted = Some(iteration.scheduled_at);
                 if stage.transfer_start.is_none() {
                     stage.reused_tokens = admitted.cached_tokens;
+                    stage.host_reused_tokens = admitted.host_cached_tokens;
                     worker.reused_tokens += u64::from(admitted.cached_tokens);
                 }
             } else if stage.first_token.is_none() {
@@ -424,6 +426,7 @@ fn add_decodes(totals: &mut WorkerTotals, decodes: &Decodes, usable: u32) {
 fn limits(engine: &EngineConfig) -> WorkerLimits {
     WorkerLimits {
         max_num_seqs: engine.max_num_seqs(),
+        offloads_kv: engine.offloads_kv(),
         usable_blocks: engine.usable_blocks(),
         ranks: engine.num_ranks(),
         stages: engine.num_stages(),

@@ -93,6 +93,9 @@ pub struct Offloaded {
     pub flushed: Vec<u64>,
     /// Whether the pass waited for all copies.
     pub flushes_all: bool,
+    /// Requests that had ended, of which the pass told the worker that stores their KV: they keep it until it is stored
+    /// (vLLM up to 0.15).
+    pub ended: Vec<RequestId>,
     /// Copies whose end was noticed at the end, with whether they were loads.
     pub done: Vec<(u64, bool)>,
     /// Requests whose KV was loaded by then, so that they can run.
@@ -127,6 +130,7 @@ impl Offloaded {
             || !(self.loads.is_empty()
                 && self.stores.is_empty()
                 && self.flushed.is_empty()
+                && self.ended.is_empty()
                 && self.done.is_empty())
     }
 
@@ -136,6 +140,7 @@ impl Offloaded {
         self.loads.clear();
         self.stores.clear();
         self.flushed.clear();
+        self.ended.clear();
         self.flushes_all = false;
         self.done.clear();
         self.received.clear();

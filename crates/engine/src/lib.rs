@@ -87,7 +87,7 @@ pub use iteration::{
 pub use kv_groups::{KvGroupArgs, KvGroupType, MambaCacheMode, RetentionInterval};
 pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};
-pub use offload_args::{KvOffloadingArgs, OffloadConnector, OffloadEviction};
+pub use offload_args::{KvOffloadingArgs, OffloadBackend, OffloadConnector, OffloadEviction};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{

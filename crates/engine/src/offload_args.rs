@@ -20,6 +20,8 @@ pub(crate) const COPY_US: f64 = 20.0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KvOffloadingArgs {
+    /// Who does it, by the value of `--kv-offloading-backend`.
+    pub backend: OffloadBackend,
     /// Which of vLLM's connectors does it: `offloading`, which `--kv-offloading-size` selects, or `simple`, which it selects
     /// with `VLLM_USE_SIMPLE_KV_OFFLOAD=1`.
     pub connector: OffloadConnector,
@@ -29,8 +31,9 @@ pub struct KvOffloadingArgs {
     pub eviction_policy: OffloadEviction,
     /// `offloading`: how often a block has to be computed until it is stored; 0 and 1 are the first time.
     pub store_threshold: u32,
-    /// `offloading`: whether only prompts are stored, not what is generated.
-    pub offload_prompt_only: bool,
+    /// `offloading`: whether only prompts are stored, not what is generated; absent: true, but false in releases up to 0.15,
+    /// which know no such setting.
+    pub offload_prompt_only: Option<bool>,
     /// `offloading`: bytes that an iteration may load while it waits for them; 0: loads never hold an iteration up.
     pub sync_load_budget_bytes: u64,
     /// `simple`: whether only what is about to be evicted from the GPU is stored.
@@ -46,11 +49,12 @@ pub struct KvOffloadingArgs {
 impl Default for KvOffloadingArgs {
     fn default() -> Self {
         Self {
+            backend: OffloadBackend::Native,
             connector: OffloadConnector::Offloading,
             blocks_per_chunk: 1,
             eviction_policy: OffloadEviction::Lru,
             store_threshold: 0,
-            offload_prompt_only: true,
+            offload_prompt_only: None,
             sync_load_budget_bytes: 0,
             lazy_offload: false,
             store_bandwidth: None,
@@ -58,6 +62,14 @@ impl Default for KvOffloadingArgs {
             copy_us: None,
         }
     }
+}
+
+/// Who offloads KV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadBackend {
+    /// vLLM itself.
+    Native,
 }
 
 /// vLLM's connectors to the memory of the host.
@@ -84,6 +96,8 @@ pub enum OffloadEviction {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct KvOffloading {
     pub(crate) connector: OffloadConnector,
+    /// Whether `offloading` is that of releases up to 0.15.
+    pub(crate) is_early: bool,
     /// Chunks that the host holds; with `simple` blocks, one of which is never handed out.
     pub(crate) chunks: u32,
     pub(crate) blocks_per_chunk: u32,
@@ -127,6 +141,10 @@ impl EngineArgs {
         self.check_offloading_goes_with_others()?;
         let given = self.kv_offloading.clone().unwrap_or_default();
         given.check_connector()?;
+        let is_early = self.vllm_version == VllmVersion::V0_14;
+        if is_early {
+            given.check_early()?;
+        }
         let Some(token_bytes) = self.kv_bytes_per_token.filter(|&bytes| bytes > 0) else {
             return Err(ConfigError::Conflict(message!(
                 "{kv_offloading_size} is given, but not {kv_bytes_per_token}, of which it is worked out how many blocks the \
@@ -151,11 +169,12 @@ impl EngineArgs {
         let default = LINK_BANDWIDTH * f64::from(gpus);
         Ok(Some(KvOffloading {
             connector: given.connector,
+            is_early,
             chunks,
             blocks_per_chunk: given.blocks_per_chunk,
             eviction: given.eviction_policy,
             store_threshold: given.store_threshold,
-            prompt_only: given.offload_prompt_only,
+            prompt_only: given.offload_prompt_only.unwrap_or(true),
             sync_load_bytes: given.sync_load_budget_bytes,
             lazy: given.lazy_offload,
             block_bytes,
@@ -179,7 +198,7 @@ impl EngineArgs {
             ("kv_role", self.kv_role.is_some()),
             ("kv_groups", self.kv_groups.as_ref().is_some_and(|groups| !groups.is_empty())),
             ("reserve_null_block", !self.reserve_null_block),
-            ("vllm_version", self.vllm_version < VllmVersion::V0_33),
+            ("vllm_version", ![VllmVersion::V0_14, VllmVersion::V0_33].contains(&self.vllm_version)),
         ];
         if let Some((key, _)) = excluded.into_iter().find(|(_, given)| *given) {
             return Err(ConfigError::Conflict(message!(
@@ -205,7 +224,7 @@ impl KvOffloadingArgs {
             ("kv_offloading.blocks_per_chunk", self.blocks_per_chunk != defaults.blocks_per_chunk),
             ("kv_offloading.eviction_policy", self.eviction_policy != defaults.eviction_policy),
             ("kv_offloading.store_threshold", self.store_threshold != defaults.store_threshold),
-            ("kv_offloading.offload_prompt_only", !self.offload_prompt_only),
+            ("kv_offloading.offload_prompt_only", self.offload_prompt_only.is_some()),
             ("kv_offloading.sync_load_budget_bytes", self.sync_load_budget_bytes > 0),
         ];
         let (wrong, is) = match self.connector {
@@ -225,6 +244,28 @@ impl KvOffloadingArgs {
             return Err(ConfigError::wrong("kv_offloading.blocks_per_chunk", 0, "expected at least 1"));
         }
         Ok(())
+    }
+}
+
+impl KvOffloadingArgs {
+    /// Refuses what releases up to 0.15 do not have, or what of it is not known.
+    fn check_early(&self) -> Result<(), ConfigError> {
+        let defaults = KvOffloadingArgs::default();
+        let later = [
+            ("kv_offloading.connector", self.connector == OffloadConnector::Simple),
+            ("kv_offloading.blocks_per_chunk", self.blocks_per_chunk != defaults.blocks_per_chunk),
+            ("kv_offloading.eviction_policy", self.eviction_policy != defaults.eviction_policy),
+            ("kv_offloading.store_threshold", self.store_threshold != defaults.store_threshold),
+            ("kv_offloading.offload_prompt_only", self.offload_prompt_only == Some(true)),
+            ("kv_offloading.sync_load_budget_bytes", self.sync_load_budget_bytes > 0),
+        ];
+        match later.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((key, _)) => Err(ConfigError::Conflict(message!(
+                "{} is given, but {vllm_version} is 0.14, of whose KV offload it is not known: leave one of them out",
+                Message::key(key)
+            ))),
+        }
     }
 }
 
@@ -301,6 +342,28 @@ mod tests {
         assert_eq!(default.copy_time(100, true), Duration::from_ns((20 + 60) * 1000), "110 GB/s");
     }
 
+    /// Of a release that stores generated blocks, too, and knows fewer settings.
+    #[test]
+    fn early_releases_have_fewer_settings() {
+        let early = |own: Value| json!({"vllm_version": "0.14", "kv_offloading": own});
+        assert!(build(&early(json!({"backend": "native", "copy_us": 7}))).unwrap().is_early);
+        assert!(!build(&json!({})).unwrap().is_early);
+        for (own, key) in [
+            (json!({"connector": "simple"}), "connector"),
+            (json!({"blocks_per_chunk": 2}), "blocks_per_chunk"),
+            (json!({"eviction_policy": "arc"}), "eviction_policy"),
+            (json!({"store_threshold": 2}), "store_threshold"),
+            (json!({"offload_prompt_only": true}), "offload_prompt_only"),
+            (json!({"sync_load_budget_bytes": 1}), "sync_load_budget_bytes"),
+        ] {
+            let message = format!(
+                "`kv_offloading.{key}` is given, but `vllm_version` is 0.14, of whose KV offload it is not known: leave one of \
+                 them out"
+            );
+            refused(&early(own), &message);
+        }
+    }
+
     #[test]
     fn what_cannot_be_is_refused() {
         let none = json!({"kv_offloading_size": null, "kv_offloading": {}});
@@ -327,6 +390,7 @@ mod tests {
             json!({"dp_size": 2}),
             json!({"kv_role": "kv_consumer"}),
             json!({"vllm_version": "0.32"}),
+            json!({"vllm_version": "0.19"}),
             json!({"reserve_null_block": false}),
             json!({"kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 16}]}),
         ] {

@@ -155,9 +155,10 @@ impl Step {
         self.iteration.num_scheduled() > 0
     }
 
-    /// Whether the scheduler learns with it that copies to or from the host have ended.
+    /// Whether the scheduler learns with it that copies to or from the host have ended, or their worker that requests have.
     pub(crate) fn carries_copies(&self) -> bool {
-        self.iteration.offload.as_ref().is_some_and(|offload| !offload.done.is_empty())
+        let offload = self.iteration.offload.as_ref();
+        offload.is_some_and(|offload| !(offload.done.is_empty() && offload.ended.is_empty()))
     }
 
     /// Empties it for a decision at `now`.

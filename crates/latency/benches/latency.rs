@@ -159,6 +159,8 @@ fn measured(skew_use: SkewUse) -> Profile {
         all_reduce: None,
         bytes_per_number: 2.0,
         expert_parallel_size: 1,
+        ranks: 1,
+        exchange: None,
         layers: None,
     };
     Profile::new(&tables, &setup).expect("the tables are sound").with_skew(skew_use)

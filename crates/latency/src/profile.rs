@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use self::attention::Attention;
 use self::experts::ExpertTimes;
 use self::skew::Skew;
-use crate::{AllReduce, Batch, ErrorBar, Host, LatencyModel, ModelShape, PassTime, StepWork, one_by_one};
+use crate::{
+    AllReduce, Batch, ErrorBar, Experts, Host, LatencyModel, ModelShape, PassTime, StepWork, one_by_one,
+};
 
 mod attention;
 mod error;
@@ -81,6 +83,11 @@ pub struct ProfileSetup {
     pub bytes_per_number: f64,
     /// GPUs that share out the experts of a block.
     pub expert_parallel_size: u32,
+    /// Data-parallel ranks of the attention; 1 without.
+    pub ranks: u32,
+    /// With several ranks: an all-reduce over the GPUs that share out the experts, which takes as long as gathering the tokens
+    /// of all ranks before the experts of a block and giving each rank its own back behind them.
+    pub exchange: Option<AllReduce>,
     /// The layers of a pass, if not those of a llama with what the shape says.
     pub layers: Option<Layers>,
 }
@@ -94,8 +101,11 @@ pub struct ProfileSetup {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     layers: f64,
-    /// µs of everything that goes by tokens, all-reduces and experts included, by tokens.
+    /// µs of everything that goes by tokens, all-reduces included, but for the experts, by tokens.
     by_tokens: Vec<f64>,
+    /// µs of the experts of all blocks, and of exchanging tokens with other ranks for them, by tokens of all ranks.
+    experts: Vec<f64>,
+    ranks: u64,
     /// The most tokens at which all of that was measured.
     most_tokens: u64,
     /// µs of the head by sequences.
@@ -130,15 +140,13 @@ impl Profile {
             }
             most_tokens = most_tokens.min((all_reduce.most_bytes() / bytes_per_token) as u64);
         }
-        if let Some(experts) = setup.shape.experts {
-            let text = tables.experts.ok_or(ProfileError::NoExperts { count: experts.count })?;
+        let ranks = setup.ranks.max(1);
+        let mut experts = vec![0.0; 2];
+        if let Some(of_shape) = setup.shape.experts {
+            let text = tables.experts.ok_or(ProfileError::NoExperts { count: of_shape.count })?;
             let times = ExpertTimes::read(text, setup.expert_parallel_size)?;
-            let activated = experts.activated(setup.expert_parallel_size);
-            for (tokens, us) in by_tokens.iter_mut().enumerate().skip(1) {
-                let activated = activated[tokens.min(activated.len() - 1)];
-                *us += f64::from(experts.layers) * times.us(tokens as f64, activated);
-            }
-            most_tokens = most_tokens.min(times.most_tokens() as u64);
+            experts = expert_times(&times, of_shape, setup, (by_tokens.len() - 1) * ranks as usize);
+            most_tokens = most_tokens.min(times.most_tokens() as u64 / u64::from(ranks));
         }
         let head = curves(PER_SEQUENCE, tables.per_sequence, "sequences")?;
         let by_sequences = summed(PER_SEQUENCE, &head, &HEAD.map(|name| (name.to_owned(), 1.0)))?;
@@ -147,6 +155,8 @@ impl Profile {
         Ok(Self {
             layers,
             by_tokens,
+            experts,
+            ranks: ranks.into(),
             most_tokens,
             by_sequences,
             attention,
@@ -173,6 +183,18 @@ impl Profile {
     #[must_use]
     pub fn with_error(self, error: Option<ErrorBar>) -> Self {
         Self { error, ..self }
+    }
+
+    /// ms of a pass whose experts have so many tokens.
+    fn priced(&self, batch: &Batch, tokens_of_experts: u64) -> PassTime {
+        if batch.requests == 0 {
+            return PassTime::default();
+        }
+        let us = at(&self.by_tokens, batch.tokens)
+            + at(&self.experts, tokens_of_experts)
+            + at(&self.by_sequences, batch.sampled_rows())
+            + self.layers * self.attention_us(batch);
+        PassTime::whole(batch, us / 1000.0)
     }
 
     fn attention_us(&self, batch: &Batch) -> f64 {
@@ -216,13 +238,13 @@ impl LatencyModel for Profile {
     }
 
     fn pass(&self, batch: &Batch) -> PassTime {
-        if batch.requests == 0 {
-            return PassTime::default();
-        }
-        let us = at(&self.by_tokens, batch.tokens)
-            + at(&self.by_sequences, batch.sampled_rows())
-            + self.layers * self.attention_us(batch);
-        PassTime::whole(batch, us / 1000.0)
+        self.priced(batch, batch.tokens)
+    }
+
+    /// Passes without prompts are recorded graphs, for which each rank pads its tokens to the most of one.
+    fn pass_of_ranks(&self, own: &Batch, tokens: u64) -> PassTime {
+        let padded = if own.chunk_tokens() == 0 { own.tokens * self.ranks } else { 0 };
+        self.priced(own, tokens.max(padded))
     }
 
     fn decode_passes(&self, first: StepWork, kv_capacity_tokens: u64, passes: &mut [PassTime]) {
@@ -230,7 +252,7 @@ impl LatencyModel for Profile {
         if n == 0 || self.skew_use == SkewUse::All {
             return one_by_one(self, first, kv_capacity_tokens, passes);
         }
-        let other_us = at(&self.by_tokens, n) + at(&self.by_sequences, n);
+        let other_us = at(&self.by_tokens, n) + at(&self.experts, n) + at(&self.by_sequences, n);
         let mean = |context_tokens: u64| context_tokens as f64 / n as f64;
         let mut attention = self.attention.decodes(n, mean(first.context_tokens));
         let contexts = (0..).map(|later| first.context_tokens + later * n);
@@ -293,6 +315,19 @@ fn at(values: &[f64], index: u64) -> f64 {
         Some(value) => *value,
         None => values[last] * index as f64 / last as f64,
     }
+}
+
+/// µs of the experts of all blocks, and of what is exchanged for them, by tokens of all ranks up to `most`.
+fn expert_times(times: &ExpertTimes, experts: Experts, setup: &ProfileSetup, most: usize) -> Vec<f64> {
+    let activated = experts.activated(setup.expert_parallel_size);
+    let bytes_per_token = f64::from(setup.shape.hidden_size) * setup.bytes_per_number;
+    let exchange = setup.exchange.as_ref().filter(|_| setup.ranks > 1);
+    let us = |tokens: usize| {
+        let exchanged = exchange.map_or(0.0, |all| all.time_us(tokens as f64 * bytes_per_token));
+        let activated = activated[tokens.min(activated.len() - 1)];
+        f64::from(experts.layers) * (times.us(tokens as f64, activated) + exchanged)
+    };
+    (0..=most).map(|tokens| if tokens == 0 { 0.0 } else { us(tokens) }).collect()
 }
 
 /// The layers of a pass, with how often each runs in it.

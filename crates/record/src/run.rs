@@ -53,6 +53,8 @@ pub struct StageRecord {
     pub admitted: Option<Time>,
     /// Prompt tokens found in the prefix cache when it was first admitted.
     pub reused_tokens: u32,
+    /// Those of them that came from the memory of the host.
+    pub host_reused_tokens: u32,
     /// Decode pool: when KV blocks for the prompt were reserved and the transfer began.
     pub transfer_start: Option<Time>,
     /// Decode pool: when the transfer ended.
@@ -117,6 +119,11 @@ impl RequestRecord {
     /// Prompt tokens reused at the first admission in the first stage.
     pub fn reused_tokens(&self) -> u32 {
         self.stages.first().map_or(0, |stage| stage.reused_tokens)
+    }
+
+    /// Those of them that came from the memory of the host.
+    pub fn host_reused_tokens(&self) -> u32 {
+        self.stages.first().map_or(0, |stage| stage.host_reused_tokens)
     }
 }
 
@@ -195,6 +202,8 @@ pub struct WorkerLimits {
     /// Its data-parallel ranks in lock step. What its [totals](WorkerTotals) say is of an average one of them, but for
     /// requests and tokens, which are those of all.
     pub ranks: u32,
+    /// Whether it has KV in the memory of its host, too.
+    pub offloads_kv: bool,
     /// Stages of its pipeline; 1 without one. It is busy as long as an average one of them.
     pub stages: u32,
 }

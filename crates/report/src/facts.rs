@@ -16,7 +16,11 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
     let (completed, rejected) = (count(report.completed_requests), count(report.rejected_requests));
     let mut facts: Vec<String> = report.measured.iter().flat_map(render_measured).collect();
     facts.extend([
-        format!("Prefix cache reuse: {} of prompt tokens", share(*report.prefix_cache_reused_ratio)),
+        format!(
+            "Prefix cache reuse: {} of prompt tokens{}",
+            share(*report.prefix_cache_reused_ratio),
+            tiers(report)
+        ),
         format!("Requests: {completed} completed, {rejected} rejected"),
     ]);
     for (reason, &requests) in &report.rejected_by_reason {
@@ -74,6 +78,14 @@ pub(crate) fn facts(report: &Report) -> Vec<String> {
         ));
     }
     facts
+}
+
+/// Where what was reused came from.
+fn tiers(report: &Report) -> String {
+    match (report.gpu_cache_reused_ratio, report.host_cache_reused_ratio) {
+        (Some(gpu), Some(host)) => format!(" (GPU {}, host {})", share(Some(gpu)), share(Some(host))),
+        _ => String::new(),
+    }
 }
 
 /// What became of drafts.

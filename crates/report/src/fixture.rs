@@ -48,6 +48,7 @@ pub(crate) fn run() -> RunRecord {
             WorkerLimits {
                 max_num_seqs: (role != Role::Prefill).then_some(8),
                 usable_blocks: 100,
+                offloads_kv: false,
                 ranks: 1,
                 stages: 1
             };
@@ -126,6 +127,7 @@ fn disaggregated() -> RequestRecord {
             StageRecord {
                 admitted: Some(ms(24.0)),
                 reused_tokens: 100,
+                host_reused_tokens: 0,
                 first_token: Some(ms(60.0)),
                 last_token: Some(ms(60.0)),
                 ..stage(Role::Prefill, 20.0)
@@ -134,6 +136,7 @@ fn disaggregated() -> RequestRecord {
                 worker: WorkerId(1),
                 admitted: Some(ms(80.0)),
                 reused_tokens: 299,
+                host_reused_tokens: 0,
                 transfer_start: Some(ms(62.5)),
                 transfer_end: Some(ms(78.25)),
                 first_token: Some(ms(100.0)),
@@ -182,6 +185,7 @@ fn rejected_later() -> RequestRecord {
         stages: smallvec![StageRecord {
             admitted: Some(ms(62.0)),
             reused_tokens: 64,
+            host_reused_tokens: 0,
             first_token: Some(ms(90.0)),
             last_token: Some(ms(100.0)),
             preemptions: 1,
@@ -199,6 +203,7 @@ fn stage(pool: Role, queued_ms: f64) -> StageRecord {
         queued: ms(queued_ms),
         admitted: None,
         reused_tokens: 0,
+        host_reused_tokens: 0,
         transfer_start: None,
         transfer_end: None,
         first_token: None,

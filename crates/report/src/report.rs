@@ -130,6 +130,11 @@ flat_object! {
         /// Share of the prompt tokens of completed requests, from 0 to 1, that their first admission in the
         /// first stage found in the prefix cache; null without completed requests.
         pub prefix_cache_reused_ratio: Measured,
+        /// Of `prefix_cache_reused_ratio`, the share that was in the memory of the GPUs; absent, as the one below, without
+        /// KV offload.
+        pub gpu_cache_reused_ratio: Option<f64>,
+        /// Of `prefix_cache_reused_ratio`, the share that was loaded from the memory of the host.
+        pub host_cache_reused_ratio: Option<f64>,
         /// Time to first token, in ms: from arrival to the first token, one sample a completed request.
         pub ttft_ms: Measured<Stats>,
         /// Time to second token, in ms: from the first to the second token, one sample a completed request

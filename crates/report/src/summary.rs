@@ -139,6 +139,8 @@ fn report(
     let provenance: Provenance = options.provenance.clone();
     let online = options.online.as_ref();
     let drafts = Some(drafts(run)).filter(|drafts| drafts.verifications > 0);
+    let mut limits = run.pools.iter().flat_map(|pool| &pool.limits);
+    let tiers = tally.reused_ratio_by_tier().filter(|_| limits.any(|limits| limits.offloads_kv));
 
     Report {
         schema_version: SchemaVersion::V1,
@@ -169,6 +171,8 @@ fn report(
         output_throughput_tok_s: per_second(output_tokens),
         total_throughput_tok_s: per_second(input_tokens + output_tokens),
         prefix_cache_reused_ratio: Measured(tally.reused_ratio()),
+        gpu_cache_reused_ratio: tiers.map(|(gpu, _)| gpu),
+        host_cache_reused_ratio: tiers.map(|(_, host)| host),
         ttft_ms: tally.stats(&tally.ttft),
         ttst_ms: tally.stats_of_gaps(&tally.ttst),
         tpot_ms: tally.stats_of_gaps(&tally.tpot),

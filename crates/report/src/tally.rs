@@ -30,6 +30,8 @@ pub struct Tally {
     pub(crate) completed: Totals,
     pub(crate) rejected: Totals,
     reused_tokens: u64,
+    /// Those of them that came from the memory of the host.
+    host_reused_tokens: u64,
     rejected_by: BTreeMap<RejectReason, u64>,
     pub(crate) withdrawn: u64,
     unserved: Unserved,
@@ -97,6 +99,7 @@ impl Tally {
             completed: Totals::default(),
             rejected: Totals::default(),
             reused_tokens: 0,
+            host_reused_tokens: 0,
             rejected_by: BTreeMap::new(),
             withdrawn: 0,
             unserved: Unserved::default(),
@@ -132,6 +135,7 @@ impl Tally {
         self.completed.add(request);
         assert!(request.reused_tokens() <= request.input_tokens, "only prompt tokens can be reused");
         self.reused_tokens += u64::from(request.reused_tokens());
+        self.host_reused_tokens += u64::from(request.host_reused_tokens());
         let ms = |time: Option<Duration>| time.map(Duration::as_ms);
         for (samples, sample) in [
             (&mut self.ttft, ms(request.ttft())),
@@ -189,6 +193,14 @@ impl Tally {
     pub(crate) fn reused_ratio(&self) -> Option<f64> {
         let all = self.completed.input_tokens;
         (all > 0).then(|| self.reused_tokens as f64 / all as f64)
+    }
+
+    /// The same of those that the GPUs had, and of those that came from the memory of the host.
+    pub(crate) fn reused_ratio_by_tier(&self) -> Option<(f64, f64)> {
+        let all = self.completed.input_tokens;
+        let share = |tokens: u64| tokens as f64 / all as f64;
+        (all > 0)
+            .then(|| (share(self.reused_tokens - self.host_reused_tokens), share(self.host_reused_tokens)))
     }
 
     /// The requests that kept all limits, if there are limits for requests.

@@ -129,8 +129,12 @@ const MULTI_TURN: &str = "engine_preset = \"vllm-0.14\"\nmodel = \"nvidia/Llama-
                           attention_backend = \"flashinfer\"\nmax_num_seqs = 256\nmax_num_batched_tokens = 8192\n";
 
 fn multi_turn(clients: u32) -> Option<String> {
+    recorded_on_b200(clients, "off")
+}
+
+fn recorded_on_b200(clients: u32, offload: &str) -> Option<String> {
     let folder = testkit::outside(testkit::DATA)?.join("real/b200_llama70b_multiturn");
-    let file = folder.join(format!("tp1_bs{clients}_offloadoff/requests.csv.gz"));
+    let file = folder.join(format!("tp1_bs{clients}_offload{offload}/requests.csv.gz"));
     Some(file.to_str().unwrap().to_owned())
 }
 
@@ -172,6 +176,38 @@ fn a_host_fitted_to_few_clients_holds_for_many() {
         is_within(&outcomes[0], percent);
         let [real, ours] = ["real", "servecast"].map(|side| figure(&outcomes[0], "prefix_hit_percent", side));
         assert!((ours - real).abs() < 5.0, "{ours} %, not {real} %\n{outcomes}");
+    }
+}
+
+/// The same server with 300 GiB of its host for KV, whose connector stores what 0.15 does.
+#[test]
+fn kv_offload_of_a_host_fitted_without_it_is_met() {
+    let Some(few) = multi_turn(16) else { return };
+    let sandbox = Sandbox::new();
+    sandbox.write("deployment.toml", MULTI_TURN);
+    sandbox.run(&["calibrate", &few, "--config", "deployment.toml", "--output", "host.toml"]).success();
+    sandbox.write("offload.toml", "kv_offloading_size = 300\nkv_offloading_backend = \"native\"\n");
+    for clients in [64, 256] {
+        let result = recorded_on_b200(clients, "on").unwrap();
+        let configs = ["deployment.toml", "offload.toml", "host.toml"].map(|config| ["--config", config]);
+        let run = [&["validate", &result, "--format", "json"], configs.as_flattened()].concat();
+        let outcomes: Value = serde_json::from_str(&sandbox.run(&run).success()).unwrap();
+        let outcome = &outcomes[0];
+        for (name, percent) in
+            [("request_throughput_rps", 12.0), ("mean_ttft_ms", 20.0), ("mean_tpot_ms", 12.0)]
+        {
+            let error = figure(outcome, name, "error_percent");
+            assert!(error.abs() < percent, "{clients} clients, {name}: {error} %\n{outcome}");
+        }
+        for name in ["prefix_hit_percent", "host_hit_percent"] {
+            let [real, ours] = ["real", "servecast"].map(|side| figure(outcome, name, side));
+            assert!((ours - real).abs() < 5.0, "{clients} clients, {name}: {ours}, not {real}\n{outcome}");
+        }
+        let [real, ours] = ["real", "servecast"].map(|side| figure(outcome, "preemptions", side));
+        assert!(
+            (ours - real).abs() <= 0.3 * real,
+            "{clients} clients: {ours} preemptions, not {real}\n{outcome}"
+        );
     }
 }
 

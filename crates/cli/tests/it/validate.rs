@@ -201,3 +201,78 @@ fn a_profile_of_a_model_with_experts_needs_their_times() {
     let shared = replay("profile:moe,ep=4");
     assert!(shared.stderr.contains("experts were measured with expert_parallel_size 1, not 4"), "{shared:?}");
 }
+
+/// A model of one block with experts, on two GPUs: what a token of an expert takes is all that takes long.
+fn write_experts_on_ranks(sandbox: &Sandbox, share_out: bool, prompts: &[u32]) {
+    fs::create_dir_all(sandbox.path("ranks/profile")).unwrap();
+    let meta = serde_json::json!({
+        "schema_version": 1, "model": "small", "vllm_version": "0.19.0", "engine_kwargs": {
+            "tensor_parallel_size": 1, "data_parallel_size": 2, "enable_expert_parallel": share_out, "max_num_seqs": 8,
+            "max_num_batched_tokens": 64, "block_size": 16,
+        }, "kv_cache": {"num_gpu_blocks": 100, "block_size": 16, "enable_prefix_caching": true},
+    });
+    sandbox.write("ranks/meta.json", meta.to_string());
+    let config = serde_json::json!({
+        "model_type": "qwen3_moe", "num_hidden_layers": 1, "hidden_size": 1000, "intermediate_size": 1,
+        "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 1, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 1,
+    });
+    sandbox.write("ranks/profile/config.json", config.to_string());
+    let table = |head: &str, rows: &[String]| format!("{head}\n{}\n", rows.join("\n"));
+    let layers = "embedding final_layernorm layernorm qkv_proj rotary_emb o_proj qk_norm gate_up_proj act_fn down_proj";
+    let constant = |layer: &str| format!("{layer},1,1\n{layer},64,1");
+    let rows: Vec<String> = layers.split(' ').map(constant).collect();
+    sandbox.write("ranks/profile/dense.csv", table("layer,tokens,time_us", &rows));
+    let rows: Vec<String> = ["lm_head", "sampler"].map(constant).into();
+    sandbox.write("ranks/profile/per_sequence.csv", table("layer,sequences,time_us", &rows));
+    let mut rows = Vec::new();
+    for (chunk, before) in [(0, 0), (1, 0), (1, 64), (64, 0), (64, 64)] {
+        for (decodes, context) in [(0, 0), (1, 1), (1, 64), (8, 1), (8, 64)] {
+            if chunk + decodes > 0 {
+                rows.push(format!("{chunk},{before},{decodes},{context},1"));
+            }
+        }
+    }
+    let head = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us";
+    sandbox.write("ranks/profile/attention.csv", table(head, &rows));
+    // A millisecond a token, measured on one GPU.
+    sandbox.write("ranks/profile/moe.csv", "tokens,activated_experts,time_us\n1,2,1000\n64,2,64000\n");
+    let line =
+        |tokens: &u32| format!("{{\"input_toks\": {tokens}, \"output_toks\": 1, \"arrival_time_ns\": 0}}\n");
+    sandbox.write("ranks/workload.jsonl", prompts.iter().map(line).collect::<String>());
+    let request = |number: usize| {
+        format!(
+            "{{\"request_id\": \"bench-{number}\", \"output_toks\": 1, \"queued_ts\": 0, \"first_token_ts\": 1, \
+             \"last_token_ts\": 1}}\n"
+        )
+    };
+    sandbox.write("ranks/requests.jsonl", (0..prompts.len()).map(request).collect::<String>());
+}
+
+/// Ranks that share out experts compute each pass together: as long as the slowest, with the tokens of both for the experts,
+/// of which each GPU has half, and with what they exchange. Without experts that are shared out, they are two servers.
+#[test]
+fn experts_of_data_parallel_ranks_have_the_tokens_of_all() {
+    let sandbox = Sandbox::new();
+    let ttft = |share_out: bool, prompts: &[u32]| {
+        write_experts_on_ranks(&sandbox, share_out, prompts);
+        let text = sandbox.run(&["validate", "ranks", "--format", "json"]).success();
+        let outcome = serde_json::from_str::<Value>(&text).unwrap()[0].clone();
+        let figures = outcome["figures"].as_array().unwrap().clone();
+        figures.iter().find(|row| row["figure"] == "mean_ttft_ms").unwrap()["servecast"].as_f64().unwrap()
+    };
+    // (8 + 24) / 2 tokens at a millisecond each, two steps of 20 µs and as many bytes, and some layers of 1 µs.
+    let together = ttft(true, &[8, 24]);
+    assert!((16.04..16.08).contains(&together), "{together}");
+    // The other rank computes a dummy of one token.
+    let alone = ttft(true, &[8]);
+    assert!((4.5..4.6).contains(&alone), "{alone}");
+    let apart = ttft(false, &[8, 24]);
+    assert!((16.0..16.03).contains(&apart), "8 and 24 ms: {apart}");
+    let apart = ttft(false, &[8]);
+    assert!((8.0..8.03).contains(&apart), "{apart}");
+    let meta =
+        sandbox.read("ranks/meta.json").replace("\"data_parallel_size\":2", "\"data_parallel_size\":0");
+    sandbox.write("ranks/meta.json", meta);
+    sandbox.run(&["validate", "ranks"]).is_refused(&["`data_parallel_size` is 0", "from 1 to 1024"]);
+}

@@ -142,7 +142,7 @@ fn of_offload() -> impl Strategy<Value = Scenario> {
             engine.kv_offloading = Some(KvOffloadingArgs {
                 connector,
                 eviction_policy: if of_chunks { eviction } else { OffloadEviction::Lru },
-                offload_prompt_only: prompt_only || !of_chunks,
+                offload_prompt_only: of_chunks.then_some(prompt_only),
                 store_bandwidth: Some(bandwidth),
                 load_bandwidth: Some(bandwidth),
                 ..KvOffloadingArgs::default()

@@ -18,7 +18,7 @@ use crate::error::Failure;
 use crate::files;
 
 const WHAT: &str = "profile";
-const OWN_KEYS: &str = "ep, skew, gap_us and the other times of a host";
+const OWN_KEYS: &str = "dp, ep, skew, gap_us and the other times of a host";
 /// The one unit that tables have.
 const UNIT: &str = "us";
 /// Bytes of a bf16 or fp16 number, in which activations are exchanged.
@@ -74,6 +74,8 @@ pub struct ProfileSettings {
     /// Model, GPU, number of GPUs and number formats, as far as somebody says them.
     pub deployed: Deployed,
     expert_parallel_size: u32,
+    /// Data-parallel ranks of the attention.
+    pub ranks: u32,
     layers: Option<Layers>,
     skew: SkewUse,
     host: Host,
@@ -94,6 +96,7 @@ impl ProfileSettings {
             folder: tables.clone(),
             deployed: Deployed::default(),
             expert_parallel_size: 1,
+            ranks: 1,
             layers: None,
             skew: SkewUse::default(),
             host: Host::NONE,
@@ -202,7 +205,8 @@ impl ProfileSettings {
         let share_out = of_engine("enable_expert_parallel").and_then(Value::as_bool).unwrap_or(false);
         if share_out {
             let ranks = of_engine("data_parallel_size").and_then(Value::as_u64).unwrap_or(1) as u32;
-            self.expert_parallel_size = self.deployed.gpus.unwrap_or(1).saturating_mul(ranks.max(1));
+            self.ranks = ranks.max(1);
+            self.expert_parallel_size = self.deployed.gpus.unwrap_or(1).saturating_mul(self.ranks);
         }
         self.deployed.kv_dtype = text("kv_cache_dtype").and_then(KvType::by_name);
         self.deployed.dtype =
@@ -237,7 +241,8 @@ impl ProfileSettings {
 
     fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
         match (key, value) {
-            ("ep", size) => self.expert_parallel_size = super::options::gpus(size)?,
+            ("dp" | "data_parallel_size", size) => self.ranks = super::options::gpus(size)?,
+            ("ep" | "expert_parallel_size", size) => self.expert_parallel_size = super::options::gpus(size)?,
             ("skew", "mixed") => self.skew = SkewUse::Mixed,
             ("skew", "all") => self.skew = SkewUse::All,
             ("skew", "none") => self.skew = SkewUse::Nowhere,
@@ -295,6 +300,8 @@ impl ProfileSettings {
             all_reduce: self.deployed.all_reduce(gpus)?,
             bytes_per_number: BYTES_PER_NUMBER,
             expert_parallel_size: self.expert_parallel_size,
+            ranks: self.ranks,
+            exchange: self.deployed.all_reduce(if self.ranks > 1 { self.expert_parallel_size } else { 1 })?,
             layers: self.layers.clone(),
         };
         Profile::new(&tables, &setup)

@@ -4,8 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    EngineArgs, EngineType, HostArgs, KvOffloadingArgs, KvTransferSharing, RetentionInterval,
-    RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
+    EngineArgs, EngineType, HicacheWritePolicy, HostArgs, KvOffloadingArgs, KvTransferSharing,
+    OffloadBackend, RetentionInterval, RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm,
+    SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -140,6 +141,9 @@ pub struct EngineShortcuts {
     /// Memory of the host to which vLLM offloads KV, of all GPUs of an engine together
     #[arg(long, value_name = "GIB", value_parser = finite)]
     pub kv_offloading_size: Option<f64>,
+    /// Who offloads KV: `native`, vLLM's own connector
+    #[arg(long, value_name = "BACKEND", value_parser = choice::<OffloadBackend>("kv_offloading_backend", &["native"]))]
+    pub kv_offloading_backend: Option<OffloadBackend>,
     /// How KV is offloaded, a JSON object or @FILE.json, such as `{"eviction_policy": "arc"}`
     #[arg(long, value_name = "JSON", value_parser = settings)]
     #[schemars(with = "Option<KvOffloadingArgs>")]
@@ -227,6 +231,27 @@ pub struct SglangShortcuts {
     /// Tokens that a batch verifies for each request, the known one among them
     #[arg(long, value_name = "N")]
     pub speculative_num_draft_tokens: Option<u32>,
+    /// Keep cached KV in the memory of the host, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_hierarchical_cache: Option<bool>,
+    /// Tokens that the host has room for, over those of the KV pool [default: 2]
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub hicache_ratio: Option<f64>,
+    /// Memory of the host for KV instead, of all GPUs of an engine together
+    #[arg(long, value_name = "GB", value_parser = finite)]
+    pub hicache_size: Option<f64>,
+    /// When cached KV is copied to the host
+    #[arg(long, value_name = "POLICY", value_parser = choice::<HicacheWritePolicy>("hicache_write_policy", WRITE_POLICIES))]
+    pub hicache_write_policy: Option<HicacheWritePolicy>,
+    /// Tokens that a sliding window of the model spans: layers with one have a KV pool of their own
+    #[arg(long, value_name = "TOKENS")]
+    pub sliding_window_size: Option<u32>,
+    /// Tokens of that pool, over those of the other [default: 0.8]
+    #[arg(long, value_name = "RATIO", value_parser = finite)]
+    pub swa_full_tokens_ratio: Option<f64>,
+    /// Keep all tokens in layers with a sliding window, in one pool
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disable_hybrid_swa_memory: Option<bool>,
     /// Batches of decodes that are recorded as CUDA graphs, with a comma between two; others are padded to the next
     #[arg(long, value_name = "N,N", value_delimiter = ',')]
     pub cuda_graph_bs: Option<Vec<u32>>,
@@ -244,6 +269,8 @@ pub struct SglangShortcuts {
 /// The orders of the waiting queue that can be chosen.
 const SCHEDULE_POLICIES: &[&str] =
     &["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "shortest-prefill-first", "routing-key"];
+/// When cached KV may be copied to the host.
+const WRITE_POLICIES: &[&str] = &["write_through", "write_through_selective", "write_back"];
 /// Who may propose tokens.
 const SPECULATIVE_ALGORITHMS: &[&str] = &["EAGLE", "EAGLE3", "STANDALONE", "NGRAM"];
 /// Who may go back to the queue first.
@@ -285,7 +312,7 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 12] = [
+const OF_VLLM: [&str; 13] = [
     "pipeline_parallel_size",
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
@@ -297,6 +324,7 @@ const OF_VLLM: [&str; 12] = [
     "enable_lora",
     "max_loras",
     "kv_offloading_size",
+    "kv_offloading_backend",
     "kv_offloading",
 ];
 
@@ -308,6 +336,7 @@ fn retention(text: &str) -> Result<RetentionInterval, String> {
 fn general_path(key: &str) -> String {
     match key {
         "engine" => "engine_type".to_owned(),
+        "kv_offloading_backend" => "kv_offloading.backend".to_owned(),
         key if Host::KEYS.contains(&key) => format!("host.{key}"),
         key => key.to_owned(),
     }
@@ -388,6 +417,8 @@ mod tests {
                 "kv_transfer_sharing" => json!("shared"),
                 "schedule_policy" => json!("lpm"),
                 "retraction_policy" => json!("length"),
+                "hicache_write_policy" => json!("write_back"),
+                "kv_offloading_backend" => json!("native"),
                 "speculative_algorithm" => json!("EAGLE"),
                 "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),
                 key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {

@@ -188,7 +188,7 @@ impl Pipeline {
         for &joined in &step.iteration.joined {
             sink.joined(joined, now);
         }
-        (step.iteration.start, step.iteration.end) = (now, now);
+        (step.iteration.start, step.iteration.end) = (now.max(self.stages[0]), now);
         (step.iteration.waited, step.iteration.micro_batch) = (Duration::ZERO, 0);
         let executed = step.computes();
         if executed {
@@ -243,8 +243,9 @@ impl Pipeline {
         step.iteration.end = step.iteration.end.max(now);
         self.scheduler.update(&mut step, &mut self.changes);
         if !step.computes() {
-            // It may have been in the queue since long before.
-            step.iteration.start = step.iteration.end;
+            // It may have been in the queue for long.
+            step.iteration.start = step.iteration.start.min(step.iteration.end);
+            step.iteration.waited = step.iteration.end.since(step.iteration.start);
         }
         if step.iteration.is_eventful() || !step.iteration.kv_events.is_empty() {
             sink.iteration_ended(&step.iteration);
@@ -253,10 +254,11 @@ impl Pipeline {
         true
     }
 
-    /// After a call that computed nothing while there are requests, it sleeps.
+    /// After a call that computed nothing while there are requests, or while one has ended of which the workers do not know
+    /// yet, it sleeps.
     fn sleep_unless_executed(&mut self, now: Time) {
         let sleep = self.config().pipeline.idle_sleep;
-        if !self.executed && sleep > Duration::ZERO && self.scheduler.has_unfinished_requests() {
+        if !self.executed && sleep > Duration::ZERO && self.scheduler.has_requests() {
             self.asleep = Some(now + sleep);
         }
     }

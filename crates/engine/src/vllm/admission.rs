@@ -402,7 +402,7 @@ impl Scheduler {
 
     /// Removes a request that waits, with or without KV that has arrived, and can never be served.
     pub(super) fn give_up(&mut self, slot: Slot, reason: Rejection, iteration: &mut Iteration) {
-        self.end_at_host(slot);
+        self.give_up_at_host(slot);
         if let Some(position) = self.loading.iter().position(|loading| loading.slot == slot) {
             self.loading.remove(position);
             self.free_blocks(slot);

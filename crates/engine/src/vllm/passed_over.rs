@@ -14,7 +14,10 @@ impl Scheduler {
     pub(super) fn is_passed_over(&self, slot: Slot, now: Time) -> bool {
         let request = &self.requests[slot];
         // One that was preempted does not come back before its tokens in flight are there.
-        request.stale > 0 || request.grammar_ready > now || self.lacks_adapter(slot)
+        // In a pipeline, a chunk of a prompt may still be under way that was taken from its request meanwhile.
+        let is_on_its_way =
+            self.config.pipeline.stages > 1 && request.preemptions > 0 && request.last_iteration > self.ended;
+        request.stale > 0 || is_on_its_way || request.grammar_ready > now || self.lacks_adapter(slot)
     }
 
     /// Whether a request needs an adapter that would be one too many beside those of the running requests, be they scheduled

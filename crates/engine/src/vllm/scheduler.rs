@@ -353,7 +353,8 @@ impl Scheduler {
     /// of remote KV under asynchronous scheduling frees them only when that has ended.
     pub(super) fn defers_free(&self, slot: Slot) -> bool {
         let in_flight = self.requests[slot].last_iteration > self.ended;
-        let consumes = self.config.kv_role == Some(KvRole::KvConsumer) || self.offload.is_some();
+        let consumes = self.config.kv_role == Some(KvRole::KvConsumer)
+            || self.offload.as_ref().is_some_and(|offload| offload.defers_free());
         in_flight && self.config.async_scheduling && consumes
     }
 }

@@ -106,14 +106,14 @@ impl Scheduler {
 
     pub(super) fn finish(&mut self, slot: Slot) {
         self.ended_since_schedule = true;
-        self.end_at_host(slot);
+        let is_stored = self.end_at_host(slot);
         match self.requests[slot].status {
             Status::Preempted => self.waiting.remove(slot),
             Status::Running => self.vacate_adapter(slot),
             _ => {}
         }
         let request = &mut self.requests[slot];
-        if request.hold_kv {
+        if request.hold_kv || is_stored {
             request.status = Status::Held;
             self.held.push(Held { slot, end: None });
         } else {

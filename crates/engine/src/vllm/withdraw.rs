@@ -11,9 +11,7 @@ impl Scheduler {
     pub(crate) fn withdraw(&mut self, id: RequestId) -> bool {
         let Some(slot) = self.requests.find(|request| request.id == id) else { return false };
         let status = self.requests[slot].status;
-        if status != Status::Held {
-            self.end_at_host(slot);
-        }
+        let is_stored = status != Status::Held && self.end_at_host(slot);
         match status {
             Status::Held => return false,
             Status::Waiting | Status::Preempted => self.waiting.remove(slot),
@@ -36,6 +34,11 @@ impl Scheduler {
         }
         self.ended_since_schedule = true;
         self.must_replan = true;
+        if is_stored {
+            self.requests[slot].status = Status::Held;
+            self.held.push(Held { slot, end: None });
+            return true;
+        }
         self.free_blocks(slot);
         self.requests.remove(slot);
         true

@@ -44,6 +44,18 @@ proptest! {
     }
 
     #[test]
+    fn every_load_is_served_with_the_kv_offload_of_early_releases(
+        settings in early_offload_settings(),
+        load in load(24),
+    ) {
+        // Nothing is fetched from other engines beside it.
+        let alone = |one: Submission| Submission { transfer: None, reader: None, ..one };
+        let load: Vec<Submission> = load.into_iter().map(alone).collect();
+        let first = run(&settings, &load);
+        prop_assert_eq!(first, run(&settings, &load), "two runs differ");
+    }
+
+    #[test]
     fn pools_of_a_few_blocks_do_not_stall(settings in crowded_settings(), load in load(8)) {
         run(&settings, &load);
     }
@@ -365,6 +377,19 @@ fn offload_settings() -> impl Strategy<Value = Value> {
             without_drafts_that_do_not_fit(settings)
         },
     )
+}
+
+/// The same as up to 0.15.
+fn early_offload_settings() -> impl Strategy<Value = Value> {
+    offload_settings().prop_map(|mut settings| {
+        settings["vllm_version"] = "0.14".into();
+        settings["speculative_config"] = Value::Null;
+        settings["kv_offloading"]["connector"] = "offloading".into();
+        settings["kv_offloading"].as_object_mut().unwrap().retain(|key, _| {
+            ["connector", "store_bandwidth", "load_bandwidth", "copy_us"].contains(&key.as_str())
+        });
+        settings
+    })
 }
 
 /// TensorRT-LLM under the limits of any load: its capacity policy admits only what fits to completion.

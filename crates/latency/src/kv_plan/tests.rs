@@ -120,6 +120,33 @@ fn without_groups_a_window_saves_nothing() {
     assert_eq!(KvPlan::new(&[state, full], setup), Err(KvPlanError::NeedsGroups));
 }
 
+/// What vLLM 0.33's own planner makes of the layers of more models: GPUs, bytes of a block, blocks of 20 GiB, and tokens of
+/// KV cache in requests of the longest context, in bf16.
+#[test]
+fn plans_of_more_models_are_those_of_vllm() {
+    for (model, gpus, block_bytes, blocks, tokens) in [
+        ("google/gemma-3-12b-it", 1, 1_048_576, 20_480, 196_843),
+        ("google/gemma-3-27b-it", 2, 655_360, 32_768, 291_658),
+        ("meta-llama/Llama-4-Scout-17B-16E", 8, 98_304, 218_453, 2_236_958),
+        ("meta-llama/Llama-4-Maverick-17B-128E", 8, 98_304, 218_453, 2_236_958),
+        ("openai/gpt-oss-120b", 1, 589_824, 36_408, 517_297),
+        ("google/gemma-2-9b", 1, 2_752_512, 7_801, 107_937),
+        ("google/gemma-2-27b", 2, 1_507_328, 14_246, 197_113),
+        ("Qwen/Qwen3-Next-80B-A3B", 2, 6_684_672, 3_212, 1_704_466),
+        ("Qwen/Qwen3.5-27B", 1, 51_380_224, 417, 314_120),
+        ("Qwen/Qwen3.5-35B-A3B", 1, 21_626_880, 992, 992_545),
+        ("Qwen/Qwen3.5-122B-A10B", 4, 12_976_128, 1_654, 1_654_909),
+        ("Qwen/Qwen3.5-397B-A17B", 4, 16_220_160, 1_323, 1_323_727),
+        ("meta-llama/Llama-3.1-70B", 4, 1_310_720, 16_384, 262_144),
+    ] {
+        let layers = ModelShape::by_name(model).unwrap().kv_layers(gpus, 2.0, 16);
+        let plan = KvPlan::new(&layers, SETUP).unwrap();
+        assert_eq!((plan.bytes_per_block, plan.num_gpu_blocks(GIB_20)), (block_bytes, blocks), "{model}");
+        let found = plan.max_concurrency(blocks, CONTEXT) * CONTEXT as f64;
+        assert_eq!(found as u64, tokens, "{model}");
+    }
+}
+
 #[test]
 fn sizes_of_nothing_are_refused() {
     let refused = |layers: &[KvLayer]| KvPlan::new(layers, SETUP).unwrap_err().to_string();

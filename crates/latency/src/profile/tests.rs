@@ -18,6 +18,8 @@ fn setup() -> ProfileSetup {
         all_reduce: None,
         bytes_per_number: 2.0,
         expert_parallel_size: 1,
+        ranks: 1,
+        exchange: None,
         layers: None,
     }
 }

@@ -111,23 +111,24 @@ impl Curves {
 #[derive(Debug)]
 pub(super) struct Recorder {
     curves: Curves,
-    /// KV blocks of each worker.
+    /// KV blocks of each data-parallel rank of a worker.
     blocks: f64,
-    workers: usize,
-    /// Of each worker: running, waiting, share of the blocks in use.
+    /// Ranks of a worker.
+    ranks: usize,
+    /// Of each rank of each worker: running, waiting, share of the blocks in use.
     now: Vec<[f64; 3]>,
     /// The second up to which levels are known.
     filled: usize,
 }
 
 impl Recorder {
-    pub(super) fn new(blocks: u32, workers: u32) -> Self {
-        let workers = workers as usize;
+    pub(super) fn new(blocks: u32, workers: u32, ranks: u32) -> Self {
+        let ranks = ranks.max(1) as usize;
         Self {
             curves: Curves::default(),
             blocks: f64::from(blocks.max(1)),
-            workers,
-            now: vec![[0.0; 3]; workers],
+            ranks,
+            now: vec![[0.0; 3]; workers as usize * ranks],
             filled: 0,
         }
     }
@@ -140,7 +141,7 @@ impl Recorder {
     /// Levels stay what they are until the second `until`.
     fn fill(&mut self, until: usize) {
         let sum = |of: usize| self.now.iter().map(|worker| worker[of]).sum::<f64>();
-        let levels = [sum(0), sum(1), 100.0 * sum(2) / self.workers.max(1) as f64];
+        let levels = [sum(0), sum(1), 100.0 * sum(2) / self.now.len().max(1) as f64];
         for (column, level) in self.curves.columns[2..].iter_mut().zip(levels) {
             column.resize(until.max(column.len()), level);
         }
@@ -159,7 +160,8 @@ impl Observer for Recorder {
     fn iteration(&mut self, _pool: Role, worker: WorkerId, iteration: &Iteration) {
         let second = |time: Time| (time.as_ns() / 1_000_000_000) as usize;
         self.fill(second(iteration.scheduled_at).max(self.filled));
-        if let Some(now) = self.now.get_mut(worker.index()) {
+        let rank = worker.index() * self.ranks + iteration.dp_rank as usize;
+        if let Some(now) = self.now.get_mut(rank) {
             let used = 1.0 - f64::from(iteration.free_blocks_after_schedule) / self.blocks;
             *now = [f64::from(iteration.num_running), f64::from(iteration.num_waiting), used.max(0.0)];
         }

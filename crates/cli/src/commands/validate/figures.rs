@@ -75,8 +75,15 @@ impl Figures {
         );
         names.extend(["mean", "median", "p90", "p95", "p99"].map(|statistic| format!("{statistic}_itl_ms")));
         names.extend(
-            ["request_throughput_rps", "output_throughput_tok_s", "duration_ms", "prefix_hit_percent"]
-                .map(str::to_owned),
+            [
+                "request_throughput_rps",
+                "output_throughput_tok_s",
+                "duration_ms",
+                "prefix_hit_percent",
+                "host_hit_percent",
+                "preemptions",
+            ]
+            .map(str::to_owned),
         );
         names.extend(Curves::NAMES.map(str::to_owned));
         names

@@ -97,6 +97,10 @@ impl Recording {
         })?;
         let mut assumptions = Vec::new();
         let mut settings = settings(&meta);
+        let (workers, ranks) = parallel(&meta).map_err(|problem| refused(&problem))?;
+        if ranks > 1 {
+            settings.insert("dp_size".to_owned(), ranks.into());
+        }
         if let Some(blocks) = num_gpu_blocks {
             let recorded = settings.insert("num_gpu_blocks".to_owned(), blocks.into());
             if let Some(recorded) = recorded.filter(|recorded| *recorded != blocks) {
@@ -114,13 +118,12 @@ impl Recording {
                 .push(format!("no shared prefixes for the {without_ids} requests without `input_tok_ids`"));
         }
         let other = folder.join("lss_validation_summary.txt");
-        let workers = meta.pointer("/engine_kwargs/data_parallel_size").and_then(Value::as_u64).unwrap_or(1);
         Ok(Self {
             model: name("model").unwrap_or_default(),
             engine_version,
             preset,
             settings,
-            workers: u32::try_from(workers).unwrap_or(1).max(1),
+            workers,
             assumptions,
             requests,
             other: if other.exists() { Some(text(&other)?) } else { None },
@@ -165,6 +168,23 @@ impl Recording {
         };
         Workload { sessions: self.requests.iter().zip(1..).map(session).collect(), ..Workload::default() }
     }
+}
+
+/// Workers, and the data-parallel ranks of each: where experts are shared out over them, they compute each pass together;
+/// otherwise they have nothing to do with each other.
+fn parallel(meta: &Value) -> Result<(u32, u32), String> {
+    let stated = |key: &str| {
+        let stated = meta.pointer(&format!("/engine_kwargs/{key}")).or_else(|| meta.get(key));
+        stated.filter(|value| !value.is_null())
+    };
+    let size = stated("data_parallel_size").map_or(Ok(1), |size| {
+        let whole = size.as_u64().filter(|size| (1..=1024).contains(size));
+        whole.map(|size| size as u32).ok_or_else(|| {
+            format!("`data_parallel_size` is {size}, but must be a whole number from 1 to 1024")
+        })
+    })?;
+    let shares = stated("enable_expert_parallel").and_then(Value::as_bool).unwrap_or(false);
+    Ok(if shares { (1, size) } else { (size, 1) })
 }
 
 /// The preset of the newest release that is not newer than the engine's.
@@ -246,17 +266,21 @@ fn estimated_blocks(folder: &Path, meta: &Value, settings: &Map<String, Value>) 
     let mut deployed = profile.deployed.clone();
     deployed.memory_bytes = Some(memory);
     let setup = deployed.capacity_setup(profile.shape()?)?.ok_or_else(|| unknown("no memory is known"))?;
+    let ranks = profile.ranks;
     let number = |key: &str| settings.get(key).and_then(Value::as_u64).map(|number| number as u32);
     let setup = CapacitySetup {
         gpu_memory_utilization: utilisation,
         block_size: number("block_size").unwrap_or(setup.block_size),
-        max_num_batched_tokens: number("max_num_batched_tokens").unwrap_or(setup.max_num_batched_tokens),
-        max_num_seqs: number("max_num_seqs").unwrap_or(setup.max_num_seqs),
+        tensor_parallel_size: setup.tensor_parallel_size * ranks,
+        attention_ranks: ranks,
+        max_num_batched_tokens: number("max_num_batched_tokens").unwrap_or(setup.max_num_batched_tokens)
+            * ranks,
+        max_num_seqs: number("max_num_seqs").unwrap_or(setup.max_num_seqs) * ranks,
         ..setup
     };
     setup
         .capacity()
-        .map(|capacity| capacity.num_gpu_blocks)
+        .map(|capacity| capacity.num_gpu_blocks / u64::from(ranks))
         .map_err(|error| unrecorded(Failure::input(&error)))
 }
 

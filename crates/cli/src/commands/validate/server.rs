@@ -16,7 +16,7 @@ use servecast_types::{Duration, Prompt, Run, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload, bench_arrivals_ms};
 
 use super::figures::Row;
-use super::lookups::{self, Ends};
+use super::lookups::{self, Counted, Ends};
 use crate::config::Layers;
 use crate::deployment::{self, Deployment};
 use crate::error::{Failure, chain};
@@ -41,9 +41,6 @@ pub(super) struct Served {
     /// What only the page shows.
     pub(super) page: ValidatedRun,
 }
-
-/// The figure of prefix hits, in percent of the tokens that were looked up.
-const PREFIX_HITS: &str = "prefix_hit_percent";
 
 /// Figures by name, in order.
 type Figures = Vec<(String, f64)>;
@@ -70,8 +67,8 @@ impl Recorded {
         let text = files::read_unpacked_text(result)?;
         let recorded = if text.trim_start().starts_with('{') { bench(&text) } else { conversations(&text) };
         let mut recorded = recorded.map_err(|failure| failure.about(result.display().to_string()))?;
-        let hits = lookups::recorded(result)?;
-        recorded.figures.extend(hits.map(|percent| (PREFIX_HITS.to_owned(), percent)));
+        let counted = lookups::recorded(result)?;
+        recorded.figures.extend(counted.figures().map(|(name, value)| (name.to_owned(), value)));
         Ok(recorded)
     }
 
@@ -97,7 +94,7 @@ impl Recorded {
                 seed,
                 ..SimulationOptions::default()
             };
-            let (report, hit_percent) = simulate(deployment, (self.workload)(seed), &options)?;
+            let (report, counted) = simulate(deployment, (self.workload)(seed), &options)?;
             preemptions += report.total_preemptions;
             if report.completed_requests < report.num_requests {
                 let left = report.num_requests - report.completed_requests;
@@ -109,10 +106,10 @@ impl Recorded {
             let Ok(Value::Object(report)) = serde_json::to_value(&report) else {
                 unreachable!("a report is an object")
             };
+            let counted: BTreeMap<&str, f64> = counted.figures().collect();
             for (name, _) in &self.figures {
-                let value =
-                    if name == PREFIX_HITS { hit_percent } else { report.get(name).and_then(Value::as_f64) };
-                if let Some(value) = value {
+                let value = counted.get(name.as_str()).copied();
+                if let Some(value) = value.or_else(|| report.get(name)?.as_f64()) {
                     let sum = sums.entry(name.clone()).or_default();
                     *sum = (sum.0 + value, sum.1 + 1);
                 }
@@ -158,12 +155,12 @@ fn simulate(
     deployment: &Deployment,
     workload: Workload,
     options: &SimulationOptions,
-) -> Result<(Report, Option<f64>), Failure> {
+) -> Result<(Report, Counted), Failure> {
     let simulation = Simulation::new(&deployment.topology, workload, options).map_err(Failure::user)?;
     let mut ends = Ends::default();
     let record = simulation.run(&mut ends).map_err(|error| Failure::run(chain(&error)))?;
-    let hit_percent = ends.hit_percent(&record);
-    Ok((summarize(&record, &SummaryOptions::default()), hit_percent))
+    let counted = ends.counted(&record);
+    Ok((summarize(&record, &SummaryOptions::default()), counted))
 }
 
 /// A prompt that is shared with nobody, from a token of its own on.

@@ -1,6 +1,7 @@
 //! KV offload to the memory of the host, as vLLM's two connectors do it.
 //!
 //! - `chunks`: `OffloadingConnector`, with `cache` (what the host holds) and `recency` (what makes room).
+//! - `early`: the same connector in releases up to 0.15, with `lru` (the blocks of the host).
 //! - `simple`: `SimpleCPUOffloadConnector`, with `pool` (the blocks of the host).
 //! - `copies`: the link between GPU and host.
 //!
@@ -11,6 +12,8 @@
 mod cache;
 mod chunks;
 mod copies;
+mod early;
+mod lru;
 mod pool;
 mod recency;
 mod simple;
@@ -19,6 +22,7 @@ use servecast_types::{BlockId, RequestId, Time};
 
 use self::chunks::Chunks;
 use self::copies::Copies;
+use self::early::Early;
 use self::simple::Simple;
 use super::pool::BlockPool;
 use super::request::Request;
@@ -43,6 +47,7 @@ pub(super) struct Offload {
 #[derive(Debug)]
 enum Tier {
     Chunks(Box<Chunks>),
+    Early(Box<Early>),
     Simple(Box<Simple>),
 }
 
@@ -62,6 +67,9 @@ impl Offload {
     pub(super) fn new(config: &EngineConfig) -> Option<Box<Self>> {
         let spec = config.offload?;
         let tier = match spec.connector {
+            OffloadConnector::Offloading if spec.is_early => {
+                Tier::Early(Box::new(Early::new(&spec, config.block_size)))
+            }
             OffloadConnector::Offloading => Tier::Chunks(Box::new(Chunks::new(&spec, config.block_size))),
             OffloadConnector::Simple => Tier::Simple(Box::new(Simple::new(&spec, config))),
         };
@@ -79,6 +87,7 @@ impl Offload {
     pub(super) fn find(&mut self, request: &mut Request, hit_tokens: u32) -> AtHost {
         let found = match &mut self.tier {
             Tier::Chunks(chunks) => chunks.find(request, hit_tokens),
+            Tier::Early(early) => early.find(request, hit_tokens),
             Tier::Simple(simple) => Some(simple.find(request, hit_tokens)),
         };
         match found {
@@ -111,15 +120,33 @@ impl Offload {
         log.started.push((request.id, tokens));
         match &mut self.tier {
             Tier::Chunks(chunks) => chunks.load(request, hit_blocks, up_to, is_sync, &mut self.copies, log),
+            Tier::Early(early) => early.load(request, hit_blocks, up_to, &mut self.copies, log),
             Tier::Simple(simple) => simple.load(request, hit_blocks, up_to),
         }
     }
 
-    /// A request has ended, and is about to lose its blocks.
-    fn end(&mut self, request: &mut Request, gpu: &mut BlockPool) {
+    /// A request has ended, and is about to lose its blocks; returns whether it has to keep them for its stores.
+    fn end(&mut self, request: &mut Request, gpu: &mut BlockPool) -> bool {
         match &mut self.tier {
             Tier::Chunks(chunks) => chunks.end(request),
+            Tier::Early(early) => return early.end(request.id),
             Tier::Simple(simple) => simple.end(request, gpu),
+        }
+        false
+    }
+
+    /// Whether blocks that passes in flight may still write to are free only when those have ended.
+    pub(super) fn defers_free(&self) -> bool {
+        !self.spec.is_early
+    }
+
+    /// A request that waits is given up.
+    fn give_up(&mut self, request: &mut Request, gpu: &mut BlockPool) {
+        match &mut self.tier {
+            Tier::Early(early) => early.give_up(request.id),
+            Tier::Chunks(_) | Tier::Simple(_) => {
+                self.end(request, gpu);
+            }
         }
     }
 
@@ -127,6 +154,7 @@ impl Offload {
     pub(super) fn has_pending(&self) -> bool {
         match &self.tier {
             Tier::Chunks(chunks) => chunks.has_pending(),
+            Tier::Early(early) => early.has_pending(),
             Tier::Simple(simple) => simple.has_pending(),
         }
     }
@@ -135,6 +163,7 @@ impl Offload {
     pub(super) fn has_copies(&self) -> bool {
         match &self.tier {
             Tier::Chunks(chunks) => chunks.has_copies(),
+            Tier::Early(early) => early.has_copies(),
             Tier::Simple(simple) => simple.has_copies(),
         }
     }
@@ -152,7 +181,7 @@ impl Offload {
     /// Blocks of the GPU that copies hold besides requests.
     pub(super) fn pinned(&self) -> impl Iterator<Item = BlockId> {
         let simple = match &self.tier {
-            Tier::Chunks(_) => None,
+            Tier::Chunks(_) | Tier::Early(_) => None,
             Tier::Simple(simple) => Some(simple.pinned()),
         };
         simple.into_iter().flatten()
@@ -162,6 +191,7 @@ impl Offload {
     pub(super) fn check(&self) -> Result<u64, String> {
         match &self.tier {
             Tier::Chunks(chunks) => chunks.check(),
+            Tier::Early(early) => early.check(),
             Tier::Simple(simple) => simple.check(),
         }
     }
@@ -176,10 +206,18 @@ impl Scheduler {
         }
     }
 
-    /// A request has ended, and is about to lose its blocks.
-    pub(super) fn end_at_host(&mut self, slot: Slot) {
+    /// A request has ended, and is about to lose its blocks; returns whether it has to keep them for its stores.
+    pub(super) fn end_at_host(&mut self, slot: Slot) -> bool {
+        match &mut self.offload {
+            None => false,
+            Some(offload) => offload.end(&mut self.requests[slot], &mut self.kv.pool),
+        }
+    }
+
+    /// A request that waits is given up.
+    pub(super) fn give_up_at_host(&mut self, slot: Slot) {
         if let Some(offload) = &mut self.offload {
-            offload.end(&mut self.requests[slot], &mut self.kv.pool);
+            offload.give_up(&mut self.requests[slot], &mut self.kv.pool);
         }
     }
 
@@ -206,6 +244,14 @@ impl Scheduler {
                     chunks.flush_blocks(&self.requests[loading.slot].blocks, log);
                 }
                 chunks.flush_requests(preempted, log);
+            }
+            Tier::Early(early) => {
+                for (entry, scheduled) in entries.iter().zip(&*scheduled) {
+                    let request = &mut self.requests[entry.slot];
+                    early.offer(request, scheduled.computed + scheduled.tokens, copies, log);
+                }
+                early.flush_requests(preempted, log);
+                early.tell_ended(log);
             }
             Tier::Simple(simple) => {
                 log.flushes_all = !preempted.is_empty();
@@ -261,6 +307,8 @@ impl Scheduler {
         match offload.tier {
             // Behind what the pass computes.
             Tier::Chunks(_) => copies.submit_loads(end),
+            // Beside what the GPU computes.
+            Tier::Early(_) => copies.submit_loads(now),
             Tier::Simple(_) => {
                 copies.submit_loads(start);
                 copies.submit_later(end);
@@ -276,16 +324,22 @@ impl Scheduler {
         for &(job, loads) in &log.done {
             match &mut offload.tier {
                 Tier::Chunks(chunks) => log.received.extend(chunks.done(job)),
+                Tier::Early(early) => log.received.extend(early.done(job)),
                 Tier::Simple(simple) => {
                     log.received.extend(simple.done(job, loads, &mut self.kv.pool));
                 }
             }
         }
+        let mut settled = Vec::new();
         match &mut offload.tier {
             Tier::Chunks(chunks) => chunks.report(&mut log),
+            Tier::Early(early) => {
+                settled = early.settle_ended(&log.ended);
+                early.report(&mut log);
+            }
             Tier::Simple(simple) => simple.report(&mut log),
         }
-        for &id in &log.received {
+        for &id in log.received.iter().chain(&settled) {
             self.receive(id);
         }
         iteration.offload = Some(log);

@@ -75,6 +75,15 @@ pub(super) fn recorded(requests: &Path) -> Result<Counted, Failure> {
     })
 }
 
+/// A request that waits for a worker.
+struct Waiting<'a> {
+    stage: &'a StageRecord,
+    /// Of its prompt.
+    tokens: u32,
+    /// When it was looked up last.
+    looked_up_to: Time,
+}
+
 /// When passes of each worker ended, and when it began to load the KV of a request from the host first.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
@@ -105,23 +114,24 @@ impl Ends {
 
     /// The share of looked-up tokens that the workers of a run had, in percent.
     fn gpu_percent(&self, record: &RunRecord) -> Option<f64> {
-        let mut by_worker: BTreeMap<(Role, usize), Vec<(&StageRecord, u32, Time)>> = BTreeMap::new();
+        let mut by_worker: BTreeMap<(Role, usize), Vec<Waiting>> = BTreeMap::new();
         for (request, number) in record.requests.iter().zip(0..) {
             if let Some(stage) = request.stages.first()
                 && let Some(admitted) = stage.admitted
             {
                 let worker = (stage.pool, stage.worker.index());
                 let looked_up_to = self.loads.get(&RequestId(number)).copied().unwrap_or(admitted);
-                by_worker.entry(worker).or_default().push((stage, request.input_tokens, looked_up_to));
+                let waiting = Waiting { stage, tokens: request.input_tokens, looked_up_to };
+                by_worker.entry(worker).or_default().push(waiting);
             }
         }
         let (mut hits, mut looked_up) = (0.0, 0.0);
         for (worker, mut stages) in by_worker {
             let ends = self.passes.get(&worker).map_or(&[][..], Vec::as_slice);
-            stages.sort_by_key(|(stage, ..)| stage.queued);
+            stages.sort_by_key(|waiting| waiting.stage.queued);
             // Who is behind another one is not looked up.
             let mut head_from = Time::ZERO;
-            for (stage, tokens, looked_up_to) in stages {
+            for Waiting { stage, tokens, looked_up_to } in stages {
                 let from = ends.partition_point(|end| *end <= head_from.max(stage.queued));
                 let to = ends.partition_point(|end| *end <= looked_up_to);
                 let passes = to.saturating_sub(from).max(1) as f64;

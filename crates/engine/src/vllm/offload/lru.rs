@@ -182,7 +182,9 @@ mod tests {
         let mut host = HostLru::new(2);
         let places: Vec<u32> = keys([1, 2]).into_iter().map(|key| host.insert(key)).collect();
         assert_eq!((places, host.make_room(1)), (vec![0, 1], None));
-        keys([1, 2]).into_iter().for_each(|key| host.make_ready(key));
+        for key in keys([1, 2]) {
+            host.make_ready(key);
+        }
         assert_eq!(host.begin_load(SequenceHash(1)), 0);
         assert_eq!((host.make_room(2), host.make_room(1)), (None, Some(keys([2]))));
         host.end_load(SequenceHash(1));

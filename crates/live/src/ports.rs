@@ -88,7 +88,7 @@ impl Doors {
         Self(ports.into_iter().map(door).collect())
     }
 
-    /// Closes all ports. Whoever is connected loses the connection.
+    /// Closes all ports: nobody is let in any more when it returns, and whoever is connected loses the connection soon.
     pub(crate) async fn close(&mut self) {
         self.0.iter().for_each(|door| door.task.abort());
         for door in &mut self.0 {

@@ -253,12 +253,34 @@ fn context(engine: &EngineArgs) -> Option<u32> {
     latency::context(&engine.latency_spec().ok()?)
 }
 
-/// Says that sequences cannot be as long as they might, if so.
-fn too_long(max_model_len: u32, capacity: u32) -> Option<String> {
-    (max_model_len > capacity).then(|| {
+/// The engines of all pools.
+fn engines(plan: &Plan) -> impl Iterator<Item = &EngineArgs> {
+    plan.pools.iter().flat_map(|pool| pool.groups.iter().map(|(_, engine)| engine))
+}
+
+/// How long a sequence may be, and what to say where the KV cache of a worker holds less.
+fn max_model_len(plan: &Plan) -> (Option<u32>, Option<String>) {
+    let given = engines(plan).filter_map(|engine| engine.max_model_len).min();
+    let of_all = engines(plan).filter_map(|engine| engine.max_model_len.or_else(|| context(engine)));
+    let Some(tokens) = of_all.min() else {
+        return (None, None);
+    };
+    let note =
+        too_long(tokens, least_capacity(&plan.topology), given == Some(tokens), dialect(engines(plan)));
+    (Some(tokens), note)
+}
+
+/// Says that the KV cache of a worker holds less than a sequence of so many tokens, if so.
+fn too_long(tokens: u32, capacity: u32, is_given: bool, dialect: Dialect) -> Option<String> {
+    let whose = if is_given { "--max-model-len says" } else { "the model is made for" };
+    let remedy = match dialect {
+        Dialect::Vllm => format!(": vLLM would not start, but with --max-model-len {capacity}"),
+        Dialect::Sglang => String::new(),
+    };
+    (tokens > capacity).then(|| {
         format!(
-            "prompt and answer have {capacity} tokens at most, which is what the KV cache of a worker holds, and not \
-             {max_model_len}: vLLM would not start without --max-model-len"
+            "prompt and answer have {capacity} tokens at most, which is what the KV cache of a worker holds, and not the \
+             {tokens} that {whose}{remedy}"
         )
     })
 }
@@ -311,11 +333,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let record = record.transpose()?;
     let model = args.served_model_name.clone().or_else(|| plan.config.engine.model.clone());
     let model = model.unwrap_or_else(|| "servecast".to_owned());
-    let engines = || plan.pools.iter().flat_map(|pool| pool.groups.iter().map(|(_, engine)| engine));
-    let max_model_len = engines().filter_map(|engine| engine.max_model_len.or_else(|| context(engine))).min();
-    if !args.quiet
-        && let Some(note) = max_model_len.and_then(|tokens| too_long(tokens, least_capacity(&plan.topology)))
-    {
+    let (max_model_len, note) = max_model_len(&plan);
+    if let Some(note) = note.filter(|_| !args.quiet) {
         args.log.tell_note(&note);
     }
     let options = ServeOptions {
@@ -323,7 +342,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         workers: args.worker_port.map(|port| SocketAddr::new(args.address, port)),
         model: model.clone(),
         max_model_len,
-        prefix_caching: engines().all(|engine| engine.enable_prefix_caching),
+        prefix_caching: engines(&plan).all(|engine| engine.enable_prefix_caching),
         tokenizer,
         output,
         output_length,
@@ -339,7 +358,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         admin: args.faults.admin(args.address),
         options: plan.options(),
         topology: plan.topology.clone(),
-        dialect: dialect(engines()),
+        dialect: dialect(engines(&plan)),
         log: args.log_requests.then(|| RequestLog::new(args.log.into(), Box::new(std::io::stderr()))),
     };
     let (quiet, log) = (args.quiet, args.log);
@@ -371,4 +390,21 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             _ => Failure::run(message),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_too_little_memory_is_told_what_fits() {
+        let note = |is_given, dialect| too_long(131_072, 16_000, is_given, dialect).unwrap();
+        assert_eq!(
+            note(true, Dialect::Vllm),
+            "prompt and answer have 16000 tokens at most, which is what the KV cache of a worker holds, and not the 131072 \
+             that --max-model-len says: vLLM would not start, but with --max-model-len 16000"
+        );
+        assert!(note(false, Dialect::Sglang).ends_with("and not the 131072 that the model is made for"));
+        assert_eq!(too_long(16_000, 16_000, true, Dialect::Vllm), None);
+    }
 }

@@ -244,7 +244,10 @@ impl Scheduler {
     fn start_load(&mut self, slot: Slot, fit: Fit, tokens: u32, now: Time, step: &mut Step) -> bool {
         let up_to = fit.hit_tokens + tokens;
         // What others were promised is left for what is taken now, not for what follows.
-        let now_taken = self.blocks_to_take(fit, up_to) + self.reserved_blocks();
+        // Up to 0.15 nothing is, which would leave those who are loaded waiting for each other if nobody else ran.
+        let promises = self.offload.as_ref().is_some_and(|offload| offload.defers_free());
+        let reserved = if promises || self.running.is_empty() { self.reserved_blocks() } else { 0 };
+        let now_taken = self.blocks_to_take(fit, up_to) + reserved;
         let in_all = self.blocks_to_take(
             fit,
             if self.config.scheduler_reserve_full_isl { fit.known } else { 0 }.max(up_to),

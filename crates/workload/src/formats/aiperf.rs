@@ -6,8 +6,8 @@ use std::io::BufRead;
 use serde_json::{Map, Value};
 
 use super::json::{Fields, Items, number};
-use super::measured::{Measured, MeasuredRequest};
-use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS};
+use super::measured::{Measured, MeasuredRequest, ends_too_early};
+use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, delay_in, is_delay};
 use crate::{TimeUnit, TraceError};
 
 /// Reads the records of a file; those of the warm-up, and requests that failed, are only counted.
@@ -18,10 +18,15 @@ pub(super) fn read(input: &mut dyn BufRead) -> Result<Measured, TraceError> {
         let object: Map<String, Value> = item.parse()?;
         let record = Fields::new(item.line, &object);
         let metadata = record.object("metadata")?.ok_or_else(|| record.missing("metadata", "an object"))?;
-        let phase = metadata.get("benchmark_phase").and_then(Value::as_str);
+        let phase = metadata.name("benchmark_phase")?;
+        let was_cancelled = match metadata.get("was_cancelled") {
+            None => false,
+            Some(Value::Bool(was_cancelled)) => *was_cancelled,
+            Some(other) => return Err(metadata.wrong("was_cancelled", other, "true or false")),
+        };
         if phase.is_some_and(|phase| phase != "profiling") {
             measured.warmups.add(item.line);
-        } else if record.get("error").is_some() || metadata.get("was_cancelled") == Some(&Value::Bool(true)) {
+        } else if record.get("error").is_some() || was_cancelled {
             measured.failed.add(item.line);
         } else {
             let request = request(&record, &metadata)?;
@@ -45,6 +50,12 @@ fn request(record: &Fields, metadata: &Fields) -> Result<MeasuredRequest, TraceE
     let seconds = |key: &str| Metric::of(&metrics, key)?.map(|metric| metric.seconds()).transpose();
     let sent_ms = metadata.time_ms("request_start_ns", TimeUnit::Ns)?;
     let sent_ms = sent_ms.ok_or_else(|| metadata.missing("request_start_ns", "when the request was sent"))?;
+    let (ttft_s, e2e_s) = (seconds("time_to_first_token")?, seconds("request_latency")?);
+    if let Some(expected) = ends_too_early(ttft_s, e2e_s)
+        && let Some(value) = metrics.get("request_latency")
+    {
+        return Err(metrics.wrong("request_latency", value, expected));
+    }
     // A conversation can be sent several times; each time is a session with an id of its own.
     let session = match metadata.name("x_correlation_id")? {
         None => metadata.name("conversation_id")?,
@@ -56,8 +67,8 @@ fn request(record: &Fields, metadata: &Fields) -> Result<MeasuredRequest, TraceE
         sent_s: Some(sent_ms / 1e3),
         input_tokens: tokens("input_sequence_length", MAX_INPUT_TOKENS)?,
         output_tokens: tokens("output_sequence_length", MAX_OUTPUT_TOKENS)?,
-        ttft_s: seconds("time_to_first_token")?,
-        e2e_s: seconds("request_latency")?,
+        ttft_s,
+        e2e_s,
         gaps_s: Vec::new(),
     })
 }
@@ -91,11 +102,11 @@ impl<'a> Metric<'a> {
 
     fn seconds(&self) -> Result<f64, TraceError> {
         let (fields, key) = self.place();
-        let unit = match self {
-            Self::WithUnit(fields) => fields.get("unit").and_then(Value::as_str).unwrap_or(""),
-            Self::Bare(..) => "",
+        let value = fields.get(key).ok_or_else(|| fields.missing(key, "a time"))?;
+        let Self::WithUnit(_) = self else {
+            return Err(fields.wrong(key, value, "an object with the `value` of a time and its `unit`"));
         };
-        let unit = match unit {
+        let unit = match fields.get("unit").and_then(Value::as_str).unwrap_or("") {
             "s" | "sec" => TimeUnit::S,
             "ms" => TimeUnit::Ms,
             "us" => TimeUnit::Us,
@@ -104,8 +115,7 @@ impl<'a> Metric<'a> {
                 return Err(fields.wrong("unit", &other.into(), "sec, ms, us or ns: `value` is a time"));
             }
         };
-        let value = fields.get(key).ok_or_else(|| fields.missing(key, "a time"))?;
-        let seconds = number(value).map(|time| unit.to_ms(time) / 1e3);
-        seconds.ok_or_else(|| fields.wrong(key, value, format!("a number of {}", unit.name())))
+        let ms = number(value).map(|time| unit.to_ms(time)).filter(|ms| is_delay(*ms));
+        ms.map(|ms| ms / 1e3).ok_or_else(|| fields.wrong(key, value, delay_in(unit)))
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json::{Items, number, whole};
-use super::measured::{Measured, MeasuredRequest};
+use super::measured::{Measured, MeasuredRequest, ends_too_early};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, delay_in, timestamp_in, tokens_up_to};
 use crate::{TimeUnit, TraceError, fields};
 
@@ -62,16 +62,32 @@ impl Lists {
         }
         let duration_s = self.duration.as_ref().and_then(number);
         measured.duration_s = duration_s.filter(|seconds| (0.0..=MOST_SECONDS).contains(seconds));
-        measured.concurrency = self.max_concurrency.as_ref().and_then(whole).or(measured.concurrency);
+        measured.concurrency = match &self.max_concurrency {
+            None | Some(Value::Null) => measured.concurrency,
+            Some(value) => Some(whole(value).filter(|number| *number > 0).ok_or_else(|| {
+                let (found, expected) =
+                    (fields::described(&value.to_string()), "a whole number of requests".to_owned());
+                TraceError::Value { line, field: "max_concurrency".into(), found, expected }
+            })?),
+        };
         for place in 0..inputs.len() {
             let entry = (measured.requests.len() as u64) + measured.failed.rows + 1;
-            let error = self.errors.as_ref().and_then(|errors| errors[place].as_str());
-            let failed = error.is_some_and(|error| !error.is_empty())
-                || [&inputs[place], &outputs[place]].map(whole).contains(&Some(0));
+            let at = Place { line, place };
+            let failed = match self.errors.as_ref().map(|errors| &errors[place]) {
+                None | Some(Value::Null) => false,
+                Some(Value::String(error)) => !error.is_empty(),
+                Some(other) => {
+                    return Err(at.wrong(
+                        "errors",
+                        &other.to_string(),
+                        "a string, empty if there was none".into(),
+                    ));
+                }
+            } || [&inputs[place], &outputs[place]].map(whole).contains(&Some(0));
             if failed {
                 measured.failed.add(entry);
             } else {
-                let request = self.request(Place { line, place }, entry)?;
+                let request = self.request(at, entry)?;
                 measured.requests.push(request);
             }
         }
@@ -85,6 +101,10 @@ impl Lists {
             None if self.itls.is_some() => ttft_s.map(|ttft_s| ttft_s + gaps_s.iter().sum::<f64>()),
             latency => latency,
         };
+        if let Some(expected) = ends_too_early(ttft_s, e2e_s) {
+            let value = self.latencies.as_ref().map_or(Value::Null, |list| list[at.place].clone());
+            return Err(at.wrong("latencies", &value.to_string(), expected));
+        }
         Ok(MeasuredRequest {
             line: entry,
             session: None,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::json::{Fields, Items};
-use super::measured::{Measured, MeasuredRequest};
+use super::measured::{Measured, MeasuredRequest, ends_too_early};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS};
 use crate::{TimeUnit, TraceError};
 
@@ -65,14 +65,21 @@ fn request(entry: &Fields, number: u64) -> Result<MeasuredRequest, TraceError> {
     // Turns of a conversation name it; so may single requests.
     let session = info.map(|info| info.name("conversation_id")).transpose()?.flatten();
     let seconds = |key, unit| Ok::<_, TraceError>(entry.duration_ms(key, unit)?.map(|ms| ms / 1e3));
+    let ttft_s = seconds("time_to_first_token_ms", TimeUnit::Ms)?;
+    let e2e_s = seconds("request_latency", TimeUnit::S)?;
+    if let Some(expected) = ends_too_early(ttft_s, e2e_s)
+        && let Some(value) = entry.get("request_latency")
+    {
+        return Err(entry.wrong("request_latency", value, expected));
+    }
     Ok(MeasuredRequest {
         line: number,
         session,
         sent_s: Some(sent_ms / 1e3),
         input_tokens: entry.needed_tokens("prompt_tokens", MAX_INPUT_TOKENS)?,
         output_tokens: entry.needed_tokens("output_tokens", MAX_OUTPUT_TOKENS)?,
-        ttft_s: seconds("time_to_first_token_ms", TimeUnit::Ms)?,
-        e2e_s: seconds("request_latency", TimeUnit::S)?,
+        ttft_s,
+        e2e_s,
         gaps_s: Vec::new(),
     })
 }

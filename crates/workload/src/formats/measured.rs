@@ -44,6 +44,13 @@ pub struct MeasuredRequest {
     pub gaps_s: Vec<f64>,
 }
 
+/// What the latency of a request must be, in words, if it ended before its first token came.
+pub(super) fn ends_too_early(ttft_s: Option<f64>, e2e_s: Option<f64>) -> Option<String> {
+    // Sums of what a file has may be off in their last digits.
+    let (ttft_s, _) = ttft_s.zip(e2e_s).filter(|(ttft_s, e2e_s)| e2e_s + 1e-6 < *ttft_s)?;
+    Some(format!("at least the time to its first token, {ttft_s} s"))
+}
+
 /// Reads the requests of a file of the given form; `None` if such files have no times of requests.
 ///
 /// # Errors

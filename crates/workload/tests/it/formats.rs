@@ -108,6 +108,26 @@ fn results_of_sglang_bench_serving_are_a_closed_loop() {
     let error = workload(&read(result).unwrap(), Load::Open { arrival_speedup_ratio: 1.0 }).unwrap_err();
     assert!(error.to_string().starts_with("line 1: `timestamp` is missing"), "{error}");
     refused(r#"{"backend": "sglang", "input_lens": [1]}"#, "`output_lens` is missing or null");
+    let with = |more: &str| {
+        format!(r#"{{"backend": "sglang", "input_lens": [9, 9], "output_lens": [3, 3], {more}}}"#)
+    };
+    for (more, problem) in [
+        (
+            r#""max_concurrency": -1"#,
+            "`max_concurrency` is the number -1, but must be a whole number of requests",
+        ),
+        (
+            r#""max_concurrency": "x""#,
+            "`max_concurrency` is the string \"x\", but must be a whole number of requests",
+        ),
+        (r#""errors": ["", true]"#, "`errors[1]` is true, but must be a string, empty if there was none"),
+        (
+            r#""ttfts": [0.5, 0.5], "latencies": [0.5, 0]"#,
+            "`latencies[1]` is the number 0, but must be at least the time to its first token, 0.5 s",
+        ),
+    ] {
+        refused(&with(more), problem);
+    }
 }
 
 #[test]
@@ -150,6 +170,22 @@ fn records_of_aiperf_are_sessions_with_the_gaps_that_were_measured() {
     refused(
         &format!("\n{}", one.replace("\"value\": 9", "\"value\": 9.5")),
         "line 2: `metrics.input_sequence_length.value` is the number 9.5, but must be a whole number of tokens",
+    );
+    for (value, problem) in [
+        ("1e30", "must be a number of milliseconds from 0 to 1.8e13"),
+        ("-1", "must be a number of milliseconds from 0 to 1.8e13"),
+    ] {
+        refused(&one.replace("\"value\": 10", &format!("\"value\": {value}")), problem);
+    }
+    let ttft = "\"metrics\": {\"time_to_first_token\": {\"value\": 20, \"unit\": \"ms\"}, ";
+    refused(&one.replace("\"metrics\": {", ttft), "but must be at least the time to its first token, 0.02 s");
+    refused(
+        &one.replace("{\"x_", "{\"was_cancelled\": \"x\", \"x_"),
+        "`metadata.was_cancelled` is the string \"x\", but must be true or false",
+    );
+    refused(
+        &one.replace("{\"value\": 10, \"unit\": \"ms\"}", "10"),
+        "`metrics.request_latency` is the number 10, but must be an object with the `value` of a time and its `unit`",
     );
     refused(
         &one.replace("request_start_ns", "start"),

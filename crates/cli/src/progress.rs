@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use servecast::what_if::TestProgress;
 use servecast_types::Time;
 
@@ -186,6 +186,17 @@ impl SearchProgress {
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{spinner} {pos} runs, of {len} deployments {wide_msg}");
             ProgressBar::with_draw_target(Some(candidates as u64), ProgressDrawTarget::stderr())
+                .with_style(style.expect("the template is constant"))
+        });
+        Self(bar)
+    }
+
+    /// A bar for the runs that only a page needs, which goes when the page is there.
+    pub(crate) fn of_page(quiet: bool) -> Self {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{spinner} {pos} runs for the page");
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+                .with_finish(ProgressFinish::AndClear)
                 .with_style(style.expect("the template is constant"))
         });
         Self(bar)

@@ -33,6 +33,6 @@ pub use cutoff::{Cutoff, Lost};
 pub use goal::{Figures, Goal, Load, Price};
 pub use growth::{grown, grown_concurrency};
 pub use headroom::{Headroom, Held, Probe, find_headroom, find_headrooms};
-pub use page::{RecommendationContext, render_recommendation_page};
+pub use page::{OverTime, RecommendationContext, render_recommendation_page};
 pub use search::{Candidate, Evaluate, Outcome, Place, Search, Tally, Verdict};
 pub use seeds::{Interval, OverSeeds};

@@ -14,7 +14,7 @@ use crate::{CutOffEntry, Entry, Headroom, LoadAnswer, Recommendation, Sure, Tall
 mod lines;
 mod words;
 
-/// Most deployments on a page, which stays below a megabyte.
+/// Most deployments on a page, which must stay small.
 const MOST_POINTS: usize = 1500;
 
 /// What a page needs beside the answer.
@@ -26,8 +26,31 @@ pub struct RecommendationContext {
     pub seed: u64,
     /// For each load, the command lines that start the first deployments of its ranking.
     pub start: Vec<Vec<String>>,
-    /// For each load, how the first of its ranking go over time, each with its name.
-    pub curves: Vec<Vec<(String, Curves)>>,
+    /// For each load, how the first of its ranking go over time.
+    pub over_time: Vec<Vec<OverTime>>,
+}
+
+/// How a deployment goes over time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OverTime {
+    /// What it is called.
+    pub name: String,
+    /// Its curves, if there are any.
+    pub curves: Option<Curves>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl OverTime {
+    /// What came of the run of a deployment, or why there is nothing to see.
+    pub fn new(name: impl Into<String>, curves: Result<Curves, String>) -> Self {
+        let (curves, problem) = match curves {
+            Ok(curves) => (Some(curves), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        Self { name: name.into(), curves, problem }
+    }
 }
 
 /// Renders the page of an answer, which needs no other file.
@@ -77,7 +100,7 @@ struct Load<'a> {
     /// How many more were simulated than are shown.
     left_out: u64,
     /// How the first of them go over time.
-    curves: &'a [(String, Curves)],
+    over_time: &'a [OverTime],
 }
 
 /// A deployment that was simulated.
@@ -112,8 +135,8 @@ fn page<'a>(answer: &'a Recommendation, context: &'a RecommendationContext) -> P
     let most = MOST_POINTS / answer.loads.len().max(1);
     let loads = answer.loads.iter().enumerate().map(|(place, load)| {
         let start = context.start.get(place).map_or(&[][..], Vec::as_slice);
-        let curves = context.curves.get(place).map_or(&[][..], Vec::as_slice);
-        Load { curves, ..shown(answer, load, start, &context.common, most) }
+        let over_time = context.over_time.get(place).map_or(&[][..], Vec::as_slice);
+        Load { over_time, ..shown(answer, load, start, &context.common, most) }
     });
     Page {
         title: title(answer),
@@ -154,7 +177,7 @@ fn shown<'a>(
         settings: lines(&of_factor(load.factor, common)),
         left_out: load.tally.simulated.saturating_sub((points.len() + alike) as u64),
         points,
-        curves: &[],
+        over_time: &[],
     }
 }
 

@@ -22,17 +22,22 @@ const valueAxis = (values, box) => {
   return { at, ticks: far };
 };
 
+/// Makers whose content is on the page, each with the charts that it has.
+let made = [];
+
 /// What makes the content of an element anew when a choice changes.
 const maker = (at, make) => {
-  let own = [];
+  const self = { at, own: [] };
   return () => {
-    own.forEach((redraw) => redraws.splice(redraws.indexOf(redraw), 1));
+    // What is within it goes, too, with what that has redrawn since.
+    made.filter((one) => at.contains(one.at)).flatMap((one) => one.own).forEach((redraw) => redraws.includes(redraw) && redraws.splice(redraws.indexOf(redraw), 1));
+    made = [...made.filter((one) => !at.contains(one.at)), self];
     const before = redraws.length;
     at.replaceChildren();
     make(at);
-    own = redraws.slice(before);
+    self.own = redraws.slice(before);
     // Charts beside each other share the width, which the first of them did not know.
-    own.forEach((redraw) => redraw());
+    self.own.forEach((redraw) => redraw());
   };
 };
 

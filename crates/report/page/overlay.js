@@ -4,10 +4,15 @@
 const FIRST = 6;
 
 /// Of `runs`, each with a name and perhaps curves; `without` more have none on this page.
-function laidOver(runs, without, about = "The runs") {
+function laidOver(runs, without) {
+  if (runs.some((run) => run.curves)) drawOver(overTimeOf("The runs"), runs, without);
+}
+
+/// The section of curves over time.
+const overTimeOf = (about) => section("time", "Over time", `${about} laid over each other, in seconds since the first arrival of each. TTFT and E2E latency are means of the completed requests that arrive then, ITL is the mean gap between the tokens that come then; lines end, or have gaps, where there is no sample.`);
+
+function drawOver(at, runs, without) {
   const known = runs.flatMap((run, n) => (run.curves ? [n] : []));
-  if (!known.length) return;
-  const at = section("time", "Over time", `${about} laid over each other, in seconds since the first arrival of each. TTFT and E2E latency are means of the completed requests that arrive then, ITL is the mean gap between the tokens that come then; lines end, or have gaps, where there is no sample.`);
   if (without) at.append(node("p", { class: "dim" }, `${number(without)} more runs have no curves here, which keeps this page small.`));
   // Who served nobody has no latency to look at.
   const served = known.filter((n) => runs[n].curves.latencies.ttft.some((value) => value != null));

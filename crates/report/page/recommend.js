@@ -309,6 +309,16 @@ function paintLeader(chart, box, headroom, { stroke, x, y, valueAt, lost }) {
   }
 }
 
+// ---- Over time.
+
+function overTime(at) {
+  const runs = load.over_time.map((one, n) => ({ ...one, name: `${n + 1}: ${one.name}` }));
+  at.append(node("p", {}, `Under ${load.factor === 1 ? "the load as it was given" : `${times(load.factor)} the load that was given`}.`));
+  for (const { name, problem } of runs) if (problem) at.append(node("p", { class: "bad" }, `${name} has no curves: ${problem}.`));
+  if (runs.some((run) => run.curves)) drawOver(at, runs, 0);
+  else if (!runs.length) at.append(node("p", {}, "No deployment ran."));
+}
+
 // ---- The table.
 
 const MOST_ROWS = 300;
@@ -417,8 +427,8 @@ function page() {
   part(section("setting", "Targets over a setting", "What a setting does to each target, whatever the others are. Filled: keeps all targets; hollow: misses one."), overSetting);
   part(section("load", "Targets over load", `How the first ${LEADERS} fare under more load than was asked for, up to the factor at which a target is missed.`), overLoad);
   part(section("deployments", "All deployments", "Those that were simulated. A head sorts; a name shows the settings."), deployments);
+  if (data.loads.some((one) => one.over_time.length)) part(overTimeOf("The first deployments"), overTime);
   rebuild();
-  if (load.curves.length) laidOver(load.curves.map(([name, curves], n) => ({ name: `${n + 1}: ${name}`, curves })), 0, "The first deployments, under the load as it was given,");
 }
 
 iterationTimes(data);

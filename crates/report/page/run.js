@@ -91,6 +91,7 @@ const TARGETS = [["TTFT", "ttft_ms", "ttft"], ["ITL", "tpot_ms", "itl"], ["E2E l
 /// How many requests keep limits, and what else follows from them.
 function targets(repaint) {
   const at = section("targets", "Targets", "Limits on the latencies of a request; its ITL is the mean gap between its tokens (TPOT). Goodput, the lines in the charts and the marks of the slowest requests follow; the diagnosis, and the verdict above, stay those of the run.");
+  if (data.report.measured) at.append(node("p", { class: "dim" }, "Shares and goodput are of the measured requests; the lines of latencies over time and the slowest requests are of the whole run."));
   const { every, all, latencies } = data.requests, seconds = (data.report.duration_ms ?? 0) / 1e3;
   const said = node("output", { class: "kept", "aria-live": "polite" }), list = node("ul");
   const tell = () => {
@@ -100,7 +101,7 @@ function targets(repaint) {
     const within = (target) => `${target[0]} ≤ ${number(limits[target[0]])} ms`;
     const sampled = every > 1 ? ` (counted over every ${every}th request)` : "";
     const kept = share(given);
-    said.textContent = !given.length ? "No target is set." : !count ? "No request arrived: there is no sample." : `${percent(kept)} of ${number(all)} requests${sampled} within ${given.map(within).join(", ")}: goodput ${seconds ? number((kept * all) / seconds) : "–"} requests/s.`;
+    said.textContent = !given.length ? "No target is set." : !count ? "No request arrived: there is no sample." : `${percent(kept)} of ${number(all)} ${data.report.measured ? "measured " : ""}requests${sampled} within ${given.map(within).join(", ")}: goodput ${seconds ? number((kept * all) / seconds) : "–"} requests/s.`;
     list.replaceChildren(...(given.length > 1 && count ? given.map((target) => node("li", {}, `${within(target)}: ${percent(share([target]))}`)) : []));
     for (const [mark, , request] of marks) mark.classList.toggle("bad", TARGETS.some(([name, , key]) => limits[name] > 0 && (key === "itl" ? request.tpot : request[key]) > limits[name]));
   };

@@ -23,7 +23,7 @@ function whatDiffers(...more) {
   const at = section("differs", "What differs", "The settings in which these runs differ; what is the same for all stands above. – is not given.");
   const names = several.list.map((_, n) => numbered(n));
   const isWide = several.differs.length > 12 || several.list.length <= Math.min(several.differs.length, 4);
-  if (!several.differs.length) at.append(node("p", {}, several.unknown.length < several.list.length - 1 ? "No setting differs, and the workload is the same." : "In which settings the runs differ is not known."));
+  if (!several.differs.length) at.append(node("p", {}, several.is_known ? "No setting differs, and the workload is the same." : several.unknown.length < several.list.length - 1 ? "No setting differs between the runs whose settings are known." : "In which settings the runs differ is not known."));
   else if (isWide) at.append(table(["Setting", ...names], several.differs.map(([path, values]) => [path, ...values.map(valueText)]), "Settings that differ"));
   else at.append(table(["Run", ...several.differs.map(([path]) => path)], names.map((name, n) => [name, ...several.differs.map(([, values]) => valueText(values[n]))]), "Settings that differ"));
   if (several.unknown.length) at.append(node("p", { class: "dim" }, `The settings of ${several.unknown.join(", ")} are not known.`));

@@ -10,10 +10,13 @@ use crate::latency::tpot_ms;
 use crate::page::coarse;
 use crate::paired::{RequestFigures, StageFigures};
 use crate::series::Axis;
+use crate::validation::CurvePair;
 
-/// Bins of a run where there are few runs, and where there are many: a page must stay small.
+/// Most runs whose curves are on a page, which must stay small.
+pub const MOST_CURVES: usize = 60;
+
+/// Bins of a run, and of all runs of a page.
 const MOST_BINS: usize = 100;
-const LEAST_BINS: usize = 40;
 const ALL_BINS: usize = 3000;
 
 /// Averages over equal parts of a run, from its first arrival to its last end.
@@ -24,8 +27,9 @@ pub struct Curves {
     /// Requests that arrive a second.
     arrivals: Vec<f64>,
     latencies: LatencyLines,
-    /// Requests that have arrived and not ended.
-    under_way: Vec<f64>,
+    /// Requests that have arrived and not ended; absent where it is not known when all of them ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    under_way: Option<Vec<f64>>,
     /// Those that workers compute, over all pools; absent where a client measured, who does not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<Vec<f64>>,
@@ -74,29 +78,27 @@ struct Stay {
 impl Curves {
     /// Bins of each of so many runs.
     pub fn bins(runs: usize) -> usize {
-        (ALL_BINS / runs.max(1)).clamp(LEAST_BINS, MOST_BINS)
+        (ALL_BINS / runs.clamp(1, MOST_CURVES)).min(MOST_BINS)
     }
 
-    /// The curves of a run in so many bins.
-    pub fn of(run: &RunRecord, bins: usize) -> Self {
+    /// The curves of a run in so many bins; `None` if it has no length.
+    pub fn of(run: &RunRecord, bins: usize) -> Option<Self> {
         let spans: Vec<_> =
             run.requests.iter().map(|request| (request.arrival.as_ms(), request.ended.as_ms())).collect();
-        let axis = axis_of(&spans, bins);
+        let axis = axis_of(&spans, bins)?;
         let stays = run
             .requests
             .iter()
             .flat_map(|request| request.stages.iter().map(|stage| Stay::of(request, stage)));
-        Self::new(&axis, &spans, lives(run), Some(stays))
+        Some(Self::new(&axis, &spans, true, lives(run), Some(stays)))
     }
 
-    /// The curves of rows of requests, if it is known when all were sent.
+    /// The curves of rows of requests; `None` unless it is known when all were sent, and if they have no length.
     pub fn of_rows(rows: &[RequestFigures], bins: usize) -> Option<Self> {
-        let span = |row: &RequestFigures| {
-            let sent = row.arrival_ms?;
-            Some((sent, row.ended_ms.or_else(|| Some(sent + row.e2e_latency_ms?)).unwrap_or(sent)))
-        };
+        let has_ends = rows.iter().all(|row| ended_ms(row).is_some());
+        let span = |row: &RequestFigures| Some((row.arrival_ms?, ended_ms(row).or(row.arrival_ms)?));
         let spans: Vec<(f64, f64)> = rows.iter().map(span).collect::<Option<_>>()?;
-        let axis = axis_of(&spans, bins);
+        let axis = axis_of(&spans, bins)?;
         let life = |row: &RequestFigures| {
             let of = |latency: Option<f64>| latency.filter(|_| row.status == "finished");
             Life {
@@ -111,12 +113,13 @@ impl Curves {
         let stays = rows.iter().zip(&spans).flat_map(|(row, &(_, ended))| {
             row.stages.iter().map(move |stage| Stay::of_row(row, stage, ended))
         });
-        Some(Self::new(&axis, &spans, rows.iter().map(life), has_stages.then_some(stays)))
+        Some(Self::new(&axis, &spans, has_ends, rows.iter().map(life), has_stages.then_some(stays)))
     }
 
     fn new(
         axis: &Axis,
         spans: &[(f64, f64)],
+        has_ends: bool,
         lives: impl Iterator<Item = Life>,
         stays: Option<impl Iterator<Item = Stay>>,
     ) -> Self {
@@ -146,7 +149,7 @@ impl Curves {
             bin_s: axis.bin / 1000.0,
             arrivals: shown(arrivals),
             latencies: LatencyLines::new(axis, lives),
-            under_way: shown(under_way),
+            under_way: has_ends.then(|| shown(under_way)),
             running: known(running),
             waiting: known(waiting),
             kv_tokens: known(kv_tokens),
@@ -178,11 +181,49 @@ impl Stay {
     }
 }
 
-/// The time from the first arrival to the last end.
-fn axis_of(spans: &[(f64, f64)], bins: usize) -> Axis {
-    let start = spans.iter().map(|span| span.0).reduce(f64::min).unwrap_or(0.0);
-    let end = spans.iter().map(|span| span.1).reduce(f64::max).unwrap_or(0.0);
-    Axis::new(start, end, bins)
+/// When a request ended, in ms, where that is known.
+fn ended_ms(row: &RequestFigures) -> Option<f64> {
+    row.ended_ms.or_else(|| Some(row.arrival_ms? + row.e2e_latency_ms?))
+}
+
+/// From the first arrival to the last end, in ms.
+fn extent(spans: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let start = spans.iter().map(|span| span.0).reduce(f64::min)?;
+    let end = spans.iter().map(|span| span.1).reduce(f64::max)?;
+    Some((start, end))
+}
+
+/// The time of a run, if it has a length: without one, there are no rates.
+fn axis_of(spans: &[(f64, f64)], bins: usize) -> Option<Axis> {
+    let (start, end) = extent(spans).filter(|(start, end)| end > start)?;
+    Some(Axis::new(start, end, bins))
+}
+
+/// The requests that are under way in two runs, each since its first arrival, over equal parts of the longer one; `None`
+/// unless it is known of all when they came and ended.
+pub fn under_way(real: &[RequestFigures], ours: &[RequestFigures]) -> Option<CurvePair> {
+    let spans = |rows: &[RequestFigures]| {
+        let spans = rows.iter().map(|row| Some((row.arrival_ms?, ended_ms(row)?)));
+        let spans: Vec<(f64, f64)> = spans.collect::<Option<_>>()?;
+        let (start, end) = extent(&spans)?;
+        let since_start = spans.into_iter().map(|(from, to)| (from - start, to - start));
+        Some((since_start.collect::<Vec<_>>(), end - start))
+    };
+    let ((real, real_ms), (ours, ours_ms)) = (spans(real)?, spans(ours)?);
+    let axis = axis_of(&[(0.0, real_ms.max(ours_ms))], MOST_BINS)?;
+    let line = |spans: Vec<(f64, f64)>| {
+        let mut line = vec![0.0; axis.bins];
+        for (from, to) in spans {
+            axis.spread(from, to, |bin, share, _| line[bin] += share);
+        }
+        line.into_iter().map(coarse).collect()
+    };
+    Some(CurvePair {
+        name: "Requests under way".to_owned(),
+        bin_s: axis.bin / 1000.0,
+        real: line(real),
+        ours: line(ours),
+    })
 }
 
 fn lives(run: &RunRecord) -> impl Iterator<Item = Life> {
@@ -255,18 +296,19 @@ mod tests {
     #[test]
     fn rows_of_a_run_have_its_curves() {
         let run = Curves::of(&fixture::run(), 85);
-        assert_eq!(Curves::of_rows(&rows(), 85), Some(run));
+        assert!(run.is_some());
+        assert_eq!(Curves::of_rows(&rows(), 85), run);
     }
 
     #[test]
     fn averages_keep_what_they_average() {
-        let curves = Curves::of(&fixture::run(), 85);
+        let curves = Curves::of(&fixture::run(), 85).unwrap();
         let total = |line: &[f64]| line.iter().sum::<f64>() * curves.bin_s * 1000.0;
         let near = |found: f64, expected: f64| {
             assert!((found - expected).abs() < 0.02 * expected, "{found} {expected}");
         };
         // 40, 160 and 50 ms; 38 and 38, 36, 100; 2, 4, 20 and 2.
-        near(total(&curves.under_way), 250.0);
+        near(total(curves.under_way.as_ref().unwrap()), 250.0);
         near(total(curves.running.as_ref().unwrap()), 212.0);
         near(total(curves.waiting.as_ref().unwrap()), 28.0);
         near(total(&curves.arrivals) / 1000.0, 4.0);
@@ -275,7 +317,7 @@ mod tests {
     #[test]
     fn latencies_are_of_completed_requests_and_absent_without_one() {
         // A bin is 2 ms long, from 10 ms on.
-        let lines = Curves::of(&fixture::run(), 85).latencies;
+        let lines = Curves::of(&fixture::run(), 85).unwrap().latencies;
         let at = |ms: usize| (ms - 10) / 2;
         assert_eq!((lines.ttft[at(10)], lines.e2e[at(10)]), (Some(20.0), Some(40.0)));
         assert_eq!((lines.ttft[at(20)], lines.ttft_most[at(20)]), (Some(80.0), Some(80.0)));
@@ -295,15 +337,45 @@ mod tests {
         }
         let curves = Curves::of_rows(&rows, 10).unwrap();
         assert_eq!((curves.running, curves.waiting, curves.kv_tokens), (None, None, None));
-        assert!(curves.under_way.iter().any(|under_way| *under_way > 0.0));
+        // Two of them were not served, and nobody knows when they were turned away.
+        assert_eq!(curves.under_way, None);
+        rows.retain(|row| row.status == "finished");
+        let under_way = Curves::of_rows(&rows, 10).unwrap().under_way.unwrap();
+        assert!(under_way.iter().any(|under_way| *under_way > 0.0));
         rows[0].arrival_ms = None;
         assert_eq!(Curves::of_rows(&rows, 10), None);
     }
 
     #[test]
-    fn nobody_has_empty_curves() {
-        let curves = Curves::of(&RunRecord::default(), Curves::bins(10_000));
-        assert_eq!(curves.arrivals, vec![0.0; LEAST_BINS]);
-        assert_eq!(curves.latencies.ttft, vec![None; LEAST_BINS]);
+    fn a_run_without_length_has_no_curves() {
+        assert_eq!(Curves::of(&RunRecord::default(), 10), None);
+        let mut run = fixture::run();
+        run.requests.truncate(1);
+        assert!(Curves::of(&run, 10).is_some());
+        run.requests[0].ended = run.requests[0].arrival;
+        assert_eq!(Curves::of(&run, 10), None, "a request in no time is no rate");
+    }
+
+    #[test]
+    fn runs_beyond_those_of_a_page_do_not_coarsen_it() {
+        assert_eq!((Curves::bins(2), Curves::bins(MOST_CURVES)), (100, 50));
+        assert_eq!(Curves::bins(10_000), Curves::bins(MOST_CURVES));
+    }
+
+    #[test]
+    fn a_request_far_from_all_others_takes_no_more_bins() {
+        let at = |sent: f64| RequestFigures {
+            arrival_ms: Some(sent),
+            e2e_latency_ms: Some(1000.0),
+            ..RequestFigures::default()
+        };
+        // The start of one was not written down, beside Unix times.
+        let pair = under_way(&[at(0.0), at(1.7e12)], &[at(0.0), at(500.0)]).unwrap();
+        assert_eq!((pair.real.len(), pair.ours.len()), (MOST_BINS, MOST_BINS));
+        let near = under_way(&[at(5e3), at(5.5e3)], &[at(0.0)]).unwrap();
+        let total = |line: &[f64]| line.iter().sum::<f64>() * near.bin_s;
+        assert!((near.bin_s - 0.015).abs() < 1e-12, "{near:?}");
+        assert!((total(&near.real) - 2.0).abs() < 0.02 && (total(&near.ours) - 1.0).abs() < 0.02, "{near:?}");
+        assert_eq!(under_way(&[at(0.0)], &[RequestFigures::default()]), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::curves::Curves;
+use crate::curves::{Curves, MOST_CURVES};
 use crate::differences::{Differences, NamedFigures, SHOWN};
 use crate::page::{COMMON, DISTRIBUTION, Distribution, skeleton};
 use crate::paired::RequestFigures;
@@ -51,7 +51,7 @@ pub fn render_differences_page(page: &ComparedPage<'_>) -> String {
     let others = if runs == 1 { "another run".to_owned() } else { format!("{runs} other runs") };
     let bins = Curves::bins(runs + 1);
     let curves: Vec<Option<Curves>> =
-        page.requests.iter().map(|rows| Curves::of_rows((*rows)?, bins)).collect();
+        page.requests.iter().take(MOST_CURVES).map(|rows| Curves::of_rows((*rows)?, bins)).collect();
     let data = Data {
         title: format!("{} and {others}", page.differences.baseline.name),
         differences: page.differences,

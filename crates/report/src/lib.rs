@@ -70,7 +70,7 @@ pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
 pub use client_run::{ClientRequest, ClientRun, MatchedRequests, figures_of_client, matched_requests};
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
-pub use curves::Curves;
+pub use curves::{Curves, MOST_CURVES, under_way};
 pub use diagnosis::{
     Evidence, Finding, FindingKind, Tested, TestedFigure, WhatIf, diagnose, render_diagnosis,
 };

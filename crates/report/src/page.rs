@@ -16,6 +16,7 @@ use crate::activity::Activity;
 use crate::latency::tpot_ms;
 use crate::report::Report;
 use crate::series::{Series, series};
+use crate::window::Window;
 
 mod distribution;
 mod workers;
@@ -56,6 +57,8 @@ pub struct PageContext {
     pub version: String,
     /// Tokens a KV block.
     pub block_size: u32,
+    /// The part of the run that figures are of.
+    pub window: Window,
 }
 
 #[derive(Serialize)]
@@ -78,7 +81,7 @@ struct Page<'a> {
     requests: Requests,
 }
 
-/// Latencies of requests, for targets that are set in the page.
+/// Latencies of the requests that are measured, for targets that are set in the page.
 #[derive(Serialize)]
 struct Requests {
     /// One in so many is here: a page must stay small.
@@ -130,7 +133,7 @@ pub fn render_page(
         scatter: scatter(run),
         prefix: prefix(run),
         slowest: slowest(run),
-        requests: requests(run),
+        requests: requests(run, context.window),
     };
     skeleton("servecast report", &[COMMON, DISTRIBUTION, CHARTS, TIME, RUN], &page)
 }
@@ -188,10 +191,12 @@ fn scatter(run: &RunRecord) -> Vec<(u32, f64)> {
     points.into_iter().step_by(step).collect()
 }
 
-fn requests(run: &RunRecord) -> Requests {
-    let every = run.requests.len().div_ceil(MOST_LATENCIES).max(1);
+fn requests(run: &RunRecord, window: Window) -> Requests {
+    let measured = run.requests.iter().zip(window.is_measured(run)).filter(|(_, is_measured)| *is_measured);
+    let measured: Vec<&RequestRecord> = measured.map(|(request, _)| request).collect();
+    let every = measured.len().div_ceil(MOST_LATENCIES).max(1);
     let line = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
-        let shown = run.requests.iter().step_by(every);
+        let shown = measured.iter().copied().step_by(every);
         shown.map(|request| of(request).filter(|_| request.is_finished()).map(rounded)).collect()
     };
     let latencies = Latencies {
@@ -199,7 +204,7 @@ fn requests(run: &RunRecord) -> Requests {
         itl: line(&tpot_ms),
         e2e: line(&|request| request.e2e().map(Duration::as_ms)),
     };
-    Requests { every, all: run.requests.len(), latencies }
+    Requests { every, all: measured.len(), latencies }
 }
 
 /// By depth in the prompt: prompts that reach it, and those that found it in the prefix cache.
@@ -245,14 +250,20 @@ fn slowest(run: &RunRecord) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::window::Margin;
     use crate::{SummaryOptions, fixture, summarize};
 
     fn page(config: &str) -> String {
+        page_of(&PageContext {
+            title: "a run".to_owned(),
+            config: config.to_owned(),
+            ..PageContext::default()
+        })
+    }
+
+    fn page_of(context: &PageContext) -> String {
         let run = fixture::run();
-        let report = summarize(&run, &SummaryOptions::default());
-        let context =
-            PageContext { title: "a run".to_owned(), config: config.to_owned(), ..PageContext::default() };
-        render_page(&run, None, &report, &context)
+        render_page(&run, None, &summarize(&run, &SummaryOptions::default()), context)
     }
 
     fn data(page: &str) -> Value {
@@ -301,6 +312,14 @@ mod tests {
                 "e2e": [40.0, 160.0, null, null],
             }})
         );
+    }
+
+    #[test]
+    fn targets_are_of_the_measured_requests() {
+        let window = Window { warmup: Some(Margin::Requests(1)), cooldown: None };
+        let data = data(&page_of(&PageContext { window, ..PageContext::default() }));
+        assert_eq!(data["requests"]["all"], 3);
+        assert_eq!(data["requests"]["latencies"]["ttft"], json!([80.0, null, null]));
     }
 
     #[test]

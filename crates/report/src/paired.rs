@@ -13,7 +13,9 @@ use servecast_types::{Duration, Seed, Time};
 
 use crate::differences::sentences;
 use crate::latency::tpot_ms;
+use crate::rows::status_name;
 use crate::stats::Stats;
+use crate::window::Window;
 
 /// Resamples of a confidence interval.
 const RESAMPLES: usize = 1000;
@@ -33,7 +35,7 @@ pub struct RequestFigures {
     pub requested_output_length: u32,
     /// Output tokens that it got.
     pub output_length: u32,
-    /// `finished` or `rejected`.
+    /// `finished`, `rejected`, `withdrawn` or `failed`.
     pub status: String,
     /// Whether it is measured, where the run leaves some out.
     #[serde(default = "is_measured")]
@@ -87,30 +89,32 @@ pub enum RowsError {
 }
 
 impl RequestFigures {
-    /// What is compared of the requests of a run, in order of arrival.
-    pub fn of_run(run: &RunRecord) -> Vec<Self> {
+    /// What is compared of the requests of a run, in order of arrival: what its rows say, with the requests of the window
+    /// as those that are measured.
+    pub fn of_run(run: &RunRecord, window: Window) -> Vec<Self> {
+        let is_measured = window.is_measured(run);
         let stage = |stage: &StageRecord| StageFigures {
             arrived_ms: stage.arrived.as_ms(),
             admitted_ms: stage.admitted.map(Time::as_ms),
             first_token_ms: stage.first_token.map(Time::as_ms),
             last_token_ms: stage.last_token.map(Time::as_ms),
         };
-        let one = |request: &RequestRecord| Self {
+        let one = |(request, measured): (&RequestRecord, bool)| Self {
             line: request.line,
             turn: request.turn,
             arrival_ms: Some(request.arrival.as_ms()),
             input_length: request.input_tokens,
             requested_output_length: request.requested_output_tokens,
             output_length: request.output_tokens,
-            status: if request.is_finished() { "finished" } else { "rejected" }.to_owned(),
-            measured: true,
+            status: status_name(request.status).to_owned(),
+            measured,
             ttft_ms: request.ttft().map(Duration::as_ms),
             tpot_ms: tpot_ms(request),
             e2e_latency_ms: request.e2e().map(Duration::as_ms),
             ended_ms: Some(request.ended.as_ms()),
             stages: request.stages.iter().map(stage).collect(),
         };
-        run.requests.iter().map(one).collect()
+        run.requests.iter().zip(is_measured).map(one).collect()
     }
 }
 
@@ -251,7 +255,26 @@ fn interval(mut figures: Vec<f64>) -> [f64; 2] {
 
 #[cfg(test)]
 mod tests {
+    use servecast_record::RequestStatus;
+
     use super::*;
+    use crate::window::Margin;
+    use crate::{fixture, write_request_rows};
+
+    #[test]
+    fn requests_of_a_run_are_what_its_rows_say() {
+        let mut run = fixture::run();
+        run.requests[2].status = RequestStatus::Withdrawn;
+        run.requests[3].status = RequestStatus::Failed;
+        let window = Window { warmup: Some(Margin::Requests(1)), cooldown: None };
+        let mut rows = Vec::new();
+        write_request_rows(&run, window, &mut rows).unwrap();
+        let figures = RequestFigures::of_run(&run, window);
+        assert_eq!(figures, read_request_figures(&rows[..]).unwrap());
+        let statuses: Vec<&str> = figures.iter().map(|figures| &*figures.status).collect();
+        assert_eq!(statuses, ["finished", "finished", "withdrawn", "failed"]);
+        assert_eq!(figures.iter().filter(|figures| figures.measured).count(), 3);
+    }
 
     fn request(line: u64, ttft_ms: f64) -> RequestFigures {
         RequestFigures {

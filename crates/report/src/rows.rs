@@ -43,6 +43,16 @@ fn write_row(
     out.write_all(b"\n")
 }
 
+/// What rows call what became of a request.
+pub(crate) fn status_name(status: RequestStatus) -> &'static str {
+    match status {
+        RequestStatus::Finished => "finished",
+        RequestStatus::Rejected(_) => "rejected",
+        RequestStatus::Withdrawn => "withdrawn",
+        RequestStatus::Failed => "failed",
+    }
+}
+
 #[derive(Serialize)]
 struct RequestRow<'a> {
     request: usize,
@@ -103,11 +113,9 @@ struct StageRow {
 
 impl RequestRow<'_> {
     fn new(ordinal: usize, request: &RequestRecord, breakdown: Option<TtftBreakdown>) -> Self {
-        let (status, reject_reason) = match request.status {
-            RequestStatus::Finished => ("finished", None),
-            RequestStatus::Rejected(reason) => ("rejected", Some(reason)),
-            RequestStatus::Withdrawn => ("withdrawn", None),
-            RequestStatus::Failed => ("failed", None),
+        let reject_reason = match request.status {
+            RequestStatus::Rejected(reason) => Some(reason),
+            RequestStatus::Finished | RequestStatus::Withdrawn | RequestStatus::Failed => None,
         };
         Self {
             request: ordinal,
@@ -119,7 +127,7 @@ impl RequestRow<'_> {
             input_length: request.input_tokens,
             requested_output_length: request.requested_output_tokens,
             output_length: request.output_tokens,
-            status,
+            status: status_name(request.status),
             reject_reason,
             first_token_ms: request.first_token.map(Time::as_ms),
             second_token_ms: request.second_token.map(Time::as_ms),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::about::{about, gpus};
 use crate::comparison::{Comparison, shown};
-use crate::curves::Curves;
+use crate::curves::{Curves, MOST_CURVES};
 use crate::differences::{NamedFigures, SHOWN, by_role, has_engines_by_role};
 use crate::page::{COMMON, skeleton};
 use crate::report::Report;
@@ -21,11 +21,8 @@ pub(crate) const OVERLAY: &str = include_str!("../page/overlay.js");
 pub(crate) const RUNS: &str = include_str!("../page/runs.js");
 const VARIED: &str = include_str!("../page/varied.js");
 
-/// Most runs on a page, which stays below a megabyte.
+/// Most runs on a page, which must stay small.
 const MOST_RUNS: usize = 600;
-
-/// Most runs whose curves are on a page.
-const MOST_CURVES: usize = 60;
 
 /// What a page of several runs shows of one beside its figures and settings.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -69,6 +66,8 @@ pub(crate) struct Runs {
     varied: Vec<String>,
     /// Runs whose settings are not known, so that they stand in no place above.
     unknown: Vec<String>,
+    /// Whether settings and workload of all runs are known.
+    is_known: bool,
     list: Vec<RunOnPage>,
     /// Figures of the table, each with its name.
     shown: [(&'static str, &'static str); SHOWN.len()],
@@ -116,15 +115,16 @@ impl Runs {
             .map(|(path, values)| (path, values.into_iter().take(MOST_RUNS).collect()))
             .collect();
         let unknown = runs.iter().filter(|run| run.settings.is_none()).map(|run| run.name.clone());
-        let has_curves = |curves: &[Option<Curves>]| curves.iter().flatten().count();
+        let has_curves = curves.iter().any(Option::is_some);
         Self {
             common: common(runs),
             varied: names,
             differs,
             unknown: unknown.collect(),
+            is_known: runs.iter().all(|run| run.settings.is_some() && run.workload.is_some()),
             shown: SHOWN,
             left_out: runs.len() - list.len(),
-            without_curves: has_curves(curves) - has_curves(&curves[..curves.len().min(MOST_CURVES)]),
+            without_curves: if has_curves { runs.len().saturating_sub(MOST_CURVES) } else { 0 },
             list,
         }
     }
@@ -266,7 +266,7 @@ mod tests {
 
     fn page(runs: u32) -> String {
         let comparison = comparison(runs);
-        let curves = vec![Some(Curves::of(&fixture::run(), Curves::bins(runs as usize))); runs as usize];
+        let curves = vec![Curves::of(&fixture::run(), Curves::bins(runs as usize)); runs as usize];
         render_varied_page(&VariedPage { comparison: &comparison, curves: &curves })
     }
 
@@ -330,8 +330,11 @@ mod tests {
         let known = NamedFigures::of("a", &report(json!({"seed": 7, "num_workers": 1})));
         let other = NamedFigures::of("b", &report(json!({"seed": 7, "num_workers": 2})));
         let unknown = NamedFigures { settings: None, name: "c".to_owned(), ..known.clone() };
+        let without_workload = NamedFigures { workload: None, ..known.clone() };
+        let is_known = |run: &NamedFigures| Runs::new(&[known.clone(), run.clone()], &[], &[]).is_known;
+        assert_eq!((is_known(&known), is_known(&without_workload)), (true, false));
         let runs = Runs::new(&[known, unknown, other], &[], &[]);
-        assert_eq!(runs.unknown, ["c"]);
+        assert_eq!((&*runs.unknown, runs.is_known), (&["c".to_owned()][..], false));
         assert_eq!(runs.differs, [("num_workers".to_owned(), vec![json!(1), Value::Null, json!(2)])]);
         assert!(runs.common.contains(&("Seed", "7".to_owned())), "{:?}", runs.common);
     }

@@ -32,17 +32,19 @@ pub struct DistributionPair {
     pub real: Vec<f64>,
     /// As simulated.
     pub ours: Vec<f64>,
-    /// How many requests there are.
-    pub samples: usize,
-    /// The means of both.
-    pub means: [f64; 2],
+    /// Samples of each.
+    pub samples: [usize; 2],
+    /// The mean of each, if it has a sample.
+    pub means: [Option<f64>; 2],
 }
 
-/// Values a second in the recording and in the simulation, from the first second on.
-#[derive(Debug, Clone, Default, Serialize)]
+/// Averages over equal parts of the time, in the recording and in the simulation.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct CurvePair {
     /// Of what.
     pub name: String,
+    /// Length of a part, in s.
+    pub bin_s: f64,
     /// As recorded.
     pub real: Vec<f64>,
     /// As simulated.

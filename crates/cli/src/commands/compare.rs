@@ -65,6 +65,17 @@ pub(super) struct Run {
     pub(super) rows: Option<Vec<RequestFigures>>,
     /// Whether requests waited for others before they were sent.
     is_limited: bool,
+    /// What the client was told of when to send requests, if one measured the run.
+    pub(super) sending: Sending,
+}
+
+/// When a client sends requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sending {
+    /// The most that it has under way.
+    pub(super) concurrency: Option<u64>,
+    /// How many it sends a second; infinite if all are sent at once.
+    pub(super) rate: Option<f64>,
 }
 
 /// Runs the command.
@@ -181,7 +192,7 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
         .and_then(|settings| settings.get("replay_concurrency"))
         .is_some_and(|value| !value.is_null())
         || rows.iter().flatten().any(|request| request.turn > 0);
-    Ok(Run { figures, rows, is_limited })
+    Ok(Run { figures, rows, is_limited, sending: Sending::default() })
 }
 
 /// A file that is no report, by what it is.

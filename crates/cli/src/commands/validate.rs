@@ -149,7 +149,7 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     for folder in &args.folders {
         outcomes.push(match args.config.as_slice() {
             [] => validate(folder, args)?,
-            configs => of_server(folder, configs)?,
+            configs => of_server(folder, configs, args.html.is_some())?,
         });
     }
     let text = match args.format {
@@ -169,9 +169,9 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
 }
 
 /// A run of a server.
-fn of_server(result: &Path, configs: &[PathBuf]) -> Result<Outcome, Failure> {
+fn of_server(result: &Path, configs: &[PathBuf], has_page: bool) -> Result<Outcome, Failure> {
     let served = match client::format(result) {
-        Some(format) => client::validate(result, format, configs)?,
+        Some(format) => client::validate(result, format, configs, has_page)?,
         None => server::validate(result, configs)?,
     };
     let server::Served { figures, latency_source, latency_estimate, assumptions, preemptions, paired, page } =

@@ -362,13 +362,13 @@ fn the_page_has_all_deployments_and_repeats_each_of_them() {
     assert!(about.contains(&json!(["Seed", "42"])), "{about:?}");
     // The first ones over time, under each load.
     for load in 0..2 {
-        let curves = data["loads"][load]["curves"].as_array().unwrap();
+        let curves = data["loads"][load]["over_time"].as_array().unwrap();
         let ranking = found["loads"][load]["ranking"].as_array().unwrap();
         assert_eq!(curves.len(), ranking.len().min(3));
         for (curves, ranked) in curves.iter().zip(ranking) {
-            assert!(ranked["deployment"].as_str().unwrap().starts_with(curves[0].as_str().unwrap()));
-            let arrivals = curves[1]["arrivals"].as_array().unwrap();
-            let seconds = curves[1]["bin_s"].as_f64().unwrap();
+            assert!(ranked["deployment"].as_str().unwrap().starts_with(curves["name"].as_str().unwrap()));
+            let arrivals = curves["curves"]["arrivals"].as_array().unwrap();
+            let seconds = curves["curves"]["bin_s"].as_f64().unwrap();
             let all: f64 = arrivals.iter().map(|rate| rate.as_f64().unwrap() * seconds).sum();
             let requests = found["workload"]["requests"].as_f64().unwrap();
             assert!((all / requests - 1.0).abs() < 0.02, "{all} of {requests} requests");

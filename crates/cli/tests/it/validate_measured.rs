@@ -108,14 +108,53 @@ fn a_page_has_both_over_each_other() {
     let ttft = &run["distributions"][0];
     assert_eq!(
         (&ttft["name"], &ttft["means"], &ttft["samples"]),
-        (&json!("TTFT"), &json!([250.0, 10.0]), &json!(4))
+        (&json!("TTFT"), &json!([250.0, 10.0]), &json!([4, 4]))
     );
     // 350, 450, 650 and 350 ms; 60, 110, 210 and 60 ms.
     let total = |side: &str| {
-        let seconds = run["charts"][0][side].as_array().unwrap();
-        seconds.iter().map(|value| value.as_f64().unwrap()).sum::<f64>()
+        let parts = run["charts"][0][side].as_array().unwrap();
+        let bin_s = run["charts"][0]["bin_s"].as_f64().unwrap();
+        bin_s * parts.iter().map(|value| value.as_f64().unwrap()).sum::<f64>()
     };
     assert!((total("real") - 1.8).abs() < 0.02 && (total("ours") - 0.44).abs() < 0.02, "{run}");
+}
+
+#[test]
+fn a_limit_beside_a_rate_is_no_load() {
+    let sandbox = sandbox();
+    let mut result = bench(&LOAD);
+    result["max_concurrency"] = 1.into();
+    for (rate, words) in
+        [(json!(2.0), "when the client sent them"), (json!("inf"), "closed loop of 1 requests")]
+    {
+        result["request_rate"] = rate;
+        sandbox.write("limited.json", result.to_string());
+        is_assumed(&outcome(&sandbox, "limited.json"), words);
+    }
+}
+
+#[test]
+fn what_makes_another_load_is_refused() {
+    let sandbox = sandbox();
+    for (setting, key) in [
+        ("arrival_speedup_ratio = 2.0", "arrival_speedup_ratio"),
+        ("rate_profile = \"rates.toml\"", "rate_profile"),
+        ("merge = [\"other.jsonl\"]", "merge"),
+        ("time_range = \"0..1\"", "time_range"),
+        ("sample = 0.5", "sample"),
+        ("repeat = 2", "repeat"),
+        ("max_requests = 1", "max_requests"),
+        ("burstiness = 2.0", "burstiness"),
+        ("warm_start = true", "warm_start"),
+        ("warmup = \"1s\"", "warmup"),
+        ("cooldown = \"1\"", "cooldown"),
+    ] {
+        sandbox.write("more.toml", setting);
+        let more = ["--config", "more.toml"];
+        validate(&sandbox, "vllm.json", &more).is_refused(&[&format!("`{key}` is"), "leave it out"]);
+    }
+    sandbox.write("more.toml", "seed = 3\nrequest_rate = 2.0\nburstiness = 2.0\n");
+    validate(&sandbox, "vllm.json", &["--config", "more.toml"]).success();
 }
 
 #[test]
@@ -129,7 +168,20 @@ fn how_requests_were_sent_has_to_be_known() {
     is_assumed(&outcome(&sandbox, "inf.jsonl"), "all requests are sent at once");
     at_once["request_rate"] = 4.0.into();
     sandbox.write("rate.jsonl", at_once.to_string() + "\n");
-    is_assumed(&outcome(&sandbox, "rate.jsonl"), "they arrive at random, 4 a second");
+    let drawn = outcome(&sandbox, "rate.jsonl");
+    is_assumed(&drawn, "they arrive at random, 4 a second");
+    is_assumed(&drawn, "one draw, of seed");
+    assert_eq!(drawn.get("paired"), None, "{drawn}");
+    assert!(!drawn.to_string().contains("ttft_mape"), "{drawn}");
+    at_once["max_concurrency"] = 2.into();
+    sandbox.write("both.jsonl", at_once.to_string() + "\n");
+    validate(&sandbox, "both.jsonl", &[]).is_refused(&[
+        "both.jsonl: `max_concurrency` is 2",
+        "`request_rate` of \"inf\"",
+        "in the deployment file",
+    ]);
+    sandbox.write("loop.toml", "replay_concurrency = 2\n");
+    validate(&sandbox, "both.jsonl", &["--config", "loop.toml"]).success();
     sandbox.write("load.toml", "trace_file = \"load.jsonl\"\n");
     validate(&sandbox, "vllm.json", &["--config", "load.toml"])
         .is_refused(&["`trace_file` names another load than `vllm.json`"]);

@@ -107,13 +107,19 @@ async function checkTable(page) {
 async function checkLoads(page) {
   const answer = () => page.locator("#answer").textContent();
   const first = await answer(), curves = await page.locator("#load svg").count();
+  const overTime = () => page.locator("#time .multiples svg").evaluateAll((charts) => charts.map((chart) => [...chart.querySelectorAll("path")].map((line) => line.getAttribute("d")).join()).join("|"));
+  const firstLines = await overTime();
+  assert.match(await page.locator("#time").textContent(), /Under the load as it was given/);
   assert.equal(curves, await page.evaluate(() => data.targets.length));
   const loads = page.getByRole("combobox", { name: "Load" });
   await loads.selectOption("1");
   assert.notEqual(await answer(), first);
+  assert.notEqual(await overTime(), firstLines, "curves are those of the load that is shown");
+  assert.match(await page.locator("#time").textContent(), /Under 1\.5 × the load that was given/);
   const text = await page.getByLabel("deployment.toml").textContent();
   assert.match(text, /arrival_speedup_ratio = /);
   await loads.selectOption("0");
   assert.equal(await answer(), first);
+  assert.equal(await overTime(), firstLines);
   assert.equal(await page.locator("#load svg").count(), curves, "nothing is left of the other load");
 }

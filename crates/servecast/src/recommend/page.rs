@@ -1,22 +1,17 @@
 //! What the page of an answer needs beside it.
 
 use serde_json::{Map, Value, json};
-use servecast_recommend::{Recommendation, RecommendationContext, render_recommendation_page};
+use servecast_recommend::{OverTime, Recommendation, RecommendationContext, render_recommendation_page};
 use servecast_report::Curves;
 
 use super::output::{Growth, SHOWN, places};
 use super::simulator::Trial;
-use super::{LEADERS, Prepared, Question, start};
+use super::{LEADERS, Prepared, Question, Watch, start};
 use crate::resolved::absolute;
 
-/// The page of an answer; for it the first deployments are run once more, to see how they go over time, unless
-/// `is_stopped`.
-pub fn page(
-    prepared: &Prepared,
-    answer: &Recommendation,
-    growths: &[Growth],
-    is_stopped: &dyn Fn() -> bool,
-) -> String {
+/// The page of an answer; for it the first deployments are run once more, to see how they go over time,; `watch` hears
+/// of each of these runs, and may stop them.
+pub fn page(prepared: &Prepared, answer: &Recommendation, growths: &[Growth], watch: &dyn Watch) -> String {
     let question = &prepared.question;
     render_recommendation_page(
         answer,
@@ -24,7 +19,7 @@ pub fn page(
             common: common(question, answer),
             seed: prepared.first.seed(),
             start: growths.iter().map(|growth| scripts(question, growth)).collect(),
-            curves: growths.iter().map(|growth| curves(prepared, growth, is_stopped)).collect(),
+            over_time: growths.iter().map(|growth| over_time(prepared, growth, watch)).collect(),
         },
     )
 }
@@ -45,8 +40,8 @@ fn scripts(question: &Question, growth: &Growth) -> Vec<String> {
     first.map(|place| start::script(question, &growth.search.candidates[place.first])).collect()
 }
 
-/// How the first of a ranking go over time, or those that come nearest, each with its name.
-fn curves(prepared: &Prepared, growth: &Growth, is_stopped: &dyn Fn() -> bool) -> Vec<(String, Curves)> {
+/// How the first of a ranking go over time, or those that come nearest.
+fn over_time(prepared: &Prepared, growth: &Growth, watch: &dyn Watch) -> Vec<OverTime> {
     let places = places(&prepared.question.goals, &growth.search);
     let firsts: Vec<usize> = places.into_iter().map(|place| place.first).collect();
     let shown = if firsts.is_empty() { growth.search.nearest() } else { firsts };
@@ -54,8 +49,9 @@ fn curves(prepared: &Prepared, growth: &Growth, is_stopped: &dyn Fn() -> bool) -
         let candidate = &growth.search.candidates[index];
         let settings = candidate.settings.clone();
         let trial = Trial { settings, factor: growth.factor, slowdown: 1.0, to_the_end: true };
-        let curves = prepared.simulator.curves(&trial, Curves::bins(LEADERS), is_stopped)?;
-        Some((candidate.name.clone(), curves))
+        let curves = prepared.simulator.curves(&trial, Curves::bins(LEADERS), &|| watch.is_stopped());
+        watch.ran();
+        OverTime::new(candidate.name.clone(), curves)
     };
-    shown.into_iter().take(LEADERS).filter_map(one).collect()
+    shown.into_iter().take(LEADERS).map(one).collect()
 }

@@ -133,12 +133,23 @@ impl Simulator {
         })
     }
 
-    /// How a run goes over time; `None` if it cannot be made, or is stopped.
-    pub(super) fn curves(&self, trial: &Trial, bins: usize, is_stopped: &dyn Fn() -> bool) -> Option<Curves> {
-        let (plan, workload, options) = self.prepare(trial).ok()?;
+    /// How a run goes over time.
+    ///
+    /// # Errors
+    /// Why it cannot be made or has no curves, and that it was stopped.
+    pub(super) fn curves(
+        &self,
+        trial: &Trial,
+        bins: usize,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Curves, String> {
+        let problem = |failure: Failure| failure.message().to_string();
+        let (plan, workload, options) = self.prepare(trial).map_err(problem)?;
         let mut watcher = Watcher { cutoff: None, lost: None, is_stopped };
-        let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options).ok()?;
-        Some(Curves::of(&simulation.run(&mut watcher).ok()?, bins))
+        let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options)
+            .map_err(|error| problem(plan.layers.refused(error)))?;
+        let record = simulation.run(&mut watcher).map_err(|error| chain(&error))?;
+        Curves::of(&record, bins).ok_or_else(|| "its run takes no time".to_owned())
     }
 
     fn prepare(&self, trial: &Trial) -> Result<(Plan, Arc<Workload>, SimulationOptions), Failure> {

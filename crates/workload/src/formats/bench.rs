@@ -23,6 +23,7 @@ struct Lists {
     itls: Option<Vec<Box<RawValue>>>,
     errors: Option<Vec<Value>>,
     max_concurrency: Option<Value>,
+    request_rate: Option<Value>,
     duration: Option<Value>,
 }
 
@@ -70,6 +71,7 @@ impl Lists {
                 TraceError::Value { line, field: "max_concurrency".into(), found, expected }
             })?),
         };
+        measured.request_rate = self.request_rate.as_ref().and_then(rate).or(measured.request_rate);
         for place in 0..inputs.len() {
             let entry = (measured.requests.len() as u64) + measured.failed.rows + 1;
             let at = Place { line, place };
@@ -116,6 +118,12 @@ impl Lists {
             gaps_s,
         })
     }
+}
+
+/// Requests a second, as results say it.
+fn rate(value: &Value) -> Option<f64> {
+    let at_once = value.as_str().filter(|text| *text == "inf").map(|_| f64::INFINITY);
+    at_once.or_else(|| number(value)).filter(|rate| *rate > 0.0)
 }
 
 const MOST_SECONDS: f64 = crate::row::MAX_TIME_MS / 1e3;

@@ -17,6 +17,8 @@ pub struct Measured {
     pub warmups: Noted,
     /// The most requests that the client had under way, if it said so.
     pub concurrency: Option<u64>,
+    /// Requests that the client was told to send a second, if it said so; infinite if all at once.
+    pub request_rate: Option<f64>,
     /// Runs of the client that the file holds, one after another.
     pub runs: u64,
     /// Seconds that the last of them took, if the client said so.

@@ -6,7 +6,7 @@ use servecast_report::{ClientRequest, ClientRun, RequestFigures, figures_of_clie
 use servecast_types::message;
 use servecast_workload::{FormatKind, KnownFormat, Measured, MeasuredRequest, TraceFormat, read_measured};
 
-use super::Run;
+use super::{Run, Sending};
 use crate::error::Failure;
 use crate::files;
 use crate::source::unusable_trace;
@@ -34,12 +34,17 @@ pub(in crate::commands) fn read(path: &Path, format: (KnownFormat, TraceFormat))
     if measured.warmups.rows > 0 {
         run.notes.push(format!("requests of the warm-up, which are left out: {}", measured.warmups.rows));
     }
-    let Measured { requests, failed, concurrency, duration_s, .. } = measured;
+    let Measured { requests, failed, concurrency, request_rate: rate, duration_s, .. } = measured;
     let requests: Vec<ClientRequest> = requests.iter().map(request).collect();
     let duration_ms = duration_s.map(|seconds| seconds * 1e3);
     let figures = figures_of_client(name, run, &requests, failed.rows, duration_ms);
     let rows = requests.into_iter().map(|request| request.figures).collect();
-    Ok(Run { figures, rows: Some(rows), is_limited: concurrency.is_some() })
+    Ok(Run {
+        figures,
+        rows: Some(rows),
+        is_limited: concurrency.is_some(),
+        sending: Sending { concurrency, rate },
+    })
 }
 
 fn request(request: &MeasuredRequest) -> ClientRequest {

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use servecast_cluster::{Observer, Simulation, WithTokens};
 use servecast_record::RunRecord;
 use servecast_report::{
-    Comparison, Curves, Report, SummaryOptions, VariedPage, render_comparison, render_comparison_markdown,
-    render_junit, render_varied_page, summarize,
+    Comparison, Curves, MOST_CURVES, Report, SummaryOptions, VariedPage, render_comparison,
+    render_comparison_markdown, render_junit, render_varied_page, summarize,
 };
 use servecast_types::{Message, Time, message};
 use servecast_workload::{Load, Trace, TraceForm, Workload};
@@ -299,7 +299,8 @@ impl Runs {
         let record = simulation.run(&mut observer).map_err(|error| about(Failure::run(chain(&error))))?;
         let record = RunRecord { token_times: observer.into_times(), ..record };
         let wall_time_ms = follower.progress.finish();
-        let curves = self.bins.map(|bins| Curves::of(&record, bins));
+        let bins = self.bins.filter(|_| position < MOST_CURVES);
+        let curves = bins.and_then(|bins| Curves::of(&record, bins));
         Ok((summarize(&record, &SummaryOptions { wall_time_ms, ..options }), curves))
     }
 }

@@ -149,6 +149,7 @@ pub(super) fn write(
             config: config.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             block_size: plan.block_size,
+            window: options.window,
         };
         let page = render_page(record, activity, report, &context);
         for path in pages {

@@ -130,7 +130,14 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     let growths: Vec<Growth> = prepared.question.factors.iter().map(under).collect();
     let answer = prepared.answer(&growths);
     let is_stopped = interrupt.is_requested();
-    write::files(&prepared, &answer, &growths, &files, &|| interrupt.is_requested())?;
+    let progress = SearchProgress::of_page(quiet);
+    write::files(
+        &prepared,
+        &answer,
+        &growths,
+        &files,
+        &Watcher { progress: &progress, interrupt: &interrupt },
+    )?;
     drop(folder);
     if is_stopped {
         return Err(Failure::interrupted("stopped: what is shown is what was known by then"));

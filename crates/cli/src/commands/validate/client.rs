@@ -5,20 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use servecast_cluster::Simulation;
-use servecast_record::RunRecord;
 use servecast_report::{
-    CurvePair, DistributionPair, MatchedRequests, NamedFigures, RequestFigures, ValidatedRun,
-    matched_requests, summarize,
+    MatchedRequests, NamedFigures, RequestFigures, ValidatedRun, matched_requests, summarize, under_way,
 };
-use servecast_types::message;
+use servecast_types::{Message, message};
 use servecast_workload::{KnownFormat, TraceFormat};
 
-use super::figures::{QUANTILES, Row, UNSERVED, rank, sorted};
+use super::figures::{Row, UNSERVED, distribution, sorted};
 use super::server::{Served, layers_of};
-use crate::commands::compare::measured;
-use crate::config::{DEFAULT_SEED, Layers};
+use crate::commands::compare::{Sending, measured};
+use crate::config::{DEFAULT_SEED, Layers, ReplayConfig};
 use crate::error::{Failure, chain, quoted};
-use crate::files;
 use crate::plan::Plan;
 
 /// Figures by the keys of reports.
@@ -36,11 +33,12 @@ pub(super) fn format(result: &Path) -> Option<(KnownFormat, TraceFormat)> {
     measured::format(result)
 }
 
-/// Replays the requests of a file on the deployment of others.
+/// Replays the requests of a file on the deployment of others; what only a page shows is made if there is one.
 pub(super) fn validate(
     result: &Path,
     format: (KnownFormat, TraceFormat),
     configs: &[PathBuf],
+    has_page: bool,
 ) -> Result<Served, Failure> {
     let about = |failure: Failure| failure.about(result.display().to_string());
     let real = measured::read(result, format)?;
@@ -48,7 +46,7 @@ pub(super) fn validate(
     if rows.is_empty() {
         return Err(about(Failure::user("no request was served, so there is nothing to compare")));
     }
-    let (layers, how) = load(layers_of(configs)?, result, &rows)?;
+    let Sent { layers, how, draw } = load(layers_of(configs)?, result, &rows, real.sending)?;
     let plan = Plan::new(layers)?;
     plan.refuse_online("a measured load is replayed in virtual time")?;
     plan.refuse_streamed("the requests of a measured load are kept")?;
@@ -59,8 +57,11 @@ pub(super) fn validate(
     let record = simulation.run(&mut ()).map_err(|error| Failure::run(chain(&error)))?;
     let report = summarize(&record, &options);
     let ours = NamedFigures::of("servecast", &report);
-    let simulated = RequestFigures::of_run(&record);
-    let matched = matched_requests(&rows, &simulated);
+    let simulated = RequestFigures::of_run(&record, options.window);
+    let matched = match draw {
+        Some(seed) => Err(format!("when each of them arrives is one draw, of seed {seed}")),
+        None => matched_requests(&rows, &simulated),
+    };
     let mut figures = both(&real.figures, &ours);
     figures.extend(errors(matched.as_ref().ok()));
     let unserved = simulated.iter().filter(|row| row.status != "finished").count();
@@ -79,72 +80,98 @@ pub(super) fn validate(
         assumptions,
         preemptions: report.total_preemptions,
         paired: matched.ok().map(|matched| matched.changes(DEFAULT_SEED)),
-        page: page(&rows, &simulated, &record),
+        page: if has_page { page(&rows, &simulated) } else { ValidatedRun::default() },
     })
 }
 
+/// A replay of what a client measured.
+struct Sent {
+    layers: Layers,
+    /// How its requests are sent, in words.
+    how: String,
+    /// The seed, where they arrive at random.
+    draw: Option<u64>,
+}
+
 /// The settings of a replay of the file on a deployment, and how its requests are sent.
-fn load(mut layers: Layers, result: &Path, rows: &[RequestFigures]) -> Result<(Layers, String), Failure> {
-    let given = layers.parse()?.trace;
-    if given.trace_file.is_some() {
+fn load(
+    mut layers: Layers,
+    result: &Path,
+    rows: &[RequestFigures],
+    Sending { concurrency, rate }: Sending,
+) -> Result<Sent, Failure> {
+    let given = layers.parse()?;
+    refuse_load(&given, &layers, result)?;
+    let seed = given.trace.seed.unwrap_or(DEFAULT_SEED);
+    let mut add = |key: &str, value: Value| layers.vary(&vec![(key.to_owned(), value)]);
+    add("trace_file", json!(result))?;
+    let is_timed = rows.iter().all(|row| row.arrival_ms.is_some());
+    let concurrency = concurrency.filter(|sessions| *sessions > 0);
+    // Beside a rate, a limit says what a client must not exceed, not what it keeps up.
+    let (rate, is_at_once) = (rate.filter(|rate| rate.is_finite()), rate.is_some_and(f64::is_infinite));
+    let mut draw = None;
+    let how = if given.trace.replay_concurrency.is_some() || given.trace.request_rate.is_some() {
+        draw = given.trace.request_rate.map(|_| seed);
+        "requests are sent as the deployment file says".to_owned()
+    } else {
+        match (concurrency, rate) {
+            (Some(sessions), None) => {
+                add("replay_concurrency", json!(sessions))?;
+                format!("closed loop of {sessions} requests at a time, as the client had")
+            }
+            _ if is_timed => "requests are sent when the client sent them".to_owned(),
+            (Some(sessions), Some(_)) => {
+                let problem = format!(
+                    "`max_concurrency` is {sessions}, but must be null, or a number of requests beside a `request_rate` of \
+                     \"inf\": when requests were sent is not in the file"
+                );
+                return Err(Failure::user(problem).about(result.display().to_string()).with_hint(
+                    "`replay_concurrency` or `request_rate` in the deployment file say how they are sent",
+                ));
+            }
+            (None, Some(rate)) => {
+                add("request_rate", json!(rate))?;
+                draw = Some(seed);
+                format!(
+                    "when requests were sent is not in the file: they arrive at random, {rate} a second, as the client was \
+                     told; figures are of one draw, of seed {seed}"
+                )
+            }
+            (None, None) if is_at_once => {
+                add("replay_concurrency", json!(rows.len()))?;
+                "all requests are sent at once, as the client was told".to_owned()
+            }
+            // Replaying it is refused, with what may be said.
+            (None, None) => String::new(),
+        }
+    };
+    Ok(Sent { layers, how, draw })
+}
+
+/// Settings of a load beside those that say how the requests of a client are sent.
+const OF_LOAD: [&str; 5] = ["replay_concurrency", "request_rate", "seed", "replay_mode", "speed"];
+
+/// Refuses what would make another load of the requests of a client, or leave some of them out of figures.
+fn refuse_load(given: &ReplayConfig, layers: &Layers, result: &Path) -> Result<(), Failure> {
+    if given.trace.trace_file.is_some() {
         let message = message!("{trace_file} names another load than {}", quoted(result));
         return Err(layers.refused(message).with_hint("a deployment file for `validate` has no load"));
     }
-    let mut add = |key: &str, value: Value| layers.vary(&vec![(key.to_owned(), value)]);
-    add("trace_file", json!(result))?;
-    let limited = |sessions: u64| format!("closed loop of {sessions} requests at a time, as the client had");
-    let own = (given.replay_concurrency.is_some(), given.request_rate.is_some());
-    let is_timed = rows.iter().all(|row| row.arrival_ms.is_some());
-    let client = Client::read(result)?;
-    let how = match (own, client) {
-        ((true, _) | (_, true), _) => "requests are sent as the deployment file says".to_owned(),
-        (_, Client { concurrency: Some(sessions), .. }) => {
-            add("replay_concurrency", json!(sessions))?;
-            limited(sessions)
-        }
-        _ if is_timed => "requests are sent when the client sent them".to_owned(),
-        (_, Client { rate: Some(rate), .. }) if rate.is_finite() => {
-            add("request_rate", json!(rate))?;
-            format!(
-                "when requests were sent is not in the file: they arrive at random, {rate} a second, as the client was told"
-            )
-        }
-        (_, Client { rate: Some(_), .. }) => {
-            add("replay_concurrency", json!(rows.len()))?;
-            "all requests are sent at once, as the client was told".to_owned()
-        }
-        // Replaying it is refused, with what may be said.
-        _ => String::new(),
-    };
-    Ok((layers, how))
-}
-
-/// How a client was told to send requests, as far as the result of a serving benchmark says.
-#[derive(Debug, Default)]
-struct Client {
-    concurrency: Option<u64>,
-    /// Requests a second; infinite if all are sent at once.
-    rate: Option<f64>,
-}
-
-impl Client {
-    fn read(result: &Path) -> Result<Self, Failure> {
-        let text = files::read_unpacked_text(result)?;
-        // Only results of benchmarks say it; of other files the first value has no such keys.
-        let Some(Ok(Value::Object(result))) = serde_json::Deserializer::from_str(&text).into_iter().next()
-        else {
-            return Ok(Self::default());
-        };
-        let rate = result.get("request_rate");
-        let infinite = || rate.and_then(Value::as_str).filter(|text| *text == "inf").map(|_| f64::INFINITY);
-        Ok(Self {
-            concurrency: result
-                .get("max_concurrency")
-                .and_then(Value::as_u64)
-                .filter(|sessions| *sessions > 0),
-            rate: rate.and_then(Value::as_f64).filter(|rate| *rate > 0.0).or_else(infinite),
-        })
-    }
+    let settings = [json!(given.trace), json!(given.measured)];
+    let settings = settings.iter().filter_map(Value::as_object).flatten();
+    let shapes_rate = |key: &str| key == "burstiness" && given.trace.request_rate.is_some();
+    let refused = settings
+        .filter(|(_, value)| !value.is_null())
+        .find(|(key, _)| !OF_LOAD.contains(&key.as_str()) && !shapes_rate(key));
+    let Some((key, value)) = refused else { return Ok(()) };
+    let message = message!(
+        "{} is {}, but all requests of {} are replayed as they are and measured",
+        Message::key(key),
+        value.to_string(),
+        quoted(result)
+    );
+    let hint = "leave it out; `replay_concurrency` or `request_rate` in the deployment file say how requests are sent";
+    Err(layers.refused(message).with_hint(hint))
 }
 
 /// The figures that were measured beside ours.
@@ -166,59 +193,16 @@ fn errors(matched: Option<&MatchedRequests<'_>>) -> Vec<Row> {
 }
 
 /// What only the page shows.
-fn page(real: &[RequestFigures], ours: &[RequestFigures], record: &RunRecord) -> ValidatedRun {
-    let distribution = |&(name, of): &Latency| {
+fn page(real: &[RequestFigures], ours: &[RequestFigures]) -> ValidatedRun {
+    let pair = |&(name, of): &Latency| {
         let values = |rows: &[RequestFigures]| {
             sorted(rows.iter().filter(|row| row.status == "finished").filter_map(of))
         };
-        let (real, ours) = (values(real), values(ours));
-        let quantiles = |values: &[f64]| {
-            let at = |number: usize| rank(values, 100.0 * number as f64 / QUANTILES as f64);
-            (0..=QUANTILES).filter_map(at).map(|ms| (ms * 1e3).round() / 1e3).collect()
-        };
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        DistributionPair {
-            name: name.to_owned(),
-            real: quantiles(&real),
-            ours: quantiles(&ours),
-            samples: real.len(),
-            means: [mean(&real), mean(&ours)],
-        }
+        distribution(name.to_owned(), &values(real), &values(ours))
     };
-    let distributions: Vec<DistributionPair> = LATENCIES.iter().map(distribution).collect();
-    let spans = |rows: &[RequestFigures]| {
-        let span = |row: &RequestFigures| {
-            let sent = row.arrival_ms?;
-            Some((sent, row.ended_ms.or(row.e2e_latency_ms.map(|ms| sent + ms))?))
-        };
-        rows.iter().map(span).collect::<Option<Vec<_>>>()
-    };
-    let under_way = spans(real).zip(spans(ours)).filter(|_| !record.requests.is_empty());
-    let charts = under_way.map(|(real, ours)| CurvePair {
-        name: "Requests under way".to_owned(),
-        real: by_second(&real),
-        ours: by_second(&ours),
-    });
     ValidatedRun {
-        distributions: distributions.into_iter().filter(|pair| !pair.real.is_empty()).collect(),
-        charts: charts.into_iter().collect(),
+        distributions: LATENCIES.iter().map(pair).filter(|pair| !pair.real.is_empty()).collect(),
+        charts: under_way(real, ours).into_iter().collect(),
         ..ValidatedRun::default()
     }
-}
-
-/// The mean number of spans (ms) that are under way in each second, from the first on; of long runs, in fewer parts than
-/// there are seconds.
-fn by_second(spans: &[(f64, f64)]) -> Vec<f64> {
-    let start = spans.iter().map(|span| span.0).fold(f64::INFINITY, f64::min);
-    let end = spans.iter().map(|span| span.1).fold(start, f64::max);
-    let mut seconds = vec![0.0; ((end - start) / 1e3).ceil().max(1.0) as usize];
-    let last = seconds.len() - 1;
-    for (from, to) in spans.iter().map(|(from, to)| ((from - start) / 1e3, (to - start) / 1e3)) {
-        for (second, sum) in
-            seconds.iter_mut().enumerate().take(to as usize + 1).skip((from as usize).min(last))
-        {
-            *sum += (to.min(second as f64 + 1.0) - from.max(second as f64)).max(0.0);
-        }
-    }
-    seconds.into_iter().map(|value: f64| (value * 100.0).round() / 100.0).collect()
 }

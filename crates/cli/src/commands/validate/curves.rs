@@ -72,7 +72,7 @@ impl Curves {
         let chart = |column: usize| {
             let (real, mut ours) = (self.columns[column].clone(), ours.columns[column].clone());
             ours.resize(real.len().max(ours.len()), 0.0);
-            CurvePair { name: COLUMNS[column].1.to_owned(), real, ours }
+            CurvePair { name: COLUMNS[column].1.to_owned(), bin_s: 1.0, real, ours }
         };
         (0..COLUMNS.len()).filter(|&column| !self.columns[column].is_empty()).map(chart).collect()
     }

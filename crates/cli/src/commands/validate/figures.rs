@@ -11,7 +11,7 @@ use super::recording::{Recording, Times};
 const STATISTICS: [(&str, Option<f64>); 4] =
     [("mean", None), ("p50", Some(50.0)), ("p90", Some(90.0)), ("p99", Some(99.0))];
 /// Points of a distribution.
-pub(super) const QUANTILES: usize = 200;
+const QUANTILES: usize = 200;
 /// The row that says how many requests are in no figure.
 pub(super) const UNSERVED: &str = "unserved";
 const TIMES: [&str; 3] = ["ttft", "tpot", "e2e"];
@@ -31,6 +31,21 @@ pub(super) struct Row {
     pub(super) other: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) other_error_percent: Option<f64>,
+}
+
+/// The distribution of a time in ms, from its sorted samples in both.
+pub(super) fn distribution(name: String, real: &[f64], ours: &[f64]) -> DistributionPair {
+    let quantiles = |values: &[f64]| {
+        let at = |number: usize| rank(values, 100.0 * number as f64 / QUANTILES as f64);
+        (0..=QUANTILES).filter_map(at).map(|ms| (ms * 1e3).round() / 1e3).collect()
+    };
+    DistributionPair {
+        name,
+        real: quantiles(real),
+        ours: quantiles(ours),
+        samples: [real, ours].map(<[f64]>::len),
+        means: [real, ours].map(mean),
+    }
 }
 
 /// The times of all requests that both served, in order.
@@ -93,18 +108,7 @@ impl Figures {
     pub(super) fn distributions(&self) -> Vec<DistributionPair> {
         let of = |(index, time): (usize, &&str)| {
             let values = |times: &[Times]| sorted(times.iter().filter_map(|times| times.get(index)));
-            let quantiles = |values: &[f64]| {
-                let at = |number: usize| rank(values, 100.0 * number as f64 / QUANTILES as f64);
-                (0..=QUANTILES).filter_map(at).map(|ms| (ms * 1e3).round() / 1e3).collect()
-            };
-            let (real, ours) = (values(&self.real), values(&self.ours));
-            DistributionPair {
-                name: time.to_uppercase(),
-                real: quantiles(&real),
-                ours: quantiles(&ours),
-                samples: real.len(),
-                means: [&real, &ours].map(|values| mean(values).unwrap_or(0.0)),
-            }
+            distribution(time.to_uppercase(), &values(&self.real), &values(&self.ours))
         };
         TIMES.iter().enumerate().map(of).filter(|pair| !pair.real.is_empty()).collect()
     }
@@ -214,7 +218,7 @@ fn mean(values: &[f64]) -> Option<f64> {
 }
 
 /// A percentile of sorted values, linear between ranks.
-pub(super) fn rank(values: &[f64], percentile: f64) -> Option<f64> {
+fn rank(values: &[f64], percentile: f64) -> Option<f64> {
     let last = values.len().checked_sub(1)?;
     let place = percentile / 100.0 * last as f64;
     let low = place.floor() as usize;

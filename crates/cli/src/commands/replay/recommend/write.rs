@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use servecast::recommend::{Growth, Prepared, csv, page, settings_of_leaders, start_of_best, table};
+use servecast::recommend::{Growth, Prepared, Watch, csv, page, settings_of_leaders, start_of_best, table};
 use servecast_recommend::{Outcome, Recommendation, Verdict};
 
 use super::super::outputs::put_in_place;
@@ -17,7 +17,7 @@ pub(super) fn files(
     answer: &Recommendation,
     growths: &[Growth],
     files: &Files,
-    is_stopped: &dyn Fn() -> bool,
+    watch: &dyn Watch,
 ) -> Result<(), Failure> {
     let question = &prepared.question;
     let output = &question.config.output;
@@ -29,7 +29,7 @@ pub(super) fn files(
     let given = files.html.iter().chain(&output.report_html).cloned();
     let pages: Vec<_> = given.chain(folder.map(|folder| folder.join("recommendation.html"))).collect();
     if !pages.is_empty() {
-        let page = page(prepared, answer, growths, is_stopped);
+        let page = page(prepared, answer, growths, watch);
         texts.extend(pages.into_iter().map(|path| (path, page.clone())));
     }
     if let Some(folder) = folder {

@@ -64,6 +64,21 @@ pub(crate) fn check_output(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// The same of a path that must not be one of those that are read; `flag` names it.
+pub(crate) fn check_output_beside(
+    path: &Path,
+    flag: &str,
+    inputs: impl IntoIterator<Item = impl AsRef<Path>>,
+) -> Result<(), Failure> {
+    check_output(path)?;
+    let Some(output) = identity(path) else { return Ok(()) };
+    if inputs.into_iter().any(|input| identity(input.as_ref()).is_some_and(|input| input == output)) {
+        let message = format!("{flag} is {}, which is read", quoted(path));
+        return Err(Failure::user(message).with_hint("give it another name"));
+    }
+    Ok(())
+}
+
 /// A file that appears at its path when it is complete.
 ///
 /// Until [`OutputFile::commit`] it is a temporary file in the same folder, which goes away when this is dropped. Its

@@ -101,7 +101,7 @@ fn experts(text: &str) -> Result<Experts, String> {
 /// Runs the command.
 pub(crate) fn run(args: &CalibrateArgs) -> Result<(), Failure> {
     if let Some(path) = &args.output {
-        files::check_output(path)?;
+        files::check_output_beside(path, "--output", args.inputs.iter().chain(&args.config))?;
     }
     if !args.config.is_empty() {
         return server::run(args);

@@ -135,17 +135,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
 
 /// Refuses a page that cannot be written or would take the place of what is compared.
 fn check_page(path: &Path, args: &CompareArgs) -> Result<(), Failure> {
-    files::check_output(path)?;
-    let Some(identity) = files::identity(path) else { return Ok(()) };
     let runs = args.runs.iter().flat_map(|run| [run.clone(), run.join(REPORT), run.join(ROWS)]);
-    if runs
-        .chain(args.requests.iter().cloned())
-        .any(|input| files::identity(&input) == Some(identity.clone()))
-    {
-        return Err(Failure::user(format!("--html is {}, which is part of a run", quoted(path)))
-            .with_hint("give it another name"));
-    }
-    Ok(())
+    files::check_output_beside(path, "--html", runs.chain(args.requests.iter().cloned()))
 }
 
 fn write_page(path: &Path, page: &ComparedPage<'_>) -> Result<(), Failure> {

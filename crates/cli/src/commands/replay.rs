@@ -120,7 +120,7 @@ pub(crate) fn run(args: ReplayArgs) -> Result<(), Failure> {
 fn run_one(layers: Layers) -> Result<(), Failure> {
     let plan = Plan::new(layers)?;
     let Plan { config, layers, source, .. } = &plan;
-    outputs::check(&config.output, &[], &[source])?;
+    outputs::check(&config.output, &[], &[source], layers)?;
     let quiet = config.output.quiet.unwrap_or(false);
     if !quiet {
         introduce(&plan);

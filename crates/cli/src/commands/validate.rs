@@ -27,6 +27,9 @@ pub(super) mod recording;
 pub(super) mod server;
 mod silicon;
 
+/// Files of a recorded run.
+const RECORDED: [&str; 4] = ["meta.json", "workload.jsonl", "workload.jsonl.gz", "requests.jsonl"];
+
 /// Replay recorded runs of real engines and show how far off the simulation is
 ///
 /// A recorded run is a folder of meta.json (settings), workload.jsonl (requests with token ids), requests.jsonl (what
@@ -142,7 +145,9 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         return Err(Failure::user(format!("`{flag}` is for a table of measured runs: --silicon FILE")));
     }
     if let Some(path) = &args.html {
-        files::check_output(path)?;
+        let of_folder = |run: &PathBuf| RECORDED.map(|name| run.join(name));
+        let inputs = args.folders.iter().flat_map(of_folder).chain(args.folders.iter().cloned());
+        files::check_output_beside(path, "--html", inputs.chain(args.config.iter().cloned()))?;
     }
     let conditions: Vec<FailIf> = args.fail_if.iter().map(on_an_error).collect::<Result<_, _>>()?;
     let mut outcomes = Vec::new();

@@ -89,7 +89,7 @@ fn a_page_shows_the_runs_and_what_fails() {
         sandbox.run(&["compare", "a.json", "b.json", "--html", page]).is_refused(words);
     };
     refused("none/c.html", &["the folder `none` does not exist"]);
-    refused("./b.json", &["--html is `./b.json`, which is part of a run"]);
+    refused("./b.json", &["--html is `./b.json`, which is read"]);
 }
 
 #[test]

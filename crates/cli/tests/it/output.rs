@@ -207,6 +207,15 @@ fn paths_that_cannot_be_written_are_refused_before_the_run() {
     let same = ["replay", "t.jsonl", "--report-json", "x", "--requests-jsonl", "folder/../x"];
     sandbox.run(&same).is_refused(&["`requests_jsonl` and `report_json` are the same file"]);
     assert_eq!(sandbox.files(), ["folder", "t.jsonl"]);
+    sandbox.write("d.toml", "num_workers = 2\n");
+    for more in [&[][..], &["--vary", "max_num_seqs=1,2"]] {
+        let over = [&["replay", "t.jsonl", "--config", "d.toml", "--report-html", "./d.toml"], more].concat();
+        sandbox.run(&over).is_refused(&["`report_html` and `config` are the same file"]);
+    }
+    sandbox
+        .run(&["trace", "convert", "t.jsonl", "-o", "./t.jsonl"])
+        .is_refused(&["--output is `./t.jsonl`, which is read"]);
+    assert_eq!(sandbox.read("d.toml"), "num_workers = 2\n");
 }
 
 #[test]

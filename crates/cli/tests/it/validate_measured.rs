@@ -189,3 +189,15 @@ fn how_requests_were_sent_has_to_be_known() {
     let outcome = validate(&sandbox, "nobody.json", &[]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
 }
+
+/// A page takes the place of nothing that it is made from.
+#[test]
+fn a_page_is_not_written_over_what_is_read() {
+    let sandbox = sandbox();
+    sandbox.write("result.json", bench(&LOAD).to_string());
+    for page in ["result.json", "./deployment.toml"] {
+        validate(&sandbox, "result.json", &["--html", page])
+            .is_refused(&[&format!("--html is `{page}`, which is read")]);
+    }
+    assert_eq!(sandbox.read("deployment.toml"), DEPLOYMENT);
+}

@@ -101,6 +101,8 @@ pub struct Layers {
     is_silent: bool,
     /// Keys whose flag has another name in this command.
     flags: BTreeMap<String, Origin>,
+    /// Configuration files, in the order in which they were laid over each other.
+    files: Vec<PathBuf>,
 }
 
 impl Layers {
@@ -161,7 +163,13 @@ impl Layers {
             }
             self.add(&key, value, &Origin::File(path.to_owned()))?;
         }
+        self.files.push(path.to_owned());
         Ok(())
+    }
+
+    /// The configuration files that settings come from.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Adds the variables of an environment that are settings; empty ones count as absent. Those of single settings

@@ -45,7 +45,7 @@ pub(super) fn run(layers: &Layers, texts: &[String], threads: Option<u32>) -> Re
     let output = first.config.output.clone();
     refuse_rows(&output, layers)?;
     let sources: Vec<&Source> = plans.iter().map(|plan| &plan.source).collect();
-    outputs::check(&output, &[], &sources)?;
+    outputs::check(&output, &[], &sources, layers)?;
     let quiet = output.quiet.unwrap_or(false);
     if !quiet {
         introduce(first);

@@ -11,7 +11,7 @@ use servecast_workload::TraceNotes;
 
 use super::folder::Folder;
 use super::json;
-use crate::config::OutputConfig;
+use crate::config::{Layers, OutputConfig};
 use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile};
 use crate::interrupt::Interrupt;
@@ -25,13 +25,16 @@ pub(crate) const ROWS: &str = "requests.jsonl";
 const CONFIG: &str = "config.toml";
 const PAGE: &str = "report.html";
 
-/// Refuses output paths that cannot be written, that are the same, or that are the trace; `more` are those of the command.
+/// Refuses output paths that cannot be written, that are the same, or that are the trace or a configuration file; `more` are
+/// those of the command.
 pub(super) fn check(
     output: &OutputConfig,
     more: &[(&'static str, &PathBuf)],
     sources: &[&Source],
+    layers: &Layers,
 ) -> Result<(), Failure> {
-    let mut taken = Vec::new();
+    let files = layers.files().iter().filter_map(|path| Some(("config", files::identity(path)?)));
+    let mut taken: Vec<_> = files.collect();
     for source in sources {
         if let Source::Trace { path, merged, .. } = source {
             taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));

@@ -102,7 +102,7 @@ pub(crate) fn run(args: RecommendArgs) -> Result<(), Failure> {
     if !dry_run {
         draft.check_targets()?;
     }
-    outputs::check(&output, &files.given(), &[&draft.first.source])?;
+    outputs::check(&output, &files.given(), &[&draft.first.source], &draft.first.layers)?;
     let interrupt = Interrupt::install()?;
     let prepared = draft.with_load(None)?;
     if dry_run {

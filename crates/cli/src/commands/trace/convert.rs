@@ -30,7 +30,7 @@ pub(crate) struct ConvertArgs {
 /// Runs the command.
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     if !files::is_standard_stream(&args.output) {
-        files::check_output(&args.output)?;
+        files::check_output_beside(&args.output, "--output", [&args.input.trace_file])?;
     }
     let interrupt = Interrupt::install()?;
     let (trace, cut) = args.input.read()?;

@@ -22,7 +22,7 @@ pub(super) type Streamed = (TraceStream<Box<dyn BufRead>>, u32);
 pub(super) struct TraceInput {
     /// Trace of any form (docs/traces.md); plain, gzip or Zstandard; `-` for standard input
     #[arg(value_name = "TRACE", value_hint = ValueHint::FilePath)]
-    trace_file: PathBuf,
+    pub(super) trace_file: PathBuf,
     #[command(flatten)]
     pub(super) form: InputForm,
 }

@@ -2,8 +2,8 @@
 
 As a program: `python soak.py BINARY [SECONDS]`. Clients connect, stream, read slowly, go away in the middle and send
 what is no request, while workers fail and come back; then 10,000 connections do nothing. Whoever reads to the end gets
-there. At the end the server still answers, no request is left in the engines, and its memory is what it was after a quarter
-of the time.
+there. At the end the server still answers, no request is left in the engines, and its memory is what it was after a
+quarter of the time.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def failures(server: Server, seed: int, until: float, done: Counter[str]) -> Non
 
 
 def idle_connections(server: Server) -> int:
-    """Open connections that do nothing; how many there could be. When half have gone the server answers somebody else."""
+    """Open connections that do nothing; how many there could be. With half of them gone the server answers others."""
     peers = []
     try:
         for _ in range(CONNECTIONS):

@@ -224,6 +224,8 @@ class Report(TypedDict, total=False):
     goodput_completed_requests: int
     goodput_output_throughput_tok_s: float | None
     goodput_request_throughput_rps: float | None
+    gpu_cache_reused_ratio: float
+    host_cache_reused_ratio: float
     input_throughput_tok_s: float | None
     itl_relative_error: float
     latency_error: ErrorBar
@@ -458,6 +460,12 @@ class ReportKeys:
     @property
     def goodput_request_throughput_rps(self) -> float | None:
         """Goodput, in requests a second: `goodput_completed_requests` / duration; absent without limits."""
+    @property
+    def gpu_cache_reused_ratio(self) -> float:
+        """Of `prefix_cache_reused_ratio`, the share that was in the memory of the GPUs; absent, as the one below, without KV offload."""
+    @property
+    def host_cache_reused_ratio(self) -> float:
+        """Of `prefix_cache_reused_ratio`, the share that was loaded from the memory of the host."""
     @property
     def input_throughput_tok_s(self) -> float | None:
         """Prompt tokens of completed requests a second: `total_input_tokens` / duration."""

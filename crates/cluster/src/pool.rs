@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::config::{MAX_WORKERS, PoolConfig, SimulationOptions};
 use crate::control::{ChangeError, WorkerState};
-use crate::routing::{self, Candidate, KvRouting, Pick, RouterMode, position};
+use crate::routing::{self, Candidate, KvRouting, Pick, RouterMode, SessionAffinity, position};
 use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
@@ -28,6 +28,8 @@ pub(crate) struct Pool {
     /// The engine of each of its groups of equal workers.
     kinds: Vec<EngineConfig>,
     pub(crate) routing: Routing,
+    /// Which worker a session stays on, if sessions do.
+    affinity: Option<SessionAffinity>,
     /// Requests for which none of its workers serves, in the order in which they came.
     pub(crate) waiting: VecDeque<Queued>,
     /// Whether others act on whatever its workers do, as soon as they do it.
@@ -107,6 +109,7 @@ impl Pool {
             stretches: !(options.plain || routing.counts_tokens()),
             ..options.tracing
         };
+        let affinity = options.router.session_affinity.filter(|_| config.role != Role::Decode);
         let mut pool = Self {
             name: config.name.clone(),
             role: config.role,
@@ -117,6 +120,7 @@ impl Pool {
             waiting: VecDeque::new(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
+            affinity: affinity.map(SessionAffinity::new),
             lagging: BinaryHeap::new(),
             some_lag: false,
         };
@@ -206,8 +210,13 @@ impl Pool {
         let Routing::Kv(router, parked) = &mut self.routing else { return Dispatches::new() };
         let engine = self.workers[worker.index()].engine.config();
         let (admitted, refused) = router.remove(worker, engine, now);
-        self.waiting.extend(refused.iter().filter_map(|id| parked.remove(id)));
-        self.unpark(admitted)
+        let refused: Vec<Queued> = refused.iter().filter_map(|id| parked.remove(id)).collect();
+        let mut dispatches = self.unpark(admitted);
+        // Others may serve what waited for this one alone, to which its session had been sent before.
+        for queued in refused {
+            dispatches.extend(self.route(queued, now));
+        }
+        dispatches
     }
 
     /// Puts another policy in front of it.
@@ -254,11 +263,20 @@ impl Pool {
             self.waiting.push_back(queued);
             return Dispatches::new();
         }
-        let forced = queued.forced.filter(|&worker| position(candidates, worker).is_some());
+        let is_candidate = |worker: &WorkerId| position(candidates, *worker).is_some();
+        let forced = queued.forced.filter(is_candidate);
+        let session = queued.request.routing_key;
+        let affinity = self.affinity.as_mut().zip(session).filter(|_| forced.is_none());
+        let home = affinity.and_then(|(affinity, session)| affinity.worker_of(session, now));
+        let home = home.filter(is_candidate);
         match &mut self.routing {
             Routing::Policy(policy) => {
-                let picked = candidates[policy.pick(&queued.request.prompt, candidates)].worker;
+                let pick = || candidates[policy.pick(&queued.request.prompt, candidates)].worker;
+                let picked = home.unwrap_or_else(pick);
                 let worker = forced.unwrap_or(picked);
+                if let Some((affinity, session)) = self.affinity.as_mut().zip(session) {
+                    affinity.sent(session, worker, now);
+                }
                 let at = position(&self.candidates, worker).expect("only candidates get requests");
                 self.candidates[at].in_flight += 1;
                 let Queued { request, arrived, .. } = queued;
@@ -268,6 +286,9 @@ impl Pool {
                 let mut description = router.describe(&queued.request);
                 description.allowed =
                     some.map(|some| some.iter().map(|candidate| candidate.worker.0).collect());
+                if let Some(worker) = home {
+                    description.allowed = Some([worker.0].into());
+                }
                 // The router chooses among the ranks of a worker that is fixed.
                 let is_one =
                     |worker: &WorkerId| self.workers[worker.index()].engine.config().num_ranks() == 1;
@@ -353,6 +374,9 @@ impl Pool {
             let Queued { mut request, arrived, .. } = queued.expect("an admitted request was parked");
             let Rank { worker, dp } = admission.ticket.rank;
             request.dp_rank = Some(dp);
+            if let Some((affinity, session)) = self.affinity.as_mut().zip(request.routing_key) {
+                affinity.sent(session, worker, admission.ticket.admitted_at);
+            }
             let at = position(&self.candidates, worker).expect("only candidates get requests");
             self.candidates[at].in_flight += 1;
             dispatches.push(Dispatch { request, worker, arrived, admission: Some(admission) });

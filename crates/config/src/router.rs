@@ -30,6 +30,8 @@ pub fn build(config: &ReplayConfig, layers: &Layers, policies: &QueuePolicies) -
         check_prefix_hash_blocks(blocks, options.mode, layers)?;
         options.prefix_hash_blocks = blocks;
     }
+    options.session_affinity =
+        given.router_session_affinity_ttl_secs.map(|secs| session_affinity(secs, layers)).transpose()?;
     let policy = |text: &Option<String>| text.as_deref().map(|text| parse_policy(text, layers)).transpose();
     let (first, decode) = (policy(&policies.first)?, policy(&policies.decode)?);
     if options.mode != RouterMode::KvRouter {
@@ -62,6 +64,18 @@ fn check_prefix_hash_blocks(blocks: u32, mode: RouterMode, layers: &Layers) -> R
         )));
     }
     Ok(())
+}
+
+/// For how long a session stays on its worker: 1 s to a year, as in Dynamo 1.6.1.
+fn session_affinity(secs: f64, layers: &Layers) -> Result<Duration, Failure> {
+    const SECS_OF_A_YEAR: f64 = 31_536_000.0;
+    if !(1.0..=SECS_OF_A_YEAR).contains(&secs) {
+        return Err(layers.refused(message!(
+            "{router_session_affinity_ttl_secs} is {}, but must be a number of seconds from 1 to 31536000, a year",
+            secs
+        )));
+    }
+    Ok(Duration::from_secs(secs).expect("a year is a duration"))
 }
 
 /// A setting that another router mode has no use for.

@@ -234,6 +234,13 @@ pub struct DeploymentConfig {
     /// Blocks of a prompt that the router mode `prefix_hash` goes by
     #[arg(long, value_name = "N")]
     pub prefix_hash_blocks: Option<u32>,
+    /// Send each request of a session to the worker that had the one before, for as long as no more than this lies between
+    /// the two
+    ///
+    /// With any router mode; the first request of a session goes where that sends it, as do those whose worker serves no
+    /// more. In a disaggregated deployment it holds for the prefill pool.
+    #[arg(long, value_name = "SECONDS", value_parser = finite)]
+    pub router_session_affinity_ttl_secs: Option<f64>,
     /// Settings of the KV router, a JSON object or @FILE.json
     ///
     /// They go key by key over those of the configuration file and of the environment.
@@ -417,6 +424,14 @@ impl OutputConfig {
     /// Whether a page is written.
     pub fn has_page(&self) -> bool {
         self.report_html.is_some() || self.output_dir.is_some()
+    }
+
+    /// The key of a setting that names a result of a replay, if there is one.
+    pub fn result(&self) -> Option<String> {
+        let results = Self { check: None, quiet: None, plain: None, ..self.clone() };
+        let results = serde_json::to_value(results).expect("settings are plain data");
+        let named = results.as_object().into_iter().flatten().find(|(_, value)| !value.is_null());
+        named.map(|(key, _)| key.clone())
     }
 
     /// Whether the command line says what is wrong with a run: if it is asked to, or prints for somebody who reads.

@@ -117,6 +117,7 @@ fn deployment(plan: &Plan, named: &dyn Fn(&Path) -> PathBuf) -> DeploymentConfig
     let router = &plan.router;
     let mut config = DeploymentConfig {
         router_mode: Some(router.mode),
+        router_session_affinity_ttl_secs: given.router_session_affinity_ttl_secs,
         prefix_hash_blocks: (router.mode == RouterMode::PrefixHash).then_some(router.prefix_hash_blocks),
         ..DeploymentConfig::default()
     };

@@ -50,6 +50,7 @@ fn needs_all(config: &ReplayConfig) -> Option<(&'static str, &'static str)> {
     let (trace, measured) = (&config.trace, &config.measured);
     let is_online = trace.replay_mode == Some(ReplayMode::Online);
     let by_names = config.deployment.router_mode == Some(RouterMode::PrefixHash);
+    let stays = config.deployment.router_session_affinity_ttl_secs.is_some();
     let (of_load, of_run) = ("is made of all of the load", "leaves requests out when all of them are known");
     [
         ("merge", trace.merge.is_some(), "sends several traces at the same time"),
@@ -61,6 +62,11 @@ fn needs_all(config: &ReplayConfig) -> Option<(&'static str, &'static str)> {
         ("replay_concurrency", trace.replay_concurrency.is_some(), "does not follow the times of a trace"),
         ("replay_mode", is_online, "goes by the clock of the machine"),
         ("router_mode", by_names, "goes by names of content that are known when all of the trace is read"),
+        (
+            "router_session_affinity_ttl_secs",
+            stays,
+            "needs sessions, and rows of a stream are sent one by one",
+        ),
         ("warmup", measured.warmup.is_some(), of_run),
         ("cooldown", measured.cooldown.is_some(), of_run),
     ]

@@ -270,6 +270,42 @@ fn bad_settings_are_refused_by_name() {
 }
 
 #[test]
+fn sessions_stay_where_they_are() {
+    let sandbox = Sandbox::new();
+    let row = |chat: usize, round: usize| {
+        let blocks: Vec<String> = (0..=round).map(|block| (chat * 100 + block).to_string()).collect();
+        let start =
+            if round == 0 { format!("\"timestamp\": {}", chat * 300) } else { "\"delay\": 600".to_owned() };
+        format!(
+            "{{\"session_id\": \"{chat}\", {start}, \"input_length\": {}, \"output_length\": 4, \"hash_ids\": [{}]}}\n",
+            blocks.len() * 512,
+            blocks.join(", ")
+        )
+    };
+    let rows = (0..3).flat_map(|chat| (0..6).map(move |round| row(chat, round)));
+    sandbox.write("sessions.jsonl", rows.collect::<String>());
+    let reuse = |arguments: &[&str]| {
+        let report = sandbox.report(&[&["sessions.jsonl", "--workers", "2"], arguments].concat());
+        report["prefix_cache_reused_ratio"].as_f64().unwrap()
+    };
+    // Of the 1 + 2 + … + 6 blocks of a session, 1 + … + 5 were there before.
+    let most = 15.0 / 21.0;
+    let stays = reuse(&["--router-session-affinity-ttl-secs", "60"]);
+    assert!((stays - most).abs() < 1e-9 && reuse(&[]) < 0.8 * most, "{stays}");
+    let by_router = reuse(&["--router-mode", "kv_router", "--router-session-affinity-ttl-secs", "60"]);
+    assert!((by_router - most).abs() < 1e-9, "{by_router}");
+    for (arguments, words) in [
+        (&["0.5"][..], &["`router_session_affinity_ttl_secs` is 0.5", "from 1 to 31536000"][..]),
+        (&["1e9"], &["from 1 to 31536000", "(from --router-session-affinity-ttl-secs)"]),
+        (&["nan"], &["nan"]),
+        (&["60", "--stream"], &["`router_session_affinity_ttl_secs`", "needs sessions"]),
+    ] {
+        let flag = "--router-session-affinity-ttl-secs";
+        sandbox.run(&[&["replay", "sessions.jsonl", flag], arguments].concat()).is_refused(words);
+    }
+}
+
+#[test]
 fn other_routers_have_none_of_these_settings() {
     let sandbox = Sandbox::new();
     for (arguments, key) in [

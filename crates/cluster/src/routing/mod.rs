@@ -1,5 +1,6 @@
 //! Which worker of a pool gets a request: one policy a file.
 
+mod affinity;
 mod kv_router;
 mod least_loaded;
 mod power_of_two;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use servecast_router::KvRouterConfig;
 use servecast_types::{ContentNames, Duration, Prompt, Seed, WorkerId};
 
+pub(crate) use affinity::SessionAffinity;
 pub use kv_router::KvRouterOptions;
 pub(crate) use kv_router::KvRouting;
 use least_loaded::LeastLoaded;
@@ -58,6 +60,9 @@ pub struct RouterOptions {
     pub prefix_hash_blocks: u32,
     /// How `kv_router` is set up.
     pub kv: KvRouterOptions,
+    /// For how long a request of a session goes to the worker that had the one before, whatever the mode; where prompts are
+    /// computed alone.
+    pub session_affinity: Option<Duration>,
 }
 
 impl Default for RouterOptions {
@@ -67,6 +72,7 @@ impl Default for RouterOptions {
             mode: RouterMode::default(),
             prefix_hash_blocks: DEFAULT_PREFIX_HASH_BLOCKS,
             kv: KvRouterOptions { settings, event_delay: Duration::ZERO },
+            session_affinity: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests read recordings")]
 
+mod affinity;
 mod cached_prompts;
 mod conservation;
 mod drive;

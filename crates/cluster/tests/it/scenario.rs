@@ -52,6 +52,7 @@ pub(crate) struct Scenario {
     pub(crate) concurrency: Option<u32>,
     pub(crate) router_mode: RouterMode,
     pub(crate) kv_router: KvRouterOptions,
+    pub(crate) session_affinity: Option<Duration>,
 }
 
 /// Any engine, in blocks of 4 tokens, so that it goes with any other. On the heap: what makes one is larger than the stack of
@@ -261,9 +262,11 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
         Just(RouterMode::KvRouter)
     ];
     let decode = prop::option::of(engine());
-    let router = (router_mode, kv_router());
+    let affinity =
+        prop::option::weighted(0.25, (1..3_000_u64).prop_map(|ms| Duration::from_ns(ms * 1_000_000)));
+    let router = (router_mode, kv_router(), affinity);
     (engine(), decode, (1_u32..4, 1_u32..4), rows(6, 1..40), prop::option::of(1_u32..6), router).prop_map(
-        |(prefill, decode, workers, rows, concurrency, (router_mode, kv_router))| {
+        |(prefill, decode, workers, rows, concurrency, (router_mode, kv_router, session_affinity))| {
             // Both engines would have to agree on what a hand-off costs: the prefill engine says it.
             let decode = decode.map(|decode| EngineArgs {
                 kv_transfer_bandwidth: None,
@@ -271,7 +274,7 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
                 kv_transfer_sharing: None,
                 ..decode
             });
-            Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router }
+            Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router, session_affinity }
         },
     )
 }
@@ -360,6 +363,7 @@ pub(crate) fn deployment(scenario: &Scenario, plain: bool) -> (Topology, Simulat
             mode: scenario.router_mode,
             prefix_hash_blocks: 2,
             kv: scenario.kv_router.clone(),
+            session_affinity: scenario.session_affinity,
         },
         check: true,
         record_routing: true,

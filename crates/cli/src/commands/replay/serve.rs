@@ -22,7 +22,7 @@ use self::events::KvEventsArgs;
 use self::faults::FaultArgs;
 use super::{BesideArgs, ReplayArgs, unused};
 use crate::config::{
-    DeploymentConfig, EngineShortcuts, Layers, OutputConfig, ReplayConfig, ReplayMode, SglangShortcuts,
+    DeploymentConfig, EngineShortcuts, Layers, ReplayConfig, ReplayMode, SglangShortcuts,
     TraceConfig, finite,
 };
 use crate::error::{Failure, chain};
@@ -179,11 +179,16 @@ fn check(plan: &Plan) -> Result<(), Failure> {
     if config.trace.replay_concurrency.is_some() {
         return refused(message!("{replay_concurrency} is the load"));
     }
-    let output = OutputConfig { check: None, quiet: None, plain: None, ..config.output.clone() };
-    if output != OutputConfig::default() {
-        return Err(plan
-            .layers
-            .refused("the settings name results of a replay, which a server does not have"));
+    if config.deployment.router_session_affinity_ttl_secs.is_some() {
+        return Err(plan.layers.refused(message!(
+            "{router_session_affinity_ttl_secs} is for a replay: what clients send to a server has no sessions"
+        )));
+    }
+    if let Some(key) = config.output.result() {
+        return Err(plan.layers.refused(message!(
+            "{} names a result of a replay, which a server does not have",
+            Message::key(key)
+        )));
     }
     Ok(())
 }

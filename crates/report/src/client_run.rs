@@ -207,23 +207,40 @@ fn as_sent(requests: &[RequestFigures]) -> Vec<&RequestFigures> {
     sorted
 }
 
+/// How far latencies are off, request by request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AbsoluteError {
+    /// `ttft`, `tpot` or `e2e`.
+    pub latency: &'static str,
+    /// A share; absent without a pair.
+    pub mean: Option<f64>,
+    /// Pairs whose latency in the baseline is less than a nanosecond, of which nothing is a share.
+    pub left_out: usize,
+}
+
+/// A nanosecond.
+const LEAST_MS: f64 = 1e-6;
+
 impl MatchedRequests<'_> {
     /// How latencies differ over the pairs.
     pub fn changes(&self, seed: u64) -> Vec<PairedChange> {
         changes_of_pairs(&self.pairs, seed)
     }
 
-    /// Means over the pairs of how far the other run is off, either way, as shares of the baseline, with the key of the
-    /// latency; over the requests that both served and that have it.
-    pub fn absolute_errors(&self) -> [(&'static str, Option<f64>); 3] {
+    /// Means over the pairs of how far the other run is off, either way, as shares of the baseline; over the requests that
+    /// both served and that have the latency.
+    pub fn absolute_errors(&self) -> [AbsoluteError; 3] {
         type Of = fn(&RequestFigures) -> Option<f64>;
         let latencies: [(&'static str, Of); 3] =
             [("ttft", |one| one.ttft_ms), ("tpot", |one| one.tpot_ms), ("e2e", |one| one.e2e_latency_ms)];
-        latencies.map(|(name, of)| {
+        latencies.map(|(latency, of)| {
             let served = self.pairs.iter().filter(|(_, other)| other.status == "finished");
-            let pairs = served.filter_map(|(one, other)| Some((of(one).filter(|ms| *ms > 0.0)?, of(other)?)));
-            let errors: Vec<f64> = pairs.map(|(one, other)| (other / one - 1.0).abs()).collect();
-            (name, (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64))
+            let pairs: Vec<(f64, f64)> =
+                served.filter_map(|(one, other)| Some((of(one)?, of(other)?))).collect();
+            let lasting = pairs.iter().filter(|(one, _)| *one >= LEAST_MS);
+            let errors: Vec<f64> = lasting.map(|(one, other)| (other / one - 1.0).abs()).collect();
+            let mean = (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64);
+            AbsoluteError { latency, mean, left_out: pairs.len() - errors.len() }
         })
     }
 
@@ -377,8 +394,12 @@ mod tests {
         let slower = RequestFigures { ttft_ms: Some(60.0), ..simulated[0].clone() };
         let errors = [slower, simulated[1].clone()];
         let errors = matched_requests(&real, &errors).unwrap().absolute_errors();
-        assert!((errors[0].1.unwrap() - 0.1).abs() < 1e-12, "20 % of one of two: {errors:?}");
-        assert_eq!(errors[2], ("e2e", Some(0.0)));
+        assert!((errors[0].mean.unwrap() - 0.1).abs() < 1e-12, "20 % of one of two: {errors:?}");
+        assert_eq!(errors[2], AbsoluteError { latency: "e2e", mean: Some(0.0), left_out: 0 });
+        let mut at_once = real.clone();
+        at_once[0].ttft_ms = Some(0.0);
+        let errors = matched_requests(&at_once, &simulated).unwrap().absolute_errors();
+        assert_eq!((errors[0].mean, errors[0].left_out), (Some(0.0), 1), "nothing is a share of 0");
         let refused = matched_requests(&unknown, &simulated).unwrap_err();
         assert_eq!(
             refused,

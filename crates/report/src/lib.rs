@@ -68,7 +68,9 @@ mod window;
 
 pub use activity::{Activity, BusySpan, PoolSize};
 pub use charts::render_charts;
-pub use client_run::{ClientRequest, ClientRun, MatchedRequests, figures_of_client, matched_requests};
+pub use client_run::{
+    AbsoluteError, ClientRequest, ClientRun, MatchedRequests, figures_of_client, matched_requests,
+};
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use curves::{Curves, MOST_CURVES, under_way};
 pub use diagnosis::{

@@ -178,12 +178,30 @@ fn read_run(path: &Path, rows: Option<&Path>) -> Result<Run, Failure> {
     }
     let figures = NamedFigures::of(path.display().to_string(), &report);
     let rows = rows.transpose()?;
+    if let Some(rows) = &rows {
+        check_rows(rows, &report, path)?;
+    }
     let settings = figures.settings.as_ref();
     let is_limited = settings
         .and_then(|settings| settings.get("replay_concurrency"))
         .is_some_and(|value| !value.is_null())
         || rows.iter().flatten().any(|request| request.turn > 0);
     Ok(Run { figures, rows, is_limited, sending: Sending::default() })
+}
+
+/// Refuses rows that are not those of a report: the rest of a run that was interrupted, or of another one.
+fn check_rows(rows: &[RequestFigures], report: &Report, path: &Path) -> Result<(), Failure> {
+    let served = rows.iter().filter(|row| row.measured && row.status == "finished").count() as u64;
+    if served == report.completed_requests {
+        return Ok(());
+    }
+    let problem = message!(
+        "the report of {} counts {} completed requests, but its rows have {}",
+        quoted(path),
+        report.completed_requests,
+        served
+    );
+    Err(Failure::user(problem).with_hint("give a report and the rows of the same run: `replay --output-dir DIR` writes both"))
 }
 
 /// A file that is no report, by what it is.

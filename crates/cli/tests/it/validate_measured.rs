@@ -153,8 +153,57 @@ fn what_makes_another_load_is_refused() {
         let more = ["--config", "more.toml"];
         validate(&sandbox, "vllm.json", &more).is_refused(&[&format!("`{key}` is"), "leave it out"]);
     }
+    sandbox.write("more.toml", "report_json = \"r.json\"\n");
+    validate(&sandbox, "vllm.json", &["--config", "more.toml"])
+        .is_refused(&["`report_json` names a result of a replay", "leave it out"]);
     sandbox.write("more.toml", "seed = 3\nrequest_rate = 2.0\nburstiness = 2.0\n");
     validate(&sandbox, "vllm.json", &["--config", "more.toml"]).success();
+}
+
+/// What a server gave is not compared with a part of it.
+#[test]
+fn a_deployment_that_ends_requests_earlier_is_refused() {
+    let sandbox = sandbox();
+    sandbox.write("short.toml", "max_model_len = 305\n");
+    validate(&sandbox, "vllm.json", &["--config", "short.toml"]).is_refused(&[
+        "`max_model_len`",
+        "after 5 of the 21 tokens",
+        "number 3",
+        "that the server had",
+    ]);
+    sandbox.write("long.toml", "max_model_len = 321\n");
+    validate(&sandbox, "vllm.json", &["--config", "long.toml"]).success();
+}
+
+#[test]
+fn what_a_result_says_of_its_load_is_of_the_kind_that_it_has_to_be() {
+    let sandbox = sandbox();
+    for (key, value, words) in [
+        ("request_rate", json!("many"), "above 0, or \"inf\""),
+        ("request_rate", json!(-1), "`request_rate` is -1"),
+        ("request_rate", json!([1]), "`request_rate`"),
+        ("duration", json!("long"), "`duration`"),
+        ("duration", json!(-1), "`duration` is -1"),
+        ("max_concurrency", json!(1.5), "at least 1"),
+    ] {
+        let mut result = bench(&LOAD);
+        result[key] = value;
+        sandbox.write("wrong.json", result.to_string());
+        validate(&sandbox, "wrong.json", &[]).is_refused(&["wrong.json: line 1: ", words]);
+        result[key] = Value::Null;
+        sandbox.write("right.json", result.to_string());
+        validate(&sandbox, "right.json", &[]).success();
+    }
+}
+
+#[test]
+fn a_latency_of_nothing_is_in_no_mean_of_shares() {
+    let sandbox = sandbox();
+    let mut result = bench(&LOAD);
+    result["ttfts"][0] = json!(0.0);
+    sandbox.write("zero.json", result.to_string());
+    let outcome = outcome(&sandbox, "zero.json");
+    is_assumed(&outcome, "`ttft_mape` is without 1 requests whose ttft was measured as 0");
 }
 
 #[test]

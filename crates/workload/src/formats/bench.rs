@@ -61,17 +61,28 @@ impl Lists {
                 return Err(TraceError::Value { line, field: field.into(), found, expected });
             }
         }
-        let duration_s = self.duration.as_ref().and_then(number);
-        measured.duration_s = duration_s.filter(|seconds| (0.0..=MOST_SECONDS).contains(seconds));
-        measured.concurrency = match &self.max_concurrency {
-            None | Some(Value::Null) => measured.concurrency,
-            Some(value) => Some(whole(value).filter(|number| *number > 0).ok_or_else(|| {
-                let (found, expected) =
-                    (fields::described(&value.to_string()), "a whole number of requests".to_owned());
-                TraceError::Value { line, field: "max_concurrency".into(), found, expected }
-            })?),
+        let wrong = |field: &'static str, value: &Value, expected: String| TraceError::Value {
+            line,
+            field: field.into(),
+            found: fields::described(&value.to_string()),
+            expected,
         };
-        measured.request_rate = self.request_rate.as_ref().and_then(rate).or(measured.request_rate);
+        measured.duration_s = given(self.duration.as_ref())
+            .map(|value| {
+                let seconds = number(value).filter(|seconds| (0.0..=MOST_SECONDS).contains(seconds));
+                seconds.ok_or_else(|| wrong("duration", value, delay_in(TimeUnit::S)))
+            })
+            .transpose()?;
+        if let Some(value) = given(self.max_concurrency.as_ref()) {
+            let number = whole(value).filter(|number| *number > 0);
+            let expected = || "a whole number of requests, at least 1".to_owned();
+            measured.concurrency = Some(number.ok_or_else(|| wrong("max_concurrency", value, expected()))?);
+        }
+        if let Some(value) = given(self.request_rate.as_ref()) {
+            let expected = || "requests a second, above 0, or \"inf\"".to_owned();
+            measured.request_rate =
+                Some(rate(value).ok_or_else(|| wrong("request_rate", value, expected()))?);
+        }
         for place in 0..inputs.len() {
             let entry = (measured.requests.len() as u64) + measured.failed.rows + 1;
             let at = Place { line, place };
@@ -118,6 +129,11 @@ impl Lists {
             gaps_s,
         })
     }
+}
+
+/// What is there and not null.
+fn given(value: Option<&Value>) -> Option<&Value> {
+    value.filter(|value| !value.is_null())
 }
 
 /// Requests a second, as results say it.

@@ -144,7 +144,8 @@ pub(super) fn models(args: &ModelsArgs) -> Result<(), Failure> {
         name: &args.gpu,
         engine: args.engine,
     };
-    let header = ["model", "parameters", "active", "weights", "KV of a token", "attention", "experts"];
+    let header =
+        ["model", "parameters", "active", "weights", "KV of a token", "context", "attention", "experts"];
     let rows = shapes.iter().map(|(name, shape)| {
         let billions = |count: u64| format!("{:.2} B", count as f64 / 1e9);
         let cells = vec![
@@ -153,6 +154,7 @@ pub(super) fn models(args: &ModelsArgs) -> Result<(), Failure> {
             billions(shape.active_parameters()),
             shape.weights(None).name().to_owned(),
             format!("{} B", shape.kv_bytes_per_token(1, 2.0)),
+            shape.context.map_or_else(|| "-".to_owned(), |tokens| tokens.to_string()),
             attention(shape),
             experts(shape),
         ];
@@ -305,6 +307,7 @@ fn model_object(name: &str, shape: &ModelShape) -> Value {
         },
         "head_size": shape.head_size,
         "experts": experts,
+        "max_position_embeddings": shape.context,
         "kv_bytes_per_token": shape.kv_bytes_per_token(1, 2.0),
         "state_bytes_per_sequence": shape.state_bytes_per_sequence(1),
     })

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use servecast_cluster::Simulation;
 use servecast_report::{
-    MatchedRequests, NamedFigures, RequestFigures, ValidatedRun, matched_requests, summarize, under_way,
+    AbsoluteError, MatchedRequests, NamedFigures, RequestFigures, ValidatedRun, matched_requests, summarize,
+    under_way,
 };
 use servecast_types::{Message, message};
 use servecast_workload::{KnownFormat, TraceFormat};
 
 use super::figures::{Row, UNSERVED, distribution, sorted};
-use super::server::{Served, layers_of};
+use super::server::{Served, layers_of, refuse_results};
 use crate::commands::compare::{Sending, measured};
 use crate::config::{DEFAULT_SEED, Layers, ReplayConfig};
 use crate::error::{Failure, chain, quoted};
@@ -62,8 +63,15 @@ pub(super) fn validate(
         Some(seed) => Err(format!("when each of them arrives is one draw, of seed {seed}")),
         None => matched_requests(&rows, &simulated),
     };
+    refuse_cut(&simulated, result, &plan)?;
+    let errors: Vec<AbsoluteError> =
+        matched.as_ref().ok().map(MatchedRequests::absolute_errors).into_iter().flatten().collect();
     let mut figures = both(&real.figures, &ours);
-    figures.extend(errors(matched.as_ref().ok()));
+    figures.extend(
+        errors
+            .iter()
+            .filter_map(|error| Some(Row::error(&format!("{}_mape", error.latency), error.mean? * 100.0))),
+    );
     let unserved = simulated.iter().filter(|row| row.status != "finished").count();
     figures.extend((unserved > 0).then(|| Row::only_ours(UNSERVED, unserved as f64)));
     let mut assumptions = real.figures.measured.map(|run| run.notes).unwrap_or_default();
@@ -72,6 +80,10 @@ pub(super) fn validate(
         Ok(matched) => matched.sentence(),
         Err(problem) => format!("requests are not paired: {problem}"),
     });
+    assumptions.extend(errors.iter().filter(|error| error.left_out > 0).map(|error| {
+        let AbsoluteError { latency, left_out, .. } = error;
+        format!("`{latency}_mape` is without {left_out} requests whose {latency} was measured as 0")
+    }));
     assumptions.extend(plan.derived.iter().cloned());
     Ok(Served {
         figures,
@@ -102,6 +114,7 @@ fn load(
 ) -> Result<Sent, Failure> {
     let given = layers.parse()?;
     refuse_load(&given, &layers, result)?;
+    refuse_results(&given, &layers)?;
     let seed = given.trace.seed.unwrap_or(DEFAULT_SEED);
     let mut add = |key: &str, value: Value| layers.vary(&vec![(key.to_owned(), value)]);
     add("trace_file", json!(result))?;
@@ -186,10 +199,21 @@ fn both(real: &NamedFigures, ours: &NamedFigures) -> Vec<Row> {
     keys.filter_map(row).collect()
 }
 
-/// Mean absolute errors over pairs of requests.
-fn errors(matched: Option<&MatchedRequests<'_>>) -> Vec<Row> {
-    let errors = matched.map(MatchedRequests::absolute_errors).into_iter().flatten();
-    errors.filter_map(|(name, error)| Some(Row::error(&format!("{name}_mape"), error? * 100.0))).collect()
+/// Refuses a deployment that generates less than the client got: figures of the two would be of different requests.
+fn refuse_cut(simulated: &[RequestFigures], result: &Path, plan: &Plan) -> Result<(), Failure> {
+    let is_cut =
+        |row: &&RequestFigures| row.status == "finished" && row.output_length < row.requested_output_length;
+    let Some(row) = simulated.iter().find(is_cut) else { return Ok(()) };
+    let problem = message!(
+        "{max_model_len} of the deployment ends a request after {} of the {} tokens that {} has of it (number {}, a prompt of \
+         {} tokens)",
+        row.output_length,
+        row.requested_output_length,
+        quoted(result),
+        row.line,
+        row.input_length
+    );
+    Err(plan.layers.refused(problem).with_hint("give the `max_model_len` that the server had"))
 }
 
 /// What only the page shows.

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use servecast_cluster::{LoadMode, Simulation, SimulationOptions};
 use servecast_report::{PairedChange, Report, SummaryOptions, ValidatedRun, summarize};
-use servecast_types::{Duration, Prompt, Run, Time};
+use servecast_types::{Duration, Message, Prompt, Run, Time, message};
 use servecast_workload::{Session, Turn, TurnStart, Workload, bench_arrivals_ms};
 
 use super::figures::Row;
 use super::lookups::{self, Counted, Ends};
-use crate::config::Layers;
+use crate::config::{Layers, ReplayConfig};
 use crate::deployment::{self, Deployment};
 use crate::error::{Failure, chain};
 use crate::{files, router};
@@ -129,11 +129,20 @@ pub(crate) fn layers_of(configs: &[PathBuf]) -> Result<Layers, Failure> {
     Ok(layers)
 }
 
+/// Refuses results of a replay, which the file of a deployment may name and nobody would write.
+pub(super) fn refuse_results(given: &ReplayConfig, layers: &Layers) -> Result<(), Failure> {
+    let Some(key) = given.output.result() else { return Ok(()) };
+    let message = message!("{} names a result of a replay, and `validate` prints what it finds", Message::key(key));
+    Err(layers.refused(message).with_hint("leave it out; --html writes a page"))
+}
+
 /// Replays the recorded run of a file on the deployment of others.
 pub(super) fn validate(result: &Path, configs: &[PathBuf]) -> Result<Served, Failure> {
     let recorded = Recorded::read(result)?;
     let layers = layers_of(configs)?;
-    let deployment = deployment::build(&layers.parse()?, &layers)?;
+    let given = layers.parse()?;
+    refuse_results(&given, &layers)?;
+    let deployment = deployment::build(&given, &layers)?;
     let simulated =
         recorded.on(&deployment, &layers).map_err(|failure| failure.about(result.display().to_string()))?;
     let row = |(name, real): &(String, f64)| {

@@ -76,7 +76,7 @@ pub struct EngineTracing {
     pub recorder_clock: bool,
     /// Take requests that decode together and report only what changes, by [`IterationSink::decoded`] and what stands
     /// with it, and by [`Iteration::decoded`](crate::Iteration::decoded): the same decisions at a fraction of the cost.
-    /// Not together with `block_ids` or `recorder_clock`.
+    /// Not together with `block_ids`, nor with `recorder_clock` where KV comes from other engines.
     pub stretches: bool,
 }
 

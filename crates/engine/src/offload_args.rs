@@ -114,6 +114,13 @@ pub(crate) struct KvOffloading {
 }
 
 impl KvOffloading {
+    /// Whether a decoding request offers something new to the host only in iterations in which it fills a block, so that
+    /// requests can decode together.
+    pub(crate) fn goes_by_fills(&self) -> bool {
+        // The others count what they look at, or look at a block an iteration later.
+        self.connector == OffloadConnector::Offloading && !self.is_early
+    }
+
     /// How long so many blocks are on their way, in whole microseconds beside what every copy takes.
     pub(crate) fn copy_time(&self, blocks: u64, loads: bool) -> Duration {
         let rate = if loads { self.load_rate } else { self.store_rate };

@@ -53,8 +53,9 @@ impl Single {
     /// An engine without requests.
     pub(super) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
         let depth = if config.async_scheduling { 2 } else { 1 };
-        let offloads = config.offload.is_some();
-        let one_by_one = tracing.block_ids || tracing.recorder_clock || offloads;
+        let polls = tracing.recorder_clock && config.offload.is_none();
+        let visits = config.offload.is_some_and(|offload| !offload.goes_by_fills());
+        let one_by_one = tracing.block_ids || polls || visits;
         let stretches = tracing.stretches && !one_by_one && config.block_size <= LARGEST_WHEEL;
         Self {
             scheduler: Scheduler::new(config, tracing),

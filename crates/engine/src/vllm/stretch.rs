@@ -114,10 +114,20 @@ impl Scheduler {
         for &Change { slot, crossing, .. } in self.stretch.take_crossings() {
             let request = &mut self.requests[slot];
             let end = request.tokens_in(decided);
-            match crossing {
-                Crossing::Opens => self.kv.extend(request, end),
-                Crossing::Fills if self.kv.stores_at_end(request) => {}
-                Crossing::Fills => self.kv.store(request, end - lead),
+            match (crossing, &mut self.offload) {
+                (Crossing::Opens, None) => self.kv.extend(request, end),
+                (Crossing::Fills, None) if self.kv.stores_at_end(request) => {}
+                (Crossing::Fills, None) => self.kv.store(request, end - lead),
+                (Crossing::Opens, Some(offload)) => {
+                    self.kv.extend(request, end);
+                    offload.crosses(slot, request.blocks.last().copied());
+                }
+                (Crossing::Fills, Some(offload)) => {
+                    if !self.kv.stores_at_end(request) {
+                        self.kv.store(request, end - lead);
+                    }
+                    offload.crosses(slot, None);
+                }
             }
         }
     }
@@ -195,7 +205,7 @@ impl Request {
     }
 
     /// Its tokens whose KV is there once `decided` iterations of the stretch have run.
-    fn tokens_in(&self, decided: u64) -> u32 {
+    pub(super) fn tokens_in(&self, decided: u64) -> u32 {
         self.computed + (decided - self.joined) as u32
     }
 
@@ -240,7 +250,8 @@ impl StretchScheduler for Scheduler {
     }
 
     fn continues(&self) -> bool {
-        !self.must_replan && self.stretch.requests() > 0
+        // Copies are handed over and noticed pass by pass.
+        self.offload.is_none() && !self.must_replan && self.stretch.requests() > 0
     }
 
     fn next_notice(&self) -> Time {
@@ -264,7 +275,7 @@ impl StretchScheduler for Scheduler {
             let has_room =
                 if only_decodes { self.has_room_for_members() } else { self.has_room_for_running() };
             if has_room {
-                if !only_decodes || self.fills_first_missing() {
+                if !only_decodes || self.offload.is_some() || self.fills_first_missing() {
                     return false;
                 }
                 // A waiting request that would hit the block, and a router, have to know at once.

@@ -1,6 +1,6 @@
 //! The scheduler's half of vLLM's `OffloadingConnector`: what is stored and loaded, and which pass has to wait for it.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_types::{BlockId, RequestId, SequenceHash, ensure};
 
 use super::cache::{ChunkCache, Found};
@@ -26,6 +26,8 @@ pub(super) struct Chunks {
     loading: FxHashMap<SequenceHash, u32>,
     /// Requests that ended since the last decision.
     ended: Vec<Ended>,
+    /// Requests whose last offer was refused, and who make it again with every pass.
+    refused: FxHashSet<RequestId>,
     blocks_per_chunk: u32,
     chunk_tokens: u32,
     prompt_only: bool,
@@ -71,6 +73,7 @@ impl Chunks {
             num_stores: 0,
             loading: FxHashMap::default(),
             ended: Vec::new(),
+            refused: FxHashSet::default(),
             blocks_per_chunk: spec.blocks_per_chunk,
             chunk_tokens: spec.blocks_per_chunk.saturating_mul(block_size),
             prompt_only: spec.prompt_only,
@@ -150,7 +153,12 @@ impl Chunks {
         self.jobs.insert(job, job_of);
     }
 
-    /// A request of the pass that is decided, after which the first `computed` of its tokens are computed, offers chunks.
+    /// Whether an offer was refused that is made again with every pass.
+    pub(super) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// A request of the pass that is decided, after which the first `computed` of its known tokens are computed, offers chunks.
     pub(super) fn offer(
         &mut self,
         request: &mut Request,
@@ -158,7 +166,7 @@ impl Chunks {
         copies: &mut Copies,
         log: &mut Offloaded,
     ) {
-        let end = self.storable(request, computed.min(request.known()));
+        let end = self.storable(request, computed);
         let client = self.users.entry(request.id).or_default();
         let first = client.offered;
         if first >= end {
@@ -167,10 +175,11 @@ impl Chunks {
         let keys = self.keys(request, first, end);
         let blocks = self.blocks_per_chunk as usize;
         let blocks = request.blocks[first as usize * blocks..end as usize * blocks].to_vec();
-        if self.store(request.id, &keys, &blocks, copies, log)
-            && let Some(client) = self.users.get_mut(&request.id)
-        {
+        if !self.store(request.id, &keys, &blocks, copies, log) {
+            self.refused.insert(request.id);
+        } else if let Some(client) = self.users.get_mut(&request.id) {
             client.offered = end;
+            self.refused.remove(&request.id);
         }
     }
 
@@ -231,6 +240,7 @@ impl Chunks {
     /// Offers what is left of the requests that have ended, and forgets them.
     pub(super) fn settle_ended(&mut self, copies: &mut Copies, log: &mut Offloaded) {
         for Ended { id, keys, blocks } in std::mem::take(&mut self.ended) {
+            self.refused.remove(&id);
             let number = self.next_job;
             if !keys.is_empty() {
                 self.store(id, &keys, &blocks, copies, log);
@@ -256,6 +266,7 @@ impl Chunks {
         for id in preempted {
             if let Some(client) = self.users.get_mut(id) {
                 client.offered = 0;
+                self.refused.remove(id);
             }
         }
         let jobs = preempted.iter().filter_map(|id| self.users.get(id)).flat_map(|client| &client.jobs);

@@ -42,6 +42,10 @@ pub(super) struct Offload {
     block_size: u32,
     /// Bytes that the pass being decided may still wait for.
     sync_left: u64,
+    /// Of the pass being decided, in order of the running list: members of a stretch that fill a block, and blocks that
+    /// members are given.
+    filling: Vec<Slot>,
+    given: Vec<BlockId>,
 }
 
 #[derive(Debug)]
@@ -74,13 +78,29 @@ impl Offload {
             OffloadConnector::Simple => Tier::Simple(Box::new(Simple::new(&spec, config))),
         };
         let copies = Copies::new(spec);
-        Some(Box::new(Self { spec, tier, copies, block_size: config.block_size, sync_left: 0 }))
+        Some(Box::new(Self {
+            spec,
+            tier,
+            copies,
+            block_size: config.block_size,
+            sync_left: 0,
+            filling: Vec::new(),
+            given: Vec::new(),
+        }))
     }
 
     /// A decision begins.
     pub(super) fn begin(&mut self, iteration: &mut Iteration) {
         self.sync_left = self.spec.sync_load_bytes;
         iteration.offload.get_or_insert_default();
+    }
+
+    /// A member of a stretch crosses a block boundary in the pass being decided: it fills a block, or is `given` one.
+    pub(super) fn crosses(&mut self, slot: Slot, given: Option<BlockId>) {
+        match given {
+            None => self.filling.push(slot),
+            Some(block) => self.given.push(block),
+        }
     }
 
     /// What the host has of a request whose first `hit_tokens` tokens are here.
@@ -224,17 +244,31 @@ impl Scheduler {
     /// Says what the decided iteration copies, and for which stores it has to wait.
     pub(super) fn hand_over_copies(&mut self, step: &mut Step) {
         let Some(offload) = self.offload.as_deref_mut() else { return };
+        // A member of a stretch has more to offer when it fills a block, or when it was refused before.
+        let mut members = std::mem::take(&mut offload.filling);
+        if matches!(&offload.tier, Tier::Chunks(chunks) if chunks.has_refused()) {
+            members.clear();
+            members.extend_from_slice(&self.running[..self.stretch.members() as usize]);
+        }
         let Step { iteration, entries, .. } = step;
         let Iteration { scheduled, preempted, admitted, offload: log, .. } = iteration;
         let log = log.get_or_insert_default();
-        let Offload { tier, copies, .. } = offload;
+        let Offload { tier, copies, given, .. } = offload;
         match tier {
             Tier::Chunks(chunks) => {
+                for slot in members.drain(..) {
+                    let request = &mut self.requests[slot];
+                    let known = request.tokens_in(self.stretch.done() + 1) - self.stretch.lead() as u32;
+                    chunks.offer(request, known, copies, log);
+                }
                 for (entry, scheduled) in entries.iter().zip(&*scheduled) {
                     let request = &mut self.requests[entry.slot];
-                    chunks.offer(request, scheduled.computed + scheduled.tokens, copies, log);
+                    let computed = scheduled.computed + scheduled.tokens;
+                    chunks.offer(request, computed.min(request.known()), copies, log);
                 }
                 chunks.settle_ended(copies, log);
+                chunks.flush_blocks(given, log);
+                given.clear();
                 for entry in &*entries {
                     // Of those that were admitted what they hit, too.
                     let given = &self.requests[entry.slot].blocks[entry.first_new_block as usize..];
@@ -275,6 +309,8 @@ impl Scheduler {
                 simple.hand_over(&mut self.kv.pool, copies, log);
             }
         }
+        // For its memory.
+        offload.filling = members;
     }
 
     /// Until when the decided pass waits before it computes, which it could do at `start`.

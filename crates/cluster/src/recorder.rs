@@ -224,21 +224,22 @@ impl Recorder {
             let of_pool = stages.iter_mut().rev().find(|stage| stage.pool == role);
             of_pool.expect("a request is preempted in a pool that it came to").preemptions += 1;
         }
-        let (before, out) =
-            if last_stage { self.delivered(place, iteration) } else { (iteration.start, iteration.end) };
+        let (gap, out) =
+            if last_stage { self.delivered(place, iteration) } else { (Duration::ZERO, iteration.end) };
         if last_stage && iteration.decoded > 0 {
-            self.gap(out.since(before), iteration.decoded);
+            self.gap(gap, iteration.decoded);
         }
         for &emitted in &iteration.emitted {
             self.stage_tokens(emitted, last_stage, iteration.end, out);
         }
     }
 
-    /// When users have the tokens of an iteration, and when they had those of the one before it, if one follows the other.
-    fn delivered(&mut self, worker: WorkerId, iteration: &Iteration) -> (Time, Time) {
+    /// How long after those of the iteration before it users have the tokens of an iteration, if one follows the other, and
+    /// when that is.
+    fn delivered(&mut self, worker: WorkerId, iteration: &Iteration) -> (Duration, Time) {
         let Some(delivery) = self.delivery.get_mut(worker.index()).filter(|_| iteration.num_scheduled() > 0)
         else {
-            return (iteration.start, iteration.end);
+            return (iteration.end.since(iteration.start) + iteration.stalled, iteration.end);
         };
         let before = delivery.last();
         let out = delivery.pass(iteration.end, iteration.num_scheduled());
@@ -247,7 +248,7 @@ impl Recorder {
                 record.last_token = Some(out);
             }
         }
-        (before, out)
+        (out.since(before), out)
     }
 
     /// A request was admitted with its first token, which was handed over to its stage.

@@ -22,6 +22,8 @@ pub struct Iteration {
     pub end: Time,
     /// Between `start` and `end`, how long the batch waited for a stage of a pipeline that had another; 0 without one.
     pub waited: Duration,
+    /// Before `start`, how long the GPU was idle since the iteration waited for copies to or from the memory of the host.
+    pub stalled: Duration,
     /// Of the batches that a pipeline can have under way at a time, which one it was; they take turns. 0 without one.
     pub micro_batch: u32,
     /// Requests that computed something.
@@ -389,7 +391,7 @@ impl Iteration {
     /// Empties the lists for reuse, keeping their memory; everything else is overwritten.
     pub(crate) fn clear(&mut self) {
         self.scheduled.clear();
-        self.decoded = 0;
+        (self.decoded, self.stalled) = (0, Duration::ZERO);
         self.admitted.clear();
         self.preempted.clear();
         self.joined.clear();

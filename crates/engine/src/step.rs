@@ -1,7 +1,7 @@
 //! Iterations in flight.
 
 use servecast_latency::Batch;
-use servecast_types::{RequestId, Time};
+use servecast_types::{Duration, RequestId, Time};
 
 use crate::iteration::{Iteration, Requeue, Scheduled};
 use crate::speculation::Proposals;
@@ -43,8 +43,6 @@ pub(crate) struct Step {
     pub(crate) follows_another: bool,
     /// What a drafter proposes after it, if that takes time.
     pub(crate) proposals: Proposals,
-    /// Whether it takes time although it computes nothing, since it waits for copies to the host.
-    pub(crate) stalls: bool,
     /// Before when it does not end, since KV is loaded beside it.
     pub(crate) loaded_at: Time,
 }
@@ -130,7 +128,7 @@ impl Pass {
     pub(crate) fn takes_time(&self) -> bool {
         match self {
             Self::Decodes(_) => true,
-            Self::Step(step) => step.computes() || step.stalls,
+            Self::Step(step) => step.computes() || step.stalls(),
         }
     }
 
@@ -155,6 +153,11 @@ impl Step {
         self.iteration.num_scheduled() > 0
     }
 
+    /// Whether it waits for copies to or from the host before it computes, and takes time even if it computes nothing.
+    pub(crate) fn stalls(&self) -> bool {
+        self.iteration.stalled > Duration::ZERO
+    }
+
     /// Whether the scheduler learns with it that copies to or from the host have ended, or their worker that requests have.
     pub(crate) fn carries_copies(&self) -> bool {
         let offload = self.iteration.offload.as_ref();
@@ -170,7 +173,6 @@ impl Step {
         self.prefills = 0;
         self.requeued.clear();
         self.proposals = Proposals::default();
-        self.stalls = false;
         self.loaded_at = Time::ZERO;
     }
 

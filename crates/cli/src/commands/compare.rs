@@ -201,7 +201,8 @@ fn check_rows(rows: &[RequestFigures], report: &Report, path: &Path) -> Result<(
         report.completed_requests,
         served
     );
-    Err(Failure::user(problem).with_hint("give a report and the rows of the same run: `replay --output-dir DIR` writes both"))
+    Err(Failure::user(problem)
+        .with_hint("give a report and the rows of the same run: `replay --output-dir DIR` writes both"))
 }
 
 /// A file that is no report, by what it is.

@@ -152,7 +152,10 @@ fn a_server_that_cannot_be_is_refused() {
         (&["--workers", "0"], &["`num_workers` is 0", "(from --workers)"]),
         (&["--record", "none/r.jsonl"], &["none/r.jsonl"]),
         (&["--config", "load.toml"], &["`trace_file` is a load for a replay"]),
-        (&["--config", "result.toml"], &["`report_json` names a result of a replay, which a server does not have"]),
+        (
+            &["--config", "result.toml"],
+            &["`report_json` names a result of a replay, which a server does not have"],
+        ),
         (
             &["--router-session-affinity-ttl-secs", "60"],
             &["`router_session_affinity_ttl_secs` is for a replay", "has no sessions"],

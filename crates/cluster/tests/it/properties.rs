@@ -192,6 +192,7 @@ fn a_prompt_may_fit_when_a_free_block_that_it_hits_is_taken() {
     };
     let one_by_one: Vec<u64> = (0..8).collect();
     let scenario = Scenario {
+        session_affinity: None,
         prefill: engine(json!({
             "num_gpu_blocks": 12, "block_size": 4, "max_num_seqs": 1, "max_num_batched_tokens": 43,
             "enable_prefix_caching": false, "enable_chunked_prefill": false,
@@ -233,6 +234,7 @@ fn a_copy_is_not_waited_for_when_a_worker_that_lags_has_served_the_last_request(
         ..TraceRow::default()
     };
     let scenario = Scenario {
+        session_affinity: None,
         prefill: engine(json!({
             "num_gpu_blocks": 6, "block_size": 4, "max_num_seqs": 1, "max_num_batched_tokens": 17,
             "vllm_version": "0.33", "kv_bytes_per_token": 1000, "kv_offloading_size": 7.5e-6,

@@ -170,7 +170,7 @@ impl Single {
             Pass::Decodes(_) => true,
             Pass::Step(step) => {
                 let is_eventful = !self.recorder_clock && step.iteration.is_eventful();
-                step.computes() || step.stalls || step.carries_copies() || is_eventful
+                step.computes() || step.stalls() || step.carries_copies() || is_eventful
             }
         };
         let polls = self.scheduler.config().offload.is_none();
@@ -261,8 +261,8 @@ impl Single {
         }
         let could_start = now.max(self.device_free);
         step.iteration.start = self.scheduler.wait_for_copies(could_start, &mut step);
-        let waited = step.iteration.start > could_start;
-        step.stalls = waited;
+        step.iteration.stalled = step.iteration.start.since(could_start);
+        let waited = step.stalls();
         step.iteration.end = step.iteration.start;
         if step.computes() {
             step.iteration.start = step.iteration.start.max(self.next_pass);

@@ -22,8 +22,7 @@ use self::events::KvEventsArgs;
 use self::faults::FaultArgs;
 use super::{BesideArgs, ReplayArgs, unused};
 use crate::config::{
-    DeploymentConfig, EngineShortcuts, Layers, ReplayConfig, ReplayMode, SglangShortcuts,
-    TraceConfig, finite,
+    DeploymentConfig, EngineShortcuts, Layers, ReplayConfig, ReplayMode, SglangShortcuts, TraceConfig, finite,
 };
 use crate::error::{Failure, chain};
 use crate::files::{self, note};

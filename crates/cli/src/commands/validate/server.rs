@@ -132,7 +132,8 @@ pub(crate) fn layers_of(configs: &[PathBuf]) -> Result<Layers, Failure> {
 /// Refuses results of a replay, which the file of a deployment may name and nobody would write.
 pub(super) fn refuse_results(given: &ReplayConfig, layers: &Layers) -> Result<(), Failure> {
     let Some(key) = given.output.result() else { return Ok(()) };
-    let message = message!("{} names a result of a replay, and `validate` prints what it finds", Message::key(key));
+    let message =
+        message!("{} names a result of a replay, and `validate` prints what it finds", Message::key(key));
     Err(layers.refused(message).with_hint("leave it out; --html writes a page"))
 }
 

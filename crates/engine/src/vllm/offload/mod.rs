@@ -248,7 +248,8 @@ impl Scheduler {
         let mut members = std::mem::take(&mut offload.filling);
         if matches!(&offload.tier, Tier::Chunks(chunks) if chunks.has_refused()) {
             members.clear();
-            members.extend_from_slice(&self.running[..self.stretch.members() as usize]);
+            let running = self.running[..self.stretch.members() as usize].iter().copied();
+            members.extend(running.filter(|&slot| self.stretch.leaving().all(|leaving| leaving != slot)));
         }
         let Step { iteration, entries, .. } = step;
         let Iteration { scheduled, preempted, admitted, offload: log, .. } = iteration;

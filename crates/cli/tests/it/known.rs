@@ -28,11 +28,11 @@ fn what_is_known_is_listed() {
     };
     begins(
         "Qwen/Qwen3.5-397B-A17B",
-        "Qwen/Qwen3.5-397B-A17B 396.35 B 16.33 B bf16 30720 B 15 × 32 heads, 2 KV, 45 × gated delta rule 60 × 10 of 512",
+        "Qwen/Qwen3.5-397B-A17B 396.35 B 16.33 B bf16 30720 B 262144 15 × 32 heads, 2 KV, 45 × gated delta rule 60 × 10 of 512",
     );
     begins(
         "zai-org/GLM-5",
-        "zai-org/GLM-5 743.91 B 40.83 B bf16 100152 B 78 × 64 heads, MLA with sparse index 75 × 8 of 256",
+        "zai-org/GLM-5 743.91 B 40.83 B bf16 100152 B 202752 78 × 64 heads, MLA with sparse index 75 × 8 of 256",
     );
     // Behind the shape: which operators have tables, and how far off times are.
     let llama = begins("meta-llama/Llama-3.1-70B", "meta-llama/Llama-3.1-70B 70.55 B 69.50 B bf16 327680 B");

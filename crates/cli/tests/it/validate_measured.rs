@@ -180,10 +180,10 @@ fn what_a_result_says_of_its_load_is_of_the_kind_that_it_has_to_be() {
     let sandbox = sandbox();
     for (key, value, words) in [
         ("request_rate", json!("many"), "above 0, or \"inf\""),
-        ("request_rate", json!(-1), "`request_rate` is -1"),
+        ("request_rate", json!(-1), "`request_rate` is the number -1"),
         ("request_rate", json!([1]), "`request_rate`"),
         ("duration", json!("long"), "`duration`"),
-        ("duration", json!(-1), "`duration` is -1"),
+        ("duration", json!(-1), "`duration` is the number -1"),
         ("max_concurrency", json!(1.5), "at least 1"),
     ] {
         let mut result = bench(&LOAD);

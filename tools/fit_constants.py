@@ -3,11 +3,12 @@
 
     tools/fit_constants.py measured.csv.gz --servecast target/release/servecast
 
-runs `servecast validate --silicon` with the front ends of data/constants.toml and without factors, fits, and rewrites
+runs `servecast validate --silicon` with the front ends of constants.toml and without factors, fits, and rewrites, in
+crates/ops/data,
 
-- data/constants.toml: front end by engine, factors by engine, generation and family, and how far off TPOT and TTFT are
+- constants.toml: front end by engine, factors by engine, generation and family, and how far off TPOT and TTFT are
   on runs that were left out of the fit;
-- data/cross-validation.toml: the same constants fitted without each fifth of the scenarios, each family and each GPU,
+- cross-validation.toml: the same constants fitted without each fifth of the scenarios, each family and each GPU,
   which `servecast validate --cross-validate` replays the left-out runs with.
 
 A scenario is model, GPU, engine, number format and lengths: all of its parallelism and loads are in one fold. Only runs
@@ -376,7 +377,7 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="measured runs, as for `servecast validate --silicon`")
     parser.add_argument("--servecast", type=Path, default=ROOT / "target/release/servecast")
     parser.add_argument("--results", type=Path, help="what the binary printed, instead of running it")
-    parser.add_argument("--out", type=Path, default=ROOT / "data")
+    parser.add_argument("--out", type=Path, default=ROOT / "crates" / "ops" / "data")
     parser.add_argument(
         "--check",
         action="store_true",

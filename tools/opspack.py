@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Distils public operator tables into packs, one a GPU, for the latency model `ops`.
 
-    tools/opspack.py PACKAGE --out data/ops [--gpu H100-SXM ...]      make packs of an unpacked wheel
-    tools/opspack.py PACKAGE --out data/ops --check                   say whether they would be the same
-    tools/opspack.py --list FILE                                      print what is in a pack
-    tools/opspack.py --contents data/ops                              the same of all packs, for data/ops/README.md
-    tools/opspack.py --from-csv FILE --gpu NAME --out MINE.ops        make a pack of measurements of one's own
+    tools/opspack.py PACKAGE --out DIR [--gpu H100-SXM ...]      make packs of an unpacked wheel
+    tools/opspack.py PACKAGE --out DIR --check                   say whether they would be the same
+    tools/opspack.py --list FILE                                 print what is in a pack
+    tools/opspack.py --contents DIR                              the same of all packs, for the README beside them
+    tools/opspack.py --from-csv FILE --gpu NAME --out MINE.ops   make a pack of measurements of one's own
 
-PACKAGE is the folder into which the wheel aisimulate 0.13.0.dev202610270000000085 was unpacked. Needs numpy and
-zstandard, and pyarrow for PACKAGE. docs/ops-packs.md says what a pack holds.
+The packs that come with servecast are in crates/ops/data/ops. PACKAGE is the folder into which the wheel aisimulate
+0.13.0.dev202610270000000085 was unpacked. Needs numpy and zstandard, and pyarrow for PACKAGE. docs/ops-packs.md says
+what a pack holds.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import tomllib
 np = pytest.importorskip("numpy")
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "fit_constants.py"
-CONSTANTS = ROOT / "data" / "constants.toml"
+CONSTANTS = ROOT / "crates" / "ops" / "data" / "constants.toml"
 FACTORS = {"Llama": 0.9, "DeepSeek": 1.2}
 
 
@@ -127,7 +127,7 @@ def test_constants_are_what_the_table_gives(tmp_path: Path, binary_path: Path) -
     constants = tomllib.loads(CONSTANTS.read_text())
     digest = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
     for name in ("constants.toml", "cross-validation.toml"):
-        source = tomllib.loads((ROOT / "data" / name).read_text())["source"]
+        source = tomllib.loads((ROOT / "crates" / "ops" / "data" / name).read_text())["source"]
         assert source == constants["source"] and digest in source, f"{name} is fitted to another table"
     with gzip.open(table, "rt", newline="") as lines:
         rows = list(csv.DictReader(lines))

@@ -1,4 +1,4 @@
-"""tools/opspack.py: what it makes of tables, and the packs in data/ops."""
+"""tools/opspack.py: what it makes of tables, and the packs in crates/ops/data/ops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ zstandard = pytest.importorskip("zstandard")
 pa = pytest.importorskip("pyarrow")
 
 TOOL = ROOT / "tools" / "opspack.py"
-PACKS = ROOT / "data" / "ops"
+PACKS = ROOT / "crates" / "ops" / "data" / "ops"
 sys.path.insert(0, str(TOOL.parent))
 
 import opspack  # noqa: E402

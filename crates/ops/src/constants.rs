@@ -10,7 +10,7 @@ use crate::compose::Measured;
 use crate::family::{family, generation};
 use crate::setup::{EngineName, OpsSetup};
 
-const TEXT: &str = include_str!("../../../data/constants.toml");
+const TEXT: &str = include_str!("../data/constants.toml");
 
 /// Fitted constants.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::constants::{Constants, Factor, FrontEnd, PromptFactor};
 
-const TEXT: &str = include_str!("../../../data/cross-validation.toml");
+const TEXT: &str = include_str!("../data/cross-validation.toml");
 /// Folds that scenarios are in, as in `tools/fit_constants.py`.
 const FOLDS: u64 = 5;
 

@@ -202,7 +202,7 @@ fn table(composition: &Composition, model: &Ops, passes: &[Pass]) -> String {
     let Host { front_end_us, front_end_us_per_1k_prompt_tokens, .. } = model.host();
     let _ = writeln!(
         text,
-        "  {:<22}{:.1} ms, and {:.1} ms each 1,000 tokens of the prompt; fitted, data/constants.toml",
+        "  {:<22}{:.1} ms, and {:.1} ms each 1,000 tokens of the prompt; fitted: docs/latency.md",
         "front end",
         front_end_us / 1000.0,
         front_end_us_per_1k_prompt_tokens / 1000.0

@@ -78,7 +78,7 @@ impl<'a> Parts<'a> {
                 found.map(|(_, percent)| percent.abs() / 100.0)
             };
             let mut shares: Vec<f64> = held_out.iter().filter_map(share).collect();
-            shares.sort_by(f64::total_cmp);
+            shares.sort_unstable_by(f64::total_cmp);
             shares
         };
         let (tpot, ttft) = (shares("mean_tpot"), shares("mean_ttft"));

@@ -177,7 +177,7 @@ pub(crate) fn arrival_order(run: &RequestRun) -> Vec<usize> {
 /// Requests under way on a worker when each measured one arrives, itself included.
 pub(crate) fn under_way(run: &RequestRun) -> Vec<(usize, f64)> {
     let sorted = |mut times: Vec<f64>| {
-        times.sort_by(f64::total_cmp);
+        times.sort_unstable_by(f64::total_cmp);
         times
     };
     let arrivals = sorted(run.rows.iter().map(|row| row.arrival_s).collect());

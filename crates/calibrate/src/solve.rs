@@ -83,7 +83,7 @@ impl Problem {
     /// The median of what rows are off by.
     pub(crate) fn median_off(&self, prices: &[f64]) -> f64 {
         let mut off: Vec<f64> = (0..self.len()).map(|index| self.residual(index, prices).abs()).collect();
-        off.sort_by(f64::total_cmp);
+        off.sort_unstable_by(f64::total_cmp);
         off.get(off.len() / 2).copied().unwrap_or(0.0)
     }
 

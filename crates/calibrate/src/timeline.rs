@@ -122,7 +122,7 @@ fn token_times(row: &RequestRow) -> Vec<f64> {
 fn passes(tokens: &[Vec<f64>]) -> Option<Vec<Pass>> {
     let mut gaps: Vec<f64> =
         tokens.iter().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0])).collect();
-    gaps.sort_by(f64::total_cmp);
+    gaps.sort_unstable_by(f64::total_cmp);
     // Half of a short pass: the tokens of one are sent one after the other.
     let spread = 0.5 * gaps.get(gaps.len() / 10)?;
     let mut next = vec![0; tokens.len()];

@@ -226,7 +226,7 @@ extern "C" {
 // error on this thread.
 const char *servecast_last_error(void);
 
-// The version of the library, such as "0.1.0".
+// The version of the library, such as "0.2.0".
 const char *servecast_version(void);
 
 // Creates a router without workers and writes it to `out`.

@@ -73,7 +73,7 @@ pub extern "C" fn servecast_last_error() -> *const c_char {
     LAST_ERROR.with(|last| last.borrow().as_ptr())
 }
 
-/// The version of the library, such as "0.1.0".
+/// The version of the library, such as "0.2.0".
 #[unsafe(no_mangle)]
 pub extern "C" fn servecast_version() -> *const c_char {
     const VERSION: &CStr =

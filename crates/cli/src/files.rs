@@ -175,7 +175,7 @@ fn is_directory(path: &Path) -> Failure {
     Failure::user(format!("cannot write {}: it is a directory", quoted(path))).with_hint("name a file in it")
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::user(format!("cannot write {}: {}", quoted(path), reason(error)))
 }
 

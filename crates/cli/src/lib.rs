@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    calibrate, compare, completions, explain, replay as replay_command, schema, trace, validate,
+    calibrate, compare, completions, explain, man, replay as replay_command, schema, trace, validate,
 };
 use crate::error::{Failure, FailureKind};
 
@@ -50,6 +50,7 @@ enum Subcommands {
     Trace(trace::TraceArgs),
     Schema(schema::SchemaArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Runs the command line `arguments`, the first of which is the name of the program.
@@ -93,6 +94,7 @@ fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Subcommands::Trace(args) => trace::run(&args),
         Subcommands::Schema(args) => schema::run(&args),
         Subcommands::Completions(args) => completions::run(&args),
+        Subcommands::Man(args) => man::run(&args),
     };
     finish(outcome)
 }

@@ -111,7 +111,7 @@ impl Search {
     pub fn run(goal: Goal, candidates: Vec<Candidate>, load: Load, evaluator: &impl Evaluate) -> Self {
         let bounds: Vec<f64> = candidates.iter().map(|candidate| goal.bound(candidate, load)).collect();
         let mut order: Vec<usize> = (0..candidates.len()).collect();
-        order.sort_by(|&one, &other| bounds[one].total_cmp(&bounds[other]).then(one.cmp(&other)));
+        order.sort_unstable_by(|&one, &other| bounds[one].total_cmp(&bounds[other]).then(one.cmp(&other)));
         let mut verdicts = vec![Verdict::Tried(Outcome::Stopped); candidates.len()];
         // The best so far, by score.
         let mut best: Option<(f64, usize)> = None;
@@ -263,7 +263,7 @@ impl Search {
             })
         };
         let mut left: Vec<usize> = ranking.iter().copied().filter(|index| !is_beaten(index)).collect();
-        left.sort_by(|&one, &other| scores(one).0.total_cmp(&scores(other).0).then(one.cmp(&other)));
+        left.sort_unstable_by(|&one, &other| scores(one).0.total_cmp(&scores(other).0).then(one.cmp(&other)));
         left
     }
 

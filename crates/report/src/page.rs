@@ -224,7 +224,7 @@ fn prefix(run: &RunRecord) -> Vec<(u32, u64, u64)> {
 
 fn slowest(run: &RunRecord) -> Vec<Value> {
     let mut requests: Vec<(usize, &RequestRecord)> = finished(run).collect();
-    requests.sort_by_key(|(ordinal, request)| (std::cmp::Reverse(request.ttft()), *ordinal));
+    requests.sort_unstable_by_key(|(ordinal, request)| (std::cmp::Reverse(request.ttft()), *ordinal));
     let life = |(ordinal, request): (usize, &RequestRecord)| {
         let stages = request.stages.iter().map(|stage| {
             json!({

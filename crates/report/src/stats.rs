@@ -220,7 +220,7 @@ mod tests {
             mut samples in vec(0.0f64..1e6, 1..50),
             percents in vec(0.0f64..=100.0, 2),
         ) {
-            samples.sort_by(f64::total_cmp);
+            samples.sort_unstable_by(f64::total_cmp);
             let total = samples.len() as u64;
             let at = |percent: f64| percentile(total, percent, |rank| samples[rank as usize]);
             let (low, high) = (percents[0].min(percents[1]), percents[0].max(percents[1]));

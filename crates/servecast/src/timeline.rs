@@ -272,7 +272,7 @@ impl<W: Write> Timeline<W> {
             .step_by(self.options.sample as usize)
             .filter(|(_, request)| self.options.window.shows(request.arrival, request.ended))
             .collect();
-        shown.sort_by_key(|(ordinal, request)| (request.arrival, *ordinal));
+        shown.sort_unstable_by_key(|(ordinal, request)| (request.arrival, *ordinal));
         let mut taken: BinaryHeap<Reverse<(Time, u32)>> = BinaryHeap::new();
         let (mut free, mut tracks) = (BinaryHeap::new(), 0);
         for (ordinal, request) in shown {

@@ -68,7 +68,7 @@ fn arrivals(workload: &Workload) -> (Option<f64>, Option<f64>) {
     };
     let first_turns = workload.sessions.iter().filter_map(|session| session.turns.first());
     let mut times: Vec<f64> = first_turns.map(|turn| start(&turn.start)).collect();
-    times.sort_by(f64::total_cmp);
+    times.sort_unstable_by(f64::total_cmp);
     let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let mean = gaps.iter().sum::<f64>() / gaps.len().max(1) as f64;
     let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len().max(1) as f64;

@@ -109,7 +109,7 @@ pub(super) fn weigh(rows: &mut [Row], prices: &[f64]) {
     for source in [Source::Log, Source::Clients] {
         let of = rows.iter().filter(|row| row.source == source);
         let mut off: Vec<f64> = of.map(|row| (row.us - expected(row)).abs() / expected(row)).collect();
-        off.sort_by(f64::total_cmp);
+        off.sort_unstable_by(f64::total_cmp);
         let share = off.get(off.len() / 2).copied().unwrap_or(0.0);
         for row in rows.iter_mut().filter(|row| row.source == source) {
             row.unit_us = (share * expected(row)).max(EXACT_US);

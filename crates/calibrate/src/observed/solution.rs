@@ -210,7 +210,7 @@ fn counted(data: &Data, counts: impl Fn(usize, f64) -> bool) -> Vec<Row> {
 /// With a least time of passes without prompts, if that explains more.
 fn with_least(rows: &[Row], plain: Solution) -> Solution {
     let mut lengths: Vec<f64> = rows.iter().filter(|row| row.decodes).map(|row| row.us).collect();
-    lengths.sort_by(f64::total_cmp);
+    lengths.sort_unstable_by(f64::total_cmp);
     let starts = LEAST_STARTS.iter().filter_map(|share| lengths.get((share * lengths.len() as f64) as usize));
     let found = starts.filter_map(|&start| least_from(rows, &plain, start));
     let best = found.min_by(|left, right| left.squares.total_cmp(&right.squares));

@@ -183,7 +183,7 @@ static void a_dump_tells_everything(void) {
 }
 
 int main(void) {
-    CHECK(strcmp(servecast_version(), "0.1.0") == 0);
+    CHECK(strcmp(servecast_version(), "0.2.0") == 0);
     blocks_are_stored_by_tokens_and_by_hashes();
     requests_wait_for_room();
     workers_have_ranks();

@@ -77,6 +77,46 @@ fn completions_know_commands_and_flags() {
 }
 
 #[test]
+fn every_command_has_a_manual_page() {
+    let sandbox = Sandbox::new();
+    let replay = sandbox.run(&["man", "replay"]).success();
+    for text in [
+        ".TH servecast-replay 1",
+        "servecast\\-replay \\- ",
+        "\\fBservecast replay\\fR [OPTIONS] [TRACE]",
+        ".SH \"KV ROUTER\"",
+        "\\-\\-router\\-mode",
+    ] {
+        assert!(replay.contains(text), "{text}");
+    }
+    assert!(sandbox.run(&["man"]).success().contains("servecast\\-replay(1)"));
+    assert!(sandbox.run(&["man", "trace", "stats"]).success().contains(".TH servecast-trace-stats 1"));
+    sandbox.run(&["man", "replai"]).is_refused(&["`servecast`", "replai", "replay"]);
+    sandbox.run(&["man", "trace", "zzzzzzzz"]).is_refused(&[
+        "`servecast trace`",
+        "zzzzzzzz",
+        "stats",
+        "generate",
+    ]);
+    sandbox.run(&["man", "schema", "zzzzzzzz"]).is_refused(&["`servecast schema`", "zzzzzzzz"]);
+    sandbox.run(&["man", "replay", "--output-dir", "man"]).is_refused(&["--output-dir"]);
+
+    sandbox.run(&["man", "--output-dir", "share/man1"]).success();
+    assert_eq!(sandbox.read("share/man1/servecast-replay.1"), replay);
+    let pages = std::fs::read_dir(sandbox.path("share/man1")).unwrap().count();
+    let help = sandbox.run(&["--help"]).success();
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let commands =
+        commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.contains(" help ")).count();
+    assert!(
+        pages > commands,
+        "{pages} pages of {commands} commands, and of those below `trace` and `explain`"
+    );
+    sandbox.write("file", "");
+    sandbox.run(&["man", "--output-dir", "file/man"]).is_refused(&["cannot write"]);
+}
+
+#[test]
 fn schemas_are_json() {
     let sandbox = Sandbox::new();
     let report: Value = serde_json::from_str(&sandbox.run(&["schema", "report"]).success()).unwrap();

@@ -319,8 +319,11 @@ fn a_configuration_shows_the_defaults() {
     sandbox.run(&["replay", "t.jsonl", "--quiet", "--output-dir", "out"]).success();
     let config = sandbox.read("out/config.toml");
     let folder = sandbox.path("").canonicalize().unwrap();
-    insta::assert_snapshot!(config.replace(folder.to_str().unwrap(), "/FOLDER"), @r#"
-    # Every setting of a run of servecast 0.1.0; to repeat it: servecast replay --config config.toml
+    let config = config
+        .replace(folder.to_str().unwrap(), "/FOLDER")
+        .replace(concat!("servecast ", env!("CARGO_PKG_VERSION")), "servecast VERSION");
+    insta::assert_snapshot!(config, @r#"
+    # Every setting of a run of servecast VERSION; to repeat it: servecast replay --config config.toml
     trace_file = "/FOLDER/t.jsonl"
     trace_block_size = 512
     turns = "whole"

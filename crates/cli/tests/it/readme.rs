@@ -13,17 +13,25 @@ struct Example {
     shown: Vec<String>,
 }
 
+/// A file of the repository.
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)).unwrap()
+}
+
 /// The commands of the README that replay something and show what comes out.
 fn examples() -> Vec<Example> {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let readme = fs::read_to_string(readme).unwrap().replace("\\\n", " ");
-    let blocks = readme.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    examples_of(&page("README.md")).into_iter().filter(|example| example.command[0] == "replay").collect()
+}
+
+/// The commands of a page that show what comes out.
+fn examples_of(page: &str) -> Vec<Example> {
+    let page = page.replace("\\\n", " ");
+    let blocks = page.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
     let examples = blocks.filter_map(|(block, _)| {
         let (command, output) = block.strip_prefix("$ servecast ")?.split_once('\n')?;
         let command = words(command);
         let shown: Vec<String> = output.lines().map(str::to_owned).collect();
-        let is_replayed = command[0] == "replay" && !shown.is_empty();
-        is_replayed.then_some(Example { command, shown })
+        (!shown.is_empty()).then_some(Example { command, shown })
     });
     examples.collect()
 }
@@ -57,7 +65,7 @@ fn the_question_at_its_top_has_the_answer_that_it_shows() {
     let text = Sandbox::new().run(&command).success();
     prints(first, &text);
     // What the sentence above it says.
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let readme = page("README.md");
     let (top, _) = readme.split_once("```console").unwrap();
     for figure in ["second 91", "99.7 %"] {
         assert!(top.contains(figure) && text.contains(figure), "{figure}");
@@ -88,9 +96,25 @@ fn what_it_shows_is_what_comes_out() {
 }
 
 #[test]
+fn the_tutorial_shows_what_comes_out() {
+    let tutorial = page("docs/tutorial.md");
+    let sandbox = Sandbox::new();
+    let (_, rest) = tutorial.split_once("```toml\n").unwrap();
+    let (file, _) = rest.split_once("```").unwrap();
+    sandbox.write("chat.toml", file);
+    let examples = examples_of(&tutorial);
+    let examples: Vec<_> =
+        examples.iter().filter(|example| example.command.iter().any(|word| word == "chat.toml")).collect();
+    assert_eq!(examples.len(), 5, "one worker, more of them, shorter passes, a recommendation, a check");
+    for example in examples {
+        let command: Vec<&str> = example.command.iter().map(String::as_str).collect();
+        prints(example, &sandbox.run(&command).success());
+    }
+}
+
+#[test]
 fn every_setting_of_sglang_is_documented() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/engines.md");
-    let page = fs::read_to_string(page).unwrap();
+    let page = page("docs/engines.md");
     let schema: serde_json::Value =
         serde_json::from_str(&Sandbox::new().run(&["schema", "config"]).success()).unwrap();
     for key in schema["$defs"]["SglangArgs"]["properties"].as_object().unwrap().keys() {

@@ -77,7 +77,7 @@ fn curve(name: &'static str, mut points: Vec<(f64, f64)>) -> Result<Curve, GridE
 
 fn distinct(values: &[f64]) -> Vec<f64> {
     let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
+    values.sort_unstable_by(f64::total_cmp);
     values.dedup();
     values
 }

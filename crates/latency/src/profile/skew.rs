@@ -42,7 +42,7 @@ impl Skew {
         let rows = table::read(FILE, text, false, &columns)?.rows;
         let axis = |column: usize| {
             let mut axis: Vec<f64> = rows.iter().map(|row| row.values[column]).collect();
-            axis.sort_by(f64::total_cmp);
+            axis.sort_unstable_by(f64::total_cmp);
             axis.dedup();
             axis
         };

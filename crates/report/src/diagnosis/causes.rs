@@ -122,7 +122,7 @@ fn judged(run: &RunRecord, targets: &Targets) -> (Vec<usize>, bool) {
         return (missing, true);
     }
     let mut all: Vec<usize> = finished.map(|(ordinal, _)| ordinal).collect();
-    all.sort_by_key(|&ordinal| (std::cmp::Reverse(run.requests[ordinal].ttft()), ordinal));
+    all.sort_unstable_by_key(|&ordinal| (std::cmp::Reverse(run.requests[ordinal].ttft()), ordinal));
     all.truncate(all.len().div_ceil(10));
     all.sort_unstable();
     (all, false)

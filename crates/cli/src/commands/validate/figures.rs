@@ -209,7 +209,7 @@ fn of_other(text: &str, time: &str, statistic: &str) -> Option<f64> {
 
 pub(super) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
+    values.sort_unstable_by(f64::total_cmp);
     values
 }
 

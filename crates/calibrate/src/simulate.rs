@@ -54,7 +54,7 @@ pub(crate) fn served_with(
     let delivery = vec![Delivery::new(config.host()); run.workers as usize];
     let mut tracer =
         Tracer { terms, host: config.host(), workers: Vec::new(), delivery, moments: Vec::new() };
-    let record = simulation.run(&mut tracer).map_err(|error| refused(&error))?;
+    let record = simulation.run_dyn(&mut tracer).map_err(|error| refused(&error))?;
     let mut served = vec![None; run.rows.len()];
     // A request without a token leaves no trace.
     tracer.moments.resize(record.requests.len(), None);

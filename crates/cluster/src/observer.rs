@@ -81,6 +81,59 @@ pub trait Observer {
 /// An observer that looks away.
 impl Observer for () {}
 
+/// An observer of any type, so that one copy of the simulation is for all of them.
+pub(crate) struct Dynamic<'a>(pub(crate) &'a mut dyn Observer);
+
+impl Observer for Dynamic<'_> {
+    fn detail(&self) -> Detail {
+        self.0.detail()
+    }
+
+    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        self.0.iteration(pool, worker, iteration);
+    }
+
+    fn joined(&mut self, pool: Role, worker: WorkerId, joined: Joined, now: Time) {
+        self.0.joined(pool, worker, joined, now);
+    }
+
+    fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
+        self.0.decoded(pool, worker, decodes);
+    }
+
+    fn caught_up(&mut self, pool: Role, worker: WorkerId, caught_up: CaughtUp) {
+        self.0.caught_up(pool, worker, caught_up);
+    }
+
+    fn settled(&mut self, until: Time) {
+        self.0.settled(until);
+    }
+
+    fn ended(&mut self, ended: &EndedRequest<'_>) {
+        self.0.ended(ended);
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        self.0.routed(routed);
+    }
+
+    fn worker_changed(&mut self, change: &WorkerChange) {
+        self.0.worker_changed(change);
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.0.is_interrupted()
+    }
+
+    fn recorded(&mut self, so_far: &SoFar<'_>, ended: u64) -> ControlFlow<()> {
+        self.0.recorded(so_far, ended)
+    }
+
+    fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
+        self.0.progress(now, ended)
+    }
+}
+
 /// A request that has been decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaughtUp {

@@ -96,7 +96,7 @@ fn run(
         .map_err(|error| plan.layers.refused(error))?;
     let mut follower = Follower { watch };
     let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), &mut follower);
-    let record = simulation.run(&mut follower).map_err(|error| match error {
+    let record = simulation.run_dyn(&mut follower).map_err(|error| match error {
         RunError::Interrupted { .. } => NoReport::Interrupted(error),
         error => NoReport::Refused(chain(&error)),
     })?;

@@ -237,7 +237,7 @@ fn validate(folder: &Path, args: &ValidateArgs) -> Result<Outcome, Failure> {
     let simulation = Simulation::new(&topology, workload, &SimulationOptions::default())
         .map_err(|error| refused(error.into()))?;
     let mut recorder = Recorder::new(config.usable_blocks(), recording.workers, config.num_ranks());
-    let record = simulation.run(&mut recorder).map_err(|error| Failure::run(chain(&error)))?;
+    let record = simulation.run_dyn(&mut recorder).map_err(|error| Failure::run(chain(&error)))?;
     let recorded = Curves::recorded(folder)?.unwrap_or_default();
     Ok(outcome(folder, &recording, &record, (&recorded, &recorder.into_curves())))
 }

@@ -55,7 +55,7 @@ pub(super) fn validate(
     let options = plan.summary(&workload, false);
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| plan.layers.refused(error))?;
-    let record = simulation.run(&mut ()).map_err(|error| Failure::run(chain(&error)))?;
+    let record = simulation.run_dyn(&mut ()).map_err(|error| Failure::run(chain(&error)))?;
     let report = summarize(&record, &options);
     let ours = NamedFigures::of("servecast", &report);
     let simulated = RequestFigures::of_run(&record, options.window);

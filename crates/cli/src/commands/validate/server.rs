@@ -168,7 +168,7 @@ fn simulate(
 ) -> Result<(Report, Counted), Failure> {
     let simulation = Simulation::new(&deployment.topology, workload, options).map_err(Failure::user)?;
     let mut ends = Ends::default();
-    let record = simulation.run(&mut ends).map_err(|error| Failure::run(chain(&error)))?;
+    let record = simulation.run_dyn(&mut ends).map_err(|error| Failure::run(chain(&error)))?;
     let counted = ends.counted(&record);
     Ok((summarize(&record, &SummaryOptions::default()), counted))
 }

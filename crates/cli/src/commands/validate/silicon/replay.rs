@@ -51,7 +51,7 @@ pub(super) fn simulate(row: &Measured, engine: &Engine, interrupt: &Interrupt) -
     let options = SimulationOptions { load, seed: SEED, ..SimulationOptions::default() };
     let simulation = Simulation::new(&topology, workload(row)?, &options).map_err(Failure::user)?;
     let mut passes = Passes { decodes: (0, 0), prompts: (0, 0), interrupt };
-    let record = simulation.run(&mut passes).map_err(|error| Failure::run(chain(&error)))?;
+    let record = simulation.run_dyn(&mut passes).map_err(|error| Failure::run(chain(&error)))?;
     let tokens = u64::from(engine.config.usable_blocks()) * u64::from(engine.config.block_size());
     means(&record, &passes, tokens)
 }

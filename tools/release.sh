@@ -60,7 +60,7 @@ wheel() {
   tools maturin ziglang cargo-zigbuild
   rm -f "$dist"/*.whl
   CARGO="$cargo" maturin build --release --locked --zig --target x86_64-unknown-linux-gnu \
-    --compatibility manylinux_2_28 --out "$dist"
+    --compatibility manylinux_2_28 --compression-level 9 --out "$dist"
   python3 python/tools/check_wheel.py "$dist"/*.whl
 }
 
@@ -89,7 +89,7 @@ took() {
 }
 
 binary() {
-  local folder name arguments=() built
+  local folder name built shell
   folder="$(target_folder)"
   case "$target" in
     *-linux-musl) build_musl ;;
@@ -130,11 +130,12 @@ build_musl() {
     *)
       tools ziglang cargo-zigbuild
       if [ -n "$compiler" ]; then
-        export RUSTC="$compiler" RUSTC_BOOTSTRAP=1
+        # Such a compiler brings no start files of musl along; zig does.
+        export RUSTC="$compiler" RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C link-self-contained=no"
         flags=(-Z build-std=std,panic_unwind)
       fi
       CARGO="$cargo" cargo-zigbuild zigbuild --release --locked -p servecast-cli --target "$target" "${flags[@]}"
-      unset RUSTC RUSTC_BOOTSTRAP
+      unset RUSTC RUSTC_BOOTSTRAP RUSTFLAGS
       ;;
   esac
 }

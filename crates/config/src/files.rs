@@ -108,6 +108,29 @@ fn cannot_read(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
+/// Data that are unpacked as they are read; errors say what is wrong with them.
+struct Packed<R> {
+    data: R,
+    name: &'static str,
+}
+
+impl<R: Read> Read for Packed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.data.read(out).map_err(|error| {
+            let name = self.name;
+            let problem = match error.kind() {
+                io::ErrorKind::UnexpectedEof => format!("the {name} data ends too early: the file is cut off"),
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => format!(
+                    "the {name} data is damaged here, or something else follows it ({error}): unpack the file, and give what is \
+                     right of it"
+                ),
+                _ => return error,
+            };
+            io::Error::new(error.kind(), problem)
+        })
+    }
+}
+
 fn unpacked(mut reader: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> {
     // A pipe may deliver its first bytes one by one.
     let mut start = Vec::new();
@@ -115,9 +138,11 @@ fn unpacked(mut reader: impl BufRead + 'static) -> io::Result<Box<dyn BufRead>> 
     let (is_gzip, is_zstandard) = (start.starts_with(&GZIP), start.starts_with(&ZSTANDARD));
     let whole = io::Cursor::new(start).chain(reader);
     let unpacked: Box<dyn BufRead> = if is_gzip {
-        Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(whole)))
+        let data = Packed { data: MultiGzDecoder::new(whole), name: "gzip" };
+        Box::new(BufReader::with_capacity(1 << 16, data))
     } else if is_zstandard {
-        Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::with_buffer(whole)?))
+        let data = Packed { data: zstd::Decoder::with_buffer(whole)?, name: "Zstandard" };
+        Box::new(BufReader::with_capacity(1 << 16, data))
     } else {
         Box::new(whole)
     };

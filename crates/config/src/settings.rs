@@ -124,6 +124,9 @@ pub struct TraceConfig {
     /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta)
     #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
     pub turns: Option<Turns>,
+    /// Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub tokenizer: Option<PathBuf>,
     /// Divide arrival times and delays by this
     #[arg(long, value_name = "RATIO", value_parser = finite)]
     pub arrival_speedup_ratio: Option<f64>,
@@ -391,7 +394,7 @@ pub struct OutputConfig {
     #[arg(long, value_name = "FORMAT=FILE")]
     pub export: Option<Vec<String>>,
     /// Exit with status 3 on a condition: `slo`, if an objective of --slo is missed, or a limit of a figure of the report, as
-    /// in `p99_ttft_ms>2000` (can be repeated)
+    /// in `p99_ttft_ms>2000` or, of a class of requests, `classes.chat.p99_ttft_ms>2000` (can be repeated)
     #[arg(long, value_name = "CONDITION")]
     pub fail_if: Option<Vec<String>>,
     /// Write report.json, requests.jsonl, report.html, and config.toml, which repeats the run with --config

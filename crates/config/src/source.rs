@@ -2,6 +2,7 @@
 
 mod rows;
 mod shape;
+mod tokenizer;
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -28,13 +29,29 @@ pub use rows::LoadRows;
 pub struct Reading {
     /// Tokens that a hash id stands for.
     pub block_size: Option<u32>,
-    /// Unit of its times, and columns of a table.
+    /// Unit of its times, and columns of a table; without a tokenizer.
     pub form: TraceForm,
     /// What rows of sessions hold.
     pub turns: Option<Turns>,
+    /// The `tokenizer.json` by which texts are cut into tokens, or a folder with one.
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl Reading {
+    /// The form, with the tokenizer, which is read for that.
+    ///
+    /// # Errors
+    /// If it cannot be read or is none.
+    pub fn form(&self) -> Result<TraceForm, Failure> {
+        let tokenizer = self.tokenizer.as_deref().map(tokenizer::load).transpose()?;
+        Ok(TraceForm { tokenizer, ..self.form.clone() })
+    }
+
+    /// The file of the tokenizer, if there is one.
+    pub fn tokenizer_file(&self) -> Option<PathBuf> {
+        self.tokenizer.as_deref().map(tokenizer::file)
+    }
+
     /// What the rows of `trace` stand for.
     pub fn cut(&self, trace: &Trace) -> Cut {
         let known = trace.stated_block_size.or(trace.block_size);
@@ -80,7 +97,15 @@ impl Source {
     /// What the settings ask for.
     pub fn of(config: &ReplayConfig, layers: &Layers) -> Result<Self, Failure> {
         let TraceConfig {
-            trace_file, trace_block_size, trace_format, time_unit, columns, turns, seed, ..
+            trace_file,
+            trace_block_size,
+            trace_format,
+            time_unit,
+            columns,
+            turns,
+            tokenizer,
+            seed,
+            ..
         } = &config.trace;
         if *trace_block_size == Some(0) {
             return Err(layers.refused(&TraceError::BlockSize));
@@ -103,8 +128,14 @@ impl Source {
                         "{columns} and {trace_format} cannot be combined: columns are those of a form without a name"
                     )));
                 }
-                let form = TraceForm { unit: *time_unit, columns, format: *trace_format };
-                let reading = Reading { block_size: *trace_block_size, form, turns: *turns };
+                let form =
+                    TraceForm { unit: *time_unit, columns, format: *trace_format, ..TraceForm::default() };
+                let reading = Reading {
+                    block_size: *trace_block_size,
+                    form,
+                    turns: *turns,
+                    tokenizer: tokenizer.clone(),
+                };
                 let merged = config.trace.merge.clone().unwrap_or_default();
                 Ok(Self::Trace { path: path.clone(), merged, reading, shape })
             }
@@ -161,7 +192,7 @@ impl Source {
     pub fn rows(&self, engine_block_size: u32, layers: &Layers) -> Result<LoadRows, Failure> {
         Ok(match self {
             Self::Trace { path, reading, .. } => {
-                self.with_trace(path, read_trace(path, &reading.form)?, layers)?
+                self.with_trace(path, read_trace(path, &reading.form()?)?, layers)?
             }
             Self::Synthetic { spec, block_size, shape } => {
                 let trace_block_size = block_size.unwrap_or(engine_block_size);
@@ -201,7 +232,7 @@ impl Source {
         let Self::Trace { path, reading, shape, .. } = self else { unreachable!("a trace is streamed") };
         let options =
             StreamOptions { arrival_speedup_ratio: ratio, max_requests: shape.max_requests, sort_window };
-        TraceStream::new(files::open(path)?, &reading.form, |trace| reading.cut(trace), options)
+        TraceStream::new(files::open(path)?, &reading.form()?, |trace| reading.cut(trace), options)
             .map_err(|error| self.not_streamed(&error))
     }
 
@@ -238,6 +269,7 @@ fn key_of_traces(given: &TraceConfig) -> Option<&'static str> {
         ("time_unit", given.time_unit.is_some()),
         ("columns", given.columns.is_some()),
         ("turns", given.turns.is_some()),
+        ("tokenizer", given.tokenizer.is_some()),
     ]
     .into_iter()
     .find_map(|(key, is_given)| is_given.then_some(key))
@@ -275,6 +307,7 @@ pub fn unusable_trace(path: &Path, error: &TraceError) -> Failure {
         TraceError::BlockSize
         | TraceError::OtherBlockSize { .. }
         | TraceError::SpeedupRatio { .. }
+        | TraceError::NoTexts
         | TraceError::OtherFormat { .. } => Failure::user(error),
         error => Failure::input(error),
     };

@@ -241,7 +241,7 @@ pub(crate) fn workload(trace: Option<&[u8]>, plan: &Plan) -> Result<Workload, Fa
     match (trace, &plan.source) {
         (Some(text), Source::Trace { reading, .. }) => {
             let path = Path::new(TRACE);
-            let trace = read_trace(text, &reading.form).map_err(|error| unusable_trace(path, &error))?;
+            let trace = read_trace(text, &reading.form()?).map_err(|error| unusable_trace(path, &error))?;
             plan.source.with_trace(path, trace, &plan.layers)?.into_workload(plan.load, &plan.layers)
         }
         _ => plan.source.load(plan.load, plan.block_size, &plan.layers),

@@ -77,6 +77,7 @@ fn trace(plan: &Plan, notes: &TraceNotes, named: &dyn Fn(&Path) -> PathBuf) -> T
         // Without a unit it is recognised again.
         time_unit: given.time_unit,
         columns: given.columns.clone(),
+        tokenizer: given.tokenizer.as_deref().map(named),
         turns: is_trace.then(|| given.turns.or(notes.turns).unwrap_or_default()),
         arrival_speedup_ratio: ratio,
         replay_concurrency: concurrency,

@@ -1,15 +1,18 @@
 //! A load that several kinds of clients make together, each with arrivals, lengths and sharing of its own, as services see
 //! it: the mix of clients, not one distribution for all, is what makes such a load bursty (ServeGen, 2025).
 
+mod lengths;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use rand::RngExt;
-use rand_distr::{Distribution, LogNormal, weighted::WeightedIndex};
 use rand_pcg::Pcg64;
 use serde::Deserialize;
 use servecast_types::{Message, Seed, message};
 
+use self::lengths::Law;
+pub use self::lengths::{Histogram, Lengths, Lognormal, Uniform};
 use crate::random::{rounded_ms, stream};
 use crate::rate::{Arrivals, RateProfile};
 use crate::row::{MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS};
@@ -59,52 +62,6 @@ const fn one() -> f64 {
 
 const fn one_turn() -> u64 {
     1
-}
-
-/// What lengths are drawn from.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "must be a number of tokens, {mean = M, spread = S} (log-normal, S the standard deviation over the mean), \
-                 {min = A, max = B} (uniform), or {histogram = [[UP_TO, WEIGHT], …]}"
-)]
-pub enum Lengths {
-    /// All are so long.
-    Fixed(u64),
-    /// Log-normal.
-    Lognormal(Lognormal),
-    /// Uniform.
-    Uniform(Uniform),
-    /// Of a measured histogram: uniform within each bin.
-    Histogram(Histogram),
-}
-
-/// A log-normal distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lognormal {
-    /// Mean in tokens.
-    pub mean: f64,
-    /// Standard deviation over the mean.
-    pub spread: f64,
-}
-
-/// A uniform distribution of whole numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Uniform {
-    /// The fewest tokens.
-    pub min: u64,
-    /// The most tokens.
-    pub max: u64,
-}
-
-/// A histogram.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Histogram {
-    /// Bins, in order: the most tokens of each, which begins behind the one before (at 1), and its weight.
-    pub histogram: Vec<(u64, f64)>,
 }
 
 /// The most that a rate, a shape of gaps or a spread may be.
@@ -261,79 +218,6 @@ impl Client {
     fn profile(&self) -> RateProfile {
         let constant = || RateProfile::constant(self.rate_per_s.unwrap_or_default());
         self.profile.clone().unwrap_or_else(constant)
-    }
-}
-
-impl Lengths {
-    fn validate(&self, field: &str, most: u64) -> Result<(), Message> {
-        let wrong = |what: String| Err(message!("`{}` {}", field.to_owned(), what));
-        match self {
-            Self::Fixed(tokens) if !(1..=most).contains(tokens) => {
-                wrong(format!("is {tokens}, but must be from 1 to {most}"))
-            }
-            Self::Lognormal(Lognormal { mean, spread })
-                if !((1.0..=most as f64).contains(mean) && *spread > 0.0 && *spread <= 10.0) =>
-            {
-                wrong(format!(
-                    "has mean {mean} and spread {spread}, but the mean must be from 1 to {most} and the spread above 0 and at \
-                     most 10"
-                ))
-            }
-            Self::Uniform(Uniform { min, max }) if !(1 <= *min && min <= max && *max <= most) => {
-                wrong(format!("is from {min} to {max}, but must lie within 1 and {most}, in this order"))
-            }
-            Self::Histogram(Histogram { histogram }) => {
-                let is_sorted = histogram.windows(2).all(|pair| pair[0].0 < pair[1].0);
-                let within = histogram.iter().all(|(up_to, weight)| {
-                    (1..=most).contains(up_to) && weight.is_finite() && *weight >= 0.0
-                });
-                let is_empty = !histogram.iter().any(|(_, weight)| *weight > 0.0);
-                if is_sorted && within && !is_empty {
-                    return Ok(());
-                }
-                wrong(format!(
-                    "has a histogram whose bins must rise from 1 to {most} tokens at most, with weights from 0, one of them above"
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Draws lengths.
-enum Law<'a> {
-    Fixed(u64),
-    Lognormal(LogNormal<f64>),
-    Uniform(Uniform),
-    Histogram(&'a [(u64, f64)], WeightedIndex<f64>),
-}
-
-impl<'a> Law<'a> {
-    fn of(lengths: &'a Lengths) -> Self {
-        match lengths {
-            Lengths::Fixed(tokens) => Self::Fixed(*tokens),
-            Lengths::Lognormal(Lognormal { mean, spread }) => {
-                Self::Lognormal(LogNormal::from_mean_cv(*mean, *spread).expect("both were checked"))
-            }
-            Lengths::Uniform(uniform) => Self::Uniform(*uniform),
-            Lengths::Histogram(Histogram { histogram }) => {
-                let weights = WeightedIndex::new(histogram.iter().map(|(_, weight)| *weight));
-                Self::Histogram(histogram, weights.expect("weights were checked"))
-            }
-        }
-    }
-
-    fn draw(&self, random: &mut Pcg64, most: u64) -> u64 {
-        match self {
-            Self::Fixed(tokens) => *tokens,
-            Self::Lognormal(law) => (law.sample(random).round() as u64).clamp(1, most),
-            Self::Uniform(Uniform { min, max }) => random.random_range(*min..=*max),
-            Self::Histogram(bins, weights) => {
-                let bin = weights.sample(random);
-                let first = bin.checked_sub(1).map_or(1, |before| bins[before].0 + 1);
-                random.random_range(first..=bins[bin].0)
-            }
-        }
     }
 }
 

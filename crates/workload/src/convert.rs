@@ -6,8 +6,8 @@ use servecast_types::{Prompt, Time};
 use crate::{Links, Load, Session, TraceRow, Turn, TurnStart, Workload};
 
 impl Workload {
-    /// The requests as rows of Mooncake with an id for each `block_size` tokens, sessions in order of arrival, and times
-    /// of an open load in milliseconds from the first arrival.
+    /// The requests as rows of Mooncake with an id for each `block_size` tokens, sessions in order of first appearance, in
+    /// which a closed loop sends them, and times of an open load in milliseconds from the first arrival.
     ///
     /// Equal blocks have equal ids. What prompts share, and what later turns share with replies, stays to the token if
     /// the workload was read with the same block size, and to the block otherwise.
@@ -19,10 +19,11 @@ impl Workload {
         let mut ids =
             BlockIds { size: block_size, plain: FxHashMap::default(), pieced: FxHashMap::default() };
         let is_open = matches!(load, Load::Open { .. });
-        let turns = self.arrival_order().into_iter().flat_map(|index| {
-            let session = &self.sessions[index];
-            session.turns.iter().enumerate().map(move |(place, turn)| (session, place, turn))
-        });
+        let of_session = |session| move |(place, turn)| (session, place, turn);
+        let turns = self
+            .sessions
+            .iter()
+            .flat_map(move |session: &Session| session.turns.iter().enumerate().map(of_session(session)));
         turns.zip(1..).map(move |((session, place, turn), line)| {
             let name = session.name.as_deref().filter(|_| session.turns.len() > 1);
             let class = turn.class.and_then(|class| self.classes.get(class.index()));

@@ -289,6 +289,38 @@ pub enum TraceError {
         /// Tokens by somebody else.
         given: u32,
     },
+    /// The file ends in the midst of something.
+    #[error("line {line}: the file ends within {within}: it is cut off")]
+    CutOff {
+        /// The last line.
+        line: u64,
+        /// Within what.
+        within: String,
+    },
+    /// A row of a table has more cells than its header.
+    #[error(
+        "line {line}: the cell `{cell}` stands behind the last of the {width} columns: a value with a separator in it stands in \
+         double quotes, and a decimal point is a point"
+    )]
+    ExtraCell {
+        /// The line.
+        line: u64,
+        /// The first cell without a column.
+        cell: String,
+        /// How many columns there are.
+        width: usize,
+    },
+    /// A tokenizer cannot cut a text.
+    #[error("line {line}: the tokenizer cannot cut a text of the row: {problem}")]
+    UncutText {
+        /// The line.
+        line: u64,
+        /// Why.
+        problem: String,
+    },
+    /// There is a tokenizer, and no text.
+    #[error("{}", no_texts())]
+    NoTexts,
     /// There is more text than can be told apart.
     #[error("line {line}: the texts of the file have more than {tokens} distinct tokens: split it")]
     TooMuchText {
@@ -350,6 +382,10 @@ fn unsorted(line: u64, by_ms: f64, window_ms: f64) -> Message {
     )
 }
 
+fn no_texts() -> Message {
+    message!("{tokenizer} cuts the texts of a trace into tokens, but this one has none: leave it out")
+}
+
 fn block_size() -> Message {
     message!("{trace_block_size} is 0, but every hash id must stand for at least 1 token")
 }
@@ -378,6 +414,7 @@ impl From<&TraceError> for Message {
             TraceError::BlockSize => block_size(),
             TraceError::NotStreamed { line, problem } => not_streamed(line, problem),
             TraceError::StreamedForm => streamed_form(),
+            TraceError::NoTexts => no_texts(),
             TraceError::Unsorted { line, by_ms, window_ms } => unsorted(line, by_ms, window_ms),
             TraceError::SpeedupRatio { ratio } => speedup_ratio(ratio),
             TraceError::OtherBlockSize { stated, given } => other_block_size(stated, given),

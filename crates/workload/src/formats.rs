@@ -81,6 +81,9 @@ pub(crate) fn read(
     mut input: impl BufRead,
     form: &TraceForm,
 ) -> Result<Trace, TraceError> {
+    if form.tokenizer.is_some() && !matches!(format, TraceFormat::ShareGpt | TraceFormat::Text) {
+        return Err(TraceError::NoTexts);
+    }
     match format {
         TraceFormat::Rows | TraceFormat::Table => rows::read(&mut input, form),
         TraceFormat::VllmBench | TraceFormat::SglangBench => measured::trace(bench::read(&mut input)?),
@@ -94,7 +97,7 @@ pub(crate) fn read(
         }
         TraceFormat::Weka => weka::read(&mut input, form),
         TraceFormat::Dynamo => dynamo::read(&mut input, form),
-        TraceFormat::ShareGpt => sharegpt::read(&mut input),
+        TraceFormat::ShareGpt => sharegpt::read(&mut input, form),
         TraceFormat::Text => text::read(&mut input, form),
         TraceFormat::SubRequests => sub_requests::read(&mut input, form),
         TraceFormat::TurnLengths => turn_lengths::read(&mut input, form),
@@ -306,17 +309,19 @@ const LENGTHS_TABLES: &[[&str; 3]] = &[
     ["timestamp", "input_tokens", "output_tokens"],
 ];
 
-/// The table whose header this is.
+/// The table whose header this is, or which it would be with one column more.
 pub(crate) fn lengths_table(header: &str) -> Option<LengthsTable> {
     let names = columns(header);
-    let columns = LENGTHS_TABLES.iter().find(|wanted| wanted.iter().all(|name| names.contains(name)))?;
+    let found = |wanted: &[&str; 3]| wanted.iter().filter(|name| names.contains(name)).count();
+    let with = |least: usize| LENGTHS_TABLES.iter().find(|wanted| found(wanted) >= least);
+    let columns = with(3).or_else(|| with(2))?;
     Some(LengthsTable { columns: *columns, unit: TimeUnit::S })
 }
 
 /// The names in the header of a table.
 fn columns(text: &str) -> Vec<&str> {
     let header = text.lines().next().unwrap_or_default();
-    header.split(',').map(|name| name.trim().trim_matches('"')).collect()
+    header.split(table::SEPARATORS.map(char::from)).map(|name| name.trim().trim_matches('"')).collect()
 }
 
 #[cfg(test)]

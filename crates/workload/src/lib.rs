@@ -40,6 +40,7 @@ mod stamped;
 mod stats;
 mod stream;
 mod synthetic;
+mod text;
 mod unit;
 mod workload;
 
@@ -62,5 +63,6 @@ pub use stamped::{stamp_rows, write_in_lines};
 pub use stats::{LengthStats, TraceStats, ideal_reuse, stats, stream_stats};
 pub use stream::{StreamOptions, TraceStream};
 pub use synthetic::{ArrivalProcess, LengthDistribution, SyntheticSpec, generate};
+pub use text::TextTokenizer;
 pub use unit::{Recognised, TimeUnit};
 pub use workload::{Cut, Load, Session, Turn, TurnStart, Turns, Workload};

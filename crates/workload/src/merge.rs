@@ -13,7 +13,7 @@ impl Trace {
 
     /// Takes in the rows of another trace, whose ids stand for as many tokens: they have the times of their own trace from
     /// its first arrival on, as those here have, sessions of their own, and share nothing with the rows here unless ids of
-    /// both are those of tokens. `number` is that of the other trace.
+    /// both are those of a tokenizer. `number` is that of the other trace.
     pub fn merge(&mut self, other: Self, number: usize) {
         from_the_first(&mut self.rows);
         let mut rows = other.rows;
@@ -26,9 +26,11 @@ impl Trace {
                 links.rename(|name| format!("{number}:{name}").into());
             }
         }
-        if !(self.token_ids && other.token_ids) {
+        let numbered_texts = self.numbered_texts || other.numbered_texts;
+        if numbered_texts || !(self.token_ids && other.token_ids) {
             rename(&self.rows, &mut rows);
         }
+        self.numbered_texts = numbered_texts;
         self.rows.append(&mut rows);
     }
 }

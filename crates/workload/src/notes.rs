@@ -42,6 +42,8 @@ pub struct TraceNotes {
     pub uncovered: Noted,
     /// Rows that build on a row which the file does not have.
     pub unknown_parents: Noted,
+    /// The last row of a table, if no line break follows it.
+    pub unfinished_row: Noted,
     /// Rows with a class, of which a trace that is used as it is read has no figures.
     pub streamed_classes: Noted,
     /// The most requests that the client of a measurement had under way.
@@ -109,6 +111,7 @@ impl TraceNotes {
             made_one_token: both(self.made_one_token, other.made_one_token),
             uncovered: both(self.uncovered, other.uncovered),
             unknown_parents: both(self.unknown_parents, other.unknown_parents),
+            unfinished_row: both(self.unfinished_row, other.unfinished_row),
             streamed_classes: both(self.streamed_classes, other.streamed_classes),
             concurrency: self.concurrency.max(other.concurrency),
             recognised: self.recognised.or(other.recognised),
@@ -166,7 +169,7 @@ impl TraceNotes {
     }
 
     /// Rows with something odd, and what that is.
-    fn noted(&self) -> [(Noted, Message); 13] {
+    fn noted(&self) -> [(Noted, Message); 14] {
         [
             (self.warmups, message!("requests of a warm-up: they are left out")),
             (
@@ -200,6 +203,12 @@ impl TraceNotes {
                 message!(
                     "a `parent_chat_id` that is the `chat_id` of no row: the file is a part of a longer one, and what a prompt \
                      shares is by its `hash_ids` alone"
+                ),
+            ),
+            (
+                self.unfinished_row,
+                message!(
+                    "no line break behind it: if the file is cut off there, so is the row's last number"
                 ),
             ),
             (
@@ -244,6 +253,7 @@ impl TraceNotes {
             ("made_one_token", self.made_one_token.rows),
             ("uncovered", self.uncovered.rows),
             ("unknown_parents", self.unknown_parents.rows),
+            ("unfinished_row", self.unfinished_row.rows),
             ("streamed_classes", self.streamed_classes.rows),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),

@@ -6,8 +6,8 @@ use serde_json::error::Category;
 
 use crate::formats::{self, TraceFormat};
 use crate::{
-    Columns, Cut, KnownFormat, Load, Noted, TELLING_BYTES, TimeUnit, TraceError, TraceNotes, TraceRow, Turns,
-    Workload, fields, known_format,
+    Columns, Cut, KnownFormat, Load, Noted, TELLING_BYTES, TextTokenizer, TimeUnit, TraceError, TraceNotes,
+    TraceRow, Turns, Workload, fields, known_format,
 };
 
 /// A trace as it stands in its file.
@@ -19,6 +19,8 @@ pub struct Trace {
     pub notes: TraceNotes,
     /// Whether the hash ids of its rows are the ids of their tokens, each of which stands for itself.
     pub token_ids: bool,
+    /// Whether those are the numbers of tokens of text in the order in which they turn up, which mean nothing in another trace.
+    pub numbered_texts: bool,
     /// Tokens that a hash id is known to stand for, unless somebody says otherwise.
     pub block_size: Option<u32>,
     /// Tokens that a hash id stands for because the file says so.
@@ -102,6 +104,7 @@ pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) ->
         without_gap,
         made_one_token,
         unknown_parents,
+        unfinished_row,
         ..
     } = notes;
     let is_open = matches!(load, Load::Open { .. });
@@ -122,6 +125,7 @@ pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) ->
         without_gap,
         made_one_token,
         unknown_parents,
+        unfinished_row,
         ..of_rows.clone()
     }
 }
@@ -143,6 +147,8 @@ pub struct TraceForm {
     pub columns: Option<Columns>,
     /// What it is, whatever its beginning says.
     pub format: Option<TraceFormat>,
+    /// What cuts its texts into tokens; without it a token is four characters.
+    pub tokenizer: Option<TextTokenizer>,
 }
 
 impl From<TimeUnit> for TraceForm {

@@ -100,6 +100,9 @@ impl<R: BufRead> TraceStream<R> {
         if has_keys || !matches!(format, TraceFormat::Rows | TraceFormat::Table) {
             return Err(TraceError::StreamedForm);
         }
+        if form.tokenizer.is_some() {
+            return Err(TraceError::NoTexts);
+        }
         let mut rows = RowReader::new(Cursor::new(start).chain(rest), form);
         let first = rows.next_row()?.ok_or(TraceError::NoRows)?;
         let recognised = rows.seen.recognised_at_once(&first, rows.trace.token_ids);

@@ -285,3 +285,48 @@ fn how_a_trace_is_read_is_refused_where_there_is_none() {
         .run(&["replay", "t.jsonl", "--time-unit", "min"])
         .is_refused(&["[possible values: s, ms, us, ns]"]);
 }
+
+#[test]
+fn texts_are_cut_by_the_tokenizer_of_a_model() {
+    let sandbox = Sandbox::new();
+    let tokenizer = r#"{"version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null, "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "hello": 1}, "unk_token": "[UNK]"}}"#;
+    fs::create_dir(sandbox.path("model")).unwrap();
+    sandbox.write("model/tokenizer.json", tokenizer);
+    let talk = r#"[{"conversations": [{"from": "human", "value": "hello hello again"}, {"from": "gpt", "value": "hi"}]}]"#;
+    sandbox.write("talk.json", talk);
+    let load = |more: &[&str]| {
+        let report = sandbox.report(&[&["talk.json", "--replay-concurrency", "1"], more].concat());
+        (report["total_input_tokens"].as_u64().unwrap(), report["total_output_tokens"].as_u64().unwrap())
+    };
+    assert_eq!(load(&[]), (5, 1));
+    // By a folder, by the file, and from a configuration file, which a folder of results repeats.
+    for path in ["model", "model/tokenizer.json"] {
+        assert_eq!(load(&["--tokenizer", path, "--output-dir", "out", "--overwrite"]), (3, 1), "{path}");
+    }
+    let again = sandbox.report(&["--config", "out/config.toml"]);
+    assert_eq!(again["total_input_tokens"], 3);
+    let stats =
+        sandbox.run(&["trace", "stats", "talk.json", "--tokenizer", "model", "--format", "json"]).success();
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!(stats["input_tokens"]["mean"], 3.0);
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let closed = ["--replay-concurrency", "1"];
+        sandbox.run(&[&["replay"], arguments, &closed].concat()).is_refused(words);
+    };
+    refused(&["talk.json", "--tokenizer", "none"], &["cannot read `none`"]);
+    sandbox.write("bad.json", "{\"model\": 1}");
+    refused(
+        &["talk.json", "--tokenizer", "bad.json"],
+        &["bad.json", "--tokenizer names the tokenizer.json of a model"],
+    );
+    sandbox.write(
+        "ids.jsonl",
+        "{\"timestamp\": 0, \"input_length\": 5, \"output_length\": 2, \"hash_ids\": [1]}\n",
+    );
+    refused(&["ids.jsonl", "--tokenizer", "model"], &["ids.jsonl: `tokenizer` cuts the texts of a trace"]);
+    let stream = sandbox.run(&["replay", "ids.jsonl", "--tokenizer", "model", "--stream"]);
+    stream.is_refused(&["ids.jsonl: `tokenizer` cuts the texts of a trace"]);
+    refused(&["--tokenizer", "model"], &["tokenizer` says how a trace is read, but there is none"]);
+    let over = ["talk.json", "--tokenizer", "model", "--report-json", "model/tokenizer.json"];
+    refused(&over, &["`report_json` and `tokenizer` are the same file"]);
+}

@@ -53,7 +53,7 @@ impl LoadRows {
             let first = self.path.clone().unwrap_or_default();
             self.add_part(&first, &self.trace.clone(), self.cut)?;
         }
-        let trace = read_trace(path, &reading.form)?;
+        let trace = read_trace(path, &reading.form()?)?;
         let cut = reading.cut(&trace);
         self.add_part(path, &trace, cut)?;
         self.check_content(path, &trace, cut, layers)?;

@@ -142,7 +142,18 @@ fn a_client_that_makes_no_sense_is_refused() {
         ("{ min = 10, max = 20 }", "0", "`output_tokens` is 0"),
         ("{ min = 10, max = 20 }", "{ histogram = [[9, 1], [5, 1]] }", "bins must rise"),
         ("{ min = 10, max = 20 }", "{ histogram = [[9, 0]] }", "one of them above"),
-        ("{ mean = 400, spread = 0.5 }", "{ mean = 400 }", "must be a number of tokens, {mean = M"),
+        (
+            "{ mean = 400, spread = 0.5 }",
+            "{ mean = 400 }",
+            "the keys are those of no law: expected a number of tokens, {mean = M",
+        ),
+        (
+            "{ mean = 400, spread = 0.5 }",
+            "{ mean = 400, sprad = 1 }",
+            "unknown field `sprad`, expected one of `mean`, `spread`",
+        ),
+        ("{ mean = 400, spread = 0.5 }", "\"many\"", "expected a number of tokens, {mean = M"),
+        ("{ mean = 400, spread = 0.5 }", "-1", "expected a number of tokens, {mean = M"),
         ("{ mean = 400, spread = 0.5 }", "{ mean = 0.5, spread = 1 }", "the mean must be from 1"),
         ("input_tokens = { mean = 400, spread = 0.5 }", "", "`input_tokens` is missing"),
     ] {

@@ -76,7 +76,7 @@ impl<'a> Items<'a> {
         loop {
             let Some(byte) = self.byte()? else {
                 return if matches!(self.list, List::Open | List::Element) {
-                    Err(self.wrong("the file ends within the list: it is cut off"))
+                    Err(self.cut_off("the list".to_owned()))
                 } else {
                     Ok(None)
                 };
@@ -106,8 +106,7 @@ impl<'a> Items<'a> {
             let buffer =
                 self.input.fill_buf().map_err(|source| TraceError::Read { line: self.line, source })?;
             if buffer.is_empty() {
-                let problem = format!("the file ends within the object that begins at line {line}");
-                return Err(self.wrong(&problem));
+                return Err(self.cut_off(format!("the object that begins at line {line}")));
             }
             let mut used = 0;
             for &byte in buffer {
@@ -157,6 +156,10 @@ impl<'a> Items<'a> {
             }
         }
         Ok(())
+    }
+
+    fn cut_off(&self, within: String) -> TraceError {
+        TraceError::CutOff { line: self.line, within }
     }
 
     fn wrong(&self, problem: &str) -> TraceError {
@@ -406,7 +409,7 @@ mod tests {
             ("[{}", "the file ends within the list: it is cut off"),
             (
                 "{}\n{\"a\": [1,\n",
-                "line 3, column 1: not valid JSON: the file ends within the object that begins at line 2",
+                "line 3: the file ends within the object that begins at line 2: it is cut off",
             ),
             ("[{}]\n{}", "expected nothing behind the list, but found `{`"),
             ("{}, {}", "expected a JSON object, but found `,`"),

@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 use super::json::{Fields, Items};
 use super::texts::{Prompt, Texts};
 use crate::row::hash_runs;
-use crate::{Trace, TraceError, TraceRow, Turns};
+use crate::{Trace, TraceError, TraceForm, TraceRow, Turns};
 
 /// Reads the conversations of a file: a session each, with a turn for each answer.
-pub(super) fn read(input: &mut dyn BufRead) -> Result<Trace, TraceError> {
-    let mut trace = Trace { token_ids: true, turns: Some(Turns::Delta), ..Trace::default() };
-    let (mut texts, mut items, mut number) = (Texts::default(), Items::new(input), 0_u64);
+pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
+    let mut trace =
+        Trace { token_ids: true, numbered_texts: true, turns: Some(Turns::Delta), ..Trace::default() };
+    let (mut texts, mut items, mut number) = (Texts::new(form.tokenizer.as_ref()), Items::new(input), 0_u64);
     while let Some(item) = items.next()? {
         number += 1;
         let object: Map<String, Value> = item.parse()?;
@@ -25,7 +26,12 @@ pub(super) fn read(input: &mut dyn BufRead) -> Result<Trace, TraceError> {
     Ok(trace)
 }
 
-fn add(conversation: &Fields, name: &str, texts: &mut Texts, trace: &mut Trace) -> Result<(), TraceError> {
+fn add(
+    conversation: &Fields,
+    name: &str,
+    texts: &mut Texts<'_>,
+    trace: &mut Trace,
+) -> Result<(), TraceError> {
     let (mut prompt, line) = (Prompt::default(), conversation.line);
     for message in conversation.elements("conversations")? {
         let message = message?;
@@ -44,7 +50,7 @@ fn add(conversation: &Fields, name: &str, texts: &mut Texts, trace: &mut Trace) 
             prompt.runs.splice(0..0, asked);
         } else {
             let output: Vec<u64> = std::mem::take(&mut prompt.runs).into_iter().flatten().collect();
-            trace.rows.push(TraceRow {
+            let mut row = TraceRow {
                 line,
                 session_id: Some(name.to_owned()),
                 input_length: Some(asked.iter().map(|run| run.end - run.start).sum()),
@@ -52,7 +58,9 @@ fn add(conversation: &Fields, name: &str, texts: &mut Texts, trace: &mut Trace) 
                 hash_runs: hash_runs(asked),
                 output_ids: output,
                 ..TraceRow::default()
-            });
+            };
+            conversation.add_labels(&mut row)?;
+            trace.rows.push(row);
         }
     }
     Ok(())

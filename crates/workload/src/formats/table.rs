@@ -1,6 +1,6 @@
 //! Tables of requests that say when each came and how long it was, and nothing of its content.
 
-use std::io::{BufRead, Chain};
+use std::io::{self, BufRead, Chain, Read};
 use std::str::FromStr;
 
 use csv::{ByteRecord, Reader, ReaderBuilder};
@@ -60,7 +60,7 @@ impl Columns {
 }
 
 /// What separates the cells of a table.
-const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
+pub(crate) const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 /// The columns of a table whose first line, its header, is that of a trace of a known tool; with the unit of its times.
 pub(crate) fn known_columns(header: &str) -> Option<(Columns, TimeUnit)> {
@@ -77,11 +77,15 @@ pub(crate) struct TableRows<R: BufRead> {
     places: [usize; 3],
     session: Option<usize>,
     class: Option<usize>,
-    reader: Reader<Chain<R, &'static [u8]>>,
+    /// How many columns there are.
+    width: usize,
+    reader: Reader<Chain<LastByte<R>, &'static [u8]>>,
     /// Kept for its memory.
     record: ByteRecord,
     /// The line of the row before.
     last: u64,
+    /// The same; 0 without a row.
+    last_row: u64,
 }
 
 impl<R: BufRead> TableRows<R> {
@@ -91,12 +95,23 @@ impl<R: BufRead> TableRows<R> {
         columns: Columns,
         unit: Option<TimeUnit>,
     ) -> Result<Self, TraceError> {
-        let Header { separator, places, session, class } = header_of(header, &columns)?;
+        let Header { separator, places, session, class, width } = header_of(header, &columns)?;
         // Every row ends with a line then.
-        let rows = rows.chain(&b"\n"[..]);
+        let rows = LastByte { rows, last: b'\n' }.chain(&b"\n"[..]);
         let reader =
             ReaderBuilder::new().has_headers(false).flexible(true).delimiter(separator).from_reader(rows);
-        Ok(Self { columns, unit, places, session, class, reader, record: ByteRecord::new(), last: 1 })
+        Ok(Self {
+            columns,
+            unit,
+            places,
+            session,
+            class,
+            width,
+            reader,
+            record: ByteRecord::new(),
+            last: 1,
+            last_row: 0,
+        })
     }
 
     /// The next row; `None` at the end.
@@ -114,7 +129,15 @@ impl<R: BufRead> TableRows<R> {
             let line = self.reader.position().line().saturating_sub(breaks).max(self.last + 1);
             self.last = line;
             if !more.map_err(|error| unreadable(error, line))? {
+                if self.reader.get_ref().get_ref().0.last != b'\n' && self.last_row > 0 {
+                    notes.unfinished_row.add(self.last_row);
+                }
                 return Ok(None);
+            }
+            self.last_row = line;
+            if let Some(cell) = record.iter().skip(self.width).find(|cell| !cell.trim_ascii().is_empty()) {
+                let cell = fields::shown(&String::from_utf8_lossy(cell));
+                return Err(TraceError::ExtraCell { line, cell, width: self.width });
             }
             let row = Row { line, record, columns: &self.columns, places: self.places };
             let (input, output) = (row.tokens(1, MAX_INPUT_TOKENS)?, row.tokens(2, MAX_OUTPUT_TOKENS)?);
@@ -143,12 +166,40 @@ impl<R: BufRead> TableRows<R> {
     }
 }
 
+/// Rows, and the byte before the next one.
+struct LastByte<R> {
+    rows: R,
+    last: u8,
+}
+
+impl<R: BufRead> Read for LastByte<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.rows.read(out)?;
+        self.last = out[..read].last().copied().unwrap_or(self.last);
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for LastByte<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.rows.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let (Some(last), Ok(buffer)) = (amount.checked_sub(1), self.rows.fill_buf()) {
+            self.last = buffer[last];
+        }
+        self.rows.consume(amount);
+    }
+}
+
 /// What separates the cells of a table, and where its columns are.
 struct Header {
     separator: u8,
     places: [usize; 3],
     session: Option<usize>,
     class: Option<usize>,
+    width: usize,
 }
 
 fn header_of(header: &str, columns: &Columns) -> Result<Header, TraceError> {
@@ -167,7 +218,8 @@ fn header_of(header: &str, columns: &Columns) -> Result<Header, TraceError> {
             && class != Some(None)
         {
             let (session, class) = (session.flatten(), class.flatten());
-            return Ok(Header { separator, places: [time, input, output], session, class });
+            let (places, width) = ([time, input, output], cells.len());
+            return Ok(Header { separator, places, session, class, width });
         }
     }
     let most = SEPARATORS.map(cells).into_iter().max_by_key(Vec::len).unwrap_or_default();

@@ -17,8 +17,8 @@ const OUTPUT: [&str; 4] = ["output_length", "output_tokens", "max_completion_tok
 /// Reads the rows of a file.
 pub(super) fn read(input: &mut dyn BufRead, form: &TraceForm) -> Result<Trace, TraceError> {
     let unit = form.unit.unwrap_or(TimeUnit::Ms);
-    let mut trace = Trace { token_ids: true, ..Trace::default() };
-    let (mut texts, mut items) = (Texts::default(), Items::new(input));
+    let mut trace = Trace { token_ids: true, numbered_texts: true, ..Trace::default() };
+    let (mut texts, mut items) = (Texts::new(form.tokenizer.as_ref()), Items::new(input));
     while let Some(item) = items.next()? {
         let object: Map<String, Value> = item.parse()?;
         let outer = Fields::new(item.line, &object);
@@ -71,7 +71,7 @@ fn output_length(row: &Fields) -> Result<u64, TraceError> {
     Err(row.missing(OUTPUT[0], "the number of tokens to generate: a run cannot know where an answer ends"))
 }
 
-fn add_prompt(row: &Fields, texts: &mut Texts, prompt: &mut Prompt) -> Result<(), TraceError> {
+fn add_prompt(row: &Fields, texts: &mut Texts<'_>, prompt: &mut Prompt) -> Result<(), TraceError> {
     let given: Vec<&str> = ["text_input", "prompt", "messages", "input_length"]
         .into_iter()
         .filter(|key| row.get(key).is_some())
@@ -95,7 +95,7 @@ fn add_prompt(row: &Fields, texts: &mut Texts, prompt: &mut Prompt) -> Result<()
     }
     if prompt.tokens() == 0 {
         let value = row.get(key).unwrap_or(&Value::Null);
-        return Err(row.wrong(key, value, "text of at least one character"));
+        return Err(row.wrong(key, value, "text of at least one token"));
     }
     Ok(())
 }

@@ -36,11 +36,11 @@ fn session(session: &Fields, unit: TimeUnit, trace: &mut Trace) -> Result<(), Tr
             return Err(session.wrong(key, value, expected));
         }
     }
-    let mut row = |new: u64, output: u64, delay_ms: Option<f64>| {
+    let mut row = |new: u64, output: u64, delay_ms: Option<f64>| -> Result<(), TraceError> {
         if new == 0 || output == 0 {
             trace.notes.made_one_token.add(session.line);
         }
-        trace.rows.push(TraceRow {
+        let mut row = TraceRow {
             line: session.line,
             session_id: Some(format!("line {}", session.line)),
             delay_ms,
@@ -48,15 +48,17 @@ fn session(session: &Fields, unit: TimeUnit, trace: &mut Trace) -> Result<(), Tr
             output_length: output.max(1),
             shares_nothing: true,
             ..TraceRow::default()
-        });
+        };
+        session.add_labels(&mut row)?;
+        trace.rows.push(row);
+        Ok(())
     };
     let mut new = session.needed_tokens("input_prompt_length", MAX_INPUT_TOKENS)?;
     let mut delay_ms = None;
     for place in 0..turns as usize {
-        row(new, session.tokens_at(SAID, place, MAX_OUTPUT_TOKENS)?, delay_ms);
+        row(new, session.tokens_at(SAID, place, MAX_OUTPUT_TOKENS)?, delay_ms)?;
         new = session.tokens_at(TOOL, place, MAX_INPUT_TOKENS)?;
         delay_ms = Some(session.duration_ms_at(TOOK, place, unit)?);
     }
-    row(new, session.needed_tokens("final_assistant_response_length", MAX_OUTPUT_TOKENS)?, delay_ms);
-    Ok(())
+    row(new, session.needed_tokens("final_assistant_response_length", MAX_OUTPUT_TOKENS)?, delay_ms)
 }

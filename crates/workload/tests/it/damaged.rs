@@ -19,6 +19,9 @@ fn outcome(text: &str, columns: Option<&str>) -> String {
 
 const COLUMNS: Option<&str> = Some("time=at,input=in,output=out,session=user");
 
+const LENGTHS: &str =
+    "1: 1 row has lengths only: no prompt shares anything with another, so that caches hit nothing";
+
 /// Files with what is read of them, or why not.
 const FILES: &[(&str, Option<&str>, &str)] = &[
     // Truncated.
@@ -35,52 +38,52 @@ const FILES: &[(&str, Option<&str>, &str)] = &[
     (
         r#"{"max_concurrency": 8, "input_lens": [100, 70], "output_lens": [11, 5], "start_times": [50.5"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"id": "t1", "models": ["m"], "block_size": 64, "hash_id_scope": "local", "requests": [{"t": 0.0, "in": 650"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"schema": "dynamo.request.trace.v1", "event": {"request": {"input_tokens": 130, "output_tok"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"traceId": "aa", "spanId": "b1", "startTimeUnixNano": "1767225600250000000""#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"[{"id": "c1", "conversations": [{"from": "human", "value": "hel"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"num_turns": 1, "input_prompt_length": 1000, "assistant_response_length": [50"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"session_id": "s0", "arrival_time_ns": 40, "sub_requests": [{"input_toks": 1472, "outp"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"benchmarks": [{"requests": {"successful": [{"request_start_time": 1767225600.5"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"metadata": {"x_correlation_id": "a", "benchmark_phase": "profiling"}, "metrics": {"request_lat"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     (
         r#"{"timestamp": 0, "text_input": "What is a blo"#,
         None,
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
+        "line 1: the file ends within the object that begins at line 1: it is cut off",
     ),
     // Wrong delimiter, missing column.
     ("at|in|out|user\n0|1|2|a\n", COLUMNS, "line 1: there is no column `at`: the table has `at|in|out|user`"),
@@ -88,8 +91,27 @@ const FILES: &[(&str, Option<&str>, &str)] = &[
     (
         "TIMESTAMP,ContextTokens\n2023-11-16 18:15:46,374\n",
         None,
-        "line 1, column 1: not valid JSON: found `TIMESTAMP,ContextTok…`, but every line must be one JSON object",
+        "line 1: there is no column `GeneratedTokens`: the table has `TIMESTAMP`, `ContextTokens`",
     ),
+    (
+        "TIMESTAMP;ContextTokens;GeneratedTokens\n2023-11-16 18:15:46;374;44\n",
+        None,
+        "1: timestamps are dates, read as UTC unless they say another zone; 1 row has lengths only: no prompt shares anything \
+         with another, so that caches hit nothing",
+    ),
+    (
+        "at,in,out,user\n0,1,2,a\n5,3,47",
+        COLUMNS,
+        "2: 2 rows have lengths only: no prompt shares anything with another, so that caches hit nothing; 1 row has no line \
+         break behind it: if the file is cut off there, so is the row's last number (line 3)",
+    ),
+    (
+        "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,374,44\n",
+        None,
+        "line 2: the cell `44` stands behind the last of the 3 columns: a value with a separator in it stands in double \
+         quotes, and a decimal point is a point",
+    ),
+    ("at,in,out,user\n0,1,2,a,,\n", COLUMNS, LENGTHS),
     (
         "at,in,out,user\n0,1,2\n3,4\n",
         COLUMNS,

@@ -11,7 +11,7 @@ pub(crate) fn read(text: &str) -> Result<Trace, TraceError> {
     read_trace(text.as_bytes(), &TraceForm::default())
 }
 
-fn workload(trace: &Trace, load: Load) -> Result<Workload, TraceError> {
+pub(crate) fn workload(trace: &Trace, load: Load) -> Result<Workload, TraceError> {
     let block_size = trace.stated_block_size.or(trace.block_size).unwrap_or(512);
     trace.workload(Cut { turns: trace.turns.unwrap_or_default(), ..Cut::from(block_size) }, load)
 }
@@ -36,12 +36,12 @@ fn dump(workload: &Workload) -> String {
 
 /// The requests of a file in an open loop, and the notes.
 #[track_caller]
-fn check(text: &str, requests: &str, notes: &[&str]) {
+pub(crate) fn check(text: &str, requests: &str, notes: &[&str]) {
     check_in(Load::Open { arrival_speedup_ratio: 1.0 }, text, requests, notes);
 }
 
 #[track_caller]
-fn check_in(load: Load, text: &str, requests: &str, notes: &[&str]) {
+pub(crate) fn check_in(load: Load, text: &str, requests: &str, notes: &[&str]) {
     let trace = read(text).unwrap_or_else(|error| panic!("{error}"));
     let workload = workload(&trace, load).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(dump(&workload), requests);
@@ -49,7 +49,7 @@ fn check_in(load: Load, text: &str, requests: &str, notes: &[&str]) {
 }
 
 #[track_caller]
-fn refused(text: &str, problem: &str) {
+pub(crate) fn refused(text: &str, problem: &str) {
     let error = match read(text).and_then(|trace| workload(&trace, Load::Closed)) {
         Ok(workload) => panic!("{}", dump(&workload)),
         Err(error) => error.to_string(),
@@ -57,178 +57,11 @@ fn refused(text: &str, problem: &str) {
     assert!(error.contains(problem), "{error}");
 }
 
-const LENGTHS_ONLY: &str =
+pub(crate) const LENGTHS_ONLY: &str =
     "2 rows have lengths only: no prompt shares anything with another, so that caches hit nothing";
 
-#[test]
-fn results_of_vllm_bench_serve_are_sent_again_when_they_were_sent() {
-    let result = r#"{"backend": "vllm", "max_concurrency": 8, "input_lens": [100, 3, 70], "output_lens": [11, 0, 5],
-        "ttfts": [0.25, 0.0, 0.1], "itls": [[0.5, 0.5], [], [0.2]], "start_times": [50.5, 50.6, 52.0],
-        "errors": ["", "gone", ""]}"#;
-    check(
-        result,
-        "-: @0 100>11\n-: @1500 70>5\n",
-        &[
-            "the client had 8 requests under way at most: --replay-concurrency 8 sends them so again",
-            LENGTHS_ONLY,
-            "1 row has 0 tokens of prompt or output, as requests that failed have: they are left out (line 2)",
-        ],
-    );
-    refused(
-        &result.replace("[11, 0, 5]", "[11, 0]"),
-        "line 1: `output_lens` is a list of 2 entries, but must be one of 3, as many as `input_lens` has",
-    );
-    refused(
-        &result.replace("70]", "7.5]"),
-        "line 1: `input_lens[2]` is the number 7.5, but must be a whole number of tokens from 1 to",
-    );
-    refused(
-        &result.replace("52.0", "\"noon\""),
-        "line 1: `start_times[2]` is the string \"noon\", but must be a number of seconds",
-    );
-    refused(
-        &result.replace("[0.2]", "[0.2, -1]"),
-        "line 1: `itls[2]` is the list [0.2, -1], but must be a list, each of it a number of seconds from 0",
-    );
-    refused(
-        &result.replace("output_lens", "out"),
-        "`output_lens` is missing or null: give a list with a number",
-    );
-    refused(
-        &result[..80],
-        "line 1, column 1: not valid JSON: the file ends within the object that begins at line 1",
-    );
-}
-
-#[test]
-fn results_of_sglang_bench_serving_are_a_closed_loop() {
-    let result = r#"{"backend": "sglang", "request_rate": 4.0, "max_concurrency": 2, "input_lens": [100, 70],
-        "output_lens": [11, 5], "ttfts": [0.25, 0.1], "itls": [[0.5], [0.2]], "errors": ["", ""]}"#;
-    check_in(Load::Closed, result, "-: @0 100>11\n-: @0 70>5\n", &[LENGTHS_ONLY]);
-    let error = workload(&read(result).unwrap(), Load::Open { arrival_speedup_ratio: 1.0 }).unwrap_err();
-    assert!(error.to_string().starts_with("line 1: `timestamp` is missing"), "{error}");
-    refused(r#"{"backend": "sglang", "input_lens": [1]}"#, "`output_lens` is missing or null");
-    let with = |more: &str| {
-        format!(r#"{{"backend": "sglang", "input_lens": [9, 9], "output_lens": [3, 3], {more}}}"#)
-    };
-    for (more, problem) in [
-        (
-            r#""max_concurrency": -1"#,
-            "`max_concurrency` is the number -1, but must be a whole number of requests",
-        ),
-        (
-            r#""max_concurrency": "x""#,
-            "`max_concurrency` is the string \"x\", but must be a whole number of requests",
-        ),
-        (r#""errors": ["", true]"#, "`errors[1]` is true, but must be a string, empty if there was none"),
-        (
-            r#""ttfts": [0.5, 0.5], "latencies": [0.5, 0]"#,
-            "`latencies[1]` is the number 0, but must be at least the time to its first token, 0.5 s",
-        ),
-    ] {
-        refused(&with(more), problem);
-    }
-}
-
-#[test]
-fn records_of_aiperf_are_sessions_with_the_gaps_that_were_measured() {
-    let record = |session: &str, start_ms: u64, latency_ms: u64, tokens: (u64, u64)| {
-        format!(
-            "{{\"metadata\": {{\"x_correlation_id\": \"{session}\", \"benchmark_phase\": \"profiling\", \
-             \"request_start_ns\": {}}}, \"metrics\": {{\"request_latency\": {{\"value\": {latency_ms}, \"unit\": \
-             \"ms\"}}, \"input_sequence_length\": {{\"value\": {}, \"unit\": \"tokens\"}}, \
-             \"output_sequence_length\": {{\"value\": {}, \"unit\": \"tokens\"}}}}}}\n",
-            1_767_225_600_000_000_000 + start_ms * 1_000_000,
-            tokens.0,
-            tokens.1
-        )
-    };
-    // They are written as requests end: the first turn of `a` before its second, `b` before both.
-    let warmup = record("w", 0, 10, (9, 9)).replace("profiling", "warmup");
-    let cancelled = record("c", 0, 10, (9, 9)).replace("{\"x_", "{\"was_cancelled\": true, \"x_");
-    let text = [
-        warmup,
-        record("b", 1500, 100, (70, 5)),
-        record("a", 1000, 800, (100, 11)),
-        cancelled,
-        record("a", 2048, 500, (211, 7)),
-    ];
-    check(
-        &text.concat(),
-        "a: @0 100>11 +248 211>7\nb: @500 70>5\n",
-        &[
-            "3 rows have lengths only: no prompt shares anything with another, so that caches hit nothing",
-            "1 row has requests of a warm-up: they are left out (line 1)",
-            "1 row has 0 tokens of prompt or output, as requests that failed have: they are left out (line 4)",
-        ],
-    );
-    let one = record("a", 0, 10, (9, 9));
-    refused(
-        &one.replace("\"ms\"", "\"min\""),
-        "line 1: `metrics.request_latency.unit` is the string \"min\", but must be sec, ms, us or ns",
-    );
-    refused(
-        &format!("\n{}", one.replace("\"value\": 9", "\"value\": 9.5")),
-        "line 2: `metrics.input_sequence_length.value` is the number 9.5, but must be a whole number of tokens",
-    );
-    for (value, problem) in [
-        ("1e30", "must be a number of milliseconds from 0 to 1.8e13"),
-        ("-1", "must be a number of milliseconds from 0 to 1.8e13"),
-    ] {
-        refused(&one.replace("\"value\": 10", &format!("\"value\": {value}")), problem);
-    }
-    let ttft = "\"metrics\": {\"time_to_first_token\": {\"value\": 20, \"unit\": \"ms\"}, ";
-    refused(&one.replace("\"metrics\": {", ttft), "but must be at least the time to its first token, 0.02 s");
-    refused(
-        &one.replace("{\"x_", "{\"was_cancelled\": \"x\", \"x_"),
-        "`metadata.was_cancelled` is the string \"x\", but must be true or false",
-    );
-    refused(
-        &one.replace("{\"value\": 10, \"unit\": \"ms\"}", "10"),
-        "`metrics.request_latency` is the number 10, but must be an object with the `value` of a time and its `unit`",
-    );
-    refused(
-        &one.replace("request_start_ns", "start"),
-        "line 1: `metadata.request_start_ns` is missing or null",
-    );
-    refused(
-        &one.replace("input_sequence_length", "isl"),
-        "`metrics.input_sequence_length` is missing or null",
-    );
-}
-
-#[test]
-fn reports_of_guidellm_are_sent_again_when_they_were_sent() {
-    let report = r#"{
-  "metadata": {"version": 2, "guidellm_version": "0.8.1"},
-  "benchmarks": [
-    {"requests": {"successful": [
-        {"request_start_time": 1767225600.5, "request_latency": 1.5, "prompt_tokens": 100, "output_tokens": 11},
-        {"request_start_time": 1767225601.75, "request_latency": 0.5, "prompt_tokens": 70, "output_tokens": 5}
-    ], "incomplete": [{"request_id": "x"}], "errored": []}}
-  ]
-}"#;
-    check(
-        report,
-        "-: @0 100>11\n-: @1250 70>5\n",
-        &[
-            LENGTHS_ONLY,
-            "1 row has 0 tokens of prompt or output, as requests that failed have: they are left out (line 3)",
-        ],
-    );
-    refused(
-        &report.replace("70,", "-70,"),
-        "`benchmarks[0].requests.successful[1].prompt_tokens` is the number -70, but must be a whole number of tokens",
-    );
-    refused(
-        &report.replace("1767225601.75", "null"),
-        "`benchmarks[0].requests.successful[1].request_start_time` is missing or null",
-    );
-    refused(&report[..report.len() - 1], "the file ends within the object that begins at line 1");
-}
-
 /// The prompts of a trace, in a closed loop.
-fn prompts(text: &str) -> Vec<Prompt> {
+pub(crate) fn prompts(text: &str) -> Vec<Prompt> {
     let trace = read(text).unwrap_or_else(|error| panic!("{error}"));
     let workload = workload(&trace, Load::Closed).unwrap();
     workload.turns().map(|turn| turn.prompt.clone()).collect()
@@ -467,124 +300,6 @@ fn spans_under_one_parent_are_a_session() {
     // Ids of spans count within their trace.
     let elsewhere = spans[3].replace("\"t\"", "\"u\"");
     assert_eq!(read(&[&spans[3], &elsewhere].map(String::as_str).join("\n")).unwrap().rows.len(), 2);
-}
-
-#[test]
-fn conversations_of_sharegpt_are_sessions_with_what_was_said() {
-    let says = |from: &str, text: &str| format!("{{\"from\": \"{from}\", \"value\": \"{text}\"}}");
-    let question = "q".repeat(100);
-    let talk =
-        [says("human", &question), says("gpt", &"a".repeat(30)), says("human", "more"), says("gpt", "b")];
-    let text = format!(
-        "[\n{{\"id\": \"c1\", \"conversations\": [{}]}},\n{{\"id\": \"c2\", \"conversations\": [{}, {}, {}]}}\n]",
-        talk.join(", "),
-        says("gpt", "hello"),
-        says("human", &format!("{question}!")),
-        says("gpt", "c"),
-    );
-    // 25 tokens, 8 of the answer, 1 more; then 2 of a greeting and 26.
-    check_in(
-        Load::Closed,
-        &text,
-        "c1#1: @0 25>8 +0 34>1\nc2#2: @0 28>1\n",
-        &["1 row has 0 tokens of prompt or output, as requests that failed have: they are left out (line 3)"],
-    );
-    let found = prompts(&text);
-    assert_eq!(found[0].common_prefix(&found[1]), 25);
-    assert_eq!(found[0].common_prefix(&found[2]), 0, "there is a greeting before it");
-    let same = prompts(&text.replace(&format!("{}, ", says("gpt", "hello")), ""));
-    assert_eq!(same[0].common_prefix(&same[2]), 16, "up to the piece in which they part");
-    refused(
-        &text.replace("\"value\": \"more\"", "\"value\": 5"),
-        "line 2: `conversations[2].value` is the number 5, but must be a string",
-    );
-    refused(&text[..text.len() - 2], "line 3, column 1: not valid JSON: the file ends within the list");
-}
-
-#[test]
-fn rows_with_text_share_what_they_begin_with() {
-    let text = r#"{"timestamp": 0, "text_input": "What is a block?", "output_length": 50}
-{"timestamp": 250, "session_id": 7, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hello"}]}], "output_length": 9}
-{"delay": 800, "session_id": 7, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there."}, {"role": "user", "content": "Bye"}], "max_tokens": 5}
-{"timestamp": 500, "custom_id": "b", "body": {"prompt": "What is a block?!", "max_tokens": 6}}
-"#;
-    check(text, "-: @0 4>50\n7: @250 5>9 +800 9>5\n-: @500 5>6\n", &[]);
-    let found = prompts(text);
-    assert_eq!(found[1].common_prefix(&found[2]), 5);
-    refused(
-        &text.replacen("\"output_length\": 50", "\"n\": 50", 1),
-        "line 1: `output_length` is missing or null: give the number of tokens to",
-    );
-    refused(
-        &text.replacen("50}", "50, \"input_length\": 9}", 1),
-        "line 1: `text_input` is the string \"What is a block?\", but must be left out beside `input_length`",
-    );
-    refused(
-        &text.replacen("What is a block?\"", "\"", 1),
-        "line 1: `text_input` is the string \"\", but must be text of at least one character",
-    );
-}
-
-#[test]
-fn sub_requests_follow_one_another_after_their_tools() {
-    let text = r#"{"session_id": "s0", "arrival_time_ns": 1000000, "sub_requests": [{"input_toks": 1472, "output_toks": 133, "tool_duration_ns": 127000000}, {"input_toks": 1800, "output_toks": 20}]}
-{"session_id": 5, "arrival_time_ns": 3000000, "sub_requests": [{"input_toks": 2, "output_toks": 1, "input_tok_ids": [7, 8], "output_tok_ids": [9]}, {"input_toks": 3, "output_toks": 1, "input_tok_ids": [7, 8, 9]}]}
-"#;
-    check(text, "s0: @0 1472>133 +127 1800>20\n5: @2 2>1 +0 3>1\n", &[LENGTHS_ONLY]);
-    let found = prompts(text);
-    assert_eq!(found[2].common_prefix(&found[3]), 2);
-    refused(
-        &text.replace(": 5,", ": \"s0\","),
-        "line 2: `session_id` is the string \"s0\", but must be a name of its own: line 1 has it",
-    );
-    refused(
-        &text.replace("[7, 8]", "[7]"),
-        "line 2: `sub_requests[0].input_toks` is the number 2, but must be 1, the number of `input_tok_ids`",
-    );
-    refused(
-        &text.replace("\"output_toks\": 133", "\"output_toks\": 0"),
-        "line 1: `sub_requests[0].output_toks` is the number 0, but must be a whole",
-    );
-}
-
-#[test]
-fn turn_lengths_make_prompts_of_all_that_came_before() {
-    let text = r#"{"num_turns": 2, "input_prompt_length": 1000, "assistant_response_length": [50, 60], "tool_call_output_length": [200, 100], "tool_call_latency": [1.5, 0.3], "final_assistant_response_length": 300}"#;
-    check_in(
-        Load::Closed,
-        text,
-        "line 1: @0 1000>50 +1500 1250>60 +300 1410>300\n",
-        &["3 rows have lengths only: no prompt shares anything with another, so that caches hit nothing"],
-    );
-    let found = prompts(text);
-    assert_eq!(found[1].common_prefix(&found[2]), 1250);
-    refused(
-        &text.replace("[50, 60]", "[50]"),
-        "line 1: `assistant_response_length` is the list [50], but must be a list of 2, which is `num_turns`",
-    );
-    refused(
-        &text.replace("0.3", "-1"),
-        "line 1: `tool_call_latency[1]` is the number -1, but must be a number of seconds from 0",
-    );
-}
-
-#[test]
-fn rows_may_do_without_ids_and_write_whole_numbers_as_they_like() {
-    let text = r#"{"timestamp": 0, "input_length": 1200.0, "output_length": 5.2e1, "session_id": 3}
-{"timestamp": 10, "input_length": 512, "output_length": 1, "hash_ids": [0], "session_id": "3"}
-{"timestamp": 20, "input_length": 512, "output_length": 1}
-"#;
-    check(text, "3: @0 1200>52 >10 512>1\n-: @20 512>1\n", &[LENGTHS_ONLY]);
-    let found = prompts(text);
-    assert_eq!(found[0].common_prefix(&found[1]), 0);
-    assert_eq!(found[1].common_prefix(&found[2]), 0);
-    refused(
-        &text.replace("\"input_length\": 1200.0, ", ""),
-        "line 1: `hash_ids` is missing or null: give a list with an id for every block of the prompt, or leave it",
-    );
-    refused(&text.replace("1200.0", "1200.5"), "line 1: `input_length` is the number 1200.5");
-    let token_rows = "{\"arrival_time_ns\": 0, \"input_toks\": 9, \"output_toks\": 3}\n{\"arrival_time_ns\": 1000000, \"input_toks\": 8, \"output_toks\": 2}\n";
-    check(token_rows, "-: @0 9>3\n-: @1 8>2\n", &[LENGTHS_ONLY]);
 }
 
 #[test]

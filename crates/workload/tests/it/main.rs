@@ -1,5 +1,6 @@
 //! What the crate promises to those who use it, one file per behaviour.
 
+mod benchmarks;
 mod damaged;
 mod documented;
 mod formats;
@@ -11,6 +12,7 @@ mod properties;
 mod recorded;
 mod resemblance;
 mod streamed;
+mod texts_and_lengths;
 mod turns;
 mod units;
 

@@ -170,3 +170,29 @@ fn a_reply_that_the_next_turn_repeats_is_hit_after_it_was_converted() {
     assert_eq!((shared(&before), shared(&after)), (672, 672));
     assert_eq!(stats(&after, 64).reusable_blocks, stats(&before, 64).reusable_blocks);
 }
+
+/// A closed loop goes by the order of the trace, whatever the times of its rows say.
+#[test]
+fn sessions_keep_their_order_when_they_are_converted() {
+    let row = |name: &str, at: u32, id: u32| {
+        format!(
+            r#"{{"session_id": "{name}", "timestamp": {at}, "input_length": 9, "output_length": 1, "hash_ids": [{id}]}}"#
+        )
+    };
+    let text = [row("late", 900, 1), row("early", 5, 2), row("late", 950, 3), row("early", 7, 4)].join("\n");
+    let names = |of: &Workload| -> Vec<Option<Box<str>>> {
+        of.sessions.iter().map(|session| session.name.clone()).collect()
+    };
+    let before = whole(&text, 512);
+    let rows: Vec<_> = before.mooncake_rows(512, OPEN).collect();
+    for load in [OPEN, Load::Closed] {
+        let (before, after) = (
+            read_mooncake(text.as_bytes()).unwrap().workload(512, load).unwrap(),
+            Workload::from_rows(&rows, 512, load).unwrap(),
+        );
+        assert_eq!(names(&before), names(&after));
+        assert_eq!(names(&after)[0].as_deref(), Some("late"));
+        let starts = |of: &Workload| of.turns().map(|turn| turn.start).collect::<Vec<_>>();
+        assert_eq!(starts(&before), starts(&after));
+    }
+}

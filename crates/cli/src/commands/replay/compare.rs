@@ -173,7 +173,7 @@ struct SharedWorkload {
 }
 
 /// A trace as it was read: its file, and what somebody says of its form.
-type ReadTrace = (PathBuf, TraceForm);
+type ReadTrace = (PathBuf, TraceForm, Option<PathBuf>);
 
 /// Prepares all runs. Each trace is read once, and cut into blocks once for each way of doing that.
 fn jobs(differences: &[Difference], plans: Vec<Plan>) -> Result<Vec<Job>, Failure> {
@@ -207,11 +207,11 @@ fn prepare(plan: &Plan, traces: &mut Vec<(ReadTrace, Trace)>) -> Result<Option<W
         plan.source.check(plan.block_size, &plan.layers)?;
         return Ok(None);
     };
-    let key = (path.clone(), reading.form.clone());
+    let key = (path.clone(), reading.form.clone(), reading.tokenizer.clone());
     let position = if let Some(position) = traces.iter().position(|(known, _)| *known == key) {
         position
     } else {
-        traces.push((key, read_trace(path, &reading.form)?));
+        traces.push((key, read_trace(path, &reading.form()?)?));
         traces.len() - 1
     };
     let trace = traces[position].1.clone();

@@ -36,8 +36,10 @@ pub(super) fn check(
     let files = layers.files().iter().filter_map(|path| Some(("config", files::identity(path)?)));
     let mut taken: Vec<_> = files.collect();
     for source in sources {
-        if let Source::Trace { path, merged, .. } = source {
+        if let Source::Trace { path, merged, reading, .. } = source {
             taken.extend(files::identity(path).map(|identity| ("trace_file", identity)));
+            let tokenizer = reading.tokenizer_file().and_then(|path| files::identity(&path));
+            taken.extend(tokenizer.map(|identity| ("tokenizer", identity)));
             taken.extend(merged.iter().filter_map(|path| Some(("merge", files::identity(path)?))));
         }
     }

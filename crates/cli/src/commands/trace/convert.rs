@@ -30,7 +30,8 @@ pub(crate) struct ConvertArgs {
 /// Runs the command.
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     if !files::is_standard_stream(&args.output) {
-        files::check_output_beside(&args.output, "--output", [&args.input.trace_file])?;
+        let inputs = args.input.form.tokenizer_file().into_iter().chain([args.input.trace_file.clone()]);
+        files::check_output_beside(&args.output, "--output", inputs)?;
     }
     let interrupt = Interrupt::install()?;
     let (trace, cut) = args.input.read()?;

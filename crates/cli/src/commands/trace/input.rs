@@ -46,6 +46,9 @@ pub(super) struct InputForm {
     /// What the rows of a session hold: the whole prompt of a turn, or what is new in it (delta) [default: whole]
     #[arg(long, value_name = "WHAT", value_parser = choice::<Turns>("turns", TURNS))]
     turns: Option<Turns>,
+    /// Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    tokenizer: Option<PathBuf>,
 }
 
 impl InputForm {
@@ -70,7 +73,7 @@ impl TraceInput {
             block_size = cut.block_size;
             cut
         };
-        let stream = TraceStream::new(files::open(&self.trace_file)?, &reading.form, cut, options);
+        let stream = TraceStream::new(files::open(&self.trace_file)?, &reading.form()?, cut, options);
         Ok(stream.map(|stream| (stream, block_size)))
     }
 
@@ -94,18 +97,29 @@ impl InputForm {
     /// A trace, and what its rows stand for.
     pub(super) fn read(&self, path: &Path) -> Result<(Trace, Cut), Failure> {
         let reading = self.reading()?;
-        let trace = read_trace(path, &reading.form)?;
+        let trace = read_trace(path, &reading.form()?)?;
         let cut = reading.cut(&trace);
         Ok((trace, cut))
+    }
+
+    /// The file of the tokenizer, which is read beside the trace.
+    pub(super) fn tokenizer_file(&self) -> Option<PathBuf> {
+        let reading = Reading { tokenizer: self.tokenizer.clone(), ..Reading::default() };
+        reading.tokenizer_file()
     }
 
     fn reading(&self) -> Result<Reading, Failure> {
         if self.trace_block_size == Some(0) {
             return Err(Failure::user(TraceError::BlockSize));
         }
-        let form =
-            TraceForm { unit: self.time_unit, columns: self.columns.clone(), format: self.trace_format };
-        Ok(Reading { block_size: self.trace_block_size, form, turns: self.turns })
+        let form = TraceForm {
+            unit: self.time_unit,
+            columns: self.columns.clone(),
+            format: self.trace_format,
+            ..TraceForm::default()
+        };
+        let tokenizer = self.tokenizer.clone();
+        Ok(Reading { block_size: self.trace_block_size, form, turns: self.turns, tokenizer })
     }
 
     /// The first given key that is for reading alone.
@@ -115,6 +129,7 @@ impl InputForm {
             ("time_unit", self.time_unit.is_some()),
             ("columns", self.columns.is_some()),
             ("turns", self.turns.is_some()),
+            ("tokenizer", self.tokenizer.is_some()),
         ]
         .into_iter()
         .find_map(|(key, is_given)| is_given.then_some(key))

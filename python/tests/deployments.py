@@ -50,6 +50,8 @@ class Deployment:
     warmup: str | None = None
     cooldown: str | None = None
     count_rejected: bool = False
+    # Whether workers keep KV in the memory of the host.
+    offloads: bool = False
 
     def host_ns(self, key: str, times: float) -> int:
         """Return what the host takes, with a price of so many requests or of thousands of tokens, in ns."""
@@ -166,10 +168,23 @@ def deployment(seed: int) -> Deployment:
             one.sla[limit] = draw.choice(values)
             one.arguments += [f"--sla-{limit.replace('_', '-')}", str(one.sla[limit])]
     one.arguments += ["--seed", str(draw.randrange(1000))]
+    if family == "vllm" and not disaggregated:
+        offload(random.Random(f"offload {seed}"), one)
     host(random.Random(f"host {seed}"), one)
     objectives(random.Random(f"slo {seed}"), one)
     measured(random.Random(f"measured {seed}"), one)
     return one
+
+
+def offload(draw: random.Random, one: Deployment) -> None:
+    """Let some workers of vLLM's latest release keep KV in the memory of the host."""
+    if draw.random() < 0.6 or not {"vllm-0.33", "--engine"} & {*one.arguments}:
+        return
+    if any('"enable_prefix_caching": false' in argument for argument in one.arguments):
+        return
+    one.offloads = True
+    one.arguments += ["--kv-bytes-per-token", "1000", "--kv-offloading-size", str(draw.choice([0.0005, 0.002, 0.01]))]
+    one.arguments += ["--kv-offloading", json.dumps({"connector": draw.choice(["offloading", "simple"])})]
 
 
 def measured(draw: random.Random, one: Deployment) -> None:

@@ -47,12 +47,17 @@ class Run:
         self.admissions: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
         self.before_token: dict[tuple[str, int], list[int]] = defaultdict(list)
         self.preemptions: Counter[tuple[str, int]] = Counter()
+        # Tokens of a first admission that the memory of the host had.
+        self.from_host: dict[tuple[str, int], int] = {}
         # When users have the tokens, in order: nothing of a worker overtakes what its earlier passes computed.
         self.out: dict[int, list[int]] = defaultdict(list)
         delivered: dict[int, int] = defaultdict(int)
         self.transfers: dict[int, tuple[int, int]] = {}
         for row in iterations:
             pool = row["pool"]
+            loaded = dict(row.get("loaded_from_host", []))
+            for request, _ in row["admitted"]:
+                self.from_host.setdefault((pool, request), loaded.get(request, 0))
             # A first token that was handed over is out when the request joins.
             for request, found in [*((request, 0) for request in row["joined"]), *row["admitted"]]:
                 self.admissions[pool, request].append((ns(row["scheduled_at_ms"]), found))
@@ -248,6 +253,10 @@ def expected_report(run: Run, one: Deployment) -> Row:
             ),
         ),
     }
+    if one.offloads:
+        loaded = sum(run.from_host[first_pool, row["request"]] for row in completed)
+        report["gpu_cache_reused_ratio"] = (reused - loaded) / inputs if inputs else None
+        report["host_cache_reused_ratio"] = loaded / inputs if inputs else None
     report["total_iterations"] = sum(pool["iterations"] for pool in report["pools"])
     if "pooled_itl_ms" in one.sla:
         within = gaps <= one.sla["pooled_itl_ms"] * 1e6
@@ -585,7 +594,10 @@ def idle_workers(run: Run, one: Deployment) -> list[str]:
 
     In a pool that hands nothing over, a request waits for nothing but the worker, whose host has work after each pass.
     """
-    found = []
+    found: list[str] = []
+    # What comes from the memory of the host takes its time.
+    if one.offloads:
+        return found
     for worker in range(run.pools.get("aggregated", 0)):
         own = [
             (ns(stage["queued_ms"]), ns(left_ms(row, stage)), row["request"])

@@ -45,6 +45,7 @@ def test_deployments_are_of_all_kinds() -> None:
         ),
         *(f"--{key.replace('_', '-')}" for key in HOST_TIMES),
         *("--warmup auto", "--warmup 7", "--warmup 40ms", "--cooldown", "--count-rejected"),
+        "--kv-offloading-size",
         *("step:", "polynomial", "linear:", "priority", "enable_mixed_chunk"),
     ]:
         assert any(word in arguments for arguments in words), word

@@ -208,7 +208,7 @@ impl Cluster {
             output: arrival.output,
             stop_after: arrival.stop_after,
             priority: arrival.priority,
-            lora: arrival.lora,
+            lora: arrival.origin.lora,
             routing_key: Some(arrival.origin.session),
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
         };

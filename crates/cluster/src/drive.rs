@@ -19,6 +19,8 @@ pub struct NewRequest {
     pub line: u64,
     /// Its class.
     pub class: Option<ClassId>,
+    /// The LoRA adapter that it asks for; its prompt is [salted](Prompt::salted) with that.
+    pub lora: Option<u32>,
     /// When the user sent it: before it comes to the deployment if there is something in front.
     pub arrival: Time,
     /// Tokens of its prompt.
@@ -40,8 +42,6 @@ pub struct Arrival {
     pub stop_after: Option<u32>,
     /// Lower is more important.
     pub priority: i32,
-    /// The LoRA adapter that it asks for; its prompt is [salted](Prompt::salted) with that.
-    pub lora: Option<u32>,
     /// The worker of each stage, where that is not the router's choice.
     pub placement: Placement,
 }

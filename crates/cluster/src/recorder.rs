@@ -94,7 +94,7 @@ impl Recorder {
             if check {
                 check_ended(&record)?;
             }
-            take(&EndedRequest { id, record: &record, readmitted: &self.readmitted });
+            take(&EndedRequest { id, record: &record, readmitted: &self.readmitted, tokens: None });
             if !self.readmitted.is_empty() {
                 (0..record.stages.len() as u8).for_each(|stage| _ = self.readmitted.remove(&(id, stage)));
             }
@@ -121,6 +121,7 @@ impl Recorder {
             turn: request.turn,
             line: request.line,
             class: request.class,
+            lora: request.lora,
             arrival: request.arrival,
             input_tokens: request.input_tokens,
             requested_output_tokens: request.output_tokens,

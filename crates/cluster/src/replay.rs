@@ -124,6 +124,7 @@ impl Replay {
             turn: turn.turn,
             line: source.line,
             class: source.class,
+            lora: source.lora,
             arrival: sent,
             input_tokens: source.prompt.tokens(),
             output_tokens: source.output_tokens,
@@ -156,7 +157,6 @@ impl Replay {
             output: source.output.take(),
             stop_after: source.stop_after,
             priority: source.priority,
-            lora: source.lora,
             placement,
         }
     }

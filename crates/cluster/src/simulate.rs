@@ -21,6 +21,8 @@ pub struct Simulation {
     replay: Replay,
     /// Names of the classes of requests.
     classes: Vec<Box<str>>,
+    /// Names of the adapters that they ask for.
+    loras: Vec<Box<str>>,
 }
 
 impl Simulation {
@@ -32,11 +34,11 @@ impl Simulation {
     ) -> Result<Self, ClusterError> {
         takes_loras(topology, &workload)?;
         let names = std::mem::take(&mut workload.names);
-        let classes = std::mem::take(&mut workload.classes);
+        let (classes, loras) = (std::mem::take(&mut workload.classes), std::mem::take(&mut workload.loras));
         let replay = Replay::new(workload, options.load, topology.front_host())?;
         let mut cluster = Cluster::new(topology, options);
         cluster.name_contents(names);
-        Ok(Self { cluster, replay, classes })
+        Ok(Self { cluster, replay, classes, loras })
     }
 
     /// Puts a policy of one's own in front of each pool, which `make` gives for its role; a router that the options name is
@@ -68,7 +70,7 @@ impl Simulation {
     /// [checked](SimulationOptions::check) run looks for more of them.
     pub fn run(mut self, observer: &mut impl Observer) -> Result<RunRecord, RunError> {
         let end = drive(&mut self.cluster, &mut self.replay, &mut VirtualClock, observer)?;
-        Ok(RunRecord { classes: self.classes, ..self.cluster.finish(end)? })
+        Ok(RunRecord { classes: self.classes, loras: self.loras, ..self.cluster.finish(end)? })
     }
 
     /// [`Simulation::run`] with an observer of any type. `run` is compiled anew for each type, some 80 kB of code, and a little
@@ -117,7 +119,7 @@ impl Simulation {
     ) -> Result<(RunRecord, Vec<Stamp>), RunError> {
         let mut source = Stamped::new(self.replay, stop);
         let end = drive(&mut self.cluster, &mut source, &mut WallClock::new(timer), observer)?;
-        let record = RunRecord { classes: self.classes, ..self.cluster.finish(end)? };
+        let record = RunRecord { classes: self.classes, loras: self.loras, ..self.cluster.finish(end)? };
         Ok((record, source.into_stamps()))
     }
 }

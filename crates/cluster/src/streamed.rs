@@ -105,6 +105,7 @@ impl<I: Iterator<Item = (u32, Turn)>> Source for Streamed<I> {
             turn: 0,
             line: turn.line,
             class: turn.class,
+            lora: turn.lora,
             arrival: sent,
             input_tokens: turn.prompt.tokens(),
             output_tokens: turn.output_tokens,
@@ -115,7 +116,6 @@ impl<I: Iterator<Item = (u32, Turn)>> Source for Streamed<I> {
             output: turn.output,
             stop_after: turn.stop_after,
             priority: turn.priority,
-            lora: turn.lora,
             placement: Placement::new(),
         })
     }

@@ -1,10 +1,11 @@
 //! When every token of a run reached its user, from passes in which requests that decode are only counted.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use servecast_engine::{Decodes, Iteration, Joined};
 use servecast_latency::Host;
-use servecast_record::SoFar;
+use servecast_record::{EndedRequest, SoFar};
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
 use crate::cluster::Routed;
@@ -64,6 +65,14 @@ impl<O: Observer> Observer for WithTokens<'_, O> {
         self.observer.settled(until);
     }
 
+    /// With the times of its tokens, which are forgotten then.
+    fn ended(&mut self, ended: &EndedRequest<'_>) {
+        let Some(log) = &mut self.log else { return self.observer.ended(ended) };
+        let tokens = log.take(ended.id);
+        assert_eq!(tokens.len(), ended.record.output_tokens as usize, "a token is out at one time");
+        self.observer.ended(&EndedRequest { tokens: Some(&tokens), ..*ended });
+    }
+
     fn routed(&mut self, routed: &Routed) {
         self.observer.routed(routed);
     }
@@ -99,16 +108,27 @@ pub struct TokenLog {
     workers: Vec<WorkerLog>,
     /// By group of those workers.
     hosts: Vec<Host>,
-    /// By request.
-    times: Vec<Vec<Time>>,
+    times: Times,
+}
+
+/// When tokens reached their users, by request.
+#[derive(Debug, Default)]
+struct Times {
+    /// Requests before the first one here were [taken](TokenLog::take).
+    taken: usize,
+    of: VecDeque<Vec<Time>>,
 }
 
 #[derive(Debug, Clone)]
 struct WorkerLog {
     delivery: Delivery,
-    /// When the tokens of each pass were out in which requests were decoded.
-    passes: Vec<Time>,
-    /// Requests whose last token comes with the next of them, with the tokens that they have then.
+    /// When the tokens of each pass were out in which requests were decoded, without the first ones, which nobody needs.
+    passes: VecDeque<Time>,
+    /// How many these were.
+    dropped: usize,
+    /// Requests that got their first token here, in order, with the passes until then.
+    since: VecDeque<(RequestId, usize)>,
+    /// Requests whose last token comes with the next pass, with the tokens that they have then.
     ending: Vec<(RequestId, u32)>,
 }
 
@@ -118,7 +138,7 @@ impl TokenLog {
         let last = topology.last_pool();
         let workers = last.engines().map(|engine| WorkerLog::new(engine.host())).collect();
         let hosts = last.groups.iter().map(|group| group.engine.host()).collect();
-        Self { workers, hosts, times: Vec::new() }
+        Self { workers, hosts, times: Times::default() }
     }
 
     /// A worker has come to another state; there may be one more.
@@ -138,18 +158,17 @@ impl TokenLog {
         let log = &mut self.workers[worker.index()];
         for joined in &iteration.joined {
             let out = log.delivery.handed_over(iteration.scheduled_at);
-            of(&mut self.times, joined.id).push(out);
+            log.of(&mut self.times, joined.id).push(out);
         }
         if iteration.num_scheduled() == 0 {
             return;
         }
         let out = log.delivery.pass(iteration.end, iteration.num_scheduled());
         if iteration.decoded > 0 {
-            log.passes.push(out);
-            log.end_requests(&mut self.times);
+            log.pass(out, &mut self.times);
         }
         for emitted in &iteration.emitted {
-            let times = of(&mut self.times, emitted.id);
+            let times = log.of(&mut self.times, emitted.id);
             times.resize(times.len() + emitted.tokens as usize, out);
         }
     }
@@ -161,8 +180,8 @@ impl TokenLog {
         }
         let log = &mut self.workers[worker.index()];
         for &end in decodes.ends {
-            log.passes.push(log.delivery.pass(end, decodes.requests));
-            log.end_requests(&mut self.times);
+            let out = log.delivery.pass(end, decodes.requests);
+            log.pass(out, &mut self.times);
         }
     }
 
@@ -180,34 +199,89 @@ impl TokenLog {
         }
     }
 
+    /// When each token of a request reached its user, which is forgotten; requests are taken in order, when they have ended.
+    ///
+    /// # Panics
+    /// If it is not the turn of this request.
+    pub fn take(&mut self, id: RequestId) -> Vec<Time> {
+        assert_eq!(id.index(), self.times.taken, "requests are taken in order");
+        self.times.taken += 1;
+        self.times.of.pop_front().unwrap_or_default()
+    }
+
     /// By request, when each of its tokens reached its user.
+    ///
+    /// # Panics
+    /// If times of requests were taken.
     pub fn into_times(self) -> Vec<Vec<Time>> {
-        self.times
+        assert_eq!(self.times.taken, 0, "all requests are there");
+        self.times.of.into()
+    }
+}
+
+impl Times {
+    fn of(&mut self, id: RequestId) -> &mut Vec<Time> {
+        let place = id.index() - self.taken;
+        if self.of.len() <= place {
+            self.of.resize(place + 1, Vec::new());
+        }
+        &mut self.of[place]
     }
 }
 
 impl WorkerLog {
+    /// Passes that are kept in any case.
+    const FEWEST_PASSES: usize = 1024;
+
     fn new(host: Host) -> Self {
-        Self { delivery: Delivery::new(host), passes: Vec::new(), ending: Vec::new() }
+        Self {
+            delivery: Delivery::new(host),
+            passes: VecDeque::new(),
+            dropped: 0,
+            since: VecDeque::new(),
+            ending: Vec::new(),
+        }
     }
 
-    fn end_requests(&mut self, times: &mut Vec<Vec<Time>>) {
+    /// The times of a request, of which the worker has a token now.
+    fn of<'a>(&mut self, times: &'a mut Times, id: RequestId) -> &'a mut Vec<Time> {
+        let of = times.of(id);
+        if of.is_empty() {
+            self.since.push_back((id, self.dropped + self.passes.len()));
+        }
+        of
+    }
+
+    /// A pass in which requests were decoded.
+    fn pass(&mut self, out: Time, times: &mut Times) {
+        if self.passes.len() >= Self::FEWEST_PASSES && self.passes.len() == self.passes.capacity() {
+            self.forget(times);
+        }
+        self.passes.push_back(out);
+        self.end_requests(times);
+    }
+
+    /// Drops the passes before the first token of every request that is still here.
+    fn forget(&mut self, times: &Times) {
+        while self.since.front().is_some_and(|(id, _)| id.index() < times.taken) {
+            self.since.pop_front();
+        }
+        let needed = self.since.front().map_or(usize::MAX, |(_, passes)| passes - self.dropped);
+        let dropped = needed.min(self.passes.len());
+        self.passes.drain(..dropped);
+        self.dropped += dropped;
+    }
+
+    fn end_requests(&mut self, times: &mut Times) {
         while let Some((id, output_tokens)) = self.ending.pop() {
             self.catch_up(times, id, output_tokens);
         }
     }
 
     /// The tokens of a request that are not noted yet came with the last passes.
-    fn catch_up(&self, times: &mut Vec<Vec<Time>>, id: RequestId, output_tokens: u32) {
-        let times = of(times, id);
+    fn catch_up(&self, times: &mut Times, id: RequestId, output_tokens: u32) {
+        let times = times.of(id);
         let missing = (output_tokens as usize).saturating_sub(times.len());
-        times.extend(&self.passes[self.passes.len() - missing..]);
+        times.extend(self.passes.range(self.passes.len() - missing..));
     }
-}
-
-fn of(times: &mut Vec<Vec<Time>>, id: RequestId) -> &mut Vec<Time> {
-    if times.len() <= id.index() {
-        times.resize(id.index() + 1, Vec::new());
-    }
-    &mut times[id.index()]
 }

@@ -380,6 +380,7 @@ impl Source for Shared {
                 turn: 0,
                 line: line + 1,
                 class: None,
+                lora: None,
                 arrival: sent,
                 input_tokens: request.prompt.len() as u32,
                 output_tokens: request.max_tokens,
@@ -388,7 +389,6 @@ impl Source for Shared {
             output: Some(Box::new(content(&request.output, None))),
             stop_after: (tokens < request.max_tokens).then_some(tokens),
             priority: request.priority,
-            lora: None,
             placement: request.worker.into_iter().collect(),
         })
     }

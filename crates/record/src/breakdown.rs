@@ -70,7 +70,8 @@ impl RunRecord {
     /// A request with all that is recorded of it, by the same count.
     pub fn ended(&self, ordinal: usize) -> EndedRequest<'_> {
         let id = RequestId(ordinal as u32);
-        EndedRequest { id, record: &self.requests[ordinal], readmitted: &self.readmitted }
+        let tokens = self.token_times.as_ref().and_then(|times| times.get(ordinal)).map(Vec::as_slice);
+        EndedRequest { id, record: &self.requests[ordinal], readmitted: &self.readmitted, tokens }
     }
 }
 
@@ -83,6 +84,8 @@ pub struct EndedRequest<'a> {
     pub record: &'a RequestRecord,
     /// As [`RunRecord::readmitted`], of this request and perhaps of others.
     pub readmitted: &'a FxHashMap<(RequestId, u8), Time>,
+    /// When each of its tokens reached its user, if that was kept.
+    pub tokens: Option<&'a [Time]>,
 }
 
 impl EndedRequest<'_> {

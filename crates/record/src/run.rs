@@ -78,6 +78,8 @@ pub struct RequestRecord {
     pub line: u64,
     /// Its class, if it has one: the place of its name in [`RunRecord::classes`].
     pub class: Option<ClassId>,
+    /// The LoRA adapter that it asked for, if any: the place of its name in [`RunRecord::loras`].
+    pub lora: Option<u32>,
     /// When it arrived (closed loop: when it was dispatched).
     pub arrival: Time,
     /// Prompt length.
@@ -234,6 +236,8 @@ pub struct RunRecord {
     pub latency_estimates: Vec<String>,
     /// Names of the classes of requests.
     pub classes: Vec<Box<str>>,
+    /// Names of the LoRA adapters that requests ask for.
+    pub loras: Vec<Box<str>>,
     /// By request, when each of its tokens reached the user, if somebody asked for that.
     pub token_times: Option<Vec<Vec<Time>>>,
 }
@@ -259,7 +263,7 @@ impl RunRecord {
             token_times.push(tokens.to_vec());
             requests.push(request.clone());
         }
-        let Self { pools, extrapolated_iterations, latency_estimates, classes, .. } = self;
+        let Self { pools, extrapolated_iterations, latency_estimates, classes, loras, .. } = self;
         Self {
             requests,
             gaps,
@@ -268,6 +272,7 @@ impl RunRecord {
             extrapolated_iterations: *extrapolated_iterations,
             latency_estimates: latency_estimates.clone(),
             classes: classes.clone(),
+            loras: loras.clone(),
             token_times: Some(token_times),
         }
     }

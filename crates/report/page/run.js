@@ -83,6 +83,46 @@ function summary() {
   at.append(node("p", { class: "dim" }, "How full a pool is, and how much more it could take, is said by batch occupancy (requests in an iteration over max_num_seqs) and KV in use (the share of KV blocks that requests hold), averaged over the time in iterations. Time in an iteration, which reports call utilization, is the share of time in any iteration, however small its batch: it is near 100 % as soon as there always is a request."));
 }
 
+// ---- Classes of requests, and sessions.
+
+const STATISTICS = ["mean", "median", "p90", "p95", "p99", "max"];
+/// A statistic of a latency: none without samples, and null where it falls on a request that was not served.
+const statistic = (of, key) => (of && of[key] == null ? "infinite" : number(of?.[key]));
+/// As many rows as a reader takes in at a glance; more are folded away.
+const MOST_ROWS = 20;
+
+/// The figures of each class of requests, and of sessions of several requests.
+function groups() {
+  const { classes, sessions } = data.report;
+  if (!classes && !sessions) return;
+  const title = classes && sessions ? "Classes and sessions" : classes ? "Classes" : "Sessions";
+  const at = section("groups", title);
+  if (classes) byClass(at, Object.entries(classes));
+  if (sessions) ofSessions(at, sessions);
+}
+
+function byClass(at, classes) {
+  const which = data.report.measured ? " that are measured" : "";
+  at.append(node("p", { class: "dim" }, `The requests of each class that the trace names${which}; times in ms.`));
+  const objectives = classes[0][1].slo?.map((slo) => slo.objective) ?? [];
+  const withGoodput = classes[0][1].goodput_completed_requests != null;
+  const head = ["Class", "requests", "completed", "TTFT mean", "TTFT p99", "TPOT mean", "ITL p99", "E2E mean", "E2E p99", "prefix reuse", ...(withGoodput ? ["within limits"] : []), ...objectives];
+  const outcome = ({ met, objective, value, samples }) => `${met ? "✓" : "✗"} ${value == null ? (samples ? "infinite" : "no sample") : objective.startsWith("goodput") ? percent(value) : number(value)}`;
+  const row = ([name, c]) => [name, number(c.num_requests), number(c.completed_requests), statistic(c.ttft_ms, "mean"), statistic(c.ttft_ms, "p99"), statistic(c.tpot_ms, "mean"), statistic(c.itl_ms, "p99"), statistic(c.e2e_latency_ms, "mean"), statistic(c.e2e_latency_ms, "p99"), percent(c.prefix_cache_reused_ratio),
+    ...(withGoodput ? [percent(c.goodput_completed_requests / Math.max(c.num_requests, 1))] : []), ...(c.slo ?? []).map(outcome)];
+  const figures = table(head, classes.map(row), "Figures by class");
+  at.append(classes.length > MOST_ROWS ? details(`${number(classes.length)} classes`, figures) : figures);
+}
+
+function ofSessions(at, s) {
+  const whole = data.report.measured ? " They are of the whole run." : "";
+  const told = s.idle_ratio == null ? "." : `; in ${percent(s.idle_ratio)} of their time none of their requests was under way, while people think and tools run.`;
+  at.append(node("p", {}, `${number(s.num_sessions)} sessions of several requests, ${number(s.completed_sessions)} served to the end${told}${whole}`));
+  const seconds = (of) => of && Object.fromEntries(Object.entries(of).map(([key, value]) => [key, scaled(value, 1e-3)]));
+  const rows = [["length (s)", seconds(s.session_duration_ms)], ["TTFT of first requests (ms)", s.first_turn_ttft_ms], ["TTFT of later requests (ms)", s.later_turn_ttft_ms]];
+  at.append(table(["Session", ...STATISTICS], rows.map(([name, of]) => [name, ...STATISTICS.map((key) => number(of?.[key]))]), "Figures of sessions"));
+}
+
 // ---- Targets that the reader sets.
 
 /// Name, key of the limit that the run was given, and the latencies of requests.
@@ -201,6 +241,7 @@ function reproduce() {
 head(data.about);
 diagnosis();
 summary();
+groups();
 let repaintLines = () => {};
 const tellTargets = targets(() => {
   drawAll(0, true);

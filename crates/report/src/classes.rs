@@ -66,7 +66,10 @@ mod tests {
     use servecast_types::{ClassId, Time};
 
     use super::*;
-    use crate::{SummaryOptions, TableOptions, fixture, render_table, summarize};
+    use crate::{
+        PageContext, SummaryOptions, TableOptions, fixture, render_markdown, render_page, render_table,
+        summarize,
+    };
 
     /// The fixture with its first request in one class, its second in another, and the last in the first.
     fn run() -> RunRecord {
@@ -105,6 +108,33 @@ mod tests {
         let cells = |name: &str| line(name).split('│').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
         assert_eq!(cells("batch")[1..5], ["batch", "1", "80.00", "80.00"]);
         assert_eq!(cells("chat")[1..5], ["chat", "2", "20.00", "20.00"]);
+    }
+
+    #[test]
+    fn markdown_has_a_row_for_each_class() {
+        let mut run = run();
+        run.classes[1] = "a|b*".into();
+        let text = render_markdown(&summarize(&run, &SummaryOptions::default()), &[]);
+        let (_, table) = text.split_once("**By class (ms)**\n\n").unwrap();
+        let lines: Vec<&str> = table.lines().take(4).collect();
+        assert_eq!(lines[1], "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+        assert_eq!(
+            lines[2..],
+            [
+                "| a\\|b\\* | 1 | 80.00 | 80.00 | 20.00 | 39.40 | 160.00 | 160.00 | 33.33% |",
+                "| chat | 2 | 20.00 | 20.00 | 10.00 | 10.00 | 40.00 | 40.00 | 0.00% |",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_page_has_the_figures_of_each_class() {
+        let run = run();
+        let report = summarize(&run, &SummaryOptions::default());
+        let page = render_page(&run, None, &report, &PageContext::default());
+        let (_, data) = page.split_once("<script id=\"data\" type=\"application/json\">").unwrap();
+        let data: serde_json::Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+        assert_eq!(data["report"]["classes"]["batch"]["ttft_ms"]["p99"], 80.0);
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use servecast_types::similar;
 
+use crate::part::Figures;
+use crate::report::{Report, report_figures};
+
 /// A condition on one figure under which a comparison fails.
 ///
 /// `METRIC OP LIMIT`, where the operator is `>`, `>=`, `<` or `<=` and the limit is a figure (`200`), a change in the
@@ -86,6 +89,24 @@ impl FailIf {
         Err(UnknownFigure { metric: self.metric, similar: position.map(|position| known[position].clone()) })
     }
 
+    /// The condition with the figure by its name in a report; that of a class is `classes.NAME.FIGURE`.
+    ///
+    /// # Errors
+    /// As [`FailIf::on_one_of`].
+    pub fn on_report(self) -> Result<Self, UnknownFigure> {
+        let Some((class, figure)) = class_and_figure(&self.metric) else {
+            return self.on_one_of(&report_figures());
+        };
+        let metric = |figure: &str| format!("{CLASSES}{class}.{figure}");
+        match (Self { metric: figure.to_owned(), ..self.clone() }).on_one_of(&Figures::names()) {
+            Ok(found) => Ok(Self { metric: metric(&found.metric), ..self }),
+            Err(unknown) => Err(UnknownFigure {
+                metric: self.metric.clone(),
+                similar: unknown.similar.map(|figure| metric(&figure)),
+            }),
+        }
+    }
+
     /// Whether a figure breaks the limit beside that of the baseline.
     ///
     /// Any rise above a baseline of 0 is an infinite relative change.
@@ -109,6 +130,29 @@ impl Operator {
             Self::AtMost => figure <= limit,
         }
     }
+}
+
+/// How figures of classes begin.
+const CLASSES: &str = "classes.";
+
+/// The class and the figure of it that a name means. Names of classes may have dots.
+fn class_and_figure(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(CLASSES)?.rsplit_once('.')
+}
+
+/// The figure of a class of a report, by its name in a [condition](FailIf::on_report); `None` if it is that of no class.
+///
+/// # Errors
+/// That the report has no such class, and which it has.
+pub fn class_figure(report: &Report, name: &str) -> Option<Result<Option<f64>, String>> {
+    let (class, figure) = class_and_figure(name)?;
+    let figures = report.classes.as_ref().and_then(|classes| classes.get(class));
+    Some(figures.map(|figures| figures.named(figure)).ok_or_else(|| {
+        let names = report.classes.iter().flat_map(|classes| classes.keys()).map(|name| format!("`{name}`"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let has = if names.is_empty() { "it names none".to_owned() } else { format!("it has {names}") };
+        format!("the load has no request of class `{class}`: {has}")
+    }))
 }
 
 /// The name of a figure in the words that all names for it have in common.
@@ -213,6 +257,24 @@ mod tests {
         let error = |text| on(text).unwrap_err().to_string();
         assert_eq!(error("mean_itl>1"), "there is no figure `mean_itl`, did you mean `mean_itl_ms`?");
         assert_eq!(error("x>1"), "there is no figure `x`");
+    }
+
+    #[test]
+    fn a_figure_of_a_class_is_named_by_both() {
+        let on = |text: &str| text.parse::<FailIf>().unwrap().on_report();
+        for (text, name) in [
+            ("classes.chat.p99_ttft_ms>1", "classes.chat.p99_ttft_ms"),
+            ("classes.v1.2 fast.p50_e2e_ms>1", "classes.v1.2 fast.median_e2e_latency_ms"),
+            ("p50_ttft_ms>1", "median_ttft_ms"),
+        ] {
+            assert_eq!(on(text).unwrap().metric, name);
+        }
+        assert_eq!(
+            on("classes.chat.p99_tfft_ms>1").unwrap_err().to_string(),
+            "there is no figure `classes.chat.p99_tfft_ms`, did you mean `classes.chat.p99_ttft_ms`?"
+        );
+        assert!(on("classes.chat>1").is_err());
+        assert_eq!(Figures::names().len(), 31);
     }
 
     #[test]

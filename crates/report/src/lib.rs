@@ -10,10 +10,10 @@
 //! - [`write_request_rows`] writes one JSON line a request.
 //! - [`diagnose`] says what is wrong with a run, if anything is.
 //!
-//! - [`Tally`] takes requests one at a time, for runs that keep none, and [`summarize_streamed`] makes the report.
+//! - [`StreamedTally`] takes requests one at a time, of runs that keep none, and makes the report.
 //!
 //! Percentiles are exact: they are taken over every sample, interpolated linearly as `numpy.percentile` does. Those of a
-//! [streamed](Tally::streamed) tally are within 0.1 %.
+//! [streamed](StreamedTally) run are within 0.1 %.
 //!
 //! **Invariant:** nothing here knows how an engine or a router works, reads a clock, or touches a file. Equal
 //! records give equal bytes.
@@ -55,11 +55,13 @@ mod rows;
 mod runs_page;
 mod samples;
 mod saturation;
+mod sent_times;
 mod series;
 mod sessions;
 mod sla;
 mod slo;
 mod stats;
+mod streamed;
 mod summary;
 mod table;
 mod tally;
@@ -83,7 +85,7 @@ pub use differences::{
 pub use differences_markdown::render_differences_markdown;
 pub use differences_page::{ComparedPage, render_differences_page};
 pub use export::{ExportFormat, export};
-pub use fail_if::{FailIf, FailIfError, Limit, Operator, UnknownFigure, relative_change};
+pub use fail_if::{FailIf, FailIfError, Limit, Operator, UnknownFigure, class_figure, relative_change};
 pub use gate::{Check, Verdict, failures, render_junit};
 pub use latency_page::{LatencyPage, PartTimes, render_latency_page};
 pub use measured::Measured;
@@ -100,12 +102,14 @@ pub use report_markdown::{render_comparison_markdown, render_markdown};
 pub use rows::{write_request_row, write_request_rows};
 pub use runs_page::{VariedPage, render_varied_page};
 pub use saturation::{Overload, overload, render_overload};
+pub use sent_times::SentTimes;
 pub use servecast_latency::ErrorBar;
 pub use sessions::SessionFigures;
 pub use sla::{Sla, SlaError};
 pub use slo::{LatencyLimit, Metric, Slo, SloError, SloOutcome, Statistic, is_share, render_slo};
 pub use stats::Stats;
-pub use summary::{DiagnosisOptions, Online, SummaryOptions, summarize, summarize_streamed};
+pub use streamed::{SettledRequest, StreamedTally};
+pub use summary::{DiagnosisOptions, Online, SummaryOptions, summarize};
 pub use table::{Cells, TableOptions, grouped, printable_styled, render_cells, render_table};
 pub use tally::Tally;
 pub use validation::{CurvePair, DistributionPair, ValidatedRun, render_validation};

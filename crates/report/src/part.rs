@@ -84,7 +84,56 @@ impl From<Stats> for Percentiles {
     }
 }
 
+/// A name, and how what it means is found.
+type Named<Of, What> = (&'static str, fn(&Of) -> Option<What>);
+
+/// The statistics of a latency, by the beginnings of their names.
+const STATISTICS: [Named<Percentiles, f64>; 6] = [
+    ("mean", |of| of.mean),
+    ("median", |of| of.median),
+    ("p90", |of| of.p90),
+    ("p95", |of| of.p95),
+    ("p99", |of| of.p99),
+    ("max", |of| of.max),
+];
+
+const LATENCIES: [Named<Figures, Percentiles>; 4] = [
+    ("ttft_ms", |of| of.ttft_ms),
+    ("tpot_ms", |of| of.tpot_ms),
+    ("itl_ms", |of| of.itl_ms),
+    ("e2e_latency_ms", |of| of.e2e_latency_ms),
+];
+
+const OTHERS: [Named<Figures, f64>; 7] = [
+    ("num_requests", |of| Some(of.num_requests as f64)),
+    ("completed_requests", |of| Some(of.completed_requests as f64)),
+    ("rejected_requests", |of| Some(of.rejected_requests as f64)),
+    ("total_input_tokens", |of| Some(of.total_input_tokens as f64)),
+    ("total_output_tokens", |of| Some(of.total_output_tokens as f64)),
+    ("prefix_cache_reused_ratio", |of| of.prefix_cache_reused_ratio),
+    ("goodput_completed_requests", |of| of.goodput_completed_requests.map(|count| count as f64)),
+];
+
 impl Figures {
+    /// The names of the figures, as a report has them: `p99_ttft_ms`.
+    pub(crate) fn names() -> Vec<String> {
+        let of_latency =
+            |(latency, _): &Named<Self, Percentiles>| STATISTICS.map(|(name, _)| format!("{name}_{latency}"));
+        let others = OTHERS.iter().map(|(name, _)| (*name).to_owned());
+        others.chain(LATENCIES.iter().flat_map(of_latency)).collect()
+    }
+
+    /// The figure of a name; `None` without a sample, and where there is no such figure.
+    pub(crate) fn named(&self, name: &str) -> Option<f64> {
+        if let Some((_, of)) = OTHERS.iter().find(|(other, _)| *other == name) {
+            return of(self);
+        }
+        let (statistic, latency) = name.split_once('_')?;
+        let (_, of_latency) = LATENCIES.iter().find(|(name, _)| *name == latency)?;
+        let (_, of) = STATISTICS.iter().find(|(name, _)| *name == statistic)?;
+        of(&of_latency(self)?)
+    }
+
     /// The figures of all requests of `run`, which may be a [part](RunRecord::part) of another.
     pub fn of(run: &RunRecord, judges: &Judges<'_>) -> Self {
         Self::of_tally(&Tally::of(run, judges), &run.gaps)

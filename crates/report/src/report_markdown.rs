@@ -1,12 +1,13 @@
 //! A report, and several, as Markdown for the summary of a job in CI.
 
 use crate::about::about;
+use crate::classes::class_cells;
 use crate::comparison::Comparison;
 use crate::facts::facts;
 use crate::gate::Check;
 use crate::markdown;
 use crate::report::Report;
-use crate::table::metrics;
+use crate::table::{Cells, metrics};
 
 /// Renders a report as Markdown: what came of `checks`, the latencies, and what the table for terminals has below it.
 pub fn render_markdown(report: &Report, checks: &[Check]) -> String {
@@ -17,10 +18,11 @@ pub fn render_markdown(report: &Report, checks: &[Check]) -> String {
     let (headers, rows) = metrics(report);
     let facts = facts(report).join("\n");
     format!(
-        "### servecast replay{name}\n\n{}{}{}\n{}{}",
+        "### servecast replay{name}\n\n{}{}{}\n{}{}{}",
         run(report),
         markdown::checks(checks),
         markdown::table(&headers, &rows, 1),
+        classes(report),
         diagnosis(report),
         markdown::block(&facts)
     )
@@ -30,6 +32,15 @@ pub fn render_markdown(report: &Report, checks: &[Check]) -> String {
 fn run(report: &Report) -> String {
     let item = |(name, text): &(&str, String)| format!("- {name}: {}\n", markdown::text(text));
     about(report).iter().map(item).collect::<String>() + "\n"
+}
+
+/// The figures of each class of requests, a row each; empty without classes.
+fn classes(report: &Report) -> String {
+    let Some(classes) = &report.classes else { return String::new() };
+    let Cells { left, headers, rows } = class_cells(classes);
+    let row = |cells: Vec<String>| cells.iter().map(|cell| markdown::text(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(row).collect();
+    format!("**By class (ms)**\n\n{}\n", markdown::table(&headers, &rows, left))
 }
 
 /// What is wrong with the run, a list item for each finding.

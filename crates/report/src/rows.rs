@@ -3,43 +3,40 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use servecast_record::{
-    EndedRequest, RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown,
-};
+use servecast_record::{RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown};
 use servecast_types::{Duration, Role, Time};
 
 use crate::latency::{tpot_ms, ttst};
+use crate::streamed::SettledRequest;
 use crate::window::Window;
 
 /// Writes one JSON object a line for each request of `run`, in order of arrival.
 ///
 /// A time or latency that does not exist is `null`: the second token of a request with one token, say.
-/// Rows of requests with a class say which.
+/// Rows of requests with a class, and of those that ask for a LoRA adapter, say which.
 /// Rejected requests have those of the tokens that they got, so filter by `status` before averaging. Where a part of the run is
 /// measured, rows say by `measured` whether they belong to it.
 pub fn write_request_rows(run: &RunRecord, window: Window, mut out: impl Write) -> io::Result<()> {
     let measured = (!window.is_whole()).then(|| window.is_measured(run));
     for ordinal in 0..run.requests.len() {
         let measured = measured.as_ref().map(|measured| measured[ordinal]);
-        let class = run.requests[ordinal].class.and_then(|class| run.classes.get(class.index()));
-        write_row(&run.ended(ordinal), measured, class.map(AsRef::as_ref), &mut out)?;
+        let request = &run.requests[ordinal];
+        let class = request.class.and_then(|class| run.classes.get(class.index())).map(AsRef::as_ref);
+        let lora = request.lora.and_then(|lora| run.loras.get(lora as usize)).map(AsRef::as_ref);
+        let row = RequestRow::new(ordinal, request, run.ttft_breakdown(ordinal));
+        write_row(&RequestRow { class, lora, measured, ..row }, &mut out)?;
     }
     out.flush()
 }
 
-/// Writes the row of a request that has ended, in a run of which all requests are measured.
-pub fn write_request_row(ended: &EndedRequest<'_>, out: impl Write) -> io::Result<()> {
-    write_row(ended, None, None, out)
+/// Writes the row of a request of a run that keeps none.
+pub fn write_request_row(request: &SettledRequest, out: impl Write) -> io::Result<()> {
+    let row = RequestRow::new(request.id.index(), &request.record, request.ttft_breakdown);
+    write_row(&RequestRow { measured: request.is_measured, ..row }, out)
 }
 
-fn write_row(
-    ended: &EndedRequest<'_>,
-    measured: Option<bool>,
-    class: Option<&str>,
-    mut out: impl Write,
-) -> io::Result<()> {
-    let row = RequestRow::new(ended.id.index(), ended.record, ended.ttft_breakdown());
-    serde_json::to_writer(&mut out, &RequestRow { class, measured, ..row })?;
+fn write_row(row: &RequestRow<'_>, mut out: impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut out, row)?;
     out.write_all(b"\n")
 }
 
@@ -61,6 +58,8 @@ struct RequestRow<'a> {
     line: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lora: Option<&'a str>,
     arrival_ms: f64,
     input_length: u32,
     requested_output_length: u32,
@@ -123,6 +122,7 @@ impl RequestRow<'_> {
             turn: request.turn,
             line: request.line,
             class: None,
+            lora: None,
             arrival_ms: request.arrival.as_ms(),
             input_length: request.input_tokens,
             requested_output_length: request.requested_output_tokens,

@@ -108,18 +108,8 @@ pub fn summarize(run: &RunRecord, options: &SummaryOptions) -> Report {
     report
 }
 
-/// Computes the report of a run that kept no requests: those of `tally` were told when they ended.
-///
-/// # Panics
-///
-/// Panics where a part of the run is to be measured.
-pub fn summarize_streamed(tally: &Tally, run: &RunRecord, options: &SummaryOptions) -> Report {
-    assert!(options.window.is_whole(), "a part of a run is measured where its requests are kept");
-    report(tally, tally, run, None, options)
-}
-
 /// The report of the requests of `tally`, which are a part of `whole` or all of it, and of the gaps and pools of `run`.
-fn report(
+pub(crate) fn report(
     tally: &Tally,
     whole: &Tally,
     run: &RunRecord,

@@ -79,7 +79,7 @@ struct Objective {
 
 impl Tally {
     /// The tally of a run whose requests are told when they have ended, in memory that does not grow with their number.
-    pub fn streamed(options: &SummaryOptions) -> Self {
+    pub(crate) fn streamed(options: &SummaryOptions) -> Self {
         Self::new(&options.judges(), Samples::counted)
     }
 

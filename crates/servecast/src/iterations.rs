@@ -63,6 +63,9 @@ struct Row {
     scheduled: Vec<(u32, u32, u32)>,
     /// Request, tokens found in the prefix cache.
     admitted: Vec<(u32, u32)>,
+    /// Request, those of these tokens that are loaded from the memory of the host; absent without such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    loaded_from_host: Vec<(u32, u32)>,
     /// Those of the admitted that had been preempted.
     resumed: Vec<u32>,
     preempted: Vec<u32>,
@@ -101,6 +104,12 @@ impl Row {
             end_ms: iteration.end.as_ms(),
             scheduled: iteration.scheduled.iter().map(|one| (one.id.0, one.tokens, one.computed)).collect(),
             admitted: iteration.admitted.iter().map(|one| (one.id.0, one.cached_tokens)).collect(),
+            loaded_from_host: iteration
+                .admitted
+                .iter()
+                .filter(|one| one.host_cached_tokens > 0)
+                .map(|one| (one.id.0, one.host_cached_tokens))
+                .collect(),
             resumed: iteration.admitted.iter().filter(|one| one.resumed).map(|one| one.id.0).collect(),
             preempted: ids(&iteration.preempted),
             joined: iteration.joined.iter().map(|one| one.id.0).collect(),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use servecast_cluster::{ClusterError, LoadMode, RouterOptions, Simulation, SimulationOptions, Topology};
 use servecast_report::{
     Check, Counts, DiagnosisOptions, ErrorBar, ExportFormat, FailIf, FailIfError, Limit, Margin,
-    NamedFigures, Provenance, Report, Sla, Slo, SummaryOptions, Verdict, Window as Measured, render_slo,
-    report_figures,
+    NamedFigures, Provenance, Report, Sla, Slo, SummaryOptions, Verdict, Window as Measured, class_figure,
+    render_slo,
 };
 use servecast_types::{Duration, Message, message};
 use servecast_workload::{Load, TraceError, TraceNotes, Workload, ideal_reuse};
@@ -186,12 +186,15 @@ impl Plan {
         }
         let figures = NamedFigures::of("", report).figures;
         for condition in &self.conditions {
-            let verdict = match figures.get(&condition.metric).copied().flatten() {
-                None => Verdict::Failed(format!("{condition}: the run has no sample of it")),
-                Some(value) if condition.is_broken_by(value, 0.0) => {
+            let figure = class_figure(report, &condition.metric)
+                .unwrap_or_else(|| Ok(figures.get(&condition.metric).copied().flatten()));
+            let verdict = match figure {
+                Err(problem) => Verdict::Failed(format!("{condition}: {problem}")),
+                Ok(None) => Verdict::Failed(format!("{condition}: the run has no sample of it")),
+                Ok(Some(value)) if condition.is_broken_by(value, 0.0) => {
                     Verdict::Failed(format!("{condition}: it is {value}"))
                 }
-                Some(value) => Verdict::Passed(Some(format!("it is {value}"))),
+                Ok(Some(value)) => Verdict::Passed(Some(format!("it is {value}"))),
             };
             checks.push(Check::new(name, condition.to_string(), verdict));
         }
@@ -361,7 +364,6 @@ fn conditions(config: &ReplayConfig, layers: &Layers) -> Result<Vec<FailIf>, Fai
             .with_hint(message!("{--fail_if} 'p99_ttft_ms>2000' gives a limit")));
     }
     let given = config.output.fail_if.iter().flatten().filter(|condition| condition.trim() != OBJECTIVES);
-    let known = report_figures();
     let condition = |text: &String| {
         let refused = |problem: String| {
             let hint = message!(
@@ -370,7 +372,7 @@ fn conditions(config: &ReplayConfig, layers: &Layers) -> Result<Vec<FailIf>, Fai
             Failure::user(layers.about("fail_if", problem)).with_hint(hint)
         };
         let condition: FailIf = text.parse().map_err(|error: FailIfError| refused(error.to_string()))?;
-        let condition = condition.on_one_of(&known).map_err(|error| refused(format!("`{text}`: {error}")))?;
+        let condition = condition.on_report().map_err(|error| refused(format!("`{text}`: {error}")))?;
         if matches!(condition.limit, Limit::Value(_)) {
             return Ok(condition);
         }

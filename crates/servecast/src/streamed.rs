@@ -51,7 +51,8 @@ fn needs_all(config: &ReplayConfig) -> Option<(&'static str, &'static str)> {
     let is_online = trace.replay_mode == Some(ReplayMode::Online);
     let by_names = config.deployment.router_mode == Some(RouterMode::PrefixHash);
     let stays = config.deployment.router_session_affinity_ttl_secs.is_some();
-    let (of_load, of_run) = ("is made of all of the load", "leaves requests out when all of them are known");
+    let of_load = "is made of all of the load";
+    let is_searched = measured.warmup.as_deref().is_some_and(|margin| margin.trim() == "auto");
     [
         ("merge", trace.merge.is_some(), "sends several traces at the same time"),
         ("time_range", trace.time_range.is_some(), of_load),
@@ -67,8 +68,7 @@ fn needs_all(config: &ReplayConfig) -> Option<(&'static str, &'static str)> {
             stays,
             "needs sessions, and rows of a stream are sent one by one",
         ),
-        ("warmup", measured.warmup.is_some(), of_run),
-        ("cooldown", measured.cooldown.is_some(), of_run),
+        ("warmup", is_searched, "is `auto`, and looks for a steady state in all requests of the run"),
     ]
     .into_iter()
     .find_map(|(key, is_given, why)| is_given.then_some((key, why)))

@@ -81,6 +81,21 @@ fn classes_have_figures_of_their_own() {
     assert!((mean - number(&report["mean_ttft_ms"])).abs() < 1e-9);
     let classes: Vec<Value> = rows(&sandbox, "rows.jsonl").iter().map(|row| row["class"].clone()).collect();
     assert_eq!(classes.iter().filter(|class| *class == "worker").count(), 40);
+    let gated = |condition: &str| sandbox.run(&["replay", "s.jsonl", "--fail-if", condition]);
+    assert_eq!(gated("classes.planner.num_requests<40").code, Some(0));
+    let failed = gated("classes.worker.p50_ttft_ms>0");
+    assert_eq!(failed.code, Some(3), "{}", failed.stderr);
+    assert!(failed.stderr.contains("classes.worker.median_ttft_ms>0: it is "), "{}", failed.stderr);
+    let unknown = gated("classes.none.p99_ttft_ms>1e9");
+    assert_eq!(unknown.code, Some(3), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("the load has no request of class `none`: it has `planner`, `worker`"),
+        "{}",
+        unknown.stderr
+    );
+    gated("classes.worker.p99_tfft_ms>1").is_refused(&["did you mean `classes.worker.p99_ttft_ms`?"]);
+    let markdown = sandbox.run(&["replay", "s.jsonl", "--format", "markdown"]).success();
+    assert!(markdown.contains("**By class (ms)**") && markdown.contains("| planner | 40 |"), "{markdown}");
     let table = sandbox.run(&["replay", "s.jsonl", "--format", "table"]);
     assert!(table.stdout.contains("By class (ms)") && table.stdout.contains("│ planner"), "{}", table.stdout);
     assert!(
@@ -230,6 +245,8 @@ fn prompts_share_nothing_under_different_adapters() {
         rows(&sandbox, file).iter().map(|row| row["reused_tokens"].as_u64().unwrap() > 0).collect()
     };
     assert_eq!(reused("rows.jsonl"), [false, false, false, true, true]);
+    let adapters: Vec<Value> = rows(&sandbox, "rows.jsonl").iter().map(|row| row["lora"].clone()).collect();
+    assert_eq!(Value::from(adapters), serde_json::json!([null, "sql", "law", "sql", null]));
     let converted = sandbox.run(&["trace", "convert", "l.jsonl", "-o", "c.jsonl"]);
     assert_eq!(converted.code, Some(0), "{}", converted.stderr);
     sandbox.report(&["c.jsonl", "--engine-args", engine, "--requests-jsonl", "again.jsonl"]);

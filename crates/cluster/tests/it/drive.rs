@@ -83,6 +83,7 @@ impl Source for Users<'_> {
                 turn: 0,
                 line: u64::from(line),
                 class: None,
+                lora: None,
                 arrival: now,
                 input_tokens: sent.input_tokens,
                 output_tokens: sent.output_tokens,
@@ -91,7 +92,6 @@ impl Source for Users<'_> {
             output: None,
             stop_after: None,
             priority: 0,
-            lora: None,
             placement: Placement::new(),
         })
     }

@@ -47,6 +47,7 @@ impl Source for Clients {
                 turn: 0,
                 line: self.sent.into(),
                 class: None,
+                lora: None,
                 arrival: now,
                 input_tokens: tokens,
                 output_tokens: 2 + self.sent % 9,
@@ -55,7 +56,6 @@ impl Source for Clients {
             output: Some(Box::new(Prompt::new([Run::tokens(self.sent, 10)]))),
             stop_after: self.sent.is_multiple_of(5).then_some(1),
             priority: 0,
-            lora: None,
             placement: [].into_iter().collect(),
         })
     }

@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use serde_json::Value;
-use servecast_cluster::{Observer, RouterMode, Simulation};
+use servecast_cluster::{Observer, RouterMode, Simulation, WithTokens};
 use servecast_record::{EndedRequest, RequestRecord, RunRecord, TtftBreakdown};
-use servecast_report::{Sla, SummaryOptions, Tally, summarize, summarize_streamed};
-use servecast_types::{Duration, Time};
+use servecast_report::{
+    Sla, StreamedTally, SummaryOptions, Window, summarize, write_request_row, write_request_rows,
+};
+use servecast_types::{Duration, RequestId, Time};
 use servecast_workload::{
-    Cut, Load, StreamOptions, TraceForm, TraceRow, TraceStream, Workload, write_mooncake,
+    Cut, Load, StreamOptions, TraceForm, TraceRow, TraceStream, TurnStart, Workload, write_mooncake,
 };
 
 use crate::properties::cases;
@@ -57,15 +59,28 @@ fn summary(count_rejected: bool) -> SummaryOptions {
 fn check_reports(whole: &RunRecord, record: &RunRecord, out: &HandedOut) -> Result<(), TestCaseError> {
     for count_rejected in [false, true] {
         let options = summary(count_rejected);
-        let mut tally = Tally::streamed(&options);
-        out.requests.iter().for_each(|(request, _)| tally.add(request));
-        let whole = serde_json::to_value(summarize(whole, &options)).unwrap();
-        let mut streamed = serde_json::to_value(summarize_streamed(&tally, record, &options)).unwrap();
-        let error = streamed.as_object_mut().unwrap().remove("percentile_relative_error");
-        prop_assert_eq!(error, Some(Value::from(1.0 / 1024.0)));
-        check_same("", &whole, &streamed)?;
+        let mut tally = StreamedTally::new(&options);
+        for (number, (request, _)) in out.requests.iter().enumerate() {
+            let id = RequestId(number as u32);
+            let ended = EndedRequest { id, record: request, readmitted: &whole.readmitted, tokens: None };
+            tally.add(&ended, |_| Ok::<_, ()>(())).unwrap();
+        }
+        check_report(whole, &tally, record, &options)?;
     }
     Ok(())
+}
+
+fn check_report(
+    whole: &RunRecord,
+    tally: &StreamedTally,
+    record: &RunRecord,
+    options: &SummaryOptions,
+) -> Result<(), TestCaseError> {
+    let whole = serde_json::to_value(summarize(whole, options)).unwrap();
+    let mut streamed = serde_json::to_value(tally.summarize(record, options)).unwrap();
+    let error = streamed.as_object_mut().unwrap().remove("percentile_relative_error");
+    prop_assert_eq!(error, Some(Value::from(1.0 / 1024.0)));
+    check_same("", &whole, &streamed)
 }
 
 fn check_same(key: &str, whole: &Value, streamed: &Value) -> Result<(), TestCaseError> {
@@ -155,6 +170,61 @@ fn check(scenario: &Scenario, plain: bool, window_ms: u64) -> Result<(), TestCas
     check_reports(&whole, &record, &out)
 }
 
+/// What comes of requests as they are handed out: figures and rows.
+struct Windowed {
+    tally: StreamedTally,
+    rows: Vec<u8>,
+}
+
+impl Observer for Windowed {
+    fn ended(&mut self, ended: &EndedRequest<'_>) {
+        self.tally.add(ended, |request| write_request_row(request, &mut self.rows)).unwrap();
+    }
+}
+
+/// Figures and rows of a part of the run are those of a run that keeps its requests.
+fn check_window(scenario: &Scenario, plain: bool, window: Window, ms: u64) -> Result<(), TestCaseError> {
+    let options = SummaryOptions { window, ..summary(false) };
+    let (topology, simulated) = deployment(scenario, plain);
+    let load = Load::Open { arrival_speedup_ratio: 1.0 };
+    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let mut observer = ();
+    let mut tokens = WithTokens::new(&topology, true, &mut observer);
+    let whole = Simulation::new(&topology, workload, &simulated).unwrap().run(&mut tokens).unwrap();
+    let whole = RunRecord { token_times: tokens.into_times(), ..whole };
+
+    let mut text = Vec::new();
+    write_mooncake(&scenario.rows, &mut text).unwrap();
+    let sort_window = Duration::from_ns(ms * 1_000_000);
+    let streaming = StreamOptions { arrival_speedup_ratio: 1.0, max_requests: None, sort_window };
+    let mut trace = TraceStream::new(&text[..], &TraceForm::default(), |_| Cut::from(6), streaming).unwrap();
+    let mut windowed = Windowed { tally: StreamedTally::new(&options), rows: Vec::new() };
+    let sent = windowed.tally.sent_times();
+    let feed = trace.by_ref().inspect(|(_, turn)| {
+        let TurnStart::At(time) = turn.start else { panic!("a request of a stream has a time") };
+        if let Some(sent) = &sent {
+            sent.borrow_mut().add(time);
+        }
+    });
+    let mut tokens = WithTokens::new(&topology, true, &mut windowed);
+    let record = Simulation::run_streamed(&topology, &simulated, feed, &mut tokens).unwrap();
+    windowed.tally.finish(|request| write_request_row(request, &mut windowed.rows)).unwrap();
+
+    let mut rows = Vec::new();
+    write_request_rows(&whole, window, &mut rows).unwrap();
+    prop_assert_eq!(String::from_utf8(windowed.rows).unwrap(), String::from_utf8(rows).unwrap());
+    check_report(&whole, &windowed.tally, &record, &options)
+}
+
+/// What is left out at an end: nothing, a number of requests, or a time.
+fn margin() -> impl Strategy<Value = Option<String>> {
+    prop_oneof![
+        Just(None),
+        (0_u64..60).prop_map(|number| Some(number.to_string())),
+        (0_u64..3000).prop_map(|ms| Some(format!("{ms}ms"))),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
@@ -176,6 +246,24 @@ proptest! {
             row.line = line;
         }
         check(&scenario, plain, 0)?;
+    }
+
+    #[test]
+    fn a_part_of_a_streamed_run_is_that_of_one_which_keeps_its_requests(
+        scenario in scenario(),
+        rows in rows(0, 1..100),
+        margins in (margin(), margin()),
+        step_ms in prop_oneof![Just(1.0), Just(50.0)],
+        plain in any::<bool>(),
+    ) {
+        let mut scenario = of_single_requests(Scenario { rows, ..scenario });
+        // Many are sent at one time.
+        for ms in scenario.rows.iter_mut().filter_map(|row| row.timestamp_ms.as_mut()) {
+            *ms = (*ms / step_ms).floor() * step_ms;
+        }
+        let parse = |text: Option<String>| text.map(|text| text.parse().unwrap());
+        let window = Window { warmup: parse(margins.0), cooldown: parse(margins.1) };
+        check_window(&scenario, plain, window, 40 * 100)?;
     }
 
     /// A long run on few blocks, where requests are preempted, also in the pass that is decided while their last token comes.

@@ -9,12 +9,12 @@ import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 import { checkRecommendation } from "./recommend.mjs";
 import { checkCurves, checkTradeoff, checkVaried } from "./runs.mjs";
-import { checkSlowest, checkTargets } from "./run.mjs";
+import { checkGroups, checkSlowest, checkTargets } from "./run.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const [out, ...pages] = process.argv.slice(2);
 const SECTIONS = {
-  run: ["summary", "targets", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
+  run: ["summary", "groups", "targets", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   // With something to say about it.
   diagnosed: ["diagnosis", "summary", "targets", "distributions", "breakdown", "time", "heat", "prompts", "slowest", "reproduce"],
   varied: ["differs", "results", "tradeoff", "setting", "time"],
@@ -70,6 +70,7 @@ async function check(kind, file, [width, colorScheme]) {
     await checkKeyboard(page);
     await checkChoices(page);
     await checkLives(page);
+    await checkGroups(page);
     await checkTargets(page);
     await checkSlowest(page);
   }

@@ -3,6 +3,19 @@ import assert from "node:assert/strict";
 
 const kept = (page) => page.locator("#targets output").textContent();
 
+/// Classes and sessions have the figures of the report.
+export async function checkGroups(page) {
+  const { classes, sessions } = await page.evaluate(() => data.report);
+  const rows = (label) => page.$$eval(`[aria-label="${label}"] tbody tr`, (all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
+  const shown = (value) => value.toLocaleString("en-US", { maximumFractionDigits: 2 });
+  const ofClasses = await rows("Figures by class");
+  assert.deepEqual(ofClasses.map(([name]) => name), Object.keys(classes ?? {}));
+  for (const [name, requests, , ttft] of ofClasses) assert.deepEqual([requests, ttft], [shown(classes[name].num_requests), shown(classes[name].ttft_ms.mean)]);
+  const ofSessions = await rows("Figures of sessions");
+  assert.equal(ofSessions.length, sessions ? 3 : 0);
+  if (sessions) assert.deepEqual(ofSessions.map((row) => row[1]), [shown(sessions.session_duration_ms.mean / 1e3), shown(sessions.first_turn_ttft_ms.mean), shown(sessions.later_turn_ttft_ms.mean)]);
+}
+
 /// Goodput, lines and marks follow targets that are set in the page; the diagnosis does not.
 export async function checkTargets(page) {
   const { report } = await page.evaluate(() => ({ report: data.report }));

@@ -7,6 +7,12 @@ source "$(dirname "$0")/setup.sh"
 replay() {
   "$servecast" replay --quiet "$@" > /dev/null
 }
+# A load of sessions, some of several classes.
+"$servecast" trace generate --input-tokens 600 --output-tokens 40 --request-count 120 --turns-per-session 3 \
+  --arrival-interval-ms 50 -o "$out/plain.jsonl" > /dev/null
+awk '{ sub(/}$/, NR % 3 ? ", \"class\": \"chat\"}" : ", \"class\": \"batch | nightly\"}"); print }' "$out/plain.jsonl" > "$out/classes.jsonl"
+replay "$out/classes.jsonl" --workers 2 --sla-ttft-ms 300 --slo 'p95 ttft <= 200ms' --slo 'goodput >= 95% (ttft <= 1s)' \
+  --report-html "$out/classes.html"
 # A few workers, and many of two pools with a router and KV that takes time to move.
 replay --workers 3 --sla-ttft-ms 300 --overwrite --output-dir "$out/few"
 replay --workers 4 --overwrite --output-dir "$out/more"
@@ -38,7 +44,7 @@ load=(--input-tokens 900 --output-tokens 60 --request-count 400 --arrival-interv
 "$servecast" recommend --quiet --latency linear:6000,30,200 "${load[@]}" --max-gpus 3 --slo 'max ttft <= 1ms' \
   --html "$out/none.html" > /dev/null || [ $? = 3 ]
 cp "$out/few/report.html" "$out/few.html"
-node "$modules/page.mjs" "$out" run="$out/few.html" diagnosed="$out/many.html" varied="$out/varied.html" \
+node "$modules/page.mjs" "$out" run="$out/few.html" run="$out/classes.html" diagnosed="$out/many.html" varied="$out/varied.html" \
   compare="$out/compare.html" beside="$out/beside.html" validate="$out/validate.html" latency="$out/latency.html" \
   recommend="$out/recommend.html" none="$out/none.html" ||
   fail "a page is not as it should be; pages and screenshots: $out"

@@ -6,11 +6,11 @@
 
 use std::io::Write as _;
 
-use servecast_cluster::{RunError, Simulation};
+use servecast_cluster::{RunError, Simulation, WithTokens};
 use servecast_record::EndedRequest;
-use servecast_report::{Report, SummaryOptions, Tally, summarize_streamed, write_request_row};
-use servecast_types::Duration;
-use servecast_workload::TraceNotes;
+use servecast_report::{Report, SettledRequest, StreamedTally, SummaryOptions, write_request_row};
+use servecast_types::{Duration, Time};
+use servecast_workload::{TraceNotes, TurnStart};
 
 use super::{Follower, fail_if, json, outputs, show};
 use crate::error::{Failure, chain};
@@ -20,17 +20,25 @@ use crate::plan::Plan;
 
 /// What comes of requests: the figures of all, and a row of each.
 pub(super) struct Requests {
-    tally: Tally,
+    tally: StreamedTally,
     rows: Option<OutputFile>,
 }
 
 impl Requests {
     /// A request has ended.
     pub(super) fn add(&mut self, ended: &EndedRequest<'_>) -> Result<(), Failure> {
-        self.tally.add(ended.record);
-        let Some(rows) = &mut self.rows else { return Ok(()) };
-        write_request_row(ended, &mut *rows).map_err(|error| rows.failure(&error))
+        self.tally.add(ended, |request| write_row(self.rows.as_mut(), request))
     }
+
+    /// All of them have.
+    fn finish(&mut self) -> Result<(), Failure> {
+        self.tally.finish(|request| write_row(self.rows.as_mut(), request))
+    }
+}
+
+fn write_row(rows: Option<&mut OutputFile>, request: &SettledRequest) -> Result<(), Failure> {
+    let Some(rows) = rows else { return Ok(()) };
+    write_request_row(request, &mut *rows).map_err(|error| rows.failure(&error))
 }
 
 /// Runs the plan, whose trace has rows that come so long before one above them.
@@ -45,10 +53,17 @@ pub(super) fn run(
     let mut trace = plan.source.stream(ratio, sort_window)?;
     interrupt.defer()?;
     let rows = output.requests_jsonl.as_deref().map(OutputFile::create).transpose()?;
-    let judges = plan.summary_of(&TraceNotes::default(), None);
+    let tally = StreamedTally::new(&plan.summary_of(&TraceNotes::default(), None));
+    let sent = tally.sent_times();
+    let feed = trace.by_ref().inspect(|(_, turn)| {
+        if let Some(sent) = &sent {
+            sent.borrow_mut().add(sent_at(turn.start));
+        }
+    });
     let mut follower = Follower::new(plan, None, quiet, interrupt)?;
-    follower.requests = Some(Requests { tally: Tally::streamed(&judges), rows });
-    let outcome = Simulation::run_streamed(&plan.topology, &plan.options(), &mut trace, &mut follower);
+    follower.requests = Some(Requests { tally, rows });
+    let mut with_tokens = WithTokens::new(&plan.topology, !plan.measured.is_whole(), &mut follower);
+    let outcome = Simulation::run_streamed(&plan.topology, &plan.options(), feed, &mut with_tokens);
     let requests = follower.requests.take();
     let (wall_time_ms, mut complete) = follower.finish(outcome.as_ref().err())?;
     // A trace that cannot be used to its end is the reason of whatever else went wrong.
@@ -57,14 +72,23 @@ pub(super) fn run(
     if !quiet {
         notes.sentences().iter().for_each(|sentence| note(&format!("note: {sentence}")));
     }
-    let Some(Requests { tally, rows }) = requests else { unreachable!("they were given to the follower") };
+    let Some(mut requests) = requests else { unreachable!("they were given to the follower") };
+    requests.finish()?;
     let options = SummaryOptions { wall_time_ms, ..plan.summary_of(&notes, None) };
-    let report = summarize_streamed(&tally, &record, &options);
-    complete.extend(rows);
+    let report = requests.tally.summarize(&record, &options);
+    complete.extend(requests.rows);
     write(plan, &report, complete, interrupt)?;
     interrupt.resume()?;
     show(plan, &report, &record, quiet)?;
     fail_if(plan, &report)
+}
+
+/// When a request of a trace is sent that is used as it is read.
+fn sent_at(start: TurnStart) -> Time {
+    match start {
+        TurnStart::At(time) | TurnStart::NotBefore(time) => time,
+        TurnStart::AfterPrevious(_) => unreachable!("each request is a session of its own"),
+    }
 }
 
 /// Puts the files in place, with the report.

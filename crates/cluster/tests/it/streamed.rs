@@ -94,13 +94,14 @@ fn check_same(key: &str, whole: &Value, streamed: &Value) -> Result<(), TestCase
             one.iter().zip(other).try_for_each(|(one, other)| check_same(key, one, other))
         }
         (Value::Number(one), Value::Number(other))
-            if key.ends_with("_ms") || key == "value" || key == "margin" =>
+            if key.ends_with("_ms") || ["value", "margin", "median", "p90", "p95", "p99"].contains(&key) =>
         {
             let (one, other) = (one.as_f64().unwrap(), other.as_f64().unwrap());
-            let is_of_latency =
-                ["ttft_ms", "ttst_ms", "tpot_ms", "e2e_latency_ms", "queue_time_ms", "value", "margin"]
-                    .iter()
-                    .any(|name| key.ends_with(name));
+            // Of the whole run, where a part is measured, percentiles are named by themselves.
+            let names =
+                ["ttft_ms", "ttst_ms", "tpot_ms", "e2e_latency_ms", "queue_time_ms", "value", "margin"];
+            let is_of_latency = ["median", "p90", "p95", "p99"].contains(&key)
+                || names.iter().any(|name| key.ends_with(name));
             let is_exact =
                 !is_of_latency || ["mean_", "min_", "max_"].iter().any(|start| key.starts_with(start));
             let error = if is_exact { 0.0 } else { 1e-6 + 1e-9 * one.abs() };

@@ -6,6 +6,7 @@
 (100, 94)
 """
 
+from servecast._columns import Columns
 from servecast._commands import (
     CommandResult,
     Comparison,
@@ -19,11 +20,11 @@ from servecast._commands import (
     validate,
 )
 from servecast._config import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
-from servecast._errors import ConfigError, ReplayError, ReplayWarning, RouterError, ServecastError, TraceError
+from servecast._errors import ConfigError, ReplayError, RouterError, ServecastError, TraceError
 from servecast._native import Batch, __version__
 from servecast._recommend import Recommendation, SearchProgress, recommend
 from servecast._replay import Progress, replay_many, run_synthetic_trace_replay, run_trace_replay
-from servecast._report import Columns, Report
+from servecast._report import Report
 from servecast._router import (
     Applied,
     Decision,
@@ -36,6 +37,7 @@ from servecast._router import (
     sequence_hashes,
 )
 from servecast._sweep import Sweep, sweep
+from servecast._trace import Trace
 
 __all__ = [
     "Applied",
@@ -51,7 +53,6 @@ __all__ = [
     "Progress",
     "Recommendation",
     "ReplayError",
-    "ReplayWarning",
     "Report",
     "Router",
     "RouterConfigOverride",
@@ -60,6 +61,7 @@ __all__ = [
     "Selection",
     "ServecastError",
     "Sweep",
+    "Trace",
     "TraceError",
     "Validation",
     "Worker",

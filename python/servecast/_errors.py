@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "ReplayError", "ReplayWarning", "RouterError", "ServecastError", "TraceError"]
+__all__ = ["ConfigError", "ReplayError", "RouterError", "ServecastError", "TraceError"]
 
 
 class ServecastError(Exception):
@@ -41,10 +41,6 @@ class RouterError(ServecastError, ValueError):
     """A request that a router cannot serve, or that it does not know."""
 
 
-class ReplayWarning(UserWarning):
-    """A setting without effect, or something odd about a trace."""
-
-
 # Tracebacks show where users import them from.
-for _class in (ServecastError, ConfigError, TraceError, ReplayError, RouterError, ReplayWarning):
+for _class in (ServecastError, ConfigError, TraceError, ReplayError, RouterError):
     _class.__module__ = "servecast"

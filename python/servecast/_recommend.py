@@ -5,19 +5,24 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import cached_property
-from typing import Any, NamedTuple, Union
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from servecast import _native
+from servecast._columns import Columns, columns_of_rows
 from servecast._config import plain
-from servecast._errors import ConfigError, ReplayWarning
+from servecast._errors import ConfigError
 from servecast._executors import checked, evaluator, wants_no_function
-from servecast._replay import Trace, prepared, trace_of
-from servecast._report import Columns, JsonMapping, table_as_html
+from servecast._progress import Bar, bar_for
+from servecast._replay import TraceLike, prepared, trace_of
+from servecast._report import JsonMapping, table_as_html, with_notes
 from servecast._results import RecommendationKeys
+
+if TYPE_CHECKING:
+    from servecast._settings import SearchSettings
+    from typing_extensions import Unpack
 
 __all__ = ["Recommendation", "SearchProgress", "Varied", "recommend"]
 
@@ -57,6 +62,11 @@ class Recommendation(JsonMapping, RecommendationKeys):
         """Return the ranking as ``servecast recommend --csv`` writes it."""
         return self._answer.csv()
 
+    @cached_property
+    def notes(self) -> list[str]:
+        """What there is to know of the search, in sentences: settings without effect, oddities of the trace."""
+        return self._answer.notes()
+
     @property
     def best(self) -> dict[str, Any] | None:
         """The first deployment of the first load, if one keeps all targets."""
@@ -73,13 +83,13 @@ class Recommendation(JsonMapping, RecommendationKeys):
         """The deployments that keep all targets, the best first: their settings, figures and costs as columns."""
         entries = [(load["factor"], place, entry) for load in self["loads"] for place, entry in _placed(load)]
         keys = dict.fromkeys(key for _, _, entry in entries for key in entry["settings"])
-        return Columns([_row(factor, place, entry, list(keys)) for factor, place, entry in entries])
+        return columns_of_rows([_row(factor, place, entry, list(keys)) for factor, place, entry in entries])
 
     def __repr__(self) -> str:
-        return self._answer.table().rstrip("\n")
+        return with_notes(self._answer.table(), self.notes)
 
     def _repr_html_(self) -> str:
-        return table_as_html(self._answer.table())
+        return table_as_html(self._answer.table(), self.notes)
 
 
 def _placed(load: dict[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -102,7 +112,7 @@ def _row(factor: float, place: int, entry: dict[str, Any], keys: list[str]) -> d
 
 
 def recommend(
-    trace_file: Trace | None = None,
+    trace_file: TraceLike | None = None,
     *,
     slo: str | Sequence[str],
     objective: str | Sequence[str] | None = None,
@@ -116,8 +126,8 @@ def recommend(
     resume: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     threads: int | None = None,
-    progress: Callable[[SearchProgress], object] | None = None,
-    **settings: Any,
+    progress: Callable[[SearchProgress], object] | bool | None = None,
+    **settings: Unpack[SearchSettings],
 ) -> Recommendation:
     """Recommend the deployment that keeps its targets with the fewest GPUs, or at the lowest cost.
 
@@ -125,8 +135,8 @@ def recommend(
     The answer is that of trying everything, and has the same bytes wherever it is computed.
 
     Args:
-        trace_file: A path to a trace, or its rows as dicts; without it, the load that ``input_tokens`` and so on
-            describe.
+        trace_file: A path to a trace, a ``Trace``, or rows as dicts; without it, the load that ``input_tokens`` and so
+            on describe.
         slo: The targets, such as ``"p95 ttft <= 1s"`` or ``"goodput >= 99% (ttft <= 2s, tpot <= 50ms)"``.
         objective: What is best: ``"gpus"``, ``"cost"``, ``"goodput_per_gpu"``, ``"latency"`` or ``"headroom"``; two of
             them for the deployments that no other one beats in both.
@@ -142,7 +152,8 @@ def recommend(
         executor: Where deployments are simulated: any ``concurrent.futures.Executor``. Without it, threads of this
             process, outside the interpreter's lock.
         threads: Runs at a time without an executor, one for each core if not given.
-        progress: Called when a run is over; what it raises ends the search.
+        progress: Called when a run is over; what it raises ends the search. True is a line on standard error, False
+            nothing; without it there is a line in terminals and notebooks.
         **settings: What deployments have in common: ``model``, ``gpu`` and any other key of a configuration file, as in
             ``run_trace_replay``.
 
@@ -176,11 +187,15 @@ def recommend(
         "threads": _whole("threads", threads),
         "resume": None if resume is None else os.fspath(resume),
     }
-    told = None if progress is None else _Told(progress)
-    answer = _native.recommend(given, json.dumps(asked), None if pool is None else evaluator(pool), told)
-    for note in answer.notes():
-        warnings.warn(note, ReplayWarning, stacklevel=2)
+    with bar_for(progress, "runs") as bar:
+        told = _Told(partial(_move, bar)) if bar is not None else _Told(progress) if callable(progress) else None
+        answer = _native.recommend(given, json.dumps(asked), None if pool is None else evaluator(pool), told)
     return Recommendation(answer)
+
+
+def _move(bar: Bar, reached: SearchProgress) -> None:
+    best = f", best so far: {reached.best}" if reached.best else ""
+    bar(reached.runs, None, f"{reached.deployments:,} deployments{best}")
 
 
 class _Told:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
 from servecast import _native
 from servecast._config import EngineArgs, KvRouterConfig, plain
-from servecast._errors import ConfigError, ReplayWarning, TraceError
+from servecast._errors import ConfigError
 from servecast._parquet import is_parquet, parquet_text
+from servecast._progress import Bar, bar_for
 from servecast._report import Report
+from servecast._trace import Trace, text_of
+
+if TYPE_CHECKING:
+    from servecast._settings import SyntheticSettings, TraceSettings
+    from typing_extensions import Unpack
 
 __all__ = ["Progress", "replay_many", "run_synthetic_trace_replay", "run_trace_replay"]
 
-Trace = Union[str, "os.PathLike[str]", Iterable[Mapping[str, Any]]]
+TraceLike = Union[Trace, str, "os.PathLike[str]", Iterable[Mapping[str, Any]]]
 EngineSettings = Union[EngineArgs, Mapping[str, Any], str]
 RouterSettings = Union[KvRouterConfig, Mapping[str, Any], str]
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -41,7 +46,7 @@ LatencyFunction = Callable[[_native.Batch], float]
 
 
 def run_trace_replay(
-    trace_file: Trace,
+    trace_file: TraceLike,
     *,
     extra_engine_args: EngineSettings | None = None,
     prefill_engine_args: EngineSettings | None = None,
@@ -61,14 +66,14 @@ def run_trace_replay(
     turns: Literal["whole", "delta"] | None = None,
     latency: str | LatencyFunction | None = None,
     iterations: bool = False,
-    progress: ProgressCallback | None = None,
-    **settings: Any,
+    progress: ProgressCallback | bool | None = None,
+    **settings: Unpack[TraceSettings],
 ) -> Report:
     """Replay a trace.
 
     Args:
         trace_file: A path to a trace (``docs/traces.md``; plain, gzip or Zstandard; Parquet if PyArrow or Polars is
-            installed), or the rows themselves as dicts.
+            installed), a ``Trace``, or the rows themselves as dicts.
         extra_engine_args: The engine of aggregated workers.
         prefill_engine_args: The engine of prefill workers. Engine settings or counts of prefill and decode workers,
             which come in pairs, make the deployment disaggregated.
@@ -85,7 +90,7 @@ def run_trace_replay(
         trace_block_size: Prompt tokens that a hash id stands for, 512 if not given (16 in rows with ``chat_id`` and
             ``parent_chat_id``).
         time_unit: Unit of timestamps and of ``delay``. Without it they are milliseconds (``arrival_time_ns``
-            nanoseconds), unless they are beyond doubt in another unit, which a warning says.
+            nanoseconds), unless they are beyond doubt in another unit, which a note says.
         columns: Columns of a table of requests, as ``"time=arrived,input=prompt_tokens,output=completion_tokens"``.
             Tables of Azure, BurstGPT, Vidur, BLIS and ServeGen need none.
         turns: What the rows of a session hold: ``"whole"`` prompts, or ``"delta"``, what is new in each turn. Without
@@ -94,7 +99,8 @@ def run_trace_replay(
             which is called for each iteration and has to answer equal batches alike. ``EngineArgs`` may have one for
             its pool alone.
         iterations: Keep a row an iteration, for ``Report.iterations``.
-        progress: Called every 50 ms or so; what it raises ends the replay.
+        progress: Called every 50 ms or so; what it raises ends the replay. True is a bar on standard error, False
+            nothing; without it there is a bar in terminals and notebooks.
         **settings: Any other key of a configuration file, such as ``seed``, ``engine``, ``max_num_seqs`` or
             ``sla_ttft_ms``.
 
@@ -131,8 +137,8 @@ def run_synthetic_trace_replay(
     inter_turn_delay_ms: float = 0.0,
     latency: str | LatencyFunction | None = None,
     iterations: bool = False,
-    progress: ProgressCallback | None = None,
-    **settings: Any,
+    progress: ProgressCallback | bool | None = None,
+    **settings: Unpack[SyntheticSettings],
 ) -> Report:
     """Replay a synthetic workload.
 
@@ -159,7 +165,7 @@ def run_synthetic_trace_replay(
         arrival_speedup_ratio: By how much faster requests arrive.
         latency: How long iterations take: the name of a latency model, or a function.
         iterations: Keep a row an iteration.
-        progress: Called every 50 ms or so.
+        progress: Called every 50 ms or so, or whether there is a bar.
         **settings: Any other key of a configuration file.
 
     Raises:
@@ -174,7 +180,7 @@ def replay_many(
     runs: Iterable[Mapping[str, Any]],
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> list[Report]:
     """Run several replays at once, and return their reports in order.
 
@@ -182,7 +188,8 @@ def replay_many(
         runs: The arguments of each, by name: those of ``run_trace_replay`` if there is a ``trace_file``, otherwise
             those of ``run_synthetic_trace_replay``.
         threads: Most runs at a time; without it, one for each core.
-        progress: Called with how many are done and how many there are.
+        progress: Called with how many are done and how many there are. True is a bar on standard error, False nothing;
+            without it there is a bar in terminals and notebooks.
 
     Raises:
         ConfigError, TraceError, ReplayError: Of the first run in the list that is refused, with its place.
@@ -194,8 +201,10 @@ def replay_many(
         if "progress" in run:
             raise ConfigError("`progress` is an argument of replay_many, not of one of its runs")
         ready.append(arguments_of(run))
-    outcomes = _native.run_many(ready, threads or os.cpu_count() or 1, progress)
-    return [_reported(outcome) for outcome in outcomes]
+    with bar_for(progress, "runs") as bar:
+        told = bar or (progress if callable(progress) else None)
+        outcomes = _native.run_many(ready, threads or os.cpu_count() or 1, told)
+    return [Report(outcome) for outcome in outcomes]
 
 
 def arguments_of(run: Mapping[str, Any]) -> tuple[str, bytes | None, bool, list[LatencyFunction], str]:
@@ -229,22 +238,18 @@ def _is_same(value: object, default: object) -> bool:
     return type(value) is type(default) and value == default
 
 
-def trace_of(trace: Trace, given: Mapping[str, Any]) -> tuple[dict[str, Any], bytes | None]:
+def trace_of(trace: TraceLike, given: Mapping[str, Any]) -> tuple[dict[str, Any], bytes | None]:
     """Return a trace as a setting, or as the text of its rows."""
+    if isinstance(trace, Trace):
+        # Another size may be given beside it, and is refused if it does not fit.
+        size = trace.block_size if given.get("trace_block_size") is None else None
+        return {} if size is None else {"trace_block_size": size}, trace.to_jsonl()
     if isinstance(trace, (str, os.PathLike)):
         path = os.fspath(trace)
         if is_parquet(path):
             return {}, parquet_text(path, given.get("columns") is not None)
         return {"trace_file": path}, None
-    lines = []
-    for place, row in enumerate(trace, 1):
-        if not isinstance(row, Mapping):
-            raise TraceError(f"trace: row {place} is a {type(row).__name__}, but must be a dict")
-        try:
-            lines.append(json.dumps(dict(row), default=plain, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise TraceError(f"trace: row {place}: {error}") from None
-    return {}, "\n".join(lines).encode()
+    return {}, text_of(trace)
 
 
 def prepared(
@@ -291,17 +296,20 @@ def _run(
     trace: tuple[dict[str, Any], bytes | None],
     given: dict[str, Any],
     iterations: bool,
-    progress: ProgressCallback | None,
+    progress: ProgressCallback | bool | None,
 ) -> Report:
-    told = None if progress is None else partial(_tell, progress)
-    return _reported(_native.run(prepared(trace, given, iterations), told))
+    ready = prepared(trace, given, iterations)
+    with bar_for(progress, "requests") as bar:
+        if bar is not None:
+            told: Callable[[float, int, int], object] | None = partial(_move, bar)
+        else:
+            told = partial(_tell, progress) if callable(progress) else None
+        return Report(_native.run(ready, told))
+
+
+def _move(bar: Bar, now_ms: float, ended: int, requests: int) -> None:
+    bar(ended, requests, f"{now_ms / 1000:,.0f} s simulated")
 
 
 def _tell(progress: ProgressCallback, now_ms: float, ended: int, requests: int) -> None:
     progress(Progress(now_ms, ended, requests))
-
-
-def _reported(outcome: _native.Outcome) -> Report:
-    for note in outcome.notes():
-        warnings.warn(note, ReplayWarning, stacklevel=4)
-    return Report(outcome)

@@ -7,72 +7,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servecast import _native
+from servecast._columns import Columns, columns_of
 from servecast._errors import ConfigError
 from servecast._results import ReportKeys
 
 if TYPE_CHECKING:
     import pandas
     import polars
+    import pyarrow
 
-__all__ = ["Columns", "JsonMapping", "Report", "table_as_html"]
-
-
-class Columns(Mapping[str, Any]):
-    """Rows as columns by name: NumPy arrays if NumPy is installed, otherwise lists.
-
-    A number that does not exist is NaN in an array and None in a list.
-    """
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._lists: dict[str, list[Any]] = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-        self._arrays: dict[str, Any] = {}
-        self.num_rows = len(rows)
-
-    def __getitem__(self, name: str) -> Any:
-        values = self._lists[name]
-        if find_spec("numpy") is None:
-            return values
-        if name not in self._arrays:
-            self._arrays[name] = _array(values)
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._lists)
-
-    def __len__(self) -> int:
-        return len(self._lists)
-
-    def __repr__(self) -> str:
-        return f"Columns({self.num_rows} rows: {', '.join(self)})"
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return a data frame of pandas, which has to be installed."""
-        import pandas
-
-        return pandas.DataFrame(dict(self))
-
-    def to_polars(self) -> polars.DataFrame:
-        """Return a data frame of Polars, which has to be installed."""
-        import polars
-
-        return polars.DataFrame(self._lists, infer_schema_length=None)
-
-
-def _array(values: list[Any]) -> Any:
-    import numpy
-
-    kinds = {type(value) for value in values if value is not None}
-    if kinds and kinds <= {int, float}:
-        is_whole = kinds == {int} and None not in values
-        return numpy.array(values, dtype=numpy.int64 if is_whole else numpy.float64)
-    array: Any = numpy.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+__all__ = ["JsonMapping", "Report", "table_as_html", "with_notes"]
 
 
 class JsonMapping(Mapping[str, Any]):
@@ -118,7 +66,7 @@ class Report(JsonMapping, ReportKeys):
 
     A figure of which the run has no sample is None. ``p50_x`` is another name of ``median_x``.
 
-    In print and in a notebook it is the table that the command line shows.
+    In print and in a notebook it is the table that the command line shows, in a notebook with a small chart.
     """
 
     def __init__(self, outcome: _native.Outcome) -> None:
@@ -153,30 +101,77 @@ class Report(JsonMapping, ReportKeys):
             finally:
                 unfinished.unlink(missing_ok=True)
 
-    @cached_property
-    def requests(self) -> Columns:
-        """The requests in order of arrival, with the columns of ``--requests-jsonl``.
+    def to_html(self) -> str:
+        """Return the page of the run, as ``servecast replay --report-html`` writes it: one file, which loads nothing.
 
-        The parts of the TTFT are columns of their own: ``router_queue_ms`` and so on.
+        The replay is run once more for it, so that nobody pays for a page that nobody looks at; the wall time shown is
+        that of the first run. Files that it reads have to be there still.
+
+        Raises:
+            ReplayError: A file has changed, or a latency function answers otherwise, so that it is another run.
         """
-        rows = _rows(self._outcome.requests_jsonl())
-        parts: dict[str, Any] = next((row["ttft_breakdown"] for row in rows if row["ttft_breakdown"]), {})
-        for row in rows:
-            breakdown = row.pop("ttft_breakdown") or dict.fromkeys(parts)
-            row.update(breakdown)
-        return Columns(rows)
+        return self._outcome.page()
+
+    def timeline(self, *, window: tuple[float | None, float | None] | None = None, sample: int = 1) -> str:
+        """Return the run as Chrome trace events, as ``servecast replay --timeline`` writes it, for Perfetto.
+
+        The replay is run once more for it, as for ``to_html``.
+
+        Args:
+            window: The part of the run to show, from and to, in seconds of the simulated clock; None is open.
+            sample: One request in so many is shown, and so many iterations of a worker without a pause are one slice.
+
+        Raises:
+            ConfigError: There is no such part, or the replay was by the clock of the machine, which is no run twice.
+            ReplayError: As of ``to_html``.
+        """
+        if isinstance(sample, bool) or not isinstance(sample, int) or not 1 <= sample < 2**32:
+            raise ConfigError(f"`sample` is {sample!r}, but must be at least 1: one request in so many is shown")
+        return self._outcome.timeline(_seconds(window), sample).decode()
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What there is to know of the run, in sentences: settings without effect, what follows from others, oddities
+        of the trace. They are below the table that the report shows itself as.
+        """
+        return self._outcome.notes()
+
+    @cached_property
+    def _tables(self) -> tuple[Columns, Columns]:
+        requests, stages = self._outcome.request_columns()
+        return columns_of(requests), columns_of(stages)
+
+    @property
+    def requests(self) -> Columns:
+        """The requests in order of arrival, with the keys of ``--requests-jsonl``.
+
+        The parts of the TTFT are columns of their own: ``router_queue_ms`` and so on. ``stages`` has the rest.
+        """
+        return self._tables[0]
+
+    @property
+    def stages(self) -> Columns:
+        """The stays of requests on workers, with the keys of ``stages`` in ``--requests-jsonl``.
+
+        ``request`` says whose it is. There is one of a request, or one in each pool; none of one rejected on arrival.
+        """
+        return self._tables[1]
 
     @cached_property
     def iterations(self) -> Columns:
-        """The iterations of the engines, with the columns of ``--iterations-jsonl``.
+        """The iterations of the engines, with the keys of ``--iterations-jsonl``.
 
         Raises:
             ConfigError: The replay was not asked for them.
         """
-        rows = self._outcome.iterations_jsonl()
-        if rows is None:
+        columns = self._outcome.iteration_columns()
+        if columns is None:
             raise ConfigError("the replay kept no iterations", "run it with iterations=True")
-        return Columns(_rows(rows))
+        return columns_of(columns)
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return the requests as a table of PyArrow, which has to be installed."""
+        return self.requests.to_arrow()
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the requests as a data frame of pandas, which has to be installed."""
@@ -191,18 +186,33 @@ class Report(JsonMapping, ReportKeys):
         return super().__getitem__(f"median_{key[4:]}" if key.startswith("p50_") else key)
 
     def __repr__(self) -> str:
-        return self._outcome.table().rstrip("\n")
+        return with_notes(self._outcome.table(), self.notes)
 
     def _repr_html_(self) -> str:
-        return table_as_html(self._outcome.table())
+        return self._outcome.chart() + table_as_html(self._outcome.table(), self.notes)
 
 
-def _rows(text: bytes) -> list[dict[str, Any]]:
-    return json.loads(b"[" + b",".join(text.splitlines()) + b"]")  # type: ignore[no-any-return]
+def _seconds(window: tuple[float | None, float | None] | None) -> str | None:
+    """Return a part of a run as the command line has it."""
+    if window is None:
+        return None
+    ends = list(window) if isinstance(window, (tuple, list)) else []
+    if len(ends) != 2 or not all(end is None or _is_number(end) for end in ends):
+        raise ConfigError(f"`window` is {window!r}, but must be a pair of a start and an end in seconds, or None")
+    return "..".join("" if end is None else repr(float(end)) for end in ends)
 
 
-def table_as_html(table: str) -> str:
-    """Return the printed table as HTML: its frame is cells, what is below it lines."""
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def with_notes(table: str, notes: list[str]) -> str:
+    """Return a printed table, with notes below it."""
+    return "\n".join([table.rstrip("\n"), *(f"note: {note}" for note in notes)])
+
+
+def table_as_html(table: str, notes: list[str]) -> str:
+    """Return the printed table as HTML: its frame is cells, what is below it lines, notes among them."""
     rows: list[str] = []
     below: list[str] = []
     for line in table.splitlines():
@@ -215,5 +225,6 @@ def table_as_html(table: str) -> str:
             )
         elif rows and not line.startswith(("┡", "└", "├")):
             below.append(html.escape(line))
+    below += [html.escape(f"note: {note}") for note in notes]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table>{body}</table><p>{'<br>'.join(below)}</p>"

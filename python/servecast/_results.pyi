@@ -593,9 +593,6 @@ class ReportKeys:
     def min_ttst_ms(self) -> float | None:
         """Minimum. Time to second token, in ms: from the first to the second token, one sample a completed request with two tokens or more."""
     @property
-    def notes(self) -> list[str]:
-        """What a reader of the figures should know, in sentences: what was worked out from other settings, and that a hand-off costs nothing; absent when there is nothing."""
-    @property
     def num_requests(self) -> int:
         """Requests that arrived."""
     @property

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import cached_property
 from typing import Any
 
 from servecast import _native
-from servecast._errors import ConfigError, ReplayWarning
+from servecast._columns import Columns, columns_of_rows
+from servecast._errors import ConfigError
 from servecast._executors import checked, results, run, wants_no_function
+from servecast._progress import bar_for
 from servecast._recommend import Varied, varied
 from servecast._replay import arguments_of
-from servecast._report import Columns, JsonMapping, table_as_html
+from servecast._report import JsonMapping, table_as_html, with_notes
 from servecast._results import ComparisonKeys
 
 __all__ = ["Sweep", "sweep"]
@@ -26,8 +27,12 @@ class Sweep(JsonMapping, ComparisonKeys):
     In print and in a notebook it is the table that the command line shows.
     """
 
-    def __init__(self, compared: _native.Compared) -> None:
+    notes: list[str]
+    """What there is to know of the runs, in sentences, each once: settings without effect, oddities of the trace."""
+
+    def __init__(self, compared: _native.Compared, notes: list[str]) -> None:
         self._compared = compared
+        self.notes = notes
 
     def to_json(self) -> str:
         """Return the runs as ``servecast replay --vary --format json`` prints them."""
@@ -36,7 +41,7 @@ class Sweep(JsonMapping, ComparisonKeys):
     @cached_property
     def rows(self) -> Columns:
         """The runs as columns: the settings in which they differ, then every figure of a report that is a number."""
-        return Columns(list(_filled([{**run["settings"], **_figures(run["report"])} for run in self["runs"]])))
+        return columns_of_rows(list(_filled([{**run["settings"], **_figures(run["report"])} for run in self["runs"]])))
 
     def to_pandas(self) -> Any:
         """Return the runs as a data frame of pandas, which has to be installed."""
@@ -47,10 +52,10 @@ class Sweep(JsonMapping, ComparisonKeys):
         return self.rows.to_polars()
 
     def __repr__(self) -> str:
-        return self._compared.table().rstrip("\n")
+        return with_notes(self._compared.table(), self.notes)
 
     def _repr_html_(self) -> str:
-        return table_as_html(self._compared.table())
+        return table_as_html(self._compared.table(), self.notes)
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def sweep(
     *,
     executor: Executor | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> Sweep:
     """Run all combinations of some settings, and return a table of what came of them.
 
@@ -82,7 +87,8 @@ def sweep(
         executor: Where the runs are: any ``concurrent.futures.Executor``. Without it, threads of this process, outside
             the interpreter's lock.
         threads: Most runs at a time without an executor, one for each core if not given.
-        progress: Called with how many are done and how many there are; what it raises ends the runs.
+        progress: Called with how many are done and how many there are; what it raises ends the runs. True is a bar on
+            standard error, False nothing; without it there is a bar in terminals and notebooks.
 
     Raises:
         ConfigError, TraceError, ReplayError: Of the first run that is refused, with its settings.
@@ -95,16 +101,17 @@ def sweep(
             raise ConfigError(f"`{name}` is of one run, but a sweep makes several")
     given = arguments_of(base)
     differences = _native.differences(varied("over", over))
-    if pool is None:
-        runs = [(*given[:4], difference) for difference in differences]
-        outcomes = _native.run_many(runs, threads or os.cpu_count() or 1, progress)
-        ended = [(outcome.report_json(), outcome.notes()) for outcome in outcomes]
-    else:
-        wants_no_function(given[3])
-        ended = _on(pool, given[0], given[1], differences, progress)
-    for note in dict.fromkeys(note for _, notes in ended for note in notes):
-        warnings.warn(note, ReplayWarning, stacklevel=2)
-    return Sweep(_native.Compared(differences, [report for report, _ in ended]))
+    with bar_for(progress, "runs") as bar:
+        told = bar or (progress if callable(progress) else None)
+        if pool is None:
+            runs = [(*given[:4], difference) for difference in differences]
+            outcomes = _native.run_many(runs, threads or os.cpu_count() or 1, told)
+            ended = [(outcome.report_json(), outcome.notes()) for outcome in outcomes]
+        else:
+            wants_no_function(given[3])
+            ended = _on(pool, given[0], given[1], differences, told)
+    notes = dict.fromkeys(note for _, notes in ended for note in notes)
+    return Sweep(_native.Compared(differences, [report for report, _ in ended]), list(notes))
 
 
 def _on(

@@ -49,6 +49,7 @@ def test_the_package_needs_nothing_else() -> None:
 USER = """
 import servecast
 from servecast import Batch, ConfigError, EngineArgs, KvRouterConfig, Progress, Report, Router, RouterError, Selection
+from servecast import Trace
 
 def price(batch: Batch) -> float:
     return 3 + 0.01 * batch.tokens
@@ -67,6 +68,8 @@ def run() -> Report:
             router_mode="kv_router",
             router_config=KvRouterConfig(router_queue_policy="wspt"),
             progress=show,
+            max_num_batched_tokens=4096,
+            slo=["p95 ttft <= 1s"],
         )
     except ConfigError as error:
         print(error.hint)
@@ -82,7 +85,16 @@ def route(tokens: list[int]) -> Selection | None:
     admitted: list[Selection] = router.free("a")
     return decision.selection or (admitted[0] if admitted else None)
 
+def load() -> Trace:
+    made = Trace.poisson(5.0, 20, input_tokens=900, output_tokens=20, length_distribution="uniform", length_spread=0.2)
+    rows = [{**row, "priority": 1} for row in made]
+    servecast.run_trace_replay(Trace(rows, block_size=made.block_size), progress=False, workers=2)
+    return made[1:]
+
 def judge(report: Report) -> float:
+    notes: list[str] = report.notes
+    page: str = report.to_html() + report.timeline(window=(None, 3.5), sample=2)
+    print(notes, page, report.stages.num_rows)
     compared = servecast.compare(report, "other.json", fail_if="p99_ttft_ms>+5%")
     if compared.failed:
         print(compared.baseline["name"])
@@ -92,7 +104,7 @@ def judge(report: Report) -> float:
 """
 
 WRONG = """
-from servecast import EngineArgs, Report, Router, run_trace_replay
+from servecast import EngineArgs, Report, Router, Trace, recommend, run_synthetic_trace_replay, run_trace_replay
 
 EngineArgs(block_siz=3)
 EngineArgs(block_size="3")
@@ -106,6 +118,15 @@ Router(block_size=16).route(7, [1])
 def judge(report: Report) -> None:
     report.p99_tftt_ms
     report.p99_ttft_ms.upper()
+
+run_trace_replay("x", max_num_seq=64)
+run_trace_replay("x", max_num_seqs="64")
+run_trace_replay("x", report_json="y")
+run_synthetic_trace_replay(1, 2, 3, trace_block_siz=4)
+recommend(slo="p95 ttft <= 1s", gpu=3)
+Trace.poisson(1.0, 2, input_tokens=3, output_tokens=4, num_workers=5)
+Trace.read("x", time_rang="1..2")
+run_trace_replay("x", progress=3)
 """
 
 
@@ -121,7 +142,7 @@ def test_types_hold_for_users_and_stubs(tmp_path: Path) -> None:
     run = python("-m", "mypy", "--strict", *cache, wrong, timeout=120)
     assert {line.split(":")[1] for line in run.stdout.splitlines() if ": error:" in line} == {
         *("4", "5", "6", "7", "8", "9", "10", "11"),
-        *("14", "15"),
+        *("14", "15", "17", "18", "19", "20", "21", "22", "23", "24"),
     }
     for ours in (["-p", "servecast"], ["python/tests", "python/tools", "examples", "bench", "tools"]):
         run = python("-m", "mypy", *cache, *ours, timeout=120, cwd=ROOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,15 @@ import servecast
 from conftest import Row, without_wall_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servecast import ConfigError, EngineArgs, KvRouterConfig, Progress, ReplayWarning, Report
+from servecast import (
+    ConfigError,
+    EngineArgs,
+    KvRouterConfig,
+    Progress,
+    ReplayError,
+    Report,
+    TraceError,
+)
 
 Binary = Callable[..., str]
 
@@ -134,10 +144,32 @@ def test_rows_of_requests_and_iterations_are_those_of_the_binary(tmp_path: Path,
         written = [json.loads(line) for line in path.read_text().splitlines()]
         columns = getattr(report, name)
         assert columns.num_rows == len(written)
+        if name == "requests":
+            stages = [{"request": row["request"], **stage} for row in written for stage in row.pop("stages")]
+            assert_same(report.stages, stages)
         for row in written:
             row.update(row.pop("ttft_breakdown", {}))
-        for key in written[0]:
-            assert [row[key] for row in written] == list(columns[key]), key
+        assert_same(columns, written)
+
+
+def plain_value(value: Any) -> Any:
+    """A value of a column as JSON has it."""
+    if hasattr(value, "tolist"):
+        return plain_value(value.tolist())
+    if isinstance(value, list):
+        return [plain_value(one) for one in value]
+    return None if value != value else value
+
+
+def assert_same(columns: servecast.Columns, rows: list[Row]) -> None:
+    """Columns have the values of the rows, whichever library they go to."""
+    assert set(columns) == set(rows[0])
+    for key in columns:
+        assert [row[key] for row in rows] == [plain_value(value) for value in columns[key]], key
+    if find_spec("pyarrow") is not None:
+        assert columns.to_arrow().to_pylist() == [{key: row[key] for key in columns} for row in rows]
+    if find_spec("polars") is not None:
+        assert columns.to_polars().to_dicts() == [{key: row[key] for key in columns} for row in rows]
 
 
 def test_iterations_are_kept_on_request_only(trace: Path) -> None:
@@ -202,6 +234,96 @@ def test_batches_and_the_cache_have_a_use(trace: Path) -> None:
     assert pool["batch_occupancy"] == pool["mean_batch_size"] / 4
 
 
+PAGE_CASES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"num_workers": 2}, ["--num-workers", "2"]),
+    (
+        {"num_prefill_workers": 1, "num_decode_workers": 2, "router_mode": "kv_router", "warmup": "5"},
+        ["--num-prefill-workers", "1", "--num-decode-workers", "2", "--router-mode", "kv_router", "--warmup", "5"],
+    ),
+    ({"max_num_seqs": 2, "diagnose": True}, ["--max-num-seqs", "2", "--diagnose"]),
+    ({"diagnosis": False}, ["--diagnosis=false"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "flags"), PAGE_CASES)
+def test_page_and_timeline_are_those_of_the_binary(
+    tmp_path: Path, trace: Path, binary: Binary, arguments: dict[str, Any], flags: list[str]
+) -> None:
+    page, timeline = tmp_path / "page.html", tmp_path / "timeline.json"
+    binary("replay", trace, "--quiet", "--report-html", page, "--timeline", timeline, *flags)
+    report = servecast.run_trace_replay(trace, **arguments)
+    of_wall_time = re.compile(r'"wall_time_ms":[0-9.e-]+')
+    assert f'"wall_time_ms":{json.dumps(report.wall_time_ms)}' in report.to_html()
+    assert of_wall_time.sub("", report.to_html()) == of_wall_time.sub("", page.read_text())
+    assert report.timeline() == timeline.read_text()
+
+
+def test_a_part_of_a_timeline_is_that_of_the_binary(tmp_path: Path, trace: Path, binary: Binary) -> None:
+    report, path = servecast.run_trace_replay(trace), tmp_path / "timeline.json"
+    shown = [((0.2, None), 2, "0.2.."), ((None, 0.3), 1, "..0.3"), ((0.1, 0.4), 3, "0.1..0.4")]
+    for window, sample, text in shown:
+        binary("replay", trace, "--quiet", "--timeline", path, "--timeline-window", text, "--timeline-sample", sample)
+        assert report.timeline(window=window, sample=sample) == path.read_text()
+    for wrong in [(3, 2), (-1, 2), (1, 1), (float("nan"), None), (float("inf"), None), (1, 2, 3), "1..2", ("1", 2)]:
+        with pytest.raises(ConfigError, match="`window` is .* must be"):
+            report.timeline(window=wrong)  # type: ignore[arg-type]
+    samples: list[Any] = [0, -1, 1.5, True, 2**32]
+    for sample in samples:
+        with pytest.raises(ConfigError, match="`sample` is .* must be at least 1"):
+            report.timeline(sample=sample)
+
+
+def test_rows_and_functions_have_pages_too(rows: list[Row]) -> None:
+    report = servecast.run_trace_replay(iter(rows), latency=lambda batch: 5 + 0.01 * batch.tokens)
+    assert "a latency function is of the program that ran it" in report.to_html()
+    assert len(json.loads(report.timeline())["traceEvents"]) > 30
+    (one,) = servecast.replay_many([{"trace_file": rows}])
+    assert "<html" in one.to_html() and one.to_html() == one.to_html()
+
+
+def test_what_is_shown_is_the_run_that_was_made(tmp_path: Path, trace: Path, rows: list[Row]) -> None:
+    report = servecast.run_trace_replay(trace)
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    for show in (report.to_html, report.timeline):
+        with pytest.raises(ReplayError, match="made once more, it has another report") as raised:
+            show()
+        assert raised.value.hint is not None and "a file that it reads has changed" in raised.value.hint
+    trace.unlink()
+    with pytest.raises(TraceError, match=r"trace\.jsonl"):
+        report.to_html()
+    calls: list[int] = []
+
+    def fickle(batch: servecast.Batch) -> float:
+        calls.append(batch.requests)
+        return float(len(calls))
+
+    report = servecast.run_trace_replay(rows, latency=fickle)
+    with pytest.raises(ReplayError, match="another report"):
+        report.to_html()
+
+
+def test_an_exception_of_a_function_ends_a_page(rows: list[Row]) -> None:
+    is_over = False
+
+    def price(batch: servecast.Batch) -> float:
+        if is_over:
+            raise KeyError("gone")
+        return 5.0
+
+    report = servecast.run_trace_replay(rows, latency=price)
+    is_over = True
+    with pytest.raises(KeyError, match="gone"):
+        report.to_html()
+
+
+def test_an_online_replay_has_a_page_and_no_timeline(rows: list[Row]) -> None:
+    report = servecast.run_trace_replay(rows, replay_mode="online", speed=100.0)
+    assert f'"wall_time_ms":{json.dumps(report.wall_time_ms)}' in report.to_html()
+    with pytest.raises(ConfigError, match="online, but a timeline is made by running a replay once more") as raised:
+        report.timeline()
+    assert raised.value.hint is not None and "--timeline FILE" in raised.value.hint
+
+
 def test_a_report_shows_the_table(trace: Path) -> None:
     report = servecast.run_trace_replay(trace)
     assert "Time to First Token (ms)" in repr(report)
@@ -213,7 +335,9 @@ def test_a_report_shows_the_table(trace: Path) -> None:
 def test_columns_without_a_value_are_not_a_number() -> None:
     numpy = pytest.importorskip("numpy")
     report = servecast.run_synthetic_trace_replay(100, 1, 4)
-    assert numpy.isnan(report.requests["ttst_ms"].astype(float)).all() or report.requests["ttst_ms"].dtype == object
+    assert report.requests["ttst_ms"].dtype == numpy.float64 and numpy.isnan(report.requests["ttst_ms"]).all()
+    assert list(report.requests["reject_reason"]) == [None] * 4
+    assert list(report.requests["status"]) == ["finished"] * 4
     assert report.requests["input_length"].dtype == numpy.int64
     assert report.requests["ttft_ms"].dtype == numpy.float64
 
@@ -227,9 +351,15 @@ def test_frames_have_a_row_a_request(trace: Path) -> None:
         assert list(frame["ttft_ms"]) == list(report.requests["ttft_ms"])
 
 
-def test_a_setting_without_effect_is_a_warning(trace: Path) -> None:
-    with pytest.warns(ReplayWarning, match="a setting has no effect: .*bootstrap_port"):
-        servecast.run_trace_replay(trace, extra_engine_args=EngineArgs(bootstrap_port=80))
+def test_a_setting_without_effect_is_a_note_and_no_warning(trace: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = servecast.run_trace_replay(trace, extra_engine_args=EngineArgs(bootstrap_port=80))
+        (same,) = servecast.replay_many([{"trace_file": trace, "extra_engine_args": {"bootstrap_port": 80}}])
+    (note,) = (note for note in report.notes if note.startswith("a setting has no effect: "))
+    assert "bootstrap_port" in note and report.notes == same.notes
+    assert f"\nnote: {note}" in repr(report) and "note: a setting has no effect" in report._repr_html_()
+    assert servecast.run_trace_replay(trace, latency="linear:1000,0.5,5").notes == []
 
 
 def test_times_and_turns_are_read_as_the_trace_means_them() -> None:
@@ -238,19 +368,17 @@ def test_times_and_turns_are_read_as_the_trace_means_them() -> None:
         {"session_id": "a", "delay_ms": 1000, "input_length": 592, "output_length": 16, "hash_ids": [10, 11]},
         {"timestamp": 0.2, "input_length": 20, "output_length": 8, "hash_ids": [90]},
     ]
-    with pytest.warns(ReplayWarning) as caught:
-        servecast.run_trace_replay(rows)
-    told = [str(one.message) for one in caught]
+    told = servecast.run_trace_replay(rows).notes
     assert any("make 5000 requests a second: time_unit s" in one for one in told)
     assert any("nothing in common with the turn before it: turns delta" in one for one in told)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        report = servecast.run_trace_replay(rows, time_unit="s", turns="delta")
+    report = servecast.run_trace_replay(rows, time_unit="s", turns="delta")
+    assert not any("time_unit" in note or "turns delta" in note for note in report.notes)
     assert list(report.requests["arrival_ms"])[:2] == [0.0, 200.0]
     assert list(report.requests["input_length"]) == [4190, 20, 5374]
     chats = [{"chat_id": 1, "parent_chat_id": -1, "timestamp": 1.5, "output_length": 1, "hash_ids": [1, 2]}]
-    with pytest.warns(ReplayWarning, match="timestamps in seconds and 16 tokens"):
-        assert list(servecast.run_trace_replay(chats).requests["input_length"]) == [32]
+    report = servecast.run_trace_replay(chats)
+    assert list(report.requests["input_length"]) == [32]
+    assert any("timestamps in seconds and 16 tokens" in note for note in report.notes)
 
 
 def test_progress_ends_with_all_requests(trace: Path) -> None:

@@ -26,19 +26,21 @@ Written by `python/tools/api.py` from the package itself. [python.md](python.md)
 
 Names of types in signatures:
 
-- `Trace`: a path, or rows: an iterable of dicts with the keys of Mooncake JSON Lines.
+- `TraceLike`: a path, a `Trace`, or rows: an iterable of dicts with the keys of Mooncake JSON Lines.
 - `EngineSettings`, `RouterSettings`, `Overrides`: an `EngineArgs`, a `KvRouterConfig`, a `RouterConfigOverride`; or a
   dict, or JSON text, of the same.
 - `LatencyFunction`: a function from a `Batch` to milliseconds. `ProgressCallback`: one that takes a `Progress`.
 - `RouterMode`: `"round_robin"`, `"random"`, `"least_loaded"`, `"power_of_two"`, `"prefix_hash"` or `"kv_router"`.
 - `TimeUnit`: `"s"`, `"ms"`, `"us"` or `"ns"`.
 - `Varied`: settings and the values of each, as a dict of lists; or texts as `"num_workers=1..4"`.
+- `TraceSettings`, `SyntheticSettings`, `SearchSettings`, `LoadSettings`, `ReadSettings`: the other keys of a
+  configuration file, each with its type (`python/servecast/_settings.pyi`).
 - `Pin`: the id of a worker, or a pair of that and a data-parallel rank.
 - `Phase`: `"aggregated"`, `"prefill"` or `"decode"`. `Role`: `"decode"` or `"prefill"`.
 """
 
 SECTIONS = {
-    "Replays": ["run_trace_replay", "run_synthetic_trace_replay", "replay_many", "sweep", "Progress", "Batch"],
+    "Replays": ["run_trace_replay", "run_synthetic_trace_replay", "replay_many", "sweep", "Trace", "Progress", "Batch"],
     "Recommendations": ["recommend", "Recommendation", "SearchProgress"],
     "Commands": [
         "compare",
@@ -62,7 +64,7 @@ SECTIONS = {
         "block_hashes",
         "sequence_hashes",
     ],
-    "Exceptions": ["ServecastError", "ConfigError", "TraceError", "ReplayError", "RouterError", "ReplayWarning"],
+    "Exceptions": ["ServecastError", "ConfigError", "TraceError", "ReplayError", "RouterError"],
 }
 OTHERS = {"MockEngineArgs", "__version__"}
 """Names that another one's entry, or none, stands for."""

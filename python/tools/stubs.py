@@ -1,10 +1,12 @@
-"""Write ``_config.pyi`` and ``_results.pyi`` of ``python/servecast`` from the JSON Schemas of settings and of results.
+"""Write ``_config.pyi``, ``_settings.pyi`` and ``_results.pyi`` of ``python/servecast`` from the JSON Schemas of
+settings and of results.
 
 With ``--check`` nothing is written, and the exit code says whether the file is up to date.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -12,6 +14,8 @@ import sys
 from pathlib import Path
 from textwrap import indent
 from typing import Any
+
+import servecast
 
 PACKAGE = Path(__file__).parents[1] / "servecast"
 
@@ -69,16 +73,61 @@ __all__ = ["ComparisonKeys", "DifferencesKeys", "RecommendationKeys", "ReportKey
 
 # By the name of its JSON Schema: the class that has the keys of a result, and those that its methods stand before.
 RESULTS: dict[str, tuple[str, set[str]]] = {
-    "report": ("ReportKeys", {"requests", "iterations"}),
+    "report": ("ReportKeys", {"requests", "iterations", "notes"}),
     "comparison": ("ComparisonKeys", {"rows"}),
     "differences": ("DifferencesKeys", set()),
     "recommendation": ("RecommendationKeys", {"best", "start", "ranking"}),
 }
 
 
+SETTINGS_HEAD = '''\
+# Written by python/tools/stubs.py. Do not edit.
+"""What replays, searches and loads take as keywords beside those that their functions name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from servecast._config import EngineArgs, KvRouterConfig
+from servecast._native import Batch
+
+__all__ = ["LoadSettings", "ReadSettings", "SearchSettings", "SyntheticSettings", "TraceSettings"]
+'''
+
+# By the class that has the settings: the functions that take them all.
+TAKEN: dict[str, list[Any]] = {
+    "TraceSettings": [servecast.run_trace_replay],
+    "SyntheticSettings": [servecast.run_synthetic_trace_replay],
+    "SearchSettings": [servecast.recommend],
+    "LoadSettings": [servecast.Trace.poisson, servecast.Trace.gamma, servecast.Trace.sessions],
+    "ReadSettings": [servecast.Trace.read],
+}
+
+# What a load that is made has otherwise, or not at all: what it reads, and when its requests arrive.
+NOT_MADE = {
+    *("trace_file", "trace_format", "columns", "time_unit", "turns", "merge"),
+    *("request_count", "request_rate", "rate_profile", "arrival_interval_ms", "arrival_process"),
+}
+
+# Other names of keys.
+SECOND_NAMES = {
+    "extra_engine_args": "engine_args",
+    "workers": "num_workers",
+    "prefill_workers": "num_prefill_workers",
+    "decode_workers": "num_decode_workers",
+    "sla_itl_ms": "sla_tpot_ms",
+}
+
+# What Python takes in place of objects of the schema, and beside its types.
+OBJECTS = {
+    "EngineArgs": "EngineArgs | Mapping[str, Any] | str",
+    "KvRouterConfig": "KvRouterConfig | Mapping[str, Any] | str",
+}
+FUNCTION_TYPE = "Callable[[Batch], float]"
+
+
 def main() -> int:
     late = []
-    for name, text in (("_config.pyi", stub()), ("_results.pyi", results())):
+    for name, text in (("_config.pyi", stub()), ("_settings.pyi", settings()), ("_results.pyi", results())):
         target = PACKAGE / name
         if "--check" not in sys.argv:
             target.write_text(text)
@@ -165,6 +214,72 @@ def result_type(schema: dict[str, Any]) -> str:
     values = result_type(others) if isinstance(others, dict) else "Any"
     named = {**SIMPLE, "array": f"list[{items}]", "object": f"Mapping[str, {values}]"}
     return union([named[kind] for kind in (kinds if isinstance(kinds, list) else [kinds])])
+
+
+def settings() -> str:
+    """Return the stub of the settings of functions: the keys of a configuration file that each does not name itself."""
+    schema = schema_of("config")
+    keys = {key: value for key, value in schema["properties"].items() if not is_of_command_line(key)}
+    keys |= {other: keys[key] for other, key in SECOND_NAMES.items()}
+    parts = [SETTINGS_HEAD]
+    for name, functions in TAKEN.items():
+        named = {parameter for function in functions for parameter in inspect.signature(function).parameters}
+        taken = {key: value for key, value in keys.items() if key not in named}
+        if name in ("LoadSettings", "ReadSettings"):
+            taken = {key: value for key, value in taken.items() if is_of_load(key, value, schema["$defs"])}
+        if name == "LoadSettings":
+            taken = {key: value for key, value in taken.items() if key not in NOT_MADE}
+        lines = [f"class {name}(TypedDict, total=False):"]
+        for key, value in sorted(taken.items()):
+            lines += [
+                f"    {key}: {setting_type(key, value, schema['$defs'])}",
+                f'    """{first_of(value["description"])}"""',
+            ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def is_of_command_line(key: str) -> bool:
+    return "is for the command line only" in refusal(servecast.run_synthetic_trace_replay, [1, 1, 1], key, None)
+
+
+def is_of_load(key: str, schema: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    value = example_of(schema, definitions)
+    return "says nothing of a load" not in refusal(servecast.Trace.read, ["nowhere"], key, value)
+
+
+def refusal(function: Any, arguments: list[Any], key: str, value: Any) -> str:
+    """Return what a function says of a key that it does not name itself."""
+    if key in inspect.signature(function).parameters:
+        return ""
+    try:
+        function(*arguments, **{key: value})
+    except servecast.ServecastError as error:
+        return error.message
+    return ""
+
+
+def example_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """Return a value of the right type."""
+    if "$ref" in schema:
+        return example_of(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return example_of(schema[key][0], definitions)
+    if "const" in schema or "enum" in schema:
+        return schema.get("const", schema.get("enum", [None])[0])
+    kinds = schema.get("type", "object")
+    kind = kinds if isinstance(kinds, str) else kinds[0]
+    return {"integer": 1, "number": 1.0, "boolean": True, "string": "x", "array": [], "object": {}}[kind]
+
+
+def setting_type(key: str, schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Return what Python takes for a key."""
+    kinds = [one["$ref"].rsplit("/", 1)[1] for one in schema.get("anyOf", []) if "$ref" in one]
+    if kinds and kinds[0] in OBJECTS:
+        return f"{OBJECTS[kinds[0]]} | None"
+    kind = type_of(schema, definitions)
+    return f"{FUNCTION_TYPE} | {kind}" if key == "latency" else kind
 
 
 def stub() -> str:

@@ -12,7 +12,7 @@ mod progress;
 mod second_names;
 mod unknown;
 
-use servecast::{iterations, online, plan, resolved, routing, rows, timeline};
+use servecast::{iterations, online, page, plan, resolved, routing, rows, timeline};
 use servecast_config::{deployment, error, latency, router, settings as config, source};
 
 use std::ffi::OsString;

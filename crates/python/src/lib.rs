@@ -3,6 +3,7 @@
 //! Settings and results cross as JSON, so that Python reads, checks and shows what the command line does. Exceptions
 //! are classes of `servecast._errors`. The interpreter is released while a replay runs.
 
+mod columns;
 mod errors;
 mod hashes;
 mod latency;
@@ -27,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use super::recommend::{Answer, find, similar_argument, simulate};
     #[pymodule_export]
-    use super::replay::{Compared, Outcome, differences, run, run_many};
+    use super::replay::{Compared, Outcome, differences, load_rows, run, run_many};
     #[pymodule_export]
     use super::router::Router;
     #[pymodule_export]

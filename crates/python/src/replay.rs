@@ -13,50 +13,101 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde_json::{Map, Value};
 use servecast::config::settings::{Difference, combinations, described};
-use servecast::{Refusal, RefusalKind, Replay};
+use servecast::load_rows::MadeRows;
+use servecast::timeline::{TimelineOptions, Window as Shown};
+use servecast::{Reached, Refusal, RefusalKind, Replay};
 use servecast_report::{
-    Comparison, Report, TableOptions, render_comparison, render_table, write_request_rows,
+    Comparison, Report, TableOptions, render_comparison, render_small_chart, render_table, request_columns,
+    write_request_rows,
 };
 
+use crate::columns::{self, Buffers};
 use crate::errors;
 use crate::latency::Functions;
 
 /// How often it is looked whether Python has received a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What came of a replay.
+/// What came of a replay, and the replay, for what is made by running it once more.
 #[pyclass(frozen)]
-pub(crate) struct Outcome(servecast::Outcome);
+pub(crate) struct Outcome {
+    of: servecast::Outcome,
+    run: Run,
+}
 
 #[pymethods]
 impl Outcome {
     /// The report, as `--report-json` writes it.
     fn report_json(&self) -> String {
-        self.0.json()
+        self.of.json()
     }
 
     /// The report, as the command line prints it.
     fn table(&self) -> String {
-        render_table(&self.0.report, TableOptions::default())
+        render_table(&self.of.report, TableOptions::default())
     }
 
     /// A JSON line a request.
     fn requests_jsonl<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let rows = py.detach(|| {
             let mut rows = Vec::new();
-            write_request_rows(&self.0.record, self.0.window, &mut rows).map(|()| rows)
+            write_request_rows(&self.of.record, self.of.window, &mut rows).map(|()| rows)
         })?;
         Ok(PyBytes::new(py, &rows))
     }
 
-    /// A JSON line an iteration, if asked for.
-    fn iterations_jsonl<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.0.iterations.as_ref().map(|rows| PyBytes::new(py, rows))
+    /// A small chart, as an `svg` element.
+    fn chart(&self) -> String {
+        render_small_chart(&self.of.record)
+    }
+
+    /// The same as columns: of requests, and of their stages.
+    fn request_columns<'py>(&self, py: Python<'py>) -> PyResult<(Buffers<'py>, Buffers<'py>)> {
+        let (requests, stages) = py.detach(|| {
+            let mut requests = request_columns(&self.of.record, self.of.window);
+            let stages = requests.take_lists("stages", "request");
+            (requests, stages)
+        });
+        Ok((columns::buffers(py, &requests)?, columns::buffers(py, &stages)?))
+    }
+
+    /// A row an iteration as columns, if asked for.
+    fn iteration_columns<'py>(&self, py: Python<'py>) -> PyResult<Option<Buffers<'py>>> {
+        self.of.iterations.as_ref().map(|rows| columns::buffers(py, rows)).transpose()
     }
 
     /// What the user should know: what has no effect, what was odd about the trace.
     fn notes(&self) -> Vec<String> {
-        self.0.notes.clone()
+        self.of.notes.clone()
+    }
+
+    /// The page, as `--report-html` writes it, made by running the replay once more.
+    fn page(&self, py: Python<'_>) -> PyResult<String> {
+        let Self { of, run } = self;
+        let page = followed(py, None, |watch| servecast::again::page(&run.replay, of, watch))?;
+        run.answered(py, page)
+    }
+
+    /// The timeline, as `--timeline` writes it, of a part `FROM..TO` of the run in seconds and one request in `sample`, made
+    /// by running the replay once more.
+    fn timeline<'py>(
+        &self,
+        py: Python<'py>,
+        window: Option<&str>,
+        sample: u32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let Self { of, run } = self;
+        let window = window.map_or(Ok(Shown::default()), Shown::parse).map_err(|_| {
+            let window = window.unwrap_or_default();
+            errors::config(
+                py,
+                &format!("`window` is {window} s, but must be a start and a later end, in seconds of the simulated clock"),
+            )
+        })?;
+        let options = TimelineOptions { window, sample };
+        let timeline =
+            followed(py, None, |watch| servecast::again::timeline(&run.replay, of, options, watch))?;
+        Ok(PyBytes::new(py, &run.answered(py, timeline)?))
     }
 }
 
@@ -73,8 +124,7 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn new(given: Given<'_>) -> PyResult<Self> {
         let (settings, trace, iterations, functions, difference) = given;
-        let settings: Map<String, Value> = serde_json::from_str(&settings)
-            .map_err(|error| PyValueError::new_err(format!("the settings are no JSON object: {error}")))?;
+        let settings = settings_of(&settings)?;
         let difference = difference_of(&difference)?;
         let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
         let functions = Functions::new(functions);
@@ -82,20 +132,23 @@ impl Run {
         Ok(Self { replay, functions })
     }
 
-    /// What Python gets of how it ended. What a function raised is why it ended.
-    fn outcome(&self, py: Python<'_>, ended: Ended, place: Option<usize>) -> PyResult<Outcome> {
-        if let Some(raised) = self.functions.raised() {
-            return Err(raised);
+    /// What Python gets of how one of several ended.
+    fn outcome(self, py: Python<'_>, ended: Ended, place: usize) -> PyResult<Outcome> {
+        let named = |refusal: Refusal| {
+            let difference = &self.replay.difference;
+            let name = if difference.is_empty() { format!("run {place}") } else { described(difference) };
+            Refusal { message: format!("{name}: {}", refusal.message), ..refusal }
+        };
+        let of = self.answered(py, ended.map_err(named))?;
+        Ok(Outcome { of, run: self })
+    }
+
+    /// What came of running it. What a function raised is why it ended.
+    fn answered<T>(&self, py: Python<'_>, answer: Result<T, Refusal>) -> PyResult<T> {
+        match self.functions.raised() {
+            Some(raised) => Err(raised),
+            None => answer.map_err(|refusal| errors::exception(py, &refusal)),
         }
-        ended.map(Outcome).map_err(|refusal| match place {
-            None => errors::exception(py, &refusal),
-            Some(place) => {
-                let difference = &self.replay.difference;
-                let name = if difference.is_empty() { format!("run {place}") } else { described(difference) };
-                let message = format!("{name}: {}", refusal.message);
-                errors::exception(py, &Refusal { message, ..refusal })
-            }
-        })
     }
 }
 
@@ -105,12 +158,23 @@ impl Run {
 #[pyo3(signature = (given, progress=None))]
 pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>) -> PyResult<Outcome> {
     let run = Run::new(given)?;
+    let ended = followed(py, progress.as_ref(), |watch| servecast::replay(&run.replay, watch))?;
+    let of = run.answered(py, ended)?;
+    Ok(Outcome { of, run })
+}
+
+/// Runs something outside the lock of the interpreter; signals and what `progress` raises end it.
+fn followed<T: Send>(
+    py: Python<'_>,
+    progress: Option<&Py<PyAny>>,
+    run: impl FnOnce(&mut dyn FnMut(Reached) -> ControlFlow<()>) -> T + Send,
+) -> PyResult<T> {
     let mut raised = None;
-    let outcome = py.detach(|| {
-        servecast::replay(&run.replay, &mut |reached| {
+    let ended = py.detach(|| {
+        run(&mut |reached| {
             let told = Python::attach(|py| {
                 py.check_signals()?;
-                let Some(progress) = &progress else { return Ok(()) };
+                let Some(progress) = progress else { return Ok(()) };
                 progress.call1(py, (reached.now.as_ms(), reached.ended, reached.requests)).map(drop)
             });
             match told {
@@ -122,10 +186,7 @@ pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>)
             }
         })
     });
-    if let Some(error) = raised {
-        return Err(error);
-    }
-    run.outcome(py, outcome, None)
+    raised.map_or(Ok(ended), Err)
 }
 
 /// Runs several replays, at most `threads` at a time, and returns their outcomes in order. `progress` is called with
@@ -142,8 +203,22 @@ pub(crate) fn run_many(
     let runs = given.into_iter().map(Run::new).collect::<PyResult<Vec<_>>>()?;
     let ended = py.detach(|| run_all(&runs, threads, progress.as_ref()))?;
     let outcomes =
-        runs.iter().zip(ended).enumerate().map(|(place, (run, ended))| run.outcome(py, ended, Some(place)));
+        runs.into_iter().zip(ended).enumerate().map(|(place, (run, ended))| run.outcome(py, ended, place));
     outcomes.collect()
+}
+
+/// The load of settings as rows: JSON Lines, how many tokens an id stands for, and what there is to know of them.
+#[pyfunction]
+pub(crate) fn load_rows<'py>(
+    py: Python<'py>,
+    settings: &str,
+    trace: Option<&[u8]>,
+) -> PyResult<(Bound<'py, PyBytes>, u32, Vec<String>)> {
+    let replay =
+        Replay { settings: settings_of(settings)?, trace: trace.map(<[u8]>::to_vec), ..Replay::default() };
+    let made = py.detach(|| servecast::load_rows::load_rows(&replay));
+    let MadeRows { text, block_size, notes } = made.map_err(|refusal| errors::exception(py, &refusal))?;
+    Ok((PyBytes::new(py, &text), block_size, notes))
 }
 
 /// The combinations of the values of some settings, each `KEY=VALUE,VALUE,...`, as JSON arrays of pairs.
@@ -151,6 +226,11 @@ pub(crate) fn run_many(
 pub(crate) fn differences(py: Python<'_>, texts: Vec<String>) -> PyResult<Vec<String>> {
     let combinations = combinations(&texts).map_err(|problem| errors::config(py, &problem))?;
     Ok(combinations.iter().map(|one| serde_json::json!(one).to_string()).collect())
+}
+
+fn settings_of(text: &str) -> PyResult<Map<String, Value>> {
+    serde_json::from_str(text)
+        .map_err(|error| PyValueError::new_err(format!("the settings are no JSON object: {error}")))
 }
 
 fn difference_of(text: &str) -> PyResult<Difference> {

@@ -2,12 +2,12 @@
 //!
 //! - [`summarize`] turns a [`RunRecord`](servecast_record::RunRecord) into a [`Report`], a flat JSON
 //!   object with the keys that users of Dynamo's replay know; [`REPORT_SCHEMA`] is its contract.
-//! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of, [`render_comparison`] several beside each other,
+//! - [`render_table`] shows a report on a terminal, [`render_charts`] what it was made of ([`render_small_chart`] in a notebook), [`render_comparison`] several beside each other,
 //!   [`render_differences`] how they differ from the first.
 //! - [`export()`] writes a run as other tools write theirs.
 //! - [`render_page`] makes a page of a run for a browser, in one file, [`render_varied_page`] one of several,
 //!   [`render_differences_page`] one of a comparison, [`render_recommendation`] one of a search.
-//! - [`write_request_rows`] writes one JSON line a request.
+//! - [`write_request_rows`] writes one JSON line a request, [`request_columns`] has the same as columns.
 //! - [`diagnose`] says what is wrong with a run, if anything is.
 //!
 //! - [`StreamedTally`] takes requests one at a time, of runs that keep none, and makes the report.
@@ -28,6 +28,7 @@ mod activity;
 mod charts;
 mod classes;
 mod client_run;
+mod columns;
 mod comparison;
 mod curves;
 mod diagnosis;
@@ -60,6 +61,7 @@ mod series;
 mod sessions;
 mod sla;
 mod slo;
+mod small_chart;
 mod stats;
 mod streamed;
 mod summary;
@@ -73,6 +75,7 @@ pub use charts::render_charts;
 pub use client_run::{
     AbsoluteError, ClientRequest, ClientRun, MatchedRequests, figures_of_client, matched_requests,
 };
+pub use columns::{Column, Columns, Lists, Names, Values};
 pub use comparison::{COMPARISON_SCHEMA, ComparedRun, Comparison, render_comparison};
 pub use curves::{Curves, MOST_CURVES, under_way};
 pub use diagnosis::{
@@ -99,7 +102,7 @@ pub use printable::printable;
 pub use recommendation_page::render_recommendation;
 pub use report::{Counts, Provenance, REPORT_SCHEMA, Report, SchemaVersion, Settings, report_figures};
 pub use report_markdown::{render_comparison_markdown, render_markdown};
-pub use rows::{write_request_row, write_request_rows};
+pub use rows::{request_columns, write_request_row, write_request_rows};
 pub use runs_page::{VariedPage, render_varied_page};
 pub use saturation::{Overload, overload, render_overload};
 pub use sent_times::SentTimes;
@@ -107,6 +110,7 @@ pub use servecast_latency::ErrorBar;
 pub use sessions::SessionFigures;
 pub use sla::{Sla, SlaError};
 pub use slo::{LatencyLimit, Metric, Slo, SloError, SloOutcome, Statistic, is_share, render_slo};
+pub use small_chart::render_small_chart;
 pub use stats::Stats;
 pub use streamed::{SettledRequest, StreamedTally};
 pub use summary::{DiagnosisOptions, Online, SummaryOptions, summarize};

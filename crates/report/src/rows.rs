@@ -1,11 +1,13 @@
 //! One JSON line a request, for those who compute figures of their own.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 
 use serde::Serialize;
 use servecast_record::{RejectReason, RequestRecord, RequestStatus, RunRecord, StageRecord, TtftBreakdown};
 use servecast_types::{Duration, Role, Time};
 
+use crate::columns::Columns;
 use crate::latency::{tpot_ms, ttst};
 use crate::streamed::SettledRequest;
 use crate::window::Window;
@@ -17,6 +19,27 @@ use crate::window::Window;
 /// Rejected requests have those of the tokens that they got, so filter by `status` before averaging. Where a part of the run is
 /// measured, rows say by `measured` whether they belong to it.
 pub fn write_request_rows(run: &RunRecord, window: Window, mut out: impl Write) -> io::Result<()> {
+    request_rows(run, window, |row| write_row(row, &mut out))?;
+    out.flush()
+}
+
+/// The same as columns.
+pub fn request_columns(run: &RunRecord, window: Window) -> Columns {
+    let mut columns = Columns::default();
+    let added: Result<(), Infallible> = request_rows(run, window, |row| {
+        columns.push(row);
+        Ok(())
+    });
+    added.unwrap_or_else(|none| match none {});
+    columns
+}
+
+/// Calls `take` with the row of each request.
+fn request_rows<E>(
+    run: &RunRecord,
+    window: Window,
+    mut take: impl FnMut(&RequestRow<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     let measured = (!window.is_whole()).then(|| window.is_measured(run));
     for ordinal in 0..run.requests.len() {
         let measured = measured.as_ref().map(|measured| measured[ordinal]);
@@ -24,9 +47,9 @@ pub fn write_request_rows(run: &RunRecord, window: Window, mut out: impl Write) 
         let class = request.class.and_then(|class| run.classes.get(class.index())).map(AsRef::as_ref);
         let lora = request.lora.and_then(|lora| run.loras.get(lora as usize)).map(AsRef::as_ref);
         let row = RequestRow::new(ordinal, request, run.ttft_breakdown(ordinal));
-        write_row(&RequestRow { class, lora, measured, ..row }, &mut out)?;
+        take(&RequestRow { class, lora, measured, ..row })?;
     }
-    out.flush()
+    Ok(())
 }
 
 /// Writes the row of a request of a run that keeps none.

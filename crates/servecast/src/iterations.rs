@@ -1,9 +1,10 @@
-//! One JSON line an engine iteration.
+//! A row an engine iteration, as a JSON line or in columns.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use servecast_engine::Iteration;
+use servecast_report::Columns;
 use servecast_types::{RequestId, Role, Time, WorkerId};
 
 use crate::rows::Rows;
@@ -11,28 +12,18 @@ use crate::rows::Rows;
 /// Writes iterations as they end.
 pub struct IterationRows<W> {
     out: Rows<W>,
-    /// How many rows each worker has, by pool.
-    rows: [Vec<u64>; 3],
+    ordinals: Ordinals,
 }
 
 impl<W: Write> IterationRows<W> {
     /// Rows that go to `out`.
     pub fn new(out: W) -> Self {
-        Self { out: Rows::new(out), rows: Default::default() }
+        Self { out: Rows::new(out), ordinals: Ordinals::default() }
     }
 
     /// Writes a row, unless nothing happened in the iteration.
     pub fn write(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) -> io::Result<()> {
-        if !iteration.is_eventful() {
-            return Ok(());
-        }
-        let rows = &mut self.rows[pool as usize];
-        if rows.len() <= worker.index() {
-            rows.resize(worker.index() + 1, 0);
-        }
-        let ordinal = rows[worker.index()];
-        rows[worker.index()] += 1;
-        self.out.write(&Row::new(pool, worker, ordinal, iteration))
+        self.ordinals.row(pool, worker, iteration).map_or(Ok(()), |row| self.out.write(&row))
     }
 
     /// Where rows go.
@@ -43,6 +34,46 @@ impl<W: Write> IterationRows<W> {
     /// Where rows went.
     pub fn into_inner(self) -> W {
         self.out.into_inner()
+    }
+}
+
+/// Keeps the same rows as columns.
+#[derive(Debug, Default)]
+pub(crate) struct IterationColumns {
+    columns: Columns,
+    ordinals: Ordinals,
+}
+
+impl IterationColumns {
+    /// Adds a row, unless nothing happened in the iteration.
+    pub(crate) fn push(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
+        if let Some(row) = self.ordinals.row(pool, worker, iteration) {
+            self.columns.push(&row);
+        }
+    }
+
+    pub(crate) fn into_columns(self) -> Columns {
+        self.columns
+    }
+}
+
+/// How many rows each worker has, by pool.
+#[derive(Debug, Default)]
+struct Ordinals([Vec<u64>; 3]);
+
+impl Ordinals {
+    /// The row of an iteration, unless nothing happened in it.
+    fn row(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) -> Option<Row> {
+        if !iteration.is_eventful() {
+            return None;
+        }
+        let rows = &mut self.0[pool as usize];
+        if rows.len() <= worker.index() {
+            rows.resize(worker.index() + 1, 0);
+        }
+        let ordinal = rows[worker.index()];
+        rows[worker.index()] += 1;
+        Some(Row::new(pool, worker, ordinal, iteration))
     }
 }
 

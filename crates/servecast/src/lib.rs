@@ -211,8 +211,12 @@
 //!
 //! This crate prints nothing, and writes no files but the journal of a search that is to go on later.
 
+pub mod again;
 pub mod iterations;
+mod kept;
+pub mod load_rows;
 pub mod online;
+pub mod page;
 pub mod plan;
 pub mod recommend;
 pub mod replay;

@@ -403,7 +403,7 @@ fn check_diagnose(config: &ReplayConfig, layers: &Layers) -> Result<(), Failure>
 }
 
 /// How requests enter the deployment, as the cluster and as the workload see it.
-fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
+pub(crate) fn load(config: &ReplayConfig, layers: &Layers) -> Result<(LoadMode, Load), Failure> {
     let ratio = config.trace.arrival_speedup_ratio.unwrap_or(1.0);
     if !(ratio.is_finite() && ratio > 0.0) {
         return Err(layers.refused(&TraceError::SpeedupRatio { ratio }));

@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use servecast_cluster::{Detail, Observer, RunError, Simulation, WithTokens};
+use servecast_cluster::{RunError, Simulation, WithTokens};
 use servecast_config::error::{Failure, FailureKind, chain};
 use servecast_config::latency::Models;
 use servecast_config::settings::{Difference, Layers};
 use servecast_config::source::{Source, unusable_trace};
-use servecast_engine::Iteration;
 use servecast_record::RunRecord;
-use servecast_report::{Online, Report, SummaryOptions, Window, printable, summarize};
-use servecast_types::{Message, Role, Time, WorkerId};
-use servecast_workload::{Workload, read_trace};
+use servecast_report::{Columns, Online, Report, SummaryOptions, Window, printable, summarize};
+use servecast_types::{Message, Time};
+use servecast_workload::{TraceNotes, Workload, read_trace};
 
-use crate::iterations::IterationRows;
+use crate::iterations::IterationColumns;
+use crate::kept::{Follower, Kept};
 use crate::online::run_online;
+use crate::page::{self, PageOf, REPEATED};
 use crate::plan::Plan;
 use crate::what_if::test_findings;
 
@@ -29,7 +30,7 @@ use crate::what_if::test_findings;
 const TELL_EVERY: Duration = Duration::from_millis(50);
 
 /// What messages call a trace that is not a file.
-const TRACE: &str = "trace";
+pub(crate) const TRACE: &str = "trace";
 
 /// A report, or several, as files have it: indented JSON, the last line ended.
 ///
@@ -63,10 +64,12 @@ pub struct Outcome {
     pub record: RunRecord,
     /// What the report leaves out at the ends of the run.
     pub window: Window,
-    /// A JSON line an iteration, if asked for.
-    pub iterations: Option<Vec<u8>>,
+    /// A row an iteration, if asked for.
+    pub iterations: Option<Columns>,
     /// What the user should know: what has no effect, what was odd about the trace.
     pub notes: Vec<String>,
+    /// The page of a run by the clock of the machine, which cannot be made again for it.
+    pub(crate) online_page: Option<String>,
 }
 
 impl Outcome {
@@ -143,8 +146,7 @@ pub fn replay(
     replay: &Replay,
     watch: &mut dyn FnMut(Reached) -> ControlFlow<()>,
 ) -> Result<Outcome, Refusal> {
-    let config = |failure| Refusal::of(RefusalKind::Config, failure);
-    let plan = layers(replay).and_then(Plan::new).map_err(config)?;
+    let plan = plan(replay)?;
     let mut notes: Vec<String> = plan.derived.clone();
     for reason in &plan.unused {
         let note = format!("a setting has no effect: {}", with_arguments(reason));
@@ -152,31 +154,91 @@ pub fn replay(
             notes.push(note);
         }
     }
-    let workload = workload(replay.trace.as_deref(), &plan)
-        .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
-    notes.extend(workload.notes.messages().iter().map(with_arguments));
+    let kept = Kept {
+        activity: plan.online.map(|_| page::watch(&plan.topology)),
+        iterations: replay.iterations.then(IterationColumns::default),
+        timeline: None,
+    };
     let output = &plan.config.output;
-    let summary = plan.summary(&workload, output.asks_for_diagnosis());
-    let for_tests = output.diagnoses().then(|| workload.clone());
+    // The page says what is wrong with a run, the report where that is asked for.
+    let diagnoses = if plan.online.is_some() { output.has_diagnosis() } else { output.asks_for_diagnosis() };
+    let run = simulate(replay, &plan, kept, diagnoses, watch)?;
+    notes.extend(run.notes.messages().iter().map(with_arguments));
+    let online_page = run.kept.activity.as_ref().map(|_| run.page(replay, &plan)).transpose();
+    let online_page = online_page.map_err(|failure| Refusal::of(RefusalKind::Config, failure))?;
+    let Simulated { mut report, record, options, kept, .. } = run;
+    report.diagnosis = report.diagnosis.filter(|_| output.asks_for_diagnosis());
+    let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
+    let iterations = kept.iterations.map(IterationColumns::into_columns);
+    Ok(Outcome { report, record, window: options.window, iterations, notes, online_page })
+}
+
+/// What a replay is, with everything checked that can be checked before it.
+pub(crate) fn plan(replay: &Replay) -> Result<Plan, Refusal> {
+    layers(replay).and_then(Plan::new).map_err(|failure| Refusal::of(RefusalKind::Config, failure))
+}
+
+/// A run that is over.
+pub(crate) struct Simulated {
+    pub(crate) report: Report,
+    pub(crate) record: RunRecord,
+    /// What the report was made with.
+    pub(crate) options: SummaryOptions,
+    pub(crate) kept: Kept,
+    /// What was odd about the trace.
+    pub(crate) notes: TraceNotes,
+}
+
+impl Simulated {
+    /// Its page, of what it has kept.
+    pub(crate) fn page(&self, replay: &Replay, plan: &Plan) -> Result<String, Failure> {
+        let Self { report, record, options, kept, notes } = self;
+        let is_named = replay.trace.is_none() && replay.models.is_empty();
+        let repeating =
+            if is_named { REPEATED } else { "its trace or a latency function is of the program that ran it" };
+        let config = page::config_text(plan, notes, repeating)?;
+        let page = PageOf {
+            plan,
+            config: &config,
+            record,
+            activity: kept.activity.as_ref(),
+            window: options.window,
+        };
+        Ok(page.render(report))
+    }
+}
+
+/// Runs what a plan says, with a diagnosis or without, and keeps what is asked for.
+pub(crate) fn simulate(
+    replay: &Replay,
+    plan: &Plan,
+    kept: Kept,
+    diagnoses: bool,
+    watch: &mut dyn FnMut(Reached) -> ControlFlow<()>,
+) -> Result<Simulated, Refusal> {
+    let config = |failure| Refusal::of(RefusalKind::Config, failure);
+    let workload = workload(replay.trace.as_deref(), plan)
+        .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
+    let notes = workload.notes.clone();
+    let summary = plan.summary(&workload, diagnoses);
+    let for_tests = (diagnoses && plan.config.output.diagnoses()).then(|| workload.clone());
     let requests = workload.requests() as u64;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;
     let started = wall_clock();
     let watch = Watch::new(watch, requests);
-    let mut follower = Follower::new(replay, &watch);
-    let outcome = run(simulation, &plan, &watch, &mut follower);
+    let mut follower = Follower::new(&watch, kept);
+    let outcome = run(simulation, plan, &watch, &mut follower);
     let wall_time_ms = started.elapsed().as_secs_f64() * 1000.0;
     let (record, online) = outcome.map_err(|error| ended(&error))?;
     let options = SummaryOptions { wall_time_ms, online, ..summary };
-    let iterations = follower.iterations.map(IterationRows::into_inner);
-    let notes = notes.iter().map(|note| printable(note).into_owned()).collect();
-    let window = options.window;
+    let kept = follower.kept;
     let mut report = summarize(&record, &options);
     if let Some(workload) = for_tests {
-        test_findings(&plan, &workload, &mut report, &mut |_| watch.tell(false))
+        test_findings(plan, &workload, &mut report, &mut |_| watch.tell(false))
             .map_err(|error| ended(&error))?;
     }
-    Ok(Outcome { report, record, window, iterations, notes })
+    Ok(Simulated { report, record, options, kept, notes })
 }
 
 /// Why a run has ended before its time.
@@ -210,7 +272,7 @@ fn run(
 /// The deployment of a replay with its load in front, for whoever follows the run with an [`Observer`] of their own.
 pub fn simulation(replay: &Replay) -> Result<Simulation, Refusal> {
     let config = |failure| Refusal::of(RefusalKind::Config, failure);
-    let plan = layers(replay).and_then(Plan::new).map_err(config)?;
+    let plan = plan(replay)?;
     plan.refuse_online("whoever follows a run says by what clock it goes").map_err(config)?;
     let workload = workload(replay.trace.as_deref(), &plan)
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
@@ -255,7 +317,7 @@ fn wall_clock() -> Instant {
 }
 
 /// Whoever is told how far a run has come.
-struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     told_to: RefCell<&'a mut dyn FnMut(Reached) -> ControlFlow<()>>,
     reached: Cell<Reached>,
     told: Cell<Instant>,
@@ -268,7 +330,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The run has come so far.
-    fn reached(&self, now: Time, ended: u64) -> ControlFlow<()> {
+    pub(crate) fn reached(&self, now: Time, ended: u64) -> ControlFlow<()> {
         let requests = self.reached.get().requests;
         self.reached.set(Reached { now, ended, requests });
         self.tell(ended == requests)
@@ -287,35 +349,6 @@ impl<'a> Watch<'a> {
         }
         self.told.set(wall);
         (self.told_to.borrow_mut())(self.reached.get())
-    }
-}
-
-/// Follows a run for somebody else.
-struct Follower<'a> {
-    watch: &'a Watch<'a>,
-    iterations: Option<IterationRows<Vec<u8>>>,
-}
-
-impl<'a> Follower<'a> {
-    fn new(replay: &Replay, watch: &'a Watch<'a>) -> Self {
-        let iterations = replay.iterations.then(|| IterationRows::new(Vec::new()));
-        Self { watch, iterations }
-    }
-}
-
-impl Observer for Follower<'_> {
-    fn detail(&self) -> Detail {
-        if self.iterations.is_some() { Detail::Iterations } else { Detail::Passes }
-    }
-
-    fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
-        if let Some(rows) = &mut self.iterations {
-            rows.write(pool, worker, iteration).expect("memory can be written to");
-        }
-    }
-
-    fn progress(&mut self, now: Time, ended: u64) -> ControlFlow<()> {
-        self.watch.reached(now, ended)
     }
 }
 
@@ -402,6 +435,6 @@ mod tests {
             rows
         };
         assert_eq!(rows(&without), rows(&with));
-        assert!(without.iterations.is_none() && with.iterations.is_some_and(|rows| !rows.is_empty()));
+        assert!(without.iterations.is_none() && with.iterations.is_some_and(|rows| rows.rows() > 0));
     }
 }

@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use servecast_cluster::{Detail, LoadMode, Observer, Routed, RunError, Simulation, Topology, WithTokens};
+use servecast_cluster::{Detail, LoadMode, Observer, Routed, RunError, Simulation, WithTokens};
 use servecast_engine::{Decodes, Iteration};
 use servecast_record::{EndedRequest, RunRecord};
 use servecast_report::{
-    Activity, BusySpan, FoundBy, PoolSize, Report, TableOptions, failures, render_charts, render_junit,
-    render_markdown, render_table, summarize,
+    Activity, FoundBy, Report, TableOptions, failures, render_charts, render_junit, render_markdown,
+    render_table, summarize,
 };
 use servecast_types::{Message, Role, Time, WorkerId, message};
 use servecast_workload::{Workload, write_in_lines};
@@ -26,6 +26,7 @@ use crate::files::{self, OutputFile, note};
 use crate::interrupt::Interrupt;
 use crate::iterations::IterationRows;
 use crate::online::{OnlineRun, run_online};
+use crate::page;
 use crate::plan::Plan;
 use crate::progress::{Progress, TestsProgress};
 use crate::routing::Row;
@@ -345,7 +346,7 @@ impl Follower {
             iterations: create(&output.iterations_jsonl)?.map(IterationRows::new),
             routing: create(&output.routing_jsonl)?.map(Rows::new),
             timeline: create(&output.timeline)?.map(|file| Timeline::new(file, plan.timeline)),
-            activity: output.has_page().then(|| watch(&plan.topology)),
+            activity: output.has_page().then(|| page::watch(&plan.topology)),
             requests: None,
             failure: None,
             is_online: plan.online.is_some(),
@@ -367,17 +368,6 @@ impl Follower {
     }
 }
 
-/// Keeps what the workers of a deployment do.
-fn watch(topology: &Topology) -> Activity {
-    Activity::new(topology.groups().map(|(role, workers, engine)| PoolSize {
-        role,
-        workers,
-        blocks: engine.usable_blocks(),
-        ranks: engine.num_ranks(),
-        stages: engine.num_stages(),
-    }))
-}
-
 impl Observer for Follower {
     fn detail(&self) -> Detail {
         if self.iterations.is_some() { Detail::Iterations } else { Detail::Passes }
@@ -385,16 +375,7 @@ impl Observer for Follower {
 
     fn iteration(&mut self, pool: Role, worker: WorkerId, iteration: &Iteration) {
         if let Some(activity) = &mut self.activity {
-            let span = BusySpan {
-                start: iteration.start,
-                end: iteration.end,
-                busy: iteration.busy(),
-                iterations: 1,
-                tokens: iteration.total_tokens(),
-                free_blocks: iteration.free_blocks_after_schedule,
-                free_blocks_after: iteration.free_blocks,
-            };
-            activity.add(pool, worker, &span);
+            activity.add(pool, worker, &page::span_of(iteration));
         }
         if self.failure.is_none()
             && let Some(rows) = &mut self.iterations
@@ -412,17 +393,7 @@ impl Observer for Follower {
 
     fn decoded(&mut self, pool: Role, worker: WorkerId, decodes: &Decodes) {
         if let Some(activity) = &mut self.activity {
-            let (first, after) = (decodes.free_blocks, decodes.free_blocks_after());
-            let span = BusySpan {
-                start: decodes.start,
-                end: decodes.end(),
-                busy: decodes.length(),
-                iterations: decodes.count(),
-                tokens: decodes.count() * decodes.requests,
-                free_blocks: u32::midpoint(first, after),
-                free_blocks_after: after,
-            };
-            activity.add(pool, worker, &span);
+            activity.add(pool, worker, &page::span_of_decodes(decodes));
         }
         if self.failure.is_none()
             && let Some(timeline) = &mut self.timeline

@@ -4,9 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use servecast_record::RunRecord;
-use servecast_report::{
-    Activity, PageContext, Report, SummaryOptions, export, render_page, write_request_rows,
-};
+use servecast_report::{Activity, Report, SummaryOptions, export, write_request_rows};
 use servecast_workload::TraceNotes;
 
 use super::folder::Folder;
@@ -15,8 +13,8 @@ use crate::config::{Layers, OutputConfig};
 use crate::error::{Failure, quoted};
 use crate::files::{self, OutputFile};
 use crate::interrupt::Interrupt;
+use crate::page::{PageOf, REPEATED, config_text};
 use crate::plan::{Plan, exports};
-use crate::resolved::resolved;
 use crate::source::Source;
 
 /// Files of `--output-dir`.
@@ -148,15 +146,9 @@ pub(super) fn write(
     }
     let pages = paths(&output.report_html, PAGE);
     if !pages.is_empty() || folder.is_some() {
-        let config = config_text(plan, notes)?;
-        let context = PageContext {
-            title: plan.source.name(),
-            config: config.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            block_size: plan.block_size,
-            window: options.window,
-        };
-        let page = render_page(record, activity, report, &context);
+        let config = config_text(plan, notes, REPEATED)?;
+        let page = PageOf { plan, config: &config, record, activity, window: options.window };
+        let page = page.render(report);
         for path in pages {
             write(&path, &|file| file.write_all(page.as_bytes()))?;
         }
@@ -175,13 +167,4 @@ pub(super) fn put_in_place(mut complete: Vec<OutputFile>) -> Result<(), Failure>
     // Devices and pipes first: if one of them takes no more, no file is in its place yet.
     complete.sort_by_key(|file| !file.is_in_place());
     complete.into_iter().try_for_each(OutputFile::commit)
-}
-
-/// A configuration file that repeats the run.
-fn config_text(plan: &Plan, notes: &TraceNotes) -> Result<String, Failure> {
-    let version = env!("CARGO_PKG_VERSION");
-    let head = format!(
-        "# Every setting of a run of servecast {version}; to repeat it: servecast replay --config config.toml\n"
-    );
-    Ok(head + &resolved(plan, notes)?)
 }

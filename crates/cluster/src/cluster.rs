@@ -14,7 +14,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Engine, EngineRequest, EngineState};
+use servecast_engine::{Engine, EngineRequest, EngineState, Order};
 use servecast_record::{RejectReason, RequestStatus, RunRecord, SoFar};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, PoolId, RequestId, Role, Time, WorkerId};
@@ -165,6 +165,16 @@ impl Cluster {
         for pool in &mut self.pools {
             let policy = make(pool.role);
             pool.set_policy(policy, &self.names);
+        }
+    }
+
+    /// Puts an order of one's own before the waiting requests of each worker of a pool, before the first request; `None`
+    /// leaves a pool as it is. Workers that are added later have it, too.
+    pub fn set_orders(&mut self, mut make: impl FnMut(Role) -> Option<Arc<dyn Order>>) {
+        for pool in &mut self.pools {
+            if let Some(order) = make(pool.role) {
+                pool.set_order(&order);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing, Rejection};
+use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing, Order, Rejection};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, KvEvent, Rank, RequestId, Role, Seed, Time, WorkerId};
 use smallvec::{SmallVec, smallvec};
@@ -224,6 +224,16 @@ impl Pool {
         policy.workers_changed(&self.candidates);
         policy.name_contents(names);
         self.routing = Routing::Policy(policy);
+    }
+
+    /// Gives its engines, to which nothing has come yet, another order of their waiting queues.
+    pub(crate) fn set_order(&mut self, order: &Arc<dyn Order>) {
+        for kind in &mut self.kinds {
+            *kind = kind.clone().with_order(Arc::clone(order));
+        }
+        for worker in &mut self.workers {
+            worker.engine = Engine::new(self.kinds[worker.group].clone(), self.tracing);
+        }
     }
 
     /// Says what the content of prompts is called.

@@ -1,6 +1,8 @@
 //! Runs a workload on a deployment: as fast as it can, or by a clock.
 
-use servecast_engine::EngineConfig;
+use std::sync::Arc;
+
+use servecast_engine::{EngineConfig, Order};
 use servecast_record::RunRecord;
 use servecast_types::{Role, WorkerId};
 use servecast_workload::{Turn, Workload};
@@ -46,6 +48,14 @@ impl Simulation {
     #[must_use]
     pub fn with_policy(mut self, make: impl FnMut(Role) -> Box<dyn Pick>) -> Self {
         self.cluster.set_policies(make);
+        self
+    }
+
+    /// Puts an order of one's own before the waiting requests of each worker of a pool, which `make` gives for its role;
+    /// `None` leaves the pool with the order of its engine.
+    #[must_use]
+    pub fn with_order(mut self, make: impl FnMut(Role) -> Option<Arc<dyn Order>>) -> Self {
+        self.cluster.set_orders(make);
         self
     }
 

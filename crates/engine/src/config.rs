@@ -11,6 +11,7 @@ use crate::args::{
 use crate::kv_groups::KvGroups;
 use crate::latency_spec::LatencySpec;
 use crate::offload_args::KvOffloading;
+use crate::order::OwnOrder;
 use crate::sglang::{self, SglangConfig};
 use crate::speculation::{Drafter, Speculation};
 use crate::trtllm::NoEvict;
@@ -93,6 +94,8 @@ pub struct EngineConfig {
     pub(crate) latency: Latency,
     /// What the host takes besides passes.
     pub(crate) host: Host,
+    /// The order of the waiting queue that a program brought along.
+    pub(crate) order: Option<OwnOrder>,
     worker_type: Option<Role>,
 }
 
@@ -156,6 +159,7 @@ impl EngineArgs {
             sglang: None,
             latency,
             host,
+            order: None,
             worker_type,
         };
         if self.engine_type == EngineType::Sglang {

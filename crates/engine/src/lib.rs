@@ -57,6 +57,7 @@ mod kv_groups;
 mod latency_spec;
 mod links;
 mod offload_args;
+mod order;
 mod preset;
 mod request;
 mod scheduler;
@@ -88,6 +89,7 @@ pub use kv_groups::{KvGroupArgs, KvGroupType, MambaCacheMode, RetentionInterval}
 pub use latency_spec::LatencySpec;
 pub use links::{Begun, Fetch, Links};
 pub use offload_args::{KvOffloadingArgs, OffloadBackend, OffloadConnector, OffloadEviction};
+pub use order::{Order, WaitingRequest};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{

@@ -29,6 +29,9 @@ pub struct EngineRequest {
     pub priority: i32,
     /// When it came, for ties of priority.
     pub arrival: Time,
+    /// Its key in a [fixed order](crate::Order::is_fixed) that the engine was given, if that was
+    /// [asked for](EngineConfig::ask_order).
+    pub order_key: Option<f64>,
     /// Decides between requests of equal priority and arrival, and for SGLang's policy `hrrn` between equals: lower goes
     /// first.
     pub tie_break: u64,
@@ -61,6 +64,7 @@ impl EngineRequest {
             accepted_drafts: None,
             priority: 0,
             arrival,
+            order_key: None,
             tie_break: u64::from(id.0),
             routing_key: None,
             lora: None,

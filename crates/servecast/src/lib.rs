@@ -127,6 +127,49 @@
 //! assert_eq!(requests.collect::<Vec<_>>(), [4, 4, 2]);
 //! ```
 //!
+//! # A scheduling order of one's own
+//!
+//! An [`Order`](engine::Order) says whom engines look at first of the requests that wait. This one serves short prompts before
+//! long ones; its keys stay as they are while a request waits, which it says, so that the run costs no more than another:
+//!
+//! ```
+//! # use serde_json::json;
+//! # use servecast::Replay;
+//! use std::sync::Arc;
+//!
+//! use servecast::engine::{Order, WaitingRequest};
+//! use servecast::types::Time;
+//!
+//! #[derive(Debug)]
+//! struct ShortestPromptFirst;
+//!
+//! impl Order for ShortestPromptFirst {
+//!     fn key(&self, request: &WaitingRequest, _now: Time) -> f64 {
+//!         f64::from(request.prompt_tokens)
+//!     }
+//!
+//!     fn is_fixed(&self) -> bool {
+//!         true
+//!     }
+//! }
+//!
+//! let trace = br#"
+//! {"timestamp": 0, "input_length": 9000, "output_length": 20, "hash_ids": [1, 2, 3, 4, 5, 6, 7, 8, 9]}
+//! {"timestamp": 0, "input_length": 8150, "output_length": 20, "hash_ids": [11, 12, 13, 14, 15, 16, 17, 18, 19]}
+//! {"timestamp": 0, "input_length": 100, "output_length": 20, "hash_ids": [21]}
+//! "#;
+//! let settings = json!({"engine_preset": "vllm-0.33", "num_gpu_blocks": 2000, "trace_block_size": 1000});
+//! let replay = Replay {
+//!     settings: settings.as_object().unwrap().clone(),
+//!     trace: Some(trace.to_vec()),
+//!     ..Replay::default()
+//! };
+//! let simulation = servecast::simulation(&replay).unwrap();
+//! let record = simulation.with_order(|_role| Some(Arc::new(ShortestPromptFirst))).run(&mut ()).unwrap();
+//! let ttft: Vec<_> = record.requests.iter().map(|request| request.ttft().unwrap()).collect();
+//! assert!(ttft[2] < ttft[1] && ttft[1] < ttft[0]);
+//! ```
+//!
 //! # A latency model of one's own
 //!
 //! A model says how long a pass over a [`Batch`](latency::Batch) takes. It sees sums over the requests, never the requests, so

@@ -82,13 +82,16 @@ impl Cluster {
     pub(super) fn deliver(
         &mut self,
         place: Place,
-        request: EngineRequest,
+        mut request: EngineRequest,
         now: Time,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         let pool = &mut self.pools[place.pool.index()];
+        let engine = pool.workers[place.worker.index()].engine.config();
+        // In the order in which requests are sent, not in that in which workers catch up.
+        engine.ask_order(&mut request);
         // What has waited for a worker comes later than it arrived.
-        let offloads = pool.workers[place.worker.index()].engine.config().offloads_kv();
+        let offloads = engine.offloads_kv();
         let comes_now = request.remote_prefill || request.arrival < now || offloads;
         if !(pool.is_read() || pool.is_watched() || comes_now) {
             let inbox = &mut pool.workers[place.worker.index()].inbox;

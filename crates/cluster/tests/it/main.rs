@@ -15,6 +15,7 @@ mod life;
 mod lifecycle;
 mod oracle_peer;
 mod oracle_router;
+mod order;
 mod peer;
 mod properties;
 mod routing;

@@ -14,7 +14,9 @@ use servecast_record::{RequestStatus, RunRecord};
 use servecast_types::{Duration, Role, Time};
 use servecast_workload::TraceRow;
 
-use crate::scenario::{Scenario, engine, output_room, rows, run, scenario, watch, watch_in, watch_ordered};
+use crate::scenario::{
+    Ours, Scenario, engine, output_room, rows, run, scenario, watch, watch_in, watch_ordered,
+};
 
 /// Most sessions that are under way at one time.
 fn most_sessions_at_a_time(run: &RunRecord) -> usize {
@@ -152,6 +154,36 @@ fn of_offload() -> impl Strategy<Value = Scenario> {
     })
 }
 
+/// Random deployments whose waiting queues are in an order of a program. Requests come within 40 ms, so that they wait.
+fn of_orders() -> impl Strategy<Value = Scenario> {
+    let orders = vec![Ours::Shortest, Ours::Scrambled, Ours::Aging, Ours::Restless];
+    (scenario(), prop::sample::select(orders))
+        .prop_map(|(scenario, order)| Scenario { order: Some(order), ..scenario })
+}
+
+/// That an order changes nothing between fast and plain runs says little if it changes nothing at all, or if it takes the
+/// fast path away.
+#[test]
+fn orders_of_programs_change_whom_random_deployments_serve_first_and_leave_them_fast() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeMap::<_, (u64, u64, u64)>::new();
+    for _ in 0..600 {
+        let ours = of_orders().new_tree(&mut runner).unwrap().current();
+        let theirs = Scenario { order: None, ..ours.clone() };
+        let (record, watched) = watch(&ours, false);
+        let last = ours.decode.as_ref().unwrap_or(&ours.prefill);
+        let key = (format!("{:?}", last.engine_type), format!("{:?}", ours.order.unwrap()));
+        let (runs, others, together) = seen.entry(key).or_default();
+        *runs += 1;
+        *others += u64::from(record.requests != run(&theirs).requests);
+        *together += watched.together;
+    }
+    assert_eq!(seen.len(), 3 * 4);
+    for (kind, (runs, others, together)) in seen {
+        assert!(2 * others > runs && together > runs, "{kind:?}: {others} of {runs} runs, {together}");
+    }
+}
+
 /// And they would say little of transfers that share a port if there were none.
 #[test]
 fn transfers_of_random_deployments_share_ports() {
@@ -215,6 +247,7 @@ fn a_prompt_may_fit_when_a_free_block_that_it_hits_is_taken() {
         concurrency: Some(2),
         router_mode: RouterMode::Random,
         kv_router: RouterOptions::default().kv,
+        order: None,
     };
     is_as_plain(&scenario).unwrap();
     let prompt = &run(&scenario).requests[6].stages[1];
@@ -249,6 +282,7 @@ fn a_copy_is_not_waited_for_when_a_worker_that_lags_has_served_the_last_request(
         concurrency: None,
         router_mode: RouterMode::RoundRobin,
         kv_router: RouterOptions::default().kv,
+        order: None,
     };
     is_as_plain(&scenario).unwrap();
 }
@@ -258,6 +292,11 @@ proptest! {
 
     #[test]
     fn stretches_change_nothing(scenario in scenario()) {
+        is_as_plain(&scenario)?;
+    }
+
+    #[test]
+    fn stretches_change_nothing_in_an_order_of_a_program(scenario in of_orders()) {
         is_as_plain(&scenario)?;
     }
 

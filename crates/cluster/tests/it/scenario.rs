@@ -11,7 +11,8 @@ use servecast_cluster::{
     RouterOptions, RunError, Simulation, SimulationOptions, TokenLog, Topology,
 };
 use servecast_engine::{
-    Admitted, Decodes, EngineArgs, EngineConfig, EngineType, Iteration, Rejection, Transfer,
+    Admitted, Decodes, EngineArgs, EngineConfig, EngineType, Iteration, Order, Rejection, Transfer,
+    WaitingRequest,
 };
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
 use servecast_record::RunRecord;
@@ -53,6 +54,40 @@ pub(crate) struct Scenario {
     pub(crate) router_mode: RouterMode,
     pub(crate) kv_router: KvRouterOptions,
     pub(crate) session_affinity: Option<Duration>,
+    /// The order of waiting queues, if it is not that of the engines.
+    pub(crate) order: Option<Ours>,
+}
+
+/// An order of waiting queues that no engine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ours {
+    /// Short prompts first, with many ties.
+    Shortest,
+    /// As good as any: each request has a key of its own, which never changes.
+    Scrambled,
+    /// Those first that have waited longest for their length, and behind them those that were preempted.
+    Aging,
+    /// Another one for each instant.
+    Restless,
+}
+
+impl Order for Ours {
+    fn key(&self, request: &WaitingRequest, now: Time) -> f64 {
+        let waited = now.since(request.arrival).as_ns();
+        match self {
+            Self::Shortest => f64::from(request.prompt_tokens / 8),
+            Self::Scrambled => f64::from(request.id.0.wrapping_mul(0x9E37_79B9) >> 16),
+            Self::Aging => {
+                let length = request.prompt_tokens + request.output_tokens + request.max_tokens;
+                f64::from(request.preemptions) - waited as f64 / f64::from(length) / 1e6
+            }
+            Self::Restless => (((waited / 1000).wrapping_mul(0x9E37_79B9) >> 16) & 0xFF) as f64,
+        }
+    }
+
+    fn is_fixed(&self) -> bool {
+        matches!(self, Self::Shortest | Self::Scrambled)
+    }
 }
 
 /// Any engine, in blocks of 4 tokens, so that it goes with any other. On the heap: what makes one is larger than the stack of
@@ -274,7 +309,17 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
                 kv_transfer_sharing: None,
                 ..decode
             });
-            Scenario { prefill, decode, workers, rows, concurrency, router_mode, kv_router, session_affinity }
+            Scenario {
+                prefill,
+                decode,
+                workers,
+                rows,
+                concurrency,
+                router_mode,
+                kv_router,
+                session_affinity,
+                order: None,
+            }
         },
     )
 }
@@ -323,7 +368,8 @@ fn watch_by(
     let (topology, options) = deployment(scenario, plain);
     let log = Some(TokenLog::new(&topology));
     let mut watcher = Watcher { detail, watch: Watch::default(), log };
-    let simulation = Simulation::new(&topology, workload, &options).unwrap();
+    let order = scenario.order.map(|order| Arc::new(order) as Arc<dyn Order>);
+    let simulation = Simulation::new(&topology, workload, &options).unwrap().with_order(|_| order.clone());
     let record = run(simulation, &mut watcher).unwrap_or_else(|error| panic!("{error}"));
     let Watcher { watch, log, .. } = watcher;
     (record, Watch { tokens: log.unwrap().into_times(), ..watch })

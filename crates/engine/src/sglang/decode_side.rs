@@ -252,7 +252,7 @@ impl Scheduler {
         if self.fetching.is_empty() {
             return;
         }
-        self.policy.order_fetching(&mut self.fetching, &self.requests);
+        self.policy.order_fetching(&mut self.fetching, &mut self.requests, now);
         let mut reservations = self.reservations();
         let mut begun = Vec::new();
         let next = |scheduler: &Self| {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
+use servecast_types::Time;
 use smallvec::SmallVec;
 
 use super::cache::KvCache;
@@ -11,6 +12,7 @@ use super::order;
 use super::queue::{Place, WaitingQueue};
 use super::request::Request;
 use super::settings::{SchedulePolicy, SglangConfig};
+use crate::order::OwnOrder;
 use crate::table::{RequestTable, Slot};
 
 /// Waiting requests beyond which to look all of them up is not worth its time.
@@ -21,6 +23,8 @@ pub(super) struct Policy {
     order: SchedulePolicy,
     /// Order by priority first; `Some(true)` if low values come first.
     by_priority: Option<bool>,
+    /// An order of a program, in place of these two.
+    own: Option<OwnOrder>,
     random: Pcg64Mcg,
     /// How often requests were put in order without regard to what is cached.
     unaware: u64,
@@ -38,8 +42,31 @@ impl Policy {
             by_priority: config
                 .enable_priority_scheduling
                 .then_some(config.schedule_low_priority_values_first),
+            own: None,
             random: Pcg64Mcg::seed_from_u64(config.random_seed),
             unaware: 0,
+        }
+    }
+
+    /// The same with an order of a program, if there is one. The cache is treated as under `fcfs`.
+    pub(super) fn with_order(self, own: Option<OwnOrder>) -> Self {
+        let order = if own.is_some() { SchedulePolicy::Fcfs } else { self.order };
+        Self { order, own, ..self }
+    }
+
+    /// Puts requests in the order that a program has for them `now`, if they may change places.
+    pub(super) fn arrange(
+        &self,
+        waiting: &mut WaitingQueue,
+        requests: &mut RequestTable<Request>,
+        now: Time,
+    ) {
+        if let Some(own) = self.own.as_ref().filter(|own| own.changes()) {
+            waiting.place_anew(|slot| {
+                let request = &mut requests[slot];
+                request.ask(own, now);
+                Place::asked(request)
+            });
         }
     }
 
@@ -115,9 +142,15 @@ impl Policy {
         waiting.front()
     }
 
-    /// Puts requests that fetch their KV in order: as they came, or by priority.
-    pub(super) fn order_fetching(&self, fetching: &mut WaitingQueue, requests: &RequestTable<Request>) {
-        if self.by_priority.is_some() {
+    /// Puts requests that fetch their KV in order: as they came, by priority, or in that of a program.
+    pub(super) fn order_fetching(
+        &self,
+        fetching: &mut WaitingQueue,
+        requests: &mut RequestTable<Request>,
+        now: Time,
+    ) {
+        self.arrange(fetching, requests, now);
+        if self.by_priority.is_some() || self.own.is_some() {
             self.place_by(fetching, requests, false);
         }
     }
@@ -127,12 +160,15 @@ impl Policy {
         self.by_priority
     }
 
-    /// Orders by priority and the longest output, as far as these count.
+    /// Orders by priority and the longest output, as far as these count, or as a program does.
     fn place(&self, waiting: &mut WaitingQueue, requests: &RequestTable<Request>) {
         self.place_by(waiting, requests, self.order == SchedulePolicy::Lof);
     }
 
     fn place_by(&self, waiting: &mut WaitingQueue, requests: &RequestTable<Request>, longest_output: bool) {
+        if self.own.is_some() {
+            return waiting.place(|slot| Place::asked(&requests[slot]));
+        }
         if self.by_priority.is_none() && !longest_output {
             return;
         }
@@ -141,6 +177,7 @@ impl Policy {
             Place {
                 rank: self.by_priority.map_or(0, |low_first| rank(request, low_first)),
                 output: Reverse(if longest_output { request.max_new_tokens } else { 0 }),
+                arrival: Time::ZERO,
                 entered: request.entered,
             }
         });

@@ -8,16 +8,31 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
+use servecast_types::Time;
 
+use super::request::Request;
 use crate::table::Slot;
 
-/// Place in an order by what requests are, which does not change while they wait: the lowest goes first, of equals the one
-/// that entered first.
+/// Place in an order by what requests are: the lowest goes first, of equals the one that entered first or, where a program
+/// says the order, that arrived first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) rank: i64,
     pub(super) output: Reverse<u32>,
+    pub(super) arrival: Time,
     pub(super) entered: u64,
+}
+
+impl Place {
+    /// That of a request by what an order of a program last said of it.
+    ///
+    /// # Panics
+    /// If no such order was asked.
+    pub(super) fn asked(request: &Request) -> Self {
+        let asked = request.asked.as_ref().expect("an order is asked for every request of its engine");
+        let (rank, arrival) = (asked.key.0, asked.request.arrival);
+        Self { rank, output: Reverse(0), arrival, entered: request.tie_break }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +91,12 @@ impl WaitingQueue {
         self.placed.extend(self.list.drain(..).map(|slot| (place(slot), slot)));
     }
 
+    /// Puts all of the queue where it belongs now.
+    pub(super) fn place_anew(&mut self, mut place: impl FnMut(Slot) -> Place) {
+        self.placed = self.iter().map(|slot| (place(slot), slot)).collect();
+        self.list.clear();
+    }
+
     /// Those in the queue, to be put in another order.
     pub(super) fn as_mut_slice(&mut self) -> &mut [Slot] {
         debug_assert!(self.placed.is_empty(), "an order by places stays as it is");
@@ -117,7 +138,12 @@ mod tests {
 
     #[test]
     fn newcomers_wait_at_the_back_until_the_queue_is_put_in_order() {
-        let place = |Slot(slot): Slot| Place { rank: 0, output: Reverse(slot % 10), entered: slot.into() };
+        let place = |Slot(slot): Slot| Place {
+            rank: 0,
+            output: Reverse(slot % 10),
+            arrival: Time::ZERO,
+            entered: slot.into(),
+        };
         let mut queue = queue([11, 25, 35]);
         queue.place(place);
         queue.push_back(Slot(47));
@@ -125,6 +151,9 @@ mod tests {
         queue.place(place);
         assert_eq!(slots(&queue), [47, 25, 35, 11]);
         assert_eq!((queue.pop_front(), queue.front(), queue.len()), (Some(Slot(47)), Some(Slot(25)), 3));
+        queue.push_back(Slot(51));
+        queue.place_anew(|slot| Place { output: Reverse(0), ..place(slot) });
+        assert_eq!(slots(&queue), [11, 25, 35, 51]);
     }
 
     #[test]

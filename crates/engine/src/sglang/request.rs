@@ -6,6 +6,7 @@ use servecast_types::{BlockHasher, Prompt, RequestId, Run, Time};
 
 use super::settings::SglangConfig;
 use super::tree::Prefix;
+use crate::order::{Asked, OwnOrder};
 use crate::sequence::Sequence;
 use crate::{EngineConfig, EngineRequest, Rejection};
 
@@ -35,6 +36,8 @@ pub(super) struct Request {
     pub(super) priority: i32,
     pub(super) tie_break: u64,
     pub(super) routing_key: Option<u32>,
+    /// What an order of a program says of it, if the engine was given one.
+    pub(super) asked: Option<Box<Asked>>,
     /// When it entered the waiting queue, last time: a number that grows.
     pub(super) entered: u64,
     /// Prompt tokens that the engine had computed by then.
@@ -121,6 +124,7 @@ impl Request {
             priority: request.priority,
             tie_break: request.tie_break,
             routing_key: request.routing_key,
+            asked: None,
             entered,
             computed_before: 0,
             refused: None,
@@ -160,6 +164,13 @@ impl Request {
         let request = EngineRequest { prompt: Prompt::new([Run::tokens(0, 1)]), ..request };
         let stub = Self::new(request, max_new_tokens, entered, config);
         Self { refused: Some(reason), stop_after: Some(1), ..stub }
+    }
+
+    /// Asks an order of a program where it belongs `now`.
+    pub(super) fn ask(&mut self, order: &OwnOrder, now: Time) {
+        if let Some(asked) = &mut self.asked {
+            asked.ask(order, now, self.outputs, self.requeues);
+        }
     }
 
     /// It goes back to the queue.

@@ -91,7 +91,7 @@ impl Scheduler {
             last_prefill: Vec::new(),
             chunked: None,
             ratio: NewTokenRatio::new(sglang.schedule_conservativeness),
-            policy: Policy::new(&sglang),
+            policy: Policy::new(&sglang).with_order(config.order.clone()),
             interval: PrefillInterval::new(
                 sglang.prefill_decode_interval,
                 sglang.prefill_decode_interval_min_bs,
@@ -124,13 +124,15 @@ impl Scheduler {
         let stands_alone = !(request.remote_prefill || request.hold_kv);
         let room = if self.prefill_side.is_some() { 1 } else { output_room(&self.config, prompt_tokens) };
         let max_new_tokens = max_tokens.min(room);
-        let request = match self.config.check_request(prompt_tokens) {
+        let asked = self.config.asked(&request);
+        let mut request = match self.config.check_request(prompt_tokens) {
             Ok(()) => Request::new(request, max_new_tokens, self.entries, &self.config),
             Err(reason) if stands_alone => {
                 Request::stub(request, reason, max_new_tokens, self.entries, &self.config)
             }
             Err(reason) => return Err(reason),
         };
+        request.asked = asked;
         let slot = self.requests.insert(request);
         if self.inbox.is_open() {
             self.receive(slot);
@@ -314,6 +316,7 @@ impl Scheduler {
             return None;
         }
         let computed = self.computed_tokens;
+        self.policy.arrange(&mut self.waiting, &mut self.requests, step.iteration.scheduled_at);
         self.policy.order(&mut self.waiting, &mut self.requests, &mut self.cache, &self.running, computed);
         let mixed = if self.sglang.enable_mixed_chunk { self.running.len() as u32 } else { 0 };
         let running = self.running.iter().map(|&slot| &self.requests[slot]);

@@ -156,7 +156,7 @@ impl Scheduler {
         if self.fetching.is_empty() {
             return;
         }
-        self.policy.order_fetching(&mut self.fetching, &self.requests);
+        self.policy.order_fetching(&mut self.fetching, &mut self.requests, now);
         while let Some(slot) = self.fetching.front() {
             if !self.has_room_for_transfer(slot) {
                 return;

@@ -91,6 +91,9 @@ impl Scheduler {
 
     /// Waiting requests in order, until one does not fit.
     pub(super) fn admit_waiting(&mut self, round: &mut Round, step: &mut Step, links: &mut dyn Links) {
+        if self.may_admit(round) {
+            self.arrange_waiting(round.now);
+        }
         while self.may_admit(round) {
             let Some(slot) = self.waiting.peek() else { break };
             match self.try_admit(slot, round, step, links) {
@@ -103,8 +106,19 @@ impl Scheduler {
             }
         }
         while let Some(slot) = self.put_off.pop() {
-            self.waiting.push_preempted(slot, self.requests[slot].key);
+            self.waiting.push_preempted(slot, self.requests[slot].place());
         }
+    }
+
+    /// Puts the waiting requests in the order that a program has for them `now`, if they may change places.
+    fn arrange_waiting(&mut self, now: Time) {
+        let Some(order) = self.config.changing_order() else { return };
+        let requests = &mut self.requests;
+        self.waiting.arrange(|slot| {
+            let request = &mut requests[slot];
+            request.ask(order, now);
+            request.place()
+        });
     }
 
     /// Under TensorRT-LLM, who is put off keeps the place that it would have taken, so that no more are looked at than could
@@ -350,12 +364,16 @@ impl Scheduler {
         taken + self.reserved_blocks() + self.watermark() <= self.kv.num_free()
     }
 
-    /// Puts a request among those whose KV is on its way, in order of the policy.
+    /// Puts a request among those whose KV is on its way, in order of the policy; where a program orders the queue, in that
+    /// in which they left it.
     fn await_transfer(&mut self, slot: Slot, end: Time, now: Time) {
         let key = |slot: Slot| self.requests[slot].key;
-        let position = match self.config.scheduling_policy {
-            SchedulingPolicy::Fcfs => self.loading.len(),
-            SchedulingPolicy::Priority => self.loading.partition_point(|other| key(other.slot) < key(slot)),
+        let by_priority =
+            self.config.scheduling_policy == SchedulingPolicy::Priority && self.config.order.is_none();
+        let position = if by_priority {
+            self.loading.partition_point(|other| key(other.slot) < key(slot))
+        } else {
+            self.loading.len()
         };
         let received = !self.polls() && end <= now;
         self.loading.insert(position, Loading { slot, end, from: self.decided + 1, received });

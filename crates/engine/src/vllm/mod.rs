@@ -15,7 +15,7 @@
 //! - `groups`: the same where layers keep different things of a sequence.
 //! - `pool`: blocks, free list, contents (`BlockPool`); `segment`: blocks that it handles as one.
 //! - `offload`: KV in the memory of the host.
-//! - `queue`: the waiting queue of either policy.
+//! - `queue`: the waiting queue of either policy, or in an order of a program.
 //! - `request`: a request with its counters.
 //!
 //! vLLM goes round for ever in some corners: requests that preempt each other before any gets a token, a producer

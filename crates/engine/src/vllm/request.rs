@@ -6,6 +6,7 @@ use servecast_types::{BlockHasher, BlockId, HashRuns, RequestId, SequenceHash, T
 
 use super::groups::Tables;
 use crate::EngineRequest;
+use crate::order::{Asked, Key, OwnOrder};
 use crate::sequence::Sequence;
 
 /// Preemptions without a token in between after which the rules bend; the real scheduler was seen to get out of more
@@ -27,7 +28,15 @@ pub(crate) enum Status {
     Held,
 }
 
-/// Order of the waiting queue under the `priority` policy, and reverse order of preemption.
+/// Place in a waiting queue that goes by a key: the priority under that policy, or what an order of a program says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    key: i64,
+    arrival: Time,
+    tie_break: u64,
+}
+
+/// How important a request is under the `priority` policy, and reverse order of preemption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PriorityKey {
     priority: i32,
@@ -47,6 +56,12 @@ impl PriorityKey {
 
     pub(crate) fn tie_break(self) -> u64 {
         self.tie_break
+    }
+
+    /// Its place in a queue that goes by `key`, if that is given, and by priority otherwise.
+    pub(crate) fn place(self, key: Option<Key>) -> Place {
+        let Self { priority, arrival, tie_break } = self;
+        Place { key: key.map_or(i64::from(priority), |key| key.0), arrival, tie_break }
     }
 }
 
@@ -102,6 +117,8 @@ pub(crate) struct Request {
     /// Drafts that are accepted in its verifications, if that is given.
     pub(crate) accepted_drafts: Option<Arc<[u32]>>,
     pub(crate) key: PriorityKey,
+    /// What an order of a program says of it, if the engine was given one.
+    pub(crate) asked: Option<Box<Asked>>,
     /// Tokens that were loaded from the host since it last ran.
     pub(crate) host_tokens: u32,
     /// KV that is still to be fetched when blocks can be had.
@@ -122,6 +139,7 @@ impl Request {
         Self {
             id,
             key: PriorityKey::new(request.priority, arrival, request.tie_break),
+            asked: None,
             status: Status::Waiting,
             prompt_tokens,
             max_tokens,
@@ -152,6 +170,18 @@ impl Request {
             tables: None,
             stored: 0,
             sequence: Sequence::new(id, prompt, output.as_deref(), max_tokens, hasher),
+        }
+    }
+
+    /// Its place in the waiting queue, where that does not go by when requests come to it.
+    pub(super) fn place(&self) -> Place {
+        self.key.place(self.asked.as_ref().map(|asked| asked.key))
+    }
+
+    /// Asks an order of a program where it belongs `now`.
+    pub(super) fn ask(&mut self, order: &OwnOrder, now: Time) {
+        if let Some(asked) = &mut self.asked {
+            asked.ask(order, now, self.outputs, self.preemptions);
         }
     }
 

@@ -175,8 +175,8 @@ impl Scheduler {
         request.prompt_was_here = false;
         request.host_tokens = 0;
         iteration.preempted.push(request.id);
-        let (key, known) = (request.key, request.known());
-        self.waiting.push_preempted(slot, key);
+        let (place, known) = (request.place(), request.known());
+        self.waiting.push_preempted(slot, place);
         if !self.kv.holds(known, &self.config) || self.is_in_its_own_way(slot) {
             self.give_up(slot, Rejection::KvCapacity { tokens: known }, iteration);
         }

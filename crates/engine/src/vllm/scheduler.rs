@@ -138,7 +138,7 @@ impl Scheduler {
             kv: KvCache::new(&config, capture_events, trace_blocks),
             requests: RequestTable::default(),
             running: Vec::new(),
-            waiting: WaitingQueue::new(config.scheduling_policy),
+            waiting: WaitingQueue::new(&config),
             loading: VecDeque::new(),
             held: Vec::new(),
             deferred: VecDeque::new(),
@@ -168,6 +168,7 @@ impl Scheduler {
     /// Puts a request into the waiting queue, or says why it can never run.
     pub(crate) fn add(&mut self, mut request: EngineRequest) -> Result<(), Rejection> {
         request.check(&self.config)?;
+        let asked = self.config.asked(&request);
         if self.config.no_evict.is_some() {
             let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
             let capacity = u64::from(self.config.usable_blocks()) * u64::from(self.config.block_size);
@@ -178,13 +179,15 @@ impl Scheduler {
         // a prompt may be computed at a time.
         self.must_replan |= self.waiting.len() == 0
             || self.config.scheduling_policy != SchedulingPolicy::Fcfs
+            || self.config.order.is_some()
             || self.config.max_loras.is_some()
             || request.grammar_ready.is_some()
             || self.config.long_prefill_token_threshold_adaptive;
         self.grammars.extend(request.grammar_ready.map(Reverse));
-        let request = Request::new(request, self.kv.hasher());
-        let key = request.key;
-        self.waiting.push(self.requests.insert(request), key);
+        let mut request = Request::new(request, self.kv.hasher());
+        request.asked = asked;
+        let place = request.place();
+        self.waiting.push(self.requests.insert(request), place);
         Ok(())
     }
 

@@ -68,6 +68,10 @@ impl Scheduler {
             return true;
         }
         let has_arrived = self.loading.iter().any(|loading| loading.received);
+        if self.config.changing_order().is_some() {
+            // Who is looked at next may be another one in each iteration.
+            return !has_arrived && self.waiting.len() == 0;
+        }
         // Adapters of running requests change only when one ends.
         let first = self.waiting.iter().find(|&slot| !self.lacks_adapter(slot));
         !has_arrived && first.is_none_or(|slot| self.cannot_be_admitted(slot))

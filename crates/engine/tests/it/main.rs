@@ -9,6 +9,7 @@ mod oracle_sglang;
 mod oracle_sglang_dp;
 mod oracle_sglang_pd;
 mod oracle_vllm;
+mod order;
 mod pipeline;
 mod properties;
 mod properties_sglang;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use servecast_engine::{
-    Begun, Decodes, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch, Finished,
-    Iteration, IterationSink, Joined, LastIteration, Links,
+    Begun, Decodes, Engine, EngineArgs, EngineConfig, EngineRequest, EngineState, EngineTracing, Fetch,
+    Finished, Iteration, IterationSink, Joined, LastIteration, Links,
 };
 use servecast_types::{Prompt, RequestId, Run, Time};
 
@@ -48,7 +48,7 @@ pub(crate) fn check(changes: &Value, requests: &[Numbers], expected: &[&str]) {
 /// A request: first prompt token, prompt length, output length and arrival in milliseconds.
 type Numbers = (u32, u32, u32, u64);
 
-fn numbered(requests: &[Numbers]) -> Vec<EngineRequest> {
+pub(crate) fn numbered(requests: &[Numbers]) -> Vec<EngineRequest> {
     let request = |(index, &(first, prompt, max_tokens, at)): (usize, &Numbers)| {
         let prompt = Prompt::new([Run::tokens(first, prompt)]);
         EngineRequest::new(RequestId(index as u32), prompt, max_tokens, Time::from_ns(at * MS))
@@ -61,10 +61,20 @@ pub(crate) fn check_requests(changes: &Value, requests: &[EngineRequest], expect
     let mut settings = json!({"block_size": 4, "latency": "linear:1000,0,0"});
     settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let args = EngineArgs::from_json(settings).unwrap();
-    let config = args.validate(None).unwrap();
+    check_engine(&args, &args.validate(None).unwrap(), requests, expected);
+}
+
+/// The same on an engine with these settings, however it decides.
+#[track_caller]
+pub(crate) fn check_engine(
+    args: &EngineArgs,
+    config: &EngineConfig,
+    requests: &[EngineRequest],
+    expected: &[&str],
+) {
     for stretches in [false, true] {
         let tracing = EngineTracing { stretches, ..EngineTracing::default() };
-        let mut schedule = Expander::new(Schedule::default(), &args);
+        let mut schedule = Expander::new(Schedule::default(), args);
         for request in requests {
             schedule.submitted(request.id, request.prompt.tokens());
         }

@@ -46,7 +46,9 @@ pub use error::{ClusterError, RunError};
 pub use observer::{CaughtUp, Detail, Observer};
 pub use ordered::Ordered;
 pub use replay::{LoadMode, Replay};
-pub use routing::{Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RouterMode, RouterOptions};
+pub use routing::{
+    Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RoutedRequest, RouterMode, RouterOptions,
+};
 pub use simulate::Simulation;
 pub use stamped::Stamp;
 pub use tokens::{TokenLog, WithTokens};

@@ -12,7 +12,9 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::config::{MAX_WORKERS, PoolConfig, SimulationOptions};
 use crate::control::{ChangeError, WorkerState};
-use crate::routing::{self, Candidate, KvRouting, Pick, RouterMode, SessionAffinity, position};
+use crate::routing::{
+    self, Candidate, KvRouting, Pick, RoutedRequest, RouterMode, SessionAffinity, position,
+};
 use crate::worker::Worker;
 
 /// The workers of one stage and what chooses among them.
@@ -281,7 +283,8 @@ impl Pool {
         let home = home.filter(is_candidate);
         match &mut self.routing {
             Routing::Policy(policy) => {
-                let pick = || candidates[policy.pick(&queued.request.prompt, candidates)].worker;
+                let routed = RoutedRequest::new(&queued.request, now);
+                let pick = || candidates[policy.pick(&routed, candidates)].worker;
                 let picked = home.unwrap_or_else(pick);
                 let worker = forced.unwrap_or(picked);
                 if let Some((affinity, session)) = self.affinity.as_mut().zip(session) {

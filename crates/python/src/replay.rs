@@ -128,7 +128,8 @@ impl Run {
         let difference = difference_of(&difference)?;
         let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
         let functions = Functions::new(functions);
-        let replay = Replay { settings, trace, difference, iterations, models: functions.models.clone() };
+        let models = functions.models.clone();
+        let replay = Replay { settings, trace, difference, iterations, models, ..Replay::default() };
         Ok(Self { replay, functions })
     }
 

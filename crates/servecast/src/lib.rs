@@ -101,8 +101,7 @@
 //! ```
 //! # use serde_json::json;
 //! # use servecast::Replay;
-//! use servecast::cluster::{Candidate, Pick};
-//! use servecast::types::Prompt;
+//! use servecast::cluster::{Candidate, Pick, RoutedRequest};
 //!
 //! /// Fills one worker before the next.
 //! #[derive(Debug)]
@@ -111,7 +110,7 @@
 //! }
 //!
 //! impl Pick for Pack {
-//!     fn pick(&mut self, _prompt: &Prompt, candidates: &[Candidate]) -> usize {
+//!     fn pick(&mut self, _request: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
 //!         let has_room = |candidate: &Candidate| candidate.in_flight < self.most;
 //!         candidates.iter().position(has_room).unwrap_or(candidates.len() - 1)
 //!     }
@@ -259,6 +258,7 @@ pub mod iterations;
 mod kept;
 pub mod load_rows;
 pub mod online;
+mod own;
 pub mod page;
 pub mod plan;
 pub mod recommend;
@@ -277,4 +277,5 @@ pub use {
     servecast_router as router, servecast_types as types, servecast_workload as workload,
 };
 
+pub use crate::own::{Own, Policies};
 pub use crate::replay::{Outcome, Reached, Refusal, RefusalKind, Replay, replay, simulation};

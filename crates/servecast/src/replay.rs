@@ -22,6 +22,7 @@ use servecast_workload::{TraceNotes, Workload, read_trace};
 use crate::iterations::IterationColumns;
 use crate::kept::{Follower, Kept};
 use crate::online::run_online;
+use crate::own::Own;
 use crate::page::{self, PageOf, REPEATED};
 use crate::plan::Plan;
 use crate::what_if::test_findings;
@@ -53,6 +54,8 @@ pub struct Replay {
     pub iterations: bool,
     /// Latency models that settings may name as `callable:NAME`.
     pub models: Models,
+    /// Routing policies and an order of waiting queues, which a [search](mod@crate::recommend) takes none of.
+    pub own: Own,
 }
 
 /// What came of a replay.
@@ -175,7 +178,10 @@ pub fn replay(
 
 /// What a replay is, with everything checked that can be checked before it.
 pub(crate) fn plan(replay: &Replay) -> Result<Plan, Refusal> {
-    layers(replay).and_then(Plan::new).map_err(|failure| Refusal::of(RefusalKind::Config, failure))
+    let config = |failure| Refusal::of(RefusalKind::Config, failure);
+    let plan = layers(replay).and_then(Plan::new).map_err(config)?;
+    replay.own.check(&plan).map_err(config)?;
+    Ok(plan)
 }
 
 /// A run that is over.
@@ -193,7 +199,7 @@ impl Simulated {
     /// Its page, of what it has kept.
     pub(crate) fn page(&self, replay: &Replay, plan: &Plan) -> Result<String, Failure> {
         let Self { report, record, options, kept, notes } = self;
-        let is_named = replay.trace.is_none() && replay.models.is_empty();
+        let is_named = replay.trace.is_none() && replay.models.is_empty() && replay.own.is_empty();
         let repeating =
             if is_named { REPEATED } else { "its trace or a latency function is of the program that ran it" };
         let config = page::config_text(plan, notes, repeating)?;
@@ -220,11 +226,13 @@ pub(crate) fn simulate(
     let workload = workload(replay.trace.as_deref(), plan)
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
     let notes = workload.notes.clone();
-    let summary = plan.summary(&workload, diagnoses);
+    let mut summary = plan.summary(&workload, diagnoses);
+    replay.own.mark(&mut summary);
     let for_tests = (diagnoses && plan.config.output.diagnoses()).then(|| workload.clone());
     let requests = workload.requests() as u64;
     let simulation = Simulation::new(&plan.topology, workload, &plan.options())
         .map_err(|error| config(plan.layers.refused(error)))?;
+    let simulation = replay.own.attach(plan, simulation);
     let started = wall_clock();
     let watch = Watch::new(watch, requests);
     let mut follower = Follower::new(&watch, kept);
@@ -276,8 +284,9 @@ pub fn simulation(replay: &Replay) -> Result<Simulation, Refusal> {
     plan.refuse_online("whoever follows a run says by what clock it goes").map_err(config)?;
     let workload = workload(replay.trace.as_deref(), &plan)
         .map_err(|failure| Refusal::of(RefusalKind::of_load(&plan.source), failure))?;
-    Simulation::new(&plan.topology, workload, &plan.options())
-        .map_err(|error| config(plan.layers.refused(error)))
+    let simulation = Simulation::new(&plan.topology, workload, &plan.options());
+    let simulation = simulation.map_err(|error| config(plan.layers.refused(error)))?;
+    Ok(replay.own.attach(&plan, simulation))
 }
 
 /// The settings, each from the argument of its name.

@@ -2,9 +2,8 @@
 
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use servecast_types::Prompt;
 
-use super::{Candidate, Pick};
+use super::{Candidate, Pick, RoutedRequest};
 
 /// The worker with the fewest requests in flight for its capacity; of equals, one drawn at random.
 ///
@@ -22,7 +21,7 @@ impl LeastLoaded {
 }
 
 impl Pick for LeastLoaded {
-    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+    fn pick(&mut self, _: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
         let Some(least) = candidates.iter().min_by(|one, other| one.cmp_load(other)) else { return 0 };
         let is_tied = |candidate: &Candidate| candidate.cmp_load(least).is_eq();
         let ties = candidates.iter().filter(|candidate| is_tied(candidate)).count();
@@ -35,6 +34,7 @@ impl Pick for LeastLoaded {
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
+    use servecast_types::Prompt;
 
     use super::*;
     use crate::routing::tests::{assert_even, candidates, pick};
@@ -54,7 +54,7 @@ mod tests {
         let with = |in_flight: [u32; 2]| {
             let mut candidates = candidates(&in_flight);
             candidates[1].capacity = 200;
-            policy(0).pick(&Prompt::default(), &candidates)
+            policy(0).pick(&RoutedRequest::of(&Prompt::default()), &candidates)
         };
         assert_eq!([[1, 1], [2, 3], [2, 5], [1, 3]].map(with), [1, 1, 0, 0]);
     }

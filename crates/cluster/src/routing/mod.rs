@@ -17,8 +17,9 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use servecast_engine::EngineRequest;
 use servecast_router::KvRouterConfig;
-use servecast_types::{ContentNames, Duration, Prompt, Seed, WorkerId};
+use servecast_types::{ContentNames, Duration, Prompt, RequestId, Seed, Time, WorkerId};
 
 pub(crate) use affinity::SessionAffinity;
 pub use kv_router::KvRouterOptions;
@@ -101,14 +102,49 @@ impl Candidate {
     }
 }
 
+/// What a policy may know of a request.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RoutedRequest<'a> {
+    /// Its content.
+    pub prompt: &'a Prompt,
+    /// Its id.
+    pub id: RequestId,
+    /// When it is routed.
+    pub now: Time,
+    /// When it came to the deployment.
+    pub arrival: Time,
+    /// Most tokens that it generates; 1 in a prefill pool.
+    pub max_tokens: u32,
+    /// Its priority in the load.
+    pub priority: i32,
+    /// The number of its session, where it has one.
+    pub session: Option<u32>,
+}
+
+impl<'a> RoutedRequest<'a> {
+    /// A request for one token of which nothing is known but its prompt, for tests of a policy.
+    pub fn of(prompt: &'a Prompt) -> Self {
+        let (now, arrival) = (Time::ZERO, Time::ZERO);
+        Self { prompt, id: RequestId(0), now, arrival, max_tokens: 1, priority: 0, session: None }
+    }
+
+    pub(crate) fn new(request: &'a EngineRequest, now: Time) -> Self {
+        let &EngineRequest { ref prompt, id, arrival, max_tokens, priority, routing_key, .. } = request;
+        Self { prompt, id, now, arrival, max_tokens, priority, session: routing_key }
+    }
+}
+
 /// A routing policy: it picks a worker for each request, at once.
 ///
-/// The same calls give the same picks: whoever draws at random does so from a seed of its own.
+/// It is called in the order in which requests are routed, which is that of simulated time. The same calls give the same
+/// picks: whoever draws at random does so from a seed of its own. It shows what a router could know, never how long an output
+/// will be.
 pub trait Pick: fmt::Debug + Send {
     /// The position among `candidates` of the worker for the next request. Candidates are in order of their numbers, and
     /// there is one at least; who does not [serve](crate::WorkerState::Serving) is none, and of workers that differ only
     /// those are that can serve the request.
-    fn pick(&mut self, prompt: &Prompt, candidates: &[Candidate]) -> usize;
+    fn pick(&mut self, request: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize;
 
     /// Other workers serve than before; called before the first pick, too. There may be none, which then is not asked for
     /// a pick.
@@ -179,7 +215,7 @@ mod tests {
 
     /// Which of workers with so many requests each a policy picks for a prompt that it does not look at.
     pub(super) fn pick(policy: &mut impl Pick, in_flight: &[u32]) -> u32 {
-        policy.pick(&Prompt::default(), &candidates(in_flight)) as u32
+        policy.pick(&RoutedRequest::of(&Prompt::default()), &candidates(in_flight)) as u32
     }
 
     fn picks(mode: RouterMode, prompt: &Prompt, in_flight: &[u32]) -> Vec<u32> {
@@ -187,7 +223,7 @@ mod tests {
         let mut policy = policy(&options, 16, Seed(3));
         let candidates = candidates(in_flight);
         policy.workers_changed(&candidates);
-        (0..8_000).map(|_| policy.pick(prompt, &candidates) as u32).collect()
+        (0..8_000).map(|_| policy.pick(&RoutedRequest::of(prompt), &candidates) as u32).collect()
     }
 
     #[test]

@@ -2,9 +2,8 @@
 
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use servecast_types::Prompt;
 
-use super::{Candidate, Pick};
+use super::{Candidate, Pick, RoutedRequest};
 
 /// The one with fewer requests in flight for its capacity of two workers drawn at random; the first drawn of equals.
 ///
@@ -21,7 +20,7 @@ impl PowerOfTwo {
 }
 
 impl Pick for PowerOfTwo {
-    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+    fn pick(&mut self, _: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
         let workers = candidates.len() as u32;
         let first = self.generator.random_range(0..workers);
         if workers == 1 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use servecast_types::{BlockHasher, ContentNames, Prompt, SequenceHash, WorkerId};
 
 use super::least_loaded::LeastLoaded;
-use super::{Candidate, Pick, position};
+use super::{Candidate, Pick, RoutedRequest, position};
 
 /// Places on the ring a worker has, so that neighbours share its load when it is full.
 const PLACES: u64 = 64;
@@ -44,9 +44,10 @@ impl PrefixHash {
 }
 
 impl Pick for PrefixHash {
-    fn pick(&mut self, prompt: &Prompt, candidates: &[Candidate]) -> usize {
+    fn pick(&mut self, request: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
+        let prompt = request.prompt;
         let Some(SequenceHash(prefix)) = self.prefix(prompt) else {
-            return self.fallback.pick(prompt, candidates);
+            return self.fallback.pick(request, candidates);
         };
         let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.in_flight)).sum();
         let capacity: u64 = candidates.iter().map(|candidate| u64::from(candidate.capacity)).sum();
@@ -58,7 +59,7 @@ impl Pick for PrefixHash {
         let clockwise = self.ring[start..].iter().chain(&self.ring[..start]);
         let is_free = |&index: &usize| candidates[index].in_flight < most(candidates[index].capacity);
         let free = clockwise.filter_map(|&(_, worker)| position(candidates, worker)).find(is_free);
-        free.unwrap_or_else(|| self.fallback.pick(prompt, candidates))
+        free.unwrap_or_else(|| self.fallback.pick(request, candidates))
     }
 
     fn workers_changed(&mut self, workers: &[Candidate]) {
@@ -105,9 +106,10 @@ mod tests {
     fn prompts_that_begin_alike_go_to_one_worker() {
         let mut policy = policy(8);
         let all = candidates(&[1; 8]);
-        let worker = policy.pick(&prompt(1, 1), &all);
-        assert!((2..20).all(|tail| policy.pick(&prompt(1, tail), &all) == worker));
-        let workers: Vec<usize> = (0..64).map(|family| policy.pick(&prompt(family, 0), &all)).collect();
+        let worker = policy.pick(&RoutedRequest::of(&prompt(1, 1)), &all);
+        assert!((2..20).all(|tail| policy.pick(&RoutedRequest::of(&prompt(1, tail)), &all) == worker));
+        let workers: Vec<usize> =
+            (0..64).map(|family| policy.pick(&RoutedRequest::of(&prompt(family, 0)), &all)).collect();
         assert!((0..8).all(|worker| workers.contains(&worker)), "families spread over all workers");
     }
 
@@ -123,7 +125,10 @@ mod tests {
                 .collect();
             let mut policy = policy(8);
             policy.name_contents(&Arc::new(interner.into_names(64)));
-            prompts.iter().map(|prompt| policy.pick(prompt, &candidates(&[1; 8]))).collect::<Vec<_>>()
+            prompts
+                .iter()
+                .map(|prompt| policy.pick(&RoutedRequest::of(prompt), &candidates(&[1; 8])))
+                .collect::<Vec<_>>()
         };
         let alone = pick(&[]);
         assert_eq!(pick(&[1 << 50 | 7 << 40, 1 << 60, 1 << 50 | 3 << 40]), alone);
@@ -137,7 +142,9 @@ mod tests {
             let candidates: Vec<_> =
                 workers.iter().map(|&worker| Candidate::new(WorkerId(worker), 100)).collect();
             policy.workers_changed(&candidates);
-            let worker = |family| candidates[policy.pick(&prompt(family, 0), &candidates)].worker.0;
+            let worker = |family| {
+                candidates[policy.pick(&RoutedRequest::of(&prompt(family, 0)), &candidates)].worker.0
+            };
             (0..64).map(worker).collect::<Vec<_>>()
         };
         let (all, some, more) = (among(&[0, 1, 2, 3]), among(&[0, 2, 3]), among(&[0, 2, 3, 4]));
@@ -152,12 +159,12 @@ mod tests {
     fn a_worker_with_too_much_to_do_passes_requests_on() {
         let mut policy = policy(4);
         let mut loads = [1; 4];
-        let first = policy.pick(&prompt(1, 0), &candidates(&loads));
+        let first = policy.pick(&RoutedRequest::of(&prompt(1, 0)), &candidates(&loads));
         loads[first] = 3;
-        let next = policy.pick(&prompt(1, 0), &candidates(&loads));
+        let next = policy.pick(&RoutedRequest::of(&prompt(1, 0)), &candidates(&loads));
         assert_ne!(next, first);
         loads[next] = 2;
-        let again = policy.pick(&prompt(1, 0), &candidates(&loads));
+        let again = policy.pick(&RoutedRequest::of(&prompt(1, 0)), &candidates(&loads));
         assert_eq!(again, next, "2 of 8 is within 1.25 times the mean");
     }
 
@@ -165,6 +172,6 @@ mod tests {
     fn a_prompt_without_a_full_block_goes_where_the_load_is_least() {
         let mut policy = policy(3);
         let short = Prompt::new([Run::tokens(5, 15)]);
-        assert_eq!(policy.pick(&short, &candidates(&[2, 1, 0])), 2);
+        assert_eq!(policy.pick(&RoutedRequest::of(&short), &candidates(&[2, 1, 0])), 2);
     }
 }

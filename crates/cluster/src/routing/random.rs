@@ -2,9 +2,8 @@
 
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use servecast_types::Prompt;
 
-use super::{Candidate, Pick};
+use super::{Candidate, Pick, RoutedRequest};
 
 /// A worker drawn at random.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ impl Random {
 }
 
 impl Pick for Random {
-    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+    fn pick(&mut self, _: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
         self.generator.random_range(0..candidates.len() as u32) as usize
     }
 

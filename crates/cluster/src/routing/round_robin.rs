@@ -1,8 +1,8 @@
 //! The policy `round_robin`.
 
-use servecast_types::{Prompt, WorkerId};
+use servecast_types::WorkerId;
 
-use super::{Candidate, Pick};
+use super::{Candidate, Pick, RoutedRequest};
 
 /// Workers in turn; among some of them, those in turn.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ fn behind(worker: Option<WorkerId>, candidates: &[Candidate]) -> usize {
 }
 
 impl Pick for RoundRobin {
-    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+    fn pick(&mut self, _: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
         let next = self.turn(candidates);
         let index = *next % candidates.len();
         *next = index + 1;
@@ -59,6 +59,8 @@ impl Pick for RoundRobin {
 
 #[cfg(test)]
 mod tests {
+    use servecast_types::Prompt;
+
     use super::*;
     use crate::routing::tests::{candidates, pick};
 
@@ -82,7 +84,8 @@ mod tests {
         {
             let candidates = of(workers);
             policy.workers_changed(&candidates);
-            let mut pick = || candidates[policy.pick(&Prompt::default(), &candidates)].worker.0;
+            let mut pick =
+                || candidates[policy.pick(&RoutedRequest::of(&Prompt::default()), &candidates)].worker.0;
             picks.extend((0..times).map(|_| pick()));
         }
         assert_eq!(picks, [0, 1, 2, 3, 4, 0, 4, 0, 2, 4, 0]);
@@ -93,8 +96,9 @@ mod tests {
         let all = candidates(&[0; 4]);
         let mut policy = RoundRobin::default();
         policy.workers_changed(&all);
-        let mut pick =
-            |candidates: &[Candidate]| candidates[policy.pick(&Prompt::default(), candidates)].worker.0;
+        let mut pick = |candidates: &[Candidate]| {
+            candidates[policy.pick(&RoutedRequest::of(&Prompt::default()), candidates)].worker.0
+        };
         let picks: Vec<[u32; 2]> = (0..4).map(|_| [pick(&all), pick(&all[2..])]).collect();
         assert_eq!(picks, [[0, 2], [1, 3], [2, 2], [3, 3]]);
     }

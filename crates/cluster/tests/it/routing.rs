@@ -2,11 +2,12 @@
 
 use serde_json::json;
 use servecast_cluster::{
-    Candidate, Pick, PoolEngine, RouterMode, RouterOptions, Simulation, SimulationOptions, Topology,
+    Candidate, Pick, PoolEngine, RoutedRequest, RouterMode, RouterOptions, Simulation, SimulationOptions,
+    Topology,
 };
 use servecast_engine::{EngineArgs, EngineConfig};
 use servecast_record::{RequestRecord, RunRecord};
-use servecast_types::{Prompt, Time};
+use servecast_types::Time;
 use servecast_workload::{Load, TraceRow, Workload};
 
 const BLOCK_SIZE: u32 = 64;
@@ -196,7 +197,7 @@ fn kv_that_is_fetched_at_one_instant_becomes_free_in_order_of_hand_offs() {
 struct LastOfTheFewest;
 
 impl Pick for LastOfTheFewest {
-    fn pick(&mut self, _: &Prompt, candidates: &[Candidate]) -> usize {
+    fn pick(&mut self, _: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
         let loads = candidates.iter().map(|candidate| candidate.in_flight);
         loads
             .enumerate()

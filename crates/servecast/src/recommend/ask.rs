@@ -11,6 +11,7 @@ use super::{Asked, Draft, Executor, Journal, Prepared, Question, Simulator, Thre
 use crate::replay::{Refusal, RefusalKind, Replay, layers};
 use servecast_config::error::Failure;
 use servecast_config::settings::Origin;
+use servecast_types::message;
 
 /// What is asked, as the command line is.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +82,16 @@ pub fn recommend(ask: &Ask, executor: Option<&dyn Executor>, watch: &dyn Watch) 
 
 fn draft(ask: &Ask) -> Result<Draft, Failure> {
     let mut layers = layers(&ask.replay)?;
+    if !ask.replay.own.is_empty() {
+        return Err(layers.refused(message!(
+            "the program brings a routing policy or an order of its own, but a search tries settings only"
+        )));
+    }
+    if !ask.replay.own.is_empty() {
+        return Err(layers.refused(message!(
+            "the program brings a routing policy or an order of its own, but a search tries settings only"
+        )));
+    }
     let mut add = |key: &str, value: Value| layers.add(key, value, &Origin::Flag(key.to_owned()));
     if !ask.vary.is_empty() {
         add("vary", ask.vary.clone().into())?;

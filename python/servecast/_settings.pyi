@@ -240,6 +240,8 @@ class TraceSettings(TypedDict, total=False):
     """GPUs that share each layer"""
     time_range: str | None
     """Keep sessions that begin in this time, in seconds from the first arrival: `60..90`"""
+    tokenizer: str | None
+    """Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters"""
     trace_format: Literal["mooncake", "table", "vllm_bench", "sglang_bench", "aiperf", "guidellm", "weka", "dynamo", "otel", "sharegpt", "text", "sub_requests", "turn_lengths"] | None
     """What the trace is, if its content is not to tell"""
     turns_per_session: int | None
@@ -472,6 +474,8 @@ class SyntheticSettings(TypedDict, total=False):
     """Keep sessions that begin in this time, in seconds from the first arrival: `60..90`"""
     time_unit: Literal["s", "ms", "us", "ns"] | None
     """Unit of timestamps and delays; without it that of the format, or what they are beyond doubt"""
+    tokenizer: str | None
+    """Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters"""
     trace_block_size: int | None
     """Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default"""
     trace_file: str | None
@@ -744,6 +748,8 @@ class SearchSettings(TypedDict, total=False):
     """Keep sessions that begin in this time, in seconds from the first arrival: `60..90`"""
     time_unit: Literal["s", "ms", "us", "ns"] | None
     """Unit of timestamps and delays; without it that of the format, or what they are beyond doubt"""
+    tokenizer: str | None
+    """Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters"""
     trace_block_size: int | None
     """Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default"""
     trace_format: Literal["mooncake", "table", "vllm_bench", "sglang_bench", "aiperf", "guidellm", "weka", "dynamo", "otel", "sharegpt", "text", "sub_requests", "turn_lengths"] | None
@@ -784,6 +790,8 @@ class LoadSettings(TypedDict, total=False):
     """Share of the blocks of a prompt that its prefix group has in common, from 0 to 1"""
     time_range: str | None
     """Keep sessions that begin in this time, in seconds from the first arrival: `60..90`"""
+    tokenizer: str | None
+    """Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters"""
     trace_block_size: int | None
     """Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default"""
     turns_per_session: int | None
@@ -836,6 +844,8 @@ class ReadSettings(TypedDict, total=False):
     """Keep sessions that begin in this time, in seconds from the first arrival: `60..90`"""
     time_unit: Literal["s", "ms", "us", "ns"] | None
     """Unit of timestamps and delays; without it that of the format, or what they are beyond doubt"""
+    tokenizer: str | None
+    """Cut the texts of a trace by this tokenizer.json of a model, or the one in this folder; else a token is 4 characters"""
     trace_block_size: int | None
     """Tokens that one hash id stands for; in a synthetic workload the block size of the engine by default"""
     trace_format: Literal["mooncake", "table", "vllm_bench", "sglang_bench", "aiperf", "guidellm", "weka", "dynamo", "otel", "sharegpt", "text", "sub_requests", "turn_lengths"] | None

@@ -218,7 +218,7 @@ class _Lists(_Column):
         return pyarrow.LargeListArray.from_arrays(offsets, elements)
 
 
-def columns_of(buffers: _native.Buffers) -> Columns:
+def columns_of(buffers: _native._Buffers) -> Columns:
     """Return a table of the native half."""
     num_rows, columns = buffers
     return Columns({name: _column(kind, content) for name, kind, content in columns}, num_rows)

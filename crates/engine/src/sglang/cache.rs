@@ -311,7 +311,7 @@ impl KvCache {
     pub(super) fn announce(&mut self, parent: Option<SequenceHash>, hashes: &HashRuns) {
         let Some(events) = &mut self.events else { return };
         if let Some(host) = &mut self.host {
-            host.announce(parent, hashes.clone());
+            host.announce(false, parent, hashes.clone());
         }
         announce(events, parent, hashes.runs());
     }

@@ -94,13 +94,15 @@ impl HostTier {
         }
     }
 
-    /// Adds what is stored on the device, which may continue the event before.
-    pub(super) fn announce(&mut self, parent: Option<SequenceHash>, pages: HashRuns) {
+    /// Adds what is stored on the device, or on the host, which may continue the event before.
+    pub(super) fn announce(&mut self, is_host: bool, parent: Option<SequenceHash>, pages: HashRuns) {
         match self.events.as_mut().and_then(|events| events.last_mut()) {
-            Some((false, KvEvent::Stored { blocks, .. })) if parent.is_some() && blocks.last() == parent => {
+            Some((of_host, KvEvent::Stored { blocks, .. }))
+                if *of_host == is_host && parent.is_some() && blocks.last() == parent =>
+            {
                 blocks.extend(pages.runs());
             }
-            _ => self.note(false, KvEvent::Stored { parent, blocks: pages }),
+            _ => self.note(is_host, KvEvent::Stored { parent, blocks: pages }),
         }
     }
 
@@ -145,7 +147,7 @@ impl KvCache {
             let Some(Write { node, parent, hashes, .. }) = host.writes.pop_front() else { break };
             self.tree.unlock(node);
             if !hashes.is_empty() {
-                host.note(true, KvEvent::Stored { parent, blocks: hashes });
+                host.announce(true, parent, hashes);
             }
         }
         while host.loads.front().is_some_and(|&(end, _)| end <= now) {
@@ -274,7 +276,7 @@ impl KvCache {
         (host.now, host.writes_end) = (end, end);
         host.log.transfers.push((true, vec![tokens], end));
         if !hashes.is_empty() {
-            host.note(true, KvEvent::Stored { parent, blocks: hashes });
+            host.announce(true, parent, hashes);
         }
     }
 

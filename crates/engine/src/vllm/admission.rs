@@ -388,8 +388,13 @@ impl Scheduler {
         let resumed = request.preemptions > 0;
         let host_cached_tokens = std::mem::take(&mut request.host_tokens);
         let (id, cached_tokens) = (request.id, request.computed);
+        // Drafts that came after it had lost its blocks are left for its next iteration.
+        let drafts = request.drafts;
         step.iteration.admitted.push(Admitted { id, cached_tokens, host_cached_tokens, resumed });
         self.schedule_tokens(slot, tokens, 0, step);
+        if step.entries.last().is_some_and(|entry| entry.drafted == 0) {
+            self.requests[slot].drafts = drafts;
+        }
         round.spend(tokens);
     }
 

@@ -77,6 +77,7 @@ impl Scheduler {
         proposals: &mut Proposals,
     ) {
         let Some(speculation) = self.config.speculation.as_deref() else { return };
+        let awaits_results = self.awaits_results();
         let next = speculation.drafts_after(entries.len());
         let proposed = if self.drafts_are_needed { next } else { 0 };
         proposals.drafts = proposed;
@@ -101,7 +102,7 @@ impl Scheduler {
             if entry.samples && self.config.drafter.is_some() {
                 proposals.requests.add((scheduled.computed + scheduled.tokens).into());
             }
-            if entry.samples {
+            if entry.samples && !awaits_results {
                 // Decided ahead, the next iteration has rows for them in any case.
                 request.drafts = if self.config.async_scheduling { next } else { proposed } as u8;
             }

@@ -85,6 +85,8 @@ pub(crate) struct Request {
     pub(crate) max_tokens: u32,
     /// Tokens in flight that the scheduler counts on but does not know yet.
     pub(crate) placeholders: u32,
+    /// Tokens that iterations in flight compute, where nothing counts on their results.
+    pub(crate) unsettled: u32,
     pub(crate) status: Status,
     /// Whether its last iteration stopped short of what is known, so that no token comes out.
     pub(crate) is_mid_prefill: bool,
@@ -154,6 +156,7 @@ impl Request {
             computed: 0,
             outputs: 0,
             placeholders: 0,
+            unsettled: 0,
             stale: 0,
             dropped: 0,
             preemptions: 0,

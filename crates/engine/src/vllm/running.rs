@@ -49,27 +49,29 @@ impl Scheduler {
         let request = &self.requests[slot];
         if request.ends_in_flight()
             || (round.prefill_held && request.is_mid_prefill)
-            || (self.config.pipeline.stages > 1 && self.is_under_way(request))
+            || (self.config.pipeline.stages > 1 && self.config.async_scheduling && self.is_under_way(request))
         {
             return 0;
         }
         let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
-        let wanted = request.scheduled_to() + u32::from(request.drafts) - request.computed;
+        // In a pipeline that is not decided ahead, what was computed last may be drafts that are not verified yet.
+        let wanted = (request.scheduled_to() + u32::from(request.drafts)).saturating_sub(request.computed);
         let tokens = self.leaving_lookahead(request, wanted.min(round.cap).min(round.left()).min(room));
         self.align_chunk(slot, request.computed, tokens)
     }
 
-    /// Whether a request has to wait for its last token to come through the pipeline; chunks of a prompt follow each other.
-    ///
-    /// Without asynchronous scheduling until the token is there; with it, as many decisions as there are stages.
+    /// Whether a request that decodes has to wait for as many decisions as there are stages, where they are made ahead;
+    /// chunks of a prompt follow each other.
     #[inline(never)]
     fn is_under_way(&self, request: &Request) -> bool {
-        if self.config.async_scheduling {
-            let eligible = request.last_iteration + u64::from(self.config.pipeline.stages);
-            !request.is_mid_prefill && self.decided + 1 < eligible
-        } else {
-            request.sampling > 0
-        }
+        let eligible = request.last_iteration + u64::from(self.config.pipeline.stages);
+        !request.is_mid_prefill && self.decided + 1 < eligible
+    }
+
+    /// Whether results come when later iterations have been decided, and yet nothing counts on them: a pipeline without
+    /// asynchronous scheduling. A request then waits for its tokens since it wants none, and its drafts come with them.
+    pub(super) fn awaits_results(&self) -> bool {
+        self.config.pipeline.stages > 1 && !self.config.async_scheduling
     }
 
     /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, where a state is to be kept.

@@ -293,6 +293,7 @@ impl Scheduler {
         if self.config.speculation.is_some() {
             self.commit_drafts(entries, iteration, proposals);
         }
+        let awaits_results = self.awaits_results();
         let mut computes_prompts = false;
         for (entry, scheduled) in entries.iter().zip(&iteration.scheduled) {
             let request = &mut self.requests[entry.slot];
@@ -320,8 +321,11 @@ impl Scheduler {
             }
             request.is_mid_prefill = !entry.samples;
             if entry.samples {
-                request.placeholders += 1 + u32::from(entry.drafted);
+                request.placeholders += if awaits_results { 0 } else { 1 + u32::from(entry.drafted) };
                 request.sampling += 1;
+            }
+            if awaits_results {
+                request.unsettled += scheduled.tokens;
             }
             if self.kv.groups.is_some() {
                 request.count_in_flight(scheduled.tokens.into());

@@ -12,7 +12,7 @@ use crate::table::Slot;
 impl Scheduler {
     /// Applies the results of an iteration at its end.
     pub(crate) fn update(&mut self, step: &mut Step, changes: &mut Changes) {
-        let Step { iteration, entries, .. } = step;
+        let Step { iteration, entries, proposals, .. } = step;
         self.ended += 1;
         self.release_deferred();
         if self.num_members() > 0 {
@@ -25,8 +25,15 @@ impl Scheduler {
                 }
             }
         }
+        if self.awaits_results() {
+            for (entry, scheduled) in entries.iter().zip(&iteration.scheduled) {
+                if self.holds(entry.slot, entry.id) {
+                    self.requests[entry.slot].unsettled -= scheduled.tokens;
+                }
+            }
+        }
         for &entry in entries.iter().filter(|entry| entry.samples) {
-            self.deliver(entry, iteration);
+            self.deliver(entry, proposals.drafts, iteration);
         }
         if !iteration.finished.is_empty() {
             let (requests, mut members) = (&self.requests, self.num_members());
@@ -68,11 +75,12 @@ impl Scheduler {
         }
     }
 
-    /// A token of a request is known now, unless the request is gone or gave it up.
-    fn deliver(&mut self, entry: Entry, iteration: &mut Iteration) {
+    /// A token of a request is known now, unless the request is gone or gave it up; `proposed` drafts come with it.
+    fn deliver(&mut self, entry: Entry, proposed: u32, iteration: &mut Iteration) {
         if !self.holds(entry.slot, entry.id) {
             return;
         }
+        let awaits_results = self.awaits_results();
         let request = &mut self.requests[entry.slot];
         if request.status == Status::Held {
             return;
@@ -88,15 +96,19 @@ impl Scheduler {
             request.stale -= 1;
         } else {
             request.sampling -= 1;
-            request.placeholders -= 1 + drafted;
+            request.placeholders -= if awaits_results { 0 } else { 1 + drafted };
             // Of what was computed, as many tokens are settled as came out.
             request.computed -= 1 + drafted - tokens;
         }
         request.outputs += tokens;
         request.preemptions_in_vain = 0;
+        if awaits_results {
+            // It keeps them even if it has lost its blocks meanwhile.
+            request.drafts = proposed as u8;
+        }
         iteration.emitted.push(Emitted { id: request.id, tokens });
         if request.status == Status::Running && self.stores_at_end {
-            self.kv.store(request, request.computed - request.placeholders);
+            self.kv.store(request, request.computed - request.placeholders - request.unsettled);
         }
         if request.is_complete(self.config.max_model_len) {
             iteration.finished.push(Finished { id: request.id, output_tokens: request.outputs });

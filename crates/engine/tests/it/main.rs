@@ -17,5 +17,6 @@ mod properties_sglang_pd;
 mod ranks;
 mod recording;
 mod rules;
+mod rules_offload;
 mod rules_sglang;
 mod served;

@@ -75,6 +75,7 @@ fn take_arrivals(case: &Recording, arrivals: &mut VecDeque<usize>, now: Time, en
         arrivals.pop_front();
         let request = EngineRequest {
             priority: case.requests[index].priority.unwrap_or(0),
+            tie_break: case.tie_break(index),
             dp_rank: Some(case.requests[index].rank),
             ..case.request(index)
         };

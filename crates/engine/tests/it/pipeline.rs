@@ -48,6 +48,28 @@ fn chunks_follow_each_other_and_decodes_wait_for_their_tokens() {
     assert_eq!(waited, [0, 2 * 1040, 0, 0]);
 }
 
+/// Without asynchronous scheduling, a request that loses its blocks while a batch of it is under way keeps the drafts that
+/// come with that: when it runs again, it verifies them in the batch behind its first one, before that has ended.
+#[test]
+fn drafts_that_come_after_a_preemption_are_verified_behind_the_first_batch() {
+    let more = json!({
+        "num_gpu_blocks": 24, "pipeline_idle_sleep_us": 0,
+        "speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "acceptance_rates": [0.9, 0.8]},
+    });
+    let mut seen_so_often = 0;
+    for prompt in 20..44 {
+        let (seen, _) = serve(engine(2, false, &more), &[(0, prompt, 20), (40, prompt, 20)], |_| None);
+        let batches: Vec<&Iteration> = seen.iterations.iter().filter(|it| !it.scheduled.is_empty()).collect();
+        for pair in batches.windows(2) {
+            let again = pair[0].admitted.iter().filter(|admitted| admitted.resumed);
+            let goes_on = |id| pair[1].verified.iter().any(|verified| verified.id == id);
+            let is_early = pair[1].scheduled_at < pair[0].end;
+            seen_so_often += again.filter(|admitted| is_early && goes_on(admitted.id)).count();
+        }
+    }
+    assert!(seen_so_often > 0);
+}
+
 /// A request that comes while a batch that does nothing is in the queue waits for the oldest batch, though the first stage is
 /// free; and an engine that found nothing to compute sleeps.
 #[test]

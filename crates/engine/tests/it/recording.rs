@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
@@ -55,7 +56,10 @@ pub(crate) fn replay_most(
             continue;
         }
         let exception = exceptions.iter().find(|(_, holds)| holds(config));
-        match (replay(&recording), exception) {
+        // What a recording brings to a panic is told by its name, and the others are still looked at.
+        let replayed = std::panic::catch_unwind(AssertUnwindSafe(|| replay(&recording)));
+        let replayed = replayed.unwrap_or_else(|_| Err("the engine panics".to_owned()));
+        match (replayed, exception) {
             (Ok(()), None) => same += 1,
             (Err(_), Some(_)) => excepted += 1,
             (Err(difference), None) => _ = writeln!(report, "{name}: {difference}"),
@@ -175,6 +179,11 @@ impl Recording {
             routing_key: case.routing_key.as_ref().map(rank),
             ..EngineRequest::new(RequestId(index as u32), prompt, case.max_tokens, from_us(case.arrival_us))
         }
+    }
+
+    /// What orders requests of equal priority and arrival: their ids, as strings.
+    pub(crate) fn tie_break(&self, index: usize) -> u64 {
+        self.requests.iter().filter(|other| other.id < self.requests[index].id).count() as u64
     }
 
     pub(crate) fn name(&self, id: RequestId) -> &str {

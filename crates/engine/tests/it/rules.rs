@@ -85,7 +85,7 @@ pub(crate) fn check_engine(
 }
 
 /// Serves requests, in order of arrival, to their ends.
-fn serve(engine: &mut Engine, requests: Vec<EngineRequest>, sink: &mut impl IterationSink) {
+pub(crate) fn serve(engine: &mut Engine, requests: Vec<EngineRequest>, sink: &mut impl IterationSink) {
     let (mut now, mut requests) = (Time::ZERO, requests.into_iter().peekable());
     loop {
         while let Some(request) = requests.next_if(|request| request.arrival <= now) {

@@ -15,7 +15,7 @@ pub(super) struct ChunkCache {
     free: Vec<u32>,
     chunks: FxHashMap<SequenceHash, Chunk>,
     recency: Recency,
-    /// How often a chunk is offered until it is stored, and how often those were that are not.
+    /// How often a chunk is offered until it is stored, and how often each was while it was not there.
     threshold: u32,
     offers: FxHashMap<SequenceHash, u32>,
     pub(super) evicted_total: u64,
@@ -85,7 +85,14 @@ impl ChunkCache {
         for &(key, position) in offered {
             if !self.chunks.contains_key(&key) && self.is_offered_enough(key) {
                 missing.push((key, position));
-                self.recency.miss(key, position, user);
+            }
+        }
+        self.recency.miss(missing.iter().map(|&(key, _)| key), user);
+        // What is there counts as used, be the offer refused or not.
+        for &(key, position) in offered {
+            // What is still on its way for another request is that one's.
+            if let Some(chunk) = self.chunks.get_mut(&key).filter(|chunk| chunk.is_ready) {
+                self.recency.find(key, position, user, &mut chunk.place);
             }
         }
         let room = self.capacity - self.num_used();
@@ -94,18 +101,11 @@ impl ChunkCache {
             self.refused_total += 1;
             return None;
         }
-        for &(key, position) in offered {
-            // What is still on its way for another request is that one's.
-            if let Some(chunk) = self.chunks.get_mut(&key).filter(|chunk| chunk.is_ready) {
-                self.recency.find(key, position, user, &mut chunk.place);
-            }
-        }
         let mut stored = Vec::with_capacity(missing.len());
         for (key, position) in missing {
             let id = self.take();
             let place = self.recency.insert(key, position, user);
             self.chunks.insert(key, Chunk { id, readers: 0, is_ready: false, place });
-            self.offers.remove(&key);
             stored.push((key, position, id));
         }
         Some(stored)
@@ -201,5 +201,72 @@ impl ChunkCache {
         let ids: FxHashSet<u32> = self.chunks.values().map(|chunk| chunk.id).collect();
         ensure!(ids.len() == chunks, "{chunks} chunks share {} places", ids.len());
         Ok(chunks as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::EngineArgs;
+
+    fn host(chunks: u32, store_threshold: u32) -> ChunkCache {
+        let size = f64::from(chunks * 4096) / f64::from(1 << 30);
+        let settings = json!({
+            "block_size": 4, "kv_bytes_per_token": 1024, "kv_offloading_size": size,
+            "kv_offloading": {"store_threshold": store_threshold},
+        });
+        let config = EngineArgs::from_json(settings).unwrap().validate(None).unwrap();
+        ChunkCache::new(&config.offload.unwrap())
+    }
+
+    /// A request offers chunks, the number of each being its identity; returns those that are stored, which are there then.
+    fn offer(host: &mut ChunkCache, user: &mut User, numbers: &[u64]) -> Option<Vec<u64>> {
+        let offered: Vec<_> = (0..).zip(numbers).map(|(at, &number)| (SequenceHash(number), at)).collect();
+        let stored: Vec<_> = host.store(&offered, user)?.into_iter().map(|(key, ..)| key).collect();
+        host.stored(&stored);
+        Some(stored.into_iter().map(|key| key.0).collect())
+    }
+
+    fn holds(host: &ChunkCache, numbers: &[u64]) -> bool {
+        host.chunks.len() == numbers.len()
+            && numbers.iter().all(|&number| host.chunks.contains_key(&SequenceHash(number)))
+    }
+
+    #[test]
+    fn an_offer_that_is_refused_counts_as_a_use() {
+        let mut host = host(2, 0);
+        let mut first = User::default();
+        offer(&mut host, &mut first, &[1, 2]);
+        host.end(&first);
+        assert_eq!(
+            offer(&mut host, &mut User::default(), &[2, 3, 4]),
+            None,
+            "2 is offered, so that it stays"
+        );
+        // The tail of the request that has ended would go first, but for that.
+        assert_eq!(offer(&mut host, &mut User::default(), &[5]), Some(vec![5]));
+        assert!(holds(&host, &[2, 5]));
+        assert_eq!(host.check(), Ok(2));
+    }
+
+    #[test]
+    fn a_use_by_an_earlier_request_makes_no_chunk_older() {
+        let mut host = host(2, 0);
+        let (mut early, mut late) = (User::default(), User::default());
+        offer(&mut host, &mut early, &[1]);
+        offer(&mut host, &mut late, &[2]);
+        host.end(&late);
+        offer(&mut host, &mut early, &[1, 2]);
+        offer(&mut host, &mut User::default(), &[3]);
+        assert!(holds(&host, &[2, 3]));
+    }
+
+    #[test]
+    fn a_chunk_that_was_offered_often_enough_is_stored_at_once_ever_after() {
+        let mut host = host(1, 2);
+        let mut offered = |number| offer(&mut host, &mut User::default(), &[number]).unwrap().len();
+        assert_eq!([1, 1, 2, 2, 1, 3].map(&mut offered), [0, 1, 0, 1, 1, 0]);
     }
 }

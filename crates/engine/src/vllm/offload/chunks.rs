@@ -2,6 +2,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_types::{BlockId, RequestId, SequenceHash, ensure};
+use smallvec::SmallVec;
 
 use super::cache::{ChunkCache, Found};
 use super::copies::{Copies, Handed};
@@ -18,8 +19,8 @@ pub(super) struct Chunks {
     /// Copies that are not done, by their number.
     jobs: FxHashMap<u64, Job>,
     next_job: u64,
-    /// The store that reads a block of a request that has ended.
-    storing: FxHashMap<BlockId, u64>,
+    /// The stores that read a block of requests that have ended.
+    storing: FxHashMap<BlockId, SmallVec<[u64; 1]>>,
     /// Stores that are not done.
     num_stores: usize,
     /// Loads of each chunk that are not done.
@@ -231,8 +232,8 @@ impl Chunks {
         let blocks = self.blocks_per_chunk as usize;
         let blocks = request.blocks[first as usize * blocks..end as usize * blocks].to_vec();
         let jobs = self.users.get(&request.id).map_or(&[][..], |client| &client.jobs);
-        for job in jobs {
-            self.storing.extend(self.jobs[job].blocks.iter().map(|&block| (block, *job)));
+        for &number in jobs {
+            note_reads(&mut self.storing, &self.jobs[&number].blocks, number);
         }
         self.ended.push(Ended { id: request.id, keys, blocks });
     }
@@ -246,7 +247,7 @@ impl Chunks {
                 self.store(id, &keys, &blocks, copies, log);
             }
             if let Some(job) = self.jobs.get(&number) {
-                self.storing.extend(job.blocks.iter().map(|&block| (block, number)));
+                note_reads(&mut self.storing, &job.blocks, number);
             }
             if let Some(client) = self.users.remove(&id) {
                 self.cache.end(&client.user);
@@ -257,7 +258,7 @@ impl Chunks {
     /// A pass waits for the stores that read blocks which it gives to a request.
     pub(super) fn flush_blocks(&self, given: &[BlockId], log: &mut Offloaded) {
         if !self.storing.is_empty() {
-            log.flushed.extend(given.iter().filter_map(|block| self.storing.get(block)));
+            log.flushed.extend(given.iter().filter_map(|block| self.storing.get(block)).flatten());
         }
     }
 
@@ -285,7 +286,9 @@ impl Chunks {
             self.num_stores -= 1;
             self.cache.stored(&job.keys);
             for block in job.blocks {
-                if self.storing.get(&block) == Some(&number) {
+                let Some(stores) = self.storing.get_mut(&block) else { continue };
+                stores.retain(|&mut other| other != number);
+                if stores.is_empty() {
                     self.storing.remove(&block);
                 }
             }
@@ -314,5 +317,12 @@ impl Chunks {
         let stores = self.jobs.values().filter(|job| !job.loads).count();
         ensure!(stores == self.num_stores, "{stores} stores are under way, {} counted", self.num_stores);
         self.cache.check()
+    }
+}
+
+/// A store reads blocks of a request that has ended. Blocks that requests shared may be read by several.
+fn note_reads(storing: &mut FxHashMap<BlockId, SmallVec<[u64; 1]>>, blocks: &[BlockId], number: u64) {
+    for &block in blocks {
+        storing.entry(block).or_default().push(number);
     }
 }

@@ -28,9 +28,9 @@ use super::pool::BlockPool;
 use super::request::Request;
 use super::scheduler::Scheduler;
 use crate::EngineConfig;
-use crate::iteration::Iteration;
+use crate::iteration::{Admitted, Iteration};
 use crate::offload_args::{KvOffloading, OffloadConnector};
-use crate::step::Step;
+use crate::step::{Entry, Step};
 use crate::table::Slot;
 
 /// KV at the host, and the link to it.
@@ -293,19 +293,9 @@ impl Scheduler {
                 for &id in &*preempted {
                     simple.forget(id);
                 }
-                // Requests that run for the first time come first, as in what vLLM's scheduler puts out.
-                let first = admitted.iter().find(|admitted| !admitted.resumed);
-                let running =
-                    entries.iter().position(|entry| first.is_some_and(|first| first.id == entry.id));
-                for are_new in [true, false] {
-                    for (place, (entry, scheduled)) in entries.iter().zip(&*scheduled).enumerate() {
-                        let request = &mut self.requests[entry.slot];
-                        let is_new =
-                            running.is_some_and(|running| place >= running) && request.preemptions == 0;
-                        if is_new == are_new {
-                            simple.visit(request, scheduled.computed, &mut self.kv.pool);
-                        }
-                    }
+                for place in in_order_of_output(entries, admitted) {
+                    let request = &mut self.requests[entries[place].slot];
+                    simple.visit(request, scheduled[place].computed, &mut self.kv.pool);
                 }
                 simple.hand_over(&mut self.kv.pool, copies, log);
             }
@@ -358,7 +348,8 @@ impl Scheduler {
     pub(super) fn notice_copies(&mut self, iteration: &mut Iteration) {
         let Some(offload) = self.offload.as_deref_mut() else { return };
         let Some(mut log) = iteration.offload.take() else { return };
-        for &(job, loads) in &log.done {
+        let loads_first = matches!(offload.tier, Tier::Simple(_));
+        for (job, loads) in in_order_of_report(&log.done, loads_first) {
             match &mut offload.tier {
                 Tier::Chunks(chunks) => log.received.extend(chunks.done(job)),
                 Tier::Early(early) => log.received.extend(early.done(job)),
@@ -390,5 +381,60 @@ impl Scheduler {
         } else if let Some(position) = self.held.iter().position(|held| requests[held.slot].id == id) {
             self.drop_held(position);
         }
+    }
+}
+
+/// The places of requests among those of a pass in the order in which vLLM's scheduler puts them out: who runs for the first
+/// time, who runs again, who ran before.
+fn in_order_of_output(entries: &[Entry], admitted: &[Admitted]) -> Vec<usize> {
+    let turn = |place: &usize| {
+        let its = admitted.iter().find(|admitted| admitted.id == entries[*place].id);
+        its.map_or(2, |admitted| u8::from(admitted.resumed))
+    };
+    let mut places: Vec<usize> = (0..entries.len()).collect();
+    places.sort_by_key(turn);
+    places
+}
+
+/// Copies that are done, in the order in which a scheduler hears of them: under the simple connector which requests can go on
+/// before which blocks are stored.
+fn in_order_of_report(done: &[(u64, bool)], loads_first: bool) -> Vec<(u64, bool)> {
+    let mut done = done.to_vec();
+    done.sort_by_key(|&(_, loads)| loads_first && !loads);
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_simple_connector_hears_of_loads_first() {
+        let done = [(4, false), (7, true), (5, false), (6, true)];
+        assert_eq!(in_order_of_report(&done, false), done);
+        assert_eq!(in_order_of_report(&done, true), [(7, true), (6, true), (4, false), (5, false)]);
+    }
+
+    #[test]
+    fn who_runs_for_the_first_time_comes_first_and_who_ran_before_last() {
+        let entry = |number: u32| Entry {
+            slot: Slot(0),
+            id: RequestId(number),
+            samples: true,
+            first_new_block: 0,
+            drafted: 0,
+            accepted: 0,
+            requeues: 0,
+        };
+        let admitted = |(number, resumed): (u32, bool)| Admitted {
+            id: RequestId(number),
+            cached_tokens: 0,
+            host_cached_tokens: 0,
+            resumed,
+        };
+        let entries: Vec<Entry> = (0..5).map(entry).collect();
+        let admitted: Vec<Admitted> = [(2, true), (3, false), (4, true)].map(admitted).to_vec();
+        assert_eq!(in_order_of_output(&entries, &admitted), [3, 2, 4, 0, 1]);
+        assert_eq!(in_order_of_output(&entries, &[]), [0, 1, 2, 3, 4]);
     }
 }

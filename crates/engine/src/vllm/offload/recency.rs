@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_types::SequenceHash;
 
 use crate::offload_args::OffloadEviction;
@@ -15,10 +15,11 @@ use crate::offload_args::OffloadEviction;
 #[derive(Debug, Default)]
 pub(super) struct User {
     rank: Option<u64>,
-    /// Chunks that it stored, loaded or found there when it would have stored them.
+    /// Chunks that it stored, loaded or found there when it would have stored them, each as it used it first.
     used: Vec<Use>,
-    /// Up to which position it has been counted what it missed.
-    missed_to: u32,
+    seen: FxHashSet<SequenceHash>,
+    /// Chunks that it missed, of which `arc` takes each into account once.
+    missed: FxHashSet<SequenceHash>,
 }
 
 /// A chunk that a request used.
@@ -63,8 +64,11 @@ struct Ghosts {
 }
 
 impl User {
-    fn found(&mut self, key: SequenceHash, position: u32) {
-        self.used.push(Use { key, position, was_there: true });
+    /// It uses a chunk, which was there or is stored by it: what it does with it later does not count.
+    fn uses(&mut self, key: SequenceHash, position: u32, was_there: bool) {
+        if self.seen.insert(key) {
+            self.used.push(Use { key, position, was_there });
+        }
     }
 
     /// What it used, in order.
@@ -95,7 +99,7 @@ impl Recency {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.ghosts.iter_mut().for_each(|ghosts| ghosts.remove(key));
         }
-        user.used.push(Use { key, position, was_there: false });
+        user.uses(key, position, false);
         let at = match self.adaptive {
             None => (self.rank(user), u32::MAX - position),
             Some(_) => (self.next_rank(), 0),
@@ -107,18 +111,18 @@ impl Recency {
 
     /// A request finds a chunk there, which it loads or would have stored.
     pub(super) fn find(&mut self, key: SequenceHash, position: u32, user: &mut User, place: &mut Place) {
-        user.found(key, position);
+        user.uses(key, position, true);
         if self.adaptive.is_none() {
-            let rank = self.rank(user);
-            self.move_to(key, Place { list: 0, at: (rank, u32::MAX - position) }, place);
+            // One that a later request used stays where that put it.
+            let at = (self.rank(user), u32::MAX - position).max(place.at);
+            self.move_to(key, Place { list: 0, at }, place);
         }
     }
 
-    /// A request would store the chunk at a position, which is not there.
-    pub(super) fn miss(&mut self, key: SequenceHash, position: u32, user: &mut User) {
+    /// A request would store chunks that are not there, in order.
+    pub(super) fn miss(&mut self, keys: impl DoubleEndedIterator<Item = SequenceHash>, user: &mut User) {
         let Some(adaptive) = &mut self.adaptive else { return };
-        if position >= user.missed_to {
-            user.missed_to = position + 1;
+        for key in keys.rev().filter(|&key| user.missed.insert(key)) {
             adaptive.miss(key);
         }
     }
@@ -177,23 +181,30 @@ impl Recency {
 }
 
 impl Adaptive {
-    /// What was evicted too soon moves the border between the lists.
+    /// What was evicted too soon moves the border between the lists, and is remembered longer.
     fn miss(&mut self, key: SequenceHash) {
         let [once, again] = self.ghosts.each_ref().map(|ghosts| ghosts.order.len() as f64);
         if self.ghosts[0].numbers.contains_key(&key) {
             self.target = (self.target + (again / once).max(1.0)).min(self.capacity as f64);
+            self.ghosts[0].renew(key);
         } else if self.ghosts[1].numbers.contains_key(&key) {
             self.target = (self.target - (once / again).max(1.0)).max(0.0);
+            self.ghosts[1].renew(key);
         }
     }
 }
 
 impl Ghosts {
-    fn add(&mut self, key: SequenceHash, most: usize) {
+    /// A chunk is the newest of them.
+    fn renew(&mut self, key: SequenceHash) {
         self.remove(key);
         self.next += 1;
         self.order.insert(self.next, key);
         self.numbers.insert(key, self.next);
+    }
+
+    fn add(&mut self, key: SequenceHash, most: usize) {
+        self.renew(key);
         if self.order.len() > most
             && let Some((_, oldest)) = self.order.pop_first()
         {
@@ -205,5 +216,59 @@ impl Ghosts {
         if let Some(number) = self.numbers.remove(&key) {
             self.order.remove(&number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> SequenceHash {
+        SequenceHash(number)
+    }
+
+    /// The policy `arc`, after a request has stored chunks 1 to 3, the first two of which have made room.
+    fn with_two_ghosts() -> Recency {
+        let mut recency = Recency::new(OffloadEviction::Arc, 4);
+        let mut user = User::default();
+        let places = [1, 2, 3].map(|number| recency.insert(key(number), number as u32, &mut user));
+        recency.evict(key(1), places[0]);
+        recency.evict(key(2), places[1]);
+        recency
+    }
+
+    fn target_and_ghosts(recency: &Recency) -> (f64, Vec<u64>) {
+        let adaptive = recency.adaptive.as_ref().unwrap();
+        (adaptive.target, adaptive.ghosts[0].order.values().map(|key| key.0).collect())
+    }
+
+    #[test]
+    fn a_request_misses_a_chunk_once_and_renews_what_is_remembered_of_it_tail_first() {
+        let mut recency = with_two_ghosts();
+        assert_eq!(target_and_ghosts(&recency), (0.0, vec![1, 2]));
+        let (mut one, mut other) = (User::default(), User::default());
+        recency.miss([key(1), key(2), key(4)].into_iter(), &mut one);
+        assert_eq!(target_and_ghosts(&recency), (2.0, vec![2, 1]));
+        recency.miss([key(1), key(2), key(4)].into_iter(), &mut one);
+        assert_eq!(target_and_ghosts(&recency), (2.0, vec![2, 1]));
+        // Another one, or one that it did not miss before, counts.
+        recency.miss([key(2)].into_iter(), &mut other);
+        assert_eq!(target_and_ghosts(&recency), (3.0, vec![1, 2]));
+    }
+
+    #[test]
+    fn what_a_request_stored_itself_is_not_used_again_when_it_finds_it() {
+        let mut recency = Recency::new(OffloadEviction::Arc, 4);
+        let (mut one, mut other) = (User::default(), User::default());
+        let mut place = recency.insert(key(1), 0, &mut one);
+        recency.find(key(1), 0, &mut one, &mut place);
+        let settle = |recency: &mut Recency, user: &User, place: &mut Place| {
+            let rank = recency.next_rank();
+            user.used().for_each(|used| recency.settle(used, rank, true, place));
+            place.list
+        };
+        assert_eq!(settle(&mut recency, &one, &mut place), 0);
+        recency.find(key(1), 0, &mut other, &mut place);
+        assert_eq!(settle(&mut recency, &other, &mut place), 1);
     }
 }

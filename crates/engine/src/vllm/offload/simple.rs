@@ -150,11 +150,13 @@ impl Simple {
         let settled = computed.saturating_sub(request.placeholders);
         let end = (settled / self.block_size).min(request.stored);
         let first = self.visited.get(&request.id).copied().unwrap_or(0);
-        if self.lazy.is_some() || first >= end {
+        let mut room = self.pool.num_free();
+        // Without room nothing is looked at, not even what is there or on its way.
+        if self.lazy.is_some() || first >= end || room == 0 {
             return new;
         }
         let (blocks, hashes) = request.hashed_blocks(end);
-        let (mut at, mut room) = (first, self.pool.num_free());
+        let mut at = first;
         while at < end {
             let (block, content) = (blocks[at as usize], hashes.get(at).expect("its tokens are known"));
             if !self.storing.contains(&block) && self.pool.get(content).is_none() {

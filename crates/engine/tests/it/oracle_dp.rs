@@ -88,9 +88,14 @@ fn compare(case: &Recording, ended: &[Iteration], engine: &Engine) -> Result<(),
     let steps = case.expected["steps"].as_array().unwrap();
     let ranks = case.expected["config"]["data_parallel_size"].as_u64().unwrap();
     for rank in 0..ranks {
-        let recorded = steps.iter().filter_map(|step| {
-            let of_rank = &step["ranks"][rank as usize];
-            (of_rank["kind"] == "real").then(|| computed(step, of_rank))
+        let place = rank as usize;
+        let recorded = steps.iter().enumerate().filter_map(|(number, step)| {
+            let this = &step["ranks"][place];
+            // A rank may take the results of a pass later than it ended.
+            let mut later = steps[number..].iter().map(|step| &step["ranks"][place]);
+            let taken = later.find(|rank| rank["processed"] == number);
+            let taken = taken.and_then(|rank| rank["t_schedule_us"].as_u64());
+            (this["kind"] == "real").then(|| computed(step, this, taken.unwrap_or(0)))
         });
         let recorded: Vec<Value> = recorded.collect();
         let of_rank = ended.iter().filter(|each| u64::from(each.dp_rank) == rank);
@@ -112,10 +117,11 @@ fn compare(case: &Recording, ended: &[Iteration], engine: &Engine) -> Result<(),
     requests(case, ended)
 }
 
-/// What was recorded of a rank in a pass that it computed something in.
-fn computed(step: &Value, rank: &Value) -> Value {
+/// What was recorded of a rank in a pass that it computed something in, whose results it took at a certain time.
+fn computed(step: &Value, rank: &Value, taken_us: u64) -> Value {
     json!({
-        "t_schedule_us": rank["t_schedule_us"], "t_start_us": step["t_start_us"], "t_end_us": step["t_end_us"],
+        "t_schedule_us": rank["t_schedule_us"], "t_start_us": step["t_start_us"],
+        "t_end_us": step["t_end_us"].as_u64().map(|end| end.max(taken_us)),
         "scheduled": rank["scheduled"], "preempted": rank["preempted"],
         "num_running": rank["num_running"], "num_waiting": rank["num_waiting"],
     })

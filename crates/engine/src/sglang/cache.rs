@@ -214,13 +214,9 @@ impl KvCache {
     pub(super) fn share(&mut self, request: &mut Request, tokens: u32) {
         self.share_chunk(request, tokens);
         request.window.cached = None;
-        let Prefix { node, tokens, .. } = request.shared;
-        if self.shares {
-            self.count_insertion(request, node, tokens);
-        }
     }
 
-    /// The same of a request whose prompt is not computed yet, which is no hit of anything.
+    /// The same of a request whose prompt is not computed yet.
     pub(super) fn share_chunk(&mut self, request: &mut Request, tokens: u32) {
         if !self.shares {
             return;
@@ -232,6 +228,7 @@ impl KvCache {
         };
         self.tree.lock_below(request.shared.node, prefix.node);
         request.shared = prefix;
+        self.count_insertion(request, prefix.node, prefix.tokens);
     }
 
     /// Shares the whole pages within the first `tokens` tokens of a request, and takes all its KV away.

@@ -166,19 +166,21 @@ impl KvCache {
         }
     }
 
-    /// A decision is made: what it loads is on its way. Returns when all that is on its way is here, if it is anything.
+    /// A decision is made. Returns when all that is loaded is here, if it is anything.
     pub(super) fn end_decision(&mut self) -> Option<Time> {
-        let host = self.host.as_mut()?;
+        self.begin_loads();
+        self.host.as_ref()?.loads.back().map(|&(end, _)| end)
+    }
+
+    /// Who is admitted is decided: what that loads is on its way, before others make room for what is computed.
+    pub(super) fn begin_loads(&mut self) {
+        let Some(host) = self.host.as_mut().filter(|host| !host.planned.is_empty()) else { return };
         let planned = std::mem::take(&mut host.planned);
-        if planned.is_empty() {
-            return host.loads.back().map(|&(end, _)| end);
-        }
         let end = host.now.max(host.loads_end) + host.load_time(planned.iter().sum());
         host.loads_end = end;
         let first = host.loads.len() - planned.len();
         host.loads.range_mut(first..).for_each(|load| load.0 = end);
         host.log.transfers.push((false, planned, end));
-        Some(end)
     }
 
     /// A result was applied `now`: what is to be copied to the host for it is on its way.

@@ -416,6 +416,7 @@ impl Scheduler {
 
     /// Puts the tokens of a prefill batch into an iteration and gives them memory.
     fn extend(&mut self, taken: &[Taken], step: &mut Step) {
+        self.cache.begin_loads();
         let tokens: u64 = taken.iter().map(|taken| u64::from(taken.tokens)).sum();
         let pages = if self.config.block_size == 1 {
             0

@@ -58,8 +58,9 @@ fn without_room_at_the_host_nothing_is_looked_at() {
 fn a_block_waits_for_every_store_that_reads_it() {
     let host = json!({"blocks_per_chunk": 2, "store_bandwidth": 0.000064});
     let requests = [0, 100, 200].iter().enumerate().map(|(number, &second)| {
-        let second = if number == 0 { (4, 4) } else { (second, 4) };
-        request(number as u32, &[(0, 4), second], 1, number as u64)
+        // The first one still runs when the second one hits its block.
+        let (second, max_tokens) = if number == 0 { ((4, 4), 2) } else { ((second, 4), 1) };
+        request(number as u32, &[(0, 4), second], max_tokens, number as u64)
     });
     let mut log = Log::default();
     serve(&mut engine(64, &host), requests.collect(), &mut log);

@@ -291,7 +291,7 @@ impl KvCache {
             let old = inserted.existing / self.page_size;
             let parent = old.checked_sub(1).and_then(|last| hashes.get(last));
             if let Some(host) = &mut self.host {
-                host.announce(parent, hashes.range(old..pages).collect());
+                host.announce(false, parent, hashes.range(old..pages).collect());
             }
             announce(events, parent, hashes.range(old..pages));
         }

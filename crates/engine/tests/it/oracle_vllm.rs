@@ -345,10 +345,6 @@ impl<'a> Driver<'a> {
                 step.remove("kv_events_fnv");
             }
         }
-        if iteration.scheduled.is_empty() && iteration.offload.is_none() && self.waits_in_a_queue() {
-            // The recorder says when it was handed over; nothing begins.
-            step.remove("t_start_us");
-        }
         let figures = [
             ("num_waiting", iteration.num_waiting),
             ("free_blocks", iteration.free_blocks),
@@ -360,12 +356,6 @@ impl<'a> Driver<'a> {
             }
         }
         step
-    }
-
-    /// Whether an iteration that computes nothing may be in flight for long before it ends.
-    fn waits_in_a_queue(&self) -> bool {
-        let config = &self.case.expected["config"];
-        config["async_scheduling"] == true && !config["kv_role"].is_null()
     }
 
     fn requests(&self) -> Value {

@@ -57,7 +57,7 @@ fn rows_with_text_share_what_they_begin_with() {
     );
     refused(
         &text.replacen("What is a block?\"", "\"", 1),
-        "line 1: `text_input` is the string \"\", but must be text of at least one character",
+        "line 1: `text_input` is the string \"\", but must be text of at least one token",
     );
 }
 

@@ -277,7 +277,8 @@ fn run(
     Ok((RunRecord { token_times: follower.into_times(), ..record }, online))
 }
 
-/// The deployment of a replay with its load in front, for whoever follows the run with an [`Observer`] of their own.
+/// The deployment of a replay with its load in front, for whoever follows the run with an
+/// [`Observer`](servecast_cluster::Observer) of their own.
 pub fn simulation(replay: &Replay) -> Result<Simulation, Refusal> {
     let config = |failure| Refusal::of(RefusalKind::Config, failure);
     let plan = plan(replay)?;

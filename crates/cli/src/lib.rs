@@ -223,6 +223,7 @@ mod tests {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
                 assert!(!help.is_empty(), "{name}: {}", arg.get_id());
                 assert!(!help.ends_with('.'), "{name}: {}: {help}", arg.get_id());
+                assert!(help.matches("[default: ").count() <= 1, "{name}: {}: {help}", arg.get_id());
             }
             command.get_subcommands().for_each(check);
         }

@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 
 use clap::Command;
-use clap::builder::StyledStr;
 use serde_json::{Map, Value, json};
 use servecast_cluster::{DEFAULT_PREFIX_HASH_BLOCKS, RouterMode};
 use servecast_engine::{EngineArgs, KvTransferSharing};
@@ -68,16 +67,14 @@ pub fn config_schema() -> Value {
     schema
 }
 
-/// Adds the defaults to the help of a command's flags.
+/// Adds the defaults to the help of a command's flags, but to those that say what theirs is.
 pub fn with_defaults(command: Command) -> Command {
     command.mut_args(|arg| {
         let Some(default) = DEFAULTS.get(arg.get_id().as_str()) else { return arg };
         let default = default.as_str().map_or_else(|| default.to_string(), ToOwned::to_owned);
-        let add = |help: &StyledStr| format!("{help} [default: {default}]");
-        let short = arg.get_help().map(add);
-        match short {
-            Some(short) => arg.help(short),
-            None => arg,
+        match arg.get_help().map(ToString::to_string) {
+            Some(help) if !help.contains("[default: ") => arg.help(format!("{help} [default: {default}]")),
+            _ => arg,
         }
     })
 }

@@ -44,6 +44,8 @@ pub struct TraceNotes {
     pub unknown_parents: Noted,
     /// The last row of a table, if no line break follows it.
     pub unfinished_row: Noted,
+    /// Rows that name a session in a column that is not used.
+    pub unread_sessions: Noted,
     /// Rows with a class, of which a trace that is used as it is read has no figures.
     pub streamed_classes: Noted,
     /// The most requests that the client of a measurement had under way.
@@ -112,6 +114,7 @@ impl TraceNotes {
             uncovered: both(self.uncovered, other.uncovered),
             unknown_parents: both(self.unknown_parents, other.unknown_parents),
             unfinished_row: both(self.unfinished_row, other.unfinished_row),
+            unread_sessions: both(self.unread_sessions, other.unread_sessions),
             streamed_classes: both(self.streamed_classes, other.streamed_classes),
             concurrency: self.concurrency.max(other.concurrency),
             recognised: self.recognised.or(other.recognised),
@@ -169,7 +172,7 @@ impl TraceNotes {
     }
 
     /// Rows with something odd, and what that is.
-    fn noted(&self) -> [(Noted, Message); 14] {
+    fn noted(&self) -> [(Noted, Message); 15] {
         [
             (self.warmups, message!("requests of a warm-up: they are left out")),
             (
@@ -209,6 +212,13 @@ impl TraceNotes {
                 self.unfinished_row,
                 message!(
                     "no line break behind it: if the file is cut off there, so is the row's last number"
+                ),
+            ),
+            (
+                self.unread_sessions,
+                message!(
+                    "a session that is not used, since each request comes at its own time: {--columns} with session=COLUMN \
+                     makes a turn wait for the one before"
                 ),
             ),
             (
@@ -254,6 +264,7 @@ impl TraceNotes {
             ("uncovered", self.uncovered.rows),
             ("unknown_parents", self.unknown_parents.rows),
             ("unfinished_row", self.unfinished_row.rows),
+            ("unread_sessions", self.unread_sessions.rows),
             ("streamed_classes", self.streamed_classes.rows),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),

@@ -105,6 +105,7 @@ pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) ->
         made_one_token,
         unknown_parents,
         unfinished_row,
+        unread_sessions,
         ..
     } = notes;
     let is_open = matches!(load, Load::Open { .. });
@@ -126,6 +127,7 @@ pub(crate) fn with_notes(of_rows: &TraceNotes, notes: TraceNotes, load: Load) ->
         made_one_token,
         unknown_parents,
         unfinished_row,
+        unread_sessions,
         ..of_rows.clone()
     }
 }

@@ -59,6 +59,9 @@ impl Columns {
     }
 }
 
+/// How tables call the session of a request: BurstGPT's (newer files) and BLIS'.
+const SESSION_COLUMNS: [&str; 2] = ["Session ID", "session_id"];
+
 /// What separates the cells of a table.
 pub(crate) const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
@@ -76,6 +79,8 @@ pub(crate) struct TableRows<R: BufRead> {
     unit: Option<TimeUnit>,
     places: [usize; 3],
     session: Option<usize>,
+    /// A column of sessions that nobody asked for.
+    unread_session: Option<usize>,
     class: Option<usize>,
     /// How many columns there are.
     width: usize,
@@ -95,7 +100,8 @@ impl<R: BufRead> TableRows<R> {
         columns: Columns,
         unit: Option<TimeUnit>,
     ) -> Result<Self, TraceError> {
-        let Header { separator, places, session, class, width } = header_of(header, &columns)?;
+        let Header { separator, places, session, unread_session, class, width } =
+            header_of(header, &columns)?;
         // Every row ends with a line then.
         let rows = LastByte { rows, last: b'\n' }.chain(&b"\n"[..]);
         let reader =
@@ -105,6 +111,7 @@ impl<R: BufRead> TableRows<R> {
             unit,
             places,
             session,
+            unread_session,
             class,
             width,
             reader,
@@ -152,6 +159,9 @@ impl<R: BufRead> TableRows<R> {
                 notes.without_tokens.add(line);
                 continue;
             }
+            if name(self.unread_session).is_some() {
+                notes.unread_sessions.add(line);
+            }
             return Ok(Some(TraceRow {
                 line,
                 session_id,
@@ -198,6 +208,8 @@ struct Header {
     separator: u8,
     places: [usize; 3],
     session: Option<usize>,
+    /// A column of sessions, if `session` is none.
+    unread_session: Option<usize>,
     class: Option<usize>,
     width: usize,
 }
@@ -219,7 +231,9 @@ fn header_of(header: &str, columns: &Columns) -> Result<Header, TraceError> {
         {
             let (session, class) = (session.flatten(), class.flatten());
             let (places, width) = ([time, input, output], cells.len());
-            return Ok(Header { separator, places, session, class, width });
+            let unread_session =
+                if session.is_none() { SESSION_COLUMNS.iter().find_map(|name| place(name)) } else { None };
+            return Ok(Header { separator, places, session, unread_session, class, width });
         }
     }
     let most = SEPARATORS.map(cells).into_iter().max_by_key(Vec::len).unwrap_or_default();

@@ -68,6 +68,22 @@ fn no_prompt_shares_anything_with_another() {
 }
 
 #[test]
+fn sessions_that_are_not_used_are_told() {
+    let header =
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type";
+    let text = format!(
+        "{header}\n5,a,1,GPT-4,374,44,418,Conversation log\n6,,1,GPT-4,396,109,505,API log\n\
+         7,a,1,GPT-4,396,109,505,Conversation log\n"
+    );
+    let told = |workload: &Workload| workload.notes.unread_sessions.rows;
+    assert_eq!(told(&read(&text, &TraceForm::default()).unwrap()), 2);
+    let columns =
+        with_columns("time=Timestamp,input=Request tokens,output=Response tokens,session=Session ID");
+    let used = read(&text, &columns).unwrap();
+    assert_eq!((told(&used), used.sessions.len()), (0, 2));
+}
+
+#[test]
 fn requests_that_failed_are_left_out_and_counted() {
     let text = "arrived_at,prefill_tokens,decode_tokens\n0,20,4\n1,20,0\n2,0,4\n3,20,4\n";
     let workload = read(text, &TraceForm::default()).unwrap();

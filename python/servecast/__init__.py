@@ -21,7 +21,7 @@ from servecast._commands import (
 )
 from servecast._config import EngineArgs, KvRouterConfig, MockEngineArgs, RouterConfigOverride
 from servecast._errors import ConfigError, ReplayError, RouterError, ServecastError, TraceError
-from servecast._native import Batch, __version__
+from servecast._native import Batch, Candidate, RoutedRequest, WaitingRequest, __version__
 from servecast._recommend import Recommendation, SearchProgress, recommend
 from servecast._replay import Progress, replay_many, run_synthetic_trace_replay, run_trace_replay
 from servecast._report import Report
@@ -42,6 +42,7 @@ from servecast._trace import Trace
 __all__ = [
     "Applied",
     "Batch",
+    "Candidate",
     "Columns",
     "CommandResult",
     "Comparison",
@@ -54,6 +55,7 @@ __all__ = [
     "Recommendation",
     "ReplayError",
     "Report",
+    "RoutedRequest",
     "Router",
     "RouterConfigOverride",
     "RouterError",
@@ -64,6 +66,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "Validation",
+    "WaitingRequest",
     "Worker",
     "WorkerLoad",
     "WorkersChanged",

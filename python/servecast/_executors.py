@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from servecast import _native
 from servecast._errors import ConfigError, ReplayError, ServecastError
+
+if TYPE_CHECKING:
+    from servecast._replay import Prepared
 
 __all__ = ["Evaluate", "checked", "evaluator", "results", "run", "simulate", "wants_no_function"]
 
@@ -32,7 +35,7 @@ def simulate(question: str, trace: bytes | None, trial: str) -> str:
 
 def run(settings: str, trace: bytes | None, difference: str) -> tuple[str, list[str]]:
     """Run one replay of a sweep; called on workers."""
-    outcome = _native.run((settings, trace, False, [], difference))
+    outcome = _native.run((settings, trace, False, [], difference, (None, None)))
     return outcome.report_json(), outcome.notes()
 
 
@@ -50,13 +53,13 @@ def checked(executor: object, threads: int | None) -> Executor | None:
     return executor
 
 
-def wants_no_function(functions: Sequence[object]) -> None:
-    """Refuse latency functions, which have no text."""
-    if functions:
-        raise ConfigError(
-            "`latency` is a function, which cannot go to the workers of an executor",
-            "leave out executor, or name a latency model",
-        )
+def wants_no_function(given: Prepared) -> None:
+    """Refuse functions, which have no text."""
+    named = {"latency": given[3], "router": given[5][0], "priority": given[5][1]}
+    for name, function in named.items():
+        if function:
+            other = "leave out executor" + (", or name a latency model" if name == "latency" else "")
+            raise ConfigError(f"`{name}` is a function, which cannot go to the workers of an executor", other)
 
 
 def evaluator(executor: Executor) -> Evaluate:

@@ -32,7 +32,10 @@ class Answer:
     def start(self) -> str: ...
     def notes(self) -> list[str]: ...
 
-_Given = tuple[str, bytes | None, bool, list[Callable[[Batch], float]], str]
+_Router = Callable[[RoutedRequest, tuple[Candidate, ...]], Candidate | int]
+_Priority = Callable[[WaitingRequest], float]
+_Own = tuple[_Router | Callable[[], _Router] | None, _Priority | Callable[[], _Priority] | None]
+_Given = tuple[str, bytes | None, bool, list[Callable[[Batch], float]], str, _Own]
 _Phase = Literal["aggregated", "prefill", "decode"]
 _Role = Literal["decode", "prefill"]
 _Selected = tuple[str, _Phase, int, int, int, int, int, int, float]
@@ -71,6 +74,104 @@ class Batch:
     @property
     def kv_capacity_tokens(self) -> int:
         """Tokens that the KV cache can hold."""
+
+@final
+class RoutedRequest:
+    @property
+    def id(self) -> int:
+        """Its number, in order of arrival."""
+    @property
+    def pool(self) -> Literal["aggregated", "prefill", "decode"]:
+        """The pool that it is routed in."""
+    @property
+    def now_ms(self) -> float:
+        """When it is routed."""
+    @property
+    def arrival_ms(self) -> float:
+        """When it came to the deployment."""
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompt."""
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that it generates; 1 in a prefill pool."""
+    @property
+    def priority(self) -> int:
+        """Its priority in the load."""
+    @property
+    def session(self) -> int | None:
+        """The number of its session, in order of first appearance."""
+    @property
+    def class_name(self) -> str | None:
+        """Its class, where the load tells classes apart."""
+    @property
+    def lora(self) -> int | None:
+        """Number of its LoRA adapter, in order of first appearance."""
+    @property
+    def block_size(self) -> int:
+        """Tokens of a KV block of the pool."""
+    def prefix_hashes(self, block_size: int | None = None) -> list[int]:
+        """Return a name for each full block of its prompt and all before it: equal ones are equal prefixes."""
+
+@final
+class Candidate:
+    @property
+    def worker(self) -> int:
+        """Its number within its pool."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent to it and have not left it."""
+    @property
+    def running(self) -> int:
+        """Those that run."""
+    @property
+    def waiting(self) -> int:
+        """Those that wait."""
+    @property
+    def capacity_blocks(self) -> int:
+        """KV blocks that it has."""
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks that no request holds."""
+    @property
+    def overlap_blocks(self) -> int:
+        """Full blocks of the prompt that it has cached, as far as KV events say by then; 0 in a decode pool."""
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that it has yet to compute, with this request on it; 0 in a decode pool."""
+    @property
+    def active_blocks(self) -> int:
+        """KV blocks of the prompts of its requests, each once, with this request on it; 0 in a prefill pool."""
+    @property
+    def cost(self) -> float:
+        """What the KV-aware router would go by, in blocks; the lowest would be its choice."""
+
+@final
+class WaitingRequest:
+    @property
+    def id(self) -> int:
+        """Its number, in order of arrival."""
+    @property
+    def arrival_ms(self) -> float:
+        """When it came to the deployment."""
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompt."""
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that it generates; 1 in a prefill pool."""
+    @property
+    def priority(self) -> int:
+        """Its priority in the load."""
+    @property
+    def session(self) -> int | None:
+        """The number of its session, in order of first appearance."""
+    @property
+    def class_name(self) -> str | None:
+        """Its class, where the load tells classes apart."""
+    @property
+    def lora(self) -> int | None:
+        """Number of its LoRA adapter, in order of first appearance."""
 
 @final
 class Router:

@@ -173,8 +173,11 @@ def recommend(
     if trace_file is not None:
         trace = trace_of(trace_file, settings)
     given = prepared(trace, {"slo": targets, **settings}, iterations=False)
+    for name, function in zip(("router", "priority"), given[5]):
+        if function is not None:
+            raise ConfigError(f"`{name}` is a function, but a search looks at policies of servecast only")
     if pool is not None:
-        wants_no_function(given[3])
+        wants_no_function(given)
     asked = {
         "objective": objective if objective is None or isinstance(objective, str) else ",".join(objective),
         "max_gpus": _whole("max_gpus", max_gpus),

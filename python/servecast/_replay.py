@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from servecast._settings import SyntheticSettings, TraceSettings
     from typing_extensions import Unpack
 
-__all__ = ["Progress", "replay_many", "run_synthetic_trace_replay", "run_trace_replay"]
+__all__ = ["Prepared", "Progress", "replay_many", "run_synthetic_trace_replay", "run_trace_replay"]
 
 TraceLike = Union[Trace, str, "os.PathLike[str]", Iterable[Mapping[str, Any]]]
 EngineSettings = Union[EngineArgs, Mapping[str, Any], str]
@@ -43,6 +43,19 @@ class Progress(NamedTuple):
 
 ProgressCallback = Callable[[Progress], object]
 LatencyFunction = Callable[[_native.Batch], float]
+RouterFunction = Callable[[_native.RoutedRequest, "tuple[_native.Candidate, ...]"], Union[_native.Candidate, int]]
+PriorityFunction = Callable[[_native.WaitingRequest], float]
+RouterGiven = Union[RouterFunction, Callable[[], RouterFunction]]
+PriorityGiven = Union[PriorityFunction, Callable[[], PriorityFunction]]
+Prepared = tuple[
+    str,
+    Union[bytes, None],
+    bool,
+    "list[LatencyFunction]",
+    str,
+    "tuple[RouterGiven | None, PriorityGiven | None]",
+]
+"""A run as the native half takes it."""
 
 
 def run_trace_replay(
@@ -65,6 +78,8 @@ def run_trace_replay(
     columns: str | None = None,
     turns: Literal["whole", "delta"] | None = None,
     latency: str | LatencyFunction | None = None,
+    router: RouterGiven | None = None,
+    priority: PriorityGiven | None = None,
     iterations: bool = False,
     progress: ProgressCallback | bool | None = None,
     **settings: Unpack[TraceSettings],
@@ -98,6 +113,12 @@ def run_trace_replay(
         latency: How long iterations take: a latency model by its name, or a function from a ``Batch`` to milliseconds,
             which is called for each iteration and has to answer equal batches alike. ``EngineArgs`` may have one for
             its pool alone.
+        router: Which worker gets a request, in place of ``router_mode``: a function of a ``RoutedRequest`` and a tuple
+            of ``Candidate``, in order of their numbers, that returns one of these or its number. A class is called for
+            such a function for each pool of each run.
+        priority: In which order requests wait on their workers: a function from a ``WaitingRequest`` to a number, the
+            lowest of which goes first, called once for each stage of a request when it is sent to its worker. Or a
+            class, which is called for one for each run.
         iterations: Keep a row an iteration, for ``Report.iterations``.
         progress: Called every 50 ms or so; what it raises ends the replay. True is a bar on standard error, False
             nothing; without it there is a bar in terminals and notebooks.
@@ -136,6 +157,8 @@ def run_synthetic_trace_replay(
     num_prefix_groups: int = 0,
     inter_turn_delay_ms: float = 0.0,
     latency: str | LatencyFunction | None = None,
+    router: RouterGiven | None = None,
+    priority: PriorityGiven | None = None,
     iterations: bool = False,
     progress: ProgressCallback | bool | None = None,
     **settings: Unpack[SyntheticSettings],
@@ -164,6 +187,8 @@ def run_synthetic_trace_replay(
         router_mode: How requests are spread over the workers of a pool.
         arrival_speedup_ratio: By how much faster requests arrive.
         latency: How long iterations take: the name of a latency model, or a function.
+        router: Which worker gets a request: a function, or a class of them.
+        priority: In which order requests wait on their workers: a function, or a class of them.
         iterations: Keep a row an iteration.
         progress: Called every 50 ms or so, or whether there is a bar.
         **settings: Any other key of a configuration file.
@@ -207,7 +232,7 @@ def replay_many(
     return [Report(outcome) for outcome in outcomes]
 
 
-def arguments_of(run: Mapping[str, Any]) -> tuple[str, bytes | None, bool, list[LatencyFunction], str]:
+def arguments_of(run: Mapping[str, Any]) -> Prepared:
     """Return a run, given by the arguments of one of the functions above, as the native half takes it."""
     function = run_trace_replay if "trace_file" in run else run_synthetic_trace_replay
     bound = inspect.signature(function).bind(**run)
@@ -252,10 +277,10 @@ def trace_of(trace: TraceLike, given: Mapping[str, Any]) -> tuple[dict[str, Any]
     return {}, text_of(trace)
 
 
-def prepared(
-    trace: tuple[dict[str, Any], bytes | None], given: dict[str, Any], iterations: bool
-) -> tuple[str, bytes | None, bool, list[LatencyFunction], str]:
+def prepared(trace: tuple[dict[str, Any], bytes | None], given: dict[str, Any], iterations: bool) -> Prepared:
     named, text = trace
+    given = dict(given)
+    router, priority = (_callable(name, given.pop(name, None)) for name in ("router", "priority"))
     functions: list[LatencyFunction] = []
     members = []
     for key, value in {**named, **_with_names(given, functions)}.items():
@@ -263,7 +288,14 @@ def prepared(
             members.append(f"{json.dumps(key)}: {json.dumps(value, default=plain, allow_nan=False)}")
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`{key}`: {error}") from None
-    return f"{{{', '.join(members)}}}", text, iterations, functions, "[]"
+    return f"{{{', '.join(members)}}}", text, iterations, functions, "[]", (router, priority)
+
+
+def _callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        hint = "router_mode names a policy that there is" if name == "router" else None
+        raise ConfigError(f"`{name}` is {value!r}, but must be a function", hint)
+    return value
 
 
 def _with_names(given: dict[str, Any], functions: list[LatencyFunction]) -> dict[str, Any]:

@@ -104,11 +104,11 @@ def sweep(
     with bar_for(progress, "runs") as bar:
         told = bar or (progress if callable(progress) else None)
         if pool is None:
-            runs = [(*given[:4], difference) for difference in differences]
+            runs = [(*given[:4], difference, given[5]) for difference in differences]
             outcomes = _native.run_many(runs, threads or os.cpu_count() or 1, told)
             ended = [(outcome.report_json(), outcome.notes()) for outcome in outcomes]
         else:
-            wants_no_function(given[3])
+            wants_no_function(given)
             ended = _on(pool, given[0], given[1], differences, told)
     notes = dict.fromkeys(note for _, notes in ended for note in notes)
     return Sweep(_native.Compared(differences, [report for report, _ in ended]), list(notes))

@@ -13,8 +13,8 @@ from conftest import ROOT
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("*.py"))
 
 
-def test_there_are_six_and_all_are_linked() -> None:
-    assert len(GALLERY) == 6
+def test_there_are_seven_and_all_are_linked() -> None:
+    assert len(GALLERY) == 7
     text = (ROOT / "docs" / "python.md").read_text()
     for path in GALLERY:
         assert f"(../examples/gallery/{path.name})" in text, path.name

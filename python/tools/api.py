@@ -30,6 +30,8 @@ Names of types in signatures:
 - `EngineSettings`, `RouterSettings`, `Overrides`: an `EngineArgs`, a `KvRouterConfig`, a `RouterConfigOverride`; or a
   dict, or JSON text, of the same.
 - `LatencyFunction`: a function from a `Batch` to milliseconds. `ProgressCallback`: one that takes a `Progress`.
+- `RouterGiven`: a function from a `RoutedRequest` and a tuple of `Candidate` to one of these or its number, or a class
+  of such functions. `PriorityGiven`: a function from a `WaitingRequest` to a number, or a class of such functions.
 - `RouterMode`: `"round_robin"`, `"random"`, `"least_loaded"`, `"power_of_two"`, `"prefix_hash"` or `"kv_router"`.
 - `TimeUnit`: `"s"`, `"ms"`, `"us"` or `"ns"`.
 - `Varied`: settings and the values of each, as a dict of lists; or texts as `"num_workers=1..4"`.
@@ -40,7 +42,18 @@ Names of types in signatures:
 """
 
 SECTIONS = {
-    "Replays": ["run_trace_replay", "run_synthetic_trace_replay", "replay_many", "sweep", "Trace", "Progress", "Batch"],
+    "Replays": [
+        "run_trace_replay",
+        "run_synthetic_trace_replay",
+        "replay_many",
+        "sweep",
+        "Trace",
+        "Progress",
+        "Batch",
+        "RoutedRequest",
+        "Candidate",
+        "WaitingRequest",
+    ],
     "Recommendations": ["recommend", "Recommendation", "SearchProgress"],
     "Commands": [
         "compare",
@@ -66,6 +79,8 @@ SECTIONS = {
     ],
     "Exceptions": ["ServecastError", "ConfigError", "TraceError", "ReplayError", "RouterError"],
 }
+NATIVE = {"Batch", "RoutedRequest", "Candidate", "WaitingRequest"}
+"""Classes whose stubs are in ``_native.pyi``."""
 OTHERS = {"MockEngineArgs", "__version__"}
 """Names that another one's entry, or none, stands for."""
 
@@ -100,8 +115,9 @@ def entry(name: str, made: Any) -> str:
     bases = [base.__name__ for base in made.__bases__ if base not in (object, tuple) and base.__name__[0] != "_"]
     lines = [f"### `{name}`" + (f" ({', '.join(bases)})" if bases and not bases[0].endswith("Mapping") else ""), ""]
     lines.append(described(made.__doc__))
-    fields = properties("_native", name) if name == "Batch" else fields_of(name, made)
+    fields = properties("_native", name) if name in NATIVE else fields_of(name, made)
     lines += [f"- `{field}`: {kind}{told}" for field, kind, told in fields]
+    lines += methods_of_stub(name) if name in NATIVE else []
     lines += [""] * bool(fields)
     for method, function in members(made):
         shown = f"{name}.{signature(method, function)}"
@@ -202,6 +218,18 @@ def properties(module: str, name: str) -> list[tuple[str, str, str]]:
     [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     named = [node for node in found.body if isinstance(node, ast.FunctionDef) and is_property(node)]
     return [(node.name, f"`{ast.unparse(node.returns)}`" if node.returns else "", told(node.body[0])) for node in named]
+
+
+def methods_of_stub(name: str) -> list[str]:
+    """The methods of a class in the stub file of the native half, a line each."""
+    tree = ast.parse((STUBS / "_native.pyi").read_text())
+    [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    methods = [node for node in found.body if isinstance(node, ast.FunctionDef) and not is_property(node)]
+    lines = []
+    for node in methods:
+        arguments = ast.unparse(node.args).removeprefix("self, ")
+        lines.append(f"- `{node.name}({arguments})`: `{ast.unparse(node.returns or node)}`{told(node.body[0])}")
+    return lines
 
 
 def settings(name: str, made: type) -> str:

@@ -219,6 +219,7 @@ impl Cluster {
             stop_after: arrival.stop_after,
             priority: arrival.priority,
             lora: arrival.origin.lora,
+            class: arrival.origin.class,
             routing_key: Some(arrival.origin.session),
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)
         };

@@ -34,7 +34,7 @@ pub(crate) struct WorkerGroup {
 
 impl PoolConfig {
     /// The engine of each worker.
-    pub(crate) fn engines(&self) -> impl Iterator<Item = &EngineConfig> {
+    pub(crate) fn engines(&self) -> impl Iterator<Item = &EngineConfig> + Clone {
         self.groups.iter().flat_map(|group| (0..group.workers).map(|_| &group.engine))
     }
 

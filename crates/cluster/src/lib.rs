@@ -47,7 +47,8 @@ pub use observer::{CaughtUp, Detail, Observer};
 pub use ordered::Ordered;
 pub use replay::{LoadMode, Replay};
 pub use routing::{
-    Candidate, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RoutedRequest, RouterMode, RouterOptions,
+    Candidate, CandidateLoad, DEFAULT_PREFIX_HASH_BLOCKS, KvRouterOptions, Pick, RoutedRequest, RouterMode,
+    RouterOptions,
 };
 pub use simulate::Simulation;
 pub use stamped::Stamp;

@@ -13,7 +13,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::config::{MAX_WORKERS, PoolConfig, SimulationOptions};
 use crate::control::{ChangeError, WorkerState};
 use crate::routing::{
-    self, Candidate, KvRouting, Pick, RoutedRequest, RouterMode, SessionAffinity, position,
+    self, Candidate, KvRouterOptions, KvRouting, Pick, RoutedRequest, RouterMode, SessionAffinity, position,
 };
 use crate::worker::Worker;
 
@@ -30,6 +30,8 @@ pub(crate) struct Pool {
     /// The engine of each of its groups of equal workers.
     kinds: Vec<EngineConfig>,
     pub(crate) routing: Routing,
+    /// What a router that tells a policy of workers goes by.
+    telling: Telling,
     /// Which worker a session stays on, if sessions do.
     affinity: Option<SessionAffinity>,
     /// Requests for which none of its workers serves, in the order in which they came.
@@ -40,6 +42,14 @@ pub(crate) struct Pool {
     pub(crate) lagging: BinaryHeap<Reverse<(Time, WorkerId)>>,
     /// Whether a worker may lag.
     pub(crate) some_lag: bool,
+}
+
+/// What a router that tells a [policy](Pick::reads_loads) of workers goes by.
+#[derive(Debug)]
+struct Telling {
+    options: KvRouterOptions,
+    seed: Seed,
+    record_terms: bool,
 }
 
 /// What chooses among the workers of a pool.
@@ -82,6 +92,14 @@ impl Routing {
         }
     }
 
+    /// Who picks workers, if that is not a KV-aware router.
+    fn policy(&mut self) -> Option<&mut dyn Pick> {
+        match self {
+            Self::Policy(policy) => Some(&mut **policy),
+            Self::Kv(router, _) => router.policy(),
+        }
+    }
+
     /// Whether the first tokens of requests matter to it.
     pub(crate) fn awaits_first_tokens(&self) -> bool {
         matches!(self, Self::Kv(..))
@@ -99,7 +117,9 @@ impl Pool {
         let block_size = config.block_size();
         let seed = Seed(options.seed).stream(number + 1);
         let routing = if options.router.mode == RouterMode::KvRouter {
-            let router = KvRouting::new(&options.router.kv, config, seed, options.record_routing);
+            let engines = config.engines();
+            let router =
+                KvRouting::new(&options.router.kv, config.role, engines, seed, options.record_routing);
             Routing::Kv(Box::new(router), FxHashMap::default())
         } else {
             Routing::Policy(routing::policy(&options.router, block_size, seed))
@@ -122,6 +142,11 @@ impl Pool {
             waiting: VecDeque::new(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
+            telling: Telling {
+                options: options.router.kv.clone(),
+                seed,
+                record_terms: options.record_routing,
+            },
             affinity: affinity.map(SessionAffinity::new),
             lagging: BinaryHeap::new(),
             some_lag: false,
@@ -142,9 +167,7 @@ impl Pool {
     pub(crate) fn tell_each_iteration(&mut self) {
         self.always_watched = true;
         self.tracing.stretches = false;
-        for worker in &mut self.workers {
-            worker.engine = Engine::new(worker.engine.config().clone(), self.tracing);
-        }
+        self.renew_engines();
     }
 
     /// Adds a worker of a group that starts; returns its number.
@@ -176,7 +199,12 @@ impl Pool {
                 policy.workers_changed(&self.candidates);
                 Vec::new()
             }
-            Routing::Kv(router, _) => router.add(worker, self.workers[worker.index()].engine.config(), now),
+            Routing::Kv(router, _) => {
+                if let Some(policy) = router.policy() {
+                    policy.workers_changed(&self.candidates);
+                }
+                router.add(worker, self.workers[worker.index()].engine.config(), now)
+            }
         };
         let mut dispatches = self.unpark(admitted);
         dispatches.extend(self.take_back_choosy(now));
@@ -205,7 +233,7 @@ impl Pool {
     pub(crate) fn dismiss(&mut self, worker: WorkerId, now: Time) -> Dispatches {
         if let Some(at) = position(&self.candidates, worker) {
             self.candidates.remove(at);
-            if let Routing::Policy(policy) = &mut self.routing {
+            if let Some(policy) = self.routing.policy() {
                 policy.workers_changed(&self.candidates);
             }
         }
@@ -225,7 +253,26 @@ impl Pool {
     pub(crate) fn set_policy(&mut self, mut policy: Box<dyn Pick>, names: &Arc<ContentNames>) {
         policy.workers_changed(&self.candidates);
         policy.name_contents(names);
-        self.routing = Routing::Policy(policy);
+        if !policy.reads_loads() {
+            self.routing = Routing::Policy(policy);
+            return;
+        }
+        let Telling { options, seed, record_terms } = &self.telling;
+        let engines = self.workers.iter().map(|worker| worker.engine.config());
+        let router = KvRouting::telling(policy, options, self.role, engines, *seed, *record_terms);
+        let counts_tokens = router.tracks_output();
+        self.routing = Routing::Kv(Box::new(router), FxHashMap::default());
+        self.tracing.kv_events |= self.role != Role::Decode;
+        self.tracing.stretches &= !counts_tokens;
+        self.always_watched |= counts_tokens;
+        self.renew_engines();
+    }
+
+    /// Makes its engines anew, to which nothing has come yet.
+    fn renew_engines(&mut self) {
+        for worker in &mut self.workers {
+            worker.engine = Engine::new(self.kinds[worker.group].clone(), self.tracing);
+        }
     }
 
     /// Gives its engines, to which nothing has come yet, another order of their waiting queues.
@@ -233,14 +280,12 @@ impl Pool {
         for kind in &mut self.kinds {
             *kind = kind.clone().with_order(Arc::clone(order));
         }
-        for worker in &mut self.workers {
-            worker.engine = Engine::new(self.kinds[worker.group].clone(), self.tracing);
-        }
+        self.renew_engines();
     }
 
     /// Says what the content of prompts is called.
     pub(crate) fn name_contents(&mut self, names: &Arc<ContentNames>) {
-        if let Routing::Policy(policy) = &mut self.routing {
+        if let Some(policy) = self.routing.policy() {
             policy.name_contents(names);
         }
     }
@@ -283,7 +328,7 @@ impl Pool {
         let home = home.filter(is_candidate);
         match &mut self.routing {
             Routing::Policy(policy) => {
-                let routed = RoutedRequest::new(&queued.request, now);
+                let routed = RoutedRequest::new(&queued.request, now, &[]);
                 let pick = || candidates[policy.pick(&routed, candidates)].worker;
                 let picked = home.unwrap_or_else(pick);
                 let worker = forced.unwrap_or(picked);
@@ -298,10 +343,13 @@ impl Pool {
             Routing::Kv(router, _) => {
                 let mut description = router.describe(&queued.request);
                 description.allowed =
-                    some.map(|some| some.iter().map(|candidate| candidate.worker.0).collect());
+                    some.as_ref().map(|some| some.iter().map(|candidate| candidate.worker.0).collect());
                 if let Some(worker) = home {
                     description.allowed = Some([worker.0].into());
                 }
+                let is_open = forced.is_none() && home.is_none();
+                let mut pick = || router.pick(&queued.request, &description, candidates, &self.workers, now);
+                let forced = if is_open { pick() } else { forced };
                 // The router chooses among the ranks of a worker that is fixed.
                 let is_one =
                     |worker: &WorkerId| self.workers[worker.index()].engine.config().num_ranks() == 1;

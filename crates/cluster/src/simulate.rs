@@ -59,6 +59,11 @@ impl Simulation {
         self
     }
 
+    /// Names of the classes of requests, by their numbers.
+    pub fn classes(&self) -> &[Box<str>] {
+        &self.classes
+    }
+
     /// Whether the workload tells classes of requests apart.
     pub fn has_classes(&self) -> bool {
         !self.classes.is_empty()

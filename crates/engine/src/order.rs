@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use servecast_types::{RequestId, Time};
+use servecast_types::{ClassId, RequestId, Time};
 
 use crate::{EngineConfig, EngineRequest};
 
@@ -80,6 +80,8 @@ pub struct WaitingRequest {
     pub session: Option<u32>,
     /// Number of its LoRA adapter.
     pub lora: Option<u32>,
+    /// Its class, where the load tells classes apart.
+    pub class: Option<ClassId>,
     /// Tokens that it has generated so far: more than 0 only if it was preempted.
     pub output_tokens: u32,
     /// How often it was preempted.
@@ -97,6 +99,7 @@ impl WaitingRequest {
             priority: request.priority,
             session: request.routing_key,
             lora: request.lora,
+            class: request.class,
             output_tokens: 0,
             preemptions: 0,
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use servecast_types::{Prompt, RequestId, Time};
+use servecast_types::{ClassId, Prompt, RequestId, Time};
 
 use crate::EngineConfig;
 
@@ -40,6 +40,8 @@ pub struct EngineRequest {
     /// vLLM: the LoRA adapter that it needs, if any. What keeps the caches of adapters apart is the content of prompts, see
     /// [`Prompt::salted`].
     pub lora: Option<u32>,
+    /// Its class in the load, which no engine looks at.
+    pub class: Option<ClassId>,
     /// vLLM: when the grammar of its structured output is compiled, before which it waits and others pass it; `None`: it has
     /// none.
     pub grammar_ready: Option<Time>,
@@ -68,6 +70,7 @@ impl EngineRequest {
             tie_break: u64::from(id.0),
             routing_key: None,
             lora: None,
+            class: None,
             grammar_ready: None,
             remote_prefill: false,
             hold_kv: false,

@@ -1,12 +1,13 @@
 //! A Python function as latency model.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use servecast::Models;
 use servecast_latency::{LatencyModel, PassTime};
 
 use crate::errors;
+use crate::raised::Raised;
 
 /// What one iteration computes, as sums over its requests.
 #[pyclass(frozen, module = "servecast")]
@@ -88,7 +89,7 @@ impl Batch {
 /// The functions of a run, by the names that its settings call them.
 pub(crate) struct Functions {
     pub(crate) models: Models,
-    raised: Arc<Raised>,
+    pub(crate) raised: Arc<Raised>,
 }
 
 impl Functions {
@@ -104,23 +105,12 @@ impl Functions {
 
     /// Whether one of them has raised an exception.
     pub(crate) fn have_raised(&self) -> bool {
-        self.raised.first().is_some()
+        self.raised.is_some()
     }
 
     /// The first exception of any of them.
     pub(crate) fn raised(&self) -> Option<PyErr> {
-        self.raised.first().take()
-    }
-}
-
-/// The first exception. A model cannot refuse, so it answers with a time that is none, which ends the run.
-#[derive(Debug, Default)]
-struct Raised(Mutex<Option<PyErr>>);
-
-impl Raised {
-    /// Locks it.
-    fn first(&self) -> MutexGuard<'_, Option<PyErr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.raised.take()
     }
 }
 
@@ -155,13 +145,8 @@ impl LatencyModel for Function {
         if batch.requests == 0 {
             return PassTime::default();
         }
-        // Several passes are asked for at once, and one that comes after an exception must not hide it.
-        let is_over = self.raised.first().is_some();
-        let answer = if is_over { Ok(f64::NAN) } else { Python::attach(|py| self.call(py, batch)) };
-        let ms = answer.unwrap_or_else(|error| {
-            self.raised.first().get_or_insert(error);
-            f64::NAN
-        });
+        // What is no time ends the run.
+        let ms = self.raised.ask(|py| self.call(py, batch)).unwrap_or(f64::NAN);
         PassTime::whole(batch, ms)
     }
 }

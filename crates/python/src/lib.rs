@@ -7,6 +7,8 @@ mod columns;
 mod errors;
 mod hashes;
 mod latency;
+mod policy;
+mod raised;
 mod recommend;
 mod replay;
 mod router;
@@ -25,6 +27,8 @@ mod _native {
     use super::latency::Batch;
     #[pymodule_export]
     use super::main;
+    #[pymodule_export]
+    use super::policy::{Candidate, RoutedRequest, WaitingRequest};
     #[pymodule_export]
     use super::recommend::{Answer, find, similar_argument, simulate};
     #[pymodule_export]

@@ -24,6 +24,7 @@ use servecast_report::{
 use crate::columns::{self, Buffers};
 use crate::errors;
 use crate::latency::Functions;
+use crate::policy;
 
 /// How often it is looked whether Python has received a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -84,7 +85,8 @@ impl Outcome {
     /// The page, as `--report-html` writes it, made by running the replay once more.
     fn page(&self, py: Python<'_>) -> PyResult<String> {
         let Self { of, run } = self;
-        let page = followed(py, None, |watch| servecast::again::page(&run.replay, of, watch))?;
+        let page =
+            followed(py, None, &run.functions, |watch| servecast::again::page(&run.replay, of, watch))?;
         run.answered(py, page)
     }
 
@@ -105,15 +107,23 @@ impl Outcome {
             )
         })?;
         let options = TimelineOptions { window, sample };
-        let timeline =
-            followed(py, None, |watch| servecast::again::timeline(&run.replay, of, options, watch))?;
+        let timeline = followed(py, None, &run.functions, |watch| {
+            servecast::again::timeline(&run.replay, of, options, watch)
+        })?;
         Ok(PyBytes::new(py, &run.answered(py, timeline)?))
     }
 }
 
 /// Settings as a JSON object, a trace in place of a file, whether to keep iterations, functions that settings name as
-/// latency models, and settings over the others, as [`differences`] has them.
-pub(crate) type Given<'py> = (String, Option<Bound<'py, PyBytes>>, bool, Vec<Py<PyAny>>, String);
+/// latency models, settings over the others, as [`differences`] has them, and functions that route and that order.
+pub(crate) type Given<'py> = (
+    String,
+    Option<Bound<'py, PyBytes>>,
+    bool,
+    Vec<Py<PyAny>>,
+    String,
+    (Option<Py<PyAny>>, Option<Py<PyAny>>),
+);
 
 /// A replay, and the functions that it calls.
 pub(crate) struct Run {
@@ -123,13 +133,14 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn new(given: Given<'_>) -> PyResult<Self> {
-        let (settings, trace, iterations, functions, difference) = given;
+        let (settings, trace, iterations, functions, difference, (router, priority)) = given;
         let settings = settings_of(&settings)?;
         let difference = difference_of(&difference)?;
         let trace = trace.as_ref().map(|trace| trace.as_bytes().to_vec());
         let functions = Functions::new(functions);
         let models = functions.models.clone();
-        let replay = Replay { settings, trace, difference, iterations, models, ..Replay::default() };
+        let own = policy::own(router, priority, &functions.raised);
+        let replay = Replay { settings, trace, difference, iterations, models, own };
         Ok(Self { replay, functions })
     }
 
@@ -159,20 +170,25 @@ impl Run {
 #[pyo3(signature = (given, progress=None))]
 pub(crate) fn run(py: Python<'_>, given: Given<'_>, progress: Option<Py<PyAny>>) -> PyResult<Outcome> {
     let run = Run::new(given)?;
-    let ended = followed(py, progress.as_ref(), |watch| servecast::replay(&run.replay, watch))?;
+    let ended =
+        followed(py, progress.as_ref(), &run.functions, |watch| servecast::replay(&run.replay, watch))?;
     let of = run.answered(py, ended)?;
     Ok(Outcome { of, run })
 }
 
-/// Runs something outside the lock of the interpreter; signals and what `progress` raises end it.
+/// Runs something outside the lock of the interpreter; signals and what `progress` and functions raise end it.
 fn followed<T: Send>(
     py: Python<'_>,
     progress: Option<&Py<PyAny>>,
+    functions: &Functions,
     run: impl FnOnce(&mut dyn FnMut(Reached) -> ControlFlow<()>) -> T + Send,
 ) -> PyResult<T> {
     let mut raised = None;
     let ended = py.detach(|| {
         run(&mut |reached| {
+            if functions.have_raised() {
+                return ControlFlow::Break(());
+            }
             let told = Python::attach(|py| {
                 py.check_signals()?;
                 let Some(progress) = progress else { return Ok(()) };
@@ -279,7 +295,8 @@ fn run_all(runs: &[Run], threads: usize, progress: Option<&Py<PyAny>>) -> PyResu
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(run) = runs.get(place) else { break };
             let outcome = servecast::replay(&run.replay, &mut |_| {
-                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                let is_over = stop.load(Ordering::Relaxed) || run.functions.have_raised();
+                if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             if send.send((place, outcome)).is_err() {
                 break;

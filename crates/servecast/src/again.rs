@@ -17,7 +17,7 @@ use crate::timeline::{Timeline, TimelineOptions};
 ///
 /// # Errors
 /// The replay is refused, `watch` ends it, or it is not what it was when `first` came of it: a file has changed, or a
-/// latency model answers equal batches otherwise.
+/// latency model answers equal batches otherwise, or a policy remembers an earlier run.
 pub fn page(
     replay: &Replay,
     first: &Outcome,
@@ -74,7 +74,8 @@ fn as_before(run: Simulated, first: &Report) -> Result<Simulated, Refusal> {
             kind: RefusalKind::Run,
             message: "the run cannot be shown: made once more, it has another report".to_owned(),
             hint: Some(
-                "a file that it reads has changed, or a latency function answers equal batches otherwise"
+                "a file that it reads has changed, a latency function answers equal batches otherwise, or a routing \
+                 policy or an order remembers an earlier run"
                     .to_owned(),
             ),
         });

@@ -277,5 +277,5 @@ pub use {
     servecast_router as router, servecast_types as types, servecast_workload as workload,
 };
 
-pub use crate::own::{Own, Policies};
+pub use crate::own::{Begins, Own, Policies};
 pub use crate::replay::{Outcome, Reached, Refusal, RefusalKind, Replay, replay, simulation};

@@ -31,6 +31,28 @@ impl fmt::Debug for Policies {
     }
 }
 
+/// Is told that a run of a replay begins, and how the classes of its load are called.
+#[derive(Clone)]
+pub struct Begins(Arc<dyn Told>);
+
+trait Told: Fn(&[Box<str>]) + Send + Sync {}
+
+impl<F: Fn(&[Box<str>]) + Send + Sync> Told for F {}
+
+impl Begins {
+    /// `told` gets the names of classes, in the order of their numbers, before each run; a page or a timeline that is asked
+    /// for later is another run.
+    pub fn new(told: impl Fn(&[Box<str>]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(told))
+    }
+}
+
+impl fmt::Debug for Begins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Begins")
+    }
+}
+
 /// What a replay has of its program.
 #[derive(Debug, Clone, Default)]
 pub struct Own {
@@ -39,6 +61,8 @@ pub struct Own {
     /// The order of the waiting queues of all workers, in place of what `scheduling_policy` and `sglang.schedule_policy` say
     /// of them.
     pub order: Option<Arc<dyn Order>>,
+    /// Is told that a run begins, before its policies are made.
+    pub begins: Option<Begins>,
 }
 
 impl Own {
@@ -78,6 +102,9 @@ impl Own {
 
     /// Puts what the program brought along into a deployment.
     pub(crate) fn attach(&self, plan: &Plan, simulation: Simulation) -> Simulation {
+        if let Some(Begins(told)) = &self.begins {
+            told(simulation.classes());
+        }
         let simulation = match &self.policies {
             Some(Policies(make)) => simulation.with_policy(|role| make(role, plan.block_size)),
             None => simulation,
@@ -158,11 +185,11 @@ mod tests {
     }
 
     fn policies() -> Own {
-        Own { policies: Some(Policies::new(|_, _| Box::new(Last))), order: None }
+        Own { policies: Some(Policies::new(|_, _| Box::new(Last))), ..Own::default() }
     }
 
     fn order() -> Own {
-        Own { policies: None, order: Some(Arc::new(Longest)) }
+        Own { order: Some(Arc::new(Longest)), ..Own::default() }
     }
 
     #[test]

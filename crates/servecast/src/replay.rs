@@ -201,7 +201,7 @@ impl Simulated {
         let Self { report, record, options, kept, notes } = self;
         let is_named = replay.trace.is_none() && replay.models.is_empty() && replay.own.is_empty();
         let repeating =
-            if is_named { REPEATED } else { "its trace or a latency function is of the program that ran it" };
+            if is_named { REPEATED } else { "its trace or a function is of the program that ran it" };
         let config = page::config_text(plan, notes, repeating)?;
         let page = PageOf {
             plan,

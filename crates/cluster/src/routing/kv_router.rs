@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use servecast_engine::{EngineConfig, EngineRequest};
 use servecast_router::standalone::WorkerRole;
-use servecast_router::{Admission, Decision, RankInfo, Router, RouterSettings, RoutingRequest, Stage};
-use servecast_types::{BlockHasher, Duration, KvEvent, Rank, RequestId, Seed, SequenceHash, Time, WorkerId};
+use servecast_router::{
+    Admission, CandidateTerms, Decision, RankInfo, Router, RouterSettings, RoutingRequest, Stage,
+};
+use servecast_types::{
+    BlockHasher, Duration, KvEvent, Rank, RequestId, Role, Seed, SequenceHash, Time, WorkerId,
+};
 
 use super::reports::Reports;
-use crate::config::PoolConfig;
+use super::{Candidate, Pick, RoutedRequest};
+use crate::worker::Worker;
 
 /// A KV-aware router and what is on its way to it.
 #[derive(Debug)]
@@ -26,6 +31,32 @@ pub(crate) struct KvRouting {
     notes: Vec<Note>,
     /// The blocks of the latest prompt; kept for its memory.
     blocks: Vec<SequenceHash>,
+    /// Who picks workers in place of the router, which tells what it knows of them.
+    policy: Option<Box<dyn Pick>>,
+}
+
+/// What a candidate has to do, and what it has cached of a prompt, as whoever routes it can know it.
+///
+/// The first three are what the worker itself would say at that instant. The others are a KV-aware router's: they follow
+/// from the requests that were sent there and from KV events, so that they are as late as these, and are with the request on
+/// the worker. Of a worker with several data-parallel ranks they are those of the rank that it would cost least on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct CandidateLoad {
+    /// Requests that run on it.
+    pub running: u32,
+    /// Requests that wait on it.
+    pub waiting: u32,
+    /// KV blocks that no request holds.
+    pub free_blocks: u32,
+    /// Full blocks of the prompt that it has cached; 0 in a decode pool.
+    pub overlap_blocks: u32,
+    /// Prompt tokens that it has yet to compute, those of the request that it has not cached among them; 0 in a decode pool.
+    pub prefill_tokens: u64,
+    /// KV blocks that its requests hold by their prompts, each once; 0 in a prefill pool.
+    pub active_blocks: u64,
+    /// What the KV-aware router goes by, in blocks; the lowest is its choice.
+    pub cost: f64,
 }
 
 /// What happened to a request, which matters to the next decision only.
@@ -58,29 +89,99 @@ pub struct KvRouterOptions {
 }
 
 impl KvRouting {
-    pub(crate) fn new(options: &KvRouterOptions, pool: &PoolConfig, seed: Seed, record_terms: bool) -> Self {
-        let settings = WorkerRole::serving(pool.role).settings(&options.settings);
+    /// The router in front of the workers of a pool, with their engines.
+    pub(crate) fn new<'a>(
+        options: &KvRouterOptions,
+        role: Role,
+        engines: impl Iterator<Item = &'a EngineConfig> + Clone,
+        seed: Seed,
+        record_terms: bool,
+    ) -> Self {
+        let settings = WorkerRole::serving(role).settings(&options.settings);
         let tracks_output = settings.track_output_blocks();
-        let mut router = Router::new(settings, pool.block_size(), seed.0);
+        let first = engines.clone().next();
+        let block_size = first.map_or(1, EngineConfig::block_size);
+        let hash_lookahead = first.map_or(0, EngineConfig::hash_lookahead);
+        let mut router = Router::new(settings, block_size, seed.0);
         if record_terms {
             router = router.record_terms();
         }
-        for (worker, engine) in (0..).map(WorkerId).zip(pool.engines()) {
+        for (worker, engine) in (0..).map(WorkerId).zip(engines) {
             let changed = router.change_ranks(&described_ranks(worker, engine), &[], Time::ZERO);
             debug_assert!(changed.admitted.is_empty(), "nobody waits yet");
         }
         let event_delay = options.event_delay;
         Self {
             router,
-            stage: Stage::of(pool.role),
-            block_size: pool.block_size(),
-            hash_lookahead: pool.engines().next().map_or(0, EngineConfig::hash_lookahead),
+            stage: Stage::of(role),
+            block_size,
+            hash_lookahead,
             tracks_output,
             reports: Reports::default(),
             event_delay,
             notes: Vec::new(),
             blocks: Vec::new(),
+            policy: None,
         }
+    }
+
+    /// The same, with a policy that picks workers by what the router knows of them. Nobody waits in such a router.
+    pub(crate) fn telling<'a>(
+        policy: Box<dyn Pick>,
+        options: &KvRouterOptions,
+        role: Role,
+        engines: impl Iterator<Item = &'a EngineConfig> + Clone,
+        seed: Seed,
+        record_terms: bool,
+    ) -> Self {
+        let settings = options.settings.without_queue();
+        let options = KvRouterOptions { settings, event_delay: options.event_delay };
+        Self { policy: Some(policy), ..Self::new(&options, role, engines, seed, record_terms) }
+    }
+
+    /// Who picks workers in place of the router.
+    pub(crate) fn policy(&mut self) -> Option<&mut dyn Pick> {
+        Some(&mut **self.policy.as_mut()?)
+    }
+
+    /// Which of the candidates the policy picks, if there is one. `description` is of the request, for these candidates.
+    pub(crate) fn pick(
+        &mut self,
+        request: &EngineRequest,
+        description: &RoutingRequest,
+        candidates: &[Candidate],
+        workers: &[Worker],
+        now: Time,
+    ) -> Option<WorkerId> {
+        let mut policy = self.policy.take()?;
+        self.act_on_notes();
+        self.reports.apply_visible(now, &mut self.router);
+        let asked = RoutingRequest { stage: self.stage, ..description.clone() };
+        let judged = self.router.peek(asked, now);
+        let terms =
+            judged.unwrap_or_else(|error| unreachable!("request {} fits the pool: {error}", request.id));
+        let mut loads = Vec::with_capacity(candidates.len());
+        let mut terms = terms.terms.iter().peekable();
+        for candidate in candidates {
+            let mut best: Option<&CandidateTerms> = None;
+            while let Some(terms) = terms.next_if(|terms| terms.rank.worker == candidate.worker) {
+                best = best.filter(|best| best.cost <= terms.cost).or(Some(terms));
+            }
+            let terms = best.expect("a candidate has a rank, and is judged");
+            let engine = &workers[candidate.worker.index()].engine;
+            loads.push(CandidateLoad {
+                running: engine.num_running() as u32,
+                waiting: engine.num_waiting() as u32,
+                free_blocks: engine.num_free_blocks(),
+                overlap_blocks: terms.overlap_blocks,
+                prefill_tokens: terms.prefill_tokens,
+                active_blocks: terms.decode_blocks,
+                cost: terms.cost,
+            });
+        }
+        let at = policy.pick(&RoutedRequest::new(request, now, &loads), candidates);
+        self.policy = Some(policy);
+        Some(candidates[at].worker)
     }
 
     /// A worker takes requests from now on; returns the parked requests that are admitted by that.

@@ -19,9 +19,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_engine::EngineRequest;
 use servecast_router::KvRouterConfig;
-use servecast_types::{ContentNames, Duration, Prompt, RequestId, Seed, Time, WorkerId};
+use servecast_types::{ClassId, ContentNames, Duration, Prompt, RequestId, Seed, Time, WorkerId};
 
 pub(crate) use affinity::SessionAffinity;
+pub use kv_router::CandidateLoad;
 pub use kv_router::KvRouterOptions;
 pub(crate) use kv_router::KvRouting;
 use least_loaded::LeastLoaded;
@@ -120,18 +121,38 @@ pub struct RoutedRequest<'a> {
     pub priority: i32,
     /// The number of its session, where it has one.
     pub session: Option<u32>,
+    /// Its class, where the load tells classes apart.
+    pub class: Option<ClassId>,
+    /// Number of its LoRA adapter.
+    pub lora: Option<u32>,
+    /// What each candidate has to do and has cached, in their order; empty unless the policy
+    /// [reads that](Pick::reads_loads).
+    pub loads: &'a [CandidateLoad],
 }
 
 impl<'a> RoutedRequest<'a> {
     /// A request for one token of which nothing is known but its prompt, for tests of a policy.
     pub fn of(prompt: &'a Prompt) -> Self {
         let (now, arrival) = (Time::ZERO, Time::ZERO);
-        Self { prompt, id: RequestId(0), now, arrival, max_tokens: 1, priority: 0, session: None }
+        let (class, lora, loads) = (None, None, &[][..]);
+        Self {
+            prompt,
+            id: RequestId(0),
+            now,
+            arrival,
+            max_tokens: 1,
+            priority: 0,
+            session: None,
+            class,
+            lora,
+            loads,
+        }
     }
 
-    pub(crate) fn new(request: &'a EngineRequest, now: Time) -> Self {
-        let &EngineRequest { ref prompt, id, arrival, max_tokens, priority, routing_key, .. } = request;
-        Self { prompt, id, now, arrival, max_tokens, priority, session: routing_key }
+    pub(crate) fn new(request: &'a EngineRequest, now: Time, loads: &'a [CandidateLoad]) -> Self {
+        let &EngineRequest { ref prompt, id, arrival, max_tokens, priority, class, lora, .. } = request;
+        let session = request.routing_key;
+        Self { prompt, id, now, arrival, max_tokens, priority, session, class, lora, loads }
     }
 }
 
@@ -154,6 +175,13 @@ pub trait Pick: fmt::Debug + Send {
     /// costs less.
     fn reads_workers(&self) -> bool {
         true
+    }
+
+    /// Whether it wants to know what candidates have to do and have cached ([`RoutedRequest::loads`]). The pool then has what
+    /// a KV-aware router has, an index of cached blocks fed by KV events and a model of the load, which costs as much as one.
+    /// Asked once, when the policy is put in front of its pool.
+    fn reads_loads(&self) -> bool {
+        false
     }
 
     /// Says what the content of prompts is called, for a policy whose picks depend on content and not only on what is

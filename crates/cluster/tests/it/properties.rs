@@ -248,6 +248,7 @@ fn a_prompt_may_fit_when_a_free_block_that_it_hits_is_taken() {
         router_mode: RouterMode::Random,
         kv_router: RouterOptions::default().kv,
         order: None,
+        is_told: false,
     };
     is_as_plain(&scenario).unwrap();
     let prompt = &run(&scenario).requests[6].stages[1];
@@ -283,6 +284,7 @@ fn a_copy_is_not_waited_for_when_a_worker_that_lags_has_served_the_last_request(
         router_mode: RouterMode::RoundRobin,
         kv_router: RouterOptions::default().kv,
         order: None,
+        is_told: false,
     };
     is_as_plain(&scenario).unwrap();
 }
@@ -298,6 +300,11 @@ proptest! {
     #[test]
     fn stretches_change_nothing_in_an_order_of_a_program(scenario in of_orders()) {
         is_as_plain(&scenario)?;
+    }
+
+    #[test]
+    fn stretches_change_nothing_behind_a_policy_that_reads_loads(scenario in scenario()) {
+        is_as_plain(&Scenario { is_told: true, ..scenario })?;
     }
 
     /// Ranks in lock step lag as any worker does.

@@ -223,6 +223,50 @@ fn a_policy_of_ones_own_sees_who_has_what() {
     assert_eq!(workers, [2, 1, 0, 2, 2]);
 }
 
+/// The lowest cost; of equals, who had the request in another run.
+#[derive(Debug)]
+struct Cheapest(Vec<u32>);
+
+impl Pick for Cheapest {
+    fn pick(&mut self, request: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
+        let least = request.loads.iter().map(|load| load.cost).fold(f64::INFINITY, f64::min);
+        let worker = self.0[request.id.index()];
+        let at = candidates.iter().position(|candidate| candidate.worker.0 == worker).unwrap();
+        assert!(request.loads[at].cost <= least, "the router takes the cheapest");
+        at
+    }
+
+    fn reads_loads(&self) -> bool {
+        true
+    }
+}
+
+/// What a policy is told of the load is what the KV-aware router goes by: it can stand in for that.
+#[test]
+fn a_policy_that_takes_the_cheapest_is_the_kv_router() {
+    let rows: Vec<TraceRow> = (1..=60)
+        .map(|line| row(line, 0.3 * line as f64, line % 5, 40 + 30 * (line % 7), 1 + line % 9))
+        .collect();
+    let run = |policy: Option<Cheapest>| {
+        let workload =
+            Workload::from_rows(&rows, BLOCK_SIZE, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
+        let mode = if policy.is_some() { RouterMode::RoundRobin } else { RouterMode::KvRouter };
+        let mut options = options(mode, 0);
+        options.router.kv.settings = options.router.kv.settings.without_queue();
+        let mut simulation = Simulation::new(&aggregated(3), workload, &options).unwrap();
+        if let Some(policy) = policy {
+            let mut policy = Some(policy);
+            simulation = simulation.with_policy(|_| Box::new(policy.take().unwrap()));
+        }
+        simulation.run(&mut ()).unwrap()
+    };
+    let routed = run(None);
+    let workers: Vec<u32> = routed.requests.iter().map(|request| request.stages[0].worker.0).collect();
+    assert!((0..3).all(|worker| workers.iter().filter(|&&one| one == worker).count() > 10));
+    let picked = run(Some(Cheapest(workers)));
+    assert_eq!((picked.requests, picked.pools), (routed.requests, routed.pools));
+}
+
 /// A pool of two kinds of workers, 0 and 1 of which have 4 blocks and 2 has 40.
 fn mixed() -> Topology {
     let (small, large) = (engine_with(4), engine_with(40));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 use servecast_cluster::{
-    CaughtUp, Detail, KvRouterOptions, LoadMode, Observer, Ordered, PoolEngine, Routed, RouterMode,
-    RouterOptions, RunError, Simulation, SimulationOptions, TokenLog, Topology,
+    Candidate, CaughtUp, Detail, KvRouterOptions, LoadMode, Observer, Ordered, Pick, PoolEngine, Routed,
+    RoutedRequest, RouterMode, RouterOptions, RunError, Simulation, SimulationOptions, TokenLog, Topology,
 };
 use servecast_engine::{
     Admitted, Decodes, EngineArgs, EngineConfig, EngineType, Iteration, Order, Rejection, Transfer,
@@ -56,6 +56,32 @@ pub(crate) struct Scenario {
     pub(crate) session_affinity: Option<Duration>,
     /// The order of waiting queues, if it is not that of the engines.
     pub(crate) order: Option<Ours>,
+    /// Whether a [`Curious`] policy picks workers.
+    pub(crate) is_told: bool,
+}
+
+/// A policy that goes by all that it is told of candidates, so that none of that may differ between two runs.
+#[derive(Debug)]
+struct Curious;
+
+impl Pick for Curious {
+    fn pick(&mut self, request: &RoutedRequest<'_>, candidates: &[Candidate]) -> usize {
+        assert_eq!(request.loads.len(), candidates.len());
+        let mut picked = u64::from(request.id.0);
+        for (candidate, load) in candidates.iter().zip(request.loads) {
+            let numbers =
+                [candidate.in_flight, load.running, load.waiting, load.free_blocks, load.overlap_blocks];
+            let counts = [load.prefill_tokens, load.active_blocks, load.cost.to_bits()];
+            for number in numbers.into_iter().map(u64::from).chain(counts) {
+                picked = (picked.rotate_left(5) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            }
+        }
+        (picked >> 33) as usize % candidates.len()
+    }
+
+    fn reads_loads(&self) -> bool {
+        true
+    }
 }
 
 /// An order of waiting queues that no engine has.
@@ -319,6 +345,7 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
                 kv_router,
                 session_affinity,
                 order: None,
+                is_told: false,
             }
         },
     )
@@ -370,6 +397,8 @@ fn watch_by(
     let mut watcher = Watcher { detail, watch: Watch::default(), log };
     let order = scenario.order.map(|order| Arc::new(order) as Arc<dyn Order>);
     let simulation = Simulation::new(&topology, workload, &options).unwrap().with_order(|_| order.clone());
+    let simulation =
+        if scenario.is_told { simulation.with_policy(|_| Box::new(Curious)) } else { simulation };
     let record = run(simulation, &mut watcher).unwrap_or_else(|error| panic!("{error}"));
     let Watcher { watch, log, .. } = watcher;
     (record, Watch { tokens: log.unwrap().into_times(), ..watch })

@@ -105,6 +105,13 @@ impl RouterSettings {
         Self { config, lifetime: self.lifetime }
     }
 
+    /// The settings of a router that parks no request, whatever there is to do.
+    #[must_use]
+    pub fn without_queue(&self) -> Self {
+        let config = KvRouterConfig { router_queue_threshold: None, ..self.config.clone() };
+        Self { config, lifetime: self.lifetime }
+    }
+
     /// What was checked.
     pub fn config(&self) -> &KvRouterConfig {
         &self.config

@@ -20,7 +20,12 @@ pub(crate) fn option(error: &clap::Error, whole: &Command, arguments: &[OsString
         return None;
     }
     let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return None };
-    let name = given.strip_prefix("--").filter(|name| !name.is_empty())?;
+    // `-o` is how many programs call the file that they write.
+    let name = match given.strip_prefix('-')?.strip_prefix('-') {
+        Some(name) if !name.is_empty() => name,
+        None if given == "-o" => "output",
+        _ => return None,
+    };
     let (command, path) = addressed(whole, arguments);
     let message = format!("`{path}` has no option `{given}`");
     let failure = match remedy(name, command, whole) {
@@ -44,6 +49,12 @@ fn addressed<'a>(whole: &'a Command, arguments: &[OsString]) -> (&'a Command, St
 /// What to do instead, as the end of a sentence.
 fn remedy(name: &str, command: &Command, whole: &Command) -> Option<String> {
     let key = name.replace('-', "_");
+    // vLLM's way to give a part of a JSON object.
+    if let Some((object, part)) = key.split_once('.')
+        && let Some(option) = setting_of(object, command)
+    {
+        return Some(format!(": it is the key `{part}` of {option}"));
+    }
     if let Some(foreign) = foreign(name) {
         let is_here = |setting: &str| setting_of(setting, command).is_some();
         let (of, prefix) = if foreign.settings().next().is_none() || foreign.settings().any(is_here) {
@@ -99,8 +110,9 @@ fn setting_of(key: &str, command: &Command) -> Option<String> {
     if EngineArgs::keys().iter().any(|known| known == key) {
         return within("engine_args", key);
     }
-    let of_sglang = EngineArgs::section_keys("sglang").iter().any(|known| known == key);
-    if of_sglang { within("engine_args", &format!("sglang.{key}")) } else { None }
+    let section = EngineArgs::sections().into_iter().find(|(_, keys)| keys.iter().any(|known| known == key));
+    let (section, _) = section?;
+    within(section, key).or_else(|| within("engine_args", &format!("{section}.{key}")))
 }
 
 /// The long names of a command's options that help shows.

@@ -22,7 +22,7 @@ impl EngineArgs {
             return Err(ConfigError::NoObject { found: json_kind(&value) });
         };
         check_keys("", &settings, &Self::keys())?;
-        for (section, own) in sections() {
+        for (section, own) in Self::sections() {
             match settings.get(section) {
                 Some(Value::Object(given)) => {
                     let prefix = format!("{section}.");
@@ -48,24 +48,27 @@ impl EngineArgs {
 
     /// The keys within a setting that is an object of its own, aliases included; none for others.
     pub fn section_keys(key: &str) -> Vec<String> {
-        sections().into_iter().find(|(section, _)| *section == key).map_or_else(Vec::new, |(_, keys)| keys)
+        Self::sections()
+            .into_iter()
+            .find(|(section, _)| *section == key)
+            .map_or_else(Vec::new, |(_, keys)| keys)
     }
-}
 
-/// Settings that are objects of their own, with the keys of each.
-fn sections() -> [(&'static str, Vec<String>); 5] {
-    let sglang = names(SglangArgs::default()).chain(["context_len".to_owned()]);
-    let trtllm = names(TrtllmArgs::default());
-    let host = names(HostArgs::default());
-    let speculative = names(SpeculativeArgs::default());
-    let offloading = names(KvOffloadingArgs::default());
-    [
-        ("sglang", sglang.collect()),
-        ("trtllm", trtllm.collect()),
-        ("host", host.collect()),
-        ("speculative_config", speculative.collect()),
-        ("kv_offloading", offloading.collect()),
-    ]
+    /// The settings that are objects of their own, with the keys of each.
+    pub fn sections() -> [(&'static str, Vec<String>); 5] {
+        let sglang = names(SglangArgs::default()).chain(["context_len".to_owned()]);
+        let trtllm = names(TrtllmArgs::default());
+        let host = names(HostArgs::default());
+        let speculative = names(SpeculativeArgs::default());
+        let offloading = names(KvOffloadingArgs::default());
+        [
+            ("sglang", sglang.collect()),
+            ("trtllm", trtllm.collect()),
+            ("host", host.collect()),
+            ("speculative_config", speculative.collect()),
+            ("kv_offloading", offloading.collect()),
+        ]
+    }
 }
 
 /// The names of the settings in an object.

@@ -203,7 +203,7 @@ impl EngineArgs {
         let model = given.model.clone().ok_or_else(|| {
             ConfigError::Conflict(message!(
                 "{speculative_config.model} is missing: iteration times are worked out from shapes, and that of the drafter \
-                 is not given (the name of a known model, or its `config.json`); {--speculative_config.draft_pass_us} says how \
+                 is not given (the name of a known model, or its `config.json`); {speculative_config.draft_pass_us} says how \
                  long a pass of it takes instead"
             ))
         })?;

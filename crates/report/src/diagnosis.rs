@@ -56,13 +56,17 @@ pub fn diagnose(run: &RunRecord, report: &Report, ideal_reuse: Option<f64>) -> V
     let (first, last) = if many { (rejections, None) } else { (None, rejections) };
     add(first);
     // What is overloaded is a part of the deployment only, if another part could have helped.
-    if of_deployment {
+    if of_deployment && !facts.misses_only_tokens() {
         behind.into_iter().map(Some).for_each(&mut add);
         add(overloaded);
     } else {
         add(overloaded);
         add(engine::preemption_storm(&facts));
         add(prompts::long_prompt(&facts));
+        if facts.misses_only_tokens() {
+            add(prompts::stalled_decodes(&facts));
+            add(tokens::slow_tokens(&facts));
+        }
         behind.into_iter().map(Some).for_each(&mut add);
     }
     add(engine::preemption_storm(&facts));

@@ -164,6 +164,78 @@ fn prefill_bound() {
     );
 }
 
+const LLAMA_70B: &str = "--model meta-llama/Llama-3.3-70B-Instruct --gpu H100-SXM --tp 4 --engine-preset vllm-0.33 --max-num-seqs 256";
+
+/// Tokens come late since prompts are in the same passes, not since these have many decodes.
+#[test]
+fn prefill_stalls_decodes() {
+    named_first(
+        "prefill_stalls",
+        vec![
+            run(Load::new(61).poisson(1.0, 0.0, 80.0, [2000, 200]), &[LINEAR, "--slo p99.9_itl_<=_30ms"]),
+            run(Load::new(62).poisson(4.0, 0.0, 60.0, [3000, 300]), &[LLAMA, "--slo p90_tpot_<=_12ms"]),
+            // Less than half of the time has prompts in it, and some of the gaps.
+            run(
+                Load::new(63).poisson(15.0, 0.0, 40.0, [500, 100]),
+                &[LLAMA_70B, "--workers 2 --max-num-batched-tokens 512 --slo p95_itl_<=_30ms"],
+            ),
+        ],
+    );
+    named_first(
+        "prefill_stalls",
+        vec![
+            run(Load::new(64).poisson(2.0, 0.0, 60.0, [4000, 200]), &[SGLANG, "--slo p99.5_itl_<=_20ms"]),
+            run(
+                Load::new(65).poisson(1.5, 0.0, 60.0, [2000, 300]),
+                &[LINEAR, "--engine trtllm --slo p95_tpot_<=_9ms"],
+            ),
+            // A prompt waits for others, too, which nobody asked about.
+            run(
+                Load::new(66).poisson(15.0, 0.0, 40.0, [500, 100]),
+                &[LLAMA_70B, "--dtype fp8 --max-num-batched-tokens 512 --slo p95_itl_<=_30ms"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn decodes_that_are_slow_by_themselves() {
+    named_first(
+        "decode_bound_batch",
+        vec![
+            made_up(&[
+                "--latency linear:8000,5,500 --input-tokens 50 --output-tokens 300 --request-count 300",
+                "--replay-concurrency 64 --slo mean_tpot_<=_20ms",
+            ]),
+            // A seventh of the gaps has prompts, and they are half as long again; the others are too long without.
+            run(
+                Load::new(67).poisson(6.0, 0.0, 60.0, [100, 400]),
+                &["--latency linear:8000,10,400 --slo p95_tpot_<=_20ms"],
+            ),
+            made_up(&[
+                LLAMA_70B,
+                "--input-tokens 128 --output-tokens 600 --request-count 400 --replay-concurrency 128 --slo p90_itl_<=_18ms",
+            ]),
+        ],
+    );
+}
+
+/// On two H100 of a model of 70B half the chunk keeps a target of which another worker had been made the remedy.
+#[test]
+fn half_the_chunk_keeps_what_prompts_stalled() {
+    let sandbox = Sandbox::new();
+    sandbox.write("load.jsonl", Load::new(63).poisson(15.0, 0.0, 40.0, [500, 100]).text());
+    let settings = [LLAMA_70B, "--workers 2 --max-num-batched-tokens 512"].join(" ");
+    let mut given = vec!["load.jsonl", "-q", "--diagnose", "--slo", "p95 itl <= 30ms"];
+    given.extend(settings.split_whitespace());
+    let report = sandbox.report(&given);
+    let first = &report["diagnosis"][0];
+    assert_eq!(first["kind"], "prefill_stalls", "{first:#}");
+    assert_eq!(first["what_if"]["change"], "half the chunk");
+    let kept = tested(first).into_iter().find(|(name, ..)| name == "p95 itl <= 30ms").unwrap();
+    assert!(kept.1.as_f64() < Some(0.95) && kept.2.as_f64() >= Some(0.95), "{kept:?}");
+}
+
 #[test]
 fn decode_bound_by_the_batch() {
     let closed = "--input-tokens 300 --output-tokens 300 --request-count 150";
@@ -379,6 +451,7 @@ fn healthy_runs_have_no_findings() {
         run(shared, &["--workers 2 --router-mode kv_router"]),
         made_up(&["--input-tokens 500 --output-tokens 200 --request-count 100 --replay-concurrency 8"]),
         run(plain(50, 10.0, [2000, 200]), &[LLAMA, "--workers 2"]),
+        run(plain(51, 2.0, [2000, 100]), &[LLAMA, "--slo p99_itl_<=_150ms --slo p90_tpot_<=_20ms"]),
     ];
     for (load, arguments) in runs {
         let found = diagnosis(load, &arguments);

@@ -160,12 +160,17 @@ fn computed_again(run: &RunRecord) -> f64 {
 
 /// For which share of the run workers of a pool computed prompts.
 pub(super) fn with_prompts(facts: &Facts<'_>, pool: usize) -> f64 {
+    let (sum, all) = times_with_prompts(facts, pool);
+    if all > 0.0 { sum / all } else { 0.0 }
+}
+
+/// For how many ns workers of a pool computed prompts, and for how many they could have.
+pub(super) fn times_with_prompts(facts: &Facts<'_>, pool: usize) -> (f64, f64) {
     let requests = &facts.run.requests;
     let first = requests.iter().map(|request| request.arrival).min().unwrap_or(Time::ZERO);
     let last = requests.iter().map(|request| request.ended).max().unwrap_or(Time::ZERO);
     let PoolRecord { workers, .. } = facts.pool(pool);
     let sum: f64 =
         (0..workers.len()).map(|worker| facts.states[pool].with_prompts(worker, first, last)).sum();
-    let all = last.since(first).as_ns() as f64 * workers.len() as f64;
-    if all > 0.0 { sum / all } else { 0.0 }
+    (sum, last.since(first).as_ns() as f64 * workers.len() as f64)
 }

@@ -109,6 +109,12 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Whether what is missed is how fast tokens come, and not when the first one does.
+    pub(super) fn misses_only_tokens(&self) -> bool {
+        let misses = |metric| self.targets.missed(metric).is_some();
+        !self.misses_first_tokens() && [Metric::Tpot, Metric::Itl, Metric::E2e].into_iter().any(misses)
+    }
+
     /// The main cause, if waiting is alarming.
     pub(super) fn main(&self) -> Option<Main> {
         let Causes { pools, .. } = &self.causes;

@@ -25,6 +25,8 @@ pub enum FindingKind {
     PoorReuse,
     /// Requests waited while prompts were computed.
     PrefillBound,
+    /// Requests got their tokens late, since prompts were computed beside them.
+    PrefillStalls,
     /// Requests waited for a seat in the batch.
     DecodeBoundBatch,
     /// Requests waited for room for their KV.
@@ -48,7 +50,7 @@ impl FindingKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// What is wrong: `rejections`, `overloaded`, `long_prompt`, `preemption_storm`, `queue_at_peak`, `poor_reuse`,
-    /// `prefill_bound`, `decode_bound_batch`, `decode_bound_kv`, `worker_imbalance`, `pool_ratio` or `link_bound`. A later
+    /// `prefill_bound`, `prefill_stalls`, `decode_bound_batch`, `decode_bound_kv`, `worker_imbalance`, `pool_ratio` or `link_bound`. A later
     /// release may know more.
     pub kind: String,
     /// The same in a sentence, with the main figures.
@@ -104,7 +106,7 @@ impl Finding {
 }
 
 /// How the command of a what-if begins.
-pub(super) const COMMAND: &str = "servecast replay --config config.toml ";
+const COMMAND: &str = "servecast replay --config config.toml ";
 
 impl WhatIf {
     /// The flags that make the difference.
@@ -122,6 +124,18 @@ impl WhatIf {
         };
         let command = format!("{COMMAND}--vary {key}={values}");
         Self { change: change.to_owned(), settings: [(key.to_owned(), value)].into(), command, tested: None }
+    }
+
+    /// The run in which several settings, some within others, have other values.
+    pub(super) fn varied(change: &str, values: &[(String, Value)]) -> Self {
+        let flags: Vec<String> =
+            values.iter().map(|(path, value)| format!("--vary {path}={value}")).collect();
+        Self {
+            change: change.to_owned(),
+            settings: values.iter().cloned().collect(),
+            command: format!("{COMMAND}{}", flags.join(" ")),
+            tested: None,
+        }
     }
 
     /// The run in which several settings have other values.

@@ -3,18 +3,22 @@
 use serde_json::{Value, json};
 use servecast_types::Role;
 
-use super::finding::{COMMAND, WhatIf};
+use super::finding::WhatIf;
 use crate::report::Settings;
 
 /// GB/s of a link that costs nothing worth mentioning.
 const INFINITE_GB_S: f64 = 1e6;
 
+/// Tokens of the smallest chunk that is tried.
+const LEAST_CHUNK: f64 = 64.0;
+
 /// Names of settings, and what SGLang calls them.
-const OF_SGLANG: [(&str, &str); 4] = [
+const OF_SGLANG: [(&str, &str); 5] = [
     ("max_num_seqs", "max_running_requests"),
     ("max_num_batched_tokens", "chunked_prefill_size"),
     ("max_model_len", "context_length"),
     ("disable_radix_cache", "disable_radix_cache"),
+    ("enable_mixed_chunk", "enable_mixed_chunk"),
 ];
 
 /// What was set, and what may be set otherwise.
@@ -98,6 +102,37 @@ impl<'a> Given<'a> {
         self.scaled(role, "max_num_batched_tokens", "half the chunk", half)
     }
 
+    /// Less of prompts in a pass, in the longest of which `prompt_tokens` of them are computed: half the chunk if that is used
+    /// up, otherwise half of what is; nothing if passes of so many tokens do not keep up.
+    pub(super) fn smaller_chunks(
+        self,
+        role: Role,
+        prompt_tokens: f64,
+        keeps_up: impl Fn(u64) -> bool,
+    ) -> Option<WhatIf> {
+        if let Some((path, before @ Value::Bool(false))) = self.of_engine(role, "enable_mixed_chunk") {
+            return Some(WhatIf::one("decodes beside prompts", &path, Some(before), json!(true)));
+        }
+        let (path, before) = self.of_engine(role, "max_num_batched_tokens")?;
+        let chunk = before.as_u64().filter(|&chunk| chunk > 0)?;
+        if 2.0 * prompt_tokens >= chunk as f64 {
+            return self.half_the_chunk(role).filter(|_| keeps_up(chunk / 2));
+        }
+        let tokens = 1_u64 << (prompt_tokens / 2.0).max(LEAST_CHUNK).log2().floor() as u32;
+        if !keeps_up(tokens) || tokens >= chunk {
+            return None;
+        }
+        let change = format!("at most {tokens} tokens in a pass");
+        let seats = self.of_engine(role, "max_num_seqs");
+        match seats.filter(|(_, seats)| seats.as_u64().is_some_and(|seats| seats > tokens)) {
+            // Engines want room for a token of each request in a pass.
+            Some((seats, _)) => {
+                Some(WhatIf::varied(&change, &[(path, json!(tokens)), (seats, json!(tokens))]))
+            }
+            None => Some(WhatIf::one(&change, &path, Some(before), json!(tokens))),
+        }
+    }
+
     /// The cache on, a router that goes by it, or more of it.
     pub(super) fn more_reuse(self, role: Role, workers: usize) -> Option<WhatIf> {
         if let Some((path, before @ Value::Bool(false))) = self.of_engine(role, "enable_prefix_caching") {
@@ -139,14 +174,7 @@ impl<'a> Given<'a> {
             .collect();
         let values: Vec<(String, Value)> =
             given.iter().map(|(path, _)| (path.clone(), json!(INFINITE_GB_S))).collect();
-        let command: Vec<String> =
-            values.iter().map(|(path, value)| format!("--vary {path}={value}")).collect();
-        (!values.is_empty()).then(|| WhatIf {
-            change: "a link that takes no time".to_owned(),
-            settings: values.iter().cloned().collect(),
-            command: format!("{COMMAND}{}", command.join(" ")),
-            tested: None,
-        })
+        (!values.is_empty()).then(|| WhatIf::varied("a link that takes no time", &values))
     }
 
     /// The longest sequence that would have to fit.

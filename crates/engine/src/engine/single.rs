@@ -303,7 +303,7 @@ impl Single {
         self.put_back();
         let polling = self.in_flight.last_step().unwrap_or(&mut step);
         self.scheduler.poll_sent(step_end, polling);
-        if !step.computes() && step.iteration.offload.is_none() {
+        if !step.computes() && step.iteration.offload.is_none() && !self.recorder_clock {
             // It may have been in flight since long before; no pass ran.
             step.iteration.start = step.iteration.end;
         }

@@ -7,7 +7,7 @@ use super::request::Status;
 use super::scheduler::{Loading, Round, Scheduler};
 use crate::args::SchedulingPolicy;
 use crate::iteration::{Admitted, Iteration, Joined, Transfer};
-use crate::step::Step;
+use crate::step::{Entry, Step};
 use crate::table::Slot;
 use crate::trtllm::NoEvict;
 use crate::{Fetch, Links, Rejection};
@@ -194,7 +194,7 @@ impl Scheduler {
         let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free };
         if self.requests[slot].remote_prefill {
             if self.config.no_evict.is_some() {
-                return !self.has_room_for_transfer(slot, fit);
+                return !self.has_room_for_transfer(slot, fit, &[]);
             }
             // What members take until then is not added: they have it when the request is looked at. And a block that they
             // take may be one that it hits, of whose content somebody who runs has a copy, which it then hits for nothing.
@@ -260,7 +260,8 @@ impl Scheduler {
         // What others were promised is left for what is taken now, not for what follows.
         // Up to 0.15 nothing is, which would leave those who are loaded waiting for each other if nobody else ran.
         let promises = self.offload.as_ref().is_some_and(|offload| offload.defers_free());
-        let reserved = if promises || self.running.is_empty() { self.reserved_blocks() } else { 0 };
+        let reserved =
+            if promises || self.running.is_empty() { self.reserved_blocks(&step.entries) } else { 0 };
         let now_taken = self.blocks_to_take(fit, up_to) + reserved;
         let in_all = self.blocks_to_take(
             fit,
@@ -323,7 +324,7 @@ impl Scheduler {
         step: &mut Step,
         links: &mut dyn Links,
     ) -> bool {
-        if !self.has_room_for_transfer(slot, fit) {
+        if !self.has_room_for_transfer(slot, fit, &step.entries) {
             return false;
         }
         self.waiting.pop();
@@ -353,7 +354,7 @@ impl Scheduler {
         true
     }
 
-    fn has_room_for_transfer(&self, slot: Slot, fit: Fit) -> bool {
+    fn has_room_for_transfer(&self, slot: Slot, fit: Fit, entries: &[Entry]) -> bool {
         if self.config.no_evict.is_some() {
             return self.has_room(slot, fit, fit.known);
         }
@@ -361,7 +362,7 @@ impl Scheduler {
             Some(groups) => groups.needed_at_first(&self.requests[slot], fit.known, (fit.known, fit.known)),
             None => self.blocks_to_take(fit, fit.known),
         };
-        taken + self.reserved_blocks() + self.watermark() <= self.kv.num_free()
+        taken + self.reserved_blocks(entries) + self.watermark() <= self.kv.num_free()
     }
 
     /// Puts a request among those whose KV is on its way, in order of the policy; where a program orders the queue, in that
@@ -408,18 +409,30 @@ impl Scheduler {
         if self.running.is_empty() { 0 } else { self.config.watermark_blocks }
     }
 
-    /// Blocks that running requests will still take for what they already know.
-    fn reserved_blocks(&self) -> u32 {
-        let mut requests = self.running[self.num_members()..].iter().map(|&slot| &self.requests[slot]);
+    /// Blocks that requests whose prompts are not computed yet will still take, some of which are in the `entries` of the
+    /// iteration that is decided: for what they know, and for their first verification.
+    fn reserved_blocks(&self, entries: &[Entry]) -> u32 {
+        let requests = self.running[self.num_members()..].iter().copied();
         if let Some(groups) = &self.kv.groups {
-            let outstanding: u32 = requests.by_ref().map(|request| groups.outstanding(request)).sum();
+            let outstanding: u32 = requests.map(|slot| groups.outstanding(&self.requests[slot])).sum();
             return outstanding + self.verification_blocks();
         }
-        let loading = self.loading.iter().filter(|_| self.offload.is_some());
-        let loading = loading.map(|loading| &self.requests[loading.slot]);
-        let others: u32 = requests
+        let verification = self.verification_tokens();
+        let prefills = |slot: Slot| match entries.iter().find(|entry| entry.slot == slot) {
+            // It was admitted just now.
+            Some(entry) if entry.first_new_block == 0 => !entry.samples,
+            _ => self.requests[slot].is_mid_prefill,
+        };
+        let prefilling = requests.filter(|&slot| verification == 0 || prefills(slot));
+        let loading = self.loading.iter().map(|loading| loading.slot);
+        let loading = loading.filter(|_| verification > 0 || self.offload.is_some());
+        let others: u32 = prefilling
             .chain(loading)
-            .map(|request| self.kv.blocks_for(request.known()).saturating_sub(request.blocks.len() as u32))
+            .map(|slot| {
+                let request = &self.requests[slot];
+                let blocks = self.kv.blocks_for(request.known() + verification);
+                blocks.saturating_sub(request.blocks.len() as u32)
+            })
             .sum();
         // One iteration ahead, what a member knows is computed already, or in flight.
         let members = if self.stretch.lead() == 0 { self.stretch.num_opening() } else { 0 };

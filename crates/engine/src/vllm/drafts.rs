@@ -109,13 +109,16 @@ impl Scheduler {
         }
     }
 
+    /// Tokens behind those that it knows for which a request needs room in its next verification; 0 without speculation.
+    pub(super) fn verification_tokens(&self) -> u32 {
+        let of = |speculation: &Speculation| 1 + speculation.drafts + speculation.lookahead;
+        self.config.speculation.as_deref().map_or(0, of)
+    }
+
     /// Blocks that a request takes for its next verification, which KV on its way must not take away.
     pub(super) fn verification_blocks(&self) -> u32 {
-        let of = |speculation: &Speculation| {
-            let tokens = 1 + speculation.drafts + speculation.lookahead;
-            let groups = self.config.kv_groups.as_ref();
-            groups.map_or_else(|| self.kv.blocks_for(tokens), |groups| groups.verification_blocks(tokens))
-        };
-        self.config.speculation.as_deref().map_or(0, of)
+        let tokens = self.verification_tokens();
+        let groups = self.config.kv_groups.as_ref();
+        groups.map_or_else(|| self.kv.blocks_for(tokens), |groups| groups.verification_blocks(tokens))
     }
 }

@@ -80,7 +80,6 @@ impl ChunkCache {
         offered: &[(SequenceHash, u32)],
         user: &mut User,
     ) -> Option<Vec<(SequenceHash, u32, u32)>> {
-        self.recency.rank(user);
         let mut missing = Vec::new();
         for &(key, position) in offered {
             if !self.chunks.contains_key(&key) && self.is_offered_enough(key) {
@@ -88,7 +87,10 @@ impl ChunkCache {
             }
         }
         self.recency.miss(missing.iter().map(|&(key, _)| key), user);
-        // What is there counts as used, be the offer refused or not.
+        // All of it counts as seen, be the offer refused or not.
+        for &(key, position) in &missing {
+            self.recency.want(key, position, user);
+        }
         for &(key, position) in offered {
             // What is still on its way for another request is that one's.
             if let Some(chunk) = self.chunks.get_mut(&key).filter(|chunk| chunk.is_ready) {
@@ -180,7 +182,7 @@ impl ChunkCache {
         let rank = self.recency.next_rank();
         for used in user.used() {
             if let Some(chunk) = self.chunks.get_mut(&used.key) {
-                self.recency.settle(used, rank, chunk.is_ready, &mut chunk.place);
+                self.recency.settle(used, rank, &mut chunk.place);
             }
         }
     }
@@ -249,6 +251,27 @@ mod tests {
         assert_eq!(offer(&mut host, &mut User::default(), &[5]), Some(vec![5]));
         assert!(holds(&host, &[2, 5]));
         assert_eq!(host.check(), Ok(2));
+    }
+
+    #[test]
+    fn a_chunk_that_a_request_could_not_store_does_not_become_newer_when_another_has_stored_it() {
+        let mut host = host(2, 0);
+        let (mut first, mut second, mut third) = (User::default(), User::default(), User::default());
+        offer(&mut host, &mut first, &[1]);
+        offer(&mut host, &mut second, &[2]);
+        assert_eq!(offer(&mut host, &mut third, &[1, 2, 3]), None);
+        // Another one makes room for 3 in place of 1, which the third has seen last.
+        host.end(&first);
+        host.end(&second);
+        offer(&mut host, &mut User::default(), &[3]);
+        assert!(holds(&host, &[2, 3]));
+        offer(&mut host, &mut third, &[3]);
+        offer(&mut host, &mut User::default(), &[4]);
+        assert!(holds(&host, &[3, 4]));
+        // At its end, what it has seen is what was used last.
+        host.end(&third);
+        offer(&mut host, &mut User::default(), &[5]);
+        assert!(holds(&host, &[3, 5]));
     }
 
     #[test]

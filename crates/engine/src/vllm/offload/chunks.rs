@@ -240,15 +240,20 @@ impl Chunks {
 
     /// Offers what is left of the requests that have ended, and forgets them.
     pub(super) fn settle_ended(&mut self, copies: &mut Copies, log: &mut Offloaded) {
-        for Ended { id, keys, blocks } in std::mem::take(&mut self.ended) {
+        let ended = std::mem::take(&mut self.ended);
+        for Ended { id, keys, blocks } in &ended {
+            let id = *id;
             self.refused.remove(&id);
             let number = self.next_job;
             if !keys.is_empty() {
-                self.store(id, &keys, &blocks, copies, log);
+                self.store(id, keys, blocks, copies, log);
             }
             if let Some(job) = self.jobs.get(&number) {
                 note_reads(&mut self.storing, &job.blocks, number);
             }
+        }
+        // What they used is newer only when all have stored.
+        for Ended { id, .. } in ended {
             if let Some(client) = self.users.remove(&id) {
                 self.cache.end(&client.user);
             }
@@ -271,7 +276,7 @@ impl Chunks {
             }
         }
         let jobs = preempted.iter().filter_map(|id| self.users.get(id)).flat_map(|client| &client.jobs);
-        log.flushed.extend(jobs.filter(|job| !self.jobs[job].loads));
+        log.flushed.extend(jobs.filter(|job| !self.jobs[job].wakes));
         log.flushed.sort_unstable();
         log.flushed.dedup();
     }

@@ -15,19 +15,22 @@ use crate::offload_args::OffloadEviction;
 #[derive(Debug, Default)]
 pub(super) struct User {
     rank: Option<u64>,
-    /// Chunks that it stored, loaded or found there when it would have stored them, each as it used it first.
+    /// Chunks that it stored, would have stored, loaded or found there, in the order in which it came across them.
     used: Vec<Use>,
-    seen: FxHashSet<SequenceHash>,
+    /// The place in `used` of each.
+    seen: FxHashMap<SequenceHash, usize>,
     /// Chunks that it missed, of which `arc` takes each into account once.
     missed: FxHashSet<SequenceHash>,
 }
 
-/// A chunk that a request used.
+/// A chunk that a request came across.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Use {
     pub(super) key: SequenceHash,
     position: u32,
+    /// Whether it was there before the request stored it, if it ever did.
     was_there: bool,
+    is_stored: bool,
 }
 
 /// Where a chunk stands: in which list, and where in that.
@@ -64,14 +67,23 @@ struct Ghosts {
 }
 
 impl User {
-    /// It uses a chunk, which was there or is stored by it: what it does with it later does not count.
-    fn uses(&mut self, key: SequenceHash, position: u32, was_there: bool) {
-        if self.seen.insert(key) {
-            self.used.push(Use { key, position, was_there });
+    /// It comes across a chunk; returns whether for the first time.
+    fn sees(&mut self, key: SequenceHash, position: u32) -> bool {
+        let place = self.used.len();
+        let is_new = *self.seen.entry(key).or_insert(place) == place;
+        if is_new {
+            self.used.push(Use { key, position, was_there: false, is_stored: false });
         }
+        is_new
     }
 
-    /// What it used, in order.
+    /// It found a chunk there. One that it had stored itself does not count.
+    fn finds(&mut self, key: SequenceHash) {
+        let used = &mut self.used[self.seen[&key]];
+        used.was_there |= !used.is_stored;
+    }
+
+    /// What it came across, in order.
     pub(super) fn used(&self) -> impl Iterator<Item = &Use> {
         self.used.iter()
     }
@@ -94,12 +106,13 @@ impl Recency {
         rank
     }
 
-    /// A chunk that a request stores.
+    /// A chunk that a request stores, which it has come across.
     pub(super) fn insert(&mut self, key: SequenceHash, position: u32, user: &mut User) -> Place {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.ghosts.iter_mut().for_each(|ghosts| ghosts.remove(key));
         }
-        user.uses(key, position, false);
+        user.sees(key, position);
+        user.used[user.seen[&key]].is_stored = true;
         let at = match self.adaptive {
             None => (self.rank(user), u32::MAX - position),
             Some(_) => (self.next_rank(), 0),
@@ -109,14 +122,21 @@ impl Recency {
         place
     }
 
+    /// A request comes across a chunk that it would store, be there room for it or not.
+    pub(super) fn want(&mut self, key: SequenceHash, position: u32, user: &mut User) {
+        if user.sees(key, position) && self.adaptive.is_none() {
+            self.rank(user);
+        }
+    }
+
     /// A request finds a chunk there, which it loads or would have stored.
     pub(super) fn find(&mut self, key: SequenceHash, position: u32, user: &mut User, place: &mut Place) {
-        user.uses(key, position, true);
-        if self.adaptive.is_none() {
-            // One that a later request used stays where that put it.
+        // Only the first time makes it newer, and one that a later request used stays where that put it.
+        if user.sees(key, position) && self.adaptive.is_none() {
             let at = (self.rank(user), u32::MAX - position).max(place.at);
             self.move_to(key, Place { list: 0, at }, place);
         }
+        user.finds(key);
     }
 
     /// A request would store chunks that are not there, in order.
@@ -133,10 +153,15 @@ impl Recency {
         self.next_rank
     }
 
-    /// A request has ended that used a chunk, which gets a new rank; `arc` tells apart what it found.
-    pub(super) fn settle(&mut self, used: &Use, rank: u64, is_ready: bool, place: &mut Place) {
-        let is_used_again = self.adaptive.is_some() && used.was_there && is_ready;
-        let list = if is_used_again { 1 } else { place.list };
+    /// A request has ended that came across a chunk, which gets a new rank; `arc` tells apart what it found, and leaves alone
+    /// what it would have stored.
+    pub(super) fn settle(&mut self, used: &Use, rank: u64, place: &mut Place) {
+        let list = match self.adaptive {
+            None => place.list,
+            Some(_) if used.was_there => 1,
+            Some(_) if used.is_stored => place.list,
+            Some(_) => return,
+        };
         self.move_to(used.key, Place { list, at: (rank, u32::MAX - used.position) }, place);
     }
 
@@ -264,11 +289,33 @@ mod tests {
         recency.find(key(1), 0, &mut one, &mut place);
         let settle = |recency: &mut Recency, user: &User, place: &mut Place| {
             let rank = recency.next_rank();
-            user.used().for_each(|used| recency.settle(used, rank, true, place));
+            user.used().for_each(|used| recency.settle(used, rank, place));
             place.list
         };
         assert_eq!(settle(&mut recency, &one, &mut place), 0);
         recency.find(key(1), 0, &mut other, &mut place);
         assert_eq!(settle(&mut recency, &other, &mut place), 1);
+    }
+
+    #[test]
+    fn what_a_request_would_have_stored_has_its_rank_only_at_its_end_and_under_lru() {
+        let ranks = |eviction| {
+            let mut recency = Recency::new(eviction, 4);
+            let (mut one, mut other, mut late) = (User::default(), User::default(), User::default());
+            recency.want(key(1), 0, &mut one);
+            let mut place = recency.insert(key(1), 0, &mut other);
+            let _ = recency.insert(key(2), 0, &mut late);
+            // It is there when it is offered again, but has been seen.
+            let first = place;
+            recency.find(key(1), 0, &mut late, &mut place);
+            let by_late = place;
+            recency.want(key(1), 0, &mut one);
+            assert_eq!(place, by_late);
+            let rank = recency.next_rank();
+            one.used().for_each(|used| recency.settle(used, rank, &mut place));
+            (first != by_late, place != by_late)
+        };
+        assert_eq!(ranks(OffloadEviction::Lru), (true, true));
+        assert_eq!(ranks(OffloadEviction::Arc), (false, false));
     }
 }

@@ -31,6 +31,10 @@ pub(super) struct Simple {
     next_load: u64,
     lazy: Option<Lazy>,
     block_size: u32,
+    /// Whether the last block of what is found is computed again, as the last one of a hit is.
+    drops_last_hit: bool,
+    /// The last computed tokens, whose draft KV may be written again.
+    unsettled: u32,
 }
 
 /// A block on its way to the host.
@@ -53,6 +57,7 @@ struct Lazy {
 impl Simple {
     pub(super) fn new(spec: &KvOffloading, config: &EngineConfig) -> Self {
         let most = config.max_num_batched_tokens.div_ceil(config.block_size).saturating_mul(2);
+        let speculation = config.speculation.as_deref();
         Self {
             pool: HostPool::new(spec.chunks),
             visited: FxHashMap::default(),
@@ -67,6 +72,8 @@ impl Simple {
             next_load: 0,
             lazy: spec.lazy.then_some(Lazy { most, cursor: None }),
             block_size: config.block_size,
+            drops_last_hit: speculation.is_some_and(|speculation| speculation.drops_last_hit),
+            unsettled: speculation.map_or(0, |speculation| speculation.prefill_lookahead.saturating_sub(1)),
         }
     }
 
@@ -96,7 +103,10 @@ impl Simple {
         }
         let hashes = request.hashes(end);
         let contents = (first..end).map_while(|block| hashes.get(block));
-        let found: Vec<u32> = contents.map_while(|content| self.pool.get(content)).collect();
+        let mut found: Vec<u32> = contents.map_while(|content| self.pool.get(content)).collect();
+        if self.drops_last_hit {
+            found.pop();
+        }
         for &block in &found {
             self.pool.touch(block);
         }
@@ -147,7 +157,7 @@ impl Simple {
     /// The blocks of a request that the host does not hold, of the first `computed` tokens, as far as there is room.
     fn unstored(&mut self, request: &mut Request, computed: u32) -> Vec<Stored> {
         let mut new = Vec::new();
-        let settled = computed.saturating_sub(request.placeholders);
+        let settled = computed.saturating_sub(request.placeholders + self.unsettled);
         let end = (settled / self.block_size).min(request.stored);
         let first = self.visited.get(&request.id).copied().unwrap_or(0);
         let mut room = self.pool.num_free();

@@ -56,7 +56,7 @@ pub fn diagnose(run: &RunRecord, report: &Report, ideal_reuse: Option<f64>) -> V
     let (first, last) = if many { (rejections, None) } else { (None, rejections) };
     add(first);
     // What is overloaded is a part of the deployment only, if another part could have helped.
-    if of_deployment && !facts.misses_only_tokens() {
+    if of_deployment && (facts.overload.is_some() || !facts.misses_only_tokens()) {
         behind.into_iter().map(Some).for_each(&mut add);
         add(overloaded);
     } else {
@@ -65,6 +65,7 @@ pub fn diagnose(run: &RunRecord, report: &Report, ideal_reuse: Option<f64>) -> V
         add(prompts::long_prompt(&facts));
         if facts.misses_only_tokens() {
             add(prompts::stalled_decodes(&facts));
+            add(deployment::uneven_tokens(&facts));
             add(tokens::slow_tokens(&facts));
         }
         behind.into_iter().map(Some).for_each(&mut add);

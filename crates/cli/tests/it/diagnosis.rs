@@ -323,6 +323,29 @@ fn imbalance_of_workers() {
     );
 }
 
+/// Nobody waits long for a first token, but one worker has most of the decodes.
+#[test]
+fn imbalance_of_tokens() {
+    let decodes = "--latency linear:8000,10,400";
+    let hot = |seed| {
+        Load::new(seed).varied(6.0, 0.0, 60.0, |_, draw| {
+            ([4500, 300], if draw < 0.9 { prefix(1, 0.0) } else { Vec::new() })
+        })
+    };
+    let by_overlap = "--workers 4 --router-mode kv_router --router-kv-overlap-score-weight 50";
+    let long_every_fourth = Load::new(71).varied(8.0, 0.0, 60.0, |number, _| {
+        ([200, if number.is_multiple_of(4) { 600 } else { 40 }], Vec::new())
+    });
+    named_first(
+        "worker_imbalance",
+        vec![
+            run(hot(72), &[decodes, by_overlap, "--slo p95_tpot_<=_20ms"]),
+            run(hot(73), &[decodes, by_overlap, "--slo p95_itl_<=_20ms"]),
+            run(long_every_fourth, &[decodes, SGLANG, "--workers 4 --slo p95_tpot_<=_16ms"]),
+        ],
+    );
+}
+
 #[test]
 fn hand_off_bound_by_the_link() {
     let pools = [DISAGGREGATED, "--prefill-workers 2 --decode-workers 2"].join(" ");

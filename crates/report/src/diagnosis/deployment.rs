@@ -5,6 +5,8 @@ use servecast_types::Role;
 use super::engine::with_prompts;
 use super::facts::{Cause, Facts, Main, ROOM, rounded_percent};
 use super::finding::{Finding, FindingKind};
+use crate::latency::tpot_ms;
+use crate::slo::Metric;
 use crate::table::grouped;
 
 /// Share of the computed prompt tokens that a prefix cache without end would have spared from which reuse is poor: half as
@@ -127,6 +129,74 @@ pub(super) fn worker_imbalance(facts: &Facts<'_>, index: usize) -> Option<Findin
         .with("busy_against_the_mean", ratio, "ratio")
         .with("avoidable_waiting", avoidable.min(1.0), "share")
         .with("workers_that_make_wait", effective, "workers");
+    Some(finding.tested_by(facts.given.other_router()))
+}
+
+/// What a worker does beside others that decode.
+#[derive(Debug, Clone, Copy, Default)]
+struct Decoding {
+    /// Requests, and how many of them get their tokens later than is asked for.
+    requests: u64,
+    late: u64,
+    /// Time between their tokens, in ms, and how many gaps that is.
+    ms: f64,
+    gaps: u64,
+}
+
+impl Decoding {
+    fn gap_ms(&self) -> f64 {
+        self.ms / self.gaps.max(1) as f64
+    }
+}
+
+/// Tokens came late on some workers, and would not have with as much to decode on each.
+pub(super) fn uneven_tokens(facts: &Facts<'_>) -> Option<Finding> {
+    let limits = [Metric::Itl, Metric::Tpot].into_iter().filter_map(|metric| facts.targets.missed(metric));
+    let limit_ms = limits.reduce(f64::min)?;
+    let index = facts.run.pools.iter().rposition(|pool| pool.role != Role::Prefill)?;
+    let pool = facts.pool(index);
+    let count = pool.workers.len();
+    let mut workers = vec![Decoding::default(); count];
+    for request in facts.run.requests.iter().filter(|request| request.is_finished()) {
+        let Some((stage, ms)) = request.stages.last().zip(tpot_ms(request)) else { continue };
+        let of = &mut workers[stage.worker.index()];
+        let gaps = u64::from(request.output_tokens.saturating_sub(1));
+        of.requests += 1;
+        of.late += u64::from(ms > limit_ms);
+        of.ms += ms * gaps as f64;
+        of.gaps += gaps;
+    }
+    let sum = |of: fn(&Decoding) -> f64| workers.iter().map(of).sum::<f64>();
+    let (requests, late) = (sum(|one| one.requests as f64), sum(|one| one.late as f64));
+    let (decoding_ms, even_ms) = (sum(|one| one.ms) / count as f64, sum(Decoding::gap_ms) / count as f64);
+    if count < 2 || requests < (FEWEST * count as u64) as f64 || late <= 0.0 || even_ms > limit_ms {
+        return None;
+    }
+    let effective = late * late / sum(|one| (one.late * one.late) as f64);
+    let hot = (0..count).max_by(|&one, &other| workers[one].ms.total_cmp(&workers[other].ms))?;
+    let ratio = workers[hot].ms / decoding_ms.max(1e-9);
+    if effective > f64::midpoint(count as f64, 1.0) || ratio < HOT || workers[hot].late == 0 {
+        return None;
+    }
+    let share = workers[hot].late as f64 / late;
+    let sentence = format!(
+        "Imbalance: {} of the {} requests whose tokens come more than {} ms apart were on {} worker {hot} of {count}, which \
+         decoded {} times as much as the mean; its tokens come {} ms apart, and {} ms on the mean worker",
+        rounded_percent(share),
+        grouped(late, 0),
+        grouped(limit_ms, 1),
+        pool.role,
+        grouped(ratio, 1),
+        grouped(workers[hot].gap_ms(), 1),
+        grouped(even_ms, 1),
+    );
+    let finding = Finding::new(FindingKind::WorkerImbalance, sentence)
+        .with("late_on_the_hottest", share, "share")
+        .with("hottest_worker", hot as f64, "worker")
+        .with("requests_of_the_hottest", workers[hot].requests as f64, "requests")
+        .with("decoding_against_the_mean", ratio, "ratio")
+        .with("gap_on_the_hottest", workers[hot].gap_ms(), "ms")
+        .with("gap_on_the_mean_worker", even_ms, "ms");
     Some(finding.tested_by(facts.given.other_router()))
 }
 

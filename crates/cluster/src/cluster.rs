@@ -43,6 +43,8 @@ pub struct Cluster {
     pools: Vec<Pool>,
     route: Route,
     links: Links,
+    /// Whether a request comes to a decode worker as soon as its prefill worker is chosen, not when its prompt is computed.
+    paired: bool,
     /// What others act on at once when it is due.
     deadlines: BinaryHeap<Reverse<Deadline>>,
     /// How many of them are ends of copies to and from the memory of a host.
@@ -123,6 +125,7 @@ impl Cluster {
             pools,
             route: topology.route.clone(),
             links: Links::new(topology.handoff),
+            paired: topology.paired,
             deadlines: BinaryHeap::new(),
             copy_ends: 0,
             now: Time::ZERO,
@@ -464,6 +467,9 @@ impl Cluster {
                 self.routed.push(Routed { pool: self.pools[pool.index()].role, arrived, at: now, admission });
             }
             self.deliver(place, request, now, observer)?;
+            if self.paired && pool == self.route.first() {
+                self.pair(id, place, now, observer)?;
+            }
         }
         Ok(())
     }
@@ -498,12 +504,11 @@ impl Cluster {
         observer: &mut O,
         call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
     ) -> (T, Outcome) {
-        let last_stage = place.pool == self.route.last();
         let Pool { role, workers, routing, .. } = &mut self.pools[place.pool.index()];
         let engine = &mut workers[place.worker.index()].engine;
         let (links, recorder) = (&mut self.links, &mut self.recorder);
         let outcome = self.spare.pop().unwrap_or_default();
-        let mut sink = Sink { place, pool: *role, last_stage, routing, links, recorder, observer, outcome };
+        let mut sink = Sink { place, pool: *role, routing, links, recorder, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
         if self.check && self.worker(place).checks.are_due(outcome.reports) {

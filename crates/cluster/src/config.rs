@@ -53,6 +53,8 @@ pub struct Topology {
     pub(crate) route: Route,
     /// From one stage to the next, where there are two.
     pub(crate) handoff: Option<Handoff>,
+    /// Whether a request comes to both pools at once: SGLang's own hand-over.
+    pub(crate) paired: bool,
 }
 
 /// The engine of a pool: its settings as given, and checked.
@@ -127,12 +129,19 @@ impl Topology {
         {
             return Err(ClusterError::PoolName { name: one.name.clone() });
         }
-        Ok(Self { pools, route, handoff })
+        let paired = is_paired(&pools)?;
+        Ok(Self { pools, route, handoff, paired })
     }
 
     /// The pool whose tokens reach users.
     pub(crate) fn last_pool(&self) -> &PoolConfig {
         &self.pools[self.route.last().index()]
+    }
+
+    /// Whether a request comes to a worker of each pool at once, which hand it over as SGLang's do: the decode worker reserves
+    /// memory for the prompt before that is computed.
+    pub fn is_paired(&self) -> bool {
+        self.paired
     }
 
     /// The host of the first pool, which requests come to.
@@ -147,6 +156,22 @@ impl Topology {
             pool.groups.iter().map(move |group| (role, group))
         });
         groups.map(|(role, group)| (role, group.workers, &group.engine))
+    }
+}
+
+/// Whether requests are handed over as SGLang does, by queues of its own; an error unless all workers do so, or none.
+fn is_paired(pools: &[PoolConfig]) -> Result<bool, ClusterError> {
+    for pool in pools {
+        let others = pool.groups.iter().filter_map(|group| group.engine.paired_stage());
+        if let Some(found) = others.into_iter().find(|&stage| stage != pool.role) {
+            return Err(ClusterError::WrongSide { pool: pool.role, found });
+        }
+    }
+    let groups = || pools.iter().flat_map(|pool| pool.groups.iter().map(move |group| (pool.role, group)));
+    let takes_part = |(_, group): &(Role, &WorkerGroup)| group.engine.paired_stage().is_some();
+    match (groups().find(takes_part), groups().find(|group| !takes_part(group))) {
+        (Some((pool, _)), Some((without, _))) => Err(ClusterError::OneSide { pool, without }),
+        (paired, _) => Ok(paired.is_some()),
     }
 }
 

@@ -28,6 +28,20 @@ pub enum ClusterError {
         /// What the engine says.
         found: Role,
     },
+    /// A worker of SGLang on the side of another stage.
+    WrongSide {
+        /// The pool.
+        pool: Role,
+        /// The stage that its engine is to serve.
+        found: Role,
+    },
+    /// SGLang's own hand-over with only some of the workers.
+    OneSide {
+        /// A pool with workers that take part.
+        pool: Role,
+        /// One with workers that do not.
+        without: Role,
+    },
     /// Pools that cannot hand KV blocks to each other.
     BlockSize {
         /// Of the prefill engine.
@@ -95,6 +109,23 @@ impl From<&ClusterError> for Message {
                     pool.name()
                 )
             }
+            ClusterError::WrongSide { pool: Role::Aggregated, found } => message!(
+                "{sglang.disaggregation_mode} is {}, but there are no prefill and decode workers: leave it out, or give \
+                 {--num_prefill_workers} and {--num_decode_workers}",
+                found.name()
+            ),
+            ClusterError::WrongSide { pool, found } => message!(
+                "the {} engine has {sglang.disaggregation_mode} {}: make it {}, or leave it out",
+                pool.name(),
+                found.name(),
+                pool.name()
+            ),
+            ClusterError::OneSide { pool, without } => message!(
+                "{sglang.disaggregation_mode} is set for workers of the {} pool, but not for all of the {} pool: SGLang's own \
+                 queues need both, so set it to prefill and decode, or to null everywhere",
+                pool.name(),
+                without.name()
+            ),
             ClusterError::BlockSize { prefill, decode } => message!(
                 "{block_size} is {} for prefill and {} for decode, but both pools need the same",
                 *prefill,

@@ -34,6 +34,13 @@ pub(crate) enum TransferTime {
 }
 
 impl TransferTime {
+    /// The same of a prompt of which only what is missing is moved.
+    pub(crate) fn of_what_is_missing(self) -> Self {
+        match self {
+            Self::Fixed(full_prompt) | Self::Missing { full_prompt } => Self::Missing { full_prompt },
+        }
+    }
+
     /// The time to bring in what is fetched, rounded up to a whole nanosecond.
     pub(crate) fn of(self, fetch: Fetch) -> Duration {
         match self {

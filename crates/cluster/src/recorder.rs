@@ -9,7 +9,7 @@ use servecast_record::{
     EndedRequest, PoolRecord, PoolTotals, RequestRecord, RequestStatus, RunRecord, SoFar, StageRecord,
     TokenGaps, WorkerLimits, WorkerTotals,
 };
-use servecast_types::{Duration, PoolId, RequestId, Time, WorkerId, ensure};
+use servecast_types::{Duration, PoolId, RequestId, Role, Time, WorkerId, ensure};
 use smallvec::SmallVec;
 
 use self::records::{HandedOut, Records};
@@ -31,6 +31,8 @@ pub(crate) struct Recorder {
     gaps_within: u64,
     pools: Vec<PoolRecord>,
     last_pool: PoolId,
+    /// Whether a request comes to both of its pools at once.
+    paired: bool,
     /// What the workers deliver whose tokens reach the user, those of the last pool, by number; none if their host takes no time.
     delivery: Vec<Delivery>,
     /// Requests that ended with the next pass to be reported, so that it is not known yet when their last token is out.
@@ -59,6 +61,7 @@ impl Recorder {
             gaps_within: 0,
             pools: topology.pools.iter().map(pool).collect(),
             last_pool: topology.route.last(),
+            paired: topology.paired,
             delivery: delivery.unwrap_or_default(),
             ended_next: Vec::new(),
             readmitted: FxHashMap::default(),
@@ -92,7 +95,7 @@ impl Recorder {
         let Records::HandedOut(out) = &mut self.requests else { return Ok(()) };
         while let Some((id, record)) = out.pop_ended(until) {
             if check {
-                check_ended(&record)?;
+                check_ended(&record, self.paired)?;
             }
             take(&EndedRequest { id, record: &record, readmitted: &self.readmitted, tokens: None });
             if !self.readmitted.is_empty() {
@@ -147,6 +150,7 @@ impl Recorder {
             admitted: None,
             reused_tokens: 0,
             host_reused_tokens: 0,
+            reserved: None,
             transfer_start: None,
             transfer_end: None,
             first_token: None,
@@ -155,35 +159,55 @@ impl Recorder {
         });
     }
 
+    /// A transfer began with the memory for it.
     pub(crate) fn transfer_started(&mut self, pool: PoolId, fetch: Fetch, begun: Begun, now: Time) {
-        let Some(record) = self.requests.get_mut(fetch.id) else { return };
-        let reused_tokens = record.input_tokens - fetch.tokens;
-        let stage = record.stages.last_mut().expect("a transfer belongs to a stage");
+        let Some(stage) = self.note_reuse(pool, fetch) else { return };
         stage.transfer_start = Some(now);
         stage.transfer_end = begun.end();
+    }
+
+    /// There is memory for a prompt that is not computed yet.
+    pub(crate) fn reserved(&mut self, pool: PoolId, fetch: Fetch, now: Time) {
+        if let Some(stage) = self.note_reuse(pool, fetch) {
+            stage.reserved = Some(now);
+        }
+    }
+
+    /// A prompt is computed for which there was memory: its KV is on its way.
+    pub(crate) fn left_for(&mut self, id: RequestId, pool: PoolId, now: Time) {
+        if let Some(stage) = self.stage(id, pool) {
+            stage.transfer_start = Some(now);
+        }
+    }
+
+    /// Counts what a worker has of a prompt that it fetches.
+    fn note_reuse(&mut self, pool: PoolId, fetch: Fetch) -> Option<&mut StageRecord> {
+        let role = self.pools[pool.index()].role;
+        let record = self.requests.get_mut(fetch.id)?;
+        let reused_tokens = record.input_tokens - fetch.tokens;
+        let stage = stage_of(record, role);
         stage.reused_tokens = reused_tokens;
-        let worker = stage.worker.index();
-        self.pools[pool.index()].workers[worker].reused_tokens += u64::from(reused_tokens);
+        self.pools[pool.index()].workers[stage.worker.index()].reused_tokens += u64::from(reused_tokens);
+        Some(stage)
     }
 
     /// The KV of a request is there, which nobody could say when it began to move.
-    pub(crate) fn transfer_ended(&mut self, id: RequestId, now: Time) {
-        if let Some(stage) = self.stage(id) {
+    pub(crate) fn transfer_ended(&mut self, id: RequestId, pool: PoolId, now: Time) {
+        if let Some(stage) = self.stage(id, pool) {
             stage.transfer_end = Some(now);
         }
     }
 
-    /// `last_stage`: whether the tokens of this pool reach the user.
     pub(crate) fn iteration_ended(
         &mut self,
         pool: PoolId,
         worker: WorkerId,
-        last_stage: bool,
         iteration: &Iteration,
     ) {
-        let place = worker;
+        let (place, last_stage) = (worker, pool == self.last_pool);
         self.requests.reported(pool, worker, iteration.scheduled_at);
-        let PoolRecord { totals, workers, limits, .. } = &mut self.pools[pool.index()];
+        let PoolRecord { role, totals, workers, limits } = &mut self.pools[pool.index()];
+        let role = *role;
         totals.iterations += u64::from(iteration.num_scheduled() > 0);
         totals.computed_tokens += iteration.total_tokens();
         totals.preemptions += iteration.preempted.len() as u64;
@@ -204,8 +228,9 @@ impl Recorder {
         }
         for admitted in &iteration.admitted {
             // One that has gone is in the pass that was in flight.
-            let Some(RequestRecord { stages, .. }) = self.requests.get_mut(admitted.id) else { continue };
-            let stage = stages.last_mut().expect("a request in an engine is in a stage");
+            let Some(record) = self.requests.get_mut(admitted.id) else { continue };
+            let number = stage_number(record, role);
+            let stage = &mut record.stages[number];
             if stage.admitted.is_none() {
                 stage.admitted = Some(iteration.scheduled_at);
                 if stage.transfer_start.is_none() {
@@ -214,16 +239,13 @@ impl Recorder {
                     worker.reused_tokens += u64::from(admitted.cached_tokens);
                 }
             } else if stage.first_token.is_none() {
-                let stage = (stages.len() - 1) as u8;
-                self.readmitted.insert((admitted.id, stage), iteration.scheduled_at);
+                self.readmitted.insert((admitted.id, number as u8), iteration.scheduled_at);
             }
         }
-        let role = self.pools[pool.index()].role;
         for &id in &iteration.preempted {
             // With an iteration in flight, its token may have been delivered since, and the request have moved on.
-            let Some(RequestRecord { stages, .. }) = self.requests.get_mut(id) else { continue };
-            let of_pool = stages.iter_mut().rev().find(|stage| stage.pool == role);
-            of_pool.expect("a request is preempted in a pool that it came to").preemptions += 1;
+            let Some(record) = self.requests.get_mut(id) else { continue };
+            stage_of(record, role).preemptions += 1;
         }
         let (gap, out) =
             if last_stage { self.delivered(place, iteration) } else { (Duration::ZERO, iteration.end) };
@@ -231,7 +253,7 @@ impl Recorder {
             self.gap(gap, iteration.decoded);
         }
         for &emitted in &iteration.emitted {
-            self.stage_tokens(emitted, last_stage, iteration.end, out);
+            self.stage_tokens(emitted, pool, iteration.end, out);
         }
     }
 
@@ -253,16 +275,16 @@ impl Recorder {
     }
 
     /// A request was admitted with its first token, which was handed over to its stage.
-    pub(crate) fn joined(&mut self, id: RequestId, last_stage: bool, now: Time) {
-        let Some(stage) = self.stage(id) else { return };
+    pub(crate) fn joined(&mut self, id: RequestId, pool: PoolId, now: Time) {
+        let Some(stage) = self.stage(id, pool) else { return };
         stage.admitted.get_or_insert(now);
         let worker = stage.worker.index();
         let out = self.delivery.get(worker).map_or(now, |delivery| delivery.handed_over(now));
-        self.stage_tokens(Emitted { id, tokens: 1 }, last_stage, now, out);
+        self.stage_tokens(Emitted { id, tokens: 1 }, pool, now, out);
     }
 
     /// Iterations ended in which each running request got a token, as each did when they began.
-    pub(crate) fn decoded(&mut self, pool: PoolId, worker: WorkerId, last_stage: bool, decodes: &Decodes) {
+    pub(crate) fn decoded(&mut self, pool: PoolId, worker: WorkerId, decodes: &Decodes) {
         self.news += 1;
         self.requests.reported(pool, worker, decodes.start);
         let (count, requests) = (decodes.count(), decodes.requests);
@@ -270,7 +292,7 @@ impl Recorder {
         totals.iterations += count;
         totals.computed_tokens += count * requests;
         add_decodes(&mut workers[worker.index()], decodes, limits[worker.index()].usable_blocks);
-        if !last_stage {
+        if pool != self.last_pool {
             return;
         }
         if let Some(delivery) = self.delivery.get_mut(worker.index()) {
@@ -292,15 +314,15 @@ impl Recorder {
     pub(crate) fn caught_up(
         &mut self,
         id: RequestId,
-        last_stage: bool,
+        pool: PoolId,
         output_tokens: u32,
         last_token: Time,
         with: LastIteration,
     ) {
-        let Some(stage) = self.stage(id) else { return };
+        let Some(stage) = self.stage(id, pool) else { return };
         stage.last_token = Some(last_token);
         let worker = stage.worker.index();
-        if last_stage {
+        if pool == self.last_pool {
             let mut out = last_token;
             if let Some(delivery) = self.delivery.get(worker) {
                 match with {
@@ -324,7 +346,7 @@ impl Recorder {
 
     /// The records of a run that is over; with `check` those that make no sense are an error.
     pub(crate) fn take(self, check: bool) -> Result<RunRecord, RunError> {
-        let Self { requests, mut gaps, run, gaps_within, pools, readmitted, .. } = self;
+        let Self { requests, paired, mut gaps, run, gaps_within, pools, readmitted, .. } = self;
         for (gap, times) in [run, (Duration::ZERO, gaps_within)] {
             if times > 0 {
                 gaps.add(gap, times);
@@ -332,7 +354,7 @@ impl Recorder {
         }
         let requests = requests.take();
         for record in requests.iter().filter(|_| check) {
-            check_ended(record)?;
+            check_ended(record, paired)?;
         }
         Ok(RunRecord { requests, gaps, pools, readmitted, ..RunRecord::default() })
     }
@@ -348,10 +370,11 @@ impl Recorder {
         SoFar { requests, ended, gaps: &self.gaps }
     }
 
-    /// Whether a request has no token of its current stage yet.
-    pub(crate) fn awaits_first_token(&self, id: RequestId) -> bool {
-        let stage = self.requests.get(id).and_then(|record| record.stages.last());
-        stage.is_some_and(|stage| stage.first_token.is_none())
+    /// Whether a request has no token of its stage in a pool yet.
+    pub(crate) fn awaits_first_token(&self, id: RequestId, pool: PoolId) -> bool {
+        let role = self.pools[pool.index()].role;
+        let record = self.requests.get(id);
+        record.is_some_and(|record| record.stages[stage_number(record, role)].first_token.is_none())
     }
 
     /// When the user had its last token.
@@ -364,19 +387,19 @@ impl Recorder {
         self.requests.get(id).map_or(0, |record| record.output_tokens)
     }
 
-    /// Where a request is now, unless it has ended and is not kept.
-    fn stage(&mut self, id: RequestId) -> Option<&mut StageRecord> {
-        let record = self.requests.get_mut(id)?;
-        Some(record.stages.last_mut().expect("a request in an engine is in a stage"))
+    /// The stage of a request in a pool, unless it has ended and is not kept.
+    fn stage(&mut self, id: RequestId, pool: PoolId) -> Option<&mut StageRecord> {
+        let role = self.pools[pool.index()].role;
+        Some(stage_of(self.requests.get_mut(id)?, role))
     }
 
     /// A request has more tokens in its stage, which the user has at `out`, if users have tokens of the stage.
-    fn stage_tokens(&mut self, emitted: Emitted, last_stage: bool, now: Time, out: Time) {
+    fn stage_tokens(&mut self, emitted: Emitted, pool: PoolId, now: Time, out: Time) {
         self.news += 1;
-        let Some(stage) = self.stage(emitted.id) else { return };
+        let Some(stage) = self.stage(emitted.id, pool) else { return };
         stage.first_token.get_or_insert(now);
         stage.last_token = Some(now);
-        if last_stage {
+        if pool == self.last_pool {
             self.tokens(emitted, out);
         }
     }
@@ -413,6 +436,17 @@ impl Recorder {
     }
 }
 
+/// Which stage of a request is in the pool of a role.
+fn stage_number(record: &RequestRecord, role: Role) -> usize {
+    let number = record.stages.iter().rposition(|stage| stage.pool == role);
+    number.expect("a request in an engine is in a stage")
+}
+
+fn stage_of(record: &mut RequestRecord, role: Role) -> &mut StageRecord {
+    let number = stage_number(record, role);
+    &mut record.stages[number]
+}
+
 /// Iterations ended in which the same requests got a token each, on a worker of `usable` KV blocks.
 #[inline]
 fn add_decodes(totals: &mut WorkerTotals, decodes: &Decodes, usable: u32) {
@@ -436,8 +470,8 @@ fn limits(engine: &EngineConfig) -> WorkerLimits {
 }
 
 /// An error if the record of a request that has ended makes no sense.
-fn check_ended(record: &RequestRecord) -> Result<(), RunError> {
-    check_record(record).map_err(|what| RunError::Invariant {
+fn check_ended(record: &RequestRecord, paired: bool) -> Result<(), RunError> {
+    check_record(record, paired).map_err(|what| RunError::Invariant {
         at: record.ended,
         place: format!("the request of line {}", record.line),
         what,
@@ -445,23 +479,32 @@ fn check_ended(record: &RequestRecord) -> Result<(), RunError> {
 }
 
 /// Checks that the times of a request are in order and its tokens add up; says what does not hold.
-fn check_record(record: &RequestRecord) -> Result<(), String> {
-    let mut clock = record.arrival;
-    let stages = record.stages.iter().flat_map(|stage| {
+fn check_record(record: &RequestRecord, paired: bool) -> Result<(), String> {
+    let entries = |stage: &StageRecord| {
+        [(Some(stage.arrived), "arrival at the pool"), (Some(stage.queued), "arrival at the worker")]
+    };
+    let passes = |stage: &StageRecord| {
         [
-            (Some(stage.arrived), "arrival at the pool"),
-            (Some(stage.queued), "arrival at the worker"),
             (stage.transfer_start, "transfer start"),
             (stage.transfer_end, "transfer end"),
             (stage.admitted, "admission"),
             (stage.first_token, "first token"),
             (stage.last_token, "last token"),
         ]
+    };
+    // Where a decode worker reserves memory first, a request comes to both stages before its prompt is computed.
+    let ahead = record.stages.iter().filter(|_| paired);
+    let reserved = ahead.clone().map(|stage| (stage.reserved, "memory"));
+    let ahead = ahead.flat_map(entries).chain(reserved);
+    let stages = record.stages.iter().flat_map(|stage| {
+        let own = entries(stage).into_iter().filter(|_| !paired);
+        own.chain(passes(stage))
     });
     // What was under way for a request that was taken away is over later.
     let end = Some(record.ended)
         .filter(|_| !matches!(record.status, RequestStatus::Withdrawn | RequestStatus::Failed));
-    for (time, what) in stages.chain([(end, "end")]) {
+    let mut clock = record.arrival;
+    for (time, what) in ahead.chain(stages).chain([(end, "end")]) {
         let Some(time) = time else { continue };
         ensure!(time >= clock, "its {what} at {time} is before what precedes it at {clock}");
         clock = time;

@@ -15,7 +15,7 @@ use crate::{CaughtUp, Observer};
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// Requests whose KV it begins to fetch.
-    pub(crate) fetches: Vec<(RequestId, Time)>,
+    pub(crate) fetches: Vec<(Fetch, Time)>,
     /// In the order in which the iteration emitted tokens.
     pub(crate) signals: Vec<(RequestId, Signal, Time)>,
     pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
@@ -50,8 +50,6 @@ pub(crate) enum Signal {
 pub(crate) struct Sink<'a, O> {
     pub(crate) place: Place,
     pub(crate) pool: Role,
-    /// Whether tokens of this pool reach the user.
-    pub(crate) last_stage: bool,
     pub(crate) routing: &'a mut Routing,
     pub(crate) links: &'a mut Links,
     pub(crate) recorder: &'a mut Recorder,
@@ -71,7 +69,7 @@ impl<O: Observer> Sink<'_, O> {
             signals.push((id, Signal::Finished, at));
             return;
         }
-        if self.routing.awaits_first_tokens() && self.recorder.awaits_first_token(id) {
+        if self.routing.awaits_first_tokens() && self.recorder.awaits_first_token(id, self.place.pool) {
             signals.push((id, Signal::FirstToken, at));
         }
         if self.routing.counts_tokens() {
@@ -83,8 +81,12 @@ impl<O: Observer> Sink<'_, O> {
 impl<O: Observer> servecast_engine::Links for Sink<'_, O> {
     fn begin(&mut self, fetch: Fetch, now: Time) -> Begun {
         let begun = self.links.begin(fetch, self.place, now);
-        self.recorder.transfer_started(self.place.pool, fetch, begun, now);
-        self.outcome.fetches.push((fetch.id, now));
+        if self.links.is_ahead(fetch.id) {
+            self.recorder.reserved(self.place.pool, fetch, now);
+        } else {
+            self.recorder.transfer_started(self.place.pool, fetch, begun, now);
+        }
+        self.outcome.fetches.push((fetch, now));
         begun
     }
 }
@@ -92,7 +94,7 @@ impl<O: Observer> servecast_engine::Links for Sink<'_, O> {
 impl<O: Observer> IterationSink for Sink<'_, O> {
     fn joined(&mut self, joined: Joined, now: Time) {
         self.signal(Emitted { id: joined.id, tokens: 1 }, joined.is_finished, now);
-        self.recorder.joined(joined.id, self.last_stage, now);
+        self.recorder.joined(joined.id, self.place.pool, now);
         self.observer.joined(self.pool, self.place.worker, joined, now);
     }
 
@@ -101,6 +103,9 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
     }
 
     fn iteration_ended(&mut self, iteration: &Iteration) {
+        for part in &iteration.parts {
+            self.links.part_sent(part.id, part.tokens, part.at);
+        }
         let rank = Rank { worker: self.place.worker, dp: iteration.dp_rank };
         self.routing.report(rank, &iteration.kv_events, iteration.end);
         let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
@@ -109,7 +114,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
             self.signal(emitted, is_finished, iteration.end);
         }
         debug_assert!(finished.next().is_none(), "a request finishes with a token");
-        self.recorder.iteration_ended(self.place.pool, self.place.worker, self.last_stage, iteration);
+        self.recorder.iteration_ended(self.place.pool, self.place.worker, iteration);
         let rejected = iteration.rejected.iter().map(|&(id, reason)| (id, reason, iteration.end));
         self.outcome.rejected.extend(rejected);
         self.outcome.reports += 1;
@@ -118,13 +123,13 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
 
     fn decoded(&mut self, decodes: &Decodes) {
         let Place { pool, worker } = self.place;
-        self.recorder.decoded(pool, worker, self.last_stage, decodes);
+        self.recorder.decoded(pool, worker, decodes);
         self.observer.decoded(self.pool, worker, decodes);
         self.outcome.reports += 1;
     }
 
     fn finished_decoding(&mut self, finished: Finished, end: Time, with: LastIteration) {
-        self.recorder.caught_up(finished.id, self.last_stage, finished.output_tokens, end, with);
+        self.recorder.caught_up(finished.id, self.place.pool, finished.output_tokens, end, with);
         let ends_next = with == LastIteration::Next;
         self.tell_caught_up(CaughtUp { id: finished.id, output_tokens: finished.output_tokens, ends_next });
         self.outcome.signals.push((finished.id, Signal::Finished, end));
@@ -137,7 +142,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
 
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {
         let with = LastIteration::Reported;
-        self.recorder.caught_up(request, self.last_stage, output_tokens, last_token, with);
+        self.recorder.caught_up(request, self.place.pool, output_tokens, last_token, with);
         self.tell_caught_up(CaughtUp { id: request, output_tokens, ends_next: false });
     }
 }

@@ -92,13 +92,14 @@ pub fn build(config: &ReplayConfig, layers: &Layers) -> Result<Deployment, Failu
     let specs: Vec<PoolSpec<'_>> = pools.iter().map(Pool::spec).collect();
     let topology = Topology::new(&specs).map_err(|error| layers.refused(error))?;
     let unused = pools.iter().flat_map(|pool| pool.unused(layers)).collect();
+    let pools_at_once = topology.is_paired().then(|| hand_off::told(&pools)).flatten();
     let derived = pools.iter().flat_map(|pool| &pool.groups).flat_map(|group| group.derived.clone());
     Ok(Deployment {
         topology,
         block_size: pools[0].groups[0].config.block_size(),
         queue_policies,
         unused,
-        derived: derived.chain(hand_off).collect(),
+        derived: derived.chain(hand_off).chain(pools_at_once).collect(),
         latency_source: of_both(pools.iter().map(|pool| (pool.role, pool.latency_source()))),
         latency_error: reported(&pools[0].error_bar(), &pools[pools.len() - 1].error_bar()),
         pools: pools.into_iter().map(Pool::settings).collect(),
@@ -187,7 +188,13 @@ impl<'a> Given<'a> {
             EngineType::Vllm | EngineType::Trtllm => Engines::Vllm,
         };
         if of.include(self.engine) {
-            return Ok(preset.settings(self.role));
+            let mut settings = preset.settings(self.role);
+            // SGLang hands over to SGLang alone.
+            let own = settings.get_mut("sglang").and_then(Value::as_object_mut);
+            if let Some(own) = own.filter(|_| engines.iter().any(|&engine| engine != EngineType::Sglang)) {
+                own.remove("disaggregation_mode");
+            }
+            return Ok(settings);
         }
         if engines.iter().any(|&engine| of.include(engine)) {
             return Ok(Map::new());

@@ -389,7 +389,7 @@ impl EngineArgs {
 }
 
 /// A time in microseconds, as the setting `key` has it.
-fn microseconds(key: &str, us: f64) -> Result<Duration, ConfigError> {
+pub(crate) fn microseconds(key: &str, us: f64) -> Result<Duration, ConfigError> {
     let problem = format!("expected microseconds from 0 to {MOST_HOST_US:e}");
     let duration = Duration::from_ms(us / 1000.0).ok().filter(|_| Host::is_time(us));
     duration.ok_or_else(|| ConfigError::wrong(key, us, problem))

@@ -54,6 +54,9 @@ pub struct Iteration {
     pub received: Vec<RequestId>,
     /// Requests whose held blocks were dropped at the end.
     pub sent: Vec<RequestId>,
+    /// Parts of prompts that a prefill worker of SGLang sent since the iteration before, in order for each request. The last
+    /// one of a request is out with the token that ends its prompt.
+    pub parts: Vec<Sent>,
     /// Blocks allocated or hit for the scheduled requests: the whole table of an admitted request, what a running one
     /// gained. Only kept if the engine traces blocks.
     pub block_ids: Vec<BlockId>,
@@ -247,10 +250,9 @@ pub struct DisaggregationState {
     pub bootstrap_queue: Vec<RequestId>,
     /// Prefill: requests whose KV is on its way, in order.
     pub inflight_queue: Vec<RequestId>,
-    /// Prefill: KV that the batch found in the cache and that was sent before it was computed.
-    pub sent_at_launch: Vec<Sent>,
-    /// Prefill: KV that was sent since the iteration before ended.
-    pub sent: Vec<Sent>,
+    /// Prefill: how many of [`Iteration::parts`], from the first on, the batch found in the cache, so that they were sent
+    /// before it was computed.
+    pub sent_at_launch: usize,
     /// Decode: requests that wait for memory.
     pub prealloc_queue: Vec<RequestId>,
     /// Decode: requests whose KV is on its way.
@@ -270,6 +272,8 @@ pub struct Sent {
     pub tokens: u32,
     /// Whether nothing more of it follows.
     pub is_last: bool,
+    /// When.
+    pub at: Time,
 }
 
 /// Why a request of SGLang went back to the waiting queue.
@@ -402,6 +406,7 @@ impl Iteration {
         self.transfers.clear();
         self.received.clear();
         self.sent.clear();
+        self.parts.clear();
         self.block_ids.clear();
         self.free_list.clear();
         self.kv_events.clear();

@@ -3,16 +3,16 @@
 use serde_json::{Map, Value, json};
 use servecast_types::Role;
 
-use crate::ConfigError;
 use crate::args::{EngineType, KvRole, VllmVersion};
 use crate::args_json::canonical_key;
+use crate::{ConfigError, DisaggregationMode};
 
 /// The defaults of one release of an engine on a large GPU, which a user's own settings override.
 ///
 /// Those of vLLM are blocks of 16 tokens, 8,192 tokens and 1,024 requests an iteration, asynchronous scheduling, prefix
 /// caching, and vLLM's role in KV transfer if the worker is part of a disaggregated deployment. Those of SGLang are
-/// pages of 1 token, chunks of 8,192 and prefill batches of 16,384 tokens, 2,048 requests, the policy `fcfs` and the
-/// overlap schedule.
+/// pages of 1 token, chunks of 8,192 and prefill batches of 16,384 tokens, 2,048 requests, the policy `fcfs`, the overlap
+/// schedule, and the side that a worker of a disaggregated deployment is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EnginePreset {
     release: Release,
@@ -69,7 +69,7 @@ impl EnginePreset {
     pub fn settings(&self, worker_type: Role) -> Map<String, Value> {
         let settings = match self.release {
             Release::Vllm(version) => vllm(version, worker_type),
-            Release::Sglang => sglang(),
+            Release::Sglang => sglang(worker_type),
         };
         let Value::Object(settings) = settings else { unreachable!("settings are written as an object") };
         settings
@@ -96,7 +96,12 @@ fn vllm(version: VllmVersion, worker_type: Role) -> Value {
     settings
 }
 
-fn sglang() -> Value {
+fn sglang(worker_type: Role) -> Value {
+    let mode = match worker_type {
+        Role::Aggregated => None,
+        Role::Prefill => Some(DisaggregationMode::Prefill),
+        Role::Decode => Some(DisaggregationMode::Decode),
+    };
     json!({
         "engine_type": EngineType::Sglang,
         "block_size": 1,
@@ -109,6 +114,7 @@ fn sglang() -> Value {
             "schedule_conservativeness": 1.0,
             "enable_mixed_chunk": false,
             "disable_overlap_schedule": false,
+            "disaggregation_mode": mode,
         },
     })
 }
@@ -174,7 +180,10 @@ mod tests {
             };
             let config = build(json!({}));
             assert_eq!((config.block_size(), config.max_num_seqs), (1, 2048));
-            assert!(config.async_scheduling && config.enable_prefix_caching);
+            // SGLang keeps no prefixes on decode workers.
+            assert_eq!(config.enable_prefix_caching, worker_type != Role::Decode);
+            assert_eq!(config.paired_stage(), Some(worker_type).filter(|&role| role != Role::Aggregated));
+            assert!(config.async_scheduling);
             let sglang = config.sglang.as_ref().unwrap();
             assert_eq!((sglang.max_prefill_tokens, sglang.chunked_prefill_size), (16_384, Some(8_192)));
             for user in [

@@ -20,7 +20,8 @@ pub struct TtftBreakdown {
     pub prefill_compute: Duration,
     /// KV on its way to the decode worker.
     pub kv_transfer: Duration,
-    /// On the decode worker: until the transfer began, for want of room, and from its end to admission.
+    /// On the decode worker: until the transfer began, for want of room, and from its end to admission. Where a decode worker
+    /// reserves memory before the prompt is computed, the wait for that instead.
     pub decode_wait: Duration,
     /// From a first admission to the last one before the first token of the stage, over all stages: work that a
     /// preemption threw away, and the wait for the next try.
@@ -105,9 +106,15 @@ impl EndedRequest<'_> {
                 let start = stage.transfer_start.unwrap_or(stage.queued);
                 let end = stage.transfer_end.unwrap_or(start);
                 parts.kv_transfer += end.since(start);
-                parts.decode_wait += start.since(stage.queued) + admitted.since(end);
+                // What came before the prompt was computed is the other stage's.
+                let before = if stage.reserved.is_some() { start } else { stage.queued };
+                parts.decode_wait += start.since(before) + admitted.since(end);
             } else {
-                parts.engine_queue += admitted.since(stage.queued);
+                // It came to both of its workers at once, and was computed when there was memory for it.
+                let ahead = request.stages.get(number + 1).and_then(|next| Some((next.reserved?, next.queued)));
+                let (reserved, found) = ahead.unwrap_or((stage.queued, stage.queued));
+                parts.decode_wait += reserved.since(found);
+                parts.engine_queue += admitted.since(reserved);
             }
             let key = (self.id, number as u8);
             let readmitted = self.readmitted.get(&key).copied().unwrap_or(admitted);

@@ -55,7 +55,10 @@ pub struct StageRecord {
     pub reused_tokens: u32,
     /// Those of them that came from the memory of the host.
     pub host_reused_tokens: u32,
-    /// Decode pool: when KV blocks for the prompt were reserved and the transfer began.
+    /// Decode pool, where that comes before the prompt is computed: when KV blocks for the prompt were reserved.
+    pub reserved: Option<Time>,
+    /// Decode pool: when KV blocks for the prompt were reserved and the transfer began; where they were reserved before the
+    /// prompt was computed, when it was, and its last part began to move.
     pub transfer_start: Option<Time>,
     /// Decode pool: when the transfer ended.
     pub transfer_end: Option<Time>,
@@ -116,6 +119,13 @@ impl RequestRecord {
     /// Time from arrival to the last token.
     pub fn e2e(&self) -> Option<Duration> {
         Some(self.last_token?.since(self.arrival))
+    }
+
+    /// When the worker of a stage could begin with the request, as far as others were concerned: when it got it, or when the
+    /// next stage had [memory](StageRecord::reserved) for it, if that comes first.
+    pub fn could_begin(&self, stage: usize) -> Time {
+        let own = self.stages[stage].queued;
+        self.stages.get(stage + 1).and_then(|next| next.reserved).map_or(own, |reserved| own.max(reserved))
     }
 
     /// Prompt tokens reused at the first admission in the first stage.

@@ -305,7 +305,9 @@ impl<W: Write> Timeline<W> {
         self.write()?;
         let mut handed_off = None;
         for stage in &request.stages {
-            let mut at = stage.arrived;
+            // It came to both stages at once where memory for its prompt came first: until that is computed it is shown there.
+            let ahead = stage.reserved.and(stage.transfer_start);
+            let mut at = ahead.unwrap_or(stage.arrived);
             let points = [
                 ("router queue", Some(stage.queued)),
                 ("queue", stage.transfer_start.or(stage.admitted)),

@@ -329,3 +329,79 @@ fn time_does_not_grow_with_the_square_of_queues_and_chunks() {
          --request-count 1",
     );
 }
+
+/// Rows of requests of the small trace on one worker for each stage.
+fn staged_rows(sandbox: &Sandbox, arguments: &[&str]) -> Vec<Value> {
+    let common = ["t.jsonl", "--requests-jsonl", "requests.jsonl", "--engine-preset", "sglang-0.5"];
+    sandbox.report(&[&common[..], &STAGED, arguments].concat());
+    sandbox.read("requests.jsonl").lines().map(|row| serde_json::from_str(row).unwrap()).collect()
+}
+
+#[test]
+fn workers_of_both_stages_have_sglangs_own_queues() {
+    let sandbox = Sandbox::new();
+    let own = staged_rows(&sandbox, &[]);
+    let others = staged_rows(&sandbox, &["--disaggregation-mode", "null"]);
+    assert_eq!((own.len(), others.len()), (4, 4));
+    for (own, other) in own.iter().zip(&others) {
+        // It comes to both workers at once, or to one after the other.
+        assert_eq!(own["stages"][1]["arrived_ms"], own["stages"][0]["arrived_ms"], "{own}");
+        assert_eq!(other["stages"][1]["arrived_ms"], other["stages"][0]["last_token_ms"], "{other}");
+        assert!(own["status"] == "finished" && other["status"] == "finished");
+        let parts = own["ttft_breakdown"].as_object().unwrap().values().map(|part| part.as_f64().unwrap());
+        assert!((parts.sum::<f64>() - own["ttft_ms"].as_f64().unwrap()).abs() < 1e-6, "{own}");
+    }
+    // Beside 16,000 tokens in reserve, nobody has memory while another has.
+    let alone = staged_rows(&sandbox, &["--num-reserved-decode-tokens", "16000"]);
+    let waits = |rows: &[Value]| -> f64 {
+        rows.iter().map(|row| row["ttft_breakdown"]["decode_wait_ms"].as_f64().unwrap()).sum()
+    };
+    assert!(waits(&alone) > waits(&own) + 10.0, "{} {}", waits(&alone), waits(&own));
+    let outcome =
+        sandbox.run(&[&["replay", "t.jsonl", "--engine-preset", "sglang-0.5"][..], &STAGED].concat());
+    assert!(outcome.stderr.contains("SGLang's own queues hand requests over"), "{}", outcome.stderr);
+    outcome.success();
+    // What a run leaves behind repeats it.
+    let folder = ["t.jsonl", "--engine-preset", "sglang-0.5", "--output-dir", "out"];
+    let first = sandbox.report(&[&folder[..], &STAGED].concat());
+    let again = sandbox.report(&["--config", "out/config.toml"]);
+    assert_eq!(first["mean_ttft_ms"], again["mean_ttft_ms"]);
+}
+
+#[test]
+fn one_of_sglangs_two_sides_is_refused() {
+    let sandbox = Sandbox::new();
+    let refused = |arguments: &[&str], words: &[&str]| {
+        sandbox.run(&[&["replay", "t.jsonl", "--engine", "sglang"], arguments].concat()).is_refused(words);
+    };
+    refused(
+        &["--disaggregation-mode", "decode"],
+        &[
+            "`sglang.disaggregation_mode` is decode, but there are no prefill and decode workers",
+            "--num-prefill-workers",
+        ],
+    );
+    refused(
+        &["--num-reserved-decode-tokens", "5"],
+        &[
+            "`sglang.num_reserved_decode_tokens` is for prefill and decode workers",
+            "`sglang.disaggregation_mode`",
+        ],
+    );
+    let prefill = r#"{"sglang": {"disaggregation_mode": "prefill"}}"#;
+    let pools = ["--prefill-engine-args", prefill, "--decode-engine-args", "{}"];
+    refused(&pools, &["is set for workers of the prefill pool, but not for all of the decode pool"]);
+    let decode = r#"{"sglang": {"disaggregation_mode": "decode"}}"#;
+    let pools = ["--prefill-engine-args", decode, "--decode-engine-args", decode];
+    refused(&pools, &["the prefill engine has", "disaggregation_mode", "make it prefill"]);
+    let drafts =
+        ["--speculative-algorithm", "EAGLE", "--speculative-config", r#"{"acceptance_length": 2.0}"#];
+    let preset = ["--engine-preset", "sglang-0.5"];
+    refused(
+        &[&preset[..], &STAGED, &drafts].concat(),
+        &[
+            "`sglang.speculative_algorithm` does not go together with SGLang's own queues",
+            "`sglang.disaggregation_mode` to `null`",
+        ],
+    );
+}

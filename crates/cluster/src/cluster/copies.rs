@@ -1,4 +1,5 @@
-//! Workers that wait for copies to and from the memory of their hosts.
+//! Workers that wait for copies to and from the memory of their hosts, or for the worker of the other stage of a request to be
+//! known.
 
 use servecast_types::Time;
 
@@ -8,10 +9,13 @@ use crate::control::WorkerState;
 use crate::{Observer, RunError};
 
 impl Cluster {
-    /// A worker that idles goes on when a copy to or from the memory of its host ends.
+    /// A worker that idles goes on by itself when a copy to or from the memory of its host ends, or a request is known to have
+    /// its other worker.
     pub(super) fn wake_at_copy_end(&mut self, place: Place, wake: Option<Time>) {
         let worker = self.worker(place);
-        let Some(at) = wake.filter(|_| worker.engine.config().offloads_kv()) else { return };
+        let engine = worker.engine.config();
+        let goes_on = engine.offloads_kv() || engine.paired_stage().is_some();
+        let Some(at) = wake.filter(|_| goes_on) else { return };
         if worker.copy_end.is_none_or(|known| at < known) {
             worker.copy_end = Some(at);
             self.copy_ends += 1;

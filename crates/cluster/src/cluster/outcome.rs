@@ -17,10 +17,12 @@ impl Cluster {
         mut outcome: Outcome,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        for &(_, now) in &outcome.fetches {
+        for &(fetch, now) in &outcome.fetches {
             self.worker(place).queued_fetches -= 1;
             self.check_emission(place, now);
+            self.memory_reserved(fetch, now);
         }
+        let prefills = self.paired && place.pool == self.route.first();
         if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
             outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
         }
@@ -39,13 +41,21 @@ impl Cluster {
         }
         for &(id, reason, now) in &outcome.rejected {
             self.leave(id, place, now, observer)?;
-            let taken_back = self.live.get(&id).and_then(|live| live.taken_back);
             let rejected = RequestStatus::Rejected(reject_reason(reason));
+            if prefills {
+                self.lost_by_prefill(id, rejected, now, observer)?;
+                continue;
+            }
+            let taken_back = self.live.get(&id).and_then(|live| live.taken_back);
             self.end(id, taken_back.unwrap_or(rejected), now, observer)?;
         }
         for &(id, now) in &outcome.withdrawn {
             self.check_emission(place, now);
             self.leave(id, place, now, observer)?;
+            if prefills {
+                // It ends with its decode stage.
+                continue;
+            }
             let taken_back = self.live.get(&id).and_then(|live| live.taken_back);
             self.end(id, taken_back.unwrap_or(RequestStatus::Withdrawn), now, observer)?;
         }
@@ -66,6 +76,9 @@ impl Cluster {
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
         self.leave(id, place, now, observer)?;
+        if self.paired && place.pool == self.route.first() {
+            return self.prompt_computed(id, place, now, observer);
+        }
         if let Some(status) = self.live.get(&id).and_then(|live| live.taken_back) {
             return self.end_taken_back(id, status, place, now, observer);
         }
@@ -96,12 +109,17 @@ impl Cluster {
     ) -> Result<(), RunError> {
         // A request that is given up before its transfer began leaves KV behind; one that has begun ends by itself.
         let live = self.live.remove(&id);
-        if let Some(source) = self.links.give_up(id) {
-            if let Some(place) = live.and_then(|live| live.place) {
+        if let Some(given_up) = self.links.give_up(id) {
+            let place = live.and_then(|live| live.place);
+            if let Some(place) = place.filter(|_| !given_up.has_memory) {
                 self.worker(place).queued_fetches -= 1;
                 self.check_emission(place, now);
             }
-            self.let_go(id, source, now, observer)?;
+            if given_up.is_computed {
+                self.let_go(id, given_up.from, now, observer)?;
+            } else {
+                self.take_from_worker(id, given_up.from, observer)?;
+            }
         }
         let known = match status {
             RequestStatus::Finished => self.recorder.last_token(id).unwrap_or(now),

@@ -27,10 +27,11 @@ impl Cluster {
             return Ok(());
         };
         live.taken_back = Some(RequestStatus::Withdrawn);
-        match live.place {
-            None => self.take_from_pool(id, now, observer),
-            Some(place) => self.take_from_worker(id, place, observer),
+        // Both of its workers are told.
+        if let Some(from) = self.links.source(id).filter(|_| self.links.is_ahead(id)) {
+            self.take_from_worker(id, from, observer)?;
         }
+        self.take_from_pool_or_worker(id, now, observer)
     }
 
     /// Ends a request that has been taken back and waits in its pool, unless it goes to a worker at this instant.
@@ -47,6 +48,8 @@ impl Cluster {
         self.dispatch(pool, released, now, observer)?;
         match self.live.get(&id) {
             None => Ok(()),
+            // It has come to a prefill worker, and waits for its decode worker.
+            Some(live) if live.pool != pool => self.take_from_pool_or_worker(id, now, observer),
             Some(Live { place: Some(place), .. }) => self.take_from_worker(id, *place, observer),
             Some(Live { place: None, taken_back, .. }) => {
                 let status = taken_back.unwrap_or(RequestStatus::Withdrawn);
@@ -54,6 +57,20 @@ impl Cluster {
                 self.end(id, status, now, observer)?;
                 self.dispatch(pool, released, now, observer)
             }
+        }
+    }
+
+    /// Ends a request that has been taken back, wherever its last stage is.
+    pub(super) fn take_from_pool_or_worker(
+        &mut self,
+        id: RequestId,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        match self.live.get(&id).map(|live| live.place) {
+            None => Ok(()),
+            Some(None) => self.take_from_pool(id, now, observer),
+            Some(Some(place)) => self.take_from_worker(id, place, observer),
         }
     }
 

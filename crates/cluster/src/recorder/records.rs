@@ -38,8 +38,9 @@ pub(super) struct HandedOut {
 }
 
 impl HandedOut {
-    fn get_mut(&mut self, id: RequestId) -> &mut (RequestRecord, bool) {
-        &mut self.requests[(id.0 - self.first) as usize]
+    /// `None`: it has been handed out.
+    fn get_mut(&mut self, id: RequestId) -> Option<&mut (RequestRecord, bool)> {
+        self.requests.get_mut(id.0.checked_sub(self.first)? as usize)
     }
 
     /// The first request, if it ended before `until`.
@@ -106,7 +107,9 @@ impl Records {
         match self {
             Self::All { requests, .. } => Some(&requests[id.index()]),
             Self::UnderWay { requests, .. } => requests.get(&id),
-            Self::HandedOut(out) => Some(&out.requests[(id.0 - out.first) as usize].0),
+            Self::HandedOut(out) => {
+                out.requests.get(id.0.checked_sub(out.first)? as usize).map(|(record, _)| record)
+            }
         }
     }
 
@@ -116,7 +119,7 @@ impl Records {
         match self {
             Self::All { requests, .. } => Some(&mut requests[id.index()]),
             Self::UnderWay { requests, .. } => requests.get_mut(&id),
-            Self::HandedOut(out) => Some(&mut out.get_mut(id).0),
+            Self::HandedOut(out) => out.get_mut(id).map(|(record, _)| record),
         }
     }
 
@@ -140,7 +143,7 @@ impl Records {
                 record
             }
             Self::HandedOut(out) => {
-                let (record, has_ended) = out.get_mut(id);
+                let (record, has_ended) = out.get_mut(id).expect("a request that has not ended is kept");
                 assert!(!*has_ended, "request {id} ended twice");
                 *has_ended = true;
                 record.status = status;

@@ -19,7 +19,7 @@ use servecast_workload::{
 };
 
 use crate::properties::cases;
-use crate::scenario::{Scenario, deployment, host_of, scenario};
+use crate::scenario::{Scenario, any_scenario, deployment, host_of};
 
 /// A machine whose time passes only while somebody sleeps; it wakes late, or early when a request comes.
 struct Machine<'a> {
@@ -203,7 +203,7 @@ proptest! {
     /// Wherever a request is when it is taken back, nothing of it is left, and the fast path ends like the plain one.
     #[test]
     fn requests_may_be_taken_back_at_any_time(
-        scenario in scenario(),
+        scenario in any_scenario(),
         patience in prop::collection::vec(prop::option::of(0_u64..60_000), 1..12),
     ) {
         let patience: Vec<_> = patience
@@ -290,7 +290,7 @@ proptest! {
     /// Whatever the clock of the machine and whoever watches, the log of arrivals replays to the same run.
     #[test]
     fn what_came_from_outside_can_be_replayed(
-        scenario in scenario(),
+        scenario in any_scenario(),
         requests in prop::collection::vec((0_u64..60_000, 0_u32..3, 1_u32..100, 1_u32..30), 1..30),
         late_us in prop_oneof![Just(0), 0_u64..5_000],
         watches in prop::sample::select(vec![Watches::Nothing, Watches::Ends]),
@@ -402,7 +402,7 @@ proptest! {
     /// However late the clock is, a workload replayed from the times at which it was sent is served in the same way.
     #[test]
     fn what_was_sent_by_the_clock_can_be_replayed(
-        scenario in scenario(),
+        scenario in any_scenario(),
         late_us in prop::collection::vec(prop_oneof![Just(0), 0_u64..20_000], 1..8),
         stops_after in prop::option::of(0_usize..200),
     ) {

@@ -16,6 +16,7 @@ mod lifecycle;
 mod oracle_peer;
 mod oracle_router;
 mod order;
+mod pairs;
 mod peer;
 mod properties;
 mod routing;

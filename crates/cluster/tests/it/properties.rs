@@ -15,7 +15,8 @@ use servecast_types::{Duration, Role, Time};
 use servecast_workload::TraceRow;
 
 use crate::scenario::{
-    Ours, Scenario, engine, output_room, rows, run, scenario, watch, watch_in, watch_ordered,
+    Ours, Scenario, any_scenario, engine, of_pairs, output_room, rows, run, scenario, watch, watch_in,
+    watch_ordered,
 };
 
 /// Most sessions that are under way at one time.
@@ -161,6 +162,28 @@ fn of_orders() -> impl Strategy<Value = Scenario> {
         .prop_map(|(scenario, order)| Scenario { order: Some(order), ..scenario })
 }
 
+/// And of SGLang's own hand-over if it changed nothing, served nobody, or took the fast path away.
+#[test]
+fn random_pairs_of_sglang_wait_for_memory_and_decode_together() {
+    let mut runner = TestRunner::deterministic();
+    let (mut served, mut waited, mut together, mut all) = (0, 0, 0, 0);
+    for _ in 0..500 {
+        let scenario = of_pairs().new_tree(&mut runner).unwrap().current();
+        let (record, seen) = watch(&scenario, false);
+        for request in record.requests.iter().filter(|request| request.is_finished()) {
+            let [prompt, output] = &request.stages[..] else { panic!("two stages") };
+            let (reserved, admitted) = (output.reserved.unwrap(), prompt.admitted.unwrap());
+            assert!(reserved <= admitted && prompt.last_token <= output.transfer_start);
+            served += 1;
+            waited += usize::from(reserved > output.queued);
+        }
+        together += seen.together;
+        all += seen.passes.values().map(Vec::len).sum::<usize>();
+    }
+    assert!(served > 4_000 && 5 * waited > served, "{waited} of {served} waited for memory");
+    assert!(10 * together > all as u64, "{together} of {all} iterations");
+}
+
 /// That an order changes nothing between fast and plain runs says little if it changes nothing at all, or if it takes the
 /// fast path away.
 #[test]
@@ -293,7 +316,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
-    fn stretches_change_nothing(scenario in scenario()) {
+    fn stretches_change_nothing(scenario in any_scenario()) {
+        is_as_plain(&scenario)?;
+    }
+
+    #[test]
+    fn pairs_of_sglang_may_lag(scenario in of_pairs()) {
         is_as_plain(&scenario)?;
     }
 
@@ -337,7 +365,7 @@ proptest! {
 
     /// A worker does nothing before the end of the iteration before, unless it decides one iteration ahead.
     #[test]
-    fn iterations_of_a_worker_follow_one_another(scenario in scenario()) {
+    fn iterations_of_a_worker_follow_one_another(scenario in any_scenario()) {
         let asynchronous = |args: &EngineArgs| args.async_scheduling || args.engine_type == EngineType::Sglang;
         let (record, seen) = watch(&scenario, false);
         for passes in seen.passes.values() {
@@ -356,7 +384,7 @@ proptest! {
     }
 
     #[test]
-    fn the_parts_of_a_ttft_add_up_to_it(scenario in scenario()) {
+    fn the_parts_of_a_ttft_add_up_to_it(scenario in any_scenario()) {
         let record = run(&scenario);
         for (ordinal, request) in record.requests.iter().enumerate() {
             let breakdown = record.ttft_breakdown(ordinal);
@@ -371,7 +399,7 @@ proptest! {
     }
 
     #[test]
-    fn every_request_ends_exactly_once(scenario in scenario()) {
+    fn every_request_ends_exactly_once(scenario in any_scenario()) {
         let record = run(&scenario);
         let mut lines: Vec<u64> = record.requests.iter().map(|request| request.line).collect();
         lines.sort_unstable();
@@ -389,13 +417,13 @@ proptest! {
     }
 
     #[test]
-    fn a_closed_loop_never_exceeds_its_concurrency(mut scenario in scenario(), concurrency in 1_u32..4) {
+    fn a_closed_loop_never_exceeds_its_concurrency(mut scenario in any_scenario(), concurrency in 1_u32..4) {
         scenario.concurrency = Some(concurrency);
         prop_assert!(most_sessions_at_a_time(&run(&scenario)) <= concurrency as usize);
     }
 
     #[test]
-    fn the_same_input_gives_the_same_records(scenario in scenario()) {
+    fn the_same_input_gives_the_same_records(scenario in any_scenario()) {
         let (first, second) = (run(&scenario), run(&scenario));
         prop_assert_eq!(first.requests, second.requests);
         prop_assert_eq!(first.gaps, second.gaps);
@@ -420,7 +448,7 @@ proptest! {
 
     /// Only which ids of a trace are equal matters, unless `prefix_hash` places them.
     #[test]
-    fn hash_ids_of_other_names_change_nothing(mut scenario in scenario(), factor in any::<u32>()) {
+    fn hash_ids_of_other_names_change_nothing(mut scenario in any_scenario(), factor in any::<u32>()) {
         if scenario.router_mode == RouterMode::PrefixHash {
             scenario.router_mode = RouterMode::KvRouter;
         }
@@ -440,7 +468,7 @@ proptest! {
     }
 
     #[test]
-    fn gaps_and_first_tokens_account_for_every_token(scenario in scenario()) {
+    fn gaps_and_first_tokens_account_for_every_token(scenario in any_scenario()) {
         let record = run(&scenario);
         let gaps: u64 = record.gaps.sorted().iter().map(|(_, times)| times).sum();
         let firsts = record.requests.iter().filter(|request| request.first_token.is_some()).count() as u64;

@@ -313,6 +313,58 @@ fn kv_router() -> impl Strategy<Value = KvRouterOptions> {
     })
 }
 
+/// What makes two engines of SGLang a pair with SGLang's own hand-over, of the prefill and of the decode worker.
+fn pair() -> impl Strategy<Value = (serde_json::Value, serde_json::Value)> {
+    let us = || prop_oneof![2 => Just(None), 1 => (0_u32..3_000).prop_map(Some)];
+    let decode = (
+        prop_oneof![1 => Just(None), 3 => (0_u32..40).prop_map(Some)],
+        any::<bool>(),
+        1_u32..4,
+        prop::option::of(0_u32..4),
+        prop::sample::select(vec![None, Some("cpu_tensor"), Some("none")]),
+    );
+    (us(), us(), decode).prop_map(|(bootstrap, handshake, (reserved, radix, polls, slots, backup))| {
+        let prefill = json!({"disaggregation_mode": "prefill", "disaggregation_bootstrap_us": bootstrap});
+        let decode = json!({
+            "disaggregation_mode": "decode", "disaggregation_handshake_us": handshake,
+            "num_reserved_decode_tokens": reserved, "disaggregation_decode_enable_radix_cache": radix,
+            "disaggregation_decode_polling_interval": polls, "disaggregation_decode_extra_slots": slots,
+            "disaggregation_decode_retraction_backup": backup,
+        });
+        (prefill, decode)
+    })
+}
+
+/// An engine of SGLang with other settings of its own.
+fn sglang_with(args: EngineArgs, settings: &serde_json::Value) -> EngineArgs {
+    let mut own = serde_json::to_value(args.sglang.unwrap_or_default()).unwrap();
+    let given = settings.as_object().unwrap().iter();
+    given.for_each(|(key, value)| own[key] = value.clone());
+    EngineArgs { sglang: Some(serde_json::from_value(own).unwrap()), ..args }
+}
+
+/// Random deployments of SGLang with its own hand-over.
+pub(crate) fn of_pairs() -> impl Strategy<Value = Scenario> {
+    (scenario(), sglang(), sglang(), pair(), (8_u32..60, 8_u32..60)).prop_map(
+        |(scenario, prefill, decode, pair, blocks)| {
+            let decode = EngineArgs {
+                kv_transfer_bandwidth: None,
+                kv_bytes_per_token: None,
+                kv_transfer_sharing: None,
+                num_gpu_blocks: blocks.1,
+                ..sglang_with(decode, &pair.1)
+            };
+            let prefill = EngineArgs { num_gpu_blocks: blocks.0, ..sglang_with(prefill, &pair.0) };
+            Scenario { prefill, decode: Some(decode), ..scenario }
+        },
+    )
+}
+
+/// Any deployment, those of SGLang with its own hand-over among them.
+pub(crate) fn any_scenario() -> impl Strategy<Value = Scenario> {
+    prop_oneof![3 => scenario().boxed(), 1 => of_pairs().boxed()]
+}
+
 pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
     let router_mode = prop_oneof![
         Just(RouterMode::RoundRobin),
@@ -349,6 +401,13 @@ pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
             }
         },
     )
+}
+
+impl Scenario {
+    /// Whether its workers hand over as SGLang's do.
+    pub(crate) fn is_paired(&self) -> bool {
+        self.prefill.sglang.as_ref().is_some_and(|own| own.disaggregation_mode.is_some())
+    }
 }
 
 /// What the host of an engine takes.

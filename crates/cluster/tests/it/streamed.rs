@@ -15,7 +15,7 @@ use servecast_workload::{
 };
 
 use crate::properties::cases;
-use crate::scenario::{Scenario, deployment, engine, rows, scenario};
+use crate::scenario::{Scenario, any_scenario, deployment, engine, rows, scenario};
 
 /// Records as they are handed out.
 #[derive(Default)]
@@ -231,7 +231,7 @@ proptest! {
 
     #[test]
     fn a_trace_that_is_streamed_comes_to_the_same(
-        scenario in scenario(),
+        scenario in any_scenario(),
         rows in rows(0, 1..100),
         spread in prop_oneof![Just(1.0), 1.0_f64..100.0],
         plain in any::<bool>(),
@@ -251,7 +251,7 @@ proptest! {
 
     #[test]
     fn a_part_of_a_streamed_run_is_that_of_one_which_keeps_its_requests(
-        scenario in scenario(),
+        scenario in any_scenario(),
         rows in rows(0, 1..100),
         margins in (margin(), margin()),
         step_ms in prop_oneof![Just(1.0), Just(50.0)],

@@ -3,7 +3,7 @@
 use servecast_engine::{EngineArgs, KvRole};
 use servecast_types::{Message, message};
 
-use super::Pool;
+use super::{Group, Pool};
 use crate::error::Failure;
 use crate::latency::{self, Transfer};
 use crate::settings::Layers;
@@ -27,6 +27,21 @@ const LINK: &str =
     "all GPUs of the deployment are on one link, and read from one another as fast as all-reduces do";
 const NETWORK: &str =
     "the nominal rate of the network adapters that the GPUs of a worker have in their vendor's systems";
+
+/// What is said where SGLang's own queues hand requests over and nobody says how long their workers take to know each other.
+pub(super) fn told(pools: &[Pool]) -> Option<String> {
+    let own = |group: &Group| group.args.sglang.clone().unwrap_or_default();
+    let takes_time = |group: &Group| {
+        own(group).disaggregation_bootstrap_us.is_some() || own(group).disaggregation_handshake_us.is_some()
+    };
+    let is_said = pools.iter().flat_map(|pool| &pool.groups).any(takes_time);
+    (!is_said).then(|| {
+        "SGLang's own queues hand requests over (`disaggregation_mode`): a decode worker has memory for a prompt before it is \
+         computed. That both workers learn of each other at once is an assumption: `sglang.disaggregation_handshake_us` and \
+         `sglang.disaggregation_bootstrap_us` say how long it takes"
+            .to_owned()
+    })
+}
 
 /// Works out what a hand-off moves and how fast, where the latency models know model and GPU; returns what is to be
 /// said of it. A bandwidth of 0 says that it takes no time.

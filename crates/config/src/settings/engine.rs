@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    EngineArgs, EngineType, HicacheWritePolicy, HostArgs, KvOffloadingArgs, KvTransferSharing,
-    OffloadBackend, RetentionInterval, RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm,
-    SpeculativeArgs,
+    DisaggregationMode, EngineArgs, EngineType, HicacheWritePolicy, HostArgs, KvOffloadingArgs,
+    KvTransferSharing, OffloadBackend, RetentionInterval, RetractionBackup, RetractionPolicy, SchedulePolicy,
+    SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -252,6 +252,24 @@ pub struct SglangShortcuts {
     /// Keep all tokens in layers with a sliding window, in one pool
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub disable_hybrid_swa_memory: Option<bool>,
+    /// Which stage workers have, with SGLang's own queues between the two; `null` computes prompts before memory is reserved
+    #[arg(long, value_name = "MODE", value_parser = choice::<DisaggregationMode>("disaggregation_mode", DISAGGREGATION_MODES))]
+    pub disaggregation_mode: Option<DisaggregationMode>,
+    /// Tokens of output that every request of a decode worker has in reserve when others get memory [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    pub num_reserved_decode_tokens: Option<u32>,
+    /// Let prompts on decode workers share what is cached
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub disaggregation_decode_enable_radix_cache: Option<bool>,
+    /// Passes of a decode worker from one look at memory for newcomers, and at KV that has arrived, to the next [default: 1]
+    #[arg(long, value_name = "N")]
+    pub disaggregation_decode_polling_interval: Option<u32>,
+    /// Requests of a decode worker that have memory at a time, beyond those that may run
+    #[arg(long, value_name = "N")]
+    pub disaggregation_decode_extra_slots: Option<u32>,
+    /// Where the KV of requests of a decode worker goes that lose their memory [default: `cpu_tensor`]
+    #[arg(long, value_name = "WHERE", value_parser = choice::<RetractionBackup>("disaggregation_decode_retraction_backup", RETRACTION_BACKUPS))]
+    pub disaggregation_decode_retraction_backup: Option<RetractionBackup>,
     /// Batches of decodes that are recorded as CUDA graphs, with a comma between two; others are padded to the next
     #[arg(long, value_name = "N,N", value_delimiter = ',')]
     pub cuda_graph_bs: Option<Vec<u32>>,
@@ -271,6 +289,10 @@ const SCHEDULE_POLICIES: &[&str] =
     &["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "shortest-prefill-first", "routing-key"];
 /// When cached KV may be copied to the host.
 const WRITE_POLICIES: &[&str] = &["write_through", "write_through_selective", "write_back"];
+/// The stages that a worker may have.
+const DISAGGREGATION_MODES: &[&str] = &["null", "prefill", "decode"];
+/// Where KV may go that loses its memory.
+const RETRACTION_BACKUPS: &[&str] = &["cpu_tensor", "host_pool", "none"];
 /// Who may propose tokens.
 const SPECULATIVE_ALGORITHMS: &[&str] = &["EAGLE", "EAGLE3", "STANDALONE", "NGRAM"];
 /// Who may go back to the queue first.
@@ -418,10 +440,14 @@ mod tests {
                 "schedule_policy" => json!("lpm"),
                 "retraction_policy" => json!("length"),
                 "hicache_write_policy" => json!("write_back"),
+                "disaggregation_mode" => json!("null"),
+                "disaggregation_decode_retraction_backup" => json!("none"),
                 "kv_offloading_backend" => json!("native"),
                 "speculative_algorithm" => json!("EAGLE"),
                 "cudagraph_capture_sizes" | "cuda_graph_bs" => json!([1]),
-                key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb)) => {
+                key if ["enable", "disable", "enforce"].iter().any(|verb| key.starts_with(verb))
+                    || key.contains("_enable_") =>
+                {
                     json!(true)
                 }
                 "async_scheduling" | "schedule_low_priority_values_first" => json!(true),

@@ -43,6 +43,8 @@ pub(super) struct DecodeSide {
     pub(super) joined: Vec<RequestId>,
     /// Requests that ended since the last decision, in which they count as running.
     left: Vec<Left>,
+    /// Whether some did in the last decision, so that the next one has more room.
+    pub(super) counted_left: bool,
 }
 
 /// What a request that has ended counts with.
@@ -87,6 +89,7 @@ impl DecodeSide {
             retracted: VecDeque::new(),
             joined: Vec::new(),
             left: Vec::new(),
+            counted_left: false,
         })
     }
 
@@ -105,7 +108,7 @@ impl DecodeSide {
         self.unseen.push(slot);
     }
 
-    /// Takes a request out that waits; `false` if it is not there.
+    /// Takes a request out that waits or has just come; whether it had lost its memory.
     pub(super) fn remove(&mut self, slot: Slot) -> bool {
         self.unseen.retain(|&other| other != slot);
         let before = self.retracted.len();
@@ -121,6 +124,7 @@ impl DecodeSide {
     /// So many passes only decoded.
     pub(super) fn skip(&mut self, passes: u64) {
         self.left.clear();
+        self.counted_left = false;
         self.polls.passes = ((u64::from(self.polls.passes) + passes) % u64::from(self.polls.interval)) as u32;
     }
 
@@ -161,6 +165,7 @@ impl Scheduler {
         self.join_arrived(&mut step.iteration);
         self.plan_decode(step);
         let side = self.decode_side.as_mut().expect("it is a decode worker");
+        side.counted_left = !side.left.is_empty();
         side.left.clear();
     }
 

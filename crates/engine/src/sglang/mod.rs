@@ -70,7 +70,7 @@ mod update;
 mod windows;
 mod withdraw;
 
-pub use disaggregation::{DecodeArgs, Disaggregation};
+pub use disaggregation::{DisaggregationMode, RetractionBackup};
 pub use hicache_args::HicacheWritePolicy;
 pub use ranks::SglangRanks;
 pub(crate) use scheduler::Scheduler;

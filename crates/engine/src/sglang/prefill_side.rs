@@ -28,7 +28,7 @@ pub(super) struct PrefillSide {
     bootstrapping: VecDeque<Slot>,
     /// Requests that have seats.
     seated: usize,
-    /// What was sent since the last iteration ended.
+    /// What was sent and is not among the [parts](Iteration::parts) of an iteration yet.
     sent: Vec<Sent>,
 }
 
@@ -70,9 +70,9 @@ impl PrefillSide {
         self.seated
     }
 
-    /// What was sent since the last call.
-    pub(super) fn take_sent(&mut self) -> Vec<Sent> {
-        std::mem::take(&mut self.sent)
+    /// Tells what was sent since the last call.
+    pub(super) fn tell_sent(&mut self, iteration: &mut Iteration) {
+        iteration.parts.append(&mut self.sent);
     }
 }
 
@@ -95,7 +95,7 @@ impl Scheduler {
         self.stash_chunk();
         if let Some(slot) = self.chunked.filter(|_| !self.config.async_scheduling) {
             let computed = self.requests[slot].computed;
-            self.send(slot, computed, false);
+            self.send(slot, computed, false, now);
         }
         // Nobody runs on: those that were computed are sent.
         self.last_prefill.clear();
@@ -107,21 +107,21 @@ impl Scheduler {
         self.plan_prefill(step)
     }
 
-    /// What the batch found in the cache is sent before it is computed; what that was.
-    pub(super) fn send_cached(&mut self, step: &Step) -> Vec<Sent> {
-        if self.prefill_side.is_none() {
-            return Vec::new();
-        }
-        let sent = self.prefill_side.as_mut().map(PrefillSide::take_sent).unwrap_or_default();
+    /// What the batch found in the cache is sent before it is computed.
+    pub(super) fn send_cached(&mut self, step: &mut Step) {
+        let Some(side) = &mut self.prefill_side else { return };
+        let before = side.sent.len();
+        let now = step.iteration.scheduled_at;
         for (entry, scheduled) in step.entries.iter().zip(&step.iteration.scheduled) {
             let cached = scheduled.computed;
             let is_new = cached > self.requests[entry.slot].sent;
             if is_new && cached.is_multiple_of(self.config.block_size) {
-                self.send(entry.slot, cached, false);
+                self.send(entry.slot, cached, false, now);
             }
         }
-        let side = self.prefill_side.as_mut();
-        side.map(|side| std::mem::replace(&mut side.sent, sent)).unwrap_or_default()
+        if let Some(side) = &mut self.prefill_side {
+            step.iteration.parts.extend(side.sent.drain(before..));
+        }
     }
 
     /// Requests whose decode workers have memory wait for their turn, as far as there are buffers.
@@ -144,17 +144,17 @@ impl Scheduler {
         }
     }
 
-    /// A part of a prompt was computed.
-    pub(super) fn computed_on_prefill_side(&mut self, entry: &Entry, scheduled: Scheduled) {
+    /// A part of a prompt was computed by `now`.
+    pub(super) fn computed_on_prefill_side(&mut self, entry: &Entry, scheduled: Scheduled, now: Time) {
         let end = scheduled.computed + scheduled.tokens;
         if self.prefill_side.is_some() && self.holds(entry) && (entry.samples || self.config.async_scheduling)
         {
-            self.send(entry.slot, end, entry.samples);
+            self.send(entry.slot, end, entry.samples, now);
         }
     }
 
     /// Sends a prompt up to `end`, in whole pages unless that `is_last`.
-    fn send(&mut self, slot: Slot, end: u32, is_last: bool) {
+    fn send(&mut self, slot: Slot, end: u32, is_last: bool, at: Time) {
         let end = if is_last { end } else { self.cache.floor_page(end) };
         let request = &mut self.requests[slot];
         if end < request.sent {
@@ -163,7 +163,7 @@ impl Scheduler {
         let tokens = end - request.sent;
         request.sent = end;
         if let Some(side) = self.prefill_side.as_mut().filter(|_| tokens > 0 || is_last) {
-            side.sent.push(Sent { id: request.id, tokens, is_last });
+            side.sent.push(Sent { id: request.id, tokens, is_last, at });
         }
     }
 

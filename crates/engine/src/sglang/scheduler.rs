@@ -241,8 +241,8 @@ impl Scheduler {
         }
         self.inbox.decided(step.prefills > 0);
         step.loaded_at = self.cache.end_decision().unwrap_or(Time::ZERO);
-        let sent = self.send_cached(step);
-        self.describe(step, adder, sent);
+        self.send_cached(step);
+        self.describe(step, adder);
     }
 
     /// Forms a prefill batch, otherwise a decode batch.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use servecast_types::{Message, message};
 
-use super::disaggregation::Disaggregation;
+use super::disaggregation::{Disaggregation, DisaggregationMode, RetractionBackup};
 use super::hicache_args::{HicacheConfig, HicacheWritePolicy};
 use super::speculation::{SglangSpeculation, SpeculativeAlgorithm};
 use super::swa_args::SwaConfig;
@@ -93,6 +93,24 @@ pub struct SglangArgs {
     pub swa_full_tokens_ratio: Option<f64>,
     /// Whether all layers have one pool, so that those with a window keep what they do not see any more.
     pub disable_hybrid_swa_memory: bool,
+    /// Which stage of disaggregated serving a worker has, with SGLang's own queues between the two; null or `null` for none.
+    pub disaggregation_mode: Option<DisaggregationMode>,
+    /// Decode workers: tokens of output that every request has in reserve when others get memory; 512 unless given.
+    pub num_reserved_decode_tokens: Option<u32>,
+    /// Decode workers: whether prompts share what is cached; nothing is kept otherwise.
+    pub disaggregation_decode_enable_radix_cache: bool,
+    /// Decode workers: passes from one look at memory for newcomers, and at KV that has arrived, to the next; 1 unless
+    /// given.
+    pub disaggregation_decode_polling_interval: Option<u32>,
+    /// Decode workers: requests beyond those that may run that have memory at a time; twice as many as may run unless
+    /// given, if these are at most 32, otherwise none.
+    pub disaggregation_decode_extra_slots: Option<u32>,
+    /// Decode workers: where the KV of requests goes that lose their memory; `cpu_tensor` unless given.
+    pub disaggregation_decode_retraction_backup: Option<RetractionBackup>,
+    /// Decode workers: microseconds from when a request is seen to when its prefill worker is known; 0 unless given.
+    pub disaggregation_handshake_us: Option<f64>,
+    /// Prefill workers: microseconds from when a decode worker has memory to when that is known; 0 unless given.
+    pub disaggregation_bootstrap_us: Option<f64>,
     /// Seed of the policy `random`.
     pub random_seed: u64,
     /// Batches of decodes that are recorded as CUDA graphs; a batch between two of them is padded to the next. Absent, they
@@ -145,6 +163,14 @@ impl Default for SglangArgs {
             sliding_window_size: None,
             swa_full_tokens_ratio: None,
             disable_hybrid_swa_memory: false,
+            disaggregation_mode: None,
+            num_reserved_decode_tokens: None,
+            disaggregation_decode_enable_radix_cache: false,
+            disaggregation_decode_polling_interval: None,
+            disaggregation_decode_extra_slots: None,
+            disaggregation_decode_retraction_backup: None,
+            disaggregation_handshake_us: None,
+            disaggregation_bootstrap_us: None,
             random_seed: 42,
             cuda_graph_bs: None,
             cuda_graph_max_bs: None,
@@ -341,6 +367,10 @@ impl SglangArgs {
             ("sglang.clip_max_new_tokens", Some(self.clip_max_new_tokens)),
             ("sglang.scheduler_recv_interval", Some(self.scheduler_recv_interval)),
             ("sglang.prefill_max_requests", self.prefill_max_requests),
+            (
+                "sglang.disaggregation_decode_polling_interval",
+                self.disaggregation_decode_polling_interval,
+            ),
         ];
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {
             return Err(ConfigError::wrong(key, 0, "expected at least 1"));
@@ -385,6 +415,10 @@ pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(),
     }
     sglang.hicache = own.hicache(args, config, &sglang)?;
     sglang.swa = own.swa(config, &sglang)?;
+    sglang.disaggregation = own.disaggregation(&sglang)?;
+    if let Some(Disaggregation::Decode(side)) = sglang.disaggregation {
+        config.enable_prefix_caching &= side.keeps_prefixes();
+    }
     config.sglang = Some(sglang);
     Ok(())
 }

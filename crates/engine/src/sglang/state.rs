@@ -8,7 +8,7 @@ use super::prefill_side::PrefillSide;
 use super::request::Status;
 use super::scheduler::Scheduler;
 use crate::Rejection;
-use crate::iteration::{DisaggregationState, Iteration, Sent, SglangState};
+use crate::iteration::{DisaggregationState, Iteration, SglangState};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
 
@@ -19,7 +19,6 @@ impl Scheduler {
         &mut self,
         step: &mut Step,
         adder: Option<&PrefillAdder>,
-        sent_at_launch: Vec<Sent>,
     ) {
         let host = self.cache.host_copies();
         let iteration = &mut step.iteration;
@@ -51,7 +50,7 @@ impl Scheduler {
             kv_allocated,
             host,
             windows: self.cache.window_slots(),
-            disaggregation: self.queues(sent_at_launch).map(Box::new),
+            disaggregation: self.queues(iteration.parts.len()).map(Box::new),
             ..SglangState::default()
         }));
     }
@@ -71,7 +70,7 @@ impl Scheduler {
     }
 
     /// The queues of a worker of one stage.
-    fn queues(&self, sent_at_launch: Vec<Sent>) -> Option<DisaggregationState> {
+    fn queues(&self, sent_at_launch: usize) -> Option<DisaggregationState> {
         if self.prefill_side.is_none() && self.decode_side.is_none() {
             return None;
         }
@@ -83,7 +82,6 @@ impl Scheduler {
             bootstrap_queue: bootstrapping.map(id).collect(),
             inflight_queue: self.held.iter().map(|&(slot, _)| id(slot)).collect(),
             sent_at_launch,
-            sent: Vec::new(),
             prealloc_queue: self.fetching.iter().map(id).collect(),
             transfer_queue: self.loading.iter().map(|&(slot, _)| id(slot)).collect(),
             retracted_queue: retracted.map(id).collect(),
@@ -136,7 +134,9 @@ impl Scheduler {
 
     /// Whether a transfer has ended that no iteration has noticed yet.
     pub(crate) fn has_news(&self, now: Time) -> bool {
-        self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
+        // The next decision does not count those any more that had ended.
+        self.decode_side.as_ref().is_some_and(|side| side.counted_left)
+            || self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
     }
 
     /// The next time at which a transfer ends, as far as is known.

@@ -25,7 +25,7 @@ impl Scheduler {
                 let prompt_end = (position < *prefills).then_some(computed + tokens);
                 self.deliver(entry, prompt_end, iteration);
             }
-            self.computed_on_prefill_side(entry, iteration.scheduled[position]);
+            self.computed_on_prefill_side(entry, iteration.scheduled[position], iteration.end);
         }
         self.cache.end_result(iteration.end);
         // What an iteration without work changed is told by the next one with work.
@@ -43,11 +43,12 @@ impl Scheduler {
                 state.tiered_events = self.cache.take_tiered_events();
             }
             // A prefill worker is done with a pass only once it has looked at what has arrived.
-            if let (Some(queues), Some(side)) = (&mut state.disaggregation, &mut self.prefill_side) {
-                queues.sent = side.take_sent();
-            } else {
+            if self.prefill_side.is_none() {
                 self.cache.note_end(state);
             }
+        }
+        if let Some(side) = self.prefill_side.as_mut().filter(|_| !entries.is_empty()) {
+            side.tell_sent(iteration);
         }
     }
 

@@ -4,17 +4,21 @@ use servecast_types::RequestId;
 
 use super::request::Status;
 use super::scheduler::Scheduler;
+use crate::table::Slot;
 
 impl Scheduler {
     /// Takes a request away between iterations, when no stretch is under way, if it waits; returns whether that was so. One
     /// that is served ends with its next token.
     pub(crate) fn withdraw(&mut self, id: RequestId) -> bool {
         let Some(slot) = self.requests.find(|request| request.id == id) else { return false };
-        let waits = self.inbox.remove(slot)
+        // A decode worker has one that has just come in two places.
+        let has_lost_memory = self.decode_side.as_mut().is_some_and(|side| side.remove(slot));
+        let waits = has_lost_memory
+            || self.inbox.remove(slot)
             || self.waiting.remove(slot)
             || self.fetching.remove(slot)
             || self.prefill_side.as_mut().is_some_and(|side| side.remove(slot))
-            || self.decode_side.as_mut().is_some_and(|side| side.remove(slot));
+            || self.stop_loading(slot);
         if waits {
             debug_assert_eq!(self.requests[slot].allocated, 0, "who waits has no memory");
             self.requests.remove(slot);
@@ -25,5 +29,16 @@ impl Scheduler {
         }
         self.must_replan = true;
         waits
+    }
+
+    /// Drops a request of a decode worker that waits for KV, whatever becomes of that: `KVReceiver.abort()`.
+    fn stop_loading(&mut self, slot: Slot) -> bool {
+        if self.decode_side.is_none() {
+            return false;
+        }
+        let Some(position) = self.loading.iter().position(|&(other, _)| other == slot) else { return false };
+        self.loading.remove(position);
+        self.cache.release(&mut self.requests[slot]);
+        true
     }
 }

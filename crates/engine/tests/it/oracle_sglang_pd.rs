@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use servecast_engine::{
-    Begun, DecodeArgs, Disaggregation, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch,
-    Iteration, IterationSink, Joined, Links, Sent, SglangState,
+    Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Fetch, Iteration, IterationSink,
+    Joined, Links, Sent, SglangState,
 };
-use servecast_types::{Duration, RequestId, Time};
+use servecast_types::{RequestId, Time};
 
 use crate::expand::{Expander, as_far_as_known};
 use crate::oracle_sglang::{describe, priority_of, settings};
@@ -72,10 +72,10 @@ impl Side {
         let overrides = pair[name].take();
         own.extend(overrides.as_object().unwrap().clone());
         own.remove("latency");
-        let settings = settings(&config, &case.expected["latency"][name]);
+        let mut settings = settings(&config, &case.expected["latency"][name]);
+        settings["sglang"].as_object_mut().unwrap().extend(side(&pair, name));
         let args = EngineArgs::from_json(settings).map_err(|error| error.to_string())?;
         let engine_config = args.validate(None).map_err(|error| error.to_string())?;
-        let engine_config = engine_config.on_side(side(&pair, name));
         let tracing = EngineTracing {
             kv_events: true,
             sglang_state: true,
@@ -212,8 +212,9 @@ impl Side {
                 ("protected_end", json!(state.protected_end)),
             ]);
             if computes {
-                step.insert("sent_at_launch", sent(&queues.sent_at_launch));
-                step.insert("sent", sent(&queues.sent));
+                let (at_launch, later) = iteration.parts.split_at(queues.sent_at_launch);
+                step.insert("sent_at_launch", sent(at_launch));
+                step.insert("sent", sent(later));
             }
             return;
         }
@@ -235,20 +236,22 @@ impl Side {
 }
 
 /// The settings of a side.
-fn side(pair: &Value, name: &str) -> Disaggregation {
-    let us = |key: &str| Duration::from_ns(pair[key].as_u64().unwrap() * 1_000);
-    let number = |key: &str| pair[key].as_u64().map(|number| number as u32);
-    if name == "prefill" {
-        return Disaggregation::Prefill { bootstrap: us("bootstrap_us") };
-    }
-    Disaggregation::Decode(DecodeArgs {
-        num_reserved_decode_tokens: number("num_reserved_decode_tokens").unwrap(),
-        enable_radix_cache: pair["decode_enable_radix_cache"] == true,
-        extra_slots: number("decode_extra_slots"),
-        polling_interval: number("decode_polling_interval").unwrap(),
-        retraction_backup: pair["retraction_backup"] != "none",
-        handshake: us("handshake_us"),
-    })
+fn side(pair: &Value, name: &str) -> Map<String, Value> {
+    let own = if name == "prefill" {
+        json!({"disaggregation_bootstrap_us": pair["bootstrap_us"]})
+    } else {
+        json!({
+            "num_reserved_decode_tokens": pair["num_reserved_decode_tokens"],
+            "disaggregation_decode_enable_radix_cache": pair["decode_enable_radix_cache"],
+            "disaggregation_decode_extra_slots": pair["decode_extra_slots"],
+            "disaggregation_decode_polling_interval": pair["decode_polling_interval"],
+            "disaggregation_decode_retraction_backup": pair["retraction_backup"],
+            "disaggregation_handshake_us": pair["handshake_us"],
+        })
+    };
+    let Value::Object(mut own) = own else { unreachable!("it is written as an object") };
+    own.insert("disaggregation_mode".to_owned(), json!(name));
+    own
 }
 
 fn prompt_tokens(case: &Recording, id: RequestId) -> u32 {

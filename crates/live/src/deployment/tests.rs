@@ -179,6 +179,7 @@ fn rows(mut requests: Vec<RequestRecord>) -> Vec<RequestRecord> {
             [&mut stage.arrived, &mut stage.queued].into_iter().for_each(moved);
             let others = [
                 &mut stage.admitted,
+                &mut stage.reserved,
                 &mut stage.transfer_start,
                 &mut stage.transfer_end,
                 &mut stage.first_token,

@@ -78,7 +78,7 @@ impl Causes {
             for (number, stage) in request.stages.iter().enumerate() {
                 let Some(pool) = run.pools.iter().position(|pool| pool.role == stage.pool) else { continue };
                 let of = &mut causes.pools[pool];
-                add_waits(of, stage, &states[pool], PASSES * passes_ms[pool]);
+                add_waits(of, stage, request.could_begin(number), &states[pool], PASSES * passes_ms[pool]);
                 add_work(of, run, ordinal, number, stage, &states[pool]);
             }
         }
@@ -128,8 +128,8 @@ fn judged(run: &RunRecord, targets: &Targets) -> (Vec<usize>, bool) {
     (all, false)
 }
 
-/// Parked by a router, and in the queue of a worker.
-fn add_waits(of: &mut PoolCauses, stage: &StageRecord, states: &PoolStates, passes_ms: f64) {
+/// Parked by a router, and in the queue of a worker, which could begin with it `from` then.
+fn add_waits(of: &mut PoolCauses, stage: &StageRecord, from: Time, states: &PoolStates, passes_ms: f64) {
     let worker = stage.worker.index();
     let end = stage.admitted.unwrap_or(stage.queued);
     let mut add = |wait: Wait| {
@@ -150,11 +150,11 @@ fn add_waits(of: &mut PoolCauses, stage: &StageRecord, states: &PoolStates, pass
     match (stage.transfer_start, stage.transfer_end) {
         (Some(start), done) => {
             let done = done.unwrap_or(start);
-            add(states.wait(worker, stage.queued, start));
+            add(states.wait(worker, from, stage.reserved.unwrap_or(start)));
             add(states.wait(worker, done, end));
             of.link += done.since(start).as_ms();
         }
-        _ => add(states.wait(worker, stage.queued, end)),
+        _ => add(states.wait(worker, from, end.max(from))),
     }
 }
 

@@ -258,14 +258,15 @@ fn add_events(
     stage: &StageRecord,
 ) {
     let mut add = |at: Time, event| events.push((at.as_ns(), stage.worker.0, event));
-    let end = end_of(request, stage).max(stage.queued);
-    add(stage.queued, Event::Queued);
+    let queued = request.could_begin(number);
+    let end = end_of(request, stage).max(queued);
+    add(queued, Event::Queued);
     let Some(admitted) = stage.admitted else {
         add(end, Event::GaveUp);
         return;
     };
     // Events of one instant go in the order of the enum, which is that of a life.
-    let admitted = admitted.max(stage.queued);
+    let admitted = admitted.max(queued);
     let end = end.max(admitted);
     add(admitted, Event::Admitted);
     add(stage.first_token.unwrap_or(end).clamp(admitted, end), Event::FirstToken);

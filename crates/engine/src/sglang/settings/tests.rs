@@ -322,3 +322,42 @@ fn output_is_cut_to_context_and_pool() {
     let short = build(json!({"max_model_len": 20})).unwrap();
     assert_eq!((output_room(&short, 10), output_room(&short, 13)), (8, 5));
 }
+
+#[test]
+fn settings_of_prefill_and_decode_workers_are_checked() {
+    let stage = |own: Value| build(json!({"sglang": own})).unwrap().paired_stage();
+    assert_eq!(stage(json!({})), None);
+    assert_eq!(stage(json!({"disaggregation_mode": null})), None);
+    assert_eq!(stage(json!({"disaggregation_mode": "null"})), None);
+    assert_eq!(stage(json!({"disaggregation_mode": "prefill"})), Some(servecast_types::Role::Prefill));
+    let decode = json!({"disaggregation_mode": "decode"});
+    assert_eq!(stage(decode.clone()), Some(servecast_types::Role::Decode));
+    let caches = |own: &Value| build(json!({"sglang": own})).unwrap().enable_prefix_caching;
+    assert!(!caches(&decode), "as the real one by default");
+    assert!(caches(&json!({
+        "disaggregation_mode": "decode", "disaggregation_decode_enable_radix_cache": true,
+    })));
+    let own_queues = "does not go together with SGLang's own queues for disaggregation yet: leave it out, or set \
+                      `sglang.disaggregation_mode` to `null`, where a prompt is computed before a decode worker has memory \
+                      for it";
+    let sides = "is for prefill and decode workers with SGLang's own queues: `sglang.disaggregation_mode` says which of the two \
+                 a worker is";
+    for (own, message) in [
+        (
+            json!({"disaggregation_mode": "decode", "disaggregation_decode_polling_interval": 0}),
+            "`sglang.disaggregation_decode_polling_interval` is 0: expected at least 1".to_owned(),
+        ),
+        (
+            json!({"disaggregation_mode": "decode", "disaggregation_handshake_us": -1.0}),
+            "`sglang.disaggregation_handshake_us` is -1: expected microseconds from 0 to 3.6e9".to_owned(),
+        ),
+        (json!({"num_reserved_decode_tokens": 9}), format!("`sglang.num_reserved_decode_tokens` {sides}")),
+        (json!({"disaggregation_bootstrap_us": 9}), format!("`sglang.disaggregation_bootstrap_us` {sides}")),
+        (
+            json!({"disaggregation_mode": "prefill", "sliding_window_size": 32}),
+            format!("`sglang.sliding_window_size` {own_queues}"),
+        ),
+    ] {
+        refused_own(&own, &message);
+    }
+}

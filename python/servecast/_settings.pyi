@@ -62,10 +62,22 @@ class TraceSettings(TypedDict, total=False):
     """Plan an iteration only when the one before it has ended; `=false` overlaps them, as SGLang does by default"""
     disable_radix_cache: bool | None
     """Share nothing between requests, the opposite of --enable-prefix-caching"""
+    disaggregation_decode_enable_radix_cache: bool | None
+    """Let prompts on decode workers share what is cached"""
+    disaggregation_decode_extra_slots: int | None
+    """Requests of a decode worker that have memory at a time, beyond those that may run"""
+    disaggregation_decode_polling_interval: int | None
+    """Passes of a decode worker from one look at memory for newcomers, and at KV that has arrived, to the next [default: 1]"""
+    disaggregation_decode_retraction_backup: Literal["cpu_tensor", "host_pool", "none"] | None
+    """Where the KV of requests of a decode worker goes that lose their memory [default: `cpu_tensor`]"""
+    disaggregation_mode: Literal["null", "prefill", "decode"] | None
+    """Which stage workers have, with SGLang's own queues between the two; `null` computes prompts before memory is reserved"""
     dtype: str | None
     """How weights are stored: bf16, fp8, `fp8_block`, int4, mxfp4 or nvfp4; as the model is published without it"""
     enable_chunked_prefill: bool | None
     """Cut prompts to fit the token budget of an iteration"""
+    enable_dp_attention: bool | None
+    """Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together"""
     enable_hierarchical_cache: bool | None
     """Keep cached KV in the memory of the host, too"""
     enable_lora: bool | None
@@ -132,6 +144,8 @@ class TraceSettings(TypedDict, total=False):
     """How lengths vary from request to request"""
     length_spread: float | None
     """How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)"""
+    load_balance_method: Literal["auto", "round_robin", "total_requests", "total_tokens"] | None
+    """Which of these ranks gets a request [default: auto, in turn]"""
     max_cudagraph_capture_size: int | None
     """Largest pass that vLLM records as a CUDA graph"""
     max_loras: int | None
@@ -158,6 +172,8 @@ class TraceSettings(TypedDict, total=False):
     """KV blocks of a worker; worked out where the latency model knows model and GPU"""
     num_prefix_groups: int | None
     """Number of prefix groups; a session joins one at random"""
+    num_reserved_decode_tokens: int | None
+    """Tokens of output that every request of a decode worker has in reserve when others get memory [default: 512]"""
     output_tokens: int | None
     """Output length, the mean if lengths vary"""
     page_size: int | None
@@ -306,10 +322,22 @@ class SyntheticSettings(TypedDict, total=False):
     """Plan an iteration only when the one before it has ended; `=false` overlaps them, as SGLang does by default"""
     disable_radix_cache: bool | None
     """Share nothing between requests, the opposite of --enable-prefix-caching"""
+    disaggregation_decode_enable_radix_cache: bool | None
+    """Let prompts on decode workers share what is cached"""
+    disaggregation_decode_extra_slots: int | None
+    """Requests of a decode worker that have memory at a time, beyond those that may run"""
+    disaggregation_decode_polling_interval: int | None
+    """Passes of a decode worker from one look at memory for newcomers, and at KV that has arrived, to the next [default: 1]"""
+    disaggregation_decode_retraction_backup: Literal["cpu_tensor", "host_pool", "none"] | None
+    """Where the KV of requests of a decode worker goes that lose their memory [default: `cpu_tensor`]"""
+    disaggregation_mode: Literal["null", "prefill", "decode"] | None
+    """Which stage workers have, with SGLang's own queues between the two; `null` computes prompts before memory is reserved"""
     dtype: str | None
     """How weights are stored: bf16, fp8, `fp8_block`, int4, mxfp4 or nvfp4; as the model is published without it"""
     enable_chunked_prefill: bool | None
     """Cut prompts to fit the token budget of an iteration"""
+    enable_dp_attention: bool | None
+    """Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together"""
     enable_hierarchical_cache: bool | None
     """Keep cached KV in the memory of the host, too"""
     enable_lora: bool | None
@@ -372,6 +400,8 @@ class SyntheticSettings(TypedDict, total=False):
     """How lengths vary from request to request"""
     length_spread: float | None
     """How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)"""
+    load_balance_method: Literal["auto", "round_robin", "total_requests", "total_tokens"] | None
+    """Which of these ranks gets a request [default: auto, in turn]"""
     max_cudagraph_capture_size: int | None
     """Largest pass that vLLM records as a CUDA graph"""
     max_loras: int | None
@@ -396,6 +426,8 @@ class SyntheticSettings(TypedDict, total=False):
     """Model that is served: its name on the Hugging Face hub, or the path of its config.json"""
     num_gpu_blocks: int | None
     """KV blocks of a worker; worked out where the latency model knows model and GPU"""
+    num_reserved_decode_tokens: int | None
+    """Tokens of output that every request of a decode worker has in reserve when others get memory [default: 512]"""
     page_size: int | None
     """Tokens a page of the KV pool, the same as --block-size"""
     pipeline_parallel_size: int | None
@@ -550,10 +582,22 @@ class SearchSettings(TypedDict, total=False):
     """Plan an iteration only when the one before it has ended; `=false` overlaps them, as SGLang does by default"""
     disable_radix_cache: bool | None
     """Share nothing between requests, the opposite of --enable-prefix-caching"""
+    disaggregation_decode_enable_radix_cache: bool | None
+    """Let prompts on decode workers share what is cached"""
+    disaggregation_decode_extra_slots: int | None
+    """Requests of a decode worker that have memory at a time, beyond those that may run"""
+    disaggregation_decode_polling_interval: int | None
+    """Passes of a decode worker from one look at memory for newcomers, and at KV that has arrived, to the next [default: 1]"""
+    disaggregation_decode_retraction_backup: Literal["cpu_tensor", "host_pool", "none"] | None
+    """Where the KV of requests of a decode worker goes that lose their memory [default: `cpu_tensor`]"""
+    disaggregation_mode: Literal["null", "prefill", "decode"] | None
+    """Which stage workers have, with SGLang's own queues between the two; `null` computes prompts before memory is reserved"""
     dtype: str | None
     """How weights are stored: bf16, fp8, `fp8_block`, int4, mxfp4 or nvfp4; as the model is published without it"""
     enable_chunked_prefill: bool | None
     """Cut prompts to fit the token budget of an iteration"""
+    enable_dp_attention: bool | None
+    """Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together"""
     enable_hierarchical_cache: bool | None
     """Keep cached KV in the memory of the host, too"""
     enable_lora: bool | None
@@ -624,6 +668,8 @@ class SearchSettings(TypedDict, total=False):
     """How lengths vary from request to request"""
     length_spread: float | None
     """How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)"""
+    load_balance_method: Literal["auto", "round_robin", "total_requests", "total_tokens"] | None
+    """Which of these ranks gets a request [default: auto, in turn]"""
     max_cudagraph_capture_size: int | None
     """Largest pass that vLLM records as a CUDA graph"""
     max_loras: int | None
@@ -654,6 +700,8 @@ class SearchSettings(TypedDict, total=False):
     """Prefill workers of a disaggregated deployment, together with --num-decode-workers"""
     num_prefix_groups: int | None
     """Number of prefix groups; a session joins one at random"""
+    num_reserved_decode_tokens: int | None
+    """Tokens of output that every request of a decode worker has in reserve when others get memory [default: 512]"""
     num_workers: int | None
     """Workers of an aggregated deployment"""
     output_tokens: int | None

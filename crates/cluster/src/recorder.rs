@@ -198,12 +198,7 @@ impl Recorder {
         }
     }
 
-    pub(crate) fn iteration_ended(
-        &mut self,
-        pool: PoolId,
-        worker: WorkerId,
-        iteration: &Iteration,
-    ) {
+    pub(crate) fn iteration_ended(&mut self, pool: PoolId, worker: WorkerId, iteration: &Iteration) {
         let (place, last_stage) = (worker, pool == self.last_pool);
         self.requests.reported(pool, worker, iteration.scheduled_at);
         let PoolRecord { role, totals, workers, limits } = &mut self.pools[pool.index()];

@@ -290,14 +290,15 @@ impl EngineArgs {
     fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
         let unsupported = |key, found: String, instead| Err(ConfigError::Unsupported { key, found, instead });
         self.check_engine_sections()?;
-        if self.dp_size > 1 && self.engine_type != EngineType::Vllm {
+        if self.dp_size > 1 && self.engine_type == EngineType::Trtllm {
             return unsupported("dp_size", self.dp_size.to_string(), "use more workers with `dp_size` 1");
         }
         if self.pipeline_parallel_size > 1 && self.engine_type != EngineType::Vllm {
             let found = self.pipeline_parallel_size.to_string();
             return unsupported("pipeline_parallel_size", found, "use tensor parallelism, or vLLM");
         }
-        if self.dp_size > 1 && self.speculative_config.is_some() {
+        let is_vllm = self.engine_type == EngineType::Vllm;
+        if self.dp_size > 1 && is_vllm && self.speculative_config.is_some() {
             return Err(ConfigError::Conflict(message!(
                 "{speculative_config} does not go together with {dp_size} yet, which is {}",
                 self.dp_size

@@ -1,5 +1,5 @@
 //! One worker, from iteration to iteration: a scheduler by itself (`single`), one that feeds the stages of a pipeline
-//! (`pipeline`), or several in lock step (`lockstep`).
+//! (`pipeline`), or several in lock step (`lockstep`, and `sglang/ranks` for those of SGLang).
 
 mod front_end;
 mod lockstep;
@@ -13,6 +13,7 @@ use self::lockstep::Lockstep;
 use self::pipeline::Pipeline;
 use self::single::Single;
 use crate::iteration::IterationSink;
+use crate::sglang::DpRanks;
 use crate::{EngineConfig, EngineRequest, Rejection};
 
 /// One worker: schedulers, their KV caches, and the iterations in flight. It has one scheduler, or one for each of its
@@ -33,6 +34,7 @@ enum Kind {
     Single(Single),
     Lockstep(Box<Lockstep>),
     Pipeline(Box<Pipeline>),
+    DpRanks(Box<DpRanks>),
 }
 
 /// Passes a call on to whichever engine it is.
@@ -42,6 +44,7 @@ macro_rules! each {
             Engine(Kind::Single($name)) => $call,
             Engine(Kind::Lockstep($name)) => $call,
             Engine(Kind::Pipeline($name)) => $call,
+            Engine(Kind::DpRanks($name)) => $call,
         }
     };
 }
@@ -86,7 +89,10 @@ impl Engine {
         Self(match (config.num_ranks(), config.num_stages()) {
             (1, 1) => Kind::Single(Single::new(config, tracing)),
             (1, _) => Kind::Pipeline(Box::new(Pipeline::new(config, tracing))),
-            _ => Kind::Lockstep(Box::new(Lockstep::new(&config, tracing))),
+            _ => match DpRanks::new(&config, tracing) {
+                Some(ranks) => Kind::DpRanks(Box::new(ranks)),
+                None => Kind::Lockstep(Box::new(Lockstep::new(&config, tracing))),
+            },
         })
     }
 
@@ -194,7 +200,7 @@ impl Engine {
     pub fn copies_kv(&self) -> bool {
         match self {
             Self(Kind::Single(engine)) => engine.copies_kv(),
-            Self(Kind::Pipeline(_) | Kind::Lockstep(_)) => false,
+            Self(Kind::Pipeline(_) | Kind::Lockstep(_) | Kind::DpRanks(_)) => false,
         }
     }
 
@@ -238,6 +244,7 @@ impl Engine {
         match self {
             Self(Kind::Single(_) | Kind::Pipeline(_)) => 0,
             Self(Kind::Lockstep(engine)) => engine.num_dummies(),
+            Self(Kind::DpRanks(engine)) => engine.num_idle(),
         }
     }
 

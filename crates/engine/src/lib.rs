@@ -93,7 +93,7 @@ pub use order::{Order, WaitingRequest};
 pub use preset::{EnginePreset, lay_over, merge};
 pub use request::{EngineRequest, Rejection};
 pub use sglang::{
-    DisaggregationMode, HicacheWritePolicy, RadixEvictionPolicy, RetractionBackup, RetractionPolicy,
-    SchedulePolicy, SglangArgs, SglangRanks, SpeculativeAlgorithm,
+    DisaggregationMode, HicacheWritePolicy, LoadBalanceMethod, RadixEvictionPolicy, RetractionBackup,
+    RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm,
 };
 pub use speculation::{SpeculativeArgs, SpeculativeMethod};

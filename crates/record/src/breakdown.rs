@@ -111,7 +111,8 @@ impl EndedRequest<'_> {
                 parts.decode_wait += start.since(before) + admitted.since(end);
             } else {
                 // It came to both of its workers at once, and was computed when there was memory for it.
-                let ahead = request.stages.get(number + 1).and_then(|next| Some((next.reserved?, next.queued)));
+                let ahead =
+                    request.stages.get(number + 1).and_then(|next| Some((next.reserved?, next.queued)));
                 let (reserved, found) = ahead.unwrap_or((stage.queued, stage.queued));
                 parts.decode_wait += reserved.since(found);
                 parts.engine_queue += admitted.since(reserved);

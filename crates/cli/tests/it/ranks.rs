@@ -68,6 +68,42 @@ fn iterations_and_tracks_tell_ranks_apart() {
     );
 }
 
+const SGLANG: [&str; 7] = [
+    "trace.jsonl",
+    "--trace-block-size",
+    "64",
+    "--latency",
+    "linear:5000,20,50",
+    "--enable-dp-attention",
+    "--extra-engine-args",
+];
+
+/// Those of SGLang, by the ways in which they get requests.
+#[test]
+fn sglangs_ranks_share_requests_out() {
+    let sandbox = sandbox();
+    let engine = r#"{"engine_type": "sglang", "dp_size": 2, "sglang": {"page_size": 64}}"#;
+    let rows = |more: &[&str]| -> Vec<Value> {
+        sandbox.report(&[&SGLANG[..], &[engine, "--iterations-jsonl", "rows.jsonl"], more].concat());
+        sandbox.read("rows.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let of_second = |rows: &[Value]| rows.iter().filter(|row| row["dp_rank"] == 1).count();
+    // Requests come one by one, when both ranks have nothing to do: in turn, or all to the first.
+    let in_turn = rows(&[]);
+    assert_eq!(2 * of_second(&in_turn), in_turn.len());
+    assert_eq!(of_second(&rows(&["--load-balance-method", "total_requests"])), 0);
+    // Equal prompts follow each other, which a router knows to be cached on a rank.
+    let reused = |more: &[&str]| {
+        let report = sandbox.report(&[&SGLANG[..], &[engine], more].concat());
+        report["prefix_cache_reused_ratio"].as_f64().unwrap()
+    };
+    let routed = reused(&["--router-mode", "kv_router", "--num-workers", "2"]);
+    assert!(routed > 0.4 && reused(&[]) == 0.0, "{routed}");
+    let alone = r#"{"engine_type": "sglang", "dp_size": 2}"#;
+    let arguments = ["replay", "trace.jsonl", "--trace-block-size", "64", "--extra-engine-args", alone];
+    sandbox.run(&arguments).is_refused(&["`dp_size` is 2, but", "`sglang.enable_dp_attention` is off"]);
+}
+
 #[test]
 fn ranks_that_cannot_be_are_refused() {
     let sandbox = sandbox();

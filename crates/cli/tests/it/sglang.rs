@@ -394,8 +394,9 @@ fn one_of_sglangs_two_sides_is_refused() {
     let decode = r#"{"sglang": {"disaggregation_mode": "decode"}}"#;
     let pools = ["--prefill-engine-args", decode, "--decode-engine-args", decode];
     refused(&pools, &["the prefill engine has", "disaggregation_mode", "make it prefill"]);
-    let drafts =
-        ["--speculative-algorithm", "EAGLE", "--speculative-config", r#"{"acceptance_length": 2.0}"#];
+    let drafts = "--speculative-algorithm EAGLE --speculative-num-draft-tokens 4 --speculative-config";
+    let accepted = r#"{"acceptance_length": 2.0}"#;
+    let drafts: Vec<&str> = drafts.split(' ').chain([accepted]).collect();
     let preset = ["--engine-preset", "sglang-0.5"];
     refused(
         &[&preset[..], &STAGED, &drafts].concat(),

@@ -48,7 +48,9 @@ impl Cluster {
 
     /// A decode worker has memory for a prompt: its prefill worker, if it waits for that, learns of it.
     pub(super) fn memory_reserved(&mut self, fetch: Fetch, now: Time) {
-        let Some(from) = self.links.source(fetch.id).filter(|_| self.links.is_ahead(fetch.id)) else { return };
+        let Some(from) = self.links.source(fetch.id).filter(|_| self.links.is_ahead(fetch.id)) else {
+            return;
+        };
         self.check_causality(from, now);
         self.worker(from).engine.preallocated(fetch.id, fetch.of_tokens - fetch.tokens, now);
         self.wake(from);

@@ -183,5 +183,8 @@ fn one_side_alone_is_refused() {
     let config = args.validate(None).unwrap();
     let alone = Topology::aggregated(PoolEngine { workers: 1, args: &args, config: &config }).unwrap_err();
     let message = alone.to_string();
-    assert!(message.starts_with("`sglang.disaggregation_mode` is decode, but there are no prefill"), "{message}");
+    assert!(
+        message.starts_with("`sglang.disaggregation_mode` is decode, but there are no prefill"),
+        "{message}"
+    );
 }

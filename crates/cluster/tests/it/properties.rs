@@ -91,12 +91,20 @@ fn random_deployments_decode_together() {
     }
 }
 
-/// Random deployments whose vLLM workers have several data-parallel ranks.
+/// Random deployments whose workers of vLLM and SGLang have several data-parallel ranks.
 fn of_ranks() -> impl Strategy<Value = Scenario> {
-    (scenario(), 2_u32..4, any::<bool>()).prop_map(|(mut scenario, ranks, both)| {
+    let methods = ["auto", "total_requests", "total_tokens"];
+    let method = prop::sample::select(methods.to_vec());
+    (scenario(), 2_u32..4, any::<bool>(), method).prop_map(|(mut scenario, ranks, both, method)| {
         let Scenario { prefill, decode, .. } = &mut scenario;
         // A prompt has to fit one of them, as it has to fit a worker.
         for (number, engine) in std::iter::once(prefill).chain(decode).enumerate() {
+            if let Some(own) = engine.sglang.as_mut().filter(|_| both || number == 1) {
+                own.enable_dp_attention = true;
+                own.load_balance_method = Some(serde_json::from_value(json!(method)).unwrap());
+                own.chunked_prefill_size *= if own.chunked_prefill_size > 0 { i64::from(ranks) } else { 1 };
+                engine.dp_size = ranks;
+            }
             if engine.engine_type == EngineType::Vllm && (both || number == 1) {
                 engine.dp_size = ranks;
                 engine.speculative_config = None;

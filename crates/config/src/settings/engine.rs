@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use servecast_engine::{
     DisaggregationMode, EngineArgs, EngineType, HicacheWritePolicy, HostArgs, KvOffloadingArgs,
-    KvTransferSharing, OffloadBackend, RetentionInterval, RetractionBackup, RetractionPolicy, SchedulePolicy,
-    SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
+    KvTransferSharing, LoadBalanceMethod, OffloadBackend, RetentionInterval, RetractionBackup,
+    RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm, SpeculativeArgs,
 };
 use servecast_latency::Host;
 
@@ -252,6 +252,12 @@ pub struct SglangShortcuts {
     /// Keep all tokens in layers with a sliding window, in one pool
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub disable_hybrid_swa_memory: Option<bool>,
+    /// Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub enable_dp_attention: Option<bool>,
+    /// Which of these ranks gets a request [default: auto, in turn]
+    #[arg(long, value_name = "METHOD", value_parser = choice::<LoadBalanceMethod>("load_balance_method", LOAD_BALANCE_METHODS))]
+    pub load_balance_method: Option<LoadBalanceMethod>,
     /// Which stage workers have, with SGLang's own queues between the two; `null` computes prompts before memory is reserved
     #[arg(long, value_name = "MODE", value_parser = choice::<DisaggregationMode>("disaggregation_mode", DISAGGREGATION_MODES))]
     pub disaggregation_mode: Option<DisaggregationMode>,
@@ -289,6 +295,8 @@ const SCHEDULE_POLICIES: &[&str] =
     &["fcfs", "lpm", "lof", "dfs-weight", "random", "hrrn", "shortest-prefill-first", "routing-key"];
 /// When cached KV may be copied to the host.
 const WRITE_POLICIES: &[&str] = &["write_through", "write_through_selective", "write_back"];
+/// How requests may be shared out among ranks.
+const LOAD_BALANCE_METHODS: &[&str] = &["auto", "round_robin", "total_requests", "total_tokens"];
 /// The stages that a worker may have.
 const DISAGGREGATION_MODES: &[&str] = &["null", "prefill", "decode"];
 /// Where KV may go that loses its memory.
@@ -440,6 +448,7 @@ mod tests {
                 "schedule_policy" => json!("lpm"),
                 "retraction_policy" => json!("length"),
                 "hicache_write_policy" => json!("write_back"),
+                "load_balance_method" => json!("total_tokens"),
                 "disaggregation_mode" => json!("null"),
                 "disaggregation_decode_retraction_backup" => json!("none"),
                 "kv_offloading_backend" => json!("native"),

@@ -123,10 +123,7 @@ impl SglangArgs {
         let given = [
             ("num_reserved_decode_tokens", self.num_reserved_decode_tokens.is_some()),
             ("disaggregation_decode_enable_radix_cache", self.disaggregation_decode_enable_radix_cache),
-            (
-                "disaggregation_decode_polling_interval",
-                self.disaggregation_decode_polling_interval.is_some(),
-            ),
+            ("disaggregation_decode_polling_interval", self.disaggregation_decode_polling_interval.is_some()),
             ("disaggregation_decode_extra_slots", self.disaggregation_decode_extra_slots.is_some()),
             (
                 "disaggregation_decode_retraction_backup",

@@ -46,12 +46,14 @@ mod cursor;
 mod decode;
 mod decode_side;
 mod disaggregation;
+mod dp_args;
 #[cfg(test)]
 mod fixture;
 mod hicache_args;
 mod host;
 mod inbox;
 mod interval;
+mod load_balance;
 mod order;
 mod policy;
 mod prefill_side;
@@ -72,7 +74,8 @@ mod withdraw;
 
 pub use disaggregation::{DisaggregationMode, RetractionBackup};
 pub use hicache_args::HicacheWritePolicy;
-pub use ranks::SglangRanks;
+pub use load_balance::LoadBalanceMethod;
+pub(crate) use ranks::DpRanks;
 pub(crate) use scheduler::Scheduler;
 pub use settings::{RadixEvictionPolicy, RetractionPolicy, SchedulePolicy, SglangArgs};
 pub(crate) use settings::{SglangConfig, check_request, leaves_stub, settle};

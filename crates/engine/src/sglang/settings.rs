@@ -6,6 +6,7 @@ use servecast_types::{Message, message};
 
 use super::disaggregation::{Disaggregation, DisaggregationMode, RetractionBackup};
 use super::hicache_args::{HicacheConfig, HicacheWritePolicy};
+use super::load_balance::LoadBalanceMethod;
 use super::speculation::{SglangSpeculation, SpeculativeAlgorithm};
 use super::swa_args::SwaConfig;
 use crate::args::{EngineArgs, PreemptionMode, SchedulingPolicy};
@@ -93,6 +94,10 @@ pub struct SglangArgs {
     pub swa_full_tokens_ratio: Option<f64>,
     /// Whether all layers have one pool, so that those with a window keep what they do not see any more.
     pub disable_hybrid_swa_memory: bool,
+    /// Whether attention is spread over `dp_size` ranks, each with queues and a pool of its own.
+    pub enable_dp_attention: bool,
+    /// Which of these ranks gets a request; `auto` unless given.
+    pub load_balance_method: Option<LoadBalanceMethod>,
     /// Which stage of disaggregated serving a worker has, with SGLang's own queues between the two; null or `null` for none.
     pub disaggregation_mode: Option<DisaggregationMode>,
     /// Decode workers: tokens of output that every request has in reserve when others get memory; 512 unless given.
@@ -163,6 +168,8 @@ impl Default for SglangArgs {
             sliding_window_size: None,
             swa_full_tokens_ratio: None,
             disable_hybrid_swa_memory: false,
+            enable_dp_attention: false,
+            load_balance_method: None,
             disaggregation_mode: None,
             num_reserved_decode_tokens: None,
             disaggregation_decode_enable_radix_cache: false,
@@ -249,6 +256,7 @@ pub(crate) struct SglangConfig {
     pub(crate) prefill_decode_interval_min_bs: u32,
     pub(crate) retraction_policy: RetractionPolicy,
     pub(crate) disaggregation: Option<Disaggregation>,
+    pub(crate) load_balance_method: LoadBalanceMethod,
     pub(crate) speculation: Option<SglangSpeculation>,
     pub(crate) hicache: Option<HicacheConfig>,
     pub(crate) swa: Option<SwaConfig>,
@@ -288,6 +296,7 @@ impl SglangArgs {
             prefill_decode_interval_min_bs: self.prefill_decode_interval_min_bs,
             retraction_policy: self.retraction_policy,
             disaggregation: None,
+            load_balance_method: self.load_balance_method.unwrap_or(LoadBalanceMethod::Auto),
             speculation: None,
             hicache: None,
             swa: None,
@@ -367,10 +376,7 @@ impl SglangArgs {
             ("sglang.clip_max_new_tokens", Some(self.clip_max_new_tokens)),
             ("sglang.scheduler_recv_interval", Some(self.scheduler_recv_interval)),
             ("sglang.prefill_max_requests", self.prefill_max_requests),
-            (
-                "sglang.disaggregation_decode_polling_interval",
-                self.disaggregation_decode_polling_interval,
-            ),
+            ("sglang.disaggregation_decode_polling_interval", self.disaggregation_decode_polling_interval),
         ];
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, value)| *value == Some(0)) {
             return Err(ConfigError::wrong(key, 0, "expected at least 1"));
@@ -389,6 +395,7 @@ pub(crate) fn settle(args: &EngineArgs, config: &mut EngineConfig) -> Result<(),
     refuse_settings_of_vllm(args)?;
     let own = args.sglang.clone().unwrap_or_default();
     own.check_ranges()?;
+    let own = own.of_rank(args)?;
     let default = EngineArgs::default();
     let given_block_size = Some(args.block_size).filter(|&size| size > 0);
     let page_size = one_of("page_size", own.page_size, "block_size", given_block_size)?.unwrap_or(1);
@@ -509,6 +516,9 @@ fn refuse_settings_of_vllm(args: &EngineArgs) -> Result<(), ConfigError> {
         ),
         ("watermark", args.watermark > 0.0, "use `sglang.schedule_conservativeness`"),
         ("prefill_schedule_interval", args.prefill_schedule_interval != 1, "leave it out"),
+        ("dp_sync_interval", args.dp_sync_interval.is_some(), "its ranks agree on every pass"),
+        ("dp_dummy_us", args.dp_dummy_us.is_some(), "its ranks compute nothing without work"),
+        ("dp_wave_delay_us", args.dp_wave_delay_us.is_some(), "its ranks begin together"),
         ("async_scheduling", args.async_scheduling, "use `sglang.disable_overlap_schedule`"),
         (
             "scheduling_policy",

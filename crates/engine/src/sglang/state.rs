@@ -15,11 +15,7 @@ use crate::table::Slot;
 /// What is noted of a decision.
 impl Scheduler {
     /// Notes what the iteration leaves behind.
-    pub(super) fn describe(
-        &mut self,
-        step: &mut Step,
-        adder: Option<&PrefillAdder>,
-    ) {
+    pub(super) fn describe(&mut self, step: &mut Step, adder: Option<&PrefillAdder>) {
         let host = self.cache.host_copies();
         let iteration = &mut step.iteration;
         iteration.num_running = self.running.len() as u32;

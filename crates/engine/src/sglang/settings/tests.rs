@@ -361,3 +361,52 @@ fn settings_of_prefill_and_decode_workers_are_checked() {
         refused_own(&own, &message);
     }
 }
+
+#[test]
+fn what_bounds_a_server_is_shared_out_among_its_ranks() {
+    let of = |own: Value| build(json!({"dp_size": 4, "max_num_seqs": 100, "sglang": own}));
+    let ranks = |own: Value| {
+        let config = of(own).unwrap();
+        let own = config.sglang.unwrap();
+        (config.max_num_seqs, own.chunked_prefill_size, own.max_prefill_tokens, own.schedule_conservativeness)
+    };
+    let dp = |more: Value| {
+        let mut own = json!({"enable_dp_attention": true});
+        more.as_object().unwrap().iter().for_each(|(key, value)| own[key] = value.clone());
+        own
+    };
+    assert_eq!(ranks(dp(json!({}))), (100, Some(2_048), 16_384, 0.3));
+    assert_eq!(ranks(dp(json!({"chunked_prefill_size": -1}))), (100, None, 16_384, 0.3));
+    let config = build(json!({"dp_size": 4, "sglang": dp(json!({"max_running_requests": 10}))})).unwrap();
+    assert_eq!((config.max_num_seqs, config.num_ranks()), (2, 4));
+    for (own, message) in [
+        (
+            json!({}),
+            "`dp_size` is 4, but `sglang.enable_dp_attention` is off: switch that on for ranks that compute every pass \
+             together, or use more workers, which have nothing to do with each other",
+        ),
+        (
+            dp(json!({"max_running_requests": 3})),
+            "`sglang.max_running_requests` is 3: expected at least 1 for each of 4 ranks",
+        ),
+        (
+            dp(json!({"page_size": 16, "chunked_prefill_size": 96})),
+            "`sglang.chunked_prefill_size` is 96: expected a multiple of the page size, 16, for each of 4 ranks",
+        ),
+        (
+            dp(json!({"disaggregation_mode": "decode"})),
+            "`sglang.disaggregation_mode` does not go together with `sglang.enable_dp_attention` yet: leave one of them out",
+        ),
+    ] {
+        let settings = json!({"dp_size": 4, "sglang": own});
+        refused(settings, message);
+    }
+    refused_own(
+        &json!({"load_balance_method": "total_tokens"}),
+        "`sglang.load_balance_method` is for several ranks, but `dp_size` is 1: give `dp_size`",
+    );
+    refused(
+        json!({"dp_size": 4, "dp_dummy_us": 1.0, "sglang": dp(json!({}))}),
+        "`dp_dummy_us` is a setting of vLLM, but `engine_type` is `sglang`: its ranks compute nothing without work",
+    );
+}

@@ -1,0 +1,80 @@
+//! What SGLang's server makes of its settings where attention is spread over data-parallel ranks.
+
+use servecast_types::{Message, message};
+
+use super::disaggregation::DisaggregationMode;
+use super::settings::SglangArgs;
+use crate::{ConfigError, EngineArgs};
+
+/// What `schedule_conservativeness` is multiplied by for a rank.
+const CONSERVATIVENESS_OF_RANK: f64 = 0.3;
+
+impl SglangArgs {
+    /// The settings of one rank: those of a server of `dp_size` ranks, shared out as SGLang 0.5.23 does
+    /// (`ServerArgs._handle_data_parallelism`); the same without ranks.
+    ///
+    /// What bounds all requests of a server is divided by the number of ranks, `max_prefill_tokens` is not; each rank has a
+    /// pool as large as is said.
+    pub(super) fn of_rank(self, args: &EngineArgs) -> Result<Self, ConfigError> {
+        let ranks = args.dp_size;
+        if ranks == 1 {
+            return self.refuse_settings_of_ranks().map(|()| self);
+        }
+        if !self.enable_dp_attention {
+            return Err(ConfigError::Conflict(message!(
+                "{dp_size} is {}, but {sglang.enable_dp_attention} is off: switch that on for ranks that compute every pass \
+                 together, or use more workers, which have nothing to do with each other",
+                ranks
+            )));
+        }
+        let is_side = !matches!(self.disaggregation_mode, None | Some(DisaggregationMode::Null));
+        let excluded =
+            [("enable_hierarchical_cache", self.enable_hierarchical_cache), ("disaggregation_mode", is_side)];
+        if let Some((key, _)) = excluded.into_iter().find(|(_, given)| *given) {
+            return Err(ConfigError::Conflict(message!(
+                "{} does not go together with {sglang.enable_dp_attention} yet: leave one of them out",
+                Message::key(format!("sglang.{key}"))
+            )));
+        }
+        let share = |key: &str, given: u32| match given / ranks {
+            0 => {
+                let problem = format!("expected at least 1 for each of {ranks} ranks");
+                Err(ConfigError::wrong(&format!("sglang.{key}"), given, problem))
+            }
+            each => Ok(each),
+        };
+        let requests = self.max_running_requests.map(|given| share("max_running_requests", given));
+        let chunk = u32::try_from(self.chunked_prefill_size).ok().filter(|&chunk| chunk > 0);
+        let chunk = chunk.map(|chunk| share("chunked_prefill_size", chunk)).transpose()?;
+        let page_size = self.page_size.unwrap_or(args.block_size.max(1));
+        if chunk.is_some_and(|chunk| !chunk.is_multiple_of(page_size)) {
+            let problem =
+                format!("expected a multiple of the page size, {page_size}, for each of {ranks} ranks");
+            return Err(ConfigError::wrong(
+                "sglang.chunked_prefill_size",
+                self.chunked_prefill_size,
+                problem,
+            ));
+        }
+        Ok(Self {
+            max_running_requests: requests.transpose()?,
+            chunked_prefill_size: chunk.map_or(self.chunked_prefill_size, i64::from),
+            schedule_conservativeness: self.schedule_conservativeness * CONSERVATIVENESS_OF_RANK,
+            ..self
+        })
+    }
+
+    fn refuse_settings_of_ranks(&self) -> Result<(), ConfigError> {
+        let given = [
+            ("enable_dp_attention", self.enable_dp_attention),
+            ("load_balance_method", self.load_balance_method.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(ConfigError::Conflict(message!(
+                "{} is for several ranks, but {dp_size} is 1: give {dp_size}",
+                Message::key(format!("sglang.{key}"))
+            ))),
+            None => Ok(()),
+        }
+    }
+}

@@ -296,6 +296,17 @@ def test_several_runs_have_their_own(rows: list[Row]) -> None:
     assert table["runs"][1]["report"]["mean_ttft_ms"] == many[0].mean_ttft_ms
 
 
+def test_a_report_is_shown_by_several_threads_at_once(rows: list[Row]) -> None:
+    def slow(request: WaitingRequest) -> float:
+        time.sleep(0.001)
+        return request.prompt_tokens
+
+    report = servecast.run_trace_replay(rows, priority=slow)
+    with ThreadPoolExecutor(4) as pool:
+        pages = list(pool.map(lambda _: report.to_html(), range(4)))
+    assert len(set(pages)) == 1
+
+
 def test_sessions_that_stay_are_not_asked_for() -> None:
     asked: list[int] = []
 

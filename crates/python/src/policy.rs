@@ -329,14 +329,18 @@ impl Priority {
     /// A run begins.
     fn begin(&self) {
         let function = self.raised.ask(|py| made(py, &self.given));
-        *self.function.lock().unwrap_or_else(PoisonError::into_inner) = function;
+        let before = std::mem::replace(&mut *self.lock(), function);
+        drop(before);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.function.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn call(&self, py: Python<'_>, request: &servecast_engine::WaitingRequest) -> PyResult<f64> {
-        let function = self.function.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(function) = function.as_ref().map(|function| function.clone_ref(py)) else {
-            return Ok(f64::NAN);
-        };
+        // Unlocked before it is called: while it runs, another thread may have the interpreter and want the lock.
+        let function = self.lock().as_ref().map(|function| function.clone_ref(py));
+        let Some(function) = function else { return Ok(f64::NAN) };
         let asked = WaitingRequest {
             id: request.id.0,
             arrival_ms: request.arrival.as_ms(),

@@ -141,6 +141,11 @@ impl Scheduler {
         matches!(self, Self::Vllm(scheduler) if scheduler.polls())
     }
 
+    /// Whether somebody waits for a grammar.
+    pub(crate) fn awaits_grammar(&self) -> bool {
+        matches!(self, Self::Vllm(scheduler) if scheduler.next_grammar().is_some())
+    }
+
     pub(crate) fn has_news(&self, now: Time) -> bool {
         each!(self, scheduler => scheduler.has_news(now))
     }

@@ -159,7 +159,8 @@ impl Single {
                 && step.iteration.rejected.is_empty()
                 && !step.carries_copies()
         };
-        let spins = self.scheduler.polls() || self.scheduler.config().offload.is_some();
+        let waits = self.scheduler.polls() || self.scheduler.awaits_grammar();
+        let spins = waits || self.scheduler.config().offload.is_some();
         let polls = self.recorder_clock && spins && self.scheduler.has_requests();
         polls && matches!(self.in_flight.last(), Some(Pass::Step(step)) if uneventful(step))
     }

@@ -50,17 +50,26 @@ impl Scheduler {
         let mut position = 0;
         while position < self.loading.len() && self.may_admit(round) {
             let Loading { slot, received, .. } = self.loading[position];
-            if !received || self.lacks_adapter(slot) {
+            if !received {
                 position += 1;
                 continue;
             }
             let request = &mut self.requests[slot];
             self.kv.store(request, request.computed);
+            if self.lacks_adapter(slot) {
+                position += 1;
+                continue;
+            }
+            let request = &mut self.requests[slot];
             // At least one token is computed here, or none would come out.
             let loaded = request.computed;
             request.computed = loaded.min(request.known() - 1);
             request.host_tokens = request.host_tokens.saturating_sub(loaded - request.computed);
             let missing = request.known() - request.computed;
+            // Of what was on its way, the host may have had a part only.
+            if round.prefill_held && missing > 1 {
+                return false;
+            }
             let joins = self.config.no_evict.is_some();
             let ends = joins && request.is_complete(self.config.max_model_len);
             let joined = Joined { id: request.id, is_finished: ends };
@@ -100,6 +109,7 @@ impl Scheduler {
                 Tried::Gone => {}
                 Tried::PutOff => {
                     self.waiting.pop();
+                    self.requests[slot].is_passed_over = true;
                     self.put_off.push(slot);
                 }
                 Tried::Stays => break,
@@ -386,6 +396,7 @@ impl Scheduler {
         self.occupy_adapter(slot);
         let request = &mut self.requests[slot];
         request.status = Status::Running;
+        request.is_passed_over = false;
         let resumed = request.preemptions > 0;
         let host_cached_tokens = std::mem::take(&mut request.host_tokens);
         let (id, cached_tokens) = (request.id, request.computed);

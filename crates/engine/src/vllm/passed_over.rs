@@ -63,7 +63,7 @@ impl Scheduler {
     }
 
     /// When the next grammar is compiled that somebody waits for.
-    pub(super) fn next_grammar(&self) -> Option<Time> {
+    pub(crate) fn next_grammar(&self) -> Option<Time> {
         self.grammars.peek().map(|&Reverse(ready)| ready)
     }
 }

@@ -114,6 +114,8 @@ pub(crate) struct Request {
 
     /// Iterations in flight when it was preempted: their tokens still arrive.
     pub(crate) stale: u32,
+    /// Whether others were let pass since it last ran, or had to be from the beginning.
+    pub(crate) is_passed_over: bool,
     /// Iterations in flight when it was preempted whose tokens are thrown away when they arrive.
     pub(crate) dropped: u32,
     /// Drafts that are accepted in its verifications, if that is given.
@@ -167,6 +169,7 @@ impl Request {
             verifications: 0,
             accepted_drafts: request.accepted_drafts,
             is_mid_prefill: false,
+            is_passed_over: request.grammar_ready.is_some(),
             last_iteration: 0,
             joined: 0,
             blocks: Vec::new(),

@@ -215,7 +215,7 @@ impl Scheduler {
             self.admit_waiting(&mut round, step, links);
         }
         if !round.prefill_held && step.iteration.preempted.is_empty() {
-            self.interval_released = self.waiting.len() > 0;
+            self.interval_released = self.config.prefill_schedule_interval > 1 && self.leaves_some_waiting();
         }
         self.ended_since_schedule = false;
         self.hand_over_copies(step);
@@ -248,7 +248,7 @@ impl Scheduler {
 
     /// Whether `prefill_schedule_interval` keeps prompts out of this iteration: too few iterations have computed
     /// something since the last one with prompts, and somebody decodes. Once an iteration with prompts could not
-    /// drain the queue there is no more holding back; KV on its way is not in the queue.
+    /// drain the queue there is no more holding back; KV on its way is not in the queue, nor is who was passed over.
     fn holds_prefill(&self) -> bool {
         let interval = self.config.prefill_schedule_interval;
         let since_prefill = || self.since_prefill.is_some_and(|iterations| iterations + 1 < interval);
@@ -256,6 +256,11 @@ impl Scheduler {
         is_early
             && !self.interval_released
             && self.running.iter().any(|&slot| !self.requests[slot].is_mid_prefill)
+    }
+
+    /// Whether somebody waits who was not passed over.
+    fn leaves_some_waiting(&self) -> bool {
+        self.waiting.iter().any(|slot| !self.requests[slot].is_passed_over)
     }
 
     /// Says whether the ranks hold prompts back in the next iteration.

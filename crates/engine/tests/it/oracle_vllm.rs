@@ -80,6 +80,8 @@ struct Driver<'a> {
     arrivals: VecDeque<usize>,
     hash_numbers: HashNumbers,
     lives: Vec<Life>,
+    /// Whether the recorder looks for something from outside between two steps.
+    polls: bool,
 }
 
 /// What became of a request.
@@ -127,9 +129,11 @@ impl<'a> Driver<'a> {
         keys.insert("latency".to_owned(), case.latency().into());
         let args = EngineArgs::from_json(config).map_err(|error| error.to_string())?;
         let together = mode != Mode::OneByOne;
-        // The recorder's clock differs only where the connector polls, and there nothing is taken together.
-        let recorder_clock =
-            !together || !case.expected["config"]["kv_role"].is_null() || offload::offloads(case);
+        // The recorder's clock differs only where the connector polls or a grammar is waited for, and there nothing is taken
+        // together.
+        let polls = !case.expected["config"]["kv_role"].is_null()
+            || case.requests.iter().any(|request| request.grammar_ready_us.is_some());
+        let recorder_clock = !together || polls || offload::offloads(case);
         let tracing = EngineTracing {
             kv_events: true,
             block_ids: !together,
@@ -152,6 +156,7 @@ impl<'a> Driver<'a> {
             arrivals,
             hash_numbers: HashNumbers::default(),
             lives,
+            polls,
         })
     }
 
@@ -169,7 +174,7 @@ impl<'a> Driver<'a> {
             let arrival =
                 self.arrivals.front().map(|&request| from_us(self.case.requests[request].arrival_us));
             let mut state = self.engine.run(now, &mut self.log).unwrap();
-            if self.mode == Mode::Ahead && self.case.expected["config"]["kv_role"].is_null() {
+            if self.mode == Mode::Ahead && !self.polls {
                 state = self.engine.run_on(now, arrival.unwrap_or(Time::MAX), &mut self.log).unwrap();
             }
             self.take_steps(now);

@@ -240,6 +240,17 @@ fn an_interval_holds_the_rest_of_a_prompt_back_while_others_decode() {
     check(&settings, &[(0, 4, 7, 0), (100, 8, 1, 2)], &expected);
 }
 
+/// Request 1 waits for the adapter's place that request 0 has. That it waits does not end the interval, so that request 2 is
+/// held back.
+#[test]
+fn an_interval_goes_on_while_only_those_wait_who_are_passed_over() {
+    let settings = json!({"prefill_schedule_interval": 3, "enable_lora": true, "max_loras": 1});
+    let mut requests = numbered(&[(0, 4, 6, 0), (100, 4, 1, 0), (200, 4, 1, 1)]);
+    (requests[0].lora, requests[1].lora) = (Some(1), Some(2));
+    let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6 2:4@0", "0:1@7", "0:1@8", "1:4@0"];
+    check_requests(&settings, &requests, &expected);
+}
+
 /// The first prompts are not held back, and a single prompt token is none.
 #[test]
 fn an_interval_holds_nothing_back_before_the_first_prompts() {

@@ -1,7 +1,7 @@
 //! Small schedules with KV offload that can be worked out by hand.
 
 use serde_json::{Value, json};
-use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineTracing, OffloadCopy};
+use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, OffloadCopy};
 use servecast_types::{Prompt, RequestId, Run, Time};
 
 use crate::recording::Log;
@@ -12,12 +12,17 @@ const BLOCK_BYTES: u32 = 4096;
 
 /// Every iteration takes a millisecond, and so does a copy of one block.
 fn engine(host_blocks: u32, own: &Value) -> Engine {
+    engine_with(host_blocks, own, &json!({}))
+}
+
+fn engine_with(host_blocks: u32, own: &Value, others: &Value) -> Engine {
     let mut offloading = json!({"store_bandwidth": 0.004096, "load_bandwidth": 0.004096, "copy_us": 0});
     offloading.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
-    let settings = json!({
+    let mut settings = json!({
         "block_size": 4, "num_gpu_blocks": 64, "latency": "linear:1000,0,0", "kv_bytes_per_token": BLOCK_BYTES / 4,
         "kv_offloading_size": f64::from(host_blocks * BLOCK_BYTES) / f64::from(1 << 30), "kv_offloading": offloading,
     });
+    settings.as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
     Engine::new(EngineArgs::from_json(settings).unwrap().validate(None).unwrap(), EngineTracing::default())
 }
 
@@ -67,4 +72,84 @@ fn a_block_waits_for_every_store_that_reads_it() {
     let offloads = log.ended.iter().filter_map(|iteration| iteration.offload.as_ref());
     let flushed: Vec<&[u64]> = offloads.map(|offload| offload.flushed.as_slice()).collect();
     assert_eq!(flushed[2], [0, 1]);
+}
+
+/// With a drafter that computes the last block of a hit again: the second and the third request hit two blocks of the first
+/// one, so that both lack the second of these, which the host has.
+fn who_lacks_the_last_block_of_a_hit(own: &Value) -> Vec<(Vec<OffloadCopy>, Vec<u32>)> {
+    let drafter =
+        json!({"method": "eagle3", "num_speculative_tokens": 1, "conditional_acceptance_rates": [0.0]});
+    let engine = engine_with(64, own, &json!({"speculative_config": drafter}));
+    let others = [100, 200].iter().zip(1..);
+    let others = others.map(|(&last, number)| request(number, &[(0, 8), (last, 4)], 1, 20));
+    let mut log = Log::default();
+    let requests: Vec<_> = std::iter::once(request(0, &[(0, 8)], 1, 0)).chain(others).collect();
+    serve_until(engine, &requests, &mut log);
+    let late = log.ended.into_iter().filter(|iteration| iteration.scheduled_at >= Time::from_ns(20_000_000));
+    late.map(|iteration| {
+        let computed = iteration.scheduled.iter().map(|scheduled| scheduled.computed).collect();
+        (iteration.offload.map(|offload| offload.loads).unwrap_or_default(), computed)
+    })
+    .collect()
+}
+
+/// Serves requests, and waits for those that come when nothing is left to do.
+fn serve_until(mut engine: Engine, requests: &[EngineRequest], log: &mut Log) {
+    for batch in requests.chunk_by(|a, b| a.arrival == b.arrival) {
+        let arrival = batch[0].arrival;
+        let mut now = arrival;
+        for request in batch {
+            engine.submit(request.clone()).unwrap();
+        }
+        loop {
+            match engine.run(now, log).unwrap() {
+                EngineState::Busy { until } => {
+                    now = until;
+                    engine.end_iteration(now, log);
+                }
+                EngineState::Idle { wake: Some(wake) } => now = wake,
+                EngineState::Idle { wake: None } => break,
+            }
+        }
+    }
+}
+
+/// A pass may wait for a copy, and another request of it for the same one.
+#[test]
+fn nobody_waits_for_a_chunk_that_a_pass_waits_for() {
+    let passes = who_lacks_the_last_block_of_a_hit(&json!({"sync_load_budget_bytes": 1 << 20}));
+    let (loads, computed) = &passes[0];
+    let requests: Vec<u32> = loads.iter().map(|load| load.requests[0].0).collect();
+    assert_eq!((requests, computed.as_slice()), (vec![1, 2], &[8, 8][..]));
+}
+
+/// Of what the host has, the last block is computed again as well, so that nothing is left of it.
+#[test]
+fn the_simple_connector_drops_the_last_block_of_what_it_finds_too() {
+    let passes = who_lacks_the_last_block_of_a_hit(&json!({"connector": "simple"}));
+    let (loads, computed) = &passes[0];
+    assert_eq!((loads.len(), computed.as_slice()), (0, &[4, 4][..]));
+}
+
+/// Of the third request's prompt, a block comes from the host, after three milliseconds, and another one is still to be
+/// computed, which waits for the end of the interval while the second request decodes.
+#[test]
+fn an_interval_holds_back_what_is_missing_of_a_prompt_that_was_loaded() {
+    let others = json!({
+        "speculative_config":
+            {"method": "eagle3", "num_speculative_tokens": 1, "conditional_acceptance_rates": [0.0]},
+        "prefill_schedule_interval": 6,
+    });
+    let requests = vec![
+        request(0, &[(0, 8)], 1, 0),
+        request(1, &[(300, 4)], 9, 20),
+        request(2, &[(0, 8), (100, 4)], 1, 20),
+    ];
+    let mut log = Log::default();
+    serve_until(engine_with(64, &json!({}), &others), &requests, &mut log);
+    let runs = log.ended.iter().filter_map(|iteration| {
+        let its = iteration.scheduled.iter().find(|scheduled| scheduled.id == RequestId(2))?;
+        Some((iteration.scheduled_at, its.tokens, its.computed))
+    });
+    assert_eq!(runs.collect::<Vec<_>>(), [(Time::from_ns(26_000_000), 4, 8)]);
 }

@@ -23,8 +23,8 @@ pub(super) struct Chunks {
     storing: FxHashMap<BlockId, SmallVec<[u64; 1]>>,
     /// Stores that are not done.
     num_stores: usize,
-    /// Loads of each chunk that are not done.
-    loading: FxHashMap<SequenceHash, u32>,
+    /// Chunks that a request loads outside a pass.
+    loading: FxHashSet<SequenceHash>,
     /// Requests that ended since the last decision.
     ended: Vec<Ended>,
     /// Requests whose last offer was refused, and who make it again with every pass.
@@ -72,7 +72,7 @@ impl Chunks {
             next_job: 0,
             storing: FxHashMap::default(),
             num_stores: 0,
-            loading: FxHashMap::default(),
+            loading: FxHashSet::default(),
             ended: Vec::new(),
             refused: FxHashSet::default(),
             blocks_per_chunk: spec.blocks_per_chunk,
@@ -114,7 +114,7 @@ impl Chunks {
         if (first + found) * self.chunk_tokens < hit_tokens + self.chunk_tokens {
             return Some(0);
         }
-        if keys[..found as usize].iter().any(|(key, _)| self.loading.contains_key(key)) {
+        if keys[..found as usize].iter().any(|(key, _)| self.loading.contains(key)) {
             return None;
         }
         Some((first + found) * self.chunk_tokens - hit_tokens)
@@ -140,13 +140,12 @@ impl Chunks {
         client.jobs.push(job);
         let chunks = self.cache.load(&keys, &mut client.user);
         let keys: Vec<SequenceHash> = keys.into_iter().map(|(key, _)| key).collect();
-        for &key in &keys {
-            *self.loading.entry(key).or_default() += 1;
-        }
         let handed = Handed { job, blocks: blocks.len() as u64 };
         if is_sync {
+            // Nobody else waits for these: blocks are shared from the pass on that loads them.
             copies.sync_loads.push(handed);
         } else {
+            self.loading.extend(&keys);
             copies.loads.push(handed);
         }
         log.loads.push(OffloadCopy { job, requests: vec![request.id], chunks, blocks });
@@ -300,12 +299,8 @@ impl Chunks {
             return None;
         }
         self.cache.loaded(&job.keys);
-        for key in job.keys {
-            let loads = self.loading.get_mut(&key).expect("it was being loaded");
-            *loads -= 1;
-            if *loads == 0 {
-                self.loading.remove(&key);
-            }
+        for key in &job.keys {
+            self.loading.remove(key);
         }
         job.wakes.then_some(job.request)
     }

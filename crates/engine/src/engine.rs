@@ -54,7 +54,8 @@ macro_rules! each {
 pub enum EngineState {
     /// An iteration runs until then.
     Busy {
-        /// When [`Engine::end_iteration`] is due.
+        /// When [`Engine::end_iteration`] is due: an iteration ends, or a decision that waits for copies to the host of an engine
+        /// of SGLang's.
         until: Time,
     },
     /// Nothing to do until something is submitted or released, or until `wake`.

@@ -100,6 +100,17 @@ impl InFlight {
         self.first.iter().chain(&self.second)
     }
 
+    /// Iterations that compute end no earlier than `end`.
+    pub(crate) fn delay_ends(&mut self, end: Time) {
+        for pass in [&mut self.first, &mut self.second].into_iter().flatten() {
+            if let Pass::Step(step) = pass
+                && step.computes()
+            {
+                step.iteration.end = step.iteration.end.max(end);
+            }
+        }
+    }
+
     pub(crate) fn push(&mut self, pass: Pass) {
         debug_assert!(self.second.is_none(), "two iterations are in flight at most");
         let place = if self.first.is_none() { &mut self.first } else { &mut self.second };

@@ -29,6 +29,8 @@ pub(super) struct Single {
     device_free: Time,
     /// Before when no pass can begin: that of the host's work after the last one.
     next_pass: Time,
+    /// Until when the last decision waited for copies; nothing is decided and no result is looked at before that.
+    decides_until: Time,
     /// When it last decided or ended an iteration.
     clock: Time,
     /// Whether the next decision has to wait for the end of the oldest iteration in flight.
@@ -63,6 +65,7 @@ impl Single {
             depth,
             device_free: Time::ZERO,
             next_pass: Time::ZERO,
+            decides_until: Time::ZERO,
             clock: Time::ZERO,
             blocked: false,
             recorder_clock: tracing.recorder_clock,
@@ -128,7 +131,7 @@ impl Single {
         now: Time,
         sink: &mut impl IterationSink,
     ) -> Result<EngineState, LatencyError> {
-        while !self.blocked {
+        while !self.blocked && !self.still_decides(now) {
             if self.in_flight.len() < self.depth
                 && self.decide(now, sink)?
                 && self.in_flight.len() < self.depth
@@ -150,6 +153,11 @@ impl Single {
             }
         }
         Ok(self.state(now))
+    }
+
+    /// Whether the decision in flight waits for copies, so that the next one cannot be made yet.
+    fn still_decides(&self, now: Time) -> bool {
+        self.decides_until > now && self.in_flight.len() < self.depth
     }
 
     /// Whether an iteration that computes nothing stays in flight until the next input.
@@ -213,9 +221,13 @@ impl Single {
     /// Ends the oldest iteration in flight, which is due.
     pub(super) fn end_iteration(&mut self, now: Time, sink: &mut impl IterationSink) {
         self.clock = now;
+        self.blocked = false;
+        if self.in_flight.first().is_some_and(|pass| pass.end() > now) {
+            debug_assert_eq!(self.decides_until, now, "only a decision ends before the iteration");
+            return;
+        }
         debug_assert_eq!(self.in_flight.first().map(Pass::end), Some(now));
         self.end_oldest(now, sink);
-        self.blocked = false;
     }
 
     /// Decides an iteration and puts it in flight, if there is anything to decide.
@@ -263,6 +275,11 @@ impl Single {
         let could_start = now.max(self.device_free);
         step.iteration.start = self.scheduler.wait_for_copies(could_start, &mut step);
         step.iteration.stalled = step.iteration.start.since(could_start);
+        if step.computes() && step.iteration.scheduled_at > now {
+            self.decides_until = step.iteration.scheduled_at;
+            // What was in flight is looked at when the decision is made.
+            self.in_flight.delay_ends(self.decides_until);
+        }
         let waited = step.stalls();
         step.iteration.end = step.iteration.start;
         if step.computes() {
@@ -325,7 +342,10 @@ impl Single {
     #[inline]
     fn state(&mut self, now: Time) -> EngineState {
         match self.in_flight.first() {
-            Some(pass) if pass.takes_time() => EngineState::Busy { until: pass.end() },
+            Some(pass) if pass.takes_time() => {
+                let until = if self.still_decides(now) { self.decides_until } else { pass.end() };
+                EngineState::Busy { until }
+            }
             _ => {
                 self.scheduler.idle();
                 EngineState::Idle { wake: self.scheduler.next_transfer_end(now) }

@@ -198,6 +198,17 @@ impl PrefillAdder {
                 return AddResult::Other;
             }
         }
+        let whole_extend = requests[slot].known() - whole.tokens;
+        let tokens = |adder: &Self, cache: &KvCache, extend| {
+            adder.tokens_of(cache, extend, in_window, foreseen).filter(|&tokens| {
+                // One prompt a batch is cut: what is left of a page behind it goes to nobody.
+                tokens == extend || (adder.new_chunked.is_none() && cuts)
+            })
+        };
+        // Nothing is loaded for a prompt that the chunk has no room for.
+        if tokens(self, cache, whole_extend).is_none() {
+            return AddResult::Other;
+        }
         let found = cache.load_back(found);
         let request = &mut requests[slot];
         let loaded = found.tokens - device.tokens;
@@ -205,17 +216,7 @@ impl PrefillAdder {
         if !foreseen && self.exceeds_input(cache, extend) {
             return AddResult::Other;
         }
-        let whole = self.rem_chunk.is_none_or(|chunk| i64::from(cache.ceil_page(extend)) <= chunk);
-        let tokens = match self.rem_chunk {
-            Some(chunk) if !whole && foreseen => chunk.clamp(0, extend.into()) as u32,
-            Some(chunk) if !whole => cache.floor_page(chunk.max(0) as u32),
-            _ => extend,
-        };
-        let tokens = tokens.min(in_window.unwrap_or(extend));
-        // One prompt a batch is cut: what is left of a page behind it goes to nobody.
-        if tokens == 0 || (tokens < extend && (self.new_chunked.is_some() || !cuts)) {
-            return AddResult::Other;
-        }
+        let Some(tokens) = tokens(self, cache, extend) else { return AddResult::Other };
         cache.adopt(request, found);
         request.status = Status::Active;
         self.taken.push(Taken { slot, tokens, loaded });
@@ -228,6 +229,18 @@ impl PrefillAdder {
             self.charge(tokens, 0);
         }
         self.state(cache)
+    }
+
+    /// Tokens of a prompt of which `extend` are to be computed that the batch takes; `in_window`: at most so many for the window's
+    /// pool. `None` if there is no room in the chunk.
+    fn tokens_of(&self, cache: &KvCache, extend: u32, in_window: Option<u32>, foreseen: bool) -> Option<u32> {
+        let whole = self.rem_chunk.is_none_or(|chunk| i64::from(cache.ceil_page(extend)) <= chunk);
+        let tokens = match self.rem_chunk {
+            Some(chunk) if !whole && foreseen => chunk.clamp(0, extend.into()) as u32,
+            Some(chunk) if !whole => cache.floor_page(chunk.max(0) as u32),
+            _ => extend,
+        };
+        Some(tokens.min(in_window.unwrap_or(extend))).filter(|&tokens| tokens > 0)
     }
 
     /// Whether a prompt that may not be cut exceeds what is left of the input, beside others. Where prompts are cut, the one that

@@ -37,24 +37,30 @@ impl KvCache {
         let shares = config.enable_prefix_caching;
         let capacity = config.kv_capacity_tokens();
         let windows = WindowPool::new(config);
+        let host = Self::host_tier(config, capture_events);
         Self {
             page_size: config.block_size,
             capacity,
             available: capacity,
-            tree: Self::empty_tree(config.block_size, windows.as_ref()),
+            tree: Self::empty_tree(
+                config.block_size,
+                windows.as_ref(),
+                host.as_ref().is_some_and(|host| host.writes_back()),
+            ),
             shares,
             by_pairs: config.sglang.as_ref().is_some_and(SglangConfig::tells_by_pairs),
             // The first event of a worker says that it has nothing.
             events: (capture_events && shares).then(|| vec![KvEvent::Cleared]),
-            host: Self::host_tier(config, capture_events),
+            host,
             windows,
         }
     }
 
-    fn empty_tree(page_size: u32, windows: Option<&WindowPool>) -> RadixTree {
+    fn empty_tree(page_size: u32, windows: Option<&WindowPool>, keeps_duplicates: bool) -> RadixTree {
         let tree = RadixTree::new(page_size);
         match windows {
             Some(windows) => tree.with_windows(windows.window),
+            None if keeps_duplicates => tree.with_duplicates(),
             None => tree,
         }
     }
@@ -70,7 +76,8 @@ impl KvCache {
         self.drop_copies();
         let cached = self.tree.evictable_tokens();
         assert_eq!(self.available + cached, self.capacity, "a cache that is in use cannot be emptied");
-        self.tree = Self::empty_tree(self.page_size, self.windows.as_ref());
+        let writes_back = self.host.as_ref().is_some_and(|host| host.writes_back());
+        self.tree = Self::empty_tree(self.page_size, self.windows.as_ref(), writes_back);
         self.available = self.capacity;
         if let Some(windows) = &mut self.windows {
             windows.reset();
@@ -228,7 +235,6 @@ impl KvCache {
         };
         self.tree.lock_below(request.shared.node, prefix.node);
         request.shared = prefix;
-        self.count_insertion(request, prefix.node, prefix.tokens);
     }
 
     /// Shares the whole pages within the first `tokens` tokens of a request, and takes all its KV away.
@@ -236,20 +242,9 @@ impl KvCache {
         let mut shared = request.shared.tokens;
         if self.shares {
             shared = self.floor_page(request.shareable(self.keys(tokens)));
-            let prefix = self.insert(request, shared);
-            self.count_insertion(request, prefix.node, prefix.tokens);
+            self.insert(request, shared);
         }
         self.release_behind(request, shared);
-    }
-
-    /// Counts an insertion that ends at `node`, after `tokens` tokens, as a hit of what the same request has not counted for yet.
-    fn count_insertion(&mut self, request: &mut Request, node: NodeId, tokens: u32) {
-        if self.host.is_none() {
-            return;
-        }
-        let above = self.tree.ancestor_at(node, tokens, request.counted);
-        request.counted = tokens;
-        self.copy_to_host(above, node);
     }
 
     /// Takes all KV of a request away; what is in the tree stays there.
@@ -274,34 +269,47 @@ impl KvCache {
         let (content, hashes) = request.sequence.content_and_hashes(pages);
         let known = request.shared;
         let key = Key { content, tokens, hashes: (pages > 0).then_some(hashes) };
-        let inserted = match &mut self.windows {
-            None => self.tree.insert(known, key),
+        let prefix = match &mut self.windows {
+            None => {
+                let begun = self.tree.begin_insert(known, key);
+                let (existing, whole) = (begun.existing, begun.whole);
+                self.available += u64::from(existing - known.tokens);
+                self.announce_pages(hashes, existing, whole.tokens);
+                // Copies of what was there come before what is new.
+                self.count_hits(whole, request.counted);
+                let prefix = self.tree.end_insert(begun);
+                self.announce_pages(hashes, whole.tokens, tokens);
+                self.count_hits(prefix, request.counted.max(whole.tokens));
+                request.counted = request.counted.max(prefix.tokens);
+                prefix
+            }
             Some(windows) => {
                 let first = request.window.freed.max(known.tokens);
                 let inserted = self.tree.insert_with_window(known, key, request.window.freed);
                 // Slots of what was there before are free.
                 windows.available += u64::from(tokens.saturating_sub(first) - inserted.in_window);
-                inserted
+                self.available += u64::from(inserted.existing - known.tokens);
+                self.announce_pages(hashes, inserted.existing, tokens);
+                inserted.prefix
             }
         };
-        self.available += u64::from(inserted.existing - known.tokens);
-        if let Some(events) = &mut self.events
-            && inserted.existing < tokens
-        {
-            let old = inserted.existing / self.page_size;
-            let parent = old.checked_sub(1).and_then(|last| hashes.get(last));
-            if let Some(host) = &mut self.host {
-                host.announce(false, parent, hashes.range(old..pages).collect());
-            }
-            announce(events, parent, hashes.range(old..pages));
-        }
         // The prompt is a node of its own, and counts as used once more.
         let prompt = request.prompt_tokens - u32::from(self.by_pairs);
         if tokens > prompt && self.windows.is_none() {
             let known = if known.tokens <= prompt { known } else { Prefix::EMPTY };
             self.tree.insert(known, Key { tokens: prompt, content, hashes: None });
         }
-        inserted.prefix
+        prefix
+    }
+
+    /// Tells that the pages from `from` to `to` tokens, whose identities `hashes` are, can be hit on the device.
+    fn announce_pages(&mut self, hashes: &HashRuns, from: u32, to: u32) {
+        if from == to || self.events.is_none() {
+            return;
+        }
+        let old = from / self.page_size;
+        let parent = old.checked_sub(1).and_then(|last| hashes.get(last));
+        self.announce(parent, &hashes.range(old..to / self.page_size).collect());
     }
 
     /// Tells that pages can be hit on the device.

@@ -12,7 +12,9 @@ use crate::{EngineArgs, EngineConfig, EngineRequest};
 
 /// An engine with these settings of SGLang's.
 pub(super) fn config(pages: u32, own: &Value) -> EngineConfig {
-    let settings = json!({"engine_type": "sglang", "num_gpu_blocks": pages, "sglang": own});
+    let settings = json!({
+        "engine_type": "sglang", "num_gpu_blocks": pages, "kv_bytes_per_token": 1_000, "sglang": own,
+    });
     EngineArgs::from_json(settings).unwrap().validate(None).unwrap()
 }
 

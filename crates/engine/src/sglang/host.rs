@@ -10,7 +10,7 @@ use servecast_types::{Duration, HashRuns, KvEvent, SequenceHash, Time};
 
 use super::cache::KvCache;
 use super::hicache_args::{HicacheConfig, HicacheWritePolicy};
-use super::tree::{Found, NodeId, Prefix};
+use super::tree::{Evicted, Found, NodeId, Prefix};
 use crate::iteration::HostCopies;
 
 /// Fewer tokens than that are not worth loading: they are computed again.
@@ -116,6 +116,21 @@ impl HostTier {
         }
     }
 
+    /// Whether what is evicted is copied here before.
+    pub(super) fn writes_back(&self) -> bool {
+        self.config.write_policy == HicacheWritePolicy::WriteBack
+    }
+
+    /// KV is not here any more.
+    fn gone(&mut self, gone: Vec<Evicted>) {
+        for Evicted { tokens, hashes, .. } in gone {
+            self.available += u64::from(tokens);
+            if !hashes.is_empty() {
+                self.renounce(true, hashes);
+            }
+        }
+    }
+
     /// Nodes that copies keep locked.
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
         self.writes.iter().map(|write| write.node).chain(self.loads.iter().map(|&(_, node)| node))
@@ -153,6 +168,7 @@ impl KvCache {
         while host.loads.front().is_some_and(|&(end, _)| end <= now) {
             let Some((_, node)) = host.loads.pop_front() else { break };
             self.tree.unlock(node);
+            self.tree.end_load(node);
         }
     }
 
@@ -211,50 +227,50 @@ impl KvCache {
         self.host.as_mut().and_then(|host| host.events.as_mut()).map(std::mem::take).unwrap_or_default()
     }
 
-    /// An insertion walked over the nodes from below `above` to `node`: those that are hit often enough are copied to the
-    /// host, from the top.
-    pub(super) fn copy_to_host(&mut self, above: NodeId, node: NodeId) {
+    /// An insertion that goes to the end of `prefix` is a hit of what its request has not counted for yet, which is all but its
+    /// first `counted` tokens: nodes that are hit often enough are copied to the host, with what is above them.
+    pub(super) fn count_hits(&mut self, prefix: Prefix, counted: u32) {
         let Some(host) = &self.host else { return };
         let threshold = match host.config.write_policy {
             HicacheWritePolicy::WriteBack => return,
             HicacheWritePolicy::WriteThrough => 1,
             HicacheWritePolicy::WriteThroughSelective => 2,
         };
-        for node in self.tree.path(above, node) {
-            let hits = self.tree.hit(node);
-            if hits >= threshold
-                && !self.tree.is_on_host(node)
-                && self.has_copy_above(node)
-                && self.reserve_on_host(node)
-            {
-                let (parent, hashes) = self.tree.names(node);
-                let tokens = self.tree.tokens(node);
-                self.tree.lock(node);
-                let host = self.host.as_mut().expect("it was there");
-                host.writes.push_back(Write { node, end: Time::MAX, tokens, parent, hashes });
-                host.begun += 1;
+        let above = self.tree.ancestor_at(prefix.node, prefix.tokens, counted);
+        for node in self.tree.path(above, prefix.node) {
+            if self.tree.hit(node) >= threshold && !self.tree.is_on_host(node) {
+                self.copy_to_host(node);
             }
         }
     }
 
-    /// Whether what is above a node is on the host, too, so that a copy of the node can be reached there.
-    fn has_copy_above(&self, node: NodeId) -> bool {
-        self.tree.is_on_host(self.tree.parent(node))
+    /// Copies a node to the host, and those above it that are not there, from the top; as far as there is room.
+    fn copy_to_host(&mut self, node: NodeId) {
+        let mut above = node;
+        while !self.tree.is_on_host(above) {
+            above = self.tree.parent(above);
+        }
+        for node in self.tree.path(above, node) {
+            if !self.reserve_on_host(node) {
+                return;
+            }
+            let (parent, hashes) = self.tree.names(node);
+            let tokens = self.tree.tokens(node);
+            self.tree.lock(node);
+            let host = self.host.as_mut().expect("it was there");
+            host.writes.push_back(Write { node, end: Time::MAX, tokens, parent, hashes });
+            host.begun += 1;
+        }
     }
 
-    /// Makes room on the host for a node, if there can be enough.
+    /// Makes room on the host for a node, if there can be enough, and as far as there can be.
     fn reserve_on_host(&mut self, node: NodeId) -> bool {
         let tokens = u64::from(self.tree.tokens(node));
-        // A copy can be reached only through that of what is above it.
-        let parent = Some(self.tree.parent(node));
         let Some(host) = &mut self.host else { return false };
-        while host.available < tokens
-            && let Some(evicted) = self.tree.evict_from_host([host.kept, parent])
-        {
-            host.available += u64::from(evicted.tokens);
-            if !evicted.hashes.is_empty() {
-                host.renounce(true, evicted.hashes);
-            }
+        let missing = tokens.saturating_sub(host.available);
+        if missing > 0 {
+            let gone = self.tree.evict_from_host(missing, host.kept);
+            host.gone(gone);
         }
         let fits = host.available >= tokens;
         if fits {
@@ -264,12 +280,19 @@ impl KvCache {
         fits
     }
 
-    /// Under `write_back`, the leaf that is evicted next is copied to the host before, for which the decision waits.
+    /// Under `write_back`, the leaf that is evicted next is copied to the host before, for which the decision waits. Without room
+    /// it is lost, with what only the host has below it.
     pub(super) fn write_back(&mut self, leaf: NodeId) {
         let Some(host) = &self.host else { return };
-        let is_wanted =
-            host.config.write_policy == HicacheWritePolicy::WriteBack && !self.tree.is_on_host(leaf);
-        if !is_wanted || !self.reserve_on_host(leaf) {
+        let is_wanted = host.writes_back() && !self.tree.is_on_host(leaf);
+        if !is_wanted {
+            return;
+        }
+        if !self.reserve_on_host(leaf) {
+            let lost = self.tree.drop_below(leaf);
+            if let Some(host) = &mut self.host {
+                host.gone(lost);
+            }
             return;
         }
         let (tokens, (parent, hashes)) = (self.tree.tokens(leaf), self.tree.names(leaf));
@@ -280,6 +303,7 @@ impl KvCache {
         if !hashes.is_empty() {
             host.announce(true, parent, hashes);
         }
+        self.tree.track_duplicate(leaf);
     }
 
     /// Loads what a request hits on the host, if that is worth it and there is memory; returns what it hits on the device then.
@@ -300,6 +324,7 @@ impl KvCache {
             return found.device;
         }
         self.take(tokens.into());
+        self.tree.begin_load(found.device.node, found.whole.node);
         self.tree.bring_up(found.whole.node);
         self.tree.lock(found.whole.node);
         self.announce_loaded(found);
@@ -317,5 +342,71 @@ impl KvCache {
                 self.announce(parent, &hashes);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::fixture::{Fixture, config};
+    use super::*;
+
+    /// A pool of 100 tokens beside a host of 20.
+    fn fixture(policy: &str) -> Fixture {
+        let own: Value = json!({
+            "enable_hierarchical_cache": true, "hicache_ratio": 0.2, "hicache_write_policy": policy,
+            "hicache_write_bandwidth": 1.0, "hicache_write_us": 0,
+        });
+        let mut fixture = Fixture::new(100, &own);
+        fixture.cache = KvCache::new(&config(100, &own), true);
+        fixture
+    }
+
+    /// Tokens of the copies that begin with what was cached since the last time.
+    fn copied(fixture: &mut Fixture, now: u64) -> Vec<u32> {
+        fixture.cache.end_result(Time::from_ns(now));
+        let copies = fixture.cache.host_copies().unwrap().transfers;
+        copies.into_iter().flat_map(|(_, tokens, _)| tokens).collect()
+    }
+
+    #[test]
+    fn what_did_not_fit_goes_with_what_comes_below_it() {
+        let mut fixture = fixture("write_through");
+        // Locked until its copy is done, so that there is no room for anything else.
+        fixture.cache_prompt(&[(0, 15)]);
+        assert_eq!(copied(&mut fixture, 0), [15]);
+        fixture.cache_prompt(&[(100, 6)]);
+        assert!(copied(&mut fixture, 1).is_empty());
+        fixture.cache.begin_decision(Time::from_ns(20_000));
+        fixture.cache.make_available(94);
+        fixture.cache_prompt(&[(100, 6), (200, 7)]);
+        assert_eq!(copied(&mut fixture, 20_000), [6, 7]);
+    }
+
+    #[test]
+    fn room_on_the_host_is_made_before_a_leaf_is_told_of() {
+        let mut fixture = fixture("write_through");
+        fixture.cache_prompt(&[(0, 15)]);
+        copied(&mut fixture, 0);
+        fixture.cache_prompt(&[(100, 6)]);
+        fixture.cache.begin_decision(Time::from_ns(20_000));
+        fixture.cache.make_available(94);
+        fixture.cache.take_tiered_events();
+        fixture.cache_prompt(&[(100, 6), (200, 7)]);
+        let events = fixture.cache.take_tiered_events();
+        let told = events.iter().map(|(is_host, event)| (*is_host, matches!(event, KvEvent::Removed { .. })));
+        assert_eq!(told.collect::<Vec<_>>(), [(true, true), (false, false)]);
+    }
+
+    #[test]
+    fn a_node_is_copied_whole_before_it_is_cut_where_the_prompt_ends() {
+        let mut fixture = fixture("write_through");
+        let slot = fixture.add(&[(0, 8)], 5);
+        let request = &mut fixture.requests[slot];
+        request.outputs = 3;
+        fixture.cache.allocate(request, 11);
+        fixture.cache.share_and_release(request, 11);
+        assert_eq!(copied(&mut fixture, 0), [11]);
     }
 }

@@ -26,6 +26,7 @@
 //! - `policy`: the order of the waiting queue (`SchedulePolicy`); `order`: those orders that go by what is cached or runs.
 //! - `queue`: the waiting queue itself.
 //! - `interval`: decodes between prefill batches (`prefill_decode_interval`).
+//! - `progress`: how much has been computed since a request came (`processed_tokens_counter`).
 //! - `inbox`: requests that the scheduler has not looked at yet (`scheduler_recv_interval`).
 //! - `decode`: the next tokens, retraction, preemption (`update_running_batch`).
 //! - `update`: what becomes known at the end of an iteration (`process_batch_result`), KV of other workers.
@@ -57,6 +58,7 @@ mod load_balance;
 mod order;
 mod policy;
 mod prefill_side;
+mod progress;
 mod queue;
 mod ranks;
 mod ratio;

@@ -119,7 +119,8 @@ pub(super) fn by_subtree(waiting: &mut [Slot], requests: &mut RequestTable<Reque
         .map(|&slot| {
             let request = &mut requests[slot];
             let tokens = request.known();
-            (slot, cache.find_tiers(request, tokens).whole.node)
+            // Where it ends on the device: what only the host has does not count.
+            (slot, cache.find(request, tokens).node)
         })
         .collect();
     let mut children: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();

@@ -40,7 +40,7 @@ pub(super) struct Request {
     pub(super) asked: Option<Box<Asked>>,
     /// When it entered the waiting queue, last time: a number that grows.
     pub(super) entered: u64,
-    /// Prompt tokens that the engine had computed by then.
+    /// Tokens that the engine had [counted](super::progress::Progress) as computed by then.
     pub(super) computed_before: u64,
     /// Why it is given up with its first token: it stands for a request that was refused.
     pub(super) refused: Option<Rejection>,

@@ -15,6 +15,7 @@ use super::inbox::Inbox;
 use super::interval::PrefillInterval;
 use super::policy::Policy;
 use super::prefill_side::PrefillSide;
+use super::progress::Progress;
 use super::queue::WaitingQueue;
 use super::ratio::NewTokenRatio;
 use super::request::{Request, Status};
@@ -48,8 +49,7 @@ pub(crate) struct Scheduler {
     pub(super) ratio: NewTokenRatio,
     pub(super) policy: Policy,
     pub(super) interval: PrefillInterval,
-    /// Prompt tokens that prefill batches have had so far, and decodes that rode along.
-    computed_tokens: u64,
+    pub(super) progress: Progress,
     /// What only a worker of one stage has.
     pub(super) prefill_side: Option<PrefillSide>,
     pub(super) decode_side: Option<DecodeSide>,
@@ -96,7 +96,7 @@ impl Scheduler {
                 sglang.prefill_decode_interval,
                 sglang.prefill_decode_interval_min_bs,
             ),
-            computed_tokens: 0,
+            progress: Progress::default(),
             prefill_side: PrefillSide::new(&config, &sglang),
             decode_side: DecodeSide::new(&config, &sglang),
             loading: VecDeque::new(),
@@ -162,7 +162,7 @@ impl Scheduler {
         self.entries += 1;
         let request = &mut self.requests[slot];
         request.entered = self.entries;
-        request.computed_before = self.computed_tokens;
+        request.computed_before = self.progress.tokens();
         if !request.remote_prefill {
             self.waiting.push_back(slot);
             return;
@@ -237,7 +237,9 @@ impl Scheduler {
     fn conclude(&mut self, step: &mut Step, adder: Option<&PrefillAdder>) {
         if step.prefills > 0 {
             self.interval.prefilled();
-            self.computed_tokens += step.iteration.total_tokens();
+            self.progress.prefilled(step.iteration.total_tokens());
+        } else if !step.entries.is_empty() {
+            self.progress.decoded(1);
         }
         self.inbox.decided(step.prefills > 0);
         step.loaded_at = self.cache.end_decision().unwrap_or(Time::ZERO);
@@ -276,19 +278,22 @@ impl Scheduler {
     /// Requests whose prompt is computed run from now on; those that ended are gone.
     fn merge_last_prefill(&mut self) {
         let mut last = std::mem::take(&mut self.last_prefill);
+        let mut begins = false;
         if !last.is_empty() {
             let before = last.len();
             last.retain(|&slot| self.is_active(slot) && self.chunked != Some(slot));
             if last.len() < before {
                 self.batch_is_full = false;
             }
-            if self.running.is_empty() && !last.is_empty() {
+            begins = self.running.is_empty() && !last.is_empty();
+            if begins {
                 self.batch_is_full = false;
             }
             self.running.append(&mut last);
         }
         self.last_prefill = last;
         self.last_prefill.clear();
+        self.progress.merged(begins);
     }
 
     /// Whether a request of a batch is still there.
@@ -315,7 +320,7 @@ impl Scheduler {
             self.batch_is_full = true;
             return None;
         }
-        let computed = self.computed_tokens;
+        let computed = self.progress.tokens();
         self.policy.arrange(&mut self.waiting, &mut self.requests, step.iteration.scheduled_at);
         self.policy.order(&mut self.waiting, &mut self.requests, &mut self.cache, &self.running, computed);
         let mixed = if self.sglang.enable_mixed_chunk { self.running.len() as u32 } else { 0 };

@@ -87,6 +87,7 @@ impl StretchScheduler for Scheduler {
         self.stretch.skip(iterations);
         self.inbox.skip(iterations);
         self.interval.skip(iterations, self.stretch.requests());
+        self.progress.decoded(iterations);
         if let Some(side) = &mut self.decode_side {
             side.skip(iterations);
         }
@@ -132,6 +133,7 @@ impl StretchScheduler for Scheduler {
         self.ratio.decay();
         self.inbox.skip(1);
         self.interval.skip(1, self.running.len() as u64);
+        self.progress.decoded(1);
         if let Some(side) = &mut self.decode_side {
             side.skip(1);
         }

@@ -18,6 +18,7 @@ use servecast_types::{HashRuns, Prompt, Run};
 use smallvec::SmallVec;
 
 use super::cursor::{Cursor, Place};
+use tiers::Duplicates;
 pub(super) use windows::WindowVictim;
 use windows::Windows;
 
@@ -50,10 +51,10 @@ struct Node {
     device: bool,
     /// Whether the host has a copy of its KV, or gets one.
     host: bool,
-    /// How many of its children the host has.
-    on_host: u32,
-    /// Its last use when it became a leaf that only the host has, last time.
-    host_leaf_since: u64,
+    /// Its place among what is both on the device and on the host, from 1 on; 0 for none.
+    duplicate: u64,
+    /// The end of the load that brings it to the device, as long as that is under way.
+    loading: Option<NodeId>,
     /// Insertions that counted as hits of it.
     hits: u32,
     /// Place among its siblings: lower came earlier.
@@ -125,6 +126,17 @@ pub(super) struct Inserted {
     pub(super) in_window: u32,
 }
 
+/// An insertion under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Insertion<'a> {
+    /// Tokens of the key that were on the device before.
+    pub(super) existing: u32,
+    /// What is in the tree of it.
+    pub(super) whole: Prefix,
+    key: Key<'a>,
+    rest: Cursor<'a>,
+}
+
 /// All cached prefixes of a worker.
 #[derive(Debug)]
 pub(super) struct RadixTree {
@@ -134,9 +146,10 @@ pub(super) struct RadixTree {
     children: FxHashMap<(NodeId, u64), NodeId>,
     /// Leaves that nobody locks, by last use.
     evictable_leaves: BTreeSet<(u64, NodeId)>,
-    /// Nodes of the host that can be evicted there: those that became leaves that only it has, by their last use at that time.
-    /// As in the real cache, those stay that are loaded again.
+    /// Leaves that only the host has, by last use.
     host_leaves: BTreeSet<(u64, NodeId)>,
+    /// What the host could give up first, if there is such a thing.
+    duplicates: Option<Duplicates>,
     evictable_tokens: u64,
     protected_tokens: u64,
     /// Recency of the last use. No two leaves have the same, so that ids decide nothing.
@@ -158,8 +171,8 @@ impl RadixTree {
             on_device: 0,
             device: true,
             host: true,
-            on_host: 0,
-            host_leaf_since: 0,
+            duplicate: 0,
+            loading: None,
             hits: 0,
             order: 0,
             locks: 1,
@@ -173,6 +186,7 @@ impl RadixTree {
             children: FxHashMap::default(),
             evictable_leaves: BTreeSet::new(),
             host_leaves: BTreeSet::new(),
+            duplicates: None,
             evictable_tokens: 0,
             protected_tokens: 0,
             clock: 0,
@@ -200,23 +214,33 @@ impl RadixTree {
 
     /// Adds the whole pages of a key that begins with `known`, which is here. Counts as a use of what is there.
     pub(super) fn insert(&mut self, known: Prefix, key: Key<'_>) -> Inserted {
-        let (Found { device, whole, .. }, mut rest) = self.walk(known, key);
-        // What was only on the host was computed again.
-        if whole.node != device.node {
-            self.bring_up(whole.node);
-            self.touch(whole.node);
+        let begun = self.begin_insert(known, key);
+        Inserted { existing: begun.existing, prefix: self.end_insert(begun), in_window: 0 }
+    }
+
+    /// The first half of an insertion: goes over what is there, and takes what was only on the host to the device, since it
+    /// was computed again.
+    pub(super) fn begin_insert<'a>(&mut self, known: Prefix, key: Key<'a>) -> Insertion<'a> {
+        let (Found { device, whole, .. }, rest) = self.walk(known, key);
+        self.bring_up(whole.node);
+        for node in self.path(device.node, whole.node) {
+            self.track_duplicate(node);
         }
-        let (existing, parent) = (device.tokens, whole.node);
+        Insertion { existing: device.tokens, whole, key, rest }
+    }
+
+    /// The second half: adds what is missing.
+    pub(super) fn end_insert(&mut self, begun: Insertion<'_>) -> Prefix {
+        let Insertion { whole, key, mut rest, .. } = begun;
         let tokens = self.whole_pages(key.tokens) - whole.tokens;
         if tokens == 0 {
-            return Inserted { existing, prefix: whole, in_window: 0 };
+            return whole;
         }
         let first_page = rest.page(self.page_size);
         let pages = whole.tokens / self.page_size..(whole.tokens + tokens) / self.page_size;
         let hashes = key.hashes.map(|hashes| hashes.range(pages).collect()).unwrap_or_default();
-        let node = self.add_leaf(parent, first_page, rest.take(tokens), hashes);
-        let prefix = Prefix { tokens: whole.tokens + tokens, node, place: rest.place };
-        Inserted { existing, prefix, in_window: 0 }
+        let node = self.add_leaf(whole.node, first_page, rest.take(tokens), hashes);
+        Prefix { tokens: whole.tokens + tokens, node, place: rest.place }
     }
 
     /// Puts a leaf below a node; it is used now.
@@ -239,8 +263,8 @@ impl RadixTree {
             on_device: 0,
             device: true,
             host: false,
-            on_host: 0,
-            host_leaf_since: 0,
+            duplicate: 0,
+            loading: None,
             hits: 0,
             order: self.births,
             locks: 0,
@@ -259,8 +283,8 @@ impl RadixTree {
     /// Walks down from `known`, with which the key begins, as far as the key is here. If that is inside a node, its rest
     /// is older than what was walked over and than a leaf that is put beside it, and newer than everything else.
     ///
-    /// Only the end is noted as used: what is above it is no leaf until that is gone, and takes over its time then. To find
-    /// what only the host has is no use of that; where such a node is cut, the part that was found stays as old as it was.
+    /// Only the end is noted as used, on the device and on the host: what is above it is no leaf until that is gone, and takes
+    /// over its time then.
     fn walk<'a>(&mut self, known: Prefix, key: Key<'a>) -> (Found, Cursor<'a>) {
         self.clock += 1;
         let mut device = known;
@@ -282,17 +306,9 @@ impl RadixTree {
             if whole {
                 node = child;
             } else {
-                let Node { last_use, passes_on, .. } = self.nodes[child.index()];
-                let before = (last_use, passes_on);
                 self.touch(child);
                 self.clock += 1;
                 node = self.split(child, common);
-                if !self.nodes[node.index()].device {
-                    // Neither is what was cut off a use of it.
-                    let upper = &mut self.nodes[node.index()];
-                    (upper.last_use, upper.passes_on) = before;
-                    self.nodes[child.index()].passes_on = before.1;
-                }
             }
             in_window = self.in_window(node, in_window);
             if self.nodes[node.index()].device && self.can_be_hit(tokens, in_window) {
@@ -303,6 +319,9 @@ impl RadixTree {
             }
         }
         self.touch(device.node);
+        if self.windows.is_none() && node != device.node {
+            self.touch(node);
+        }
         let whole = Prefix { tokens, node, place: cursor.place };
         (Found { device, whole, cached: tokens }, cursor)
     }
@@ -339,8 +358,8 @@ impl RadixTree {
             on_device: is_on_device,
             device: node.device,
             host: node.host,
-            on_host: u32::from(node.host),
-            host_leaf_since: 0,
+            duplicate: 0,
+            loading: node.loading,
             hits: node.hits,
             order: node.order,
             locks: node.locks,
@@ -356,6 +375,7 @@ impl RadixTree {
         self.children.insert(key, upper);
         self.children.insert((upper, first_page), lower);
         self.split_window(upper, lower);
+        self.track_duplicate(upper);
         upper
     }
 
@@ -382,7 +402,7 @@ impl RadixTree {
         }
         let hashes = self.nodes[id.index()].hashes.clone();
         self.nodes[id.index()].device = false;
-        self.list_on_host(id);
+        self.set_evictable(id, true);
         let above = &mut self.nodes[parent.index()];
         above.on_device -= 1;
         above.last_use = above.last_use.max(passes_on);
@@ -395,22 +415,19 @@ impl RadixTree {
     fn remove(&mut self, id: NodeId, was_on_device: bool) -> HashRuns {
         let node = &mut self.nodes[id.index()];
         assert_eq!(node.children, 0, "only a leaf is taken away");
-        let Node { parent, first_page, passes_on, host, host_leaf_since, .. } = *node;
-        self.host_leaves.remove(&(host_leaf_since, id));
-        let node = &mut self.nodes[id.index()];
+        let Node { parent, first_page, passes_on, .. } = *node;
         let hashes = std::mem::take(&mut node.hashes);
         node.content = SmallVec::new();
         self.children.remove(&(parent, first_page));
+        self.forget_duplicate(id);
         self.vacant.push(id);
         self.set_evictable(parent, false);
         let above = &mut self.nodes[parent.index()];
         above.children -= 1;
         above.on_device -= u32::from(was_on_device);
-        above.on_host -= u32::from(host);
         above.last_use = above.last_use.max(passes_on);
         above.passes_on = above.passes_on.max(passes_on);
         self.set_evictable(parent, true);
-        self.list_on_host(parent);
         hashes
     }
 
@@ -436,29 +453,23 @@ impl RadixTree {
     /// Whether only the host has a node, and nothing below it.
     fn is_host_leaf(&self, node: NodeId) -> bool {
         let node = &self.nodes[node.index()];
-        !node.device && node.children == 0
+        !node.device && node.children == 0 && node.locks == 0
     }
 
-    /// Puts a node on the list of evictable leaves if it is one, or takes it off.
+    /// Puts a node on the list of evictable leaves of the device or of the host if it is one, or takes it off.
     fn set_evictable(&mut self, node: NodeId, evictable: bool) {
-        if self.is_evictable_leaf(node) {
-            let entry = (self.nodes[node.index()].last_use, node);
-            if evictable {
-                self.evictable_leaves.insert(entry);
-            } else {
-                self.evictable_leaves.remove(&entry);
-            }
-        }
-    }
-
-    /// Puts a node on the list of what can be evicted from the host if it has become a leaf there.
-    fn list_on_host(&mut self, node: NodeId) {
-        if self.is_host_leaf(node) {
-            let entry = &mut self.nodes[node.index()];
-            let before = std::mem::replace(&mut entry.host_leaf_since, entry.last_use);
-            let now = entry.last_use;
-            self.host_leaves.remove(&(before, node));
-            self.host_leaves.insert((now, node));
+        let entry = (self.nodes[node.index()].last_use, node);
+        let leaves = if self.is_evictable_leaf(node) {
+            &mut self.evictable_leaves
+        } else if self.is_host_leaf(node) {
+            &mut self.host_leaves
+        } else {
+            return;
+        };
+        if evictable {
+            leaves.insert(entry);
+        } else {
+            leaves.remove(&entry);
         }
     }
 

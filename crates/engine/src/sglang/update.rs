@@ -110,7 +110,11 @@ impl Scheduler {
             list.retain(|&other| other != slot);
             list.len() < before
         };
-        if left(&mut self.running) | left(&mut self.last_prefill) {
+        let ran = left(&mut self.running);
+        if ran {
+            self.progress.left();
+        }
+        if ran | left(&mut self.last_prefill) {
             self.batch_is_full = false;
         }
     }

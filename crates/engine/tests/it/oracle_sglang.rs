@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use servecast_engine::{
-    Emitted, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, HostCopies, Iteration, Requeue,
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, HostCopies, Iteration, Requeue,
     SglangState, WindowSlots,
 };
-use servecast_types::{KvEvent, Time};
+use servecast_types::{KvEvent, RequestId, Time};
 
 use crate::expand::{Expander, as_far_as_known};
 use crate::recording::{
@@ -55,10 +55,9 @@ fn oracle_sglang() {
 /// part.
 fn replay(case: &Recording) -> Result<(), String> {
     let plain = Driver::new(case, Mode::OneByOne)?.run()?;
-    let mut hash_numbers = HashNumbers::default();
+    let mut told = Told::default();
     let config = &case.expected["config"];
-    let found =
-        plain.iterations.iter().map(|each| describe(case, config, each, plain.page_size, &mut hash_numbers));
+    let found = plain.iterations.iter().map(|each| describe(case, config, each, plain.page_size, &mut told));
     let found: Vec<_> = found.collect();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
@@ -199,15 +198,22 @@ impl<'a> Driver<'a> {
 
     fn request(&self, index: usize) -> EngineRequest {
         let case = &self.case.requests[index];
-        let before = self.case.requests.iter().filter(|other| other.id < case.id);
         EngineRequest {
             priority: priority_of(self.case, index),
-            tie_break: before.count() as u64,
+            tie_break: self.case.tie_break(index),
             accepted_drafts: accepted_drafts(self.case, index),
             ignore_eos: case.ignore_eos,
             ..self.case.request(index)
         }
     }
+}
+
+/// What was told of the iterations before.
+#[derive(Default)]
+pub(crate) struct Told {
+    hash_numbers: HashNumbers,
+    /// Tokens that were last loaded from the host for a request.
+    loaded: BTreeMap<RequestId, u32>,
 }
 
 /// An iteration in the words of the recorder.
@@ -216,7 +222,7 @@ pub(crate) fn describe(
     config: &Value,
     iteration: &Iteration,
     page_size: u32,
-    hash_numbers: &mut HashNumbers,
+    told: &mut Told,
 ) -> BTreeMap<&'static str, Value> {
     let full = case.expected["steps"][0]["running"].is_array();
     let state: &SglangState = iteration.sglang.as_deref().unwrap();
@@ -261,9 +267,7 @@ pub(crate) fn describe(
     if let Some(host) = &state.host {
         let mut copies = host_copies(host);
         if state.prefills > 0 {
-            let loaded = iteration.admitted.iter().filter(|each| each.host_cached_tokens > 0);
-            copies["loaded"] =
-                loaded.map(|each| json!([case.name(each.id), each.host_cached_tokens])).collect();
+            copies["loaded"] = loaded(case, iteration, told);
         }
         step.insert("hicache", copies);
     }
@@ -279,13 +283,19 @@ pub(crate) fn describe(
     if let Some(host) = &state.host_end {
         step.insert("hicache_end", host_copies(host));
     }
-    let emitted: Vec<_> = iteration.emitted.iter().map(|each| each.id).chain(stubs.iter().copied()).collect();
-    let finished: Vec<_> =
-        iteration.finished.iter().map(|each| each.id).chain(stubs.iter().copied()).collect();
+    // Stubs stand where they stand in the batch.
+    let in_batch = |told: &[RequestId]| -> Vec<RequestId> {
+        let ids = iteration.scheduled.iter().map(|each| each.id);
+        ids.filter(|id| told.contains(id) || stubs.contains(id)).collect()
+    };
+    let emitted: Vec<_> = iteration.emitted.iter().map(|each| each.id).collect();
+    let emitted = in_batch(&emitted);
+    let finished: Vec<_> = iteration.finished.iter().map(|each| each.id).collect();
+    let finished = in_batch(&finished);
     let events: Vec<Value> = if config["hicache"].is_object() {
-        state.tiered_events.iter().map(|event| tiered(event, page_size, hash_numbers)).collect()
+        state.tiered_events.iter().map(|event| tiered(event, page_size, &mut told.hash_numbers)).collect()
     } else {
-        iteration.kv_events.iter().map(|event| hash_numbers.canonical(event, page_size)).collect()
+        iteration.kv_events.iter().map(|event| told.hash_numbers.canonical(event, page_size)).collect()
     };
     step.extend([
         ("mode", json!(mode(iteration))),
@@ -299,9 +309,9 @@ pub(crate) fn describe(
     ]);
     if config["speculative_algorithm"].is_string() {
         step.insert("kv_allocated", json!(state.kv_allocated));
-        let accepted = iteration.emitted.iter();
-        let of = |emitted: &Emitted| json!([case.name(emitted.id), emitted.tokens]);
-        step.insert("accepted", accepted.map(of).collect());
+        let tokens = |id| iteration.emitted.iter().find(|each| each.id == id).map_or(1, |each| each.tokens);
+        let accepted = emitted.iter().map(|&id| json!([case.name(id), tokens(id)]));
+        step.insert("accepted", accepted.collect());
     }
     if config["enable_kv_cache_events"] == true {
         if full {
@@ -315,6 +325,14 @@ pub(crate) fn describe(
         }
     }
     step
+}
+
+/// What was loaded for the requests of a batch: the recorder tells of the last load whenever a request is in one.
+fn loaded(case: &Recording, iteration: &Iteration, told: &mut Told) -> Value {
+    let loaded = iteration.admitted.iter().filter(|each| each.host_cached_tokens > 0);
+    told.loaded.extend(loaded.map(|each| (each.id, each.host_cached_tokens)));
+    let in_batch = iteration.scheduled.iter().filter_map(|each| told.loaded.get_key_value(&each.id));
+    in_batch.map(|(&id, tokens)| json!([case.name(id), tokens])).collect()
 }
 
 /// An event of a cache with two tiers.

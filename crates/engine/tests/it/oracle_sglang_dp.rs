@@ -7,8 +7,8 @@ use servecast_engine::{
 };
 use servecast_types::Time;
 
-use crate::oracle_sglang::{accepted_drafts, describe, priority_of, settings};
-use crate::recording::{HashNumbers, Recording, from_us};
+use crate::oracle_sglang::{Told, accepted_drafts, describe, priority_of, settings};
+use crate::recording::{Recording, from_us};
 
 /// Runs the case and compares every rank with what was recorded; says where they first part.
 pub(crate) fn replay(case: &Recording) -> Result<(), String> {
@@ -19,12 +19,12 @@ pub(crate) fn replay(case: &Recording) -> Result<(), String> {
     let page_size = engine_config.block_size();
     let tracing = EngineTracing { kv_events: true, sglang_state: true, ..EngineTracing::default() };
     let ended = run(case, Engine::new(engine_config, tracing), ranks)?;
-    let mut hash_numbers = HashNumbers::default();
+    let mut told = Told::default();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, of_all)) in steps.iter().zip(passes(&ended, ranks)).enumerate() {
         let iteration = &ended[number];
         let rank = iteration.dp_rank;
-        let mut found = describe(case, &config, iteration, page_size, &mut hash_numbers);
+        let mut found = describe(case, &config, iteration, page_size, &mut told);
         found.insert("rank", json!(rank));
         found.extend(of_pass(iteration, of_all));
         for (key, found) in &found {
@@ -132,6 +132,7 @@ fn run(case: &Recording, mut engine: Engine, ranks: u32) -> Result<Vec<Iteration
 fn request(case: &Recording, index: usize) -> EngineRequest {
     EngineRequest {
         priority: priority_of(case, index),
+        tie_break: case.tie_break(index),
         ignore_eos: case.requests[index].ignore_eos,
         accepted_drafts: accepted_drafts(case, index),
         ..case.request(index)

@@ -14,8 +14,8 @@ use servecast_engine::{
 use servecast_types::{RequestId, Time};
 
 use crate::expand::{Expander, as_far_as_known};
-use crate::oracle_sglang::{describe, priority_of, settings};
-use crate::recording::{HashNumbers, Recording, from_us};
+use crate::oracle_sglang::{Told, describe, priority_of, settings};
+use crate::recording::{Recording, from_us};
 
 /// Runs the case and compares both sides with what was recorded, and with a run that takes decodes together; says where they
 /// first part.
@@ -160,7 +160,7 @@ impl Side {
 
     fn compare(&self, case: &Recording) -> Result<(), String> {
         let page_size = self.engine.config().block_size();
-        let mut hash_numbers = HashNumbers::default();
+        let mut told = Told::default();
         let steps = case.expected["steps"].as_array().unwrap().iter();
         let steps: Vec<&Value> = steps.filter(|step| step["side"] == self.name).collect();
         let found: Vec<BTreeMap<&str, Value>> = self
@@ -169,7 +169,7 @@ impl Side {
             .ended
             .iter()
             .map(|iteration| {
-                let mut step = describe(case, &self.config, iteration, page_size, &mut hash_numbers);
+                let mut step = describe(case, &self.config, iteration, page_size, &mut told);
                 self.describe_queues(case, iteration, &mut step);
                 step
             })

@@ -16,10 +16,9 @@ impl RadixTree {
                 node = self.parent(node);
             }
         }
-        let (mut evictable, mut protected, mut leaves) = (0, 0, 0);
+        let (mut evictable, mut protected, mut leaves, mut host_leaves) = (0, 0, 0, 0);
         let mut children = vec![0_u32; self.nodes.len()];
         let mut on_device = vec![0_u32; self.nodes.len()];
-        let mut on_host = vec![0_u32; self.nodes.len()];
         for (&(parent, _), &id) in &self.children {
             let node = &self.nodes[id.index()];
             ensure!(
@@ -46,13 +45,12 @@ impl RadixTree {
                 let size = if node.locks > 0 { &mut protected } else { &mut evictable };
                 *size += u64::from(node.tokens);
             }
-            let listed_on_host = self.host_leaves.contains(&(node.host_leaf_since, id));
+            let listed_on_host = self.host_leaves.contains(&(node.last_use, id));
             ensure!(
-                listed_on_host || !self.is_host_leaf(id),
-                "{id:?} is a leaf of the host that is not listed"
+                listed_on_host == self.is_host_leaf(id),
+                "{id:?} is listed on the host and no leaf there, or neither"
             );
-            ensure!(node.host || !listed_on_host, "{id:?} is listed on the host, which does not have it");
-            on_host[parent.index()] += u32::from(node.host);
+            host_leaves += usize::from(listed_on_host);
             let listed = self.evictable_leaves.contains(&(node.last_use, id));
             ensure!(
                 listed == self.is_evictable_leaf(id),
@@ -67,14 +65,14 @@ impl RadixTree {
         );
         let listed = self.evictable_leaves.len();
         ensure!(leaves == listed, "{listed} leaves are listed for eviction, of {leaves}");
+        let listed = self.host_leaves.len();
+        ensure!(host_leaves == listed, "{listed} leaves are listed on the host, of {host_leaves}");
         let counted = self.children.values().chain([&NodeId::ROOT]);
         for id in counted {
             let (counted, found) = (self.nodes[id.index()].children, children[id.index()]);
             ensure!(counted == found, "{id:?} counts {counted} children, but has {found}");
             let (counted, found) = (self.nodes[id.index()].on_device, on_device[id.index()]);
             ensure!(counted == found, "{id:?} counts {counted} children on the device, but has {found}");
-            let (counted, found) = (self.nodes[id.index()].on_host, on_host[id.index()]);
-            ensure!(counted == found, "{id:?} counts {counted} children on the host, but has {found}");
         }
         Ok(looked_at)
     }

@@ -147,3 +147,65 @@ fn a_window_is_locked_in_whole_nodes_and_what_is_above_loses_its_slots_first() {
     assert_eq!((tree.window_protected(), tree.window_evictable()), (0, 9));
     tree.check_windows(std::iter::empty()).unwrap();
 }
+
+/// A tree with contents of one run each, all of which the host has, too.
+fn on_both_tiers(contents: &[(u32, u32)]) -> (RadixTree, Vec<Prompt>) {
+    let mut tree = RadixTree::new(1).with_duplicates();
+    let contents: Vec<Prompt> = contents.iter().map(|&run| prompt(&[run])).collect();
+    for content in &contents {
+        let inserted = tree.insert(Prefix::EMPTY, key(content));
+        tree.keep_on_host(inserted.prefix.node);
+        tree.track_duplicate(inserted.prefix.node);
+    }
+    (tree, contents)
+}
+
+fn sizes(gone: &[Evicted]) -> Vec<u32> {
+    gone.iter().map(|gone| gone.tokens).collect()
+}
+
+#[test]
+fn a_lookup_is_a_use_of_what_only_the_host_has() {
+    let (mut tree, contents) = on_both_tiers(&[(0, 4), (100, 5)]);
+    while tree.evict_leaf().is_some() {}
+    let found = tree.find(key(&contents[0]));
+    assert_eq!((found.device.tokens, found.whole.tokens), (0, 4));
+    tree.check(std::iter::empty()).unwrap();
+    assert_eq!(sizes(&tree.evict_from_host(1, None)), [5]);
+    // What is about to be loaded stays.
+    assert!(tree.evict_from_host(1, Some(found.whole.node)).is_empty());
+    assert_eq!(sizes(&tree.evict_from_host(1, None)), [4]);
+    tree.check(std::iter::empty()).unwrap();
+}
+
+/// 4 and 5 are leaves on the device, 6 is not; 7 is only on the host.
+#[test]
+fn the_host_gives_up_what_the_device_has_too_and_leaves_of_the_device_last_of_that() {
+    let (mut tree, contents) = on_both_tiers(&[(50, 7), (0, 4), (100, 5), (200, 6)]);
+    tree.evict_leaf().unwrap();
+    let below = prompt(&[(200, 6), (300, 1)]);
+    tree.insert(Prefix::EMPTY, key(&below));
+    // It has had its place since before the others.
+    tree.find(key(&contents[1]));
+    assert_eq!(sizes(&tree.evict_from_host(6, None)), [6]);
+    assert_eq!(sizes(&tree.evict_from_host(20, None)), [4, 5, 7]);
+    assert_eq!((tree.evictable_tokens(), tree.find(key(&below)).device.tokens), (16, 7));
+    tree.check(std::iter::empty()).unwrap();
+}
+
+/// A leaf of the device whose copy the host has given up, with two nodes below that only the host has, one below the other.
+#[test]
+fn a_leaf_is_lost_with_what_only_the_host_has_below_it() {
+    let (mut tree, contents) = on_both_tiers(&[(0, 4)]);
+    for end in [(100, 5), (100, 7)] {
+        let content = prompt(&[(0, 4), end]);
+        let inserted = tree.insert(Prefix::EMPTY, key(&content));
+        tree.keep_on_host(inserted.prefix.node);
+    }
+    assert_eq!([tree.evict_leaf(), tree.evict_leaf()].map(|gone| gone.unwrap().tokens), [2, 5]);
+    let leaf = tree.find(key(&contents[0])).device.node;
+    assert_eq!(sizes(&tree.evict_from_host(4, None)), [4]);
+    assert_eq!(sizes(&tree.drop_below(leaf)), [2, 5]);
+    assert_eq!(tree.evict(leaf).tokens, 4);
+    tree.check(std::iter::empty()).unwrap();
+}

@@ -212,11 +212,7 @@ impl EngineArgs {
                 "{pipeline_idle_sleep_us} is for pipelines, but {pipeline_parallel_size} is 1"
             )));
         }
-        let excluded = [
-            ("dp_size", self.dp_size > 1),
-            ("kv_role", self.kv_role.is_some()),
-            ("prefill_schedule_interval", self.prefill_schedule_interval > 1),
-        ];
+        let excluded = [("dp_size", self.dp_size > 1), ("kv_role", self.kv_role.is_some())];
         if let Some((key, _)) = excluded.into_iter().find(|(_, given)| *given && stages > 1) {
             return Err(ConfigError::Conflict(message!(
                 "{} does not go together with {pipeline_parallel_size}, which is {}: it is not known what the engine does then",

@@ -42,6 +42,15 @@ struct Fit {
     free_hits: u32,
 }
 
+/// Entries of the iteration being decided: of requests that ran or whose KV has arrived, and of those from the queue.
+type Decided<'a> = (&'a [Entry], &'a [Entry]);
+
+impl Round {
+    fn split<'a>(&self, step: &'a Step) -> Decided<'a> {
+        step.entries.split_at(self.queue_from)
+    }
+}
+
 impl Scheduler {
     /// Requests whose KV has arrived, in order; those that still wait for it are passed over.
     ///
@@ -167,7 +176,7 @@ impl Scheduler {
                 AtHost::Nothing => self.admit_local(slot, fit, 0, round, step),
                 AtHost::Pending => Tried::PutOff,
                 AtHost::Now(tokens) => self.admit_local(slot, fit, tokens, round, step),
-                AtHost::Tokens(tokens) => Tried::gone_if(self.start_load(slot, fit, tokens, round.now, step)),
+                AtHost::Tokens(tokens) => Tried::gone_if(self.start_load(slot, fit, tokens, round, step)),
             }
         }
     }
@@ -204,7 +213,7 @@ impl Scheduler {
         let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free };
         if self.requests[slot].remote_prefill {
             if self.config.no_evict.is_some() {
-                return !self.has_room_for_transfer(slot, fit, &[]);
+                return !self.has_room_for_transfer(slot, fit, ([].as_slice(), [].as_slice()));
             }
             // What members take until then is not added: they have it when the request is looked at. And a block that they
             // take may be one that it hits, of whose content somebody who runs has a copy, which it then hits for nothing.
@@ -265,13 +274,13 @@ impl Scheduler {
     }
 
     /// Gives a request blocks for what it hits and for `tokens` tokens that the host has, and begins to load these.
-    fn start_load(&mut self, slot: Slot, fit: Fit, tokens: u32, now: Time, step: &mut Step) -> bool {
+    fn start_load(&mut self, slot: Slot, fit: Fit, tokens: u32, round: &Round, step: &mut Step) -> bool {
         let up_to = fit.hit_tokens + tokens;
         // What others were promised is left for what is taken now, not for what follows.
         // Up to 0.15 nothing is, which would leave those who are loaded waiting for each other if nobody else ran.
         let promises = self.offload.as_ref().is_some_and(|offload| offload.defers_free());
         let reserved =
-            if promises || self.running.is_empty() { self.reserved_blocks(&step.entries) } else { 0 };
+            if promises || self.running.is_empty() { self.reserved_blocks(round.split(step)) } else { 0 };
         let now_taken = self.blocks_to_take(fit, up_to) + reserved;
         let in_all = self.blocks_to_take(
             fit,
@@ -288,7 +297,7 @@ impl Scheduler {
         request.status = Status::Loading;
         let offload = self.offload.as_mut().expect("only it has tokens at the host");
         offload.load(request, fit.hit_blocks, up_to, false, &mut step.iteration);
-        self.await_transfer(slot, Time::MAX, now);
+        self.await_transfer(slot, Time::MAX, round.now);
         true
     }
 
@@ -334,7 +343,7 @@ impl Scheduler {
         step: &mut Step,
         links: &mut dyn Links,
     ) -> bool {
-        if !self.has_room_for_transfer(slot, fit, &step.entries) {
+        if !self.has_room_for_transfer(slot, fit, round.split(step)) {
             return false;
         }
         self.waiting.pop();
@@ -364,7 +373,7 @@ impl Scheduler {
         true
     }
 
-    fn has_room_for_transfer(&self, slot: Slot, fit: Fit, entries: &[Entry]) -> bool {
+    fn has_room_for_transfer(&self, slot: Slot, fit: Fit, decided: Decided<'_>) -> bool {
         if self.config.no_evict.is_some() {
             return self.has_room(slot, fit, fit.known);
         }
@@ -372,7 +381,7 @@ impl Scheduler {
             Some(groups) => groups.needed_at_first(&self.requests[slot], fit.known, (fit.known, fit.known)),
             None => self.blocks_to_take(fit, fit.known),
         };
-        taken + self.reserved_blocks(entries) + self.watermark() <= self.kv.num_free()
+        taken + self.reserved_blocks(decided) + self.watermark() <= self.kv.num_free()
     }
 
     /// Puts a request among those whose KV is on its way, in order of the policy; where a program orders the queue, in that
@@ -420,18 +429,20 @@ impl Scheduler {
         if self.running.is_empty() { 0 } else { self.config.watermark_blocks }
     }
 
-    /// Blocks that requests whose prompts are not computed yet will still take, some of which are in the `entries` of the
-    /// iteration that is decided: for what they know, and for their first verification.
-    fn reserved_blocks(&self, entries: &[Entry]) -> u32 {
+    /// Blocks that requests whose prompts are not computed yet will still take: for what they know, and for their first
+    /// verification. What the iteration being decided computes is not there yet.
+    fn reserved_blocks(&self, (before, fresh): Decided<'_>) -> u32 {
         let requests = self.running[self.num_members()..].iter().copied();
         if let Some(groups) = &self.kv.groups {
             let outstanding: u32 = requests.map(|slot| groups.outstanding(&self.requests[slot])).sum();
             return outstanding + self.verification_blocks();
         }
         let verification = self.verification_tokens();
-        let prefills = |slot: Slot| match entries.iter().find(|entry| entry.slot == slot) {
-            // It was admitted just now.
-            Some(entry) if entry.first_new_block == 0 => !entry.samples,
+        let of = |entries: &[Entry], slot| entries.iter().find(|entry| entry.slot == slot).copied();
+        let prefills = |slot: Slot| match (of(before, slot), of(fresh, slot)) {
+            (_, Some(entry)) => !entry.samples,
+            // Its KV has arrived just now.
+            (Some(entry), None) if entry.first_new_block == 0 => true,
             _ => self.requests[slot].is_mid_prefill,
         };
         let prefilling = requests.filter(|&slot| verification == 0 || prefills(slot));

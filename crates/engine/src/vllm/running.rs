@@ -164,6 +164,7 @@ impl Scheduler {
         request.status = Status::Preempted;
         request.computed = 0;
         request.placeholders = 0;
+        request.is_mid_prefill = false;
         (request.drafts, request.real_drafts) = (0, 0);
         let in_flight = u32::from(std::mem::take(&mut request.sampling));
         // A request that is about to outgrow the cache would compute dropped tokens again and again.

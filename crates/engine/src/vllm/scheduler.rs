@@ -111,6 +111,8 @@ pub(super) struct Round {
     /// Whether a running request computes its prompt, and whether any running request is scheduled.
     pub(super) prefill_runs: bool,
     pub(super) any_runs: bool,
+    /// Where the entries of requests from the queue begin.
+    pub(super) queue_from: usize,
 }
 
 impl Round {
@@ -212,6 +214,7 @@ impl Scheduler {
         round.any_runs = !step.entries.is_empty();
         // Nobody is admitted in an iteration that had to preempt.
         if step.iteration.preempted.is_empty() && self.admit_loaded(&mut round, step) {
+            round.queue_from = step.entries.len();
             self.admit_waiting(&mut round, step, links);
         }
         if !round.prefill_held && step.iteration.preempted.is_empty() {
@@ -228,7 +231,17 @@ impl Scheduler {
         let budget = self.config.max_num_batched_tokens;
         let slots = self.config.speculation.as_ref().map_or(0, |speculation| speculation.input_slots);
         let (cap, prefill_held) = (self.long_prefill_cap(), self.holds_prefill());
-        Round { now, budget, input: budget, slots, cap, prefill_held, prefill_runs: false, any_runs: false }
+        Round {
+            now,
+            budget,
+            input: budget,
+            slots,
+            cap,
+            prefill_held,
+            prefill_runs: false,
+            any_runs: false,
+            queue_from: 0,
+        }
     }
 
     /// Most tokens of one request in this iteration.

@@ -151,7 +151,18 @@ fn longest(request: &Request, clip: u32) -> u64 {
 impl Scheduler {
     /// Decides the next iteration of a decode worker: `process_decode_queue`, `get_next_disagg_decode_batch_to_run`.
     pub(super) fn schedule_decode_side(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
-        self.see_new(now);
+        let came = self.see_new(now);
+        let (counts_ended, on_its_way) = (!self.side().left.is_empty(), self.loading.len());
+        self.pass_decode_side(now, step, links);
+        // With nothing to compute it looks again at once if it has seen something, now without those that have ended.
+        let is_idle = step.entries.is_empty() && !step.follows_another && self.running.is_empty();
+        if counts_ended && is_idle && (came || self.loading.len() < on_its_way) {
+            self.pass_decode_side(now, step, links);
+        }
+    }
+
+    /// One pass of it.
+    fn pass_decode_side(&mut self, now: Time, step: &mut Step, links: &mut dyn Links) {
         self.resume_retracted();
         let is_idle = self.running.is_empty();
         let side = self.decode_side.as_mut().expect("it is a decode worker");
@@ -173,12 +184,14 @@ impl Scheduler {
         self.decode_side.as_ref().expect("it is a decode worker")
     }
 
-    /// Begins to find out about the prefill workers of requests that have come.
-    fn see_new(&mut self, now: Time) {
-        let Some(side) = &mut self.decode_side else { return };
+    /// Begins to find out about the prefill workers of requests that have come; returns whether any have.
+    fn see_new(&mut self, now: Time) -> bool {
+        let side = self.decode_side.as_mut().expect("it is a decode worker");
+        let any = !side.unseen.is_empty();
         for slot in side.unseen.drain(..) {
             self.requests[slot].known_at = now + side.handshake;
         }
+        any
     }
 
     /// What is promised to others.

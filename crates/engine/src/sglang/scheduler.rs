@@ -326,6 +326,7 @@ impl Scheduler {
         let mixed = if self.sglang.enable_mixed_chunk { self.running.len() as u32 } else { 0 };
         let running = self.running.iter().map(|&slot| &self.requests[slot]);
         let mut adder = PrefillAdder::new(&self.sglang, &self.cache, self.ratio.current(), mixed, running);
+        let continues = self.chunked.is_some();
         if let Some(slot) = self.chunked {
             let limit = self.policy.chunk_limit(
                 &self.requests[slot],
@@ -345,7 +346,7 @@ impl Scheduler {
                 self.chunked = Some(slot).filter(|_| more);
             }
         }
-        for slot in self.add_waiting(&mut adder, step) {
+        for slot in self.add_waiting(&mut adder, continues, step) {
             self.requeue(slot);
         }
         if adder.taken.is_empty() {
@@ -362,15 +363,18 @@ impl Scheduler {
     /// Requests that may start beside those that run.
     pub(super) fn room_to_run(&self) -> usize {
         let taken = match &self.prefill_side {
-            // The request whose prompt is computed in chunks has its seat, and is offered it again.
-            Some(side) => side.seated().saturating_sub(usize::from(self.chunked.is_some())),
+            Some(side) => side.seated(),
             None => self.running.len(),
         };
         (self.config.max_num_seqs as usize).saturating_sub(taken)
     }
 
     /// Offers the waiting requests to the batch, until it takes no more; returns running ones that made room.
-    fn add_waiting(&mut self, adder: &mut PrefillAdder, step: &mut Step) -> Vec<Slot> {
+    ///
+    /// `continues`: whether a prompt goes on whose beginning was computed before.
+    fn add_waiting(&mut self, adder: &mut PrefillAdder, continues: bool, step: &mut Step) -> Vec<Slot> {
+        // On a prefill worker the seat of that is its own already.
+        let has_seat = usize::from(continues && self.prefill_side.is_some());
         let most = self.sglang.prefill_max_requests.unwrap_or(u32::MAX) as usize;
         let mut preempted = Vec::new();
         // That memory is short is found out with the first request, which is looked up for that.
@@ -381,7 +385,7 @@ impl Scheduler {
         while result == AddResult::Continue
             && let Some(slot) = self.policy.head(&mut self.waiting)
         {
-            if adder.taken.len() >= self.room_to_run() {
+            if adder.taken.len() >= self.room_to_run() + has_seat {
                 self.batch_is_full = true;
             }
             if self.batch_is_full

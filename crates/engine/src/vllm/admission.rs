@@ -83,9 +83,10 @@ impl Scheduler {
             let ends = joins && request.is_complete(self.config.max_model_len);
             let joined = Joined { id: request.id, is_finished: ends };
             let request = &self.requests[slot];
-            let Some(tokens) = self.first_tokens(request, request.computed, missing, round) else {
+            let Some(tokens) = self.first_tokens(request.computed, missing, round) else {
                 return false;
             };
+            let tokens = self.first_leaving_lookahead(request, request.computed, tokens, round);
             let end = request.computed + tokens;
             // Its host may have had a part of the prompt only, and the rest has to fit.
             let gated = self.config.scheduler_reserve_full_isl && self.offload.is_some();
@@ -248,14 +249,18 @@ impl Scheduler {
             return Tried::Stays;
         }
         let computed = hit_tokens.min(fit.known - 1);
-        let Some(tokens) = self.first_tokens(&self.requests[slot], computed, missing, round) else {
+        let Some(tokens) = self.first_tokens(computed, missing, round) else {
             return Tried::Stays;
         };
+        let tokens = self.align_chunk(slot, computed, tokens);
+        if tokens == 0 {
+            return Tried::Stays;
+        }
+        let tokens = self.first_leaving_lookahead(&self.requests[slot], computed, tokens, round);
         if tokens == 0 {
             return Tried::PutOff;
         }
-        let tokens = self.align_chunk(slot, computed, tokens);
-        if tokens == 0 || !self.has_room(slot, fit, computed + tokens) {
+        if !self.has_room(slot, fit, computed + tokens) {
             return Tried::Stays;
         }
         self.waiting.pop();

@@ -10,13 +10,7 @@ use crate::table::Slot;
 impl Scheduler {
     /// Tokens that a request gets with its admission, with `computed` of its tokens there and `missing` not; 0 if it is
     /// passed over, `None` if nobody else is looked at either.
-    pub(super) fn first_tokens(
-        &self,
-        request: &Request,
-        computed: u32,
-        missing: u32,
-        round: &Round,
-    ) -> Option<u32> {
+    pub(super) fn first_tokens(&self, computed: u32, missing: u32, round: &Round) -> Option<u32> {
         let padded = self.padded(computed, missing, round);
         // Rather not at all than without padding.
         if padded.is_some_and(|tokens| tokens > round.left()) {
@@ -26,8 +20,19 @@ impl Scheduler {
         if !self.config.enable_chunked_prefill && tokens > round.left() {
             return None;
         }
-        let tokens = tokens.min(round.left());
-        Some(if padded.is_some() { tokens } else { self.without_lookahead(request, computed, tokens) })
+        Some(tokens.min(round.left()))
+    }
+
+    /// Those `tokens`, cut so that they leave what the drafter reads ahead, unless they are padded.
+    pub(super) fn first_leaving_lookahead(
+        &self,
+        request: &Request,
+        computed: u32,
+        tokens: u32,
+        round: &Round,
+    ) -> u32 {
+        let is_padded = self.padded(computed, request.known() - computed, round).is_some();
+        if is_padded { tokens } else { self.without_lookahead(request, computed, tokens) }
     }
 
     /// Rows of a request that lacks nothing but its last token, if they are padded to those of a verification, so that the

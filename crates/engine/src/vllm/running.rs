@@ -56,8 +56,8 @@ impl Scheduler {
         let room = (self.config.max_model_len - 1).saturating_sub(request.computed);
         // In a pipeline that is not decided ahead, what was computed last may be drafts that are not verified yet.
         let wanted = (request.scheduled_to() + u32::from(request.drafts)).saturating_sub(request.computed);
-        let tokens = self.leaving_lookahead(request, wanted.min(round.cap).min(round.left()).min(room));
-        self.align_chunk(slot, request.computed, tokens)
+        let tokens = wanted.min(round.cap).min(round.left()).min(room);
+        self.leaving_lookahead(request, self.align_chunk(slot, request.computed, tokens))
     }
 
     /// Whether a request that decodes has to wait for as many decisions as there are stages, where they are made ahead;

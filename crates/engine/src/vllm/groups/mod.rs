@@ -352,7 +352,8 @@ impl GroupedKv {
         let fills_some = (self.groups.specs.iter().zip(&tables.groups))
             .any(|(spec, table)| table.stored.unwrap_or(0) < tokens / spec.block_size);
         if fills_some {
-            let boundaries = [request.prompt_tokens - 1, tables.junction];
+            let prompt_tokens = request.prompt_tokens;
+            let boundaries = [prompt_tokens - 1, tables.junction];
             self.name(&mut tables, request, tokens);
             let hashes = request.hashes(tokens / self.groups.hash_unit);
             let Tables { groups, named, .. } = &mut *tables;
@@ -362,6 +363,10 @@ impl GroupedKv {
                 let own = if number == reported { named.as_deref_mut() } else { None };
                 let names = own.map(|named| named.hashes(tokens / size));
                 self.store_in(number, table, tokens / size, hashes, names, boundaries);
+                if let Some(place) = self.last_state_left_out(number, table, tokens, prompt_tokens) {
+                    table.stored = Some(place);
+                    self.store_in(number, table, place + 1, hashes, names, [tokens, 0]);
+                }
                 if self.groups.specs[number].kind == GroupKind::Full && size != self.groups.hash_unit {
                     self.store_tail(number, table, tokens, hashes, boundaries[0]);
                 }

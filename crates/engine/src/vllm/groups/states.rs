@@ -78,6 +78,25 @@ impl GroupedKv {
         self.take(running + drafts - table.len(), table);
     }
 
+    /// The place of the last state of a prompt that can be hit, if its first `tokens` tokens end there and it was left out of
+    /// what is kept: tokens behind it, which its identity covers, may keep it from being the one in front of the last token.
+    pub(super) fn last_state_left_out(
+        &self,
+        number: usize,
+        table: &Table,
+        tokens: u32,
+        prompt_tokens: u32,
+    ) -> Option<u32> {
+        let (spec, unit) = (self.groups.specs[number], self.groups.hash_unit);
+        let end = prompt_tokens.saturating_sub(self.groups.never_hit) / unit * unit;
+        if !spec.aligns_states() || end != tokens || !end.is_multiple_of(spec.block_size) {
+            return None;
+        }
+        let place = (end / spec.block_size).checked_sub(1)?;
+        let block = table.blocks[place as usize];
+        (block != NULL && self.pool.content(block).is_none()).then_some(place)
+    }
+
     /// Cuts the next `tokens` tokens of a request, of which `computed` are computed or hit, so that they end where a state is
     /// to be kept: vLLM's `_mamba_block_aligned_split`. 0 if they do not reach the end of a block.
     #[inline(never)]

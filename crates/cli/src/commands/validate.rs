@@ -65,7 +65,7 @@ pub(crate) struct ValidateArgs {
     /// Replay each row of the table with constants that were fitted without it
     #[arg(long, value_name = "WHAT", value_enum)]
     cross_validate: Option<silicon::CrossValidate>,
-    /// Simulate data-parallel ranks of the attention of vLLM in lock step, in place of one engine for all of them
+    /// Simulate data-parallel ranks of the attention of vLLM and SGLang in lock step, in place of one engine for all of them
     ///
     /// The constants around operators were fitted with one engine.
     #[arg(long)]

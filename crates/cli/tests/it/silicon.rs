@@ -112,11 +112,22 @@ fn only_judged_rows_count_and_the_others_are_told_apart() {
     let engines = results["groups"]["engine"].as_array().unwrap();
     assert_eq!(engines.iter().map(|group| &group["name"]).collect::<Vec<_>>(), ["sglang", "trtllm", "vllm"]);
     assert_eq!(results["not_judged"]["n"], 2);
+    let reasons = &results["not_judged_reasons"];
+    assert_eq!(reasons.as_object().unwrap().len(), 2, "{reasons}");
+    for (id, reason) in [("d", "other_client"), ("e", "maybe_speculative")] {
+        assert_eq!((&row(&results, id)["not_judged"], &reasons[reason]["rows"]), (&reason.into(), &1.into()));
+        let error = row(&results, id)["tpot_error_percent"].as_f64().unwrap();
+        assert_eq!(reasons[reason]["score"]["tpot"]["bias"], error, "{reason}");
+    }
     assert_eq!(row(&results, "e")["release"], "vllm-0.14");
     let text = sandbox.run(&["validate", "--silicon", "table.csv", "--latency", "roofline"]).success();
-    for words in
-        ["6 measured runs, of which 4 are judged", "1 of the 4 judged runs cannot be simulated", "  f: "]
-    {
+    for words in [
+        "6 measured runs, of which 4 are judged",
+        "1 of the 4 judged runs cannot be simulated",
+        "  f: ",
+        "  another client ",
+        "  perhaps speculative decoding ",
+    ] {
         assert!(text.contains(words), "{words:?} is missing in {text}");
     }
 }
@@ -217,10 +228,13 @@ fn attention_ranks_are_one_engine_unless_they_are_asked_for() {
         let simulated = row(&results, "a")["simulated"].clone();
         [simulated["ttft_ms"].as_f64().unwrap(), simulated["tpot_ms"].as_f64().unwrap()]
     };
-    let ([one_ttft, one_tpot], [ttft, tpot]) = (simulated(&[]), simulated(&["--attention-ranks"]));
-    // A rank with a prompt makes all others wait, and its prompt is computed by it alone.
-    assert!(ttft > one_ttft, "{ttft} {one_ttft}");
-    assert!(tpot > one_tpot, "{tpot} {one_tpot}");
+    for engine in ["vllm,0.19.0", "sglang,0.5.9"] {
+        sandbox.write("table.csv", table.replace("vllm,0.19.0", engine));
+        let ([one_ttft, one_tpot], [ttft, tpot]) = (simulated(&[]), simulated(&["--attention-ranks"]));
+        // A rank with a prompt makes all others wait, and its prompt is computed by it alone.
+        assert!(ttft > one_ttft, "{engine}: {ttft} {one_ttft}");
+        assert!(tpot > one_tpot, "{engine}: {tpot} {one_tpot}");
+    }
     let refused = run(&["--attention-ranks", "--latency", "roofline"]);
     refused.is_refused(&["`--attention-ranks` is for `ops`"]);
 }

@@ -16,7 +16,7 @@ use servecast_report::{FailIf, Limit};
 
 use self::replay::Simulated;
 use self::scores::{Group, groups};
-use self::table::Measured;
+use self::table::{Measured, NotJudged};
 use super::ValidateArgs;
 use crate::config::Format;
 use crate::error::Failure;
@@ -54,6 +54,8 @@ struct Outcome {
     concurrency: u32,
     scheduler_recv_interval: Option<u32>,
     judged: bool,
+    /// Why it is not.
+    not_judged: Option<NotJudged>,
     /// Why the measured times cannot be right.
     implausible: Option<String>,
     measured_ttft_ms: f64,
@@ -89,6 +91,7 @@ impl Outcome {
             concurrency: row.concurrency,
             scheduler_recv_interval: row.scheduler_recv_interval,
             judged: row.is_judged(),
+            not_judged: row.why_not_judged(),
             implausible: row.implausible.clone(),
             measured_ttft_ms: row.ttft_ms,
             measured_tpot_ms: row.tpot_ms,
@@ -312,6 +315,11 @@ impl Results {
         self.rows.iter().filter(|row| !row.judged).collect()
     }
 
+    /// The rows that are not judged for a reason.
+    fn not_judged(&self, reason: NotJudged) -> Vec<&Outcome> {
+        self.rows.iter().filter(|row| row.not_judged == Some(reason)).collect()
+    }
+
     /// The score of all judged rows of that name, if any was simulated.
     fn score(&self, name: &str) -> Option<f64> {
         let judged = self.judged();
@@ -363,6 +371,13 @@ impl Results {
         top.insert("groups".to_owned(), by(&judged));
         top.insert("not_judged".to_owned(), json!(Group::of("not judged", others.iter().copied())));
         top.insert("not_judged_groups".to_owned(), by(&others));
+        let reasons = NotJudged::ALL.into_iter().filter_map(|reason| {
+            let rows = self.not_judged(reason);
+            let score = Group::of(reason.says(), rows.iter().copied());
+            (!rows.is_empty())
+                .then(|| (reason.name().to_owned(), json!({"rows": rows.len(), "score": score})))
+        });
+        top.insert("not_judged_reasons".to_owned(), Value::Object(reasons.collect()));
         top.insert("rows".to_owned(), json!(self.rows));
         Value::Object(top)
     }

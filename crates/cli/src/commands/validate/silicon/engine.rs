@@ -37,7 +37,8 @@ pub(super) struct Engine {
 /// The engine of a row, with the latency model `latency` (its name, and options for all rows behind a colon).
 ///
 /// `constants` are those around the operators, unless they are those that the latency model names.
-/// `ranks`: whether data-parallel ranks of the attention are those of vLLM; otherwise they are one engine.
+/// `ranks`: whether data-parallel ranks of the attention are those of vLLM or SGLang; otherwise they are one engine, as they
+/// are of TensorRT-LLM, whose ranks are not simulated.
 pub(super) fn of(
     row: &Measured,
     latency: &str,
@@ -46,7 +47,7 @@ pub(super) fn of(
 ) -> Result<Engine, Failure> {
     let spec_text = latency_of(row, latency)?;
     let (release, mut below) = release(row);
-    let has_ranks = ranks && row.engine == EngineType::Vllm && row.attention_dp > 1;
+    let has_ranks = ranks && row.engine != EngineType::Trtllm && row.attention_dp > 1;
     let own = settings(row, &spec_text, has_ranks);
     below.retain(|key, _| !(row.engine == EngineType::Trtllm && key == "vllm_version"));
     let mut args = EngineArgs::from_json(merge(below, own.into())).map_err(Failure::user)?;
@@ -142,6 +143,7 @@ fn settings(row: &Measured, latency: &str, has_ranks: bool) -> Map<String, Value
     set("max_num_seqs", row.max_num_seqs.map(|seqs| all(seqs).into()));
     if row.engine == EngineType::Sglang {
         let mut sglang = Map::new();
+        sglang.extend(has_ranks.then(|| ("enable_dp_attention".to_owned(), true.into())));
         sglang.extend(
             row.chunked_prefill_size.map(|size| ("chunked_prefill_size".to_owned(), all(size).into())),
         );

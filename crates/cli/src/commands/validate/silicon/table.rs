@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use servecast_engine::EngineType;
 
 use crate::error::Failure;
@@ -80,8 +81,18 @@ impl Measured {
     /// Whether its error counts: the client is known (or the table names none), nothing drafted tokens, and it can be
     /// right.
     pub(super) fn is_judged(&self) -> bool {
-        let is_known = self.client.as_deref().is_none_or(|client| client == KNOWN_CLIENT);
-        is_known && !self.maybe_speculative && self.implausible.is_none()
+        self.why_not_judged().is_none()
+    }
+
+    /// Why its error does not count, unless it does: the first reason that holds.
+    pub(super) fn why_not_judged(&self) -> Option<NotJudged> {
+        if self.client.as_deref().is_some_and(|client| client != KNOWN_CLIENT) {
+            Some(NotJudged::OtherClient)
+        } else if self.maybe_speculative {
+            Some(NotJudged::MaybeSpeculative)
+        } else {
+            self.implausible.as_ref().map(|_| NotJudged::Implausible)
+        }
     }
 
     /// Whether both ran the same on the same, whatever the load and the release.
@@ -105,6 +116,41 @@ impl Measured {
                 self.tpot_ms, self.concurrency, slowest.tpot_ms, slowest.concurrency
             )
         })
+    }
+}
+
+/// Why the error of a run does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum NotJudged {
+    /// It was measured by a client whose figures mean something else, perhaps.
+    OtherClient,
+    /// Tokens may have been drafted, which the row does not describe: it is simulated without.
+    MaybeSpeculative,
+    /// The measured times cannot be right.
+    Implausible,
+}
+
+impl NotJudged {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::OtherClient, Self::MaybeSpeculative, Self::Implausible];
+
+    /// What it is called in results.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::OtherClient => "other_client",
+            Self::MaybeSpeculative => "maybe_speculative",
+            Self::Implausible => "implausible",
+        }
+    }
+
+    /// What is said of such runs.
+    pub(super) fn says(self) -> &'static str {
+        match self {
+            Self::OtherClient => "another client",
+            Self::MaybeSpeculative => "perhaps speculative decoding",
+            Self::Implausible => "implausible",
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The scores of a table of measured runs, for a reader.
 
 use super::scores::{Group, groups};
+use super::table::NotJudged;
 use super::{Outcome, Results};
 
 /// Reasons that are shown; the others are in the JSON.
@@ -28,8 +29,12 @@ pub(super) fn text(results: &Results) -> String {
     }
     if let Some(group) = Group::of("all", others.iter().copied()) {
         lines.push(String::new());
-        lines.push(head("not judged: another client, perhaps speculative decoding, or implausible"));
+        lines.push(head("not judged"));
         lines.push(line(&group));
+        let by_reason = NotJudged::ALL.map(|reason| (reason, results.not_judged(reason)));
+        let by_reason =
+            by_reason.iter().filter_map(|(reason, rows)| Group::of(reason.says(), rows.iter().copied()));
+        lines.extend(by_reason.map(|group| line(&group)));
     }
     lines.join("\n") + "\n"
 }

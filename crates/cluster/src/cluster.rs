@@ -444,8 +444,7 @@ impl Cluster {
         let queued = Queued { request, forced, arrived: now };
         let dispatches = self.pools[pool.index()].route(queued, now);
         self.dispatch(pool, dispatches, now, observer)?;
-        self.watch(pool);
-        Ok(())
+        self.watch(pool, observer)
     }
 
     /// Gives requests to the workers that were chosen for them.

@@ -42,6 +42,8 @@ pub(crate) struct Pool {
     pub(crate) lagging: BinaryHeap<Reverse<(Time, WorkerId)>>,
     /// Whether a worker may lag.
     pub(crate) some_lag: bool,
+    /// When it was last read; what its workers have done before is known.
+    pub(crate) read_at: Time,
 }
 
 /// What a router that tells a [policy](Pick::reads_loads) of workers goes by.
@@ -124,10 +126,15 @@ impl Pool {
         } else {
             Routing::Policy(routing::policy(&options.router, block_size, seed))
         };
-        // Decode routers do not look at caches.
-        let kv_events = matches!(routing, Routing::Kv(..)) && config.role != Role::Decode;
+        // Decode routers do not look at caches, and one that goes by its own decisions has no use for events.
+        let kv_events = matches!(routing, Routing::Kv(..))
+            && config.role != Role::Decode
+            && options.router.kv.settings.use_kv_events();
+        // No prompt hits output that nobody names, but a record of decisions says how much a router knows of.
+        let skip_own_output = !(options.tracing.kv_events || options.record_routing || options.plain);
         let tracing = EngineTracing {
             kv_events: options.tracing.kv_events || kv_events,
+            skip_own_output,
             stretches: !(options.plain || routing.counts_tokens()),
             ..options.tracing
         };
@@ -150,6 +157,7 @@ impl Pool {
             affinity: affinity.map(SessionAffinity::new),
             lagging: BinaryHeap::new(),
             some_lag: false,
+            read_at: Time::ZERO,
         };
         for (number, group) in config.groups.iter().enumerate() {
             let worker = || Worker::new(group.engine.clone(), number, tracing);

@@ -20,6 +20,8 @@ pub(crate) struct Outcome {
     pub(crate) signals: Vec<(RequestId, Signal, Time)>,
     pub(crate) rejected: Vec<(RequestId, Rejection, Time)>,
     pub(crate) withdrawn: Vec<(RequestId, Time)>,
+    /// When the first KV events were told.
+    pub(crate) first_events: Option<Time>,
     /// Calls of the sink that reported iterations: one, or several that were taken together.
     pub(crate) reports: u64,
 }
@@ -31,6 +33,7 @@ impl Outcome {
         self.signals.clear();
         self.rejected.clear();
         self.withdrawn.clear();
+        self.first_events = None;
         self.reports = 0;
     }
 }
@@ -60,6 +63,13 @@ pub(crate) struct Sink<'a, O> {
 impl<O: Observer> Sink<'_, O> {
     fn tell_caught_up(&mut self, caught_up: CaughtUp) {
         self.observer.caught_up(self.pool, self.place.worker, caught_up);
+    }
+
+    fn report(&mut self, rank: Rank, events: &[KvEvent], at: Time) {
+        if !events.is_empty() {
+            self.routing.report(rank, events, at);
+            self.outcome.first_events.get_or_insert(at);
+        }
     }
 
     /// Tells others of tokens of a request, which the recorder does not know yet.
@@ -107,7 +117,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
             self.links.part_sent(part.id, part.tokens, part.at);
         }
         let rank = Rank { worker: self.place.worker, dp: iteration.dp_rank };
-        self.routing.report(rank, &iteration.kv_events, iteration.end);
+        self.report(rank, &iteration.kv_events, iteration.end);
         let mut finished = iteration.finished.iter().map(|finished| finished.id).peekable();
         for &emitted in &iteration.emitted {
             let is_finished = finished.next_if_eq(&emitted.id).is_some();
@@ -137,7 +147,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
 
     fn cache_changed(&mut self, events: &[KvEvent], end: Time) {
         // Ranks in lock step report iteration by iteration.
-        self.routing.report(Rank::of_worker(self.place.worker), events, end);
+        self.report(Rank::of_worker(self.place.worker), events, end);
     }
 
     fn caught_up(&mut self, request: RequestId, output_tokens: u32, last_token: Time) {

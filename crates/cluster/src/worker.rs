@@ -40,13 +40,15 @@ pub(crate) enum Progress {
     Lags {
         /// When the iteration ends.
         until: Time,
+        /// Before when those who read its pool learn nothing from it.
+        news: Time,
     },
 }
 
 impl Worker {
     /// Everything that it ended before that has been reported, the deployment being at `now`.
     pub(crate) fn settled(&self, now: Time) -> Time {
-        let lags = if let Progress::Lags { until } = self.progress { until } else { now };
+        let lags = if let Progress::Lags { until, .. } = self.progress { until } else { now };
         let taken_in = self.inbox.front().map_or(now, |request| request.arrival);
         lags.min(taken_in).min(now)
     }

@@ -70,6 +70,10 @@ pub enum EngineState {
 pub struct EngineTracing {
     /// Keep the KV events of each iteration.
     pub kv_events: bool,
+    /// Leave out of the KV events what a request generates that nobody else [names](crate::EngineRequest::output): no prompt
+    /// hits it, so a router never looks for it. It is put into the prefix cache when its request loses its blocks. Engines of
+    /// vLLM and TensorRT-LLM whose layers all keep everything do so, others keep all events.
+    pub skip_own_output: bool,
     /// Keep the block ids of each iteration.
     pub block_ids: bool,
     /// Keep what SGLang's scheduler went by, of each iteration that is reported [by
@@ -185,6 +189,15 @@ impl Engine {
     /// How far it has come: when it last decided or ended an iteration. Nothing may come to it before.
     pub fn clock(&self) -> Time {
         each!(self, engine => engine.clock())
+    }
+
+    /// Before when others learn nothing from it if nothing comes to it: no request gets its first token or ends, and no KV
+    /// event is told. At least the end of the iteration in flight, `until`; later where requests decode by themselves.
+    pub fn next_news(&self, until: Time) -> Time {
+        match self {
+            Self(Kind::Single(engine)) => engine.next_news().unwrap_or(until),
+            Self(Kind::Pipeline(_) | Kind::DpRanks(_) | Kind::Lockstep(_)) => until,
+        }
     }
 
     /// When the oldest iteration in flight began.

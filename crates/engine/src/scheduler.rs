@@ -40,7 +40,7 @@ impl Scheduler {
             Some(own) => {
                 Self::Sglang(Box::new(sglang::Scheduler::new(config, own, events, tracing.sglang_state)))
             }
-            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, events, tracing.block_ids))),
+            None => Self::Vllm(Box::new(vllm::Scheduler::new(config, tracing))),
         }
     }
 
@@ -189,6 +189,10 @@ impl StretchScheduler for Scheduler {
 
     fn quiet_iterations(&self) -> u64 {
         each!(self, scheduler => scheduler.quiet_iterations())
+    }
+
+    fn untold_iterations(&self) -> u64 {
+        each!(self, scheduler => scheduler.untold_iterations())
     }
 
     fn skip_quiet(&mut self, iterations: u64) {

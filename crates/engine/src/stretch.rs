@@ -256,6 +256,21 @@ impl Stretch {
         self.next_end.min(self.next_opening()).min(next_filling) - self.done
     }
 
+    /// Number of iterations, from the one in flight on, before the one in which the next request ends.
+    pub(crate) fn before_end(&self) -> u64 {
+        self.next_end.saturating_sub(self.done)
+    }
+
+    /// The same before the one in which the next block is opened, of those that are not decided.
+    pub(crate) fn before_opening(&self) -> u64 {
+        self.next_opening().saturating_sub(self.done)
+    }
+
+    /// The same before the one in which the next block is filled, of those that are not reported.
+    pub(crate) fn before_filling(&self) -> u64 {
+        self.next_filling().saturating_sub(self.done)
+    }
+
     /// Counts the next `iterations`, in which nothing changes.
     pub(crate) fn skip(&mut self, iterations: u64) {
         debug_assert!(iterations <= self.uneventful());

@@ -17,6 +17,12 @@ pub(crate) trait StretchScheduler {
     /// Number of iterations, from the next one on, in which no request ends, no block is opened and nothing is reported.
     fn quiet_iterations(&self) -> u64;
 
+    /// Number of iterations, from the one in flight on, of which others learn nothing if nothing comes to the engine: they only
+    /// decode, no request ends in them, and a router is told of no block. A scheduler that does not say may tell with each.
+    fn untold_iterations(&self) -> u64 {
+        0
+    }
+
     /// So many quiet iterations have ended.
     fn skip_quiet(&mut self, iterations: u64);
 

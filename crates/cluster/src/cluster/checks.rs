@@ -49,6 +49,14 @@ impl Cluster {
         }
     }
 
+    /// What a worker did at `at` was known when its pool was last read, if it was done by then.
+    pub(super) fn check_told(&mut self, place: Place, at: Time) {
+        let read_at = self.pools[place.pool.index()].read_at;
+        if at < read_at {
+            self.break_invariant(place, at, format!("a choice was made without it at {read_at}"));
+        }
+    }
+
     /// What a worker did at `at` and others act on reaches them in time: they have not gone beyond that.
     pub(super) fn check_emission(&mut self, place: Place, at: Time) {
         if at < self.now {

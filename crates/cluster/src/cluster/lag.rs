@@ -7,6 +7,10 @@
 //! deployment that declares nothing is slow, never wrong; and what is declared wrongly is found, since every run checks
 //! that nothing reaches a worker at a time that it has passed, and that nothing others act on is told late (INV-11).
 //!
+//! Who chooses among workers by what they have done learns of it before each choice. A worker says before when there is
+//! nothing to learn ([`Engine::next_news`](servecast_engine::Engine::next_news)), so that many choices find it where it was;
+//! that, too, is checked.
+//!
 //! A worker that lags does all at once what it would have done one by one, which keeps its state in the processor's cache.
 
 use std::cmp::Reverse;
@@ -39,41 +43,50 @@ impl Cluster {
 
     fn lag(&mut self, place: Place, until: Time) {
         let pool = &mut self.pools[place.pool.index()];
-        pool.workers[place.worker.index()].progress = Progress::Lags { until };
+        let is_read = pool.is_read();
+        let worker = &mut pool.workers[place.worker.index()];
+        let news = if is_read { worker.engine.next_news(until) } else { until };
+        worker.progress = Progress::Lags { until, news };
         pool.some_lag = true;
-        if pool.is_read() {
-            pool.lagging.push(Reverse((until, place.worker)));
+        if is_read {
+            pool.lagging.push(Reverse((news, place.worker)));
         }
     }
 
     /// From now on the end of its iteration in flight is a deadline.
     pub(super) fn stop_lagging(&mut self, place: Place) {
-        if let Progress::Lags { until } = self.worker(place).progress {
+        if let Progress::Lags { until, .. } = self.worker(place).progress {
             self.schedule_end(place, until);
         }
     }
 
     /// Lets no worker of a pool lag if others act on what they do.
-    pub(super) fn watch(&mut self, pool: PoolId) {
+    pub(super) fn watch(&mut self, pool: PoolId, observer: &mut impl Observer) -> Result<(), RunError> {
         if self.pools[pool.index()].some_lag && self.pools[pool.index()].is_watched() {
             self.pools[pool.index()].some_lag = false;
             self.pools[pool.index()].lagging.clear();
             for worker in 0..self.pools[pool.index()].workers.len() as u32 {
-                self.stop_lagging(Place { pool, worker: WorkerId(worker) });
+                let place = Place { pool, worker: WorkerId(worker) };
+                self.catch_up(place, observer)?;
+                self.stop_lagging(place);
             }
         }
+        Ok(())
     }
 
-    /// Brings all workers of a pool up to date for what chooses among them.
+    /// Brings the workers of a pool up to date from which what chooses among them learns something.
     pub(super) fn read(&mut self, pool: PoolId, observer: &mut impl Observer) -> Result<(), RunError> {
-        while let Some(&Reverse((until, worker))) = self.pools[pool.index()].lagging.peek()
-            && until <= self.now
+        while let Some(&Reverse((due, worker))) = self.pools[pool.index()].lagging.peek()
+            && due <= self.now
         {
             self.pools[pool.index()].lagging.pop();
             let place = Place { pool, worker };
-            if self.worker(place).progress == (Progress::Lags { until }) {
+            if matches!(self.worker(place).progress, Progress::Lags { news, .. } if news == due) {
                 self.catch_up(place, observer)?;
             }
+        }
+        if self.pools[pool.index()].is_read() {
+            self.pools[pool.index()].read_at = self.now;
         }
         Ok(())
     }
@@ -111,6 +124,12 @@ impl Cluster {
             self.stop_lagging(place);
         }
         self.submit(place, request);
+        // There is news as soon as it can act on that.
+        if let Progress::Lags { until, news } = self.worker(place).progress
+            && until < news
+        {
+            self.lag(place, until);
+        }
         self.wake(place);
         Ok(())
     }
@@ -150,7 +169,7 @@ impl Cluster {
     pub(super) fn catch_up(&mut self, place: Place, observer: &mut impl Observer) -> Result<(), RunError> {
         let now = self.now;
         match self.worker(place).progress {
-            Progress::Lags { until } if until <= now => {}
+            Progress::Lags { until, .. } if until <= now => {}
             _ => return Ok(()),
         }
         loop {

@@ -143,8 +143,7 @@ impl Cluster {
         self.read(place.pool, observer)?;
         let released = self.pools[place.pool.index()].enlist(place.worker, now);
         self.dispatch(place.pool, released, now, observer)?;
-        self.watch(place.pool);
-        Ok(())
+        self.watch(place.pool, observer)
     }
 
     fn drain_now(&mut self, place: Place, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
@@ -216,8 +215,7 @@ impl Cluster {
     fn dismiss(&mut self, place: Place, now: Time, observer: &mut impl Observer) -> Result<(), RunError> {
         let released = self.pools[place.pool.index()].dismiss(place.worker, now);
         self.dispatch(place.pool, released, now, observer)?;
-        self.watch(place.pool);
-        Ok(())
+        self.watch(place.pool, observer)
     }
 
     fn unschedule_start(&mut self, place: Place) {

@@ -26,6 +26,10 @@ impl Cluster {
         if !outcome.signals.is_empty() && self.pools[place.pool.index()].is_watched() {
             outcome.signals.iter().for_each(|&(_, _, at)| self.check_emission(place, at));
         }
+        let told = outcome.signals.iter().map(|&(_, _, at)| at).chain(outcome.first_events);
+        if let Some(first) = told.min() {
+            self.check_told(place, first);
+        }
         for &(id, signal, now) in &outcome.signals {
             match signal {
                 Signal::Finished => self.stage_finished(id, place, now, observer)?,

@@ -15,8 +15,8 @@ use servecast_types::{Duration, Role, Time};
 use servecast_workload::TraceRow;
 
 use crate::scenario::{
-    Ours, Scenario, any_scenario, engine, of_pairs, output_room, rows, run, scenario, watch, watch_in,
-    watch_ordered,
+    Ours, Scenario, any_scenario, engine, of_pairs, output_room, rows, run, run_unrecorded, scenario, watch,
+    watch_in, watch_ordered,
 };
 
 /// Most sessions that are under way at one time.
@@ -45,8 +45,8 @@ fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
     for (fast, plain) in fast.requests.iter().zip(&plain.requests) {
         prop_assert_eq!(fast, plain);
     }
-    prop_assert_eq!(fast.gaps, plain.gaps);
-    prop_assert_eq!(fast.pools, plain.pools);
+    prop_assert_eq!(&fast.gaps, &plain.gaps);
+    prop_assert_eq!(&fast.pools, &plain.pools);
     prop_assert_eq!(fast.readmitted, plain.readmitted);
     prop_assert_eq!(fast.extrapolated_iterations, plain.extrapolated_iterations);
     prop_assert_eq!(fast.latency_estimates, plain.latency_estimates);
@@ -59,6 +59,10 @@ fn is_as_plain(scenario: &Scenario) -> Result<(), TestCaseError> {
     let ordered = watch_ordered(scenario);
     prop_assert!(ordered.ends.is_sorted(), "ends of all workers are in order");
     prop_assert_eq!(ordered.timeless(), expected.clone().timeless());
+    let unrecorded = run_unrecorded(scenario);
+    prop_assert_eq!(&unrecorded.requests, &plain.requests, "of decisions that nobody records");
+    prop_assert_eq!(&unrecorded.pools, &plain.pools);
+    prop_assert_eq!(&unrecorded.gaps, &plain.gaps);
     // Who asks for each iteration gets each in its order.
     let (_, seen) = watch_in(scenario, false, Detail::Iterations);
     prop_assert_eq!(seen, expected);

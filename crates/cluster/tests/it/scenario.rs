@@ -429,6 +429,26 @@ pub(crate) fn watch_in(scenario: &Scenario, plain: bool, detail: Detail) -> (Run
     watch_by(scenario, plain, detail, Simulation::run)
 }
 
+/// A run of which nobody records decisions: engines do not tell routers of what no prompt hits.
+pub(crate) fn run_unrecorded(scenario: &Scenario) -> RunRecord {
+    let (topology, options) = deployment(scenario, false);
+    let options = SimulationOptions { record_routing: false, ..options };
+    let order = scenario.order.map(|order| Arc::new(order) as Arc<dyn Order>);
+    let simulation = Simulation::new(&topology, workload(scenario), &options).unwrap();
+    let simulation = simulation.with_order(|_| order.clone());
+    let simulation =
+        if scenario.is_told { simulation.with_policy(|_| Box::new(Curious)) } else { simulation };
+    simulation.run(&mut ()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn workload(scenario: &Scenario) -> Workload {
+    let load = match scenario.concurrency {
+        None => Load::Open { arrival_speedup_ratio: 1.0 },
+        Some(_) => Load::Closed,
+    };
+    Workload::from_rows(&scenario.rows, 6, load).unwrap()
+}
+
 /// What an observer sees to whom all workers are told of in one order.
 pub(crate) fn watch_ordered(scenario: &Scenario) -> Watch {
     let run = |simulation: Simulation, watcher: &mut Watcher| {
@@ -446,11 +466,7 @@ fn watch_by(
     detail: Detail,
     run: impl FnOnce(Simulation, &mut Watcher) -> Result<RunRecord, RunError>,
 ) -> (RunRecord, Watch) {
-    let load = match scenario.concurrency {
-        None => Load::Open { arrival_speedup_ratio: 1.0 },
-        Some(_) => Load::Closed,
-    };
-    let workload = Workload::from_rows(&scenario.rows, 6, load).unwrap();
+    let workload = workload(scenario);
     let (topology, options) = deployment(scenario, plain);
     let log = Some(TokenLog::new(&topology));
     let mut watcher = Watcher { detail, watch: Watch::default(), log };

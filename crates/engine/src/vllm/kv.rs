@@ -3,10 +3,12 @@
 use servecast_types::{BlockHasher, BlockId, KvEvent};
 
 use super::groups::{GroupedKv, Need, Tables};
-use super::pool::{BlockPool, Hits};
+use super::pool::{BlockPool, Contents, Hits};
 use super::request::Request;
+use super::segment::Told;
 use crate::EngineConfig;
 use crate::args::VllmVersion;
+use crate::engine::EngineTracing;
 use crate::speculation::Speculation;
 
 /// The KV cache of a worker.
@@ -18,6 +20,8 @@ pub(crate) struct KvCache {
     pub(super) groups: Option<Box<GroupedKv>>,
     pub(crate) block_size: u32,
     caching: bool,
+    /// Whether nobody is told of output that its request alone can hit.
+    skips_own_output: bool,
     /// Slots that a drafter needs behind the tokens of an iteration, up to `most_slots` of a request.
     lookahead: u32,
     most_slots: u32,
@@ -30,11 +34,11 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    pub(crate) fn new(config: &EngineConfig, capture_events: bool, trace_groups: bool) -> Self {
+    pub(crate) fn new(config: &EngineConfig, tracing: EngineTracing) -> Self {
         let unhashed_to_head = config.vllm_version >= VllmVersion::V0_24;
-        let capture_events = capture_events && config.enable_prefix_caching;
+        let capture_events = tracing.kv_events && config.enable_prefix_caching;
         let groups = config.kv_groups.clone();
-        let groups = groups.map(|groups| GroupedKv::new(groups, config, capture_events, trace_groups));
+        let groups = groups.map(|groups| GroupedKv::new(groups, config, capture_events, tracing.block_ids));
         let pool = BlockPool::new(
             if groups.is_some() { 0 } else { config.num_gpu_blocks },
             config.reserve_null_block,
@@ -45,6 +49,7 @@ impl KvCache {
         let figure = |of: fn(&Speculation) -> u32| speculation.map_or(0, of);
         Self {
             pool,
+            skips_own_output: tracing.skip_own_output && groups.is_none(),
             groups: groups.map(Box::new),
             block_size: config.block_size,
             caching: config.enable_prefix_caching,
@@ -95,6 +100,16 @@ impl KvCache {
     /// Whether somebody wants to know what is stored and removed.
     pub(crate) fn has_events(&self) -> bool {
         self.groups.as_ref().map_or_else(|| self.pool.has_events(), |groups| groups.has_events())
+    }
+
+    /// Whether there are events that nobody has been told yet.
+    pub(crate) fn has_news(&self) -> bool {
+        self.groups.is_some() || self.pool.has_news()
+    }
+
+    /// Blocks that are taken next and have had no content yet, so that nothing is evicted; of groups of layers none is known.
+    pub(crate) fn num_fresh(&self) -> u32 {
+        if self.groups.is_some() { 0 } else { self.pool.num_fresh() }
     }
 
     /// Moves the events since the last call to the end of `sink`.
@@ -217,7 +232,12 @@ impl KvCache {
     /// Whether it is soon enough to store what a request generates when it loses its blocks: nobody else can hit it, and
     /// it is not reported.
     pub(crate) fn stores_at_end(&self, request: &Request) -> bool {
-        request.has_private_output && !self.has_events()
+        request.has_private_output && !self.tells_all()
+    }
+
+    /// Whether somebody wants to know of everything that is stored.
+    pub(crate) fn tells_all(&self) -> bool {
+        self.has_events() && !self.skips_own_output
     }
 
     fn store_blocks(&mut self, request: &mut Request, full: u32) {
@@ -229,8 +249,18 @@ impl KvCache {
         let is_new = request.has_private_output
             && request.preemptions == 0
             && stored >= request.prompt_tokens / self.block_size;
+        // What it generates begins in the block behind the full ones of its prompt.
+        let skips = self.skips_own_output && request.has_private_output;
+        let told = if skips { full.min(request.prompt_tokens / self.block_size).max(stored) } else { full };
         let (blocks, hashes) = request.hashed_blocks(full);
-        self.pool.store(&blocks[..full as usize], stored, hashes, is_new);
+        if stored < told {
+            let contents = Contents { hashes, is_new, told: Told::Yes };
+            self.pool.store(&blocks[..told as usize], stored, contents);
+        }
+        if told < full {
+            let contents = Contents { hashes, is_new, told: Told::No };
+            self.pool.store(&blocks[..full as usize], told, contents);
+        }
         request.stored = full;
     }
 

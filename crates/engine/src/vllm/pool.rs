@@ -12,7 +12,7 @@ mod pins;
 
 use servecast_types::{BlockId, Extent, HashRun, HashRuns, KvEvent, RunIndex, SequenceHash};
 
-use super::segment::{ENDS, FRESH, NONE, Segment, Segments};
+use super::segment::{ENDS, FRESH, NONE, Segment, Segments, Told};
 
 /// All KV blocks of a worker.
 ///
@@ -55,6 +55,16 @@ impl Hits {
     pub(crate) fn in_use(&self) -> u32 {
         self.len() - self.free
     }
+}
+
+/// What some blocks contain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Contents<'a> {
+    /// The identity of each, as ascending runs, and maybe of some more.
+    pub(super) hashes: &'a HashRuns,
+    /// Whether none of it is here already.
+    pub(super) is_new: bool,
+    pub(super) told: Told,
 }
 
 impl BlockPool {
@@ -175,7 +185,7 @@ impl BlockPool {
 
     /// Drops the content of a segment from block `left` on; with duplicates that is all of it.
     fn evict(&mut self, segment: u32, left: u32) {
-        let Segment { content, is_first, next_duplicate, .. } = self.segments[segment];
+        let Segment { content, is_first, next_duplicate, told, .. } = self.segments[segment];
         let Some(first) = content else { return };
         let len = self.segments[segment].len();
         if is_first {
@@ -189,7 +199,9 @@ impl BlockPool {
         } else if is_first {
             self.num_cached -= len - left;
         }
-        if let Some(events) = &mut self.events {
+        if let Some(events) = &mut self.events
+            && told == Told::Yes
+        {
             let run = HashRun::up(first, len).get(len - 1);
             events.push(KvEvent::Removed { blocks: HashRun::down(run, len - left).into() });
         }
@@ -255,10 +267,11 @@ impl BlockPool {
 
     /// Makes the content of `blocks` hittable from block `stored` on; what is before that can be hit already.
     ///
-    /// `hashes` are those of the blocks, ascending runs, and maybe of some more; `is_new` if none of it is here already.
-    pub(crate) fn store(&mut self, blocks: &[BlockId], stored: u32, hashes: &HashRuns, is_new: bool) {
+    pub(super) fn store(&mut self, blocks: &[BlockId], stored: u32, contents: Contents<'_>) {
+        let Contents { hashes, told, .. } = contents;
         let new = stored..blocks.len() as u32;
         if let Some(events) = &mut self.events
+            && told == Told::Yes
             && !new.is_empty()
         {
             let parent = stored.checked_sub(1).and_then(|before| hashes.get(before));
@@ -268,7 +281,7 @@ impl BlockPool {
         for mut run in hashes.range(new) {
             loop {
                 let before = done.checked_sub(1).map(|before| blocks[before]);
-                let count = self.store_some(before, &blocks[done..], run, is_new);
+                let count = self.store_some(before, &blocks[done..], run, contents);
                 done += count as usize;
                 if count == run.len {
                     break;
@@ -281,17 +294,23 @@ impl BlockPool {
 
     /// Stores the first blocks of a run: those up to the first whose content is here already, or those that are here
     /// already in one segment. Returns how many.
-    fn store_some(&mut self, before: Option<BlockId>, blocks: &[BlockId], run: HashRun, is_new: bool) -> u32 {
+    fn store_some(
+        &mut self,
+        before: Option<BlockId>,
+        blocks: &[BlockId],
+        run: HashRun,
+        Contents { is_new, told, .. }: Contents<'_>,
+    ) -> u32 {
         let search = || self.cached.first_overlap((run.first.0, run.len), |segment| self.extent(segment));
         debug_assert!(!is_new || search().is_none(), "what is new is not here yet");
         let overlap = if is_new { None } else { search() };
         if let Some((0, other)) = overlap {
-            return self.store_duplicates(other, blocks, run);
+            return self.store_duplicates(other, blocks, run, told);
         }
         let count = overlap.map_or(run.len, |(at, _)| at);
         let blocks = &blocks[..count as usize];
         self.num_cached += count;
-        let continued = before.and_then(|before| self.continued(before, run.first));
+        let continued = before.and_then(|before| self.continued(before, run.first, told));
         let segment = if let Some(segment) = continued {
             for &block in blocks {
                 self.segments[segment].blocks.push(block);
@@ -299,7 +318,7 @@ impl BlockPool {
             }
             segment
         } else {
-            self.add(Segment { is_first: true, references: 1, ..Segment::new(Some(run.first), blocks) })
+            self.add(Segment { is_first: true, references: 1, told, ..Segment::new(Some(run.first), blocks) })
         };
         let (first, len) = self.extent(segment);
         self.cached.resize(first, len - count, len, segment);
@@ -307,20 +326,21 @@ impl BlockPool {
     }
 
     /// The segment that ends with `block` if `next` continues it in every respect.
-    fn continued(&self, block: BlockId, next: SequenceHash) -> Option<u32> {
+    fn continued(&self, block: BlockId, next: SequenceHash, told: Told) -> Option<u32> {
         let id = self.segment_of[block.index()];
         let segment = self.segments.get(id)?;
         let (first, len) = self.extent(id);
         let continues = segment.content.is_some()
             && first.wrapping_add(u64::from(len)) == next.0
             && segment.references == 1
+            && segment.told == told
             && !segment.has_duplicates()
             && segment.blocks.last() == Some(&block);
         continues.then_some(id)
     }
 
     /// Puts blocks behind those of equal content, `other` being the first of these.
-    fn store_duplicates(&mut self, mut other: u32, blocks: &[BlockId], run: HashRun) -> u32 {
+    fn store_duplicates(&mut self, mut other: u32, blocks: &[BlockId], run: HashRun, told: Told) -> u32 {
         let offset = run.first.0.wrapping_sub(self.extent(other).0) as u32;
         if offset > 0 {
             other = self.split(other, offset);
@@ -329,8 +349,8 @@ impl BlockPool {
         if count < self.segments[other].len() {
             self.split(other, count);
         }
-        let duplicate =
-            self.add(Segment { references: 1, ..Segment::new(Some(run.first), &blocks[..count as usize]) });
+        let duplicate = Segment::new(Some(run.first), &blocks[..count as usize]);
+        let duplicate = self.add(Segment { references: 1, told, ..duplicate });
         self.segments.append_duplicate(other, duplicate);
         count
     }
@@ -347,6 +367,7 @@ impl BlockPool {
             let right = Segment {
                 references: left.references,
                 is_first: left.is_first,
+                told: left.told,
                 ..Segment::new(Some(second), &left.blocks[at as usize..])
             };
             left.blocks.truncate(at as usize);
@@ -381,6 +402,16 @@ impl BlockPool {
     /// Whether somebody wants to know what is stored and removed.
     pub(crate) fn has_events(&self) -> bool {
         self.events.is_some()
+    }
+
+    /// Whether there are events since they were last taken.
+    pub(crate) fn has_news(&self) -> bool {
+        self.events.as_ref().is_some_and(|events| !events.is_empty())
+    }
+
+    /// Blocks at the head of the free list that were never taken.
+    pub(crate) fn num_fresh(&self) -> u32 {
+        if self.segments[ENDS].next == FRESH { self.num_blocks - self.segment_of.len() as u32 } else { 0 }
     }
 
     /// Moves the events since the last call to the end of `sink`.

@@ -16,6 +16,7 @@ use super::pool::Hits;
 use super::queue::WaitingQueue;
 use super::request::Request;
 use crate::args::{KvRole, SchedulingPolicy, VllmVersion};
+use crate::engine::EngineTracing;
 use crate::iteration::Scheduled;
 use crate::step::{Entry, Step};
 use crate::stretch::Stretch;
@@ -61,6 +62,8 @@ pub(crate) struct Scheduler {
     pub(super) stores_at_end: bool,
     /// Running requests that decode: so many of `running` from the first on as it has members, which are not up to date.
     pub(super) stretch: Stretch,
+    /// Members of it whose output is not their own alone, so that a router has to know of it.
+    pub(super) members_told_of: u32,
     /// Whether something came that may end the stretch.
     pub(super) must_replan: bool,
     /// Whether a request of the iteration being decided can use drafts that are proposed after it.
@@ -135,9 +138,9 @@ impl Round {
 }
 
 impl Scheduler {
-    pub(crate) fn new(config: EngineConfig, capture_events: bool, trace_blocks: bool) -> Self {
+    pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
         Self {
-            kv: KvCache::new(&config, capture_events, trace_blocks),
+            kv: KvCache::new(&config, tracing),
             requests: RequestTable::default(),
             running: Vec::new(),
             waiting: WaitingQueue::new(&config),
@@ -153,10 +156,11 @@ impl Scheduler {
             hits: Hits::default(),
             coming: FxHashSet::default(),
             put_off: Vec::new(),
-            trace_blocks,
+            trace_blocks: tracing.block_ids,
             stores_at_end: config.async_scheduling
                 || config.speculation.as_ref().is_some_and(|speculation| speculation.stores_verified),
             stretch: Stretch::new(u64::from(config.async_scheduling)),
+            members_told_of: 0,
             must_replan: false,
             drafts_are_needed: false,
             first_missing: None,

@@ -30,6 +30,14 @@ pub(super) struct Segment {
     pub(super) next_duplicate: u32,
     /// Whether it is the one that a lookup of its content finds.
     pub(super) is_first: bool,
+    pub(super) told: Told,
+}
+
+/// Whether the KV events say of a content when it is stored and evicted, if there are any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Yes,
+    No,
 }
 
 impl Segment {
@@ -43,6 +51,7 @@ impl Segment {
             next: ENDS,
             next_duplicate: NONE,
             is_first: false,
+            told: Told::Yes,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! An iteration decides and changes exactly what `schedule()` and `update()` would, if it asked request by request.
 
+use servecast_latency::MOST_DECODES;
 use servecast_types::{SequenceHash, Time};
 
 use super::request::{Request, Status};
@@ -48,8 +49,11 @@ impl Scheduler {
             let members =
                 self.running.iter().map_while(|&slot| requests[slot].joins(slot, decided, lead, most));
             self.stretch.begin(self.config.block_size, members);
+            self.members_told_of = 0;
             for &slot in &self.running[..self.num_members()] {
-                self.requests[slot].joined = 0;
+                let request = &mut self.requests[slot];
+                request.joined = 0;
+                self.members_told_of += u32::from(!request.has_private_output);
             }
         }
         while let Some(&slot) = self.running.get(self.num_members())
@@ -57,6 +61,7 @@ impl Scheduler {
             && let Some(member) = request.joins(slot, self.decided, self.stretch.lead(), most)
         {
             request.joined = self.stretch.done();
+            self.members_told_of += u32::from(!request.has_private_output);
             self.stretch.join(member);
         }
     }
@@ -175,6 +180,7 @@ impl Scheduler {
             let decided = if in_vain { self.stretch.done() } else { self.stretch.known() };
             let last = if in_vain { self.decided } else { self.ended };
             let request = &mut self.requests[slot];
+            self.members_told_of -= u32::from(!request.has_private_output);
             request.catch_up(decided, self.stretch.known(), last);
             if in_vain {
                 changes.put_back.push(request.in_flight(slot));
@@ -247,6 +253,30 @@ impl StretchScheduler for Scheduler {
         self.stretch.uneventful()
     }
 
+    fn untold_iterations(&self) -> u64 {
+        // Whoever waits, loads or is read may change what comes next.
+        let only_decodes = self.continues()
+            && self.num_members() == self.running.len()
+            && (self.waiting.len(), self.loading.len(), self.held.len()) == (0, 0, 0)
+            && self.stretch.lead() == 0
+            && !self.kv.has_news();
+        if !only_decodes {
+            return 0;
+        }
+        let tells = self.kv.has_events();
+        let mut untold = self.stretch.before_end().min(MOST_DECODES as u64);
+        if tells && (self.kv.tells_all() || self.members_told_of > 0) {
+            untold = untold.min(self.stretch.before_filling());
+        }
+        // Each member opens one block at most in as many iterations as a block has tokens.
+        let openings = self.stretch.requests() * untold.div_ceil(self.config.block_size.into());
+        let room = if tells { self.kv.num_fresh() } else { self.kv.num_free() };
+        if openings > u64::from(room) {
+            untold = untold.min(self.stretch.before_opening());
+        }
+        untold
+    }
+
     fn skip_quiet(&mut self, iterations: u64) {
         self.stretch.skip(iterations);
         self.decided += iterations;
@@ -283,7 +313,8 @@ impl StretchScheduler for Scheduler {
                     return false;
                 }
                 // A waiting request that would hit the block, and a router, have to know at once.
-                self.stretch.defer_fills(self.first_missing.is_none() && !self.kv.has_events());
+                let is_told = self.kv.tells_all() || (self.kv.has_events() && self.members_told_of > 0);
+                self.stretch.defer_fills(self.first_missing.is_none() && !is_told);
                 self.must_replan = false;
                 return true;
             }

@@ -13,7 +13,7 @@ use servecast_engine::{
     IterationSink, Joined, Links, Rejection,
 };
 use servecast_latency::{Batch, LatencyModel, PassTime};
-use servecast_types::{Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
+use servecast_types::{BlockHasher, Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
 
 use crate::expand::{Expander, UNKNOWN, as_far_as_known};
 
@@ -157,12 +157,21 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
 /// An engine that takes decodes together, and goes on by itself where nothing can come to it, has to do the same.
 pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
     let plain = serve(settings, load, Mode::OneByOne, false);
-    for (kv_events, are_open) in [(true, false), (false, false), (true, true)] {
+    let mut without_own = plain.iterations.clone();
+    without_own.iter_mut().for_each(|iteration| leave_out(&mut iteration.kv_events, &plain.own_output));
+    for (kv_events, are_open) in
+        [(Told::All, false), (Told::Nothing, false), (Told::All, true), (Told::NoOwnOutput, false)]
+    {
         let together = serve(settings, load, Mode::Together { kv_events }, are_open);
         assert_eq!(together.extrapolated, plain.extrapolated, "iterations that are extrapolated");
+        let all = if kv_events == Told::NoOwnOutput { &without_own } else { &plain.iterations };
         // One that only has events is not told of where nobody wants these.
-        let told = |iteration: &&Iteration| kv_events || iteration.is_eventful();
-        let expected: Vec<&Iteration> = plain.iterations.iter().filter(told).collect();
+        let told = |iteration: &&Iteration| {
+            kv_events == Told::All
+                || iteration.is_eventful()
+                || (kv_events == Told::NoOwnOutput && !iteration.kv_events.is_empty())
+        };
+        let expected: Vec<&Iteration> = all.iter().filter(told).collect();
         for (number, (seen, expected)) in together.iterations.iter().zip(&expected).enumerate() {
             let mut expected = as_far_as_known(expected, seen);
             if are_open {
@@ -170,25 +179,27 @@ pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
                 transfers
                     .for_each(|(expected, seen)| expected.end = expected.end.filter(|_| seen.end.is_some()));
             }
-            if !kv_events {
-                // What nobody else can hit is not looked up either before its request loses it.
+            if kv_events == Told::Nothing {
                 expected.kv_events.clear();
                 if let Some(state) = &mut expected.sglang {
                     state.tiered_events.clear();
                 }
+            }
+            if kv_events != Told::All {
+                // What nobody else can hit is not looked up either before its request loses it.
                 expected.cached_blocks = seen.cached_blocks;
             }
-            let mode = format!("KV events: {kv_events}, ends of transfers are told: {are_open}");
+            let mode = format!("KV events: {kv_events:?}, ends of transfers are told: {are_open}");
             assert_eq!(seen, &expected, "iteration {number}, {mode}");
         }
-        assert_eq!(together.iterations.len(), expected.len(), "iterations, KV events: {kv_events}");
+        assert_eq!(together.iterations.len(), expected.len(), "iterations, KV events: {kv_events:?}");
     }
     plain.iterations
 }
 
 /// How many of the tokens of a load are reported together, and how many there are.
 fn share_of_stretches(settings: &Value, load: &[Submission]) -> (u64, u64) {
-    let mut driver = Driver::new(settings, load, Mode::Together { kv_events: true }, false);
+    let mut driver = Driver::new(settings, load, Mode::Together { kv_events: Told::All }, false);
     driver.run();
     (driver.log.together, driver.log.sink.iterations.iter().map(Iteration::tokens_emitted).sum())
 }
@@ -215,20 +226,44 @@ pub(crate) fn check_share_of_stretches(part: u64, name: &str, settings: impl Str
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     OneByOne,
-    Together { kv_events: bool },
+    Together { kv_events: Told },
+}
+
+/// Of which KV events an engine tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// All but those of output that no other request can hit.
+    NoOwnOutput,
+    All,
+}
+
+/// Leaves the events of some contents out.
+fn leave_out(events: &mut Vec<KvEvent>, contents: &FxHashSet<SequenceHash>) {
+    events.retain_mut(|event| {
+        let (KvEvent::Stored { blocks, .. } | KvEvent::Removed { blocks }) = event else { return true };
+        *blocks = blocks.iter().filter(|hash| !contents.contains(hash)).collect();
+        !blocks.is_empty()
+    });
 }
 
 /// What came of a load.
 struct Served {
     iterations: Vec<Iteration>,
     extrapolated: u64,
+    /// Contents that an engine may leave out of its events.
+    own_output: FxHashSet<SequenceHash>,
 }
 
 fn serve(settings: &Value, load: &[Submission], mode: Mode, are_open: bool) -> Served {
     let mut driver = Driver::new(settings, load, mode, are_open);
     driver.run();
     driver.check_outcome();
-    Served { extrapolated: driver.engine.num_extrapolated(), iterations: driver.log.sink.iterations }
+    Served {
+        extrapolated: driver.engine.num_extrapolated(),
+        own_output: driver.own_output(),
+        iterations: driver.log.sink.iterations,
+    }
 }
 
 struct Driver<'a> {
@@ -248,17 +283,23 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(settings: &Value, load: &'a [Submission], mode: Mode, are_open: bool) -> Self {
         let args = EngineArgs::from_json(settings.clone()).unwrap();
-        let kv_events = mode != Mode::Together { kv_events: false };
+        let kv_events = mode != Mode::Together { kv_events: Told::Nothing };
+        let skip_own_output = mode == Mode::Together { kv_events: Told::NoOwnOutput };
         let times = load.iter().map(|submission| submission.transfer).collect();
         let transfers = Transfers { times, are_open, ..Transfers::default() };
-        let log = Log { args: args.clone(), transfers, kv_events, ..Log::default() };
+        let tells_all = kv_events && !skip_own_output;
+        let log = Log { args: args.clone(), transfers, tells_all, ..Log::default() };
         let tracing = match mode {
             Mode::OneByOne => {
                 EngineTracing { kv_events, block_ids: true, sglang_state: true, ..EngineTracing::default() }
             }
-            Mode::Together { .. } => {
-                EngineTracing { kv_events, sglang_state: true, stretches: true, ..EngineTracing::default() }
-            }
+            Mode::Together { .. } => EngineTracing {
+                kv_events,
+                skip_own_output,
+                sglang_state: true,
+                stretches: true,
+                ..EngineTracing::default()
+            },
         };
         let model = (args.latency.as_deref() == Some("profile:uneven"))
             .then(|| Arc::new(Uneven) as Arc<dyn LatencyModel>);
@@ -349,6 +390,25 @@ impl<'a> Driver<'a> {
         let has_begun = |index: usize| !are_open || times[index].is_none() || begun.contains(&id(index));
         let is_over = |index: usize| is_given_up(index) || (is_read(index) && has_begun(index));
         self.mode != Mode::OneByOne && (0..submitted).all(is_over) && self.releases.is_empty()
+    }
+
+    /// What the requests of the load generate, which nobody else names, where the engine can leave that out of its events.
+    fn own_output(&self) -> FxHashSet<SequenceHash> {
+        let config = self.engine.config();
+        let args = &self.log.sink.args;
+        if args.engine_type == EngineType::Sglang || args.kv_groups.is_some() {
+            return FxHashSet::default();
+        }
+        let hasher = || BlockHasher::looking_ahead(config.block_size(), config.hash_lookahead());
+        let of = |index: usize| {
+            let prompt = self.load[index].prompt(index);
+            let full = prompt.tokens() / config.block_size();
+            let content = Prompt::new(
+                prompt.runs().iter().copied().chain([Run::output_of(RequestId(index as u32), 5_000)]),
+            );
+            hasher().runs_of(&content).iter().skip(full as usize).collect::<Vec<_>>()
+        };
+        (0..self.load.len()).flat_map(of).collect()
     }
 
     fn request(&self, index: usize) -> EngineRequest {
@@ -484,7 +544,8 @@ struct Transfers {
 struct Log {
     args: EngineArgs,
     transfers: Transfers,
-    kv_events: bool,
+    /// Whether the events tell of all that is cached.
+    tells_all: bool,
     iterations: Vec<Iteration>,
     last_end: Time,
     /// Iterations since the last one that gave somebody a token or ended a request.
@@ -590,7 +651,7 @@ impl IterationSink for Log {
         self.follow_events(&iteration.kv_events);
         // What an iteration of SGLang without work changes is told by the next one.
         // Of groups of layers, events tell one.
-        let is_told = self.kv_events && iteration.cached_blocks != UNKNOWN && self.args.kv_groups.is_none();
+        let is_told = self.tells_all && iteration.cached_blocks != UNKNOWN && self.args.kv_groups.is_none();
         if is_told && self.args.enable_prefix_caching && !(sglang && iteration.scheduled.is_empty()) {
             assert_eq!(iteration.cached_blocks, self.contents.len() as u32, "events tell what is cached");
         }

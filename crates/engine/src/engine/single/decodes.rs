@@ -57,6 +57,26 @@ impl Single {
         Ok(decided)
     }
 
+    /// Before when others learn nothing from it if nothing comes to it: the end of the iteration in flight, or of one of those
+    /// behind it; `None` if nothing is in flight.
+    pub(in crate::engine) fn next_news(&self) -> Option<Time> {
+        let first = self.in_flight.first()?;
+        let untold = match first {
+            Pass::Decodes(_) if self.depth == 1 && !self.withdraws() => self.scheduler.untold_iterations(),
+            Pass::Decodes(_) | Pass::Step(_) => 0,
+        };
+        if untold == 0 {
+            return Some(first.end());
+        }
+        let config = self.config();
+        let next = self.scheduler.stretch().work().after(1);
+        let mut durations = [Duration::ZERO; MOST_DECODES];
+        let durations = &mut durations[..MOST_DECODES.min(untold as usize)];
+        let timed = config.latency.decode_iterations(next, config.kv_capacity_tokens(), durations);
+        let gap = config.host.gap(next.requests);
+        Some(durations[..timed].iter().fold(first.end(), |end, &duration| end + gap + duration))
+    }
+
     /// Requests that run and that wait.
     fn num_requests(&self) -> (u32, u32) {
         (self.num_running() as u32, self.num_waiting() as u32)

@@ -11,7 +11,12 @@ fn take(pool: &mut BlockPool, n: u32) -> Vec<BlockId> {
 }
 
 fn store(pool: &mut BlockPool, blocks: &[BlockId], first: u64) {
-    pool.store(blocks, 0, &HashRun::up(SequenceHash(first), blocks.len() as u32).into(), false);
+    store_as(pool, blocks, first, Told::Yes);
+}
+
+fn store_as(pool: &mut BlockPool, blocks: &[BlockId], first: u64, told: Told) {
+    let hashes = HashRun::up(SequenceHash(first), blocks.len() as u32).into();
+    pool.store(blocks, 0, Contents { hashes: &hashes, is_new: false, told });
 }
 
 fn hits(pool: &BlockPool, first: u64, len: u32) -> Vec<u32> {
@@ -75,7 +80,8 @@ fn a_prefix_that_is_hit_parts_from_the_rest() {
     let other = take(&mut pool, 3);
     assert_eq!(other, [5, 6, 4].map(BlockId));
     let hashes = [HashRun::up(SequenceHash(10), 4), HashRun::up(SequenceHash(50), 1)].into_iter().collect();
-    pool.store(&[&blocks[..2], &other].concat(), 2, &hashes, false);
+    let contents = Contents { hashes: &hashes, is_new: false, told: Told::Yes };
+    pool.store(&[&blocks[..2], &other].concat(), 2, contents);
     assert_eq!(hits(&pool, 10, 9), [1, 2, 3, 6], "block 5 has the content of block 3, which had it first");
     assert_eq!(pool.num_cached(), 5);
     pool.check(blocks[..2].iter().chain(&other).copied()).unwrap();
@@ -95,6 +101,25 @@ fn a_sequence_may_leave_a_run_and_go_on_elsewhere() {
     pool.touch(&hits);
     pool.check(hits.iter().copied()).unwrap();
     assert_eq!(ids(&pool), [7, 4, 3]);
+}
+
+#[test]
+fn events_do_not_tell_of_contents_that_nobody_is_told_of() {
+    let mut pool = BlockPool::new(6, true, true, true);
+    let blocks = take(&mut pool, 4);
+    store(&mut pool, &blocks[..2], 7);
+    // They go on as numbers do, but are not part of the same segment.
+    let hashes = HashRun::up(SequenceHash(7), 4).into();
+    pool.store(&blocks, 2, Contents { hashes: &hashes, is_new: true, told: Told::No });
+    assert_eq!((pool.num_cached(), hits(&pool, 7, 4)), (4, vec![1, 2, 3, 4]));
+    pool.release(&blocks);
+    take(&mut pool, 4);
+    assert_eq!((pool.num_cached(), hits(&pool, 7, 4)), (1, vec![1]));
+    let mut events = Vec::new();
+    pool.take_events(&mut events);
+    let stored = KvEvent::Stored { parent: None, blocks: HashRun::up(SequenceHash(7), 2).into() };
+    let removed = KvEvent::Removed { blocks: HashRun::up(SequenceHash(8), 1).into() };
+    assert_eq!(events, [stored, removed]);
 }
 
 #[test]

@@ -130,7 +130,7 @@ def guidellm(program: str, binary: Path, tokenizer: Path, folder: Path) -> None:
         check("guidellm", seen.agrees(own), f"{seen}; the server: {own}")
 
 
-def free_port(count: int = 1) -> int:
+def free_ports(count: int) -> int:
     """The first of some ports that nobody has, below those that the system gives to whoever asks for any."""
     while True:
         first = random.randrange(15_000, 30_000)
@@ -146,9 +146,9 @@ def free_port(count: int = 1) -> int:
 @contextmanager
 def gateway(program: str, folder: Path, arguments: list[str]) -> Iterator[str]:
     """An SMG gateway in front of workers."""
-    port = free_port()
+    port = free_ports(1)
     log = (folder / f"smg-{time.monotonic_ns()}.txt").open("w")
-    command = [program, "launch", "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())]
+    command = [program, "launch", "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_ports(1))]
     process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -194,7 +194,7 @@ def smg(program: str, binary: Path, folder: Path) -> None:
     """SMG in front of four workers, whose caches hold a part of the prompts each."""
     reuse = {}
     for policy in ["round_robin", "power_of_two", "cache_aware"]:
-        first = free_port(4)
+        first = free_ports(4)
         workers = ["--workers", "4", "--worker-port", str(first), "--num-gpu-blocks", "600", "--block-size", "16"]
         with serving(
             binary, folder, "--latency", "linear:4000,20,0", "--served-model-name", "mock", *workers
@@ -219,13 +219,13 @@ def smg(program: str, binary: Path, folder: Path) -> None:
 def disaggregated(program: str, binary: Path, folder: Path) -> None:
     """SMG that sends each request to a worker for prefill and to one for decode: ours hand nothing over."""
     for engine, count in [("vllm", "vllm:request_success_total"), ("sglang", "sglang:num_requests_total")]:
-        workers = ["--engine", engine, "--workers", "2", "--worker-port", str(free_port(2))]
+        workers = ["--engine", engine, "--workers", "2", "--worker-port", str(free_ports(2))]
         with serving(
             binary, folder, "--latency", "linear:4000,20,0", "--served-model-name", "mock", *workers
         ) as server:
             ports = ["--prefill", server.ports[0], "--decode", server.ports[1]]
             if engine == "sglang":
-                ports.insert(2, str(free_port()))
+                ports.insert(2, str(free_ports(1)))
             with gateway(program, folder, ["--backend", engine, "--pd-disaggregation", *ports]) as url:
                 before = [server.metric(count, port) for port in range(2)]
                 tokens = [ask(url, f"prompt {number}", 8)["usage"]["completion_tokens"] for number in range(20)]

@@ -55,9 +55,10 @@ def checked(executor: object, threads: int | None) -> Executor | None:
 
 def wants_no_function(given: Prepared) -> None:
     """Refuse functions, which have no text."""
-    named = {"latency": given[3], "router": given[5][0], "priority": given[5][1]}
+    # A function may be an object that is false.
+    named = {"latency": given[3] or None, "router": given[5][0], "priority": given[5][1]}
     for name, function in named.items():
-        if function:
+        if function is not None:
             other = "leave out executor" + (", or name a latency model" if name == "latency" else "")
             raise ConfigError(f"`{name}` is a function, which cannot go to the workers of an executor", other)
 

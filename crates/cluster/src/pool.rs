@@ -31,7 +31,7 @@ pub(crate) struct Pool {
     kinds: Vec<EngineConfig>,
     pub(crate) routing: Routing,
     /// What a router that tells a policy of workers goes by.
-    telling: Telling,
+    loads: LoadSettings,
     /// Which worker a session stays on, if sessions do.
     affinity: Option<SessionAffinity>,
     /// Requests for which none of its workers serves, in the order in which they came.
@@ -48,7 +48,7 @@ pub(crate) struct Pool {
 
 /// What a router that tells a [policy](Pick::reads_loads) of workers goes by.
 #[derive(Debug)]
-struct Telling {
+struct LoadSettings {
     options: KvRouterOptions,
     seed: Seed,
     record_terms: bool,
@@ -149,7 +149,7 @@ impl Pool {
             waiting: VecDeque::new(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
-            telling: Telling {
+            loads: LoadSettings {
                 options: options.router.kv.clone(),
                 seed,
                 record_terms: options.record_routing,
@@ -265,9 +265,9 @@ impl Pool {
             self.routing = Routing::Policy(policy);
             return;
         }
-        let Telling { options, seed, record_terms } = &self.telling;
+        let LoadSettings { options, seed, record_terms } = &self.loads;
         let engines = self.workers.iter().map(|worker| worker.engine.config());
-        let router = KvRouting::telling(policy, options, self.role, engines, *seed, *record_terms);
+        let router = KvRouting::for_policy(policy, options, self.role, engines, *seed, *record_terms);
         let counts_tokens = router.tracks_output();
         self.routing = Routing::Kv(Box::new(router), FxHashMap::default());
         self.tracing.kv_events |= self.role != Role::Decode;

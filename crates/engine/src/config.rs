@@ -577,7 +577,8 @@ mod tests {
         );
         refused(
             json!({"engine_type": "sglang", "dp_size": 2}),
-            "`dp_size` is 2, which is not supported yet: use more workers with `dp_size` 1",
+            "`dp_size` is 2, but `sglang.enable_dp_attention` is off: switch that on for ranks that compute every pass together, \
+             or use more workers, which have nothing to do with each other",
         );
         refused(
             json!({"engine_type": "trtllm", "dp_size": 2}),

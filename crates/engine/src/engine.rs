@@ -54,8 +54,8 @@ macro_rules! each {
 pub enum EngineState {
     /// An iteration runs until then.
     Busy {
-        /// When [`Engine::end_iteration`] is due: an iteration ends, or a decision that waits for copies to the host of an engine
-        /// of SGLang's.
+        /// When [`Engine::end_iteration`] is due: an iteration ends, or (SGLang) the copies to the host that a decision waits
+        /// for do.
         until: Time,
     },
     /// Nothing to do until something is submitted or released, or until `wake`.
@@ -254,6 +254,7 @@ impl Engine {
     }
 
     /// Passes that ranks without work took part in, so that the others could go on; 0 where nothing is in lock step.
+    /// SGLang's compute nothing in them.
     pub fn num_dummies(&self) -> u64 {
         match self {
             Self(Kind::Single(_) | Kind::Pipeline(_)) => 0,

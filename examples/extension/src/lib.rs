@@ -108,8 +108,10 @@ impl Observer for LongestPass {
 /// # Errors
 /// What is wrong with the settings, or why the run cannot go on.
 pub fn run(settings: &Value, observer: &mut LongestPass) -> Result<RunRecord, String> {
-    let mut replay =
-        Replay { settings: settings.as_object().cloned().unwrap_or_default(), ..Replay::default() };
+    let Value::Object(settings) = settings else {
+        return Err(format!("settings are an object, not {settings}"));
+    };
+    let mut replay = Replay { settings: settings.clone(), ..Replay::default() };
     let model = Balance { weights_ms: 4.8, ms_per_million_kv_tokens: 40.0, ms_per_thousand_tokens: 22.0 };
     replay.models.insert("balance".to_owned(), Arc::new(model));
     replay.settings.insert("latency".to_owned(), json!("callable:balance"));

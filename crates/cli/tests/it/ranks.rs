@@ -90,8 +90,11 @@ fn sglangs_ranks_share_requests_out() {
     let of_second = |rows: &[Value]| rows.iter().filter(|row| row["dp_rank"] == 1).count();
     // Requests come one by one, when both ranks have nothing to do: in turn, or all to the first.
     let in_turn = rows(&[]);
+    assert!(!in_turn.is_empty());
     assert_eq!(2 * of_second(&in_turn), in_turn.len());
-    assert_eq!(of_second(&rows(&["--load-balance-method", "total_requests"])), 0);
+    let to_first = rows(&["--load-balance-method", "total_requests"]);
+    assert!(!to_first.is_empty());
+    assert_eq!(of_second(&to_first), 0);
     // Equal prompts follow each other, which a router knows to be cached on a rank.
     let reused = |more: &[&str]| {
         let report = sandbox.report(&[&SGLANG[..], &[engine], more].concat());

@@ -126,7 +126,7 @@ impl KvRouting {
     }
 
     /// The same, with a policy that picks workers by what the router knows of them. Nobody waits in such a router.
-    pub(crate) fn telling<'a>(
+    pub(crate) fn for_policy<'a>(
         policy: Box<dyn Pick>,
         options: &KvRouterOptions,
         role: Role,

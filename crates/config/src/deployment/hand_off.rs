@@ -31,10 +31,9 @@ const NETWORK: &str =
 /// What is said where SGLang's own queues hand requests over and nobody says how long their workers take to know each other.
 pub(super) fn told(pools: &[Pool]) -> Option<String> {
     let own = |group: &Group| group.args.sglang.clone().unwrap_or_default();
-    let takes_time = |group: &Group| {
-        own(group).disaggregation_bootstrap_us.is_some() || own(group).disaggregation_handshake_us.is_some()
-    };
-    let is_said = pools.iter().flat_map(|pool| &pool.groups).any(takes_time);
+    let groups = || pools.iter().flat_map(|pool| &pool.groups);
+    let is_said = groups().any(|group| own(group).disaggregation_bootstrap_us.is_some())
+        && groups().any(|group| own(group).disaggregation_handshake_us.is_some());
     (!is_said).then(|| {
         "SGLang's own queues hand requests over (`disaggregation_mode`): a decode worker has memory for a prompt before it is \
          computed. That both workers learn of each other at once is an assumption: `sglang.disaggregation_handshake_us` and \

@@ -1,7 +1,7 @@
 //! The engine settings of a pool: its own, and those that are given for every pool.
 
 use serde_json::{Map, Value};
-use servecast_engine::{EngineArgs, EngineType, LatencySpec, SchedulePolicy};
+use servecast_engine::{DisaggregationMode, EngineArgs, EngineType, LatencySpec, SchedulePolicy};
 use servecast_types::{Message, message};
 
 use super::Given;
@@ -245,6 +245,18 @@ impl<'a> Settings<'a> {
         if policy != SchedulePolicy::Random {
             let seed = ["sglang.random_seed"].into_iter().filter(is_given);
             unused.extend(seed.map(|key| message!("{} is for the policy `random`", Message::key(key))));
+        }
+        if matches!(
+            sglang.disaggregation_mode,
+            Some(DisaggregationMode::Prefill | DisaggregationMode::Decode)
+        ) {
+            let timing = ["kv_transfer_timing_mode"].into_iter().filter(is_given);
+            unused.extend(timing.map(|key| {
+                message!(
+                    "{} has no effect with {sglang.disaggregation_mode}, where what a decode worker lacks is moved",
+                    Message::key(key)
+                )
+            }));
         }
         let shares = args.enable_prefix_caching && !sglang.disable_radix_cache;
         if !shares && policy.goes_by_cache() {

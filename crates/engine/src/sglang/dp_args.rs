@@ -36,6 +36,17 @@ impl SglangArgs {
                 Message::key(format!("sglang.{key}"))
             )));
         }
+        let of_one = args.max_num_seqs.filter(|_| args.max_num_seqs != EngineArgs::default().max_num_seqs);
+        if let (Some(of_all), Some(of_one)) = (self.max_running_requests, of_one)
+            && of_all / ranks != of_one
+        {
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.max_running_requests} is {} for all {} ranks and {max_num_seqs} is {} for each: give one of them",
+                of_all,
+                ranks,
+                of_one
+            )));
+        }
         let share = |key: &str, given: u32| match given / ranks {
             0 => {
                 let problem = format!("expected at least 1 for each of {ranks} ranks");

@@ -20,8 +20,8 @@ pub enum LoadBalanceMethod {
 /// Shares requests out.
 ///
 /// # Source
-/// SGLang 0.5.23, as described by the notes on recordings of it: loads are those that ranks reported last, and what was sent
-/// to them since. Ranks report at the end of each pass here.
+/// SGLang 0.5.23 (`DataParallelController`), read and not recorded: loads are those that ranks reported last, and what was
+/// sent to them since. Ranks report at the end of each pass here.
 #[derive(Debug)]
 pub(super) struct LoadBalance {
     method: LoadBalanceMethod,

@@ -7,7 +7,7 @@
 //! Decodes are not taken together here: an iteration costs what its batch costs.
 //!
 //! # Source
-//! SGLang 0.5.23, by recordings of its scheduler; which rank gets a request, by its description.
+//! SGLang 0.5.23, by recordings of its scheduler; which rank gets a request is read from `DataParallelController`.
 
 use std::collections::VecDeque;
 

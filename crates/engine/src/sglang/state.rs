@@ -128,9 +128,9 @@ impl Scheduler {
         (self.cache.obtainable() / u64::from(self.config.block_size)) as u32
     }
 
-    /// Whether a transfer has ended that no iteration has noticed yet.
+    /// Whether the next decision may differ though nothing came: a transfer has ended that no iteration has noticed yet, or
+    /// requests that ended count as running no more.
     pub(crate) fn has_news(&self, now: Time) -> bool {
-        // The next decision does not count those any more that had ended.
         self.decode_side.as_ref().is_some_and(|side| side.counted_left)
             || self.held.iter().any(|&(_, end)| end.is_some_and(|end| end <= now))
     }

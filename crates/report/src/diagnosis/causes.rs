@@ -128,7 +128,7 @@ fn judged(run: &RunRecord, targets: &Targets) -> (Vec<usize>, bool) {
     (all, false)
 }
 
-/// Parked by a router, and in the queue of a worker, which could begin with it `from` then.
+/// Adds the wait parked by a router, and that in the queue of a worker, which could begin with the request at `from`.
 fn add_waits(of: &mut PoolCauses, stage: &StageRecord, from: Time, states: &PoolStates, passes_ms: f64) {
     let worker = stage.worker.index();
     let end = stage.admitted.unwrap_or(stage.queued);

@@ -233,7 +233,8 @@ fn attention_ranks_are_one_engine_unless_they_are_asked_for() {
         let ([one_ttft, one_tpot], [ttft, tpot]) = (simulated(&[]), simulated(&["--attention-ranks"]));
         // A rank with a prompt makes all others wait, and its prompt is computed by it alone.
         assert!(ttft > one_ttft, "{engine}: {ttft} {one_ttft}");
-        assert!(tpot > one_tpot, "{engine}: {tpot} {one_tpot}");
+        // Under SGLang decodes wait for prompts with or without ranks, which have passes of their own.
+        assert!(engine.starts_with("sglang") || tpot > one_tpot, "{engine}: {tpot} {one_tpot}");
     }
     let refused = run(&["--attention-ranks", "--latency", "roofline"]);
     refused.is_refused(&["`--attention-ranks` is for `ops`"]);

@@ -158,7 +158,9 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
 pub(crate) fn run(settings: &Value, load: &[Submission]) -> Vec<Iteration> {
     let plain = serve(settings, load, Mode::OneByOne, false);
     let mut without_own = plain.iterations.clone();
-    without_own.iter_mut().for_each(|iteration| leave_out(&mut iteration.kv_events, &plain.own_output));
+    for iteration in &mut without_own {
+        leave_out(&mut iteration.kv_events, &plain.own_output);
+    }
     for (kv_events, are_open) in
         [(Told::All, false), (Told::Nothing, false), (Told::All, true), (Told::NoOwnOutput, false)]
     {

@@ -52,7 +52,9 @@ class Run:
         # When users have the tokens, in order: nothing of a worker overtakes what its earlier passes computed.
         self.out: dict[int, list[int]] = defaultdict(list)
         delivered: dict[int, int] = defaultdict(int)
-        self.transfers: dict[int, tuple[int, int]] = {}
+        self.transfers: dict[int, tuple[int, int | None]] = {}
+        # When a decode worker of SGLang's had memory for a prompt that was not computed yet.
+        self.reserved: dict[int, int] = {}
         for row in iterations:
             pool = row["pool"]
             loaded = dict(row.get("loaded_from_host", []))
@@ -77,7 +79,9 @@ class Run:
             for request in row["preempted"]:
                 self.preemptions[pool, request] += 1
             for request, tokens, end in row["transfers"]:
-                self.transfers[request] = (tokens, ns(end))
+                self.transfers[request] = (tokens, None if end is None else ns(end))
+                if end is None:
+                    self.reserved[request] = ns(row["scheduled_at_ms"])
         self.measured, self.part = measured_part(self, one)
         self.completed = [row for row in self.part if row["status"] == "finished"]
         self.duration = self.duration_of(self.part)
@@ -495,9 +499,7 @@ def expected_row(run: Run, row: Row, one: Deployment) -> Row:
             {
                 "admitted_ms": admissions[0][0] / 1e6 if admissions else None,
                 "reused_tokens": found_tokens(run, pool, row),
-                "transfer_end_ms": run.transfers[number][1] / 1e6
-                if pool == "decode" and number in run.transfers
-                else None,
+                "transfer_end_ms": transfer_end_ms(run, number, stage) if pool == "decode" else None,
                 "first_token_ms": tokens[0] / 1e6 if tokens else None,
                 "last_token_ms": tokens[-1] / 1e6 if tokens else None,
                 "preemptions": run.preemptions[pool, number],
@@ -520,6 +522,13 @@ def expected_row(run: Run, row: Row, one: Deployment) -> Row:
     }
 
 
+def transfer_end_ms(run: Run, request: int, stage: Row) -> float | None:
+    """Return when the KV of a request had arrived; as it was told where that was not known when the transfer began."""
+    _, end = run.transfers.get(request, (0, None))
+    told: float | None = stage["transfer_end_ms"]
+    return told if request in run.reserved else None if end is None else end / 1e6
+
+
 def breakdown(run: Run, row: Row, one: Deployment) -> Row:
     """Return where the TTFT of a request went."""
     parts = dict.fromkeys(
@@ -534,9 +543,15 @@ def breakdown(run: Run, row: Row, one: Deployment) -> Row:
         if pool == "decode" and stage["transfer_start_ms"] is not None:
             start, end = ns(stage["transfer_start_ms"]), ns(stage["transfer_end_ms"])
             parts["kv_transfer"] += end - start
-            parts["decode_wait"] += start - queued + decided[0] - end
+            before = start if request in run.reserved else queued
+            parts["decode_wait"] += start - before + decided[0] - end
         elif pool == "decode":
             parts["decode_wait"] += decided[0] - queued
+        elif request in run.reserved:
+            # It came to both of its workers at once, and was computed when there was memory for it.
+            [found] = [ns(other["queued_ms"]) for other in row["stages"] if other["pool"] == "decode"]
+            parts["decode_wait"] += run.reserved[request] - found
+            parts["engine_queue"] += decided[0] - run.reserved[request]
         else:
             parts["engine_queue"] += decided[0] - queued
         parts["preemption_loss"] += decided[-1] - decided[0]

@@ -8,8 +8,9 @@ import zipfile
 from email.parser import BytesParser
 from pathlib import Path
 
-# Of which the operator packs of GPUs, packed as they are, take up to 6 MB. Development builds are larger.
-MOST_BYTES = {"release": 14_000_000, "dev": 16_000_000}
+# Of which the operator packs of GPUs, packed as they are, take up to 6 MB. What is promised is of the release;
+# development builds are larger, by a fifth.
+MOST_BYTES = {"release": 14_000_000, "dev": 17_000_000}
 WANTED = ["__init__.py", "__main__.py", "py.typed", "_config.pyi", "_results.pyi", "_native.pyi"]
 # As Linux and macOS call it, and Windows.
 MODULES = ["_native.abi3.so", "_native.pyd"]

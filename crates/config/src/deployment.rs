@@ -281,6 +281,10 @@ fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<Strin
     take_capacity(args, &capacity, ranks);
     let blocks = args.num_gpu_blocks;
     if let Some(plan) = &capacity.plan {
+        if args.kv_offloading_size.is_some() && plan.groups.len() > 1 {
+            let of_all = plan.bytes_per_block * u64::from(setup.tensor_parallel_size);
+            args.kv_offloading.get_or_insert_default().bytes_per_block.get_or_insert(of_all);
+        }
         return Ok(format!(
             "`num_gpu_blocks` is {blocks}, worked out from the memory of the GPU: {:.2} GiB for the KV cache{each}, which {} groups of \
              layers share (`servecast explain kv` shows them)",

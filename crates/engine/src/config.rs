@@ -126,6 +126,7 @@ impl EngineArgs {
         }
         let speculation = self.speculation()?;
         let host = self.host.unwrap_or_default().over(latency.host())?;
+        let kv_groups = self.resolved_kv_groups(speculation.as_ref())?;
         let mut config = EngineConfig {
             vllm_version: self.vllm_version,
             num_gpu_blocks: self.num_gpu_blocks,
@@ -150,12 +151,12 @@ impl EngineArgs {
             max_loras: self.loras()?,
             dp: self.data_parallel(speedup)?,
             pipeline: self.pipeline_parallel()?,
-            kv_groups: self.resolved_kv_groups(speculation.as_ref())?.map(Arc::new),
+            offload: self.offloading(kv_groups.as_ref())?,
+            kv_groups: kv_groups.map(Arc::new),
             no_evict: (self.engine_type == EngineType::Trtllm)
                 .then(|| NoEvict::new(self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
             drafter: self.drafter(speedup)?,
-            offload: self.offloading()?,
             sglang: None,
             latency,
             host,

@@ -111,8 +111,10 @@ pub struct Offloaded {
     pub evicted_total: u64,
     /// Stores so far for which there was no room.
     pub refused_total: u64,
-    /// What changed in what the host holds.
+    /// What changed in what the host holds, where layers are no groups.
     pub events: Vec<KvEvent>,
+    /// The same where they are, by group.
+    pub group_events: Vec<GroupEvent>,
 }
 
 /// A copy between GPU and host.
@@ -150,11 +152,12 @@ impl Offloaded {
         self.done.clear();
         self.received.clear();
         self.events.clear();
+        self.group_events.clear();
     }
 }
 
 /// A change of what can be hit in a group of layers, as vLLM sends it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupEvent {
     /// Number of the group.
     pub group: u32,

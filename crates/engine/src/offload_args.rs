@@ -7,6 +7,7 @@ use servecast_types::{Duration, Message, message};
 
 use crate::args::{EngineArgs, EngineType, VllmVersion};
 use crate::config::MAX_NUM_GPU_BLOCKS;
+use crate::kv_groups::{GroupKind, KvGroups, RetentionInterval};
 use crate::{ConfigError, EngineConfig};
 
 /// What a `PCIe` 5.0 link of 16 lanes moves each way, in 10⁹ bytes a second: an assumption, some 85 % of 64.
@@ -38,6 +39,9 @@ pub struct KvOffloadingArgs {
     pub sync_load_budget_bytes: u64,
     /// `simple`: whether only what is about to be evicted from the GPU is stored.
     pub lazy_offload: bool,
+    /// Bytes of a KV block on all GPUs together, where layers are groups, each of which takes such blocks; absent: what
+    /// `kv_bytes_per_token` makes of it if all groups have as many layers.
+    pub bytes_per_block: Option<u64>,
     /// Bandwidth from GPU to host, in 10⁹ bytes a second; absent: 55 for each GPU, as a `PCIe` 5.0 link of 16 lanes has.
     pub store_bandwidth: Option<f64>,
     /// Bandwidth from host to GPU, in 10⁹ bytes a second; absent: as from GPU to host by default.
@@ -57,6 +61,7 @@ impl Default for KvOffloadingArgs {
             offload_prompt_only: None,
             sync_load_budget_bytes: 0,
             lazy_offload: false,
+            bytes_per_block: None,
             store_bandwidth: None,
             load_bandwidth: None,
             copy_us: None,
@@ -136,7 +141,7 @@ impl KvOffloading {
 
 impl EngineArgs {
     /// KV offload as it is set, checked.
-    pub(crate) fn offloading(&self) -> Result<Option<KvOffloading>, ConfigError> {
+    pub(crate) fn offloading(&self, groups: Option<&KvGroups>) -> Result<Option<KvOffloading>, ConfigError> {
         let Some(size) = self.kv_offloading_size else {
             return match self.kv_offloading {
                 Some(_) => Err(ConfigError::Conflict(message!(
@@ -145,23 +150,18 @@ impl EngineArgs {
                 None => Ok(None),
             };
         };
-        self.check_offloading_goes_with_others()?;
         let given = self.kv_offloading.clone().unwrap_or_default();
+        self.check_offloading_goes_with_others(&given)?;
         given.check_connector()?;
+        given.check_beside(groups)?;
         let is_early = self.vllm_version == VllmVersion::V0_14;
         if is_early {
             given.check_early()?;
         }
-        let Some(token_bytes) = self.kv_bytes_per_token.filter(|&bytes| bytes > 0) else {
-            return Err(ConfigError::Conflict(message!(
-                "{kv_offloading_size} is given, but not {kv_bytes_per_token}, of which it is worked out how many blocks the \
-                 host holds"
-            )));
-        };
         if !(size > 0.0 && size <= 1e9) {
             return Err(ConfigError::wrong("kv_offloading_size", size, "expected GiB above 0, at most 1e9"));
         }
-        let block_bytes = token_bytes.saturating_mul(self.resolved_block_size().into());
+        let block_bytes = self.block_bytes(&given, groups)?;
         let chunk_bytes = block_bytes.saturating_mul(given.blocks_per_chunk.into());
         let chunks = (size * f64::from(1 << 30) / chunk_bytes as f64).min(f64::from(u32::MAX)) as u32;
         let least = if given.connector == OffloadConnector::Simple { 2 } else { 1 };
@@ -191,8 +191,40 @@ impl EngineArgs {
         }))
     }
 
+    /// Bytes of a KV block.
+    fn block_bytes(&self, given: &KvOffloadingArgs, groups: Option<&KvGroups>) -> Result<u64, ConfigError> {
+        if let Some(bytes) = given.bytes_per_block.filter(|_| groups.is_some()) {
+            return if bytes > 0 {
+                Ok(bytes)
+            } else {
+                Err(ConfigError::wrong("kv_offloading.bytes_per_block", 0, "expected at least 1"))
+            };
+        }
+        let Some(token_bytes) = self.kv_bytes_per_token.filter(|&bytes| bytes > 0) else {
+            return Err(ConfigError::Conflict(message!(
+                "{kv_offloading_size} is given, but not {kv_bytes_per_token}, of which it is worked out how many blocks the \
+                 host holds"
+            )));
+        };
+        let Some(groups) = groups else {
+            return Ok(token_bytes.saturating_mul(self.resolved_block_size().into()));
+        };
+        // All groups share out the bytes of a token, in blocks of as many bytes.
+        let shares = groups.specs.iter().filter(|spec| !matches!(spec.kind, GroupKind::Mamba { .. }));
+        let per_byte: f64 = shares.map(|spec| 1.0 / f64::from(spec.block_size)).sum();
+        if per_byte == 0.0 {
+            return Err(ConfigError::Conflict(message!(
+                "{kv_offloading_size} is given, but not {kv_offloading.bytes_per_block}, which does not follow from \
+                 {kv_bytes_per_token} where all {kv_groups} are states"
+            )));
+        }
+        Ok(((token_bytes as f64 / per_byte) as u64).max(1))
+    }
+
     /// Refuses what is not known, or not built, beside it.
-    fn check_offloading_goes_with_others(&self) -> Result<(), ConfigError> {
+    fn check_offloading_goes_with_others(&self, given: &KvOffloadingArgs) -> Result<(), ConfigError> {
+        let is_built_beside_groups =
+            given.connector == OffloadConnector::Offloading && self.vllm_version == VllmVersion::V0_33;
         if self.engine_type != EngineType::Vllm {
             return Err(ConfigError::Conflict(message!(
                 "{kv_offloading_size} is a setting of vLLM, but {engine_type} is `{}`",
@@ -203,7 +235,10 @@ impl EngineArgs {
             ("pipeline_parallel_size", self.pipeline_parallel_size > 1),
             ("dp_size", self.dp_size > 1),
             ("kv_role", self.kv_role.is_some()),
-            ("kv_groups", self.kv_groups.as_ref().is_some_and(|groups| !groups.is_empty())),
+            (
+                "kv_groups",
+                !is_built_beside_groups && self.kv_groups.as_ref().is_some_and(|groups| !groups.is_empty()),
+            ),
             ("reserve_null_block", !self.reserve_null_block),
             ("vllm_version", ![VllmVersion::V0_14, VllmVersion::V0_33].contains(&self.vllm_version)),
         ];
@@ -224,6 +259,32 @@ impl EngineArgs {
 }
 
 impl KvOffloadingArgs {
+    /// Refuses what does not go together with groups of layers, or only with them.
+    fn check_beside(&self, groups: Option<&KvGroups>) -> Result<(), ConfigError> {
+        let Some(groups) = groups else {
+            return match self.bytes_per_block {
+                Some(_) => Err(ConfigError::Conflict(message!(
+                    "{kv_offloading.bytes_per_block} is for groups of layers, but there are none: give {kv_bytes_per_token}"
+                ))),
+                None => Ok(()),
+            };
+        };
+        let RetentionInterval::Tokens(interval) = groups.retention else { return Ok(()) };
+        let chunks = groups.specs.iter().filter(|spec| spec.kind != GroupKind::Full);
+        let chunks = chunks.map(|spec| spec.block_size.saturating_mul(self.blocks_per_chunk));
+        match chunks.into_iter().find(|&tokens| tokens > 0 && !interval.is_multiple_of(tokens)) {
+            Some(tokens) => Err(ConfigError::wrong(
+                "prefix_cache_retention_interval",
+                interval,
+                format!(
+                    "beside `kv_offloading_size`, expected `dense`, 0 or a multiple of the {tokens} tokens of a chunk, as vLLM \
+                     does"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses settings of the connector that was not chosen.
     fn check_connector(&self) -> Result<(), ConfigError> {
         let defaults = KvOffloadingArgs::default();
@@ -399,7 +460,10 @@ mod tests {
             json!({"vllm_version": "0.32"}),
             json!({"vllm_version": "0.19"}),
             json!({"reserve_null_block": false}),
-            json!({"kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 16}]}),
+            json!({
+                "kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 16}],
+                "kv_offloading": {"connector": "simple"},
+            }),
         ] {
             let key = changes.as_object().unwrap().keys().next().unwrap().clone();
             refused(
@@ -412,6 +476,39 @@ mod tests {
         refused(
             &json!({"engine_type": "sglang", "block_size": 0}),
             "`kv_offloading_size` is a setting of vLLM, but `engine_type` is `sglang`",
+        );
+    }
+
+    #[test]
+    fn groups_share_blocks_of_as_many_bytes() {
+        let window = json!({"type": "sliding_window", "sliding_window": 40});
+        let host = |changes: Value| {
+            let mut settings = json!({"kv_groups": [{"type": "full"}, window, window]});
+            settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let found = build(&settings).unwrap();
+            (found.block_bytes, found.chunks)
+        };
+        // A third of 4,096 bytes a token, in blocks of 16 tokens.
+        assert_eq!(host(json!({})), (21_845, 49_152));
+        let larger = json!([{"type": "full", "block_size": 32}, window, window]);
+        assert_eq!(host(json!({"kv_groups": larger})).0, 26_214);
+        assert_eq!(host(json!({"kv_offloading": {"bytes_per_block": 1 << 20}})), (1 << 20, 1 << 10));
+        refused(
+            &json!({"kv_offloading": {"bytes_per_block": 65536}}),
+            "`kv_offloading.bytes_per_block` is for groups of layers, but there are none: give `kv_bytes_per_token`",
+        );
+        refused(
+            &json!({"kv_groups": [{"type": "mamba"}]}),
+            "`kv_offloading_size` is given, but not `kv_offloading.bytes_per_block`, which does not follow from \
+             `kv_bytes_per_token` where all `kv_groups` are states",
+        );
+        refused(
+            &json!({
+                "kv_groups": [{"type": "full"}, window], "prefix_cache_retention_interval": 48,
+                "kv_offloading": {"blocks_per_chunk": 2},
+            }),
+            "`prefix_cache_retention_interval` is 48: beside `kv_offloading_size`, expected `dense`, 0 or a multiple of the 32 \
+             tokens of a chunk, as vLLM does",
         );
     }
 

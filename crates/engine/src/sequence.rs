@@ -41,6 +41,11 @@ impl Sequence {
         Self { content: self.content.clone(), hasher, hashes: HashRuns::default() }
     }
 
+    /// Identities of blocks as far as somebody asked for them.
+    pub(crate) fn known_hashes(&self) -> &HashRuns {
+        &self.hashes
+    }
+
     pub(crate) fn content(&self) -> &Prompt {
         &self.content
     }

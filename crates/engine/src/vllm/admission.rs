@@ -2,6 +2,7 @@
 
 use servecast_types::Time;
 
+use super::groups::Need;
 use super::offload::AtHost;
 use super::request::Status;
 use super::scheduler::{Loading, Round, Scheduler};
@@ -40,6 +41,8 @@ struct Fit {
     hit_blocks: u32,
     /// Those of them that are free now, so that hitting them takes them out of what can be allocated.
     free_hits: u32,
+    /// Tokens behind those that it hits which are loaded from the host before it runs.
+    host_tokens: u32,
 }
 
 /// Entries of the iteration being decided: of requests that ran or whose KV has arrived, and of those from the queue.
@@ -86,8 +89,13 @@ impl Scheduler {
             let Some(tokens) = self.first_tokens(request.computed, missing, round) else {
                 return false;
             };
-            let tokens = self.first_leaving_lookahead(request, request.computed, tokens, round);
-            let end = request.computed + tokens;
+            let computed = request.computed;
+            let tokens = self.align_chunk(slot, computed, tokens);
+            if tokens == 0 {
+                return false;
+            }
+            let tokens = self.first_leaving_lookahead(&self.requests[slot], computed, tokens, round);
+            let end = computed + tokens;
             // Its host may have had a part of the prompt only, and the rest has to fit.
             let gated = self.config.scheduler_reserve_full_isl && self.offload.is_some();
             let known = if gated { request.known() } else { 0 };
@@ -167,16 +175,17 @@ impl Scheduler {
             self.hits.clear();
             hit_tokens = 0;
         }
-        let fit = Fit { known, hit_tokens, hit_blocks: self.hits.len(), free_hits: self.hits.free };
+        let (hit_blocks, free_hits) = (self.hits.len(), self.hits.free);
+        let fit = Fit { known, hit_tokens, hit_blocks, free_hits, host_tokens: 0 };
         if self.requests[slot].remote_prefill {
             Tried::gone_if(self.start_transfer(slot, fit, round, step, links))
         } else if self.is_coming(slot, fit.hit_blocks) {
             Tried::PutOff
         } else {
             match self.find_at_host(slot, hit_tokens) {
-                AtHost::Nothing => self.admit_local(slot, fit, 0, round, step),
+                AtHost::Nothing => self.admit_local(slot, fit, round, step),
                 AtHost::Pending => Tried::PutOff,
-                AtHost::Now(tokens) => self.admit_local(slot, fit, tokens, round, step),
+                AtHost::Now(host_tokens) => self.admit_local(slot, Fit { host_tokens, ..fit }, round, step),
                 AtHost::Tokens(tokens) => Tried::gone_if(self.start_load(slot, fit, tokens, round, step)),
             }
         }
@@ -211,7 +220,7 @@ impl Scheduler {
         }
         let hit_blocks = self.hits.len();
         let hit_tokens = hit_blocks * self.config.block_size;
-        let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free };
+        let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free, host_tokens: 0 };
         if self.requests[slot].remote_prefill {
             if self.config.no_evict.is_some() {
                 return !self.has_room_for_transfer(slot, fit, ([].as_slice(), [].as_slice()));
@@ -234,15 +243,9 @@ impl Scheduler {
         !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
     }
 
-    /// Admits a request that computes what it does not hit, and of which `host_tokens` tokens are loaded before that.
-    fn admit_local(
-        &mut self,
-        slot: Slot,
-        fit: Fit,
-        host_tokens: u32,
-        round: &mut Round,
-        step: &mut Step,
-    ) -> Tried {
+    /// Admits a request that computes what it does not hit, and what is not loaded before that.
+    fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> Tried {
+        let host_tokens = fit.host_tokens;
         let hit_tokens = fit.hit_tokens + host_tokens;
         let missing = (fit.known - hit_tokens).max(1);
         if round.prefill_held && missing > 1 {
@@ -266,14 +269,14 @@ impl Scheduler {
         self.waiting.pop();
         let request = &mut self.requests[slot];
         match &mut self.kv.groups {
-            Some(groups) => groups.adopt(request, hit_tokens, hit_tokens),
+            Some(groups) => groups.adopt(request, fit.hit_tokens, hit_tokens),
             None => self.kv.allocate(request, &self.hits.blocks, fit.hit_blocks),
         }
         request.computed = computed;
         request.host_tokens = host_tokens;
         self.admit(slot, tokens, round, step);
         if let Some(offload) = self.offload.as_mut().filter(|_| host_tokens > 0) {
-            offload.load(&mut self.requests[slot], fit.hit_blocks, hit_tokens, true, &mut step.iteration);
+            offload.load(&mut self.requests[slot], fit.hit_tokens, hit_tokens, true, &mut step.iteration);
         }
         Tried::Gone
     }
@@ -286,22 +289,29 @@ impl Scheduler {
         let promises = self.offload.as_ref().is_some_and(|offload| offload.defers_free());
         let reserved =
             if promises || self.running.is_empty() { self.reserved_blocks(round.split(step)) } else { 0 };
-        let now_taken = self.blocks_to_take(fit, up_to) + reserved;
-        let in_all = self.blocks_to_take(
-            fit,
-            if self.config.scheduler_reserve_full_isl { fit.known } else { 0 }.max(up_to),
-        );
+        let all = if self.config.scheduler_reserve_full_isl { fit.known } else { 0 }.max(up_to);
+        let (now_taken, in_all) = match &self.kv.groups {
+            Some(groups) => {
+                let needed = |tokens, need| groups.needed(&self.requests[slot], tokens, up_to, need);
+                (needed(up_to, Need::Fetch), needed(all, Need::Admission))
+            }
+            None => (self.blocks_to_take(fit, up_to), self.blocks_to_take(fit, all)),
+        };
+        let now_taken = now_taken + reserved;
         if now_taken.max(in_all) + self.watermark() > self.kv.num_free() {
             return false;
         }
         self.waiting.pop();
         let request = &mut self.requests[slot];
-        self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(up_to));
+        match &mut self.kv.groups {
+            Some(groups) => groups.fetch(request, fit.hit_tokens, up_to),
+            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(up_to)),
+        }
         request.computed = up_to;
         request.host_tokens = tokens;
         request.status = Status::Loading;
         let offload = self.offload.as_mut().expect("only it has tokens at the host");
-        offload.load(request, fit.hit_blocks, up_to, false, &mut step.iteration);
+        offload.load(request, fit.hit_tokens, up_to, false, &mut step.iteration);
         self.await_transfer(slot, Time::MAX, round.now);
         true
     }
@@ -316,7 +326,8 @@ impl Scheduler {
         let reserves = self.config.scheduler_reserve_full_isl || self.is_crowded_out(slot);
         if let Some(groups) = &self.kv.groups {
             let known = if reserves { fit.known } else { up_to };
-            let needed = groups.needed_at_first(&self.requests[slot], known, (up_to, fit.hit_tokens));
+            let computed = fit.hit_tokens + fit.host_tokens;
+            let needed = groups.needed_at_first(&self.requests[slot], known, (up_to, computed));
             return needed + self.watermark() <= self.kv.num_free();
         }
         let tokens = self.kv.slots(up_to).max(if reserves { fit.known } else { 0 });
@@ -355,7 +366,7 @@ impl Scheduler {
         let missing = fit.known - fit.hit_tokens;
         let request = &mut self.requests[slot];
         match &mut self.kv.groups {
-            Some(groups) => groups.adopt(request, fit.hit_tokens, fit.known),
+            Some(groups) => groups.fetch(request, fit.hit_tokens, fit.known),
             None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(fit.known)),
         }
         request.remote_prefill = false;
@@ -438,10 +449,6 @@ impl Scheduler {
     /// verification. What the iteration being decided computes is not there yet.
     fn reserved_blocks(&self, (before, fresh): Decided<'_>) -> u32 {
         let requests = self.running[self.num_members()..].iter().copied();
-        if let Some(groups) = &self.kv.groups {
-            let outstanding: u32 = requests.map(|slot| groups.outstanding(&self.requests[slot])).sum();
-            return outstanding + self.verification_blocks();
-        }
         let verification = self.verification_tokens();
         let of = |entries: &[Entry], slot| entries.iter().find(|entry| entry.slot == slot).copied();
         let prefills = |slot: Slot| match (of(before, slot), of(fresh, slot)) {
@@ -457,6 +464,9 @@ impl Scheduler {
             .chain(loading)
             .map(|slot| {
                 let request = &self.requests[slot];
+                if let Some(groups) = &self.kv.groups {
+                    return groups.outstanding(request, verification);
+                }
                 let blocks = self.kv.blocks_for(request.known() + verification);
                 blocks.saturating_sub(request.blocks.len() as u32)
             })

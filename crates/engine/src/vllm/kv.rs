@@ -140,8 +140,10 @@ impl KvCache {
         let Some(groups) = &mut self.groups else {
             return self.missing_blocks(request, self.slots(tokens).max(known));
         };
+        let gate =
+            if known > 0 { groups.needed(request, known, request.computed, Need::Admission) } else { 0 };
         groups.forget(request);
-        groups.needed(request, tokens, request.computed, Need::Iteration)
+        groups.needed(request, tokens, request.computed, Need::Iteration).max(gate)
     }
 
     /// Blocks that a request still needs for its first `tokens` tokens.
@@ -275,10 +277,10 @@ impl KvCache {
     }
 
     /// Takes all blocks away from a request, to be [released](Self::release) later.
-    pub(crate) fn detach(&self, request: &mut Request) -> Vec<BlockId> {
+    pub(crate) fn detach(&mut self, request: &mut Request) -> Vec<BlockId> {
         request.stored = 0;
-        match &self.groups {
-            Some(_) => GroupedKv::detach(request),
+        match &mut self.groups {
+            Some(groups) => groups.detach(request),
             None => std::mem::take(&mut request.blocks),
         }
     }

@@ -265,6 +265,34 @@ impl Request {
         self.sequence.hashes(blocks)
     }
 
+    /// Its blocks in a group of layers, or all of them where layers are no groups, with the identities that were asked for.
+    pub(super) fn blocks_and_hashes(&self, group: usize) -> (&[BlockId], &HashRuns) {
+        (self.blocks_of(group).0, self.sequence.known_hashes())
+    }
+
+    /// Its blocks in a group of layers by place; and whether all of them are new to it.
+    pub(super) fn blocks_of(&self, group: usize) -> (&[BlockId], bool) {
+        self.tables.as_ref().map_or((&self.blocks, false), |tables| tables.blocks_of(group))
+    }
+
+    /// Its blocks that are new in the iteration being decided, the first of `blocks` from `first_new` on; all of them if it
+    /// was admitted.
+    pub(super) fn new_blocks(&self, first_new: u32) -> impl Iterator<Item = BlockId> {
+        let in_tables = self.tables.iter().flat_map(|tables| tables.new_blocks());
+        self.blocks[first_new as usize..].iter().copied().chain(in_tables)
+    }
+
+    /// All its blocks, the null block among them.
+    pub(super) fn all_blocks(&self) -> impl Iterator<Item = BlockId> {
+        let in_tables = self.tables.iter().flat_map(|tables| tables.blocks());
+        self.blocks.iter().copied().chain(in_tables)
+    }
+
+    /// Tokens that it was seen to share with others beyond what it hit, or 0.
+    pub(super) fn junction(&self) -> u32 {
+        self.tables.as_ref().map_or(0, |tables| tables.junction())
+    }
+
     /// What it consists of, in blocks of another size.
     pub(super) fn sequence_in_blocks_of(&self, block_size: u32) -> Sequence {
         self.sequence.in_blocks_of(block_size)

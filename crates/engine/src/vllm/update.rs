@@ -118,6 +118,12 @@ impl Scheduler {
 
     pub(super) fn finish(&mut self, slot: Slot) {
         self.ended_since_schedule = true;
+        // Whoever stores or sends its KV is told of what it still looks back at.
+        if let Some(groups) = &mut self.kv.groups
+            && (self.offload.is_some() || self.config.kv_role.is_some())
+        {
+            groups.forget(&mut self.requests[slot]);
+        }
         let is_stored = self.end_at_host(slot);
         match self.requests[slot].status {
             Status::Preempted => self.waiting.remove(slot),

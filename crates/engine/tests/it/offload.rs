@@ -31,10 +31,16 @@ pub(crate) fn settle(case: &Recording, config: &mut Value) {
     let block_size = config["block_size"].as_f64().unwrap();
     let simple = given["connector"] == "simple";
     let bytes = figure("cpu_chunks") * figure("bytes_per_block") * figure("blocks_per_chunk");
+    let has_groups = config["kv_groups"].is_array();
+    let sizes: Vec<f64> = config["kv_groups"].as_array().map_or_else(Vec::new, |groups| {
+        groups.iter().map(|group| group["block_size"].as_f64().unwrap_or(block_size)).collect()
+    });
     let keys = config.as_object_mut().unwrap();
     keys.remove("offload");
     keys.insert("kv_offloading_size".to_owned(), json!(bytes / f64::from(1 << 30)));
-    keys.insert("kv_bytes_per_token".to_owned(), json!((figure("bytes_per_block") / block_size) as u64));
+    if !has_groups {
+        keys.insert("kv_bytes_per_token".to_owned(), json!((figure("bytes_per_block") / block_size) as u64));
+    }
     let mut offloading = json!({
         "connector": given["connector"],
         "lazy_offload": given["lazy"],
@@ -51,6 +57,14 @@ pub(crate) fn settle(case: &Recording, config: &mut Value) {
     ];
     for key in of_chunks.into_iter().filter(|_| !simple) {
         offloading[key] = given[key].clone();
+    }
+    if has_groups {
+        offloading["bytes_per_block"] = given["bytes_per_block"].clone();
+        // The recorder's groups have tokens of 256 bytes, whatever a block takes to copy.
+        let recorded = 256.0 * sizes.len() as f64;
+        let ours: f64 = sizes.iter().map(|size| (figure("bytes_per_block") / size).floor()).sum();
+        let budget = figure("sync_load_budget_bytes") * ours / recorded;
+        offloading["sync_load_budget_bytes"] = json!(budget as u64);
     }
     keys.insert("kv_offloading".to_owned(), offloading);
 }
@@ -96,6 +110,20 @@ pub(crate) fn describe(
     ]
 }
 
+/// The same where layers are groups.
+fn group_events(log: &Offloaded, numbers: &mut HashNumbers) -> Vec<Value> {
+    let mut events = crate::groups::events(&log.group_events, numbers);
+    for event in &mut events {
+        event["medium"] = json!("CPU");
+    }
+    for run in events.chunk_by_mut(|a, b| a["type"] == b["type"]) {
+        if run[0]["type"] == "stored" {
+            run.sort_by_key(|event| (event["hashes"][0].as_u64(), event["group"].as_u64()));
+        }
+    }
+    events
+}
+
 /// Events of the host, as the recorder sorts them: what was stored at once has no order.
 pub(crate) fn events(
     case: &Recording,
@@ -105,6 +133,9 @@ pub(crate) fn events(
 ) -> Vec<Value> {
     let given = settings(case).unwrap();
     let tells_tokens = given["connector"] == "simple" && given["lazy"] == false;
+    if !log.group_events.is_empty() {
+        return group_events(log, numbers);
+    }
     let mut events: Vec<Value> =
         log.events.iter().map(|event| numbers.canonical(event, block_size)).collect();
     for event in &mut events {

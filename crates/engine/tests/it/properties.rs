@@ -321,7 +321,6 @@ fn group_settings() -> impl Strategy<Value = Value> {
         settings["kv_groups"] = groups.into();
         settings["reserve_null_block"] = true.into();
         settings["num_gpu_blocks"] = num_gpu_blocks.into();
-        // Drafts do not go with groups.
         settings["speculative_config"] = Value::Null;
         settings
     })
@@ -337,7 +336,8 @@ fn offload_settings() -> impl Strategy<Value = Value> {
     );
     let of_chunks = (prop::sample::select(vec!["lru", "arc"]), 0_u32..4, any::<bool>());
     let link = (rate(), rate(), prop_oneof![Just(0.0), 0.0..500.0]);
-    let settings = prop_oneof![4 => settings().boxed(), 1 => crowded_settings().boxed()];
+    let settings =
+        prop_oneof![4 => settings().boxed(), 1 => crowded_settings().boxed(), 2 => group_settings().boxed()];
     (settings, sizes, of_chunks, link, any::<[bool; 2]>()).prop_map(
         |(
             mut settings,
@@ -349,6 +349,9 @@ fn offload_settings() -> impl Strategy<Value = Value> {
             settings["vllm_version"] = "0.33".into();
             settings["kv_role"] = Value::Null;
             settings["enable_prefix_caching"] = true.into();
+            // The simple one knows no groups.
+            let simple = simple && settings["kv_groups"].is_null();
+            suit_groups(&mut settings, blocks);
             if settings["reserve_null_block"] == false {
                 settings["reserve_null_block"] = true.into();
                 settings["num_gpu_blocks"] = (settings["num_gpu_blocks"].as_u64().unwrap() + 1).into();
@@ -379,9 +382,22 @@ fn offload_settings() -> impl Strategy<Value = Value> {
     )
 }
 
+/// What groups of layers, if there are any, need where prompts are cached and stored in chunks of so many blocks.
+fn suit_groups(settings: &mut Value, blocks_per_chunk: u32) {
+    let Some(groups) = settings["kv_groups"].as_array() else { return };
+    if groups.iter().any(|group| group["type"] == "mamba") {
+        settings["enable_chunked_prefill"] = true.into();
+    }
+    if let Some(tokens) = settings["prefix_cache_retention_interval"].as_u64() {
+        settings["prefix_cache_retention_interval"] = (tokens * u64::from(blocks_per_chunk)).into();
+    }
+}
+
 /// The same as up to 0.15.
 fn early_offload_settings() -> impl Strategy<Value = Value> {
     offload_settings().prop_map(|mut settings| {
+        settings["kv_groups"] = Value::Null;
+        settings["prefix_cache_retention_interval"] = Value::Null;
         settings["vllm_version"] = "0.14".into();
         settings["speculative_config"] = Value::Null;
         settings["kv_offloading"]["connector"] = "offloading".into();

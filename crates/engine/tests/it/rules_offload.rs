@@ -57,6 +57,33 @@ fn without_room_at_the_host_nothing_is_looked_at() {
     assert_eq!(blocks(&stores[1]), [3, 1]);
 }
 
+/// Layers with a window store only the blocks that the same prompt, sent again, goes on from; all their chunks go over with
+/// those of the other layers.
+#[test]
+fn layers_with_a_window_store_what_a_prompt_goes_on_from() {
+    let groups = json!({"kv_groups": [{"type": "full"}, {"type": "sliding_window", "sliding_window": 8}]});
+    let stored = |groups: &Value| {
+        let stores = stores(engine_with(64, &json!({}), groups), vec![request(0, &[(0, 32)], 4, 0)]);
+        let blocks = |store: &OffloadCopy| store.blocks.iter().map(|block| block.0).collect::<Vec<u32>>();
+        stores.iter().map(blocks).collect::<Vec<_>>()
+    };
+    // Of the second group, which has blocks 9 to 16, the two that end at the last block before the last token.
+    assert_eq!(stored(&groups), [vec![1, 2, 3, 4, 5, 6, 7, 8, 14, 15]]);
+    let mut dense = groups.clone();
+    dense["prefix_cache_retention_interval"] = "dense".into();
+    assert_eq!(stored(&dense), [(1..17).collect::<Vec<u32>>()]);
+}
+
+/// A state is stored for itself, when the chunk that ends with it is computed.
+#[test]
+fn states_are_stored_one_by_one() {
+    let groups = json!({"kv_groups": [{"type": "full"}, {"type": "mamba"}], "enable_chunked_prefill": true});
+    let stores = stores(engine_with(64, &json!({}), &groups), vec![request(0, &[(0, 10)], 4, 0)]);
+    let blocks = |store: &OffloadCopy| store.blocks.iter().map(|block| block.0).collect::<Vec<u32>>();
+    // 8 tokens end with a state that the same prompt goes on from; behind them come the two blocks of attention.
+    assert_eq!(stores.iter().map(blocks).collect::<Vec<_>>(), [vec![3], vec![1, 2]]);
+}
+
 /// Two requests share a block, but not the other one of its chunk, so that each stores it. When both have ended, who hits it
 /// waits for both stores.
 #[test]

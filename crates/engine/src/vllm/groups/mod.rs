@@ -6,13 +6,14 @@
 //! does not look back at, and have the null block in their place.
 //!
 //! - `pool`: blocks and contents. `table`: the blocks of a request.
-//! - `hits`: what a prompt finds. `retention`: which blocks can be found.
+//! - `hits`: what a prompt finds. `retention`: which blocks can be found. `needs`: how many blocks a request takes.
 //! - `states`: what groups of states do otherwise.
 //!
 //! What the scheduler calls is not inlined: an engine without groups would have it among its hot code, which already is
 //! more than an instruction cache holds.
 
 mod hits;
+mod needs;
 mod pool;
 mod retention;
 mod states;
@@ -21,8 +22,9 @@ mod table;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_types::{BlockId, HashRuns, KvEvent};
+use servecast_types::{BlockId, HashRuns, KvEvent, RequestId, SequenceHash};
 
+pub(crate) use self::needs::Need;
 use self::pool::{Content, GroupPool, NULL};
 use self::table::Table;
 pub(crate) use self::table::Tables;
@@ -31,9 +33,6 @@ use crate::EngineConfig;
 use crate::args::VllmVersion;
 use crate::iteration::GroupEvent;
 use crate::kv_groups::{GroupKind, GroupSpec, KvGroups};
-
-/// Blocks that a request needs which has to wait for an iteration, however many are free: more than there are.
-const NEVER: u32 = u32::MAX / 2;
 
 /// The KV cache of a worker.
 #[derive(Debug)]
@@ -53,8 +52,23 @@ pub(crate) struct GroupedKv {
     events: Option<Vec<KvEvent>>,
     /// The same of each group, as vLLM sends it.
     group_events: Option<Vec<GroupEvent>>,
+    /// States that can be hit from now on, where somebody stores them elsewhere.
+    state_offers: Option<Vec<StateOffer>>,
     /// Blocks on their way from one place to another; kept for its memory.
     moved: Vec<BlockId>,
+}
+
+/// A state that can be hit, for somebody who stores it elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StateOffer {
+    /// Whose it is.
+    pub(crate) id: RequestId,
+    pub(crate) group: u32,
+    pub(crate) block: BlockId,
+    /// Tokens that it comes after, and their identity.
+    pub(crate) tokens: u32,
+    pub(crate) hash: SequenceHash,
+    pub(crate) prompt_tokens: u32,
 }
 
 /// Groups that keep the same.
@@ -62,15 +76,6 @@ pub(crate) struct GroupedKv {
 struct Kind {
     spec: GroupSpec,
     groups: Vec<usize>,
-}
-
-/// For what a request needs blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// For all that it knows, as far as it holds that at a time.
-    Admission,
-    /// For the tokens of an iteration.
-    Iteration,
 }
 
 impl GroupedKv {
@@ -99,6 +104,7 @@ impl GroupedKv {
             iteration: 0,
             events: (capture_events && caching).then(Vec::new),
             group_events: (trace_groups && caching).then(Vec::new),
+            state_offers: (config.offload.is_some() && groups.aligns_states()).then(Vec::new),
             moved: Vec::new(),
             groups,
         }
@@ -198,79 +204,6 @@ impl GroupedKv {
         }
     }
 
-    /// Blocks that a request takes out of what is free, so that it has them for its first `tokens` tokens, of which `computed`
-    /// are computed or hit; [`NEVER`] if it has to wait for an iteration.
-    #[inline(never)]
-    pub(super) fn needed(&self, request: &Request, tokens: u32, computed: u32, need: Need) -> u32 {
-        let (none, tables) = (Table::default(), request.tables.as_deref());
-        let mut sum = 0_u32;
-        for (number, &spec) in self.groups.specs.iter().enumerate() {
-            let table = tables.map_or(&none, |tables| &tables.groups[number]);
-            let is_new = table.stored.is_none();
-            let hits: &[BlockId] = if is_new { &self.hits[number] } else { &[] };
-            let needed = match spec.kind {
-                GroupKind::Mamba { align: true, drafts } => {
-                    self.needed_states(spec, table, hits, (tokens, drafts))
-                }
-                _ => self.needed_in(spec, table, hits, (tokens, computed), need),
-            };
-            sum = sum.saturating_add(needed).min(NEVER);
-        }
-        sum
-    }
-
-    /// The same of a request that is to be admitted: enough for all the tokens that it knows, as far as it holds them at a time,
-    /// and for the first `tokens`, of which `computed` are there.
-    #[inline(never)]
-    pub(super) fn needed_at_first(
-        &self,
-        request: &Request,
-        known: u32,
-        (tokens, computed): (u32, u32),
-    ) -> u32 {
-        let in_all = self.needed(request, known, computed, Need::Admission);
-        in_all.max(self.needed(request, tokens, computed, Need::Iteration))
-    }
-
-    fn needed_in(
-        &self,
-        spec: GroupSpec,
-        table: &Table,
-        hits: &[BlockId],
-        (tokens, computed): (u32, u32),
-        need: Need,
-    ) -> u32 {
-        let ahead = if need == Need::Admission { 0 } else { self.groups.lookahead };
-        let mut required = self.required(spec, tokens, ahead);
-        if need == Need::Admission {
-            required = required.min(spec.most_blocks(self.groups.most_in_flight, self.max_model_len));
-        }
-        if table.stored.is_some() {
-            return required.saturating_sub(table.len());
-        }
-        let skipped = spec.skipped(computed) / spec.block_size;
-        let had = table.len() + hits.len() as u32;
-        let hit = hits.get(skipped.saturating_sub(table.len()) as usize..).unwrap_or(&[]);
-        let free = hit.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
-        required.saturating_sub(had.max(skipped)) + free
-    }
-
-    /// Places for the first `tokens` tokens of a request and the `ahead` ones behind them, in a group without states that can
-    /// be hit.
-    fn required(&self, spec: GroupSpec, tokens: u32, ahead: u32) -> u32 {
-        let drafts = match spec.kind {
-            GroupKind::Mamba { drafts, .. } => drafts,
-            _ => 0,
-        };
-        (tokens + ahead).min(self.max_model_len.max(tokens)).div_ceil(spec.block_size) + drafts
-    }
-
-    /// Blocks that a request will still take for what it knows.
-    #[inline(never)]
-    pub(super) fn outstanding(&self, request: &Request) -> u32 {
-        self.needed(request, request.known(), request.computed, Need::Admission)
-    }
-
     /// Gives a request what it hit, and blocks for tokens that are fetched, so that the first `computed` are there; `hit` of
     /// them were found here.
     ///
@@ -290,13 +223,26 @@ impl GroupedKv {
             table.stored = Some(table.len());
         }
         for (number, &spec) in groups.specs.iter().enumerate() {
-            if computed > hit {
-                let missing = self.required(spec, computed, 0).saturating_sub(tables.groups[number].len());
-                self.take(missing, &mut tables.groups[number]);
+            if computed > hit && spec.skipped(computed) < computed {
+                let table = &mut tables.groups[number];
+                let missing = computed.div_ceil(spec.block_size).saturating_sub(table.len());
+                self.take(missing, table);
             }
         }
         tables.is_new = true;
         request.tables = Some(tables);
+    }
+
+    /// Gives a request what it hit, and blocks for its first `computed` tokens, which are fetched before it runs.
+    ///
+    /// The caller has checked that enough blocks are free.
+    #[inline(never)]
+    pub(super) fn fetch(&mut self, request: &mut Request, hit: u32, computed: u32) {
+        self.adopt(request, hit, computed);
+        self.extend_by(request, computed, 0);
+        if let Some(tables) = &mut request.tables {
+            tables.is_new = true;
+        }
     }
 
     /// Gives a request the blocks that it still needs to compute its first `tokens` tokens.
@@ -304,10 +250,15 @@ impl GroupedKv {
     /// The caller has checked that they are free.
     #[inline(never)]
     pub(super) fn extend(&mut self, request: &mut Request, tokens: u32) {
+        self.extend_by(request, tokens, self.groups.lookahead);
+    }
+
+    /// The same with slots for `ahead` tokens behind them.
+    fn extend_by(&mut self, request: &mut Request, tokens: u32, ahead: u32) {
         let mut tables = self.tables(request);
         for number in 0..self.groups.specs.len() {
             let spec = self.groups.specs[number];
-            let missing = self.required(spec, tokens, self.groups.lookahead);
+            let missing = self.required(spec, tokens, ahead);
             let table = &mut tables.groups[number];
             table.before = if tables.is_new { 0 } else { table.blocks.len() };
             if let GroupKind::Mamba { align: true, drafts } = spec.kind {
@@ -352,7 +303,7 @@ impl GroupedKv {
         let fills_some = (self.groups.specs.iter().zip(&tables.groups))
             .any(|(spec, table)| table.stored.unwrap_or(0) < tokens / spec.block_size);
         if fills_some {
-            let prompt_tokens = request.prompt_tokens;
+            let (request_id, prompt_tokens) = (request.id, request.prompt_tokens);
             let boundaries = [prompt_tokens - 1, tables.junction];
             self.name(&mut tables, request, tokens);
             let hashes = request.hashes(tokens / self.groups.hash_unit);
@@ -362,7 +313,9 @@ impl GroupedKv {
                 let size = self.groups.specs[number].block_size;
                 let own = if number == reported { named.as_deref_mut() } else { None };
                 let names = own.map(|named| named.hashes(tokens / size));
+                let stored = table.stored.unwrap_or(0);
                 self.store_in(number, table, tokens / size, hashes, names, boundaries);
+                self.offer_states(number, table, stored, (request_id, prompt_tokens));
                 if let Some(place) = self.last_state_left_out(number, table, tokens, prompt_tokens) {
                     table.stored = Some(place);
                     self.store_in(number, table, place + 1, hashes, names, [tokens, 0]);
@@ -461,6 +414,7 @@ impl GroupedKv {
     /// Takes all blocks away from a request.
     #[inline(never)]
     pub(super) fn free(&mut self, request: &mut Request) {
+        self.withdraw_states(request.id);
         if let Some(tables) = &mut request.tables {
             for table in &mut tables.groups {
                 self.pool.release(table.blocks.iter().rev().copied());
@@ -470,7 +424,8 @@ impl GroupedKv {
     }
 
     /// Takes all blocks away from a request, which somebody may still write to; [`GroupedKv::release`] frees them.
-    pub(super) fn detach(request: &mut Request) -> Vec<BlockId> {
+    pub(super) fn detach(&mut self, request: &mut Request) -> Vec<BlockId> {
+        self.withdraw_states(request.id);
         let Some(tables) = &mut request.tables else { return Vec::new() };
         let blocks = tables.blocks().filter(|&block| block != NULL).collect();
         tables.groups.iter_mut().for_each(|table| *table = Table::default());

@@ -4,11 +4,12 @@
 //! A table has a place for each block of tokens, but of those only that with the running state is held, the one that it was
 //! copied from until the iteration after, and those that were kept for others.
 
-use servecast_types::BlockId;
+use servecast_types::{BlockId, RequestId};
 
+use super::needs::NEVER;
 use super::pool::NULL;
 use super::table::Table;
-use super::{GroupedKv, NEVER};
+use super::{GroupedKv, StateOffer};
 use crate::kv_groups::GroupSpec;
 use crate::vllm::Request;
 
@@ -57,6 +58,7 @@ impl GroupedKv {
     pub(super) fn extend_states(&mut self, spec: GroupSpec, table: &mut Table, tokens: u32, drafts: u32) {
         let (running, had) = (tokens.div_ceil(spec.block_size), table.len());
         if running + drafts <= had {
+            table.has_states = true;
             return;
         }
         if table.has_states {
@@ -76,6 +78,52 @@ impl GroupedKv {
         }
         table.has_states = true;
         self.take(running + drafts - table.len(), table);
+    }
+
+    /// Notes the states of a request behind the first `stored` of its blocks that can be hit by now.
+    pub(super) fn offer_states(
+        &mut self,
+        number: usize,
+        table: &Table,
+        stored: u32,
+        (id, prompt_tokens): (RequestId, u32),
+    ) {
+        let spec = self.groups.specs[number];
+        let Some(offers) = self.state_offers.as_mut().filter(|_| spec.aligns_states()) else { return };
+        for place in stored..table.stored.unwrap_or(0) {
+            let block = table.blocks[place as usize];
+            let Some(content) = self.pool.content(block).filter(|_| block != NULL) else { continue };
+            let tokens = (place + 1) * spec.block_size;
+            offers.push(StateOffer {
+                id,
+                group: number as u32,
+                block,
+                tokens,
+                hash: content.hash,
+                prompt_tokens,
+            });
+        }
+    }
+
+    /// The states that can be hit since they were last asked for: by group, and in a group together those of a request.
+    pub(in crate::vllm) fn take_states(&mut self) -> Vec<StateOffer> {
+        let mut offers = self.state_offers.as_mut().map(std::mem::take).unwrap_or_default();
+        offers.sort_by_key(|offer| offer.group);
+        let mut ids: Vec<RequestId> = Vec::new();
+        for offer in &offers {
+            if !ids.contains(&offer.id) {
+                ids.push(offer.id);
+            }
+        }
+        offers.sort_by_key(|offer| ids.iter().position(|&id| id == offer.id));
+        offers
+    }
+
+    /// A request loses its blocks, so that nobody can store its states any more.
+    pub(super) fn withdraw_states(&mut self, id: RequestId) {
+        if let Some(offers) = &mut self.state_offers {
+            offers.retain(|offer| offer.id != id);
+        }
     }
 
     /// The place of the last state of a prompt that can be hit, if its first `tokens` tokens end there and it was left out of

@@ -47,6 +47,17 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
+    /// The blocks of a group by place, the null block where there is none; and whether all of them are new to it.
+    pub(crate) fn blocks_of(&self, group: usize) -> (&[BlockId], bool) {
+        let table = &self.groups[group];
+        (&table.blocks, table.before == 0)
+    }
+
+    /// Tokens that it was seen to share with others, of which a group had nothing that could be hit; or 0.
+    pub(crate) fn junction(&self) -> u32 {
+        self.junction
+    }
+
     /// All blocks that it holds, the null block among them.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = BlockId> {
         self.groups.iter().flat_map(|table| table.blocks.iter().copied())

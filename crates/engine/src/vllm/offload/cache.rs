@@ -13,14 +13,23 @@ pub(super) struct ChunkCache {
     /// Places that were used at least once, and those of them that are free, the last one first.
     used: u32,
     free: Vec<u32>,
-    chunks: FxHashMap<SequenceHash, Chunk>,
+    chunks: FxHashMap<ChunkKey, Chunk>,
     recency: Recency,
     /// How often a chunk is offered until it is stored, and how often each was while it was not there.
     threshold: u32,
-    offers: FxHashMap<SequenceHash, u32>,
+    offers: FxHashMap<ChunkKey, u32>,
     pub(super) evicted_total: u64,
     pub(super) refused_total: u64,
-    pub(super) events: Vec<KvEvent>,
+    /// What changed, and in which group of layers.
+    pub(super) events: Vec<(u32, KvEvent)>,
+}
+
+/// What a chunk holds: a part of a prefix, of a group of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct ChunkKey {
+    /// Of the prefix that ends with it.
+    pub(super) hash: SequenceHash,
+    pub(super) group: u32,
 }
 
 /// A chunk that is there, or on its way.
@@ -32,14 +41,6 @@ struct Chunk {
     /// Whether its store is done.
     is_ready: bool,
     place: Place,
-}
-
-/// What a request finds at the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    Chunks(u32),
-    /// Some of it is on its way.
-    Pending,
 }
 
 impl ChunkCache {
@@ -63,23 +64,18 @@ impl ChunkCache {
         self.used - self.free.len() as u32
     }
 
-    /// How many of the chunks are there, up to the first that is not.
-    pub(super) fn find(&self, keys: impl Iterator<Item = SequenceHash>) -> Found {
-        let (mut count, mut pending) = (0, false);
-        for chunk in keys.map_while(|key| self.chunks.get(&key)) {
-            count += 1;
-            pending |= !chunk.is_ready;
-        }
-        if pending { Found::Pending } else { Found::Chunks(count) }
+    /// Whether a chunk is there and can be loaded; `None` if it is not there.
+    pub(super) fn is_ready(&self, key: ChunkKey) -> Option<bool> {
+        self.chunks.get(&key).map(|chunk| chunk.is_ready)
     }
 
-    /// A request offers chunks, each with its position; returns which of them are stored, and where. `None` if there is no
-    /// room for all of them that are not there.
+    /// A request offers chunks, each with its position, the tokens up to its end; returns which of them are stored, and where.
+    /// `None` if there is no room for all of them that are not there.
     pub(super) fn store(
         &mut self,
-        offered: &[(SequenceHash, u32)],
+        offered: &[(ChunkKey, u32)],
         user: &mut User,
-    ) -> Option<Vec<(SequenceHash, u32, u32)>> {
+    ) -> Option<Vec<(ChunkKey, u32, u32)>> {
         let mut missing = Vec::new();
         for &(key, position) in offered {
             if !self.chunks.contains_key(&key) && self.is_offered_enough(key) {
@@ -113,7 +109,7 @@ impl ChunkCache {
         Some(stored)
     }
 
-    fn is_offered_enough(&mut self, key: SequenceHash) -> bool {
+    fn is_offered_enough(&mut self, key: ChunkKey) -> bool {
         if self.threshold < 2 {
             return true;
         }
@@ -132,9 +128,9 @@ impl ChunkCache {
     }
 
     /// Makes room for so many chunks; those that are offered stay.
-    fn evict(&mut self, count: usize, offered: &[(SequenceHash, u32)]) -> bool {
-        let offered: FxHashSet<SequenceHash> = offered.iter().map(|&(key, _)| key).collect();
-        let may_go = |key: SequenceHash| {
+    fn evict(&mut self, count: usize, offered: &[(ChunkKey, u32)]) -> bool {
+        let offered: FxHashSet<ChunkKey> = offered.iter().map(|&(key, _)| key).collect();
+        let may_go = |key: ChunkKey| {
             let chunk = &self.chunks[&key];
             chunk.is_ready && chunk.readers == 0 && !offered.contains(&key)
         };
@@ -145,13 +141,22 @@ impl ChunkCache {
             self.free.push(chunk.id);
         }
         self.evicted_total += victims.len() as u64;
-        let blocks = victims.into_iter().map(|key| HashRun::up(key, 1)).collect();
-        self.events.push(KvEvent::Removed { blocks });
+        let mut groups: Vec<u32> = Vec::new();
+        for key in &victims {
+            if !groups.contains(&key.group) {
+                groups.push(key.group);
+            }
+        }
+        for group in groups {
+            let of_group = victims.iter().filter(|key| key.group == group);
+            let blocks = of_group.map(|key| HashRun::up(key.hash, 1)).collect();
+            self.events.push((group, KvEvent::Removed { blocks }));
+        }
         true
     }
 
     /// Begins to load chunks, all of which are there; returns their places.
-    pub(super) fn load(&mut self, keys: &[(SequenceHash, u32)], user: &mut User) -> Vec<u32> {
+    pub(super) fn load(&mut self, keys: &[(ChunkKey, u32)], user: &mut User) -> Vec<u32> {
         let mut places = Vec::with_capacity(keys.len());
         for &(key, position) in keys {
             let chunk = self.chunks.get_mut(&key).expect("what was found is there");
@@ -163,17 +168,18 @@ impl ChunkCache {
     }
 
     /// A load is done.
-    pub(super) fn loaded(&mut self, keys: &[SequenceHash]) {
+    pub(super) fn loaded(&mut self, keys: &[ChunkKey]) {
         for key in keys {
             self.chunks.get_mut(key).expect("what is read stays").readers -= 1;
         }
     }
 
     /// A store is done.
-    pub(super) fn stored(&mut self, keys: &[SequenceHash]) {
+    pub(super) fn stored(&mut self, keys: &[ChunkKey]) {
         for &key in keys {
             self.chunks.get_mut(&key).expect("what is stored stays").is_ready = true;
-            self.events.push(KvEvent::Stored { parent: None, blocks: HashRun::up(key, 1).into() });
+            let event = KvEvent::Stored { parent: None, blocks: HashRun::up(key.hash, 1).into() };
+            self.events.push((key.group, event));
         }
     }
 
@@ -223,17 +229,21 @@ mod tests {
         ChunkCache::new(&config.offload.unwrap())
     }
 
+    fn key(number: u64) -> ChunkKey {
+        ChunkKey { hash: SequenceHash(number), group: 0 }
+    }
+
     /// A request offers chunks, the number of each being its identity; returns those that are stored, which are there then.
     fn offer(host: &mut ChunkCache, user: &mut User, numbers: &[u64]) -> Option<Vec<u64>> {
-        let offered: Vec<_> = (0..).zip(numbers).map(|(at, &number)| (SequenceHash(number), at)).collect();
+        let offered: Vec<_> = (0..).zip(numbers).map(|(at, &number)| (key(number), at)).collect();
         let stored: Vec<_> = host.store(&offered, user)?.into_iter().map(|(key, ..)| key).collect();
         host.stored(&stored);
-        Some(stored.into_iter().map(|key| key.0).collect())
+        Some(stored.into_iter().map(|key| key.hash.0).collect())
     }
 
     fn holds(host: &ChunkCache, numbers: &[u64]) -> bool {
         host.chunks.len() == numbers.len()
-            && numbers.iter().all(|&number| host.chunks.contains_key(&SequenceHash(number)))
+            && numbers.iter().all(|&number| host.chunks.contains_key(&key(number)))
     }
 
     #[test]

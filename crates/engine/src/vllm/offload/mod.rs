@@ -1,6 +1,7 @@
 //! KV offload to the memory of the host, as vLLM's two connectors do it.
 //!
-//! - `chunks`: `OffloadingConnector`, with `cache` (what the host holds) and `recency` (what makes room).
+//! - `chunks`: `OffloadingConnector`, with `cache` (what the host holds), `recency` (what makes room) and `chunk_groups` (what
+//!   groups of layers need of it).
 //! - `early`: the same connector in releases up to 0.15, with `lru` (the blocks of the host).
 //! - `simple`: `SimpleCPUOffloadConnector`, with `pool` (the blocks of the host).
 //! - `copies`: the link between GPU and host.
@@ -10,6 +11,7 @@
 //! to the scheduler when the pass ends ([`Scheduler::notice_copies`]).
 
 mod cache;
+mod chunk_groups;
 mod chunks;
 mod copies;
 mod early;
@@ -29,6 +31,7 @@ use super::request::Request;
 use super::scheduler::Scheduler;
 use crate::EngineConfig;
 use crate::iteration::{Admitted, Iteration};
+use crate::kv_groups::GroupSpec;
 use crate::offload_args::{KvOffloading, OffloadConnector};
 use crate::step::{Entry, Step};
 use crate::table::Slot;
@@ -40,6 +43,8 @@ pub(super) struct Offload {
     tier: Tier,
     copies: Copies,
     block_size: u32,
+    /// Bytes of a token in all groups of layers.
+    token_bytes: Option<u64>,
     /// Bytes that the pass being decided may still wait for.
     sync_left: u64,
     /// Of the pass being decided, in order of the running list: members of a stretch that fill a block, and blocks that
@@ -74,15 +79,18 @@ impl Offload {
             OffloadConnector::Offloading if spec.is_early => {
                 Tier::Early(Box::new(Early::new(&spec, config.block_size)))
             }
-            OffloadConnector::Offloading => Tier::Chunks(Box::new(Chunks::new(&spec, config.block_size))),
+            OffloadConnector::Offloading => Tier::Chunks(Box::new(Chunks::new(&spec, config))),
             OffloadConnector::Simple => Tier::Simple(Box::new(Simple::new(&spec, config))),
         };
         let copies = Copies::new(spec);
+        let of_group = |group: &GroupSpec| spec.block_bytes / u64::from(group.block_size);
+        let token_bytes = config.kv_groups.as_ref().map(|groups| groups.specs.iter().map(of_group).sum());
         Some(Box::new(Self {
             spec,
             tier,
             copies,
             block_size: config.block_size,
+            token_bytes,
             sync_left: 0,
             filling: Vec::new(),
             given: Vec::new(),
@@ -93,6 +101,14 @@ impl Offload {
     pub(super) fn begin(&mut self, iteration: &mut Iteration) {
         self.sync_left = self.spec.sync_load_bytes;
         iteration.offload.get_or_insert_default();
+    }
+
+    /// Bytes of so many tokens, each number once.
+    fn bytes_of(&self, tokens: u32) -> u64 {
+        match self.token_bytes {
+            Some(bytes) => u64::from(tokens) * bytes,
+            None => self.spec.bytes_of(tokens, self.block_size),
+        }
     }
 
     /// A member of a stretch crosses a block boundary in the pass being decided: it fills a block, or is `given` one.
@@ -116,30 +132,31 @@ impl Offload {
             Some(tokens) => {
                 // A pass cannot wait for all of a request, since it has to compute a token of it.
                 let is_all = hit_tokens + tokens >= request.known();
-                let bytes = self.spec.bytes_of(tokens, self.block_size);
+                let bytes = self.bytes_of(tokens);
                 let waits = bytes <= self.sync_left && !is_all;
                 if waits { AtHost::Now(tokens) } else { AtHost::Tokens(tokens) }
             }
         }
     }
 
-    /// Loads what was found of a request, up to `up_to` tokens, behind the first `hit_blocks` of its blocks.
+    /// Loads what was found of a request, up to `up_to` tokens, behind the first `hit_tokens` of them.
     pub(super) fn load(
         &mut self,
         request: &mut Request,
-        hit_blocks: u32,
+        hit_tokens: u32,
         up_to: u32,
         is_sync: bool,
         iteration: &mut Iteration,
     ) {
-        let tokens = up_to - hit_blocks * self.block_size;
+        let tokens = up_to - hit_tokens;
         if is_sync {
-            self.sync_left -= self.spec.bytes_of(tokens, self.block_size);
+            self.sync_left -= self.bytes_of(tokens);
         }
+        let hit_blocks = hit_tokens / self.block_size;
         let log = iteration.offload.get_or_insert_default();
         log.started.push((request.id, tokens));
         match &mut self.tier {
-            Tier::Chunks(chunks) => chunks.load(request, hit_blocks, up_to, is_sync, &mut self.copies, log),
+            Tier::Chunks(chunks) => chunks.load(request, hit_tokens, up_to, is_sync, &mut self.copies, log),
             Tier::Early(early) => early.load(request, hit_blocks, up_to, &mut self.copies, log),
             Tier::Simple(simple) => simple.load(request, hit_blocks, up_to),
         }
@@ -257,6 +274,23 @@ impl Scheduler {
         let Offload { tier, copies, given, .. } = offload;
         match tier {
             Tier::Chunks(chunks) => {
+                if chunks.minds_given() {
+                    chunks.give(given.drain(..));
+                    for entry in &*entries {
+                        let request = &self.requests[entry.slot];
+                        chunks.note_places(request);
+                        // Of those that were admitted what they hit, too.
+                        chunks.give(request.new_blocks(entry.first_new_block));
+                    }
+                    for loading in self.loading.iter().filter(|loading| loading.from == self.decided + 1) {
+                        chunks.give(self.requests[loading.slot].all_blocks());
+                    }
+                }
+                given.clear();
+                chunks.flush(preempted, log);
+                if let Some(groups) = &mut self.kv.groups {
+                    chunks.store_states(groups.take_states(), copies, log);
+                }
                 for slot in members.drain(..) {
                     let request = &mut self.requests[slot];
                     let known = request.tokens_in(self.stretch.done() + 1) - self.stretch.lead() as u32;
@@ -268,17 +302,6 @@ impl Scheduler {
                     chunks.offer(request, computed.min(request.known()), copies, log);
                 }
                 chunks.settle_ended(copies, log);
-                chunks.flush_blocks(given, log);
-                given.clear();
-                for entry in &*entries {
-                    // Of those that were admitted what they hit, too.
-                    let given = &self.requests[entry.slot].blocks[entry.first_new_block as usize..];
-                    chunks.flush_blocks(given, log);
-                }
-                for loading in self.loading.iter().filter(|loading| loading.from == self.decided + 1) {
-                    chunks.flush_blocks(&self.requests[loading.slot].blocks, log);
-                }
-                chunks.flush_requests(preempted, log);
             }
             Tier::Early(early) => {
                 for (entry, scheduled) in entries.iter().zip(&*scheduled) {

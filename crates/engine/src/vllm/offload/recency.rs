@@ -2,14 +2,15 @@
 //!
 //! Both go by requests: when one ends, all chunks that it stored, loaded or found get a new rank, later positions in front of
 //! earlier ones, so that it is the tail of the request that ended first that goes first. Until then, they have a rank of their
-//! own under `lru`, and are in the order in which they were stored under `arc`.
+//! own under `lru`, and are in the order in which they were stored under `arc`. Chunks of several groups of layers that end at
+//! one position follow each other: as the groups do until the request ends, and the other way round from then on.
 
 use std::collections::BTreeMap;
 
-use rustc_hash::{FxHashMap, FxHashSet};
-use servecast_types::SequenceHash;
-
 use crate::offload_args::OffloadEviction;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::cache::ChunkKey;
 
 /// What a request did with chunks.
 #[derive(Debug, Default)]
@@ -18,15 +19,16 @@ pub(super) struct User {
     /// Chunks that it stored, would have stored, loaded or found there, in the order in which it came across them.
     used: Vec<Use>,
     /// The place in `used` of each.
-    seen: FxHashMap<SequenceHash, usize>,
+    seen: FxHashMap<ChunkKey, usize>,
     /// Chunks that it missed, of which `arc` takes each into account once.
-    missed: FxHashSet<SequenceHash>,
+    missed: FxHashSet<ChunkKey>,
 }
 
 /// A chunk that a request came across.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Use {
-    pub(super) key: SequenceHash,
+    pub(super) key: ChunkKey,
+    /// Tokens up to its end.
     position: u32,
     /// Whether it was there before the request stored it, if it ever did.
     was_there: bool,
@@ -37,14 +39,21 @@ pub(super) struct Use {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     list: usize,
-    at: (u64, u32),
+    at: At,
+}
+
+/// Where a chunk stands in a list: by rank, from the tail on, then by group.
+type At = (u64, u32, u32);
+
+fn at(rank: u64, position: u32, group: u32) -> At {
+    (rank, u32::MAX - position, group)
 }
 
 /// The order of the chunks.
 #[derive(Debug)]
 pub(super) struct Recency {
     /// Chunks that were used once, and again, which `lru` does not tell apart; each by rank, and from the tail on.
-    lists: [BTreeMap<(u64, u32), SequenceHash>; 2],
+    lists: [BTreeMap<At, ChunkKey>; 2],
     next_rank: u64,
     adaptive: Option<Adaptive>,
 }
@@ -61,14 +70,14 @@ struct Adaptive {
 
 #[derive(Debug, Default)]
 struct Ghosts {
-    order: BTreeMap<u64, SequenceHash>,
-    numbers: FxHashMap<SequenceHash, u64>,
+    order: BTreeMap<u64, ChunkKey>,
+    numbers: FxHashMap<ChunkKey, u64>,
     next: u64,
 }
 
 impl User {
     /// It comes across a chunk; returns whether for the first time.
-    fn sees(&mut self, key: SequenceHash, position: u32) -> bool {
+    fn sees(&mut self, key: ChunkKey, position: u32) -> bool {
         let place = self.used.len();
         let is_new = *self.seen.entry(key).or_insert(place) == place;
         if is_new {
@@ -78,7 +87,7 @@ impl User {
     }
 
     /// It found a chunk there. One that it had stored itself does not count.
-    fn finds(&mut self, key: SequenceHash) {
+    fn finds(&mut self, key: ChunkKey) {
         let used = &mut self.used[self.seen[&key]];
         used.was_there |= !used.is_stored;
     }
@@ -107,15 +116,15 @@ impl Recency {
     }
 
     /// A chunk that a request stores, which it has come across.
-    pub(super) fn insert(&mut self, key: SequenceHash, position: u32, user: &mut User) -> Place {
+    pub(super) fn insert(&mut self, key: ChunkKey, position: u32, user: &mut User) -> Place {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.ghosts.iter_mut().for_each(|ghosts| ghosts.remove(key));
         }
         user.sees(key, position);
         user.used[user.seen[&key]].is_stored = true;
         let at = match self.adaptive {
-            None => (self.rank(user), u32::MAX - position),
-            Some(_) => (self.next_rank(), 0),
+            None => at(self.rank(user), position, key.group),
+            Some(_) => (self.next_rank(), 0, 0),
         };
         let place = Place { list: 0, at };
         self.lists[0].insert(place.at, key);
@@ -123,24 +132,24 @@ impl Recency {
     }
 
     /// A request comes across a chunk that it would store, be there room for it or not.
-    pub(super) fn want(&mut self, key: SequenceHash, position: u32, user: &mut User) {
+    pub(super) fn want(&mut self, key: ChunkKey, position: u32, user: &mut User) {
         if user.sees(key, position) && self.adaptive.is_none() {
             self.rank(user);
         }
     }
 
     /// A request finds a chunk there, which it loads or would have stored.
-    pub(super) fn find(&mut self, key: SequenceHash, position: u32, user: &mut User, place: &mut Place) {
+    pub(super) fn find(&mut self, key: ChunkKey, position: u32, user: &mut User, place: &mut Place) {
         // Only the first time makes it newer, and one that a later request used stays where that put it.
         if user.sees(key, position) && self.adaptive.is_none() {
-            let at = (self.rank(user), u32::MAX - position).max(place.at);
+            let at = at(self.rank(user), position, key.group).max(place.at);
             self.move_to(key, Place { list: 0, at }, place);
         }
         user.finds(key);
     }
 
     /// A request would store chunks that are not there, in order.
-    pub(super) fn miss(&mut self, keys: impl DoubleEndedIterator<Item = SequenceHash>, user: &mut User) {
+    pub(super) fn miss(&mut self, keys: impl DoubleEndedIterator<Item = ChunkKey>, user: &mut User) {
         let Some(adaptive) = &mut self.adaptive else { return };
         for key in keys.rev().filter(|&key| user.missed.insert(key)) {
             adaptive.miss(key);
@@ -162,21 +171,18 @@ impl Recency {
             Some(_) if used.is_stored => place.list,
             Some(_) => return,
         };
-        self.move_to(used.key, Place { list, at: (rank, u32::MAX - used.position) }, place);
+        let at = at(rank, used.position, u32::MAX - used.key.group);
+        self.move_to(used.key, Place { list, at }, place);
     }
 
-    fn move_to(&mut self, key: SequenceHash, to: Place, place: &mut Place) {
+    fn move_to(&mut self, key: ChunkKey, to: Place, place: &mut Place) {
         self.lists[place.list].remove(&place.at);
         self.lists[to.list].insert(to.at, key);
         *place = to;
     }
 
     /// The first `count` chunks to make room among those that may; `None` if there are too few.
-    pub(super) fn victims(
-        &self,
-        count: usize,
-        may_go: impl Fn(SequenceHash) -> bool,
-    ) -> Option<Vec<SequenceHash>> {
+    pub(super) fn victims(&self, count: usize, may_go: impl Fn(ChunkKey) -> bool) -> Option<Vec<ChunkKey>> {
         let mut lists =
             self.lists.each_ref().map(|list| list.values().copied().filter(|&key| may_go(key)).peekable());
         let mut first = self.lists[0].len();
@@ -193,7 +199,7 @@ impl Recency {
     }
 
     /// A chunk makes room.
-    pub(super) fn evict(&mut self, key: SequenceHash, place: Place) {
+    pub(super) fn evict(&mut self, key: ChunkKey, place: Place) {
         self.lists[place.list].remove(&place.at);
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.ghosts[place.list].add(key, adaptive.capacity);
@@ -207,7 +213,7 @@ impl Recency {
 
 impl Adaptive {
     /// What was evicted too soon moves the border between the lists, and is remembered longer.
-    fn miss(&mut self, key: SequenceHash) {
+    fn miss(&mut self, key: ChunkKey) {
         let [once, again] = self.ghosts.each_ref().map(|ghosts| ghosts.order.len() as f64);
         if self.ghosts[0].numbers.contains_key(&key) {
             self.target = (self.target + (again / once).max(1.0)).min(self.capacity as f64);
@@ -221,14 +227,14 @@ impl Adaptive {
 
 impl Ghosts {
     /// A chunk is the newest of them.
-    fn renew(&mut self, key: SequenceHash) {
+    fn renew(&mut self, key: ChunkKey) {
         self.remove(key);
         self.next += 1;
         self.order.insert(self.next, key);
         self.numbers.insert(key, self.next);
     }
 
-    fn add(&mut self, key: SequenceHash, most: usize) {
+    fn add(&mut self, key: ChunkKey, most: usize) {
         self.renew(key);
         if self.order.len() > most
             && let Some((_, oldest)) = self.order.pop_first()
@@ -237,7 +243,7 @@ impl Ghosts {
         }
     }
 
-    fn remove(&mut self, key: SequenceHash) {
+    fn remove(&mut self, key: ChunkKey) {
         if let Some(number) = self.numbers.remove(&key) {
             self.order.remove(&number);
         }
@@ -246,10 +252,12 @@ impl Ghosts {
 
 #[cfg(test)]
 mod tests {
+    use servecast_types::SequenceHash;
+
     use super::*;
 
-    fn key(number: u64) -> SequenceHash {
-        SequenceHash(number)
+    fn key(number: u64) -> ChunkKey {
+        ChunkKey { hash: SequenceHash(number), group: 0 }
     }
 
     /// The policy `arc`, after a request has stored chunks 1 to 3, the first two of which have made room.
@@ -264,7 +272,7 @@ mod tests {
 
     fn target_and_ghosts(recency: &Recency) -> (f64, Vec<u64>) {
         let adaptive = recency.adaptive.as_ref().unwrap();
-        (adaptive.target, adaptive.ghosts[0].order.values().map(|key| key.0).collect())
+        (adaptive.target, adaptive.ghosts[0].order.values().map(|key| key.hash.0).collect())
     }
 
     #[test]

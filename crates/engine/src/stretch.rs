@@ -11,6 +11,11 @@
 //! A request with `computed` tokens and blocks of `b` needs a block after −computed (mod b) iterations and every b
 //! iterations from there, and fills one in those before them.
 //!
+//! **Groups of layers.** Blocks of several sizes and kinds go at other times than in full attention: a window lets go of one
+//! behind it. All of these times recur with the block size, so that a member *moves* at some *phases* of it, counted from the
+//! iteration in which it opens a block; in others nothing of it changes. In its first iteration it moves in any case, since it
+//! may have to let go of what the iterations before that left behind.
+//!
 //! **Lead.** Under asynchronous scheduling an iteration is decided while the one before it runs. Then a stretch counts
 //! decisions, which are one ahead of results, and three things happen one iteration later. A block is known to be full
 //! when the next one is opened, so both are one change. A request that reaches its `max_tokens` is not scheduled after its
@@ -23,6 +28,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use servecast_latency::StepWork;
+use smallvec::SmallVec;
 
 pub(crate) use self::wheel::LARGEST_WHEEL;
 use self::wheel::{Opener, Wheel};
@@ -66,6 +72,8 @@ pub(crate) enum Crossing {
     Opens,
     /// Its token is the last of a block.
     Fills,
+    /// Its groups of layers may take a block, store one or let go of one.
+    Moves,
 }
 
 /// The iterations of a stretch.
@@ -80,6 +88,10 @@ pub(crate) struct Stretch {
     block_size: u64,
     /// Whether filled blocks may be reported one iteration later.
     defers_fills: bool,
+    /// The [phases](self) at which a member moves, each below the block size; none where layers are no groups.
+    phases: SmallVec<[u32; 4]>,
+    /// Members that joined before the next iteration, if members move.
+    joined: Vec<Opener>,
     /// Sums over the members, with the tokens whose KV is computed before the next iteration.
     held: StepWork,
     /// Sequence number of the next member; members compare in running-list order.
@@ -123,6 +135,12 @@ impl Stretch {
     /// No stretch, in an engine that has `lead` iterations in flight, 0 or 1, when it decides another one.
     pub(crate) fn new(lead: u64) -> Self {
         Self { lead, ..Self::default() }
+    }
+
+    /// One whose members move at some [phases](self), 0 among them, instead of opening and filling blocks; the same as
+    /// [`Stretch::new`] without any.
+    pub(crate) fn with_phases(lead: u64, phases: SmallVec<[u32; 4]>) -> Self {
+        Self { lead, phases, ..Self::default() }
     }
 
     /// Begins a stretch of `members`, in running-list order. With blocks of one token there are no crossings; blocks have
@@ -170,6 +188,9 @@ impl Stretch {
         if self.block_size > 1 {
             self.wheel.add(self.opens(tokens), Opener { place, slot });
         }
+        if self.moves() {
+            self.joined.push(Opener { place, slot });
+        }
         Ending { last, place, slot, at_start: tokens.cast_signed() - self.done.cast_signed(), stops }
     }
 
@@ -184,6 +205,7 @@ impl Stretch {
         (self.held, self.next_end) = (StepWork::default(), u64::MAX);
         self.filled_before = 0;
         self.wheel.clear();
+        self.joined.clear();
         self.endings.clear();
         self.longest.clear();
         self.leaving.clear();
@@ -253,7 +275,8 @@ impl Stretch {
             return 0;
         }
         let next_filling = if self.defers_fills { u64::MAX } else { self.next_filling() };
-        self.next_end.min(self.next_opening()).min(next_filling) - self.done
+        let next_change = if self.moves() { self.next_move() } else { self.next_opening().min(next_filling) };
+        self.next_end.min(next_change) - self.done
     }
 
     /// Number of iterations, from the one in flight on, before the one in which the next request ends.
@@ -269,6 +292,11 @@ impl Stretch {
     /// The same before the one in which the next block is filled, of those that are not reported.
     pub(crate) fn before_filling(&self) -> u64 {
         self.next_filling().saturating_sub(self.done)
+    }
+
+    /// The same before the one in which a member moves, of those that are not decided.
+    pub(crate) fn before_move(&self) -> u64 {
+        self.next_move().saturating_sub(self.done)
     }
 
     /// Counts the next `iterations`, in which nothing changes.
@@ -293,6 +321,9 @@ impl Stretch {
     /// deferred. Called once per iteration.
     pub(crate) fn take_crossings(&mut self) -> &[Change] {
         self.changes.clear();
+        if self.moves() {
+            return self.take_moves();
+        }
         if !self.in_flight {
             for &Opener { place, slot } in self.wheel.opening(self.done) {
                 let change = |crossing| Change { is_deferred: false, place, slot, crossing };
@@ -305,6 +336,26 @@ impl Stretch {
         self.in_flight = true;
         self.collect_fills(self.done);
         self.changes.sort_unstable_by_key(|change| (!change.is_deferred, change.place, change.crossing));
+        &self.changes
+    }
+
+    /// Members that move in the next iteration, in running-list order.
+    fn take_moves(&mut self) -> &[Change] {
+        if !self.in_flight {
+            let (wheel, done, size) = (&self.wheel, self.done, self.block_size);
+            let at = |&phase: &u32| wheel.opening(done + size - u64::from(phase));
+            let moving = self.joined.iter().chain(self.phases.iter().flat_map(at));
+            self.changes.extend(moving.map(|&Opener { place, slot }| Change {
+                is_deferred: false,
+                place,
+                slot,
+                crossing: Crossing::Moves,
+            }));
+            self.changes.sort_unstable_by_key(|change| change.place);
+            self.changes.dedup_by_key(|change| change.place);
+        }
+        self.joined.clear();
+        self.in_flight = true;
         &self.changes
     }
 
@@ -401,10 +452,26 @@ impl Stretch {
         self.wheel.next_opening(self.undecided()).unwrap_or(u64::MAX)
     }
 
+    /// Whether members move, instead of opening and filling blocks.
+    fn moves(&self) -> bool {
+        !self.phases.is_empty()
+    }
+
+    fn next_move(&self) -> u64 {
+        if !self.joined.is_empty() {
+            return self.done;
+        }
+        let next = |&phase: &u32| {
+            let ahead = self.block_size - u64::from(phase);
+            self.wheel.next_opening(self.undecided() + ahead).map(|opening| opening - ahead)
+        };
+        self.phases.iter().filter_map(next).min().unwrap_or(u64::MAX)
+    }
+
     /// A block is filled in the iteration before the one that opens the next.
     fn next_filling(&self) -> u64 {
-        if self.lead > 0 {
-            // It is reported with the opening of the next one.
+        if self.lead > 0 || self.moves() {
+            // It is reported with the opening of the next one, or it is a move.
             return u64::MAX;
         }
         self.wheel.next_opening(self.filled_before + 1).map_or(u64::MAX, |opening| opening - 1)

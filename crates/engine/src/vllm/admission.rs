@@ -32,21 +32,21 @@ impl Tried {
 
 /// What the head of the waiting queue would find in the KV cache.
 #[derive(Debug, Clone, Copy)]
-struct Fit {
+pub(super) struct Fit {
     /// Tokens that are known: prompt and output so far.
-    known: u32,
+    pub(super) known: u32,
     /// Tokens that it hits.
-    hit_tokens: u32,
+    pub(super) hit_tokens: u32,
     /// Blocks that it hits, where layers are no groups.
-    hit_blocks: u32,
+    pub(super) hit_blocks: u32,
     /// Those of them that are free now, so that hitting them takes them out of what can be allocated.
-    free_hits: u32,
+    pub(super) free_hits: u32,
     /// Tokens behind those that it hits which are loaded from the host before it runs.
-    host_tokens: u32,
+    pub(super) host_tokens: u32,
 }
 
 /// Entries of the iteration being decided: of requests that ran or whose KV has arrived, and of those from the queue.
-type Decided<'a> = (&'a [Entry], &'a [Entry]);
+pub(super) type Decided<'a> = (&'a [Entry], &'a [Entry]);
 
 impl Round {
     fn split<'a>(&self, step: &'a Step) -> Decided<'a> {
@@ -199,50 +199,6 @@ impl Scheduler {
             && request.hashes(hit_blocks + 1).get(hit_blocks).is_some_and(|next| self.coming.contains(&next))
     }
 
-    /// Whether the head of the waiting queue cannot be admitted, however many iterations pass in which requests only
-    /// decode and none of them stores [`Scheduler::first_missing`].
-    ///
-    /// Blocks are only taken in such iterations and contents only evicted. Each block that is taken makes one less free, and
-    /// at most one of its hits, if that was free and there is a copy in use, cost nothing: it finds no more room than now.
-    pub(super) fn cannot_be_admitted(&mut self, slot: Slot) -> bool {
-        let request = &mut self.requests[slot];
-        let known = request.known();
-        if request.stale > 0 || !self.kv.holds(known, &self.config) {
-            return false;
-        }
-        let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
-        self.kv.find_hits(request, hittable, &mut self.hits);
-        let hits = self.hits.len();
-        let blocks = hittable / self.config.block_size;
-        self.first_missing = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
-        if self.config.no_evict.is_some() && request.remote_prefill {
-            self.hits.clear();
-        }
-        let hit_blocks = self.hits.len();
-        let hit_tokens = hit_blocks * self.config.block_size;
-        let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free, host_tokens: 0 };
-        if self.requests[slot].remote_prefill {
-            if self.config.no_evict.is_some() {
-                return !self.has_room_for_transfer(slot, fit, ([].as_slice(), [].as_slice()));
-            }
-            // What members take until then is not added: they have it when the request is looked at. And a block that they
-            // take may be one that it hits, of whose content somebody who runs has a copy, which it then hits for nothing.
-            return self.blocks_to_take(fit, known) + self.watermark() > self.kv.num_free();
-        }
-        let budget = self.config.max_num_batched_tokens - self.stretch.requests() as u32;
-        let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
-        let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
-        if may_not_be_cut {
-            return true;
-        }
-        if let Some(no_evict) = self.config.no_evict {
-            // A free block that it hits may be evicted, and somebody who runs has a copy of it, which costs nothing.
-            let outstanding = self.promised_blocks(no_evict);
-            return !no_evict.fits(&self.requests[slot], hit_blocks, outstanding, self.kv.num_free());
-        }
-        !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
-    }
-
     /// Admits a request that computes what it does not hit, and what is not loaded before that.
     fn admit_local(&mut self, slot: Slot, fit: Fit, round: &mut Round, step: &mut Step) -> Tried {
         let host_tokens = fit.host_tokens;
@@ -317,7 +273,7 @@ impl Scheduler {
     }
 
     /// Whether a waiting request can start, its first tokens being those up to `up_to`.
-    fn has_room(&self, slot: Slot, fit: Fit, up_to: u32) -> bool {
+    pub(super) fn has_room(&self, slot: Slot, fit: Fit, up_to: u32) -> bool {
         if let Some(no_evict) = self.config.no_evict {
             let in_use = self.hits.in_use();
             let outstanding = self.promised_blocks(no_evict);
@@ -335,7 +291,7 @@ impl Scheduler {
     }
 
     /// Blocks that requests in flight were promised and have not taken yet.
-    fn promised_blocks(&self, no_evict: NoEvict) -> u32 {
+    pub(super) fn promised_blocks(&self, no_evict: NoEvict) -> u32 {
         let loading = self.loading.iter().map(|loading| &loading.slot);
         let in_flight = self.running.iter().chain(loading);
         in_flight.map(|&slot| no_evict.outstanding(&self.requests[slot])).sum()
@@ -389,7 +345,7 @@ impl Scheduler {
         true
     }
 
-    fn has_room_for_transfer(&self, slot: Slot, fit: Fit, decided: Decided<'_>) -> bool {
+    pub(super) fn has_room_for_transfer(&self, slot: Slot, fit: Fit, decided: Decided<'_>) -> bool {
         if self.config.no_evict.is_some() {
             return self.has_room(slot, fit, fit.known);
         }
@@ -436,12 +392,12 @@ impl Scheduler {
     }
 
     /// Free blocks that a waiting request takes when it gets room for its first `tokens` tokens.
-    fn blocks_to_take(&self, fit: Fit, tokens: u32) -> u32 {
+    pub(super) fn blocks_to_take(&self, fit: Fit, tokens: u32) -> u32 {
         self.kv.blocks_for(tokens) - fit.hit_blocks + fit.free_hits
     }
 
     /// Blocks that an admission leaves free.
-    fn watermark(&self) -> u32 {
+    pub(super) fn watermark(&self) -> u32 {
         if self.running.is_empty() { 0 } else { self.config.watermark_blocks }
     }
 

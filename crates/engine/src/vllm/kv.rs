@@ -104,7 +104,7 @@ impl KvCache {
 
     /// Whether there are events that nobody has been told yet.
     pub(crate) fn has_news(&self) -> bool {
-        self.groups.is_some() || self.pool.has_news()
+        self.groups.as_ref().map_or_else(|| self.pool.has_news(), |groups| groups.has_news())
     }
 
     /// Blocks that are taken next and have had no content yet, so that nothing is evicted; of groups of layers none is known.
@@ -144,6 +144,20 @@ impl KvCache {
             if known > 0 { groups.needed(request, known, request.computed, Need::Admission) } else { 0 };
         groups.forget(request);
         groups.needed(request, tokens, request.computed, Need::Iteration).max(gate)
+    }
+
+    /// Blocks that a running request takes to compute its first `tokens` tokens.
+    pub(crate) fn blocks_to_run(&self, request: &Request, tokens: u32) -> u32 {
+        match &self.groups {
+            // Those that it lets go of before that are none that it would take.
+            Some(groups) => groups.needed(request, tokens, request.computed, Need::Iteration),
+            None => self.missing_blocks(request, tokens),
+        }
+    }
+
+    /// Blocks at most that so many requests take that decode and are at the beginning of a block.
+    pub(crate) fn most_taken(&self, opening: u32) -> u32 {
+        self.groups.as_ref().map_or(opening, |groups| groups.most_taken(opening))
     }
 
     /// Blocks that a request still needs for its first `tokens` tokens.
@@ -216,16 +230,16 @@ impl KvCache {
     /// Lets others hit the full blocks within the first `tokens` tokens of a request.
     #[inline]
     pub(crate) fn store(&mut self, request: &mut Request, tokens: u32) {
+        // What a member of a stretch knows is not up to date, but then identities cover nothing behind a block.
+        let ahead = self.hash_lookahead;
         if let Some(groups) = &mut self.groups {
-            let hashed = request.known().saturating_sub(self.hash_lookahead);
+            let hashed = if ahead == 0 { tokens } else { request.known().saturating_sub(ahead) };
             return groups.store(request, tokens, hashed);
         }
         let tokens = tokens.saturating_sub(self.unsettled);
         // Most tokens fill no block.
         let fills_one = u64::from(tokens) >= (u64::from(request.stored) + 1) * u64::from(self.block_size);
         if fills_one && self.caching {
-            // What a member of a stretch knows is not up to date, but then identities cover nothing behind a block.
-            let ahead = self.hash_lookahead;
             let hashed = if ahead == 0 { tokens } else { tokens.min(request.known().saturating_sub(ahead)) };
             self.store_blocks(request, hashed / self.block_size);
         }

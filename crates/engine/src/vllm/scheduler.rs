@@ -15,6 +15,7 @@ use super::offload::Offload;
 use super::pool::Hits;
 use super::queue::WaitingQueue;
 use super::request::Request;
+use super::stretch::new_stretch;
 use crate::args::{KvRole, SchedulingPolicy, VllmVersion};
 use crate::engine::EngineTracing;
 use crate::iteration::Scheduled;
@@ -62,6 +63,8 @@ pub(crate) struct Scheduler {
     pub(super) stores_at_end: bool,
     /// Running requests that decode: so many of `running` from the first on as it has members, which are not up to date.
     pub(super) stretch: Stretch,
+    /// The block size that it goes by; `None` if requests of this engine decode one by one.
+    pub(super) stretch_period: Option<u32>,
     /// Members of it whose output is not their own alone, so that a router has to know of it.
     pub(super) members_told_of: u32,
     /// Whether something came that may end the stretch.
@@ -139,6 +142,7 @@ impl Round {
 
 impl Scheduler {
     pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+        let (stretch_period, stretch) = new_stretch(&config);
         Self {
             kv: KvCache::new(&config, tracing),
             requests: RequestTable::default(),
@@ -159,7 +163,8 @@ impl Scheduler {
             trace_blocks: tracing.block_ids,
             stores_at_end: config.async_scheduling
                 || config.speculation.as_ref().is_some_and(|speculation| speculation.stores_verified),
-            stretch: Stretch::new(u64::from(config.async_scheduling)),
+            stretch,
+            stretch_period,
             members_told_of: 0,
             must_replan: false,
             drafts_are_needed: false,

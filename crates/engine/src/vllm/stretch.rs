@@ -5,13 +5,31 @@
 use servecast_latency::MOST_DECODES;
 use servecast_types::{SequenceHash, Time};
 
+use super::admission::Fit;
 use super::request::{Request, Status};
 use super::scheduler::{Round, Scheduler};
+use crate::EngineConfig;
 use crate::iteration::{Finished, Scheduled};
 use crate::step::{Entry, Step};
 use crate::stretch::{Change, Crossing, Ended, Member, Stretch};
 use crate::stretch_scheduler::{Changes, StretchScheduler};
 use crate::table::Slot;
+
+/// An empty stretch of an engine, and the block size that it goes by, if requests of that can decode together.
+pub(super) fn new_stretch(config: &EngineConfig) -> (Option<u32>, Stretch) {
+    let lead = u32::from(config.async_scheduling);
+    let Some(groups) = &config.kv_groups else {
+        // With drafts nobody knows how many tokens an iteration gives.
+        let period = Some(config.block_size).filter(|_| config.speculation.is_none());
+        return (period, Stretch::new(lead.into()));
+    };
+    // What the host gets of groups is looked at in each iteration.
+    let together = config.speculation.is_none() && config.offload.is_none();
+    match groups.decode_phases(lead).filter(|_| together) {
+        Some(phases) => (Some(phases.period), Stretch::with_phases(lead.into(), phases.phases)),
+        None => (None, Stretch::new(lead.into())),
+    }
+}
 
 impl Scheduler {
     /// How many of the running requests, from the first on, are members of the stretch.
@@ -21,10 +39,8 @@ impl Scheduler {
 
     /// Whether the settings allow for a stretch, and all that run fit into an iteration.
     fn may_stretch(&self) -> bool {
-        // With drafts nobody knows how many tokens an iteration gives, and groups of layers change blocks one by one.
         let is_special = self.config.prefill_schedule_interval > 1
-            || self.config.speculation.is_some()
-            || self.kv.groups.is_some()
+            || self.stretch_period.is_none()
             || !self.grammars.is_empty();
         !is_special && self.running.len() < self.config.max_num_batched_tokens as usize
     }
@@ -32,7 +48,15 @@ impl Scheduler {
     /// Whether the next iterations are pure decode iterations of the stretch, the first of them decided `now`.
     fn only_decodes(&mut self, now: Time) -> bool {
         let all_decode = self.stretch.requests() > 0 && self.num_members() == self.running.len();
-        all_decode && !self.notices_at_decision(now) && self.nobody_is_admitted()
+        all_decode && !self.notices_at_decision(now) && !self.may_make_way() && self.nobody_is_admitted()
+    }
+
+    /// Whether the next iteration may change what a waiting request finds, beside free blocks that are taken: where layers are
+    /// groups, their members let go of blocks, and states that were stored can be hit some iterations later.
+    fn may_make_way(&self) -> bool {
+        self.waiting.len() > 0
+            && (self.kv.groups.as_ref())
+                .is_some_and(|groups| self.stretch.before_move() == 0 || groups.has_fresh_states())
     }
 
     /// Whether a decision `now` notices the end of a transfer.
@@ -44,11 +68,12 @@ impl Scheduler {
     /// there is no stretch, they begin one.
     fn enlist(&mut self) {
         let most = self.config.max_model_len;
+        let Some(period) = self.stretch_period else { return };
         if self.num_members() == 0 {
             let (requests, decided, lead) = (&self.requests, self.decided, self.stretch.lead());
             let members =
                 self.running.iter().map_while(|&slot| requests[slot].joins(slot, decided, lead, most));
-            self.stretch.begin(self.config.block_size, members);
+            self.stretch.begin(period, members);
             self.members_told_of = 0;
             for &slot in &self.running[..self.num_members()] {
                 let request = &mut self.requests[slot];
@@ -82,9 +107,73 @@ impl Scheduler {
         !has_arrived && first.is_none_or(|slot| self.cannot_be_admitted(slot))
     }
 
+    /// Whether the head of the waiting queue cannot be admitted, however many iterations pass in which requests only
+    /// decode and none of them stores [`Scheduler::first_missing`].
+    ///
+    /// Blocks are only taken in such iterations and contents only evicted. Each block that is taken makes one less free, and
+    /// at most one of its hits, if that was free and there is a copy in use, cost nothing: it finds no more room than now.
+    fn cannot_be_admitted(&mut self, slot: Slot) -> bool {
+        let request = &mut self.requests[slot];
+        let known = request.known();
+        if request.stale > 0 || !self.kv.holds(known, &self.config) {
+            return false;
+        }
+        let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
+        let found = self.kv.find_hits(request, hittable, &mut self.hits);
+        if self.kv.groups.is_some() {
+            return self.has_no_room_in_groups(slot, known, found);
+        }
+        let hits = self.hits.len();
+        let blocks = hittable / self.config.block_size;
+        self.first_missing = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
+        if self.config.no_evict.is_some() && request.remote_prefill {
+            self.hits.clear();
+        }
+        let hit_blocks = self.hits.len();
+        let hit_tokens = hit_blocks * self.config.block_size;
+        let fit = Fit { known, hit_tokens, hit_blocks, free_hits: self.hits.free, host_tokens: 0 };
+        if self.requests[slot].remote_prefill {
+            if self.config.no_evict.is_some() {
+                return !self.has_room_for_transfer(slot, fit, ([].as_slice(), [].as_slice()));
+            }
+            // What members take until then is not added: they have it when the request is looked at. And a block that they
+            // take may be one that it hits, of whose content somebody who runs has a copy, which it then hits for nothing.
+            return self.blocks_to_take(fit, known) + self.watermark() > self.kv.num_free();
+        }
+        let budget = self.config.max_num_batched_tokens - self.stretch.requests() as u32;
+        let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
+        let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
+        if may_not_be_cut {
+            return true;
+        }
+        if let Some(no_evict) = self.config.no_evict {
+            // A free block that it hits may be evicted, and somebody who runs has a copy of it, which costs nothing.
+            let outstanding = self.promised_blocks(no_evict);
+            return !no_evict.fits(&self.requests[slot], hit_blocks, outstanding, self.kv.num_free());
+        }
+        !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
+    }
+
+    /// The same where layers are groups, of which it hits `hit_tokens` tokens: as long as their blocks do not change.
+    fn has_no_room_in_groups(&self, slot: Slot, known: u32, hit_tokens: u32) -> bool {
+        let fit = Fit { known, hit_tokens, hit_blocks: 0, free_hits: 0, host_tokens: 0 };
+        if self.requests[slot].remote_prefill {
+            return !self.has_room_for_transfer(slot, fit, ([].as_slice(), [].as_slice()));
+        }
+        let budget = self.config.max_num_batched_tokens - self.stretch.requests() as u32;
+        let computed = hit_tokens.min(known - 1);
+        let tokens = (known - hit_tokens).max(1).min(self.long_prefill_cap());
+        let may_not_be_cut = !self.config.enable_chunked_prefill && tokens > budget;
+        if may_not_be_cut {
+            return true;
+        }
+        let tokens = self.align_chunk(slot, computed, tokens.min(budget));
+        tokens == 0 || !self.has_room(slot, fit, computed + tokens)
+    }
+
     /// Whether enough blocks are free for what the members need in the next iteration.
     fn has_room_for_members(&self) -> bool {
-        self.stretch.num_opening() <= self.kv.num_free()
+        self.kv.most_taken(self.stretch.num_opening()) <= self.kv.num_free()
     }
 
     /// Whether enough blocks are free for what all running requests need in the next iteration.
@@ -92,11 +181,11 @@ impl Scheduler {
         // The number of scheduled tokens does not depend on the time.
         let mut round = self.round(Time::ZERO);
         round.spend(self.stretch.requests() as u32);
-        let mut needed = self.stretch.num_opening();
+        let mut needed = self.kv.most_taken(self.stretch.num_opening());
         for &slot in &self.running[self.num_members()..] {
             let tokens = self.tokens_to_run(slot, &round);
             let request = &self.requests[slot];
-            needed += self.kv.missing_blocks(request, request.computed + tokens);
+            needed = needed.saturating_add(self.kv.blocks_to_run(request, request.computed + tokens));
             round.spend(tokens);
         }
         needed <= self.kv.num_free()
@@ -124,6 +213,10 @@ impl Scheduler {
             let request = &mut self.requests[slot];
             let end = request.tokens_in(decided);
             match (crossing, &mut self.offload) {
+                (Crossing::Moves, _) => {
+                    let groups = self.kv.groups.as_mut().expect("only groups of layers move");
+                    groups.decode(request, end, lead);
+                }
                 (Crossing::Opens, None) => self.kv.extend(request, end),
                 (Crossing::Fills, None) if self.kv.stores_at_end(request) => {}
                 (Crossing::Fills, None) => self.kv.store(request, end - lead),
@@ -206,7 +299,9 @@ impl Request {
             && self.placeholders == in_flight
             && self.last_iteration == decided
             && !self.is_mid_prefill
-            && self.computed + 1 == self.scheduled_to();
+            && self.computed + 1 == self.scheduled_to()
+            // One that computes its tokens again after a preemption has more of them in flight, which its windows wait for.
+            && self.tables.as_ref().is_none_or(|tables| tables.in_flight() == in_flight);
         if !decodes {
             return None;
         }
@@ -227,6 +322,7 @@ impl Request {
         self.computed += computed;
         self.outputs += tokens;
         self.placeholders += computed - tokens;
+        self.count_in_flight((computed - tokens).into());
         self.sampling += (computed - tokens) as u8;
         self.preemptions_in_vain = 0;
         self.last_iteration = last;
@@ -250,7 +346,8 @@ impl StretchScheduler for Scheduler {
     }
 
     fn quiet_iterations(&self) -> u64 {
-        self.stretch.uneventful()
+        let fresh_states = self.kv.groups.as_ref().is_some_and(|groups| groups.has_fresh_states());
+        if fresh_states && self.waiting.len() > 0 { 0 } else { self.stretch.uneventful() }
     }
 
     fn untold_iterations(&self) -> u64 {
@@ -265,6 +362,9 @@ impl StretchScheduler for Scheduler {
         }
         let tells = self.kv.has_events();
         let mut untold = self.stretch.before_end().min(MOST_DECODES as u64);
+        if self.kv.groups.is_some() {
+            return untold.min(self.stretch.before_move());
+        }
         if tells && (self.kv.tells_all() || self.members_told_of > 0) {
             untold = untold.min(self.stretch.before_filling());
         }
@@ -279,6 +379,9 @@ impl StretchScheduler for Scheduler {
 
     fn skip_quiet(&mut self, iterations: u64) {
         self.stretch.skip(iterations);
+        if let Some(groups) = &mut self.kv.groups {
+            groups.pass(iterations);
+        }
         self.decided += iterations;
         self.ended += iterations;
     }
@@ -324,11 +427,18 @@ impl StretchScheduler for Scheduler {
     }
 
     fn decide_decode(&mut self, now: Time) -> bool {
-        if !self.has_room_for_members() || self.fills_first_missing() || self.notices_at_decision(now) {
+        let is_mere_decode = self.has_room_for_members()
+            && !self.fills_first_missing()
+            && !self.notices_at_decision(now)
+            && !self.may_make_way();
+        if !is_mere_decode {
             return false;
         }
         self.ended_since_schedule = false;
         self.decided += 1;
+        if let Some(groups) = &mut self.kv.groups {
+            groups.begin_iteration();
+        }
         self.cross_blocks();
         true
     }

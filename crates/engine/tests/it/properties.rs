@@ -75,6 +75,7 @@ fn random_loads_decode_together() {
         check("vLLM", settings().boxed());
         check("small pools", crowded_settings().boxed());
         check("TensorRT-LLM", trtllm_settings().boxed());
+        check("groups of layers", group_settings().boxed());
     }
 }
 

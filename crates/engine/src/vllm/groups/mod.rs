@@ -8,12 +8,14 @@
 //! - `pool`: blocks and contents. `table`: the blocks of a request.
 //! - `hits`: what a prompt finds. `retention`: which blocks can be found. `needs`: how many blocks a request takes.
 //! - `states`: what groups of states do otherwise.
+//! - `phases`: when the blocks of a request that decodes change.
 //!
 //! What the scheduler calls is not inlined: an engine without groups would have it among its hot code, which already is
 //! more than an instruction cache holds.
 
 mod hits;
 mod needs;
+mod phases;
 mod pool;
 mod retention;
 mod states;
@@ -140,6 +142,11 @@ impl GroupedKv {
         self.events.is_some()
     }
 
+    /// Whether there are events since they were last taken.
+    pub(super) fn has_news(&self) -> bool {
+        self.events.as_ref().is_some_and(|events| !events.is_empty())
+    }
+
     #[inline(never)]
     pub(super) fn take_events(&mut self, sink: &mut Vec<KvEvent>) {
         if let Some(events) = &mut self.events {
@@ -161,6 +168,11 @@ impl GroupedKv {
     #[inline(never)]
     pub(super) fn begin_iteration(&mut self) {
         self.iteration += 1;
+        self.drop_hittable();
+    }
+
+    /// Forgets the fresh states that can be hit from now on.
+    fn drop_hittable(&mut self) {
         let (now, delay) = (self.iteration, self.groups.state_delay);
         if !self.fresh_states.is_empty() {
             self.fresh_states.retain(|_, &mut stored| stored + delay > now);

@@ -58,6 +58,11 @@ impl Tables {
         self.junction
     }
 
+    /// Tokens of iterations in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     /// All blocks that it holds, the null block among them.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = BlockId> {
         self.groups.iter().flat_map(|table| table.blocks.iter().copied())

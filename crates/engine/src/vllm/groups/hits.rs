@@ -1,8 +1,11 @@
 //! What a prompt finds in the cache: as much in every group.
 
+use std::ops::Range;
+
 use servecast_types::HashRuns;
 
-use super::pool::{Content, NULL};
+use super::contents::Prefix;
+use super::pool::NULL;
 use super::{GroupedKv, Kind};
 use crate::kv_groups::GroupKind;
 use crate::vllm::Request;
@@ -68,16 +71,11 @@ impl GroupedKv {
         let blocks = most / size;
         kind.groups.iter().for_each(|&group| self.hits[group].clear());
         let found = match kind.spec.kind {
-            GroupKind::Full => {
-                let found = (0..blocks).take_while(|&place| self.find_at(kind, hashes, place, place)).count();
-                found as u32 * size / unit * unit / size
-            }
+            GroupKind::Full => self.find_from(kind, hashes, 0..blocks) * size / unit * unit / size,
             GroupKind::ChunkedLocal(chunk) => {
                 let before = most / chunk * chunk / size;
                 self.fill(kind, before);
-                let found =
-                    (before..blocks).take_while(|&place| self.find_at(kind, hashes, place, place)).count();
-                before + found as u32
+                self.find_from(kind, hashes, before..blocks)
             }
             GroupKind::SlidingWindow(window) => {
                 self.find_window(kind, hashes, blocks, kind.spec.blocks_of_window(window))
@@ -89,20 +87,32 @@ impl GroupedKv {
         found * size
     }
 
+    /// The first of some places that has no block, or where they end.
+    fn find_from(&mut self, kind: &Kind, hashes: &HashRuns, places: Range<u32>) -> u32 {
+        let mut near = None;
+        for place in places.clone() {
+            let Some(prefix) = self.find_place(kind, hashes, place, near) else { return place };
+            self.note(kind, prefix, place);
+            near = Some(prefix);
+        }
+        places.end.max(places.start)
+    }
+
     /// The last place up to which there are as many blocks in a row as a window needs, or all from the first on.
     fn find_window(&mut self, kind: &Kind, hashes: &HashRuns, blocks: u32, needed: u32) -> u32 {
         let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
         self.fill(kind, blocks);
-        let mut run = 0;
+        let (mut run, mut near) = (0, None);
         for place in (0..blocks).rev() {
-            if !self.has_at(kind, hashes, place) {
+            let Some(prefix) = self.find_place(kind, hashes, place, near) else {
                 run = 0;
                 continue;
-            }
+            };
+            near = Some(prefix);
             if run == 0 && !((place + 1) * size).is_multiple_of(unit) {
                 continue;
             }
-            self.find_at(kind, hashes, place, place);
+            self.note(kind, prefix, place);
             run += 1;
             if run >= needed {
                 return place + run;
@@ -119,10 +129,10 @@ impl GroupedKv {
     fn find_state(&mut self, kind: &Kind, hashes: &HashRuns, blocks: u32) -> u32 {
         let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
         let is_end = |place: &u32| ((place + 1) * size).is_multiple_of(unit);
-        let last = (0..blocks).rev().filter(is_end).find(|&place| self.has_at(kind, hashes, place));
-        let Some(place) = last else { return 0 };
+        let find = |place| Some((place, self.find_place(kind, hashes, place, None)?));
+        let Some((place, prefix)) = (0..blocks).rev().filter(is_end).find_map(find) else { return 0 };
         self.fill(kind, place);
-        self.find_at(kind, hashes, place, place);
+        self.note(kind, prefix, place);
         place + 1
     }
 
@@ -131,35 +141,24 @@ impl GroupedKv {
         kind.groups.iter().for_each(|&group| self.hits[group].resize(places as usize, NULL));
     }
 
-    /// What groups need at a place.
-    fn content(&self, kind: &Kind, group: usize, hashes: &HashRuns, place: u32) -> Option<Content> {
+    /// Where the identity at a place is, if all groups of a kind have a block with their content; `near` is where another one of
+    /// the sequence is.
+    fn find_place(&self, kind: &Kind, hashes: &HashRuns, place: u32, near: Option<Prefix>) -> Option<Prefix> {
         let units = kind.spec.block_size / self.groups.hash_unit;
-        let hash = hashes.get((place + 1) * units - 1)?;
-        Some(Content { group: group as u32, hash })
+        let prefix = self.pool.find(hashes.get((place + 1) * units - 1)?, near)?;
+        let has = |&group: &usize| self.pool.first(prefix, group as u32).is_some();
+        kind.groups.iter().all(has).then_some(prefix)
     }
 
-    /// Whether all groups of a kind have the block at a place.
-    fn has_at(&self, kind: &Kind, hashes: &HashRuns, place: u32) -> bool {
-        let has = |&group: &usize| {
-            self.content(kind, group, hashes, place).is_some_and(|content| self.pool.find(content).is_some())
-        };
-        kind.groups.iter().all(has)
-    }
-
-    /// Notes the blocks of all groups of a kind at a place; returns whether all have one.
-    fn find_at(&mut self, kind: &Kind, hashes: &HashRuns, place: u32, at: u32) -> bool {
-        if !self.has_at(kind, hashes, place) {
-            return false;
-        }
+    /// Notes the blocks that the groups of a kind have at a place.
+    fn note(&mut self, kind: &Kind, prefix: Prefix, place: u32) {
         for &group in &kind.groups {
-            let content = self.content(kind, group, hashes, place);
-            let block = content.and_then(|content| self.pool.find(content)).unwrap_or(NULL);
+            let block = self.pool.first(prefix, group as u32).unwrap_or(NULL);
             let hits = &mut self.hits[group];
-            match hits.get_mut(at as usize) {
+            match hits.get_mut(place as usize) {
                 Some(place) => *place = block,
                 None => hits.push(block),
             }
         }
-        true
     }
 }

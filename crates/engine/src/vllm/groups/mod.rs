@@ -5,7 +5,7 @@
 //! attention keeps every block of a sequence; a sliding window, a chunk and a state let go of those that the next token
 //! does not look back at, and have the null block in their place.
 //!
-//! - `pool`: blocks and contents. `table`: the blocks of a request.
+//! - `pool`: blocks; `contents`: which of them have which content. `table`: the blocks of a request.
 //! - `hits`: what a prompt finds. `retention`: which blocks can be found. `needs`: how many blocks a request takes.
 //! - `states`: what groups of states do otherwise.
 //! - `phases`: when the blocks of a request that decodes change.
@@ -13,6 +13,7 @@
 //! What the scheduler calls is not inlined: an engine without groups would have it among its hot code, which already is
 //! more than an instruction cache holds.
 
+mod contents;
 mod hits;
 mod needs;
 mod phases;
@@ -97,7 +98,11 @@ impl GroupedKv {
         kinds.sort_by_key(|kind| kind.spec.kind != GroupKind::Full);
         let caching = config.enable_prefix_caching;
         Self {
-            pool: GroupPool::new(config.num_gpu_blocks, config.vllm_version >= VllmVersion::V0_24),
+            pool: GroupPool::new(
+                config.num_gpu_blocks,
+                groups.specs.len() as u32,
+                config.vllm_version >= VllmVersion::V0_24,
+            ),
             caching,
             max_model_len: config.max_model_len,
             hits: vec![Vec::new(); groups.specs.len()],
@@ -369,6 +374,7 @@ impl GroupedKv {
             |place: u32| hashes.get((place + 1) * per_block - 1).expect("known tokens have identities");
         let mut new = HashRuns::default();
         let mut new_names = HashRuns::default();
+        let mut near = None;
         for place in stored..full {
             let block = table.blocks[place as usize];
             if block == NULL || !self.is_worth_keeping(spec, place, boundaries) {
@@ -376,7 +382,7 @@ impl GroupedKv {
             }
             let content = Content { group, hash: hash(place) };
             let name = names.map_or(Some(content.hash), |names| names.get(place)).unwrap_or(content.hash);
-            self.pool.store(block, content, name);
+            near = Some(self.pool.store(block, content, name, near));
             if matches!(spec.kind, GroupKind::Mamba { .. }) {
                 self.fresh_states.insert(content, self.iteration);
             }

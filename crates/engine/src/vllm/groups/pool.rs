@@ -6,12 +6,13 @@
 use rustc_hash::FxHashMap;
 use servecast_types::{BlockId, SequenceHash, ensure};
 
+use super::contents::{Contents, NONE, Prefix};
+
 /// Stands where a sequence holds no block: it is never handed out.
 pub(super) const NULL: BlockId = BlockId(0);
 
 /// The free list's two ends, which are those of the null block.
 const ENDS: u32 = NULL.0;
-const NONE: u32 = u32::MAX;
 /// Stands on the free list for all blocks that were never taken.
 const FRESH: u32 = u32::MAX - 1;
 
@@ -24,24 +25,27 @@ pub(super) struct Content {
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    content: Option<Content>,
-    /// Its identity to a router.
-    name: SequenceHash,
+    /// Its content, if it has one.
+    prefix: Option<Prefix>,
+    group: u32,
     references: u32,
     previous: u32,
     next: u32,
     /// The block that got the same content next.
     next_duplicate: u32,
+    /// The identity of its content to a router.
+    name: SequenceHash,
 }
 
 impl Node {
     const NEW: Self = Self {
-        content: None,
-        name: SequenceHash(0),
+        prefix: None,
+        group: 0,
         references: 0,
         previous: NONE,
         next: NONE,
         next_duplicate: NONE,
+        name: SequenceHash(0),
     };
 }
 
@@ -54,8 +58,8 @@ pub(super) struct GroupPool {
     fresh: Node,
     num_blocks: u32,
     num_free: u32,
-    /// The first block of each content.
-    cached: FxHashMap<Content, u32>,
+    num_groups: u32,
+    contents: Contents,
     /// What blocks hold besides: a prefix that ends within a block, and the blocks that it ends in. Nobody hits it.
     tails: FxHashMap<Content, Vec<u32>>,
     tail_of: FxHashMap<u32, Content>,
@@ -63,7 +67,7 @@ pub(super) struct GroupPool {
 }
 
 impl GroupPool {
-    pub(super) fn new(num_blocks: u32, unhashed_to_head: bool) -> Self {
+    pub(super) fn new(num_blocks: u32, num_groups: u32, unhashed_to_head: bool) -> Self {
         let ends = Node { previous: ENDS, next: ENDS, references: 1, ..Node::NEW };
         let num_free = num_blocks.saturating_sub(1);
         let mut pool = Self {
@@ -71,7 +75,8 @@ impl GroupPool {
             fresh: Node::NEW,
             num_blocks,
             num_free,
-            cached: FxHashMap::default(),
+            num_groups,
+            contents: Contents::new(num_groups as usize),
             tails: FxHashMap::default(),
             tail_of: FxHashMap::default(),
             unhashed_to_head,
@@ -89,7 +94,7 @@ impl GroupPool {
             self.num_blocks.saturating_sub(1),
             "a pool that is in use cannot be emptied"
         );
-        *self = Self::new(self.num_blocks, self.unhashed_to_head);
+        *self = Self::new(self.num_blocks, self.num_groups, self.unhashed_to_head);
     }
 
     pub(super) fn num_free(&self) -> u32 {
@@ -98,12 +103,17 @@ impl GroupPool {
 
     /// Distinct contents that can be hit.
     pub(super) fn num_cached(&self) -> u32 {
-        (self.cached.len() + self.tails.len()) as u32
+        self.contents.len() + self.tails.len() as u32
     }
 
-    /// The first block of a content.
-    pub(super) fn find(&self, content: Content) -> Option<BlockId> {
-        self.cached.get(&content).map(|&block| BlockId(block))
+    /// Where an identity is of which a block may have a content; `near` is the place of another one, maybe of its sequence.
+    pub(super) fn find(&self, hash: SequenceHash, near: Option<Prefix>) -> Option<Prefix> {
+        self.contents.find(hash, near)
+    }
+
+    /// The first block that has a group's content.
+    pub(super) fn first(&self, prefix: Prefix, group: u32) -> Option<BlockId> {
+        Some(self.contents.first(prefix, group)).filter(|&block| block != NONE).map(BlockId)
     }
 
     /// Whether nobody references a block, so that hitting it takes it out of what can be allocated.
@@ -113,7 +123,8 @@ impl GroupPool {
 
     /// Whether a block can be hit.
     pub(super) fn content(&self, block: BlockId) -> Option<Content> {
-        self.nodes[block.index()].content
+        let Node { prefix, group, .. } = self.nodes[block.index()];
+        prefix.map(|prefix| Content { group, hash: self.contents.hash(prefix) })
     }
 
     /// Takes a block from the head of the free list; if that evicts contents, `evicted` hears of them, of the one that can be
@@ -134,14 +145,16 @@ impl GroupPool {
             return BlockId(block);
         }
         self.unlink(head);
-        if let Some(content) = self.nodes[head as usize].content.take() {
-            self.forget(content, head);
-            evicted(content, Some(self.nodes[head as usize].name));
+        let node = &mut self.nodes[head as usize];
+        node.references = 1;
+        let (group, name) = (node.group, node.name);
+        if let Some(prefix) = node.prefix.take() {
+            evicted(Content { group, hash: self.contents.hash(prefix) }, Some(name));
+            self.forget(prefix, head);
             if let Some(tail) = self.forget_tail(head) {
                 evicted(tail, None);
             }
         }
-        self.nodes[head as usize].references = 1;
         BlockId(head)
     }
 
@@ -155,6 +168,9 @@ impl GroupPool {
     }
 
     fn forget_tail(&mut self, block: u32) -> Option<Content> {
+        if self.tail_of.is_empty() {
+            return None;
+        }
         let tail = self.tail_of.remove(&block)?;
         let holders = self.tails.get_mut(&tail)?;
         holders.retain(|&holder| holder != block);
@@ -165,20 +181,18 @@ impl GroupPool {
     }
 
     /// Takes a block out of those that have a content.
-    fn forget(&mut self, content: Content, block: u32) {
-        let next = std::mem::replace(&mut self.nodes[block as usize].next_duplicate, NONE);
-        let first = self.cached[&content];
-        if first != block {
-            let mut before = first;
-            while self.nodes[before as usize].next_duplicate != block {
-                before = self.nodes[before as usize].next_duplicate;
-            }
-            self.nodes[before as usize].next_duplicate = next;
-        } else if next == NONE {
-            self.cached.remove(&content);
-        } else {
-            self.cached.insert(content, next);
+    fn forget(&mut self, prefix: Prefix, block: u32) {
+        let Node { group, next_duplicate, .. } = &mut self.nodes[block as usize];
+        let (group, next) = (*group, std::mem::replace(next_duplicate, NONE));
+        let first = self.contents.first(prefix, group);
+        if first == block {
+            return self.contents.set_first(prefix, group, next);
         }
+        let mut before = first;
+        while self.nodes[before as usize].next_duplicate != block {
+            before = self.nodes[before as usize].next_duplicate;
+        }
+        self.nodes[before as usize].next_duplicate = next;
     }
 
     /// References blocks that were hit.
@@ -201,7 +215,7 @@ impl GroupPool {
             assert!(node.references > 0, "block {block} was released more often than taken");
             node.references -= 1;
             if node.references == 0 {
-                let to_head = node.content.is_none() && self.unhashed_to_head;
+                let to_head = node.prefix.is_none() && self.unhashed_to_head;
                 // Those that go to the head keep their order.
                 self.link(block.0, if to_head { head } else { ENDS });
                 self.num_free += 1;
@@ -212,20 +226,29 @@ impl GroupPool {
         }
     }
 
-    /// Makes a block hittable, which has no content yet.
-    pub(super) fn store(&mut self, block: BlockId, content: Content, name: SequenceHash) {
+    /// Makes a block hittable, which has no content yet; `near` is the place of another content, maybe of its sequence. Returns
+    /// the place of its own.
+    pub(super) fn store(
+        &mut self,
+        block: BlockId,
+        content: Content,
+        name: SequenceHash,
+        near: Option<Prefix>,
+    ) -> Prefix {
+        let prefix = self.contents.place(content.hash, near);
         let node = &mut self.nodes[block.index()];
-        debug_assert!(node.content.is_none(), "block {block} has a content already");
-        (node.content, node.name) = (Some(content), name);
-        let Some(&first) = self.cached.get(&content) else {
-            self.cached.insert(content, block.0);
-            return;
-        };
-        let mut last = first;
+        debug_assert!(node.prefix.is_none(), "block {block} has a content already");
+        (node.prefix, node.group, node.name) = (Some(prefix), content.group, name);
+        let mut last = self.contents.first(prefix, content.group);
+        if last == NONE {
+            self.contents.set_first(prefix, content.group, block.0);
+            return prefix;
+        }
         while self.nodes[last as usize].next_duplicate != NONE {
             last = self.nodes[last as usize].next_duplicate;
         }
         self.nodes[last as usize].next_duplicate = block.0;
+        prefix
     }
 
     fn node(&mut self, id: u32) -> &mut Node {
@@ -277,15 +300,19 @@ impl GroupPool {
                 references == *expected,
                 "block {block} counts {references} references, but has {expected}"
             );
-            contents += usize::from(node.content.is_some());
+            contents += usize::from(node.prefix.is_some());
         }
         let mut found = 0;
-        for (content, &first) in &self.cached {
+        for (prefix, group, first) in self.contents.iter() {
             let next =
                 |&block: &u32| Some(self.nodes[block as usize].next_duplicate).filter(|&next| next != NONE);
             for block in std::iter::successors(Some(first), next) {
-                let own = self.nodes[block as usize].content;
-                ensure!(own == Some(*content), "block {block} is listed under {content:?}, but has {own:?}");
+                let Node { prefix: own, group: of, .. } = self.nodes[block as usize];
+                let is_listed = own == Some(prefix) && of == group;
+                ensure!(
+                    is_listed,
+                    "block {block} is listed under {prefix:?} of {group}, but has {own:?} of {of}"
+                );
                 found += 1;
             }
         }
@@ -316,10 +343,10 @@ mod tests {
 
     #[test]
     fn freed_blocks_without_content_are_taken_first_in_the_order_in_which_they_were_freed() {
-        let mut pool = GroupPool::new(8, true);
+        let mut pool = GroupPool::new(8, 1, true);
         let blocks: Vec<BlockId> = (0..5).map(|_| pool.take(|_, _| unreachable!())).collect();
         assert_eq!(blocks, [1, 2, 3, 4, 5].map(BlockId));
-        pool.store(BlockId(2), content(0, 7), SequenceHash(7));
+        pool.store(BlockId(2), content(0, 7), SequenceHash(7), None);
         pool.release([4, 3, 2, 1].map(BlockId).into_iter());
         assert_eq!((list(&pool), pool.num_free()), (vec![4, 3, 1, 6, 7, 2], 6));
         pool.check([BlockId(5)].into_iter()).unwrap();
@@ -333,16 +360,17 @@ mod tests {
 
     #[test]
     fn equal_contents_are_found_in_the_order_in_which_they_came() {
-        let mut pool = GroupPool::new(4, true);
+        let mut pool = GroupPool::new(4, 2, true);
         let blocks: Vec<BlockId> = (0..3).map(|_| pool.take(|_, _| unreachable!())).collect();
         for &block in &blocks {
-            pool.store(block, content(1, 9), SequenceHash(9));
+            pool.store(block, content(1, 9), SequenceHash(9), None);
         }
-        assert_eq!((pool.find(content(1, 9)), pool.find(content(0, 9))), (Some(BlockId(1)), None));
+        let first = |pool: &GroupPool, group| pool.first(pool.find(SequenceHash(9), None).unwrap(), group);
+        assert_eq!((first(&pool, 1), first(&pool, 0)), (Some(BlockId(1)), None));
         pool.release([2, 1].map(BlockId).into_iter());
         assert_eq!(pool.take(|_, _| ()), BlockId(2));
         assert_eq!(pool.take(|_, _| ()), BlockId(1));
-        assert_eq!((pool.find(content(1, 9)), pool.num_cached()), (Some(BlockId(3)), 1));
+        assert_eq!((first(&pool, 1), pool.num_cached()), (Some(BlockId(3)), 1));
         pool.touch(&[NULL, BlockId(3)]);
         pool.check([1, 2, 3, 3].map(BlockId).into_iter()).unwrap();
     }

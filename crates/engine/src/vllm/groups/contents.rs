@@ -184,19 +184,16 @@ mod tests {
             for (number, group, block) in steps {
                 // Numbers go on from the last to the first.
                 let hash = SequenceHash(number.wrapping_sub(20));
-                match block {
-                    Some(block) => {
-                        let place = contents.place(hash, near);
-                        contents.set_first(place, group, block);
-                        expected.insert((hash.0, group), block);
-                        near = Some(place).filter(|_| walks);
-                    }
-                    None => {
-                        near = None;
-                        if expected.remove(&(hash.0, group)).is_some() {
-                            let place = contents.find(hash, None).expect("it has a block");
-                            contents.set_first(place, group, NONE);
-                        }
+                if let Some(block) = block {
+                    let place = contents.place(hash, near);
+                    contents.set_first(place, group, block);
+                    expected.insert((hash.0, group), block);
+                    near = Some(place).filter(|_| walks);
+                } else {
+                    near = None;
+                    if expected.remove(&(hash.0, group)).is_some() {
+                        let place = contents.find(hash, None).expect("it has a block");
+                        contents.set_first(place, group, NONE);
                     }
                 }
                 let mut found: Vec<_> =

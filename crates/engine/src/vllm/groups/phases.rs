@@ -86,7 +86,7 @@ mod tests {
 
     use crate::EngineArgs;
 
-    fn phases(groups: Value, version: &str, lead: u32) -> Option<(u32, Vec<u32>)> {
+    fn phases(groups: &Value, version: &str, lead: u32) -> Option<(u32, Vec<u32>)> {
         let settings = json!({
             "vllm_version": version, "async_scheduling": lead > 0, "block_size": 16, "kv_groups": groups,
             "num_gpu_blocks": 1000,
@@ -101,30 +101,30 @@ mod tests {
         let groups = json!([{"type": "full"}, {"type": "sliding_window", "sliding_window": 128}]);
         // A block is full, and the window leaves another one, with the last token of a block; a token later if that is known
         // only then.
-        assert_eq!(phases(groups.clone(), "0.33", 0), Some((16, vec![0, 15])));
-        assert_eq!(phases(groups.clone(), "0.33", 1), Some((16, vec![0])));
+        assert_eq!(phases(&groups, "0.33", 0), Some((16, vec![0, 15])));
+        assert_eq!(phases(&groups, "0.33", 1), Some((16, vec![0])));
         // Up to 0.28 blocks are let go of with the decision.
-        assert_eq!(phases(groups, "0.28", 1), Some((16, vec![0, 15])));
+        assert_eq!(phases(&groups, "0.28", 1), Some((16, vec![0, 15])));
     }
 
     #[test]
     fn other_layers_have_phases_of_their_own() {
         let full = || json!({"type": "full"});
         let window = json!([full(), {"type": "sliding_window", "sliding_window": 100}]);
-        assert_eq!(phases(window.clone(), "0.33", 0), Some((16, vec![0, 3, 15])));
-        assert_eq!(phases(window, "0.33", 1), Some((16, vec![0, 4])));
+        assert_eq!(phases(&window, "0.33", 0), Some((16, vec![0, 3, 15])));
+        assert_eq!(phases(&window, "0.33", 1), Some((16, vec![0, 4])));
         let states = json!([full(), {"type": "mamba"}]);
-        assert_eq!(phases(states.clone(), "0.33", 0), Some((16, vec![0, 1, 15])));
-        assert_eq!(phases(states, "0.33", 1), Some((16, vec![0, 2])));
+        assert_eq!(phases(&states, "0.33", 0), Some((16, vec![0, 1, 15])));
+        assert_eq!(phases(&states, "0.33", 1), Some((16, vec![0, 2])));
     }
 
     #[test]
     fn sizes_that_have_little_in_common_have_a_short_period_or_none() {
         let sizes = |size| json!([{"type": "full"}, {"type": "sliding_window", "sliding_window": 64, "block_size": size}]);
-        assert_eq!(phases(sizes(24), "0.33", 0), Some((8, vec![0, 7])));
-        assert_eq!(phases(sizes(5), "0.33", 0), None);
+        assert_eq!(phases(&sizes(24), "0.33", 0), Some((8, vec![0, 7])));
+        assert_eq!(phases(&sizes(5), "0.33", 0), None);
         let chunk = |chunk| json!([{"type": "full"}, {"type": "chunked_local", "chunk": chunk}]);
-        assert_eq!(phases(chunk(100), "0.33", 0), Some((4, vec![0, 3])));
-        assert_eq!(phases(chunk(27), "0.33", 0), None);
+        assert_eq!(phases(&chunk(100), "0.33", 0), Some((4, vec![0, 3])));
+        assert_eq!(phases(&chunk(27), "0.33", 0), None);
     }
 }

@@ -115,7 +115,7 @@ impl Simulation {
         let mut cluster = Cluster::new(topology, options);
         cluster.hand_out();
         let mut source = Streamed::new(feed, topology.front_host());
-        let end = drive(&mut cluster, &mut source, &mut VirtualClock, observer)?;
+        let end = drive(&mut cluster, &mut source, &mut VirtualClock, &mut Dynamic(observer))?;
         cluster.finish(end)
     }
 
@@ -133,7 +133,7 @@ impl Simulation {
         observer: &mut impl Observer,
     ) -> Result<(RunRecord, Vec<Stamp>), RunError> {
         let mut source = Stamped::new(self.replay, stop);
-        let end = drive(&mut self.cluster, &mut source, &mut WallClock::new(timer), observer)?;
+        let end = drive(&mut self.cluster, &mut source, &mut WallClock::new(timer), &mut Dynamic(observer))?;
         let record = RunRecord { classes: self.classes, loras: self.loras, ..self.cluster.finish(end)? };
         Ok((record, source.into_stamps()))
     }

@@ -363,6 +363,7 @@ pub struct Transfer {
 
 impl Iteration {
     /// Whether anything happened in it: KV events alone do not count, since they report another iteration.
+    #[inline]
     pub fn is_eventful(&self) -> bool {
         !(self.num_scheduled() == 0
             && self.preempted.is_empty()

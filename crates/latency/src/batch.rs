@@ -145,6 +145,7 @@ impl Batch {
     }
 
     /// Adds a request that computes the tokens `start..end` of its sequence.
+    #[inline]
     pub fn add_tokens(&mut self, start: u64, end: u64) {
         let new = end - start;
         self.requests += 1;

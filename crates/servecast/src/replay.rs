@@ -265,7 +265,7 @@ fn run(
 ) -> Result<(RunRecord, Option<Online>), RunError> {
     let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), follower);
     let (record, online) = match plan.online {
-        None => (simulation.run(&mut follower)?, None),
+        None => (simulation.run_dyn(&mut follower)?, None),
         Some(speed) => {
             let run = run_online(simulation, speed, || watch.has_ended(), &mut follower)?;
             if run.was_stopped {

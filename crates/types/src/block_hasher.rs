@@ -65,6 +65,7 @@ impl BlockHasher {
     /// less than a block is left.
     ///
     /// `most` is at least 1; `content` as for [`BlockHasher::next`].
+    #[inline]
     pub fn next_run(&mut self, content: &Prompt, most: u32) -> Option<HashRun> {
         let first = self.next(content)?;
         let more = ((content.runs()[self.run].len - self.used) / self.block_size).min(most - 1);

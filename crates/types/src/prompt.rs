@@ -189,6 +189,7 @@ impl Prompt {
     }
 
     /// Appends a run.
+    #[inline]
     pub fn push(&mut self, run: Run) {
         if run.is_empty() {
             return;

@@ -128,6 +128,7 @@ impl HashRuns {
     }
 
     /// The runs of the identities at some positions, which must be there.
+    #[inline]
     pub fn range(&self, at: Range<u32>) -> impl Iterator<Item = HashRun> + Clone {
         debug_assert!(at.end <= self.len, "only what is there has positions");
         let start = match self.runs.len() {

@@ -39,6 +39,7 @@ impl Time {
     }
 
     /// The moment `ms` milliseconds after the start, to the nearest nanosecond.
+    #[inline]
     pub fn from_ms(ms: f64) -> Result<Self, TimeError> {
         Duration::from_ms(ms).map(|since| Self::ZERO + since)
     }

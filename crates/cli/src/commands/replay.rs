@@ -249,7 +249,7 @@ fn run_by_clock(
 ) -> Result<(RunRecord, Option<OnlineRun>), RunError> {
     let mut follower = WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), follower);
     let (record, run) = match plan.online {
-        None => (simulation.run(&mut follower)?, None),
+        None => (simulation.run_dyn(&mut follower)?, None),
         Some(speed) => {
             let mut run = run_online(simulation, speed, || interrupt.take(), &mut follower)?;
             (std::mem::take(&mut run.record), Some(run))

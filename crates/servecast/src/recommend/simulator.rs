@@ -123,7 +123,7 @@ impl Simulator {
         let span_ms = span_ms(&workload);
         let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options)
             .map_err(|error| plan.layers.refused(error))?;
-        Ok(match (simulation.run(&mut watcher), watcher.lost) {
+        Ok(match (simulation.run_dyn(&mut watcher), watcher.lost) {
             (Ok(record), _) => Outcome::Ran(Box::new(figures(&record, &self.slo, span_ms))),
             (Err(RunError::Interrupted { .. }), Some(lost)) => {
                 Outcome::CutOff { reason: self.reason(lost), arrived: lost.arrived }
@@ -148,7 +148,7 @@ impl Simulator {
         let mut watcher = Watcher { cutoff: None, lost: None, is_stopped };
         let simulation = Simulation::new(&plan.topology, Workload::clone(&workload), &options)
             .map_err(|error| problem(plan.layers.refused(error)))?;
-        let record = simulation.run(&mut watcher).map_err(|error| chain(&error))?;
+        let record = simulation.run_dyn(&mut watcher).map_err(|error| chain(&error))?;
         Curves::of(&record, bins).ok_or_else(|| "its run takes no time".to_owned())
     }
 

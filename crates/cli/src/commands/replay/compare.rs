@@ -296,7 +296,7 @@ impl Runs {
             .map_err(|error| about(plan.layers.refused(error)))?;
         let mut observer =
             WithTokens::new(&plan.topology, plan.keeps_token_times(&simulation), &mut follower);
-        let record = simulation.run(&mut observer).map_err(|error| about(Failure::run(chain(&error))))?;
+        let record = simulation.run_dyn(&mut observer).map_err(|error| about(Failure::run(chain(&error))))?;
         let record = RunRecord { token_times: observer.into_times(), ..record };
         let wall_time_ms = follower.progress.finish();
         let bins = self.bins.filter(|_| position < MOST_CURVES);

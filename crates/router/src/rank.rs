@@ -27,6 +27,8 @@ pub(crate) struct RankTable {
     sorted: Vec<Entry>,
     free: Vec<Slot>,
     slots: usize,
+    /// Whether a slot is not the place of its rank.
+    out_of_order: bool,
 }
 
 /// A registered rank.
@@ -68,6 +70,11 @@ impl RankTable {
                 let slot = self.free.pop().unwrap_or(self.slots as Slot);
                 self.slots = self.slots.max(slot as usize + 1);
                 self.sorted.insert(at, Entry { rank, slot, busy_above });
+                if at + 1 < self.sorted.len() {
+                    self.note_order();
+                } else {
+                    self.out_of_order |= slot as usize != at;
+                }
                 slot
             }
         }
@@ -77,7 +84,17 @@ impl RankTable {
         let at = self.position(rank).ok()?;
         let slot = self.sorted.remove(at).slot;
         self.free.push(slot);
+        self.note_order();
         Some(slot)
+    }
+
+    /// Whether the slot of each rank is its place among them, as long as none has been removed.
+    pub(crate) fn are_in_order_of_slots(&self) -> bool {
+        !self.out_of_order
+    }
+
+    fn note_order(&mut self) {
+        self.out_of_order = self.sorted.iter().zip(0..).any(|(entry, place)| entry.slot != place);
     }
 
     fn position(&self, rank: Rank) -> Result<usize, usize> {

@@ -61,8 +61,13 @@ pub(crate) fn cost(terms: Terms, block_size: u32, settings: &EffectiveSettings) 
     } else {
         (decode - weight * f64::from(terms.overlap_blocks)).max(0.0)
     };
-    // A weight near the largest float must not make costs incomparable.
-    cost.min(f64::MAX)
+    finite(cost)
+}
+
+/// A weight near the largest float must not make costs incomparable.
+#[inline]
+pub(crate) fn finite(cost: f64) -> f64 {
+    if cost < f64::MAX { cost } else { f64::MAX }
 }
 
 /// Which of the candidates with these costs is chosen; there is one at least, and they are in order of rank. `overlap`
@@ -83,9 +88,9 @@ pub(crate) fn choose(
 
 /// Costs are neither negative nor NaN, so that they compare as numbers do.
 fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) -> usize {
-    let least = costs.iter().fold(f64::INFINITY, |least, &cost| if cost < least { cost } else { least });
+    let least = least_of(costs);
     let (mut first, mut ties, mut most) = (0, 0_usize, 0);
-    let of_least = || (0..costs.len()).filter(|&index| costs[index] <= least);
+    let of_least = || up_to(costs, least);
     for index in of_least() {
         let overlap = overlap(index);
         match overlap.cmp(&most) {
@@ -100,6 +105,32 @@ fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) 
     }
     let nth = random.random_range(0..ties);
     of_least().filter(|&index| overlap(index) == most).nth(nth).unwrap_or(first)
+}
+
+/// So many costs are looked at at once.
+const LANES: usize = 16;
+
+fn least_of(costs: &[f64]) -> f64 {
+    let less = |least: f64, cost: f64| if cost < least { cost } else { least };
+    let (chunks, rest) = costs.as_chunks::<LANES>();
+    let mut least = [f64::INFINITY; LANES];
+    for chunk in chunks {
+        for (least, &cost) in least.iter_mut().zip(chunk) {
+            *least = less(*least, cost);
+        }
+    }
+    least.iter().chain(rest).copied().fold(f64::INFINITY, less)
+}
+
+/// Where the costs are that are no more than `least`, in order.
+fn up_to(costs: &[f64], least: f64) -> impl Iterator<Item = usize> {
+    let (chunks, rest) = costs.as_chunks::<LANES>();
+    let has_some = move |chunk: &[f64; LANES]| chunk.iter().fold(false, |some, &cost| some | (cost <= least));
+    let chunks = chunks.iter().enumerate().filter(move |&(_, chunk)| has_some(chunk));
+    let of_chunk = |(number, chunk): (usize, &[f64; LANES])| (number * LANES..).zip(*chunk);
+    let rest = (costs.len() - rest.len()..).zip(rest.iter().copied());
+    let some = chunks.flat_map(of_chunk).chain(rest);
+    some.filter(move |&(_, cost)| cost <= least).map(|(index, _)| index)
 }
 
 /// The candidate in whose part of the unit interval `u` falls; the parts are in order of rank.
@@ -133,6 +164,18 @@ mod tests {
     use rand_pcg::Pcg64;
 
     use super::*;
+
+    #[test]
+    fn the_lowest_costs_are_found_wherever_they_are() {
+        for len in 1..70_usize {
+            for at in 0..len {
+                let mut costs = vec![2.0; len];
+                (costs[at], costs[len - 1 - at]) = (1.5, 1.5);
+                let expected: Vec<usize> = (0..len).filter(|&index| costs[index] < 2.0).collect();
+                assert_eq!((least_of(&costs), up_to(&costs, 1.5).collect()), (1.5, expected), "{len} {at}");
+            }
+        }
+    }
 
     #[test]
     fn probabilities_depend_on_the_place_within_the_range() {

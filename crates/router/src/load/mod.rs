@@ -4,6 +4,7 @@
 //! - **Outstanding prefill tokens**: uncached prompt tokens that are not computed yet ([`prefill`]).
 
 mod blocks;
+mod columns;
 mod prefill;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use rustc_hash::FxHashMap;
 use servecast_types::{Duration, RequestId, Time};
 
 use self::blocks::{BookingId, Change, Segments, SharedBlocks};
+pub(crate) use self::columns::{Columns, Met};
 use self::prefill::PrefillQueue;
 use crate::rank::Slot;
 use crate::ticket::TrackedBlocks;
@@ -73,7 +75,7 @@ impl RankLoad {
     }
 }
 
-/// What every decision asks of every rank: kept apart, so that it stays in the processor's cache.
+/// What every decision asks of a rank: kept apart, so that it stays in the processor's cache.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sums {
     /// Outstanding prefill tokens.
@@ -88,6 +90,8 @@ pub(crate) struct LoadModel {
     ranks: Vec<RankLoad>,
     /// With prefill tokens that do not decay.
     sums: Vec<Sums>,
+    /// The same, for decisions among all ranks.
+    columns: Columns,
     /// Ranks whose outstanding prefill tokens decay.
     decaying: usize,
     shared: SharedBlocks,
@@ -116,6 +120,7 @@ impl LoadModel {
         if self.ranks.len() <= slot as usize {
             self.ranks.resize_with(slot as usize + 1, RankLoad::default);
             self.sums.resize(slot as usize + 1, Sums::default());
+            self.columns.resize(slot as usize + 1);
         }
     }
 
@@ -149,9 +154,8 @@ impl LoadModel {
     }
 
     /// The load of each rank by slot, if it is the same at any time.
-    #[inline]
-    pub(crate) fn settled(&self) -> Option<&[Sums]> {
-        (self.decaying == 0).then_some(self.sums.as_slice())
+    pub(crate) fn settled(&self) -> Option<&Columns> {
+        (self.decaying == 0 && self.columns.is_exact()).then_some(&self.columns)
     }
 
     /// The load of a rank.
@@ -176,7 +180,9 @@ impl LoadModel {
         self.decaying -= usize::from(std::mem::replace(&mut rank.decays, decays));
         self.decaying += usize::from(decays);
         let (prefill_tokens, active_blocks) = (rank.prefill.tokens(), rank.active_blocks());
-        self.sums[slot as usize] = Sums { prefill_tokens, active_blocks };
+        let sums = Sums { prefill_tokens, active_blocks };
+        self.sums[slot as usize] = sums;
+        self.columns.set(slot, sums);
     }
 
     /// When a rank's outstanding tokens are down to `limit` by decay alone.

@@ -10,7 +10,7 @@ use servecast_types::{Duration, Time};
 
 use super::{Router, Scratch};
 use crate::index::Index;
-use crate::load::{LoadModel, NewBooking, Sums};
+use crate::load::{LoadModel, Met, NewBooking};
 use crate::queue::{Checked, Lane};
 use crate::rank::{Entry, RankTable, Slot};
 use crate::select::{self, Candidate, Terms};
@@ -140,7 +140,7 @@ impl Router {
             some.extend(eligible().copied());
         }
         let entries: &[Entry] = if *lane == Lane::Any { self.ranks.entries() } else { some };
-        judge.costs(entries, costs);
+        judge.costs(entries, lane, costs);
         let overlap = |index: usize| judge.overlaps[entries[index].slot as usize];
         let choice = select::choose(costs, overlap, settings, random);
         let steered = request.steered.and_then(|rank| eligible().find(|entry| entry.rank == rank));
@@ -180,7 +180,7 @@ impl Router {
         let request = &checked.request;
         request.look_up(self.index.tree(), overlaps);
         self.load.shared_prefix(blocks, shared);
-        let tracked = u64::from(blocks.count());
+        let tracked = blocks.count();
         Judge { router: self, checked, now, overlaps, shared, tracked }
     }
 
@@ -250,17 +250,13 @@ struct Judge<'a> {
     /// Blocks of the prompt that running requests of each rank hold, by slot.
     shared: &'a [u32],
     /// Blocks that the request would hold.
-    tracked: u64,
+    tracked: u32,
 }
 
 impl Judge<'_> {
     fn terms(&self, slot: Slot) -> Terms {
-        self.terms_with(slot, self.router.load.sums(slot, self.now))
-    }
-
-    #[inline]
-    fn terms_with(&self, slot: Slot, load: Sums) -> Terms {
         let Checked { request, settings, .. } = self.checked;
+        let load = self.router.load.sums(slot, self.now);
         let overlap_blocks = self.overlaps[slot as usize];
         let prompt = if settings.track_prefill_tokens {
             self.router.uncached_tokens(request, overlap_blocks)
@@ -270,20 +266,27 @@ impl Judge<'_> {
         Terms {
             overlap_blocks,
             prefill_tokens: load.prefill_tokens + u64::from(prompt),
-            decode_blocks: load.active_blocks + self.tracked - u64::from(self.shared[slot as usize]),
+            decode_blocks: load.active_blocks + u64::from(self.tracked) - u64::from(self.shared[slot as usize]),
         }
     }
 
-    /// The cost of each of some ranks. A decision asks for those of all ranks, so this loop does no more than it must.
-    fn costs(&self, entries: &[Entry], costs: &mut Vec<f64>) {
+    /// The cost of each of some ranks, which are those of a lane. Most decisions ask for those of all ranks.
+    fn costs(&self, entries: &[Entry], lane: &Lane, costs: &mut Vec<f64>) {
         let (block_size, settings) = (self.router.block_size, &self.checked.settings);
-        let cost = |terms| select::cost(terms, block_size, settings);
-        costs.clear();
-        match self.router.load.settled() {
-            Some(sums) => costs.extend(
-                entries.iter().map(|&Entry { slot, .. }| cost(self.terms_with(slot, sums[slot as usize]))),
-            ),
-            None => costs.extend(entries.iter().map(|entry| cost(self.terms(entry.slot)))),
+        let in_columns = *lane == Lane::Any && self.router.ranks.are_in_order_of_slots();
+        if let Some(columns) = self.router.load.settled().filter(|_| in_columns) {
+            let met = Met {
+                isl_tokens: self.checked.request.isl_tokens,
+                tracked: self.tracked,
+                overlaps: self.overlaps,
+                shared: self.shared,
+            };
+            columns.costs(entries.len(), met, (block_size, settings), costs);
+        } else {
+            costs.clear();
+            costs.extend(
+                entries.iter().map(|entry| select::cost(self.terms(entry.slot), block_size, settings)),
+            );
         }
     }
 

@@ -370,9 +370,12 @@ impl StretchScheduler for Scheduler {
         }
         // Each member opens one block at most in as many iterations as a block has tokens.
         let openings = self.stretch.requests() * untold.div_ceil(self.config.block_size.into());
-        let room = if tells { self.kv.num_fresh() } else { self.kv.num_free() };
+        let free = self.kv.num_free();
+        let room = if tells { self.kv.num_fresh() } else { free };
         if openings > u64::from(room) {
-            untold = untold.min(self.stretch.before_opening());
+            // Where blocks run out, somebody is preempted in the iteration that opens one, which is shorter then.
+            let runs_out = u64::from(self.stretch.requests() > u64::from(free));
+            untold = untold.min(self.stretch.before_opening().saturating_sub(runs_out));
         }
         untold
     }

@@ -3,6 +3,7 @@
 mod expand;
 mod groups;
 mod load;
+mod news;
 mod offload;
 mod oracle_dp;
 mod oracle_sglang;

@@ -90,8 +90,7 @@ pub(crate) fn choose(
 fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) -> usize {
     let least = least_of(costs);
     let (mut first, mut ties, mut most) = (0, 0_usize, 0);
-    let of_least = || up_to(costs, least);
-    for index in of_least() {
+    visit_up_to(costs, least, |index| {
         let overlap = overlap(index);
         match overlap.cmp(&most) {
             Ordering::Greater => (first, ties, most) = (index, 1, overlap),
@@ -99,38 +98,56 @@ fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) 
             Ordering::Equal => ties += 1,
             Ordering::Less => {}
         }
-    }
+    });
     if ties == 1 {
         return first;
     }
-    let nth = random.random_range(0..ties);
-    of_least().filter(|&index| overlap(index) == most).nth(nth).unwrap_or(first)
+    let (mut left, mut chosen) = (random.random_range(0..ties), None);
+    visit_up_to(costs, least, |index| {
+        if chosen.is_none() && overlap(index) == most {
+            chosen = if left == 0 { Some(index) } else { None };
+            left = left.saturating_sub(1);
+        }
+    });
+    chosen.unwrap_or(first)
 }
 
 /// So many costs are looked at at once.
 const LANES: usize = 16;
 
-fn least_of(costs: &[f64]) -> f64 {
-    let less = |least: f64, cost: f64| if cost < least { cost } else { least };
-    let (chunks, rest) = costs.as_chunks::<LANES>();
-    let mut least = [f64::INFINITY; LANES];
-    for chunk in chunks {
-        for (least, &cost) in least.iter_mut().zip(chunk) {
-            *least = less(*least, cost);
-        }
-    }
-    least.iter().chain(rest).copied().fold(f64::INFINITY, less)
+fn less(one: f64, other: f64) -> f64 {
+    if one < other { one } else { other }
 }
 
-/// Where the costs are that are no more than `least`, in order.
-fn up_to(costs: &[f64], least: f64) -> impl Iterator<Item = usize> {
-    let (chunks, rest) = costs.as_chunks::<LANES>();
-    let has_some = move |chunk: &[f64; LANES]| chunk.iter().fold(false, |some, &cost| some | (cost <= least));
-    let chunks = chunks.iter().enumerate().filter(move |&(_, chunk)| has_some(chunk));
-    let of_chunk = |(number, chunk): (usize, &[f64; LANES])| (number * LANES..).zip(*chunk);
-    let rest = (costs.len() - rest.len()..).zip(rest.iter().copied());
-    let some = chunks.flat_map(of_chunk).chain(rest);
-    some.filter(move |&(_, cost)| cost <= least).map(|(index, _)| index)
+/// The least of some costs, by halves, so that several are compared with one instruction.
+fn least_of_lanes(costs: &[f64; LANES]) -> f64 {
+    let half: [f64; LANES / 2] = std::array::from_fn(|lane| less(costs[lane], costs[lane + LANES / 2]));
+    let quarter: [f64; LANES / 4] = std::array::from_fn(|lane| less(half[lane], half[lane + LANES / 4]));
+    quarter.into_iter().fold(f64::INFINITY, less)
+}
+
+fn least_of(costs: &[f64]) -> f64 {
+    let (chunks, rest) = costs.as_chunks();
+    let of_chunks = chunks.iter().map(least_of_lanes).fold(f64::INFINITY, less);
+    rest.iter().copied().fold(of_chunks, less)
+}
+
+/// Visits the places of the costs that are no more than `least`, in order.
+fn visit_up_to(costs: &[f64], least: f64, mut visit: impl FnMut(usize)) {
+    let (chunks, rest) = costs.as_chunks();
+    let mut visit_some = |from: usize, some: &[f64]| {
+        for (index, &cost) in (from..).zip(some) {
+            if cost <= least {
+                visit(index);
+            }
+        }
+    };
+    for (number, chunk) in chunks.iter().enumerate() {
+        if least_of_lanes(chunk) <= least {
+            visit_some(number * LANES, chunk);
+        }
+    }
+    visit_some(costs.len() - rest.len(), rest);
 }
 
 /// The candidate in whose part of the unit interval `u` falls; the parts are in order of rank.
@@ -172,7 +189,9 @@ mod tests {
                 let mut costs = vec![2.0; len];
                 (costs[at], costs[len - 1 - at]) = (1.5, 1.5);
                 let expected: Vec<usize> = (0..len).filter(|&index| costs[index] < 2.0).collect();
-                assert_eq!((least_of(&costs), up_to(&costs, 1.5).collect()), (1.5, expected), "{len} {at}");
+                let mut found = Vec::new();
+                visit_up_to(&costs, 1.5, |index| found.push(index));
+                assert_eq!((least_of(&costs), found), (1.5, expected), "{len} {at}");
             }
         }
     }

@@ -266,7 +266,8 @@ impl Judge<'_> {
         Terms {
             overlap_blocks,
             prefill_tokens: load.prefill_tokens + u64::from(prompt),
-            decode_blocks: load.active_blocks + u64::from(self.tracked) - u64::from(self.shared[slot as usize]),
+            decode_blocks: load.active_blocks + u64::from(self.tracked)
+                - u64::from(self.shared[slot as usize]),
         }
     }
 

@@ -27,8 +27,8 @@ pub(crate) struct Pool {
     tracing: EngineTracing,
     /// Its workers that serve, as a policy sees them, in order of their numbers.
     candidates: Vec<Candidate>,
-    /// The engine of each of its groups of equal workers.
-    kinds: Vec<EngineConfig>,
+    /// The engine of each of its groups of equal workers, who share it.
+    kinds: Vec<Arc<EngineConfig>>,
     pub(crate) routing: Routing,
     /// What a router that tells a policy of workers goes by.
     loads: LoadSettings,
@@ -145,7 +145,7 @@ impl Pool {
             workers: Vec::new(),
             tracing,
             candidates: Vec::new(),
-            kinds: config.groups.iter().map(|group| group.engine.clone()).collect(),
+            kinds: config.groups.iter().map(|group| Arc::new(group.engine.clone())).collect(),
             waiting: VecDeque::new(),
             always_watched: options.plain || routing.counts_tokens(),
             routing,
@@ -159,9 +159,9 @@ impl Pool {
             some_lag: false,
             read_at: Time::ZERO,
         };
-        for (number, group) in config.groups.iter().enumerate() {
-            let worker = || Worker::new(group.engine.clone(), number, tracing);
-            pool.workers.extend((0..group.workers).map(|_| worker()));
+        for (number, (group, kind)) in config.groups.iter().zip(&pool.kinds).enumerate() {
+            let worker = |_| Worker::new(Arc::clone(kind), number, tracing);
+            pool.workers.extend((0..group.workers).map(worker));
         }
         let workers = (0..).map(WorkerId).zip(&pool.workers);
         pool.candidates = workers.map(|(number, worker)| worker.candidate(number)).collect();
@@ -187,7 +187,7 @@ impl Pool {
             return Err(ChangeError::TooManyWorkers { pool: self.name.clone() });
         }
         let state = WorkerState::Starting { until };
-        self.workers.push(Worker { state, ..Worker::new(kind.clone(), group, self.tracing) });
+        self.workers.push(Worker { state, ..Worker::new(Arc::clone(kind), group, self.tracing) });
         Ok(WorkerId(workers as u32))
     }
 
@@ -195,7 +195,7 @@ impl Pool {
     pub(crate) fn replace(&mut self, worker: WorkerId) {
         let Worker { group, state, .. } = self.workers[worker.index()];
         self.workers[worker.index()] =
-            Worker { state, ..Worker::new(self.kinds[group].clone(), group, self.tracing) };
+            Worker { state, ..Worker::new(Arc::clone(&self.kinds[group]), group, self.tracing) };
     }
 
     /// Requests may be sent to a worker from now on; returns those that are.
@@ -279,14 +279,14 @@ impl Pool {
     /// Makes its engines anew, to which nothing has come yet.
     fn renew_engines(&mut self) {
         for worker in &mut self.workers {
-            worker.engine = Engine::new(self.kinds[worker.group].clone(), self.tracing);
+            worker.engine = Engine::new(Arc::clone(&self.kinds[worker.group]), self.tracing);
         }
     }
 
     /// Gives its engines, to which nothing has come yet, another order of their waiting queues.
     pub(crate) fn set_order(&mut self, order: &Arc<dyn Order>) {
         for kind in &mut self.kinds {
-            *kind = kind.clone().with_order(Arc::clone(order));
+            *kind = Arc::new(EngineConfig::clone(kind).with_order(Arc::clone(order)));
         }
         self.renew_engines();
     }
@@ -458,7 +458,7 @@ impl Pool {
 }
 
 /// Whether it makes no difference to a prompt of so many tokens which of these engines it goes to.
-fn are_alike(kinds: &[EngineConfig], tokens: u32) -> bool {
+fn are_alike(kinds: &[Arc<EngineConfig>], tokens: u32) -> bool {
     let all = |is: fn(&EngineConfig, u32) -> bool| kinds.iter().all(|kind| is(kind, tokens));
     all(|kind, tokens| kind.check_request(tokens).is_ok()) || all(EngineConfig::leaves_stub)
 }

@@ -1,6 +1,7 @@
 //! A worker of a pool: its engine, and how far it is behind the deployment.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use servecast_engine::{Engine, EngineConfig, EngineRequest, EngineTracing};
 use servecast_types::{Time, WorkerId};
@@ -54,7 +55,7 @@ impl Worker {
     }
 
     /// A worker that serves and has no request yet.
-    pub(crate) fn new(config: EngineConfig, group: usize, tracing: EngineTracing) -> Self {
+    pub(crate) fn new(config: Arc<EngineConfig>, group: usize, tracing: EngineTracing) -> Self {
         Self {
             engine: Engine::new(config, tracing),
             group,

@@ -6,6 +6,8 @@ mod lockstep;
 mod pipeline;
 mod single;
 
+use std::sync::Arc;
+
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
 
@@ -89,8 +91,9 @@ pub struct EngineTracing {
 }
 
 impl Engine {
-    /// An engine without requests.
-    pub fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+    /// An engine without requests. Engines of equal settings can share these, which keeps them in the processor's cache.
+    pub fn new(config: impl Into<Arc<EngineConfig>>, tracing: EngineTracing) -> Self {
+        let config = config.into();
         Self(match (config.num_ranks(), config.num_stages()) {
             (1, 1) => Kind::Single(Single::new(config, tracing)),
             (1, _) => Kind::Pipeline(Box::new(Pipeline::new(config, tracing))),

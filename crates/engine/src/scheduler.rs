@@ -1,6 +1,8 @@
 //! One type for the schedulers of all engines, so that what follows from one iteration to the next is written once
 //! (`engine/single.rs`, and `engine/lockstep.rs` for ranks).
 
+use std::sync::Arc;
+
 use servecast_types::{RequestId, Time};
 
 use crate::engine::EngineTracing;
@@ -34,7 +36,7 @@ impl Scheduler {
         each!(self, scheduler => &scheduler.config)
     }
 
-    pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+    pub(crate) fn new(config: Arc<EngineConfig>, tracing: EngineTracing) -> Self {
         let events = tracing.kv_events;
         match config.sglang.clone() {
             Some(own) => {

@@ -16,6 +16,8 @@
 mod passes;
 mod rank;
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
@@ -65,7 +67,7 @@ struct Place {
 }
 
 impl Lockstep {
-    pub(super) fn new(config: &EngineConfig, tracing: EngineTracing) -> Self {
+    pub(super) fn new(config: &Arc<EngineConfig>, tracing: EngineTracing) -> Self {
         let ranks = config.num_ranks() as usize;
         Self {
             ranks: (0..ranks).map(|_| Rank::new(config, tracing)).collect(),

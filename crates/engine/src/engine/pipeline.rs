@@ -13,6 +13,7 @@
 //! vLLM 0.33 `EngineCore.step_with_batch_queue`, by recordings of it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use servecast_latency::LatencyError;
 use servecast_types::{Duration, RequestId, Time};
@@ -59,7 +60,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+    pub(super) fn new(config: Arc<EngineConfig>, tracing: EngineTracing) -> Self {
         let stages = config.num_stages() as usize;
         Self {
             in_flight: VecDeque::new(),

@@ -2,6 +2,8 @@
 
 mod decodes;
 
+use std::sync::Arc;
+
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
 
@@ -53,7 +55,7 @@ pub(super) struct Single {
 
 impl Single {
     /// An engine without requests.
-    pub(super) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+    pub(super) fn new(config: Arc<EngineConfig>, tracing: EngineTracing) -> Self {
         let depth = if config.async_scheduling { 2 } else { 1 };
         let polls = tracing.recorder_clock && config.offload.is_none();
         let visits = config.offload.is_some_and(|offload| !offload.goes_by_fills());

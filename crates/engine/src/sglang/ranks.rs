@@ -10,6 +10,7 @@
 //! SGLang 0.5.23, by recordings of its scheduler; which rank gets a request is read from `DataParallelController`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use servecast_latency::LatencyError;
@@ -29,7 +30,7 @@ const MOST_PASSES: u64 = 1 << 12;
 /// The ranks of one SGLang worker. Each has the limits and the memory that the settings say.
 #[derive(Debug)]
 pub(crate) struct DpRanks {
-    config: EngineConfig,
+    config: Arc<EngineConfig>,
     ranks: Vec<Scheduler>,
     /// Where requests are.
     places: FxHashMap<RequestId, Place>,
@@ -80,11 +81,11 @@ struct Pass {
 
 impl DpRanks {
     /// Ranks without requests; `None` for another engine.
-    pub(crate) fn new(config: &EngineConfig, tracing: EngineTracing) -> Option<Self> {
+    pub(crate) fn new(config: &Arc<EngineConfig>, tracing: EngineTracing) -> Option<Self> {
         let own = config.sglang.clone()?;
         let ranks = config.num_ranks() as usize;
         let scheduler =
-            |_| Scheduler::new(config.clone(), own.clone(), tracing.kv_events, tracing.sglang_state);
+            |_| Scheduler::new(Arc::clone(config), own.clone(), tracing.kv_events, tracing.sglang_state);
         Some(Self {
             ranks: (0..ranks).map(scheduler).collect(),
             places: FxHashMap::default(),
@@ -102,7 +103,7 @@ impl DpRanks {
             idle: 0,
             spare: Vec::new(),
             changes: Changes::default(),
-            config: config.clone(),
+            config: Arc::clone(config),
         })
     }
 

@@ -5,6 +5,7 @@
 //! (memory and prefix tree), `update` (results), `stretch` (decode batches that are taken together).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use servecast_types::Time;
 
@@ -29,7 +30,7 @@ use crate::{EngineConfig, EngineRequest, Links, Rejection};
 /// The scheduler of one worker, with its KV cache.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    pub(crate) config: EngineConfig,
+    pub(crate) config: Arc<EngineConfig>,
     pub(super) sglang: SglangConfig,
     pub(super) cache: KvCache,
     pub(super) requests: RequestTable<Request>,
@@ -71,7 +72,7 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) fn new(
-        config: EngineConfig,
+        config: Arc<EngineConfig>,
         sglang: SglangConfig,
         capture_events: bool,
         traces_state: bool,

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
@@ -28,7 +29,7 @@ use crate::{EngineConfig, EngineRequest, Links, Rejection};
 /// The scheduler of one worker, with its KV cache.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    pub(crate) config: EngineConfig,
+    pub(crate) config: Arc<EngineConfig>,
     pub(super) kv: KvCache,
     pub(super) requests: RequestTable<Request>,
     pub(super) running: Vec<Slot>,
@@ -141,7 +142,7 @@ impl Round {
 }
 
 impl Scheduler {
-    pub(crate) fn new(config: EngineConfig, tracing: EngineTracing) -> Self {
+    pub(crate) fn new(config: Arc<EngineConfig>, tracing: EngineTracing) -> Self {
         let (stretch_period, stretch) = new_stretch(&config);
         Self {
             kv: KvCache::new(&config, tracing),

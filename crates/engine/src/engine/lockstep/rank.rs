@@ -1,6 +1,7 @@
 //! One rank of several in lock step.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use servecast_types::{RequestId, Time};
 
@@ -39,9 +40,9 @@ pub(super) enum Turn {
 }
 
 impl Rank {
-    pub(super) fn new(config: &EngineConfig, tracing: EngineTracing) -> Self {
+    pub(super) fn new(config: &Arc<EngineConfig>, tracing: EngineTracing) -> Self {
         Self {
-            scheduler: Scheduler::new(config.clone(), tracing),
+            scheduler: Scheduler::new(Arc::clone(config), tracing),
             inbox: Vec::new(),
             withdrawals: Vec::new(),
             decided: VecDeque::new(),

@@ -115,15 +115,17 @@ fn lowest(costs: &[f64], overlap: impl Fn(usize) -> u32, random: &mut impl Rng) 
 /// So many costs are looked at at once.
 const LANES: usize = 16;
 
+#[inline]
 fn less(one: f64, other: f64) -> f64 {
     if one < other { one } else { other }
 }
 
 /// The least of some costs, by halves, so that several are compared with one instruction.
+#[inline]
 fn least_of_lanes(costs: &[f64; LANES]) -> f64 {
     let half: [f64; LANES / 2] = std::array::from_fn(|lane| less(costs[lane], costs[lane + LANES / 2]));
-    let quarter: [f64; LANES / 4] = std::array::from_fn(|lane| less(half[lane], half[lane + LANES / 4]));
-    quarter.into_iter().fold(f64::INFINITY, less)
+    let [a, b, c, d]: [f64; LANES / 4] = std::array::from_fn(|lane| less(half[lane], half[lane + LANES / 4]));
+    less(less(a, c), less(b, d))
 }
 
 fn least_of(costs: &[f64]) -> f64 {

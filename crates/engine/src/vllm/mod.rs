@@ -12,6 +12,7 @@
 //! - `update`: what becomes known at the end of an iteration.
 //! - `stretch`: requests that decode, at the cost of what changes.
 //! - `kv`: block allocation, prefix hits, storing of full blocks (`KVCacheManager`).
+//! - `contents`: what is found by the identities of blocks.
 //! - `groups`: the same where layers keep different things of a sequence.
 //! - `pool`: blocks, free list, contents (`BlockPool`); `segment`: blocks that it handles as one.
 //! - `offload`: KV in the memory of the host.
@@ -23,6 +24,7 @@
 //! `Request::is_starved`, `Scheduler::give_up` and `Scheduler::give_up_if_stuck`.
 
 mod admission;
+mod contents;
 mod drafts;
 mod groups;
 mod kv;

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use servecast_types::HashRuns;
 
-use super::contents::Prefix;
 use super::pool::NULL;
 use super::{GroupedKv, Kind};
 use crate::kv_groups::GroupKind;
 use crate::vllm::Request;
+use crate::vllm::contents::Prefix;
 
 impl GroupedKv {
     /// The longest prefix within the first `most` tokens of a request that each group has what it needs of.

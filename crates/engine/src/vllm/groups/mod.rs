@@ -5,7 +5,7 @@
 //! attention keeps every block of a sequence; a sliding window, a chunk and a state let go of those that the next token
 //! does not look back at, and have the null block in their place.
 //!
-//! - `pool`: blocks; `contents`: which of them have which content. `table`: the blocks of a request.
+//! - `pool`: blocks and contents. `table`: the blocks of a request.
 //! - `hits`: what a prompt finds. `retention`: which blocks can be found. `needs`: how many blocks a request takes.
 //! - `states`: what groups of states do otherwise.
 //! - `phases`: when the blocks of a request that decodes change.
@@ -13,7 +13,6 @@
 //! What the scheduler calls is not inlined: an engine without groups would have it among its hot code, which already is
 //! more than an instruction cache holds.
 
-mod contents;
 mod hits;
 mod needs;
 mod phases;
@@ -372,6 +371,7 @@ impl GroupedKv {
         let per_block = spec.block_size / self.groups.hash_unit;
         let hash =
             |place: u32| hashes.get((place + 1) * per_block - 1).expect("known tokens have identities");
+        let is_reported = self.events.is_some() && group == self.groups.reported;
         let mut new = HashRuns::default();
         let mut new_names = HashRuns::default();
         let mut near = None;
@@ -386,12 +386,15 @@ impl GroupedKv {
             if matches!(spec.kind, GroupKind::Mamba { .. }) {
                 self.fresh_states.insert(content, self.iteration);
             }
-            new.push(content.hash);
-            new_names.push(name);
+            if is_reported {
+                new_names.push(name);
+            }
+            if self.group_events.is_some() {
+                new.push(content.hash);
+            }
         }
         table.stored = Some(full);
         if let Some(events) = &mut self.events
-            && group == self.groups.reported
             && !new_names.is_empty()
         {
             let before = stored.checked_sub(1);

@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 use servecast_types::{BlockId, SequenceHash, ensure};
 
-use super::contents::{Contents, NONE, Prefix};
+use crate::vllm::contents::{Contents, NONE, Prefix};
 
 /// Stands where a sequence holds no block: it is never handed out.
 pub(super) const NULL: BlockId = BlockId(0);
@@ -33,20 +33,11 @@ struct Node {
     next: u32,
     /// The block that got the same content next.
     next_duplicate: u32,
-    /// The identity of its content to a router.
-    name: SequenceHash,
 }
 
 impl Node {
-    const NEW: Self = Self {
-        prefix: None,
-        group: 0,
-        references: 0,
-        previous: NONE,
-        next: NONE,
-        next_duplicate: NONE,
-        name: SequenceHash(0),
-    };
+    const NEW: Self =
+        Self { prefix: None, group: 0, references: 0, previous: NONE, next: NONE, next_duplicate: NONE };
 }
 
 /// All KV blocks of a worker, the null block among them.
@@ -60,6 +51,8 @@ pub(super) struct GroupPool {
     num_free: u32,
     num_groups: u32,
     contents: Contents,
+    /// The identities of contents to a router, by block, where they are others.
+    names: FxHashMap<u32, SequenceHash>,
     /// What blocks hold besides: a prefix that ends within a block, and the blocks that it ends in. Nobody hits it.
     tails: FxHashMap<Content, Vec<u32>>,
     tail_of: FxHashMap<u32, Content>,
@@ -77,6 +70,7 @@ impl GroupPool {
             num_free,
             num_groups,
             contents: Contents::new(num_groups as usize),
+            names: FxHashMap::default(),
             tails: FxHashMap::default(),
             tail_of: FxHashMap::default(),
             unhashed_to_head,
@@ -147,9 +141,11 @@ impl GroupPool {
         self.unlink(head);
         let node = &mut self.nodes[head as usize];
         node.references = 1;
-        let (group, name) = (node.group, node.name);
+        let group = node.group;
         if let Some(prefix) = node.prefix.take() {
-            evicted(Content { group, hash: self.contents.hash(prefix) }, Some(name));
+            let hash = self.contents.hash(prefix);
+            let name = if self.names.is_empty() { None } else { self.names.remove(&head) };
+            evicted(Content { group, hash }, Some(name.unwrap_or(hash)));
             self.forget(prefix, head);
             if let Some(tail) = self.forget_tail(head) {
                 evicted(tail, None);
@@ -238,7 +234,10 @@ impl GroupPool {
         let prefix = self.contents.place(content.hash, near);
         let node = &mut self.nodes[block.index()];
         debug_assert!(node.prefix.is_none(), "block {block} has a content already");
-        (node.prefix, node.group, node.name) = (Some(prefix), content.group, name);
+        (node.prefix, node.group) = (Some(prefix), content.group);
+        if name != content.hash {
+            self.names.insert(block.0, name);
+        }
         let mut last = self.contents.first(prefix, content.group);
         if last == NONE {
             self.contents.set_first(prefix, content.group, block.0);

@@ -92,9 +92,10 @@ struct Ended {
 
 impl Chunks {
     pub(super) fn new(spec: &KvOffloading, config: &EngineConfig) -> Self {
+        let groups = ChunkGroups::new(config, spec);
         Self {
-            cache: ChunkCache::new(spec),
-            groups: ChunkGroups::new(config, spec),
+            cache: ChunkCache::new(spec, groups.groups.len()),
+            groups,
             has_groups: config.kv_groups.is_some(),
             users: FxHashMap::default(),
             jobs: FxHashMap::default(),

@@ -1,9 +1,9 @@
-//! Which blocks have which content, by group.
+//! Which blocks have which content, by group of layers; and which chunk at the host has a number.
 
 use servecast_types::{Extent, RunIndex, SequenceHash};
 
 /// Stands for no block.
-pub(super) const NONE: u32 = u32::MAX;
+pub(in crate::vllm) const NONE: u32 = u32::MAX;
 
 /// Identities that a run may pass over, to be continued: those that no group has a block for, where groups have blocks of
 /// several sizes.
@@ -11,10 +11,12 @@ const MOST_PASSED_OVER: u64 = 8;
 
 /// The first block of each content: of a group's part of a prefix.
 ///
+/// Beside groups, what a chunk of the host is known by is kept in the same way, as of one group.
+///
 /// Identities of the blocks of a sequence are consecutive numbers for the most part, so they are kept as runs: it is a run that
 /// is looked up, not a content.
 #[derive(Debug)]
-pub(super) struct Contents {
+pub(in crate::vllm) struct Contents {
     groups: usize,
     runs: Vec<Run>,
     /// Runs that are empty.
@@ -36,23 +38,23 @@ struct Run {
 
 /// Where an identity is; it stays there as long as a block has a content of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Prefix {
+pub(in crate::vllm) struct Prefix {
     run: u32,
     at: u32,
 }
 
 impl Contents {
-    pub(super) fn new(groups: usize) -> Self {
+    pub(in crate::vllm) fn new(groups: usize) -> Self {
         Self { groups, runs: Vec::new(), free: Vec::new(), index: RunIndex::default(), len: 0 }
     }
 
     /// Contents that a block has.
-    pub(super) fn len(&self) -> u32 {
+    pub(in crate::vllm) fn len(&self) -> u32 {
         self.len
     }
 
     /// Where an identity is; `near` is the place of another one, maybe of its sequence.
-    pub(super) fn find(&self, hash: SequenceHash, near: Option<Prefix>) -> Option<Prefix> {
+    pub(in crate::vllm) fn find(&self, hash: SequenceHash, near: Option<Prefix>) -> Option<Prefix> {
         if let Some(Prefix { run, .. }) = near {
             let (first, len) = self.extent(run);
             let at = hash.0.wrapping_sub(first);
@@ -65,7 +67,7 @@ impl Contents {
     }
 
     /// The same, of an identity that gets a place if it has none.
-    pub(super) fn place(&mut self, hash: SequenceHash, near: Option<Prefix>) -> Prefix {
+    pub(in crate::vllm) fn place(&mut self, hash: SequenceHash, near: Option<Prefix>) -> Prefix {
         if let Some(found) = self.find(hash, near) {
             return found;
         }
@@ -99,17 +101,17 @@ impl Contents {
         run
     }
 
-    pub(super) fn hash(&self, Prefix { run, at }: Prefix) -> SequenceHash {
+    pub(in crate::vllm) fn hash(&self, Prefix { run, at }: Prefix) -> SequenceHash {
         SequenceHash(self.runs[run as usize].first.wrapping_add(at.into()))
     }
 
     /// The first block that has a group's content at a place, or [`NONE`].
-    pub(super) fn first(&self, Prefix { run, at }: Prefix, group: u32) -> u32 {
+    pub(in crate::vllm) fn first(&self, Prefix { run, at }: Prefix, group: u32) -> u32 {
         self.runs[run as usize].blocks[at as usize * self.groups + group as usize]
     }
 
     /// Says which block is the first that has a group's content at a place; [`NONE`] if none is.
-    pub(super) fn set_first(&mut self, Prefix { run, at }: Prefix, group: u32, block: u32) {
+    pub(in crate::vllm) fn set_first(&mut self, Prefix { run, at }: Prefix, group: u32, block: u32) {
         let own = &mut self.runs[run as usize];
         let first = &mut own.blocks[at as usize * self.groups + group as usize];
         let before = std::mem::replace(first, block);
@@ -154,7 +156,7 @@ impl Contents {
     }
 
     /// Every content that a block has: its place, its group and its first block.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Prefix, u32, u32)> {
+    pub(in crate::vllm) fn iter(&self) -> impl Iterator<Item = (Prefix, u32, u32)> {
         (0..).zip(&self.runs).flat_map(|(number, run)| {
             let rows = (0..).zip(run.blocks.chunks(self.groups));
             rows.flat_map(move |(at, row)| {

@@ -362,19 +362,19 @@ impl StretchScheduler for Scheduler {
         }
         let tells = self.kv.has_events();
         let mut untold = self.stretch.before_end().min(MOST_DECODES as u64);
+        // Where blocks run out, somebody is preempted in the iteration that opens one, which is shorter then.
+        let free = self.kv.num_free();
+        let runs_out = u64::from(self.kv.most_taken(self.stretch.requests() as u32) > free);
         if self.kv.groups.is_some() {
-            return untold.min(self.stretch.before_move());
+            return untold.min(self.stretch.before_move().saturating_sub(runs_out));
         }
         if tells && (self.kv.tells_all() || self.members_told_of > 0) {
             untold = untold.min(self.stretch.before_filling());
         }
         // Each member opens one block at most in as many iterations as a block has tokens.
         let openings = self.stretch.requests() * untold.div_ceil(self.config.block_size.into());
-        let free = self.kv.num_free();
         let room = if tells { self.kv.num_fresh() } else { free };
         if openings > u64::from(room) {
-            // Where blocks run out, somebody is preempted in the iteration that opens one, which is shorter then.
-            let runs_out = u64::from(self.stretch.requests() > u64::from(free));
             untold = untold.min(self.stretch.before_opening().saturating_sub(runs_out));
         }
         untold

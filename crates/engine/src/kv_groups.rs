@@ -164,6 +164,10 @@ pub(crate) struct KvGroups {
     pub(crate) never_hit: u32,
     /// Tokens behind those of an iteration for which a drafter needs KV of layers of attention.
     pub(crate) lookahead: u32,
+    /// Whether the last block of a hit is not used, so that what is in front of it has to be there, too.
+    pub(crate) drops_last_hit: bool,
+    /// The last computed tokens, whose draft KV may be written again.
+    pub(crate) unsettled: u32,
 }
 
 impl GroupSpec {
@@ -232,6 +236,15 @@ impl KvGroups {
         fits
     }
 
+    /// After how many of `tokens` tokens the last state is that the same tokens can hit, in units of `size` tokens.
+    pub(crate) fn last_state(&self, tokens: u32, size: u32) -> u32 {
+        if self.drops_last_hit {
+            // What is dropped leaves tokens to compute.
+            return (tokens / size * size).saturating_sub(size);
+        }
+        tokens.saturating_sub(self.never_hit) / size * size
+    }
+
     /// Whether a group has states that can be hit, so that chunks end at the ends of blocks.
     pub(crate) fn aligns_states(&self) -> bool {
         self.specs.iter().any(GroupSpec::aligns_states)
@@ -281,6 +294,8 @@ impl EngineArgs {
             state_delay: if self.vllm_version == VllmVersion::V0_32 { 2 } else { 1 },
             never_hit: speculation.map_or(1, |speculation| speculation.hash_lookahead.max(1)),
             lookahead: speculation.map_or(0, |speculation| speculation.lookahead),
+            drops_last_hit: speculation.is_some_and(|speculation| speculation.drops_last_hit),
+            unsettled: speculation.map_or(0, |speculation| speculation.prefill_lookahead.saturating_sub(1)),
             specs,
         };
         self.check_groups(&groups, speculation)?;
@@ -455,13 +470,21 @@ impl EngineArgs {
 impl EngineArgs {
     /// Refuses drafts beside groups where it is not known what the engine does, or where no request could verify any.
     fn check_drafts_beside(&self, groups: &KvGroups, speculation: &Speculation) -> Result<(), ConfigError> {
-        if speculation.drops_last_hit && self.enable_prefix_caching {
+        let drops = speculation.drops_last_hit && self.enable_prefix_caching;
+        let found = "given beside a drafter for which the last block of a prefix hit is computed again";
+        if drops && self.vllm_version < VllmVersion::V0_33 {
             return Err(ConfigError::Unsupported {
                 key: "kv_groups",
-                found: "given beside a drafter for which the last block of a prefix hit is computed again"
-                    .to_owned(),
-                instead: "use `vllm_version` 0.33 without `kv_role`, `kv_offloading_size` and \
-                          `disable_lookahead_block_hashes`, or another `speculative_config.method`",
+                found: found.to_owned(),
+                instead: "use `vllm_version` 0.33, or another `speculative_config.method`",
+            });
+        }
+        if drops && groups.specs.iter().any(|spec| matches!(spec.kind, GroupKind::ChunkedLocal(_))) {
+            return Err(ConfigError::Unsupported {
+                key: "kv_groups",
+                found: format!("of type `chunked_local`, {found}"),
+                instead: "vLLM fails with them: leave `kv_role`, `kv_offloading_size` and \
+                          `disable_lookahead_block_hashes` out, or use another `speculative_config.method`",
             });
         }
         let rows = 1 + speculation.drafts;

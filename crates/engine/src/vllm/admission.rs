@@ -95,9 +95,13 @@ impl Scheduler {
                 return false;
             }
             let tokens = self.first_leaving_lookahead(&self.requests[slot], computed, tokens, round);
+            if tokens == 0 {
+                position += 1;
+                continue;
+            }
             let end = computed + tokens;
             // Its host may have had a part of the prompt only, and the rest has to fit.
-            let gated = self.config.scheduler_reserve_full_isl && self.offload.is_some();
+            let gated = self.config.scheduler_reserve_full_isl && missing > 1;
             let known = if gated { request.known() } else { 0 };
             let needed = self.kv.make_way(&mut self.requests[slot], end, known);
             if !ends && needed + self.watermark() > self.kv.num_free() {
@@ -177,8 +181,10 @@ impl Scheduler {
         }
         let (hit_blocks, free_hits) = (self.hits.len(), self.hits.free);
         let fit = Fit { known, hit_tokens, hit_blocks, free_hits, host_tokens: 0 };
-        if self.requests[slot].remote_prefill {
+        if self.requests[slot].remote_prefill && self.fetched_tokens(known) > hit_tokens {
             Tried::gone_if(self.start_transfer(slot, fit, round, step, links))
+        } else if self.requests[slot].remote_prefill {
+            self.admit_all_but_its_end(slot, fit, round, step, links)
         } else if self.is_coming(slot, fit.hit_blocks) {
             Tried::PutOff
         } else {
@@ -306,6 +312,32 @@ impl Scheduler {
         blocks_wait && !self.polls() && self.running.is_empty() && self.requests[slot].preemptions > 0
     }
 
+    /// How many of the first `known` tokens of a request are fetched. Several MTP modules read ahead of the prompt, and what
+    /// they would read of the end is the first token of the side that decodes, which therefore computes it.
+    fn fetched_tokens(&self, known: u32) -> u32 {
+        let speculation = self.config.speculation.as_ref().filter(|_| self.polls());
+        let left = speculation.map_or(0, |speculation| speculation.prefill_lookahead.saturating_sub(1));
+        if known > left { known - left } else { known }
+    }
+
+    /// Admits a request that hits all that would be fetched; the other side learns that it is done.
+    fn admit_all_but_its_end(
+        &mut self,
+        slot: Slot,
+        fit: Fit,
+        round: &mut Round,
+        step: &mut Step,
+        links: &mut dyn Links,
+    ) -> Tried {
+        let tried = self.admit_local(slot, fit, round, step);
+        if tried == Tried::Gone {
+            let request = &mut self.requests[slot];
+            request.remote_prefill = false;
+            links.begin(Fetch { id: request.id, tokens: 0, of_tokens: fit.known }, round.now);
+        }
+        tried
+    }
+
     /// Gives a request blocks for its whole prompt, and begins to fetch what it does not hit.
     fn start_transfer(
         &mut self,
@@ -319,22 +351,23 @@ impl Scheduler {
             return false;
         }
         self.waiting.pop();
-        let missing = fit.known - fit.hit_tokens;
+        let up_to = self.fetched_tokens(fit.known);
+        let missing = up_to - fit.hit_tokens;
         let request = &mut self.requests[slot];
         match &mut self.kv.groups {
-            Some(groups) => groups.fetch(request, fit.hit_tokens, fit.known),
-            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(fit.known)),
+            Some(groups) => groups.fetch(request, fit.hit_tokens, up_to),
+            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(up_to)),
         }
         request.remote_prefill = false;
         request.prompt_was_here = true;
-        request.computed = fit.known;
+        request.computed = up_to;
         if self.config.no_evict.is_some() {
             // The token that came with the prompt's KV.
             request.outputs = 1;
         }
         request.status = Status::Loading;
         let id = request.id;
-        let begun = links.begin(Fetch { id, tokens: missing, of_tokens: fit.known }, round.now);
+        let begun = links.begin(Fetch { id, tokens: missing, of_tokens: up_to }, round.now);
         let end = begun.end_or_max();
         step.iteration.transfers.push(Transfer { id, tokens: missing, end: begun.end() });
         self.await_transfer(slot, end, round.now);
@@ -349,11 +382,21 @@ impl Scheduler {
         if self.config.no_evict.is_some() {
             return self.has_room(slot, fit, fit.known);
         }
-        let taken = match &self.kv.groups {
-            Some(groups) => groups.needed_at_first(&self.requests[slot], fit.known, (fit.known, fit.known)),
-            None => self.blocks_to_take(fit, fit.known),
-        };
-        taken + self.reserved_blocks(decided) + self.watermark() <= self.kv.num_free()
+        let (taken, in_all) = self.blocks_of_transfer(slot, fit);
+        (taken + self.reserved_blocks(decided)).max(in_all) + self.watermark() <= self.kv.num_free()
+    }
+
+    /// Free blocks that a request takes for what is fetched, and for all that it knows if that has to fit.
+    fn blocks_of_transfer(&self, slot: Slot, fit: Fit) -> (u32, u32) {
+        let up_to = self.fetched_tokens(fit.known);
+        let all = if self.config.scheduler_reserve_full_isl { fit.known } else { up_to };
+        match &self.kv.groups {
+            Some(groups) => {
+                let needed = |tokens, need| groups.needed(&self.requests[slot], tokens, up_to, need);
+                (needed(up_to, Need::Fetch), needed(all, Need::Admission))
+            }
+            None => (self.blocks_to_take(fit, up_to), self.blocks_to_take(fit, all)),
+        }
     }
 
     /// Puts a request among those whose KV is on its way, in order of the policy; where a program orders the queue, in that

@@ -21,8 +21,11 @@ impl GroupedKv {
         tables.junction = 0;
         let mut found = 0;
         if self.caching {
-            let hashes = request.hashes(most / self.groups.hash_unit);
-            let (tokens, longest) = self.agree(hashes, most);
+            // What is dropped of a hit may lie behind what can be hit.
+            let known = if self.groups.drops_last_hit { request.known() } else { most };
+            let hashes = request.hashes(known / self.groups.hash_unit);
+            let known = known / self.groups.hash_unit * self.groups.hash_unit;
+            let (tokens, longest) = self.agree(hashes, most, known);
             if longest > tokens && self.groups.specs.len() > 1 {
                 tables.junction = longest;
             }
@@ -32,20 +35,35 @@ impl GroupedKv {
         found
     }
 
-    /// The length on which all kinds of groups agree, and the longest that one of them had.
-    fn agree(&mut self, hashes: &HashRuns, most: u32) -> (u32, u32) {
+    /// The length on which all kinds of groups agree, at most `most` tokens, and the longest that one of them had; `hashed`
+    /// tokens have identities.
+    ///
+    /// Where the last block of a hit is not used, each kind drops one, unless what it found was shortened since.
+    fn agree(&mut self, hashes: &HashRuns, most: u32, hashed: u32) -> (u32, u32) {
         let kinds = std::mem::take(&mut self.kinds);
         let one_pass = kinds.len() == 2 && kinds[0].spec.kind == GroupKind::Full;
         let (mut agreed, mut longest) = (most, 0);
         let mut of_full = vec![None; kinds.len()];
+        let mut has_dropped = vec![!self.groups.drops_last_hit; kinds.len()];
         loop {
             let mut current = agreed;
-            for (kind, of_full) in kinds.iter().zip(&mut of_full) {
-                current = match *of_full {
+            for (number, (kind, of_full)) in kinds.iter().zip(&mut of_full).enumerate() {
+                if let Some(full) = *of_full {
                     // A shorter prefix of what full attention has, it has as well.
-                    Some(full) => current.min(full),
-                    None => self.find_in(kind, hashes, current),
-                };
+                    current = current.min(full);
+                    continue;
+                }
+                let drops = !has_dropped[number];
+                let is_state = matches!(kind.spec.kind, GroupKind::Mamba { .. });
+                let within =
+                    if drops && !is_state { (current + kind.spec.block_size).min(hashed) } else { current };
+                let found = self.find_in(kind, hashes, within, drops);
+                if drops {
+                    has_dropped[number] = true;
+                } else if found < current && self.groups.drops_last_hit {
+                    has_dropped.fill(false);
+                }
+                current = found;
                 if kind.spec.kind == GroupKind::Full {
                     *of_full = of_full.or(Some(current));
                 }
@@ -65,20 +83,25 @@ impl GroupedKv {
         (agreed, longest)
     }
 
-    /// The longest prefix within `most` tokens that groups of one kind can go on from; what they have of it is in `hits`.
-    fn find_in(&mut self, kind: &Kind, hashes: &HashRuns, most: u32) -> u32 {
+    /// The longest prefix within `most` tokens that groups of one kind can go on from, without its last block if that
+    /// `drops`; what they have of it is in `hits`.
+    fn find_in(&mut self, kind: &Kind, hashes: &HashRuns, most: u32, drops: bool) -> u32 {
         let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
         let blocks = most / size;
         kind.groups.iter().for_each(|&group| self.hits[group].clear());
         let found = match kind.spec.kind {
-            GroupKind::Full => self.find_from(kind, hashes, 0..blocks) * size / unit * unit / size,
+            GroupKind::Full => {
+                let found = self.find_from(kind, hashes, 0..blocks).saturating_sub(drops.into());
+                found * size / unit * unit / size
+            }
             GroupKind::ChunkedLocal(chunk) => {
                 let before = most / chunk * chunk / size;
                 self.fill(kind, before);
                 self.find_from(kind, hashes, before..blocks)
             }
             GroupKind::SlidingWindow(window) => {
-                self.find_window(kind, hashes, blocks, kind.spec.blocks_of_window(window))
+                let needed = kind.spec.blocks_of_window(window);
+                self.find_window(kind, hashes, blocks, (needed, drops))
             }
             GroupKind::Mamba { align: true, .. } => self.find_state(kind, hashes, blocks),
             GroupKind::Mamba { align: false, .. } => 0,
@@ -98,9 +121,18 @@ impl GroupedKv {
         places.end.max(places.start)
     }
 
-    /// The last place up to which there are as many blocks in a row as a window needs, or all from the first on.
-    fn find_window(&mut self, kind: &Kind, hashes: &HashRuns, blocks: u32, needed: u32) -> u32 {
+    /// The last place up to which there are as many blocks in a row as a window needs, or all from the first on; one more if
+    /// the last of them is dropped.
+    fn find_window(
+        &mut self,
+        kind: &Kind,
+        hashes: &HashRuns,
+        blocks: u32,
+        (needed, drops): (u32, bool),
+    ) -> u32 {
         let (size, unit) = (kind.spec.block_size, self.groups.hit_unit);
+        let dropped = u32::from(drops);
+        let align = |end: u32| end * size / unit * unit / size;
         self.fill(kind, blocks);
         let (mut run, mut near) = (0, None);
         for place in (0..blocks).rev() {
@@ -109,20 +141,17 @@ impl GroupedKv {
                 continue;
             };
             near = Some(prefix);
-            if run == 0 && !((place + 1) * size).is_multiple_of(unit) {
+            if run == 0 && size != unit && !((place + 1 - dropped) * size).is_multiple_of(unit) {
                 continue;
             }
             self.note(kind, prefix, place);
             run += 1;
-            if run >= needed {
-                return place + run;
+            if run >= needed + dropped {
+                return if drops { align(place + run - 1) } else { place + run };
             }
         }
         // Fewer are enough where the sequence begins.
-        while !(run * size).is_multiple_of(unit) {
-            run -= 1;
-        }
-        run
+        align(align(run).saturating_sub(dropped))
     }
 
     /// The last place that has a state.

@@ -313,31 +313,36 @@ impl GroupedKv {
         if !self.caching {
             return;
         }
-        // A hit is as long in all groups.
-        let tokens = (tokens / self.groups.hit_unit * self.groups.hit_unit).min(hashed);
+        let most = |spec: GroupSpec| self.storable(spec, tokens, hashed);
         let mut tables = self.tables(request);
-        let fills_some = (self.groups.specs.iter().zip(&tables.groups))
-            .any(|(spec, table)| table.stored.unwrap_or(0) < tokens / spec.block_size);
+        let prompt_tokens = request.prompt_tokens;
+        let fills_some = (self.groups.specs.iter().zip(&tables.groups)).any(|(&spec, table)| {
+            table.stored.unwrap_or(0) < most(spec) / spec.block_size
+                || self.has_new_tail(spec, table, most(spec), prompt_tokens)
+        });
         if fills_some {
-            let (request_id, prompt_tokens) = (request.id, request.prompt_tokens);
-            let boundaries = [prompt_tokens - 1, tables.junction];
-            self.name(&mut tables, request, tokens);
-            let hashes = request.hashes(tokens / self.groups.hash_unit);
+            let request_id = request.id;
+            let all = self.groups.specs.iter().map(|&spec| most(spec)).max().unwrap_or(0);
+            let junction = tables.junction;
+            self.name(&mut tables, request, all);
+            let hashes = request.hashes(all / self.groups.hash_unit);
             let Tables { groups, named, .. } = &mut *tables;
             let reported = self.groups.reported as usize;
             for (number, table) in groups.iter_mut().enumerate() {
-                let size = self.groups.specs[number].block_size;
+                let spec = self.groups.specs[number];
+                let (size, tokens) = (spec.block_size, self.storable(spec, tokens, hashed));
+                let boundaries = self.boundaries(spec, prompt_tokens, junction);
                 let own = if number == reported { named.as_deref_mut() } else { None };
                 let names = own.map(|named| named.hashes(tokens / size));
                 let stored = table.stored.unwrap_or(0);
-                self.store_in(number, table, tokens / size, hashes, names, boundaries);
+                self.store_in(number, table, tokens / size, hashes, names, &boundaries);
                 self.offer_states(number, table, stored, (request_id, prompt_tokens));
                 if let Some(place) = self.last_state_left_out(number, table, tokens, prompt_tokens) {
                     table.stored = Some(place);
-                    self.store_in(number, table, place + 1, hashes, names, [tokens, 0]);
+                    self.store_in(number, table, place + 1, hashes, names, &[tokens]);
                 }
-                if self.groups.specs[number].kind == GroupKind::Full && size != self.groups.hash_unit {
-                    self.store_tail(number, table, tokens, hashes, boundaries[0]);
+                if self.has_new_tail(spec, table, tokens, prompt_tokens) {
+                    self.store_tail(number, table, hashes, prompt_tokens);
                 }
             }
         }
@@ -360,7 +365,7 @@ impl GroupedKv {
         full: u32,
         hashes: &HashRuns,
         names: Option<&HashRuns>,
-        boundaries: [u32; 2],
+        boundaries: &[u32],
     ) {
         let spec = self.groups.specs[number];
         let stored = table.stored.unwrap_or(0);
@@ -382,6 +387,12 @@ impl GroupedKv {
             }
             let content = Content { group, hash: hash(place) };
             let name = names.map_or(Some(content.hash), |names| names.get(place)).unwrap_or(content.hash);
+            if let Some(tail) = self.pool.outgrow_tail(block)
+                && let Some(events) = &mut self.group_events
+            {
+                let event = KvEvent::Removed { blocks: std::iter::once(tail.hash).collect() };
+                events.push(GroupEvent { group, block_size: 0, tokens: 0, event });
+            }
             near = Some(self.pool.store(block, content, name, near));
             if matches!(spec.kind, GroupKind::Mamba { .. }) {
                 self.fresh_states.insert(content, self.iteration);
@@ -410,21 +421,33 @@ impl GroupedKv {
         }
     }
 
+    /// Where the most of a prompt that can be hit ends, in units of identities.
+    fn end_of_prompt(&self, prompt_tokens: u32) -> u32 {
+        (prompt_tokens - u32::from(!self.groups.drops_last_hit)) / self.groups.hash_unit
+    }
+
+    /// Whether that lies within a block of full attention, within the first `tokens` tokens, and was not noted yet.
+    fn has_new_tail(&self, spec: GroupSpec, table: &Table, tokens: u32, prompt_tokens: u32) -> bool {
+        let (size, unit) = (spec.block_size, self.groups.hash_unit);
+        if spec.kind != GroupKind::Full || size == unit {
+            return false;
+        }
+        let end = self.end_of_prompt(prompt_tokens) * unit;
+        let block = table.blocks.get((end / size) as usize);
+        (1..=tokens).contains(&end)
+            && !end.is_multiple_of(size)
+            && block.is_some_and(|&block| !self.pool.has_tail(block))
+    }
+
     /// Notes where the most of a prompt that can be hit ends within a block of full attention, as vLLM does, although hits end
     /// with blocks.
-    fn store_tail(&mut self, number: usize, table: &Table, tokens: u32, hashes: &HashRuns, boundary: u32) {
+    fn store_tail(&mut self, number: usize, table: &Table, hashes: &HashRuns, prompt_tokens: u32) {
         let (size, unit, group) =
             (self.groups.specs[number].block_size, self.groups.hash_unit, number as u32);
-        let units = boundary / unit;
-        let end = units * unit;
-        let block = table.blocks.get((end / size) as usize);
-        let (Some(&block), Some(hash)) = (block, units.checked_sub(1).and_then(|unit| hashes.get(unit)))
-        else {
-            return;
-        };
-        if end > tokens || end.is_multiple_of(size) || !self.pool.store_tail(block, Content { group, hash }) {
-            return;
-        }
+        let units = self.end_of_prompt(prompt_tokens);
+        let block = table.blocks[(units * unit / size) as usize];
+        let Some(hash) = hashes.get(units - 1) else { return };
+        self.pool.store_tail(block, Content { group, hash });
         if let Some(events) = &mut self.group_events {
             let parent = units.checked_sub(2).and_then(|unit| hashes.get(unit));
             let event = KvEvent::Stored { parent, blocks: std::iter::once(hash).collect() };

@@ -147,20 +147,27 @@ impl GroupPool {
             let name = if self.names.is_empty() { None } else { self.names.remove(&head) };
             evicted(Content { group, hash }, Some(name.unwrap_or(hash)));
             self.forget(prefix, head);
-            if let Some(tail) = self.forget_tail(head) {
-                evicted(tail, None);
-            }
+        }
+        if let Some(tail) = self.forget_tail(head) {
+            evicted(tail, None);
         }
         BlockId(head)
     }
 
-    /// Notes a prefix that ends within a block; returns whether that is new.
-    pub(super) fn store_tail(&mut self, block: BlockId, tail: Content) -> bool {
-        let is_new = self.tail_of.insert(block.0, tail) != Some(tail);
-        if is_new {
-            self.tails.entry(tail).or_default().push(block.0);
-        }
-        is_new
+    /// Whether a prefix was noted that ends within a block.
+    pub(super) fn has_tail(&self, block: BlockId) -> bool {
+        self.tail_of.contains_key(&block.0)
+    }
+
+    /// Notes a prefix that ends within a block, of which none was noted.
+    pub(super) fn store_tail(&mut self, block: BlockId, tail: Content) {
+        self.tail_of.insert(block.0, tail);
+        self.tails.entry(tail).or_default().push(block.0);
+    }
+
+    /// A block without content is about to get one: forgets the prefix that ends within it, and returns that.
+    pub(super) fn outgrow_tail(&mut self, block: BlockId) -> Option<Content> {
+        if self.nodes[block.index()].prefix.is_some() { None } else { self.forget_tail(block.0) }
     }
 
     fn forget_tail(&mut self, block: u32) -> Option<Content> {
@@ -211,7 +218,8 @@ impl GroupPool {
             assert!(node.references > 0, "block {block} was released more often than taken");
             node.references -= 1;
             if node.references == 0 {
-                let to_head = node.prefix.is_none() && self.unhashed_to_head;
+                let is_hashed = node.prefix.is_some() || self.tail_of.contains_key(&block.0);
+                let to_head = !is_hashed && self.unhashed_to_head;
                 // Those that go to the head keep their order.
                 self.link(block.0, if to_head { head } else { ENDS });
                 self.num_free += 1;

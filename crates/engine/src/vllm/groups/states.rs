@@ -136,7 +136,7 @@ impl GroupedKv {
         prompt_tokens: u32,
     ) -> Option<u32> {
         let (spec, unit) = (self.groups.specs[number], self.groups.hash_unit);
-        let end = prompt_tokens.saturating_sub(self.groups.never_hit) / unit * unit;
+        let end = self.groups.last_state(prompt_tokens, unit);
         if !spec.aligns_states() || end != tokens || !end.is_multiple_of(spec.block_size) {
             return None;
         }
@@ -164,8 +164,7 @@ impl GroupedKv {
                 end = aligned;
             }
         }
-        let last =
-            if self.groups.stops_before_end { known.saturating_sub(self.groups.never_hit) } else { known };
+        let last = if self.groups.stops_before_end { self.groups.last_state(known, block) } else { known };
         let junction = request.tables.as_ref().map_or(0, |tables| tables.junction);
         let stops = [
             if start.is_multiple_of(block) { 0 } else { (start / block + 1) * block },

@@ -394,14 +394,12 @@ fn one_of_sglangs_two_sides_is_refused() {
     let decode = r#"{"sglang": {"disaggregation_mode": "decode"}}"#;
     let pools = ["--prefill-engine-args", decode, "--decode-engine-args", decode];
     refused(&pools, &["the prefill engine has", "disaggregation_mode", "make it prefill"]);
-    let drafts = "--speculative-algorithm EAGLE --speculative-num-draft-tokens 4 --speculative-config";
-    let accepted = r#"{"acceptance_length": 2.0}"#;
-    let drafts: Vec<&str> = drafts.split(' ').chain([accepted]).collect();
-    let preset = ["--engine-preset", "sglang-0.5"];
+    let tiers =
+        ["--engine-preset", "sglang-0.5", "--kv-bytes-per-token", "1000", "--enable-hierarchical-cache"];
     refused(
-        &[&preset[..], &STAGED, &drafts].concat(),
+        &[&tiers[..], &STAGED].concat(),
         &[
-            "`sglang.speculative_algorithm` does not go together with SGLang's own queues",
+            "`sglang.enable_hierarchical_cache` does not go together with SGLang's own queues",
             "`sglang.disaggregation_mode` to `null`",
         ],
     );

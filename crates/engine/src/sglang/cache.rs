@@ -152,7 +152,7 @@ impl KvCache {
     }
 
     /// Evicts at least `tokens` tokens, as far as there are that many; returns how many slots of windows these had.
-    fn evict(&mut self, tokens: u64) -> u64 {
+    pub(super) fn evict(&mut self, tokens: u64) -> u64 {
         let (mut evicted, mut in_window) = (0, 0);
         while evicted < tokens {
             let Some(leaf) = self.tree.oldest_leaf() else { break };

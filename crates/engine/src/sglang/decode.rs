@@ -53,7 +53,8 @@ impl Scheduler {
     /// Sends running requests back to the queue until the others have pages: those with the shortest output first, of
     /// equals the one with the longest prompt; less important ones before all others, if that is the policy.
     ///
-    /// The last one has room alone, or goes too: then others hold memory for KV that is under way.
+    /// The last one is given up if it does not even fit alone: then windows, copies to the host, drafts or a prompt that is
+    /// computed in chunks have the memory.
     fn retract(&mut self, mut running: Vec<Slot>, step: &mut Step) -> Vec<Slot> {
         let low_first = self.sglang.schedule_low_priority_values_first;
         let by_priority = self.sglang.retraction_policy == RetractionPolicy::Priority;
@@ -64,27 +65,42 @@ impl Scheduler {
         running.sort_by_key(|&slot| key(&self.requests[slot]));
         let mut retracted = Vec::new();
         let keeps_kv = self.decode_side.as_ref().is_none_or(|side| side.keeps_kv);
-        while let Some(slot) = running.pop() {
-            let is_lost = !keeps_kv || (running.is_empty() && self.outgrows_pool(slot));
-            if is_lost {
-                self.give_up(slot, running.len(), step);
-            } else {
+        while running.len() > 1
+            && let Some(slot) = running.pop()
+        {
+            if keeps_kv {
                 self.release_for_requeue(slot, running.len(), Requeue::Retracted, step);
                 retracted.push(slot);
+            } else {
+                self.give_up(slot, running.len(), step);
             }
             if self.has_pages_for(&running) {
                 break;
             }
         }
-        if !running.is_empty() {
-            let outputs = running.iter().map(|&slot| u64::from(self.requests[slot].outputs)).sum();
-            let most = running.iter().map(|&slot| u64::from(self.requests[slot].max_new_tokens)).sum();
-            self.ratio.estimate(running.len() as u64, outputs, most);
+        if let &[last] = &running[..]
+            && !self.has_pages_for(&running)
+        {
+            running.clear();
+            if self.waits_for_transfers() {
+                self.release_for_requeue(last, 0, Requeue::Retracted, step);
+                retracted.push(last);
+            } else {
+                self.give_up(last, 0, step);
+            }
         }
+        let outputs = running.iter().map(|&slot| u64::from(self.requests[slot].outputs)).sum();
+        let most = running.iter().map(|&slot| u64::from(self.requests[slot].max_new_tokens)).sum();
+        self.ratio.estimate(running.len() as u64, outputs, most);
         for slot in retracted {
             self.requeue(slot);
         }
         running
+    }
+
+    /// Whether KV of other workers has memory that becomes free by itself, where the real engine knows no such thing.
+    fn waits_for_transfers(&self) -> bool {
+        self.decode_side.is_none() && !(self.loading.is_empty() && self.held.is_empty())
     }
 
     /// Gives a running request up whose KV nobody keeps.

@@ -42,16 +42,25 @@ pub(super) struct DecodeSide {
     /// Requests that joined with the last decision.
     pub(super) joined: Vec<RequestId>,
     /// Requests that ended since the last decision, in which they count as running.
-    left: Vec<Left>,
+    left: Vec<Counted>,
     /// Whether some did in the last decision, so that the next one has more room.
     pub(super) counted_left: bool,
 }
 
-/// What a request that has ended counts with.
+/// What a running request counts with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Left {
-    tokens: u64,
-    longest: u64,
+pub(super) struct Counted {
+    /// Tokens that it has, in each pool.
+    tokens: InPools,
+    /// Tokens that it has when all its output is there.
+    longest: InPools,
+}
+
+/// Tokens in the pool of all layers that see everything, and in that of windows if there is one.
+#[derive(Debug, Clone, Copy, Default)]
+struct InPools {
+    full: i64,
+    windows: i64,
 }
 
 /// How often memory is given away and arrivals are seen: every so many passes.
@@ -67,9 +76,9 @@ struct Reservations {
     /// Requests that have memory.
     active: u64,
     /// Tokens of those that run.
-    running_tokens: i64,
+    running: InPools,
     /// What the one needs that runs longest, if all others make room for it.
-    longest: i64,
+    longest: InPools,
 }
 
 impl DecodeSide {
@@ -99,8 +108,8 @@ impl DecodeSide {
     }
 
     /// A request that runs has ended.
-    pub(super) fn ended(&mut self, request: &Request, clip: u32) {
-        self.left.push(Left { tokens: request.known().into(), longest: longest(request, clip) });
+    pub(super) fn ended(&mut self, counted: Counted) {
+        self.left.push(counted);
     }
 
     /// A request has come.
@@ -142,9 +151,23 @@ impl Polls {
     }
 }
 
-/// Tokens of a request that has all its output.
-fn longest(request: &Request, clip: u32) -> u64 {
-    u64::from(request.prompt_tokens) + u64::from(request.max_new_tokens.min(clip))
+impl InPools {
+    fn larger(self, other: Self) -> Self {
+        Self { full: self.full.max(other.full), windows: self.windows.max(other.windows) }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self { full: self.full - other.full, windows: self.windows - other.windows }
+    }
+
+    fn plus(self, tokens: u32) -> Self {
+        Self { full: self.full + i64::from(tokens), windows: self.windows + i64::from(tokens) }
+    }
+
+    /// Whether there is as much as that in both pools.
+    fn holds(self, needed: Self) -> bool {
+        needed.full <= self.full && needed.windows <= self.windows
+    }
 }
 
 /// One pass of a decode worker.
@@ -194,23 +217,46 @@ impl Scheduler {
         any
     }
 
+    /// What a running request counts with.
+    pub(super) fn counted(&self, request: &Request) -> Counted {
+        let prompt = self.arriving(request.prompt_tokens);
+        // What was verified beyond where it ends is counted, too.
+        let known = request.known().max(if request.verifications > 0 { request.computed + 1 } else { 0 });
+        Counted {
+            tokens: prompt.plus(known - request.prompt_tokens),
+            longest: prompt.plus(request.max_new_tokens.min(self.sglang.clip_max_new_tokens)),
+        }
+    }
+
+    /// Memory of so many tokens that come from another worker.
+    fn arriving(&self, tokens: u32) -> InPools {
+        InPools { full: tokens.into(), windows: self.cache.arriving_in_window(tokens).into() }
+    }
+
+    /// The same in whole pages, without the first `shared` tokens, and with what a request has in reserve beside.
+    fn needed(&self, tokens: u32, shared: u32) -> InPools {
+        let pages = |tokens: u32| i64::from(self.cache.ceil_page(tokens));
+        let reserved = self.side().reserved.cast_signed();
+        let in_window = pages(self.cache.arriving_in_window(tokens));
+        InPools {
+            full: pages(tokens) - i64::from(shared) + reserved,
+            windows: in_window + if self.cache.shares { reserved } else { 0 },
+        }
+    }
+
     /// What is promised to others.
     fn reservations(&self) -> Reservations {
         let side = self.side();
-        let clip = self.sglang.clip_max_new_tokens;
         // Those that ended in the last pass are still in the batch.
-        let running = self.running.iter().map(|&slot| {
-            let request = &self.requests[slot];
-            Left { tokens: request.known().into(), longest: longest(request, clip) }
-        });
-        let running = running.chain(side.left.iter().copied());
-        let (mut tokens, mut most, mut count) = (0, 0, 0);
-        for each in running {
-            (tokens, most, count) = (tokens + each.tokens, most.max(each.longest), count + 1);
+        let running = self.running.iter().map(|&slot| self.counted(&self.requests[slot]));
+        let (mut tokens, mut most, mut count) = (InPools::default(), InPools::default(), 0);
+        for each in running.chain(side.left.iter().copied()) {
+            let InPools { full, windows } = each.tokens;
+            tokens = InPools { full: tokens.full + full, windows: tokens.windows + windows };
+            (most, count) = (most.larger(each.longest), count + 1);
         }
         let others = self.loading.len() + side.arrived.len();
-        let longest = if count > 0 { most.cast_signed() - tokens.cast_signed() } else { 0 };
-        Reservations { active: count + others as u64, running_tokens: tokens.cast_signed(), longest }
+        Reservations { active: count + others as u64, running: tokens, longest: most.minus(tokens) }
     }
 
     /// Requests that have memory.
@@ -219,16 +265,28 @@ impl Scheduler {
         self.requests.len() - without
     }
 
-    /// Tokens that a request may have, by what is promised to others.
-    fn allocatable(&self, reserved: i64) -> i64 {
-        self.cache.obtainable().cast_signed() - reserved
+    /// Tokens that a request may have beside what is promised to `active` others, and what the one needs that runs longest.
+    fn allocatable(&self, active: u64, longest: InPools) -> InPools {
+        let reserved = (self.side().reserved * active).cast_signed();
+        let Some(windows) = &self.cache.windows else {
+            let full = self.cache.obtainable().cast_signed() - longest.full.max(reserved);
+            return InPools { full, windows: i64::MAX };
+        };
+        if self.cache.page_size == 1 {
+            let available = self.cache.available() + self.cache.tree.evictable_tokens();
+            return InPools { full: available.cast_signed() - longest.full.max(reserved), windows: i64::MAX };
+        }
+        let obtainable = self.cache.window_obtainable();
+        let used = windows.capacity - obtainable;
+        // A request that decodes takes no more than a window there.
+        let growth = (active * u64::from(windows.window)).saturating_sub(used).cast_signed();
+        InPools {
+            full: self.cache.obtainable().cast_signed() - longest.full.max(reserved),
+            windows: obtainable.cast_signed() - longest.windows.max(reserved.min(growth)),
+        }
     }
 
     /// Gives those memory again that lost it, in order as far as there is room.
-    ///
-    /// The real worker does so over and over, with nothing in reserve, where one has room for all but its next token: until
-    /// KV that is under way has come, or for ever. Here a request that lost its memory twice without a token in between waits
-    /// for room for the tokens of two passes, as many as are in flight at a time.
     fn resume_retracted(&mut self) {
         if self.side().retracted.is_empty() {
             return;
@@ -236,20 +294,16 @@ impl Scheduler {
         let mut active = self.reservations().active;
         let mut resumed = Vec::new();
         while let Some(&slot) = self.side().retracted.front() {
-            let side = self.side();
-            let request = &self.requests[slot];
-            let held = request.known() - 1;
-            let needed = u64::from(self.cache.ceil_page(held)) + side.reserved;
-            let room = self.allocatable((side.reserved * active).cast_signed());
-            let fits = needed.cast_signed() <= room || active == 0;
-            let next = u64::from(self.cache.ceil_page(held + 2));
-            let goes_on = !request.lost_in_vain || next <= self.cache.obtainable() || active == 0;
-            if self.slots_taken() >= side.slots || !fits || !goes_on {
+            let held = self.requests[slot].known() - 1;
+            let room = self.allocatable(active, InPools::default());
+            let fits = room.holds(self.needed(held, 0)) || active == 0;
+            if self.slots_taken() >= self.side().slots || !fits || !self.cache.has_room_for_arriving(held, 0)
+            {
                 break;
             }
-            self.cache.make_available(self.cache.ceil_page(held).into());
+            self.cache.make_room_for_arriving(held, 0);
             let request = &mut self.requests[slot];
-            self.cache.allocate(request, held);
+            self.cache.allocate_arriving(request, held);
             request.computed = held;
             request.status = Status::Loading;
             self.entries += 1;
@@ -297,26 +351,25 @@ impl Scheduler {
 
     /// Gives a request memory for its prompt if there is room beside what others need.
     fn preallocate_one(&mut self, slot: Slot, reservations: Reservations) -> bool {
-        let (clip, reserved) = (self.sglang.clip_max_new_tokens, self.side().reserved);
-        let request = &mut self.requests[slot];
-        let prompt = request.prompt_tokens;
-        let found = self.cache.find(request, prompt);
+        let prompt = self.requests[slot].prompt_tokens;
+        let arriving = self.arriving(prompt);
+        // With pages of several tokens what has slots in the pool of windows is not shared.
+        let fresh = if self.cache.page_size > 1 { arriving.windows as u32 } else { 0 };
+        let found = self.cache.find(&mut self.requests[slot], prompt - fresh);
         self.cache.tree.lock(found.node);
-        let missing = u64::from(self.cache.ceil_page(prompt) - found.tokens);
-        let Reservations { active, running_tokens, longest } = reservations;
-        let request = &self.requests[slot];
-        let output = u64::from(request.max_new_tokens.min(clip));
-        let whole = (u64::from(prompt - found.tokens) + output).cast_signed() - running_tokens;
-        let needed = whole.max((missing + reserved).cast_signed());
-        let room = self.allocatable(longest.max((reserved * active).cast_signed()));
+        let Reservations { active, running, longest } = reservations;
+        let output = self.requests[slot].max_new_tokens.min(self.sglang.clip_max_new_tokens);
+        let whole = InPools { full: arriving.full - i64::from(found.tokens), ..arriving };
+        let needed = self.needed(prompt, found.tokens).larger(whole.plus(output).minus(running));
         // Alone, a prompt that fits the pool need not leave anything for others.
-        let fits = needed <= room || active == 0;
+        let fits = (self.allocatable(active, longest).holds(needed) || active == 0)
+            && self.cache.has_room_for_arriving(prompt, found.tokens);
         self.cache.tree.unlock(found.node);
         if fits {
             let request = &mut self.requests[slot];
-            self.cache.adopt(request, found);
-            self.cache.make_available(missing);
-            self.cache.allocate(request, prompt);
+            self.cache.adopt_before_arrival(request, found);
+            self.cache.make_room_for_arriving(prompt, found.tokens);
+            self.cache.allocate_arriving(request, prompt);
             request.computed = prompt;
             request.status = Status::Loading;
             request.remote_prefill = false;

@@ -92,16 +92,19 @@ impl SglangArgs {
         if mode == DisaggregationMode::Null {
             return self.refuse_settings_of_sides().map(|()| None);
         }
-        let excluded = [
-            ("sglang.speculative_algorithm", own.speculation.is_some()),
-            ("sglang.enable_hierarchical_cache", own.hicache.is_some()),
-            ("sglang.sliding_window_size", own.swa.is_some()),
-        ];
+        let excluded = [("sglang.enable_hierarchical_cache", own.hicache.is_some())];
         if let Some((key, _)) = excluded.into_iter().find(|(_, given)| *given) {
             return Err(ConfigError::Conflict(message!(
                 "{} does not go together with SGLang's own queues for disaggregation yet: leave it out, or set \
                  {sglang.disaggregation_mode} to `null`, where a prompt is computed before a decode worker has memory for it",
                 Message::key(key)
+            )));
+        }
+        let by_pairs = own.speculation.as_ref().is_none_or(|speculation| speculation.by_pairs);
+        if self.disaggregation_decode_enable_radix_cache && !by_pairs {
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.disaggregation_decode_enable_radix_cache} is true, but beside it {sglang.speculative_algorithm} can only \
+                 be `EAGLE` or `EAGLE3`: leave one of them out"
             )));
         }
         let us = |key: &str, given: Option<f64>| microseconds(key, given.unwrap_or(0.0));

@@ -12,8 +12,9 @@
 //!   at all, the request goes back to the queue as a retracted one; what it computed can be hit as long as it is cached.
 //! - Decodes ride along in a prefill batch only if that leaves pages for all of them, and wait otherwise. Where they are
 //!   more than a chunk has tokens, a chunk that continues takes a page.
-//! - The last running request goes back to the queue like the others if it has no page, instead of being aborted. Its
-//!   output was cut so that it fits alone, so it only waits for memory of KV that is under way to or from other workers.
+//! - The last running request that has no page is given up as in the real engine, but where KV under way to or from other
+//!   workers has the memory and the real engine knows nothing of these (`disaggregation_mode` `null`): then it goes back to
+//!   the queue like the others.
 //! - Requests that were preempted for one that is not admitted after all go back to the queue too.
 //! - A request without end whose last page is larger than what is left of the chunk is computed whole.
 //!

@@ -70,10 +70,6 @@ pub(super) struct Request {
     pub(super) has_reserve: bool,
     /// How often it was sent back to the queue: results that were under way then are void.
     pub(super) requeues: u32,
-    /// Tokens of output that it had when it last went back.
-    outputs_then: Option<u32>,
-    /// Whether it had got none since the time before.
-    pub(super) lost_in_vain: bool,
 
     /// Tokens whose KV is there once what is in flight has run.
     pub(super) computed: u32,
@@ -142,8 +138,6 @@ impl Request {
             verifications: 0,
             has_reserve: false,
             requeues: 0,
-            outputs_then: None,
-            lost_in_vain: false,
             computed: 0,
             allocated: 0,
             shared: Prefix::EMPTY,
@@ -177,8 +171,6 @@ impl Request {
     pub(super) fn note_requeue(&mut self) {
         self.counted = 0;
         self.requeues += 1;
-        self.lost_in_vain = self.outputs_then == Some(self.outputs);
-        self.outputs_then = Some(self.outputs);
     }
 
     /// Tokens that are known: the prompt and what has been generated.

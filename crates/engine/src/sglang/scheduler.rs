@@ -252,7 +252,8 @@ impl Scheduler {
     fn plan(&mut self, step: &mut Step) -> Option<PrefillAdder> {
         if self.interval.holds(self.running.len()) {
             self.plan_decode(step);
-            let does_nothing = step.entries.is_empty() && step.iteration.preempted.is_empty();
+            let gives_up = !step.iteration.rejected.is_empty();
+            let does_nothing = step.entries.is_empty() && step.iteration.preempted.is_empty() && !gives_up;
             if !does_nothing || step.follows_another {
                 return None;
             }

@@ -462,7 +462,12 @@ pub(crate) fn check_request(config: &EngineConfig, prompt_tokens: u32) -> Result
     if too_long(capacity) {
         return Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity });
     }
-    Ok(())
+    match config.slots_of_arriving_prompts() {
+        Some(capacity) if u64::from(prompt_tokens) > capacity => {
+            Err(Rejection::PromptTooLong { tokens: prompt_tokens, capacity })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A setting that has a name of SGLang's and one that all engines have.

@@ -143,14 +143,6 @@ impl Scheduler {
         }
     }
 
-    /// Whether a request could not decode even if it had all the memory.
-    pub(super) fn outgrows_pool(&self, slot: Slot) -> bool {
-        self.sglang.speculation.as_ref().is_some_and(|speculation| {
-            let pages = self.cache.ceil_page(self.requests[slot].computed + speculation.reserve);
-            u64::from(pages) > self.cache.capacity()
-        })
-    }
-
     /// Evicts for the memory that requests get before a pass; with pages of several tokens a page more for each than they
     /// get, as the real scheduler does.
     fn evict_for_drafts(&mut self, requests: &[Slot]) {

@@ -2,6 +2,7 @@
 
 use servecast_types::{Message, message};
 
+use super::disaggregation::Disaggregation;
 use super::settings::{SglangArgs, SglangConfig};
 use crate::{ConfigError, EngineConfig};
 
@@ -16,6 +17,15 @@ pub(crate) struct SwaConfig {
 
 /// SGLang's `swa_full_tokens_ratio`.
 const DEFAULT_RATIO: f64 = 0.8;
+
+impl EngineConfig {
+    /// The pool of windows, where prompts of other workers have to fit into it as a whole: with pages of one token.
+    pub(super) fn slots_of_arriving_prompts(&self) -> Option<u64> {
+        let sglang = self.sglang.as_ref().filter(|_| self.block_size == 1)?;
+        let decodes = matches!(sglang.disaggregation, Some(Disaggregation::Decode(_)));
+        sglang.swa.filter(|_| decodes).map(|swa| swa.tokens)
+    }
+}
 
 impl SglangArgs {
     /// The pool of sliding windows, if there is one; `config` has the other pool and everything else of SGLang.

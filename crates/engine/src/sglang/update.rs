@@ -91,8 +91,11 @@ impl Scheduler {
     /// The KV of a finished request is shared. That of its last token came to be only if the iteration in flight
     /// computes it, since nobody knew that the request would stop.
     pub(super) fn finish(&mut self, slot: Slot) {
-        if let Some(side) = self.decode_side.as_mut().filter(|_| self.running.contains(&slot)) {
-            side.ended(&self.requests[slot], self.sglang.clip_max_new_tokens);
+        if self.decode_side.is_some() && self.running.contains(&slot) {
+            let counted = self.counted(&self.requests[slot]);
+            if let Some(side) = &mut self.decode_side {
+                side.ended(counted);
+            }
         }
         let request = &mut self.requests[slot];
         // Drafts may have been accepted beyond where it ends.

@@ -7,6 +7,7 @@
 use servecast_types::ensure;
 
 use super::cache::KvCache;
+use super::disaggregation::Disaggregation;
 use super::request::{InWindow, Request};
 use super::tree::{Found, Prefix, WindowVictim};
 use crate::EngineConfig;
@@ -18,17 +19,23 @@ pub(super) struct WindowPool {
     pub(super) window: u32,
     pub(super) capacity: u64,
     pub(super) available: u64,
+    /// Whether prompts come from another worker.
+    is_decode_side: bool,
 }
 
 impl WindowPool {
     pub(super) fn new(config: &EngineConfig) -> Option<Self> {
-        let swa = config.sglang.as_ref()?.swa?;
-        Some(Self { window: swa.window, capacity: swa.tokens, available: swa.tokens })
+        let sglang = config.sglang.as_ref()?;
+        let swa = sglang.swa?;
+        let is_decode_side = matches!(sglang.disaggregation, Some(Disaggregation::Decode(_)));
+        Some(Self { window: swa.window, capacity: swa.tokens, available: swa.tokens, is_decode_side })
     }
 
-    /// How many of the first `known` tokens the one after them does not see. One more stays than the window spans.
-    fn behind(&self, known: u32, page_size: u32) -> u32 {
-        known.saturating_sub(self.window.div_ceil(page_size).saturating_mul(page_size).saturating_add(1))
+    /// How many of the first `known` tokens the one after them does not see. One more stays than the window spans, and whole pages
+    /// where a prefix is to be hit that ends there.
+    fn behind(&self, known: u32, page_size: u32, shares: bool) -> u32 {
+        let pages = self.window.div_ceil(page_size).saturating_mul(page_size);
+        known.saturating_sub(if shares { pages } else { self.window }.saturating_add(1))
     }
 
     /// Nothing is in it.
@@ -113,7 +120,7 @@ impl KvCache {
     /// tokens are the tree's.
     fn free_behind_window(&mut self, request: &mut Request, shared: u32, known: u32) {
         let Some(windows) = &mut self.windows else { return };
-        let behind = windows.behind(known, self.page_size);
+        let behind = windows.behind(known, self.page_size, self.shares);
         if behind <= request.window.freed {
             return;
         }
@@ -136,6 +143,72 @@ impl KvCache {
         }
     }
 
+    /// How many of `tokens` tokens that come from another worker get slots, from the last one on. With pages of several tokens
+    /// these are whole pages from where the window of the next token begins, otherwise all.
+    pub(super) fn arriving_in_window(&self, tokens: u32) -> u32 {
+        match &self.windows {
+            None => 0,
+            Some(_) if self.page_size == 1 => tokens,
+            // What is shared when it is here needs a window before the last token.
+            Some(windows) if self.shares => {
+                tokens - self.floor_page(tokens.saturating_sub(1 + windows.window.max(self.page_size)))
+            }
+            Some(windows) => tokens - self.floor_page(tokens.saturating_sub(windows.window)),
+        }
+    }
+
+    /// Slots that so many tokens take in the window's pool when the first `shared` ones are in the tree.
+    fn slots_of_arriving(&self, tokens: u32, shared: u32) -> u64 {
+        let in_window = self.arriving_in_window(tokens);
+        (if self.page_size == 1 { in_window.saturating_sub(shared) } else { self.ceil_page(in_window) })
+            .into()
+    }
+
+    /// Whether there can be memory for tokens that come from another worker, of which a request hits the first `shared` ones.
+    pub(super) fn has_room_for_arriving(&self, tokens: u32, shared: u32) -> bool {
+        u64::from(self.ceil_page(tokens) - shared) <= self.obtainable()
+            && self.slots_of_arriving(tokens, shared) <= self.window_obtainable()
+    }
+
+    /// Starts a request on a prefix of what comes from another worker, of which not even the window is needed here where its last
+    /// tokens get slots of their own.
+    pub(super) fn adopt_before_arrival(&mut self, request: &mut Request, found: Prefix) {
+        self.adopt(request, found);
+        if self.page_size > 1 {
+            self.tree.unlock_window(found, request.window.locked_from);
+            request.window.locked_from = found.tokens;
+        }
+    }
+
+    /// Makes room for `tokens` tokens that come from another worker, beside `shared` ones that a request hits.
+    pub(super) fn make_room_for_arriving(&mut self, tokens: u32, shared: u32) {
+        let missing = u64::from(self.ceil_page(tokens) - shared);
+        let in_window = self.slots_of_arriving(tokens, shared);
+        if self.windows.is_none() || self.page_size == 1 {
+            self.make_available(missing);
+            return;
+        }
+        let lacks = |cache: &Self| {
+            cache.windows.as_ref().map_or(0, |windows| in_window.saturating_sub(windows.available))
+        };
+        self.evict_windows(lacks(self));
+        self.evict(missing.saturating_sub(self.full_available()));
+        self.evict_windows(lacks(self));
+    }
+
+    /// Gives a request memory for `tokens` tokens that come from another worker; the caller has made room.
+    pub(super) fn allocate_arriving(&mut self, request: &mut Request, tokens: u32) {
+        let in_window = self.arriving_in_window(tokens);
+        let Some(windows) = self.windows.as_mut().filter(|_| self.page_size > 1) else {
+            return self.allocate(request, tokens);
+        };
+        let pages = tokens.div_ceil(self.page_size) * self.page_size;
+        request.window.freed = tokens - in_window;
+        windows.available -= u64::from(pages - request.window.freed);
+        self.take(u64::from(pages - request.allocated));
+        request.allocated = pages;
+    }
+
     /// Takes all slots of a request away, of which those of its first `shared` tokens are the tree's.
     pub(super) fn release_window(&mut self, request: &mut Request, shared: u32) {
         let Some(windows) = &mut self.windows else { return };
@@ -155,7 +228,8 @@ impl KvCache {
         let accounted = windows.available + cached + owned;
         let capacity = windows.capacity;
         ensure!(accounted == capacity, "{accounted} slots of windows are accounted for, of {capacity}");
-        self.tree.check_windows(requests.map(|request| (request.shared, request.window.locked_from)))
+        let locked = requests.map(|request| (request.shared, request.window.locked_from));
+        self.tree.check_windows(locked, windows.is_decode_side)
     }
 }
 

@@ -474,13 +474,16 @@ impl<'a> Driver<'a> {
             let emitted = log.emitted.get(&id).copied().unwrap_or(0);
             match (self.refused.get(&id), log.rejected.get(&id), log.finished.get(&id)) {
                 (Some(_), None, None) => assert_eq!(emitted, 0, "request {index} was refused"),
-                (None, Some(Rejection::KvCapacity { tokens }), None) if has_windows(&log.args) => {
-                    check_given_up_for_window(&log.args, *tokens);
+                (None, Some(Rejection::KvCapacity { tokens }), None)
+                    if log.args.engine_type == EngineType::Sglang =>
+                {
+                    // Its output was cut to the pool, so that it had room alone.
+                    if !log.given_up_last.contains(&id) {
+                        check_given_up_for_window(&log.args, *tokens);
+                    }
                     assert_eq!(*tokens, prompt_tokens + emitted, "request {index}");
                 }
                 (None, Some(Rejection::KvCapacity { tokens }), None) => {
-                    let cut = log.args.engine_type == EngineType::Sglang;
-                    assert!(!cut, "the output of request {index} was cut to the pool");
                     // Drafts and what their drafter looks ahead need slots, too, and KV that is fetched leaves blocks for them.
                     let speculation = log.args.speculative_config.as_ref();
                     let drafts = speculation.and_then(|given| given.num_speculative_tokens).unwrap_or(0);
@@ -555,6 +558,8 @@ struct Log {
     emitted: FxHashMap<RequestId, u32>,
     finished: FxHashMap<RequestId, u32>,
     rejected: FxHashMap<RequestId, Rejection>,
+    /// Those of SGLang that were given up as the last that ran, without memory for their next token.
+    given_up_last: FxHashSet<RequestId>,
     /// Who joined in iterations that have not ended, and when.
     joined: Vec<(Joined, Time)>,
     /// How many blocks have each content, by the events.
@@ -587,7 +592,8 @@ fn has_windows(args: &EngineArgs) -> bool {
 /// hits.
 fn check_given_up_for_window(args: &EngineArgs, tokens: u32) {
     let own = args.sglang.clone().unwrap();
-    let (window, page) = (own.sliding_window_size.unwrap(), own.page_size.unwrap());
+    let window = own.sliding_window_size.expect("without windows only the last that runs is given up");
+    let page = own.page_size.unwrap();
     let pages = (own.swa_full_tokens_ratio.unwrap() * f64::from(args.num_gpu_blocks) + 1e-6) as u32;
     let (needed, capacity) = (tokens + 2 * (window + page), pages * page);
     assert!(needed > capacity, "{tokens} tokens would have fit: {needed} of {capacity}");
@@ -648,6 +654,9 @@ impl IterationSink for Log {
             assert_eq!(self.finished.insert(finished.id, finished.output_tokens), None, "ended twice");
         }
         for &(id, reason) in &iteration.rejected {
+            if sglang && matches!(reason, Rejection::KvCapacity { .. }) && self.holds_all(iteration) {
+                self.given_up_last.insert(id);
+            }
             assert_eq!(self.rejected.insert(id, reason), None, "given up twice");
         }
         self.follow_events(&iteration.kv_events);
@@ -662,6 +671,14 @@ impl IterationSink for Log {
 }
 
 impl Log {
+    /// Whether nobody runs on after an iteration of SGLang, and what cannot be taken away there has the memory: a prompt that is
+    /// computed in chunks, windows of what is cached, or what is being copied to the host.
+    fn holds_all(&self, iteration: &Iteration) -> bool {
+        let state = iteration.sglang.as_deref().unwrap();
+        let holds = state.chunked.is_some() || has_windows(&self.args) || has_tiers(&self.args);
+        state.running.is_empty() && iteration.scheduled.is_empty() && holds
+    }
+
     fn follow_events(&mut self, events: &[KvEvent]) {
         for event in events {
             match event {

@@ -14,7 +14,7 @@ use servecast_engine::{
 use servecast_types::{RequestId, Time};
 
 use crate::expand::{Expander, as_far_as_known};
-use crate::oracle_sglang::{Told, describe, priority_of, settings};
+use crate::oracle_sglang::{Told, accepted_drafts, describe, priority_of, settings};
 use crate::recording::{Recording, from_us};
 
 /// Runs the case and compares both sides with what was recorded, and with a run that takes decodes together; says where they
@@ -24,8 +24,11 @@ pub(crate) fn replay(case: &Recording) -> Result<(), String> {
     pair.run()?;
     let mut together = Pair::new(case, true)?;
     together.run()?;
-    pair.prefill.compare(case)?;
-    pair.decode.compare(case)?;
+    let differs = [pair.prefill.compare(case), pair.decode.compare(case)];
+    let differs: Vec<String> = differs.into_iter().filter_map(Result::err).collect();
+    if !differs.is_empty() {
+        return Err(differs.join("; "));
+    }
     pair.compare_with(&together)
 }
 
@@ -152,6 +155,7 @@ impl Side {
         EngineRequest {
             priority: priority_of(case, index),
             ignore_eos: case.requests[index].ignore_eos,
+            accepted_drafts: accepted_drafts(case, index),
             hold_kv: prefills,
             remote_prefill: !prefills,
             ..request
@@ -202,7 +206,9 @@ impl Side {
         };
         let computes = !iteration.scheduled.is_empty();
         if self.name == "prefill" {
-            step.remove("finished");
+            for key in ["finished", "accepted", "swa_end"] {
+                step.remove(key);
+            }
             step.extend([
                 ("bootstrap_queue", json!(case.names(&queues.bootstrap_queue))),
                 ("inflight_queue", json!(case.names(&queues.inflight_queue))),

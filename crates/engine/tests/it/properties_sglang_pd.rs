@@ -1,5 +1,5 @@
 //! Random loads of a prefill and a decode worker of SGLang together: every request is served, whether decodes are taken
-//! together or not.
+//! together or not, with speculation and with windows, too.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -71,7 +71,45 @@ fn config() -> impl Strategy<Value = Value> {
     let page = prop_oneof![Just(1_u32), Just(4)];
     let delays = (0_u32..3_000, 0_u32..3_000, 0_u32..4_000);
     let decode = (0_u32..60, any::<bool>(), prop::option::of(0_u32..4), 1_u32..4, any::<bool>());
-    (side(), side(), page, 1_u32..12, delays, decode).prop_map(|(prefill, decode, page, chunk, delays, pair)| {
+    let drafts = (prop::sample::select(vec!["EAGLE", "STANDALONE", "NGRAM"]), 2_u32..7);
+    let more = prop_oneof![
+        2 => Just(None),
+        1 => drafts.prop_map(|drafts| Some((Some(drafts), 0))),
+        1 => (5_u32..40).prop_map(|window| Some((None, window))),
+    ];
+    let base = base_config(side(), side(), page, delays, decode);
+    (base, more).prop_map(|(mut config, more)| {
+        match more {
+            None => {}
+            Some((Some((algorithm, width)), _)) => {
+                config["speculative_algorithm"] = json!(algorithm);
+                config["speculative_num_draft_tokens"] = json!(width);
+                let pair = &mut config["disaggregation"];
+                pair["decode_enable_radix_cache"] =
+                    json!(algorithm == "EAGLE" && pair["decode_enable_radix_cache"] == true);
+            }
+            Some((None, window)) => {
+                for side in ["prefill", "decode"] {
+                    let own = &mut config["disaggregation"][side];
+                    let pool = own["max_total_tokens"].as_u64().unwrap();
+                    // Every prompt of the load fits.
+                    own["swa"] = json!({"window": window, "swa_tokens": pool.min(100 + u64::from(window))});
+                }
+            }
+        }
+        config
+    })
+}
+
+fn base_config(
+    prefill: impl Strategy<Value = (u32, u32, bool)>,
+    decode_side: impl Strategy<Value = (u32, u32, bool)>,
+    page: impl Strategy<Value = u32>,
+    delays: impl Strategy<Value = (u32, u32, u32)>,
+    decode: impl Strategy<Value = (u32, bool, Option<u32>, u32, bool)>,
+) -> impl Strategy<Value = Value> {
+    let parts = (prefill, decode_side, page, 1_u32..12, delays, decode);
+    parts.prop_map(|(prefill, decode, page, chunk, delays, pair)| {
         let own = |(pool, seats, overlap): (u32, u32, bool)| {
             json!({"max_total_tokens": pool, "max_running_requests": seats, "overlap": overlap})
         };
@@ -93,15 +131,16 @@ fn config() -> impl Strategy<Value = Value> {
 fn requests() -> impl Strategy<Value = Value> {
     let request =
         (0_u32..3, 0_u32..40, 1_u32..40, 1_u32..60, prop::option::weighted(0.3, 1_u32..30), 0_u64..5_000);
+    let request = (request, prop::collection::vec(1_u32..3, 0..4));
     prop::collection::vec(request, 1..14).prop_map(|requests| {
         let mut arrival = 0;
         let requests = requests.into_iter().enumerate().map(|(number, request)| {
-            let (group, shared, own, max_tokens, eos_after, gap) = request;
+            let ((group, shared, own, max_tokens, eos_after, gap), accept) = request;
             arrival += gap;
             let spans = json!([[1_000 * group, shared], [10_000 + 100 * number, own]]);
             json!({
                 "id": format!("r{number}"), "arrival_us": arrival, "prompt_spans": spans, "max_tokens": max_tokens,
-                "eos_after": eos_after,
+                "eos_after": eos_after, "accept": accept,
             })
         });
         requests.collect()

@@ -35,7 +35,8 @@ impl IterationSink for Schedule {
         let preempted = iteration.preempted.iter().map(|id| format!("{id}!"));
         let scheduled = iteration.scheduled.iter();
         let scheduled = scheduled.map(|each| format!("{}:{}@{}", each.id, each.tokens, each.computed));
-        self.0.push(preempted.chain(scheduled).collect::<Vec<_>>().join(" "));
+        let given_up = iteration.rejected.iter().map(|(id, _)| format!("{id}x"));
+        self.0.push(preempted.chain(given_up).chain(scheduled).collect::<Vec<_>>().join(" "));
     }
 }
 

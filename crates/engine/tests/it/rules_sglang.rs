@@ -60,6 +60,19 @@ fn decodes_wait_if_a_mixed_batch_leaves_no_pages_for_them() {
     check(&settings, &requests, &["0:4@0 1:4@0 2:4@0", "3:15@0", "0:1@4 1:1@4 2:1@4"]);
 }
 
+/// Request 0 decodes alone while the prompt of request 1 waits for its second chunk. Of ten pages the first one has three.
+#[test]
+fn the_last_request_is_given_up_when_a_prompt_has_the_memory_that_it_needs() {
+    let own = json!({
+        "chunked_prefill_size": 16, "prefill_decode_interval": 50, "clip_max_new_tokens": 1, "schedule_conservativeness": 0,
+    });
+    let mut expected = vec!["0:4@0 1:12@0".to_owned()];
+    expected.extend((4..28).map(|computed| format!("0:1@{computed}")));
+    expected.extend(["0x".to_owned(), "1:12@12".to_owned()]);
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    check(&sglang(10, &own), &[(0, 4, 30, 0), (100, 24, 1, 0)], &expected);
+}
+
 /// Beside four decodes a chunk of 8 leaves 4 tokens. The last page goes to the prompt, so that two decodes wait for one;
 /// then there is none for the prompt either.
 #[test]

@@ -353,12 +353,33 @@ fn settings_of_prefill_and_decode_workers_are_checked() {
         ),
         (json!({"num_reserved_decode_tokens": 9}), format!("`sglang.num_reserved_decode_tokens` {sides}")),
         (json!({"disaggregation_bootstrap_us": 9}), format!("`sglang.disaggregation_bootstrap_us` {sides}")),
-        (
-            json!({"disaggregation_mode": "prefill", "sliding_window_size": 32}),
-            format!("`sglang.sliding_window_size` {own_queues}"),
-        ),
     ] {
         refused_own(&own, &message);
+    }
+    let tiers = json!({"disaggregation_mode": "prefill", "enable_hierarchical_cache": true});
+    refused(
+        json!({"kv_bytes_per_token": 1_000, "sglang": tiers}),
+        &format!("`sglang.enable_hierarchical_cache` {own_queues}"),
+    );
+    let windows = |mode: &str| json!({"disaggregation_mode": mode, "sliding_window_size": 32});
+    let drafts = json!({
+        "disaggregation_mode": "decode", "disaggregation_decode_enable_radix_cache": true,
+        "speculative_algorithm": "NGRAM",
+    });
+    refused(
+        json!({"speculative_config": {"acceptance_length": 2.0}, "sglang": drafts}),
+        "`sglang.disaggregation_decode_enable_radix_cache` is true, but beside it `sglang.speculative_algorithm` can only be \
+         `EAGLE` or `EAGLE3`: leave one of them out",
+    );
+    // With pages of one token a decode worker takes slots of windows for all of a prompt.
+    for (mode, page, longest) in [("prefill", 1, 993), ("decode", 1, 100), ("decode", 4, 993)] {
+        let mut own = windows(mode);
+        own["page_size"] = json!(page);
+        own["max_total_tokens"] = json!(1_000);
+        own["swa_full_tokens_ratio"] = json!(0.1);
+        let config = build(json!({"sglang": own})).unwrap();
+        let is_taken = |tokens: u32| config.check_request(tokens).is_ok();
+        assert!(is_taken(longest) && !is_taken(longest + 1), "{mode}, pages of {page}");
     }
 }
 

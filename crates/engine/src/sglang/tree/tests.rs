@@ -109,7 +109,7 @@ fn a_prefix_is_hit_where_the_window_before_its_end_has_slots() {
     assert_eq!((short.device.tokens, short.cached), (0, 8), "of the window of 4 only 3 have slots");
     assert_eq!(tree.find(Key { tokens: 9, ..key(&content) }).device.tokens, 9);
     tree.check(std::iter::empty()).unwrap();
-    tree.check_windows(std::iter::empty()).unwrap();
+    tree.check_windows(std::iter::empty(), false).unwrap();
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn who_computes_a_prefix_without_slots_again_gives_it_slots() {
     );
     assert_eq!(tree.window_evictable(), 7);
     assert_eq!(tree.find(Key { tokens: 8, ..key(&content) }).device.tokens, 8);
-    tree.check_windows(std::iter::empty()).unwrap();
+    tree.check_windows(std::iter::empty(), false).unwrap();
 }
 
 #[test]
@@ -141,11 +141,26 @@ fn a_window_is_locked_in_whole_nodes_and_what_is_above_loses_its_slots_first() {
     assert_eq!((first, tree.window_protected(), tree.window_evictable()), (2, 7, 4));
     assert_eq!(tree.evict_window(), Some(WindowVictim::Inner { tokens: 2 }));
     assert!(matches!(tree.evict_window(), Some(WindowVictim::Leaf(_))));
-    tree.check_windows([(leaf.prefix, first)].into_iter()).unwrap();
+    tree.check_windows([(leaf.prefix, first)].into_iter(), false).unwrap();
     tree.unlock(leaf.prefix.node);
     tree.unlock_window(leaf.prefix, first);
     assert_eq!((tree.window_protected(), tree.window_evictable()), (0, 9));
-    tree.check_windows(std::iter::empty()).unwrap();
+    tree.check_windows(std::iter::empty(), false).unwrap();
+}
+
+/// A window of 5 tokens before the end reaches 8 tokens back, and so does the page before that.
+#[test]
+fn a_use_reaches_a_page_further_than_the_window() {
+    let mut tree = RadixTree::new(4).with_windows(5);
+    let (one, other) = (prompt(&[(0, 8), (100, 8)]), prompt(&[(50, 8)]));
+    let start = tree.insert_with_window(Prefix::EMPTY, Key { tokens: 8, ..key(&one) }, 0);
+    tree.insert_with_window(start.prefix, key(&one), 0);
+    tree.insert_with_window(Prefix::EMPTY, key(&other), 0);
+    assert_eq!(tree.find(key(&one)).device.tokens, 16);
+    assert!(
+        matches!(tree.evict_window(), Some(WindowVictim::Leaf(_))),
+        "the other one is older than all of this"
+    );
 }
 
 /// A tree with contents of one run each, all of which the host has, too.

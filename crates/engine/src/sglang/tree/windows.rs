@@ -79,7 +79,7 @@ impl RadixTree {
         self.windows.as_ref().is_none_or(|windows| in_window >= windows.window.min(tokens))
     }
 
-    /// A walk was a use of the window before the end of a prefix and the token before that, in whole nodes.
+    /// A walk was a use of the window before the end of a prefix and the page before that, in whole nodes.
     pub(super) fn use_window(&mut self, prefix: Prefix, clock: u64) {
         self.use_window_from(prefix, prefix.tokens, clock);
     }
@@ -87,7 +87,7 @@ impl RadixTree {
     /// The same of the part of the window before `end` that is in a prefix.
     fn use_window_from(&mut self, prefix: Prefix, end: u32, clock: u64) {
         let Some(windows) = &self.windows else { return };
-        let first = end.saturating_sub(windows.window.saturating_add(1));
+        let first = end.saturating_sub(windows.window.saturating_add(self.page_size));
         let (mut at, mut end) = (prefix.node, prefix.tokens);
         while at != NodeId::ROOT && end > first {
             self.change_window(at, |node| node.last_use = (clock, end));
@@ -274,10 +274,12 @@ impl RadixTree {
     }
 
     /// Checks that sizes, locks and the list of what can be evicted from the window's pool agree with the tree, and that
-    /// `locked` are all windows, with where the first node of each begins.
+    /// `locked` are all windows, with where the first node of each begins. `have_gaps`: whether some of these may lack slots, as
+    /// what comes from another worker has slots in whole pages from the end of a prompt only.
     pub(in crate::sglang) fn check_windows(
         &self,
         locked: impl Iterator<Item = (Prefix, u32)>,
+        have_gaps: bool,
     ) -> Result<(), String> {
         let Some(windows) = &self.windows else { return Ok(()) };
         let mut locks = vec![0_u32; self.nodes.len()];
@@ -298,7 +300,7 @@ impl RadixTree {
                 "{id:?} counts {counted} windows, but has {}",
                 locks[id.index()]
             );
-            ensure!(node.has_slots || node.locks == 0, "{id:?} is in a window and has no slots");
+            ensure!(node.has_slots || node.locks == 0 || have_gaps, "{id:?} is in a window and has no slots");
             let is_listed = windows.unused.contains(&(node.last_use, id));
             ensure!(
                 is_listed == (node.has_slots && node.locks == 0),

@@ -396,6 +396,8 @@ impl<'a> Driver<'a> {
 
     /// What the requests of the load generate, which nobody else names, where the engine can leave that out of its events.
     fn own_output(&self) -> FxHashSet<SequenceHash> {
+        // More than any pool of these loads holds.
+        const MOST_OUTPUT: u32 = 20_000;
         let config = self.engine.config();
         let args = &self.log.sink.args;
         if args.engine_type == EngineType::Sglang || args.kv_groups.is_some() {
@@ -406,7 +408,7 @@ impl<'a> Driver<'a> {
             let prompt = self.load[index].prompt(index);
             let full = prompt.tokens() / config.block_size();
             let content = Prompt::new(
-                prompt.runs().iter().copied().chain([Run::output_of(RequestId(index as u32), 5_000)]),
+                prompt.runs().iter().copied().chain([Run::output_of(RequestId(index as u32), MOST_OUTPUT)]),
             );
             hasher().runs_of(&content).iter().skip(full as usize).collect::<Vec<_>>()
         };

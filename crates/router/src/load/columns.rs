@@ -63,24 +63,16 @@ impl Columns {
         let weight = settings.overlap_score_weight;
         let blocks = active.iter().zip(shared).map(|(&active, &shared)| active + tracked - f64::from(shared));
         let load = prefill.iter().zip(blocks).zip(overlaps);
-        let tokens = |prefill: f64, overlap: u32| {
-            let lacking = isl - f64::from(overlap) * block;
-            prefill + if lacking > 0.0 { lacking } else { 0.0 }
-        };
         costs.clear();
-        if !settings.track_prefill_tokens {
-            costs.extend(load.map(|((_, blocks), &overlap)| {
-                select::finite((blocks - weight * f64::from(overlap)).max(0.0))
-            }));
-        } else if block_size.is_power_of_two() {
-            // A product takes a fraction of the time of a quotient, and is the same to the last bit.
-            let part = block.recip();
+        if settings.track_prefill_tokens {
             costs.extend(load.map(|((&prefill, blocks), &overlap)| {
-                select::finite(weight * (tokens(prefill, overlap) * part) + blocks)
+                let lacking = isl - f64::from(overlap) * block;
+                let lacking = if lacking > 0.0 { lacking } else { 0.0 };
+                select::finite(weight * ((prefill + lacking) / block) + blocks)
             }));
         } else {
-            costs.extend(load.map(|((&prefill, blocks), &overlap)| {
-                select::finite(weight * (tokens(prefill, overlap) / block) + blocks)
+            costs.extend(load.map(|((_, blocks), &overlap)| {
+                select::finite((blocks - weight * f64::from(overlap)).max(0.0))
             }));
         }
     }

@@ -504,12 +504,15 @@ impl Cluster {
         call: impl FnOnce(&mut Engine, &mut Sink<'_, O>) -> T,
     ) -> (T, Outcome) {
         let Pool { role, workers, routing, .. } = &mut self.pools[place.pool.index()];
-        let engine = &mut workers[place.worker.index()].engine;
+        let Worker { engine, livelock, .. } = &mut workers[place.worker.index()];
         let (links, recorder) = (&mut self.links, &mut self.recorder);
         let outcome = self.spare.pop().unwrap_or_default();
-        let mut sink = Sink { place, pool: *role, routing, links, recorder, observer, outcome };
+        let mut sink = Sink { place, pool: *role, routing, links, recorder, livelock, observer, outcome };
         let result = call(engine, &mut sink);
         let outcome = sink.outcome;
+        if let Some(iterations) = livelock.found() {
+            self.break_livelock(place, iterations);
+        }
         if self.check && self.worker(place).checks.are_due(outcome.reports) {
             self.check_worker(place);
         }

@@ -226,6 +226,19 @@ pub enum RunError {
         /// How often it was the same instant again.
         rounds: u32,
     },
+    /// Requests of a worker take memory from each other, and none gets any further.
+    #[error(
+        "{place} at {at}: {iterations} iterations preempted requests and none of these got a token, so that they would do so \
+         for ever; this is a bug of servecast, which more KV memory or fewer requests at a time (`max_num_seqs`) may avoid"
+    )]
+    Livelock {
+        /// When that was clear.
+        at: Time,
+        /// Which worker.
+        place: String,
+        /// How many iterations.
+        iterations: u32,
+    },
     /// Nothing can happen any more, but requests are unfinished.
     #[error(
         "at {at} nothing can happen any more, but {unfinished} requests are unfinished, the first of them request {first} {place}"

@@ -21,6 +21,7 @@ mod drive;
 mod error;
 mod handoff;
 mod links;
+mod livelock;
 mod observer;
 mod ordered;
 mod pool;

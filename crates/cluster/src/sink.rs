@@ -7,6 +7,7 @@ use servecast_types::{KvEvent, Rank, RequestId, Role, Time};
 
 use crate::cluster::Place;
 use crate::links::Links;
+use crate::livelock::Livelock;
 use crate::pool::Routing;
 use crate::recorder::Recorder;
 use crate::{CaughtUp, Observer};
@@ -56,6 +57,7 @@ pub(crate) struct Sink<'a, O> {
     pub(crate) routing: &'a mut Routing,
     pub(crate) links: &'a mut Links,
     pub(crate) recorder: &'a mut Recorder,
+    pub(crate) livelock: &'a mut Livelock,
     pub(crate) observer: &'a mut O,
     pub(crate) outcome: Outcome,
 }
@@ -124,6 +126,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
             self.signal(emitted, is_finished, iteration.end);
         }
         debug_assert!(finished.next().is_none(), "a request finishes with a token");
+        self.livelock.iteration_ended(iteration);
         self.recorder.iteration_ended(self.place.pool, self.place.worker, iteration);
         let rejected = iteration.rejected.iter().map(|&(id, reason)| (id, reason, iteration.end));
         self.outcome.rejected.extend(rejected);
@@ -133,6 +136,7 @@ impl<O: Observer> IterationSink for Sink<'_, O> {
 
     fn decoded(&mut self, decodes: &Decodes) {
         let Place { pool, worker } = self.place;
+        self.livelock.progressed();
         self.recorder.decoded(pool, worker, decodes);
         self.observer.decoded(self.pool, worker, decodes);
         self.outcome.reports += 1;

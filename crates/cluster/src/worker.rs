@@ -8,6 +8,7 @@ use servecast_types::{Time, WorkerId};
 
 use crate::check::Checks;
 use crate::control::{WorkerState, WorkerView};
+use crate::livelock::Livelock;
 use crate::routing::Candidate;
 
 /// One worker.
@@ -25,6 +26,7 @@ pub(crate) struct Worker {
     pub(crate) queued_fetches: u32,
     /// When a copy to or from the memory of its host ends that is among the deadlines.
     pub(crate) copy_end: Option<Time>,
+    pub(crate) livelock: Livelock,
     /// In a checked run.
     pub(crate) checks: Checks,
 }
@@ -64,6 +66,7 @@ impl Worker {
             inbox: VecDeque::new(),
             queued_fetches: 0,
             copy_end: None,
+            livelock: Livelock::default(),
             checks: Checks::default(),
         }
     }

@@ -22,6 +22,13 @@ impl Cluster {
         self.broken.get_or_insert_with(|| Box::new(RunError::Invariant { at, place, what }));
     }
 
+    /// Notes that requests of a worker only take memory from each other; the driver ends the run.
+    pub(super) fn break_livelock(&mut self, place: Place, iterations: u32) {
+        let at = self.worker(place).engine.clock();
+        let place = format!("{} worker {}", self.pools[place.pool.index()].name, place.worker);
+        self.broken.get_or_insert_with(|| Box::new(RunError::Livelock { at, place, iterations }));
+    }
+
     /// An error if an invariant was found broken.
     pub(crate) fn holds(&mut self) -> Result<(), RunError> {
         self.broken.take().map_or(Ok(()), |error| Err(*error))

@@ -362,3 +362,29 @@ fn a_run_that_goes_round_and_round_at_one_instant_is_given_up() {
     let error = simulation.run(&mut ()).unwrap_err();
     assert!(matches!(error, RunError::Endless { .. }), "{error}");
 }
+
+/// Two prompts of which a pool of sliding windows can take neither, and one that it can.
+#[test]
+fn prompts_that_no_pool_of_windows_can_take_do_not_hold_up_the_run() {
+    let own = json!({"page_size": 3, "sliding_window_size": 34, "swa_full_tokens_ratio": 0.45});
+    let settings =
+        json!({"engine_type": "sglang", "num_gpu_blocks": 34, "latency": "linear:1000,10,0", "sglang": own});
+    let args = EngineArgs::from_json(settings).unwrap();
+    let config = args.validate(None).unwrap();
+    let topology = Topology::aggregated(PoolEngine { workers: 1, args: &args, config: &config }).unwrap();
+    let row = |(line, input_length, output_length): (u64, u64, u64)| TraceRow {
+        line,
+        timestamp_ms: Some(0.0),
+        input_length: Some(input_length),
+        output_length,
+        hash_ids: vec![line],
+        ..TraceRow::default()
+    };
+    let rows: Vec<TraceRow> = [(1, 80, 29), (2, 75, 14), (3, 9, 2)].map(row).into();
+    let workload = Workload::from_rows(&rows, 100, Load::Open { arrival_speedup_ratio: 1.0 }).unwrap();
+    let simulation = Simulation::new(&topology, workload, &SimulationOptions::default()).unwrap();
+    let record = simulation.run(&mut ()).unwrap();
+    let rejected = RequestStatus::Rejected(RejectReason::KvCapacity);
+    let statuses: Vec<RequestStatus> = record.requests.iter().map(|request| request.status).collect();
+    assert_eq!(statuses, [rejected, rejected, RequestStatus::Finished]);
+}

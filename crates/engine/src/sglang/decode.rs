@@ -104,7 +104,7 @@ impl Scheduler {
     }
 
     /// Gives a running request up whose KV nobody keeps.
-    fn give_up(&mut self, slot: Slot, others: usize, step: &mut Step) {
+    pub(super) fn give_up(&mut self, slot: Slot, others: usize, step: &mut Step) {
         self.cache.release(&mut self.requests[slot]);
         let request = self.requests.remove(slot);
         let tokens = request.known();
@@ -112,17 +112,8 @@ impl Scheduler {
         self.cache.make_available(NewTokenRatio::headroom(others));
     }
 
-    /// Sends the request whose prompt is computed in chunks back to the queue, since there is no memory for the next
-    /// one; what it computed stays in the tree as long as there is room.
-    pub(super) fn retract_chunked(&mut self, slot: Slot, step: &mut Step) {
-        self.chunked = None;
-        self.release_for_requeue(slot, self.running.len(), Requeue::Retracted, step);
-        self.requeue(slot);
-        self.batch_is_full = false;
-    }
-
     /// Takes the KV of a request away, which is not shared, and leaves some memory free for those that stay.
-    fn release_for_requeue(&mut self, slot: Slot, others: usize, how: Requeue, step: &mut Step) {
+    pub(super) fn release_for_requeue(&mut self, slot: Slot, others: usize, how: Requeue, step: &mut Step) {
         let request = &mut self.requests[slot];
         self.cache.release(request);
         request.in_flight = 0;

@@ -10,6 +10,7 @@
 //!   same and gets one token, which needs no memory; the real queue may wait behind it for ever.
 //! - A chunk that continues takes its tokens even if the running requests have reserved them. If there are not that many
 //!   at all, the request goes back to the queue as a retracted one; what it computed can be hit as long as it is cached.
+//!   When it has the pool to itself and comes no further than the last time, it is given up: the real one waits for ever.
 //! - Decodes ride along in a prefill batch only if that leaves pages for all of them, and wait otherwise. Where they are
 //!   more than a chunk has tokens, a chunk that continues takes a page.
 //! - The last running request that has no page is given up as in the real engine, but where KV under way to or from other
@@ -26,6 +27,7 @@
 //! - `adder`: the budgets of a prefill batch (`PrefillAdder`).
 //! - `policy`: the order of the waiting queue (`SchedulePolicy`); `order`: those orders that go by what is cached or runs.
 //! - `queue`: the waiting queue itself.
+//! - `chunked`: the prompt that is computed in chunks.
 //! - `interval`: decodes between prefill batches (`prefill_decode_interval`).
 //! - `progress`: how much has been computed since a request came (`processed_tokens_counter`).
 //! - `inbox`: requests that the scheduler has not looked at yet (`scheduler_recv_interval`).
@@ -44,6 +46,7 @@
 
 mod adder;
 mod cache;
+mod chunked;
 mod cursor;
 mod decode;
 mod decode_side;

@@ -70,6 +70,8 @@ pub(super) struct Request {
     pub(super) has_reserve: bool,
     /// How often it was sent back to the queue: results that were under way then are void.
     pub(super) requeues: u32,
+    /// Tokens that it had generated and computed when there was last no memory for a chunk of it though nobody else had any.
+    pub(super) stuck_at: (u32, u32),
 
     /// Tokens whose KV is there once what is in flight has run.
     pub(super) computed: u32,
@@ -138,6 +140,7 @@ impl Request {
             verifications: 0,
             has_reserve: false,
             requeues: 0,
+            stuck_at: (0, 0),
             computed: 0,
             allocated: 0,
             shared: Prefix::EMPTY,

@@ -267,16 +267,6 @@ impl Scheduler {
         adder
     }
 
-    /// Shares what the last chunk of the chunked request computed.
-    pub(super) fn stash_chunk(&mut self) {
-        // One that found no room in the last batch has nothing new.
-        if let Some(slot) = self.chunked.filter(|slot| self.last_prefill.contains(slot)) {
-            let request = &mut self.requests[slot];
-            let computed = request.computed;
-            self.cache.share_chunk(request, computed);
-        }
-    }
-
     /// Requests whose prompt is computed run from now on; those that ended are gone.
     fn merge_last_prefill(&mut self) {
         let mut last = std::mem::take(&mut self.last_prefill);
@@ -329,24 +319,8 @@ impl Scheduler {
         let running = self.running.iter().map(|&slot| &self.requests[slot]);
         let mut adder = PrefillAdder::new(&self.sglang, &self.cache, self.ratio.current(), mixed, running);
         let continues = self.chunked.is_some();
-        if let Some(slot) = self.chunked {
-            let limit = self.policy.chunk_limit(
-                &self.requests[slot],
-                &self.waiting,
-                &self.requests,
-                adder.rem_chunk.unwrap_or(0),
-                self.config.block_size,
-            );
-            let tokens = adder.next_chunk(&self.requests[slot], &self.cache, limit);
-            let is_alone = self.running.is_empty() && !step.follows_another;
-            if !self.cache.has_room(&self.requests[slot], tokens) || (tokens == 0 && is_alone) {
-                self.retract_chunked(slot, step);
-                return Some(adder);
-            }
-            if tokens > 0 {
-                let more = adder.add_chunked(slot, &self.requests[slot], tokens, &self.cache);
-                self.chunked = Some(slot).filter(|_| more);
-            }
+        if !self.continue_chunked(&mut adder, step) {
+            return Some(adder);
         }
         for slot in self.add_waiting(&mut adder, continues, step) {
             self.requeue(slot);

@@ -149,10 +149,15 @@ impl Scheduler {
         loading.chain(held).chain(known).chain(copies).filter(|&end| now < end && end < Time::MAX).min()
     }
 
+    /// Whether copies to the memory of the host or from it are under way.
+    pub(super) fn copies_to_host(&self) -> bool {
+        self.cache.host.iter().any(|host| host.next_end().is_some())
+    }
+
     /// Gives up the head of the queue if nothing that is under way could ever make room for it.
     pub(crate) fn give_up_if_stuck(&mut self, iteration: &mut Iteration) {
-        let copies = self.cache.host.iter().any(|host| host.next_end().is_some());
-        let computing = self.num_running() > 0 || !self.loading.is_empty() || !self.held.is_empty() || copies;
+        let under_way = !self.loading.is_empty() || !self.held.is_empty() || self.copies_to_host();
+        let computing = self.num_running() > 0 || under_way;
         // On a decode worker nobody waits alone.
         if computing || self.decode_side.is_some() {
             return;

@@ -188,3 +188,17 @@ fn an_idle_worker_looks_at_new_requests_at_once() {
     let settings = sglang(100, &json!({"scheduler_recv_interval": 50}));
     check(&settings, &[(0, 4, 2, 0), (100, 4, 1, 2)], &["0:4@0", "0:1@4", "1:4@0"]);
 }
+
+/// Windows of 34 tokens have a pool of 15 pages of 3. Of the first two prompts, each gets as far as 42 tokens, and has nothing
+/// for the next chunk; a third one needs less.
+#[test]
+fn prompts_that_a_pool_of_windows_cannot_take_are_given_up_though_they_take_turns() {
+    let own = json!({"page_size": 3, "sliding_window_size": 34, "swa_full_tokens_ratio": 0.45});
+    let mut settings = sglang(34, &own);
+    settings["block_size"] = json!(3);
+    let expected = [
+        "0:24@0", "0:18@24", "0!", "1:27@0", "1:15@27", "1!", "2:9@0", "2:1@9", "0:24@0", "0:18@24", "0x",
+        "1:27@0", "1:15@27", "1x",
+    ];
+    check(&settings, &[(3000, 80, 29, 0), (4000, 75, 14, 0), (5000, 9, 2, 0)], &expected);
+}

@@ -1,9 +1,11 @@
 //! When the turns of sessions become requests.
 
 mod progress;
+mod to_start;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 use servecast_latency::Host;
@@ -12,6 +14,7 @@ use servecast_types::{Duration, RequestId, Time};
 use servecast_workload::{Session, Turn, TurnStart, Workload};
 
 use self::progress::Progress;
+use self::to_start::ToStart;
 use crate::ClusterError;
 use crate::drive::{Arrival, NewRequest, Placement, Source, Watches};
 
@@ -40,10 +43,10 @@ pub(crate) struct TurnId {
 /// Turns that are due at the same time are sent in order of their line in the trace.
 #[derive(Debug)]
 pub struct Replay {
-    sessions: Vec<Session>,
-    /// Sessions in the order in which they start.
-    order: Vec<u32>,
-    started: usize,
+    /// Sessions that have not started.
+    to_start: ToStart,
+    /// Sessions that have started, while a turn of theirs is still to be sent or ends.
+    under_way: FxHashMap<u32, Session>,
     /// Turns that are known to be sent, by when they are at the deployment.
     on_the_way: BinaryHeap<Reverse<(Time, u64, TurnId)>>,
     /// In a closed loop, when each free place became free, the first one in front; places of an open loop are endless.
@@ -56,25 +59,23 @@ pub struct Replay {
     next_arrival: Option<Time>,
     /// Whether a session has several turns.
     goes_on: bool,
-    /// The turn that each request is.
+    /// The turn that each request is, where sessions have several.
     turns: Vec<TurnId>,
     /// Turns whose workers were fixed beforehand.
     placements: FxHashMap<TurnId, Placement>,
     /// Sessions under way whose turns wait for others than the one before them.
     graphs: FxHashMap<u32, Progress>,
-    /// Turns that are not sent, and since when that is known, last one first.
-    refused: Vec<(TurnId, Time)>,
+    /// Turns that are not sent, last one first.
+    refused: Vec<(TurnId, NewRequest)>,
 }
 
 impl Replay {
     /// A workload with `host` between its users and the deployment.
     pub fn new(workload: Workload, mode: LoadMode, host: Host) -> Result<Self, ClusterError> {
-        let order: Vec<u32> = match mode {
-            LoadMode::OpenLoop => {
-                workload.arrival_order().into_iter().map(|session| session as u32).collect()
-            }
+        let order = match mode {
+            LoadMode::OpenLoop => workload.arrival_order(),
             LoadMode::ClosedLoop { concurrency: 0 } => return Err(ClusterError::NoConcurrency),
-            LoadMode::ClosedLoop { .. } => (0..workload.sessions.len() as u32).collect(),
+            LoadMode::ClosedLoop { .. } => (0..workload.sessions.len()).collect(),
         };
         let free_places = match mode {
             LoadMode::OpenLoop => None,
@@ -84,9 +85,8 @@ impl Replay {
         };
         let goes_on = workload.sessions.iter().any(|session| session.turns.len() > 1);
         let mut replay = Self {
-            sessions: workload.sessions,
-            order,
-            started: 0,
+            to_start: ToStart::new(workload.sessions, &order),
+            under_way: FxHashMap::default(),
             on_the_way: BinaryHeap::new(),
             free_places,
             host,
@@ -116,53 +116,44 @@ impl Replay {
         self.placements.insert(TurnId { session, turn }, workers);
     }
 
-    /// What there is to know of a turn that its user sent at `sent`.
-    fn origin(&self, turn: TurnId, sent: Time) -> NewRequest {
-        let source = self.turn(turn);
-        NewRequest {
-            session: turn.session,
-            turn: turn.turn,
-            line: source.line,
-            class: source.class,
-            lora: source.lora,
-            arrival: sent,
-            input_tokens: source.prompt.tokens(),
-            output_tokens: source.output_tokens,
-        }
+    /// A turn of a session that is under way.
+    fn turn(&self, id: TurnId) -> &Turn {
+        &self.under_way[&id.session].turns[id.turn as usize]
     }
 
-    fn turn(&self, turn: TurnId) -> &Turn {
-        &self.session(turn.session).turns[turn.turn as usize]
+    /// A turn to be sent. Its prompt, and its output as far as it is named, are handed out: they are needed once.
+    fn take_turn(&mut self, id: TurnId) -> Turn {
+        let Entry::Occupied(mut session) = self.under_way.entry(id.session) else {
+            unreachable!("{id:?} is sent, and its session is not under way")
+        };
+        let turns = &mut session.get_mut().turns;
+        let turn = taken(&mut turns[id.turn as usize]);
+        if turns.len() == 1 {
+            session.remove();
+        }
+        turn
     }
 
     /// How long a turn is on its way.
-    fn front_end(&self, turn: TurnId) -> Duration {
-        self.host.front_end(self.turn(turn).prompt.tokens())
+    fn front_end(&self, turn: &Turn) -> Duration {
+        self.host.front_end(turn.prompt.tokens())
     }
 
-    /// When a turn was sent that is due now and whose content is still here.
-    fn sent(&self, turn: TurnId, now: Time) -> Time {
+    /// When a turn was sent that is due now.
+    fn sent(&self, turn: &Turn, now: Time) -> Time {
         Time::from_ns(now.since(Time::ZERO + self.front_end(turn)).as_ns())
     }
 
-    /// The request of a turn that is due now. Its prompt, and its output as far as it is named, are handed out: they are
-    /// needed once.
-    fn send(&mut self, turn: TurnId, now: Time) -> Arrival {
-        let origin = self.origin(turn, self.sent(turn, now));
-        let placement = self.placements.remove(&turn).unwrap_or_default();
-        let source = &mut self.sessions[turn.session as usize].turns[turn.turn as usize];
+    /// The request of a turn that is due now.
+    fn send(&mut self, id: TurnId, turn: Turn, now: Time) -> Arrival {
         Arrival {
-            origin,
-            prompt: std::mem::take(&mut source.prompt),
-            output: source.output.take(),
-            stop_after: source.stop_after,
-            priority: source.priority,
-            placement,
+            origin: origin(id, &turn, self.sent(&turn, now)),
+            prompt: turn.prompt,
+            output: turn.output,
+            stop_after: turn.stop_after,
+            priority: turn.priority,
+            placement: self.placements.remove(&id).unwrap_or_default(),
         }
-    }
-
-    fn session(&self, session: u32) -> &Session {
-        &self.sessions[session as usize]
     }
 
     /// Finds out when the next turn is due, after what is known has changed.
@@ -174,36 +165,43 @@ impl Replay {
 
     /// The next turn that is due by `now`.
     #[inline]
-    fn pop_turn(&mut self, now: Time) -> Option<TurnId> {
+    fn pop_turn(&mut self, now: Time) -> Option<(TurnId, Turn)> {
         self.next_arrival.filter(|&at| at <= now)?;
         let due = self.find_due(now);
         self.plan_next();
         due
     }
 
-    fn find_due(&mut self, now: Time) -> Option<TurnId> {
-        let shortest = self.shortest_front_end;
-        while let Some((sent, line, turn)) = self.next_start().filter(|(sent, ..)| *sent + shortest <= now) {
-            let due = sent + self.front_end(turn);
-            let is_next = self.on_the_way.peek().is_none_or(|Reverse(first)| (due, line, turn) < *first);
+    fn find_due(&mut self, now: Time) -> Option<(TurnId, Turn)> {
+        while let Some((sent, line)) = self.next_start()
+            && sent + self.shortest_front_end <= now
+        {
+            let (number, mut session) = self.to_start.pop()?;
+            let id = TurnId { session: number, turn: 0 };
+            let due = sent + self.front_end(&session.turns[0]);
+            let is_next = self.on_the_way.peek().is_none_or(|Reverse(first)| (due, line, id) < *first);
             // Where nothing overtakes anything, a start needs no place among others.
-            if due > now || !is_next {
-                self.on_the_way.push(Reverse((due, line, turn)));
+            let first = (due <= now && is_next).then(|| taken(&mut session.turns[0]));
+            if first.is_none() {
+                self.on_the_way.push(Reverse((due, line, id)));
             }
-            self.started += 1;
             self.free_places.as_mut().map(BinaryHeap::pop);
-            self.begin(turn.session, sent);
-            if due <= now && is_next {
-                return Some(turn);
+            if first.is_none() || session.turns.len() > 1 {
+                self.under_way.insert(number, session);
+                self.begin(number, sent);
+            }
+            if let Some(turn) = first {
+                return Some((id, turn));
             }
         }
         self.on_the_way.peek().filter(|Reverse((due, ..))| *due <= now)?;
-        self.on_the_way.pop().map(|Reverse((.., turn))| turn)
+        let Reverse((.., id)) = self.on_the_way.pop()?;
+        Some((id, self.take_turn(id)))
     }
 
     /// The first turn of a session is sent: so are others that wait for none.
     fn begin(&mut self, session: u32, sent: Time) {
-        let Some(waits) = &self.session(session).waits else { return };
+        let Some(waits) = &self.under_way[&session].waits else { return };
         let progress = Progress::of(waits);
         let roots: Vec<u32> =
             (1..).zip(waits.iter().skip(1)).filter(|(_, of)| of.is_empty()).map(|(turn, _)| turn).collect();
@@ -214,13 +212,19 @@ impl Replay {
     }
 
     /// A turn is sent that waits for nothing more since `ready`.
-    fn send_after(&mut self, turn: TurnId, ready: Time) {
-        let Turn { start, line, .. } = *self.turn(turn);
-        let sent = match start {
+    fn send_after(&mut self, id: TurnId, ready: Time) {
+        let turn = self.turn(id);
+        let sent = match turn.start {
             TurnStart::AfterPrevious(delay) => ready + delay,
             TurnStart::NotBefore(time) | TurnStart::At(time) => time.max(ready),
         };
-        self.on_the_way.push(Reverse((sent + self.front_end(turn), line, turn)));
+        let (due, line) = (sent + self.front_end(turn), turn.line);
+        self.on_the_way.push(Reverse((due, line, id)));
+    }
+
+    /// How many turns a session has that is under way. One with a single turn is not, once that is sent.
+    fn turns_of(&self, session: u32) -> u32 {
+        self.under_way.get(&session).map_or(1, |session| session.turns.len() as u32)
     }
 
     /// A turn has been served: its session continues.
@@ -235,7 +239,7 @@ impl Replay {
             return if is_over { self.session_ended(session, now) } else { self.plan_next() };
         }
         let next = TurnId { session, turn: turn + 1 };
-        if next.turn as usize == self.session(session).turns.len() {
+        if next.turn == self.turns_of(session) {
             return self.session_ended(session, now);
         }
         self.send_after(next, now);
@@ -247,9 +251,12 @@ impl Replay {
         let TurnId { session, turn } = lost;
         let (refused, is_over) = match self.graphs.get_mut(&session) {
             Some(progress) => (progress.lost(turn), progress.is_over()),
-            None => ((turn + 1..self.session(session).turns.len() as u32).collect(), true),
+            None => ((turn + 1..self.turns_of(session)).collect(), true),
         };
-        self.refused.extend(refused.into_iter().rev().map(|turn| (TurnId { session, turn }, now)));
+        for turn in refused.into_iter().rev() {
+            let id = TurnId { session, turn };
+            self.refused.push((id, origin(id, self.turn(id), now)));
+        }
         if is_over {
             self.session_ended(session, now);
         }
@@ -257,23 +264,48 @@ impl Replay {
 
     /// A session will have no more turns: another takes its place.
     fn session_ended(&mut self, session: u32, now: Time) {
+        self.under_way.remove(&session);
         self.graphs.remove(&session);
+        self.place_freed(now);
+    }
+
+    /// Another session may start in a closed loop.
+    fn place_freed(&mut self, now: Time) {
         if let Some(places) = &mut self.free_places {
             places.push(Reverse(now));
             self.plan_next();
         }
     }
 
-    fn next_start(&self) -> Option<(Time, u64, TurnId)> {
-        let session = *self.order.get(self.started)?;
-        let first = self.session(session).turns.first()?;
+    /// When the next session starts, and the line of its first turn.
+    fn next_start(&self) -> Option<(Time, u64)> {
+        let first = self.to_start.first_turn()?;
         let time = match (&self.free_places, first.start) {
             (Some(places), _) => places.peek()?.0,
             (None, TurnStart::At(time) | TurnStart::NotBefore(time)) => time,
             (None, TurnStart::AfterPrevious(delay)) => Time::ZERO + delay,
         };
-        Some((time, first.line, TurnId { session, turn: 0 }))
+        Some((time, first.line))
     }
+}
+
+/// What there is to know of a turn that its user sent at `sent`.
+fn origin(id: TurnId, turn: &Turn, sent: Time) -> NewRequest {
+    NewRequest {
+        session: id.session,
+        turn: id.turn,
+        line: turn.line,
+        class: turn.class,
+        lora: turn.lora,
+        arrival: sent,
+        input_tokens: turn.prompt.tokens(),
+        output_tokens: turn.output_tokens,
+    }
+}
+
+/// A turn with its content, which it loses.
+fn taken(turn: &mut Turn) -> Turn {
+    Turn { prompt: std::mem::take(&mut turn.prompt), output: turn.output.take(), ..*turn }
 }
 
 impl Source for Replay {
@@ -284,17 +316,22 @@ impl Source for Replay {
 
     #[inline]
     fn pop_due(&mut self, now: Time) -> Option<Arrival> {
-        let turn = self.pop_turn(now)?;
-        self.turns.push(turn);
-        Some(self.send(turn, now))
+        let (id, turn) = self.pop_turn(now)?;
+        if self.goes_on {
+            self.turns.push(id);
+        }
+        Some(self.send(id, turn, now))
     }
 
     fn arrived(&mut self, id: RequestId) {
-        debug_assert_eq!(id.index() + 1, self.turns.len());
+        debug_assert!(!self.goes_on || id.index() + 1 == self.turns.len());
     }
 
     /// Its session continues. Turns that wait for one that was not served are rejected, since their prompts build on it.
     fn ended(&mut self, id: RequestId, status: RequestStatus, at: Time) {
+        if !self.goes_on {
+            return self.place_freed(at);
+        }
         let turn = self.turns[id.index()];
         match status {
             RequestStatus::Finished => self.turn_ended(turn, at),
@@ -305,9 +342,9 @@ impl Source for Replay {
     }
 
     fn pop_refused(&mut self) -> Option<NewRequest> {
-        let (turn, at) = self.refused.pop()?;
+        let (turn, request) = self.refused.pop()?;
         self.turns.push(turn);
-        Some(self.origin(turn, at))
+        Some(request)
     }
 
     fn watches(&self) -> Watches {
@@ -316,172 +353,4 @@ impl Source for Replay {
 }
 
 #[cfg(test)]
-mod tests {
-    use servecast_types::{Prompt, Run};
-
-    use super::*;
-
-    fn ms(ms: u64) -> Time {
-        Time::from_ns(ms * 1_000_000)
-    }
-
-    fn session(first_line: u64, starts: &[TurnStart]) -> Session {
-        let turn = |(index, &start): (usize, &TurnStart)| Turn {
-            line: first_line + index as u64,
-            start,
-            prompt: Prompt::new([Run::tokens(0, 4)]),
-            output_tokens: 1,
-            priority: 0,
-            stop_after: None,
-            output: None,
-            class: None,
-            lora: None,
-        };
-        Session { turns: starts.iter().enumerate().map(turn).collect(), ..Session::default() }
-    }
-
-    fn replay(sessions: Vec<Session>, mode: LoadMode) -> Replay {
-        Replay::new(Workload { sessions, ..Workload::default() }, mode, Host::NONE).unwrap()
-    }
-
-    fn due(replay: &mut Replay, now: Time) -> Vec<(u32, u32)> {
-        std::iter::from_fn(|| replay.pop_turn(now)).map(|turn| (turn.session, turn.turn)).collect()
-    }
-
-    fn delay(ms: u64) -> TurnStart {
-        TurnStart::AfterPrevious(Duration::from_ns(ms * 1_000_000))
-    }
-
-    #[test]
-    fn an_open_loop_follows_the_clock_and_then_the_lines() {
-        let at = |time| [TurnStart::At(ms(time))];
-        let sessions = vec![session(1, &at(5)), session(2, &at(0)), session(3, &at(5))];
-        let mut replay = replay(sessions, LoadMode::OpenLoop);
-        assert_eq!(replay.next(), Some(ms(0)));
-        assert_eq!(due(&mut replay, ms(4)), [(1, 0)]);
-        assert_eq!(due(&mut replay, ms(5)), [(0, 0), (2, 0)]);
-        assert_eq!(replay.next(), None);
-    }
-
-    #[test]
-    fn later_turns_wait_for_their_delay_or_their_time() {
-        let turns =
-            [TurnStart::At(ms(0)), delay(10), TurnStart::NotBefore(ms(100)), TurnStart::NotBefore(ms(20))];
-        let mut replay = replay(vec![session(1, &turns)], LoadMode::OpenLoop);
-        let mut ends = [30, 50, 130].into_iter();
-        let mut arrivals = Vec::new();
-        while let Some(time) = replay.next() {
-            let turn = replay.pop_turn(time).unwrap();
-            arrivals.push(time);
-            if let Some(end) = ends.next() {
-                replay.turn_ended(turn, ms(end));
-            }
-        }
-        assert_eq!(arrivals, [0, 40, 100, 130].map(ms));
-    }
-
-    #[test]
-    fn a_closed_loop_gives_a_place_to_the_next_session_when_one_has_ended() {
-        let at = TurnStart::At(Time::ZERO);
-        let sessions = vec![session(1, &[at, delay(100)]), session(3, &[at]), session(4, &[at])];
-        let mut replay = replay(sessions, LoadMode::ClosedLoop { concurrency: 2 });
-        assert_eq!(due(&mut replay, ms(0)), [(0, 0), (1, 0)]);
-        assert_eq!(replay.next(), None);
-        replay.turn_ended(TurnId { session: 0, turn: 0 }, ms(10));
-        assert_eq!(replay.next(), Some(ms(110)), "the session thinks and keeps its place");
-        replay.turn_ended(TurnId { session: 1, turn: 0 }, ms(20));
-        assert_eq!(replay.next(), Some(ms(20)));
-        assert_eq!(due(&mut replay, ms(20)), [(2, 0)]);
-        assert_eq!(due(&mut replay, ms(110)), [(0, 1)]);
-    }
-
-    #[test]
-    fn a_front_end_lies_between_sending_and_being_due() {
-        let workload = Workload {
-            sessions: vec![
-                session(1, &[TurnStart::At(ms(5)), delay(10)]),
-                session(3, &[TurnStart::At(ms(6))]),
-            ],
-            ..Workload::default()
-        };
-        let host = Host { front_end_us: 2000.0, ..Host::NONE };
-        let mut replay = Replay::new(workload, LoadMode::OpenLoop, host).unwrap();
-        assert_eq!(replay.next(), Some(ms(7)));
-        assert_eq!(due(&mut replay, ms(6)), []);
-        assert_eq!(due(&mut replay, ms(7)), [(0, 0)]);
-        assert_eq!(replay.sent(TurnId { session: 0, turn: 0 }, ms(7)), ms(5));
-        replay.turn_ended(TurnId { session: 0, turn: 0 }, ms(20));
-        assert_eq!(due(&mut replay, ms(31)), [(1, 0)]);
-        assert_eq!(replay.next(), Some(ms(32)));
-    }
-
-    #[test]
-    fn a_start_in_the_front_end_is_not_put_off_by_a_later_end() {
-        let at = TurnStart::At(Time::ZERO);
-        let workload =
-            Workload { sessions: (1..=4).map(|line| session(line, &[at])).collect(), ..Workload::default() };
-        let mode = LoadMode::ClosedLoop { concurrency: 2 };
-        let host = Host { front_end_us: 200_000.0, ..Host::NONE };
-        let mut replay = Replay::new(workload, mode, host).unwrap();
-        assert_eq!(due(&mut replay, ms(200)), [(0, 0), (1, 0)]);
-        replay.turn_ended(TurnId { session: 0, turn: 0 }, ms(300));
-        replay.turn_ended(TurnId { session: 1, turn: 0 }, ms(400));
-        assert_eq!(replay.next(), Some(ms(500)));
-        assert_eq!(due(&mut replay, ms(500)), [(2, 0)]);
-        assert_eq!(replay.sent(TurnId { session: 2, turn: 0 }, ms(500)), ms(300));
-        assert_eq!(due(&mut replay, ms(600)), [(3, 0)]);
-    }
-
-    #[test]
-    fn a_closed_loop_needs_somebody_in_it() {
-        let mode = LoadMode::ClosedLoop { concurrency: 0 };
-        let error = Replay::new(Workload::default(), mode, Host::NONE).unwrap_err();
-        assert_eq!(error, ClusterError::NoConcurrency);
-    }
-
-    /// A session of one turn with a prompt of so many tokens.
-    fn prompt_of(tokens: u32, line: u64, at: u64) -> Session {
-        let mut one = session(line, &[TurnStart::At(ms(at))]);
-        one.turns[0].prompt = Prompt::new([Run::tokens(0, tokens)]);
-        one
-    }
-
-    #[test]
-    fn a_short_prompt_overtakes_a_long_one_on_the_way() {
-        let host = Host { front_end_us: 1000.0, front_end_us_per_1k_prompt_tokens: 10_000.0, ..Host::NONE };
-        let sessions = vec![prompt_of(1000, 1, 0), prompt_of(100, 2, 2), prompt_of(300, 3, 30)];
-        for mode in [LoadMode::OpenLoop, LoadMode::ClosedLoop { concurrency: 2 }] {
-            let workload = Workload { sessions: sessions.clone(), ..Workload::default() };
-            let mut replay = Replay::new(workload, mode, host).unwrap();
-            let (mut arrivals, mut sent) = (Vec::new(), Vec::new());
-            while let Some(now) = replay.next() {
-                while let Some(turn) = replay.pop_turn(now) {
-                    arrivals.push((now, turn.session));
-                    sent.push(replay.sent(turn, now));
-                    // Its end is known before it comes.
-                    replay.session_ended(turn.session, now + Duration::from_ns(100_000_000));
-                }
-            }
-            if mode == LoadMode::OpenLoop {
-                assert_eq!(arrivals, [(ms(4), 1), (ms(11), 0), (ms(34), 2)]);
-                assert_eq!(sent, [ms(2), ms(0), ms(30)]);
-            } else {
-                assert_eq!(arrivals, [(ms(2), 1), (ms(11), 0), (ms(106), 2)]);
-                assert_eq!(sent, [ms(0), ms(0), ms(102)]);
-            }
-        }
-    }
-
-    #[test]
-    fn the_place_that_is_free_first_is_taken_first() {
-        let at = TurnStart::At(Time::ZERO);
-        let sessions = (1..=4).map(|line| session(line, &[at])).collect();
-        let mut replay = replay(sessions, LoadMode::ClosedLoop { concurrency: 2 });
-        assert_eq!(due(&mut replay, ms(0)), [(0, 0), (1, 0)]);
-        replay.session_ended(0, ms(30));
-        replay.session_ended(1, ms(20));
-        assert_eq!(replay.next(), Some(ms(20)));
-        assert_eq!(due(&mut replay, ms(20)), [(2, 0)]);
-        assert_eq!(due(&mut replay, ms(30)), [(3, 0)]);
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use crate::assemble::Plan;
 use crate::blocks::Blocks;
 use crate::graph::{self, Graph, Waits};
 use crate::row::TraceRow;
-use crate::{TraceError, TraceNotes, shape};
+use crate::{FreeingIter, TraceError, TraceNotes, shape};
 
 /// What a simulation replays: sessions of turns with virtual times.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -238,7 +238,7 @@ impl Workload {
     ) -> Result<Self, TraceError> {
         let cut = cut.into();
         rows.truncate(cut.rows_of(&rows));
-        Ok(cut.of_workload(Plan::new(&rows, cut, load)?.assemble(rows.into_iter())?))
+        Ok(cut.of_workload(Plan::new(&rows, cut, load)?.assemble(FreeingIter::new(rows))?))
     }
 
     /// How many requests there are.

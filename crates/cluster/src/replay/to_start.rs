@@ -1,41 +1,33 @@
 //! The sessions of a workload that have not started.
 
-use servecast_workload::{Session, Turn};
+use servecast_workload::{FreeingIter, Session, Turn};
 
 /// Sessions in the order in which they start. Their memory is given back while they do, since records take its place.
 #[derive(Debug)]
 pub(super) struct ToStart {
-    /// The next one is last.
-    sessions: Vec<Session>,
+    sessions: FreeingIter<Session>,
     /// Their numbers in the workload.
-    numbers: Vec<u32>,
+    numbers: FreeingIter<u32>,
 }
 
 impl ToStart {
     /// The sessions of a workload, which start in this order.
     pub(super) fn new(mut sessions: Vec<Session>, order: &[usize]) -> Self {
-        let numbers = order.iter().rev().map(|&session| session as u32).collect();
-        if order.is_sorted() {
-            sessions.reverse();
-        } else {
-            let in_order = order.iter().rev().map(|&session| std::mem::take(&mut sessions[session]));
-            sessions = in_order.collect();
+        let numbers = order.iter().map(|&session| session as u32).collect();
+        if !order.is_sorted() {
+            sessions = order.iter().map(|&session| std::mem::take(&mut sessions[session])).collect();
         }
-        Self { sessions, numbers }
+        Self { sessions: FreeingIter::new(sessions), numbers: FreeingIter::new(numbers) }
     }
 
     /// The first turn of the next session.
     pub(super) fn first_turn(&self) -> Option<&Turn> {
-        self.sessions.last()?.turns.first()
+        self.sessions.peek()?.turns.first()
     }
 
     /// The next session and its number.
     pub(super) fn pop(&mut self) -> Option<(u32, Session)> {
-        let session = self.sessions.pop()?;
-        if self.sessions.len() <= self.sessions.capacity() / 2 {
-            self.sessions.shrink_to_fit();
-        }
-        Some((self.numbers.pop()?, session))
+        self.numbers.next().zip(self.sessions.next())
     }
 }
 
@@ -51,14 +43,6 @@ mod tests {
             let mut to_start = ToStart::new(sessions(), &order);
             let expected = order.map(|number| (number as u32, sessions()[number].clone()));
             assert_eq!(std::iter::from_fn(|| to_start.pop()).collect::<Vec<_>>(), expected);
-        }
-    }
-
-    #[test]
-    fn the_memory_of_sessions_that_have_started_is_given_back() {
-        let mut to_start = ToStart::new(vec![Session::default(); 1000], &Vec::from_iter(0..1000));
-        while let Some(_) = to_start.pop() {
-            assert!(to_start.sessions.capacity() <= 2 * to_start.sessions.len() + 1);
         }
     }
 }

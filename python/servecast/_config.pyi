@@ -76,7 +76,10 @@ class EngineArgs(_Settings):
         latency: Callable[[Batch], float] | str | None = ...,
         long_prefill_token_threshold: int = ...,
         long_prefill_token_threshold_adaptive: bool = ...,
+        lora_fetch_ms: float | None = ...,
+        lora_load_ms: float | None = ...,
         mamba_cache_mode: Literal["none", "align"] | None = ...,
+        max_cpu_loras: int | None = ...,
         max_cudagraph_capture_size: int | None = ...,
         max_loras: int | None = ...,
         max_model_len: int | None = ...,
@@ -250,8 +253,17 @@ class EngineArgs(_Settings):
     def long_prefill_token_threshold_adaptive(self) -> bool:
         """Raises that limit to an equal share of `max_num_batched_tokens`."""
     @property
+    def lora_fetch_ms(self) -> float | None:
+        """vLLM: milliseconds more for an adapter that is not in the memory of the host either; absent, 0."""
+    @property
+    def lora_load_ms(self) -> float | None:
+        """vLLM: milliseconds by which an iteration takes longer for each adapter that is not on the GPU; absent, 0. No speedup divides them."""
+    @property
     def mamba_cache_mode(self) -> Literal["none", "align"] | None:
         """vLLM: whether states of prefixes are kept for other requests: `align` with prefix caching, `none` without it."""
+    @property
+    def max_cpu_loras(self) -> int | None:
+        """vLLM: most adapters in the memory of the host, those on the GPU among them; absent, `max_loras`."""
     @property
     def max_cudagraph_capture_size(self) -> int | None:
         """vLLM: the largest of them; absent, twice `max_num_seqs`, 512 at most."""

@@ -146,6 +146,12 @@ class TraceSettings(TypedDict, total=False):
     """How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)"""
     load_balance_method: Literal["auto", "round_robin", "total_requests", "total_tokens"] | None
     """Which of these ranks gets a request [default: auto, in turn]"""
+    lora_fetch_ms: float | None
+    """Time more for an adapter that is not in the memory of the host either"""
+    lora_load_ms: float | None
+    """Time by which an iteration takes longer for each adapter that is not on the GPU"""
+    max_cpu_loras: int | None
+    """LoRA adapters in the memory of the host, those on the GPU among them; as many as may run without it"""
     max_cudagraph_capture_size: int | None
     """Largest pass that vLLM records as a CUDA graph"""
     max_loras: int | None
@@ -402,6 +408,12 @@ class SyntheticSettings(TypedDict, total=False):
     """How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)"""
     load_balance_method: Literal["auto", "round_robin", "total_requests", "total_tokens"] | None
     """Which of these ranks gets a request [default: auto, in turn]"""
+    lora_fetch_ms: float | None
+    """Time more for an adapter that is not in the memory of the host either"""
+    lora_load_ms: float | None
+    """Time by which an iteration takes longer for each adapter that is not on the GPU"""
+    max_cpu_loras: int | None
+    """LoRA adapters in the memory of the host, those on the GPU among them; as many as may run without it"""
     max_cudagraph_capture_size: int | None
     """Largest pass that vLLM records as a CUDA graph"""
     max_loras: int | None
@@ -670,6 +682,12 @@ class SearchSettings(TypedDict, total=False):
     """How far lengths vary: half the range over the mean (uniform), standard deviation over the mean (lognormal)"""
     load_balance_method: Literal["auto", "round_robin", "total_requests", "total_tokens"] | None
     """Which of these ranks gets a request [default: auto, in turn]"""
+    lora_fetch_ms: float | None
+    """Time more for an adapter that is not in the memory of the host either"""
+    lora_load_ms: float | None
+    """Time by which an iteration takes longer for each adapter that is not on the GPU"""
+    max_cpu_loras: int | None
+    """LoRA adapters in the memory of the host, those on the GPU among them; as many as may run without it"""
     max_cudagraph_capture_size: int | None
     """Largest pass that vLLM records as a CUDA graph"""
     max_loras: int | None

@@ -68,6 +68,13 @@ pub struct EngineArgs {
     pub enable_lora: bool,
     /// vLLM: most adapters of the requests that run at a time; absent, 1. A waiting request with another one is passed over.
     pub max_loras: Option<u32>,
+    /// vLLM: most adapters in the memory of the host, those on the GPU among them; absent, `max_loras`.
+    pub max_cpu_loras: Option<u32>,
+    /// vLLM: milliseconds by which an iteration takes longer for each adapter that is not on the GPU; absent, 0. No speedup
+    /// divides them.
+    pub lora_load_ms: Option<f64>,
+    /// vLLM: milliseconds more for an adapter that is not in the memory of the host either; absent, 0.
+    pub lora_fetch_ms: Option<f64>,
     /// Order of the waiting queue, and whom a preemption hits.
     #[serde(alias = "policy")]
     pub scheduling_policy: SchedulingPolicy,
@@ -217,6 +224,9 @@ impl Default for EngineArgs {
             async_scheduling: false,
             enable_lora: false,
             max_loras: None,
+            max_cpu_loras: None,
+            lora_load_ms: None,
+            lora_fetch_ms: None,
             scheduling_policy: SchedulingPolicy::Fcfs,
             preemption_mode: PreemptionMode::Lifo,
             kv_role: None,
@@ -284,7 +294,7 @@ pub enum EngineType {
     Vllm,
     /// SGLang.
     Sglang,
-    /// TensorRT-LLM, with the capacity policy `GUARANTEED_NO_EVICT`.
+    /// TensorRT-LLM, with the capacity policy `GUARANTEED_NO_EVICT` unless another one is chosen.
     Trtllm,
 }
 
@@ -324,9 +334,9 @@ impl Default for TrtllmArgs {
 pub enum CapacitySchedulerPolicy {
     /// When it fits to completion, so that it is never evicted.
     GuaranteedNoEvict,
-    /// When it fits now; not built.
+    /// When it fits now; the one that was started last is paused when a block is lacking.
     MaxUtilization,
-    /// When the batch before is done; not built.
+    /// When it fits to completion, and all that were admitted before are done.
     StaticBatch,
 }
 

@@ -10,6 +10,7 @@ use crate::args::{
 };
 use crate::kv_groups::KvGroups;
 use crate::latency_spec::LatencySpec;
+use crate::lora::Lora;
 use crate::offload_args::KvOffloading;
 use crate::order::OwnOrder;
 use crate::sglang::{self, SglangConfig};
@@ -75,13 +76,15 @@ pub struct EngineConfig {
     pub(crate) scheduling_policy: SchedulingPolicy,
     pub(crate) preemption_mode: PreemptionMode,
     pub(crate) kv_role: Option<KvRole>,
-    /// Most LoRA adapters of running requests, if there are any.
-    pub(crate) max_loras: Option<u32>,
+    /// LoRA adapters, if requests may have any.
+    pub(crate) lora: Option<Lora>,
     pub(crate) dp: DataParallel,
     pub(crate) pipeline: PipelineParallel,
     /// Groups of layers, if there are others than one that keeps everything.
     pub(crate) kv_groups: Option<Arc<KvGroups>>,
-    /// Admission by TensorRT-LLM's rule instead of vLLM's.
+    /// TensorRT-LLM's rules instead of vLLM's, with this policy.
+    pub(crate) trtllm: Option<CapacitySchedulerPolicy>,
+    /// What requests are promised when they are admitted, so that nobody is preempted.
     pub(crate) no_evict: Option<NoEvict>,
     /// Speculative decoding of vLLM.
     pub(crate) speculation: Option<Arc<Speculation>>,
@@ -148,13 +151,15 @@ impl EngineArgs {
             scheduling_policy: self.scheduling_policy,
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
-            max_loras: self.loras()?,
+            lora: self.lora()?,
             dp: self.data_parallel(speedup)?,
             pipeline: self.pipeline_parallel()?,
             offload: self.offloading(kv_groups.as_ref())?,
             kv_groups: kv_groups.map(Arc::new),
-            no_evict: (self.engine_type == EngineType::Trtllm)
-                .then(|| NoEvict::new(self.resolved_block_size())),
+            trtllm: self.capacity_policy(),
+            no_evict: self
+                .capacity_policy()
+                .and_then(|policy| NoEvict::of(policy, self.resolved_block_size())),
             speculation: speculation.map(Arc::new),
             drafter: self.drafter(speedup)?,
             sglang: None,
@@ -191,21 +196,6 @@ impl EngineArgs {
         })
     }
 
-    /// Most adapters of running requests: vLLM's `LoRAConfig`.
-    fn loras(&self) -> Result<Option<u32>, ConfigError> {
-        if self.max_loras.is_some() && !self.enable_lora {
-            return Err(ConfigError::Conflict(message!("{max_loras} needs {enable_lora}: switch that on")));
-        }
-        if self.enable_lora && self.engine_type != EngineType::Vllm {
-            return Err(ConfigError::Unsupported {
-                key: "enable_lora",
-                found: "true".to_owned(),
-                instead: "only vLLM has adapters: leave it out, or choose `engine_type` vllm",
-            });
-        }
-        Ok(self.enable_lora.then(|| self.max_loras.unwrap_or(1)))
-    }
-
     fn pipeline_parallel(&self) -> Result<PipelineParallel, ConfigError> {
         let stages = self.pipeline_parallel_size;
         if self.pipeline_idle_sleep_us.is_some() && stages == 1 {
@@ -235,6 +225,15 @@ impl EngineArgs {
         }
     }
 
+    /// When TensorRT-LLM admits requests, if it is the engine.
+    fn capacity_policy(&self) -> Option<CapacitySchedulerPolicy> {
+        let policy = self
+            .trtllm
+            .as_ref()
+            .map_or(CapacitySchedulerPolicy::GuaranteedNoEvict, |own| own.capacity_scheduler_policy);
+        (self.engine_type == EngineType::Trtllm).then_some(policy)
+    }
+
     fn resolved_worker_type(&self) -> Result<Option<Role>, ConfigError> {
         match (self.worker_type, self.is_prefill, self.is_decode) {
             (None, Some(true), Some(true)) => {
@@ -250,7 +249,7 @@ impl EngineArgs {
         }
     }
 
-    /// Refuses the settings of another engine, and capacity policies that are not simulated.
+    /// Refuses the settings of another engine.
     fn check_engine_sections(&self) -> Result<(), ConfigError> {
         let name = self.engine_type.name();
         let conflict = |section, engine| {
@@ -268,17 +267,6 @@ impl EngineArgs {
         let trtllm = self.engine_type == EngineType::Trtllm;
         match &self.trtllm {
             Some(_) if !trtllm => conflict("trtllm", "TensorRT-LLM"),
-            Some(section)
-                if section.capacity_scheduler_policy != CapacitySchedulerPolicy::GuaranteedNoEvict =>
-            {
-                let found = serde_json::json!(section.capacity_scheduler_policy);
-                let found = found.as_str().unwrap_or_default();
-                Err(ConfigError::Unsupported {
-                    key: "trtllm.capacity_scheduler_policy",
-                    found: format!("`{found}`"),
-                    instead: "use `guaranteed_no_evict`",
-                })
-            }
             _ if trtllm && self.kv_role.is_some() => conflict("kv_role", "vLLM"),
             _ => Ok(()),
         }
@@ -346,6 +334,7 @@ impl EngineArgs {
         let at_least_one = [
             ("max_num_seqs", self.max_num_seqs),
             ("max_loras", self.max_loras),
+            ("max_cpu_loras", self.max_cpu_loras),
             ("max_num_batched_tokens", self.max_num_batched_tokens),
             ("max_model_len", self.max_model_len),
             ("dp_size", Some(self.dp_size)),
@@ -396,7 +385,7 @@ pub(crate) fn microseconds(key: &str, us: f64) -> Result<Duration, ConfigError> 
 impl EngineConfig {
     /// Whether requests may ask for a LoRA adapter.
     pub fn takes_loras(&self) -> bool {
-        self.max_loras.is_some()
+        self.lora.is_some()
     }
 
     /// Data-parallel ranks of a worker, each with the KV blocks that the settings say.
@@ -456,7 +445,7 @@ impl EngineConfig {
         // Under TensorRT-LLM's rule the whole sequence has to fit, at least one token of output included.
         // A drafter needs KV slots behind it.
         let lookahead = self.speculation.as_ref().map_or(0, |speculation| speculation.lookahead);
-        let least = prompt_tokens + u32::from(self.no_evict.is_some());
+        let least = prompt_tokens + u32::from(self.trtllm.is_some());
         let least = (least + lookahead).min(self.max_model_len);
         let capacity = self.capacity_of(self.usable_blocks());
         if u64::from(least) > capacity {
@@ -559,11 +548,6 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_with_what_to_do_instead() {
-        refused(
-            json!({"engine_type": "trtllm", "trtllm": {"capacity_scheduler_policy": "max_utilization"}}),
-            "`trtllm.capacity_scheduler_policy` is `max_utilization`, which is not supported yet: use \
-             `guaranteed_no_evict`",
-        );
         refused(
             json!({"trtllm": {}}),
             "`trtllm` holds settings of TensorRT-LLM, but `engine_type` is `vllm`",

@@ -56,6 +56,7 @@ mod iteration;
 mod kv_groups;
 mod latency_spec;
 mod links;
+mod lora;
 mod offload_args;
 mod order;
 mod preset;

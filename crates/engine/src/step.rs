@@ -45,6 +45,8 @@ pub(crate) struct Step {
     pub(crate) proposals: Proposals,
     /// Before when it does not end, since KV is loaded beside it.
     pub(crate) loaded_at: Time,
+    /// By how much it takes longer, since adapters are loaded before it is computed.
+    pub(crate) adapters_loaded: Duration,
 }
 
 /// What a scheduler has to know of a scheduled request beyond what it reports.
@@ -185,6 +187,7 @@ impl Step {
         self.requeued.clear();
         self.proposals = Proposals::default();
         self.loaded_at = Time::ZERO;
+        self.adapters_loaded = Duration::ZERO;
     }
 
     /// Becomes `pass`, whose members all decode besides.

@@ -1,12 +1,19 @@
-//! What TensorRT-LLM does otherwise than vLLM: its capacity scheduler, `GUARANTEED_NO_EVICT`.
+//! What TensorRT-LLM does otherwise than vLLM: its capacity scheduler.
 //!
-//! A request is admitted only if its blocks to completion fit beside those that the requests in flight will still take,
-//! so that nobody is ever preempted. A prompt whose next block is being computed for another one in the same iteration is
+//! - `GUARANTEED_NO_EVICT`: a request is admitted only if its blocks to completion fit beside those that the requests in
+//!   flight will still take, so that nobody is ever preempted.
+//! - `STATIC_BATCH`: the same, and only once all that were admitted before are done.
+//! - `MAX_UTILIZATION`: a request is admitted if its blocks fit now. When one that runs lacks a block, the one that was
+//!   started last is paused, that is preempted as by vLLM: it loses its blocks, goes to the front of the queue and computes
+//!   again what it then finds no more in the cache.
+//!
+//! A prompt whose next block is being computed for another one in the same iteration is
 //! put off, and hits it in the next; those behind it are looked at meanwhile. A prompt that is cached to its last token
 //! computes that one again. Behind a hand-off, the first token comes with the KV. Everything else (token budget, running
-//! before waiting, block pool, events) is that of [`crate::vllm`]. After Dynamo's mocker 0.13; there is no recording of
-//! the real engine.
+//! before waiting, block pool, events) is that of [`crate::vllm`]. `GUARANTEED_NO_EVICT` is after Dynamo's mocker 0.13, the
+//! other policies are after NVIDIA's documentation ("Useful Runtime Options"); there is no recording of the real engine.
 
+use crate::args::CapacitySchedulerPolicy;
 use crate::vllm::Request;
 
 /// What a request is promised when it is admitted.
@@ -16,8 +23,9 @@ pub(crate) struct NoEvict {
 }
 
 impl NoEvict {
-    pub(crate) fn new(block_size: u32) -> Self {
-        Self { block_size }
+    /// What a policy promises, if it does.
+    pub(crate) fn of(policy: CapacitySchedulerPolicy, block_size: u32) -> Option<Self> {
+        (policy != CapacitySchedulerPolicy::MaxUtilization).then_some(Self { block_size })
     }
 
     /// Output that a prompt leaves room for: in the model's context, and in the pool.

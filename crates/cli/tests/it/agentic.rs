@@ -261,6 +261,35 @@ fn prompts_share_nothing_under_different_adapters() {
     refused(&["replay", "l.jsonl", "--engine-args", engine, "--stream"], "the row has a `lora`");
 }
 
+/// Passes of 1 ms; the adapter of the first request comes from elsewhere, in 8 ms and 2 ms, that of the second, too; the third
+/// finds its own where the GPU has two places, and loads it again where the host alone has two.
+#[test]
+fn adapters_take_time_to_load() {
+    let sandbox = Sandbox::new();
+    let row = |at: u32, lora: &str| {
+        format!(r#"{{"timestamp": {at}, "input_length": 5, "output_length": 1, "lora": "{lora}"}}"#)
+    };
+    sandbox.write("l.jsonl", [row(0, "sql"), row(100, "law"), row(200, "sql")].join("\n"));
+    let with =
+        ["--enable-lora", "--latency", "linear:1000,0,0", "--lora-load-ms", "2", "--lora-fetch-ms", "8"];
+    let ttft = |more: &[&str]| -> Vec<f64> {
+        let out = ["--requests-jsonl", "rows.jsonl", "--overwrite"];
+        sandbox.report(&[&["l.jsonl"], &with[..], more, &out[..]].concat());
+        rows(&sandbox, "rows.jsonl").iter().map(|row| number(&row["ttft_ms"])).collect()
+    };
+    assert_eq!(ttft(&[]), [11.0, 11.0, 11.0]);
+    assert_eq!(ttft(&["--max-cpu-loras", "2"]), [11.0, 11.0, 3.0]);
+    assert_eq!(ttft(&["--max-loras", "2"]), [11.0, 11.0, 1.0]);
+    let refused = |more: &[&str], problem: &str| {
+        let refused = sandbox.run(&[&["replay", "l.jsonl"], &with[..], more].concat());
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    };
+    let at_least = "expected at least --max-loras, which is 3";
+    refused(&["--max-loras", "3", "--max-cpu-loras", "2"], at_least);
+    refused(&["--engine", "sglang"], "--enable-lora");
+}
+
 #[test]
 fn rejections_go_by_the_reason_of_those_that_others_follow() {
     let sandbox = sandbox();

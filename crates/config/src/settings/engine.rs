@@ -106,6 +106,15 @@ pub struct EngineShortcuts {
     /// LoRA adapters of the requests that run at a time [default: 1]
     #[arg(long, value_name = "N")]
     pub max_loras: Option<u32>,
+    /// LoRA adapters in the memory of the host, those on the GPU among them; as many as may run without it
+    #[arg(long, value_name = "N")]
+    pub max_cpu_loras: Option<u32>,
+    /// Time by which an iteration takes longer for each adapter that is not on the GPU
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub lora_load_ms: Option<f64>,
+    /// Time more for an adapter that is not in the memory of the host either
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub lora_fetch_ms: Option<f64>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
     /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`; `auto`, which is `ops` of --model and
     /// --gpu, where they are given
@@ -342,7 +351,7 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 13] = [
+const OF_VLLM: [&str; 16] = [
     "pipeline_parallel_size",
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
@@ -353,6 +362,9 @@ const OF_VLLM: [&str; 13] = [
     "disable_hybrid_kv_cache_manager",
     "enable_lora",
     "max_loras",
+    "max_cpu_loras",
+    "lora_load_ms",
+    "lora_fetch_ms",
     "kv_offloading_size",
     "kv_offloading_backend",
     "kv_offloading",

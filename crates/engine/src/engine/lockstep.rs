@@ -22,7 +22,7 @@ use rustc_hash::FxHashMap;
 use servecast_latency::LatencyError;
 use servecast_types::{RequestId, Time};
 
-use self::passes::{Passes, dummies_take_no_time};
+use self::passes::{Part, Passes, dummies_take_no_time};
 use self::rank::{Rank, Turn};
 use super::front_end::FrontEnd;
 use super::{EngineState, EngineTracing};
@@ -283,7 +283,8 @@ impl Lockstep {
         let computes = step.as_ref().is_some_and(|step| step.computes());
         if let Some(step) = step.as_ref().filter(|step| step.computes()) {
             let Self { passes, ranks, .. } = self;
-            passes.dispatch(pass, now, step.batch, ranks[rank].scheduler.config());
+            let part = Part { batch: step.batch, loading: step.adapters_loaded };
+            passes.dispatch(pass, now, part, ranks[rank].scheduler.config());
         }
         if !self.config().async_scheduling {
             match step {

@@ -206,7 +206,8 @@ impl Pipeline {
     /// Finds out when each stage computes the batch: when the stage before is done with it, and it with the batch before.
     fn pass_through_stages(&mut self, now: Time, step: &mut Step) -> Result<(), LatencyError> {
         let config = self.scheduler.config();
-        let whole = config.latency.iteration(&step.batch)?;
+        // A stage loads what adapters have for its layers.
+        let whole = config.latency.iteration(&step.batch)? + step.adapters_loaded;
         let stage = Duration::from_ns(whole.as_ns().div_ceil(self.stages.len() as u64));
         let gap = config.host.gap(step.batch.requests);
         let drafter = match &config.drafter {

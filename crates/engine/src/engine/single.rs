@@ -286,7 +286,8 @@ impl Single {
         step.iteration.end = step.iteration.start;
         if step.computes() {
             step.iteration.start = step.iteration.start.max(self.next_pass);
-            step.iteration.end = step.iteration.start + self.config().latency.iteration(&step.batch)?;
+            let pass = self.config().latency.iteration(&step.batch)?;
+            step.iteration.end = step.iteration.start + step.adapters_loaded + pass;
             if let Some(drafter) = &self.config().drafter {
                 step.iteration.end = step.iteration.end + drafter.time(&step.batch, &step.proposals)?;
             }

@@ -82,7 +82,7 @@ impl Scheduler {
             if round.prefill_held && missing > 1 {
                 return false;
             }
-            let joins = self.config.no_evict.is_some();
+            let joins = self.config.trtllm.is_some();
             let ends = joins && request.is_complete(self.config.max_model_len);
             let joined = Joined { id: request.id, is_finished: ends };
             let request = &self.requests[slot];
@@ -156,8 +156,10 @@ impl Scheduler {
     /// Under TensorRT-LLM, who is put off keeps the place that it would have taken, so that no more are looked at than could
     /// run.
     fn may_admit(&self, round: &Round) -> bool {
-        let held = if self.config.no_evict.is_some() { self.put_off.len() } else { 0 };
-        round.left() > 0 && self.running.len() + held < self.config.max_num_seqs as usize
+        let held = if self.config.trtllm.is_some() { self.put_off.len() } else { 0 };
+        !round.batch_is_closed
+            && round.left() > 0
+            && self.running.len() + held < self.config.max_num_seqs as usize
     }
 
     /// Takes the head of the waiting queue out of it if that is possible now.
@@ -172,9 +174,9 @@ impl Scheduler {
             return Tried::Gone;
         }
         // vLLM leaves the last token to compute; under TensorRT-LLM's rule a whole prompt can be hit.
-        let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
+        let hittable = if self.config.trtllm.is_some() { known } else { known - 1 };
         let mut hit_tokens = self.kv.find_hits(request, hittable, &mut self.hits);
-        if self.config.no_evict.is_some() && request.remote_prefill {
+        if self.config.trtllm.is_some() && request.remote_prefill {
             // What is transferred goes into fresh blocks.
             self.hits.clear();
             hit_tokens = 0;
@@ -353,15 +355,16 @@ impl Scheduler {
         self.waiting.pop();
         let up_to = self.fetched_tokens(fit.known);
         let missing = up_to - fit.hit_tokens;
+        let room = self.room_of_transfer(up_to);
         let request = &mut self.requests[slot];
         match &mut self.kv.groups {
             Some(groups) => groups.fetch(request, fit.hit_tokens, up_to),
-            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(up_to)),
+            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(room)),
         }
         request.remote_prefill = false;
         request.prompt_was_here = true;
         request.computed = up_to;
-        if self.config.no_evict.is_some() {
+        if self.config.trtllm.is_some() {
             // The token that came with the prompt's KV.
             request.outputs = 1;
         }
@@ -390,13 +393,18 @@ impl Scheduler {
     fn blocks_of_transfer(&self, slot: Slot, fit: Fit) -> (u32, u32) {
         let up_to = self.fetched_tokens(fit.known);
         let all = if self.config.scheduler_reserve_full_isl { fit.known } else { up_to };
-        match &self.kv.groups {
-            Some(groups) => {
-                let needed = |tokens, need| groups.needed(&self.requests[slot], tokens, up_to, need);
-                (needed(up_to, Need::Fetch), needed(all, Need::Admission))
-            }
-            None => (self.blocks_to_take(fit, up_to), self.blocks_to_take(fit, all)),
+        if let Some(groups) = &self.kv.groups {
+            let needed = |tokens, need| groups.needed(&self.requests[slot], tokens, up_to, need);
+            return (needed(up_to, Need::Fetch), needed(all, Need::Admission));
         }
+        let blocks = |tokens| self.blocks_to_take(fit, self.room_of_transfer(tokens));
+        (blocks(up_to), blocks(all))
+    }
+
+    /// Tokens for which a request gets blocks when `up_to` of it are fetched. Where a token comes with them and nothing was
+    /// promised, that one's place is taken at once: those whose KV has arrived could wait for each other otherwise.
+    fn room_of_transfer(&self, up_to: u32) -> u32 {
+        up_to + u32::from(self.config.trtllm.is_some() && self.config.no_evict.is_none())
     }
 
     /// Puts a request among those whose KV is on its way, in order of the policy; where a program orders the queue, in that
@@ -417,7 +425,7 @@ impl Scheduler {
     /// Moves a request to the running list and gives it its first tokens.
     fn admit(&mut self, slot: Slot, tokens: u32, round: &mut Round, step: &mut Step) {
         self.running.push(slot);
-        self.occupy_adapter(slot);
+        self.occupy_adapter(slot, step);
         let request = &mut self.requests[slot];
         request.status = Status::Running;
         request.is_passed_over = false;

@@ -8,6 +8,7 @@
 //! - `running`: its first half: tokens for the running requests, preemption.
 //! - `admission`: its second half: the waiting requests, KV from elsewhere.
 //! - `drafts`: what speculative decoding adds to both.
+//! - `adapters`: LoRA adapters, on the GPU and in the memory of the host.
 //! - `passed_over`: who waits for an adapter's place or for its grammar, while others pass.
 //! - `update`: what becomes known at the end of an iteration.
 //! - `stretch`: requests that decode, at the cost of what changes.
@@ -23,6 +24,7 @@
 //! whose request has outgrown the cache, a prompt that may not be cut. Here every request ends: see
 //! `Request::is_starved`, `Scheduler::give_up` and `Scheduler::give_up_if_stuck`.
 
+mod adapters;
 mod admission;
 mod contents;
 mod drafts;

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use servecast_types::Time;
 
 use super::scheduler::Scheduler;
+use crate::step::Step;
 use crate::table::Slot;
 
 impl Scheduler {
@@ -23,33 +24,22 @@ impl Scheduler {
     /// Whether a request needs an adapter that would be one too many beside those of the running requests, be they scheduled
     /// or not.
     pub(super) fn lacks_adapter(&self, slot: Slot) -> bool {
-        let (Some(most), Some(adapter)) = (self.config.max_loras, self.requests[slot].lora) else {
-            return false;
-        };
-        self.adapters.len() >= most as usize && !self.adapters.iter().any(|&(other, _)| other == adapter)
+        let adapter = self.requests[slot].lora;
+        self.adapters.as_ref().zip(adapter).is_some_and(|(adapters, adapter)| adapters.lack(adapter))
     }
 
-    /// A request runs from now on, and its adapter with it.
-    pub(super) fn occupy_adapter(&mut self, slot: Slot) {
-        let Some(adapter) = self.requests[slot].lora.filter(|_| self.config.max_loras.is_some()) else {
-            return;
-        };
-        match self.adapters.iter_mut().find(|(other, _)| *other == adapter) {
-            Some((_, requests)) => *requests += 1,
-            None => self.adapters.push((adapter, 1)),
+    /// A request runs from the iteration on that is being decided, and its adapter with it, which is loaded first.
+    pub(super) fn occupy_adapter(&mut self, slot: Slot, step: &mut Step) {
+        if let (Some(adapters), Some(adapter)) = (&mut self.adapters, self.requests[slot].lora) {
+            step.adapters_loaded += adapters.occupy(adapter, self.decided);
         }
     }
 
     /// A request does not run any more.
     pub(super) fn vacate_adapter(&mut self, slot: Slot) {
-        let Some(adapter) = self.requests[slot].lora.filter(|_| self.config.max_loras.is_some()) else {
-            return;
-        };
-        let position = self.adapters.iter().position(|&(other, _)| other == adapter);
-        let position = position.expect("the adapter of a running request has a place");
-        self.adapters[position].1 -= 1;
-        if self.adapters[position].1 == 0 {
-            self.adapters.swap_remove(position);
+        if let (Some(adapters), Some(adapter)) = (&mut self.adapters, self.requests[slot].lora)
+            && adapters.vacate(adapter, self.ended)
+        {
             self.must_replan = true;
         }
     }

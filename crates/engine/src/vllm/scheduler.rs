@@ -11,13 +11,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
 
+use super::adapters::Adapters;
 use super::kv::KvCache;
 use super::offload::Offload;
 use super::pool::Hits;
 use super::queue::WaitingQueue;
 use super::request::Request;
 use super::stretch::new_stretch;
-use crate::args::{KvRole, SchedulingPolicy, VllmVersion};
+use crate::args::{CapacitySchedulerPolicy, KvRole, SchedulingPolicy, VllmVersion};
 use crate::engine::EngineTracing;
 use crate::iteration::Scheduled;
 use crate::step::{Entry, Step};
@@ -76,8 +77,8 @@ pub(crate) struct Scheduler {
     pub(super) first_missing: Option<SequenceHash>,
     /// KV in the memory of the host.
     pub(super) offload: Option<Box<Offload>>,
-    /// LoRA adapters of the running requests, and of how many of them each.
-    pub(super) adapters: Vec<(u32, u32)>,
+    /// LoRA adapters, if requests may have any.
+    pub(super) adapters: Option<Adapters>,
     /// When the grammars are compiled that were not when the scheduler last looked.
     pub(super) grammars: BinaryHeap<Reverse<Time>>,
 }
@@ -115,6 +116,8 @@ pub(super) struct Round {
     pub(super) cap: u32,
     /// Whether prompts have to wait for another iteration.
     pub(super) prefill_held: bool,
+    /// Whether nobody is admitted, since a batch is not done.
+    pub(super) batch_is_closed: bool,
     /// Whether a running request computes its prompt, and whether any running request is scheduled.
     pub(super) prefill_runs: bool,
     pub(super) any_runs: bool,
@@ -171,7 +174,7 @@ impl Scheduler {
             drafts_are_needed: false,
             first_missing: None,
             offload: Offload::new(&config),
-            adapters: Vec::new(),
+            adapters: config.lora.map(Adapters::new),
             grammars: BinaryHeap::new(),
             config,
         }
@@ -181,7 +184,7 @@ impl Scheduler {
     pub(crate) fn add(&mut self, mut request: EngineRequest) -> Result<(), Rejection> {
         request.check(&self.config)?;
         let asked = self.config.asked(&request);
-        if self.config.no_evict.is_some() {
+        if self.config.trtllm.is_some() {
             let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
             let capacity = u64::from(self.config.usable_blocks()) * u64::from(self.config.block_size);
             request.max_tokens =
@@ -192,7 +195,7 @@ impl Scheduler {
         self.must_replan |= self.waiting.len() == 0
             || self.config.scheduling_policy != SchedulingPolicy::Fcfs
             || self.config.order.is_some()
-            || self.config.max_loras.is_some()
+            || self.config.lora.is_some()
             || request.grammar_ready.is_some()
             || self.config.long_prefill_token_threshold_adaptive;
         self.grammars.extend(request.grammar_ready.map(Reverse));
@@ -248,10 +251,16 @@ impl Scheduler {
             slots,
             cap,
             prefill_held,
+            batch_is_closed: self.batch_is_closed(),
             prefill_runs: false,
             any_runs: false,
             queue_from: 0,
         }
+    }
+
+    /// Whether requests are admitted only when all that run are done, and some run.
+    pub(super) fn batch_is_closed(&self) -> bool {
+        self.config.trtllm == Some(CapacitySchedulerPolicy::StaticBatch) && !self.running.is_empty()
     }
 
     /// Most tokens of one request in this iteration.
@@ -299,7 +308,7 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         let end = request.computed + tokens;
         self.kv.extend(request, end);
-        if self.config.no_evict.is_some() && request.computes_prompt() {
+        if self.config.trtllm.is_some() && request.computes_prompt() {
             // Others hit it from the next iteration on, and are put off until then.
             if self.config.enable_prefix_caching {
                 self.coming.extend(request.next_prompt_block(self.config.block_size));
@@ -331,7 +340,7 @@ impl Scheduler {
             } else {
                 batch.add_tokens(start.into(), end.into());
             }
-            if self.config.no_evict.is_some() && request.computes_prompt() {
+            if self.config.trtllm.is_some() && request.computes_prompt() {
                 self.kv.store(request, end.min(request.known()));
             }
             if start < request.prompt_tokens && !request.prompt_was_here {
@@ -484,15 +493,9 @@ impl Scheduler {
         ensure!(requests == places, "{requests} requests are in {places} places");
         let (running, most) = (self.num_running(), self.config.max_num_seqs);
         ensure!(running <= most as usize, "{running} requests run, of {most} at most");
-        if let Some(most) = self.config.max_loras {
-            let (adapters, requests) =
-                (self.adapters.len(), self.adapters.iter().map(|&(_, requests)| requests).sum::<u32>());
-            ensure!(adapters <= most as usize, "{adapters} adapters run, of {most} at most");
-            let with_one = self.running.iter().filter(|&&slot| self.requests[slot].lora.is_some()).count();
-            ensure!(
-                requests as usize == with_one,
-                "{requests} requests are counted with an adapter, of {with_one}"
-            );
+        if let Some(adapters) = &self.adapters {
+            adapters
+                .check(self.running.iter().filter(|&&slot| self.requests[slot].lora.is_some()).count())?;
         }
         for request in live() {
             let covered = match (&request.tables, &self.kv.groups) {

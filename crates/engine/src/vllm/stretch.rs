@@ -94,7 +94,7 @@ impl Scheduler {
     /// Whether no waiting request can be admitted before a running one ends.
     fn nobody_is_admitted(&mut self) -> bool {
         self.first_missing = None;
-        if self.running.len() >= self.config.max_num_seqs as usize {
+        if self.running.len() >= self.config.max_num_seqs as usize || self.batch_is_closed() {
             return true;
         }
         let has_arrived = self.loading.iter().any(|loading| loading.received);
@@ -118,7 +118,7 @@ impl Scheduler {
         if request.stale > 0 || !self.kv.holds(known, &self.config) {
             return false;
         }
-        let hittable = if self.config.no_evict.is_some() { known } else { known - 1 };
+        let hittable = if self.config.trtllm.is_some() { known } else { known - 1 };
         let found = self.kv.find_hits(request, hittable, &mut self.hits);
         if self.kv.groups.is_some() {
             return self.has_no_room_in_groups(slot, known, found);
@@ -126,7 +126,7 @@ impl Scheduler {
         let hits = self.hits.len();
         let blocks = hittable / self.config.block_size;
         self.first_missing = (hits < blocks).then(|| request.hashes(blocks).get(hits)).flatten();
-        if self.config.no_evict.is_some() && request.remote_prefill {
+        if self.config.trtllm.is_some() && request.remote_prefill {
             self.hits.clear();
         }
         let hit_blocks = self.hits.len();

@@ -85,6 +85,8 @@ pub(crate) struct Submission {
     pub(crate) transfer: Option<TransferTime>,
     /// For a request whose blocks are held: how long after its end the transfer is known, and how long that takes.
     pub(crate) reader: Option<(u64, u64)>,
+    /// The adapter that it needs, where the settings have any.
+    pub(crate) lora: Option<u32>,
 }
 
 impl Submission {
@@ -112,6 +114,7 @@ impl Default for Submission {
             gap_us: 0,
             transfer: None,
             reader: None,
+            lora: None,
         }
     }
 }
@@ -147,6 +150,7 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
             gap_us,
             transfer,
             reader,
+            lora: Some(own_len % 7).filter(|lora| *lora < 5),
         }
     });
     prop::collection::vec(submission, 1..most)
@@ -423,6 +427,7 @@ impl<'a> Driver<'a> {
             ignore_eos: submission.ignore_eos,
             remote_prefill: submission.transfer.is_some(),
             hold_kv: submission.reader.is_some(),
+            lora: submission.lora,
             routing_key: (submission.group > 0).then_some(submission.group),
             ..EngineRequest::new(
                 RequestId(index as u32),

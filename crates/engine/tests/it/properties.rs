@@ -18,9 +18,24 @@ proptest! {
     }
 
     #[test]
-    fn no_request_is_evicted_under_tensorrt_llm(settings in trtllm_settings(), load in load(24)) {
+    fn no_request_is_evicted_under_tensorrt_llm(
+        settings in trtllm_settings(&["guaranteed_no_evict", "static_batch"]),
+        load in load(24),
+    ) {
         let iterations = run(&settings, &load);
         prop_assert!(iterations.iter().all(|iteration| iteration.preempted.is_empty()));
+        prop_assert_eq!(iterations, run(&settings, &load), "two runs differ");
+    }
+
+    /// Beside that, nothing is rejected that has room alone.
+    #[test]
+    fn every_load_is_served_where_tensorrt_llm_pauses_requests(
+        settings in trtllm_settings(&["max_utilization"]),
+        load in load(24),
+    ) {
+        let iterations = run(&settings, &load);
+        let in_vain = |reason: &Rejection| matches!(reason, Rejection::KvCapacity { .. });
+        prop_assert!(!iterations.iter().flat_map(|iteration| &iteration.rejected).any(|(_, reason)| in_vain(reason)));
         prop_assert_eq!(iterations, run(&settings, &load), "two runs differ");
     }
 
@@ -74,7 +89,8 @@ fn random_loads_decode_together() {
         };
         check("vLLM", settings().boxed());
         check("small pools", crowded_settings().boxed());
-        check("TensorRT-LLM", trtllm_settings().boxed());
+        check("TensorRT-LLM", trtllm_settings(&["guaranteed_no_evict"]).boxed());
+        check("TensorRT-LLM, pausing", trtllm_settings(&["max_utilization"]).boxed());
         check("groups of layers", group_settings().boxed());
     }
 }
@@ -210,9 +226,9 @@ fn settings() -> impl Strategy<Value = Value> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), latency());
     let policies =
         (prop::sample::select(vec!["fcfs", "priority"]), prop::sample::select(vec!["lifo", "fifo"]));
-    let speculation = prop::option::weighted(0.25, speculation());
-    (pool, limits, switches, policies, version, role, speculation).prop_map(
-        |(pool, limits, switches, policies, version, role, speculation)| {
+    let of_requests = (prop::option::weighted(0.25, speculation()), prop::option::weighted(0.25, lora()));
+    (pool, limits, switches, policies, version, role, of_requests).prop_map(
+        |(pool, limits, switches, policies, version, role, (speculation, lora))| {
             let mut settings = json!({
                 "vllm_version": version,
                 "block_size": pool.0,
@@ -235,6 +251,9 @@ fn settings() -> impl Strategy<Value = Value> {
                 "latency": switches.4,
             });
             settings["speculative_config"] = speculation.into();
+            if let Some(Value::Object(lora)) = lora {
+                settings.as_object_mut().unwrap().extend(lora);
+            }
             without_drafts_that_do_not_fit(settings)
         },
     )
@@ -248,6 +267,17 @@ fn without_drafts_that_do_not_fit(mut settings: Value) -> Value {
         settings["speculative_config"] = Value::Null;
     }
     settings
+}
+
+/// Adapters, some of which take their time to be loaded.
+fn lora() -> impl Strategy<Value = Value> {
+    let ms = || prop_oneof![Just(0.0), 0.0_f64..3.0];
+    (1_u32..5, 0_u32..3, ms(), ms()).prop_map(|(max_loras, more, load, fetch)| {
+        json!({
+            "enable_lora": true, "max_loras": max_loras, "max_cpu_loras": max_loras + more,
+            "lora_load_ms": load, "lora_fetch_ms": fetch,
+        })
+    })
 }
 
 /// Speculative decoding of any kind.
@@ -409,10 +439,12 @@ fn early_offload_settings() -> impl Strategy<Value = Value> {
     })
 }
 
-/// TensorRT-LLM under the limits of any load: its capacity policy admits only what fits to completion.
-fn trtllm_settings() -> impl Strategy<Value = Value> {
-    settings().prop_map(|mut settings| {
+/// TensorRT-LLM with one of these capacity policies, under the limits of any load.
+fn trtllm_settings(policies: &'static [&'static str]) -> impl Strategy<Value = Value> {
+    (settings(), prop::sample::select(policies)).prop_map(|(mut settings, policy)| {
+        settings["trtllm"] = json!({"capacity_scheduler_policy": policy});
         settings["engine_type"] = "trtllm".into();
+        settings.as_object_mut().unwrap().retain(|key, _| !key.contains("lora"));
         settings["speculative_config"] = Value::Null;
         settings["kv_role"] = Value::Null;
         settings

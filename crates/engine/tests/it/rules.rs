@@ -311,6 +311,36 @@ fn tensorrt_llm_admits_what_fits_to_completion() {
     check(&settings("vllm"), &requests, &starts);
 }
 
+/// Both grow until request 0 lacks a block: request 1, which was started last, loses its blocks, of which request 0 takes the
+/// one that was used last; when it comes back, it hits the other one.
+#[test]
+fn tensorrt_llm_pauses_whom_it_started_last_if_it_is_to_use_all_memory() {
+    let settings = json!({
+        "engine_type": "trtllm", "num_gpu_blocks": 4, "trtllm": {"capacity_scheduler_policy": "max_utilization"},
+    });
+    let expected =
+        ["0:4@0 1:4@0", "0:1@4 1:1@4", "0:1@5 1:1@5", "0:1@6 1:1@6", "0:1@7 1:1@7", "1! 0:1@8", "1:5@4"];
+    check(&settings, &[(0, 4, 6, 0), (100, 4, 6, 0)], &expected);
+}
+
+/// The KV of both prompts arrives while two of three blocks are left: the second one waits for that of its first token.
+#[test]
+fn tensorrt_llm_takes_the_place_of_the_token_that_comes_with_a_prompt() {
+    let settings = json!({
+        "engine_type": "trtllm", "num_gpu_blocks": 3, "trtllm": {"capacity_scheduler_policy": "max_utilization"},
+    });
+    let expected = ["0 joined", "0:1@4", "0:1@5", "1 joined", "1:1@4", "1:1@5"];
+    check_requests(&settings, &handed_over(&[((0, 4, 3, 0), None), ((100, 4, 3, 0), None)]), &expected);
+}
+
+#[test]
+fn tensorrt_llm_waits_for_the_end_of_a_static_batch() {
+    let settings = json!({"engine_type": "trtllm", "trtllm": {"capacity_scheduler_policy": "static_batch"}});
+    let requests = [(0, 4, 3, 0), (100, 4, 1, 0), (200, 4, 1, 1), (300, 4, 2, 1)];
+    let expected = ["0:4@0 1:4@0", "0:1@4", "0:1@5", "2:4@0 3:4@0", "3:1@4"];
+    check(&settings, &requests, &expected);
+}
+
 #[test]
 fn tensorrt_llm_hits_a_whole_prompt() {
     check(&json!({"engine_type": "trtllm"}), &[(0, 8, 1, 0), (0, 8, 1, 1)], &["0:8@0", "1:1@7"]);

@@ -24,6 +24,13 @@ pub(super) struct Passes {
     failed: Option<LatencyError>,
 }
 
+/// What a rank computes in a pass, and how long it loads adapters before that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) batch: Batch,
+    pub(super) loading: Duration,
+}
+
 /// A pass of all ranks.
 #[derive(Debug, Default)]
 struct SharedPass {
@@ -31,25 +38,26 @@ struct SharedPass {
     dispatched: u32,
     from: Time,
     /// What they compute, but for dummies whose time is given.
-    parts: SmallVec<[Batch; 4]>,
+    parts: SmallVec<[Part; 4]>,
     /// When it begins and ends, once all have dispatched it.
     span: Option<(Time, Time)>,
 }
 
 impl Passes {
     /// A rank has dispatched its part of a pass, which begins with the last one.
-    pub(super) fn dispatch(&mut self, pass: u64, now: Time, part: Batch, config: &EngineConfig) {
+    pub(super) fn dispatch(&mut self, pass: u64, now: Time, part: Part, config: &EngineConfig) {
         self.dispatch_some(pass, now, Some(part), config);
     }
 
     /// A rank takes part in a pass without work of its own.
     pub(super) fn dispatch_dummy(&mut self, pass: u64, now: Time, config: &EngineConfig) {
         self.dummies += 1;
-        let part = config.dp.dummy.is_none().then(|| dummy_batch(config));
+        let dummy = || Part { batch: dummy_batch(config), loading: Duration::ZERO };
+        let part = config.dp.dummy.is_none().then(dummy);
         self.dispatch_some(pass, now, part, config);
     }
 
-    fn dispatch_some(&mut self, pass: u64, now: Time, part: Option<Batch>, config: &EngineConfig) {
+    fn dispatch_some(&mut self, pass: u64, now: Time, part: Option<Part>, config: &EngineConfig) {
         let index = (pass - self.first) as usize;
         if index == self.shared.len() {
             self.shared.push_back(SharedPass::default());
@@ -66,17 +74,17 @@ impl Passes {
     /// All ranks have dispatched a pass: it takes as long as the slowest of them.
     fn begin(&mut self, index: usize, config: &EngineConfig) {
         let SharedPass { from, parts, dispatched, span } = &mut self.shared[index];
-        let tokens = parts.iter().map(|part| part.tokens).sum();
+        let tokens = parts.iter().map(|part| part.batch.tokens).sum();
         let given = config.dp.dummy.filter(|_| parts.len() < *dispatched as usize);
         let mut length = given.unwrap_or_default();
         for part in &*parts {
-            match config.latency.iteration_of_ranks(part, tokens) {
-                Ok(own) => length = length.max(own),
+            match config.latency.iteration_of_ranks(&part.batch, tokens) {
+                Ok(own) => length = length.max(own + part.loading),
                 Err(error) => self.failed = Some(error),
             }
-            self.extrapolated += u64::from(config.latency.extrapolates(part));
+            self.extrapolated += u64::from(config.latency.extrapolates(&part.batch));
         }
-        let requests = parts.iter().map(|part| part.requests).max().unwrap_or(0);
+        let requests = parts.iter().map(|part| part.batch.requests).max().unwrap_or(0);
         let begin = (*from).max(self.device_free).max(self.next_pass);
         let end = begin + length;
         *span = Some((begin, end));

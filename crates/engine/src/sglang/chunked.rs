@@ -9,8 +9,9 @@ use crate::table::Slot;
 impl Scheduler {
     /// Shares what the last chunk of the chunked request computed.
     pub(super) fn stash_chunk(&mut self) {
-        // One that found no room in the last batch has nothing new.
-        if let Some(slot) = self.chunked.filter(|slot| self.last_prefill.contains(slot)) {
+        // One that found no room in the last batch has nothing new; a prefill worker does not go by that.
+        let is_new = |slot: &Slot| self.prefill_side.is_some() || self.last_prefill.contains(slot);
+        if let Some(slot) = self.chunked.filter(is_new) {
             let request = &mut self.requests[slot];
             let computed = request.computed;
             self.cache.share_chunk(request, computed);

@@ -368,6 +368,7 @@ impl Scheduler {
         if fits {
             let request = &mut self.requests[slot];
             self.cache.adopt_before_arrival(request, found);
+            self.cache.make_room_for_arriving_in_window(prompt, found.tokens);
             self.cache.make_room_for_arriving(prompt, found.tokens);
             self.cache.allocate_arriving(request, prompt);
             request.computed = prompt;

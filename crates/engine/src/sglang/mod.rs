@@ -17,6 +17,8 @@
 //!   workers has the memory and the real engine knows nothing of these (`disaggregation_mode` `null`): then it goes back to
 //!   the queue like the others.
 //! - Requests that were preempted for one that is not admitted after all go back to the queue too.
+//! - One prompt of a batch is cut. The real engine may cut a second one, without end or for the pool of windows, and then takes
+//!   what it computed of the first for its whole prompt.
 //! - A request without end whose last page is larger than what is left of the chunk is computed whole.
 //!
 //! KV of other workers goes by the same rules: a transfer starts when the prompt and its output would be admitted beside

@@ -183,17 +183,22 @@ impl KvCache {
     /// Makes room for `tokens` tokens that come from another worker, beside `shared` ones that a request hits.
     pub(super) fn make_room_for_arriving(&mut self, tokens: u32, shared: u32) {
         let missing = u64::from(self.ceil_page(tokens) - shared);
-        let in_window = self.slots_of_arriving(tokens, shared);
         if self.windows.is_none() || self.page_size == 1 {
             self.make_available(missing);
-            return;
+        } else {
+            self.evict(missing.saturating_sub(self.full_available()));
+            self.make_room_for_arriving_in_window(tokens, shared);
         }
-        let lacks = |cache: &Self| {
-            cache.windows.as_ref().map_or(0, |windows| in_window.saturating_sub(windows.available))
-        };
-        self.evict_windows(lacks(self));
-        self.evict(missing.saturating_sub(self.full_available()));
-        self.evict_windows(lacks(self));
+    }
+
+    /// The same in the window's pool alone, where slots are counted apart. For one that comes for the first time this is done before.
+    pub(super) fn make_room_for_arriving_in_window(&mut self, tokens: u32, shared: u32) {
+        if self.page_size > 1
+            && let Some(windows) = &self.windows
+        {
+            let slots = self.slots_of_arriving(tokens, shared);
+            self.evict_windows(slots.saturating_sub(windows.available));
+        }
     }
 
     /// Gives a request memory for `tokens` tokens that come from another worker; the caller has made room.

@@ -19,12 +19,13 @@ pub(crate) fn replay(case: &Recording) -> Result<(), String> {
     let page_size = engine_config.block_size();
     let tracing = EngineTracing { kv_events: true, sglang_state: true, ..EngineTracing::default() };
     let ended = run(case, Engine::new(engine_config, tracing), ranks)?;
-    let mut told = Told::default();
+    // Each rank numbers its hashes.
+    let mut told: Vec<Told> = (0..ranks).map(|_| Told::default()).collect();
     let steps = case.expected["steps"].as_array().unwrap();
     for (number, (expected, of_all)) in steps.iter().zip(passes(&ended, ranks)).enumerate() {
         let iteration = &ended[number];
         let rank = iteration.dp_rank;
-        let mut found = describe(case, &config, iteration, page_size, &mut told);
+        let mut found = describe(case, &config, iteration, page_size, &mut told[rank as usize]);
         found.insert("rank", json!(rank));
         found.extend(of_pass(iteration, of_all));
         for (key, found) in &found {

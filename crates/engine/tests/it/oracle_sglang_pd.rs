@@ -179,12 +179,12 @@ impl Side {
             })
             .collect();
         for (number, (expected, found)) in steps.iter().zip(&found).enumerate() {
-            for (key, found) in found {
-                let expected = &expected[*key];
-                if expected != found {
-                    let name = self.name;
-                    return Err(format!("{name} step {number}: `{key}` is {found}, recorded {expected}"));
-                }
+            let differs = found.iter().filter(|(key, found)| expected[**key] != **found);
+            let differs =
+                differs.map(|(key, found)| format!("`{key}` is {found}, recorded {}", expected[*key]));
+            let differs: Vec<String> = differs.collect();
+            if !differs.is_empty() {
+                return Err(format!("{} step {number}: {}", self.name, differs.join("; ")));
             }
         }
         if steps.len() != found.len() {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
 use servecast_engine::{Admitted, Iteration};
-use servecast_types::{BlockHasher, KvEvent, RequestId, Run, SequenceHash};
+use servecast_types::{BlockHasher, Duration, KvEvent, RequestId, Run, SequenceHash};
 
 use crate::load::{Submission, check_share_of_stretches, latency, load, run};
 use crate::properties::cases;
@@ -241,7 +241,11 @@ fn check_hits(settings: &Value, load: &[Submission], iterations: &[Iteration]) {
     });
     let stubs: FxHashSet<RequestId> = stubs.collect();
     for (position, iteration) in iterations.iter().enumerate() {
-        let is_known = |other: &&Iteration| other.end <= iteration.scheduled_at;
+        // What ends while a decision waits for copies is looked at when that is made.
+        let waited = iteration.stalled > Duration::ZERO;
+        let is_known = |other: &&Iteration| {
+            other.end < iteration.scheduled_at || (other.end == iteration.scheduled_at && !waited)
+        };
         let known = iterations[..position].iter().take_while(is_known).count();
         let mut told = contents(&iterations[..known]);
         let (mut least, mut most) = (told.clone(), std::mem::take(&mut told));

@@ -148,6 +148,18 @@ fn a_window_is_locked_in_whole_nodes_and_what_is_above_loses_its_slots_first() {
     tree.check_windows(std::iter::empty(), false).unwrap();
 }
 
+#[test]
+fn a_leaf_that_somebody_needs_without_its_window_loses_only_its_slots() {
+    let mut tree = RadixTree::new(1).with_windows(4);
+    let content = prompt(&[(0, 6)]);
+    let leaf = tree.insert_with_window(Prefix::EMPTY, key(&content), 0).prefix;
+    tree.lock(leaf.node);
+    assert_eq!(tree.evict_window(), Some(WindowVictim::Inner { tokens: 2 }));
+    assert_eq!(tree.evict_window(), Some(WindowVictim::Inner { tokens: 4 }));
+    assert_eq!((tree.evict_window(), tree.protected_tokens()), (None, 6));
+    tree.check(std::iter::once(leaf.node)).unwrap();
+}
+
 /// A window of 5 tokens before the end reaches 8 tokens back, and so does the page before that.
 #[test]
 fn a_use_reaches_a_page_further_than_the_window() {

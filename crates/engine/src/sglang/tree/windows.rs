@@ -190,10 +190,11 @@ impl RadixTree {
     }
 
     /// Of the nodes with slots that nobody needs, the one that was not used for longest loses these. A leaf is to be evicted
-    /// for that.
+    /// for that, unless layers that see everything need it.
     pub(in crate::sglang) fn evict_window(&mut self) -> Option<WindowVictim> {
         let &(_, id) = self.windows.as_ref()?.unused.first()?;
-        if self.nodes[id.index()].children == 0 {
+        let node = &self.nodes[id.index()];
+        if node.children == 0 && node.locks == 0 {
             return Some(WindowVictim::Leaf(id));
         }
         Some(WindowVictim::Inner { tokens: self.remove_window(id) })

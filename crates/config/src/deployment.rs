@@ -300,9 +300,36 @@ fn work_out_blocks(args: &mut EngineArgs, setup: &CapacitySetup) -> Result<Strin
     ))
 }
 
+/// Gives an engine with KV in the memory of its host the bytes of a token, if the model has to say them, and says so.
+fn take_kv_bytes(args: &mut EngineArgs, spec: &LatencySpec) -> Result<Option<String>, Failure> {
+    if !args.offloads_kv() || args.kv_bytes_per_token.is_some() {
+        return Ok(None);
+    }
+    args.kv_bytes_per_token = latency::transfer(spec)?.map(|transfer| transfer.bytes_per_token);
+    Ok(args
+        .kv_bytes_per_token
+        .map(|bytes| format!("`kv_bytes_per_token` is {bytes}, the KV cache of the model")))
+}
+
 /// What the times of a pipeline rest on.
 const EVEN_STAGES: &str = "each stage of the pipeline takes an even share of a pass, an assumption: layers are spread evenly, \
                            and what goes from one stage to the next takes no time";
+
+/// What is said where data-parallel ranks of the attention are no ranks of the engine.
+fn ranks_as_one_engine(args: &EngineArgs, spec: &LatencySpec) -> Option<String> {
+    let ranks = args.data_parallel_size.filter(|&ranks| ranks > 1 && args.dp_size == 1)?;
+    let instead = match args.engine_type {
+        EngineType::Vllm => format!("; `dp_size` {ranks} simulates ranks in lock step"),
+        EngineType::Sglang => "; `enable_dp_attention` simulates ranks in lock step".to_owned(),
+        EngineType::Trtllm => String::new(),
+    };
+    matches!(spec, LatencySpec::Ops(_)).then(|| {
+        format!(
+            "the {ranks} data-parallel ranks are one engine with the KV blocks of all, each with an equal part of the \
+             requests: none waits for another{instead}"
+        )
+    })
+}
 
 /// What is said where a real GPU is to serve as Dynamo's mocker would: batches of its size make other latencies.
 fn of_the_mocker(given: &Given<'_>, settings: &Settings<'_>, spec: &LatencySpec) -> Option<String> {
@@ -438,6 +465,9 @@ impl Group {
         let preset = given.preset_settings(engines, layers)?;
         let mut args =
             EngineArgs::from_json(merge(preset, settings.values.clone().into())).map_err(refused)?;
+        if !settings.values.contains_key("dp_size") {
+            args.share_out_attention().map_err(refused)?;
+        }
         if args.kv_groups.is_some() && args.disable_hybrid_kv_cache_manager == Some(true) {
             return Err(Failure::user(explained(message!(
                 "{disable_hybrid_kv_cache_manager} is for groups of layers that follow from the model, but {kv_groups} says \
@@ -471,25 +501,19 @@ impl Group {
         let mut derived: Vec<String> = notes.iter().map(|note| format!("{name}{note}")).collect();
         derived.extend(latency::other_version(&spec)?.map(|note| format!("{name}{note}")));
         derived.extend(of_the_mocker(given, &settings, &spec).map(|note| format!("{name}{note}")));
+        derived.extend(ranks_as_one_engine(&args, &spec).map(|note| format!("{name}{note}")));
         if is_pipeline {
             derived.push(format!("{name}{EVEN_STAGES}"));
         }
         if let Some(setup) = &setup {
             derived.push(format!("{name}{}", work_out_blocks(&mut args, setup)?));
         }
-        if args.kv_offloading_size.is_some() {
-            if given.role != Role::Aggregated {
-                return Err(Failure::user(explained(message!(
-                    "{kv_offloading_size} does not go together with prefill and decode workers yet: leave it out"
-                ))));
-            }
-            let transfer = if args.kv_bytes_per_token.is_none() { latency::transfer(&spec)? } else { None };
-            if let Some(transfer) = transfer {
-                let bytes = transfer.bytes_per_token;
-                args.kv_bytes_per_token = Some(bytes);
-                derived.push(format!("{name}`kv_bytes_per_token` is {bytes}, the KV cache of the model"));
-            }
+        if args.kv_offloading_size.is_some() && given.role != Role::Aggregated {
+            return Err(Failure::user(explained(message!(
+                "{kv_offloading_size} does not go together with prefill and decode workers yet: leave it out"
+            ))));
         }
+        derived.extend(take_kv_bytes(&mut args, &spec)?.map(|note| format!("{name}{note}")));
         let mut config = args.validate(measured).map_err(refused)?;
         if let Some(link) = config.assumed_host_link(&args) {
             derived.push(format!("{name}{link}"));

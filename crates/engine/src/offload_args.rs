@@ -337,18 +337,33 @@ impl KvOffloadingArgs {
     }
 }
 
+impl EngineArgs {
+    /// Whether KV is offloaded to the memory of the host.
+    pub fn offloads_kv(&self) -> bool {
+        let hicache = self.sglang.as_ref().is_some_and(|sglang| sglang.enable_hierarchical_cache);
+        self.kv_offloading_size.is_some() || hicache
+    }
+}
+
 impl EngineConfig {
     /// What is assumed of the link to the memory of the host, where settings do not say it.
     pub fn assumed_host_link(&self, args: &EngineArgs) -> Option<String> {
-        let offload = self.offload.as_ref()?;
-        let given = args.kv_offloading.clone().unwrap_or_default();
-        let is_given = given.store_bandwidth.is_some() && given.load_bandwidth.is_some();
-        let rates = (offload.store_rate / 1e3, offload.load_rate / 1e3);
+        let (rates, key, is_given) = if let Some(offload) = &self.offload {
+            let given = args.kv_offloading.clone().unwrap_or_default();
+            let is_given = given.store_bandwidth.is_some() && given.load_bandwidth.is_some();
+            ([offload.store_rate, offload.load_rate].map(|rate| rate / 1e3), "`kv_offloading` says", is_given)
+        } else {
+            self.sglang.as_ref()?.hicache.as_ref()?;
+            let given = args.sglang.clone().unwrap_or_default();
+            let is_given = given.hicache_write_bandwidth.is_some() && given.hicache_load_bandwidth.is_some();
+            let key = "`sglang.hicache_write_bandwidth` and `sglang.hicache_load_bandwidth` say";
+            (given.host_link(args), key, is_given)
+        };
         (!is_given).then(|| {
             format!(
-                "KV goes to the host at {} GB/s and comes back at {}, an assumption: 55 GB/s for each GPU, as a PCIe 5.0 link \
-                 of 16 lanes has; `kv_offloading` says otherwise",
-                rates.0, rates.1
+                "KV goes to the host at {} GB/s and comes back at {}, an assumption: {LINK_BANDWIDTH} GB/s for each GPU, as a \
+                 PCIe 5.0 link of 16 lanes has; {key} otherwise",
+                rates[0], rates[1]
             )
         })
     }

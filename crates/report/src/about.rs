@@ -54,7 +54,9 @@ fn gpus_of_a_worker(engine: &Value) -> Option<String> {
 
 fn number_of_gpus(engine: &Value) -> u64 {
     let size = |key: &str| engine.get(key).and_then(Value::as_u64).unwrap_or(1);
-    size("tensor_parallel_size") * size("pipeline_parallel_size") * size("dp_size")
+    // Ranks are simulated as such or priced as one engine.
+    let ranks = size("dp_size").max(size("data_parallel_size"));
+    size("tensor_parallel_size") * size("pipeline_parallel_size") * ranks
 }
 
 /// The GPUs of all workers, if it is said on which the workers run.
@@ -141,6 +143,8 @@ mod tests {
         };
         let engine = |tensor: u32| json!({"gpu": "H100-SXM", "tensor_parallel_size": tensor, "dp_size": 2});
         check(json!({"num_workers": 3, "engine_args": engine(4)}), Some(24));
+        let one_engine = json!({"gpu": "H100-SXM", "data_parallel_size": 4, "dp_size": 1});
+        check(json!({"num_workers": 3, "engine_args": one_engine}), Some(12));
         check(
             json!({
                 "num_prefill_workers": 1, "prefill_engine_args": engine(1),

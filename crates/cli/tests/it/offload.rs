@@ -76,3 +76,33 @@ fn offload_that_cannot_be_is_refused() {
         &["does not go together with prefill and decode workers"],
     );
 }
+
+/// What a token takes follows from the model, and how fast it moves is said to be assumed.
+#[test]
+fn hicache_takes_the_size_of_kv_from_the_model() {
+    let sandbox = sandbox();
+    let arguments = [
+        "replay",
+        "repeated.jsonl",
+        "--engine-preset",
+        "sglang-0.5",
+        "--model",
+        "meta-llama/Llama-3.1-8B",
+        "--gpu",
+        "H100-SXM",
+        "--enable-hierarchical-cache",
+    ];
+    let derived = sandbox.run(&arguments);
+    assert_eq!(derived.code, Some(0), "{derived:?}");
+    for words in
+        ["`kv_bytes_per_token` is 131072", "55 GB/s for each GPU", "`sglang.hicache_write_bandwidth`"]
+    {
+        assert!(derived.stderr.contains(words), "{}", derived.stderr);
+    }
+    let given = sandbox.run(&[&arguments[..], &["--kv-bytes-per-token", "131072"]].concat());
+    assert!(!given.stderr.contains("has no effect"), "{}", given.stderr);
+    assert_eq!(
+        given.stdout.lines().find(|line| line.contains("Time to First")),
+        derived.stdout.lines().find(|line| line.contains("Time to First"))
+    );
+}

@@ -120,3 +120,49 @@ fn ranks_that_cannot_be_are_refused() {
         sandbox.run(&arguments).is_refused(&[words]);
     }
 }
+
+/// A model with experts, whose operators were measured, on GPUs with room for it.
+const EXPERTS: [&str; 8] =
+    ["trace.jsonl", "--trace-block-size", "64", "--model", "Qwen/Qwen3-30B-A3B", "--gpu", "H100-SXM", "--ep"];
+
+/// SGLang counts all GPUs of a server by `tensor_parallel_size`, and its ranks share them out: the same as ranks of so many
+/// fewer GPUs each.
+#[test]
+fn ranks_of_sglang_share_out_the_gpus() {
+    let sandbox = sandbox();
+    let report = |sizes: &[&str]| {
+        let engine = ["4", "--engine-preset", "sglang-0.5", "--enable-dp-attention"];
+        sandbox.report(&[&EXPERTS[..], &engine, sizes].concat())
+    };
+    let shared = report(&["--tp", "4", "--dp", "4"]);
+    let apart = report(&["--tp", "1", "--dp", "4", "--extra-engine-args", "{\"dp_size\": 4}"]);
+    assert_eq!(shared["mean_ttft_ms"], apart["mean_ttft_ms"]);
+    assert_eq!(shared["settings"], apart["settings"], "a file that repeats the run says it once");
+    sandbox
+        .run(
+            &[
+                &["replay"],
+                &EXPERTS[..],
+                &["1", "--engine-preset", "sglang-0.5"],
+                &["--enable-dp-attention", "--dp", "4"],
+            ]
+            .concat(),
+        )
+        .is_refused(&[
+            "`data_parallel_size` is 4, which does not divide `tensor_parallel_size`, 1",
+            "counts all GPUs",
+        ]);
+}
+
+#[test]
+fn ranks_that_are_priced_as_one_engine_say_so_and_a_dense_model_of_vllm_has_none() {
+    let sandbox = sandbox();
+    let vllm = ["4", "--engine-preset", "vllm-0.33", "--dp", "4"];
+    let outcome = sandbox.run(&[&["replay"], &EXPERTS[..], &vllm].concat());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for words in ["the 4 data-parallel ranks are one engine", "`dp_size` 4 simulates ranks in lock step"] {
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
+    let dense = ["replay", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--dp", "4"];
+    sandbox.run(&dense).is_refused(&["has no experts", "share nothing", "--num-workers 4"]);
+}

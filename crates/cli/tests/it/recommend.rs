@@ -530,3 +530,16 @@ fn what_cannot_be_asked_is_refused() {
     assert_eq!(hopeless.code, Some(3), "{hopeless:?}");
     assert!(hopeless.stderr.contains("comes nearest: ✗ max ttft <= 1ms: "), "{}", hopeless.stderr);
 }
+
+/// SGLang counts all GPUs of a server, over which the ranks of the attention are spread, and has them only on demand.
+#[test]
+fn ranks_start_as_sglang_counts_them() {
+    let sandbox = Sandbox::new();
+    let arguments = "recommend -q --model Qwen/Qwen3-30B-A3B --gpu H100-SXM --max-gpus 2 --engine-preset sglang-0.5 --tp 1 --dp 2 \
+                     --ep 2 --input-tokens 900 --output-tokens 30 --request-count 50 --arrival-interval-ms 50 --output-dir out";
+    let arguments: Vec<&str> = arguments.split_whitespace().chain(["--slo", "p95 ttft <= 1s"]).collect();
+    let outcome = sandbox.run(&arguments);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let start = sandbox.read("out/start.sh");
+    assert!(start.contains(" --tp 2 --dp 2 --enable-dp-attention --ep 2"), "{start}");
+}

@@ -12,7 +12,7 @@ use crate::settings::Layers;
 pub(super) fn unused(args: &EngineArgs) -> impl Iterator<Item = Message> {
     let given = [
         ("kv_transfer_bandwidth", args.kv_transfer_bandwidth.is_some()),
-        ("kv_bytes_per_token", args.kv_bytes_per_token.is_some() && args.kv_offloading_size.is_none()),
+        ("kv_bytes_per_token", args.kv_bytes_per_token.is_some() && !args.offloads_kv()),
         ("kv_transfer_sharing", args.kv_transfer_sharing.is_some()),
     ];
     let given = given.into_iter().filter(|(_, is_given)| *is_given);

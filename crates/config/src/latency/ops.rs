@@ -222,6 +222,15 @@ impl OpsSettings {
     fn check(&self, setup: &OpsSetup) -> Result<(), Failure> {
         let refused =
             |key: &str, value: &str, problem: String| Err(refused_option(WHAT, key, value, problem));
+        let ranks = setup.data_parallel_size;
+        if ranks > 1 && setup.engine == EngineName::Vllm && setup.model.experts.is_none() {
+            let problem = message!(
+                "{} has no experts, so that data-parallel ranks of vLLM share nothing and are workers: give {--num_workers} {}",
+                setup.model_name.as_str(),
+                ranks
+            );
+            return Err(refused_option(WHAT, "dp", &ranks.to_string(), problem));
+        }
         let name = &setup.model_name;
         let problem = match self.deployed.problem(name, &setup.model)? {
             Some(problem) => Some(problem),

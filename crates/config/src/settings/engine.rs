@@ -261,7 +261,8 @@ pub struct SglangShortcuts {
     /// Keep all tokens in layers with a sliding window, in one pool
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub disable_hybrid_swa_memory: Option<bool>,
-    /// Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together
+    /// Spread attention over `data_parallel_size` ranks, which share out the GPUs and compute every pass together, each with
+    /// queues and a KV pool of its own
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub enable_dp_attention: Option<bool>,
     /// Which of these ranks gets a request [default: auto, in turn]

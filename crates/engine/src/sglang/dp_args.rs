@@ -4,10 +4,34 @@ use servecast_types::{Message, message};
 
 use super::disaggregation::DisaggregationMode;
 use super::settings::SglangArgs;
-use crate::{ConfigError, EngineArgs};
+use crate::{ConfigError, EngineArgs, EngineType};
 
 /// What `schedule_conservativeness` is multiplied by for a rank.
 const CONSERVATIVENESS_OF_RANK: f64 = 0.3;
+
+impl EngineArgs {
+    /// Takes `tensor_parallel_size` and `data_parallel_size` for what they are to a server of SGLang with data-parallel
+    /// attention: all of its GPUs, and the ranks that share them out. Nothing changes for another one.
+    ///
+    /// # Errors
+    /// If the ranks do not divide the GPUs, as SGLang has it.
+    pub fn share_out_attention(&mut self) -> Result<(), ConfigError> {
+        let is_on = self.engine_type == EngineType::Sglang
+            && self.sglang.as_ref().is_some_and(|sglang| sglang.enable_dp_attention);
+        let Some(ranks) = self.data_parallel_size.filter(|&ranks| is_on && ranks > 1) else { return Ok(()) };
+        let gpus = self.tensor_parallel_size.unwrap_or(1);
+        if !gpus.is_multiple_of(ranks) {
+            return Err(ConfigError::Conflict(message!(
+                "{data_parallel_size} is {}, which does not divide {tensor_parallel_size}, {}: with \
+                 {sglang.enable_dp_attention}, that counts all GPUs of the server, and ranks share them out",
+                ranks,
+                gpus
+            )));
+        }
+        (self.tensor_parallel_size, self.dp_size) = (Some(gpus / ranks), ranks);
+        Ok(())
+    }
+}
 
 impl SglangArgs {
     /// The settings of one rank: those of a server of `dp_size` ranks, shared out as SGLang 0.5.23 does

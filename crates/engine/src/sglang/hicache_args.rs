@@ -76,9 +76,7 @@ impl SglangArgs {
                  copies take"
             )));
         };
-        let gpus = f64::from(args.tensor_parallel_size.unwrap_or(1).max(1));
-        let token_ns = |key: &'static str, given: Option<f64>| {
-            let bandwidth = given.unwrap_or(LINK_BANDWIDTH * gpus);
+        let token_ns = |key: &'static str, bandwidth: f64| {
             if !(1e-6..=1e6).contains(&bandwidth) {
                 let problem = "expected 10⁹ bytes a second, from 1e-6 to 1e6";
                 return Err(ConfigError::wrong(key, bandwidth, problem));
@@ -93,14 +91,21 @@ impl SglangArgs {
             }
             Ok(Duration::from_ns((us * 1e3).round() as u64))
         };
+        let [write_bandwidth, load_bandwidth] = self.host_link(args);
         Ok(Some(HicacheConfig {
             write_policy: self.hicache_write_policy,
             host_tokens: self.host_tokens(config, bytes)?,
             write: fixed("sglang.hicache_write_us", self.hicache_write_us)?,
-            write_token_ns: token_ns("sglang.hicache_write_bandwidth", self.hicache_write_bandwidth)?,
+            write_token_ns: token_ns("sglang.hicache_write_bandwidth", write_bandwidth)?,
             load: fixed("sglang.hicache_load_us", self.hicache_load_us)?,
-            load_token_ns: token_ns("sglang.hicache_load_bandwidth", self.hicache_load_bandwidth)?,
+            load_token_ns: token_ns("sglang.hicache_load_bandwidth", load_bandwidth)?,
         }))
+    }
+
+    /// How fast KV goes to the host and comes back, in 10⁹ bytes a second; a link of each GPU, where nobody says.
+    pub(crate) fn host_link(&self, args: &EngineArgs) -> [f64; 2] {
+        let all_links = LINK_BANDWIDTH * f64::from(args.tensor_parallel_size.unwrap_or(1).max(1));
+        [self.hicache_write_bandwidth, self.hicache_load_bandwidth].map(|given| given.unwrap_or(all_links))
     }
 
     /// Tokens that the host has room for.

@@ -434,7 +434,9 @@ fn gpus_of(
             if matches!(key, "tp" | "tensor_parallel_size") { value.parse().ok() } else { None }
         })
     });
-    let ranks = number("data_parallel_size", engine.data_parallel_size);
+    // SGLang's ranks share out the GPUs that `tensor_parallel_size` counts.
+    let shares_out = config.sglang.enable_dp_attention == Some(true);
+    let ranks = number("data_parallel_size", engine.data_parallel_size).filter(|_| !shares_out);
     let stages = number("pipeline_parallel_size", engine.pipeline_parallel_size);
     (tensor.unwrap_or(1) * ranks.unwrap_or(1) * stages.unwrap_or(1)).max(1)
 }

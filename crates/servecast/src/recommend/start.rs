@@ -25,9 +25,8 @@ const OF_VLLM: [(&str, &str); 10] = [
 ];
 
 /// Flags of SGLang's server, likewise.
-const OF_SGLANG: [(&str, &str); 7] = [
-    ("tensor_parallel_size", "--tp"),
-    ("data_parallel_size", "--dp"),
+const OF_SGLANG: [(&str, &str); 6] = [
+    ("expert_parallel_size", "--ep"),
     ("max_running_requests", "--max-running-requests"),
     ("chunked_prefill_size", "--chunked-prefill-size"),
     ("context_length", "--context-length"),
@@ -125,8 +124,26 @@ impl Settings<'_> {
         format!("vllm serve {} --port {port}{flags}{ep}{transfer}", self.model())
     }
 
+    /// How a server of SGLang shares layers out: it counts all of its GPUs, over which ranks of the attention are spread.
+    fn sglang_sizes(&self, role: &str) -> String {
+        let size = |key| self.get(role, key).and_then(|size| size.as_u64());
+        let tensor = size("tensor_parallel_size");
+        match size("data_parallel_size").filter(|&ranks| ranks > 1) {
+            Some(ranks) => {
+                let gpus = tensor.unwrap_or(1) * if self.shares_out(role) { 1 } else { ranks };
+                format!(" --tp {gpus} --dp {ranks} --enable-dp-attention")
+            }
+            None => tensor.map(|tensor| format!(" --tp {tensor}")).unwrap_or_default(),
+        }
+    }
+
+    /// Whether ranks share out the GPUs that `tensor_parallel_size` counts.
+    fn shares_out(&self, role: &str) -> bool {
+        self.get(role, "enable_dp_attention") == Some(Value::Bool(true))
+    }
+
     fn sglang(&self, role: &str, port: u32) -> String {
-        let flags = self.flags(role, &OF_SGLANG);
+        let flags = self.sglang_sizes(role) + &self.flags(role, &OF_SGLANG);
         let role = match role {
             "" => String::new(),
             "prefill" => {

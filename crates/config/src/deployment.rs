@@ -311,6 +311,26 @@ fn take_kv_bytes(args: &mut EngineArgs, spec: &LatencySpec) -> Result<Option<Str
         .map(|bytes| format!("`kv_bytes_per_token` is {bytes}, the KV cache of the model")))
 }
 
+/// What is assumed of the time of a drafter, or left out.
+fn of_drafter(args: &EngineArgs, config: &EngineConfig) -> Option<&'static str> {
+    let is_timed = args.of_drafter().is_ok_and(|drafter| drafter.is_some());
+    if is_timed && args.drafts_by_own_layers() {
+        return Some(MTP_MODULE);
+    }
+    if config.drafts_for_nothing(args) {
+        return Some(
+            "the drafter takes no time: the latency model knows no shapes, and `draft_pass_us` of \
+             `speculative_config` is not given",
+        );
+    }
+    let by_network = args.sglang.as_ref().is_some_and(SglangArgs::drafts_by_network);
+    by_network.then_some("the drafter takes no time: that of SGLang's is left out")
+}
+
+/// What is assumed of a drafter that nothing is said of, since it is a part of the model.
+const MTP_MODULE: &str = "a pass of the drafter is taken for one block of the model as its last, with attention and experts if it has \
+     any, and its head; `model` of `speculative_config` describes another, `draft_pass_us` says how long it takes";
+
 /// What the times of a pipeline rest on.
 const EVEN_STAGES: &str = "each stage of the pipeline takes an even share of a pass, an assumption: layers are spread evenly, \
                            and what goes from one stage to the next takes no time";
@@ -521,15 +541,7 @@ impl Group {
         if let Some(model) = drafter {
             config = config.with_drafter(&args, model).map_err(refused)?;
         }
-        if config.drafts_for_nothing(&args) {
-            derived.push(format!(
-                "{name}the drafter takes no time: the latency model knows no shapes, and `draft_pass_us` of \
-                 `speculative_config` is not given"
-            ));
-        }
-        if args.sglang.as_ref().is_some_and(SglangArgs::drafts_by_network) {
-            derived.push(format!("{name}the drafter takes no time: that of SGLang's is left out"));
-        }
+        derived.extend(of_drafter(&args, &config).map(|note| format!("{name}{note}")));
         let mut unused: Vec<Message> = settings.unused(&args).map(named).collect();
         if args.says_what_is_served() && !matches!(spec, LatencySpec::Ops(_) | LatencySpec::Roofline(_)) {
             unused.push(explained(message!(

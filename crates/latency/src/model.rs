@@ -4,6 +4,7 @@ mod config;
 mod context;
 mod count;
 mod known;
+mod mtp;
 mod names;
 mod share;
 mod weights;

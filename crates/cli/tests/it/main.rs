@@ -8,6 +8,7 @@ mod ci;
 mod compare;
 mod compare_measured;
 mod diagnosis;
+mod drafter;
 mod formats;
 mod help;
 mod interrupt;

@@ -198,7 +198,7 @@ impl OpsSettings {
     fn setup(&self) -> Result<OpsSetup, Failure> {
         let name = self.deployed.model.as_ref().ok_or_else(|| missing("model", known_models()))?;
         let gpu = self.sheet()?;
-        let model = model_shape(name)?;
+        let model = self.deployed.shape(name)?;
         let tensor_parallel_size = self.deployed.gpus.unwrap_or(1);
         let setup = OpsSetup {
             model_name: name.clone(),

@@ -27,6 +27,8 @@ const MOST_GPUS: u32 = 1024;
 pub struct Deployed {
     /// What the model is called, or where its `config.json` is.
     pub model: Option<String>,
+    /// The part of it that is run, if that is not all.
+    part: Option<ModelPart>,
     /// What the GPU is called, or where its sheet is.
     pub gpu: Option<String>,
     /// GPUs that share each layer.
@@ -43,6 +45,13 @@ pub struct Deployed {
     all_reduce: Option<AllReduceFrom>,
     /// Bytes of memory that a program sees, where that was recorded.
     pub memory_bytes: Option<f64>,
+}
+
+/// A part of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ModelPart {
+    /// A module that drafts tokens.
+    Mtp,
 }
 
 /// Where the times of all-reduces are from.
@@ -100,12 +109,16 @@ impl KvType {
 impl Deployed {
     /// The options that it takes.
     pub const KEYS: &'static str =
-        "model, gpu, tp, dtype, kv_dtype, link, all_reduce, all_reduce_us, all_reduce_gb_per_s";
+        "model, part, gpu, tp, dtype, kv_dtype, link, all_reduce, all_reduce_us, all_reduce_gb_per_s";
 
     /// Takes an option; returns whether it is one of these.
     pub fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
         match key {
             "model" => self.model = Some(value.to_owned()),
+            "part" => {
+                let part = (value == "mtp").then_some(ModelPart::Mtp);
+                self.part = Some(part.ok_or("expected mtp, a module that drafts tokens")?);
+            }
             "gpu" => self.gpu = Some(value.to_owned()),
             "tp" | "tensor_parallel_size" => self.gpus = Some(gpus(value)?),
             "dtype" => {
@@ -129,6 +142,15 @@ impl Deployed {
     /// Measured all-reduces, unless others are named.
     pub fn measured_all_reduce(&mut self, path: PathBuf) {
         self.all_reduce.get_or_insert(AllReduceFrom::Table(path));
+    }
+
+    /// The shape of what is run of a model.
+    pub(super) fn shape(&self, model: &str) -> Result<ModelShape, Failure> {
+        let shape = model_shape(model)?;
+        Ok(match self.part {
+            Some(ModelPart::Mtp) => shape.mtp_module(),
+            None => shape,
+        })
     }
 
     /// The sheet of the GPU, if one is named.

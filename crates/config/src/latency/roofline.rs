@@ -3,7 +3,7 @@
 use servecast_latency::{Efficiency, Roofline, RooflineSetup};
 use servecast_types::message;
 
-use super::options::{Deployed, known_models, model_shape, positive, refused_option, take_all};
+use super::options::{Deployed, known_models, positive, refused_option, take_all};
 use crate::error::Failure;
 
 const WHAT: &str = "roofline";
@@ -52,7 +52,7 @@ impl RooflineSettings {
             Failure::user(message).with_hint(hint)
         };
         let name = self.deployed.model.as_ref().ok_or_else(|| missing("model", known_models()))?;
-        let model = model_shape(name)?;
+        let model = self.deployed.shape(name)?;
         let gpu = self.deployed.sheet()?.ok_or_else(|| {
             let known = servecast_latency::GpuSheet::names().collect::<Vec<_>>().join(", ");
             missing("gpu", format!("known by name are {known}; gpu=FILE.toml describes another"))

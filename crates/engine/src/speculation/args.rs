@@ -200,6 +200,10 @@ impl EngineArgs {
         if !matches!(self.latency_spec()?, LatencySpec::Ops(_) | LatencySpec::Roofline(_)) {
             return Ok(None);
         }
+        given.check_gpus()?;
+        if self.drafts_by_own_layers() {
+            return Ok(Some(self.of_own_layers(given)));
+        }
         let model = given.model.clone().ok_or_else(|| {
             ConfigError::Conflict(message!(
                 "{speculative_config.model} is missing: iteration times are worked out from shapes, and that of the drafter \
@@ -216,7 +220,6 @@ impl EngineArgs {
                 format!("{kind}:{}", kept.join(","))
             }
         });
-        given.check_gpus()?;
         let tensor_parallel_size = given.draft_tensor_parallel_size.or(self.tensor_parallel_size);
         let (data_parallel_size, expert_parallel_size, dtype) = (None, None, None);
         let of_model = Self { speculative_config: None, ..self.clone() };
@@ -229,6 +232,28 @@ impl EngineArgs {
             dtype,
             ..of_model
         }))
+    }
+
+    /// Whether layers of the model itself draft, of which nothing else is said.
+    pub fn drafts_by_own_layers(&self) -> bool {
+        let given = self.speculative_config.as_ref();
+        given.is_some_and(|given| {
+            given.method == Some(SpeculativeMethod::Mtp)
+                && given.model.is_none()
+                && given.draft_pass_us.is_none()
+        })
+    }
+
+    /// The same engine with an MTP module of the model alone.
+    fn of_own_layers(&self, given: &SpeculativeArgs) -> Self {
+        let text = self.latency.as_deref().filter(|text| *text != "auto").unwrap_or("ops:");
+        let tensor_parallel_size = given.draft_tensor_parallel_size.or(self.tensor_parallel_size);
+        Self {
+            latency: Some(format!("{text},part=mtp")),
+            tensor_parallel_size,
+            speculative_config: None,
+            ..self.clone()
+        }
     }
 
     /// Refuses what leaves no room for drafts, so that requests would never get on.

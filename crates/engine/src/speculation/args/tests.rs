@@ -161,6 +161,28 @@ fn a_drafter_has_a_shape_where_its_time_is_worked_out() {
         }});
         EngineArgs::from_json(settings).unwrap().of_drafter()
     };
+    let of_mtp = |latency: Value| {
+        let settings = json!({"latency": latency, "model": "a", "gpu": "L4", "dtype": "fp8", "speculative_config": {
+            "method": "mtp", "num_speculative_tokens": 1, "acceptance_rates": [0.5],
+        }});
+        EngineArgs::from_json(settings)
+            .unwrap()
+            .of_drafter()
+            .unwrap()
+            .map(|drafter| drafter.latency_spec().unwrap())
+    };
+    let own = "model=a,gpu=L4,dtype=fp8,engine=vllm,";
+    let shape = |spec: Option<LatencySpec>| match spec {
+        Some(LatencySpec::Ops(options) | LatencySpec::Roofline(options)) => options,
+        other => panic!("{other:?} has no options"),
+    };
+    for auto in [Value::Null, "auto".into()] {
+        let found = shape(of_mtp(auto));
+        assert!(found.starts_with(own) && found.ends_with(",part=mtp"), "{found}");
+    }
+    let found = shape(of_mtp("roofline:kernel_us=1".into()));
+    assert_eq!(found, "model=a,gpu=L4,dtype=fp8,kernel_us=1,part=mtp");
+    assert_eq!(of_mtp("polynomial".into()), None);
     let missing = of_drafter("roofline:model=a,gpu=L4", Value::Null).unwrap_err().to_string();
     assert!(missing.starts_with("`speculative_config.model` is missing: "), "{missing}");
     assert_eq!(of_drafter("polynomial", Value::Null), Ok(None));

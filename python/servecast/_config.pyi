@@ -60,6 +60,7 @@ class EngineArgs(_Settings):
         expert_parallel_size: int | None = ...,
         gpu: str | None = ...,
         gpu_memory_utilization: float = ...,
+        grammar_compile_ms: float | None = ...,
         has_perf_model: bool | None = ...,
         host: Mapping[str, Any] | None = ...,
         is_decode: bool | None = ...,
@@ -204,6 +205,9 @@ class EngineArgs(_Settings):
     @property
     def gpu_memory_utilization(self) -> float:
         """Share of the memory of a GPU that the engine takes, from which `num_gpu_blocks` is worked out where it is not given and the latency model knows model and GPU."""
+    @property
+    def grammar_compile_ms(self) -> float | None:
+        """vLLM: milliseconds that it takes to compile the grammar of a request's structured output, which waits for that; equal grammars are compiled once. Absent, 0."""
     @property
     def has_perf_model(self) -> bool | None:
         """Accepted and ignored, as elsewhere."""

@@ -112,6 +112,8 @@ class TraceSettings(TypedDict, total=False):
     """GPU that it is served on, such as H100-SXM or B200, or the path of a data sheet"""
     gpu_memory_utilization: float | None
     """Share of a GPU's memory that the engine takes, for working out --num-gpu-blocks"""
+    grammar_compile_ms: float | None
+    """Time to compile the grammar of a request's structured output, which rows of a trace name (`grammar`)"""
     hicache_ratio: float | None
     """Tokens that the host has room for, over those of the KV pool [default: 2]"""
     hicache_size: float | None
@@ -378,6 +380,8 @@ class SyntheticSettings(TypedDict, total=False):
     """GPU that it is served on, such as H100-SXM or B200, or the path of a data sheet"""
     gpu_memory_utilization: float | None
     """Share of a GPU's memory that the engine takes, for working out --num-gpu-blocks"""
+    grammar_compile_ms: float | None
+    """Time to compile the grammar of a request's structured output, which rows of a trace name (`grammar`)"""
     hicache_ratio: float | None
     """Tokens that the host has room for, over those of the KV pool [default: 2]"""
     hicache_size: float | None
@@ -646,6 +650,8 @@ class SearchSettings(TypedDict, total=False):
     """GPU that it is served on, such as H100-SXM or B200, or the path of a data sheet"""
     gpu_memory_utilization: float | None
     """Share of a GPU's memory that the engine takes, for working out --num-gpu-blocks"""
+    grammar_compile_ms: float | None
+    """Time to compile the grammar of a request's structured output, which rows of a trace name (`grammar`)"""
     hicache_ratio: float | None
     """Tokens that the host has room for, over those of the KV pool [default: 2]"""
     hicache_size: float | None

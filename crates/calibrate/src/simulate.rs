@@ -90,6 +90,7 @@ fn workload(run: &RequestRun) -> Workload {
             output: None,
             class: None,
             lora: None,
+            grammar: None,
         };
         Session { turns: std::iter::once(turn).collect(), ..Session::default() }
     };

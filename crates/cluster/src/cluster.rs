@@ -14,7 +14,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use servecast_engine::{Engine, EngineRequest, EngineState, Order};
+use servecast_engine::{Engine, EngineRequest, EngineState, Grammar, Order};
 use servecast_record::{RejectReason, RequestStatus, RunRecord, SoFar};
 use servecast_router::Admission;
 use servecast_types::{ContentNames, PoolId, RequestId, Role, Time, WorkerId};
@@ -222,6 +222,7 @@ impl Cluster {
             stop_after: arrival.stop_after,
             priority: arrival.priority,
             lora: arrival.origin.lora,
+            grammar: arrival.origin.grammar.map(|number| Grammar { number, submitted: now }),
             class: arrival.origin.class,
             routing_key: Some(arrival.origin.session),
             ..EngineRequest::new(id, arrival.prompt, arrival.origin.output_tokens, now)

@@ -54,6 +54,7 @@ use crate::config::MAX_WORKERS;
 ///     output: None,
 ///     class: None,
 ///     lora: None,
+///     grammar: None,
 /// };
 /// let sessions = (1..=200).map(|line| Session { turns: [turn(line)].into(), ..Session::default() }).collect();
 /// let workload = Workload { sessions, ..Workload::default() };

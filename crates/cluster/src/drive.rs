@@ -21,6 +21,8 @@ pub struct NewRequest {
     pub class: Option<ClassId>,
     /// The LoRA adapter that it asks for; its prompt is [salted](Prompt::salted) with that.
     pub lora: Option<u32>,
+    /// The grammar of its structured output, if it has one; equal grammars have the same number.
+    pub grammar: Option<u32>,
     /// When the user sent it: before it comes to the deployment if there is something in front.
     pub arrival: Time,
     /// Tokens of its prompt.

@@ -297,6 +297,7 @@ fn origin(id: TurnId, turn: &Turn, sent: Time) -> NewRequest {
         line: turn.line,
         class: turn.class,
         lora: turn.lora,
+        grammar: turn.grammar,
         arrival: sent,
         input_tokens: turn.prompt.tokens(),
         output_tokens: turn.output_tokens,

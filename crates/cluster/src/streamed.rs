@@ -106,6 +106,7 @@ impl<I: Iterator<Item = (u32, Turn)>> Source for Streamed<I> {
             line: turn.line,
             class: turn.class,
             lora: turn.lora,
+            grammar: turn.grammar,
             arrival: sent,
             input_tokens: turn.prompt.tokens(),
             output_tokens: turn.output_tokens,

@@ -75,6 +75,9 @@ pub struct EngineArgs {
     pub lora_load_ms: Option<f64>,
     /// vLLM: milliseconds more for an adapter that is not in the memory of the host either; absent, 0.
     pub lora_fetch_ms: Option<f64>,
+    /// vLLM: milliseconds that it takes to compile the grammar of a request's structured output, which waits for that; equal
+    /// grammars are compiled once. Absent, 0.
+    pub grammar_compile_ms: Option<f64>,
     /// Order of the waiting queue, and whom a preemption hits.
     #[serde(alias = "policy")]
     pub scheduling_policy: SchedulingPolicy,
@@ -227,6 +230,7 @@ impl Default for EngineArgs {
             max_cpu_loras: None,
             lora_load_ms: None,
             lora_fetch_ms: None,
+            grammar_compile_ms: None,
             scheduling_policy: SchedulingPolicy::Fcfs,
             preemption_mode: PreemptionMode::Lifo,
             kv_role: None,

@@ -78,6 +78,8 @@ pub struct EngineConfig {
     pub(crate) kv_role: Option<KvRole>,
     /// LoRA adapters, if requests may have any.
     pub(crate) lora: Option<Lora>,
+    /// How long a grammar of structured output is compiled.
+    pub(crate) grammar_compile: Duration,
     pub(crate) dp: DataParallel,
     pub(crate) pipeline: PipelineParallel,
     /// Groups of layers, if there are others than one that keeps everything.
@@ -152,6 +154,7 @@ impl EngineArgs {
             preemption_mode: self.preemption_mode,
             kv_role: self.kv_role,
             lora: self.lora()?,
+            grammar_compile: self.grammar_compile()?,
             dp: self.data_parallel(speedup)?,
             pipeline: self.pipeline_parallel()?,
             offload: self.offloading(kv_groups.as_ref())?,
@@ -386,6 +389,12 @@ impl EngineConfig {
     /// Whether requests may ask for a LoRA adapter.
     pub fn takes_loras(&self) -> bool {
         self.lora.is_some()
+    }
+
+    /// Whether a worker that idles may go on without anything that comes to it: when a copy to or from the memory of its host
+    /// ends, or a grammar is compiled.
+    pub fn wakes_by_itself(&self) -> bool {
+        self.offloads_kv() || self.grammar_compile > Duration::ZERO
     }
 
     /// Data-parallel ranks of a worker, each with the KV blocks that the settings say.

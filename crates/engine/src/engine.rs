@@ -213,6 +213,16 @@ impl Engine {
         each!(self, engine => engine.awaits_kv())
     }
 
+    /// Whether somebody waits for a grammar to be compiled.
+    pub fn awaits_grammar(&self) -> bool {
+        match self {
+            Self(Kind::Single(engine)) => engine.awaits_grammar(),
+            Self(Kind::Pipeline(engine)) => engine.awaits_grammar(),
+            Self(Kind::Lockstep(engine)) => engine.awaits_grammar(),
+            Self(Kind::DpRanks(_)) => false,
+        }
+    }
+
     /// Whether KV is being copied to the memory of its host or back, which may hold blocks although it has no request.
     pub fn copies_kv(&self) -> bool {
         match self {

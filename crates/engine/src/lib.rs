@@ -73,8 +73,8 @@ mod trtllm;
 mod vllm;
 
 pub use args::{
-    EngineArgs, EngineType, KvRole, KvTransferSharing, KvTransferTimingMode, PreemptionMode,
-    SchedulingPolicy, TrtllmArgs, VllmVersion,
+    CapacitySchedulerPolicy, EngineArgs, EngineType, KvRole, KvTransferSharing, KvTransferTimingMode,
+    PreemptionMode, SchedulingPolicy, TrtllmArgs, VllmVersion,
 };
 pub use config::{EngineConfig, MAX_NUM_GPU_BLOCKS, MAX_SEQUENCE_TOKENS};
 pub use engine::{Engine, EngineState, EngineTracing};
@@ -92,7 +92,7 @@ pub use links::{Begun, Fetch, Links};
 pub use offload_args::{KvOffloadingArgs, OffloadBackend, OffloadConnector, OffloadEviction};
 pub use order::{Order, WaitingRequest};
 pub use preset::{EnginePreset, lay_over, merge};
-pub use request::{EngineRequest, Rejection};
+pub use request::{EngineRequest, Grammar, Rejection};
 pub use sglang::{
     DisaggregationMode, HicacheWritePolicy, LoadBalanceMethod, RadixEvictionPolicy, RetractionBackup,
     RetractionPolicy, SchedulePolicy, SglangArgs, SpeculativeAlgorithm,

@@ -1,4 +1,5 @@
-//! Settings of LoRA adapters: how many a worker runs and keeps, and what it takes to load one.
+//! Settings of what requests bring along beside their prompts: how many LoRA adapters a worker runs and keeps, what it takes to
+//! load one, and to compile the grammar of structured output.
 
 use servecast_latency::MOST_HOST_US;
 use servecast_types::{Duration, message};
@@ -54,6 +55,19 @@ impl EngineArgs {
     }
 }
 
+impl EngineArgs {
+    /// How long a grammar is compiled.
+    pub(crate) fn grammar_compile(&self) -> Result<Duration, ConfigError> {
+        if self.grammar_compile_ms.is_some() && self.engine_type != EngineType::Vllm {
+            return Err(ConfigError::Conflict(message!(
+                "{grammar_compile_ms} holds settings of vLLM, but {engine_type} is `{}`",
+                self.engine_type.name()
+            )));
+        }
+        milliseconds("grammar_compile_ms", self.grammar_compile_ms)
+    }
+}
+
 /// A time in milliseconds, as the setting `key` has it; absent: none.
 pub(crate) fn milliseconds(key: &str, ms: Option<f64>) -> Result<Duration, ConfigError> {
     let ms = ms.unwrap_or(0.0);
@@ -97,6 +111,14 @@ mod tests {
             (
                 json!({"enable_lora": true, "lora_fetch_ms": 3.7e6}),
                 format!("`lora_fetch_ms` is 3700000: {milliseconds}"),
+            ),
+            (
+                json!({"grammar_compile_ms": -2}),
+                format!("`grammar_compile_ms` is -2: {milliseconds}"),
+            ),
+            (
+                json!({"grammar_compile_ms": 2, "engine_type": "trtllm"}),
+                "`grammar_compile_ms` holds settings of vLLM, but `engine_type` is `trtllm`".to_owned(),
             ),
             (
                 json!({"enable_lora": true, "engine_type": "sglang"}),

@@ -42,8 +42,9 @@ pub struct EngineRequest {
     pub lora: Option<u32>,
     /// Its class in the load, which no engine looks at.
     pub class: Option<ClassId>,
-    /// vLLM: when the grammar of its structured output is compiled, before which it waits and others pass it; `None`: it has
-    /// none.
+    /// vLLM: the grammar of its structured output, if it has one, which the engine compiles unless it has done so before.
+    pub grammar: Option<Grammar>,
+    /// vLLM: when that is compiled at the earliest, if somebody knows; the request waits until then, and others pass it.
     pub grammar_ready: Option<Time>,
     /// The KV of its prompt is computed elsewhere and fetched over [links](crate::Links) first.
     pub remote_prefill: bool,
@@ -51,6 +52,15 @@ pub struct EngineRequest {
     pub hold_kv: bool,
     /// The data-parallel rank of the worker that serves it, where that is not the choice of the worker's front end.
     pub dp_rank: Option<u32>,
+}
+
+/// The grammar of a request's structured output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grammar {
+    /// Equal grammars have the same number.
+    pub number: u32,
+    /// When the request comes to the engine, which begins to compile it then.
+    pub submitted: Time,
 }
 
 impl EngineRequest {
@@ -71,6 +81,7 @@ impl EngineRequest {
             routing_key: None,
             lora: None,
             class: None,
+            grammar: None,
             grammar_ready: None,
             remote_prefill: false,
             hold_kv: false,

@@ -381,6 +381,7 @@ impl Source for Shared {
                 line: line + 1,
                 class: None,
                 lora: None,
+                grammar: None,
                 arrival: sent,
                 input_tokens: request.prompt.len() as u32,
                 output_tokens: request.max_tokens,

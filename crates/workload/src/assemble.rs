@@ -49,8 +49,9 @@ impl Plan {
         rows: impl Iterator<Item: Borrow<TraceRow>>,
     ) -> Result<Workload, TraceError> {
         let Self { order, graph, turns, clock, mut blocks, mut notes } = self;
-        let (mut classes, mut loras, mut resets) =
-            (Labels::default(), Labels::default(), FxHashSet::default());
+        let (mut classes, mut loras, mut grammars) =
+            (Labels::default(), Labels::default(), Labels::default());
+        let mut resets = FxHashSet::default();
         let mut sessions: Vec<Session> = Vec::with_capacity(order.num_sessions());
         for (index, row) in rows.enumerate() {
             let row: &TraceRow = row.borrow();
@@ -58,7 +59,8 @@ impl Plan {
             let start = if order.is_first(index) { clock.first_turn(row)? } else { clock.later_turn(row)? };
             let class = classes.class_of(row)?;
             let lora = row.lora.as_deref().map(|lora| loras.number(lora));
-            let turn = Turn { class, lora, ..Turn::of_row(row, start, &mut blocks, &mut notes)? };
+            let grammar = row.grammar.as_deref().map(|grammar| grammars.number(grammar));
+            let turn = Turn { class, lora, grammar, ..Turn::of_row(row, start, &mut blocks, &mut notes)? };
             if row.links.as_ref().is_some_and(|links| links.prefix_reset) {
                 resets.insert(row.line);
             }
@@ -88,6 +90,7 @@ impl Plan {
                 turn.prompt = turn.prompt.salted(u64::from(lora) + 1);
             }
         }
-        Ok(Workload { sessions, notes, names, classes: classes.into_names(), loras: loras.into_names() })
+        let (classes, loras, grammars) = (classes.into_names(), loras.into_names(), grammars.into_names());
+        Ok(Workload { sessions, notes, names, classes, loras, grammars })
     }
 }

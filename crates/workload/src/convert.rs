@@ -31,6 +31,7 @@ impl Workload {
             TraceRow {
                 class: class.cloned(),
                 lora: turn.lora.and_then(|lora| self.loras.get(lora as usize)).cloned(),
+                grammar: turn.grammar.and_then(|grammar| self.grammars.get(grammar as usize)).cloned(),
                 links: links(session, place, line),
                 // It is known again by the turn that goes on from it, to the token, which ids of whole blocks are not.
                 output_ids: if is_repeated(session, place) { Vec::new() } else { row.output_ids },

@@ -96,7 +96,8 @@ impl<'a> Object<'a> {
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
             max_output: self.max_output(line)?,
             class: self.class(line)?,
-            lora: self.lora(line)?,
+            lora: self.label(line, Key::Lora)?,
+            grammar: self.label(line, Key::Grammar)?,
             links: self.links(line)?,
         })
     }
@@ -169,7 +170,8 @@ impl<'a> Object<'a> {
             priority: self.field(line, Key::Priority).map_or(Ok(0), |field| field.priority())?,
             max_output: self.max_output(line)?,
             class: self.class(line)?,
-            lora: self.lora(line)?,
+            lora: self.label(line, Key::Lora)?,
+            grammar: self.label(line, Key::Grammar)?,
             links: self.links(line)?,
         })
     }
@@ -206,9 +208,9 @@ impl<'a> Object<'a> {
         Ok(class.filter(|class| !class.is_empty()).map(Box::from))
     }
 
-    /// The adapter that is asked for.
-    fn lora(&self, line: u64) -> Result<Option<Box<str>>, TraceError> {
-        let name = self.field(line, Key::Lora).map(|field| field.name()).transpose()?;
+    /// The adapter that is asked for, or the grammar of the output.
+    fn label(&self, line: u64, key: Key) -> Result<Option<Box<str>>, TraceError> {
+        let name = self.field(line, key).map(|field| field.name()).transpose()?;
         Ok(name.filter(|name| !name.is_empty()).map(Box::from))
     }
 

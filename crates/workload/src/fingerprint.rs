@@ -28,7 +28,8 @@ impl Workload {
 }
 
 fn add(hash: &mut Xxh3, turn: &Turn) {
-    let Turn { line: _, class: _, lora, start, prompt, output_tokens, priority, stop_after, output } = turn;
+    let Turn { line: _, class: _, lora, grammar, start, prompt, output_tokens, priority, stop_after, output } =
+        turn;
     let (kind, ns) = match *start {
         TurnStart::At(time) => (0_u64, time.as_ns()),
         TurnStart::AfterPrevious(delay) => (1, delay.as_ns()),
@@ -44,6 +45,10 @@ fn add(hash: &mut Xxh3, turn: &Turn) {
     if let Some(lora) = lora {
         hash.update(b"lora");
         hash.update(&lora.to_le_bytes());
+    }
+    if let Some(grammar) = grammar {
+        hash.update(b"grammar");
+        hash.update(&grammar.to_le_bytes());
     }
     hash.update(&[u8::from(output.is_some())]);
     let output = output.as_ref().map_or(&[][..], |output| output.runs());

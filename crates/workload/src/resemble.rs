@@ -228,6 +228,7 @@ impl<'a> Writer<'a> {
             priority: source.priority,
             class: source.class.clone(),
             lora: source.lora.clone(),
+            grammar: source.grammar.clone(),
             max_output: source.max_output.map(|most| most.max(output_length as u32)),
             ..TraceRow::default()
         }

@@ -51,6 +51,8 @@ pub struct TraceRow {
     pub class: Option<Box<str>>,
     /// The LoRA adapter that it asks for: prompts under different adapters share nothing.
     pub lora: Option<Box<str>>,
+    /// The grammar of its structured output: one that is equal has the same name.
+    pub grammar: Option<Box<str>>,
     /// What it says of other rows, if anything.
     pub links: Option<Box<Links>>,
 }
@@ -143,6 +145,7 @@ pub fn write_mooncake(rows: &[TraceRow], mut out: impl Write) -> io::Result<()> 
             max_output_toks: row.max_output,
             class: row.class.as_deref(),
             lora: row.lora.as_deref(),
+            grammar: row.grammar.as_deref(),
             request_id: links.and_then(|links| links.request_id.as_deref()),
             wait_for: links.and_then(|links| links.wait_for.as_deref()),
             branches: links.map_or(&[], |links| &links.branches),
@@ -177,6 +180,8 @@ struct JsonRow<'a> {
     class: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lora: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grammar: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

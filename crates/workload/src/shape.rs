@@ -342,6 +342,7 @@ mod tests {
             output: None,
             class: None,
             lora: None,
+            grammar: None,
         };
         let turns = starts.iter().map(turn).collect::<SmallVec<_>>();
         Session { name: Some(name.into()), turns, waits: None }

@@ -197,6 +197,11 @@ impl<R: BufRead> TraceStream<R> {
                 "the row has a `lora`, and adapters are told apart when all of their names are known",
             );
         }
+        if row.grammar.is_some() {
+            return refused(
+                "the row has a `grammar`, and grammars are told apart when all of their names are known",
+            );
+        }
         if self.recognised == Some(Recognised::Chats) && !self.rows.seen.are_chats() {
             return refused("the row has no `chat_id` and `parent_chat_id` as the first one has");
         }

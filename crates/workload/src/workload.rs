@@ -26,6 +26,8 @@ pub struct Workload {
     pub classes: Vec<Box<str>>,
     /// The names of the LoRA adapters that its requests ask for.
     pub loras: Vec<Box<str>>,
+    /// The names of the grammars of their structured output.
+    pub grammars: Vec<Box<str>>,
 }
 
 /// Requests that follow one another: each waits for the one before it, or for those that it names.
@@ -102,6 +104,8 @@ pub struct Turn {
     pub class: Option<ClassId>,
     /// The place of its adapter among the names of the workload; its prompt is that under the adapter.
     pub lora: Option<u32>,
+    /// The place of the grammar of its structured output among the names of the workload, if it has one.
+    pub grammar: Option<u32>,
 }
 
 impl Turn {
@@ -124,6 +128,7 @@ impl Turn {
             output: blocks.output(row, notes),
             class: None,
             lora: None,
+            grammar: None,
         })
     }
 

@@ -290,6 +290,47 @@ fn adapters_take_time_to_load() {
     refused(&["--engine", "sglang"], "--enable-lora");
 }
 
+/// Passes of 1 ms, and 20 ms to compile a grammar: the second request waits for the same compilation as the first, the third
+/// needs none, the fourth comes when its grammar is compiled, and the last one has another.
+#[test]
+fn requests_wait_for_their_grammars() {
+    let sandbox = Sandbox::new();
+    let row = |at: u32, grammar: &str| {
+        format!(r#"{{"timestamp": {at}, "input_length": 5, "output_length": 1{grammar}}}"#)
+    };
+    let of = |grammar: &str| format!(r#", "grammar": {grammar}"#);
+    let grammars = [of(r#""a.json""#), of(r#""a.json""#), String::new(), of(r#""a.json""#), of("7")];
+    let lines: Vec<_> =
+        [0, 10, 12, 50, 100].into_iter().zip(&grammars).map(|(at, grammar)| row(at, grammar)).collect();
+    sandbox.write("g.jsonl", lines.join("\n"));
+    let ttft = |file: &str, more: &[&str]| -> Vec<f64> {
+        let with = ["--latency", "linear:1000,0,0", "--requests-jsonl", "rows.jsonl", "--overwrite"];
+        sandbox.report(&[&[file], &with[..], more].concat());
+        rows(&sandbox, "rows.jsonl").iter().map(|row| number(&row["ttft_ms"])).collect()
+    };
+    let compile = ["--grammar-compile-ms", "20"];
+    assert_eq!(ttft("g.jsonl", &[]), [1.0; 5]);
+    assert_eq!(ttft("g.jsonl", &compile), [21.0, 11.0, 1.0, 1.0, 21.0]);
+    assert_eq!(ttft("g.jsonl", &[&compile[..], &["--plain"]].concat()), [21.0, 11.0, 1.0, 1.0, 21.0]);
+    let converted = sandbox.run(&["trace", "convert", "g.jsonl", "-o", "c.jsonl"]);
+    assert_eq!(converted.code, Some(0), "{}", converted.stderr);
+    assert_eq!(ttft("c.jsonl", &compile), [21.0, 11.0, 1.0, 1.0, 21.0]);
+    let refused = |arguments: &[&str], problem: &str| {
+        let refused = sandbox.run(arguments);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    };
+    let negative = ["replay", "g.jsonl", "--grammar-compile-ms=-1"];
+    refused(&negative, "--grammar-compile-ms is -1: expected milliseconds from 0 to 3.6e6");
+    refused(
+        &["replay", "g.jsonl", "--engine", "sglang", "--grammar-compile-ms", "1"],
+        "--grammar-compile-ms",
+    );
+    refused(&["replay", "g.jsonl", "--stream"], "the row has a `grammar`");
+    sandbox.write("bad.jsonl", row(0, &of("{}")));
+    refused(&["replay", "bad.jsonl"], "line 1: `grammar` is");
+}
+
 #[test]
 fn rejections_go_by_the_reason_of_those_that_others_follow() {
     let sandbox = sandbox();

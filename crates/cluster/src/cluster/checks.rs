@@ -38,7 +38,12 @@ impl Cluster {
     pub(super) fn check_work_is_conserved(&mut self, place: Place) {
         let engine = &self.pools[place.pool.index()].workers[place.worker.index()].engine;
         let (running, waiting) = (engine.num_running(), engine.num_waiting());
-        if self.check && running + waiting > 0 && !engine.awaits_kv() && !engine.copies_kv() {
+        if self.check
+            && running + waiting > 0
+            && !engine.awaits_kv()
+            && !engine.copies_kv()
+            && !engine.awaits_grammar()
+        {
             let what = format!("it idles, but {running} requests run and {waiting} wait");
             self.break_invariant(place, engine.clock(), what);
         }

@@ -1,4 +1,4 @@
-//! Workers that wait for copies to and from the memory of their hosts, or for the worker of the other stage of a request to be
+//! Workers that wait for copies to and from the memory of their hosts, for grammars to be compiled, or for the worker of the other stage of a request to be
 //! known.
 
 use servecast_types::Time;
@@ -14,7 +14,7 @@ impl Cluster {
     pub(super) fn wake_at_copy_end(&mut self, place: Place, wake: Option<Time>) {
         let worker = self.worker(place);
         let engine = worker.engine.config();
-        let goes_on = engine.offloads_kv() || engine.paired_stage().is_some();
+        let goes_on = engine.wakes_by_itself() || engine.paired_stage().is_some();
         let Some(at) = wake.filter(|_| goes_on) else { return };
         if worker.copy_end.is_none_or(|known| at < known) {
             worker.copy_end = Some(at);

@@ -32,8 +32,9 @@ impl Cluster {
         let watched = self.pools[place.pool.index()].is_watched();
         let now = self.now;
         let worker = self.worker(place);
-        // A worker that copies KV to its host does not go on by itself: what it does next depends on when the copies end.
-        let waits = worker.queued_fetches > 0 || worker.engine.config().offloads_kv();
+        // A worker that copies KV to its host, or waits for grammars, does not go on by itself: what it does next depends on
+        // when that is done.
+        let waits = worker.queued_fetches > 0 || worker.engine.config().wakes_by_itself();
         if watched || waits || until <= now {
             self.schedule_end(place, until);
         } else {
@@ -101,11 +102,13 @@ impl Cluster {
     ) -> Result<(), RunError> {
         let pool = &mut self.pools[place.pool.index()];
         let engine = pool.workers[place.worker.index()].engine.config();
+        if let Some(grammar) = &mut request.grammar {
+            grammar.submitted = now;
+        }
         // In the order in which requests are sent, not in that in which workers catch up.
         engine.ask_order(&mut request);
         // What has waited for a worker comes later than it arrived.
-        let offloads = engine.offloads_kv();
-        let comes_now = request.remote_prefill || request.arrival < now || offloads;
+        let comes_now = request.remote_prefill || request.arrival < now || engine.wakes_by_itself();
         if !(pool.is_read() || pool.is_watched() || comes_now) {
             let inbox = &mut pool.workers[place.worker.index()].inbox;
             inbox.push_back(request);

@@ -17,6 +17,7 @@ fn session(first_line: u64, starts: &[TurnStart]) -> Session {
         output: None,
         class: None,
         lora: None,
+        grammar: None,
     };
     Session { turns: starts.iter().enumerate().map(turn).collect(), ..Session::default() }
 }

@@ -1,6 +1,7 @@
 //! Work is conserved (INV-12): nobody idles while something that it could do waits.
 
 use proptest::prelude::*;
+use servecast_engine::EngineArgs;
 use servecast_record::{RequestRecord, RunRecord};
 use servecast_types::{Role, Time, WorkerId};
 
@@ -43,11 +44,13 @@ fn stays(run: &RunRecord, pool: Role, worker: WorkerId) -> Vec<Interval> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::properties::cases(), ..ProptestConfig::default() })]
 
-    /// In a pool that hands nothing over, a request waits for nothing but its worker, and the host of that after a pass.
+    /// In a pool that hands nothing over, a request waits for nothing but its worker, the host of that after a pass, and its
+    /// grammar, which here takes no time.
     #[test]
     fn a_worker_with_a_request_is_in_an_iteration(scenario in scenario()) {
         let host = host_of(&scenario.prefill);
-        let (run, seen) = watch(&Scenario { decode: None, ..scenario }, false);
+        let prefill = EngineArgs { grammar_compile_ms: None, ..scenario.prefill };
+        let (run, seen) = watch(&Scenario { decode: None, prefill, ..scenario }, false);
         for (&(pool, worker), passes) in &seen.passes {
             let busy = |pass: &Pass| (pass.start, pass.end + host.gap(pass.requests));
             let passes = merged(passes.iter().map(busy).collect());

@@ -84,6 +84,7 @@ impl Source for Users<'_> {
                 line: u64::from(line),
                 class: None,
                 lora: None,
+                grammar: None,
                 arrival: now,
                 input_tokens: sent.input_tokens,
                 output_tokens: sent.output_tokens,
@@ -127,6 +128,7 @@ fn trace(log: &[(Time, Sent)]) -> Workload {
             output: None,
             class: None,
             lora: None,
+            grammar: None,
         }]
         .into(),
         waits: None,

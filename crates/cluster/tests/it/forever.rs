@@ -48,6 +48,7 @@ impl Source for Clients {
                 line: self.sent.into(),
                 class: None,
                 lora: None,
+                grammar: None,
                 arrival: now,
                 input_tokens: tokens,
                 output_tokens: 2 + self.sent % 9,

@@ -125,6 +125,7 @@ fn workload(requests: &[(u64, u32, u32, u32)]) -> Workload {
             output: None,
             class: None,
             lora: None,
+            grammar: None,
         }]
         .into(),
         waits: None,

@@ -11,8 +11,8 @@ use servecast_cluster::{
     RoutedRequest, RouterMode, RouterOptions, RunError, Simulation, SimulationOptions, TokenLog, Topology,
 };
 use servecast_engine::{
-    Admitted, Decodes, EngineArgs, EngineConfig, EngineType, Iteration, Order, Rejection, Transfer,
-    WaitingRequest,
+    Admitted, CapacitySchedulerPolicy, Decodes, EngineArgs, EngineConfig, EngineType, Iteration, Order,
+    Rejection, Transfer, TrtllmArgs, WaitingRequest,
 };
 use servecast_latency::{Batch, Host, LatencyModel, PassTime, Step};
 use servecast_record::RunRecord;
@@ -121,7 +121,16 @@ impl Order for Ours {
 pub(crate) fn engine() -> BoxedStrategy<EngineArgs> {
     let trtllm = vllm().prop_map(|args| EngineArgs {
         engine_type: EngineType::Trtllm,
+        trtllm: Some(TrtllmArgs {
+            capacity_scheduler_policy: match args.num_gpu_blocks % 4 {
+                0 => CapacitySchedulerPolicy::StaticBatch,
+                1 => CapacitySchedulerPolicy::GuaranteedNoEvict,
+                _ => CapacitySchedulerPolicy::MaxUtilization,
+            },
+            ..TrtllmArgs::default()
+        }),
         kv_role: None,
+        grammar_compile_ms: None,
         speculative_config: None,
         kv_groups: None,
         ..args
@@ -148,6 +157,7 @@ fn sglang() -> impl Strategy<Value = EngineArgs> {
         EngineArgs {
             engine_type: EngineType::Sglang,
             kv_role: None,
+            grammar_compile_ms: None,
             speculative_config: None,
             kv_groups: None,
             sglang: Some(serde_json::from_value(own).unwrap()),
@@ -246,6 +256,8 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
         let speculation = if latency == "linear:0,0,0" { json!(null) } else { speculation };
         // Chunks that end where states are kept are cut.
         let chunked = chunked || groups.is_some();
+        // Now and then it takes its time to compile grammars.
+        let compile = (num_gpu_blocks % 4 == 0).then(|| f64::from(num_gpu_blocks % 7) * 3.7);
         EngineArgs::from_json(json!({
             "kv_groups": groups,
             "block_size": 4, "num_gpu_blocks": num_gpu_blocks, "max_num_seqs": max_num_seqs,
@@ -255,7 +267,7 @@ fn vllm() -> impl Strategy<Value = EngineArgs> {
             "scheduling_policy": if priority { "priority" } else { "fcfs" }, "latency": latency,
             "kv_bytes_per_token": 1000, "kv_transfer_bandwidth": bandwidth, "kv_transfer_timing_mode": timing_mode,
             "kv_transfer_sharing": bandwidth.and(sharing), "kv_role": role, "host": host,
-            "speculative_config": speculation,
+            "speculative_config": speculation, "grammar_compile_ms": compile,
         }))
         .unwrap()
     })
@@ -284,6 +296,7 @@ pub(crate) fn rows(sessions: u8, size: Range<usize>) -> impl Strategy<Value = Ve
                 hash_ids: (0..blocks).map(|block| family << 32 | block).collect(),
                 output_ids: (blocks..blocks + output_blocks).map(|block| family << 32 | block).collect(),
                 priority,
+                grammar: (input % 3 == 0).then(|| format!("{}.json", input % 2).into()),
                 ..TraceRow::default()
             }
         };

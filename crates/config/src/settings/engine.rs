@@ -115,6 +115,9 @@ pub struct EngineShortcuts {
     /// Time more for an adapter that is not in the memory of the host either
     #[arg(long, value_name = "MS", value_parser = finite)]
     pub lora_fetch_ms: Option<f64>,
+    /// Time to compile the grammar of a request's structured output, which rows of a trace name (`grammar`)
+    #[arg(long, value_name = "MS", value_parser = finite)]
+    pub grammar_compile_ms: Option<f64>,
     /// How long an iteration takes: `polynomial`, `linear:BASE_US,PER_TOKEN_US,PER_SEQ_US`, `grid:FILE`,
     /// `profile:DIR`, `step:FILE.toml`, `roofline:OPTIONS`, `ops:OPTIONS` or `auto`; `auto`, which is `ops` of --model and
     /// --gpu, where they are given
@@ -352,7 +355,7 @@ pub struct Shortcut {
 }
 
 /// Settings that only vLLM's scheduler has.
-const OF_VLLM: [&str; 16] = [
+const OF_VLLM: [&str; 17] = [
     "pipeline_parallel_size",
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
@@ -366,6 +369,7 @@ const OF_VLLM: [&str; 16] = [
     "max_cpu_loras",
     "lora_load_ms",
     "lora_fetch_ms",
+    "grammar_compile_ms",
     "kv_offloading_size",
     "kv_offloading_backend",
     "kv_offloading",

@@ -48,7 +48,7 @@ pub(super) struct Lockstep {
     wave_begin: u64,
     /// The pass after which all ranks find out together whether anybody has work left.
     next_sync: u64,
-    /// Whether dummies take no time; and whether all wait for KV, which they then would bring no nearer.
+    /// Whether dummies take no time; and whether all wait for KV or a grammar, which they then would bring no nearer.
     dummies_take_no_time: bool,
     parked: bool,
     /// When a rank last decided or ended a pass.
@@ -163,13 +163,13 @@ impl Lockstep {
         Ok(self.state(now))
     }
 
-    /// Whether nobody computes anything or will before KV comes, for which somebody waits.
+    /// Whether nobody computes anything or will before KV comes or a grammar is compiled, for which somebody waits.
     fn only_waits(&self, now: Time) -> bool {
         let waits = |rank: &Rank| {
             let Rank { scheduler, decided, .. } = rank;
             let computes = scheduler.num_running() > 0 || decided.iter().any(|(_, step)| step.computes());
-            let waits =
-                !scheduler.has_unfinished_requests() || scheduler.awaits_kv() && !scheduler.has_news(now);
+            let comes = scheduler.awaits_kv() || scheduler.awaits_grammar();
+            let waits = !scheduler.has_unfinished_requests() || comes && !scheduler.has_news(now);
             let is_over = rank.turn == Turn::AwaitsEnd && self.passes.has_ended(rank.pass, now);
             is_over && rank.is_stalled && waits && !computes && rank.inbox.is_empty()
         };
@@ -446,6 +446,11 @@ impl Lockstep {
 
     pub(super) fn awaits_kv(&self) -> bool {
         self.ranks.iter().any(|rank| rank.scheduler.awaits_kv())
+    }
+
+    /// Whether somebody waits for a grammar.
+    pub(super) fn awaits_grammar(&self) -> bool {
+        self.ranks.iter().any(|rank| rank.scheduler.awaits_grammar())
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -285,6 +285,11 @@ impl Pipeline {
         self.scheduler.awaits_kv()
     }
 
+    /// Whether somebody waits for a grammar.
+    pub(super) fn awaits_grammar(&self) -> bool {
+        self.scheduler.awaits_grammar()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         !self.scheduler.has_unfinished_requests() && self.in_flight.is_empty()
     }

@@ -376,6 +376,11 @@ impl Single {
         self.scheduler.copies_kv()
     }
 
+    /// Whether somebody waits for a grammar.
+    pub(super) fn awaits_grammar(&self) -> bool {
+        self.scheduler.awaits_grammar()
+    }
+
     /// Whether it holds no request at all.
     pub(super) fn is_empty(&self) -> bool {
         !self.scheduler.has_unfinished_requests() && self.num_in_flight() == 0

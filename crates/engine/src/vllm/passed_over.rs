@@ -4,9 +4,10 @@
 
 use std::cmp::Reverse;
 
-use servecast_types::Time;
+use servecast_types::{Duration, Time};
 
 use super::scheduler::Scheduler;
+use crate::request::{EngineRequest, Grammar};
 use crate::step::Step;
 use crate::table::Slot;
 
@@ -41,6 +42,18 @@ impl Scheduler {
             && adapters.vacate(adapter, self.ended)
         {
             self.must_replan = true;
+        }
+    }
+
+    /// Lets the grammar of a request that comes be compiled, unless an equal one was, or is being compiled.
+    pub(super) fn compile_grammar(&mut self, request: &mut EngineRequest) {
+        let Some(Grammar { number, submitted }) = request.grammar else { return };
+        let compile = self.config.grammar_compile;
+        if compile > Duration::ZERO {
+            let ready = *self.compiled.entry(number).or_insert(submitted + compile);
+            if ready > submitted {
+                request.grammar_ready = request.grammar_ready.max(Some(ready));
+            }
         }
     }
 

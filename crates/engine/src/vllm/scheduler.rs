@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use servecast_types::{BlockId, RequestId, SequenceHash, Time, ensure};
 
 use super::adapters::Adapters;
@@ -81,6 +81,8 @@ pub(crate) struct Scheduler {
     pub(super) adapters: Option<Adapters>,
     /// When the grammars are compiled that were not when the scheduler last looked.
     pub(super) grammars: BinaryHeap<Reverse<Time>>,
+    /// When each grammar is compiled that the engine has got.
+    pub(super) compiled: FxHashMap<u32, Time>,
 }
 
 /// A request whose KV is on its way.
@@ -176,6 +178,7 @@ impl Scheduler {
             offload: Offload::new(&config),
             adapters: config.lora.map(Adapters::new),
             grammars: BinaryHeap::new(),
+            compiled: FxHashMap::default(),
             config,
         }
     }
@@ -184,6 +187,7 @@ impl Scheduler {
     pub(crate) fn add(&mut self, mut request: EngineRequest) -> Result<(), Rejection> {
         request.check(&self.config)?;
         let asked = self.config.asked(&request);
+        self.compile_grammar(&mut request);
         if self.config.trtllm.is_some() {
             let (prompt_tokens, max_tokens) = (request.prompt.tokens(), request.max_tokens);
             let capacity = u64::from(self.config.usable_blocks()) * u64::from(self.config.block_size);

@@ -151,7 +151,8 @@ impl Scheduler {
             let outstanding = self.promised_blocks(no_evict);
             return !no_evict.fits(&self.requests[slot], hit_blocks, outstanding, self.kv.num_free());
         }
-        !self.has_room(slot, fit, hit_tokens + tokens.min(budget))
+        // Under TensorRT-LLM's rule it may hit all that is known, of which one token is computed again.
+        !self.has_room(slot, fit, hit_tokens.min(known - 1) + tokens.min(budget))
     }
 
     /// The same where layers are groups, of which it hits `hit_tokens` tokens: as long as their blocks do not change.

@@ -9,8 +9,8 @@ use proptest::test_runner::TestRunner;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
 use servecast_engine::{
-    Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, EngineType, Fetch, Iteration,
-    IterationSink, Joined, Links, Rejection,
+    Begun, Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, EngineType, Fetch, Grammar,
+    Iteration, IterationSink, Joined, Links, Rejection,
 };
 use servecast_latency::{Batch, LatencyModel, PassTime};
 use servecast_types::{BlockHasher, Duration, KvEvent, Prompt, RequestId, Run, SequenceHash, Time};
@@ -87,6 +87,8 @@ pub(crate) struct Submission {
     pub(crate) reader: Option<(u64, u64)>,
     /// The adapter that it needs, where the settings have any.
     pub(crate) lora: Option<u32>,
+    /// The grammar of its output.
+    pub(crate) grammar: Option<u32>,
 }
 
 impl Submission {
@@ -115,6 +117,7 @@ impl Default for Submission {
             transfer: None,
             reader: None,
             lora: None,
+            grammar: None,
         }
     }
 }
@@ -151,6 +154,7 @@ pub(crate) fn load(most: usize) -> impl Strategy<Value = Vec<Submission>> {
             transfer,
             reader,
             lora: Some(own_len % 7).filter(|lora| *lora < 5),
+            grammar: Some(own_len % 5).filter(|grammar| *grammar < 2),
         }
     });
     prop::collection::vec(submission, 1..most)
@@ -428,6 +432,7 @@ impl<'a> Driver<'a> {
             remote_prefill: submission.transfer.is_some(),
             hold_kv: submission.reader.is_some(),
             lora: submission.lora,
+            grammar: submission.grammar.map(|number| Grammar { number, submitted: self.arrivals[index] }),
             routing_key: (submission.group > 0).then_some(submission.group),
             ..EngineRequest::new(
                 RequestId(index as u32),

@@ -269,11 +269,12 @@ fn without_drafts_that_do_not_fit(mut settings: Value) -> Value {
     settings
 }
 
-/// Adapters, some of which take their time to be loaded.
+/// Adapters, some of which take their time to be loaded, beside grammars, which may take theirs.
 fn lora() -> impl Strategy<Value = Value> {
     let ms = || prop_oneof![Just(0.0), 0.0_f64..3.0];
-    (1_u32..5, 0_u32..3, ms(), ms()).prop_map(|(max_loras, more, load, fetch)| {
+    (1_u32..5, 0_u32..3, ms(), ms(), ms()).prop_map(|(max_loras, more, load, fetch, compile)| {
         json!({
+            "grammar_compile_ms": compile,
             "enable_lora": true, "max_loras": max_loras, "max_cpu_loras": max_loras + more,
             "lora_load_ms": load, "lora_fetch_ms": fetch,
         })
@@ -444,7 +445,10 @@ fn trtllm_settings(policies: &'static [&'static str]) -> impl Strategy<Value = V
     (settings(), prop::sample::select(policies)).prop_map(|(mut settings, policy)| {
         settings["trtllm"] = json!({"capacity_scheduler_policy": policy});
         settings["engine_type"] = "trtllm".into();
-        settings.as_object_mut().unwrap().retain(|key, _| !key.contains("lora"));
+        settings
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| !key.contains("lora") && key != "grammar_compile_ms");
         settings["speculative_config"] = Value::Null;
         settings["kv_role"] = Value::Null;
         settings

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use servecast_engine::{
     Begun, Decodes, Engine, EngineArgs, EngineConfig, EngineRequest, EngineState, EngineTracing, Fetch,
-    Finished, Iteration, IterationSink, Joined, LastIteration, Links,
+    Finished, Grammar, Iteration, IterationSink, Joined, LastIteration, Links,
 };
 use servecast_types::{Prompt, RequestId, Run, Time};
 
@@ -250,6 +250,24 @@ fn an_interval_goes_on_while_only_those_wait_who_are_passed_over() {
     (requests[0].lora, requests[1].lora) = (Some(1), Some(2));
     let expected = ["0:4@0", "0:1@4", "0:1@5", "0:1@6 2:4@0", "0:1@7", "0:1@8", "1:4@0"];
     check_requests(&settings, &requests, &expected);
+}
+
+/// Requests 0 and 2 have the same grammar, which is compiled in 2.5 ms, once, and request 3 has another one; who has none passes
+/// them, and each keeps its place.
+#[test]
+fn equal_grammars_are_compiled_once_and_keep_only_their_requests_waiting() {
+    let settings = json!({"grammar_compile_ms": 2.5, "max_num_batched_tokens": 5});
+    let mut requests =
+        numbered(&[(0, 4, 1, 0), (100, 4, 4, 0), (200, 4, 1, 1), (300, 4, 1, 1), (400, 4, 1, 2)]);
+    for (request, number) in [(0, 7), (2, 7), (3, 9)] {
+        let submitted = requests[request].arrival;
+        requests[request].grammar = Some(Grammar { number, submitted });
+    }
+    let expected = ["1:4@0", "1:1@4", "1:1@5 4:4@0", "1:1@6 0:4@0", "2:4@0 3:1@0", "3:3@1"];
+    check_requests(&settings, &requests, &expected);
+    let none = json!({"max_num_batched_tokens": 5});
+    let expected = ["0:4@0 1:1@0", "1:3@1 2:2@0", "1:1@4 2:2@2 3:2@0", "1:1@5 3:2@2 4:2@0", "1:1@6 4:2@2"];
+    check_requests(&none, &requests, &expected);
 }
 
 /// The first prompts are not held back, and a single prompt token is none.

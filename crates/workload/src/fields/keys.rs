@@ -28,6 +28,7 @@ pub(super) enum Key {
     MaxOutputToks,
     Class,
     Lora,
+    Grammar,
     // Of requests that wait for several others.
     RequestId,
     WaitFor,
@@ -36,7 +37,7 @@ pub(super) enum Key {
     ToolWaitMs,
 }
 
-pub(super) const KEYS: [Key; 25] = [
+pub(super) const KEYS: [Key; 26] = [
     Key::Timestamp,
     Key::InputLength,
     Key::OutputLength,
@@ -50,6 +51,7 @@ pub(super) const KEYS: [Key; 25] = [
     Key::OutputTokens,
     Key::Class,
     Key::Lora,
+    Key::Grammar,
     Key::RequestId,
     Key::WaitFor,
     Key::Branches,
@@ -76,7 +78,7 @@ const NAMES: [&str; KEYS.len()] = {
 };
 
 /// How many of [`KEYS`] others may be misspelt forms of: names for token ids are many.
-const SPELT: usize = 18;
+const SPELT: usize = 19;
 
 pub(super) const TIMESTAMP: [Key; 2] = [Key::Timestamp, Key::CreatedTime];
 pub(super) const DELAY: [Key; 2] = [Key::Delay, Key::DelayMs];
@@ -106,6 +108,7 @@ impl Key {
             Self::MaxOutputToks => "max_output_toks",
             Self::Class => "class",
             Self::Lora => "lora",
+            Self::Grammar => "grammar",
             Self::RequestId => "request_id",
             Self::WaitFor => "wait_for",
             Self::Branches => "branches",
@@ -190,6 +193,7 @@ mod tests {
             ("tool_wait_m", "tool_wait_ms"),
             ("Class", "class"),
             ("loras", "lora"),
+            ("grammer", "grammar"),
             ("prefix_rest", "prefix_reset"),
             ("requestid", "request_id"),
         ] {

@@ -259,11 +259,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Gives a row what rows of any form may say beside times, lengths and content: class and adapter.
+    /// Gives a row what rows of any form may say beside times, lengths and content: class, adapter and grammar.
     pub(crate) fn add_labels(&self, row: &mut TraceRow) -> Result<(), TraceError> {
         let label = |key| Ok(self.name(key)?.filter(|name| !name.is_empty()).map(Box::from));
         row.class = label("class")?.or(row.class.take());
         row.lora = label("lora")?.or(row.lora.take());
+        row.grammar = label("grammar")?.or(row.grammar.take());
         Ok(())
     }
 

@@ -337,7 +337,7 @@ fn a_long_chain_in_front_of_a_cycle_is_refused_soon() {
 fn rows_with_text_say_the_same_of_others() {
     let text = r#"{"request_id": "a", "timestamp": 0, "prompt": "What is it?", "output_length": 3, "class": "chat"}
 {"request_id": 2, "wait_for": ["a"], "tool_wait_ms": 4, "messages": [{"role": "user", "content": "And this?"}], "output_length": 3}
-{"wait_for": ["a"], "delay": 5, "text_input": "Then?", "output_length": 3, "lora": "sql"}
+{"wait_for": ["a"], "delay": 5, "text_input": "Then?", "output_length": 3, "lora": "sql", "grammar": "plan.json"}
 "#;
     let read = |text: &str| {
         servecast_workload::read_trace(text.as_bytes(), &servecast_workload::TraceForm::default())
@@ -345,6 +345,7 @@ fn rows_with_text_say_the_same_of_others() {
     let workload = read(text).unwrap().workload(1, OPEN).unwrap();
     assert_eq!(dump(&workload), ["1@0() 2+4(1) 3+5(1)"]);
     assert_eq!((&workload.classes[..], &workload.loras[..]), (&["chat".into()][..], &["sql".into()][..]));
+    assert_eq!(workload.grammars, ["plan.json".into()]);
     let error = read(&text.replace(r#"["a"], "tool_wait_ms": 4"#, r#""a""#)).unwrap_err().to_string();
     assert!(
         error.contains("line 2: `wait_for` is the string \"a\", but must be a list of request ids"),

@@ -19,7 +19,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
         1..=MAX_OUTPUT_TOKENS,
         (prop::collection::vec(any::<u64>(), 0..5), prop::collection::vec(any::<u64>(), 0..3)),
         (prop_oneof![Just(0), any::<i32>()], prop::option::of(any::<u32>())),
-        (prop::option::of(".+"), prop::option::of(".+"), links()),
+        (prop::option::of(".+"), prop::option::of(".+"), prop::option::of(".+"), links()),
     );
     let row = row.prop_map(
         |(
@@ -30,7 +30,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             output_length,
             (hash_ids, output_ids),
             (priority, more),
-            (class, lora, links),
+            (class, lora, grammar, links),
         )| TraceRow {
             shares_nothing: false,
             hash_runs: Vec::new(),
@@ -46,6 +46,7 @@ fn rows() -> impl Strategy<Value = Vec<TraceRow>> {
             max_output: more.map(|more: u32| (output_length as u32).saturating_add(more).min(999_999)),
             class: class.map(String::into_boxed_str),
             lora: lora.map(String::into_boxed_str),
+            grammar: grammar.map(String::into_boxed_str),
             links,
         },
     );

@@ -163,6 +163,7 @@ impl Recording {
                 output: None,
                 class: None,
                 lora: None,
+                grammar: None,
             };
             Session { turns: std::iter::once(turn).collect(), ..Session::default() }
         };

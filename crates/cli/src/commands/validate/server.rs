@@ -268,6 +268,7 @@ fn turn(
         output,
         class: None,
         lora: None,
+        grammar: None,
     }
 }
 

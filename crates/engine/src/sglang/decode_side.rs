@@ -357,6 +357,8 @@ impl Scheduler {
         let fresh = if self.cache.page_size > 1 { arriving.windows as u32 } else { 0 };
         let found = self.cache.find(&mut self.requests[slot], prompt - fresh);
         self.cache.tree.lock(found.node);
+        // With pages of one token it needs the window before that, too.
+        let window = (self.cache.page_size == 1).then(|| self.cache.tree.lock_window(found));
         let Reservations { active, running, longest } = reservations;
         let output = self.requests[slot].max_new_tokens.min(self.sglang.clip_max_new_tokens);
         let whole = InPools { full: arriving.full - i64::from(found.tokens), ..arriving };
@@ -365,6 +367,9 @@ impl Scheduler {
         let fits = (self.allocatable(active, longest).holds(needed) || active == 0)
             && self.cache.has_room_for_arriving(prompt, found.tokens);
         self.cache.tree.unlock(found.node);
+        if let Some(first) = window {
+            self.cache.tree.unlock_window(found, first);
+        }
         if fits {
             let request = &mut self.requests[slot];
             self.cache.adopt_before_arrival(request, found);

@@ -61,6 +61,41 @@ fn a_request_that_lacks_one_token_waits_for_what_is_under_way() {
     check(true, 132, &[(13, 22, Some(7)), (42, 41, None), (51, 3, None)]);
 }
 
+/// A decode worker hits a prefix, so that slots of its window cannot be evicted for the rest of the prompt.
+#[test]
+fn slots_of_a_prefix_are_no_room_for_the_rest_of_the_prompt() {
+    let windows = |slots: u32| json!({"swa_tokens": slots, "window": 36});
+    let config = json!({
+        "page_size": 1, "chunked_prefill_size": 4, "overlap": false,
+        "disaggregation": {
+            "handshake_us": 0, "bootstrap_us": 0, "transfer_us": 1,
+            "num_reserved_decode_tokens": 2, "decode_enable_radix_cache": true, "decode_extra_slots": null,
+            "decode_polling_interval": 3, "retraction_backup": "none",
+            "prefill": {"max_total_tokens": 100, "max_running_requests": 1, "overlap": false, "swa": windows(100)},
+            "decode": {"max_total_tokens": 157, "max_running_requests": 2, "overlap": false, "swa": windows(136)},
+        },
+    });
+    // When each comes, two spans of its prompt, its most tokens and those after which it stops.
+    let load = [
+        (2_786, (1_000, 28), (10_000, 7), 11, None),
+        (4_811, (2_000, 18), (10_100, 12), 10, Some(20)),
+        (8_397, (0, 29), (10_200, 33), 33, Some(27)),
+        (12_261, (1_000, 20), (10_300, 17), 30, None),
+        (14_329, (2_000, 26), (10_400, 12), 11, Some(29)),
+        (16_525, (0, 11), (10_500, 35), 51, None),
+        (19_418, (1_000, 24), (10_600, 33), 34, None),
+        (22_991, (1_000, 23), (10_700, 36), 30, None),
+    ];
+    let requests =
+        load.iter().enumerate().map(|(number, (arrival_us, shared, own, max_tokens, eos_after))| {
+            json!({
+                "id": format!("r{number}"), "arrival_us": arrival_us, "prompt_spans": [shared, own],
+                "max_tokens": max_tokens, "eos_after": eos_after,
+            })
+        });
+    check(&config, requests.collect());
+}
+
 fn latency() -> Value {
     json!({"base_us": 1_000, "per_token_us": 10, "per_seq_us": 5})
 }

@@ -43,6 +43,8 @@ pub(super) struct Pipeline {
     executed: bool,
     /// Until when it sleeps.
     asleep: Option<Time>,
+    /// Since when it has had nothing to wait for.
+    idle_since: Option<Time>,
     /// Batches since the last one in which something happened, with nothing under way.
     in_vain: usize,
     /// Batches decided so far that compute something.
@@ -69,6 +71,7 @@ impl Pipeline {
             waits: false,
             executed: false,
             asleep: None,
+            idle_since: None,
             in_vain: 0,
             batches: 0,
             clock: Time::ZERO,
@@ -112,13 +115,19 @@ impl Pipeline {
         now: Time,
         sink: &mut impl IterationSink,
     ) -> Result<EngineState, LatencyError> {
+        self.sleep_on(now);
         while self.asleep.is_none() && !self.waits {
             self.apply_withdrawals(now, sink);
             self.executed = false;
             if self.scheduler.has_work(now) {
                 self.executed = self.schedule(now, sink)?;
                 if self.has_nothing_to_wait_for(now) {
-                    while self.end_oldest(now, sink) {}
+                    // While somebody waits, batches of nothing stay in the queue: the next results come behind them.
+                    let left = if self.scheduler.has_unfinished_requests() { self.depth - 1 } else { 0 };
+                    while self.in_flight.len() > left {
+                        self.end_oldest(now, sink);
+                    }
+                    self.idle_since = Some(now);
                     break;
                 }
                 if self.in_flight.len() < self.depth {
@@ -262,6 +271,17 @@ impl Pipeline {
         let sleep = self.config().pipeline.idle_sleep;
         if !self.executed && sleep > Duration::ZERO && self.scheduler.has_requests() {
             self.asleep = Some(now + sleep);
+        }
+    }
+
+    /// Where it would have slept again and again since nothing happened any more, it looks at what has come when it wakes up.
+    fn sleep_on(&mut self, now: Time) {
+        let Some(since) = self.idle_since.take() else { return };
+        let sleep = self.config().pipeline.idle_sleep.as_ns();
+        let slept = if sleep == 0 { 0 } else { now.since(since).as_ns().next_multiple_of(sleep) };
+        let woken = since + Duration::from_ns(slept);
+        if woken > now {
+            self.asleep = Some(woken);
         }
     }
 

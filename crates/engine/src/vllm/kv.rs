@@ -233,8 +233,8 @@ impl KvCache {
         // What a member of a stretch knows is not up to date, but then identities cover nothing behind a block.
         let ahead = self.hash_lookahead;
         if let Some(groups) = &mut self.groups {
-            let hashed = if ahead == 0 { tokens } else { request.known().saturating_sub(ahead) };
-            return groups.store(request, tokens, hashed);
+            let known = if ahead == 0 { tokens.max(request.prompt_tokens) } else { request.known() };
+            return groups.store(request, tokens, known.saturating_sub(ahead));
         }
         let tokens = tokens.saturating_sub(self.unsettled);
         // Most tokens fill no block.

@@ -4,9 +4,9 @@
 //! it produced. Under asynchronous scheduling the next `schedule()` comes before the `update()` of the iteration that
 //! runs, so that tokens in flight are counted on before they are known.
 //!
-//! - `scheduler`: the state of a worker, the frame of `schedule()`, and what the engine asks in between.
+//! - `scheduler`: the state of a worker, the frame of `schedule()`. `status`: what the engine asks in between.
 //! - `running`: its first half: tokens for the running requests, preemption.
-//! - `admission`: its second half: the waiting requests, KV from elsewhere.
+//! - `admission`: its second half: the waiting requests. `fetch`: those whose KV comes from elsewhere.
 //! - `drafts`: what speculative decoding adds to both.
 //! - `adapters`: LoRA adapters, on the GPU and in the memory of the host.
 //! - `passed_over`: who waits for an adapter's place or for its grammar, while others pass.
@@ -21,13 +21,15 @@
 //! - `request`: a request with its counters.
 //!
 //! vLLM goes round for ever in some corners: requests that preempt each other before any gets a token, a producer
-//! whose request has outgrown the cache, a prompt that may not be cut. Here every request ends: see
-//! `Request::is_starved`, `Scheduler::give_up` and `Scheduler::give_up_if_stuck`.
+//! whose request has outgrown the cache, a prompt that may not be cut, loaded requests that wait for each other's blocks.
+//! Here every request ends: see `Request::is_starved`, `Scheduler::give_up`, `Scheduler::give_up_if_stuck` and
+//! `Scheduler::free_loaded_unless_others_will`.
 
 mod adapters;
 mod admission;
 mod contents;
 mod drafts;
+mod fetch;
 mod groups;
 mod kv;
 mod offload;
@@ -38,6 +40,7 @@ mod request;
 mod running;
 mod scheduler;
 mod segment;
+mod status;
 mod stretch;
 mod update;
 mod withdraw;

@@ -156,8 +156,9 @@ impl Scheduler {
         }
     }
 
-    /// Takes the blocks of a request that was running and puts it back into the waiting queue.
-    fn preempt(&mut self, slot: Slot, iteration: &mut Iteration) {
+    /// Takes the blocks of a request that has left the running list, or those with its KV, and puts it back into the waiting
+    /// queue.
+    pub(super) fn preempt(&mut self, slot: Slot, iteration: &mut Iteration) {
         self.free_blocks(slot);
         let drops_output = self.config.kv_role == Some(KvRole::KvProducer);
         let request = &mut self.requests[slot];

@@ -18,6 +18,7 @@ mod properties_sglang_pd;
 mod ranks;
 mod recording;
 mod rules;
+mod rules_drafts;
 mod rules_lora;
 mod rules_offload;
 mod rules_sglang;

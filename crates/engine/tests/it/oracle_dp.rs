@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration};
 use servecast_types::{RequestId, Time};
 
+use crate::oracle_vllm::settings;
 use crate::recording::{Log, Recording, from_us, us};
 
 /// Whether a recording is of ranks in lock step.
@@ -16,34 +17,25 @@ pub(crate) fn is_dp(config: &Value) -> bool {
     config["data_parallel_size"].as_u64() > Some(1)
 }
 
-/// What only the recorder knows, or goes by another name.
-const RECORDERS: [&str; 6] = [
-    "enable_kv_cache_events",
-    "num_lookahead_tokens",
-    "num_speculative_tokens",
-    "data_parallel_size",
-    "dummy_us",
-    "wave_delay_us",
-];
-
-fn engine(case: &Recording) -> Engine {
+fn engine(case: &Recording) -> Result<Engine, String> {
     let recorded = &case.expected["config"];
-    let mut config = recorded.clone();
+    let mut config = settings(case)?;
     let keys = config.as_object_mut().unwrap();
-    for key in RECORDERS {
+    for key in ["data_parallel_size", "dummy_us", "wave_delay_us"] {
         keys.remove(key);
     }
     keys.insert("dp_size".into(), recorded["data_parallel_size"].clone());
     keys.insert("dp_dummy_us".into(), case.expected["dummy_us"].clone());
     keys.insert("dp_wave_delay_us".into(), recorded["wave_delay_us"].as_f64().unwrap_or(0.0).into());
     keys.insert("latency".into(), case.latency().into());
-    let args = EngineArgs::from_json(config).unwrap();
-    Engine::new(args.validate(None).unwrap(), EngineTracing::default())
+    let args = EngineArgs::from_json(config).map_err(|error| error.to_string())?;
+    let config = args.validate(None).map_err(|error| error.to_string())?;
+    Ok(Engine::new(config, EngineTracing::default()))
 }
 
 /// Runs the case and compares it with what was recorded; says where they first part.
 pub(crate) fn replay(case: &Recording) -> Result<(), String> {
-    let mut engine = engine(case);
+    let mut engine = engine(case)?;
     let (mut log, mut arrivals, mut now) = (Log::default(), case.arrivals(), Time::ZERO);
     loop {
         take_arrivals(case, &mut arrivals, now, &mut engine);

@@ -97,34 +97,12 @@ struct Life {
 
 impl<'a> Driver<'a> {
     fn new(case: &'a Recording, mode: Mode) -> Result<Self, String> {
-        let mut config = case.expected["config"].clone();
-        groups::settle(case, &mut config)?;
-        offload::settle(case, &mut config);
+        let mut config = settings(case)?;
         let keys = config.as_object_mut().unwrap();
         if let Some(sleep) = keys.remove("idle_sleep_us") {
             keys.insert("pipeline_idle_sleep_us".to_owned(), sleep);
         } else if keys.contains_key("pipeline_parallel_size") {
             keys.insert("pipeline_idle_sleep_us".to_owned(), 0.into());
-        }
-        if let Some(speculation) = speculative_config(&case.expected["config"]) {
-            keys.insert("speculative_config".to_owned(), speculation);
-        }
-        for only_the_recorder_knows in [
-            "enable_kv_cache_events",
-            "num_lookahead_tokens",
-            "num_speculative_tokens",
-            "num_speculative_tokens_per_batch_size",
-            "spec_method",
-            "spec_accept",
-            "mtp_layers",
-            "parallel_drafting",
-            "disable_eagle_block_drop",
-            "disable_lookahead_block_hashes",
-        ] {
-            keys.remove(only_the_recorder_knows);
-        }
-        if keys.contains_key("max_loras") {
-            keys.insert("enable_lora".to_owned(), true.into());
         }
         keys.insert("latency".to_owned(), case.latency().into());
         let args = EngineArgs::from_json(config).map_err(|error| error.to_string())?;
@@ -378,6 +356,38 @@ impl<'a> Driver<'a> {
         };
         Value::Object(self.case.requests.iter().zip(&self.lives).map(describe).collect())
     }
+}
+
+/// The settings of a recording, without what only the recorder knows of them.
+///
+/// # Errors
+/// The layers of the recording have other groups than we plan.
+pub(crate) fn settings(case: &Recording) -> Result<Value, String> {
+    let mut config = case.expected["config"].clone();
+    groups::settle(case, &mut config)?;
+    offload::settle(case, &mut config);
+    let keys = config.as_object_mut().unwrap();
+    if let Some(speculation) = speculative_config(&case.expected["config"]) {
+        keys.insert("speculative_config".to_owned(), speculation);
+    }
+    for only_the_recorder_knows in [
+        "enable_kv_cache_events",
+        "num_lookahead_tokens",
+        "num_speculative_tokens",
+        "num_speculative_tokens_per_batch_size",
+        "spec_method",
+        "spec_accept",
+        "mtp_layers",
+        "parallel_drafting",
+        "disable_eagle_block_drop",
+        "disable_lookahead_block_hashes",
+    ] {
+        keys.remove(only_the_recorder_knows);
+    }
+    if keys.contains_key("max_loras") {
+        keys.insert("enable_lora".to_owned(), true.into());
+    }
+    Ok(config)
 }
 
 /// Speculative decoding as a setting, if the settings of a recording have it.

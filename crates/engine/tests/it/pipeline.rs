@@ -2,18 +2,30 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use servecast_engine::{Engine, EngineArgs, EngineTracing, Iteration};
-use servecast_types::Time;
+use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineTracing, Iteration};
+use servecast_types::{Prompt, RequestId, Run, Time};
 
+use crate::recording::Log;
+use crate::rules_offload::serve_until;
 use crate::served::{load, serve};
 
 fn engine(stages: u32, asynchronous: bool, more: &Value) -> Engine {
+    engine_with(EngineTracing::default(), stages, asynchronous, more)
+}
+
+/// One that tells of its blocks, too.
+fn engine_that_tells(stages: u32, asynchronous: bool, more: &Value) -> Engine {
+    let tracing = EngineTracing { kv_events: true, ..EngineTracing::default() };
+    engine_with(tracing, stages, asynchronous, more)
+}
+
+fn engine_with(tracing: EngineTracing, stages: u32, asynchronous: bool, more: &Value) -> Engine {
     let mut settings = json!({
         "block_size": 4, "num_gpu_blocks": 60, "max_num_seqs": 6, "max_num_batched_tokens": 48,
         "async_scheduling": asynchronous, "pipeline_parallel_size": stages, "latency": "linear:6000,120,0",
     });
     settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    Engine::new(EngineArgs::from_json(settings).unwrap().validate(None).unwrap(), EngineTracing::default())
+    Engine::new(EngineArgs::from_json(settings).unwrap().validate(None).unwrap(), tracing)
 }
 
 fn us(us: u64) -> Time {
@@ -81,6 +93,33 @@ fn empty_batches_and_sleep_hold_requests_back() {
         let (seen, _) = serve(engine(2, false, &sleep), &[(0, 10, 1), (1, 10, 1)], |_| None);
         let starts: Vec<Time> = batches(&seen.iterations).iter().map(|batch| batch.0).collect();
         assert_eq!(starts, [us(0), us(start)], "{sleep_us}");
+    }
+}
+
+/// While everybody waits for a grammar, the engine sleeps again and again and looks at what has come when it wakes up: it has a
+/// grammar of 6,500 µs, or a request without one, at 7,000. Batches of nothing stay in the queue, so that the first results
+/// come with the first of these, the blocks of the prompt among them.
+#[test]
+fn who_waits_for_a_grammar_is_seen_when_the_engine_wakes_up() {
+    for (sleep_us, start) in [(0, 6500), (1000, 7000)] {
+        for (arrival, ready) in [(0, 6500), (6500, 0)] {
+            let sleep = json!({"pipeline_idle_sleep_us": sleep_us});
+            let request = |number, at: u64, ready: u64| EngineRequest {
+                grammar_ready: Some(us(ready)),
+                ..EngineRequest::new(RequestId(number), Prompt::new([Run::tokens(0, 8)]), 1, us(at))
+            };
+            let requests = [request(0, 0, 20_000), request(1, arrival, ready)];
+            let mut log = Log::default();
+            let engine = engine_that_tells(2, true, &sleep);
+            serve_until(engine, &requests, &mut log);
+            assert_eq!(batches(&log.ended)[0].0, us(start), "sleep {sleep_us}, ready {ready}");
+            let stored = log.ended.iter().find(|iteration| !iteration.kv_events.is_empty()).unwrap();
+            assert_eq!(
+                (stored.end, stored.scheduled.len()),
+                (us(start), 0),
+                "sleep {sleep_us}, ready {ready}"
+            );
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn check(changes: &Value, requests: &[Numbers], expected: &[&str]) {
 }
 
 /// A request: first prompt token, prompt length, output length and arrival in milliseconds.
-type Numbers = (u32, u32, u32, u64);
+pub(crate) type Numbers = (u32, u32, u32, u64);
 
 pub(crate) fn numbered(requests: &[Numbers]) -> Vec<EngineRequest> {
     let request = |(index, &(first, prompt, max_tokens, at)): (usize, &Numbers)| {
@@ -380,7 +380,7 @@ fn tensorrt_llm_puts_a_prompt_off_whose_next_block_another_one_computes() {
 }
 
 /// Requests whose prompt comes from elsewhere, as in [`check`], with the length of their output at which they stop.
-fn handed_over(requests: &[(Numbers, Option<u32>)]) -> Vec<EngineRequest> {
+pub(crate) fn handed_over(requests: &[(Numbers, Option<u32>)]) -> Vec<EngineRequest> {
     let plain = numbered(&requests.iter().map(|(numbers, _)| *numbers).collect::<Vec<_>>());
     let remote = |(request, (_, stop_after)): (EngineRequest, &(Numbers, Option<u32>))| EngineRequest {
         remote_prefill: true,

@@ -1,7 +1,9 @@
 //! Small schedules with KV offload that can be worked out by hand.
 
 use serde_json::{Value, json};
-use servecast_engine::{Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, OffloadCopy};
+use servecast_engine::{
+    Engine, EngineArgs, EngineRequest, EngineState, EngineTracing, Iteration, OffloadCopy,
+};
 use servecast_types::{Prompt, RequestId, Run, Time};
 
 use crate::recording::Log;
@@ -120,22 +122,22 @@ fn who_lacks_the_last_block_of_a_hit(own: &Value) -> Vec<(Vec<OffloadCopy>, Vec<
     .collect()
 }
 
-/// Serves requests, and waits for those that come when nothing is left to do.
-fn serve_until(mut engine: Engine, requests: &[EngineRequest], log: &mut Log) {
-    for batch in requests.chunk_by(|a, b| a.arrival == b.arrival) {
-        let arrival = batch[0].arrival;
-        let mut now = arrival;
-        for request in batch {
+/// Serves requests, in order of arrival, and waits for those that come when nothing is left to do.
+pub(crate) fn serve_until(mut engine: Engine, requests: &[EngineRequest], log: &mut Log) {
+    let (mut now, mut requests) = (Time::ZERO, requests.iter().peekable());
+    loop {
+        while let Some(request) = requests.next_if(|request| request.arrival <= now) {
             engine.submit(request.clone()).unwrap();
         }
-        loop {
-            match engine.run(now, log).unwrap() {
-                EngineState::Busy { until } => {
-                    now = until;
-                    engine.end_iteration(now, log);
-                }
-                EngineState::Idle { wake: Some(wake) } => now = wake,
-                EngineState::Idle { wake: None } => break,
+        match engine.run(now, log).unwrap() {
+            EngineState::Busy { until } => {
+                now = until;
+                engine.end_iteration(now, log);
+            }
+            EngineState::Idle { wake } => {
+                let arrival = requests.peek().map(|request| request.arrival);
+                let Some(next) = wake.into_iter().chain(arrival).min() else { break };
+                now = next;
             }
         }
     }
@@ -179,4 +181,65 @@ fn an_interval_holds_back_what_is_missing_of_a_prompt_that_was_loaded() {
         Some((iteration.scheduled_at, its.tokens, its.computed))
     });
     assert_eq!(runs.collect::<Vec<_>>(), [(Time::from_ns(26_000_000), 4, 8)]);
+}
+
+/// A prompt of two blocks, an output of one token that opens a third, and when it comes.
+fn two_blocks(number: u32, first: u32, at: u64) -> EngineRequest {
+    request(number, &[(first, 8), (1000 * (number + 1), 1)], 1, at)
+}
+
+/// Up to 0.15 nothing is left free for requests that are loaded while another one runs. Two have two blocks each when that one
+/// has ended, and of the three others the first one needs four: the real scheduler waits for ever. Here the last one gives its
+/// blocks back.
+#[test]
+fn who_was_loaded_last_gives_its_blocks_back_when_nobody_else_can() {
+    let early = json!({"num_gpu_blocks": 8, "vllm_version": "0.14", "async_scheduling": false});
+    let requests = vec![
+        two_blocks(0, 0, 0),
+        two_blocks(1, 100, 20),
+        // Takes all seven blocks, so that the prompts before are at the host only.
+        request(2, &[(200, 27)], 1, 40),
+        request(3, &[(300, 8)], 4, 80),
+        request(4, &[(0, 8), (600, 15)], 1, 81),
+        two_blocks(5, 100, 81),
+    ];
+    let mut log = Log::default();
+    serve_until(engine_with(64, &json!({}), &early), &requests, &mut log);
+    let late = log.ended.iter().filter(|iteration| iteration.scheduled_at > Time::from_ns(80_000_000));
+    let late: Vec<&Iteration> = late.collect();
+    assert!(late.iter().all(|iteration| iteration.rejected.is_empty()));
+    let preempted: Vec<u32> = late.iter().flat_map(|iteration| &iteration.preempted).map(|id| id.0).collect();
+    assert_eq!(preempted, [5]);
+    let computed = late.iter().flat_map(|iteration| &iteration.scheduled);
+    let computed: Vec<(u32, u32)> = computed.map(|one| (one.id.0, one.computed)).collect();
+    assert_eq!(computed, [(3, 8), (3, 9), (3, 10), (4, 8), (5, 8)]);
+}
+
+/// The host has a block and a state of the first prompt, and a pass waits for both when it comes again with another end. It takes
+/// two blocks of attention, and one each for the state that is loaded and for the running one, which vLLM does not count and then
+/// fails. While another request holds two blocks, it has to wait in a pool of five.
+#[test]
+fn a_loaded_state_has_a_block_beside_the_running_one() {
+    let starts_at = |blocks: u32| {
+        let others = json!({
+            "kv_groups": [{"type": "full"}, {"type": "mamba"}], "enable_chunked_prefill": true,
+            "num_gpu_blocks": 1 + blocks, "async_scheduling": false,
+        });
+        let host = json!({"sync_load_budget_bytes": 1 << 30});
+        let requests = vec![
+            request(0, &[(0, 4), (50, 1)], 1, 0),
+            // Takes all blocks, so that the prompt before is at the host only.
+            request(1, &[(200, 4 * (blocks - 2))], 1, 40),
+            request(2, &[(300, 1)], 3, 80),
+            request(3, &[(0, 4), (400, 1)], 1, 81),
+        ];
+        let mut log = Log::default();
+        serve_until(engine_with(64, &host, &others), &requests, &mut log);
+        let its =
+            |iteration: &Iteration| iteration.scheduled.iter().find(|one| one.id == RequestId(3)).copied();
+        let first = log.ended.iter().find_map(|iteration| Some((iteration.scheduled_at, its(iteration)?)));
+        first.map(|(at, its)| (at.as_ns() / 1_000_000, its.computed))
+    };
+    assert_eq!(starts_at(5), Some((83, 4)));
+    assert_eq!(starts_at(6), Some((81, 4)));
 }

@@ -43,17 +43,23 @@ impl GroupedKv {
         sum
     }
 
-    /// The same of a request that is to be admitted: enough for all the tokens that it knows, as far as it holds them at a time,
-    /// and for the first `tokens`, of which `computed` are there.
+    /// Whether a request can be admitted, with `spare` blocks left over: there is room for all the tokens that it knows, as far
+    /// as it holds them at a time, and for the first `tokens`, of which `computed` are there, `loaded` of them from elsewhere.
     #[inline(never)]
-    pub(in crate::vllm) fn needed_at_first(
+    pub(in crate::vllm) fn has_room(
         &self,
         request: &Request,
         known: u32,
-        (tokens, computed): (u32, u32),
-    ) -> u32 {
+        (tokens, computed, loaded): (u32, u32, u32),
+        spare: u32,
+    ) -> bool {
         let in_all = self.needed(request, known, computed, Need::Admission);
-        in_all.max(self.needed(request, tokens, computed, Need::Iteration))
+        let first = self.needed(request, tokens, computed, Need::Iteration);
+        // A state that is loaded has a block beside the running one. vLLM does not count it, and fails where it is lacking.
+        let states =
+            self.groups.specs.iter().filter(|spec| spec.aligns_states() && loaded > 0).count() as u32;
+        let free = self.pool.num_free();
+        in_all.max(first) + spare <= free && first + states <= free
     }
 
     fn needed_in(

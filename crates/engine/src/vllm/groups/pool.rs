@@ -23,6 +23,14 @@ pub(super) struct Content {
     pub(super) hash: SequenceHash,
 }
 
+/// A prefix that ends within a block.
+#[derive(Debug, Clone, Copy)]
+struct Tail {
+    content: Content,
+    /// Its length in units of identities.
+    units: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Node {
     /// Its content, if it has one.
@@ -55,7 +63,7 @@ pub(super) struct GroupPool {
     names: FxHashMap<u32, SequenceHash>,
     /// What blocks hold besides: a prefix that ends within a block, and the blocks that it ends in. Nobody hits it.
     tails: FxHashMap<Content, Vec<u32>>,
-    tail_of: FxHashMap<u32, Content>,
+    tail_of: FxHashMap<u32, Tail>,
     unhashed_to_head: bool,
 }
 
@@ -154,18 +162,19 @@ impl GroupPool {
         BlockId(head)
     }
 
-    /// Whether a prefix was noted that ends within a block.
-    pub(super) fn has_tail(&self, block: BlockId) -> bool {
-        self.tail_of.contains_key(&block.0)
+    /// How long the prefix is that was noted to end within a block, in units of identities.
+    pub(super) fn tail_units(&self, block: BlockId) -> Option<u32> {
+        self.tail_of.get(&block.0).map(|tail| tail.units)
     }
 
-    /// Notes a prefix that ends within a block, of which none was noted.
-    pub(super) fn store_tail(&mut self, block: BlockId, tail: Content) {
-        self.tail_of.insert(block.0, tail);
-        self.tails.entry(tail).or_default().push(block.0);
+    /// Notes a prefix of `units` units that ends within a block, of which none is noted.
+    pub(super) fn store_tail(&mut self, block: BlockId, content: Content, units: u32) {
+        let before = self.tail_of.insert(block.0, Tail { content, units });
+        debug_assert!(before.is_none(), "block {block} has a tail already");
+        self.tails.entry(content).or_default().push(block.0);
     }
 
-    /// A block without content is about to get one: forgets the prefix that ends within it, and returns that.
+    /// A block without content is about to hold more: forgets the prefix that ends within it, and returns that.
     pub(super) fn outgrow_tail(&mut self, block: BlockId) -> Option<Content> {
         if self.nodes[block.index()].prefix.is_some() { None } else { self.forget_tail(block.0) }
     }
@@ -174,7 +183,7 @@ impl GroupPool {
         if self.tail_of.is_empty() {
             return None;
         }
-        let tail = self.tail_of.remove(&block)?;
+        let tail = self.tail_of.remove(&block)?.content;
         let holders = self.tails.get_mut(&tail)?;
         holders.retain(|&holder| holder != block);
         if holders.is_empty() {

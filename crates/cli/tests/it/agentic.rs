@@ -285,7 +285,7 @@ fn adapters_take_time_to_load() {
         assert_eq!(refused.code, Some(2), "{}", refused.stderr);
         assert!(refused.stderr.contains(problem), "{}", refused.stderr);
     };
-    let at_least = "expected at least --max-loras, which is 3";
+    let at_least = "expected at least `max_loras`, which is 3";
     refused(&["--max-loras", "3", "--max-cpu-loras", "2"], at_least);
     refused(&["--engine", "sglang"], "--enable-lora");
 }
@@ -321,7 +321,7 @@ fn requests_wait_for_their_grammars() {
         assert!(refused.stderr.contains(problem), "{}", refused.stderr);
     };
     let negative = ["replay", "g.jsonl", "--grammar-compile-ms=-1"];
-    refused(&negative, "--grammar-compile-ms is -1: expected milliseconds from 0 to 3.6e6");
+    refused(&negative, "`grammar_compile_ms` is -1: expected milliseconds from 0 to 3.6e6");
     refused(
         &["replay", "g.jsonl", "--engine", "sglang", "--grammar-compile-ms", "1"],
         "--grammar-compile-ms",

@@ -16,7 +16,7 @@ use crate::error::Failure;
 use crate::files;
 
 const WHAT: &str = "ops";
-const OWN_KEYS: &str = "ep, dp, engine, engine_version, eager, graph_sizes, largest_graph, graph_padding, attention, factors, \
+const OWN_KEYS: &str = "part, ep, dp, engine, engine_version, eager, graph_sizes, largest_graph, graph_padding, attention, factors, \
                         constants and pack";
 
 /// What `ops:OPTIONS` says.
@@ -78,6 +78,7 @@ impl OpsSettings {
 
     fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
         match key {
+            "part" => self.deployed.take_part(value)?,
             "ep" | "expert_parallel_size" => self.expert_parallel_size = Some(gpus(value)?),
             "dp" | "data_parallel_size" => self.data_parallel_size = Some(gpus(value)?),
             "engine" => {

@@ -109,16 +109,12 @@ impl KvType {
 impl Deployed {
     /// The options that it takes.
     pub const KEYS: &'static str =
-        "model, part, gpu, tp, dtype, kv_dtype, link, all_reduce, all_reduce_us, all_reduce_gb_per_s";
+        "model, gpu, tp, dtype, kv_dtype, link, all_reduce, all_reduce_us, all_reduce_gb_per_s";
 
     /// Takes an option; returns whether it is one of these.
     pub fn take(&mut self, key: &str, value: &str) -> Result<bool, String> {
         match key {
             "model" => self.model = Some(value.to_owned()),
-            "part" => {
-                let part = (value == "mtp").then_some(ModelPart::Mtp);
-                self.part = Some(part.ok_or("expected mtp, a module that drafts tokens")?);
-            }
             "gpu" => self.gpu = Some(value.to_owned()),
             "tp" | "tensor_parallel_size" => self.gpus = Some(gpus(value)?),
             "dtype" => {
@@ -137,6 +133,13 @@ impl Deployed {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Takes which part of the model is run, where that can be less than all of it.
+    pub(super) fn take_part(&mut self, value: &str) -> Result<(), String> {
+        let part = (value == "mtp").then_some(ModelPart::Mtp);
+        self.part = Some(part.ok_or("expected mtp, a module that drafts tokens")?);
+        Ok(())
     }
 
     /// Measured all-reduces, unless others are named.

@@ -7,7 +7,8 @@ use super::options::{Deployed, known_models, positive, refused_option, take_all}
 use crate::error::Failure;
 
 const WHAT: &str = "roofline";
-const OWN_KEYS: &str = "compute_efficiency, attention_efficiency, memory_efficiency, kernel_us and host_us";
+const OWN_KEYS: &str =
+    "part, compute_efficiency, attention_efficiency, memory_efficiency, kernel_us and host_us";
 
 /// What `roofline:OPTIONS` says.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,7 @@ impl RooflineSettings {
         };
         let Efficiency { compute, attention, memory, kernel_us, host_us } = &mut self.efficiency;
         match key {
+            "part" => self.deployed.take_part(value)?,
             "compute_efficiency" => *compute = share()?,
             "attention_efficiency" => *attention = share()?,
             "memory_efficiency" => *memory = share()?,

@@ -47,8 +47,7 @@ const GPU: &str =
 const TYPES: &str = "{dtype} says how weights are stored, and {kv_cache_dtype} how the KV cache is";
 const EXPERTS: &str = "{expert_parallel_size} is the number of GPUs over which whole experts are shared out";
 const OFFLOADED: &str = "KV cache outside the GPU is {kv_offloading_size} and {kv_offloading} for vLLM, and \
-                         `enable_hierarchical_cache` of `sglang` in {engine_args} for SGLang; disks and stores of several \
-                         workers are not simulated";
+                         {enable_hierarchical_cache} for SGLang; disks and stores of several workers are not simulated";
 const DRAFTS: &str = "speculative decoding is described by {speculative_config}, for SGLang by {speculative_algorithm} and \
                       {speculative_num_draft_tokens}, too";
 const ATTENTION: &str = "{attention_backend} flashinfer stands for FlashInfer's own kernels, which is FLASHINFER without \
@@ -135,6 +134,11 @@ const TABLE: &[(&str, &str)] = &[
         "bandwidth kv_bandwidth transfer_bandwidth kv_transfer_bandwidth_gbps network_bandwidth",
         "{kv_transfer_bandwidth} is the bandwidth of the hand-off in GB/s, beside {kv_bytes_per_token}",
     ),
+    (
+        "kv_transfer_config kv_connector",
+        "{num_prefill_workers} and {num_decode_workers} split prefill and decode, and `kv_role` of {engine_args} is the side of \
+         vLLM's connector; {kv_offloading_size} keeps KV in the memory of the host",
+    ),
     // Engine.
     ("num_g2_blocks num_g3_blocks num_g4_blocks cpu_offload_gb swap_space kv_offloading_size", OFFLOADED),
     ("bandwidth_g1_to_g2_gbps bandwidth_g2_to_g1_gbps offload_batch_size kv_offloading_backend", OFFLOADED),
@@ -146,7 +150,7 @@ const TABLE: &[(&str, &str)] = &[
         "{num_gpu_blocks} is the number of KV blocks of a worker",
     ),
     (
-        "mem_fraction_static free_gpu_memory_fraction kv_cache_free_gpu_memory_fraction",
+        "mem_fraction_static free_gpu_memory_fraction kv_cache_free_gpu_memory_fraction kv_cache_free_gpu_mem_fraction",
         "{gpu_memory_utilization} is the share of a GPU's memory that the engine takes",
     ),
     (

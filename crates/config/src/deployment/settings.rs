@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use servecast_engine::{DisaggregationMode, EngineArgs, EngineType, LatencySpec, SchedulePolicy};
 use servecast_types::{Message, message};
 
-use super::Given;
+use super::group::Given;
 use crate::error::Failure;
 use crate::settings::{Engines, Layers, Origin, ReplayConfig, Shortcut};
 

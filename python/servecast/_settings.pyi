@@ -77,7 +77,7 @@ class TraceSettings(TypedDict, total=False):
     enable_chunked_prefill: bool | None
     """Cut prompts to fit the token budget of an iteration"""
     enable_dp_attention: bool | None
-    """Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together"""
+    """Spread attention over `data_parallel_size` ranks, which share out the GPUs and compute every pass together, each with queues and a KV pool of its own"""
     enable_hierarchical_cache: bool | None
     """Keep cached KV in the memory of the host, too"""
     enable_lora: bool | None
@@ -345,7 +345,7 @@ class SyntheticSettings(TypedDict, total=False):
     enable_chunked_prefill: bool | None
     """Cut prompts to fit the token budget of an iteration"""
     enable_dp_attention: bool | None
-    """Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together"""
+    """Spread attention over `data_parallel_size` ranks, which share out the GPUs and compute every pass together, each with queues and a KV pool of its own"""
     enable_hierarchical_cache: bool | None
     """Keep cached KV in the memory of the host, too"""
     enable_lora: bool | None
@@ -613,7 +613,7 @@ class SearchSettings(TypedDict, total=False):
     enable_chunked_prefill: bool | None
     """Cut prompts to fit the token budget of an iteration"""
     enable_dp_attention: bool | None
-    """Spread attention over `dp_size` ranks, each with queues and a KV pool of its own, that compute every pass together"""
+    """Spread attention over `data_parallel_size` ranks, which share out the GPUs and compute every pass together, each with queues and a KV pool of its own"""
     enable_hierarchical_cache: bool | None
     """Keep cached KV in the memory of the host, too"""
     enable_lora: bool | None

@@ -60,6 +60,7 @@ impl Plan {
             let class = classes.class_of(row)?;
             let lora = row.lora.as_deref().map(|lora| loras.number(lora));
             let grammar = row.grammar.as_deref().map(|grammar| grammars.number(grammar));
+            notes.with_grammar += u64::from(grammar.is_some());
             let turn = Turn { class, lora, grammar, ..Turn::of_row(row, start, &mut blocks, &mut notes)? };
             if row.links.as_ref().is_some_and(|links| links.prefix_reset) {
                 resets.insert(row.line);

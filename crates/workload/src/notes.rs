@@ -48,6 +48,8 @@ pub struct TraceNotes {
     pub unread_sessions: Noted,
     /// Rows with a class, of which a trace that is used as it is read has no figures.
     pub streamed_classes: Noted,
+    /// Rows with the grammar of a structured output.
+    pub with_grammar: u64,
     /// The most requests that the client of a measurement had under way.
     pub concurrency: Option<u64>,
     /// What the file was found to be, where nobody said so.
@@ -116,6 +118,7 @@ impl TraceNotes {
             unfinished_row: both(self.unfinished_row, other.unfinished_row),
             unread_sessions: both(self.unread_sessions, other.unread_sessions),
             streamed_classes: both(self.streamed_classes, other.streamed_classes),
+            with_grammar: self.with_grammar + other.with_grammar,
             concurrency: self.concurrency.max(other.concurrency),
             recognised: self.recognised.or(other.recognised),
             odd_rate: self.odd_rate.or(other.odd_rate),
@@ -163,6 +166,12 @@ impl TraceNotes {
         add(
             self.without_content,
             "lengths only: no prompt shares anything with another, so that caches hit nothing".into(),
+        );
+        add(
+            self.with_grammar,
+            message!(
+                "a `grammar`, for which they wait on vLLM as long as {grammar_compile_ms} says, by default not at all"
+            ),
         );
         for (noted, what) in self.noted() {
             let first = if noted.rows > 1 { " first" } else { "" };
@@ -266,6 +275,7 @@ impl TraceNotes {
             ("unfinished_row", self.unfinished_row.rows),
             ("unread_sessions", self.unread_sessions.rows),
             ("streamed_classes", self.streamed_classes.rows),
+            ("with_grammar", self.with_grammar),
             ("other_output_ids", self.other_output_ids.rows),
             ("unordered_turns", self.unordered_turns.rows),
             ("unrelated_turns", self.unrelated_turns.rows),

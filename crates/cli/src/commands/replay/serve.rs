@@ -319,7 +319,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let tokenizer = args.answers.tokenizer()?;
     if !args.quiet {
         plan.derived.iter().for_each(|derived| args.log.tell_note(derived));
-        for reason in unused(plan.unused.iter().cloned()) {
+        let mut groups = plan.pools.iter().flat_map(|pool| &pool.groups);
+        let compiles = groups.any(|(_, args)| args.grammar_compile_ms.is_some());
+        let of_rows = compiles.then(|| {
+            message!(
+                "{grammar_compile_ms} is for rows of a trace that name a `grammar`: a server compiles none"
+            )
+        });
+        for reason in unused(plan.unused.iter().cloned().chain(of_rows)) {
             args.log.tell_note(&reason);
         }
     }

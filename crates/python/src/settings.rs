@@ -41,8 +41,10 @@ pub(crate) fn check_settings(py: Python<'_>, kind: &str, given: &str) -> PyResul
 fn engine(given: Value) -> Result<String, String> {
     let checked = || {
         let args = EngineArgs::from_json(given)?;
+        let mut of_ranks = args.clone();
+        of_ranks.share_out_attention()?;
         // Measurements are read by the replay; nothing else depends on which they are.
-        args.validate(Some(Arc::new(Polynomial)))?;
+        of_ranks.validate(Some(Arc::new(Polynomial)))?;
         Ok(json(&args))
     };
     checked().map_err(|error: ConfigError| error.to_string())

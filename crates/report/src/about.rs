@@ -54,8 +54,10 @@ fn gpus_of_a_worker(engine: &Value) -> Option<String> {
 
 fn number_of_gpus(engine: &Value) -> u64 {
     let size = |key: &str| engine.get(key).and_then(Value::as_u64).unwrap_or(1);
-    // Ranks are simulated as such or priced as one engine.
-    let ranks = size("dp_size").max(size("data_parallel_size"));
+    // Ranks are simulated as such or priced as one engine, which only measured operators are.
+    let latency = engine.get("latency").and_then(Value::as_str).unwrap_or("auto");
+    let is_one_engine = latency == "auto" || latency.starts_with("ops");
+    let ranks = size("dp_size").max(if is_one_engine { size("data_parallel_size") } else { 1 });
     size("tensor_parallel_size") * size("pipeline_parallel_size") * ranks
 }
 
@@ -145,6 +147,8 @@ mod tests {
         check(json!({"num_workers": 3, "engine_args": engine(4)}), Some(24));
         let one_engine = json!({"gpu": "H100-SXM", "data_parallel_size": 4, "dp_size": 1});
         check(json!({"num_workers": 3, "engine_args": one_engine}), Some(12));
+        let by_sheet = json!({"gpu": "H100-SXM", "data_parallel_size": 4, "dp_size": 1, "latency": "roofline:host_us=0"});
+        check(json!({"num_workers": 3, "engine_args": by_sheet}), Some(3));
         check(
             json!({
                 "num_prefill_workers": 1, "prefill_engine_args": engine(1),

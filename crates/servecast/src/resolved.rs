@@ -198,7 +198,9 @@ fn engine_args(args: &EngineArgs, block_size: u32, named: &dyn Fn(&Path) -> Path
 fn by_names_of_sglang(args: &mut EngineArgs) -> Vec<&'static str> {
     let mut own = args.sglang.clone().unwrap_or_default();
     own.page_size = Some(args.block_size);
-    own.max_running_requests = own.max_running_requests.or(args.max_num_seqs);
+    // That of SGLang is of all ranks.
+    let of_all = args.max_num_seqs.map(|of_one| of_one.saturating_mul(args.dp_size));
+    own.max_running_requests = own.max_running_requests.or(of_all);
     own.context_length = own.context_length.or(args.max_model_len);
     own.disable_radix_cache |= !args.enable_prefix_caching;
     let mut dropped = vec!["block_size", "max_num_seqs", "max_model_len", "enable_prefix_caching"];

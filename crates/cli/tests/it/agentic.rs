@@ -316,7 +316,7 @@ fn requests_wait_for_their_grammars() {
     assert_eq!(converted.code, Some(0), "{}", converted.stderr);
     assert_eq!(ttft("c.jsonl", &compile), [21.0, 11.0, 1.0, 1.0, 21.0]);
     let sglang = sandbox.run(&["replay", "g.jsonl", "--engine", "sglang"]);
-    let told = "4 rows have a `grammar`, for which they wait on vLLM as long as --grammar-compile-ms says, by default not at all";
+    let told = "4 rows have a `grammar`, for which they wait on vLLM as long as `grammar_compile_ms` says, by default not at all";
     assert!(sglang.stderr.contains(told), "{}", sglang.stderr);
     let refused = |arguments: &[&str], problem: &str| {
         let refused = sandbox.run(arguments);

@@ -13,6 +13,7 @@ mod formats;
 mod help;
 mod interrupt;
 mod known;
+mod kv_groups;
 mod kv_router;
 mod latency;
 mod latency_ops;

@@ -138,6 +138,10 @@ fn ranks_of_sglang_share_out_the_gpus() {
     let apart = report(&["--tp", "1", "--dp", "4", "--extra-engine-args", "{\"dp_size\": 4}"]);
     assert_eq!(shared["mean_ttft_ms"], apart["mean_ttft_ms"]);
     assert_eq!(shared["settings"], apart["settings"], "a file that repeats the run says it once");
+    report(&["--tp", "4", "--dp", "4", "--max-num-seqs", "2", "--output-dir", "out"]);
+    let again = sandbox.report(&["--config", "out/config.toml"]);
+    let first: Value = serde_json::from_str(&sandbox.read("out/report.json")).unwrap();
+    assert_eq!((&again["mean_ttft_ms"], &again["settings"]), (&first["mean_ttft_ms"], &first["settings"]));
     sandbox
         .run(
             &[
@@ -165,4 +169,19 @@ fn ranks_that_are_priced_as_one_engine_say_so_and_a_dense_model_of_vllm_has_none
     }
     let dense = ["replay", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "H100-SXM", "--dp", "4"];
     sandbox.run(&dense).is_refused(&["has no experts", "share nothing", "--num-workers 4"]);
+    let roofline = ["4", "--engine-preset", "vllm-0.33", "--dp", "4", "--latency", "roofline:host_us=0"];
+    let outcome = sandbox.run(&[&["replay"], &EXPERTS[..], &roofline].concat());
+    assert!(
+        outcome.stderr.contains("`roofline` has no groups of GPUs that share experts"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn sizes_of_sglangs_ranks_are_settings_and_no_options_of_latency() {
+    let latency = ["--latency", "ops:model=Qwen/Qwen3-30B-A3B,gpu=H100-SXM,tp=4", "--dp", "4"];
+    let arguments =
+        [&["replay", "--engine-preset", "sglang-0.5", "--enable-dp-attention"], &latency[..]].concat();
+    sandbox().run(&arguments).is_refused(&["give them as settings", "not among the options of"]);
 }

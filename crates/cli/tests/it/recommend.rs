@@ -542,4 +542,37 @@ fn ranks_start_as_sglang_counts_them() {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let start = sandbox.read("out/start.sh");
     assert!(start.contains(" --tp 2 --dp 2 --enable-dp-attention --ep 2"), "{start}");
+    // Where ranks share GPUs out, they are counted once, whoever says so.
+    let shared = "recommend -q --model Qwen/Qwen3-30B-A3B --gpu H100-SXM --max-gpus 2 --engine-preset sglang-0.5 --tp 2 --dp 2 --ep 2 \
+                  --input-tokens 900 --output-tokens 30 --request-count 50 --arrival-interval-ms 50 --overwrite --output-dir out";
+    let shared: Vec<&str> = shared.split_whitespace().chain(["--slo", "p95 ttft <= 1s"]).collect();
+    for own in
+        [&["--enable-dp-attention"][..], &["--engine-args", r#"{"sglang": {"enable_dp_attention": true}}"#]]
+    {
+        let outcome = sandbox.run(&[&shared[..], own].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stdout.contains("2 GPUs"), "{}", outcome.stdout);
+        let start = sandbox.read("out/start.sh");
+        assert!(start.contains(" --tp 2 --dp 2 --enable-dp-attention --ep 2"), "{start}");
+    }
+}
+
+#[test]
+fn the_command_says_what_it_lacks() {
+    let sandbox = Sandbox::new();
+    let arguments = "recommend -q --model meta-llama/Llama-3.1-8B --gpu H100-SXM --max-gpus 1 --tp 1 --input-tokens 900 \
+                     --output-tokens 30 --request-count 20 --arrival-interval-ms 50";
+    let started = |more: &[&str]| {
+        let slo = ["--slo", "p95 ttft <= 1s"];
+        let arguments: Vec<&str> =
+            arguments.split_whitespace().chain(slo).chain(more.iter().copied()).collect();
+        sandbox.run(&arguments).success()
+    };
+    let vllm = started(&["--enforce-eager", "--max-num-seqs", "64"]);
+    assert!(vllm.contains("--max-num-seqs 64") && vllm.contains("# without `enforce_eager`"), "{vllm}");
+    let trtllm = started(&["--engine", "trtllm", "--max-num-seqs", "64"]);
+    assert!(
+        trtllm.contains("trtllm-serve meta-llama/Llama-3.1-8B --port 8000 --tp_size 1 --max_batch_size 64"),
+        "{trtllm}"
+    );
 }

@@ -1,5 +1,5 @@
-//! Workers that wait for copies to and from the memory of their hosts, for grammars to be compiled, or for the worker of the other stage of a request to be
-//! known.
+//! Workers that wait for copies to and from the memory of their hosts, for grammars to be compiled, or for the worker of the
+//! other stage of a request to be known.
 
 use servecast_types::Time;
 

@@ -119,9 +119,7 @@ impl Group {
         let preset = given.preset_settings(engines, layers)?;
         let mut args =
             EngineArgs::from_json(merge(preset, settings.values.clone().into())).map_err(refused)?;
-        if !settings.values.contains_key("dp_size") {
-            args.share_out_attention().map_err(refused)?;
-        }
+        args.share_out_attention().map_err(refused)?;
         if let Some(conflict) = conflict(&args, given.role) {
             return Err(Failure::user(named(settings.explained(conflict))));
         }

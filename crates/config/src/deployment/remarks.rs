@@ -6,7 +6,7 @@ use servecast_types::{Message, message};
 use super::group::Given;
 use super::settings::Settings;
 use crate::error::Failure;
-use crate::latency;
+use crate::latency::{self, OpsSettings};
 
 /// What the times of iterations rest on, where it was not given.
 pub(super) fn of_times(
@@ -51,9 +51,16 @@ pub(super) fn unused(
              latency model knows no GPU"
         )
     });
+    let shares_experts = args.data_parallel_size.or(args.expert_parallel_size).is_some();
+    let of_experts = (shares_experts && matches!(spec, LatencySpec::Roofline(_))).then(|| {
+        message!(
+            "{data_parallel_size} and {expert_parallel_size} are for iteration times composed of operators: `roofline` has no \
+             groups of GPUs that share experts"
+        )
+    });
     let explained = |message: Message| settings.explained(message);
     let mut unused: Vec<Message> = settings.unused(args).collect();
-    unused.extend(of_served.map(explained));
+    unused.extend(of_served.into_iter().chain(of_experts).map(explained));
     unused.extend(settings.unused_graphs(args, spec));
     unused.extend(of_attention.into_iter().chain(of_memory).map(explained));
     unused
@@ -85,18 +92,18 @@ const EVEN_STAGES: &str = "each stage of the pipeline takes an even share of a p
 
 /// What is said where data-parallel ranks of the attention are no ranks of the engine.
 fn ranks_as_one_engine(args: &EngineArgs, spec: &LatencySpec) -> Option<String> {
-    let ranks = args.data_parallel_size.filter(|&ranks| ranks > 1 && args.dp_size == 1)?;
+    let LatencySpec::Ops(options) = spec else { return None };
+    let ranks = OpsSettings::of(options).ok()?.data_parallel_size;
+    let ranks = ranks.filter(|&ranks| ranks > 1 && args.dp_size == 1)?;
     let instead = match args.engine_type {
         EngineType::Vllm => format!("; `dp_size` {ranks} simulates ranks in lock step"),
         EngineType::Sglang => "; `enable_dp_attention` simulates ranks in lock step".to_owned(),
         EngineType::Trtllm => String::new(),
     };
-    matches!(spec, LatencySpec::Ops(_)).then(|| {
-        format!(
-            "the {ranks} data-parallel ranks are one engine with the KV blocks of all, each with an equal part of the \
-             requests: none waits for another{instead}"
-        )
-    })
+    Some(format!(
+        "the {ranks} data-parallel ranks are one engine with the KV blocks of all, each with an equal part of the requests: none \
+         waits for another{instead}"
+    ))
 }
 
 /// What is said where a real GPU is to serve as Dynamo's mocker would: batches of its size make other latencies.

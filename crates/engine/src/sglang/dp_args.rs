@@ -11,14 +11,24 @@ const CONSERVATIVENESS_OF_RANK: f64 = 0.3;
 
 impl EngineArgs {
     /// Takes `tensor_parallel_size` and `data_parallel_size` for what they are to a server of SGLang with data-parallel
-    /// attention: all of its GPUs, and the ranks that share them out. Nothing changes for another one.
+    /// attention: all of its GPUs, and the ranks that share them out. Nothing changes for another one, nor where `dp_size` says
+    /// how many ranks there are, of which `tensor_parallel_size` is the GPUs of one.
     ///
     /// # Errors
     /// If the ranks do not divide the GPUs, as SGLang has it.
     pub fn share_out_attention(&mut self) -> Result<(), ConfigError> {
         let is_on = self.engine_type == EngineType::Sglang
             && self.sglang.as_ref().is_some_and(|sglang| sglang.enable_dp_attention);
+        let is_on = is_on && self.dp_size == 1;
         let Some(ranks) = self.data_parallel_size.filter(|&ranks| is_on && ranks > 1) else { return Ok(()) };
+        let options = self.latency.as_deref().unwrap_or_default().split([':', ',']);
+        let mut sizes = options.filter_map(|option| option.split_once('=')).map(|(key, _)| key.trim());
+        if sizes.any(|key| matches!(key, "tp" | "tensor_parallel_size" | "dp" | "data_parallel_size")) {
+            return Err(ConfigError::Conflict(message!(
+                "{sglang.enable_dp_attention} shares {tensor_parallel_size} GPUs out among {data_parallel_size} ranks: give them \
+                 as settings, and not among the options of {latency}"
+            )));
+        }
         let gpus = self.tensor_parallel_size.unwrap_or(1);
         if !gpus.is_multiple_of(ranks) {
             return Err(ConfigError::Conflict(message!(
@@ -106,7 +116,7 @@ impl SglangArgs {
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((key, _)) => Err(ConfigError::Conflict(message!(
-                "{} is for several ranks, but {dp_size} is 1: give {dp_size}",
+                "{} is for several ranks, but there is one: give {data_parallel_size}",
                 Message::key(format!("sglang.{key}"))
             ))),
             None => Ok(()),

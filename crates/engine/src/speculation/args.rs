@@ -202,7 +202,13 @@ impl EngineArgs {
         }
         given.check_gpus()?;
         if self.drafts_by_own_layers() {
-            return Ok(Some(self.of_own_layers(given)));
+            if given.draft_tensor_parallel_size.is_some() {
+                return Err(ConfigError::Conflict(message!(
+                    "{speculative_config.draft_tensor_parallel_size} is for a drafter of its own ({speculative_config.model}): \
+                     layers of the model that draft run on its GPUs"
+                )));
+            }
+            return Ok(Some(self.of_own_layers()));
         }
         let model = given.model.clone().ok_or_else(|| {
             ConfigError::Conflict(message!(
@@ -245,15 +251,9 @@ impl EngineArgs {
     }
 
     /// The same engine with an MTP module of the model alone.
-    fn of_own_layers(&self, given: &SpeculativeArgs) -> Self {
+    fn of_own_layers(&self) -> Self {
         let text = self.latency.as_deref().filter(|text| *text != "auto").unwrap_or("ops:");
-        let tensor_parallel_size = given.draft_tensor_parallel_size.or(self.tensor_parallel_size);
-        Self {
-            latency: Some(format!("{text},part=mtp")),
-            tensor_parallel_size,
-            speculative_config: None,
-            ..self.clone()
-        }
+        Self { latency: Some(format!("{text},part=mtp")), speculative_config: None, ..self.clone() }
     }
 
     /// Refuses what leaves no room for drafts, so that requests would never get on.

@@ -91,6 +91,7 @@ fn random_loads_decode_together() {
         check("small pools", crowded_settings().boxed());
         check("TensorRT-LLM", trtllm_settings(&["guaranteed_no_evict"]).boxed());
         check("TensorRT-LLM, pausing", trtllm_settings(&["max_utilization"]).boxed());
+        check("TensorRT-LLM, batches", trtllm_settings(&["static_batch"]).boxed());
         check("groups of layers", group_settings().boxed());
     }
 }

@@ -144,7 +144,8 @@ fn common(config: &ReplayConfig, given: &[Varied], limits: &Limits) -> Result<Ve
     add(config.deployment.router_mode.is_some(), "router_mode", &modes);
     let (batches, chunks) = (BATCHES.map(Value::from), CHUNKS.map(Value::from));
     if engine(config) == EngineType::Sglang {
-        add(config.sglang.max_running_requests.is_some(), "max_running_requests", &batches);
+        let given = config.sglang.max_running_requests.or(config.engine.max_num_seqs);
+        add(given.is_some() || is_varied("max_num_seqs"), "max_running_requests", &batches);
         add(config.sglang.chunked_prefill_size.is_some(), "chunked_prefill_size", &chunks);
     } else {
         add(config.engine.max_num_seqs.is_some(), "max_num_seqs", &batches);
@@ -157,8 +158,13 @@ fn common(config: &ReplayConfig, given: &[Varied], limits: &Limits) -> Result<Ve
     if let Some(model) = engine.model.as_ref().filter(|_| !is_given && !is_varied && engine.latency.is_none())
     {
         let has_experts = model_shape(model)?.experts.is_some();
-        dimensions
-            .push(Dimension { name: LAYOUT.to_owned(), choices: layouts(has_experts, limits.max_gpus) });
+        let shares_out = config.sglang.enable_dp_attention == Some(true);
+        let choices = if shares_out {
+            ranks_of_sglang(has_experts, limits.max_gpus)
+        } else {
+            layouts(has_experts, limits.max_gpus)
+        };
+        dimensions.push(Dimension { name: LAYOUT.to_owned(), choices });
     }
     Ok(dimensions)
 }
@@ -187,6 +193,14 @@ fn layouts(has_experts: bool, max_gpus: u32) -> Vec<Settings> {
         }
     }
     layouts
+}
+
+/// The same where SGLang spreads attention over ranks, one on each GPU.
+fn ranks_of_sglang(has_experts: bool, max_gpus: u32) -> Vec<Settings> {
+    let sizes = [2_u32, 4, 8].into_iter().filter(|gpus| *gpus <= max_gpus);
+    let keys = ["tensor_parallel_size", "data_parallel_size", "expert_parallel_size"];
+    let keys = if has_experts { &keys[..] } else { &keys[..2] };
+    sizes.map(|gpus| keys.iter().map(|key| ((*key).to_owned(), json!(gpus))).collect()).collect()
 }
 
 /// The engine that is asked for.
@@ -434,9 +448,25 @@ fn gpus_of(
             if matches!(key, "tp" | "tensor_parallel_size") { value.parse().ok() } else { None }
         })
     });
-    // SGLang's ranks share out the GPUs that `tensor_parallel_size` counts.
-    let shares_out = config.sglang.enable_dp_attention == Some(true);
-    let ranks = number("data_parallel_size", engine.data_parallel_size).filter(|_| !shares_out);
+    let ranks = number("dp_size", None).or_else(|| {
+        // SGLang's ranks share out the GPUs that `tensor_parallel_size` counts.
+        let shares_out = shares_out_attention(pool, given, settings, config);
+        number("data_parallel_size", engine.data_parallel_size).filter(|_| !shares_out)
+    });
     let stages = number("pipeline_parallel_size", engine.pipeline_parallel_size);
     (tensor.unwrap_or(1) * ranks.unwrap_or(1) * stages.unwrap_or(1)).max(1)
+}
+
+/// Whether ranks of SGLang's attention share out the GPUs of a worker of a pool.
+fn shares_out_attention(
+    pool: &str,
+    given: Option<&Map<String, Value>>,
+    settings: &Settings,
+    config: &ReplayConfig,
+) -> bool {
+    let key = "enable_dp_attention";
+    let varied =
+        |path: &str| settings.iter().find(|(known, _)| known == path).and_then(|(_, value)| value.as_bool());
+    let own = varied(&format!("{pool}.sglang.{key}")).or_else(|| given?.get("sglang")?.get(key)?.as_bool());
+    own.or_else(|| varied(key)).or(config.sglang.enable_dp_attention) == Some(true)
 }

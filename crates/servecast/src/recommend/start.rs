@@ -34,6 +34,36 @@ const OF_SGLANG: [(&str, &str); 6] = [
     ("page_size", "--page-size"),
 ];
 
+/// Flags of TensorRT-LLM's server, likewise.
+const OF_TRTLLM: [(&str, &str); 6] = [
+    ("tensor_parallel_size", "--tp_size"),
+    ("pipeline_parallel_size", "--pp_size"),
+    ("expert_parallel_size", "--ep_size"),
+    ("max_num_seqs", "--max_batch_size"),
+    ("max_num_batched_tokens", "--max_num_tokens"),
+    ("max_model_len", "--max_seq_len"),
+];
+
+/// What is in a command otherwise, or says how a server is simulated and nothing of the server.
+const NO_FLAGS: [&str; 16] = [
+    "model",
+    "gpu",
+    "engine",
+    "engine_type",
+    "engine_preset",
+    "engine_version",
+    "vllm_version",
+    "latency",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "expert_parallel_size",
+    "dp_size",
+    "enable_dp_attention",
+    "kv_bytes_per_token",
+    "kv_transfer_bandwidth",
+    "kv_transfer_sharing",
+];
+
 /// The port at which decode workers of SGLang find a prefill worker: its own default.
 const BOOTSTRAP_PORT: u32 = 8998;
 
@@ -45,17 +75,19 @@ pub fn script(question: &Question, candidate: &Candidate) -> String {
         (Some(prefill), Some(decode)) => vec![("prefill", prefill), ("decode", decode)],
         _ => vec![("", number("num_workers").unwrap_or(1))],
     };
-    let is_sglang = engine(&question.config) == EngineType::Sglang;
+    let engine = engine(&question.config);
+    let is_sglang = engine == EngineType::Sglang;
     let mut text = String::new();
     let mut urls: Vec<(&str, String)> = Vec::new();
     let mut port = 8000;
     for (role, workers) in pools {
         for worker in 0..workers + u64::from(question.limits.spare) {
-            let _ = writeln!(
-                text,
-                "{}",
-                if is_sglang { settings.sglang(role, port) } else { settings.vllm(role, port) }
-            );
+            let server = match engine {
+                EngineType::Vllm => settings.vllm(role, port),
+                EngineType::Sglang => settings.sglang(role, port),
+                EngineType::Trtllm => settings.trtllm(role, port),
+            };
+            let _ = writeln!(text, "{server}");
             urls.push((role, format!("http://HOST{}:{port}", urls.len())));
             let _ = worker;
             port += 1;
@@ -121,16 +153,19 @@ impl Settings<'_> {
             }
             _ => "",
         };
-        format!("vllm serve {} --port {port}{flags}{ep}{transfer}", self.model())
+        let left_out = self.left_out(role, &OF_VLLM);
+        format!("vllm serve {} --port {port}{flags}{ep}{transfer}{left_out}", self.model())
     }
 
     /// How a server of SGLang shares layers out: it counts all of its GPUs, over which ranks of the attention are spread.
     fn sglang_sizes(&self, role: &str) -> String {
         let size = |key| self.get(role, key).and_then(|size| size.as_u64());
         let tensor = size("tensor_parallel_size");
-        match size("data_parallel_size").filter(|&ranks| ranks > 1) {
+        let ranks = size("dp_size").or_else(|| size("data_parallel_size")).filter(|&ranks| ranks > 1);
+        match ranks {
             Some(ranks) => {
-                let gpus = tensor.unwrap_or(1) * if self.shares_out(role) { 1 } else { ranks };
+                let shares_out = size("dp_size").is_none() && self.shares_out(role);
+                let gpus = tensor.unwrap_or(1) * if shares_out { 1 } else { ranks };
                 format!(" --tp {gpus} --dp {ranks} --enable-dp-attention")
             }
             None => tensor.map(|tensor| format!(" --tp {tensor}")).unwrap_or_default(),
@@ -139,11 +174,40 @@ impl Settings<'_> {
 
     /// Whether ranks share out the GPUs that `tensor_parallel_size` counts.
     fn shares_out(&self, role: &str) -> bool {
-        self.get(role, "enable_dp_attention") == Some(Value::Bool(true))
+        let key = "enable_dp_attention";
+        let own = self.get(role, "sglang").and_then(|own| own.get(key).cloned());
+        own.or_else(|| self.get(role, key)) == Some(Value::Bool(true))
+    }
+
+    /// TensorRT-LLM's takes its stage, and how the other one is reached, from a file.
+    fn trtllm(&self, role: &str, port: u32) -> String {
+        let flags = self.flags(role, &OF_TRTLLM) + &self.left_out(role, &OF_TRTLLM);
+        let stage = if role.is_empty() { String::new() } else { format!("  # {role} worker") };
+        format!("trtllm-serve {} --port {port}{flags}{stage}", self.model())
+    }
+
+    /// What was given for the servers of a role and is not in their command, as a remark behind it.
+    fn left_out(&self, role: &str, flags: &[(&str, &str)]) -> String {
+        let config = &self.question.config;
+        let pool = if role.is_empty() { "engine_args".to_owned() } else { format!("{role}_engine_args") };
+        let pool = json!(config.deployment).get(&pool).cloned().unwrap_or_default();
+        let own = pool.get("sglang").cloned().unwrap_or_default();
+        let given = [json!(config.engine), json!(config.sglang), pool, own];
+        let given = given.iter().filter_map(Value::as_object).flatten().filter(|(_, value)| !value.is_null());
+        let mut keys: Vec<&str> = given.map(|(key, _)| key.as_str()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let is_there = |key: &str| {
+            key == "sglang" || NO_FLAGS.contains(&key) || flags.iter().any(|(known, _)| *known == key)
+        };
+        let missing: Vec<String> =
+            keys.into_iter().filter(|key| !is_there(key)).map(|key| format!("`{key}`")).collect();
+        if missing.is_empty() { String::new() } else { format!("  # without {}", missing.join(", ")) }
     }
 
     fn sglang(&self, role: &str, port: u32) -> String {
         let flags = self.sglang_sizes(role) + &self.flags(role, &OF_SGLANG);
+        let left_out = self.left_out(role, &OF_SGLANG);
         let role = match role {
             "" => String::new(),
             "prefill" => {
@@ -151,7 +215,8 @@ impl Settings<'_> {
             }
             role => format!(" --disaggregation-mode {role}"),
         };
-        format!("python -m sglang.launch_server --model-path {} --port {port}{flags}{role}", self.model())
+        let model = self.model();
+        format!("python -m sglang.launch_server --model-path {model} --port {port}{flags}{role}{left_out}")
     }
 
     /// Flags of `vllm-router` 0.1.17 and `sglang-router` 0.3.2.

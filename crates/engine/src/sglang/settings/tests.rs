@@ -424,7 +424,7 @@ fn what_bounds_a_server_is_shared_out_among_its_ranks() {
     }
     refused_own(
         &json!({"load_balance_method": "total_tokens"}),
-        "`sglang.load_balance_method` is for several ranks, but `dp_size` is 1: give `dp_size`",
+        "`sglang.load_balance_method` is for several ranks, but there is one: give `data_parallel_size`",
     );
     refused(
         json!({"dp_size": 4, "dp_dummy_us": 1.0, "sglang": dp(json!({}))}),

@@ -137,7 +137,11 @@ impl GroupedKv {
         let block = table.blocks.get((end / size) as usize);
         (1..=tokens).contains(&end)
             && !end.is_multiple_of(size)
-            && block.is_some_and(|&block| self.pool.tail_units(block) != Some(units))
+            && block.is_some_and(|&block| match self.pool.tail_units(block) {
+                // One that is full has a content, and keeps what was noted first.
+                Some(noted) => noted != units && self.pool.content(block).is_none(),
+                None => true,
+            })
     }
 
     /// Notes where the most of a prompt that can be hit ends within a block of full attention, as vLLM does, although hits end

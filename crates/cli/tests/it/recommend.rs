@@ -570,6 +570,8 @@ fn the_command_says_what_it_lacks() {
     };
     let vllm = started(&["--enforce-eager", "--max-num-seqs", "64"]);
     assert!(vllm.contains("--max-num-seqs 64") && vllm.contains("# without `enforce_eager`"), "{vllm}");
+    let ranks = started(&["--engine", "trtllm", "--dp", "1"]);
+    assert!(ranks.contains("# without `data_parallel_size`"), "{ranks}");
     let trtllm = started(&["--engine", "trtllm", "--max-num-seqs", "64"]);
     assert!(
         trtllm.contains("trtllm-serve meta-llama/Llama-3.1-8B --port 8000 --tp_size 1 --max_batch_size 64"),

@@ -5,7 +5,7 @@ use servecast_types::Time;
 
 use super::admission::{Decided, Fit, Tried};
 use super::groups::Need;
-use super::request::Status;
+use super::request::{Request, Status};
 use super::scheduler::{Loading, Round, Scheduler};
 use crate::args::SchedulingPolicy;
 use crate::iteration::{Iteration, Joined, Transfer};
@@ -141,17 +141,9 @@ impl Scheduler {
         if !self.has_room_for_fetch(slot, fit, up_to, reserved) {
             return false;
         }
-        self.waiting.pop();
-        let request = &mut self.requests[slot];
-        match &mut self.kv.groups {
-            Some(groups) => groups.fetch(request, fit.hit_tokens, up_to),
-            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(up_to)),
-        }
-        request.computed = up_to;
-        request.host_tokens = tokens;
-        request.status = Status::Loading;
+        self.take_blocks_of_fetch(slot, fit, up_to).host_tokens = tokens;
         let offload = self.offload.as_mut().expect("only it has tokens at the host");
-        offload.load(request, fit.hit_tokens, up_to, false, &mut step.iteration);
+        offload.load(&mut self.requests[slot], fit.hit_tokens, up_to, false, &mut step.iteration);
         self.await_transfer(slot, Time::MAX, round.now);
         true
     }
@@ -168,23 +160,16 @@ impl Scheduler {
         if !self.has_room_for_transfer(slot, fit, round.split(step)) {
             return false;
         }
-        self.waiting.pop();
         let up_to = self.fetched_tokens(fit.known);
         let missing = up_to - fit.hit_tokens;
-        let room = self.room_of_transfer(up_to);
-        let request = &mut self.requests[slot];
-        match &mut self.kv.groups {
-            Some(groups) => groups.fetch(request, fit.hit_tokens, up_to),
-            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(room)),
-        }
+        let has_token = self.config.trtllm.is_some();
+        let request = self.take_blocks_of_fetch(slot, fit, up_to);
         request.remote_prefill = false;
         request.prompt_was_here = true;
-        request.computed = up_to;
-        if self.config.trtllm.is_some() {
-            // The token that came with the prompt's KV.
+        if has_token {
+            // It came with the prompt's KV.
             request.outputs = 1;
         }
-        request.status = Status::Loading;
         let id = request.id;
         let begun = links.begin(Fetch { id, tokens: missing, of_tokens: up_to }, round.now);
         let end = begun.end_or_max();
@@ -195,6 +180,20 @@ impl Scheduler {
             self.admit_loaded(round, step);
         }
         true
+    }
+
+    /// The next request of the queue gets blocks for its first `up_to` tokens, and waits for those that it does not hit.
+    fn take_blocks_of_fetch(&mut self, slot: Slot, fit: Fit, up_to: u32) -> &mut Request {
+        self.waiting.pop();
+        let room = self.room_of_transfer(up_to);
+        let request = &mut self.requests[slot];
+        match &mut self.kv.groups {
+            Some(groups) => groups.fetch(request, fit.hit_tokens, up_to),
+            None => self.kv.allocate(request, &self.hits.blocks, self.kv.blocks_for(room)),
+        }
+        request.computed = up_to;
+        request.status = Status::Loading;
+        request
     }
 
     pub(super) fn has_room_for_transfer(&self, slot: Slot, fit: Fit, decided: Decided<'_>) -> bool {

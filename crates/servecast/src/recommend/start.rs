@@ -45,7 +45,7 @@ const OF_TRTLLM: [(&str, &str); 6] = [
 ];
 
 /// What is in a command otherwise, or says how a server is simulated and nothing of the server.
-const NO_FLAGS: [&str; 16] = [
+const NO_FLAGS: [&str; 10] = [
     "model",
     "gpu",
     "engine",
@@ -54,15 +54,13 @@ const NO_FLAGS: [&str; 16] = [
     "engine_version",
     "vllm_version",
     "latency",
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "expert_parallel_size",
-    "dp_size",
-    "enable_dp_attention",
     "kv_bytes_per_token",
     "kv_transfer_bandwidth",
-    "kv_transfer_sharing",
 ];
+
+/// Sizes that [`Settings::sglang_sizes`] has in the command.
+const SIZES_OF_SGLANG: [&str; 4] =
+    ["tensor_parallel_size", "data_parallel_size", "dp_size", "enable_dp_attention"];
 
 /// The port at which decode workers of SGLang find a prefill worker: its own default.
 const BOOTSTRAP_PORT: u32 = 8998;
@@ -153,7 +151,7 @@ impl Settings<'_> {
             }
             _ => "",
         };
-        let left_out = self.left_out(role, &OF_VLLM);
+        let left_out = self.left_out(role, &OF_VLLM, &["expert_parallel_size"]);
         format!("vllm serve {} --port {port}{flags}{ep}{transfer}{left_out}", self.model())
     }
 
@@ -181,13 +179,14 @@ impl Settings<'_> {
 
     /// TensorRT-LLM's takes its stage, and how the other one is reached, from a file.
     fn trtllm(&self, role: &str, port: u32) -> String {
-        let flags = self.flags(role, &OF_TRTLLM) + &self.left_out(role, &OF_TRTLLM);
+        let flags = self.flags(role, &OF_TRTLLM) + &self.left_out(role, &OF_TRTLLM, &[]);
         let stage = if role.is_empty() { String::new() } else { format!("  # {role} worker") };
         format!("trtllm-serve {} --port {port}{flags}{stage}", self.model())
     }
 
-    /// What was given for the servers of a role and is not in their command, as a remark behind it.
-    fn left_out(&self, role: &str, flags: &[(&str, &str)]) -> String {
+    /// What was given for the servers of a role and is not in their command, as a remark behind it; `others` are there beside
+    /// these flags.
+    fn left_out(&self, role: &str, flags: &[(&str, &str)], others: &[&str]) -> String {
         let config = &self.question.config;
         let pool = if role.is_empty() { "engine_args".to_owned() } else { format!("{role}_engine_args") };
         let pool = json!(config.deployment).get(&pool).cloned().unwrap_or_default();
@@ -198,7 +197,8 @@ impl Settings<'_> {
         keys.sort_unstable();
         keys.dedup();
         let is_there = |key: &str| {
-            key == "sglang" || NO_FLAGS.contains(&key) || flags.iter().any(|(known, _)| *known == key)
+            let is_flag = others.contains(&key) || flags.iter().any(|(known, _)| *known == key);
+            key == "sglang" || NO_FLAGS.contains(&key) || is_flag
         };
         let missing: Vec<String> =
             keys.into_iter().filter(|key| !is_there(key)).map(|key| format!("`{key}`")).collect();
@@ -207,7 +207,7 @@ impl Settings<'_> {
 
     fn sglang(&self, role: &str, port: u32) -> String {
         let flags = self.sglang_sizes(role) + &self.flags(role, &OF_SGLANG);
-        let left_out = self.left_out(role, &OF_SGLANG);
+        let left_out = self.left_out(role, &OF_SGLANG, &SIZES_OF_SGLANG);
         let role = match role {
             "" => String::new(),
             "prefill" => {
